@@ -1,0 +1,384 @@
+//! Trains the small CLIP that ships with the engine, from nothing, on the
+//! pictures and captions of `datasets/emoji-clip`.
+//!
+//! ```text
+//! cargo run --release -p finetuner-engine --example pretrain_small_clip
+//! ```
+//!
+//! The same seed gives the same weights on one machine. A run that was stopped
+//! goes on from its last epoch. At the end it writes the model in Hugging Face
+//! layout and prints how well a text finds its picture.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use candle_core::Device;
+use clap::Parser;
+use finetuner_engine::{
+    evaluation::{Distance, rank},
+    image::ImageProcessor,
+    models::{Clip, ClipConfig},
+    optim::Adam,
+    params::{Precision, RawTensor, write_safetensors},
+    tokenizer::Tokenizer,
+    train::{Checkpoint, Pair, Trainer, TrainerOptions},
+};
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+use tokenizers::{
+    AddedToken, SplitDelimiterBehavior, TokenizerBuilder, TokenizerImpl,
+    models::bpe::{BPE, BpeTrainer},
+    normalizers::{Lowercase, NFC, Sequence},
+    pre_tokenizers::{
+        byte_level::ByteLevel,
+        sequence::Sequence as PreTokenizers,
+        split::{Split, SplitPattern},
+    },
+    processors::roberta::RobertaProcessing,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const BEGIN: &str = "<|startoftext|>";
+const END: &str = "<|endoftext|>";
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+#[derive(Parser)]
+struct Args {
+    /// The data set's folder.
+    #[arg(long, default_value = "datasets/emoji-clip")]
+    data: PathBuf,
+    /// Which split to train on; `fashion` takes its `pretrain.csv`.
+    #[arg(long, default_value = "fashion")]
+    split: String,
+    /// Where the model goes.
+    #[arg(long, default_value = "target/clip-emoji-small")]
+    out: PathBuf,
+    #[arg(long, default_value_t = 60)]
+    epochs: usize,
+    #[arg(long, default_value_t = 64)]
+    batch_size: usize,
+    #[arg(long, default_value_t = 1e-3)]
+    learning_rate: f64,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Blocks of the picture tower.
+    #[arg(long, default_value_t = 5)]
+    vision_layers: usize,
+}
+
+fn main() -> Fallible<()> {
+    let args = Args::parse();
+    std::fs::create_dir_all(&args.out)?;
+    let captions = read_captions(&args.data.join("concepts.csv"))?;
+    let list = if args.split == "fashion" { "pretrain.csv" } else { "train.csv" };
+    let titles = read_pairs(&args.data, &args.data.join(&args.split).join(list))?;
+    println!("{} pictures of {} things", titles.len(), captions.len());
+
+    let seen: std::collections::BTreeSet<&str> = titles.iter().map(|p| p.text.as_str()).collect();
+    let words = seen
+        .iter()
+        .flat_map(|title| [(*title).to_owned(), captions[*title].clone()])
+        .collect::<Vec<_>>();
+    let tokenizer_json = train_tokenizer(&words)?;
+    let tokenizer = Tokenizer::parse(tokenizer_json.as_bytes(), 32)?;
+    let json = config(&tokenizer_json, args.vision_layers)?;
+    let config = ClipConfig::parse(&json)?;
+    let model = Clip::new(config.clone(), initialise(&config, args.seed), &Device::Cpu)?;
+    println!("{} parameters", model.params().count());
+
+    let steps = titles.len() / args.batch_size * args.epochs;
+    let base = args.learning_rate;
+    let processor = ImageProcessor::clip(64);
+    let mut trainer = Trainer::new(
+        model,
+        tokenizer,
+        processor.clone(),
+        Box::new(Adam::adamw().weight_decay(0.1).betas(0.9, 0.98)),
+        TrainerOptions {
+            batch_size: args.batch_size,
+            learning_rate: Box::new(move |step| cosine_with_warmup(base, step, steps)),
+            seed: args.seed,
+            augment: true,
+        },
+    );
+    let checkpoint = args.out.join("checkpoint.safetensors");
+    if checkpoint.exists() {
+        Checkpoint::read(&checkpoint)?.apply(&mut trainer)?;
+        println!("going on after epoch {}", trainer.position().epoch);
+    }
+    while trainer.position().epoch < args.epochs {
+        // A picture is shown with its title or with its long caption, which
+        // says what kind of thing it is.
+        let epoch = trainer.position().epoch;
+        let mut rng = ChaCha8Rng::seed_from_u64(args.seed ^ ((epoch as u64 + 1) << 32));
+        let pairs: Vec<Pair> = titles
+            .iter()
+            .map(|pair| Pair {
+                text: if rng.next_u32().is_multiple_of(2) {
+                    pair.text.clone()
+                } else {
+                    captions[&pair.text].clone()
+                },
+                ..pair.clone()
+            })
+            .collect();
+        let mut speed = 0.0;
+        let loss = trainer.epoch(&pairs, |step| {
+            speed = step.pairs_per_second;
+            Ok(())
+        })?;
+        println!("epoch {} of {}: loss {loss:.4}, {speed:.0} pairs/s", epoch + 1, args.epochs);
+        Checkpoint::of(&trainer)?.write(&checkpoint)?;
+    }
+
+    let snapshot = trainer.model.params().snapshot()?;
+    write_safetensors(&args.out.join("model.safetensors"), &snapshot, Precision::F16)?;
+    std::fs::write(args.out.join("tokenizer.json"), &tokenizer_json)?;
+    let pretty = |value: &serde_json::Value| serde_json::to_string_pretty(value);
+    std::fs::write(args.out.join("config.json"), pretty(&json)?)?;
+    std::fs::write(
+        args.out.join("preprocessor_config.json"),
+        pretty(&processor.to_json())?,
+    )?;
+    std::fs::write(
+        args.out.join("tokenizer_config.json"),
+        pretty(&serde_json::json!({
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": BEGIN, "eos_token": END, "pad_token": END, "unk_token": END,
+            "model_max_length": 32,
+        }))?,
+    )?;
+    report(&trainer, &args)?;
+    Ok(())
+}
+
+/// Up over the first twentieth of the steps, then down along a cosine.
+fn cosine_with_warmup(base: f64, step: usize, total: usize) -> f64 {
+    let (step, total) = (step as f64, total.max(20) as f64);
+    let warmup = total / 20.0;
+    if step < warmup {
+        return base * (step + 1.0) / warmup;
+    }
+    let part = ((step - warmup) / (total - warmup)).min(1.0);
+    base * 0.5 * (1.0 + (std::f64::consts::PI * part).cos())
+}
+
+/// Recall@1 and @10 of the split's queries against its index.
+fn report(trainer: &Trainer, args: &Args) -> Fallible<()> {
+    let folder = args.data.join(&args.split);
+    let index = read_pairs(&args.data, &folder.join("index.csv"))?;
+    let queries = read_rows(&folder.join("queries.csv"))?;
+    let model = &trainer.model;
+    let pass = model.inference();
+    let (mut found, mut asked) = (Vec::new(), Vec::new());
+    for part in index.chunks(64) {
+        let mut pixels = vec![0.0; part.len() * trainer.processor.values()];
+        for (pair, out) in part.iter().zip(pixels.chunks_mut(trainer.processor.values())) {
+            trainer.processor.process(&pair.image, None, out)?;
+        }
+        let pixels = candle_core::Tensor::from_vec(pixels, (part.len(), 3, 64, 64), &Device::Cpu)?;
+        found.extend(model.encode_images(&pass, &pixels)?.flatten_all()?.to_vec1::<f32>()?);
+    }
+    for part in queries.chunks(64) {
+        let texts: Vec<&str> = part.iter().map(|(text, _)| text.as_str()).collect();
+        let tokens = trainer.tokenizer.encode(&texts)?;
+        asked.extend(model.encode_texts(&pass, &tokens)?.flatten_all()?.to_vec1::<f32>()?);
+    }
+    let rankings = rank(&asked, &found, model.config().projection_dim, 10, Distance::Cosine);
+    let within = |k: usize| {
+        let hits = rankings
+            .iter()
+            .zip(&queries)
+            .filter(|(ranking, (_, label))| {
+                ranking.iter().take(k).any(|m| index[m.index].text == *label)
+            })
+            .count();
+        hits as f64 / queries.len() as f64
+    };
+    println!(
+        "{}: recall@1 {:.3}, recall@10 {:.3} ({} queries, {} pictures)",
+        args.split,
+        within(1),
+        within(10),
+        queries.len(),
+        index.len()
+    );
+    Ok(())
+}
+
+/// Weights before training, drawn as `transformers` draws them for CLIP.
+fn initialise(config: &ClipConfig, seed: u64) -> HashMap<String, RawTensor> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut uniform = move || (f64::from(rng.next_u32()) + 0.5) / f64::from(u32::MAX);
+    let mut normal = move |std: f64| {
+        let (a, b) = (uniform(), uniform());
+        ((-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos() * std) as f32
+    };
+    let (text, vision) = (&config.text_config, &config.vision_config);
+    config
+        .tensors()
+        .into_iter()
+        .map(|(name, shape)| {
+            let (width, layers) = if name.starts_with("vision") || name.starts_with("visual") {
+                (vision.hidden_size as f64, vision.num_hidden_layers as f64)
+            } else {
+                (text.hidden_size as f64, text.num_hidden_layers as f64)
+            };
+            let depth = (2.0 * layers).powf(-0.5);
+            let std = if name.contains("out_proj") {
+                width.powf(-0.5)
+            } else if name.contains("_proj.") || name.contains("fc2") {
+                width.powf(-0.5) * depth
+            } else if name.contains("fc1") {
+                (2.0 * width).powf(-0.5)
+            } else if name.contains("_projection") || name.contains("class_embedding") {
+                width.powf(-0.5)
+            } else {
+                0.02
+            };
+            let count = shape.iter().product();
+            let data = if name == "logit_scale" {
+                vec![config.logit_scale_init_value]
+            } else if name.ends_with(".bias") {
+                vec![0.0; count]
+            } else if name.contains("norm") || name.contains("layrnorm") {
+                vec![1.0; count]
+            } else {
+                (0..count).map(|_| normal(std)).collect()
+            };
+            (name, (shape, data))
+        })
+        .collect()
+}
+
+fn config(tokenizer: &str, vision_layers: usize) -> Fallible<serde_json::Value> {
+    let tokenizer: tokenizers::Tokenizer = tokenizer.parse()?;
+    let id = |token: &str| tokenizer.token_to_id(token);
+    let tower = |width: usize, layers: usize, heads: usize| {
+        serde_json::json!({
+            "hidden_size": width, "intermediate_size": 4 * width,
+            "num_hidden_layers": layers, "num_attention_heads": heads,
+            "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": 128,
+        })
+    };
+    let (mut text, mut vision) = (tower(128, 3, 4), tower(192, vision_layers, 6));
+    text["vocab_size"] = tokenizer.get_vocab_size(true).into();
+    text["max_position_embeddings"] = 32.into();
+    text["bos_token_id"] = id(BEGIN).into();
+    text["eos_token_id"] = id(END).into();
+    text["pad_token_id"] = id(END).into();
+    text["model_type"] = "clip_text_model".into();
+    vision["image_size"] = 64.into();
+    vision["patch_size"] = 8.into();
+    vision["num_channels"] = 3.into();
+    vision["model_type"] = "clip_vision_model".into();
+    Ok(serde_json::json!({
+        "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": 128,
+        "logit_scale_init_value": 2.6592, "text_config": text, "vision_config": vision,
+        "dtype": "float32",
+    }))
+}
+
+/// A byte-level BPE in the manner of CLIP's, learned from the captions.
+fn train_tokenizer(texts: &[String]) -> Fallible<String> {
+    const SUFFIX: &str = "</w>";
+    let pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+    let split = Split::new(
+        SplitPattern::Regex(pattern.to_owned()),
+        SplitDelimiterBehavior::Removed,
+        true,
+    )?;
+    let bpe = BPE::builder().end_of_word_suffix(SUFFIX.to_owned()).build()?;
+    let mut tokenizer: TokenizerImpl<BPE, Sequence, PreTokenizers, RobertaProcessing, ByteLevel> =
+        TokenizerBuilder::new()
+            .with_model(bpe)
+            .with_normalizer(Some(Sequence::new(vec![NFC.into(), Lowercase.into()])))
+            .with_pre_tokenizer(Some(PreTokenizers::new(vec![
+                split.into(),
+                ByteLevel::new(false, true, true).into(),
+            ])))
+            .with_post_processor(None)
+            .with_decoder(None)
+            .build()?;
+    let mut trainer = BpeTrainer::builder()
+        .vocab_size(1500)
+        .min_frequency(2)
+        .show_progress(false)
+        .special_tokens(vec![AddedToken::from(BEGIN, true), AddedToken::from(END, true)])
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .end_of_word_suffix(SUFFIX.to_owned())
+        .build();
+    tokenizer.train(&mut trainer, texts.iter())?;
+    let special = |token: &str| {
+        let id = tokenizer.token_to_id(token);
+        id.map(|id| (token.to_owned(), id)).ok_or("a special token is missing")
+    };
+    let frame = RobertaProcessing::new(special(END)?, special(BEGIN)?)
+        .trim_offsets(false)
+        .add_prefix_space(false);
+    tokenizer.with_post_processor(Some(frame));
+    tokenizer.to_string(true)
+}
+
+/// Captions by title.
+fn read_captions(path: &Path) -> Fallible<BTreeMap<String, String>> {
+    let rows = parse_csv(&std::fs::read_to_string(path)?);
+    Ok(rows
+        .into_iter()
+        .skip(1)
+        .filter(|row| row.len() > 2)
+        .map(|row| (row[1].clone(), row[2].clone()))
+        .collect())
+}
+
+/// Rows of `picture,text`, the pictures read.
+fn read_pairs(root: &Path, list: &Path) -> Fallible<Vec<Pair>> {
+    read_rows(list)?
+        .into_iter()
+        .map(|(image, text)| {
+            let bytes = std::fs::read(root.join(&image))?;
+            Ok(Pair {
+                image: Arc::from(bytes),
+                label: text.clone(),
+                id: image,
+                text,
+            })
+        })
+        .collect()
+}
+
+fn read_rows(path: &Path) -> Fallible<Vec<(String, String)>> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(parse_csv(&text)
+        .into_iter()
+        .filter(|row| row.len() == 2)
+        .map(|mut row| (row.swap_remove(0), row.swap_remove(0)))
+        .collect())
+}
+
+/// Fields of a CSV file; the data set quotes with `"` and has no line breaks
+/// inside fields.
+fn parse_csv(text: &str) -> Vec<Vec<String>> {
+    text.lines()
+        .map(|line| {
+            let mut row = vec![String::new()];
+            let mut quoted = false;
+            for c in line.chars() {
+                match c {
+                    '"' => quoted = !quoted,
+                    ',' if !quoted => row.push(String::new()),
+                    c => row.iter_mut().last().into_iter().for_each(|field| field.push(c)),
+                }
+            }
+            row
+        })
+        .collect()
+}

@@ -1,0 +1,92 @@
+//! What can go wrong in the engine.
+
+use std::path::{Path, PathBuf};
+
+/// The result of an engine call.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why the engine could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting of the run configuration that can't be used.
+    #[error("`{field}`: {reason}")]
+    Config {
+        /// The field of the run configuration, such as `hyper_parameters.epochs`.
+        field: String,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// A model that can't be found.
+    #[error("model `{name}`: {reason}")]
+    Model {
+        /// The name or path that was asked for.
+        name: String,
+        /// Where was looked, and what to do.
+        reason: String,
+    },
+    /// Weights or their description that do not fit together.
+    #[error("bad checkpoint: {0}")]
+    Checkpoint(String),
+    /// Data that can't be trained on.
+    #[error("bad data: {0}")]
+    Data(String),
+    /// The loss is no longer a number.
+    #[error(
+        "the loss became {loss} in epoch {epoch}, step {step}: the run has diverged. \
+         A smaller `learning_rate` usually helps"
+    )]
+    Diverged {
+        /// What the loss was.
+        loss: f32,
+        /// The epoch, counted from 1.
+        epoch: usize,
+        /// The step in the epoch, counted from 1.
+        step: usize,
+    },
+    /// Somebody asked the run to stop.
+    #[error("interrupted")]
+    Interrupted,
+    /// A file that can't be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A tensor operation that failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    pub(crate) fn config(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Config {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn model(name: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Model {
+            name: name.into(),
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn checkpoint(reason: impl Into<String>) -> Self {
+        Self::Checkpoint(reason.into())
+    }
+
+    pub(crate) fn data(reason: impl Into<String>) -> Self {
+        Self::Data(reason.into())
+    }
+
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

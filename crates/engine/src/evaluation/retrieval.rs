@@ -1,0 +1,170 @@
+//! Exhaustive search: every query against every document of the index.
+
+use rayon::prelude::*;
+
+use crate::{Error, Result, kernels::gemm};
+
+/// How far apart two embeddings are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distance {
+    /// One minus the cosine of the angle.
+    Cosine,
+    /// Length of the difference.
+    Euclidean,
+    /// Squared length of the difference.
+    SqEuclidean,
+}
+
+impl Distance {
+    /// The name that the Python Finetuner uses.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for any other name.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "cosine" => Ok(Self::Cosine),
+            "euclidean" => Ok(Self::Euclidean),
+            "sqeuclidean" => Ok(Self::SqEuclidean),
+            _ => Err(Error::config(
+                "callbacks.EvaluationCallback.distance",
+                format!("`{name}` is not one of cosine, euclidean, sqeuclidean"),
+            )),
+        }
+    }
+}
+
+/// A document that a query found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Match {
+    /// Its place in the index.
+    pub index: usize,
+    /// How far it is from the query.
+    pub distance: f32,
+}
+
+/// What one query found, the nearest first.
+pub type Ranking = Vec<Match>;
+
+/// Queries handled at once, so that memory doesn't grow with their number.
+const BLOCK: usize = 256;
+
+/// The `limit` nearest documents of each query. Embeddings are rows of `dim`
+/// values. Where two documents are equally far, the earlier one comes first.
+#[must_use]
+pub fn rank(
+    queries: &[f32],
+    index: &[f32],
+    dim: usize,
+    limit: usize,
+    distance: Distance,
+) -> Vec<Ranking> {
+    if dim == 0 || queries.is_empty() {
+        return Vec::new();
+    }
+    let documents = index.len() / dim;
+    if documents == 0 {
+        return vec![Ranking::new(); queries.len() / dim];
+    }
+    let squares = |rows: &[f32]| -> Vec<f32> {
+        rows.chunks_exact(dim)
+            .map(|row| row.iter().map(|x| x * x).sum())
+            .collect()
+    };
+    let index_squares = squares(index);
+    let mut dots = vec![0.0; BLOCK * documents];
+    let mut all = Vec::with_capacity(queries.len() / dim);
+    for block in queries.chunks(BLOCK * dim) {
+        let rows = block.len() / dim;
+        let dots = &mut dots[..rows * documents];
+        gemm::matmul(
+            gemm::MatMut::new(dots, rows, documents),
+            gemm::Mat::new(block, rows, dim),
+            gemm::Mat::new(index, documents, dim).t(),
+            1.0,
+            false,
+            gemm::Threads::All,
+        );
+        let query_squares = squares(block);
+        let rankings: Vec<Ranking> = dots
+            .par_chunks(documents)
+            .zip(&query_squares)
+            .map(|(dots, &query_square)| {
+                let ranking = dots.iter().zip(&index_squares).enumerate().map(
+                    |(index, (&dot, &index_square))| Match {
+                        index,
+                        distance: between(distance, dot, query_square, index_square),
+                    },
+                );
+                nearest(ranking.collect(), limit)
+            })
+            .collect();
+        all.extend(rankings);
+    }
+    all
+}
+
+fn between(distance: Distance, dot: f32, a: f32, b: f32) -> f32 {
+    let squared = || (a + b - 2.0 * dot).max(0.0);
+    match distance {
+        // A vector of length zero points nowhere: as far as can be said, 1.
+        Distance::Cosine if a == 0.0 || b == 0.0 => 1.0,
+        Distance::Cosine => 1.0 - dot / (a * b).sqrt(),
+        Distance::Euclidean => squared().sqrt(),
+        Distance::SqEuclidean => squared(),
+    }
+}
+
+fn nearest(mut matches: Ranking, limit: usize) -> Ranking {
+    let order = |a: &Match, b: &Match| a.distance.total_cmp(&b.distance).then(a.index.cmp(&b.index));
+    if limit < matches.len() && limit > 0 {
+        matches.select_nth_unstable_by(limit - 1, order);
+    }
+    matches.truncate(limit);
+    matches.sort_unstable_by(order);
+    matches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_nearest_in_order_by_each_distance() {
+        // Four points of a plane, one query; cosine ignores lengths.
+        let index = [1.0, 0.0, 0.0, 2.0, 3.0, 3.0, 1.0, 0.1];
+        let query = [2.0, 0.2];
+        let order = |distance, limit| -> Vec<usize> {
+            rank(&query, &index, 2, limit, distance)[0]
+                .iter()
+                .map(|m| m.index)
+                .collect()
+        };
+        assert_eq!(order(Distance::Cosine, 4), [3, 0, 2, 1]);
+        assert_eq!(order(Distance::Cosine, 2), [3, 0]);
+        assert_eq!(order(Distance::Euclidean, 4), [3, 0, 1, 2]);
+        assert_eq!(order(Distance::SqEuclidean, 9), [3, 0, 1, 2]);
+        let found = &rank(&query, &index, 2, 4, Distance::Euclidean)[0];
+        assert!((found[1].distance - 1.04f32.sqrt()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn ties_keep_the_order_of_the_index_and_zero_vectors_are_no_match() {
+        let index = [1.0, 0.0, 2.0, 0.0, 0.0, 0.0, 3.0, 0.0];
+        let found: Vec<usize> = rank(&[1.0, 0.0], &index, 2, 4, Distance::Cosine)[0]
+            .iter()
+            .map(|m| m.index)
+            .collect();
+        assert_eq!(found, [0, 1, 3, 2]);
+    }
+
+    #[test]
+    fn more_queries_than_one_block_and_an_empty_index() {
+        let index: Vec<f32> = (0..40).map(|i| i as f32 + 1.0).collect();
+        let queries: Vec<f32> = (0..(BLOCK + 3) * 4).map(|i| (i % 7) as f32 + 1.0).collect();
+        let all = rank(&queries, &index, 4, 3, Distance::Euclidean);
+        assert_eq!(all.len(), BLOCK + 3);
+        let alone = rank(&queries[BLOCK * 4..], &index, 4, 3, Distance::Euclidean);
+        assert_eq!(all[BLOCK..], alone);
+        assert_eq!(rank(&queries, &[], 4, 3, Distance::Cosine)[0], []);
+    }
+}

@@ -1,0 +1,110 @@
+//! Arithmetic on plain `f32` slices: what the fused operations are made of.
+//!
+//! Nothing here knows tensors, parameters or graphs. [`gemm`] is the only
+//! place of the workspace that may use `unsafe`; everything else is safe Rust
+//! that the compiler vectorises for the CPU at hand through [`pulp`].
+
+pub(crate) mod gemm;
+pub(crate) mod pool;
+pub(crate) mod simd;
+
+use rayon::prelude::*;
+
+/// Rows handled by one task where work is split by rows. It doesn't depend on
+/// the number of threads, so that sums come out the same on any machine.
+const ROWS_PER_TASK: usize = 32;
+
+/// Elements handled by one task where work is split by elements.
+const ELEMENTS_PER_TASK: usize = 16 * 1024;
+
+/// `out[i] = f(x)[i]` for an element-wise kernel, on all threads.
+pub(crate) fn map(x: &[f32], out: &mut [f32], kernel: fn(&[f32], &mut [f32])) {
+    out.par_chunks_mut(ELEMENTS_PER_TASK)
+        .zip(x.par_chunks(ELEMENTS_PER_TASK))
+        .for_each(|(out, x)| kernel(x, out));
+}
+
+/// Writes `bias` into every row of `out`, on top of `base` where one is given.
+pub(crate) fn fill_rows(out: &mut [f32], bias: &[f32], base: Option<&[f32]>) {
+    let chunk = bias.len() * ROWS_PER_TASK;
+    match base {
+        None => out.par_chunks_mut(chunk).for_each(|rows| {
+            for row in rows.chunks_exact_mut(bias.len()) {
+                row.copy_from_slice(bias);
+            }
+        }),
+        Some(base) => out
+            .par_chunks_mut(chunk)
+            .zip(base.par_chunks(chunk))
+            .for_each(|(rows, base)| {
+                for (row, base) in rows
+                    .chunks_exact_mut(bias.len())
+                    .zip(base.chunks_exact(bias.len()))
+                {
+                    simd::add(base, bias, row);
+                }
+            }),
+    }
+}
+
+/// Adds the sum of the rows of `x` to `acc`. The order of the additions
+/// depends on the shape alone.
+pub(crate) fn add_column_sums(x: &[f32], acc: &mut [f32]) {
+    let width = acc.len();
+    let partial: Vec<Vec<f32>> = x
+        .par_chunks(width * 4 * ROWS_PER_TASK)
+        .map(|rows| {
+            let mut sum = vec![0.0; width];
+            for row in rows.chunks_exact(width) {
+                simd::add_assign(&mut sum, row);
+            }
+            sum
+        })
+        .collect();
+    for part in &partial {
+        simd::add_assign(acc, part);
+    }
+}
+
+/// `y = LayerNorm(x) * weight + bias` over rows of `weight.len()` elements.
+pub(crate) fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, y: &mut [f32]) {
+    let chunk = weight.len() * ROWS_PER_TASK;
+    y.par_chunks_mut(chunk)
+        .zip(x.par_chunks(chunk))
+        .for_each(|(y, x)| simd::layer_norm_rows(x, weight, bias, eps, y));
+}
+
+/// Backward pass of [`layer_norm`]: adds the gradient with respect to `x` to
+/// `dx`, and the gradients of weight and bias to theirs where they are wanted.
+pub(crate) fn layer_norm_backward(
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    g: &[f32],
+    dx: &mut [f32],
+    dweight: Option<&mut [f32]>,
+    dbias: Option<&mut [f32]>,
+) {
+    let width = weight.len();
+    let chunk = width * 4 * ROWS_PER_TASK;
+    let partial: Vec<(Vec<f32>, Vec<f32>)> = dx
+        .par_chunks_mut(chunk)
+        .zip(x.par_chunks(chunk))
+        .zip(g.par_chunks(chunk))
+        .map(|((dx, x), g)| {
+            let (mut dw, mut db) = (vec![0.0; width], vec![0.0; width]);
+            simd::layer_norm_backward_rows(x, weight, eps, g, dx, &mut dw, &mut db);
+            (dw, db)
+        })
+        .collect();
+    if let Some(dweight) = dweight {
+        for (dw, _) in &partial {
+            simd::add_assign(dweight, dw);
+        }
+    }
+    if let Some(dbias) = dbias {
+        for (_, db) in &partial {
+            simd::add_assign(dbias, db);
+        }
+    }
+}

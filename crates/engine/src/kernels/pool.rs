@@ -1,0 +1,112 @@
+//! Scratch buffers that are used again.
+//!
+//! A training step needs the same large buffers as the step before. Taking
+//! them from a pool saves the page faults and the clearing that fresh memory
+//! costs. A buffer's content is whatever its last user left: initialised, but
+//! meaningless, so every taker must write before it reads.
+
+use std::{
+    collections::HashMap,
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+type Shelves = Mutex<HashMap<usize, Vec<Vec<f32>>>>;
+
+/// A set of buffers, shared by all clones.
+#[derive(Clone, Default)]
+pub(crate) struct Pool(Arc<Shelves>);
+
+impl Pool {
+    /// A buffer of `len` elements with arbitrary content.
+    pub(crate) fn take(&self, len: usize) -> Buffer {
+        let capacity = size_class(len);
+        let data = self
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_mut(&capacity)
+            .and_then(Vec::pop)
+            .unwrap_or_else(|| vec![0.0; capacity]);
+        Buffer {
+            data,
+            len,
+            pool: self.clone(),
+        }
+    }
+}
+
+/// Rounds up by at most an eighth, so that batches of slightly different
+/// shapes share buffers.
+fn size_class(len: usize) -> usize {
+    let step = (len.next_power_of_two() / 16).max(64);
+    len.div_ceil(step) * step
+}
+
+/// A slice that goes back to its pool when dropped.
+pub(crate) struct Buffer {
+    data: Vec<f32>,
+    len: usize,
+    pool: Pool,
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.data[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.data[..self.len]
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let data = std::mem::take(&mut self.data);
+        self.pool
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(data.len())
+            .or_default()
+            .push(data);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_returned_buffer_is_taken_again_and_none_is_taken_twice() {
+        let pool = Pool::default();
+        let mut first = pool.take(1000);
+        first[0] = 7.0;
+        let second = pool.take(1000);
+        assert_ne!(first.as_ptr(), second.as_ptr());
+        let address = first.as_ptr();
+        drop(first);
+        let again = pool.take(990);
+        assert_eq!(
+            again.as_ptr(),
+            address,
+            "a slightly smaller request shares the buffer"
+        );
+        assert_eq!(again.len(), 990);
+    }
+
+    #[test]
+    fn classes_hold_the_request_and_waste_little() {
+        for len in [1, 63, 64, 65, 1000, 4097, 1_000_003] {
+            let class = size_class(len);
+            assert!(
+                class >= len && class <= len + (len / 8).max(64),
+                "{len} -> {class}"
+            );
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The affine map `y = x Wᵀ + b`.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::{FusedOp, Pass, floats, with_grad};
+use crate::{
+    Result, kernels,
+    kernels::gemm::{Mat, MatMut, Threads, matmul},
+    params::{Param, Params},
+};
+
+/// Weights of `[outputs, inputs]`, and one bias for each output.
+#[derive(Clone)]
+pub(crate) struct Linear {
+    pub(crate) weight: Arc<Param>,
+    pub(crate) bias: Option<Arc<Param>>,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+}
+
+impl Linear {
+    /// Takes `{name}.weight` and, where `bias` is set, `{name}.bias`.
+    pub(crate) fn load(
+        params: &Params,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+    ) -> Result<Self> {
+        Ok(Self {
+            weight: params.get(&format!("{name}.weight"), &[outputs, inputs])?,
+            bias: if bias {
+                Some(params.get(&format!("{name}.bias"), &[outputs])?)
+            } else {
+                None
+            },
+            inputs,
+            outputs,
+        })
+    }
+
+    /// `y = x Wᵀ + b`, on top of `residual` where one is given.
+    pub(crate) fn forward(
+        &self,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+    ) -> candle_core::Result<()> {
+        let rows = x.len() / self.inputs;
+        match (&self.bias, residual) {
+            (Some(bias), residual) => {
+                kernels::fill_rows(y, &floats(bias.tensor())?, residual);
+            }
+            (None, Some(residual)) => y.copy_from_slice(residual),
+            (None, None) => {}
+        }
+        matmul(
+            MatMut::new(y, rows, self.outputs),
+            Mat::new(x, rows, self.inputs),
+            Mat::new(&floats(self.weight.tensor())?, self.outputs, self.inputs).t(),
+            1.0,
+            self.bias.is_some() || residual.is_some(),
+            Threads::All,
+        );
+        Ok(())
+    }
+
+    /// Adds `gᵀ x` to the weight's gradient and the column sums of `g` to the
+    /// bias's.
+    pub(crate) fn backward_params(&self, x: &[f32], g: &[f32]) {
+        let rows = x.len() / self.inputs;
+        with_grad(&self.weight, |grad| {
+            matmul(
+                MatMut::new(grad, self.outputs, self.inputs),
+                Mat::new(g, rows, self.outputs).t(),
+                Mat::new(x, rows, self.inputs),
+                1.0,
+                true,
+                Threads::All,
+            );
+        });
+        if let Some(bias) = &self.bias {
+            with_grad(bias, |grad| kernels::add_column_sums(g, grad));
+        }
+    }
+
+    /// `dx = g W`, or `dx += g W` where `accumulate` is set.
+    pub(crate) fn backward_input(
+        &self,
+        g: &[f32],
+        dx: &mut [f32],
+        accumulate: bool,
+    ) -> candle_core::Result<()> {
+        let rows = g.len() / self.outputs;
+        matmul(
+            MatMut::new(dx, rows, self.inputs),
+            Mat::new(g, rows, self.outputs),
+            Mat::new(&floats(self.weight.tensor())?, self.outputs, self.inputs),
+            1.0,
+            accumulate,
+            Threads::All,
+        );
+        Ok(())
+    }
+
+    /// The same map from candle's operations.
+    pub(crate) fn composite(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
+        let y = x.broadcast_matmul(&pass.value(&self.weight).t()?)?;
+        Ok(match &self.bias {
+            Some(bias) => y.broadcast_add(&pass.value(bias))?,
+            None => y,
+        })
+    }
+}
+
+/// `x Wᵀ + b` over the last dimension of `x`.
+pub(crate) fn linear(pass: &Pass, x: &Tensor, linear: &Linear) -> Result<Tensor> {
+    if pass.is_fused() {
+        pass.apply(x, linear.clone())
+    } else {
+        linear.composite(pass, x)
+    }
+}
+
+impl FusedOp for Linear {
+    const NAME: &'static str = "linear";
+
+    fn forward(&self, x: &[f32], shape: &[usize]) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
+        let mut y = vec![0.0; x.len() / self.inputs * self.outputs];
+        Linear::forward(self, x, None, &mut y)?;
+        let mut shape = shape.to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = self.outputs;
+        }
+        Ok((y, shape))
+    }
+
+    fn backward(
+        &self,
+        x: &[f32],
+        _shape: &[usize],
+        g: &[f32],
+        wanted: bool,
+    ) -> candle_core::Result<Option<Vec<f32>>> {
+        self.backward_params(x, g);
+        if !wanted {
+            return Ok(None);
+        }
+        let mut dx = vec![0.0; x.len()];
+        self.backward_input(g, &mut dx, false)?;
+        Ok(Some(dx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::ops::testing::{compare, noise, params};
+
+    #[test]
+    fn fused_equals_composite_with_bias_without_and_frozen() {
+        for (bias, frozen) in [(true, vec![]), (false, vec![]), (true, vec!["l.weight"])] {
+            let params = params(&[("l.weight", &[11, 7]), ("l.bias", &[11])], &frozen);
+            let layer = Linear::load(&params, "l", 7, 11, bias).unwrap();
+            let x = Tensor::from_vec(noise(3, 2 * 9 * 7), (2, 9, 7), &Device::Cpu).unwrap();
+            if bias {
+                compare(&params, &x, |pass, x| linear(pass, x, &layer));
+            } else {
+                let only_weight = crate::ops::testing::params(&[("l.weight", &[11, 7])], &[]);
+                let layer = Linear::load(&only_weight, "l", 7, 11, false).unwrap();
+                compare(&only_weight, &x, |pass, x| linear(pass, x, &layer));
+            }
+        }
+    }
+}

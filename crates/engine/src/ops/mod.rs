@@ -1,0 +1,318 @@
+//! Differentiable operations: what models are made of.
+//!
+//! Each exists twice. The *fused* form runs on the CPU: one node of the graph
+//! for what would be dozens, with a backward pass written by hand, all threads
+//! busy, buffers from a pool. Its parameters live inside the operation, and
+//! their gradients are added straight to [`Param::grad`], frozen ones skipped.
+//! The *composite* form is made of candle's primitive operations, runs on any
+//! device, and is what the fused form is tested against.
+
+mod block;
+mod embeddings;
+mod layer_norm;
+mod linear;
+mod loss;
+
+use std::{ops::Deref, sync::Arc};
+
+use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Storage, StorageRef, Tensor, Var};
+
+pub(crate) use block::{Activation, Block, BlockParams};
+pub(crate) use embeddings::{PatchDims, patch_embeddings, token_embeddings};
+pub(crate) use layer_norm::{LayerNorm, layer_norm};
+pub(crate) use linear::{Linear, linear};
+pub(crate) use loss::{cross_entropy_of_diagonal, normalize};
+
+use crate::{
+    Result,
+    kernels::pool::Pool,
+    params::{Param, Params},
+};
+
+/// One use of a model: what its operations share.
+#[derive(Clone)]
+pub struct Pass {
+    /// candle keeps an operation in its graph only if one of its arguments is
+    /// a variable. Fused operations hold their parameters themselves, so in
+    /// training this variable stands for them.
+    anchor: Tensor,
+    pool: Pool,
+    kernels: Kernels,
+    training: bool,
+}
+
+/// Which form of the operations a pass uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernels {
+    /// One hand-written operation for many, on the CPU.
+    Fused,
+    /// candle's primitive operations, on any device.
+    Composite,
+}
+
+/// Buffers and kernels of a model, from which passes are made.
+#[derive(Clone)]
+pub(crate) struct Runtime {
+    pool: Pool,
+    anchor: Var,
+    pub(crate) kernels: Kernels,
+}
+
+impl Runtime {
+    pub(crate) fn new(params: &Params) -> Result<Self> {
+        Ok(Self {
+            pool: Pool::default(),
+            anchor: Var::zeros(1, candle_core::DType::F32, params.device())?,
+            kernels: if params.device().is_cpu() {
+                Kernels::Fused
+            } else {
+                Kernels::Composite
+            },
+        })
+    }
+
+    /// A pass that [`Params::backward`] can follow back.
+    pub(crate) fn training(&self) -> Pass {
+        self.pass(true)
+    }
+
+    /// A pass that keeps nothing.
+    pub(crate) fn inference(&self) -> Pass {
+        self.pass(false)
+    }
+
+    fn pass(&self, training: bool) -> Pass {
+        Pass {
+            anchor: if training {
+                self.anchor.as_tensor().clone()
+            } else {
+                self.anchor.as_detached_tensor()
+            },
+            pool: self.pool.clone(),
+            kernels: self.kernels,
+            training,
+        }
+    }
+}
+
+impl Pass {
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(crate) fn is_fused(&self) -> bool {
+        self.kernels == Kernels::Fused
+    }
+
+    /// A parameter as an argument of composite operations.
+    pub(crate) fn value(&self, param: &Param) -> Tensor {
+        if self.training && param.is_trainable() {
+            param.tensor().clone()
+        } else {
+            param.tensor().detach()
+        }
+    }
+
+    /// Runs a fused operation on `x`.
+    pub(crate) fn apply<O: FusedOp>(&self, x: &Tensor, op: O) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        Ok(if self.training {
+            x.apply_op2(&self.anchor, Fused(op))?
+        } else {
+            x.apply_op2_no_bwd(&self.anchor, &Fused(op))?
+        })
+    }
+
+    /// Runs a fused operation whose input it holds itself.
+    pub(crate) fn apply_source<O: FusedOp>(&self, op: O) -> Result<Tensor> {
+        self.apply(&self.anchor, op)
+    }
+}
+
+/// A CPU operation on one activation, its parameters inside.
+pub(crate) trait FusedOp: Send + Sync + 'static {
+    const NAME: &'static str;
+
+    /// The result and its shape.
+    fn forward(&self, x: &[f32], shape: &[usize]) -> candle_core::Result<(Vec<f32>, Vec<usize>)>;
+
+    /// Adds the gradients of the trainable parameters to theirs, and gives the
+    /// gradient with respect to `x` where `wanted`.
+    fn backward(
+        &self,
+        x: &[f32],
+        shape: &[usize],
+        g: &[f32],
+        wanted: bool,
+    ) -> candle_core::Result<Option<Vec<f32>>>;
+}
+
+/// A [`FusedOp`] as candle takes it.
+struct Fused<O>(O);
+
+impl<O: FusedOp> CustomOp2 for Fused<O> {
+    fn name(&self) -> &'static str {
+        O::NAME
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        _anchor: &CpuStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (CpuStorage::F32(data), Some((start, end))) = (x, layout.contiguous_offsets()) else {
+            candle_core::bail!("{} takes contiguous f32", O::NAME)
+        };
+        let (out, shape) = self.0.forward(&data[start..end], layout.dims())?;
+        Ok((CpuStorage::F32(out), Shape::from(shape)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        _anchor: &Tensor,
+        _result: &Tensor,
+        g: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let g = g.contiguous()?;
+        let wanted = x.track_op() && !x.is_variable();
+        let dx = self
+            .0
+            .backward(&floats(x)?, x.dims(), &floats(&g)?, wanted)?;
+        let dx = dx
+            .map(|dx| Tensor::from_vec(dx, x.shape(), x.device()))
+            .transpose()?;
+        Ok((dx, None))
+    }
+}
+
+/// Read access to the elements of a contiguous f32 tensor on the CPU.
+pub(crate) struct Floats<'a> {
+    storage: StorageRef<'a>,
+    start: usize,
+    end: usize,
+}
+
+pub(crate) fn floats(tensor: &Tensor) -> candle_core::Result<Floats<'_>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => Ok(Floats {
+            storage,
+            start,
+            end,
+        }),
+        _ => candle_core::bail!("contiguous f32 on the CPU is wanted"),
+    }
+}
+
+impl Deref for Floats<'_> {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(data)) => &data[self.start..self.end],
+            // `floats` makes no value with another storage.
+            _ => &[],
+        }
+    }
+}
+
+/// Runs `add` on a parameter's gradient, unless the parameter is frozen.
+pub(crate) fn with_grad(param: &Arc<Param>, add: impl FnOnce(&mut [f32])) {
+    if let Some(mut grad) = param.grad() {
+        add(&mut grad);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Compares the fused form of an operation with its composite form.
+
+    use std::collections::HashMap;
+
+    use candle_core::Device;
+
+    use super::*;
+
+    /// Numbers without a pattern, the same in every run.
+    pub(crate) fn noise(seed: u64, n: usize) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        (0..n)
+            .map(|_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 40) as f32 / (1u64 << 24) as f32 * 2.0 - 1.0
+            })
+            .collect()
+    }
+
+    pub(crate) fn params(shapes: &[(&str, &[usize])], frozen: &[&str]) -> Params {
+        let tensors: HashMap<_, _> = shapes
+            .iter()
+            .enumerate()
+            .map(|(i, (name, shape))| {
+                let n = shape.iter().product();
+                let data = noise(i as u64 + 1, n).iter().map(|x| x * 0.4).collect();
+                (name.to_string(), (shape.to_vec(), data))
+            })
+            .collect();
+        Params::new(tensors, &Device::Cpu, |name| !frozen.contains(&name)).unwrap()
+    }
+
+    pub(crate) fn close(a: &[f32], b: &[f32], what: &str) {
+        assert_eq!(a.len(), b.len(), "{what}");
+        let scale = b.iter().fold(0.1f32, |m, x| m.max(x.abs()));
+        for (i, (x, y)) in a.iter().zip(b).enumerate() {
+            assert!((x - y).abs() <= 2e-5 * scale, "{what}[{i}]: {x} and {y}");
+        }
+    }
+
+    /// Checks values, input gradient and all parameter gradients of both forms
+    /// of `op` against each other.
+    pub(crate) fn compare(
+        params: &Params,
+        x: &Tensor,
+        op: impl Fn(&Pass, &Tensor) -> Result<Tensor>,
+    ) {
+        let mut runtime = Runtime::new(params).unwrap();
+        let mut seen: Vec<(Vec<f32>, Vec<f32>, Vec<Vec<f32>>)> = Vec::new();
+        for kernels in [Kernels::Fused, Kernels::Composite] {
+            runtime.kernels = kernels;
+            params.zero_grad();
+            let x = Var::from_tensor(x).unwrap();
+            // An operation before the one under test, so that its input is
+            // tracked as in a model.
+            let input = (x.as_tensor() * 1.0).unwrap();
+            let y = op(&runtime.training(), &input).unwrap();
+            let still = op(&runtime.inference(), &input.detach()).unwrap();
+            assert!(!still.track_op());
+            let weights = Tensor::from_vec(noise(99, y.elem_count()), y.shape(), y.device()).unwrap();
+            let loss = (&y * weights).unwrap().sum_all().unwrap();
+            let grads = loss.backward().unwrap();
+            params.collect(&grads).unwrap();
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            close(&flat(&still), &flat(&y), "inference");
+            seen.push((
+                flat(&y),
+                grads.get(&x).map(flat).unwrap_or_default(),
+                params
+                    .iter()
+                    .map(|p| p.grad().map(|g| g.clone()).unwrap_or_default())
+                    .collect(),
+            ));
+        }
+        close(&seen[0].0, &seen[1].0, "value");
+        close(&seen[0].1, &seen[1].1, "input gradient");
+        for (i, param) in params.iter().enumerate() {
+            close(&seen[0].2[i], &seen[1].2[i], param.name());
+            assert!(
+                !param.is_trainable() || seen[0].2[i].iter().any(|g| *g != 0.0),
+                "no gradient: {}",
+                param.name()
+            );
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! The parameters of a model: their values, their gradients, their names.
+//!
+//! Names and shapes are those of the Hugging Face checkpoint, so that what is
+//! loaded and what is saved can be exchanged with `transformers`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var, backprop::GradStore};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::{Error, Result};
+
+/// One named parameter.
+pub struct Param {
+    name: String,
+    value: Var,
+    /// What backward passes have added up since the last optimizer step;
+    /// `None` for a frozen parameter.
+    grad: Option<Mutex<Vec<f32>>>,
+}
+
+impl Param {
+    /// The name in the checkpoint.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The current value.
+    #[must_use]
+    pub fn tensor(&self) -> &Tensor {
+        self.value.as_tensor()
+    }
+
+    /// Whether training changes this parameter.
+    #[must_use]
+    pub fn is_trainable(&self) -> bool {
+        self.grad.is_some()
+    }
+
+    /// The gradient added up since the last [`Params::zero_grad`]; `None` for
+    /// a frozen parameter.
+    #[must_use]
+    pub fn grad(&self) -> Option<MutexGuard<'_, Vec<f32>>> {
+        self.grad
+            .as_ref()
+            .map(|grad| grad.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The value as a flat list in row-major order.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn to_vec(&self) -> Result<Vec<f32>> {
+        Ok(self.tensor().flatten_all()?.to_vec1()?)
+    }
+
+    /// Lets `change` rewrite the value.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn update(&self, change: impl FnOnce(&mut [f32])) -> Result<()> {
+        if self.tensor().device().is_cpu() {
+            let op = InPlace(Mutex::new(Some(change)));
+            return Ok(self.tensor().inplace_op1(&op)?);
+        }
+        let mut value = self.to_vec()?;
+        change(&mut value);
+        let tensor = Tensor::from_vec(value, self.tensor().shape(), self.tensor().device())?;
+        Ok(self.value.set(&tensor)?)
+    }
+}
+
+/// Lends a tensor's memory to a closure.
+struct InPlace<F>(Mutex<Option<F>>);
+
+impl<F: FnOnce(&mut [f32])> InplaceOp1 for InPlace<F> {
+    fn name(&self) -> &'static str {
+        "update"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let change = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (storage, layout.contiguous_offsets(), change) {
+            (CpuStorage::F32(data), Some((start, end)), Some(change)) => {
+                change(&mut data[start..end]);
+                Ok(())
+            }
+            _ => candle_core::bail!("a parameter is contiguous f32"),
+        }
+    }
+}
+
+/// All parameters of a model, by name.
+pub struct Params {
+    by_name: BTreeMap<String, Arc<Param>>,
+    device: Device,
+}
+
+/// Shape and content of one tensor of a checkpoint.
+pub type RawTensor = (Vec<usize>, Vec<f32>);
+
+impl Params {
+    /// Takes over named tensors; `trainable` says which ones training changes.
+    ///
+    /// # Errors
+    /// Where a tensor's content does not fit its shape.
+    pub fn new(
+        tensors: HashMap<String, RawTensor>,
+        device: &Device,
+        trainable: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
+        let by_name = tensors
+            .into_iter()
+            .map(|(name, (shape, data))| {
+                let grad = trainable(&name).then(|| Mutex::new(vec![0.0; data.len()]));
+                let value = Var::from_tensor(&Tensor::from_vec(data, shape, device)?)?;
+                Ok((name.clone(), Arc::new(Param { name, value, grad })))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            by_name,
+            device: device.clone(),
+        })
+    }
+
+    /// The parameter of that name with that shape.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where there is none, or it has another shape.
+    pub fn get(&self, name: &str, shape: &[usize]) -> Result<Arc<Param>> {
+        let param = self
+            .by_name
+            .get(name)
+            .ok_or_else(|| Error::checkpoint(format!("the tensor `{name}` is missing")))?;
+        if param.tensor().dims() != shape {
+            return Err(Error::checkpoint(format!(
+                "the tensor `{name}` has the shape {:?}, but its config.json asks for {shape:?}",
+                param.tensor().dims()
+            )));
+        }
+        Ok(param.clone())
+    }
+
+    /// All parameters in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Param>> {
+        self.by_name.values()
+    }
+
+    /// Where the parameters live.
+    #[must_use]
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The number of scalar weights.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.iter().map(|p| p.tensor().elem_count()).sum()
+    }
+
+    /// Forgets all gradients.
+    pub fn zero_grad(&self) {
+        use rayon::prelude::*;
+        for param in self.iter() {
+            if let Some(mut grad) = param.grad() {
+                grad.par_chunks_mut(1 << 16).for_each(|part| part.fill(0.0));
+            }
+        }
+    }
+
+    /// Runs the backward pass from a scalar loss and adds every trainable
+    /// parameter's gradient to [`Param::grad`].
+    ///
+    /// # Errors
+    /// Where an operation has no backward pass, or the device fails.
+    pub fn backward(&self, loss: &Tensor) -> Result<()> {
+        let grads = loss.backward()?;
+        self.collect(&grads)
+    }
+
+    /// Adds what candle's own operations found; the fused ones have already
+    /// added theirs.
+    pub(crate) fn collect(&self, grads: &GradStore) -> Result<()> {
+        for param in self.iter() {
+            if let (Some(mut sum), Some(found)) = (param.grad(), grads.get(&param.value)) {
+                let found: Vec<f32> = found.flatten_all()?.to_vec1()?;
+                crate::kernels::simd::add_assign(&mut sum, &found);
+            }
+        }
+        Ok(())
+    }
+
+    /// A copy of every value, for checkpoints and for going back to the best.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn snapshot(&self) -> Result<HashMap<String, RawTensor>> {
+        self.iter()
+            .map(|p| {
+                Ok((
+                    p.name.clone(),
+                    (p.tensor().dims().to_vec(), p.to_vec()?),
+                ))
+            })
+            .collect()
+    }
+
+    /// Puts back the values of a [`Params::snapshot`].
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where a value is missing or has another size.
+    pub fn restore(&self, snapshot: &HashMap<String, RawTensor>) -> Result<()> {
+        for param in self.iter() {
+            match snapshot.get(&param.name) {
+                Some((shape, data)) if shape == param.tensor().dims() => {
+                    param.update(|value| value.copy_from_slice(data))?;
+                }
+                _ => {
+                    return Err(Error::checkpoint(format!(
+                        "no value that fits `{}`",
+                        param.name
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The precision that weights are written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// IEEE 754 single precision.
+    F32,
+    /// IEEE 754 half precision: half the size, three decimal digits.
+    F16,
+}
+
+/// Reads all floating-point tensors of a safetensors file.
+///
+/// # Errors
+/// [`Error::Checkpoint`] for anything but a whole and valid file.
+pub fn parse_safetensors(bytes: &[u8], origin: &str) -> Result<HashMap<String, RawTensor>> {
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|e| Error::checkpoint(format!("{origin} is not a valid safetensors file: {e}")))?;
+    let mut tensors = HashMap::new();
+    for (name, view) in file.iter() {
+        if let Some(data) = to_f32(&view) {
+            tensors.insert(name.to_owned(), (view.shape().to_vec(), data));
+        }
+    }
+    Ok(tensors)
+}
+
+/// `None` for tensors of integers, such as the position ids that older
+/// versions of `transformers` saved along.
+fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let bytes = view.data();
+    Some(match view.dtype() {
+        Dtype::F32 => bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
+        Dtype::F16 => bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|b| half::f16::from_le_bytes(*b).to_f32())
+            .collect(),
+        Dtype::BF16 => bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|b| half::bf16::from_le_bytes(*b).to_f32())
+            .collect(),
+        Dtype::F64 => bytes
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|b| f64::from_le_bytes(*b) as f32)
+            .collect(),
+        _ => return None,
+    })
+}
+
+/// Writes named tensors as a safetensors file, in the order of their names.
+///
+/// # Errors
+/// [`Error::Io`] where the file can't be written.
+pub fn write_safetensors(
+    path: &Path,
+    tensors: &HashMap<String, RawTensor>,
+    precision: Precision,
+) -> Result<()> {
+    let encoded: BTreeMap<&str, (&[usize], Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, (shape, data))| {
+            let bytes = match precision {
+                Precision::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+                Precision::F16 => data
+                    .iter()
+                    .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
+                    .collect(),
+            };
+            (name.as_str(), (shape.as_slice(), bytes))
+        })
+        .collect();
+    let dtype = match precision {
+        Precision::F32 => Dtype::F32,
+        Precision::F16 => Dtype::F16,
+    };
+    let views = encoded
+        .iter()
+        .map(|(name, (shape, bytes))| {
+            TensorView::new(dtype, shape.to_vec(), bytes)
+                .map(|view| (*name, view))
+                .map_err(|e| Error::checkpoint(format!("`{name}`: {e}")))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    // `transformers` refuses files without this note.
+    let note = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    safetensors::serialize_to_file(views, Some(note), path)
+        .map_err(|e| Error::io(path, std::io::Error::other(e)))
+}

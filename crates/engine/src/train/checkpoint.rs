@@ -1,0 +1,119 @@
+//! All that the rest of a run depends on, in one file.
+//!
+//! A run stopped at a checkpoint and taken up again gives the same losses as
+//! one undisturbed: order and changes of the data follow from seed, epoch and
+//! number, so position, parameters and optimizer state are everything.
+
+use std::{collections::HashMap, path::Path};
+
+use super::trainer::{Position, Trainer};
+use crate::{
+    Error, Result,
+    params::{Precision, RawTensor, parse_safetensors, write_safetensors},
+};
+
+const MODEL: &str = "model/";
+const OPTIMIZER: &str = "optimizer/";
+
+/// A saved state of a [`Trainer`].
+pub struct Checkpoint {
+    position: Position,
+    model: HashMap<String, RawTensor>,
+    optimizer: HashMap<String, RawTensor>,
+}
+
+impl Checkpoint {
+    /// The state of `trainer` now.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub fn of(trainer: &Trainer) -> Result<Self> {
+        Ok(Self {
+            position: trainer.position,
+            model: trainer.model.params().snapshot()?,
+            optimizer: trainer.optimizer.state(),
+        })
+    }
+
+    /// Puts `trainer` into this state.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where the checkpoint is of another model.
+    pub fn apply(self, trainer: &mut Trainer) -> Result<()> {
+        trainer.model.params().restore(&self.model)?;
+        trainer.optimizer.load_state(self.optimizer)?;
+        trainer.position = self.position;
+        Ok(())
+    }
+
+    /// Writes the state to `path`: to a temporary name first, so that a crash
+    /// leaves the file before.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file can't be written.
+    pub fn write(self, path: &Path) -> Result<()> {
+        let Position {
+            epoch,
+            step,
+            total_steps,
+            loss_sum,
+            pairs,
+        } = self.position;
+        // Counts as pairs of 16-bit halves, and the sum by its bits, so that
+        // single precision holds them exactly.
+        let halves = |bits: u64| (0..4).map(move |i| ((bits >> (16 * i)) & 0xFFFF) as f32);
+        let position: Vec<f32> = [epoch as u64, step as u64, total_steps as u64, loss_sum.to_bits(), pairs as u64]
+            .into_iter()
+            .flat_map(halves)
+            .collect();
+        let mut all = HashMap::from([("position".to_owned(), (vec![5, 4], position))]);
+        all.extend(self.model.into_iter().map(|(k, v)| (format!("{MODEL}{k}"), v)));
+        all.extend(
+            self.optimizer
+                .into_iter()
+                .map(|(k, v)| (format!("{OPTIMIZER}{k}"), v)),
+        );
+        let temporary = path.with_extension("tmp");
+        write_safetensors(&temporary, &all, Precision::F32)?;
+        std::fs::rename(&temporary, path).map_err(|e| Error::io(path, e))
+    }
+
+    /// Reads a state that [`Checkpoint::write`] wrote.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Checkpoint`].
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let mut all = parse_safetensors(&bytes, &path.display().to_string())?;
+        let (_, position) = all
+            .remove("position")
+            .filter(|(_, values)| values.len() == 20)
+            .ok_or_else(|| Error::checkpoint("it has no position"))?;
+        let number = |i: usize| {
+            position[4 * i..4 * i + 4]
+                .iter()
+                .rev()
+                .fold(0u64, |bits, half| (bits << 16) | *half as u64)
+        };
+        let position = Position {
+            epoch: number(0) as usize,
+            step: number(1) as usize,
+            total_steps: number(2) as usize,
+            loss_sum: f64::from_bits(number(3)),
+            pairs: number(4) as usize,
+        };
+        let (mut model, mut optimizer) = (HashMap::new(), HashMap::new());
+        for (name, tensor) in all {
+            if let Some(name) = name.strip_prefix(MODEL) {
+                model.insert(name.to_owned(), tensor);
+            } else if let Some(name) = name.strip_prefix(OPTIMIZER) {
+                optimizer.insert(name.to_owned(), tensor);
+            }
+        }
+        Ok(Self {
+            position,
+            model,
+            optimizer,
+        })
+    }
+}
