@@ -87,7 +87,12 @@ fn main() -> Fallible<()> {
         .iter()
         .flat_map(|title| [(*title).to_owned(), captions[*title].clone()])
         .collect::<Vec<_>>();
-    let tokenizer_json = train_tokenizer(&words)?;
+    // Learned once: ties between equally frequent pairs fall differently each time.
+    let tokenizer_path = args.out.join("tokenizer.json");
+    if !tokenizer_path.exists() {
+        std::fs::write(&tokenizer_path, train_tokenizer(&words)?)?;
+    }
+    let tokenizer_json = std::fs::read_to_string(&tokenizer_path)?;
     let tokenizer = Tokenizer::parse(tokenizer_json.as_bytes(), 32)?;
     let json = config(&tokenizer_json, args.vision_layers)?;
     let config = ClipConfig::parse(&json)?;
@@ -141,7 +146,6 @@ fn main() -> Fallible<()> {
 
     let snapshot = trainer.model.params().snapshot()?;
     write_safetensors(&args.out.join("model.safetensors"), &snapshot, Precision::F16)?;
-    std::fs::write(args.out.join("tokenizer.json"), &tokenizer_json)?;
     let pretty = |value: &serde_json::Value| serde_json::to_string_pretty(value);
     std::fs::write(args.out.join("config.json"), pretty(&json)?)?;
     std::fs::write(

@@ -1,0 +1,555 @@
+//! The configuration of a run: what `fit` serializes and a backend obeys.
+//!
+//! Two generations of the Python client shape it differently. [`RunConfig`] is
+//! what both mean; it reads either and writes the one it is told to.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde_json::{Map, Value, json};
+
+use crate::{Callback, Loss, Optimizer, callback::merged};
+
+/// The most epochs that a run may have; it must be below the 50 of the wire.
+pub const MAX_EPOCHS: u64 = 49;
+
+/// Which generation of the Python client a request looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Generation {
+    /// `finetuner-client` 0.2.2 of June 2022.
+    V0_2,
+    /// `finetuner` 0.8.1 of July 2023, the last one.
+    #[default]
+    V0_8,
+}
+
+/// All settings of a training run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunConfig {
+    /// How the configuration is written.
+    pub generation: Generation,
+    /// Whether others may read the artifact.
+    pub public: bool,
+    /// The run's name.
+    pub run_name: String,
+    /// The experiment that the run belongs to.
+    pub experiment_name: String,
+    /// What is trained.
+    pub model: Model,
+    /// What it is trained on.
+    pub data: Data,
+    /// What happens beside.
+    pub callbacks: Vec<Callback>,
+    /// How it is trained.
+    pub hyper_parameters: HyperParameters,
+    /// Members that are not known here.
+    pub extra: Map<String, Value>,
+}
+
+/// What is trained.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Model {
+    /// The backbone's name.
+    pub name: Option<String>,
+    /// The artifact of an earlier run to go on from, in place of a name.
+    pub artifact: Option<String>,
+    /// Whether only a new last layer is trained.
+    pub freeze: bool,
+    /// The length of the embeddings, where it shall be another.
+    pub output_dim: Option<u64>,
+    /// Options of the model's kind.
+    pub options: Option<Map<String, Value>>,
+    /// Whether the artifact holds ONNX in place of weights.
+    pub to_onnx: bool,
+    /// Whether the model has two towers. Sent by clients up to 0.2.2.
+    pub multi_modal: Option<bool>,
+    /// Members that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// What a model is trained on.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Data {
+    /// The name of the training data.
+    pub train_data: String,
+    /// The name of the data for the validation loss.
+    pub eval_data: Option<String>,
+    /// The part of the training data to validate with where there is no
+    /// `eval_data`.
+    pub val_split: f64,
+    /// Written by client 0.8.1; without effect.
+    pub evaluate: bool,
+    /// Threads that load data.
+    pub num_workers: u64,
+    /// How batches are put together: `auto`, `class` or `random`.
+    pub sampler: String,
+    /// Documents of one class in a batch.
+    pub num_items_per_class: u64,
+    /// The modality of pictures; `image` where it is not given.
+    pub image_modality: Option<String>,
+    /// The modality of texts; `text` where it is not given.
+    pub text_modality: Option<String>,
+    /// Members that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            train_data: String::new(),
+            eval_data: None,
+            val_split: 0.0,
+            evaluate: false,
+            num_workers: 4,
+            sampler: "auto".to_owned(),
+            num_items_per_class: 4,
+            image_modality: None,
+            text_modality: None,
+            extra: Map::new(),
+        }
+    }
+}
+
+/// How a model is trained.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct HyperParameters {
+    /// The optimizer.
+    pub optimizer: Optimizer,
+    /// Its options.
+    pub optimizer_options: Option<Map<String, Value>>,
+    /// The loss.
+    pub loss: Loss,
+    /// Its options.
+    pub loss_options: Option<Map<String, Value>>,
+    /// The optimizer of the loss's own weights.
+    pub loss_optimizer: Option<String>,
+    /// Its options.
+    pub loss_optimizer_options: Option<Map<String, Value>>,
+    /// What chooses pairs or triplets from a batch.
+    pub miner: Option<String>,
+    /// Its options.
+    pub miner_options: Option<Map<String, Value>>,
+    /// How the learning rate changes.
+    pub scheduler: Option<String>,
+    /// Its options.
+    pub scheduler_options: Option<SchedulerOptions>,
+    /// `batch` or `epoch`, where clients up to 0.7.1 put it.
+    pub scheduler_step: Option<String>,
+    /// Examples in a step; the backend chooses where there is none.
+    pub batch_size: Option<u64>,
+    /// The learning rate; the optimizer's default where there is none.
+    pub learning_rate: Option<f64>,
+    /// Times that the data is gone through.
+    pub epochs: u64,
+    /// Members that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Default for HyperParameters {
+    fn default() -> Self {
+        Self {
+            optimizer: Optimizer::Adam,
+            optimizer_options: None,
+            loss: Loss::TripletMargin,
+            loss_options: None,
+            loss_optimizer: None,
+            loss_optimizer_options: None,
+            miner: None,
+            miner_options: None,
+            scheduler: None,
+            scheduler_options: None,
+            scheduler_step: None,
+            batch_size: None,
+            learning_rate: None,
+            epochs: 5,
+            extra: Map::new(),
+        }
+    }
+}
+
+/// Options of a scheduler.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SchedulerOptions {
+    /// Steps over which the learning rate rises from zero.
+    pub num_warmup_steps: u64,
+    /// Steps in all, or `"auto"`.
+    pub num_training_steps: Value,
+    /// Whether the learning rate changes by `batch` or by `epoch`.
+    pub scheduler_step: String,
+    /// Members that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Default for SchedulerOptions {
+    fn default() -> Self {
+        Self {
+            num_warmup_steps: 0,
+            num_training_steps: "auto".into(),
+            scheduler_step: "batch".to_owned(),
+            extra: Map::new(),
+        }
+    }
+}
+
+/// A setting that can be known to be wrong without looking at any data.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` is {value}: {limit}")]
+pub struct InvalidField {
+    /// The argument of `fit`, as Python names it.
+    pub field: String,
+    /// What it was.
+    pub value: String,
+    /// What it may be.
+    pub limit: String,
+}
+
+impl InvalidField {
+    fn new(field: &str, value: impl ToString, limit: &str) -> Self {
+        Self {
+            field: field.to_owned(),
+            value: value.to_string(),
+            limit: limit.to_owned(),
+        }
+    }
+}
+
+/// Checks the name of a run, an experiment or a data set.
+///
+/// # Errors
+/// Where the name is empty, longer than 255 bytes, `.` or `..`, or holds a
+/// slash, a backslash or a control character.
+pub fn check_name(field: &str, name: &str) -> Result<(), InvalidField> {
+    let quoted = format!("`{name}`");
+    if name.is_empty() {
+        return Err(InvalidField::new(field, "empty", "give it a name"));
+    }
+    if name.len() > 255 {
+        let length = format!("{} bytes long", name.len());
+        return Err(InvalidField::new(field, length, "at most 255 bytes are allowed"));
+    }
+    if name == "." || name == ".." {
+        return Err(InvalidField::new(field, quoted, "that is not a name"));
+    }
+    if name.contains(['/', '\\']) || name.chars().any(char::is_control) {
+        return Err(InvalidField::new(
+            field,
+            format!("{name:?}"),
+            "slashes, backslashes and control characters are not allowed in a name",
+        ));
+    }
+    Ok(())
+}
+
+impl RunConfig {
+    /// Finds the first setting that no backend can accept.
+    ///
+    /// # Errors
+    /// [`InvalidField`] names the argument, its value and its limits.
+    pub fn check(&self) -> Result<(), InvalidField> {
+        let hyper = &self.hyper_parameters;
+        check_name("run_name", &self.run_name)?;
+        check_name("experiment_name", &self.experiment_name)?;
+        match (&self.model.name, &self.model.artifact) {
+            (None, None) => {
+                return Err(InvalidField::new("model", "empty", "name a backbone, or give a `model_artifact`"));
+            }
+            (Some(name), None) if name.is_empty() => {
+                return Err(InvalidField::new("model", "empty", "name a backbone"));
+            }
+            (Some(_), Some(_)) => {
+                return Err(InvalidField::new(
+                    "model_artifact",
+                    "given beside a model's name",
+                    "a run starts from one of them",
+                ));
+            }
+            _ => {}
+        }
+        if self.data.train_data.is_empty() {
+            return Err(InvalidField::new("train_data", "empty", "name the data to train on"));
+        }
+        if !(0.0..1.0).contains(&self.data.val_split) {
+            return Err(InvalidField::new("val_split", self.data.val_split, "from 0 up to, but not, 1 is allowed"));
+        }
+        if self.data.num_workers == 0 {
+            return Err(InvalidField::new("num_workers", 0, "at least 1 is needed"));
+        }
+        if self.data.num_items_per_class < 2 {
+            return Err(InvalidField::new("num_items_per_class", self.data.num_items_per_class, "at least 2 are needed"));
+        }
+        if !["auto", "class", "random"].contains(&self.data.sampler.as_str()) {
+            return Err(InvalidField::new("sampler", format!("`{}`", self.data.sampler), "it is one of auto, class, random"));
+        }
+        if self.model.output_dim == Some(0) {
+            return Err(InvalidField::new("output_dim", 0, "at least 1 is needed"));
+        }
+        if hyper.epochs == 0 || hyper.epochs > MAX_EPOCHS {
+            return Err(InvalidField::new("epochs", hyper.epochs, "1 to 49 are allowed"));
+        }
+        if hyper.batch_size == Some(0) {
+            return Err(InvalidField::new("batch_size", 0, "at least 1 is needed; leave it out to have it chosen"));
+        }
+        if let Some(rate) = hyper.learning_rate
+            && !(rate > 0.0 && rate < 1.0)
+        {
+            return Err(InvalidField::new("learning_rate", rate, "it must be more than 0 and less than 1"));
+        }
+        let steps = [
+            hyper.scheduler_step.as_deref(),
+            hyper.scheduler_options.as_ref().map(|o| o.scheduler_step.as_str()),
+        ];
+        for step in steps.into_iter().flatten() {
+            if step != "batch" && step != "epoch" {
+                return Err(InvalidField::new("scheduler_step", format!("`{step}`"), "it is `batch` or `epoch`"));
+            }
+        }
+        Ok(())
+    }
+
+    fn to_json(&self) -> Value {
+        let callbacks: Vec<Value> = self
+            .callbacks
+            .iter()
+            .map(|callback| callback.to_json(self.generation))
+            .collect();
+        let parts = json!({
+            "model": self.model.to_json(self.generation),
+            "data": self.data.to_json(self.generation),
+            "callbacks": callbacks,
+            "hyper_parameters": self.hyper_parameters.to_json(self.generation),
+            "run_name": self.run_name,
+            "experiment_name": self.experiment_name,
+        });
+        let mut map = merged(parts, &self.extra);
+        if self.generation == Generation::V0_8 {
+            map.insert("public".to_owned(), self.public.into());
+        }
+        map.into()
+    }
+}
+
+impl Model {
+    fn to_json(&self, generation: Generation) -> Map<String, Value> {
+        let options = &self.options;
+        let mut model = match generation {
+            Generation::V0_2 => json!({
+                "name": self.name, "freeze": self.freeze, "output_dim": self.output_dim,
+                "multi_modal": self.multi_modal.unwrap_or(false), "options": options,
+            }),
+            Generation::V0_8 => json!({
+                "name": self.name, "artifact": self.artifact, "freeze": self.freeze,
+                "output_dim": self.output_dim, "options": options, "to_onnx": self.to_onnx,
+            }),
+        };
+        if let Some(multi_modal) = self.multi_modal {
+            model["multi_modal"] = multi_modal.into();
+        }
+        merged(model, &self.extra)
+    }
+}
+
+impl Data {
+    fn to_json(&self, generation: Generation) -> Map<String, Value> {
+        let mut data = match generation {
+            Generation::V0_2 => json!({
+                "train_data": self.train_data, "eval_data": self.eval_data,
+                "image_modality": null, "text_modality": null,
+            }),
+            Generation::V0_8 => json!({
+                "train_data": self.train_data, "eval_data": self.eval_data,
+                "val_split": self.val_split, "evaluate": self.evaluate,
+                "num_workers": self.num_workers, "sampler": self.sampler,
+                "num_items_per_class": self.num_items_per_class,
+            }),
+        };
+        for (key, modality) in [
+            ("image_modality", &self.image_modality),
+            ("text_modality", &self.text_modality),
+        ] {
+            if let Some(modality) = modality {
+                data[key] = modality.as_str().into();
+            }
+        }
+        merged(data, &self.extra)
+    }
+}
+
+impl HyperParameters {
+    fn to_json(&self, generation: Generation) -> Map<String, Value> {
+        let mut hyper = match generation {
+            Generation::V0_2 => json!({
+                "loss": self.loss, "optimizer": self.optimizer,
+                "optimizer_options": self.optimizer_options.clone().unwrap_or_default(),
+                "miner": self.miner, "batch_size": self.batch_size,
+                "learning_rate": self.learning_rate, "epochs": self.epochs,
+                "scheduler_step": self.scheduler_step.as_deref().unwrap_or("batch"),
+            }),
+            Generation::V0_8 => json!({
+                "optimizer": self.optimizer, "optimizer_options": self.optimizer_options,
+                "loss": self.loss, "loss_options": self.loss_options,
+                "loss_optimizer": self.loss_optimizer,
+                "loss_optimizer_options": self.loss_optimizer_options,
+                "miner": self.miner, "miner_options": self.miner_options,
+                "scheduler": self.scheduler,
+                "scheduler_options": self.scheduler_options.clone().unwrap_or_default(),
+                "batch_size": self.batch_size, "learning_rate": self.learning_rate,
+                "epochs": self.epochs,
+            }),
+        };
+        if let Some(step) = &self.scheduler_step {
+            hyper["scheduler_step"] = step.as_str().into();
+        }
+        merged(hyper, &self.extra)
+    }
+}
+
+impl Serialize for RunConfig {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_json().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for RunConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            #[serde(default)]
+            public: bool,
+            #[serde(default)]
+            run_name: String,
+            #[serde(default)]
+            experiment_name: String,
+            #[serde(default)]
+            model: Model,
+            #[serde(default)]
+            data: Data,
+            #[serde(default)]
+            callbacks: Vec<Value>,
+            #[serde(default)]
+            hyper_parameters: HyperParameters,
+            #[serde(flatten)]
+            extra: Map<String, Value>,
+        }
+        let value = Value::deserialize(deserializer)?;
+        // Old servers wrap the object into a text.
+        let value = match value {
+            Value::String(text) => serde_json::from_str(&text).map_err(de::Error::custom)?,
+            other => other,
+        };
+        let generation = if value.get("public").is_some() {
+            Generation::V0_8
+        } else {
+            Generation::V0_2
+        };
+        let wire: Wire = serde_json::from_value(value).map_err(de::Error::custom)?;
+        let callbacks = wire
+            .callbacks
+            .into_iter()
+            .map(Callback::from_json)
+            .collect::<Result<_, _>>()
+            .map_err(de::Error::custom)?;
+        Ok(Self {
+            generation,
+            public: wire.public,
+            run_name: wire.run_name,
+            experiment_name: wire.experiment_name,
+            model: wire.model,
+            data: wire.data,
+            callbacks,
+            hyper_parameters: wire.hyper_parameters,
+            extra: wire.extra,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn valid() -> RunConfig {
+        RunConfig {
+            run_name: "r".to_owned(),
+            experiment_name: "e".to_owned(),
+            model: Model {
+                name: Some("m".to_owned()),
+                ..Model::default()
+            },
+            data: Data {
+                train_data: "t".to_owned(),
+                ..Data::default()
+            },
+            ..RunConfig::default()
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_survives_a_round_trip_in_both_shapes() {
+        for generation in [Generation::V0_2, Generation::V0_8] {
+            let mut json = serde_json::to_value(RunConfig {
+                generation,
+                ..valid()
+            })
+            .unwrap();
+            json["new"] = json!({"a": 1});
+            json["model"]["new"] = json!([1]);
+            json["data"]["new"] = json!("x");
+            json["hyper_parameters"]["new"] = json!(null);
+            json["hyper_parameters"]["loss"] = json!("NextYearsLoss");
+            json["callbacks"] = json!([
+                {"name": "NextYearsCallback", "options": {"a": {"b": 1}}},
+                {"name": "BestModelCheckpoint", "options": {"new": 2}},
+            ]);
+            let config: RunConfig = serde_json::from_value(json.clone()).unwrap();
+            assert_eq!(config.generation, generation);
+            let again = serde_json::to_value(&config).unwrap();
+            json["callbacks"][1] = again["callbacks"][1].clone();
+            assert_eq!(again, json);
+            assert_eq!(again["callbacks"][1]["options"]["new"], 2);
+        }
+    }
+
+    #[test]
+    fn a_configuration_wrapped_into_a_text_is_read() {
+        let text = serde_json::to_string(&valid()).unwrap();
+        let config: RunConfig = serde_json::from_value(Value::String(text)).unwrap();
+        assert_eq!(config.run_name, "r");
+    }
+
+    #[test]
+    fn every_limit_is_kept_and_named() {
+        type Change = fn(&mut RunConfig);
+        let cases: [(&str, Change); 14] = [
+            ("run_name", |c| c.run_name.clear()),
+            ("run_name", |c| c.run_name = "a/b".to_owned()),
+            ("run_name", |c| c.run_name = "x".repeat(256)),
+            ("experiment_name", |c| c.experiment_name = "..".to_owned()),
+            ("model", |c| c.model.name = None),
+            ("model_artifact", |c| c.model.artifact = Some("a".to_owned())),
+            ("train_data", |c| c.data.train_data.clear()),
+            ("val_split", |c| c.data.val_split = 1.0),
+            ("epochs", |c| c.hyper_parameters.epochs = 0),
+            ("epochs", |c| c.hyper_parameters.epochs = 50),
+            ("batch_size", |c| c.hyper_parameters.batch_size = Some(0)),
+            ("learning_rate", |c| c.hyper_parameters.learning_rate = Some(f64::NAN)),
+            ("sampler", |c| c.data.sampler = "best".to_owned()),
+            ("scheduler_step", |c| c.hyper_parameters.scheduler_step = Some("hour".to_owned())),
+        ];
+        assert_eq!(valid().check(), Ok(()));
+        for (field, change) in cases {
+            let mut config = valid();
+            change(&mut config);
+            let error = config.check().unwrap_err();
+            assert_eq!(error.field, field);
+            assert!(error.to_string().starts_with(&format!("`{field}` is ")));
+        }
+        let mut last = valid();
+        last.hyper_parameters.epochs = MAX_EPOCHS;
+        assert_eq!(last.check(), Ok(()));
+    }
+}

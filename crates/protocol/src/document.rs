@@ -1,0 +1,418 @@
+//! Documents, the form in which data travels: a text or a picture with an id,
+//! tags, and documents inside it.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use serde_json::{Map, Value as Json};
+
+use crate::{
+    DocumentError,
+    proto::{
+        self, Content as ProtoContent, DenseNdArrayProto, DocumentProto, Kind, NamedScoreProto,
+        NdArrayContent, NdArrayProto, SparseNdArrayProto, Struct,
+    },
+};
+
+/// The tag that holds a document's label. Two documents with the same label
+/// are a positive pair.
+pub const LABEL_TAG: &str = "finetuner_label";
+
+/// The tag that holds the similarity of a pair, between 0 and 1.
+pub const SCORE_TAG: &str = "finetuner_score";
+
+/// One piece of data, as docarray 0.x defines it.
+///
+/// ```
+/// use finetuner_protocol::Document;
+///
+/// let pair = Document::new()
+///     .with_chunk(Document::text("red sneakers").with_modality("text"))
+///     .with_chunk(Document::blob(vec![0x89, b'P', b'N', b'G']).with_modality("image"));
+/// assert_eq!(pair.chunks[0].as_text(), Some("red sneakers"));
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Document {
+    /// Unique among the documents of an array: 32 hex digits where it was not
+    /// given.
+    pub id: String,
+    /// What the document holds.
+    pub content: Option<Content>,
+    /// Where the content can be read, a URL or a path.
+    pub uri: String,
+    /// `text`, `image` and so on: which part of a model the document is for.
+    pub modality: String,
+    /// The content's media type.
+    pub mime_type: String,
+    /// Free values by name. Labels and scores are here.
+    pub tags: Map<String, Json>,
+    /// Parts of this document.
+    pub chunks: Vec<Document>,
+    /// Documents that were found for this one.
+    pub matches: Vec<Document>,
+    /// The document as a vector.
+    pub embedding: Option<NdArray>,
+    /// How well this document matches others, by name.
+    pub scores: BTreeMap<String, NamedScore>,
+    /// What docarray holds beside the above. It is kept as it came.
+    pub other: Other,
+}
+
+/// Fields that fine-tuning doesn't use.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Other {
+    /// Depth in a tree of chunks.
+    pub granularity: u32,
+    /// Depth in a chain of matches.
+    pub adjacency: u32,
+    /// The document that holds this one.
+    pub parent_id: String,
+    /// Importance.
+    pub weight: f32,
+    /// Position in the parent.
+    pub offset: f32,
+    /// Region in the parent.
+    pub location: Vec<f32>,
+    /// Results of evaluations, by name.
+    pub evaluations: BTreeMap<String, NamedScore>,
+    /// Values for docarray's own use.
+    pub metadata: Map<String, Json>,
+}
+
+/// What a [`Document`] holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Words.
+    Text(String),
+    /// Bytes, such as an encoded picture.
+    Blob(Vec<u8>),
+    /// Numbers.
+    Tensor(NdArray),
+}
+
+/// An array of numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NdArray {
+    /// Every element, row by row.
+    Dense {
+        /// The elements' bytes.
+        buffer: Vec<u8>,
+        /// The length of each dimension.
+        shape: Vec<u32>,
+        /// The kind of element in numpy's notation, such as `<f4`.
+        dtype: String,
+        /// The library it came from, `numpy` by default.
+        class: String,
+    },
+    /// A sparse array, kept but not interpreted.
+    Sparse(Opaque),
+}
+
+/// An encoded part that is kept as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opaque(Vec<u8>);
+
+/// A named value, such as a distance.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NamedScore {
+    /// The value.
+    pub value: f32,
+    /// How it was computed.
+    pub op_name: String,
+    /// More about it.
+    pub description: String,
+    /// The document it refers to.
+    pub ref_id: String,
+}
+
+impl Default for Document {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Document {
+    /// An empty document with a new id.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_id(random_id())
+    }
+
+    /// An empty document with this id.
+    #[must_use]
+    pub fn with_id(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            content: None,
+            uri: String::new(),
+            modality: String::new(),
+            mime_type: String::new(),
+            tags: Map::new(),
+            chunks: Vec::new(),
+            matches: Vec::new(),
+            embedding: None,
+            scores: BTreeMap::new(),
+            other: Other::default(),
+        }
+    }
+
+    /// A text.
+    #[must_use]
+    pub fn text(text: impl Into<String>) -> Self {
+        Self {
+            content: Some(Content::Text(text.into())),
+            ..Self::new()
+        }
+    }
+
+    /// Bytes, such as a picture as PNG or JPEG.
+    #[must_use]
+    pub fn blob(bytes: impl Into<Vec<u8>>) -> Self {
+        Self {
+            content: Some(Content::Blob(bytes.into())),
+            ..Self::new()
+        }
+    }
+
+    /// Sets [`Document::modality`].
+    #[must_use]
+    pub fn with_modality(mut self, modality: impl Into<String>) -> Self {
+        self.modality = modality.into();
+        self
+    }
+
+    /// Sets the tag [`LABEL_TAG`].
+    #[must_use]
+    pub fn with_label(mut self, label: impl Into<Json>) -> Self {
+        self.tags.insert(LABEL_TAG.to_owned(), label.into());
+        self
+    }
+
+    /// Adds a part.
+    #[must_use]
+    pub fn with_chunk(mut self, chunk: Self) -> Self {
+        self.chunks.push(chunk);
+        self
+    }
+
+    /// The text, where the document holds one.
+    #[must_use]
+    pub fn as_text(&self) -> Option<&str> {
+        match &self.content {
+            Some(Content::Text(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The bytes, where the document holds some.
+    #[must_use]
+    pub fn as_blob(&self) -> Option<&[u8]> {
+        match &self.content {
+            Some(Content::Blob(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// The label as a text. Numbers that are whole have no decimals, since
+    /// docarray keeps every number as a double.
+    #[must_use]
+    pub fn label(&self) -> Option<String> {
+        match self.tags.get(LABEL_TAG)? {
+            Json::Null => None,
+            Json::String(label) => Some(label.clone()),
+            Json::Number(n) => match n.as_f64() {
+                Some(x) if x.fract() == 0.0 && x.abs() < 1e15 => Some(format!("{x:.0}")),
+                _ => Some(n.to_string()),
+            },
+            other => Some(other.to_string()),
+        }
+    }
+
+    /// The document as an encoded protobuf message.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        DocumentProto::from(self.clone()).encode_to_vec()
+    }
+
+    /// Reads an encoded protobuf message.
+    ///
+    /// # Errors
+    /// [`DocumentError::Malformed`] where the bytes are not such a message.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, DocumentError> {
+        DocumentProto::decode(bytes)
+            .map(Into::into)
+            .map_err(|e| DocumentError::Malformed(e.to_string()))
+    }
+}
+
+/// 32 hex digits that nobody has drawn before.
+fn random_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+impl From<DocumentProto> for Document {
+    fn from(p: DocumentProto) -> Self {
+        Self {
+            id: p.id,
+            content: p.content.map(|content| match content {
+                ProtoContent::Text(text) => Content::Text(text),
+                ProtoContent::Blob(bytes) => Content::Blob(bytes),
+                ProtoContent::Tensor(array) => Content::Tensor(array.into()),
+            }),
+            uri: p.uri,
+            modality: p.modality,
+            mime_type: p.mime_type,
+            tags: p.tags.map(struct_to_json).unwrap_or_default(),
+            chunks: p.chunks.into_iter().map(Into::into).collect(),
+            matches: p.matches.into_iter().map(Into::into).collect(),
+            embedding: p.embedding.map(Into::into),
+            scores: scores(p.scores),
+            other: Other {
+                granularity: p.granularity,
+                adjacency: p.adjacency,
+                parent_id: p.parent_id,
+                weight: p.weight,
+                offset: p.offset,
+                location: p.location,
+                evaluations: scores(p.evaluations),
+                metadata: p.metadata.map(struct_to_json).unwrap_or_default(),
+            },
+        }
+    }
+}
+
+impl From<Document> for DocumentProto {
+    fn from(d: Document) -> Self {
+        let fields = |map: Map<String, Json>| (!map.is_empty()).then(|| json_to_struct(map));
+        Self {
+            id: d.id,
+            content: d.content.map(|content| match content {
+                Content::Text(text) => ProtoContent::Text(text),
+                Content::Blob(bytes) => ProtoContent::Blob(bytes),
+                Content::Tensor(array) => ProtoContent::Tensor(array.into()),
+            }),
+            granularity: d.other.granularity,
+            adjacency: d.other.adjacency,
+            parent_id: d.other.parent_id,
+            weight: d.other.weight,
+            uri: d.uri,
+            modality: d.modality,
+            mime_type: d.mime_type,
+            offset: d.other.offset,
+            location: d.other.location,
+            chunks: d.chunks.into_iter().map(Into::into).collect(),
+            matches: d.matches.into_iter().map(Into::into).collect(),
+            embedding: d.embedding.map(Into::into),
+            tags: fields(d.tags),
+            scores: proto_scores(d.scores),
+            evaluations: proto_scores(d.other.evaluations),
+            metadata: fields(d.other.metadata),
+        }
+    }
+}
+
+impl From<NdArrayProto> for NdArray {
+    fn from(p: NdArrayProto) -> Self {
+        match p.content {
+            Some(NdArrayContent::Dense(dense)) => Self::Dense {
+                buffer: dense.buffer,
+                shape: dense.shape,
+                dtype: dense.dtype,
+                class: p.cls_name,
+            },
+            _ => Self::Sparse(Opaque(p.encode_to_vec())),
+        }
+    }
+}
+
+impl From<NdArray> for NdArrayProto {
+    fn from(array: NdArray) -> Self {
+        match array {
+            NdArray::Dense {
+                buffer,
+                shape,
+                dtype,
+                class,
+            } => Self {
+                content: Some(NdArrayContent::Dense(DenseNdArrayProto {
+                    buffer,
+                    shape,
+                    dtype,
+                })),
+                cls_name: class,
+                parameters: None,
+            },
+            // It was encoded from a decoded message, so this can't fail.
+            NdArray::Sparse(Opaque(bytes)) => {
+                Self::decode(bytes.as_slice()).unwrap_or_else(|_| Self {
+                    content: Some(NdArrayContent::Sparse(SparseNdArrayProto::default())),
+                    ..Self::default()
+                })
+            }
+        }
+    }
+}
+
+fn scores(scores: BTreeMap<String, NamedScoreProto>) -> BTreeMap<String, NamedScore> {
+    let score = |s: NamedScoreProto| NamedScore {
+        value: s.value,
+        op_name: s.op_name,
+        description: s.description,
+        ref_id: s.ref_id,
+    };
+    scores.into_iter().map(|(k, s)| (k, score(s))).collect()
+}
+
+fn proto_scores(scores: BTreeMap<String, NamedScore>) -> BTreeMap<String, NamedScoreProto> {
+    let score = |s: NamedScore| NamedScoreProto {
+        value: s.value,
+        op_name: s.op_name,
+        description: s.description,
+        ref_id: s.ref_id,
+    };
+    scores.into_iter().map(|(k, s)| (k, score(s))).collect()
+}
+
+fn struct_to_json(s: Struct) -> Map<String, Json> {
+    s.fields
+        .into_iter()
+        .map(|(k, v)| (k, value_to_json(v)))
+        .collect()
+}
+
+fn value_to_json(value: proto::Value) -> Json {
+    match value.kind {
+        None | Some(Kind::Null(_)) => Json::Null,
+        // JSON has no infinities and no NaN.
+        Some(Kind::Number(n)) => serde_json::Number::from_f64(n).map_or(Json::Null, Json::Number),
+        Some(Kind::Text(text)) => Json::String(text),
+        Some(Kind::Bool(b)) => Json::Bool(b),
+        Some(Kind::Struct(s)) => Json::Object(struct_to_json(s)),
+        Some(Kind::List(list)) => {
+            Json::Array(list.values.into_iter().map(value_to_json).collect())
+        }
+    }
+}
+
+fn json_to_struct(map: Map<String, Json>) -> Struct {
+    Struct {
+        fields: map
+            .into_iter()
+            .map(|(k, v)| (k, json_to_value(v)))
+            .collect(),
+    }
+}
+
+fn json_to_value(json: Json) -> proto::Value {
+    let kind = match json {
+        Json::Null => Kind::Null(0),
+        Json::Bool(b) => Kind::Bool(b),
+        Json::Number(n) => Kind::Number(n.as_f64().unwrap_or(f64::NAN)),
+        Json::String(text) => Kind::Text(text),
+        Json::Array(values) => Kind::List(proto::List {
+            values: values.into_iter().map(json_to_value).collect(),
+        }),
+        Json::Object(map) => Kind::Struct(json_to_struct(map)),
+    };
+    proto::Value { kind: Some(kind) }
+}

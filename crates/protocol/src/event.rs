@@ -1,0 +1,131 @@
+//! What happens in a run, in order. A worker sends events, a server stores and
+//! numbers them; logs, metrics and examples are views of them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Device, RunConfig};
+
+/// One thing that happened in a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// A line for people.
+    Log {
+        /// How important it is.
+        level: Level,
+        /// The line.
+        message: String,
+    },
+    /// A training step is done.
+    Step {
+        /// The epoch, counted from 1.
+        epoch: usize,
+        /// All epochs.
+        epochs: usize,
+        /// The step in its epoch, counted from 1.
+        step: usize,
+        /// Steps of an epoch.
+        steps: usize,
+        /// Loss of the step.
+        loss: f64,
+        /// Mean loss of the epoch so far.
+        mean_loss: f64,
+        /// Learning rate of the step.
+        learning_rate: f64,
+    },
+    /// An epoch is done.
+    Epoch {
+        /// The epoch, counted from 1.
+        epoch: usize,
+        /// All epochs.
+        epochs: usize,
+        /// Mean loss over the training data.
+        train_loss: f64,
+        /// Mean loss over the evaluation data.
+        val_loss: Option<f64>,
+    },
+    /// Retrieval was measured.
+    Evaluation {
+        /// When.
+        stage: Stage,
+        /// Values by metric.
+        metrics: BTreeMap<String, f64>,
+    },
+}
+
+/// How important a log line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Level {
+    /// Details.
+    Debug,
+    /// The course of things.
+    Info,
+    /// Something that may surprise.
+    Warning,
+    /// What ended the run.
+    Error,
+}
+
+impl std::fmt::Display for Level {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warning => "WARNING",
+            Self::Error => "ERROR",
+        })
+    }
+}
+
+/// Before or after the training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// The backbone as it was.
+    Before,
+    /// The fine-tuned model.
+    After,
+}
+
+/// What a worker asks for first: the run that it was started for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Job {
+    /// The configuration.
+    pub config: RunConfig,
+    /// The processor asked for.
+    pub device: Device,
+}
+
+/// Events that a worker reports, in order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EventBatch {
+    /// The number of the first event in its run, counted from 0. Events that
+    /// the server already has are skipped, so a batch may be sent again.
+    pub first: u64,
+    /// The events.
+    pub events: Vec<Event>,
+}
+
+/// What a worker is told in answer to events.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct WorkerOrders {
+    /// Whether to stop.
+    pub stop: bool,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// The artifact is uploaded.
+    Finished,
+    /// It went wrong.
+    Failed {
+        /// What went wrong, and what to do.
+        reason: String,
+    },
+}
