@@ -78,7 +78,11 @@ fn main() -> Fallible<()> {
     let args = Args::parse();
     std::fs::create_dir_all(&args.out)?;
     let captions = read_captions(&args.data.join("concepts.csv"))?;
-    let list = if args.split == "fashion" { "pretrain.csv" } else { "train.csv" };
+    let list = if args.split == "fashion" {
+        "pretrain.csv"
+    } else {
+        "train.csv"
+    };
     let titles = read_pairs(&args.data, &args.data.join(&args.split).join(list))?;
     println!("{} pictures of {} things", titles.len(), captions.len());
 
@@ -140,12 +144,20 @@ fn main() -> Fallible<()> {
             speed = step.pairs_per_second;
             Ok(())
         })?;
-        println!("epoch {} of {}: loss {loss:.4}, {speed:.0} pairs/s", epoch + 1, args.epochs);
+        println!(
+            "epoch {} of {}: loss {loss:.4}, {speed:.0} pairs/s",
+            epoch + 1,
+            args.epochs
+        );
         Checkpoint::of(&trainer)?.write(&checkpoint)?;
     }
 
     let snapshot = trainer.model.params().snapshot()?;
-    write_safetensors(&args.out.join("model.safetensors"), &snapshot, Precision::F16)?;
+    write_safetensors(
+        &args.out.join("model.safetensors"),
+        &snapshot,
+        Precision::F16,
+    )?;
     let pretty = |value: &serde_json::Value| serde_json::to_string_pretty(value);
     std::fs::write(args.out.join("config.json"), pretty(&json)?)?;
     std::fs::write(
@@ -185,24 +197,46 @@ fn report(trainer: &Trainer, args: &Args) -> Fallible<()> {
     let (mut found, mut asked) = (Vec::new(), Vec::new());
     for part in index.chunks(64) {
         let mut pixels = vec![0.0; part.len() * trainer.processor.values()];
-        for (pair, out) in part.iter().zip(pixels.chunks_mut(trainer.processor.values())) {
+        for (pair, out) in part
+            .iter()
+            .zip(pixels.chunks_mut(trainer.processor.values()))
+        {
             trainer.processor.process(&pair.image, None, out)?;
         }
         let pixels = candle_core::Tensor::from_vec(pixels, (part.len(), 3, 64, 64), &Device::Cpu)?;
-        found.extend(model.encode_images(&pass, &pixels)?.flatten_all()?.to_vec1::<f32>()?);
+        found.extend(
+            model
+                .encode_images(&pass, &pixels)?
+                .flatten_all()?
+                .to_vec1::<f32>()?,
+        );
     }
     for part in queries.chunks(64) {
         let texts: Vec<&str> = part.iter().map(|(text, _)| text.as_str()).collect();
         let tokens = trainer.tokenizer.encode(&texts)?;
-        asked.extend(model.encode_texts(&pass, &tokens)?.flatten_all()?.to_vec1::<f32>()?);
+        asked.extend(
+            model
+                .encode_texts(&pass, &tokens)?
+                .flatten_all()?
+                .to_vec1::<f32>()?,
+        );
     }
-    let rankings = rank(&asked, &found, model.config().projection_dim, 10, Distance::Cosine);
+    let rankings = rank(
+        &asked,
+        &found,
+        model.config().projection_dim,
+        10,
+        Distance::Cosine,
+    );
     let within = |k: usize| {
         let hits = rankings
             .iter()
             .zip(&queries)
             .filter(|(ranking, (_, label))| {
-                ranking.iter().take(k).any(|m| index[m.index].text == *label)
+                ranking
+                    .iter()
+                    .take(k)
+                    .any(|m| index[m.index].text == *label)
             })
             .count();
         hits as f64 / queries.len() as f64
@@ -300,7 +334,9 @@ fn train_tokenizer(texts: &[String]) -> Fallible<String> {
         SplitDelimiterBehavior::Removed,
         true,
     )?;
-    let bpe = BPE::builder().end_of_word_suffix(SUFFIX.to_owned()).build()?;
+    let bpe = BPE::builder()
+        .end_of_word_suffix(SUFFIX.to_owned())
+        .build()?;
     let mut tokenizer: TokenizerImpl<BPE, Sequence, PreTokenizers, RobertaProcessing, ByteLevel> =
         TokenizerBuilder::new()
             .with_model(bpe)
@@ -316,14 +352,18 @@ fn train_tokenizer(texts: &[String]) -> Fallible<String> {
         .vocab_size(1500)
         .min_frequency(2)
         .show_progress(false)
-        .special_tokens(vec![AddedToken::from(BEGIN, true), AddedToken::from(END, true)])
+        .special_tokens(vec![
+            AddedToken::from(BEGIN, true),
+            AddedToken::from(END, true),
+        ])
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .end_of_word_suffix(SUFFIX.to_owned())
         .build();
     tokenizer.train(&mut trainer, texts.iter())?;
     let special = |token: &str| {
         let id = tokenizer.token_to_id(token);
-        id.map(|id| (token.to_owned(), id)).ok_or("a special token is missing")
+        id.map(|id| (token.to_owned(), id))
+            .ok_or("a special token is missing")
     };
     let frame = RobertaProcessing::new(special(END)?, special(BEGIN)?)
         .trim_offsets(false)
@@ -379,7 +419,11 @@ fn parse_csv(text: &str) -> Vec<Vec<String>> {
                 match c {
                     '"' => quoted = !quoted,
                     ',' if !quoted => row.push(String::new()),
-                    c => row.iter_mut().last().into_iter().for_each(|field| field.push(c)),
+                    c => row
+                        .iter_mut()
+                        .last()
+                        .into_iter()
+                        .for_each(|field| field.push(c)),
                 }
             }
             row

@@ -1,7 +1,10 @@
 //! Random changes to training pictures, so that a small set teaches more.
 
 use image::{Rgb, RgbImage};
-use rand_chacha::{ChaCha8Rng, rand_core::{Rng, SeedableRng}};
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
 
 /// One random change, the same for the same numbers on every machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +37,11 @@ impl Augmentation {
         let scale = between(0.8, 1.2);
         let shift = [between(-0.1, 0.1), between(-0.1, 0.1)];
         let mirrored = between(0.0, 1.0) < 0.5;
-        let gain = [between(0.85, 1.15), between(0.85, 1.15), between(0.85, 1.15)];
+        let gain = [
+            between(0.85, 1.15),
+            between(0.85, 1.15),
+            between(0.85, 1.15),
+        ];
         Self {
             cos: angle.cos() / scale,
             sin: angle.sin() / scale,

@@ -73,7 +73,12 @@ impl ImageProcessor {
         let file: File = serde_json::from_value(json.clone()).map_err(|e| bad(e.to_string()))?;
         let resize = match file.size {
             None => size,
-            Some(Size::Edge(edge) | Size::Shortest { shortest_edge: edge }) => edge,
+            Some(
+                Size::Edge(edge)
+                | Size::Shortest {
+                    shortest_edge: edge,
+                },
+            ) => edge,
             Some(Size::Box { height, width }) => {
                 return Err(bad(format!(
                     "`size` is {height}x{width}; a `shortest_edge` is wanted"
@@ -178,17 +183,24 @@ impl ImageProcessor {
             .ok()
             .filter(|long| u64::from(*long) * u64::from(self.resize) * 3 < MAX_DECODED_BYTES)
             .ok_or_else(|| {
-                Error::data(format!("a picture of {width}x{height} pixels is too oblong"))
+                Error::data(format!(
+                    "a picture of {width}x{height} pixels is too oblong"
+                ))
             })?;
         let (new_width, new_height) = if width <= height {
             (self.resize, long)
         } else {
             (long, self.resize)
         };
-        let bad = |e: &dyn std::fmt::Display| Error::data(format!("a picture can't be scaled: {e}"));
-        let source =
-            fir::images::Image::from_vec_u8(width, height, picture.into_raw(), fir::PixelType::U8x3)
-                .map_err(|e| bad(&e))?;
+        let bad =
+            |e: &dyn std::fmt::Display| Error::data(format!("a picture can't be scaled: {e}"));
+        let source = fir::images::Image::from_vec_u8(
+            width,
+            height,
+            picture.into_raw(),
+            fir::PixelType::U8x3,
+        )
+        .map_err(|e| bad(&e))?;
         let mut target = fir::images::Image::new(new_width, new_height, fir::PixelType::U8x3);
         let options = fir::ResizeOptions::new()
             .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom));
@@ -200,20 +212,48 @@ impl ImageProcessor {
     }
 }
 
+/// Looks at a picture's head: is it one that can be decoded, of a size that is
+/// allowed?
+///
+/// # Errors
+/// [`Error::Data`] where it is not.
+pub fn check(encoded: &[u8]) -> Result<()> {
+    let (width, height) = reader(encoded)?
+        .into_dimensions()
+        .map_err(|e| unreadable(&e))?;
+    if width == 0 || height == 0 {
+        return Err(unreadable(&"it has no pixels"));
+    }
+    if width > MAX_SIDE || height > MAX_SIDE {
+        return Err(Error::data(format!(
+            "a picture of {width}x{height} pixels; {MAX_SIDE} a side are allowed"
+        )));
+    }
+    Ok(())
+}
+
 /// Decodes a picture to RGB; an alpha channel is dropped, as Pillow does.
 fn decode(encoded: &[u8]) -> Result<RgbImage> {
-    let bad = |e: &dyn std::fmt::Display| Error::data(format!("not a readable picture: {e}"));
+    let picture = reader(encoded)?.decode().map_err(|e| unreadable(&e))?;
+    let picture = picture.into_rgb8();
+    if picture.width() == 0 || picture.height() == 0 {
+        return Err(unreadable(&"it has no pixels"));
+    }
+    Ok(picture)
+}
+
+fn reader(encoded: &[u8]) -> Result<ImageReader<std::io::Cursor<&[u8]>>> {
     let mut reader = ImageReader::new(std::io::Cursor::new(encoded))
         .with_guessed_format()
-        .map_err(|e| bad(&e))?;
+        .map_err(|e| unreadable(&e))?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_DECODED_BYTES);
     reader.limits(limits);
-    let picture = reader.decode().map_err(|e| bad(&e))?.into_rgb8();
-    if picture.width() == 0 || picture.height() == 0 {
-        return Err(bad(&"it has no pixels"));
-    }
-    Ok(picture)
+    Ok(reader)
+}
+
+fn unreadable(reason: &dyn std::fmt::Display) -> Error {
+    Error::data(format!("not a readable picture: {reason}"))
 }

@@ -1,15 +1,42 @@
-//! The engine.
+//! Trains embedding models for search, evaluates them, and uses them.
+//!
+//! Everything from a run's configuration to its artifact, on candle's tensors
+//! with fused CPU operations of our own; no network and no database. The way
+//! through the crate:
+//!
+//! | module | what it is for |
+//! | --- | --- |
+//! | [`plan`] | a run's configuration, checked |
+//! | [`source`] | where models come from |
+//! | [`data`] | documents to training pairs |
+//! | [`image`], [`augment`], [`tokenizer`] | pictures and texts to tensors |
+//! | [`models`], [`params`] | networks and their weights |
+//! | [`loss`], [`optim`], [`train`] | the training loop and its parts |
+//! | [`evaluation`] | retrieval and its metrics |
+//! | [`job`] | a run from end to end |
+//! | [`infer`] | embeddings from a saved model |
+//!
+//! The same configuration, data and seed give the same losses on one machine.
+
+mod artifact;
 pub mod augment;
+mod callbacks;
+pub mod data;
 mod error;
 pub mod evaluation;
 pub mod image;
+pub mod infer;
+pub mod job;
 mod kernels;
 pub mod loss;
 pub mod models;
 mod ops;
 pub mod optim;
 pub mod params;
+pub mod plan;
+pub mod source;
 pub mod tokenizer;
 pub mod train;
+
 pub use error::{Error, Result};
 pub use ops::{Kernels, Pass};

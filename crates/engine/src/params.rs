@@ -201,12 +201,7 @@ impl Params {
     /// Where the device fails.
     pub fn snapshot(&self) -> Result<HashMap<String, RawTensor>> {
         self.iter()
-            .map(|p| {
-                Ok((
-                    p.name.clone(),
-                    (p.tensor().dims().to_vec(), p.to_vec()?),
-                ))
-            })
+            .map(|p| Ok((p.name.clone(), (p.tensor().dims().to_vec(), p.to_vec()?))))
             .collect()
     }
 

@@ -231,7 +231,11 @@ pub fn check_name(field: &str, name: &str) -> Result<(), InvalidField> {
     }
     if name.len() > 255 {
         let length = format!("{} bytes long", name.len());
-        return Err(InvalidField::new(field, length, "at most 255 bytes are allowed"));
+        return Err(InvalidField::new(
+            field,
+            length,
+            "at most 255 bytes are allowed",
+        ));
     }
     if name == "." || name == ".." {
         return Err(InvalidField::new(field, quoted, "that is not a name"));
@@ -257,7 +261,11 @@ impl RunConfig {
         check_name("experiment_name", &self.experiment_name)?;
         match (&self.model.name, &self.model.artifact) {
             (None, None) => {
-                return Err(InvalidField::new("model", "empty", "name a backbone, or give a `model_artifact`"));
+                return Err(InvalidField::new(
+                    "model",
+                    "empty",
+                    "name a backbone, or give a `model_artifact`",
+                ));
             }
             (Some(name), None) if name.is_empty() => {
                 return Err(InvalidField::new("model", "empty", "name a backbone"));
@@ -272,41 +280,76 @@ impl RunConfig {
             _ => {}
         }
         if self.data.train_data.is_empty() {
-            return Err(InvalidField::new("train_data", "empty", "name the data to train on"));
+            return Err(InvalidField::new(
+                "train_data",
+                "empty",
+                "name the data to train on",
+            ));
         }
         if !(0.0..1.0).contains(&self.data.val_split) {
-            return Err(InvalidField::new("val_split", self.data.val_split, "from 0 up to, but not, 1 is allowed"));
+            return Err(InvalidField::new(
+                "val_split",
+                self.data.val_split,
+                "from 0 up to, but not, 1 is allowed",
+            ));
         }
         if self.data.num_workers == 0 {
             return Err(InvalidField::new("num_workers", 0, "at least 1 is needed"));
         }
         if self.data.num_items_per_class < 2 {
-            return Err(InvalidField::new("num_items_per_class", self.data.num_items_per_class, "at least 2 are needed"));
+            return Err(InvalidField::new(
+                "num_items_per_class",
+                self.data.num_items_per_class,
+                "at least 2 are needed",
+            ));
         }
         if !["auto", "class", "random"].contains(&self.data.sampler.as_str()) {
-            return Err(InvalidField::new("sampler", format!("`{}`", self.data.sampler), "it is one of auto, class, random"));
+            return Err(InvalidField::new(
+                "sampler",
+                format!("`{}`", self.data.sampler),
+                "it is one of auto, class, random",
+            ));
         }
         if self.model.output_dim == Some(0) {
             return Err(InvalidField::new("output_dim", 0, "at least 1 is needed"));
         }
         if hyper.epochs == 0 || hyper.epochs > MAX_EPOCHS {
-            return Err(InvalidField::new("epochs", hyper.epochs, "1 to 49 are allowed"));
+            return Err(InvalidField::new(
+                "epochs",
+                hyper.epochs,
+                "1 to 49 are allowed",
+            ));
         }
         if hyper.batch_size == Some(0) {
-            return Err(InvalidField::new("batch_size", 0, "at least 1 is needed; leave it out to have it chosen"));
+            return Err(InvalidField::new(
+                "batch_size",
+                0,
+                "at least 1 is needed; leave it out to have it chosen",
+            ));
         }
         if let Some(rate) = hyper.learning_rate
             && !(rate > 0.0 && rate < 1.0)
         {
-            return Err(InvalidField::new("learning_rate", rate, "it must be more than 0 and less than 1"));
+            return Err(InvalidField::new(
+                "learning_rate",
+                rate,
+                "it must be more than 0 and less than 1",
+            ));
         }
         let steps = [
             hyper.scheduler_step.as_deref(),
-            hyper.scheduler_options.as_ref().map(|o| o.scheduler_step.as_str()),
+            hyper
+                .scheduler_options
+                .as_ref()
+                .map(|o| o.scheduler_step.as_str()),
         ];
         for step in steps.into_iter().flatten() {
             if step != "batch" && step != "epoch" {
-                return Err(InvalidField::new("scheduler_step", format!("`{step}`"), "it is `batch` or `epoch`"));
+                return Err(InvalidField::new(
+                    "scheduler_step",
+                    format!("`{step}`"),
+                    "it is `batch` or `epoch`",
+                ));
             }
         }
         Ok(())
@@ -530,15 +573,21 @@ mod tests {
             ("run_name", |c| c.run_name = "x".repeat(256)),
             ("experiment_name", |c| c.experiment_name = "..".to_owned()),
             ("model", |c| c.model.name = None),
-            ("model_artifact", |c| c.model.artifact = Some("a".to_owned())),
+            ("model_artifact", |c| {
+                c.model.artifact = Some("a".to_owned())
+            }),
             ("train_data", |c| c.data.train_data.clear()),
             ("val_split", |c| c.data.val_split = 1.0),
             ("epochs", |c| c.hyper_parameters.epochs = 0),
             ("epochs", |c| c.hyper_parameters.epochs = 50),
             ("batch_size", |c| c.hyper_parameters.batch_size = Some(0)),
-            ("learning_rate", |c| c.hyper_parameters.learning_rate = Some(f64::NAN)),
+            ("learning_rate", |c| {
+                c.hyper_parameters.learning_rate = Some(f64::NAN)
+            }),
             ("sampler", |c| c.data.sampler = "best".to_owned()),
-            ("scheduler_step", |c| c.hyper_parameters.scheduler_step = Some("hour".to_owned())),
+            ("scheduler_step", |c| {
+                c.hyper_parameters.scheduler_step = Some("hour".to_owned())
+            }),
         ];
         assert_eq!(valid().check(), Ok(()));
         for (field, change) in cases {

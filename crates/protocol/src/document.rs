@@ -388,9 +388,7 @@ fn value_to_json(value: proto::Value) -> Json {
         Some(Kind::Text(text)) => Json::String(text),
         Some(Kind::Bool(b)) => Json::Bool(b),
         Some(Kind::Struct(s)) => Json::Object(struct_to_json(s)),
-        Some(Kind::List(list)) => {
-            Json::Array(list.values.into_iter().map(value_to_json).collect())
-        }
+        Some(Kind::List(list)) => Json::Array(list.values.into_iter().map(value_to_json).collect()),
     }
 }
 

@@ -140,11 +140,7 @@ impl DocumentArray {
     }
 }
 
-fn read_document(
-    from: &mut impl Read,
-    number: u64,
-    count: u64,
-) -> Result<Document, DocumentError> {
+fn read_document(from: &mut impl Read, number: u64, count: u64) -> Result<Document, DocumentError> {
     let truncated = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::UnexpectedEof => DocumentError::Truncated { number, count },
         _ => e.into(),

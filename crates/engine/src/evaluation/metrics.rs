@@ -67,7 +67,11 @@ fn recall(r: &Relevance) -> f64 {
 /// Harmonic mean of precision and recall of this query.
 fn f1_score(r: &Relevance) -> f64 {
     let (p, r) = (precision(r), recall(r));
-    if p + r > 0.0 { 2.0 * p * r / (p + r) } else { 0.0 }
+    if p + r > 0.0 {
+        2.0 * p * r / (p + r)
+    } else {
+        0.0
+    }
 }
 
 /// 1 where anything relevant is in the list.
@@ -86,7 +90,11 @@ fn average_precision(r: &Relevance) -> f64 {
             sum += f64::from(seen) / (i + 1) as f64;
         }
     }
-    if seen == 0 { 0.0 } else { sum / f64::from(seen) }
+    if seen == 0 {
+        0.0
+    } else {
+        sum / f64::from(seen)
+    }
 }
 
 /// One over the rank of the first relevant document; 0 where there is none.
@@ -122,7 +130,13 @@ fn discounted(relevant: impl Iterator<Item = bool>) -> f64 {
     relevant
         .enumerate()
         .filter(|(_, relevant)| *relevant)
-        .map(|(i, _)| if i == 0 { 1.0 } else { 1.0 / ((i + 1) as f64).log2() })
+        .map(|(i, _)| {
+            if i == 0 {
+                1.0
+            } else {
+                1.0 / ((i + 1) as f64).log2()
+            }
+        })
         .sum()
 }
 

@@ -115,7 +115,11 @@ fn between(distance: Distance, dot: f32, a: f32, b: f32) -> f32 {
 }
 
 fn nearest(mut matches: Ranking, limit: usize) -> Ranking {
-    let order = |a: &Match, b: &Match| a.distance.total_cmp(&b.distance).then(a.index.cmp(&b.index));
+    let order = |a: &Match, b: &Match| {
+        a.distance
+            .total_cmp(&b.distance)
+            .then(a.index.cmp(&b.index))
+    };
     if limit < matches.len() && limit > 0 {
         matches.select_nth_unstable_by(limit - 1, order);
     }

@@ -146,7 +146,10 @@ impl ClipConfig {
         let sizes = [
             ("projection_dim", config.projection_dim),
             ("text_config.vocab_size", text.vocab_size),
-            ("text_config.max_position_embeddings", text.max_position_embeddings),
+            (
+                "text_config.max_position_embeddings",
+                text.max_position_embeddings,
+            ),
             ("text_config.intermediate_size", text.intermediate_size),
             ("vision_config.patch_size", vision.patch_size),
             ("vision_config.image_size", vision.image_size),
@@ -157,7 +160,11 @@ impl ClipConfig {
         }
         for (tower, width, heads) in [
             ("text_config", text.hidden_size, text.num_attention_heads),
-            ("vision_config", vision.hidden_size, vision.num_attention_heads),
+            (
+                "vision_config",
+                vision.hidden_size,
+                vision.num_attention_heads,
+            ),
         ] {
             if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
                 return Err(Error::checkpoint(format!(
@@ -183,12 +190,18 @@ impl ClipConfig {
         let grid = vision.image_size / vision.patch_size;
         let mut all = vec![
             ("logit_scale".to_owned(), vec![]),
-            ("text_model.embeddings.token_embedding.weight".to_owned(), vec![text.vocab_size, tw]),
+            (
+                "text_model.embeddings.token_embedding.weight".to_owned(),
+                vec![text.vocab_size, tw],
+            ),
             (
                 "text_model.embeddings.position_embedding.weight".to_owned(),
                 vec![text.max_position_embeddings, tw],
             ),
-            ("vision_model.embeddings.class_embedding".to_owned(), vec![vw]),
+            (
+                "vision_model.embeddings.class_embedding".to_owned(),
+                vec![vw],
+            ),
             (
                 "vision_model.embeddings.patch_embedding.weight".to_owned(),
                 vec![vw, 3, vision.patch_size, vision.patch_size],
@@ -197,8 +210,14 @@ impl ClipConfig {
                 "vision_model.embeddings.position_embedding.weight".to_owned(),
                 vec![grid * grid + 1, vw],
             ),
-            ("visual_projection.weight".to_owned(), vec![self.projection_dim, vw]),
-            ("text_projection.weight".to_owned(), vec![self.projection_dim, tw]),
+            (
+                "visual_projection.weight".to_owned(),
+                vec![self.projection_dim, vw],
+            ),
+            (
+                "text_projection.weight".to_owned(),
+                vec![self.projection_dim, tw],
+            ),
         ];
         for (name, width) in [
             ("vision_model.pre_layrnorm", vw),
@@ -209,8 +228,18 @@ impl ClipConfig {
             all.push((format!("{name}.bias"), vec![width]));
         }
         for (tower, layers, width, hidden) in [
-            ("text_model", text.num_hidden_layers, tw, text.intermediate_size),
-            ("vision_model", vision.num_hidden_layers, vw, vision.intermediate_size),
+            (
+                "text_model",
+                text.num_hidden_layers,
+                tw,
+                text.intermediate_size,
+            ),
+            (
+                "vision_model",
+                vision.num_hidden_layers,
+                vw,
+                vision.intermediate_size,
+            ),
         ] {
             for layer in 0..layers {
                 for (part, shape) in [

@@ -429,11 +429,7 @@ impl AttentionDims {
                         let square = Mat::new(weights, seq, seq);
                         let g = self.view(g, head);
                         product(self.view_mut(dv, head), square.t(), g);
-                        product(
-                            MatMut::new(d_weights, seq, seq),
-                            g,
-                            self.view(v, head).t(),
-                        );
+                        product(MatMut::new(d_weights, seq, seq), g, self.view(v, head).t());
                         for (p, d) in weights
                             .chunks_exact(seq)
                             .zip(d_weights.chunks_exact_mut(seq))

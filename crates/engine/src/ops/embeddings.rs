@@ -232,9 +232,17 @@ impl FusedOp for TokenEmbeddings {
     const NAME: &'static str = "token-embeddings";
 
     fn forward(&self, _: &[f32], _: &[usize]) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
-        let (token, position) = (floats(self.token.tensor())?, floats(self.position.tensor())?);
+        let (token, position) = (
+            floats(self.token.tensor())?,
+            floats(self.position.tensor())?,
+        );
         let mut y = vec![0.0; self.ids.len() * self.width];
-        for (i, (&id, y)) in self.ids.iter().zip(y.chunks_exact_mut(self.width)).enumerate() {
+        for (i, (&id, y)) in self
+            .ids
+            .iter()
+            .zip(y.chunks_exact_mut(self.width))
+            .enumerate()
+        {
             let place = self.row((i % self.seq) as u32);
             simd::add(&token[self.row(id)], &position[place], y);
         }
@@ -312,7 +320,10 @@ mod tests {
             // Position 3 is never used; give it a gradient all the same.
             let short = embed(pass, &ids, 3)?;
             let long = embed(pass, &ids[..4], 4)?;
-            Ok(Tensor::cat(&[short.flatten_all()?, long.flatten_all()?], 0)?)
+            Ok(Tensor::cat(
+                &[short.flatten_all()?, long.flatten_all()?],
+                0,
+            )?)
         });
         let pass = crate::ops::Runtime::new(&params).unwrap().inference();
         let message = |ids: &[u32], seq| embed(&pass, ids, seq).unwrap_err().to_string();

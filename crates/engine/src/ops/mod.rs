@@ -289,7 +289,8 @@ pub(crate) mod testing {
             let y = op(&runtime.training(), &input).unwrap();
             let still = op(&runtime.inference(), &input.detach()).unwrap();
             assert!(!still.track_op());
-            let weights = Tensor::from_vec(noise(99, y.elem_count()), y.shape(), y.device()).unwrap();
+            let weights =
+                Tensor::from_vec(noise(99, y.elem_count()), y.shape(), y.device()).unwrap();
             let loss = (&y * weights).unwrap().sum_all().unwrap();
             let grads = loss.backward().unwrap();
             params.collect(&grads).unwrap();

@@ -118,7 +118,10 @@ impl Optimizer for Adam {
         // A step count beyond f32's integers would take years to reach.
         state.insert("steps".to_owned(), (vec![1], vec![self.steps as f32]));
         for (name, (first, second)) in &self.moments {
-            state.insert(format!("{name}.exp_avg"), (vec![first.len()], first.clone()));
+            state.insert(
+                format!("{name}.exp_avg"),
+                (vec![first.len()], first.clone()),
+            );
             state.insert(
                 format!("{name}.exp_avg_sq"),
                 (vec![second.len()], second.clone()),

@@ -78,12 +78,7 @@ impl<'a> Batches<'a> {
     /// alone.
     #[must_use]
     pub fn shuffled(mut self, seed: u64, epoch: usize) -> Self {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (epoch as u64).wrapping_mul(0x9E37_79B9));
-        for i in (1..self.order.len()).rev() {
-            // The bias of the remainder is below 2^-40 for any data set.
-            let j = (rng.next_u64() % (i as u64 + 1)) as usize;
-            self.order.swap(i, j);
-        }
+        self.order = shuffled_order(self.pairs.len(), seed, epoch);
         self
     }
 
@@ -176,6 +171,19 @@ impl<'a> Batches<'a> {
             len: examples.len(),
         })
     }
+}
+
+/// The numbers below `n` in a random order that depends on `seed` and `epoch`
+/// alone.
+pub(crate) fn shuffled_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (epoch as u64).wrapping_mul(0x9E37_79B9));
+    let mut order: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        // The bias of the remainder is below 2^-40 for any data set.
+        let j = (rng.next_u64() % (i as u64 + 1)) as usize;
+        order.swap(i, j);
+    }
+    order
 }
 
 /// Says which document an error is about.

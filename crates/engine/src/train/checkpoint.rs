@@ -62,12 +62,22 @@ impl Checkpoint {
         // Counts as pairs of 16-bit halves, and the sum by its bits, so that
         // single precision holds them exactly.
         let halves = |bits: u64| (0..4).map(move |i| ((bits >> (16 * i)) & 0xFFFF) as f32);
-        let position: Vec<f32> = [epoch as u64, step as u64, total_steps as u64, loss_sum.to_bits(), pairs as u64]
-            .into_iter()
-            .flat_map(halves)
-            .collect();
+        let position: Vec<f32> = [
+            epoch as u64,
+            step as u64,
+            total_steps as u64,
+            loss_sum.to_bits(),
+            pairs as u64,
+        ]
+        .into_iter()
+        .flat_map(halves)
+        .collect();
         let mut all = HashMap::from([("position".to_owned(), (vec![5, 4], position))]);
-        all.extend(self.model.into_iter().map(|(k, v)| (format!("{MODEL}{k}"), v)));
+        all.extend(
+            self.model
+                .into_iter()
+                .map(|(k, v)| (format!("{MODEL}{k}"), v)),
+        );
         all.extend(
             self.optimizer
                 .into_iter()
