@@ -157,7 +157,7 @@ impl Plan {
     pub(crate) fn optimizer(&self) -> Result<Box<dyn Optimizer>> {
         let (name, options) = &self.optimizer;
         let mut adam = match name {
-            OptimizerName::Adam => Adam::adam(),
+            OptimizerName::Adam => Adam::new(),
             OptimizerName::AdamW => Adam::adamw(),
             other => {
                 let reason = format!("`{other}`: `Adam` and `AdamW` can be used in this version");

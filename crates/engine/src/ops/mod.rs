@@ -278,7 +278,7 @@ pub(crate) mod testing {
         op: impl Fn(&Pass, &Tensor) -> Result<Tensor>,
     ) {
         let mut runtime = Runtime::new(params).unwrap();
-        let mut seen: Vec<(Vec<f32>, Vec<f32>, Vec<Vec<f32>>)> = Vec::new();
+        let mut seen = Vec::new();
         for kernels in [Kernels::Fused, Kernels::Composite] {
             runtime.kernels = kernels;
             params.zero_grad();
@@ -302,7 +302,7 @@ pub(crate) mod testing {
                 params
                     .iter()
                     .map(|p| p.grad().map(|g| g.clone()).unwrap_or_default())
-                    .collect(),
+                    .collect::<Vec<_>>(),
             ));
         }
         close(&seen[0].0, &seen[1].0, "value");

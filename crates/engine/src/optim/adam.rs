@@ -27,11 +27,17 @@ pub struct Adam {
     moments: HashMap<String, (Vec<f32>, Vec<f32>)>,
 }
 
+impl Default for Adam {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Adam {
     /// `torch.optim.Adam` with its defaults: betas 0.9 and 0.999, eps 1e-8, no
     /// weight decay.
     #[must_use]
-    pub fn adam() -> Self {
+    pub fn new() -> Self {
         Self {
             beta1: 0.9,
             beta2: 0.999,
@@ -50,7 +56,7 @@ impl Adam {
         Self {
             weight_decay: 0.01,
             decoupled: true,
-            ..Self::adam()
+            ..Self::new()
         }
     }
 

@@ -1,0 +1,122 @@
+//! A run's log, as a text and as a stream of server-sent events.
+
+use std::{collections::VecDeque, convert::Infallible, sync::Arc};
+
+use axum::{
+    extract::{Path, State},
+    http::{HeaderMap, header},
+    response::{
+        IntoResponse, Sse,
+        sse::{Event as Message, KeepAlive},
+    },
+};
+use finetuner_protocol::Event;
+use futures_util::{Stream, stream};
+use tokio::sync::watch;
+
+use super::{KEEP_ALIVE, auth::User, runs};
+use crate::{app::App, database::StoredEvent, error::Result};
+
+/// Events read from the database at once.
+const CHUNK: u64 = 500;
+
+pub(crate) async fn logs(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Path(path): Path<(String, String)>,
+) -> Result<impl IntoResponse> {
+    let run = runs::find(&app, user.id, path).await?;
+    let mut text = String::new();
+    let mut next = 0;
+    loop {
+        let events = app.database.events(run.id, next, CHUNK).await?;
+        let Some(last) = events.last() else { break };
+        next = last.number + 1;
+        for line in events.iter().flat_map(lines) {
+            text.push_str(&line);
+            text.push('\n');
+        }
+    }
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
+}
+
+/// The lines of the log, and new ones as they come, until the run has ended.
+/// `Last-Event-ID` goes on behind the line of that id.
+pub(crate) async fn stream(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Path(path): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Sse<impl Stream<Item = Result<Message, Infallible>>>> {
+    let run = runs::find(&app, user.id, path).await?;
+    let last_seen = headers
+        .get("last-event-id")
+        .and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
+    let follower = Follower {
+        changes: app.changes.subscribe(run.id),
+        app,
+        run_id: run.id,
+        next: last_seen.map_or(0, |id| id.saturating_add(1)),
+        ready: VecDeque::new(),
+    };
+    let messages = stream::unfold(follower, |mut follower| async {
+        let message = follower.next().await?;
+        Some((Ok(message), follower))
+    });
+    Ok(Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// One client that follows one run.
+struct Follower {
+    app: Arc<App>,
+    changes: watch::Receiver<()>,
+    run_id: i64,
+    next: u64,
+    ready: VecDeque<Message>,
+}
+
+impl Follower {
+    /// The next line; none once the run has ended and all was sent.
+    async fn next(&mut self) -> Option<Message> {
+        loop {
+            if let Some(message) = self.ready.pop_front() {
+                return Some(message);
+            }
+            // Status before events: lines are written before the run ends.
+            let run = self.app.database.run_by_id(self.run_id).await.ok()??;
+            let events = self
+                .app
+                .database
+                .events(self.run_id, self.next, CHUNK)
+                .await
+                .ok()?;
+            if let Some(last) = events.last() {
+                self.next = last.number + 1;
+                for event in &events {
+                    let id = event.number.to_string();
+                    let messages = lines(event)
+                        .into_iter()
+                        .map(|line| Message::default().id(&id).data(line));
+                    self.ready.extend(messages);
+                }
+            } else if run.status().is_final() {
+                return None;
+            } else {
+                self.changes.changed().await.ok()?;
+            }
+        }
+    }
+}
+
+/// The lines that an event adds to the log: `[HH:MM:SS] LEVEL    message`.
+fn lines(stored: &StoredEvent) -> Vec<String> {
+    let Event::Log { level, message } = &stored.event else {
+        return Vec::new();
+    };
+    let seconds = stored.at / 1000;
+    let (h, m, s) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    message
+        .lines()
+        .map(|line| format!("[{h:02}:{m:02}:{s:02}] {level:<8} {line}"))
+        .collect()
+}

@@ -1,0 +1,156 @@
+//! Artifacts: data that was pushed, and models that runs have made. The bytes
+//! are in the store, under the SHA-256 of the content.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::{Database, NOW};
+
+/// An artifact.
+#[derive(Clone, Debug)]
+pub(crate) struct ArtifactRow {
+    pub(crate) id: String,
+    pub(crate) content: String,
+    pub(crate) size: u64,
+}
+
+/// An artifact to create or to overwrite.
+#[derive(Clone, Debug)]
+pub(crate) struct NewArtifact {
+    pub(crate) id: String,
+    pub(crate) user_id: String,
+    pub(crate) name: Option<String>,
+    pub(crate) kind: String,
+    pub(crate) public: bool,
+    pub(crate) meta_data: String,
+    pub(crate) content: String,
+    pub(crate) size: u64,
+}
+
+const COLUMNS: &str = "artifacts.id, content, size";
+
+fn artifact(row: &Row<'_>) -> rusqlite::Result<ArtifactRow> {
+    Ok(ArtifactRow {
+        id: row.get(0)?,
+        content: row.get(1)?,
+        size: row.get(2)?,
+    })
+}
+
+impl Database {
+    /// Stores an artifact. One of the same name, or of the same id, is
+    /// overwritten and keeps its id. Returns the id, and the content that
+    /// nothing refers to any more.
+    pub(crate) async fn put_artifact(
+        &self,
+        new: NewArtifact,
+    ) -> rusqlite::Result<(String, Option<String>)> {
+        self.call(move |db| {
+            let transaction = db.transaction()?;
+            let before: Option<(String, String)> = transaction
+                .query_row(
+                    "SELECT id, content FROM artifacts WHERE user_id = ?1
+                     AND (id = ?2 OR name = ?3)",
+                    params![new.user_id, new.id, new.name],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
+                .optional()?;
+            let id = before.as_ref().map_or(&new.id, |(id, _)| id).clone();
+            let written = transaction.execute(
+                &format!(
+                    "INSERT INTO artifacts (id, user_id, name, type, public, meta_data, content,
+                         size, created_at, updated_at)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, {NOW}, {NOW})
+                     ON CONFLICT (id) DO UPDATE SET name = coalesce(excluded.name, name),
+                         type = excluded.type, public = excluded.public,
+                         meta_data = excluded.meta_data, content = excluded.content,
+                         size = excluded.size, updated_at = excluded.updated_at
+                     WHERE user_id = excluded.user_id"
+                ),
+                params![
+                    id,
+                    new.user_id,
+                    new.name,
+                    new.kind,
+                    new.public,
+                    new.meta_data,
+                    new.content,
+                    new.size
+                ],
+            )?;
+            if written == 0 {
+                // The id is somebody else's.
+                return Err(rusqlite::Error::QueryReturnedNoRows);
+            }
+            let orphan = match before {
+                Some((_, content)) => transaction.query_row(
+                    "SELECT CASE WHEN EXISTS (SELECT 1 FROM artifacts WHERE content = ?1)
+                     THEN NULL ELSE ?1 END",
+                    [content],
+                    |row| row.get(0),
+                )?,
+                None => None,
+            };
+            transaction.commit()?;
+            Ok((id, orphan))
+        })
+        .await
+    }
+
+    /// The artifact of that id: the user's own, or a public one.
+    pub(crate) async fn artifact(
+        &self,
+        user_id: String,
+        id: String,
+    ) -> rusqlite::Result<Option<ArtifactRow>> {
+        self.call(move |db| {
+            db.query_row(
+                &format!(
+                    "SELECT {COLUMNS} FROM artifacts WHERE id = ?1 AND (user_id = ?2 OR public)"
+                ),
+                params![id, user_id],
+                artifact,
+            )
+            .optional()
+        })
+        .await
+    }
+
+    /// The artifact of that name: the user's own, or `owner/name`, a public one
+    /// of somebody else.
+    pub(crate) async fn artifact_by_name(
+        &self,
+        user_id: String,
+        name: String,
+    ) -> rusqlite::Result<Option<ArtifactRow>> {
+        self.call(move |db| {
+            let (owner, name) = match name.split_once('/') {
+                Some((owner, name)) => (Some(owner), name),
+                None => (None, name.as_str()),
+            };
+            db.query_row(
+                &format!(
+                    "SELECT {COLUMNS} FROM artifacts JOIN users ON users.id = user_id
+                     WHERE artifacts.name = ?1
+                     AND (user_id = ?2 AND coalesce(?3 = users.name, 1)
+                          OR users.name = ?3 AND public)"
+                ),
+                params![name, user_id, owner],
+                artifact,
+            )
+            .optional()
+        })
+        .await
+    }
+
+    /// Whether an artifact has this content.
+    pub(crate) async fn has_content(&self, content: String) -> rusqlite::Result<bool> {
+        self.call(|db| {
+            db.query_row(
+                "SELECT EXISTS (SELECT 1 FROM artifacts WHERE content = ?1)",
+                [content],
+                |row| row.get(0),
+            )
+        })
+        .await
+    }
+}

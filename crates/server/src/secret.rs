@@ -1,0 +1,51 @@
+//! Random ids and tokens. A token is stored as its SHA-256 only: whoever reads
+//! the database can't use it.
+
+use sha2::{Digest, Sha256};
+
+/// Every token begins with this, so that one is recognised where it leaks.
+const PREFIX: &str = "ft_";
+
+/// A new token of 256 random bits.
+pub(crate) fn new_token() -> String {
+    format!("{PREFIX}{}", hex(&rand::random::<[u8; 32]>()))
+}
+
+/// What is stored of a token. Tokens are long and random, so a plain hash is
+/// enough.
+pub(crate) fn hash(token: &str) -> Vec<u8> {
+    Sha256::digest(token.as_bytes()).to_vec()
+}
+
+/// A new id of 24 hex digits, the form that clients expect.
+pub(crate) fn new_id() -> String {
+    hex(&rand::random::<[u8; 12]>())
+}
+
+/// Bytes as hex digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_tokens_are_of_their_form_and_never_the_same() {
+        let (a, b) = (new_token(), new_token());
+        assert_ne!(a, b);
+        assert!(a.starts_with("ft_") && a.len() == 67);
+        assert_eq!(new_id().len(), 24);
+        assert_eq!(
+            hex(&hash("abc")),
+            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! The bytes of artifacts, under the SHA-256 of their content. What is written
+//! appears whole or not at all.
+
+use std::{path::Path as FilePath, sync::Arc};
+
+use axum::body::Body;
+use bytes::Bytes;
+use object_store::{
+    ObjectStore, ObjectStoreExt, buffered::BufWriter, local::LocalFileSystem, path::Path,
+};
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+
+use crate::{
+    error::{ApiError, Result},
+    secret::{self, hex},
+};
+
+/// The most bytes of one artifact, as the Python client has it.
+pub(crate) const MAX_ARTIFACT_BYTES: u64 = 4 << 30;
+
+/// A store of contents.
+#[derive(Clone)]
+pub(crate) struct Store(Arc<dyn ObjectStore>);
+
+/// A content that was stored.
+pub(crate) struct Stored {
+    /// SHA-256 as hex digits.
+    pub(crate) content: String,
+    pub(crate) size: u64,
+}
+
+impl Store {
+    /// A store in a folder, which must exist.
+    pub(crate) fn in_folder(folder: &FilePath) -> Result<Self, object_store::Error> {
+        Ok(Self(Arc::new(
+            LocalFileSystem::new_with_prefix(folder)?.with_fsync(true),
+        )))
+    }
+
+    /// Starts to take in a content.
+    pub(crate) fn upload(&self) -> Upload {
+        let path = Path::from_iter(["uploads".to_owned(), secret::new_id()]);
+        Upload {
+            store: self.clone(),
+            out: BufWriter::new(Arc::clone(&self.0), path.clone()),
+            path,
+            hash: Sha256::new(),
+            size: 0,
+        }
+    }
+
+    /// The bytes of a content, as they come.
+    pub(crate) async fn body(&self, content: &str) -> Result<Body> {
+        let found = self.0.get(&place(content)).await?;
+        Ok(Body::from_stream(found.into_stream()))
+    }
+
+    /// The bytes of a content.
+    pub(crate) async fn read(&self, content: &str) -> Result<Bytes> {
+        Ok(self.0.get(&place(content)).await?.bytes().await?)
+    }
+
+    /// Removes a content that nothing refers to any more.
+    pub(crate) async fn remove(&self, content: &str) {
+        if let Err(error) = self.0.delete(&place(content)).await {
+            tracing::warn!("{content} could not be removed: {error}");
+        }
+    }
+}
+
+fn place(content: &str) -> Path {
+    Path::from_iter(["objects", &content[..2.min(content.len())], content])
+}
+
+/// A content on its way in. Dropped before [`Upload::finish`], it leaves nothing.
+pub(crate) struct Upload {
+    store: Store,
+    out: BufWriter,
+    path: Path,
+    hash: Sha256,
+    size: u64,
+}
+
+impl Upload {
+    /// Adds bytes.
+    pub(crate) async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        self.size += bytes.len() as u64;
+        if self.size > MAX_ARTIFACT_BYTES {
+            return Err(ApiError::too_large(format!(
+                "an artifact may have {} GiB at most: split it",
+                MAX_ARTIFACT_BYTES >> 30
+            )));
+        }
+        self.hash.update(&bytes);
+        self.out.put(bytes).await?;
+        Ok(())
+    }
+
+    /// Puts the content in its place.
+    pub(crate) async fn finish(mut self) -> Result<Stored> {
+        self.out
+            .shutdown()
+            .await
+            .map_err(|e| ApiError::internal(&e))?;
+        let content = hex(&self.hash.finalize());
+        self.store.0.rename(&self.path, &place(&content)).await?;
+        Ok(Stored {
+            content,
+            size: self.size,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keeps_contents_by_their_hash_and_leaves_nothing_of_broken_uploads() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::in_folder(folder.path()).unwrap();
+        let mut broken = store.upload();
+        broken.write(Bytes::from_static(b"half")).await.unwrap();
+        drop(broken);
+        let mut upload = store.upload();
+        upload.write(Bytes::from_static(b"a")).await.unwrap();
+        upload.write(Bytes::from_static(b"bc")).await.unwrap();
+        let stored = upload.finish().await.unwrap();
+        assert_eq!(stored.size, 3);
+        assert!(stored.content.starts_with("ba7816bf8f01cfea"));
+        assert_eq!(&store.read(&stored.content).await.unwrap()[..], b"abc");
+        store.remove(&stored.content).await;
+        assert!(store.read(&stored.content).await.is_err());
+        let left = walk(folder.path());
+        assert_eq!(left, 0, "files are left");
+    }
+
+    fn walk(folder: &FilePath) -> usize {
+        std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| {
+                let path = entry.unwrap().path();
+                if path.is_dir() { walk(&path) } else { 1 }
+            })
+            .sum()
+    }
+}

@@ -1,0 +1,375 @@
+//! A fine-tuning job in the making.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    time::Duration,
+};
+
+use finetuner_protocol::{
+    Callback, Device, Generation, HyperParameters, Loss, Model, NewRun, Optimizer, RunConfig,
+    RunTask, SchedulerOptions,
+};
+use serde_json::{Map, Value};
+
+use crate::{
+    DocumentArray, Error, Finetuner, Result, Run, TrainingData,
+    client::DEFAULT_EXPERIMENT,
+    data, names,
+    transport::{Body, Call},
+};
+
+/// The version of the wire's schema that later clients speak.
+const SCHEMA_VERSION: &str = "0.13.10";
+
+/// How long the backend may take to look at the data before it says yes.
+const SUBMIT_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// A fine-tuning job, from [`Finetuner::fit`]. Awaiting it submits the job.
+///
+/// Defaults are those of the last Python client: 5 epochs, `Adam`,
+/// `TripletMarginLoss`, learning rate and batch size left to the backend, and
+/// a graphics processor where the backend has one. Every setting has the name
+/// of the Python argument.
+///
+/// # Errors
+/// Awaiting it gives an error with [`Error::is_invalid`] where a setting or
+/// the data can't be used; the message names the argument, its value and what
+/// is possible, and no run was made. [`Error::is_conflict`] says that the
+/// experiment has a run of that name.
+#[derive(Clone, Debug)]
+#[must_use = "a job is submitted when it is awaited"]
+pub struct Fit {
+    finetuner: Finetuner,
+    config: RunConfig,
+    device: Device,
+    description: Option<String>,
+    train_data: TrainingData,
+    eval_data: Option<TrainingData>,
+}
+
+impl Fit {
+    pub(crate) fn new(finetuner: Finetuner, model: String, train_data: TrainingData) -> Self {
+        let config = RunConfig {
+            model: Model {
+                name: Some(model),
+                ..Model::default()
+            },
+            ..RunConfig::default()
+        };
+        Self {
+            finetuner,
+            config,
+            device: Device::Gpu,
+            description: None,
+            train_data,
+            eval_data: None,
+        }
+    }
+
+    /// The run's name, unique in its experiment; one is made up by default.
+    pub fn run_name(mut self, name: impl Into<String>) -> Self {
+        self.config.run_name = name.into();
+        self
+    }
+
+    /// The run's experiment, which is created where it is not there;
+    /// `default` by default.
+    pub fn experiment_name(mut self, name: impl Into<String>) -> Self {
+        self.config.experiment_name = name.into();
+        self
+    }
+
+    /// A text about the run.
+    pub fn description(mut self, text: impl Into<String>) -> Self {
+        self.description = Some(text.into());
+        self
+    }
+
+    /// Data for the validation loss after each epoch.
+    pub fn eval_data(mut self, data: impl Into<TrainingData>) -> Self {
+        self.eval_data = Some(data.into());
+        self
+    }
+
+    /// The part of the training data to validate with where there is no
+    /// `eval_data`, from 0 up to 1; 0 by default.
+    pub fn val_split(mut self, part: f64) -> Self {
+        self.config.data.val_split = part;
+        self
+    }
+
+    /// Goes on from an earlier run's artifact in place of a backbone.
+    pub fn model_artifact(mut self, id: impl Into<String>) -> Self {
+        self.config.model.artifact = Some(id.into());
+        self.config.model.name = None;
+        self
+    }
+
+    /// Options of the model. The backend knows `seed`, a whole number that
+    /// decides the order of the data (0 by default), and `augmentation`,
+    /// `none` or `light`.
+    pub fn model_option(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        let options = self.config.model.options.get_or_insert_default();
+        options.insert(name.into(), value.into());
+        self
+    }
+
+    /// Trains only a new last layer.
+    pub fn freeze(mut self, freeze: bool) -> Self {
+        self.config.model.freeze = freeze;
+        self
+    }
+
+    /// The length of the embeddings, where it shall be another.
+    pub fn output_dim(mut self, dim: u64) -> Self {
+        self.config.model.output_dim = Some(dim);
+        self
+    }
+
+    /// Whether the artifact holds ONNX.
+    pub fn to_onnx(mut self, onnx: bool) -> Self {
+        self.config.model.to_onnx = onnx;
+        self
+    }
+
+    /// Whether the model has two towers. Backends see that by the model; the
+    /// argument is from the clients of 2022.
+    pub fn multi_modal(mut self, multi_modal: bool) -> Self {
+        self.config.model.multi_modal = Some(multi_modal);
+        self
+    }
+
+    /// The modality of the chunks with pictures; `image` by default.
+    pub fn image_modality(mut self, modality: impl Into<String>) -> Self {
+        self.config.data.image_modality = Some(modality.into());
+        self
+    }
+
+    /// The modality of the chunks with texts; `text` by default.
+    pub fn text_modality(mut self, modality: impl Into<String>) -> Self {
+        self.config.data.text_modality = Some(modality.into());
+        self
+    }
+
+    /// The loss. A model for text-to-image search is trained with
+    /// [`Loss::Clip`].
+    pub fn loss(mut self, loss: impl Into<Loss>) -> Self {
+        self.hyper().loss = loss.into();
+        self
+    }
+
+    /// The loss's options.
+    pub fn loss_options(mut self, options: Map<String, Value>) -> Self {
+        self.hyper().loss_options = Some(options);
+        self
+    }
+
+    /// The optimizer of the loss's own weights.
+    pub fn loss_optimizer(mut self, name: impl Into<String>) -> Self {
+        self.hyper().loss_optimizer = Some(name.into());
+        self
+    }
+
+    /// Options of the optimizer of the loss's own weights.
+    pub fn loss_optimizer_options(mut self, options: Map<String, Value>) -> Self {
+        self.hyper().loss_optimizer_options = Some(options);
+        self
+    }
+
+    /// What chooses pairs or triplets from a batch.
+    pub fn miner(mut self, name: impl Into<String>) -> Self {
+        self.hyper().miner = Some(name.into());
+        self
+    }
+
+    /// The miner's options.
+    pub fn miner_options(mut self, options: Map<String, Value>) -> Self {
+        self.hyper().miner_options = Some(options);
+        self
+    }
+
+    /// The optimizer; [`Optimizer::Adam`] by default.
+    pub fn optimizer(mut self, optimizer: impl Into<Optimizer>) -> Self {
+        self.hyper().optimizer = optimizer.into();
+        self
+    }
+
+    /// The optimizer's options, named as in `torch.optim`, such as
+    /// `weight_decay`.
+    pub fn optimizer_options(mut self, options: Map<String, Value>) -> Self {
+        self.hyper().optimizer_options = Some(options);
+        self
+    }
+
+    /// How far a step goes, more than 0 and less than 1; the optimizer's
+    /// default where none is given.
+    pub fn learning_rate(mut self, rate: f64) -> Self {
+        self.hyper().learning_rate = Some(rate);
+        self
+    }
+
+    /// Times that the data is gone through, 1 to
+    /// [`MAX_EPOCHS`](crate::MAX_EPOCHS); 5 by default.
+    pub fn epochs(mut self, epochs: u64) -> Self {
+        self.hyper().epochs = epochs;
+        self
+    }
+
+    /// Pairs in a step; the backend chooses by default.
+    pub fn batch_size(mut self, size: u64) -> Self {
+        self.hyper().batch_size = Some(size);
+        self
+    }
+
+    /// How the learning rate changes, such as `linear` or `cosine`.
+    pub fn scheduler(mut self, name: impl Into<String>) -> Self {
+        self.hyper().scheduler = Some(name.into());
+        self
+    }
+
+    /// The scheduler's options.
+    pub fn scheduler_options(mut self, options: SchedulerOptions) -> Self {
+        self.hyper().scheduler_options = Some(options);
+        self
+    }
+
+    /// Something to do beside the training, such as
+    /// [`EvaluationCallback`](crate::EvaluationCallback); may be called several
+    /// times.
+    pub fn callback(mut self, callback: impl Into<Callback>) -> Self {
+        self.config.callbacks.push(callback.into());
+        self
+    }
+
+    /// All callbacks at once.
+    pub fn callbacks(mut self, callbacks: impl IntoIterator<Item = Callback>) -> Self {
+        self.config.callbacks = callbacks.into_iter().collect();
+        self
+    }
+
+    /// How batches are put together: `auto`, `class` or `random`.
+    pub fn sampler(mut self, sampler: impl Into<String>) -> Self {
+        self.config.data.sampler = sampler.into();
+        self
+    }
+
+    /// Documents of one class in a batch, at least 2; 4 by default.
+    pub fn num_items_per_class(mut self, count: u64) -> Self {
+        self.config.data.num_items_per_class = count;
+        self
+    }
+
+    /// Threads that load data; 4 by default. Our backend chooses itself.
+    pub fn num_workers(mut self, count: u64) -> Self {
+        self.config.data.num_workers = count;
+        self
+    }
+
+    /// The processor to train on: [`Device::Gpu`] by default, as in Python
+    /// (`cuda`). A backend without one trains on its main processor, and warns
+    /// in the run's log.
+    pub fn device(mut self, device: impl Into<Device>) -> Self {
+        self.device = match device.into() {
+            Device::Other(name) if name == "cuda" => Device::Gpu,
+            device => device,
+        };
+        self
+    }
+
+    /// Whether others may read the artifact.
+    pub fn public(mut self, public: bool) -> Self {
+        self.config.public = public;
+        self
+    }
+
+    /// Which Python client the request looks like. The earlier one's defaults
+    /// come with it where nothing was set: batches of 8, a learning rate of
+    /// 0.001, the main processor.
+    pub fn generation(mut self, generation: Generation) -> Self {
+        self.config.generation = generation;
+        self
+    }
+
+    fn hyper(&mut self) -> &mut HyperParameters {
+        &mut self.config.hyper_parameters
+    }
+
+    async fn submit(mut self) -> Result<Run> {
+        if self.config.run_name.is_empty() {
+            self.config.run_name = names::random();
+        }
+        if self.config.experiment_name.is_empty() {
+            self.config.experiment_name = DEFAULT_EXPERIMENT.to_owned();
+        }
+        let (train_data, train_documents) = self.named(self.train_data.clone(), "train");
+        self.config.data.train_data = train_data;
+        let mut documents = train_documents;
+        if let Some(data) = self.eval_data.clone() {
+            let (name, more) = self.named(data, "eval");
+            self.config.data.eval_data = Some(name);
+            documents.extend(more);
+        }
+        if self.config.generation == Generation::V0_2 {
+            self.hyper().batch_size.get_or_insert(8);
+            self.hyper().learning_rate.get_or_insert(1e-3);
+        }
+        // What no backend would accept is refused before anything is sent.
+        self.config.check()?;
+        let experiment = self.config.experiment_name.clone();
+        self.finetuner
+            .find_or_create_experiment(&experiment)
+            .await?;
+        let transport = &self.finetuner.transport;
+        for (name, documents) in documents {
+            data::push(transport, &name, &documents).await?;
+        }
+        let url = transport
+            .addresses()
+            .api(&["experiments", &experiment, "runs"]);
+        let body = serde_json::to_value(self.request()).map_err(Error::setup)?;
+        let call = Call::post(url, Body::Json(body))
+            .idempotent()
+            .timeout(SUBMIT_TIMEOUT);
+        let info = transport.json(call).await?;
+        Ok(Run::new(transport.clone(), &experiment, info))
+    }
+
+    /// The name of data, and documents to push under it.
+    fn named(&self, data: TrainingData, purpose: &str) -> (String, Vec<(String, DocumentArray)>) {
+        match data {
+            TrainingData::Name(name) => (name, Vec::new()),
+            TrainingData::Documents(documents) => {
+                let config = &self.config;
+                let name = format!(
+                    "finetuner-dastorage-{}-{}-{purpose}",
+                    config.experiment_name, config.run_name
+                );
+                (name.clone(), vec![(name, documents)])
+            }
+        }
+    }
+
+    fn request(&self) -> NewRun {
+        let latest = self.config.generation == Generation::V0_8;
+        NewRun {
+            name: self.config.run_name.clone(),
+            config: self.config.clone(),
+            task: latest.then_some(RunTask::Training),
+            finetuner_version: latest.then(|| SCHEMA_VERSION.to_owned()),
+            device: self.device.clone(),
+            cpus: self.config.data.num_workers,
+            gpus: 1,
+            description: self.description.clone(),
+        }
+    }
+}
+
+impl IntoFuture for Fit {
+    type Output = Result<Run>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<Run>> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.submit())
+    }
+}
