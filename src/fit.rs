@@ -42,7 +42,8 @@ const SUBMIT_TIMEOUT: Duration = Duration::from_secs(600);
 pub struct Fit {
     finetuner: Finetuner,
     config: RunConfig,
-    device: Device,
+    device: Option<Device>,
+    epochs: Option<u64>,
     description: Option<String>,
     train_data: TrainingData,
     eval_data: Option<TrainingData>,
@@ -60,7 +61,8 @@ impl Fit {
         Self {
             finetuner,
             config,
-            device: Device::Gpu,
+            device: None,
+            epochs: None,
             description: None,
             train_data,
             eval_data: None,
@@ -212,7 +214,7 @@ impl Fit {
     /// Times that the data is gone through, 1 to
     /// [`MAX_EPOCHS`](crate::MAX_EPOCHS); 5 by default.
     pub fn epochs(mut self, epochs: u64) -> Self {
-        self.hyper().epochs = epochs;
+        self.epochs = Some(epochs);
         self
     }
 
@@ -270,10 +272,10 @@ impl Fit {
     /// (`cuda`). A backend without one trains on its main processor, and warns
     /// in the run's log.
     pub fn device(mut self, device: impl Into<Device>) -> Self {
-        self.device = match device.into() {
+        self.device = Some(match device.into() {
             Device::Other(name) if name == "cuda" => Device::Gpu,
             device => device,
-        };
+        });
         self
     }
 
@@ -284,8 +286,8 @@ impl Fit {
     }
 
     /// Which Python client the request looks like. The earlier one's defaults
-    /// come with it where nothing was set: batches of 8, a learning rate of
-    /// 0.001, the main processor.
+    /// come with it where nothing was set: 20 epochs, batches of 8, a learning
+    /// rate of 0.001, the main processor.
     pub fn generation(mut self, generation: Generation) -> Self {
         self.config.generation = generation;
         self
@@ -310,10 +312,16 @@ impl Fit {
             self.config.data.eval_data = Some(name);
             documents.extend(more);
         }
-        if self.config.generation == Generation::V0_2 {
-            self.hyper().batch_size.get_or_insert(8);
-            self.hyper().learning_rate.get_or_insert(1e-3);
-        }
+        let (epochs, device) = match self.config.generation {
+            Generation::V0_2 => {
+                self.hyper().batch_size.get_or_insert(8);
+                self.hyper().learning_rate.get_or_insert(1e-3);
+                (20, Device::Cpu)
+            }
+            Generation::V0_8 => (5, Device::Gpu),
+        };
+        self.hyper().epochs = self.epochs.unwrap_or(epochs);
+        let device = self.device.clone().unwrap_or(device);
         // What no backend would accept is refused before anything is sent.
         self.config.check()?;
         let experiment = self.config.experiment_name.clone();
@@ -327,7 +335,7 @@ impl Fit {
         let url = transport
             .addresses()
             .api(&["experiments", &experiment, "runs"]);
-        let body = serde_json::to_value(self.request()).map_err(Error::setup)?;
+        let body = serde_json::to_value(self.request(device)).map_err(Error::setup)?;
         let call = Call::post(url, Body::Json(body))
             .idempotent()
             .timeout(SUBMIT_TIMEOUT);
@@ -350,14 +358,14 @@ impl Fit {
         }
     }
 
-    fn request(&self) -> NewRun {
+    fn request(&self, device: Device) -> NewRun {
         let latest = self.config.generation == Generation::V0_8;
         NewRun {
             name: self.config.run_name.clone(),
             config: self.config.clone(),
             task: latest.then_some(RunTask::Training),
             finetuner_version: latest.then(|| SCHEMA_VERSION.to_owned()),
-            device: self.device.clone(),
+            device,
             cpus: self.config.data.num_workers,
             gpus: 1,
             description: self.description.clone(),

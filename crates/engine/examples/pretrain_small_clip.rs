@@ -12,14 +12,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use candle_core::Device;
 use clap::Parser;
 use finetuner_engine::{
-    evaluation::{Distance, rank},
+    evaluation::{Distance, Ranking, rank},
     image::ImageProcessor,
+    infer::Encoder,
     models::{Clip, ClipConfig},
     optim::Adam,
     params::{Precision, RawTensor, write_safetensors},
@@ -42,13 +42,15 @@ use tokenizers::{
     processors::roberta::RobertaProcessing,
 };
 
+mod emoji_clip;
+
+use emoji_clip::{Fallible, parse_csv, read_pairs, read_rows};
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BEGIN: &str = "<|startoftext|>";
 const END: &str = "<|endoftext|>";
-
-type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 #[derive(Parser)]
 struct Args {
@@ -172,7 +174,7 @@ fn main() -> Fallible<()> {
             "model_max_length": 32,
         }))?,
     )?;
-    report(&trainer, &args)?;
+    report(&args)?;
     Ok(())
 }
 
@@ -188,58 +190,34 @@ fn cosine_with_warmup(base: f64, step: usize, total: usize) -> f64 {
 }
 
 /// Recall@1 and @10 of the split's queries against its index.
-fn report(trainer: &Trainer, args: &Args) -> Fallible<()> {
+fn report(args: &Args) -> Fallible<()> {
     let folder = args.data.join(&args.split);
     let index = read_pairs(&args.data, &folder.join("index.csv"))?;
     let queries = read_rows(&folder.join("queries.csv"))?;
-    let model = &trainer.model;
-    let pass = model.inference();
-    let (mut found, mut asked) = (Vec::new(), Vec::new());
-    for part in index.chunks(64) {
-        let mut pixels = vec![0.0; part.len() * trainer.processor.values()];
-        for (pair, out) in part
-            .iter()
-            .zip(pixels.chunks_mut(trainer.processor.values()))
-        {
-            trainer.processor.process(&pair.image, None, out)?;
-        }
-        let pixels = candle_core::Tensor::from_vec(pixels, (part.len(), 3, 64, 64), &Device::Cpu)?;
-        found.extend(
-            model
-                .encode_images(&pass, &pixels)?
-                .flatten_all()?
-                .to_vec1::<f32>()?,
-        );
-    }
-    for part in queries.chunks(64) {
-        let texts: Vec<&str> = part.iter().map(|(text, _)| text.as_str()).collect();
-        let tokens = trainer.tokenizer.encode(&texts)?;
-        asked.extend(
-            model
-                .encode_texts(&pass, &tokens)?
-                .flatten_all()?
-                .to_vec1::<f32>()?,
-        );
-    }
+    let (texts, labels): (Vec<&str>, Vec<&str>) = queries
+        .iter()
+        .map(|(t, l)| (t.as_str(), l.as_str()))
+        .unzip();
+    let pictures: Vec<&[u8]> = index.iter().map(|pair| &*pair.image).collect();
+    let encoder = Encoder::from_folder(&args.out)?;
+    let asked = encoder.encode_texts(&texts)?;
+    let found = encoder.encode_images(&pictures)?;
     let rankings = rank(
-        &asked,
-        &found,
-        model.config().projection_dim,
+        &asked.values,
+        &found.values,
+        asked.dim,
         10,
         Distance::Cosine,
     );
     let within = |k: usize| {
+        let is_hit = |(ranking, label): (&Ranking, &str)| {
+            ranking.iter().take(k).any(|m| index[m.index].text == label)
+        };
         let hits = rankings
             .iter()
-            .zip(&queries)
-            .filter(|(ranking, (_, label))| {
-                ranking
-                    .iter()
-                    .take(k)
-                    .any(|m| index[m.index].text == *label)
-            })
-            .count();
-        hits as f64 / queries.len() as f64
+            .zip(labels.iter().copied())
+            .filter(|q| is_hit(*q));
+        hits.count() as f64 / labels.len() as f64
     };
     println!(
         "{}: recall@1 {:.3}, recall@10 {:.3} ({} queries, {} pictures)",
@@ -381,52 +359,4 @@ fn read_captions(path: &Path) -> Fallible<BTreeMap<String, String>> {
         .filter(|row| row.len() > 2)
         .map(|row| (row[1].clone(), row[2].clone()))
         .collect())
-}
-
-/// Rows of `picture,text`, the pictures read.
-fn read_pairs(root: &Path, list: &Path) -> Fallible<Vec<Pair>> {
-    read_rows(list)?
-        .into_iter()
-        .map(|(image, text)| {
-            let bytes = std::fs::read(root.join(&image))?;
-            Ok(Pair {
-                image: Arc::from(bytes),
-                label: text.clone(),
-                id: image,
-                text,
-            })
-        })
-        .collect()
-}
-
-fn read_rows(path: &Path) -> Fallible<Vec<(String, String)>> {
-    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    Ok(parse_csv(&text)
-        .into_iter()
-        .filter(|row| row.len() == 2)
-        .map(|mut row| (row.swap_remove(0), row.swap_remove(0)))
-        .collect())
-}
-
-/// Fields of a CSV file; the data set quotes with `"` and has no line breaks
-/// inside fields.
-fn parse_csv(text: &str) -> Vec<Vec<String>> {
-    text.lines()
-        .map(|line| {
-            let mut row = vec![String::new()];
-            let mut quoted = false;
-            for c in line.chars() {
-                match c {
-                    '"' => quoted = !quoted,
-                    ',' if !quoted => row.push(String::new()),
-                    c => row
-                        .iter_mut()
-                        .last()
-                        .into_iter()
-                        .for_each(|field| field.push(c)),
-                }
-            }
-            row
-        })
-        .collect()
 }

@@ -3,11 +3,16 @@
 use std::sync::Arc;
 
 use finetuner_protocol::{Document, DocumentArray};
+use rayon::prelude::*;
 
 use crate::{Error, Result, image, train::Pair};
 
 /// Bad documents that one message lists.
 const LISTED: usize = 10;
+/// Pictures of a data set that are decoded to see whether they are whole. Of
+/// those behind them only the head is looked at: one that is broken further in
+/// is found when training comes to it.
+const DECODED: usize = 20_000;
 
 /// Which chunk of a document is the text and which the picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,10 +45,15 @@ pub fn pairs(documents: &DocumentArray, modalities: &Modalities, name: &str) -> 
     if documents.is_empty() {
         return Err(Error::data(format!("`{name}` holds no documents")));
     }
+    let found: Vec<_> = documents
+        .par_iter()
+        .enumerate()
+        .map(|(i, document)| pair(i, document, modalities))
+        .collect();
     let mut pairs = Vec::with_capacity(documents.len());
     let mut bad = Vec::new();
-    for (i, document) in documents.iter().enumerate() {
-        match pair(document, modalities) {
+    for (i, (document, found)) in documents.iter().zip(found).enumerate() {
+        match found {
             Ok(pair) => pairs.push(pair),
             Err(reason) => bad.push(format!("document {} (`{}`): {reason}", i + 1, document.id)),
         }
@@ -63,7 +73,20 @@ pub fn pairs(documents: &DocumentArray, modalities: &Modalities, name: &str) -> 
     )))
 }
 
-fn pair(document: &Document, modalities: &Modalities) -> Result<Pair, String> {
+/// Whether the picture at place `i` of a data set can be read.
+fn check_picture(i: usize, bytes: &[u8]) -> Result<(), String> {
+    let check = if i < DECODED {
+        image::check
+    } else {
+        image::check_head
+    };
+    check(bytes).map_err(|e| match e {
+        Error::Data(reason) => reason,
+        other => other.to_string(),
+    })
+}
+
+fn pair(i: usize, document: &Document, modalities: &Modalities) -> Result<Pair, String> {
     let named = document.chunks.iter().any(|c| !c.modality.is_empty());
     let find =
         |modality: &str, by_content: &dyn Fn(&Document) -> bool| {
@@ -98,10 +121,7 @@ fn pair(document: &Document, modalities: &Modalities) -> Result<Pair, String> {
             )
         }
     })?;
-    image::check(bytes).map_err(|e| match e {
-        Error::Data(reason) => reason,
-        other => other.to_string(),
-    })?;
+    check_picture(i, bytes)?;
     let label = document
         .label()
         .or_else(|| text.label())
@@ -205,14 +225,26 @@ pub(crate) fn search_set<'a>(
 /// Checks that data can be searched with and in, as an evaluation does.
 ///
 /// # Errors
-/// [`Error::Data`] names the first document that can't.
+/// [`Error::Data`] names a document that can't.
 pub fn check_search_set(
     queries: &DocumentArray,
     index: Option<&DocumentArray>,
     modalities: &Modalities,
     name: &str,
 ) -> Result<()> {
-    search_set(queries, index, modalities, name).map(|_| ())
+    let set = search_set(queries, index, modalities, name)?;
+    let pictures = set.index.par_iter().enumerate();
+    pictures
+        .map(|(i, indexed)| {
+            check_picture(i, indexed.image).map_err(|reason| {
+                Error::data(format!(
+                    "picture {} (`{}`) to search in for `{name}`: {reason}",
+                    i + 1,
+                    indexed.id
+                ))
+            })
+        })
+        .collect()
 }
 
 /// Splits off a part of the pairs to validate with, drawn at random by `seed`.
@@ -292,13 +324,24 @@ mod tests {
         remote.chunks[0].uri = "shoe.png".to_owned();
         let mut blank = good(" ");
         blank.id = "blank".to_owned();
-        let array =
-            DocumentArray::from(vec![good("y"), only_text, no_image, broken, remote, blank]);
+        let mut cut_off = good("x");
+        let whole = png();
+        cut_off.chunks[0] = Document::blob(&whole[..whole.len() - 20]).with_modality("image");
+        let all = vec![
+            good("y"),
+            only_text,
+            no_image,
+            broken,
+            remote,
+            blank,
+            cut_off,
+        ];
+        let array = DocumentArray::from(all);
         let message = pairs(&array, &Modalities::default(), "train")
             .unwrap_err()
             .to_string();
         for part in [
-            "5 of 6 documents of `train`",
+            "6 of 7 documents of `train`",
             "document 2 (`plain`): it needs a chunk of modality `text`; it has 0",
             "document 3",
             "chunk of modality `image`; it has 1 of modalities [\"text\"]",
@@ -307,6 +350,7 @@ mod tests {
             "document 5",
             "`shoe.png` and holds no bytes",
             "document 6 (`blank`): its text chunk holds no text",
+            "document 7",
         ] {
             assert!(message.contains(part), "{part} is missing in: {message}");
         }

@@ -212,12 +212,19 @@ impl ImageProcessor {
     }
 }
 
-/// Looks at a picture's head: is it one that can be decoded, of a size that is
-/// allowed?
+/// Whether a picture can be decoded, to its last pixel.
 ///
 /// # Errors
-/// [`Error::Data`] where it is not.
+/// [`Error::Data`] where it can't, or where it is too large.
 pub fn check(encoded: &[u8]) -> Result<()> {
+    decode(encoded).map(drop)
+}
+
+/// As [`check`], by the picture's head alone.
+///
+/// # Errors
+/// [`Error::Data`] where the format is unknown or the size is not allowed.
+pub fn check_head(encoded: &[u8]) -> Result<()> {
     let (width, height) = reader(encoded)?
         .into_dimensions()
         .map_err(|e| unreadable(&e))?;

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     Server, create_token,
-    server::DEFAULT_ADDRESS,
+    server::{DEFAULT_ADDRESS, FIRST_USER},
     worker::{self, WORKER_TOKEN, WORKER_URL},
 };
 
@@ -37,8 +37,11 @@ enum Action {
     },
     /// Make a token for a client, and print it.
     Token {
+        /// Whose token it is; a new name makes a new user.
+        #[arg(default_value = FIRST_USER)]
+        user: String,
         /// What the token is for.
-        #[arg(default_value = "token")]
+        #[arg(long, default_value = "token")]
         name: String,
         /// The folder of the server's data.
         #[arg(long, env = "FINETUNER_DATA", default_value = "finetuner-data")]
@@ -113,12 +116,12 @@ async fn act(action: Action) -> Result<(), String> {
             server.stop().await;
             Ok(())
         }
-        Action::Token { name, data } => {
+        Action::Token { user, name, data } => {
             // A typing error must not make a new server's folder.
             if !data.join("finetuner.sqlite").is_file() {
                 return Err(format!("{} holds no data of a server", data.display()));
             }
-            let token = create_token(&data, &name)
+            let token = create_token(&data, &user, &name)
                 .await
                 .map_err(|e| e.to_string())?;
             println!("{token}");

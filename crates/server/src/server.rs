@@ -24,7 +24,7 @@ use crate::{
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:8642";
 
 /// The user who owns the first token.
-const FIRST_USER: &str = "finetuner";
+pub(crate) const FIRST_USER: &str = "finetuner";
 
 /// Settings of a server.
 ///
@@ -149,14 +149,15 @@ impl Server {
     }
 }
 
-/// Makes a token for the first user of the data in `folder`.
+/// Makes a token for a user of the data in `folder`. Users own what they
+/// create, and see nothing of each other's; a new name makes a new user.
 ///
 /// # Errors
 /// [`StartError::Folder`] where the folder can't be used.
-pub async fn create_token(folder: &Path, name: &str) -> Result<String, StartError> {
+pub async fn create_token(folder: &Path, user: &str, name: &str) -> Result<String, StartError> {
     let (database, _) = open(folder)?;
     database
-        .create_token(FIRST_USER.to_owned(), name.to_owned())
+        .create_token(user.to_owned(), name.to_owned())
         .await
         .map_err(|e| bad_folder(folder, e))
 }
@@ -219,14 +220,14 @@ impl RunningServer {
         self.first_token.as_deref()
     }
 
-    /// Makes another token.
+    /// Makes another token, as [`create_token`] does.
     ///
     /// # Errors
     /// [`StartError::Folder`] where the database can't be written.
-    pub async fn create_token(&self, name: &str) -> Result<String, StartError> {
+    pub async fn create_token(&self, user: &str, name: &str) -> Result<String, StartError> {
         self.app
             .database
-            .create_token(FIRST_USER.to_owned(), name.to_owned())
+            .create_token(user.to_owned(), name.to_owned())
             .await
             .map_err(|e| StartError::Folder {
                 folder: "database".to_owned(),

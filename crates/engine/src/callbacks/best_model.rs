@@ -3,7 +3,7 @@
 use finetuner_protocol::{BestModelCheckpoint, Level};
 
 use super::{Context, TrainingCallback};
-use crate::{Error, Result, train::Checkpoint};
+use crate::{Error, Result, evaluation::METRICS, train::Checkpoint};
 
 pub(crate) struct BestModel {
     monitor: String,
@@ -13,6 +13,18 @@ pub(crate) struct BestModel {
 
 impl BestModel {
     pub(crate) fn new(options: &BestModelCheckpoint) -> Result<Self> {
+        let metrics = METRICS.iter().map(|(name, _)| *name);
+        let mut known = ["train_loss", "val_loss"].into_iter().chain(metrics);
+        if !known.any(|name| name == options.monitor) {
+            return Err(Error::config(
+                "callbacks.BestModelCheckpoint.monitor",
+                format!(
+                    "`{}` is not measured: train_loss, val_loss and the metrics of \
+                     EvaluationCallback, such as recall_at_k, are",
+                    options.monitor
+                ),
+            ));
+        }
         let smaller_is_better = match options.mode.as_str() {
             "min" => true,
             "max" => false,

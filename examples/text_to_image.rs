@@ -1,0 +1,223 @@
+//! Text-to-image search with CLIP: fine-tunes a model on pictures of clothes
+//! and their titles, and searches with it.
+//!
+//! ```sh
+//! cargo run --release --example text_to_image
+//! ```
+//!
+//! It needs nothing else: a backend is started inside the program. To use one
+//! that runs elsewhere, set `JINA_FINETUNER_REGISTRY` and `JINA_AUTH_TOKEN`.
+
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+};
+
+use clap::Parser;
+use finetuner::{
+    BestModelCheckpoint, Document, DocumentArray, EvaluationCallback, Finetuner, HUBBLE_VARIABLE,
+    Loss, REGISTRY_VARIABLE, describe_models,
+};
+use finetuner_engine::infer::{Embeddings, Encoder};
+use finetuner_server::{RunningServer, Server};
+
+/// Training allocates and frees large buffers all the time, which this
+/// allocator is much faster at than the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const TRAIN_DATA: &str = "clip-fashion-train-data";
+const EVAL_DATA: &str = "clip-fashion-eval-data";
+/// The backbone that ships with the project and needs no download.
+const SMALL_CLIP: &str = "clip-small";
+/// What is searched for once the model is trained.
+const QUERIES: [&str; 5] = ["sunglasses", "running shoe", "kimono", "crown", "backpack"];
+/// Pictures shown for a query.
+const SHOWN: usize = 3;
+
+/// Fine-tune a CLIP model on pictures of clothes, and search with it.
+#[derive(Parser)]
+struct Options {
+    /// A backbone, the name of a CLIP model on the Hugging Face hub, or a
+    /// folder with one in Hugging Face layout
+    #[arg(long, default_value = SMALL_CLIP)]
+    model: String,
+    /// Times that the training data is gone through [default: 24 for
+    /// `clip-small`, else 5]
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// How far a step goes [default: 5e-4 for `clip-small`, else 1e-5]
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Decides the order of the data
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// The name of the run
+    #[arg(long, default_value = "clip-fashion-1")]
+    run_name: String,
+    /// The folder to save the model in
+    #[arg(long, default_value = "clip-model")]
+    output: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let options = Options::parse();
+    let is_small = options.model == SMALL_CLIP;
+
+    // A backend: the one that the environment names, or one of our own.
+    let elsewhere = [REGISTRY_VARIABLE, HUBBLE_VARIABLE]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let (backend, finetuner) = if elsewhere {
+        (None, Finetuner::login().await?)
+    } else {
+        let (backend, finetuner) = start_backend().await?;
+        (Some(backend), finetuner)
+    };
+    println!("Logged in as {}\n", finetuner.user().name);
+
+    println!("{}\n", describe_models());
+
+    // Each document holds a picture and the text that goes with it.
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/emoji-clip");
+    for (name, file) in [
+        (TRAIN_DATA, "fashion/train.csv"),
+        (EVAL_DATA, "fashion/eval.csv"),
+    ] {
+        let documents = read_pairs(&folder, file)?;
+        finetuner.push(name, &documents).await?;
+        println!("Pushed {} documents as {name}", documents.len());
+    }
+
+    let mut fit = finetuner
+        .fit(&options.model, TRAIN_DATA)
+        .run_name(&options.run_name)
+        .eval_data(EVAL_DATA)
+        .epochs(options.epochs.unwrap_or(if is_small { 24 } else { 5 }))
+        .learning_rate(
+            options
+                .learning_rate
+                .unwrap_or(if is_small { 5e-4 } else { 1e-5 }),
+        )
+        .callback(BestModelCheckpoint::new())
+        .callback(EvaluationCallback::new(EVAL_DATA))
+        .loss(Loss::Clip)
+        .image_modality("image")
+        .text_modality("text")
+        .multi_modal(true)
+        .model_option("seed", options.seed);
+    if is_small {
+        // A small model that starts from little has to see more.
+        fit = fit.batch_size(32).model_option("augmentation", "light");
+    }
+    let run = fit.await?;
+    println!("\nCreated run {}: {}", run.name(), run.status().await?);
+
+    let mut lines = run.stream_logs();
+    while let Some(line) = lines.next().await {
+        println!("  {}", line?);
+    }
+
+    // A run is found again by its name, also from another program.
+    let run = finetuner.get_run(&options.run_name).await?;
+    println!("\nRun {}: {}", run.name(), run.status().await?);
+    // Says why, where it has failed.
+    run.wait().await?;
+
+    let metrics = run.metrics().await?;
+    println!("\n{:<22} {:>8} {:>8}", "metric", "before", "after");
+    for (name, after) in &metrics.after {
+        let before = metrics.before.get(name).copied().unwrap_or_default();
+        println!("{name:<22} {before:>8.3} {after:>8.3}");
+    }
+
+    let model = run.save_model(&options.output).await?;
+    println!("\nSaved the model in {}", model.display());
+
+    search(&model, &folder)?;
+
+    if let Some(backend) = backend {
+        backend.stop().await;
+    }
+    Ok(())
+}
+
+/// Starts a backend inside this program and logs in with the token it gives.
+async fn start_backend() -> Result<(RunningServer, Finetuner), Box<dyn Error>> {
+    let backend = Server::embedded().start().await?;
+    println!("Started a backend at {}", backend.url());
+    let token = backend.first_token().ok_or("a new backend has a token")?;
+    let finetuner = Finetuner::builder()
+        .registry(backend.url())
+        .token(token)
+        .login()
+        .await?;
+    Ok((backend, finetuner))
+}
+
+/// Reads rows of `picture,title`, the picture's path being relative to
+/// `folder`.
+fn read_rows(folder: &Path, file: &str) -> Result<Vec<(PathBuf, String)>, Box<dyn Error>> {
+    let path = folder.join(file);
+    let text =
+        std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    text.lines()
+        .map(|line| {
+            let (picture, title) = line
+                .split_once(',')
+                .ok_or_else(|| format!("{}: `{line}` has no comma", path.display()))?;
+            Ok((folder.join(picture), title.to_owned()))
+        })
+        .collect()
+}
+
+fn read_pairs(folder: &Path, file: &str) -> Result<DocumentArray, Box<dyn Error>> {
+    let mut documents = DocumentArray::new();
+    for (picture, title) in read_rows(folder, file)? {
+        let picture = Document::blob(std::fs::read(picture)?).with_modality("image");
+        let title = Document::text(title).with_modality("text");
+        documents.push(Document::new().with_chunk(picture).with_chunk(title));
+    }
+    Ok(documents)
+}
+
+/// Encodes the evaluation pictures with a saved model, and answers some
+/// queries with those that are most like them.
+fn search(model: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
+    let encoder = Encoder::from_folder(model)?;
+    let index = read_rows(folder, "fashion/eval.csv")?;
+    let pictures: Vec<Vec<u8>> = index
+        .iter()
+        .map(|(picture, _)| std::fs::read(picture))
+        .collect::<Result<_, _>>()?;
+    let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+    let pictures = encoder.encode_images(&pictures)?;
+    let queries = encoder.encode_texts(&QUERIES)?;
+
+    println!("\nSearch among {} pictures:", index.len());
+    for (query, embedding) in QUERIES.iter().zip(queries.iter()) {
+        println!("  {query}");
+        for (score, i) in most_similar(embedding, &pictures) {
+            let (picture, title) = &index[i];
+            let mark = if title == query { '✓' } else { ' ' };
+            let picture = picture.strip_prefix(folder).unwrap_or(picture);
+            println!("  {mark} {score:.3} {}", picture.display());
+        }
+    }
+    Ok(())
+}
+
+/// Cosine similarity and place of the embeddings most similar to `query`.
+fn most_similar(query: &[f32], index: &Embeddings) -> Vec<(f32, usize)> {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    let length = |a: &[f32]| dot(a, a).sqrt();
+    let mut found: Vec<(f32, usize)> = index
+        .iter()
+        .enumerate()
+        .map(|(i, item)| (dot(query, item) / (length(query) * length(item)), i))
+        .collect();
+    found.sort_by(|a, b| b.0.total_cmp(&a.0));
+    found.truncate(SHOWN);
+    found
+}

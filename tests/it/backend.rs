@@ -1,0 +1,74 @@
+//! The real backend inside the test, and real data for it.
+
+use std::path::{Path, PathBuf};
+
+use finetuner::{Document, DocumentArray, EvaluationCallback, Finetuner, Fit, Loss};
+use finetuner_server::{RunningServer, Server};
+
+pub(crate) const TRAIN_DATA: &str = "clip-fashion-train-data";
+pub(crate) const EVAL_DATA: &str = "clip-fashion-eval-data";
+
+/// A backend and a client of its.
+pub(crate) async fn start() -> (RunningServer, Finetuner) {
+    let server = Server::embedded().start().await.unwrap();
+    let finetuner = login(&server).await;
+    (server, finetuner)
+}
+
+pub(crate) async fn login(server: &RunningServer) -> Finetuner {
+    let builder = Finetuner::builder().registry(server.url());
+    let builder = builder.token(server.first_token().unwrap());
+    builder.login().await.unwrap()
+}
+
+/// As [`start`], with `count` pairs of the fashion data pushed for training
+/// and eight to evaluate with.
+pub(crate) async fn with_data(count: usize) -> (RunningServer, Finetuner) {
+    let (server, finetuner) = start().await;
+    let (train, eval) = (pairs("train", count), pairs("eval", 8));
+    finetuner.push(TRAIN_DATA, &train).await.unwrap();
+    finetuner.push(EVAL_DATA, &eval).await.unwrap();
+    (server, finetuner)
+}
+
+fn data_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/emoji-clip")
+}
+
+/// The first pictures of a list of the fashion data, with their titles.
+pub(crate) fn rows(list: &str, count: usize) -> Vec<(Vec<u8>, String)> {
+    let csv = std::fs::read_to_string(data_folder().join(format!("fashion/{list}.csv"))).unwrap();
+    let row = |line: &str| {
+        let (picture, title) = line.split_once(',').unwrap();
+        let picture = std::fs::read(data_folder().join(picture)).unwrap();
+        (picture, title.to_owned())
+    };
+    csv.lines().take(count).map(row).collect()
+}
+
+/// As [`rows`], as documents.
+pub(crate) fn pairs(list: &str, count: usize) -> DocumentArray {
+    let mut documents = DocumentArray::new();
+    for (picture, title) in rows(list, count) {
+        documents.push(pair(picture, &title));
+    }
+    documents
+}
+
+pub(crate) fn pair(picture: Vec<u8>, title: &str) -> Document {
+    Document::new()
+        .with_chunk(Document::blob(picture).with_modality("image"))
+        .with_chunk(Document::text(title).with_modality("text"))
+}
+
+/// One short epoch on the small model with an evaluation.
+pub(crate) fn short_fit(finetuner: &Finetuner, run_name: &str) -> Fit {
+    finetuner
+        .fit("clip-small", TRAIN_DATA)
+        .run_name(run_name)
+        .epochs(1)
+        .batch_size(8)
+        .learning_rate(1e-3)
+        .loss(Loss::Clip)
+        .callback(EvaluationCallback::new(EVAL_DATA))
+}

@@ -1,0 +1,304 @@
+//! What happens when the wire or the other side fails.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use finetuner::Finetuner;
+use serde_json::json;
+use wiremock::{MockServer, ResponseTemplate};
+
+use crate::mock::{ARTIFACT, Sequence, TOKEN, agreeable, count, impatient, login, on, with_run};
+
+const STATUS: &str = "/api/v1/experiments/default/runs/r/status";
+
+fn status(code: u16) -> ResponseTemplate {
+    ResponseTemplate::new(code)
+}
+
+fn good_status() -> ResponseTemplate {
+    status(200).set_body_json(json!({"status": "STARTED", "details": ""}))
+}
+
+/// A server below HTTP: each connection is answered by `answer`, which is told
+/// its number and has read the request.
+fn raw_server(answer: impl Fn(usize, &mut TcpStream) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for (n, connection) in listener.incoming().enumerate() {
+            let Ok(mut connection) = connection else {
+                break;
+            };
+            let mut request = [0; 8192];
+            let _ = connection.read(&mut request);
+            answer(n, &mut connection);
+        }
+    });
+    url
+}
+
+fn send(connection: &mut TcpStream, body: &str) {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
+    let _ = write!(
+        connection,
+        "{head}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+}
+
+const WHOAMI: &str = r#"{"code": 200, "status": 20000, "data": {"_id": "u", "name": "ada"}}"#;
+
+#[tokio::test]
+async fn nobody_there_is_said_together_with_how_to_start_somebody() {
+    // Taken and freed again, so that nobody listens there.
+    let free = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let login = Finetuner::builder()
+        .registry(format!("http://{free}"))
+        .token(TOKEN)
+        .retry(impatient())
+        .login();
+    let error = login.await.unwrap_err();
+    assert!(error.is_connect(), "{error:?}");
+    let text = error.to_string();
+    for part in [
+        "finetuner-server -- serve",
+        "JINA_FINETUNER_REGISTRY",
+        &free.to_string(),
+    ] {
+        assert!(text.contains(part), "{part} is not in: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_token_is_told_at_login() {
+    let server = MockServer::start().await;
+    let denied = status(401).set_body_json(json!({
+        "code": 401, "status": 40103, "message": "Authentication required",
+        "readableMessage": "the token is not known", "data": null,
+    }));
+    on(&server, "POST", "/v2/rpc/user.identity.whoami", denied).await;
+    let error = login(&server).await.unwrap_err();
+    assert!(error.is_unauthorized() && !error.is_retryable());
+    assert_eq!(error.status(), Some(401));
+    assert_eq!(error.server_message(), Some("the token is not known"));
+    assert_eq!(count(&server, "whoami").await, 1, "it does not get better");
+}
+
+#[tokio::test]
+async fn reading_is_tried_again_until_the_server_is_well() {
+    let answers = [status(502), status(503), good_status()];
+    let (server, _, run) = with_run("/status", Sequence::new(answers)).await;
+    assert_eq!(run.status().await.unwrap().status.as_str(), "STARTED");
+    assert_eq!(count(&server, "/status").await, 3);
+}
+
+#[tokio::test]
+async fn a_server_that_asks_to_wait_is_waited_for() {
+    let busy = status(429).insert_header("retry-after", "1");
+    let (server, _, run) = with_run("/status", Sequence::new([busy, good_status()])).await;
+    let started = Instant::now();
+    run.status().await.unwrap();
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert_eq!(count(&server, "/status").await, 2);
+}
+
+#[tokio::test]
+async fn a_web_page_in_place_of_an_answer_is_kept_in_the_error() {
+    let page = "<html><body>504 Gateway Time-out</body></html>";
+    let answer = status(504).set_body_raw(page, "text/html");
+    let (server, _, run) = with_run("/status", answer).await;
+    let error = run.status().await.unwrap_err();
+    assert_eq!(error.status(), Some(504));
+    assert!(error.is_retryable());
+    assert_eq!(error.body(), Some(page));
+    assert!(error.to_string().contains("504"), "{error}");
+    assert_eq!(count(&server, "/status").await, 4, "the policy's attempts");
+}
+
+#[tokio::test]
+async fn garbage_is_named_with_the_place_where_it_stops_to_make_sense() {
+    let answer = status(200).set_body_json(json!({"status": 7, "details": ""}));
+    let (_server, _, run) = with_run("/status", answer).await;
+    let error = run.status().await.unwrap_err();
+    assert!(
+        error.to_string().contains("status: invalid type"),
+        "{error}"
+    );
+
+    let (_server, _, run) = with_run("/metrics", status(200).set_body_string("<ok>")).await;
+    let error = run.metrics().await.unwrap_err();
+    assert_eq!(error.body(), Some("<ok>"));
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_asked_for_again() {
+    let url = raw_server(|n, connection| match n {
+        0 => {
+            let head = "HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{\"code\": 2";
+            let _ = connection.write_all(head.as_bytes());
+        }
+        _ => send(connection, WHOAMI),
+    });
+    let login = Finetuner::builder()
+        .registry(url)
+        .token(TOKEN)
+        .retry(impatient());
+    assert_eq!(login.login().await.unwrap().user().name, "ada");
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_without_an_answer_is_an_error_in_the_end() {
+    let url = raw_server(|_, connection| {
+        let _ = connection.shutdown(std::net::Shutdown::Both);
+    });
+    let login = Finetuner::builder()
+        .registry(url)
+        .token(TOKEN)
+        .retry(impatient().attempts(2));
+    let error = login.login().await.unwrap_err();
+    assert!(!error.is_connect() && error.is_retryable(), "{error:?}");
+    assert!(error.to_string().contains("2 tries"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_never_comes_is_given_up() {
+    // The clock jumps ahead whenever everything waits.
+    let url = raw_server(|_, connection| {
+        let _ = connection.read(&mut [0; 1]);
+    });
+    let login = Finetuner::builder()
+        .registry(url)
+        .token(TOKEN)
+        .retry(impatient().attempts(1));
+    let error = login.login().await.unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+}
+
+#[tokio::test]
+async fn a_fit_that_may_have_arrived_is_sent_again_under_the_same_key() {
+    let (server, finetuner) = agreeable().await;
+    let created = status(201).set_body_json(json!({"name": "once", "artifact_id": ARTIFACT}));
+    let runs = "/api/v1/experiments/default/runs";
+    on(&server, "POST", runs, Sequence::new([status(503), created])).await;
+    finetuner
+        .fit("clip-small", "t")
+        .run_name("once")
+        .await
+        .unwrap();
+    let requests = server.received_requests().await.unwrap();
+    let keys: Vec<_> = requests
+        .iter()
+        .filter(|r| r.url.path() == runs)
+        .map(|r| r.headers["idempotency-key"].clone())
+        .collect();
+    assert_eq!(keys.len(), 2);
+    assert_eq!(keys[0], keys[1]);
+
+    finetuner
+        .fit("clip-small", "t")
+        .run_name("twice")
+        .await
+        .unwrap();
+    let requests = server.received_requests().await.unwrap();
+    assert_ne!(requests.last().unwrap().headers["idempotency-key"], keys[0]);
+}
+
+#[tokio::test]
+async fn creating_an_experiment_is_not_repeated_blindly() {
+    let (server, finetuner) = agreeable().await;
+    on(&server, "POST", "/api/v1/experiments/", status(500)).await;
+    let error = finetuner.create_experiment("tests").await.unwrap_err();
+    assert_eq!(error.status(), Some(500));
+    assert_eq!(count(&server, "/experiments/").await, 1);
+}
+
+#[tokio::test]
+async fn a_log_stream_goes_on_where_it_broke() {
+    // The second connection begins with what was already there, as from a
+    // server that can't resume.
+    let first = "id: 1\ndata: one\n\nid: 2\ndata: two\n\nid: 3\nda";
+    let second = "id: 2\ndata: two\n\nid: 3\ndata: three\n\n";
+    let stream = |text: &str| status(200).set_body_raw(text, "text/event-stream");
+    let (server, _, run) =
+        with_run("/logstream", Sequence::new([stream(first), stream(second)])).await;
+    let finished = status(200).set_body_json(json!({"status": "FINISHED", "details": ""}));
+    on(
+        &server,
+        "GET",
+        STATUS,
+        Sequence::new([good_status(), finished]),
+    )
+    .await;
+    let mut lines = Vec::new();
+    let mut stream = run.stream_logs();
+    while let Some(line) = stream.next().await {
+        lines.push(line.unwrap());
+    }
+    assert_eq!(lines, ["one", "two", "three"]);
+    let requests = server.received_requests().await.unwrap();
+    let resumed = requests
+        .iter()
+        .rev()
+        .find(|r| r.url.path().ends_with("/logstream"))
+        .unwrap();
+    assert_eq!(resumed.headers["last-event-id"], "2");
+}
+
+#[tokio::test]
+async fn a_download_that_is_not_what_was_announced_leaves_nothing_behind() {
+    let (server, finetuner) = agreeable().await;
+    let address = format!("{}/v2/download/key", server.uri());
+    let data = json!({"code": 200, "status": 20000, "data": {"download": address}});
+    let answer = status(200).set_body_json(data);
+    on(&server, "POST", "/v2/rpc/artifact.getDownloadUrl", answer).await;
+    let changed = status(200)
+        .insert_header("etag", format!("\"{}\"", "0".repeat(64)).as_str())
+        .set_body_bytes("not the artifact");
+    on(&server, "GET", "/v2/download/key", changed).await;
+    let folder = tempfile::tempdir().unwrap();
+    let run = finetuner.get_run("r").await.unwrap();
+    let error = run
+        .save_model(folder.path().join("model"))
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("SHA-256") && !text.contains("key"), "{text}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+
+    // A download address is its own permission.
+    let requests = server.received_requests().await.unwrap();
+    let download = requests
+        .iter()
+        .find(|r| r.url.path() == "/v2/download/key")
+        .unwrap();
+    assert!(!download.headers.contains_key("authorization"));
+}
+
+#[tokio::test]
+async fn what_only_a_finished_run_has_is_refused_before() {
+    let (_server, _, run) = with_run("/status", good_status()).await;
+    let folder = tempfile::tempdir().unwrap();
+    for error in [
+        run.save_model(folder.path().join("m"))
+            .await
+            .map(drop)
+            .unwrap_err(),
+        run.metrics().await.map(drop).unwrap_err(),
+        run.artifact_id().await.map(drop).unwrap_err(),
+    ] {
+        assert!(error.is_run_in_progress(), "{error}");
+    }
+    let failed = json!({"status": "FAILED", "details": "out of memory"});
+    let (_server, _, run) = with_run("/status", status(200).set_body_json(failed)).await;
+    let error = run.wait().await.unwrap_err();
+    assert!(
+        error.is_run_failed() && error.to_string().contains("out of memory"),
+        "{error}"
+    );
+}

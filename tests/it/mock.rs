@@ -1,0 +1,120 @@
+//! A server that answers what it is told to, and remembers what it was asked.
+
+use finetuner::{Finetuner, RetryPolicy, Run};
+use serde_json::{Value, json};
+use std::time::Duration;
+use wiremock::{
+    Mock, MockServer, Request, Respond, ResponseTemplate,
+    matchers::{any, method, path, path_regex},
+};
+
+pub(crate) const TOKEN: &str = "secret-token";
+pub(crate) const ARTIFACT: &str = "62972acb5de25a53fdbfcecc";
+
+/// Retries without long pauses.
+pub(crate) fn impatient() -> RetryPolicy {
+    RetryPolicy::default().first_pause(Duration::from_millis(1))
+}
+
+pub(crate) async fn login(server: &MockServer) -> finetuner::Result<Finetuner> {
+    Finetuner::builder()
+        .registry(server.uri())
+        .token(TOKEN)
+        .retry(impatient())
+        .login()
+        .await
+}
+
+/// A server that accepts everything, and a client that is logged in there.
+pub(crate) async fn agreeable() -> (MockServer, Finetuner) {
+    let server = MockServer::start().await;
+    Mock::given(any())
+        .respond_with(answer)
+        .with_priority(10)
+        .mount(&server)
+        .await;
+    let finetuner = login(&server).await.unwrap();
+    (server, finetuner)
+}
+
+fn answer(request: &Request) -> ResponseTemplate {
+    let hubble = |data: Value| json!({"code": 200, "status": 20000, "data": data});
+    let path = request.url.path();
+    let experiment = json!({"name": "fashion", "description": "", "status": "ACTIVE",
+        "created_at": "2022-08-25T10:00:00"});
+    let body = match (request.method.as_str(), path) {
+        (_, "/v2/rpc/user.identity.whoami") => hubble(json!({"_id": "u1", "name": "ada"})),
+        (_, "/v2/rpc/artifact.upload") => hubble(json!({"_id": ARTIFACT, "name": "data"})),
+        ("POST", path) if path.ends_with("/runs") => {
+            let mut run: Value = request.body_json().unwrap();
+            run["artifact_id"] = ARTIFACT.into();
+            run
+        }
+        (_, path) if path.ends_with("/status") => {
+            json!({"status": "FINISHED", "details": "Run finished"})
+        }
+        (_, path) if path.contains("/runs/") => run(),
+        (_, path) if path.contains("/experiments") => experiment,
+        _ => return ResponseTemplate::new(404).set_body_json(json!({"detail": "no such path"})),
+    };
+    ResponseTemplate::new(200).set_body_json(body)
+}
+
+fn run() -> Value {
+    json!({"name": "r", "description": "", "config": {}, "created_at": "2022-08-25T10:00:00",
+        "artifact_id": ARTIFACT})
+}
+
+/// A client, a run of its and the server, which answers `path` as given.
+pub(crate) async fn with_run(
+    path_end: &str,
+    answer: impl Respond + 'static,
+) -> (MockServer, Finetuner, Run) {
+    let (server, finetuner) = agreeable().await;
+    Mock::given(path_regex(format!("{path_end}$")))
+        .respond_with(answer)
+        .with_priority(1)
+        .mount(&server)
+        .await;
+    let run = finetuner.get_run("r").await.unwrap();
+    (server, finetuner, run)
+}
+
+/// Answers one path of a server.
+pub(crate) async fn on(server: &MockServer, verb: &str, at: &str, answer: impl Respond + 'static) {
+    Mock::given(method(verb))
+        .and(path(at))
+        .respond_with(answer)
+        .with_priority(1)
+        .mount(server)
+        .await;
+}
+
+/// Gives one answer after the other, the last one again and again.
+pub(crate) struct Sequence {
+    answers: Vec<ResponseTemplate>,
+    given: std::sync::atomic::AtomicUsize,
+}
+
+impl Sequence {
+    pub(crate) fn new(answers: impl IntoIterator<Item = ResponseTemplate>) -> Self {
+        Self {
+            answers: answers.into_iter().collect(),
+            given: Default::default(),
+        }
+    }
+}
+
+impl Respond for Sequence {
+    fn respond(&self, _: &Request) -> ResponseTemplate {
+        let n = self.given.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        self.answers[n.min(self.answers.len() - 1)].clone()
+    }
+}
+
+/// How often a path was asked for.
+pub(crate) async fn count(server: &MockServer, path_end: &str) -> usize {
+    let requests = server.received_requests().await.unwrap();
+    let asked = |r: &&Request| r.url.path().ends_with(path_end);
+    requests.iter().filter(asked).count()
+}
