@@ -239,14 +239,27 @@ pub fn check_head(encoded: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Decodes a picture to RGB; an alpha channel is dropped, as Pillow does.
+/// Decodes a picture to RGB. What is transparent lies on white, as the CLIP
+/// processor of `transformers` has it since version 5.
 fn decode(encoded: &[u8]) -> Result<RgbImage> {
     let picture = reader(encoded)?.decode().map_err(|e| unreadable(&e))?;
-    let picture = picture.into_rgb8();
     if picture.width() == 0 || picture.height() == 0 {
         return Err(unreadable(&"it has no pixels"));
     }
-    Ok(picture)
+    if !picture.color().has_alpha() {
+        return Ok(picture.into_rgb8());
+    }
+    let picture = picture.into_rgba8();
+    let mut opaque = RgbImage::new(picture.width(), picture.height());
+    for (to, from) in opaque.pixels_mut().zip(picture.pixels()) {
+        let alpha = u32::from(from[3]);
+        let on_white = |channel: u8| {
+            let sum = u32::from(channel) * alpha + 255 * (255 - alpha);
+            ((sum + 127) / 255) as u8
+        };
+        to.0 = [on_white(from[0]), on_white(from[1]), on_white(from[2])];
+    }
+    Ok(opaque)
 }
 
 fn reader(encoded: &[u8]) -> Result<ImageReader<std::io::Cursor<&[u8]>>> {
