@@ -194,20 +194,24 @@ impl ImageProcessor {
         };
         let bad =
             |e: &dyn std::fmt::Display| Error::data(format!("a picture can't be scaled: {e}"));
-        let source = fir::images::Image::from_vec_u8(
+        let mut picture = fir::images::Image::from_vec_u8(
             width,
             height,
             picture.into_raw(),
             fir::PixelType::U8x3,
         )
         .map_err(|e| bad(&e))?;
-        let mut target = fir::images::Image::new(new_width, new_height, fir::PixelType::U8x3);
         let options = fir::ResizeOptions::new()
             .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::CatmullRom));
-        fir::Resizer::new()
-            .resize(&source, &mut target, &options)
-            .map_err(|e| bad(&e))?;
-        RgbImage::from_raw(new_width, new_height, target.into_vec())
+        // Across first, then down: Pillow rounds to whole levels in between.
+        for (width, height) in [(new_width, height), (new_width, new_height)] {
+            let mut scaled = fir::images::Image::new(width, height, fir::PixelType::U8x3);
+            fir::Resizer::new()
+                .resize(&picture, &mut scaled, &options)
+                .map_err(|e| bad(&e))?;
+            picture = scaled;
+        }
+        RgbImage::from_raw(new_width, new_height, picture.into_vec())
             .ok_or_else(|| bad(&"wrong size"))
     }
 }

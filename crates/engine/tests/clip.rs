@@ -185,7 +185,8 @@ fn pictures_become_what_the_clip_processor_makes_of_them() {
             .collect();
         let worst = off.iter().copied().fold(0.0, f32::max);
         let mean = off.iter().sum::<f32>() / off.len() as f32;
-        // Scaling rounds twice, and decoders of JPEG round differently.
-        assert!(worst < 2.1 && mean < 0.5, "{name}: {worst} {mean}");
+        // Decoders of JPEG round differently, and Pillow, which rounds in
+        // between, scales some tall pictures down first and then across.
+        assert!(worst < 2.1 && mean < 0.4, "{name}: {worst} {mean}");
     }
 }
