@@ -10,7 +10,7 @@
 //! layout and prints how well a text finds its picture.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
@@ -22,7 +22,7 @@ use finetuner_engine::{
     infer::Encoder,
     models::{Clip, ClipConfig},
     optim::Adam,
-    params::{Precision, RawTensor, write_safetensors},
+    params::{Precision, write_safetensors},
     tokenizer::Tokenizer,
     train::{Checkpoint, Pair, Trainer, TrainerOptions},
 };
@@ -102,7 +102,11 @@ fn main() -> Fallible<()> {
     let tokenizer = Tokenizer::parse(tokenizer_json.as_bytes(), 32)?;
     let json = config(&tokenizer_json, args.vision_layers)?;
     let config = ClipConfig::parse(&json)?;
-    let model = Clip::new(config.clone(), initialise(&config, args.seed), &Device::Cpu)?;
+    let model = Clip::new(
+        config.clone(),
+        config.random_weights(args.seed),
+        &Device::Cpu,
+    )?;
     println!("{} parameters", model.params().count());
 
     let steps = titles.len() / args.batch_size * args.epochs;
@@ -228,51 +232,6 @@ fn report(args: &Args) -> Fallible<()> {
         index.len()
     );
     Ok(())
-}
-
-/// Weights before training, drawn as `transformers` draws them for CLIP.
-fn initialise(config: &ClipConfig, seed: u64) -> HashMap<String, RawTensor> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut uniform = move || (f64::from(rng.next_u32()) + 0.5) / f64::from(u32::MAX);
-    let mut normal = move |std: f64| {
-        let (a, b) = (uniform(), uniform());
-        ((-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos() * std) as f32
-    };
-    let (text, vision) = (&config.text_config, &config.vision_config);
-    config
-        .tensors()
-        .into_iter()
-        .map(|(name, shape)| {
-            let (width, layers) = if name.starts_with("vision") || name.starts_with("visual") {
-                (vision.hidden_size as f64, vision.num_hidden_layers as f64)
-            } else {
-                (text.hidden_size as f64, text.num_hidden_layers as f64)
-            };
-            let depth = (2.0 * layers).powf(-0.5);
-            let std = if name.contains("out_proj") {
-                width.powf(-0.5)
-            } else if name.contains("_proj.") || name.contains("fc2") {
-                width.powf(-0.5) * depth
-            } else if name.contains("fc1") {
-                (2.0 * width).powf(-0.5)
-            } else if name.contains("_projection") || name.contains("class_embedding") {
-                width.powf(-0.5)
-            } else {
-                0.02
-            };
-            let count = shape.iter().product();
-            let data = if name == "logit_scale" {
-                vec![config.logit_scale_init_value]
-            } else if name.ends_with(".bias") {
-                vec![0.0; count]
-            } else if name.contains("norm") || name.contains("layrnorm") {
-                vec![1.0; count]
-            } else {
-                (0..count).map(|_| normal(std)).collect()
-            };
-            (name, (shape, data))
-        })
-        .collect()
 }
 
 fn config(tokenizer: &str, vision_layers: usize) -> Fallible<serde_json::Value> {

@@ -1,5 +1,6 @@
 //! The models that can be trained.
 
 mod clip;
+mod clip_random;
 
 pub use clip::{Clip, ClipConfig, TextConfig, VisionConfig};

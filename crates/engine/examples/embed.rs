@@ -1,0 +1,58 @@
+//! Embeds texts and pictures with a model in a folder, such as a run saved, and
+//! writes the embeddings as safetensors.
+//!
+//! ```text
+//! cargo run --release -p finetuner-engine --example embed -- \
+//!     clip-model embeddings.safetensors --text "a red dress" --picture dress.png
+//! ```
+
+use std::{collections::HashMap, path::PathBuf};
+
+use clap::Parser;
+use finetuner_engine::{
+    infer::{Embeddings, Encoder},
+    params::{Precision, write_safetensors},
+};
+
+#[derive(Parser)]
+struct Args {
+    /// A folder in Hugging Face layout.
+    model: PathBuf,
+    /// The file to write, with `text_embeds` and `image_embeds`.
+    output: PathBuf,
+    /// A text; may be given several times.
+    #[arg(long)]
+    text: Vec<String>,
+    /// A PNG, JPEG, GIF, WebP or BMP; may be given several times.
+    #[arg(long)]
+    picture: Vec<PathBuf>,
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let args = Args::parse();
+    let encoder = Encoder::from_folder(&args.model)?;
+    let texts: Vec<&str> = args.text.iter().map(String::as_str).collect();
+    let pictures: Vec<Vec<u8>> = args
+        .picture
+        .iter()
+        .map(std::fs::read)
+        .collect::<Result<_, _>>()?;
+    let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+    let tensor = |embeddings: Embeddings| {
+        let shape = vec![embeddings.len(), embeddings.dim];
+        (shape, embeddings.values)
+    };
+    let tensors = HashMap::from([
+        (
+            "text_embeds".to_owned(),
+            tensor(encoder.encode_texts(&texts)?),
+        ),
+        (
+            "image_embeds".to_owned(),
+            tensor(encoder.encode_images(&pictures)?),
+        ),
+    ]);
+    write_safetensors(&args.output, &tensors, Precision::F32)?;
+    println!("{} texts, {} pictures", texts.len(), pictures.len());
+    Ok(())
+}

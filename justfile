@@ -1,0 +1,42 @@
+# What is done often, by name: https://just.systems
+
+# All that a commit must pass.
+check:
+    .ci/run
+
+# Format, and mend what clippy can mend.
+fix:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+test:
+    cargo test --workspace
+
+# The main job: fine-tune the small CLIP and search with it.
+example:
+    cargo run --release --example text_to_image
+
+# A server that keeps its data in ./finetuner-data.
+serve:
+    cargo run --release -p finetuner-server -- serve
+
+# Licences, advisories and sources of the dependencies (cargo install cargo-deny).
+deny:
+    cargo deny --workspace check
+
+# Training speed beside PyTorch (pip install torch transformers).
+bench:
+    python3 scripts/bench_training.py
+
+# The engine against transformers: full size, and a model that the example saved.
+compare:
+    python3 scripts/check_full_size.py
+    python3 scripts/check_saved_model.py clip-model
+
+# How much fine-tuning improves the search, over three seeds.
+quality:
+    cargo run --release -p finetuner-engine --example fashion_quality
+
+# Train the small CLIP that ships with the engine again, into target/.
+pretrain:
+    cargo run --release -p finetuner-engine --example pretrain_small_clip
