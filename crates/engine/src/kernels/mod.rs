@@ -47,6 +47,33 @@ pub(crate) fn fill_rows(out: &mut [f32], bias: &[f32], base: Option<&[f32]>) {
     }
 }
 
+/// Writes the transpose of `x`, which has `cols` columns, to `out`.
+pub(crate) fn transpose(x: &[f32], cols: usize, out: &mut [f32]) {
+    // A square of one cache line a side is read by rows and written by columns.
+    const SIDE: usize = 16;
+    let rows = x.len() / cols;
+    out.par_chunks_mut(rows * SIDE)
+        .enumerate()
+        .for_each(|(band, out)| {
+            let first = band * SIDE;
+            let width = SIDE.min(cols - first);
+            let mut square = [[0.0; SIDE]; SIDE];
+            for top in (0..rows).step_by(SIDE) {
+                let height = SIDE.min(rows - top);
+                for (row, line) in square.iter_mut().enumerate().take(height) {
+                    let start = (top + row) * cols + first;
+                    line[..width].copy_from_slice(&x[start..start + width]);
+                }
+                for (col, out) in out.chunks_exact_mut(rows).enumerate() {
+                    let out = &mut out[top..top + height];
+                    for (out, line) in out.iter_mut().zip(&square) {
+                        *out = line[col];
+                    }
+                }
+            }
+        });
+}
+
 /// Adds the sum of the rows of `x` to `acc`. The order of the additions
 /// depends on the shape alone.
 pub(crate) fn add_column_sums(x: &[f32], acc: &mut [f32]) {
@@ -105,6 +132,23 @@ pub(crate) fn layer_norm_backward(
     if let Some(dbias) = dbias {
         for (_, db) in &partial {
             simd::add_assign(dbias, db);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposes_whole_squares_and_their_ends() {
+        for (rows, cols) in [(1, 1), (16, 16), (33, 5), (5, 33), (48, 17), (17, 48)] {
+            let x: Vec<f32> = (0..rows * cols).map(|i| i as f32).collect();
+            let mut out = vec![f32::NAN; x.len()];
+            transpose(&x, cols, &mut out);
+            for (i, value) in out.iter().enumerate() {
+                assert_eq!(*value, x[i % rows * cols + i / rows], "{rows}x{cols}");
+            }
         }
     }
 }

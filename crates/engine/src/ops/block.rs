@@ -210,7 +210,7 @@ impl FusedOp for FusedBlock {
         p.norm1.forward(x, &mut normed)?;
         let project = |layer: &Linear| {
             let mut out = pool.take(x.len());
-            layer.forward(&normed, None, &mut out).map(|()| out)
+            layer.forward(pool, &normed, None, &mut out).map(|()| out)
         };
         let (query, key, value) = (project(&p.query)?, project(&p.key)?, project(&p.value)?);
 
@@ -225,16 +225,16 @@ impl FusedOp for FusedBlock {
         dims.forward(&query, &key, &value, &mut weights, &mut mixed);
 
         let mut h = pool.take(x.len());
-        p.out.forward(&mixed, Some(x), &mut h)?;
+        p.out.forward(pool, &mixed, Some(x), &mut h)?;
 
         p.norm2.forward(&h, &mut normed)?;
         let mut hidden = pool.take(rows * p.fc1.outputs);
-        p.fc1.forward(&normed, None, &mut hidden)?;
+        p.fc1.forward(pool, &normed, None, &mut hidden)?;
         drop(normed);
         let mut active = pool.take(hidden.len());
         self.block.activation.forward(&hidden, &mut active);
         let mut y = vec![0.0; x.len()];
-        p.fc2.forward(&active, Some(&h), &mut y)?;
+        p.fc2.forward(pool, &active, Some(&h), &mut y)?;
 
         if self.keep {
             *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Saved {

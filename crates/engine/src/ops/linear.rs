@@ -7,9 +7,17 @@ use candle_core::Tensor;
 use super::{FusedOp, Pass, floats, with_grad};
 use crate::{
     Result, kernels,
-    kernels::gemm::{Mat, MatMut, Threads, matmul},
+    kernels::{
+        gemm::{Mat, MatMut, Threads, matmul},
+        pool::Pool,
+    },
     params::{Param, Params},
 };
+
+/// From this many rows on, a product with a transposed weight is faster if the
+/// weight is turned first: rows of the weight lie so far apart in memory that
+/// the product's own way of gathering them misses the cache.
+const ROWS_WORTH_TURNING: usize = 64;
 
 /// Weights of `[outputs, inputs]`, and one bias for each output.
 #[derive(Clone)]
@@ -44,6 +52,7 @@ impl Linear {
     /// `y = x Wᵀ + b`, on top of `residual` where one is given.
     pub(crate) fn forward(
         &self,
+        pool: &Pool,
         x: &[f32],
         residual: Option<&[f32]>,
         y: &mut [f32],
@@ -56,10 +65,19 @@ impl Linear {
             (None, Some(residual)) => y.copy_from_slice(residual),
             (None, None) => {}
         }
+        let weight = floats(self.weight.tensor())?;
+        let mut turned = None;
+        let weight = if rows < ROWS_WORTH_TURNING {
+            Mat::new(&weight, self.outputs, self.inputs).t()
+        } else {
+            let turned = turned.insert(pool.take(weight.len()));
+            kernels::transpose(&weight, self.inputs, turned);
+            Mat::new(turned, self.inputs, self.outputs)
+        };
         matmul(
             MatMut::new(y, rows, self.outputs),
             Mat::new(x, rows, self.inputs),
-            Mat::new(&floats(self.weight.tensor())?, self.outputs, self.inputs).t(),
+            weight,
             1.0,
             self.bias.is_some() || residual.is_some(),
             Threads::All,
@@ -118,21 +136,33 @@ impl Linear {
 /// `x Wᵀ + b` over the last dimension of `x`.
 pub(crate) fn linear(pass: &Pass, x: &Tensor, linear: &Linear) -> Result<Tensor> {
     if pass.is_fused() {
-        pass.apply(x, linear.clone())
+        let op = FusedLinear {
+            linear: linear.clone(),
+            pool: pass.pool().clone(),
+        };
+        pass.apply(x, op)
     } else {
         linear.composite(pass, x)
     }
 }
 
-impl FusedOp for Linear {
+struct FusedLinear {
+    linear: Linear,
+    pool: Pool,
+}
+
+impl FusedOp for FusedLinear {
     const NAME: &'static str = "linear";
 
     fn forward(&self, x: &[f32], shape: &[usize]) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
-        let mut y = vec![0.0; x.len() / self.inputs * self.outputs];
-        Linear::forward(self, x, None, &mut y)?;
+        let Linear {
+            inputs, outputs, ..
+        } = self.linear;
+        let mut y = vec![0.0; x.len() / inputs * outputs];
+        self.linear.forward(&self.pool, x, None, &mut y)?;
         let mut shape = shape.to_vec();
         if let Some(last) = shape.last_mut() {
-            *last = self.outputs;
+            *last = outputs;
         }
         Ok((y, shape))
     }
@@ -144,12 +174,12 @@ impl FusedOp for Linear {
         g: &[f32],
         wanted: bool,
     ) -> candle_core::Result<Option<Vec<f32>>> {
-        self.backward_params(x, g);
+        self.linear.backward_params(x, g);
         if !wanted {
             return Ok(None);
         }
         let mut dx = vec![0.0; x.len()];
-        self.backward_input(g, &mut dx, false)?;
+        self.linear.backward_input(g, &mut dx, false)?;
         Ok(Some(dx))
     }
 }
@@ -166,7 +196,13 @@ mod tests {
         for (bias, frozen) in [(true, vec![]), (false, vec![]), (true, vec!["l.weight"])] {
             let params = params(&[("l.weight", &[11, 7]), ("l.bias", &[11])], &frozen);
             let layer = Linear::load(&params, "l", 7, 11, bias).unwrap();
-            let x = Tensor::from_vec(noise(3, 2 * 9 * 7), (2, 9, 7), &Device::Cpu).unwrap();
+            let rows = if frozen.is_empty() {
+                9
+            } else {
+                ROWS_WORTH_TURNING
+            };
+            let x = noise(3, 2 * rows * 7);
+            let x = Tensor::from_vec(x, (2, rows, 7), &Device::Cpu).unwrap();
             if bias {
                 compare(&params, &x, |pass, x| linear(pass, x, &layer));
             } else {
