@@ -21,10 +21,7 @@ const METRICS: [&str; 9] = [
 #[tokio::test]
 async fn the_guide_from_login_to_a_saved_model() {
     let (server, finetuner) = with_data(48).await;
-    assert_eq!(
-        finetuner.pull(TRAIN_DATA).await.unwrap(),
-        pairs_pulled(&finetuner).await
-    );
+    pulls_what_was_pushed(&finetuner, 48).await;
 
     let run = finetuner
         .fit("clip-small", TRAIN_DATA)
@@ -107,16 +104,15 @@ async fn the_guide_from_login_to_a_saved_model() {
 }
 
 /// Documents come back as they went.
-async fn pairs_pulled(finetuner: &Finetuner) -> finetuner::DocumentArray {
+async fn pulls_what_was_pushed(finetuner: &Finetuner, count: usize) {
     let pulled = finetuner.pull(TRAIN_DATA).await.unwrap();
-    let pushed = pairs("train", 48);
+    let pushed = pairs("train", count);
     assert_eq!(pulled.len(), pushed.len());
     for (a, b) in pulled.iter().zip(pushed.iter()) {
         // Ids are made up for each document.
         assert_eq!(a.chunks[0].as_blob(), b.chunks[0].as_blob());
         assert_eq!(a.chunks[1].as_text(), b.chunks[1].as_text());
     }
-    pulled
 }
 
 #[tokio::test]

@@ -71,6 +71,9 @@ struct Args {
     learning_rate: f64,
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Show every picture with its title, never with its long caption.
+    #[arg(long)]
+    titles_only: bool,
     /// Blocks of the picture tower.
     #[arg(long, default_value_t = 5)]
     vision_layers: usize,
@@ -137,7 +140,7 @@ fn main() -> Fallible<()> {
         let pairs: Vec<Pair> = titles
             .iter()
             .map(|pair| Pair {
-                text: if rng.next_u32().is_multiple_of(2) {
+                text: if args.titles_only || rng.next_u32().is_multiple_of(2) {
                     pair.text.clone()
                 } else {
                     captions[&pair.text].clone()

@@ -18,6 +18,9 @@ use crate::{
     train::{Pair, Trainer, TrainerOptions},
 };
 
+/// A long epoch says how far it is this often.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
 /// Whoever follows a run: it is told what happens, and may end it.
 pub trait Observer {
     /// Something happened. It must not take long: training waits.
@@ -179,6 +182,11 @@ fn train_epochs(
         let started = Instant::now();
         let steps = context.trainer.steps_per_epoch(pairs);
         let observer = &mut *context.observer;
+        let mut last_line = started;
+        let progress = |step: usize| {
+            let (epochs, seconds) = (plan.epochs, started.elapsed().as_secs_f64());
+            format!("Training [{epoch}/{epochs}] {step}/{steps} {seconds:.1} s")
+        };
         let train_loss = context.trainer.epoch(pairs, |step| {
             observer.event(Event::Step {
                 epoch,
@@ -189,6 +197,12 @@ fn train_epochs(
                 mean_loss: step.mean_loss,
                 learning_rate: step.learning_rate,
             });
+            if last_line.elapsed() >= PROGRESS_INTERVAL && step.step < steps {
+                last_line = Instant::now();
+                let done = progress(step.step);
+                let line = format!("{done} • loss: {:.3}", step.mean_loss);
+                log(observer, Level::Info, line);
+            }
             if observer.interrupted() {
                 return Err(Error::Interrupted);
             }
@@ -208,11 +222,7 @@ fn train_epochs(
         let validated = val_loss.map_or(String::new(), |loss| format!(" • val_loss: {loss:.3}"));
         context.log(
             Level::Info,
-            format!(
-                "Training [{epoch}/{}] {steps}/{steps} {:.1} s • loss: {train_loss:.3}{validated}",
-                plan.epochs,
-                started.elapsed().as_secs_f64()
-            ),
+            format!("{} • loss: {train_loss:.3}{validated}", progress(steps)),
         );
         context.metrics = BTreeMap::from([("train_loss".to_owned(), train_loss)]);
         if let Some(loss) = val_loss {
