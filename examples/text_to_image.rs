@@ -42,11 +42,11 @@ struct Options {
     /// folder with one in Hugging Face layout
     #[arg(long, default_value = SMALL_CLIP)]
     model: String,
-    /// Times that the training data is gone through [default: 24 for
+    /// Times that the training data is gone through [default: 40 for
     /// `clip-small`, else 5]
     #[arg(long)]
     epochs: Option<u64>,
-    /// How far a step goes [default: 5e-4 for `clip-small`, else 1e-5]
+    /// How far a step goes [default: 3e-4 for `clip-small`, else 1e-5]
     #[arg(long)]
     learning_rate: Option<f64>,
     /// Decides the order of the data
@@ -94,11 +94,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .fit(&options.model, TRAIN_DATA)
         .run_name(&options.run_name)
         .eval_data(EVAL_DATA)
-        .epochs(options.epochs.unwrap_or(if is_small { 24 } else { 5 }))
+        .epochs(options.epochs.unwrap_or(if is_small { 40 } else { 5 }))
         .learning_rate(
             options
                 .learning_rate
-                .unwrap_or(if is_small { 5e-4 } else { 1e-5 }),
+                .unwrap_or(if is_small { 3e-4 } else { 1e-5 }),
         )
         .callback(BestModelCheckpoint::new())
         .callback(EvaluationCallback::new(EVAL_DATA))

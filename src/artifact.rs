@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use reqwest::{Response, header};
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 use zip::ZipArchive;
 
 use crate::{
@@ -120,10 +120,7 @@ fn unpack(file: NamedTempFile, folder: &Path) -> Result<()> {
     let parent = folder.parent().unwrap_or(folder);
     let failed = |e| Error::file(parent, e);
     let mut zip = ZipArchive::new(file.reopen().map_err(failed)?).map_err(Error::artifact)?;
-    let new = tempfile::Builder::new()
-        .prefix(".finetuner-")
-        .tempdir_in(parent)
-        .map_err(failed)?;
+    let new = folder_beside(folder).map_err(failed)?;
     for i in 0..zip.len() {
         let mut entry = zip.by_index(i).map_err(Error::artifact)?;
         if entry.is_dir() {
@@ -142,17 +139,30 @@ fn unpack(file: NamedTempFile, folder: &Path) -> Result<()> {
     }
     // Looked at again: the download may have taken a while.
     check_free(folder)?;
-    let old = tempfile::Builder::new()
-        .prefix(".finetuner-")
-        .tempdir_in(parent)
-        .map_err(failed)?;
-    match fs::rename(folder, old.path().join("old")) {
+    let aside = folder_beside(folder).map_err(failed)?;
+    let old = aside.path().join("old");
+    match fs::rename(folder, &old) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(Error::file(folder, error));
         }
         _ => {}
     }
-    fs::rename(new.keep(), folder).map_err(|e| Error::file(folder, e))
+    if let Err(error) = fs::rename(new.path(), folder) {
+        // The old model goes back; without one there is nothing to put back.
+        let _ = fs::rename(&old, folder);
+        return Err(Error::file(folder, error));
+    }
+    Ok(())
+}
+
+/// A temporary folder on the same disk as `folder`, as readable for others as
+/// any new folder is.
+fn folder_beside(folder: &Path) -> io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".finetuner-");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
+    builder.tempdir_in(folder.parent().unwrap_or(folder))
 }
 
 /// The path without the folder that holds all files of the zip.

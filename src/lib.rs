@@ -85,3 +85,8 @@ pub use models::{ModelTable, describe_models, list_models};
 pub use retry::RetryPolicy;
 pub use run::Run;
 pub use secret::Secret;
+
+/// The code of the README, compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

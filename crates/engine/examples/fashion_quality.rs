@@ -29,11 +29,11 @@ struct Args {
     /// Seeds 0, 1, 2 and so on up to this many.
     #[arg(long, default_value_t = 3)]
     seeds: u64,
-    #[arg(long, default_value_t = 24)]
+    #[arg(long, default_value_t = 40)]
     epochs: u64,
     #[arg(long, default_value_t = 32)]
     batch_size: u64,
-    #[arg(long, default_value_t = 5e-4)]
+    #[arg(long, default_value_t = 3e-4)]
     learning_rate: f64,
     #[arg(long, default_value = "Adam")]
     optimizer: String,
