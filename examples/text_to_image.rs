@@ -75,7 +75,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (backend, finetuner) = start_backend().await?;
         (Some(backend), finetuner)
     };
-    println!("Logged in as {}\n", finetuner.user().name);
+    println!(
+        "Logged in as {}\n",
+        finetuner.user().map_or("", |user| &user.name)
+    );
 
     println!("{}\n", describe_models());
 

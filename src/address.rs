@@ -45,14 +45,12 @@ impl Addresses {
 
     /// Whether nothing leaves this machine, so that no proxy is wanted.
     pub(crate) fn are_local(&self) -> bool {
-        [&self.finetuner, &self.hubble]
-            .iter()
-            .all(|url| match url.host() {
-                Some(url::Host::Domain(name)) => name == "localhost",
-                Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-                Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-                None => false,
-            })
+        is_loopback(&self.finetuner) && is_loopback(&self.hubble)
+    }
+
+    /// The Finetuner API's host and port, without anything secret.
+    pub(crate) fn finetuner_host(&self) -> String {
+        self.finetuner.origin().ascii_serialization()
     }
 
     /// The address of a Finetuner call: `parts` are percent-encoded.
@@ -63,6 +61,16 @@ impl Addresses {
     /// The address of a Hubble call.
     pub(crate) fn rpc(&self, method: &str) -> Url {
         extend(&self.hubble, &["v2", "rpc"], &[method])
+    }
+}
+
+/// Whether an address is one of this machine that no other can reach.
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
     }
 }
 

@@ -1,98 +1,147 @@
-//! Downloads, and the unpacking of a saved model. What arrives is checked, and
-//! appears whole or not at all.
+//! Saving what a run has made. What arrives is checked, and appears whole or
+//! not at all; what a zip says about paths is not believed.
 
 use std::{
     fs,
-    io::{self, Write},
+    future::{Future, IntoFuture},
+    io::{self, Read, Write},
     path::{Component, Path, PathBuf},
-    time::Duration,
+    pin::Pin,
 };
 
-use bytes::Bytes;
-use futures_util::StreamExt;
-use reqwest::{Response, header};
-use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 use zip::ZipArchive;
 
 use crate::{
-    Error, Result,
-    data::Download,
-    transport::{Body, Call, Transport},
+    Error, Result, Run,
+    data::{Expected, blocking, download},
+    progress::{Progress, ProgressSink},
 };
 
-/// How long a download may stand still.
-const IDLE: Duration = Duration::from_secs(60);
+/// The most that an artifact may unpack to where nothing else is said.
+pub(crate) const MAX_UNPACKED: u64 = 64 << 30;
+/// The most files of an artifact.
+const MAX_FILES: usize = 10_000;
 
-/// Downloads an artifact and unpacks it into `folder`.
-pub(crate) async fn save(transport: &Transport, id: &str, folder: &Path) -> Result<()> {
-    let folder = std::path::absolute(folder).map_err(|e| Error::file(folder, e))?;
-    check_free(&folder)?;
-    let parent = folder.parent().unwrap_or(&folder).to_owned();
-    fs::create_dir_all(&parent).map_err(|e| Error::file(&parent, e))?;
-
-    let form = Body::Form(vec![("id", id.to_owned())]);
-    let url = transport.addresses().rpc("artifact.getDownloadUrl");
-    let Download { download } = transport.rpc(Call::post(url, form).repeatable()).await?;
-    let call = Call::get(download).without_token().streaming();
-    let answer = transport.open(call).await?;
-    let mut file = NamedTempFile::new_in(&parent).map_err(|e| Error::file(&parent, e))?;
-    let written = |e| Error::file(&parent, e);
-    receive(answer, |bytes| file.write_all(bytes).map_err(written)).await?;
-    tokio::task::spawn_blocking(move || unpack(file, &folder))
-        .await
-        .map_err(Error::setup)?
+/// In which form an artifact is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Saved {
+    Unpacked,
+    Zip,
 }
 
-/// Reads a download into memory.
-pub(crate) async fn collect(answer: Response) -> Result<Bytes> {
-    let mut all = Vec::new();
-    receive(answer, |bytes| {
-        all.extend_from_slice(bytes);
-        Ok(())
-    })
-    .await?;
-    Ok(all.into())
+/// An artifact on its way to this machine, from
+/// [`Run::save_model`] or [`Run::save_artifact`]. Awaiting it returns the path.
+///
+/// # Errors
+/// Awaiting it gives [`Error::is_run_in_progress`] before the run has finished,
+/// [`Error::is_run_failed`] where it has failed, [`Error::is_artifact`] where
+/// what arrives is not what was announced, and [`Error::is_file`] where the
+/// place can't be written or holds something else.
+#[derive(Clone, Debug)]
+#[must_use = "an artifact is saved when it is awaited"]
+pub struct SaveArtifact {
+    run: Run,
+    path: PathBuf,
+    form: Saved,
+    max_unpacked: u64,
+    progress: ProgressSink,
 }
 
-/// Takes a download in, and compares it with the length and the SHA-256 that
-/// the server announced.
-async fn receive(answer: Response, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let header = |name| {
-        let value = answer.headers().get(name)?;
-        value
-            .to_str()
-            .ok()
-            .map(|text| text.trim_matches('"').to_owned())
-    };
-    let length: Option<u64> = header(header::CONTENT_LENGTH).and_then(|n| n.parse().ok());
-    let hash = header(header::ETAG).filter(|tag| tag.len() == 64);
-    let url = answer.url().clone();
-    let (mut hasher, mut received) = (Sha256::new(), 0);
-    let mut stream = answer.bytes_stream();
-    loop {
-        let next = tokio::time::timeout(IDLE, stream.next()).await;
-        let Some(bytes) = next.map_err(|_| Error::timeout(IDLE).at(&url))? else {
-            break;
+impl SaveArtifact {
+    pub(crate) fn new(run: Run, path: PathBuf, form: Saved) -> Self {
+        Self {
+            run,
+            path,
+            form,
+            max_unpacked: MAX_UNPACKED,
+            progress: ProgressSink::default(),
+        }
+    }
+
+    /// The most bytes that the artifact may unpack to; 64 GiB by default.
+    pub fn max_unpacked(mut self, bytes: u64) -> Self {
+        self.max_unpacked = bytes;
+        self
+    }
+
+    /// Is told how far the download is, in bytes.
+    pub fn on_progress(mut self, watch: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = ProgressSink::new(watch);
+        self
+    }
+
+    /// Draws a bar on standard error while the artifact is fetched.
+    #[cfg(feature = "progress")]
+    pub fn show_progress(mut self, show: bool) -> Self {
+        self.progress = if show {
+            ProgressSink::bar(format!("Saving {}", self.run.name()))
+        } else {
+            ProgressSink::default()
         };
-        let bytes = bytes.map_err(|e| Error::transport(e, IDLE).at(&url))?;
-        received += bytes.len() as u64;
-        hasher.update(&bytes);
-        take(&bytes)?;
+        self
     }
-    if let Some(length) = length.filter(|length| *length != received) {
-        let reason = format!("{received} of {length} bytes arrived; download it again");
-        return Err(Error::artifact(reason).at(&url));
+
+    async fn save(self) -> Result<PathBuf> {
+        let purpose = match self.form {
+            Saved::Unpacked => "save the model",
+            Saved::Zip => "save the artifact",
+        };
+        self.run.check_finished(purpose).await?;
+        let id = self.run.known_artifact()?.to_owned();
+        let path = std::path::absolute(&self.path).map_err(|e| Error::file(&self.path, e))?;
+        let (form, limit, place) = (self.form, self.max_unpacked, path.clone());
+        let mut file = blocking(move || {
+            if form == Saved::Unpacked {
+                check_free(&place)?;
+            }
+            let folder = place.parent().unwrap_or(&place);
+            fs::create_dir_all(folder).map_err(|e| Error::file(folder, e))?;
+            tempfile::Builder::new()
+                .prefix(".finetuner-")
+                .tempfile_in(folder)
+                .map_err(|e| Error::file(folder, e))
+        })
+        .await?;
+        let started = download(&self.run.transport, Expected::Id(id), None, self.progress).await?;
+        let mut download = started.ok_or_else(|| Error::artifact("the server sent nothing"))?;
+        while let Some(bytes) = download.next().await? {
+            // A few hundred kilobytes at once: not worth a thread.
+            file.write_all(&bytes).map_err(|e| Error::file(&path, e))?;
+        }
+        let place = path;
+        blocking(move || match form {
+            Saved::Unpacked => unpack(file, &place, limit),
+            Saved::Zip => keep(file, &place),
+        })
+        .await?;
+        Ok(self.path)
     }
-    let found: String = hasher
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    if hash.is_some_and(|hash| hash != found) {
-        let reason = "its SHA-256 is not the one that the server announced; download it again";
-        return Err(Error::artifact(reason).at(&url));
+}
+
+impl IntoFuture for SaveArtifact {
+    type Output = Result<PathBuf>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.save())
     }
+}
+
+/// Puts a downloaded file in its place, as readable for others as any new file.
+fn keep(file: NamedTempFile, path: &Path) -> Result<()> {
+    let failed = |e| Error::file(path, e);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+
+        // The process's own mask can't be read without being changed.
+        let permissions = fs::Permissions::from_mode(0o644);
+        file.as_file()
+            .set_permissions(permissions)
+            .map_err(failed)?;
+    }
+    file.persist(path).map_err(|e| failed(e.error))?;
     Ok(())
 }
 
@@ -116,27 +165,11 @@ fn check_free(folder: &Path) -> Result<()> {
 }
 
 /// Unpacks the one folder of the zip as `folder`.
-fn unpack(file: NamedTempFile, folder: &Path) -> Result<()> {
+fn unpack(file: NamedTempFile, folder: &Path, limit: u64) -> Result<()> {
     let parent = folder.parent().unwrap_or(folder);
     let failed = |e| Error::file(parent, e);
-    let mut zip = ZipArchive::new(file.reopen().map_err(failed)?).map_err(Error::artifact)?;
     let new = folder_beside(folder).map_err(failed)?;
-    for i in 0..zip.len() {
-        let mut entry = zip.by_index(i).map_err(Error::artifact)?;
-        if entry.is_dir() {
-            continue;
-        }
-        let path = inner_path(
-            &entry
-                .enclosed_name()
-                .ok_or_else(|| Error::artifact(format!("entry {i} leads out of it")))?,
-        );
-        let path = new.path().join(path);
-        let place = path.parent().unwrap_or(new.path());
-        fs::create_dir_all(place).map_err(|e| Error::file(place, e))?;
-        let mut out = fs::File::create(&path).map_err(|e| Error::file(&path, e))?;
-        io::copy(&mut entry, &mut out).map_err(|e| Error::file(&path, e))?;
-    }
+    unpack_zip(file.reopen().map_err(failed)?, new.path(), limit)?;
     // Looked at again: the download may have taken a while.
     check_free(folder)?;
     let aside = folder_beside(folder).map_err(failed)?;
@@ -151,6 +184,49 @@ fn unpack(file: NamedTempFile, folder: &Path) -> Result<()> {
         // The old model goes back; without one there is nothing to put back.
         let _ = fs::rename(&old, folder);
         return Err(Error::file(folder, error));
+    }
+    Ok(())
+}
+
+/// Writes the files of a zip below `target`, without the one folder that holds
+/// them all. Nothing is written outside of it, no link is made, and no more than
+/// `limit` bytes are unpacked, whatever the zip says its sizes are.
+pub(crate) fn unpack_zip(zip: impl io::Read + io::Seek, target: &Path, limit: u64) -> Result<()> {
+    let mut zip = ZipArchive::new(zip).map_err(Error::artifact)?;
+    if zip.len() > MAX_FILES {
+        let reason = format!("it has {} files, {MAX_FILES} are allowed", zip.len());
+        return Err(Error::artifact(reason));
+    }
+    let mut left = limit;
+    for i in 0..zip.len() {
+        let mut entry = zip.by_index(i).map_err(Error::artifact)?;
+        if entry.is_dir() {
+            continue;
+        }
+        if entry.is_symlink() {
+            return Err(Error::artifact(format!("entry {i} is a link")));
+        }
+        let path = entry
+            .enclosed_name()
+            .ok_or_else(|| Error::artifact(format!("entry {i} leads out of it")))?;
+        let path = target.join(inner_path(&path));
+        let place = path.parent().unwrap_or(target);
+        fs::create_dir_all(place).map_err(|e| Error::file(place, e))?;
+        // Two entries of one name, or one name in other capitals.
+        let mut out = fs::File::create_new(&path).map_err(|e| Error::file(&path, e))?;
+        let mut entry = (&mut entry).take(left.saturating_add(1));
+        let written = io::copy(&mut entry, &mut out).map_err(|error| match error.kind() {
+            // What the zip says of its content is not so.
+            io::ErrorKind::InvalidData | io::ErrorKind::Other | io::ErrorKind::InvalidInput => {
+                Error::artifact(format!("entry {i}: {error}"))
+            }
+            _ => Error::file(&path, error),
+        })?;
+        left = left.checked_sub(written).ok_or_else(|| {
+            Error::artifact(format!(
+                "it unpacks to more than {limit} bytes; allow more with `max_unpacked`"
+            ))
+        })?;
     }
     Ok(())
 }
@@ -200,12 +276,12 @@ mod tests {
             ("run/models/a.yml", "a"),
             ("run/old", ""),
         ]);
-        unpack(one, &folder).unwrap();
+        unpack(one, &folder, MAX_UNPACKED).unwrap();
         assert_eq!(
             fs::read_to_string(folder.join("models/a.yml")).unwrap(),
             "a"
         );
-        unpack(zip(&[("run/metadata.yml", "2")]), &folder).unwrap();
+        unpack(zip(&[("run/metadata.yml", "2")]), &folder, MAX_UNPACKED).unwrap();
         assert_eq!(
             fs::read_to_string(folder.join("metadata.yml")).unwrap(),
             "2"
@@ -215,7 +291,7 @@ mod tests {
         let other = root.path().join("photos");
         fs::create_dir(&other).unwrap();
         fs::write(other.join("me.jpg"), "x").unwrap();
-        let error = unpack(zip(&[("run/metadata.yml", "3")]), &other).unwrap_err();
+        let error = unpack(zip(&[("run/metadata.yml", "3")]), &other, MAX_UNPACKED).unwrap_err();
         assert!(
             error
                 .to_string()
@@ -227,14 +303,32 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_is_no_zip_or_leads_out_of_it() {
+    fn refuses_what_is_no_zip_leads_out_of_it_is_a_link_or_too_much() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("model");
-        let error = unpack(zip(&[("run/../../evil", "x")]), &folder).unwrap_err();
-        assert!(error.to_string().contains("leads out"), "{error}");
+        let refused = |file: NamedTempFile, limit| {
+            let error = unpack(file, &folder, limit).unwrap_err();
+            assert!(error.is_artifact(), "{error}");
+            error.to_string()
+        };
+        let text = refused(zip(&[("run/../../evil", "x")]), MAX_UNPACKED);
+        assert!(text.contains("leads out"), "{text}");
         let mut garbage = NamedTempFile::new().unwrap();
         garbage.write_all(b"<html>").unwrap();
-        assert!(unpack(garbage, &folder).is_err());
+        refused(garbage, MAX_UNPACKED);
+
+        let file = NamedTempFile::new().unwrap();
+        let mut link = ZipWriter::new(file.reopen().unwrap());
+        link.add_symlink("run/link", "/etc/passwd", SimpleFileOptions::default())
+            .unwrap();
+        link.finish().unwrap();
+        assert!(refused(file, MAX_UNPACKED).contains("is a link"));
+
+        let zeros = "0".repeat(5000);
+        let bomb = zip(&[("run/a", &zeros), ("run/b", &zeros)]);
+        assert!(refused(bomb, 9_999).contains("more than 9999 bytes"));
+        let fits = zip(&[("run/a", &zeros), ("run/b", &zeros)]);
         assert!(!folder.exists() && !root.path().join("evil").exists());
+        unpack(fits, &folder, 10_000).unwrap();
     }
 }

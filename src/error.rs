@@ -6,6 +6,8 @@ use finetuner_protocol::{DocumentError, InvalidField};
 use reqwest::StatusCode;
 use url::Url;
 
+use crate::data::Problems;
+
 /// The result of a call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -13,16 +15,29 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 const BODY_START: usize = 500;
 
 /// Why a call did not do what was asked. What kind of failure it was is told
-/// by the methods that begin with `is_`.
+/// by the methods that begin with `is_`, each of which says what to do.
 ///
 /// No token is ever part of an error.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// match finetuner.get_run("clip-fashion-1").await {
+///     Ok(run) => println!("{}", run.status().await?),
+///     Err(error) if error.is_not_found() => println!("there is no such run yet"),
+///     Err(error) => return Err(error),
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub struct Error(Box<Inner>);
 
 struct Inner {
     kind: Kind,
-    /// Tries made, where there was more than one.
+    /// Tries made, and how long they took together.
     attempts: u32,
+    elapsed: Duration,
     url: Option<Url>,
+    request_id: Option<String>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +57,6 @@ enum Kind {
         status: StatusCode,
         message: String,
         body: String,
-        request_id: Option<String>,
     },
     #[error("the answer can't be understood: {reason}: {body}")]
     Decode { reason: String, body: String },
@@ -52,12 +66,20 @@ enum Kind {
          `finetuner-server token` makes more"
     )]
     NotLoggedIn,
+    #[error("the login failed: {0}")]
+    Login(String),
     #[error(transparent)]
     Invalid(InvalidField),
+    #[error(transparent)]
+    Data(Problems),
     #[error("The run needs to be finished in order to {0}.")]
     InProgress(&'static str),
+    #[error("Preparing to run, logs will be ready to pull when `status` is `STARTED`.")]
+    Preparing,
     #[error("The run `{name}` failed, please check the `logs` for detailed information: {details}")]
     RunFailed { name: String, details: String },
+    #[error("this backend can't {0}")]
+    Unsupported(&'static str),
     #[error(transparent)]
     Documents(DocumentError),
     #[error("{path}: {source}")]
@@ -73,7 +95,9 @@ impl Error {
         Self(Box::new(Inner {
             kind,
             attempts: 1,
+            elapsed: Duration::ZERO,
             url: None,
+            request_id: None,
         }))
     }
 
@@ -94,7 +118,7 @@ impl Error {
 
     /// An answer that is not a success. The server's words are looked for in
     /// the body, but whatever the body is, the status is what counts.
-    pub(crate) fn status_of(status: StatusCode, request_id: Option<String>, body: &[u8]) -> Self {
+    pub(crate) fn status_of(status: StatusCode, body: &[u8]) -> Self {
         let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let message = ["detail", "readableMessage", "message"]
             .iter()
@@ -107,7 +131,6 @@ impl Error {
             status,
             message: message.unwrap_or_default(),
             body: start_of(body),
-            request_id,
         })
     }
 
@@ -122,8 +145,20 @@ impl Error {
         Self::new(Kind::NotLoggedIn)
     }
 
+    pub(crate) fn login(reason: impl fmt::Display) -> Self {
+        Self::new(Kind::Login(reason.to_string()))
+    }
+
     pub(crate) fn in_progress(what: &'static str) -> Self {
         Self::new(Kind::InProgress(what))
+    }
+
+    pub(crate) fn preparing() -> Self {
+        Self::new(Kind::Preparing)
+    }
+
+    pub(crate) fn unsupported(what: &'static str) -> Self {
+        Self::new(Kind::Unsupported(what))
     }
 
     pub(crate) fn run_failed(name: &str, details: &str) -> Self {
@@ -148,6 +183,18 @@ impl Error {
         Self::new(Kind::Setup(reason.to_string()))
     }
 
+    /// A word for logs, which shows nothing of the call.
+    pub(crate) fn kind_name(&self) -> &'static str {
+        match self.0.kind {
+            Kind::Connect(_) => "connect",
+            Kind::Timeout(_) => "timeout",
+            Kind::Broken(_) => "broken",
+            Kind::Status { .. } => "status",
+            Kind::Decode { .. } => "decode",
+            _ => "other",
+        }
+    }
+
     pub(crate) fn at(mut self, url: &Url) -> Self {
         let mut url = url.clone();
         // Addresses may carry credentials, and download addresses a key.
@@ -161,58 +208,223 @@ impl Error {
         self
     }
 
-    pub(crate) fn after(mut self, attempts: u32) -> Self {
+    /// Notes the request's name, where the server has not given it another.
+    pub(crate) fn request(mut self, id: &str) -> Self {
+        self.0.request_id.get_or_insert_with(|| id.to_owned());
+        self
+    }
+
+    pub(crate) fn after(mut self, attempts: u32, elapsed: Duration) -> Self {
         self.0.attempts = attempts;
+        self.0.elapsed = elapsed;
         self
     }
 
     /// Nobody answers at the address.
+    ///
+    /// # Troubleshooting
+    /// Is the backend started (`finetuner-server serve`), and is
+    /// `JINA_FINETUNER_REGISTRY` its address? From another machine it must
+    /// listen on more than loopback (`--address 0.0.0.0:8642`), and a firewall
+    /// or a proxy (`HTTPS_PROXY`, `NO_PROXY`) may stand between. A name that
+    /// can't be resolved and a certificate that is not trusted count too; the
+    /// message ends with the cause. The call was never sent, so that repeating
+    /// it is safe.
     #[must_use]
     pub fn is_connect(&self) -> bool {
         matches!(self.0.kind, Kind::Connect(_))
     }
 
     /// An answer, or the next part of it, took too long.
+    ///
+    /// # Troubleshooting
+    /// The server is busy, or the connection slow. Limits are set with
+    /// [`Builder::timeout`](crate::Builder::timeout) and
+    /// [`Builder::idle_timeout`](crate::Builder::idle_timeout). A call that
+    /// creates something may have had its effect: look before repeating it.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self.0.kind, Kind::Timeout(_))
     }
 
     /// There is no token, or the server does not accept it.
+    ///
+    /// # Troubleshooting
+    /// Tokens are looked for in code, `JINA_AUTH_TOKEN`, the keyring and
+    /// `~/.jina/config.json`, in this order, and the first one found is used: an
+    /// old `JINA_AUTH_TOKEN` hides a good stored one. Tokens belong to one
+    /// backend and may have an end date. `Finetuner::login().force(true)` gets
+    /// a new one.
     #[must_use]
     pub fn is_unauthorized(&self) -> bool {
-        matches!(self.0.kind, Kind::NotLoggedIn) || self.status() == Some(401)
+        matches!(self.0.kind, Kind::NotLoggedIn | Kind::Login(_)) || self.status() == Some(401)
+    }
+
+    /// The token is good, but not for this.
+    ///
+    /// # Troubleshooting
+    /// What is asked for belongs to somebody else who has not made it public.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        self.status() == Some(403)
     }
 
     /// There is no experiment, run or data of that name.
+    ///
+    /// # Troubleshooting
+    /// Names are case-sensitive, and each user's own: the data of another user
+    /// is `owner/name`. Runs are looked for in the experiment `default` unless
+    /// another is named. `list_runs`, `list_experiments` and `list_documents`
+    /// show what there is.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.status() == Some(404)
     }
 
     /// There is something of that name already.
+    ///
+    /// # Troubleshooting
+    /// Choose another name, leave it out to have one made up, or delete what
+    /// has it (`delete_run`, `delete_experiment`).
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         self.status() == Some(409)
     }
 
+    /// More was sent than the server takes.
+    ///
+    /// # Troubleshooting
+    /// An upload may have 4 GiB: split the data, or make its pictures smaller;
+    /// models look at 224 pixels a side.
+    #[must_use]
+    pub fn is_too_large(&self) -> bool {
+        self.status() == Some(413)
+            || matches!(
+                &self.0.kind,
+                Kind::Documents(DocumentError::TooLarge { .. })
+            )
+    }
+
+    /// Too many calls came in too short a time.
+    ///
+    /// # Troubleshooting
+    /// The client has waited as long as the server asked for, within its
+    /// [`RetryPolicy`](crate::RetryPolicy). Call less often, or allow more time.
+    #[must_use]
+    pub fn is_rate_limited(&self) -> bool {
+        self.status() == Some(429)
+    }
+
+    /// The server, or a proxy before it, has failed.
+    ///
+    /// # Troubleshooting
+    /// Its operator finds the call in the log under [`Error::request_id`].
+    /// [`Error::body`] is the start of what came in place of an answer.
+    #[must_use]
+    pub fn is_server(&self) -> bool {
+        self.status().is_some_and(|status| status >= 500)
+    }
+
     /// A setting or the data can't be used; the message names the field.
     /// Nothing was created.
+    ///
+    /// # Troubleshooting
+    /// The message says which argument of the call it is, what it was and what
+    /// it may be. [`Error::is_data`] tells data from settings.
     #[must_use]
     pub fn is_invalid(&self) -> bool {
-        matches!(self.0.kind, Kind::Invalid(_)) || matches!(self.status(), Some(400 | 422))
+        matches!(
+            self.0.kind,
+            Kind::Invalid(_) | Kind::Data(_) | Kind::Documents(_)
+        ) || matches!(self.status(), Some(400 | 422))
+    }
+
+    /// The data can't be used; the message names the rows or documents.
+    ///
+    /// # Troubleshooting
+    /// [`Error::problems`] lists them, each with its number and the reason.
+    /// Nothing was sent.
+    #[must_use]
+    pub fn is_data(&self) -> bool {
+        matches!(self.0.kind, Kind::Data(_) | Kind::Documents(_))
+    }
+
+    /// What is wrong with the data, row by row or document by document.
+    #[must_use]
+    pub fn problems(&self) -> Option<&Problems> {
+        match &self.0.kind {
+            Kind::Data(problems) => Some(problems),
+            _ => None,
+        }
     }
 
     /// What was asked for is there only once the run has finished.
+    ///
+    /// # Troubleshooting
+    /// `run.wait().await` returns when it has.
     #[must_use]
     pub fn is_run_in_progress(&self) -> bool {
         matches!(self.0.kind, Kind::InProgress(_))
     }
 
+    /// What was asked for is there only once the run has started.
+    ///
+    /// # Troubleshooting
+    /// The run waits for others before it. `stream_logs` waits with it.
+    #[must_use]
+    pub fn is_run_preparing(&self) -> bool {
+        matches!(self.0.kind, Kind::Preparing)
+    }
+
     /// The run has failed; its log says why.
+    ///
+    /// # Troubleshooting
+    /// The message ends with the reason, and `run.logs()` shows what led there.
+    /// A failed run is not repeated: submit it again under another name.
     #[must_use]
     pub fn is_run_failed(&self) -> bool {
         matches!(self.0.kind, Kind::RunFailed { .. })
+    }
+
+    /// The backend does not have what was asked for.
+    ///
+    /// # Troubleshooting
+    /// Backends older than this client, and other implementations of the same
+    /// API, know fewer calls. Use a newer `finetuner-server`.
+    #[must_use]
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self.0.kind, Kind::Unsupported(_))
+    }
+
+    /// The answer was not what the API promises.
+    ///
+    /// # Troubleshooting
+    /// Is the address that of a Finetuner backend? A login page of a proxy or
+    /// another web server answers too. [`Error::body`] is the start of what
+    /// came.
+    #[must_use]
+    pub fn is_decode(&self) -> bool {
+        matches!(self.0.kind, Kind::Decode { .. })
+    }
+
+    /// A download is not what was announced, or no model.
+    ///
+    /// # Troubleshooting
+    /// Nothing was written. Download it again; where that fails too, the
+    /// backend's storage is damaged.
+    #[must_use]
+    pub fn is_artifact(&self) -> bool {
+        matches!(self.0.kind, Kind::Artifact(_))
+    }
+
+    /// A file or folder of this machine can't be read or written.
+    ///
+    /// # Troubleshooting
+    /// The message begins with the path and ends with the system's reason.
+    /// Nothing half-written is left.
+    #[must_use]
+    pub fn is_file(&self) -> bool {
+        matches!(self.0.kind, Kind::File { .. })
     }
 
     /// The same call may succeed later. Calls are repeated before they fail,
@@ -226,7 +438,7 @@ impl Error {
         }
     }
 
-    /// The HTTP status, where the server answered.
+    /// The HTTP status, where the server answered with an error.
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match &self.0.kind {
@@ -253,13 +465,17 @@ impl Error {
         }
     }
 
-    /// The server's name for the request, for its operator.
+    /// The name of the request, for the server's operator: the server's own, or
+    /// the one that was sent along.
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
-        match &self.0.kind {
-            Kind::Status { request_id, .. } => request_id.as_deref(),
-            _ => None,
-        }
+        self.0.request_id.as_deref()
+    }
+
+    /// How often the call was made.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.0.attempts
     }
 }
 
@@ -285,12 +501,12 @@ impl fmt::Display for Error {
             write!(f, "{url}: ")?;
         }
         self.0.kind.fmt(f)?;
-        if let Some(id) = self.request_id() {
+        if let Some(id) = self.request_id().filter(|_| self.status().is_some()) {
             write!(f, " [request {id}]")?;
         }
         match self.0.attempts {
             0 | 1 => Ok(()),
-            n => write!(f, " (after {n} tries)"),
+            n => write!(f, " (after {n} tries in {:.1?})", self.0.elapsed),
         }
     }
 }
@@ -309,7 +525,9 @@ impl fmt::Debug for Error {
         f.debug_struct("Error")
             .field("kind", &self.0.kind)
             .field("attempts", &self.0.attempts)
+            .field("elapsed", &self.0.elapsed)
             .field("url", &self.0.url.as_ref().map(Url::as_str))
+            .field("request_id", &self.0.request_id)
             .finish()
     }
 }
@@ -329,5 +547,11 @@ impl From<InvalidField> for Error {
 impl From<DocumentError> for Error {
     fn from(error: DocumentError) -> Self {
         Self::new(Kind::Documents(error))
+    }
+}
+
+impl From<Problems> for Error {
+    fn from(problems: Problems) -> Self {
+        Self::new(Kind::Data(problems))
     }
 }

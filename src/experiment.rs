@@ -1,15 +1,15 @@
 //! A group of runs.
 
-use finetuner_protocol::{ExperimentInfo, RunInfo, check_name};
+use finetuner_protocol::{ExperimentInfo, Page, RunInfo, check_name};
+use reqwest::Method;
 use serde_json::Map;
 
 use crate::{
-    Result, Run,
-    client::all_pages,
+    List, Result, Run,
     transport::{Call, Transport},
 };
 
-/// A handle on an experiment.
+/// A handle on an experiment. Clones are cheap.
 #[derive(Clone)]
 pub struct Experiment {
     transport: Transport,
@@ -38,6 +38,18 @@ impl Experiment {
         &self.info.name
     }
 
+    /// A text about it.
+    #[must_use]
+    pub fn description(&self) -> &str {
+        &self.info.description
+    }
+
+    /// `ACTIVE`.
+    #[must_use]
+    pub fn status(&self) -> &str {
+        &self.info.status
+    }
+
     /// When it was created, in UTC.
     #[must_use]
     pub fn created_at(&self) -> &str {
@@ -50,22 +62,55 @@ impl Experiment {
     /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
     pub async fn get_run(&self, name: &str) -> Result<Run> {
         check_name("run_name", name)?;
-        let parts = ["experiments", self.name(), "runs", name];
-        let url = self.transport.addresses().api(&parts);
-        let info = self.transport.json(Call::get(url)).await?;
+        let call = Call::api(
+            Method::GET,
+            "experiments/{experiment}/runs/{run}",
+            &[self.name(), name],
+        );
+        let info = self.transport.json(call).await?;
         Ok(Run::new(self.transport.clone(), self.name(), info))
     }
 
     /// All its runs, oldest first.
+    pub fn list_runs(&self) -> List<Run> {
+        let (transport, experiment) = (self.transport.clone(), self.info.name.clone());
+        List::new(move |page, size| {
+            let (transport, experiment) = (transport.clone(), experiment.clone());
+            async move {
+                let call = Call::api(Method::GET, "experiments/{experiment}/runs", &[&experiment])
+                    .query("page", page)
+                    .query("size", size);
+                let page: Page<RunInfo> = transport.json(call).await?;
+                Ok(page.map(|info| Run::new(transport.clone(), &experiment, info)))
+            }
+        })
+    }
+
+    /// Deletes a run, and the model it has made. A run in progress ends.
     ///
     /// # Errors
-    /// Where a call fails.
-    pub async fn list_runs(&self) -> Result<Vec<Run>> {
-        let parts = ["experiments", self.name(), "runs"];
-        let url = self.transport.addresses().api(&parts);
-        let infos: Vec<RunInfo> = all_pages(&self.transport, &url).await?;
-        let run = |info| Run::new(self.transport.clone(), self.name(), info);
-        Ok(infos.into_iter().map(run).collect())
+    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    pub async fn delete_run(&self, name: &str) -> Result<()> {
+        check_name("run_name", name)?;
+        let call = Call::api(
+            Method::DELETE,
+            "experiments/{experiment}/runs/{run}",
+            &[self.name(), name],
+        );
+        self.transport.done(call).await
+    }
+
+    /// Deletes all its runs.
+    ///
+    /// # Errors
+    /// Where the call fails.
+    pub async fn delete_runs(&self) -> Result<()> {
+        let call = Call::api(
+            Method::DELETE,
+            "experiments/{experiment}/runs",
+            &[self.name()],
+        );
+        self.transport.done(call).await
     }
 }
 

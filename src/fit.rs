@@ -3,27 +3,22 @@
 use std::{
     future::{Future, IntoFuture},
     pin::Pin,
-    time::Duration,
 };
 
 use finetuner_protocol::{
-    Callback, Device, Generation, HyperParameters, Loss, Model, NewRun, Optimizer, RunConfig,
-    RunTask, SchedulerOptions,
+    Device, Generation, HyperParameters, Loss, Miner, Model, Optimizer, Options, RunConfig,
+    RunTask, Sampler, Scheduler, SchedulerOptions,
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
-    DocumentArray, Error, Finetuner, Result, Run, TrainingData,
+    CsvOptions, DataSource, Finetuner, FitCallback, Result, Run,
     client::DEFAULT_EXPERIMENT,
-    data, names,
-    transport::{Body, Call},
+    csv::Layout,
+    names,
+    progress::{Progress, ProgressSink},
+    submit::{Pushing, Submission, submit},
 };
-
-/// The version of the wire's schema that later clients speak.
-const SCHEMA_VERSION: &str = "0.13.10";
-
-/// How long the backend may take to look at the data before it says yes.
-const SUBMIT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A fine-tuning job, from [`Finetuner::fit`]. Awaiting it submits the job.
 ///
@@ -31,6 +26,11 @@ const SUBMIT_TIMEOUT: Duration = Duration::from_secs(600);
 /// `TripletMarginLoss`, learning rate and batch size left to the backend, and
 /// a graphics processor where the backend has one. Every setting has the name
 /// of the Python argument.
+///
+/// A run named here may be looked at from anywhere. Data that is not given by name
+/// is checked and pushed first, under names such as
+/// `finetuner-dastorage-{experiment}-{run}-train`; the same data in two places is
+/// pushed once.
 ///
 /// # Errors
 /// Awaiting it gives an error with [`Error::is_invalid`] where a setting or
@@ -41,16 +41,22 @@ const SUBMIT_TIMEOUT: Duration = Duration::from_secs(600);
 #[must_use = "a job is submitted when it is awaited"]
 pub struct Fit {
     finetuner: Finetuner,
+    /// The model as it was given.
+    model: Option<String>,
     config: RunConfig,
     device: Option<Device>,
     epochs: Option<u64>,
     description: Option<String>,
-    train_data: TrainingData,
-    eval_data: Option<TrainingData>,
+    train_data: DataSource,
+    eval_data: Option<DataSource>,
+    csv_options: Option<CsvOptions>,
+    callbacks: Vec<FitCallback>,
+    progress: ProgressSink,
 }
 
 impl Fit {
-    pub(crate) fn new(finetuner: Finetuner, model: String, train_data: TrainingData) -> Self {
+    pub(crate) fn new(finetuner: Finetuner, model: String, train_data: DataSource) -> Self {
+        let given = (!model.is_empty()).then(|| model.clone());
         let config = RunConfig {
             model: Model {
                 name: Some(model),
@@ -60,12 +66,16 @@ impl Fit {
         };
         Self {
             finetuner,
+            model: given,
             config,
             device: None,
             epochs: None,
             description: None,
             train_data,
             eval_data: None,
+            csv_options: None,
+            callbacks: Vec::new(),
+            progress: ProgressSink::default(),
         }
     }
 
@@ -89,7 +99,7 @@ impl Fit {
     }
 
     /// Data for the validation loss after each epoch.
-    pub fn eval_data(mut self, data: impl Into<TrainingData>) -> Self {
+    pub fn eval_data(mut self, data: impl Into<DataSource>) -> Self {
         self.eval_data = Some(data.into());
         self
     }
@@ -108,7 +118,13 @@ impl Fit {
         self
     }
 
-    /// Options of the model. The backend knows `seed`, a whole number that
+    /// All options of the model at once.
+    pub fn model_options(mut self, options: impl Into<Options>) -> Self {
+        self.config.model.options = Some(options.into());
+        self
+    }
+
+    /// An option of the model. Our backend knows `seed`, a whole number that
     /// decides the order of the data (0 by default), and `augmentation`,
     /// `none` or `light`.
     pub fn model_option(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
@@ -162,32 +178,32 @@ impl Fit {
     }
 
     /// The loss's options.
-    pub fn loss_options(mut self, options: Map<String, Value>) -> Self {
-        self.hyper().loss_options = Some(options);
+    pub fn loss_options(mut self, options: impl Into<Options>) -> Self {
+        self.hyper().loss_options = Some(options.into());
         self
     }
 
     /// The optimizer of the loss's own weights.
-    pub fn loss_optimizer(mut self, name: impl Into<String>) -> Self {
+    pub fn loss_optimizer(mut self, name: impl Into<Optimizer>) -> Self {
         self.hyper().loss_optimizer = Some(name.into());
         self
     }
 
     /// Options of the optimizer of the loss's own weights.
-    pub fn loss_optimizer_options(mut self, options: Map<String, Value>) -> Self {
-        self.hyper().loss_optimizer_options = Some(options);
+    pub fn loss_optimizer_options(mut self, options: impl Into<Options>) -> Self {
+        self.hyper().loss_optimizer_options = Some(options.into());
         self
     }
 
     /// What chooses pairs or triplets from a batch.
-    pub fn miner(mut self, name: impl Into<String>) -> Self {
+    pub fn miner(mut self, name: impl Into<Miner>) -> Self {
         self.hyper().miner = Some(name.into());
         self
     }
 
     /// The miner's options.
-    pub fn miner_options(mut self, options: Map<String, Value>) -> Self {
-        self.hyper().miner_options = Some(options);
+    pub fn miner_options(mut self, options: impl Into<Options>) -> Self {
+        self.hyper().miner_options = Some(options.into());
         self
     }
 
@@ -199,8 +215,8 @@ impl Fit {
 
     /// The optimizer's options, named as in `torch.optim`, such as
     /// `weight_decay`.
-    pub fn optimizer_options(mut self, options: Map<String, Value>) -> Self {
-        self.hyper().optimizer_options = Some(options);
+    pub fn optimizer_options(mut self, options: impl Into<Options>) -> Self {
+        self.hyper().optimizer_options = Some(options.into());
         self
     }
 
@@ -224,8 +240,8 @@ impl Fit {
         self
     }
 
-    /// How the learning rate changes, such as `linear` or `cosine`.
-    pub fn scheduler(mut self, name: impl Into<String>) -> Self {
+    /// How the learning rate changes; it stays the same by default.
+    pub fn scheduler(mut self, name: impl Into<Scheduler>) -> Self {
         self.hyper().scheduler = Some(name.into());
         self
     }
@@ -236,22 +252,53 @@ impl Fit {
         self
     }
 
+    /// Whether the learning rate changes by `batch` or by `epoch`, where clients
+    /// up to 0.7.1 said so; later ones do in the scheduler's options.
+    pub fn scheduler_step(mut self, step: impl Into<String>) -> Self {
+        self.hyper().scheduler_step = Some(step.into());
+        self
+    }
+
     /// Something to do beside the training, such as
     /// [`EvaluationCallback`](crate::EvaluationCallback); may be called several
-    /// times.
-    pub fn callback(mut self, callback: impl Into<Callback>) -> Self {
-        self.config.callbacks.push(callback.into());
+    /// times. Callbacks act in their order: one that measures comes before
+    /// those that watch what it measures.
+    pub fn callback(mut self, callback: impl Into<FitCallback>) -> Self {
+        self.callbacks.push(callback.into());
         self
     }
 
     /// All callbacks at once.
-    pub fn callbacks(mut self, callbacks: impl IntoIterator<Item = Callback>) -> Self {
-        self.config.callbacks = callbacks.into_iter().collect();
+    pub fn callbacks(mut self, callbacks: impl IntoIterator<Item = FitCallback>) -> Self {
+        self.callbacks = callbacks.into_iter().collect();
         self
     }
 
-    /// How batches are put together: `auto`, `class` or `random`.
-    pub fn sampler(mut self, sampler: impl Into<String>) -> Self {
+    /// How CSV files are read that have no options of their own.
+    pub fn csv_options(mut self, options: CsvOptions) -> Self {
+        self.csv_options = Some(options);
+        self
+    }
+
+    /// Is told how far the upload of data is.
+    pub fn on_progress(mut self, watch: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = ProgressSink::new(watch);
+        self
+    }
+
+    /// Draws a bar on standard error while data is sent.
+    #[cfg(feature = "progress")]
+    pub fn show_progress(mut self, show: bool) -> Self {
+        self.progress = if show {
+            ProgressSink::bar("Pushing data".to_owned())
+        } else {
+            ProgressSink::default()
+        };
+        self
+    }
+
+    /// How batches are put together; [`Sampler::Auto`] by default.
+    pub fn sampler(mut self, sampler: impl Into<Sampler>) -> Self {
         self.config.data.sampler = sampler.into();
         self
     }
@@ -272,10 +319,7 @@ impl Fit {
     /// (`cuda`). A backend without one trains on its main processor, and warns
     /// in the run's log.
     pub fn device(mut self, device: impl Into<Device>) -> Self {
-        self.device = Some(match device.into() {
-            Device::Other(name) if name == "cuda" => Device::Gpu,
-            device => device,
-        });
+        self.device = Some(device.into().from_python());
         self
     }
 
@@ -304,14 +348,8 @@ impl Fit {
         if self.config.experiment_name.is_empty() {
             self.config.experiment_name = DEFAULT_EXPERIMENT.to_owned();
         }
-        let (train_data, train_documents) = self.named(self.train_data.clone(), "train");
-        self.config.data.train_data = train_data;
-        let mut documents = train_documents;
-        if let Some(data) = self.eval_data.clone() {
-            let (name, more) = self.named(data, "eval");
-            self.config.data.eval_data = Some(name);
-            documents.extend(more);
-        }
+        // An artifact says nothing about columns, so that the name is kept for that.
+        let layout = Layout::of_model(self.model.as_deref());
         let (epochs, device) = match self.config.generation {
             Generation::V0_2 => {
                 self.hyper().batch_size.get_or_insert(8);
@@ -322,54 +360,39 @@ impl Fit {
         };
         self.hyper().epochs = self.epochs.unwrap_or(epochs);
         let device = self.device.clone().unwrap_or(device);
+
+        let config = &mut self.config;
+        let mut pushing = Pushing::new(
+            config.generation,
+            &config.experiment_name,
+            &config.run_name,
+            self.csv_options,
+        );
+        config.data.train_data = pushing.name_of(self.train_data, "train", "train_data");
+        config.data.eval_data = self
+            .eval_data
+            .map(|data| pushing.name_of(data, "eval", "eval_data"));
+        config.callbacks = self
+            .callbacks
+            .into_iter()
+            .map(|callback| callback.resolve(&mut pushing))
+            .collect();
         // What no backend would accept is refused before anything is sent.
-        self.config.check()?;
-        let experiment = self.config.experiment_name.clone();
-        self.finetuner
-            .find_or_create_experiment(&experiment)
+        config.check()?;
+        pushing
+            .push_all(&self.finetuner, layout, config.public, self.progress)
             .await?;
-        let transport = &self.finetuner.transport;
-        for (name, documents) in documents {
-            data::push(transport, &name, &documents).await?;
-        }
-        let url = transport
-            .addresses()
-            .api(&["experiments", &experiment, "runs"]);
-        let body = serde_json::to_value(self.request(device)).map_err(Error::setup)?;
-        let call = Call::post(url, Body::Json(body))
-            .idempotent()
-            .timeout(SUBMIT_TIMEOUT);
-        let info = transport.json(call).await?;
-        Ok(Run::new(transport.clone(), &experiment, info))
-    }
-
-    /// The name of data, and documents to push under it.
-    fn named(&self, data: TrainingData, purpose: &str) -> (String, Vec<(String, DocumentArray)>) {
-        match data {
-            TrainingData::Name(name) => (name, Vec::new()),
-            TrainingData::Documents(documents) => {
-                let config = &self.config;
-                let name = format!(
-                    "finetuner-dastorage-{}-{}-{purpose}",
-                    config.experiment_name, config.run_name
-                );
-                (name.clone(), vec![(name, documents)])
-            }
-        }
-    }
-
-    fn request(&self, device: Device) -> NewRun {
-        let latest = self.config.generation == Generation::V0_8;
-        NewRun {
-            name: self.config.run_name.clone(),
-            config: self.config.clone(),
+        let latest = config.generation == Generation::V0_8;
+        let submission = Submission {
+            experiment: config.experiment_name.clone(),
+            name: config.run_name.clone(),
+            cpus: config.data.num_workers,
             task: latest.then_some(RunTask::Training),
-            finetuner_version: latest.then(|| SCHEMA_VERSION.to_owned()),
             device,
-            cpus: self.config.data.num_workers,
-            gpus: 1,
-            description: self.description.clone(),
-        }
+            description: self.description,
+            config: self.config.into(),
+        };
+        submit(&self.finetuner, submission).await
     }
 }
 

@@ -40,53 +40,97 @@
 //!
 //! | to do this | look at |
 //! | --- | --- |
-//! | choose a backend, log in | [`Finetuner`], [`Builder`] |
-//! | choose a model | [`describe_models`] |
-//! | bring data | [`Document`], [`DocumentArray`], [`Finetuner::push`] |
-//! | train | [`Finetuner::fit`], [`Fit`] |
-//! | follow and save | [`Run`] |
-//! | find things again | [`Finetuner::get_run`], [`Experiment`] |
+//! | choose a backend, log in | [`Finetuner`], [`Builder`], [`Login`] |
+//! | choose a model | [`describe_models`], [`list_models`], [`list_model_options`] |
+//! | bring data | [`DataSource`]: [`Document`]s, [`Csv`] files, [`DocumentSource`]s; [`Finetuner::push`] |
+//! | train | [`Finetuner::fit`], [`Fit`], [`Synthesize`] |
+//! | follow and save | [`Run`], [`Watch`], [`LogStream`] |
+//! | find things again | [`Finetuner::get_run`], [`Experiment`], [`List`] |
 //! | know what went wrong | [`Error`] |
 //!
 //! Handles ([`Experiment`], [`Run`]) are cheap to clone, and dropping one stops
 //! nothing: a run goes on without anybody looking.
+//!
+//! # Features
+//!
+//! | feature | what it brings |
+//! | --- | --- |
+//! | `rustls` (default) | https, without a system package |
+//! | `native-tls` | https by the system's own TLS, where `rustls` is off |
+//! | `keyring` (default) | tokens in the keyring of the operating system |
+//! | `progress` (default) | bars for uploads and downloads |
+//! | `blocking` | the same calls for programs without `async` |
+//! | `local` | using models on this machine |
 
+mod account;
 mod address;
 mod artifact;
 mod auth;
+#[cfg(feature = "blocking")]
+pub mod blocking;
+mod builder;
+mod callbacks;
 mod client;
+mod csv;
 mod data;
 mod error;
 mod experiment;
 mod fit;
+mod list;
+#[cfg(feature = "local")]
+pub mod local;
 mod logs;
 mod models;
 mod names;
-mod retry;
+mod progress;
+mod results;
 mod run;
 mod secret;
+mod submit;
+mod synthesize;
+mod table;
 mod transport;
+mod watch;
 
+pub use account::{CreateToken, PersonalToken, User};
 pub use address::{DEFAULT_ADDRESS, HUBBLE_VARIABLE, REGISTRY_VARIABLE};
-pub use auth::{FOLDER_VARIABLE, TOKEN_VARIABLE};
-pub use client::{Builder, Finetuner, User};
-pub use data::TrainingData;
+pub use artifact::SaveArtifact;
+pub use auth::{FOLDER_VARIABLE, TOKEN_VARIABLE, TokenOrigin, TokenStorage};
+pub use builder::{Builder, Login, PLAIN_HTTP_VARIABLE};
+pub use callbacks::{EvaluationCallback, FitCallback, list_callbacks};
+pub use client::{Finetuner, ListAllRuns};
+pub use csv::{Csv, CsvOptions, Dialect};
+pub use data::{
+    ArtifactInfo, DataSource, DocumentSource, DocumentStream, MAX_PROBLEMS, Problem, Problems,
+    Pull, Push, load_documents, save_documents,
+};
 pub use error::{Error, Result};
 pub use experiment::Experiment;
+pub use finetuner_protocol as protocol;
 #[doc(inline)]
 pub use finetuner_protocol::{
-    Backbone, BestModelCheckpoint, Callback, Content, Device, Document, DocumentArray,
-    DocumentError, EvaluationCallback, Generation, LABEL_TAG, Loss, MAX_EPOCHS, MetricsInfo,
-    NamedScore, NdArray, Optimizer, RunConfig, SCORE_TAG, Status, StatusInfo, Task,
+    Backbone, Config, Content, Device, Document, DocumentArray, DocumentError, ExamplesInfo,
+    Generation, LABEL_TAG, Loss, MAX_EPOCHS, MetricPoint, MetricsInfo, Miner, ModelOption,
+    NamedScore, NdArray, Optimizer, Options, Page, RunConfig, RunTask, SCORE_TAG, Sampler,
+    Scheduler, SchedulerOptions, Status, StatusInfo, Summary, SynthesisConfig, Task,
+    callback::{
+        BestModelCheckpoint, EarlyStopping, MLFlowLogger, TrainingCheckpoint, WandBLogger,
+        WiSEFTCallback,
+    },
 };
 pub use fit::Fit;
+pub use list::{List, Stream};
 pub use logs::LogStream;
-pub use models::{ModelTable, describe_models, list_models};
-pub use retry::RetryPolicy;
+pub use models::{ModelTable, describe_models, list_model_options, list_models};
+pub use progress::Progress;
+pub use results::{ExamplesTable, MetricsTable};
 pub use run::Run;
 pub use secret::Secret;
+pub use synthesize::{SynthesisModels, Synthesize};
+pub use transport::RetryPolicy;
+pub use watch::{RunProgress, Update, Watch};
 
 /// The code of the README, compiled as tests.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "local"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

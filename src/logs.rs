@@ -4,17 +4,16 @@ use std::{
     collections::VecDeque,
     pin::Pin,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bytes::Bytes;
 use finetuner_protocol::Status;
 use futures_util::{Stream, StreamExt, stream};
 
-use crate::{Error, Result, Run, retry::may_repeat, transport::Call};
+use reqwest::Method;
 
-/// How long the server may be silent; it sends something every 15 seconds.
-const IDLE: Duration = Duration::from_secs(60);
+use crate::{Error, Result, Run, transport::may_repeat};
 
 /// Lines of a run's log, from [`Run::stream_logs`].
 ///
@@ -103,11 +102,14 @@ impl Reader {
 
     /// Takes what the connection brings; false at its end.
     async fn read_more(&mut self) -> Result<bool> {
-        let url = self.run.address(&["logstream"]);
+        let idle = self.run.transport.idle_timeout();
         let connection = match &mut self.connection {
             Some(connection) => connection,
             None => {
-                let mut call = Call::get(url.clone())
+                let route = "experiments/{experiment}/runs/{run}/logstream";
+                let mut call = self
+                    .run
+                    .call(Method::GET, route)
                     .header("accept", "text/event-stream")
                     .streaming();
                 if let Some(id) = self.last_id {
@@ -118,10 +120,10 @@ impl Reader {
                 self.connection.insert(Box::pin(answer.bytes_stream()))
             }
         };
-        let next = tokio::time::timeout(IDLE, connection.next()).await;
-        match next.map_err(|_| Error::timeout(IDLE).at(&url))? {
+        let next = tokio::time::timeout(idle, connection.next()).await;
+        match next.map_err(|_| Error::timeout(idle))? {
             Some(bytes) => {
-                let bytes = bytes.map_err(|e| Error::transport(e, IDLE).at(&url))?;
+                let bytes = bytes.map_err(|e| Error::transport(e, idle))?;
                 self.parser.feed(&bytes);
                 self.failures = 0;
                 Ok(true)
@@ -159,12 +161,13 @@ impl Reader {
             return Err(error);
         }
         let policy = self.run.transport.retry();
-        match policy.pause(self.failures, self.failing_since.elapsed(), None) {
+        let elapsed = self.failing_since.elapsed();
+        match policy.pause(self.failures, elapsed, None) {
             Some(pause) => {
                 tokio::time::sleep(pause).await;
                 Ok(())
             }
-            None => Err(error.after(self.failures)),
+            None => Err(error.after(self.failures, elapsed)),
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use finetuner_protocol::BACKBONES;
-use unicode_width::UnicodeWidthStr;
+use finetuner_protocol::{BACKBONES, ModelOption, Task, backbone::Backbone, find_backbone};
+
+use crate::table::{Align, Table};
 
 const TITLE: &str = "Finetuner backbones";
 const COLUMNS: [&str; 5] = ["model", "task", "output_dim", "architecture", "description"];
@@ -18,60 +19,77 @@ pub fn list_models() -> Vec<&'static str> {
     BACKBONES.iter().map(|backbone| backbone.name).collect()
 }
 
+/// The options that `model_options` may hold for a model; none where there is no
+/// such model.
+///
+/// ```
+/// let options = finetuner::list_model_options("bert-base-en").unwrap();
+/// assert_eq!(options[0].name, "pooler");
+/// ```
+#[must_use]
+pub fn list_model_options(model: &str) -> Option<&'static [ModelOption]> {
+    find_backbone(model).map(|backbone| backbone.options)
+}
+
 /// All backbones as a table to print.
 ///
 /// ```
+/// use finetuner::Task;
+///
 /// println!("{}", finetuner::describe_models());
+/// println!("{}", finetuner::describe_models().task(&Task::TextToImage));
 /// ```
-#[must_use]
 pub fn describe_models() -> ModelTable {
-    let rows = BACKBONES.iter().map(|backbone| {
-        [
-            backbone.name.to_owned(),
-            backbone.task.to_string(),
-            backbone.output_dim.to_string(),
-            backbone.architecture.to_owned(),
-            backbone.description.to_owned(),
-        ]
-    });
-    ModelTable(rows.collect())
+    ModelTable {
+        task: None,
+        backbones: BACKBONES.iter().collect(),
+    }
 }
 
 /// The backbones; prints as a table.
 #[derive(Clone, Debug)]
-pub struct ModelTable(Vec<[String; 5]>);
+#[must_use]
+pub struct ModelTable {
+    task: Option<Task>,
+    backbones: Vec<&'static Backbone>,
+}
+
+impl ModelTable {
+    /// Only those for one task.
+    pub fn task(mut self, task: &Task) -> Self {
+        self.backbones.retain(|backbone| backbone.task == *task);
+        self.task = Some(task.clone());
+        self
+    }
+
+    /// The backbones, in the table's order.
+    #[must_use]
+    pub fn backbones(&self) -> &[&'static Backbone] {
+        &self.backbones
+    }
+}
 
 impl fmt::Display for ModelTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let header = COLUMNS.map(str::to_owned);
-        let mut widths = [0; 5];
-        for row in std::iter::once(&header).chain(&self.0) {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.width().max(*width);
-            }
-        }
-        let line = |[left, fill, between, right]: [&str; 4]| {
-            let parts = widths.map(|width| fill.repeat(width + 2));
-            format!("{left}{}{right}", parts.join(between))
+        let rows = self.backbones.iter().map(|backbone| {
+            vec![
+                backbone.name.to_owned(),
+                backbone.task.to_string(),
+                backbone.output_dim.to_string(),
+                backbone.architecture.to_owned(),
+                backbone.description.to_owned(),
+            ]
+        });
+        let table = Table {
+            title: match &self.task {
+                Some(task) => format!("{TITLE}: {task}"),
+                None => TITLE.to_owned(),
+            },
+            title_centred: true,
+            header: Some(COLUMNS.map(str::to_owned).to_vec()),
+            rows: rows.collect(),
+            align: Align::Right,
         };
-        let row = |bar: &str, cells: &[String; 5]| {
-            let mut text = String::from(bar);
-            for (cell, width) in cells.iter().zip(widths) {
-                let padding = " ".repeat(width - cell.width());
-                text.push_str(&format!(" {padding}{cell} {bar}"));
-            }
-            text
-        };
-        let total = widths.iter().map(|width| width + 3).sum::<usize>() + 1;
-        let left = (total - TITLE.width()) / 2;
-        let right = total - TITLE.width() - left;
-        writeln!(f, "{}{TITLE}{}", " ".repeat(left), " ".repeat(right))?;
-        writeln!(f, "{}", line(["┏", "━", "┳", "┓"]))?;
-        writeln!(f, "{}", row("┃", &header))?;
-        writeln!(f, "{}", line(["┡", "━", "╇", "┩"]))?;
-        for cells in &self.0 {
-            writeln!(f, "{}", row("│", cells))?;
-        }
-        f.write_str(&line(["└", "─", "┴", "┘"]))
+        table.fmt(f)
     }
 }

@@ -5,25 +5,29 @@ use std::{
     time::Duration,
 };
 
-use finetuner_protocol::{MetricsInfo, RunConfig, RunInfo, Status, StatusInfo};
-use url::Url;
+use finetuner_protocol::{
+    Config, ExamplesInfo, MAX_POINTS, MetricPoint, MetricsInfo, RunInfo, RunTask, Status,
+    StatusInfo,
+};
+use reqwest::Method;
+use serde_json::Value;
 
 use crate::{
-    Error, LogStream, Result, artifact,
+    Error, ExamplesTable, LogStream, MetricsTable, Result, SaveArtifact, Watch,
+    artifact::Saved,
     transport::{Call, Transport},
 };
 
 /// How long a status may take, as in the Python client.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
-/// Pauses between looks at the status grow from the first to the second.
-const POLL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// A handle on a run. Dropping it does not stop the run.
+/// A handle on a run. Clones are cheap, and dropping one does not stop the run:
+/// it goes on without anybody looking, and is found again by its name.
 #[derive(Clone)]
 pub struct Run {
     pub(crate) transport: Transport,
     experiment: String,
-    info: RunInfo,
+    info: std::sync::Arc<RunInfo>,
 }
 
 impl Run {
@@ -31,7 +35,7 @@ impl Run {
         Self {
             transport,
             experiment: experiment.to_owned(),
-            info,
+            info: std::sync::Arc::new(info),
         }
     }
 
@@ -47,9 +51,21 @@ impl Run {
         &self.experiment
     }
 
+    /// The text that was given about it.
+    #[must_use]
+    pub fn description(&self) -> &str {
+        &self.info.description
+    }
+
+    /// Whether it fine-tunes a model or makes training data.
+    #[must_use]
+    pub fn task(&self) -> &RunTask {
+        &self.info.task
+    }
+
     /// What was submitted.
     #[must_use]
-    pub fn config(&self) -> &RunConfig {
+    pub fn config(&self) -> &Config {
         &self.info.config
     }
 
@@ -69,14 +85,13 @@ impl Run {
         self.known_artifact()
     }
 
-    fn known_artifact(&self) -> Result<&str> {
+    pub(crate) fn known_artifact(&self) -> Result<&str> {
         let id = self.info.artifact_id.as_deref();
         id.ok_or_else(|| Error::artifact("the backend gave the run none"))
     }
 
-    pub(crate) fn address(&self, what: &[&str]) -> Url {
-        let parts = ["experiments", &self.experiment, "runs", &self.info.name];
-        self.transport.addresses().api(&[&parts, what].concat())
+    pub(crate) fn call(&self, method: Method, route: &'static str) -> Call {
+        Call::api(method, route, &[&self.experiment, &self.info.name])
     }
 
     /// Where the run stands.
@@ -84,21 +99,25 @@ impl Run {
     /// # Errors
     /// Where the call fails.
     pub async fn status(&self) -> Result<StatusInfo> {
-        let call = Call::get(self.address(&["status"])).timeout(STATUS_TIMEOUT);
+        let route = "experiments/{experiment}/runs/{run}/status";
+        let call = self.call(Method::GET, route).timeout(STATUS_TIMEOUT);
         self.transport.json(call).await
     }
 
     /// The log so far.
     ///
     /// # Errors
-    /// Where the call fails.
+    /// [`Error::is_run_preparing`] before the run has started.
     pub async fn logs(&self) -> Result<String> {
-        self.transport
-            .text(Call::get(self.address(&["logs"])))
-            .await
+        if self.status().await?.status == Status::Created {
+            return Err(Error::preparing());
+        }
+        let route = "experiments/{experiment}/runs/{run}/logs";
+        self.transport.text(self.call(Method::GET, route)).await
     }
 
-    /// The log, line by line as it is written, until the run has ended.
+    /// The log, line by line as it is written, until the run has ended. A run
+    /// that waits is waited for.
     #[must_use = "a stream does nothing until it is read"]
     pub fn stream_logs(&self) -> LogStream {
         LogStream::new(self.clone())
@@ -109,16 +128,13 @@ impl Run {
     /// # Errors
     /// [`Error::is_run_failed`] where the run fails.
     pub async fn wait(&self) -> Result<StatusInfo> {
-        let mut pause = POLL.0;
-        loop {
-            let status = self.status().await?;
-            match status.status {
-                Status::Finished => return Ok(status),
-                Status::Failed => return Err(Error::run_failed(self.name(), &status.details)),
-                _ => tokio::time::sleep(pause).await,
-            }
-            pause = (pause * 2).min(POLL.1);
-        }
+        self.watch().await
+    }
+
+    /// Follows the run: awaited, it gives the end; read as a stream, what
+    /// happens until then. See [`Watch`].
+    pub fn watch(&self) -> Watch {
+        Watch::new(self.clone())
     }
 
     /// Retrieval metrics before and after the training, from the run's
@@ -128,29 +144,160 @@ impl Run {
     /// As for [`Run::artifact_id`].
     pub async fn metrics(&self) -> Result<MetricsInfo> {
         self.check_finished("get the metrics").await?;
-        self.transport
-            .json(Call::get(self.address(&["metrics"])))
+        let route = "experiments/{experiment}/runs/{run}/metrics";
+        self.transport.json(self.call(Method::GET, route)).await
+    }
+
+    /// [`Run::metrics`] as tables to print.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// println!("{}", run.display_metrics().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`Run::artifact_id`].
+    pub async fn display_metrics(&self) -> Result<MetricsTable> {
+        self.metrics().await.map(MetricsTable)
+    }
+
+    /// What example queries found before and after the training, where an
+    /// `EvaluationCallback` gathered examples.
+    ///
+    /// # Errors
+    /// As for [`Run::artifact_id`].
+    pub async fn example_results(&self) -> Result<ExamplesInfo> {
+        self.check_finished("get the example results").await?;
+        let route = "experiments/{experiment}/runs/{run}/examples";
+        self.transport.json(self.call(Method::GET, route)).await
+    }
+
+    /// [`Run::example_results`] as tables to print, with `k` matches of each
+    /// query at most.
+    ///
+    /// # Errors
+    /// As for [`Run::artifact_id`].
+    pub async fn display_examples(&self, k: usize) -> Result<ExamplesTable> {
+        let examples = self.example_results().await?;
+        Ok(ExamplesTable { examples, k })
+    }
+
+    /// The run's curves so far: steps, epochs and evaluations in their order.
+    /// `after` skips the points up to that number.
+    ///
+    /// # Errors
+    /// [`Error::is_unsupported`] where the backend keeps none.
+    pub async fn metric_history(&self, after: Option<u64>) -> Result<Vec<MetricPoint>> {
+        let route = "experiments/{experiment}/runs/{run}/history";
+        let mut points: Vec<MetricPoint> = Vec::new();
+        loop {
+            let mut call = self.call(Method::GET, route);
+            if let Some(number) = points.last().map(|point| point.number).or(after) {
+                call = call.query("after", number);
+            }
+            let answer = self.transport.json(call).await;
+            let more: Vec<MetricPoint> = self.optional(answer, "give a run's history").await?;
+            let is_last = more.len() < MAX_POINTS;
+            points.extend(more);
+            if is_last {
+                return Ok(points);
+            }
+        }
+    }
+
+    /// The states of the training that the backend has kept, as it describes
+    /// them.
+    ///
+    /// # Errors
+    /// [`Error::is_unsupported`] where the backend keeps none.
+    pub async fn checkpoints(&self) -> Result<Vec<Value>> {
+        let route = "experiments/{experiment}/runs/{run}/checkpoints";
+        let answer = self.transport.json(self.call(Method::GET, route)).await;
+        self.optional(answer, "list a run's checkpoints").await
+    }
+
+    /// Ends the run without a model; its status is then `FAILED`. A run that has
+    /// ended stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::is_unsupported`] where the backend can't.
+    pub async fn cancel(&self) -> Result<()> {
+        let route = "experiments/{experiment}/runs/{run}/cancel";
+        let call = self.call(Method::POST, route).repeatable();
+        self.optional(self.transport.done(call).await, "cancel a run")
             .await
+    }
+
+    /// An answer to a call that not every backend knows. That there is no such
+    /// call is told from that there is no such run.
+    async fn optional<T>(&self, answer: Result<T>, what: &'static str) -> Result<T> {
+        match answer {
+            Err(error) if matches!(error.status(), Some(404 | 405 | 501)) => {
+                self.status().await?;
+                Err(Error::unsupported(what))
+            }
+            answer => answer,
+        }
+    }
+
+    /// The name of the data that a synthesis run has made.
+    ///
+    /// # Errors
+    /// As for [`Run::artifact_id`], and where the run makes no data.
+    pub async fn train_data(&self) -> Result<String> {
+        if self.info.task != RunTask::Generation {
+            return Err(Error::setup(format!(
+                "{} run does not produce data.",
+                self.info.task
+            )));
+        }
+        self.check_finished("get the data").await?;
+        if let Some(name) = &self.info.train_data {
+            return Ok(name.clone());
+        }
+        let route = "experiments/{experiment}/runs/{run}";
+        let info: RunInfo = self.transport.json(self.call(Method::GET, route)).await?;
+        let missing = || Error::artifact(format!("run {} has no train_data.", self.name()));
+        info.train_data.ok_or_else(missing)
     }
 
     /// Saves the fine-tuned model as a folder in Hugging Face layout, which
     /// `transformers` opens, beside the run's configuration and metrics.
-    /// Returns the folder.
+    /// Awaiting it returns the folder.
     ///
     /// The folder is created; a model that was saved there before is replaced,
-    /// and nothing else ever is. The download is checked, and the folder
-    /// appears only when it is whole.
+    /// and nothing else ever is. The download goes on where a connection broke,
+    /// is checked, and the folder appears only when it is whole.
     ///
-    /// # Errors
-    /// As for [`Run::artifact_id`], and where the folder can't be written.
-    pub async fn save_model(&self, folder: impl AsRef<Path>) -> Result<PathBuf> {
-        self.check_finished("save the model").await?;
-        let folder = folder.as_ref();
-        artifact::save(&self.transport, self.known_artifact()?, folder).await?;
-        Ok(folder.to_owned())
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// run.save_model("clip-model").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn save_model(&self, folder: impl AsRef<Path>) -> SaveArtifact {
+        SaveArtifact::new(self.clone(), folder.as_ref().to_owned(), Saved::Unpacked)
     }
 
-    async fn check_finished(&self, purpose: &'static str) -> Result<()> {
+    /// Saves the artifact as it is, `{run}.zip` in this directory, which is
+    /// created. Awaiting it returns the file.
+    pub fn save_artifact(&self, directory: impl AsRef<Path>) -> SaveArtifact {
+        let file: PathBuf = directory.as_ref().join(format!("{}.zip", self.name()));
+        SaveArtifact::new(self.clone(), file, Saved::Zip)
+    }
+
+    /// Deletes the run and the model it has made. A run in progress ends.
+    ///
+    /// # Errors
+    /// Where the call fails.
+    pub async fn delete(self) -> Result<()> {
+        let route = "experiments/{experiment}/runs/{run}";
+        self.transport.done(self.call(Method::DELETE, route)).await
+    }
+
+    pub(crate) async fn check_finished(&self, purpose: &'static str) -> Result<()> {
         let status = self.status().await?;
         match status.status {
             Status::Finished => Ok(()),

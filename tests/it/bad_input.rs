@@ -2,7 +2,7 @@
 //! the name of what is wrong.
 
 use finetuner::{
-    BestModelCheckpoint, Callback, Document, DocumentArray, EvaluationCallback, Finetuner, Fit,
+    BestModelCheckpoint, Document, DocumentArray, EvaluationCallback, Finetuner, Fit, FitCallback,
 };
 
 use crate::backend::{self, TRAIN_DATA, pair, pairs, short_fit, with_data};
@@ -38,10 +38,7 @@ async fn names_that_nobody_knows() {
     let text = refused(&finetuner, fit().loss("MagicLoss")).await;
     assert_says(&text, &["loss", "`MagicLoss`", "CLIPLoss"]);
 
-    let callback = Callback::Other {
-        name: "EarlyStart".to_owned(),
-        options: Default::default(),
-    };
+    let callback = FitCallback::other("EarlyStart", [("patience", 2)]);
     let text = refused(&finetuner, fit().callback(callback)).await;
     assert_says(&text, &["callbacks", "`EarlyStart`", "EvaluationCallback"]);
 

@@ -149,7 +149,7 @@ async fn an_answer_that_breaks_off_is_asked_for_again() {
         .registry(url)
         .token(TOKEN)
         .retry(impatient());
-    assert_eq!(login.login().await.unwrap().user().name, "ada");
+    assert_eq!(login.login().await.unwrap().user().unwrap().name, "ada");
 }
 
 #[tokio::test]

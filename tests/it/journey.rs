@@ -67,7 +67,7 @@ async fn the_guide_from_login_to_a_saved_model() {
     let finetuner = backend::login(&server).await;
     let run = finetuner.get_run("clip-fashion-1").await.unwrap();
     assert_eq!(run.wait().await.unwrap().status, Status::Finished);
-    assert_eq!(run.config().hyper_parameters.epochs, 4);
+    assert_eq!(run.config().training().unwrap().hyper_parameters.epochs, 4);
     assert_eq!(finetuner.list_runs().await.unwrap().len(), 1);
 
     let metrics = run.metrics().await.unwrap();
@@ -171,7 +171,7 @@ async fn users_do_not_see_each_others_things() {
     );
     assert!(bob.pull(TRAIN_DATA).await.unwrap_err().is_not_found());
     // Names are each one's own.
-    bob.push(TRAIN_DATA, &pairs("train", 2)).await.unwrap();
+    bob.push(TRAIN_DATA, pairs("train", 2)).await.unwrap();
     assert_eq!(ada.pull(TRAIN_DATA).await.unwrap().len(), 8);
 }
 
@@ -183,10 +183,10 @@ async fn a_backend_that_comes_back_still_knows_everything() {
     let token = server.first_token().unwrap().to_owned();
     let finetuner = backend::login(&server).await;
     finetuner
-        .push(TRAIN_DATA, &pairs("train", 16))
+        .push(TRAIN_DATA, pairs("train", 16))
         .await
         .unwrap();
-    finetuner.push(EVAL_DATA, &pairs("eval", 8)).await.unwrap();
+    finetuner.push(EVAL_DATA, pairs("eval", 8)).await.unwrap();
     let run = short_fit(&finetuner, "kept").await.unwrap();
     run.wait().await.unwrap();
     let (log, metrics) = (run.logs().await.unwrap(), run.metrics().await.unwrap());

@@ -5,7 +5,12 @@
 
 mod backend;
 mod bad_input;
+mod catalogue;
+mod data;
 mod faults;
 mod journey;
+mod login;
 mod mock;
+mod runs;
+mod secrets;
 mod wire;

@@ -1,6 +1,6 @@
 //! A server that answers what it is told to, and remembers what it was asked.
 
-use finetuner::{Finetuner, RetryPolicy, Run};
+use finetuner::{DocumentArray, Finetuner, RetryPolicy, Run};
 use serde_json::{Value, json};
 use std::time::Duration;
 use wiremock::{
@@ -42,18 +42,43 @@ fn answer(request: &Request) -> ResponseTemplate {
     let path = request.url.path();
     let experiment = json!({"name": "fashion", "description": "", "status": "ACTIVE",
         "created_at": "2022-08-25T10:00:00"});
-    let body = match (request.method.as_str(), path) {
+    let page = |item: Value| json!({"items": [item], "total": 1, "page": 1, "size": 50});
+    let both = json!({"before": {}, "after": {}});
+    let method = request.method.as_str();
+    let body = match (method, path.trim_end_matches('/')) {
         (_, "/v2/rpc/user.identity.whoami") => hubble(json!({"_id": "u1", "name": "ada"})),
         (_, "/v2/rpc/artifact.upload") => hubble(json!({"_id": ARTIFACT, "name": "data"})),
+        (_, "/v2/rpc/artifact.getDownloadUrl") => {
+            let host = request.headers["host"].to_str().unwrap();
+            hubble(json!({"download": format!("http://{host}/v2/download/key")}))
+        }
+        ("GET", "/v2/download/key") => {
+            let documents = DocumentArray::new().to_bytes().unwrap();
+            return ResponseTemplate::new(200).set_body_bytes(documents);
+        }
+        (_, "/v2/rpc/artifact.list") => {
+            json!({"code": 200, "status": 20000, "data": [], "meta": {"total": 0}})
+        }
+        (_, "/v2/rpc/artifact.getDetail") => hubble(json!({"_id": ARTIFACT, "name": null})),
+        (_, "/v2/rpc/user.pat.create") => hubble(json!({"token": "pat"})),
+        (_, "/v2/rpc/user.pat.list") => hubble(json!({"personal_access_tokens": []})),
+        (_, path) if path.starts_with("/v2/rpc/") => hubble(json!({})),
         ("POST", path) if path.ends_with("/runs") => {
             let mut run: Value = request.body_json().unwrap();
             run["artifact_id"] = ARTIFACT.into();
             run
         }
+        ("GET", path) if path.ends_with("/runs") => page(run()),
         (_, path) if path.ends_with("/status") => {
             json!({"status": "FINISHED", "details": "Run finished"})
         }
-        (_, path) if path.contains("/runs/") => run(),
+        (_, path) if path.ends_with("/logs") || path.ends_with("/logstream") => {
+            return ResponseTemplate::new(200).set_body_raw("", "text/plain");
+        }
+        (_, path) if path.ends_with("/metrics") || path.ends_with("/examples") => both,
+        (_, path) if path.contains("/runs") => run(),
+        ("GET", "/api/v1/experiments") => page(experiment),
+        ("DELETE", "/api/v1/experiments") => json!([experiment]),
         (_, path) if path.contains("/experiments") => experiment,
         _ => return ResponseTemplate::new(404).set_body_json(json!({"detail": "no such path"})),
     };

@@ -150,6 +150,8 @@ pub(crate) struct Indexed<'a> {
     pub(crate) id: &'a str,
     pub(crate) image: &'a [u8],
     pub(crate) label: String,
+    /// Where the picture came from, where that is known.
+    pub(crate) uri: &'a str,
 }
 
 /// Reads what an evaluation searches with and in. Queries are texts or pairs,
@@ -211,6 +213,7 @@ pub(crate) fn search_set<'a>(
         Ok(Indexed {
             id: &part.id,
             image: part.as_blob().unwrap_or_default(),
+            uri: &part.uri,
             label: label(document, part)
                 .ok_or_else(|| bad(i, document, "it has neither a `finetuner_label` nor a text"))?,
         })

@@ -68,7 +68,8 @@ impl Error {
         }
     }
 
-    pub(crate) fn model(name: impl Into<String>, reason: impl Into<String>) -> Self {
+    /// A model that can't be used, and why.
+    pub fn model(name: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Model {
             name: name.into(),
             reason: reason.into(),

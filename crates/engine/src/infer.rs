@@ -37,6 +37,12 @@ impl Embeddings {
         self.values.len().checked_div(self.dim).unwrap_or(0)
     }
 
+    /// One of them, by its place; empty where there is no such place.
+    #[must_use]
+    pub fn get(&self, place: usize) -> &[f32] {
+        self.iter().nth(place).unwrap_or_default()
+    }
+
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -2,9 +2,10 @@
 
 use candle_core::Device;
 use finetuner_protocol::{
-    Callback, Device as AskedDevice, HyperParameters, Loss, Optimizer as OptimizerName, RunConfig,
+    Callback, Device as AskedDevice, HyperParameters, Loss, Optimizer as OptimizerName, Options,
+    RunConfig,
 };
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::{
     Error, Result,
@@ -43,7 +44,7 @@ pub struct Plan {
     /// Whether pictures are changed at random; `model_options.augmentation`
     /// is `light`.
     pub augment: bool,
-    optimizer: (OptimizerName, Map<String, Value>),
+    optimizer: (OptimizerName, Options),
     callbacks: Vec<Callback>,
     /// What the configuration left open and how it was decided, for the log.
     pub notes: Vec<String>,
@@ -164,7 +165,7 @@ impl Plan {
                 return Err(Error::config("optimizer", reason));
             }
         };
-        for (key, value) in options {
+        for (key, value) in options.iter() {
             let bad = |wanted: &str| {
                 let reason = format!("`{key}` is {value}: {wanted}");
                 Error::config("optimizer_options", reason)
@@ -239,9 +240,9 @@ fn check_loss(hyper: &HyperParameters) -> Result<()> {
     Ok(())
 }
 
-fn model_options(options: Option<&Map<String, Value>>) -> Result<(u64, bool)> {
+fn model_options(options: Option<&Options>) -> Result<(u64, bool)> {
     let (mut seed, mut augment) = (0, false);
-    for (key, value) in options.into_iter().flatten() {
+    for (key, value) in options.into_iter().flat_map(|options| options.iter()) {
         let bad = |wanted: &str| {
             let reason = format!("`{key}` is {value}: {wanted}");
             Error::config("model_options", reason)

@@ -71,7 +71,7 @@ impl ModelSource {
                     "this backend can't fine-tune it yet; the CLIP models can be",
                 ));
             }
-            Some(_) => {}
+            Some(backbone) => return Ok(Self::Hub(backbone.hub_name().to_owned())),
             None if is_hub_name(name) && name.contains("clip") => {}
             None => {
                 return Err(Error::model(

@@ -8,6 +8,9 @@ use crate::Task;
 pub struct Backbone {
     /// The name for `fit`.
     pub name: &'static str,
+    /// Other names of the same model: what the last Python client showed, or
+    /// the name on the hub.
+    pub aliases: &'static [&'static str],
     /// What it compares.
     pub task: Task,
     /// The width that the Python client's table shows. For CLIP that is the
@@ -17,83 +20,299 @@ pub struct Backbone {
     pub architecture: &'static str,
     /// What it was trained on before.
     pub description: &'static str,
+    /// Options that `model_options` may hold.
+    pub options: &'static [ModelOption],
     /// Whether the backend of this version can fine-tune it.
     pub trainable: bool,
+    /// Whether its kind can be exported to ONNX.
+    pub onnx: bool,
 }
+
+impl Backbone {
+    /// The model's name on the Hugging Face hub, or its name here where it has
+    /// none there.
+    #[must_use]
+    pub fn hub_name(&self) -> &'static str {
+        let names = std::iter::once(&self.name).chain(self.aliases);
+        names
+            .copied()
+            .find(|name| name.contains('/'))
+            .unwrap_or(self.name)
+    }
+}
+
+/// An option of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ModelOption {
+    /// Its name.
+    pub name: &'static str,
+    /// What kind of value it has.
+    pub kind: &'static str,
+    /// The value where none is given, as JSON; none where one must be.
+    pub default: Option<&'static str>,
+}
+
+const fn option(name: &'static str, kind: &'static str, default: &'static str) -> ModelOption {
+    ModelOption {
+        name,
+        kind,
+        default: Some(default),
+    }
+}
+
+const TEXT: &[ModelOption] = &[
+    option("pooler", "mean, max, cls or GeM", "\"mean\""),
+    option("pooler_options", "object", "{}"),
+];
+const CNN: &[ModelOption] = &[
+    option("pooler", "null or GeM", "null"),
+    option("pooler_options", "object", "{}"),
+];
+const CLIP: &[ModelOption] = &[
+    option("seed", "whole number", "0"),
+    option("augmentation", "none or light", "\"none\""),
+];
+const POINTNET: &[ModelOption] = &[
+    option("hidden_dim", "whole number", "1024"),
+    option("embed_dim", "whole number", "512"),
+    option("input_shape", "bnc or bcn", "\"bnc\""),
+    option("dropout_rate", "number", "0.1"),
+];
 
 /// The name of the small CLIP that ships with the backend.
 pub const CLIP_SMALL: &str = "clip-small";
 
-/// All backbones: those of the Python client's guide in its order, then ours.
+/// All backbones: those of the Python client's guide in its order, then those
+/// that its last version added, then ours.
 pub const BACKBONES: &[Backbone] = &[
     Backbone {
         name: "resnet50",
+        aliases: &["resnet-base"],
         task: Task::ImageToImage,
         output_dim: 2048,
         architecture: "CNN",
         description: "Pretrained on ImageNet",
+        options: CNN,
         trainable: false,
+        onnx: true,
     },
     Backbone {
         name: "resnet152",
+        aliases: &["resnet-large"],
         task: Task::ImageToImage,
         output_dim: 2048,
         architecture: "CNN",
         description: "Pretrained on ImageNet",
+        options: CNN,
         trainable: false,
+        onnx: true,
     },
     Backbone {
         name: "efficientnet_b0",
+        aliases: &[],
         task: Task::ImageToImage,
         output_dim: 1280,
         architecture: "CNN",
         description: "Pretrained on ImageNet",
+        options: CNN,
         trainable: false,
+        onnx: true,
     },
     Backbone {
         name: "efficientnet_b4",
+        aliases: &["efficientnet-base"],
         task: Task::ImageToImage,
         output_dim: 1280,
         architecture: "CNN",
         description: "Pretrained on ImageNet",
+        options: CNN,
         trainable: false,
+        onnx: true,
     },
     Backbone {
         name: "openai/clip-vit-base-patch32",
+        aliases: &["clip-base-en"],
         task: Task::TextToImage,
         output_dim: 768,
         architecture: "transformer",
         description: "Pretrained on millions of text image pairs by OpenAI",
+        options: CLIP,
         trainable: true,
+        onnx: true,
     },
     Backbone {
         name: "bert-base-cased",
+        aliases: &["bert-base-en"],
         task: Task::TextToText,
         output_dim: 768,
         architecture: "transformer",
         description: "Pretrained on BookCorpus and English Wikipedia",
+        options: TEXT,
         trainable: false,
+        onnx: true,
     },
     Backbone {
         name: "sentence-transformers/msmarco-distilbert-base-v3",
+        aliases: &["sbert-base-en"],
         task: Task::TextToText,
         output_dim: 768,
         architecture: "transformer",
         description: "Pretrained on Bert, fine-tuned on MS Marco",
+        options: TEXT,
         trainable: false,
+        onnx: true,
+    },
+    Backbone {
+        name: "jina-embedding-t-en-v1",
+        aliases: &["jinaai/jina-embedding-t-en-v1"],
+        task: Task::TextToText,
+        output_dim: 312,
+        architecture: "transformer",
+        description: "Text embedding model trained by Jina AI, tiny",
+        options: TEXT,
+        trainable: false,
+        onnx: true,
+    },
+    Backbone {
+        name: "jina-embedding-s-en-v1",
+        aliases: &["jinaai/jina-embedding-s-en-v1"],
+        task: Task::TextToText,
+        output_dim: 512,
+        architecture: "transformer",
+        description: "Text embedding model trained by Jina AI, small",
+        options: TEXT,
+        trainable: false,
+        onnx: true,
+    },
+    Backbone {
+        name: "jina-embedding-b-en-v1",
+        aliases: &["jinaai/jina-embedding-b-en-v1"],
+        task: Task::TextToText,
+        output_dim: 768,
+        architecture: "transformer",
+        description: "Text embedding model trained by Jina AI, base",
+        options: TEXT,
+        trainable: false,
+        onnx: true,
+    },
+    Backbone {
+        name: "jina-embedding-l-en-v1",
+        aliases: &["jinaai/jina-embedding-l-en-v1"],
+        task: Task::TextToText,
+        output_dim: 1024,
+        architecture: "transformer",
+        description: "Text embedding model trained by Jina AI, large",
+        options: TEXT,
+        trainable: false,
+        onnx: true,
+    },
+    Backbone {
+        name: "bert-base-multi",
+        aliases: &["bert-base-multilingual-cased"],
+        task: Task::TextToText,
+        output_dim: 768,
+        architecture: "transformer",
+        description: "BERT pretrained on the Wikipedia of 104 languages",
+        options: TEXT,
+        trainable: false,
+        onnx: true,
+    },
+    Backbone {
+        name: "distiluse-base-multi",
+        aliases: &["sentence-transformers/distiluse-base-multilingual-cased-v1"],
+        task: Task::TextToText,
+        output_dim: 512,
+        architecture: "transformer",
+        description: "Distilled sentence encoder for 15 languages",
+        options: TEXT,
+        trainable: false,
+        onnx: true,
+    },
+    Backbone {
+        name: "efficientnet-large",
+        aliases: &["efficientnet_b7"],
+        task: Task::ImageToImage,
+        output_dim: 2560,
+        architecture: "CNN",
+        description: "EfficientNet B7 pretrained on ImageNet",
+        options: CNN,
+        trainable: false,
+        onnx: true,
+    },
+    Backbone {
+        name: "clip-large-en",
+        aliases: &["openai/clip-vit-large-patch14"],
+        task: Task::TextToImage,
+        output_dim: 1024,
+        architecture: "transformer",
+        description: "CLIP with a large picture tower by OpenAI",
+        options: CLIP,
+        trainable: true,
+        onnx: true,
+    },
+    Backbone {
+        name: "clip-base-multi",
+        aliases: &["xlm-roberta-base-ViT-B-32::laion5b_s13b_b90k"],
+        task: Task::TextToImage,
+        output_dim: 512,
+        architecture: "transformer",
+        description: "Open CLIP pretrained on LAION-5B, 100 languages",
+        options: CLIP,
+        trainable: false,
+        onnx: false,
+    },
+    Backbone {
+        name: "pointnet-base",
+        aliases: &["pointnet++"],
+        task: Task::MeshToMesh,
+        output_dim: 512,
+        architecture: "pointnet",
+        description: "PointNet++ for point clouds of 3D meshes",
+        options: POINTNET,
+        trainable: false,
+        onnx: false,
     },
     Backbone {
         name: CLIP_SMALL,
+        aliases: &[],
         task: Task::TextToImage,
         output_dim: 128,
         architecture: "transformer",
         description: "Pretrained on emoji drawings, ships with Finetuner",
+        options: CLIP,
         trainable: true,
+        onnx: true,
     },
 ];
 
-/// The backbone of that name.
+/// The backbone of that name or alias.
 #[must_use]
 pub fn find_backbone(name: &str) -> Option<&'static Backbone> {
-    BACKBONES.iter().find(|backbone| backbone.name == name)
+    BACKBONES
+        .iter()
+        .find(|backbone| backbone.name == name || backbone.aliases.contains(&name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_means_one_model() {
+        let mut names: Vec<&str> = BACKBONES
+            .iter()
+            .flat_map(|backbone| std::iter::once(backbone.name).chain(backbone.aliases.to_vec()))
+            .collect();
+        let all = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all);
+        let clip = find_backbone("clip-base-en").unwrap();
+        assert_eq!(clip.name, "openai/clip-vit-base-patch32");
+        assert_eq!(
+            find_backbone("clip-large-en").unwrap().hub_name(),
+            "openai/clip-vit-large-patch14"
+        );
+    }
 }

@@ -6,7 +6,10 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
 
-use crate::{Callback, Loss, Optimizer, callback::merged};
+use crate::{
+    Callback, Loss, Miner, Optimizer, Options, Sampler, Scheduler, backbone::find_backbone,
+    callback::merged,
+};
 
 /// The most epochs that a run may have; it must be below the 50 of the wire.
 pub const MAX_EPOCHS: u64 = 49;
@@ -57,7 +60,7 @@ pub struct Model {
     /// The length of the embeddings, where it shall be another.
     pub output_dim: Option<u64>,
     /// Options of the model's kind.
-    pub options: Option<Map<String, Value>>,
+    pub options: Option<Options>,
     /// Whether the artifact holds ONNX in place of weights.
     pub to_onnx: bool,
     /// Whether the model has two towers. Sent by clients up to 0.2.2.
@@ -82,8 +85,8 @@ pub struct Data {
     pub evaluate: bool,
     /// Threads that load data.
     pub num_workers: u64,
-    /// How batches are put together: `auto`, `class` or `random`.
-    pub sampler: String,
+    /// How batches are put together.
+    pub sampler: Sampler,
     /// Documents of one class in a batch.
     pub num_items_per_class: u64,
     /// The modality of pictures; `image` where it is not given.
@@ -103,7 +106,7 @@ impl Default for Data {
             val_split: 0.0,
             evaluate: false,
             num_workers: 4,
-            sampler: "auto".to_owned(),
+            sampler: Sampler::Auto,
             num_items_per_class: 4,
             image_modality: None,
             text_modality: None,
@@ -119,21 +122,21 @@ pub struct HyperParameters {
     /// The optimizer.
     pub optimizer: Optimizer,
     /// Its options.
-    pub optimizer_options: Option<Map<String, Value>>,
+    pub optimizer_options: Option<Options>,
     /// The loss.
     pub loss: Loss,
     /// Its options.
-    pub loss_options: Option<Map<String, Value>>,
+    pub loss_options: Option<Options>,
     /// The optimizer of the loss's own weights.
-    pub loss_optimizer: Option<String>,
+    pub loss_optimizer: Option<Optimizer>,
     /// Its options.
-    pub loss_optimizer_options: Option<Map<String, Value>>,
+    pub loss_optimizer_options: Option<Options>,
     /// What chooses pairs or triplets from a batch.
-    pub miner: Option<String>,
+    pub miner: Option<Miner>,
     /// Its options.
-    pub miner_options: Option<Map<String, Value>>,
+    pub miner_options: Option<Options>,
     /// How the learning rate changes.
-    pub scheduler: Option<String>,
+    pub scheduler: Option<Scheduler>,
     /// Its options.
     pub scheduler_options: Option<SchedulerOptions>,
     /// `batch` or `epoch`, where clients up to 0.7.1 put it.
@@ -197,6 +200,29 @@ impl Default for SchedulerOptions {
     }
 }
 
+impl SchedulerOptions {
+    /// Sets [`SchedulerOptions::num_warmup_steps`].
+    #[must_use]
+    pub fn num_warmup_steps(mut self, steps: u64) -> Self {
+        self.num_warmup_steps = steps;
+        self
+    }
+
+    /// Sets [`SchedulerOptions::num_training_steps`] to a number.
+    #[must_use]
+    pub fn num_training_steps(mut self, steps: u64) -> Self {
+        self.num_training_steps = steps.into();
+        self
+    }
+
+    /// Sets [`SchedulerOptions::scheduler_step`], `batch` or `epoch`.
+    #[must_use]
+    pub fn scheduler_step(mut self, step: impl Into<String>) -> Self {
+        self.scheduler_step = step.into();
+        self
+    }
+}
+
 /// A setting that can be known to be wrong without looking at any data.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` is {value}: {limit}")]
@@ -210,7 +236,7 @@ pub struct InvalidField {
 }
 
 impl InvalidField {
-    fn new(field: &str, value: impl ToString, limit: &str) -> Self {
+    pub(crate) fn new(field: &str, value: impl ToString, limit: &str) -> Self {
         Self {
             field: field.to_owned(),
             value: value.to_string(),
@@ -246,6 +272,17 @@ pub fn check_name(field: &str, name: &str) -> Result<(), InvalidField> {
             format!("{name:?}"),
             "slashes, backslashes and control characters are not allowed in a name",
         ));
+    }
+    Ok(())
+}
+
+/// Checks the number of threads that load data.
+///
+/// # Errors
+/// Where it is 0.
+pub fn check_workers(num_workers: u64) -> Result<(), InvalidField> {
+    if num_workers == 0 {
+        return Err(InvalidField::new("num_workers", 0, "at least 1 is needed"));
     }
     Ok(())
 }
@@ -293,9 +330,7 @@ impl RunConfig {
                 "from 0 up to, but not, 1 is allowed",
             ));
         }
-        if self.data.num_workers == 0 {
-            return Err(InvalidField::new("num_workers", 0, "at least 1 is needed"));
-        }
+        check_workers(self.data.num_workers)?;
         if self.data.num_items_per_class < 2 {
             return Err(InvalidField::new(
                 "num_items_per_class",
@@ -303,7 +338,7 @@ impl RunConfig {
                 "at least 2 are needed",
             ));
         }
-        if !["auto", "class", "random"].contains(&self.data.sampler.as_str()) {
+        if matches!(self.data.sampler, Sampler::Other(_)) {
             return Err(InvalidField::new(
                 "sampler",
                 format!("`{}`", self.data.sampler),
@@ -351,6 +386,37 @@ impl RunConfig {
                     "it is `batch` or `epoch`",
                 ));
             }
+        }
+        if let Some(options) = &hyper.scheduler_options {
+            let steps = &options.num_training_steps;
+            if steps.as_u64().is_none() && steps != "auto" {
+                return Err(InvalidField::new(
+                    "num_training_steps",
+                    steps,
+                    "it is a whole number, or `auto`",
+                ));
+            }
+        }
+        if self.data.eval_data.as_deref() == Some("") {
+            return Err(InvalidField::new(
+                "eval_data",
+                "empty",
+                "name the data to validate with, or leave it out",
+            ));
+        }
+        self.check_onnx()?;
+        self.callbacks.iter().try_for_each(Callback::check)
+    }
+
+    fn check_onnx(&self) -> Result<(), InvalidField> {
+        let name = self.model.name.as_deref().unwrap_or_default();
+        let refused = self.model.to_onnx && find_backbone(name).is_some_and(|b| !b.onnx);
+        if refused {
+            return Err(InvalidField::new(
+                "to_onnx",
+                true,
+                &format!("`{name}` can't be exported to ONNX"),
+            ));
         }
         Ok(())
     }
@@ -584,7 +650,7 @@ mod tests {
             ("learning_rate", |c| {
                 c.hyper_parameters.learning_rate = Some(f64::NAN)
             }),
-            ("sampler", |c| c.data.sampler = "best".to_owned()),
+            ("sampler", |c| c.data.sampler = "best".into()),
             ("scheduler_step", |c| {
                 c.hyper_parameters.scheduler_step = Some("hour".to_owned())
             }),

@@ -7,10 +7,10 @@ use prost::Message;
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    DocumentError,
+    DocumentArray, DocumentError,
     proto::{
-        self, Content as ProtoContent, DenseNdArrayProto, DocumentProto, Kind, NamedScoreProto,
-        NdArrayContent, NdArrayProto, SparseNdArrayProto, Struct,
+        self, Content as ProtoContent, DenseNdArrayProto, DocumentArrayProto, DocumentProto, Kind,
+        NamedScoreProto, NdArrayContent, NdArrayProto, SparseNdArrayProto, Struct,
     },
 };
 
@@ -174,6 +174,26 @@ impl Document {
         }
     }
 
+    /// Something that can be read at a URL or a path. A picture in a file of this
+    /// machine is read when the document is pushed.
+    #[must_use]
+    pub fn uri(uri: impl Into<String>) -> Self {
+        Self {
+            uri: uri.into(),
+            ..Self::new()
+        }
+    }
+
+    /// Numbers of any shape, such as features for `mlp` or the points of a
+    /// cloud. `shape` says how many there are in each dimension.
+    #[must_use]
+    pub fn tensor(values: &[f32], shape: &[u32]) -> Self {
+        Self {
+            content: Some(Content::Tensor(NdArray::from_f32(values, shape))),
+            ..Self::new()
+        }
+    }
+
     /// Sets [`Document::modality`].
     #[must_use]
     pub fn with_modality(mut self, modality: impl Into<String>) -> Self {
@@ -188,9 +208,40 @@ impl Document {
         self
     }
 
-    /// Adds a part.
+    /// Sets [`Document::mime_type`].
     #[must_use]
-    pub fn with_chunk(mut self, chunk: Self) -> Self {
+    pub fn with_mime_type(mut self, mime_type: impl Into<String>) -> Self {
+        self.mime_type = mime_type.into();
+        self
+    }
+
+    /// Sets the tag [`SCORE_TAG`]: how similar the two parts are, between 0 and
+    /// 1.
+    #[must_use]
+    pub fn with_score(self, score: f64) -> Self {
+        self.with_tag(SCORE_TAG, score)
+    }
+
+    /// Sets a tag.
+    #[must_use]
+    pub fn with_tag(mut self, name: impl Into<String>, value: impl Into<Json>) -> Self {
+        self.tags.insert(name.into(), value.into());
+        self
+    }
+
+    /// Sets [`Document::embedding`] to these values.
+    #[must_use]
+    pub fn with_embedding(mut self, values: &[f32]) -> Self {
+        let length = u32::try_from(values.len()).unwrap_or(u32::MAX);
+        self.embedding = Some(NdArray::from_f32(values, &[length]));
+        self
+    }
+
+    /// Adds a part, and notes in it whose part it is.
+    #[must_use]
+    pub fn with_chunk(mut self, mut chunk: Self) -> Self {
+        chunk.other.parent_id.clone_from(&self.id);
+        chunk.other.granularity = self.other.granularity + 1;
         self.chunks.push(chunk);
         self
     }
@@ -228,6 +279,19 @@ impl Document {
         }
     }
 
+    /// Whether most of the document's `size` bytes are a picture or the like,
+    /// which does not get smaller by compressing it again.
+    pub(crate) fn is_mostly_compressed(&self, size: usize) -> bool {
+        fn compressed(document: &Document) -> usize {
+            let own = match &document.content {
+                Some(Content::Blob(bytes)) if has_compressed_format(bytes) => bytes.len(),
+                _ => 0,
+            };
+            own + document.chunks.iter().map(compressed).sum::<usize>()
+        }
+        compressed(self) > size / 2
+    }
+
     /// The document as an encoded protobuf message.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
@@ -242,6 +306,70 @@ impl Document {
         DocumentProto::decode(bytes)
             .map(Into::into)
             .map_err(|e| DocumentError::Malformed(e.to_string()))
+    }
+}
+
+/// Whether bytes begin as PNG, JPEG, GIF, WebP or a zip do.
+fn has_compressed_format(bytes: &[u8]) -> bool {
+    const HEADS: [&[u8]; 5] = [
+        b"\x89PNG",
+        b"\xff\xd8\xff",
+        b"GIF8",
+        b"PK\x03\x04",
+        b"\x1f\x8b",
+    ];
+    HEADS.iter().any(|head| bytes.starts_with(head))
+        || (bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP"))
+}
+
+/// Reads one message with all documents of an array.
+pub(crate) fn array_from_message(bytes: &[u8]) -> Result<DocumentArray, DocumentError> {
+    let message =
+        DocumentArrayProto::decode(bytes).map_err(|e| DocumentError::Malformed(e.to_string()))?;
+    Ok(message.docs.into_iter().map(Document::from).collect())
+}
+
+impl NdArray {
+    /// A dense array of 32-bit numbers, row by row. `shape` says how many there
+    /// are in each dimension.
+    #[must_use]
+    pub fn from_f32(values: &[f32], shape: &[u32]) -> Self {
+        Self::Dense {
+            buffer: values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            shape: shape.to_vec(),
+            dtype: "<f4".to_owned(),
+            class: "numpy".to_owned(),
+        }
+    }
+
+    /// The values of a dense array as 32-bit numbers, row by row; none where
+    /// the array is sparse or holds no numbers.
+    #[must_use]
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        macro_rules! read {
+            ($kind:ty, $buffer:expr) => {
+                $buffer
+                    .chunks_exact(size_of::<$kind>())
+                    .map(|bytes| {
+                        let mut value = [0; size_of::<$kind>()];
+                        value.copy_from_slice(bytes);
+                        <$kind>::from_le_bytes(value) as f32
+                    })
+                    .collect()
+            };
+        }
+        let Self::Dense { buffer, dtype, .. } = self else {
+            return None;
+        };
+        Some(match dtype.as_str() {
+            "<f4" => read!(f32, buffer),
+            "<f8" => read!(f64, buffer),
+            "<i4" => read!(i32, buffer),
+            "<i8" => read!(i64, buffer),
+            "|u1" => read!(u8, buffer),
+            "|i1" => read!(i8, buffer),
+            _ => return None,
+        })
     }
 }
 

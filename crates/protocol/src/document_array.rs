@@ -8,7 +8,11 @@ use std::{
     ops::{Deref, DerefMut},
 };
 
-use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use flate2::{
+    Compression,
+    read::{GzDecoder, MultiGzDecoder},
+    write::GzEncoder,
+};
 
 use crate::Document;
 
@@ -73,45 +77,19 @@ impl DocumentArray {
     /// # Errors
     /// Where `out` fails, or a document is larger than [`MAX_DOCUMENT_BYTES`].
     pub fn write(&self, mut out: impl Write) -> Result<(), DocumentError> {
-        out.write_all(&[VERSION])?;
-        out.write_all(&(self.len() as u64).to_be_bytes())?;
+        out.write_all(&stream_head(self.len() as u64))?;
         for (i, document) in self.iter().enumerate() {
-            let number = i as u64 + 1;
-            let message = document.to_bytes();
-            if message.len() as u64 > MAX_DOCUMENT_BYTES {
-                return Err(DocumentError::TooLarge { number });
-            }
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            encoder.write_all(&message)?;
-            let packed = encoder.finish()?;
-            let length =
-                u32::try_from(packed.len()).map_err(|_| DocumentError::TooLarge { number })?;
-            out.write_all(&length.to_be_bytes())?;
-            out.write_all(&packed)?;
+            out.write_all(&stream_frame(document, i as u64 + 1)?)?;
         }
         Ok(out.flush()?)
     }
 
-    /// Reads a stream to its last document.
+    /// Reads a stream to its last document; see [`DocumentReader`].
     ///
     /// # Errors
     /// [`DocumentError`] says what is wrong with which document.
-    pub fn read(mut from: impl Read) -> Result<Self, DocumentError> {
-        let mut head = [0; 9];
-        from.read_exact(&mut head)
-            .map_err(|_| DocumentError::Malformed("it has no head".to_owned()))?;
-        let [version, count @ ..] = head;
-        if version != VERSION {
-            return Err(DocumentError::Malformed(format!(
-                "it starts with the byte {version:#04x}, not {VERSION:#04x}"
-            )));
-        }
-        let count = u64::from_be_bytes(count);
-        let mut documents = Vec::new();
-        for number in 1..=count {
-            documents.push(read_document(&mut from, number, count)?);
-        }
-        Ok(Self(documents))
+    pub fn read(from: impl Read) -> Result<Self, DocumentError> {
+        DocumentReader::new(from)?.collect()
     }
 
     /// The stream as bytes.
@@ -131,42 +109,203 @@ impl DocumentArray {
     pub fn from_bytes(mut bytes: &[u8]) -> Result<Self, DocumentError> {
         let array = Self::read(&mut bytes)?;
         if !bytes.is_empty() {
-            return Err(DocumentError::Malformed(format!(
-                "{} bytes follow the last document",
-                bytes.len()
-            )));
+            return Err(trailing(bytes.len()));
         }
         Ok(array)
     }
+
+    /// Reads a binary file of docarray 0.x, whichever of these it is: the
+    /// stream (`protocol="protobuf"`), one message (`"protobuf-array"`), either
+    /// of them compressed as a whole with gzip.
+    ///
+    /// # Errors
+    /// As for [`DocumentArray::read`]; pickled arrays (docarray's default) are
+    /// refused, since reading one runs code.
+    pub fn from_file_bytes(bytes: &[u8]) -> Result<Self, DocumentError> {
+        match bytes {
+            [] => Err(DocumentError::Malformed("the file is empty".to_owned())),
+            [0x1f, 0x8b, ..] => {
+                let mut unpacked = Vec::new();
+                MultiGzDecoder::new(bytes)
+                    .take(MAX_FILE_BYTES + 1)
+                    .read_to_end(&mut unpacked)
+                    .map_err(|e| DocumentError::Malformed(e.to_string()))?;
+                if unpacked.len() as u64 > MAX_FILE_BYTES {
+                    return Err(DocumentError::Malformed(format!(
+                        "it unpacks to more than {} GiB: split it",
+                        MAX_FILE_BYTES >> 30
+                    )));
+                }
+                if unpacked.starts_with(&[0x1f, 0x8b]) {
+                    return Err(DocumentError::Malformed("it is packed twice".to_owned()));
+                }
+                Self::from_file_bytes(&unpacked)
+            }
+            [VERSION, ..] => Self::from_bytes(bytes),
+            [0x80, ..] => Err(DocumentError::Malformed(
+                "it is a pickled array, which can't be read safely: save it in Python with \
+                 `protocol=\"protobuf\"`"
+                    .to_owned(),
+            )),
+            _ => crate::document::array_from_message(bytes),
+        }
+    }
 }
 
-fn read_document(from: &mut impl Read, number: u64, count: u64) -> Result<Document, DocumentError> {
-    let truncated = |e: std::io::Error| match e.kind() {
-        std::io::ErrorKind::UnexpectedEof => DocumentError::Truncated { number, count },
-        _ => e.into(),
-    };
-    let mut length = [0; 4];
-    from.read_exact(&mut length).map_err(truncated)?;
-    let length = u64::from(u32::from_be_bytes(length));
-    if length > MAX_DOCUMENT_BYTES {
-        return Err(DocumentError::TooLarge { number });
-    }
-    // Memory is taken as bytes come, not as they are promised.
-    let mut packed = Vec::new();
-    from.take(length).read_to_end(&mut packed)?;
-    if packed.len() as u64 != length {
-        return Err(DocumentError::Truncated { number, count });
-    }
-    let mut message = Vec::new();
-    GzDecoder::new(packed.as_slice())
-        .take(MAX_DOCUMENT_BYTES + 1)
-        .read_to_end(&mut message)
-        .map_err(|e| DocumentError::Malformed(format!("document {number}: {e}")))?;
+/// The most that a compressed file may unpack to.
+const MAX_FILE_BYTES: u64 = 4 << 30;
+
+/// The first bytes of a stream of that many documents.
+#[must_use]
+pub fn stream_head(count: u64) -> [u8; 9] {
+    let mut head = [VERSION; 9];
+    head[1..].copy_from_slice(&count.to_be_bytes());
+    head
+}
+
+/// A document as it stands in a stream: its length, then a gzip member. What is
+/// compressed already, as pictures are, is only wrapped.
+///
+/// # Errors
+/// [`DocumentError::TooLarge`] above [`MAX_DOCUMENT_BYTES`]; `number` counts
+/// from 1.
+pub fn stream_frame(document: &Document, number: u64) -> Result<Vec<u8>, DocumentError> {
+    let message = document.to_bytes();
     if message.len() as u64 > MAX_DOCUMENT_BYTES {
         return Err(DocumentError::TooLarge { number });
     }
-    Document::from_bytes(&message)
-        .map_err(|e| DocumentError::Malformed(format!("document {number}: {e}")))
+    let level = if document.is_mostly_compressed(message.len()) {
+        Compression::none()
+    } else {
+        Compression::fast()
+    };
+    let mut frame = Vec::with_capacity(message.len() + 64);
+    frame.extend([0; 4]);
+    let mut encoder = GzEncoder::new(frame, level);
+    encoder.write_all(&message)?;
+    let mut frame = encoder.finish()?;
+    let length = u32::try_from(frame.len() - 4).map_err(|_| DocumentError::TooLarge { number })?;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    Ok(frame)
+}
+
+/// Reads a stream one document after the other, with memory for one.
+///
+/// ```
+/// use finetuner_protocol::{Document, DocumentArray, DocumentReader};
+///
+/// let array = DocumentArray::from(vec![Document::text("a red shoe")]);
+/// let bytes = array.to_bytes()?;
+/// let reader = DocumentReader::new(bytes.as_slice())?;
+/// assert_eq!(reader.count_announced(), 1);
+/// for document in reader {
+///     assert_eq!(document?.as_text(), Some("a red shoe"));
+/// }
+/// # Ok::<(), finetuner_protocol::DocumentError>(())
+/// ```
+#[derive(Debug)]
+pub struct DocumentReader<R> {
+    from: R,
+    count: u64,
+    read: u64,
+    failed: bool,
+    packed: Vec<u8>,
+    message: Vec<u8>,
+}
+
+impl<R: Read> DocumentReader<R> {
+    /// Reads the head of a stream.
+    ///
+    /// # Errors
+    /// [`DocumentError::Malformed`] where it is none.
+    pub fn new(mut from: R) -> Result<Self, DocumentError> {
+        let mut head = [0; 9];
+        from.read_exact(&mut head)
+            .map_err(|_| DocumentError::Malformed("it has no head".to_owned()))?;
+        let [version, count @ ..] = head;
+        if version != VERSION {
+            return Err(DocumentError::Malformed(format!(
+                "it starts with the byte {version:#04x}, not {VERSION:#04x}"
+            )));
+        }
+        Ok(Self {
+            from,
+            count: u64::from_be_bytes(count),
+            read: 0,
+            failed: false,
+            packed: Vec::new(),
+            message: Vec::new(),
+        })
+    }
+
+    /// How many documents the stream says it has.
+    pub fn count_announced(&self) -> u64 {
+        self.count
+    }
+
+    fn read_next(&mut self) -> Result<Document, DocumentError> {
+        let (number, count) = (self.read + 1, self.count);
+        let truncated = |e: std::io::Error| match e.kind() {
+            std::io::ErrorKind::UnexpectedEof => DocumentError::Truncated { number, count },
+            _ => e.into(),
+        };
+        let mut length = [0; 4];
+        self.from.read_exact(&mut length).map_err(truncated)?;
+        let length = u64::from(u32::from_be_bytes(length));
+        if length > MAX_DOCUMENT_BYTES {
+            return Err(DocumentError::TooLarge { number });
+        }
+        // Memory is taken as bytes come, not as they are promised.
+        self.packed.clear();
+        (&mut self.from)
+            .take(length)
+            .read_to_end(&mut self.packed)?;
+        if self.packed.len() as u64 != length {
+            return Err(DocumentError::Truncated { number, count });
+        }
+        let malformed =
+            |e: &dyn std::fmt::Display| DocumentError::Malformed(format!("document {number}: {e}"));
+        // Files that docarray saves hold messages as they are.
+        let message = if self.packed.starts_with(&[0x1f, 0x8b]) {
+            self.message.clear();
+            GzDecoder::new(self.packed.as_slice())
+                .take(MAX_DOCUMENT_BYTES + 1)
+                .read_to_end(&mut self.message)
+                .map_err(|e| malformed(&e))?;
+            &self.message
+        } else {
+            &self.packed
+        };
+        if message.len() as u64 > MAX_DOCUMENT_BYTES {
+            return Err(DocumentError::TooLarge { number });
+        }
+        Document::from_bytes(message).map_err(|e| malformed(&e))
+    }
+}
+
+impl<R: Read> Iterator for DocumentReader<R> {
+    type Item = Result<Document, DocumentError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed || self.read == self.count {
+            return None;
+        }
+        let next = self.read_next();
+        self.read += 1;
+        self.failed = next.is_err();
+        Some(next)
+    }
+}
+
+impl<R> DocumentReader<R> {
+    /// What the stream was read from, for what comes behind its last document.
+    pub fn into_inner(self) -> R {
+        self.from
+    }
+}
+
+fn trailing(bytes: usize) -> DocumentError {
+    DocumentError::Malformed(format!("{bytes} bytes follow the last document"))
 }
 
 impl Deref for DocumentArray {
@@ -186,6 +325,12 @@ impl DerefMut for DocumentArray {
 impl From<Vec<Document>> for DocumentArray {
     fn from(documents: Vec<Document>) -> Self {
         Self(documents)
+    }
+}
+
+impl Extend<Document> for DocumentArray {
+    fn extend<I: IntoIterator<Item = Document>>(&mut self, documents: I) {
+        self.0.extend(documents);
     }
 }
 
@@ -271,6 +416,37 @@ mod tests {
             DocumentArray::from_bytes(&bytes),
             Err(DocumentError::TooLarge { number: 1 })
         ));
+    }
+
+    #[test]
+    fn files_are_told_apart_and_pickles_refused() {
+        let array = sample();
+        let stream = array.to_bytes().unwrap();
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(&stream).unwrap();
+        let gzip = gzip.finish().unwrap();
+        // As docarray's `protobuf` files: messages that are not compressed.
+        let mut plain = stream_head(array.len() as u64).to_vec();
+        for document in &array {
+            let message = document.to_bytes();
+            plain.extend((message.len() as u32).to_be_bytes());
+            plain.extend(message);
+        }
+        for bytes in [&stream, &gzip, &plain] {
+            assert_eq!(DocumentArray::from_file_bytes(bytes).unwrap(), array);
+        }
+        let error = DocumentArray::from_file_bytes(b"\x80\x05pickle").unwrap_err();
+        assert!(error.to_string().contains("protobuf"), "{error}");
+        assert!(DocumentArray::from_file_bytes(b"").is_err());
+    }
+
+    #[test]
+    fn pictures_are_wrapped_and_texts_compressed() {
+        let mut png = b"\x89PNG\r\n\x1a\n".to_vec();
+        png.extend((0..4000u32).map(|i| ((i * i) >> 3) as u8));
+        let frame = |document: &Document| stream_frame(document, 1).unwrap().len();
+        assert!(frame(&Document::blob(png.clone())) > png.len());
+        assert!(frame(&Document::text("red ".repeat(1000))) < 200);
     }
 
     #[test]

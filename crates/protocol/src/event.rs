@@ -54,6 +54,13 @@ pub enum Event {
         /// Values by metric.
         metrics: BTreeMap<String, f64>,
     },
+    /// What example queries found.
+    Examples {
+        /// When.
+        stage: Stage,
+        /// By query, the best match first: a text, or the name of a picture.
+        examples: BTreeMap<String, Vec<serde_json::Value>>,
+    },
 }
 
 /// How important a log line is.

@@ -5,13 +5,14 @@
 //!
 //! | module | what it defines |
 //! | --- | --- |
-//! | [`config`] | the configuration of a run, and the limits of its values |
+//! | [`config`], [`synthesis`] | the configuration of a run, and the limits of its values |
+//! | [`options`] | options of losses, optimizers and so on |
 //! | [`callback`] | what happens beside the training |
 //! | [`names`] | losses, optimizers, statuses: names that may be unknown |
 //! | [`run`] | experiments, runs, their status and metrics |
 //! | [`event`] | what happens in a run, and how a worker reports it |
 //! | [`backbone`] | the models to start from |
-//! | [`document`], [`document_array`] | training data, and its byte stream |
+//! | [`document`], [`document_array`], [`summary`] | training data, its byte stream, and a short account of it |
 //!
 //! Reading never fails on a member or a name that is new; both are kept and
 //! written back.
@@ -23,17 +24,28 @@ pub mod document;
 pub mod document_array;
 pub mod event;
 pub mod names;
+pub mod options;
 mod proto;
 pub mod run;
+pub mod summary;
+pub mod synthesis;
 
-pub use backbone::{BACKBONES, Backbone, CLIP_SMALL, find_backbone};
-pub use callback::{BestModelCheckpoint, Callback, EvaluationCallback};
+pub use backbone::{BACKBONES, Backbone, CLIP_SMALL, ModelOption, find_backbone};
+pub use callback::Callback;
 pub use config::{
     Data, Generation, HyperParameters, InvalidField, MAX_EPOCHS, Model, RunConfig,
-    SchedulerOptions, check_name,
+    SchedulerOptions, check_name, check_workers,
 };
 pub use document::{Content, Document, LABEL_TAG, NamedScore, NdArray, SCORE_TAG};
-pub use document_array::{DocumentArray, DocumentError, MAX_DOCUMENT_BYTES};
+pub use document_array::{
+    DocumentArray, DocumentError, DocumentReader, MAX_DOCUMENT_BYTES, stream_frame, stream_head,
+};
 pub use event::{Event, EventBatch, Job, Level, Outcome, Stage, WorkerOrders};
-pub use names::{Device, Loss, Optimizer, RunTask, Status, Task};
-pub use run::{ExperimentInfo, MetricsInfo, NewRun, Page, RunInfo, StatusInfo};
+pub use names::{Device, Loss, Miner, Optimizer, RunTask, Sampler, Scheduler, Status, Task};
+pub use options::Options;
+pub use run::{
+    Config, ExamplesInfo, ExperimentInfo, MAX_POINTS, MetricPoint, MetricsInfo, NewRun, Page,
+    RunInfo, StatusInfo,
+};
+pub use summary::{Summary, SummaryCounter};
+pub use synthesis::{RelationMining, SynthesisConfig, SynthesisData};

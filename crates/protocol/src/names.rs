@@ -75,28 +75,173 @@ open_enum! {
         Clip => "CLIPLoss",
         /// Distance to a positive against distance to a negative, with a margin.
         TripletMargin => "TripletMarginLoss",
+        /// A bound on the angle at the negative of a triplet.
+        Angular => "AngularLoss",
         /// Additive angular margin with weights per class.
         ArcFace => "ArcFaceLoss",
+        /// The base class of pytorch-metric-learning's losses; listed by the Python client.
+        BaseMetricLossFunction => "BaseMetricLossFunction",
+        /// Triplets of a sample and the centroids of classes.
+        CentroidTriplet => "CentroidTripletLoss",
+        /// Pair weights by how far each similarity is from its optimum.
+        Circle => "CircleLoss",
+        /// Positives nearer than one margin, negatives farther than another.
+        Contrastive => "ContrastiveLoss",
         /// Large margin cosine with weights per class.
         CosFace => "CosFaceLoss",
-        /// Normalised temperature-scaled cross-entropy.
-        NtXent => "NTXentLoss",
         /// Cosine similarity against a given score.
         CosineSimilarity => "CosineSimilarityLoss",
+        /// Another loss over embeddings of earlier batches as well.
+        CrossBatchMemory => "CrossBatchMemory",
+        /// A helper class of pytorch-metric-learning; listed by the Python client.
+        EmbeddingRegularizerMixin => "EmbeddingRegularizerMixin",
+        /// Average precision by histogram binning.
+        FastAp => "FastAPLoss",
+        /// Log-sum-exp over all pairs of a sample.
+        GeneralizedLiftedStructure => "GeneralizedLiftedStructureLoss",
+        /// The base class of pair losses; listed by the Python client.
+        GenericPair => "GenericPairLoss",
+        /// Variance of pair similarities.
+        IntraPairVariance => "IntraPairVarianceLoss",
+        /// Multiplicative angular margin with weights per class.
+        LargeMarginSoftmax => "LargeMarginSoftmaxLoss",
+        /// Every positive pair against all negatives of both.
+        LiftedStructure => "LiftedStructureLoss",
+        /// Distances against a learned boundary.
+        Margin => "MarginLoss",
         /// Margins between similarities against those of a cross-encoder.
         MarginMse => "MarginMSELoss",
+        /// Soft weights for self, negative and positive similarities.
+        MultiSimilarity => "MultiSimilarityLoss",
+        /// A weighted sum of losses.
+        MultipleLosses => "MultipleLosses",
+        /// Every other pair of the batch as a negative.
+        MultipleNegativeRanking => "MultipleNegativeRankingLoss",
+        /// One positive against the positives of all other classes.
+        NPairs => "NPairsLoss",
+        /// Neighbourhood components analysis.
+        Nca => "NCALoss",
+        /// Cross-entropy over normalised weights per class.
+        NormalizedSoftmax => "NormalizedSoftmaxLoss",
+        /// Normalised temperature-scaled cross-entropy.
+        NtXent => "NTXentLoss",
+        /// [`Loss::NtXent`] as the Python client's documentation spelled it.
+        NtXentMisspelled => "NTXLoss",
+        /// Proxies as anchors for all samples of a batch.
+        ProxyAnchor => "ProxyAnchorLoss",
+        /// NCA with a proxy for each class.
+        ProxyNca => "ProxyNCALoss",
+        /// Contrastive, with the signal-to-noise ratio as distance.
+        SignalToNoiseRatioContrastive => "SignalToNoiseRatioContrastiveLoss",
+        /// Several weights for each class.
+        SoftTriple => "SoftTripleLoss",
+        /// Multiplicative angular margin over normalised weights.
+        SphereFace => "SphereFaceLoss",
+        /// Supervised contrastive.
+        SupCon => "SupConLoss",
+        /// One positive against many negatives, with an angular margin.
+        TupletMargin => "TupletMarginLoss",
+        /// Variance, invariance, covariance.
+        VicReg => "VICRegLoss",
+        /// A helper class of pytorch-metric-learning; listed by the Python client.
+        WeightRegularizerMixin => "WeightRegularizerMixin",
+    }
+}
+
+open_enum! {
+    /// What chooses pairs or triplets from a batch. The names are those of
+    /// pytorch-metric-learning.
+    pub enum Miner {
+        /// Triplets with an angle above a limit.
+        Angular => "AngularMiner",
+        /// The base class; listed by the Python client.
+        Base => "BaseMiner",
+        /// The base class of miners that choose samples; listed by the Python client.
+        BaseSubsetBatch => "BaseSubsetBatchMiner",
+        /// The base class of miners that choose tuples; listed by the Python client.
+        BaseTuple => "BaseTupleMiner",
+        /// Easy or hard pairs, positives and negatives by strategies of their own.
+        BatchEasyHard => "BatchEasyHardMiner",
+        /// The hardest positive and the hardest negative of each sample.
+        BatchHard => "BatchHardMiner",
+        /// Negatives spread evenly over distances.
+        DistanceWeighted => "DistanceWeightedMiner",
+        /// The hardest share of all pairs.
+        Hdc => "HDCMiner",
+        /// Batches that are triplets in order.
+        EmbeddingsAlreadyPackagedAsTriplets => "EmbeddingsAlreadyPackagedAsTriplets",
+        /// Samples with the greatest loss.
+        MaximumLoss => "MaximumLossMiner",
+        /// Pairs that break a margin.
+        PairMargin => "PairMarginMiner",
+        /// Negatives harder than the easiest positive, and the reverse.
+        MultiSimilarity => "MultiSimilarityMiner",
+        /// Triplets that break a margin: all, easy, semihard or hard ones.
+        TripletMargin => "TripletMarginMiner",
+        /// Pairs spread evenly over distances.
+        UniformHistogram => "UniformHistogramMiner",
     }
 }
 
 open_enum! {
     /// How gradients change the weights. The names are those of `torch.optim`.
     pub enum Optimizer {
+        /// Steps scaled by running averages of gradients and updates.
+        Adadelta => "Adadelta",
+        /// Steps scaled by all gradients so far.
+        Adagrad => "Adagrad",
         /// Adaptive moments.
         Adam => "Adam",
         /// Adam with decoupled weight decay.
         AdamW => "AdamW",
+        /// Adam for sparse gradients.
+        SparseAdam => "SparseAdam",
+        /// Adam with the infinity norm.
+        Adamax => "Adamax",
+        /// Averaged stochastic gradient descent.
+        Asgd => "ASGD",
+        /// Limited-memory quasi-Newton.
+        Lbfgs => "LBFGS",
+        /// Adam with Nesterov momentum.
+        NAdam => "NAdam",
+        /// Adam with a rectified variance.
+        RAdam => "RAdam",
+        /// Steps scaled by a running average of squared gradients.
+        RmsProp => "RMSprop",
+        /// Steps by the signs of gradients.
+        Rprop => "Rprop",
         /// Stochastic gradient descent.
         Sgd => "SGD",
+    }
+}
+
+open_enum! {
+    /// How the learning rate changes. The names are those of `transformers`.
+    pub enum Scheduler {
+        /// Down to zero on a line.
+        Linear => "linear",
+        /// Down to zero along half a cosine.
+        Cosine => "cosine",
+        /// Down along cosines, with hard restarts.
+        CosineWithRestarts => "cosine_with_restarts",
+        /// Down along a polynomial.
+        Polynomial => "polynomial",
+        /// Always the same.
+        Constant => "constant",
+        /// Always the same once it has risen.
+        ConstantWithWarmup => "constant_with_warmup",
+    }
+}
+
+open_enum! {
+    /// How batches are put together.
+    pub enum Sampler {
+        /// Random for losses with weights per class, by class for all others.
+        Auto => "auto",
+        /// Several items of each class in a batch.
+        Class => "class",
+        /// Any items.
+        Random => "random",
     }
 }
 
@@ -132,6 +277,17 @@ open_enum! {
     }
 }
 
+impl Device {
+    /// What the Python client makes of its argument: `cuda` is `gpu`.
+    #[must_use]
+    pub fn from_python(self) -> Self {
+        match self {
+            Self::Other(name) if name == "cuda" => Self::Gpu,
+            device => device,
+        }
+    }
+}
+
 open_enum! {
     /// What kind of run it is.
     pub enum RunTask {
@@ -151,6 +307,8 @@ open_enum! {
         TextToImage => "text-to-image",
         /// Pictures with pictures.
         ImageToImage => "image-to-image",
+        /// 3D meshes with 3D meshes.
+        MeshToMesh => "mesh-to-mesh",
         /// Anything with anything.
         Any => "any",
     }

@@ -46,6 +46,12 @@ pub(crate) struct DocumentProto {
     pub(crate) metadata: Option<Struct>,
 }
 
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct DocumentArrayProto {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) docs: Vec<DocumentProto>,
+}
+
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub(crate) enum Content {
     #[prost(bytes, tag = "2")]

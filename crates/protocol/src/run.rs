@@ -1,9 +1,11 @@
 //! Experiments and runs as the API shows them.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::{Device, RunConfig, RunTask, Status};
+use crate::{Device, RunConfig, RunTask, Status, SynthesisConfig};
 
 /// A group of runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,7 +36,7 @@ pub struct RunInfo {
     pub description: String,
     /// Its configuration.
     #[serde(default)]
-    pub config: RunConfig,
+    pub config: Config,
     /// When it was created, in UTC.
     #[serde(default)]
     pub created_at: String,
@@ -52,6 +54,90 @@ pub struct RunInfo {
     pub extra: Map<String, Value>,
 }
 
+/// The configuration of a run of any kind.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Config {
+    /// Of a run that fine-tunes a model.
+    Training(Box<RunConfig>),
+    /// Of a run that makes training data.
+    Synthesis(Box<SynthesisConfig>),
+    /// Of a run of a kind that is not known here, as JSON.
+    Other(Value),
+}
+
+impl Config {
+    /// The settings of a training run.
+    #[must_use]
+    pub fn training(&self) -> Option<&RunConfig> {
+        match self {
+            Self::Training(config) => Some(config),
+            _ => None,
+        }
+    }
+
+    /// The settings of a synthesis run.
+    #[must_use]
+    pub fn synthesis(&self) -> Option<&SynthesisConfig> {
+        match self {
+            Self::Synthesis(config) => Some(config),
+            _ => None,
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::Other(Value::Null)
+    }
+}
+
+impl From<RunConfig> for Config {
+    fn from(config: RunConfig) -> Self {
+        Self::Training(Box::new(config))
+    }
+}
+
+impl From<SynthesisConfig> for Config {
+    fn from(config: SynthesisConfig) -> Self {
+        Self::Synthesis(Box::new(config))
+    }
+}
+
+impl Serialize for Config {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Training(config) => config.serialize(serializer),
+            Self::Synthesis(config) => config.serialize(serializer),
+            Self::Other(config) => config.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Config {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        // Old servers wrap the object into a text.
+        let value = match value {
+            Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+            other => other,
+        };
+        let is_synthesis = !value["relation_mining"].is_null();
+        let is_training = value["model"].is_object();
+        let read = |value: &Value| -> Result<Self, serde_json::Error> {
+            Ok(if is_synthesis {
+                Self::Synthesis(serde_json::from_value(value.clone())?)
+            } else if is_training {
+                Self::Training(serde_json::from_value(value.clone())?)
+            } else {
+                Self::Other(value.clone())
+            })
+        };
+        // A newer server's configuration is no reason to lose the run.
+        Ok(read(&value).unwrap_or(Self::Other(value)))
+    }
+}
+
 fn training() -> RunTask {
     RunTask::Training
 }
@@ -62,7 +148,7 @@ pub struct NewRun {
     /// The run's name.
     pub name: String,
     /// Its configuration.
-    pub config: RunConfig,
+    pub config: Config,
     /// Fine-tuning or data synthesis. Clients up to 0.7.6 don't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<RunTask>,
@@ -106,14 +192,42 @@ impl std::fmt::Display for StatusInfo {
 pub struct MetricsInfo {
     /// Of the backbone as it was.
     #[serde(default)]
-    pub before: std::collections::BTreeMap<String, f64>,
+    pub before: BTreeMap<String, f64>,
     /// Of the fine-tuned model.
     #[serde(default)]
-    pub after: std::collections::BTreeMap<String, f64>,
+    pub after: BTreeMap<String, f64>,
 }
 
-/// One page of a list.
+/// What example queries found before and after the training, by query. A
+/// match is what the backend shows of it: a text, or the name of a picture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ExamplesInfo {
+    /// With the backbone as it was.
+    #[serde(default)]
+    pub before: BTreeMap<String, Vec<Value>>,
+    /// With the fine-tuned model.
+    #[serde(default)]
+    pub after: BTreeMap<String, Vec<Value>>,
+}
+
+/// The most points of a run's curves in one answer.
+pub const MAX_POINTS: usize = 10_000;
+
+/// A point of a run's curves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MetricPoint {
+    /// Its number in the run; later points have greater ones.
+    pub number: u64,
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// What happened: a step, an epoch or an evaluation.
+    #[serde(flatten)]
+    pub event: crate::Event,
+}
+
+/// One page of a list. Servers of clients up to 0.6 answer with the bare list,
+/// which is read as the only page.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Page<T> {
     /// The items of the page.
     pub items: Vec<T>,
@@ -123,4 +237,72 @@ pub struct Page<T> {
     pub page: u64,
     /// Items that a page may have.
     pub size: u64,
+}
+
+impl<T> Page<T> {
+    /// The page with something else in the place of each item.
+    #[must_use]
+    pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
+        Page {
+            items: self.items.into_iter().map(f).collect(),
+            total: self.total,
+            page: self.page,
+            size: self.size,
+        }
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Page<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(std::marker::PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> serde::de::Visitor<'de> for Visitor<T> {
+            type Value = Page<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a page or a list")
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                self,
+                mut list: A,
+            ) -> Result<Page<T>, A::Error> {
+                let mut items = Vec::new();
+                while let Some(item) = list.next_element()? {
+                    items.push(item);
+                }
+                let total = items.len() as u64;
+                Ok(Page {
+                    items,
+                    total,
+                    page: 1,
+                    size: total,
+                })
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Page<T>, A::Error> {
+                #[derive(Deserialize)]
+                struct Wire<T> {
+                    items: Vec<T>,
+                    total: u64,
+                    page: u64,
+                    size: u64,
+                }
+                let Wire {
+                    items,
+                    total,
+                    page,
+                    size,
+                } = Wire::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
+                Ok(Page {
+                    items,
+                    total,
+                    page,
+                    size,
+                })
+            }
+        }
+
+        deserializer.deserialize_any(Visitor(std::marker::PhantomData))
+    }
 }

@@ -10,7 +10,8 @@ use finetuner_protocol::{Event, Level, Status};
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    database::{Database, NewArtifact, RunRow},
+    api::Uploads,
+    database::{Database, NewArtifact, RunRow, Which},
     error::Result,
     secret,
     store::{Store, Stored},
@@ -29,6 +30,7 @@ pub(crate) struct App {
     pub(crate) submitted: Notify,
     pub(crate) changes: Changes,
     pub(crate) tickets: Tickets,
+    pub(crate) uploads: Uploads,
 }
 
 impl App {
@@ -40,6 +42,7 @@ impl App {
             submitted: Notify::new(),
             changes: Changes::default(),
             tickets: Tickets::default(),
+            uploads: Uploads::default(),
         })
     }
 
@@ -83,6 +86,33 @@ impl App {
             self.store.remove(&content).await;
         }
         Ok(id)
+    }
+
+    /// Removes a content that was just taken in, unless something has it.
+    pub(crate) async fn remove_unused(&self, content: &str) -> Result<()> {
+        if !self.database.has_content(content.to_owned()).await? {
+            self.store.remove(content).await;
+        }
+        Ok(())
+    }
+
+    /// Deletes a user's artifact. Says whether it was there.
+    pub(crate) async fn delete_artifact(&self, user_id: String, which: Which) -> Result<bool> {
+        let (there, orphan) = self.database.delete_artifact(user_id, which).await?;
+        if let Some(content) = orphan {
+            self.store.remove(&content).await;
+        }
+        Ok(there)
+    }
+
+    /// Deletes a run and what it has made. Its worker, if there is one, finds
+    /// that its token is void, and stops.
+    pub(crate) async fn delete_run(&self, run: RunRow) -> Result<()> {
+        self.database.delete_run(run.id).await?;
+        self.changes.notify(run.id);
+        self.delete_artifact(run.user_id, Which::Id(run.artifact_id))
+            .await
+            .map(drop)
     }
 
     /// Enters what a run has made.

@@ -6,7 +6,8 @@ use std::{path::Path as FilePath, sync::Arc};
 use axum::body::Body;
 use bytes::Bytes;
 use object_store::{
-    ObjectStore, ObjectStoreExt, buffered::BufWriter, local::LocalFileSystem, path::Path,
+    GetOptions, GetRange, ObjectStore, ObjectStoreExt, buffered::BufWriter, local::LocalFileSystem,
+    path::Path,
 };
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
@@ -52,7 +53,16 @@ impl Store {
 
     /// The bytes of a content, as they come.
     pub(crate) async fn body(&self, content: &str) -> Result<Body> {
-        let found = self.0.get(&place(content)).await?;
+        self.body_from(content, 0).await
+    }
+
+    /// The bytes of a content from a place on.
+    pub(crate) async fn body_from(&self, content: &str, start: u64) -> Result<Body> {
+        let options = GetOptions {
+            range: (start > 0).then_some(GetRange::Offset(start)),
+            ..GetOptions::default()
+        };
+        let found = self.0.get_opts(&place(content), options).await?;
         Ok(Body::from_stream(found.into_stream()))
     }
 
@@ -95,6 +105,11 @@ impl Upload {
         self.hash.update(&bytes);
         self.out.put(bytes).await?;
         Ok(())
+    }
+
+    /// How many bytes have come.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
     }
 
     /// Puts the content in its place.

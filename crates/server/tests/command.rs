@@ -79,7 +79,7 @@ async fn a_run_is_trained_by_a_child_process() {
     let mut serving = Serving::start(&data).await;
     let token = serving.line_after("Token, shown this once: ").await;
     let finetuner = serving.log_in(&token).await.unwrap();
-    finetuner.push("train", &documents()).await.unwrap();
+    finetuner.push("train", documents()).await.unwrap();
     let fit = finetuner.fit("clip-small", "train").epochs(1).batch_size(2);
     let run = fit.loss(Loss::Clip).run_name("one").await.unwrap();
     assert_eq!(run.wait().await.unwrap().status, Status::Finished);
@@ -100,7 +100,7 @@ async fn a_run_is_trained_by_a_child_process() {
         .unwrap();
     let second = String::from_utf8(made.stdout).unwrap();
     let second = serving.log_in(second.trim()).await.unwrap();
-    assert_eq!(second.user().name, "second");
+    assert_eq!(second.user().unwrap().name, "second");
     assert!(second.get_run("one").await.err().unwrap().is_not_found());
 
     // Told to end, it ends in order; started again, it still has the run.

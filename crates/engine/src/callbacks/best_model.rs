@@ -1,6 +1,6 @@
 //! `BestModelCheckpoint`: the run ends with the weights of its best epoch.
 
-use finetuner_protocol::{BestModelCheckpoint, Level};
+use finetuner_protocol::{Level, callback::BestModelCheckpoint};
 
 use super::{Context, TrainingCallback};
 use crate::{Error, Result, evaluation::METRICS, train::Checkpoint};

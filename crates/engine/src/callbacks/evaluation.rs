@@ -1,6 +1,9 @@
 //! `EvaluationCallback`: retrieval metrics before and after the training.
 
-use finetuner_protocol::{Callback, DocumentArray, EvaluationCallback, Stage};
+use std::collections::BTreeMap;
+
+use finetuner_protocol::{Callback, DocumentArray, Event, Stage, callback::EvaluationCallback};
+use serde_json::Value;
 
 use super::{Context, TrainingCallback, report};
 use crate::{
@@ -47,12 +50,6 @@ impl Evaluation {
                 "this version evaluates before and after the training; leave it out".to_owned(),
             );
         }
-        if options.gather_examples {
-            return bad(
-                "gather_examples",
-                "this version keeps no examples; leave it out".to_owned(),
-            );
-        }
         for (field, model, wanted) in [
             ("model", &options.model, "clip-text"),
             ("index_model", &options.index_model, "clip-vision"),
@@ -75,7 +72,17 @@ impl Evaluation {
         })
     }
 
-    fn evaluate(&mut self, context: &mut Context<'_>) -> Result<Metrics> {
+    /// Measures, and reports with it what belongs to a stage of the run.
+    fn evaluate_stage(&mut self, context: &mut Context<'_>, stage: Stage) -> Result<()> {
+        let Measured { metrics, examples } = self.evaluate(context)?;
+        report(context, stage, &metrics);
+        if self.options.gather_examples {
+            context.observer.event(Event::Examples { stage, examples });
+        }
+        Ok(())
+    }
+
+    fn evaluate(&mut self, context: &mut Context<'_>) -> Result<Measured> {
         if self.data.is_none() {
             let queries = (context.data)(&self.options.query_data)?;
             let index = self.options.index_data.as_deref();
@@ -83,9 +90,9 @@ impl Evaluation {
             self.data = Some((queries, index));
         }
         let Some((queries, index)) = &self.data else {
-            return Ok(Metrics::new());
+            return Ok(Measured::default());
         };
-        let metrics = measure(
+        let mut measured = measure(
             context.trainer,
             &self.options,
             self.distance,
@@ -93,36 +100,39 @@ impl Evaluation {
             index.as_ref(),
             context.modalities,
         )?;
-        Ok(match &self.options.caption {
-            Some(caption) => metrics
-                .into_iter()
-                .map(|(name, value)| (format!("{caption}_{name}"), value))
-                .collect(),
-            None => metrics,
-        })
+        if let Some(caption) = &self.options.caption {
+            let metrics = std::mem::take(&mut measured.metrics).into_iter();
+            let captioned = metrics.map(|(name, value)| (format!("{caption}_{name}"), value));
+            measured.metrics = captioned.collect();
+        }
+        Ok(measured)
     }
 }
 
 impl TrainingCallback for Evaluation {
     fn on_fit_begin(&mut self, context: &mut Context<'_>) -> Result<()> {
-        let metrics = self.evaluate(context)?;
-        report(context, Stage::Before, &metrics);
-        Ok(())
+        self.evaluate_stage(context, Stage::Before)
     }
 
     fn on_epoch_end(&mut self, context: &mut Context<'_>) -> Result<()> {
         if self.watched {
-            let metrics = self.evaluate(context)?;
-            context.metrics.extend(metrics);
+            let measured = self.evaluate(context)?;
+            context.metrics.extend(measured.metrics);
         }
         Ok(())
     }
 
     fn after_fit(&mut self, context: &mut Context<'_>) -> Result<()> {
-        let metrics = self.evaluate(context)?;
-        report(context, Stage::After, &metrics);
-        Ok(())
+        self.evaluate_stage(context, Stage::After)
     }
+}
+
+/// What an evaluation found.
+#[derive(Default)]
+struct Measured {
+    metrics: Metrics,
+    /// What the first queries found, where examples are wanted.
+    examples: BTreeMap<String, Vec<Value>>,
 }
 
 /// Embeds queries and index, searches, and compares what is found with the
@@ -134,7 +144,7 @@ fn measure(
     queries: &DocumentArray,
     index: Option<&DocumentArray>,
     modalities: &Modalities,
-) -> Result<Metrics> {
+) -> Result<Measured> {
     let set = search_set(queries, index, modalities, &options.query_data)?;
     let texts: Vec<&str> = set.queries.iter().map(|q| q.text).collect();
     let images: Vec<&[u8]> = set.index.iter().map(|d| d.image).collect();
@@ -149,17 +159,26 @@ fn measure(
         options.limit.saturating_add(1),
         distance,
     );
+    let mut examples = BTreeMap::new();
     let relevance: Vec<Relevance> = rankings
         .iter()
         .zip(&set.queries)
         .map(|(ranking, query)| {
             let itself = |index: usize| options.exclude_self && set.index[index].id == query.id;
+            let found = || {
+                let others = ranking.iter().filter(|m| !itself(m.index));
+                others.take(options.limit).map(|m| &set.index[m.index])
+            };
+            if options.gather_examples && examples.len() < options.num_example_queries {
+                let shown = found().map(|document| match document.uri {
+                    "" => document.label.as_str().into(),
+                    uri => uri.into(),
+                });
+                examples.insert(query.text.to_owned(), shown.collect());
+            }
             Relevance {
-                found: ranking
-                    .iter()
-                    .filter(|m| !itself(m.index))
-                    .take(options.limit)
-                    .map(|m| set.index[m.index].label == query.label)
+                found: found()
+                    .map(|document| document.label == query.label)
                     .collect(),
                 max_relevant: (0..set.index.len())
                     .filter(|i| !itself(*i) && set.index[*i].label == query.label)
@@ -167,5 +186,8 @@ fn measure(
             }
         })
         .collect();
-    Ok(Relevance::mean_metrics(&relevance))
+    Ok(Measured {
+        metrics: Relevance::mean_metrics(&relevance),
+        examples,
+    })
 }

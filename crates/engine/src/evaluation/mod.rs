@@ -4,4 +4,4 @@ mod metrics;
 mod retrieval;
 
 pub use metrics::{METRICS, Metrics, Relevance};
-pub use retrieval::{Distance, Match, Ranking, rank};
+pub use retrieval::{Distance, Match, Ranking, cos_sim, rank};

@@ -114,6 +114,14 @@ fn between(distance: Distance, dot: f32, a: f32, b: f32) -> f32 {
     }
 }
 
+/// The cosine of the angle between two embeddings: 1 where they point the same
+/// way, 0 where they have nothing in common or one is zero.
+#[must_use]
+pub fn cos_sim(a: &[f32], b: &[f32]) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
+    1.0 - between(Distance::Cosine, dot(a, b), dot(a, a), dot(b, b))
+}
+
 fn nearest(mut matches: Ranking, limit: usize) -> Ranking {
     let order = |a: &Match, b: &Match| {
         a.distance

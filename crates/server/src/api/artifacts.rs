@@ -5,17 +5,17 @@ use std::sync::Arc;
 use axum::{
     Form, Json,
     extract::{Multipart, Path, Query, State},
-    http::{HeaderMap, header},
-    response::IntoResponse,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
 };
 use finetuner_protocol::check_name;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{auth::User, identity::success};
+use super::{auth::User, identity::success, pages::PageQuery};
 use crate::{
     app::App,
-    database::NewArtifact,
+    database::{ArtifactRow, NewArtifact, Which, is_duplicate},
     error::{ApiError, Result},
     secret,
     store::Stored,
@@ -25,13 +25,28 @@ use crate::{
 const MAX_FIELD_BYTES: usize = 1 << 20;
 
 /// The fields of an upload beside its file.
-#[derive(Default)]
-struct Fields {
-    name: Option<String>,
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Fields {
+    pub(super) name: Option<String>,
     id: Option<String>,
+    #[serde(rename = "type")]
     kind: Option<String>,
-    public: bool,
+    /// `True` or `False`, as Python writes it.
+    public: String,
     meta_data: Option<String>,
+}
+
+impl Fields {
+    /// Finds what can be known to be wrong before the file is there.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.name.as_deref().filter(|name| !name.is_empty()) {
+            Some(name) => {
+                check_name("name", name).map_err(|e| ApiError::bad_request(e.to_string()))
+            }
+            None => Ok(()),
+        }
+    }
 }
 
 pub(crate) async fn upload(
@@ -66,32 +81,35 @@ pub(crate) async fn upload(
             "name" => fields.name = Some(text),
             "id" => fields.id = Some(text),
             "type" => fields.kind = Some(text),
-            "public" => fields.public = text.eq_ignore_ascii_case("true"),
+            "public" => fields.public = text,
             "metaData" => fields.meta_data = Some(text),
             _ => {}
         }
     }
     let stored = stored.ok_or_else(|| ApiError::bad_request("the form has no `file`"))?;
     let name = fields.name.clone();
-    let id = match enter(&app, user.id, fields, &stored).await {
-        Ok(id) => id,
-        Err(error) => {
-            // Nothing refers to what was just taken in, unless it was there before.
-            if !app.database.has_content(stored.content.clone()).await? {
-                app.store.remove(&stored.content).await;
-            }
-            return Err(error);
-        }
-    };
+    let id = enter_or_remove(&app, user.id, fields, &stored).await?;
     Ok(success(json!({"_id": id, "name": name})))
+}
+
+/// Gives stored bytes their name and owner, or removes them where that can't be.
+pub(super) async fn enter_or_remove(
+    app: &App,
+    user_id: String,
+    fields: Fields,
+    stored: &Stored,
+) -> Result<String> {
+    let entered = enter(app, user_id, fields, stored).await;
+    if entered.is_err() {
+        app.remove_unused(&stored.content).await?;
+    }
+    entered
 }
 
 /// Gives stored bytes their name and owner.
 async fn enter(app: &App, user_id: String, fields: Fields, stored: &Stored) -> Result<String> {
+    fields.check()?;
     let name = fields.name.filter(|name| !name.is_empty());
-    if let Some(name) = &name {
-        check_name("name", name).map_err(|e| ApiError::bad_request(e.to_string()))?;
-    }
     let id = match fields.id {
         None => secret::new_id(),
         Some(id) => {
@@ -105,7 +123,7 @@ async fn enter(app: &App, user_id: String, fields: Fields, stored: &Stored) -> R
         user_id,
         name,
         kind: fields.kind.unwrap_or_default(),
-        public: fields.public,
+        public: fields.public.eq_ignore_ascii_case("true"),
         meta_data: fields.meta_data.unwrap_or_default(),
         content: stored.content.clone(),
         size: stored.size,
@@ -119,45 +137,57 @@ fn broken(error: &axum::extract::multipart::MultipartError) -> ApiError {
 
 /// An artifact by its id or its name.
 #[derive(Deserialize)]
-pub(crate) struct Which {
+pub(crate) struct Asked {
     id: Option<String>,
     name: Option<String>,
+}
+
+impl Asked {
+    fn which(self) -> Result<Which> {
+        match (self.id, self.name) {
+            (Some(id), _) => Ok(Which::Id(id)),
+            (None, Some(name)) => Ok(Which::Name(name)),
+            (None, None) => Err(ApiError::bad_request("`id` or `name` is needed")),
+        }
+    }
+
+    async fn find(self, app: &App, user_id: String) -> Result<ArtifactRow> {
+        let which = self.which()?;
+        let found = app.database.find_artifact(user_id, which.clone()).await?;
+        found.ok_or_else(|| missing(&which))
+    }
+}
+
+fn missing(which: &Which) -> ApiError {
+    let (Which::Id(asked) | Which::Name(asked)) = which;
+    ApiError::not_found(format!("there is no artifact `{asked}`"))
 }
 
 pub(crate) async fn url_by_query(
     app: State<Arc<App>>,
     user: User,
     headers: HeaderMap,
-    Query(which): Query<Which>,
+    Query(asked): Query<Asked>,
 ) -> Result<Json<Value>> {
-    download_url(app, user, &headers, which).await
+    download_url(app, user, &headers, asked).await
 }
 
 pub(crate) async fn url_by_form(
     app: State<Arc<App>>,
     user: User,
     headers: HeaderMap,
-    Form(which): Form<Which>,
+    Form(asked): Form<Asked>,
 ) -> Result<Json<Value>> {
-    download_url(app, user, &headers, which).await
+    download_url(app, user, &headers, asked).await
 }
 
 async fn download_url(
     State(app): State<Arc<App>>,
     User(user): User,
     headers: &HeaderMap,
-    which: Which,
+    asked: Asked,
 ) -> Result<Json<Value>> {
-    let (found, asked) = match (which.id, which.name) {
-        (Some(id), _) => (app.database.artifact(user.id, id.clone()).await?, id),
-        (None, Some(name)) => {
-            let found = app.database.artifact_by_name(user.id, name.clone()).await?;
-            (found, name)
-        }
-        (None, None) => return Err(ApiError::bad_request("`id` or `name` is needed")),
-    };
-    let artifact =
-        found.ok_or_else(|| ApiError::not_found(format!("there is no artifact `{asked}`")))?;
+    let artifact = asked.find(&app, user.id).await?;
     // The address by which the client reached us is one that it can reach.
     let host = headers
         .get(header::HOST)
@@ -173,18 +203,172 @@ async fn download_url(
     Ok(success(json!({"download": url})))
 }
 
-/// The bytes of an artifact. The key in the address is all that is needed.
+/// The bytes of an artifact. The key in the address is all that is needed. A
+/// download that broke goes on with `Range: bytes=N-`; one whose content is
+/// known by its `If-None-Match` is not made.
 pub(crate) async fn download(
     State(app): State<Arc<App>>,
     Path(key): Path<String>,
-) -> Result<impl IntoResponse> {
+    headers: HeaderMap,
+) -> Result<Response> {
     let ticket = app.tickets.redeem(&key).ok_or_else(|| {
         ApiError::not_found("this download has expired: ask for its address again")
     })?;
-    let headers = [
+    let tag = format!("\"{}\"", ticket.content);
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if text(header::IF_NONE_MATCH) == Some(&tag) {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
+    let same = text(header::IF_RANGE).is_none_or(|known| known == tag);
+    let start = text(header::RANGE).filter(|_| same).and_then(range_start);
+    let common = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
-        (header::CONTENT_LENGTH, ticket.size.to_string()),
-        (header::ETAG, format!("\"{}\"", ticket.content)),
+        (header::ACCEPT_RANGES, "bytes".to_owned()),
+        (header::ETAG, tag),
     ];
-    Ok((headers, app.store.body(&ticket.content).await?))
+    let size = ticket.size;
+    let Some(start) = start else {
+        let length = [(header::CONTENT_LENGTH, size.to_string())];
+        let body = app.store.body(&ticket.content).await?;
+        return Ok((common, length, body).into_response());
+    };
+    if start >= size {
+        let range = [(header::CONTENT_RANGE, format!("bytes */{size}"))];
+        return Ok((StatusCode::RANGE_NOT_SATISFIABLE, common, range).into_response());
+    }
+    let range = [
+        (header::CONTENT_LENGTH, (size - start).to_string()),
+        (
+            header::CONTENT_RANGE,
+            format!("bytes {start}-{}/{size}", size - 1),
+        ),
+    ];
+    let body = app.store.body_from(&ticket.content, start).await?;
+    Ok((StatusCode::PARTIAL_CONTENT, common, range, body).into_response())
+}
+
+/// Where a range begins that goes to the end; others are not served.
+fn range_start(range: &str) -> Option<u64> {
+    range
+        .strip_prefix("bytes=")?
+        .strip_suffix('-')?
+        .parse()
+        .ok()
+}
+
+/// What is known about an artifact.
+fn about(artifact: &ArtifactRow) -> Value {
+    json!({
+        "_id": artifact.id,
+        "name": artifact.name,
+        "type": artifact.kind,
+        "metaData": serde_json::from_str::<Value>(&artifact.meta_data).unwrap_or_default(),
+        "visibility": if artifact.public { "public" } else { "private" },
+        "size": artifact.size,
+        "sha256": artifact.content,
+        "createdAt": artifact.created_at,
+        "updatedAt": artifact.updated_at,
+    })
+}
+
+pub(crate) async fn detail(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Form(asked): Form<Asked>,
+) -> Result<Json<Value>> {
+    Ok(success(about(&asked.find(&app, user.id).await?)))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ListQuery {
+    #[serde(default)]
+    filter: Value,
+    #[serde(default)]
+    page_index: Option<u64>,
+    #[serde(default)]
+    page_size: Option<u64>,
+}
+
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Json(query): Json<ListQuery>,
+) -> Result<Json<Value>> {
+    let page = PageQuery::of(query.page_index, query.page_size);
+    let kind = query.filter["type"].as_str().map(str::to_owned);
+    let (rows, total) = app.database.artifacts(user.id, kind, page).await?;
+    let Json(mut answer) = success(rows.iter().map(about).collect());
+    answer["meta"] = json!({"total": total});
+    Ok(Json(answer))
+}
+
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Form(asked): Form<Asked>,
+) -> Result<Json<Value>> {
+    let which = asked.which()?;
+    if !app.delete_artifact(user.id, which.clone()).await? {
+        return Err(missing(&which));
+    }
+    Ok(success(json!({})))
+}
+
+/// Deletes those of the artifacts that are there. `ids` and `names` may come
+/// several times.
+pub(crate) async fn delete_many(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Form(fields): Form<Vec<(String, String)>>,
+) -> Result<Json<Value>> {
+    let mut deleted = 0;
+    for (field, value) in fields {
+        let which = match field.as_str() {
+            "ids" => Which::Id(value),
+            "names" => Which::Name(value),
+            _ => continue,
+        };
+        deleted += u64::from(app.delete_artifact(user.id.clone(), which).await?);
+    }
+    Ok(success(json!({"deleted": deleted})))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Changes {
+    id: String,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    meta_data: Option<Value>,
+    #[serde(default)]
+    public: Option<bool>,
+}
+
+pub(crate) async fn update(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Json(changes): Json<Changes>,
+) -> Result<Json<Value>> {
+    if let Some(name) = &changes.name {
+        check_name("name", name).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    }
+    let id = changes.id.clone();
+    let meta_data = changes.meta_data.map(|meta_data| match meta_data {
+        Value::String(text) => text,
+        other => other.to_string(),
+    });
+    let updated = app
+        .database
+        .update_artifact(user.id, changes.id, changes.name, meta_data, changes.public)
+        .await
+        .map_err(|error| match is_duplicate(&error) {
+            true => ApiError::conflict("`name`: another artifact has it already"),
+            false => error.into(),
+        })?;
+    if !updated {
+        return Err(missing(&Which::Id(id)));
+    }
+    Ok(success(json!({"_id": id})))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::{Path, Query, State},
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::Response,
 };
 use finetuner_protocol::{ExperimentInfo, check_name};
@@ -29,22 +29,66 @@ pub(crate) struct NewExperiment {
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
     User(user): User,
+    headers: HeaderMap,
     Json(new): Json<NewExperiment>,
 ) -> Result<(StatusCode, Json<ExperimentInfo>)> {
     check_name("name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
     let (name, description) = (new.name.clone(), new.description.unwrap_or_default());
+    let key = idempotency_key(&headers);
     let created = app
         .database
-        .create_experiment(user.id, name, description)
-        .await
-        .map_err(|error| {
-            if is_duplicate(&error) {
-                ApiError::conflict(format!("there is an experiment `{}` already", new.name))
-            } else {
-                error.into()
+        .create_experiment(user.id.clone(), name, description, key.clone())
+        .await;
+    match created {
+        Ok(created) => Ok((StatusCode::CREATED, Json(info(created)))),
+        Err(error) if is_duplicate(&error) => {
+            // A repeated request gets what the first one made.
+            let existing = find(&app, user.id, new.name.clone()).await?;
+            if key.is_some() && existing.idempotency_key == key {
+                return Ok((StatusCode::OK, Json(info(existing))));
             }
-        })?;
-    Ok((StatusCode::CREATED, Json(info(created))))
+            let reason = format!("there is an experiment `{}` already", new.name);
+            Err(ApiError::conflict(reason))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The key by which a creating request is known again.
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Option<String> {
+    let key = headers.get("idempotency-key")?.to_str().ok()?;
+    Some(key.to_owned())
+}
+
+/// Deletes an experiment with its runs, and answers what it was.
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Path(name): Path<String>,
+) -> Result<Json<ExperimentInfo>> {
+    let experiment = find(&app, user.id, name).await?;
+    delete_one(&app, &experiment).await?;
+    Ok(Json(info(experiment)))
+}
+
+/// Deletes all experiments with their runs, and answers what they were.
+pub(crate) async fn delete_all(
+    State(app): State<Arc<App>>,
+    User(user): User,
+) -> Result<Json<Vec<ExperimentInfo>>> {
+    let (experiments, _) = app.database.experiments(user.id, None).await?;
+    for experiment in &experiments {
+        delete_one(&app, experiment).await?;
+    }
+    Ok(Json(experiments.into_iter().map(info).collect()))
+}
+
+async fn delete_one(app: &App, experiment: &ExperimentRow) -> Result<()> {
+    let (runs, _) = app.database.runs(experiment.id, None).await?;
+    for run in runs {
+        app.delete_run(run).await?;
+    }
+    Ok(app.database.delete_experiment(experiment.id).await?)
 }
 
 pub(crate) async fn get(

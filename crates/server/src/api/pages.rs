@@ -19,6 +19,15 @@ pub(crate) struct PageQuery {
 }
 
 impl PageQuery {
+    /// Offset and limit of a page, where one is wanted in any case.
+    pub(crate) fn of(page: Option<u64>, size: Option<u64>) -> (u64, u64) {
+        let query = Self {
+            page: page.or(Some(1)),
+            size,
+        };
+        query.bounds().unwrap_or((0, MAX_SIZE))
+    }
+
     fn page_and_size(&self) -> Option<(u64, u64)> {
         if self.page.is_none() && self.size.is_none() {
             return None;

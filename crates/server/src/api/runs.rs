@@ -9,13 +9,17 @@ use axum::{
     response::Response,
 };
 use finetuner_engine::plan::Plan;
-use finetuner_protocol::{Event, MetricsInfo, NewRun, RunTask, Stage, StatusInfo, check_name};
+use finetuner_protocol::{
+    Config, Event, ExamplesInfo, MAX_POINTS, MetricPoint, MetricsInfo, NewRun, RunTask, Stage,
+    StatusInfo, check_name,
+};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{auth::User, experiments, pages::PageQuery};
 use crate::{
     app::App,
-    database::{ExperimentRow, NewRunRow, RunRow, is_duplicate},
+    database::{ExperimentRow, NewRunRow, RunRow, StoredEvent, is_duplicate},
     error::{ApiError, Result},
     secret, submission,
 };
@@ -40,20 +44,23 @@ pub(crate) async fn create(
     let mut new: NewRun =
         serde_json::from_value(body).map_err(|e| ApiError::unprocessable(e.to_string()))?;
     check_name("run_name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
+    let Config::Training(config) = &mut new.config else {
+        return Err(ApiError::unprocessable(
+            "`config` is not that of a training run: it needs a `model` and `data`",
+        ));
+    };
     // The address and the name beside the configuration decide.
-    new.config.run_name.clone_from(&new.name);
-    new.config.experiment_name.clone_from(&experiment.name);
+    config.run_name.clone_from(&new.name);
+    config.experiment_name.clone_from(&experiment.name);
+    let config = config.clone();
 
-    let idempotency_key = headers
-        .get("idempotency-key")
-        .and_then(|key| key.to_str().ok())
-        .map(str::to_owned);
+    let idempotency_key = experiments::idempotency_key(&headers);
     let existing = app.database.run(experiment.id, new.name.clone()).await?;
     if let Some(run) = existing {
         return same_request(run, &experiment, idempotency_key.as_deref());
     }
-    let plan = Plan::new(&new.config, app.local_models).map_err(|e| ApiError::engine(&e))?;
-    submission::check_data(&app, &user.id, plan, &new.config).await?;
+    let plan = Plan::new(&config, app.local_models).map_err(|e| ApiError::engine(&e))?;
+    submission::check_data(&app, &user.id, plan, &config).await?;
 
     let row = NewRunRow {
         experiment_id: experiment.id,
@@ -149,6 +156,88 @@ pub(crate) async fn metrics(
         }
     }
     Ok(Json(metrics))
+}
+
+/// What example queries found.
+pub(crate) async fn examples(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Path(path): Path<(String, String)>,
+) -> Result<Json<ExamplesInfo>> {
+    let run = find(&app, user.id, path).await?;
+    let mut all = ExamplesInfo::default();
+    for stored in app.database.events(run.id, 0, u64::MAX >> 1).await? {
+        if let Event::Examples { stage, examples } = stored.event {
+            match stage {
+                Stage::Before => all.before.extend(examples),
+                Stage::After => all.after.extend(examples),
+            }
+        }
+    }
+    Ok(Json(all))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct HistoryQuery {
+    after: Option<u64>,
+}
+
+/// The points of a run's curves.
+pub(crate) async fn history(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Path(path): Path<(String, String)>,
+    Query(HistoryQuery { after }): Query<HistoryQuery>,
+) -> Result<Json<Vec<MetricPoint>>> {
+    let run = find(&app, user.id, path).await?;
+    let points = app.database.points(run.id, after, MAX_POINTS).await?;
+    let point = |stored: StoredEvent| MetricPoint {
+        number: stored.number,
+        at: stored.at,
+        event: stored.event,
+    };
+    Ok(Json(points.into_iter().map(point).collect()))
+}
+
+/// Ends a run. One that has ended stays as it is.
+pub(crate) async fn cancel(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Path(path): Path<(String, String)>,
+) -> Result<Json<StatusInfo>> {
+    let run = find(&app, user.id.clone(), path.clone()).await?;
+    let reason = format!("Run cancelled by {}", user.name);
+    app.fail(run.id, reason).await?;
+    let run = find(&app, user.id, path).await?;
+    Ok(Json(StatusInfo {
+        status: run.status(),
+        details: run.details,
+    }))
+}
+
+/// Deletes a run and its model, and answers what it was.
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Path(path): Path<(String, String)>,
+) -> Result<Json<Value>> {
+    let run = find(&app, user.id, path).await?;
+    app.delete_run(run.clone()).await?;
+    Ok(Json(info(run)))
+}
+
+/// Deletes all runs of an experiment, and answers what they were.
+pub(crate) async fn delete_all(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Path(experiment): Path<String>,
+) -> Result<Json<Vec<Value>>> {
+    let experiment = experiments::find(&app, user.id, experiment).await?;
+    let (runs, _) = app.database.runs(experiment.id, None).await?;
+    for run in &runs {
+        app.delete_run(run.clone()).await?;
+    }
+    Ok(Json(runs.into_iter().map(info).collect()))
 }
 
 /// The user's run of that experiment and name.

@@ -1,7 +1,7 @@
 //! Artifacts: data that was pushed, and models that runs have made. The bytes
 //! are in the store, under the SHA-256 of the content.
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{Database, NOW};
 
@@ -9,8 +9,21 @@ use super::{Database, NOW};
 #[derive(Clone, Debug)]
 pub(crate) struct ArtifactRow {
     pub(crate) id: String,
+    pub(crate) name: Option<String>,
+    pub(crate) kind: String,
+    pub(crate) public: bool,
+    pub(crate) meta_data: String,
     pub(crate) content: String,
     pub(crate) size: u64,
+    pub(crate) created_at: String,
+    pub(crate) updated_at: String,
+}
+
+/// Which artifact is meant.
+#[derive(Clone, Debug)]
+pub(crate) enum Which {
+    Id(String),
+    Name(String),
 }
 
 /// An artifact to create or to overwrite.
@@ -26,14 +39,31 @@ pub(crate) struct NewArtifact {
     pub(crate) size: u64,
 }
 
-const COLUMNS: &str = "artifacts.id, content, size";
+const COLUMNS: &str = "artifacts.id, artifacts.name, type, public, meta_data, content, size,
+    artifacts.created_at, updated_at";
 
 fn artifact(row: &Row<'_>) -> rusqlite::Result<ArtifactRow> {
     Ok(ArtifactRow {
         id: row.get(0)?,
-        content: row.get(1)?,
-        size: row.get(2)?,
+        name: row.get(1)?,
+        kind: row.get(2)?,
+        public: row.get(3)?,
+        meta_data: row.get(4)?,
+        content: row.get(5)?,
+        size: row.get(6)?,
+        created_at: row.get(7)?,
+        updated_at: row.get(8)?,
     })
+}
+
+/// The content of what was just changed or deleted, where nothing else has it.
+fn orphan(db: &Connection, content: &str) -> rusqlite::Result<Option<String>> {
+    db.query_row(
+        "SELECT CASE WHEN EXISTS (SELECT 1 FROM artifacts WHERE content = ?1)
+         THEN NULL ELSE ?1 END",
+        [content],
+        |row| row.get(0),
+    )
 }
 
 impl Database {
@@ -82,12 +112,7 @@ impl Database {
                 return Err(rusqlite::Error::QueryReturnedNoRows);
             }
             let orphan = match before {
-                Some((_, content)) => transaction.query_row(
-                    "SELECT CASE WHEN EXISTS (SELECT 1 FROM artifacts WHERE content = ?1)
-                     THEN NULL ELSE ?1 END",
-                    [content],
-                    |row| row.get(0),
-                )?,
+                Some((_, content)) => orphan(&transaction, &content)?,
                 None => None,
             };
             transaction.commit()?;
@@ -138,6 +163,102 @@ impl Database {
                 artifact,
             )
             .optional()
+        })
+        .await
+    }
+
+    /// The user's own artifact, or a public one.
+    pub(crate) async fn find_artifact(
+        &self,
+        user_id: String,
+        which: Which,
+    ) -> rusqlite::Result<Option<ArtifactRow>> {
+        match which {
+            Which::Id(id) => self.artifact(user_id, id).await,
+            Which::Name(name) => self.artifact_by_name(user_id, name).await,
+        }
+    }
+
+    /// The user's artifacts of a kind, or of all, oldest first; see
+    /// [`Database::experiments`] for pages.
+    pub(crate) async fn artifacts(
+        &self,
+        user_id: String,
+        kind: Option<String>,
+        page: (u64, u64),
+    ) -> rusqlite::Result<(Vec<ArtifactRow>, u64)> {
+        let (offset, limit) = super::bounds(Some(page));
+        self.call(move |db| {
+            let total = db.query_row(
+                "SELECT count(*) FROM artifacts WHERE user_id = ?1 AND type = coalesce(?2, type)",
+                params![user_id, kind],
+                |row| row.get(0),
+            )?;
+            let rows = db
+                .prepare_cached(&format!(
+                    "SELECT {COLUMNS} FROM artifacts
+                     WHERE user_id = ?1 AND type = coalesce(?2, type)
+                     ORDER BY created_at, id LIMIT ?3 OFFSET ?4"
+                ))?
+                .query_map(params![user_id, kind, limit, offset], artifact)?
+                .collect::<Result<_, _>>()?;
+            Ok((rows, total))
+        })
+        .await
+    }
+
+    /// Deletes the user's own artifact. Returns whether it was there, and the
+    /// content that nothing refers to any more.
+    pub(crate) async fn delete_artifact(
+        &self,
+        user_id: String,
+        which: Which,
+    ) -> rusqlite::Result<(bool, Option<String>)> {
+        self.call(move |db| {
+            let (id, name) = match which {
+                Which::Id(id) => (Some(id), None),
+                Which::Name(name) => (None, Some(name)),
+            };
+            let transaction = db.transaction()?;
+            let content: Option<String> = transaction
+                .query_row(
+                    "DELETE FROM artifacts WHERE user_id = ?1 AND (id = ?2 OR name = ?3)
+                     RETURNING content",
+                    params![user_id, id, name],
+                    |row| row.get(0),
+                )
+                .optional()?;
+            let orphan = match &content {
+                Some(content) => orphan(&transaction, content)?,
+                None => None,
+            };
+            transaction.commit()?;
+            Ok((content.is_some(), orphan))
+        })
+        .await
+    }
+
+    /// Changes what is known about the user's own artifact. Says whether it is
+    /// there.
+    pub(crate) async fn update_artifact(
+        &self,
+        user_id: String,
+        id: String,
+        name: Option<String>,
+        meta_data: Option<String>,
+        public: Option<bool>,
+    ) -> rusqlite::Result<bool> {
+        self.call(move |db| {
+            let changed = db.execute(
+                &format!(
+                    "UPDATE artifacts SET name = coalesce(?3, name),
+                         meta_data = coalesce(?4, meta_data), public = coalesce(?5, public),
+                         updated_at = {NOW}
+                     WHERE user_id = ?1 AND id = ?2"
+                ),
+                params![user_id, id, name, meta_data, public],
+            )?;
+            Ok(changed == 1)
         })
         .await
     }

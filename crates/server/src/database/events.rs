@@ -52,11 +52,23 @@ impl Database {
         first: u64,
         limit: u64,
     ) -> rusqlite::Result<Vec<StoredEvent>> {
+        self.select(
+            "SELECT number, at, event FROM events WHERE run_id = ?1 AND number >= ?2
+             ORDER BY number LIMIT ?3",
+            (run_id, first, limit),
+        )
+        .await
+    }
+
+    async fn select(
+        &self,
+        sql: &'static str,
+        (run_id, first, limit): (i64, u64, u64),
+    ) -> rusqlite::Result<Vec<StoredEvent>> {
+        // SQLite counts with a sign.
+        let first = i64::try_from(first).unwrap_or(i64::MAX);
         self.call(move |db| {
-            let mut query = db.prepare_cached(
-                "SELECT number, at, event FROM events WHERE run_id = ?1 AND number >= ?2
-                 ORDER BY number LIMIT ?3",
-            )?;
+            let mut query = db.prepare_cached(sql)?;
             let rows = query.query_map(params![run_id, first, limit], |row| {
                 let text: String = row.get(2)?;
                 Ok((row.get(0)?, row.get(1)?, text))
@@ -74,6 +86,25 @@ impl Database {
             })
             .collect()
         })
+        .await
+    }
+}
+
+impl Database {
+    /// The points of a run's curves behind number `after`, at most `limit`.
+    pub(crate) async fn points(
+        &self,
+        run_id: i64,
+        after: Option<u64>,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<StoredEvent>> {
+        let first = after.map_or(0, |number| number.saturating_add(1));
+        self.select(
+            "SELECT number, at, event FROM events WHERE run_id = ?1 AND number >= ?2
+             AND event ->> '$.kind' IN ('step', 'epoch', 'evaluation')
+             ORDER BY number LIMIT ?3",
+            (run_id, first, limit as u64),
+        )
         .await
     }
 }
@@ -102,7 +133,7 @@ mod tests {
             .await
             .unwrap();
         let experiment = db
-            .create_experiment(owner, "e".into(), String::new())
+            .create_experiment(owner, "e".into(), String::new(), None)
             .await
             .unwrap();
         db.create_run(NewRunRow {

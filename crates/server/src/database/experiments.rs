@@ -11,9 +11,10 @@ pub(crate) struct ExperimentRow {
     pub(crate) name: String,
     pub(crate) description: String,
     pub(crate) created_at: String,
+    pub(crate) idempotency_key: Option<String>,
 }
 
-const COLUMNS: &str = "id, name, description, created_at";
+const COLUMNS: &str = "id, name, description, created_at, idempotency_key";
 
 fn experiment(row: &Row<'_>) -> rusqlite::Result<ExperimentRow> {
     Ok(ExperimentRow {
@@ -21,6 +22,7 @@ fn experiment(row: &Row<'_>) -> rusqlite::Result<ExperimentRow> {
         name: row.get(1)?,
         description: row.get(2)?,
         created_at: row.get(3)?,
+        idempotency_key: row.get(4)?,
     })
 }
 
@@ -31,14 +33,16 @@ impl Database {
         user_id: String,
         name: String,
         description: String,
+        idempotency_key: Option<String>,
     ) -> rusqlite::Result<ExperimentRow> {
         self.call(move |db| {
             db.query_row(
                 &format!(
-                    "INSERT INTO experiments (user_id, name, description, created_at)
-                     VALUES (?1, ?2, ?3, {NOW}) RETURNING {COLUMNS}"
+                    "INSERT INTO experiments (user_id, name, description, created_at,
+                         idempotency_key)
+                     VALUES (?1, ?2, ?3, {NOW}, ?4) RETURNING {COLUMNS}"
                 ),
-                params![user_id, name, description],
+                params![user_id, name, description, idempotency_key],
                 experiment,
             )
         })
@@ -58,6 +62,15 @@ impl Database {
                 experiment,
             )
             .optional()
+        })
+        .await
+    }
+
+    /// Deletes an experiment with its runs.
+    pub(crate) async fn delete_experiment(&self, id: i64) -> rusqlite::Result<()> {
+        self.call(move |db| {
+            db.execute("DELETE FROM experiments WHERE id = ?1", [id])
+                .map(drop)
         })
         .await
     }

@@ -16,14 +16,17 @@ use std::{
 use rusqlite::Connection;
 
 pub(crate) use accounts::UserRow;
-pub(crate) use artifacts::NewArtifact;
+pub(crate) use artifacts::{ArtifactRow, NewArtifact, Which};
 pub(crate) use events::StoredEvent;
 pub(crate) use experiments::ExperimentRow;
 pub(crate) use runs::{NewRunRow, RunRow};
 
 /// One entry for each version of the schema. Entries are never changed, only
 /// added.
-const MIGRATIONS: [&str; 1] = [include_str!("0001_first.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("0001_first.sql"),
+    include_str!("0002_accounts.sql"),
+];
 
 /// The time in UTC as SQL.
 const NOW: &str = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')";

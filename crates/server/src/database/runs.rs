@@ -46,7 +46,7 @@ pub(crate) struct NewRunRow {
 }
 
 const SELECT: &str = "SELECT runs.id, experiments.name, user_id, runs.name, runs.description,
-    config, device, task, status, details, runs.created_at, artifact_id, idempotency_key
+    config, device, task, status, details, runs.created_at, artifact_id, runs.idempotency_key
     FROM runs JOIN experiments ON experiments.id = experiment_id";
 
 fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
@@ -153,6 +153,12 @@ impl Database {
             Ok((rows, total))
         })
         .await
+    }
+
+    /// Deletes a run with its events.
+    pub(crate) async fn delete_run(&self, id: i64) -> rusqlite::Result<()> {
+        self.call(move |db| db.execute("DELETE FROM runs WHERE id = ?1", [id]).map(drop))
+            .await
     }
 
     /// Takes the oldest run that waits, and notes the token that its worker

@@ -1,0 +1,84 @@
+//! `BestModelCheckpoint`: keeping the best weights.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{Callback, check_monitor, merged};
+use crate::{Generation, InvalidField};
+
+/// Keeps the weights of the epoch with the best value of a metric, and puts
+/// them into the artifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BestModelCheckpoint {
+    /// The metric: `train_loss`, `val_loss` or one of an
+    /// [`EvaluationCallback`]. `val_loss` by default.
+    pub monitor: String,
+    /// `min`, `max`, or `auto`: the smaller the better for losses, the greater
+    /// for everything else.
+    pub mode: String,
+    /// Sent by clients up to 0.2.2; without effect.
+    pub save_dir: String,
+    /// Sent by clients up to 0.2.2; without effect.
+    pub verbose: bool,
+    /// Options that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Default for BestModelCheckpoint {
+    fn default() -> Self {
+        Self {
+            monitor: "val_loss".to_owned(),
+            mode: "auto".to_owned(),
+            save_dir: "best_model_chckpt".to_owned(),
+            verbose: false,
+            extra: Map::new(),
+        }
+    }
+}
+
+impl BestModelCheckpoint {
+    /// Watches the validation loss.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`BestModelCheckpoint::monitor`].
+    #[must_use]
+    pub fn monitor(mut self, metric: impl Into<String>) -> Self {
+        self.monitor = metric.into();
+        self
+    }
+
+    /// Sets [`BestModelCheckpoint::mode`].
+    #[must_use]
+    pub fn mode(mut self, mode: impl Into<String>) -> Self {
+        self.mode = mode.into();
+        self
+    }
+
+    /// Finds the first option that can't be used.
+    pub(super) fn check(&self) -> Result<(), InvalidField> {
+        check_monitor("BestModelCheckpoint", &self.monitor, &self.mode)
+    }
+
+    pub(super) fn options(&self, generation: Generation) -> Map<String, Value> {
+        let (monitor, mode) = (&self.monitor, &self.mode);
+        let options = match generation {
+            Generation::V0_2 => json!({
+                "save_dir": self.save_dir, "monitor": monitor, "mode": mode,
+                "verbose": self.verbose,
+            }),
+            Generation::V0_8 => json!({"monitor": monitor, "mode": mode}),
+        };
+        merged(options, &self.extra)
+    }
+}
+
+impl From<BestModelCheckpoint> for Callback {
+    fn from(callback: BestModelCheckpoint) -> Self {
+        Self::BestModelCheckpoint(callback)
+    }
+}

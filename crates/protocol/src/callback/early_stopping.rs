@@ -1,0 +1,117 @@
+//! `EarlyStopping`: ending a training that no longer improves.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{Callback, check_monitor, check_positive, invalid, merged};
+use crate::{Generation, InvalidField};
+
+/// Ends the training once a metric has not improved for some epochs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EarlyStopping {
+    /// The metric: `train_loss`, `val_loss` or one of an
+    /// [`EvaluationCallback`](super::EvaluationCallback). `val_loss` by default.
+    pub monitor: String,
+    /// `min`, `max`, or `auto`: the smaller the better for losses, the greater
+    /// for everything else.
+    pub mode: String,
+    /// Epochs without improvement before the training ends; 2 by default.
+    pub patience: usize,
+    /// The least change that is an improvement; 0 by default. A number; clients
+    /// send whole numbers without a decimal point.
+    pub min_delta: Value,
+    /// A value that must be improved on.
+    pub baseline: Option<f64>,
+    /// Sent by clients up to 0.2.2; without effect.
+    pub verbose: bool,
+    /// Options that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Default for EarlyStopping {
+    fn default() -> Self {
+        Self {
+            monitor: "val_loss".to_owned(),
+            mode: "auto".to_owned(),
+            patience: 2,
+            min_delta: 0.into(),
+            baseline: None,
+            verbose: false,
+            extra: Map::new(),
+        }
+    }
+}
+
+impl EarlyStopping {
+    /// Watches the validation loss.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`EarlyStopping::monitor`].
+    #[must_use]
+    pub fn monitor(mut self, metric: impl Into<String>) -> Self {
+        self.monitor = metric.into();
+        self
+    }
+
+    /// Sets [`EarlyStopping::mode`].
+    #[must_use]
+    pub fn mode(mut self, mode: impl Into<String>) -> Self {
+        self.mode = mode.into();
+        self
+    }
+
+    /// Sets [`EarlyStopping::patience`].
+    #[must_use]
+    pub fn patience(mut self, epochs: usize) -> Self {
+        self.patience = epochs;
+        self
+    }
+
+    /// Sets [`EarlyStopping::min_delta`].
+    #[must_use]
+    pub fn min_delta(mut self, delta: f64) -> Self {
+        self.min_delta = delta.into();
+        self
+    }
+
+    /// Sets [`EarlyStopping::baseline`].
+    #[must_use]
+    pub fn baseline(mut self, value: f64) -> Self {
+        self.baseline = Some(value);
+        self
+    }
+
+    /// Finds the first option that can't be used.
+    pub(super) fn check(&self) -> Result<(), InvalidField> {
+        const NAME: &str = "EarlyStopping";
+        check_monitor(NAME, &self.monitor, &self.mode)?;
+        check_positive(NAME, "patience", self.patience)?;
+        if self.min_delta.as_f64().is_none_or(|delta| delta < 0.0) {
+            let limit = "a number from 0 is wanted";
+            return Err(invalid(NAME, "min_delta", &self.min_delta, limit));
+        }
+        Ok(())
+    }
+
+    pub(super) fn options(&self, generation: Generation) -> Map<String, Value> {
+        let mut options = json!({
+            "monitor": self.monitor, "mode": self.mode, "patience": self.patience,
+            "min_delta": self.min_delta, "baseline": self.baseline,
+        });
+        if generation == Generation::V0_2 {
+            options["verbose"] = self.verbose.into();
+        }
+        merged(options, &self.extra)
+    }
+}
+
+impl From<EarlyStopping> for Callback {
+    fn from(callback: EarlyStopping) -> Self {
+        Self::EarlyStopping(callback)
+    }
+}

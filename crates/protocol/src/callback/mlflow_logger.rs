@@ -1,0 +1,51 @@
+//! `MLFlowLogger`: sending metrics to MLflow. Clients up to 0.2.2 had it.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{Callback, check_name_given, merged};
+use crate::{Generation, InvalidField};
+
+/// Sends metrics to an MLflow server. Backends of the last Python client don't
+/// know it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MLFlowLogger {
+    /// The experiment's name.
+    pub experiment: String,
+    /// The server's address.
+    pub tracking_uri: String,
+    /// Options that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl MLFlowLogger {
+    /// Sends metrics of this experiment to this address.
+    #[must_use]
+    pub fn new(experiment: impl Into<String>, tracking_uri: impl Into<String>) -> Self {
+        Self {
+            experiment: experiment.into(),
+            tracking_uri: tracking_uri.into(),
+            extra: Map::new(),
+        }
+    }
+
+    /// Finds the first option that can't be used.
+    pub(super) fn check(&self) -> Result<(), InvalidField> {
+        check_name_given("MLFlowLogger", "tracking_uri", &self.tracking_uri)
+    }
+
+    pub(super) fn options(&self, _: Generation) -> Map<String, Value> {
+        let options = json!({
+            "experiment": self.experiment, "tracking_uri": self.tracking_uri,
+        });
+        merged(options, &self.extra)
+    }
+}
+
+impl From<MLFlowLogger> for Callback {
+    fn from(callback: MLFlowLogger) -> Self {
+        Self::MLFlowLogger(callback)
+    }
+}

@@ -1,0 +1,196 @@
+//! What happens beside the training itself: saving the best model, evaluating,
+//! ending early, logging. Each callback has its own file.
+
+mod best_model_checkpoint;
+mod early_stopping;
+mod evaluation;
+mod mlflow_logger;
+mod training_checkpoint;
+mod wandb_logger;
+mod wise_ft;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+pub use best_model_checkpoint::BestModelCheckpoint;
+pub use early_stopping::EarlyStopping;
+pub use evaluation::EvaluationCallback;
+pub use mlflow_logger::MLFlowLogger;
+pub use training_checkpoint::TrainingCheckpoint;
+pub use wandb_logger::WandBLogger;
+pub use wise_ft::WiSEFTCallback;
+
+use crate::{Generation, InvalidField};
+
+/// A callback of a run. The constructors take the Python client's defaults.
+///
+/// ```
+/// use finetuner_protocol::callback::{BestModelCheckpoint, Callback, EvaluationCallback};
+///
+/// let callbacks: Vec<Callback> = vec![
+///     EvaluationCallback::new("clip-fashion-eval-data").limit(10).into(),
+///     BestModelCheckpoint::new().into(),
+/// ];
+/// # assert_eq!(callbacks[1].name(), "BestModelCheckpoint");
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Callback {
+    /// Keeps the best weights.
+    BestModelCheckpoint(BestModelCheckpoint),
+    /// Keeps the state of the last epochs.
+    TrainingCheckpoint(TrainingCheckpoint),
+    /// Ends a training that no longer improves.
+    EarlyStopping(EarlyStopping),
+    /// Measures retrieval before and after the training.
+    EvaluationCallback(EvaluationCallback),
+    /// Sends metrics to Weights & Biases.
+    WandBLogger(WandBLogger),
+    /// Averages weights before and after fine-tuning.
+    WiSEFTCallback(WiSEFTCallback),
+    /// Sends metrics to MLflow.
+    MLFlowLogger(MLFlowLogger),
+    /// Any other callback.
+    Other {
+        /// Its name.
+        name: String,
+        /// Its options.
+        options: Map<String, Value>,
+    },
+}
+
+/// The names of all callbacks that have types of their own here.
+pub const CALLBACKS: &[&str] = &[
+    "BestModelCheckpoint",
+    "TrainingCheckpoint",
+    "EarlyStopping",
+    "EvaluationCallback",
+    "WandBLogger",
+    "WiSEFTCallback",
+    "MLFlowLogger",
+];
+
+impl Callback {
+    /// The name on the wire.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::BestModelCheckpoint(_) => "BestModelCheckpoint",
+            Self::TrainingCheckpoint(_) => "TrainingCheckpoint",
+            Self::EarlyStopping(_) => "EarlyStopping",
+            Self::EvaluationCallback(_) => "EvaluationCallback",
+            Self::WandBLogger(_) => "WandBLogger",
+            Self::WiSEFTCallback(_) => "WiSEFTCallback",
+            Self::MLFlowLogger(_) => "MLFlowLogger",
+            Self::Other { name, .. } => name,
+        }
+    }
+
+    /// The callback as the given generation of the client sends it.
+    #[must_use]
+    pub fn to_json(&self, generation: Generation) -> Value {
+        let options = match self {
+            Self::BestModelCheckpoint(callback) => callback.options(generation),
+            Self::TrainingCheckpoint(callback) => callback.options(generation),
+            Self::EarlyStopping(callback) => callback.options(generation),
+            Self::EvaluationCallback(callback) => callback.options(generation),
+            Self::WandBLogger(callback) => callback.options(generation),
+            Self::WiSEFTCallback(callback) => callback.options(generation),
+            Self::MLFlowLogger(callback) => callback.options(generation),
+            Self::Other { options, .. } => options.clone(),
+        };
+        json!({"name": self.name(), "options": options})
+    }
+
+    /// Finds the first option that no backend can accept.
+    ///
+    /// # Errors
+    /// [`InvalidField`] names the option, its value and its limits.
+    pub fn check(&self) -> Result<(), InvalidField> {
+        match self {
+            Self::BestModelCheckpoint(callback) => callback.check(),
+            Self::TrainingCheckpoint(callback) => callback.check(),
+            Self::EarlyStopping(callback) => callback.check(),
+            Self::EvaluationCallback(callback) => callback.check(),
+            Self::WandBLogger(callback) => callback.check(),
+            Self::WiSEFTCallback(callback) => callback.check(),
+            Self::MLFlowLogger(callback) => callback.check(),
+            Self::Other { name, .. } if name.is_empty() => Err(InvalidField::new(
+                "callbacks",
+                "a callback without a name",
+                "give it one",
+            )),
+            Self::Other { .. } => Ok(()),
+        }
+    }
+
+    /// Reads what a client of either generation sent.
+    ///
+    /// # Errors
+    /// Where an option has a value of the wrong kind.
+    pub fn from_json(value: Value) -> Result<Self, serde_json::Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            name: String,
+            #[serde(default)]
+            options: Option<Map<String, Value>>,
+        }
+        let Wire { name, options } = serde_json::from_value(value)?;
+        let options = options.unwrap_or_default();
+        Ok(match name.as_str() {
+            "BestModelCheckpoint" => {
+                Self::BestModelCheckpoint(serde_json::from_value(options.into())?)
+            }
+            "TrainingCheckpoint" => {
+                Self::TrainingCheckpoint(serde_json::from_value(options.into())?)
+            }
+            "EarlyStopping" => Self::EarlyStopping(serde_json::from_value(options.into())?),
+            "EvaluationCallback" => {
+                Self::EvaluationCallback(serde_json::from_value(options.into())?)
+            }
+            "WandBLogger" => Self::WandBLogger(serde_json::from_value(options.into())?),
+            "WiSEFTCallback" => Self::WiSEFTCallback(serde_json::from_value(options.into())?),
+            "MLFlowLogger" => Self::MLFlowLogger(serde_json::from_value(options.into())?),
+            _ => Self::Other { name, options },
+        })
+    }
+}
+
+fn invalid(callback: &str, option: &str, value: impl ToString, limit: &str) -> InvalidField {
+    InvalidField::new(&format!("callbacks.{callback}.{option}"), value, limit)
+}
+
+fn check_monitor(callback: &str, monitor: &str, mode: &str) -> Result<(), InvalidField> {
+    check_name_given(callback, "monitor", monitor)?;
+    if !["auto", "min", "max"].contains(&mode) {
+        let limit = "it is one of auto, min, max";
+        return Err(invalid(callback, "mode", format!("`{mode}`"), limit));
+    }
+    Ok(())
+}
+
+fn check_name_given(callback: &str, option: &str, name: &str) -> Result<(), InvalidField> {
+    if name.is_empty() {
+        return Err(invalid(callback, option, "empty", "give it a name"));
+    }
+    Ok(())
+}
+
+fn check_positive(callback: &str, option: &str, value: usize) -> Result<(), InvalidField> {
+    if value == 0 {
+        return Err(invalid(callback, option, 0, "at least 1 is needed"));
+    }
+    Ok(())
+}
+
+/// An object with more members added.
+pub(crate) fn merged(object: Value, extra: &Map<String, Value>) -> Map<String, Value> {
+    let mut map = match object {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    };
+    for (key, value) in extra {
+        map.insert(key.clone(), value.clone());
+    }
+    map
+}

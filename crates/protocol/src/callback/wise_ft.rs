@@ -1,0 +1,64 @@
+//! `WiSEFTCallback`: averaging weights before and after fine-tuning.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{Callback, invalid, merged};
+use crate::{Generation, InvalidField};
+
+/// Mixes the fine-tuned weights with those of the backbone, which keeps more of
+/// what the backbone knew (Wortsman et al. 2021,
+/// <https://arxiv.org/abs/2109.01903>).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WiSEFTCallback {
+    /// The share of the fine-tuned weights, from 0 to 1; 0.4 by default. The
+    /// result is `(1 - alpha) * backbone + alpha * fine_tuned`.
+    pub alpha: f64,
+    /// Options that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Default for WiSEFTCallback {
+    fn default() -> Self {
+        Self {
+            alpha: 0.4,
+            extra: Map::new(),
+        }
+    }
+}
+
+impl WiSEFTCallback {
+    /// Takes four parts of ten from the fine-tuned weights.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`WiSEFTCallback::alpha`].
+    #[must_use]
+    pub fn alpha(mut self, alpha: f64) -> Self {
+        self.alpha = alpha;
+        self
+    }
+
+    /// Finds the first option that can't be used.
+    pub(super) fn check(&self) -> Result<(), InvalidField> {
+        if !(0.0..=1.0).contains(&self.alpha) {
+            let limit = "from 0 to 1 is allowed";
+            return Err(invalid("WiSEFTCallback", "alpha", self.alpha, limit));
+        }
+        Ok(())
+    }
+
+    pub(super) fn options(&self, _: Generation) -> Map<String, Value> {
+        merged(json!({"alpha": self.alpha}), &self.extra)
+    }
+}
+
+impl From<WiSEFTCallback> for Callback {
+    fn from(callback: WiSEFTCallback) -> Self {
+        Self::WiSEFTCallback(callback)
+    }
+}

@@ -1,0 +1,122 @@
+//! Options of losses, miners, optimizers and models: values by name.
+
+use std::ops::{Deref, DerefMut};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Values by name, as JSON has them. Any name may be set; the methods set
+/// those that most people need.
+///
+/// ```
+/// use finetuner_protocol::Options;
+///
+/// let miner = Options::new().margin(0.3).type_of_triplets("hard");
+/// let optimizer = Options::from([("weight_decay", 0.01), ("eps", 1e-6)]);
+/// assert_eq!(miner["type_of_triplets"], "hard");
+/// assert_eq!(optimizer["eps"], 1e-6);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Options(Map<String, Value>);
+
+impl Options {
+    /// No options.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets an option.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.0.insert(name.into(), value.into());
+        self
+    }
+
+    /// How much nearer a positive must be than a negative; of
+    /// `TripletMarginLoss` (0.05 there by default) and most miners (0.2).
+    #[must_use]
+    pub fn margin(self, margin: f64) -> Self {
+        self.with("margin", margin)
+    }
+
+    /// Which triplets `TripletMarginMiner` keeps: `all` (its default), `easy`,
+    /// `semihard` or `hard`.
+    #[must_use]
+    pub fn type_of_triplets(self, kind: &str) -> Self {
+        self.with("type_of_triplets", kind)
+    }
+
+    /// What is multiplied with a similarity's inverse, above 0; of losses such
+    /// as `NTXentLoss` (0.07 there by default).
+    #[must_use]
+    pub fn temperature(self, temperature: f64) -> Self {
+        self.with("temperature", temperature)
+    }
+
+    /// How strongly an optimizer pulls weights to zero; 0 by default, 0.01 for
+    /// `AdamW`.
+    #[must_use]
+    pub fn weight_decay(self, decay: f64) -> Self {
+        self.with("weight_decay", decay)
+    }
+
+    /// How slowly an `Adam`'s two averages change; 0.9 and 0.999 by default.
+    #[must_use]
+    pub fn betas(self, first: f64, second: f64) -> Self {
+        self.with("betas", vec![first, second])
+    }
+
+    /// How much of the last step `SGD` takes again; 0 by default.
+    #[must_use]
+    pub fn momentum(self, momentum: f64) -> Self {
+        self.with("momentum", momentum)
+    }
+
+    /// Lower learning rates for earlier layers: each has this times that of the
+    /// layer behind it, such as 0.98. An option of all optimizers.
+    #[must_use]
+    pub fn layer_wise_lr_decay(self, factor: f64) -> Self {
+        self.with("layer_wise_lr_decay", factor)
+    }
+
+    /// How a model makes one vector of many: `mean`, `max`, `cls` or `GeM`.
+    #[must_use]
+    pub fn pooler(self, pooler: &str) -> Self {
+        self.with("pooler", pooler)
+    }
+}
+
+impl Deref for Options {
+    type Target = Map<String, Value>;
+
+    fn deref(&self) -> &Map<String, Value> {
+        &self.0
+    }
+}
+
+impl DerefMut for Options {
+    fn deref_mut(&mut self) -> &mut Map<String, Value> {
+        &mut self.0
+    }
+}
+
+impl From<Map<String, Value>> for Options {
+    fn from(map: Map<String, Value>) -> Self {
+        Self(map)
+    }
+}
+
+impl<K: Into<String>, V: Into<Value>, const N: usize> From<[(K, V); N]> for Options {
+    fn from(options: [(K, V); N]) -> Self {
+        options.into_iter().collect()
+    }
+}
+
+impl<K: Into<String>, V: Into<Value>> FromIterator<(K, V)> for Options {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(options: I) -> Self {
+        let pairs = options.into_iter().map(|(k, v)| (k.into(), v.into()));
+        Self(pairs.collect())
+    }
+}

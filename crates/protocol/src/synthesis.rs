@@ -1,0 +1,106 @@
+//! The configuration of a synthesis run: what `synthesize` serializes. Such a
+//! run makes training data out of queries and a corpus without labels.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{InvalidField, check_name};
+
+/// All settings of a synthesis run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SynthesisConfig {
+    /// Whether others may read what the run makes.
+    pub public: bool,
+    /// The run's name.
+    pub run_name: String,
+    /// The experiment that the run belongs to.
+    pub experiment_name: String,
+    /// What data is made from.
+    pub data: SynthesisData,
+    /// How documents are found for a query.
+    pub relation_mining: RelationMining,
+    /// The model that scores pairs.
+    pub cross_encoder: String,
+    /// The most documents to make.
+    pub max_num_docs: Option<u64>,
+    /// Members that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// Names of the data that a synthesis run reads.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SynthesisData {
+    /// Queries.
+    pub queries: String,
+    /// Documents to find for them.
+    pub corpus: String,
+    /// Members that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+/// How documents are found for a query.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RelationMining {
+    /// Models that embed queries and documents.
+    pub models: Vec<String>,
+    /// Documents for each query: one similar, the others not; 10 by default.
+    pub num_relations: u64,
+    /// Members that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Default for RelationMining {
+    fn default() -> Self {
+        Self {
+            models: Vec::new(),
+            num_relations: 10,
+            extra: Map::new(),
+        }
+    }
+}
+
+impl SynthesisConfig {
+    /// Finds the first setting that no backend can accept.
+    ///
+    /// # Errors
+    /// [`InvalidField`] names the argument, its value and its limits.
+    pub fn check(&self) -> Result<(), InvalidField> {
+        check_name("run_name", &self.run_name)?;
+        check_name("experiment_name", &self.experiment_name)?;
+        let given = [
+            ("query_data", &self.data.queries),
+            ("corpus_data", &self.data.corpus),
+            ("cross_encoder", &self.cross_encoder),
+        ];
+        for (field, value) in given {
+            if value.is_empty() {
+                return Err(InvalidField::new(field, "empty", "give it a name"));
+            }
+        }
+        let mining = &self.relation_mining;
+        if mining.models.is_empty() || mining.models.iter().any(String::is_empty) {
+            return Err(InvalidField::new(
+                "relation_miner",
+                "empty",
+                "name at least one model that embeds texts",
+            ));
+        }
+        if mining.num_relations == 0 {
+            return Err(InvalidField::new(
+                "num_relations",
+                0,
+                "at least 1 is needed",
+            ));
+        }
+        if self.max_num_docs == Some(0) {
+            return Err(InvalidField::new("max_num_docs", 0, "at least 1 is needed"));
+        }
+        Ok(())
+    }
+}

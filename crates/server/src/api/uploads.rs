@@ -1,0 +1,177 @@
+//! `/v2/rpc/artifact.*Upload*`: an artifact that comes in parts. A part that
+//! has not come whole is sent again; what has come is never lost with a
+//! connection.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{Query, State},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    artifacts::{Fields, enter_or_remove},
+    auth::User,
+    identity::success,
+};
+use crate::{
+    app::App,
+    error::{ApiError, Result},
+    secret,
+    store::{Stored, Upload},
+};
+
+/// The bytes of a part but the last.
+pub(super) const PART_BYTES: usize = 8 << 20;
+/// How long an upload may stand still.
+const LIFE: Duration = Duration::from_secs(3600);
+/// Uploads of one user at a time.
+const MAX_UPLOADS: usize = 16;
+
+/// Uploads in progress, by id.
+#[derive(Default)]
+pub(crate) struct Uploads(Mutex<HashMap<String, Arc<InProgress>>>);
+
+struct InProgress {
+    user_id: String,
+    touched: Mutex<Instant>,
+    state: tokio::sync::Mutex<Stage>,
+}
+
+enum Stage {
+    Open {
+        upload: Box<Upload>,
+        fields: Fields,
+    },
+    /// What the last call was answered, for when it is made again.
+    Done(Value),
+}
+
+impl Uploads {
+    fn begin(&self, user_id: &str, state: Stage) -> Result<String> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, upload| {
+            let touched = upload
+                .touched
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            touched.elapsed() < LIFE
+        });
+        let own = all.values().filter(|upload| upload.user_id == user_id);
+        if own.count() >= MAX_UPLOADS {
+            return Err(ApiError::too_many(format!(
+                "{MAX_UPLOADS} uploads are in progress already; finish one, or wait an hour"
+            )));
+        }
+        let id = secret::new_id();
+        let upload = InProgress {
+            user_id: user_id.to_owned(),
+            touched: Mutex::new(Instant::now()),
+            state: tokio::sync::Mutex::new(state),
+        };
+        all.insert(id.clone(), Arc::new(upload));
+        Ok(id)
+    }
+
+    fn find(&self, user_id: &str, id: &str) -> Result<Arc<InProgress>> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = all.get(id).filter(|upload| upload.user_id == user_id);
+        let found = found.ok_or_else(|| {
+            ApiError::not_found(format!("there is no upload `{id}`, or it has run out"))
+        })?;
+        *found.touched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        Ok(Arc::clone(found))
+    }
+}
+
+pub(crate) async fn begin(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Json(fields): Json<Fields>,
+) -> Result<Json<Value>> {
+    fields.check()?;
+    let state = Stage::Open {
+        upload: Box::new(app.store.upload()),
+        fields,
+    };
+    let id = app.uploads.begin(&user.id, state)?;
+    Ok(success(json!({"uploadId": id, "partSize": PART_BYTES})))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Part {
+    upload_id: String,
+    offset: u64,
+}
+
+/// Takes a part in. One that came before is taken as done.
+pub(crate) async fn part(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Query(part): Query<Part>,
+    bytes: Bytes,
+) -> Result<Json<Value>> {
+    let found = app.uploads.find(&user.id, &part.upload_id)?;
+    let mut state = found.state.lock().await;
+    let Stage::Open { upload, .. } = &mut *state else {
+        return Err(ApiError::conflict("this upload is finished"));
+    };
+    let end = part.offset.saturating_add(bytes.len() as u64);
+    let has = upload.size();
+    if end > has {
+        if part.offset != has {
+            return Err(ApiError::conflict(format!(
+                "`offset` is {}: {has} bytes have come, the next part begins there",
+                part.offset
+            )));
+        }
+        upload.write(bytes).await?;
+    }
+    Ok(success(json!({"received": upload.size()})))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Finish {
+    upload_id: String,
+    sha256: String,
+}
+
+pub(crate) async fn finish(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Json(finish): Json<Finish>,
+) -> Result<Json<Value>> {
+    let found = app.uploads.find(&user.id, &finish.upload_id)?;
+    let mut state = found.state.lock().await;
+    let (upload, fields) = match std::mem::replace(&mut *state, Stage::Done(Value::Null)) {
+        Stage::Open { upload, fields } => (upload, fields),
+        Stage::Done(Value::Null) => {
+            return Err(ApiError::conflict("this upload has failed: send it anew"));
+        }
+        Stage::Done(answer) => {
+            *state = Stage::Done(answer.clone());
+            return Ok(Json(answer));
+        }
+    };
+    let stored: Stored = upload.finish().await?;
+    let name = fields.name.clone();
+    if !stored.content.eq_ignore_ascii_case(&finish.sha256) {
+        app.remove_unused(&stored.content).await?;
+        return Err(ApiError::unprocessable(
+            "`sha256`: what has come has another one; send it anew",
+        ));
+    }
+    let id = enter_or_remove(&app, user.id, fields, &stored).await?;
+    let Json(answer) = success(json!({"_id": id, "name": name}));
+    *state = Stage::Done(answer.clone());
+    Ok(Json(answer))
+}

@@ -1,0 +1,119 @@
+//! The keyring of the operating system: Keychain, Credential Manager, or a
+//! Secret Service such as GNOME's or KDE's.
+//!
+//! Its calls may block for as long as a dialog is open or a bus is silent, so
+//! each has a thread of its own and three seconds. A keyring that did not
+//! answer is not asked again by this program.
+//!
+//! The store behind `keyring_core` belongs to the whole program. Where the
+//! program has chosen one, that is used; only where it has chosen none,
+//! `keyring` is let to choose, once.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use keyring_core::{Entry, Error as KeyringError};
+
+use crate::{Error, Result, Secret};
+
+/// How long the keyring may take.
+const LIMIT: Duration = Duration::from_secs(3);
+
+/// The name under which keyrings show what is ours.
+const SERVICE: &str = "finetuner";
+
+static SILENT: AtomicBool = AtomicBool::new(false);
+
+/// Does something with the entry of a backend's token.
+pub(super) async fn run<T: Send + 'static>(
+    backend: String,
+    work: impl FnOnce(&Entry) -> keyring_core::Result<T> + Send + 'static,
+) -> Result<T> {
+    if SILENT.load(Ordering::Relaxed) {
+        return Err(unavailable("it has not answered before"));
+    }
+    let (send, receive) = tokio::sync::oneshot::channel();
+    let spawned = std::thread::Builder::new()
+        .name("finetuner-keyring".to_owned())
+        .spawn(move || {
+            // Nobody listens any more once the limit has passed.
+            let _ = send.send(entry(&backend).and_then(|entry| work(&entry)));
+        });
+    spawned.map_err(unavailable)?;
+    match tokio::time::timeout(LIMIT, receive).await {
+        Ok(Ok(done)) => done.map_err(|error| unavailable(describe(&error))),
+        Ok(Err(_)) => Err(unavailable("its thread ended")),
+        Err(_) => {
+            SILENT.store(true, Ordering::Relaxed);
+            Err(unavailable("it did not answer in 3 seconds"))
+        }
+    }
+}
+
+pub(super) fn get(entry: &Entry) -> keyring_core::Result<Option<Secret>> {
+    match entry.get_password() {
+        Ok(token) if token.is_empty() => Ok(None),
+        Ok(token) => Ok(Some(token.into())),
+        Err(KeyringError::NoEntry) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn set(entry: &Entry, token: &Secret) -> keyring_core::Result<()> {
+    entry.set_password(token.expose())
+}
+
+pub(super) fn delete(entry: &Entry) -> keyring_core::Result<()> {
+    match entry.delete_credential() {
+        Err(KeyringError::NoEntry) => Ok(()),
+        done => done,
+    }
+}
+
+fn entry(backend: &str) -> keyring_core::Result<Entry> {
+    if keyring_core::get_default_store().is_none()
+        && let Err(error) = keyring::Entry::store_status()
+    {
+        return Err(KeyringError::NoStorageAccess(
+            describe(error).to_string().into(),
+        ));
+    }
+    Entry::new(SERVICE, backend)
+}
+
+/// What went wrong, without what a keyring may have given back.
+fn describe(error: &KeyringError) -> String {
+    match error {
+        KeyringError::BadEncoding(_) => "it holds something else than a token".to_owned(),
+        KeyringError::BadDataFormat(_, reason) => format!("it holds no token: {reason}"),
+        other => other.to_string(),
+    }
+}
+
+fn unavailable(reason: impl std::fmt::Display) -> Error {
+    Error::setup(format!("the keyring can't be used: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_has_no_keyring_goes_on() {
+        // With a keyring on the machine the token comes back, without one there
+        // is an error in time.
+        let token = Secret::from("kept");
+        let backend = format!("test-{}", std::process::id());
+        let kept = token.clone();
+        let done = run(backend.clone(), move |entry| set(entry, &kept)).await;
+        match done {
+            Ok(()) => {
+                assert_eq!(run(backend.clone(), get).await.unwrap(), Some(token));
+                run(backend, delete).await.unwrap();
+            }
+            Err(error) => assert!(error.to_string().contains("keyring"), "{error}"),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The same calls for programs without `async`.
+//!
+//! Everything that can be awaited has [`Wait::wait`], and everything that is a
+//! stream has [`WaitIter::wait_iter`]; there is no second set of types to learn.
+//!
+//! ```no_run
+//! use finetuner::{Finetuner, blocking::{Wait, WaitIter}};
+//!
+//! # fn main() -> finetuner::Result<()> {
+//! let finetuner = Finetuner::login().wait()?;
+//! let run = finetuner.fit("clip-base-en", "train").epochs(5).wait()?;
+//! for line in run.stream_logs().wait_iter() {
+//!     println!("{}", line?);
+//! }
+//! println!("{}", run.status().wait()?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The work is done on threads of its own, so that these calls may also be made
+//! from within a program's own async runtime, where they block the thread that
+//! makes them.
+
+use std::{future::IntoFuture, pin::Pin, sync::OnceLock, thread};
+
+use futures_util::{Stream, StreamExt};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// Waits for something that can be awaited.
+pub trait Wait: IntoFuture<IntoFuture: Send, Output: Send> + Send + Sized {
+    /// Blocks the thread until it is done.
+    fn wait(self) -> Self::Output {
+        let future = self.into_future();
+        // A runtime must not be entered from within another, so that this thread
+        // lets another do it.
+        thread::scope(|scope| {
+            let done = scope.spawn(|| runtime().block_on(future)).join();
+            done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+impl<T: IntoFuture<IntoFuture: Send, Output: Send> + Send> Wait for T {}
+
+/// Waits for each item of a stream.
+pub trait WaitIter: Stream<Item: Send> + Send + Sized + 'static {
+    /// The items one after the other, each waited for.
+    fn wait_iter(self) -> Iter<Self::Item> {
+        Iter(Box::pin(self))
+    }
+}
+
+impl<T: Stream<Item: Send> + Send + 'static> WaitIter for T {}
+
+/// Items of a stream, from [`WaitIter::wait_iter`].
+pub struct Iter<T>(Pin<Box<dyn Stream<Item = T> + Send>>);
+
+impl<T: Send> Iterator for Iter<T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        self.0.next().wait()
+    }
+}
+
+impl<T> std::fmt::Debug for Iter<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Iter").finish_non_exhaustive()
+    }
+}
+
+/// One runtime for all calls, which lives as long as the program: connections
+/// stay open between calls.
+fn runtime() -> &'static Handle {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME
+        .get_or_init(|| {
+            let built = Builder::new_multi_thread()
+                .worker_threads(1)
+                .thread_name("finetuner")
+                .enable_all()
+                .build();
+            // Without threads or file descriptors no program can go on.
+            #[allow(clippy::expect_used)]
+            built.expect("a thread for network calls can be started")
+        })
+        .handle()
+}

@@ -1,0 +1,310 @@
+//! Settings of a client, and the way from them to one that is logged in.
+
+use std::{
+    future::{Future, IntoFuture},
+    io::IsTerminal,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use url::Url;
+
+use crate::{
+    Error, Finetuner, Result, RetryPolicy, Secret, TokenOrigin, TokenStorage,
+    account::User,
+    address::Addresses,
+    auth::{self, Link, TOKEN_VARIABLE, Vault},
+    transport::{HttpSettings, Timeouts, Transport},
+};
+
+/// Allows plain http to other machines where it is `1` or `true`.
+pub const PLAIN_HTTP_VARIABLE: &str = "FINETUNER_ALLOW_PLAIN_HTTP";
+
+/// Settings of a client. Everything that isn't set here comes from the
+/// environment, as for the Python client: the address from
+/// `JINA_FINETUNER_REGISTRY` and `JINA_HUBBLE_REGISTRY`, the token from
+/// `JINA_AUTH_TOKEN`, the keyring or `~/.jina/config.json`.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let finetuner = finetuner::Finetuner::builder()
+///     .registry("https://finetuner.example.com")
+///     .token(std::fs::read_to_string("token")?.trim())
+///     .login()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "settings do nothing until `login`"]
+pub struct Builder {
+    /// Addresses may hold a password.
+    registry: Option<Secret>,
+    hubble_registry: Option<Secret>,
+    token: Option<Secret>,
+    storage: TokenStorage,
+    retry: RetryPolicy,
+    timeouts: Timeouts,
+    http: HttpSettings,
+}
+
+impl Builder {
+    /// The address of the backend.
+    pub fn registry(mut self, address: impl Into<Secret>) -> Self {
+        self.registry = Some(address.into());
+        self
+    }
+
+    /// The address of accounts and artifacts, where it isn't the same.
+    pub fn hubble_registry(mut self, address: impl Into<Secret>) -> Self {
+        self.hubble_registry = Some(address.into());
+        self
+    }
+
+    /// The token. It comes before any that is stored, and is not stored.
+    pub fn token(mut self, token: impl Into<Secret>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// Where tokens are looked for and kept; [`TokenStorage::Auto`] by default.
+    pub fn token_storage(mut self, storage: TokenStorage) -> Self {
+        self.storage = storage;
+        self
+    }
+
+    /// How hard calls try before they fail.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
+    /// How long an answer may take; 30 seconds by default. Uploads, downloads
+    /// and log streams may take longer, see [`Builder::idle_timeout`].
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeouts.request = Some(limit);
+        self
+    }
+
+    /// How long an upload, a download or a log stream may stand still; 60
+    /// seconds by default.
+    pub fn idle_timeout(mut self, limit: Duration) -> Self {
+        self.timeouts.idle = Some(limit);
+        self
+    }
+
+    /// How long it may take to reach the server; 10 seconds by default.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.http.connect_timeout = Some(limit);
+        self
+    }
+
+    /// A proxy for all calls, such as `http://proxy:3128`. Without one, the
+    /// system's proxy is used (`HTTPS_PROXY` and so on), but never for a backend
+    /// on this machine.
+    pub fn proxy(mut self, address: impl Into<Secret>) -> Self {
+        self.http.proxy = Some(address.into());
+        self
+    }
+
+    /// Trusts these certificates, in PEM form, beside those that the system
+    /// trusts.
+    pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.http.root_certificates.push(pem.into());
+        self
+    }
+
+    /// Whether a backend on another machine may be spoken to over plain http,
+    /// so that everybody on the way can read the token and the data; not by
+    /// default. `FINETUNER_ALLOW_PLAIN_HTTP=1` allows it as well.
+    pub fn allow_plain_http(mut self, allow: bool) -> Self {
+        self.http.allow_plain_http = allow;
+        self
+    }
+
+    /// What the program calls itself towards the server, such as `my-app/1.2`.
+    pub fn user_agent(mut self, name: impl Into<String>) -> Self {
+        self.http.user_agent = Some(name.into());
+        self
+    }
+
+    /// Makes a client of the token that is found, without asking the backend
+    /// whether it is good. [`Finetuner::user`] is not known then.
+    ///
+    /// # Errors
+    /// [`Error::is_unauthorized`] where there is no token.
+    pub async fn connect(self) -> Result<Finetuner> {
+        let (transport, vault, token) = self.parts(environment)?;
+        let (token, _) = match token {
+            Some(found) => found,
+            None => vault.find().await?.ok_or_else(Error::not_logged_in)?,
+        };
+        Ok(Finetuner::new(transport.with_token(token), vault, None))
+    }
+
+    /// Logs in; see [`Login`].
+    pub fn login(self) -> Login {
+        Login {
+            builder: self,
+            force: false,
+            interactive: None,
+            pasted: None,
+            link: Arc::new(auth::open_and_print),
+        }
+    }
+
+    /// The connection, where tokens are kept, and the token that comes before
+    /// those.
+    #[allow(clippy::type_complexity)]
+    fn parts(
+        mut self,
+        environment: impl Fn(&str) -> Option<String> + Copy,
+    ) -> Result<(Transport, Vault, Option<(Secret, TokenOrigin)>)> {
+        let set = |name| environment(name).filter(|value| !value.is_empty());
+        let given = |address: Option<Secret>| address.map(|address| address.expose().to_owned());
+        let (registry, hubble) = (given(self.registry), given(self.hubble_registry));
+        let addresses = Addresses::choose(registry, hubble, environment)?;
+        if let Some(value) = set(PLAIN_HTTP_VARIABLE) {
+            self.http.allow_plain_http |= value == "1" || value.eq_ignore_ascii_case("true");
+        }
+        let vault = Vault::new(self.storage, &addresses.hubble, environment);
+        let transport = Transport::new(addresses, &self.http, self.retry, self.timeouts)?;
+        let token = match self.token {
+            Some(token) => Some((token, TokenOrigin::Code)),
+            None => set(TOKEN_VARIABLE).map(|token| (token.into(), TokenOrigin::Environment)),
+        };
+        Ok((transport, vault, token))
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// A login in the making, from [`Finetuner::login`] or [`Builder::login`].
+/// Awaiting it gives a [`Finetuner`].
+///
+/// A token that is found is shown to the backend, which says whose it is. Where
+/// there is none, or a stored one is no longer good, and somebody sits at the
+/// terminal, they log in through a browser, and the new token is stored.
+///
+/// ```no_run
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> finetuner::Result<()> {
+/// use finetuner::Finetuner;
+///
+/// let finetuner = Finetuner::login().await?;
+/// // As another user, even though there is a good token:
+/// let finetuner = Finetuner::login().force(true).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Awaiting it gives [`Error::is_unauthorized`] where there is no token that
+/// the backend accepts, [`Error::is_connect`] where nobody answers.
+#[derive(Clone)]
+#[must_use = "a login happens when it is awaited"]
+pub struct Login {
+    builder: Builder,
+    force: bool,
+    interactive: Option<bool>,
+    pasted: Option<Secret>,
+    link: Link,
+}
+
+impl Login {
+    /// Whether to log in anew even where there is a good token.
+    pub fn force(mut self, force: bool) -> Self {
+        self.force = force;
+        self
+    }
+
+    /// Whether somebody is there to log in through a browser. By default that
+    /// is so where the program has a terminal.
+    pub fn interactive(mut self, interactive: bool) -> Self {
+        self.interactive = Some(interactive);
+        self
+    }
+
+    /// A token that the user has pasted, such as a personal access token. It is
+    /// stored once the backend has accepted it.
+    pub fn paste(mut self, token: impl Into<Secret>) -> Self {
+        self.pasted = Some(token.into());
+        self
+    }
+
+    /// What to do with the page at which the user logs in. By default it is
+    /// opened in a browser, and its address printed to standard error.
+    pub fn on_link(mut self, show: impl Fn(&Url) + Send + Sync + 'static) -> Self {
+        self.link = Arc::new(show);
+        self
+    }
+
+    async fn run(self) -> Result<Finetuner> {
+        let (transport, vault, given) = self.builder.parts(environment)?;
+        let whoami = async |token: Secret| -> Result<(Transport, User)> {
+            let transport = transport.with_token(token);
+            let user = crate::account::whoami(&transport).await?;
+            Ok((transport, user))
+        };
+        if let Some(token) = self.pasted {
+            let token = Secret::from(token.expose().trim());
+            let (transport, user) = whoami(token.clone()).await?;
+            vault.save(&token).await?;
+            return Ok(Finetuner::new(transport, vault, Some(user)));
+        }
+        let interactive = self
+            .interactive
+            .unwrap_or_else(|| std::io::stdin().is_terminal() && std::io::stderr().is_terminal());
+        let mut refused = None;
+        if !self.force {
+            let found = match given {
+                Some(found) => Some(found),
+                None => vault.find().await?,
+            };
+            if let Some((token, origin)) = found {
+                match whoami(token).await {
+                    Ok((transport, user)) => {
+                        return Ok(Finetuner::new(transport, vault, Some(user)));
+                    }
+                    // Another token would not be looked at next time.
+                    Err(error) if matches!(origin, TokenOrigin::Code) => return Err(error),
+                    Err(error) if error.status() == Some(401) => refused = Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        if !interactive {
+            return Err(refused.unwrap_or_else(Error::not_logged_in));
+        }
+        let token = match auth::browser_login(&transport, &self.link).await {
+            Err(error) if error.status().is_none() => return Err(refused.unwrap_or(error)),
+            token => token?,
+        };
+        let (transport, user) = whoami(token.clone()).await?;
+        vault.save(&token).await?;
+        Ok(Finetuner::new(transport, vault, Some(user)))
+    }
+}
+
+impl IntoFuture for Login {
+    type Output = Result<Finetuner>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login")
+            .field("builder", &self.builder)
+            .field("force", &self.force)
+            .field("interactive", &self.interactive)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,241 @@
+//! CSV files as training data, in the layouts of the Python client.
+//!
+//! | columns | is |
+//! | --- | --- |
+//! | item, label (with `is_labeled`) | items of one label are a positive pair |
+//! | query, document | both have the same meaning |
+//! | text, image (either order) | a pair for CLIP |
+//! | item, item, score | how similar the two are, from 0 to 1 |
+//! | any (for `synthesize`) | every cell is a text |
+//!
+//! There is no header row unless one is asked for.
+
+mod dialect;
+mod layout;
+mod read;
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{DocumentSource, Error, Result};
+
+pub use dialect::Dialect;
+pub(crate) use layout::Layout;
+
+/// A CSV file, or text in its form.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// use finetuner::{Csv, CsvOptions, Loss};
+///
+/// let train_data = Csv::path("train.csv").options(CsvOptions::new().base_folder("pictures"));
+/// let run = finetuner.fit("clip-base-en", train_data).loss(Loss::Clip).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Csv {
+    input: Input,
+    options: CsvOptions,
+}
+
+#[derive(Clone, Debug)]
+enum Input {
+    Path(PathBuf),
+    Bytes(Arc<[u8]>),
+}
+
+impl Csv {
+    /// A file.
+    pub fn path(path: impl Into<PathBuf>) -> Self {
+        Self {
+            input: Input::Path(path.into()),
+            options: CsvOptions::default(),
+        }
+    }
+
+    /// What a reader gives, to its end.
+    ///
+    /// # Errors
+    /// Where reading fails.
+    pub fn reader(mut reader: impl Read) -> Result<Self> {
+        let mut bytes = Vec::new();
+        let read = reader.read_to_end(&mut bytes);
+        read.map_err(|e| Error::file(Path::new("the CSV reader"), e))?;
+        Ok(Self {
+            input: Input::Bytes(bytes.into()),
+            options: CsvOptions::default(),
+        })
+    }
+
+    /// A text.
+    #[must_use]
+    pub fn text(text: impl AsRef<str>) -> Self {
+        Self {
+            input: Input::Bytes(text.as_ref().as_bytes().into()),
+            options: CsvOptions::default(),
+        }
+    }
+
+    /// How it is read.
+    #[must_use]
+    pub fn options(mut self, options: CsvOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    pub(crate) fn has_default_options(&self) -> bool {
+        self.options == CsvOptions::default()
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let same = match (&self.input, &other.input) {
+            (Input::Path(a), Input::Path(b)) => a == b,
+            (Input::Bytes(a), Input::Bytes(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        };
+        // Rows that are drawn are drawn anew.
+        same && self.options == other.options && self.options.sampling_rate.is_none()
+    }
+
+    /// The file's name, or what stands for it in errors.
+    fn name(&self) -> String {
+        match &self.input {
+            Input::Path(path) => path.display().to_string(),
+            Input::Bytes(_) => "the CSV text".to_owned(),
+        }
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>> {
+        match &self.input {
+            Input::Path(path) => std::fs::read(path).map_err(|e| Error::file(path, e)),
+            Input::Bytes(bytes) => Ok(bytes.to_vec()),
+        }
+    }
+
+    /// Reads the file for a model of this kind. Blocks.
+    pub(crate) fn documents(&self, layout: Layout) -> Result<DocumentSource> {
+        let rows = read::rows(&self.name(), &self.bytes()?, &self.options)?;
+        layout.documents(&self.name(), &rows, &self.options)
+    }
+}
+
+impl From<PathBuf> for crate::DataSource {
+    fn from(path: PathBuf) -> Self {
+        Self::Csv(Csv::path(path))
+    }
+}
+
+impl From<&Path> for crate::DataSource {
+    fn from(path: &Path) -> Self {
+        Self::Csv(Csv::path(path))
+    }
+}
+
+/// How a CSV file is read. The defaults are the Python client's.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub struct CsvOptions {
+    pub(crate) size: Option<usize>,
+    pub(crate) sampling_rate: Option<f64>,
+    pub(crate) dialect: Dialect,
+    pub(crate) encoding: String,
+    pub(crate) is_labeled: bool,
+    pub(crate) convert_to_blob: bool,
+    pub(crate) create_point_clouds: bool,
+    pub(crate) point_cloud_size: u32,
+    pub(crate) header: Option<Vec<String>>,
+    pub(crate) base_folder: Option<PathBuf>,
+}
+
+impl Default for CsvOptions {
+    fn default() -> Self {
+        Self {
+            size: None,
+            sampling_rate: None,
+            dialect: Dialect::Auto,
+            encoding: "utf-8".to_owned(),
+            is_labeled: false,
+            convert_to_blob: true,
+            create_point_clouds: true,
+            point_cloud_size: 2048,
+            header: None,
+            base_folder: None,
+        }
+    }
+}
+
+impl CsvOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes this many rows at most, from the start; all by default.
+    pub fn size(mut self, rows: usize) -> Self {
+        self.size = Some(rows);
+        self
+    }
+
+    /// Takes each row with this probability, from 0 to 1; all by default.
+    pub fn sampling_rate(mut self, rate: f64) -> Self {
+        self.sampling_rate = Some(rate);
+        self
+    }
+
+    /// How columns are told apart; [`Dialect::Auto`] by default.
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
+        self
+    }
+
+    /// The file's encoding, such as `utf-16` or `latin-1`; `utf-8` by default.
+    /// A byte order mark at the file's start says more than this.
+    pub fn encoding(mut self, encoding: impl Into<String>) -> Self {
+        self.encoding = encoding.into();
+        self
+    }
+
+    /// Whether the second column is a label, rather than another item of the
+    /// same meaning; not by default.
+    pub fn is_labeled(mut self, labeled: bool) -> Self {
+        self.is_labeled = labeled;
+        self
+    }
+
+    /// Whether pictures that are files of this machine are read; yes by default.
+    pub fn convert_to_blob(mut self, convert: bool) -> Self {
+        self.convert_to_blob = convert;
+        self
+    }
+
+    /// Whether point clouds are drawn from meshes that are files of this machine.
+    /// It is what the Python client does by default; here meshes are refused
+    /// until it is switched off, and travel as addresses then.
+    pub fn create_point_clouds(mut self, create: bool) -> Self {
+        self.create_point_clouds = create;
+        self
+    }
+
+    /// Points of a cloud; 2048 by default.
+    pub fn point_cloud_size(mut self, points: u32) -> Self {
+        self.point_cloud_size = points;
+        self
+    }
+
+    /// The first row holds names, and these are they. Other names in it are an
+    /// error. By default the first row is data.
+    pub fn header<I: IntoIterator<Item: Into<String>>>(mut self, names: I) -> Self {
+        self.header = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// The folder that paths in the file begin at; the current one by default.
+    pub fn base_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.base_folder = Some(folder.into());
+        self
+    }
+}

@@ -1,0 +1,154 @@
+//! What is wrong with data, before anything of it is sent: not just the first
+//! fault, but all of them up to a limit.
+
+use std::fmt;
+
+use finetuner_protocol::{Content, Document};
+
+/// The most problems that are reported at once.
+pub const MAX_PROBLEMS: usize = 20;
+
+/// Everything that is wrong with some data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problems {
+    /// What the data was given as: an argument, a name or a file.
+    pub data: String,
+    /// The first of them, [`MAX_PROBLEMS`] at most.
+    pub problems: Vec<Problem>,
+    /// How many there are in all.
+    pub total: u64,
+}
+
+/// What is wrong with one row or document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Problem {
+    /// The row of a CSV file or the document of an array, counted from 1.
+    pub number: u64,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Problems {
+    pub(crate) fn new(data: impl Into<String>) -> Self {
+        Self {
+            data: data.into(),
+            problems: Vec::new(),
+            total: 0,
+        }
+    }
+
+    pub(crate) fn add(&mut self, number: u64, reason: impl Into<String>) {
+        self.total += 1;
+        if self.problems.len() < MAX_PROBLEMS {
+            let reason = reason.into();
+            self.problems.push(Problem { number, reason });
+        }
+    }
+
+    /// Nothing, where nothing is wrong.
+    pub(crate) fn into_result(self) -> Result<(), Self> {
+        if self.total == 0 { Ok(()) } else { Err(self) }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` can't be used: ", self.data)?;
+        for (i, problem) in self.problems.iter().enumerate() {
+            if i > 0 {
+                f.write_str("; ")?;
+            }
+            if problem.number > 0 {
+                write!(f, "{}: ", problem.number)?;
+            }
+            f.write_str(&problem.reason)?;
+        }
+        match self.total - self.problems.len() as u64 {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// What no backend can use, in a document or one of its parts.
+pub(crate) fn check_document(document: &Document) -> Result<(), String> {
+    let has_parts = !document.chunks.is_empty() || !document.matches.is_empty();
+    let is_empty = match &document.content {
+        None => document.uri.is_empty() && document.embedding.is_none(),
+        Some(Content::Text(_) | Content::Tensor(_)) => false,
+        Some(Content::Blob(bytes)) => bytes.is_empty(),
+    };
+    if is_empty && !has_parts {
+        return Err(format!(
+            "document `{}` is empty: give it a text, a blob, a tensor, a uri or chunks",
+            document.id
+        ));
+    }
+    for chunk in &document.chunks {
+        check_document(chunk)?;
+    }
+    Ok(())
+}
+
+/// Whether a uri names a file of this machine.
+pub(crate) fn local_path(uri: &str) -> Option<std::path::PathBuf> {
+    if uri.is_empty() || uri.starts_with("data:") {
+        return None;
+    }
+    match url::Url::parse(uri) {
+        Ok(url) if url.scheme() == "file" => url.to_file_path().ok(),
+        // A drive letter reads as a scheme of one letter.
+        Ok(url) if url.scheme().len() > 1 && uri.contains("://") => None,
+        _ => Some(uri.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_problems_are_counted_and_the_first_are_named() {
+        let mut problems = Problems::new("train_data");
+        for number in 1..=50 {
+            problems.add(number, "it is empty");
+        }
+        let problems = problems.into_result().unwrap_err();
+        let text = problems.to_string();
+        assert!(
+            text.starts_with("`train_data` can't be used: 1: it is empty; 2:"),
+            "{text}"
+        );
+        assert!(text.ends_with("20: it is empty; and 30 more"), "{text}");
+        assert_eq!(Problems::new("x").into_result(), Ok(()));
+    }
+
+    #[test]
+    fn files_are_told_from_addresses() {
+        for uri in [
+            "https://a/b.png",
+            "data:image/png;base64,AA",
+            "",
+            "s3://x/y",
+        ] {
+            assert_eq!(local_path(uri), None, "{uri}");
+        }
+        assert_eq!(local_path("a/b.png"), Some("a/b.png".into()));
+        assert_eq!(local_path("file:///a/b.png"), Some("/a/b.png".into()));
+    }
+
+    #[test]
+    fn empty_documents_are_found_wherever_they_are() {
+        let empty = Document::with_id("e");
+        assert!(check_document(&empty).is_err());
+        let parent = Document::new()
+            .with_chunk(Document::text("a"))
+            .with_chunk(empty);
+        assert!(check_document(&parent).unwrap_err().contains("`e`"));
+        assert_eq!(check_document(&Document::uri("a.png")), Ok(()));
+    }
+}

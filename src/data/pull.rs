@@ -1,0 +1,279 @@
+//! Data on its way back. Documents are unpacked as they come.
+
+use std::{
+    fs::File,
+    future::{Future, IntoFuture},
+    io::{self, BufReader, Read, Write},
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use finetuner_protocol::{Document, DocumentArray, DocumentReader};
+use futures_util::{Stream, StreamExt, TryStreamExt, stream};
+use tempfile::NamedTempFile;
+use tokio::sync::mpsc;
+
+use super::{
+    cache::Slot,
+    download::{Download, Expected, download},
+};
+use crate::{
+    Error, Result,
+    progress::{Progress, ProgressSink},
+    transport::Transport,
+};
+
+/// Chunks that wait to be unpacked, and documents that wait to be taken.
+const AHEAD: usize = 32;
+
+/// Data on its way back, from [`Finetuner::pull`](crate::Finetuner::pull).
+/// Awaiting it gives all documents; [`Pull::stream`] gives one after the other
+/// and needs memory for a few.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let documents = finetuner.pull("clip-fashion-train-data").local_cache(true).await?;
+///
+/// let mut stream = finetuner.pull("a-lot").stream().await?;
+/// while let Some(document) = stream.next().await {
+///     println!("{}", document?.id);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// Awaiting it gives [`Error::is_not_found`] where there is no such data, and
+/// [`Error::is_artifact`] where it is not what the server announced.
+#[derive(Clone, Debug)]
+#[must_use = "data is fetched when it is awaited"]
+pub struct Pull {
+    transport: Transport,
+    name: String,
+    local_cache: bool,
+    progress: ProgressSink,
+}
+
+impl Pull {
+    pub(crate) fn new(transport: Transport, name: String) -> Self {
+        Self {
+            transport,
+            name,
+            local_cache: false,
+            progress: ProgressSink::default(),
+        }
+    }
+
+    /// Whether a copy is kept on this machine, so that data that has not changed
+    /// is not fetched again; not by default. Copies are in `finetuner` in the
+    /// user's cache folder, or where `FINETUNER_CACHE` says.
+    pub fn local_cache(mut self, cache: bool) -> Self {
+        self.local_cache = cache;
+        self
+    }
+
+    /// Is told how far the download is, in bytes.
+    pub fn on_progress(mut self, watch: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        self.progress = ProgressSink::new(watch);
+        self
+    }
+
+    /// Draws a bar on standard error while data is fetched.
+    #[cfg(feature = "progress")]
+    pub fn show_progress(mut self, show: bool) -> Self {
+        self.progress = if show {
+            ProgressSink::bar(format!("Pulling {}", self.name))
+        } else {
+            ProgressSink::default()
+        };
+        self
+    }
+
+    /// The documents one after the other.
+    ///
+    /// # Errors
+    /// As for awaiting it, where the download can't begin; what goes wrong later
+    /// is the stream's last item.
+    pub async fn stream(self) -> Result<DocumentStream> {
+        let slot = self.local_cache.then(|| self.slot()).flatten();
+        let cached = slot.as_ref().and_then(Slot::find);
+        let known = cached.as_ref().map(|(hash, _)| hash.as_str());
+        let expected = Expected::Name(self.name);
+        let started = download(&self.transport, expected, known, self.progress).await?;
+        match (started, cached) {
+            (Some(download), _) => Ok(DocumentStream::of_download(download, slot)),
+            (None, Some((_, path))) => {
+                let file = File::open(&path).map_err(|e| Error::file(&path, e))?;
+                Ok(DocumentStream::of_reader(BufReader::new(file)))
+            }
+            (None, None) => Err(Error::artifact("the server says that it has not changed")),
+        }
+    }
+
+    fn slot(&self) -> Option<Slot> {
+        let backend = self.transport.addresses().hubble.origin();
+        // Two users of a machine's account have data of the same name.
+        let user = self.transport.token().map_or("", |token| token.expose());
+        Slot::of(&backend.ascii_serialization(), user, &self.name)
+    }
+
+    async fn run(self) -> Result<DocumentArray> {
+        let documents: Vec<Document> = self.stream().await?.try_collect().await?;
+        Ok(documents.into())
+    }
+}
+
+impl IntoFuture for Pull {
+    type Output = Result<DocumentArray>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+/// Documents one after the other, from [`Pull::stream`]. It is a [`Stream`];
+/// [`DocumentStream::next`] saves importing anything for that.
+pub struct DocumentStream(Pin<Box<dyn Stream<Item = Result<Document>> + Send>>);
+
+impl DocumentStream {
+    /// The next document; none after the last.
+    pub async fn next(&mut self) -> Option<Result<Document>> {
+        self.0.next().await
+    }
+
+    fn of_download(download: Download, slot: Option<Slot>) -> Self {
+        let (send, receive) = mpsc::channel(AHEAD);
+        let documents = unpack(Chunks {
+            receive,
+            current: Bytes::new(),
+        });
+        let state = (
+            Box::pin(documents),
+            Some(tokio::spawn(fetch(download, slot, send))),
+        );
+        let items = stream::unfold(state, |(mut documents, mut fetch)| async {
+            let item = documents.next().await;
+            if let Some(Ok(document)) = item {
+                return Some((Ok(document), (documents, fetch)));
+            }
+            // A fault of the download explains why documents end early.
+            let ended = match fetch.take()?.await {
+                Ok(ended) => ended,
+                Err(error) => Err(Error::setup(error)),
+            };
+            let last = match ended {
+                Err(error) => Err(error),
+                Ok(()) => item?,
+            };
+            Some((last, (documents, fetch)))
+        });
+        Self(Box::pin(items))
+    }
+
+    fn of_reader(reader: impl Read + Send + 'static) -> Self {
+        Self(Box::pin(unpack(reader)))
+    }
+}
+
+impl Stream for DocumentStream {
+    type Item = Result<Document>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(context)
+    }
+}
+
+impl std::fmt::Debug for DocumentStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DocumentStream").finish_non_exhaustive()
+    }
+}
+
+/// Hands on what a download brings, and keeps a copy of it.
+async fn fetch(
+    mut download: Download,
+    slot: Option<Slot>,
+    send: mpsc::Sender<Bytes>,
+) -> Result<()> {
+    let hash = download.announced_hash().map(str::to_owned);
+    // Without a hash nobody could tell later whether the copy is still good.
+    let mut copy = match (slot, hash) {
+        (Some(slot), Some(hash)) => Some((slot.begin()?, slot, hash)),
+        _ => None,
+    };
+    while let Some(bytes) = download.next().await? {
+        if let Some((file, ..)) = &mut copy {
+            write(file, &bytes)?;
+        }
+        if send.send(bytes).await.is_err() {
+            // Nobody wants more.
+            return Ok(());
+        }
+    }
+    if let Some((file, slot, hash)) = copy {
+        slot.keep(file, &hash)?;
+    }
+    Ok(())
+}
+
+fn write(file: &mut NamedTempFile, bytes: &[u8]) -> Result<()> {
+    let written = file.write_all(bytes);
+    written.map_err(|e| Error::file(file.path(), e))
+}
+
+/// Unpacks documents in a thread of its own.
+fn unpack(
+    reader: impl Read + Send + 'static,
+) -> impl Stream<Item = Result<Document>> + Send + 'static {
+    let (send, receive) = mpsc::channel(AHEAD);
+    tokio::task::spawn_blocking(move || {
+        let reader = match DocumentReader::new(reader) {
+            Ok(reader) => reader,
+            Err(error) => {
+                let _ = send.blocking_send(Err(error.into()));
+                return;
+            }
+        };
+        let mut reader = reader;
+        for document in &mut reader {
+            if send.blocking_send(document.map_err(Error::from)).is_err() {
+                return;
+            }
+        }
+        // To the end, so that the download is seen to be whole.
+        let mut rest = reader.into_inner();
+        match io::copy(&mut rest, &mut io::sink()) {
+            Ok(0) | Err(_) => {}
+            Ok(more) => {
+                let reason = format!("{more} bytes follow the last document");
+                let _ = send.blocking_send(Err(Error::artifact(reason)));
+            }
+        }
+    });
+    stream::unfold(receive, |mut receive| async {
+        let next = receive.recv().await?;
+        Some((next, receive))
+    })
+}
+
+/// Reads what comes through a channel, in a thread that may block.
+struct Chunks {
+    receive: mpsc::Receiver<Bytes>,
+    current: Bytes,
+}
+
+impl Read for Chunks {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() {
+            match self.receive.blocking_recv() {
+                Some(bytes) => self.current = bytes,
+                None => return Ok(0),
+            }
+        }
+        let count = out.len().min(self.current.len());
+        out[..count].copy_from_slice(&self.current.split_to(count));
+        Ok(count)
+    }
+}

@@ -1,0 +1,56 @@
+//! Using a model on this machine, without a backend: a saved run's, or a
+//! backbone as it was before fine-tuning.
+//!
+//! ```no_run
+//! use finetuner::local::{cos_sim, get_model};
+//!
+//! # fn main() -> finetuner::local::Result<()> {
+//! let model = get_model("clip-model")?;
+//! let texts = model.encode_texts(&["a long red dress", "white sneakers"])?;
+//! let picture = std::fs::read("dress.jpg").unwrap_or_default();
+//! let pictures = model.encode_images(&[&picture])?;
+//! println!("{:.3}", cos_sim(texts.get(0), pictures.get(0)));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The names are the Python client's: `get_model` opens what `save_model` or
+//! `save_artifact` wrote, `build_model` a backbone. Training and tokenizing
+//! happen in the engine; the calls here block, so that async programs make them
+//! on a thread for that (`tokio::task::spawn_blocking`).
+
+use std::path::Path;
+
+pub use finetuner_engine::{
+    Error, Result,
+    evaluation::cos_sim,
+    infer::{Embeddings, Encoder},
+};
+
+/// Opens a saved model: a folder that [`Run::save_model`](crate::Run::save_model)
+/// wrote, or a zip of [`Run::save_artifact`](crate::Run::save_artifact).
+///
+/// # Errors
+/// Where there is no model in Hugging Face layout.
+pub fn get_model(artifact: impl AsRef<Path>) -> Result<Encoder> {
+    let path = artifact.as_ref();
+    if !path.is_file() {
+        return Encoder::from_folder(path);
+    }
+    let failed = |reason: &dyn std::fmt::Display| {
+        Error::model(path.display().to_string(), reason.to_string())
+    };
+    let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
+    let folder = tempfile::tempdir().map_err(|e| failed(&e))?;
+    crate::artifact::unpack_zip(file, folder.path(), crate::artifact::MAX_UNPACKED)
+        .map_err(|e| failed(&e))?;
+    Encoder::from_folder(folder.path())
+}
+
+/// Opens a backbone as it was before fine-tuning, by its name.
+///
+/// # Errors
+/// Where there is no such backbone, or it can't be had.
+pub fn build_model(name: &str) -> Result<Encoder> {
+    Encoder::from_backbone(name)
+}

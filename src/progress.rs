@@ -1,0 +1,66 @@
+//! How far an upload or a download is: data first, drawn second.
+
+use std::sync::Arc;
+
+/// How far an upload or a download is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Documents, or bytes of a model, that have gone over the wire.
+    pub done: u64,
+    /// How many there are in all; none where that is not known.
+    pub total: Option<u64>,
+    /// Bytes that have gone over the wire.
+    pub bytes: u64,
+}
+
+/// Somebody who is told how far something is. It must not block: it is called
+/// from the thread that does the work. After a broken connection numbers begin
+/// again.
+#[derive(Clone, Default)]
+pub(crate) struct ProgressSink(Option<Arc<dyn Fn(Progress) + Send + Sync>>);
+
+impl ProgressSink {
+    pub(crate) fn new(watch: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(watch)))
+    }
+
+    pub(crate) fn report(&self, done: u64, total: impl Into<Option<u64>>, bytes: u64) {
+        if let Some(watch) = &self.0 {
+            watch(Progress {
+                done,
+                total: total.into(),
+                bytes,
+            });
+        }
+    }
+
+    /// A bar on standard error; nothing where that is no terminal.
+    #[cfg(feature = "progress")]
+    pub(crate) fn bar(title: String) -> Self {
+        use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+
+        let bar = ProgressBar::new(0).with_message(title);
+        if let Ok(style) =
+            ProgressStyle::with_template("  {msg} {wide_bar} {pos}/{len} {eta} {elapsed} {prefix}")
+        {
+            bar.set_style(style.progress_chars("━━╺"));
+        }
+        Self::new(move |progress| {
+            bar.set_length(progress.total.unwrap_or(0));
+            bar.set_position(progress.done);
+            bar.set_prefix(format!("• {}", HumanBytes(progress.bytes)));
+            if progress.total == Some(progress.done) {
+                bar.finish();
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for ProgressSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ProgressSink")
+            .field(&self.0.is_some())
+            .finish()
+    }
+}

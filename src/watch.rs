@@ -1,0 +1,218 @@
+//! Following a run to its end.
+
+use std::{
+    collections::VecDeque,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use finetuner_protocol::{Event, MetricPoint, Status, StatusInfo};
+use futures_util::{Stream, StreamExt, stream};
+
+use crate::{Error, Result, Run};
+
+/// Pauses between looks grow from the first to the second, and begin again when
+/// something has happened.
+const POLL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+/// What happened in a run.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Update {
+    /// It stands elsewhere.
+    Status(StatusInfo),
+    /// It got further.
+    Progress(RunProgress),
+    /// A new point of its curves.
+    Point(MetricPoint),
+}
+
+/// How far a training is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RunProgress {
+    /// Steps that are done, of all epochs.
+    pub step: u64,
+    /// Steps of all epochs.
+    pub steps: u64,
+    /// The epoch, counted from 1.
+    pub epoch: u64,
+    /// All epochs.
+    pub epochs: u64,
+}
+
+/// A run that is followed, from [`Run::watch`]. It has two faces: awaited, it
+/// gives the run's end; as a [`Stream`], what happens until then. Dropping it
+/// stops looking, not the run.
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// use finetuner::Update;
+///
+/// let mut watch = run.watch();
+/// while let Some(update) = watch.next().await {
+///     match update? {
+///         Update::Progress(p) => println!("step {} of {}", p.step, p.steps),
+///         Update::Status(status) => println!("{status}"),
+///         _ => {}
+///     }
+/// }
+/// // Or only the end, with an error where the run fails:
+/// run.watch().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Progress and points come from backends that keep a run's history; others
+/// give changes of the status alone. The stream ends behind the last status;
+/// an error that does not go away by itself ends it too.
+#[must_use = "a run is followed when it is awaited or read"]
+pub struct Watch {
+    run: Run,
+    updates: Pin<Box<dyn Stream<Item = Result<Update>> + Send>>,
+}
+
+impl Watch {
+    pub(crate) fn new(run: Run) -> Self {
+        let looker = Looker {
+            run: run.clone(),
+            ready: VecDeque::new(),
+            last: None,
+            seen: None,
+            keeps_history: true,
+            pause: None,
+            ended: false,
+        };
+        let updates = stream::unfold(looker, |mut looker| async {
+            let update = looker.next().await?;
+            looker.ended |= update.is_err();
+            Some((update, looker))
+        });
+        Self {
+            run,
+            updates: Box::pin(updates),
+        }
+    }
+
+    /// What happens next; nothing once the run has ended.
+    pub async fn next(&mut self) -> Option<Result<Update>> {
+        self.updates.next().await
+    }
+
+    async fn end(self) -> Result<StatusInfo> {
+        let mut pause = POLL.0;
+        loop {
+            let status = self.run.status().await?;
+            match status.status {
+                Status::Finished => return Ok(status),
+                Status::Failed => {
+                    return Err(Error::run_failed(self.run.name(), &status.details));
+                }
+                _ => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(POLL.1);
+        }
+    }
+}
+
+impl Stream for Watch {
+    type Item = Result<Update>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.updates.poll_next_unpin(context)
+    }
+}
+
+impl IntoFuture for Watch {
+    type Output = Result<StatusInfo>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.end())
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch")
+            .field("run", &self.run)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Looker {
+    run: Run,
+    ready: VecDeque<Update>,
+    last: Option<StatusInfo>,
+    /// The last point that was given out.
+    seen: Option<u64>,
+    keeps_history: bool,
+    /// How long to wait before the next look; none before the first.
+    pause: Option<Duration>,
+    ended: bool,
+}
+
+impl Looker {
+    async fn next(&mut self) -> Option<Result<Update>> {
+        loop {
+            if let Some(update) = self.ready.pop_front() {
+                return Some(Ok(update));
+            }
+            if self.ended {
+                return None;
+            }
+            if let Some(pause) = self.pause {
+                tokio::time::sleep(pause).await;
+            }
+            if let Err(error) = self.look().await {
+                return Some(Err(error));
+            }
+            self.pause = Some(match self.pause {
+                Some(pause) if self.ready.is_empty() => (pause * 2).min(POLL.1),
+                _ => POLL.0,
+            });
+        }
+    }
+
+    /// Status before points: what a run did is noted before its end is.
+    async fn look(&mut self) -> Result<()> {
+        let status = self.run.status().await?;
+        if self.keeps_history {
+            match self.run.metric_history(self.seen).await {
+                Ok(points) => points.into_iter().for_each(|point| self.take(point)),
+                Err(error) if error.is_unsupported() => self.keeps_history = false,
+                Err(error) => return Err(error),
+            }
+        }
+        self.ended = status.status.is_final();
+        if self.last.as_ref() != Some(&status) {
+            self.last = Some(status.clone());
+            self.ready.push_back(Update::Status(status));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, point: MetricPoint) {
+        self.seen = Some(point.number);
+        if let Event::Step {
+            epoch,
+            epochs,
+            step,
+            steps,
+            ..
+        } = &point.event
+        {
+            let (epoch, epochs) = (*epoch as u64, *epochs as u64);
+            let (step, steps) = (*step as u64, *steps as u64);
+            self.ready.push_back(Update::Progress(RunProgress {
+                step: epoch.saturating_sub(1) * steps + step,
+                steps: epochs * steps,
+                epoch,
+                epochs,
+            }));
+        }
+        self.ready.push_back(Update::Point(point));
+    }
+}
