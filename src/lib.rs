@@ -76,6 +76,9 @@ mod data;
 mod error;
 mod experiment;
 mod fit;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod list;
 #[cfg(feature = "local")]
 pub mod local;

@@ -15,6 +15,9 @@ use reqwest::Method;
 
 use crate::{Error, Result, Run, transport::may_repeat};
 
+/// The most bytes of a line.
+const MAX_LINE: usize = 16 << 20;
+
 /// Lines of a run's log, from [`Run::stream_logs`].
 ///
 /// A connection that breaks is made again, and the stream goes on behind the
@@ -183,12 +186,20 @@ struct Parser {
 
 impl Parser {
     fn feed(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
-        while let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.buffer.drain(..=end).collect();
-            let line = String::from_utf8_lossy(&line);
-            self.line(line.trim_end_matches(['\n', '\r']));
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.extend_from_slice(bytes);
+        let mut start = 0;
+        while let Some(length) = buffer[start..].iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(&buffer[start..start + length]);
+            self.line(line.trim_end_matches('\r'));
+            start += length + 1;
         }
+        buffer.drain(..start);
+        if buffer.len() > MAX_LINE {
+            // Nobody writes such a line; memory must not grow with it.
+            buffer.clear();
+        }
+        self.buffer = buffer;
     }
 
     fn line(&mut self, line: &str) {
@@ -215,6 +226,14 @@ impl Parser {
     }
 }
 
+/// All that is read out of a stream that comes in these parts.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn parse_all<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Vec<(Option<u64>, String)> {
+    let mut parser = Parser::default();
+    parts.for_each(|part| parser.feed(part));
+    parser.ready.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,11 +242,7 @@ mod tests {
     fn events_are_read_however_they_are_cut() {
         let text = ": ping\n\nid: 3\ndata: one\n\nid: 4\r\ndata: [1] two: 2 ✨\r\n\r\ndata:a\ndata: b\n\ndata: half";
         for size in [1, 2, 3, 7, 100] {
-            let mut parser = Parser::default();
-            for part in text.as_bytes().chunks(size) {
-                parser.feed(part);
-            }
-            let ready: Vec<_> = parser.ready.into_iter().collect();
+            let ready = parse_all(text.as_bytes().chunks(size));
             assert_eq!(
                 ready,
                 [

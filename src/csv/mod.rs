@@ -12,6 +12,8 @@
 
 mod dialect;
 mod layout;
+#[cfg(test)]
+mod python;
 mod read;
 
 use std::{

@@ -212,7 +212,7 @@ fn check_files(document: &Document) -> Result<(), String> {
 
 impl DocumentSource {
     /// The document as it is sent.
-    pub(super) fn load(&self, document: &mut Document) -> Result<()> {
+    pub(crate) fn load(&self, document: &mut Document) -> Result<()> {
         match self.reads_files {
             true => load_files(document),
             false => Ok(()),
