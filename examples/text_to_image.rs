@@ -15,11 +15,14 @@ use std::{
 
 use clap::Parser;
 use finetuner::{
-    BestModelCheckpoint, Document, DocumentArray, EvaluationCallback, Finetuner, HUBBLE_VARIABLE,
-    Loss, REGISTRY_VARIABLE, describe_models,
+    BestModelCheckpoint, Document, DocumentArray, EvaluationCallback, Loss, describe_models,
 };
-use finetuner_engine::infer::{Embeddings, Encoder};
-use finetuner_server::{RunningServer, Server};
+use finetuner_engine::{
+    evaluation::cos_sim,
+    infer::{Embeddings, Encoder},
+};
+
+mod support;
 
 /// Training allocates and frees large buffers all the time, which this
 /// allocator is much faster at than the system's.
@@ -66,15 +69,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let is_small = options.model == SMALL_CLIP;
 
     // A backend: the one that the environment names, or one of our own.
-    let elsewhere = [REGISTRY_VARIABLE, HUBBLE_VARIABLE]
-        .iter()
-        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
-    let (backend, finetuner) = if elsewhere {
-        (None, Finetuner::login().await?)
-    } else {
-        let (backend, finetuner) = start_backend().await?;
-        (Some(backend), finetuner)
-    };
+    let (backend, finetuner) = support::connect().await?;
     println!(
         "Logged in as {}\n",
         finetuner.user().map_or("", |user| &user.name)
@@ -83,7 +78,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("{}\n", describe_models());
 
     // Each document holds a picture and the text that goes with it.
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/emoji-clip");
+    let folder = support::data_folder();
     for (name, file) in [
         (TRAIN_DATA, "fashion/train.csv"),
         (EVAL_DATA, "fashion/eval.csv"),
@@ -146,19 +141,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Starts a backend inside this program and logs in with the token it gives.
-async fn start_backend() -> Result<(RunningServer, Finetuner), Box<dyn Error>> {
-    let backend = Server::embedded().start().await?;
-    println!("Started a backend at {}", backend.url());
-    let token = backend.first_token().ok_or("a new backend has a token")?;
-    let finetuner = Finetuner::builder()
-        .registry(backend.url())
-        .token(token)
-        .login()
-        .await?;
-    Ok((backend, finetuner))
-}
-
 /// Reads rows of `picture,title`, the picture's path being relative to
 /// `folder`.
 fn read_rows(folder: &Path, file: &str) -> Result<Vec<(PathBuf, String)>, Box<dyn Error>> {
@@ -213,12 +195,10 @@ fn search(model: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
 
 /// Cosine similarity and place of the embeddings most similar to `query`.
 fn most_similar(query: &[f32], index: &Embeddings) -> Vec<(f32, usize)> {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-    let length = |a: &[f32]| dot(a, a).sqrt();
     let mut found: Vec<(f32, usize)> = index
         .iter()
         .enumerate()
-        .map(|(i, item)| (dot(query, item) / (length(query) * length(item)), i))
+        .map(|(i, item)| (cos_sim(query, item), i))
         .collect();
     found.sort_by(|a, b| b.0.total_cmp(&a.0));
     found.truncate(SHOWN);

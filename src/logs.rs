@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     pin::Pin,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -14,6 +14,9 @@ use futures_util::{Stream, StreamExt, stream};
 use reqwest::Method;
 
 use crate::{Error, Result, Run, transport::may_repeat};
+
+/// A connection that lasted this long was a good one, even if it brought nothing.
+const GOOD_WHILE: Duration = Duration::from_secs(10);
 
 /// The most bytes of a line.
 const MAX_LINE: usize = 16 << 20;
@@ -34,6 +37,7 @@ impl LogStream {
             connection: None,
             parser: Parser::default(),
             last_id: None,
+            opened: Instant::now(),
             failures: 0,
             failing_since: Instant::now(),
             ended: false,
@@ -68,7 +72,8 @@ struct Reader {
     connection: Option<Connection>,
     parser: Parser,
     last_id: Option<u64>,
-    /// Connections in a row that brought nothing.
+    opened: Instant,
+    /// Connections in a row that brought nothing new.
     failures: u32,
     failing_since: Instant,
     ended: bool,
@@ -85,6 +90,7 @@ impl Reader {
                     }
                     self.last_id = Some(id);
                 }
+                self.failures = 0;
                 return Some(Ok(line));
             }
             match self.read_more().await {
@@ -120,6 +126,7 @@ impl Reader {
                 }
                 let answer = self.run.transport.open(call).await?;
                 self.parser = Parser::default();
+                self.opened = Instant::now();
                 self.connection.insert(Box::pin(answer.bytes_stream()))
             }
         };
@@ -128,7 +135,6 @@ impl Reader {
             Some(bytes) => {
                 let bytes = bytes.map_err(|e| Error::transport(e, idle))?;
                 self.parser.feed(&bytes);
-                self.failures = 0;
                 Ok(true)
             }
             None => Ok(false),
@@ -138,7 +144,6 @@ impl Reader {
     /// The server has closed the stream: has the run ended, or only the
     /// connection?
     async fn end(&mut self) -> Result<()> {
-        self.connection = None;
         let status = self.run.status().await?;
         match status.status {
             Status::Finished => self.ended = true,
@@ -154,7 +159,10 @@ impl Reader {
     /// Waits before the next connection, or gives the error back where there
     /// is to be none.
     async fn pause(&mut self, error: Error) -> Result<()> {
-        self.connection = None;
+        // A proxy may cut a connection that is silent for as long as a run waits.
+        if self.connection.take().is_some() && self.opened.elapsed() > GOOD_WHILE {
+            self.failures = 0;
+        }
         if self.failures == 0 {
             self.failing_since = Instant::now();
         }

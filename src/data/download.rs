@@ -114,11 +114,11 @@ impl Download {
         loop {
             match self.read().await {
                 Ok(Some(bytes)) => {
-                    self.failures = 0;
                     let bytes = self.unseen(bytes);
                     if bytes.is_empty() {
                         continue;
                     }
+                    self.failures = 0;
                     self.received += bytes.len() as u64;
                     self.hasher.update(&bytes);
                     self.progress

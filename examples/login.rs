@@ -1,0 +1,50 @@
+//! Logging in, tokens for programs, logging out.
+//!
+//! ```sh
+//! cargo run --example login
+//! ```
+
+use finetuner::{Finetuner, TokenStorage};
+
+mod support;
+
+#[tokio::main]
+async fn main() -> support::Fallible<()> {
+    let (backend, finetuner) = support::connect().await?;
+    let user = finetuner.whoami().await?;
+    println!("Logged in as {} ({})", user.name, user.id);
+
+    // A token for a program that runs elsewhere, for a week.
+    let name = format!("example-{}", std::process::id());
+    let token = finetuner.create_token(&name).expires_in_days(7).await?;
+    for token in finetuner.list_tokens().await? {
+        let end = token.expires_at.as_deref().unwrap_or("never");
+        println!("  token {:<20} ends {end}", token.name);
+    }
+
+    // What that program does. `TokenStorage::Auto` would keep a pasted token in
+    // the keyring, or in ~/.jina/config.json, for the next program.
+    if let Some(backend) = &backend {
+        let other = Finetuner::builder()
+            .registry(backend.url())
+            .token_storage(TokenStorage::Memory)
+            .login()
+            .paste(token)
+            .await?;
+        println!("{other:?} prints without its token");
+        finetuner.delete_token(&name).await?;
+        let refused = other.whoami().await.map(drop).err();
+        println!(
+            "A deleted token is void: {}",
+            refused.map_or(String::new(), |e| e.to_string())
+        );
+    } else {
+        finetuner.delete_token(&name).await?;
+    }
+
+    // `finetuner.logout()` would end the session and clear every store.
+    if let Some(backend) = backend {
+        backend.stop().await;
+    }
+    Ok(())
+}
