@@ -40,3 +40,17 @@ quality:
 # Train the small CLIP that ships with the engine again, into target/.
 pretrain:
     cargo run --release -p finetuner-engine --example pretrain_small_clip
+
+# Speed of the client beside the last Python one (see the script for what to install).
+bench-client:
+    python3 scripts/bench_client.py
+
+# Every set of the client's features (cargo install cargo-hack); native-tls needs OpenSSL's headers.
+powerset:
+    cargo hack check -p finetuner --feature-powerset --no-dev-deps
+
+# Ten minutes on each reader of what comes from outside (cargo install cargo-fuzz).
+fuzz:
+    for target in documents csv answers artifact; do \
+        cargo fuzz run --sanitizer none $target -- -max_total_time=600 || exit 1; \
+    done
