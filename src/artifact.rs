@@ -15,7 +15,7 @@ use zip::ZipArchive;
 use crate::{
     Error, Result, Run,
     data::{Expected, blocking, download},
-    progress::{Progress, ProgressSink},
+    progress::{ProgressSink, progress_methods},
 };
 
 /// The most that an artifact may unpack to where nothing else is said.
@@ -65,22 +65,10 @@ impl SaveArtifact {
         self
     }
 
-    /// Is told how far the download is, in bytes.
-    pub fn on_progress(mut self, watch: impl Fn(Progress) + Send + Sync + 'static) -> Self {
-        self.progress = ProgressSink::new(watch);
-        self
-    }
-
-    /// Draws a bar on standard error while the artifact is fetched.
-    #[cfg(feature = "progress")]
-    pub fn show_progress(mut self, show: bool) -> Self {
-        self.progress = if show {
-            ProgressSink::bar(format!("Saving {}", self.run.name()))
-        } else {
-            ProgressSink::default()
-        };
-        self
-    }
+    progress_methods!("download is, in bytes", |save| format!(
+        "Saving {}",
+        save.run.name()
+    ));
 
     async fn save(self) -> Result<PathBuf> {
         let purpose = match self.form {

@@ -11,10 +11,10 @@ use std::{
 use url::Url;
 
 use crate::{
-    Error, Finetuner, Result, RetryPolicy, Secret, TokenOrigin, TokenStorage,
+    Error, Finetuner, Result, RetryPolicy, Secret, TokenStorage,
     account::User,
     address::Addresses,
-    auth::{self, Link, TOKEN_VARIABLE, Vault},
+    auth::{self, Link, TOKEN_VARIABLE, TokenOrigin, Vault},
     transport::{HttpSettings, Timeouts, Transport},
 };
 

@@ -16,7 +16,7 @@ use crate::{
     client::DEFAULT_EXPERIMENT,
     csv::Layout,
     names,
-    progress::{Progress, ProgressSink},
+    progress::{ProgressSink, progress_methods},
     submit::{Pushing, Submission, submit},
 };
 
@@ -280,22 +280,8 @@ impl Fit {
         self
     }
 
-    /// Is told how far the upload of data is.
-    pub fn on_progress(mut self, watch: impl Fn(Progress) + Send + Sync + 'static) -> Self {
-        self.progress = ProgressSink::new(watch);
-        self
-    }
-
-    /// Draws a bar on standard error while data is sent.
-    #[cfg(feature = "progress")]
-    pub fn show_progress(mut self, show: bool) -> Self {
-        self.progress = if show {
-            ProgressSink::bar("Pushing data".to_owned())
-        } else {
-            ProgressSink::default()
-        };
-        self
-    }
+    progress_methods!("upload of data is, in documents", |_fit| "Pushing data"
+        .to_owned());
 
     /// How batches are put together; [`Sampler::Auto`] by default.
     pub fn sampler(mut self, sampler: impl Into<Sampler>) -> Self {

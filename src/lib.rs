@@ -98,7 +98,7 @@ mod watch;
 pub use account::{CreateToken, PersonalToken, User};
 pub use address::{DEFAULT_ADDRESS, HUBBLE_VARIABLE, REGISTRY_VARIABLE};
 pub use artifact::SaveArtifact;
-pub use auth::{FOLDER_VARIABLE, TOKEN_VARIABLE, TokenOrigin, TokenStorage};
+pub use auth::{FOLDER_VARIABLE, TOKEN_VARIABLE, TokenStorage};
 pub use builder::{Builder, Login, PLAIN_HTTP_VARIABLE};
 pub use callbacks::{EvaluationCallback, FitCallback, list_callbacks};
 pub use client::{Finetuner, ListAllRuns};

@@ -14,6 +14,35 @@ pub struct Progress {
     pub bytes: u64,
 }
 
+/// The two ways to see how far something is, for a builder with a field
+/// `progress`; `$what` is what is told, `$title` stands beside the bar.
+macro_rules! progress_methods {
+    ($what:literal, |$self:ident| $title:expr) => {
+        #[doc = concat!("Is told how far the ", $what, ".")]
+        pub fn on_progress(
+            mut self,
+            watch: impl Fn($crate::Progress) + Send + Sync + 'static,
+        ) -> Self {
+            self.progress = $crate::progress::ProgressSink::new(watch);
+            self
+        }
+
+        #[doc = concat!("Draws on standard error how far the ", $what, ".")]
+        #[cfg(feature = "progress")]
+        pub fn show_progress(mut self, show: bool) -> Self {
+            let $self = &self;
+            let title = $title;
+            self.progress = match show {
+                true => $crate::progress::ProgressSink::bar(title),
+                false => $crate::progress::ProgressSink::default(),
+            };
+            self
+        }
+    };
+}
+
+pub(crate) use progress_methods;
+
 /// Somebody who is told how far something is. It must not block: it is called
 /// from the thread that does the work. After a broken connection numbers begin
 /// again.

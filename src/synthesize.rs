@@ -14,7 +14,7 @@ use crate::{
     client::DEFAULT_EXPERIMENT,
     csv::Layout,
     names,
-    progress::{Progress, ProgressSink},
+    progress::{ProgressSink, progress_methods},
     submit::{Pushing, Submission, submit},
 };
 
@@ -179,11 +179,8 @@ impl Synthesize {
         self
     }
 
-    /// Is told how far the upload of data is.
-    pub fn on_progress(mut self, watch: impl Fn(Progress) + Send + Sync + 'static) -> Self {
-        self.progress = ProgressSink::new(watch);
-        self
-    }
+    progress_methods!("upload of data is, in documents", |_job| "Pushing data"
+        .to_owned());
 
     async fn submit(self) -> Result<Run> {
         let name = self.run_name.unwrap_or_else(names::random);

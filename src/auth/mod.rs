@@ -41,8 +41,7 @@ pub enum TokenStorage {
 
 /// Where a token was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TokenOrigin {
+pub(crate) enum TokenOrigin {
     /// In the program.
     Code,
     /// In `JINA_AUTH_TOKEN`.

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    progress::{Progress, ProgressSink},
+    progress::{ProgressSink, progress_methods},
     transport::Transport,
 };
 
@@ -73,22 +73,10 @@ impl Pull {
         self
     }
 
-    /// Is told how far the download is, in bytes.
-    pub fn on_progress(mut self, watch: impl Fn(Progress) + Send + Sync + 'static) -> Self {
-        self.progress = ProgressSink::new(watch);
-        self
-    }
-
-    /// Draws a bar on standard error while data is fetched.
-    #[cfg(feature = "progress")]
-    pub fn show_progress(mut self, show: bool) -> Self {
-        self.progress = if show {
-            ProgressSink::bar(format!("Pulling {}", self.name))
-        } else {
-            ProgressSink::default()
-        };
-        self
-    }
+    progress_methods!("download is, in bytes", |pull| format!(
+        "Pulling {}",
+        pull.name
+    ));
 
     /// The documents one after the other.
     ///

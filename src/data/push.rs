@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    progress::{Progress, ProgressSink},
+    progress::{ProgressSink, progress_methods},
     transport::{ByteStream, MakeBytes, Transport},
 };
 
@@ -74,22 +74,10 @@ impl Push {
         self
     }
 
-    /// Is told how far the upload is.
-    pub fn on_progress(mut self, watch: impl Fn(Progress) + Send + Sync + 'static) -> Self {
-        self.progress = ProgressSink::new(watch);
-        self
-    }
-
-    /// Draws a bar on standard error while data is sent.
-    #[cfg(feature = "progress")]
-    pub fn show_progress(mut self, show: bool) -> Self {
-        self.progress = if show {
-            ProgressSink::bar(format!("Pushing {}", self.name))
-        } else {
-            ProgressSink::default()
-        };
-        self
-    }
+    progress_methods!("upload is, in documents", |push| format!(
+        "Pushing {}",
+        push.name
+    ));
 
     async fn run(self) -> Result<Summary> {
         check_name("name", &self.name)?;

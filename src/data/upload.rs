@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// From how many bytes on parts are used.
-const PARTS_FROM: usize = 32 << 20;
+const PARTS_FROM: usize = 16 << 20;
 /// The most bytes of a part, whatever a backend may offer.
 const MAX_PART: usize = 64 << 20;
 
@@ -92,25 +92,19 @@ async fn begin(transport: &Transport, fields: &[(&'static str, String)]) -> Resu
 async fn send_parts(
     transport: &Transport,
     upload: Upload,
-    mut buffer: BytesMut,
-    mut stream: ByteStream,
+    start: BytesMut,
+    stream: ByteStream,
 ) -> Result<()> {
     let size = upload.part_size.clamp(1, MAX_PART);
-    let mut hasher = Sha256::new();
+    let mut parts = Parts {
+        stream,
+        buffer: start,
+        hasher: Sha256::new(),
+        ended: false,
+    };
     let mut offset = 0;
-    let mut ended = false;
-    while !ended || !buffer.is_empty() {
-        while buffer.len() < size && !ended {
-            match stream.next().await {
-                Some(bytes) => buffer.extend_from_slice(&bytes.map_err(failed)?),
-                None => ended = true,
-            }
-        }
-        let part = buffer.split_to(size.min(buffer.len())).freeze();
-        if part.is_empty() {
-            break;
-        }
-        hasher.update(&part);
+    let mut part = parts.next(size).await?;
+    while !part.is_empty() {
         let length = part.len() as u64;
         let call = Call::rpc("artifact.uploadPart")
             .method(Method::PUT)
@@ -120,18 +114,44 @@ async fn send_parts(
             // The slowest line that an upload must get through on: 64 KiB/s.
             .timeout(std::time::Duration::from_secs(60 + length / (64 << 10)))
             .repeatable();
-        transport.done(call).await?;
+        // The next part is gathered while this one is on its way.
+        let (sent, next) = tokio::join!(transport.done(call), parts.next(size));
+        sent?;
+        part = next?;
         offset += length;
     }
     let done = serde_json::json!({
         "uploadId": upload.upload_id,
-        "sha256": hex(&hasher.finalize()),
+        "sha256": hex(&parts.hasher.finalize()),
     });
     let call = Call::rpc("artifact.finishUpload")
         .json(done)
         .timeout(std::time::Duration::from_secs(120))
         .repeatable();
     transport.rpc::<Value>(call).await.map(drop)
+}
+
+/// What is still to be sent.
+struct Parts {
+    stream: ByteStream,
+    buffer: BytesMut,
+    hasher: Sha256,
+    ended: bool,
+}
+
+impl Parts {
+    /// The next bytes, `size` of them where there are as many.
+    async fn next(&mut self, size: usize) -> Result<Bytes> {
+        while self.buffer.len() < size && !self.ended {
+            match self.stream.next().await {
+                Some(bytes) => self.buffer.extend_from_slice(&bytes.map_err(failed)?),
+                None => self.ended = true,
+            }
+        }
+        let part = self.buffer.split_to(size.min(self.buffer.len())).freeze();
+        self.hasher.update(&part);
+        Ok(part)
+    }
 }
 
 fn failed(error: std::io::Error) -> Error {

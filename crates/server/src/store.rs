@@ -5,9 +5,9 @@ use std::{path::Path as FilePath, sync::Arc};
 
 use axum::body::Body;
 use bytes::Bytes;
+use futures_util::stream;
 use object_store::{
-    GetOptions, GetRange, ObjectStore, ObjectStoreExt, buffered::BufWriter, local::LocalFileSystem,
-    path::Path,
+    ObjectStore, ObjectStoreExt, buffered::BufWriter, local::LocalFileSystem, path::Path,
 };
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
@@ -19,6 +19,9 @@ use crate::{
 
 /// The most bytes of one artifact, as the Python client has it.
 pub(crate) const MAX_ARTIFACT_BYTES: u64 = 4 << 30;
+
+/// Bytes of a content that are read at once.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// A store of contents.
 #[derive(Clone)]
@@ -58,12 +61,20 @@ impl Store {
 
     /// The bytes of a content from a place on.
     pub(crate) async fn body_from(&self, content: &str, start: u64) -> Result<Body> {
-        let options = GetOptions {
-            range: (start > 0).then_some(GetRange::Offset(start)),
-            ..GetOptions::default()
-        };
-        let found = self.0.get_opts(&place(content), options).await?;
-        Ok(Body::from_stream(found.into_stream()))
+        let (store, place) = (Arc::clone(&self.0), place(content));
+        let size = store.head(&place).await?.size;
+        // Larger pieces than the store's own stream has: each costs a call.
+        let pieces = stream::try_unfold(start, move |start| {
+            let (store, place) = (Arc::clone(&store), place.clone());
+            async move {
+                let end = (start + PIECE_BYTES).min(size);
+                if start >= end {
+                    return Ok::<_, object_store::Error>(None);
+                }
+                Ok(Some((store.get_range(&place, start..end).await?, end)))
+            }
+        });
+        Ok(Body::from_stream(pieces))
     }
 
     /// The bytes of a content.
