@@ -27,15 +27,16 @@ use crate::{
 /// a graphics processor where the backend has one. Every setting has the name
 /// of the Python argument.
 ///
-/// A run named here may be looked at from anywhere. Data that is not given by name
-/// is checked and pushed first, under names such as
+/// Data that is not given by name is checked and pushed first, under names such as
 /// `finetuner-dastorage-{experiment}-{run}-train`; the same data in two places is
 /// pushed once.
 ///
 /// # Errors
-/// Awaiting it gives an error with [`Error::is_invalid`] where a setting or
+/// Awaiting it gives an error with
+/// [`Error::is_invalid`](crate::Error::is_invalid) where a setting or
 /// the data can't be used; the message names the argument, its value and what
-/// is possible, and no run was made. [`Error::is_conflict`] says that the
+/// is possible, and no run was made.
+/// [`Error::is_conflict`](crate::Error::is_conflict) says that the
 /// experiment has a run of that name.
 #[derive(Clone, Debug)]
 #[must_use = "a job is submitted when it is awaited"]

@@ -502,3 +502,32 @@ async fn the_experiment_is_created_where_it_is_not_there() {
     ];
     assert_eq!(tail, expected);
 }
+
+#[tokio::test]
+async fn calls_go_through_a_proxy_that_was_given() {
+    let (proxy, _) = agreeable().await;
+    // Nobody is at the address itself, which only the proxy is told.
+    let finetuner = Finetuner::builder()
+        .registry("http://finetuner.invalid:8642")
+        .allow_plain_http(true)
+        .proxy(proxy.uri())
+        .token(crate::mock::TOKEN)
+        .user_agent("my-app/1.2")
+        .login()
+        .await
+        .unwrap();
+    finetuner.get_run("r").await.unwrap();
+    let requests = proxy.received_requests().await.unwrap();
+    let last = requests.last().unwrap();
+    assert_eq!(last.headers["host"], "finetuner.invalid:8642");
+    let agent = last.headers["user-agent"].to_str().unwrap();
+    assert!(agent.starts_with("my-app/1.2 finetuner-rs/"), "{agent}");
+
+    let builder = || Finetuner::builder().token(crate::mock::TOKEN);
+    let error = builder().proxy("no proxy").connect().await.unwrap_err();
+    assert!(error.to_string().contains("`proxy`"), "{error}");
+    for pem in ["", "-----BEGIN CERTIFICATE-----\nAAAA"] {
+        let error = builder().root_certificate(pem).connect().await.unwrap_err();
+        assert!(error.to_string().contains("`root_certificate`"), "{error}");
+    }
+}

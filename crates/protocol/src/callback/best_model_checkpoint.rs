@@ -12,7 +12,7 @@ use crate::{Generation, InvalidField};
 #[serde(default)]
 pub struct BestModelCheckpoint {
     /// The metric: `train_loss`, `val_loss` or one of an
-    /// [`EvaluationCallback`]. `val_loss` by default.
+    /// [`EvaluationCallback`](super::EvaluationCallback). `val_loss` by default.
     pub monitor: String,
     /// `min`, `max`, or `auto`: the smaller the better for losses, the greater
     /// for everything else.
