@@ -34,16 +34,7 @@ what is a lifetime,how long a reference may be used
         .callback(EvaluationCallback::new(Csv::text(train)))
         .callback(EarlyStopping::new().monitor("train_loss"))
         .await;
-    match submitted {
-        Ok(run) => {
-            println!("Submitted {}", run.name());
-            run.wait().await?;
-            println!("{}", run.display_metrics().await?);
-        }
-        // Refused before anything was trained; the reason names the argument.
-        Err(error) if error.is_invalid() => println!("Not on this backend: {error}"),
-        Err(error) => return Err(error.into()),
-    }
+    support::report(submitted).await?;
 
     if let Some(backend) = backend {
         backend.stop().await;

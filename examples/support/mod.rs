@@ -55,3 +55,18 @@ pub(crate) fn short_fit(finetuner: &Finetuner, run_name: &str) -> finetuner::Fit
         .learning_rate(3e-4)
         .loss(finetuner::Loss::Clip)
 }
+
+/// Follows a run to its metrics, or says why this backend has not taken it.
+pub(crate) async fn report(submitted: finetuner::Result<finetuner::Run>) -> Fallible<()> {
+    match submitted {
+        Ok(run) => {
+            println!("Submitted {}", run.name());
+            run.wait().await?;
+            println!("{}", run.display_metrics().await?);
+        }
+        // Refused before anything was trained; the reason names the argument.
+        Err(error) if error.is_invalid() => println!("Not on this backend: {error}"),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}

@@ -6,13 +6,7 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
 
-use crate::{
-    Callback, Loss, Miner, Optimizer, Options, Sampler, Scheduler, backbone::find_backbone,
-    callback::merged,
-};
-
-/// The most epochs that a run may have; it must be below the 50 of the wire.
-pub const MAX_EPOCHS: u64 = 49;
+use crate::{Callback, Loss, Miner, Optimizer, Options, Sampler, Scheduler, callback::merged};
 
 /// Which generation of the Python client a request looks like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -223,204 +217,7 @@ impl SchedulerOptions {
     }
 }
 
-/// A setting that can be known to be wrong without looking at any data.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{field}` is {value}: {limit}")]
-pub struct InvalidField {
-    /// The argument of `fit`, as Python names it.
-    pub field: String,
-    /// What it was.
-    pub value: String,
-    /// What it may be.
-    pub limit: String,
-}
-
-impl InvalidField {
-    pub(crate) fn new(field: &str, value: impl ToString, limit: &str) -> Self {
-        Self {
-            field: field.to_owned(),
-            value: value.to_string(),
-            limit: limit.to_owned(),
-        }
-    }
-}
-
-/// Checks the name of a run, an experiment or a data set.
-///
-/// # Errors
-/// Where the name is empty, longer than 255 bytes, `.` or `..`, or holds a
-/// slash, a backslash or a control character.
-pub fn check_name(field: &str, name: &str) -> Result<(), InvalidField> {
-    let quoted = format!("`{name}`");
-    if name.is_empty() {
-        return Err(InvalidField::new(field, "empty", "give it a name"));
-    }
-    if name.len() > 255 {
-        let length = format!("{} bytes long", name.len());
-        return Err(InvalidField::new(
-            field,
-            length,
-            "at most 255 bytes are allowed",
-        ));
-    }
-    if name == "." || name == ".." {
-        return Err(InvalidField::new(field, quoted, "that is not a name"));
-    }
-    if name.contains(['/', '\\']) || name.chars().any(char::is_control) {
-        return Err(InvalidField::new(
-            field,
-            format!("{name:?}"),
-            "slashes, backslashes and control characters are not allowed in a name",
-        ));
-    }
-    Ok(())
-}
-
-/// Checks the number of threads that load data.
-///
-/// # Errors
-/// Where it is 0.
-pub fn check_workers(num_workers: u64) -> Result<(), InvalidField> {
-    if num_workers == 0 {
-        return Err(InvalidField::new("num_workers", 0, "at least 1 is needed"));
-    }
-    Ok(())
-}
-
 impl RunConfig {
-    /// Finds the first setting that no backend can accept.
-    ///
-    /// # Errors
-    /// [`InvalidField`] names the argument, its value and its limits.
-    pub fn check(&self) -> Result<(), InvalidField> {
-        let hyper = &self.hyper_parameters;
-        check_name("run_name", &self.run_name)?;
-        check_name("experiment_name", &self.experiment_name)?;
-        match (&self.model.name, &self.model.artifact) {
-            (None, None) => {
-                return Err(InvalidField::new(
-                    "model",
-                    "empty",
-                    "name a backbone, or give a `model_artifact`",
-                ));
-            }
-            (Some(name), None) if name.is_empty() => {
-                return Err(InvalidField::new("model", "empty", "name a backbone"));
-            }
-            (Some(_), Some(_)) => {
-                return Err(InvalidField::new(
-                    "model_artifact",
-                    "given beside a model's name",
-                    "a run starts from one of them",
-                ));
-            }
-            _ => {}
-        }
-        if self.data.train_data.is_empty() {
-            return Err(InvalidField::new(
-                "train_data",
-                "empty",
-                "name the data to train on",
-            ));
-        }
-        if !(0.0..1.0).contains(&self.data.val_split) {
-            return Err(InvalidField::new(
-                "val_split",
-                self.data.val_split,
-                "from 0 up to, but not, 1 is allowed",
-            ));
-        }
-        check_workers(self.data.num_workers)?;
-        if self.data.num_items_per_class < 2 {
-            return Err(InvalidField::new(
-                "num_items_per_class",
-                self.data.num_items_per_class,
-                "at least 2 are needed",
-            ));
-        }
-        if matches!(self.data.sampler, Sampler::Other(_)) {
-            return Err(InvalidField::new(
-                "sampler",
-                format!("`{}`", self.data.sampler),
-                "it is one of auto, class, random",
-            ));
-        }
-        if self.model.output_dim == Some(0) {
-            return Err(InvalidField::new("output_dim", 0, "at least 1 is needed"));
-        }
-        if hyper.epochs == 0 || hyper.epochs > MAX_EPOCHS {
-            return Err(InvalidField::new(
-                "epochs",
-                hyper.epochs,
-                "1 to 49 are allowed",
-            ));
-        }
-        if hyper.batch_size == Some(0) {
-            return Err(InvalidField::new(
-                "batch_size",
-                0,
-                "at least 1 is needed; leave it out to have it chosen",
-            ));
-        }
-        if let Some(rate) = hyper.learning_rate
-            && !(rate > 0.0 && rate < 1.0)
-        {
-            return Err(InvalidField::new(
-                "learning_rate",
-                rate,
-                "it must be more than 0 and less than 1",
-            ));
-        }
-        let steps = [
-            hyper.scheduler_step.as_deref(),
-            hyper
-                .scheduler_options
-                .as_ref()
-                .map(|o| o.scheduler_step.as_str()),
-        ];
-        for step in steps.into_iter().flatten() {
-            if step != "batch" && step != "epoch" {
-                return Err(InvalidField::new(
-                    "scheduler_step",
-                    format!("`{step}`"),
-                    "it is `batch` or `epoch`",
-                ));
-            }
-        }
-        if let Some(options) = &hyper.scheduler_options {
-            let steps = &options.num_training_steps;
-            if steps.as_u64().is_none() && steps != "auto" {
-                return Err(InvalidField::new(
-                    "num_training_steps",
-                    steps,
-                    "it is a whole number, or `auto`",
-                ));
-            }
-        }
-        if self.data.eval_data.as_deref() == Some("") {
-            return Err(InvalidField::new(
-                "eval_data",
-                "empty",
-                "name the data to validate with, or leave it out",
-            ));
-        }
-        self.check_onnx()?;
-        self.callbacks.iter().try_for_each(Callback::check)
-    }
-
-    fn check_onnx(&self) -> Result<(), InvalidField> {
-        let name = self.model.name.as_deref().unwrap_or_default();
-        let refused = self.model.to_onnx && find_backbone(name).is_some_and(|b| !b.onnx);
-        if refused {
-            return Err(InvalidField::new(
-                "to_onnx",
-                true,
-                &format!("`{name}` can't be exported to ONNX"),
-            ));
-        }
-        Ok(())
-    }
-
     fn to_json(&self) -> Value {
         let callbacks: Vec<Value> = self
             .callbacks
@@ -580,6 +377,7 @@ impl<'de> Deserialize<'de> for RunConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::MAX_EPOCHS;
 
     fn valid() -> RunConfig {
         RunConfig {

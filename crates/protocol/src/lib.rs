@@ -5,7 +5,8 @@
 //!
 //! | module | what it defines |
 //! | --- | --- |
-//! | [`config`], [`synthesis`] | the configuration of a run, and the limits of its values |
+//! | [`config`], [`synthesis`] | the configuration of a run |
+//! | [`limits`] | what settings may be |
 //! | [`options`] | options of losses, optimizers and so on |
 //! | [`callback`] | what happens beside the training |
 //! | [`names`] | losses, optimizers, statuses: names that may be unknown |
@@ -23,6 +24,7 @@ pub mod config;
 pub mod document;
 pub mod document_array;
 pub mod event;
+pub mod limits;
 pub mod names;
 pub mod options;
 mod proto;
@@ -32,15 +34,13 @@ pub mod synthesis;
 
 pub use backbone::{BACKBONES, Backbone, CLIP_SMALL, ModelOption, find_backbone};
 pub use callback::Callback;
-pub use config::{
-    Data, Generation, HyperParameters, InvalidField, MAX_EPOCHS, Model, RunConfig,
-    SchedulerOptions, check_name, check_workers,
-};
+pub use config::{Data, Generation, HyperParameters, Model, RunConfig, SchedulerOptions};
 pub use document::{Content, Document, LABEL_TAG, NamedScore, NdArray, SCORE_TAG};
 pub use document_array::{
     DocumentArray, DocumentError, DocumentReader, MAX_DOCUMENT_BYTES, stream_frame, stream_head,
 };
 pub use event::{Event, EventBatch, Job, Level, Outcome, Stage, WorkerOrders};
+pub use limits::{InvalidField, MAX_EPOCHS, check_name, check_workers};
 pub use names::{Device, Loss, Miner, Optimizer, RunTask, Sampler, Scheduler, Status, Task};
 pub use options::Options;
 pub use run::{
