@@ -490,7 +490,7 @@ async fn a_log_stream_that_falls_silent_is_opened_again() {
     let finetuner = Finetuner::builder()
         .registry(url)
         .token(TOKEN)
-        .idle_timeout(Duration::from_millis(50))
+        .idle_timeout(Duration::from_millis(500))
         .retry(impatient().attempts(3))
         .connect()
         .await
