@@ -54,6 +54,15 @@ enum Stage {
     Done(Value),
 }
 
+impl InProgress {
+    /// Whether parts may still come. One that is finished is only remembered.
+    fn is_open(&self) -> bool {
+        let state = self.state.try_lock();
+        // What is being worked on is open.
+        state.map_or(true, |state| matches!(*state, Stage::Open { .. }))
+    }
+}
+
 impl Uploads {
     fn begin(&self, user_id: &str, state: Stage) -> Result<String> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,8 +73,10 @@ impl Uploads {
                 .unwrap_or_else(PoisonError::into_inner);
             touched.elapsed() < LIFE
         });
-        let own = all.values().filter(|upload| upload.user_id == user_id);
-        if own.count() >= MAX_UPLOADS {
+        let open = all
+            .values()
+            .filter(|upload| upload.user_id == user_id && upload.is_open());
+        if open.count() >= MAX_UPLOADS {
             return Err(ApiError::too_many(format!(
                 "{MAX_UPLOADS} uploads are in progress already; finish one, or wait an hour"
             )));
@@ -174,4 +185,29 @@ pub(crate) async fn finish(
     let Json(answer) = success(json!({"_id": id, "name": name}));
     *state = Stage::Done(answer.clone());
     Ok(Json(answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[tokio::test]
+    async fn only_uploads_that_are_open_count_against_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::in_folder(folder.path()).unwrap();
+        let uploads = Uploads::default();
+        let open = || Stage::Open {
+            upload: Box::new(store.upload()),
+            fields: Fields::default(),
+        };
+        for _ in 0..2 * MAX_UPLOADS {
+            uploads.begin("ada", Stage::Done(json!({}))).unwrap();
+        }
+        for _ in 0..MAX_UPLOADS {
+            uploads.begin("ada", open()).unwrap();
+        }
+        assert!(uploads.begin("ada", open()).is_err());
+        assert!(uploads.begin("bob", open()).is_ok(), "each user's own");
+    }
 }
