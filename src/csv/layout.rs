@@ -8,7 +8,7 @@ use std::{
 
 use finetuner_protocol::{Document, LABEL_TAG, SCORE_TAG, Task, find_backbone};
 
-use super::{CsvOptions, read::Row};
+use super::{CsvOptions, mesh, read::Row};
 use crate::{
     DocumentSource, Error, Result,
     data::{Problems, local_path},
@@ -232,18 +232,15 @@ impl Reading<'_> {
         let Some(path) = local_path(cell).map(|path| self.options.path(&path)) else {
             return Some(with_type(Document::uri(cell), Path::new(cell)));
         };
-        if kind == Kind::Mesh && self.options.create_point_clouds {
-            return problem(
-                "point clouds can't be drawn from meshes here: give documents with tensors, or \
-                 `create_point_clouds(false)`"
-                    .to_owned(),
-            );
-        }
         if !path.is_file() {
             return problem(format!(
                 "column {place}: there is no file {}, and it is no address",
                 path.display()
             ));
+        }
+        if kind == Kind::Mesh && self.options.create_point_clouds {
+            let cloud = mesh::point_cloud(&path, self.options.point_cloud_size);
+            return cloud.map_or_else(problem, Some);
         }
         let uri = path.to_string_lossy().into_owned();
         Some(with_type(Document::uri(uri), &path))
@@ -293,7 +290,7 @@ fn with_type(document: Document, path: &Path) -> Document {
 
 #[cfg(test)]
 mod tests {
-    use finetuner_protocol::DocumentArray;
+    use finetuner_protocol::{Content, DocumentArray, NdArray};
 
     use super::*;
     use crate::{Csv, data::Problem};
@@ -374,6 +371,26 @@ mod tests {
     }
 
     #[test]
+    fn meshes_become_clouds_of_points() {
+        let (folder, options) = pictures(&[]);
+        for name in ["a.off", "b.off"] {
+            let mesh = "OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n";
+            std::fs::write(folder.path().join(name), mesh).unwrap();
+        }
+        let clouds = options.clone().point_cloud_size(64);
+        let documents = read("a.off,b.off\n", "pointnet++", clouds).unwrap();
+        assert_eq!(documents.len(), 2);
+        assert_eq!(documents[1].modality, "mesh");
+        let Some(Content::Tensor(NdArray::Dense { shape, .. })) = &documents[1].content else {
+            panic!("{:?}", documents[1])
+        };
+        assert_eq!(shape, &[64, 3]);
+        let files = options.create_point_clouds(false);
+        let documents = read("a.off,b.off\n", "pointnet++", files).unwrap();
+        assert!(documents[0].uri.ends_with("a.off") && documents[0].content.is_none());
+    }
+
+    #[test]
     fn every_bad_row_is_named() {
         let (_folder, options) = pictures(&["a.png"]);
         let text = "a.png,red\nmissing.png,blue\na.png\n,green\n";
@@ -389,8 +406,10 @@ mod tests {
         assert!(error.to_string().contains("`high`"), "{error}");
         let error = read("a,b,c,d\n", "bert-base-cased", CsvOptions::new()).unwrap_err();
         assert!(error.to_string().contains("4 columns"), "{error}");
-        let error = read("a.obj,b.obj\n", "pointnet++", CsvOptions::new()).unwrap_err();
-        assert!(error.to_string().contains("point clouds"), "{error}");
+        let (_folder, options) = pictures(&["a.obj"]);
+        let error = read("a.obj,b.obj\n", "pointnet++", options).unwrap_err();
+        assert!(error.to_string().contains("no area"), "{error}");
+        assert!(error.to_string().contains("no file"), "{error}");
     }
 
     #[test]

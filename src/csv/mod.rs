@@ -12,6 +12,7 @@
 
 mod dialect;
 mod layout;
+mod mesh;
 #[cfg(test)]
 mod python;
 mod read;
@@ -214,9 +215,10 @@ impl CsvOptions {
         self
     }
 
-    /// Whether point clouds are drawn from meshes that are files of this machine.
-    /// It is what the Python client does by default; here meshes are refused
-    /// until it is switched off, and travel as addresses then.
+    /// Whether point clouds are drawn from the meshes of a model such as
+    /// `pointnet++`, where they are files of this machine; yes by default.
+    /// OFF, OBJ and STL files can be read. The points of a mesh are the same
+    /// each time it is read.
     pub fn create_point_clouds(mut self, create: bool) -> Self {
         self.create_point_clouds = create;
         self

@@ -3,8 +3,8 @@
 //! it is still good.
 
 use std::{
-    fs,
-    io::Write,
+    fs::{self, File},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 
@@ -18,6 +18,18 @@ use crate::{Error, Result};
 /// folder.
 const FOLDER_VARIABLE: &str = "FINETUNER_CACHE";
 
+/// The folder for what was pulled, where the program names none.
+pub(super) fn default_folder() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    set(FOLDER_VARIABLE).map(PathBuf::from).or_else(|| {
+        let cache = set("XDG_CACHE_HOME")
+            .or_else(|| set("LOCALAPPDATA"))
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")))?;
+        Some(cache.join("finetuner"))
+    })
+}
+
 /// Where one data set is kept.
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
@@ -26,21 +38,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    /// The place of the data of that name at a backend; none where there is no
-    /// cache folder.
-    pub(super) fn of(backend: &str, user: &str, name: &str) -> Option<Self> {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let folder = set(FOLDER_VARIABLE).map(PathBuf::from).or_else(|| {
-            let cache = set("XDG_CACHE_HOME")
-                .or_else(|| set("LOCALAPPDATA"))
-                .map(PathBuf::from)
-                .or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")))?;
-            Some(cache.join("finetuner"))
-        })?;
-        Some(Self::within(&folder, &[backend, user, name]))
-    }
-
-    fn within(folder: &Path, key: &[&str]) -> Self {
+    /// The place in a cache folder of the data of that name, as a user of a
+    /// backend sees it.
+    pub(super) fn within(folder: &Path, key: [&str; 3]) -> Self {
         let mut stem = hex(&Sha256::digest(key.join("\n")));
         stem.truncate(32);
         Self {
@@ -49,8 +49,20 @@ impl Slot {
         }
     }
 
+    /// As [`Slot::find`], where the file is what its name says; one that was
+    /// damaged is taken away. Blocks.
+    pub(super) fn find_whole(&self) -> Option<(String, PathBuf)> {
+        let (hash, path) = self.find()?;
+        if hash_of(&path).is_ok_and(|found| found == hash) {
+            return Some((hash, path));
+        }
+        // Where it can't be removed, the next download takes its place.
+        let _ = fs::remove_file(path);
+        None
+    }
+
     /// The content's SHA-256, and the file that has it.
-    pub(super) fn find(&self) -> Option<(String, PathBuf)> {
+    fn find(&self) -> Option<(String, PathBuf)> {
         let entries = fs::read_dir(&self.folder).ok()?;
         entries.flatten().find_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
@@ -85,6 +97,19 @@ impl Slot {
     }
 }
 
+/// The SHA-256 of a file, as hex digits.
+fn hash_of(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            count => hasher.update(&piece[..count]),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,8 +117,8 @@ mod tests {
     #[test]
     fn one_file_for_each_data_set_and_the_last_content_of_it() {
         let folder = tempfile::tempdir().unwrap();
-        let slot = Slot::within(folder.path(), &["http://a", "u", "train"]);
-        let other = Slot::within(folder.path(), &["http://a", "u", "eval"]);
+        let slot = Slot::within(folder.path(), ["http://a", "u", "train"]);
+        let other = Slot::within(folder.path(), ["http://a", "u", "eval"]);
         assert_eq!(slot.find(), None);
         for hash in ["aa", "bb", "bb"] {
             let mut file = slot.begin().unwrap();
@@ -104,6 +129,12 @@ mod tests {
             assert_eq!(fs::read_to_string(path).unwrap(), hash);
         }
         assert_eq!(other.find(), None);
+        assert_eq!(slot.find_whole(), None, "`bb` is not its own SHA-256");
+        let mut file = slot.begin().unwrap();
+        file.write_all(b"abc").unwrap();
+        let hash = hex(&Sha256::digest(b"abc"));
+        slot.keep(file, &hash).unwrap();
+        assert_eq!(slot.find_whole(), slot.find());
         let files = fs::read_dir(folder.path().join("documents")).unwrap();
         assert_eq!(files.count(), 1);
     }

@@ -4,6 +4,7 @@ use std::{
     fs::File,
     future::{Future, IntoFuture},
     io::{self, BufReader, Read, Write},
+    path::PathBuf,
     pin::Pin,
     task::{Context, Poll},
 };
@@ -15,7 +16,8 @@ use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 
 use super::{
-    cache::Slot,
+    blocking,
+    cache::{Slot, default_folder},
     download::{Download, Expected, download},
 };
 use crate::{
@@ -52,6 +54,7 @@ pub struct Pull {
     transport: Transport,
     name: String,
     local_cache: bool,
+    cache_folder: Option<PathBuf>,
     progress: ProgressSink,
 }
 
@@ -61,6 +64,7 @@ impl Pull {
             transport,
             name,
             local_cache: false,
+            cache_folder: None,
             progress: ProgressSink::default(),
         }
     }
@@ -70,6 +74,13 @@ impl Pull {
     /// user's cache folder, or where `FINETUNER_CACHE` says.
     pub fn local_cache(mut self, cache: bool) -> Self {
         self.local_cache = cache;
+        self
+    }
+
+    /// Keeps a copy in this folder; see [`Pull::local_cache`].
+    pub fn cache_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.local_cache = true;
+        self.cache_folder = Some(folder.into());
         self
     }
 
@@ -85,7 +96,8 @@ impl Pull {
     /// is the stream's last item.
     pub async fn stream(self) -> Result<DocumentStream> {
         let slot = self.local_cache.then(|| self.slot()).flatten();
-        let cached = slot.as_ref().and_then(Slot::find);
+        let searched = slot.clone();
+        let cached = blocking(move || Ok(searched.as_ref().and_then(Slot::find_whole))).await?;
         let known = cached.as_ref().map(|(hash, _)| hash.as_str());
         let expected = Expected::Name(self.name);
         let started = download(&self.transport, expected, known, self.progress).await?;
@@ -103,7 +115,9 @@ impl Pull {
         let backend = self.transport.addresses().hubble.origin();
         // Two users of a machine's account have data of the same name.
         let user = self.transport.token().map_or("", |token| token.expose());
-        Slot::of(&backend.ascii_serialization(), user, &self.name)
+        let folder = self.cache_folder.clone().or_else(default_folder)?;
+        let backend = backend.ascii_serialization();
+        Some(Slot::within(&folder, [&backend, user, &self.name]))
     }
 
     async fn run(self) -> Result<DocumentArray> {

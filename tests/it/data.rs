@@ -107,6 +107,41 @@ async fn data_is_listed_described_replaced_and_deleted() {
 }
 
 #[tokio::test]
+async fn data_that_has_not_changed_is_not_fetched_again() {
+    let (_server, finetuner) = backend::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    // The documents, and how many bytes came over the wire for them.
+    let pull = async || {
+        let received = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&received);
+        let pull = finetuner.pull("train").cache_folder(folder.path());
+        let pull = pull.on_progress(move |p| counted.store(p.bytes, Ordering::SeqCst));
+        let documents = pull.await.unwrap();
+        (documents, received.load(Ordering::SeqCst))
+    };
+    let copies = || {
+        let files = std::fs::read_dir(folder.path().join("documents")).unwrap();
+        files.map(|f| f.unwrap().path()).collect::<Vec<_>>()
+    };
+    let (first, second) = (pairs("train", 3), pairs("train", 4));
+    finetuner.push("train", &first).await.unwrap();
+    let whole = first.to_bytes().unwrap().len() as u64;
+    assert_eq!(pull().await, (first.clone(), whole));
+    assert_eq!(pull().await, (first.clone(), 0));
+    // A copy that was damaged is not believed.
+    let [copy] = copies().try_into().unwrap();
+    std::fs::write(&copy, "damaged").unwrap();
+    assert_eq!(pull().await, (first, whole));
+    // What has changed comes anew, in place of the old.
+    finetuner.push("train", &second).await.unwrap();
+    let whole = second.to_bytes().unwrap().len() as u64;
+    assert_eq!(pull().await, (second.clone(), whole));
+    assert_eq!(pull().await, (second, 0));
+    let [new] = copies().try_into().unwrap();
+    assert_ne!(new, copy);
+}
+
+#[tokio::test]
 async fn pictures_in_files_are_read_as_they_are_sent() {
     let (_server, finetuner) = backend::start().await;
     let folder = tempfile::tempdir().unwrap();
