@@ -6,11 +6,11 @@ use std::{
 };
 
 use finetuner_protocol::{
-    Config, ExamplesInfo, MAX_POINTS, MetricPoint, MetricsInfo, RunInfo, RunTask, Status,
-    StatusInfo,
+    CheckpointInfo, Config, ExamplesInfo, MAX_POINTS, MetricPoint, MetricsInfo, RunInfo, RunTask,
+    Status, StatusInfo, check_name,
 };
 use reqwest::Method;
-use serde_json::Value;
+use serde_json::json;
 
 use crate::{
     Error, ExamplesTable, LogStream, MetricsTable, Result, SaveArtifact, Watch,
@@ -207,15 +207,75 @@ impl Run {
         }
     }
 
-    /// The states of the training that the backend has kept, as it describes
-    /// them.
+    /// The states of the training that the backend has kept, oldest first: the
+    /// last one while the run goes on or when it has failed, and as many as
+    /// [`TrainingCheckpoint`](crate::TrainingCheckpoint) wants.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// for checkpoint in run.checkpoints().await? {
+    ///     println!("{}: {} epochs", checkpoint.number, checkpoint.epoch);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::is_unsupported`] where the backend keeps none.
-    pub async fn checkpoints(&self) -> Result<Vec<Value>> {
+    pub async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>> {
         let route = "experiments/{experiment}/runs/{run}/checkpoints";
         let answer = self.transport.json(self.call(Method::GET, route)).await;
         self.optional(answer, "list a run's checkpoints").await
+    }
+
+    /// Starts another run that goes on from one of this run's checkpoints, by
+    /// its number: with the same configuration, and `epochs` in all where that
+    /// is given, those that are done among them.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// // It was still getting better after its 5 epochs.
+    /// if let Some(last) = run.checkpoints().await?.last() {
+    ///     let longer = run.go_on_from(last.number, "longer", Some(10)).await?;
+    ///     longer.wait().await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::is_unsupported`] where the backend can't,
+    /// [`Error::is_conflict`] where the experiment has a run of that name.
+    pub async fn go_on_from(
+        &self,
+        checkpoint: u64,
+        run_name: impl Into<String>,
+        epochs: Option<u64>,
+    ) -> Result<Self> {
+        let run_name = run_name.into();
+        check_name("run_name", &run_name)?;
+        let mut body = json!({"name": run_name});
+        if let Some(epochs) = epochs {
+            body["epochs"] = epochs.into();
+        }
+        let number = checkpoint.to_string();
+        let call = Call::api(
+            Method::POST,
+            "experiments/{experiment}/runs/{run}/checkpoints/{number}/runs",
+            &[&self.experiment, self.name(), &number],
+        )
+        .json(body)
+        .keyed()
+        .repeatable();
+        let answer = match self.transport.json(call).await {
+            // A checkpoint that is not there is told from a backend without any.
+            Err(error) if error.is_not_found() => {
+                self.checkpoints().await?;
+                Err(error)
+            }
+            answer => answer,
+        };
+        Ok(Self::new(self.transport.clone(), &self.experiment, answer?))
     }
 
     /// Ends the run without a model; its status is then `FAILED`. A run that has

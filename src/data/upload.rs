@@ -35,12 +35,17 @@ pub(super) async fn send(
             None => return send_whole(transport, in_memory(start.freeze()), fields).await,
         }
     }
-    match begin(transport, &fields).await? {
-        Some(upload) => send_parts(transport, upload, start, stream).await,
-        None => {
-            drop(stream);
-            send_whole(transport, make, fields).await
+    let Some(upload) = begin(transport, &fields).await? else {
+        drop(stream);
+        return send_whole(transport, make, fields).await;
+    };
+    match send_parts(transport, upload, start, stream).await {
+        // A backend that was started anew has forgotten what had come.
+        Err(error) if error.is_not_found() => {
+            let upload = begin(transport, &fields).await?.ok_or(error)?;
+            send_parts(transport, upload, BytesMut::new(), make()).await
         }
+        sent => sent,
     }
 }
 

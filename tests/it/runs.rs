@@ -7,8 +7,13 @@ use finetuner::{
     protocol::Event,
 };
 use futures_util::TryStreamExt;
+use serde_json::json;
+use wiremock::ResponseTemplate;
 
-use crate::backend::{self, EVAL_DATA, TRAIN_DATA, short_fit, with_data};
+use crate::{
+    backend::{self, EVAL_DATA, TRAIN_DATA, short_fit, with_data},
+    mock::with_run,
+};
 
 #[tokio::test]
 async fn a_run_is_watched_to_its_end_and_its_curves_stay() {
@@ -137,8 +142,25 @@ async fn a_run_that_is_cancelled_ends_and_makes_room_for_the_next() {
     // Once it has ended, nothing changes any more.
     next.cancel().await.unwrap();
     assert_eq!(next.status().await.unwrap().status, Status::Finished);
-    let error = next.checkpoints().await.unwrap_err();
-    assert!(error.is_unsupported(), "{error}");
+    assert_eq!(next.checkpoints().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_a_backend_can_not_do_is_told_from_what_is_not_there() {
+    let unknown = || ResponseTemplate::new(404).set_body_json(json!({"detail": "Not Found"}));
+    let (_server, _, run) = with_run("/(checkpoints|history|cancel|1/runs)", unknown()).await;
+    let errors = [
+        run.checkpoints().await.err().unwrap(),
+        run.metric_history(None).await.err().unwrap(),
+        run.cancel().await.err().unwrap(),
+        run.go_on_from(1, "next", None).await.err().unwrap(),
+    ];
+    for error in errors {
+        assert!(error.is_unsupported(), "{error}");
+    }
+    let (_server, _, run) = with_run("/(checkpoints|status)", unknown()).await;
+    let error = run.checkpoints().await.unwrap_err();
+    assert!(error.is_not_found() && !error.is_unsupported(), "{error}");
 }
 
 #[tokio::test]

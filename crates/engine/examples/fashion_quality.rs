@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
-use finetuner_engine::job::{self, Observer};
+use finetuner_engine::job::{self, Observer, Setting};
 use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig};
 use serde_json::json;
 
@@ -72,10 +72,13 @@ fn main() -> Fallible<()> {
         let mut follower = Follower { log: args.log };
         let finished = job::run(
             &config,
-            &Device::Cpu,
-            true,
-            &read,
-            folder.path(),
+            &Setting {
+                device: &Device::Cpu,
+                local_models: true,
+                read_data: &read,
+                folder: folder.path(),
+                checkpoint: None,
+            },
             &mut follower,
         )?;
         // Each query has one picture that is right, so that R-precision is

@@ -152,6 +152,8 @@ pub(crate) struct Indexed<'a> {
     pub(crate) label: String,
     /// Where the picture came from, where that is known.
     pub(crate) uri: &'a str,
+    /// The number of its document, counted from 0.
+    pub(crate) place: usize,
 }
 
 /// Reads what an evaluation searches with and in. Queries are texts or pairs,
@@ -214,6 +216,7 @@ pub(crate) fn search_set<'a>(
             id: &part.id,
             image: part.as_blob().unwrap_or_default(),
             uri: &part.uri,
+            place: i,
             label: label(document, part)
                 .ok_or_else(|| bad(i, document, "it has neither a `finetuner_label` nor a text"))?,
         })

@@ -15,7 +15,8 @@ use crate::{
     data,
     evaluation::Metrics,
     plan::{Plan, choose_device},
-    train::{Pair, Trainer, TrainerOptions},
+    resume,
+    train::{Checkpoint, Pair, Position, Trainer, TrainerOptions},
 };
 
 /// A long epoch says how far it is this often.
@@ -26,10 +27,49 @@ pub trait Observer {
     /// Something happened. It must not take long: training waits.
     fn event(&mut self, event: Event);
 
-    /// Whether the run shall stop at the next step.
-    fn interrupted(&self) -> bool {
+    /// Whether the run shall stop at the next step, and how.
+    fn interrupted(&self) -> Option<Interruption> {
+        None
+    }
+
+    /// Whether a checkpoint is wanted at the next step, or at the end of the
+    /// epoch.
+    fn wants_checkpoint(&self) -> bool {
         false
     }
+
+    /// A checkpoint was written to this file, which is overwritten by the next
+    /// one: keep what is in it.
+    ///
+    /// # Errors
+    /// Why it can't be kept. The run goes on, with a warning.
+    fn checkpoint(&mut self, file: &Path, at: Position) -> Result<(), String> {
+        let _ = (file, at);
+        Ok(())
+    }
+}
+
+/// How a run is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// For good.
+    Stop,
+    /// To go on later, from a checkpoint that is made first.
+    Pause,
+}
+
+/// What a run is carried out with, beside its configuration.
+pub struct Setting<'a> {
+    /// The processor asked for.
+    pub device: &'a Device,
+    /// Whether models may be loaded from folders.
+    pub local_models: bool,
+    /// Gives the documents of a name.
+    pub read_data: &'a dyn Fn(&str) -> Result<DocumentArray>,
+    /// For the run alone: takes temporary files, checkpoints and the artifact.
+    pub folder: &'a Path,
+    /// A checkpoint that the run goes on from; see [`Observer::checkpoint`].
+    pub checkpoint: Option<&'a Path>,
 }
 
 /// What a run has made.
@@ -43,20 +83,24 @@ pub struct Finished {
     pub after: Metrics,
 }
 
-/// Carries out a run. `read_data` gives the documents of a name, `folder` is
-/// for the run alone and takes temporary files and the artifact.
+/// Carries out a run. One that goes on from a checkpoint gives the same losses
+/// as one undisturbed, on the same machine.
 ///
 /// # Errors
 /// Whatever is wrong with configuration, model or data, and
 /// [`Error::Interrupted`].
 pub fn run(
     config: &RunConfig,
-    device: &Device,
-    local_models: bool,
-    read_data: &dyn Fn(&str) -> Result<DocumentArray>,
-    folder: &Path,
+    setting: &Setting<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Finished> {
+    let Setting {
+        device,
+        local_models,
+        read_data,
+        folder,
+        checkpoint,
+    } = *setting;
     let plan = Plan::new(config, local_models)?;
     log(observer, Level::Info, "Starting finetuning run ...");
     for note in &plan.notes {
@@ -109,13 +153,29 @@ pub fn run(
         folder,
         observer,
     };
-    let started = Instant::now();
-    train_epochs(&plan, &train, &validation, &mut callbacks, &mut context)?;
+    let mut progress = Progress::start();
+    match checkpoint {
+        Some(file) => progress.load(file, &mut callbacks, &mut context)?,
+        None => {
+            for callback in &mut *callbacks {
+                callback.on_fit_begin(&mut context)?;
+            }
+        }
+    }
+    train_epochs(
+        &plan,
+        &train,
+        &validation,
+        &mut callbacks,
+        &mut context,
+        &progress,
+    )?;
+    let duration = progress.duration();
     let (before, after) = (context.before, context.after);
     log(
         observer,
         Level::Debug,
-        format!("Finetuning took {}", in_words(started.elapsed())),
+        format!("Finetuning took {}", in_words(duration)),
     );
     for (name, after) in &after {
         let message = match before.get(name) {
@@ -135,7 +195,7 @@ pub fn run(
         &RunRecord {
             config,
             device: if device.is_cpu() { "cpu" } else { "gpu" },
-            duration: started.elapsed(),
+            duration,
             before: &before,
             after: &after,
         },
@@ -173,12 +233,11 @@ fn train_epochs(
     validation: &[Pair],
     callbacks: &mut [Box<dyn TrainingCallback>],
     context: &mut Context<'_>,
+    run: &Progress,
 ) -> Result<()> {
-    for callback in &mut *callbacks {
-        callback.on_fit_begin(context)?;
-    }
     context.log(Level::Info, "Finetuning ...");
-    for epoch in 1..=plan.epochs {
+    while context.trainer.position().epoch < plan.epochs {
+        let epoch = context.trainer.position().epoch + 1;
         let started = Instant::now();
         let steps = context.trainer.steps_per_epoch(pairs);
         let observer = &mut *context.observer;
@@ -187,7 +246,7 @@ fn train_epochs(
             let (epochs, seconds) = (plan.epochs, started.elapsed().as_secs_f64());
             format!("Training [{epoch}/{epochs}] {step}/{steps} {seconds:.1} s")
         };
-        let train_loss = context.trainer.epoch(pairs, |step| {
+        let trained = context.trainer.epoch(pairs, |step| {
             observer.event(Event::Step {
                 epoch,
                 epochs: plan.epochs,
@@ -203,11 +262,20 @@ fn train_epochs(
                 let line = format!("{done} • loss: {:.3}", step.mean_loss);
                 log(observer, Level::Info, line);
             }
-            if observer.interrupted() {
+            // The trainer is free for a checkpoint only between its steps.
+            if observer.interrupted().is_some() || observer.wants_checkpoint() {
                 return Err(Error::Interrupted);
             }
             Ok(())
-        })?;
+        });
+        let train_loss = match trained {
+            Ok(loss) => loss,
+            Err(Error::Interrupted) => {
+                run.pause(callbacks, context)?;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let val_loss = if validation.is_empty() {
             None
         } else {
@@ -231,6 +299,12 @@ fn train_epochs(
         for callback in &mut *callbacks {
             callback.on_epoch_end(context)?;
         }
+        if plan.keep_checkpoints > 0
+            || context.observer.interrupted().is_some()
+            || context.observer.wants_checkpoint()
+        {
+            run.pause(callbacks, context)?;
+        }
     }
     for callback in &mut *callbacks {
         callback.on_fit_end(context)?;
@@ -240,6 +314,100 @@ fn train_epochs(
     }
     context.log(Level::Info, "Done ✨");
     Ok(())
+}
+
+/// How long a run has been trained, and how it is saved.
+struct Progress {
+    since: Instant,
+    before: Duration,
+}
+
+impl Progress {
+    fn start() -> Self {
+        Self {
+            since: Instant::now(),
+            before: Duration::ZERO,
+        }
+    }
+
+    fn duration(&self) -> Duration {
+        self.before + self.since.elapsed()
+    }
+
+    /// Between two steps: makes the checkpoint that is wanted, and ends the
+    /// run where that is asked for.
+    fn pause(
+        &self,
+        callbacks: &[Box<dyn TrainingCallback>],
+        context: &mut Context<'_>,
+    ) -> Result<()> {
+        let interrupted = context.observer.interrupted();
+        if interrupted != Some(Interruption::Stop) {
+            self.save(callbacks, context)?;
+        }
+        match interrupted {
+            Some(_) => Err(Error::Interrupted),
+            None => Ok(()),
+        }
+    }
+
+    fn save(
+        &self,
+        callbacks: &[Box<dyn TrainingCallback>],
+        context: &mut Context<'_>,
+    ) -> Result<()> {
+        let state = context.folder.join(TRAINER_FILE);
+        Checkpoint::of(context.trainer)?.write(&state)?;
+        let record = resume::Progress::new(
+            context.before.clone(),
+            callbacks.iter().map(|callback| callback.state()).collect(),
+            self.duration().as_secs_f64(),
+        );
+        let file = context.folder.join("checkpoint.zip");
+        resume::pack(&file, &record, context.folder, &file_names(callbacks))?;
+        std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
+        let at = context.trainer.position();
+        if let Err(reason) = context.observer.checkpoint(&file, at) {
+            let message = format!("The checkpoint could not be kept: {reason}");
+            context.log(Level::Warning, message);
+        }
+        std::fs::remove_file(&file).map_err(|e| Error::io(&file, e))
+    }
+
+    fn load(
+        &mut self,
+        file: &Path,
+        callbacks: &mut [Box<dyn TrainingCallback>],
+        context: &mut Context<'_>,
+    ) -> Result<()> {
+        let record = resume::unpack(file, context.folder, &file_names(callbacks))?;
+        let state = context.folder.join(TRAINER_FILE);
+        Checkpoint::read(&state)?.apply(context.trainer)?;
+        std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
+        if record.callbacks.len() != callbacks.len() {
+            return Err(Error::checkpoint("it is of a run with other callbacks"));
+        }
+        for (callback, state) in callbacks.iter_mut().zip(&record.callbacks) {
+            callback.restore(state)?;
+        }
+        context.before = record.before;
+        self.before = Duration::try_from_secs_f64(record.seconds).unwrap_or_default();
+        let Position { epoch, step, .. } = context.trainer.position();
+        context.log(
+            Level::Info,
+            format!("Going on from a checkpoint: {epoch} epochs and {step} steps are done"),
+        );
+        Ok(())
+    }
+}
+
+/// The trainer's part of a checkpoint.
+const TRAINER_FILE: &str = "trainer.safetensors";
+
+/// All files of a checkpoint.
+fn file_names(callbacks: &[Box<dyn TrainingCallback>]) -> Vec<&'static str> {
+    let own = callbacks.iter().filter_map(|callback| callback.file());
+    std::iter::once(TRAINER_FILE).chain(own).collect()
 }
 
 fn log(observer: &mut dyn Observer, level: Level, message: impl Into<String>) {

@@ -34,6 +34,7 @@ mod ops;
 pub mod optim;
 pub mod params;
 pub mod plan;
+mod resume;
 pub mod source;
 pub mod tokenizer;
 pub mod train;

@@ -44,6 +44,9 @@ pub struct Plan {
     /// Whether pictures are changed at random; `model_options.augmentation`
     /// is `light`.
     pub augment: bool,
+    /// How many checkpoints at the ends of epochs are wanted when the run has
+    /// ended: `last_k_epochs` of `TrainingCheckpoint`, 0 without it.
+    pub keep_checkpoints: usize,
     optimizer: (OptimizerName, Options),
     callbacks: Vec<Callback>,
     /// What the configuration left open and how it was decided, for the log.
@@ -119,6 +122,7 @@ impl Plan {
             learning_rate,
             seed,
             augment,
+            keep_checkpoints: keep_checkpoints(&config.callbacks),
             optimizer: (hyper.optimizer.clone(), optimizer_options),
             callbacks: config.callbacks.clone(),
             notes,
@@ -199,6 +203,8 @@ impl Plan {
     pub(crate) fn callbacks(&self) -> Result<Vec<Box<dyn TrainingCallback>>> {
         self.callbacks
             .iter()
+            // Whoever carries out the run keeps its checkpoints.
+            .filter(|callback| !matches!(callback, Callback::TrainingCheckpoint(_)))
             .map(|callback| -> Result<Box<dyn TrainingCallback>> {
                 match callback {
                     Callback::BestModelCheckpoint(options) => Ok(Box::new(BestModel::new(options)?)),
@@ -208,7 +214,7 @@ impl Plan {
                     other => Err(Error::config(
                         "callbacks",
                         format!(
-                            "`{}`: `BestModelCheckpoint` and `EvaluationCallback` can be used in this version",
+                            "`{}`: `BestModelCheckpoint`, `TrainingCheckpoint` and `EvaluationCallback` can be used in this version",
                             other.name()
                         ),
                     )),
@@ -216,6 +222,14 @@ impl Plan {
             })
             .collect()
     }
+}
+
+fn keep_checkpoints(callbacks: &[Callback]) -> usize {
+    let wanted = callbacks.iter().filter_map(|callback| match callback {
+        Callback::TrainingCheckpoint(options) => Some(options.last_k_epochs),
+        _ => None,
+    });
+    wanted.max().unwrap_or(0)
 }
 
 fn check_loss(hyper: &HyperParameters) -> Result<()> {

@@ -211,6 +211,7 @@ pub struct DocumentReader<R> {
     failed: bool,
     packed: Vec<u8>,
     message: Vec<u8>,
+    unpacked: u64,
 }
 
 impl<R: Read> DocumentReader<R> {
@@ -235,7 +236,26 @@ impl<R: Read> DocumentReader<R> {
             failed: false,
             packed: Vec::new(),
             message: Vec::new(),
+            unpacked: 0,
         })
+    }
+
+    /// The bytes of all documents that were read so far, unpacked.
+    pub fn bytes_unpacked(&self) -> u64 {
+        self.unpacked
+    }
+
+    /// Leaves out the next documents, as many as there are up to `count`,
+    /// without unpacking them.
+    ///
+    /// # Errors
+    /// [`DocumentError::Truncated`] where the stream ends within one.
+    pub fn skip_documents(&mut self, count: u64) -> Result<(), DocumentError> {
+        for _ in 0..count.min(self.count.saturating_sub(self.read)) {
+            self.read_packed()?;
+            self.read += 1;
+        }
+        Ok(())
     }
 
     /// How many documents the stream says it has.
@@ -243,7 +263,8 @@ impl<R: Read> DocumentReader<R> {
         self.count
     }
 
-    fn read_next(&mut self) -> Result<Document, DocumentError> {
+    /// Takes the next document in as it is packed.
+    fn read_packed(&mut self) -> Result<(), DocumentError> {
         let (number, count) = (self.read + 1, self.count);
         let truncated = |e: std::io::Error| match e.kind() {
             std::io::ErrorKind::UnexpectedEof => DocumentError::Truncated { number, count },
@@ -263,6 +284,12 @@ impl<R: Read> DocumentReader<R> {
         if self.packed.len() as u64 != length {
             return Err(DocumentError::Truncated { number, count });
         }
+        Ok(())
+    }
+
+    fn read_next(&mut self) -> Result<Document, DocumentError> {
+        self.read_packed()?;
+        let number = self.read + 1;
         let malformed =
             |e: &dyn std::fmt::Display| DocumentError::Malformed(format!("document {number}: {e}"));
         // Files that docarray saves hold messages as they are.
@@ -279,6 +306,7 @@ impl<R: Read> DocumentReader<R> {
         if message.len() as u64 > MAX_DOCUMENT_BYTES {
             return Err(DocumentError::TooLarge { number });
         }
+        self.unpacked += message.len() as u64;
         Document::from_bytes(message).map_err(|e| malformed(&e))
     }
 }

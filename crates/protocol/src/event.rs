@@ -60,7 +60,19 @@ pub enum Event {
         stage: Stage,
         /// By query, the best match first: a text, or the name of a picture.
         examples: BTreeMap<String, Vec<serde_json::Value>>,
+        /// Where the matches lie.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        found: Option<FoundDocuments>,
     },
+}
+
+/// Where the matches of example queries lie.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FoundDocuments {
+    /// The name of the data that was searched.
+    pub data: String,
+    /// By query, the number of each match in it, counted from 0.
+    pub places: BTreeMap<String, Vec<u64>>,
 }
 
 /// How important a log line is.
@@ -105,32 +117,79 @@ pub struct Job {
     pub config: RunConfig,
     /// The processor asked for.
     pub device: Device,
+    /// Which worker of the run it is, counted from 1.
+    pub attempt: u32,
+    /// Whether there is a checkpoint to go on from.
+    pub has_checkpoint: bool,
+    /// What the worker may do.
+    pub rules: WorkRules,
+}
+
+/// What an operator allows workers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkRules {
+    /// Whether models may be loaded from folders of the worker's machine.
+    pub local_models: bool,
+    /// Whether pictures may be fetched from private addresses.
+    pub private_addresses: bool,
+    /// Seconds between two checkpoints.
+    pub checkpoint_seconds: f64,
+    /// Seconds between two signs of life, at most.
+    pub heartbeat_seconds: f64,
+    /// Bytes of memory that the worker's process may have.
+    pub max_memory: Option<u64>,
+    /// Bytes that its temporary files may have.
+    pub max_disk: Option<u64>,
 }
 
 /// Events that a worker reports, in order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EventBatch {
-    /// The number of the first event in its run, counted from 0. Events that
-    /// the server already has are skipped, so a batch may be sent again.
+    /// The number of the first event, counted from 0 over all that this worker
+    /// reports. Events that the server already has are skipped, so a batch may
+    /// be sent again.
     pub first: u64,
     /// The events.
     pub events: Vec<Event>,
 }
 
 /// What a worker is told in answer to events.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub struct WorkerOrders {
-    /// Whether to stop.
-    pub stop: bool,
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerOrders {
+    /// To go on.
+    #[default]
+    GoOn,
+    /// To make a checkpoint and end: another worker will go on from it.
+    Pause,
 }
 
-/// How a run ended.
+/// A checkpoint of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointInfo {
+    /// Its number in the run, counted from 1.
+    pub number: u64,
+    /// Whole epochs behind it.
+    pub epoch: u64,
+    /// Steps of the next epoch that are done.
+    pub step: u64,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its SHA-256, as hex digits.
+    pub sha256: String,
+    /// When it was made, in UTC.
+    pub created_at: String,
+}
+
+/// How a worker has ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
     /// The artifact is uploaded.
     Finished,
-    /// It went wrong.
+    /// It has paused, as it was told: the run goes on from its checkpoint.
+    Paused,
+    /// The run went wrong.
     Failed {
         /// What went wrong, and what to do.
         reason: String,

@@ -39,7 +39,10 @@ pub use document::{Content, Document, LABEL_TAG, NamedScore, NdArray, SCORE_TAG}
 pub use document_array::{
     DocumentArray, DocumentError, DocumentReader, MAX_DOCUMENT_BYTES, stream_frame, stream_head,
 };
-pub use event::{Event, EventBatch, Job, Level, Outcome, Stage, WorkerOrders};
+pub use event::{
+    CheckpointInfo, Event, EventBatch, FoundDocuments, Job, Level, Outcome, Stage, WorkRules,
+    WorkerOrders,
+};
 pub use limits::{InvalidField, MAX_EPOCHS, check_name, check_workers};
 pub use names::{Device, Loss, Miner, Optimizer, RunTask, Sampler, Scheduler, Status, Task};
 pub use options::Options;

@@ -31,11 +31,11 @@ impl InvalidField {
 /// Checks the name of a run, an experiment or a data set.
 ///
 /// # Errors
-/// Where the name is empty, longer than 255 bytes, `.` or `..`, or holds a
+/// Where the name is empty or blank, longer than 255 bytes, `.` or `..`, or holds a
 /// slash, a backslash or a control character.
 pub fn check_name(field: &str, name: &str) -> Result<(), InvalidField> {
     let quoted = format!("`{name}`");
-    if name.is_empty() {
+    if name.trim().is_empty() {
         return Err(InvalidField::new(field, "empty", "give it a name"));
     }
     if name.len() > 255 {

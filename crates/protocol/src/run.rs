@@ -156,14 +156,25 @@ pub struct NewRun {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finetuner_version: Option<String>,
     /// The processor to run on.
+    #[serde(default = "cpu")]
     pub device: Device,
     /// Threads that load data.
+    #[serde(default = "one")]
     pub cpus: u64,
     /// Graphics processors; every client says 1.
+    #[serde(default = "one")]
     pub gpus: u64,
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+}
+
+fn cpu() -> Device {
+    Device::Cpu
+}
+
+fn one() -> u64 {
+    1
 }
 
 /// Where a run stands, and why.

@@ -1,97 +1,156 @@
 //! What all parts of a running server share.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use finetuner_protocol::{Event, Level, Status};
-use tokio::sync::{Notify, watch};
+use finetuner_protocol::{Level, Status};
+use tokio::sync::{Notify, RwLock, watch};
 
 use crate::{
-    api::Uploads,
-    database::{Database, NewArtifact, RunRow, Which},
+    api::{LoginAttempts, Logins, Uploads},
+    counters::Counters,
+    database::{Database, End, NewArtifact, RunRow, Which},
     error::Result,
     secret,
-    store::{Store, Stored},
+    settings::Settings,
+    store::{Store, Upload},
+    ticket::Signer,
 };
-
-/// How long the address of a download can be used.
-const TICKET_LIFE: Duration = Duration::from_secs(3600);
 
 /// The state of a server.
 pub(crate) struct App {
     pub(crate) database: Database,
     pub(crate) store: Store,
-    /// Whether runs may start from models in folders of this machine.
-    pub(crate) local_models: bool,
-    /// Tells the queue that there is a new run.
+    pub(crate) settings: Settings,
+    pub(crate) signer: Signer,
+    /// Another one each time a server starts.
+    pub(crate) boot: String,
+    /// Tells the queue that there may be something to do.
     pub(crate) submitted: Notify,
+    /// Whether the server is about to end: workers shall pause.
+    stopping: AtomicBool,
     pub(crate) changes: Changes,
-    pub(crate) tickets: Tickets,
     pub(crate) uploads: Uploads,
+    pub(crate) logins: Logins,
+    pub(crate) attempts: LoginAttempts,
+    pub(crate) counters: Counters,
+    pub(crate) spent_codes: SpentCodes,
+    /// Tokens that were used since this was last written down.
+    used_tokens: Mutex<HashSet<Vec<u8>>>,
+    /// Held by those who give a stored content a name, and alone by those who
+    /// remove one: else a content could go while it gets its name.
+    contents: RwLock<()>,
 }
 
 impl App {
-    pub(crate) fn new(database: Database, store: Store, local_models: bool) -> Arc<Self> {
+    pub(crate) fn new(
+        database: Database,
+        store: Store,
+        settings: Settings,
+        signing_key: [u8; 32],
+    ) -> Arc<Self> {
         Arc::new(Self {
             database,
             store,
-            local_models,
+            settings,
+            signer: Signer::new(signing_key),
+            boot: secret::new_id(),
             submitted: Notify::new(),
+            stopping: AtomicBool::new(false),
             changes: Changes::default(),
-            tickets: Tickets::default(),
             uploads: Uploads::default(),
+            logins: Logins::default(),
+            attempts: LoginAttempts::default(),
+            counters: Counters::default(),
+            spent_codes: SpentCodes::default(),
+            used_tokens: Mutex::default(),
+            contents: RwLock::default(),
         })
     }
 
-    /// Notes what happened in a run, and tells those who follow it.
-    pub(crate) async fn add_events(
+    /// From now on workers are told to pause, and no new ones are started.
+    pub(crate) fn begin_to_stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.submitted.notify_one();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Ends a run without an artifact, unless it has ended: for the worker with
+    /// `token`, or for anybody. Says whether it was ended.
+    pub(crate) async fn fail(
         &self,
         run_id: i64,
-        first: Option<u64>,
-        events: Vec<Event>,
-    ) -> Result<()> {
-        self.database.add_events(run_id, first, events).await?;
+        token: Option<Vec<u8>>,
+        reason: String,
+    ) -> Result<bool> {
+        let end = End {
+            status: Status::Failed,
+            lines: vec![(Level::Error, reason.clone())],
+            details: reason,
+        };
+        self.end(run_id, token, end).await
+    }
+
+    /// Ends a run, unless it has ended. Says whether it was ended.
+    pub(crate) async fn end(&self, run_id: i64, token: Option<Vec<u8>>, end: End) -> Result<bool> {
+        let orphans = self.database.end_run(run_id, token, end).await?;
+        let ended = orphans.is_some();
+        self.remove_orphans(orphans.unwrap_or_default()).await?;
         self.changes.notify(run_id);
-        Ok(())
+        self.submitted.notify_one();
+        Ok(ended)
     }
 
-    /// Adds a line to a run's log.
-    pub(crate) async fn log(&self, run_id: i64, level: Level, message: String) -> Result<()> {
-        self.add_events(run_id, None, vec![Event::Log { level, message }])
-            .await
+    /// Puts a content in its place and lets `enter` give it a name; where that
+    /// does not happen, it is removed. `enter` returns what it made, and the
+    /// contents that nothing refers to any more.
+    pub(crate) async fn keep<T>(
+        &self,
+        upload: Upload,
+        enter: impl AsyncFnOnce(&crate::store::Stored) -> Result<(T, Vec<String>)>,
+    ) -> Result<T> {
+        let guard = self.contents.read().await;
+        let stored = upload.finish().await?;
+        let entered = enter(&stored).await;
+        drop(guard);
+        match entered {
+            Ok((made, orphans)) => {
+                self.remove_orphans(orphans).await?;
+                Ok(made)
+            }
+            Err(error) => {
+                self.remove_orphans(vec![stored.content]).await?;
+                Err(error)
+            }
+        }
     }
 
-    /// Ends a run without an artifact, unless it has ended.
-    pub(crate) async fn fail(&self, run_id: i64, reason: String) -> Result<()> {
-        // The line first: who sees the final status has seen all lines.
-        let run = self.database.run_by_id(run_id).await?;
-        if run.is_none_or(|run| run.status().is_final()) {
+    /// Enters a content as an artifact. Returns its id.
+    pub(crate) async fn put_artifact(&self, new: NewArtifact) -> Result<(String, Vec<String>)> {
+        let (id, orphan) = self.database.put_artifact(new).await?;
+        Ok((id, orphan.into_iter().collect()))
+    }
+
+    /// Removes those of the contents that nothing refers to.
+    pub(crate) async fn remove_orphans(&self, contents: Vec<String>) -> Result<()> {
+        if contents.is_empty() {
             return Ok(());
         }
-        self.log(run_id, Level::Error, reason.clone()).await?;
-        self.database
-            .set_status(run_id, Status::Failed, reason)
-            .await?;
-        self.changes.notify(run_id);
-        Ok(())
-    }
-
-    /// Enters a stored content as an artifact. Returns its id.
-    pub(crate) async fn put_artifact(&self, new: NewArtifact) -> Result<String> {
-        let (id, orphan) = self.database.put_artifact(new).await?;
-        if let Some(content) = orphan {
-            self.store.remove(&content).await;
-        }
-        Ok(id)
-    }
-
-    /// Removes a content that was just taken in, unless something has it.
-    pub(crate) async fn remove_unused(&self, content: &str) -> Result<()> {
-        if !self.database.has_content(content.to_owned()).await? {
-            self.store.remove(content).await;
+        let _guard = self.contents.write().await;
+        for content in contents {
+            // Something may have got it since.
+            if !self.database.is_wanted(content.clone()).await? {
+                self.store.remove(&content).await;
+            }
         }
         Ok(())
     }
@@ -99,36 +158,60 @@ impl App {
     /// Deletes a user's artifact. Says whether it was there.
     pub(crate) async fn delete_artifact(&self, user_id: String, which: Which) -> Result<bool> {
         let (there, orphan) = self.database.delete_artifact(user_id, which).await?;
-        if let Some(content) = orphan {
-            self.store.remove(&content).await;
-        }
+        self.remove_orphans(orphan.into_iter().collect()).await?;
         Ok(there)
     }
 
     /// Deletes a run and what it has made. Its worker, if there is one, finds
     /// that its token is void, and stops.
     pub(crate) async fn delete_run(&self, run: RunRow) -> Result<()> {
-        self.database.delete_run(run.id).await?;
+        let orphans = self.database.delete_run(run.id).await?;
         self.changes.notify(run.id);
+        self.submitted.notify_one();
+        self.remove_orphans(orphans).await?;
         self.delete_artifact(run.user_id, Which::Id(run.artifact_id))
             .await
             .map(drop)
     }
 
-    /// Enters what a run has made.
-    pub(crate) async fn put_model(&self, run: &RunRow, stored: Stored) -> Result<()> {
-        self.put_artifact(NewArtifact {
-            id: run.artifact_id.clone(),
-            user_id: run.user_id.clone(),
-            name: None,
-            kind: "model".to_owned(),
-            public: false,
-            meta_data: "{}".to_owned(),
-            content: stored.content,
-            size: stored.size,
-        })
-        .await
-        .map(drop)
+    /// A token was used.
+    pub(crate) fn note_use(&self, hash: Vec<u8>) {
+        let mut used = self
+            .used_tokens
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        used.insert(hash);
+    }
+
+    /// Writes down, from time to time, what is not worth a write each time, and
+    /// forgets what has ended.
+    pub(crate) async fn keep_house(self: Arc<Self>) {
+        const PAUSE: Duration = Duration::from_secs(60);
+        loop {
+            tokio::time::sleep(PAUSE).await;
+            self.write_uses().await;
+            if let Err(error) = self.database.drop_expired_tokens().await {
+                tracing::warn!("ended tokens could not be removed: {error}");
+            }
+            self.uploads.forget();
+            self.logins.forget();
+        }
+    }
+
+    /// Writes down which tokens were used.
+    pub(crate) async fn write_uses(&self) {
+        let used = {
+            let mut used = self
+                .used_tokens
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *used).into_iter().collect::<Vec<_>>()
+        };
+        if !used.is_empty()
+            && let Err(error) = self.database.touch_tokens(used).await
+        {
+            tracing::warn!("the use of tokens could not be noted: {error}");
+        }
     }
 }
 
@@ -156,40 +239,14 @@ impl Changes {
     }
 }
 
-/// Short-lived keys, each good for the download of one artifact's content.
+/// Codes that have signed somebody in, and are good no more.
 #[derive(Default)]
-pub(crate) struct Tickets(Mutex<HashMap<String, Ticket>>);
+pub(crate) struct SpentCodes(Mutex<HashSet<String>>);
 
-/// What a key is good for.
-#[derive(Clone)]
-pub(crate) struct Ticket {
-    pub(crate) content: String,
-    pub(crate) size: u64,
-    until: Instant,
-}
-
-impl Tickets {
-    /// A new key.
-    pub(crate) fn issue(&self, content: String, size: u64) -> String {
-        let key = secret::hex(&rand::random::<[u8; 16]>());
-        let now = Instant::now();
-        let mut tickets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tickets.retain(|_, ticket| ticket.until > now);
-        let ticket = Ticket {
-            content,
-            size,
-            until: now + TICKET_LIFE,
-        };
-        tickets.insert(key.clone(), ticket);
-        key
-    }
-
-    /// What the key is good for.
-    pub(crate) fn redeem(&self, key: &str) -> Option<Ticket> {
-        let tickets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tickets
-            .get(key)
-            .filter(|ticket| ticket.until > Instant::now())
-            .cloned()
+impl SpentCodes {
+    /// Spends a code. Says whether it was good until now.
+    pub(crate) fn spend(&self, code: &str) -> bool {
+        let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spent.insert(code.to_owned())
     }
 }

@@ -17,6 +17,8 @@ pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
+    /// Seconds.
+    retry_after: Option<u64>,
 }
 
 impl ApiError {
@@ -24,6 +26,7 @@ impl ApiError {
         Self {
             status,
             message: message.into(),
+            retry_after: None,
         }
     }
 
@@ -39,8 +42,35 @@ impl ApiError {
         )
     }
 
+    /// With something else than a token that is not good.
+    pub(crate) fn unauthenticated(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, message)
+    }
+
+    /// With a token that is not good for this.
+    pub(crate) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, message)
+    }
+
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    pub(crate) fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "this address has other methods",
+        )
+    }
+
+    /// What could not be read from a request at all.
+    pub(crate) fn rejected(status: StatusCode, message: String) -> Self {
+        // What JSON is not, is said by 422 in both APIs.
+        let status = match status {
+            StatusCode::BAD_REQUEST => StatusCode::UNPROCESSABLE_ENTITY,
+            other => other,
+        };
+        Self::new(status, message)
     }
 
     pub(crate) fn conflict(message: impl Into<String>) -> Self {
@@ -51,8 +81,25 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
     }
 
-    pub(crate) fn too_many(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, message)
+    /// Too much at once: it may be tried again after so many seconds.
+    pub(crate) fn too_many(message: impl Into<String>, seconds: u64) -> Self {
+        Self {
+            retry_after: Some(seconds),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, message)
+        }
+    }
+
+    /// Not now.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// Understood, but impossible.
@@ -105,6 +152,10 @@ impl IntoResponse for ApiError {
             "data": null,
         });
         let mut response = (self.status, Json(body)).into_response();
+        if let Some(seconds) = self.retry_after {
+            let seconds = header::HeaderValue::from(seconds);
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(
                 header::WWW_AUTHENTICATE,
@@ -117,7 +168,10 @@ impl IntoResponse for ApiError {
 
 impl From<rusqlite::Error> for ApiError {
     fn from(error: rusqlite::Error) -> Self {
-        Self::internal(&error)
+        match error {
+            rusqlite::Error::QueryReturnedNoRows => Self::not_found("it is not there"),
+            error => Self::internal(&error),
+        }
     }
 }
 
@@ -138,6 +192,14 @@ pub enum StartError {
         address: String,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// A setting that can't be used.
+    #[error("`{setting}`: {reason}")]
+    Setting {
+        /// Which one.
+        setting: &'static str,
+        /// What is wrong with it, and what to do.
+        reason: String,
     },
     /// The data folder can't be used.
     #[error("the data folder {folder} can't be used: {reason}")]

@@ -6,25 +6,41 @@
 //!
 //! | module | what it is for |
 //! | --- | --- |
-//! | `server` | starting and stopping |
+//! | `server`, `http`, `settings` | starting and stopping, connections |
 //! | `api` | the routes, one file a group |
+//! | `console` | the pages for people |
 //! | `submission` | whether a new run's data is there and fits |
 //! | `queue`, `launcher`, `worker` | how a run is carried out |
-//! | `database`, `store` | what is kept: rows in SQLite, bytes in a folder |
-//! | `app` | what all of them share |
+//! | `pictures` | pictures that data names by their address |
+//! | `database`, `store` | what is kept: rows in SQLite, bytes in a folder or in S3 |
+//! | `documents` | a look into what is stored |
+//! | `accounts`, `secret`, `ticket` | passwords, tokens, keys of downloads |
+//! | `upkeep` | checks, copies, cleaning |
+//! | `app`, `counters` | what all of them share |
 
+mod accounts;
 mod api;
 mod app;
 pub mod command;
+mod console;
+mod counters;
 mod database;
+mod documents;
 mod error;
-mod launcher;
+mod http;
+pub mod launcher;
+mod pictures;
 mod queue;
 mod secret;
 mod server;
+mod settings;
 mod store;
 mod submission;
+mod ticket;
+mod upkeep;
 mod worker;
 
 pub use error::StartError;
 pub use server::{DEFAULT_ADDRESS, RunningServer, Server, create_token};
+pub use settings::Settings;
+pub use upkeep::{Report, backup, check};

@@ -1,22 +1,26 @@
 //! Starting and stopping a server.
 
 use std::{
+    fs::File,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use tempfile::TempDir;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 use crate::{
-    api,
+    accounts, api,
     app::App,
-    database::Database,
+    database::{self, Database, Scope},
     error::StartError,
-    launcher::{Launcher, LauncherKind},
-    queue,
+    http,
+    launcher::{Launcher, Processes, Threads},
+    queue::Queue,
+    settings::Settings,
     store::Store,
+    upkeep,
 };
 
 /// Where a server listens if nothing else was said. The Python client's
@@ -37,14 +41,16 @@ pub(crate) const FIRST_USER: &str = "finetuner";
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use = "a server runs once it is started"]
 pub struct Server {
     address: String,
     folder: Option<PathBuf>,
-    launcher: LauncherKind,
-    runs_at_once: usize,
-    local_models: bool,
+    /// Where artifacts are, where that is not in the folder.
+    store: Option<String>,
+    tls: Option<(PathBuf, PathBuf)>,
+    launcher: Arc<dyn Launcher>,
+    settings: Settings,
 }
 
 impl Server {
@@ -55,9 +61,13 @@ impl Server {
         Self {
             address: "127.0.0.1:0".to_owned(),
             folder: None,
-            launcher: LauncherKind::Thread,
-            runs_at_once: 1,
-            local_models: true,
+            store: None,
+            tls: None,
+            launcher: Arc::new(Threads::default()),
+            settings: Settings {
+                local_models: true,
+                ..Settings::default()
+            },
         }
     }
 
@@ -67,9 +77,9 @@ impl Server {
         Self {
             address: DEFAULT_ADDRESS.to_owned(),
             folder: Some(folder),
-            launcher: LauncherKind::Process,
-            runs_at_once: 1,
-            local_models: false,
+            launcher: Arc::new(Processes::default()),
+            settings: Settings::default(),
+            ..Self::embedded()
         }
     }
 
@@ -80,31 +90,47 @@ impl Server {
     }
 
     /// Keeps the data in this folder, which is created where it is not there.
+    /// One server at a time can have it.
     pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.folder = Some(folder.into());
         self
     }
 
-    /// How many runs may go on at once; 1 by default. The threads of a run use
-    /// all cores, so more is of use only with more than one machine's worth.
-    pub fn runs_at_once(mut self, count: usize) -> Self {
-        self.runs_at_once = count.max(1);
+    /// Keeps artifacts at an address such as `s3://bucket/folder`, rather than
+    /// in the data folder. Keys and so on come from the environment
+    /// (`AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
+    /// `AWS_ENDPOINT`).
+    pub fn store(mut self, address: impl Into<String>) -> Self {
+        self.store = Some(address.into());
         self
     }
 
-    /// Whether runs may load models from any folder of this machine.
-    pub fn local_models(mut self, allowed: bool) -> Self {
-        self.local_models = allowed;
+    /// Speaks https, with a certificate and its key from PEM files. They are
+    /// read when the server starts.
+    pub fn tls(mut self, certificate: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.tls = Some((certificate.into(), key.into()));
+        self
+    }
+
+    /// How runs are carried out, and what they may use.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Where workers are started; in threads of this process by default.
+    pub fn launcher(mut self, launcher: impl Launcher + 'static) -> Self {
+        self.launcher = Arc::new(launcher);
         self
     }
 
     /// Opens the data folder and starts to answer.
     ///
     /// # Errors
-    /// [`StartError`] where the folder or the address can't be used.
+    /// [`StartError`] where the folder, the address or a setting can't be used.
     pub async fn start(self) -> Result<RunningServer, StartError> {
-        let (folder, temporary) = match self.folder {
-            Some(folder) => (folder, None),
+        let (folder, temporary) = match &self.folder {
+            Some(folder) => (folder.clone(), None),
             None => {
                 let temporary = tempfile::Builder::new()
                     .prefix("finetuner-server-")
@@ -113,39 +139,91 @@ impl Server {
                 (temporary.path().to_owned(), Some(temporary))
             }
         };
-        let (database, store) = open(&folder)?;
-        let first_token = first_token(&database)
-            .await
-            .map_err(|e| bad_folder(&folder, e))?;
+        let tls = match &self.tls {
+            Some((certificate, key)) => Some(http::tls(certificate, key)?),
+            None => None,
+        };
+        std::fs::create_dir_all(&folder).map_err(|e| bad_folder(&folder, e))?;
+        let lock = lock(&folder)?;
+        let (database, store) = open(&folder, self.store.as_deref())?;
+        let bad = |e: &dyn std::fmt::Display| bad_folder(&folder, e);
+        store.drop_uploads().await.map_err(|e| bad(&e))?;
+        let first_token = first_token(&database).await.map_err(|e| bad(&e))?;
+        let key = database.signing_key().await.map_err(|e| bad(&e))?;
 
+        let listener = bind(&self.address).await?;
         let listen = |source| StartError::Listen {
             address: self.address.clone(),
             source,
         };
-        let listener = TcpListener::bind(&self.address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let app = App::new(database, store, self.local_models);
-        let launcher = Launcher {
-            url: format!("http://{}", reachable(address)),
-            kind: self.launcher,
-            local_models: self.local_models,
+        let app = App::new(database, store, self.settings, key);
+        let router = api::router(Arc::clone(&app));
+        let (stop, stopped) = watch::channel(false);
+        let mut serving = Vec::new();
+        // Workers of this machine need no certificate's name.
+        let worker_url = match &tls {
+            None => format!("http://{}", reachable(address)),
+            Some(_) => {
+                let own = bind("127.0.0.1:0").await?;
+                let url = own.local_addr().map_err(listen)?;
+                let served = http::serve(own, None, router.clone(), stopped.clone());
+                serving.push(tokio::spawn(served));
+                format!("http://{url}")
+            }
         };
-        let api = api::router(Arc::clone(&app));
+        let is_secure = tls.is_some();
+        serving.push(tokio::spawn(http::serve(listener, tls, router, stopped)));
+        let queue = Queue::new(Arc::clone(&app), Arc::clone(&self.launcher), worker_url);
         let tasks = vec![
-            tokio::spawn(async move {
-                if let Err(error) = axum::serve(listener, api).await {
-                    tracing::error!("the server can't go on: {error}");
-                }
-            }),
-            tokio::spawn(queue::serve(Arc::clone(&app), launcher, self.runs_at_once)),
+            tokio::spawn(Arc::clone(&app).keep_house()),
+            tokio::spawn(upkeep::sweep(Arc::clone(&app))),
         ];
         Ok(RunningServer {
             address,
+            is_secure,
             first_token,
             app,
+            launcher: self.launcher,
+            stop,
+            queue: Some(tokio::spawn(queue.serve())),
+            serving,
             tasks,
+            _lock: lock,
             _temporary: temporary,
         })
+    }
+}
+
+async fn bind(address: &str) -> Result<TcpListener, StartError> {
+    let bound = TcpListener::bind(address).await;
+    bound.map_err(|source| StartError::Listen {
+        address: address.to_owned(),
+        source,
+    })
+}
+
+/// Keeps other servers from the folder as long as the file is open.
+fn lock(folder: &Path) -> Result<File, StartError> {
+    let path = folder.join("server.lock");
+    let file = File::create(&path).map_err(|e| bad_folder(folder, e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(bad_folder(
+            folder,
+            "another server has it; stop that one, or choose another folder with `--data`",
+        )),
+        Err(std::fs::TryLockError::Error(error)) => Err(bad_folder(folder, error)),
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server")
+            .field("address", &self.address)
+            .field("folder", &self.folder)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -155,31 +233,65 @@ impl Server {
 /// # Errors
 /// [`StartError::Folder`] where the folder can't be used.
 pub async fn create_token(folder: &Path, user: &str, name: &str) -> Result<String, StartError> {
-    let (database, _) = open(folder)?;
-    database
-        .create_token(user.to_owned(), name.to_owned())
-        .await
-        .map_err(|e| bad_folder(folder, e))
+    let database = open_database(folder)?;
+    let made = database.create_token(user.to_owned(), name.to_owned(), Scope::All);
+    made.await.map_err(|e| bad_folder(folder, e))
 }
 
-fn open(folder: &Path) -> Result<(Database, Store), StartError> {
+pub(crate) fn open_database(folder: &Path) -> Result<Database, StartError> {
+    std::fs::create_dir_all(folder).map_err(|e| bad_folder(folder, e))?;
+    private(folder).map_err(|e| bad_folder(folder, e))?;
+    Database::open(&database::file(folder)).map_err(|e| bad_folder(folder, e))
+}
+
+/// Others of the machine have no business in the folder.
+#[cfg(unix)]
+fn private(folder: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    let before = std::fs::metadata(folder)?.permissions();
+    match before.mode() & 0o077 {
+        0 => Ok(()),
+        _ => std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)),
+    }
+}
+
+#[cfg(not(unix))]
+fn private(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+/// The store at an address, or in the folder where there is none.
+pub(crate) fn open_store(folder: &Path, address: Option<&str>) -> Result<Store, StartError> {
+    if let Some(address) = address {
+        let bad = |reason: &dyn std::fmt::Display| StartError::Setting {
+            setting: "store",
+            reason: reason.to_string(),
+        };
+        let address = url::Url::parse(address).map_err(|e| bad(&e))?;
+        if address.scheme() != "s3" {
+            return Err(bad(&"an address such as s3://bucket/folder is wanted"));
+        }
+        return Store::at(&address).map_err(|e| bad(&e));
+    }
     let objects = folder.join("store");
     std::fs::create_dir_all(&objects).map_err(|e| bad_folder(folder, e))?;
-    let store = Store::in_folder(&objects).map_err(|e| bad_folder(folder, e))?;
-    let database =
-        Database::open(&folder.join("finetuner.sqlite")).map_err(|e| bad_folder(folder, e))?;
-    Ok((database, store))
+    Store::in_folder(&objects).map_err(|e| bad_folder(folder, e))
+}
+
+fn open(folder: &Path, store: Option<&str>) -> Result<(Database, Store), StartError> {
+    Ok((open_database(folder)?, open_store(folder, store)?))
 }
 
 async fn first_token(database: &Database) -> rusqlite::Result<Option<String>> {
     if !database.has_no_users().await? {
         return Ok(None);
     }
-    let token = database.create_token(FIRST_USER.to_owned(), "first".to_owned());
+    let token = database.create_token(FIRST_USER.to_owned(), "first".to_owned(), Scope::All);
     token.await.map(Some)
 }
 
-fn bad_folder(folder: &Path, reason: impl std::fmt::Display) -> StartError {
+pub(crate) fn bad_folder(folder: &Path, reason: impl std::fmt::Display) -> StartError {
     StartError::Folder {
         folder: folder.display().to_string(),
         reason: reason.to_string(),
@@ -197,12 +309,19 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// A server that answers. Dropping it stops it.
+/// A server that answers. Dropping it stops it at once; [`RunningServer::stop`]
+/// stops it in order.
 pub struct RunningServer {
     address: SocketAddr,
+    is_secure: bool,
     first_token: Option<String>,
     app: Arc<App>,
+    launcher: Arc<dyn Launcher>,
+    stop: watch::Sender<bool>,
+    queue: Option<JoinHandle<()>>,
+    serving: Vec<JoinHandle<()>>,
     tasks: Vec<JoinHandle<()>>,
+    _lock: File,
     _temporary: Option<TempDir>,
 }
 
@@ -210,7 +329,8 @@ impl RunningServer {
     /// Its address for clients, such as `http://127.0.0.1:8642`.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://{}", reachable(self.address))
+        let scheme = if self.is_secure { "https" } else { "http" };
+        format!("{scheme}://{}", reachable(self.address))
     }
 
     /// The token that was made with a new data folder; none where the folder
@@ -220,26 +340,52 @@ impl RunningServer {
         self.first_token.as_deref()
     }
 
+    /// An address at which the first user, who has no password yet, is signed
+    /// in to the console. It is good once, for an hour.
+    ///
+    /// # Errors
+    /// [`StartError::Folder`] where the database can't be read.
+    pub async fn console_link(&self) -> Result<String, StartError> {
+        let code = accounts::sign_in_code(&self.app, FIRST_USER).await;
+        let code = code.map_err(|e| bad_folder(Path::new("database"), e))?;
+        Ok(match code {
+            Some(code) => format!("{}/console/signin?code={code}", self.url()),
+            None => format!("{}/console/", self.url()),
+        })
+    }
+
     /// Makes another token, as [`create_token`] does.
     ///
     /// # Errors
     /// [`StartError::Folder`] where the database can't be written.
     pub async fn create_token(&self, user: &str, name: &str) -> Result<String, StartError> {
-        self.app
+        let made = self
+            .app
             .database
-            .create_token(user.to_owned(), name.to_owned())
-            .await
-            .map_err(|e| StartError::Folder {
-                folder: "database".to_owned(),
-                reason: e.to_string(),
-            })
+            .create_token(user.to_owned(), name.to_owned(), Scope::All);
+        made.await.map_err(|e| bad_folder(Path::new("database"), e))
     }
 
-    /// Stops answering and ends the runs in progress; they fail.
+    /// Stops in order: runs in progress make a checkpoint and pause, for as long
+    /// as [`Settings::grace`] allows; where the data is kept, they go on when a
+    /// server is started there again. Then requests end.
     pub async fn stop(mut self) {
-        for task in self.tasks.drain(..) {
-            task.abort();
-            // Cancelled, as was asked.
+        self.app.begin_to_stop();
+        if let Some(mut queue) = self.queue.take() {
+            // Nobody goes on from a folder that goes away.
+            let grace = match self._temporary {
+                Some(_) => std::time::Duration::ZERO,
+                None => self.app.settings.grace,
+            };
+            if tokio::time::timeout(grace, &mut queue).await.is_err() {
+                queue.abort();
+                Queue::kill_all(&*self.launcher).await;
+            }
+        }
+        self.app.write_uses().await;
+        let _ = self.stop.send(true);
+        for task in self.serving.drain(..) {
+            // A panic was told before.
             let _ = task.await;
         }
     }
@@ -247,7 +393,8 @@ impl RunningServer {
 
 impl Drop for RunningServer {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        let tasks = self.tasks.iter().chain(&self.serving).chain(&self.queue);
+        for task in tasks {
             task.abort();
         }
     }

@@ -5,9 +5,10 @@ use std::{path::Path as FilePath, sync::Arc};
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{Stream, TryStreamExt, stream};
 use object_store::{
     ObjectStore, ObjectStoreExt, buffered::BufWriter, local::LocalFileSystem, path::Path,
+    prefix::PrefixStore,
 };
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
@@ -34,12 +35,84 @@ pub(crate) struct Stored {
     pub(crate) size: u64,
 }
 
+/// A content that is there.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// SHA-256 as hex digits: the content's name, which is yet to be checked.
+    pub(crate) content: String,
+    pub(crate) size: u64,
+}
+
 impl Store {
     /// A store in a folder, which must exist.
     pub(crate) fn in_folder(folder: &FilePath) -> Result<Self, object_store::Error> {
         Ok(Self(Arc::new(
             LocalFileSystem::new_with_prefix(folder)?.with_fsync(true),
         )))
+    }
+
+    /// The store at an address such as `s3://bucket/folder`. What else it takes
+    /// comes from the environment: `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT` and so on.
+    pub(crate) fn at(address: &url::Url) -> Result<Self, object_store::Error> {
+        // Its client takes the process's TLS, where it has one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (store, path) = object_store::parse_url_opts(address, std::env::vars())?;
+        Ok(Self(Arc::new(PrefixStore::new(store, path))))
+    }
+
+    /// All contents that are there.
+    pub(crate) fn list(&self) -> impl Stream<Item = Result<Found, object_store::Error>> + use<> {
+        let found = |meta: object_store::ObjectMeta| {
+            let content = meta.location.filename().map(str::to_owned);
+            content.map(|content| Found {
+                content,
+                size: meta.size,
+            })
+        };
+        let objects = self.0.list(Some(&Path::from("objects")));
+        objects.try_filter_map(move |meta| std::future::ready(Ok(found(meta))))
+    }
+
+    /// Removes what broken uploads of an earlier server have left.
+    pub(crate) async fn drop_uploads(&self) -> Result<(), object_store::Error> {
+        let left = self.0.list(Some(&Path::from("uploads")));
+        let left: Vec<_> = left.map_ok(|meta| meta.location).try_collect().await?;
+        for path in left {
+            self.0.delete(&path).await?;
+        }
+        Ok(())
+    }
+
+    /// The SHA-256 of a content's bytes, as hex digits.
+    pub(crate) async fn hash(&self, content: &str) -> Result<String, object_store::Error> {
+        let mut hash = Sha256::new();
+        let mut bytes = self.0.get(&place(content)).await?.into_stream();
+        while let Some(bytes) = bytes.try_next().await? {
+            hash.update(&bytes);
+        }
+        Ok(hex(&hash.finalize()))
+    }
+
+    /// Copies a content into another store. Says whether it was there.
+    pub(crate) async fn copy(&self, content: &str, to: &Self) -> Result<bool> {
+        let place = place(content);
+        if to.0.head(&place).await.is_ok() {
+            return Ok(true);
+        }
+        let mut bytes = match self.0.get(&place).await {
+            Ok(found) => found.into_stream(),
+            Err(object_store::Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let mut upload = to.upload();
+        while let Some(bytes) = bytes.try_next().await? {
+            upload.write(bytes).await?;
+        }
+        let stored = upload.finish().await?;
+        if stored.content != content {
+            return Err(ApiError::internal(&format!("{content} is damaged")));
+        }
+        Ok(true)
     }
 
     /// Starts to take in a content.
@@ -75,6 +148,20 @@ impl Store {
             }
         });
         Ok(Body::from_stream(pieces))
+    }
+
+    /// How many bytes a content has.
+    pub(crate) async fn size(&self, content: &str) -> Result<u64, object_store::Error> {
+        Ok(self.0.head(&place(content)).await?.size)
+    }
+
+    /// Some bytes of a content.
+    pub(crate) async fn range(
+        &self,
+        content: &str,
+        range: std::ops::Range<u64>,
+    ) -> Result<Bytes, object_store::Error> {
+        self.0.get_range(&place(content), range).await
     }
 
     /// The bytes of a content.
@@ -158,6 +245,7 @@ mod tests {
         assert_eq!(&store.read(&stored.content).await.unwrap()[..], b"abc");
         store.remove(&stored.content).await;
         assert!(store.read(&stored.content).await.is_err());
+        assert!(store.list().try_next().await.unwrap().is_none());
         let left = walk(folder.path());
         assert_eq!(left, 0, "files are left");
     }

@@ -4,22 +4,28 @@
 use std::{
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use finetuner_engine::{
     Error as EngineError,
-    job::{self, Observer},
+    job::{self, Interruption, Observer, Setting},
+    train::Position,
 };
-use finetuner_protocol::{DocumentArray, Event, EventBatch, Job, Level, Outcome, WorkerOrders};
+use finetuner_protocol::{
+    DocumentArray, Event, EventBatch, Job, Level, Outcome, WorkRules, WorkerOrders,
+};
 use reqwest::{Client, RequestBuilder, Response, header};
 use tokio::{
+    io::AsyncWriteExt,
     runtime::{Builder, Runtime},
-    sync::{mpsc, watch},
+    sync::mpsc,
 };
+
+use crate::pictures::Pictures;
 
 /// The environment variable with the server's address.
 pub(crate) const WORKER_URL: &str = "FINETUNER_WORKER_URL";
@@ -32,18 +38,12 @@ const ATTEMPTS: u32 = 8;
 const BATCH: usize = 256;
 /// How long an answer may take to begin.
 const TIMEOUT: Duration = Duration::from_secs(60);
-/// A report goes out at least this often, so that the server can say stop.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long the uploading of a file may take.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Carries out the run that `token` is good for. The server is told how it
-/// ended; an error is what could not be told. The run stops when `stop` is
-/// closed.
-pub(crate) fn run(
-    url: &str,
-    token: String,
-    local_models: bool,
-    stop: Option<watch::Receiver<()>>,
-) -> Result<(), String> {
+/// ended; an error is what could not be told. The run stops when `stop` is set.
+pub(crate) fn run(url: &str, token: String, stop: Arc<AtomicBool>) -> Result<(), String> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -54,23 +54,46 @@ pub(crate) fn run(
         url: url.to_owned(),
         token,
     };
-    let stopped = Arc::new(AtomicBool::new(false));
-    if let Some(mut stop) = stop {
-        let stopped = Arc::clone(&stopped);
-        runtime.spawn(async move {
-            while stop.changed().await.is_ok() {}
-            stopped.store(true, Ordering::Relaxed);
-        });
-    }
+    let job: Job = runtime.block_on(server.json("job"))?;
+    let folder = tempfile::Builder::new()
+        .prefix("finetuner-run-")
+        .tempdir()
+        .map_err(|e| format!("no temporary folder: {e}"))?;
+    let signals = Arc::new(Signals {
+        stop,
+        ..Signals::default()
+    });
     let (events, received) = mpsc::unbounded_channel();
-    let reports = runtime.spawn(report(server.clone(), received, Arc::clone(&stopped)));
-    let mut sender = Sender { events, stopped };
-    let outcome = match carry_out(&runtime, &server, local_models, &mut sender) {
+    let reports = runtime.spawn(report(
+        server.clone(),
+        received,
+        Arc::clone(&signals),
+        Limits::of(&job.rules, folder.path()),
+        Duration::from_secs_f64(job.rules.heartbeat_seconds.clamp(0.01, 60.0)),
+    ));
+    let mut follower = Follower {
+        events,
+        signals: Arc::clone(&signals),
+        runtime: &runtime,
+        server: &server,
+        every: Duration::from_secs_f64(job.rules.checkpoint_seconds.clamp(0.0, 1e9)),
+        last: Instant::now(),
+        kept: false,
+    };
+    let outcome = match carry_out(&job, folder.path(), &mut follower) {
         Ok(()) => Outcome::Finished,
-        Err(reason) => Outcome::Failed { reason },
+        Err(EngineError::Interrupted) => match signals.over_limit() {
+            Some(reason) => Outcome::Failed { reason },
+            None if signals.pause.load(Ordering::Relaxed) && follower.kept => Outcome::Paused,
+            // Whoever has stopped us knows why.
+            None => return Ok(()),
+        },
+        Err(error) => Outcome::Failed {
+            reason: error.to_string(),
+        },
     };
     // Ends the reports, all of which must be there before the outcome is.
-    drop(sender);
+    drop(follower);
     runtime.block_on(async {
         reports.await.map_err(|e| e.to_string())??;
         server
@@ -80,71 +103,185 @@ pub(crate) fn run(
     })
 }
 
-fn carry_out(
-    runtime: &Runtime,
-    server: &Server,
-    local_models: bool,
-    observer: &mut Sender,
-) -> Result<(), String> {
-    let job: Job = runtime.block_on(server.json("job"))?;
-    let folder = tempfile::Builder::new()
-        .prefix("finetuner-run-")
-        .tempdir()
-        .map_err(|e| format!("no temporary folder: {e}"))?;
-    let read = |name: &str| read_data(runtime, server, name);
-    let finished = job::run(
-        &job.config,
-        &job.device,
-        local_models,
-        &read,
-        folder.path(),
-        observer,
-    )
-    .map_err(|e| e.to_string())?;
-    observer.event(Event::Log {
+fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<(), EngineError> {
+    let (runtime, server) = (follower.runtime, follower.server);
+    let checkpoint = match job.has_checkpoint {
+        true => {
+            let path = folder.join("begin.zip");
+            let fetched = runtime.block_on(server.fetch("checkpoint", &path));
+            fetched.map_err(EngineError::Checkpoint)?;
+            Some(path)
+        }
+        false => None,
+    };
+    let pictures = Pictures::new(job.rules.private_addresses).map_err(EngineError::Data)?;
+    let read = |name: &str| read_data(runtime, server, &pictures, name);
+    let setting = Setting {
+        device: &job.device,
+        local_models: job.rules.local_models,
+        read_data: &read,
+        folder,
+        checkpoint: checkpoint.as_deref(),
+    };
+    let finished = job::run(&job.config, &setting, follower)?;
+    follower.event(Event::Log {
         level: Level::Info,
         message: "Pushing artifact ...".to_owned(),
     });
-    runtime.block_on(server.upload(&finished.artifact))
+    let pushed = runtime.block_on(server.upload("artifact", &[], &finished.artifact));
+    pushed.map_err(|reason| EngineError::Data(format!("the artifact can't be pushed: {reason}")))
 }
 
-fn read_data(runtime: &Runtime, server: &Server, name: &str) -> Result<DocumentArray, EngineError> {
+fn read_data(
+    runtime: &Runtime,
+    server: &Server,
+    pictures: &Pictures,
+    name: &str,
+) -> Result<DocumentArray, EngineError> {
     let bad = |reason: String| EngineError::Data(format!("`{name}`: {reason}"));
     let answer = server.send(|| server.get("data").query(&[("name", name)]));
     let bytes = runtime.block_on(async {
         let answer = answer.await.map_err(bad)?;
         answer.bytes().await.map_err(|e| bad(without_url(e)))
     })?;
-    DocumentArray::from_bytes(&bytes).map_err(|e| bad(e.to_string()))
+    let mut documents = DocumentArray::from_bytes(&bytes).map_err(|e| bad(e.to_string()))?;
+    runtime
+        .block_on(pictures.fetch_all(&mut documents))
+        .map_err(bad)?;
+    Ok(documents)
 }
 
-/// Takes the events of the run.
-struct Sender {
+/// What tells a run to stop.
+#[derive(Default)]
+struct Signals {
+    /// For good.
+    stop: Arc<AtomicBool>,
+    /// To go on later.
+    pause: AtomicBool,
+    /// Which limit was passed.
+    over_limit: Mutex<Option<String>>,
+}
+
+impl Signals {
+    fn over_limit(&self) -> Option<String> {
+        let over = self
+            .over_limit
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        over.clone()
+    }
+}
+
+/// Follows the run: takes its events and keeps its checkpoints.
+struct Follower<'a> {
     events: mpsc::UnboundedSender<Event>,
-    stopped: Arc<AtomicBool>,
+    signals: Arc<Signals>,
+    runtime: &'a Runtime,
+    server: &'a Server,
+    /// Between two checkpoints.
+    every: Duration,
+    /// When the last one was done.
+    last: Instant,
+    /// Whether the last one was kept.
+    kept: bool,
 }
 
-impl Observer for Sender {
+impl Observer for Follower<'_> {
     fn event(&mut self, event: Event) {
         // The receiver is gone only where the server is, which also stops us.
         let _ = self.events.send(event);
     }
 
-    fn interrupted(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
+    fn interrupted(&self) -> Option<Interruption> {
+        if self.signals.stop.load(Ordering::Relaxed) || self.signals.over_limit().is_some() {
+            return Some(Interruption::Stop);
+        }
+        let pause = self.signals.pause.load(Ordering::Relaxed);
+        pause.then_some(Interruption::Pause)
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        self.last.elapsed() >= self.every
+    }
+
+    fn checkpoint(&mut self, file: &Path, at: Position) -> Result<(), String> {
+        let position = [("epoch", at.epoch), ("step", at.step)];
+        let begun = Instant::now();
+        let sent = self.server.upload("checkpoint", &position, file);
+        let sent = self.runtime.block_on(sent);
+        self.kept = sent.is_ok();
+        // A large model must not spend its time on checkpoints.
+        self.every = self.every.max(begun.elapsed() * 10);
+        self.last = Instant::now();
+        sent
     }
 }
 
-/// Reports events in their order until the run has ended.
+/// What the process may use.
+struct Limits {
+    memory: Option<u64>,
+    disk: Option<u64>,
+    folder: PathBuf,
+}
+
+impl Limits {
+    fn of(rules: &WorkRules, folder: &Path) -> Self {
+        Self {
+            memory: rules.max_memory,
+            disk: rules.max_disk,
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// Which limit is passed, and what to do.
+    fn passed(&self) -> Option<String> {
+        let over = |limit: Option<u64>, used: Option<u64>| {
+            let (limit, used) = (limit?, used?);
+            (used > limit).then_some((used >> 20, limit >> 20))
+        };
+        if let Some((used, limit)) = over(self.memory, memory_used()) {
+            return Some(format!(
+                "the run uses {used} MiB of memory, this server allows {limit}: a smaller \
+                 `batch_size` or model needs less"
+            ));
+        }
+        let files = || folder_size(&self.folder);
+        let (used, limit) = over(self.disk, self.disk.map(|_| files()))?;
+        Some(format!(
+            "the run's files take {used} MiB, this server allows {limit}: a smaller model needs less"
+        ))
+    }
+}
+
+/// The memory of this process, where the system tells it.
+fn memory_used() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes << 10)
+}
+
+/// The bytes of the files in a folder without folders.
+fn folder_size(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    files
+        .filter_map(|file| Some(file.metadata().ok()?.len()))
+        .sum()
+}
+
+/// Reports events in their order until the run has ended, and shows at least
+/// every so often that the worker lives.
 async fn report(
     server: Server,
     mut events: mpsc::UnboundedReceiver<Event>,
-    stopped: Arc<AtomicBool>,
+    signals: Arc<Signals>,
+    limits: Limits,
+    heartbeat: Duration,
 ) -> Result<(), String> {
     let mut first = 0;
     loop {
         let mut batch = Vec::new();
-        let waited = tokio::time::timeout(HEARTBEAT, events.recv_many(&mut batch, BATCH)).await;
+        let waited = tokio::time::timeout(heartbeat, events.recv_many(&mut batch, BATCH)).await;
         if waited == Ok(0) {
             return Ok(());
         }
@@ -158,11 +295,18 @@ async fn report(
         };
         let orders: Result<WorkerOrders, String> = sent.await;
         first += batch.events.len() as u64;
-        let stop = orders.as_ref().map_or(true, |orders| orders.stop);
-        if stop {
-            stopped.store(true, Ordering::Relaxed);
+        match orders {
+            Ok(WorkerOrders::GoOn) => {}
+            Ok(WorkerOrders::Pause) => signals.pause.store(true, Ordering::Relaxed),
+            Err(error) => {
+                signals.stop.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
         }
-        orders?;
+        if let Some(reason) = limits.passed() {
+            let over = signals.over_limit.lock();
+            *over.unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        }
     }
 }
 
@@ -201,17 +345,10 @@ impl Server {
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, String> {
         let mut pause = Duration::from_millis(100);
         for attempt in 1.. {
-            let error = match request().send().await {
-                Ok(answer) if answer.status().is_success() => return Ok(answer),
-                Ok(answer) => {
-                    let status = answer.status();
-                    let error = format!("{status}: {}", detail(answer).await);
-                    if !status.is_server_error() {
-                        return Err(error);
-                    }
-                    error
-                }
-                Err(error) => without_url(error),
+            let error = match outcome(request().send().await).await {
+                Ok(answer) => return Ok(answer),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Passing(error)) => error,
             };
             if attempt == ATTEMPTS {
                 return Err(format!("the server can't be reached: {error}"));
@@ -222,25 +359,66 @@ impl Server {
         unreachable!("the loop has no end but its returns")
     }
 
-    async fn upload(&self, artifact: &Path) -> Result<(), String> {
-        let failed = |e: std::io::Error| format!("{}: {e}", artifact.display());
-        let path: PathBuf = artifact.to_owned();
-        let file = tokio::fs::File::open(&path).await.map_err(failed)?;
-        let size = file.metadata().await.map_err(failed)?.len();
-        let body =
-            reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::with_capacity(file, 1 << 20));
-        let answer = self
-            .post("artifact")
-            .header(header::CONTENT_LENGTH, size)
-            .body(body)
-            .timeout(Duration::from_secs(3600))
-            .send()
-            .await
-            .map_err(without_url)?;
-        if !answer.status().is_success() {
-            return Err(format!("{}: {}", answer.status(), detail(answer).await));
+    /// Takes an answer's body into a file.
+    async fn fetch(&self, call: &str, path: &Path) -> Result<(), String> {
+        let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+        let mut answer = self.send(|| self.get(call)).await?;
+        let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
+        while let Some(bytes) = answer.chunk().await.map_err(without_url)? {
+            file.write_all(&bytes).await.map_err(failed)?;
         }
-        Ok(())
+        file.flush().await.map_err(failed)
+    }
+
+    /// Sends a file, again and again until it has come whole.
+    async fn upload(&self, call: &str, query: &[(&str, usize)], path: &Path) -> Result<(), String> {
+        let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+        let mut pause = Duration::from_millis(100);
+        for attempt in 1.. {
+            let file = tokio::fs::File::open(path).await.map_err(failed)?;
+            let size = file.metadata().await.map_err(failed)?.len();
+            let stream = tokio_util::io::ReaderStream::with_capacity(file, 1 << 20);
+            let request = self
+                .post(call)
+                .query(query)
+                .header(header::CONTENT_LENGTH, size)
+                .body(reqwest::Body::wrap_stream(stream))
+                .timeout(UPLOAD_TIMEOUT);
+            match outcome(request.send().await).await {
+                Ok(_) => return Ok(()),
+                Err(Failure::Final(error)) => return Err(error),
+                Err(Failure::Passing(error)) if attempt == ATTEMPTS => {
+                    return Err(format!("the server can't be reached: {error}"));
+                }
+                Err(Failure::Passing(_)) => {}
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        unreachable!("the loop has no end but its returns")
+    }
+}
+
+/// Why a call was in vain.
+enum Failure {
+    /// It will be so again.
+    Final(String),
+    /// It may be better later.
+    Passing(String),
+}
+
+async fn outcome(answer: reqwest::Result<Response>) -> Result<Response, Failure> {
+    match answer {
+        Ok(answer) if answer.status().is_success() => Ok(answer),
+        Ok(answer) => {
+            let status = answer.status();
+            let error = format!("{status}: {}", detail(answer).await);
+            Err(match status.is_server_error() {
+                true => Failure::Passing(error),
+                false => Failure::Final(error),
+            })
+        }
+        Err(error) => Err(Failure::Passing(without_url(error))),
     }
 }
 

@@ -2,8 +2,13 @@
 
 use finetuner_protocol::{Level, callback::BestModelCheckpoint};
 
+use serde_json::{Value, json};
+
 use super::{Context, TrainingCallback};
 use crate::{Error, Result, evaluation::METRICS, train::Checkpoint};
+
+/// The state of the best epoch, in the run's folder.
+const FILE: &str = "best_model.safetensors";
 
 pub(crate) struct BestModel {
     monitor: String,
@@ -43,8 +48,8 @@ impl BestModel {
         })
     }
 
-    fn file(&self, context: &Context<'_>) -> std::path::PathBuf {
-        context.folder.join("best_model.safetensors")
+    fn path(&self, context: &Context<'_>) -> std::path::PathBuf {
+        context.folder.join(FILE)
     }
 }
 
@@ -79,13 +84,26 @@ impl TrainingCallback for BestModel {
             format!("Model improved from {before} to {value:.3}!"),
         );
         self.best = Some(value);
-        Checkpoint::of(context.trainer)?.write(&self.file(context))
+        Checkpoint::of(context.trainer)?.write(&self.path(context))
     }
 
     fn on_fit_end(&mut self, context: &mut Context<'_>) -> Result<()> {
         if self.best.is_none() {
             return Ok(());
         }
-        Checkpoint::read(&self.file(context))?.apply(context.trainer)
+        Checkpoint::read(&self.path(context))?.apply(context.trainer)
+    }
+
+    fn state(&self) -> Value {
+        json!({"best": self.best})
+    }
+
+    fn restore(&mut self, state: &Value) -> Result<()> {
+        self.best = state["best"].as_f64();
+        Ok(())
+    }
+
+    fn file(&self) -> Option<&'static str> {
+        Some(FILE)
     }
 }

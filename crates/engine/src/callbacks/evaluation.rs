@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use finetuner_protocol::{Callback, DocumentArray, Event, Stage, callback::EvaluationCallback};
+use finetuner_protocol::{
+    Callback, DocumentArray, Event, FoundDocuments, Stage, callback::EvaluationCallback,
+};
 use serde_json::Value;
 
 use super::{Context, TrainingCallback, report};
@@ -74,10 +76,23 @@ impl Evaluation {
 
     /// Measures, and reports with it what belongs to a stage of the run.
     fn evaluate_stage(&mut self, context: &mut Context<'_>, stage: Stage) -> Result<()> {
-        let Measured { metrics, examples } = self.evaluate(context)?;
+        let Measured {
+            metrics,
+            examples,
+            places,
+        } = self.evaluate(context)?;
         report(context, stage, &metrics);
         if self.options.gather_examples {
-            context.observer.event(Event::Examples { stage, examples });
+            let searched = self.options.index_data.as_ref();
+            let found = Some(FoundDocuments {
+                data: searched.unwrap_or(&self.options.query_data).clone(),
+                places,
+            });
+            context.observer.event(Event::Examples {
+                stage,
+                examples,
+                found,
+            });
         }
         Ok(())
     }
@@ -133,6 +148,8 @@ struct Measured {
     metrics: Metrics,
     /// What the first queries found, where examples are wanted.
     examples: BTreeMap<String, Vec<Value>>,
+    /// Where it lies.
+    places: BTreeMap<String, Vec<u64>>,
 }
 
 /// Embeds queries and index, searches, and compares what is found with the
@@ -159,7 +176,7 @@ fn measure(
         options.limit.saturating_add(1),
         distance,
     );
-    let mut examples = BTreeMap::new();
+    let (mut examples, mut places) = (BTreeMap::new(), BTreeMap::new());
     let relevance: Vec<Relevance> = rankings
         .iter()
         .zip(&set.queries)
@@ -175,6 +192,8 @@ fn measure(
                     uri => uri.into(),
                 });
                 examples.insert(query.text.to_owned(), shown.collect());
+                let lie = found().map(|document| document.place as u64);
+                places.insert(query.text.to_owned(), lie.collect());
             }
             Relevance {
                 found: found()
@@ -189,5 +208,6 @@ fn measure(
     Ok(Measured {
         metrics: Relevance::mean_metrics(&relevance),
         examples,
+        places,
     })
 }

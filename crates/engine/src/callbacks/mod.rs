@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use finetuner_protocol::{DocumentArray, Event, Level, Stage};
 
+use serde_json::Value;
+
 pub(crate) use best_model::BestModel;
 pub(crate) use evaluation::Evaluation;
 
@@ -58,6 +60,21 @@ pub(crate) trait TrainingCallback {
     /// When all callbacks have settled the weights.
     fn after_fit(&mut self, _: &mut Context<'_>) -> Result<()> {
         Ok(())
+    }
+
+    /// What a checkpoint must hold for [`TrainingCallback::restore`].
+    fn state(&self) -> Value {
+        Value::Null
+    }
+
+    /// Takes up where [`TrainingCallback::state`] was asked for.
+    fn restore(&mut self, _: &Value) -> Result<()> {
+        Ok(())
+    }
+
+    /// A file in the run's folder that belongs to the state, where it is there.
+    fn file(&self) -> Option<&'static str> {
+        None
     }
 }
 

@@ -12,10 +12,15 @@ use finetuner_protocol::check_name;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{auth::User, identity::success, pages::PageQuery};
+use super::{
+    address,
+    auth::{User, Writer},
+    identity::success,
+    pages::PageQuery,
+};
 use crate::{
     app::App,
-    database::{ArtifactRow, NewArtifact, Which, is_duplicate},
+    database::{ArtifactList, ArtifactRow, NewArtifact, Which, is_duplicate},
     error::{ApiError, Result},
     secret,
     store::Stored,
@@ -51,11 +56,11 @@ impl Fields {
 
 pub(crate) async fn upload(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     mut form: Multipart,
 ) -> Result<Json<Value>> {
     let mut fields = Fields::default();
-    let mut stored = None;
+    let mut file = None;
     // Clients send the file first, so it is taken in before its name is known.
     while let Some(mut field) = form.next_field().await.map_err(|e| broken(&e))? {
         let name = field.name().unwrap_or_default().to_owned();
@@ -64,7 +69,7 @@ pub(crate) async fn upload(
             while let Some(bytes) = field.chunk().await.map_err(|e| broken(&e))? {
                 upload.write(bytes).await?;
             }
-            stored = Some(upload.finish().await?);
+            file = Some(upload);
             continue;
         }
         let mut text = Vec::new();
@@ -86,28 +91,23 @@ pub(crate) async fn upload(
             _ => {}
         }
     }
-    let stored = stored.ok_or_else(|| ApiError::bad_request("the form has no `file`"))?;
+    let file = file.ok_or_else(|| ApiError::bad_request("the form has no `file`"))?;
     let name = fields.name.clone();
-    let id = enter_or_remove(&app, user.id, fields, &stored).await?;
+    let id = app
+        .keep(file, async |stored| {
+            enter(&app, user.id, fields, stored).await
+        })
+        .await?;
     Ok(success(json!({"_id": id, "name": name})))
 }
 
-/// Gives stored bytes their name and owner, or removes them where that can't be.
-pub(super) async fn enter_or_remove(
+/// Gives stored bytes their name and owner.
+pub(super) async fn enter(
     app: &App,
     user_id: String,
     fields: Fields,
     stored: &Stored,
-) -> Result<String> {
-    let entered = enter(app, user_id, fields, stored).await;
-    if entered.is_err() {
-        app.remove_unused(&stored.content).await?;
-    }
-    entered
-}
-
-/// Gives stored bytes their name and owner.
-async fn enter(app: &App, user_id: String, fields: Fields, stored: &Stored) -> Result<String> {
+) -> Result<(String, Vec<String>)> {
     fields.check()?;
     let name = fields.name.filter(|name| !name.is_empty());
     let id = match fields.id {
@@ -118,17 +118,23 @@ async fn enter(app: &App, user_id: String, fields: Fields, stored: &Stored) -> R
                 .id
         }
     };
-    app.put_artifact(NewArtifact {
-        id,
-        user_id,
-        name,
-        kind: fields.kind.unwrap_or_default(),
-        public: fields.public.eq_ignore_ascii_case("true"),
-        meta_data: fields.meta_data.unwrap_or_default(),
-        content: stored.content.clone(),
-        size: stored.size,
+    let entered = app
+        .put_artifact(NewArtifact {
+            id: id.clone(),
+            user_id,
+            name,
+            kind: fields.kind.unwrap_or_default(),
+            public: fields.public.eq_ignore_ascii_case("true"),
+            meta_data: fields.meta_data.unwrap_or_default(),
+            content: stored.content.clone(),
+            size: stored.size,
+        })
+        .await;
+    entered.map_err(|error| match error.status() {
+        // Somebody else's, though it may be read.
+        StatusCode::NOT_FOUND => ApiError::not_found(format!("there is no artifact `{id}`")),
+        _ => error,
     })
-    .await
 }
 
 fn broken(error: &axum::extract::multipart::MultipartError) -> ApiError {
@@ -188,18 +194,8 @@ async fn download_url(
     asked: Asked,
 ) -> Result<Json<Value>> {
     let artifact = asked.find(&app, user.id).await?;
-    // The address by which the client reached us is one that it can reach.
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let host = host.ok_or_else(|| ApiError::bad_request("the header `Host` is needed"))?;
-    let forwarded = headers.get("x-forwarded-proto");
-    let scheme = match forwarded.and_then(|scheme| scheme.to_str().ok()) {
-        Some("https") => "https",
-        _ => "http",
-    };
-    let key = app.tickets.issue(artifact.content, artifact.size);
-    let url = format!("{scheme}://{host}/v2/download/{key}");
+    let key = app.signer.download(&artifact.content, artifact.size);
+    let url = format!("{}/v2/download/{key}", address(headers)?);
     Ok(success(json!({"download": url})))
 }
 
@@ -211,7 +207,7 @@ pub(crate) async fn download(
     Path(key): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response> {
-    let ticket = app.tickets.redeem(&key).ok_or_else(|| {
+    let ticket = app.signer.redeem(&key).ok_or_else(|| {
         ApiError::not_found("this download has expired: ask for its address again")
     })?;
     let tag = format!("\"{}\"", ticket.content);
@@ -284,6 +280,9 @@ pub(crate) async fn detail(
 pub(crate) struct ListQuery {
     #[serde(default)]
     filter: Value,
+    /// A field with 1, or with -1 for the last first.
+    #[serde(default)]
+    sort: Value,
     #[serde(default)]
     page_index: Option<u64>,
     #[serde(default)]
@@ -295,9 +294,16 @@ pub(crate) async fn list(
     User(user): User,
     Json(query): Json<ListQuery>,
 ) -> Result<Json<Value>> {
-    let page = PageQuery::of(query.page_index, query.page_size);
-    let kind = query.filter["type"].as_str().map(str::to_owned);
-    let (rows, total) = app.database.artifacts(user.id, kind, page).await?;
+    let text = |field: &str| query.filter[field].as_str().map(str::to_owned);
+    let sort = query.sort.as_object().and_then(|sort| sort.iter().next());
+    let list = ArtifactList {
+        kind: text("type"),
+        name: text("name"),
+        newest_first: sort.is_some_and(|(_, order)| order.as_i64() == Some(-1)),
+        by_name: sort.is_some_and(|(field, _)| field == "name"),
+        page: PageQuery::of(query.page_index, query.page_size),
+    };
+    let (rows, total) = app.database.artifacts(user.id, list).await?;
     let Json(mut answer) = success(rows.iter().map(about).collect());
     answer["meta"] = json!({"total": total});
     Ok(Json(answer))
@@ -305,7 +311,7 @@ pub(crate) async fn list(
 
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Form(asked): Form<Asked>,
 ) -> Result<Json<Value>> {
     let which = asked.which()?;
@@ -319,7 +325,7 @@ pub(crate) async fn delete(
 /// several times.
 pub(crate) async fn delete_many(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Form(fields): Form<Vec<(String, String)>>,
 ) -> Result<Json<Value>> {
     let mut deleted = 0;
@@ -348,7 +354,7 @@ pub(crate) struct Changes {
 
 pub(crate) async fn update(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Json(changes): Json<Changes>,
 ) -> Result<Json<Value>> {
     if let Some(name) = &changes.name {

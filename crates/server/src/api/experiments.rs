@@ -12,10 +12,13 @@ use finetuner_protocol::{ExperimentInfo, check_name};
 use serde::Deserialize;
 use serde_json::Map;
 
-use super::{auth::User, pages::PageQuery};
+use super::{
+    auth::{User, Writer},
+    pages::PageQuery,
+};
 use crate::{
     app::App,
-    database::{ExperimentRow, is_duplicate},
+    database::{ExperimentRow, RunFilter, is_duplicate},
     error::{ApiError, Result},
 };
 
@@ -28,7 +31,7 @@ pub(crate) struct NewExperiment {
 
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     headers: HeaderMap,
     Json(new): Json<NewExperiment>,
 ) -> Result<(StatusCode, Json<ExperimentInfo>)> {
@@ -63,7 +66,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Option<String> {
 /// Deletes an experiment with its runs, and answers what it was.
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Path(name): Path<String>,
 ) -> Result<Json<ExperimentInfo>> {
     let experiment = find(&app, user.id, name).await?;
@@ -74,7 +77,7 @@ pub(crate) async fn delete(
 /// Deletes all experiments with their runs, and answers what they were.
 pub(crate) async fn delete_all(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
 ) -> Result<Json<Vec<ExperimentInfo>>> {
     let (experiments, _) = app.database.experiments(user.id, None).await?;
     for experiment in &experiments {
@@ -84,7 +87,10 @@ pub(crate) async fn delete_all(
 }
 
 async fn delete_one(app: &App, experiment: &ExperimentRow) -> Result<()> {
-    let (runs, _) = app.database.runs(experiment.id, None).await?;
+    let (runs, _) = app
+        .database
+        .runs(experiment.id, RunFilter::default())
+        .await?;
     for run in runs {
         app.delete_run(run).await?;
     }

@@ -18,7 +18,9 @@ use super::{KEEP_ALIVE, auth::User, runs};
 use crate::{app::App, database::StoredEvent, error::Result};
 
 /// Events read from the database at once.
-const CHUNK: u64 = 500;
+const CHUNK: usize = 500;
+/// Events with lines of the log.
+const LINES: Option<&[&str]> = Some(&["log"]);
 
 pub(crate) async fn logs(
     State(app): State<Arc<App>>,
@@ -26,10 +28,16 @@ pub(crate) async fn logs(
     Path(path): Path<(String, String)>,
 ) -> Result<impl IntoResponse> {
     let run = runs::find(&app, user.id, path).await?;
+    let text = text(&app, run.id).await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
+}
+
+/// The whole log of a run.
+pub(crate) async fn text(app: &App, run_id: i64) -> Result<String> {
     let mut text = String::new();
     let mut next = 0;
     loop {
-        let events = app.database.events(run.id, next, CHUNK).await?;
+        let events = app.database.events(run_id, LINES, next, CHUNK).await?;
         let Some(last) = events.last() else { break };
         next = last.number + 1;
         for line in events.iter().flat_map(lines) {
@@ -37,7 +45,7 @@ pub(crate) async fn logs(
             text.push('\n');
         }
     }
-    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
+    Ok(text)
 }
 
 /// The lines of the log, and new ones as they come, until the run has ended.
@@ -49,21 +57,31 @@ pub(crate) async fn stream(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Message, Infallible>>>> {
     let run = runs::find(&app, user.id, path).await?;
+    let messages = follow(app, run.id, &headers);
+    Ok(Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+}
+
+/// The lines of a run's log behind the one that `Last-Event-ID` names, and new
+/// ones as they come.
+pub(crate) fn follow(
+    app: Arc<App>,
+    run_id: i64,
+    headers: &HeaderMap,
+) -> impl Stream<Item = Result<Message, Infallible>> + use<> {
     let last_seen = headers
         .get("last-event-id")
         .and_then(|id| id.to_str().ok()?.parse::<u64>().ok());
     let follower = Follower {
-        changes: app.changes.subscribe(run.id),
+        changes: app.changes.subscribe(run_id),
         app,
-        run_id: run.id,
+        run_id,
         next: last_seen.map_or(0, |id| id.saturating_add(1)),
         ready: VecDeque::new(),
     };
-    let messages = stream::unfold(follower, |mut follower| async {
+    stream::unfold(follower, |mut follower| async {
         let message = follower.next().await?;
         Some((Ok(message), follower))
-    });
-    Ok(Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    })
 }
 
 /// One client that follows one run.
@@ -87,7 +105,7 @@ impl Follower {
             let events = self
                 .app
                 .database
-                .events(self.run_id, self.next, CHUNK)
+                .events(self.run_id, LINES, self.next, CHUNK)
                 .await
                 .ok()?;
             if let Some(last) = events.last() {

@@ -7,6 +7,7 @@ mod artifacts;
 mod auth;
 mod experiments;
 mod identity;
+mod logins;
 mod logs;
 mod pages;
 mod runs;
@@ -14,36 +15,51 @@ mod tokens;
 mod uploads;
 mod worker;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
-    extract::DefaultBodyLimit,
-    http::{HeaderValue, Request},
+    body::Body,
+    extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, State},
+    http::{HeaderMap, HeaderValue, Request, Uri, header, request::Parts},
     middleware::{self, Next},
-    response::Response,
+    response::{IntoResponse, Redirect, Response},
     routing::{MethodRouter, get, post, put},
 };
+use tower_http::{catch_panic::CatchPanicLayer, timeout::RequestBodyTimeoutLayer};
 
+pub(crate) use auth::by_token;
+pub(crate) use logins::{LoginAttempts, Logins};
+pub(crate) use logs::{follow, text as log_text};
+pub(crate) use runs::{examples_of, find as find_run, status_of};
 pub(crate) use uploads::Uploads;
 
-use crate::{app::App, error::ApiError, secret};
+use crate::{
+    app::App,
+    console,
+    error::{ApiError, Result},
+    secret,
+};
 
 /// The most bytes of a request that is not an upload.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
+/// How long the body of a request may stand still.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// How often a log stream without lines sends something.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// All routes.
-pub(crate) fn router(app: Arc<App>) -> Router {
+/// The routes of the API.
+fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
     let run = "/api/v1/experiments/{experiment}/runs/{run}";
-    let mut router = Router::new();
-    let routes: [(String, MethodRouter<Arc<App>>); 34] = [
-        (
-            "/".into(),
-            get(async || concat!("finetuner-server ", env!("CARGO_PKG_VERSION"), "\n")),
-        ),
+    vec![
+        ("/".into(), get(front)),
         (
             "/api/v1/experiments".into(),
             get(experiments::list)
@@ -63,12 +79,24 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         (format!("{run}/metrics"), get(runs::metrics)),
         (format!("{run}/examples"), get(runs::examples)),
         (format!("{run}/history"), get(runs::history)),
+        (format!("{run}/events"), get(runs::events)),
+        (format!("{run}/checkpoints"), get(runs::checkpoints)),
+        (
+            format!("{run}/checkpoints/{{number}}/runs"),
+            post(runs::go_on),
+        ),
         (format!("{run}/cancel"), post(runs::cancel)),
         (format!("{run}/logs"), get(logs::logs)),
         (format!("{run}/logstream"), get(logs::stream)),
         ("/api/v1/worker/job".into(), get(worker::job)),
         ("/api/v1/worker/data".into(), get(worker::data)),
         ("/api/v1/worker/events".into(), post(worker::events)),
+        (
+            "/api/v1/worker/checkpoint".into(),
+            get(worker::last_checkpoint)
+                .post(worker::checkpoint)
+                .layer(DefaultBodyLimit::disable()),
+        ),
         (
             "/api/v1/worker/artifact".into(),
             post(worker::artifact).layer(DefaultBodyLimit::disable()),
@@ -77,6 +105,22 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         (
             "/v2/rpc/user.identity.whoami".into(),
             get(identity::whoami).post(identity::whoami),
+        ),
+        (
+            "/v2/rpc/user.identity.proxiedAuthorize".into(),
+            get(logins::proxied),
+        ),
+        (
+            "/v2/rpc/user.identity.authorize".into(),
+            get(logins::redirected),
+        ),
+        (
+            "/v2/rpc/user.identity.grant.auto".into(),
+            post(logins::grant_by_json),
+        ),
+        (
+            "/v2/rpc/user.identity.grant.auth0Unified".into(),
+            post(logins::grant_by_form),
         ),
         (
             "/v2/rpc/artifact.upload".into(),
@@ -108,24 +152,117 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         ("/v2/rpc/user.pat.delete".into(), post(tokens::delete)),
         ("/v2/rpc/user.session.dismiss".into(), post(tokens::dismiss)),
         ("/v2/download/{key}".into(), get(artifacts::download)),
+        ("/openapi.json".into(), get(openapi)),
         ("/health".into(), get(async || "ok\n")),
-    ];
-    for (path, handler) in routes {
+        ("/healthz".into(), get(async || "ok\n")),
+        ("/readyz".into(), get(ready)),
+        ("/metrics".into(), get(counters)),
+    ]
+}
+
+/// All routes.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let mut router = Router::new();
+    for (path, handler) in routes() {
         if path != "/" {
             router = router.route(&format!("{path}/"), handler.clone());
         }
         router = router.route(&path, handler);
     }
     router
+        .method_not_allowed_fallback(async || ApiError::method_not_allowed())
+        .merge(console::router(&app))
         .fallback(async || ApiError::not_found("there is nothing at this address"))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(middleware::from_fn(with_request_id))
+        .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT))
+        .layer(CatchPanicLayer::custom(
+            |_: Box<dyn std::any::Any + Send>| {
+                ApiError::internal(&"a request panicked; this is a bug").into_response()
+            },
+        ))
+        .layer(middleware::from_fn(refusals_as_json))
+        .layer(middleware::from_fn_with_state(Arc::clone(&app), observed))
         .with_state(app)
 }
 
-/// Gives every answer the name of its request: the client's, or a new one. The
-/// log of a failed request has it too.
-async fn with_request_id(request: Request<axum::body::Body>, next: Next) -> Response {
+/// What is at the root: the console for people, the name for programs.
+async fn front(headers: HeaderMap) -> Response {
+    let accepts = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok());
+    match accepts.is_some_and(|kinds| kinds.contains("text/html")) {
+        true => Redirect::to("/console/").into_response(),
+        false => concat!("finetuner-server ", env!("CARGO_PKG_VERSION"), "\n").into_response(),
+    }
+}
+
+/// The description of this API.
+pub(crate) const OPENAPI: &str = include_str!("openapi.json");
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
+/// Whether the server can do its work.
+async fn ready(State(app): State<Arc<App>>) -> Result<&'static str> {
+    if app.is_stopping() {
+        return Err(ApiError::unavailable("the server is about to stop"));
+    }
+    let ready = app.database.is_ready().await;
+    ready.map_err(|e| ApiError::unavailable(format!("the database does not answer: {e}")))?;
+    Ok("ok\n")
+}
+
+async fn counters(State(app): State<Arc<App>>) -> Result<Response> {
+    let text = app.counters.text(app.database.count_runs().await?);
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+/// Where a request comes from; none where that is not known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) Option<IpAddr>);
+
+impl<S: Sync> FromRequestParts<S> for Peer {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(parts.extensions.get().copied().unwrap_or(Self(None)))
+    }
+}
+
+/// Whether a request came over TLS; said by the connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Secure(pub(crate) bool);
+
+/// The address by which a client has reached us, which is one that it can
+/// reach again: `https://host:port`.
+pub(crate) fn address(headers: &HeaderMap) -> Result<String> {
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|value: &HeaderValue| value.to_str().ok())
+    };
+    let host = text(header::HOST).filter(|host| is_host(host));
+    let host = host.ok_or_else(|| ApiError::bad_request("the header `Host` is needed"))?;
+    let scheme = match text(header::HeaderName::from_static(SCHEME)) {
+        Some("https") => "https",
+        _ => "http",
+    };
+    Ok(format!("{scheme}://{host}"))
+}
+
+/// Says by which scheme a client has come: set by a proxy before us, or by
+/// ourselves where we speak TLS.
+const SCHEME: &str = "x-forwarded-proto";
+
+/// What can stand in an address for a host, with or without a port.
+fn is_host(host: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    !host.is_empty() && host.len() <= 255 && host.bytes().all(plain)
+}
+
+/// Counts every answer and gives it the name of its request: the client's, or a
+/// new one. The log of a failed request has it too.
+async fn observed(State(app): State<Arc<App>>, mut request: Request<Body>, next: Next) -> Response {
     const NAME: &str = "x-request-id";
     let given = request.headers().get(NAME).filter(|id| {
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.".contains(byte);
@@ -137,17 +274,57 @@ async fn with_request_id(request: Request<axum::body::Body>, next: Next) -> Resp
         None => HeaderValue::from_str(&secret::new_id())
             .unwrap_or_else(|_| HeaderValue::from_static("unknown")),
     };
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let mut answer = next.run(request).await;
-    if answer.status().is_server_error() {
-        // Addresses of downloads are keys.
-        let path = if path.starts_with("/v2/download/") {
-            "/v2/download/..."
-        } else {
-            &path
-        };
-        tracing::error!("{method} {path}: {} [request {id:?}]", answer.status());
+    if let Some(Secure(true)) = request.extensions().get() {
+        let https = HeaderValue::from_static("https");
+        request.headers_mut().insert(SCHEME, https);
     }
-    answer.headers_mut().insert(NAME, id);
+    with_host(&mut request);
+    let method = request.method().clone();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let begun = Instant::now();
+    let mut answer = next.run(request).await;
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    let status = answer.status();
+    app.counters
+        .answer(method.as_str(), route, status.as_u16(), begun.elapsed());
+    if status.is_server_error() {
+        tracing::error!("{method} {route}: {status} [request {id:?}]");
+    } else {
+        tracing::debug!(
+            "{method} {route}: {status} in {:?} [request {id:?}]",
+            begun.elapsed()
+        );
+    }
+    let headers = answer.headers_mut();
+    headers.insert(NAME, id);
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     answer
+}
+
+/// HTTP/2 has the host in the address.
+fn with_host(request: &mut Request<Body>) {
+    if request.headers().contains_key(header::HOST) {
+        return;
+    }
+    let authority = Uri::authority(request.uri()).map(|a| HeaderValue::from_str(a.as_str()));
+    if let Some(Ok(host)) = authority {
+        request.headers_mut().insert(header::HOST, host);
+    }
+}
+
+/// What the framework itself refuses, it says as a text; both APIs promise JSON.
+async fn refusals_as_json(request: Request<Body>, next: Next) -> Response {
+    let answer = next.run(request).await;
+    let kind = answer.headers().get(header::CONTENT_TYPE);
+    let is_text = kind.is_none_or(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    if !answer.status().is_client_error() || !is_text {
+        return answer;
+    }
+    let status = answer.status();
+    let text = axum::body::to_bytes(answer.into_body(), 4096).await;
+    let text = text.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    ApiError::rejected(status, text.unwrap_or_default()).into_response()
 }

@@ -1,6 +1,6 @@
 //! `/api/v1/experiments/{experiment}/runs`
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -10,16 +10,22 @@ use axum::{
 };
 use finetuner_engine::plan::Plan;
 use finetuner_protocol::{
-    Config, Event, ExamplesInfo, MAX_POINTS, MetricPoint, MetricsInfo, NewRun, RunTask, Stage,
-    StatusInfo, check_name,
+    CheckpointInfo, Config, Event, ExamplesInfo, MAX_POINTS, MetricPoint, MetricsInfo, NewRun,
+    RunConfig, RunTask, Stage, Status, StatusInfo, check_name,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{auth::User, experiments, pages::PageQuery};
+use super::{
+    auth::{User, Writer},
+    experiments,
+    pages::PageQuery,
+};
 use crate::{
     app::App,
-    database::{ExperimentRow, NewRunRow, RunRow, StoredEvent, is_duplicate},
+    database::{
+        CheckpointRow, ExperimentRow, NewRunRow, RunFilter, RunRow, StoredEvent, is_duplicate,
+    },
     error::{ApiError, Result},
     secret, submission,
 };
@@ -29,7 +35,7 @@ const WAITS: &str = "Run submitted and awaits execution";
 
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Path(experiment): Path<String>,
     headers: HeaderMap,
     Json(body): Json<Value>,
@@ -59,8 +65,9 @@ pub(crate) async fn create(
     if let Some(run) = existing {
         return same_request(run, &experiment, idempotency_key.as_deref());
     }
-    let plan = Plan::new(&config, app.local_models).map_err(|e| ApiError::engine(&e))?;
-    submission::check_data(&app, &user.id, plan, &config).await?;
+    let plan = Plan::new(&config, app.settings.local_models).map_err(|e| ApiError::engine(&e))?;
+    let keep_checkpoints = plan.keep_checkpoints;
+    let data = submission::check_data(&app, &user.id, plan, &config).await?;
 
     let row = NewRunRow {
         experiment_id: experiment.id,
@@ -71,19 +78,31 @@ pub(crate) async fn create(
         task: RunTask::Training.to_string(),
         details: WAITS.to_owned(),
         artifact_id: secret::new_id(),
-        idempotency_key: idempotency_key.clone(),
+        idempotency_key,
+        keep_checkpoints: u32::try_from(keep_checkpoints).unwrap_or(u32::MAX),
+        first_checkpoint: None,
+        data: json!(data).to_string(),
     };
+    submit(&app, &experiment, row).await
+}
+
+/// Stores a run and tells the queue; a name that is taken is answered for as
+/// [`same_request`] does.
+async fn submit(
+    app: &App,
+    experiment: &ExperimentRow,
+    row: NewRunRow,
+) -> Result<(StatusCode, Json<Value>)> {
+    let (name, key) = (row.name.clone(), row.idempotency_key.clone());
     let created = app.database.create_run(row).await;
-    let run = app.database.run(experiment.id, new.name.clone()).await?;
+    let run = app.database.run(experiment.id, name).await?;
     let run = run.ok_or_else(|| ApiError::internal(&"a new run is not there"))?;
     match created {
         Ok(()) => {
             app.submitted.notify_one();
             Ok((StatusCode::CREATED, Json(info(run))))
         }
-        Err(error) if is_duplicate(&error) => {
-            same_request(run, &experiment, idempotency_key.as_deref())
-        }
+        Err(error) if is_duplicate(&error) => same_request(run, experiment, key.as_deref()),
         Err(error) => Err(error.into()),
     }
 }
@@ -119,7 +138,11 @@ pub(crate) async fn list(
     Query(page): Query<PageQuery>,
 ) -> Result<Response> {
     let experiment = experiments::find(&app, user.id, experiment).await?;
-    let (rows, total) = app.database.runs(experiment.id, page.bounds()).await?;
+    let filter = RunFilter {
+        page: page.bounds(),
+        ..RunFilter::default()
+    };
+    let (rows, total) = app.database.runs(experiment.id, filter).await?;
     Ok(page.answer(rows.into_iter().map(info).collect(), total))
 }
 
@@ -129,10 +152,20 @@ pub(crate) async fn status(
     Path(path): Path<(String, String)>,
 ) -> Result<Json<StatusInfo>> {
     let run = find(&app, user.id, path).await?;
-    Ok(Json(StatusInfo {
-        status: run.status(),
-        details: run.details,
-    }))
+    Ok(Json(status_of(&app, &run).await?))
+}
+
+/// Where a run stands, and what there is to say about it.
+pub(crate) async fn status_of(app: &App, run: &RunRow) -> Result<StatusInfo> {
+    let status = run.status();
+    let ahead = match status {
+        Status::Created => app.database.ahead(run.id).await?,
+        _ => 0,
+    };
+    Ok(StatusInfo {
+        status,
+        details: run.details(ahead),
+    })
 }
 
 pub(crate) async fn metrics(
@@ -141,20 +174,7 @@ pub(crate) async fn metrics(
     Path(path): Path<(String, String)>,
 ) -> Result<Json<MetricsInfo>> {
     let run = find(&app, user.id, path).await?;
-    let mut metrics = MetricsInfo::default();
-    let merge = |into: &mut BTreeMap<String, f64>, from| into.extend::<BTreeMap<_, _>>(from);
-    for stored in app.database.events(run.id, 0, u64::MAX >> 1).await? {
-        if let Event::Evaluation {
-            stage,
-            metrics: values,
-        } = stored.event
-        {
-            match stage {
-                Stage::Before => merge(&mut metrics.before, values),
-                Stage::After => merge(&mut metrics.after, values),
-            }
-        }
-    }
+    let metrics = serde_json::from_str(&run.metrics).map_err(|e| ApiError::internal(&e))?;
     Ok(Json(metrics))
 }
 
@@ -165,16 +185,25 @@ pub(crate) async fn examples(
     Path(path): Path<(String, String)>,
 ) -> Result<Json<ExamplesInfo>> {
     let run = find(&app, user.id, path).await?;
+    Ok(Json(examples_of(&app, run.id).await?))
+}
+
+/// What example queries of a run found.
+pub(crate) async fn examples_of(app: &App, run_id: i64) -> Result<ExamplesInfo> {
     let mut all = ExamplesInfo::default();
-    for stored in app.database.events(run.id, 0, u64::MAX >> 1).await? {
-        if let Event::Examples { stage, examples } = stored.event {
+    let kinds: Option<&[&str]> = Some(&["examples"]);
+    for stored in app.database.events(run_id, kinds, 0, usize::MAX).await? {
+        if let Event::Examples {
+            stage, examples, ..
+        } = stored.event
+        {
             match stage {
                 Stage::Before => all.before.extend(examples),
                 Stage::After => all.after.extend(examples),
             }
         }
     }
-    Ok(Json(all))
+    Ok(all)
 }
 
 #[derive(Deserialize)]
@@ -189,36 +218,137 @@ pub(crate) async fn history(
     Path(path): Path<(String, String)>,
     Query(HistoryQuery { after }): Query<HistoryQuery>,
 ) -> Result<Json<Vec<MetricPoint>>> {
-    let run = find(&app, user.id, path).await?;
-    let points = app.database.points(run.id, after, MAX_POINTS).await?;
+    let kinds: Option<&[&str]> = Some(&["step", "epoch", "evaluation"]);
+    points(&app, user.id, path, kinds, after).await
+}
+
+async fn points(
+    app: &App,
+    user_id: String,
+    path: (String, String),
+    kinds: Option<&'static [&'static str]>,
+    after: Option<u64>,
+) -> Result<Json<Vec<MetricPoint>>> {
+    let run = find(app, user_id, path).await?;
+    let first = after.map_or(0, |number| number.saturating_add(1));
+    let events = app
+        .database
+        .events(run.id, kinds, first, MAX_POINTS)
+        .await?;
     let point = |stored: StoredEvent| MetricPoint {
         number: stored.number,
         at: stored.at,
         event: stored.event,
     };
-    Ok(Json(points.into_iter().map(point).collect()))
+    Ok(Json(events.into_iter().map(point).collect()))
+}
+
+/// Everything that happened in a run, in order: what the log, the curves, the
+/// metrics and the examples are made of.
+pub(crate) async fn events(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Path(path): Path<(String, String)>,
+    Query(HistoryQuery { after }): Query<HistoryQuery>,
+) -> Result<Json<Vec<MetricPoint>>> {
+    points(&app, user.id, path, None, after).await
+}
+
+/// The states that a run can be gone on from.
+pub(crate) async fn checkpoints(
+    State(app): State<Arc<App>>,
+    User(user): User,
+    Path(path): Path<(String, String)>,
+) -> Result<Json<Vec<CheckpointInfo>>> {
+    let run = find(&app, user.id, path).await?;
+    let checkpoints = app.database.checkpoints(run.id).await?;
+    let info = |row: CheckpointRow| CheckpointInfo {
+        number: row.number,
+        epoch: row.epoch,
+        step: row.step,
+        size: row.size,
+        sha256: row.content,
+        created_at: row.created_at,
+    };
+    Ok(Json(checkpoints.into_iter().map(info).collect()))
+}
+
+/// A run that goes on from another one's checkpoint.
+#[derive(Deserialize)]
+pub(crate) struct Continuation {
+    name: String,
+    #[serde(default)]
+    description: Option<String>,
+    /// All epochs, with those that are done; as many as before by default.
+    #[serde(default)]
+    epochs: Option<u32>,
+}
+
+/// Makes a run that goes on from a checkpoint: with the configuration of its
+/// run, but for the name and the number of epochs.
+pub(crate) async fn go_on(
+    State(app): State<Arc<App>>,
+    Writer(user): Writer,
+    Path((experiment, run, number)): Path<(String, String, u64)>,
+    headers: HeaderMap,
+    Json(new): Json<Continuation>,
+) -> Result<(StatusCode, Json<Value>)> {
+    check_name("name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
+    let run = find(&app, user.id.clone(), (experiment.clone(), run)).await?;
+    let experiment = experiments::find(&app, user.id.clone(), experiment).await?;
+    let checkpoint = app.database.checkpoint(run.id, number).await?;
+    let checkpoint = checkpoint.ok_or_else(|| {
+        ApiError::not_found(format!("run `{}` has no checkpoint {number}", run.name))
+    })?;
+    let idempotency_key = experiments::idempotency_key(&headers);
+    let existing = app.database.run(experiment.id, new.name.clone()).await?;
+    if let Some(run) = existing {
+        return same_request(run, &experiment, idempotency_key.as_deref());
+    }
+    let mut sent: Value = serde_json::from_str(&run.config).map_err(|e| ApiError::internal(&e))?;
+    sent["run_name"] = new.name.clone().into();
+    if let Some(epochs) = new.epochs {
+        sent["hyper_parameters"]["epochs"] = epochs.into();
+    }
+    let config: RunConfig =
+        serde_json::from_value(sent.clone()).map_err(|e| ApiError::unprocessable(e.to_string()))?;
+    let plan = Plan::new(&config, app.settings.local_models).map_err(|e| ApiError::engine(&e))?;
+    let keep_checkpoints = u32::try_from(plan.keep_checkpoints).unwrap_or(u32::MAX);
+    let data = submission::check_data(&app, &user.id, plan, &config).await?;
+    let row = NewRunRow {
+        experiment_id: experiment.id,
+        name: new.name,
+        description: new.description.unwrap_or_default(),
+        config: sent.to_string(),
+        device: run.device,
+        task: run.task,
+        details: WAITS.to_owned(),
+        artifact_id: secret::new_id(),
+        idempotency_key,
+        keep_checkpoints,
+        first_checkpoint: Some(checkpoint.content),
+        data: json!(data).to_string(),
+    };
+    submit(&app, &experiment, row).await
 }
 
 /// Ends a run. One that has ended stays as it is.
 pub(crate) async fn cancel(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Path(path): Path<(String, String)>,
 ) -> Result<Json<StatusInfo>> {
     let run = find(&app, user.id.clone(), path.clone()).await?;
     let reason = format!("Run cancelled by {}", user.name);
-    app.fail(run.id, reason).await?;
+    app.fail(run.id, None, reason).await?;
     let run = find(&app, user.id, path).await?;
-    Ok(Json(StatusInfo {
-        status: run.status(),
-        details: run.details,
-    }))
+    Ok(Json(status_of(&app, &run).await?))
 }
 
 /// Deletes a run and its model, and answers what it was.
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Path(path): Path<(String, String)>,
 ) -> Result<Json<Value>> {
     let run = find(&app, user.id, path).await?;
@@ -229,11 +359,14 @@ pub(crate) async fn delete(
 /// Deletes all runs of an experiment, and answers what they were.
 pub(crate) async fn delete_all(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Path(experiment): Path<String>,
 ) -> Result<Json<Vec<Value>>> {
     let experiment = experiments::find(&app, user.id, experiment).await?;
-    let (runs, _) = app.database.runs(experiment.id, None).await?;
+    let (runs, _) = app
+        .database
+        .runs(experiment.id, RunFilter::default())
+        .await?;
     for run in &runs {
         app.delete_run(run.clone()).await?;
     }
@@ -241,7 +374,7 @@ pub(crate) async fn delete_all(
 }
 
 /// The user's run of that experiment and name.
-pub(super) async fn find(
+pub(crate) async fn find(
     app: &App,
     user_id: String,
     (experiment, name): (String, String),

@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::{Form, Json, extract::State};
+use axum::{Form, Json, extract::State, http::HeaderMap};
 use finetuner_protocol::check_name;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{auth::User, identity::success};
+use super::{
+    auth::{self, User, Writer},
+    identity::success,
+};
 use crate::{
     app::App,
+    database::Scope,
     error::{ApiError, Result},
+    secret,
 };
 
 /// The longest that a token may last.
@@ -22,11 +27,14 @@ pub(crate) struct NewToken {
     name: String,
     #[serde(default)]
     expiration_days: Option<u32>,
+    /// `all`, the default, or `read`. No client of Python's sends it.
+    #[serde(default)]
+    scope: Option<String>,
 }
 
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Form(new): Form<NewToken>,
 ) -> Result<Json<Value>> {
     check_name("name", &new.name).map_err(|e| ApiError::bad_request(e.to_string()))?;
@@ -37,11 +45,20 @@ pub(crate) async fn create(
             "`expirationDays` is {days}: 1 to {MAX_DAYS} are allowed"
         )));
     }
+    let scope = match new.scope.as_deref() {
+        None => Scope::All,
+        Some(scope) => Scope::parse(scope).ok_or_else(|| {
+            ApiError::bad_request(format!("`scope` is `{scope}`: `all` or `read` is wanted"))
+        })?,
+    };
     let name = new.name.clone();
-    let created = app
-        .database
-        .create_personal_token(user.id, new.name, new.expiration_days)
-        .await?;
+    let new = crate::database::NewToken {
+        name: new.name,
+        kind: "personal",
+        scope,
+        days: new.expiration_days,
+    };
+    let created = app.database.add_token(user.id, new).await?;
     let token = created.ok_or_else(|| {
         ApiError::conflict(format!(
             "there is a token `{name}` already; choose another name, or delete it"
@@ -61,6 +78,8 @@ pub(crate) async fn list(State(app): State<Arc<App>>, User(user): User) -> Resul
                 "createdAt": token.created_at,
                 "updatedAt": token.created_at,
                 "expireAt": token.expires_at,
+                "lastUsedAt": token.last_used_at,
+                "scope": token.scope,
             })
         })
         .collect();
@@ -74,7 +93,7 @@ pub(crate) struct TokenName {
 
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Form(TokenName { name }): Form<TokenName>,
 ) -> Result<Json<Value>> {
     if !app.database.delete_token(user.id, name.clone()).await? {
@@ -83,8 +102,15 @@ pub(crate) async fn delete(
     Ok(success(json!({})))
 }
 
-/// Tokens of this server are not sessions: one that is no longer wanted is
-/// deleted by its name.
-pub(crate) async fn dismiss(User(_): User) -> Json<Value> {
-    success(json!({}))
+/// Ends the session that the token belongs to. A personal token stays good
+/// until it is deleted by its name.
+pub(crate) async fn dismiss(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    User(_): User,
+) -> Result<Json<Value>> {
+    if let Some(token) = auth::token(&headers) {
+        app.database.end_session(secret::hash(token)).await?;
+    }
+    Ok(success(json!({})))
 }

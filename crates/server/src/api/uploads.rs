@@ -17,15 +17,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    artifacts::{Fields, enter_or_remove},
-    auth::User,
+    artifacts::{Fields, enter},
+    auth::Writer,
     identity::success,
 };
 use crate::{
     app::App,
     error::{ApiError, Result},
     secret,
-    store::{Stored, Upload},
+    store::Upload,
 };
 
 /// The bytes of a part but the last.
@@ -65,21 +65,18 @@ impl InProgress {
 
 impl Uploads {
     fn begin(&self, user_id: &str, state: Stage) -> Result<String> {
+        self.forget();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, upload| {
-            let touched = upload
-                .touched
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            touched.elapsed() < LIFE
-        });
         let open = all
             .values()
             .filter(|upload| upload.user_id == user_id && upload.is_open());
         if open.count() >= MAX_UPLOADS {
-            return Err(ApiError::too_many(format!(
-                "{MAX_UPLOADS} uploads are in progress already; finish one, or wait an hour"
-            )));
+            return Err(ApiError::too_many(
+                format!(
+                    "{MAX_UPLOADS} uploads are in progress already; finish one, or wait an hour"
+                ),
+                LIFE.as_secs(),
+            ));
         }
         let id = secret::new_id();
         let upload = InProgress {
@@ -89,6 +86,15 @@ impl Uploads {
         };
         all.insert(id.clone(), Arc::new(upload));
         Ok(id)
+    }
+
+    /// Forgets those that have stood still for too long.
+    pub(crate) fn forget(&self) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, upload| {
+            let touched = upload.touched.lock();
+            touched.unwrap_or_else(PoisonError::into_inner).elapsed() < LIFE
+        });
     }
 
     fn find(&self, user_id: &str, id: &str) -> Result<Arc<InProgress>> {
@@ -104,7 +110,7 @@ impl Uploads {
 
 pub(crate) async fn begin(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Json(fields): Json<Fields>,
 ) -> Result<Json<Value>> {
     fields.check()?;
@@ -126,7 +132,7 @@ pub(crate) struct Part {
 /// Takes a part in. One that came before is taken as done.
 pub(crate) async fn part(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Query(part): Query<Part>,
     bytes: Bytes,
 ) -> Result<Json<Value>> {
@@ -158,7 +164,7 @@ pub(crate) struct Finish {
 
 pub(crate) async fn finish(
     State(app): State<Arc<App>>,
-    User(user): User,
+    Writer(user): Writer,
     Json(finish): Json<Finish>,
 ) -> Result<Json<Value>> {
     let found = app.uploads.find(&user.id, &finish.upload_id)?;
@@ -173,15 +179,17 @@ pub(crate) async fn finish(
             return Ok(Json(answer));
         }
     };
-    let stored: Stored = upload.finish().await?;
     let name = fields.name.clone();
-    if !stored.content.eq_ignore_ascii_case(&finish.sha256) {
-        app.remove_unused(&stored.content).await?;
-        return Err(ApiError::unprocessable(
-            "`sha256`: what has come has another one; send it anew",
-        ));
-    }
-    let id = enter_or_remove(&app, user.id, fields, &stored).await?;
+    let id = app
+        .keep(*upload, async |stored| {
+            if !stored.content.eq_ignore_ascii_case(&finish.sha256) {
+                return Err(ApiError::unprocessable(
+                    "`sha256`: what has come has another one; send it anew",
+                ));
+            }
+            enter(&app, user.id, fields, stored).await
+        })
+        .await?;
     let Json(answer) = success(json!({"_id": id, "name": name}));
     *state = Stage::Done(answer.clone());
     Ok(Json(answer))

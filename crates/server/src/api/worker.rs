@@ -1,5 +1,6 @@
 //! `/api/v1/worker`: what the worker of a run asks for and reports. Its token
-//! says which run it is.
+//! says which run it is. Every write is compared with it once more where it
+//! happens, so that a worker which was replaced writes nothing.
 
 use std::sync::Arc;
 
@@ -9,32 +10,47 @@ use axum::{
     extract::{Query, State},
     response::IntoResponse,
 };
-use finetuner_protocol::{Device, EventBatch, Job, Level, Outcome, Status, WorkerOrders};
+use finetuner_protocol::{
+    Device, EventBatch, Job, Level, Outcome, Status, WorkRules, WorkerOrders,
+};
 use futures_util::StreamExt;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::auth::WorkerRun;
 use crate::{
     app::App,
+    database::{CheckpointRow, End, NewArtifact},
     error::{ApiError, Result},
+    store::Upload,
 };
 
 /// The first call: the run starts.
-pub(crate) async fn job(
-    State(app): State<Arc<App>>,
-    WorkerRun(run): WorkerRun,
-) -> Result<Json<Job>> {
+pub(crate) async fn job(State(app): State<Arc<App>>, worker: WorkerRun) -> Result<Json<Job>> {
+    let WorkerRun { run, token } = worker;
     let mut config: finetuner_protocol::RunConfig =
         serde_json::from_str(&run.config).map_err(|e| ApiError::internal(&e))?;
     config.run_name = run.name;
     config.experiment_name = run.experiment;
-    app.database
-        .set_status(run.id, Status::Started, "Run is being executed".to_owned())
-        .await?;
+    if !app.database.begin(run.id, token).await? {
+        return Err(ApiError::unauthorized());
+    }
     app.changes.notify(run.id);
+    let settings = &app.settings;
     Ok(Json(Job {
         config,
         device: Device::from(run.device),
+        attempt: run.attempts,
+        has_checkpoint: app.database.last_checkpoint(run.id).await?.is_some(),
+        rules: WorkRules {
+            local_models: settings.local_models,
+            private_addresses: settings.private_addresses,
+            checkpoint_seconds: settings.checkpoint_every.as_secs_f64(),
+            // Several may be lost before the worker is.
+            heartbeat_seconds: (settings.lease.as_secs_f64() / 10.0).min(2.0),
+            max_memory: settings.max_run_memory,
+            max_disk: settings.max_run_disk,
+        },
     }))
 }
 
@@ -43,51 +59,124 @@ pub(crate) struct DataQuery {
     name: String,
 }
 
-/// Data of the run's owner.
+/// Data of the run, as it was when the run was made.
 pub(crate) async fn data(
     State(app): State<Arc<App>>,
-    WorkerRun(run): WorkerRun,
+    WorkerRun { run, .. }: WorkerRun,
     Query(DataQuery { name }): Query<DataQuery>,
 ) -> Result<impl IntoResponse> {
-    let artifact = app
-        .database
-        .artifact_by_name(run.user_id, name.clone())
-        .await?;
-    let artifact =
-        artifact.ok_or_else(|| ApiError::not_found(format!("there is no data named `{name}`")))?;
-    app.store.body(&artifact.content).await
+    let data: Value = serde_json::from_str(&run.data).map_err(|e| ApiError::internal(&e))?;
+    let content = data[&name].as_str();
+    let content =
+        content.ok_or_else(|| ApiError::not_found(format!("the run has no data `{name}`")))?;
+    app.store.body(content).await
 }
 
-pub(crate) async fn events(
+/// The checkpoint that the run goes on from.
+pub(crate) async fn last_checkpoint(
     State(app): State<Arc<App>>,
-    WorkerRun(run): WorkerRun,
-    Json(batch): Json<EventBatch>,
-) -> Result<Json<WorkerOrders>> {
-    if !batch.events.is_empty() {
-        app.add_events(run.id, Some(batch.first), batch.events)
-            .await?;
-    }
-    Ok(Json(WorkerOrders::default()))
+    WorkerRun { run, .. }: WorkerRun,
+) -> Result<impl IntoResponse> {
+    let content = app.database.last_checkpoint(run.id).await?;
+    let content = content.ok_or_else(|| ApiError::not_found("the run has no checkpoint"))?;
+    app.store.body(&content).await
 }
 
-/// The bytes of the finished model.
-pub(crate) async fn artifact(
+#[derive(Deserialize)]
+pub(crate) struct Position {
+    epoch: u64,
+    step: u64,
+}
+
+/// The bytes of a new checkpoint.
+pub(crate) async fn checkpoint(
     State(app): State<Arc<App>>,
-    WorkerRun(run): WorkerRun,
+    WorkerRun { run, token }: WorkerRun,
+    Query(Position { epoch, step }): Query<Position>,
     body: Body,
 ) -> Result<()> {
+    let upload = receive(&app, body).await?;
+    app.keep(upload, async |stored| {
+        let row = CheckpointRow {
+            epoch,
+            step,
+            content: stored.content.clone(),
+            size: stored.size,
+            ..CheckpointRow::default()
+        };
+        let orphans = app.database.add_checkpoint(run.id, token, row).await?;
+        Ok(((), orphans.ok_or_else(ApiError::unauthorized)?))
+    })
+    .await?;
+    app.changes.notify(run.id);
+    Ok(())
+}
+
+async fn receive(app: &App, body: Body) -> Result<Upload> {
     let mut upload = app.store.upload();
     let mut bytes = body.into_data_stream();
     while let Some(bytes) = bytes.next().await {
         let bytes = bytes.map_err(|e| ApiError::bad_request(e.to_string()))?;
         upload.write(bytes).await?;
     }
-    app.put_model(&run, upload.finish().await?).await
+    Ok(upload)
+}
+
+pub(crate) async fn events(
+    State(app): State<Arc<App>>,
+    WorkerRun { run, token }: WorkerRun,
+    Json(batch): Json<EventBatch>,
+) -> Result<Json<WorkerOrders>> {
+    let lease = app.settings.lease;
+    let is_current = if batch.events.is_empty() {
+        app.database.extend_lease(run.id, token, lease).await?
+    } else {
+        app.counters.events(batch.events.len() as u64);
+        let EventBatch { first, events } = batch;
+        let added = app
+            .database
+            .add_worker_events(run.id, token, lease, first, events);
+        let added = added.await?;
+        app.changes.notify(run.id);
+        added
+    };
+    if !is_current {
+        return Err(ApiError::unauthorized());
+    }
+    Ok(Json(match app.is_stopping() {
+        true => WorkerOrders::Pause,
+        false => WorkerOrders::GoOn,
+    }))
+}
+
+/// The bytes of the finished model.
+pub(crate) async fn artifact(
+    State(app): State<Arc<App>>,
+    WorkerRun { run, token }: WorkerRun,
+    body: Body,
+) -> Result<()> {
+    let upload = receive(&app, body).await?;
+    app.keep(upload, async |stored| {
+        let model = NewArtifact {
+            id: run.artifact_id,
+            user_id: run.user_id,
+            name: None,
+            kind: "model".to_owned(),
+            public: false,
+            meta_data: "{}".to_owned(),
+            content: stored.content.clone(),
+            size: stored.size,
+        };
+        let put = app.database.put_model(run.id, token, model).await?;
+        let orphan = put.ok_or_else(ApiError::unauthorized)?;
+        Ok(((), orphan.into_iter().collect()))
+    })
+    .await
 }
 
 pub(crate) async fn outcome(
     State(app): State<Arc<App>>,
-    WorkerRun(run): WorkerRun,
+    WorkerRun { run, token }: WorkerRun,
     Json(outcome): Json<Outcome>,
 ) -> Result<()> {
     match outcome {
@@ -97,19 +186,27 @@ pub(crate) async fn outcome(
                 return Err(ApiError::conflict("the run has no artifact yet"));
             };
             let size = artifact.size as f64 / f64::from(1 << 20);
-            for message in [
+            let lines = [
                 format!("Artifact pushed under ID '{}'", run.artifact_id),
                 format!("Artifact size is {size:.3} MB"),
                 "Finished 🚀".to_owned(),
-            ] {
-                app.log(run.id, Level::Info, message).await?;
-            }
-            app.database
-                .set_status(run.id, Status::Finished, "Run finished".to_owned())
-                .await?;
+            ];
+            let end = End {
+                status: Status::Finished,
+                details: "Run finished".to_owned(),
+                lines: lines.map(|line| (Level::Info, line)).into(),
+            };
+            app.end(run.id, Some(token), end).await.map(drop)
+        }
+        Outcome::Failed { reason } => app.fail(run.id, Some(token), reason).await.map(drop),
+        Outcome::Paused => {
+            let message = "The run has paused: it goes on when the server does".to_owned();
+            let released = app
+                .database
+                .release(run.id, run.attempts, false, Level::Info, message);
+            released.await?;
             app.changes.notify(run.id);
             Ok(())
         }
-        Outcome::Failed { reason } => app.fail(run.id, reason).await,
     }
 }

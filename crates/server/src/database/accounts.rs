@@ -1,6 +1,6 @@
-//! Users and their tokens.
+//! Users, their passwords and tokens.
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, Row, params};
 
 use super::{Database, NOW};
 use crate::secret;
@@ -10,6 +10,32 @@ use crate::secret;
 pub(crate) struct UserRow {
     pub(crate) id: String,
     pub(crate) name: String,
+    /// What the token that was shown is good for.
+    pub(crate) scope: Scope,
+}
+
+/// What a token is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Everything.
+    All,
+    /// Looking at things.
+    Read,
+}
+
+impl Scope {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Read => "read",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        [Self::All, Self::Read]
+            .into_iter()
+            .find(|scope| scope.as_str() == text)
+    }
 }
 
 /// A token, as a list shows it.
@@ -17,14 +43,37 @@ pub(crate) struct UserRow {
 pub(crate) struct TokenRow {
     pub(crate) name: String,
     pub(crate) kind: String,
+    pub(crate) scope: String,
     pub(crate) created_at: String,
     pub(crate) expires_at: Option<String>,
+    pub(crate) last_used_at: Option<String>,
+}
+
+/// A token to make.
+#[derive(Clone, Debug)]
+pub(crate) struct NewToken {
+    pub(crate) name: String,
+    /// `personal`, or `session` for one that logging in has made.
+    pub(crate) kind: &'static str,
+    pub(crate) scope: Scope,
+    /// When it ends; never, where there is none.
+    pub(crate) days: Option<u32>,
+}
+
+fn user(row: &Row<'_>) -> rusqlite::Result<UserRow> {
+    let scope: String = row.get(2)?;
+    Ok(UserRow {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        // One that is not known is good for little.
+        scope: Scope::parse(&scope).unwrap_or(Scope::Read),
+    })
 }
 
 impl Database {
     /// Whether there is no user yet.
     pub(crate) async fn has_no_users(&self) -> rusqlite::Result<bool> {
-        self.call(|db| db.query_row("SELECT NOT EXISTS (SELECT 1 FROM users)", [], |r| r.get(0)))
+        self.read(|db| db.query_row("SELECT NOT EXISTS (SELECT 1 FROM users)", [], |r| r.get(0)))
             .await
     }
 
@@ -33,8 +82,9 @@ impl Database {
         &self,
         user: String,
         token_name: String,
+        scope: Scope,
     ) -> rusqlite::Result<String> {
-        self.call(move |db| {
+        self.write(move |db| {
             let token = secret::new_token();
             let transaction = db.transaction()?;
             transaction.execute(
@@ -46,10 +96,10 @@ impl Database {
             )?;
             transaction.execute(
                 &format!(
-                    "INSERT INTO tokens (hash, user_id, name, created_at)
-                     SELECT ?1, id, ?2, {NOW} FROM users WHERE name = ?3"
+                    "INSERT INTO tokens (hash, user_id, name, created_at, scope)
+                     SELECT ?1, id, ?2, {NOW}, ?4 FROM users WHERE name = ?3"
                 ),
-                params![secret::hash(&token), token_name, user],
+                params![secret::hash(&token), token_name, user, scope.as_str()],
             )?;
             transaction.commit()?;
             Ok(token)
@@ -57,27 +107,106 @@ impl Database {
         .await
     }
 
-    /// Gives a user another token, which ends after so many days. None where the
-    /// user has one of that name.
-    pub(crate) async fn create_personal_token(
+    /// Makes a user. Says whether the name was free.
+    pub(crate) async fn add_user(&self, name: String) -> rusqlite::Result<bool> {
+        self.write(move |db| {
+            let added = db.execute(
+                &format!(
+                    "INSERT INTO users (id, name, created_at) VALUES (?1, ?2, {NOW})
+                     ON CONFLICT (name) DO NOTHING"
+                ),
+                params![secret::new_id(), name],
+            )?;
+            Ok(added == 1)
+        })
+        .await
+    }
+
+    /// Deletes a user with all that is theirs. Says whether there was one.
+    pub(crate) async fn delete_user(&self, name: String) -> rusqlite::Result<bool> {
+        self.write(move |db| {
+            let deleted = db.execute("DELETE FROM users WHERE name = ?1", [name])?;
+            Ok(deleted == 1)
+        })
+        .await
+    }
+
+    /// The names of all users, and whether each has a password.
+    pub(crate) async fn users(&self) -> rusqlite::Result<Vec<(String, bool)>> {
+        self.read(|db| {
+            db.prepare("SELECT name, password IS NOT NULL FROM users ORDER BY name")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        })
+        .await
+    }
+
+    /// Sets a user's password, as argon2 writes it, and ends their sessions.
+    /// Says whether there is such a user.
+    pub(crate) async fn set_password(
+        &self,
+        user: String,
+        password: String,
+    ) -> rusqlite::Result<bool> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            let changed = transaction.execute(
+                "UPDATE users SET password = ?2 WHERE name = ?1",
+                params![user, password],
+            )?;
+            transaction.execute(
+                "DELETE FROM tokens WHERE kind = 'session'
+                 AND user_id = (SELECT id FROM users WHERE name = ?1)",
+                [user],
+            )?;
+            transaction.commit()?;
+            Ok(changed == 1)
+        })
+        .await
+    }
+
+    /// A user's id, and their password as argon2 wrote it.
+    pub(crate) async fn password(
+        &self,
+        user: String,
+    ) -> rusqlite::Result<Option<(String, Option<String>)>> {
+        self.read(move |db| {
+            db.query_row(
+                "SELECT id, password FROM users WHERE name = ?1",
+                [user],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .optional()
+        })
+        .await
+    }
+
+    /// Gives a user another token. None where the user has one of that name.
+    pub(crate) async fn add_token(
         &self,
         user_id: String,
-        name: String,
-        days: Option<u32>,
+        new: NewToken,
     ) -> rusqlite::Result<Option<String>> {
-        self.call(move |db| {
+        self.write(move |db| {
             let token = secret::new_token();
-            let ends = days.map(|days| format!("+{days} days"));
+            let ends = new.days.map(|days| format!("+{days} days"));
             let created = db.execute(
                 &format!(
-                    "INSERT INTO tokens (hash, user_id, name, created_at, expires_at)
-                     SELECT ?1, ?2, ?3, {NOW},
-                         CASE WHEN ?4 IS NULL THEN NULL
-                         ELSE strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?4) END
+                    "INSERT INTO tokens (hash, user_id, name, kind, scope, created_at, expires_at)
+                     SELECT ?1, ?2, ?3, ?4, ?5, {NOW},
+                         CASE WHEN ?6 IS NULL THEN NULL
+                         ELSE strftime('%Y-%m-%dT%H:%M:%fZ', 'now', ?6) END
                      WHERE NOT EXISTS (
                          SELECT 1 FROM tokens WHERE user_id = ?2 AND name = ?3)"
                 ),
-                params![secret::hash(&token), user_id, name, ends],
+                params![
+                    secret::hash(&token),
+                    user_id,
+                    new.name,
+                    new.kind,
+                    new.scope.as_str(),
+                    ends
+                ],
             )?;
             Ok((created == 1).then_some(token))
         })
@@ -86,17 +215,19 @@ impl Database {
 
     /// A user's tokens, oldest first.
     pub(crate) async fn tokens(&self, user_id: String) -> rusqlite::Result<Vec<TokenRow>> {
-        self.call(move |db| {
+        self.read(move |db| {
             db.prepare_cached(
-                "SELECT name, kind, created_at, expires_at FROM tokens WHERE user_id = ?1
-                 ORDER BY rowid",
+                "SELECT name, kind, scope, created_at, expires_at, last_used_at FROM tokens
+                 WHERE user_id = ?1 ORDER BY created_at, rowid",
             )?
             .query_map([user_id], |row| {
                 Ok(TokenRow {
                     name: row.get(0)?,
                     kind: row.get(1)?,
-                    created_at: row.get(2)?,
-                    expires_at: row.get(3)?,
+                    scope: row.get(2)?,
+                    created_at: row.get(3)?,
+                    expires_at: row.get(4)?,
+                    last_used_at: row.get(5)?,
                 })
             })?
             .collect()
@@ -110,7 +241,7 @@ impl Database {
         user_id: String,
         name: String,
     ) -> rusqlite::Result<bool> {
-        self.call(move |db| {
+        self.write(move |db| {
             let deleted = db.execute(
                 "DELETE FROM tokens WHERE user_id = ?1 AND name = ?2",
                 params![user_id, name],
@@ -120,24 +251,122 @@ impl Database {
         .await
     }
 
-    /// Whose token this is.
-    pub(crate) async fn user_of_token(&self, token: &str) -> rusqlite::Result<Option<UserRow>> {
-        let hash = secret::hash(token);
-        self.call(move |db| {
-            db.query_row(
-                "SELECT users.id, users.name FROM tokens JOIN users ON users.id = user_id
+    /// Makes the token with this hash void, where it is a session's.
+    pub(crate) async fn end_session(&self, hash: Vec<u8>) -> rusqlite::Result<()> {
+        self.write(move |db| {
+            db.execute(
+                "DELETE FROM tokens WHERE hash = ?1 AND kind = 'session'",
+                [hash],
+            )
+            .map(drop)
+        })
+        .await
+    }
+
+    /// Whose token this is, by its hash.
+    pub(crate) async fn user_of_token(&self, hash: Vec<u8>) -> rusqlite::Result<Option<UserRow>> {
+        self.read(move |db| {
+            db.prepare_cached(
+                "SELECT users.id, users.name, scope FROM tokens JOIN users ON users.id = user_id
                  WHERE hash = ?1 AND (expires_at IS NULL
                      OR expires_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
-                [hash],
-                |row| {
-                    Ok(UserRow {
-                        id: row.get(0)?,
-                        name: row.get(1)?,
-                    })
-                },
-            )
+            )?
+            .query_row([hash], user)
             .optional()
         })
         .await
+    }
+
+    /// Notes that tokens were used just now.
+    pub(crate) async fn touch_tokens(&self, hashes: Vec<Vec<u8>>) -> rusqlite::Result<()> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            for hash in hashes {
+                transaction.execute(
+                    &format!("UPDATE tokens SET last_used_at = {NOW} WHERE hash = ?1"),
+                    [hash],
+                )?;
+            }
+            transaction.commit()
+        })
+        .await
+    }
+
+    /// Removes tokens that have ended.
+    pub(crate) async fn drop_expired_tokens(&self) -> rusqlite::Result<()> {
+        self.write(|db| {
+            db.execute(&format!("DELETE FROM tokens WHERE expires_at <= {NOW}"), [])
+                .map(drop)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::in_memory;
+
+    #[tokio::test]
+    async fn tokens_end_have_scopes_and_are_known_by_their_hash_alone() {
+        let db = in_memory();
+        let create = |scope| db.create_token("ada".into(), "t".into(), scope);
+        let (all, read) = (
+            create(Scope::All).await.unwrap(),
+            create(Scope::Read).await.unwrap(),
+        );
+        let scope = async |token: &str| {
+            let user = db.user_of_token(secret::hash(token)).await.unwrap();
+            user.map(|user| user.scope)
+        };
+        assert_eq!(scope(&all).await, Some(Scope::All));
+        assert_eq!(scope(&read).await, Some(Scope::Read));
+        assert_eq!(scope("ft_other").await, None);
+        let user = db.user_of_token(secret::hash(&all)).await.unwrap().unwrap();
+        let new = NewToken {
+            name: "short".into(),
+            kind: "session",
+            scope: Scope::All,
+            days: Some(1),
+        };
+        let token = db.add_token(user.id.clone(), new.clone()).await.unwrap();
+        let token = token.unwrap();
+        let again = db.add_token(user.id.clone(), new).await.unwrap();
+        assert!(again.is_none(), "the name is taken");
+        assert_eq!(scope(&token).await, Some(Scope::All));
+        db.touch_tokens(vec![secret::hash(&token)]).await.unwrap();
+        let used = db.tokens(user.id.clone()).await.unwrap();
+        let used = used.iter().filter(|t| t.last_used_at.is_some());
+        assert_eq!(used.count(), 1);
+        let ended = db.write(|db| {
+            db.execute(
+                "UPDATE tokens SET expires_at = '2020-01-01T00:00:00.000Z' WHERE name = 'short'",
+                [],
+            )
+        });
+        ended.await.unwrap();
+        assert_eq!(scope(&token).await, None);
+        db.drop_expired_tokens().await.unwrap();
+        assert_eq!(db.tokens(user.id).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_new_password_ends_sessions() {
+        let db = in_memory();
+        assert!(db.add_user("ada".into()).await.unwrap());
+        assert!(!db.add_user("ada".into()).await.unwrap());
+        let (id, password) = db.password("ada".into()).await.unwrap().unwrap();
+        assert_eq!(password, None);
+        let new = NewToken {
+            name: "console".into(),
+            kind: "session",
+            scope: Scope::All,
+            days: None,
+        };
+        db.add_token(id.clone(), new).await.unwrap().unwrap();
+        assert!(db.set_password("ada".into(), "hash".into()).await.unwrap());
+        assert!(!db.set_password("bob".into(), "hash".into()).await.unwrap());
+        assert!(db.tokens(id).await.unwrap().is_empty());
+        assert_eq!(db.users().await.unwrap(), [("ada".to_owned(), true)]);
     }
 }

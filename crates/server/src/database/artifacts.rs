@@ -56,14 +56,80 @@ fn artifact(row: &Row<'_>) -> rusqlite::Result<ArtifactRow> {
     })
 }
 
+/// Whether anything refers to a content. A run keeps the data that it was made
+/// with until it has ended, whatever is pushed meanwhile.
+pub(super) fn has_content(db: &Connection, content: &str) -> rusqlite::Result<bool> {
+    db.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM artifacts WHERE content = ?1)
+         OR EXISTS (SELECT 1 FROM checkpoints WHERE content = ?1)
+         OR EXISTS (SELECT 1 FROM runs WHERE first_checkpoint = ?1)
+         OR EXISTS (SELECT 1 FROM runs, json_each(runs.data) AS used
+             WHERE status IN ('CREATED', 'STARTED') AND used.value = ?1)",
+    )?
+    .query_row([content], |row| row.get(0))
+}
+
 /// The content of what was just changed or deleted, where nothing else has it.
-fn orphan(db: &Connection, content: &str) -> rusqlite::Result<Option<String>> {
-    db.query_row(
-        "SELECT CASE WHEN EXISTS (SELECT 1 FROM artifacts WHERE content = ?1)
-         THEN NULL ELSE ?1 END",
-        [content],
-        |row| row.get(0),
-    )
+fn orphan(db: &Connection, content: String) -> rusqlite::Result<Option<String>> {
+    Ok((!has_content(db, &content)?).then_some(content))
+}
+
+/// As [`Database::put_artifact`], in a transaction of the caller's.
+pub(super) fn put(db: &Connection, new: NewArtifact) -> rusqlite::Result<(String, Option<String>)> {
+    let before: Option<(String, String)> = db
+        .query_row(
+            "SELECT id, content FROM artifacts WHERE user_id = ?1 AND (id = ?2 OR name = ?3)",
+            params![new.user_id, new.id, new.name],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let id = before.as_ref().map_or(&new.id, |(id, _)| id).clone();
+    let written = db.execute(
+        &format!(
+            "INSERT INTO artifacts (id, user_id, name, type, public, meta_data, content,
+                 size, created_at, updated_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, {NOW}, {NOW})
+             ON CONFLICT (id) DO UPDATE SET name = coalesce(excluded.name, name),
+                 type = excluded.type, public = excluded.public,
+                 meta_data = excluded.meta_data, content = excluded.content,
+                 size = excluded.size, updated_at = excluded.updated_at
+             WHERE user_id = excluded.user_id"
+        ),
+        params![
+            id,
+            new.user_id,
+            new.name,
+            new.kind,
+            new.public,
+            new.meta_data,
+            new.content,
+            new.size
+        ],
+    )?;
+    if written == 0 {
+        // The id is somebody else's.
+        return Err(rusqlite::Error::QueryReturnedNoRows);
+    }
+    let orphan = match before {
+        Some((_, content)) => orphan(db, content)?,
+        None => None,
+    };
+    Ok((id, orphan))
+}
+
+/// What a list shows, and in which order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ArtifactList {
+    /// Of this kind alone.
+    pub(crate) kind: Option<String>,
+    /// With this in their name alone.
+    pub(crate) name: Option<String>,
+    /// The newest first.
+    pub(crate) newest_first: bool,
+    /// By their names, rather than by when they were made.
+    pub(crate) by_name: bool,
+    /// Offset and limit.
+    pub(crate) page: (u64, u64),
 }
 
 impl Database {
@@ -74,49 +140,11 @@ impl Database {
         &self,
         new: NewArtifact,
     ) -> rusqlite::Result<(String, Option<String>)> {
-        self.call(move |db| {
+        self.write(move |db| {
             let transaction = db.transaction()?;
-            let before: Option<(String, String)> = transaction
-                .query_row(
-                    "SELECT id, content FROM artifacts WHERE user_id = ?1
-                     AND (id = ?2 OR name = ?3)",
-                    params![new.user_id, new.id, new.name],
-                    |row| Ok((row.get(0)?, row.get(1)?)),
-                )
-                .optional()?;
-            let id = before.as_ref().map_or(&new.id, |(id, _)| id).clone();
-            let written = transaction.execute(
-                &format!(
-                    "INSERT INTO artifacts (id, user_id, name, type, public, meta_data, content,
-                         size, created_at, updated_at)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, {NOW}, {NOW})
-                     ON CONFLICT (id) DO UPDATE SET name = coalesce(excluded.name, name),
-                         type = excluded.type, public = excluded.public,
-                         meta_data = excluded.meta_data, content = excluded.content,
-                         size = excluded.size, updated_at = excluded.updated_at
-                     WHERE user_id = excluded.user_id"
-                ),
-                params![
-                    id,
-                    new.user_id,
-                    new.name,
-                    new.kind,
-                    new.public,
-                    new.meta_data,
-                    new.content,
-                    new.size
-                ],
-            )?;
-            if written == 0 {
-                // The id is somebody else's.
-                return Err(rusqlite::Error::QueryReturnedNoRows);
-            }
-            let orphan = match before {
-                Some((_, content)) => orphan(&transaction, &content)?,
-                None => None,
-            };
+            let put = put(&transaction, new)?;
             transaction.commit()?;
-            Ok((id, orphan))
+            Ok(put)
         })
         .await
     }
@@ -127,7 +155,7 @@ impl Database {
         user_id: String,
         id: String,
     ) -> rusqlite::Result<Option<ArtifactRow>> {
-        self.call(move |db| {
+        self.read(move |db| {
             db.query_row(
                 &format!(
                     "SELECT {COLUMNS} FROM artifacts WHERE id = ?1 AND (user_id = ?2 OR public)"
@@ -147,7 +175,7 @@ impl Database {
         user_id: String,
         name: String,
     ) -> rusqlite::Result<Option<ArtifactRow>> {
-        self.call(move |db| {
+        self.read(move |db| {
             let (owner, name) = match name.split_once('/') {
                 Some((owner, name)) => (Some(owner), name),
                 None => (None, name.as_str()),
@@ -179,28 +207,36 @@ impl Database {
         }
     }
 
-    /// The user's artifacts of a kind, or of all, oldest first; see
-    /// [`Database::experiments`] for pages.
+    /// The user's artifacts, and how many there are in all.
     pub(crate) async fn artifacts(
         &self,
         user_id: String,
-        kind: Option<String>,
-        page: (u64, u64),
+        list: ArtifactList,
     ) -> rusqlite::Result<(Vec<ArtifactRow>, u64)> {
-        let (offset, limit) = super::bounds(Some(page));
-        self.call(move |db| {
+        let (offset, limit) = super::bounds(Some(list.page));
+        self.read(move |db| {
+            let wanted = "user_id = ?1 AND type = coalesce(?2, type)
+                 AND (?3 IS NULL OR instr(name, ?3) > 0)";
             let total = db.query_row(
-                "SELECT count(*) FROM artifacts WHERE user_id = ?1 AND type = coalesce(?2, type)",
-                params![user_id, kind],
+                &format!("SELECT count(*) FROM artifacts WHERE {wanted}"),
+                params![user_id, list.kind, list.name],
                 |row| row.get(0),
             )?;
+            let order = match (list.by_name, list.newest_first) {
+                (false, false) => "created_at, id",
+                (false, true) => "created_at DESC, id DESC",
+                (true, false) => "name, id",
+                (true, true) => "name DESC, id DESC",
+            };
             let rows = db
                 .prepare_cached(&format!(
-                    "SELECT {COLUMNS} FROM artifacts
-                     WHERE user_id = ?1 AND type = coalesce(?2, type)
-                     ORDER BY created_at, id LIMIT ?3 OFFSET ?4"
+                    "SELECT {COLUMNS} FROM artifacts WHERE {wanted}
+                     ORDER BY {order} LIMIT ?4 OFFSET ?5"
                 ))?
-                .query_map(params![user_id, kind, limit, offset], artifact)?
+                .query_map(
+                    params![user_id, list.kind, list.name, limit, offset],
+                    artifact,
+                )?
                 .collect::<Result<_, _>>()?;
             Ok((rows, total))
         })
@@ -214,7 +250,7 @@ impl Database {
         user_id: String,
         which: Which,
     ) -> rusqlite::Result<(bool, Option<String>)> {
-        self.call(move |db| {
+        self.write(move |db| {
             let (id, name) = match which {
                 Which::Id(id) => (Some(id), None),
                 Which::Name(name) => (None, Some(name)),
@@ -229,7 +265,7 @@ impl Database {
                 )
                 .optional()?;
             let orphan = match &content {
-                Some(content) => orphan(&transaction, content)?,
+                Some(content) => orphan(&transaction, content.clone())?,
                 None => None,
             };
             transaction.commit()?;
@@ -248,7 +284,7 @@ impl Database {
         meta_data: Option<String>,
         public: Option<bool>,
     ) -> rusqlite::Result<bool> {
-        self.call(move |db| {
+        self.write(move |db| {
             let changed = db.execute(
                 &format!(
                     "UPDATE artifacts SET name = coalesce(?3, name),
@@ -259,18 +295,6 @@ impl Database {
                 params![user_id, id, name, meta_data, public],
             )?;
             Ok(changed == 1)
-        })
-        .await
-    }
-
-    /// Whether an artifact has this content.
-    pub(crate) async fn has_content(&self, content: String) -> rusqlite::Result<bool> {
-        self.call(|db| {
-            db.query_row(
-                "SELECT EXISTS (SELECT 1 FROM artifacts WHERE content = ?1)",
-                [content],
-                |row| row.get(0),
-            )
         })
         .await
     }

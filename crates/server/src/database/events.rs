@@ -1,9 +1,9 @@
-//! What happened in a run.
+//! What happened in runs: numbered, in order, never changed.
 
-use finetuner_protocol::Event;
-use rusqlite::{Connection, params};
+use finetuner_protocol::{Event, FoundDocuments as Found, Stage};
+use rusqlite::{Connection, Row, params};
 
-use super::Database;
+use super::{Database, now_ms};
 
 /// An event with its place in the run.
 #[derive(Clone, Debug)]
@@ -14,107 +14,130 @@ pub(crate) struct StoredEvent {
     pub(crate) event: Event,
 }
 
-impl Database {
-    /// Adds events, the first of which has the given number; those that are
-    /// there already are skipped. Without a number they go to the end.
-    pub(crate) async fn add_events(
-        &self,
-        run_id: i64,
-        first: Option<u64>,
-        events: Vec<Event>,
-    ) -> rusqlite::Result<()> {
-        self.call(move |db| {
-            let transaction = db.transaction()?;
-            let next = next_number(&transaction, run_id)?;
-            let first = first.unwrap_or(next);
-            {
-                let mut insert = transaction.prepare_cached(
-                    "INSERT INTO events (run_id, number, at, event)
-                     VALUES (?1, ?2, CAST(unixepoch('subsec') * 1000 AS INTEGER), ?3)",
-                )?;
-                // A gap would mean that a batch was lost; its sender sends it first.
-                let skip = usize::try_from(next.saturating_sub(first)).unwrap_or(usize::MAX);
-                for (number, event) in (next.max(first)..).zip(events.iter().skip(skip)) {
-                    let text = serde_json::to_string(event)
-                        .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
-                    insert.execute(params![run_id, number, text])?;
-                }
-            }
-            transaction.commit()
-        })
-        .await
+/// Adds events at the end.
+pub(super) fn append(db: &Connection, run_id: i64, events: &[Event]) -> rusqlite::Result<()> {
+    if events.is_empty() {
+        return Ok(());
     }
-
-    /// The events from number `first` on, at most `limit`.
-    pub(crate) async fn events(
-        &self,
-        run_id: i64,
-        first: u64,
-        limit: u64,
-    ) -> rusqlite::Result<Vec<StoredEvent>> {
-        self.select(
-            "SELECT number, at, event FROM events WHERE run_id = ?1 AND number >= ?2
-             ORDER BY number LIMIT ?3",
-            (run_id, first, limit),
-        )
-        .await
-    }
-
-    async fn select(
-        &self,
-        sql: &'static str,
-        (run_id, first, limit): (i64, u64, u64),
-    ) -> rusqlite::Result<Vec<StoredEvent>> {
-        // SQLite counts with a sign.
-        let first = i64::try_from(first).unwrap_or(i64::MAX);
-        self.call(move |db| {
-            let mut query = db.prepare_cached(sql)?;
-            let rows = query.query_map(params![run_id, first, limit], |row| {
-                let text: String = row.get(2)?;
-                Ok((row.get(0)?, row.get(1)?, text))
-            })?;
-            rows.map(|row| {
-                let (number, at, text) = row?;
-                let event = serde_json::from_str(&text).map_err(|e| {
-                    rusqlite::Error::FromSqlConversionFailure(
-                        2,
-                        rusqlite::types::Type::Text,
-                        e.into(),
-                    )
-                })?;
-                Ok(StoredEvent { number, at, event })
-            })
-            .collect()
-        })
-        .await
-    }
-}
-
-impl Database {
-    /// The points of a run's curves behind number `after`, at most `limit`.
-    pub(crate) async fn points(
-        &self,
-        run_id: i64,
-        after: Option<u64>,
-        limit: usize,
-    ) -> rusqlite::Result<Vec<StoredEvent>> {
-        let first = after.map_or(0, |number| number.saturating_add(1));
-        self.select(
-            "SELECT number, at, event FROM events WHERE run_id = ?1 AND number >= ?2
-             AND event ->> '$.kind' IN ('step', 'epoch', 'evaluation')
-             ORDER BY number LIMIT ?3",
-            (run_id, first, limit as u64),
-        )
-        .await
-    }
-}
-
-fn next_number(db: &Connection, run_id: i64) -> rusqlite::Result<u64> {
-    db.query_row(
+    let next: i64 = db.query_row(
         "SELECT coalesce(max(number) + 1, 0) FROM events WHERE run_id = ?1",
         [run_id],
         |row| row.get(0),
-    )
+    )?;
+    let mut insert = db
+        .prepare_cached("INSERT INTO events (run_id, number, at, event) VALUES (?1, ?2, ?3, ?4)")?;
+    let now = now_ms();
+    for (number, event) in (next..).zip(events) {
+        let text = serde_json::to_string(event)
+            .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+        insert.execute(params![run_id, number, now, text])?;
+    }
+    Ok(())
+}
+
+impl Database {
+    /// The events from number `first` on, at most `limit`: of some kinds, or of
+    /// all.
+    pub(crate) async fn events(
+        &self,
+        run_id: i64,
+        kinds: Option<&'static [&'static str]>,
+        first: u64,
+        limit: usize,
+    ) -> rusqlite::Result<Vec<StoredEvent>> {
+        // SQLite counts with a sign.
+        let first = i64::try_from(first).unwrap_or(i64::MAX);
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.read(move |db| {
+            let wanted = match kinds {
+                // The names are our own.
+                Some(kinds) => format!("AND kind IN ('{}')", kinds.join("', '")),
+                None => String::new(),
+            };
+            let mut query = db.prepare_cached(&format!(
+                "SELECT number, at, event FROM events
+                 WHERE run_id = ?1 AND number >= ?2 {wanted}
+                 ORDER BY number LIMIT ?3"
+            ))?;
+            let rows = query.query_map(params![run_id, first, limit], stored)?;
+            rows.collect()
+        })
+        .await
+    }
+
+    /// The steps of a run, so many that about `wanted` are spread over all.
+    pub(crate) async fn sampled_steps(
+        &self,
+        run_id: i64,
+        wanted: u64,
+    ) -> rusqlite::Result<Vec<StoredEvent>> {
+        let numbers = self
+            .read(move |db| {
+                db.prepare_cached(
+                    "SELECT number FROM (
+                         SELECT number, row_number() OVER (ORDER BY number) AS place,
+                             count(*) OVER () AS total
+                         FROM events WHERE run_id = ?1 AND kind = 'step')
+                     WHERE (place - 1) % (total / ?2 + 1) = 0 OR place = total",
+                )?
+                .query_map(params![run_id, wanted.max(1)], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<i64>>>()
+            })
+            .await?;
+        self.by_numbers(run_id, numbers).await
+    }
+
+    /// The ends of a run's epochs.
+    pub(crate) async fn epochs(&self, run_id: i64) -> rusqlite::Result<Vec<StoredEvent>> {
+        self.events(run_id, Some(&["epoch"]), 0, usize::MAX).await
+    }
+
+    /// Where the matches of example queries lie, before and after.
+    pub(crate) async fn found_documents(
+        &self,
+        run_id: i64,
+    ) -> rusqlite::Result<[Option<Found>; 2]> {
+        let (mut before, mut after) = (None, None);
+        let examples = self.events(run_id, Some(&["examples"]), 0, usize::MAX);
+        for stored in examples.await? {
+            if let Event::Examples { stage, found, .. } = stored.event {
+                match stage {
+                    Stage::Before => before = found,
+                    Stage::After => after = found,
+                }
+            }
+        }
+        Ok([before, after])
+    }
+
+    async fn by_numbers(
+        &self,
+        run_id: i64,
+        numbers: Vec<i64>,
+    ) -> rusqlite::Result<Vec<StoredEvent>> {
+        self.read(move |db| {
+            let mut query = db.prepare_cached(
+                "SELECT number, at, event FROM events WHERE run_id = ?1 AND number = ?2",
+            )?;
+            numbers
+                .into_iter()
+                .map(|number| query.query_row(params![run_id, number], stored))
+                .collect()
+        })
+        .await
+    }
+}
+
+fn stored(row: &Row<'_>) -> rusqlite::Result<StoredEvent> {
+    let text: String = row.get(2)?;
+    let event = serde_json::from_str(&text).map_err(|e| {
+        rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, e.into())
+    })?;
+    Ok(StoredEvent {
+        number: row.get(0)?,
+        at: row.get(1)?,
+        event,
+    })
 }
 
 #[cfg(test)]
@@ -122,45 +145,39 @@ mod tests {
     use finetuner_protocol::Level;
 
     use super::*;
-    use crate::database::{NewRunRow, in_memory};
+    use crate::database::{in_memory, runs::tests::with_run};
 
     #[tokio::test]
-    async fn a_batch_that_comes_twice_is_stored_once_and_in_order() {
+    async fn a_sample_of_the_steps_begins_and_ends_with_them() {
         let db = in_memory();
-        db.create_token("u".into(), "t".into()).await.unwrap();
-        let owner = db
-            .call(|db| db.query_row("SELECT id FROM users", [], |row| row.get(0)))
-            .await
-            .unwrap();
-        let experiment = db
-            .create_experiment(owner, "e".into(), String::new(), None)
-            .await
-            .unwrap();
-        db.create_run(NewRunRow {
-            experiment_id: experiment.id,
-            name: "r".into(),
-            description: String::new(),
-            config: "{}".into(),
-            device: "cpu".into(),
-            task: "training".into(),
-            details: String::new(),
-            artifact_id: "a".into(),
-            idempotency_key: None,
-        })
-        .await
-        .unwrap();
-        let run = db.run(experiment.id, "r".into()).await.unwrap().unwrap();
-        let log = |text: &str| Event::Log {
-            level: Level::Info,
-            message: text.into(),
+        let run = with_run(&db, "r").await;
+        let step = |step| Event::Step {
+            epoch: 1,
+            epochs: 1,
+            step,
+            steps: 1000,
+            loss: 1.0,
+            mean_loss: 1.0,
+            learning_rate: 0.1,
         };
-        let add = |first, events| db.add_events(run.id, first, events);
-        add(Some(0), vec![log("0"), log("1")]).await.unwrap();
-        add(Some(0), vec![log("0"), log("1")]).await.unwrap();
-        add(Some(1), vec![log("1"), log("2")]).await.unwrap();
-        add(None, vec![log("3")]).await.unwrap();
-        let stored = db.events(run.id, 1, 10).await.unwrap();
-        let seen: Vec<_> = stored.into_iter().map(|s| (s.number, s.event)).collect();
-        assert_eq!(seen, [(1, log("1")), (2, log("2")), (3, log("3"))]);
+        let line = Event::Log {
+            level: Level::Info,
+            message: "x".into(),
+        };
+        let steps: Vec<Event> = (1..=1000).map(step).collect();
+        let all = [vec![line], steps].concat();
+        db.write(move |db| append(db, run, &all)).await.unwrap();
+        for wanted in [1, 10, 999, 5000] {
+            let sample = db.sampled_steps(run, wanted).await.unwrap();
+            let numbers: Vec<u64> = sample.iter().map(|s| s.number).collect();
+            assert_eq!((numbers[0], numbers[numbers.len() - 1]), (1, 1000));
+            assert!(
+                numbers.len() as u64 <= wanted + 2,
+                "{wanted}: {}",
+                numbers.len()
+            );
+        }
+        assert_eq!(db.sampled_steps(run, 5000).await.unwrap().len(), 1000);
+        assert_eq!(db.found_documents(run).await.unwrap(), [None, None]);
     }
 }

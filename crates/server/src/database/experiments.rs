@@ -12,9 +12,11 @@ pub(crate) struct ExperimentRow {
     pub(crate) description: String,
     pub(crate) created_at: String,
     pub(crate) idempotency_key: Option<String>,
+    /// How many runs it has.
+    pub(crate) runs: u64,
 }
 
-const COLUMNS: &str = "id, name, description, created_at, idempotency_key";
+const COLUMNS: &str = "id, name, description, created_at, idempotency_key, runs";
 
 fn experiment(row: &Row<'_>) -> rusqlite::Result<ExperimentRow> {
     Ok(ExperimentRow {
@@ -23,6 +25,7 @@ fn experiment(row: &Row<'_>) -> rusqlite::Result<ExperimentRow> {
         description: row.get(2)?,
         created_at: row.get(3)?,
         idempotency_key: row.get(4)?,
+        runs: row.get(5)?,
     })
 }
 
@@ -35,7 +38,7 @@ impl Database {
         description: String,
         idempotency_key: Option<String>,
     ) -> rusqlite::Result<ExperimentRow> {
-        self.call(move |db| {
+        self.write(move |db| {
             db.query_row(
                 &format!(
                     "INSERT INTO experiments (user_id, name, description, created_at,
@@ -55,7 +58,7 @@ impl Database {
         user_id: String,
         name: String,
     ) -> rusqlite::Result<Option<ExperimentRow>> {
-        self.call(move |db| {
+        self.read(move |db| {
             db.query_row(
                 &format!("SELECT {COLUMNS} FROM experiments WHERE user_id = ?1 AND name = ?2"),
                 params![user_id, name],
@@ -68,7 +71,7 @@ impl Database {
 
     /// Deletes an experiment with its runs.
     pub(crate) async fn delete_experiment(&self, id: i64) -> rusqlite::Result<()> {
-        self.call(move |db| {
+        self.write(move |db| {
             db.execute("DELETE FROM experiments WHERE id = ?1", [id])
                 .map(drop)
         })
@@ -83,7 +86,7 @@ impl Database {
         page: Option<(u64, u64)>,
     ) -> rusqlite::Result<(Vec<ExperimentRow>, u64)> {
         let (offset, limit) = super::bounds(page);
-        self.call(move |db| {
+        self.read(move |db| {
             let total = db.query_row(
                 "SELECT count(*) FROM experiments WHERE user_id = ?1",
                 [&user_id],

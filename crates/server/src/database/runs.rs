@@ -1,9 +1,11 @@
 //! Runs.
 
+use std::time::Duration;
+
 use finetuner_protocol::Status;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Database, NOW};
+use super::{Database, NOW, checkpoints::orphans, now_ms, queue::data_of};
 
 /// A run.
 #[derive(Clone, Debug)]
@@ -18,10 +20,71 @@ pub(crate) struct RunRow {
     pub(crate) device: String,
     pub(crate) task: String,
     pub(crate) status: String,
-    pub(crate) details: String,
+    /// What was noted with the status; see [`RunRow::details`].
+    pub(crate) noted: String,
     pub(crate) created_at: String,
     pub(crate) artifact_id: String,
     pub(crate) idempotency_key: Option<String>,
+    pub(crate) attempts: u32,
+    pub(crate) has_worker: bool,
+    /// In milliseconds since 1970, as all times here.
+    pub(crate) started_at: Option<i64>,
+    pub(crate) ended_at: Option<i64>,
+    pub(crate) progress: Progress,
+    /// JSON: metrics by stage and name.
+    pub(crate) metrics: String,
+    /// JSON: the content of its data by name, when it was made.
+    pub(crate) data: String,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) epoch: u64,
+    pub(crate) epochs: u64,
+    pub(crate) step: u64,
+    pub(crate) steps: u64,
+    /// A step over all epochs, and when it was done.
+    pace: Option<(u64, i64)>,
+}
+
+impl Progress {
+    /// Steps that are done over all epochs.
+    fn done(&self) -> u64 {
+        self.epoch.saturating_sub(1) * self.steps + self.step
+    }
+
+    /// How much is done, from 0 to 1.
+    pub(crate) fn share(&self) -> f64 {
+        match self.epochs * self.steps {
+            0 => 0.0,
+            all => self.done() as f64 / all as f64,
+        }
+    }
+
+    /// How long the training still takes at the pace so far.
+    pub(crate) fn left(&self, now: i64) -> Option<Duration> {
+        let (step, at) = self.pace?;
+        let (done, all) = (self.done(), self.epochs * self.steps);
+        let passed = u64::try_from(now - at).ok()?;
+        let trained = done.checked_sub(step).filter(|&steps| steps > 0)?;
+        let millis = passed as f64 / trained as f64 * all.saturating_sub(done) as f64;
+        Some(Duration::from_millis(millis as u64))
+    }
+}
+
+/// A duration for people: in the largest unit that is not below 1.
+fn about(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    let (count, unit) = match seconds {
+        s if s < 90.0 => (s, "second"),
+        s if s < 90.0 * 60.0 => (s / 60.0, "minute"),
+        s if s < 36.0 * 3600.0 => (s / 3600.0, "hour"),
+        s => (s / 86400.0, "day"),
+    };
+    let count = count.round().max(1.0);
+    let plural = if count > 1.0 { "s" } else { "" };
+    format!("about {count} {unit}{plural}")
 }
 
 impl RunRow {
@@ -29,6 +92,40 @@ impl RunRow {
     pub(crate) fn status(&self) -> Status {
         Status::from(self.status.as_str())
     }
+
+    /// What there is to say about the status: the place in the queue, how far
+    /// it is, why it has ended. `ahead` is how many runs come before it.
+    pub(crate) fn details(&self, ahead: u64) -> String {
+        let progress = &self.progress;
+        match self.status() {
+            Status::Created if ahead == 1 => format!("{}: 1 run is before it", self.noted),
+            Status::Created if ahead > 1 => format!("{}: {ahead} runs are before it", self.noted),
+            Status::Started if !self.has_worker => {
+                format!("Run waits to be carried on, attempt {}", self.attempts + 1)
+            }
+            Status::Started if progress.epoch > 0 => {
+                let left = progress.left(now_ms());
+                let left = left.map_or(String::new(), |left| format!(", {} left", about(left)));
+                format!(
+                    "{}: epoch {} of {}, step {} of {}{left}",
+                    self.noted, progress.epoch, progress.epochs, progress.step, progress.steps
+                )
+            }
+            _ => self.noted.clone(),
+        }
+    }
+}
+
+/// Which runs of an experiment are wanted, and in which order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RunFilter {
+    /// With this status alone.
+    pub(crate) status: Option<String>,
+    /// With this in their name alone.
+    pub(crate) name: Option<String>,
+    pub(crate) newest_first: bool,
+    /// Offset and limit; all of them where there is none.
+    pub(crate) page: Option<(u64, u64)>,
 }
 
 /// A run to create.
@@ -43,10 +140,17 @@ pub(crate) struct NewRunRow {
     pub(crate) details: String,
     pub(crate) artifact_id: String,
     pub(crate) idempotency_key: Option<String>,
+    pub(crate) keep_checkpoints: u32,
+    /// The content of another run's checkpoint that it begins with.
+    pub(crate) first_checkpoint: Option<String>,
+    /// JSON: the content of its data by name.
+    pub(crate) data: String,
 }
 
 const SELECT: &str = "SELECT runs.id, experiments.name, user_id, runs.name, runs.description,
-    config, device, task, status, details, runs.created_at, artifact_id, runs.idempotency_key
+    config, device, task, status, details, runs.created_at, artifact_id, runs.idempotency_key,
+    attempts, worker_token IS NOT NULL, started_at, ended_at, epoch, epochs, step, steps,
+    pace_step, pace_at, metrics, data
     FROM runs JOIN experiments ON experiments.id = experiment_id";
 
 fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
@@ -60,10 +164,23 @@ fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         device: row.get(6)?,
         task: row.get(7)?,
         status: row.get(8)?,
-        details: row.get(9)?,
+        noted: row.get(9)?,
         created_at: row.get(10)?,
         artifact_id: row.get(11)?,
         idempotency_key: row.get(12)?,
+        attempts: row.get(13)?,
+        has_worker: row.get(14)?,
+        started_at: row.get(15)?,
+        ended_at: row.get(16)?,
+        progress: Progress {
+            epoch: row.get(17)?,
+            epochs: row.get(18)?,
+            step: row.get(19)?,
+            steps: row.get(20)?,
+            pace: row.get::<_, Option<u64>>(21)?.zip(row.get(22)?),
+        },
+        metrics: row.get(23)?,
+        data: row.get(24)?,
     })
 }
 
@@ -72,19 +189,22 @@ fn find(
     condition: &str,
     values: impl rusqlite::Params,
 ) -> rusqlite::Result<Option<RunRow>> {
-    db.query_row(&format!("{SELECT} WHERE {condition}"), values, run)
+    db.prepare_cached(&format!("{SELECT} WHERE {condition}"))?
+        .query_row(values, run)
         .optional()
 }
 
 impl Database {
     /// Stores a new run; fails where the experiment has one of that name.
     pub(crate) async fn create_run(&self, new: NewRunRow) -> rusqlite::Result<()> {
-        self.call(move |db| {
+        self.write(move |db| {
             db.execute(
                 &format!(
                     "INSERT INTO runs (experiment_id, name, description, config, device, task,
-                         status, details, created_at, artifact_id, idempotency_key)
-                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'CREATED', ?7, {NOW}, ?8, ?9)"
+                         status, details, created_at, artifact_id, idempotency_key,
+                         keep_checkpoints, first_checkpoint, data)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'CREATED', ?7, {NOW}, ?8, ?9, ?10, ?11,
+                         ?12)"
                 ),
                 params![
                     new.experiment_id,
@@ -95,7 +215,10 @@ impl Database {
                     new.task,
                     new.details,
                     new.artifact_id,
-                    new.idempotency_key
+                    new.idempotency_key,
+                    new.keep_checkpoints,
+                    new.first_checkpoint,
+                    new.data
                 ],
             )
             .map(drop)
@@ -109,7 +232,7 @@ impl Database {
         experiment_id: i64,
         name: String,
     ) -> rusqlite::Result<Option<RunRow>> {
-        self.call(move |db| {
+        self.read(move |db| {
             find(
                 db,
                 "experiment_id = ?1 AND runs.name = ?2",
@@ -121,91 +244,234 @@ impl Database {
 
     /// The run that a worker's token was made for.
     pub(crate) async fn run_of_worker(&self, token: Vec<u8>) -> rusqlite::Result<Option<RunRow>> {
-        self.call(move |db| find(db, "worker_token = ?1", [token]))
+        self.read(move |db| find(db, "worker_token = ?1", [token]))
             .await
     }
 
     /// The run of that id.
     pub(crate) async fn run_by_id(&self, id: i64) -> rusqlite::Result<Option<RunRow>> {
-        self.call(move |db| find(db, "runs.id = ?1", [id])).await
+        self.read(move |db| find(db, "runs.id = ?1", [id])).await
     }
 
-    /// The runs of an experiment, oldest first; see
-    /// [`Database::experiments`] for pages.
+    /// The runs of an experiment, and how many there are in all.
     pub(crate) async fn runs(
         &self,
         experiment_id: i64,
-        page: Option<(u64, u64)>,
+        filter: RunFilter,
     ) -> rusqlite::Result<(Vec<RunRow>, u64)> {
-        let (offset, limit) = super::bounds(page);
-        self.call(move |db| {
-            let total = db.query_row(
-                "SELECT count(*) FROM runs WHERE experiment_id = ?1",
-                [experiment_id],
-                |row| row.get(0),
-            )?;
+        let (offset, limit) = super::bounds(filter.page);
+        self.read(move |db| {
+            let is_all = filter.status.is_none() && filter.name.is_none();
+            let wanted = match is_all {
+                true => "experiment_id = ?1 AND ?2 IS NULL AND ?3 IS NULL",
+                false => {
+                    "experiment_id = ?1 AND status = coalesce(?2, status)
+                     AND (?3 IS NULL OR instr(name, ?3) > 0)"
+                }
+            };
+            let values = params![experiment_id, filter.status, filter.name];
+            let total = match is_all {
+                true => db
+                    .prepare_cached("SELECT runs FROM experiments WHERE id = ?1")?
+                    .query_row([experiment_id], |row| row.get(0))
+                    .optional()?
+                    .unwrap_or_default(),
+                false => db.query_row(
+                    &format!("SELECT count(*) FROM runs WHERE {wanted}"),
+                    values,
+                    |row| row.get(0),
+                )?,
+            };
+            let order = if filter.newest_first { "DESC" } else { "ASC" };
+            // A page far behind is found in the index, without its rows.
             let rows = db
                 .prepare_cached(&format!(
-                    "{SELECT} WHERE experiment_id = ?1 ORDER BY runs.id LIMIT ?2 OFFSET ?3"
+                    "{SELECT} WHERE runs.id IN (
+                         SELECT id FROM runs WHERE {wanted} ORDER BY id {order} LIMIT ?4 OFFSET ?5)
+                     ORDER BY runs.id {order}"
                 ))?
-                .query_map(params![experiment_id, limit, offset], run)?
+                .query_map(
+                    params![experiment_id, filter.status, filter.name, limit, offset],
+                    run,
+                )?
                 .collect::<Result<_, _>>()?;
             Ok((rows, total))
         })
         .await
     }
 
-    /// Deletes a run with its events.
-    pub(crate) async fn delete_run(&self, id: i64) -> rusqlite::Result<()> {
-        self.call(move |db| db.execute("DELETE FROM runs WHERE id = ?1", [id]).map(drop))
-            .await
-    }
-
-    /// Takes the oldest run that waits, and notes the token that its worker
-    /// will use.
-    pub(crate) async fn launch_next(&self, token: Vec<u8>) -> rusqlite::Result<Option<i64>> {
-        self.call(move |db| {
-            db.query_row(
-                "UPDATE runs SET worker_token = ?1 WHERE id = (
-                     SELECT id FROM runs WHERE status = 'CREATED' AND worker_token IS NULL
-                     ORDER BY id LIMIT 1)
-                 RETURNING id",
-                [token],
-                |row| row.get(0),
-            )
-            .optional()
-        })
-        .await
-    }
-
-    /// The runs that were launched and have not ended.
-    pub(crate) async fn launched(&self) -> rusqlite::Result<Vec<i64>> {
-        self.call(|db| {
-            db.prepare(
-                "SELECT id FROM runs WHERE worker_token IS NOT NULL
-                 AND status IN ('CREATED', 'STARTED')",
+    /// How many runs that wait come before this one, up to 1000.
+    pub(crate) async fn ahead(&self, id: i64) -> rusqlite::Result<u64> {
+        self.read(move |db| {
+            db.prepare_cached(
+                "SELECT count(*) FROM (SELECT 1 FROM runs
+                     WHERE status IN ('CREATED', 'STARTED') AND worker_token IS NULL AND id < ?1
+                     LIMIT 1000)",
             )?
-            .query_map([], |row| row.get(0))?
-            .collect()
+            .query_row([id], |row| row.get(0))
         })
         .await
     }
 
-    /// Changes a run's status, unless it has ended before. Says whether it did.
-    pub(crate) async fn set_status(
-        &self,
-        id: i64,
-        status: Status,
-        details: String,
-    ) -> rusqlite::Result<bool> {
-        self.call(move |db| {
-            db.execute(
-                "UPDATE runs SET status = ?2, details = ?3
-                 WHERE id = ?1 AND status IN ('CREATED', 'STARTED')",
-                params![id, status.as_str(), details],
-            )
-            .map(|changed| changed == 1)
+    /// How many runs have each status.
+    pub(crate) async fn count_runs(&self) -> rusqlite::Result<Vec<(String, u64)>> {
+        self.read(|db| {
+            db.prepare_cached("SELECT status, count(*) FROM runs GROUP BY status ORDER BY status")?
+                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
         })
         .await
+    }
+
+    /// Deletes a run with its events and checkpoints. Returns the contents that
+    /// nothing refers to any more.
+    pub(crate) async fn delete_run(&self, id: i64) -> rusqlite::Result<Vec<String>> {
+        self.write(move |db| {
+            let transaction = db.transaction()?;
+            let mut contents = data_of(&transaction, id)?;
+            let own: Vec<String> = transaction
+                .prepare(
+                    "SELECT content FROM checkpoints WHERE run_id = ?1
+                     UNION SELECT first_checkpoint FROM runs
+                     WHERE id = ?1 AND first_checkpoint IS NOT NULL",
+                )?
+                .query_map([id], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            contents.extend(own);
+            transaction.execute("DELETE FROM runs WHERE id = ?1", [id])?;
+            let orphans = orphans(&transaction, contents)?;
+            transaction.commit()?;
+            Ok(orphans)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::{database::in_memory, secret};
+
+    /// Makes a user, an experiment and a run. Returns the run's id.
+    pub(in crate::database) async fn with_run(db: &Database, name: &str) -> i64 {
+        db.create_token("u".into(), "t".into(), crate::database::Scope::All)
+            .await
+            .unwrap();
+        let owner = db.write(|db| db.query_row("SELECT id FROM users", [], |row| row.get(0)));
+        let created = db.create_experiment(owner.await.unwrap(), "e".into(), String::new(), None);
+        let experiment = created.await.unwrap().id;
+        db.create_run(NewRunRow {
+            experiment_id: experiment,
+            name: name.into(),
+            description: String::new(),
+            config: "{}".into(),
+            device: "cpu".into(),
+            task: "training".into(),
+            details: "Run submitted".into(),
+            artifact_id: secret::new_id(),
+            idempotency_key: None,
+            keep_checkpoints: 0,
+            first_checkpoint: None,
+            data: "{}".into(),
+        })
+        .await
+        .unwrap();
+        db.run(experiment, name.into()).await.unwrap().unwrap().id
+    }
+
+    #[tokio::test]
+    async fn details_tell_how_far_a_run_is() {
+        let db = in_memory();
+        let id = with_run(&db, "r").await;
+        let mut run = db.run_by_id(id).await.unwrap().unwrap();
+        assert_eq!(run.details(0), "Run submitted");
+        assert_eq!(run.details(1), "Run submitted: 1 run is before it");
+        assert_eq!(run.details(7), "Run submitted: 7 runs are before it");
+        run.status = "STARTED".into();
+        run.attempts = 1;
+        assert_eq!(run.details(0), "Run waits to be carried on, attempt 2");
+        run.has_worker = true;
+        run.noted = "Run is being executed".into();
+        run.progress = Progress {
+            epoch: 2,
+            epochs: 4,
+            step: 5,
+            steps: 10,
+            pace: Some((5, now_ms() - 10_000)),
+        };
+        assert_eq!(run.progress.share(), 15.0 / 40.0);
+        assert_eq!(
+            run.details(0),
+            "Run is being executed: epoch 2 of 4, step 5 of 10, about 25 seconds left"
+        );
+        run.status = "FAILED".into();
+        run.noted = "why".into();
+        assert_eq!(run.details(0), "why");
+    }
+
+    #[test]
+    fn durations_are_told_in_their_unit() {
+        for (seconds, text) in [
+            (0, "about 1 second"),
+            (80, "about 80 seconds"),
+            (100, "about 2 minutes"),
+            (7200, "about 2 hours"),
+            (200_000, "about 2 days"),
+        ] {
+            assert_eq!(about(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[tokio::test]
+    async fn lists_are_filtered_sorted_and_counted() {
+        let db = in_memory();
+        let first = with_run(&db, "a-1").await;
+        let experiment = 1;
+        for name in ["b-1", "a-2"] {
+            let row = db.run_by_id(first).await.unwrap().unwrap();
+            db.create_run(NewRunRow {
+                experiment_id: experiment,
+                name: name.into(),
+                description: row.description,
+                config: row.config,
+                device: row.device,
+                task: row.task,
+                details: row.noted,
+                artifact_id: secret::new_id(),
+                idempotency_key: None,
+                keep_checkpoints: 0,
+                first_checkpoint: None,
+                data: row.data,
+            })
+            .await
+            .unwrap();
+        }
+        let names = async |filter: RunFilter| {
+            let (runs, total) = db.runs(experiment, filter).await.unwrap();
+            let names: Vec<String> = runs.into_iter().map(|run| run.name).collect();
+            (names.join(" "), total)
+        };
+        let all = RunFilter::default();
+        assert_eq!(names(all.clone()).await, ("a-1 b-1 a-2".into(), 3));
+        let filter = RunFilter {
+            name: Some("a-".into()),
+            newest_first: true,
+            ..all.clone()
+        };
+        assert_eq!(names(filter).await, ("a-2 a-1".into(), 2));
+        let filter = RunFilter {
+            page: Some((1, 1)),
+            ..all.clone()
+        };
+        assert_eq!(names(filter).await, ("b-1".into(), 3));
+        let filter = RunFilter {
+            status: Some("FAILED".into()),
+            ..all.clone()
+        };
+        assert_eq!(names(filter).await, (String::new(), 0));
+        assert_eq!(db.ahead(first).await.unwrap(), 0);
+        assert_eq!(db.ahead(first + 2).await.unwrap(), 2);
+        db.delete_run(first).await.unwrap();
+        assert_eq!(names(all).await, ("b-1 a-2".into(), 2));
     }
 }

@@ -1,0 +1,100 @@
+//! What a run is carried on from: the trainer's state, and what the callbacks
+//! and the evaluations before the training have come to. One file, a zip of
+//! stored entries.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
+
+use crate::{Error, Result, evaluation::Metrics};
+
+/// The entry with a [`Progress`].
+const PROGRESS: &str = "progress.json";
+/// The form of the file. A file of another form is refused.
+const VERSION: u32 = 1;
+
+/// What a run has come to, beside the files that belong to it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    version: u32,
+    /// What evaluations found before the training.
+    pub(crate) before: Metrics,
+    /// The state of each callback, in their order.
+    pub(crate) callbacks: Vec<Value>,
+    /// Seconds of training behind it.
+    pub(crate) seconds: f64,
+}
+
+impl Progress {
+    pub(crate) fn new(before: Metrics, callbacks: Vec<Value>, seconds: f64) -> Self {
+        Self {
+            version: VERSION,
+            before,
+            callbacks,
+            seconds,
+        }
+    }
+}
+
+/// Packs `progress` and the files of `folder` with these names, those of them
+/// that are there, into the file `path`.
+pub(crate) fn pack(path: &Path, progress: &Progress, folder: &Path, names: &[&str]) -> Result<()> {
+    let failed = |e: std::io::Error| Error::io(path, e);
+    let file = File::create(path).map_err(failed)?;
+    let mut zip = ZipWriter::new(file);
+    let options = SimpleFileOptions::default()
+        .compression_method(CompressionMethod::Stored)
+        .large_file(true);
+    let start = |zip: &mut ZipWriter<File>, name: &str| {
+        zip.start_file(name, options).map_err(|e| failed(e.into()))
+    };
+    start(&mut zip, PROGRESS)?;
+    let text = serde_json::to_vec(progress).map_err(|e| failed(e.into()))?;
+    zip.write_all(&text).map_err(failed)?;
+    for name in names {
+        let from = folder.join(name);
+        if !from.is_file() {
+            continue;
+        }
+        start(&mut zip, name)?;
+        let mut file = File::open(&from).map_err(|e| Error::io(&from, e))?;
+        std::io::copy(&mut file, &mut zip).map_err(failed)?;
+    }
+    zip.finish().map(drop).map_err(|e| failed(e.into()))
+}
+
+/// Unpacks a file that [`pack`] has made: these names, those of them that are
+/// there, into `folder`.
+pub(crate) fn unpack(path: &Path, folder: &Path, names: &[&str]) -> Result<Progress> {
+    let bad = |reason: &dyn std::fmt::Display| {
+        Error::checkpoint(format!("{} is none: {reason}", path.display()))
+    };
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut zip = ZipArchive::new(file).map_err(|e| bad(&e))?;
+    let mut text = String::new();
+    zip.by_name(PROGRESS)
+        .map_err(|e| bad(&e))?
+        .read_to_string(&mut text)
+        .map_err(|e| bad(&e))?;
+    let progress: Progress = serde_json::from_str(&text).map_err(|e| bad(&e))?;
+    if progress.version != VERSION {
+        let reason = format!("it is of version {}, {VERSION} is known", progress.version);
+        return Err(bad(&reason));
+    }
+    for name in names {
+        let Some(index) = zip.index_for_name(name) else {
+            continue;
+        };
+        let mut entry = zip.by_index(index).map_err(|e| bad(&e))?;
+        let to = folder.join(name);
+        let mut file = File::create(&to).map_err(|e| Error::io(&to, e))?;
+        std::io::copy(&mut entry, &mut file).map_err(|e| Error::io(&to, e))?;
+    }
+    Ok(progress)
+}

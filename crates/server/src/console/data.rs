@@ -1,0 +1,325 @@
+//! Data sets and models, and a look into documents.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, Query, State},
+    http::{HeaderValue, header},
+    response::{IntoResponse, Redirect, Response},
+};
+use finetuner_protocol::{Content, Document};
+use maud::{Markup, html};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Page, Session, bytes, page as shown, pager, path, query, time};
+use crate::{
+    app::App,
+    database::{ArtifactList, ArtifactRow},
+    documents,
+    error::ApiError,
+};
+
+/// Artifacts of a page.
+const PAGE: u64 = 50;
+/// Documents of a page.
+const DOCUMENTS: u64 = 24;
+/// Characters of a text that are shown.
+const TEXT: usize = 400;
+/// Parts of a document that are shown, and how deep.
+const PARTS: usize = 8;
+const DEPTH: usize = 3;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct ListQuery {
+    q: String,
+    kind: String,
+    page: Option<u64>,
+}
+
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Query(asked): Query<ListQuery>,
+) -> Page {
+    let number = asked.page.unwrap_or(1).max(1);
+    let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+    let list = ArtifactList {
+        kind: given(&asked.kind),
+        name: given(&asked.q),
+        newest_first: true,
+        by_name: false,
+        page: ((number - 1).saturating_mul(PAGE), PAGE),
+    };
+    let (artifacts, total) = app
+        .database
+        .artifacts(session.user.id.clone(), list)
+        .await?;
+    let link = |page: u64| {
+        let page = page.to_string();
+        let fields = [
+            ("q", asked.q.as_str()),
+            ("kind", &asked.kind),
+            ("page", &page),
+        ];
+        format!("/console/data{}", query(&fields))
+    };
+    let content = html! {
+        h1 { "Data and models" }
+        form .row method="get" action="/console/data" role="search" {
+            label for="q" { "Name" }
+            input id="q" name="q" value=(asked.q);
+            label for="kind" { "Kind" }
+            select id="kind" name="kind" {
+                option value="" { "any" }
+                @for kind in ["documentArray", "model"] {
+                    option value=(kind) selected[asked.kind == kind] { (kind) }
+                }
+            }
+            button type="submit" { "Show" }
+        }
+        div .scroll { table {
+            caption { (total) " artifacts" }
+            thead { tr {
+                th scope="col" { "Name" } th scope="col" { "Kind" }
+                th scope="col" .number { "Documents" } th scope="col" .number { "Size" }
+                th scope="col" { "Who may see it" } th scope="col" { "Pushed" }
+            } }
+            tbody { @for artifact in &artifacts { tr {
+                th scope="row" { a href=(path(&["data", &artifact.id])) { (name_of(artifact)) } }
+                td { (artifact.kind) }
+                td .number { (length_of(artifact).map_or(String::new(), |n| n.to_string())) }
+                td .number { (bytes(artifact.size)) }
+                td { (if artifact.public { "everybody" } else { "you" }) }
+                td { (time(&artifact.updated_at)) }
+            } } }
+        } }
+        (pager(total, number, PAGE, link))
+    };
+    Ok(shown(&session, "Data", "Data and models", &content))
+}
+
+fn name_of(artifact: &ArtifactRow) -> &str {
+    artifact.name.as_deref().unwrap_or(&artifact.id)
+}
+
+/// How many documents there are, as whoever pushed them has said.
+fn length_of(artifact: &ArtifactRow) -> Option<u64> {
+    let meta: Value = serde_json::from_str(&artifact.meta_data).ok()?;
+    let summary = meta["summary"].as_array()?;
+    summary.iter().find(|item| item["name"] == "Length")?["value"].as_u64()
+}
+
+async fn find(app: &App, session: &Session, id: String) -> Result<ArtifactRow, ApiError> {
+    let found = app
+        .database
+        .artifact(session.user.id.clone(), id.clone())
+        .await?;
+    found.ok_or_else(|| ApiError::not_found(format!("there is no artifact `{id}`")))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PageQuery {
+    page: Option<u64>,
+}
+
+/// An artifact, and the documents in it.
+pub(crate) async fn page(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(id): Path<String>,
+    Query(PageQuery { page }): Query<PageQuery>,
+) -> Page {
+    let artifact = find(&app, &session, id).await?;
+    let number = page.unwrap_or(1).max(1);
+    let first = (number - 1).saturating_mul(DOCUMENTS);
+    let here = path(&["data", &artifact.id]);
+    let documents = match artifact.kind.as_str() {
+        "documentArray" => {
+            Some(documents::read(&app.store, &artifact.content, first, DOCUMENTS).await)
+        }
+        _ => None,
+    };
+    let content = html! {
+        p .crumbs { a href="/console/data" { "Data and models" } }
+        h1 { (name_of(&artifact)) }
+        dl {
+            dt { "Id" } dd { code { (artifact.id) } }
+            dt { "Kind" } dd { (artifact.kind) }
+            dt { "Size" } dd { (bytes(artifact.size)) }
+            dt { "SHA-256" } dd { code .long { (artifact.content) } }
+            dt { "Pushed" } dd { (time(&artifact.updated_at)) }
+        }
+        p { a .button href={ (here) "/download" } download { "Download" } }
+        @match &documents {
+            None => {}
+            Some(Err(reason)) => { p .problem { "The documents can't be shown: " (reason) } }
+            Some(Ok((documents, total))) => {
+                h2 { (total) " documents" }
+                ol .documents start=(first + 1) {
+                    @for (i, document) in documents.iter().enumerate() {
+                        li { (shown_document(document, &here, first + i as u64, &mut Vec::new())) }
+                    }
+                }
+                (pager(*total, number, DOCUMENTS, |page| format!("{here}?page={page}")))
+            }
+        }
+    };
+    Ok(shown(&session, "Data", name_of(&artifact), &content))
+}
+
+/// A document with its parts; `place` says which part of the document this is.
+fn shown_document(document: &Document, here: &str, number: u64, place: &mut Vec<usize>) -> Markup {
+    let parts = html! {
+        @if !document.chunks.is_empty() && place.len() < DEPTH {
+            ul .parts {
+                @for (i, chunk) in document.chunks.iter().take(PARTS).enumerate() {
+                    @let shown = { place.push(i); let shown = shown_document(chunk, here, number, place); place.pop(); shown };
+                    li { (shown) }
+                }
+                @if document.chunks.len() > PARTS { li { "and " (document.chunks.len() - PARTS) " more" } }
+            }
+        }
+    };
+    let part = place
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(".");
+    html! {
+        @if !document.modality.is_empty() { span .modality { (document.modality) } " " }
+        @match &document.content {
+            Some(Content::Text(text)) => { span .text { (cut(text)) } }
+            Some(Content::Blob(blob)) if image_kind(blob).is_some() => {
+                img loading="lazy" alt={ "picture of document " (number + 1) }
+                    src={ (here) "/picture?document=" (number) "&part=" (part) };
+            }
+            Some(Content::Blob(blob)) => { (bytes(blob.len() as u64)) " of data" }
+            Some(Content::Tensor(_)) => { "a tensor" }
+            None => {}
+        }
+        @if document.content.is_none() && !document.uri.is_empty() { code { (cut(&document.uri)) } }
+        @for (name, value) in document.tags.iter().take(PARTS) {
+            " " span .tag { (name) ": " (cut(&value.to_string())) }
+        }
+        (parts)
+    }
+}
+
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(TEXT) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// The media type of a picture that a browser may be given, by its first bytes.
+fn image_kind(bytes: &[u8]) -> Option<&'static str> {
+    let kinds: [(&[u8], &str); 4] = [
+        (b"\x89PNG\r\n\x1a\n", "image/png"),
+        (b"\xff\xd8\xff", "image/jpeg"),
+        (b"GIF8", "image/gif"),
+        (b"BM", "image/bmp"),
+    ];
+    let is_webp = bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP");
+    let plain = kinds.iter().find(|(start, _)| bytes.starts_with(start));
+    plain
+        .map(|(_, kind)| *kind)
+        .or(is_webp.then_some("image/webp"))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct PictureQuery {
+    document: u64,
+    /// Numbers of parts, with dots between them. Without, the first picture.
+    part: String,
+}
+
+/// A picture of a document.
+pub(crate) async fn picture(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(id): Path<String>,
+    Query(PictureQuery { document, part }): Query<PictureQuery>,
+) -> Page<Response> {
+    let artifact = find(&app, &session, id).await?;
+    let none = || ApiError::not_found("there is no such picture");
+    let read = documents::read(&app.store, &artifact.content, document, 1).await;
+    let (documents, _) = read.map_err(|_| none())?;
+    let mut found = documents.first().ok_or_else(none)?;
+    for step in part.split('.').filter(|step| !step.is_empty()) {
+        let step = step.parse::<usize>().ok();
+        found = step.and_then(|i| found.chunks.get(i)).ok_or_else(none)?;
+    }
+    let blob = match part.as_str() {
+        "" => first_picture(found),
+        _ => found.as_blob(),
+    };
+    let blob = blob.ok_or_else(none)?;
+    let kind = image_kind(blob).ok_or_else(none)?;
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'none'; sandbox"),
+        ),
+        (
+            header::CACHE_CONTROL,
+            HeaderValue::from_static("private, max-age=300"),
+        ),
+    ];
+    Ok((headers, blob.to_vec()).into_response())
+}
+
+fn first_picture(document: &Document) -> Option<&[u8]> {
+    let own = document.as_blob().filter(|blob| image_kind(blob).is_some());
+    own.or_else(|| document.chunks.iter().find_map(first_picture))
+}
+
+/// Leads to the bytes.
+pub(crate) async fn download(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(id): Path<String>,
+) -> Page<Redirect> {
+    let artifact = find(&app, &session, id).await?;
+    let key = app.signer.download(&artifact.content, artifact.size);
+    let ending = match artifact.kind.as_str() {
+        "documentArray" => "da",
+        _ => "zip",
+    };
+    let name = format!("{}.{ending}", name_of(&artifact));
+    let name = query(&[("name", &name)]);
+    Ok(Redirect::to(&format!("/v2/download/{key}{name}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_pictures_are_given_to_browsers() {
+        assert_eq!(image_kind(b"\x89PNG\r\n\x1a\nxx"), Some("image/png"));
+        assert_eq!(image_kind(b"RIFF1234WEBPxx"), Some("image/webp"));
+        assert_eq!(image_kind(b"<svg onload=alert(1)>"), None);
+        assert_eq!(image_kind(b"<html>"), None);
+        assert_eq!(image_kind(b""), None);
+    }
+
+    #[test]
+    fn what_documents_say_is_escaped_and_cut() {
+        let evil = "<script>alert(1)</script>";
+        let document = Document::new()
+            .with_tag("x\"<b>", evil)
+            .with_chunk(Document::text(evil).with_modality("<i>"))
+            .with_chunk(Document::uri("javascript:\"<u>"));
+        let html = shown_document(&document, "/console/data/1", 0, &mut Vec::new()).0;
+        for part in ["<script", "<b>", "<i>", "<u>"] {
+            assert!(!html.contains(part), "{part} in {html}");
+        }
+        assert_eq!(cut(&"ä".repeat(1000)).chars().count(), TEXT + 1);
+    }
+}

@@ -1,0 +1,319 @@
+//! Signing in and out, and letting programs in.
+
+use std::sync::Arc;
+
+use axum::{
+    Form,
+    extract::{Query, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Redirect, Response},
+};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::{COOKIE, Failure, POLICY, Page, Session, api, cookie, document, page as shown};
+use crate::{
+    accounts,
+    api::{Peer, by_token},
+    app::App,
+    database::{NewToken, Scope},
+    error::ApiError,
+    secret,
+};
+
+/// How long a browser stays signed in.
+const SESSION_DAYS: u32 = 7;
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct SignInQuery {
+    next: String,
+    code: String,
+}
+
+/// The page where people sign in. With a code, they are signed in at once.
+pub(crate) async fn page(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Query(query): Query<SignInQuery>,
+) -> Page<Response> {
+    if !query.code.is_empty() {
+        return match accounts::redeem_code(&app, &query.code) {
+            Some(user_id) => open(&app, &headers, user_id, "/console/").await,
+            None => Ok(form(
+                &query.next,
+                Some("This link was used, or is too old."),
+            )),
+        };
+    }
+    Ok(form(&query.next, None))
+}
+
+fn form(next: &str, problem: Option<&str>) -> Response {
+    let body = html! {
+        main .narrow {
+            h1 { "Sign in to finetuner" }
+            @if let Some(problem) = problem { p .problem role="alert" { (problem) } }
+            form method="post" action="/console/signin" .stacked {
+                input type="hidden" name="next" value=(next);
+                label for="name" { "Name" }
+                input id="name" name="name" autocomplete="username" autocapitalize="none";
+                label for="password" { "Password, or a token without a name" }
+                input id="password" name="password" type="password" required
+                    autocomplete="current-password";
+                button type="submit" { "Sign in" }
+            }
+            p .hint {
+                "A token is made with " code { "finetuner-server token" } ", a password with "
+                code { "finetuner-server user password" } "."
+            }
+        }
+    };
+    let status = match problem {
+        Some(_) => StatusCode::UNAUTHORIZED,
+        None => StatusCode::OK,
+    };
+    (status, document("Sign in", &body)).into_response()
+}
+
+#[derive(Deserialize)]
+pub(crate) struct SignIn {
+    #[serde(default)]
+    name: String,
+    password: String,
+    #[serde(default)]
+    next: String,
+}
+
+pub(crate) async fn sign_in(
+    State(app): State<Arc<App>>,
+    peer: Peer,
+    headers: HeaderMap,
+    Form(given): Form<SignIn>,
+) -> Page<Response> {
+    let next = local(&given.next);
+    let name = given.name.trim().to_owned();
+    let mut keys = vec![format!("user {}", name.to_lowercase())];
+    keys.extend(peer.0.map(|address| format!("address {address}")));
+    app.attempts.check(&keys)?;
+    let password = given.password.trim();
+    if name.is_empty() {
+        if let Ok(user) = by_token(&app, password).await {
+            app.attempts.right(&keys);
+            if user.scope == Scope::Read {
+                // The browser goes on with the token itself: no more is allowed.
+                return Ok(with_cookie(&headers, password, Redirect::to(next)));
+            }
+            return open(&app, &headers, user.id, next).await;
+        }
+    } else if let Some(user_id) =
+        accounts::check_password(&app, name, given.password.clone()).await?
+    {
+        app.attempts.right(&keys);
+        return open(&app, &headers, user_id, next).await;
+    }
+    app.attempts.wrong(&keys);
+    Ok(form(
+        &given.next,
+        Some("The name, the password or the token is wrong."),
+    ))
+}
+
+/// Where to go after signing in: pages of the console alone.
+fn local(next: &str) -> &str {
+    match next.starts_with("/console/") && !next.contains(['\\', '\r', '\n']) {
+        true => next,
+        false => "/console/",
+    }
+}
+
+async fn open(app: &App, headers: &HeaderMap, user_id: String, next: &str) -> Page<Response> {
+    let new = NewToken {
+        name: format!("browser-{}", secret::new_id()),
+        kind: "session",
+        scope: Scope::All,
+        days: Some(SESSION_DAYS),
+    };
+    let token = app.database.add_token(user_id, new).await?;
+    let token = token.ok_or_else(|| ApiError::internal(&"a random name is taken"))?;
+    Ok(with_cookie(headers, &token, Redirect::to(next)))
+}
+
+fn with_cookie(headers: &HeaderMap, token: &str, answer: impl IntoResponse) -> Response {
+    let is_secure = api::address(headers).is_ok_and(|address| address.starts_with("https"));
+    let secure = if is_secure { "; Secure" } else { "" };
+    let age = SESSION_DAYS * 86400;
+    let cookie = format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Lax; Max-Age={age}{secure}");
+    let mut answer = answer.into_response();
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        answer.headers_mut().insert(header::SET_COOKIE, cookie);
+    }
+    answer
+}
+
+pub(crate) async fn sign_out(State(app): State<Arc<App>>, headers: HeaderMap) -> Page<Response> {
+    if let Some(token) = cookie(&headers) {
+        app.database.end_session(secret::hash(&token)).await?;
+    }
+    let mut answer = Redirect::to("/console/signin").into_response();
+    let gone = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0");
+    if let Ok(gone) = HeaderValue::from_str(&gone) {
+        answer.headers_mut().insert(header::SET_COOKIE, gone);
+    }
+    Ok(answer)
+}
+
+fn password_form(session: &Session, said: Option<(&str, bool)>) -> Markup {
+    let content = html! {
+        h1 { "Password" }
+        @if let Some((said, good)) = said {
+            p role="alert" class=(if good { "done" } else { "problem" }) { (said) }
+        }
+        p { "With a password you can sign in at this console as " b { (session.user.name) } "." }
+        form method="post" .stacked {
+            label for="password" { "New password, 8 characters at least" }
+            input id="password" name="password" type="password" required minlength="8"
+                autocomplete="new-password";
+            button type="submit" { "Set it" }
+        }
+        p .hint { "All browsers that are signed in, this one too, must sign in anew then." }
+    };
+    shown(session, "", "Password", &content)
+}
+
+pub(crate) async fn password(session: Session) -> Markup {
+    password_form(&session, None)
+}
+
+#[derive(Deserialize)]
+pub(crate) struct NewPassword {
+    password: String,
+}
+
+pub(crate) async fn set_password(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Form(NewPassword { password }): Form<NewPassword>,
+) -> Page<Response> {
+    session.may_write()?;
+    let hash = tokio::task::spawn_blocking(move || accounts::hash_password(&password))
+        .await
+        .map_err(|e| ApiError::internal(&e))?;
+    let hash = match hash {
+        Ok(hash) => hash,
+        Err(reason) => return Ok(password_form(&session, Some((&reason, false))).into_response()),
+    };
+    let name = session.user.name.clone();
+    app.database.set_password(name, hash).await?;
+    Ok(Redirect::to("/console/signin").into_response())
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Asked {
+    request: String,
+}
+
+/// Asks the user whether a program may be let in.
+pub(crate) async fn consent(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Query(Asked { request }): Query<Asked>,
+) -> Page<Response> {
+    session.may_write()?;
+    let program = app.logins.program(&request).ok_or_else(ended)?;
+    let content = html! {
+        h1 { "Let a program in?" }
+        p {
+            "A program that calls itself " b { (program.name) }
+            @if let Some(address) = program.address { " at " b { (address) } }
+            " asks for a token. With it, it can do everything that you, "
+            b { (session.user.name) } ", can do here, for 90 days or until you delete the token."
+        }
+        p .problem { "Say yes only if you have just started such a program yourself." }
+        form method="post" .row {
+            input type="hidden" name="request" value=(request);
+            button name="answer" value="yes" type="submit" { "Yes, let it in" }
+            button .quiet name="answer" value="no" type="submit" { "No" }
+        }
+    };
+    let mut answer = shown(&session, "", "Let a program in", &content).into_response();
+    if let Some(redirect) = &program.redirect {
+        // The answer leads on to the program, and browsers look at that too.
+        let origin = redirect.origin().ascii_serialization();
+        let policy = POLICY.replace(
+            "form-action 'self'",
+            &format!("form-action 'self' {origin}"),
+        );
+        if let Ok(policy) = HeaderValue::from_str(&policy) {
+            let name = header::CONTENT_SECURITY_POLICY;
+            answer.headers_mut().insert(name, policy);
+        }
+    }
+    Ok(answer)
+}
+
+fn ended() -> Failure {
+    ApiError::not_found("nobody waits for this any more: start the program's login again").into()
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Answered {
+    request: String,
+    answer: String,
+}
+
+pub(crate) async fn answer(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Form(Answered { request, answer }): Form<Answered>,
+) -> Page<Response> {
+    session.may_write()?;
+    let program = app.logins.program(&request).ok_or_else(ended)?;
+    let agreed = (answer == "yes").then(|| session.user.id.clone());
+    let code = app.logins.answer(&request, agreed);
+    let content = match (code, program.redirect) {
+        (None, _) => html! { h1 { "Refused" } p { "The program was told so." } },
+        (Some(_), None) => html! {
+            h1 { "Done" }
+            p { "The program goes on. You can close this page." }
+        },
+        (Some(code), Some(redirect)) => html! {
+            h1 { "Done" }
+            p { "One more step brings the answer to the program on your machine." }
+            form method="post" action=(redirect) data-submit="" {
+                input type="hidden" name="code" value=(code.code);
+                input type="hidden" name="state" value=(code.state);
+                button type="submit" { "Go on" }
+            }
+        },
+    };
+    let mut answer = shown(&session, "", "Let a program in", &content).into_response();
+    let policy = POLICY.replace(
+        "form-action 'self'",
+        "form-action 'self' http://localhost:* http://127.0.0.1:*",
+    );
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        let name = header::CONTENT_SECURITY_POLICY;
+        answer.headers_mut().insert(name, policy);
+    }
+    Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signing_in_leads_to_pages_of_the_console_alone() {
+        assert_eq!(local("/console/data?page=2"), "/console/data?page=2");
+        for other in [
+            "https://evil.example",
+            "//evil.example",
+            "/\\evil",
+            "",
+            "/console/\r\nx",
+        ] {
+            assert_eq!(local(other), "/console/", "{other:?}");
+        }
+    }
+}

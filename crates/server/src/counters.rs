@@ -1,0 +1,135 @@
+//! What the server counts, in the text form that Prometheus reads.
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// Bounds of the time that an answer takes, in seconds.
+const BOUNDS: [f64; 8] = [0.001, 0.005, 0.02, 0.05, 0.2, 1.0, 5.0, 30.0];
+
+/// What is counted.
+pub(crate) struct Counters {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    seconds: Family<RouteLabels, Histogram>,
+    events: Counter,
+    workers_lost: Counter,
+    runs: Family<StatusLabels, Gauge<u64, AtomicU64>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: String,
+    /// The route, never the address: that names users' things.
+    route: Arc<str>,
+    status: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RouteLabels {
+    route: Arc<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabels {
+    status: String,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("finetuner");
+        let requests = Family::default();
+        let seconds: Family<RouteLabels, Histogram> =
+            Family::new_with_constructor(|| Histogram::new(BOUNDS));
+        let (events, workers_lost, runs) =
+            (Counter::default(), Counter::default(), Family::default());
+        registry.register("requests", "Answers that were given", requests.clone());
+        registry.register(
+            "request_seconds",
+            "Time until an answer began",
+            seconds.clone(),
+        );
+        registry.register("events", "Events that workers have sent", events.clone());
+        registry.register(
+            "workers_lost",
+            "Workers that ended without saying how",
+            workers_lost.clone(),
+        );
+        registry.register("runs", "Runs by their status", runs.clone());
+        Self {
+            registry,
+            requests,
+            seconds,
+            events,
+            workers_lost,
+            runs,
+        }
+    }
+}
+
+impl Counters {
+    pub(crate) fn answer(&self, method: &str, route: &str, status: u16, took: Duration) {
+        let route: Arc<str> = Arc::from(route);
+        let labels = RouteLabels {
+            route: Arc::clone(&route),
+        };
+        self.seconds
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+        let labels = RequestLabels {
+            method: method.to_owned(),
+            route,
+            status,
+        };
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    pub(crate) fn events(&self, count: u64) {
+        self.events.inc_by(count);
+    }
+
+    pub(crate) fn worker_lost(&self) {
+        self.workers_lost.inc();
+    }
+
+    /// All of it as a text. `runs` is how many runs have each status.
+    pub(crate) fn text(&self, runs: Vec<(String, u64)>) -> String {
+        for (status, count) in runs {
+            self.runs.get_or_create(&StatusLabels { status }).set(count);
+        }
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_was_counted() {
+        let counters = Counters::default();
+        counters.answer("GET", "/health", 200, Duration::from_millis(3));
+        counters.events(5);
+        counters.worker_lost();
+        let text = counters.text(vec![("FINISHED".to_owned(), 3)]);
+        for line in [
+            r#"finetuner_requests_total{method="GET",route="/health",status="200"} 1"#,
+            r#"finetuner_request_seconds_bucket{le="0.005",route="/health"} 1"#,
+            "finetuner_events_total 5",
+            "finetuner_workers_lost_total 1",
+            r#"finetuner_runs{status="FINISHED"} 3"#,
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+}

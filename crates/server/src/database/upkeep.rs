@@ -1,0 +1,96 @@
+//! What keeps a server's data in order: the key that it signs with, what is
+//! referred to, copies.
+
+use std::path::PathBuf;
+
+use rusqlite::{OptionalExtension, params};
+
+use super::{Database, artifacts::has_content};
+
+impl Database {
+    /// The key that this server signs with; made when it is first asked for.
+    pub(crate) async fn signing_key(&self) -> rusqlite::Result<[u8; 32]> {
+        self.write(|db| {
+            let transaction = db.transaction()?;
+            let read = || {
+                transaction
+                    .query_row(
+                        "SELECT value FROM settings WHERE name = 'signing key'",
+                        [],
+                        |row| row.get::<_, [u8; 32]>(0),
+                    )
+                    .optional()
+            };
+            if let Some(key) = read()? {
+                return Ok(key);
+            }
+            let key: [u8; 32] = rand::random();
+            transaction.execute(
+                "INSERT INTO settings (name, value) VALUES ('signing key', ?1)",
+                params![key],
+            )?;
+            transaction.commit()?;
+            Ok(key)
+        })
+        .await
+    }
+
+    /// All contents that something refers to, with their sizes where they are
+    /// known, and what refers to them.
+    pub(crate) async fn contents(&self) -> rusqlite::Result<Vec<(String, Option<u64>, String)>> {
+        self.read(|db| {
+            db.prepare(
+                "SELECT content, size, 'artifact ' || id || coalesce(' (' || name || ')', '')
+                     FROM artifacts
+                 UNION ALL
+                 SELECT content, size, 'checkpoint ' || number || ' of run ' || runs.name
+                     FROM checkpoints JOIN runs ON runs.id = run_id
+                 UNION ALL
+                 SELECT first_checkpoint, NULL, 'the beginning of run ' || name
+                     FROM runs WHERE first_checkpoint IS NOT NULL
+                 UNION ALL
+                 SELECT used.value, NULL, 'data of run ' || name
+                     FROM runs, json_each(data) AS used
+                     WHERE status IN ('CREATED', 'STARTED')",
+            )?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+            .collect()
+        })
+        .await
+    }
+
+    /// Whether anything refers to a content, as whoever writes sees it.
+    pub(crate) async fn is_wanted(&self, content: String) -> rusqlite::Result<bool> {
+        self.write(move |db| has_content(db, &content)).await
+    }
+
+    /// Writes a copy of the database, as it is at one moment, into a new file.
+    pub(crate) async fn copy_to(&self, path: PathBuf) -> rusqlite::Result<()> {
+        self.read(move |db| {
+            // A copy is no change of what is read.
+            db.pragma_update(None, "query_only", false)?;
+            let copied = db.execute("VACUUM INTO ?1", [path.to_string_lossy()]);
+            db.pragma_update(None, "query_only", true)?;
+            copied.map(drop)
+        })
+        .await
+    }
+
+    /// What SQLite finds wrong with the file; nothing where it is whole.
+    pub(crate) async fn faults(&self) -> rusqlite::Result<Vec<String>> {
+        self.read(|db| {
+            let found: Vec<String> = db
+                .prepare("PRAGMA integrity_check")?
+                .query_map([], |row| row.get(0))?
+                .collect::<Result<_, _>>()?;
+            Ok(found.into_iter().filter(|line| line != "ok").collect())
+        })
+        .await
+    }
+
+    /// Whether the database answers.
+    pub(crate) async fn is_ready(&self) -> rusqlite::Result<()> {
+        self.write(|db| db.query_row("SELECT 1", [], |_| Ok(())))
+            .await
+    }
+}

@@ -1,0 +1,63 @@
+//! What an operator decides.
+
+use std::time::Duration;
+
+/// How a server carries out runs, and what it allows them.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let settings = finetuner_server::Settings {
+///     runs_at_once: 2,
+///     max_run_time: Some(Duration::from_secs(6 * 3600)),
+///     ..finetuner_server::Settings::default()
+/// };
+/// let server = finetuner_server::Server::embedded().settings(settings);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// How many runs may go on at once; 1 by default. The threads of a run use
+    /// all cores, so more is of use only with more than one machine's worth.
+    pub runs_at_once: usize,
+    /// Whether runs may load models from any folder of this machine.
+    pub local_models: bool,
+    /// Whether pictures may be fetched from addresses of this machine and of
+    /// private networks, where data names them; not by default, since whoever
+    /// may start a run could look around there.
+    pub private_addresses: bool,
+    /// How long a worker may be silent before it counts as lost; 30 seconds by
+    /// default.
+    pub lease: Duration,
+    /// How many workers a run may have before it counts as failed; 3 by
+    /// default. A worker that paused because the server ended does not count.
+    pub attempts: u32,
+    /// How often a worker makes a checkpoint; every minute by default.
+    pub checkpoint_every: Duration,
+    /// How long a run may be trained; without limit by default.
+    pub max_run_time: Option<Duration>,
+    /// The memory that a worker may use, in bytes; without limit by default.
+    /// A run in a thread of the server counts the whole process.
+    pub max_run_memory: Option<u64>,
+    /// The bytes that a worker's temporary files may take; without limit by
+    /// default.
+    pub max_run_disk: Option<u64>,
+    /// How long stopping may wait for workers to pause; 30 seconds by default.
+    pub grace: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            runs_at_once: 1,
+            local_models: false,
+            private_addresses: false,
+            lease: Duration::from_secs(30),
+            attempts: 3,
+            checkpoint_every: Duration::from_secs(60),
+            max_run_time: None,
+            max_run_memory: None,
+            max_run_disk: None,
+            grace: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Keys that need no header beside them: good for one thing for a while. A key
+//! says what it is good for and is signed, so that the server need not remember
+//! it, and it holds through a restart.
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use crate::{database::now_ms, secret::hex};
+
+/// How long the address of a download can be used, in milliseconds.
+const LIFE: i64 = 3600 * 1000;
+
+/// Signs keys.
+#[derive(Clone)]
+pub(crate) struct Signer([u8; 32]);
+
+/// What the key of a download is good for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Download {
+    pub(crate) content: String,
+    pub(crate) size: u64,
+}
+
+impl Signer {
+    pub(crate) fn new(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+
+    /// A signature of `text` for one purpose, as hex digits.
+    pub(crate) fn sign(&self, purpose: &str, text: &str) -> String {
+        hex(&self.mac(purpose, text).finalize().into_bytes())
+    }
+
+    /// Whether `signature` is that of `text` for this purpose.
+    pub(crate) fn verify(&self, purpose: &str, text: &str, signature: &str) -> bool {
+        let bytes = (0..signature.len() / 2)
+            .map(|i| u8::from_str_radix(signature.get(2 * i..2 * i + 2)?, 16).ok())
+            .collect::<Option<Vec<u8>>>();
+        // Compared in constant time.
+        bytes.is_some_and(|bytes| self.mac(purpose, text).verify_slice(&bytes).is_ok())
+    }
+
+    fn mac(&self, purpose: &str, text: &str) -> Hmac<Sha256> {
+        // Padded with zeros to a block, as HMAC itself does.
+        let mut key = [0; 64];
+        key[..32].copy_from_slice(&self.0);
+        let mut mac = Hmac::<Sha256>::new(&key.into());
+        // A name of a purpose has no line's end.
+        for part in [purpose, "\n", text] {
+            mac.update(part.as_bytes());
+        }
+        mac
+    }
+
+    /// A key for a download.
+    pub(crate) fn download(&self, content: &str, size: u64) -> String {
+        let text = format!("{content}-{size}-{}", now_ms().saturating_add(LIFE));
+        let signature = self.sign("download", &text);
+        format!("{text}-{signature}")
+    }
+
+    /// What the key of a download is good for; nothing where it has ended or is
+    /// not ours.
+    pub(crate) fn redeem(&self, key: &str) -> Option<Download> {
+        let (text, signature) = key.rsplit_once('-')?;
+        if !self.verify("download", text, signature) {
+            return None;
+        }
+        let mut parts = text.split('-');
+        let (content, size, until) = (parts.next()?, parts.next()?, parts.next()?);
+        let until: i64 = until.parse().ok()?;
+        (until > now_ms()).then_some(Download {
+            content: content.to_owned(),
+            size: size.parse().ok()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_keys_are_good_and_only_for_a_while() {
+        let signer = Signer::new([1; 32]);
+        let key = signer.download("abcdef", 7);
+        let good = Download {
+            content: "abcdef".to_owned(),
+            size: 7,
+        };
+        assert_eq!(signer.redeem(&key), Some(good));
+        assert_eq!(Signer::new([2; 32]).redeem(&key), None);
+        for bad in [
+            key.replace("abcdef", "abcdee"),
+            key.replace("-7-", "-8-"),
+            key[..key.len() - 2].to_owned(),
+            String::new(),
+            "-".to_owned(),
+            "ä-ä".to_owned(),
+        ] {
+            assert_eq!(signer.redeem(&bad), None, "{bad}");
+        }
+        let ended = format!("abcdef-7-{}", now_ms() - 1);
+        let signature = signer.sign("download", &ended);
+        assert_eq!(signer.redeem(&format!("{ended}-{signature}")), None);
+        // A signature for one thing is none for another.
+        let session = signer.sign("session", "x");
+        assert!(signer.verify("session", "x", &session));
+        assert!(!signer.verify("download", "x", &session));
+    }
+}

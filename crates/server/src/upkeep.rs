@@ -1,0 +1,154 @@
+//! What an operator does with a server's data: look whether it is whole, keep
+//! a copy, take away what nothing needs.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use futures_util::TryStreamExt;
+
+use crate::{
+    app::App,
+    database::{self, Database},
+    error::StartError,
+    server::{bad_folder, open_database, open_store},
+    store::Store,
+};
+
+/// What a check has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Contents that are referred to and are whole.
+    pub good: usize,
+    /// What is wrong: each a line that says what is damaged or missing, and
+    /// what needs it.
+    pub faults: Vec<String>,
+    /// Bytes of contents that nothing refers to. The server removes them when
+    /// it starts.
+    pub unused_bytes: u64,
+}
+
+/// Verifies all data of the server in `folder`: the database's own check, and
+/// the SHA-256 of every content that anything refers to. A server may run
+/// beside it.
+///
+/// # Errors
+/// [`StartError`] where the data can't be read at all.
+pub async fn check(folder: &Path, store: Option<&str>) -> Result<Report, StartError> {
+    let database = open_database(folder)?;
+    let store = open_store(folder, store)?;
+    let failed = |e: &dyn std::fmt::Display| bad_folder(folder, e);
+    let mut report = Report::default();
+    for fault in database.faults().await.map_err(|e| failed(&e))? {
+        report.faults.push(format!("database: {fault}"));
+    }
+    let mut wanted: HashMap<String, Vec<String>> = HashMap::new();
+    for (content, _, by) in database.contents().await.map_err(|e| failed(&e))? {
+        wanted.entry(content).or_default().push(by);
+    }
+    let mut found = store.list();
+    while let Some(object) = found.try_next().await.map_err(|e| failed(&e))? {
+        if !wanted.contains_key(&object.content) {
+            report.unused_bytes += object.size;
+        }
+    }
+    for (content, by) in wanted {
+        let fault = match store.hash(&content).await {
+            Ok(hash) if hash == content => {
+                report.good += 1;
+                continue;
+            }
+            Ok(_) => "is damaged".to_owned(),
+            Err(object_store::Error::NotFound { .. }) => "is missing".to_owned(),
+            Err(error) => format!("can't be read: {error}"),
+        };
+        // Deleted since, by a server that runs.
+        if !database
+            .is_wanted(content.clone())
+            .await
+            .map_err(|e| failed(&e))?
+        {
+            continue;
+        }
+        report.faults.push(format!(
+            "{content} {fault}; it is needed by {}",
+            by.join(", ")
+        ));
+    }
+    report.faults.sort();
+    Ok(report)
+}
+
+/// Copies all data of the server in `folder` into the folder `target`, which
+/// can then be served itself. A server may run beside it: the copy is of one
+/// moment. Contents that are in `target` already are not copied again. Returns
+/// how many contents there are.
+///
+/// # Errors
+/// [`StartError`] where something can't be read or written; the copy is not
+/// whole then.
+pub async fn backup(
+    folder: &Path,
+    store: Option<&str>,
+    target: &Path,
+) -> Result<usize, StartError> {
+    let database = open_database(folder)?;
+    let store = open_store(folder, store)?;
+    let to = open_store(target, None)?;
+    let failed = |e: &dyn std::fmt::Display| bad_folder(target, e);
+    let temporary = target.join("finetuner.sqlite.new");
+    // Of a copy that was broken off.
+    let _ = std::fs::remove_file(&temporary);
+    let copied = database.copy_to(temporary.clone()).await;
+    copied.map_err(|e| failed(&e))?;
+    let contents = contents_of(&temporary).await.map_err(|e| failed(&e))?;
+    for content in &contents {
+        let there = store.copy(content, &to).await;
+        let there = there.map_err(|e| failed(&format!("{content}: {}", e.message())))?;
+        if !there
+            && database
+                .is_wanted(content.clone())
+                .await
+                .map_err(|e| failed(&e))?
+        {
+            return Err(failed(&format!("{content} is missing: see `check`")));
+        }
+    }
+    // Last, so that what can be served is whole.
+    std::fs::rename(&temporary, database::file(target)).map_err(|e| failed(&e))?;
+    Ok(contents.len())
+}
+
+async fn contents_of(file: &Path) -> Result<Vec<String>, String> {
+    let copy = Database::open(file)?;
+    let contents = copy.contents().await.map_err(|e| e.to_string())?;
+    let mut contents: Vec<String> = contents.into_iter().map(|(content, ..)| content).collect();
+    contents.sort();
+    contents.dedup();
+    Ok(contents)
+}
+
+/// Removes contents that nothing refers to, which a server that was killed has
+/// left.
+pub(crate) async fn sweep(app: Arc<App>) {
+    let swept = sweep_store(&app, &app.store).await;
+    match swept {
+        Ok(0) => {}
+        Ok(count) => tracing::info!("{count} contents were looked at that nothing refers to"),
+        Err(error) => tracing::warn!("the store could not be swept: {error}"),
+    }
+}
+
+async fn sweep_store(app: &App, store: &Store) -> Result<usize, String> {
+    let mut orphans = Vec::new();
+    let mut found = store.list();
+    while let Some(object) = found.try_next().await.map_err(|e| e.to_string())? {
+        let wanted = app.database.is_wanted(object.content.clone()).await;
+        if !wanted.map_err(|e| e.to_string())? {
+            orphans.push(object.content);
+        }
+    }
+    let count = orphans.len();
+    let removed = app.remove_orphans(orphans).await;
+    removed.map_err(|e| e.message().to_owned())?;
+    Ok(count)
+}

@@ -1,0 +1,64 @@
+//! `finetuner-server` as it is installed: the process that serves, the child
+//! process that trains, and the token made beside them.
+
+use finetuner::{Loss, Status};
+use tokio::process::Command;
+
+use crate::support::{Serving, pairs, server};
+
+#[tokio::test]
+async fn a_run_is_trained_by_a_child_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut serving = Serving::start(&data, &[]).await;
+    let token = serving.line_after("Token, shown this once: ").await;
+    let finetuner = serving.log_in(&token).await.unwrap();
+    finetuner.push("train", pairs(4)).await.unwrap();
+    let fit = finetuner.fit("clip-small", "train").epochs(1).batch_size(2);
+    let run = fit.loss(Loss::Clip).run_name("one").await.unwrap();
+    assert_eq!(run.wait().await.unwrap().status, Status::Finished);
+    run.save_model(folder.path().join("model")).await.unwrap();
+    assert!(folder.path().join("model/config.json").is_file());
+
+    // A folder is refused, since nobody allowed it.
+    let refused = finetuner.fit("/tmp", "train").loss(Loss::Clip).await;
+    let refused = refused.err().unwrap().to_string();
+    assert!(refused.contains("--local-models"), "{refused}");
+
+    // A second user, made while the server runs, sees nothing of the first.
+    let made = server()
+        .args(["token", "second", "--data"])
+        .arg(&data)
+        .output()
+        .await
+        .unwrap();
+    let second = String::from_utf8(made.stdout).unwrap();
+    let second = serving.log_in(second.trim()).await.unwrap();
+    assert_eq!(second.user().unwrap().name, "second");
+    assert!(second.get_run("one").await.err().unwrap().is_not_found());
+
+    // Told to end, it ends in order; started again, it still has the run.
+    let pid = serving.process.id().unwrap().to_string();
+    let told = Command::new("kill").arg(pid).status().await.unwrap();
+    assert!(told.success());
+    serving.line_after("Stopping").await;
+    assert!(serving.process.wait().await.unwrap().success());
+    let serving = Serving::start(&data, &[]).await;
+    let finetuner = serving.log_in(&token).await.unwrap();
+    let status = finetuner.get_run("one").await.unwrap().status().await;
+    assert_eq!(status.unwrap().status, Status::Finished);
+}
+
+#[tokio::test]
+async fn a_token_needs_the_folder_of_a_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = server()
+        .args(["token", "--data"])
+        .arg(folder.path())
+        .output()
+        .await
+        .unwrap();
+    assert!(!made.status.success() && made.stdout.is_empty());
+    let error = String::from_utf8(made.stderr).unwrap();
+    assert!(error.contains("holds no data of a server"), "{error}");
+}

@@ -1,0 +1,275 @@
+//! The console's pages, as a browser without JavaScript gets them.
+
+use finetuner::{Document, DocumentArray};
+use reqwest::StatusCode;
+
+use crate::{
+    logins::sign_in,
+    support::{Backend, finished_run, pairs, start},
+};
+
+struct Browser<'a> {
+    backend: &'a Backend,
+    cookie: String,
+}
+
+impl Browser<'_> {
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        let http = self.backend.http.with_token(None);
+        let answer = http
+            .get(path)
+            .header("cookie", &self.cookie)
+            .send()
+            .await
+            .unwrap();
+        let policy = answer.headers()["content-security-policy"]
+            .to_str()
+            .unwrap();
+        assert!(policy.contains("default-src 'none'"), "{path}: {policy}");
+        assert!(!policy.contains("unsafe"), "{path}: {policy}");
+        assert_eq!(answer.headers()["x-content-type-options"], "nosniff");
+        let status = answer.status();
+        (status, answer.text().await.unwrap())
+    }
+
+    async fn page(&self, path: &str) -> String {
+        let (status, page) = self.get(path).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {page}");
+        // Nothing comes from elsewhere, and nothing runs that is not our file.
+        for bad in [
+            "http://",
+            "https://",
+            "style=",
+            "<style",
+            "onclick",
+            "javascript:",
+        ] {
+            let own = page
+                .replace("http://www.w3.org", "")
+                .replace(&self.backend.server.url(), "");
+            assert!(!own.contains(bad), "{path} has {bad}: {page}");
+        }
+        assert_eq!(page.matches("<script").count(), 1, "{path}");
+        page
+    }
+
+    async fn post(&self, path: &str, form: &[(&str, &str)]) -> (StatusCode, String) {
+        let http = self.backend.http.with_token(None);
+        let request = http.post(path).form(form).header("cookie", &self.cookie);
+        let answer = request
+            .header("sec-fetch-site", "same-origin")
+            .send()
+            .await
+            .unwrap();
+        let status = answer.status();
+        (status, answer.text().await.unwrap())
+    }
+}
+
+#[tokio::test]
+async fn every_page_shows_what_there_is() {
+    let backend = start().await;
+    let run = finished_run(&backend.finetuner, "first").await;
+    finished_run(&backend.finetuner, "second").await;
+    let browser = Browser {
+        backend: &backend,
+        cookie: sign_in(&backend).await,
+    };
+    let experiments = browser.page("/console/").await;
+    assert!(experiments.contains("/console/experiments/default\">default</a>"));
+
+    let list = browser.page("/console/experiments/default").await;
+    for part in [
+        "first",
+        "second",
+        "FINISHED",
+        "recall_at_k before",
+        "clip-small",
+        "2 runs",
+    ] {
+        assert!(list.contains(part), "{part} is not in {list}");
+    }
+    let filtered = browser
+        .page("/console/experiments/default?q=sec&status=FINISHED")
+        .await;
+    assert!(filtered.contains("1 runs") && !filtered.contains("runs/first\""));
+    let none = browser
+        .page("/console/experiments/default?status=FAILED")
+        .await;
+    assert!(none.contains("0 runs"));
+
+    let page = browser
+        .page("/console/experiments/default/runs/first")
+        .await;
+    let artifact = run.artifact_id().await.unwrap();
+    for part in [
+        "Run finished",
+        "<polyline",
+        "recall_at_k",
+        "Finished 🚀",
+        artifact,
+        "SHA-256",
+    ] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    assert!(
+        !page.contains("/picture?document="),
+        "its data was pushed anew since"
+    );
+    // Pictures that example queries have found can be seen.
+    let page = browser
+        .page("/console/experiments/default/runs/second")
+        .await;
+    let picture = page
+        .split("src=\"")
+        .nth(2)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    let picture = picture.replace("&amp;", "&");
+    assert!(picture.contains("/picture?document="), "{picture}");
+    let (status, _) = browser.get(&picture).await;
+    assert_eq!(status, StatusCode::OK);
+    let part = browser
+        .get("/console/experiments/default/runs/first?part=state")
+        .await
+        .1;
+    assert!(!part.contains("<html") && part.contains("<polyline"));
+
+    let both = "run=default%2Ffirst&run=default%2Fsecond";
+    let compared = browser.page(&format!("/console/compare?{both}")).await;
+    assert_eq!(compared.matches("<polyline").count(), 2);
+    let (status, _) = browser.get("/console/compare?run=default%2Ffirst").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+
+    let data = browser.page("/console/data").await;
+    assert!(
+        data.contains(">train</a>") && data.contains("documentArray"),
+        "{data}"
+    );
+    let id = backend
+        .finetuner
+        .describe_documents("train")
+        .await
+        .unwrap()
+        .id;
+    let documents = browser.page(&format!("/console/data/{id}")).await;
+    assert!(documents.contains("8 documents") && documents.contains("&amp;part=0"));
+    let address = format!("/console/data/{id}/picture?document=0&part=0");
+    let http = backend.http.with_token(None);
+    let answer = http
+        .get(&address)
+        .header("cookie", &browser.cookie)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.headers()["content-type"], "image/png");
+    let bytes = answer.bytes().await.unwrap();
+    assert_eq!(Some(&bytes[..]), pairs(1)[0].chunks[0].as_blob());
+    let download = format!("/console/data/{id}/download");
+    let answer = http
+        .get(&download)
+        .header("cookie", &browser.cookie)
+        .send()
+        .await
+        .unwrap();
+    let to = answer.headers()["location"].to_str().unwrap();
+    let whole = http.get(to).send().await.unwrap().bytes().await.unwrap();
+    let whole = DocumentArray::from_bytes(&whole).unwrap();
+    assert_eq!(whole, backend.finetuner.pull("train").await.unwrap());
+
+    // A token is made, seen once, and deleted.
+    let form = [("name", "laptop"), ("days", "7"), ("scope", "all")];
+    let (status, made) = browser.post("/console/tokens", &form).await;
+    assert_eq!(status, StatusCode::OK);
+    let token = &made[made.find("ft_").unwrap()..][..67];
+    assert!(
+        backend
+            .http
+            .with_token(Some(token))
+            .get("/api/v1/experiments")
+            .send()
+            .await
+            .unwrap()
+            .status()
+            .is_success()
+    );
+    let tokens = browser.page("/console/tokens").await;
+    assert!(tokens.contains("laptop") && !tokens.contains(token));
+    let (status, _) = browser
+        .post("/console/tokens/delete", &[("name", "laptop")])
+        .await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+    assert!(!browser.page("/console/tokens").await.contains("laptop"));
+
+    let (status, _) = browser
+        .post("/console/experiments/default/runs/second/delete", &[])
+        .await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+    let (status, page) = browser
+        .get("/console/experiments/default/runs/second")
+        .await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(page.contains("there is no run `second`"), "{page}");
+    let (status, _) = browser.post("/console/signout", &[]).await;
+    assert_eq!(status, StatusCode::SEE_OTHER);
+    let (status, _) = browser.get("/console/").await;
+    assert_eq!(status, StatusCode::SEE_OTHER, "signed out");
+}
+
+#[tokio::test]
+async fn everything_from_users_is_escaped() {
+    const EVIL: &str = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'";
+    let backend = start().await;
+    let mut documents = DocumentArray::new();
+    for mut pair in pairs(8) {
+        pair.chunks[1] = Document::text(format!("{EVIL} {}", pair.chunks[1].as_text().unwrap()))
+            .with_modality("text");
+        documents.push(pair.with_tag(EVIL, EVIL));
+    }
+    backend.finetuner.push("train", &documents).await.unwrap();
+    // Names that are allowed and look like markup.
+    let name = "<b>&\"'";
+    let evaluation = finetuner::EvaluationCallback::new("train")
+        .gather_examples(true)
+        .caption("<i>caption");
+    let run = crate::support::fit(&backend.finetuner, name, 1)
+        .experiment_name(name)
+        .description(EVIL)
+        .callback(evaluation);
+    run.await.unwrap().wait().await.unwrap();
+    let browser = Browser {
+        backend: &backend,
+        cookie: sign_in(&backend).await,
+    };
+    let quoted = "%3Cb%3E&%22'".replace('&', "%26");
+    let id = backend
+        .finetuner
+        .describe_documents("train")
+        .await
+        .unwrap()
+        .id;
+    for path in [
+        "/console/".to_owned(),
+        format!("/console/experiments/{quoted}"),
+        format!("/console/experiments/{quoted}?q={quoted}&status={quoted}&order={quoted}"),
+        format!("/console/experiments/{quoted}/runs/{quoted}"),
+        format!("/console/compare?run={quoted}%2F{quoted}&run={quoted}%2F{quoted}"),
+        format!("/console/data?q={quoted}&kind={quoted}"),
+        format!("/console/data/{id}"),
+        "/console/tokens".to_owned(),
+        format!("/console/signin?next={quoted}"),
+    ] {
+        let (_, page) = browser.get(&path).await;
+        for bad in [
+            "<script>",
+            "<img src=x",
+            "onerror=alert(2)>",
+            "<b>",
+            "<i>caption",
+        ] {
+            assert!(!page.contains(bad), "{path} has {bad}: {page}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The server as its users meet it: over HTTP, in a browser, as a process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod command;
+mod console;
+mod logins;
+mod openapi;
+mod queue;
+mod security;
+mod storage;
+mod support;
+mod tls;

@@ -1,0 +1,437 @@
+//! Runs and their workers: one after the other, cancelled, lost, carried on.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use finetuner::{
+    BestModelCheckpoint, EvaluationCallback, Finetuner, Run, Status, StatusInfo,
+    TrainingCheckpoint, Update, protocol::Event,
+};
+use finetuner_server::{
+    Server, Settings,
+    launcher::{Launcher, WorkOrder},
+};
+use futures_util::future::{BoxFuture, join_all};
+use serde_json::json;
+
+use crate::support::{Http, Serving, connect, fit, pairs, start, start_with};
+
+/// Often, so that what is lost is little.
+fn checkpoint_always() -> Settings {
+    Settings {
+        checkpoint_every: Duration::ZERO,
+        ..Settings::default()
+    }
+}
+
+/// Follows a run until it has done so many steps.
+async fn reach(run: &Run, step: u64) {
+    let mut watch = run.watch();
+    while let Some(update) = watch.next().await {
+        if let Update::Progress(progress) = update.unwrap()
+            && progress.step >= step
+        {
+            return;
+        }
+    }
+    panic!("the run ended before step {step}: {:?}", run.status().await);
+}
+
+/// The loss of every step, in order.
+async fn losses(run: &Run) -> Vec<(usize, usize, f64)> {
+    let points = run.metric_history(None).await.unwrap();
+    let loss = |event: Event| match event {
+        Event::Step {
+            epoch, step, loss, ..
+        } => Some((epoch, step, loss)),
+        _ => None,
+    };
+    points.into_iter().filter_map(|p| loss(p.event)).collect()
+}
+
+#[tokio::test]
+async fn the_same_request_made_often_at_once_makes_one_run() {
+    let backend = start().await;
+    backend.finetuner.push("train", pairs(8)).await.unwrap();
+    backend.finetuner.create_experiment("e").await.unwrap();
+    let request = |name: &str, key: &str| {
+        let config = json!({
+            "model": {"name": "clip-small"},
+            "data": {"train_data": "train"},
+            "hyper_parameters": {"loss": "CLIPLoss", "epochs": 1},
+        });
+        let body = json!({"name": name, "config": config, "device": "cpu"});
+        let request = backend.http.post("/api/v1/experiments/e/runs").json(&body);
+        request.header("idempotency-key", key).send()
+    };
+    let answers = join_all((0..16).map(|_| request("r", "k"))).await;
+    let mut ids = Vec::new();
+    for answer in answers {
+        let answer = answer.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.status());
+        let run: serde_json::Value = answer.json().await.unwrap();
+        ids.push(run["artifact_id"].as_str().unwrap().to_owned());
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    // An answer that was lost is given again, whatever the run has come to.
+    let run = backend.finetuner.get_experiment("e").await.unwrap();
+    let run = run.get_run("r").await.unwrap();
+    run.wait().await.unwrap();
+    let again = request("r", "k").await.unwrap();
+    assert_eq!(again.status(), 200);
+    let other = request("r", "other").await.unwrap();
+    assert_eq!(other.status(), 409);
+}
+
+#[tokio::test]
+async fn a_run_that_is_cancelled_makes_room_at_once() {
+    let backend = start().await;
+    let finetuner = &backend.finetuner;
+    finetuner.push("train", pairs(16)).await.unwrap();
+    let long = fit(finetuner, "long", 49).await.unwrap();
+    reach(&long, 1).await;
+    let next = fit(finetuner, "next", 1).await.unwrap();
+    let last = fit(finetuner, "last", 1).await.unwrap();
+    let waits = next.status().await.unwrap();
+    assert_eq!(waits.details, "Run submitted and awaits execution");
+    let waits = last.status().await.unwrap();
+    let place = "Run submitted and awaits execution: 1 run is before it";
+    assert_eq!(
+        (waits.status, waits.details.as_str()),
+        (Status::Created, place)
+    );
+    let details = long.status().await.unwrap().details;
+    assert!(
+        details.starts_with("Run is being executed: epoch "),
+        "{details}"
+    );
+
+    let asked = Instant::now();
+    long.cancel().await.unwrap();
+    let ended = long.status().await.unwrap();
+    assert_eq!(ended.status, Status::Failed);
+    assert_eq!(ended.details, "Run cancelled by finetuner");
+    next.wait().await.unwrap();
+    last.wait().await.unwrap();
+    // It has far more than a minute of work left.
+    assert!(asked.elapsed() < Duration::from_secs(60));
+    let log = long.logs().await.unwrap();
+    assert!(log.ends_with("Run cancelled by finetuner\n"), "{log}");
+    assert!(long.cancel().await.is_ok(), "what has ended stays as it is");
+}
+
+#[tokio::test]
+async fn a_run_goes_on_from_another_ones_checkpoint() {
+    let backend = start().await;
+    let finetuner = &backend.finetuner;
+    finetuner.push("train", pairs(8)).await.unwrap();
+    let keeps = TrainingCheckpoint::new().last_k_epochs(2);
+    let short = fit(finetuner, "short", 3).callback(keeps.clone());
+    let short = short.await.unwrap();
+    short.wait().await.unwrap();
+    let kept = short.checkpoints().await.unwrap();
+    let epochs: Vec<(u64, u64)> = kept.iter().map(|c| (c.epoch, c.step)).collect();
+    assert_eq!(epochs, [(2, 0), (3, 0)]);
+
+    let longer = short
+        .go_on_from(kept[0].number, "longer", Some(5))
+        .await
+        .unwrap();
+    longer.wait().await.unwrap();
+    let whole = fit(finetuner, "whole", 5).callback(keeps).await.unwrap();
+    whole.wait().await.unwrap();
+    let (longer_losses, whole_losses) = (losses(&longer).await, losses(&whole).await);
+    assert_eq!(longer_losses[0].0, 3, "two epochs were done");
+    assert_eq!(longer_losses, whole_losses[2 * 2..]);
+    let log = longer.logs().await.unwrap();
+    assert!(
+        log.contains("Going on from a checkpoint: 2 epochs"),
+        "{log}"
+    );
+
+    let error = short.go_on_from(99, "none", None).await.unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    let error = short
+        .go_on_from(kept[0].number, "longer", None)
+        .await
+        .unwrap_err();
+    assert!(error.is_conflict(), "{error}");
+    // What a run began with outlives the run that made it.
+    short.delete().await.unwrap();
+    let report = longer.status().await.unwrap();
+    assert_eq!(report.status, Status::Finished);
+}
+
+#[tokio::test]
+async fn a_run_is_trained_on_the_data_that_it_was_made_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::embedded()
+        .folder(folder.path())
+        .start()
+        .await
+        .unwrap();
+    let finetuner = connect(&server.url(), server.first_token().unwrap()).await;
+    finetuner.push("train", pairs(16)).await.unwrap();
+    let first = fit(&finetuner, "first", 49).await.unwrap();
+    let waits = fit(&finetuner, "waits", 1).await.unwrap();
+    // It is pushed anew, then deleted, before the run has begun.
+    finetuner.push("train", pairs(4)).await.unwrap();
+    finetuner.delete_documents("train").await.unwrap();
+    first.cancel().await.unwrap();
+    waits.wait().await.unwrap();
+    assert!(waits.logs().await.unwrap().contains("16 pairs to train on"));
+    // Once nothing needs it, it is gone.
+    let report = finetuner_server::check(folder.path(), None).await.unwrap();
+    assert_eq!((report.good, report.unused_bytes), (1, 0), "{report:?}");
+}
+
+/// Starts workers that do nothing.
+struct Idle(Arc<AtomicUsize>);
+
+impl Launcher for Idle {
+    fn start(&self, order: WorkOrder) -> BoxFuture<'_, Result<String, String>> {
+        assert!(order.url.starts_with("http://127.0.0.1:"));
+        assert!(!format!("{order:?}").contains(&order.token));
+        let number = self.0.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::ready(match number {
+            0 => Err("the cluster is full".to_owned()),
+            n => Ok(format!("job-{n}")),
+        }))
+    }
+
+    fn kill<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn running(&self) -> BoxFuture<'_, Result<Vec<String>, String>> {
+        Box::pin(std::future::ready(Ok(vec!["job-2".to_owned()])))
+    }
+
+    fn end_of(&self, job: &str) -> Option<String> {
+        (job == "job-1").then(|| "node 7 is down".to_owned())
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_loses_all_its_workers_fails_and_says_why() {
+    let started = Arc::new(AtomicUsize::new(0));
+    let settings = Settings {
+        lease: Duration::from_millis(300),
+        attempts: 3,
+        runs_at_once: 2,
+        ..Settings::default()
+    };
+    let server = Server::embedded()
+        .settings(settings)
+        .launcher(Idle(Arc::clone(&started)));
+    let server = server.start().await.unwrap();
+    let finetuner = connect(&server.url(), server.first_token().unwrap()).await;
+    finetuner.push("train", pairs(4)).await.unwrap();
+    let run = fit(&finetuner, "lost", 1).await.unwrap();
+    let error = run.wait().await.unwrap_err().to_string();
+    assert!(error.contains("attempt 3 of 3"), "{error}");
+    assert!(error.contains("no sign of life for 0.3 seconds"), "{error}");
+    let log = run.logs().await.unwrap();
+    for reason in ["the cluster is full", "node 7 is down"] {
+        assert!(log.contains(reason), "{log}");
+    }
+    assert_eq!(started.load(Ordering::SeqCst), 3);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn runs_that_pass_their_limits_are_ended() {
+    let backend = start_with(Settings {
+        max_run_time: Some(Duration::from_secs(1)),
+        ..Settings::default()
+    })
+    .await;
+    backend.finetuner.push("train", pairs(16)).await.unwrap();
+    let run = fit(&backend.finetuner, "slow", 49).await.unwrap();
+    let error = run.wait().await.unwrap_err().to_string();
+    assert!(
+        error.contains("longer than this server allows, 1 seconds"),
+        "{error}"
+    );
+
+    let backend = start_with(Settings {
+        max_run_memory: Some(1 << 20),
+        ..Settings::default()
+    })
+    .await;
+    backend.finetuner.push("train", pairs(16)).await.unwrap();
+    let run = fit(&backend.finetuner, "large", 49).await.unwrap();
+    let error = run.wait().await.unwrap_err().to_string();
+    assert!(
+        error.contains("this server allows 1: a smaller `batch_size`"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_stops_lets_its_runs_pause() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = || Server::embedded().folder(folder.path());
+    let first = server().start().await.unwrap();
+    let token = first.first_token().unwrap().to_owned();
+    let finetuner = connect(&first.url(), &token).await;
+    finetuner.push("train", pairs(16)).await.unwrap();
+    let run = fit(&finetuner, "paused", 12).await.unwrap();
+    reach(&run, 3).await;
+    // Another one can't have the folder.
+    let error = server().start().await.unwrap_err().to_string();
+    assert!(error.contains("another server has it"), "{error}");
+    first.stop().await;
+
+    let second = server().start().await.unwrap();
+    assert!(second.first_token().is_none());
+    let finetuner = connect(&second.url(), &token).await;
+    let run = finetuner.get_run("paused").await.unwrap();
+    run.wait().await.unwrap();
+    let log = run.logs().await.unwrap();
+    assert!(log.contains("The run has paused"), "{log}");
+    assert!(log.contains("Going on from a checkpoint"), "{log}");
+    assert!(!log.contains("attempt"), "it was not lost: {log}");
+    let whole = fit(&finetuner, "whole", 12).await.unwrap();
+    whole.wait().await.unwrap();
+    assert_eq!(losses(&run).await, losses(&whole).await);
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn lines_are_numbered_and_go_on_behind_the_last_one() {
+    let backend = start_with(checkpoint_always()).await;
+    backend.finetuner.push("train", pairs(8)).await.unwrap();
+    let run = fit(&backend.finetuner, "r", 2).await.unwrap();
+    run.wait().await.unwrap();
+    let stream = async |last: Option<&str>| {
+        let path = "/api/v1/experiments/default/runs/r/logstream";
+        let mut request = backend.http.get(path);
+        if let Some(last) = last {
+            request = request.header("last-event-id", last);
+        }
+        request.send().await.unwrap().text().await.unwrap()
+    };
+    let whole = stream(None).await;
+    let lines: Vec<&str> = whole
+        .split("\n\n")
+        .filter(|part| !part.is_empty())
+        .collect();
+    let half = lines.len() / 2;
+    let id = lines[half]
+        .lines()
+        .find_map(|line| line.strip_prefix("id: "));
+    let rest = stream(id).await;
+    assert_eq!(rest.trim_end(), lines[half + 1..].join("\n\n"));
+    let said = whole.lines().filter_map(|line| line.strip_prefix("data: "));
+    let said: String = said.map(|line| format!("{line}\n")).collect();
+    assert_eq!(said, run.logs().await.unwrap());
+}
+
+/// The processes of the workers that speak to a server, whoever started them.
+fn workers_of(url: &str) -> Vec<u32> {
+    let is_worker = |pid: &u32| {
+        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let has = |file: &str, text: &str| {
+            let bytes = read(file);
+            bytes
+                .split(|byte| *byte == 0)
+                .any(|part| part == text.as_bytes())
+        };
+        has("cmdline", "worker") && has("environ", &format!("FINETUNER_WORKER_URL={url}"))
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(is_worker).collect()
+}
+
+async fn kill(pid: u32) {
+    let told = tokio::process::Command::new("kill")
+        .args(["-9", &pid.to_string()])
+        .status();
+    assert!(told.await.unwrap().success());
+}
+
+/// A run with all that a checkpoint must hold.
+async fn submit(finetuner: &Finetuner, name: &str) -> Run {
+    let evaluation = EvaluationCallback::new("train");
+    let best = BestModelCheckpoint::new().monitor("recall_at_k");
+    let fit = fit(finetuner, name, 10).callback(evaluation).callback(best);
+    fit.await.unwrap()
+}
+
+async fn serve(data: &Path, address: &str) -> Serving {
+    let options = [
+        "--address",
+        address,
+        "--checkpoint-every",
+        "0",
+        "--lease",
+        "5",
+        "--attempts",
+        "9",
+    ];
+    Serving::start(data, &options).await
+}
+
+/// `kill -9`, first of the worker, then of the server while it trains, then of
+/// both: the run ends once, with the losses of one that nobody disturbed.
+#[tokio::test]
+async fn a_run_survives_whatever_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut server = serve(&data, "127.0.0.1:0").await;
+    let token = server.line_after("Token, shown this once: ").await;
+    let address = server.url.trim_start_matches("http://").to_owned();
+    let finetuner = server.log_in(&token).await.unwrap();
+    finetuner.push("train", pairs(16)).await.unwrap();
+    let run = submit(&finetuner, "killed").await;
+
+    reach(&run, 5).await;
+    let [worker] = workers_of(&server.url).try_into().unwrap();
+    kill(worker).await;
+    reach(&run, 12).await;
+
+    // The worker finds the next server at the same address.
+    server.process.kill().await.unwrap();
+    server = serve(&data, &address).await;
+    reach(&run, 18).await;
+
+    let workers = workers_of(&server.url);
+    server.process.kill().await.unwrap();
+    for worker in workers {
+        kill(worker).await;
+    }
+    let server = serve(&data, &address).await;
+    let finetuner = server.log_in(&token).await.unwrap();
+    let run = finetuner.get_run("killed").await.unwrap();
+    let StatusInfo { status, .. } = run.wait().await.unwrap();
+    assert_eq!(status, Status::Finished);
+    let whole = submit(&finetuner, "whole").await;
+    whole.wait().await.unwrap();
+    assert_eq!(losses(&run).await, losses(&whole).await);
+    assert_eq!(run.metrics().await.unwrap(), whole.metrics().await.unwrap());
+    let log = run.logs().await.unwrap();
+    assert!(log.contains("The worker was lost"), "{log}");
+    assert_eq!(log.matches("Finished").count(), 1, "{log}");
+    let http = Http::new(&server.url, Some(&token));
+    let counted = http
+        .get("/metrics")
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    assert!(
+        counted.contains("finetuner_runs{status=\"FINISHED\"} 2"),
+        "{counted}"
+    );
+}

@@ -1,0 +1,99 @@
+//! https, with a certificate of one's own.
+
+use finetuner::Finetuner;
+use finetuner_server::Server;
+use reqwest::Version;
+
+use crate::support::{fit, pairs};
+
+#[tokio::test]
+async fn a_server_with_a_certificate_of_its_own_is_trusted_when_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+    let made = rcgen::generate_simple_self_signed(names).unwrap();
+    let (certificate, key) = (
+        folder.path().join("cert.pem"),
+        folder.path().join("key.pem"),
+    );
+    let pem = made.cert.pem();
+    std::fs::write(&certificate, &pem).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let server = Server::embedded()
+        .tls(&certificate, &key)
+        .start()
+        .await
+        .unwrap();
+    assert!(server.url().starts_with("https://127.0.0.1:"));
+
+    let token = server.first_token().unwrap();
+    let builder = || {
+        let retry = finetuner::RetryPolicy::never();
+        Finetuner::builder()
+            .registry(server.url())
+            .token(token)
+            .retry(retry)
+    };
+    let finetuner = builder()
+        .root_certificate(pem.clone())
+        .login()
+        .await
+        .unwrap();
+    // Addresses of downloads are https as well, and workers find their way.
+    finetuner.push("train", pairs(8)).await.unwrap();
+    assert_eq!(finetuner.pull("train").await.unwrap().len(), 8);
+    let run = fit(&finetuner, "r", 1).await.unwrap();
+    run.wait().await.unwrap();
+    run.save_model(folder.path().join("model")).await.unwrap();
+    assert!(folder.path().join("model/model.safetensors").is_file());
+
+    let error = builder().login().await.err().unwrap();
+    assert!(error.is_connect(), "nobody vouches for it: {error}");
+    let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let error = builder().root_certificate(other.cert.pem()).login().await;
+    assert!(error.err().unwrap().is_connect());
+
+    // Both versions of HTTP are spoken.
+    for (only, version) in [(true, Version::HTTP_11), (false, Version::HTTP_2)] {
+        let client = tls_client(&pem, only);
+        let answer = client
+            .get(format!("{}/healthz", server.url()))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.version(), version);
+        assert_eq!(answer.text().await.unwrap(), "ok\n");
+    }
+    server.stop().await;
+
+    // What is no certificate is told.
+    std::fs::write(&certificate, "none").unwrap();
+    let error = Server::embedded().tls(&certificate, &key).start().await;
+    let error = error.err().unwrap().to_string();
+    assert!(
+        error.contains("`tls-cert`") && error.contains("cert.pem"),
+        "{error}"
+    );
+}
+
+/// A client that trusts one certificate, and speaks HTTP/1.1 alone or both.
+fn tls_client(pem: &str, old: bool) -> reqwest::Client {
+    use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+    let mut roots = rustls::RootCertStore::empty();
+    let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    roots.add(certificate).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = match old {
+        true => vec![b"http/1.1".to_vec()],
+        false => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+    };
+    let builder = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .no_proxy();
+    builder.build().unwrap()
+}
