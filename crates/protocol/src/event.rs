@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Device, RunConfig};
+use crate::Device;
 
 /// One thing that happened in a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -113,8 +113,10 @@ pub enum Stage {
 /// What a worker asks for first: the run that it was started for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
-    /// The configuration.
-    pub config: RunConfig,
+    /// The configuration, a [`RunConfig`](crate::RunConfig): as it was sent, since
+    /// one that was read and written again would be of one generation of clients,
+    /// and lose what that one does not know.
+    pub config: serde_json::Value,
     /// The processor asked for.
     pub device: Device,
     /// Which worker of the run it is, counted from 1.

@@ -16,7 +16,7 @@ use finetuner_engine::{
     train::Position,
 };
 use finetuner_protocol::{
-    DocumentArray, Event, EventBatch, Job, Level, Outcome, WorkRules, WorkerOrders,
+    DocumentArray, Event, EventBatch, Job, Level, Outcome, RunConfig, WorkRules, WorkerOrders,
 };
 use reqwest::{Client, RequestBuilder, Response, header};
 use tokio::{
@@ -123,7 +123,9 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
         folder,
         checkpoint: checkpoint.as_deref(),
     };
-    let finished = job::run(&job.config, &setting, follower)?;
+    let config: RunConfig = serde_json::from_value(job.config.clone())
+        .map_err(|e| EngineError::Data(format!("the configuration can't be read: {e}")))?;
+    let finished = job::run(&config, &setting, follower)?;
     follower.event(Event::Log {
         level: Level::Info,
         message: "Pushing artifact ...".to_owned(),

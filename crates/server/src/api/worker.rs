@@ -28,10 +28,10 @@ use crate::{
 /// The first call: the run starts.
 pub(crate) async fn job(State(app): State<Arc<App>>, worker: WorkerRun) -> Result<Json<Job>> {
     let WorkerRun { run, token } = worker;
-    let mut config: finetuner_protocol::RunConfig =
+    let mut config: Value =
         serde_json::from_str(&run.config).map_err(|e| ApiError::internal(&e))?;
-    config.run_name = run.name;
-    config.experiment_name = run.experiment;
+    config["run_name"] = run.name.into();
+    config["experiment_name"] = run.experiment.into();
     if !app.database.begin(run.id, token).await? {
         return Err(ApiError::unauthorized());
     }

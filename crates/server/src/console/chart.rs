@@ -129,7 +129,8 @@ fn wide((low, high): (f64, f64)) -> (f64, f64) {
     match high - low {
         width if width > 1e-12 * low.abs().max(high.abs()).max(1e-300) => (low, high),
         _ => {
-            let room = (low.abs() * 0.1).max(0.5);
+            // A level line has as much room above it as it is high.
+            let room = if low == 0.0 { 1.0 } else { low.abs() };
             (low - room, high + room)
         }
     }

@@ -582,7 +582,7 @@ pub(crate) async fn compare(
         p .crumbs { a href="/console/" { "Experiments" } }
         h1 { "Runs side by side" }
         (figure("Loss", "step", &curves))
-        div .scroll { table {
+        div .scroll { table .compare {
             thead { tr {
                 th scope="col" { "" }
                 @for (i, run) in runs.iter().enumerate() {

@@ -192,6 +192,32 @@ async fn a_run_is_trained_on_the_data_that_it_was_made_with() {
     assert_eq!((report.good, report.unused_bytes), (1, 0), "{report:?}");
 }
 
+/// Options that only one generation of clients knows, in a configuration that
+/// looks like the other's.
+#[tokio::test]
+async fn a_configuration_is_carried_out_as_it_was_sent() {
+    let backend = start().await;
+    backend.finetuner.push("train", pairs(8)).await.unwrap();
+    backend.finetuner.create_experiment("e").await.unwrap();
+    let evaluation = json!({"query_data": "train", "gather_examples": true, "limit": 3});
+    let config = json!({
+        "model": {"name": "clip-small", "multi_modal": true},
+        "data": {"train_data": "train", "val_split": 0.25},
+        "callbacks": [{"name": "EvaluationCallback", "options": evaluation}],
+        "hyper_parameters": {"loss": "CLIPLoss", "epochs": 1, "scheduler_step": "batch"},
+    });
+    let body = json!({"name": "r", "config": config});
+    let sent = backend.http.post("/api/v1/experiments/e/runs").json(&body);
+    assert_eq!(sent.send().await.unwrap().status(), 201);
+    let experiment = backend.finetuner.get_experiment("e").await.unwrap();
+    let run = experiment.get_run("r").await.unwrap();
+    run.wait().await.unwrap();
+    let found = run.example_results().await.unwrap();
+    assert_eq!(found.after.len(), 5);
+    assert!(found.after.values().all(|matches| matches.len() == 3));
+    assert!(run.logs().await.unwrap().contains("2 to validate with"));
+}
+
 /// Starts workers that do nothing.
 struct Idle(Arc<AtomicUsize>);
 
