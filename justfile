@@ -45,6 +45,17 @@ pretrain:
 bench-client:
     python3 scripts/bench_client.py
 
+# What the server bears (apt-get install wrk), and what it survives.
+bench-server:
+    python3 scripts/bench_server.py
+    python3 scripts/kill_server.py
+
+# The console in chromium; the Python clients against the server (see the scripts for what to install).
+check-console:
+    python3 scripts/check_console.py
+check-python-clients late early:
+    python3 scripts/check_python_clients.py --late {{late}} --early {{early}}
+
 # Every set of the client's features (cargo install cargo-hack); native-tls needs OpenSSL's headers.
 powerset:
     cargo hack check -p finetuner --feature-powerset --no-dev-deps

@@ -118,7 +118,7 @@ def main():
         noise.write_bytes(os.urandom(16 << 20))
         server = subprocess.Popen(
             [TARGET / "finetuner-server", "serve", "--address", "127.0.0.1:8657",
-             "--data", Path(folder, "data")], stdout=subprocess.PIPE, text=True)
+             "--data", Path(folder, "data"), "--lease", "100000"], stdout=subprocess.PIPE, text=True)
         environment = dict(os.environ, HOME=folder, JINA_HUB_ROOT=folder)
         for line in server.stdout:
             if "=" in line and "export" in line:

@@ -17,10 +17,15 @@ Each generation needs a Python environment of its own:
 `--no-deps` since some of what they were pinned to is no longer to be had:
 finetuner 0.8.1 wants a commons package whose tokenizers can't be built with a
 Python of today, finetuner-client 0.2.2 an aiohttp that can't.
+
+The clients know the names of their own models alone, and the one of the guide
+comes from a hub. So that no network is needed, a first run makes a small CLIP,
+which is put into the hub's local cache under that name.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -68,7 +73,7 @@ def late():
     data.push("late-train", public=False)
     check("pull what was pushed", DocumentArray.pull("late-train", local_cache=False)[0].id == data[0].id)
     options = dict(
-        model="clip-small", loss="CLIPLoss", epochs=3, batch_size=8, learning_rate=1e-3, device="cpu",
+        model="clip-base-en", loss="CLIPLoss", epochs=3, batch_size=8, learning_rate=1e-3, device="cpu",
         callbacks=[BestModelCheckpoint("train_loss"),
                    EvaluationCallback("late-train", gather_examples=True)],
     )
@@ -141,7 +146,7 @@ def early():
     data = documents(Document, DocumentArray)
     data.push("early-train", public=False)
     run = finetuner.fit(
-        model="clip-small", run_name="clip-fashion-1", train_data="early-train",
+        model="openai/clip-vit-base-patch32", run_name="clip-fashion-1", train_data="early-train",
         eval_data="early-train", epochs=2, learning_rate=1e-3, loss="CLIPLoss", cpu=True,
         image_modality="image", text_modality="text", multi_modal=True,
         callbacks=[BestModelCheckpoint(), EvaluationCallback(query_data="early-train")],
@@ -154,7 +159,7 @@ def early():
         paths = saved if isinstance(saved, list) else [saved]
         check(f"a saved model: {paths}", all(Path(p).exists() for p in paths))
     run = finetuner.fit(
-        model="clip-small", run_name="documents", train_data=data, epochs=1, loss="CLIPLoss",
+        model="openai/clip-vit-base-patch32", run_name="documents", train_data=data, epochs=1, loss="CLIPLoss",
         multi_modal=True, image_modality="image", text_modality="text", cpu=True)
     check("fit with documents", wait(run) == "FINISHED")
     check("found again", finetuner.get_run("clip-fashion-1").status()["status"] == "FINISHED")
@@ -168,6 +173,14 @@ def early():
     check("all deleted", finetuner.list_experiments() == [])
 
 
+def put_in_cache(hub, model):
+    """Puts the model of a folder where those of the hub are cached."""
+    place = hub / "hub/models--openai--clip-vit-base-patch32"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs/main").write_text("local")
+    shutil.copytree(model, place / "snapshots/local")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--late", help="a Python with finetuner 0.8.1")
@@ -176,12 +189,17 @@ def main():
     options = parser.parse_args()
     if options.role:
         return {"late": late, "early": early}[options.role]()
-    subprocess.run(["cargo", "build", "--release", "-p", "finetuner-server"], check=True, cwd=ROOT)
+    subprocess.run(["cargo", "build", "--release", "--workspace", "--bins", "--examples"], check=True, cwd=ROOT)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
     with tempfile.TemporaryDirectory() as folder:
+        hub, model = Path(folder) / "hub", Path(folder) / "clip"
+        subprocess.run([target / "examples/text_to_image", "--epochs", "1", "--output", model], check=True,
+                       stdout=subprocess.DEVNULL)
+        put_in_cache(hub, model)
+        environment = {**os.environ, "HF_HOME": str(hub)}
         server = subprocess.Popen(
             [target / "finetuner-server", "serve", "--address", "127.0.0.1:0",
-             "--data", Path(folder) / "data"], stdout=subprocess.PIPE, text=True)
+             "--data", Path(folder) / "data"], stdout=subprocess.PIPE, text=True, env=environment)
         try:
             url = token = None
             while token is None:

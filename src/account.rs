@@ -14,6 +14,14 @@ use crate::{
 };
 
 /// Somebody with an account.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let user = finetuner.whoami().await?;
+/// println!("{} ({})", user.name, user.id);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct User {
@@ -28,6 +36,15 @@ pub struct User {
 }
 
 /// A personal access token, as a list shows it: without the token itself.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let tokens = finetuner.list_tokens().await?;
+/// let lasting = tokens.iter().filter(|token| token.expires_at.is_none());
+/// println!("{} never end", lasting.count());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[non_exhaustive]
 pub struct PersonalToken {
@@ -61,6 +78,13 @@ pub(crate) async fn whoami(transport: &Transport) -> Result<User> {
 impl Finetuner {
     /// Asks the backend who is logged in.
     ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// println!("{}", finetuner.whoami().await?.name);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::is_unauthorized`] where the token is no longer accepted.
     pub async fn whoami(&self) -> Result<User> {
@@ -68,6 +92,15 @@ impl Finetuner {
     }
 
     /// The token that calls are made with.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// if let Some(token) = finetuner.get_token() {
+    ///     std::process::Command::new("worker").env("JINA_AUTH_TOKEN", token.expose());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn get_token(&self) -> Option<&Secret> {
         self.transport.token()
@@ -75,6 +108,13 @@ impl Finetuner {
 
     /// Ends the session, and forgets the token everywhere it is stored. A token
     /// in `JINA_AUTH_TOKEN` stays there.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// finetuner.logout().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Where the backend can't be reached, or a store can't be changed. The
@@ -110,6 +150,15 @@ impl Finetuner {
 
     /// All personal access tokens, without the tokens themselves.
     ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// for token in finetuner.list_tokens().await? {
+    ///     println!("{} ends {:?}", token.name, token.expires_at);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Where the call fails.
     pub async fn list_tokens(&self) -> Result<Vec<PersonalToken>> {
@@ -124,6 +173,13 @@ impl Finetuner {
 
     /// Makes a personal access token void.
     ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// finetuner.delete_token("nightly-job").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::is_not_found`] where there is none of that name.
     pub async fn delete_token(&self, name: &str) -> Result<()> {
@@ -135,6 +191,14 @@ impl Finetuner {
 }
 
 /// A personal access token in the making, from [`Finetuner::create_token`].
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let token = finetuner.create_token("nightly-job").expires_in_days(30).await?;
+/// println!("{}", token.expose());
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// Awaiting it gives [`Error::is_conflict`] where there is a token of that name.
@@ -148,6 +212,13 @@ pub struct CreateToken {
 
 impl CreateToken {
     /// The token ends after so many days; without it, the backend decides.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let token = finetuner.create_token("nightly-job").expires_in_days(30).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn expires_in_days(mut self, days: u32) -> Self {
         self.days = Some(days);
         self

@@ -5,10 +5,22 @@ use url::Url;
 use crate::{Error, Result};
 
 /// The address of the Finetuner API.
+///
+/// ```no_run
+/// println!("{:?}", std::env::var(finetuner::REGISTRY_VARIABLE));
+/// ```
 pub const REGISTRY_VARIABLE: &str = "JINA_FINETUNER_REGISTRY";
 /// The address of accounts and artifacts.
+///
+/// ```no_run
+/// println!("{:?}", std::env::var(finetuner::HUBBLE_VARIABLE));
+/// ```
 pub const HUBBLE_VARIABLE: &str = "JINA_HUBBLE_REGISTRY";
 /// Where a `finetuner-server` listens if nothing else was said.
+///
+/// ```no_run
+/// println!("without a setting, {} is asked", finetuner::DEFAULT_ADDRESS);
+/// ```
 pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8642";
 
 /// The two halves of a backend. Our server is both.

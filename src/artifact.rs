@@ -33,6 +33,15 @@ pub(crate) enum Saved {
 /// An artifact on its way to this machine, from
 /// [`Run::save_model`] or [`Run::save_artifact`]. Awaiting it returns the path.
 ///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let run = finetuner.get_run("clip-fashion-1").await?;
+/// let saved = run.save_artifact("artifacts").await?;
+/// println!("{}", saved.display());
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Awaiting it gives [`Error::is_run_in_progress`] before the run has finished,
 /// [`Error::is_run_failed`] where it has failed, [`Error::is_artifact`] where
@@ -60,15 +69,24 @@ impl SaveArtifact {
     }
 
     /// The most bytes that the artifact may unpack to; 64 GiB by default.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// // A model of a few hundred megabytes.
+    /// run.save_model("clip-model").max_unpacked(2 << 30).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_unpacked(mut self, bytes: u64) -> Self {
         self.max_unpacked = bytes;
         self
     }
 
-    progress_methods!("download is, in bytes", |save| format!(
-        "Saving {}",
-        save.run.name()
-    ));
+    progress_methods!(
+        "download is, in bytes",
+        "finetuner.get_run(\"clip-fashion-1\").await?.save_model(\"clip-model\")",
+        |save| format!("Saving {}", save.run.name())
+    );
 
     async fn save(self) -> Result<PathBuf> {
         let purpose = match self.form {

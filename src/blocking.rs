@@ -27,8 +27,26 @@ use futures_util::{Stream, StreamExt};
 use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Waits for something that can be awaited.
+///
+/// ```no_run
+/// # fn example() -> finetuner::Result<()> {
+/// use finetuner::{Finetuner, blocking::Wait};
+///
+/// let finetuner = Finetuner::login().wait()?;
+/// # Ok(())
+/// # }
+/// ```
 pub trait Wait: IntoFuture<IntoFuture: Send, Output: Send> + Send + Sized {
     /// Blocks the thread until it is done.
+    ///
+    /// ```no_run
+    /// # fn example() -> finetuner::Result<()> {
+    /// use finetuner::{Finetuner, blocking::Wait};
+    ///
+    /// let user = Finetuner::login().wait()?.whoami().wait()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     fn wait(self) -> Self::Output {
         let future = self.into_future();
         // A runtime must not be entered from within another, so that this thread
@@ -43,8 +61,30 @@ pub trait Wait: IntoFuture<IntoFuture: Send, Output: Send> + Send + Sized {
 impl<T: IntoFuture<IntoFuture: Send, Output: Send> + Send> Wait for T {}
 
 /// Waits for each item of a stream.
+///
+/// ```no_run
+/// # fn example() -> finetuner::Result<()> {
+/// use finetuner::{Finetuner, blocking::{Wait, WaitIter}};
+///
+/// let run = Finetuner::login().wait()?.get_run("clip-fashion-1").wait()?;
+/// for line in run.stream_logs().wait_iter() {
+///     println!("{}", line?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub trait WaitIter: Stream<Item: Send> + Send + Sized + 'static {
     /// The items one after the other, each waited for.
+    ///
+    /// ```no_run
+    /// # fn example() -> finetuner::Result<()> {
+    /// use finetuner::{Finetuner, blocking::{Wait, WaitIter}};
+    ///
+    /// let run = Finetuner::login().wait()?.get_run("clip-fashion-1").wait()?;
+    /// let lines = run.stream_logs().wait_iter().count();
+    /// # Ok(())
+    /// # }
+    /// ```
     fn wait_iter(self) -> Iter<Self::Item> {
         Iter(Box::pin(self))
     }
@@ -53,6 +93,16 @@ pub trait WaitIter: Stream<Item: Send> + Send + Sized + 'static {
 impl<T: Stream<Item: Send> + Send + 'static> WaitIter for T {}
 
 /// Items of a stream, from [`WaitIter::wait_iter`].
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// use finetuner::blocking::WaitIter;
+///
+/// let mut lines = finetuner.get_run("clip-fashion-1").await?.stream_logs().wait_iter();
+/// let first = lines.next();
+/// # Ok(())
+/// # }
+/// ```
 pub struct Iter<T>(Pin<Box<dyn Stream<Item = T> + Send>>);
 
 impl<T: Send> Iterator for Iter<T> {

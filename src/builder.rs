@@ -19,6 +19,10 @@ use crate::{
 };
 
 /// Allows plain http to other machines where it is `1` or `true`.
+///
+/// ```no_run
+/// println!("{:?}", std::env::var(finetuner::PLAIN_HTTP_VARIABLE));
+/// ```
 pub const PLAIN_HTTP_VARIABLE: &str = "FINETUNER_ALLOW_PLAIN_HTTP";
 
 /// Settings of a client. Everything that isn't set here comes from the
@@ -52,30 +56,64 @@ pub struct Builder {
 
 impl Builder {
     /// The address of the backend.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// let builder = builder.registry("https://finetuner.example.com");
+    /// # }
+    /// ```
     pub fn registry(mut self, address: impl Into<Secret>) -> Self {
         self.registry = Some(address.into());
         self
     }
 
     /// The address of accounts and artifacts, where it isn't the same.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// let builder = builder.hubble_registry("https://hubble.example.com");
+    /// # }
+    /// ```
     pub fn hubble_registry(mut self, address: impl Into<Secret>) -> Self {
         self.hubble_registry = Some(address.into());
         self
     }
 
     /// The token. It comes before any that is stored, and is not stored.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// let builder = builder.token("the-token");
+    /// # }
+    /// ```
     pub fn token(mut self, token: impl Into<Secret>) -> Self {
         self.token = Some(token.into());
         self
     }
 
     /// Where tokens are looked for and kept; [`TokenStorage::Auto`] by default.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// use finetuner::TokenStorage;
+    ///
+    /// let builder = builder.token_storage(TokenStorage::File);
+    /// # }
+    /// ```
     pub fn token_storage(mut self, storage: TokenStorage) -> Self {
         self.storage = storage;
         self
     }
 
     /// How hard calls try before they fail.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// use finetuner::RetryPolicy;
+    ///
+    /// let builder = builder.retry(RetryPolicy::default().attempts(10));
+    /// # }
+    /// ```
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self
@@ -83,6 +121,14 @@ impl Builder {
 
     /// How long an answer may take; 30 seconds by default. Uploads, downloads
     /// and log streams may take longer, see [`Builder::idle_timeout`].
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// use std::time::Duration;
+    ///
+    /// let builder = builder.timeout(Duration::from_secs(5));
+    /// # }
+    /// ```
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeouts.request = Some(limit);
         self
@@ -90,12 +136,28 @@ impl Builder {
 
     /// How long an upload, a download or a log stream may stand still; 60
     /// seconds by default.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// use std::time::Duration;
+    ///
+    /// let builder = builder.idle_timeout(Duration::from_secs(300));
+    /// # }
+    /// ```
     pub fn idle_timeout(mut self, limit: Duration) -> Self {
         self.timeouts.idle = Some(limit);
         self
     }
 
     /// How long it may take to reach the server; 10 seconds by default.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// use std::time::Duration;
+    ///
+    /// let builder = builder.connect_timeout(Duration::from_secs(3));
+    /// # }
+    /// ```
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.http.connect_timeout = Some(limit);
         self
@@ -104,6 +166,12 @@ impl Builder {
     /// A proxy for all calls, such as `http://proxy:3128`. Without one, the
     /// system's proxy is used (`HTTPS_PROXY` and so on), but never for a backend
     /// on this machine.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// let builder = builder.proxy("http://proxy.example.com:3128");
+    /// # }
+    /// ```
     pub fn proxy(mut self, address: impl Into<Secret>) -> Self {
         self.http.proxy = Some(address.into());
         self
@@ -111,6 +179,15 @@ impl Builder {
 
     /// Trusts these certificates, in PEM form, beside those that the system
     /// trusts.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// // A server with a certificate of its own.
+    /// if let Ok(certificate) = std::fs::read("cert.pem") {
+    ///     let builder = builder.root_certificate(certificate);
+    /// }
+    /// # }
+    /// ```
     pub fn root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.http.root_certificates.push(pem.into());
         self
@@ -119,12 +196,25 @@ impl Builder {
     /// Whether a backend on another machine may be spoken to over plain http,
     /// so that everybody on the way can read the token and the data; not by
     /// default. `FINETUNER_ALLOW_PLAIN_HTTP=1` allows it as well.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// // Within a network that is trusted.
+    /// let builder = builder.registry("http://trainer:8642").allow_plain_http(true);
+    /// # }
+    /// ```
     pub fn allow_plain_http(mut self, allow: bool) -> Self {
         self.http.allow_plain_http = allow;
         self
     }
 
     /// What the program calls itself towards the server, such as `my-app/1.2`.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// let builder = builder.user_agent("my-app/1.2");
+    /// # }
+    /// ```
     pub fn user_agent(mut self, name: impl Into<String>) -> Self {
         self.http.user_agent = Some(name.into());
         self
@@ -132,6 +222,13 @@ impl Builder {
 
     /// Makes a client of the token that is found, without asking the backend
     /// whether it is good. [`Finetuner::user`] is not known then.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// let finetuner = builder.connect();
+    /// # drop(finetuner);
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::is_unauthorized`] where there is no token.
@@ -145,6 +242,13 @@ impl Builder {
     }
 
     /// Logs in; see [`Login`].
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// let login = builder.login();
+    /// # drop(login);
+    /// # }
+    /// ```
     pub fn login(self) -> Login {
         Login {
             builder: self,
@@ -217,6 +321,13 @@ pub struct Login {
 
 impl Login {
     /// Whether to log in anew even where there is a good token.
+    ///
+    /// ```no_run
+    /// # async fn example(login: finetuner::Login) -> finetuner::Result<()> {
+    /// let finetuner = login.force(true).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn force(mut self, force: bool) -> Self {
         self.force = force;
         self
@@ -224,6 +335,14 @@ impl Login {
 
     /// Whether somebody is there to log in through a browser. By default that
     /// is so where the program has a terminal.
+    ///
+    /// ```no_run
+    /// # async fn example(login: finetuner::Login) -> finetuner::Result<()> {
+    /// // A job must not wait for somebody.
+    /// let finetuner = login.interactive(false).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn interactive(mut self, interactive: bool) -> Self {
         self.interactive = Some(interactive);
         self
@@ -231,6 +350,13 @@ impl Login {
 
     /// A token that the user has pasted, such as a personal access token. It is
     /// stored once the backend has accepted it.
+    ///
+    /// ```no_run
+    /// # async fn example(login: finetuner::Login) -> finetuner::Result<()> {
+    /// let finetuner = login.paste("the-token").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn paste(mut self, token: impl Into<Secret>) -> Self {
         self.pasted = Some(token.into());
         self
@@ -238,6 +364,13 @@ impl Login {
 
     /// What to do with the page at which the user logs in. By default it is
     /// opened in a browser, and its address printed to standard error.
+    ///
+    /// ```no_run
+    /// # async fn example(login: finetuner::Login) -> finetuner::Result<()> {
+    /// let finetuner = login.on_link(|page| println!("open {page}")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn on_link(mut self, show: impl Fn(&Url) + Send + Sync + 'static) -> Self {
         self.link = Arc::new(show);
         self

@@ -42,6 +42,10 @@ macro_rules! options {
 
 impl EvaluationCallback {
     /// Evaluates with this query data.
+    ///
+    /// ```no_run
+    /// let callback = finetuner::EvaluationCallback::new("clip-fashion-eval-data");
+    /// ```
     pub fn new(query_data: impl Into<DataSource>) -> Self {
         Self {
             query_data: query_data.into(),
@@ -52,6 +56,12 @@ impl EvaluationCallback {
     }
 
     /// The data to search in; the query data by default.
+    ///
+    /// ```no_run
+    /// use finetuner::EvaluationCallback;
+    ///
+    /// let callback = EvaluationCallback::new("queries").index_data("pictures");
+    /// ```
     pub fn index_data(mut self, data: impl Into<DataSource>) -> Self {
         self.index_data = Some(data.into());
         self
@@ -59,6 +69,10 @@ impl EvaluationCallback {
 
     /// Documents embedded at once, at least 1; 32 by default, as in the last
     /// Python client (8 as in that of the guide).
+    ///
+    /// ```no_run
+    /// let callback = finetuner::EvaluationCallback::new("eval").batch_size(64);
+    /// ```
     pub fn batch_size(mut self, value: usize) -> Self {
         self.batch_size = Some(value);
         self
@@ -66,35 +80,87 @@ impl EvaluationCallback {
 
     options! {
         /// How many documents a query finds, at least 1; 20 by default.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").limit(10);
+        /// ```
         limit: usize,
         /// How documents are compared: `cosine` (the default), `euclidean` or
         /// `sqeuclidean`.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").distance("euclidean");
+        /// ```
         distance: impl Into<String>,
         /// Whether a document must not find itself where queries and index are
         /// one; yes by default.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").exclude_self(false);
+        /// ```
         exclude_self: bool,
         /// Which part of the model embeds the queries, such as `clip-text`.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").model("clip-text");
+        /// ```
         model: impl Into<String>,
         /// Which part of the model embeds the index, such as `clip-vision`.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").index_model("clip-vision");
+        /// ```
         index_model: impl Into<String>,
         /// Whether documents have parts of several kinds; not by default.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").multi_modal(true);
+        /// ```
         multi_modal: bool,
         /// Evaluates every so many steps as well.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").steps_per_interval(100);
+        /// ```
         steps_per_interval: usize,
         /// Whether some queries are kept with what they found, for
         /// [`Run::example_results`](crate::Run::example_results); not by default.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").gather_examples(true);
+        /// ```
         gather_examples: bool,
         /// How many queries are kept; 5 by default.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").num_example_queries(10);
+        /// ```
         num_example_queries: usize,
         /// Threads that match queries and documents; 8 by default.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").num_workers(2);
+        /// ```
         num_workers: usize,
         /// What the names of the metrics begin with, to tell them from another
         /// evaluation's.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").caption("eval");
+        /// ```
         caption: impl Into<String>,
         /// Whether the names of the metrics begin with the model's; not by
         /// default.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").output_model_names(true);
+        /// ```
         output_model_names: bool,
         /// How many queries are drawn from the query data; all by default.
+        ///
+        /// ```
+        /// let callback = finetuner::EvaluationCallback::new("eval").query_sample_size(1000);
+        /// ```
         query_sample_size: usize,
     }
 }
@@ -122,6 +188,10 @@ enum Inner {
 
 impl FitCallback {
     /// A callback that this client does not know, by its name.
+    ///
+    /// ```no_run
+    /// let callback = finetuner::FitCallback::other("MyCallback", [("every", 10)]);
+    /// ```
     pub fn other<K: Into<String>, V: Into<Value>>(
         name: impl Into<String>,
         options: impl IntoIterator<Item = (K, V)>,

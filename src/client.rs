@@ -20,6 +20,14 @@ use crate::{
 pub(crate) const DEFAULT_EXPERIMENT: &str = "default";
 
 /// A client of one backend. Clones share connections and are cheap.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let everywhere = finetuner.clone();
+/// tokio::spawn(async move { everywhere.list_runs().await });
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Finetuner {
     pub(crate) transport: Transport,
@@ -37,16 +45,37 @@ impl Finetuner {
     }
 
     /// Logs in with what the environment says; see [`Login`] and [`Builder`].
+    ///
+    /// ```no_run
+    /// # use finetuner::Finetuner;
+    /// # async fn example() -> finetuner::Result<()> {
+    /// let finetuner = Finetuner::login().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn login() -> Login {
         Self::builder().login()
     }
 
     /// Settings to log in with.
+    ///
+    /// ```no_run
+    /// let builder = finetuner::Finetuner::builder().registry("https://finetuner.example.com");
+    /// ```
     pub fn builder() -> Builder {
         Builder::default()
     }
 
     /// Who logged in; none after [`Builder::connect`], which does not ask.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// if let Some(user) = finetuner.user() {
+    ///     println!("logged in as {}", user.name);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn user(&self) -> Option<&User> {
         self.user.as_ref()
@@ -75,6 +104,18 @@ impl Finetuner {
 
     /// Describes a job that makes training data out of queries and a corpus;
     /// awaiting it submits the job. See [`Synthesize`].
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// use finetuner::SynthesisModels;
+    ///
+    /// let run = finetuner
+    ///     .synthesize("queries", "corpus")
+    ///     .models(SynthesisModels::english())
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn synthesize(
         &self,
         query_data: impl Into<DataSource>,
@@ -85,6 +126,14 @@ impl Finetuner {
 
     /// A run of the default experiment, by its name.
     ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let run = finetuner.get_run("clip-fashion-1").await?;
+    /// println!("{}", run.status().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
     pub async fn get_run(&self, name: &str) -> Result<Run> {
@@ -93,11 +142,27 @@ impl Finetuner {
 
     /// All runs of all experiments, oldest first in each. A page is one of the
     /// default experiment's; [`Experiment::list_runs`] has those of others.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// for run in finetuner.list_runs().await? {
+    ///     println!("{}/{}", run.experiment(), run.name());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn list_runs(&self) -> ListAllRuns {
         ListAllRuns(self.clone())
     }
 
     /// Deletes a run of the default experiment, and the model it has made.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// finetuner.delete_run("clip-fashion-1").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
@@ -107,6 +172,13 @@ impl Finetuner {
 
     /// Deletes all runs of the default experiment.
     ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// finetuner.delete_runs().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Where the call fails.
     pub async fn delete_runs(&self) -> Result<()> {
@@ -114,6 +186,13 @@ impl Finetuner {
     }
 
     /// Creates an experiment.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let experiment = finetuner.create_experiment("fashion").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::is_conflict`](crate::Error::is_conflict) where there is one of
@@ -130,6 +209,14 @@ impl Finetuner {
 
     /// An experiment, by its name.
     ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let experiment = finetuner.get_experiment("fashion").await?;
+    /// println!("made {}", experiment.created_at());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
     pub async fn get_experiment(&self, name: &str) -> Result<Experiment> {
@@ -140,6 +227,15 @@ impl Finetuner {
     }
 
     /// All experiments, oldest first.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// for experiment in finetuner.list_experiments().await? {
+    ///     println!("{}", experiment.name());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn list_experiments(&self) -> List<Experiment> {
         let transport = self.transport.clone();
         List::new(move |page, size| {
@@ -156,6 +252,13 @@ impl Finetuner {
 
     /// Deletes an experiment with all its runs, and returns what it was.
     ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// finetuner.delete_experiment("fashion").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
     pub async fn delete_experiment(&self, name: &str) -> Result<Experiment> {
@@ -167,6 +270,14 @@ impl Finetuner {
 
     /// Deletes all experiments with all their runs, and returns what they were.
     ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let deleted = finetuner.delete_experiments().await?;
+    /// println!("{} experiments are gone", deleted.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Where the call fails.
     pub async fn delete_experiments(&self) -> Result<Vec<Experiment>> {
@@ -177,6 +288,14 @@ impl Finetuner {
     }
 
     /// A handle without looking whether the experiment is there.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// // Nothing is asked: the experiment is looked for when it is used.
+    /// let runs = finetuner.experiment("fashion").list_runs().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn experiment(&self, name: &str) -> Experiment {
         Experiment::named(self.transport.clone(), name)
@@ -194,12 +313,32 @@ impl std::fmt::Debug for Finetuner {
 
 /// All runs of all experiments, from [`Finetuner::list_runs`]. Awaiting it
 /// reads them all.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let runs = finetuner.list_runs().await?;
+/// println!("{} runs", runs.len());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use = "a list is fetched when it is awaited"]
 pub struct ListAllRuns(Finetuner);
 
 impl ListAllRuns {
     /// The runs, fetched as they are needed. The first error ends the stream.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// use futures_util::StreamExt;
+    ///
+    /// let mut runs = finetuner.list_runs().stream();
+    /// while let Some(run) = runs.next().await {
+    ///     println!("{}", run?.name());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stream(self) -> crate::Stream<Run> {
         let experiments = self.0.list_experiments().stream();
         Box::pin(

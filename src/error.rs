@@ -9,6 +9,13 @@ use url::Url;
 use crate::data::Problems;
 
 /// The result of a call.
+///
+/// ```no_run
+/// async fn name() -> finetuner::Result<String> {
+///     let finetuner = finetuner::Finetuner::login().await?;
+///     Ok(finetuner.whoami().await?.name)
+/// }
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The most of an answer's body that an error keeps.
@@ -222,6 +229,14 @@ impl Error {
 
     /// Nobody answers at the address.
     ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_connect() {
+    ///     eprintln!("is `finetuner-server serve` started?");
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Troubleshooting
     /// Is the backend started (`finetuner-server serve`), and is
     /// `JINA_FINETUNER_REGISTRY` its address? From another machine it must
@@ -237,6 +252,14 @@ impl Error {
 
     /// An answer, or the next part of it, took too long.
     ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_timeout() {
+    ///     eprintln!("the server is busy");
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Troubleshooting
     /// The server is busy, or the connection slow. Limits are set with
     /// [`Builder::timeout`](crate::Builder::timeout) and
@@ -248,6 +271,14 @@ impl Error {
     }
 
     /// There is no token, or the server does not accept it.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_unauthorized() {
+    ///     eprintln!("log in again");
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Troubleshooting
     /// Tokens are looked for in code, `JINA_AUTH_TOKEN`, the keyring and
@@ -262,6 +293,14 @@ impl Error {
 
     /// The token is good, but not for this.
     ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_forbidden() {
+    ///     eprintln!("this token is for reading alone");
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Troubleshooting
     /// What is asked for belongs to somebody else who has not made it public.
     #[must_use]
@@ -270,6 +309,14 @@ impl Error {
     }
 
     /// There is no experiment, run or data of that name.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_not_found() {
+    ///     eprintln!("there is no such run");
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Troubleshooting
     /// Names are case-sensitive, and each user's own: the data of another user
@@ -283,6 +330,14 @@ impl Error {
 
     /// There is something of that name already.
     ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_conflict() {
+    ///     eprintln!("the name is taken");
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Troubleshooting
     /// Choose another name, leave it out to have one made up, or delete what
     /// has it (`delete_run`, `delete_experiment`).
@@ -292,6 +347,14 @@ impl Error {
     }
 
     /// More was sent than the server takes.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_too_large() {
+    ///     eprintln!("split the data");
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Troubleshooting
     /// An upload may have 4 GiB: split the data, or make its pictures smaller;
@@ -307,6 +370,14 @@ impl Error {
 
     /// Too many calls came in too short a time.
     ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_rate_limited() {
+    ///     eprintln!("later, perhaps");
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Troubleshooting
     /// The client has waited as long as the server asked for, within its
     /// [`RetryPolicy`](crate::RetryPolicy). Call less often, or allow more time.
@@ -316,6 +387,14 @@ impl Error {
     }
 
     /// The server, or a proxy before it, has failed.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_server() {
+    ///     eprintln!("the server's log says why");
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Troubleshooting
     /// Its operator finds the call in the log under [`Error::request_id`].
@@ -327,6 +406,14 @@ impl Error {
 
     /// A setting or the data can't be used; the message names the field.
     /// Nothing was created.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_invalid() {
+    ///     eprintln!("an argument can't be used");
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Troubleshooting
     /// The message says which argument of the call it is, what it was and what
@@ -341,6 +428,14 @@ impl Error {
 
     /// The data can't be used; the message names the rows or documents.
     ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_data() {
+    ///     eprintln!("rows of the file can't be used");
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Troubleshooting
     /// [`Error::problems`] lists them, each with its number and the reason.
     /// Nothing was sent.
@@ -350,6 +445,14 @@ impl Error {
     }
 
     /// What is wrong with the data, row by row or document by document.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// for problem in error.problems().iter().flat_map(|all| &all.problems) {
+    ///     eprintln!("{}: {}", problem.number, problem.reason);
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn problems(&self) -> Option<&Problems> {
         match &self.0.kind {
@@ -360,6 +463,14 @@ impl Error {
 
     /// What was asked for is there only once the run has finished.
     ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_run_in_progress() {
+    ///     eprintln!("it has not finished yet");
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Troubleshooting
     /// `run.wait().await` returns when it has.
     #[must_use]
@@ -369,6 +480,14 @@ impl Error {
 
     /// What was asked for is there only once the run has started.
     ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_run_preparing() {
+    ///     eprintln!("it has not begun yet");
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Troubleshooting
     /// The run waits for others before it. `stream_logs` waits with it.
     #[must_use]
@@ -377,6 +496,14 @@ impl Error {
     }
 
     /// The run has failed; its log says why.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_run_failed() {
+    ///     eprintln!("its log says why");
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Troubleshooting
     /// The message ends with the reason, and `run.logs()` shows what led there.
@@ -388,6 +515,14 @@ impl Error {
 
     /// The backend does not have what was asked for.
     ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_unsupported() {
+    ///     eprintln!("this server can't do that");
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Troubleshooting
     /// Backends older than this client, and other implementations of the same
     /// API, know fewer calls. Use a newer `finetuner-server`.
@@ -397,6 +532,14 @@ impl Error {
     }
 
     /// The answer was not what the API promises.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_decode() {
+    ///     eprintln!("is that a Finetuner server?");
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Troubleshooting
     /// Is the address that of a Finetuner backend? A login page of a proxy or
@@ -409,6 +552,14 @@ impl Error {
 
     /// A download is not what was announced, or no model.
     ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_artifact() {
+    ///     eprintln!("what came is not what was announced");
+    /// }
+    /// # }
+    /// ```
+    ///
     /// # Troubleshooting
     /// Nothing was written. Download it again; where that fails too, the
     /// backend's storage is damaged.
@@ -418,6 +569,14 @@ impl Error {
     }
 
     /// A file or folder of this machine can't be read or written.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_file() {
+    ///     eprintln!("a file can't be read or written");
+    /// }
+    /// # }
+    /// ```
     ///
     /// # Troubleshooting
     /// The message begins with the path and ends with the system's reason.
@@ -429,6 +588,14 @@ impl Error {
 
     /// The same call may succeed later. Calls are repeated before they fail,
     /// so waiting longer than that is what may help.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.is_retryable() {
+    ///     eprintln!("it may be better later");
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match &self.0.kind {
@@ -439,6 +606,14 @@ impl Error {
     }
 
     /// The HTTP status, where the server answered with an error.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// if error.status() == Some(503) {
+    ///     eprintln!("not now");
+    /// }
+    /// # }
+    /// ```
     #[must_use]
     pub fn status(&self) -> Option<u16> {
         match &self.0.kind {
@@ -448,6 +623,12 @@ impl Error {
     }
 
     /// The server's own words.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// eprintln!("{}", error.server_message().unwrap_or("the server said nothing"));
+    /// # }
+    /// ```
     #[must_use]
     pub fn server_message(&self) -> Option<&str> {
         match &self.0.kind {
@@ -457,6 +638,12 @@ impl Error {
     }
 
     /// The start of an answer that could not be understood or was an error.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// eprintln!("{}", error.body().unwrap_or_default());
+    /// # }
+    /// ```
     #[must_use]
     pub fn body(&self) -> Option<&str> {
         match &self.0.kind {
@@ -467,12 +654,24 @@ impl Error {
 
     /// The name of the request, for the server's operator: the server's own, or
     /// the one that was sent along.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// eprintln!("{}", error.request_id().unwrap_or("unknown"));
+    /// # }
+    /// ```
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
     }
 
     /// How often the call was made.
+    ///
+    /// ```no_run
+    /// # fn example(error: finetuner::Error) {
+    /// eprintln!("tried {} times", error.attempts());
+    /// # }
+    /// ```
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.0.attempts

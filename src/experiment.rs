@@ -10,6 +10,16 @@ use crate::{
 };
 
 /// A handle on an experiment. Clones are cheap.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let experiment = finetuner.create_experiment("fashion").await?;
+/// for run in experiment.list_runs().await? {
+///     println!("{}", run.name());
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Experiment {
     transport: Transport,
@@ -33,30 +43,65 @@ impl Experiment {
     }
 
     /// Its name.
+    ///
+    /// ```no_run
+    /// # async fn example(experiment: finetuner::Experiment) -> finetuner::Result<()> {
+    /// println!("{}", experiment.name());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn name(&self) -> &str {
         &self.info.name
     }
 
     /// A text about it.
+    ///
+    /// ```no_run
+    /// # async fn example(experiment: finetuner::Experiment) -> finetuner::Result<()> {
+    /// println!("{}", experiment.description());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn description(&self) -> &str {
         &self.info.description
     }
 
     /// `ACTIVE`.
+    ///
+    /// ```no_run
+    /// # async fn example(experiment: finetuner::Experiment) -> finetuner::Result<()> {
+    /// println!("{}", experiment.status());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn status(&self) -> &str {
         &self.info.status
     }
 
     /// When it was created, in UTC.
+    ///
+    /// ```no_run
+    /// # async fn example(experiment: finetuner::Experiment) -> finetuner::Result<()> {
+    /// println!("{}", experiment.created_at());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn created_at(&self) -> &str {
         &self.info.created_at
     }
 
     /// A run, by its name.
+    ///
+    /// ```no_run
+    /// # async fn example(experiment: finetuner::Experiment) -> finetuner::Result<()> {
+    /// let run = experiment.get_run("clip-fashion-1").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
@@ -72,6 +117,15 @@ impl Experiment {
     }
 
     /// All its runs, oldest first.
+    ///
+    /// ```no_run
+    /// # async fn example(experiment: finetuner::Experiment) -> finetuner::Result<()> {
+    /// for run in experiment.list_runs().await? {
+    ///     println!("{}: {}", run.name(), run.status().await?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn list_runs(&self) -> List<Run> {
         let (transport, experiment) = (self.transport.clone(), self.info.name.clone());
         List::new(move |page, size| {
@@ -88,6 +142,13 @@ impl Experiment {
 
     /// Deletes a run, and the model it has made. A run in progress ends.
     ///
+    /// ```no_run
+    /// # async fn example(experiment: finetuner::Experiment) -> finetuner::Result<()> {
+    /// experiment.delete_run("clip-fashion-1").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
     pub async fn delete_run(&self, name: &str) -> Result<()> {
@@ -101,6 +162,13 @@ impl Experiment {
     }
 
     /// Deletes all its runs.
+    ///
+    /// ```no_run
+    /// # async fn example(experiment: finetuner::Experiment) -> finetuner::Result<()> {
+    /// experiment.delete_runs().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Where the call fails.

@@ -18,6 +18,17 @@ type FetchPage<T> =
     Arc<dyn Fn(u64, u64) -> Pin<Box<dyn Future<Output = Result<Page<T>>> + Send>> + Send + Sync>;
 
 /// Things that come one after the other, or the error that ended them.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// use finetuner::{Run, Stream};
+/// use futures_util::StreamExt;
+///
+/// let mut runs: Stream<Run> = finetuner.experiment("fashion").list_runs().stream();
+/// let first = runs.next().await.transpose()?;
+/// # Ok(())
+/// # }
+/// ```
 pub type Stream<T> = Pin<Box<dyn futures_util::Stream<Item = Result<T>> + Send>>;
 
 /// A list of things at the backend. Awaiting it reads it to its end.
@@ -31,6 +42,8 @@ pub type Stream<T> = Pin<Box<dyn futures_util::Stream<Item = Result<T>> + Send>>
 /// println!("{} of {}", second_page.items.len(), second_page.total);
 ///
 /// // Pages are fetched as they are needed:
+/// use futures_util::StreamExt;
+///
 /// let mut runs = finetuner.list_runs().stream();
 /// while let Some(run) = runs.try_next().await? {
 ///     println!("{}", run.name());
@@ -56,6 +69,14 @@ impl<T: Send + 'static> List<T> {
     /// One page. Pages are counted from 1 and have `size` items, 1 to 100; a
     /// page past the end is empty.
     ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let page = finetuner.experiment("fashion").list_runs().page(2, 50).await?;
+    /// println!("{} of {}", page.items.len(), page.total);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Where the call fails.
     pub async fn page(&self, page: u64, size: u64) -> Result<Page<T>> {
@@ -64,6 +85,18 @@ impl<T: Send + 'static> List<T> {
 
     /// The items, their pages being fetched as they are needed. The first error
     /// ends the stream.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// use futures_util::StreamExt;
+    ///
+    /// let mut runs = finetuner.experiment("fashion").list_runs().stream();
+    /// while let Some(run) = runs.next().await {
+    ///     println!("{}", run?.name());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stream(self) -> Stream<T> {
         let pages = stream::try_unfold(Some((1, 0)), move |next| {
             let fetch = Arc::clone(&self.fetch);

@@ -30,6 +30,13 @@ pub use finetuner_engine::{
 /// Opens a saved model: a folder that [`Run::save_model`](crate::Run::save_model)
 /// wrote, or a zip of [`Run::save_artifact`](crate::Run::save_artifact).
 ///
+/// ```no_run
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let model = finetuner::local::get_model("clip-model")?;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Where there is no model in Hugging Face layout.
 pub fn get_model(artifact: impl AsRef<Path>) -> Result<Encoder> {
@@ -48,6 +55,13 @@ pub fn get_model(artifact: impl AsRef<Path>) -> Result<Encoder> {
 }
 
 /// Opens a backbone as it was before fine-tuning, by its name.
+///
+/// ```no_run
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let model = finetuner::local::build_model("clip-small")?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// Where there is no such backbone, or it can't be had.

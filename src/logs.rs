@@ -28,6 +28,14 @@ const MAX_LINE: usize = 16 << 20;
 /// failed, the last item is an error with [`Error::is_run_failed`].
 ///
 /// It is a [`Stream`]; [`LogStream::next`] saves importing anything for that.
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// let lines = run.stream_logs();
+/// # drop(lines);
+/// # Ok(())
+/// # }
+/// ```
 pub struct LogStream(Pin<Box<dyn Stream<Item = Result<String>> + Send>>);
 
 impl LogStream {
@@ -52,6 +60,13 @@ impl LogStream {
     }
 
     /// The next line; none after the last.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// let first = run.stream_logs().next().await.transpose()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn next(&mut self) -> Option<Result<String>> {
         self.0.next().await
     }

@@ -47,6 +47,10 @@ pub fn describe_models() -> ModelTable {
 }
 
 /// The backbones; prints as a table.
+///
+/// ```no_run
+/// println!("{}", finetuner::describe_models());
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ModelTable {
@@ -56,6 +60,12 @@ pub struct ModelTable {
 
 impl ModelTable {
     /// Only those for one task.
+    ///
+    /// ```no_run
+    /// use finetuner::Task;
+    ///
+    /// println!("{}", finetuner::describe_models().task(&Task::TextToImage));
+    /// ```
     pub fn task(mut self, task: &Task) -> Self {
         self.backbones.retain(|backbone| backbone.task == *task);
         self.task = Some(task.clone());
@@ -63,6 +73,12 @@ impl ModelTable {
     }
 
     /// The backbones, in the table's order.
+    ///
+    /// ```no_run
+    /// for backbone in finetuner::describe_models().backbones() {
+    ///     println!("{}", backbone.name);
+    /// }
+    /// ```
     #[must_use]
     pub fn backbones(&self) -> &[&'static Backbone] {
         &self.backbones

@@ -3,6 +3,15 @@
 use std::sync::Arc;
 
 /// How far an upload or a download is.
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// run.save_artifact("artifacts")
+///     .on_progress(|progress| eprintln!("{} of {:?} bytes", progress.done, progress.total))
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
@@ -15,10 +24,12 @@ pub struct Progress {
 }
 
 /// The two ways to see how far something is, for a builder with a field
-/// `progress`; `$what` is what is told, `$title` stands beside the bar.
+/// `progress`; `$what` is what is told, `$made` makes such a builder in an
+/// example, `$title` stands beside the bar.
 macro_rules! progress_methods {
-    ($what:literal, |$self:ident| $title:expr) => {
-        #[doc = concat!("Is told how far the ", $what, ".")]
+    ($what:literal, $made:literal, |$self:ident| $title:expr) => {
+        #[doc = concat!("Is told how far the ", $what, ".\n\n")]
+        #[doc = $crate::progress::example!($made, "on_progress(|p| eprintln!(\"{} of {:?}\", p.done, p.total))")]
         pub fn on_progress(
             mut self,
             watch: impl Fn($crate::Progress) + Send + Sync + 'static,
@@ -27,7 +38,8 @@ macro_rules! progress_methods {
             self
         }
 
-        #[doc = concat!("Draws on standard error how far the ", $what, ".")]
+        #[doc = concat!("Draws on standard error how far the ", $what, ".\n\n")]
+        #[doc = $crate::progress::example!($made, "show_progress(true)")]
         #[cfg(feature = "progress")]
         pub fn show_progress(mut self, show: bool) -> Self {
             let $self = &self;
@@ -41,7 +53,21 @@ macro_rules! progress_methods {
     };
 }
 
-pub(crate) use progress_methods;
+/// An example of one of the methods above.
+macro_rules! example {
+    ($made:literal, $call:literal) => {
+        concat!(
+            "```no_run\n",
+            "# async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {\n",
+            $made,
+            ".",
+            $call,
+            ".await?;\n# Ok(())\n# }\n```"
+        )
+    };
+}
+
+pub(crate) use {example, progress_methods};
 
 /// Somebody who is told how far something is. It must not block: it is called
 /// from the thread that does the work. After a broken connection numbers begin

@@ -9,11 +9,25 @@ use crate::table::{Align, Table};
 
 /// Retrieval metrics before and after the training; prints as two tables. From
 /// [`Run::display_metrics`](crate::Run::display_metrics).
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// println!("{}", run.display_metrics().await?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricsTable(pub(crate) MetricsInfo);
 
 /// What example queries found before and after the training; prints as two
 /// tables. From [`Run::display_examples`](crate::Run::display_examples).
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// println!("{}", run.display_examples(3).await?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExamplesTable {
     pub(crate) examples: ExamplesInfo,

@@ -23,6 +23,13 @@ const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A handle on a run. Clones are cheap, and dropping one does not stop the run:
 /// it goes on without anybody looking, and is found again by its name.
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// println!("{}/{}: {}", run.experiment(), run.name(), run.status().await?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Run {
     pub(crate) transport: Transport,
@@ -40,42 +47,91 @@ impl Run {
     }
 
     /// Its name.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// println!("{}", run.name());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn name(&self) -> &str {
         &self.info.name
     }
 
     /// The name of its experiment.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// println!("{}", run.experiment());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn experiment(&self) -> &str {
         &self.experiment
     }
 
     /// The text that was given about it.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// println!("{}", run.description());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn description(&self) -> &str {
         &self.info.description
     }
 
     /// Whether it fine-tunes a model or makes training data.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// println!("{:?}", run.task());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn task(&self) -> &RunTask {
         &self.info.task
     }
 
     /// What was submitted.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// println!("{:?}", run.config());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.info.config
     }
 
     /// When it was created, in UTC.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// println!("{}", run.created_at());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn created_at(&self) -> &str {
         &self.info.created_at
     }
 
     /// The id of the artifact that the run has filled.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// println!("{}", run.artifact_id().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::is_run_in_progress`] before the run has finished,
@@ -96,6 +152,18 @@ impl Run {
 
     /// Where the run stands.
     ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// use finetuner::Status;
+    ///
+    /// let status = run.status().await?;
+    /// if status.status == Status::Started {
+    ///     println!("{}", status.details);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Where the call fails.
     pub async fn status(&self) -> Result<StatusInfo> {
@@ -105,6 +173,13 @@ impl Run {
     }
 
     /// The log so far.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// print!("{}", run.logs().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::is_run_preparing`] before the run has started.
@@ -118,12 +193,30 @@ impl Run {
 
     /// The log, line by line as it is written, until the run has ended. A run
     /// that waits is waited for.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// let mut lines = run.stream_logs();
+    /// while let Some(line) = lines.next().await {
+    ///     println!("{}", line?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use = "a stream does nothing until it is read"]
     pub fn stream_logs(&self) -> LogStream {
         LogStream::new(self.clone())
     }
 
     /// Waits until the run has finished. Waiting can be given up at any time.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// run.wait().await?;
+    /// run.save_model("clip-model").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::is_run_failed`] where the run fails.
@@ -133,12 +226,36 @@ impl Run {
 
     /// Follows the run: awaited, it gives the end; read as a stream, what
     /// happens until then. See [`Watch`].
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// use finetuner::Update;
+    ///
+    /// let mut watch = run.watch();
+    /// while let Some(update) = watch.next().await {
+    ///     if let Update::Progress(progress) = update? {
+    ///         println!("step {} of {}", progress.step, progress.steps);
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn watch(&self) -> Watch {
         Watch::new(self.clone())
     }
 
     /// Retrieval metrics before and after the training, from the run's
     /// `EvaluationCallback`.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// let metrics = run.metrics().await?;
+    /// if let Some(recall) = metrics.after.get("recall_at_k") {
+    ///     println!("recall@k: {recall:.3}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As for [`Run::artifact_id`].
@@ -166,6 +283,15 @@ impl Run {
     /// What example queries found before and after the training, where an
     /// `EvaluationCallback` gathered examples.
     ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// for (query, matches) in run.example_results().await?.after {
+    ///     println!("{query}: {matches:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As for [`Run::artifact_id`].
     pub async fn example_results(&self) -> Result<ExamplesInfo> {
@@ -177,6 +303,13 @@ impl Run {
     /// [`Run::example_results`] as tables to print, with `k` matches of each
     /// query at most.
     ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// println!("{}", run.display_examples(5).await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// As for [`Run::artifact_id`].
     pub async fn display_examples(&self, k: usize) -> Result<ExamplesTable> {
@@ -186,6 +319,14 @@ impl Run {
 
     /// The run's curves so far: steps, epochs and evaluations in their order.
     /// `after` skips the points up to that number.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// let points = run.metric_history(None).await?;
+    /// println!("{} points", points.len());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::is_unsupported`] where the backend keeps none.
@@ -281,6 +422,13 @@ impl Run {
     /// Ends the run without a model; its status is then `FAILED`. A run that has
     /// ended stays as it is.
     ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// run.cancel().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::is_unsupported`] where the backend can't.
     pub async fn cancel(&self) -> Result<()> {
@@ -303,6 +451,14 @@ impl Run {
     }
 
     /// The name of the data that a synthesis run has made.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// // Of a run that `synthesize` made.
+    /// println!("{}", run.train_data().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As for [`Run::artifact_id`], and where the run makes no data.
@@ -343,12 +499,26 @@ impl Run {
 
     /// Saves the artifact as it is, `{run}.zip` in this directory, which is
     /// created. Awaiting it returns the file.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// let zip = run.save_artifact("artifacts").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn save_artifact(&self, directory: impl AsRef<Path>) -> SaveArtifact {
         let file: PathBuf = directory.as_ref().join(format!("{}.zip", self.name()));
         SaveArtifact::new(self.clone(), file, Saved::Zip)
     }
 
     /// Deletes the run and the model it has made. A run in progress ends.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// run.delete().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// Where the call fails.

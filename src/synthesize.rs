@@ -19,6 +19,18 @@ use crate::{
 };
 
 /// Models that make training data.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// use finetuner::SynthesisModels;
+///
+/// let run = finetuner
+///     .synthesize("queries", "corpus")
+///     .models(SynthesisModels::multilingual())
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SynthesisModels {
     /// Those that find documents for a query.
@@ -30,6 +42,10 @@ pub struct SynthesisModels {
 impl SynthesisModels {
     /// For English (`synthesis_model_en` in Python): `sbert-base-en` and
     /// `crossencoder-base-en`.
+    ///
+    /// ```no_run
+    /// let models = finetuner::SynthesisModels::english();
+    /// ```
     #[must_use]
     pub fn english() -> Self {
         Self::new(["sbert-base-en"], "crossencoder-base-en")
@@ -37,12 +53,20 @@ impl SynthesisModels {
 
     /// For many languages (`synthesis_model_multi` in Python):
     /// `distiluse-base-multi` and `crossencoder-base-ml`.
+    ///
+    /// ```no_run
+    /// let models = finetuner::SynthesisModels::multilingual();
+    /// ```
     #[must_use]
     pub fn multilingual() -> Self {
         Self::new(["distiluse-base-multi"], "crossencoder-base-ml")
     }
 
     /// Any others.
+    ///
+    /// ```no_run
+    /// let models = finetuner::SynthesisModels::new(["sbert-base-en"], "crossencoder-base-en");
+    /// ```
     pub fn new<I: IntoIterator<Item: Into<String>>>(
         relation_miner: I,
         cross_encoder: impl Into<String>,
@@ -119,30 +143,62 @@ impl Synthesize {
     }
 
     /// The models; those for English by default.
+    ///
+    /// ```no_run
+    /// # fn example(synthesize: finetuner::Synthesize) {
+    /// use finetuner::SynthesisModels;
+    ///
+    /// let synthesize = synthesize.models(SynthesisModels::english());
+    /// # }
+    /// ```
     pub fn models(mut self, models: SynthesisModels) -> Self {
         self.models = models;
         self
     }
 
     /// Documents for each query, at least 1; 10 by default.
+    ///
+    /// ```no_run
+    /// # fn example(synthesize: finetuner::Synthesize) {
+    /// let synthesize = synthesize.num_relations(5);
+    /// # }
+    /// ```
     pub fn num_relations(mut self, count: u64) -> Self {
         self.num_relations = count;
         self
     }
 
     /// The most documents to make.
+    ///
+    /// ```no_run
+    /// # fn example(synthesize: finetuner::Synthesize) {
+    /// let synthesize = synthesize.max_num_docs(10_000);
+    /// # }
+    /// ```
     pub fn max_num_docs(mut self, count: u64) -> Self {
         self.max_num_docs = Some(count);
         self
     }
 
     /// The run's name, unique in its experiment; one is made up by default.
+    ///
+    /// ```no_run
+    /// # fn example(synthesize: finetuner::Synthesize) {
+    /// let synthesize = synthesize.run_name("pairs");
+    /// # }
+    /// ```
     pub fn run_name(mut self, name: impl Into<String>) -> Self {
         self.run_name = Some(name.into());
         self
     }
 
     /// A text about the run.
+    ///
+    /// ```no_run
+    /// # fn example(synthesize: finetuner::Synthesize) {
+    /// let synthesize = synthesize.description("of the questions of May");
+    /// # }
+    /// ```
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.description = Some(text.into());
         self
@@ -150,37 +206,72 @@ impl Synthesize {
 
     /// The run's experiment, which is created where it is not there; `default`
     /// by default.
+    ///
+    /// ```no_run
+    /// # fn example(synthesize: finetuner::Synthesize) {
+    /// let synthesize = synthesize.experiment_name("search");
+    /// # }
+    /// ```
     pub fn experiment_name(mut self, name: impl Into<String>) -> Self {
         self.experiment_name = name.into();
         self
     }
 
     /// The processor; [`Device::Gpu`] by default, as in Python (`cuda`).
+    ///
+    /// ```no_run
+    /// # fn example(synthesize: finetuner::Synthesize) {
+    /// let synthesize = synthesize.device("cpu");
+    /// # }
+    /// ```
     pub fn device(mut self, device: impl Into<Device>) -> Self {
         self.device = device.into().from_python();
         self
     }
 
     /// Threads that load data, at least 1; 4 by default.
+    ///
+    /// ```no_run
+    /// # fn example(synthesize: finetuner::Synthesize) {
+    /// let synthesize = synthesize.num_workers(2);
+    /// # }
+    /// ```
     pub fn num_workers(mut self, count: u64) -> Self {
         self.num_workers = count;
         self
     }
 
     /// How CSV files are read that have no options of their own.
+    ///
+    /// ```no_run
+    /// # fn example(synthesize: finetuner::Synthesize) {
+    /// use finetuner::CsvOptions;
+    ///
+    /// let synthesize = synthesize.csv_options(CsvOptions::new().size(1000));
+    /// # }
+    /// ```
     pub fn csv_options(mut self, options: CsvOptions) -> Self {
         self.csv_options = Some(options);
         self
     }
 
     /// Whether others may read what the run makes; not by default.
+    ///
+    /// ```no_run
+    /// # fn example(synthesize: finetuner::Synthesize) {
+    /// let synthesize = synthesize.public(true);
+    /// # }
+    /// ```
     pub fn public(mut self, public: bool) -> Self {
         self.public = public;
         self
     }
 
-    progress_methods!("upload of data is, in documents", |_job| "Pushing data"
-        .to_owned());
+    progress_methods!(
+        "upload of data is, in documents",
+        "finetuner.synthesize(\"queries\", \"corpus\")",
+        |_job| "Pushing data".to_owned()
+    );
 
     async fn submit(self) -> Result<Run> {
         let name = self.run_name.unwrap_or_else(names::random);

@@ -18,6 +18,22 @@ use crate::{Error, Result, Run};
 const POLL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// What happened in a run.
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// use finetuner::Update;
+///
+/// let mut watch = run.watch();
+/// while let Some(update) = watch.next().await {
+///     match update? {
+///         Update::Status(status) => println!("{status}"),
+///         Update::Point(point) => println!("{:?}", point.event),
+///         _ => {}
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Update {
@@ -30,6 +46,20 @@ pub enum Update {
 }
 
 /// How far a training is.
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// use finetuner::Update;
+///
+/// let mut watch = run.watch();
+/// while let Some(update) = watch.next().await {
+///     if let Update::Progress(progress) = update? {
+///         println!("{:.0} %", 100.0 * progress.step as f64 / progress.steps as f64);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunProgress {
@@ -97,6 +127,14 @@ impl Watch {
     }
 
     /// What happens next; nothing once the run has ended.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// let mut watch = run.watch();
+    /// let first = watch.next().await.transpose()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn next(&mut self) -> Option<Result<Update>> {
         self.updates.next().await
     }

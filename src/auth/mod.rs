@@ -18,11 +18,29 @@ pub(crate) use browser::{Link, browser_login, open_and_print};
 use token_file::TokenFile;
 
 /// Holds the token where nothing else does.
+///
+/// ```no_run
+/// let is_set = std::env::var_os(finetuner::TOKEN_VARIABLE).is_some();
+/// ```
 pub const TOKEN_VARIABLE: &str = "JINA_AUTH_TOKEN";
 /// The folder of `config.json`, in place of `.jina` in the home folder.
+///
+/// ```no_run
+/// println!("{:?}", std::env::var(finetuner::FOLDER_VARIABLE));
+/// ```
 pub const FOLDER_VARIABLE: &str = "JINA_HUB_ROOT";
 
 /// Where a token is kept from one program to the next.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// use finetuner::{Finetuner, TokenStorage};
+///
+/// // Nothing is kept on this machine.
+/// let finetuner = Finetuner::builder().token_storage(TokenStorage::Memory).login().await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TokenStorage {

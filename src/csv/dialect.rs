@@ -1,6 +1,12 @@
 //! How columns are told apart, and how to guess it.
 
 /// How columns are told apart. The names are those of Python's `csv`.
+///
+/// ```no_run
+/// use finetuner::{CsvOptions, Dialect};
+///
+/// let options = CsvOptions::new().dialect(Dialect::ExcelTab);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Dialect {

@@ -53,6 +53,10 @@ enum Input {
 
 impl Csv {
     /// A file.
+    ///
+    /// ```no_run
+    /// let csv = finetuner::Csv::path("train.csv");
+    /// ```
     pub fn path(path: impl Into<PathBuf>) -> Self {
         Self {
             input: Input::Path(path.into()),
@@ -61,6 +65,10 @@ impl Csv {
     }
 
     /// What a reader gives, to its end.
+    ///
+    /// ```no_run
+    /// let csv = finetuner::Csv::reader(std::io::stdin());
+    /// ```
     ///
     /// # Errors
     /// Where reading fails.
@@ -75,6 +83,10 @@ impl Csv {
     }
 
     /// A text.
+    ///
+    /// ```no_run
+    /// let csv = finetuner::Csv::text("a red dress,dress.png\na blue shoe,shoe.png\n");
+    /// ```
     #[must_use]
     pub fn text(text: impl AsRef<str>) -> Self {
         Self {
@@ -84,6 +96,12 @@ impl Csv {
     }
 
     /// How it is read.
+    ///
+    /// ```no_run
+    /// use finetuner::{Csv, CsvOptions};
+    ///
+    /// let csv = Csv::path("train.csv").options(CsvOptions::new().is_labeled(true));
+    /// ```
     #[must_use]
     pub fn options(mut self, options: CsvOptions) -> Self {
         self.options = options;
@@ -139,6 +157,12 @@ impl From<&Path> for crate::DataSource {
 }
 
 /// How a CSV file is read. The defaults are the Python client's.
+///
+/// ```no_run
+/// use finetuner::{Csv, CsvOptions};
+///
+/// let csv = Csv::path("train.csv").options(CsvOptions::new().encoding("latin-1").size(1000));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub struct CsvOptions {
@@ -173,23 +197,41 @@ impl Default for CsvOptions {
 
 impl CsvOptions {
     /// The defaults.
+    ///
+    /// ```no_run
+    /// let options = finetuner::CsvOptions::new();
+    /// ```
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Takes this many rows at most, from the start; all by default.
+    ///
+    /// ```no_run
+    /// let options = finetuner::CsvOptions::new().size(1000);
+    /// ```
     pub fn size(mut self, rows: usize) -> Self {
         self.size = Some(rows);
         self
     }
 
     /// Takes each row with this probability, from 0 to 1; all by default.
+    ///
+    /// ```no_run
+    /// let options = finetuner::CsvOptions::new().sampling_rate(0.1);
+    /// ```
     pub fn sampling_rate(mut self, rate: f64) -> Self {
         self.sampling_rate = Some(rate);
         self
     }
 
     /// How columns are told apart; [`Dialect::Auto`] by default.
+    ///
+    /// ```no_run
+    /// use finetuner::{CsvOptions, Dialect};
+    ///
+    /// let options = CsvOptions::new().dialect(Dialect::Excel);
+    /// ```
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.dialect = dialect;
         self
@@ -197,6 +239,10 @@ impl CsvOptions {
 
     /// The file's encoding, such as `utf-16` or `latin-1`; `utf-8` by default.
     /// A byte order mark at the file's start says more than this.
+    ///
+    /// ```no_run
+    /// let options = finetuner::CsvOptions::new().encoding("utf-16");
+    /// ```
     pub fn encoding(mut self, encoding: impl Into<String>) -> Self {
         self.encoding = encoding.into();
         self
@@ -204,12 +250,21 @@ impl CsvOptions {
 
     /// Whether the second column is a label, rather than another item of the
     /// same meaning; not by default.
+    ///
+    /// ```no_run
+    /// // A text and a label in each row.
+    /// let options = finetuner::CsvOptions::new().is_labeled(true);
+    /// ```
     pub fn is_labeled(mut self, labeled: bool) -> Self {
         self.is_labeled = labeled;
         self
     }
 
     /// Whether pictures that are files of this machine are read; yes by default.
+    ///
+    /// ```no_run
+    /// let options = finetuner::CsvOptions::new().convert_to_blob(false);
+    /// ```
     pub fn convert_to_blob(mut self, convert: bool) -> Self {
         self.convert_to_blob = convert;
         self
@@ -219,12 +274,20 @@ impl CsvOptions {
     /// `pointnet++`, where they are files of this machine; yes by default.
     /// OFF, OBJ and STL files can be read. The points of a mesh are the same
     /// each time it is read.
+    ///
+    /// ```no_run
+    /// let options = finetuner::CsvOptions::new().create_point_clouds(false);
+    /// ```
     pub fn create_point_clouds(mut self, create: bool) -> Self {
         self.create_point_clouds = create;
         self
     }
 
     /// Points of a cloud; 2048 by default.
+    ///
+    /// ```no_run
+    /// let options = finetuner::CsvOptions::new().point_cloud_size(1024);
+    /// ```
     pub fn point_cloud_size(mut self, points: u32) -> Self {
         self.point_cloud_size = points;
         self
@@ -232,12 +295,20 @@ impl CsvOptions {
 
     /// The first row holds names, and these are they. Other names in it are an
     /// error. By default the first row is data.
+    ///
+    /// ```no_run
+    /// let options = finetuner::CsvOptions::new().header(["picture", "title"]);
+    /// ```
     pub fn header<I: IntoIterator<Item: Into<String>>>(mut self, names: I) -> Self {
         self.header = Some(names.into_iter().map(Into::into).collect());
         self
     }
 
     /// The folder that paths in the file begin at; the current one by default.
+    ///
+    /// ```no_run
+    /// let options = finetuner::CsvOptions::new().base_folder("/data/fashion");
+    /// ```
     pub fn base_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.base_folder = Some(folder.into());
         self

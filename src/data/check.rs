@@ -6,9 +6,28 @@ use std::fmt;
 use finetuner_protocol::{Content, Document};
 
 /// The most problems that are reported at once.
+///
+/// ```no_run
+/// println!("the first {} problems are named", finetuner::MAX_PROBLEMS);
+/// ```
 pub const MAX_PROBLEMS: usize = 20;
 
 /// Everything that is wrong with some data.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// use finetuner::Csv;
+///
+/// if let Err(error) = finetuner.push("train", Csv::path("train.csv")).await
+///     && let Some(problems) = error.problems()
+/// {
+///     for problem in &problems.problems {
+///         eprintln!("row {}: {}", problem.number, problem.reason);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problems {
@@ -21,6 +40,16 @@ pub struct Problems {
 }
 
 /// What is wrong with one row or document.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// use finetuner::Csv;
+///
+/// let pushed = finetuner.push("train", Csv::path("train.csv")).await;
+/// let first = pushed.err().and_then(|error| error.problems()?.problems.first().cloned());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Problem {

@@ -51,17 +51,41 @@ impl Finetuner {
     /// Fetches documents by their name: your own, or `owner/name` for somebody
     /// else's that are public. Awaiting it gives them all; see [`Pull`] for one
     /// after the other.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let documents = finetuner.pull("clip-fashion-train-data").await?;
+    /// println!("{} documents", documents.len());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn pull(&self, name: impl Into<String>) -> Pull {
         Pull::new(self.transport.clone(), name.into())
     }
 
     /// The data that was pushed, the newest last.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// for data in finetuner.list_documents().await? {
+    ///     println!("{:?}: {:?} documents", data.name, data.length());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn list_documents(&self) -> List<ArtifactInfo> {
         self.list_artifacts("documentArray")
     }
 
     /// All artifacts of a kind, the newest last: `documentArray` is data that
     /// was pushed, `model` what runs have made.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let models = finetuner.list_artifacts("model").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn list_artifacts(&self, kind: impl Into<String>) -> List<ArtifactInfo> {
         let (transport, kind) = (self.transport.clone(), kind.into());
         List::new(move |page, size| {
@@ -99,6 +123,14 @@ impl Finetuner {
 
     /// What is known about data, by its name.
     ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let data = finetuner.describe_documents("clip-fashion-train-data").await?;
+    /// println!("{:?}", data.length());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::is_not_found`] where there is none.
     pub async fn describe_documents(&self, name: &str) -> Result<ArtifactInfo> {
@@ -106,6 +138,13 @@ impl Finetuner {
     }
 
     /// What is known about an artifact, by its id.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let artifact = finetuner.describe_artifact("62972acb5de25a53fdbfcecc").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::is_not_found`] where there is none.
@@ -115,6 +154,13 @@ impl Finetuner {
 
     /// Deletes data, by its name.
     ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// finetuner.delete_documents("clip-fashion-train-data").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`Error::is_not_found`] where there is none.
     pub async fn delete_documents(&self, name: &str) -> Result<()> {
@@ -123,6 +169,13 @@ impl Finetuner {
     }
 
     /// Deletes an artifact, by its id.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// finetuner.delete_artifact("62972acb5de25a53fdbfcecc").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::is_not_found`] where there is none.
@@ -145,6 +198,14 @@ impl Finetuner {
 }
 
 /// What a backend knows about an artifact.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let data = finetuner.describe_documents("clip-fashion-train-data").await?;
+/// println!("{} was pushed {:?}", data.id, data.updated_at);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[non_exhaustive]
 pub struct ArtifactInfo {
@@ -173,6 +234,14 @@ pub struct ArtifactInfo {
 
 impl ArtifactInfo {
     /// How many documents it has, where the summary says so.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let data = finetuner.describe_documents("clip-fashion-train-data").await?;
+    /// assert_eq!(data.length(), Some(146));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn length(&self) -> Option<u64> {
         let summary = self.meta_data["summary"].as_array()?;
@@ -208,6 +277,14 @@ pub async fn load_documents(path: impl AsRef<Path>) -> Result<DocumentArray> {
 /// Writes documents as a binary file, which docarray 0.x reads with
 /// `DocumentArray.load_binary(path, protocol="protobuf", compress="gzip")` and
 /// [`load_documents`] as well. The file appears whole or not at all.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let documents = finetuner.pull("train").await?;
+/// finetuner::save_documents("train.da", documents).await?;
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// [`Error::is_file`] where it can't be written.

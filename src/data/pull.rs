@@ -72,24 +72,49 @@ impl Pull {
     /// Whether a copy is kept on this machine, so that data that has not changed
     /// is not fetched again; not by default. Copies are in `finetuner` in the
     /// user's cache folder, or where `FINETUNER_CACHE` says.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let documents = finetuner.pull("train").local_cache(true).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn local_cache(mut self, cache: bool) -> Self {
         self.local_cache = cache;
         self
     }
 
     /// Keeps a copy in this folder; see [`Pull::local_cache`].
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let documents = finetuner.pull("train").cache_folder("/var/cache/train").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cache_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.local_cache = true;
         self.cache_folder = Some(folder.into());
         self
     }
 
-    progress_methods!("download is, in bytes", |pull| format!(
-        "Pulling {}",
-        pull.name
-    ));
+    progress_methods!(
+        "download is, in bytes",
+        "finetuner.pull(\"train\")",
+        |pull| format!("Pulling {}", pull.name)
+    );
 
     /// The documents one after the other.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let mut documents = finetuner.pull("train").stream().await?;
+    /// while let Some(document) = documents.next().await {
+    ///     println!("{}", document?.id);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// As for awaiting it, where the download can't begin; what goes wrong later
@@ -137,10 +162,26 @@ impl IntoFuture for Pull {
 
 /// Documents one after the other, from [`Pull::stream`]. It is a [`Stream`];
 /// [`DocumentStream::next`] saves importing anything for that.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let documents = finetuner.pull("train").stream().await?;
+/// # drop(documents);
+/// # Ok(())
+/// # }
+/// ```
 pub struct DocumentStream(Pin<Box<dyn Stream<Item = Result<Document>> + Send>>);
 
 impl DocumentStream {
     /// The next document; none after the last.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let mut documents = finetuner.pull("train").stream().await?;
+    /// let first = documents.next().await.transpose()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn next(&mut self) -> Option<Result<Document>> {
         self.0.next().await
     }

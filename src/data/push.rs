@@ -35,6 +35,16 @@ const AHEAD: usize = 8;
 /// used are reported together. Pictures that documents name by path are read as
 /// they are sent.
 ///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// use finetuner::Csv;
+///
+/// let summary = finetuner.push("train", Csv::path("train.csv")).public(true).await?;
+/// println!("{} documents", summary.length);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// Awaiting it gives [`Error::is_data`] where documents can't be used, and
 /// [`Error::is_invalid`] where the name can't be one.
@@ -62,6 +72,14 @@ impl Push {
     }
 
     /// Whether everybody who knows its name may pull it; not by default.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// finetuner.push("train", Csv::path("train.csv")).public(true).await?;
+    /// # use finetuner::Csv;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn public(mut self, public: bool) -> Self {
         self.public = public;
         self
@@ -69,15 +87,26 @@ impl Push {
 
     /// The model that a CSV file is for, which decides what its columns are.
     /// Without one, columns are taken as for CLIP.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// use finetuner::Csv;
+    ///
+    /// // Both columns are texts.
+    /// finetuner.push("train", Csv::path("pairs.csv")).model("bert-base-cased").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = Some(model.into());
         self
     }
 
-    progress_methods!("upload is, in documents", |push| format!(
-        "Pushing {}",
-        push.name
-    ));
+    progress_methods!(
+        "upload is, in documents",
+        "finetuner.push(\"train\", finetuner::Csv::path(\"train.csv\"))",
+        |push| format!("Pushing {}", push.name)
+    );
 
     async fn run(self) -> Result<Summary> {
         check_name("name", &self.name)?;

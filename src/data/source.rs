@@ -131,6 +131,16 @@ pub struct DocumentSource {
 
 impl DocumentSource {
     /// Documents that `make` makes. It must make the same ones each time.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// use finetuner::{Document, DocumentSource};
+    ///
+    /// let source = DocumentSource::new(|| (0..3).map(|n| Document::text(format!("text {n}"))));
+    /// finetuner.push("train", source).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn new<I>(make: impl Fn() -> I + Send + Sync + 'static) -> Self
     where
         I: Iterator<Item = Document> + Send + 'static,
@@ -143,6 +153,20 @@ impl DocumentSource {
 
     /// Whether files of this machine that documents name are read into them as
     /// they are sent; yes by default.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// use finetuner::{Document, DocumentSource};
+    ///
+    /// // The server's workers fetch the pictures.
+    /// let source = DocumentSource::new(|| {
+    ///     (0..3).map(|n| Document::uri(format!("https://example.com/{n}.png")))
+    /// })
+    /// .reads_files(false);
+    /// finetuner.push("train", source).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn reads_files(mut self, read: bool) -> Self {
         self.reads_files = read;

@@ -44,23 +44,61 @@ impl Default for RetryPolicy {
 
 impl RetryPolicy {
     /// Calls are made once.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// use finetuner::RetryPolicy;
+    ///
+    /// let builder = builder.retry(RetryPolicy::never());
+    /// # }
+    /// ```
     pub fn never() -> Self {
         Self::default().attempts(1)
     }
 
     /// How often a call is made at most, the first time included.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// use finetuner::RetryPolicy;
+    ///
+    /// let builder = builder.retry(RetryPolicy::default().attempts(2));
+    /// # }
+    /// ```
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
         self
     }
 
     /// No try begins later than this after the first.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// use std::time::Duration;
+    ///
+    /// use finetuner::RetryPolicy;
+    ///
+    /// let policy = RetryPolicy::default().time_limit(Duration::from_secs(20));
+    /// let builder = builder.retry(policy);
+    /// # }
+    /// ```
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = limit;
         self
     }
 
     /// The pause before the second try; each further one is twice as long.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// use std::time::Duration;
+    ///
+    /// use finetuner::RetryPolicy;
+    ///
+    /// let policy = RetryPolicy::default().first_pause(Duration::from_millis(50));
+    /// let builder = builder.retry(policy);
+    /// # }
+    /// ```
     pub fn first_pause(mut self, pause: Duration) -> Self {
         self.first_pause = pause;
         self

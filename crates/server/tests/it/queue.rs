@@ -218,6 +218,50 @@ async fn a_configuration_is_carried_out_as_it_was_sent() {
     assert!(run.logs().await.unwrap().contains("2 to validate with"));
 }
 
+/// Serves a picture to whoever asks.
+fn picture_server(picture: Vec<u8>) -> String {
+    use std::io::{Read, Write};
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/shoe.png", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().flatten() {
+            let _ = connection.read(&mut [0; 4096]);
+            let length = picture.len();
+            let head = format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+            );
+            let _ = connection.write_all(&[head.as_bytes(), &picture].concat());
+        }
+    });
+    url
+}
+
+#[tokio::test]
+async fn pictures_at_addresses_are_fetched_by_the_worker_where_that_is_allowed() {
+    let mut documents = pairs(8);
+    let picture = documents[0].chunks[0].as_blob().unwrap().to_vec();
+    let url = picture_server(picture);
+    documents[0].chunks[0].content = None;
+    documents[0].chunks[0].uri = url;
+    for allowed in [true, false] {
+        let backend = start_with(Settings {
+            private_addresses: allowed,
+            ..Settings::default()
+        })
+        .await;
+        backend.finetuner.push("train", &documents).await.unwrap();
+        let run = fit(&backend.finetuner, "r", 1).await.unwrap();
+        match run.wait().await {
+            Ok(_) => assert!(allowed),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(!allowed && error.contains("a private network"), "{error}");
+            }
+        }
+    }
+}
+
 /// Starts workers that do nothing.
 struct Idle(Arc<AtomicUsize>);
 
