@@ -3,6 +3,12 @@
 use crate::Task;
 
 /// A model to start from.
+///
+/// ```
+/// for backbone in finetuner_protocol::BACKBONES.iter() {
+///     println!("{} for {}", backbone.name, backbone.task);
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backbone {
@@ -31,6 +37,11 @@ pub struct Backbone {
 impl Backbone {
     /// The model's name on the Hugging Face hub, or its name here where it has
     /// none there.
+    ///
+    /// ```
+    /// let backbone = finetuner_protocol::find_backbone("clip-base-en");
+    /// println!("{:?}", backbone.map(|backbone| backbone.hub_name()));
+    /// ```
     #[must_use]
     pub fn hub_name(&self) -> &'static str {
         let names = std::iter::once(&self.name).chain(self.aliases);
@@ -42,6 +53,14 @@ impl Backbone {
 }
 
 /// An option of a model.
+///
+/// ```
+/// for backbone in finetuner_protocol::BACKBONES.iter() {
+///     for option in &backbone.options {
+///         println!("{}: {}", backbone.name, option.name);
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ModelOption {
@@ -81,10 +100,18 @@ const POINTNET: &[ModelOption] = &[
 ];
 
 /// The name of the small CLIP that ships with the backend.
+///
+/// ```
+/// assert!(finetuner_protocol::find_backbone(finetuner_protocol::CLIP_SMALL).is_some());
+/// ```
 pub const CLIP_SMALL: &str = "clip-small";
 
 /// All backbones: those of the Python client's guide in its order, then those
 /// that its last version added, then ours.
+///
+/// ```
+/// println!("{} backbones", finetuner_protocol::BACKBONES.len());
+/// ```
 pub const BACKBONES: &[Backbone] = &[
     Backbone {
         name: "resnet50",
@@ -287,6 +314,14 @@ pub const BACKBONES: &[Backbone] = &[
 ];
 
 /// The backbone of that name or alias.
+///
+/// ```
+/// use finetuner_protocol::find_backbone;
+///
+/// // By its name or by the name that tables show.
+/// let clip = find_backbone("clip-base-en").map(|backbone| backbone.name.as_str());
+/// assert_eq!(clip, Some("openai/clip-vit-base-patch32"));
+/// ```
 #[must_use]
 pub fn find_backbone(name: &str) -> Option<&'static Backbone> {
     BACKBONES

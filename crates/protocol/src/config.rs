@@ -9,6 +9,12 @@ use serde_json::{Map, Value, json};
 use crate::{Callback, Loss, Miner, Optimizer, Options, Sampler, Scheduler, callback::merged};
 
 /// Which generation of the Python client a request looks like.
+///
+/// ```
+/// use finetuner_protocol::Generation;
+///
+/// assert_eq!(Generation::default(), Generation::V0_8);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Generation {
     /// `finetuner-client` 0.2.2 of June 2022.
@@ -19,6 +25,14 @@ pub enum Generation {
 }
 
 /// All settings of a training run.
+///
+/// ```
+/// let config: finetuner_protocol::RunConfig = serde_json::from_str(
+///     r#"{"model": {"name": "clip-small"}, "data": {"train_data": "train"}}"#,
+/// )?;
+/// assert_eq!(config.data.train_data, "train");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunConfig {
     /// How the configuration is written.
@@ -110,6 +124,11 @@ impl Default for Data {
 }
 
 /// How a model is trained.
+///
+/// ```
+/// let defaults = finetuner_protocol::HyperParameters::default();
+/// assert_eq!(defaults.epochs, 5);
+/// ```
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct HyperParameters {
@@ -169,6 +188,12 @@ impl Default for HyperParameters {
 }
 
 /// Options of a scheduler.
+///
+/// ```
+/// use finetuner_protocol::SchedulerOptions;
+///
+/// let options = SchedulerOptions::default().num_warmup_steps(100).scheduler_step("epoch");
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SchedulerOptions {
@@ -196,6 +221,10 @@ impl Default for SchedulerOptions {
 
 impl SchedulerOptions {
     /// Sets [`SchedulerOptions::num_warmup_steps`].
+    ///
+    /// ```
+    /// let options = finetuner_protocol::SchedulerOptions::default().num_warmup_steps(100);
+    /// ```
     #[must_use]
     pub fn num_warmup_steps(mut self, steps: u64) -> Self {
         self.num_warmup_steps = steps;
@@ -203,6 +232,10 @@ impl SchedulerOptions {
     }
 
     /// Sets [`SchedulerOptions::num_training_steps`] to a number.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::SchedulerOptions::default().num_training_steps(1000);
+    /// ```
     #[must_use]
     pub fn num_training_steps(mut self, steps: u64) -> Self {
         self.num_training_steps = steps.into();
@@ -210,6 +243,10 @@ impl SchedulerOptions {
     }
 
     /// Sets [`SchedulerOptions::scheduler_step`], `batch` or `epoch`.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::SchedulerOptions::default().scheduler_step("epoch");
+    /// ```
     #[must_use]
     pub fn scheduler_step(mut self, step: impl Into<String>) -> Self {
         self.scheduler_step = step.into();

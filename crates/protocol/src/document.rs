@@ -16,9 +16,21 @@ use crate::{
 
 /// The tag that holds a document's label. Two documents with the same label
 /// are a positive pair.
+///
+/// ```
+/// use finetuner_protocol::{Document, LABEL_TAG};
+///
+/// assert!(Document::text("a").with_label(3).tags.contains_key(LABEL_TAG));
+/// ```
 pub const LABEL_TAG: &str = "finetuner_label";
 
 /// The tag that holds the similarity of a pair, between 0 and 1.
+///
+/// ```
+/// use finetuner_protocol::{Document, SCORE_TAG};
+///
+/// assert!(Document::new().with_score(0.5).tags.contains_key(SCORE_TAG));
+/// ```
 pub const SCORE_TAG: &str = "finetuner_score";
 
 /// One piece of data, as docarray 0.x defines it.
@@ -80,6 +92,13 @@ pub struct Other {
 }
 
 /// What a [`Document`] holds.
+///
+/// ```
+/// use finetuner_protocol::{Content, Document};
+///
+/// let document = Document::text("a shoe");
+/// assert!(matches!(document.content, Some(Content::Text(_))));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
     /// Words.
@@ -91,6 +110,14 @@ pub enum Content {
 }
 
 /// An array of numbers.
+///
+/// ```
+/// use finetuner_protocol::NdArray;
+///
+/// if let NdArray::Dense { shape, dtype, .. } = NdArray::from_f32(&[1.0, 2.0], &[1, 2]) {
+///     assert_eq!((shape, dtype.as_str()), (vec![1, 2], "<f4"));
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum NdArray {
     /// Every element, row by row.
@@ -113,6 +140,16 @@ pub enum NdArray {
 pub struct Opaque(Vec<u8>);
 
 /// A named value, such as a distance.
+///
+/// ```
+/// use finetuner_protocol::NamedScore;
+///
+/// let score = NamedScore {
+///     value: 0.3,
+///     op_name: "cosine".to_owned(),
+///     ..NamedScore::default()
+/// };
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct NamedScore {
     /// The value.
@@ -133,12 +170,24 @@ impl Default for Document {
 
 impl Document {
     /// An empty document with a new id.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// let pair = Document::new().with_chunk(Document::text("a")).with_chunk(Document::text("b"));
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::with_id(random_id())
     }
 
     /// An empty document with this id.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// assert_eq!(Document::with_id("shoe-1").id, "shoe-1");
+    /// ```
     #[must_use]
     pub fn with_id(id: impl Into<String>) -> Self {
         Self {
@@ -157,6 +206,12 @@ impl Document {
     }
 
     /// A text.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// assert_eq!(Document::text("a red shoe").as_text(), Some("a red shoe"));
+    /// ```
     #[must_use]
     pub fn text(text: impl Into<String>) -> Self {
         Self {
@@ -166,6 +221,12 @@ impl Document {
     }
 
     /// Bytes, such as a picture as PNG or JPEG.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// let picture = Document::blob(&b"\x89PNG..."[..]);
+    /// ```
     #[must_use]
     pub fn blob(bytes: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -176,6 +237,12 @@ impl Document {
 
     /// Something that can be read at a URL or a path. A picture in a file of this
     /// machine is read when the document is pushed.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// let picture = Document::uri("pictures/shoe.png");
+    /// ```
     #[must_use]
     pub fn uri(uri: impl Into<String>) -> Self {
         Self {
@@ -186,6 +253,13 @@ impl Document {
 
     /// Numbers of any shape, such as features for `mlp` or the points of a
     /// cloud. `shape` says how many there are in each dimension.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// // Two points in space.
+    /// let cloud = Document::tensor(&[0.0, 0.0, 1.0, 0.5, 0.5, 0.0], &[2, 3]);
+    /// ```
     #[must_use]
     pub fn tensor(values: &[f32], shape: &[u32]) -> Self {
         Self {
@@ -195,6 +269,12 @@ impl Document {
     }
 
     /// Sets [`Document::modality`].
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// let title = Document::text("a red shoe").with_modality("text");
+    /// ```
     #[must_use]
     pub fn with_modality(mut self, modality: impl Into<String>) -> Self {
         self.modality = modality.into();
@@ -202,6 +282,13 @@ impl Document {
     }
 
     /// Sets the tag [`LABEL_TAG`].
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// let shoe = Document::uri("shoe.png").with_label("shoe");
+    /// assert_eq!(shoe.label().as_deref(), Some("shoe"));
+    /// ```
     #[must_use]
     pub fn with_label(mut self, label: impl Into<Json>) -> Self {
         self.tags.insert(LABEL_TAG.to_owned(), label.into());
@@ -209,6 +296,12 @@ impl Document {
     }
 
     /// Sets [`Document::mime_type`].
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// let picture = Document::uri("shoe").with_mime_type("image/png");
+    /// ```
     #[must_use]
     pub fn with_mime_type(mut self, mime_type: impl Into<String>) -> Self {
         self.mime_type = mime_type.into();
@@ -217,12 +310,27 @@ impl Document {
 
     /// Sets the tag [`SCORE_TAG`]: how similar the two parts are, between 0 and
     /// 1.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// let pair = Document::new()
+    ///     .with_chunk(Document::text("a shoe"))
+    ///     .with_chunk(Document::text("a sneaker"))
+    ///     .with_score(0.8);
+    /// ```
     #[must_use]
     pub fn with_score(self, score: f64) -> Self {
         self.with_tag(SCORE_TAG, score)
     }
 
     /// Sets a tag.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// let shoe = Document::uri("shoe.png").with_tag("brand", "none");
+    /// ```
     #[must_use]
     pub fn with_tag(mut self, name: impl Into<String>, value: impl Into<Json>) -> Self {
         self.tags.insert(name.into(), value.into());
@@ -230,6 +338,12 @@ impl Document {
     }
 
     /// Sets [`Document::embedding`] to these values.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// let found = Document::text("a shoe").with_embedding(&[0.1, 0.2]);
+    /// ```
     #[must_use]
     pub fn with_embedding(mut self, values: &[f32]) -> Self {
         let length = u32::try_from(values.len()).unwrap_or(u32::MAX);
@@ -238,6 +352,13 @@ impl Document {
     }
 
     /// Adds a part, and notes in it whose part it is.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// let parent = Document::new().with_chunk(Document::text("a part"));
+    /// assert_eq!(parent.chunks[0].parent_id, parent.id);
+    /// ```
     #[must_use]
     pub fn with_chunk(mut self, mut chunk: Self) -> Self {
         chunk.other.parent_id.clone_from(&self.id);
@@ -247,6 +368,12 @@ impl Document {
     }
 
     /// The text, where the document holds one.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// assert_eq!(Document::uri("shoe.png").as_text(), None);
+    /// ```
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
         match &self.content {
@@ -256,6 +383,12 @@ impl Document {
     }
 
     /// The bytes, where the document holds some.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// assert_eq!(Document::blob(&b"abc"[..]).as_blob(), Some(&b"abc"[..]));
+    /// ```
     #[must_use]
     pub fn as_blob(&self) -> Option<&[u8]> {
         match &self.content {
@@ -266,6 +399,12 @@ impl Document {
 
     /// The label as a text. Numbers that are whole have no decimals, since
     /// docarray keeps every number as a double.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// assert_eq!(Document::text("a").with_label(3).label().as_deref(), Some("3"));
+    /// ```
     #[must_use]
     pub fn label(&self) -> Option<String> {
         match self.tags.get(LABEL_TAG)? {
@@ -293,12 +432,26 @@ impl Document {
     }
 
     /// The document as an encoded protobuf message.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// let shoe = Document::text("a shoe");
+    /// assert_eq!(Document::from_bytes(&shoe.to_bytes())?, shoe);
+    /// # Ok::<(), finetuner_protocol::DocumentError>(())
+    /// ```
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         DocumentProto::from(self.clone()).encode_to_vec()
     }
 
     /// Reads an encoded protobuf message.
+    ///
+    /// ```
+    /// use finetuner_protocol::Document;
+    ///
+    /// assert!(Document::from_bytes(b"no document").is_err());
+    /// ```
     ///
     /// # Errors
     /// [`DocumentError::Malformed`] where the bytes are not such a message.
@@ -332,6 +485,13 @@ pub(crate) fn array_from_message(bytes: &[u8]) -> Result<DocumentArray, Document
 impl NdArray {
     /// A dense array of 32-bit numbers, row by row. `shape` says how many there
     /// are in each dimension.
+    ///
+    /// ```
+    /// use finetuner_protocol::NdArray;
+    ///
+    /// let array = NdArray::from_f32(&[1.0, 2.0], &[2]);
+    /// assert_eq!(array.to_f32(), Some(vec![1.0, 2.0]));
+    /// ```
     #[must_use]
     pub fn from_f32(values: &[f32], shape: &[u32]) -> Self {
         Self::Dense {
@@ -344,6 +504,12 @@ impl NdArray {
 
     /// The values of a dense array as 32-bit numbers, row by row; none where
     /// the array is sparse or holds no numbers.
+    ///
+    /// ```
+    /// use finetuner_protocol::NdArray;
+    ///
+    /// assert_eq!(NdArray::from_f32(&[1.5], &[1]).to_f32(), Some(vec![1.5]));
+    /// ```
     #[must_use]
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         macro_rules! read {

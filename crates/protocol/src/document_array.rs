@@ -20,9 +20,20 @@ use crate::Document;
 const VERSION: u8 = 1;
 
 /// The most that one document may have, compressed or not.
+///
+/// ```
+/// assert_eq!(finetuner_protocol::MAX_DOCUMENT_BYTES >> 20, 256);
+/// ```
 pub const MAX_DOCUMENT_BYTES: u64 = 256 << 20;
 
 /// Why bytes are not an array of documents, or can't be written as one.
+///
+/// ```
+/// use finetuner_protocol::{DocumentArray, DocumentError};
+///
+/// let read = DocumentArray::from_bytes(b"none");
+/// assert!(matches!(read, Err(DocumentError::Malformed(_))));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DocumentError {
@@ -67,12 +78,24 @@ pub struct DocumentArray(Vec<Document>);
 
 impl DocumentArray {
     /// An empty array.
+    ///
+    /// ```
+    /// assert!(finetuner_protocol::DocumentArray::new().is_empty());
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Writes the stream.
+    ///
+    /// ```
+    /// use finetuner_protocol::DocumentArray;
+    ///
+    /// let mut file = Vec::new();
+    /// DocumentArray::new().write(&mut file)?;
+    /// # Ok::<(), finetuner_protocol::DocumentError>(())
+    /// ```
     ///
     /// # Errors
     /// Where `out` fails, or a document is larger than [`MAX_DOCUMENT_BYTES`].
@@ -86,6 +109,14 @@ impl DocumentArray {
 
     /// Reads a stream to its last document; see [`DocumentReader`].
     ///
+    /// ```
+    /// use finetuner_protocol::DocumentArray;
+    ///
+    /// let bytes = DocumentArray::new().to_bytes()?;
+    /// assert!(DocumentArray::read(bytes.as_slice())?.is_empty());
+    /// # Ok::<(), finetuner_protocol::DocumentError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`DocumentError`] says what is wrong with which document.
     pub fn read(from: impl Read) -> Result<Self, DocumentError> {
@@ -93,6 +124,14 @@ impl DocumentArray {
     }
 
     /// The stream as bytes.
+    ///
+    /// ```
+    /// use finetuner_protocol::DocumentArray;
+    ///
+    /// // The head of a stream of none.
+    /// assert_eq!(DocumentArray::new().to_bytes()?, [1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    /// # Ok::<(), finetuner_protocol::DocumentError>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`DocumentArray::write`].
@@ -103,6 +142,14 @@ impl DocumentArray {
     }
 
     /// Reads a stream, which must end with its last document.
+    ///
+    /// ```
+    /// use finetuner_protocol::{Document, DocumentArray};
+    ///
+    /// let array = DocumentArray::from(vec![Document::text("a")]);
+    /// assert_eq!(DocumentArray::from_bytes(&array.to_bytes()?)?, array);
+    /// # Ok::<(), finetuner_protocol::DocumentError>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`DocumentArray::read`].
@@ -117,6 +164,12 @@ impl DocumentArray {
     /// Reads a binary file of docarray 0.x, whichever of these it is: the
     /// stream (`protocol="protobuf"`), one message (`"protobuf-array"`), either
     /// of them compressed as a whole with gzip.
+    ///
+    /// ```
+    /// use finetuner_protocol::DocumentArray;
+    ///
+    /// assert!(DocumentArray::from_file_bytes(b"a pickled array").is_err());
+    /// ```
     ///
     /// # Errors
     /// As for [`DocumentArray::read`]; pickled arrays (docarray's default) are
@@ -217,6 +270,15 @@ pub struct DocumentReader<R> {
 impl<R: Read> DocumentReader<R> {
     /// Reads the head of a stream.
     ///
+    /// ```
+    /// use finetuner_protocol::{DocumentArray, DocumentReader};
+    ///
+    /// let bytes = DocumentArray::new().to_bytes()?;
+    /// let reader = DocumentReader::new(bytes.as_slice())?;
+    /// assert_eq!(reader.count_announced(), 0);
+    /// # Ok::<(), finetuner_protocol::DocumentError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`DocumentError::Malformed`] where it is none.
     pub fn new(mut from: R) -> Result<Self, DocumentError> {
@@ -241,12 +303,33 @@ impl<R: Read> DocumentReader<R> {
     }
 
     /// The bytes of all documents that were read so far, unpacked.
+    ///
+    /// ```
+    /// use finetuner_protocol::{Document, DocumentArray, DocumentReader};
+    ///
+    /// let bytes = DocumentArray::from(vec![Document::text("a")]).to_bytes()?;
+    /// let mut reader = DocumentReader::new(bytes.as_slice())?;
+    /// reader.next();
+    /// assert!(reader.bytes_unpacked() > 0);
+    /// # Ok::<(), finetuner_protocol::DocumentError>(())
+    /// ```
     pub fn bytes_unpacked(&self) -> u64 {
         self.unpacked
     }
 
     /// Leaves out the next documents, as many as there are up to `count`,
     /// without unpacking them.
+    ///
+    /// ```
+    /// use finetuner_protocol::{Document, DocumentArray, DocumentReader};
+    ///
+    /// let array = DocumentArray::from(vec![Document::text("a"), Document::text("b")]);
+    /// let bytes = array.to_bytes()?;
+    /// let mut reader = DocumentReader::new(bytes.as_slice())?;
+    /// reader.skip_documents(1)?;
+    /// assert_eq!(reader.next().transpose()?.as_ref(), array.last());
+    /// # Ok::<(), finetuner_protocol::DocumentError>(())
+    /// ```
     ///
     /// # Errors
     /// [`DocumentError::Truncated`] where the stream ends within one.
@@ -259,6 +342,14 @@ impl<R: Read> DocumentReader<R> {
     }
 
     /// How many documents the stream says it has.
+    ///
+    /// ```
+    /// use finetuner_protocol::{Document, DocumentArray, DocumentReader};
+    ///
+    /// let bytes = DocumentArray::from(vec![Document::text("a")]).to_bytes()?;
+    /// assert_eq!(DocumentReader::new(bytes.as_slice())?.count_announced(), 1);
+    /// # Ok::<(), finetuner_protocol::DocumentError>(())
+    /// ```
     pub fn count_announced(&self) -> u64 {
         self.count
     }
@@ -327,6 +418,15 @@ impl<R: Read> Iterator for DocumentReader<R> {
 
 impl<R> DocumentReader<R> {
     /// What the stream was read from, for what comes behind its last document.
+    ///
+    /// ```
+    /// use finetuner_protocol::{DocumentArray, DocumentReader};
+    ///
+    /// let bytes = DocumentArray::new().to_bytes()?;
+    /// let rest = DocumentReader::new(bytes.as_slice())?.into_inner();
+    /// assert!(rest.is_empty());
+    /// # Ok::<(), finetuner_protocol::DocumentError>(())
+    /// ```
     pub fn into_inner(self) -> R {
         self.from
     }

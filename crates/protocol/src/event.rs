@@ -167,6 +167,14 @@ pub enum WorkerOrders {
 }
 
 /// A checkpoint of a run.
+///
+/// ```
+/// let checkpoint: finetuner_protocol::CheckpointInfo = serde_json::from_str(
+///     r#"{"number": 1, "epoch": 2, "step": 0, "size": 9, "sha256": "00", "created_at": ""}"#,
+/// )?;
+/// assert_eq!(checkpoint.epoch, 2);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckpointInfo {
     /// Its number in the run, counted from 1.

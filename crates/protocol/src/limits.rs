@@ -4,6 +4,10 @@
 use crate::{Callback, RunConfig, Sampler, backbone::find_backbone};
 
 /// The most epochs that a run may have; it must be below the 50 of the wire.
+///
+/// ```
+/// assert_eq!(finetuner_protocol::MAX_EPOCHS, 49);
+/// ```
 pub const MAX_EPOCHS: u64 = 49;
 
 /// A setting that can be known to be wrong without looking at any data.
@@ -29,6 +33,13 @@ impl InvalidField {
 }
 
 /// Checks the name of a run, an experiment or a data set.
+///
+/// ```
+/// use finetuner_protocol::check_name;
+///
+/// assert!(check_name("run_name", "clip-fashion-1").is_ok());
+/// assert!(check_name("run_name", "a/b").is_err());
+/// ```
 ///
 /// # Errors
 /// Where the name is empty or blank, longer than 255 bytes, `.` or `..`, or holds a
@@ -72,6 +83,12 @@ pub fn check_workers(num_workers: u64) -> Result<(), InvalidField> {
 
 impl RunConfig {
     /// Finds the first setting that no backend can accept.
+    ///
+    /// ```
+    /// let mut config = finetuner_protocol::RunConfig::default();
+    /// config.hyper_parameters.epochs = 50;
+    /// assert!(config.check().is_err());
+    /// ```
     ///
     /// # Errors
     /// [`InvalidField`] names the argument, its value and its limits.

@@ -10,6 +10,12 @@ macro_rules! open_enum {
         }
     ) => {
         $(#[$meta])*
+        ///
+        #[doc = concat!(
+            "```\nuse finetuner_protocol::", stringify!($name), ";\n\n",
+            "// A name that is not known is kept.\n",
+            "assert_eq!(", stringify!($name), "::from(\"Next\").to_string(), \"Next\");\n```",
+        )]
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum $name {
@@ -23,6 +29,12 @@ macro_rules! open_enum {
             pub const KNOWN: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The name on the wire.
+            ///
+            #[doc = concat!(
+                "```\nuse finetuner_protocol::", stringify!($name), ";\n\n",
+                "for known in ", stringify!($name), "::KNOWN {\n",
+                "    assert_eq!(", stringify!($name), "::from(known.as_str()), *known);\n}\n```",
+            )]
             #[must_use]
             pub fn as_str(&self) -> &str {
                 match self {
@@ -261,6 +273,12 @@ open_enum! {
 
 impl Status {
     /// Whether nothing more will happen.
+    ///
+    /// ```
+    /// use finetuner_protocol::Status;
+    ///
+    /// assert!(Status::Failed.is_final() && !Status::Started.is_final());
+    /// ```
     #[must_use]
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Finished | Self::Failed)
@@ -279,6 +297,13 @@ open_enum! {
 
 impl Device {
     /// What the Python client makes of its argument: `cuda` is `gpu`.
+    ///
+    /// ```
+    /// use finetuner_protocol::Device;
+    ///
+    /// // What the Python client calls `cuda`, the wire calls `gpu`.
+    /// assert_eq!(Device::from_python("cuda"), Device::Gpu);
+    /// ```
     #[must_use]
     pub fn from_python(self) -> Self {
         match self {

@@ -22,12 +22,20 @@ pub struct Options(Map<String, Value>);
 
 impl Options {
     /// No options.
+    ///
+    /// ```
+    /// assert!(finetuner_protocol::Options::new().is_empty());
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets an option.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().with("smooth_loss", true);
+    /// ```
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.0.insert(name.into(), value.into());
@@ -36,6 +44,10 @@ impl Options {
 
     /// How much nearer a positive must be than a negative; of
     /// `TripletMarginLoss` (0.05 there by default) and most miners (0.2).
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().margin(0.3);
+    /// ```
     #[must_use]
     pub fn margin(self, margin: f64) -> Self {
         self.with("margin", margin)
@@ -43,6 +55,10 @@ impl Options {
 
     /// Which triplets `TripletMarginMiner` keeps: `all` (its default), `easy`,
     /// `semihard` or `hard`.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().type_of_triplets("semihard");
+    /// ```
     #[must_use]
     pub fn type_of_triplets(self, kind: &str) -> Self {
         self.with("type_of_triplets", kind)
@@ -50,6 +66,10 @@ impl Options {
 
     /// What is multiplied with a similarity's inverse, above 0; of losses such
     /// as `NTXentLoss` (0.07 there by default).
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().temperature(0.07);
+    /// ```
     #[must_use]
     pub fn temperature(self, temperature: f64) -> Self {
         self.with("temperature", temperature)
@@ -57,18 +77,30 @@ impl Options {
 
     /// How strongly an optimizer pulls weights to zero; 0 by default, 0.01 for
     /// `AdamW`.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().weight_decay(0.01);
+    /// ```
     #[must_use]
     pub fn weight_decay(self, decay: f64) -> Self {
         self.with("weight_decay", decay)
     }
 
     /// How slowly an `Adam`'s two averages change; 0.9 and 0.999 by default.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().betas(0.9, 0.98);
+    /// ```
     #[must_use]
     pub fn betas(self, first: f64, second: f64) -> Self {
         self.with("betas", vec![first, second])
     }
 
     /// How much of the last step `SGD` takes again; 0 by default.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().momentum(0.9);
+    /// ```
     #[must_use]
     pub fn momentum(self, momentum: f64) -> Self {
         self.with("momentum", momentum)
@@ -76,12 +108,20 @@ impl Options {
 
     /// Lower learning rates for earlier layers: each has this times that of the
     /// layer behind it, such as 0.98. An option of all optimizers.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().layer_wise_lr_decay(0.9);
+    /// ```
     #[must_use]
     pub fn layer_wise_lr_decay(self, factor: f64) -> Self {
         self.with("layer_wise_lr_decay", factor)
     }
 
     /// How a model makes one vector of many: `mean`, `max`, `cls` or `GeM`.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().pooler("mean");
+    /// ```
     #[must_use]
     pub fn pooler(self, pooler: &str) -> Self {
         self.with("pooler", pooler)

@@ -55,6 +55,16 @@ pub struct RunInfo {
 }
 
 /// The configuration of a run of any kind.
+///
+/// ```
+/// use finetuner_protocol::Config;
+///
+/// let config: Config = serde_json::from_str(
+///     r#"{"model": {"name": "clip-small"}, "data": {"train_data": "train"}}"#,
+/// )?;
+/// assert!(config.training().is_some());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Config {
@@ -68,6 +78,12 @@ pub enum Config {
 
 impl Config {
     /// The settings of a training run.
+    ///
+    /// ```
+    /// use finetuner_protocol::{Config, RunConfig};
+    ///
+    /// assert!(Config::Training(RunConfig::default().into()).training().is_some());
+    /// ```
     #[must_use]
     pub fn training(&self) -> Option<&RunConfig> {
         match self {
@@ -77,6 +93,12 @@ impl Config {
     }
 
     /// The settings of a synthesis run.
+    ///
+    /// ```
+    /// use finetuner_protocol::{Config, RunConfig};
+    ///
+    /// assert!(Config::Training(RunConfig::default().into()).synthesis().is_none());
+    /// ```
     #[must_use]
     pub fn synthesis(&self) -> Option<&SynthesisConfig> {
         match self {
@@ -178,6 +200,13 @@ fn one() -> u64 {
 }
 
 /// Where a run stands, and why.
+///
+/// ```
+/// let status: finetuner_protocol::StatusInfo =
+///     serde_json::from_str(r#"{"status": "FINISHED", "details": "Run finished"}"#)?;
+/// assert!(status.status.is_final());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusInfo {
     /// Where it stands.
@@ -199,6 +228,13 @@ impl std::fmt::Display for StatusInfo {
 }
 
 /// Metrics before and after the training, by name.
+///
+/// ```
+/// let metrics: finetuner_protocol::MetricsInfo =
+///     serde_json::from_str(r#"{"before": {}, "after": {"recall_at_k": 0.75}}"#)?;
+/// assert_eq!(metrics.after["recall_at_k"], 0.75);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MetricsInfo {
     /// Of the backbone as it was.
@@ -211,6 +247,13 @@ pub struct MetricsInfo {
 
 /// What example queries found before and after the training, by query. A
 /// match is what the backend shows of it: a text, or the name of a picture.
+///
+/// ```
+/// let examples: finetuner_protocol::ExamplesInfo =
+///     serde_json::from_str(r#"{"before": {}, "after": {"a shoe": ["shoe.png"]}}"#)?;
+/// assert_eq!(examples.after["a shoe"].len(), 1);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ExamplesInfo {
     /// With the backbone as it was.
@@ -222,9 +265,23 @@ pub struct ExamplesInfo {
 }
 
 /// The most points of a run's curves in one answer.
+///
+/// ```
+/// println!("{} points at most in one answer", finetuner_protocol::MAX_POINTS);
+/// ```
 pub const MAX_POINTS: usize = 10_000;
 
 /// A point of a run's curves.
+///
+/// ```
+/// use finetuner_protocol::{Event, MetricPoint};
+///
+/// let point: MetricPoint = serde_json::from_str(
+///     r#"{"number": 7, "at": 0, "kind": "epoch", "epoch": 1, "epochs": 5, "train_loss": 0.5, "val_loss": null}"#,
+/// )?;
+/// assert!(matches!(point.event, Event::Epoch { epoch: 1, .. }));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MetricPoint {
     /// Its number in the run; later points have greater ones.
@@ -238,6 +295,13 @@ pub struct MetricPoint {
 
 /// One page of a list. Servers of clients up to 0.6 answer with the bare list,
 /// which is read as the only page.
+///
+/// ```
+/// let page: finetuner_protocol::Page<u32> =
+///     serde_json::from_str(r#"{"items": [1, 2], "total": 9, "page": 1, "size": 2}"#)?;
+/// assert_eq!(page.total, 9);
+/// # Ok::<(), serde_json::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Page<T> {
     /// The items of the page.
@@ -252,6 +316,12 @@ pub struct Page<T> {
 
 impl<T> Page<T> {
     /// The page with something else in the place of each item.
+    ///
+    /// ```
+    /// let page: finetuner_protocol::Page<u32> = serde_json::from_str("[1, 2]")?;
+    /// assert_eq!(page.map(|n| n * 10).items, [10, 20]);
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
     #[must_use]
     pub fn map<U>(self, f: impl FnMut(T) -> U) -> Page<U> {
         Page {

@@ -36,6 +36,13 @@ pub struct Summary {
 
 impl Summary {
     /// Counts what is in an array.
+    ///
+    /// ```
+    /// use finetuner_protocol::{Document, DocumentArray, Summary};
+    ///
+    /// let array = DocumentArray::from(vec![Document::text("a")]);
+    /// assert_eq!(Summary::of(&array).length, 1);
+    /// ```
     #[must_use]
     pub fn of(array: &DocumentArray) -> Self {
         let mut counter = SummaryCounter::default();
@@ -46,6 +53,12 @@ impl Summary {
     }
 
     /// The summary in the form in which docarray sends it along with an upload.
+    ///
+    /// ```
+    /// use finetuner_protocol::{DocumentArray, Summary};
+    ///
+    /// println!("{}", Summary::of(&DocumentArray::new()).to_meta_data());
+    /// ```
     #[must_use]
     pub fn to_meta_data(&self) -> Value {
         let item = |name: &str, value: Value, description: &str| {

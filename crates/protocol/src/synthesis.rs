@@ -7,6 +7,11 @@ use serde_json::{Map, Value};
 use crate::{InvalidField, check_name};
 
 /// All settings of a synthesis run.
+///
+/// ```
+/// let mut config = finetuner_protocol::SynthesisConfig::default();
+/// config.max_num_docs = Some(1000);
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SynthesisConfig {
@@ -67,6 +72,11 @@ impl Default for RelationMining {
 
 impl SynthesisConfig {
     /// Finds the first setting that no backend can accept.
+    ///
+    /// ```
+    /// let config = finetuner_protocol::SynthesisConfig::default();
+    /// assert!(config.check().is_err(), "it has no data yet");
+    /// ```
     ///
     /// # Errors
     /// [`InvalidField`] names the argument, its value and its limits.

@@ -8,6 +8,12 @@ use crate::{Generation, InvalidField};
 
 /// Keeps the weights of the epoch with the best value of a metric, and puts
 /// them into the artifact.
+///
+/// ```
+/// use finetuner_protocol::callback::BestModelCheckpoint;
+///
+/// let callback = BestModelCheckpoint::new().monitor("recall_at_k");
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BestModelCheckpoint {
@@ -40,12 +46,23 @@ impl Default for BestModelCheckpoint {
 
 impl BestModelCheckpoint {
     /// Watches the validation loss.
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::BestModelCheckpoint::new();
+    /// assert_eq!(callback.monitor, "val_loss");
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets [`BestModelCheckpoint::monitor`].
+    ///
+    /// ```
+    /// use finetuner_protocol::callback::BestModelCheckpoint;
+    ///
+    /// let callback = BestModelCheckpoint::new().monitor("train_loss");
+    /// ```
     #[must_use]
     pub fn monitor(mut self, metric: impl Into<String>) -> Self {
         self.monitor = metric.into();
@@ -53,6 +70,12 @@ impl BestModelCheckpoint {
     }
 
     /// Sets [`BestModelCheckpoint::mode`].
+    ///
+    /// ```
+    /// use finetuner_protocol::callback::BestModelCheckpoint;
+    ///
+    /// let callback = BestModelCheckpoint::new().monitor("my_metric").mode("max");
+    /// ```
     #[must_use]
     pub fn mode(mut self, mode: impl Into<String>) -> Self {
         self.mode = mode.into();

@@ -7,6 +7,12 @@ use super::{Callback, check_monitor, check_positive, invalid, merged};
 use crate::{Generation, InvalidField};
 
 /// Ends the training once a metric has not improved for some epochs.
+///
+/// ```
+/// use finetuner_protocol::callback::EarlyStopping;
+///
+/// let callback = EarlyStopping::new().patience(3).min_delta(0.01);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EarlyStopping {
@@ -46,12 +52,20 @@ impl Default for EarlyStopping {
 
 impl EarlyStopping {
     /// Watches the validation loss.
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EarlyStopping::new();
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets [`EarlyStopping::monitor`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EarlyStopping::new().monitor("train_loss");
+    /// ```
     #[must_use]
     pub fn monitor(mut self, metric: impl Into<String>) -> Self {
         self.monitor = metric.into();
@@ -59,6 +73,10 @@ impl EarlyStopping {
     }
 
     /// Sets [`EarlyStopping::mode`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EarlyStopping::new().mode("min");
+    /// ```
     #[must_use]
     pub fn mode(mut self, mode: impl Into<String>) -> Self {
         self.mode = mode.into();
@@ -66,6 +84,10 @@ impl EarlyStopping {
     }
 
     /// Sets [`EarlyStopping::patience`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EarlyStopping::new().patience(3);
+    /// ```
     #[must_use]
     pub fn patience(mut self, epochs: usize) -> Self {
         self.patience = epochs;
@@ -73,6 +95,10 @@ impl EarlyStopping {
     }
 
     /// Sets [`EarlyStopping::min_delta`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EarlyStopping::new().min_delta(0.01);
+    /// ```
     #[must_use]
     pub fn min_delta(mut self, delta: f64) -> Self {
         self.min_delta = delta.into();
@@ -80,6 +106,10 @@ impl EarlyStopping {
     }
 
     /// Sets [`EarlyStopping::baseline`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EarlyStopping::new().baseline(0.5);
+    /// ```
     #[must_use]
     pub fn baseline(mut self, value: f64) -> Self {
         self.baseline = Some(value);

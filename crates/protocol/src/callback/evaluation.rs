@@ -8,6 +8,12 @@ use crate::{Generation, InvalidField};
 
 /// Measures how well queries find their documents, before and after the
 /// training.
+///
+/// ```
+/// use finetuner_protocol::callback::EvaluationCallback;
+///
+/// let callback = EvaluationCallback::new("queries").index_data("pictures").limit(10);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct EvaluationCallback {
@@ -75,6 +81,10 @@ impl Default for EvaluationCallback {
 
 impl EvaluationCallback {
     /// Evaluates with the query data of this name.
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval");
+    /// ```
     #[must_use]
     pub fn new(query_data: impl Into<String>) -> Self {
         Self {
@@ -84,6 +94,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::index_data`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").index_data("pictures");
+    /// ```
     #[must_use]
     pub fn index_data(mut self, name: impl Into<String>) -> Self {
         self.index_data = Some(name.into());
@@ -91,6 +105,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::limit`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").limit(10);
+    /// ```
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;
@@ -98,6 +116,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::batch_size`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").batch_size(64);
+    /// ```
     #[must_use]
     pub fn batch_size(mut self, batch_size: usize) -> Self {
         self.batch_size = batch_size;
@@ -105,6 +127,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::distance`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").distance("euclidean");
+    /// ```
     #[must_use]
     pub fn distance(mut self, distance: impl Into<String>) -> Self {
         self.distance = distance.into();
@@ -112,6 +138,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::exclude_self`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").exclude_self(false);
+    /// ```
     #[must_use]
     pub fn exclude_self(mut self, value: bool) -> Self {
         self.exclude_self = value;
@@ -119,6 +149,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::model`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").model("clip-text");
+    /// ```
     #[must_use]
     pub fn model(mut self, value: impl Into<String>) -> Self {
         self.model = Some(value.into());
@@ -126,6 +160,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::index_model`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").index_model("clip-vision");
+    /// ```
     #[must_use]
     pub fn index_model(mut self, value: impl Into<String>) -> Self {
         self.index_model = Some(value.into());
@@ -133,6 +171,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::multi_modal`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").multi_modal(true);
+    /// ```
     #[must_use]
     pub fn multi_modal(mut self, value: bool) -> Self {
         self.multi_modal = value;
@@ -140,6 +182,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::steps_per_interval`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").steps_per_interval(100);
+    /// ```
     #[must_use]
     pub fn steps_per_interval(mut self, value: usize) -> Self {
         self.steps_per_interval = Some(value);
@@ -147,6 +193,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::gather_examples`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").gather_examples(true);
+    /// ```
     #[must_use]
     pub fn gather_examples(mut self, value: bool) -> Self {
         self.gather_examples = value;
@@ -154,6 +204,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::num_example_queries`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").num_example_queries(10);
+    /// ```
     #[must_use]
     pub fn num_example_queries(mut self, value: usize) -> Self {
         self.num_example_queries = value;
@@ -161,6 +215,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::num_workers`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").num_workers(2);
+    /// ```
     #[must_use]
     pub fn num_workers(mut self, value: usize) -> Self {
         self.num_workers = value;
@@ -168,6 +226,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::caption`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").caption("eval");
+    /// ```
     #[must_use]
     pub fn caption(mut self, value: impl Into<String>) -> Self {
         self.caption = Some(value.into());
@@ -175,6 +237,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::output_model_names`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").output_model_names(true);
+    /// ```
     #[must_use]
     pub fn output_model_names(mut self, value: bool) -> Self {
         self.output_model_names = value;
@@ -182,6 +248,10 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::query_sample_size`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").query_sample_size(1000);
+    /// ```
     #[must_use]
     pub fn query_sample_size(mut self, value: usize) -> Self {
         self.query_sample_size = Some(value);

@@ -8,6 +8,10 @@ use crate::{Generation, InvalidField};
 
 /// Sends metrics to an MLflow server. Backends of the last Python client don't
 /// know it.
+///
+/// ```
+/// let callback = finetuner_protocol::callback::MLFlowLogger::new();
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MLFlowLogger {
@@ -22,6 +26,10 @@ pub struct MLFlowLogger {
 
 impl MLFlowLogger {
     /// Sends metrics of this experiment to this address.
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::MLFlowLogger::new();
+    /// ```
     #[must_use]
     pub fn new(experiment: impl Into<String>, tracking_uri: impl Into<String>) -> Self {
         Self {

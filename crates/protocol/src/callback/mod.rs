@@ -60,6 +60,10 @@ pub enum Callback {
 }
 
 /// The names of all callbacks that have types of their own here.
+///
+/// ```
+/// assert!(finetuner_protocol::CALLBACKS.contains(&"EarlyStopping"));
+/// ```
 pub const CALLBACKS: &[&str] = &[
     "BestModelCheckpoint",
     "TrainingCheckpoint",
@@ -72,6 +76,12 @@ pub const CALLBACKS: &[&str] = &[
 
 impl Callback {
     /// The name on the wire.
+    ///
+    /// ```
+    /// use finetuner_protocol::{Callback, callback::EarlyStopping};
+    ///
+    /// assert_eq!(Callback::from(EarlyStopping::new()).name(), "EarlyStopping");
+    /// ```
     #[must_use]
     pub fn name(&self) -> &str {
         match self {

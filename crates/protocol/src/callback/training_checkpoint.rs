@@ -7,6 +7,10 @@ use super::{Callback, check_positive, merged};
 use crate::{Generation, InvalidField};
 
 /// Saves the state of the training after each epoch.
+///
+/// ```
+/// let callback = finetuner_protocol::callback::TrainingCheckpoint::new().last_k_epochs(3);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainingCheckpoint {
@@ -34,12 +38,21 @@ impl Default for TrainingCheckpoint {
 
 impl TrainingCheckpoint {
     /// Keeps the last epoch.
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::TrainingCheckpoint::new();
+    /// assert_eq!(callback.last_k_epochs, 1);
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets [`TrainingCheckpoint::last_k_epochs`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::TrainingCheckpoint::new().last_k_epochs(3);
+    /// ```
     #[must_use]
     pub fn last_k_epochs(mut self, count: usize) -> Self {
         self.last_k_epochs = count;

@@ -9,6 +9,10 @@ use crate::{Generation, InvalidField};
 /// Mixes the fine-tuned weights with those of the backbone, which keeps more of
 /// what the backbone knew (Wortsman et al. 2021,
 /// <https://arxiv.org/abs/2109.01903>).
+///
+/// ```
+/// let callback = finetuner_protocol::callback::WiSEFTCallback::new().alpha(0.4);
+/// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct WiSEFTCallback {
@@ -31,12 +35,20 @@ impl Default for WiSEFTCallback {
 
 impl WiSEFTCallback {
     /// Takes four parts of ten from the fine-tuned weights.
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::WiSEFTCallback::new();
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets [`WiSEFTCallback::alpha`].
+    ///
+    /// ```
+    /// let callback = finetuner_protocol::callback::WiSEFTCallback::new().alpha(0.4);
+    /// ```
     #[must_use]
     pub fn alpha(mut self, alpha: f64) -> Self {
         self.alpha = alpha;

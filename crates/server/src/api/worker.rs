@@ -11,7 +11,7 @@ use axum::{
     response::IntoResponse,
 };
 use finetuner_protocol::{
-    Device, EventBatch, Job, Level, Outcome, Status, WorkRules, WorkerOrders,
+    Device, Event, EventBatch, Job, Level, Outcome, Status, WorkRules, WorkerOrders,
 };
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -133,11 +133,17 @@ pub(crate) async fn events(
     } else {
         app.counters.events(batch.events.len() as u64);
         let EventBatch { first, events } = batch;
+        let has_lines = events
+            .iter()
+            .any(|event| matches!(event, Event::Log { .. }));
         let added = app
             .database
             .add_worker_events(run.id, token, lease, first, events);
         let added = added.await?;
-        app.changes.notify(run.id);
+        // Who follows a run waits for lines, of which there are far fewer.
+        if has_lines {
+            app.changes.notify(run.id);
+        }
         added
     };
     if !is_current {

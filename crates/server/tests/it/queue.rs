@@ -228,9 +228,8 @@ fn picture_server(picture: Vec<u8>) -> String {
         for mut connection in listener.incoming().flatten() {
             let _ = connection.read(&mut [0; 4096]);
             let length = picture.len();
-            let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
-            );
+            let head =
+                format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
             let _ = connection.write_all(&[head.as_bytes(), &picture].concat());
         }
     });
