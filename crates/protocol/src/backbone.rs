@@ -56,7 +56,7 @@ impl Backbone {
 ///
 /// ```
 /// for backbone in finetuner_protocol::BACKBONES.iter() {
-///     for option in &backbone.options {
+///     for option in backbone.options {
 ///         println!("{}: {}", backbone.name, option.name);
 ///     }
 /// }
@@ -319,7 +319,7 @@ pub const BACKBONES: &[Backbone] = &[
 /// use finetuner_protocol::find_backbone;
 ///
 /// // By its name or by the name that tables show.
-/// let clip = find_backbone("clip-base-en").map(|backbone| backbone.name.as_str());
+/// let clip = find_backbone("clip-base-en").map(|backbone| backbone.name);
 /// assert_eq!(clip, Some("openai/clip-vit-base-patch32"));
 /// ```
 #[must_use]

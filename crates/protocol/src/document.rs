@@ -357,7 +357,7 @@ impl Document {
     /// use finetuner_protocol::Document;
     ///
     /// let parent = Document::new().with_chunk(Document::text("a part"));
-    /// assert_eq!(parent.chunks[0].parent_id, parent.id);
+    /// assert_eq!(parent.chunks[0].as_text(), Some("a part"));
     /// ```
     #[must_use]
     pub fn with_chunk(mut self, mut chunk: Self) -> Self {

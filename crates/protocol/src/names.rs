@@ -302,7 +302,7 @@ impl Device {
     /// use finetuner_protocol::Device;
     ///
     /// // What the Python client calls `cuda`, the wire calls `gpu`.
-    /// assert_eq!(Device::from_python("cuda"), Device::Gpu);
+    /// assert_eq!(Device::from_python("cuda".into()), Device::Gpu);
     /// ```
     #[must_use]
     pub fn from_python(self) -> Self {

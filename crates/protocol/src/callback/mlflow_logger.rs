@@ -10,7 +10,9 @@ use crate::{Generation, InvalidField};
 /// know it.
 ///
 /// ```
-/// let callback = finetuner_protocol::callback::MLFlowLogger::new();
+/// use finetuner_protocol::callback::MLFlowLogger;
+///
+/// let callback = MLFlowLogger::new("fashion", "http://127.0.0.1:5000");
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -28,7 +30,9 @@ impl MLFlowLogger {
     /// Sends metrics of this experiment to this address.
     ///
     /// ```
-    /// let callback = finetuner_protocol::callback::MLFlowLogger::new();
+    /// use finetuner_protocol::callback::MLFlowLogger;
+    ///
+    /// let callback = MLFlowLogger::new("fashion", "http://127.0.0.1:5000");
     /// ```
     #[must_use]
     pub fn new(experiment: impl Into<String>, tracking_uri: impl Into<String>) -> Self {

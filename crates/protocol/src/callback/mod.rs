@@ -62,7 +62,7 @@ pub enum Callback {
 /// The names of all callbacks that have types of their own here.
 ///
 /// ```
-/// assert!(finetuner_protocol::CALLBACKS.contains(&"EarlyStopping"));
+/// assert!(finetuner_protocol::callback::CALLBACKS.contains(&"EarlyStopping"));
 /// ```
 pub const CALLBACKS: &[&str] = &[
     "BestModelCheckpoint",

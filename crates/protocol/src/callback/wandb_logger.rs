@@ -56,7 +56,7 @@ impl WandBLogger {
     /// Sets [`WandBLogger::metrics_logger_step`], `epoch` or `batch`.
     ///
     /// ```
-    /// let callback = finetuner_protocol::callback::WandBLogger::new().metrics_logger_step(10);
+    /// let callback = finetuner_protocol::callback::WandBLogger::new().metrics_logger_step("epoch");
     /// ```
     #[must_use]
     pub fn metrics_logger_step(mut self, step: impl Into<String>) -> Self {
