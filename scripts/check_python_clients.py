@@ -9,14 +9,14 @@ Each generation needs a Python environment of its own:
     late/bin/pip install --no-deps "finetuner==0.8.1"
 
     python -m venv early && early/bin/pip install "setuptools<70" "numpy<2" "pydantic<2" \
-        rich requests "docarray==0.14.10" "protobuf==3.20.3" aiohttp pathspec docker importlib-metadata
+        rich requests "docarray==0.13.19" "protobuf==3.20.3" "aiohttp==3.9.5" pathspec docker importlib-metadata
     early/bin/pip install --no-deps "jina-hubble-sdk==0.5.1" "finetuner-client==0.2.2"
 
     python scripts/check_python_clients.py --late late/bin/python --early early/bin/python
 
 `--no-deps` since some of what they were pinned to is no longer to be had:
 finetuner 0.8.1 wants a commons package whose tokenizers can't be built with a
-Python of today, finetuner-client 0.2.2 an aiohttp that can't.
+Python of today, and jina-hubble-sdk 0.5.1 an aiohttp that can't.
 
 The clients know the names of their own models alone, and the one of the guide
 comes from a hub. So that no network is needed, a first run makes a small CLIP,

@@ -270,7 +270,7 @@ impl Database {
                 }
             };
             let values = params![experiment_id, filter.status, filter.name];
-            let total = match is_all {
+            let total: i64 = match is_all {
                 true => db
                     .prepare_cached("SELECT runs FROM experiments WHERE id = ?1")?
                     .query_row([experiment_id], |row| row.get(0))
@@ -282,12 +282,23 @@ impl Database {
                     |row| row.get(0),
                 )?,
             };
-            let order = if filter.newest_first { "DESC" } else { "ASC" };
-            // A page far behind is found in the index, without its rows.
+            let [order, reverse] = match filter.newest_first {
+                true => ["DESC", "ASC"],
+                false => ["ASC", "DESC"],
+            };
+            // A page far behind is found in the index, without its rows, and
+            // from the end that is nearer.
+            let (offset, limit, inner) = match limit >= 0 && offset > total / 2 {
+                true => {
+                    let left = (total - offset).clamp(0, limit);
+                    ((total - offset - left).max(0), left, reverse)
+                }
+                false => (offset, limit, order),
+            };
             let rows = db
                 .prepare_cached(&format!(
                     "{SELECT} WHERE runs.id IN (
-                         SELECT id FROM runs WHERE {wanted} ORDER BY id {order} LIMIT ?4 OFFSET ?5)
+                         SELECT id FROM runs WHERE {wanted} ORDER BY id {inner} LIMIT ?4 OFFSET ?5)
                      ORDER BY runs.id {order}"
                 ))?
                 .query_map(
@@ -295,7 +306,7 @@ impl Database {
                     run,
                 )?
                 .collect::<Result<_, _>>()?;
-            Ok((rows, total))
+            Ok((rows, u64::try_from(total).unwrap_or_default()))
         })
         .await
     }
@@ -464,6 +475,21 @@ pub(super) mod tests {
             ..all.clone()
         };
         assert_eq!(names(filter).await, ("b-1".into(), 3));
+        for (page, expected) in [((2, 1), "a-2"), ((2, 5), "a-2"), ((1, 2), "b-1 a-2")] {
+            let filter = RunFilter {
+                page: Some(page),
+                ..all.clone()
+            };
+            assert_eq!(names(filter).await, (expected.into(), 3), "{page:?}");
+        }
+        for (page, expected) in [((2, 2), "a-1"), ((3, 2), ""), ((9, 2), "")] {
+            let filter = RunFilter {
+                page: Some(page),
+                newest_first: true,
+                ..all.clone()
+            };
+            assert_eq!(names(filter).await, (expected.into(), 3), "{page:?}");
+        }
         let filter = RunFilter {
             status: Some("FAILED".into()),
             ..all.clone()
