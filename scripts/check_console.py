@@ -31,7 +31,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 ROOT = Path(__file__).resolve().parent.parent
 WIDE, NARROW = (1280, 900), (375, 800)
 # How long anything may take that is waited for.
-PATIENCE = 120
+PATIENCE = 300
 
 
 class Server:

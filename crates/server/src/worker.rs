@@ -32,8 +32,9 @@ pub(crate) const WORKER_URL: &str = "FINETUNER_WORKER_URL";
 /// The environment variable with the token.
 pub(crate) const WORKER_TOKEN: &str = "FINETUNER_WORKER_TOKEN";
 
-/// Times that a call is made before the server counts as gone.
-const ATTEMPTS: u32 = 8;
+/// Times that a call is made before the server counts as gone: for 51 seconds,
+/// so that one which is started anew is found.
+const ATTEMPTS: u32 = 10;
 /// The most events of one report.
 const BATCH: usize = 256;
 /// How long an answer may take to begin.

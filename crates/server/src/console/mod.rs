@@ -3,6 +3,7 @@
 //! what is live. Nothing comes from another host.
 
 mod chart;
+mod compare;
 mod data;
 mod runs;
 mod sign_in;
@@ -47,7 +48,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .route(&format!("{run}/live"), get(runs::live))
         .route(&format!("{run}/cancel"), post(runs::cancel))
         .route(&format!("{run}/delete"), post(runs::delete))
-        .route("/console/compare", get(runs::compare))
+        .route("/console/compare", get(compare::page))
         .route("/console/data", get(data::list))
         .route("/console/data/{id}", get(data::page))
         .route("/console/data/{id}/picture", get(data::picture))

@@ -1,12 +1,12 @@
-//! Experiments and their runs: lists, one run, several side by side.
+//! Experiments and their runs: lists, and one run.
 
 use std::{convert::Infallible, sync::Arc};
 
 use axum::{
-    extract::{Path, Query, RawQuery, State},
+    extract::{Path, Query, State},
     http::HeaderMap,
     response::{
-        IntoResponse, Redirect, Response, Sse,
+        Redirect, Sse,
         sse::{Event as Message, KeepAlive},
     },
 };
@@ -30,10 +30,8 @@ use crate::{
 
 /// Runs of a page.
 const PAGE: u64 = 50;
-/// Runs that are compared at once.
-const MAX_COMPARED: usize = 6;
 /// Points of a curve that are drawn.
-const POINTS: u64 = 600;
+pub(super) const POINTS: u64 = 600;
 /// Example queries that are shown.
 const EXAMPLES: usize = 5;
 /// Matches that are shown of each.
@@ -172,7 +170,7 @@ fn row(run: &RunRow, metric: Option<&str>) -> Markup {
     } }
 }
 
-fn run_path(run: &RunRow) -> String {
+pub(super) fn run_path(run: &RunRow) -> String {
     path(&["experiments", &run.experiment, "runs", &run.name])
 }
 
@@ -185,7 +183,7 @@ fn progress(run: &RunRow) -> Markup {
     html! { progress max="100" value=(percent) aria-label="Progress" { (percent) "%" } }
 }
 
-fn config_of(run: &RunRow) -> Value {
+pub(super) fn config_of(run: &RunRow) -> Value {
     serde_json::from_str(&run.config).unwrap_or_default()
 }
 
@@ -194,7 +192,7 @@ fn model_of(run: &RunRow) -> String {
     name.unwrap_or_default()
 }
 
-fn metrics_of(run: &RunRow) -> MetricsInfo {
+pub(super) fn metrics_of(run: &RunRow) -> MetricsInfo {
     serde_json::from_str(&run.metrics).unwrap_or_default()
 }
 
@@ -284,7 +282,7 @@ async fn state(app: &App, run: &RunRow, checkpoints: &[CheckpointRow]) -> Page {
     let metrics = metrics_of(run);
     let steps = app.database.sampled_steps(run.id, POINTS).await?;
     let epochs = app.database.epochs(run.id).await?;
-    let curves = loss_curves(&steps, &epochs, "");
+    let curves = loss_curves(&steps, &epochs);
     let rate = vec![Curve {
         name: "learning rate".to_owned(),
         points: steps.iter().filter_map(rate_of).collect(),
@@ -387,7 +385,7 @@ fn rate_of(stored: &StoredEvent) -> Option<(f64, f64)> {
 }
 
 /// The losses of the steps and, where there is one, of the evaluation data.
-fn loss_curves(steps: &[StoredEvent], epochs: &[StoredEvent], of: &str) -> Vec<Curve> {
+pub(super) fn loss_curves(steps: &[StoredEvent], epochs: &[StoredEvent]) -> Vec<Curve> {
     let mut per_epoch = 1;
     let loss = steps.iter().filter_map(|stored| match stored.event {
         Event::Step {
@@ -403,7 +401,7 @@ fn loss_curves(steps: &[StoredEvent], epochs: &[StoredEvent], of: &str) -> Vec<C
         _ => None,
     });
     let train = Curve {
-        name: format!("{of}loss"),
+        name: "loss".to_owned(),
         points: loss.collect(),
     };
     let validation = epochs.iter().filter_map(|stored| match stored.event {
@@ -415,7 +413,7 @@ fn loss_curves(steps: &[StoredEvent], epochs: &[StoredEvent], of: &str) -> Vec<C
         _ => None,
     });
     let validation = Curve {
-        name: format!("{of}val_loss"),
+        name: "val_loss".to_owned(),
         points: validation.collect(),
     };
     match validation.points.is_empty() {
@@ -424,7 +422,7 @@ fn loss_curves(steps: &[StoredEvent], epochs: &[StoredEvent], of: &str) -> Vec<C
     }
 }
 
-fn figure(title: &str, x_name: &str, curves: &[Curve]) -> Markup {
+pub(super) fn figure(title: &str, x_name: &str, curves: &[Curve]) -> Markup {
     html! {
         figure {
             figcaption {
@@ -530,127 +528,9 @@ pub(crate) async fn delete(
     Ok(Redirect::to(&list))
 }
 
-/// Several runs side by side.
-pub(crate) async fn compare(
-    State(app): State<Arc<App>>,
-    session: Session,
-    RawQuery(asked): RawQuery,
-) -> Page<Response> {
-    let asked = asked.unwrap_or_default();
-    let chosen = url::form_urlencoded::parse(asked.as_bytes());
-    let chosen = chosen.filter(|(field, _)| field == "run");
-    let mut runs = Vec::new();
-    for (_, id) in chosen.take(MAX_COMPARED) {
-        let (experiment, name) = id
-            .split_once('/')
-            .ok_or_else(|| ApiError::bad_request("`run` must be an experiment/run"))?;
-        let place = (experiment.to_owned(), name.to_owned());
-        runs.push(find_run(&app, session.user.id.clone(), place).await?);
-    }
-    if runs.len() < 2 {
-        let problem = format!("choose 2 to {MAX_COMPARED} runs to compare");
-        return Err(ApiError::bad_request(problem).into());
-    }
-    let mut curves = Vec::new();
-    for run in &runs {
-        let steps = app.database.sampled_steps(run.id, POINTS).await?;
-        let mut of_run = loss_curves(&steps, &[], "");
-        for curve in &mut of_run {
-            curve.name.clone_from(&run.name);
-        }
-        curves.extend(of_run);
-    }
-    let metrics: Vec<MetricsInfo> = runs.iter().map(metrics_of).collect();
-    let mut names: Vec<&String> = metrics.iter().flat_map(|m| m.after.keys()).collect();
-    names.sort();
-    names.dedup();
-    let configs: Vec<Vec<(String, String)>> =
-        runs.iter().map(|run| flat(&config_of(run))).collect();
-    let mut fields: Vec<&String> = configs.iter().flatten().map(|(field, _)| field).collect();
-    fields.sort();
-    fields.dedup();
-    let value_of = |config: &[(String, String)], field: &str| {
-        let found = config.iter().find(|(name, _)| name == field);
-        found.map_or(String::new(), |(_, value)| value.clone())
-    };
-    let differ = |field: &&&String| {
-        let mut values = configs.iter().map(|config| value_of(config, field));
-        let first = values.next();
-        values.any(|value| Some(value) != first) && **field != "run_name"
-    };
-    let content = html! {
-        p .crumbs { a href="/console/" { "Experiments" } }
-        h1 { "Runs side by side" }
-        (figure("Loss", "step", &curves))
-        div .scroll { table .compare {
-            thead { tr {
-                th scope="col" { "" }
-                @for (i, run) in runs.iter().enumerate() {
-                    th scope="col" { span class={ "key c" (i % COLOURS) } { a href=(run_path(run)) { (run.name) } } }
-                }
-            } }
-            tbody {
-                tr { th scope="row" { "Status" } @for run in &runs { td { (status(&run.status)) } } }
-                @for name in names { tr {
-                    th scope="row" { (name) " after" }
-                    @for metrics in &metrics {
-                        td .number { @if let Some(value) = metrics.after.get(name) { (number(*value)) } }
-                    }
-                } }
-                @for field in fields.iter().filter(differ) { tr {
-                    th scope="row" { (field) }
-                    @for config in &configs { td { (value_of(config, field)) } }
-                } }
-            }
-        } }
-    };
-    Ok(shown(&session, "Experiments", "Compare", &content).into_response())
-}
-
-/// The fields of a configuration with their whole names.
-fn flat(value: &Value) -> Vec<(String, String)> {
-    fn walk(prefix: &str, value: &Value, into: &mut Vec<(String, String)>) {
-        match value {
-            Value::Object(fields) => {
-                for (name, value) in fields {
-                    let name = match prefix {
-                        "" => name.clone(),
-                        prefix => format!("{prefix}.{name}"),
-                    };
-                    walk(&name, value, into);
-                }
-            }
-            Value::String(text) => into.push((prefix.to_owned(), text.clone())),
-            other => into.push((prefix.to_owned(), other.to_string())),
-        }
-    }
-    let mut all = Vec::new();
-    walk("", value, &mut all);
-    all
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn configurations_are_made_flat() {
-        let config = json!({"model": {"name": "m", "options": null}, "epochs": 3, "list": [1]});
-        let fields = flat(&config);
-        let expected = [
-            ("model.name", "m"),
-            ("model.options", "null"),
-            ("epochs", "3"),
-            ("list", "[1]"),
-        ];
-        let fields: Vec<(&str, &str)> = fields
-            .iter()
-            .map(|(a, b)| (a.as_str(), b.as_str()))
-            .collect();
-        assert_eq!(fields, expected);
-    }
 
     #[test]
     fn times_are_told_in_their_unit() {

@@ -310,15 +310,29 @@ impl Database {
             // What has failed may still be gone on from.
             let keep_last = end.status != Status::Finished;
             let mut gone = checkpoints::thin(&transaction, run_id, keep_last)?;
-            gone.extend(checkpoints::orphans(
-                &transaction,
-                data_of(&transaction, run_id)?,
-            )?);
+            let mut used = data_of(&transaction, run_id)?;
+            if end.status == Status::Finished {
+                used.extend(begun_with(&transaction, run_id)?);
+                transaction.execute(
+                    "UPDATE runs SET first_checkpoint = NULL WHERE id = ?1",
+                    [run_id],
+                )?;
+            }
+            gone.extend(checkpoints::orphans(&transaction, used)?);
             transaction.commit()?;
             Ok(Some(gone))
         })
         .await
     }
+}
+
+/// The checkpoint that a run began with.
+pub(super) fn begun_with(db: &Connection, run_id: i64) -> rusqlite::Result<Option<String>> {
+    db.query_row(
+        "SELECT first_checkpoint FROM runs WHERE id = ?1",
+        [run_id],
+        |row| row.get(0),
+    )
 }
 
 /// The contents of a run's data.

@@ -5,7 +5,12 @@ use std::time::Duration;
 use finetuner_protocol::Status;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Database, NOW, checkpoints::orphans, now_ms, queue::data_of};
+use super::{
+    Database, NOW,
+    checkpoints::orphans,
+    now_ms,
+    queue::{begun_with, data_of},
+};
 
 /// A run.
 #[derive(Clone, Debug)]
@@ -341,13 +346,10 @@ impl Database {
             let transaction = db.transaction()?;
             let mut contents = data_of(&transaction, id)?;
             let own: Vec<String> = transaction
-                .prepare(
-                    "SELECT content FROM checkpoints WHERE run_id = ?1
-                     UNION SELECT first_checkpoint FROM runs
-                     WHERE id = ?1 AND first_checkpoint IS NOT NULL",
-                )?
+                .prepare("SELECT content FROM checkpoints WHERE run_id = ?1")?
                 .query_map([id], |row| row.get(0))?
                 .collect::<Result<_, _>>()?;
+            contents.extend(begun_with(&transaction, id)?);
             contents.extend(own);
             transaction.execute("DELETE FROM runs WHERE id = ?1", [id])?;
             let orphans = orphans(&transaction, contents)?;
