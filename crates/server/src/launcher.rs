@@ -1,4 +1,4 @@
-//! How a worker is started. Every launcher starts the same [`crate::worker`];
+//! How a worker is started. Every launcher starts the same worker;
 //! the contract is no more than what a batch system such as Slurm or Ray Jobs
 //! can do: start, kill, list what runs. Who has which run, how often it is
 //! tried and how it ends is the server's own business.
