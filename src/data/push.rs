@@ -75,8 +75,9 @@ impl Push {
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// use finetuner::Csv;
+    ///
     /// finetuner.push("train", Csv::path("train.csv")).public(true).await?;
-    /// # use finetuner::Csv;
     /// # Ok(())
     /// # }
     /// ```

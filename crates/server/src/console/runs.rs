@@ -132,7 +132,7 @@ pub(crate) async fn list(
             button type="submit" { "Show" }
         }
         form method="get" action="/console/compare" {
-            div .scroll { table data-live="list" {
+            div .scroll { table {
                 caption { (total) " runs" }
                 thead { tr {
                     th scope="col" { span .hidden { "Compare" } }
