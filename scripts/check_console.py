@@ -24,6 +24,7 @@ from pathlib import Path
 
 import requests
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -100,7 +101,10 @@ class Browser:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def wait(self, what, condition):
-        WebDriverWait(self.driver, PATIENCE, 0.2).until(lambda _: condition(), what)
+        # A live page is loaded anew under the condition's hands when a run's state changes.
+        moving = (NoSuchElementException, StaleElementReferenceException)
+        WebDriverWait(self.driver, PATIENCE, 0.2, ignored_exceptions=moving).until(
+            lambda _: condition() or False, what)
 
     def text(self):
         return self.find("main").text
@@ -270,8 +274,7 @@ def check(server, browser):
     # Cancelling and deleting.
     server.fit("cancelled", 49)
     browser.open("/console/experiments/default/runs/cancelled")
-    browser.wait("the button", lambda: browser.all("form[action$=cancel] button"))
-    browser.find("form[action$=cancel] button").click()
+    browser.wait("the button", lambda: browser.find("form[action$=cancel] button").click() or True)
     browser.wait("the end", lambda: "FAILED" in browser.text() and "cancelled by" in browser.text())
     browser.look("run-failed", "/console/experiments/default/runs/cancelled", "FAILED")
     browser.find("form[action$=delete] button").click()
