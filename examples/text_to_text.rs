@@ -1,41 +1,70 @@
-//! Text-to-text search: BERT on pairs of a question and its answer.
+//! Text-to-text search: fine-tunes a sentence encoder on terms of fashion and
+//! their definitions, and finds definitions by their terms.
 //!
 //! ```sh
-//! cargo run --example text_to_text
+//! cargo run --release --example text_to_text
 //! ```
 //!
-//! The run is described here as on the backend of the Python client. This
-//! version's own backend trains CLIP models alone: it says so, and no run is made.
-//! Point the example at another backend with `JINA_FINETUNER_REGISTRY`.
+//! It needs nothing else: a backend is started inside the program, and the small
+//! model comes with it. A larger one is named as the first argument, such as
+//! `sentence-transformers/all-MiniLM-L6-v2`, or a folder that begins with `./`.
 
-use finetuner::{Csv, EarlyStopping, EvaluationCallback, Loss, Miner, Options};
+use finetuner::{
+    Csv, CsvOptions, EvaluationCallback, Loss, Optimizer, Scheduler, SchedulerOptions,
+    local::{Distance, get_model},
+};
 
 mod support;
 
+/// Training allocates and frees large buffers all the time, which this
+/// allocator is much faster at than the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> support::Fallible<()> {
+    let model = std::env::args().nth(1);
+    let model = model.as_deref().unwrap_or("minilm-small");
     let (backend, finetuner) = support::connect().await?;
 
-    // Each question has answers that mean the same.
-    let train = "\
-what is a borrow,a reference that does not own its value
-what is a borrow,access to a value that somebody else owns
-what is a trait,methods that several types have in common
-what is a lifetime,how long a reference may be used
-";
-    let submitted = finetuner
-        .fit("bert-base-en", Csv::text(train))
+    // Rows of a term and its definition: what is in one row belongs together.
+    let folder = support::datasets().join("fashion-glossary");
+    let pairs = Csv::path(folder.join("train.csv"));
+    // Rows of a text and a label, the same for a term and its definition.
+    let labelled = |list: &str| {
+        Csv::path(folder.join(format!("{list}.csv"))).options(CsvOptions::new().is_labeled(true))
+    };
+    let evaluation = EvaluationCallback::new(labelled("queries"))
+        .index_data(labelled("index"))
+        .limit(10);
+    let run = finetuner
+        .fit(model, pairs)
         .run_name(format!("text-to-text-{}", std::process::id()))
-        .loss(Loss::TripletMargin)
-        .miner(Miner::TripletMargin)
-        .miner_options(Options::new().margin(0.2).type_of_triplets("semihard"))
+        .loss(Loss::MultipleNegativeRanking)
         .epochs(3)
-        .learning_rate(1e-5)
-        .callback(EvaluationCallback::new(Csv::text(train)))
-        .callback(EarlyStopping::new().monitor("train_loss"))
-        .await;
-    support::report(submitted).await?;
+        .batch_size(32)
+        .learning_rate(5e-5)
+        .optimizer(Optimizer::AdamW)
+        .scheduler(Scheduler::Linear)
+        .scheduler_options(SchedulerOptions::default().num_warmup_steps(7))
+        .callback(evaluation)
+        .await?;
+    support::follow(&run).await?;
 
+    // The saved folder opens with sentence-transformers as well.
+    let saved = tempfile::tempdir()?;
+    let model = run.save_model(saved.path().join("model")).await?;
+    let model = get_model(model)?;
+    let definitions = support::first_column(&folder.join("index.csv"))?;
+    let texts: Vec<&str> = definitions.iter().map(String::as_str).collect();
+    let index = model.encode_texts(&texts)?;
+    for query in ["something to keep the rain off", "a ring for the finger"] {
+        println!("\n{query}");
+        let asked = model.encode_texts(&[query])?;
+        for found in &index.search(&asked, 3, Distance::Cosine)?[0] {
+            println!("  {:.3} {}", 1.0 - found.distance, texts[found.index]);
+        }
+    }
     if let Some(backend) = backend {
         backend.stop().await;
     }

@@ -3,9 +3,12 @@
 // Each example uses a part of it.
 #![allow(dead_code)]
 
-use std::{error::Error, path::PathBuf};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+};
 
-use finetuner::{Csv, CsvOptions, Finetuner, HUBBLE_VARIABLE, REGISTRY_VARIABLE};
+use finetuner::{Csv, CsvOptions, Finetuner, HUBBLE_VARIABLE, REGISTRY_VARIABLE, Run};
 use finetuner_server::{RunningServer, Server};
 
 /// What an example may fail with.
@@ -31,9 +34,23 @@ pub(crate) async fn connect() -> Fallible<(Option<RunningServer>, Finetuner)> {
     Ok((Some(backend), finetuner))
 }
 
+/// The folder of the bundled data.
+pub(crate) fn datasets() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("datasets")
+}
+
 /// The folder of the bundled pictures.
 pub(crate) fn data_folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("datasets/emoji-clip")
+    datasets().join("emoji-clip")
+}
+
+/// The first field of each row of a CSV file of two.
+pub(crate) fn first_column(path: &Path) -> Fallible<Vec<String>> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let first = text.lines().filter_map(|line| line.rsplit_once(','));
+    Ok(first
+        .map(|(first, _)| first.trim_matches('"').to_owned())
+        .collect())
 }
 
 /// Pictures of clothes with their titles: a CSV file whose paths begin at the
@@ -56,17 +73,15 @@ pub(crate) fn short_fit(finetuner: &Finetuner, run_name: &str) -> finetuner::Fit
         .loss(finetuner::Loss::Clip)
 }
 
-/// Follows a run to its metrics, or says why this backend has not taken it.
-pub(crate) async fn report(submitted: finetuner::Result<finetuner::Run>) -> Fallible<()> {
-    match submitted {
-        Ok(run) => {
-            println!("Submitted {}", run.name());
-            run.wait().await?;
-            println!("{}", run.display_metrics().await?);
-        }
-        // Refused before anything was trained; the reason names the argument.
-        Err(error) if error.is_invalid() => println!("Not on this backend: {error}"),
-        Err(error) => return Err(error.into()),
+/// Shows a run's log until it has ended, and its metrics.
+pub(crate) async fn follow(run: &Run) -> Fallible<()> {
+    println!("Created run {}", run.name());
+    let mut lines = run.stream_logs();
+    while let Some(line) = lines.next().await {
+        println!("  {}", line?);
     }
+    // Says why, where it has failed.
+    run.wait().await?;
+    println!("\n{}", run.display_metrics().await?);
     Ok(())
 }

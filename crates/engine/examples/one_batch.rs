@@ -6,9 +6,12 @@
 //!     model-folder inputs.safetensors outputs.safetensors
 //! ```
 //!
-//! The inputs are `pixel_values` `[batch, 3, side, side]` and `input_ids`
-//! `[batch, tokens]`. The outputs are `image_embeds`, `text_embeds`, `loss`,
-//! `grad.` and the name of each weight, and `losses` of some steps with AdamW.
+//! The inputs are `pixel_values` `[batch, 3, side, side]`, `input_ids`
+//! `[batch, tokens]` or both, as the model takes them; where texts are of
+//! different lengths, `lengths` has them. The outputs are `image_embeds`,
+//! `text_embeds`, `loss`, `grad.` and the name of each weight, and `losses` of
+//! some steps with AdamW. The loss of a CLIP is its own; that of another model
+//! is the mean of its embeddings times `cotangent`, of the inputs.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -16,8 +19,8 @@ use candle_core::{Device, Tensor};
 use clap::Parser;
 use finetuner_engine::{
     loss::clip_loss,
-    models::{Clip, ClipConfig},
-    optim::{Adam, Optimizer},
+    models::{Input, Model, ModelConfig, ModelSetup},
+    optim::Adam,
     params::{Precision, RawTensor, parse_safetensors, write_safetensors},
     tokenizer::TokenBatch,
 };
@@ -37,39 +40,40 @@ struct Args {
     learning_rate: f64,
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+type Fallible<T> = Result<T, Box<dyn std::error::Error>>;
+
+fn main() -> Fallible<()> {
     let args = Args::parse();
-    let config = ClipConfig::parse(&serde_json::from_slice(&std::fs::read(
-        args.model.join("config.json"),
-    )?)?)?;
+    let config = std::fs::read(args.model.join("config.json"))?;
+    let config = ModelConfig::parse(&serde_json::from_slice(&config)?)?;
     let weights = std::fs::read(args.model.join("model.safetensors"))?;
     let weights = parse_safetensors(&weights, "model.safetensors")?;
-    let model = Clip::new(config, weights, &Device::Cpu)?;
-    let mut inputs = parse_safetensors(&std::fs::read(&args.inputs)?, "the inputs")?;
-    let mut take = |name: &str| inputs.remove(name).ok_or(format!("no `{name}`"));
-    let (shape, pixels) = take("pixel_values")?;
-    let pixels = Tensor::from_vec(pixels, shape, &Device::Cpu)?;
-    let (shape, ids) = take("input_ids")?;
-    let texts = TokenBatch {
-        ids: ids.into_iter().map(|id| id as u32).collect(),
-        seq: shape[1],
-    };
+    let model = Model::new(config, weights, ModelSetup::default(), &Device::Cpu)?;
+    let inputs = parse_safetensors(&std::fs::read(&args.inputs)?, "the inputs")?;
+    let cotangent = inputs.get("cotangent").map(tensor).transpose()?;
+    let inputs = read(&inputs)?;
 
     let mut outputs: HashMap<String, RawTensor> = HashMap::new();
     let mut losses = Vec::new();
-    let mut optimizer = Adam::adamw();
+    let mut optimizer = Adam::adamw().build();
     for step in 0..args.steps.max(1) {
         model.params().zero_grad();
         let pass = model.training();
-        let image = model.encode_images(&pass, &pixels)?;
-        let text = model.encode_texts(&pass, &texts)?;
-        let loss = clip_loss(&model, &pass, &text, &image)?;
+        let embedded: Vec<Tensor> = inputs
+            .iter()
+            .map(|(_, input)| model.encode(&pass, input))
+            .collect::<Result<_, _>>()?;
+        let loss = match (&embedded[..], &cotangent) {
+            ([texts, images], _) => clip_loss(&model, &pass, texts, images)?,
+            ([one], Some(cotangent)) => (one * cotangent)?.mean_all()?,
+            _ => return Err("`cotangent` is missing among the inputs".into()),
+        };
         model.params().backward(&loss)?;
         losses.push(loss.to_scalar()?);
         if step == 0 {
-            for (name, tensor) in [("image_embeds", image), ("text_embeds", text)] {
+            for ((name, _), tensor) in inputs.iter().zip(embedded) {
                 let values = tensor.flatten_all()?.to_vec1()?;
-                outputs.insert(name.to_owned(), (tensor.dims().to_vec(), values));
+                outputs.insert((*name).to_owned(), (tensor.dims().to_vec(), values));
             }
             outputs.insert("loss".to_owned(), (vec![1], losses.clone()));
             for param in model.params().iter() {
@@ -84,4 +88,27 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     outputs.insert("losses".to_owned(), (vec![losses.len()], losses));
     write_safetensors(&args.outputs, &outputs, Precision::F32)?;
     Ok(())
+}
+
+fn tensor((shape, values): &RawTensor) -> candle_core::Result<Tensor> {
+    Tensor::from_slice(values, shape.as_slice(), &Device::Cpu)
+}
+
+/// Texts and pictures, with the names of their embeddings.
+fn read(inputs: &HashMap<String, RawTensor>) -> Fallible<Vec<(&'static str, Input)>> {
+    let mut read = Vec::new();
+    if let Some((shape, ids)) = inputs.get("input_ids") {
+        let lengths: Vec<usize> = match inputs.get("lengths") {
+            Some((_, lengths)) => lengths.iter().map(|n| *n as usize).collect(),
+            None => vec![shape[1]; shape[0]],
+        };
+        let rows = ids.chunks(shape[1]).zip(&lengths);
+        let ids = rows.flat_map(|(row, length)| row[..*length].iter().map(|id| *id as u32));
+        let ids = ids.collect();
+        read.push(("text_embeds", Input::Texts(TokenBatch { ids, lengths })));
+    }
+    if let Some(pixels) = inputs.get("pixel_values") {
+        read.push(("image_embeds", Input::Images(tensor(pixels)?)));
+    }
+    Ok(read)
 }

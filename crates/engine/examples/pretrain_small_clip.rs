@@ -17,15 +17,19 @@ use std::{
 use candle_core::Device;
 use clap::Parser;
 use finetuner_engine::{
+    data::{Classes, Example},
     evaluation::{Distance, Ranking, rank},
     image::ImageProcessor,
     infer::Encoder,
-    models::{Clip, ClipConfig},
+    loss::{Criterion, LossSpec},
+    models::{Model, ModelConfig, ModelSetup},
     optim::Adam,
     params::{Precision, write_safetensors},
+    prepare::Preparer,
     tokenizer::Tokenizer,
-    train::{Checkpoint, Pair, Trainer, TrainerOptions},
+    train::{Checkpoint, Sampling, Trainer, TrainerOptions},
 };
+use finetuner_protocol::Loss;
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
@@ -104,12 +108,9 @@ fn main() -> Fallible<()> {
     let tokenizer_json = std::fs::read_to_string(&tokenizer_path)?;
     let tokenizer = Tokenizer::parse(tokenizer_json.as_bytes(), 32)?;
     let json = config(&tokenizer_json, args.vision_layers)?;
-    let config = ClipConfig::parse(&json)?;
-    let model = Clip::new(
-        config.clone(),
-        config.random_weights(args.seed),
-        &Device::Cpu,
-    )?;
+    let config = ModelConfig::parse(&json)?;
+    let weights = config.random_weights(args.seed);
+    let model = Model::new(config, weights, ModelSetup::default(), &Device::Cpu)?;
     println!("{} parameters", model.params().count());
 
     let steps = titles.len() / args.batch_size * args.epochs;
@@ -117,12 +118,20 @@ fn main() -> Fallible<()> {
     let processor = ImageProcessor::clip(64);
     let mut trainer = Trainer::new(
         model,
-        tokenizer,
-        processor.clone(),
-        Box::new(Adam::adamw().weight_decay(0.1).betas(0.9, 0.98)),
+        Preparer {
+            tokenizer: Some(tokenizer),
+            processor: Some(processor.clone()),
+            features: None,
+        },
+        Criterion::new(&LossSpec::new(Loss::Clip), 0, 0, args.seed)?,
+        Adam::adamw().weight_decay(0.1).betas(0.9, 0.98).build(),
+        None,
         TrainerOptions {
             batch_size: args.batch_size,
-            learning_rate: Box::new(move |step| cosine_with_warmup(base, step, steps)),
+            sampling: Sampling::Random,
+            learning_rate: Box::new(move |_, step| cosine_with_warmup(base, step, steps)),
+            loss_learning_rate: 0.0,
+            max_grad_norm: None,
             seed: args.seed,
             augment: true,
         },
@@ -137,20 +146,21 @@ fn main() -> Fallible<()> {
         // says what kind of thing it is.
         let epoch = trainer.position().epoch;
         let mut rng = ChaCha8Rng::seed_from_u64(args.seed ^ ((epoch as u64 + 1) << 32));
-        let pairs: Vec<Pair> = titles
+        let pairs: Vec<Example> = titles
             .iter()
-            .map(|pair| Pair {
-                text: if args.titles_only || rng.next_u32().is_multiple_of(2) {
-                    pair.text.clone()
+            .map(|pair| {
+                let text = if args.titles_only || rng.next_u32().is_multiple_of(2) {
+                    &pair.text
                 } else {
-                    captions[&pair.text].clone()
-                },
-                ..pair.clone()
+                    &captions[&pair.text]
+                };
+                Example::text_image(&pair.text, text, &pair.image)
             })
             .collect();
+        let pairs = Classes::default().number(pairs);
         let mut speed = 0.0;
         let loss = trainer.epoch(&pairs, |step| {
-            speed = step.pairs_per_second;
+            speed = step.examples_per_second;
             Ok(())
         })?;
         println!(

@@ -1,5 +1,6 @@
-//! How fast a CLIP trains on this machine: whole steps of random data, with
-//! the time of their parts and the peak of the memory, as one line of JSON.
+//! How fast a model trains, or embeds, on this machine: whole steps of random
+//! data, with the time of their parts and the peak of the memory, as one line
+//! of JSON.
 //!
 //! ```text
 //! cargo run --release -p finetuner-engine --example train_speed -- --batch-size 8
@@ -12,11 +13,12 @@ use std::{path::PathBuf, time::Instant};
 use candle_core::{Device, Tensor};
 use clap::Parser;
 use finetuner_engine::{
-    loss::clip_loss,
-    models::{Clip, ClipConfig},
-    optim::{Adam, Optimizer},
+    loss::{Criterion, LossSpec, Target},
+    models::{Input, Model, ModelConfig, ModelKind, ModelSetup},
+    optim::Adam,
     tokenizer::TokenBatch,
 };
+use finetuner_protocol::Loss;
 use serde_json::{Value, json};
 
 #[global_allocator]
@@ -33,8 +35,14 @@ struct Args {
     /// Tokens of each text; as many as the model takes where not given.
     #[arg(long)]
     tokens: Option<usize>,
+    /// Height and width of a picture; 224 for convolutional networks.
+    #[arg(long, default_value_t = 224)]
+    side: usize,
     #[arg(long, default_value_t = 6)]
     steps: usize,
+    /// Embeds without training.
+    #[arg(long)]
+    encode: bool,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -43,43 +51,49 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(path) => serde_json::from_slice(&std::fs::read(path)?)?,
         None => json!({}),
     };
-    let config = ClipConfig::parse(&config)?;
-    let (text, side) = (&config.text_config, config.vision_config.image_size);
-    let tokens = args.tokens.unwrap_or(text.max_position_embeddings);
-    let vocabulary = text.vocab_size as u32;
-    let texts = TokenBatch {
-        ids: (0..args.batch_size * tokens)
-            .map(|i| match i % tokens {
-                last if last + 1 == tokens => text.eos_token_id,
-                // Any token but the special ones at the ends.
-                _ => 3 + (i as u32).wrapping_mul(2_654_435_761) % (vocabulary - 6),
-            })
-            .collect(),
-        seq: tokens,
+    let config = ModelConfig::parse(&config)?;
+    let inputs = inputs(&config, &args)?;
+    let clip = config.kind() == ModelKind::TextImage;
+    let weights = config.random_weights(0);
+    let model = Model::new(config, weights, ModelSetup::default(), &Device::Cpu)?;
+    // Two examples of each class.
+    let labels: Vec<u32> = (0..args.batch_size as u32).map(|i| i / 2).collect();
+    let loss = if clip { Loss::Clip } else { Loss::NtXent };
+    let mut criterion = Criterion::new(&LossSpec::new(loss), 0, model.dim(), 0)?;
+    let target = Target {
+        labels: &labels,
+        scores: &[],
     };
-    let shape = (args.batch_size, 3, side, side);
-    let pixels = Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?;
-    let model = Clip::new(config.clone(), config.random_weights(0), &Device::Cpu)?;
 
-    let mut optimizer = Adam::adamw();
+    let mut optimizer = Adam::adamw().build();
     let mut parts: [Vec<f64>; 4] = Default::default();
     let mut losses = Vec::new();
     let warm_up = 2;
     for step in 0..args.steps.max(1) + warm_up {
         let started = Instant::now();
-        model.params().zero_grad();
-        let pass = model.training();
-        let image = model.encode_images(&pass, &pixels)?;
-        let text = model.encode_texts(&pass, &texts)?;
-        let loss = clip_loss(&model, &pass, &text, &image)?;
-        losses.push(loss.to_scalar::<f32>()?);
-        let forward = started.elapsed().as_secs_f64();
-        model.params().backward(&loss)?;
-        let backward = started.elapsed().as_secs_f64();
-        optimizer.step(model.params(), 1e-5)?;
-        let whole = started.elapsed().as_secs_f64();
+        let mut times = [0.0; 4];
+        if args.encode {
+            for input in &inputs {
+                model.encode(&model.inference(), input)?;
+            }
+            times[0] = started.elapsed().as_secs_f64();
+        } else {
+            model.params().zero_grad();
+            let pass = model.training();
+            let embedded: Vec<Tensor> = inputs
+                .iter()
+                .map(|input| model.encode(&pass, input))
+                .collect::<Result<_, _>>()?;
+            let loss = criterion.loss(&model, &pass, &embedded, target, 0, true)?;
+            losses.push(loss.to_dtype(candle_core::DType::F32)?.to_scalar::<f32>()?);
+            let forward = started.elapsed().as_secs_f64();
+            model.params().backward(&loss)?;
+            let backward = started.elapsed().as_secs_f64();
+            optimizer.step(model.params(), 1e-5)?;
+            let whole = started.elapsed().as_secs_f64();
+            times = [whole, forward, backward - forward, whole - backward];
+        }
         if step >= warm_up {
-            let times = [whole, forward, backward - forward, whole - backward];
             parts.iter_mut().zip(times).for_each(|(all, t)| all.push(t));
         }
     }
@@ -88,12 +102,46 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "{}",
         json!({
             "step": step, "forward": forward, "backward": backward, "optimizer": optimizer,
-            "pairs_per_second": args.batch_size as f64 / step,
+            "examples_per_second": args.batch_size as f64 / step,
             "peak_mb": peak_memory_mb(),
             "losses": losses,
         })
     );
     Ok(())
+}
+
+/// Random texts, pictures, or both.
+fn inputs(config: &ModelConfig, args: &Args) -> candle_core::Result<Vec<Input>> {
+    let (vocabulary, last) = match config {
+        ModelConfig::Clip(clip) => (clip.text_config.vocab_size, clip.text_config.eos_token_id),
+        ModelConfig::Bert(bert) => (bert.vocab_size, 5),
+        _ => (0, 0),
+    };
+    let side = match config {
+        ModelConfig::Clip(clip) => clip.vision_config.image_size,
+        _ => args.side,
+    };
+    let mut inputs = Vec::new();
+    if let Some(longest) = config.max_tokens() {
+        let tokens = args.tokens.unwrap_or(longest);
+        let id = |i: usize| match i % tokens {
+            place if place + 1 == tokens => last,
+            // Any token but the special ones at the ends.
+            _ => 3 + (i as u32).wrapping_mul(2_654_435_761) % (vocabulary as u32 - 6),
+        };
+        let ids = (0..args.batch_size * tokens).map(id).collect();
+        inputs.push(Input::Texts(TokenBatch::uniform(ids, tokens)));
+    }
+    if matches!(config.kind(), ModelKind::TextImage | ModelKind::Image) {
+        let shape = (args.batch_size, 3, side, side);
+        inputs.push(Input::Images(Tensor::randn(
+            0f32,
+            1.0,
+            shape,
+            &Device::Cpu,
+        )?));
+    }
+    Ok(inputs)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

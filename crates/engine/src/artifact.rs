@@ -8,6 +8,11 @@
 //! <run>/metrics.yml      metrics before and after
 //! <run>/models/input-map.yml, models/<part>/metadata.yml
 //!                        the parts of the model, as the Python Finetuner names them
+//! <run>/modules.json, 1_Pooling/config.json, sentence_bert_config.json
+//!                        of a text model, for sentence-transformers
+//! <run>/finetuner.json, projection_head.safetensors
+//!                        the pooler, and the projection head where there is one
+//! <run>/logs/            TensorBoard's event file, and what loggers were asked for
 //! ```
 
 use std::{
@@ -24,10 +29,11 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 use crate::{
     Error, Result,
     evaluation::Metrics,
-    image::ImageProcessor,
-    models::Clip,
+    models::{HEAD_PREFIX, Model, ModelConfig, ModelKind},
+    ops::Pooler,
     params::{Precision, write_safetensors},
-    source::ModelDescription,
+    prepare::Preparer,
+    source::{EXTRAS_FILE, Extras, HEAD_FILE, ModelDescription, POOLING_FILE, SENTENCE_FILE},
 };
 
 /// What an artifact says about its run.
@@ -39,44 +45,117 @@ pub(crate) struct RunRecord<'a> {
     pub(crate) after: &'a Metrics,
 }
 
-/// Writes the artifact into `folder`.
+/// Writes the artifact into `folder`. The files of `logs`, a folder, go with it.
 pub(crate) fn write(
     folder: &Path,
-    model: &Clip,
-    processor: &ImageProcessor,
+    model: &Model,
+    preparer: &Preparer,
     description: &ModelDescription,
+    logs: &Path,
     record: &RunRecord<'_>,
 ) -> Result<PathBuf> {
+    let (head, body) = model
+        .params()
+        .snapshot()?
+        .into_iter()
+        .partition(|(name, _)| name.starts_with(HEAD_PREFIX));
     let weights = folder.join("model.safetensors");
-    write_safetensors(&weights, &model.params().snapshot()?, Precision::F32)?;
+    write_safetensors(&weights, &body, Precision::F32)?;
+    drop(body);
+    let head_weights = folder.join(HEAD_FILE);
+    let setup = model.setup();
+    if setup.head.is_some() {
+        write_safetensors(&head_weights, &head, Precision::F32)?;
+    }
 
     let path = folder.join("artifact.zip");
     let mut zip = Zip::create(&path, &record.config.run_name)?;
     zip.yaml("config.yml", &json!(record.config))?;
     zip.yaml("metadata.yml", &metadata(record))?;
     zip.yaml("metrics.yml", &metrics(record))?;
-    zip.yaml(
-        "models/input-map.yml",
-        &json!({"clip-text": ["text"], "clip-vision": ["image"]}),
-    )?;
-    for part in parts(model) {
-        let name = part["name"].as_str().unwrap_or_default().to_owned();
+    let parts = parts(model, preparer, record.config);
+    let inputs: serde_json::Map<String, Value> = parts
+        .iter()
+        .map(|part| {
+            let name = part["name"].as_str().unwrap_or_default();
+            (name.to_owned(), part["input_names"].clone())
+        })
+        .collect();
+    zip.yaml("models/input-map.yml", &inputs.into())?;
+    for part in parts {
+        let name = part["name"]
+            .as_str()
+            .unwrap_or_default()
+            .replace(['/', '\\'], "-");
         zip.yaml(&format!("models/{name}/metadata.yml"), &part)?;
     }
-    let json = |value: &Value| serde_json::to_vec_pretty(value).map_err(std::io::Error::from);
-    let config = json(&description.config).map_err(|e| Error::io(&path, e))?;
-    zip.bytes("config.json", &config)?;
-    let preprocessor = json(&processor.to_json()).map_err(|e| Error::io(&path, e))?;
-    zip.bytes("preprocessor_config.json", &preprocessor)?;
+    zip.json("config.json", &description.config)?;
+    if let Some(processor) = &preparer.processor {
+        zip.json("preprocessor_config.json", &processor.to_json())?;
+    }
     let mut files: Vec<_> = description.side_files.iter().collect();
     files.sort();
     for (name, bytes) in files {
         zip.bytes(name, bytes)?;
     }
+    if model.kind() != ModelKind::TextImage {
+        let extras = Extras {
+            pooler: setup.pooler,
+            head: setup.head,
+        };
+        zip.json(EXTRAS_FILE, &extras.to_json())?;
+    }
+    if let ModelConfig::Bert(config) = model.config() {
+        let longest = description
+            .max_tokens
+            .unwrap_or(config.max_position_embeddings);
+        sentence_transformers(&mut zip, setup.pooler, config.hidden_size, longest)?;
+    }
     zip.file("model.safetensors", &weights)?;
+    if setup.head.is_some() {
+        zip.file(HEAD_FILE, &head_weights)?;
+        std::fs::remove_file(&head_weights).map_err(|e| Error::io(&head_weights, e))?;
+    }
+    zip.folder("logs", logs)?;
     zip.finish()?;
     std::fs::remove_file(&weights).map_err(|e| Error::io(&weights, e))?;
     Ok(path)
+}
+
+/// What lets sentence-transformers open the folder. It knows no generalized
+/// mean, and no head of ours.
+fn sentence_transformers(
+    zip: &mut Zip<'_>,
+    pooler: Option<Pooler>,
+    width: usize,
+    longest: usize,
+) -> Result<()> {
+    let mode = match pooler {
+        None | Some(Pooler::Mean) => "mean_tokens",
+        Some(Pooler::Max) => "max_tokens",
+        Some(Pooler::Cls) => "cls_token",
+        Some(Pooler::GeM { .. }) => return Ok(()),
+    };
+    let mut pooling = json!({"word_embedding_dimension": width});
+    for known in ["cls_token", "mean_tokens", "max_tokens"] {
+        pooling[format!("pooling_mode_{known}")] = (known == mode).into();
+    }
+    zip.json(POOLING_FILE, &pooling)?;
+    zip.json(
+        SENTENCE_FILE,
+        &json!({"max_seq_length": longest, "do_lower_case": false}),
+    )?;
+    let module = |idx: usize, path: &str, kind: &str| {
+        let kind = format!("sentence_transformers.models.{kind}");
+        json!({"idx": idx, "name": idx.to_string(), "path": path, "type": kind})
+    };
+    zip.json(
+        "modules.json",
+        &json!([
+            module(0, "", "Transformer"),
+            module(1, "1_Pooling", "Pooling")
+        ]),
+    )
 }
 
 fn metrics(record: &RunRecord<'_>) -> Value {
@@ -100,38 +179,55 @@ fn metadata(record: &RunRecord<'_>) -> Value {
     })
 }
 
-/// The two towers as the Python Finetuner describes models. Both are in the
-/// one file of weights.
-fn parts(model: &Clip) -> [Value; 2] {
-    let config = model.config();
-    let size = config.vision_config.image_size;
-    let part = |name: &str, input: &str, shape: Value, dtype: &str| {
+/// The parts of a model as the Python Finetuner describes them: the two towers
+/// of a CLIP, both in the one file of weights, or the model itself.
+fn parts(model: &Model, preparer: &Preparer, config: &RunConfig) -> Vec<Value> {
+    let side = preparer
+        .processor
+        .as_ref()
+        .map_or(0, |processor| processor.crop);
+    let part = |name: &str, task: &str, input: &str, shape: Value, dtype: &str| {
         json!({
             "name": name,
-            "task": "text-to-image",
-            "architecture": "transformer",
+            "task": task,
+            "architecture": architecture(model.config()),
             "input_names": [input],
             "input_shapes": [shape],
             "input_dtypes": [dtype],
             "output_name": "embedding",
-            "output_shape": ["batch-size", config.projection_dim],
+            "output_shape": ["batch-size", model.dim()],
             "weights": "../../model.safetensors",
         })
     };
-    [
-        part(
-            "clip-text",
-            "input_ids",
-            json!(["batch-size", "sequence-length"]),
-            "int32",
-        ),
-        part(
-            "clip-vision",
-            "pixel_values",
-            json!(["batch-size", 3, size, size]),
-            "float32",
-        ),
-    ]
+    let text = |name: &str, task: &str| {
+        let shape = json!(["batch-size", "sequence-length"]);
+        part(name, task, "input_ids", shape, "int32")
+    };
+    let pictures = |name: &str, task: &str| {
+        let shape = json!(["batch-size", 3, side, side]);
+        part(name, task, "pixel_values", shape, "float32")
+    };
+    let name = config.model.name.as_deref().unwrap_or("model");
+    match model.kind() {
+        ModelKind::TextImage => vec![
+            text("clip-text", "text-to-image"),
+            pictures("clip-vision", "text-to-image"),
+        ],
+        ModelKind::Text => vec![text(name, "text-to-text")],
+        ModelKind::Image => vec![pictures(name, "image-to-image")],
+        ModelKind::Features => {
+            let shape = json!(["batch-size", preparer.features]);
+            vec![part(name, "any", "features", shape, "float32")]
+        }
+    }
+}
+
+fn architecture(config: &ModelConfig) -> &'static str {
+    match config {
+        ModelConfig::Clip(_) | ModelConfig::Bert(_) => "transformer",
+        ModelConfig::ResNet(_) | ModelConfig::EfficientNet(_) => "cnn",
+        ModelConfig::Mlp(_) => "mlp",
+    }
 }
 
 /// A zip whose files all lie in one folder.
@@ -171,6 +267,33 @@ impl<'a> Zip<'a> {
         let text = serde_saphyr::to_string(value)
             .map_err(|e| Error::io(self.path, std::io::Error::other(e.to_string())))?;
         self.bytes(name, text.as_bytes())
+    }
+
+    fn json(&mut self, name: &str, value: &Value) -> Result<()> {
+        let text = serde_json::to_vec_pretty(value).map_err(std::io::Error::from);
+        self.bytes(name, &text.map_err(|e| Error::io(self.path, e))?)
+    }
+
+    /// All files of a folder and of those in it, if it is there.
+    fn folder(&mut self, name: &str, from: &Path) -> Result<()> {
+        let Ok(entries) = std::fs::read_dir(from) else {
+            return Ok(());
+        };
+        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths {
+            let Some(file) = path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            let name = format!("{name}/{file}");
+            if path.is_dir() {
+                self.folder(&name, &path)?;
+            } else {
+                let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+                self.bytes(&name, &bytes)?;
+            }
+        }
+        Ok(())
     }
 
     /// Weights are noise to a compressor, so they are stored as they are.

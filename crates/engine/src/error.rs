@@ -31,6 +31,14 @@ pub enum Error {
     /// Data that can't be trained on.
     #[error("bad data: {0}")]
     Data(String),
+    /// One of several things to embed that can't be.
+    #[error("item {}: {reason}", place + 1)]
+    Item {
+        /// Its place, counted from 0.
+        place: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The loss is no longer a number.
     #[error(
         "the loss became {loss} in epoch {epoch}, step {step}: the run has diverged. \

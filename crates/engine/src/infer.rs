@@ -1,16 +1,16 @@
-//! Using a model: texts and pictures to embeddings.
+//! Using a model: texts, pictures and features to embeddings.
 
 use std::path::Path;
 
-use candle_core::{Device, Tensor};
-use rayon::prelude::*;
+use candle_core::Device;
 
+pub use crate::prepare::ItemRef;
 use crate::{
     Error, Result,
-    image::ImageProcessor,
-    models::Clip,
-    source::{LoadedModel, ModelSource},
-    tokenizer::Tokenizer,
+    evaluation::{Distance, Ranking, rank},
+    models::{Model, ModelKind},
+    prepare::Preparer,
+    source::{LoadOptions, LoadedModel, ModelSource},
 };
 
 /// Things embedded at once where nothing else was said.
@@ -19,6 +19,7 @@ const BATCH: usize = 32;
 /// Embeds texts and pictures with a fine-tuned model or a backbone.
 pub struct Encoder {
     model: LoadedModel,
+    batch: usize,
 }
 
 /// Several embeddings, one after the other.
@@ -53,6 +54,26 @@ impl Embeddings {
     pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
         self.values.chunks_exact(self.dim.max(1))
     }
+
+    /// The `limit` nearest of these for each of `queries`, the nearest first.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where both have embeddings of another length.
+    pub fn search(&self, queries: &Self, limit: usize, distance: Distance) -> Result<Vec<Ranking>> {
+        if self.dim != queries.dim {
+            return Err(Error::data(format!(
+                "queries of {} values can't be searched for among embeddings of {}",
+                queries.dim, self.dim
+            )));
+        }
+        Ok(rank(
+            &queries.values,
+            &self.values,
+            self.dim,
+            limit,
+            distance,
+        ))
+    }
 }
 
 impl Encoder {
@@ -75,79 +96,114 @@ impl Encoder {
 
     fn from_source(source: &ModelSource) -> Result<Self> {
         Ok(Self {
-            model: source.read()?.load(&Device::Cpu)?,
+            model: source.read()?.load(&LoadOptions::default(), &Device::Cpu)?,
+            batch: BATCH,
         })
+    }
+
+    /// Sets how many things are embedded at once; 32 where nothing was set.
+    #[must_use]
+    pub fn batch_size(mut self, size: usize) -> Self {
+        self.batch = size.max(1);
+        self
+    }
+
+    /// What the model embeds.
+    #[must_use]
+    pub fn kind(&self) -> ModelKind {
+        self.model.model.kind()
+    }
+
+    /// Length of an embedding.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.model.model.dim()
     }
 
     /// Embeds texts, in their order.
     ///
     /// # Errors
-    /// [`Error::Data`] where a text can't be tokenized.
+    /// [`Error::Data`] where a text can't be tokenized, or the model embeds no
+    /// texts.
     pub fn encode_texts(&self, texts: &[&str]) -> Result<Embeddings> {
-        encode_texts(&self.model.model, &self.model.tokenizer, texts, BATCH)
+        self.encode(
+            &texts
+                .iter()
+                .map(|text| ItemRef::Text(text))
+                .collect::<Vec<_>>(),
+        )
     }
 
     /// Embeds pictures as PNG, JPEG, GIF, WebP or BMP, in their order.
     ///
     /// # Errors
-    /// [`Error::Data`] where one can't be read.
+    /// [`Error::Item`] where one can't be read, [`Error::Data`] where the model
+    /// embeds no pictures.
     pub fn encode_images(&self, images: &[&[u8]]) -> Result<Embeddings> {
-        encode_images(&self.model.model, &self.model.processor, images, BATCH)
+        self.encode(
+            &images
+                .iter()
+                .map(|image| ItemRef::Image(image))
+                .collect::<Vec<_>>(),
+        )
+    }
+
+    /// Embeds features, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Item`] where some have another length than the model takes,
+    /// [`Error::Data`] where the model embeds no features.
+    pub fn encode_features(&self, features: &[&[f32]]) -> Result<Embeddings> {
+        let items = features
+            .iter()
+            .map(|values| ItemRef::Features((*values).into()));
+        self.encode(&items.collect::<Vec<_>>())
+    }
+
+    fn encode(&self, items: &[ItemRef<'_>]) -> Result<Embeddings> {
+        embed(&self.model.model, &self.model.preparer, items, self.batch)
     }
 }
 
-pub(crate) fn encode_texts(
-    model: &Clip,
-    tokenizer: &Tokenizer,
-    texts: &[&str],
+/// Embeds items of one kind, a batch at a time.
+pub(crate) fn embed(
+    model: &Model,
+    preparer: &Preparer,
+    items: &[ItemRef<'_>],
     batch: usize,
 ) -> Result<Embeddings> {
     let pass = model.inference();
-    embed(model, texts.chunks(batch.max(1)), |texts| {
-        model.encode_texts(&pass, &tokenizer.encode(texts)?)
-    })
-}
-
-pub(crate) fn encode_images(
-    model: &Clip,
-    processor: &ImageProcessor,
-    images: &[&[u8]],
-    batch: usize,
-) -> Result<Embeddings> {
-    let (pass, side) = (model.inference(), processor.crop as usize);
-    let first: Vec<usize> = (0..images.len()).step_by(batch.max(1)).collect();
-    embed(model, first.into_iter(), |first| {
-        let images = &images[first..(first + batch.max(1)).min(images.len())];
-        let mut pixels = vec![0.0; images.len() * processor.values()];
-        pixels
-            .par_chunks_mut(processor.values())
-            .zip(images)
-            .enumerate()
-            .try_for_each(|(i, (out, image))| {
-                processor.process(image, None, out).map_err(|e| match e {
-                    Error::Data(reason) => {
-                        Error::data(format!("picture {}: {reason}", first + i + 1))
-                    }
-                    other => other,
-                })
+    let device = model.params().device();
+    let batch = batch.max(1);
+    // Texts of about one length side by side are attended to more evenly by
+    // the threads; the order is put right again at the end.
+    let mut order: Vec<usize> = (0..items.len()).collect();
+    order.sort_by_key(|i| match &items[*i] {
+        ItemRef::Text(text) => text.len(),
+        _ => 0,
+    });
+    let mut values = vec![0.0; items.len() * model.dim()];
+    for chosen in order.chunks(batch) {
+        let part: Vec<ItemRef<'_>> = chosen.iter().map(|i| items[*i].clone()).collect();
+        let input = preparer
+            .prepare(&part, |_| None, device)
+            .map_err(|e| match e {
+                Error::Item { place, reason } => Error::Item {
+                    place: chosen[place],
+                    reason,
+                },
+                other => other,
             })?;
-        let device = model.params().device();
-        let pixels = Tensor::from_vec(pixels, (images.len(), 3, side, side), device)?;
-        model.encode_images(&pass, &pixels)
-    })
-}
-
-fn embed<B>(
-    model: &Clip,
-    batches: impl Iterator<Item = B>,
-    encode: impl Fn(B) -> Result<Tensor>,
-) -> Result<Embeddings> {
-    let mut values = Vec::new();
-    for batch in batches {
-        values.extend(encode(batch)?.flatten_all()?.to_vec1::<f32>()?);
+        let found = model
+            .encode(&pass, &input)?
+            .flatten_all()?
+            .to_vec1::<f32>()?;
+        for (row, place) in found.chunks_exact(model.dim()).zip(chosen) {
+            values[place * model.dim()..(place + 1) * model.dim()].copy_from_slice(row);
+        }
     }
     Ok(Embeddings {
-        dim: model.config().projection_dim,
+        dim: model.dim(),
         values,
     })
 }

@@ -12,11 +12,16 @@ use crate::{
     Error, Result,
     artifact::{self, RunRecord},
     callbacks::{Context, TrainingCallback},
-    data,
+    data::{self, Classes, Layout, TrainingSet},
     evaluation::Metrics,
-    plan::{Plan, choose_device},
+    loss::Criterion,
+    models::ModelConfig,
+    optim::layer_scales,
+    plan::{Allowed, Plan, choose_device},
+    record::{self, History},
     resume,
-    train::{Checkpoint, Pair, Position, Trainer, TrainerOptions},
+    source::{LoadOptions, LoadedModel, ModelDescription, ModelSource},
+    train::{Checkpoint, Position, Sampling, Step, Trainer, TrainerOptions, choose_batch_size},
 };
 
 /// A long epoch says how far it is this often.
@@ -64,6 +69,9 @@ pub struct Setting<'a> {
     pub device: &'a Device,
     /// Whether models may be loaded from folders.
     pub local_models: bool,
+    /// The folder with the model that `model_artifact` goes on from; see
+    /// [`crate::source::open_artifact`].
+    pub earlier: Option<&'a Path>,
     /// Gives the documents of a name.
     pub read_data: &'a dyn Fn(&str) -> Result<DocumentArray>,
     /// For the run alone: takes temporary files, checkpoints and the artifact.
@@ -94,91 +102,129 @@ pub fn run(
     setting: &Setting<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Finished> {
-    let Setting {
-        device,
-        local_models,
-        read_data,
-        folder,
-        checkpoint,
-    } = *setting;
-    let plan = Plan::new(config, local_models)?;
-    log(observer, Level::Info, "Starting finetuning run ...");
+    let earlier = setting
+        .earlier
+        .map(|folder| ModelSource::Folder(folder.to_owned()));
+    let allowed = Allowed {
+        local_models: setting.local_models,
+        earlier: earlier.as_ref().map(ModelSource::kind).transpose()?,
+    };
+    let plan = Plan::new(config, allowed)?;
+    let mut log = |level, message: String| log(observer, level, message);
+    log(Level::Info, "Starting finetuning run ...".to_owned());
     for note in &plan.notes {
-        log(observer, Level::Info, note.clone());
+        log(Level::Info, note.clone());
     }
-    let (device, warning) = choose_device(device);
+    let needs_cpu = plan.freeze || plan.output_dim.is_some();
+    let (device, warning) = choose_device(setting.device, plan.kind, needs_cpu);
     if let Some(warning) = warning {
-        log(observer, Level::Warning, warning);
+        log(Level::Warning, warning);
     }
-    let (train, validation) = read_pairs(&plan, read_data)?;
+    let data = read_data(&plan, setting.read_data)?;
+    log(Level::Info, data.describe(&plan.layout));
+    let resumed = match setting.checkpoint {
+        Some(file) => Some(resume::unpack(
+            file,
+            setting.folder,
+            &file_names(&plan.callbacks()?),
+        )?),
+        None => None,
+    };
+    let source = match (&plan.source, earlier) {
+        (ModelSource::Artifact(_), Some(folder)) => folder,
+        (source, _) => source.clone(),
+    };
+    let options = LoadOptions {
+        pooler: plan.pooler,
+        output_dim: plan.output_dim,
+        freeze: plan.freeze,
+        seed: plan.seed,
+    };
+    let loaded = source.read()?.load(&options, &device)?;
+    if loaded.model.kind() != plan.kind {
+        return Err(Error::config(
+            "model",
+            format!(
+                "its config.json describes a model of {}; the run was submitted for one of {}",
+                loaded.model.kind().inputs(),
+                plan.kind.inputs()
+            ),
+        ));
+    }
     log(
-        observer,
-        Level::Info,
-        match validation.len() {
-            0 => format!("{} pairs to train on", train.len()),
-            n => format!("{} pairs to train on, {n} to validate with", train.len()),
-        },
-    );
-    let loaded = plan.source.read()?.load(&device)?;
-    let (learning_rate, description) = (plan.learning_rate, loaded.description);
-    let mut trainer = Trainer::new(
-        loaded.model,
-        loaded.tokenizer,
-        loaded.processor,
-        plan.optimizer()?,
-        TrainerOptions {
-            batch_size: plan.batch_size,
-            learning_rate: Box::new(move |_| learning_rate),
-            seed: plan.seed,
-            augment: plan.augment,
-        },
-    );
-    log(
-        observer,
         Level::Debug,
         format!(
             "{} parameters, {} threads",
-            trainer.model.params().count(),
+            loaded.model.params().count(),
             rayon::current_num_threads()
         ),
     );
+    let given = plan
+        .batch_size
+        .or(resumed.as_ref().map(|progress| progress.batch_size));
+    let (mut trainer, description, notes) = build_trainer(&plan, loaded, &data, given)?;
+    for note in notes {
+        log(Level::Info, note);
+    }
     let mut callbacks = plan.callbacks()?;
     let mut context = Context {
         trainer: &mut trainer,
         metrics: BTreeMap::new(),
         before: Metrics::new(),
         after: Metrics::new(),
-        data: read_data,
+        data: setting.read_data,
         modalities: &plan.modalities,
-        folder,
+        folder: setting.folder,
         observer,
+        history: History::default(),
+        stop: false,
     };
     let mut progress = Progress::start();
-    match checkpoint {
-        Some(file) => progress.load(file, &mut callbacks, &mut context)?,
+    match resumed {
+        Some(record) => progress.load(record, &mut callbacks, &mut context)?,
         None => {
             for callback in &mut *callbacks {
                 callback.on_fit_begin(&mut context)?;
             }
         }
     }
-    train_epochs(
-        &plan,
-        &train,
-        &validation,
-        &mut callbacks,
-        &mut context,
-        &progress,
-    )?;
+    train_epochs(&plan, &data, &mut callbacks, &mut context, &progress)?;
     let duration = progress.duration();
-    let (before, after) = (context.before, context.after);
-    log(
+    let (before, after, history) = (context.before, context.after, context.history);
+    finish(
+        &trainer,
+        &description,
+        &history,
+        setting.folder,
+        &RunRecord {
+            config,
+            device: if device.is_cpu() { "cpu" } else { "gpu" },
+            duration,
+            before: &before,
+            after: &after,
+        },
         observer,
-        Level::Debug,
-        format!("Finetuning took {}", in_words(duration)),
-    );
-    for (name, after) in &after {
-        let message = match before.get(name) {
+    )
+    .map(|artifact| Finished {
+        artifact,
+        before,
+        after,
+    })
+}
+
+/// Says what was found, and writes the artifact.
+fn finish(
+    trainer: &Trainer,
+    description: &ModelDescription,
+    history: &History,
+    folder: &Path,
+    run: &RunRecord<'_>,
+    observer: &mut dyn Observer,
+) -> Result<PathBuf> {
+    let took = format!("Finetuning took {}", in_words(run.duration));
+    log(observer, Level::Debug, took);
+    for (name, after) in run.after {
+        let message = match run.before.get(name) {
             Some(before) => format!(
                 "Metric: '{name}' before fine-tuning:  {before:.5} after fine-tuning: {after:.5}"
             ),
@@ -187,124 +233,171 @@ pub fn run(
         log(observer, Level::Info, message);
     }
     log(observer, Level::Info, "Building the artifact ...");
-    let artifact = artifact::write(
+    let logs = folder.join("logs");
+    record::write(&logs, history, run.config)?;
+    artifact::write(
         folder,
         &trainer.model,
-        &trainer.processor,
-        &description,
-        &RunRecord {
-            config,
-            device: if device.is_cpu() { "cpu" } else { "gpu" },
-            duration,
-            before: &before,
-            after: &after,
-        },
-    )?;
-    Ok(Finished {
-        artifact,
-        before,
-        after,
-    })
+        &trainer.preparer,
+        description,
+        &logs,
+        run,
+    )
 }
 
-fn read_pairs(
-    plan: &Plan,
-    read_data: &dyn Fn(&str) -> Result<DocumentArray>,
-) -> Result<(Vec<Pair>, Vec<Pair>)> {
-    let read = |name: &str| data::pairs(&read_data(name)?, &plan.modalities, name);
+/// What a run trains on and validates with.
+struct Data {
+    train: TrainingSet,
+    validation: TrainingSet,
+    /// How many classes the training data has.
+    classes: usize,
+}
+
+impl Data {
+    fn describe(&self, layout: &Layout) -> String {
+        let what = match layout {
+            Layout::TextImage(_) | Layout::Pairs(_) | Layout::Scored(_) => "pairs".to_owned(),
+            Layout::Triplets(_) => "triplets".to_owned(),
+            Layout::Labelled(_) => format!("examples of {} classes", self.classes),
+        };
+        let train = self.train.len();
+        match self.validation.len() {
+            0 => format!("{train} {what} to train on"),
+            n => format!("{train} {what} to train on, {n} to validate with"),
+        }
+    }
+}
+
+fn read_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<DocumentArray>) -> Result<Data> {
+    let read = |name: &str| data::read(&documents(name)?, &plan.layout, name);
     let train = read(&plan.train_data)?;
-    let (train, validation) = match &plan.eval_data {
+    let (train, mut validation) = match &plan.eval_data {
         Some(name) => (train, read(name)?),
         None => data::split(train, plan.val_split, plan.seed),
     };
     if train.len() < 2 {
         return Err(Error::data(format!(
-            "`{}` holds {} pair to train on; a contrastive loss needs at least 2",
+            "`{}` holds {} example to train on; at least 2 are needed",
             plan.train_data,
             train.len()
         )));
     }
-    Ok((train, validation))
+    let mut numbers = Classes::default();
+    let train = numbers.number(train);
+    let classes = numbers.len();
+    if matches!(plan.layout, Layout::Labelled(_)) {
+        let bad = |what: &str| Err(Error::data(format!("`{}`: {what}", plan.train_data)));
+        if classes < 2 {
+            return bad("all examples have one label; there must be at least two to tell apart");
+        }
+        if !plan.loss.has_classes() && classes == train.len() {
+            return bad(
+                "no two examples share a label; the loss needs examples that belong together",
+            );
+        }
+    }
+    if plan.loss.has_classes() {
+        // Such a loss knows nothing of other classes.
+        validation.retain(|example| numbers.knows(&example.label));
+    }
+    Ok(Data {
+        train,
+        validation: numbers.number(validation),
+        classes,
+    })
+}
+
+/// Everything that the training loop needs, and what of it is worth a line of
+/// the log.
+fn build_trainer(
+    plan: &Plan,
+    loaded: LoadedModel,
+    data: &Data,
+    batch_size: Option<usize>,
+) -> Result<(Trainer, ModelDescription, Vec<String>)> {
+    let LoadedModel {
+        model,
+        preparer,
+        description,
+    } = loaded;
+    let mut notes = Vec::new();
+    let batch_size = match batch_size {
+        Some(size) => size,
+        None => {
+            let (size, note) = choose_batch_size(&model, &preparer, &data.train)?;
+            notes.push(note);
+            size
+        }
+    };
+    let sampling = if matches!(plan.layout, Layout::Labelled(_)) {
+        let (sampling, changes) = Sampling::choose(
+            &plan.sampler,
+            !plan.loss.has_classes(),
+            batch_size,
+            plan.items_per_class,
+            &data.train.classes,
+        );
+        notes.extend(changes);
+        if let Sampling::Class { items_per_class } = sampling {
+            notes.push(format!(
+                "Batches of {batch_size} hold {items_per_class} examples of each class in them"
+            ));
+        }
+        sampling
+    } else {
+        Sampling::Random
+    };
+    let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
+    let (_, extras) = plan.optimizer.build(Default::default())?;
+    let scales = match extras.layer_wise_lr_decay {
+        Some(decay) => layer_scales(model.config(), decay)?,
+        None => Default::default(),
+    };
+    let (optimizer, _) = plan.optimizer.build(scales)?;
+    let loss_optimizer = if criterion.params().count() > 0 {
+        Some(plan.loss_optimizer.build(Default::default())?.0)
+    } else {
+        None
+    };
+    let steps = sampling
+        .batches(&data.train.classes, batch_size, plan.seed, 0)
+        .len();
+    let schedule = plan
+        .schedule
+        .build(plan.epochs, steps, plan.learning_rate)?;
+    let rate = plan.learning_rate;
+    if plan.freeze && matches!(model.config(), ModelConfig::Mlp(_)) {
+        notes.push("`freeze`: a new perceptron keeps its random weights".to_owned());
+    }
+    let trainer = Trainer::new(
+        model,
+        preparer,
+        criterion,
+        optimizer,
+        loss_optimizer,
+        TrainerOptions {
+            batch_size,
+            sampling,
+            learning_rate: Box::new(move |epoch, step| rate * schedule.factor(epoch, step)),
+            loss_learning_rate: plan.loss_optimizer.learning_rate(plan.learning_rate),
+            max_grad_norm: extras.max_grad_norm,
+            seed: plan.seed,
+            augment: plan.augment,
+        },
+    );
+    Ok((trainer, description, notes))
 }
 
 fn train_epochs(
     plan: &Plan,
-    pairs: &[Pair],
-    validation: &[Pair],
+    data: &Data,
     callbacks: &mut [Box<dyn TrainingCallback>],
     context: &mut Context<'_>,
     run: &Progress,
 ) -> Result<()> {
     context.log(Level::Info, "Finetuning ...");
-    while context.trainer.position().epoch < plan.epochs {
-        let epoch = context.trainer.position().epoch + 1;
-        let started = Instant::now();
-        let steps = context.trainer.steps_per_epoch(pairs);
-        let observer = &mut *context.observer;
-        let mut last_line = started;
-        let progress = |step: usize| {
-            let (epochs, seconds) = (plan.epochs, started.elapsed().as_secs_f64());
-            format!("Training [{epoch}/{epochs}] {step}/{steps} {seconds:.1} s")
-        };
-        let trained = context.trainer.epoch(pairs, |step| {
-            observer.event(Event::Step {
-                epoch,
-                epochs: plan.epochs,
-                step: step.step,
-                steps,
-                loss: f64::from(step.loss),
-                mean_loss: step.mean_loss,
-                learning_rate: step.learning_rate,
-            });
-            if last_line.elapsed() >= PROGRESS_INTERVAL && step.step < steps {
-                last_line = Instant::now();
-                let done = progress(step.step);
-                let line = format!("{done} • loss: {:.3}", step.mean_loss);
-                log(observer, Level::Info, line);
-            }
-            // The trainer is free for a checkpoint only between its steps.
-            if observer.interrupted().is_some() || observer.wants_checkpoint() {
-                return Err(Error::Interrupted);
-            }
-            Ok(())
-        });
-        let train_loss = match trained {
-            Ok(loss) => loss,
-            Err(Error::Interrupted) => {
-                run.pause(callbacks, context)?;
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        let val_loss = if validation.is_empty() {
-            None
-        } else {
-            Some(context.trainer.validation_loss(validation)?)
-        };
-        context.observer.event(Event::Epoch {
-            epoch,
-            epochs: plan.epochs,
-            train_loss,
-            val_loss,
-        });
-        let validated = val_loss.map_or(String::new(), |loss| format!(" • val_loss: {loss:.3}"));
-        context.log(
-            Level::Info,
-            format!("{} • loss: {train_loss:.3}{validated}", progress(steps)),
-        );
-        context.metrics = BTreeMap::from([("train_loss".to_owned(), train_loss)]);
-        if let Some(loss) = val_loss {
-            context.metrics.insert("val_loss".to_owned(), loss);
-        }
-        for callback in &mut *callbacks {
-            callback.on_epoch_end(context)?;
-        }
-        if plan.keep_checkpoints > 0
-            || context.observer.interrupted().is_some()
-            || context.observer.wants_checkpoint()
-        {
-            run.pause(callbacks, context)?;
-        }
+    while context.trainer.position().epoch < plan.epochs && !context.stop {
+        train_epoch(plan, data, callbacks, context, run)?;
     }
     for callback in &mut *callbacks {
         callback.on_fit_end(context)?;
@@ -314,6 +407,117 @@ fn train_epochs(
     }
     context.log(Level::Info, "Done ✨");
     Ok(())
+}
+
+/// Why an epoch is left between two of its steps.
+#[derive(Clone, Copy, Default)]
+struct Between {
+    /// A checkpoint is wanted, or an end.
+    pause: bool,
+    /// A callback has something to do.
+    interval: bool,
+}
+
+fn train_epoch(
+    plan: &Plan,
+    data: &Data,
+    callbacks: &mut [Box<dyn TrainingCallback>],
+    context: &mut Context<'_>,
+    run: &Progress,
+) -> Result<()> {
+    let epoch = context.trainer.position().epoch + 1;
+    let started = Instant::now();
+    let steps = context.trainer.steps_per_epoch(&data.train);
+    let progress = |step: usize| {
+        let (epochs, seconds) = (plan.epochs, started.elapsed().as_secs_f64());
+        format!("Training [{epoch}/{epochs}] {step}/{steps} {seconds:.1} s")
+    };
+    let mut last_line = started;
+    let train_loss = loop {
+        let mut between = Between::default();
+        let (observer, history) = (&mut *context.observer, &mut context.history);
+        let watching = &*callbacks;
+        let trained = context.trainer.epoch(&data.train, |step| {
+            report_step(&step, plan.epochs, observer, history);
+            if last_line.elapsed() >= PROGRESS_INTERVAL && step.step < steps {
+                last_line = Instant::now();
+                let done = progress(step.step);
+                let line = format!("{done} • loss: {:.3}", step.mean_loss);
+                log(observer, Level::Info, line);
+            }
+            between = Between {
+                pause: observer.interrupted().is_some() || observer.wants_checkpoint(),
+                interval: watching
+                    .iter()
+                    .any(|callback| callback.wants_interval(&step)),
+            };
+            // The trainer is free for others only between its steps.
+            if between.pause || between.interval {
+                return Err(Error::Interrupted);
+            }
+            Ok(())
+        });
+        match trained {
+            Ok(loss) => break loss,
+            Err(Error::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+        if between.interval {
+            for callback in &mut *callbacks {
+                callback.on_interval(context)?;
+            }
+        }
+        if between.pause {
+            run.pause(callbacks, context)?;
+        }
+    };
+    let val_loss = if data.validation.is_empty() {
+        None
+    } else {
+        Some(context.trainer.validation_loss(&data.validation)?)
+    };
+    context.observer.event(Event::Epoch {
+        epoch,
+        epochs: plan.epochs,
+        train_loss,
+        val_loss,
+    });
+    let validated = val_loss.map_or(String::new(), |loss| format!(" • val_loss: {loss:.3}"));
+    let line = format!("{} • loss: {train_loss:.3}{validated}", progress(steps));
+    context.log(Level::Info, line);
+    context.metrics = BTreeMap::from([("train_loss".to_owned(), train_loss)]);
+    if let Some(loss) = val_loss {
+        context.metrics.insert("val_loss".to_owned(), loss);
+    }
+    let done = context.trainer.position().total_steps;
+    for (name, value) in &context.metrics {
+        context.history.add(&format!("epoch/{name}"), done, *value);
+    }
+    for callback in &mut *callbacks {
+        callback.on_epoch_end(context)?;
+    }
+    if plan.keep_checkpoints > 0
+        || context.observer.interrupted().is_some()
+        || context.observer.wants_checkpoint()
+    {
+        run.pause(callbacks, context)?;
+    }
+    Ok(())
+}
+
+fn report_step(step: &Step, epochs: usize, observer: &mut dyn Observer, history: &mut History) {
+    let done = (step.epoch - 1) * step.steps + step.step;
+    history.add("step/loss", done, f64::from(step.loss));
+    history.add("step/learning_rate", done, step.learning_rate);
+    observer.event(Event::Step {
+        epoch: step.epoch,
+        epochs,
+        step: step.step,
+        steps: step.steps,
+        loss: f64::from(step.loss),
+        mean_loss: step.mean_loss,
+        learning_rate: step.learning_rate,
+    });
 }
 
 /// How long a run has been trained, and how it is saved.
@@ -358,11 +562,15 @@ impl Progress {
     ) -> Result<()> {
         let state = context.folder.join(TRAINER_FILE);
         Checkpoint::of(context.trainer)?.write(&state)?;
-        let record = resume::Progress::new(
-            context.before.clone(),
-            callbacks.iter().map(|callback| callback.state()).collect(),
-            self.duration().as_secs_f64(),
-        );
+        let record = resume::Progress {
+            before: context.before.clone(),
+            callbacks: callbacks.iter().map(|callback| callback.state()).collect(),
+            seconds: self.duration().as_secs_f64(),
+            batch_size: context.trainer.options.batch_size,
+            history: context.history.clone(),
+            stop: context.stop,
+            ..resume::Progress::new()
+        };
         let file = context.folder.join("checkpoint.zip");
         resume::pack(&file, &record, context.folder, &file_names(callbacks))?;
         std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
@@ -376,11 +584,10 @@ impl Progress {
 
     fn load(
         &mut self,
-        file: &Path,
+        record: resume::Progress,
         callbacks: &mut [Box<dyn TrainingCallback>],
         context: &mut Context<'_>,
     ) -> Result<()> {
-        let record = resume::unpack(file, context.folder, &file_names(callbacks))?;
         let state = context.folder.join(TRAINER_FILE);
         Checkpoint::read(&state)?.apply(context.trainer)?;
         std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
@@ -391,6 +598,8 @@ impl Progress {
             callback.restore(state)?;
         }
         context.before = record.before;
+        context.history = record.history;
+        context.stop = record.stop;
         self.before = Duration::try_from_secs_f64(record.seconds).unwrap_or_default();
         let Position { epoch, step, .. } = context.trainer.position();
         context.log(

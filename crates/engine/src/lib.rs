@@ -8,8 +8,8 @@
 //! | --- | --- |
 //! | [`plan`] | a run's configuration, checked |
 //! | [`source`] | where models come from |
-//! | [`data`] | documents to training pairs |
-//! | [`image`], [`augment`], [`tokenizer`] | pictures and texts to tensors |
+//! | [`data`] | documents to training examples |
+//! | [`prepare`], [`image`], [`augment`], [`tokenizer`] | pictures and texts to tensors |
 //! | [`models`], [`params`] | networks and their weights |
 //! | [`loss`], [`optim`], [`train`] | the training loop and its parts |
 //! | [`evaluation`] | retrieval and its metrics |
@@ -29,15 +29,19 @@ pub mod infer;
 pub mod job;
 mod kernels;
 pub mod loss;
+mod miner;
 pub mod models;
 mod ops;
 pub mod optim;
+mod options;
 pub mod params;
 pub mod plan;
+pub mod prepare;
+mod record;
 mod resume;
 pub mod source;
 pub mod tokenizer;
 pub mod train;
 
 pub use error::{Error, Result};
-pub use ops::{Kernels, Pass};
+pub use ops::{Kernels, Pass, Pooler};

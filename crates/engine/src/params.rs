@@ -24,6 +24,26 @@ pub struct Param {
 }
 
 impl Param {
+    /// A parameter of its own, on the CPU, which training changes.
+    pub(crate) fn trainable(name: &str, shape: Vec<usize>, data: Vec<f32>) -> Result<Arc<Self>> {
+        Self::new(name, (shape, data), &Device::Cpu, true)
+    }
+
+    fn new(
+        name: &str,
+        (shape, data): RawTensor,
+        device: &Device,
+        trainable: bool,
+    ) -> Result<Arc<Self>> {
+        let grad = trainable.then(|| Mutex::new(vec![0.0; data.len()]));
+        let value = Var::from_tensor(&Tensor::from_vec(data, shape, device)?)?;
+        Ok(Arc::new(Self {
+            name: name.to_owned(),
+            value,
+            grad,
+        }))
+    }
+
     /// The name in the checkpoint.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -116,16 +136,24 @@ impl Params {
     ) -> Result<Self> {
         let by_name = tensors
             .into_iter()
-            .map(|(name, (shape, data))| {
-                let grad = trainable(&name).then(|| Mutex::new(vec![0.0; data.len()]));
-                let value = Var::from_tensor(&Tensor::from_vec(data, shape, device)?)?;
-                Ok((name.clone(), Arc::new(Param { name, value, grad })))
+            .map(|(name, tensor)| {
+                let trainable = trainable(&name);
+                Ok((name.clone(), Param::new(&name, tensor, device, trainable)?))
             })
             .collect::<Result<_>>()?;
         Ok(Self {
             by_name,
             device: device.clone(),
         })
+    }
+
+    /// Parameters that were made one by one, on the CPU.
+    pub(crate) fn of(params: Vec<Arc<Param>>) -> Self {
+        let named = params.into_iter().map(|param| (param.name.clone(), param));
+        Self {
+            by_name: named.collect(),
+            device: Device::Cpu,
+        }
     }
 
     /// The parameter of that name with that shape.

@@ -12,32 +12,37 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
-use crate::{Error, Result, evaluation::Metrics};
+use crate::{Error, Result, evaluation::Metrics, record::History};
 
 /// The entry with a [`Progress`].
 const PROGRESS: &str = "progress.json";
 /// The form of the file. A file of another form is refused.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What a run has come to, beside the files that belong to it.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Progress {
-    version: u32,
+    pub(crate) version: u32,
     /// What evaluations found before the training.
     pub(crate) before: Metrics,
     /// The state of each callback, in their order.
     pub(crate) callbacks: Vec<Value>,
     /// Seconds of training behind it.
     pub(crate) seconds: f64,
+    /// Examples in a step, which may have been chosen from the memory of the
+    /// machine.
+    pub(crate) batch_size: usize,
+    /// All that was measured.
+    pub(crate) history: History,
+    /// Whether a callback has ended the run.
+    pub(crate) stop: bool,
 }
 
 impl Progress {
-    pub(crate) fn new(before: Metrics, callbacks: Vec<Value>, seconds: f64) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             version: VERSION,
-            before,
-            callbacks,
-            seconds,
+            ..Self::default()
         }
     }
 }

@@ -1,5 +1,9 @@
-//! Where models come from: the one that ships with the engine, a folder in
-//! Hugging Face layout, or the Hugging Face hub and its cache on this machine.
+//! Where models come from: those that ship with the engine, a folder in Hugging
+//! Face layout, or the Hugging Face hub and its cache on this machine.
+
+mod bundled;
+#[cfg(feature = "hub")]
+mod hub;
 
 use std::{
     collections::HashMap,
@@ -7,35 +11,53 @@ use std::{
 };
 
 use candle_core::Device;
-use finetuner_protocol::{CLIP_SMALL, find_backbone};
-use serde_json::Value;
+use finetuner_protocol::{Task, find_backbone};
+use serde_json::{Value, json};
 
 use crate::{
     Error, Result,
     image::ImageProcessor,
-    models::{Clip, ClipConfig},
+    models::{HeadConfig, MlpConfig, Model, ModelConfig, ModelKind, ModelSetup},
+    ops::Pooler,
     params::{RawTensor, parse_safetensors},
+    prepare::Preparer,
     tokenizer::Tokenizer,
 };
 
 /// Files that go with a model and are handed on unchanged.
-const SIDE_FILES: [&str; 5] = [
+const SIDE_FILES: [&str; 6] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "vocab.json",
+    "vocab.txt",
     "merges.txt",
 ];
 
+/// What a saved model is beside its network: see [`Extras`].
+pub(crate) const EXTRAS_FILE: &str = "finetuner.json";
+/// The weights of a projection head.
+pub(crate) const HEAD_FILE: &str = "projection_head.safetensors";
+/// How sentence-transformers pools.
+pub(crate) const POOLING_FILE: &str = "1_Pooling/config.json";
+/// How sentence-transformers cuts texts.
+pub(crate) const SENTENCE_FILE: &str = "sentence_bert_config.json";
+
 /// Where a model's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ModelSource {
-    /// The small CLIP inside the engine.
-    Bundled,
+    /// A small model inside the engine, by its name.
+    Bundled(&'static str),
     /// A folder.
     Folder(PathBuf),
     /// A repository of the hub, `owner/name`.
     Hub(String),
+    /// The artifact of an earlier run, by its id; whoever carries out the run
+    /// fetches it.
+    Artifact(String),
+    /// A new perceptron of these shapes; a name alone has none.
+    Mlp(Option<MlpConfig>),
 }
 
 impl ModelSource {
@@ -47,8 +69,8 @@ impl ModelSource {
     /// # Errors
     /// [`Error::Model`] for names that can't be any model here.
     pub fn resolve(name: &str, local: bool) -> Result<Self> {
-        if name == CLIP_SMALL {
-            return Ok(Self::Bundled);
+        if let Some(bundled) = bundled::find(name) {
+            return Ok(Self::Bundled(bundled));
         }
         let path = Path::new(name);
         if path.is_absolute() || name.starts_with("./") || name.starts_with("../") {
@@ -65,26 +87,63 @@ impl ModelSource {
             };
         }
         match find_backbone(name) {
-            Some(backbone) if !backbone.trainable => {
-                return Err(Error::model(
-                    name,
-                    "this backend can't fine-tune it yet; the CLIP models can be",
-                ));
-            }
-            Some(backbone) => return Ok(Self::Hub(backbone.hub_name().to_owned())),
-            None if is_hub_name(name) && name.contains("clip") => {}
-            None => {
-                return Err(Error::model(
-                    name,
-                    format!(
-                        "it is not in the list of backbones. Choose one of it, such as \
-                         `{CLIP_SMALL}` or `openai/clip-vit-base-patch32`, the hub's name of \
-                         another CLIP model (`owner/name`), or a folder that begins with `/` or `./`"
-                    ),
-                ));
-            }
+            Some(backbone) if !backbone.trainable => Err(Error::model(
+                name,
+                "this backend can't fine-tune it yet; `finetuner::describe_models` lists those \
+                 that it can",
+            )),
+            Some(backbone) if backbone.name == "mlp" => Ok(Self::Mlp(None)),
+            Some(backbone) => Ok(Self::Hub(backbone.hub_name().to_owned())),
+            None if is_hub_name(name) => Ok(Self::Hub(name.to_owned())),
+            None => Err(Error::model(
+                name,
+                "it is not in the list of backbones. Choose one of it, such as `clip-small`, \
+                 `minilm-small` or `openai/clip-vit-base-patch32`, the hub's name of a BERT, \
+                 DistilBERT, CLIP, ResNet or EfficientNet (`owner/name`), or a folder that begins \
+                 with `/` or `./`",
+            )),
         }
-        Ok(Self::Hub(name.to_owned()))
+    }
+
+    /// What the model embeds, as far as that can be told without fetching it:
+    /// of a model of the hub that is not in the list, by what its name says.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where a folder's `config.json` can't be read, or
+    /// describes another kind of model.
+    pub fn kind(&self) -> Result<ModelKind> {
+        let of_task = |task: &Task| match task {
+            Task::TextToImage => ModelKind::TextImage,
+            Task::ImageToImage => ModelKind::Image,
+            Task::TextToText => ModelKind::Text,
+            _ => ModelKind::Features,
+        };
+        Ok(match self {
+            Self::Bundled(name) => of_task(find_backbone(name).map_or(&Task::Any, |b| &b.task)),
+            Self::Folder(folder) => {
+                let path = folder.join("config.json");
+                let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+                ModelConfig::parse(&parse_json(&bytes, "config.json")?)?.kind()
+            }
+            Self::Hub(name) => match find_listed(name) {
+                Some(task) => of_task(task),
+                None => {
+                    let name = name.to_lowercase();
+                    let has = |part: &str| name.contains(part);
+                    if has("clip") {
+                        ModelKind::TextImage
+                    } else if has("resnet") || has("efficientnet") {
+                        ModelKind::Image
+                    } else {
+                        ModelKind::Text
+                    }
+                }
+            },
+            Self::Mlp(_) => ModelKind::Features,
+            Self::Artifact(id) => {
+                return Err(Error::model(id.as_str(), "it was not fetched"));
+            }
+        })
     }
 
     /// Reads the model's files.
@@ -94,7 +153,7 @@ impl ModelSource {
     /// one is broken.
     pub fn read(&self) -> Result<ModelFiles> {
         match self {
-            Self::Bundled => ModelFiles::bundled(),
+            Self::Bundled(name) => bundled::read(name),
             Self::Folder(folder) => {
                 let name = folder.display().to_string();
                 ModelFiles::gather(&name, |file| {
@@ -102,9 +161,35 @@ impl ModelSource {
                     Ok(path.is_file().then_some(path))
                 })
             }
+            #[cfg(feature = "hub")]
             Self::Hub(name) => hub::gather(name),
+            #[cfg(not(feature = "hub"))]
+            Self::Hub(name) => Err(Error::model(
+                name.as_str(),
+                "this build can't ask the hub: give the path of a folder with the model's files",
+            )),
+            Self::Mlp(Some(config)) => {
+                let mut config = json!(config);
+                config["model_type"] = "mlp".into();
+                Ok(ModelFiles {
+                    config,
+                    ..ModelFiles::default()
+                })
+            }
+            Self::Mlp(None) => Err(Error::model(
+                "mlp",
+                "its shapes are not known: give `input_size` and `hidden_sizes`",
+            )),
+            Self::Artifact(id) => Err(Error::model(id.as_str(), "it was not fetched")),
         }
     }
+}
+
+/// The task of the backbone with this name on the hub.
+fn find_listed(hub_name: &str) -> Option<&'static Task> {
+    let mut all = finetuner_protocol::BACKBONES.iter();
+    all.find(|backbone| backbone.hub_name() == hub_name)
+        .map(|backbone| &backbone.task)
 }
 
 fn is_hub_name(name: &str) -> bool {
@@ -118,50 +203,166 @@ fn is_hub_name(name: &str) -> bool {
     matches!(name.split_once('/'), Some((owner, model)) if part(owner) && part(model))
 }
 
+fn parse_json(bytes: &[u8], name: &str) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|e| Error::checkpoint(format!("{name}: {e}")))
+}
+
+/// What a saved model is beside its network: how it pools, and whether it has
+/// a projection head.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Extras {
+    pub(crate) pooler: Option<Pooler>,
+    pub(crate) head: Option<HeadConfig>,
+}
+
+impl Extras {
+    pub(crate) fn to_json(&self) -> Value {
+        let pooler = self.pooler.map(|pooler| match pooler {
+            Pooler::Mean => json!({"name": "mean"}),
+            Pooler::Max => json!({"name": "max"}),
+            Pooler::Cls => json!({"name": "cls"}),
+            Pooler::GeM { p, eps } => json!({"name": "GeM", "p": p, "eps": eps}),
+        });
+        let head = self.head.map(
+            |head| json!({"inputs": head.inputs, "outputs": head.outputs, "weights": HEAD_FILE}),
+        );
+        json!({"pooler": pooler, "projection_head": head})
+    }
+
+    fn parse(json: &Value) -> Result<Self> {
+        let bad = |what: &str| Error::checkpoint(format!("{EXTRAS_FILE}: bad `{what}`"));
+        let pooler = match json["pooler"]["name"].as_str() {
+            None => None,
+            Some("mean") => Some(Pooler::Mean),
+            Some("max") => Some(Pooler::Max),
+            Some("cls") => Some(Pooler::Cls),
+            Some("GeM") => {
+                let number = |name: &str, default: f64| {
+                    json["pooler"]
+                        .get(name)
+                        .map_or(Some(default), Value::as_f64)
+                };
+                let (p, eps) = (number("p", 3.0), number("eps", 1e-6));
+                match (p, eps) {
+                    (Some(p), Some(eps)) if p > 0.0 && eps > 0.0 => Some(Pooler::GeM {
+                        p: p as f32,
+                        eps: eps as f32,
+                    }),
+                    _ => return Err(bad("pooler")),
+                }
+            }
+            Some(_) => return Err(bad("pooler")),
+        };
+        let head = &json["projection_head"];
+        let length = |name: &str| {
+            let length = head[name].as_u64().filter(|n| (1..1 << 20).contains(n));
+            length
+                .map(|n| n as usize)
+                .ok_or_else(|| bad("projection_head"))
+        };
+        Ok(Self {
+            pooler,
+            head: if head.is_null() {
+                None
+            } else {
+                Some(HeadConfig {
+                    inputs: length("inputs")?,
+                    outputs: length("outputs")?,
+                })
+            },
+        })
+    }
+
+    /// How a model of sentence-transformers pools.
+    fn from_sentence_transformers(json: &Value) -> Result<Self> {
+        let on = |mode: &str| json[format!("pooling_mode_{mode}")].as_bool() == Some(true);
+        let pooler = match (on("mean_tokens"), on("max_tokens"), on("cls_token")) {
+            (true, false, false) => Pooler::Mean,
+            (false, true, false) => Pooler::Max,
+            (false, false, true) => Pooler::Cls,
+            // Newer versions name the mode.
+            (false, false, false) => match json["pooling_mode"].as_str() {
+                Some("mean") => Pooler::Mean,
+                Some("max") => Pooler::Max,
+                Some("cls") => Pooler::Cls,
+                _ => return Err(Error::checkpoint(format!("{POOLING_FILE}: no known mode"))),
+            },
+            _ => {
+                return Err(Error::checkpoint(format!(
+                    "{POOLING_FILE}: several modes at once are not known"
+                )));
+            }
+        };
+        Ok(Self {
+            pooler: Some(pooler),
+            head: None,
+        })
+    }
+}
+
+/// No file of a model may be larger than this.
+const LARGEST_FILE: u64 = 64 << 30;
+
+/// Unpacks the model in the artifact of a run into `folder`. Only files that a
+/// model is made of are taken, by their names.
+///
+/// # Errors
+/// [`Error::Checkpoint`] where the zip is none, or holds no model.
+pub fn open_artifact(zip: &Path, folder: &Path) -> Result<()> {
+    let bad = |reason: &dyn std::fmt::Display| {
+        Error::checkpoint(format!("{} is no artifact: {reason}", zip.display()))
+    };
+    let file = std::fs::File::open(zip).map_err(|e| Error::io(zip, e))?;
+    let mut archive = zip::ZipArchive::new(file).map_err(|e| bad(&e))?;
+    let own = [
+        "config.json",
+        "preprocessor_config.json",
+        "model.safetensors",
+        EXTRAS_FILE,
+        HEAD_FILE,
+        POOLING_FILE,
+        SENTENCE_FILE,
+    ];
+    for i in 0..archive.len() {
+        let mut entry = archive.by_index(i).map_err(|e| bad(&e))?;
+        // Every file lies in a folder with the run's name.
+        let name = entry.name().map_err(|e| bad(&e))?.into_owned();
+        let name = name.split_once('/').map(|(_, name)| name);
+        let wanted = own.iter().chain(&SIDE_FILES);
+        let Some(name) = wanted.copied().find(|wanted| name == Some(*wanted)) else {
+            continue;
+        };
+        if entry.size() > LARGEST_FILE {
+            return Err(bad(&format!("`{name}` has {} bytes", entry.size())));
+        }
+        let to = folder.join(name);
+        if let Some(parent) = to.parent() {
+            std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+        }
+        let mut out = std::fs::File::create(&to).map_err(|e| Error::io(&to, e))?;
+        std::io::copy(&mut entry, &mut out).map_err(|e| Error::io(&to, e))?;
+    }
+    if folder.join("config.json").is_file() {
+        Ok(())
+    } else {
+        Err(bad(&"it has no config.json"))
+    }
+}
+
 /// The files of a model, read.
+#[derive(Default)]
 pub struct ModelFiles {
     config: Value,
     tensors: HashMap<String, RawTensor>,
     preprocessor: Option<Value>,
     /// By file name.
     side_files: HashMap<String, Vec<u8>>,
+    extras: Extras,
+    /// Longest text in tokens, where sentence-transformers says so.
+    max_tokens: Option<usize>,
 }
 
 impl ModelFiles {
-    fn bundled() -> Result<Self> {
-        let json = |bytes: &[u8], name: &str| {
-            serde_json::from_slice(bytes).map_err(|e| Error::checkpoint(format!("{name}: {e}")))
-        };
-        let side_files = [
-            (
-                "tokenizer.json",
-                &include_bytes!("../assets/clip-small/tokenizer.json")[..],
-            ),
-            (
-                "tokenizer_config.json",
-                &include_bytes!("../assets/clip-small/tokenizer_config.json")[..],
-            ),
-        ];
-        Ok(Self {
-            config: json(
-                include_bytes!("../assets/clip-small/config.json"),
-                "config.json",
-            )?,
-            tensors: parse_safetensors(
-                include_bytes!("../assets/clip-small/model.safetensors"),
-                CLIP_SMALL,
-            )?,
-            preprocessor: Some(json(
-                include_bytes!("../assets/clip-small/preprocessor_config.json"),
-                "preprocessor_config.json",
-            )?),
-            side_files: side_files
-                .into_iter()
-                .map(|(name, bytes)| (name.to_owned(), bytes.to_vec()))
-                .collect(),
-        })
-    }
-
     /// Reads the files that `find` knows.
     fn gather(name: &str, find: impl Fn(&str) -> Result<Option<PathBuf>>) -> Result<Self> {
         let read = |file: &str| -> Result<Option<Vec<u8>>> {
@@ -171,75 +372,167 @@ impl ModelFiles {
         };
         let json = |file: &str| -> Result<Option<Value>> {
             read(file)?
-                .map(|bytes| {
-                    serde_json::from_slice(&bytes)
-                        .map_err(|e| Error::checkpoint(format!("{file}: {e}")))
-                })
+                .map(|bytes| parse_json(&bytes, file))
                 .transpose()
         };
         let missing = |file: &str| Error::model(name, format!("it has no {file}"));
         let config = json("config.json")?.ok_or_else(|| missing("config.json"))?;
         // Fail on a wrong kind of model before its weights are fetched.
-        ClipConfig::parse(&config)?;
+        let parsed = ModelConfig::parse(&config)?;
+        let reads_texts = parsed.max_tokens().is_some();
         let mut side_files = HashMap::new();
-        for file in SIDE_FILES {
-            if let Some(bytes) = read(file)? {
-                side_files.insert(file.to_owned(), bytes);
+        if reads_texts {
+            for file in SIDE_FILES {
+                if let Some(bytes) = read(file)? {
+                    side_files.insert(file.to_owned(), bytes);
+                }
+            }
+            if !side_files.contains_key("tokenizer.json") {
+                return Err(missing("tokenizer.json"));
             }
         }
-        if !side_files.contains_key("tokenizer.json") {
-            return Err(missing("tokenizer.json"));
-        }
-        let tensors = if let Some(bytes) = read("model.safetensors")? {
+        let mut tensors = if let Some(bytes) = read("model.safetensors")? {
             parse_safetensors(&bytes, "model.safetensors")?
         } else if let Some(path) = find("pytorch_model.bin")? {
             read_pytorch(&path)?
         } else {
             return Err(missing("model.safetensors"));
         };
+        let extras = match json(EXTRAS_FILE)? {
+            Some(own) => Extras::parse(&own)?,
+            None => match if reads_texts {
+                json(POOLING_FILE)?
+            } else {
+                None
+            } {
+                Some(pooling) => Extras::from_sentence_transformers(&pooling)?,
+                None => Extras::default(),
+            },
+        };
+        if extras.head.is_some() {
+            let bytes = read(HEAD_FILE)?.ok_or_else(|| missing(HEAD_FILE))?;
+            tensors.extend(parse_safetensors(&bytes, HEAD_FILE)?);
+        }
+        let max_tokens = match if reads_texts {
+            json(SENTENCE_FILE)?
+        } else {
+            None
+        } {
+            Some(sentence) => sentence["max_seq_length"].as_u64().map(|n| n as usize),
+            None => None,
+        };
         Ok(Self {
             config,
             tensors,
             preprocessor: json("preprocessor_config.json")?,
             side_files,
+            extras,
+            max_tokens,
         })
     }
 
     /// Puts the model together.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where the files do not fit each other.
-    pub fn load(self, device: &Device) -> Result<LoadedModel> {
-        let config = ClipConfig::parse(&self.config)?;
-        let size = config.vision_config.image_size as u32;
-        let processor = match &self.preprocessor {
-            Some(json) => ImageProcessor::parse(json, size)?,
-            None => ImageProcessor::clip(size),
+    /// [`Error::Checkpoint`] where the files do not fit each other;
+    /// [`Error::Config`] where the options don't.
+    pub fn load(mut self, options: &LoadOptions, device: &Device) -> Result<LoadedModel> {
+        let config = ModelConfig::parse(&self.config)?;
+        let processor = match (&config, &self.preprocessor) {
+            (ModelConfig::Clip(clip), file) => {
+                let size = clip.vision_config.image_size as u32;
+                Some(match file {
+                    Some(json) => ImageProcessor::parse_clip(json, size)?,
+                    None => ImageProcessor::clip(size),
+                })
+            }
+            (ModelConfig::ResNet(_) | ModelConfig::EfficientNet(_), Some(json)) => {
+                Some(ImageProcessor::parse_cnn(json)?)
+            }
+            (ModelConfig::ResNet(_) | ModelConfig::EfficientNet(_), None) => {
+                Some(ImageProcessor::cnn())
+            }
+            _ => None,
         };
-        let tokenizer = self
-            .side_files
-            .get("tokenizer.json")
-            .ok_or_else(|| Error::checkpoint("tokenizer.json is missing"))?;
+        let tokenizer = match (config.max_tokens(), self.side_files.get("tokenizer.json")) {
+            (None, _) => None,
+            (Some(_), None) => return Err(Error::checkpoint("tokenizer.json is missing")),
+            (Some(positions), Some(json)) => {
+                let longest = self.max_tokens.filter(|n| *n > 0).unwrap_or(positions);
+                Some(Tokenizer::parse(json, longest.min(positions))?)
+            }
+        };
+        let features = match &config {
+            ModelConfig::Mlp(mlp) => Some(mlp.input_size),
+            _ => None,
+        };
+        if let (ModelConfig::Mlp(_), true) = (&config, self.tensors.is_empty()) {
+            self.tensors = config.random_weights(options.seed);
+        }
+        let dim = config.dim();
+        let wanted = options.output_dim;
+        let head = match (self.extras.head, wanted) {
+            (Some(head), None) => Some(head),
+            (Some(head), Some(wanted)) if head.outputs == wanted => Some(head),
+            (Some(head), Some(wanted)) => {
+                return Err(Error::config(
+                    "output_dim",
+                    format!(
+                        "{wanted}: the model's projection head gives {}",
+                        head.outputs
+                    ),
+                ));
+            }
+            (None, wanted) => {
+                let outputs = wanted.unwrap_or(dim);
+                let needed = options.freeze || outputs != dim;
+                needed.then_some(HeadConfig {
+                    inputs: dim,
+                    outputs,
+                })
+            }
+        };
+        let setup = ModelSetup {
+            pooler: options.pooler.or(self.extras.pooler),
+            head,
+            freeze: options.freeze,
+            seed: options.seed,
+        };
         Ok(LoadedModel {
-            tokenizer: Tokenizer::parse(tokenizer, config.text_config.max_position_embeddings)?,
-            model: Clip::new(config, self.tensors, device)?,
-            processor,
+            model: Model::new(config, self.tensors, setup, device)?,
+            preparer: Preparer {
+                tokenizer,
+                processor,
+                features,
+            },
             description: ModelDescription {
                 config: self.config,
                 side_files: self.side_files,
+                max_tokens: self.max_tokens,
             },
         })
     }
 }
 
+/// How a model is put together.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// How places become one vector, in place of what the model's files say.
+    pub pooler: Option<Pooler>,
+    /// Length of the embeddings, where it shall be another.
+    pub output_dim: Option<usize>,
+    /// Whether training changes a projection head alone.
+    pub freeze: bool,
+    /// Decides new weights.
+    pub seed: u64,
+}
+
 /// A model, ready to be used.
 pub struct LoadedModel {
     /// The model.
-    pub model: Clip,
-    /// Its tokenizer.
-    pub tokenizer: Tokenizer,
-    /// Its image processor.
-    pub processor: ImageProcessor,
+    pub model: Model,
+    /// What its inputs are made with.
+    pub preparer: Preparer,
     /// Its files beside the weights.
     pub description: ModelDescription,
 }
@@ -248,6 +541,7 @@ pub struct LoadedModel {
 pub struct ModelDescription {
     pub(crate) config: Value,
     pub(crate) side_files: HashMap<String, Vec<u8>>,
+    pub(crate) max_tokens: Option<usize>,
 }
 
 /// Reads the tensors of a PyTorch file. The pickle in it is interpreted as
@@ -267,78 +561,43 @@ fn read_pytorch(path: &Path) -> Result<HashMap<String, RawTensor>> {
         .collect()
 }
 
-#[cfg(feature = "hub")]
-mod hub {
-    use hf_hub::api::sync::{ApiBuilder, ApiError};
-
-    use super::{Error, ModelFiles, Result};
-
-    /// Finds a model in the hub's cache, and fetches what is missing there.
-    pub(super) fn gather(name: &str) -> Result<ModelFiles> {
-        let unreachable = |e: &dyn std::fmt::Display| {
-            Error::model(
-                name,
-                format!(
-                    "its files are not in the hub's cache on this machine ({}), and the hub can't \
-                     be asked: {e}. Offline, put config.json, model.safetensors, tokenizer.json \
-                     and preprocessor_config.json into one folder and give that folder's path as \
-                     the model, or fill the cache on a machine that is online",
-                    cache().path().display()
-                ),
-            )
-        };
-        let api = ApiBuilder::from_env()
-            .with_progress(false)
-            .build()
-            .map_err(|e| unreachable(&e))?;
-        let repo = api.model(name.to_owned());
-        let cached = cache().model(name.to_owned());
-        // Offline, what a model that is cached may lack is not there.
-        let may_lack = |file: &str| match file {
-            "config.json" | "tokenizer.json" => false,
-            "model.safetensors" => cached.get("pytorch_model.bin").is_some(),
-            "pytorch_model.bin" => false,
-            _ => cached.get("config.json").is_some(),
-        };
-        ModelFiles::gather(name, |file| match repo.get(file) {
-            Ok(path) => Ok(Some(path)),
-            Err(ApiError::RequestError(e)) if e.to_string().contains("404") => Ok(None),
-            Err(_) if may_lack(file) => Ok(None),
-            Err(e) => Err(unreachable(&e)),
-        })
-    }
-
-    fn cache() -> hf_hub::Cache {
-        hf_hub::Cache::from_env()
-    }
-}
-
-#[cfg(not(feature = "hub"))]
-mod hub {
-    use super::{Error, ModelFiles, Result};
-
-    pub(super) fn gather(name: &str) -> Result<ModelFiles> {
-        Err(Error::model(
-            name,
-            "this build can't ask the hub: give the path of a folder with the model's files",
-        ))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use finetuner_protocol::CLIP_SMALL;
+
     use super::*;
 
     #[test]
     fn names_are_told_apart() {
         let resolve = |name: &str| ModelSource::resolve(name, true);
-        assert_eq!(resolve(CLIP_SMALL).unwrap(), ModelSource::Bundled);
+        assert_eq!(
+            resolve(CLIP_SMALL).unwrap(),
+            ModelSource::Bundled(CLIP_SMALL)
+        );
+        assert_eq!(resolve("mlp").unwrap(), ModelSource::Mlp(None));
         let hub = |name: &str| ModelSource::Hub(name.to_owned());
-        for name in ["openai/clip-vit-base-patch32", "laion/CLIP-clip.x_y"] {
-            assert_eq!(resolve(name).unwrap(), hub(name));
+        for (name, expected, kind) in [
+            (
+                "openai/clip-vit-base-patch32",
+                "openai/clip-vit-base-patch32",
+                ModelKind::TextImage,
+            ),
+            ("laion/CLIP-x.x_y", "laion/CLIP-x.x_y", ModelKind::TextImage),
+            ("resnet50", "microsoft/resnet-50", ModelKind::Image),
+            ("me/my-resnet", "me/my-resnet", ModelKind::Image),
+            (
+                "bert-base-en",
+                "google-bert/bert-base-cased",
+                ModelKind::Text,
+            ),
+            ("a/all-MiniLM", "a/all-MiniLM", ModelKind::Text),
+        ] {
+            let source = resolve(name).unwrap();
+            assert_eq!(source, hub(expected));
+            assert_eq!(source.kind().unwrap(), kind, "{name}");
         }
         for (name, reason) in [
-            ("resnet50", "can't fine-tune it yet"),
+            ("pointnet-base", "can't fine-tune it yet"),
             ("no-such-model", "not in the list"),
             ("../nowhere/clip", "no config.json"),
             ("clip/../../etc", "not in the list"),
@@ -350,5 +609,36 @@ mod tests {
         }
         let refused = ModelSource::resolve("/tmp", false).unwrap_err().to_string();
         assert!(refused.contains("--local-models"), "{refused}");
+    }
+
+    #[test]
+    fn what_a_model_is_beside_its_network_is_read_back() {
+        let head = Some(HeadConfig {
+            inputs: 8,
+            outputs: 3,
+        });
+        let gem = Pooler::GeM { p: 2.0, eps: 0.5 };
+        for (pooler, head) in [
+            (None, None),
+            (Some(Pooler::Cls), head),
+            (Some(gem), None),
+            (Some(Pooler::Max), None),
+        ] {
+            let extras = Extras { pooler, head };
+            assert_eq!(Extras::parse(&extras.to_json()).unwrap(), extras);
+        }
+        for bad in [
+            json!({"pooler": {"name": "best"}}),
+            json!({"pooler": {"name": "GeM", "p": 0}}),
+            json!({"projection_head": {"inputs": 0, "outputs": 1}}),
+        ] {
+            assert!(Extras::parse(&bad).is_err(), "{bad}");
+        }
+        let st = |json: Value| Extras::from_sentence_transformers(&json);
+        let mean = st(json!({"pooling_mode_mean_tokens": true})).unwrap();
+        assert_eq!(mean.pooler, Some(Pooler::Mean));
+        let cls = st(json!({"pooling_mode": "cls"})).unwrap();
+        assert_eq!(cls.pooler, Some(Pooler::Cls));
+        assert!(st(json!({})).is_err());
     }
 }

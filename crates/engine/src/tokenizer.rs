@@ -2,15 +2,31 @@
 
 use tokenizers::{TruncationParams, utils::truncation::TruncationStrategy};
 
-use crate::{Error, Result};
+use crate::{Error, Result, ops::Segments};
 
-/// Token ids of several texts, all padded to the longest.
+/// Token ids of several texts, one after the other, without padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenBatch {
-    /// Row by row, `seq` ids each.
+    /// The ids of all texts.
     pub ids: Vec<u32>,
-    /// Tokens of the longest text.
-    pub seq: usize,
+    /// How many of them each text has.
+    pub lengths: Vec<usize>,
+}
+
+impl TokenBatch {
+    /// Texts of one length, row by row.
+    #[must_use]
+    pub fn uniform(ids: Vec<u32>, length: usize) -> Self {
+        let count = ids.len() / length.max(1);
+        Self {
+            ids,
+            lengths: vec![length; count],
+        }
+    }
+
+    pub(crate) fn segments(&self) -> Segments {
+        Segments::new(self.lengths.iter().copied())
+    }
 }
 
 /// A tokenizer with the limit of its model.
@@ -38,9 +54,7 @@ impl Tokenizer {
         Ok(Self { inner })
     }
 
-    /// Token ids of `texts`. Shorter texts are filled up with their own last
-    /// token, the end of text: CLIP takes the first one, so what comes behind
-    /// changes nothing.
+    /// Token ids of `texts`.
     ///
     /// # Errors
     /// [`Error::Data`] where a text can't be tokenized.
@@ -49,17 +63,14 @@ impl Tokenizer {
             .inner
             .encode_batch_fast(texts.to_vec(), true)
             .map_err(|e| Error::data(format!("a text can't be tokenized: {e}")))?;
-        let seq = encoded.iter().map(|e| e.get_ids().len()).max().unwrap_or(0);
-        if seq == 0 && !texts.is_empty() {
-            return Err(Error::data("the tokenizer found no token in any text"));
+        let lengths: Vec<usize> = encoded.iter().map(|e| e.get_ids().len()).collect();
+        if let Some(text) = lengths.iter().position(|length| *length == 0) {
+            return Err(Error::data(format!(
+                "the tokenizer found no token in `{}`",
+                texts[text].chars().take(40).collect::<String>()
+            )));
         }
-        let mut ids = Vec::with_capacity(texts.len() * seq);
-        for encoding in &encoded {
-            let tokens = encoding.get_ids();
-            let last = tokens.last().copied().unwrap_or(0);
-            ids.extend_from_slice(tokens);
-            ids.extend(std::iter::repeat_n(last, seq - tokens.len()));
-        }
-        Ok(TokenBatch { ids, seq })
+        let ids = encoded.iter().flat_map(|e| e.get_ids()).copied().collect();
+        Ok(TokenBatch { ids, lengths })
     }
 }

@@ -80,17 +80,31 @@ const fn option(name: &'static str, kind: &'static str, default: &'static str) -
     }
 }
 
+const SEED: ModelOption = option("seed", "whole number", "0");
+const AUGMENTATION: ModelOption = option("augmentation", "none or light", "\"none\"");
 const TEXT: &[ModelOption] = &[
     option("pooler", "mean, max, cls or GeM", "\"mean\""),
     option("pooler_options", "object", "{}"),
+    SEED,
 ];
 const CNN: &[ModelOption] = &[
     option("pooler", "null or GeM", "null"),
     option("pooler_options", "object", "{}"),
+    SEED,
+    AUGMENTATION,
 ];
-const CLIP: &[ModelOption] = &[
-    option("seed", "whole number", "0"),
-    option("augmentation", "none or light", "\"none\""),
+const CLIP: &[ModelOption] = &[SEED, AUGMENTATION];
+const MLP: &[ModelOption] = &[
+    ModelOption {
+        name: "input_size",
+        kind: "whole number",
+        default: None,
+    },
+    option("hidden_sizes", "list of whole numbers", "[]"),
+    option("bias", "true or false", "true"),
+    option("activation", "null, relu, tanh or sigmoid", "null"),
+    option("l2", "true or false", "false"),
+    SEED,
 ];
 const POINTNET: &[ModelOption] = &[
     option("hidden_dim", "whole number", "1024"),
@@ -106,6 +120,20 @@ const POINTNET: &[ModelOption] = &[
 /// ```
 pub const CLIP_SMALL: &str = "clip-small";
 
+/// The name of the small text model that ships with the backend.
+///
+/// ```
+/// assert!(finetuner_protocol::find_backbone(finetuner_protocol::MINILM_SMALL).is_some());
+/// ```
+pub const MINILM_SMALL: &str = "minilm-small";
+
+/// The name of the small picture model that ships with the backend.
+///
+/// ```
+/// assert!(finetuner_protocol::find_backbone(finetuner_protocol::EFFICIENTNET_SMALL).is_some());
+/// ```
+pub const EFFICIENTNET_SMALL: &str = "efficientnet-small";
+
 /// All backbones: those of the Python client's guide in its order, then those
 /// that its last version added, then ours.
 ///
@@ -115,46 +143,46 @@ pub const CLIP_SMALL: &str = "clip-small";
 pub const BACKBONES: &[Backbone] = &[
     Backbone {
         name: "resnet50",
-        aliases: &["resnet-base"],
+        aliases: &["resnet-base", "microsoft/resnet-50"],
         task: Task::ImageToImage,
         output_dim: 2048,
         architecture: "CNN",
         description: "Pretrained on ImageNet",
         options: CNN,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
         name: "resnet152",
-        aliases: &["resnet-large"],
+        aliases: &["resnet-large", "microsoft/resnet-152"],
         task: Task::ImageToImage,
         output_dim: 2048,
         architecture: "CNN",
         description: "Pretrained on ImageNet",
         options: CNN,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
         name: "efficientnet_b0",
-        aliases: &[],
+        aliases: &["google/efficientnet-b0"],
         task: Task::ImageToImage,
         output_dim: 1280,
         architecture: "CNN",
         description: "Pretrained on ImageNet",
         options: CNN,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
         name: "efficientnet_b4",
-        aliases: &["efficientnet-base"],
+        aliases: &["efficientnet-base", "google/efficientnet-b4"],
         task: Task::ImageToImage,
         output_dim: 1280,
         architecture: "CNN",
         description: "Pretrained on ImageNet",
         options: CNN,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
@@ -170,13 +198,13 @@ pub const BACKBONES: &[Backbone] = &[
     },
     Backbone {
         name: "bert-base-cased",
-        aliases: &["bert-base-en"],
+        aliases: &["bert-base-en", "google-bert/bert-base-cased"],
         task: Task::TextToText,
         output_dim: 768,
         architecture: "transformer",
         description: "Pretrained on BookCorpus and English Wikipedia",
         options: TEXT,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
@@ -187,7 +215,7 @@ pub const BACKBONES: &[Backbone] = &[
         architecture: "transformer",
         description: "Pretrained on Bert, fine-tuned on MS Marco",
         options: TEXT,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
@@ -198,7 +226,7 @@ pub const BACKBONES: &[Backbone] = &[
         architecture: "transformer",
         description: "Text embedding model trained by Jina AI, tiny",
         options: TEXT,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
@@ -236,13 +264,16 @@ pub const BACKBONES: &[Backbone] = &[
     },
     Backbone {
         name: "bert-base-multi",
-        aliases: &["bert-base-multilingual-cased"],
+        aliases: &[
+            "bert-base-multilingual-cased",
+            "google-bert/bert-base-multilingual-cased",
+        ],
         task: Task::TextToText,
         output_dim: 768,
         architecture: "transformer",
         description: "BERT pretrained on the Wikipedia of 104 languages",
         options: TEXT,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
@@ -258,13 +289,13 @@ pub const BACKBONES: &[Backbone] = &[
     },
     Backbone {
         name: "efficientnet-large",
-        aliases: &["efficientnet_b7"],
+        aliases: &["efficientnet_b7", "google/efficientnet-b7"],
         task: Task::ImageToImage,
         output_dim: 2560,
         architecture: "CNN",
         description: "EfficientNet B7 pretrained on ImageNet",
         options: CNN,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
@@ -301,6 +332,28 @@ pub const BACKBONES: &[Backbone] = &[
         onnx: false,
     },
     Backbone {
+        name: "mlp",
+        aliases: &[],
+        task: Task::Any,
+        output_dim: 128,
+        architecture: "MLP",
+        description: "Perceptron over features, not pretrained",
+        options: MLP,
+        trainable: true,
+        onnx: true,
+    },
+    Backbone {
+        name: "sentence-transformers/all-MiniLM-L6-v2",
+        aliases: &["all-MiniLM-L6-v2"],
+        task: Task::TextToText,
+        output_dim: 384,
+        architecture: "transformer",
+        description: "MiniLM of six layers, fine-tuned on a billion pairs",
+        options: TEXT,
+        trainable: true,
+        onnx: true,
+    },
+    Backbone {
         name: CLIP_SMALL,
         aliases: &[],
         task: Task::TextToImage,
@@ -308,6 +361,28 @@ pub const BACKBONES: &[Backbone] = &[
         architecture: "transformer",
         description: "Pretrained on emoji drawings, ships with Finetuner",
         options: CLIP,
+        trainable: true,
+        onnx: true,
+    },
+    Backbone {
+        name: MINILM_SMALL,
+        aliases: &[],
+        task: Task::TextToText,
+        output_dim: 384,
+        architecture: "transformer",
+        description: "MiniLM of three layers, ships with Finetuner",
+        options: TEXT,
+        trainable: true,
+        onnx: true,
+    },
+    Backbone {
+        name: EFFICIENTNET_SMALL,
+        aliases: &[],
+        task: Task::ImageToImage,
+        output_dim: 1280,
+        architecture: "CNN",
+        description: "EfficientNet-Lite0, ships with Finetuner",
+        options: CNN,
         trainable: true,
         onnx: true,
     },

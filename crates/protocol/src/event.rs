@@ -110,6 +110,15 @@ pub enum Stage {
     After,
 }
 
+/// The name under which a worker asks for the artifact that its run goes on
+/// from. No data set can have it: names hold no slash.
+///
+/// ```
+/// let name = finetuner_protocol::MODEL_ARTIFACT;
+/// assert!(finetuner_protocol::check_name("train_data", name).is_err());
+/// ```
+pub const MODEL_ARTIFACT: &str = "/model_artifact";
+
 /// What a worker asks for first: the run that it was started for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {

@@ -32,7 +32,9 @@ pub mod run;
 pub mod summary;
 pub mod synthesis;
 
-pub use backbone::{BACKBONES, Backbone, CLIP_SMALL, ModelOption, find_backbone};
+pub use backbone::{
+    BACKBONES, Backbone, CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL, ModelOption, find_backbone,
+};
 pub use callback::Callback;
 pub use config::{Data, Generation, HyperParameters, Model, RunConfig, SchedulerOptions};
 pub use document::{Content, Document, LABEL_TAG, NamedScore, NdArray, SCORE_TAG};
@@ -40,8 +42,8 @@ pub use document_array::{
     DocumentArray, DocumentError, DocumentReader, MAX_DOCUMENT_BYTES, stream_frame, stream_head,
 };
 pub use event::{
-    CheckpointInfo, Event, EventBatch, FoundDocuments, Job, Level, Outcome, Stage, WorkRules,
-    WorkerOrders,
+    CheckpointInfo, Event, EventBatch, FoundDocuments, Job, Level, MODEL_ARTIFACT, Outcome, Stage,
+    WorkRules, WorkerOrders,
 };
 pub use limits::{InvalidField, MAX_EPOCHS, check_name, check_workers};
 pub use names::{Device, Loss, Miner, Optimizer, RunTask, Sampler, Scheduler, Status, Task};

@@ -2,8 +2,14 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use finetuner_engine::{data, plan::Plan};
-use finetuner_protocol::{Callback, Content, Document, DocumentArray, DocumentReader, RunConfig};
+use finetuner_engine::{
+    data,
+    models::ModelKind,
+    plan::{Allowed, Plan, kind_of},
+};
+use finetuner_protocol::{
+    Callback, Content, Document, DocumentArray, DocumentReader, MODEL_ARTIFACT, RunConfig,
+};
 
 use crate::{
     app::App,
@@ -11,8 +17,73 @@ use crate::{
     pictures,
 };
 
+/// What a run was found to need.
+pub(crate) struct Checked {
+    /// The content of each of its data sets by name, and of the artifact that it
+    /// goes on from.
+    pub(crate) contents: BTreeMap<String, String>,
+    /// How many checkpoints it wants to be kept.
+    pub(crate) keep_checkpoints: u32,
+}
+
+/// Checks a configuration, and all that it names.
+pub(crate) async fn check(app: &App, user_id: &str, config: &RunConfig) -> Result<Checked> {
+    let earlier = match &config.model.artifact {
+        None => None,
+        Some(name) => Some(earlier(app, user_id, name).await?),
+    };
+    let allowed = Allowed {
+        local_models: app.settings.local_models,
+        earlier: earlier.as_ref().map(|(kind, _)| *kind),
+    };
+    let plan = Plan::new(config, allowed).map_err(|e| ApiError::engine(&e))?;
+    let keep_checkpoints = u32::try_from(plan.keep_checkpoints).unwrap_or(u32::MAX);
+    let mut contents = check_data(app, user_id, plan, config).await?;
+    if let Some((_, content)) = earlier {
+        contents.insert(MODEL_ARTIFACT.to_owned(), content);
+    }
+    Ok(Checked {
+        contents,
+        keep_checkpoints,
+    })
+}
+
+/// Artifacts that were made from one another, one after the other.
+const LONGEST_CHAIN: usize = 1000;
+
+/// What the model in an artifact embeds, and the artifact's content.
+async fn earlier(app: &App, user_id: &str, name: &str) -> Result<(ModelKind, String)> {
+    let bad =
+        |reason: &str| ApiError::unprocessable(format!("`model_artifact`: `{name}`: {reason}"));
+    let (user, id) = (user_id.to_owned(), name.to_owned());
+    let mut found = app.database.artifact(user.clone(), id.clone()).await?;
+    if found.is_none() {
+        found = app.database.artifact_by_name(user, id).await?;
+    }
+    let artifact = found.ok_or_else(|| {
+        bad("there is no such artifact; give the `artifact_id` of a run that has finished")
+    })?;
+    // A run may itself have gone on from an artifact: what its model embeds was
+    // decided by the first of them.
+    let mut id = artifact.id;
+    for _ in 0..LONGEST_CHAIN {
+        let config = app.database.config_of_artifact(id).await?;
+        let config = config.ok_or_else(|| bad("the run that it is of is not there any more"))?;
+        let config: RunConfig =
+            serde_json::from_str(&config).map_err(|e| ApiError::internal(&e))?;
+        match config.model.artifact {
+            Some(before) => id = before,
+            None => {
+                let kind = kind_of(&config).map_err(|e| bad(&e.to_string()))?;
+                return Ok((kind, artifact.content));
+            }
+        }
+    }
+    Err(bad("too many runs have gone on from one another"))
+}
+
 /// Checks all data sets of a run. Returns the content of each by its name.
-pub(crate) async fn check_data(
+async fn check_data(
     app: &App,
     user_id: &str,
     plan: Plan,
@@ -100,10 +171,9 @@ fn check_shapes(
     callbacks: &[Callback],
     arrays: &HashMap<String, DocumentArray>,
 ) -> Result<()> {
-    let modalities = &plan.modalities;
-    for name in plan.pair_data_names() {
+    for name in plan.train_data_names() {
         if let Some(array) = arrays.get(&name) {
-            data::pairs(array, modalities, &name).map_err(|e| ApiError::engine(&e))?;
+            data::read(array, &plan.layout, &name).map_err(|e| ApiError::engine(&e))?;
         }
     }
     for callback in callbacks {
@@ -112,7 +182,9 @@ fn check_shapes(
         };
         let index = evaluation.index_data.as_ref().and_then(|i| arrays.get(i));
         if let Some(queries) = arrays.get(&evaluation.query_data) {
-            data::check_search_set(queries, index, modalities, &evaluation.query_data)
+            let (name, modalities) = (&evaluation.query_data, &plan.modalities);
+            plan.search_kinds(evaluation)
+                .and_then(|kinds| data::check_search_set(queries, index, kinds, modalities, name))
                 .map_err(|e| ApiError::engine(&e))?;
         }
     }

@@ -13,10 +13,12 @@ use std::{
 use finetuner_engine::{
     Error as EngineError,
     job::{self, Interruption, Observer, Setting},
+    source::open_artifact,
     train::Position,
 };
 use finetuner_protocol::{
-    DocumentArray, Event, EventBatch, Job, Level, Outcome, RunConfig, WorkRules, WorkerOrders,
+    DocumentArray, Event, EventBatch, Job, Level, MODEL_ARTIFACT, Outcome, RunConfig, WorkRules,
+    WorkerOrders,
 };
 use reqwest::{Client, RequestBuilder, Response, header};
 use tokio::{
@@ -115,17 +117,30 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
         }
         false => None,
     };
+    let config: RunConfig = serde_json::from_value(job.config.clone())
+        .map_err(|e| EngineError::Data(format!("the configuration can't be read: {e}")))?;
+    let earlier = match &config.model.artifact {
+        None => None,
+        Some(_) => {
+            let (zip, opened) = (folder.join("earlier.zip"), folder.join("earlier"));
+            let fetched = runtime.block_on(server.fetch_data(MODEL_ARTIFACT, &zip));
+            fetched.map_err(EngineError::Checkpoint)?;
+            open_artifact(&zip, &opened)?;
+            // Only its weights are needed any more.
+            let _ = std::fs::remove_file(&zip);
+            Some(opened)
+        }
+    };
     let pictures = Pictures::new(job.rules.private_addresses).map_err(EngineError::Data)?;
     let read = |name: &str| read_data(runtime, server, &pictures, name);
     let setting = Setting {
         device: &job.device,
         local_models: job.rules.local_models,
+        earlier: earlier.as_deref(),
         read_data: &read,
         folder,
         checkpoint: checkpoint.as_deref(),
     };
-    let config: RunConfig = serde_json::from_value(job.config.clone())
-        .map_err(|e| EngineError::Data(format!("the configuration can't be read: {e}")))?;
     let finished = job::run(&config, &setting, follower)?;
     follower.event(Event::Log {
         level: Level::Info,
@@ -264,11 +279,17 @@ fn memory_used() -> Option<u64> {
     Some(kilobytes << 10)
 }
 
-/// The bytes of the files in a folder without folders.
+/// The bytes of the files in a folder and in those inside.
 fn folder_size(folder: &Path) -> u64 {
     let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
     files
-        .filter_map(|file| Some(file.metadata().ok()?.len()))
+        .filter_map(|file| {
+            let about = file.metadata().ok()?;
+            Some(match about.is_dir() {
+                true => folder_size(&file.path()),
+                false => about.len(),
+            })
+        })
         .sum()
 }
 
@@ -364,8 +385,17 @@ impl Server {
 
     /// Takes an answer's body into a file.
     async fn fetch(&self, call: &str, path: &Path) -> Result<(), String> {
+        self.save(self.send(|| self.get(call)).await?, path).await
+    }
+
+    /// Fetches a data set, or another content of the run, into a file.
+    async fn fetch_data(&self, name: &str, path: &Path) -> Result<(), String> {
+        let answer = self.send(|| self.get("data").query(&[("name", name)]));
+        self.save(answer.await?, path).await
+    }
+
+    async fn save(&self, mut answer: Response, path: &Path) -> Result<(), String> {
         let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-        let mut answer = self.send(|| self.get(call)).await?;
         let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
         while let Some(bytes) = answer.chunk().await.map_err(without_url)? {
             file.write_all(&bytes).await.map_err(failed)?;

@@ -1,22 +1,24 @@
 //! Reading `datasets/emoji-clip`.
 
-use std::{path::Path, sync::Arc};
-
-use finetuner_engine::train::Pair;
+use std::path::Path;
 
 /// An example gives up with whatever went wrong.
 pub(crate) type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A picture and its text.
+#[derive(Clone)]
+pub(crate) struct Pair {
+    pub(crate) image: Vec<u8>,
+    pub(crate) text: String,
+}
 
 /// Rows of `picture,text`, the pictures read.
 pub(crate) fn read_pairs(root: &Path, list: &Path) -> Fallible<Vec<Pair>> {
     read_rows(list)?
         .into_iter()
         .map(|(image, text)| {
-            let bytes = std::fs::read(root.join(&image))?;
             Ok(Pair {
-                image: Arc::from(bytes),
-                label: text.clone(),
-                id: image,
+                image: std::fs::read(root.join(image))?,
                 text,
             })
         })

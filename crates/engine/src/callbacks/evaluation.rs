@@ -3,72 +3,113 @@
 use std::collections::BTreeMap;
 
 use finetuner_protocol::{
-    Callback, DocumentArray, Event, FoundDocuments, Stage, callback::EvaluationCallback,
+    Callback, DocumentArray, Event, FoundDocuments, Level, Stage, callback::EvaluationCallback,
 };
 use serde_json::Value;
 
 use super::{Context, TrainingCallback, report};
 use crate::{
     Error, Result,
-    data::{Modalities, search_set},
-    evaluation::{Distance, Metrics, Relevance, rank},
-    infer::{encode_images, encode_texts},
-    train::Trainer,
+    data::{Modalities, SearchKinds, SearchSet, search_set},
+    evaluation::{Distance, METRICS, Metrics, Relevance, rank},
+    infer::{ItemRef, embed},
+    models::ModelKind,
+    train::{Step, Trainer, shuffled_order},
 };
+
+/// The parts of a CLIP, as the Python Finetuner names them.
+const PARTS: [(&str, ModelKind); 2] = [
+    ("clip-text", ModelKind::Text),
+    ("clip-vision", ModelKind::Image),
+];
 
 pub(crate) struct Evaluation {
     options: EvaluationCallback,
+    kinds: SearchKinds,
     distance: Distance,
+    /// The metrics that are wanted; all where none were named.
+    wanted: Option<Vec<String>>,
+    /// What metric names begin with.
+    prefix: String,
     /// Whether another callback watches one of the metrics, so that they are
     /// wanted after every epoch.
     watched: bool,
     data: Option<(DocumentArray, Option<DocumentArray>)>,
 }
 
+fn bad(field: &str, reason: impl Into<String>) -> Error {
+    Error::config(format!("callbacks.EvaluationCallback.{field}"), reason)
+}
+
+/// What an evaluation searches with and in.
+pub(crate) fn search_kinds(options: &EvaluationCallback, kind: ModelKind) -> Result<SearchKinds> {
+    let given = [
+        ("model", &options.model),
+        ("index_model", &options.index_model),
+    ];
+    if kind != ModelKind::TextImage {
+        // One model embeds both; its name may be anything.
+        return Ok(SearchKinds {
+            queries: kind,
+            index: kind,
+        });
+    }
+    let [queries, index] = given.map(|(field, name)| {
+        let Some(name) = name.as_deref() else {
+            return Ok(None);
+        };
+        let found = PARTS.iter().find(|(part, _)| *part == name);
+        let reason = format!("`{name}`: a CLIP has the parts `clip-text` and `clip-vision`");
+        found
+            .map(|(_, kind)| Some(*kind))
+            .ok_or_else(|| bad(field, reason))
+    });
+    // Without names, pictures are searched by text.
+    let queries = queries?.unwrap_or(ModelKind::Text);
+    Ok(SearchKinds {
+        queries,
+        index: index?.unwrap_or(ModelKind::Image),
+    })
+}
+
 impl Evaluation {
     /// Checks the options; `all` are the callbacks of the run.
-    pub(crate) fn new(options: &EvaluationCallback, all: &[Callback]) -> Result<Self> {
-        let bad = |field: &str, reason: String| {
-            Err(Error::config(
-                format!("callbacks.EvaluationCallback.{field}"),
-                reason,
-            ))
-        };
+    pub(crate) fn new(
+        options: &EvaluationCallback,
+        all: &[Callback],
+        kind: ModelKind,
+    ) -> Result<Self> {
         if options.query_data.is_empty() {
-            return bad("query_data", "empty: name the query data".to_owned());
+            return Err(bad("query_data", "empty: name the query data"));
         }
         if options.limit == 0 {
-            return bad(
-                "limit",
-                "0: a query must find at least 1 document".to_owned(),
-            );
+            return Err(bad("limit", "0: a query must find at least 1 document"));
         }
         if options.batch_size == 0 {
-            return bad("batch_size", "0: at least 1 is needed".to_owned());
+            return Err(bad("batch_size", "0: at least 1 is needed"));
         }
-        if options.steps_per_interval.is_some() {
-            return bad(
-                "steps_per_interval",
-                "this version evaluates before and after the training; leave it out".to_owned(),
-            );
+        if options.steps_per_interval == Some(0) {
+            return Err(bad("steps_per_interval", "0: at least 1 is needed"));
         }
-        for (field, model, wanted) in [
-            ("model", &options.model, "clip-text"),
-            ("index_model", &options.index_model, "clip-vision"),
-        ] {
-            if model.as_deref().is_some_and(|model| model != wanted) {
-                let reason =
-                    format!("this version searches pictures by text: `{wanted}` or nothing");
-                return bad(field, reason);
-            }
+        if options.query_sample_size == Some(0) {
+            return Err(bad("query_sample_size", "0: at least 1 is needed"));
         }
+        let kinds = search_kinds(options, kind)?;
+        let wanted = match options.extra.get("metrics") {
+            None | Some(Value::Null) => None,
+            Some(value) => Some(named_metrics(value)?),
+        };
         let watched = all.iter().any(|callback| match callback {
             Callback::BestModelCheckpoint(best) => !best.monitor.ends_with("_loss"),
+            Callback::EarlyStopping(early) => !early.monitor.ends_with("_loss"),
             _ => false,
         });
         Ok(Self {
             distance: Distance::parse(&options.distance)?,
+            prefix: prefix(options, kinds),
             options: options.clone(),
+            kinds,
+            wanted,
             watched,
             data: None,
         })
@@ -107,21 +148,84 @@ impl Evaluation {
         let Some((queries, index)) = &self.data else {
             return Ok(Measured::default());
         };
-        let mut measured = measure(
-            context.trainer,
-            &self.options,
-            self.distance,
-            queries,
-            index.as_ref(),
-            context.modalities,
-        )?;
-        if let Some(caption) = &self.options.caption {
-            let metrics = std::mem::take(&mut measured.metrics).into_iter();
-            let captioned = metrics.map(|(name, value)| (format!("{caption}_{name}"), value));
-            measured.metrics = captioned.collect();
-        }
+        let set = self.search_set(queries, index.as_ref(), context.modalities)?;
+        let mut measured = measure(context.trainer, &self.options, self.distance, &set)?;
+        let metrics = std::mem::take(&mut measured.metrics).into_iter();
+        measured.metrics = metrics
+            .filter(|(name, _)| {
+                self.wanted
+                    .as_ref()
+                    .is_none_or(|wanted| wanted.contains(name))
+            })
+            .map(|(name, value)| (format!("{}{name}", self.prefix), value))
+            .collect();
         Ok(measured)
     }
+
+    fn search_set<'a>(
+        &self,
+        queries: &'a DocumentArray,
+        index: Option<&'a DocumentArray>,
+        modalities: &Modalities,
+    ) -> Result<SearchSet<'a>> {
+        let name = &self.options.query_data;
+        let mut set = search_set(queries, index, self.kinds, modalities, name)?;
+        if let Some(size) = self.options.query_sample_size
+            && size < set.queries.len()
+        {
+            // The same queries each time, so that metrics can be compared.
+            let mut chosen = shuffled_order(set.queries.len(), 0, 0);
+            chosen.truncate(size);
+            chosen.sort_unstable();
+            let mut place = 0;
+            set.queries.retain(|_| {
+                place += 1;
+                chosen.binary_search(&(place - 1)).is_ok()
+            });
+        }
+        Ok(set)
+    }
+}
+
+fn named_metrics(value: &Value) -> Result<Vec<String>> {
+    let names = value.as_array().map(|list| {
+        let names = list.iter().filter_map(Value::as_str).map(str::to_owned);
+        names.collect::<Vec<_>>()
+    });
+    let known: Vec<&str> = METRICS.iter().map(|(name, _)| *name).collect();
+    let names = names.filter(|names| names.iter().all(|name| known.contains(&name.as_str())));
+    names.ok_or_else(|| {
+        let reason = format!("{value}: a list of some of {} is wanted", known.join(", "));
+        bad("metrics", reason)
+    })
+}
+
+/// A caption, and the names of the models where they are wanted.
+fn prefix(options: &EvaluationCallback, kinds: SearchKinds) -> String {
+    let mut prefix = String::new();
+    if let Some(caption) = &options.caption {
+        prefix = format!("{caption}_");
+    }
+    if options.output_model_names {
+        let default = |kind: ModelKind| {
+            let part = PARTS.iter().find(|(_, part)| *part == kind);
+            match part {
+                Some((name, _)) if kinds.queries != kinds.index => name,
+                _ => "model",
+            }
+        };
+        let name = options.model.as_deref().unwrap_or(default(kinds.queries));
+        let index = options
+            .index_model
+            .as_deref()
+            .unwrap_or(default(kinds.index));
+        prefix += name;
+        if index != name {
+            prefix += &format!("-to-{index}");
+        }
+        prefix.push('_');
+    }
+    prefix
 }
 
 impl TrainingCallback for Evaluation {
@@ -129,9 +233,30 @@ impl TrainingCallback for Evaluation {
         self.evaluate_stage(context, Stage::Before)
     }
 
+    fn wants_interval(&self, step: &Step) -> bool {
+        let interval = self.options.steps_per_interval;
+        let steps = (step.epoch - 1) * step.steps + step.step;
+        interval.is_some_and(|interval| steps.is_multiple_of(interval))
+    }
+
+    fn on_interval(&mut self, context: &mut Context<'_>) -> Result<()> {
+        let measured = self.evaluate(context)?;
+        let steps = context.trainer.position().total_steps;
+        for (name, value) in measured.metrics {
+            context.history.add(&format!("eval/{name}"), steps, value);
+            let message = format!("Metric: '{name}' after {steps} steps: {value:.5}");
+            context.log(Level::Info, message);
+        }
+        Ok(())
+    }
+
     fn on_epoch_end(&mut self, context: &mut Context<'_>) -> Result<()> {
         if self.watched {
             let measured = self.evaluate(context)?;
+            let steps = context.trainer.position().total_steps;
+            for (name, value) in &measured.metrics {
+                context.history.add(&format!("eval/{name}"), steps, *value);
+            }
             context.metrics.extend(measured.metrics);
         }
         Ok(())
@@ -158,16 +283,21 @@ fn measure(
     trainer: &Trainer,
     options: &EvaluationCallback,
     distance: Distance,
-    queries: &DocumentArray,
-    index: Option<&DocumentArray>,
-    modalities: &Modalities,
+    set: &SearchSet<'_>,
 ) -> Result<Measured> {
-    let set = search_set(queries, index, modalities, &options.query_data)?;
-    let texts: Vec<&str> = set.queries.iter().map(|q| q.text).collect();
-    let images: Vec<&[u8]> = set.index.iter().map(|d| d.image).collect();
-    let (model, batch) = (&trainer.model, options.batch_size);
-    let asked = encode_texts(model, &trainer.tokenizer, &texts, batch)?;
-    let found = encode_images(model, &trainer.processor, &images, batch)?;
+    let (model, preparer) = (&trainer.model, &trainer.preparer);
+    let encode = |searched: &[crate::data::Searched<'_>], role: &str| {
+        let items: Vec<ItemRef<'_>> = searched.iter().map(|s| s.item.clone()).collect();
+        embed(model, preparer, &items, options.batch_size).map_err(|e| match e {
+            Error::Item { place, reason } => {
+                let id = searched[place].id;
+                Error::data(format!("{role} `{id}`: {reason}"))
+            }
+            other => other,
+        })
+    };
+    let asked = encode(&set.queries, "query")?;
+    let found = encode(&set.index, "document of the index")?;
     // One more than wanted, since the query itself may have to go.
     let rankings = rank(
         &asked.values,
@@ -176,6 +306,15 @@ fn measure(
         options.limit.saturating_add(1),
         distance,
     );
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for document in &set.index {
+        *counts.entry(&document.label).or_default() += 1;
+    }
+    let ids: std::collections::HashMap<&str, &str> = set
+        .index
+        .iter()
+        .map(|document| (document.id, document.label.as_str()))
+        .collect();
     let (mut examples, mut places) = (BTreeMap::new(), BTreeMap::new());
     let relevance: Vec<Relevance> = rankings
         .iter()
@@ -187,21 +326,24 @@ fn measure(
                 others.take(options.limit).map(|m| &set.index[m.index])
             };
             if options.gather_examples && examples.len() < options.num_example_queries {
-                let shown = found().map(|document| match document.uri {
-                    "" => document.label.as_str().into(),
-                    uri => uri.into(),
+                let shown = found().map(|document| match (&document.item, document.uri) {
+                    (ItemRef::Text(text), _) => (*text).into(),
+                    (_, "") => document.label.as_str().into(),
+                    (_, uri) => uri.into(),
                 });
-                examples.insert(query.text.to_owned(), shown.collect());
+                let name = query.name();
+                examples.insert(name.clone(), shown.collect());
                 let lie = found().map(|document| document.place as u64);
-                places.insert(query.text.to_owned(), lie.collect());
+                places.insert(name, lie.collect());
             }
+            // A query that is in the index is not to be found.
+            let own = options.exclude_self && ids.get(query.id) == Some(&query.label.as_str());
+            let relevant = counts.get(query.label.as_str()).copied().unwrap_or(0);
             Relevance {
                 found: found()
                     .map(|document| document.label == query.label)
                     .collect(),
-                max_relevant: (0..set.index.len())
-                    .filter(|i| !itself(*i) && set.index[*i].label == query.label)
-                    .count(),
+                max_relevant: relevant - usize::from(own).min(relevant),
             }
         })
         .collect();

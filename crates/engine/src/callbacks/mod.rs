@@ -1,18 +1,27 @@
 //! What happens beside the training loop.
 
 mod best_model;
+mod early_stopping;
 mod evaluation;
+mod monitor;
+mod wise_ft;
 
 use std::{collections::BTreeMap, path::Path};
 
-use finetuner_protocol::{DocumentArray, Event, Level, Stage};
-
+use finetuner_protocol::{Callback, DocumentArray, Event, Level, Stage};
 use serde_json::Value;
 
-pub(crate) use best_model::BestModel;
-pub(crate) use evaluation::Evaluation;
+pub(crate) use evaluation::search_kinds;
 
-use crate::{Result, data::Modalities, evaluation::Metrics, job::Observer, train::Trainer};
+use crate::{
+    Result,
+    data::Modalities,
+    evaluation::Metrics,
+    job::Observer,
+    models::ModelKind,
+    record::History,
+    train::{Step, Trainer},
+};
 
 /// What a callback sees of the run.
 pub(crate) struct Context<'a> {
@@ -28,6 +37,10 @@ pub(crate) struct Context<'a> {
     /// A folder of the run's own.
     pub(crate) folder: &'a Path,
     pub(crate) observer: &'a mut dyn Observer,
+    /// All that was measured, for loggers.
+    pub(crate) history: History,
+    /// Whether the run shall end with this epoch.
+    pub(crate) stop: bool,
 }
 
 impl Context<'_> {
@@ -44,6 +57,17 @@ impl Context<'_> {
 pub(crate) trait TrainingCallback {
     /// Before the first step.
     fn on_fit_begin(&mut self, _: &mut Context<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// After each step; whether [`TrainingCallback::on_interval`] is wanted
+    /// now.
+    fn wants_interval(&self, _: &Step) -> bool {
+        false
+    }
+
+    /// Between two steps.
+    fn on_interval(&mut self, _: &mut Context<'_>) -> Result<()> {
         Ok(())
     }
 
@@ -78,12 +102,57 @@ pub(crate) trait TrainingCallback {
     }
 }
 
+/// Makes the callbacks of a run, in their order.
+pub(crate) fn build(
+    callbacks: &[Callback],
+    kind: ModelKind,
+) -> Result<Vec<Box<dyn TrainingCallback>>> {
+    let mut built: Vec<Box<dyn TrainingCallback>> = Vec::new();
+    for callback in callbacks {
+        match callback {
+            Callback::BestModelCheckpoint(options) => {
+                built.push(Box::new(best_model::BestModel::new(options)?));
+            }
+            Callback::EarlyStopping(options) => {
+                built.push(Box::new(early_stopping::EarlyStopping::new(options)?));
+            }
+            Callback::EvaluationCallback(options) => {
+                let evaluation = evaluation::Evaluation::new(options, callbacks, kind)?;
+                built.push(Box::new(evaluation));
+            }
+            Callback::WiSEFTCallback(options) => {
+                built.push(Box::new(wise_ft::WiseFt::new(options)?));
+            }
+            // Whoever carries out the run keeps its checkpoints, and the job
+            // writes what loggers want from the history.
+            Callback::TrainingCheckpoint(_)
+            | Callback::WandBLogger(_)
+            | Callback::MLFlowLogger(_) => {}
+            other => {
+                return Err(crate::Error::config(
+                    "callbacks",
+                    format!(
+                        "`{}` is not known; {} are",
+                        other.name(),
+                        finetuner_protocol::callback::CALLBACKS.join(", ")
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(built)
+}
+
 /// Reports an evaluation.
 pub(crate) fn report(context: &mut Context<'_>, stage: Stage, metrics: &Metrics) {
     context.observer.event(Event::Evaluation {
         stage,
         metrics: metrics.clone(),
     });
+    let steps = context.trainer.position().total_steps;
+    for (name, value) in metrics {
+        context.history.add(&format!("eval/{name}"), steps, *value);
+    }
     match stage {
         Stage::Before => context.before.extend(metrics.clone()),
         Stage::After => context.after.extend(metrics.clone()),

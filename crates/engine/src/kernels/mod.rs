@@ -4,6 +4,7 @@
 //! place of the workspace that may use `unsafe`; everything else is safe Rust
 //! that the compiler vectorises for the CPU at hand through [`pulp`].
 
+pub(crate) mod conv;
 pub(crate) mod gemm;
 pub(crate) mod pool;
 pub(crate) mod simd;

@@ -4,19 +4,20 @@
 //! Tensor names, shapes and behaviour are those of `CLIPModel` of Hugging
 //! Face's `transformers`, so that weights go both ways.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::text::{BlockShape, blocks};
 use crate::{
     Error, Result,
     ops::{
-        Activation, Block, BlockParams, Kernels, LayerNorm, Linear, Pass, Runtime, layer_norm,
-        linear, patch_embeddings, token_embeddings,
+        Block, CLIP_BLOCK, LayerNorm, Linear, Pass, Segments, TokenTables, layer_norm, linear,
+        patch_embeddings, token_embeddings,
     },
-    params::{Param, Params, RawTensor},
+    params::{Param, Params},
     tokenizer::TokenBatch,
 };
 
@@ -133,13 +134,6 @@ impl ClipConfig {
     /// [`Error::Checkpoint`] where it describes another kind of model, or
     /// shapes that no model can have.
     pub fn parse(json: &Value) -> Result<Self> {
-        if let Some(kind) = json.get("model_type").and_then(Value::as_str)
-            && kind != "clip"
-        {
-            return Err(Error::checkpoint(format!(
-                "config.json describes a model of type `{kind}`; `clip` is wanted"
-            )));
-        }
         let config: Self = serde_json::from_value(json.clone())
             .map_err(|e| Error::checkpoint(format!("config.json: {e}")))?;
         let (text, vision) = (&config.text_config, &config.vision_config);
@@ -242,34 +236,20 @@ impl ClipConfig {
             ),
         ] {
             for layer in 0..layers {
-                for (part, shape) in [
-                    ("layer_norm1", vec![width]),
-                    ("layer_norm2", vec![width]),
-                    ("self_attn.q_proj", vec![width, width]),
-                    ("self_attn.k_proj", vec![width, width]),
-                    ("self_attn.v_proj", vec![width, width]),
-                    ("self_attn.out_proj", vec![width, width]),
-                    ("mlp.fc1", vec![hidden, width]),
-                    ("mlp.fc2", vec![width, hidden]),
-                ] {
-                    let name = format!("{tower}.encoder.layers.{layer}.{part}");
-                    all.push((format!("{name}.bias"), vec![shape[0]]));
-                    all.push((format!("{name}.weight"), shape));
-                }
+                let name = format!("{tower}.encoder.layers.{layer}");
+                all.extend(CLIP_BLOCK.tensors(&name, width, hidden));
             }
         }
         all
     }
 }
 
-/// A CLIP model with its weights.
-pub struct Clip {
+/// Both towers, and what their similarities are multiplied with.
+pub(crate) struct Clip {
     config: ClipConfig,
-    params: Params,
-    runtime: Runtime,
     vision: VisionTower,
     text: TextTower,
-    logit_scale: Arc<Param>,
+    pub(crate) logit_scale: Arc<Param>,
 }
 
 struct VisionTower {
@@ -283,172 +263,88 @@ struct VisionTower {
 }
 
 struct TextTower {
-    token: Arc<Param>,
-    position: Arc<Param>,
+    tables: TokenTables,
     blocks: Vec<Block>,
     final_norm: LayerNorm,
     projection: Linear,
 }
 
 impl Clip {
-    /// Puts a model together from the tensors of a checkpoint.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] where a tensor is missing or has another shape
-    /// than `config` asks for.
-    pub fn new(
-        config: ClipConfig,
-        mut tensors: HashMap<String, RawTensor>,
-        device: &Device,
-    ) -> Result<Self> {
-        // What the model doesn't use stays out of the optimizer.
-        let wanted: HashMap<String, Vec<usize>> = config.tensors().into_iter().collect();
-        tensors.retain(|name, _| wanted.contains_key(name));
-        if let Some((shape, _)) = tensors.get_mut("logit_scale") {
-            shape.clear();
-        }
-        let params = Params::new(tensors, device, |_| true)?;
-        let get = |name: &str| {
-            let shape = wanted.get(name).map_or(&[][..], Vec::as_slice);
-            params.get(name, shape)
-        };
+    pub(crate) fn new(config: ClipConfig, params: &Params) -> Result<Self> {
+        let wanted: std::collections::HashMap<String, Vec<usize>> =
+            config.tensors().into_iter().collect();
+        let get = |name: &str| params.get(name, wanted.get(name).map_or(&[][..], Vec::as_slice));
         let (t, v) = (&config.text_config, &config.vision_config);
-        let blocks = |tower: &str, layers, width, hidden, heads, act: &str, eps, causal| {
-            let activation = Activation::parse(act).ok_or_else(|| {
-                Error::checkpoint(format!(
-                    "config.json: `hidden_act` is `{act}`; `quick_gelu` and `gelu` are known"
-                ))
-            })?;
-            (0..layers)
-                .map(|layer| {
-                    let name = format!("{tower}.encoder.layers.{layer}");
-                    Ok(Block {
-                        params: BlockParams::load_clip(&params, &name, width, hidden, eps)?,
-                        heads,
-                        activation,
-                        causal,
-                    })
-                })
-                .collect::<Result<Vec<_>>>()
-        };
+        let norm = |name: &str, width, eps| LayerNorm::load(params, name, width, eps);
+        let projection =
+            |name: &str, width| Linear::load(params, name, width, config.projection_dim, false);
         let vision = VisionTower {
             kernel: get("vision_model.embeddings.patch_embedding.weight")?,
             class: get("vision_model.embeddings.class_embedding")?,
             position: get("vision_model.embeddings.position_embedding.weight")?,
             // The name in the checkpoint has this typo.
-            pre_norm: LayerNorm::load(
-                &params,
-                "vision_model.pre_layrnorm",
-                v.hidden_size,
-                v.layer_norm_eps,
-            )?,
+            pre_norm: norm("vision_model.pre_layrnorm", v.hidden_size, v.layer_norm_eps)?,
             blocks: blocks(
-                "vision_model",
+                params,
+                &CLIP_BLOCK,
+                "vision_model.encoder.layers",
                 v.num_hidden_layers,
-                v.hidden_size,
-                v.intermediate_size,
-                v.num_attention_heads,
-                &v.hidden_act,
-                v.layer_norm_eps,
-                false,
+                &BlockShape {
+                    width: v.hidden_size,
+                    hidden: v.intermediate_size,
+                    heads: v.num_attention_heads,
+                    activation: &v.hidden_act,
+                    eps: v.layer_norm_eps,
+                    causal: false,
+                    norm_first: true,
+                },
             )?,
-            post_norm: LayerNorm::load(
-                &params,
+            post_norm: norm(
                 "vision_model.post_layernorm",
                 v.hidden_size,
                 v.layer_norm_eps,
             )?,
-            projection: Linear::load(
-                &params,
-                "visual_projection",
-                v.hidden_size,
-                config.projection_dim,
-                false,
-            )?,
+            projection: projection("visual_projection", v.hidden_size)?,
         };
         let text = TextTower {
-            token: get("text_model.embeddings.token_embedding.weight")?,
-            position: get("text_model.embeddings.position_embedding.weight")?,
+            tables: TokenTables {
+                token: get("text_model.embeddings.token_embedding.weight")?,
+                position: get("text_model.embeddings.position_embedding.weight")?,
+                kind: None,
+            },
             blocks: blocks(
-                "text_model",
+                params,
+                &CLIP_BLOCK,
+                "text_model.encoder.layers",
                 t.num_hidden_layers,
-                t.hidden_size,
-                t.intermediate_size,
-                t.num_attention_heads,
-                &t.hidden_act,
-                t.layer_norm_eps,
-                true,
+                &BlockShape {
+                    width: t.hidden_size,
+                    hidden: t.intermediate_size,
+                    heads: t.num_attention_heads,
+                    activation: &t.hidden_act,
+                    eps: t.layer_norm_eps,
+                    causal: true,
+                    norm_first: true,
+                },
             )?,
-            final_norm: LayerNorm::load(
-                &params,
+            final_norm: norm(
                 "text_model.final_layer_norm",
                 t.hidden_size,
                 t.layer_norm_eps,
             )?,
-            projection: Linear::load(
-                &params,
-                "text_projection",
-                t.hidden_size,
-                config.projection_dim,
-                false,
-            )?,
+            projection: projection("text_projection", t.hidden_size)?,
         };
-        let logit_scale = get("logit_scale")?;
         Ok(Self {
-            runtime: Runtime::new(&params)?,
+            logit_scale: get("logit_scale")?,
             config,
-            params,
             vision,
             text,
-            logit_scale,
         })
     }
 
-    /// The model's shapes.
-    #[must_use]
-    pub fn config(&self) -> &ClipConfig {
-        &self.config
-    }
-
-    /// The model's parameters.
-    #[must_use]
-    pub fn params(&self) -> &Params {
-        &self.params
-    }
-
-    /// The logarithm of what similarities are multiplied with in the loss.
-    #[must_use]
-    pub fn logit_scale(&self) -> &Arc<Param> {
-        &self.logit_scale
-    }
-
-    /// Chooses between fused and composite operations. On the CPU the fused
-    /// ones are the default; other devices have only the composite ones.
-    pub fn set_kernels(&mut self, kernels: Kernels) {
-        if self.params.device().is_cpu() {
-            self.runtime.kernels = kernels;
-        }
-    }
-
-    /// A pass for a training step.
-    #[must_use]
-    pub fn training(&self) -> Pass {
-        self.runtime.training()
-    }
-
-    /// A pass that only computes.
-    #[must_use]
-    pub fn inference(&self) -> Pass {
-        self.runtime.inference()
-    }
-
     /// Embeddings `[batch, projection_dim]` of pictures `[batch, 3, height,
-    /// width]`, which [`crate::image::ImageProcessor`] prepares. They are not
-    /// normalised.
-    ///
-    /// # Errors
-    /// Where the pictures have another size than the model.
-    pub fn encode_images(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
+    /// width]`, not normalised.
+    pub(crate) fn encode_images(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let tower = &self.vision;
         let config = &self.config.vision_config;
         let dims = crate::ops::PatchDims {
@@ -464,37 +360,34 @@ impl Clip {
             &tower.class,
             &tower.position,
         )?;
+        let (batch, tokens, width) = x.dims3()?;
+        let segments = Segments::uniform(batch, tokens);
+        let x = x.reshape((batch * tokens, width))?;
         let mut x = layer_norm(pass, &x, &tower.pre_norm)?;
         for block in &tower.blocks {
-            x = block.forward(pass, &x)?;
+            x = block.forward(pass, &x, &segments)?;
         }
-        let class = x.narrow(1, 0, 1)?.squeeze(1)?;
+        let class = x.reshape((batch, tokens, width))?;
+        let class = class.narrow(1, 0, 1)?.squeeze(1)?;
         let class = layer_norm(pass, &class, &tower.post_norm)?;
         linear(pass, &class, &tower.projection)
     }
 
-    /// Embeddings `[batch, projection_dim]` of texts. They are not normalised.
-    ///
-    /// # Errors
-    /// Where a token is outside the vocabulary or a text longer than the
-    /// model's positions.
-    pub fn encode_texts(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
+    /// Embeddings `[batch, projection_dim]` of texts, not normalised.
+    pub(crate) fn encode_texts(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
         let tower = &self.text;
-        let (seq, width) = (texts.seq, self.config.text_config.hidden_size);
-        let mut x = token_embeddings(pass, &texts.ids, seq, &tower.token, &tower.position)?;
+        let segments = texts.segments();
+        let mut x = token_embeddings(pass, &texts.ids, &segments, &tower.tables)?;
         for block in &tower.blocks {
-            x = block.forward(pass, &x)?;
+            x = block.forward(pass, &x, &segments)?;
         }
-        let ends: Vec<u32> = texts
-            .ids
-            .chunks_exact(seq)
-            .enumerate()
-            .map(|(row, ids)| (row * seq + self.end_of_text(ids)) as u32)
+        let ends: Vec<u32> = segments
+            .iter()
+            .map(|(start, len)| (start + self.end_of_text(&texts.ids[start..start + len])) as u32)
             .collect();
-        let ends = Tensor::from_slice(&ends, ends.len(), self.params.device())?;
+        let ends = Tensor::from_slice(&ends, ends.len(), x.device())?;
         // The norm works on each row alone, so it may come after the choice.
-        let x = x.reshape(((), width))?.index_select(&ends, 0)?;
-        let x = layer_norm(pass, &x, &tower.final_norm)?;
+        let x = layer_norm(pass, &x.index_select(&ends, 0)?, &tower.final_norm)?;
         linear(pass, &x, &tower.projection)
     }
 

@@ -1,6 +1,381 @@
 //! The models that can be trained.
+//!
+//! A [`Model`] is a network with its weights, and a projection head where one
+//! was asked for. [`ModelConfig`] is what its `config.json` says.
 
 mod clip;
-mod clip_random;
+mod cnn;
+mod efficientnet;
+mod head;
+mod mlp;
+mod random;
+mod resnet;
+mod text;
 
-pub use clip::{Clip, ClipConfig, TextConfig, VisionConfig};
+use std::{collections::HashMap, sync::Arc};
+
+use candle_core::{Device, Tensor};
+use serde_json::Value;
+
+pub use clip::{ClipConfig, TextConfig, VisionConfig};
+pub use efficientnet::EfficientNetConfig;
+pub use head::HeadConfig;
+pub(crate) use head::PREFIX as HEAD_PREFIX;
+pub use mlp::MlpConfig;
+pub(crate) use random::{normal_weights, uniform_weights};
+pub use resnet::ResNetConfig;
+pub use text::BertConfig;
+
+use crate::{
+    Error, Result,
+    ops::{Kernels, Pass, Pooler, Runtime},
+    params::{Param, Params, RawTensor},
+    tokenizer::TokenBatch,
+};
+
+/// What a model embeds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModelKind {
+    /// Texts and pictures, into one space.
+    TextImage,
+    /// Texts.
+    Text,
+    /// Pictures.
+    Image,
+    /// Features: lists of numbers.
+    Features,
+}
+
+/// What is embedded: one batch of one kind.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Token ids.
+    Texts(TokenBatch),
+    /// Pictures, `[batch, 3, height, width]`, as
+    /// [`crate::image::ImageProcessor`] prepares them.
+    Images(Tensor),
+    /// Features, `[batch, length]`.
+    Features(Tensor),
+}
+
+/// A network's shapes, read from its `config.json`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ModelConfig {
+    /// A CLIP.
+    Clip(ClipConfig),
+    /// A BERT or DistilBERT.
+    Bert(BertConfig),
+    /// A ResNet.
+    ResNet(ResNetConfig),
+    /// An EfficientNet.
+    EfficientNet(EfficientNetConfig),
+    /// A perceptron.
+    Mlp(MlpConfig),
+}
+
+impl ModelConfig {
+    /// Reads a `config.json`; where it has no `model_type` it is a CLIP's.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where it describes another kind of model, or
+    /// shapes that no model can have.
+    pub fn parse(json: &Value) -> Result<Self> {
+        let kind = json.get("model_type").and_then(Value::as_str);
+        Ok(match kind {
+            None | Some("clip") => Self::Clip(ClipConfig::parse(json)?),
+            Some("bert") => Self::Bert(BertConfig::parse(json, false)?),
+            Some("distilbert") => Self::Bert(BertConfig::parse(json, true)?),
+            Some("resnet") => Self::ResNet(ResNetConfig::parse(json)?),
+            Some("efficientnet") => Self::EfficientNet(EfficientNetConfig::parse(json)?),
+            Some("mlp") => Self::Mlp(MlpConfig::parse(json)?),
+            Some(other) => {
+                return Err(Error::checkpoint(format!(
+                    "config.json describes a model of type `{other}`; bert, clip, distilbert, \
+                     efficientnet, mlp and resnet are known"
+                )));
+            }
+        })
+    }
+
+    /// What it embeds.
+    #[must_use]
+    pub fn kind(&self) -> ModelKind {
+        match self {
+            Self::Clip(_) => ModelKind::TextImage,
+            Self::Bert(_) => ModelKind::Text,
+            Self::ResNet(_) | Self::EfficientNet(_) => ModelKind::Image,
+            Self::Mlp(_) => ModelKind::Features,
+        }
+    }
+
+    /// Length of the network's embeddings.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        match self {
+            Self::Clip(config) => config.projection_dim,
+            Self::Bert(config) => config.hidden_size,
+            Self::ResNet(config) => config.dim(),
+            Self::EfficientNet(config) => config.hidden_dim,
+            Self::Mlp(config) => config.dim(),
+        }
+    }
+
+    /// The longest text in tokens, for models that read texts.
+    #[must_use]
+    pub fn max_tokens(&self) -> Option<usize> {
+        match self {
+            Self::Clip(config) => Some(config.text_config.max_position_embeddings),
+            Self::Bert(config) => Some(config.max_position_embeddings),
+            _ => None,
+        }
+    }
+
+    /// Name and shape of every tensor.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        match self {
+            Self::Clip(config) => config.tensors(),
+            Self::Bert(config) => config.tensors(),
+            Self::ResNet(config) => config.tensors(),
+            Self::EfficientNet(config) => config.tensors(),
+            Self::Mlp(config) => config.tensors(),
+        }
+    }
+
+    /// What a checkpoint of a model with another top puts before the names.
+    fn prefixes(&self) -> &'static [&'static str] {
+        match self {
+            Self::Bert(_) => &["bert.", "distilbert."],
+            Self::ResNet(_) => &["resnet."],
+            Self::EfficientNet(_) => &["efficientnet."],
+            Self::Clip(_) | Self::Mlp(_) => &[],
+        }
+    }
+
+    /// Whether a tensor, though not used, is kept so that a saved model is
+    /// whole: the layer that BERT has for its pretraining.
+    fn keeps(&self, name: &str) -> bool {
+        matches!(self, Self::Bert(_)) && name.starts_with("pooler.dense.")
+    }
+
+    /// Tensors by the names that [`ModelConfig::tensors`] has, others left out.
+    fn canonical(&self, tensors: HashMap<String, RawTensor>) -> HashMap<String, RawTensor> {
+        let wanted: HashMap<String, Vec<usize>> = self.tensors().into_iter().collect();
+        let rename = |name: String| {
+            let stripped = self.prefixes().iter().find_map(|p| name.strip_prefix(p));
+            let name = stripped.unwrap_or(&name);
+            // Old checkpoints name the parts of a layer norm as the paper does.
+            let old = [(".gamma", ".weight"), (".beta", ".bias")];
+            let renamed = old.iter().find_map(|(old, new)| {
+                let layer = name.strip_suffix(old)?;
+                Some(format!("{layer}{new}"))
+            });
+            renamed.unwrap_or_else(|| name.to_owned())
+        };
+        tensors
+            .into_iter()
+            .map(|(name, tensor)| (rename(name), tensor))
+            .filter(|(name, _)| wanted.contains_key(name) || self.keeps(name))
+            .collect()
+    }
+}
+
+/// What a network is built with beside its weights.
+#[derive(Clone, Debug, Default)]
+pub struct ModelSetup {
+    /// How a text's or a picture's places become one vector; the mean where
+    /// none is given.
+    pub pooler: Option<Pooler>,
+    /// A projection head.
+    pub head: Option<HeadConfig>,
+    /// Whether training leaves the network as it is and changes the head
+    /// alone.
+    pub freeze: bool,
+    /// Decides the weights of a new head.
+    pub seed: u64,
+}
+
+enum Network {
+    Clip(Box<clip::Clip>),
+    Bert(text::Bert),
+    ResNet(resnet::ResNet, Pooler),
+    EfficientNet(efficientnet::EfficientNet, Pooler),
+    Mlp(mlp::Mlp),
+}
+
+/// A network with its weights.
+pub struct Model {
+    config: ModelConfig,
+    setup: ModelSetup,
+    params: Params,
+    runtime: Runtime,
+    network: Network,
+    head: Option<head::Head>,
+}
+
+impl Model {
+    /// Puts a model together from the tensors of a checkpoint. A head that is
+    /// not among them begins with random weights.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where a tensor is missing or has another shape
+    /// than `config` asks for.
+    pub fn new(
+        config: ModelConfig,
+        mut tensors: HashMap<String, RawTensor>,
+        setup: ModelSetup,
+        device: &Device,
+    ) -> Result<Self> {
+        let mut head_tensors = HashMap::new();
+        if let Some(head) = setup.head {
+            for (name, new) in random::fresh(head.tensors(), setup.seed) {
+                let value = tensors.remove(&name).unwrap_or(new);
+                head_tensors.insert(name, value);
+            }
+        }
+        // What the model doesn't use stays out of the optimizer.
+        let mut tensors = config.canonical(tensors);
+        if let Some((shape, _)) = tensors.get_mut("logit_scale") {
+            shape.clear();
+        }
+        tensors.extend(head_tensors);
+        let params = Params::new(tensors, device, |name| {
+            let learned = !name.contains(".running_") && !config.keeps(name);
+            learned && (!setup.freeze || name.starts_with(head::PREFIX))
+        })?;
+        let pooler = setup.pooler.unwrap_or(Pooler::Mean);
+        let network = match &config {
+            ModelConfig::Clip(config) => {
+                Network::Clip(Box::new(clip::Clip::new(config.clone(), &params)?))
+            }
+            ModelConfig::Bert(config) => Network::Bert(text::Bert::new(config, pooler, &params)?),
+            ModelConfig::ResNet(config) => {
+                Network::ResNet(resnet::ResNet::new(config, &params)?, pooler)
+            }
+            ModelConfig::EfficientNet(config) => {
+                Network::EfficientNet(efficientnet::EfficientNet::new(config, &params)?, pooler)
+            }
+            ModelConfig::Mlp(config) => Network::Mlp(mlp::Mlp::new(config, &params)?),
+        };
+        let head = setup.head.map(|head| head::Head::new(head, &params));
+        Ok(Self {
+            runtime: Runtime::new(&params)?,
+            head: head.transpose()?,
+            config,
+            setup,
+            params,
+            network,
+        })
+    }
+
+    /// The network's shapes.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// What the network was built with.
+    #[must_use]
+    pub fn setup(&self) -> &ModelSetup {
+        &self.setup
+    }
+
+    /// What it embeds.
+    #[must_use]
+    pub fn kind(&self) -> ModelKind {
+        self.config.kind()
+    }
+
+    /// Length of an embedding.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.setup
+            .head
+            .map_or(self.config.dim(), |head| head.outputs)
+    }
+
+    /// The model's parameters.
+    #[must_use]
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The logarithm of what similarities are multiplied with in a CLIP's loss.
+    #[must_use]
+    pub fn logit_scale(&self) -> Option<&Arc<Param>> {
+        match &self.network {
+            Network::Clip(clip) => Some(&clip.logit_scale),
+            _ => None,
+        }
+    }
+
+    /// Chooses between fused and composite operations. On the CPU the fused
+    /// ones are the default; other devices have only the composite ones.
+    pub fn set_kernels(&mut self, kernels: Kernels) {
+        if self.params.device().is_cpu() {
+            self.runtime.kernels = kernels;
+        }
+    }
+
+    /// A pass for a training step.
+    #[must_use]
+    pub fn training(&self) -> Pass {
+        self.runtime.training()
+    }
+
+    /// A pass that only computes.
+    #[must_use]
+    pub fn inference(&self) -> Pass {
+        self.runtime.inference()
+    }
+
+    /// Embeddings, `[batch, dim]`. They are not normalised.
+    ///
+    /// # Errors
+    /// Where the input is of another kind or size than the model's.
+    pub fn encode(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
+        // What is frozen needs no way back, and keeps its running moments.
+        let frozen = self.setup.freeze.then(|| self.inference());
+        let body = frozen.as_ref().unwrap_or(pass);
+        let x = match (&self.network, input) {
+            (Network::Clip(clip), Input::Images(pixels)) => clip.encode_images(body, pixels)?,
+            (Network::Clip(clip), Input::Texts(texts)) => clip.encode_texts(body, texts)?,
+            (Network::Bert(bert), Input::Texts(texts)) => bert.encode(body, texts)?,
+            (Network::ResNet(network, pooler), Input::Images(pixels)) => {
+                cnn::pool_places(body, &network.features(body, pixels)?, *pooler)?
+            }
+            (Network::EfficientNet(network, pooler), Input::Images(pixels)) => {
+                cnn::pool_places(body, &network.features(body, pixels)?, *pooler)?
+            }
+            (Network::Mlp(mlp), Input::Features(features)) => mlp.encode(body, features)?,
+            (_, input) => {
+                let kind = match input {
+                    Input::Texts(_) => "texts",
+                    Input::Images(_) => "pictures",
+                    Input::Features(_) => "features",
+                };
+                return Err(Error::data(format!(
+                    "this model embeds {}, not {kind}",
+                    self.kind().inputs()
+                )));
+            }
+        };
+        match &self.head {
+            Some(head) => head.forward(pass, &x),
+            None => Ok(x),
+        }
+    }
+}
+
+impl ModelKind {
+    /// What it embeds, in words.
+    pub(crate) fn inputs(self) -> &'static str {
+        match self {
+            Self::TextImage => "texts and pictures",
+            Self::Text => "texts",
+            Self::Image => "pictures",
+            Self::Features => "features",
+        }
+    }
+}

@@ -1,26 +1,27 @@
-//! One block of a pre-norm transformer (Vaswani et al. 2017, arXiv:1706.03762;
-//! the norm before each half as in GPT-2 and CLIP):
+//! One block of a transformer (Vaswani et al. 2017, arXiv:1706.03762), with the
+//! norms before each half as in GPT-2 and CLIP, or behind it as in BERT:
 //!
 //! ```text
-//! h = x + out(attention(q(n1), k(n1), v(n1)))   with n1 = norm1(x)
-//! y = h + fc2(act(fc1(n2)))                     with n2 = norm2(h)
+//! before   h = x + out(attention(n))       with n = norm1(x)
+//!          y = h + fc2(act(fc1(norm2(h))))
+//! behind   h = norm1(x + out(attention(x)))
+//!          y = norm2(h + fc2(act(fc1(h))))
 //! ```
 //!
 //! Fused, the block is a single node of the graph. It keeps what would be
-//! dear to make again (queries, keys, values, attention weights, the inputs of
-//! the two halves and of the activation) and makes the rest again on the way
-//! back: both norms and the activation cost one pass over memory each.
+//! dear to make again (queries, keys, values, attention weights, the sums that
+//! the norms work on, the input of the activation) and makes the rest again on
+//! the way back: norms and activation cost one pass over memory each.
 
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{D, Tensor};
 use rayon::prelude::*;
 
-use super::{FusedOp, LayerNorm, Linear, Pass, layer_norm};
+use super::{Attention, FusedOp, LayerNorm, Linear, Pass, Segments, layer_norm};
 use crate::{
     Result, kernels,
     kernels::{
-        gemm::{Mat, MatMut, Threads, matmul},
         pool::{Buffer, Pool},
         simd,
     },
@@ -91,10 +92,82 @@ pub(crate) struct BlockParams {
     pub(crate) fc2: Linear,
 }
 
+/// How the layers of a block are called in a checkpoint: both norms, query,
+/// key, value, the attention's output, and the two layers of the MLP.
+pub(crate) struct BlockNames {
+    pub(crate) norms: [&'static str; 2],
+    pub(crate) attention: [&'static str; 4],
+    pub(crate) mlp: [&'static str; 2],
+}
+
+/// The names in a CLIP of `transformers`.
+pub(crate) const CLIP_BLOCK: BlockNames = BlockNames {
+    norms: ["layer_norm1", "layer_norm2"],
+    attention: [
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.out_proj",
+    ],
+    mlp: ["mlp.fc1", "mlp.fc2"],
+};
+
+/// The names in a BERT of `transformers`.
+pub(crate) const BERT_BLOCK: BlockNames = BlockNames {
+    norms: ["attention.output.LayerNorm", "output.LayerNorm"],
+    attention: [
+        "attention.self.query",
+        "attention.self.key",
+        "attention.self.value",
+        "attention.output.dense",
+    ],
+    mlp: ["intermediate.dense", "output.dense"],
+};
+
+/// The names in a DistilBERT of `transformers`.
+pub(crate) const DISTILBERT_BLOCK: BlockNames = BlockNames {
+    norms: ["sa_layer_norm", "output_layer_norm"],
+    attention: [
+        "attention.q_lin",
+        "attention.k_lin",
+        "attention.v_lin",
+        "attention.out_lin",
+    ],
+    mlp: ["ffn.lin1", "ffn.lin2"],
+};
+
+impl BlockNames {
+    /// Name and shape of each tensor of the block `name`.
+    pub(crate) fn tensors(
+        &self,
+        name: &str,
+        width: usize,
+        hidden: usize,
+    ) -> Vec<(String, Vec<usize>)> {
+        let norms = self.norms.iter().map(|part| (*part, vec![width]));
+        let attention = self
+            .attention
+            .iter()
+            .map(|part| (*part, vec![width, width]));
+        let [fc1, fc2] = self.mlp;
+        let mlp = [(fc1, vec![hidden, width]), (fc2, vec![width, hidden])];
+        let parts = norms.chain(attention).chain(mlp);
+        parts
+            .flat_map(|(part, shape)| {
+                [
+                    (format!("{name}.{part}.bias"), vec![shape[0]]),
+                    (format!("{name}.{part}.weight"), shape),
+                ]
+            })
+            .collect()
+    }
+}
+
 impl BlockParams {
-    /// Takes a layer of a CLIP encoder by the names that `transformers` uses.
-    pub(crate) fn load_clip(
+    /// Takes the layers of the block `name`.
+    pub(crate) fn load(
         params: &Params,
+        names: &BlockNames,
         name: &str,
         width: usize,
         hidden: usize,
@@ -104,20 +177,21 @@ impl BlockParams {
             Linear::load(params, &format!("{name}.{part}"), inputs, outputs, true)
         };
         let norm = |part: &str| LayerNorm::load(params, &format!("{name}.{part}"), width, eps);
+        let [query, key, value, out] = names.attention;
         Ok(Self {
-            norm1: norm("layer_norm1")?,
-            query: linear("self_attn.q_proj", width, width)?,
-            key: linear("self_attn.k_proj", width, width)?,
-            value: linear("self_attn.v_proj", width, width)?,
-            out: linear("self_attn.out_proj", width, width)?,
-            norm2: norm("layer_norm2")?,
-            fc1: linear("mlp.fc1", width, hidden)?,
-            fc2: linear("mlp.fc2", hidden, width)?,
+            norm1: norm(names.norms[0])?,
+            query: linear(query, width, width)?,
+            key: linear(key, width, width)?,
+            value: linear(value, width, width)?,
+            out: linear(out, width, width)?,
+            norm2: norm(names.norms[1])?,
+            fc1: linear(names.mlp[0], width, hidden)?,
+            fc2: linear(names.mlp[1], hidden, width)?,
         })
     }
 }
 
-/// A transformer block over activations of `[batch, sequence, width]`.
+/// A transformer block over the rows of several sequences, `[rows, width]`.
 #[derive(Clone)]
 pub(crate) struct Block {
     pub(crate) params: BlockParams,
@@ -125,16 +199,19 @@ pub(crate) struct Block {
     pub(crate) activation: Activation,
     /// Whether a position sees only itself and those before it.
     pub(crate) causal: bool,
+    /// Whether the norms come before the halves.
+    pub(crate) norm_first: bool,
 }
 
 impl Block {
     /// Runs the block.
-    pub(crate) fn forward(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, pass: &Pass, x: &Tensor, segments: &Segments) -> Result<Tensor> {
         if !pass.is_fused() {
-            return self.composite(pass, x);
+            return self.composite(pass, x, segments);
         }
         let op = FusedBlock {
             block: self.clone(),
+            segments: segments.clone(),
             pool: pass.pool().clone(),
             keep: pass.training,
             saved: Mutex::new(None),
@@ -142,37 +219,79 @@ impl Block {
         pass.apply(x, op)
     }
 
-    fn composite(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
-        let (batch, seq, width) = x.dims3()?;
+    fn attention<'a>(&self, segments: &'a Segments, width: usize) -> Attention<'a> {
+        Attention {
+            segments,
+            width,
+            heads: self.heads,
+            causal: self.causal,
+        }
+    }
+
+    fn composite(&self, pass: &Pass, x: &Tensor, segments: &Segments) -> Result<Tensor> {
+        let p = &self.params;
+        let attended = |x: &Tensor| -> Result<Tensor> {
+            let mixed = self.composite_attention(pass, x, segments)?;
+            p.out.composite(pass, &mixed)
+        };
+        let mlp = |x: &Tensor| -> Result<Tensor> {
+            let active = self.activation.composite(&p.fc1.composite(pass, x)?)?;
+            p.fc2.composite(pass, &active)
+        };
+        if self.norm_first {
+            let h = (x + attended(&layer_norm(pass, x, &p.norm1)?)?)?;
+            Ok((&h + mlp(&layer_norm(pass, &h, &p.norm2)?)?)?)
+        } else {
+            let h = layer_norm(pass, &(x + attended(x)?)?, &p.norm1)?;
+            layer_norm(pass, &(&h + mlp(&h)?)?, &p.norm2)
+        }
+    }
+
+    fn composite_attention(&self, pass: &Pass, x: &Tensor, segments: &Segments) -> Result<Tensor> {
+        let width = x.dim(1)?;
         let head = width / self.heads;
         let p = &self.params;
-        let n1 = layer_norm(pass, x, &p.norm1)?;
-        let split = |l: &Linear| -> Result<Tensor> {
-            Ok(l.composite(pass, &n1)?
-                .reshape((batch, seq, self.heads, head))?
-                .transpose(1, 2)?
-                .contiguous()?)
+        let (q, k, v) = (
+            p.query.composite(pass, x)?,
+            p.key.composite(pass, x)?,
+            p.value.composite(pass, x)?,
+        );
+        // Sequences of one length at once, others one by one.
+        let groups: Vec<(usize, usize, usize)> = match segments.common_length() {
+            Some(length) => vec![(0, segments.count(), length)],
+            None => segments.iter().map(|(start, n)| (start, 1, n)).collect(),
         };
-        let (q, k, v) = (split(&p.query)?, split(&p.key)?, split(&p.value)?);
-        let mut scores = (q.matmul(&k.transpose(2, 3)?)? / (head as f64).sqrt())?;
-        if self.causal {
-            let mask: Vec<f32> = (0..seq * seq)
-                .map(|i| if i % seq > i / seq { f32::MIN } else { 0.0 })
-                .collect();
-            let mask = Tensor::from_vec(mask, (1, 1, seq, seq), x.device())?;
-            scores = scores.broadcast_add(&mask)?;
+        let mut mixed = Vec::with_capacity(groups.len());
+        for (start, count, length) in groups {
+            let split = |rows: &Tensor| -> Result<Tensor> {
+                Ok(rows
+                    .narrow(0, start, count * length)?
+                    .reshape((count, length, self.heads, head))?
+                    .transpose(1, 2)?
+                    .contiguous()?)
+            };
+            let (q, k, v) = (split(&q)?, split(&k)?, split(&v)?);
+            let mut scores = (q.matmul(&k.transpose(2, 3)?)? / (head as f64).sqrt())?;
+            if self.causal {
+                let mask: Vec<f32> = (0..length * length)
+                    .map(|i| {
+                        if i % length > i / length {
+                            f32::MIN
+                        } else {
+                            0.0
+                        }
+                    })
+                    .collect();
+                let mask = Tensor::from_vec(mask, (1, 1, length, length), x.device())?;
+                scores = scores.broadcast_add(&mask)?;
+            }
+            let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?;
+            let exp = shifted.exp()?;
+            let weights = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
+            let rows = weights.matmul(&v)?.transpose(1, 2)?;
+            mixed.push(rows.reshape((count * length, width))?);
         }
-        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?;
-        let exp = shifted.exp()?;
-        let attention = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
-        let mixed = attention
-            .matmul(&v)?
-            .transpose(1, 2)?
-            .reshape((batch, seq, width))?;
-        let h = (x + p.out.composite(pass, &mixed)?)?;
-        let n2 = layer_norm(pass, &h, &p.norm2)?;
-        let a = self.activation.composite(&p.fc1.composite(pass, &n2)?)?;
-        Ok((h + p.fc2.composite(pass, &a)?)?)
+        Ok(Tensor::cat(&mixed, 0)?)
     }
 }
 
@@ -181,16 +300,20 @@ struct Saved {
     query: Buffer,
     key: Buffer,
     value: Buffer,
-    /// Attention weights, `[batch, heads, seq, seq]`.
+    /// Attention weights, `[heads, length, length]` of each sequence.
     weights: Buffer,
     mixed: Buffer,
-    h: Buffer,
+    /// The input with the attention's output added.
+    attended: Buffer,
     /// What goes into the activation.
     hidden: Buffer,
+    /// What the last norm works on, where that comes behind.
+    last: Option<Buffer>,
 }
 
 struct FusedBlock {
     block: Block,
+    segments: Segments,
     pool: Pool,
     keep: bool,
     saved: Mutex<Option<Saved>>,
@@ -200,42 +323,52 @@ impl FusedOp for FusedBlock {
     const NAME: &'static str = "transformer-block";
 
     fn forward(&self, x: &[f32], shape: &[usize]) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
-        let [batch, seq, width] = *shape else {
-            candle_core::bail!("a block takes [batch, sequence, width], not {shape:?}")
+        let [rows, width] = *shape else {
+            candle_core::bail!("a block takes [rows, width], not {shape:?}")
         };
+        if rows != self.segments.rows() {
+            candle_core::bail!("{rows} rows for sequences of {}", self.segments.rows())
+        }
         let (p, pool) = (&self.block.params, &self.pool);
-        let rows = batch * seq;
+        let norm_first = self.block.norm_first;
 
         let mut normed = pool.take(x.len());
-        p.norm1.forward(x, &mut normed)?;
+        let attend_to = if norm_first {
+            p.norm1.forward(x, &mut normed)?;
+            &normed
+        } else {
+            x
+        };
         let project = |layer: &Linear| {
             let mut out = pool.take(x.len());
-            layer.forward(pool, &normed, None, &mut out).map(|()| out)
+            layer.forward(pool, attend_to, None, &mut out).map(|()| out)
         };
         let (query, key, value) = (project(&p.query)?, project(&p.key)?, project(&p.value)?);
-
-        let mut weights = pool.take(batch * self.block.heads * seq * seq);
+        let attention = self.block.attention(&self.segments, width);
+        let mut weights = pool.take(attention.weights_len());
         let mut mixed = pool.take(x.len());
-        let dims = AttentionDims {
-            seq,
-            width,
-            heads: self.block.heads,
-            causal: self.block.causal,
-        };
-        dims.forward(&query, &key, &value, &mut weights, &mut mixed);
+        attention.forward([&query, &key, &value], &mut weights, &mut mixed);
+        let mut attended = pool.take(x.len());
+        p.out.forward(pool, &mixed, Some(x), &mut attended)?;
 
-        let mut h = pool.take(x.len());
-        p.out.forward(pool, &mixed, Some(x), &mut h)?;
-
-        p.norm2.forward(&h, &mut normed)?;
+        // What the MLP works on, and what its output is added to.
+        let norm = if norm_first { &p.norm2 } else { &p.norm1 };
+        norm.forward(&attended, &mut normed)?;
+        let base = if norm_first { &attended } else { &normed };
         let mut hidden = pool.take(rows * p.fc1.outputs);
         p.fc1.forward(pool, &normed, None, &mut hidden)?;
-        drop(normed);
         let mut active = pool.take(hidden.len());
         self.block.activation.forward(&hidden, &mut active);
         let mut y = vec![0.0; x.len()];
-        p.fc2.forward(pool, &active, Some(&h), &mut y)?;
-
+        let last = if norm_first {
+            p.fc2.forward(pool, &active, Some(base), &mut y)?;
+            None
+        } else {
+            let mut last = pool.take(x.len());
+            p.fc2.forward(pool, &active, Some(base), &mut last)?;
+            p.norm2.forward(&last, &mut y)?;
+            Some(last)
+        };
         if self.keep {
             *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Saved {
                 query,
@@ -243,8 +376,9 @@ impl FusedOp for FusedBlock {
                 value,
                 weights,
                 mixed,
-                h,
+                attended,
                 hidden,
+                last,
             });
         }
         Ok((y, shape.to_vec()))
@@ -257,8 +391,8 @@ impl FusedOp for FusedBlock {
         g: &[f32],
         wanted: bool,
     ) -> candle_core::Result<Option<Vec<f32>>> {
-        let [_, seq, width] = *shape else {
-            candle_core::bail!("a block takes [batch, sequence, width], not {shape:?}")
+        let [_, width] = *shape else {
+            candle_core::bail!("a block takes [rows, width], not {shape:?}")
         };
         let saved = self
             .saved
@@ -269,179 +403,71 @@ impl FusedOp for FusedBlock {
             candle_core::bail!("a block goes back once for each time it went forward")
         };
         let (p, pool) = (&self.block.params, &self.pool);
+        let norm_first = self.block.norm_first;
 
-        // The MLP, from its end.
+        // The MLP, from its end. `dh` is the gradient of what its output is
+        // added to.
+        let mut dh = pool.take(x.len());
+        match &saved.last {
+            None => dh.copy_from_slice(g),
+            Some(last) => {
+                dh.fill(0.0);
+                p.norm2.backward(last, g, &mut dh)?;
+            }
+        }
         let mut hidden = saved.hidden;
         let mut d_hidden = pool.take(hidden.len());
-        p.fc2.backward_input(g, &mut d_hidden, false)?;
+        p.fc2.backward_input(&dh, &mut d_hidden, false)?;
         self.block.activation.backward(&mut hidden, &mut d_hidden);
         let active = hidden;
-        p.fc2.backward_params(&active, g);
+        p.fc2.backward_params(&active, &dh);
         drop(active);
+        let norm = if norm_first { &p.norm2 } else { &p.norm1 };
         let mut normed = pool.take(x.len());
-        p.norm2.forward(&saved.h, &mut normed)?;
+        norm.forward(&saved.attended, &mut normed)?;
         p.fc1.backward_params(&normed, &d_hidden);
         let mut d_normed = pool.take(x.len());
-        p.fc1.backward_input(&d_hidden, &mut d_normed, false)?;
-        drop(d_hidden);
-        let mut dh = pool.take(x.len());
-        dh.copy_from_slice(g);
-        p.norm2.backward(&saved.h, &d_normed, &mut dh)?;
+        if norm_first {
+            p.fc1.backward_input(&d_hidden, &mut d_normed, false)?;
+            drop(d_hidden);
+            norm.backward(&saved.attended, &d_normed, &mut dh)?;
+        } else {
+            p.fc1.backward_input(&d_hidden, &mut dh, true)?;
+            drop(d_hidden);
+            d_normed.fill(0.0);
+            norm.backward(&saved.attended, &dh, &mut d_normed)?;
+            std::mem::swap(&mut dh, &mut d_normed);
+        }
 
-        // Attention.
+        // Attention. `dh` is now the gradient of input and attention together.
         p.out.backward_params(&saved.mixed, &dh);
         let mut d_mixed = pool.take(x.len());
         p.out.backward_input(&dh, &mut d_mixed, false)?;
         let (mut dq, mut dk, mut dv) = (pool.take(x.len()), pool.take(x.len()), pool.take(x.len()));
-        let dims = AttentionDims {
-            seq,
-            width,
-            heads: self.block.heads,
-            causal: self.block.causal,
-        };
-        dims.backward(
-            &saved.query,
-            &saved.key,
-            &saved.value,
+        self.block.attention(&self.segments, width).backward(
+            [&saved.query, &saved.key, &saved.value],
             &saved.weights,
             &d_mixed,
             [&mut dq, &mut dk, &mut dv],
         );
-        p.norm1.forward(x, &mut normed)?;
         let projections = [(&p.query, &dq), (&p.key, &dk), (&p.value, &dv)];
+        if !norm_first {
+            for (layer, d) in projections {
+                layer.backward_params(x, d);
+                if wanted {
+                    layer.backward_input(d, &mut dh, true)?;
+                }
+            }
+            return Ok(wanted.then(|| dh.to_vec()));
+        }
+        p.norm1.forward(x, &mut normed)?;
         for (i, (layer, d)) in projections.into_iter().enumerate() {
             layer.backward_params(&normed, d);
             layer.backward_input(d, &mut d_normed, i > 0)?;
         }
-        let mut dx = if wanted { dh.to_vec() } else { Vec::new() };
-        if wanted {
-            p.norm1.backward(x, &d_normed, &mut dx)?;
-        } else {
-            // The norm's own parameters still want theirs.
-            p.norm1.backward(x, &d_normed, &mut dh)?;
-        }
-        Ok(wanted.then_some(dx))
-    }
-}
-
-/// Scaled dot-product attention over `[batch, seq, heads * head]`, without
-/// moving heads apart: each head is a strided view.
-struct AttentionDims {
-    seq: usize,
-    width: usize,
-    heads: usize,
-    causal: bool,
-}
-
-impl AttentionDims {
-    fn head(&self) -> usize {
-        self.width / self.heads
-    }
-
-    fn scale(&self) -> f32 {
-        1.0 / (self.head() as f32).sqrt()
-    }
-
-    /// The part of one example's `[seq, width]` that belongs to a head.
-    fn view<'a>(&self, example: &'a [f32], head: usize) -> Mat<'a> {
-        Mat::strided(
-            &example[head * self.head()..],
-            self.seq,
-            self.head(),
-            self.width,
-        )
-    }
-
-    fn view_mut<'a>(&self, example: &'a mut [f32], head: usize) -> MatMut<'a> {
-        MatMut::strided(
-            &mut example[head * self.head()..],
-            self.seq,
-            self.head(),
-            self.width,
-        )
-    }
-
-    /// Positions that `row` sees.
-    fn visible(&self, row: usize) -> usize {
-        if self.causal { row + 1 } else { self.seq }
-    }
-
-    fn forward(&self, q: &[f32], k: &[f32], v: &[f32], weights: &mut [f32], mixed: &mut [f32]) {
-        let (seq, example) = (self.seq, self.seq * self.width);
-        weights
-            .par_chunks_mut(self.heads * seq * seq)
-            .zip(mixed.par_chunks_mut(example))
-            .zip(q.par_chunks(example))
-            .zip(k.par_chunks(example))
-            .zip(v.par_chunks(example))
-            .for_each(|((((weights, mixed), q), k), v)| {
-                for (head, weights) in weights.chunks_exact_mut(seq * seq).enumerate() {
-                    matmul(
-                        MatMut::new(weights, seq, seq),
-                        self.view(q, head),
-                        self.view(k, head).t(),
-                        self.scale(),
-                        false,
-                        Threads::One,
-                    );
-                    for (i, row) in weights.chunks_exact_mut(seq).enumerate() {
-                        simd::softmax_row(row, self.visible(i));
-                    }
-                    matmul(
-                        self.view_mut(mixed, head),
-                        Mat::new(weights, seq, seq),
-                        self.view(v, head),
-                        1.0,
-                        false,
-                        Threads::One,
-                    );
-                }
-            });
-    }
-
-    fn backward(
-        &self,
-        q: &[f32],
-        k: &[f32],
-        v: &[f32],
-        weights: &[f32],
-        g: &[f32],
-        [dq, dk, dv]: [&mut [f32]; 3],
-    ) {
-        let (seq, example) = (self.seq, self.seq * self.width);
-        let inputs = weights
-            .par_chunks(self.heads * seq * seq)
-            .zip(q.par_chunks(example))
-            .zip(k.par_chunks(example))
-            .zip(v.par_chunks(example))
-            .zip(g.par_chunks(example));
-        dq.par_chunks_mut(example)
-            .zip(dk.par_chunks_mut(example))
-            .zip(dv.par_chunks_mut(example))
-            .zip(inputs)
-            .for_each_init(
-                || vec![0.0; seq * seq],
-                |d_weights, (((dq, dk), dv), ((((weights, q), k), v), g))| {
-                    for (head, weights) in weights.chunks_exact(seq * seq).enumerate() {
-                        let product = |out: MatMut<'_>, a: Mat<'_>, b: Mat<'_>| {
-                            matmul(out, a, b, 1.0, false, Threads::One);
-                        };
-                        let square = Mat::new(weights, seq, seq);
-                        let g = self.view(g, head);
-                        product(self.view_mut(dv, head), square.t(), g);
-                        product(MatMut::new(d_weights, seq, seq), g, self.view(v, head).t());
-                        for (p, d) in weights
-                            .chunks_exact(seq)
-                            .zip(d_weights.chunks_exact_mut(seq))
-                        {
-                            simd::softmax_backward_row(p, d, self.scale());
-                        }
-                        let d_scores = Mat::new(d_weights, seq, seq);
-                        product(self.view_mut(dq, head), d_scores, self.view(k, head));
-                        product(self.view_mut(dk, head), d_scores.t(), self.view(q, head));
-                    }
-                },
-            );
+        // The norm's own parameters want theirs where the input wants none.
+        p.norm1.backward(x, &d_normed, &mut dh)?;
+        Ok(wanted.then(|| dh.to_vec()))
     }
 }
 
@@ -452,59 +478,53 @@ mod tests {
     use super::*;
     use crate::ops::testing::{compare, noise, params};
 
-    fn shapes(width: usize, hidden: usize) -> Vec<(String, Vec<usize>)> {
-        let mut shapes = Vec::new();
-        for name in ["layer_norm1", "layer_norm2"] {
-            shapes.push((format!("b.{name}.weight"), vec![width]));
-            shapes.push((format!("b.{name}.bias"), vec![width]));
+    fn check(activation: Activation, causal: bool, norm_first: bool, frozen: &[&str]) {
+        let (width, hidden) = (16, 40);
+        for segments in [Segments::uniform(3, 9), Segments::new([4, 9, 1, 7])] {
+            let names = if norm_first { CLIP_BLOCK } else { BERT_BLOCK };
+            let shapes = names.tensors("b", width, hidden);
+            let shapes: Vec<(&str, &[usize])> = shapes
+                .iter()
+                .map(|(n, s)| (n.as_str(), s.as_slice()))
+                .collect();
+            let params = params(&shapes, frozen);
+            let block = Block {
+                params: BlockParams::load(&params, &names, "b", width, hidden, 1e-5).unwrap(),
+                heads: 4,
+                activation,
+                causal,
+                norm_first,
+            };
+            let x = noise(7, segments.rows() * width);
+            let x = Tensor::from_vec(x, (segments.rows(), width), &Device::Cpu).unwrap();
+            compare(&params, &x, |pass, x| block.forward(pass, x, &segments));
         }
-        for (name, inputs, outputs) in [
-            ("self_attn.q_proj", width, width),
-            ("self_attn.k_proj", width, width),
-            ("self_attn.v_proj", width, width),
-            ("self_attn.out_proj", width, width),
-            ("mlp.fc1", width, hidden),
-            ("mlp.fc2", hidden, width),
-        ] {
-            shapes.push((format!("b.{name}.weight"), vec![outputs, inputs]));
-            shapes.push((format!("b.{name}.bias"), vec![outputs]));
-        }
-        shapes
-    }
-
-    fn check(activation: Activation, causal: bool, frozen: &[&str]) {
-        let (batch, seq, width, hidden) = (3, 9, 16, 40);
-        let shapes = shapes(width, hidden);
-        let shapes: Vec<(&str, &[usize])> = shapes
-            .iter()
-            .map(|(n, s)| (n.as_str(), s.as_slice()))
-            .collect();
-        let params = params(&shapes, frozen);
-        let block = Block {
-            params: BlockParams::load_clip(&params, "b", width, hidden, 1e-5).unwrap(),
-            heads: 4,
-            activation,
-            causal,
-        };
-        let x = noise(7, batch * seq * width);
-        let x = Tensor::from_vec(x, (batch, seq, width), &Device::Cpu).unwrap();
-        compare(&params, &x, |pass, x| block.forward(pass, x));
     }
 
     #[test]
     fn fused_equals_composite() {
-        check(Activation::QuickGelu, false, &[]);
-        check(Activation::Gelu, false, &[]);
+        check(Activation::QuickGelu, false, true, &[]);
+        check(Activation::Gelu, false, true, &[]);
+    }
+
+    #[test]
+    fn fused_equals_composite_with_the_norms_behind() {
+        check(Activation::Gelu, false, false, &[]);
+        let frozen = [
+            "b.attention.output.LayerNorm.weight",
+            "b.output.dense.weight",
+        ];
+        check(Activation::Gelu, false, false, &frozen);
     }
 
     #[test]
     fn fused_equals_composite_when_causal() {
-        check(Activation::QuickGelu, true, &[]);
+        check(Activation::QuickGelu, true, true, &[]);
     }
 
     #[test]
     fn fused_equals_composite_when_partly_frozen() {
         let frozen = ["b.mlp.fc1.weight", "b.self_attn.k_proj.weight"];
-        check(Activation::QuickGelu, true, &frozen);
+        check(Activation::QuickGelu, true, true, &frozen);
     }
 }

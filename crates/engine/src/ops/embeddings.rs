@@ -7,9 +7,9 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{FusedOp, Pass, floats, with_grad};
+use super::{FusedOp, Pass, Segments, floats, with_grad};
 use crate::{
-    Error, Result,
+    Error, Result, kernels,
     kernels::{
         gemm::{Mat, MatMut, Threads, matmul},
         simd,
@@ -175,50 +175,78 @@ impl FusedOp for PatchEmbeddings {
     }
 }
 
-/// `token[id] + position[i]` for ids of `[batch, seq]`, given row by row.
+/// The tables that a text transformer begins with.
+#[derive(Clone)]
+pub(crate) struct TokenTables {
+    /// `[vocabulary, width]`
+    pub(crate) token: Arc<Param>,
+    /// `[longest, width]`
+    pub(crate) position: Arc<Param>,
+    /// `[kinds, width]`, of which the first row is added to every token: BERT's
+    /// "first sentence".
+    pub(crate) kind: Option<Arc<Param>>,
+}
+
+/// `token[id] + position[i]` for the ids of several texts, `[rows, width]`.
 pub(crate) fn token_embeddings(
     pass: &Pass,
     ids: &[u32],
-    seq: usize,
-    token: &Arc<Param>,
-    position: &Arc<Param>,
+    segments: &Segments,
+    tables: &TokenTables,
 ) -> Result<Tensor> {
-    let (vocabulary, width) = token.tensor().dims2()?;
-    let longest = position.tensor().dim(0)?;
-    let fits = seq > 0 && seq <= longest && ids.len().is_multiple_of(seq);
+    let (vocabulary, width) = tables.token.tensor().dims2()?;
+    let longest = tables.position.tensor().dim(0)?;
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
         return Err(Error::data(format!(
             "token id {id} is outside the vocabulary of {vocabulary}"
         )));
     }
-    if !fits {
+    if let Some(length) = segments
+        .lengths()
+        .iter()
+        .find(|n| **n == 0 || **n > longest)
+    {
         return Err(Error::data(format!(
-            "sequences of {seq} tokens do not fit the {longest} positions"
+            "a text of {length} tokens does not fit the {longest} positions"
         )));
     }
+    if segments.rows() != ids.len() {
+        return Err(Error::data(format!(
+            "{} token ids for texts of {} in all",
+            ids.len(),
+            segments.rows()
+        )));
+    }
+    let places: Vec<u32> = segments
+        .lengths()
+        .iter()
+        .flat_map(|length| 0..*length as u32)
+        .collect();
     if pass.is_fused() {
         return pass.apply_source(TokenEmbeddings {
             ids: ids.to_vec(),
-            seq,
+            places,
             width,
-            token: token.clone(),
-            position: position.clone(),
+            tables: tables.clone(),
         });
     }
-    let index = Tensor::from_slice(ids, ids.len(), token.tensor().device())?;
-    Ok(pass
-        .value(token)
-        .index_select(&index, 0)?
-        .reshape((ids.len() / seq, seq, width))?
-        .broadcast_add(&pass.value(position).narrow(0, 0, seq)?)?)
+    let rows = |table: &Arc<Param>, rows: &[u32]| -> Result<Tensor> {
+        let index = Tensor::from_slice(rows, rows.len(), table.tensor().device())?;
+        Ok(pass.value(table).index_select(&index, 0)?)
+    };
+    let sum = (rows(&tables.token, ids)? + rows(&tables.position, &places)?)?;
+    match &tables.kind {
+        None => Ok(sum),
+        Some(kind) => Ok(sum.broadcast_add(&rows(kind, &[0])?)?),
+    }
 }
 
 struct TokenEmbeddings {
     ids: Vec<u32>,
-    seq: usize,
+    /// The place of each token in its text.
+    places: Vec<u32>,
     width: usize,
-    token: Arc<Param>,
-    position: Arc<Param>,
+    tables: TokenTables,
 }
 
 impl TokenEmbeddings {
@@ -233,20 +261,21 @@ impl FusedOp for TokenEmbeddings {
 
     fn forward(&self, _: &[f32], _: &[usize]) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
         let (token, position) = (
-            floats(self.token.tensor())?,
-            floats(self.position.tensor())?,
+            floats(self.tables.token.tensor())?,
+            floats(self.tables.position.tensor())?,
         );
+        let kind = self.tables.kind.as_ref();
+        let kind = kind.map(|kind| floats(kind.tensor())).transpose()?;
         let mut y = vec![0.0; self.ids.len() * self.width];
-        for (i, (&id, y)) in self
-            .ids
-            .iter()
-            .zip(y.chunks_exact_mut(self.width))
-            .enumerate()
-        {
-            let place = self.row((i % self.seq) as u32);
-            simd::add(&token[self.row(id)], &position[place], y);
-        }
-        Ok((y, vec![self.ids.len() / self.seq, self.seq, self.width]))
+        let rows = self.ids.par_iter().zip(&self.places);
+        rows.zip(y.par_chunks_exact_mut(self.width))
+            .for_each(|((&id, &place), y)| {
+                simd::add(&token[self.row(id)], &position[self.row(place)], y);
+                if let Some(kind) = &kind {
+                    simd::add_assign(y, &kind[..self.width]);
+                }
+            });
+        Ok((y, vec![self.ids.len(), self.width]))
     }
 
     fn backward(
@@ -256,18 +285,20 @@ impl FusedOp for TokenEmbeddings {
         g: &[f32],
         _wanted: bool,
     ) -> candle_core::Result<Option<Vec<f32>>> {
-        let rows = || self.ids.iter().zip(g.chunks_exact(self.width));
-        with_grad(&self.token, |grad| {
-            for (&id, g) in rows() {
-                simd::add_assign(&mut grad[self.row(id)], g);
-            }
-        });
-        with_grad(&self.position, |grad| {
-            for (i, (_, g)) in rows().enumerate() {
-                let place = self.row((i % self.seq) as u32);
-                simd::add_assign(&mut grad[place], g);
-            }
-        });
+        let add = |table: &Arc<Param>, rows: &[u32]| {
+            with_grad(table, |grad| {
+                for (&row, g) in rows.iter().zip(g.chunks_exact(self.width)) {
+                    simd::add_assign(&mut grad[self.row(row)], g);
+                }
+            });
+        };
+        add(&self.tables.token, &self.ids);
+        add(&self.tables.position, &self.places);
+        if let Some(kind) = &self.tables.kind {
+            with_grad(kind, |grad| {
+                kernels::add_column_sums(g, &mut grad[..self.width]);
+            });
+        }
         Ok(None)
     }
 }
@@ -309,25 +340,33 @@ mod tests {
 
     #[test]
     fn tokens_fused_equal_composite_and_refuse_strangers() {
-        let params = params(&[("token", &[10, 6]), ("position", &[4, 6])], &[]);
-        let token = params.get("token", &[10, 6]).unwrap();
-        let position = params.get("position", &[4, 6]).unwrap();
-        let embed =
-            |pass: &Pass, ids: &[u32], seq| token_embeddings(pass, ids, seq, &token, &position);
-        let ids = [3, 3, 9, 0, 1, 3];
-        let x = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
-        compare(&params, &x, |pass, _| {
-            // Position 3 is never used; give it a gradient all the same.
-            let short = embed(pass, &ids, 3)?;
-            let long = embed(pass, &ids[..4], 4)?;
-            Ok(Tensor::cat(
-                &[short.flatten_all()?, long.flatten_all()?],
-                0,
-            )?)
-        });
-        let pass = crate::ops::Runtime::new(&params).unwrap().inference();
-        let message = |ids: &[u32], seq| embed(&pass, ids, seq).unwrap_err().to_string();
-        assert!(message(&[10], 1).contains("token id 10"));
-        assert!(message(&[1; 5], 5).contains("5 tokens"));
+        let shapes: [(&str, &[usize]); 3] = [
+            ("kind", &[2, 6]),
+            ("position", &[4, 6]),
+            ("token", &[10, 6]),
+        ];
+        for with_kind in [false, true] {
+            let params = params(&shapes[usize::from(!with_kind)..], &[]);
+            let tables = TokenTables {
+                token: params.get("token", &[10, 6]).unwrap(),
+                position: params.get("position", &[4, 6]).unwrap(),
+                kind: params.get("kind", &[2, 6]).ok(),
+            };
+            let embed = |pass: &Pass, ids: &[u32], lengths: &[usize]| {
+                let segments = Segments::new(lengths.iter().copied());
+                token_embeddings(pass, ids, &segments, &tables)
+            };
+            let x = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
+            compare(&params, &x, |pass, _| {
+                embed(pass, &[3, 3, 9, 0, 1, 3, 5], &[2, 4, 1])
+            });
+            let pass = crate::ops::Runtime::new(&params).unwrap().inference();
+            let message = |ids: &[u32], lengths: &[usize]| {
+                embed(&pass, ids, lengths).unwrap_err().to_string()
+            };
+            assert!(message(&[10], &[1]).contains("token id 10"));
+            assert!(message(&[1; 5], &[5]).contains("5 tokens"));
+            assert!(message(&[1; 5], &[2, 2]).contains("5 token ids"));
+        }
     }
 }

@@ -49,6 +49,22 @@ impl Linear {
         })
     }
 
+    /// A convolution with a kernel of 1x1, `[outputs, inputs, 1, 1]`, and its
+    /// bias.
+    pub(crate) fn load_pointwise(
+        params: &Params,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<Self> {
+        Ok(Self {
+            weight: params.get(&format!("{name}.weight"), &[outputs, inputs, 1, 1])?,
+            bias: Some(params.get(&format!("{name}.bias"), &[outputs])?),
+            inputs,
+            outputs,
+        })
+    }
+
     /// `y = x Wᵀ + b`, on top of `residual` where one is given.
     pub(crate) fn forward(
         &self,

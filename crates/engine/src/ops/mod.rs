@@ -7,21 +7,34 @@
 //! The *composite* form is made of candle's primitive operations, runs on any
 //! device, and is what the fused form is tested against.
 
+mod attention;
 mod block;
+mod conv;
+mod conv_pool;
 mod embeddings;
 mod layer_norm;
 mod linear;
 mod loss;
+mod pool;
 
 use std::{ops::Deref, sync::Arc};
 
-use candle_core::{CpuStorage, CustomOp2, Layout, Shape, Storage, StorageRef, Tensor, Var};
+use candle_core::{
+    CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Storage, StorageRef, Tensor, Var,
+};
 
-pub(crate) use block::{Activation, Block, BlockParams};
-pub(crate) use embeddings::{PatchDims, patch_embeddings, token_embeddings};
+pub(crate) use attention::{Attention, Segments};
+pub(crate) use block::{
+    Activation, BERT_BLOCK, Block, BlockNames, BlockParams, CLIP_BLOCK, DISTILBERT_BLOCK,
+};
+pub(crate) use conv::{BatchNorm, ConvKind, ConvNorm, Padding};
+pub(crate) use conv_pool::{max_pool, scale_channels};
+pub(crate) use embeddings::{PatchDims, TokenTables, patch_embeddings, token_embeddings};
 pub(crate) use layer_norm::{LayerNorm, layer_norm};
 pub(crate) use linear::{Linear, linear};
 pub(crate) use loss::{cross_entropy_of_diagonal, normalize};
+pub use pool::Pooler;
+pub(crate) use pool::pool;
 
 use crate::{
     Result,
@@ -123,6 +136,22 @@ impl Pass {
         })
     }
 
+    /// Runs an operation on `x` and, where there is one, a second input.
+    pub(crate) fn apply3<O: CustomOp3 + Send + Sync + 'static>(
+        &self,
+        x: &Tensor,
+        second: Option<&Tensor>,
+        op: O,
+    ) -> Result<Tensor> {
+        let x = x.contiguous()?;
+        let second = second.unwrap_or(&self.anchor).contiguous()?;
+        Ok(if self.training {
+            x.apply_op3(&second, &self.anchor, op)?
+        } else {
+            x.apply_op3_no_bwd(&second, &self.anchor, &op)?
+        })
+    }
+
     /// Runs a fused operation whose input it holds itself.
     pub(crate) fn apply_source<O: FusedOp>(&self, op: O) -> Result<Tensor> {
         self.apply(&self.anchor, op)
@@ -162,10 +191,7 @@ impl<O: FusedOp> CustomOp2 for Fused<O> {
         _anchor: &CpuStorage,
         _: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let (CpuStorage::F32(data), Some((start, end))) = (x, layout.contiguous_offsets()) else {
-            candle_core::bail!("{} takes contiguous f32", O::NAME)
-        };
-        let (out, shape) = self.0.forward(&data[start..end], layout.dims())?;
+        let (out, shape) = self.0.forward(argument(x, layout)?, layout.dims())?;
         Ok((CpuStorage::F32(out), Shape::from(shape)))
     }
 
@@ -185,6 +211,17 @@ impl<O: FusedOp> CustomOp2 for Fused<O> {
             .map(|dx| Tensor::from_vec(dx, x.shape(), x.device()))
             .transpose()?;
         Ok((dx, None))
+    }
+}
+
+/// The elements of an argument of an operation.
+pub(crate) fn argument<'a>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> candle_core::Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(data), Some((start, end))) => Ok(&data[start..end]),
+        _ => candle_core::bail!("contiguous f32 on the CPU is wanted"),
     }
 }
 

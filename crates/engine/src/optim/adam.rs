@@ -3,28 +3,18 @@
 
 use std::collections::HashMap;
 
-use rayon::prelude::*;
-
-use super::Optimizer;
-use crate::{
-    Error, Result,
-    kernels::simd::{AdamStep, adam},
-    params::{Params, RawTensor},
-};
-
-/// Elements of a parameter handled by one task.
-const CHUNK: usize = 1 << 16;
+use super::{Optimizer, Part, Rule, Stepper};
+use crate::kernels::simd::{AdamStep, adam};
 
 /// Adam with coupled or decoupled weight decay.
+#[derive(Clone, Debug)]
 pub struct Adam {
     beta1: f64,
     beta2: f64,
     eps: f64,
     weight_decay: f64,
     decoupled: bool,
-    steps: u64,
-    /// First and second moments by parameter.
-    moments: HashMap<String, (Vec<f32>, Vec<f32>)>,
+    amsgrad: bool,
 }
 
 impl Default for Adam {
@@ -44,8 +34,7 @@ impl Adam {
             eps: 1e-8,
             weight_decay: 0.0,
             decoupled: false,
-            steps: 0,
-            moments: HashMap::new(),
+            amsgrad: false,
         }
     }
 
@@ -80,12 +69,37 @@ impl Adam {
         self.weight_decay = weight_decay;
         self
     }
+
+    /// Divides by the largest second moment so far (Reddi et al. 2018,
+    /// arXiv:1904.09237).
+    #[must_use]
+    pub fn amsgrad(mut self, amsgrad: bool) -> Self {
+        self.amsgrad = amsgrad;
+        self
+    }
+
+    /// The optimizer with these settings.
+    #[must_use]
+    pub fn build(self) -> Box<dyn Optimizer> {
+        self.scaled(HashMap::new())
+    }
+
+    pub(super) fn scaled(self, scales: HashMap<String, f64>) -> Box<dyn Optimizer> {
+        Box::new(Stepper::new(self, scales))
+    }
 }
 
-impl Optimizer for Adam {
-    fn step(&mut self, params: &Params, learning_rate: f64) -> Result<()> {
-        self.steps += 1;
-        let steps = self.steps as f64;
+impl Rule for Adam {
+    fn slots(&self) -> &'static [&'static str] {
+        if self.amsgrad {
+            &["exp_avg", "exp_avg_sq", "max_exp_avg_sq"]
+        } else {
+            &["exp_avg", "exp_avg_sq"]
+        }
+    }
+
+    fn apply(&self, mut part: Part<'_>, step: u64, learning_rate: f64) {
+        let steps = step as f64;
         let decay = self.weight_decay;
         let step = AdamStep {
             beta1: self.beta1 as f32,
@@ -100,62 +114,19 @@ impl Optimizer for Adam {
             },
             l2: if self.decoupled { 0.0 } else { decay as f32 },
         };
-        for param in params.iter() {
-            let Some(grad) = param.grad() else { continue };
-            let n = grad.len();
-            let (first, second) = self
-                .moments
-                .entry(param.name().to_owned())
-                .or_insert_with(|| (vec![0.0; n], vec![0.0; n]));
-            param.update(|value| {
-                value
-                    .par_chunks_mut(CHUNK)
-                    .zip(first.par_chunks_mut(CHUNK))
-                    .zip(second.par_chunks_mut(CHUNK))
-                    .zip(grad.par_chunks(CHUNK))
-                    .for_each(|(((p, m), v), g)| adam(p, m, v, g, &step));
-            })?;
-        }
-        Ok(())
-    }
-
-    fn state(&self) -> HashMap<String, RawTensor> {
-        let mut state = HashMap::new();
-        // A step count beyond f32's integers would take years to reach.
-        state.insert("steps".to_owned(), (vec![1], vec![self.steps as f32]));
-        for (name, (first, second)) in &self.moments {
-            state.insert(
-                format!("{name}.exp_avg"),
-                (vec![first.len()], first.clone()),
-            );
-            state.insert(
-                format!("{name}.exp_avg_sq"),
-                (vec![second.len()], second.clone()),
-            );
-        }
-        state
-    }
-
-    fn load_state(&mut self, mut state: HashMap<String, RawTensor>) -> Result<()> {
-        let missing = |what: &str| Error::checkpoint(format!("no `{what}` of the optimizer"));
-        let (_, steps) = state.remove("steps").ok_or_else(|| missing("steps"))?;
-        self.steps = steps.first().copied().ok_or_else(|| missing("steps"))? as u64;
-        self.moments.clear();
-        let names: Vec<String> = state
-            .keys()
-            .filter_map(|key| key.strip_suffix(".exp_avg").map(str::to_owned))
-            .collect();
-        for name in names {
-            let mut take = |part: &str| {
-                let key = format!("{name}.{part}");
-                state.remove(&key).map(|t| t.1).ok_or_else(|| missing(&key))
-            };
-            let moments = (take("exp_avg")?, take("exp_avg_sq")?);
-            if moments.0.len() != moments.1.len() {
-                return Err(missing(&name));
+        match &mut part.slots[..] {
+            [m, v] => adam(part.value, m, v, part.grad, &step),
+            [m, v, most] => {
+                for i in 0..part.grad.len() {
+                    let g = part.grad[i] + step.l2 * part.value[i];
+                    m[i] += (1.0 - step.beta1) * (g - m[i]);
+                    v[i] = step.beta2 * v[i] + (1.0 - step.beta2) * g * g;
+                    most[i] = most[i].max(v[i]);
+                    let root = most[i].sqrt() * step.second_scale + step.eps;
+                    part.value[i] = part.value[i] * step.shrink - step.rate * m[i] / root;
+                }
             }
-            self.moments.insert(name, moments);
+            _ => {}
         }
-        Ok(())
     }
 }

@@ -14,12 +14,20 @@ use crate::{
 
 const MODEL: &str = "model/";
 const OPTIMIZER: &str = "optimizer/";
+const LOSS: &str = "loss/";
+const LOSS_STATE: &str = "loss_state/";
+const LOSS_OPTIMIZER: &str = "loss_optimizer/";
+
+type Tensors = HashMap<String, RawTensor>;
 
 /// A saved state of a [`Trainer`].
 pub struct Checkpoint {
     position: Position,
-    model: HashMap<String, RawTensor>,
-    optimizer: HashMap<String, RawTensor>,
+    model: Tensors,
+    optimizer: Tensors,
+    loss: Tensors,
+    loss_state: Tensors,
+    loss_optimizer: Tensors,
 }
 
 impl Checkpoint {
@@ -32,6 +40,12 @@ impl Checkpoint {
             position: trainer.position,
             model: trainer.model.params().snapshot()?,
             optimizer: trainer.optimizer.state(),
+            loss: trainer.criterion.params().snapshot()?,
+            loss_state: trainer.criterion.state(),
+            loss_optimizer: match &trainer.loss_optimizer {
+                Some(optimizer) => optimizer.state(),
+                None => HashMap::new(),
+            },
         })
     }
 
@@ -42,6 +56,11 @@ impl Checkpoint {
     pub fn apply(self, trainer: &mut Trainer) -> Result<()> {
         trainer.model.params().restore(&self.model)?;
         trainer.optimizer.load_state(self.optimizer)?;
+        trainer.criterion.params().restore(&self.loss)?;
+        trainer.criterion.load_state(&self.loss_state)?;
+        if let Some(optimizer) = &mut trainer.loss_optimizer {
+            optimizer.load_state(self.loss_optimizer)?;
+        }
         trainer.position = self.position;
         Ok(())
     }
@@ -57,7 +76,7 @@ impl Checkpoint {
             step,
             total_steps,
             loss_sum,
-            pairs,
+            examples,
         } = self.position;
         // Counts as pairs of 16-bit halves, and the sum by its bits, so that
         // single precision holds them exactly.
@@ -67,22 +86,22 @@ impl Checkpoint {
             step as u64,
             total_steps as u64,
             loss_sum.to_bits(),
-            pairs as u64,
+            examples as u64,
         ]
         .into_iter()
         .flat_map(halves)
         .collect();
         let mut all = HashMap::from([("position".to_owned(), (vec![5, 4], position))]);
-        all.extend(
-            self.model
-                .into_iter()
-                .map(|(k, v)| (format!("{MODEL}{k}"), v)),
-        );
-        all.extend(
-            self.optimizer
-                .into_iter()
-                .map(|(k, v)| (format!("{OPTIMIZER}{k}"), v)),
-        );
+        for (prefix, tensors) in [
+            (MODEL, self.model),
+            (OPTIMIZER, self.optimizer),
+            (LOSS, self.loss),
+            (LOSS_STATE, self.loss_state),
+            (LOSS_OPTIMIZER, self.loss_optimizer),
+        ] {
+            let named = tensors.into_iter();
+            all.extend(named.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
+        }
         let temporary = path.with_extension("tmp");
         write_safetensors(&temporary, &all, Precision::F32)?;
         std::fs::rename(&temporary, path).map_err(|e| Error::io(path, e))
@@ -110,20 +129,29 @@ impl Checkpoint {
             step: number(1) as usize,
             total_steps: number(2) as usize,
             loss_sum: f64::from_bits(number(3)),
-            pairs: number(4) as usize,
+            examples: number(4) as usize,
         };
-        let (mut model, mut optimizer) = (HashMap::new(), HashMap::new());
-        for (name, tensor) in all {
-            if let Some(name) = name.strip_prefix(MODEL) {
-                model.insert(name.to_owned(), tensor);
-            } else if let Some(name) = name.strip_prefix(OPTIMIZER) {
-                optimizer.insert(name.to_owned(), tensor);
-            }
-        }
+        let mut take = |prefix: &str| -> Tensors {
+            let names: Vec<String> = all
+                .keys()
+                .filter(|name| name.starts_with(prefix))
+                .cloned()
+                .collect();
+            names
+                .into_iter()
+                .filter_map(|name| {
+                    let tensor = all.remove(&name)?;
+                    Some((name[prefix.len()..].to_owned(), tensor))
+                })
+                .collect()
+        };
         Ok(Self {
             position,
-            model,
-            optimizer,
+            model: take(MODEL),
+            optimizer: take(OPTIMIZER),
+            loss: take(LOSS),
+            loss_state: take(LOSS_STATE),
+            loss_optimizer: take(LOSS_OPTIMIZER),
         })
     }
 }

@@ -2,9 +2,12 @@
 
 mod batches;
 mod checkpoint;
+mod memory;
+mod sampler;
 mod trainer;
 
-pub(crate) use batches::shuffled_order;
-pub use batches::{Batches, Pair};
 pub use checkpoint::Checkpoint;
-pub use trainer::{Position, Step, Trainer, TrainerOptions};
+pub use memory::choose_batch_size;
+pub use sampler::Sampling;
+pub(crate) use sampler::shuffled_order;
+pub use trainer::{LearningRate, Position, Step, Trainer, TrainerOptions};

@@ -1,24 +1,39 @@
-//! The training loop of a CLIP model: one epoch at a time, so that whoever
-//! drives it can evaluate, save or stop in between.
+//! The training loop: one epoch at a time, so that whoever drives it can
+//! evaluate, save or stop in between.
 
 use std::time::Instant;
 
-use super::batches::{Batch, Batches, Pair};
+use candle_core::Tensor;
+
+use super::{
+    batches::{Batch, Batches},
+    sampler::{Sampling, cut},
+};
 use crate::{
     Error, Result,
-    image::ImageProcessor,
-    loss::{MAX_LOGIT_SCALE, clip_loss},
-    models::Clip,
-    optim::Optimizer,
-    tokenizer::Tokenizer,
+    data::TrainingSet,
+    loss::{Criterion, MAX_LOGIT_SCALE, Target},
+    models::Model,
+    optim::{Optimizer, clip_gradients},
+    prepare::Preparer,
 };
 
-/// What a training run depends on beside model, data and optimizer.
+/// What the learning rate is in a step: its epoch and its number over all
+/// epochs, both counted from 0.
+pub type LearningRate = Box<dyn Fn(usize, usize) -> f64 + Send + Sync>;
+
+/// What a training run depends on beside model, data, loss and optimizer.
 pub struct TrainerOptions {
-    /// Pairs of one step.
+    /// Examples of one step.
     pub batch_size: usize,
-    /// Learning rate of a step; steps are counted from 0 over all epochs.
-    pub learning_rate: Box<dyn Fn(usize) -> f64 + Send + Sync>,
+    /// How batches are put together.
+    pub sampling: Sampling,
+    /// Learning rate of the model.
+    pub learning_rate: LearningRate,
+    /// Learning rate of the loss's own weights.
+    pub loss_learning_rate: f64,
+    /// Gradients are scaled so that their common length is at most this.
+    pub max_grad_norm: Option<f64>,
     /// Decides the order of the data and the changes to pictures.
     pub seed: u64,
     /// Whether training pictures are changed at random.
@@ -40,8 +55,8 @@ pub struct Step {
     pub mean_loss: f64,
     /// The learning rate of this step.
     pub learning_rate: f64,
-    /// Pairs trained on in a second, over the epoch so far.
-    pub pairs_per_second: f64,
+    /// Examples trained on in a second, over the epoch so far.
+    pub examples_per_second: f64,
 }
 
 /// Where a run stands.
@@ -53,40 +68,45 @@ pub struct Position {
     pub step: usize,
     /// Steps done in all.
     pub total_steps: usize,
-    /// Sum over the pairs of the begun epoch of their step's loss.
+    /// Sum over the examples of the begun epoch of their step's loss.
     pub loss_sum: f64,
-    /// Pairs of the begun epoch.
-    pub pairs: usize,
+    /// Examples of the begun epoch.
+    pub examples: usize,
 }
 
 /// A model in training.
 pub struct Trainer {
     /// The model.
-    pub model: Clip,
-    /// Its tokenizer.
-    pub tokenizer: Tokenizer,
-    /// Its image processor.
-    pub processor: ImageProcessor,
+    pub model: Model,
+    /// What its inputs are made with.
+    pub preparer: Preparer,
+    /// The loss.
+    pub criterion: Criterion,
     pub(crate) optimizer: Box<dyn Optimizer>,
+    /// Of the loss's own weights.
+    pub(crate) loss_optimizer: Option<Box<dyn Optimizer>>,
     pub(crate) options: TrainerOptions,
     pub(crate) position: Position,
 }
 
 impl Trainer {
-    /// A trainer at the start of its run.
+    /// A trainer at the start of its run. `loss_optimizer` is for the weights of
+    /// the loss, where it has some.
     #[must_use]
     pub fn new(
-        model: Clip,
-        tokenizer: Tokenizer,
-        processor: ImageProcessor,
+        model: Model,
+        preparer: Preparer,
+        criterion: Criterion,
         optimizer: Box<dyn Optimizer>,
+        loss_optimizer: Option<Box<dyn Optimizer>>,
         options: TrainerOptions,
     ) -> Self {
         Self {
             model,
-            tokenizer,
-            processor,
+            preparer,
+            criterion,
             optimizer,
+            loss_optimizer,
             options,
             position: Position::default(),
         }
@@ -98,20 +118,16 @@ impl Trainer {
         self.position
     }
 
-    /// Steps of one epoch over `pairs`.
-    #[must_use]
-    pub fn steps_per_epoch(&self, pairs: &[Pair]) -> usize {
-        self.batches(pairs).count()
+    fn order(&self, set: &TrainingSet, epoch: usize) -> Vec<Vec<usize>> {
+        let options = &self.options;
+        let sampling = options.sampling;
+        sampling.batches(&set.classes, options.batch_size, options.seed, epoch)
     }
 
-    fn batches<'a>(&'a self, pairs: &'a [Pair]) -> Batches<'a> {
-        Batches::in_order(
-            pairs,
-            self.options.batch_size,
-            &self.tokenizer,
-            &self.processor,
-            self.model.params().device(),
-        )
+    /// Steps of the epoch that has begun, over `set`.
+    #[must_use]
+    pub fn steps_per_epoch(&self, set: &TrainingSet) -> usize {
+        self.order(set, self.position.epoch).len()
     }
 
     /// Trains to the end of the epoch that has begun, and gives its mean loss.
@@ -120,60 +136,73 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Diverged`] where the loss is not a number any more,
-    /// [`Error::Data`] for pairs that can't be read, or what `after_step` gave.
+    /// [`Error::Data`] for examples that can't be read, or what `after_step`
+    /// gave.
     pub fn epoch(
         &mut self,
-        pairs: &[Pair],
+        set: &TrainingSet,
         mut after_step: impl FnMut(Step) -> Result<()>,
     ) -> Result<f64> {
+        let epoch = self.position.epoch;
+        let order = self.order(set, epoch);
+        let steps = order.len();
+        let (started, before) = (Instant::now(), self.position.examples);
         let Self {
             model,
-            tokenizer,
-            processor,
+            preparer,
+            criterion,
             optimizer,
+            loss_optimizer,
             options,
             position,
         } = self;
-        let epoch = position.epoch;
-        let mut batches = Batches::in_order(
-            pairs,
-            options.batch_size,
-            tokenizer,
-            processor,
-            model.params().device(),
-        )
-        .shuffled(options.seed, epoch);
-        if options.augment {
-            batches = batches.augmented(options.seed, epoch);
-        }
-        let steps = batches.count();
-        let (started, before) = (Instant::now(), position.pairs);
+        let batches = Batches {
+            set,
+            order,
+            preparer,
+            device: model.params().device().clone(),
+            augmentation: options.augment.then_some((options.seed, epoch)),
+        };
         batches.for_each(position.step, |number, batch| {
-            let learning_rate = (options.learning_rate)(position.total_steps);
-            let loss = train_step(model, optimizer.as_mut(), &batch, learning_rate)?;
-            if !loss.is_finite() {
+            let learning_rate = (options.learning_rate)(epoch, position.total_steps);
+            let step = position.total_steps as u64;
+            let loss = compute_loss(model, criterion, &batch, Some(step))?;
+            if !loss.value.is_finite() {
                 return Err(Error::Diverged {
-                    loss,
+                    loss: loss.value,
                     epoch: epoch + 1,
                     step: number + 1,
                 });
             }
+            backward(model, criterion, &loss.tensor)?;
+            let own = criterion.params();
+            if let Some(limit) = options.max_grad_norm {
+                clip_gradients(&[model.params(), own], limit);
+            }
+            optimizer.step(model.params(), learning_rate)?;
+            if let Some(optimizer) = loss_optimizer {
+                optimizer.step(own, options.loss_learning_rate)?;
+            }
+            if let Some(scale) = model.logit_scale() {
+                let limit = MAX_LOGIT_SCALE.ln();
+                scale.update(|scale| scale.iter_mut().for_each(|s| *s = s.min(limit)))?;
+            }
             position.step = number + 1;
             position.total_steps += 1;
-            position.loss_sum += f64::from(loss) * batch.len as f64;
-            position.pairs += batch.len;
+            position.loss_sum += f64::from(loss.value) * batch.len() as f64;
+            position.examples += batch.len();
             after_step(Step {
                 epoch: epoch + 1,
                 step: number + 1,
                 steps,
-                loss,
-                mean_loss: position.loss_sum / position.pairs as f64,
+                loss: loss.value,
+                mean_loss: position.loss_sum / position.examples as f64,
                 learning_rate,
-                pairs_per_second: (position.pairs - before) as f64
+                examples_per_second: (position.examples - before) as f64
                     / started.elapsed().as_secs_f64().max(1e-9),
             })
         })?;
-        let mean = position.loss_sum / position.pairs.max(1) as f64;
+        let mean = position.loss_sum / position.examples.max(1) as f64;
         *position = Position {
             epoch: epoch + 1,
             total_steps: position.total_steps,
@@ -182,45 +211,76 @@ impl Trainer {
         Ok(mean)
     }
 
-    /// Mean loss over `pairs`, without training on them.
+    /// Mean loss over `set`, without training on it. Batches are put together
+    /// as in training, the same each time.
     ///
     /// # Errors
-    /// [`Error::Data`] for pairs that can't be read.
-    pub fn validation_loss(&self, pairs: &[Pair]) -> Result<f64> {
+    /// [`Error::Data`] for examples that can't be read.
+    pub fn validation_loss(&mut self, set: &TrainingSet) -> Result<f64> {
+        let order = match self.options.sampling {
+            Sampling::Random => cut((0..set.len()).collect(), self.options.batch_size),
+            by_class => by_class.batches(&set.classes, self.options.batch_size, 0, 0),
+        };
+        let batches = Batches {
+            set,
+            order,
+            preparer: &self.preparer,
+            device: self.model.params().device().clone(),
+            augmentation: None,
+        };
+        let (model, criterion) = (&self.model, &mut self.criterion);
         let (mut sum, mut seen) = (0.0, 0);
-        self.batches(pairs).for_each(0, |_, batch| {
-            let pass = self.model.inference();
-            let images = self.model.encode_images(&pass, &batch.pixels)?;
-            let texts = self.model.encode_texts(&pass, &batch.texts)?;
-            let loss: f32 = clip_loss(&self.model, &pass, &texts, &images)?.to_scalar()?;
-            sum += f64::from(loss) * batch.len as f64;
-            seen += batch.len;
+        batches.for_each(0, |_, batch| {
+            let loss = compute_loss(model, criterion, &batch, None)?;
+            sum += f64::from(loss.value) * batch.len() as f64;
+            seen += batch.len();
             Ok(())
         })?;
         Ok(sum / f64::from(seen.max(1) as u32))
     }
 }
 
-/// Forward, backward, optimizer; the loss before the step.
-fn train_step(
-    model: &Clip,
-    optimizer: &mut dyn Optimizer,
+struct Loss {
+    tensor: Tensor,
+    value: f32,
+}
+
+/// The loss of a batch: in training step `step`, or without training.
+fn compute_loss(
+    model: &Model,
+    criterion: &mut Criterion,
     batch: &Batch,
-    learning_rate: f64,
-) -> Result<f32> {
-    let pass = model.training();
-    model.params().zero_grad();
-    let images = model.encode_images(&pass, &batch.pixels)?;
-    let texts = model.encode_texts(&pass, &batch.texts)?;
-    let loss = clip_loss(model, &pass, &texts, &images)?;
-    let value: f32 = loss.to_scalar()?;
-    if value.is_finite() {
-        model.params().backward(&loss)?;
-        optimizer.step(model.params(), learning_rate)?;
-        let limit = MAX_LOGIT_SCALE.ln();
-        model
-            .logit_scale()
-            .update(|scale| scale.iter_mut().for_each(|s| *s = s.min(limit)))?;
+    step: Option<u64>,
+) -> Result<Loss> {
+    let pass = match step {
+        Some(_) => model.training(),
+        None => model.inference(),
+    };
+    if step.is_some() {
+        model.params().zero_grad();
+        criterion.params().zero_grad();
     }
-    Ok(value)
+    let parts = batch.inputs.iter().map(|input| model.encode(&pass, input));
+    let parts = parts.collect::<Result<Vec<_>>>()?;
+    let target = Target {
+        labels: &batch.classes,
+        scores: &batch.scores,
+    };
+    let tensor = criterion.loss(
+        model,
+        &pass,
+        &parts,
+        target,
+        step.unwrap_or(0),
+        step.is_some(),
+    )?;
+    let value = tensor.to_dtype(candle_core::DType::F32)?.to_scalar()?;
+    Ok(Loss { tensor, value })
+}
+
+/// Leaves the gradients of model and loss with their parameters.
+fn backward(model: &Model, criterion: &Criterion, loss: &Tensor) -> Result<()> {
+    let grads = loss.backward()?;
+    model.params().collect(&grads)?;
+    criterion.params().collect(&grads)
 }

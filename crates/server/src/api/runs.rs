@@ -8,7 +8,6 @@ use axum::{
     http::{HeaderMap, StatusCode},
     response::Response,
 };
-use finetuner_engine::plan::Plan;
 use finetuner_protocol::{
     CheckpointInfo, Config, Event, ExamplesInfo, MAX_POINTS, MetricPoint, MetricsInfo, NewRun,
     RunConfig, RunTask, Stage, Status, StatusInfo, check_name,
@@ -65,9 +64,7 @@ pub(crate) async fn create(
     if let Some(run) = existing {
         return same_request(run, &experiment, idempotency_key.as_deref());
     }
-    let plan = Plan::new(&config, app.settings.local_models).map_err(|e| ApiError::engine(&e))?;
-    let keep_checkpoints = plan.keep_checkpoints;
-    let data = submission::check_data(&app, &user.id, plan, &config).await?;
+    let checked = submission::check(&app, &user.id, &config).await?;
 
     let row = NewRunRow {
         experiment_id: experiment.id,
@@ -79,9 +76,9 @@ pub(crate) async fn create(
         details: WAITS.to_owned(),
         artifact_id: secret::new_id(),
         idempotency_key,
-        keep_checkpoints: u32::try_from(keep_checkpoints).unwrap_or(u32::MAX),
+        keep_checkpoints: checked.keep_checkpoints,
         first_checkpoint: None,
-        data: json!(data).to_string(),
+        data: json!(checked.contents).to_string(),
     };
     submit(&app, &experiment, row).await
 }
@@ -312,9 +309,7 @@ pub(crate) async fn go_on(
     }
     let config: RunConfig =
         serde_json::from_value(sent.clone()).map_err(|e| ApiError::unprocessable(e.to_string()))?;
-    let plan = Plan::new(&config, app.settings.local_models).map_err(|e| ApiError::engine(&e))?;
-    let keep_checkpoints = u32::try_from(plan.keep_checkpoints).unwrap_or(u32::MAX);
-    let data = submission::check_data(&app, &user.id, plan, &config).await?;
+    let checked = submission::check(&app, &user.id, &config).await?;
     let row = NewRunRow {
         experiment_id: experiment.id,
         name: new.name,
@@ -325,9 +320,9 @@ pub(crate) async fn go_on(
         details: WAITS.to_owned(),
         artifact_id: secret::new_id(),
         idempotency_key,
-        keep_checkpoints,
+        keep_checkpoints: checked.keep_checkpoints,
         first_checkpoint: Some(checkpoint.content),
-        data: json!(data).to_string(),
+        data: json!(checked.contents).to_string(),
     };
     submit(&app, &experiment, row).await
 }

@@ -1,5 +1,4 @@
 //! A run that is stopped and carried on, beside one that is not.
-#![allow(clippy::unwrap_used)]
 
 use std::{
     cell::Cell,
@@ -127,6 +126,7 @@ fn run(checkpoint: Option<&Path>, watcher: &mut Watcher) -> Result<Outcome, Erro
         local_models: false,
         read_data: &read,
         folder: folder.path(),
+        earlier: None,
         checkpoint,
     };
     let finished = job::run(&config(), &setting, watcher)?;

@@ -1,5 +1,4 @@
 //! Search and its metrics against docarray's, over the same embeddings.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 
@@ -27,7 +26,7 @@ struct Case {
 
 #[test]
 fn finds_and_measures_what_docarray_does() {
-    let fixture: Fixture = serde_json::from_str(include_str!("fixtures/metrics.json")).unwrap();
+    let fixture: Fixture = serde_json::from_str(include_str!("../fixtures/metrics.json")).unwrap();
     assert_eq!(fixture.cases.len(), 12);
     for case in &fixture.cases {
         let name = format!("{} {}", case.distance, case.limit);

@@ -1,71 +1,27 @@
 //! The CLIP model, its loss, the optimizers and the picture processor against
 //! PyTorch and transformers, by the fixtures of `fixtures/make_clip.py`.
-#![allow(clippy::unwrap_used)]
 
-use std::{collections::HashMap, path::PathBuf};
-
-use candle_core::{Device, Tensor};
 use finetuner_engine::{
     Kernels,
     image::ImageProcessor,
     loss::clip_loss,
-    models::{Clip, ClipConfig},
+    models::{Model, ModelSetup},
     optim::{Adam, Optimizer},
-    params::{RawTensor, parse_safetensors},
-    tokenizer::TokenBatch,
 };
 use serde_json::Value;
 
-type Tensors = HashMap<String, RawTensor>;
-
-fn fixture(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/fixtures")
-        .join(name)
-}
-
-fn tensors(name: &str) -> Tensors {
-    parse_safetensors(&std::fs::read(fixture(name)).unwrap(), name).unwrap()
-}
+use crate::support::{
+    Tensors, fixture, flat, json, model, norm, pixels, relative_error, tensors, texts,
+};
 
 /// The tiny CLIP, with a `config.json` that `change` has rewritten.
-fn tiny_clip(kernels: Kernels, change: impl Fn(&mut Value)) -> Clip {
-    let json = std::fs::read(fixture("tiny-clip/config.json")).unwrap();
-    let mut json: Value = serde_json::from_slice(&json).unwrap();
+fn tiny_clip(kernels: Kernels, change: impl Fn(&mut Value)) -> Model {
+    let mut json = json("tiny-clip/config.json");
     change(&mut json);
-    let config = ClipConfig::parse(&json).unwrap();
-    let mut model =
-        Clip::new(config, tensors("tiny-clip/model.safetensors"), &Device::Cpu).unwrap();
+    let tensors = tensors("tiny-clip/model.safetensors");
+    let mut model = model(&json, tensors, ModelSetup::default());
     model.set_kernels(kernels);
     model
-}
-
-fn texts(tensors: &Tensors) -> TokenBatch {
-    let (shape, ids) = &tensors["input_ids"];
-    TokenBatch {
-        ids: ids.iter().map(|id| *id as u32).collect(),
-        seq: shape[1],
-    }
-}
-
-fn pixels(tensors: &Tensors) -> Tensor {
-    let (shape, values) = &tensors["pixel_values"];
-    Tensor::from_slice(values, shape.as_slice(), &Device::Cpu).unwrap()
-}
-
-fn flat(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn norm(values: impl Iterator<Item = f32>) -> f32 {
-    values.map(|x| x * x).sum::<f32>().sqrt()
-}
-
-/// The length of the difference, as a part of the length that is expected.
-fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
-    assert_eq!(found.len(), expected.len());
-    let difference = found.iter().zip(expected).map(|(a, b)| a - b);
-    norm(difference) / norm(expected.iter().copied())
 }
 
 const BOTH: [Kernels; 2] = [Kernels::Fused, Kernels::Composite];
@@ -84,8 +40,8 @@ fn embeddings_loss_and_gradients_are_those_of_transformers() {
                 json["vision_config"]["hidden_act"] = activation.into();
             });
             let pass = model.training();
-            let image = model.encode_images(&pass, &pixels(&given)).unwrap();
-            let text = model.encode_texts(&pass, &texts(&given)).unwrap();
+            let image = model.encode(&pass, &pixels(&given)).unwrap();
+            let text = model.encode(&pass, &texts(&given)).unwrap();
             for (name, found) in [("image_embeds", &image), ("text_embeds", &text)] {
                 let error = relative_error(&flat(found), &expected[name].1);
                 assert!(error < 1e-5, "{activation} {kernels:?}: {name} {error}");
@@ -125,9 +81,7 @@ fn the_token_2_as_end_of_text_stands_for_the_highest_id() {
     let model = tiny_clip(Kernels::Fused, |json| {
         json["text_config"]["eos_token_id"] = 2.into();
     });
-    let found = model
-        .encode_texts(&model.inference(), &texts(&expected))
-        .unwrap();
+    let found = model.encode(&model.inference(), &texts(&expected)).unwrap();
     let error = relative_error(&flat(&found), &expected["text_embeds"].1);
     assert!(error < 1e-5, "{error}");
 }
@@ -136,14 +90,17 @@ fn the_token_2_as_end_of_text_stands_for_the_highest_id() {
 fn ten_steps_lose_what_pytorch_loses() {
     let expected = tensors("clip-quick-gelu.safetensors");
     let optimizers = [
-        ("adam", Adam::new()),
-        ("adam_l2", Adam::new().weight_decay(0.1)),
-        ("adamw", Adam::adamw().betas(0.8, 0.95).weight_decay(0.2)),
+        ("adam", Adam::new().build()),
+        ("adam_l2", Adam::new().weight_decay(0.1).build()),
+        (
+            "adamw",
+            Adam::adamw().betas(0.8, 0.95).weight_decay(0.2).build(),
+        ),
     ];
     for (name, mut optimizer) in optimizers {
         let model = tiny_clip(Kernels::Fused, |_| {});
         let losses: Vec<f32> = (0..10)
-            .map(|_| step(&model, &mut optimizer, &expected))
+            .map(|_| step(&model, optimizer.as_mut(), &expected))
             .collect();
         let expected = &expected[name].1;
         assert!(expected[9] < expected[0], "{name}: nothing was learned");
@@ -156,11 +113,11 @@ fn ten_steps_lose_what_pytorch_loses() {
     }
 }
 
-fn step(model: &Clip, optimizer: &mut Adam, batch: &Tensors) -> f32 {
+fn step(model: &Model, optimizer: &mut dyn Optimizer, batch: &Tensors) -> f32 {
     model.params().zero_grad();
     let pass = model.training();
-    let image = model.encode_images(&pass, &pixels(batch)).unwrap();
-    let text = model.encode_texts(&pass, &texts(batch)).unwrap();
+    let image = model.encode(&pass, &pixels(batch)).unwrap();
+    let text = model.encode(&pass, &texts(batch)).unwrap();
     let loss = clip_loss(model, &pass, &text, &image).unwrap();
     model.params().backward(&loss).unwrap();
     optimizer.step(model.params(), 1e-3).unwrap();

@@ -1,4 +1,4 @@
-//! Weights of a CLIP that has not learned anything.
+//! Weights that have not learned anything.
 
 use std::collections::HashMap;
 
@@ -7,8 +7,69 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
-use super::ClipConfig;
+use super::{ClipConfig, ModelConfig};
 use crate::params::RawTensor;
+
+/// Random weights of these shapes, drawn as PyTorch draws a new layer's: evenly
+/// between plus and minus one over the root of the inputs. Normalisations begin
+/// as ones and zeros. The same seed gives the same weights.
+pub(crate) fn fresh(
+    tensors: Vec<(String, Vec<usize>)>,
+    seed: u64,
+) -> impl Iterator<Item = (String, RawTensor)> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    // The inputs of the layer that was last seen, for its bias.
+    let mut inputs = 1;
+    tensors.into_iter().map(move |(name, shape)| {
+        let count: usize = shape.iter().product();
+        let fixed = match name.rsplit('.').next() {
+            Some("running_mean") => Some(0.0),
+            Some("running_var") => Some(1.0),
+            Some("weight") if shape.len() == 1 => Some(1.0),
+            _ if name.to_lowercase().contains("norm") || name.contains("head_layers") => {
+                (shape.len() == 1).then_some(0.0)
+            }
+            _ => None,
+        };
+        if shape.len() > 1 {
+            inputs = shape[1..].iter().product::<usize>().max(1);
+        }
+        let bound = 1.0 / (inputs as f64).sqrt();
+        let data = match fixed {
+            Some(value) => vec![value; count],
+            None => (0..count).map(|_| even(&mut rng, bound)).collect(),
+        };
+        (name, (shape, data))
+    })
+}
+
+/// `count` draws from a normal distribution around 0.
+pub(crate) fn normal_weights(seed: u64, count: usize, spread: f64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|_| normal(&mut rng, spread)).collect()
+}
+
+/// `count` draws, evenly between minus and plus `bound`.
+pub(crate) fn uniform_weights(seed: u64, count: usize, bound: f64) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..count).map(|_| even(&mut rng, bound)).collect()
+}
+
+fn even(rng: &mut impl Rng, bound: f64) -> f32 {
+    ((2.0 * uniform(rng) - 1.0) * bound) as f32
+}
+
+impl ModelConfig {
+    /// Random weights of this model's shapes: for measuring, testing, and
+    /// training from nothing. The same seed gives the same weights.
+    #[must_use]
+    pub fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
+        match self {
+            Self::Clip(config) => config.random_weights(seed),
+            other => fresh(other.tensors(), seed).collect(),
+        }
+    }
+}
 
 impl ClipConfig {
     /// Random weights of these shapes, with the spreads that `transformers`
@@ -61,9 +122,13 @@ impl ClipConfig {
 
 /// A draw from a normal distribution around 0 (Box and Muller 1958).
 fn normal(rng: &mut impl Rng, spread: f64) -> f32 {
-    let mut uniform = || ((f64::from(rng.next_u32()) + 0.5) / f64::from(u32::MAX)).min(1.0);
-    let (a, b) = (uniform(), uniform());
+    let (a, b) = (uniform(rng), uniform(rng));
     ((-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos() * spread) as f32
+}
+
+/// A draw between 0, which it never is, and 1.
+fn uniform(rng: &mut impl Rng) -> f64 {
+    ((f64::from(rng.next_u32()) + 0.5) / f64::from(u32::MAX)).min(1.0)
 }
 
 #[cfg(test)]

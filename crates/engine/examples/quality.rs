@@ -1,0 +1,208 @@
+//! How much fine-tuning improves the search on the data sets of `datasets/`,
+//! over several seeds.
+//!
+//! ```text
+//! cargo run --release -p finetuner-engine --example quality -- fashion-glossary
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, ValueEnum};
+use finetuner_engine::job::{self, Observer, Setting};
+use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig};
+use serde_json::{Value, json};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[derive(Parser)]
+struct Args {
+    /// What is searched.
+    task: Task,
+    #[arg(long, default_value = "datasets")]
+    data: PathBuf,
+    /// The backbone, in place of the task's own.
+    #[arg(long)]
+    model: Option<String>,
+    /// Seeds 0, 1, 2 and so on up to this many.
+    #[arg(long, default_value_t = 3)]
+    seeds: u64,
+    #[arg(long)]
+    epochs: Option<u64>,
+    /// Further settings, as the JSON of `model`.
+    #[arg(long, default_value = "{}")]
+    model_settings: String,
+    /// Further settings, as the JSON of `hyper_parameters`.
+    #[arg(long, default_value = "{}")]
+    hyper: String,
+    /// Prints the log.
+    #[arg(long)]
+    log: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Task {
+    /// Definitions by their terms.
+    FashionGlossary,
+    /// What a lint checks, by why.
+    ClippyLints,
+    /// Drawings of a thing by a drawing of another hand.
+    ImageToImage,
+    /// Clothes by their names.
+    Fashion,
+    /// Things that were seen, drawn by a new hand, by their names.
+    UnseenDrawings,
+    /// Things that were never seen, by their names.
+    UnseenConcepts,
+}
+
+struct Follower {
+    log: bool,
+}
+
+impl Observer for Follower {
+    fn event(&mut self, event: Event) {
+        if let (true, Event::Log { message, .. }) = (self.log, event) {
+            println!("    {message}");
+        }
+    }
+}
+
+type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// How a task is trained where nothing else is said: `model`,
+/// `hyper_parameters`, and the folder of its data.
+fn defaults(task: Task) -> (Value, Value, &'static str) {
+    let text = json!({"name": "minilm-small"});
+    let ranking = json!({"loss": "MultipleNegativeRankingLoss", "epochs": 3, "batch_size": 32,
+        "learning_rate": 5e-5, "optimizer": "AdamW", "scheduler": "linear"});
+    let clip = json!({"name": "clip-small", "options": {"augmentation": "light"}});
+    let pairs = json!({"loss": "CLIPLoss", "epochs": 40, "batch_size": 32, "learning_rate": 3e-4});
+    match task {
+        Task::FashionGlossary => (text, ranking, "fashion-glossary"),
+        Task::ClippyLints => (text, ranking, "clippy-lints"),
+        Task::ImageToImage => (
+            json!({"name": "efficientnet-small"}),
+            json!({"loss": "NTXentLoss", "epochs": 3, "batch_size": 32, "learning_rate": 3e-4,
+                "optimizer": "AdamW", "scheduler": "linear"}),
+            "emoji-clip/image-to-image",
+        ),
+        Task::Fashion => (clip, pairs, "emoji-clip/fashion"),
+        Task::UnseenDrawings => (clip, pairs, "emoji-clip/unseen-drawings"),
+        Task::UnseenConcepts => (clip, pairs, "emoji-clip/unseen-concepts"),
+    }
+}
+
+fn main() -> Fallible<()> {
+    let args = Args::parse();
+    let mut sums = [0.0; 3];
+    println!("seed   recall@1          hit@10            average precision");
+    for seed in 0..args.seeds {
+        let folder = tempfile::tempdir()?;
+        let (before, after) = run(&args, seed, folder.path())?;
+        let row: Vec<String> = before
+            .iter()
+            .zip(&after)
+            .map(|(before, after)| format!("{before:.3} -> {after:.3}    "))
+            .collect();
+        println!("{seed:<6} {}", row.concat());
+        for (sum, value) in sums.iter_mut().zip(after) {
+            *sum += value / args.seeds as f64;
+        }
+    }
+    let mean: Vec<String> = sums
+        .iter()
+        .map(|v| format!("         {v:.3}    "))
+        .collect();
+    println!("mean   {}", mean.concat());
+    Ok(())
+}
+
+/// Recall@1, hit@10 and mean average precision before and after a run.
+fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> {
+    let (mut model, mut hyper, data) = defaults(args.task);
+    merge(&mut model, serde_json::from_str(&args.model_settings)?);
+    merge(&mut hyper, serde_json::from_str(&args.hyper)?);
+    if let Some(name) = &args.model {
+        model["name"] = name.as_str().into();
+    }
+    if let Some(epochs) = args.epochs {
+        hyper["epochs"] = epochs.into();
+    }
+    model["options"]["seed"] = seed.into();
+    let evaluate = |limit: usize| {
+        json!({"name": "EvaluationCallback", "options": {"query_data": "queries",
+            "index_data": "index", "limit": limit, "caption": limit.to_string()}})
+    };
+    let config: RunConfig = serde_json::from_value(json!({
+        "model": model,
+        "data": {"train_data": "train"},
+        "hyper_parameters": hyper,
+        // The last is as long as the index: the mean over all that is relevant.
+        "callbacks": [evaluate(1), evaluate(10), evaluate(100_000)],
+        "experiment_name": "quality",
+        "run_name": format!("seed-{seed}"),
+    }))?;
+    let root = args.data.join(data);
+    let read = |name: &str| {
+        documents(args.task, &root, name).map_err(|e| finetuner_engine::Error::Data(e.to_string()))
+    };
+    let finished = job::run(
+        &config,
+        &Setting {
+            device: &Device::Cpu,
+            local_models: true,
+            earlier: None,
+            read_data: &read,
+            folder,
+            checkpoint: None,
+        },
+        &mut Follower { log: args.log },
+    )?;
+    let names = ["1_hit_at_k", "10_hit_at_k", "100000_average_precision"];
+    let of = |metrics: &std::collections::BTreeMap<String, f64>| names.map(|name| metrics[name]);
+    Ok((of(&finished.before), of(&finished.after)))
+}
+
+/// Puts the members of one object into another.
+fn merge(into: &mut Value, from: Value) {
+    if let (Some(into), Value::Object(from)) = (into.as_object_mut(), from) {
+        into.extend(from);
+    }
+}
+
+fn documents(task: Task, root: &Path, name: &str) -> Fallible<DocumentArray> {
+    let rows = rows(&root.join(format!("{name}.csv")))?;
+    // Paths of pictures begin at the data set's own folder.
+    let picture = |path: &str| -> Fallible<Document> {
+        let folder = root.parent().unwrap_or(root);
+        Ok(Document::blob(std::fs::read(folder.join(path))?).with_modality("image"))
+    };
+    let text = |text: &str| Document::text(text).with_modality("text");
+    let mut documents = DocumentArray::new();
+    for (first, second) in rows {
+        documents.push(match (task, name) {
+            (Task::FashionGlossary | Task::ClippyLints, "train") => Document::new()
+                .with_chunk(Document::text(first))
+                .with_chunk(Document::text(second)),
+            (Task::FashionGlossary | Task::ClippyLints, _) => text(&first).with_label(second),
+            (Task::ImageToImage, _) => picture(&first)?.with_label(second),
+            (_, "train") => Document::new()
+                .with_chunk(picture(&first)?)
+                .with_chunk(text(&second)),
+            (_, "queries") => text(&first).with_label(second),
+            (_, _) => picture(&first)?.with_label(second),
+        });
+    }
+    Ok(documents)
+}
+
+/// Rows of two fields.
+fn rows(path: &Path) -> Fallible<Vec<(String, String)>> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .from_path(path)
+        .map_err(|e| format!("{}: {e}", path.display()))?;
+    let rows = reader.deserialize().collect::<Result<Vec<_>, _>>();
+    rows.map_err(|e| format!("{}: {e}", path.display()).into())
+}

@@ -1,0 +1,86 @@
+//! Watching one metric from epoch to epoch.
+
+use finetuner_protocol::Level;
+
+use super::Context;
+use crate::{Error, Result, evaluation::METRICS};
+
+/// A metric, and which way is better.
+pub(super) struct Monitor {
+    name: String,
+    smaller_is_better: bool,
+    /// What it must be better by.
+    min_delta: f64,
+    pub(super) best: Option<f64>,
+}
+
+impl Monitor {
+    /// Checks the options of the callback `callback`.
+    pub(super) fn new(callback: &str, name: &str, mode: &str, min_delta: f64) -> Result<Self> {
+        // A metric may be named with a caption or its model before it.
+        let known = |name: &str| {
+            ["train_loss", "val_loss"].contains(&name)
+                || METRICS.iter().any(|(metric, _)| name.ends_with(metric))
+        };
+        if !known(name) {
+            return Err(Error::config(
+                format!("callbacks.{callback}.monitor"),
+                format!(
+                    "`{name}` is not measured: train_loss, val_loss and the metrics of \
+                     EvaluationCallback, such as recall_at_k, are"
+                ),
+            ));
+        }
+        let smaller_is_better = match mode {
+            "min" => true,
+            "max" => false,
+            "auto" => name.ends_with("loss"),
+            other => {
+                return Err(Error::config(
+                    format!("callbacks.{callback}.mode"),
+                    format!("`{other}` is not one of auto, min, max"),
+                ));
+            }
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            smaller_is_better,
+            min_delta,
+            best: None,
+        })
+    }
+
+    /// Looks at the epoch's value: whether it is better than the best so far,
+    /// with the log line that says so. Nothing where the metric was not
+    /// measured.
+    pub(super) fn improved(&mut self, context: &mut Context<'_>) -> Option<bool> {
+        let Some(&value) = context.metrics.get(&self.name) else {
+            let message = format!("Could not retrieve monitor metric {}", self.name);
+            context.log(Level::Warning, message);
+            return None;
+        };
+        let better = self.best.is_none_or(|best| {
+            if self.smaller_is_better {
+                value < best - self.min_delta
+            } else {
+                value > best + self.min_delta
+            }
+        });
+        if !better {
+            context.log(Level::Info, "Model did not improve");
+            return Some(false);
+        }
+        let worst = if self.smaller_is_better {
+            "inf"
+        } else {
+            "-inf"
+        };
+        let before = self
+            .best
+            .map_or(worst.to_owned(), |best| format!("{best:.3}"));
+        let message = format!("Model improved from {before} to {value:.3}!");
+        context.log(Level::Info, message);
+        self.best = Some(value);
+        Some(true)
+    }
+}

@@ -1,0 +1,267 @@
+//! From documents to what a model trains on and is evaluated with.
+
+mod read;
+mod search;
+
+use std::{collections::HashMap, sync::Arc};
+
+use finetuner_protocol::Document;
+pub use read::read;
+pub use search::{SearchKinds, check_search_set};
+pub(crate) use search::{SearchSet, Searched, search_set};
+
+use crate::{Error, Result, models::ModelKind};
+
+/// Which chunk of a document is the text and which the picture.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Modalities {
+    /// The modality of text chunks.
+    pub text: String,
+    /// The modality of image chunks.
+    pub image: String,
+}
+
+impl Default for Modalities {
+    fn default() -> Self {
+        Self {
+            text: "text".to_owned(),
+            image: "image".to_owned(),
+        }
+    }
+}
+
+/// Something that can be embedded.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Item {
+    /// A text.
+    Text(Arc<str>),
+    /// A picture as it is stored: PNG, JPEG, GIF, WebP or BMP.
+    Image(Arc<[u8]>),
+    /// Features that were made elsewhere.
+    Features(Arc<[f32]>),
+}
+
+/// One example to train on.
+#[derive(Clone, Debug)]
+pub struct Example {
+    /// The id of the document, for messages.
+    pub id: String,
+    /// Its members: one, or two of a pair, or three of a triplet.
+    pub parts: Vec<Item>,
+    /// What examples that belong together share.
+    pub label: String,
+    /// The score of a pair, or the margin of a triplet.
+    pub score: f32,
+}
+
+impl Example {
+    /// A picture and the text that belongs to it.
+    #[must_use]
+    pub fn text_image(id: impl Into<String>, text: &str, image: &[u8]) -> Self {
+        Self {
+            id: id.into(),
+            parts: vec![Item::Text(text.into()), Item::Image(image.into())],
+            label: text.to_owned(),
+            score: 0.0,
+        }
+    }
+}
+
+/// How the examples of a data set are laid out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Documents with a text chunk and an image chunk.
+    TextImage(Modalities),
+    /// Documents with the tag `finetuner_label`, or documents whose chunks
+    /// belong together.
+    Labelled(ModelKind),
+    /// Documents with two chunks, or documents that share a label with
+    /// another.
+    Pairs(ModelKind),
+    /// Documents with two chunks and the tag `finetuner_score`.
+    Scored(ModelKind),
+    /// Documents with three chunks - a query, a match, and none - and the tag
+    /// `finetuner_score`: by how much the match is the better one.
+    Triplets(ModelKind),
+}
+
+impl Layout {
+    /// What a document of this layout is, in words.
+    fn describe(&self) -> &'static str {
+        match self {
+            Self::TextImage(_) => "text-image pairs",
+            Self::Labelled(_) => "labelled documents",
+            Self::Pairs(_) => "pairs",
+            Self::Scored(_) => "pairs with a score",
+            Self::Triplets(_) => "triplets with a score",
+        }
+    }
+}
+
+/// Examples, and the class of each.
+#[derive(Clone, Debug, Default)]
+pub struct TrainingSet {
+    /// The examples.
+    pub examples: Vec<Example>,
+    /// A number for each label, the same for the same.
+    pub classes: Vec<u32>,
+}
+
+/// The numbers of labels.
+#[derive(Clone, Debug, Default)]
+pub struct Classes(HashMap<String, u32>);
+
+impl Classes {
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a label has a number.
+    #[must_use]
+    pub fn knows(&self, label: &str) -> bool {
+        self.0.contains_key(label)
+    }
+
+    /// Numbers the labels of some examples, new labels after the known ones.
+    #[must_use]
+    pub fn number(&mut self, examples: Vec<Example>) -> TrainingSet {
+        let classes = examples
+            .iter()
+            .map(|example| {
+                let next = self.0.len() as u32;
+                *self.0.entry(example.label.clone()).or_insert(next)
+            })
+            .collect();
+        TrainingSet { examples, classes }
+    }
+}
+
+impl TrainingSet {
+    /// How many examples there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.examples.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.examples.is_empty()
+    }
+}
+
+/// Splits off a part of the examples to validate with, drawn at random by
+/// `seed`.
+#[must_use]
+pub fn split(examples: Vec<Example>, part: f64, seed: u64) -> (Vec<Example>, Vec<Example>) {
+    let held_out = (examples.len() as f64 * part).round() as usize;
+    let mut order = crate::train::shuffled_order(examples.len(), seed, usize::MAX);
+    let mut chosen = order.split_off(examples.len() - held_out.min(examples.len()));
+    chosen.sort_unstable();
+    let (mut train, mut validation) = (Vec::new(), Vec::new());
+    for (i, example) in examples.into_iter().enumerate() {
+        if chosen.binary_search(&i).is_ok() {
+            validation.push(example);
+        } else {
+            train.push(example);
+        }
+    }
+    (train, validation)
+}
+
+/// Pictures of a data set that are decoded to see whether they are whole. Of
+/// those behind them only the head is looked at: one that is broken further in
+/// is found when training comes to it.
+const DECODED: usize = 20_000;
+
+/// Whether the picture at place `i` of a data set can be read.
+fn check_picture(i: usize, bytes: &[u8]) -> Result<(), String> {
+    let check = if i < DECODED {
+        crate::image::check
+    } else {
+        crate::image::check_head
+    };
+    check(bytes).map_err(|e| match e {
+        Error::Data(reason) => reason,
+        other => other.to_string(),
+    })
+}
+
+/// The picture of a document, or why there is none.
+fn picture(document: &Document) -> Result<&[u8], String> {
+    document.as_blob().ok_or_else(|| {
+        if document.uri.is_empty() {
+            "it holds no picture".to_owned()
+        } else {
+            format!(
+                "it names `{}` and holds no bytes: load pictures into blobs before pushing",
+                document.uri
+            )
+        }
+    })
+}
+
+/// The features of a document, or why there are none.
+fn features(document: &Document) -> Result<Vec<f32>, String> {
+    use finetuner_protocol::Content;
+    let values = match &document.content {
+        Some(Content::Tensor(array)) => array.to_f32(),
+        _ => None,
+    };
+    let values = values.filter(|values| !values.is_empty());
+    let values = values.ok_or("it holds no tensor of numbers")?;
+    if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+        return Err(format!("its tensor holds {value}"));
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examples(n: usize) -> Vec<Example> {
+        (0..n)
+            .map(|i| Example {
+                id: i.to_string(),
+                parts: Vec::new(),
+                label: (i % 3).to_string(),
+                score: 0.0,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn splitting_keeps_every_example_once() {
+        let ids = |examples: &[Example]| -> Vec<String> {
+            examples.iter().map(|e| e.id.clone()).collect()
+        };
+        let (train, validation) = split(examples(20), 0.25, 3);
+        assert_eq!((train.len(), validation.len()), (15, 5));
+        let mut all = [ids(&train), ids(&validation)].concat();
+        all.sort_by_key(|id| id.parse::<u32>().unwrap());
+        assert_eq!(all, ids(&examples(20)));
+        assert_eq!(ids(&validation), ids(&split(examples(20), 0.25, 3).1));
+        assert_ne!(ids(&validation), ids(&split(examples(20), 0.25, 4).1));
+    }
+
+    #[test]
+    fn labels_get_numbers_that_last() {
+        let mut classes = Classes::default();
+        let train = classes.number(examples(4));
+        assert_eq!(train.classes, [0, 1, 2, 0]);
+        let mut more = examples(2);
+        more[0].label = "new".to_owned();
+        assert!(!classes.knows("new"));
+        assert_eq!(classes.number(more).classes, [3, 1]);
+        assert_eq!(classes.len(), 4);
+    }
+}

@@ -1,0 +1,482 @@
+//! Reading training data of every layout.
+
+use std::collections::HashMap;
+
+use finetuner_protocol::{Document, DocumentArray};
+use rayon::prelude::*;
+
+use super::{Example, Item, Layout, Modalities, check_picture, features, picture};
+use crate::{Error, Result, models::ModelKind};
+
+/// Bad documents that one message lists.
+const LISTED: usize = 10;
+
+/// Reads the examples of a data set.
+///
+/// Of text-image pairs, the label is the tag `finetuner_label` of the document
+/// or of its text chunk, else its text: captions that are the same show the
+/// same thing. Where no chunk names a modality, the text is the chunk that
+/// holds a text.
+///
+/// # Errors
+/// [`Error::Data`] lists the documents that are no such examples, by their
+/// numbers and ids and up to ten of them, and says what each lacks.
+pub fn read(documents: &DocumentArray, layout: &Layout, name: &str) -> Result<Vec<Example>> {
+    if documents.is_empty() {
+        return Err(Error::data(format!("`{name}` holds no documents")));
+    }
+    let found: Vec<_> = documents
+        .par_iter()
+        .enumerate()
+        .map(|(i, document)| match layout {
+            Layout::TextImage(modalities) => Ok(vec![text_image(i, document, modalities)?]),
+            Layout::Labelled(kind) => labelled(i, document, *kind),
+            // Documents without chunks are put together below.
+            Layout::Pairs(kind) if document.chunks.is_empty() => labelled(i, document, *kind),
+            Layout::Pairs(kind) => Ok(vec![members(i, document, *kind, 2)?]),
+            Layout::Scored(kind) => scored(i, document, *kind, 2),
+            Layout::Triplets(kind) => scored(i, document, *kind, 3),
+        })
+        .collect();
+    let mut examples = Vec::with_capacity(documents.len());
+    let mut bad = Vec::new();
+    for (i, (document, found)) in documents.iter().zip(found).enumerate() {
+        match found {
+            Ok(read) => examples.extend(read),
+            Err(reason) => bad.push(format!("document {} (`{}`): {reason}", i + 1, document.id)),
+        }
+    }
+    check_lengths(&examples, &mut bad);
+    if !bad.is_empty() {
+        let (count, all) = (bad.len(), documents.len());
+        bad.truncate(LISTED);
+        let more = match count - bad.len() {
+            0 => String::new(),
+            n => format!("; and {n} more"),
+        };
+        return Err(Error::data(format!(
+            "{count} of {all} documents of `{name}` are no {}: {}{more}",
+            layout.describe(),
+            bad.join("; ")
+        )));
+    }
+    if matches!(layout, Layout::Pairs(_)) {
+        examples = paired(examples);
+        if examples.is_empty() {
+            return Err(Error::data(format!(
+                "`{name}` holds no pair: give documents two chunks, or give the same \
+                 `finetuner_label` to those that belong together"
+            )));
+        }
+    }
+    Ok(examples)
+}
+
+/// Features must all have one length.
+fn check_lengths(examples: &[Example], bad: &mut Vec<String>) {
+    let mut first = None;
+    for example in examples {
+        for part in &example.parts {
+            if let Item::Features(values) = part {
+                let wanted = *first.get_or_insert(values.len());
+                if values.len() != wanted {
+                    bad.push(format!(
+                        "document `{}`: its tensor has {} values, that of the first {wanted}",
+                        example.id,
+                        values.len()
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// What a document or a chunk holds, of the kind that the model embeds.
+fn item(i: usize, document: &Document, kind: ModelKind) -> Result<Item, String> {
+    match kind {
+        ModelKind::Text => text(document).map(|text| Item::Text(text.into())),
+        ModelKind::Image => {
+            let bytes = picture(document)?;
+            check_picture(i, bytes)?;
+            Ok(Item::Image(bytes.into()))
+        }
+        ModelKind::Features => features(document).map(|values| Item::Features(values.into())),
+        ModelKind::TextImage => Err("a CLIP model trains on text-image pairs".to_owned()),
+    }
+}
+
+fn text(document: &Document) -> Result<&str, String> {
+    let text = document.as_text().filter(|text| !text.trim().is_empty());
+    text.ok_or_else(|| "it holds no text".to_owned())
+}
+
+fn text_image(i: usize, document: &Document, modalities: &Modalities) -> Result<Example, String> {
+    let named = document.chunks.iter().any(|c| !c.modality.is_empty());
+    let find =
+        |modality: &str, by_content: &dyn Fn(&Document) -> bool| {
+            let chunk = document.chunks.iter().find(|chunk| {
+                if named {
+                    chunk.modality == modality
+                } else {
+                    by_content(chunk)
+                }
+            });
+            chunk.ok_or_else(|| {
+            let present: Vec<&str> = document.chunks.iter().map(|c| c.modality.as_str()).collect();
+            format!(
+                "it needs a chunk of modality `{modality}`; it has {} of modalities {present:?}",
+                document.chunks.len()
+            )
+        })
+        };
+    let text_chunk = find(&modalities.text, &|c| c.as_text().is_some())?;
+    let image = find(&modalities.image, &|c| c.as_text().is_none())?;
+    let caption = text(text_chunk).map_err(|e| format!("its text chunk: {e}"))?;
+    let bytes = picture(image).map_err(|e| format!("its image chunk: {e}"))?;
+    check_picture(i, bytes)?;
+    let label = document.label().or_else(|| text_chunk.label());
+    let mut example = Example::text_image(&document.id, caption, bytes);
+    if let Some(label) = label {
+        example.label = label;
+    }
+    Ok(example)
+}
+
+/// A document with a label, or the chunks of one that belong together.
+fn labelled(i: usize, document: &Document, kind: ModelKind) -> Result<Vec<Example>, String> {
+    let example = |part: &Document, label: String| -> Result<Example, String> {
+        Ok(Example {
+            id: document.id.clone(),
+            parts: vec![item(i, part, kind)?],
+            label,
+            score: 0.0,
+        })
+    };
+    if document.chunks.is_empty() {
+        let label = document
+            .label()
+            .ok_or("it has no tag `finetuner_label`, which says what belongs together")?;
+        return Ok(vec![example(document, label)?]);
+    }
+    let label = document.label().unwrap_or_else(|| format!("document {i}"));
+    let chunks = document.chunks.iter().enumerate();
+    chunks
+        .map(|(number, chunk)| {
+            let label = chunk.label().unwrap_or_else(|| label.clone());
+            example(chunk, label).map_err(|e| format!("its chunk {}: {e}", number + 1))
+        })
+        .collect()
+}
+
+/// An example whose members are the chunks of a document.
+fn members(
+    i: usize,
+    document: &Document,
+    kind: ModelKind,
+    count: usize,
+) -> Result<Example, String> {
+    if document.chunks.len() != count {
+        return Err(format!(
+            "it has {} chunks, {count} are wanted",
+            document.chunks.len()
+        ));
+    }
+    let parts = document.chunks.iter().enumerate().map(|(number, chunk)| {
+        item(i, chunk, kind).map_err(|e| format!("its chunk {}: {e}", number + 1))
+    });
+    Ok(Example {
+        id: document.id.clone(),
+        parts: parts.collect::<Result<_, _>>()?,
+        label: document.label().unwrap_or_else(|| format!("document {i}")),
+        score: 0.0,
+    })
+}
+
+fn scored(
+    i: usize,
+    document: &Document,
+    kind: ModelKind,
+    count: usize,
+) -> Result<Vec<Example>, String> {
+    let mut example = members(i, document, kind, count)?;
+    let score = document
+        .tags
+        .get("finetuner_score")
+        .ok_or("it has no tag `finetuner_score`")?;
+    // A CSV file's scores are texts.
+    let number = match score {
+        serde_json::Value::String(text) => text.trim().parse().ok(),
+        other => other.as_f64(),
+    };
+    let number = number.filter(|n: &f64| n.is_finite());
+    let number = number.ok_or_else(|| format!("its `finetuner_score` is {score}, not a number"))?;
+    example.score = number as f32;
+    Ok(vec![example])
+}
+
+/// Examples that are pairs already, and pairs of those that share a label: the
+/// first of each label with each of the others.
+fn paired(examples: Vec<Example>) -> Vec<Example> {
+    let mut first: HashMap<String, Item> = HashMap::new();
+    let mut pairs = Vec::with_capacity(examples.len());
+    for mut example in examples {
+        if example.parts.len() == 2 {
+            pairs.push(example);
+            continue;
+        }
+        let Some(item) = example.parts.pop() else {
+            continue;
+        };
+        match first.get(&example.label) {
+            None => {
+                first.insert(example.label, item);
+            }
+            Some(query) => {
+                example.parts = vec![query.clone(), item];
+                pairs.push(example);
+            }
+        }
+    }
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A picture of one red pixel.
+    fn png() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let picture = ::image::RgbImage::from_pixel(1, 1, ::image::Rgb([255, 0, 0]));
+        let mut out = std::io::Cursor::new(&mut bytes);
+        picture
+            .write_to(&mut out, ::image::ImageFormat::Png)
+            .unwrap();
+        bytes
+    }
+
+    fn good(text: &str) -> Document {
+        Document::new()
+            .with_chunk(Document::blob(png()).with_modality("image"))
+            .with_chunk(Document::text(text).with_modality("text"))
+    }
+
+    fn pairs(
+        documents: &DocumentArray,
+        modalities: &Modalities,
+        name: &str,
+    ) -> Result<Vec<Example>> {
+        read(documents, &Layout::TextImage(modalities.clone()), name)
+    }
+
+    #[test]
+    fn reads_text_image_pairs_by_modality_by_given_names_and_without_names() {
+        let array = DocumentArray::from(vec![good("a shoe")]);
+        let found = pairs(&array, &Modalities::default(), "train").unwrap();
+        assert_eq!(found[0].parts[0], Item::Text("a shoe".into()));
+        assert_eq!(found[0].label, "a shoe");
+        assert_eq!(found[0].parts[1], Item::Image(png().into()));
+
+        let mut renamed = array.clone();
+        renamed[0].chunks[0].modality = "photo".to_owned();
+        renamed[0].chunks[1].modality = "title".to_owned();
+        renamed[0].chunks[1] = renamed[0].chunks[1].clone().with_label(7);
+        let names = Modalities {
+            text: "title".to_owned(),
+            image: "photo".to_owned(),
+        };
+        assert_eq!(pairs(&renamed, &names, "train").unwrap()[0].label, "7");
+
+        let mut unnamed = array;
+        for chunk in &mut unnamed[0].chunks {
+            chunk.modality.clear();
+        }
+        let found = pairs(&unnamed, &names, "train").unwrap();
+        assert_eq!(found[0].parts[0], Item::Text("a shoe".into()));
+    }
+
+    #[test]
+    fn lists_every_bad_document_with_its_number_id_and_fault() {
+        let mut only_text = Document::text("x");
+        only_text.id = "plain".to_owned();
+        let mut no_image = good("x");
+        no_image.chunks.remove(0);
+        let mut broken = good("x");
+        broken.chunks[0] = Document::blob(&b"\x89PNG nonsense"[..]).with_modality("image");
+        let mut remote = good("x");
+        remote.chunks[0].content = None;
+        remote.chunks[0].uri = "shoe.png".to_owned();
+        let mut blank = good(" ");
+        blank.id = "blank".to_owned();
+        let mut cut_off = good("x");
+        let whole = png();
+        cut_off.chunks[0] = Document::blob(&whole[..whole.len() - 20]).with_modality("image");
+        let all = vec![
+            good("y"),
+            only_text,
+            no_image,
+            broken,
+            remote,
+            blank,
+            cut_off,
+        ];
+        let array = DocumentArray::from(all);
+        let message = pairs(&array, &Modalities::default(), "train")
+            .unwrap_err()
+            .to_string();
+        for part in [
+            "6 of 7 documents of `train`",
+            "document 2 (`plain`): it needs a chunk of modality `text`; it has 0",
+            "document 3",
+            "chunk of modality `image`; it has 1 of modalities [\"text\"]",
+            "document 4",
+            "not a readable picture",
+            "document 5",
+            "`shoe.png` and holds no bytes",
+            "document 6 (`blank`): its text chunk: it holds no text",
+            "document 7",
+        ] {
+            assert!(message.contains(part), "{part} is missing in: {message}");
+        }
+        let many = DocumentArray::from(vec![Document::new(); 25]);
+        let message = pairs(&many, &Modalities::default(), "t")
+            .unwrap_err()
+            .to_string();
+        assert!(message.ends_with("; and 15 more"), "{message}");
+        let none = pairs(&DocumentArray::new(), &Modalities::default(), "t");
+        assert!(none.unwrap_err().to_string().contains("holds no documents"));
+    }
+
+    fn two(a: &str, b: &str) -> Document {
+        Document::new()
+            .with_chunk(Document::text(a))
+            .with_chunk(Document::text(b))
+    }
+
+    #[test]
+    fn labels_pairs_scores_and_triplets_of_texts() {
+        let read = |documents: Vec<Document>, layout| {
+            super::read(&DocumentArray::from(documents), &layout, "d")
+        };
+        let kind = ModelKind::Text;
+        let text = |text: &str| Item::Text(text.into());
+
+        // Documents with labels, and chunks that belong together.
+        let mixed = vec![Document::text("a").with_label(1), two("b", "c")];
+        let found = read(mixed, Layout::Labelled(kind)).unwrap();
+        let labels: Vec<&str> = found.iter().map(|e| e.label.as_str()).collect();
+        assert_eq!(labels, ["1", "document 1", "document 1"]);
+
+        // Pairs as they are, and of those that share a label.
+        let mixed = vec![
+            two("q", "a"),
+            Document::text("x").with_label("l"),
+            Document::text("y").with_label("l"),
+            Document::text("alone").with_label("m"),
+            Document::text("z").with_label("l"),
+        ];
+        let found = read(mixed, Layout::Pairs(kind)).unwrap();
+        let parts: Vec<Vec<Item>> = found.into_iter().map(|e| e.parts).collect();
+        assert_eq!(
+            parts,
+            [
+                vec![text("q"), text("a")],
+                vec![text("x"), text("y")],
+                vec![text("x"), text("z")]
+            ]
+        );
+
+        let score = |value| two("a", "b").with_tag("finetuner_score", value);
+        let found = read(
+            vec![score(json!(0.5)), score(json!(" 0.25 "))],
+            Layout::Scored(kind),
+        );
+        let scores: Vec<f32> = found.unwrap().iter().map(|e| e.score).collect();
+        assert_eq!(scores, [0.5, 0.25]);
+
+        let triplet = score(json!(1.5)).with_chunk(Document::text("c"));
+        let found = read(vec![triplet], Layout::Triplets(kind)).unwrap();
+        assert_eq!((found[0].parts.len(), found[0].score), (3, 1.5));
+    }
+
+    #[test]
+    fn odd_documents_of_each_layout_are_named_with_their_fault() {
+        let fault = |document: Document, layout: Layout| {
+            let documents = DocumentArray::from(vec![document]);
+            read(&documents, &layout, "d").unwrap_err().to_string()
+        };
+        let kind = ModelKind::Text;
+        for (document, layout, wanted) in [
+            (
+                Document::text("a"),
+                Layout::Labelled(kind),
+                "no tag `finetuner_label`",
+            ),
+            (
+                Document::text(" ").with_label(1),
+                Layout::Labelled(kind),
+                "holds no text",
+            ),
+            (
+                Document::text("a").with_label(1),
+                Layout::Labelled(ModelKind::Image),
+                "holds no picture",
+            ),
+            (
+                Document::text("a").with_label(1),
+                Layout::Labelled(ModelKind::Features),
+                "no tensor of numbers",
+            ),
+            (
+                Document::tensor(&[1.0, f32::NAN], &[2]).with_label(1),
+                Layout::Labelled(ModelKind::Features),
+                "its tensor holds NaN",
+            ),
+            (
+                two("a", "b").with_chunk(Document::text("c")),
+                Layout::Pairs(kind),
+                "3 chunks, 2 are wanted",
+            ),
+            (
+                Document::text("a").with_label(1),
+                Layout::Pairs(kind),
+                "`d` holds no pair",
+            ),
+            (
+                two("a", "b"),
+                Layout::Scored(kind),
+                "no tag `finetuner_score`",
+            ),
+            (
+                two("a", "b").with_tag("finetuner_score", "high"),
+                Layout::Scored(kind),
+                "is \"high\", not a number",
+            ),
+            (
+                two("a", "b"),
+                Layout::Triplets(kind),
+                "2 chunks, 3 are wanted",
+            ),
+            (
+                two("a", " "),
+                Layout::Pairs(kind),
+                "its chunk 2: it holds no text",
+            ),
+        ] {
+            let found = fault(document, layout);
+            assert!(found.contains(wanted), "{wanted} is missing in: {found}");
+        }
+        let lengths = DocumentArray::from(vec![
+            Document::tensor(&[1.0, 2.0], &[2]).with_label(1),
+            Document::tensor(&[1.0], &[1]).with_label(1),
+        ]);
+        let found = read(&lengths, &Layout::Labelled(ModelKind::Features), "d");
+        let found = found.unwrap_err().to_string();
+        assert!(
+            found.contains("has 1 values, that of the first 2"),
+            "{found}"
+        );
+    }
+}

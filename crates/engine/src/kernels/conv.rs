@@ -1,0 +1,332 @@
+//! Convolutions on slices, channels last: `[batch, height, width, channels]`.
+//!
+//! The places under the kernel are laid out as rows ([Chellapilla et al.
+//! 2006](https://inria.hal.science/inria-00112631)), a tile of them at a time,
+//! so that a convolution is a few matrix products whose inputs stay in the
+//! cache. Pictures are split into as many groups as there are threads; sums
+//! over groups are added in their order, so that results don't depend on which
+//! thread was first.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::{
+    gemm::{Mat, MatMut, Threads, matmul},
+    simd,
+};
+
+/// Elements of the rows that are laid out at once: 4 MB.
+const TILE: usize = 1 << 20;
+
+/// Shapes of a convolution with square kernels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConvDims {
+    pub(crate) batch: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    /// Zeros above and left of the picture. Those below and right follow from
+    /// the size of the result.
+    pub(crate) pad: usize,
+    pub(crate) out_height: usize,
+    pub(crate) out_width: usize,
+}
+
+impl ConvDims {
+    /// Pixels of one result.
+    fn out_pixels(&self) -> usize {
+        self.out_height * self.out_width
+    }
+
+    /// Rows of the result, one a pixel.
+    pub(crate) fn rows(&self) -> usize {
+        self.batch * self.out_pixels()
+    }
+
+    /// Elements under the kernel.
+    fn taps(&self) -> usize {
+        self.kernel * self.kernel * self.inputs
+    }
+
+    fn in_picture(&self) -> usize {
+        self.height * self.width * self.inputs
+    }
+
+    /// Whether the rows under the kernel are the picture itself.
+    fn is_pointwise(&self) -> bool {
+        self.kernel == 1 && self.stride == 1 && self.pad == 0
+    }
+
+    /// Pictures of one group.
+    fn group(&self) -> usize {
+        self.batch.div_ceil(rayon::current_num_threads()).max(1)
+    }
+
+    fn threads(&self) -> Threads {
+        if self.group() >= self.batch {
+            Threads::All
+        } else {
+            Threads::One
+        }
+    }
+
+    /// Calls `each` with the rows of one tile after the other, laid out, of a
+    /// group's pictures `x`.
+    fn tiles(&self, x: &[f32], mut each: impl FnMut(Range<usize>, &[f32])) {
+        let rows = x.len() / self.in_picture() * self.out_pixels();
+        if self.is_pointwise() {
+            each(0..rows, x);
+            return;
+        }
+        let tile = (TILE / self.taps()).clamp(1, rows);
+        let mut cols = vec![0.0; tile * self.taps()];
+        for start in (0..rows).step_by(tile) {
+            let range = start..(start + tile).min(rows);
+            let cols = &mut cols[..range.len() * self.taps()];
+            self.lay_out(x, range.clone(), cols);
+            each(range, cols);
+        }
+    }
+
+    /// The picture and the place of the top left tap of a row.
+    fn place(&self, row: usize) -> (usize, isize, isize) {
+        let (picture, pixel) = (row / self.out_pixels(), row % self.out_pixels());
+        let at = |i: usize| (i * self.stride) as isize - self.pad as isize;
+        (
+            picture,
+            at(pixel / self.out_width),
+            at(pixel % self.out_width),
+        )
+    }
+
+    /// For each line of the kernel at `(top, left)`: its taps inside of the
+    /// picture, and where they begin in the picture.
+    fn lines(&self, top: isize, left: isize) -> impl Iterator<Item = (Range<usize>, usize)> + '_ {
+        let first = (-left).max(0) as usize;
+        let last = (self.width as isize - left).clamp(0, self.kernel as isize) as usize;
+        (0..self.kernel).map(move |line| {
+            let y = top + line as isize;
+            if y < 0 || y >= self.height as isize || first >= last {
+                return (0..0, 0);
+            }
+            let x = (left + first as isize) as usize;
+            (first..last, (y as usize * self.width + x) * self.inputs)
+        })
+    }
+
+    fn lay_out(&self, x: &[f32], rows: Range<usize>, cols: &mut [f32]) {
+        let line_len = self.kernel * self.inputs;
+        for (row, cols) in rows.zip(cols.chunks_exact_mut(self.taps())) {
+            let (picture, top, left) = self.place(row);
+            let picture = &x[picture * self.in_picture()..][..self.in_picture()];
+            for ((taps, from), out) in self.lines(top, left).zip(cols.chunks_exact_mut(line_len)) {
+                let (start, end) = (taps.start * self.inputs, taps.end * self.inputs);
+                out[..start].fill(0.0);
+                out[start..end].copy_from_slice(&picture[from..from + end - start]);
+                out[end..].fill(0.0);
+            }
+        }
+    }
+
+    /// The other way round: adds laid out rows to the pictures `dx`.
+    fn add_back(&self, cols: &[f32], rows: Range<usize>, dx: &mut [f32]) {
+        let line_len = self.kernel * self.inputs;
+        for (row, cols) in rows.zip(cols.chunks_exact(self.taps())) {
+            let (picture, top, left) = self.place(row);
+            let picture = &mut dx[picture * self.in_picture()..][..self.in_picture()];
+            for ((taps, to), line) in self.lines(top, left).zip(cols.chunks_exact(line_len)) {
+                let (start, end) = (taps.start * self.inputs, taps.end * self.inputs);
+                simd::add_assign(&mut picture[to..to + end - start], &line[start..end]);
+            }
+        }
+    }
+
+    /// A checkpoint's weight `[outputs, inputs, kernel, kernel]` as
+    /// `[outputs, kernel, kernel, inputs]`.
+    pub(crate) fn channels_last(&self, weight: &[f32]) -> Vec<f32> {
+        let taps = self.kernel * self.kernel;
+        if taps == 1 {
+            return weight.to_vec();
+        }
+        let mut out = vec![0.0; weight.len()];
+        out.par_chunks_exact_mut(self.taps())
+            .zip(weight.par_chunks_exact(self.taps()))
+            .for_each(|(out, weight)| {
+                for (i, channel) in weight.chunks_exact(taps).enumerate() {
+                    for (tap, w) in channel.iter().enumerate() {
+                        out[tap * self.inputs + i] = *w;
+                    }
+                }
+            });
+        out
+    }
+
+    /// `z = conv(x, weight)`, `weight` as [`ConvDims::channels_last`] gives it.
+    pub(crate) fn forward(&self, x: &[f32], weight: &[f32], z: &mut [f32]) {
+        let mut turned = vec![0.0; weight.len()];
+        super::transpose(weight, self.taps(), &mut turned);
+        let (group, outputs) = (self.group(), self.outputs);
+        z.par_chunks_mut(group * self.out_pixels() * outputs)
+            .zip(x.par_chunks(group * self.in_picture()))
+            .for_each(|(z, x)| {
+                self.tiles(x, |rows, cols| {
+                    let n = rows.len();
+                    matmul(
+                        MatMut::new(&mut z[rows.start * outputs..rows.end * outputs], n, outputs),
+                        Mat::new(cols, n, self.taps()),
+                        Mat::new(&turned, self.taps(), outputs),
+                        1.0,
+                        false,
+                        self.threads(),
+                    );
+                });
+            });
+    }
+
+    /// Adds the gradient of the weight to `grad`, which is laid out as in the
+    /// checkpoint.
+    pub(crate) fn backward_weight(&self, x: &[f32], dz: &[f32], grad: &mut [f32]) {
+        let (group, outputs) = (self.group(), self.outputs);
+        let sums: Vec<Vec<f32>> = x
+            .par_chunks(group * self.in_picture())
+            .zip(dz.par_chunks(group * self.out_pixels() * outputs))
+            .map(|(x, dz)| {
+                let mut sum = vec![0.0; grad.len()];
+                self.tiles(x, |rows, cols| {
+                    let n = rows.len();
+                    matmul(
+                        MatMut::new(&mut sum, outputs, self.taps()),
+                        Mat::new(&dz[rows.start * outputs..rows.end * outputs], n, outputs).t(),
+                        Mat::new(cols, n, self.taps()),
+                        1.0,
+                        rows.start > 0,
+                        self.threads(),
+                    );
+                });
+                sum
+            })
+            .collect();
+        let taps = self.kernel * self.kernel;
+        for sum in &sums {
+            grad.par_chunks_exact_mut(self.taps())
+                .zip(sum.par_chunks_exact(self.taps()))
+                .for_each(|(grad, sum)| {
+                    for (i, channel) in grad.chunks_exact_mut(taps).enumerate() {
+                        for (tap, g) in channel.iter_mut().enumerate() {
+                            *g += sum[tap * self.inputs + i];
+                        }
+                    }
+                });
+        }
+    }
+
+    /// Writes the gradient of the pictures to `dx`.
+    pub(crate) fn backward_input(&self, weight: &[f32], dz: &[f32], dx: &mut [f32]) {
+        let (group, outputs) = (self.group(), self.outputs);
+        dx.par_chunks_mut(group * self.in_picture())
+            .zip(dz.par_chunks(group * self.out_pixels() * outputs))
+            .for_each(|(dx, dz)| {
+                let rows = dz.len() / outputs;
+                let product = |dz: &[f32], out: &mut [f32]| {
+                    let n = dz.len() / outputs;
+                    matmul(
+                        MatMut::new(out, n, self.taps()),
+                        Mat::new(dz, n, outputs),
+                        Mat::new(weight, outputs, self.taps()),
+                        1.0,
+                        false,
+                        self.threads(),
+                    );
+                };
+                if self.is_pointwise() {
+                    return product(dz, dx);
+                }
+                dx.fill(0.0);
+                let tile = (TILE / self.taps()).clamp(1, rows);
+                let mut cols = vec![0.0; tile * self.taps()];
+                for start in (0..rows).step_by(tile) {
+                    let range = start..(start + tile).min(rows);
+                    let cols = &mut cols[..range.len() * self.taps()];
+                    product(&dz[range.start * outputs..range.end * outputs], cols);
+                    self.add_back(cols, range, dx);
+                }
+            });
+    }
+
+    /// A depthwise convolution: each channel with a kernel of its own, `weight`
+    /// as `[kernel * kernel, channels]`.
+    pub(crate) fn depthwise_forward(&self, x: &[f32], weight: &[f32], z: &mut [f32]) {
+        let channels = self.inputs;
+        z.par_chunks_mut(self.out_width * channels)
+            .enumerate()
+            .for_each(|(line, z)| {
+                for (column, z) in z.chunks_exact_mut(channels).enumerate() {
+                    z.fill(0.0);
+                    let row = line * self.out_width + column;
+                    self.taps_of(row, |tap, at| {
+                        let weight = &weight[tap * channels..(tap + 1) * channels];
+                        simd::multiply_add(z, &x[at..at + channels], weight);
+                    });
+                }
+            });
+    }
+
+    /// Calls `each` with the number of each tap that lies inside of its
+    /// picture, and where its channels begin in all pictures.
+    fn taps_of(&self, row: usize, mut each: impl FnMut(usize, usize)) {
+        let (picture, top, left) = self.place(row);
+        for (line, (taps, from)) in self.lines(top, left).enumerate() {
+            let start = picture * self.in_picture() + from;
+            for (i, tap) in taps.enumerate() {
+                each(line * self.kernel + tap, start + i * self.inputs);
+            }
+        }
+    }
+
+    /// The gradient of a depthwise convolution's pictures.
+    pub(crate) fn depthwise_backward_input(&self, weight: &[f32], dz: &[f32], dx: &mut [f32]) {
+        let channels = self.inputs;
+        dx.fill(0.0);
+        let one = Self { batch: 1, ..*self };
+        dx.par_chunks_mut(self.in_picture())
+            .zip(dz.par_chunks(self.out_pixels() * channels))
+            .for_each(|(dx, dz)| {
+                for (row, dz) in dz.chunks_exact(channels).enumerate() {
+                    one.taps_of(row, |tap, at| {
+                        let weight = &weight[tap * channels..(tap + 1) * channels];
+                        simd::multiply_add(&mut dx[at..at + channels], dz, weight);
+                    });
+                }
+            });
+    }
+
+    /// The gradient of a depthwise convolution's weight, `[kernel * kernel,
+    /// channels]`.
+    pub(crate) fn depthwise_backward_weight(&self, x: &[f32], dz: &[f32]) -> Vec<f32> {
+        let (channels, group) = (self.inputs, self.group());
+        let one = Self { batch: 1, ..*self };
+        let sums: Vec<Vec<f32>> = x
+            .par_chunks(group * self.in_picture())
+            .zip(dz.par_chunks(group * self.out_pixels() * channels))
+            .map(|(x, dz)| {
+                let mut sum = vec![0.0; self.kernel * self.kernel * channels];
+                for (row, dz) in dz.chunks_exact(channels).enumerate() {
+                    one.taps_of(row, |tap, at| {
+                        let sum = &mut sum[tap * channels..(tap + 1) * channels];
+                        simd::multiply_add(sum, dz, &x[at..at + channels]);
+                    });
+                }
+                sum
+            })
+            .collect();
+        let mut all = vec![0.0; self.kernel * self.kernel * channels];
+        for sum in &sums {
+            simd::add_assign(&mut all, sum);
+        }
+        all
+    }
+}

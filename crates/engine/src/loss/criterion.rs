@@ -1,0 +1,374 @@
+//! A loss ready for a run.
+
+use std::collections::HashMap;
+
+use candle_core::Tensor;
+use finetuner_protocol::Loss;
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+
+use super::{
+    Batch, Labels, LossSpec, MetricLoss, Tuples, build,
+    build::{LossKind, Shape, build},
+    math::rows,
+    memory::Memory,
+    pairwise,
+};
+use crate::{
+    Error, Result,
+    miner::{Mined, Miner},
+    models::Model,
+    ops::Pass,
+    options::OptionReader,
+    params::{Params, RawTensor},
+};
+
+/// A loss with its miner and its own weights.
+pub struct Criterion {
+    spec: LossSpec,
+    objective: Objective,
+    miner: Option<Miner>,
+    params: Params,
+    seed: u64,
+}
+
+enum Objective {
+    Clip,
+    Cosine,
+    MarginMse,
+    MultipleNegatives {
+        scale: f64,
+    },
+    VicReg(super::pairs::VicReg),
+    Labels {
+        loss: Box<dyn MetricLoss>,
+        memory: Option<Memory>,
+    },
+}
+
+/// What the examples of a batch should be like.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The class of each example.
+    pub labels: &'a [u32],
+    /// The score of each pair, or the margin of each triplet.
+    pub scores: &'a [f32],
+}
+
+impl Criterion {
+    /// Makes a loss for embeddings of length `dim` and that many classes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the option that can't be used.
+    pub fn new(spec: &LossSpec, classes: usize, dim: usize, seed: u64) -> Result<Self> {
+        let read = OptionReader::new("loss_options", spec.options.as_ref());
+        let mut own = Vec::new();
+        let objective = match spec.loss {
+            Loss::Clip => Objective::Clip,
+            Loss::CosineSimilarity => Objective::Cosine,
+            Loss::MarginMse => Objective::MarginMse,
+            Loss::MultipleNegativeRanking => Objective::MultipleNegatives {
+                scale: read.positive("scale", 20.0)?,
+            },
+            Loss::VicReg => Objective::VicReg(super::pairs::VicReg {
+                invariance_lambda: read.any_number("invariance_lambda", 25.0)?,
+                variance_mu: read.any_number("variance_mu", 25.0)?,
+                covariance_v: read.any_number("covariance_v", 1.0)?,
+                eps: read.positive("eps", 1e-4)?,
+            }),
+            ref loss => {
+                let shape = Shape { classes, dim, seed };
+                let built: build::Built = build(loss, spec.options.as_ref(), shape, "")?;
+                own = built.params;
+                Objective::Labels {
+                    loss: built.loss,
+                    memory: built.memory.map(|size| Memory::new(size, dim.max(1))),
+                }
+            }
+        };
+        if spec.kind() != LossKind::Labels {
+            read.finish()?;
+        }
+        let miner = match &spec.miner {
+            None => None,
+            Some(name) if spec.kind() != LossKind::Labels => {
+                return Err(Error::config(
+                    "miner",
+                    format!(
+                        "`{name}`: `{}` takes every example of a batch, without a miner",
+                        spec.loss
+                    ),
+                ));
+            }
+            Some(name) => Some(Miner::new(name, spec.miner_options.as_ref())?),
+        };
+        if matches!(
+            (&objective, &miner),
+            (
+                Objective::Labels {
+                    memory: Some(_),
+                    ..
+                },
+                Some(Miner::Subset { .. })
+            )
+        ) {
+            let reason = "`MaximumLossMiner` can't choose from a memory of earlier batches";
+            return Err(Error::config("miner", reason));
+        }
+        Ok(Self {
+            spec: spec.clone(),
+            objective,
+            miner,
+            params: Params::of(own),
+            seed,
+        })
+    }
+
+    /// The weights that the loss has of its own; most have none.
+    #[must_use]
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// What the loss was made from.
+    #[must_use]
+    pub fn spec(&self) -> &LossSpec {
+        &self.spec
+    }
+
+    /// The loss of a batch: a scalar that [`Params::backward`] can follow back.
+    /// `parts` are the embeddings of the examples' members, one tensor `[batch,
+    /// dim]` for each place. What is drawn at random depends on `step`. The
+    /// memory of [`Loss::CrossBatchMemory`] takes in the batch where `training`
+    /// is set.
+    ///
+    /// # Errors
+    /// Where there are too few parts, or the device fails.
+    pub fn loss(
+        &mut self,
+        model: &Model,
+        pass: &Pass,
+        parts: &[Tensor],
+        target: Target<'_>,
+        step: u64,
+        training: bool,
+    ) -> Result<Tensor> {
+        if let (Objective::Clip, [texts, images]) = (&self.objective, parts) {
+            return pairwise::clip_loss(model, pass, texts, images);
+        }
+        let parts = parts.iter().map(pairwise::widened);
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        let seed = self.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let labels = Labels {
+            batch: target.labels,
+            reference: target.labels,
+            same: true,
+        };
+        match (&mut self.objective, &parts[..]) {
+            (Objective::Cosine, [x, y]) => pairwise::cosine_similarity(x, y, target.scores),
+            (Objective::MarginMse, [q, p, n]) => pairwise::margin_mse(q, p, n, target.scores),
+            (Objective::MultipleNegatives { scale }, [x, y]) => {
+                pairwise::multiple_negatives(x, y, *scale)
+            }
+            (Objective::VicReg(loss), [x, y]) => loss.loss(&Batch {
+                x,
+                y,
+                labels,
+                tuples: None,
+                seed,
+                training,
+            }),
+            (Objective::Labels { loss, memory }, [x]) => match memory {
+                Some(memory) if training => with_memory(
+                    loss.as_ref(),
+                    memory,
+                    self.miner.as_ref(),
+                    x,
+                    target.labels,
+                    seed,
+                ),
+                _ => labelled(
+                    loss.as_ref(),
+                    self.miner.as_ref(),
+                    x,
+                    target.labels,
+                    seed,
+                    training,
+                ),
+            },
+            (_, parts) => Err(Error::data(format!(
+                "`{}` can't compare examples of {} parts",
+                self.spec.loss,
+                parts.len()
+            ))),
+        }
+    }
+
+    /// All that the next loss depends on beside the weights.
+    #[must_use]
+    pub fn state(&self) -> HashMap<String, RawTensor> {
+        match &self.objective {
+            Objective::Labels {
+                memory: Some(memory),
+                ..
+            } => memory.state(),
+            _ => HashMap::new(),
+        }
+    }
+
+    /// Goes on from a [`Criterion::state`].
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where the state is not one of this loss.
+    pub fn load_state(&mut self, state: &HashMap<String, RawTensor>) -> Result<()> {
+        match &mut self.objective {
+            Objective::Labels {
+                memory: Some(memory),
+                ..
+            } => memory.load_state(state),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A loss over labels, of the tuples that the miner chooses.
+fn labelled(
+    loss: &dyn MetricLoss,
+    miner: Option<&Miner>,
+    x: &Tensor,
+    labels: &[u32],
+    seed: u64,
+    training: bool,
+) -> Result<Tensor> {
+    let of = |x: &Tensor, labels: &[u32], tuples: Option<&Tuples>| {
+        loss.loss(&Batch {
+            x,
+            y: x,
+            labels: Labels {
+                batch: labels,
+                reference: labels,
+                same: true,
+            },
+            tuples,
+            seed,
+            training,
+        })
+    };
+    match miner {
+        None => of(x, labels, None),
+        Some(Miner::Tuples(_)) => {
+            let tuples = mine(miner, x, x, labels, labels, true, seed)?;
+            of(x, labels, tuples.as_ref())
+        }
+        Some(Miner::Subset {
+            output_batch_size,
+            num_trials,
+        }) => {
+            let size = (*output_batch_size).min(labels.len());
+            let mut best: Option<(f64, Tensor)> = None;
+            for trial in 0..*num_trials {
+                let chosen = draw(labels.len(), size, seed.wrapping_add(trial as u64));
+                let part: Vec<u32> = chosen.iter().map(|i| labels[*i as usize]).collect();
+                let found = of(&rows(x, &chosen)?, &part, None)?;
+                let value: f64 = found.to_scalar()?;
+                if best.as_ref().is_none_or(|(most, _)| value > *most) {
+                    best = Some((value, found));
+                }
+            }
+            best.map_or_else(super::math::zero, |(_, loss)| Ok(loss))
+        }
+    }
+}
+
+/// `size` of the numbers below `n`, each once.
+fn draw(n: usize, size: usize, seed: u64) -> Vec<u32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut all: Vec<u32> = (0..n as u32).collect();
+    for i in 0..size {
+        let j = i + (rng.next_u64() % (n - i) as u64) as usize;
+        all.swap(i, j);
+    }
+    all.truncate(size);
+    all
+}
+
+fn with_memory(
+    loss: &dyn MetricLoss,
+    memory: &mut Memory,
+    miner: Option<&Miner>,
+    x: &Tensor,
+    labels: &[u32],
+    seed: u64,
+) -> Result<Tensor> {
+    let values: Vec<f64> = x.flatten_all()?.to_vec1()?;
+    let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+    let places = memory.push(&values, labels)?;
+    let y = memory.tensor()?;
+    let reference = memory.labels().to_vec();
+    let all = Labels {
+        batch: labels,
+        reference: &reference,
+        same: false,
+    };
+    let tuples = match miner {
+        Some(_) => mine(miner, x, &y, labels, &reference, false, seed)?,
+        None => None,
+    };
+    let tuples = tuples.unwrap_or_else(|| Tuples::Pairs {
+        positive: all.positive(),
+        negative: all.negative(),
+    });
+    // An example is also in the memory: it is no partner of itself.
+    let itself = |a: u32, p: u32| places.get(a as usize) == Some(&p);
+    let tuples = match tuples {
+        Tuples::Pairs {
+            mut positive,
+            negative,
+        } => {
+            positive.retain(|(a, p)| !itself(*a, *p));
+            Tuples::Pairs { positive, negative }
+        }
+        Tuples::Triplets(mut triplets) => {
+            triplets.retain(|[a, p, _]| !itself(*a, *p));
+            Tuples::Triplets(triplets)
+        }
+    };
+    loss.loss(&Batch {
+        x,
+        y: &y,
+        labels: all,
+        tuples: Some(&tuples),
+        seed,
+        training: true,
+    })
+}
+
+fn mine(
+    miner: Option<&Miner>,
+    x: &Tensor,
+    y: &Tensor,
+    labels: &[u32],
+    reference: &[u32],
+    same: bool,
+    seed: u64,
+) -> Result<Option<Tuples>> {
+    let Some(Miner::Tuples(miner)) = miner else {
+        return Ok(None);
+    };
+    let flat = |t: &Tensor| -> Result<Vec<f64>> { Ok(t.detach().flatten_all()?.to_vec1()?) };
+    let batch = flat(x)?;
+    let others = if same { batch.clone() } else { flat(y)? };
+    Ok(Some(miner.mine(&Mined {
+        labels: Labels {
+            batch: labels,
+            reference,
+            same,
+        },
+        batch: &batch,
+        reference: &others,
+        dim: x.dim(1)?,
+        seed,
+    })))
+}

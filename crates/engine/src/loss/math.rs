@@ -1,0 +1,102 @@
+//! Small pieces that losses are made of.
+
+use candle_core::{D, DType, Device, Tensor};
+
+use crate::Result;
+
+/// What stands for minus infinity: small enough for `exp` to give 0.
+const NEVER: f64 = -1e30;
+
+/// A loss of nothing.
+pub(crate) fn zero() -> Result<Tensor> {
+    Ok(Tensor::zeros((), DType::F64, &Device::Cpu)?)
+}
+
+/// The mean of the elements that are above zero; zero where there is none.
+pub(crate) fn mean_of_positive(losses: &Tensor) -> Result<Tensor> {
+    let mask = losses.gt(0f64)?.to_dtype(DType::F64)?;
+    let count: f64 = mask.sum_all()?.to_scalar()?;
+    if count == 0.0 {
+        return zero();
+    }
+    Ok(((losses * mask)?.sum_all()? / count)?)
+}
+
+/// `log(1 + exp(x))`
+pub(crate) fn softplus(x: &Tensor) -> Result<Tensor> {
+    let small = (x.abs()?.neg()?.exp()? + 1.0)?.log()?;
+    Ok((x.relu()? + small)?)
+}
+
+/// `log(sum(exp(x)))` over a dimension, of the elements where `keep` is 1, and
+/// of a further 0 where `add_one` is set; 0 where no element is kept.
+pub(crate) fn log_sum_exp(
+    x: &Tensor,
+    keep: Option<&Tensor>,
+    add_one: bool,
+    dim: usize,
+) -> Result<Tensor> {
+    let x = match keep {
+        Some(keep) => {
+            let never = Tensor::full(NEVER, x.shape(), x.device())?;
+            keep.to_dtype(DType::U8)?.where_cond(x, &never)?
+        }
+        None => x.clone(),
+    };
+    let mut max = x.max_keepdim(dim)?.detach();
+    if add_one {
+        max = max.maximum(0.0)?;
+    }
+    let mut sum = x.broadcast_sub(&max)?.exp()?.sum_keepdim(dim)?;
+    if add_one {
+        sum = (sum + max.neg()?.exp()?)?;
+    }
+    let result = (sum.log()? + &max)?;
+    match keep {
+        Some(keep) => {
+            let any = keep.max_keepdim(dim)?.to_dtype(DType::U8)?;
+            let zeros = result.zeros_like()?;
+            Ok(any.where_cond(&result, &zeros)?.squeeze(dim)?)
+        }
+        None => Ok(result.squeeze(dim)?),
+    }
+}
+
+/// Cross-entropy of each row of logits with its class.
+pub(crate) fn cross_entropy(logits: &Tensor, classes: &[u32]) -> Result<Tensor> {
+    let places = classes.iter().enumerate();
+    let of_class = super::tuples::pick(logits, places.map(|(i, class)| (i as u32, *class)))?;
+    Ok((log_sum_exp(logits, None, false, 1)? - of_class)?)
+}
+
+/// A matrix that is 1 at these places.
+pub(crate) fn mask(
+    places: impl Iterator<Item = (u32, u32)>,
+    rows: usize,
+    columns: usize,
+) -> Result<Tensor> {
+    let mut mask = vec![0f64; rows * columns];
+    for (row, column) in places {
+        mask[row as usize * columns + column as usize] = 1.0;
+    }
+    Ok(Tensor::from_vec(mask, (rows, columns), &Device::Cpu)?)
+}
+
+/// A vector of numbers.
+pub(crate) fn vector(values: Vec<f64>) -> Result<Tensor> {
+    let n = values.len();
+    Ok(Tensor::from_vec(values, n, &Device::Cpu)?)
+}
+
+/// The rows of `x` at these places.
+pub(crate) fn rows(x: &Tensor, places: &[u32]) -> Result<Tensor> {
+    let index = Tensor::from_slice(places, places.len(), &Device::Cpu)?;
+    Ok(x.index_select(&index, 0)?)
+}
+
+/// `softmax` over the last dimension.
+pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
+    let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
+    let exp = shifted.exp()?;
+    Ok(exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?)
+}

@@ -1,0 +1,444 @@
+//! Losses over pairs of a batch, as pytorch-metric-learning defines them.
+
+use candle_core::{DType, Tensor};
+
+use super::{
+    Batch, MetricLoss,
+    distance::Metric,
+    math::{cross_entropy, log_sum_exp, mask, mean_of_positive, rows, softplus, vector, zero},
+    tuples::{Tuples, pick},
+};
+use crate::Result;
+
+type Pairs = Vec<(u32, u32)>;
+
+/// The matrix of a batch and the pairs that are looked at; nothing where there
+/// is hardly a pair.
+fn pairs(metric: Metric, batch: &Batch<'_>) -> Result<Option<(Tensor, Pairs, Pairs)>> {
+    let (positive, negative) = batch.pairs();
+    if positive.len() <= 1 && negative.len() <= 1 {
+        return Ok(None);
+    }
+    Ok(Some((metric.matrix(batch.x, batch.y)?, positive, negative)))
+}
+
+/// [`pairs`] as masks.
+fn masks(metric: Metric, batch: &Batch<'_>) -> Result<Option<(Tensor, Tensor, Tensor)>> {
+    let Some((matrix, positive, negative)) = pairs(metric, batch)? else {
+        return Ok(None);
+    };
+    let (n, m) = matrix.dims2()?;
+    Ok(Some((
+        matrix,
+        mask(positive.into_iter(), n, m)?,
+        mask(negative.into_iter(), n, m)?,
+    )))
+}
+
+/// Contrastive loss (Hadsell et al. 2006): positives nearer than one margin,
+/// negatives farther than another.
+pub(super) struct Contrastive {
+    pub(super) pos_margin: f64,
+    pub(super) neg_margin: f64,
+    /// Euclidean, or the ratio of signal and noise (Yuan et al. 2019,
+    /// arXiv:1904.02616).
+    pub(super) metric: Metric,
+}
+
+impl MetricLoss for Contrastive {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let Some((matrix, positive, negative)) = pairs(self.metric, batch)? else {
+            return zero();
+        };
+        let mut sum = zero()?;
+        if !positive.is_empty() {
+            let far = self
+                .metric
+                .over(&pick(&matrix, positive.into_iter())?, self.pos_margin)?;
+            sum = (sum + mean_of_positive(&far.relu()?)?)?;
+        }
+        if !negative.is_empty() {
+            let near = pick(&matrix, negative.into_iter())?;
+            let near = self.metric.under(self.neg_margin, &near)?;
+            sum = (sum + mean_of_positive(&near.relu()?)?)?;
+        }
+        Ok(sum)
+    }
+}
+
+/// Intra-pair variance loss (Yu and Tao 2019): similarities near their mean.
+pub(super) struct IntraPairVariance {
+    pub(super) pos_eps: f64,
+    pub(super) neg_eps: f64,
+}
+
+impl MetricLoss for IntraPairVariance {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let Some((matrix, positive, negative)) = pairs(Metric::Cosine, batch)? else {
+            return zero();
+        };
+        let mut sum = zero()?;
+        if !positive.is_empty() {
+            let found = pick(&matrix, positive.into_iter())?;
+            let wanted = found.mean_all()?.affine(1.0 - self.pos_eps, 0.0)?;
+            let short = found.neg()?.broadcast_add(&wanted)?;
+            sum = (sum + short.relu()?.sqr()?.mean_all()?)?;
+        }
+        if !negative.is_empty() {
+            let found = pick(&matrix, negative.into_iter())?;
+            let wanted = found.mean_all()?.affine(1.0 + self.neg_eps, 0.0)?;
+            sum = (sum + found.broadcast_sub(&wanted)?.relu()?.sqr()?.mean_all()?)?;
+        }
+        Ok(sum)
+    }
+}
+
+/// For each positive pair, which of the negative pairs count: those that
+/// `counts` says, `[positives, negatives]`.
+fn negatives_per_positive(
+    positive: &[(u32, u32)],
+    negative: &[(u32, u32)],
+    counts: impl Fn((u32, u32), u32) -> bool,
+) -> Result<Tensor> {
+    let places = positive.iter().enumerate().flat_map(|(i, pair)| {
+        let chosen = negative.iter().enumerate();
+        let chosen = chosen.filter(|(_, (anchor, _))| counts(*pair, *anchor));
+        let chosen: Vec<(u32, u32)> = chosen.map(|(j, _)| (i as u32, j as u32)).collect();
+        chosen
+    });
+    mask(places, positive.len(), negative.len())
+}
+
+/// The values of the negative pairs, once for each positive pair.
+fn repeated(negatives: &Tensor, positives: usize) -> Result<Tensor> {
+    let n = negatives.dim(0)?;
+    Ok(negatives.reshape((1, n))?.broadcast_as((positives, n))?)
+}
+
+/// Normalized temperature-scaled cross-entropy (van den Oord et al. 2018,
+/// arXiv:1807.03748; Chen et al. 2020, arXiv:2002.05709).
+pub(super) struct NtXent {
+    pub(super) temperature: f64,
+}
+
+impl MetricLoss for NtXent {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let Some((matrix, positive, negative)) = pairs(Metric::Cosine, batch)? else {
+            return zero();
+        };
+        if positive.is_empty() || negative.is_empty() {
+            return zero();
+        }
+        let keep = negatives_per_positive(&positive, &negative, |(a, _), b| a == b)?;
+        let n = positive.len();
+        let matrix = (matrix / self.temperature)?;
+        let found = pick(&matrix, positive.into_iter())?;
+        let others = repeated(&pick(&matrix, negative.into_iter())?, n)?;
+        // -log(e^p / (e^p + sum e^n)) = log(1 + sum e^(n - p))
+        let over = others.broadcast_sub(&found.reshape((n, 1))?)?;
+        let losses = log_sum_exp(&over, Some(&keep), true, 1)?;
+        // A row without any negative is log(1) = 0 already.
+        Ok(losses.mean_all()?)
+    }
+}
+
+/// Supervised contrastive loss (Khosla et al. 2020, arXiv:2004.11362).
+pub(super) struct SupCon {
+    pub(super) temperature: f64,
+}
+
+impl MetricLoss for SupCon {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let Some((matrix, positive, negative)) = masks(Metric::Cosine, batch)? else {
+            return zero();
+        };
+        let some =
+            |mask: &Tensor| -> Result<bool> { Ok(mask.sum_all()?.to_scalar::<f64>()? > 0.0) };
+        if !some(&positive)? || !some(&negative)? {
+            return zero();
+        }
+        let matrix = (matrix / self.temperature)?;
+        let all = (&positive + &negative)?;
+        let denominator = log_sum_exp(&matrix, Some(&all), false, 1)?.unsqueeze(1)?;
+        let log_prob = matrix.broadcast_sub(&denominator)?;
+        let count = (positive.sum(1)? + f64::from(f32::MIN_POSITIVE))?;
+        let losses = ((positive * log_prob)?.sum(1)? / count)?.neg()?;
+        mean_of_positive(&losses)
+    }
+}
+
+/// Circle loss (Sun et al. 2020, arXiv:2002.10857).
+pub(super) struct Circle {
+    pub(super) m: f64,
+    pub(super) gamma: f64,
+}
+
+impl MetricLoss for Circle {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let Some((matrix, positive, negative)) = masks(Metric::Cosine, batch)? else {
+            return zero();
+        };
+        // The optima are 1 + m and -m, the margins 1 - m and m; weights get no
+        // gradient.
+        let still = matrix.detach();
+        let weight = still.affine(-1.0, 1.0 + self.m)?.relu()?;
+        let of_positive = (weight * (&matrix - (1.0 - self.m))?)?.affine(-self.gamma, 0.0)?;
+        let weight = still.affine(1.0, self.m)?.relu()?;
+        let of_negative = (weight * (&matrix - self.m)?)?.affine(self.gamma, 0.0)?;
+        let sum = (log_sum_exp(&of_positive, Some(&positive), false, 1)?
+            + log_sum_exp(&of_negative, Some(&negative), false, 1)?)?;
+        // Rows that lack one of both teach nothing.
+        let both = (positive.max(1)? * negative.max(1)?)?;
+        mean_of_positive(&(softplus(&sum)? * both)?)
+    }
+}
+
+/// Multi-similarity loss (Wang et al. 2019, arXiv:1904.06627).
+pub(super) struct MultiSimilarity {
+    pub(super) alpha: f64,
+    pub(super) beta: f64,
+    pub(super) base: f64,
+}
+
+impl MetricLoss for MultiSimilarity {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let Some((matrix, positive, negative)) = masks(Metric::Cosine, batch)? else {
+            return zero();
+        };
+        let part = |weight: f64, over: Tensor, mask: &Tensor| -> Result<Tensor> {
+            let sum = log_sum_exp(&over.affine(weight, 0.0)?, Some(mask), true, 1)?;
+            Ok(sum.affine(1.0 / weight, 0.0)?)
+        };
+        let far = Metric::Cosine.over(&matrix, self.base)?;
+        let near = Metric::Cosine.under(self.base, &matrix)?;
+        let losses = (part(self.alpha, far, &positive)? + part(self.beta, near, &negative)?)?;
+        Ok(losses.mean_all()?)
+    }
+}
+
+/// Lifted structure loss (Song et al. 2016, arXiv:1511.06452).
+pub(super) struct LiftedStructure {
+    pub(super) pos_margin: f64,
+    pub(super) neg_margin: f64,
+}
+
+impl MetricLoss for LiftedStructure {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let Some((matrix, positive, negative)) = pairs(Metric::Lp, batch)? else {
+            return zero();
+        };
+        if positive.is_empty() || negative.is_empty() {
+            return zero();
+        }
+        let n = positive.len();
+        let keep = negatives_per_positive(&positive, &negative, |(a, p), b| b == a || b == p)?;
+        let far = Metric::Lp.over(&pick(&matrix, positive.into_iter())?, self.pos_margin)?;
+        let near = Metric::Lp.under(self.neg_margin, &pick(&matrix, negative.into_iter())?)?;
+        let near = log_sum_exp(&repeated(&near, n)?, Some(&keep), false, 1)?;
+        // Halved, since every pair is seen from both ends.
+        Ok(((near + far)?.relu()?.sqr()?.mean_all()? / 2.0)?)
+    }
+}
+
+/// The generalized form of Hermans et al. 2017, arXiv:1703.07737.
+pub(super) struct GeneralizedLiftedStructure {
+    pub(super) pos_margin: f64,
+    pub(super) neg_margin: f64,
+}
+
+impl MetricLoss for GeneralizedLiftedStructure {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let Some((matrix, positive, negative)) = masks(Metric::Lp, batch)? else {
+            return zero();
+        };
+        let far = Metric::Lp.over(&matrix, self.pos_margin)?;
+        let near = Metric::Lp.under(self.neg_margin, &matrix)?;
+        let sum = (log_sum_exp(&far, Some(&positive), false, 1)?
+            + log_sum_exp(&near, Some(&negative), false, 1)?)?;
+        Ok(sum.relu()?.mean_all()?)
+    }
+}
+
+/// Tuplet margin loss (Yu and Tao 2019); the margin in degrees.
+pub(super) struct TupletMargin {
+    pub(super) margin: f64,
+    pub(super) scale: f64,
+}
+
+impl MetricLoss for TupletMargin {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let Some((matrix, positive, negative)) = pairs(Metric::Cosine, batch)? else {
+            return zero();
+        };
+        if positive.is_empty() || negative.is_empty() {
+            return zero();
+        }
+        let n = positive.len();
+        let keep = negatives_per_positive(&positive, &negative, |(a, _), b| a == b)?;
+        let found = pick(&matrix, positive.into_iter())?;
+        let eased = super::proxies::turned(&found, -self.margin.to_radians())?;
+        let others = repeated(&pick(&matrix, negative.into_iter())?, n)?;
+        let over = others.broadcast_sub(&eased.reshape((n, 1))?)?;
+        let over = over.affine(self.scale, 0.0)?;
+        Ok(log_sum_exp(&over, Some(&keep), true, 1)?.mean_all()?)
+    }
+}
+
+/// Neighbourhood components analysis (Goldberger et al. 2004).
+pub(super) struct Nca {
+    pub(super) softmax_scale: f64,
+}
+
+impl MetricLoss for Nca {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        if batch.labels.batch.len() <= 1 {
+            return zero();
+        }
+        nca(batch, batch.y, batch.labels.reference, self.softmax_scale)
+    }
+}
+
+/// The loss of embeddings against others, or against proxies.
+pub(super) fn nca(
+    batch: &Batch<'_>,
+    reference: &Tensor,
+    reference_labels: &[u32],
+    scale: f64,
+) -> Result<Tensor> {
+    let same = batch.labels.same && std::ptr::eq(reference, batch.y);
+    let labels = batch.labels.batch;
+    let (n, m) = (labels.len(), reference_labels.len());
+    let logits = Metric::LpSquared
+        .matrix(batch.x, reference)?
+        .affine(-scale, 0.0)?;
+    // What is compared with itself is left out.
+    let places = (0..n).flat_map(|i| (0..m).map(move |j| (i, j)));
+    let others = places.clone().filter(|(i, j)| !(same && i == j));
+    let alike = others
+        .clone()
+        .filter(|(i, j)| labels[*i] == reference_labels[*j]);
+    let number = |(i, j): (usize, usize)| (i as u32, j as u32);
+    let alike = mask(alike.map(number), n, m)?;
+    let all = log_sum_exp(&logits, Some(&mask(others.map(number), n, m)?), false, 1)?;
+    let of_class = log_sum_exp(&logits, Some(&alike), false, 1)?;
+    // Rows whose class is nowhere else teach nothing.
+    let counted: Vec<u32> = alike
+        .max(1)?
+        .to_vec1::<f64>()?
+        .iter()
+        .enumerate()
+        .filter(|(_, any)| **any > 0.0)
+        .map(|(i, _)| i as u32)
+        .collect();
+    if counted.is_empty() {
+        return zero();
+    }
+    let weights = vector(Tuples::weights(batch.tuples, n, !same))?;
+    let losses = ((all - of_class)? * weights)?;
+    Ok(rows(&losses, &counted)?.mean_all()?)
+}
+
+/// FastAP (Cakir et al. 2019, arXiv:1904.05939): average precision by a soft
+/// histogram of distances.
+pub(super) struct FastAp {
+    pub(super) num_bins: usize,
+}
+
+impl MetricLoss for FastAp {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let n = batch.labels.batch.len();
+        let positive = mask(batch.labels.positive().into_iter(), n, n)?;
+        let negative = mask(batch.labels.negative().into_iter(), n, n)?;
+        let counts: Vec<f64> = positive.sum(1)?.to_vec1()?;
+        let safe: Vec<u32> = (0..n as u32)
+            .filter(|i| counts[*i as usize] > 0.0)
+            .collect();
+        if safe.is_empty() {
+            return zero();
+        }
+        let distances = Metric::LpSquared.matrix(batch.x, batch.y)?;
+        // Squared distances of normalised embeddings, to 2^power of PyTorch
+        // Metric Learning: 4.
+        let (end, bins) = (4.0, self.num_bins);
+        let width = end / bins as f64;
+        let histogram = |of: &Tensor| -> Result<Vec<Tensor>> {
+            (0..=bins)
+                .map(|bin| -> Result<Tensor> {
+                    let away = (&distances - bin as f64 * width)?.abs()?;
+                    let pulse = away.affine(-1.0 / width, 1.0)?.relu()?;
+                    Ok((pulse * of)?.sum(1)?)
+                })
+                .collect()
+        };
+        let (positives, negatives) = (histogram(&positive)?, histogram(&negative)?);
+        let (mut found, mut seen) = (positives[0].zeros_like()?, positives[0].zeros_like()?);
+        let mut sum = found.clone();
+        for (positive, negative) in positives.iter().zip(&negatives) {
+            found = (found + positive)?;
+            seen = ((seen + positive)? + negative)?;
+            let product = (positive * &found)?;
+            let counted = (product.gt(0f64)? * seen.gt(0f64)?)?;
+            // Bins that nothing fell into are divided by one and left out.
+            let safe = counted.where_cond(&seen, &seen.ones_like()?)?;
+            sum = (sum + ((product / safe)? * counted.to_dtype(DType::F64)?)?)?;
+        }
+        let weights = Tuples::weights(batch.tuples, n, false);
+        let weights = vector(safe.iter().map(|i| weights[*i as usize]).collect())?;
+        let counts = vector(safe.iter().map(|i| counts[*i as usize]).collect())?;
+        let precision = (rows(&sum, &safe)? / counts)?;
+        Ok((precision.affine(-1.0, 1.0)? * weights)?.mean_all()?)
+    }
+}
+
+/// N-pairs loss (Sohn 2016): one positive pair of each class, told apart by
+/// cross-entropy.
+pub(super) struct NPairs;
+
+impl MetricLoss for NPairs {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let (positive, _) = batch.pairs();
+        let labels = batch.labels.batch;
+        let mut first = std::collections::BTreeMap::new();
+        for (a, p) in positive {
+            first.entry(labels[a as usize]).or_insert((a, p));
+        }
+        if first.is_empty() {
+            return zero();
+        }
+        let (anchors, positives): (Vec<u32>, Vec<u32>) = first.into_values().unzip();
+        let logits =
+            Metric::Cosine.matrix(&rows(batch.x, &anchors)?, &rows(batch.x, &positives)?)?;
+        let classes: Vec<u32> = (0..anchors.len() as u32).collect();
+        Ok(cross_entropy(&logits, &classes)?.mean_all()?)
+    }
+}
+
+/// VICReg (Bardes et al. 2022, arXiv:2105.04906) between the two members of
+/// each pair.
+pub(super) struct VicReg {
+    pub(super) invariance_lambda: f64,
+    pub(super) variance_mu: f64,
+    pub(super) covariance_v: f64,
+    pub(super) eps: f64,
+}
+
+impl MetricLoss for VicReg {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let (n, dim) = batch.x.dims2()?;
+        if n < 2 {
+            return zero();
+        }
+        let mut loss = ((batch.x - batch.y)?.sqr()?.mean_all()? * self.invariance_lambda)?;
+        for x in [batch.x, batch.y] {
+            let centered = x.broadcast_sub(&x.mean_keepdim(0)?)?;
+            let covariance = (centered.t()?.matmul(&centered)? / (n - 1) as f64)?;
+            let variance = (centered.sqr()?.sum(0)? / (n - 1) as f64)?;
+            let deviation = (variance.affine(1.0, self.eps))?.sqrt()?;
+            let short = deviation.affine(-1.0, 1.0)?.relu()?.mean_all()?;
+            loss = (loss + (short * (self.variance_mu / 2.0))?)?;
+            let beside = (covariance.sqr()?.sum_all()? - variance.sqr()?.sum_all()?)?;
+            loss = (loss + (beside * (self.covariance_v / dim as f64))?)?;
+        }
+        Ok(loss)
+    }
+}

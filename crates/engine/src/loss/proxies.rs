@@ -1,0 +1,231 @@
+//! Losses with weights of their own: a proxy, or several, for each class. They
+//! classify, so that they need no pairs in a batch. As pytorch-metric-learning
+//! defines them.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+
+use super::{
+    Batch, MetricLoss,
+    distance::{Metric, normalize},
+    math::{cross_entropy, log_sum_exp, mask, softmax, vector},
+    pairs::nca,
+    tuples::{Tuples, pick},
+};
+use crate::{Result, params::Param};
+
+/// `cos(acos(c) + angle)`, the angle in radians.
+pub(super) fn turned(c: &Tensor, angle: f64) -> Result<Tensor> {
+    // The root is kept away from zero, where its slope would be infinite.
+    let sine = c.sqr()?.affine(-1.0, 1.0)?.maximum(1e-14)?.sqrt()?;
+    Ok((c.affine(angle.cos(), 0.0)? - sine.affine(angle.sin(), 0.0)?)?)
+}
+
+/// How the margin of a softmax over classes is put in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum MarginKind {
+    /// `cos(theta + margin)` (Deng et al. 2019, arXiv:1801.07698), in degrees.
+    ArcFace,
+    /// `cos(theta) - margin` (Wang et al. 2018, arXiv:1801.09414).
+    CosFace,
+    /// `cos(margin * theta)` times the lengths of both (Liu et al. 2016,
+    /// arXiv:1612.02295).
+    LargeMargin,
+    /// The same times the length of the embedding alone (Liu et al. 2017,
+    /// arXiv:1704.08063).
+    SphereFace,
+}
+
+/// A softmax over classes with a margin for the right one.
+pub(super) struct MarginSoftmax {
+    pub(super) kind: MarginKind,
+    /// `[dim, classes]`
+    pub(super) weight: Arc<Param>,
+    pub(super) margin: f64,
+    pub(super) scale: f64,
+}
+
+impl MarginSoftmax {
+    /// The cosine with the right class, with the margin put in.
+    fn with_margin(&self, cosine: &Tensor) -> Result<Tensor> {
+        Ok(match self.kind {
+            MarginKind::CosFace => (cosine - self.margin)?,
+            MarginKind::ArcFace => {
+                let margin = self.margin.to_radians();
+                // Beyond the half turn the loss goes on falling in a straight
+                // line.
+                let limit = (std::f64::consts::PI - margin).cos();
+                let inside = cosine.ge(limit)?;
+                let bounded = (cosine - margin * margin.sin())?;
+                inside.where_cond(&turned(cosine, margin)?, &bounded)?
+            }
+            MarginKind::LargeMargin | MarginKind::SphereFace => {
+                // cos(m theta) as a polynomial of cos(theta), and made to fall
+                // all the way (equations 6 and 7 of the paper).
+                let m = self.margin as usize;
+                let sine = cosine.sqr()?.affine(-1.0, 1.0)?;
+                let mut multiple = cosine.zeros_like()?;
+                for n in 0..=m / 2 {
+                    let sign = if n % 2 == 0 { 1.0 } else { -1.0 };
+                    let factor = sign * binomial(m, 2 * n);
+                    let term = (power(cosine, m - 2 * n)? * power(&sine, n)?)?;
+                    multiple = (multiple + term.affine(factor, 0.0)?)?;
+                }
+                let turns: Vec<f64> = cosine
+                    .to_vec1::<f64>()?
+                    .into_iter()
+                    .map(|c| {
+                        (c.clamp(-1.0, 1.0).acos() / (std::f64::consts::PI / m as f64)).floor()
+                    })
+                    .collect();
+                let signs = turns
+                    .iter()
+                    .map(|k| 1.0 - 2.0 * k.rem_euclid(2.0))
+                    .collect();
+                let twice = turns.iter().map(|k| 2.0 * k).collect();
+                ((multiple * vector(signs)?)? - vector(twice)?)?
+            }
+        })
+    }
+}
+
+fn binomial(n: usize, k: usize) -> f64 {
+    (0..k)
+        .map(|i| (n - i) as f64 / (i + 1) as f64)
+        .product::<f64>()
+        .round()
+}
+
+fn power(x: &Tensor, n: usize) -> Result<Tensor> {
+    let mut product = x.ones_like()?;
+    for _ in 0..n {
+        product = (product * x)?;
+    }
+    Ok(product)
+}
+
+impl MetricLoss for MarginSoftmax {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let weight = batch.own(&self.weight)?;
+        let classes = batch.labels.batch;
+        let (n, count) = (classes.len(), weight.dim(1)?);
+        let cosine = Metric::Cosine.matrix(batch.x, &weight.t()?)?;
+        let places = || classes.iter().enumerate().map(|(i, c)| (i as u32, *c));
+        let of_class = pick(&cosine, places())?;
+        let changed = (self.with_margin(&of_class)? - &of_class)?;
+        let target = mask(places(), n, count)?;
+        let mut logits = (cosine + target.broadcast_mul(&changed.unsqueeze(1)?)?)?;
+        let length = |x: &Tensor, dim: usize| x.sqr()?.sum_keepdim(dim)?.maximum(1e-24)?.sqrt();
+        if matches!(self.kind, MarginKind::LargeMargin | MarginKind::SphereFace) {
+            logits = logits.broadcast_mul(&length(batch.x, 1)?)?;
+        }
+        if self.kind == MarginKind::LargeMargin {
+            logits = logits.broadcast_mul(&length(&weight, 0)?)?;
+        }
+        let losses = cross_entropy(&logits.affine(self.scale, 0.0)?, classes)?;
+        weighted_mean(&losses, batch)
+    }
+}
+
+/// The mean of the examples' losses, each weighted by how often a miner chose
+/// it.
+fn weighted_mean(losses: &Tensor, batch: &Batch<'_>) -> Result<Tensor> {
+    let weights = Tuples::weights(batch.tuples, batch.labels.batch.len(), false);
+    Ok((losses * vector(weights)?)?.mean_all()?)
+}
+
+/// Normalized softmax loss (Zhai and Wu 2019, arXiv:1811.12649).
+pub(super) struct NormalizedSoftmax {
+    /// `[dim, classes]`
+    pub(super) weight: Arc<Param>,
+    pub(super) temperature: f64,
+}
+
+impl MetricLoss for NormalizedSoftmax {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let weight = batch.own(&self.weight)?.t()?;
+        let logits = normalize(batch.x)?.matmul(&normalize(&weight)?.t()?)?;
+        let logits = (logits / self.temperature)?;
+        weighted_mean(&cross_entropy(&logits, batch.labels.batch)?, batch)
+    }
+}
+
+/// Proxy NCA (Movshovitz-Attias et al. 2017, arXiv:1703.07464).
+pub(super) struct ProxyNca {
+    /// `[classes, dim]`
+    pub(super) proxies: Arc<Param>,
+    pub(super) softmax_scale: f64,
+}
+
+impl MetricLoss for ProxyNca {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let proxies = batch.own(&self.proxies)?;
+        let labels: Vec<u32> = (0..proxies.dim(0)? as u32).collect();
+        nca(batch, &proxies, &labels, self.softmax_scale)
+    }
+}
+
+/// Proxy anchor loss (Kim et al. 2020, arXiv:2003.13911).
+pub(super) struct ProxyAnchor {
+    /// `[classes, dim]`
+    pub(super) proxies: Arc<Param>,
+    pub(super) margin: f64,
+    pub(super) alpha: f64,
+}
+
+impl MetricLoss for ProxyAnchor {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let proxies = batch.own(&self.proxies)?;
+        let classes = batch.labels.batch;
+        let (n, count) = (classes.len(), proxies.dim(0)?);
+        let cosine = Metric::Cosine.matrix(batch.x, &proxies)?;
+        let positive = mask(
+            classes.iter().enumerate().map(|(i, c)| (i as u32, *c)),
+            n,
+            count,
+        )?;
+        let negative = positive.affine(-1.0, 1.0)?;
+        let weights = Tuples::weights(batch.tuples, n, false);
+        let weights = vector(weights.iter().map(|w| w - 1.0).collect())?.unsqueeze(1)?;
+        let term = |over: Tensor, mask: &Tensor| -> Result<Tensor> {
+            let over = over.affine(self.alpha, 0.0)?.broadcast_add(&weights)?;
+            Ok(log_sum_exp(&over, Some(mask), true, 0)?.sum_all()?)
+        };
+        let of_positive = term(Metric::Cosine.over(&cosine, self.margin)?, &positive)?;
+        let of_negative = term(Metric::Cosine.under(-self.margin, &cosine)?, &negative)?;
+        let present: f64 = positive
+            .max(0)?
+            .to_dtype(DType::F64)?
+            .sum_all()?
+            .to_scalar()?;
+        Ok(((of_positive / present.max(1.0))? + (of_negative / count as f64)?)?)
+    }
+}
+
+/// SoftTriple loss (Qian et al. 2019, arXiv:1909.05235): several centers a
+/// class.
+pub(super) struct SoftTriple {
+    /// `[dim, classes * centers]`
+    pub(super) centers: Arc<Param>,
+    pub(super) centers_per_class: usize,
+    pub(super) la: f64,
+    pub(super) gamma: f64,
+    pub(super) margin: f64,
+}
+
+impl MetricLoss for SoftTriple {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let centers = batch.own(&self.centers)?;
+        let classes = batch.labels.batch;
+        let (n, count) = (classes.len(), centers.dim(1)? / self.centers_per_class);
+        let alike = Metric::Cosine.matrix(batch.x, &centers.t()?)?;
+        let alike = alike.reshape((n, count, self.centers_per_class))?;
+        let share = softmax(&alike.affine(1.0 / self.gamma, 0.0)?)?;
+        let alike = (share * alike)?.sum(2)?;
+        let places = classes.iter().enumerate().map(|(i, c)| (i as u32, *c));
+        let margin = mask(places, n, count)?.affine(self.margin, 0.0)?;
+        let logits = (alike - margin)?.affine(self.la, 0.0)?;
+        weighted_mean(&cross_entropy(&logits, classes)?, batch)
+    }
+}

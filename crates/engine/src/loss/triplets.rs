@@ -1,0 +1,214 @@
+//! Losses over triplets of a batch, as pytorch-metric-learning defines them.
+
+use candle_core::{DType, Tensor};
+
+use super::{
+    Batch, MetricLoss,
+    distance::{Metric, normalize},
+    math::{log_sum_exp, mask, mean_of_positive, rows, softplus, vector, zero},
+    tuples::pick,
+};
+use crate::{Result, params::Param};
+
+/// The triplets of a batch that are looked at.
+fn triplets(batch: &Batch<'_>, per_anchor: Option<usize>) -> Vec<[u32; 3]> {
+    match (batch.tuples, per_anchor) {
+        (Some(tuples), _) => tuples.clone().into_triplets(),
+        (None, None) => batch.labels.triplets(),
+        (None, Some(n)) => batch.labels.random_triplets(Some(n), None, batch.seed),
+    }
+}
+
+/// Triplet margin loss (Schroff et al. 2015, arXiv:1503.03832).
+pub(super) struct TripletMargin {
+    pub(super) margin: f64,
+    /// Whether the distance between positive and negative counts where that is
+    /// smaller than the anchor's.
+    pub(super) swap: bool,
+    /// `log(1 + exp(x))` in place of `max(x, 0)`.
+    pub(super) smooth_loss: bool,
+    /// Triplets drawn for each anchor; none takes all.
+    pub(super) triplets_per_anchor: Option<usize>,
+}
+
+impl TripletMargin {
+    fn of(&self, matrix: &Tensor, triplets: &[[u32; 3]]) -> Result<Tensor> {
+        let of = |a: usize, b: usize| pick(matrix, triplets.iter().map(move |t| (t[a], t[b])));
+        let positive = of(0, 1)?;
+        let mut negative = of(0, 2)?;
+        if self.swap {
+            negative = negative.minimum(&of(1, 2)?)?;
+        }
+        let violation = ((positive - negative)? + self.margin)?;
+        mean_of_positive(&if self.smooth_loss {
+            softplus(&violation)?
+        } else {
+            violation.relu()?
+        })
+    }
+}
+
+impl MetricLoss for TripletMargin {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let triplets = triplets(batch, self.triplets_per_anchor);
+        if triplets.is_empty() {
+            return zero();
+        }
+        self.of(&Metric::Lp.matrix(batch.x, batch.y)?, &triplets)
+    }
+}
+
+/// Centroid triplet loss (Wieczorek et al. 2021, arXiv:2104.13643): each
+/// example against the mean of the others of its class, and the means of other
+/// classes.
+pub(super) struct CentroidTriplet(pub(super) TripletMargin);
+
+impl MetricLoss for CentroidTriplet {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let labels = batch.labels.batch;
+        let n = labels.len();
+        let mut classes: Vec<u32> = labels.to_vec();
+        classes.sort_unstable();
+        classes.dedup();
+        let members =
+            |class: u32| -> Vec<usize> { (0..n).filter(|i| labels[*i] == class).collect() };
+        // Rows of means: of the other members for each example, then of each
+        // class.
+        let mut weights = vec![0.0; (n + classes.len()) * n];
+        let mut queries = Vec::new();
+        for (k, &class) in classes.iter().enumerate() {
+            let members = members(class);
+            for &i in &members {
+                weights[(n + k) * n + i] = 1.0 / members.len() as f64;
+                for &j in members.iter().filter(|j| **j != i) {
+                    weights[i * n + j] = 1.0 / (members.len() - 1) as f64;
+                }
+            }
+            if members.len() > 1 {
+                queries.extend(members);
+            }
+        }
+        let means = Tensor::from_vec(weights, (n + classes.len(), n), batch.x.device())?;
+        let means = means.matmul(batch.x)?;
+        let triplets: Vec<[u32; 3]> = queries
+            .iter()
+            .flat_map(|&i| {
+                let others = classes.iter().enumerate();
+                let others = others.filter(move |(_, class)| **class != labels[i]);
+                others.map(move |(k, _)| [i as u32, i as u32, (n + k) as u32])
+            })
+            .collect();
+        if triplets.is_empty() {
+            return zero();
+        }
+        let matrix = Metric::Lp.matrix(batch.x, &means)?;
+        let of = |b: usize| pick(&matrix, triplets.iter().map(move |t| (t[0], t[b])));
+        let negative = if self.0.swap {
+            // The negative's distance from the positive's centroid.
+            let between = Metric::Lp.matrix(&means, &means)?;
+            let other = pick(&between, triplets.iter().map(|t| (t[1], t[2])))?;
+            of(2)?.minimum(&other)?
+        } else {
+            of(2)?
+        };
+        let violation = ((of(1)? - negative)? + self.0.margin)?;
+        mean_of_positive(&if self.0.smooth_loss {
+            softplus(&violation)?
+        } else {
+            violation.relu()?
+        })
+    }
+}
+
+/// Margin loss (Wu et al. 2017, arXiv:1706.07567): both sides of a boundary
+/// `beta`, which may be learned, one for each class or one for all.
+pub(super) struct Margin {
+    pub(super) margin: f64,
+    pub(super) nu: f64,
+    pub(super) beta: Beta,
+    pub(super) triplets_per_anchor: Option<usize>,
+}
+
+/// Where the boundary comes from.
+pub(super) enum Beta {
+    Fixed(f64),
+    Learned {
+        beta: std::sync::Arc<Param>,
+        per_class: bool,
+    },
+}
+
+impl MetricLoss for Margin {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let triplets = triplets(batch, self.triplets_per_anchor);
+        if triplets.is_empty() {
+            return zero();
+        }
+        let matrix = Metric::Lp.matrix(batch.x, batch.y)?;
+        let of = |b: usize| pick(&matrix, triplets.iter().map(move |t| (t[0], t[b])));
+        let beta = match &self.beta {
+            Beta::Fixed(beta) => vector(vec![*beta; triplets.len()])?,
+            Beta::Learned { beta, per_class } => {
+                let class = |t: &[u32; 3]| batch.labels.batch[t[0] as usize];
+                let places: Vec<u32> = triplets
+                    .iter()
+                    .map(|t| if *per_class { class(t) } else { 0 })
+                    .collect();
+                rows(&batch.own(beta)?, &places)?
+            }
+        };
+        let far = ((of(1)? - &beta)? + self.margin)?.relu()?;
+        let near = ((&beta - of(2)?)? + self.margin)?.relu()?;
+        let above = |x: &Tensor| -> Result<f64> {
+            Ok(x.gt(0f64)?.to_dtype(DType::F64)?.sum_all()?.to_scalar()?)
+        };
+        let divisor = above(&far)? + above(&near)?;
+        let divided = |x: &Tensor| -> Result<Tensor> {
+            match divisor {
+                0.0 => zero(),
+                n => Ok((x.sum_all()? / n)?),
+            }
+        };
+        let loss = divided(&(far + near)?)?;
+        match &self.beta {
+            Beta::Fixed(_) => Ok(loss),
+            Beta::Learned { beta, per_class } if !per_class => {
+                let penalty = batch.own(beta)?.sum_all()?.affine(self.nu, 0.0)?;
+                Ok((loss + penalty)?)
+            }
+            Beta::Learned { .. } => Ok((loss + divided(&beta.affine(self.nu, 0.0)?)?)?),
+        }
+    }
+}
+
+/// Angular loss (Wang et al. 2017, arXiv:1708.01682); the angle in degrees.
+pub(super) struct Angular {
+    pub(super) alpha: f64,
+}
+
+impl MetricLoss for Angular {
+    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+        let (positive, negative) = batch.pairs();
+        if positive.is_empty() || negative.is_empty() {
+            return zero();
+        }
+        let (anchors, positives): (Vec<u32>, Vec<u32>) = positive.iter().copied().unzip();
+        let a = normalize(&rows(batch.x, &anchors)?)?;
+        let p = normalize(&rows(batch.y, &positives)?)?;
+        let labels = batch.labels;
+        let (n, m) = (anchors.len(), labels.reference.len());
+        let other = |i: usize, j: usize| labels.batch[anchors[i] as usize] != labels.reference[j];
+        let places = (0..n).flat_map(|i| (0..m).map(move |j| (i, j)));
+        let keep = places
+            .filter(|(i, j)| other(*i, *j))
+            .map(|(i, j)| (i as u32, j as u32));
+        let keep = mask(keep, n, m)?;
+        let square = self.alpha.to_radians().tan().powi(2);
+        let between = (&a * &p)?
+            .sum_keepdim(1)?
+            .affine(2.0 * (1.0 + square), 0.0)?;
+        let to_others = (a + p)?.matmul(&batch.y.t()?)?.affine(4.0 * square, 0.0)?;
+        let logits = to_others.broadcast_sub(&between)?;
+        Ok(log_sum_exp(&logits, Some(&keep), true, 1)?.mean_all()?)
+    }
+}

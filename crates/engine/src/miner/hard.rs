@@ -1,0 +1,225 @@
+//! Miners that choose the easiest or hardest of each anchor.
+
+use super::{Mine, Mined};
+use crate::{
+    Result,
+    loss::{Metric, Tuples},
+    options::OptionReader,
+};
+
+/// Pairs that are harder than the easiest of the other kind (Wang et al. 2019,
+/// arXiv:1904.06627).
+pub(super) struct MultiSimilarity {
+    pub(super) epsilon: f64,
+}
+
+impl Mine for MultiSimilarity {
+    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+        let (mut positive, mut negative) = (batch.labels.positive(), batch.labels.negative());
+        if positive.is_empty() || negative.is_empty() {
+            return Tuples::Pairs {
+                positive: Vec::new(),
+                negative: Vec::new(),
+            };
+        }
+        let matrix = batch.matrix(Metric::Cosine);
+        let n = matrix.len();
+        let of = |pair: &(u32, u32)| matrix[pair.0 as usize][pair.1 as usize];
+        let mut nearest_negative = vec![f64::NEG_INFINITY; n];
+        for pair in &negative {
+            let best = &mut nearest_negative[pair.0 as usize];
+            *best = best.max(of(pair));
+        }
+        let mut farthest_positive = vec![f64::INFINITY; n];
+        for pair in &positive {
+            let worst = &mut farthest_positive[pair.0 as usize];
+            *worst = worst.min(of(pair));
+        }
+        positive.retain(|pair| of(pair) - self.epsilon < nearest_negative[pair.0 as usize]);
+        negative.retain(|pair| of(pair) + self.epsilon > farthest_positive[pair.0 as usize]);
+        Tuples::Pairs { positive, negative }
+    }
+}
+
+/// The hardest positive and the hardest negative of each anchor (Hermans et
+/// al. 2017, arXiv:1703.07737).
+pub(super) struct BatchHard;
+
+impl Mine for BatchHard {
+    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+        let miner = BatchEasyHard {
+            positive: Strategy::Hard,
+            negative: Strategy::Hard,
+            allowed_positive: None,
+            allowed_negative: None,
+        };
+        let (positive, negative) = miner.mine(batch).into_pairs();
+        let triplets = positive.iter().zip(&negative);
+        Tuples::Triplets(triplets.map(|((a, p), (_, n))| [*a, *p, *n]).collect())
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Strategy {
+    Easy,
+    Semihard,
+    Hard,
+    All,
+}
+
+impl Strategy {
+    fn read(read: &OptionReader<'_>, name: &str, default: &str) -> Result<Self> {
+        let choices = ["easy", "semihard", "hard", "all"];
+        Ok(match read.choice(name, default, &choices)?.as_str() {
+            "easy" => Self::Easy,
+            "semihard" => Self::Semihard,
+            "hard" => Self::Hard,
+            _ => Self::All,
+        })
+    }
+}
+
+/// Easy or hard positives with easy or hard negatives (Xuan et al. 2020,
+/// arXiv:1904.04370).
+pub(super) struct BatchEasyHard {
+    positive: Strategy,
+    negative: Strategy,
+    allowed_positive: Option<(f64, f64)>,
+    allowed_negative: Option<(f64, f64)>,
+}
+
+impl BatchEasyHard {
+    pub(super) fn new(read: &OptionReader<'_>) -> Result<Self> {
+        let range = |name: &str| -> Result<Option<(f64, f64)>> {
+            let Some(value) = read.value(name) else {
+                return Ok(None);
+            };
+            let numbers: Vec<f64> = value
+                .as_array()
+                .map(|list| list.iter().filter_map(serde_json::Value::as_f64).collect())
+                .unwrap_or_default();
+            match *numbers {
+                [low, high] if low <= high => Ok(Some((low, high))),
+                _ => Err(read.bad(name, "two numbers, the smaller first, are wanted")),
+            }
+        };
+        let miner = Self {
+            positive: Strategy::read(read, "pos_strategy", "easy")?,
+            negative: Strategy::read(read, "neg_strategy", "semihard")?,
+            allowed_positive: range("allowed_pos_range")?,
+            allowed_negative: range("allowed_neg_range")?,
+        };
+        use Strategy::{All, Semihard};
+        match (miner.positive, miner.negative) {
+            (Semihard, Semihard) => {
+                Err(read.bad("neg_strategy", "only one of both can be `semihard`"))
+            }
+            (All, Semihard) | (Semihard, All) => Err(read.bad(
+                "neg_strategy",
+                "`semihard` and `all` can't be used together",
+            )),
+            _ => Ok(miner),
+        }
+    }
+}
+
+/// What an anchor was given: the place and its distance.
+type Found = Vec<Option<(u32, f64)>>;
+
+/// The nearest or the farthest of each anchor's pairs, within a range and
+/// beyond a limit.
+fn choose(
+    matrix: &[Vec<f64>],
+    pairs: &[(u32, u32)],
+    farthest: bool,
+    range: Option<(f64, f64)>,
+    limits: Option<&Found>,
+) -> Found {
+    let mut found: Found = vec![None; matrix.len()];
+    for (a, b) in pairs {
+        let distance = matrix[*a as usize][*b as usize];
+        if range.is_some_and(|(low, high)| distance < low || distance > high) {
+            continue;
+        }
+        if let Some(limits) = limits {
+            // Semihard: beyond what the other kind was given, on its side.
+            let beyond = match limits[*a as usize] {
+                None => true,
+                Some((_, limit)) if farthest => distance < limit,
+                Some((_, limit)) => distance > limit,
+            };
+            if !beyond {
+                continue;
+            }
+        }
+        let best = &mut found[*a as usize];
+        let better = best.is_none_or(|(_, old)| {
+            if farthest {
+                distance > old
+            } else {
+                distance < old
+            }
+        });
+        if better {
+            *best = Some((*b, distance));
+        }
+    }
+    found
+}
+
+impl Mine for BatchEasyHard {
+    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+        use Strategy::{All, Easy, Semihard};
+        let matrix = batch.matrix(Metric::Lp);
+        let (all_positive, all_negative) = (batch.labels.positive(), batch.labels.negative());
+        let positives = |limits: Option<&Found>| {
+            // A hard positive is far, a hard negative near.
+            let farthest = self.positive != Easy;
+            choose(
+                &matrix,
+                &all_positive,
+                farthest,
+                self.allowed_positive,
+                limits,
+            )
+        };
+        let negatives = |limits: Option<&Found>| {
+            let farthest = self.negative == Easy;
+            choose(
+                &matrix,
+                &all_negative,
+                farthest,
+                self.allowed_negative,
+                limits,
+            )
+        };
+        let (positive, negative) = if self.positive == Semihard {
+            let negative = negatives(None);
+            (positives(Some(&negative)), negative)
+        } else if self.negative == Semihard {
+            let positive = positives(None);
+            let negative = negatives(Some(&positive));
+            (positive, negative)
+        } else {
+            (positives(None), negatives(None))
+        };
+        let listed = |found: &Found, other: Option<&Found>| -> Vec<(u32, u32)> {
+            let anchors = found.iter().enumerate();
+            anchors
+                .filter(|(i, _)| other.is_none_or(|other| other[*i].is_some()))
+                .filter_map(|(i, found)| found.map(|(place, _)| (i as u32, place)))
+                .collect()
+        };
+        let (positive, negative) = match (self.positive, self.negative) {
+            (All, All) => (all_positive, all_negative),
+            (All, _) => (all_positive, listed(&negative, None)),
+            (_, All) => (listed(&positive, None), all_negative),
+            // Anchors that were given both.
+            _ => (
+                listed(&positive, Some(&negative)),
+                listed(&negative, Some(&positive)),
+            ),
+        };
+        Tuples::Pairs { positive, negative }
+    }
+}

@@ -1,0 +1,197 @@
+//! Miners that compare distances with limits, or draw by them.
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+
+use super::{Mine, Mined};
+use crate::loss::{Metric, Tuples};
+
+/// Triplets whose angle at the negative is above a limit (Wang et al. 2017,
+/// arXiv:1708.01682), in radians.
+pub(super) struct Angular {
+    pub(super) angle: f64,
+}
+
+impl Mine for Angular {
+    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+        let distance = |a: &[f64], b: &[f64]| {
+            let squares = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b));
+            squares.sum::<f64>().sqrt()
+        };
+        let mut triplets = batch.labels.triplets();
+        triplets.retain(|[a, p, n]| {
+            let anchor = Mined::row(batch.batch, batch.dim, *a);
+            let positive = Mined::row(batch.reference, batch.dim, *p);
+            let negative = Mined::row(batch.reference, batch.dim, *n);
+            let center: Vec<f64> = anchor
+                .iter()
+                .zip(positive)
+                .map(|(a, p)| (a + p) / 2.0)
+                .collect();
+            let angle = (distance(anchor, positive) / (2.0 * distance(negative, &center))).atan();
+            angle > self.angle
+        });
+        Tuples::Triplets(triplets)
+    }
+}
+
+/// Triplets by how far the negative is beyond the positive.
+pub(super) struct TripletMargin {
+    pub(super) margin: f64,
+    pub(super) kind: String,
+}
+
+impl Mine for TripletMargin {
+    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+        let matrix = batch.matrix(Metric::Lp);
+        let mut triplets = batch.labels.triplets();
+        triplets.retain(|[a, p, n]| {
+            let row = &matrix[*a as usize];
+            let margin = row[*n as usize] - row[*p as usize];
+            match self.kind.as_str() {
+                "easy" => margin > self.margin,
+                "hard" => margin <= self.margin && margin <= 0.0,
+                "semihard" => margin <= self.margin && margin > 0.0,
+                _ => margin <= self.margin,
+            }
+        });
+        Tuples::Triplets(triplets)
+    }
+}
+
+/// Positives farther than one limit, negatives nearer than another.
+pub(super) struct PairMargin {
+    pub(super) pos_margin: f64,
+    pub(super) neg_margin: f64,
+}
+
+impl Mine for PairMargin {
+    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+        let matrix = batch.matrix(Metric::Lp);
+        let (mut positive, mut negative) = (batch.labels.positive(), batch.labels.negative());
+        positive.retain(|(a, p)| matrix[*a as usize][*p as usize] > self.pos_margin);
+        negative.retain(|(a, n)| matrix[*a as usize][*n as usize] < self.neg_margin);
+        Tuples::Pairs { positive, negative }
+    }
+}
+
+/// The hardest part of all pairs (Yuan et al. 2017, arXiv:1611.05720).
+pub(super) struct Hdc {
+    pub(super) filter_percentage: f64,
+}
+
+impl Mine for Hdc {
+    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+        let matrix = batch.matrix(Metric::Lp);
+        let hardest = |mut pairs: Vec<(u32, u32)>, farthest: bool| {
+            let wanted = (self.filter_percentage * pairs.len() as f64).ceil() as usize;
+            let of = |pair: &(u32, u32)| matrix[pair.0 as usize][pair.1 as usize];
+            pairs.sort_by(|x, y| {
+                if farthest {
+                    of(y).total_cmp(&of(x))
+                } else {
+                    of(x).total_cmp(&of(y))
+                }
+            });
+            pairs.truncate(wanted);
+            pairs
+        };
+        Tuples::Pairs {
+            positive: hardest(batch.labels.positive(), true),
+            negative: hardest(batch.labels.negative(), false),
+        }
+    }
+}
+
+/// Negatives drawn so that all distances are as likely (Wu et al. 2017,
+/// arXiv:1706.07567).
+pub(super) struct DistanceWeighted {
+    pub(super) cutoff: f64,
+    pub(super) nonzero_loss_cutoff: f64,
+}
+
+impl DistanceWeighted {
+    /// The logarithm of how rare a distance is between points of a sphere.
+    fn log_weight(&self, distance: f64, dim: usize) -> f64 {
+        let (distance, dim) = (distance.max(self.cutoff), dim as f64);
+        (2.0 - dim) * distance.ln() - (dim - 3.0) / 2.0 * (1.0 - 0.25 * distance * distance).ln()
+    }
+}
+
+impl Mine for DistanceWeighted {
+    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+        let matrix = batch.matrix(Metric::Lp);
+        let log = |i: usize, j: usize| self.log_weight(matrix[i][j], batch.dim);
+        let places = (0..batch.labels.batch.len())
+            .flat_map(|i| (0..batch.labels.reference.len()).map(move |j| (i, j)));
+        let most = places
+            .map(|(i, j)| log(i, j))
+            .filter(|w| w.is_finite())
+            .fold(f64::NEG_INFINITY, f64::max);
+        let weight = |i: usize, j: usize| {
+            let log = log(i, j);
+            let near = matrix[i][j].max(self.cutoff) < self.nonzero_loss_cutoff;
+            if log.is_finite() && near {
+                (log - most).exp()
+            } else {
+                0.0
+            }
+        };
+        Tuples::Triplets(
+            batch
+                .labels
+                .random_triplets(None, Some(&weight), batch.seed),
+        )
+    }
+}
+
+/// As many pairs of every distance.
+pub(super) struct UniformHistogram {
+    pub(super) num_bins: usize,
+    pub(super) pos_per_bin: usize,
+    pub(super) neg_per_bin: usize,
+}
+
+impl Mine for UniformHistogram {
+    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+        let matrix = batch.matrix(Metric::Lp);
+        let mut rng = ChaCha8Rng::seed_from_u64(batch.seed);
+        let mut even = |pairs: Vec<(u32, u32)>, per_bin: usize| {
+            let of = |pair: &(u32, u32)| matrix[pair.0 as usize][pair.1 as usize];
+            let low = pairs.iter().map(of).fold(f64::INFINITY, f64::min);
+            let high = pairs.iter().map(of).fold(f64::NEG_INFINITY, f64::max);
+            let width = (high - low) / self.num_bins as f64;
+            let mut bins = vec![Vec::new(); self.num_bins];
+            for pair in pairs {
+                let bin = if width > 0.0 {
+                    ((of(&pair) - low) / width) as usize
+                } else {
+                    0
+                };
+                bins[bin.min(self.num_bins - 1)].push(pair);
+            }
+            let mut chosen = Vec::new();
+            for bin in bins.iter().filter(|bin| !bin.is_empty()) {
+                let draw = (0..per_bin).map(|_| bin[(rng.next_u64() % bin.len() as u64) as usize]);
+                chosen.extend(draw);
+            }
+            chosen
+        };
+        Tuples::Pairs {
+            positive: even(batch.labels.positive(), self.pos_per_bin),
+            negative: even(batch.labels.negative(), self.neg_per_bin),
+        }
+    }
+}
+
+/// Each three examples that follow each other are a triplet.
+pub(super) struct Packaged;
+
+impl Mine for Packaged {
+    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+        let whole = batch.labels.batch.len() as u32 / 3;
+        Tuples::Triplets((0..whole).map(|i| [3 * i, 3 * i + 1, 3 * i + 2]).collect())
+    }
+}

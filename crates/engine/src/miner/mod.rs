@@ -1,0 +1,266 @@
+//! Miners: which pairs or triplets of a batch a loss looks at. Names, options
+//! and defaults are those of pytorch-metric-learning.
+
+mod hard;
+mod margin;
+
+use finetuner_protocol::{Miner as MinerName, Options};
+
+use crate::{
+    Error, Result,
+    loss::{Labels, Metric, Tuples},
+    options::OptionReader,
+};
+
+/// Embeddings to mine in: those of a batch and those that they are compared
+/// with.
+pub(crate) struct Mined<'a> {
+    pub(crate) labels: Labels<'a>,
+    /// Embeddings of the batch, `dim` values each.
+    pub(crate) batch: &'a [f64],
+    /// Embeddings that they are compared with.
+    pub(crate) reference: &'a [f64],
+    pub(crate) dim: usize,
+    /// Decides what is drawn at random.
+    pub(crate) seed: u64,
+}
+
+impl Mined<'_> {
+    fn row<'b>(rows: &'b [f64], dim: usize, i: u32) -> &'b [f64] {
+        &rows[i as usize * dim..(i as usize + 1) * dim]
+    }
+
+    /// Rows of the length 1.
+    fn normalized(&self, rows: &[f64]) -> Vec<f64> {
+        let rows = rows.chunks_exact(self.dim.max(1));
+        rows.flat_map(|row| {
+            let length = row.iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-12);
+            row.iter().map(move |x| x / length)
+        })
+        .collect()
+    }
+
+    /// The distance or similarity of each member of the batch to each of the
+    /// others, all normalised, `[batch][reference]`.
+    fn matrix(&self, metric: Metric) -> Vec<Vec<f64>> {
+        let between = |a: &[f64], b: &[f64]| match metric {
+            Metric::Cosine => a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>(),
+            _ => {
+                let squares = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b));
+                squares.sum::<f64>().sqrt()
+            }
+        };
+        let (batch, reference) = (self.normalized(self.batch), self.normalized(self.reference));
+        let rows = batch.chunks_exact(self.dim.max(1));
+        rows.map(|a| {
+            let others = reference.chunks_exact(self.dim.max(1));
+            others.map(|b| between(a, b)).collect()
+        })
+        .collect()
+    }
+}
+
+/// Chooses pairs or triplets.
+pub(crate) trait Mine: Send {
+    fn mine(&self, batch: &Mined<'_>) -> Tuples;
+}
+
+/// A miner, ready to choose, or a part of the batch to look at.
+pub(crate) enum Miner {
+    Tuples(Box<dyn Mine>),
+    /// The subset of a batch that the loss is highest on, of some drawn at
+    /// random: `MaximumLossMiner`.
+    Subset {
+        output_batch_size: usize,
+        num_trials: usize,
+    },
+}
+
+impl Miner {
+    /// Makes a miner from its name and options.
+    pub(crate) fn new(name: &MinerName, options: Option<&Options>) -> Result<Self> {
+        let read = OptionReader::new("miner_options", options);
+        let tuples = |miner: Box<dyn Mine>| Ok(Self::Tuples(miner));
+        let miner = match name {
+            MinerName::Angular => tuples(Box::new(margin::Angular {
+                angle: read.number("angle", 20.0, 0.0, 90.0)?.to_radians(),
+            })),
+            MinerName::TripletMargin => {
+                let kinds = ["all", "easy", "semihard", "hard"];
+                tuples(Box::new(margin::TripletMargin {
+                    margin: read.any_number("margin", 0.2)?,
+                    kind: read.choice("type_of_triplets", "all", &kinds)?,
+                }))
+            }
+            MinerName::PairMargin => tuples(Box::new(margin::PairMargin {
+                pos_margin: read.any_number("pos_margin", 0.2)?,
+                neg_margin: read.any_number("neg_margin", 0.8)?,
+            })),
+            MinerName::UniformHistogram => tuples(Box::new(margin::UniformHistogram {
+                num_bins: read.count("num_bins", 100, 1)?,
+                pos_per_bin: read.count("pos_per_bin", 10, 1)?,
+                neg_per_bin: read.count("neg_per_bin", 10, 1)?,
+            })),
+            MinerName::Hdc => tuples(Box::new(margin::Hdc {
+                filter_percentage: read.number("filter_percentage", 0.5, 0.0, 1.0)?,
+            })),
+            MinerName::DistanceWeighted => tuples(Box::new(margin::DistanceWeighted {
+                cutoff: read.positive("cutoff", 0.5)?,
+                nonzero_loss_cutoff: read.positive("nonzero_loss_cutoff", 1.4)?,
+            })),
+            MinerName::MultiSimilarity => tuples(Box::new(hard::MultiSimilarity {
+                epsilon: read.any_number("epsilon", 0.1)?,
+            })),
+            MinerName::BatchHard => tuples(Box::new(hard::BatchHard)),
+            MinerName::BatchEasyHard => tuples(Box::new(hard::BatchEasyHard::new(&read)?)),
+            MinerName::EmbeddingsAlreadyPackagedAsTriplets => tuples(Box::new(margin::Packaged)),
+            MinerName::MaximumLoss => Ok(Self::Subset {
+                output_batch_size: match read.count("output_batch_size", 0, 2)? {
+                    0 => {
+                        let wanted = "give the number of examples to choose";
+                        return Err(read.bad("output_batch_size", wanted));
+                    }
+                    size => size,
+                },
+                num_trials: read.count("num_trials", 5, 1)?,
+            }),
+            MinerName::Base | MinerName::BaseSubsetBatch | MinerName::BaseTuple => {
+                return Err(Error::config(
+                    "miner",
+                    format!("`{name}` is a base class: choose a miner that is made from it"),
+                ));
+            }
+            other => {
+                let known: Vec<&str> = MinerName::KNOWN.iter().map(MinerName::as_str).collect();
+                return Err(Error::config(
+                    "miner",
+                    format!("`{other}` is not known; {} are", known.join(", ")),
+                ));
+            }
+        };
+        read.finish()?;
+        miner
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+    use serde_json::{Map, Value};
+
+    use super::*;
+
+    /// Written by `tests/fixtures/make_losses.py`.
+    #[derive(Deserialize)]
+    struct Fixture {
+        dim: usize,
+        batches: BTreeMap<String, Batch>,
+        cases: Vec<Case>,
+    }
+
+    #[derive(Deserialize)]
+    struct Batch {
+        labels: Vec<u32>,
+        embeddings: Vec<f64>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        miner: String,
+        options: Map<String, Value>,
+        batch: String,
+        tuples: Vec<Vec<u32>>,
+    }
+
+    fn fixture() -> Fixture {
+        serde_json::from_str(include_str!("../../tests/fixtures/miners.json")).unwrap()
+    }
+
+    fn mine(name: &str, options: &Map<String, Value>, batch: &Batch, dim: usize) -> Tuples {
+        let options = Options::from(options.clone());
+        let miner = Miner::new(&MinerName::from(name), Some(&options)).unwrap();
+        let Miner::Tuples(miner) = miner else {
+            panic!("{name} chooses no tuples")
+        };
+        miner.mine(&Mined {
+            labels: Labels {
+                batch: &batch.labels,
+                reference: &batch.labels,
+                same: true,
+            },
+            batch: &batch.embeddings,
+            reference: &batch.embeddings,
+            dim,
+            seed: 5,
+        })
+    }
+
+    /// All tuples, sorted: their order means nothing.
+    fn sorted(mut tuples: Vec<Vec<u32>>) -> Vec<Vec<u32>> {
+        tuples.sort();
+        tuples
+    }
+
+    /// From a list for each place to a list for each tuple.
+    fn rows(places: &[Vec<u32>]) -> Vec<Vec<u32>> {
+        let count = places.first().map_or(0, Vec::len);
+        (0..count)
+            .map(|i| places.iter().map(|place| place[i]).collect())
+            .collect()
+    }
+
+    #[test]
+    fn chosen_tuples_are_those_of_pytorch_metric_learning() {
+        let fixture = fixture();
+        assert_eq!(fixture.cases.len(), 64);
+        for case in &fixture.cases {
+            let batch = &fixture.batches[&case.batch];
+            let what = format!("{} {:?} {}", case.miner, case.options, case.batch);
+            match mine(&case.miner, &case.options, batch, fixture.dim) {
+                Tuples::Triplets(found) => {
+                    let found = found.iter().map(|t| t.to_vec()).collect();
+                    assert_eq!(sorted(found), sorted(rows(&case.tuples)), "{what}");
+                }
+                Tuples::Pairs { positive, negative } => {
+                    let listed = |pairs: Vec<(u32, u32)>| {
+                        sorted(pairs.into_iter().map(|(a, b)| vec![a, b]).collect())
+                    };
+                    let expected = |from: usize| sorted(rows(&case.tuples[from..from + 2]));
+                    assert_eq!(listed(positive), expected(0), "{what}");
+                    assert_eq!(listed(negative), expected(2), "{what}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_drawn_at_random_is_valid_and_the_same_for_the_same_seed() {
+        let fixture = fixture();
+        let batch = &fixture.batches["balanced"];
+        let labels = Labels {
+            batch: &batch.labels,
+            reference: &batch.labels,
+            same: true,
+        };
+        let draw = |name: &str, options: &[(&str, u64)]| {
+            let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).into()));
+            mine(name, &options.collect(), batch, fixture.dim)
+        };
+        let Tuples::Triplets(drawn) = draw("DistanceWeightedMiner", &[]) else {
+            panic!("triplets are wanted")
+        };
+        let all = labels.triplets();
+        assert!(!drawn.is_empty() && drawn.iter().all(|t| all.contains(t)));
+        assert_eq!(draw("DistanceWeightedMiner", &[]), Tuples::Triplets(drawn));
+
+        let options = [("num_bins", 3), ("pos_per_bin", 2), ("neg_per_bin", 4)];
+        let Tuples::Pairs { positive, negative } = draw("UniformHistogramMiner", &options) else {
+            panic!("pairs are wanted")
+        };
+        assert_eq!((positive.len(), negative.len()), (6, 12));
+        assert!(positive.iter().all(|pair| labels.positive().contains(pair)));
+        assert!(negative.iter().all(|pair| labels.negative().contains(pair)));
+    }
+}

@@ -1,0 +1,111 @@
+//! What convolutional networks have in common.
+
+use candle_core::Tensor;
+
+use crate::{
+    Result,
+    kernels::simd::Curve,
+    ops::{BatchNorm, ConvKind, ConvNorm, Padding, Pass, Pooler, Segments, pool},
+    params::Params,
+};
+
+/// A convolution and its normalisation, as a checkpoint names them.
+#[derive(Clone, Debug)]
+pub(super) struct Layer {
+    convolution: String,
+    norm: String,
+    kind: ConvKind,
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    stride: usize,
+    padding: Padding,
+}
+
+impl Layer {
+    /// `{prefix}.{convolution}` and `{prefix}.{norm}`.
+    pub(super) fn named(prefix: &str, convolution: &str, norm: &str) -> Self {
+        Self {
+            convolution: format!("{prefix}.{convolution}"),
+            norm: format!("{prefix}.{norm}"),
+            kind: ConvKind::Full,
+            inputs: 0,
+            outputs: 0,
+            kernel: 1,
+            stride: 1,
+            padding: Padding::Both(0),
+        }
+    }
+
+    /// Every output sees every input.
+    pub(super) fn full(self, inputs: usize, outputs: usize, kernel: usize, stride: usize) -> Self {
+        Self {
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            // A step of one keeps the size.
+            padding: Padding::Both(kernel / 2),
+            ..self
+        }
+    }
+
+    /// Each channel for itself.
+    pub(super) fn depthwise(self, channels: usize, kernel: usize, stride: usize) -> Self {
+        Self {
+            kind: ConvKind::Depthwise,
+            ..self.full(channels, channels, kernel, stride)
+        }
+    }
+
+    pub(super) fn padded(self, padding: Padding) -> Self {
+        Self { padding, ..self }
+    }
+
+    fn weight_shape(&self) -> Vec<usize> {
+        let inputs = match self.kind {
+            ConvKind::Depthwise => 1,
+            _ => self.inputs,
+        };
+        vec![self.outputs, inputs, self.kernel, self.kernel]
+    }
+
+    /// Name and shape of its tensors.
+    pub(super) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let weight = (format!("{}.weight", self.convolution), self.weight_shape());
+        std::iter::once(weight)
+            .chain(BatchNorm::tensors(&self.norm, self.outputs))
+            .collect()
+    }
+}
+
+/// Takes a layer's weights.
+pub(super) fn load(params: &Params, layer: &Layer, eps: f32, curve: Curve) -> Result<ConvNorm> {
+    Ok(ConvNorm {
+        kind: layer.kind,
+        weight: Some(params.get(
+            &format!("{}.weight", layer.convolution),
+            &layer.weight_shape(),
+        )?),
+        inputs: layer.inputs,
+        outputs: layer.outputs,
+        kernel: layer.kernel,
+        stride: layer.stride,
+        padding: layer.padding,
+        norm: BatchNorm::load(params, &layer.norm, layer.outputs, eps)?,
+        curve,
+    })
+}
+
+/// Pictures `[batch, 3, height, width]` with their channels last.
+pub(super) fn feature_map(pixels: &Tensor) -> Result<Tensor> {
+    Ok(pixels.permute((0, 2, 3, 1))?.contiguous()?)
+}
+
+/// One vector for each map of features `[batch, height, width, channels]`.
+pub(super) fn pool_places(pass: &Pass, x: &Tensor, pooler: Pooler) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let places = height * width;
+    let rows = x.reshape((batch * places, channels))?;
+    pool(pass, &rows, &Segments::uniform(batch, places), pooler)
+}

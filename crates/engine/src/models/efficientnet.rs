@@ -1,0 +1,335 @@
+//! EfficientNet (Tan and Le 2019, arXiv:1905.11946), with the tensor names and
+//! the behaviour of `EfficientNetModel` of Hugging Face's `transformers`, and
+//! its Lite form (no squeeze-and-excitation, ReLU6). Stochastic depth is left
+//! out in training, so that runs are exact.
+
+use candle_core::Tensor;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::cnn::{Layer, feature_map, load, pool_places};
+use crate::{
+    Error, Result,
+    kernels::simd::Curve,
+    ops::{ConvNorm, Linear, Padding, Pass, Pooler, linear, scale_channels},
+    params::Params,
+};
+
+/// Shapes of an EfficientNet, read from its `config.json`. Defaults are those
+/// of `transformers`: the B7.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct EfficientNetConfig {
+    /// Height and width of a picture in pixels.
+    pub image_size: usize,
+    /// What channels are multiplied with.
+    pub width_coefficient: f64,
+    /// What the number of blocks is multiplied with.
+    pub depth_coefficient: f64,
+    /// Channels are multiples of this.
+    pub depth_divisor: usize,
+    /// Kernel of each stage.
+    pub kernel_sizes: Vec<usize>,
+    /// Channels that come into each stage.
+    pub in_channels: Vec<usize>,
+    /// Channels that come out of each stage.
+    pub out_channels: Vec<usize>,
+    /// Numbers of blocks that are padded on all sides alike.
+    pub depthwise_padding: Vec<usize>,
+    /// Step of the first block of each stage.
+    pub strides: Vec<usize>,
+    /// Blocks of each stage.
+    pub num_block_repeats: Vec<usize>,
+    /// How much wider a block is inside.
+    pub expand_ratios: Vec<usize>,
+    /// How narrow squeeze-and-excitation is; 0 leaves it out.
+    pub squeeze_expansion_ratio: f64,
+    /// `swish` or `relu6`.
+    pub hidden_act: String,
+    /// Channels of the last map, and length of an embedding.
+    pub hidden_dim: usize,
+    /// Under the root of the batch normalisations.
+    pub batch_norm_eps: f32,
+    /// Whether the first layer and the number of blocks of the first and the
+    /// last stage keep their size, as in the Lite form.
+    pub fixed_ends: bool,
+}
+
+impl Default for EfficientNetConfig {
+    fn default() -> Self {
+        Self {
+            image_size: 600,
+            width_coefficient: 2.0,
+            depth_coefficient: 3.1,
+            depth_divisor: 8,
+            kernel_sizes: vec![3, 3, 5, 3, 5, 5, 3],
+            in_channels: vec![32, 16, 24, 40, 80, 112, 192],
+            out_channels: vec![16, 24, 40, 80, 112, 192, 320],
+            depthwise_padding: Vec::new(),
+            strides: vec![1, 2, 2, 2, 1, 2, 1],
+            num_block_repeats: vec![1, 2, 2, 3, 3, 4, 1],
+            expand_ratios: vec![1, 6, 6, 6, 6, 6, 6],
+            squeeze_expansion_ratio: 0.25,
+            hidden_act: "swish".to_owned(),
+            hidden_dim: 2560,
+            batch_norm_eps: 1e-3,
+            fixed_ends: false,
+        }
+    }
+}
+
+/// One block: widen, look around, squeeze and excite, narrow.
+struct BlockLayers {
+    expand: Option<Layer>,
+    depthwise: Layer,
+    squeeze: Option<Squeeze>,
+    project: Layer,
+    /// Whether the input is added to the output.
+    residual: bool,
+}
+
+#[derive(Clone)]
+struct Squeeze {
+    name: String,
+    width: usize,
+    narrow: usize,
+}
+
+impl EfficientNetConfig {
+    /// Reads a `config.json` of the type `efficientnet`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where it describes shapes that no model can have.
+    pub fn parse(json: &Value) -> Result<Self> {
+        let bad = |reason: String| Error::checkpoint(format!("config.json: {reason}"));
+        let config = Self::deserialize(json).map_err(|e| bad(e.to_string()))?;
+        let stages = config.in_channels.len();
+        let lists = [
+            ("kernel_sizes", &config.kernel_sizes),
+            ("out_channels", &config.out_channels),
+            ("strides", &config.strides),
+            ("num_block_repeats", &config.num_block_repeats),
+            ("expand_ratios", &config.expand_ratios),
+            ("in_channels", &config.in_channels),
+        ];
+        for (name, list) in lists {
+            if list.len() != stages || list.is_empty() || list.contains(&0) {
+                return Err(bad(format!(
+                    "`{name}` must hold a positive number for each of {stages} stages"
+                )));
+            }
+        }
+        let sensible = |x: f64| x.is_finite() && x > 0.0 && x < 100.0;
+        if !sensible(config.width_coefficient) || !sensible(config.depth_coefficient) {
+            return Err(bad("a coefficient is not a positive number".to_owned()));
+        }
+        if config.depth_divisor == 0 || config.hidden_dim == 0 || config.image_size == 0 {
+            return Err(bad("a size is 0".to_owned()));
+        }
+        if config.hidden_dim != config.round(1280) {
+            return Err(bad(format!(
+                "`hidden_dim` is {}, but the last layer has {} channels",
+                config.hidden_dim,
+                config.round(1280)
+            )));
+        }
+        config.curve()?;
+        Ok(config)
+    }
+
+    fn curve(&self) -> Result<Curve> {
+        Curve::parse(&self.hidden_act).ok_or_else(|| {
+            Error::checkpoint(format!(
+                "config.json: `hidden_act` is `{}`; `swish`, `relu` and `relu6` are known",
+                self.hidden_act
+            ))
+        })
+    }
+
+    /// Channels, scaled and rounded to a multiple that is not much less.
+    fn round(&self, channels: usize) -> usize {
+        let scaled = channels as f64 * self.width_coefficient;
+        let divisor = self.depth_divisor;
+        let nearest = (scaled + divisor as f64 / 2.0) as usize / divisor * divisor;
+        let rounded = nearest.max(divisor);
+        if (rounded as f64) < 0.9 * scaled {
+            rounded + divisor
+        } else {
+            rounded
+        }
+    }
+
+    fn repeats(&self, stage: usize) -> usize {
+        let count = self.num_block_repeats[stage];
+        if self.fixed_ends && (stage == 0 || stage + 1 == self.num_block_repeats.len()) {
+            return count;
+        }
+        (self.depth_coefficient * count as f64).ceil() as usize
+    }
+
+    fn stem_channels(&self) -> usize {
+        if self.fixed_ends { 32 } else { self.round(32) }
+    }
+
+    fn stem(&self) -> Layer {
+        Layer::named("embeddings", "convolution", "batchnorm")
+            .full(3, self.stem_channels(), 3, 2)
+            .padded(Padding::Sides(0, 1))
+    }
+
+    fn top(&self) -> Layer {
+        let last = self.out_channels.last().copied().unwrap_or(0);
+        Layer::named("encoder", "top_conv", "top_bn").full(self.round(last), self.hidden_dim, 1, 1)
+    }
+
+    fn blocks(&self) -> Vec<BlockLayers> {
+        let mut blocks = Vec::new();
+        for stage in 0..self.in_channels.len() {
+            let outputs = self.round(self.out_channels[stage]);
+            for repeat in 0..self.repeats(stage) {
+                let number = blocks.len();
+                let inputs = match (repeat, stage) {
+                    (0, 0) => self.stem_channels(),
+                    (0, _) => self.round(self.in_channels[stage]),
+                    _ => outputs,
+                };
+                let stride = if repeat == 0 { self.strides[stage] } else { 1 };
+                let wide = inputs * self.expand_ratios[stage];
+                let kernel = self.kernel_sizes[stage];
+                let name = |part: &str| format!("encoder.blocks.{number}.{part}");
+                let mut depthwise =
+                    Layer::named(&name("depthwise_conv"), "depthwise_conv", "depthwise_norm")
+                        .depthwise(wide, kernel, stride);
+                if stride == 2 && !self.depthwise_padding.contains(&number) {
+                    depthwise = depthwise.padded(Padding::Sides(kernel / 2 - 1, kernel / 2));
+                }
+                let narrow = (inputs as f64 * self.squeeze_expansion_ratio) as usize;
+                blocks.push(BlockLayers {
+                    expand: (self.expand_ratios[stage] != 1).then(|| {
+                        Layer::named(&name("expansion"), "expand_conv", "expand_bn")
+                            .full(inputs, wide, 1, 1)
+                    }),
+                    depthwise,
+                    squeeze: (self.squeeze_expansion_ratio > 0.0).then(|| Squeeze {
+                        name: name("squeeze_excite"),
+                        width: wide,
+                        narrow: narrow.max(1),
+                    }),
+                    project: Layer::named(&name("projection"), "project_conv", "project_bn")
+                        .full(wide, outputs, 1, 1),
+                    residual: repeat > 0,
+                });
+            }
+        }
+        blocks
+    }
+
+    /// Name and shape of every tensor.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let mut all = self.stem().tensors();
+        for block in self.blocks() {
+            let layers = block
+                .expand
+                .iter()
+                .chain([&block.depthwise, &block.project]);
+            all.extend(layers.flat_map(Layer::tensors));
+            if let Some(Squeeze {
+                name,
+                width,
+                narrow,
+            }) = block.squeeze
+            {
+                for (part, outputs, inputs) in
+                    [("reduce", narrow, width), ("expand", width, narrow)]
+                {
+                    let shape = vec![outputs, inputs, 1, 1];
+                    all.push((format!("{name}.{part}.weight"), shape));
+                    all.push((format!("{name}.{part}.bias"), vec![outputs]));
+                }
+            }
+        }
+        all.extend(self.top().tensors());
+        all
+    }
+}
+
+/// The network up to its last map of features.
+pub(crate) struct EfficientNet {
+    stem: ConvNorm,
+    blocks: Vec<Block>,
+    top: ConvNorm,
+    curve: Curve,
+}
+
+struct Block {
+    expand: Option<ConvNorm>,
+    depthwise: ConvNorm,
+    squeeze: Option<[Linear; 2]>,
+    project: ConvNorm,
+    residual: bool,
+}
+
+impl EfficientNet {
+    pub(crate) fn new(config: &EfficientNetConfig, params: &Params) -> Result<Self> {
+        let curve = config.curve()?;
+        let build = |layer: &Layer, curve| load(params, layer, config.batch_norm_eps, curve);
+        let blocks = config.blocks().into_iter().map(|block| {
+            let squeeze = block.squeeze.map(|s| -> Result<_> {
+                let layer = |part: &str, inputs, outputs| {
+                    Linear::load_pointwise(params, &format!("{}.{part}", s.name), inputs, outputs)
+                };
+                Ok([
+                    layer("reduce", s.width, s.narrow)?,
+                    layer("expand", s.narrow, s.width)?,
+                ])
+            });
+            Ok(Block {
+                expand: block.expand.map(|layer| build(&layer, curve)).transpose()?,
+                depthwise: build(&block.depthwise, curve)?,
+                squeeze: squeeze.transpose()?,
+                project: build(&block.project, Curve::Identity)?,
+                residual: block.residual,
+            })
+        });
+        Ok(Self {
+            stem: build(&config.stem(), curve)?,
+            blocks: blocks.collect::<Result<_>>()?,
+            top: build(&config.top(), curve)?,
+            curve,
+        })
+    }
+
+    /// `[batch, height, width, channels]` of pictures `[batch, 3, height,
+    /// width]`.
+    pub(crate) fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
+        let mut x = self.stem.forward(pass, &feature_map(pixels)?, None)?;
+        for block in &self.blocks {
+            let residual = block.residual.then(|| x.clone());
+            if let Some(expand) = &block.expand {
+                x = expand.forward(pass, &x, None)?;
+            }
+            x = block.depthwise.forward(pass, &x, None)?;
+            if let Some([reduce, expand]) = &block.squeeze {
+                let narrow = linear(pass, &pool_places(pass, &x, Pooler::Mean)?, reduce)?;
+                let wide = linear(pass, &self.activate(&narrow)?, expand)?;
+                x = scale_channels(pass, &x, &sigmoid(&wide)?)?;
+            }
+            x = block.project.forward(pass, &x, residual.as_ref())?;
+        }
+        self.top.forward(pass, &x, None)
+    }
+
+    fn activate(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self.curve {
+            Curve::Swish => (x * sigmoid(x)?)?,
+            Curve::Relu6 => x.clamp(0.0, 6.0)?,
+            Curve::Relu => x.relu()?,
+            Curve::Identity => x.clone(),
+        })
+    }
+}
+
+fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    Ok((x.neg()?.exp()? + 1.0)?.recip()?)
+}

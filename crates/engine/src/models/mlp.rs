@@ -1,0 +1,135 @@
+//! A perceptron with hidden layers: from features that were made elsewhere to
+//! embeddings.
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    Error, Result,
+    ops::{Linear, Pass, linear, normalize},
+    params::Params,
+};
+
+/// Shapes of a perceptron.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MlpConfig {
+    /// Length of the features.
+    pub input_size: usize,
+    /// Width of each layer; that of the last is the embedding's length.
+    #[serde(default)]
+    pub hidden_sizes: Vec<usize>,
+    /// Whether the layers have biases.
+    #[serde(default = "yes")]
+    pub bias: bool,
+    /// `relu`, `tanh`, `sigmoid`, or nothing, behind every layer but the last.
+    #[serde(default)]
+    pub activation: Option<String>,
+    /// Whether embeddings are given the length 1.
+    #[serde(default)]
+    pub l2: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// No layer may be wider than this.
+const WIDEST: usize = 65_536;
+
+impl MlpConfig {
+    /// Reads `model_options` or a `config.json` of the type `mlp`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where a field is missing or has no sense.
+    pub fn parse(json: &Value) -> Result<Self> {
+        let bad = |reason: String| Error::config("model_options", reason);
+        let config = Self::deserialize(json).map_err(|e| bad(format!("`mlp`: {e}")))?;
+        let sizes = std::iter::once(&config.input_size).chain(&config.hidden_sizes);
+        if let Some(size) = sizes.into_iter().find(|n| **n == 0 || **n > WIDEST) {
+            return Err(bad(format!(
+                "`input_size` and `hidden_sizes`: {size}; from 1 to {WIDEST} are possible"
+            )));
+        }
+        if config.hidden_sizes.is_empty() {
+            return Err(bad(
+                "`hidden_sizes` is empty: give the width of at least one layer, such as [128]"
+                    .to_owned(),
+            ));
+        }
+        match config.activation.as_deref() {
+            None | Some("relu" | "tanh" | "sigmoid") => Ok(config),
+            Some(other) => Err(bad(format!(
+                "`activation` is `{other}`; relu, tanh and sigmoid are known"
+            ))),
+        }
+    }
+
+    /// Length of an embedding.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.hidden_sizes.last().copied().unwrap_or(0)
+    }
+
+    fn widths(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        let inputs = std::iter::once(&self.input_size).chain(&self.hidden_sizes);
+        inputs.zip(&self.hidden_sizes).map(|(i, o)| (*i, *o))
+    }
+
+    /// Name and shape of every tensor.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let mut all = Vec::new();
+        for (layer, (inputs, outputs)) in self.widths().enumerate() {
+            all.push((format!("hidden.{layer}.weight"), vec![outputs, inputs]));
+            if self.bias {
+                all.push((format!("hidden.{layer}.bias"), vec![outputs]));
+            }
+        }
+        all
+    }
+}
+
+pub(crate) struct Mlp {
+    layers: Vec<Linear>,
+    activation: Option<String>,
+    l2: bool,
+}
+
+impl Mlp {
+    pub(crate) fn new(config: &MlpConfig, params: &Params) -> Result<Self> {
+        let layers = config
+            .widths()
+            .enumerate()
+            .map(|(layer, (inputs, outputs))| {
+                Linear::load(
+                    params,
+                    &format!("hidden.{layer}"),
+                    inputs,
+                    outputs,
+                    config.bias,
+                )
+            });
+        Ok(Self {
+            layers: layers.collect::<Result<_>>()?,
+            activation: config.activation.clone(),
+            l2: config.l2,
+        })
+    }
+
+    pub(crate) fn encode(&self, pass: &Pass, features: &Tensor) -> Result<Tensor> {
+        let mut x = features.clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = linear(pass, &x, layer)?;
+            if i + 1 < self.layers.len() {
+                x = match self.activation.as_deref() {
+                    Some("relu") => x.relu()?,
+                    Some("tanh") => x.tanh()?,
+                    Some("sigmoid") => (x.neg()?.exp()? + 1.0)?.recip()?,
+                    _ => x,
+                };
+            }
+        }
+        if self.l2 { normalize(&x) } else { Ok(x) }
+    }
+}

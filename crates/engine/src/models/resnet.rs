@@ -1,0 +1,207 @@
+//! ResNet (He et al. 2016, arXiv:1512.03385), with the tensor names and the
+//! behaviour of `ResNetModel` of Hugging Face's `transformers`.
+
+use candle_core::Tensor;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::cnn::{Layer, feature_map, load};
+use crate::{
+    Error, Result,
+    kernels::simd::Curve,
+    ops::{ConvNorm, Pass, max_pool},
+    params::Params,
+};
+
+/// Shapes of a ResNet, read from its `config.json`. Defaults are those of a
+/// ResNet-50.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct ResNetConfig {
+    /// Channels of the first layer.
+    pub embedding_size: usize,
+    /// Channels of each stage; those of the last are the embedding's length.
+    pub hidden_sizes: Vec<usize>,
+    /// Blocks of each stage.
+    pub depths: Vec<usize>,
+    /// `bottleneck` or `basic`.
+    pub layer_type: String,
+    /// The activation; `relu` is what every published one has.
+    pub hidden_act: String,
+    /// Whether the first stage halves the picture as the others do.
+    pub downsample_in_first_stage: bool,
+    /// Whether the first convolution of a bottleneck takes the step.
+    pub downsample_in_bottleneck: bool,
+}
+
+impl Default for ResNetConfig {
+    fn default() -> Self {
+        Self {
+            embedding_size: 64,
+            hidden_sizes: vec![256, 512, 1024, 2048],
+            depths: vec![3, 4, 6, 3],
+            layer_type: "bottleneck".to_owned(),
+            hidden_act: "relu".to_owned(),
+            downsample_in_first_stage: false,
+            downsample_in_bottleneck: false,
+        }
+    }
+}
+
+/// How much narrower the middle of a bottleneck is.
+const REDUCTION: usize = 4;
+/// Under the root of the batch normalisations.
+const EPS: f32 = 1e-5;
+
+/// The layers of one block: those one after the other, and the shortcut's.
+struct BlockLayers {
+    layers: Vec<Layer>,
+    shortcut: Option<Layer>,
+}
+
+impl ResNetConfig {
+    /// Reads a `config.json` of the type `resnet`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where it describes shapes that no model can have.
+    pub fn parse(json: &Value) -> Result<Self> {
+        let bad = |reason: String| Error::checkpoint(format!("config.json: {reason}"));
+        let config = Self::deserialize(json).map_err(|e| bad(e.to_string()))?;
+        if config.hidden_sizes.is_empty() || config.hidden_sizes.len() != config.depths.len() {
+            return Err(bad(
+                "`hidden_sizes` and `depths` must be lists of one length".to_owned(),
+            ));
+        }
+        let smallest = config.hidden_sizes.iter().chain(&config.depths).min();
+        if config.embedding_size == 0 || smallest == Some(&0) {
+            return Err(bad("a size is 0".to_owned()));
+        }
+        if !["bottleneck", "basic"].contains(&config.layer_type.as_str()) {
+            return Err(bad(format!(
+                "`layer_type` is `{}`; `bottleneck` and `basic` are known",
+                config.layer_type
+            )));
+        }
+        config.curve()?;
+        Ok(config)
+    }
+
+    fn curve(&self) -> Result<Curve> {
+        Curve::parse(&self.hidden_act).ok_or_else(|| {
+            Error::checkpoint(format!(
+                "config.json: `hidden_act` is `{}`; `relu` and `swish` are known",
+                self.hidden_act
+            ))
+        })
+    }
+
+    /// Length of an embedding.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.hidden_sizes.last().copied().unwrap_or(0)
+    }
+
+    fn stem(&self) -> Layer {
+        Layer::named("embedder.embedder", "convolution", "normalization").full(
+            3,
+            self.embedding_size,
+            7,
+            2,
+        )
+    }
+
+    fn blocks(&self) -> Vec<BlockLayers> {
+        let mut blocks = Vec::new();
+        let mut inputs = self.embedding_size;
+        for (stage, (&outputs, &depth)) in self.hidden_sizes.iter().zip(&self.depths).enumerate() {
+            for block in 0..depth {
+                let steps = block == 0 && (stage > 0 || self.downsample_in_first_stage);
+                let stride = if steps { 2 } else { 1 };
+                let name = format!("encoder.stages.{stage}.layers.{block}");
+                blocks.push(self.block(&name, inputs, outputs, stride));
+                inputs = outputs;
+            }
+        }
+        blocks
+    }
+
+    fn block(&self, name: &str, inputs: usize, outputs: usize, stride: usize) -> BlockLayers {
+        let layer =
+            |i: usize| Layer::named(&format!("{name}.layer.{i}"), "convolution", "normalization");
+        let layers = if self.layer_type == "bottleneck" {
+            let narrow = outputs / REDUCTION;
+            let (first, second) = if self.downsample_in_bottleneck {
+                (stride, 1)
+            } else {
+                (1, stride)
+            };
+            vec![
+                layer(0).full(inputs, narrow, 1, first),
+                layer(1).full(narrow, narrow, 3, second),
+                layer(2).full(narrow, outputs, 1, 1),
+            ]
+        } else {
+            vec![
+                layer(0).full(inputs, outputs, 3, stride),
+                layer(1).full(outputs, outputs, 3, 1),
+            ]
+        };
+        let shortcut = (inputs != outputs || stride != 1).then(|| {
+            Layer::named(&format!("{name}.shortcut"), "convolution", "normalization")
+                .full(inputs, outputs, 1, stride)
+        });
+        BlockLayers { layers, shortcut }
+    }
+
+    /// Name and shape of every tensor.
+    #[must_use]
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let mut layers = vec![self.stem()];
+        for block in self.blocks() {
+            layers.extend(block.layers);
+            layers.extend(block.shortcut);
+        }
+        layers.iter().flat_map(Layer::tensors).collect()
+    }
+}
+
+/// The network up to its last map of features.
+pub(crate) struct ResNet {
+    stem: ConvNorm,
+    blocks: Vec<(Vec<ConvNorm>, Option<ConvNorm>)>,
+}
+
+impl ResNet {
+    pub(crate) fn new(config: &ResNetConfig, params: &Params) -> Result<Self> {
+        let curve = config.curve()?;
+        let build = |layer: &Layer, curve| load(params, layer, EPS, curve);
+        let blocks = config.blocks().into_iter().map(|block| {
+            let layers = block.layers.iter().map(|layer| build(layer, curve));
+            let shortcut = block.shortcut.map(|layer| build(&layer, Curve::Identity));
+            Ok((layers.collect::<Result<Vec<_>>>()?, shortcut.transpose()?))
+        });
+        Ok(Self {
+            stem: build(&config.stem(), curve)?,
+            blocks: blocks.collect::<Result<_>>()?,
+        })
+    }
+
+    /// `[batch, height, width, channels]` of pictures `[batch, 3, height,
+    /// width]`.
+    pub(crate) fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
+        let x = self.stem.forward(pass, &feature_map(pixels)?, None)?;
+        let mut x = max_pool(pass, &x)?;
+        for (layers, shortcut) in &self.blocks {
+            let residual = match shortcut {
+                Some(layer) => layer.forward(pass, &x, None)?,
+                None => x.clone(),
+            };
+            for (i, layer) in layers.iter().enumerate() {
+                // The shortcut comes in before the last activation.
+                let last = i + 1 == layers.len();
+                x = layer.forward(pass, &x, last.then_some(&residual))?;
+            }
+        }
+        Ok(x)
+    }
+}

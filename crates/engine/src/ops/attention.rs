@@ -1,0 +1,231 @@
+//! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) over
+//! sequences of different lengths, without padding between them.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use crate::kernels::{
+    gemm::{Mat, MatMut, Threads, matmul},
+    simd,
+};
+
+/// Where sequences begin and end among rows that follow each other without a
+/// gap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Segments(Arc<[usize]>);
+
+impl Segments {
+    /// Sequences of these lengths.
+    pub(crate) fn new(lengths: impl IntoIterator<Item = usize>) -> Self {
+        Self(lengths.into_iter().collect())
+    }
+
+    /// `count` sequences of one length.
+    pub(crate) fn uniform(count: usize, length: usize) -> Self {
+        Self::new(std::iter::repeat_n(length, count))
+    }
+
+    /// How many sequences there are.
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn lengths(&self) -> &[usize] {
+        &self.0
+    }
+
+    /// Rows of all sequences.
+    pub(crate) fn rows(&self) -> usize {
+        self.0.iter().sum()
+    }
+
+    /// The first row and the length of each sequence.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.0.iter().scan(0, |next, &length| {
+            let start = *next;
+            *next += length;
+            Some((start, length))
+        })
+    }
+
+    /// The one length of all sequences, where they have one.
+    pub(crate) fn common_length(&self) -> Option<usize> {
+        let first = *self.0.first()?;
+        self.0
+            .iter()
+            .all(|length| *length == first)
+            .then_some(first)
+    }
+
+    /// Cuts `data` into one part for each sequence of as many elements as
+    /// `size` says for its length.
+    fn parts<'a>(&self, mut data: &'a [f32], size: impl Fn(usize) -> usize) -> Vec<&'a [f32]> {
+        let cut = |&length: &usize| {
+            let (part, rest) = data.split_at(size(length));
+            data = rest;
+            part
+        };
+        self.0.iter().map(cut).collect()
+    }
+
+    fn parts_mut<'a>(
+        &self,
+        mut data: &'a mut [f32],
+        size: impl Fn(usize) -> usize,
+    ) -> Vec<&'a mut [f32]> {
+        let cut = |&length: &usize| {
+            let (part, rest) = std::mem::take(&mut data).split_at_mut(size(length));
+            data = rest;
+            part
+        };
+        self.0.iter().map(cut).collect()
+    }
+}
+
+/// Attention over rows of `heads * head` values. Heads are not moved apart:
+/// each is a strided view.
+pub(crate) struct Attention<'a> {
+    pub(crate) segments: &'a Segments,
+    pub(crate) width: usize,
+    pub(crate) heads: usize,
+    /// Whether a position sees only itself and those before it.
+    pub(crate) causal: bool,
+}
+
+impl Attention<'_> {
+    fn head(&self) -> usize {
+        self.width / self.heads
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.head() as f32).sqrt()
+    }
+
+    /// Elements that all attention weights take.
+    pub(crate) fn weights_len(&self) -> usize {
+        let squares = self.segments.lengths().iter().map(|length| length * length);
+        self.heads * squares.sum::<usize>()
+    }
+
+    /// The part of one sequence's `[length, width]` that belongs to a head.
+    fn view<'a>(&self, sequence: &'a [f32], head: usize) -> Mat<'a> {
+        let rows = sequence.len() / self.width;
+        Mat::strided(
+            &sequence[head * self.head()..],
+            rows,
+            self.head(),
+            self.width,
+        )
+    }
+
+    fn view_mut<'a>(&self, sequence: &'a mut [f32], head: usize) -> MatMut<'a> {
+        let rows = sequence.len() / self.width;
+        let part = &mut sequence[head * self.head()..];
+        MatMut::strided(part, rows, self.head(), self.width)
+    }
+
+    /// Positions of a sequence that `row` of it sees.
+    fn visible(&self, row: usize, length: usize) -> usize {
+        if self.causal { row + 1 } else { length }
+    }
+
+    pub(crate) fn forward(&self, [q, k, v]: [&[f32]; 3], weights: &mut [f32], mixed: &mut [f32]) {
+        let (rows, squares) = (|n| n * self.width, |n| self.heads * n * n);
+        let s = self.segments;
+        s.parts_mut(weights, squares)
+            .into_par_iter()
+            .zip(s.parts_mut(mixed, rows))
+            .zip(s.parts(q, rows))
+            .zip(s.parts(k, rows))
+            .zip(s.parts(v, rows))
+            .for_each(|((((weights, mixed), q), k), v)| {
+                let length = q.len() / self.width;
+                for (head, weights) in weights.chunks_exact_mut(length * length).enumerate() {
+                    matmul(
+                        MatMut::new(weights, length, length),
+                        self.view(q, head),
+                        self.view(k, head).t(),
+                        self.scale(),
+                        false,
+                        Threads::One,
+                    );
+                    for (i, row) in weights.chunks_exact_mut(length).enumerate() {
+                        simd::softmax_row(row, self.visible(i, length));
+                    }
+                    matmul(
+                        self.view_mut(mixed, head),
+                        Mat::new(weights, length, length),
+                        self.view(v, head),
+                        1.0,
+                        false,
+                        Threads::One,
+                    );
+                }
+            });
+    }
+
+    pub(crate) fn backward(
+        &self,
+        [q, k, v]: [&[f32]; 3],
+        weights: &[f32],
+        g: &[f32],
+        [dq, dk, dv]: [&mut [f32]; 3],
+    ) {
+        let (rows, squares) = (|n| n * self.width, |n| self.heads * n * n);
+        let s = self.segments;
+        let longest = s.lengths().iter().copied().max().unwrap_or(0);
+        let inputs = s.parts(weights, squares).into_par_iter();
+        let inputs = inputs
+            .zip(s.parts(q, rows))
+            .zip(s.parts(k, rows))
+            .zip(s.parts(v, rows))
+            .zip(s.parts(g, rows));
+        s.parts_mut(dq, rows)
+            .into_par_iter()
+            .zip(s.parts_mut(dk, rows))
+            .zip(s.parts_mut(dv, rows))
+            .zip(inputs)
+            .for_each_init(
+                || vec![0.0; longest * longest],
+                |d_weights, (((dq, dk), dv), ((((weights, q), k), v), g))| {
+                    let length = q.len() / self.width;
+                    let d_weights = &mut d_weights[..length * length];
+                    for (head, weights) in weights.chunks_exact(length * length).enumerate() {
+                        let product = |out: MatMut<'_>, a: Mat<'_>, b: Mat<'_>| {
+                            matmul(out, a, b, 1.0, false, Threads::One);
+                        };
+                        let square = Mat::new(weights, length, length);
+                        let g = self.view(g, head);
+                        product(self.view_mut(dv, head), square.t(), g);
+                        let out = MatMut::new(d_weights, length, length);
+                        product(out, g, self.view(v, head).t());
+                        for (p, d) in weights
+                            .chunks_exact(length)
+                            .zip(d_weights.chunks_exact_mut(length))
+                        {
+                            simd::softmax_backward_row(p, d, self.scale());
+                        }
+                        let d_scores = Mat::new(d_weights, length, length);
+                        product(self.view_mut(dq, head), d_scores, self.view(k, head));
+                        product(self.view_mut(dk, head), d_scores.t(), self.view(q, head));
+                    }
+                },
+            );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_know_where_they_lie() {
+        let segments = Segments::new([3, 1, 2]);
+        let places: Vec<_> = segments.iter().collect();
+        assert_eq!(places, [(0, 3), (3, 1), (4, 2)]);
+        assert_eq!((segments.count(), segments.rows()), (3, 6));
+        assert_eq!(segments.common_length(), None);
+        assert_eq!(Segments::uniform(4, 5).common_length(), Some(5));
+    }
+}

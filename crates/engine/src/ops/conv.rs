@@ -1,0 +1,652 @@
+//! Layers of convolutional networks, channels last: `[batch, height, width,
+//! channels]`. They run on the CPU alone.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+use rayon::prelude::*;
+
+use super::{Pass, argument, floats, with_grad};
+use crate::{
+    Error, Result, kernels,
+    kernels::{
+        conv::ConvDims,
+        pool::{Buffer, Pool},
+        simd::{self, Curve},
+    },
+    params::{Param, Params},
+};
+
+/// Elements of a result handled by one task.
+const CHUNK: usize = 64 * 1024;
+
+/// Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167): in training
+/// by the moments of the batch, else by the running ones.
+#[derive(Clone)]
+pub(crate) struct BatchNorm {
+    weight: Arc<Param>,
+    bias: Arc<Param>,
+    running_mean: Arc<Param>,
+    running_var: Arc<Param>,
+    eps: f32,
+}
+
+/// What of a new batch goes into the running moments: PyTorch's default.
+const MOMENTUM: f32 = 0.1;
+
+/// How a normalisation maps values, column by column.
+struct Affine {
+    scale: Vec<f32>,
+    shift: Vec<f32>,
+    mean: Vec<f32>,
+    /// One over the standard deviation.
+    rstd: Vec<f32>,
+}
+
+impl BatchNorm {
+    /// Takes the four tensors of `name`. The running moments must be frozen.
+    pub(crate) fn load(params: &Params, name: &str, width: usize, eps: f32) -> Result<Self> {
+        let get = |part: &str| params.get(&format!("{name}.{part}"), &[width]);
+        Ok(Self {
+            weight: get("weight")?,
+            bias: get("bias")?,
+            running_mean: get("running_mean")?,
+            running_var: get("running_var")?,
+            eps,
+        })
+    }
+
+    /// Name and shape of its tensors.
+    pub(crate) fn tensors(name: &str, width: usize) -> impl Iterator<Item = (String, Vec<usize>)> {
+        ["weight", "bias", "running_mean", "running_var"]
+            .map(|part| (format!("{name}.{part}"), vec![width]))
+            .into_iter()
+    }
+
+    /// The moments of the rows of `z`, which also go into the running ones.
+    fn learn(&self, z: &[f32]) -> candle_core::Result<Affine> {
+        let weight = floats(self.weight.tensor())?;
+        let width = weight.len();
+        let rows = z.len() / width;
+        if rows < 2 {
+            candle_core::bail!(
+                "batch normalisation needs more than one value of each channel in training"
+            )
+        }
+        let mut mean = vec![0.0; width];
+        kernels::add_column_sums(z, &mut mean);
+        mean.iter_mut().for_each(|m| *m /= rows as f32);
+        let partial: Vec<Vec<f32>> = z
+            .par_chunks(chunk(width))
+            .map(|z| {
+                let mut sum = vec![0.0; width];
+                simd::add_squared_differences(z, &mean, &mut sum);
+                sum
+            })
+            .collect();
+        let mut var = vec![0.0; width];
+        partial.iter().for_each(|p| simd::add_assign(&mut var, p));
+        var.iter_mut().for_each(|v| *v /= rows as f32);
+        let unbiased = rows as f32 / (rows - 1) as f32;
+        let keep = |running: &Arc<Param>, new: &[f32], factor: f32| {
+            running.update(|running| {
+                for (r, n) in running.iter_mut().zip(new) {
+                    *r += MOMENTUM * (n * factor - *r);
+                }
+            })
+        };
+        keep(&self.running_mean, &mean, 1.0).map_err(candle_core::Error::wrap)?;
+        keep(&self.running_var, &var, unbiased).map_err(candle_core::Error::wrap)?;
+        self.affine(mean, &var)
+    }
+
+    /// By the running moments.
+    fn settled(&self) -> candle_core::Result<Affine> {
+        let var = floats(self.running_var.tensor())?.to_vec();
+        self.affine(floats(self.running_mean.tensor())?.to_vec(), &var)
+    }
+
+    fn affine(&self, mean: Vec<f32>, var: &[f32]) -> candle_core::Result<Affine> {
+        let (weight, bias) = (floats(self.weight.tensor())?, floats(self.bias.tensor())?);
+        let rstd: Vec<f32> = var.iter().map(|v| 1.0 / (v + self.eps).sqrt()).collect();
+        let scale: Vec<f32> = rstd.iter().zip(&*weight).map(|(r, w)| r * w).collect();
+        let shift = bias
+            .iter()
+            .zip(&mean)
+            .zip(&scale)
+            .map(|((b, m), s)| b - m * s);
+        Ok(Affine {
+            shift: shift.collect(),
+            scale,
+            mean,
+            rstd,
+        })
+    }
+}
+
+/// Whole rows of about [`CHUNK`] elements.
+fn chunk(width: usize) -> usize {
+    (CHUNK / width).max(1) * width
+}
+
+/// Which convolution it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConvKind {
+    /// Every output sees every input.
+    Full,
+    /// Each channel for itself.
+    Depthwise,
+    /// None: only what comes behind.
+    None,
+}
+
+/// `curve(norm(conv(x)) + residual)`, one node of the graph.
+#[derive(Clone)]
+pub(crate) struct ConvNorm {
+    pub(crate) kind: ConvKind,
+    /// `[outputs, inputs, kernel, kernel]`; the inputs are 1 where it is
+    /// depthwise.
+    pub(crate) weight: Option<Arc<Param>>,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) padding: Padding,
+    pub(crate) norm: BatchNorm,
+    pub(crate) curve: Curve,
+}
+
+/// Zeros around a picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Padding {
+    /// As many on each side.
+    Both(usize),
+    /// Above and left, and below and right.
+    Sides(usize, usize),
+}
+
+impl Padding {
+    fn sides(self) -> (usize, usize) {
+        match self {
+            Self::Both(n) => (n, n),
+            Self::Sides(before, after) => (before, after),
+        }
+    }
+}
+
+impl ConvNorm {
+    fn dims(&self, shape: &[usize]) -> candle_core::Result<ConvDims> {
+        let [batch, height, width, inputs] = *shape else {
+            candle_core::bail!("a convolution takes [batch, height, width, channels]")
+        };
+        let (before, after) = self.padding.sides();
+        let out = |n: usize| (n + before + after).checked_sub(self.kernel);
+        let (Some(out_height), Some(out_width)) = (out(height), out(width)) else {
+            candle_core::bail!(
+                "a picture of {height}x{width} is smaller than a kernel of {}",
+                self.kernel
+            )
+        };
+        if inputs != self.inputs {
+            candle_core::bail!("{inputs} channels for a convolution of {}", self.inputs)
+        }
+        Ok(ConvDims {
+            batch,
+            height,
+            width,
+            inputs,
+            outputs: self.outputs,
+            kernel: self.kernel,
+            stride: self.stride,
+            pad: before,
+            out_height: out_height / self.stride + 1,
+            out_width: out_width / self.stride + 1,
+        })
+    }
+
+    /// Runs the layer; `residual` is added before the curve.
+    pub(crate) fn forward(
+        &self,
+        pass: &Pass,
+        x: &Tensor,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        if !pass.is_fused() {
+            return Err(Error::from(candle_core::Error::Msg(
+                "convolutional networks run on the CPU alone".to_owned(),
+            )));
+        }
+        let op = FusedConv {
+            layer: self.clone(),
+            has_residual: residual.is_some(),
+            training: pass.training,
+            pool: pass.pool().clone(),
+            saved: Mutex::new(None),
+        };
+        // candle's operations have up to three arguments: where there is no
+        // residual, the anchor takes its place.
+        pass.apply3(x, residual, op)
+    }
+
+    /// The depthwise weight as `[kernel * kernel, channels]`.
+    fn depthwise_weight(&self, weight: &[f32]) -> Vec<f32> {
+        let mut turned = vec![0.0; weight.len()];
+        kernels::transpose(weight, self.kernel * self.kernel, &mut turned);
+        turned
+    }
+
+    fn convolve(&self, dims: &ConvDims, x: &[f32], z: &mut [f32]) -> candle_core::Result<()> {
+        let weight = self
+            .weight
+            .as_ref()
+            .map(|w| floats(w.tensor()))
+            .transpose()?;
+        match (self.kind, weight) {
+            (ConvKind::Full, Some(weight)) => dims.forward(x, &dims.channels_last(&weight), z),
+            (ConvKind::Depthwise, Some(weight)) => {
+                dims.depthwise_forward(x, &self.depthwise_weight(&weight), z);
+            }
+            _ => z.copy_from_slice(x),
+        }
+        Ok(())
+    }
+}
+
+struct FusedConv {
+    layer: ConvNorm,
+    has_residual: bool,
+    training: bool,
+    pool: Pool,
+    saved: Mutex<Option<(Buffer, Affine)>>,
+}
+
+impl FusedConv {
+    fn forward(
+        &self,
+        x: &[f32],
+        shape: &[usize],
+        residual: Option<&[f32]>,
+    ) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
+        let layer = &self.layer;
+        let dims = layer.dims(shape)?;
+        let width = layer.outputs;
+        let mut z = self.pool.take(dims.rows() * width);
+        layer.convolve(&dims, x, &mut z)?;
+        let affine = if self.training {
+            layer.norm.learn(&z)?
+        } else {
+            layer.norm.settled()?
+        };
+        if residual.is_some_and(|r| r.len() != z.len()) {
+            candle_core::bail!("a residual of another size")
+        }
+        let mut y = vec![0.0; z.len()];
+        let size = chunk(width);
+        y.par_chunks_mut(size)
+            .zip(z.par_chunks(size))
+            .enumerate()
+            .for_each(|(i, (y, z))| {
+                let residual = residual.map(|r| &r[i * size..i * size + z.len()]);
+                let maps = [&affine.scale[..], &affine.shift];
+                simd::scale_shift_curve(z, maps, residual, layer.curve, y);
+            });
+        if self.training {
+            *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some((z, affine));
+        }
+        Ok((y, vec![dims.batch, dims.out_height, dims.out_width, width]))
+    }
+
+    /// The gradients of `x` and of the residual, where they are wanted.
+    fn backward(
+        &self,
+        x: &[f32],
+        shape: &[usize],
+        residual: Option<&[f32]>,
+        g: &[f32],
+        wanted: bool,
+    ) -> candle_core::Result<(Option<Vec<f32>>, Option<Vec<f32>>)> {
+        let layer = &self.layer;
+        let dims = layer.dims(shape)?;
+        let saved = self
+            .saved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some((z, affine)) = saved else {
+            candle_core::bail!("a layer goes back once for each time it went forward")
+        };
+        let width = layer.outputs;
+        let rows = dims.rows() as f32;
+        let size = chunk(width);
+        let mut du = self.pool.take(z.len());
+        let sums: Vec<[Vec<f32>; 2]> = du
+            .par_chunks_mut(size)
+            .zip(z.par_chunks(size))
+            .zip(g.par_chunks(size))
+            .enumerate()
+            .map(|(i, ((du, z), g))| {
+                let residual = residual.map(|r| &r[i * size..i * size + z.len()]);
+                let mut sums = [vec![0.0; width], vec![0.0; width]];
+                let maps = [&affine.scale[..], &affine.shift, &affine.mean];
+                let [sum, sum_z] = &mut sums;
+                simd::scale_shift_curve_backward(
+                    z,
+                    maps,
+                    residual,
+                    layer.curve,
+                    (g, du),
+                    [sum, sum_z],
+                );
+                sums
+            })
+            .collect();
+        let (mut sum, mut sum_z) = (vec![0.0; width], vec![0.0; width]);
+        for [part, part_z] in &sums {
+            simd::add_assign(&mut sum, part);
+            simd::add_assign(&mut sum_z, part_z);
+        }
+        let d_residual = self.has_residual.then(|| du.to_vec());
+
+        let norm = &layer.norm;
+        with_grad(&norm.bias, |grad| simd::add_assign(grad, &sum));
+        with_grad(&norm.weight, |grad| {
+            simd::multiply_add(grad, &sum_z, &affine.rstd);
+        });
+        // dz = scale (du - mean(du) - xhat mean(du xhat)), xhat = (z - mean) rstd
+        let b: Vec<f32> = (0..width)
+            .map(|c| -affine.scale[c] * affine.rstd[c] * affine.rstd[c] * sum_z[c] / rows)
+            .collect();
+        let c: Vec<f32> = (0..width)
+            .map(|c| -affine.scale[c] * sum[c] / rows - b[c] * affine.mean[c])
+            .collect();
+        du.par_chunks_mut(size)
+            .zip(z.par_chunks(size))
+            .for_each(|(du, z)| simd::combine_columns(du, z, [&affine.scale, &b, &c]));
+        drop(z);
+        let dz = du;
+
+        let Some(weight) = &layer.weight else {
+            return Ok((wanted.then(|| dz.to_vec()), d_residual));
+        };
+        with_grad(weight, |grad| match layer.kind {
+            ConvKind::Depthwise => {
+                let turned = dims.depthwise_backward_weight(x, &dz);
+                let mut back = vec![0.0; turned.len()];
+                kernels::transpose(&turned, width, &mut back);
+                simd::add_assign(grad, &back);
+            }
+            _ => dims.backward_weight(x, &dz, grad),
+        });
+        if !wanted {
+            return Ok((None, d_residual));
+        }
+        let weight = floats(weight.tensor())?;
+        let mut dx = vec![0.0; x.len()];
+        match layer.kind {
+            ConvKind::Depthwise => {
+                dims.depthwise_backward_input(&layer.depthwise_weight(&weight), &dz, &mut dx);
+            }
+            _ => dims.backward_input(&dims.channels_last(&weight), &dz, &mut dx),
+        }
+        Ok((Some(dx), d_residual))
+    }
+}
+
+impl CustomOp3 for FusedConv {
+    fn name(&self) -> &'static str {
+        "convolution"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+        _anchor: &CpuStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let residual = argument(residual, residual_layout)?;
+        let residual = self.has_residual.then_some(residual);
+        let (y, shape) = self.forward(argument(x, layout)?, layout.dims(), residual)?;
+        Ok((CpuStorage::F32(y), Shape::from(shape)))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        residual: &Tensor,
+        _anchor: &Tensor,
+        _result: &Tensor,
+        g: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let g = g.contiguous()?;
+        let wanted = x.track_op() && !x.is_variable();
+        let added = self.has_residual.then(|| floats(residual)).transpose()?;
+        let (dx, dr) = self.backward(
+            &floats(x)?,
+            x.dims(),
+            added.as_deref(),
+            &floats(&g)?,
+            wanted,
+        )?;
+        let tensor = |d: Option<Vec<f32>>, like: &Tensor| {
+            d.map(|d| Tensor::from_vec(d, like.shape(), like.device()))
+                .transpose()
+        };
+        Ok((tensor(dx, x)?, tensor(dr, residual)?, None))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+    use crate::ops::{
+        Runtime,
+        testing::{close, noise, params},
+    };
+
+    /// The same layer from candle's operations, channels first inside.
+    fn composite(pass: &Pass, layer: &ConvNorm, x: &Tensor, residual: Option<&Tensor>) -> Tensor {
+        let x = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
+        let z = match (&layer.weight, layer.padding) {
+            (None, _) => x,
+            (Some(weight), padding) => {
+                let (before, after) = padding.sides();
+                let x = x.pad_with_zeros(2, before, after).unwrap();
+                let x = x.pad_with_zeros(3, before, after).unwrap();
+                let groups = if layer.kind == ConvKind::Depthwise {
+                    layer.inputs
+                } else {
+                    1
+                };
+                let weight = pass.value(weight);
+                x.conv2d(&weight, 0, layer.stride, 1, groups).unwrap()
+            }
+        };
+        let z = z.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
+        let (n, h, w, c) = z.dims4().unwrap();
+        let rows = z.reshape((n * h * w, c)).unwrap();
+        let (mean, var) = if pass.training {
+            let mean = rows.mean_keepdim(0).unwrap();
+            let var = rows.broadcast_sub(&mean).unwrap();
+            (mean, var.sqr().unwrap().mean_keepdim(0).unwrap())
+        } else {
+            (
+                layer.norm.running_mean.tensor().reshape((1, c)).unwrap(),
+                layer.norm.running_var.tensor().reshape((1, c)).unwrap(),
+            )
+        };
+        let rstd = (var + f64::from(layer.norm.eps)).unwrap().sqrt().unwrap();
+        let normed = rows
+            .broadcast_sub(&mean)
+            .unwrap()
+            .broadcast_div(&rstd)
+            .unwrap();
+        let mut u = normed
+            .broadcast_mul(&pass.value(&layer.norm.weight))
+            .unwrap()
+            .broadcast_add(&pass.value(&layer.norm.bias))
+            .unwrap()
+            .reshape((n, h, w, c))
+            .unwrap();
+        if let Some(residual) = residual {
+            u = (u + residual).unwrap();
+        }
+        match layer.curve {
+            Curve::Identity => u,
+            Curve::Relu => u.relu().unwrap(),
+            Curve::Relu6 => u.clamp(0.0, 6.0).unwrap(),
+            Curve::Swish => u.silu().unwrap(),
+        }
+    }
+
+    #[test]
+    fn every_kind_of_layer_equals_candles_operations() {
+        let cases = [
+            (ConvKind::Full, 3, 1, Padding::Both(1), Curve::Relu, true),
+            (
+                ConvKind::Full,
+                3,
+                2,
+                Padding::Sides(0, 1),
+                Curve::Swish,
+                false,
+            ),
+            (
+                ConvKind::Full,
+                1,
+                1,
+                Padding::Both(0),
+                Curve::Identity,
+                true,
+            ),
+            (ConvKind::Full, 1, 2, Padding::Both(0), Curve::Relu6, false),
+            (ConvKind::Full, 7, 2, Padding::Both(3), Curve::Relu, false),
+            (
+                ConvKind::Depthwise,
+                3,
+                1,
+                Padding::Both(1),
+                Curve::Relu6,
+                false,
+            ),
+            (
+                ConvKind::Depthwise,
+                5,
+                2,
+                Padding::Sides(1, 2),
+                Curve::Swish,
+                false,
+            ),
+            (ConvKind::None, 1, 1, Padding::Both(0), Curve::Relu, false),
+        ];
+        for (kind, kernel, stride, padding, curve, with_residual) in cases {
+            let (inputs, outputs) = match kind {
+                ConvKind::Full => (5, 6),
+                _ => (6, 6),
+            };
+            let per_group = if kind == ConvKind::Full { inputs } else { 1 };
+            let weight: &[usize] = &[outputs, per_group, kernel, kernel];
+            let mut shapes: Vec<(&str, &[usize])> = vec![
+                ("n.weight", &[6]),
+                ("n.bias", &[6]),
+                ("n.running_mean", &[6]),
+                ("n.running_var", &[6]),
+            ];
+            if kind != ConvKind::None {
+                shapes.push(("w", weight));
+            }
+            let params = params(&shapes, &["n.running_mean", "n.running_var"]);
+            let norm = BatchNorm::load(&params, "n", 6, 1e-3).unwrap();
+            norm.running_var
+                .update(|v| v.iter_mut().for_each(|v| *v = v.abs() + 0.5))
+                .unwrap();
+            let layer = ConvNorm {
+                kind,
+                weight: params.get("w", weight).ok(),
+                inputs,
+                outputs,
+                kernel,
+                stride,
+                padding,
+                norm,
+                curve,
+            };
+            // candle's own way back wants steps that come out even.
+            let (before, after) = padding.sides();
+            let even = |n: usize| n + (n + before + after - kernel) % stride;
+            let (h, w) = (even(8), even(7));
+            let x = noise(4, 3 * h * w * inputs);
+            let x = Tensor::from_vec(x, (3, h, w, inputs), &Device::Cpu);
+            let x = Var::from_tensor(&x.unwrap()).unwrap();
+            let runtime = Runtime::new(&params).unwrap();
+            let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let what = format!("{kind:?} {kernel} {stride} {curve:?}");
+
+            let still = runtime.inference();
+            let input = (x.as_tensor() * 1.0).unwrap();
+            let shape = layer.forward(&still, &input.detach(), None).unwrap();
+            let residual =
+                Tensor::from_vec(noise(8, shape.elem_count()), shape.shape(), x.device());
+            let residual = Var::from_tensor(&residual.unwrap()).unwrap();
+            let added = with_residual.then(|| (residual.as_tensor() * 1.0).unwrap());
+            let detached = added.as_ref().map(Tensor::detach);
+            let found = layer
+                .forward(&still, &input.detach(), detached.as_ref())
+                .unwrap();
+            let expected = composite(&still, &layer, &input.detach(), detached.as_ref());
+            close(
+                &flat(&found),
+                &flat(&expected),
+                &format!("{what}: inference"),
+            );
+
+            let mut seen = Vec::new();
+            for fused in [true, false] {
+                params.zero_grad();
+                let pass = runtime.training();
+                let y = if fused {
+                    layer.forward(&pass, &input, added.as_ref()).unwrap()
+                } else {
+                    composite(&pass, &layer, &input, added.as_ref())
+                };
+                let weights = Tensor::from_vec(noise(9, y.elem_count()), y.shape(), y.device());
+                let loss = (&y * weights.unwrap()).unwrap().sum_all().unwrap();
+                let grads = loss.backward().unwrap();
+                params.collect(&grads).unwrap();
+                let of = |v: &Var| grads.get(v).map(flat).unwrap_or_default();
+                let mut all = vec![("value".to_owned(), flat(&y)), ("input".to_owned(), of(&x))];
+                all.push(("residual".to_owned(), of(&residual)));
+                for param in params.iter().filter(|p| p.is_trainable()) {
+                    all.push((param.name().to_owned(), param.grad().unwrap().clone()));
+                }
+                seen.push(all);
+            }
+            for ((name, found), (_, expected)) in seen[0].iter().zip(&seen[1]) {
+                close(found, expected, &format!("{what}: {name}"));
+            }
+        }
+    }
+
+    #[test]
+    fn running_moments_follow_the_batch_as_in_pytorch() {
+        let shapes: [(&str, &[usize]); 4] = [
+            ("n.weight", &[1]),
+            ("n.bias", &[1]),
+            ("n.running_mean", &[1]),
+            ("n.running_var", &[1]),
+        ];
+        let params = params(&shapes, &["n.running_mean", "n.running_var"]);
+        let norm = BatchNorm::load(&params, "n", 1, 1e-5).unwrap();
+        norm.running_mean.update(|m| m[0] = 2.0).unwrap();
+        norm.running_var.update(|v| v[0] = 3.0).unwrap();
+        norm.learn(&[1.0, 2.0, 3.0, 6.0]).unwrap();
+        let value = |p: &Param| p.to_vec().unwrap()[0];
+        // Mean 3, unbiased variance 14 / 3.
+        assert!((value(&norm.running_mean) - 2.1).abs() < 1e-6);
+        assert!((value(&norm.running_var) - (3.0 + 0.1 * (14.0 / 3.0 - 3.0))).abs() < 1e-6);
+    }
+}

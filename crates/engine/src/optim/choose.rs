@@ -1,0 +1,443 @@
+//! From an optimizer's name and options to the optimizer.
+
+use std::collections::HashMap;
+
+use finetuner_protocol::{Optimizer as Name, Options};
+
+use super::{Adam, Optimizer, Stepper, rules};
+use crate::{Error, Result, models::ModelConfig, options::OptionReader};
+
+/// An optimizer as a run's configuration names it.
+#[derive(Clone, Debug)]
+pub struct OptimizerSpec {
+    /// The optimizer.
+    pub name: Name,
+    /// Its options.
+    pub options: Option<Options>,
+    /// The fields of the configuration that hold both, for messages.
+    pub fields: [&'static str; 2],
+}
+
+/// What an optimizer is set to beside its own options.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Extras {
+    /// The learning rate of a layer is that of the layer above times this.
+    pub(crate) layer_wise_lr_decay: Option<f64>,
+    /// Gradients are scaled so that their common length is at most this.
+    pub(crate) max_grad_norm: Option<f64>,
+}
+
+impl OptimizerSpec {
+    /// The learning rate that `torch.optim` has as its default.
+    #[must_use]
+    pub fn default_learning_rate(&self) -> f64 {
+        match self.name {
+            Name::Adadelta => 1.0,
+            Name::Adamax | Name::NAdam => 2e-3,
+            Name::Adagrad | Name::Asgd | Name::RmsProp | Name::Rprop => 1e-2,
+            _ => 1e-3,
+        }
+    }
+
+    /// The learning rate of a loss's own weights: `lr` of the options, else that
+    /// of the model.
+    #[must_use]
+    pub(crate) fn learning_rate(&self, of_model: f64) -> f64 {
+        let own = self.options.as_ref().and_then(|options| options.get("lr"));
+        own.and_then(serde_json::Value::as_f64).unwrap_or(of_model)
+    }
+
+    /// Makes the optimizer; `scales` multiply the learning rates of
+    /// parameters.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the option that can't be used, or says why an
+    /// optimizer makes no sense here.
+    pub(crate) fn build(
+        &self,
+        scales: HashMap<String, f64>,
+    ) -> Result<(Box<dyn Optimizer>, Extras)> {
+        let read = OptionReader::new(self.fields[1], self.options.as_ref());
+        let optional = |name: &str, low: f64, high: f64| -> Result<Option<f64>> {
+            match read.value(name) {
+                None => Ok(None),
+                Some(_) => read.number(name, 0.0, low, high).map(Some),
+            }
+        };
+        if self.fields[0] == "loss_optimizer" {
+            read.positive("lr", 1e-3)?;
+        }
+        let extras = Extras {
+            layer_wise_lr_decay: optional("layer_wise_lr_decay", f64::MIN_POSITIVE, 1.0)?,
+            max_grad_norm: optional("max_grad_norm", f64::MIN_POSITIVE, f64::INFINITY)?,
+        };
+        let decay = |default: f64| read.number("weight_decay", default, 0.0, f64::INFINITY);
+        let eps = |default: f64| read.number("eps", default, 0.0, 1.0);
+        let betas = || read.rates("betas", (0.9, 0.999));
+        let optimizer: Box<dyn Optimizer> = match &self.name {
+            Name::Adam | Name::AdamW => {
+                let adam = if self.name == Name::Adam {
+                    Adam::new().weight_decay(decay(0.0)?)
+                } else {
+                    Adam::adamw().weight_decay(decay(0.01)?)
+                };
+                let (beta1, beta2) = betas()?;
+                adam.betas(beta1, beta2)
+                    .eps(eps(1e-8)?)
+                    .amsgrad(read.flag("amsgrad", false)?)
+                    .scaled(scales)
+            }
+            Name::Sgd => {
+                let rule = rules::Sgd {
+                    momentum: read.number("momentum", 0.0, 0.0, 1.0)?,
+                    dampening: read.any_number("dampening", 0.0)?,
+                    weight_decay: decay(0.0)?,
+                    nesterov: read.flag("nesterov", false)?,
+                };
+                if rule.nesterov && (rule.momentum == 0.0 || rule.dampening != 0.0) {
+                    let wanted = "it needs a `momentum` above 0 and no `dampening`";
+                    return Err(read.bad("nesterov", wanted));
+                }
+                Box::new(Stepper::new(rule, scales))
+            }
+            Name::Adadelta => Box::new(Stepper::new(
+                rules::Adadelta {
+                    rho: read.number("rho", 0.9, 0.0, 1.0)?,
+                    eps: eps(1e-6)?,
+                    weight_decay: decay(0.0)?,
+                },
+                scales,
+            )),
+            Name::Adagrad => Box::new(Stepper::new(
+                rules::Adagrad {
+                    lr_decay: read.number("lr_decay", 0.0, 0.0, f64::INFINITY)?,
+                    initial_accumulator_value: read.number(
+                        "initial_accumulator_value",
+                        0.0,
+                        0.0,
+                        f64::INFINITY,
+                    )?,
+                    eps: eps(1e-10)?,
+                    weight_decay: decay(0.0)?,
+                },
+                scales,
+            )),
+            Name::Adamax => Box::new(Stepper::new(
+                rules::Adamax {
+                    betas: betas()?,
+                    eps: eps(1e-8)?,
+                    weight_decay: decay(0.0)?,
+                },
+                scales,
+            )),
+            Name::Asgd => {
+                // From this step on an average is kept that nothing reads.
+                read.any_number("t0", 1e6)?;
+                let rule = rules::Asgd {
+                    lambd: read.any_number("lambd", 1e-4)?,
+                    alpha: read.any_number("alpha", 0.75)?,
+                    weight_decay: decay(0.0)?,
+                };
+                Box::new(Stepper::new(rule, scales))
+            }
+            Name::NAdam => Box::new(Stepper::new(
+                rules::NAdam {
+                    betas: betas()?,
+                    eps: eps(1e-8)?,
+                    weight_decay: decay(0.0)?,
+                    momentum_decay: read.number("momentum_decay", 4e-3, 0.0, f64::INFINITY)?,
+                    decoupled: read.flag("decoupled_weight_decay", false)?,
+                },
+                scales,
+            )),
+            Name::RAdam => Box::new(Stepper::new(
+                rules::RAdam {
+                    betas: betas()?,
+                    eps: eps(1e-8)?,
+                    weight_decay: decay(0.0)?,
+                    decoupled: read.flag("decoupled_weight_decay", false)?,
+                },
+                scales,
+            )),
+            Name::RmsProp => Box::new(Stepper::new(
+                rules::RmsProp {
+                    alpha: read.number("alpha", 0.99, 0.0, 1.0)?,
+                    eps: eps(1e-8)?,
+                    weight_decay: decay(0.0)?,
+                    momentum: read.number("momentum", 0.0, 0.0, 1.0)?,
+                    centered: read.flag("centered", false)?,
+                },
+                scales,
+            )),
+            Name::Rprop => {
+                let pair = |name: &str, default: (f64, f64)| -> Result<(f64, f64)> {
+                    let Some(value) = read.value(name) else {
+                        return Ok(default);
+                    };
+                    let numbers: Vec<f64> = value
+                        .as_array()
+                        .map(|list| list.iter().filter_map(serde_json::Value::as_f64).collect())
+                        .unwrap_or_default();
+                    match *numbers {
+                        [a, b] if 0.0 < a && a < b => Ok((a, b)),
+                        _ => Err(read.bad(name, "two rising numbers above 0 are wanted")),
+                    }
+                };
+                let rule = rules::Rprop {
+                    etas: pair("etas", (0.5, 1.2))?,
+                    step_sizes: pair("step_sizes", (1e-6, 50.0))?,
+                };
+                Box::new(Stepper::new(rule, scales))
+            }
+            Name::Lbfgs => {
+                return Err(self.refused(
+                    "it needs the loss of one batch several times in a step, which a run over \
+                     batches doesn't give; take AdamW",
+                ));
+            }
+            Name::SparseAdam => {
+                return Err(self.refused("gradients are dense here; take Adam"));
+            }
+            _ => {
+                let known: Vec<&str> = Name::KNOWN.iter().map(Name::as_str).collect();
+                return Err(self.refused(&format!("it is not known; {} are", known.join(", "))));
+            }
+        };
+        read.finish()?;
+        Ok((optimizer, extras))
+    }
+
+    fn refused(&self, reason: &str) -> Error {
+        Error::config(self.fields[0], format!("`{}`: {reason}", self.name))
+    }
+}
+
+/// What the learning rate of each parameter is multiplied with where each
+/// layer's is that of the layer above times `decay` (Howard and Ruder 2018,
+/// arXiv:1801.06146). The embeddings are below the first layer; what is no
+/// layer, such as a projection, learns at the full rate.
+///
+/// # Errors
+/// [`Error::Config`] for models that are not made of such layers.
+pub fn layer_scales(config: &ModelConfig, decay: f64) -> Result<HashMap<String, f64>> {
+    if !matches!(config, ModelConfig::Clip(_) | ModelConfig::Bert(_)) {
+        let reason = "`layer_wise_lr_decay` is for transformers: leave it out";
+        return Err(Error::config("optimizer_options", reason));
+    }
+    let layer_of = |name: &str| -> Option<(String, i32)> {
+        for mark in ["encoder.layers.", "encoder.layer.", "transformer.layer."] {
+            if let Some((tower, rest)) = name.split_once(mark) {
+                let number = rest.split('.').next()?.parse().ok()?;
+                return Some((tower.to_owned(), number));
+            }
+        }
+        None
+    };
+    let tensors = config.tensors();
+    let mut layers: HashMap<String, i32> = HashMap::new();
+    for (tower, number) in tensors.iter().filter_map(|(name, _)| layer_of(name)) {
+        let count = layers.entry(tower).or_default();
+        *count = (*count).max(number + 1);
+    }
+    Ok(tensors
+        .into_iter()
+        .filter_map(|(name, _)| {
+            let below = if let Some((tower, number)) = layer_of(&name) {
+                layers.get(&tower)? - 1 - number
+            } else {
+                let (tower, _) = name.split_once("embeddings.")?;
+                *layers.get(tower)?
+            };
+            Some((name, decay.powi(below)))
+        })
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use finetuner_protocol::{Scheduler, SchedulerOptions};
+    use serde::Deserialize;
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+    use crate::{
+        optim::{ScheduleSpec, clip_gradients},
+        params::{Param, Params},
+    };
+
+    /// Written by `tests/fixtures/make_optimizers.py`.
+    #[derive(Deserialize)]
+    struct Fixture {
+        start: Vec<f32>,
+        grads: Vec<Vec<f32>>,
+        learning_rate: f64,
+        optimizers: Vec<Case>,
+        schedules: Vec<Rates>,
+    }
+
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        options: Map<String, Value>,
+        values: Vec<Vec<f32>>,
+    }
+
+    #[derive(Deserialize)]
+    struct Rates {
+        name: String,
+        warmup: u64,
+        options: Map<String, Value>,
+        rates: Vec<f64>,
+    }
+
+    fn fixture() -> Fixture {
+        serde_json::from_str(include_str!("../../tests/fixtures/optimizers.json")).unwrap()
+    }
+
+    fn spec(name: &str, options: Map<String, Value>) -> OptimizerSpec {
+        OptimizerSpec {
+            name: Name::from(name),
+            options: Some(Options::from(options)),
+            fields: ["optimizer", "optimizer_options"],
+        }
+    }
+
+    fn params(start: &[f32]) -> Params {
+        Params::of(vec![
+            Param::trainable("p", vec![start.len()], start.to_vec()).unwrap(),
+        ])
+    }
+
+    fn set_grad(params: &Params, grad: &[f32]) {
+        for param in params.iter() {
+            param.grad().unwrap().copy_from_slice(grad);
+        }
+    }
+
+    fn value(params: &Params) -> Vec<f32> {
+        params.iter().next().unwrap().to_vec().unwrap()
+    }
+
+    #[test]
+    fn twenty_steps_of_every_optimizer_are_those_of_torch() {
+        let fixture = fixture();
+        let mut names = std::collections::BTreeSet::new();
+        for case in &fixture.optimizers {
+            // Stopped in the middle and taken up again, as a checkpoint does.
+            let build = || {
+                let spec = spec(&case.name, case.options.clone());
+                spec.build(HashMap::new()).unwrap().0
+            };
+            let (mut optimizer, params) = (build(), params(&fixture.start));
+            for (step, (grad, expected)) in fixture.grads.iter().zip(&case.values).enumerate() {
+                if step == 11 {
+                    let state = optimizer.state();
+                    optimizer = build();
+                    optimizer.load_state(state).unwrap();
+                }
+                set_grad(&params, grad);
+                optimizer.step(&params, fixture.learning_rate).unwrap();
+                for (found, expected) in value(&params).iter().zip(expected) {
+                    let error = (found - expected).abs() / expected.abs().max(0.1);
+                    let what = format!("{} {:?} step {step}", case.name, case.options);
+                    assert!(error < 1e-4, "{what}: {found} and {expected}");
+                }
+            }
+            names.insert(case.name.clone());
+        }
+        // All of torch's that make sense here.
+        assert_eq!(names.len(), 11);
+    }
+
+    #[test]
+    fn every_schedule_is_that_of_transformers() {
+        let fixture = fixture();
+        for case in &fixture.schedules {
+            let schedule = ScheduleSpec {
+                scheduler: Some(Scheduler::from(case.name.as_str())),
+                options: Some(SchedulerOptions {
+                    num_warmup_steps: case.warmup,
+                    extra: case.options.clone(),
+                    ..SchedulerOptions::default()
+                }),
+                step: None,
+            };
+            let schedule = schedule.build(4, 5, fixture.learning_rate).unwrap();
+            for (step, expected) in case.rates.iter().enumerate() {
+                let found = fixture.learning_rate * schedule.factor(step / 5, step);
+                assert!((found - expected).abs() < 1e-12, "{} {step}", case.name);
+            }
+        }
+        let by_epoch = ScheduleSpec {
+            scheduler: Some(Scheduler::Linear),
+            options: Some(SchedulerOptions::default().scheduler_step("epoch")),
+            step: None,
+        };
+        let schedule = by_epoch.build(4, 5, 0.1).unwrap();
+        let factors: Vec<f64> = (0..20)
+            .step_by(3)
+            .map(|s| schedule.factor(s / 5, s))
+            .collect();
+        assert_eq!(factors, [1.0, 1.0, 0.75, 0.75, 0.5, 0.25, 0.25]);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_reason() {
+        let refused = |name: &str, options: Value| {
+            let options = options.as_object().unwrap().clone();
+            let built = spec(name, options).build(HashMap::new());
+            built.err().map(|e| e.to_string()).unwrap_or_default()
+        };
+        for (name, options, part) in [
+            ("LBFGS", json!({}), "several times in a step"),
+            ("SparseAdam", json!({}), "gradients are dense"),
+            ("Lion", json!({}), "not known; Adadelta, Adagrad"),
+            ("Adam", json!({"betas": [0.9]}), "two numbers"),
+            ("Adam", json!({"beta": 1}), "`beta` is 1: amsgrad, betas"),
+            ("SGD", json!({"nesterov": true}), "a `momentum` above 0"),
+            ("AdamW", json!({"layer_wise_lr_decay": 2}), "a number from"),
+            ("Rprop", json!({"etas": [2, 1]}), "two rising numbers"),
+        ] {
+            let found = refused(name, options);
+            assert!(
+                found.contains(part),
+                "{name}: {part} is missing in: {found}"
+            );
+        }
+        let warmup = ScheduleSpec {
+            scheduler: Some(Scheduler::Linear),
+            options: Some(SchedulerOptions::default().num_warmup_steps(21)),
+            step: None,
+        };
+        let found = warmup.build(4, 5, 0.1).unwrap_err().to_string();
+        assert!(found.contains("at most the 20 steps"), "{found}");
+    }
+
+    #[test]
+    fn gradients_are_clipped_to_their_common_length() {
+        let (a, b) = (params(&[0.0; 2]), params(&[0.0; 2]));
+        set_grad(&a, &[3.0, 0.0]);
+        set_grad(&b, &[0.0, 4.0]);
+        assert_eq!(clip_gradients(&[&a, &b], 10.0), 5.0);
+        let grad = |p: &Params| p.iter().next().unwrap().grad().unwrap().clone();
+        assert_eq!(grad(&a), [3.0, 0.0]);
+        clip_gradients(&[&a, &b], 1.0);
+        assert!((grad(&a)[0] - 0.6).abs() < 1e-6 && (grad(&b)[1] - 0.8).abs() < 1e-6);
+    }
+
+    #[test]
+    fn lower_layers_learn_more_slowly() {
+        let config = json!({"model_type": "bert", "num_hidden_layers": 3});
+        let scales = layer_scales(&ModelConfig::parse(&config).unwrap(), 0.5).unwrap();
+        let of = |name: &str| scales.get(name).copied();
+        assert_eq!(of("encoder.layer.2.output.dense.weight"), Some(1.0));
+        assert_eq!(of("encoder.layer.0.output.dense.weight"), Some(0.25));
+        assert_eq!(of("embeddings.word_embeddings.weight"), Some(0.125));
+        let clip = ModelConfig::parse(&json!({})).unwrap();
+        let scales = layer_scales(&clip, 0.5).unwrap();
+        assert_eq!(scales["text_model.encoder.layers.11.mlp.fc1.weight"], 1.0);
+        assert!(!scales.contains_key("visual_projection.weight"));
+        let cnn = ModelConfig::parse(&json!({"model_type": "resnet"})).unwrap();
+        assert!(layer_scales(&cnn, 0.5).is_err());
+    }
+}

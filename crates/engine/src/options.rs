@@ -1,0 +1,155 @@
+//! Reading options: a name and a JSON value each, every one checked, none
+//! overlooked.
+
+use std::{cell::RefCell, collections::BTreeSet};
+
+use finetuner_protocol::Options;
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+/// Options of one thing, such as a loss.
+pub(crate) struct OptionReader<'a> {
+    /// The field of the configuration that holds them.
+    field: &'a str,
+    options: Options,
+    known: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> OptionReader<'a> {
+    pub(crate) fn new(field: &'a str, options: Option<&Options>) -> Self {
+        Self {
+            field,
+            options: options.cloned().unwrap_or_default(),
+            known: RefCell::default(),
+        }
+    }
+
+    /// An error about an option.
+    pub(crate) fn bad(&self, name: &str, wanted: &str) -> Error {
+        let value = self.options.get(name).cloned().unwrap_or(Value::Null);
+        Error::config(self.field, format!("`{name}` is {value}: {wanted}"))
+    }
+
+    /// The value of an option, nothing where it is absent or null.
+    pub(crate) fn value(&self, name: &str) -> Option<&Value> {
+        self.known.borrow_mut().insert(name.to_owned());
+        self.options.get(name).filter(|value| !value.is_null())
+    }
+
+    /// A number from `low` to `high`, both allowed.
+    pub(crate) fn number(&self, name: &str, default: f64, low: f64, high: f64) -> Result<f64> {
+        let Some(value) = self.value(name) else {
+            return Ok(default);
+        };
+        let number = value.as_f64().filter(|n| (low..=high).contains(n));
+        number.ok_or_else(|| {
+            let wanted = match (low.is_finite(), high.is_finite()) {
+                (true, true) => format!("a number from {low} to {high} is wanted"),
+                (true, false) => format!("a number from {low} on is wanted"),
+                (false, true) => format!("a number up to {high} is wanted"),
+                (false, false) => "a number is wanted".to_owned(),
+            };
+            self.bad(name, &wanted)
+        })
+    }
+
+    /// Any number.
+    pub(crate) fn any_number(&self, name: &str, default: f64) -> Result<f64> {
+        self.number(name, default, f64::NEG_INFINITY, f64::INFINITY)
+    }
+
+    /// A number above zero.
+    pub(crate) fn positive(&self, name: &str, default: f64) -> Result<f64> {
+        let number = self.number(name, default, 0.0, f64::INFINITY)?;
+        if number > 0.0 {
+            Ok(number)
+        } else {
+            Err(self.bad(name, "a number above 0 is wanted"))
+        }
+    }
+
+    /// A whole number from `low` on.
+    pub(crate) fn count(&self, name: &str, default: usize, low: usize) -> Result<usize> {
+        let Some(value) = self.value(name) else {
+            return Ok(default);
+        };
+        let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
+        number
+            .filter(|n| *n >= low && *n < 1 << 32)
+            .ok_or_else(|| self.bad(name, &format!("a whole number from {low} on is wanted")))
+    }
+
+    pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool> {
+        match self.value(name) {
+            None => Ok(default),
+            Some(value) => value
+                .as_bool()
+                .ok_or_else(|| self.bad(name, "true or false is wanted")),
+        }
+    }
+
+    /// One of some words.
+    pub(crate) fn choice(&self, name: &str, default: &str, choices: &[&str]) -> Result<String> {
+        match self.value(name).map(Value::as_str) {
+            None => Ok(default.to_owned()),
+            Some(Some(word)) if choices.contains(&word) => Ok(word.to_owned()),
+            Some(_) => Err(self.bad(name, &format!("one of {} is wanted", choices.join(", ")))),
+        }
+    }
+
+    /// Two numbers, both from 0 up to 1.
+    pub(crate) fn rates(&self, name: &str, default: (f64, f64)) -> Result<(f64, f64)> {
+        let Some(value) = self.value(name) else {
+            return Ok(default);
+        };
+        let numbers: Vec<f64> = value
+            .as_array()
+            .map(|list| list.iter().filter_map(Value::as_f64).collect())
+            .unwrap_or_default();
+        match *numbers {
+            [a, b] if (0.0..1.0).contains(&a) && (0.0..1.0).contains(&b) => Ok((a, b)),
+            _ => Err(self.bad(name, "two numbers from 0 up to 1 are wanted")),
+        }
+    }
+
+    /// Refuses options that nothing has asked for.
+    pub(crate) fn finish(&self) -> Result<()> {
+        let known = self.known.borrow();
+        match self.options.keys().find(|name| !known.contains(*name)) {
+            None => Ok(()),
+            Some(name) if known.is_empty() => Err(self.bad(name, "there are no options here")),
+            Some(name) => {
+                let names: Vec<&str> = known.iter().map(String::as_str).collect();
+                Err(self.bad(name, &format!("{} are known", names.join(", "))))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_option_is_checked_and_none_overlooked() {
+        let options: Options = [("a", json!(2)), ("b", json!("x")), ("odd", json!(1))]
+            .into_iter()
+            .collect();
+        let reader = OptionReader::new("loss_options", Some(&options));
+        assert_eq!(reader.number("a", 1.0, 0.0, 5.0).unwrap(), 2.0);
+        assert_eq!(reader.count("absent", 7, 1).unwrap(), 7);
+        let message = |r: Result<f64>| r.unwrap_err().to_string();
+        let found = message(reader.number("a", 1.0, 0.0, 1.0));
+        assert_eq!(
+            found,
+            "`loss_options`: `a` is 2: a number from 0 to 1 is wanted"
+        );
+        assert!(reader.flag("b", true).is_err());
+        assert!(reader.choice("b", "y", &["y", "z"]).is_err());
+        let left = reader.finish().unwrap_err().to_string();
+        assert_eq!(left, "`loss_options`: `odd` is 1: a, absent, b are known");
+    }
+}

@@ -1,0 +1,139 @@
+//! From texts, pictures and features to the tensors that a model takes.
+
+use std::borrow::Cow;
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use crate::{
+    Error, Result, augment::Augmentation, data::Item, image::ImageProcessor, models::Input,
+    tokenizer::Tokenizer,
+};
+
+/// Something to embed, borrowed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ItemRef<'a> {
+    /// A text.
+    Text(&'a str),
+    /// A picture as it is stored.
+    Image(&'a [u8]),
+    /// Features that were made elsewhere.
+    Features(Cow<'a, [f32]>),
+}
+
+impl<'a> From<&'a Item> for ItemRef<'a> {
+    fn from(item: &'a Item) -> Self {
+        match item {
+            Item::Text(text) => Self::Text(text),
+            Item::Image(bytes) => Self::Image(bytes),
+            Item::Features(values) => Self::Features(Cow::Borrowed(values)),
+        }
+    }
+}
+
+/// What a model's inputs are made with.
+pub struct Preparer {
+    /// The tokenizer of a model that reads texts.
+    pub tokenizer: Option<Tokenizer>,
+    /// The processor of a model that sees pictures.
+    pub processor: Option<ImageProcessor>,
+    /// Length of the features of a model that takes them.
+    pub features: Option<usize>,
+}
+
+impl Preparer {
+    /// The input of one batch; all items must be of one kind. `change` says how
+    /// the picture at a place is changed.
+    ///
+    /// # Errors
+    /// [`Error::Item`] names the place of an item that can't be used.
+    pub fn prepare(
+        &self,
+        items: &[ItemRef<'_>],
+        change: impl Fn(usize) -> Option<Augmentation> + Sync,
+        device: &Device,
+    ) -> Result<Input> {
+        match items.first() {
+            Some(ItemRef::Image(_)) => self.pictures(items, change, device),
+            Some(ItemRef::Features(_)) => self.features(items, device),
+            _ => self.texts(items),
+        }
+    }
+
+    fn texts(&self, items: &[ItemRef<'_>]) -> Result<Input> {
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| refused("texts"))?;
+        let texts = items.iter().enumerate().map(|(i, item)| match item {
+            ItemRef::Text(text) => Ok(*text),
+            _ => Err(mixed(i)),
+        });
+        let texts = texts.collect::<Result<Vec<_>>>()?;
+        Ok(Input::Texts(tokenizer.encode(&texts)?))
+    }
+
+    fn pictures(
+        &self,
+        items: &[ItemRef<'_>],
+        change: impl Fn(usize) -> Option<Augmentation> + Sync,
+        device: &Device,
+    ) -> Result<Input> {
+        let processor = self.processor.as_ref().ok_or_else(|| refused("pictures"))?;
+        let values = processor.values();
+        let mut pixels = vec![0.0; items.len() * values];
+        pixels
+            .par_chunks_mut(values)
+            .zip(items)
+            .enumerate()
+            .try_for_each(|(i, (out, item))| {
+                let ItemRef::Image(bytes) = item else {
+                    return Err(mixed(i));
+                };
+                processor
+                    .process(bytes, change(i).as_ref(), out)
+                    .map_err(|e| at(i, &e))
+            })?;
+        let side = processor.crop as usize;
+        let pixels = Tensor::from_vec(pixels, (items.len(), 3, side, side), device)?;
+        Ok(Input::Images(pixels))
+    }
+
+    fn features(&self, items: &[ItemRef<'_>], device: &Device) -> Result<Input> {
+        let length = self.features.ok_or_else(|| refused("features"))?;
+        let mut all = Vec::with_capacity(items.len() * length);
+        for (i, item) in items.iter().enumerate() {
+            match item {
+                ItemRef::Features(values) if values.len() == length => {
+                    all.extend_from_slice(values)
+                }
+                ItemRef::Features(values) => {
+                    let reason = format!("{} features; the model takes {length}", values.len());
+                    return Err(at(i, &Error::data(reason)));
+                }
+                _ => return Err(mixed(i)),
+            }
+        }
+        Ok(Input::Features(Tensor::from_vec(
+            all,
+            (items.len(), length),
+            device,
+        )?))
+    }
+}
+
+fn refused(kind: &str) -> Error {
+    Error::data(format!("this model does not embed {kind}"))
+}
+
+fn mixed(place: usize) -> Error {
+    at(place, &Error::data("it is of another kind than the first"))
+}
+
+/// An error about the item at a place.
+fn at(place: usize, error: &Error) -> Error {
+    Error::Item {
+        place,
+        reason: match error {
+            Error::Data(reason) => reason.clone(),
+            other => other.to_string(),
+        },
+    }
+}

@@ -1,0 +1,121 @@
+//! MLflow's file store: `mlruns/<experiment>/<run>/` with one file a metric.
+//! `mlflow ui --backend-store-uri <folder>` shows it.
+
+use std::path::Path;
+
+use finetuner_protocol::{RunConfig, callback::MLFlowLogger};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::History;
+use crate::{Error, Result};
+
+pub(super) fn write(
+    folder: &Path,
+    history: &History,
+    config: &RunConfig,
+    options: &MLFlowLogger,
+) -> Result<()> {
+    let experiment_name = match options.experiment.as_str() {
+        "" => &config.experiment_name,
+        name => name,
+    };
+    let digits = |text: &str, count: usize| -> String {
+        let digest = Sha256::digest(text.as_bytes());
+        digest
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>()[..count]
+            .to_owned()
+    };
+    // MLflow's ids: a number for the experiment, 32 hexadecimal digits for the
+    // run.
+    let number = u64::from_str_radix(&digits(experiment_name, 14), 16).unwrap_or(1);
+    let experiment_id = number.to_string();
+    let rows = history.rows();
+    let (start, end) = match (rows.first(), rows.last()) {
+        (Some((_, start, _)), Some((_, end, _))) => (*start, *end),
+        _ => (0.0, 0.0),
+    };
+    let milliseconds = |seconds: f64| (seconds * 1000.0) as u64;
+    let run_name = &config.run_name;
+    let run_id = digits(&format!("{experiment_name}/{run_name}/{start}"), 32);
+    let experiment = folder.join(&experiment_id);
+    let run = experiment.join(&run_id);
+    for part in ["metrics", "params", "tags", "artifacts"] {
+        let path = run.join(part);
+        std::fs::create_dir_all(&path).map_err(|e| Error::io(&path, e))?;
+    }
+    let write = |path: &Path, text: &str| {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+        }
+        std::fs::write(path, text).map_err(|e| Error::io(path, e))
+    };
+    let yaml = |path: &Path, value: &Value| {
+        let text = serde_saphyr::to_string(value)
+            .map_err(|e| Error::io(path, std::io::Error::other(e.to_string())))?;
+        write(path, &text)
+    };
+    yaml(
+        &experiment.join("meta.yaml"),
+        &json!({
+            "artifact_location": format!("./{experiment_id}"),
+            "creation_time": milliseconds(start),
+            "experiment_id": experiment_id,
+            "last_update_time": milliseconds(end),
+            "lifecycle_stage": "active",
+            "name": experiment_name,
+        }),
+    )?;
+    yaml(
+        &run.join("meta.yaml"),
+        &json!({
+            "artifact_uri": format!("./{experiment_id}/{run_id}/artifacts"),
+            "end_time": milliseconds(end),
+            "entry_point_name": "",
+            "experiment_id": experiment_id,
+            "lifecycle_stage": "active",
+            "run_id": run_id,
+            "run_name": run_name,
+            "run_uuid": run_id,
+            "source_name": "finetuner",
+            "source_type": 4,
+            "source_version": "",
+            "start_time": milliseconds(start),
+            "status": 3,
+            "tags": [],
+            "user_id": "finetuner",
+        }),
+    )?;
+    write(&run.join("tags/mlflow.runName"), run_name)?;
+    let hyper = &config.hyper_parameters;
+    let params = [
+        ("model", config.model.name.clone().unwrap_or_default()),
+        ("loss", hyper.loss.to_string()),
+        ("optimizer", hyper.optimizer.to_string()),
+        ("epochs", hyper.epochs.to_string()),
+    ];
+    for (name, value) in params {
+        write(&run.join("params").join(name), &value)?;
+    }
+    for (name, points) in history.curves() {
+        let lines: String = points
+            .iter()
+            .map(|p| format!("{} {} {}\n", milliseconds(p.time), p.value, p.step))
+            .collect();
+        // A caption may hold what a file's name can't.
+        let name: String = name
+            .chars()
+            .map(|c| {
+                if c.is_alphanumeric() || "/_-. ".contains(c) {
+                    c
+                } else {
+                    '_'
+                }
+            })
+            .collect();
+        write(&run.join("metrics").join(name.replace("..", "_")), &lines)?;
+    }
+    Ok(())
+}

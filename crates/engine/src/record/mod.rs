@@ -1,0 +1,180 @@
+//! All that a run has measured, and its form for other programs: TensorBoard
+//! always, Weights & Biases and MLflow where they were asked for.
+
+mod bytes;
+mod mlflow;
+mod tensorboard;
+mod wandb;
+
+use std::{
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use finetuner_protocol::{Callback, RunConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Points of one curve that are kept; of longer ones every second is dropped
+/// until they fit.
+const MOST_POINTS: usize = 20_000;
+
+/// One value of a curve.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Point {
+    /// Training steps behind it.
+    pub(crate) step: usize,
+    pub(crate) value: f64,
+    /// Seconds since 1970.
+    pub(crate) time: f64,
+}
+
+/// A curve, thinned where it is long.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Curve {
+    points: Vec<Point>,
+    /// Every how many of the values are kept, and how many have come.
+    every: usize,
+    seen: usize,
+}
+
+/// Curves by name, such as `train/loss`, in the order of their first values.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct History(Vec<(String, Curve)>);
+
+impl History {
+    pub(crate) fn add(&mut self, name: &str, step: usize, value: f64) {
+        let index = match self.0.iter().position(|(known, _)| known == name) {
+            Some(index) => index,
+            None => {
+                self.0.push((name.to_owned(), Curve::default()));
+                self.0.len() - 1
+            }
+        };
+        let curve = &mut self.0[index].1;
+        let every = curve.every.max(1);
+        if curve.seen.is_multiple_of(every) {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            let time = now.map_or(0.0, |now| now.as_secs_f64());
+            curve.points.push(Point { step, value, time });
+        }
+        curve.seen += 1;
+        if curve.points.len() > MOST_POINTS {
+            let mut place = 0;
+            curve.points.retain(|_| {
+                place += 1;
+                place % 2 == 1
+            });
+            curve.every = every * 2;
+        }
+    }
+
+    /// Name and points of each curve.
+    fn curves(&self) -> impl Iterator<Item = (&str, &[Point])> {
+        let all = self.0.iter();
+        all.map(|(name, curve)| (name.as_str(), &curve.points[..]))
+    }
+
+    /// All points in the order of their steps, those of one step in the order
+    /// of the curves.
+    fn rows(&self) -> Vec<(usize, f64, Vec<(&str, f64)>)> {
+        let mut all: Vec<(usize, usize, &str, Point)> = Vec::new();
+        for (order, (name, points)) in self.curves().enumerate() {
+            all.extend(points.iter().map(|point| (point.step, order, name, *point)));
+        }
+        all.sort_by_key(|(step, order, _, _)| (*step, *order));
+        let mut rows: Vec<(usize, f64, Vec<(&str, f64)>)> = Vec::new();
+        for (step, _, name, point) in all {
+            match rows.last_mut() {
+                // A name comes once into a row.
+                Some((last, time, values))
+                    if *last == step && values.iter().all(|(known, _)| *known != name) =>
+                {
+                    *time = time.max(point.time);
+                    values.push((name, point.value));
+                }
+                _ => rows.push((step, point.time, vec![(name, point.value)])),
+            }
+        }
+        rows
+    }
+
+    /// Without the values of single steps.
+    fn by_epoch(&self) -> Self {
+        let kept = self.0.iter().filter(|(name, _)| !name.starts_with("step/"));
+        Self(kept.cloned().collect())
+    }
+
+    /// Without what was measured before the training.
+    fn without_start(&self) -> Self {
+        let mut all = self.clone();
+        for (_, curve) in &mut all.0 {
+            curve.points.retain(|point| point.step > 0);
+        }
+        all
+    }
+}
+
+/// Writes the history into `folder`: for TensorBoard, and for each logger of
+/// the run.
+pub(crate) fn write(folder: &Path, history: &History, config: &RunConfig) -> Result<()> {
+    let create = |folder: &Path| std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e));
+    create(folder)?;
+    tensorboard::write(&folder.join("tensorboard"), history)?;
+    for callback in &config.callbacks {
+        match callback {
+            Callback::WandBLogger(options) => {
+                let mut chosen = match options.metrics_logger_step.as_str() {
+                    "batch" => history.clone(),
+                    _ => history.by_epoch(),
+                };
+                if !options.log_zero_shot {
+                    chosen = chosen.without_start();
+                }
+                wandb::write(&folder.join("wandb"), &chosen, config, options)?;
+            }
+            Callback::MLFlowLogger(options) => {
+                mlflow::write(&folder.join("mlruns"), history, config, options)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_curves_are_thinned_evenly() {
+        let mut history = History::default();
+        for step in 0..MOST_POINTS * 3 {
+            history.add("step/loss", step, step as f64);
+        }
+        let (_, points) = history.curves().next().unwrap();
+        assert!(points.len() <= MOST_POINTS && points.len() > MOST_POINTS / 2);
+        let gap = points[1].step - points[0].step;
+        assert!(points.windows(2).all(|w| w[1].step - w[0].step == gap));
+    }
+
+    #[test]
+    fn rows_hold_what_was_measured_at_one_step() {
+        let mut history = History::default();
+        history.add("eval/hit", 0, 0.5);
+        history.add("train_loss", 4, 1.0);
+        history.add("eval/hit", 4, 0.75);
+        history.add("eval/hit", 4, 0.8);
+        let rows: Vec<_> = history.rows().into_iter().map(|(s, _, v)| (s, v)).collect();
+        assert_eq!(
+            rows,
+            [
+                (0, vec![("eval/hit", 0.5)]),
+                (4, vec![("eval/hit", 0.75)]),
+                (4, vec![("eval/hit", 0.8), ("train_loss", 1.0)]),
+            ]
+        );
+        assert_eq!(history.without_start().rows().len(), 2);
+    }
+}

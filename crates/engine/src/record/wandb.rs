@@ -1,0 +1,201 @@
+//! The folder of an offline run of Weights & Biases, which `wandb sync` sends:
+//! a file of records in the log format of LevelDB, each a `Record` message.
+
+use std::path::Path;
+
+use finetuner_protocol::{RunConfig, callback::WandBLogger};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{
+    History,
+    bytes::{Message, crc32},
+};
+use crate::{Error, Result};
+
+/// Records are cut so that none crosses the end of a block.
+const BLOCK: usize = 32 * 1024;
+/// Checksum, length and kind of a piece of a record.
+const HEADER: usize = 7;
+
+/// The file's beginning: a mark, a number, a version.
+const IDENT: &[u8; HEADER] = b":W&B\xE1\xBE\x00";
+
+struct Log(Vec<u8>);
+
+impl Log {
+    fn append(&mut self, record: &[u8]) {
+        let mut rest = record;
+        let mut first = true;
+        loop {
+            let left = BLOCK - self.0.len() % BLOCK;
+            if left < HEADER {
+                self.0.resize(self.0.len() + left, 0);
+                continue;
+            }
+            let length = rest.len().min(left - HEADER);
+            let (piece, behind) = rest.split_at(length);
+            // Whole, first, middle, last.
+            let kind = match (first, behind.is_empty()) {
+                (true, true) => 1u8,
+                (true, false) => 2,
+                (false, false) => 3,
+                (false, true) => 4,
+            };
+            let checked = [&[kind], piece].concat();
+            self.0.extend(crc32(&checked).to_le_bytes());
+            self.0.extend((length as u16).to_le_bytes());
+            self.0.extend(checked);
+            rest = behind;
+            first = false;
+            if rest.is_empty() {
+                return;
+            }
+        }
+    }
+}
+
+fn items(values: &[(String, Value)], field: u32) -> Message {
+    values
+        .iter()
+        .fold(Message::default(), |message, (name, value)| {
+            let item = Message::default()
+                .text(1, name)
+                .text(16, &value.to_string());
+            message.message(field, item)
+        })
+}
+
+/// Writes `offline-run-<date>-<id>/run-<id>.wandb` into `folder`.
+pub(super) fn write(
+    folder: &Path,
+    history: &History,
+    config: &RunConfig,
+    options: &WandBLogger,
+) -> Result<()> {
+    let rows = history.rows();
+    let start = rows.first().map_or(0.0, |(_, time, _)| *time);
+    let text = |name: &str| -> Option<String> {
+        let args = options.wandb_args.as_ref()?;
+        Some(args.get(name)?.as_str()?.to_owned())
+    };
+    let project = text("project")
+        .or_else(|| Some(options.experiment.clone()).filter(|name| !name.is_empty()))
+        .unwrap_or_else(|| config.experiment_name.clone());
+    let name = text("name").unwrap_or_else(|| config.run_name.clone());
+    let digest = Sha256::digest(format!("{project}/{name}/{start}").as_bytes());
+    let id: String = digest.iter().take(4).map(|b| format!("{b:02x}")).collect();
+
+    let mut log = Log(IDENT.to_vec());
+    let mut number = 0;
+    let mut record = |field: u32, message: Message| {
+        number += 1;
+        let record = Message::default().number(1, number).message(field, message);
+        log.append(&record.0);
+    };
+    let settings = [
+        ("model".to_owned(), json!(config.model.name)),
+        ("loss".to_owned(), json!(config.hyper_parameters.loss)),
+        (
+            "optimizer".to_owned(),
+            json!(config.hyper_parameters.optimizer),
+        ),
+        (
+            "learning_rate".to_owned(),
+            json!(config.hyper_parameters.learning_rate),
+        ),
+        (
+            "batch_size".to_owned(),
+            json!(config.hyper_parameters.batch_size),
+        ),
+        ("epochs".to_owned(), json!(config.hyper_parameters.epochs)),
+    ];
+    let started = Message::default()
+        .number(1, start as u64)
+        .number(2, (start.fract() * 1e9) as u64);
+    let mut run = Message::default().text(1, &id).text(3, &project);
+    if let Some(entity) = text("entity") {
+        run = run.text(2, &entity);
+    }
+    let run = run
+        .message(4, items(&settings, 1))
+        .text(7, &name)
+        .message(15, started);
+    record(17, run);
+    let mut last: Vec<(String, Value)> = Vec::new();
+    for (step, time, values) in &rows {
+        let mut logged = vec![
+            ("_step".to_owned(), json!(step)),
+            ("_timestamp".to_owned(), json!(time)),
+            ("_runtime".to_owned(), json!(time - start)),
+        ];
+        for (name, value) in values {
+            logged.push(((*name).to_owned(), json!(value)));
+            last.retain(|(known, _)| known != name);
+            last.push(((*name).to_owned(), json!(value)));
+        }
+        let number = Message::default().number(1, *step as u64);
+        let mut line = items(&logged, 1);
+        line.0.extend(Message::default().message(2, number).0);
+        record(2, line);
+    }
+    record(3, items(&last, 1));
+    record(18, Message::default().number(1, 0));
+
+    let run_folder = folder.join(format!("offline-run-{}-{id}", stamp(start)));
+    std::fs::create_dir_all(&run_folder).map_err(|e| Error::io(&run_folder, e))?;
+    let path = run_folder.join(format!("run-{id}.wandb"));
+    std::fs::write(&path, log.0).map_err(|e| Error::io(&path, e))
+}
+
+/// `YYYYMMDD_HHMMSS` of a time in seconds since 1970, in UTC.
+fn stamp(time: f64) -> String {
+    let seconds = time.max(0.0) as u64;
+    let (mut days, rest) = (seconds / 86_400, seconds % 86_400);
+    let leap = |year: u64| {
+        year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400))
+    };
+    let mut year = 1970;
+    while days >= if leap(year) { 366 } else { 365 } {
+        days -= if leap(year) { 366 } else { 365 };
+        year += 1;
+    }
+    let february = if leap(year) { 29 } else { 28 };
+    let months = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let mut month = 0;
+    while days >= months[month] {
+        days -= months[month];
+        month += 1;
+    }
+    format!(
+        "{year}{:02}{:02}_{:02}{:02}{:02}",
+        month + 1,
+        days + 1,
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_dates() {
+        assert_eq!(stamp(0.0), "19700101_000000");
+        assert_eq!(stamp(951_782_400.0), "20000229_000000");
+        assert_eq!(stamp(1_795_700_045.0), "20261126_133405");
+    }
+
+    #[test]
+    fn records_are_cut_at_the_ends_of_blocks() {
+        let mut log = Log(IDENT.to_vec());
+        log.append(&vec![7; BLOCK]);
+        log.append(&[8]);
+        assert_eq!(log.0[HEADER + 6], 2);
+        assert_eq!(log.0[BLOCK + 6], 4);
+        let last = log.0.len() - 1;
+        assert_eq!((log.0[last - 1], log.0[last]), (1, 8));
+    }
+}

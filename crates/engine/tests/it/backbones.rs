@@ -1,0 +1,153 @@
+//! Every kind of backbone against transformers, by `fixtures/make_backbones.py`:
+//! embeddings of each pooler, and the gradient of every parameter.
+
+use finetuner_engine::{
+    Kernels, Pooler,
+    models::{Input, Model, ModelSetup},
+    tokenizer::TokenBatch,
+};
+
+use crate::support::{Tensors, flat, json, model, norm, pixels, relative_error, tensor, tensors};
+
+const TEXT: [&str; 2] = ["bert", "distilbert"];
+const PICTURES: [&str; 4] = [
+    "resnet",
+    "resnet-basic",
+    "efficientnet",
+    "efficientnet-lite",
+];
+
+fn load(name: &str, pooler: Pooler) -> (Model, Tensors) {
+    let setup = ModelSetup {
+        pooler: Some(pooler),
+        ..ModelSetup::default()
+    };
+    let weights = tensors(&format!("backbones/{name}.safetensors"));
+    let config = json(&format!("backbones/{name}.json"));
+    let values = tensors(&format!("backbones/{name}-values.safetensors"));
+    (model(&config, weights, setup), values)
+}
+
+/// The texts of a fixture, without their padding.
+fn unpadded(values: &Tensors) -> Input {
+    let (shape, ids) = &values["input_ids"];
+    let lengths: Vec<usize> = values["lengths"].1.iter().map(|n| *n as usize).collect();
+    let rows = ids.chunks(shape[1]).zip(&lengths);
+    let ids = rows.flat_map(|(row, length)| row[..*length].iter().map(|id| *id as u32));
+    Input::Texts(TokenBatch {
+        ids: ids.collect(),
+        lengths,
+    })
+}
+
+fn poolers() -> [(&'static str, Pooler); 4] {
+    let gem = Pooler::GeM { p: 3.0, eps: 1e-6 };
+    [
+        ("mean", Pooler::Mean),
+        ("max", Pooler::Max),
+        ("cls", Pooler::Cls),
+        ("GeM", gem),
+    ]
+}
+
+/// Every trainable parameter's gradient, of the sum of the embeddings times
+/// fixed numbers. `noise` are parameters that change nothing, whose gradient is
+/// rounding.
+fn check_gradients(
+    name: &str,
+    model: &Model,
+    input: &Input,
+    values: &Tensors,
+    noise: &[&str],
+    limit: f32,
+) {
+    model.params().zero_grad();
+    let found = model.encode(&model.training(), input).unwrap();
+    let loss = (found * tensor(&values["cotangent"]))
+        .unwrap()
+        .sum_all()
+        .unwrap();
+    model.params().backward(&loss).unwrap();
+    let largest = values
+        .iter()
+        .filter(|(key, _)| key.starts_with("grad."))
+        .map(|(_, (_, grad))| norm(grad.iter().copied()))
+        .fold(0.0, f32::max);
+    let is_noise = |name: &str| noise.iter().any(|part| name.ends_with(part));
+    let mut compared = 0;
+    for param in model.params().iter().filter(|p| p.is_trainable()) {
+        let expected = &values[&format!("grad.{}", param.name())].1;
+        let found = param.grad().unwrap();
+        if is_noise(param.name()) {
+            assert!(norm(found.iter().copied()) < 1e-4 * largest);
+        } else {
+            let difference = found.iter().zip(expected).map(|(a, b)| a - b);
+            let length = norm(expected.iter().copied()).max(1e-3 * largest);
+            let error = norm(difference) / length;
+            assert!(error < limit, "{name}: {} {error}", param.name());
+        }
+        compared += 1;
+    }
+    let in_fixture = values.keys().filter(|key| key.starts_with("grad.")).count();
+    assert_eq!(compared, in_fixture, "{name}: a parameter gets no gradient");
+}
+
+#[test]
+fn texts_are_embedded_as_by_transformers_with_every_pooler() {
+    for name in TEXT {
+        for (pooler_name, pooler) in poolers() {
+            for kernels in [Kernels::Fused, Kernels::Composite] {
+                let (mut model, values) = load(name, pooler);
+                model.set_kernels(kernels);
+                let found = model
+                    .encode(&model.inference(), &unpadded(&values))
+                    .unwrap();
+                let error = relative_error(&flat(&found), &values[pooler_name].1);
+                assert!(error < 1e-5, "{name} {pooler_name} {kernels:?}: {error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_parameter_of_a_text_model_gets_the_gradient_of_pytorch() {
+    for name in TEXT {
+        let (model, values) = load(name, Pooler::Mean);
+        let noise = ["key.bias", "k_lin.bias"];
+        check_gradients(name, &model, &unpadded(&values), &values, &noise, 1e-4);
+    }
+}
+
+#[test]
+fn pictures_are_embedded_as_by_transformers() {
+    for name in PICTURES {
+        for (pooler_name, pooler) in poolers() {
+            if ["max", "cls"].contains(&pooler_name) {
+                continue;
+            }
+            let (model, values) = load(name, pooler);
+            let found = model.encode(&model.inference(), &pixels(&values)).unwrap();
+            let error = relative_error(&flat(&found), &values[pooler_name].1);
+            assert!(error < 1e-5, "{name} {pooler_name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn every_parameter_of_a_convolutional_network_gets_the_gradient_of_pytorch() {
+    for name in PICTURES {
+        let (model, values) = load(name, Pooler::Mean);
+        let trained = model.encode(&model.training(), &pixels(&values)).unwrap();
+        let error = relative_error(&flat(&trained), &values["trained"].1);
+        assert!(error < 1e-4, "{name}: {error}");
+        let (model, values) = load(name, Pooler::Mean);
+        // A shift of what the next normalisation works on changes nothing.
+        // Normalising by a handful of values takes digits away: PyTorch itself
+        // is 1e-2 away from its own double precision, which the fixture has.
+        let (noise, limit): (&[&str], f32) = match name.starts_with("efficientnet") {
+            true => (&["project_bn.bias"], 1e-3),
+            false => (&[], 1e-4),
+        };
+        check_gradients(name, &model, &pixels(&values), &values, noise, limit);
+    }
+}

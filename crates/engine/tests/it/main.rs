@@ -1,0 +1,10 @@
+//! The engine against the field's own code, by fixtures, and whole runs.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod backbones;
+mod clip;
+mod losses;
+mod metrics;
+mod resume;
+mod runs;
+mod support;
