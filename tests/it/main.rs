@@ -11,6 +11,7 @@ mod faults;
 mod journey;
 mod login;
 mod mock;
+mod models;
 mod runs;
 mod secrets;
 mod wire;

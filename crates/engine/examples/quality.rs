@@ -35,6 +35,10 @@ struct Args {
     /// Further settings, as the JSON of `hyper_parameters`.
     #[arg(long, default_value = "{}")]
     hyper: String,
+    /// Keeps the artifact of the last seed in this file, with what all loggers
+    /// write.
+    #[arg(long)]
+    keep: Option<PathBuf>,
     /// Prints the log.
     #[arg(long)]
     log: bool,
@@ -82,8 +86,8 @@ fn defaults(task: Task) -> (Value, Value, &'static str) {
         Task::FashionGlossary => (text, ranking, "fashion-glossary"),
         Task::ClippyLints => (text, ranking, "clippy-lints"),
         Task::ImageToImage => (
-            json!({"name": "efficientnet-small"}),
-            json!({"loss": "NTXentLoss", "epochs": 3, "batch_size": 32, "learning_rate": 3e-4,
+            json!({"name": "efficientnet-small", "freeze": true}),
+            json!({"loss": "NTXentLoss", "epochs": 10, "batch_size": 64, "learning_rate": 3e-4,
                 "optimizer": "AdamW", "scheduler": "linear"}),
             "emoji-clip/image-to-image",
         ),
@@ -134,12 +138,17 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
         json!({"name": "EvaluationCallback", "options": {"query_data": "queries",
             "index_data": "index", "limit": limit, "caption": limit.to_string()}})
     };
+    // The last is as long as the index: the mean over all that is relevant.
+    let mut callbacks = vec![evaluate(1), evaluate(10), evaluate(100_000)];
+    if args.keep.is_some() {
+        callbacks.push(json!({"name": "WandBLogger", "options": {"metrics_logger_step": "batch"}}));
+        callbacks.push(json!({"name": "MLFlowLogger", "options": {"tracking_uri": "file:mlruns"}}));
+    }
     let config: RunConfig = serde_json::from_value(json!({
         "model": model,
         "data": {"train_data": "train"},
         "hyper_parameters": hyper,
-        // The last is as long as the index: the mean over all that is relevant.
-        "callbacks": [evaluate(1), evaluate(10), evaluate(100_000)],
+        "callbacks": callbacks,
         "experiment_name": "quality",
         "run_name": format!("seed-{seed}"),
     }))?;
@@ -159,6 +168,9 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
         },
         &mut Follower { log: args.log },
     )?;
+    if let Some(keep) = &args.keep {
+        std::fs::copy(&finished.artifact, keep)?;
+    }
     let names = ["1_hit_at_k", "10_hit_at_k", "100000_average_precision"];
     let of = |metrics: &std::collections::BTreeMap<String, f64>| names.map(|name| metrics[name]);
     Ok((of(&finished.before), of(&finished.after)))

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 
 pub use crate::prepare::ItemRef;
 use crate::{
     Error, Result,
     evaluation::{Distance, Ranking, rank},
-    models::{Model, ModelKind},
+    models::{Input, Model, ModelKind},
     prepare::Preparer,
     source::{LoadOptions, LoadedModel, ModelSource},
 };
@@ -173,6 +173,31 @@ pub(crate) fn embed(
     batch: usize,
 ) -> Result<Embeddings> {
     let pass = model.inference();
+    embed_with(model, preparer, items, batch, model.dim(), |input| {
+        model.encode(&pass, input)
+    })
+}
+
+/// What the network alone makes of items, without the head.
+pub(crate) fn embed_body(
+    model: &Model,
+    preparer: &Preparer,
+    items: &[ItemRef<'_>],
+) -> Result<Embeddings> {
+    let (pass, dim) = (model.inference(), model.config().dim());
+    embed_with(model, preparer, items, BATCH, dim, |input| {
+        model.encode_body(&pass, input)
+    })
+}
+
+fn embed_with(
+    model: &Model,
+    preparer: &Preparer,
+    items: &[ItemRef<'_>],
+    batch: usize,
+    dim: usize,
+    encode: impl Fn(&Input) -> Result<Tensor>,
+) -> Result<Embeddings> {
     let device = model.params().device();
     let batch = batch.max(1);
     // Texts of about one length side by side are attended to more evenly by
@@ -182,7 +207,7 @@ pub(crate) fn embed(
         ItemRef::Text(text) => text.len(),
         _ => 0,
     });
-    let mut values = vec![0.0; items.len() * model.dim()];
+    let mut values = vec![0.0; items.len() * dim];
     for chosen in order.chunks(batch) {
         let part: Vec<ItemRef<'_>> = chosen.iter().map(|i| items[*i].clone()).collect();
         let input = preparer
@@ -194,16 +219,10 @@ pub(crate) fn embed(
                 },
                 other => other,
             })?;
-        let found = model
-            .encode(&pass, &input)?
-            .flatten_all()?
-            .to_vec1::<f32>()?;
-        for (row, place) in found.chunks_exact(model.dim()).zip(chosen) {
-            values[place * model.dim()..(place + 1) * model.dim()].copy_from_slice(row);
+        let found = encode(&input)?.flatten_all()?.to_vec1::<f32>()?;
+        for (row, place) in found.chunks_exact(dim).zip(chosen) {
+            values[place * dim..(place + 1) * dim].copy_from_slice(row);
         }
     }
-    Ok(Embeddings {
-        dim: model.dim(),
-        values,
-    })
+    Ok(Embeddings { dim, values })
 }

@@ -12,10 +12,11 @@ use crate::{
     Error, Result,
     artifact::{self, RunRecord},
     callbacks::{Context, TrainingCallback},
-    data::{self, Classes, Layout, TrainingSet},
+    data::{self, Classes, Item, Layout, TrainingSet},
     evaluation::Metrics,
+    infer::{ItemRef, embed_body},
     loss::Criterion,
-    models::ModelConfig,
+    models::{ModelConfig, ModelKind},
     optim::layer_scales,
     plan::{Allowed, Plan, choose_device},
     record::{self, History},
@@ -120,7 +121,7 @@ pub fn run(
     if let Some(warning) = warning {
         log(Level::Warning, warning);
     }
-    let data = read_data(&plan, setting.read_data)?;
+    let mut data = read_data(&plan, setting.read_data)?;
     log(Level::Info, data.describe(&plan.layout));
     let resumed = match setting.checkpoint {
         Some(file) => Some(resume::unpack(
@@ -140,7 +141,7 @@ pub fn run(
         freeze: plan.freeze,
         seed: plan.seed,
     };
-    let loaded = source.read()?.load(&options, &device)?;
+    let mut loaded = source.read()?.load(&options, &device)?;
     if loaded.model.kind() != plan.kind {
         return Err(Error::config(
             "model",
@@ -159,6 +160,9 @@ pub fn run(
             rayon::current_num_threads()
         ),
     );
+    if plan.freeze && !plan.augment {
+        remember_frozen(&mut loaded, &mut data)?;
+    }
     let given = plan
         .batch_size
         .or(resumed.as_ref().map(|progress| progress.batch_size));
@@ -305,6 +309,48 @@ fn read_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<DocumentArray>) -> 
         validation: numbers.number(validation),
         classes,
     })
+}
+
+/// The most bytes that outputs of a frozen network may take.
+const REMEMBERED: usize = 1 << 30;
+
+/// Puts what a frozen network makes of the examples in their place, so that
+/// each goes through it once and not in every epoch.
+fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Result<()> {
+    let (model, preparer) = (&loaded.model, &mut loaded.preparer);
+    let sets = [&mut data.train, &mut data.validation];
+    let items: usize = sets
+        .iter()
+        .flat_map(|set| &set.examples)
+        .map(|example| example.parts.len())
+        .sum();
+    let dim = model.config().dim();
+    if model.kind() == ModelKind::Features || items * dim * 4 > REMEMBERED {
+        return Ok(());
+    }
+    for set in sets {
+        let parts: Vec<ItemRef<'_>> = set
+            .examples
+            .iter()
+            .flat_map(|example| example.parts.iter().map(ItemRef::from))
+            .collect();
+        let width = set.examples.first().map_or(1, |e| e.parts.len().max(1));
+        let embedded = embed_body(model, preparer, &parts).map_err(|e| match e {
+            Error::Item { place, reason } => {
+                let id = &set.examples[place / width].id;
+                Error::data(format!("document `{id}`: {reason}"))
+            }
+            other => other,
+        })?;
+        let mut values = embedded.iter();
+        for part in set.examples.iter_mut().flat_map(|e| &mut e.parts) {
+            if let Some(values) = values.next() {
+                *part = Item::Features(values.into());
+            }
+        }
+    }
+    preparer.features = Some(dim);
+    Ok(())
 }
 
 /// Everything that the training loop needs, and what of it is worth a line of

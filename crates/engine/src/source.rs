@@ -11,7 +11,7 @@ use std::{
 };
 
 use candle_core::Device;
-use finetuner_protocol::{Task, find_backbone};
+use finetuner_protocol::{Task, find_backbone, guess_task};
 use serde_json::{Value, json};
 
 use crate::{
@@ -119,26 +119,13 @@ impl ModelSource {
             _ => ModelKind::Features,
         };
         Ok(match self {
-            Self::Bundled(name) => of_task(find_backbone(name).map_or(&Task::Any, |b| &b.task)),
+            Self::Bundled(name) => of_task(&guess_task(name)),
             Self::Folder(folder) => {
                 let path = folder.join("config.json");
                 let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
                 ModelConfig::parse(&parse_json(&bytes, "config.json")?)?.kind()
             }
-            Self::Hub(name) => match find_listed(name) {
-                Some(task) => of_task(task),
-                None => {
-                    let name = name.to_lowercase();
-                    let has = |part: &str| name.contains(part);
-                    if has("clip") {
-                        ModelKind::TextImage
-                    } else if has("resnet") || has("efficientnet") {
-                        ModelKind::Image
-                    } else {
-                        ModelKind::Text
-                    }
-                }
-            },
+            Self::Hub(name) => of_task(&guess_task(name)),
             Self::Mlp(_) => ModelKind::Features,
             Self::Artifact(id) => {
                 return Err(Error::model(id.as_str(), "it was not fetched"));
@@ -183,13 +170,6 @@ impl ModelSource {
             Self::Artifact(id) => Err(Error::model(id.as_str(), "it was not fetched")),
         }
     }
-}
-
-/// The task of the backbone with this name on the hub.
-fn find_listed(hub_name: &str) -> Option<&'static Task> {
-    let mut all = finetuner_protocol::BACKBONES.iter();
-    all.find(|backbone| backbone.hub_name() == hub_name)
-        .map(|backbone| &backbone.task)
 }
 
 fn is_hub_name(name: &str) -> bool {

@@ -404,6 +404,32 @@ pub fn find_backbone(name: &str) -> Option<&'static Backbone> {
         .find(|backbone| backbone.name == name || backbone.aliases.contains(&name))
 }
 
+/// What a model compares: that of the list of backbones, else what its name
+/// says - a CLIP, a ResNet or EfficientNet, or else a text model.
+///
+/// ```
+/// use finetuner_protocol::{Task, guess_task};
+///
+/// assert_eq!(guess_task("resnet50"), Task::ImageToImage);
+/// assert_eq!(guess_task("laion/CLIP-ViT-B-32"), Task::TextToImage);
+/// assert_eq!(guess_task("intfloat/e5-small"), Task::TextToText);
+/// ```
+#[must_use]
+pub fn guess_task(name: &str) -> Task {
+    if let Some(backbone) = find_backbone(name) {
+        return backbone.task.clone();
+    }
+    let name = name.to_lowercase();
+    let has = |part: &str| name.contains(part);
+    if has("clip") {
+        Task::TextToImage
+    } else if has("resnet") || has("efficientnet") {
+        Task::ImageToImage
+    } else {
+        Task::TextToText
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,6 +34,7 @@ pub mod synthesis;
 
 pub use backbone::{
     BACKBONES, Backbone, CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL, ModelOption, find_backbone,
+    guess_task,
 };
 pub use callback::Callback;
 pub use config::{Data, Generation, HyperParameters, Model, RunConfig, SchedulerOptions};

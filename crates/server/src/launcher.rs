@@ -17,6 +17,10 @@ use tokio::process::{Child, Command};
 
 use crate::worker::{self, WORKER_TOKEN, WORKER_URL};
 
+/// Makes a worker's allocator keep what is freed: a step needs the same large
+/// buffers as the one before, and the system would clear each of them anew.
+const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
+
 /// What a worker must be told.
 #[derive(Clone)]
 pub struct WorkOrder {
@@ -192,7 +196,11 @@ impl Launcher for Processes {
     fn start(&self, order: WorkOrder) -> BoxFuture<'_, Result<String, String>> {
         let spawn = || -> Result<String, String> {
             let program = std::env::current_exe().map_err(|e| format!("no program: {e}"))?;
-            let child = Command::new(program)
+            let mut command = Command::new(program);
+            if std::env::var_os(KEEP_MEMORY.0).is_none() {
+                command.env(KEEP_MEMORY.0, KEEP_MEMORY.1);
+            }
+            let child = command
                 .arg("worker")
                 // Not as arguments, which others on the machine can see.
                 .env(WORKER_URL, &order.url)

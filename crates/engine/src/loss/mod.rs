@@ -47,7 +47,7 @@ pub(crate) struct Batch<'a> {
 
 impl Batch<'_> {
     /// The pairs that are looked at: those that a miner has chosen, or all.
-    fn pairs(&self) -> (Vec<(u32, u32)>, Vec<(u32, u32)>) {
+    fn pairs(&self) -> (tuples::Pairs, tuples::Pairs) {
         match self.tuples {
             Some(tuples) => tuples.clone().into_pairs(),
             None => (self.labels.positive(), self.labels.negative()),

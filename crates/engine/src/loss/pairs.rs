@@ -6,11 +6,9 @@ use super::{
     Batch, MetricLoss,
     distance::Metric,
     math::{cross_entropy, log_sum_exp, mask, mean_of_positive, rows, softplus, vector, zero},
-    tuples::{Tuples, pick},
+    tuples::{Pairs, Tuples, pick},
 };
 use crate::Result;
-
-type Pairs = Vec<(u32, u32)>;
 
 /// The matrix of a batch and the pairs that are looked at; nothing where there
 /// is hardly a pair.

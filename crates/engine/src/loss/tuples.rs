@@ -23,6 +23,9 @@ pub enum Tuples {
     Triplets(Vec<[u32; 3]>),
 }
 
+/// Places in the batch and in what it is compared with.
+pub(crate) type Pairs = Vec<(u32, u32)>;
+
 /// Labels of a batch and of what it is compared with.
 #[derive(Clone, Copy)]
 pub(crate) struct Labels<'a> {
@@ -41,7 +44,7 @@ impl Labels<'_> {
         self.batch[i] != self.reference[j]
     }
 
-    fn pairs(&self, wanted: impl Fn(usize, usize) -> bool) -> Vec<(u32, u32)> {
+    fn pairs(&self, wanted: impl Fn(usize, usize) -> bool) -> Pairs {
         let mut pairs = Vec::new();
         for i in 0..self.batch.len() {
             let others = (0..self.reference.len()).filter(|j| wanted(i, *j));
@@ -51,12 +54,12 @@ impl Labels<'_> {
     }
 
     /// All pairs that belong together.
-    pub(crate) fn positive(&self) -> Vec<(u32, u32)> {
+    pub(crate) fn positive(&self) -> Pairs {
         self.pairs(|i, j| self.matches(i, j))
     }
 
     /// All pairs that don't.
-    pub(crate) fn negative(&self) -> Vec<(u32, u32)> {
+    pub(crate) fn negative(&self) -> Pairs {
         self.pairs(|i, j| self.differs(i, j))
     }
 
@@ -119,7 +122,7 @@ impl Labels<'_> {
 
 impl Tuples {
     /// As pairs: a triplet is two.
-    pub(crate) fn into_pairs(self) -> (Vec<(u32, u32)>, Vec<(u32, u32)>) {
+    pub(crate) fn into_pairs(self) -> (Pairs, Pairs) {
         match self {
             Self::Pairs { positive, negative } => (positive, negative),
             Self::Triplets(triplets) => {

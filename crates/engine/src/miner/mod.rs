@@ -26,7 +26,7 @@ pub(crate) struct Mined<'a> {
 }
 
 impl Mined<'_> {
-    fn row<'b>(rows: &'b [f64], dim: usize, i: u32) -> &'b [f64] {
+    fn row(rows: &[f64], dim: usize, i: u32) -> &[f64] {
         &rows[i as usize * dim..(i as usize + 1) * dim]
     }
 

@@ -335,20 +335,32 @@ impl Model {
     /// # Errors
     /// Where the input is of another kind or size than the model's.
     pub fn encode(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
-        // What is frozen needs no way back, and keeps its running moments.
-        let frozen = self.setup.freeze.then(|| self.inference());
-        let body = frozen.as_ref().unwrap_or(pass);
-        let x = match (&self.network, input) {
-            (Network::Clip(clip), Input::Images(pixels)) => clip.encode_images(body, pixels)?,
-            (Network::Clip(clip), Input::Texts(texts)) => clip.encode_texts(body, texts)?,
-            (Network::Bert(bert), Input::Texts(texts)) => bert.encode(body, texts)?,
+        let x = match (self.setup.freeze, input) {
+            // What the frozen network made of it before.
+            (true, Input::Features(known)) if self.kind() != ModelKind::Features => known.clone(),
+            // What is frozen needs no way back, and keeps its running moments.
+            (true, _) => self.encode_body(&self.inference(), input)?,
+            (false, _) => self.encode_body(pass, input)?,
+        };
+        match &self.head {
+            Some(head) => head.forward(pass, &x),
+            None => Ok(x),
+        }
+    }
+
+    /// What the network makes of an input, before the head.
+    pub(crate) fn encode_body(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
+        Ok(match (&self.network, input) {
+            (Network::Clip(clip), Input::Images(pixels)) => clip.encode_images(pass, pixels)?,
+            (Network::Clip(clip), Input::Texts(texts)) => clip.encode_texts(pass, texts)?,
+            (Network::Bert(bert), Input::Texts(texts)) => bert.encode(pass, texts)?,
             (Network::ResNet(network, pooler), Input::Images(pixels)) => {
-                cnn::pool_places(body, &network.features(body, pixels)?, *pooler)?
+                cnn::pool_places(pass, &network.features(pass, pixels)?, *pooler)?
             }
             (Network::EfficientNet(network, pooler), Input::Images(pixels)) => {
-                cnn::pool_places(body, &network.features(body, pixels)?, *pooler)?
+                cnn::pool_places(pass, &network.features(pass, pixels)?, *pooler)?
             }
-            (Network::Mlp(mlp), Input::Features(features)) => mlp.encode(body, features)?,
+            (Network::Mlp(mlp), Input::Features(features)) => mlp.encode(pass, features)?,
             (_, input) => {
                 let kind = match input {
                     Input::Texts(_) => "texts",
@@ -360,11 +372,7 @@ impl Model {
                     self.kind().inputs()
                 )));
             }
-        };
-        match &self.head {
-            Some(head) => head.forward(pass, &x),
-            None => Ok(x),
-        }
+        })
     }
 }
 

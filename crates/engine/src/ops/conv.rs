@@ -252,6 +252,9 @@ impl ConvNorm {
     }
 }
 
+/// What an input is changed by, where that is wanted.
+type Gradient = Option<Vec<f32>>;
+
 struct FusedConv {
     layer: ConvNorm,
     has_residual: bool,
@@ -304,7 +307,7 @@ impl FusedConv {
         residual: Option<&[f32]>,
         g: &[f32],
         wanted: bool,
-    ) -> candle_core::Result<(Option<Vec<f32>>, Option<Vec<f32>>)> {
+    ) -> candle_core::Result<(Gradient, Gradient)> {
         let layer = &self.layer;
         let dims = layer.dims(shape)?;
         let saved = self
@@ -430,7 +433,7 @@ impl CustomOp3 for FusedConv {
             &floats(&g)?,
             wanted,
         )?;
-        let tensor = |d: Option<Vec<f32>>, like: &Tensor| {
+        let tensor = |d: Gradient, like: &Tensor| {
             d.map(|d| Tensor::from_vec(d, like.shape(), like.device()))
                 .transpose()
         };

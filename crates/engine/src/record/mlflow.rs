@@ -34,7 +34,7 @@ pub(super) fn write(
     let experiment_id = number.to_string();
     let rows = history.rows();
     let (start, end) = match (rows.first(), rows.last()) {
-        (Some((_, start, _)), Some((_, end, _))) => (*start, *end),
+        (Some(first), Some(last)) => (first.time, last.time),
         _ => (0.0, 0.0),
     };
     let milliseconds = |seconds: f64| (seconds * 1000.0) as u64;

@@ -39,6 +39,13 @@ struct Curve {
     seen: usize,
 }
 
+/// What was measured at one step.
+struct Row<'a> {
+    step: usize,
+    time: f64,
+    values: Vec<(&'a str, f64)>,
+}
+
 /// Curves by name, such as `train/loss`, in the order of their first values.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct History(Vec<(String, Curve)>);
@@ -78,23 +85,27 @@ impl History {
 
     /// All points in the order of their steps, those of one step in the order
     /// of the curves.
-    fn rows(&self) -> Vec<(usize, f64, Vec<(&str, f64)>)> {
+    fn rows(&self) -> Vec<Row<'_>> {
         let mut all: Vec<(usize, usize, &str, Point)> = Vec::new();
         for (order, (name, points)) in self.curves().enumerate() {
             all.extend(points.iter().map(|point| (point.step, order, name, *point)));
         }
         all.sort_by_key(|(step, order, _, _)| (*step, *order));
-        let mut rows: Vec<(usize, f64, Vec<(&str, f64)>)> = Vec::new();
+        let mut rows: Vec<Row<'_>> = Vec::new();
         for (step, _, name, point) in all {
             match rows.last_mut() {
                 // A name comes once into a row.
-                Some((last, time, values))
-                    if *last == step && values.iter().all(|(known, _)| *known != name) =>
+                Some(row)
+                    if row.step == step && row.values.iter().all(|(known, _)| *known != name) =>
                 {
-                    *time = time.max(point.time);
-                    values.push((name, point.value));
+                    row.time = row.time.max(point.time);
+                    row.values.push((name, point.value));
                 }
-                _ => rows.push((step, point.time, vec![(name, point.value)])),
+                _ => rows.push(Row {
+                    step,
+                    time: point.time,
+                    values: vec![(name, point.value)],
+                }),
             }
         }
         rows
@@ -166,7 +177,11 @@ mod tests {
         history.add("train_loss", 4, 1.0);
         history.add("eval/hit", 4, 0.75);
         history.add("eval/hit", 4, 0.8);
-        let rows: Vec<_> = history.rows().into_iter().map(|(s, _, v)| (s, v)).collect();
+        let rows: Vec<_> = history
+            .rows()
+            .into_iter()
+            .map(|row| (row.step, row.values))
+            .collect();
         assert_eq!(
             rows,
             [

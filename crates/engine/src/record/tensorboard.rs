@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::{
-    History,
+    History, Row,
     bytes::{Message, crc32c},
 };
 use crate::{Error, Result};
@@ -26,11 +26,11 @@ fn record(out: &mut Vec<u8>, event: Message) {
 pub(super) fn write(folder: &Path, history: &History) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let rows = history.rows();
-    let start = rows.first().map_or(0.0, |(_, time, _)| *time);
+    let start = rows.first().map_or(0.0, |row| row.time);
     let mut out = Vec::new();
     let version = Message::default().double(1, start).text(3, "brain.Event:2");
     record(&mut out, version);
-    for (step, time, values) in rows {
+    for Row { step, time, values } in rows {
         let summary = values
             .iter()
             .fold(Message::default(), |summary, (name, value)| {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
-    History,
+    History, Row,
     bytes::{Message, crc32},
 };
 use crate::{Error, Result};
@@ -74,7 +74,7 @@ pub(super) fn write(
     options: &WandBLogger,
 ) -> Result<()> {
     let rows = history.rows();
-    let start = rows.first().map_or(0.0, |(_, time, _)| *time);
+    let start = rows.first().map_or(0.0, |row| row.time);
     let text = |name: &str| -> Option<String> {
         let args = options.wandb_args.as_ref()?;
         Some(args.get(name)?.as_str()?.to_owned())
@@ -123,7 +123,7 @@ pub(super) fn write(
         .message(15, started);
     record(17, run);
     let mut last: Vec<(String, Value)> = Vec::new();
-    for (step, time, values) in &rows {
+    for Row { step, time, values } in &rows {
         let mut logged = vec![
             ("_step".to_owned(), json!(step)),
             ("_timestamp".to_owned(), json!(time)),
