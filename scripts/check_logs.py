@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Reads the logs that a run has written into its artifact with the programs that they are for.
 
-    pip install tensorboard wandb mlflow-skinny
+    pip install "tensorboard<2.19" "wandb==0.19.11" mlflow-skinny    # later ones of wandb read no files from Python
     cargo run --release -p finetuner-engine --example quality -- fashion-glossary --seeds 1 --keep run.zip
     python scripts/check_logs.py run.zip
 
 Ends with an error where one of them can't read its part, or reads other values than the others.
 """
 import json
+import os
 import sys
 import tempfile
 import zipfile
@@ -41,12 +42,12 @@ def wandb(folder):
                     curves.setdefault(key, []).append((row["_step"], value))
         if kinds[-1] == "run":
             print("wandb: project", record.run.project, "run", record.run.display_name)
+            assert record.run.display_name and record.run.start_time.seconds, record.run
     assert kinds[0] == "run" and kinds[-2:] == ["summary", "exit"], kinds
     return curves
 
 
 def mlflow(folder):
-    import os
     os.environ["MLFLOW_ALLOW_FILE_STORE"] = "true"
     from mlflow.tracking import MlflowClient
 

@@ -8,6 +8,7 @@
 //! device, and is what the fused form is tested against.
 
 mod attention;
+mod batch_norm;
 mod block;
 mod conv;
 mod conv_pool;
@@ -24,10 +25,11 @@ use candle_core::{
 };
 
 pub(crate) use attention::{Attention, Segments};
+pub(crate) use batch_norm::BatchNorm;
 pub(crate) use block::{
     Activation, BERT_BLOCK, Block, BlockNames, BlockParams, CLIP_BLOCK, DISTILBERT_BLOCK,
 };
-pub(crate) use conv::{BatchNorm, ConvKind, ConvNorm, Padding};
+pub(crate) use conv::{ConvKind, ConvNorm, Padding};
 pub(crate) use conv_pool::{max_pool, scale_channels};
 pub(crate) use embeddings::{PatchDims, TokenTables, patch_embeddings, token_embeddings};
 pub(crate) use layer_norm::{LayerNorm, layer_norm};

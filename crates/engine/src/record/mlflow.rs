@@ -42,7 +42,7 @@ pub(super) fn write(
     let run_id = digits(&format!("{experiment_name}/{run_name}/{start}"), 32);
     let experiment = folder.join(&experiment_id);
     let run = experiment.join(&run_id);
-    for part in ["metrics", "params", "tags", "artifacts"] {
+    for part in ["metrics", "params", "tags"] {
         let path = run.join(part);
         std::fs::create_dir_all(&path).map_err(|e| Error::io(&path, e))?;
     }
@@ -89,6 +89,9 @@ pub(super) fn write(
         }),
     )?;
     write(&run.join("tags/mlflow.runName"), run_name)?;
+    // MLflow knows a run by its folders, and a zip keeps no empty ones.
+    let model = "The model is in the folder that `logs` is in.\n";
+    write(&run.join("artifacts/model.txt"), model)?;
     let hyper = &config.hyper_parameters;
     let params = [
         ("model", config.model.name.clone().unwrap_or_default()),

@@ -119,8 +119,8 @@ pub(super) fn write(
     }
     let run = run
         .message(4, items(&settings, 1))
-        .text(7, &name)
-        .message(15, started);
+        .text(8, &name)
+        .message(17, started);
     record(17, run);
     let mut last: Vec<(String, Value)> = Vec::new();
     for Row { step, time, values } in &rows {

@@ -1,0 +1,141 @@
+//! Batch normalisation of the rows of a matrix.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{conv::chunk, floats};
+use crate::{
+    Result, kernels,
+    kernels::simd,
+    params::{Param, Params},
+};
+
+/// Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167): in training
+/// by the moments of the batch, else by the running ones.
+#[derive(Clone)]
+pub(crate) struct BatchNorm {
+    pub(super) weight: Arc<Param>,
+    pub(super) bias: Arc<Param>,
+    pub(super) running_mean: Arc<Param>,
+    pub(super) running_var: Arc<Param>,
+    pub(super) eps: f32,
+}
+
+/// What of a new batch goes into the running moments: PyTorch's default.
+const MOMENTUM: f32 = 0.1;
+
+/// How a normalisation maps values, column by column.
+pub(super) struct Affine {
+    pub(super) scale: Vec<f32>,
+    pub(super) shift: Vec<f32>,
+    pub(super) mean: Vec<f32>,
+    /// One over the standard deviation.
+    pub(super) rstd: Vec<f32>,
+}
+
+impl BatchNorm {
+    /// Takes the four tensors of `name`. The running moments must be frozen.
+    pub(crate) fn load(params: &Params, name: &str, width: usize, eps: f32) -> Result<Self> {
+        let get = |part: &str| params.get(&format!("{name}.{part}"), &[width]);
+        Ok(Self {
+            weight: get("weight")?,
+            bias: get("bias")?,
+            running_mean: get("running_mean")?,
+            running_var: get("running_var")?,
+            eps,
+        })
+    }
+
+    /// Name and shape of its tensors.
+    pub(crate) fn tensors(name: &str, width: usize) -> impl Iterator<Item = (String, Vec<usize>)> {
+        ["weight", "bias", "running_mean", "running_var"]
+            .map(|part| (format!("{name}.{part}"), vec![width]))
+            .into_iter()
+    }
+
+    /// The moments of the rows of `z`, which also go into the running ones.
+    pub(super) fn learn(&self, z: &[f32]) -> candle_core::Result<Affine> {
+        let weight = floats(self.weight.tensor())?;
+        let width = weight.len();
+        let rows = z.len() / width;
+        if rows < 2 {
+            candle_core::bail!(
+                "batch normalisation needs more than one value of each channel in training"
+            )
+        }
+        let mut mean = vec![0.0; width];
+        kernels::add_column_sums(z, &mut mean);
+        mean.iter_mut().for_each(|m| *m /= rows as f32);
+        let partial: Vec<Vec<f32>> = z
+            .par_chunks(chunk(width))
+            .map(|z| {
+                let mut sum = vec![0.0; width];
+                simd::add_squared_differences(z, &mean, &mut sum);
+                sum
+            })
+            .collect();
+        let mut var = vec![0.0; width];
+        partial.iter().for_each(|p| simd::add_assign(&mut var, p));
+        var.iter_mut().for_each(|v| *v /= rows as f32);
+        let unbiased = rows as f32 / (rows - 1) as f32;
+        let keep = |running: &Arc<Param>, new: &[f32], factor: f32| {
+            running.update(|running| {
+                for (r, n) in running.iter_mut().zip(new) {
+                    *r += MOMENTUM * (n * factor - *r);
+                }
+            })
+        };
+        keep(&self.running_mean, &mean, 1.0).map_err(candle_core::Error::wrap)?;
+        keep(&self.running_var, &var, unbiased).map_err(candle_core::Error::wrap)?;
+        self.affine(mean, &var)
+    }
+
+    /// By the running moments.
+    pub(super) fn settled(&self) -> candle_core::Result<Affine> {
+        let var = floats(self.running_var.tensor())?.to_vec();
+        self.affine(floats(self.running_mean.tensor())?.to_vec(), &var)
+    }
+
+    fn affine(&self, mean: Vec<f32>, var: &[f32]) -> candle_core::Result<Affine> {
+        let (weight, bias) = (floats(self.weight.tensor())?, floats(self.bias.tensor())?);
+        let rstd: Vec<f32> = var.iter().map(|v| 1.0 / (v + self.eps).sqrt()).collect();
+        let scale: Vec<f32> = rstd.iter().zip(&*weight).map(|(r, w)| r * w).collect();
+        let shift = bias
+            .iter()
+            .zip(&mean)
+            .zip(&scale)
+            .map(|((b, m), s)| b - m * s);
+        Ok(Affine {
+            shift: shift.collect(),
+            scale,
+            mean,
+            rstd,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::testing::params;
+
+    #[test]
+    fn running_moments_follow_the_batch_as_in_pytorch() {
+        let shapes: [(&str, &[usize]); 4] = [
+            ("n.weight", &[1]),
+            ("n.bias", &[1]),
+            ("n.running_mean", &[1]),
+            ("n.running_var", &[1]),
+        ];
+        let params = params(&shapes, &["n.running_mean", "n.running_var"]);
+        let norm = BatchNorm::load(&params, "n", 1, 1e-5).unwrap();
+        norm.running_mean.update(|m| m[0] = 2.0).unwrap();
+        norm.running_var.update(|v| v[0] = 3.0).unwrap();
+        norm.learn(&[1.0, 2.0, 3.0, 6.0]).unwrap();
+        let value = |p: &Param| p.to_vec().unwrap()[0];
+        // Mean 3, unbiased variance 14 / 3.
+        assert!((value(&norm.running_mean) - 2.1).abs() < 1e-6);
+        assert!((value(&norm.running_var) - (3.0 + 0.1 * (14.0 / 3.0 - 3.0))).abs() < 1e-6);
+    }
+}
