@@ -1,13 +1,16 @@
-"""Opens a model that a run has saved with `transformers`, and compares what it
-makes of some pictures and texts with what the engine makes of them.
+"""Opens a model that a run has saved with `transformers`, or a text model with
+sentence-transformers, and compares what it makes of some pictures and texts
+with what the engine makes of them.
 
-    pip install torch transformers safetensors numpy pillow
+    pip install torch transformers sentence-transformers safetensors numpy pillow
     python scripts/check_saved_model.py clip-model
 
 Ends with an error where the embeddings differ by more than 1e-4. The tensors
 that the comparison runs on are made by transformers' own tokenizer and picture
 processor; the engine starts from the texts and the files.
 """
+
+import json
 
 import subprocess
 import sys
@@ -24,12 +27,7 @@ DATA = Path(__file__).parent.parent / "datasets/emoji-clip"
 LIMIT = 1e-4
 
 
-def main():
-    folder = Path(sys.argv[1])
-    rows = [line.split(",") for line in (DATA / "fashion/eval.csv").read_text().splitlines()]
-    pictures = [DATA / picture for picture, _ in rows]
-    texts = [text for _, text in rows]
-
+def clip(folder, texts, pictures):
     model = CLIPModel.from_pretrained(folder).eval()
     tokens = AutoTokenizer.from_pretrained(folder)(
         texts, padding=True, truncation=True, return_tensors="pt"
@@ -39,6 +37,26 @@ def main():
     with torch.no_grad():
         text = model.text_projection(model.text_model(**tokens).pooler_output)
         image = model.visual_projection(model.vision_model(pixels).pooler_output)
+    return {"text_embeds": text, "image_embeds": image}
+
+
+def text_model(folder, texts):
+    from sentence_transformers import SentenceTransformer
+
+    return {"text_embeds": torch.tensor(SentenceTransformer(str(folder), device="cpu").encode(texts))}
+
+
+def main():
+    folder = Path(sys.argv[1])
+    rows = [line.split(",") for line in (DATA / "fashion/eval.csv").read_text().splitlines()]
+    pictures = [DATA / picture for picture, _ in rows]
+    texts = [text for _, text in rows]
+    kind = json.loads((folder / "config.json").read_text()).get("model_type", "clip")
+    if kind == "clip":
+        expected_by_name = clip(folder, texts, pictures)
+    else:
+        pictures = []
+        expected_by_name = text_model(folder, texts)
 
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary) / "embeddings.safetensors"
@@ -52,7 +70,7 @@ def main():
         found = load_file(output)
 
     bad = False
-    for name, expected in [("text_embeds", text), ("image_embeds", image)]:
+    for name, expected in expected_by_name.items():
         by_row = (found[name] - expected).norm(dim=1) / expected.norm(dim=1)
         bad |= not by_row.max().item() <= LIMIT
         print(f"{name}: {len(by_row)} rows, largest difference {by_row.max().item():.1e}")

@@ -84,9 +84,9 @@ impl Finetuner {
     /// Describes a fine-tuning job; awaiting it submits the job and gives a
     /// [`Run`].
     ///
-    /// `model` is a name of [`list_models`](crate::list_models), the name of a
-    /// CLIP model on the Hugging Face hub, or, where the backend allows it, a
-    /// folder of its machine. `train_data` is the name of data that was pushed,
+    /// `model` is a name of [`list_models`](crate::list_models), the name of
+    /// another model on the Hugging Face hub (`owner/name`), or, where the
+    /// backend allows it, a folder of its machine. `train_data` is the name of data that was pushed,
     /// or documents or a CSV file, which are pushed first.
     ///
     /// ```no_run

@@ -147,6 +147,35 @@ impl Rule for Asgd {
     }
 }
 
+/// How a weight decays in a step.
+enum Decay {
+    /// The weight shrinks by this factor.
+    Decoupled(f32),
+    /// This part of the weight is added to its gradient.
+    Coupled(f32),
+}
+
+impl Decay {
+    fn new(weight_decay: f64, decoupled: bool, learning_rate: f64) -> Self {
+        if decoupled {
+            Self::Decoupled(1.0 - (learning_rate * weight_decay) as f32)
+        } else {
+            Self::Coupled(weight_decay as f32)
+        }
+    }
+
+    /// Shrinks the weight, or gives the gradient with the decay in it.
+    fn apply(&self, value: &mut f32, grad: f32) -> f32 {
+        match self {
+            Self::Decoupled(factor) => {
+                *value *= factor;
+                grad
+            }
+            Self::Coupled(part) => grad + part * *value,
+        }
+    }
+}
+
 /// NAdam (Dozat 2016).
 pub(super) struct NAdam {
     pub(super) betas: (f64, f64),
@@ -174,15 +203,10 @@ impl Rule for NAdam {
         let (now, next) = (self.momentum(step), self.momentum(step + 1));
         let of_grad = (learning_rate * (1.0 - now) / (1.0 - product)) as f32;
         let of_mean = (learning_rate * next / (1.0 - product * next)) as f32;
-        let decay = self.weight_decay as f32;
+        let decay = Decay::new(self.weight_decay, self.decoupled, learning_rate);
         if let [m, v] = &mut part.slots[..] {
             for i in 0..part.grad.len() {
-                let mut g = part.grad[i];
-                if self.decoupled {
-                    part.value[i] *= 1.0 - learning_rate as f32 * decay;
-                } else {
-                    g += decay * part.value[i];
-                }
+                let g = decay.apply(&mut part.value[i], part.grad[i]);
                 m[i] += (1.0 - beta1) * (g - m[i]);
                 v[i] = beta2 * v[i] + (1.0 - beta2) * g * g;
                 let root = (v[i] / correction as f32).sqrt() + self.eps as f32;
@@ -218,15 +242,10 @@ impl Rule for RAdam {
                 / ((longest - 4.0) * (longest - 2.0) * length))
                 .sqrt()
         });
-        let decay = self.weight_decay as f32;
+        let decay = Decay::new(self.weight_decay, self.decoupled, learning_rate);
         if let [m, v] = &mut part.slots[..] {
             for i in 0..part.grad.len() {
-                let mut g = part.grad[i];
-                if self.decoupled {
-                    part.value[i] *= 1.0 - learning_rate as f32 * decay;
-                } else {
-                    g += decay * part.value[i];
-                }
+                let g = decay.apply(&mut part.value[i], part.grad[i]);
                 m[i] += (1.0 - beta1 as f32) * (g - m[i]);
                 v[i] = beta2 as f32 * v[i] + (1.0 - beta2 as f32) * g * g;
                 let mean = m[i] / first as f32;
