@@ -24,7 +24,7 @@ from pathlib import Path
 
 import requests
 from selenium import webdriver
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
@@ -101,13 +101,17 @@ class Browser:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def wait(self, what, condition):
-        # A live page is loaded anew under the condition's hands when a run's state changes.
-        moving = (NoSuchElementException, StaleElementReferenceException)
-        WebDriverWait(self.driver, PATIENCE, 0.2, ignored_exceptions=moving).until(
+        # A page may be loaded anew under the condition's hands: after a click, or a live one
+        # when its run's state changes.
+        WebDriverWait(self.driver, PATIENCE, 0.2, ignored_exceptions=[WebDriverException]).until(
             lambda _: condition() or False, what)
 
     def text(self):
         return self.find("main").text
+
+    def says(self, text, what=None):
+        """Waits until a page says something."""
+        self.wait(what or f"`{text}`", lambda: text in self.text())
 
     def clean(self, page):
         """Whether the browser complained."""
@@ -162,11 +166,12 @@ def check(server, browser):
     driver = browser.driver
     # Signing in: with the link, and with a token; a wrong one is told.
     driver.get(server.link)
-    assert "Experiments" in browser.text()
+    browser.says("Experiments")
     browser.find("header form button").click()
+    browser.wait("being signed out", lambda: browser.all("#password"))
     browser.look("sign-in", "/console/signin", "Sign in to finetuner")
     browser.find("#password").send_keys("wrong", Keys.ENTER)
-    assert "is wrong" in browser.text()
+    browser.says("is wrong")
     driver.get_log("browser")
     browser.open("/console/data")
     browser.find("#password").send_keys(server.token, Keys.ENTER)
@@ -207,7 +212,7 @@ def check(server, browser):
     browser.open("/console/experiments/default")
     Select(browser.find("#order")).select_by_value("oldest")
     browser.find("form[role=search] button").click()
-    browser.wait("the order", lambda: browser.all("tbody th a")[0].text != "second")
+    browser.wait("the order", lambda: browser.find("tbody th a").text != "second")
     for box in browser.all("tbody input[type=checkbox]")[:2]:
         box.click()
     browser.find("form[action='/console/compare'] button").click()
@@ -226,6 +231,7 @@ def check(server, browser):
     browser.find("a[href^='/console/data/']").click()
     browser.open("/console/data?kind=documentArray")
     browser.find("tbody a").click()
+    browser.wait("the documents", lambda: "/console/data/" in driver.current_url and browser.all("main img"))
     pictures_are_there(browser)
     browser.look("documents", driver.current_url[len(server.url):], "documents", "SHA-256")
 
@@ -268,7 +274,7 @@ def check(server, browser):
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     browser.open("/console/experiments/default/runs/live")
     for text in ("FINISHED", "Metrics", "Curves", "Training [12/12]"):
-        assert text in browser.text(), f"`{text}` is not there without JavaScript"
+        browser.says(text, f"`{text}` without JavaScript")
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
     # Cancelling and deleting.
