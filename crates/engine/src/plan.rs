@@ -350,10 +350,11 @@ fn loss_optimizer(
                 hyper.optimizer, hyper.loss
             ));
         }
-        match &hyper.optimizer {
-            // Checked where it belongs, and needless without weights.
-            _ if !has_weights => OptimizerName::Adam,
-            name => name.clone(),
+        // Without weights any will do: it is never asked for a step.
+        if has_weights {
+            hyper.optimizer.clone()
+        } else {
+            OptimizerName::Adam
         }
     });
     Ok(OptimizerSpec {

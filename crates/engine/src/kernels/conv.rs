@@ -227,10 +227,6 @@ impl ConvDims {
 
     /// Writes the gradient of the pictures to `dx`.
     pub(crate) fn backward_input(&self, weight: &[f32], dz: &[f32], dx: &mut [f32]) {
-        if self.stride == 1 && self.kernel > 1 && self.pad < self.kernel {
-            let (turned, weight) = self.turned_round(weight);
-            return turned.forward(dz, &weight, dx);
-        }
         let (group, outputs) = (self.group(), self.outputs);
         dx.par_chunks_mut(group * self.in_picture())
             .zip(dz.par_chunks(group * self.out_pixels() * outputs))
@@ -260,36 +256,6 @@ impl ConvDims {
                     self.add_back(cols, range, dx);
                 }
             });
-    }
-
-    /// The way back of a step of one is a convolution itself: of the gradient,
-    /// with the kernels turned by half a turn and inputs and outputs exchanged.
-    fn turned_round(&self, weight: &[f32]) -> (Self, Vec<f32>) {
-        let taps = self.kernel * self.kernel;
-        let (inputs, outputs) = (self.inputs, self.outputs);
-        let turned = Self {
-            height: self.out_height,
-            width: self.out_width,
-            inputs: outputs,
-            outputs: inputs,
-            pad: self.kernel - 1 - self.pad,
-            out_height: self.height,
-            out_width: self.width,
-            ..*self
-        };
-        // [outputs, taps, inputs] to [inputs, taps the other way, outputs]
-        let mut by_input = vec![0.0; weight.len()];
-        super::transpose(weight, taps * inputs, &mut by_input);
-        let mut out = vec![0.0; weight.len()];
-        out.par_chunks_exact_mut(taps * outputs)
-            .enumerate()
-            .for_each(|(input, out)| {
-                for (tap, out) in out.chunks_exact_mut(outputs).enumerate() {
-                    let from = ((taps - 1 - tap) * inputs + input) * outputs;
-                    out.copy_from_slice(&by_input[from..from + outputs]);
-                }
-            });
-        (turned, out)
     }
 
     /// A depthwise convolution: each channel with a kernel of its own, `weight`
