@@ -15,7 +15,7 @@ use crate::{
     Error, Result,
     ops::{
         Block, CLIP_BLOCK, LayerNorm, Linear, Pass, Segments, TokenTables, layer_norm, linear,
-        patch_embeddings, token_embeddings,
+        patch_embeddings, run_blocks, token_embeddings,
     },
     params::{Param, Params},
     tokenizer::TokenBatch,
@@ -363,12 +363,8 @@ impl Clip {
         let (batch, tokens, width) = x.dims3()?;
         let segments = Segments::uniform(batch, tokens);
         let x = x.reshape((batch * tokens, width))?;
-        let mut x = layer_norm(pass, &x, &tower.pre_norm)?;
-        for block in &tower.blocks {
-            x = block.forward(pass, &x, &segments)?;
-        }
-        let class = x.reshape((batch, tokens, width))?;
-        let class = class.narrow(1, 0, 1)?.squeeze(1)?;
+        let x = layer_norm(pass, &x, &tower.pre_norm)?;
+        let class = run_blocks(&tower.blocks, pass, &x, &segments, Some(&vec![0; batch]))?;
         let class = layer_norm(pass, &class, &tower.post_norm)?;
         linear(pass, &class, &tower.projection)
     }
@@ -377,17 +373,13 @@ impl Clip {
     pub(crate) fn encode_texts(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
         let tower = &self.text;
         let segments = texts.segments();
-        let mut x = token_embeddings(pass, &texts.ids, &segments, &tower.tables)?;
-        for block in &tower.blocks {
-            x = block.forward(pass, &x, &segments)?;
-        }
-        let ends: Vec<u32> = segments
+        let x = token_embeddings(pass, &texts.ids, &segments, &tower.tables)?;
+        let ends: Vec<usize> = segments
             .iter()
-            .map(|(start, len)| (start + self.end_of_text(&texts.ids[start..start + len])) as u32)
+            .map(|(start, length)| self.end_of_text(&texts.ids[start..start + length]))
             .collect();
-        let ends = Tensor::from_slice(&ends, ends.len(), x.device())?;
-        // The norm works on each row alone, so it may come after the choice.
-        let x = layer_norm(pass, &x.index_select(&ends, 0)?, &tower.final_norm)?;
+        let x = run_blocks(&tower.blocks, pass, &x, &segments, Some(&ends))?;
+        let x = layer_norm(pass, &x, &tower.final_norm)?;
         linear(pass, &x, &tower.projection)
     }
 

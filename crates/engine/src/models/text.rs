@@ -14,7 +14,7 @@ use crate::{
     Error, Result,
     ops::{
         Activation, BERT_BLOCK, Block, BlockNames, BlockParams, DISTILBERT_BLOCK, LayerNorm, Pass,
-        Pooler, TokenTables, layer_norm, pool, token_embeddings,
+        Pooler, TokenTables, layer_norm, pool, run_blocks, token_embeddings,
     },
     params::Params,
     tokenizer::TokenBatch,
@@ -208,11 +208,14 @@ impl Bert {
     pub(crate) fn encode(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
         let segments = texts.segments();
         let x = token_embeddings(pass, &texts.ids, &segments, &self.tables)?;
-        let mut x = layer_norm(pass, &x, &self.norm)?;
-        for block in &self.blocks {
-            x = block.forward(pass, &x, &segments)?;
+        let x = layer_norm(pass, &x, &self.norm)?;
+        let first = vec![0; segments.count()];
+        let only = (self.pooler == Pooler::Cls).then_some(&first[..]);
+        let x = run_blocks(&self.blocks, pass, &x, &segments, only)?;
+        match self.pooler {
+            Pooler::Cls => Ok(x),
+            pooler => pool(pass, &x, &segments, pooler),
         }
-        pool(pass, &x, &segments, self.pooler)
     }
 }
 

@@ -87,6 +87,8 @@ impl Segments {
 /// each is a strided view.
 pub(crate) struct Attention<'a> {
     pub(crate) segments: &'a Segments,
+    /// Where each sequence has one query only, its place in the sequence.
+    pub(crate) only: Option<&'a [usize]>,
     pub(crate) width: usize,
     pub(crate) heads: usize,
     /// Whether a position sees only itself and those before it.
@@ -102,10 +104,20 @@ impl Attention<'_> {
         1.0 / (self.head() as f32).sqrt()
     }
 
+    /// Queries of a sequence of this length.
+    fn queries(&self, length: usize) -> usize {
+        if self.only.is_some() { 1 } else { length }
+    }
+
+    /// Elements that all attention weights of a sequence take.
+    fn weights_of(&self, length: usize) -> usize {
+        self.heads * self.queries(length) * length
+    }
+
     /// Elements that all attention weights take.
     pub(crate) fn weights_len(&self) -> usize {
-        let squares = self.segments.lengths().iter().map(|length| length * length);
-        self.heads * squares.sum::<usize>()
+        let lengths = self.segments.lengths().iter();
+        lengths.map(|length| self.weights_of(*length)).sum()
     }
 
     /// The part of one sequence's `[length, width]` that belongs to a head.
@@ -125,37 +137,44 @@ impl Attention<'_> {
         MatMut::strided(part, rows, self.head(), self.width)
     }
 
-    /// Positions of a sequence that `row` of it sees.
-    fn visible(&self, row: usize, length: usize) -> usize {
-        if self.causal { row + 1 } else { length }
+    /// Places of a sequence that its query number `query` sees.
+    fn visible(&self, sequence: usize, query: usize, length: usize) -> usize {
+        match (self.causal, self.only) {
+            (false, _) => length,
+            (true, None) => query + 1,
+            (true, Some(only)) => only[sequence] + 1,
+        }
     }
 
     pub(crate) fn forward(&self, [q, k, v]: [&[f32]; 3], weights: &mut [f32], mixed: &mut [f32]) {
-        let (rows, squares) = (|n| n * self.width, |n| self.heads * n * n);
+        let rows = |length| length * self.width;
+        let query_rows = |length| self.queries(length) * self.width;
         let s = self.segments;
-        s.parts_mut(weights, squares)
+        s.parts_mut(weights, |length| self.weights_of(length))
             .into_par_iter()
-            .zip(s.parts_mut(mixed, rows))
-            .zip(s.parts(q, rows))
+            .zip(s.parts_mut(mixed, query_rows))
+            .zip(s.parts(q, query_rows))
             .zip(s.parts(k, rows))
             .zip(s.parts(v, rows))
-            .for_each(|((((weights, mixed), q), k), v)| {
-                let length = q.len() / self.width;
-                for (head, weights) in weights.chunks_exact_mut(length * length).enumerate() {
+            .enumerate()
+            .for_each(|(sequence, ((((weights, mixed), q), k), v))| {
+                let length = k.len() / self.width;
+                let queries = self.queries(length);
+                for (head, weights) in weights.chunks_exact_mut(queries * length).enumerate() {
                     matmul(
-                        MatMut::new(weights, length, length),
+                        MatMut::new(weights, queries, length),
                         self.view(q, head),
                         self.view(k, head).t(),
                         self.scale(),
                         false,
                         Threads::One,
                     );
-                    for (i, row) in weights.chunks_exact_mut(length).enumerate() {
-                        simd::softmax_row(row, self.visible(i, length));
+                    for (query, row) in weights.chunks_exact_mut(length).enumerate() {
+                        simd::softmax_row(row, self.visible(sequence, query, length));
                     }
                     matmul(
                         self.view_mut(mixed, head),
-                        Mat::new(weights, length, length),
+                        Mat::new(weights, queries, length),
                         self.view(v, head),
                         1.0,
                         false,
@@ -172,33 +191,36 @@ impl Attention<'_> {
         g: &[f32],
         [dq, dk, dv]: [&mut [f32]; 3],
     ) {
-        let (rows, squares) = (|n| n * self.width, |n| self.heads * n * n);
+        let rows = |length| length * self.width;
+        let query_rows = |length| self.queries(length) * self.width;
         let s = self.segments;
         let longest = s.lengths().iter().copied().max().unwrap_or(0);
-        let inputs = s.parts(weights, squares).into_par_iter();
+        let inputs = s.parts(weights, |length| self.weights_of(length));
         let inputs = inputs
-            .zip(s.parts(q, rows))
+            .into_par_iter()
+            .zip(s.parts(q, query_rows))
             .zip(s.parts(k, rows))
             .zip(s.parts(v, rows))
-            .zip(s.parts(g, rows));
-        s.parts_mut(dq, rows)
+            .zip(s.parts(g, query_rows));
+        s.parts_mut(dq, query_rows)
             .into_par_iter()
             .zip(s.parts_mut(dk, rows))
             .zip(s.parts_mut(dv, rows))
             .zip(inputs)
             .for_each_init(
-                || vec![0.0; longest * longest],
+                || vec![0.0; self.queries(longest) * longest],
                 |d_weights, (((dq, dk), dv), ((((weights, q), k), v), g))| {
-                    let length = q.len() / self.width;
-                    let d_weights = &mut d_weights[..length * length];
-                    for (head, weights) in weights.chunks_exact(length * length).enumerate() {
+                    let length = k.len() / self.width;
+                    let queries = self.queries(length);
+                    let d_weights = &mut d_weights[..queries * length];
+                    for (head, weights) in weights.chunks_exact(queries * length).enumerate() {
                         let product = |out: MatMut<'_>, a: Mat<'_>, b: Mat<'_>| {
                             matmul(out, a, b, 1.0, false, Threads::One);
                         };
-                        let square = Mat::new(weights, length, length);
+                        let p = Mat::new(weights, queries, length);
                         let g = self.view(g, head);
-                        product(self.view_mut(dv, head), square.t(), g);
-                        let out = MatMut::new(d_weights, length, length);
+                        product(self.view_mut(dv, head), p.t(), g);
+                        let out = MatMut::new(d_weights, queries, length);
                         product(out, g, self.view(v, head).t());
                         for (p, d) in weights
                             .chunks_exact(length)
@@ -206,7 +228,7 @@ impl Attention<'_> {
                         {
                             simd::softmax_backward_row(p, d, self.scale());
                         }
-                        let d_scores = Mat::new(d_weights, length, length);
+                        let d_scores = Mat::new(d_weights, queries, length);
                         product(self.view_mut(dq, head), d_scores, self.view(k, head));
                         product(self.view_mut(dk, head), d_scores.t(), self.view(q, head));
                     }

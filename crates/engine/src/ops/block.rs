@@ -204,28 +204,33 @@ pub(crate) struct Block {
 }
 
 impl Block {
-    /// Runs the block.
-    pub(crate) fn forward(&self, pass: &Pass, x: &Tensor, segments: &Segments) -> Result<Tensor> {
+    /// Runs the block, to `[rows, width]`; where `only` says a place of each
+    /// sequence, to the outputs of these places, `[sequences, width]`. For
+    /// those the other places count as keys and values alone, which saves most
+    /// of a block.
+    pub(crate) fn forward(
+        &self,
+        pass: &Pass,
+        x: &Tensor,
+        segments: &Segments,
+        only: Option<&[usize]>,
+    ) -> Result<Tensor> {
         if !pass.is_fused() {
-            return self.composite(pass, x, segments);
+            let y = self.composite(pass, x, segments)?;
+            return match only {
+                None => Ok(y),
+                Some(only) => select_places(&y, segments, only),
+            };
         }
         let op = FusedBlock {
             block: self.clone(),
             segments: segments.clone(),
+            only: only.map(<[usize]>::to_vec),
             pool: pass.pool().clone(),
             keep: pass.training,
             saved: Mutex::new(None),
         };
         pass.apply(x, op)
-    }
-
-    fn attention<'a>(&self, segments: &'a Segments, width: usize) -> Attention<'a> {
-        Attention {
-            segments,
-            width,
-            heads: self.heads,
-            causal: self.causal,
-        }
     }
 
     fn composite(&self, pass: &Pass, x: &Tensor, segments: &Segments) -> Result<Tensor> {
@@ -295,6 +300,40 @@ impl Block {
     }
 }
 
+/// Runs `blocks` one after the other; where `only` says a place of each
+/// sequence, the last gives the outputs of these places.
+pub(crate) fn run_blocks(
+    blocks: &[Block],
+    pass: &Pass,
+    x: &Tensor,
+    segments: &Segments,
+    only: Option<&[usize]>,
+) -> Result<Tensor> {
+    let Some((last, others)) = blocks.split_last() else {
+        return match only {
+            None => Ok(x.clone()),
+            Some(only) => select_places(x, segments, only),
+        };
+    };
+    let mut x = x.clone();
+    for block in others {
+        x = block.forward(pass, &x, segments, None)?;
+    }
+    last.forward(pass, &x, segments, only)
+}
+
+/// The row of one place of each sequence.
+pub(super) fn select_places(x: &Tensor, segments: &Segments, only: &[usize]) -> Result<Tensor> {
+    let rows: Vec<u32> = rows_of(segments, only).map(|row| row as u32).collect();
+    Ok(x.index_select(&Tensor::from_slice(&rows, rows.len(), x.device())?, 0)?)
+}
+
+/// Where the rows of these places are.
+fn rows_of(segments: &Segments, only: &[usize]) -> impl Iterator<Item = usize> {
+    let starts = segments.iter().map(|(start, _)| start);
+    starts.zip(only).map(|(start, place)| start + place)
+}
+
 /// What the way back needs of the way there.
 struct Saved {
     query: Buffer,
@@ -314,9 +353,56 @@ struct Saved {
 struct FusedBlock {
     block: Block,
     segments: Segments,
+    /// The one place of each sequence whose output is wanted, where not all
+    /// are.
+    only: Option<Vec<usize>>,
     pool: Pool,
     keep: bool,
     saved: Mutex<Option<Saved>>,
+}
+
+impl FusedBlock {
+    fn attention(&self, width: usize) -> Attention<'_> {
+        Attention {
+            segments: &self.segments,
+            only: self.only.as_deref(),
+            width,
+            heads: self.block.heads,
+            causal: self.block.causal,
+        }
+    }
+
+    /// How many rows come out.
+    fn rows_out(&self) -> usize {
+        match &self.only {
+            Some(only) => only.len(),
+            None => self.segments.rows(),
+        }
+    }
+
+    /// The rows whose outputs are wanted, where not all are.
+    fn chosen(&self, x: &[f32], width: usize) -> Option<Buffer> {
+        let only = self.only.as_deref()?;
+        let mut chosen = self.pool.take(only.len() * width);
+        for (to, row) in chosen
+            .chunks_exact_mut(width)
+            .zip(rows_of(&self.segments, only))
+        {
+            to.copy_from_slice(&x[row * width..][..width]);
+        }
+        Some(chosen)
+    }
+
+    /// A gradient of the rows whose outputs are wanted as one of all rows.
+    fn spread(&self, g: Buffer, width: usize) -> Buffer {
+        let Some(only) = &self.only else { return g };
+        let mut all = self.pool.take(self.segments.rows() * width);
+        all.fill(0.0);
+        for (g, row) in g.chunks_exact(width).zip(rows_of(&self.segments, only)) {
+            all[row * width..][..width].copy_from_slice(g);
+        }
+        all
+    }
 }
 
 impl FusedOp for FusedBlock {
@@ -331,6 +417,8 @@ impl FusedOp for FusedBlock {
         }
         let (p, pool) = (&self.block.params, &self.pool);
         let norm_first = self.block.norm_first;
+        let rows_out = self.rows_out();
+        let len_out = rows_out * width;
 
         let mut normed = pool.take(x.len());
         let attend_to = if norm_first {
@@ -339,32 +427,42 @@ impl FusedOp for FusedBlock {
         } else {
             x
         };
-        let project = |layer: &Linear| {
-            let mut out = pool.take(x.len());
-            layer.forward(pool, attend_to, None, &mut out).map(|()| out)
+        let project = |layer: &Linear, from: &[f32]| {
+            let mut out = pool.take(from.len());
+            layer.forward(pool, from, None, &mut out).map(|()| out)
         };
-        let (query, key, value) = (project(&p.query)?, project(&p.key)?, project(&p.value)?);
-        let attention = self.block.attention(&self.segments, width);
+        let asking = self.chosen(attend_to, width);
+        let query = project(&p.query, asking.as_deref().unwrap_or(attend_to))?;
+        drop(asking);
+        let (key, value) = (project(&p.key, attend_to)?, project(&p.value, attend_to)?);
+        let attention = self.attention(width);
         let mut weights = pool.take(attention.weights_len());
-        let mut mixed = pool.take(x.len());
+        let mut mixed = pool.take(len_out);
         attention.forward([&query, &key, &value], &mut weights, &mut mixed);
-        let mut attended = pool.take(x.len());
-        p.out.forward(pool, &mixed, Some(x), &mut attended)?;
+        let mut attended = pool.take(len_out);
+        let chosen = self.chosen(x, width);
+        let residual = chosen.as_deref().unwrap_or(x);
+        p.out.forward(pool, &mixed, Some(residual), &mut attended)?;
+        let mut normed = if self.only.is_some() {
+            pool.take(len_out)
+        } else {
+            normed
+        };
 
         // What the MLP works on, and what its output is added to.
         let norm = if norm_first { &p.norm2 } else { &p.norm1 };
         norm.forward(&attended, &mut normed)?;
         let base = if norm_first { &attended } else { &normed };
-        let mut hidden = pool.take(rows * p.fc1.outputs);
+        let mut hidden = pool.take(rows_out * p.fc1.outputs);
         p.fc1.forward(pool, &normed, None, &mut hidden)?;
         let mut active = pool.take(hidden.len());
         self.block.activation.forward(&hidden, &mut active);
-        let mut y = vec![0.0; x.len()];
+        let mut y = vec![0.0; len_out];
         let last = if norm_first {
             p.fc2.forward(pool, &active, Some(base), &mut y)?;
             None
         } else {
-            let mut last = pool.take(x.len());
+            let mut last = pool.take(len_out);
             p.fc2.forward(pool, &active, Some(base), &mut last)?;
             p.norm2.forward(&last, &mut y)?;
             Some(last)
@@ -381,7 +479,7 @@ impl FusedOp for FusedBlock {
                 last,
             });
         }
-        Ok((y, shape.to_vec()))
+        Ok((y, vec![rows_out, width]))
     }
 
     fn backward(
@@ -407,7 +505,7 @@ impl FusedOp for FusedBlock {
 
         // The MLP, from its end. `dh` is the gradient of what its output is
         // added to.
-        let mut dh = pool.take(x.len());
+        let mut dh = pool.take(g.len());
         match &saved.last {
             None => dh.copy_from_slice(g),
             Some(last) => {
@@ -423,10 +521,10 @@ impl FusedOp for FusedBlock {
         p.fc2.backward_params(&active, &dh);
         drop(active);
         let norm = if norm_first { &p.norm2 } else { &p.norm1 };
-        let mut normed = pool.take(x.len());
+        let mut normed = pool.take(g.len());
         norm.forward(&saved.attended, &mut normed)?;
         p.fc1.backward_params(&normed, &d_hidden);
-        let mut d_normed = pool.take(x.len());
+        let mut d_normed = pool.take(g.len());
         if norm_first {
             p.fc1.backward_input(&d_hidden, &mut d_normed, false)?;
             drop(d_hidden);
@@ -441,33 +539,50 @@ impl FusedOp for FusedBlock {
 
         // Attention. `dh` is now the gradient of input and attention together.
         p.out.backward_params(&saved.mixed, &dh);
-        let mut d_mixed = pool.take(x.len());
+        let mut d_mixed = d_normed;
         p.out.backward_input(&dh, &mut d_mixed, false)?;
-        let (mut dq, mut dk, mut dv) = (pool.take(x.len()), pool.take(x.len()), pool.take(x.len()));
-        self.block.attention(&self.segments, width).backward(
+        let mut dq = pool.take(g.len());
+        let (mut dk, mut dv) = (pool.take(x.len()), pool.take(x.len()));
+        self.attention(width).backward(
             [&saved.query, &saved.key, &saved.value],
             &saved.weights,
             &d_mixed,
             [&mut dq, &mut dk, &mut dv],
         );
-        let projections = [(&p.query, &dq), (&p.key, &dk), (&p.value, &dv)];
-        if !norm_first {
-            for (layer, d) in projections {
-                layer.backward_params(x, d);
-                if wanted {
-                    layer.backward_input(d, &mut dh, true)?;
-                }
-            }
-            return Ok(wanted.then(|| dh.to_vec()));
-        }
-        p.norm1.forward(x, &mut normed)?;
-        for (i, (layer, d)) in projections.into_iter().enumerate() {
-            layer.backward_params(&normed, d);
-            layer.backward_input(d, &mut d_normed, i > 0)?;
-        }
+        let normed = if norm_first {
+            drop(normed);
+            let mut normed = pool.take(x.len());
+            p.norm1.forward(x, &mut normed)?;
+            Some(normed)
+        } else {
+            None
+        };
+        let attend_to = normed.as_deref().unwrap_or(x);
+        let asking = self.chosen(attend_to, width);
+        let asking = asking.as_deref().unwrap_or(attend_to);
+        p.query.backward_params(asking, &dq);
+        p.key.backward_params(attend_to, &dk);
+        p.value.backward_params(attend_to, &dv);
         // The norm's own parameters want theirs where the input wants none.
-        p.norm1.backward(x, &d_normed, &mut dh)?;
-        Ok(wanted.then(|| dh.to_vec()))
+        if !norm_first && !wanted {
+            return Ok(None);
+        }
+        let into_projections = |mut d: Buffer, accumulate| {
+            p.query.backward_input(&dq, &mut d, accumulate)?;
+            let mut d = self.spread(d, width);
+            p.key.backward_input(&dk, &mut d, true)?;
+            p.value.backward_input(&dv, &mut d, true)?;
+            Ok::<_, candle_core::Error>(d)
+        };
+        let dx = if norm_first {
+            let d_normed = into_projections(d_mixed, false)?;
+            let mut dx = self.spread(dh, width);
+            p.norm1.backward(x, &d_normed, &mut dx)?;
+            dx
+        } else {
+            into_projections(dh, true)?
+        };
+        Ok(wanted.then(|| dx.to_vec()))
     }
 }
 
@@ -497,7 +612,13 @@ mod tests {
             };
             let x = noise(7, segments.rows() * width);
             let x = Tensor::from_vec(x, (segments.rows(), width), &Device::Cpu).unwrap();
-            compare(&params, &x, |pass, x| block.forward(pass, x, &segments));
+            let last: Vec<usize> = segments.lengths().iter().map(|length| length - 1).collect();
+            let middle: Vec<usize> = last.iter().map(|place| place / 2).collect();
+            for only in [None, Some(&last[..]), Some(&middle)] {
+                compare(&params, &x, |pass, x| {
+                    block.forward(pass, x, &segments, only)
+                });
+            }
         }
     }
 

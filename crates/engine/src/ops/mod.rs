@@ -28,6 +28,7 @@ pub(crate) use attention::{Attention, Segments};
 pub(crate) use batch_norm::BatchNorm;
 pub(crate) use block::{
     Activation, BERT_BLOCK, Block, BlockNames, BlockParams, CLIP_BLOCK, DISTILBERT_BLOCK,
+    run_blocks,
 };
 pub(crate) use conv::{ConvKind, ConvNorm, Padding};
 pub(crate) use conv_pool::{max_pool, scale_channels};

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
 
-use super::{FusedOp, Pass, Segments};
+use super::{FusedOp, Pass, Segments, block::select_places};
 use crate::{Result, kernels::simd};
 
 /// How the outputs of all places become one embedding. Only the places of a
@@ -30,9 +30,7 @@ pub enum Pooler {
 /// Pools `[rows, width]` to `[sequences, width]`.
 pub(crate) fn pool(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     if pooler == Pooler::Cls {
-        let first: Vec<u32> = segments.iter().map(|(start, _)| start as u32).collect();
-        let first = Tensor::from_slice(&first, first.len(), x.device())?;
-        return Ok(x.index_select(&first, 0)?);
+        return select_places(x, segments, &vec![0; segments.count()]);
     }
     if pass.is_fused() {
         let op = Pool {
