@@ -8,7 +8,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, ValueEnum};
-use finetuner_engine::job::{self, Observer, Setting};
+use finetuner_engine::{
+    data::Documents,
+    job::{self, Observer, Setting},
+};
 use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig};
 use serde_json::{Value, json};
 
@@ -154,7 +157,9 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
     }))?;
     let root = args.data.join(data);
     let read = |name: &str| {
-        documents(args.task, &root, name).map_err(|e| finetuner_engine::Error::Data(e.to_string()))
+        let documents = documents(args.task, &root, name);
+        let documents = documents.map_err(|e| finetuner_engine::Error::Data(e.to_string()))?;
+        Ok(Box::new(documents.into_iter().map(Ok)) as Documents)
     };
     let finished = job::run(
         &config,

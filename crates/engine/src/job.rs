@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use finetuner_protocol::{Device, DocumentArray, Event, Level, RunConfig};
+use finetuner_protocol::{Device, Event, Level, RunConfig};
 
 use setup::{Data, build_trainer, read_data, remember_frozen};
 
@@ -16,6 +16,7 @@ use crate::{
     Error, Result,
     artifact::{self, RunRecord},
     callbacks::{Context, TrainingCallback},
+    data::{Documents, Pictures},
     evaluation::Metrics,
     plan::{Allowed, Plan, choose_device},
     record::{self, History},
@@ -72,8 +73,8 @@ pub struct Setting<'a> {
     /// The folder with the model that `model_artifact` goes on from; see
     /// [`crate::source::open_artifact`].
     pub earlier: Option<&'a Path>,
-    /// Gives the documents of a name.
-    pub read_data: &'a dyn Fn(&str) -> Result<DocumentArray>,
+    /// Gives the documents of a name, one after the other.
+    pub read_data: &'a dyn Fn(&str) -> Result<Documents>,
     /// For the run alone: takes temporary files, checkpoints and the artifact.
     pub folder: &'a Path,
     /// A checkpoint that the run goes on from; see [`Observer::checkpoint`].
@@ -120,7 +121,8 @@ pub fn run(
     if let Some(warning) = warning {
         log(Level::Warning, warning);
     }
-    let mut data = read_data(&plan, setting.read_data)?;
+    let pictures = Pictures::kept_in(setting.folder)?;
+    let mut data = read_data(&plan, setting.read_data, &pictures)?;
     log(Level::Info, data.describe(&plan.layout));
     let resumed = match setting.checkpoint {
         Some(file) => Some(resume::unpack(
@@ -176,6 +178,7 @@ pub fn run(
         before: Metrics::new(),
         after: Metrics::new(),
         data: setting.read_data,
+        pictures: &pictures,
         modalities: &plan.modalities,
         folder: setting.folder,
         observer,

@@ -6,7 +6,11 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::{
-    Error, Result, augment::Augmentation, data::Item, image::ImageProcessor, models::Input,
+    Error, Result,
+    augment::Augmentation,
+    data::{Item, Stored},
+    image::ImageProcessor,
+    models::Input,
     tokenizer::Tokenizer,
 };
 
@@ -17,6 +21,8 @@ pub enum ItemRef<'a> {
     Text(&'a str),
     /// A picture as it is stored.
     Image(&'a [u8]),
+    /// A picture in a file.
+    Stored(&'a Stored),
     /// Features that were made elsewhere.
     Features(Cow<'a, [f32]>),
 }
@@ -26,6 +32,7 @@ impl<'a> From<&'a Item> for ItemRef<'a> {
         match item {
             Item::Text(text) => Self::Text(text),
             Item::Image(bytes) => Self::Image(bytes),
+            Item::Stored(stored) => Self::Stored(stored),
             Item::Features(values) => Self::Features(Cow::Borrowed(values)),
         }
     }
@@ -54,7 +61,7 @@ impl Preparer {
         device: &Device,
     ) -> Result<Input> {
         match items.first() {
-            Some(ItemRef::Image(_)) => self.pictures(items, change, device),
+            Some(ItemRef::Image(_) | ItemRef::Stored(_)) => self.pictures(items, change, device),
             Some(ItemRef::Features(_)) => self.features(items, device),
             _ => self.texts(items),
         }
@@ -84,11 +91,13 @@ impl Preparer {
             .zip(items)
             .enumerate()
             .try_for_each(|(i, (out, item))| {
-                let ItemRef::Image(bytes) = item else {
-                    return Err(mixed(i));
+                let bytes = match item {
+                    ItemRef::Image(bytes) => Cow::Borrowed(*bytes),
+                    ItemRef::Stored(stored) => Cow::Owned(stored.read()?),
+                    _ => return Err(mixed(i)),
                 };
                 processor
-                    .process(bytes, change(i).as_ref(), out)
+                    .process(&bytes, change(i).as_ref(), out)
                     .map_err(|e| at(i, &e))
             })?;
         let side = processor.crop as usize;

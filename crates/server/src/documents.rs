@@ -15,14 +15,7 @@ pub(crate) async fn read(
     first: u64,
     count: u64,
 ) -> Result<(Vec<Document>, u64), String> {
-    let bytes = StoredBytes {
-        size: store.size(content).await.map_err(|e| e.to_string())?,
-        store: store.clone(),
-        content: content.to_owned(),
-        place: 0,
-        piece: bytes::Bytes::new(),
-        runtime: Handle::current(),
-    };
+    let bytes = StoredBytes::new(store, content).await?;
     let read = move || {
         let mut reader = DocumentReader::new(bytes).map_err(|e| e.to_string())?;
         let total = reader.count_announced();
@@ -37,13 +30,32 @@ pub(crate) async fn read(
 }
 
 /// Reads a content in a thread that may block.
-struct StoredBytes {
+#[derive(Clone)]
+pub(crate) struct StoredBytes {
     store: Store,
     content: String,
     size: u64,
     place: u64,
     piece: bytes::Bytes,
     runtime: Handle,
+}
+
+impl StoredBytes {
+    pub(crate) async fn new(store: &Store, content: &str) -> Result<Self, String> {
+        Ok(Self {
+            size: store.size(content).await.map_err(|e| e.to_string())?,
+            store: store.clone(),
+            content: content.to_owned(),
+            place: 0,
+            piece: bytes::Bytes::new(),
+            runtime: Handle::current(),
+        })
+    }
+
+    /// How many bytes there are.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
 }
 
 /// Bytes that are read at once.

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use finetuner_protocol::{Content, Document, DocumentArray};
+use finetuner_protocol::{Content, Document};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::{
     Client,
@@ -28,6 +28,7 @@ const AT_ONCE: usize = 8;
 const MAX_REDIRECTS: usize = 5;
 
 /// Fetches pictures.
+#[derive(Clone)]
 pub(crate) struct Pictures {
     client: Client,
     private: bool,
@@ -80,7 +81,7 @@ impl Pictures {
     }
 
     /// Fetches all pictures that documents and their parts name.
-    pub(crate) async fn fetch_all(&self, documents: &mut DocumentArray) -> Result<(), String> {
+    pub(crate) async fn fetch_all(&self, documents: &mut [Document]) -> Result<(), String> {
         let mut wanted = Vec::new();
         for document in documents.iter_mut() {
             gather(document, &mut wanted);
@@ -281,8 +282,8 @@ mod tests {
         format!("http://{address}/shoe.png")
     }
 
-    async fn fetch(uri: &str, private: bool) -> Result<DocumentArray, String> {
-        let mut documents: DocumentArray = vec![picture(uri)].into();
+    async fn fetch(uri: &str, private: bool) -> Result<Vec<Document>, String> {
+        let mut documents = vec![picture(uri)];
         Pictures::new(private)
             .unwrap()
             .fetch_all(&mut documents)

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, HashMap};
 
 use finetuner_engine::{
-    data,
+    Error as EngineError, Result as EngineResult,
+    data::{self, Documents, Pictures},
     models::ModelKind,
     plan::{Allowed, Plan, kind_of},
 };
-use finetuner_protocol::{
-    Callback, Content, Document, DocumentArray, DocumentReader, MODEL_ARTIFACT, RunConfig,
-};
+use finetuner_protocol::{Callback, Content, Document, DocumentReader, MODEL_ARTIFACT, RunConfig};
 
 use crate::{
     app::App,
+    documents::StoredBytes,
     error::{ApiError, Result},
     pictures,
 };
@@ -89,8 +89,7 @@ async fn check_data(
     plan: Plan,
     config: &RunConfig,
 ) -> Result<BTreeMap<String, String>> {
-    let mut contents = BTreeMap::new();
-    let mut arrays = HashMap::new();
+    let (mut contents, mut stored) = (BTreeMap::new(), HashMap::new());
     for name in plan.data_names() {
         let artifact = app
             .database
@@ -102,25 +101,48 @@ async fn check_data(
                 field_of(config, &name)
             ))
         })?;
-        let bytes = app.store.read(&artifact.content).await?;
+        let bytes = StoredBytes::new(&app.store, &artifact.content).await;
+        let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
         contents.insert(name.clone(), artifact.content);
-        arrays.insert(name, bytes);
+        stored.insert(name, bytes);
     }
     let callbacks = config.callbacks.clone();
-    let check = move || -> Result<()> {
-        let mut read = HashMap::new();
-        for (name, bytes) in arrays {
-            let mut array = read_documents(&bytes)
-                .map_err(|e| ApiError::unprocessable(format!("`{name}`: {e}")))?;
-            stand_in(&mut array);
-            read.insert(name, array);
-        }
-        check_shapes(&plan, &callbacks, &read)
-    };
+    let check = move || check_shapes(&plan, &callbacks, &stored);
     tokio::task::spawn_blocking(check)
         .await
-        .map_err(|e| ApiError::internal(&e))??;
+        .map_err(|e| ApiError::internal(&e))?
+        .map_err(|e| ApiError::engine(&e))?;
     Ok(contents)
+}
+
+/// Checks that a run can be trained on data, and evaluated.
+fn check_shapes(
+    plan: &Plan,
+    callbacks: &[Callback],
+    stored: &HashMap<String, StoredBytes>,
+) -> EngineResult<()> {
+    let read = |name: &str| {
+        let bytes = stored.get(name).cloned();
+        let bytes = bytes.ok_or_else(|| bad(name, "it is not there any more"))?;
+        StoredDocuments::new(name, bytes).map(|documents| Box::new(documents) as Documents)
+    };
+    for name in plan.train_data_names() {
+        data::read(read(&name)?, &plan.layout, &name, &Pictures::Checked)?;
+    }
+    for callback in callbacks {
+        let Callback::EvaluationCallback(evaluation) = callback else {
+            continue;
+        };
+        let named = |name| read(name).map(|documents| (documents, name));
+        data::read_search_set(
+            named(evaluation.query_data.as_str())?,
+            evaluation.index_data.as_deref().map(named).transpose()?,
+            plan.search_kinds(evaluation)?,
+            &plan.modalities,
+            &Pictures::Checked,
+        )?;
+    }
+    Ok(())
 }
 
 /// The most documents of one data set.
@@ -129,67 +151,65 @@ const MAX_DOCUMENTS: u64 = 5_000_000;
 /// each that it has packed. Pictures hardly shrink, and texts not that much.
 const MAX_UNPACKED: (u64, u64) = (64 << 20, 64);
 
-/// Reads documents, unless they are more than can be handled.
-fn read_documents(bytes: &[u8]) -> std::result::Result<DocumentArray, String> {
-    let mut reader = DocumentReader::new(bytes).map_err(|e| e.to_string())?;
-    let count = reader.count_announced();
-    if count > MAX_DOCUMENTS {
-        return Err(format!(
-            "it has {count} documents, {MAX_DOCUMENTS} are allowed: split it"
-        ));
-    }
-    let limit = MAX_UNPACKED.0 + MAX_UNPACKED.1 * bytes.len() as u64;
-    let mut documents = Vec::new();
-    while let Some(document) = reader.next() {
-        documents.push(document.map_err(|e| e.to_string())?);
-        if reader.bytes_unpacked() > limit {
-            return Err(format!(
-                "unpacked it has more than {} MiB, far more than what was sent",
-                limit >> 20
-            ));
-        }
-    }
-    Ok(documents.into())
+/// The documents of a stored data set, unless they are more than can be
+/// handled. A picture stands in for each that the worker will fetch, so that
+/// the rest can be checked now.
+struct StoredDocuments {
+    name: String,
+    reader: DocumentReader<StoredBytes>,
+    limit: u64,
 }
 
-/// Puts a picture in the place of each that the worker will fetch, so that the
-/// rest can be checked now.
-fn stand_in(documents: &mut [Document]) {
-    for document in documents {
-        if pictures::address_of(document).is_some() {
-            document.content = Some(Content::Blob(PIXEL.to_vec()));
+fn bad(name: &str, reason: impl std::fmt::Display) -> EngineError {
+    EngineError::Data(format!("`{name}`: {reason}"))
+}
+
+impl StoredDocuments {
+    fn new(name: &str, bytes: StoredBytes) -> EngineResult<Self> {
+        let limit = MAX_UNPACKED.0 + MAX_UNPACKED.1 * bytes.size();
+        let reader = DocumentReader::new(bytes).map_err(|e| bad(name, e))?;
+        let count = reader.count_announced();
+        if count > MAX_DOCUMENTS {
+            let reason = format!("it has {count} documents, {MAX_DOCUMENTS} are allowed: split it");
+            return Err(bad(name, reason));
         }
-        stand_in(&mut document.chunks);
+        Ok(Self {
+            name: name.to_owned(),
+            reader,
+            limit,
+        })
     }
+}
+
+impl Iterator for StoredDocuments {
+    type Item = EngineResult<Document>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let document = self.reader.next()?.map_err(|e| bad(&self.name, e));
+        Some(document.and_then(|mut document| {
+            if self.reader.bytes_unpacked() > self.limit {
+                let reason = format!(
+                    "unpacked it has more than {} MiB, far more than what was sent",
+                    self.limit >> 20
+                );
+                return Err(bad(&self.name, reason));
+            }
+            stand_in(&mut document);
+            Ok(document)
+        }))
+    }
+}
+
+/// Puts a picture in the place of each that is only named.
+fn stand_in(document: &mut Document) {
+    if pictures::address_of(document).is_some() {
+        document.content = Some(Content::Blob(PIXEL.to_vec()));
+    }
+    document.chunks.iter_mut().for_each(stand_in);
 }
 
 /// A PNG of one pixel.
 const PIXEL: &[u8] = include_bytes!("pixel.png");
-
-fn check_shapes(
-    plan: &Plan,
-    callbacks: &[Callback],
-    arrays: &HashMap<String, DocumentArray>,
-) -> Result<()> {
-    for name in plan.train_data_names() {
-        if let Some(array) = arrays.get(&name) {
-            data::read(array, &plan.layout, &name).map_err(|e| ApiError::engine(&e))?;
-        }
-    }
-    for callback in callbacks {
-        let Callback::EvaluationCallback(evaluation) = callback else {
-            continue;
-        };
-        let index = evaluation.index_data.as_ref().and_then(|i| arrays.get(i));
-        if let Some(queries) = arrays.get(&evaluation.query_data) {
-            let (name, modalities) = (&evaluation.query_data, &plan.modalities);
-            plan.search_kinds(evaluation)
-                .and_then(|kinds| data::check_search_set(queries, index, kinds, modalities, name))
-                .map_err(|e| ApiError::engine(&e))?;
-        }
-    }
-    Ok(())
-}
 
 /// Which argument of `fit` names this data.
 fn field_of(config: &RunConfig, name: &str) -> &'static str {

@@ -2,6 +2,7 @@
 //! token that is good for this run alone.
 
 use std::{
+    io::BufReader,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,18 +13,20 @@ use std::{
 
 use finetuner_engine::{
     Error as EngineError,
+    data::Documents,
     job::{self, Interruption, Observer, Setting},
     source::open_artifact,
     train::Position,
 };
 use finetuner_protocol::{
-    DocumentArray, Event, EventBatch, Job, Level, MODEL_ARTIFACT, Outcome, RunConfig, WorkRules,
-    WorkerOrders,
+    Document, DocumentReader, Event, EventBatch, Job, Level, MODEL_ARTIFACT, Outcome, RunConfig,
+    WorkRules, WorkerOrders,
 };
 use reqwest::{Client, RequestBuilder, Response, header};
+use tempfile::NamedTempFile;
 use tokio::{
     io::AsyncWriteExt,
-    runtime::{Builder, Runtime},
+    runtime::{Builder, Handle, Runtime},
     sync::mpsc,
 };
 
@@ -132,7 +135,20 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
         }
     };
     let pictures = Pictures::new(job.rules.private_addresses).map_err(EngineError::Data)?;
-    let read = |name: &str| read_data(runtime, server, &pictures, name);
+    let read = |name: &str| {
+        let bad = |reason: String| EngineError::Data(format!("`{name}`: {reason}"));
+        let file = NamedTempFile::new_in(folder).map_err(|e| bad(e.to_string()))?;
+        let fetched = runtime.block_on(server.fetch_data(name, file.path()));
+        fetched.map_err(bad)?;
+        let documents = FetchedDocuments {
+            name: name.to_owned(),
+            reader: DocumentReader::new(BufReader::new(file)).map_err(|e| bad(e.to_string()))?,
+            pictures: pictures.clone(),
+            runtime: runtime.handle().clone(),
+            ready: Vec::new().into_iter(),
+        };
+        Ok(Box::new(documents) as Documents)
+    };
     let setting = Setting {
         device: &job.device,
         local_models: job.rules.local_models,
@@ -150,23 +166,42 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
     pushed.map_err(|reason| EngineError::Data(format!("the artifact can't be pushed: {reason}")))
 }
 
-fn read_data(
-    runtime: &Runtime,
-    server: &Server,
-    pictures: &Pictures,
-    name: &str,
-) -> Result<DocumentArray, EngineError> {
-    let bad = |reason: String| EngineError::Data(format!("`{name}`: {reason}"));
-    let answer = server.send(|| server.get("data").query(&[("name", name)]));
-    let bytes = runtime.block_on(async {
-        let answer = answer.await.map_err(bad)?;
-        answer.bytes().await.map_err(|e| bad(without_url(e)))
-    })?;
-    let mut documents = DocumentArray::from_bytes(&bytes).map_err(|e| bad(e.to_string()))?;
-    runtime
-        .block_on(pictures.fetch_all(&mut documents))
-        .map_err(bad)?;
-    Ok(documents)
+/// Documents whose pictures are fetched together.
+const TOGETHER: usize = 256;
+
+/// A data set that lies in a file, its pictures fetched where it names them.
+struct FetchedDocuments {
+    name: String,
+    reader: DocumentReader<BufReader<NamedTempFile>>,
+    pictures: Pictures,
+    runtime: Handle,
+    ready: std::vec::IntoIter<Document>,
+}
+
+impl FetchedDocuments {
+    fn read_some(&mut self) -> Result<Vec<Document>, String> {
+        let some: Result<Vec<_>, _> = self.reader.by_ref().take(TOGETHER).collect();
+        let mut some = some.map_err(|e| e.to_string())?;
+        self.runtime.block_on(self.pictures.fetch_all(&mut some))?;
+        Ok(some)
+    }
+}
+
+impl Iterator for FetchedDocuments {
+    type Item = Result<Document, EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ready.len() == 0 {
+            match self.read_some() {
+                Ok(some) => self.ready = some.into_iter(),
+                Err(reason) => {
+                    let reason = format!("`{}`: {reason}", self.name);
+                    return Some(Err(EngineError::Data(reason)));
+                }
+            }
+        }
+        self.ready.next().map(Ok)
+    }
 }
 
 /// What tells a run to stop.
@@ -385,22 +420,33 @@ impl Server {
 
     /// Takes an answer's body into a file.
     async fn fetch(&self, call: &str, path: &Path) -> Result<(), String> {
-        self.save(self.send(|| self.get(call)).await?, path).await
+        self.save(|| self.get(call), path).await
     }
 
     /// Fetches a data set, or another content of the run, into a file.
     async fn fetch_data(&self, name: &str, path: &Path) -> Result<(), String> {
-        let answer = self.send(|| self.get("data").query(&[("name", name)]));
-        self.save(answer.await?, path).await
+        let request = || self.get("data").query(&[("name", name)]);
+        self.save(request, path).await
     }
 
-    async fn save(&self, mut answer: Response, path: &Path) -> Result<(), String> {
+    /// Sends a request until its answer has come whole, and is in a file.
+    async fn save(&self, request: impl Fn() -> RequestBuilder, path: &Path) -> Result<(), String> {
         let failed = |e: std::io::Error| format!("{}: {e}", path.display());
-        let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
-        while let Some(bytes) = answer.chunk().await.map_err(without_url)? {
-            file.write_all(&bytes).await.map_err(failed)?;
+        for attempt in 1.. {
+            let mut answer = self.send(&request).await?;
+            let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
+            let cut_off = loop {
+                match answer.chunk().await {
+                    Ok(Some(bytes)) => file.write_all(&bytes).await.map_err(failed)?,
+                    Ok(None) => return file.flush().await.map_err(failed),
+                    Err(error) => break without_url(error),
+                }
+            };
+            if attempt == ATTEMPTS {
+                return Err(format!("the server's answer was cut off: {cut_off}"));
+            }
         }
-        file.flush().await.map_err(failed)
+        unreachable!("the loop has no end but its returns")
     }
 
     /// Sends a file, again and again until it has come whole.

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use finetuner_protocol::{
-    Callback, DocumentArray, Event, FoundDocuments, Level, Stage, callback::EvaluationCallback,
+    Callback, Event, FoundDocuments, Level, Stage, callback::EvaluationCallback,
 };
 use serde_json::Value;
 
 use super::{Context, TrainingCallback, report};
 use crate::{
     Error, Result,
-    data::{Modalities, SearchKinds, SearchSet, search_set},
+    data::{Item, SearchKinds, SearchSet, Searched, read_search_set},
     evaluation::{Distance, METRICS, Metrics, Relevance, rank},
     infer::{ItemRef, embed},
     models::ModelKind,
@@ -34,7 +34,8 @@ pub(crate) struct Evaluation {
     /// Whether another callback watches one of the metrics, so that they are
     /// wanted after every epoch.
     watched: bool,
-    data: Option<(DocumentArray, Option<DocumentArray>)>,
+    /// What is searched with and in, once it has been read.
+    set: Option<SearchSet>,
 }
 
 fn bad(field: &str, reason: impl Into<String>) -> Error {
@@ -111,7 +112,7 @@ impl Evaluation {
             kinds,
             wanted,
             watched,
-            data: None,
+            set: None,
         })
     }
 
@@ -139,17 +140,12 @@ impl Evaluation {
     }
 
     fn evaluate(&mut self, context: &mut Context<'_>) -> Result<Measured> {
-        if self.data.is_none() {
-            let queries = (context.data)(&self.options.query_data)?;
-            let index = self.options.index_data.as_deref();
-            let index = index.map(|name| (context.data)(name)).transpose()?;
-            self.data = Some((queries, index));
-        }
-        let Some((queries, index)) = &self.data else {
-            return Ok(Measured::default());
+        let set = match self.set.take() {
+            Some(set) => set,
+            None => self.read_set(context)?,
         };
-        let set = self.search_set(queries, index.as_ref(), context.modalities)?;
-        let mut measured = measure(context.trainer, &self.options, self.distance, &set)?;
+        let set = self.set.insert(set);
+        let mut measured = measure(context.trainer, &self.options, self.distance, set)?;
         let metrics = std::mem::take(&mut measured.metrics).into_iter();
         measured.metrics = metrics
             .filter(|(name, _)| {
@@ -162,14 +158,16 @@ impl Evaluation {
         Ok(measured)
     }
 
-    fn search_set<'a>(
-        &self,
-        queries: &'a DocumentArray,
-        index: Option<&'a DocumentArray>,
-        modalities: &Modalities,
-    ) -> Result<SearchSet<'a>> {
-        let name = &self.options.query_data;
-        let mut set = search_set(queries, index, self.kinds, modalities, name)?;
+    fn read_set(&self, context: &Context<'_>) -> Result<SearchSet> {
+        let named = |name| (context.data)(name).map(|documents| (documents, name));
+        let index = self.options.index_data.as_deref();
+        let mut set = read_search_set(
+            named(self.options.query_data.as_str())?,
+            index.map(named).transpose()?,
+            self.kinds,
+            context.modalities,
+            context.pictures,
+        )?;
         if let Some(size) = self.options.query_sample_size
             && size < set.queries.len()
         {
@@ -283,14 +281,14 @@ fn measure(
     trainer: &Trainer,
     options: &EvaluationCallback,
     distance: Distance,
-    set: &SearchSet<'_>,
+    set: &SearchSet,
 ) -> Result<Measured> {
     let (model, preparer) = (&trainer.model, &trainer.preparer);
-    let encode = |searched: &[crate::data::Searched<'_>], role: &str| {
-        let items: Vec<ItemRef<'_>> = searched.iter().map(|s| s.item.clone()).collect();
+    let encode = |searched: &[Searched], role: &str| {
+        let items: Vec<ItemRef<'_>> = searched.iter().map(|s| (&s.item).into()).collect();
         embed(model, preparer, &items, options.batch_size).map_err(|e| match e {
             Error::Item { place, reason } => {
-                let id = searched[place].id;
+                let id = &searched[place].id;
                 Error::data(format!("{role} `{id}`: {reason}"))
             }
             other => other,
@@ -313,7 +311,7 @@ fn measure(
     let ids: std::collections::HashMap<&str, &str> = set
         .index
         .iter()
-        .map(|document| (document.id, document.label.as_str()))
+        .map(|document| (document.id.as_str(), document.label.as_str()))
         .collect();
     let (mut examples, mut places) = (BTreeMap::new(), BTreeMap::new());
     let relevance: Vec<Relevance> = rankings
@@ -326,8 +324,8 @@ fn measure(
                 others.take(options.limit).map(|m| &set.index[m.index])
             };
             if options.gather_examples && examples.len() < options.num_example_queries {
-                let shown = found().map(|document| match (&document.item, document.uri) {
-                    (ItemRef::Text(text), _) => (*text).into(),
+                let shown = found().map(|document| match (&document.item, document.uri.as_str()) {
+                    (Item::Text(text), _) => text.to_string().into(),
                     (_, "") => document.label.as_str().into(),
                     (_, uri) => uri.into(),
                 });
@@ -337,7 +335,8 @@ fn measure(
                 places.insert(name, lie.collect());
             }
             // A query that is in the index is not to be found.
-            let own = options.exclude_self && ids.get(query.id) == Some(&query.label.as_str());
+            let own =
+                options.exclude_self && ids.get(query.id.as_str()) == Some(&query.label.as_str());
             let relevant = counts.get(query.label.as_str()).copied().unwrap_or(0);
             Relevance {
                 found: found()

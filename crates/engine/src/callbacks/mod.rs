@@ -8,14 +8,14 @@ mod wise_ft;
 
 use std::{collections::BTreeMap, path::Path};
 
-use finetuner_protocol::{Callback, DocumentArray, Event, Level, Stage};
+use finetuner_protocol::{Callback, Event, Level, Stage};
 use serde_json::Value;
 
 pub(crate) use evaluation::search_kinds;
 
 use crate::{
     Result,
-    data::Modalities,
+    data::{Documents, Modalities, Pictures},
     evaluation::Metrics,
     job::Observer,
     models::ModelKind,
@@ -32,7 +32,9 @@ pub(crate) struct Context<'a> {
     /// What evaluations found before and after the training.
     pub(crate) before: Metrics,
     pub(crate) after: Metrics,
-    pub(crate) data: &'a dyn Fn(&str) -> Result<DocumentArray>,
+    pub(crate) data: &'a dyn Fn(&str) -> Result<Documents>,
+    /// Where pictures of evaluations are kept.
+    pub(crate) pictures: &'a Pictures,
     pub(crate) modalities: &'a Modalities,
     /// A folder of the run's own.
     pub(crate) folder: &'a Path,

@@ -1,16 +1,19 @@
 //! From documents to what a model trains on and is evaluated with.
 
+mod each;
+mod pictures;
 mod read;
 mod search;
 
 use std::{collections::HashMap, sync::Arc};
 
+pub use each::Documents;
 use finetuner_protocol::Document;
+pub use pictures::{PictureFile, Pictures, Stored};
 pub use read::read;
-pub use search::{SearchKinds, check_search_set};
-pub(crate) use search::{SearchSet, Searched, search_set};
+pub use search::{Named, SearchKinds, SearchSet, Searched, read_search_set};
 
-use crate::{Error, Result, models::ModelKind};
+use crate::{Result, models::ModelKind};
 
 /// Which chunk of a document is the text and which the picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub enum Item {
     Text(Arc<str>),
     /// A picture as it is stored: PNG, JPEG, GIF, WebP or BMP.
     Image(Arc<[u8]>),
+    /// A picture in a file.
+    Stored(Stored),
     /// Features that were made elsewhere.
     Features(Arc<[f32]>),
 }
@@ -175,38 +180,6 @@ pub fn split(examples: Vec<Example>, part: f64, seed: u64) -> (Vec<Example>, Vec
         }
     }
     (train, validation)
-}
-
-/// Pictures of a data set that are decoded to see whether they are whole. Of
-/// those behind them only the head is looked at: one that is broken further in
-/// is found when training comes to it.
-const DECODED: usize = 20_000;
-
-/// Whether the picture at place `i` of a data set can be read.
-fn check_picture(i: usize, bytes: &[u8]) -> Result<(), String> {
-    let check = if i < DECODED {
-        crate::image::check
-    } else {
-        crate::image::check_head
-    };
-    check(bytes).map_err(|e| match e {
-        Error::Data(reason) => reason,
-        other => other.to_string(),
-    })
-}
-
-/// The picture of a document, or why there is none.
-fn picture(document: &Document) -> Result<&[u8], String> {
-    document.as_blob().ok_or_else(|| {
-        if document.uri.is_empty() {
-            "it holds no picture".to_owned()
-        } else {
-            format!(
-                "it names `{}` and holds no bytes: load pictures into blobs before pushing",
-                document.uri
-            )
-        }
-    })
 }
 
 /// The features of a document, or why there are none.

@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 
-use finetuner_protocol::{Document, DocumentArray};
-use rayon::prelude::*;
+use finetuner_protocol::Document;
 
-use super::{Example, Item, Layout, Modalities, check_picture, features, picture};
+use super::{
+    Documents, Example, Item, Layout, Modalities, Pictures,
+    each::{Fault, each},
+    features,
+};
 use crate::{Error, Result, models::ModelKind};
-
-/// Bad documents that one message lists.
-const LISTED: usize = 10;
 
 /// Reads the examples of a data set.
 ///
@@ -21,45 +21,24 @@ const LISTED: usize = 10;
 /// # Errors
 /// [`Error::Data`] lists the documents that are no such examples, by their
 /// numbers and ids and up to ten of them, and says what each lacks.
-pub fn read(documents: &DocumentArray, layout: &Layout, name: &str) -> Result<Vec<Example>> {
-    if documents.is_empty() {
-        return Err(Error::data(format!("`{name}` holds no documents")));
-    }
-    let found: Vec<_> = documents
-        .par_iter()
-        .enumerate()
-        .map(|(i, document)| match layout {
-            Layout::TextImage(modalities) => Ok(vec![text_image(i, document, modalities)?]),
-            Layout::Labelled(kind) => labelled(i, document, *kind),
-            // Documents without chunks are put together below.
-            Layout::Pairs(kind) if document.chunks.is_empty() => labelled(i, document, *kind),
-            Layout::Pairs(kind) => Ok(vec![members(i, document, *kind, 2)?]),
-            Layout::Scored(kind) => scored(i, document, *kind, 2),
-            Layout::Triplets(kind) => scored(i, document, *kind, 3),
-        })
-        .collect();
-    let mut examples = Vec::with_capacity(documents.len());
-    let mut bad = Vec::new();
-    for (i, (document, found)) in documents.iter().zip(found).enumerate() {
-        match found {
-            Ok(read) => examples.extend(read),
-            Err(reason) => bad.push(format!("document {} (`{}`): {reason}", i + 1, document.id)),
-        }
-    }
-    check_lengths(&examples, &mut bad);
-    if !bad.is_empty() {
-        let (count, all) = (bad.len(), documents.len());
-        bad.truncate(LISTED);
-        let more = match count - bad.len() {
-            0 => String::new(),
-            n => format!("; and {n} more"),
-        };
-        return Err(Error::data(format!(
-            "{count} of {all} documents of `{name}` are no {}: {}{more}",
-            layout.describe(),
-            bad.join("; ")
-        )));
-    }
+pub fn read(
+    documents: Documents,
+    layout: &Layout,
+    name: &str,
+    pictures: &Pictures,
+) -> Result<Vec<Example>> {
+    let fault = format!("are no {}", layout.describe());
+    let found = each(documents, name, &fault, |i, document| match layout {
+        Layout::TextImage(modalities) => Ok(vec![text_image(pictures, i, document, modalities)?]),
+        Layout::Labelled(kind) => labelled(pictures, i, document, *kind),
+        // Documents without chunks are put together below.
+        Layout::Pairs(kind) if document.chunks.is_empty() => labelled(pictures, i, document, *kind),
+        Layout::Pairs(kind) => Ok(vec![members(pictures, i, document, *kind, 2)?]),
+        Layout::Scored(kind) => scored(pictures, i, document, *kind, 2),
+        Layout::Triplets(kind) => scored(pictures, i, document, *kind, 3),
+    })?;
+    let mut examples: Vec<Example> = found.into_iter().flatten().collect();
+    check_lengths(&examples, name)?;
     if matches!(layout, Layout::Pairs(_)) {
         examples = paired(examples);
         if examples.is_empty() {
@@ -73,36 +52,46 @@ pub fn read(documents: &DocumentArray, layout: &Layout, name: &str) -> Result<Ve
 }
 
 /// Features must all have one length.
-fn check_lengths(examples: &[Example], bad: &mut Vec<String>) {
+fn check_lengths(examples: &[Example], name: &str) -> Result<()> {
     let mut first = None;
     for example in examples {
         for part in &example.parts {
             if let Item::Features(values) = part {
                 let wanted = *first.get_or_insert(values.len());
                 if values.len() != wanted {
-                    bad.push(format!(
-                        "document `{}`: its tensor has {} values, that of the first {wanted}",
+                    return Err(Error::data(format!(
+                        "document `{}` of `{name}`: its tensor has {} values, that of the first \
+                         {wanted}",
                         example.id,
                         values.len()
-                    ));
+                    )));
                 }
             }
         }
     }
+    Ok(())
 }
 
 /// What a document or a chunk holds, of the kind that the model embeds.
-fn item(i: usize, document: &Document, kind: ModelKind) -> Result<Item, String> {
-    match kind {
-        ModelKind::Text => text(document).map(|text| Item::Text(text.into())),
-        ModelKind::Image => {
-            let bytes = picture(document)?;
-            check_picture(i, bytes)?;
-            Ok(Item::Image(bytes.into()))
-        }
-        ModelKind::Features => features(document).map(|values| Item::Features(values.into())),
-        ModelKind::TextImage => Err("a CLIP model trains on text-image pairs".to_owned()),
-    }
+fn item(
+    pictures: &Pictures,
+    i: usize,
+    document: &Document,
+    kind: ModelKind,
+) -> Result<Item, Fault> {
+    Ok(match kind {
+        ModelKind::Text => Item::Text(text(document)?.into()),
+        ModelKind::Image => picture(pictures, i, document)?,
+        ModelKind::Features => Item::Features(features(document)?.into()),
+        ModelKind::TextImage => Err("a CLIP model trains on text-image pairs")?,
+    })
+}
+
+/// The picture at place `i` of a data set.
+pub(super) fn picture(pictures: &Pictures, i: usize, document: &Document) -> Result<Item, Fault> {
+    let bytes = super::pictures::of(document)?;
+    super::pictures::check(i, &bytes)?;
+    Ok(pictures.item(&bytes)?)
 }
 
 fn text(document: &Document) -> Result<&str, String> {
@@ -110,7 +99,12 @@ fn text(document: &Document) -> Result<&str, String> {
     text.ok_or_else(|| "it holds no text".to_owned())
 }
 
-fn text_image(i: usize, document: &Document, modalities: &Modalities) -> Result<Example, String> {
+fn text_image(
+    pictures: &Pictures,
+    i: usize,
+    document: &Document,
+    modalities: &Modalities,
+) -> Result<Example, Fault> {
     let named = document.chunks.iter().any(|c| !c.modality.is_empty());
     let find =
         |modality: &str, by_content: &dyn Fn(&Document) -> bool| {
@@ -132,22 +126,27 @@ fn text_image(i: usize, document: &Document, modalities: &Modalities) -> Result<
     let text_chunk = find(&modalities.text, &|c| c.as_text().is_some())?;
     let image = find(&modalities.image, &|c| c.as_text().is_none())?;
     let caption = text(text_chunk).map_err(|e| format!("its text chunk: {e}"))?;
-    let bytes = picture(image).map_err(|e| format!("its image chunk: {e}"))?;
-    check_picture(i, bytes)?;
+    let picture = picture(pictures, i, image).map_err(|e| e.of("its image chunk"))?;
     let label = document.label().or_else(|| text_chunk.label());
-    let mut example = Example::text_image(&document.id, caption, bytes);
-    if let Some(label) = label {
-        example.label = label;
-    }
-    Ok(example)
+    Ok(Example {
+        id: document.id.clone(),
+        label: label.unwrap_or_else(|| caption.to_owned()),
+        parts: vec![Item::Text(caption.into()), picture],
+        score: 0.0,
+    })
 }
 
 /// A document with a label, or the chunks of one that belong together.
-fn labelled(i: usize, document: &Document, kind: ModelKind) -> Result<Vec<Example>, String> {
-    let example = |part: &Document, label: String| -> Result<Example, String> {
+fn labelled(
+    pictures: &Pictures,
+    i: usize,
+    document: &Document,
+    kind: ModelKind,
+) -> Result<Vec<Example>, Fault> {
+    let example = |part: &Document, label: String| -> Result<Example, Fault> {
         Ok(Example {
             id: document.id.clone(),
-            parts: vec![item(i, part, kind)?],
+            parts: vec![item(pictures, i, part, kind)?],
             label,
             score: 0.0,
         })
@@ -163,42 +162,44 @@ fn labelled(i: usize, document: &Document, kind: ModelKind) -> Result<Vec<Exampl
     chunks
         .map(|(number, chunk)| {
             let label = chunk.label().unwrap_or_else(|| label.clone());
-            example(chunk, label).map_err(|e| format!("its chunk {}: {e}", number + 1))
+            example(chunk, label).map_err(|e| e.of(&format!("its chunk {}", number + 1)))
         })
         .collect()
 }
 
 /// An example whose members are the chunks of a document.
 fn members(
+    pictures: &Pictures,
     i: usize,
     document: &Document,
     kind: ModelKind,
     count: usize,
-) -> Result<Example, String> {
+) -> Result<Example, Fault> {
     if document.chunks.len() != count {
-        return Err(format!(
+        Err(format!(
             "it has {} chunks, {count} are wanted",
             document.chunks.len()
-        ));
+        ))?;
     }
     let parts = document.chunks.iter().enumerate().map(|(number, chunk)| {
-        item(i, chunk, kind).map_err(|e| format!("its chunk {}: {e}", number + 1))
+        item(pictures, i, chunk, kind).map_err(|e| e.of(&format!("its chunk {}", number + 1)))
     });
     Ok(Example {
         id: document.id.clone(),
-        parts: parts.collect::<Result<_, _>>()?,
+        parts: parts.collect::<Result<_, Fault>>()?,
         label: document.label().unwrap_or_else(|| format!("document {i}")),
         score: 0.0,
     })
 }
 
 fn scored(
+    pictures: &Pictures,
     i: usize,
     document: &Document,
     kind: ModelKind,
     count: usize,
-) -> Result<Vec<Example>, String> {
-    let mut example = members(i, document, kind, count)?;
+) -> Result<Vec<Example>, Fault> {
+    let mut example = members(pictures, i, document, kind, count)?;
     let score = document
         .tags
         .get("finetuner_score")
@@ -242,6 +243,7 @@ fn paired(examples: Vec<Example>) -> Vec<Example> {
 
 #[cfg(test)]
 mod tests {
+    use finetuner_protocol::DocumentArray;
     use serde_json::json;
 
     use super::*;
@@ -263,12 +265,17 @@ mod tests {
             .with_chunk(Document::text(text).with_modality("text"))
     }
 
+    fn all(documents: &DocumentArray) -> Documents {
+        Box::new(documents.clone().into_iter().map(Ok))
+    }
+
     fn pairs(
         documents: &DocumentArray,
         modalities: &Modalities,
         name: &str,
     ) -> Result<Vec<Example>> {
-        read(documents, &Layout::TextImage(modalities.clone()), name)
+        let layout = Layout::TextImage(modalities.clone());
+        read(all(documents), &layout, name, &Pictures::Checked)
     }
 
     #[test]
@@ -277,7 +284,7 @@ mod tests {
         let found = pairs(&array, &Modalities::default(), "train").unwrap();
         assert_eq!(found[0].parts[0], Item::Text("a shoe".into()));
         assert_eq!(found[0].label, "a shoe");
-        assert_eq!(found[0].parts[1], Item::Image(png().into()));
+        assert_eq!(found[0].parts[1], Item::Image([].into()));
 
         let mut renamed = array.clone();
         renamed[0].chunks[0].modality = "photo".to_owned();
@@ -358,7 +365,8 @@ mod tests {
     #[test]
     fn labels_pairs_scores_and_triplets_of_texts() {
         let read = |documents: Vec<Document>, layout| {
-            super::read(&DocumentArray::from(documents), &layout, "d")
+            let documents = DocumentArray::from(documents);
+            super::read(all(&documents), &layout, "d", &Pictures::Checked)
         };
         let kind = ModelKind::Text;
         let text = |text: &str| Item::Text(text.into());
@@ -405,7 +413,8 @@ mod tests {
     fn odd_documents_of_each_layout_are_named_with_their_fault() {
         let fault = |document: Document, layout: Layout| {
             let documents = DocumentArray::from(vec![document]);
-            read(&documents, &layout, "d").unwrap_err().to_string()
+            let read = read(all(&documents), &layout, "d", &Pictures::Checked);
+            read.unwrap_err().to_string()
         };
         let kind = ModelKind::Text;
         for (document, layout, wanted) in [
@@ -472,7 +481,8 @@ mod tests {
             Document::tensor(&[1.0, 2.0], &[2]).with_label(1),
             Document::tensor(&[1.0], &[1]).with_label(1),
         ]);
-        let found = read(&lengths, &Layout::Labelled(ModelKind::Features), "d");
+        let layout = Layout::Labelled(ModelKind::Features);
+        let found = read(all(&lengths), &layout, "d", &Pictures::Checked);
         let found = found.unwrap_err().to_string();
         assert!(
             found.contains("has 1 values, that of the first 2"),

@@ -1,33 +1,44 @@
 //! What an evaluation searches with and in.
 
-use finetuner_protocol::{Document, DocumentArray};
-use rayon::prelude::*;
+use finetuner_protocol::Document;
 
-use super::{Modalities, check_picture, features, picture};
-use crate::{Error, Result, infer::ItemRef, models::ModelKind};
+use super::{
+    Documents, Item, Modalities, Pictures,
+    each::{Fault, each},
+    features, pictures,
+    read::picture,
+};
+use crate::{Result, models::ModelKind};
 
 /// What to search with and what to search in.
-pub(crate) struct SearchSet<'a> {
-    pub(crate) queries: Vec<Searched<'a>>,
-    pub(crate) index: Vec<Searched<'a>>,
+#[derive(Clone, Debug)]
+pub struct SearchSet {
+    /// What is searched with.
+    pub queries: Vec<Searched>,
+    /// What is searched in.
+    pub index: Vec<Searched>,
 }
 
 /// A query, or a document of the index.
-pub(crate) struct Searched<'a> {
-    pub(crate) id: &'a str,
-    pub(crate) item: ItemRef<'a>,
-    pub(crate) label: String,
-    /// Where it came from, where that is known.
-    pub(crate) uri: &'a str,
+#[derive(Clone, Debug)]
+pub struct Searched {
+    /// The id of the document, or of the part that is embedded.
+    pub id: String,
+    /// What is embedded.
+    pub item: Item,
+    /// What the document shares with those that it shall find.
+    pub label: String,
+    /// Where it came from; empty where that is not known.
+    pub uri: String,
     /// The number of its document, counted from 0.
-    pub(crate) place: usize,
+    pub place: usize,
 }
 
-impl Searched<'_> {
+impl Searched {
     /// What a person knows it by: its text, or where it came from.
     pub(crate) fn name(&self) -> String {
-        match (&self.item, self.uri) {
-            (ItemRef::Text(text), _) => (*text).to_owned(),
+        match (&self.item, self.uri.as_str()) {
+            (Item::Text(text), _) => text.to_string(),
             (_, "") => format!("{} ({})", self.label, self.id),
             (_, uri) => uri.to_owned(),
         }
@@ -43,6 +54,9 @@ pub struct SearchKinds {
     pub index: ModelKind,
 }
 
+/// Documents and the name of their data set.
+pub type Named<'a> = (Documents, &'a str);
+
 /// Reads what an evaluation searches with and in. A document is the item
 /// itself, or has it as a chunk; without an index, the queries' documents are
 /// both. Where such a document holds two chunks of one kind, the first is
@@ -50,128 +64,126 @@ pub struct SearchKinds {
 ///
 /// The label of a document is its tag `finetuner_label`, or that of its chunk;
 /// without one, a pair's label is its text.
-pub(crate) fn search_set<'a>(
-    queries: &'a DocumentArray,
-    index: Option<&'a DocumentArray>,
+///
+/// # Errors
+/// [`crate::Error::Data`] lists documents that can't be searched with or in, by
+/// their numbers and ids and up to ten of them, and says what each lacks.
+pub fn read_search_set(
+    (queries, name): Named<'_>,
+    index: Option<Named<'_>>,
     kinds: SearchKinds,
     modalities: &Modalities,
-    name: &str,
-) -> Result<SearchSet<'a>> {
-    let pairs = index.is_none() && kinds.queries == kinds.index;
-    let part_of = |document: &'a Document, kind: ModelKind, second: bool| {
+    pictures: &Pictures,
+) -> Result<SearchSet> {
+    let reader = Reader {
+        modalities,
+        pictures,
+        mixed: kinds.queries != kinds.index,
+    };
+    const WITH: &str = "can't be searched with";
+    const IN: &str = "can't be searched in";
+    let (queries, index) = match index {
+        Some((index, index_name)) => (
+            each(queries, name, WITH, |i, document| {
+                let part = reader.part(document, kinds.queries, false)?;
+                reader.searched(i, document, part, kinds.queries)
+            })?,
+            each(index, index_name, IN, |i, document| {
+                let part = reader.part(document, kinds.index, false)?;
+                reader.searched(i, document, part, kinds.index)
+            })?,
+        ),
+        None => {
+            let both = each(queries, name, &format!("{WITH} and in"), |i, document| {
+                let query = reader.part(document, kinds.queries, false)?;
+                let found = reader.part(document, kinds.index, !reader.mixed)?;
+                let searched = reader.searched(i, document, query, kinds.queries)?;
+                let in_index = if std::ptr::eq(query, found) {
+                    searched.clone()
+                } else {
+                    reader.searched(i, document, found, kinds.index)?
+                };
+                Ok((searched, in_index))
+            })?;
+            both.into_iter().unzip()
+        }
+    };
+    Ok(SearchSet { queries, index })
+}
+
+struct Reader<'a> {
+    modalities: &'a Modalities,
+    pictures: &'a Pictures,
+    /// Whether queries and index are of different kinds, which modalities tell
+    /// apart.
+    mixed: bool,
+}
+
+impl Reader<'_> {
+    /// The document itself or its chunk of this kind; the second of two where
+    /// that is wanted.
+    fn part<'a>(
+        &self,
+        document: &'a Document,
+        kind: ModelKind,
+        second: bool,
+    ) -> Result<&'a Document, Fault> {
         if fits(document, kind) {
-            return Some(document);
+            return Ok(document);
         }
         let modality = match kind {
-            ModelKind::Text => &modalities.text,
-            _ => &modalities.image,
+            ModelKind::Text => &self.modalities.text,
+            _ => &self.modalities.image,
         };
-        // Modalities tell apart what a CLIP embeds.
-        let named =
-            kinds.queries != kinds.index && document.chunks.iter().any(|c| !c.modality.is_empty());
+        let named = self.mixed && document.chunks.iter().any(|c| !c.modality.is_empty());
         let mut chunks = document
             .chunks
             .iter()
             .filter(|c| fits(c, kind) && (!named || c.modality == *modality));
         let first = chunks.next();
-        if second {
+        let part = if second {
             chunks.next().or(first)
         } else {
             first
-        }
-    };
-    let read = |documents: &'a DocumentArray, kind: ModelKind, second: bool, role: &str| {
-        let searched = documents.iter().enumerate().map(|(i, document)| {
-            let bad = |what: &str| {
-                let id = &document.id;
-                Error::data(format!("document {} (`{id}`) of `{name}`: {what}", i + 1))
-            };
-            let part = part_of(document, kind, second);
-            let part = part.ok_or_else(|| bad(&format!("{role} needs {}", wanted(kind))))?;
-            let caption = document.chunks.iter().find_map(|c| c.as_text());
-            let label = document
-                .label()
-                .or_else(|| part.label())
-                .or_else(|| caption.or(part.as_text()).map(str::to_owned));
-            Ok(Searched {
-                id: &part.id,
-                item: item(part, kind).map_err(|e| bad(&e))?,
-                label: label.ok_or_else(|| bad("it has neither a `finetuner_label` nor a text"))?,
-                uri: &part.uri,
-                place: i,
-            })
-        });
-        searched.collect::<Result<Vec<_>>>()
-    };
-    let found = read(queries, kinds.queries, false, "a query")?;
-    let index = read(
-        index.unwrap_or(queries),
-        kinds.index,
-        pairs,
-        "a document of the index",
-    )?;
-    if found.is_empty() {
-        return Err(Error::data(format!("`{name}` holds no queries")));
+        };
+        let wanted = match kind {
+            ModelKind::Text => "a text",
+            ModelKind::Features => "a tensor of numbers",
+            _ => "a picture as a blob",
+        };
+        part.ok_or_else(|| Fault::Bad(format!("it needs {wanted}")))
     }
-    Ok(SearchSet {
-        queries: found,
-        index,
-    })
+
+    fn searched(
+        &self,
+        i: usize,
+        document: &Document,
+        part: &Document,
+        kind: ModelKind,
+    ) -> Result<Searched, Fault> {
+        let caption = document.chunks.iter().find_map(|c| c.as_text());
+        let label = document
+            .label()
+            .or_else(|| part.label())
+            .or_else(|| caption.or(part.as_text()).map(str::to_owned));
+        Ok(Searched {
+            id: part.id.clone(),
+            item: match kind {
+                ModelKind::Text => Item::Text(part.as_text().unwrap_or_default().into()),
+                ModelKind::Features => Item::Features(features(part)?.into()),
+                _ => picture(self.pictures, i, part)?,
+            },
+            label: label.ok_or("it has neither a `finetuner_label` nor a text")?,
+            uri: part.uri.clone(),
+            place: i,
+        })
+    }
 }
 
 fn fits(document: &Document, kind: ModelKind) -> bool {
     match kind {
         ModelKind::Text => document.as_text().is_some(),
         ModelKind::Features => features(document).is_ok(),
-        _ => document.as_blob().is_some(),
+        _ => pictures::holds_one(document),
     }
-}
-
-fn wanted(kind: ModelKind) -> &'static str {
-    match kind {
-        ModelKind::Text => "a text",
-        ModelKind::Features => "a tensor of numbers",
-        _ => "a picture as a blob",
-    }
-}
-
-fn item(part: &Document, kind: ModelKind) -> Result<ItemRef<'_>, String> {
-    Ok(match kind {
-        ModelKind::Text => ItemRef::Text(part.as_text().unwrap_or_default()),
-        ModelKind::Features => ItemRef::Features(features(part)?.into()),
-        _ => ItemRef::Image(picture(part)?),
-    })
-}
-
-/// Checks that data can be searched with and in, as an evaluation does.
-///
-/// # Errors
-/// [`Error::Data`] names a document that can't.
-pub fn check_search_set(
-    queries: &DocumentArray,
-    index: Option<&DocumentArray>,
-    kinds: SearchKinds,
-    modalities: &Modalities,
-    name: &str,
-) -> Result<()> {
-    let set = search_set(queries, index, kinds, modalities, name)?;
-    let all = [("search with", &set.queries), ("search in", &set.index)];
-    for (role, searched) in all {
-        searched
-            .par_iter()
-            .enumerate()
-            .try_for_each(|(i, searched)| {
-                let ItemRef::Image(bytes) = searched.item else {
-                    return Ok(());
-                };
-                check_picture(i, bytes).map_err(|reason| {
-                    Error::data(format!(
-                        "picture {} (`{}`) to {role} for `{name}`: {reason}",
-                        i + 1,
-                        searched.id
-                    ))
-                })
-            })?;
-    }
-    Ok(())
 }

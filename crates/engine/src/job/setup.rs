@@ -1,10 +1,8 @@
 //! What a run needs before its first step: its data, and the trainer.
 
-use finetuner_protocol::DocumentArray;
-
 use crate::{
     Error, Result,
-    data::{self, Classes, Item, Layout, TrainingSet},
+    data::{self, Classes, Documents, Item, Layout, Pictures, TrainingSet},
     infer::{ItemRef, embed_body},
     loss::Criterion,
     models::{ModelConfig, ModelKind},
@@ -39,9 +37,10 @@ impl Data {
 
 pub(super) fn read_data(
     plan: &Plan,
-    documents: &dyn Fn(&str) -> Result<DocumentArray>,
+    documents: &dyn Fn(&str) -> Result<Documents>,
+    pictures: &Pictures,
 ) -> Result<Data> {
-    let read = |name: &str| data::read(&documents(name)?, &plan.layout, name);
+    let read = |name: &str| data::read(documents(name)?, &plan.layout, name, pictures);
     let train = read(&plan.train_data)?;
     let (train, mut validation) = match &plan.eval_data {
         Some(name) => (train, read(name)?),

@@ -8,6 +8,7 @@ use std::{
 
 use finetuner_engine::{
     Error,
+    data::Documents,
     evaluation::Metrics,
     job::{self, Interruption, Observer, Setting},
     train::Position,
@@ -120,7 +121,9 @@ struct Outcome {
 
 fn run(checkpoint: Option<&Path>, watcher: &mut Watcher) -> Result<Outcome, Error> {
     let folder = tempfile::tempdir().unwrap();
-    let read = |name: &str| Ok(documents(name));
+    let read = |name: &str| -> Result<Documents, Error> {
+        Ok(Box::new(documents(name).into_iter().map(Ok)))
+    };
     let setting = Setting {
         device: &Device::Cpu,
         local_models: false,

@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::HashMap, path::Path};
 
 use finetuner_engine::{
     Error,
+    data::Documents,
     infer::Encoder,
     job::{self, Finished, Observer, Setting},
     models::ModelKind,
@@ -58,10 +59,14 @@ impl Run {
 
 type Data = HashMap<&'static str, DocumentArray>;
 
+fn stream(documents: DocumentArray) -> Documents {
+    Box::new(documents.into_iter().map(Ok))
+}
+
 fn run_from(config: Value, data: &Data, earlier: Option<&Path>) -> Result<Run, Error> {
     let folder = tempfile::tempdir().unwrap();
     let mut notes = Notes::default();
-    let read = |name: &str| Ok(data[name].clone());
+    let read = |name: &str| Ok(stream(data[name].clone()));
     let config: RunConfig = serde_json::from_value(config).unwrap();
     let setting = Setting {
         device: &Device::Cpu,

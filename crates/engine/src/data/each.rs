@@ -1,0 +1,167 @@
+//! Going through the documents of a data set, however many there are.
+
+use finetuner_protocol::{Content, Document};
+use rayon::prelude::*;
+
+use crate::{Error, Result};
+
+/// Documents one after the other. Data sets are read like this, since they may
+/// be larger than the memory.
+pub type Documents = Box<dyn Iterator<Item = Result<Document>>>;
+
+/// Bad documents that one message lists.
+const LISTED: usize = 10;
+/// Documents that are handled together.
+const TOGETHER: usize = 512;
+/// Bytes of pictures that are handled together.
+const BYTES_TOGETHER: usize = 64 << 20;
+
+/// Why nothing can be made of a document.
+pub(super) enum Fault {
+    /// It is not as it must be.
+    Bad(String),
+    /// Something failed that is not the document's fault.
+    Failed(Error),
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Self::Bad(reason)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(reason: &str) -> Self {
+        Self::Bad(reason.to_owned())
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Fault {
+    /// Says which part of the document is meant.
+    pub(super) fn of(self, part: &str) -> Self {
+        match self {
+            Self::Bad(reason) => Self::Bad(format!("{part}: {reason}")),
+            failed => failed,
+        }
+    }
+}
+
+/// Makes something of each document, in their order, on all threads. `make` is
+/// also told the document's place, counted from 0.
+///
+/// # Errors
+/// [`Error::Data`] lists documents that nothing can be made of, up to ten, by
+/// their numbers and ids: "3 of 10 documents of `name` {fault}: ...".
+pub(super) fn each<T: Send>(
+    mut documents: Documents,
+    name: &str,
+    fault: &str,
+    make: impl Fn(usize, &Document) -> Result<T, Fault> + Sync,
+) -> Result<Vec<T>> {
+    let (mut made, mut bad) = (Vec::new(), Vec::new());
+    let (mut count, mut all) = (0, 0);
+    loop {
+        let together = take_some(&mut documents)?;
+        if together.is_empty() {
+            break;
+        }
+        let results: Vec<Result<T, Fault>> = together
+            .par_iter()
+            .enumerate()
+            .map(|(i, document)| make(all + i, document))
+            .collect();
+        for (document, result) in together.iter().zip(results) {
+            all += 1;
+            match result {
+                Ok(thing) => made.push(thing),
+                Err(Fault::Failed(error)) => return Err(error),
+                Err(Fault::Bad(reason)) => {
+                    count += 1;
+                    if bad.len() < LISTED {
+                        bad.push(format!("document {all} (`{}`): {reason}", document.id));
+                    }
+                }
+            }
+        }
+    }
+    if all == 0 {
+        return Err(Error::data(format!("`{name}` holds no documents")));
+    }
+    if count > 0 {
+        let more = match count - bad.len() {
+            0 => String::new(),
+            n => format!("; and {n} more"),
+        };
+        return Err(Error::data(format!(
+            "{count} of {all} documents of `{name}` {fault}: {}{more}",
+            bad.join("; ")
+        )));
+    }
+    Ok(made)
+}
+
+/// The next documents, as many as are handled together.
+fn take_some(documents: &mut Documents) -> Result<Vec<Document>> {
+    let (mut some, mut bytes) = (Vec::new(), 0);
+    while some.len() < TOGETHER && bytes < BYTES_TOGETHER {
+        let Some(document) = documents.next().transpose()? else {
+            break;
+        };
+        bytes += size(&document);
+        some.push(document);
+    }
+    Ok(some)
+}
+
+/// The bytes of a document's pictures.
+fn size(document: &Document) -> usize {
+    let own = match &document.content {
+        Some(Content::Blob(bytes)) => bytes.len(),
+        _ => 0,
+    };
+    own + document.chunks.iter().map(size).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn documents(count: usize) -> Documents {
+        Box::new((0..count).map(|n| Ok(Document::text(n.to_string()))))
+    }
+
+    #[test]
+    fn all_are_made_in_their_order_over_many_rounds() {
+        let count = 2 * TOGETHER + 7;
+        let made = each(documents(count), "d", "are bad", |i, document| {
+            Ok((i, document.as_text().unwrap_or_default().to_owned()))
+        });
+        let made = made.unwrap();
+        assert_eq!(made.len(), count);
+        assert!(
+            made.iter()
+                .enumerate()
+                .all(|(n, (i, text))| *i == n && *text == n.to_string())
+        );
+    }
+
+    #[test]
+    fn documents_that_can_not_be_read_end_it_and_so_does_a_failure() {
+        let cut_off = documents(3).chain(std::iter::once(Err(Error::data("cut off"))));
+        let made = each(Box::new(cut_off), "d", "are bad", |_, _| Ok(()));
+        assert_eq!(made.unwrap_err().to_string(), "bad data: cut off");
+        let made = each(documents(30), "d", "are bad", |i, _| {
+            Err::<(), _>(match i {
+                20 => Fault::Failed(Error::data("the disk is full")),
+                _ => Fault::Bad("odd".to_owned()),
+            })
+        });
+        assert_eq!(made.unwrap_err().to_string(), "bad data: the disk is full");
+    }
+}

@@ -1,0 +1,255 @@
+//! Pictures of a data set, which wait on the disk until they are needed: a
+//! data set may be larger than the memory.
+
+use std::{
+    borrow::Cow,
+    io::{Read, Seek, SeekFrom, Write},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use finetuner_protocol::{Content, Document, NdArray};
+use tempfile::NamedTempFile;
+
+use super::Item;
+use crate::{Error, Result};
+
+/// What happens to the pictures of documents that are read.
+#[derive(Clone, Debug)]
+pub enum Pictures {
+    /// They are kept, to be embedded.
+    Kept(Arc<PictureFile>),
+    /// They are looked at and let go, where data is only checked.
+    Checked,
+}
+
+impl Pictures {
+    /// Keeps pictures in a temporary file of this folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where there can be no such file.
+    pub fn kept_in(folder: &Path) -> Result<Self> {
+        let file = NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
+        Ok(Self::Kept(Arc::new(PictureFile(Mutex::new(file)))))
+    }
+
+    /// The picture as an item.
+    pub(super) fn item(&self, bytes: &[u8]) -> Result<Item> {
+        Ok(match self {
+            Self::Kept(file) => Item::Stored(file.keep(bytes)?),
+            Self::Checked => Item::Image(Arc::new([])),
+        })
+    }
+}
+
+/// A temporary file with pictures one after the other. It goes with the last
+/// of them.
+#[derive(Debug)]
+pub struct PictureFile(Mutex<NamedTempFile>);
+
+impl PictureFile {
+    fn keep(self: &Arc<Self>, bytes: &[u8]) -> Result<Stored> {
+        let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = file.seek(SeekFrom::End(0)).and_then(|start| {
+            file.write_all(bytes)?;
+            Ok(start)
+        });
+        Ok(Stored {
+            start: written.map_err(|e| Error::io(file.path(), e))?,
+            length: bytes.len(),
+            file: Arc::clone(self),
+        })
+    }
+}
+
+/// A picture that lies in a file.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    file: Arc<PictureFile>,
+    start: u64,
+    length: usize,
+}
+
+impl Stored {
+    /// The picture as it is stored: PNG, JPEG, GIF, WebP or BMP.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file can't be read.
+    pub fn read(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.length];
+        let mut file = self.file.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = file
+            .seek(SeekFrom::Start(self.start))
+            .and_then(|_| file.read_exact(&mut bytes));
+        read.map_err(|e| Error::io(file.path(), e))?;
+        Ok(bytes)
+    }
+}
+
+impl PartialEq for Stored {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.file, &other.file)
+            && (self.start, self.length) == (other.start, other.length)
+    }
+}
+
+/// Pictures of a data set that are decoded to see whether they are whole. Of
+/// those behind them only the head is looked at: one that is broken further in
+/// is found when training comes to it.
+const DECODED: usize = 20_000;
+
+/// Whether the picture at place `i` of a data set can be read.
+pub(super) fn check(i: usize, bytes: &[u8]) -> Result<(), String> {
+    let check = if i < DECODED {
+        crate::image::check
+    } else {
+        crate::image::check_head
+    };
+    check(bytes).map_err(|e| match e {
+        Error::Data(reason) => reason,
+        other => other.to_string(),
+    })
+}
+
+/// Whether a document holds a picture, or what is meant to be one.
+pub(super) fn holds_one(document: &Document) -> bool {
+    matches!(
+        document.content,
+        Some(Content::Blob(_) | Content::Tensor(_))
+    )
+}
+
+/// The picture of a document, encoded, or why there is none.
+pub(super) fn of(document: &Document) -> Result<Cow<'_, [u8]>, String> {
+    match &document.content {
+        Some(Content::Blob(bytes)) => Ok(bytes.into()),
+        Some(Content::Tensor(array)) => from_tensor(array).map(Cow::Owned),
+        _ if document.uri.is_empty() => Err("it holds no picture".to_owned()),
+        _ => Err(format!(
+            "it names `{}` and holds no bytes: load pictures into blobs before pushing",
+            document.uri
+        )),
+    }
+}
+
+/// A picture of values from 0 to 255 as PNG: `[height, width, 3]` or `[3, height,
+/// width]` in colours, `[height, width]` or `[height, width, 1]` in greys.
+fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
+    let NdArray::Dense { shape, .. } = array else {
+        return Err("its tensor is sparse, which is no picture".to_owned());
+    };
+    let (height, width, channels, channels_last) = match **shape {
+        [height, width] => (height, width, 1, true),
+        [height, width, channels @ (1 | 3)] => (height, width, channels, true),
+        [3, height, width] => (height, width, 3, false),
+        _ => {
+            return Err(format!(
+                "its tensor has the shape {shape:?}; a picture is [height, width, 3], or \
+                 [3, height, width]"
+            ));
+        }
+    };
+    let values = array.to_f32().ok_or("its tensor holds no numbers")?;
+    let wanted = shape.iter().map(|n| u64::from(*n)).product::<u64>();
+    if values.len() as u64 != wanted || wanted == 0 {
+        return Err(format!(
+            "its tensor has {} values, its shape {shape:?} says {wanted}",
+            values.len()
+        ));
+    }
+    let whole = |value: &f32| (0.0..=255.0).contains(value) && value.fract() == 0.0;
+    if let Some(value) = values.iter().find(|value| !whole(value)) {
+        return Err(format!(
+            "its tensor holds {value}; a picture's values are whole numbers from 0 to 255"
+        ));
+    }
+    let (places, channels) = ((height * width) as usize, channels as usize);
+    let pixels: Vec<u8> = (0..places * channels)
+        .map(|i| {
+            let (place, channel) = (i / channels, i % channels);
+            let from = if channels_last {
+                i
+            } else {
+                channel * places + place
+            };
+            values[from] as u8
+        })
+        .collect();
+    let color = match channels {
+        1 => image::ExtendedColorType::L8,
+        _ => image::ExtendedColorType::Rgb8,
+    };
+    let mut png = Vec::new();
+    image::ImageEncoder::write_image(
+        image::codecs::png::PngEncoder::new(&mut png),
+        &pixels,
+        width,
+        height,
+        color,
+    )
+    .map_err(|e| format!("its tensor is no picture: {e}"))?;
+    Ok(png)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_pictures_are_read_again_and_their_file_goes_with_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = || std::fs::read_dir(folder.path()).unwrap().count();
+        let pictures = Pictures::kept_in(folder.path()).unwrap();
+        let stored: Vec<Item> = [&b"first"[..], b"", b"third one"]
+            .iter()
+            .map(|bytes| pictures.item(bytes).unwrap())
+            .collect();
+        drop(pictures);
+        let read = |item: &Item| match item {
+            Item::Stored(stored) => stored.read().unwrap(),
+            other => panic!("{other:?}"),
+        };
+        // In any order.
+        assert_eq!(read(&stored[2]), b"third one");
+        assert_eq!(read(&stored[0]), b"first");
+        assert_eq!(read(&stored[1]), b"");
+        assert_ne!(stored[0], stored[2]);
+        assert_eq!(files(), 1);
+        drop(stored);
+        assert_eq!(files(), 0);
+    }
+
+    #[test]
+    fn tensors_are_pictures_with_channels_first_or_last() {
+        // Two pixels of one row: red, and grey.
+        let last = Document::tensor(&[255.0, 0.0, 0.0, 7.0, 7.0, 7.0], &[1, 2, 3]);
+        let first = Document::tensor(&[255.0, 7.0, 0.0, 7.0, 0.0, 7.0], &[3, 1, 2]);
+        for document in [last, first] {
+            let png = of(&document).unwrap();
+            let decoded = image::load_from_memory(&png).unwrap().to_rgb8();
+            assert_eq!(decoded.dimensions(), (2, 1));
+            assert_eq!(decoded.as_raw(), &[255, 0, 0, 7, 7, 7]);
+        }
+        let grey = of(&Document::tensor(&[1.0, 2.0], &[2, 1]))
+            .unwrap()
+            .to_vec();
+        let decoded = image::load_from_memory(&grey).unwrap().to_rgb8();
+        assert_eq!(decoded.as_raw(), &[1, 1, 1, 2, 2, 2]);
+    }
+
+    #[test]
+    fn tensors_that_are_no_pictures_are_refused_with_the_reason() {
+        for (values, shape, wanted) in [
+            (&[1.0, 2.0][..], &[2][..], "has the shape [2]"),
+            (&[1.0; 8], &[1, 2, 4], "has the shape [1, 2, 4]"),
+            (&[0.5; 3], &[1, 1, 3], "holds 0.5"),
+            (&[256.0; 3], &[1, 1, 3], "holds 256"),
+            (&[f32::NAN; 3], &[1, 1, 3], "holds NaN"),
+            (&[1.0; 3], &[2, 1, 3], "has 3 values, its shape"),
+            (&[], &[0, 4, 3], "has 0 values"),
+        ] {
+            let found = of(&Document::tensor(values, shape)).unwrap_err();
+            assert!(found.contains(wanted), "{wanted} is missing in: {found}");
+        }
+    }
+}
