@@ -9,10 +9,7 @@
 //! goes on from its last epoch. At the end it writes the model in Hugging Face
 //! layout and prints how well a text finds its picture.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use clap::Parser;
@@ -34,27 +31,25 @@ use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
-use tokenizers::{
-    AddedToken, SplitDelimiterBehavior, TokenizerBuilder, TokenizerImpl,
-    models::bpe::{BPE, BpeTrainer},
-    normalizers::{Lowercase, NFC, Sequence},
-    pre_tokenizers::{
-        byte_level::ByteLevel,
-        sequence::Sequence as PreTokenizers,
-        split::{Split, SplitPattern},
-    },
-    processors::roberta::RobertaProcessing,
-};
 
-mod emoji_clip;
+mod rows;
+mod small_clip;
 
-use emoji_clip::{Fallible, parse_csv, read_pairs, read_rows};
+use rows::{Fallible, read_rows};
+use small_clip::{LONGEST_TEXT, Shape, config, describe, read_captions, train_tokenizer};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const BEGIN: &str = "<|startoftext|>";
-const END: &str = "<|endoftext|>";
+/// The shape of the model that ships.
+const SHAPE: Shape = Shape {
+    text_width: 128,
+    text_layers: 3,
+    vision_width: 192,
+    vision_layers: 5,
+    side: 64,
+    patch: 8,
+};
 
 #[derive(Parser)]
 struct Args {
@@ -78,9 +73,6 @@ struct Args {
     /// Show every picture with its title, never with its long caption.
     #[arg(long)]
     titles_only: bool,
-    /// Blocks of the picture tower.
-    #[arg(long, default_value_t = 5)]
-    vision_layers: usize,
 }
 
 fn main() -> Fallible<()> {
@@ -106,8 +98,8 @@ fn main() -> Fallible<()> {
         std::fs::write(&tokenizer_path, train_tokenizer(&words)?)?;
     }
     let tokenizer_json = std::fs::read_to_string(&tokenizer_path)?;
-    let tokenizer = Tokenizer::parse(tokenizer_json.as_bytes(), 32)?;
-    let json = config(&tokenizer_json, args.vision_layers)?;
+    let tokenizer = Tokenizer::parse(tokenizer_json.as_bytes(), LONGEST_TEXT)?;
+    let json = config(&tokenizer_json, &SHAPE)?;
     let config = ModelConfig::parse(&json)?;
     let weights = config.random_weights(args.seed);
     let model = Model::new(config, weights, ModelSetup::default(), &Device::Cpu)?;
@@ -115,7 +107,7 @@ fn main() -> Fallible<()> {
 
     let steps = titles.len() / args.batch_size * args.epochs;
     let base = args.learning_rate;
-    let processor = ImageProcessor::clip(64);
+    let processor = ImageProcessor::clip(SHAPE.side);
     let mut trainer = Trainer::new(
         model,
         Preparer {
@@ -177,22 +169,25 @@ fn main() -> Fallible<()> {
         &snapshot,
         Precision::F16,
     )?;
-    let pretty = |value: &serde_json::Value| serde_json::to_string_pretty(value);
-    std::fs::write(args.out.join("config.json"), pretty(&json)?)?;
-    std::fs::write(
-        args.out.join("preprocessor_config.json"),
-        pretty(&processor.to_json())?,
-    )?;
-    std::fs::write(
-        args.out.join("tokenizer_config.json"),
-        pretty(&serde_json::json!({
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": BEGIN, "eos_token": END, "pad_token": END, "unk_token": END,
-            "model_max_length": 32,
-        }))?,
-    )?;
+    describe(&args.out, &json, &processor)?;
     report(&args)?;
     Ok(())
+}
+
+/// A picture and its text.
+struct Pair {
+    image: Vec<u8>,
+    text: String,
+}
+
+/// Rows of `picture,text`, the pictures read.
+fn read_pairs(root: &Path, list: &Path) -> Fallible<Vec<Pair>> {
+    let rows = read_rows(list)?.into_iter();
+    let pairs = rows.map(|(image, text)| {
+        let image = std::fs::read(root.join(image))?;
+        Ok(Pair { image, text })
+    });
+    pairs.collect()
 }
 
 /// Up over the first twentieth of the steps, then down along a cosine.
@@ -245,90 +240,4 @@ fn report(args: &Args) -> Fallible<()> {
         index.len()
     );
     Ok(())
-}
-
-fn config(tokenizer: &str, vision_layers: usize) -> Fallible<serde_json::Value> {
-    let tokenizer: tokenizers::Tokenizer = tokenizer.parse()?;
-    let id = |token: &str| tokenizer.token_to_id(token);
-    let tower = |width: usize, layers: usize, heads: usize| {
-        serde_json::json!({
-            "hidden_size": width, "intermediate_size": 4 * width,
-            "num_hidden_layers": layers, "num_attention_heads": heads,
-            "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": 128,
-        })
-    };
-    let (mut text, mut vision) = (tower(128, 3, 4), tower(192, vision_layers, 6));
-    text["vocab_size"] = tokenizer.get_vocab_size(true).into();
-    text["max_position_embeddings"] = 32.into();
-    text["bos_token_id"] = id(BEGIN).into();
-    text["eos_token_id"] = id(END).into();
-    text["pad_token_id"] = id(END).into();
-    text["model_type"] = "clip_text_model".into();
-    vision["image_size"] = 64.into();
-    vision["patch_size"] = 8.into();
-    vision["num_channels"] = 3.into();
-    vision["model_type"] = "clip_vision_model".into();
-    Ok(serde_json::json!({
-        "architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": 128,
-        "logit_scale_init_value": 2.6592, "text_config": text, "vision_config": vision,
-        "dtype": "float32",
-    }))
-}
-
-/// A byte-level BPE in the manner of CLIP's, learned from the captions.
-fn train_tokenizer(texts: &[String]) -> Fallible<String> {
-    const SUFFIX: &str = "</w>";
-    let pattern = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
-    let split = Split::new(
-        SplitPattern::Regex(pattern.to_owned()),
-        SplitDelimiterBehavior::Removed,
-        true,
-    )?;
-    let bpe = BPE::builder()
-        .end_of_word_suffix(SUFFIX.to_owned())
-        .build()?;
-    let mut tokenizer: TokenizerImpl<BPE, Sequence, PreTokenizers, RobertaProcessing, ByteLevel> =
-        TokenizerBuilder::new()
-            .with_model(bpe)
-            .with_normalizer(Some(Sequence::new(vec![NFC.into(), Lowercase.into()])))
-            .with_pre_tokenizer(Some(PreTokenizers::new(vec![
-                split.into(),
-                ByteLevel::new(false, true, true).into(),
-            ])))
-            .with_post_processor(None)
-            .with_decoder(None)
-            .build()?;
-    let mut trainer = BpeTrainer::builder()
-        .vocab_size(1500)
-        .min_frequency(2)
-        .show_progress(false)
-        .special_tokens(vec![
-            AddedToken::from(BEGIN, true),
-            AddedToken::from(END, true),
-        ])
-        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-        .end_of_word_suffix(SUFFIX.to_owned())
-        .build();
-    tokenizer.train(&mut trainer, texts.iter())?;
-    let special = |token: &str| {
-        let id = tokenizer.token_to_id(token);
-        id.map(|id| (token.to_owned(), id))
-            .ok_or("a special token is missing")
-    };
-    let frame = RobertaProcessing::new(special(END)?, special(BEGIN)?)
-        .trim_offsets(false)
-        .add_prefix_space(false);
-    tokenizer.with_post_processor(Some(frame));
-    tokenizer.to_string(true)
-}
-
-/// Captions by title.
-fn read_captions(path: &Path) -> Fallible<BTreeMap<String, String>> {
-    let rows = parse_csv(&std::fs::read_to_string(path)?);
-    Ok(rows
-        .into_iter()
-        .skip(1)
-        .filter(|row| row.len() > 2)
-        .map(|row| (row[1].clone(), row[2].clone()))
-        .collect())
 }

@@ -5,15 +5,27 @@
 //! cargo run --release -p finetuner-engine --example quality -- fashion-glossary
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use clap::{Parser, ValueEnum};
 use finetuner_engine::{
     data::Documents,
+    image::ImageProcessor,
     job::{self, Observer, Setting},
+    models::ModelConfig,
+    params::{Precision, write_safetensors},
 };
 use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig};
 use serde_json::{Value, json};
+
+mod rows;
+mod small_clip;
+
+use rows::{Fallible, read_rows};
+use small_clip::{Shape, config, describe, read_captions, train_tokenizer};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -42,6 +54,10 @@ struct Args {
     /// write.
     #[arg(long)]
     keep: Option<PathBuf>,
+    /// Writes the model that learns from nothing into this folder, and does
+    /// nothing else.
+    #[arg(long)]
+    write_blank: Option<PathBuf>,
     /// Prints the log.
     #[arg(long)]
     log: bool,
@@ -75,8 +91,6 @@ impl Observer for Follower {
     }
 }
 
-type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
-
 /// How a task is trained where nothing else is said: `model`,
 /// `hyper_parameters`, and the folder of its data.
 fn defaults(task: Task) -> (Value, Value, &'static str) {
@@ -85,6 +99,12 @@ fn defaults(task: Task) -> (Value, Value, &'static str) {
         "learning_rate": 5e-5, "optimizer": "AdamW", "scheduler": "linear"});
     let clip = json!({"name": "clip-small", "options": {"augmentation": "light"}});
     let pairs = json!({"loss": "CLIPLoss", "epochs": 40, "batch_size": 32, "learning_rate": 3e-4});
+    let blank = json!({"options": {"augmentation": "light"}});
+    let from_nothing = |epochs: u64| {
+        json!({"loss": "CLIPLoss", "epochs": epochs, "batch_size": 64, "learning_rate": 5e-4,
+            "optimizer": "AdamW", "optimizer_options": {"weight_decay": 0.1, "betas": [0.9, 0.98]},
+            "scheduler": "cosine", "scheduler_options": {"num_warmup_steps": 60}})
+    };
     match task {
         Task::FashionGlossary => (text, ranking, "fashion-glossary"),
         Task::ClippyLints => (text, ranking, "clippy-lints"),
@@ -95,13 +115,16 @@ fn defaults(task: Task) -> (Value, Value, &'static str) {
             "emoji-clip/image-to-image",
         ),
         Task::Fashion => (clip, pairs, "emoji-clip/fashion"),
-        Task::UnseenDrawings => (clip, pairs, "emoji-clip/unseen-drawings"),
-        Task::UnseenConcepts => (clip, pairs, "emoji-clip/unseen-concepts"),
+        Task::UnseenDrawings => (blank, from_nothing(40), "emoji-clip/unseen-drawings"),
+        Task::UnseenConcepts => (blank, from_nothing(20), "emoji-clip/unseen-concepts"),
     }
 }
 
 fn main() -> Fallible<()> {
     let args = Args::parse();
+    if let Some(folder) = &args.write_blank {
+        return write_blank(&args.data.join(defaults(args.task).2), folder, 0);
+    }
     let mut sums = [0.0; 3];
     println!("seed   recall@1          hit@10            average precision");
     for seed in 0..args.seeds {
@@ -137,6 +160,12 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
         hyper["epochs"] = epochs.into();
     }
     model["options"]["seed"] = seed.into();
+    let root = args.data.join(data);
+    let blank = folder.join("blank");
+    if model.get("name").is_none() {
+        write_blank(&root, &blank, seed)?;
+        model["name"] = blank.to_string_lossy().into();
+    }
     let evaluate = |limit: usize| {
         json!({"name": "EvaluationCallback", "options": {"query_data": "queries",
             "index_data": "index", "limit": limit, "caption": limit.to_string()}})
@@ -155,7 +184,6 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
         "experiment_name": "quality",
         "run_name": format!("seed-{seed}"),
     }))?;
-    let root = args.data.join(data);
     let read = |name: &str| {
         let documents = documents(args.task, &root, name);
         let documents = documents.map_err(|e| finetuner_engine::Error::Data(e.to_string()))?;
@@ -181,6 +209,39 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
     Ok((of(&finished.before), of(&finished.after)))
 }
 
+/// The shape of a CLIP that learns from the drawings alone: 0.7 million
+/// parameters.
+const SHAPE: Shape = Shape {
+    text_width: 96,
+    text_layers: 1,
+    vision_width: 96,
+    vision_layers: 4,
+    side: 32,
+    patch: 8,
+};
+
+/// Writes a CLIP with random weights, and a tokenizer for the words of the
+/// training data.
+fn write_blank(root: &Path, folder: &Path, seed: u64) -> Fallible<()> {
+    std::fs::create_dir_all(folder)?;
+    let captions = read_captions(&captions_path(root))?;
+    let words: Vec<String> = read_rows(&root.join("train.csv"))?
+        .into_iter()
+        .flat_map(|(_, title)| [captions.get(&title).cloned().unwrap_or_default(), title])
+        .collect();
+    let tokenizer = train_tokenizer(&words)?;
+    std::fs::write(folder.join("tokenizer.json"), &tokenizer)?;
+    let json = config(&tokenizer, &SHAPE)?;
+    describe(folder, &json, &ImageProcessor::clip(SHAPE.side))?;
+    let weights = ModelConfig::parse(&json)?.random_weights(seed);
+    write_safetensors(&folder.join("model.safetensors"), &weights, Precision::F32)?;
+    Ok(())
+}
+
+fn captions_path(root: &Path) -> PathBuf {
+    root.parent().unwrap_or(root).join("concepts.csv")
+}
+
 /// Puts the members of one object into another.
 fn merge(into: &mut Value, from: Value) {
     if let (Some(into), Value::Object(from)) = (into.as_object_mut(), from) {
@@ -189,13 +250,18 @@ fn merge(into: &mut Value, from: Value) {
 }
 
 fn documents(task: Task, root: &Path, name: &str) -> Fallible<DocumentArray> {
-    let rows = rows(&root.join(format!("{name}.csv")))?;
+    let rows = read_rows(&root.join(format!("{name}.csv")))?;
     // Paths of pictures begin at the data set's own folder.
     let picture = |path: &str| -> Fallible<Document> {
         let folder = root.parent().unwrap_or(root);
         Ok(Document::blob(std::fs::read(folder.join(path))?).with_modality("image"))
     };
     let text = |text: &str| Document::text(text).with_modality("text");
+    // Words that say what kind of thing it is help with things never seen.
+    let captions = match (task, name) {
+        (Task::UnseenConcepts, "train") => read_captions(&captions_path(root))?,
+        _ => BTreeMap::new(),
+    };
     let mut documents = DocumentArray::new();
     for (first, second) in rows {
         documents.push(match (task, name) {
@@ -206,20 +272,10 @@ fn documents(task: Task, root: &Path, name: &str) -> Fallible<DocumentArray> {
             (Task::ImageToImage, _) => picture(&first)?.with_label(second),
             (_, "train") => Document::new()
                 .with_chunk(picture(&first)?)
-                .with_chunk(text(&second)),
+                .with_chunk(text(captions.get(&second).unwrap_or(&second))),
             (_, "queries") => text(&first).with_label(second),
             (_, _) => picture(&first)?.with_label(second),
         });
     }
     Ok(documents)
-}
-
-/// Rows of two fields.
-fn rows(path: &Path) -> Fallible<Vec<(String, String)>> {
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .from_path(path)
-        .map_err(|e| format!("{}: {e}", path.display()))?;
-    let rows = reader.deserialize().collect::<Result<Vec<_>, _>>();
-    rows.map_err(|e| format!("{}: {e}", path.display()).into())
 }

@@ -21,6 +21,10 @@ use finetuner_engine::{
 use finetuner_protocol::Loss;
 use serde_json::{Value, json};
 
+mod memory;
+
+use memory::peak_memory_mb;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -147,12 +151,4 @@ fn inputs(config: &ModelConfig, args: &Args) -> candle_core::Result<Vec<Input>> 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
-}
-
-/// The most memory this process has held, where Linux says so.
-fn peak_memory_mb() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
-    let kilobytes: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kilobytes / 1024)
 }
