@@ -301,7 +301,8 @@ impl Limits {
         let files = || folder_size(&self.folder);
         let (used, limit) = over(self.disk, self.disk.map(|_| files()))?;
         Some(format!(
-            "the run's files take {used} MiB, this server allows {limit}: a smaller model needs less"
+            "the run's files take {used} MiB, this server allows {limit}: a smaller model, or fewer \
+             pictures, take less"
         ))
     }
 }
@@ -529,4 +530,46 @@ fn client() -> Result<Client, String> {
         .read_timeout(TIMEOUT)
         .build()
         .map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, Write};
+
+    use finetuner_protocol::DocumentArray;
+
+    use super::*;
+
+    fn fetched(bytes: &[u8], runtime: &Runtime) -> FetchedDocuments {
+        let mut file = NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        file.rewind().unwrap();
+        FetchedDocuments {
+            name: "shoes".to_owned(),
+            reader: DocumentReader::new(BufReader::new(file)).unwrap(),
+            pictures: Pictures::new(false).unwrap(),
+            runtime: runtime.handle().clone(),
+            ready: Vec::new().into_iter(),
+        }
+    }
+
+    #[test]
+    fn documents_come_in_their_order_and_a_cut_is_said_once() {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let all: Vec<Document> = (0..2 * TOGETHER + 3)
+            .map(|n| Document::text(n.to_string()))
+            .collect();
+        let bytes = DocumentArray::from(all.clone()).to_bytes().unwrap();
+        let read: Result<Vec<_>, _> = fetched(&bytes, &runtime).collect();
+        assert_eq!(read.unwrap(), all);
+
+        let cut = fetched(&bytes[..bytes.len() - 1], &runtime);
+        let (good, bad): (Vec<_>, Vec<_>) = cut.partition(Result::is_ok);
+        assert_eq!((good.len(), bad.len()), (2 * TOGETHER, 1));
+        let reason = bad[0].as_ref().unwrap_err().to_string();
+        assert!(
+            reason.contains("`shoes`: the stream of documents ends early"),
+            "{reason}"
+        );
+    }
 }
