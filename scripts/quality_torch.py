@@ -71,7 +71,7 @@ def seed_run(task, folder, seed):
     model.eval()
     queries, index = rows(DATA / task / "queries.csv"), rows(DATA / task / "index.csv")
     with torch.no_grad():
-        batch = tokens([text for text, _ in queries])
+        batch = tokens([captions.get(text, text) for text, _ in queries])
         found = model(**batch, pixel_values=pixels([path for path, _ in index]))
     similarity = found.logits_per_text
     within = lambda k: statistics.mean(

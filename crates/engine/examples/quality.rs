@@ -95,8 +95,8 @@ impl Observer for Follower {
 /// `hyper_parameters`, and the folder of its data.
 fn defaults(task: Task) -> (Value, Value, &'static str) {
     let text = json!({"name": "minilm-small"});
-    let ranking = json!({"loss": "MultipleNegativeRankingLoss", "epochs": 3, "batch_size": 32,
-        "learning_rate": 5e-5, "optimizer": "AdamW", "scheduler": "linear"});
+    let ranking = json!({"loss": "MultipleNegativeRankingLoss", "epochs": 3, "batch_size": 64,
+        "learning_rate": 1e-4, "optimizer": "AdamW", "scheduler": "linear"});
     let clip = json!({"name": "clip-small", "options": {"augmentation": "light"}});
     let pairs = json!({"loss": "CLIPLoss", "epochs": 40, "batch_size": 32, "learning_rate": 3e-4});
     let blank = json!({"options": {"augmentation": "light"}});
@@ -257,9 +257,10 @@ fn documents(task: Task, root: &Path, name: &str) -> Fallible<DocumentArray> {
         Ok(Document::blob(std::fs::read(folder.join(path))?).with_modality("image"))
     };
     let text = |text: &str| Document::text(text).with_modality("text");
-    // Words that say what kind of thing it is help with things never seen.
+    // A thing never seen is only found by words that say what kind of thing it
+    // is.
     let captions = match (task, name) {
-        (Task::UnseenConcepts, "train") => read_captions(&captions_path(root))?,
+        (Task::UnseenConcepts, "train" | "queries") => read_captions(&captions_path(root))?,
         _ => BTreeMap::new(),
     };
     let mut documents = DocumentArray::new();
@@ -273,7 +274,7 @@ fn documents(task: Task, root: &Path, name: &str) -> Fallible<DocumentArray> {
             (_, "train") => Document::new()
                 .with_chunk(picture(&first)?)
                 .with_chunk(text(captions.get(&second).unwrap_or(&second))),
-            (_, "queries") => text(&first).with_label(second),
+            (_, "queries") => text(captions.get(&first).unwrap_or(&first)).with_label(second),
             (_, _) => picture(&first)?.with_label(second),
         });
     }
