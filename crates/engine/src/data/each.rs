@@ -1,6 +1,6 @@
 //! Going through the documents of a data set, however many there are.
 
-use finetuner_protocol::{Content, Document};
+use finetuner_protocol::{Content, Document, NdArray};
 use rayon::prelude::*;
 
 use crate::{Error, Result};
@@ -13,7 +13,7 @@ pub type Documents = Box<dyn Iterator<Item = Result<Document>>>;
 const LISTED: usize = 10;
 /// Documents that are handled together.
 const TOGETHER: usize = 512;
-/// Bytes of pictures that are handled together.
+/// Bytes of documents that are handled together.
 const BYTES_TOGETHER: usize = 64 << 20;
 
 /// Why nothing can be made of a document.
@@ -119,10 +119,12 @@ fn take_some(documents: &mut Documents) -> Result<Vec<Document>> {
     Ok(some)
 }
 
-/// The bytes of a document's pictures.
+/// The bytes of what a document holds.
 fn size(document: &Document) -> usize {
     let own = match &document.content {
         Some(Content::Blob(bytes)) => bytes.len(),
+        Some(Content::Text(text)) => text.len(),
+        Some(Content::Tensor(NdArray::Dense { buffer, .. })) => buffer.len(),
         _ => 0,
     };
     own + document.chunks.iter().map(size).sum::<usize>()

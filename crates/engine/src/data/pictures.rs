@@ -150,10 +150,12 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
         }
     };
     let values = array.to_f32().ok_or("its tensor holds no numbers")?;
-    let wanted = shape.iter().map(|n| u64::from(*n)).product::<u64>();
-    if values.len() as u64 != wanted || wanted == 0 {
+    let wanted = shape
+        .iter()
+        .try_fold(1usize, |n, side| n.checked_mul(*side as usize));
+    if values.is_empty() || wanted != Some(values.len()) {
         return Err(format!(
-            "its tensor has {} values, its shape {shape:?} says {wanted}",
+            "its tensor has {} values, which are no picture of the shape {shape:?}",
             values.len()
         ));
     }
@@ -163,7 +165,7 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
             "its tensor holds {value}; a picture's values are whole numbers from 0 to 255"
         ));
     }
-    let (places, channels) = ((height * width) as usize, channels as usize);
+    let (places, channels) = (height as usize * width as usize, channels as usize);
     let pixels: Vec<u8> = (0..places * channels)
         .map(|i| {
             let (place, channel) = (i / channels, i % channels);
@@ -245,7 +247,8 @@ mod tests {
             (&[0.5; 3], &[1, 1, 3], "holds 0.5"),
             (&[256.0; 3], &[1, 1, 3], "holds 256"),
             (&[f32::NAN; 3], &[1, 1, 3], "holds NaN"),
-            (&[1.0; 3], &[2, 1, 3], "has 3 values, its shape"),
+            (&[1.0; 3], &[2, 1, 3], "has 3 values, which are no picture"),
+            (&[1.0; 3], &[u32::MAX, u32::MAX, 3], "has 3 values"),
             (&[], &[0, 4, 3], "has 0 values"),
         ] {
             let found = of(&Document::tensor(values, shape)).unwrap_err();

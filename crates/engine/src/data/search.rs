@@ -149,7 +149,7 @@ impl Reader<'_> {
         let wanted = match kind {
             ModelKind::Text => "a text",
             ModelKind::Features => "a tensor of numbers",
-            _ => "a picture as a blob",
+            _ => "a picture",
         };
         part.ok_or_else(|| Fault::Bad(format!("it needs {wanted}")))
     }

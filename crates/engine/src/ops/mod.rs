@@ -10,6 +10,7 @@
 mod attention;
 mod batch_norm;
 mod block;
+mod block_params;
 mod conv;
 mod conv_pool;
 mod embeddings;
@@ -26,10 +27,8 @@ use candle_core::{
 
 pub(crate) use attention::{Attention, Segments};
 pub(crate) use batch_norm::BatchNorm;
-pub(crate) use block::{
-    Activation, BERT_BLOCK, Block, BlockNames, BlockParams, CLIP_BLOCK, DISTILBERT_BLOCK,
-    run_blocks,
-};
+pub(crate) use block::{Activation, Block, run_blocks};
+pub(crate) use block_params::{BERT_BLOCK, BlockNames, BlockParams, CLIP_BLOCK, DISTILBERT_BLOCK};
 pub(crate) use conv::{ConvKind, ConvNorm, Padding};
 pub(crate) use conv_pool::{max_pool, scale_channels};
 pub(crate) use embeddings::{PatchDims, TokenTables, patch_embeddings, token_embeddings};
