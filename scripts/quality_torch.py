@@ -26,7 +26,7 @@ def rows(path):
         return [tuple(row) for row in csv.reader(file)]
 
 
-def seed_run(task, folder, seed):
+def seed_run(task, folder, seed, by_name):
     torch.manual_seed(seed)
     model = CLIPModel(CLIPConfig.from_pretrained(folder))
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -71,7 +71,7 @@ def seed_run(task, folder, seed):
     model.eval()
     queries, index = rows(DATA / task / "queries.csv"), rows(DATA / task / "index.csv")
     with torch.no_grad():
-        batch = tokens([captions.get(text, text) for text, _ in queries])
+        batch = tokens([text if by_name else captions.get(text, text) for text, _ in queries])
         found = model(**batch, pixel_values=pixels([path for path, _ in index]))
     similarity = found.logits_per_text
     within = lambda k: statistics.mean(
@@ -85,11 +85,12 @@ def main():
     parser.add_argument("task", choices=EPOCHS)
     parser.add_argument("folder")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--by-name", action="store_true", help="ask by names, not by captions")
     args = parser.parse_args()
     torch.set_num_threads(2)
     found = []
     for seed in range(args.seeds):
-        found.append(seed_run(args.task, args.folder, seed))
+        found.append(seed_run(args.task, args.folder, seed, args.by_name))
         print(f"{seed:<6} recall@1 {found[-1][0]:.3f}   recall@10 {found[-1][1]:.3f}", flush=True)
     mean = [statistics.mean(values) for values in zip(*found)]
     print(f"mean   recall@1 {mean[0]:.3f}   recall@10 {mean[1]:.3f}")

@@ -58,6 +58,9 @@ struct Args {
     /// nothing else.
     #[arg(long)]
     write_blank: Option<PathBuf>,
+    /// Asks for things never seen by their names, not by their captions.
+    #[arg(long)]
+    by_name: bool,
     /// Prints the log.
     #[arg(long)]
     log: bool,
@@ -185,7 +188,7 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
         "run_name": format!("seed-{seed}"),
     }))?;
     let read = |name: &str| {
-        let documents = documents(args.task, &root, name);
+        let documents = documents(args, &root, name);
         let documents = documents.map_err(|e| finetuner_engine::Error::Data(e.to_string()))?;
         Ok(Box::new(documents.into_iter().map(Ok)) as Documents)
     };
@@ -249,7 +252,7 @@ fn merge(into: &mut Value, from: Value) {
     }
 }
 
-fn documents(task: Task, root: &Path, name: &str) -> Fallible<DocumentArray> {
+fn documents(args: &Args, root: &Path, name: &str) -> Fallible<DocumentArray> {
     let rows = read_rows(&root.join(format!("{name}.csv")))?;
     // Paths of pictures begin at the data set's own folder.
     let picture = |path: &str| -> Fallible<Document> {
@@ -259,9 +262,13 @@ fn documents(task: Task, root: &Path, name: &str) -> Fallible<DocumentArray> {
     let text = |text: &str| Document::text(text).with_modality("text");
     // A thing never seen is only found by words that say what kind of thing it
     // is.
-    let captions = match (task, name) {
-        (Task::UnseenConcepts, "train" | "queries") => read_captions(&captions_path(root))?,
-        _ => BTreeMap::new(),
+    let task = args.task;
+    let captioned =
+        task == Task::UnseenConcepts && (name == "train" || (name == "queries" && !args.by_name));
+    let captions = if captioned {
+        read_captions(&captions_path(root))?
+    } else {
+        BTreeMap::new()
     };
     let mut documents = DocumentArray::new();
     for (first, second) in rows {

@@ -166,8 +166,8 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
     pushed.map_err(|reason| EngineError::Data(format!("the artifact can't be pushed: {reason}")))
 }
 
-/// Documents whose pictures are fetched together.
-const TOGETHER: usize = 256;
+/// Documents whose pictures are fetched together, and are then in memory.
+const TOGETHER: usize = 32;
 
 /// A data set that lies in a file, its pictures fetched where it names them.
 struct FetchedDocuments {

@@ -11,7 +11,7 @@ use std::{
 use finetuner_protocol::{Content, Document, NdArray};
 use tempfile::NamedTempFile;
 
-use super::Item;
+use super::{Item, each::Fault};
 use crate::{Error, Result};
 
 /// What happens to the pictures of documents that are read.
@@ -33,8 +33,14 @@ impl Pictures {
         Ok(Self::Kept(Arc::new(PictureFile(Mutex::new(file)))))
     }
 
-    /// The picture as an item.
-    pub(super) fn item(&self, bytes: &[u8]) -> Result<Item> {
+    /// The picture of the document at place `i` of a data set.
+    pub(super) fn take(&self, i: usize, document: &Document) -> Result<Item, Fault> {
+        let bytes = encoded(document)?;
+        check(i, &bytes)?;
+        Ok(self.item(&bytes)?)
+    }
+
+    fn item(&self, bytes: &[u8]) -> Result<Item> {
         Ok(match self {
             Self::Kept(file) => Item::Stored(file.keep(bytes)?),
             Self::Checked => Item::Image(Arc::new([])),
@@ -99,7 +105,7 @@ impl PartialEq for Stored {
 const DECODED: usize = 20_000;
 
 /// Whether the picture at place `i` of a data set can be read.
-pub(super) fn check(i: usize, bytes: &[u8]) -> Result<(), String> {
+fn check(i: usize, bytes: &[u8]) -> Result<(), String> {
     let check = if i < DECODED {
         crate::image::check
     } else {
@@ -120,7 +126,7 @@ pub(super) fn holds_one(document: &Document) -> bool {
 }
 
 /// The picture of a document, encoded, or why there is none.
-pub(super) fn of(document: &Document) -> Result<Cow<'_, [u8]>, String> {
+fn encoded(document: &Document) -> Result<Cow<'_, [u8]>, String> {
     match &document.content {
         Some(Content::Blob(bytes)) => Ok(bytes.into()),
         Some(Content::Tensor(array)) => from_tensor(array).map(Cow::Owned),
@@ -227,12 +233,12 @@ mod tests {
         let last = Document::tensor(&[255.0, 0.0, 0.0, 7.0, 7.0, 7.0], &[1, 2, 3]);
         let first = Document::tensor(&[255.0, 7.0, 0.0, 7.0, 0.0, 7.0], &[3, 1, 2]);
         for document in [last, first] {
-            let png = of(&document).unwrap();
+            let png = encoded(&document).unwrap();
             let decoded = image::load_from_memory(&png).unwrap().to_rgb8();
             assert_eq!(decoded.dimensions(), (2, 1));
             assert_eq!(decoded.as_raw(), &[255, 0, 0, 7, 7, 7]);
         }
-        let grey = of(&Document::tensor(&[1.0, 2.0], &[2, 1]))
+        let grey = encoded(&Document::tensor(&[1.0, 2.0], &[2, 1]))
             .unwrap()
             .to_vec();
         let decoded = image::load_from_memory(&grey).unwrap().to_rgb8();
@@ -251,7 +257,7 @@ mod tests {
             (&[1.0; 3], &[u32::MAX, u32::MAX, 3], "has 3 values"),
             (&[], &[0, 4, 3], "has 0 values"),
         ] {
-            let found = of(&Document::tensor(values, shape)).unwrap_err();
+            let found = encoded(&Document::tensor(values, shape)).unwrap_err();
             assert!(found.contains(wanted), "{wanted} is missing in: {found}");
         }
     }

@@ -81,17 +81,10 @@ fn item(
 ) -> Result<Item, Fault> {
     Ok(match kind {
         ModelKind::Text => Item::Text(text(document)?.into()),
-        ModelKind::Image => picture(pictures, i, document)?,
+        ModelKind::Image => pictures.take(i, document)?,
         ModelKind::Features => Item::Features(features(document)?.into()),
         ModelKind::TextImage => Err("a CLIP model trains on text-image pairs")?,
     })
-}
-
-/// The picture at place `i` of a data set.
-pub(super) fn picture(pictures: &Pictures, i: usize, document: &Document) -> Result<Item, Fault> {
-    let bytes = super::pictures::of(document)?;
-    super::pictures::check(i, &bytes)?;
-    Ok(pictures.item(&bytes)?)
 }
 
 fn text(document: &Document) -> Result<&str, String> {
@@ -126,7 +119,9 @@ fn text_image(
     let text_chunk = find(&modalities.text, &|c| c.as_text().is_some())?;
     let image = find(&modalities.image, &|c| c.as_text().is_none())?;
     let caption = text(text_chunk).map_err(|e| format!("its text chunk: {e}"))?;
-    let picture = picture(pictures, i, image).map_err(|e| e.of("its image chunk"))?;
+    let picture = pictures
+        .take(i, image)
+        .map_err(|e| e.of("its image chunk"))?;
     let label = document.label().or_else(|| text_chunk.label());
     Ok(Example {
         id: document.id.clone(),

@@ -6,7 +6,6 @@ use super::{
     Documents, Item, Modalities, Pictures,
     each::{Fault, each},
     features, pictures,
-    read::picture,
 };
 use crate::{Result, models::ModelKind};
 
@@ -171,7 +170,7 @@ impl Reader<'_> {
             item: match kind {
                 ModelKind::Text => Item::Text(part.as_text().unwrap_or_default().into()),
                 ModelKind::Features => Item::Features(features(part)?.into()),
-                _ => picture(self.pictures, i, part)?,
+                _ => self.pictures.take(i, part)?,
             },
             label: label.ok_or("it has neither a `finetuner_label` nor a text")?,
             uri: part.uri.clone(),
