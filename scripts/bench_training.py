@@ -2,11 +2,12 @@
 both meet the same moods of the machine.
 
     pip install torch transformers pytorch-metric-learning
-    python scripts/bench_training.py [--rounds 3] [--case NAME] [--encode]
+    python scripts/bench_training.py [--rounds 3] [--case NAME] [--encode | --bfloat16]
 
 Prints examples per second (the median of the rounds), the ratio, and the peak of the memory. PyTorch
 runs as most people run it: `transformers` with its default attention and `torch.optim.AdamW`
-("stock"), and with the fused AdamW. With `--encode`, examples are embedded and nothing is trained.
+("stock"), and with the fused AdamW. With `--encode`, examples are embedded and nothing is trained; with
+`--bfloat16`, ours train with `precision` bfloat16 and PyTorch under `torch.autocast`.
 The loss of a CLIP is its own, that of other models NTXentLoss with two examples a class.
 """
 
@@ -72,7 +73,7 @@ def torch_model(case):
     return model, inputs, lambda out: out.last_hidden_state.mean((2, 3))
 
 
-def torch_step_times(case, fused, encode):
+def torch_step_times(case, fused, encode, bfloat16):
     import torch
     from pytorch_metric_learning.losses import NTXentLoss
 
@@ -93,10 +94,11 @@ def torch_step_times(case, fused, encode):
             forward = backward = whole = time.perf_counter()
         else:
             optimizer.zero_grad(set_to_none=True)
-            if embed is None:
-                loss = model(**inputs, return_loss=True).loss
-            else:
-                loss = metric(embed(model(**inputs)), labels)
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                if embed is None:
+                    loss = model(**inputs, return_loss=True).loss
+                else:
+                    loss = metric(embed(model(**inputs)).float(), labels)
             forward = time.perf_counter()
             loss.backward()
             backward = time.perf_counter()
@@ -129,8 +131,9 @@ def compare(name, case, args, folder):
             "--batch-size", str(case["batch"]), "--steps", str(case["steps"])]
     ours += ["--tokens", str(case["tokens"])] if "tokens" in case else []
     torch = [sys.executable, __file__, "--case", name]
-    if args.encode:
-        ours, torch = [*ours, "--encode"], [*torch, "--encode"]
+    for flag in ("encode", "bfloat16"):
+        if getattr(args, flag):
+            ours, torch = [*ours, f"--{flag}"], [*torch, f"--{flag}"]
     engines = {"finetuner": ours, "torch, stock": [*torch, "--torch", "stock"]}
     if not args.encode:
         engines["torch, fused AdamW"] = [*torch, "--torch", "fused"]
@@ -139,6 +142,7 @@ def compare(name, case, args, folder):
         for engine, command in engines.items():
             results[engine].append(run(command))
     what = "embedding alone" if args.encode else "training"
+    what += " in bfloat16" if args.bfloat16 else ""
     print(f"\n{case['title']}, {what}, {THREADS} threads, median of {args.rounds}")
     print(f"{'':20} {'ex./s':>8} {'ratio':>6} {'forward':>8} {'backward':>8} {'AdamW':>8}"
           f" {'peak MB':>8} {'ratio':>6}")
@@ -158,11 +162,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--case", choices=CASES)
-    parser.add_argument("--encode", action="store_true")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--encode", action="store_true")
+    what.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--torch", choices=["stock", "fused"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.torch:
-        return torch_step_times(CASES[args.case], args.torch == "fused", args.encode)
+        return torch_step_times(CASES[args.case], args.torch == "fused", args.encode, args.bfloat16)
 
     subprocess.run(
         ["cargo", "build", "--release", "--quiet", "--workspace", "--examples"], cwd=ROOT, check=True)

@@ -11,7 +11,7 @@ use std::{collections::HashMap, path::PathBuf};
 use clap::Parser;
 use finetuner_engine::{
     infer::{Embeddings, Encoder},
-    params::{Precision, write_safetensors},
+    params::{FloatFormat, write_safetensors},
 };
 
 #[derive(Parser)]
@@ -52,7 +52,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             tensor(encoder.encode_images(&pictures)?),
         ),
     ]);
-    write_safetensors(&args.output, &tensors, Precision::F32)?;
+    write_safetensors(&args.output, &tensors, FloatFormat::F32)?;
     println!("{} texts, {} pictures", texts.len(), pictures.len());
     Ok(())
 }

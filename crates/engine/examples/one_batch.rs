@@ -21,7 +21,7 @@ use finetuner_engine::{
     loss::clip_loss,
     models::{Input, Model, ModelConfig, ModelSetup},
     optim::Adam,
-    params::{Precision, RawTensor, parse_safetensors, write_safetensors},
+    params::{FloatFormat, RawTensor, parse_safetensors, write_safetensors},
     tokenizer::TokenBatch,
 };
 
@@ -86,7 +86,7 @@ fn main() -> Fallible<()> {
         optimizer.step(model.params(), args.learning_rate)?;
     }
     outputs.insert("losses".to_owned(), (vec![losses.len()], losses));
-    write_safetensors(&args.outputs, &outputs, Precision::F32)?;
+    write_safetensors(&args.outputs, &outputs, FloatFormat::F32)?;
     Ok(())
 }
 

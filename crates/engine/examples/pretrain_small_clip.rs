@@ -21,7 +21,7 @@ use finetuner_engine::{
     loss::{Criterion, LossSpec},
     models::{Model, ModelConfig, ModelSetup},
     optim::Adam,
-    params::{Precision, write_safetensors},
+    params::{FloatFormat, write_safetensors},
     prepare::Preparer,
     tokenizer::Tokenizer,
     train::{Checkpoint, Sampling, Trainer, TrainerOptions},
@@ -167,7 +167,7 @@ fn main() -> Fallible<()> {
     write_safetensors(
         &args.out.join("model.safetensors"),
         &snapshot,
-        Precision::F16,
+        FloatFormat::F16,
     )?;
     describe(&args.out, &json, &processor)?;
     report(&args)?;

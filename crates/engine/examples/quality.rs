@@ -16,7 +16,7 @@ use finetuner_engine::{
     image::ImageProcessor,
     job::{self, Observer, Setting},
     models::ModelConfig,
-    params::{Precision, write_safetensors},
+    params::{FloatFormat, write_safetensors},
 };
 use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig};
 use serde_json::{Value, json};
@@ -237,7 +237,11 @@ fn write_blank(root: &Path, folder: &Path, seed: u64) -> Fallible<()> {
     let json = config(&tokenizer, &SHAPE)?;
     describe(folder, &json, &ImageProcessor::clip(SHAPE.side))?;
     let weights = ModelConfig::parse(&json)?.random_weights(seed);
-    write_safetensors(&folder.join("model.safetensors"), &weights, Precision::F32)?;
+    write_safetensors(
+        &folder.join("model.safetensors"),
+        &weights,
+        FloatFormat::F32,
+    )?;
     Ok(())
 }
 

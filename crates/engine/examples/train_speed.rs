@@ -13,6 +13,7 @@ use std::{path::PathBuf, time::Instant};
 use candle_core::{Device, Tensor};
 use clap::Parser;
 use finetuner_engine::{
+    Precision,
     loss::{Criterion, LossSpec, Target},
     models::{Input, Model, ModelConfig, ModelKind, ModelSetup},
     optim::Adam,
@@ -44,6 +45,9 @@ struct Args {
     side: usize,
     #[arg(long, default_value_t = 6)]
     steps: usize,
+    /// Trains in bfloat16, where the CPU can.
+    #[arg(long)]
+    bfloat16: bool,
     /// Embeds without training.
     #[arg(long)]
     encode: bool,
@@ -59,7 +63,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let inputs = inputs(&config, &args)?;
     let clip = config.kind() == ModelKind::TextImage;
     let weights = config.random_weights(0);
-    let model = Model::new(config, weights, ModelSetup::default(), &Device::Cpu)?;
+    let mut model = Model::new(config, weights, ModelSetup::default(), &Device::Cpu)?;
+    if args.bfloat16 {
+        model.set_precision(Precision::Bfloat16);
+    }
     // Two examples of each class.
     let labels: Vec<u32> = (0..args.batch_size as u32).map(|i| i / 2).collect();
     let loss = if clip { Loss::Clip } else { Loss::NtXent };

@@ -31,7 +31,7 @@ use crate::{
     evaluation::Metrics,
     models::{HEAD_PREFIX, Model, ModelConfig, ModelKind},
     ops::Pooler,
-    params::{Precision, write_safetensors},
+    params::{FloatFormat, write_safetensors},
     prepare::Preparer,
     source::{EXTRAS_FILE, Extras, HEAD_FILE, ModelDescription, POOLING_FILE, SENTENCE_FILE},
 };
@@ -60,12 +60,12 @@ pub(crate) fn write(
         .into_iter()
         .partition(|(name, _)| name.starts_with(HEAD_PREFIX));
     let weights = folder.join("model.safetensors");
-    write_safetensors(&weights, &body, Precision::F32)?;
+    write_safetensors(&weights, &body, FloatFormat::F32)?;
     drop(body);
     let head_weights = folder.join(HEAD_FILE);
     let setup = model.setup();
     if setup.head.is_some() {
-        write_safetensors(&head_weights, &head, Precision::F32)?;
+        write_safetensors(&head_weights, &head, FloatFormat::F32)?;
     }
 
     let path = folder.join("artifact.zip");

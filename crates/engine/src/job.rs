@@ -18,7 +18,7 @@ use crate::{
     callbacks::{Context, TrainingCallback},
     data::{Documents, Pictures},
     evaluation::Metrics,
-    plan::{Allowed, Plan, choose_device},
+    plan::{Allowed, Plan, choose_device, choose_precision},
     record::{self, History},
     resume,
     source::{LoadOptions, ModelDescription, ModelSource},
@@ -161,6 +161,11 @@ pub fn run(
             rayon::current_num_threads()
         ),
     );
+    let (precision, note) = choose_precision(plan.precision, &device);
+    if let Some((level, note)) = note {
+        log(level, note);
+    }
+    loaded.model.set_precision(precision);
     if plan.freeze && !plan.augment {
         remember_frozen(&mut loaded, &mut data)?;
     }

@@ -44,4 +44,5 @@ pub mod tokenizer;
 pub mod train;
 
 pub use error::{Error, Result};
+pub use kernels::gemm::Precision;
 pub use ops::{Kernels, Pass, Pooler};

@@ -255,9 +255,9 @@ impl Params {
     }
 }
 
-/// The precision that weights are written in.
+/// The format that weights are written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Precision {
+pub enum FloatFormat {
     /// IEEE 754 single precision.
     F32,
     /// IEEE 754 half precision: half the size, three decimal digits.
@@ -320,14 +320,14 @@ fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
 pub fn write_safetensors(
     path: &Path,
     tensors: &HashMap<String, RawTensor>,
-    precision: Precision,
+    format: FloatFormat,
 ) -> Result<()> {
     let encoded: BTreeMap<&str, (&[usize], Vec<u8>)> = tensors
         .iter()
         .map(|(name, (shape, data))| {
-            let bytes = match precision {
-                Precision::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
-                Precision::F16 => data
+            let bytes = match format {
+                FloatFormat::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+                FloatFormat::F16 => data
                     .iter()
                     .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
                     .collect(),
@@ -335,9 +335,9 @@ pub fn write_safetensors(
             (name.as_str(), (shape.as_slice(), bytes))
         })
         .collect();
-    let dtype = match precision {
-        Precision::F32 => Dtype::F32,
-        Precision::F16 => Dtype::F16,
+    let dtype = match format {
+        FloatFormat::F32 => Dtype::F32,
+        FloatFormat::F16 => Dtype::F16,
     };
     let views = encoded
         .iter()

@@ -2,12 +2,13 @@
 
 use candle_core::Device;
 use finetuner_protocol::{
-    Callback, Device as AskedDevice, Loss, Optimizer as OptimizerName, Options, RunConfig, Sampler,
+    Callback, Device as AskedDevice, Level, Loss, Optimizer as OptimizerName, Options, RunConfig,
+    Sampler,
 };
 use serde_json::Value;
 
 use crate::{
-    Error, Result,
+    Error, Precision, Result,
     callbacks::{self, TrainingCallback},
     data::{Layout, Modalities, SearchKinds},
     loss::{Criterion, LossKind, LossSpec},
@@ -46,6 +47,9 @@ pub struct Plan {
     /// Whether pictures are changed at random; `model_options.augmentation`
     /// is `light`.
     pub augment: bool,
+    /// How exact the products of training shall be; `model_options.precision`,
+    /// `float32` by default. See [`choose_precision`].
+    pub precision: Precision,
     /// Whether training changes a new head alone.
     pub freeze: bool,
     /// The length of the embeddings, where it shall be another.
@@ -133,6 +137,11 @@ impl Plan {
             }
             _ => false,
         };
+        let precision = read.choice("precision", "float32", &["float32", "bfloat16"])?;
+        let precision = match precision.as_str() {
+            "bfloat16" => Precision::Bfloat16,
+            _ => Precision::Float32,
+        };
         let pooler = pooler(&read, kind)?;
         read.finish()?;
         let loss = LossSpec {
@@ -174,6 +183,7 @@ impl Plan {
             learning_rate,
             seed,
             augment,
+            precision,
             freeze: model.freeze,
             output_dim: model.output_dim.map(|dim| dim as usize),
             pooler,
@@ -400,6 +410,34 @@ pub fn choose_device(
     match accelerator() {
         Some(device) => (device, None),
         None => on_cpu("this machine has none"),
+    }
+}
+
+/// The precision that a run gets on a device, and what the log says where
+/// another one than [`Precision::Float32`] was asked for.
+#[must_use]
+pub fn choose_precision(asked: Precision, device: &Device) -> (Precision, Option<(Level, String)>) {
+    let instead = |why: &str| {
+        let note = format!("`precision` is bfloat16, but {why}: training in float32");
+        (Precision::Float32, Some((Level::Warning, note)))
+    };
+    match asked {
+        Precision::Float32 => (asked, None),
+        Precision::Bfloat16 if !device.is_cpu() => instead("that is for the CPU"),
+        Precision::Bfloat16 if !asked.is_available() => {
+            instead("this machine's CPU has no instructions for it (AVX-512 BF16)")
+        }
+        Precision::Bfloat16 => {
+            let speed = asked.relative_speed();
+            let note = format!("Products in bfloat16 are {speed:.2} times as fast as in float32");
+            let note = if speed > 1.0 {
+                (Level::Info, note)
+            } else {
+                let advice = "on this CPU: leave `precision` out, float32 is also more exact";
+                (Level::Warning, format!("{note} {advice}"))
+            };
+            (asked, Some(note))
+        }
     }
 }
 

@@ -82,18 +82,21 @@ const fn option(name: &'static str, kind: &'static str, default: &'static str) -
 
 const SEED: ModelOption = option("seed", "whole number", "0");
 const AUGMENTATION: ModelOption = option("augmentation", "none or light", "\"none\"");
+const PRECISION: ModelOption = option("precision", "float32 or bfloat16", "\"float32\"");
 const TEXT: &[ModelOption] = &[
     option("pooler", "mean, max, cls or GeM", "\"mean\""),
     option("pooler_options", "object", "{}"),
     SEED,
+    PRECISION,
 ];
 const CNN: &[ModelOption] = &[
     option("pooler", "null or GeM", "null"),
     option("pooler_options", "object", "{}"),
     SEED,
     AUGMENTATION,
+    PRECISION,
 ];
-const CLIP: &[ModelOption] = &[SEED, AUGMENTATION];
+const CLIP: &[ModelOption] = &[SEED, AUGMENTATION, PRECISION];
 const MLP: &[ModelOption] = &[
     ModelOption {
         name: "input_size",
@@ -105,6 +108,7 @@ const MLP: &[ModelOption] = &[
     option("activation", "null, relu, tanh or sigmoid", "null"),
     option("l2", "true or false", "false"),
     SEED,
+    PRECISION,
 ];
 const POINTNET: &[ModelOption] = &[
     option("hidden_dim", "whole number", "1024"),

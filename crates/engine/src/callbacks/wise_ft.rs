@@ -7,7 +7,7 @@ use finetuner_protocol::{Level, callback::WiSEFTCallback};
 use super::{Context, TrainingCallback};
 use crate::{
     Error, Result,
-    params::{Precision, parse_safetensors, write_safetensors},
+    params::{FloatFormat, parse_safetensors, write_safetensors},
 };
 
 /// The weights before the training, in the run's folder.
@@ -34,7 +34,7 @@ impl WiseFt {
 impl TrainingCallback for WiseFt {
     fn on_fit_begin(&mut self, context: &mut Context<'_>) -> Result<()> {
         let before = context.trainer.model.params().snapshot()?;
-        write_safetensors(&context.folder.join(FILE), &before, Precision::F32)
+        write_safetensors(&context.folder.join(FILE), &before, FloatFormat::F32)
     }
 
     fn on_fit_end(&mut self, context: &mut Context<'_>) -> Result<()> {

@@ -12,7 +12,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
-    gemm::{Mat, MatMut, Threads, matmul},
+    gemm::{Mat, MatMut, Precision, Threads},
     simd,
 };
 
@@ -167,7 +167,7 @@ impl ConvDims {
     }
 
     /// `z = conv(x, weight)`, `weight` as [`ConvDims::channels_last`] gives it.
-    pub(crate) fn forward(&self, x: &[f32], weight: &[f32], z: &mut [f32]) {
+    pub(crate) fn forward(&self, precision: Precision, x: &[f32], weight: &[f32], z: &mut [f32]) {
         let mut turned = vec![0.0; weight.len()];
         super::transpose(weight, self.taps(), &mut turned);
         let (group, outputs) = (self.group(), self.outputs);
@@ -176,7 +176,7 @@ impl ConvDims {
             .for_each(|(z, x)| {
                 self.tiles(x, |rows, cols| {
                     let n = rows.len();
-                    matmul(
+                    precision.matmul(
                         MatMut::new(&mut z[rows.start * outputs..rows.end * outputs], n, outputs),
                         Mat::new(cols, n, self.taps()),
                         Mat::new(&turned, self.taps(), outputs),
@@ -190,7 +190,13 @@ impl ConvDims {
 
     /// Adds the gradient of the weight to `grad`, which is laid out as in the
     /// checkpoint.
-    pub(crate) fn backward_weight(&self, x: &[f32], dz: &[f32], grad: &mut [f32]) {
+    pub(crate) fn backward_weight(
+        &self,
+        precision: Precision,
+        x: &[f32],
+        dz: &[f32],
+        grad: &mut [f32],
+    ) {
         let (group, outputs) = (self.group(), self.outputs);
         let sums: Vec<Vec<f32>> = x
             .par_chunks(group * self.in_picture())
@@ -199,7 +205,7 @@ impl ConvDims {
                 let mut sum = vec![0.0; grad.len()];
                 self.tiles(x, |rows, cols| {
                     let n = rows.len();
-                    matmul(
+                    precision.matmul(
                         MatMut::new(&mut sum, outputs, self.taps()),
                         Mat::new(&dz[rows.start * outputs..rows.end * outputs], n, outputs).t(),
                         Mat::new(cols, n, self.taps()),
@@ -226,7 +232,13 @@ impl ConvDims {
     }
 
     /// Writes the gradient of the pictures to `dx`.
-    pub(crate) fn backward_input(&self, weight: &[f32], dz: &[f32], dx: &mut [f32]) {
+    pub(crate) fn backward_input(
+        &self,
+        precision: Precision,
+        weight: &[f32],
+        dz: &[f32],
+        dx: &mut [f32],
+    ) {
         let (group, outputs) = (self.group(), self.outputs);
         dx.par_chunks_mut(group * self.in_picture())
             .zip(dz.par_chunks(group * self.out_pixels() * outputs))
@@ -234,7 +246,7 @@ impl ConvDims {
                 let rows = dz.len() / outputs;
                 let product = |dz: &[f32], out: &mut [f32]| {
                     let n = dz.len() / outputs;
-                    matmul(
+                    precision.matmul(
                         MatMut::new(out, n, self.taps()),
                         Mat::new(dz, n, outputs),
                         Mat::new(weight, outputs, self.taps()),

@@ -28,6 +28,7 @@ pub use text::BertConfig;
 
 use crate::{
     Error, Result,
+    kernels::gemm::Precision,
     ops::{Kernels, Pass, Pooler, Runtime},
     params::{Param, Params, RawTensor},
     tokenizer::TokenBatch,
@@ -316,6 +317,12 @@ impl Model {
         if self.params.device().is_cpu() {
             self.runtime.kernels = kernels;
         }
+    }
+
+    /// Chooses how exact the products of training steps are;
+    /// [`Precision::Float32`] by default. Only fused operations know another.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.runtime.precision = precision;
     }
 
     /// A pass for a training step.

@@ -22,6 +22,7 @@ use super::{Attention, BlockParams, FusedOp, Linear, Pass, Segments, layer_norm}
 use crate::{
     Result, kernels,
     kernels::{
+        gemm::Precision,
         pool::{Buffer, Pool},
         simd,
     },
@@ -113,6 +114,7 @@ impl Block {
             block: self.clone(),
             segments: segments.clone(),
             only: only.map(<[usize]>::to_vec),
+            precision: pass.precision(),
             pool: pass.pool().clone(),
             keep: pass.training,
             saved: Mutex::new(None),
@@ -243,6 +245,7 @@ struct FusedBlock {
     /// The one place of each sequence whose output is wanted, where not all
     /// are.
     only: Option<Vec<usize>>,
+    precision: Precision,
     pool: Pool,
     keep: bool,
     saved: Mutex<Option<Saved>>,
@@ -302,7 +305,7 @@ impl FusedOp for FusedBlock {
         if rows != self.segments.rows() {
             candle_core::bail!("{rows} rows for sequences of {}", self.segments.rows())
         }
-        let (p, pool) = (&self.block.params, &self.pool);
+        let (p, pool, precision) = (&self.block.params, &self.pool, self.precision);
         let norm_first = self.block.norm_first;
         let rows_out = self.rows_out();
         let len_out = rows_out * width;
@@ -316,7 +319,9 @@ impl FusedOp for FusedBlock {
         };
         let project = |layer: &Linear, from: &[f32]| {
             let mut out = pool.take(from.len());
-            layer.forward(pool, from, None, &mut out).map(|()| out)
+            layer
+                .forward(precision, pool, from, None, &mut out)
+                .map(|()| out)
         };
         let asking = self.chosen(attend_to, width);
         let query = project(&p.query, asking.as_deref().unwrap_or(attend_to))?;
@@ -329,7 +334,8 @@ impl FusedOp for FusedBlock {
         let mut attended = pool.take(len_out);
         let chosen = self.chosen(x, width);
         let residual = chosen.as_deref().unwrap_or(x);
-        p.out.forward(pool, &mixed, Some(residual), &mut attended)?;
+        p.out
+            .forward(precision, pool, &mixed, Some(residual), &mut attended)?;
         let mut normed = if self.only.is_some() {
             pool.take(len_out)
         } else {
@@ -341,16 +347,18 @@ impl FusedOp for FusedBlock {
         norm.forward(&attended, &mut normed)?;
         let base = if norm_first { &attended } else { &normed };
         let mut hidden = pool.take(rows_out * p.fc1.outputs);
-        p.fc1.forward(pool, &normed, None, &mut hidden)?;
+        p.fc1.forward(precision, pool, &normed, None, &mut hidden)?;
         let mut active = pool.take(hidden.len());
         self.block.activation.forward(&hidden, &mut active);
         let mut y = vec![0.0; len_out];
         let last = if norm_first {
-            p.fc2.forward(pool, &active, Some(base), &mut y)?;
+            p.fc2
+                .forward(precision, pool, &active, Some(base), &mut y)?;
             None
         } else {
             let mut last = pool.take(len_out);
-            p.fc2.forward(pool, &active, Some(base), &mut last)?;
+            p.fc2
+                .forward(precision, pool, &active, Some(base), &mut last)?;
             p.norm2.forward(&last, &mut y)?;
             Some(last)
         };
@@ -387,7 +395,7 @@ impl FusedOp for FusedBlock {
         let Some(saved) = saved else {
             candle_core::bail!("a block goes back once for each time it went forward")
         };
-        let (p, pool) = (&self.block.params, &self.pool);
+        let (p, pool, precision) = (&self.block.params, &self.pool, self.precision);
         let norm_first = self.block.norm_first;
 
         // The MLP, from its end. `dh` is the gradient of what its output is
@@ -402,22 +410,23 @@ impl FusedOp for FusedBlock {
         }
         let mut hidden = saved.hidden;
         let mut d_hidden = pool.take(hidden.len());
-        p.fc2.backward_input(&dh, &mut d_hidden, false)?;
+        p.fc2.backward_input(precision, &dh, &mut d_hidden, false)?;
         self.block.activation.backward(&mut hidden, &mut d_hidden);
         let active = hidden;
-        p.fc2.backward_params(&active, &dh);
+        p.fc2.backward_params(precision, &active, &dh);
         drop(active);
         let norm = if norm_first { &p.norm2 } else { &p.norm1 };
         let mut normed = pool.take(g.len());
         norm.forward(&saved.attended, &mut normed)?;
-        p.fc1.backward_params(&normed, &d_hidden);
+        p.fc1.backward_params(precision, &normed, &d_hidden);
         let mut d_normed = pool.take(g.len());
         if norm_first {
-            p.fc1.backward_input(&d_hidden, &mut d_normed, false)?;
+            p.fc1
+                .backward_input(precision, &d_hidden, &mut d_normed, false)?;
             drop(d_hidden);
             norm.backward(&saved.attended, &d_normed, &mut dh)?;
         } else {
-            p.fc1.backward_input(&d_hidden, &mut dh, true)?;
+            p.fc1.backward_input(precision, &d_hidden, &mut dh, true)?;
             drop(d_hidden);
             d_normed.fill(0.0);
             norm.backward(&saved.attended, &dh, &mut d_normed)?;
@@ -425,9 +434,9 @@ impl FusedOp for FusedBlock {
         }
 
         // Attention. `dh` is now the gradient of input and attention together.
-        p.out.backward_params(&saved.mixed, &dh);
+        p.out.backward_params(precision, &saved.mixed, &dh);
         let mut d_mixed = d_normed;
-        p.out.backward_input(&dh, &mut d_mixed, false)?;
+        p.out.backward_input(precision, &dh, &mut d_mixed, false)?;
         let mut dq = pool.take(g.len());
         let (mut dk, mut dv) = (pool.take(x.len()), pool.take(x.len()));
         self.attention(width).backward(
@@ -447,18 +456,18 @@ impl FusedOp for FusedBlock {
         let attend_to = normed.as_deref().unwrap_or(x);
         let asking = self.chosen(attend_to, width);
         let asking = asking.as_deref().unwrap_or(attend_to);
-        p.query.backward_params(asking, &dq);
-        p.key.backward_params(attend_to, &dk);
-        p.value.backward_params(attend_to, &dv);
+        p.query.backward_params(precision, asking, &dq);
+        p.key.backward_params(precision, attend_to, &dk);
+        p.value.backward_params(precision, attend_to, &dv);
         // The norm's own parameters want theirs where the input wants none.
         if !norm_first && !wanted {
             return Ok(None);
         }
         let into_projections = |mut d: Buffer, accumulate| {
-            p.query.backward_input(&dq, &mut d, accumulate)?;
+            p.query.backward_input(precision, &dq, &mut d, accumulate)?;
             let mut d = self.spread(d, width);
-            p.key.backward_input(&dk, &mut d, true)?;
-            p.value.backward_input(&dv, &mut d, true)?;
+            p.key.backward_input(precision, &dk, &mut d, true)?;
+            p.value.backward_input(precision, &dv, &mut d, true)?;
             Ok::<_, candle_core::Error>(d)
         };
         let dx = if norm_first {

@@ -11,6 +11,7 @@ use crate::{
     Error, Result, kernels,
     kernels::{
         conv::ConvDims,
+        gemm::Precision,
         pool::{Buffer, Pool},
         simd::{self, Curve},
     },
@@ -116,6 +117,7 @@ impl ConvNorm {
             layer: self.clone(),
             has_residual: residual.is_some(),
             training: pass.training,
+            precision: pass.precision(),
             pool: pass.pool().clone(),
             saved: Mutex::new(None),
         };
@@ -131,14 +133,22 @@ impl ConvNorm {
         turned
     }
 
-    fn convolve(&self, dims: &ConvDims, x: &[f32], z: &mut [f32]) -> candle_core::Result<()> {
+    fn convolve(
+        &self,
+        dims: &ConvDims,
+        precision: Precision,
+        x: &[f32],
+        z: &mut [f32],
+    ) -> candle_core::Result<()> {
         let weight = self
             .weight
             .as_ref()
             .map(|w| floats(w.tensor()))
             .transpose()?;
         match (self.kind, weight) {
-            (ConvKind::Full, Some(weight)) => dims.forward(x, &dims.channels_last(&weight), z),
+            (ConvKind::Full, Some(weight)) => {
+                dims.forward(precision, x, &dims.channels_last(&weight), z)
+            }
             (ConvKind::Depthwise, Some(weight)) => {
                 dims.depthwise_forward(x, &self.depthwise_weight(&weight), z);
             }
@@ -155,6 +165,7 @@ struct FusedConv {
     layer: ConvNorm,
     has_residual: bool,
     training: bool,
+    precision: Precision,
     pool: Pool,
     saved: Mutex<Option<(Buffer, Affine)>>,
 }
@@ -170,7 +181,7 @@ impl FusedConv {
         let dims = layer.dims(shape)?;
         let width = layer.outputs;
         let mut z = self.pool.take(dims.rows() * width);
-        layer.convolve(&dims, x, &mut z)?;
+        layer.convolve(&dims, self.precision, x, &mut z)?;
         let affine = if self.training {
             layer.norm.learn(&z)?
         } else {
@@ -274,7 +285,7 @@ impl FusedConv {
                 kernels::transpose(&turned, width, &mut back);
                 simd::add_assign(grad, &back);
             }
-            _ => dims.backward_weight(x, &dz, grad),
+            _ => dims.backward_weight(self.precision, x, &dz, grad),
         });
         if !wanted {
             return Ok((None, d_residual));
@@ -285,7 +296,7 @@ impl FusedConv {
             ConvKind::Depthwise => {
                 dims.depthwise_backward_input(&layer.depthwise_weight(&weight), &dz, &mut dx);
             }
-            _ => dims.backward_input(&dims.channels_last(&weight), &dz, &mut dx),
+            _ => dims.backward_input(self.precision, &dims.channels_last(&weight), &dz, &mut dx),
         }
         Ok((Some(dx), d_residual))
     }

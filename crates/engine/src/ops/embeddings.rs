@@ -11,7 +11,7 @@ use super::{FusedOp, Pass, Segments, floats, with_grad};
 use crate::{
     Error, Result, kernels,
     kernels::{
-        gemm::{Mat, MatMut, Threads, matmul},
+        gemm::{Mat, MatMut, Precision, Threads},
         simd,
     },
     params::Param,
@@ -56,6 +56,7 @@ pub(crate) fn patch_embeddings(
     if pass.is_fused() {
         let op = PatchEmbeddings {
             dims,
+            precision: pass.precision(),
             kernel: kernel.clone(),
             class: class.clone(),
             position: position.clone(),
@@ -80,6 +81,7 @@ pub(crate) fn patch_embeddings(
 
 struct PatchEmbeddings {
     dims: PatchDims,
+    precision: Precision,
     kernel: Arc<Param>,
     class: Arc<Param>,
     position: Arc<Param>,
@@ -129,7 +131,7 @@ impl FusedOp for PatchEmbeddings {
             simd::add_assign(&mut picture[..width], &class);
         }
         // The gaps are rows of zeros, which leave the class token as it is.
-        matmul(
+        self.precision.matmul(
             MatMut::new(&mut y, batch * tokens, width),
             Mat::new(&self.unfold(x), batch * tokens, self.dims.elements()),
             Mat::new(&floats(self.kernel.tensor())?, width, self.dims.elements()).t(),
@@ -152,7 +154,7 @@ impl FusedOp for PatchEmbeddings {
         }
         let (tokens, width) = (self.dims.tokens(), self.dims.width);
         with_grad(&self.kernel, |grad| {
-            matmul(
+            self.precision.matmul(
                 MatMut::new(grad, width, self.dims.elements()),
                 Mat::new(g, shape[0] * tokens, width).t(),
                 Mat::new(&self.unfold(x), shape[0] * tokens, self.dims.elements()),

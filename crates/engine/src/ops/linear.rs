@@ -8,7 +8,7 @@ use super::{FusedOp, Pass, floats, with_grad};
 use crate::{
     Result, kernels,
     kernels::{
-        gemm::{Mat, MatMut, Threads, matmul},
+        gemm::{Mat, MatMut, Precision, Threads},
         pool::Pool,
     },
     params::{Param, Params},
@@ -68,6 +68,7 @@ impl Linear {
     /// `y = x Wᵀ + b`, on top of `residual` where one is given.
     pub(crate) fn forward(
         &self,
+        precision: Precision,
         pool: &Pool,
         x: &[f32],
         residual: Option<&[f32]>,
@@ -83,14 +84,14 @@ impl Linear {
         }
         let weight = floats(self.weight.tensor())?;
         let mut turned = None;
-        let weight = if rows < ROWS_WORTH_TURNING {
+        let weight = if rows < ROWS_WORTH_TURNING || precision == Precision::Bfloat16 {
             Mat::new(&weight, self.outputs, self.inputs).t()
         } else {
             let turned = turned.insert(pool.take(weight.len()));
             kernels::transpose(&weight, self.inputs, turned);
             Mat::new(turned, self.inputs, self.outputs)
         };
-        matmul(
+        precision.matmul(
             MatMut::new(y, rows, self.outputs),
             Mat::new(x, rows, self.inputs),
             weight,
@@ -103,10 +104,10 @@ impl Linear {
 
     /// Adds `gᵀ x` to the weight's gradient and the column sums of `g` to the
     /// bias's.
-    pub(crate) fn backward_params(&self, x: &[f32], g: &[f32]) {
+    pub(crate) fn backward_params(&self, precision: Precision, x: &[f32], g: &[f32]) {
         let rows = x.len() / self.inputs;
         with_grad(&self.weight, |grad| {
-            matmul(
+            precision.matmul(
                 MatMut::new(grad, self.outputs, self.inputs),
                 Mat::new(g, rows, self.outputs).t(),
                 Mat::new(x, rows, self.inputs),
@@ -123,12 +124,13 @@ impl Linear {
     /// `dx = g W`, or `dx += g W` where `accumulate` is set.
     pub(crate) fn backward_input(
         &self,
+        precision: Precision,
         g: &[f32],
         dx: &mut [f32],
         accumulate: bool,
     ) -> candle_core::Result<()> {
         let rows = g.len() / self.outputs;
-        matmul(
+        precision.matmul(
             MatMut::new(dx, rows, self.inputs),
             Mat::new(g, rows, self.outputs),
             Mat::new(&floats(self.weight.tensor())?, self.outputs, self.inputs),
@@ -154,6 +156,7 @@ pub(crate) fn linear(pass: &Pass, x: &Tensor, linear: &Linear) -> Result<Tensor>
     if pass.is_fused() {
         let op = FusedLinear {
             linear: linear.clone(),
+            precision: pass.precision(),
             pool: pass.pool().clone(),
         };
         pass.apply(x, op)
@@ -164,6 +167,7 @@ pub(crate) fn linear(pass: &Pass, x: &Tensor, linear: &Linear) -> Result<Tensor>
 
 struct FusedLinear {
     linear: Linear,
+    precision: Precision,
     pool: Pool,
 }
 
@@ -175,7 +179,8 @@ impl FusedOp for FusedLinear {
             inputs, outputs, ..
         } = self.linear;
         let mut y = vec![0.0; x.len() / inputs * outputs];
-        self.linear.forward(&self.pool, x, None, &mut y)?;
+        self.linear
+            .forward(self.precision, &self.pool, x, None, &mut y)?;
         let mut shape = shape.to_vec();
         if let Some(last) = shape.last_mut() {
             *last = outputs;
@@ -190,12 +195,13 @@ impl FusedOp for FusedLinear {
         g: &[f32],
         wanted: bool,
     ) -> candle_core::Result<Option<Vec<f32>>> {
-        self.linear.backward_params(x, g);
+        self.linear.backward_params(self.precision, x, g);
         if !wanted {
             return Ok(None);
         }
         let mut dx = vec![0.0; x.len()];
-        self.linear.backward_input(g, &mut dx, false)?;
+        self.linear
+            .backward_input(self.precision, g, &mut dx, false)?;
         Ok(Some(dx))
     }
 }

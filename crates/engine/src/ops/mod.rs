@@ -40,7 +40,7 @@ pub(crate) use pool::pool;
 
 use crate::{
     Result,
-    kernels::pool::Pool,
+    kernels::{gemm::Precision, pool::Pool},
     params::{Param, Params},
 };
 
@@ -53,6 +53,7 @@ pub struct Pass {
     anchor: Tensor,
     pool: Pool,
     kernels: Kernels,
+    precision: Precision,
     training: bool,
 }
 
@@ -71,6 +72,8 @@ pub(crate) struct Runtime {
     pool: Pool,
     anchor: Var,
     pub(crate) kernels: Kernels,
+    /// How exact the products of fused operations are in training.
+    pub(crate) precision: Precision,
 }
 
 impl Runtime {
@@ -83,6 +86,7 @@ impl Runtime {
             } else {
                 Kernels::Composite
             },
+            precision: Precision::Float32,
         })
     }
 
@@ -105,6 +109,11 @@ impl Runtime {
             },
             pool: self.pool.clone(),
             kernels: self.kernels,
+            precision: if training {
+                self.precision
+            } else {
+                Precision::Float32
+            },
             training,
         }
     }
@@ -113,6 +122,10 @@ impl Runtime {
 impl Pass {
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
     }
 
     pub(crate) fn is_fused(&self) -> bool {

@@ -9,7 +9,7 @@ use std::{collections::HashMap, path::Path};
 use super::trainer::{Position, Trainer};
 use crate::{
     Error, Result,
-    params::{Precision, RawTensor, parse_safetensors, write_safetensors},
+    params::{FloatFormat, RawTensor, parse_safetensors, write_safetensors},
 };
 
 const MODEL: &str = "model/";
@@ -103,7 +103,7 @@ impl Checkpoint {
             all.extend(named.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
         }
         let temporary = path.with_extension("tmp");
-        write_safetensors(&temporary, &all, Precision::F32)?;
+        write_safetensors(&temporary, &all, FloatFormat::F32)?;
         std::fs::rename(&temporary, path).map_err(|e| Error::io(path, e))
     }
 

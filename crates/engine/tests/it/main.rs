@@ -5,6 +5,7 @@ mod backbones;
 mod clip;
 mod losses;
 mod metrics;
+mod precision;
 mod resume;
 mod runs;
 mod support;

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::HashMap, path::Path};
 
 use finetuner_engine::{
-    Error,
+    Error, Precision,
     data::Documents,
     infer::Encoder,
     job::{self, Finished, Observer, Setting},
@@ -173,6 +173,25 @@ fn a_text_model_learns_what_belongs_together() {
     let alone = encoder.encode_texts(&texts[2..]).unwrap();
     for (a, b) in together.get(2).iter().zip(alone.get(0)) {
         assert!((a - b).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn a_run_in_bfloat16_says_so_and_learns_nearly_the_same() {
+    let data = HashMap::from([("train", texts())]);
+    let losses = |precision: &str| {
+        let model = json!({"name": "minilm-small", "options": {"precision": precision}});
+        let hyper = json!({"loss": "NTXentLoss", "loss_options": {"temperature": 1},
+            "epochs": 3, "batch_size": 9});
+        let run = run(config(model, hyper, json!([])), &data).unwrap();
+        assert_eq!(run.logged("bfloat16"), precision == "bfloat16");
+        run.notes.losses
+    };
+    let (exact, mixed) = (losses("float32"), losses("bfloat16"));
+    assert_ne!((exact.len(), exact[0]), (0, exact[2]));
+    assert_eq!(exact != mixed, Precision::Bfloat16.is_available());
+    for (exact, mixed) in exact.iter().zip(&mixed) {
+        assert!((exact - mixed).abs() < 0.02 * exact, "{exact} and {mixed}");
     }
 }
 
@@ -388,6 +407,10 @@ fn configurations_that_make_no_sense_are_refused_by_field() {
         (
             refused(with("augmentation", json!("light")), json!({}), none()),
             "`augmentation` is \"light\"",
+        ),
+        (
+            refused(with("precision", json!("float16")), json!({}), none()),
+            "`precision` is \"float16\": one of float32, bfloat16 is wanted",
         ),
         (
             refused(json!({"name": "mlp"}), json!({}), none()),

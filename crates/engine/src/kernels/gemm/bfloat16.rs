@@ -1,0 +1,331 @@
+//! Matrix products of factors that are rounded to bfloat16, the upper half of
+//! an `f32`, with sums of 32 bits, by the instructions of AVX-512 BF16.
+//!
+//! Both factors are packed into panels: rounded, and two neighbours along the
+//! inner dimension in one word, which is what an instruction multiplies. A
+//! tile of the result stays in the registers while it runs along one panel of
+//! each ([Goto and van de Geijn
+//! 2008](https://doi.org/10.1145/1356052.1356053)).
+
+use std::{arch::x86_64::*, mem::transmute, ops::Range};
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::{Mat, MatMut, Threads, check_shapes};
+
+/// Rows and columns of a tile: 24 registers of 16 sums.
+const ROWS: usize = 12;
+const COLS: usize = 32;
+
+/// Pairs along the inner dimension that are packed at a time: a panel of
+/// columns takes 24 KB and stays in the first cache.
+const PAIRS: usize = 192;
+
+/// Rows of the result that one task takes.
+const BLOCK: usize = 4 * ROWS;
+
+/// Whether this CPU has the instructions.
+pub(super) fn is_available() -> bool {
+    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+}
+
+/// As [`super::matmul`]. The order of the additions depends on the shapes
+/// alone.
+///
+/// # Panics
+/// Where the shapes do not fit each other, or there is no
+/// [`is_available`] instruction.
+pub(super) fn matmul(
+    out: MatMut<'_>,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    scale: f32,
+    accumulate: bool,
+    threads: Threads,
+) {
+    check_shapes(&out, a, b);
+    assert!(is_available(), "no instructions for bfloat16");
+    let MatMut {
+        data,
+        rows,
+        cols,
+        row_stride,
+    } = out;
+    let (left, right) = (Lines::rows(a), Lines::cols(b));
+    // One thread takes all tasks where none may be handed on.
+    let tasks = match threads {
+        Threads::All => 1,
+        Threads::One => usize::MAX,
+    };
+    let mut panels = vec![0; cols.div_ceil(COLS) * COLS * PAIRS];
+    for start in (0..a.cols).step_by(2 * PAIRS) {
+        let inner = start..(start + 2 * PAIRS).min(a.cols);
+        let pairs = inner.len().div_ceil(2);
+        let panels = &mut panels[..cols.div_ceil(COLS) * COLS * pairs];
+        panels
+            .par_chunks_exact_mut(COLS * pairs)
+            .with_min_len(tasks)
+            .enumerate()
+            .for_each(|(i, panel)| right.pack::<COLS>(i * COLS, inner.clone(), panel));
+        let panels = &*panels;
+        let update = Update {
+            scale,
+            accumulate: accumulate || start > 0,
+        };
+        data.par_chunks_mut(BLOCK * row_stride)
+            .with_min_len(tasks)
+            .take(rows.div_ceil(BLOCK))
+            .enumerate()
+            .for_each_init(
+                || vec![0; BLOCK * PAIRS],
+                |block, (i, data)| {
+                    let first = i * BLOCK;
+                    let height = (rows - first).min(BLOCK);
+                    let block = &mut block[..height.div_ceil(ROWS) * ROWS * pairs];
+                    for (i, panel) in block.chunks_exact_mut(ROWS * pairs).enumerate() {
+                        left.pack::<ROWS>(first + i * ROWS, inner.clone(), panel);
+                    }
+                    for (i, right) in panels.chunks_exact(COLS * pairs).enumerate() {
+                        let (col, width) = (i * COLS, (cols - i * COLS).min(COLS));
+                        let heights = (0..height).step_by(ROWS);
+                        for (row, left) in heights.zip(block.chunks_exact(ROWS * pairs)) {
+                            let out = &mut data[row * row_stride + col..];
+                            let lines = out.chunks_mut(row_stride).take(height - row);
+                            // SAFETY: the instructions are there, see above.
+                            unsafe { tile(left, right, lines, width, update) };
+                        }
+                    }
+                },
+            );
+    }
+}
+
+/// A factor as lines, rows of the left and columns of the right one, of
+/// elements along the inner dimension.
+#[derive(Clone, Copy)]
+struct Lines<'a> {
+    data: &'a [f32],
+    count: usize,
+    line_stride: usize,
+    inner_stride: usize,
+}
+
+impl<'a> Lines<'a> {
+    fn rows(a: Mat<'a>) -> Self {
+        Self {
+            data: a.data,
+            count: a.rows,
+            line_stride: a.row_stride,
+            inner_stride: a.col_stride,
+        }
+    }
+
+    fn cols(b: Mat<'a>) -> Self {
+        Self::rows(b.t())
+    }
+
+    /// Packs `W` lines from `first` on, zeros for those that there are not:
+    /// for each pair of elements of `inner` a word of each line.
+    fn pack<const W: usize>(self, first: usize, inner: Range<usize>, out: &mut [u32]) {
+        Arch::new().dispatch(
+            #[inline(always)]
+            || {
+                let lines = (self.count - first).min(W);
+                if lines < W || inner.len() % 2 == 1 {
+                    out.fill(0);
+                }
+                let out = out.as_chunks_mut::<W>().0;
+                let from = &self.data[first * self.line_stride..];
+                if self.inner_stride == 1 {
+                    for line in 0..lines {
+                        let x = &from[line * self.line_stride..][inner.clone()];
+                        pack_line(x, line, out);
+                    }
+                } else {
+                    for (i, out) in inner.clone().step_by(2).zip(out) {
+                        let of = |i: usize| &from[i * self.inner_stride..][..lines];
+                        if i + 1 < inner.end {
+                            for ((out, a), b) in out.iter_mut().zip(of(i)).zip(of(i + 1)) {
+                                *out = pair(*a, *b);
+                            }
+                        } else {
+                            for (out, a) in out.iter_mut().zip(of(i)) {
+                                *out = pair(*a, 0.0);
+                            }
+                        }
+                    }
+                }
+            },
+        );
+    }
+}
+
+/// Packs the elements of one line.
+#[inline(always)]
+fn pack_line<const W: usize>(x: &[f32], line: usize, out: &mut [[u32; W]]) {
+    // Rounded all at once first, since what is written lies apart.
+    let mut words = [0; PAIRS];
+    let (pairs, last) = x.as_chunks::<2>();
+    for (word, [a, b]) in words.iter_mut().zip(pairs) {
+        *word = pair(*a, *b);
+    }
+    if let [a] = last {
+        words[pairs.len()] = pair(*a, 0.0);
+    }
+    for (out, word) in out.iter_mut().zip(words) {
+        out[line] = word;
+    }
+}
+
+/// Two numbers in a word, the first one in its lower half.
+#[inline(always)]
+fn pair(first: f32, second: f32) -> u32 {
+    round(first) >> 16 | round(second)
+}
+
+/// The bits of the nearest number whose lower half is zero, of the even one
+/// where two are as near. What is no number stays none.
+#[inline(always)]
+fn round(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    let quiet = bits | 0x0040_0000;
+    (if x.is_nan() { quiet } else { nearest }) & 0xffff_0000
+}
+
+/// How a tile changes the result.
+#[derive(Clone, Copy)]
+struct Update {
+    scale: f32,
+    accumulate: bool,
+}
+
+/// Multiplies a panel of rows with one of columns, and writes the first
+/// `width` columns to the lines of the result.
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn tile<'a>(
+    left: &[u32],
+    right: &[u32],
+    lines: impl Iterator<Item = &'a mut [f32]>,
+    width: usize,
+    update: Update,
+) {
+    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+    let pairs = left
+        .as_chunks::<ROWS>()
+        .0
+        .iter()
+        .zip(right.as_chunks::<COLS>().0);
+    for (left, right) in pairs {
+        // SAFETY: 32 words as two registers of 16; any bits are allowed.
+        let right: [__m512bh; 2] = unsafe { transmute(*right) };
+        for (sums, left) in sums.iter_mut().zip(left) {
+            // SAFETY: a register of words as one of halves; any bits are
+            // allowed.
+            let left: __m512bh = unsafe { transmute(_mm512_set1_epi32(left.cast_signed())) };
+            sums[0] = _mm512_dpbf16_ps(sums[0], left, right[0]);
+            sums[1] = _mm512_dpbf16_ps(sums[1], left, right[1]);
+        }
+    }
+    // SAFETY: registers of 16 numbers as an array of these.
+    let sums: [[f32; COLS]; ROWS] = unsafe { transmute(sums) };
+    for (line, sums) in lines.zip(&sums) {
+        for (out, sum) in line[..width].iter_mut().zip(sums) {
+            *out = update.scale * sum + if update.accumulate { *out } else { 0.0 };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::ops::testing::noise;
+
+    #[test]
+    fn rounds_as_the_field_does() {
+        for bits in (0..=u32::MAX).step_by(65_521).chain([0x7fff_ffff, 1]) {
+            let x = f32::from_bits(bits);
+            let expected = bf16::from_f32(x).to_f32().to_bits();
+            assert_eq!(round(x), expected, "{bits:x}");
+        }
+    }
+
+    #[test]
+    fn equals_the_definition_in_every_layout() {
+        if !is_available() {
+            return;
+        }
+        // One tile, ends of tiles, several blocks and panels.
+        for (m, k, n) in [
+            (12, 2, 32),
+            (1, 1, 1),
+            (13, 7, 33),
+            (61, 401, 70),
+            (100, 768, 65),
+        ] {
+            let (a, b) = (noise(1, m * k), noise(2, k * n));
+            let turned = |x: &[f32], cols: usize| {
+                let mut out = vec![0.0; x.len()];
+                crate::kernels::transpose(x, cols, &mut out);
+                out
+            };
+            let (at, bt) = (turned(&a, k), turned(&b, n));
+            let rounded = |x: f32| f64::from(bf16::from_f32(x).to_f32());
+            let expected = |i: usize, j: usize| -> f64 {
+                (0..k)
+                    .map(|l| rounded(a[i * k + l]) * rounded(b[l * n + j]))
+                    .sum()
+            };
+            for layout in 0..4 {
+                let left = match layout & 1 {
+                    0 => Mat::new(&a, m, k),
+                    _ => Mat::new(&at, k, m).t(),
+                };
+                let right = match layout & 2 {
+                    0 => Mat::new(&b, k, n),
+                    _ => Mat::new(&bt, n, k).t(),
+                };
+                let stride = n + 3;
+                let mut plain = vec![7.0; (m - 1) * stride + n];
+                let mut added = plain.clone();
+                let view = |out| MatMut::strided(out, m, n, stride);
+                matmul(view(&mut plain), left, right, 2.0, false, Threads::All);
+                matmul(view(&mut added), left, right, 2.0, true, Threads::One);
+                for (place, (plain, added)) in plain.iter().zip(&added).enumerate() {
+                    let (i, j) = (place / stride, place % stride);
+                    if j >= n {
+                        assert_eq!((*plain, *added), (7.0, 7.0));
+                        continue;
+                    }
+                    let product = 2.0 * expected(i, j);
+                    let near = |x: f32, y: f64| (f64::from(x) - y).abs() < 2e-5;
+                    assert!(near(*plain, product), "{m}x{k}x{n} at {i}, {j}");
+                    assert!(near(*added, product + 7.0), "{m}x{k}x{n} at {i}, {j}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_hidden() {
+        if !is_available() {
+            return;
+        }
+        let mut out = [0.0; 1];
+        for bad in [f32::NAN, f32::from_bits(0x7fff_ffff), f32::INFINITY] {
+            let a = [1.0, bad, 1.0];
+            matmul(
+                MatMut::new(&mut out, 1, 1),
+                Mat::new(&a, 1, 3),
+                Mat::new(&[1.0, 1.0, 1.0], 3, 1),
+                1.0,
+                false,
+                Threads::One,
+            );
+            assert!(!out[0].is_finite());
+        }
+    }
+}

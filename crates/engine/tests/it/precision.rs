@@ -1,0 +1,113 @@
+//! Training in bfloat16 beside training in 32 bits.
+
+use candle_core::{Device, Tensor};
+use finetuner_engine::{
+    Precision,
+    loss::clip_loss,
+    models::{Input, Model, ModelConfig, ModelSetup},
+    source::ModelSource,
+    tokenizer::TokenBatch,
+};
+use serde_json::json;
+
+use crate::support::{flat, json, model, relative_error};
+
+/// `n` numbers without a pattern that matters, from -1 to 1.
+fn numbers(n: usize) -> Vec<f32> {
+    (0..n).map(|i| (i * 31 % 101) as f32 / 50.0 - 1.0).collect()
+}
+
+fn pictures(batch: usize, side: usize) -> Input {
+    let shape = (batch, 3, side, side);
+    let pixels = Tensor::from_vec(numbers(batch * 3 * side * side), shape, &Device::Cpu);
+    Input::Images(pixels.unwrap())
+}
+
+/// `clip-small`, with the batch of `fixtures/make_precision.py`.
+fn clip() -> (Model, [Input; 2]) {
+    let files = ModelSource::Bundled("clip-small").read().unwrap();
+    let loaded = files.load(&Default::default(), &Device::Cpu).unwrap();
+    let ModelConfig::Clip(config) = loaded.model.config() else {
+        panic!("clip-small is a CLIP")
+    };
+    let (text, side) = (&config.text_config, config.vision_config.image_size);
+    let (batch, tokens) = (8, 16);
+    let id = |i: usize| match i % tokens {
+        place if place + 1 == tokens => text.eos_token_id,
+        _ => (3 + i * 37 % (text.vocab_size - 10)) as u32,
+    };
+    let texts = TokenBatch::uniform((0..batch * tokens).map(id).collect(), tokens);
+    let inputs = [Input::Texts(texts), pictures(batch, side)];
+    (loaded.model, inputs)
+}
+
+/// The loss of a step in a precision, and all gradients.
+fn step(
+    model: &mut Model,
+    precision: Precision,
+    loss: impl Fn(&Model) -> Tensor,
+) -> (f32, Vec<f32>) {
+    model.set_precision(precision);
+    model.params().zero_grad();
+    let loss = loss(model);
+    model.params().backward(&loss).unwrap();
+    let gradients = model.params().iter().filter_map(|p| p.grad());
+    let gradients = gradients.flat_map(|grad| grad.clone()).collect();
+    (loss.to_scalar().unwrap(), gradients)
+}
+
+/// Checks that gradients in bfloat16 are as near to those in 32 bits as those
+/// of PyTorch, or the same where the CPU has no instructions for it.
+fn compare(model: &mut Model, autocast_error: f32, loss: impl Fn(&Model) -> Tensor) -> f32 {
+    let (exact_loss, exact) = step(model, Precision::Float32, &loss);
+    let (_, mixed) = step(model, Precision::Bfloat16, &loss);
+    let error = relative_error(&mixed, &exact);
+    if Precision::Bfloat16.is_available() {
+        let near = 0.1 * autocast_error..1.5 * autocast_error;
+        assert!(near.contains(&error), "{error}, PyTorch {autocast_error}");
+    } else {
+        assert_eq!(error, 0.0);
+    }
+    exact_loss
+}
+
+#[test]
+fn gradients_of_a_clip_in_bfloat16_are_as_near_as_those_of_autocast() {
+    let (mut model, [texts, images]) = clip();
+    let fixture = json("precision.json");
+    let number = |name: &str| fixture[name].as_f64().unwrap() as f32;
+    let loss = compare(&mut model, number("autocast_error"), |model| {
+        let pass = model.training();
+        let texts = model.encode(&pass, &texts).unwrap();
+        let images = model.encode(&pass, &images).unwrap();
+        clip_loss(model, &pass, &texts, &images).unwrap()
+    });
+    // The same step as that of the fixture.
+    assert!((loss - number("loss")).abs() < 1e-4, "{loss}");
+}
+
+#[test]
+fn gradients_of_a_convolutional_network_in_bfloat16_are_as_near_as_those_of_autocast() {
+    let config = json!({
+        "model_type": "resnet", "embedding_size": 64, "hidden_sizes": [64], "depths": [1],
+        "layer_type": "basic",
+    });
+    let weights = ModelConfig::parse(&config).unwrap().random_weights(3);
+    let mut model = model(&config, weights, ModelSetup::default());
+    // PyTorch's error on such a network with random weights of its own.
+    compare(&mut model, 0.058, |model| {
+        let out = model.encode(&model.training(), &pictures(2, 64)).unwrap();
+        let weights = Tensor::from_vec(numbers(out.elem_count()), out.shape(), &Device::Cpu);
+        (out * weights.unwrap()).unwrap().sum_all().unwrap()
+    });
+}
+
+#[test]
+fn a_model_is_used_in_32_bits_whatever_it_is_trained_in() {
+    let (mut model, [texts, _]) = clip();
+    let mut embed = |precision| {
+        model.set_precision(precision);
+        flat(&model.encode(&model.inference(), &texts).unwrap())
+    };
+    assert_eq!(embed(Precision::Float32), embed(Precision::Bfloat16));
+}
