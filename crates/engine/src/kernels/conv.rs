@@ -231,40 +231,44 @@ impl ConvDims {
         }
     }
 
-    /// Writes the gradient of the pictures to `dx`.
+    /// Writes the gradient of the pictures to `dx`, or adds it where `add` is
+    /// set.
     pub(crate) fn backward_input(
         &self,
         precision: Precision,
         weight: &[f32],
         dz: &[f32],
         dx: &mut [f32],
+        add: bool,
     ) {
         let (group, outputs) = (self.group(), self.outputs);
         dx.par_chunks_mut(group * self.in_picture())
             .zip(dz.par_chunks(group * self.out_pixels() * outputs))
             .for_each(|(dx, dz)| {
                 let rows = dz.len() / outputs;
-                let product = |dz: &[f32], out: &mut [f32]| {
+                let product = |dz: &[f32], out: &mut [f32], add: bool| {
                     let n = dz.len() / outputs;
                     precision.matmul(
                         MatMut::new(out, n, self.taps()),
                         Mat::new(dz, n, outputs),
                         Mat::new(weight, outputs, self.taps()),
                         1.0,
-                        false,
+                        add,
                         self.threads(),
                     );
                 };
                 if self.is_pointwise() {
-                    return product(dz, dx);
+                    return product(dz, dx, add);
                 }
-                dx.fill(0.0);
+                if !add {
+                    dx.fill(0.0);
+                }
                 let tile = (TILE / self.taps()).clamp(1, rows);
                 let mut cols = vec![0.0; tile * self.taps()];
                 for start in (0..rows).step_by(tile) {
                     let range = start..(start + tile).min(rows);
                     let cols = &mut cols[..range.len() * self.taps()];
-                    product(&dz[range.start * outputs..range.end * outputs], cols);
+                    product(&dz[range.start * outputs..range.end * outputs], cols, false);
                     self.add_back(cols, range, dx);
                 }
             });
@@ -300,14 +304,22 @@ impl ConvDims {
         }
     }
 
-    /// The gradient of a depthwise convolution's pictures.
-    pub(crate) fn depthwise_backward_input(&self, weight: &[f32], dz: &[f32], dx: &mut [f32]) {
+    /// As [`ConvDims::backward_input`], of a depthwise convolution.
+    pub(crate) fn depthwise_backward_input(
+        &self,
+        weight: &[f32],
+        dz: &[f32],
+        dx: &mut [f32],
+        add: bool,
+    ) {
         let channels = self.inputs;
-        dx.fill(0.0);
         let one = Self { batch: 1, ..*self };
         dx.par_chunks_mut(self.in_picture())
             .zip(dz.par_chunks(self.out_pixels() * channels))
             .for_each(|(dx, dz)| {
+                if !add {
+                    dx.fill(0.0);
+                }
                 for (row, dz) in dz.chunks_exact(channels).enumerate() {
                     one.taps_of(row, |tap, at| {
                         let weight = &weight[tap * channels..(tap + 1) * channels];

@@ -11,7 +11,7 @@ use super::cnn::{Layer, feature_map, load, pool_places};
 use crate::{
     Error, Result,
     kernels::simd::Curve,
-    ops::{ConvNorm, Linear, Padding, Pass, Pooler, linear, scale_channels},
+    ops::{ConvNorm, Linear, Padding, Pass, Pooler, Shortcut, linear, run_layers, scale_channels},
     params::Params,
 };
 
@@ -305,17 +305,30 @@ impl EfficientNet {
     pub(crate) fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let mut x = self.stem.forward(pass, &feature_map(pixels)?, None)?;
         for block in &self.blocks {
-            let residual = block.residual.then(|| x.clone());
-            if let Some(expand) = &block.expand {
-                x = expand.forward(pass, &x, None)?;
-            }
-            x = block.depthwise.forward(pass, &x, None)?;
-            if let Some([reduce, expand]) = &block.squeeze {
-                let narrow = linear(pass, &pool_places(pass, &x, Pooler::Mean)?, reduce)?;
-                let wide = linear(pass, &self.activate(&narrow)?, expand)?;
-                x = scale_channels(pass, &x, &sigmoid(&wide)?)?;
-            }
-            x = block.project.forward(pass, &x, residual.as_ref())?;
+            let Some([reduce, expand]) = &block.squeeze else {
+                let shortcut = match block.residual {
+                    true => Shortcut::Input,
+                    false => Shortcut::None,
+                };
+                let inner = [
+                    block.expand.as_slice(),
+                    std::slice::from_ref(&block.depthwise),
+                ];
+                x = run_layers(pass, &x, &inner.concat(), &block.project, shortcut)?;
+                continue;
+            };
+            let wide = run_layers(
+                pass,
+                &x,
+                block.expand.as_slice(),
+                &block.depthwise,
+                Shortcut::None,
+            )?;
+            let narrow = linear(pass, &pool_places(pass, &wide, Pooler::Mean)?, reduce)?;
+            let scale = linear(pass, &self.activate(&narrow)?, expand)?;
+            let scaled = scale_channels(pass, &wide, &sigmoid(&scale)?)?;
+            let residual = block.residual.then_some(&x);
+            x = block.project.forward(pass, &scaled, residual)?;
         }
         self.top.forward(pass, &x, None)
     }

@@ -9,7 +9,7 @@ use super::cnn::{Layer, feature_map, load};
 use crate::{
     Error, Result,
     kernels::simd::Curve,
-    ops::{ConvNorm, Pass, max_pool},
+    ops::{ConvNorm, Pass, Shortcut, max_pool, run_layers},
     params::Params,
 };
 
@@ -55,7 +55,8 @@ const EPS: f32 = 1e-5;
 
 /// The layers of one block: those one after the other, and the shortcut's.
 struct BlockLayers {
-    layers: Vec<Layer>,
+    inner: Vec<Layer>,
+    last: Layer,
     shortcut: Option<Layer>,
 }
 
@@ -128,29 +129,31 @@ impl ResNetConfig {
     fn block(&self, name: &str, inputs: usize, outputs: usize, stride: usize) -> BlockLayers {
         let layer =
             |i: usize| Layer::named(&format!("{name}.layer.{i}"), "convolution", "normalization");
-        let layers = if self.layer_type == "bottleneck" {
+        let (inner, last) = if self.layer_type == "bottleneck" {
             let narrow = outputs / REDUCTION;
             let (first, second) = if self.downsample_in_bottleneck {
                 (stride, 1)
             } else {
                 (1, stride)
             };
-            vec![
+            let inner = vec![
                 layer(0).full(inputs, narrow, 1, first),
                 layer(1).full(narrow, narrow, 3, second),
-                layer(2).full(narrow, outputs, 1, 1),
-            ]
+            ];
+            (inner, layer(2).full(narrow, outputs, 1, 1))
         } else {
-            vec![
-                layer(0).full(inputs, outputs, 3, stride),
-                layer(1).full(outputs, outputs, 3, 1),
-            ]
+            let inner = vec![layer(0).full(inputs, outputs, 3, stride)];
+            (inner, layer(1).full(outputs, outputs, 3, 1))
         };
         let shortcut = (inputs != outputs || stride != 1).then(|| {
             Layer::named(&format!("{name}.shortcut"), "convolution", "normalization")
                 .full(inputs, outputs, 1, stride)
         });
-        BlockLayers { layers, shortcut }
+        BlockLayers {
+            inner,
+            last,
+            shortcut,
+        }
     }
 
     /// Name and shape of every tensor.
@@ -158,7 +161,8 @@ impl ResNetConfig {
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut layers = vec![self.stem()];
         for block in self.blocks() {
-            layers.extend(block.layers);
+            layers.extend(block.inner);
+            layers.push(block.last);
             layers.extend(block.shortcut);
         }
         layers.iter().flat_map(Layer::tensors).collect()
@@ -168,7 +172,13 @@ impl ResNetConfig {
 /// The network up to its last map of features.
 pub(crate) struct ResNet {
     stem: ConvNorm,
-    blocks: Vec<(Vec<ConvNorm>, Option<ConvNorm>)>,
+    blocks: Vec<Block>,
+}
+
+struct Block {
+    inner: Vec<ConvNorm>,
+    last: ConvNorm,
+    shortcut: Option<ConvNorm>,
 }
 
 impl ResNet {
@@ -176,9 +186,13 @@ impl ResNet {
         let curve = config.curve()?;
         let build = |layer: &Layer, curve| load(params, layer, EPS, curve);
         let blocks = config.blocks().into_iter().map(|block| {
-            let layers = block.layers.iter().map(|layer| build(layer, curve));
+            let inner = block.inner.iter().map(|layer| build(layer, curve));
             let shortcut = block.shortcut.map(|layer| build(&layer, Curve::Identity));
-            Ok((layers.collect::<Result<Vec<_>>>()?, shortcut.transpose()?))
+            Ok(Block {
+                inner: inner.collect::<Result<_>>()?,
+                last: build(&block.last, curve)?,
+                shortcut: shortcut.transpose()?,
+            })
         });
         Ok(Self {
             stem: build(&config.stem(), curve)?,
@@ -191,16 +205,10 @@ impl ResNet {
     pub(crate) fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let x = self.stem.forward(pass, &feature_map(pixels)?, None)?;
         let mut x = max_pool(pass, &x)?;
-        for (layers, shortcut) in &self.blocks {
-            let residual = match shortcut {
-                Some(layer) => layer.forward(pass, &x, None)?,
-                None => x.clone(),
-            };
-            for (i, layer) in layers.iter().enumerate() {
-                // The shortcut comes in before the last activation.
-                let last = i + 1 == layers.len();
-                x = layer.forward(pass, &x, last.then_some(&residual))?;
-            }
+        for block in &self.blocks {
+            let shortcut = block.shortcut.as_ref();
+            let shortcut = shortcut.map_or(Shortcut::Input, Shortcut::Layer);
+            x = run_layers(pass, &x, &block.inner, &block.last, shortcut)?;
         }
         Ok(x)
     }

@@ -1,14 +1,14 @@
 //! Layers of convolutional networks, channels last: `[batch, height, width,
 //! channels]`. They run on the CPU alone.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{BatchNorm, Pass, argument, batch_norm::Affine, floats, with_grad};
+use super::{BatchNorm, Pass, Shortcut, batch_norm::Affine, floats, run_layers, with_grad};
 use crate::{
-    Error, Result, kernels,
+    Result, kernels,
     kernels::{
         conv::ConvDims,
         gemm::Precision,
@@ -108,22 +108,8 @@ impl ConvNorm {
         x: &Tensor,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
-        if !pass.is_fused() {
-            return Err(Error::from(candle_core::Error::Msg(
-                "convolutional networks run on the CPU alone".to_owned(),
-            )));
-        }
-        let op = FusedConv {
-            layer: self.clone(),
-            has_residual: residual.is_some(),
-            training: pass.training,
-            precision: pass.precision(),
-            pool: pass.pool().clone(),
-            saved: Mutex::new(None),
-        };
-        // candle's operations have up to three arguments: where there is no
-        // residual, the anchor takes its place.
-        pass.apply3(x, residual, op)
+        let shortcut = residual.map_or(Shortcut::None, Shortcut::Given);
+        run_layers(pass, x, &[], self, shortcut)
     }
 
     /// The depthwise weight as `[kernel * kernel, channels]`.
@@ -158,77 +144,91 @@ impl ConvNorm {
     }
 }
 
-/// What an input is changed by, where that is wanted.
-type Gradient = Option<Vec<f32>>;
-
-struct FusedConv {
-    layer: ConvNorm,
-    has_residual: bool,
-    training: bool,
-    precision: Precision,
-    pool: Pool,
-    saved: Mutex<Option<(Buffer, Affine)>>,
+/// What the way back of a layer needs of the way there.
+pub(super) struct Saved {
+    dims: ConvDims,
+    /// The convolution's result.
+    z: Buffer,
+    affine: Affine,
 }
 
-impl FusedConv {
-    fn forward(
+/// What layers of one node share.
+pub(super) struct Means<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) precision: Precision,
+    pub(super) training: bool,
+}
+
+/// Where the gradient of a layer's input goes.
+pub(super) enum InputGradient<'a> {
+    /// It takes the place of what is there.
+    Write(&'a mut [f32]),
+    /// It is added to what is there.
+    Add(&'a mut [f32]),
+}
+
+/// The gradient of what goes into a layer's curve, and for each channel its sum
+/// and the sum of its products with what the normalisation works on.
+pub(super) struct BeforeCurve {
+    pub(super) du: Buffer,
+    sum: Vec<f32>,
+    sum_z: Vec<f32>,
+}
+
+impl ConvNorm {
+    /// Convolution and moments for an input of this shape; what they give is
+    /// made by [`ConvNorm::finish`].
+    pub(super) fn begin(
         &self,
+        means: &Means<'_>,
         x: &[f32],
         shape: &[usize],
-        residual: Option<&[f32]>,
-    ) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
-        let layer = &self.layer;
-        let dims = layer.dims(shape)?;
-        let width = layer.outputs;
-        let mut z = self.pool.take(dims.rows() * width);
-        layer.convolve(&dims, self.precision, x, &mut z)?;
-        let affine = if self.training {
-            layer.norm.learn(&z)?
+    ) -> candle_core::Result<Saved> {
+        let dims = self.dims(shape)?;
+        let mut z = means.pool.take(dims.rows() * self.outputs);
+        self.convolve(&dims, means.precision, x, &mut z)?;
+        let affine = if means.training {
+            self.norm.learn(&z)?
         } else {
-            layer.norm.settled()?
+            self.norm.settled()?
         };
+        Ok(Saved { dims, z, affine })
+    }
+
+    /// Writes the layer's result to `y`.
+    pub(super) fn finish(
+        &self,
+        saved: &Saved,
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+    ) -> candle_core::Result<()> {
+        let Saved { z, affine, .. } = saved;
         if residual.is_some_and(|r| r.len() != z.len()) {
             candle_core::bail!("a residual of another size")
         }
-        let mut y = vec![0.0; z.len()];
-        let size = chunk(width);
+        let size = chunk(self.outputs);
         y.par_chunks_mut(size)
             .zip(z.par_chunks(size))
             .enumerate()
             .for_each(|(i, (y, z))| {
                 let residual = residual.map(|r| &r[i * size..i * size + z.len()]);
                 let maps = [&affine.scale[..], &affine.shift];
-                simd::scale_shift_curve(z, maps, residual, layer.curve, y);
+                simd::scale_shift_curve(z, maps, residual, self.curve, y);
             });
-        if self.training {
-            *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some((z, affine));
-        }
-        Ok((y, vec![dims.batch, dims.out_height, dims.out_width, width]))
+        Ok(())
     }
 
-    /// The gradients of `x` and of the residual, where they are wanted.
-    fn backward(
+    /// The way back through the curve: from the gradient of the result.
+    pub(super) fn undo_curve(
         &self,
-        x: &[f32],
-        shape: &[usize],
+        means: &Means<'_>,
+        saved: &Saved,
         residual: Option<&[f32]>,
         g: &[f32],
-        wanted: bool,
-    ) -> candle_core::Result<(Gradient, Gradient)> {
-        let layer = &self.layer;
-        let dims = layer.dims(shape)?;
-        let saved = self
-            .saved
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some((z, affine)) = saved else {
-            candle_core::bail!("a layer goes back once for each time it went forward")
-        };
-        let width = layer.outputs;
-        let rows = dims.rows() as f32;
-        let size = chunk(width);
-        let mut du = self.pool.take(z.len());
+    ) -> BeforeCurve {
+        let (width, size) = (self.outputs, chunk(self.outputs));
+        let Saved { z, affine, .. } = saved;
+        let mut du = means.pool.take(z.len());
         let sums: Vec<[Vec<f32>; 2]> = du
             .par_chunks_mut(size)
             .zip(z.par_chunks(size))
@@ -243,7 +243,7 @@ impl FusedConv {
                     z,
                     maps,
                     residual,
-                    layer.curve,
+                    self.curve,
                     (g, du),
                     [sum, sum_z],
                 );
@@ -255,11 +255,25 @@ impl FusedConv {
             simd::add_assign(&mut sum, part);
             simd::add_assign(&mut sum_z, part_z);
         }
-        let d_residual = self.has_residual.then(|| du.to_vec());
+        BeforeCurve { du, sum, sum_z }
+    }
 
-        let norm = &layer.norm;
-        with_grad(&norm.bias, |grad| simd::add_assign(grad, &sum));
-        with_grad(&norm.weight, |grad| {
+    /// The rest of the way back: adds the gradients of the weights to theirs,
+    /// and makes that of the input where it is wanted.
+    pub(super) fn undo(
+        &self,
+        means: &Means<'_>,
+        saved: Saved,
+        before: BeforeCurve,
+        x: &[f32],
+        dx: Option<InputGradient<'_>>,
+    ) -> candle_core::Result<()> {
+        let Saved { dims, z, affine } = saved;
+        let BeforeCurve { mut du, sum, sum_z } = before;
+        let (width, size) = (self.outputs, chunk(self.outputs));
+        let rows = dims.rows() as f32;
+        with_grad(&self.norm.bias, |grad| simd::add_assign(grad, &sum));
+        with_grad(&self.norm.weight, |grad| {
             simd::multiply_add(grad, &sum_z, &affine.rstd);
         });
         // dz = scale (du - mean(du) - xhat mean(du xhat)), xhat = (z - mean) rstd
@@ -275,76 +289,57 @@ impl FusedConv {
         drop(z);
         let dz = du;
 
-        let Some(weight) = &layer.weight else {
-            return Ok((wanted.then(|| dz.to_vec()), d_residual));
+        if let Some(weight) = &self.weight {
+            with_grad(weight, |grad| match self.kind {
+                ConvKind::Depthwise => {
+                    let turned = dims.depthwise_backward_weight(x, &dz);
+                    let mut back = vec![0.0; turned.len()];
+                    kernels::transpose(&turned, width, &mut back);
+                    simd::add_assign(grad, &back);
+                }
+                _ => dims.backward_weight(means.precision, x, &dz, grad),
+            });
+        }
+        let (dx, add) = match dx {
+            None => return Ok(()),
+            Some(InputGradient::Write(dx)) => (dx, false),
+            Some(InputGradient::Add(dx)) => (dx, true),
         };
-        with_grad(weight, |grad| match layer.kind {
-            ConvKind::Depthwise => {
-                let turned = dims.depthwise_backward_weight(x, &dz);
-                let mut back = vec![0.0; turned.len()];
-                kernels::transpose(&turned, width, &mut back);
-                simd::add_assign(grad, &back);
+        let Some(weight) = &self.weight else {
+            if add {
+                simd::add_assign(dx, &dz);
+            } else {
+                dx.copy_from_slice(&dz);
             }
-            _ => dims.backward_weight(self.precision, x, &dz, grad),
-        });
-        if !wanted {
-            return Ok((None, d_residual));
-        }
+            return Ok(());
+        };
         let weight = floats(weight.tensor())?;
-        let mut dx = vec![0.0; x.len()];
-        match layer.kind {
-            ConvKind::Depthwise => {
-                dims.depthwise_backward_input(&layer.depthwise_weight(&weight), &dz, &mut dx);
-            }
-            _ => dims.backward_input(self.precision, &dims.channels_last(&weight), &dz, &mut dx),
+        if self.kind == ConvKind::Depthwise {
+            dims.depthwise_backward_input(&self.depthwise_weight(&weight), &dz, dx, add);
+        } else {
+            let weight = dims.channels_last(&weight);
+            dims.backward_input(means.precision, &weight, &dz, dx, add);
         }
-        Ok((Some(dx), d_residual))
+        Ok(())
     }
 }
 
-impl CustomOp3 for FusedConv {
-    fn name(&self) -> &'static str {
-        "convolution"
+impl Saved {
+    /// Elements of the layer's result.
+    pub(super) fn len(&self) -> usize {
+        self.z.len()
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        layout: &Layout,
-        residual: &CpuStorage,
-        residual_layout: &Layout,
-        _anchor: &CpuStorage,
-        _: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        let residual = argument(residual, residual_layout)?;
-        let residual = self.has_residual.then_some(residual);
-        let (y, shape) = self.forward(argument(x, layout)?, layout.dims(), residual)?;
-        Ok((CpuStorage::F32(y), Shape::from(shape)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        residual: &Tensor,
-        _anchor: &Tensor,
-        _result: &Tensor,
-        g: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let g = g.contiguous()?;
-        let wanted = x.track_op() && !x.is_variable();
-        let added = self.has_residual.then(|| floats(residual)).transpose()?;
-        let (dx, dr) = self.backward(
-            &floats(x)?,
-            x.dims(),
-            added.as_deref(),
-            &floats(&g)?,
-            wanted,
-        )?;
-        let tensor = |d: Gradient, like: &Tensor| {
-            d.map(|d| Tensor::from_vec(d, like.shape(), like.device()))
-                .transpose()
-        };
-        Ok((tensor(dx, x)?, tensor(dr, residual)?, None))
+    /// `[batch, height, width, channels]` of the layer's result.
+    pub(super) fn shape(&self) -> Vec<usize> {
+        let ConvDims {
+            batch,
+            out_height,
+            out_width,
+            outputs,
+            ..
+        } = self.dims;
+        vec![batch, out_height, out_width, outputs]
     }
 }
 
