@@ -218,6 +218,26 @@ impl ConvNorm {
         Ok(())
     }
 
+    /// The layer's result without a residual, in the buffer that held the
+    /// convolution's.
+    pub(super) fn finish_in_place(&self, saved: Saved) -> Buffer {
+        let Saved { mut z, affine, .. } = saved;
+        let maps = [&affine.scale[..], &affine.shift];
+        // A copy of some rows stays in the first cache.
+        let rows = (2048 / self.outputs).max(1) * self.outputs;
+        z.par_chunks_mut(chunk(self.outputs)).for_each_init(
+            || vec![0.0; rows],
+            |copy, y| {
+                for y in y.chunks_mut(rows) {
+                    let copy = &mut copy[..y.len()];
+                    copy.copy_from_slice(y);
+                    simd::scale_shift_curve(copy, maps, None, self.curve, y);
+                }
+            },
+        );
+        z
+    }
+
     /// The way back through the curve: from the gradient of the result.
     pub(super) fn undo_curve(
         &self,

@@ -116,15 +116,7 @@ impl FusedLayers {
         Ok(result)
     }
 
-    /// What is added, where a layer makes it.
-    fn added(&self, shortcut: Option<&Saved>) -> candle_core::Result<Option<Buffer>> {
-        match (&self.adds, shortcut) {
-            (Adds::Layer(layer), Some(saved)) => self.result(layer, saved).map(Some),
-            _ => Ok(None),
-        }
-    }
-
-    /// What is added, of all that it can be.
+    /// What is added: `made` where a layer makes it.
     fn residual<'a>(
         &self,
         x: &'a [f32],
@@ -146,26 +138,35 @@ impl FusedLayers {
         second: &[f32],
     ) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
         let means = self.means();
-        let shortcut = match &self.adds {
-            Adds::Layer(layer) => Some(layer.begin(&means, x, shape)?),
-            _ => None,
+        // A layer's result, its shape, and what the way back needs.
+        let run = |layer: &ConvNorm, x: &[f32], shape: &[usize]| {
+            let saved = layer.begin(&means, x, shape)?;
+            let shape = saved.shape();
+            Ok::<_, candle_core::Error>(if self.training {
+                (self.result(layer, &saved)?, shape, Some(saved))
+            } else {
+                (layer.finish_in_place(saved), shape, None)
+            })
+        };
+        let (made, shortcut) = match &self.adds {
+            Adds::Layer(layer) => {
+                let (made, _, saved) = run(layer, x, shape)?;
+                (Some(made), saved)
+            }
+            _ => (None, None),
         };
         let mut shape = shape.to_vec();
         let mut inner = Vec::with_capacity(self.inner.len());
         let mut input: Option<Buffer> = None;
         for layer in &self.inner {
-            let saved = layer.begin(&means, input.as_deref().unwrap_or(x), &shape)?;
-            input = Some(self.result(layer, &saved)?);
-            shape = saved.shape();
-            if self.training {
-                inner.push(saved);
-            }
+            let (result, result_shape, saved) = run(layer, input.as_deref().unwrap_or(x), &shape)?;
+            (input, shape) = (Some(result), result_shape);
+            inner.extend(saved);
         }
         let last = self
             .last
             .begin(&means, input.as_deref().unwrap_or(x), &shape)?;
         drop(input);
-        let made = self.added(shortcut.as_ref())?;
         let residual = self.residual(x, made.as_deref(), second);
         let mut y = vec![0.0; last.len()];
         self.last.finish(&last, residual, &mut y)?;
@@ -198,7 +199,10 @@ impl FusedLayers {
             candle_core::bail!("layers go back once for each time they went forward")
         };
         let means = self.means();
-        let made = self.added(saved.shortcut.as_ref())?;
+        let made = match (&self.adds, &saved.shortcut) {
+            (Adds::Layer(layer), Some(saved)) => Some(self.result(layer, saved)?),
+            _ => None,
+        };
         let residual = self.residual(x, made.as_deref(), second);
         let mut before = self.last.undo_curve(&means, &saved.last, residual, g);
         drop(made);
