@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{conv::chunk, floats};
 use crate::{
-    Result, kernels,
+    Result,
     kernels::simd,
     params::{Param, Params},
 };
@@ -64,20 +64,8 @@ impl BatchNorm {
                 "batch normalisation needs more than one value of each channel in training"
             )
         }
-        let mut mean = vec![0.0; width];
-        kernels::add_column_sums(z, &mut mean);
-        mean.iter_mut().for_each(|m| *m /= rows as f32);
-        let partial: Vec<Vec<f32>> = z
-            .par_chunks(chunk(width))
-            .map(|z| {
-                let mut sum = vec![0.0; width];
-                simd::add_squared_differences(z, &mean, &mut sum);
-                sum
-            })
-            .collect();
-        let mut var = vec![0.0; width];
-        partial.iter().for_each(|p| simd::add_assign(&mut var, p));
-        var.iter_mut().for_each(|v| *v /= rows as f32);
+        let Moments { mean, squares, .. } = moments(z, width);
+        let var: Vec<f32> = squares.iter().map(|s| s / rows as f32).collect();
         let unbiased = rows as f32 / (rows - 1) as f32;
         let keep = |running: &Arc<Param>, new: &[f32], factor: f32| {
             running.update(|running| {
@@ -115,9 +103,72 @@ impl BatchNorm {
     }
 }
 
+/// What is known of the columns of some rows.
+struct Moments {
+    rows: f32,
+    mean: Vec<f32>,
+    /// The sums of squared differences from the mean.
+    squares: Vec<f32>,
+}
+
+/// The moments of `z` in one pass over memory: those of parts that stay in the
+/// cache, put together in their order ([Chan et al.
+/// 1983](https://doi.org/10.1080/00031305.1983.10483115)).
+fn moments(z: &[f32], width: usize) -> Moments {
+    let parts: Vec<Moments> = z
+        .par_chunks(chunk(width))
+        .map(|z| {
+            let rows = (z.len() / width) as f32;
+            let mut mean = vec![0.0; width];
+            for row in z.chunks_exact(width) {
+                simd::add_assign(&mut mean, row);
+            }
+            mean.iter_mut().for_each(|m| *m /= rows);
+            let mut squares = vec![0.0; width];
+            simd::add_squared_differences(z, &mean, &mut squares);
+            Moments {
+                rows,
+                mean,
+                squares,
+            }
+        })
+        .collect();
+    let mut all = Moments {
+        rows: 0.0,
+        mean: vec![0.0; width],
+        squares: vec![0.0; width],
+    };
+    for part in parts {
+        let rows = all.rows + part.rows;
+        for c in 0..width {
+            let apart = part.mean[c] - all.mean[c];
+            all.mean[c] += apart * part.rows / rows;
+            all.squares[c] += part.squares[c] + apart * apart * all.rows * part.rows / rows;
+        }
+        all.rows = rows;
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_of_parts_are_those_of_the_whole() {
+        // Some parts of 64 rows each and an end, far from zero.
+        let width = 1024;
+        let z = crate::ops::testing::noise(1, 150 * width);
+        let z: Vec<f32> = z.iter().map(|z| 100.0 + z).collect();
+        let found = moments(&z, width);
+        for c in 0..width {
+            let column = || z[c..].iter().step_by(width).map(|z| f64::from(*z));
+            let mean = column().sum::<f64>() / 150.0;
+            let squares: f64 = column().map(|z| (z - mean) * (z - mean)).sum();
+            assert!((f64::from(found.mean[c]) - mean).abs() < 1e-4);
+            assert!((f64::from(found.squares[c]) / squares - 1.0).abs() < 1e-4);
+        }
+    }
     use crate::ops::testing::params;
 
     #[test]
