@@ -223,12 +223,12 @@ impl ConvNorm {
     pub(super) fn finish_in_place(&self, saved: Saved) -> Buffer {
         let Saved { mut z, affine, .. } = saved;
         let maps = [&affine.scale[..], &affine.shift];
-        // A copy of some rows stays in the first cache.
-        let rows = (2048 / self.outputs).max(1) * self.outputs;
+        // A copy of a few rows stays in the first cache.
+        let part = (2048 / self.outputs).max(1) * self.outputs;
         z.par_chunks_mut(chunk(self.outputs)).for_each_init(
-            || vec![0.0; rows],
+            || vec![0.0; part],
             |copy, y| {
-                for y in y.chunks_mut(rows) {
+                for y in y.chunks_mut(part) {
                     let copy = &mut copy[..y.len()];
                     copy.copy_from_slice(y);
                     simd::scale_shift_curve(copy, maps, None, self.curve, y);

@@ -34,8 +34,8 @@ pub(super) fn is_available() -> bool {
 /// alone.
 ///
 /// # Panics
-/// Where the shapes do not fit each other, or there is no
-/// [`is_available`] instruction.
+/// Where the shapes do not fit each other, or the CPU has no instructions for
+/// it.
 pub(super) fn matmul(
     out: MatMut<'_>,
     a: Mat<'_>,
