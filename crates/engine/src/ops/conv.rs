@@ -176,8 +176,8 @@ pub(super) struct BeforeCurve {
 }
 
 impl ConvNorm {
-    /// Convolution and moments for an input of this shape; what they give is
-    /// made by [`ConvNorm::finish`].
+    /// Convolves an input of this shape and takes the moments;
+    /// [`ConvNorm::finish`] makes the layer's result of both.
     pub(super) fn begin(
         &self,
         means: &Means<'_>,

@@ -254,6 +254,38 @@ mod tests {
     }
 
     #[test]
+    fn packs_pairs_of_every_line_and_zeros_behind_the_last() {
+        // Seven lines of five elements, of which the last line and the first
+        // element are left out; packed by four.
+        let (count, depth, inner) = (6, 5, 1..4);
+        let element = |line: usize, i: usize| (10 * line + i) as f32;
+        let rows: Vec<f32> = (0..7 * depth)
+            .map(|at| element(at / depth, at % depth))
+            .collect();
+        let cols: Vec<f32> = (0..7 * depth).map(|at| element(at % 7, at / 7)).collect();
+        for (data, line_stride, inner_stride) in [(&rows, depth, 1), (&cols, 1, 7)] {
+            let lines = Lines {
+                data,
+                count,
+                line_stride,
+                inner_stride,
+            };
+            for first in [0, 4] {
+                let mut packed = [u32::MAX; 2 * 4];
+                lines.pack::<4>(first, inner.clone(), &mut packed);
+                for (at, word) in packed.into_iter().enumerate() {
+                    let (line, i) = (first + at % 4, inner.start + at / 4 * 2);
+                    let part = |i: usize| match line < count && i < inner.end {
+                        true => u32::from(bf16::from_f32(element(line, i)).to_bits()),
+                        false => 0,
+                    };
+                    assert_eq!(word, part(i) | part(i + 1) << 16, "line {line}, {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn equals_the_definition_in_every_layout() {
         if !is_available() {
             return;
