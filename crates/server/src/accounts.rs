@@ -1,14 +1,19 @@
 //! Passwords, and codes that sign in once.
 
+use std::sync::Arc;
+
 use argon2::{
     Argon2,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
 
+use tokio::sync::Semaphore;
+
 use crate::{
     app::App,
     database::now_ms,
     error::{ApiError, Result},
+    secret,
 };
 
 /// The fewest characters of a password.
@@ -17,6 +22,55 @@ pub(crate) const MIN_PASSWORD: usize = 8;
 const MAX_PASSWORD: usize = 1024;
 /// How long a code signs in, in milliseconds.
 const CODE_LIFE: i64 = 3600 * 1000;
+
+/// Passwords that are hashed at once. Each takes a core and 19 MiB for some
+/// hundredths of a second.
+const AT_ONCE: usize = 2;
+/// Passwords that may wait for their turn.
+const MAX_WAITING: usize = 32;
+
+/// Hashes passwords, a few at a time, so that many sign-ins take neither the
+/// memory nor the threads that the rest of the server needs.
+pub(crate) struct Hashing {
+    turns: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+impl Default for Hashing {
+    fn default() -> Self {
+        Self {
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+            places: Arc::new(Semaphore::new(AT_ONCE + MAX_WAITING)),
+        }
+    }
+}
+
+impl Hashing {
+    /// Runs `hash` in a thread that may block, when it is its turn.
+    ///
+    /// # Errors
+    /// 429 if too many wait already.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        hash: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let place = Arc::clone(&self.places).try_acquire_owned();
+        let place = place.map_err(|_| {
+            ApiError::too_many(
+                "too many passwords are being checked: try again in a second",
+                1,
+            )
+        })?;
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let done = tokio::task::spawn_blocking(move || {
+            let result = hash();
+            // Held here: a client that has gone does not stop the thread.
+            drop((turn, place));
+            result
+        });
+        done.await.map_err(|e| ApiError::internal(&e))
+    }
+}
 
 /// What is stored of a password: argon2id with the parameters of OWASP's advice,
 /// which are the library's defaults. Takes a while, and blocks.
@@ -40,8 +94,8 @@ fn is_right(password: &str, hash: &str) -> bool {
     })
 }
 
-/// The id of the user with this name and password. Who has no password can't
-/// sign in with one; that takes as long as a wrong one.
+/// Returns the id of the user with this name and password. Users without a
+/// password are rejected, in the same time as a wrong password takes.
 pub(crate) async fn check_password(
     app: &App,
     name: String,
@@ -56,8 +110,7 @@ pub(crate) async fn check_password(
         // Of a password that nobody has.
         _ => (None, DUMMY.to_owned()),
     };
-    let check = tokio::task::spawn_blocking(move || is_right(&password, &hash));
-    let right = check.await.map_err(|e| ApiError::internal(&e))?;
+    let right = app.hashing.run(move || is_right(&password, &hash)).await?;
     Ok(id.filter(|_| right))
 }
 
@@ -74,6 +127,21 @@ pub(crate) async fn sign_in_code(app: &App, name: &str) -> rusqlite::Result<Opti
     let text = format!("{id}-{}", now_ms().saturating_add(CODE_LIFE));
     let signature = app.signer.sign(&purpose(app), &text);
     Ok(Some(format!("{text}-{signature}")))
+}
+
+/// The cookie value that shows a device of a user's again: an id, and our
+/// signature of the two.
+pub(crate) fn device_cookie(app: &App, user: &str) -> String {
+    let id = secret::new_id();
+    let signature = app.signer.sign("device", &format!("{id} {user}"));
+    format!("{id}-{signature}")
+}
+
+/// The id of a device that this user has signed in with before.
+pub(crate) fn known_device<'a>(app: &App, user: &str, cookie: &'a str) -> Option<&'a str> {
+    let (id, signature) = cookie.split_once('-')?;
+    let text = format!("{id} {user}");
+    app.signer.verify("device", &text, signature).then_some(id)
 }
 
 /// A code is good only at the server that made it, until that ends: which ones
@@ -95,6 +163,42 @@ pub(crate) fn redeem_code(app: &App, code: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn passwords_are_hashed_a_few_at_a_time_and_too_many_are_refused() {
+        let hashing = Arc::new(Hashing::default());
+        let (started, mut running) = tokio::sync::mpsc::unbounded_channel();
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let wait = Arc::new(std::sync::Mutex::new(wait));
+        let mut tasks = Vec::new();
+        for _ in 0..AT_ONCE + MAX_WAITING {
+            let (hashing, started, wait) =
+                (Arc::clone(&hashing), started.clone(), Arc::clone(&wait));
+            tasks.push(tokio::spawn(async move {
+                let hash = move || {
+                    started.send(()).unwrap();
+                    wait.lock().unwrap().recv().unwrap();
+                };
+                hashing.run(hash).await.unwrap();
+            }));
+        }
+        for _ in 0..AT_ONCE {
+            running.recv().await.unwrap();
+        }
+        // All of them have a place now; those behind the first wait.
+        while hashing.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert!(running.try_recv().is_err());
+        assert!(hashing.run(|| ()).await.is_err());
+        for _ in 0..AT_ONCE + MAX_WAITING {
+            go_on.send(()).unwrap();
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        hashing.run(|| ()).await.unwrap();
+    }
 
     #[test]
     fn passwords_are_hashed_and_known_again() {

@@ -13,7 +13,9 @@ use finetuner_protocol::{Level, Status};
 use tokio::sync::{Notify, RwLock, watch};
 
 use crate::{
-    api::{LoginAttempts, Logins, Uploads},
+    accounts::Hashing,
+    api::{Logins, Uploads},
+    attempts::LoginAttempts,
     counters::Counters,
     database::{Database, End, NewArtifact, RunRow, Which},
     error::Result,
@@ -39,6 +41,7 @@ pub(crate) struct App {
     pub(crate) uploads: Uploads,
     pub(crate) logins: Logins,
     pub(crate) attempts: LoginAttempts,
+    pub(crate) hashing: Hashing,
     pub(crate) counters: Counters,
     pub(crate) spent_codes: SpentCodes,
     /// Tokens that were used since this was last written down.
@@ -67,6 +70,7 @@ impl App {
             uploads: Uploads::default(),
             logins: Logins::default(),
             attempts: LoginAttempts::default(),
+            hashing: Hashing::default(),
             counters: Counters::default(),
             spent_codes: SpentCodes::default(),
             used_tokens: Mutex::default(),

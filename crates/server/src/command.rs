@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, IsTerminal},
+    net::IpAddr,
     path::PathBuf,
     process::ExitCode,
     sync::Arc,
@@ -9,6 +10,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -182,6 +184,19 @@ struct Serve {
     /// The most MiB that a run's files may take.
     #[arg(long)]
     max_run_disk: Option<u64>,
+    /// The most runs of one user that wait or train at a time.
+    #[arg(long, env = "FINETUNER_MAX_OPEN_RUNS", value_parser = clap::value_parser!(u64).range(1..))]
+    max_open_runs: Option<u64>,
+    /// The most uploads of one user that are in progress at a time.
+    #[arg(long, env = "FINETUNER_MAX_UPLOADS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    max_uploads: u16,
+    /// The most MiB of data, models and checkpoints that one user may store.
+    #[arg(long, env = "FINETUNER_MAX_STORED")]
+    max_stored: Option<u64>,
+    /// Addresses or networks of proxies whose `Forwarded` and `X-Forwarded-For`
+    /// headers are believed, such as 127.0.0.1,10.0.0.0/8.
+    #[arg(long, env = "FINETUNER_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network)]
+    trusted_proxies: Vec<IpNet>,
     /// Seconds that runs have to pause when the server is told to stop.
     #[arg(long, default_value_t = 30.0, value_parser = seconds)]
     grace: f64,
@@ -196,6 +211,14 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+/// An address, or a network such as `10.0.0.0/8`.
+fn network(text: &str) -> Result<IpNet, String> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address
+        .or_else(|_| text.parse::<IpNet>())
+        .map_err(|_| "give an address such as 10.0.0.1, or a network such as 10.0.0.0/8".to_owned())
+}
+
 impl Serve {
     fn settings(&self) -> Settings {
         Settings {
@@ -208,6 +231,10 @@ impl Serve {
             max_run_time: self.max_run_time.map(Duration::from_secs_f64),
             max_run_memory: self.max_run_memory.map(|mib| mib << 20),
             max_run_disk: self.max_run_disk.map(|mib| mib << 20),
+            max_open_runs: self.max_open_runs,
+            max_uploads: self.max_uploads.into(),
+            max_stored: self.max_stored.map(|mib| mib.saturating_mul(1 << 20)),
+            trusted_proxies: self.trusted_proxies.clone(),
             grace: Duration::from_secs_f64(self.grace),
         }
     }

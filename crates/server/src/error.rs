@@ -102,6 +102,11 @@ impl ApiError {
         &self.message
     }
 
+    /// After how many seconds it may be tried again.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        self.retry_after
+    }
+
     /// Understood, but impossible.
     pub(crate) fn unprocessable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)

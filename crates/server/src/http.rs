@@ -20,10 +20,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-use crate::{
-    api::{Peer, Secure},
-    error::StartError,
-};
+use crate::{api::Secure, error::StartError, pace::Paced, peer::Peer};
 
 /// Connections at a time. More wait.
 const MAX_CONNECTIONS: usize = 8192;
@@ -90,6 +87,7 @@ pub(crate) async fn serve(
             }
         };
         let _ = stream.set_nodelay(true);
+        let stream = Paced::new(stream);
         let (tls, router, watcher) = (tls.clone(), router.clone(), graceful.watcher());
         tokio::spawn(async move {
             let peer = Peer(Some(address.ip()));

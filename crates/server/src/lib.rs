@@ -7,6 +7,7 @@
 //! | module | what it is for |
 //! | --- | --- |
 //! | `server`, `http`, `settings` | starting and stopping, connections |
+//! | `peer`, `pace` | where a request comes from, clients that are too slow |
 //! | `api` | the routes, one file a group |
 //! | `console` | the pages for people |
 //! | `submission` | whether a new run's data is there and fits |
@@ -14,13 +15,14 @@
 //! | `pictures` | pictures that data names by their address |
 //! | `database`, `store` | what is kept: rows in SQLite, bytes in a folder or in S3 |
 //! | `documents` | a look into what is stored |
-//! | `accounts`, `secret`, `ticket` | passwords, tokens, keys of downloads |
+//! | `accounts`, `attempts`, `secret`, `ticket` | passwords, wrong passwords, tokens, keys of downloads |
 //! | `upkeep` | checks, copies, cleaning |
 //! | `app`, `counters` | what all of them share |
 
 mod accounts;
 mod api;
 mod app;
+mod attempts;
 pub mod command;
 mod console;
 mod counters;
@@ -29,6 +31,8 @@ mod documents;
 mod error;
 mod http;
 pub mod launcher;
+mod pace;
+mod peer;
 mod pictures;
 mod queue;
 mod secret;
@@ -41,6 +45,7 @@ mod upkeep;
 mod worker;
 
 pub use error::StartError;
+pub use ipnet::IpNet;
 pub use server::{DEFAULT_ADDRESS, RunningServer, Server, create_token};
 pub use settings::Settings;
 pub use upkeep::{Report, backup, check};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 /// How a server carries out runs, and what it allows them.
 ///
 /// ```
@@ -41,6 +43,17 @@ pub struct Settings {
     /// The bytes that a worker's temporary files may take; without limit by
     /// default.
     pub max_run_disk: Option<u64>,
+    /// Runs of one user that may wait or train at a time; without limit by
+    /// default.
+    pub max_open_runs: Option<u64>,
+    /// Uploads of one user that may be in progress at a time; 16 by default.
+    pub max_uploads: usize,
+    /// The bytes that one user's data, models and checkpoints may take; without
+    /// limit by default.
+    pub max_stored: Option<u64>,
+    /// The networks of the proxies in front of the server. Only their
+    /// `Forwarded` and `X-Forwarded-For` headers are believed; none by default.
+    pub trusted_proxies: Vec<IpNet>,
     /// How long stopping may wait for workers to pause; 30 seconds by default.
     pub grace: Duration,
 }
@@ -57,6 +70,10 @@ impl Default for Settings {
             max_run_time: None,
             max_run_memory: None,
             max_run_disk: None,
+            max_open_runs: None,
+            max_uploads: 16,
+            max_stored: None,
+            trusted_proxies: Vec::new(),
             grace: Duration::from_secs(30),
         }
     }

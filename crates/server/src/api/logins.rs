@@ -26,11 +26,13 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use url::Url;
 
-use super::{Peer, address, identity::success};
+use super::{address, identity::success};
 use crate::{
     app::App,
+    attempts::network,
     database::{NewToken, Scope},
     error::{ApiError, Result},
+    peer::Peer,
     secret,
 };
 
@@ -39,7 +41,9 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// How long the code of one who agreed can be exchanged.
 const CODE_LIFE: Duration = Duration::from_secs(300);
 /// Logins that may wait at once.
-const MAX_WAITING: usize = 256;
+const MAX_WAITING: usize = 4096;
+/// Logins of one network that may wait at once.
+const MAX_OF_NETWORK: usize = 64;
 /// How often a stream that waits sends something.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long the token of a login is good.
@@ -103,11 +107,24 @@ impl Logins {
     fn begin(&self, program: Program) -> Result<String> {
         self.forget();
         let mut all = self.all();
-        if all.len() >= MAX_WAITING {
-            return Err(ApiError::too_many(
-                format!("{MAX_WAITING} logins wait for their users: try again later"),
-                60,
-            ));
+        let from = program.address.map(network);
+        let open = |login: &&Waiting| {
+            login.since.elapsed() < PATIENCE && matches!(login.answer, Answer::Open)
+        };
+        let of_network = all
+            .values()
+            .filter(open)
+            .filter(|login| login.program.address.map(network) == from);
+        let full = match of_network.count() >= MAX_OF_NETWORK {
+            true => Some(format!(
+                "{MAX_OF_NETWORK} logins from this network wait for their users"
+            )),
+            false => (all.len() >= MAX_WAITING)
+                .then(|| format!("{MAX_WAITING} logins wait for their users")),
+        };
+        if let Some(full) = full {
+            let message = format!("{full}: finish one of them, or try again in a minute");
+            return Err(ApiError::too_many(message, 60));
         }
         let id = secret::new_id();
         all.insert(
@@ -326,54 +343,6 @@ async fn grant(app: &App, GivenCode { code, state }: GivenCode) -> Result<Json<V
     })))
 }
 
-/// Passwords that were wrong, by who was meant and from where.
-#[derive(Default)]
-pub(crate) struct LoginAttempts(Mutex<HashMap<String, (u32, Instant)>>);
-
-impl LoginAttempts {
-    /// Wrong ones that are allowed in a row.
-    const ALLOWED: u32 = 8;
-    /// How long nobody may try after that.
-    const PAUSE: Duration = Duration::from_secs(300);
-
-    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<String, (u32, Instant)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether another may be tried.
-    pub(crate) fn check(&self, keys: &[String]) -> Result<()> {
-        let mut all = self.all();
-        all.retain(|_, (_, last)| last.elapsed() < Self::PAUSE);
-        let blocked = |key: &String| all.get(key).filter(|(count, _)| *count >= Self::ALLOWED);
-        if let Some((_, last)) = keys.iter().find_map(blocked) {
-            let left = Self::PAUSE.saturating_sub(last.elapsed()).as_secs().max(1);
-            return Err(ApiError::too_many(
-                format!("too many wrong passwords: try again in {left} seconds"),
-                left,
-            ));
-        }
-        Ok(())
-    }
-
-    /// One was wrong.
-    pub(crate) fn wrong(&self, keys: &[String]) {
-        let mut all = self.all();
-        for key in keys {
-            let (count, last) = all.entry(key.clone()).or_insert((0, Instant::now()));
-            *count += 1;
-            *last = Instant::now();
-        }
-    }
-
-    /// The right one was given.
-    pub(crate) fn right(&self, keys: &[String]) {
-        let mut all = self.all();
-        for key in keys {
-            all.remove(key);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,13 +375,35 @@ mod tests {
         assert!(logins.answer(&id, Some("ada".to_owned())).is_none());
     }
 
-    #[test]
-    fn so_many_wait_and_no_more() {
-        let logins = Logins::default();
-        for _ in 0..MAX_WAITING {
-            logins.begin(asking()).unwrap();
+    fn asking_from(address: &str) -> Program {
+        Program {
+            address: Some(address.parse().unwrap()),
+            ..asking()
         }
-        assert!(logins.begin(asking()).is_err());
+    }
+
+    #[test]
+    fn one_network_can_not_take_all_the_places_of_waiting_logins() {
+        let logins = Logins::default();
+        let ids: Vec<String> = (0..MAX_OF_NETWORK)
+            .map(|_| logins.begin(asking_from("192.0.2.1")).unwrap())
+            .collect();
+        let error = logins.begin(asking_from("192.0.2.1")).unwrap_err();
+        assert!(error.message().contains("from this network"));
+        logins.begin(asking_from("192.0.2.2")).unwrap();
+        // An answered one waits no longer.
+        logins.answer(&ids[0], None);
+        logins.begin(asking_from("192.0.2.1")).unwrap();
+    }
+
+    #[test]
+    fn so_many_logins_wait_and_no_more() {
+        let logins = Logins::default();
+        for n in 0..MAX_WAITING {
+            let address = format!("10.0.{}.{}", n / 256, n % 256);
+            logins.begin(asking_from(&address)).unwrap();
+        }
+        assert!(logins.begin(asking_from("192.0.2.1")).is_err());
     }
 
     #[test]
@@ -432,22 +423,5 @@ mod tests {
                 "{address}"
             );
         }
-    }
-
-    #[test]
-    fn wrong_passwords_are_counted() {
-        let attempts = LoginAttempts::default();
-        let keys = ["ada".to_owned(), "10.0.0.1".to_owned()];
-        for _ in 0..LoginAttempts::ALLOWED {
-            attempts.check(&keys).unwrap();
-            attempts.wrong(&keys);
-        }
-        assert!(attempts.check(&keys).is_err());
-        assert!(
-            attempts.check(&keys[1..]).is_err(),
-            "from there, for anybody"
-        );
-        attempts.right(&keys);
-        assert!(attempts.check(&keys).is_ok());
     }
 }

@@ -16,8 +16,6 @@ mod uploads;
 mod worker;
 
 use std::{
-    convert::Infallible,
-    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -25,16 +23,16 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::{DefaultBodyLimit, FromRequestParts, MatchedPath, State},
-    http::{HeaderMap, HeaderValue, Request, Uri, header, request::Parts},
+    extract::{DefaultBodyLimit, MatchedPath, State},
+    http::{HeaderMap, HeaderValue, Request, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Redirect, Response},
     routing::{MethodRouter, get, post, put},
 };
-use tower_http::{catch_panic::CatchPanicLayer, timeout::RequestBodyTimeoutLayer};
+use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) use auth::by_token;
-pub(crate) use logins::{LoginAttempts, Logins};
+pub(crate) use logins::Logins;
 pub(crate) use logs::{follow, text as log_text};
 pub(crate) use runs::{examples_of, find as find_run, status_of};
 pub(crate) use uploads::Uploads;
@@ -43,14 +41,13 @@ use crate::{
     app::App,
     console,
     error::{ApiError, Result},
+    pace,
+    peer::Peer,
     secret,
 };
 
 /// The most bytes of a request that is not an upload.
 const MAX_BODY_BYTES: usize = 4 << 20;
-
-/// How long the body of a request may stand still.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often a log stream without lines sends something.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -174,7 +171,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(console::router(&app))
         .fallback(async || ApiError::not_found("there is nothing at this address"))
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
-        .layer(RequestBodyTimeoutLayer::new(BODY_TIMEOUT))
+        .layer(middleware::map_request(pace::paced))
         .layer(CatchPanicLayer::custom(
             |_: Box<dyn std::any::Any + Send>| {
                 ApiError::internal(&"a request panicked; this is a bug").into_response()
@@ -215,18 +212,6 @@ async fn counters(State(app): State<Arc<App>>) -> Result<Response> {
     let text = app.counters.text(app.database.count_runs().await?);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
-}
-
-/// Where a request comes from; none where that is not known.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) Option<IpAddr>);
-
-impl<S: Sync> FromRequestParts<S> for Peer {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(parts.extensions.get().copied().unwrap_or(Self(None)))
-    }
 }
 
 /// Whether a request came over TLS; said by the connection.
@@ -279,6 +264,10 @@ async fn observed(State(app): State<Arc<App>>, mut request: Request<Body>, next:
         request.headers_mut().insert(SCHEME, https);
     }
     with_host(&mut request);
+    if let Some(&peer) = request.extensions().get::<Peer>() {
+        let client = peer.behind(request.headers(), &app.settings.trusted_proxies);
+        request.extensions_mut().insert(client);
+    }
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
     let begun = Instant::now();

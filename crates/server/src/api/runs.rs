@@ -23,7 +23,8 @@ use super::{
 use crate::{
     app::App,
     database::{
-        CheckpointRow, ExperimentRow, NewRunRow, RunFilter, RunRow, StoredEvent, is_duplicate,
+        CheckpointRow, Created, ExperimentRow, NewRunRow, RunFilter, RunRow, StoredEvent, UserRow,
+        is_duplicate,
     },
     error::{ApiError, Result},
     secret, submission,
@@ -64,6 +65,7 @@ pub(crate) async fn create(
     if let Some(run) = existing {
         return same_request(run, &experiment, idempotency_key.as_deref());
     }
+    check_quota(&app, &user).await?;
     let checked = submission::check(&app, &user.id, &config).await?;
 
     let row = NewRunRow {
@@ -91,17 +93,40 @@ async fn submit(
     row: NewRunRow,
 ) -> Result<(StatusCode, Json<Value>)> {
     let (name, key) = (row.name.clone(), row.idempotency_key.clone());
-    let created = app.database.create_run(row).await;
+    let most = app.settings.max_open_runs;
+    let created = app.database.create_run(row, most).await;
+    if let Ok(Created::TooManyOpen(open)) = created {
+        return Err(too_many_open(open, most.unwrap_or(open)));
+    }
     let run = app.database.run(experiment.id, name).await?;
     let run = run.ok_or_else(|| ApiError::internal(&"a new run is not there"))?;
     match created {
-        Ok(()) => {
+        Ok(_) => {
             app.submitted.notify_one();
             Ok((StatusCode::CREATED, Json(info(run))))
         }
         Err(error) if is_duplicate(&error) => same_request(run, experiment, key.as_deref()),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Refuses a run of a user who has too many already, before its data is checked.
+async fn check_quota(app: &App, user: &UserRow) -> Result<()> {
+    let Some(most) = app.settings.max_open_runs else {
+        return Ok(());
+    };
+    let open = app.database.usage(user.id.clone()).await?.open_runs;
+    match open < most {
+        true => Ok(()),
+        false => Err(too_many_open(open, most)),
+    }
+}
+
+fn too_many_open(open: u64, most: u64) -> ApiError {
+    ApiError::forbidden(format!(
+        "open runs: you have {open} that wait or train, and the limit is {most}: wait for one \
+         to end, cancel or delete one, or ask the operator for a higher `--max-open-runs`"
+    ))
 }
 
 /// Answers for a name that is taken: a repeated request gets its run, any
@@ -309,6 +334,7 @@ pub(crate) async fn go_on(
     }
     let config: RunConfig =
         serde_json::from_value(sent.clone()).map_err(|e| ApiError::unprocessable(e.to_string()))?;
+    check_quota(&app, &user).await?;
     let checked = submission::check(&app, &user.id, &config).await?;
     let row = NewRunRow {
         experiment_id: experiment.id,

@@ -4,7 +4,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -32,8 +32,6 @@ use crate::{
 pub(super) const PART_BYTES: usize = 8 << 20;
 /// How long an upload may stand still.
 const LIFE: Duration = Duration::from_secs(3600);
-/// Uploads of one user at a time.
-const MAX_UPLOADS: usize = 16;
 
 /// Uploads in progress, by id.
 #[derive(Default)]
@@ -63,17 +61,30 @@ impl InProgress {
     }
 }
 
+fn count_open(all: &HashMap<String, Arc<InProgress>>, user_id: &str) -> usize {
+    let own = all.values().filter(|upload| upload.user_id == user_id);
+    own.filter(|upload| upload.is_open()).count()
+}
+
 impl Uploads {
-    fn begin(&self, user_id: &str, state: Stage) -> Result<String> {
+    /// A user's uploads that are in progress.
+    pub(crate) fn open(&self, user_id: &str) -> usize {
+        count_open(&self.all(), user_id)
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Arc<InProgress>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, user_id: &str, state: Stage, most: usize) -> Result<String> {
         self.forget();
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = all
-            .values()
-            .filter(|upload| upload.user_id == user_id && upload.is_open());
-        if open.count() >= MAX_UPLOADS {
+        let mut all = self.all();
+        let open = count_open(&all, user_id);
+        if open >= most {
             return Err(ApiError::too_many(
                 format!(
-                    "{MAX_UPLOADS} uploads are in progress already; finish one, or wait an hour"
+                    "uploads: you have {open} in progress, and the limit is {most}: finish one, \
+                     wait an hour, or ask the operator for a higher `--max-uploads`"
                 ),
                 LIFE.as_secs(),
             ));
@@ -90,7 +101,7 @@ impl Uploads {
 
     /// Forgets those that have stood still for too long.
     pub(crate) fn forget(&self) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all();
         all.retain(|_, upload| {
             let touched = upload.touched.lock();
             touched.unwrap_or_else(PoisonError::into_inner).elapsed() < LIFE
@@ -98,7 +109,7 @@ impl Uploads {
     }
 
     fn find(&self, user_id: &str, id: &str) -> Result<Arc<InProgress>> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all();
         let found = all.get(id).filter(|upload| upload.user_id == user_id);
         let found = found.ok_or_else(|| {
             ApiError::not_found(format!("there is no upload `{id}`, or it has run out"))
@@ -118,7 +129,9 @@ pub(crate) async fn begin(
         upload: Box::new(app.store.upload()),
         fields,
     };
-    let id = app.uploads.begin(&user.id, state)?;
+    let id = app
+        .uploads
+        .begin(&user.id, state, app.settings.max_uploads)?;
     Ok(success(json!({"uploadId": id, "partSize": PART_BYTES})))
 }
 
@@ -209,13 +222,14 @@ mod tests {
             upload: Box::new(store.upload()),
             fields: Fields::default(),
         };
-        for _ in 0..2 * MAX_UPLOADS {
-            uploads.begin("ada", Stage::Done(json!({}))).unwrap();
+        for _ in 0..8 {
+            uploads.begin("ada", Stage::Done(json!({})), 4).unwrap();
         }
-        for _ in 0..MAX_UPLOADS {
-            uploads.begin("ada", open()).unwrap();
+        for _ in 0..4 {
+            uploads.begin("ada", open(), 4).unwrap();
         }
-        assert!(uploads.begin("ada", open()).is_err());
-        assert!(uploads.begin("bob", open()).is_ok(), "each user's own");
+        assert_eq!(uploads.open("ada"), 4);
+        assert!(uploads.begin("ada", open(), 4).is_err());
+        assert!(uploads.begin("bob", open(), 4).is_ok(), "each user's own");
     }
 }

@@ -2,6 +2,7 @@
 //! everything is there without JavaScript; a little script of our own follows
 //! what is live. Nothing comes from another host.
 
+mod account;
 mod chart;
 mod compare;
 mod data;
@@ -53,6 +54,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .route("/console/data/{id}", get(data::page))
         .route("/console/data/{id}/picture", get(data::picture))
         .route("/console/data/{id}/download", get(data::download))
+        .route("/console/account", get(account::show))
         .route("/console/tokens", get(tokens::list).post(tokens::create))
         .route("/console/tokens/delete", post(tokens::delete))
         .route("/console/signin", get(sign_in::page).post(sign_in::sign_in))
@@ -132,8 +134,8 @@ impl FromRequestParts<Arc<App>> for Session {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Response> {
-        let signed_in = match cookie(&parts.headers) {
-            Some(token) => by_token(app, &token).await.ok().map(|user| Self { user }),
+        let signed_in = match cookie(&parts.headers, COOKIE) {
+            Some(token) => by_token(app, token).await.ok().map(|user| Self { user }),
             None => None,
         };
         signed_in.ok_or_else(|| {
@@ -166,13 +168,14 @@ impl Session {
     }
 }
 
-fn cookie(headers: &HeaderMap) -> Option<String> {
+/// The value of a request's cookie.
+fn cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
     let all = headers.get_all(header::COOKIE).into_iter();
     all.filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(';'))
         .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(name, _)| *name == COOKIE)
-        .map(|(_, value)| value.to_owned())
+        .find(|(name, _)| *name == wanted)
+        .map(|(_, value)| value)
 }
 
 /// What went wrong, as a page.
@@ -195,7 +198,12 @@ impl IntoResponse for Failure {
                 p { a href="/console/" { "To the experiments" } }
             }
         };
-        (status, document(title, &body)).into_response()
+        let mut answer = (status, document(title, &body)).into_response();
+        if let Some(seconds) = self.0.retry_after() {
+            let seconds = HeaderValue::from(seconds);
+            answer.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        answer
     }
 }
 
@@ -219,7 +227,7 @@ fn page(session: &Session, here: &str, title: &str, content: &Markup) -> Markup 
                 (part("Tokens", "/console/tokens"))
             }
             form method="post" action="/console/signout" {
-                span .who { a href="/console/password" { (session.user.name) } }
+                span .who { a href="/console/account" { (session.user.name) } }
                 button .quiet type="submit" { "Sign out" }
             }
         }

@@ -14,15 +14,21 @@ use serde::Deserialize;
 use super::{COOKIE, Failure, POLICY, Page, Session, api, cookie, document, page as shown};
 use crate::{
     accounts,
-    api::{Peer, by_token},
+    api::by_token,
     app::App,
+    attempts::Candidate,
     database::{NewToken, Scope},
     error::ApiError,
+    peer::Peer,
     secret,
 };
 
 /// How long a browser stays signed in.
 const SESSION_DAYS: u32 = 7;
+/// The cookie of a browser that somebody has signed in with before.
+const DEVICE_COOKIE: &str = "finetuner_device";
+/// How long a browser is known again.
+const DEVICE_DAYS: u32 = 365;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -93,13 +99,16 @@ pub(crate) async fn sign_in(
 ) -> Page<Response> {
     let next = local(&given.next);
     let name = given.name.trim().to_owned();
-    let mut keys = vec![format!("user {}", name.to_lowercase())];
-    keys.extend(peer.0.map(|address| format!("address {address}")));
-    app.attempts.check(&keys)?;
+    let device = cookie(&headers, DEVICE_COOKIE);
+    let attempt = app.attempts.begin(&Candidate {
+        user: &name,
+        address: peer.0,
+        device: device.and_then(|cookie| accounts::known_device(&app, &name, cookie)),
+    })?;
     let password = given.password.trim();
     if name.is_empty() {
         if let Ok(user) = by_token(&app, password).await {
-            app.attempts.right(&keys);
+            attempt.right();
             if user.scope == Scope::Read {
                 // The browser goes on with the token itself: no more is allowed.
                 return Ok(with_cookie(&headers, password, Redirect::to(next)));
@@ -107,12 +116,15 @@ pub(crate) async fn sign_in(
             return open(&app, &headers, user.id, next).await;
         }
     } else if let Some(user_id) =
-        accounts::check_password(&app, name, given.password.clone()).await?
+        accounts::check_password(&app, name.clone(), given.password.clone()).await?
     {
-        app.attempts.right(&keys);
-        return open(&app, &headers, user_id, next).await;
+        attempt.right();
+        let mut answer = open(&app, &headers, user_id, next).await?;
+        let device = accounts::device_cookie(&app, &name);
+        let age = DEVICE_DAYS * 86400;
+        add_cookie(&headers, &mut answer, DEVICE_COOKIE, &device, age);
+        return Ok(answer);
     }
-    app.attempts.wrong(&keys);
     Ok(form(
         &given.next,
         Some("The name, the password or the token is wrong."),
@@ -140,20 +152,24 @@ async fn open(app: &App, headers: &HeaderMap, user_id: String, next: &str) -> Pa
 }
 
 fn with_cookie(headers: &HeaderMap, token: &str, answer: impl IntoResponse) -> Response {
-    let is_secure = api::address(headers).is_ok_and(|address| address.starts_with("https"));
-    let secure = if is_secure { "; Secure" } else { "" };
-    let age = SESSION_DAYS * 86400;
-    let cookie = format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Lax; Max-Age={age}{secure}");
     let mut answer = answer.into_response();
-    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-        answer.headers_mut().insert(header::SET_COOKIE, cookie);
-    }
+    add_cookie(headers, &mut answer, COOKIE, token, SESSION_DAYS * 86400);
     answer
 }
 
+/// Sets a cookie for `age` seconds. `headers` are the request's.
+fn add_cookie(headers: &HeaderMap, answer: &mut Response, name: &str, value: &str, age: u32) {
+    let is_secure = api::address(headers).is_ok_and(|address| address.starts_with("https"));
+    let secure = if is_secure { "; Secure" } else { "" };
+    let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Lax; Max-Age={age}{secure}");
+    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
+        answer.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+}
+
 pub(crate) async fn sign_out(State(app): State<Arc<App>>, headers: HeaderMap) -> Page<Response> {
-    if let Some(token) = cookie(&headers) {
-        app.database.end_session(secret::hash(&token)).await?;
+    if let Some(token) = cookie(&headers, COOKIE) {
+        app.database.end_session(secret::hash(token)).await?;
     }
     let mut answer = Redirect::to("/console/signin").into_response();
     let gone = format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Lax; Max-Age=0");
@@ -196,10 +212,8 @@ pub(crate) async fn set_password(
     Form(NewPassword { password }): Form<NewPassword>,
 ) -> Page<Response> {
     session.may_write()?;
-    let hash = tokio::task::spawn_blocking(move || accounts::hash_password(&password))
-        .await
-        .map_err(|e| ApiError::internal(&e))?;
-    let hash = match hash {
+    let hash = app.hashing.run(move || accounts::hash_password(&password));
+    let hash = match hash.await? {
         Ok(hash) => hash,
         Err(reason) => return Ok(password_form(&session, Some((&reason, false))).into_response()),
     };

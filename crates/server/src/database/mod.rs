@@ -9,6 +9,7 @@ mod experiments;
 mod queue;
 mod runs;
 mod upkeep;
+mod usage;
 
 use std::{
     path::{Path, PathBuf},
@@ -26,7 +27,7 @@ pub(crate) use events::StoredEvent;
 pub(crate) use experiments::ExperimentRow;
 pub(crate) use finetuner_protocol::FoundDocuments as Found;
 pub(crate) use queue::{Claim, End, Launched};
-pub(crate) use runs::{NewRunRow, RunFilter, RunRow};
+pub(crate) use runs::{Created, NewRunRow, RunFilter, RunRow};
 
 /// One entry for each version of the schema. Entries are never changed, only
 /// added.

@@ -10,6 +10,7 @@ use super::{
     checkpoints::orphans,
     now_ms,
     queue::{begun_with, data_of},
+    usage::open_runs,
 };
 
 /// A run.
@@ -152,6 +153,14 @@ pub(crate) struct NewRunRow {
     pub(crate) data: String,
 }
 
+/// Whether a run was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Created {
+    Run,
+    /// The user has so many runs that wait or train.
+    TooManyOpen(u64),
+}
+
 const SELECT: &str = "SELECT runs.id, experiments.name, user_id, runs.name, runs.description,
     config, device, task, status, details, runs.created_at, artifact_id, runs.idempotency_key,
     attempts, worker_token IS NOT NULL, started_at, ended_at, epoch, epochs, step, steps,
@@ -200,10 +209,27 @@ fn find(
 }
 
 impl Database {
-    /// Stores a new run; fails where the experiment has one of that name.
-    pub(crate) async fn create_run(&self, new: NewRunRow) -> rusqlite::Result<()> {
+    /// Stores a new run, unless its user has `most` open ones. Fails if the
+    /// experiment has one of that name.
+    pub(crate) async fn create_run(
+        &self,
+        new: NewRunRow,
+        most: Option<u64>,
+    ) -> rusqlite::Result<Created> {
         self.write(move |db| {
-            db.execute(
+            let transaction = db.transaction()?;
+            if let Some(most) = most {
+                let user_id: String = transaction.query_row(
+                    "SELECT user_id FROM experiments WHERE id = ?1",
+                    [new.experiment_id],
+                    |row| row.get(0),
+                )?;
+                let open = open_runs(&transaction, &user_id)?;
+                if open >= most {
+                    return Ok(Created::TooManyOpen(open));
+                }
+            }
+            transaction.execute(
                 &format!(
                     "INSERT INTO runs (experiment_id, name, description, config, device, task,
                          status, details, created_at, artifact_id, idempotency_key,
@@ -225,8 +251,9 @@ impl Database {
                     new.first_checkpoint,
                     new.data
                 ],
-            )
-            .map(drop)
+            )?;
+            transaction.commit()?;
+            Ok(Created::Run)
         })
         .await
     }
@@ -386,20 +413,23 @@ pub(super) mod tests {
         let owner = db.write(|db| db.query_row("SELECT id FROM users", [], |row| row.get(0)));
         let created = db.create_experiment(owner.await.unwrap(), "e".into(), String::new(), None);
         let experiment = created.await.unwrap().id;
-        db.create_run(NewRunRow {
-            experiment_id: experiment,
-            name: name.into(),
-            description: String::new(),
-            config: "{}".into(),
-            device: "cpu".into(),
-            task: "training".into(),
-            details: "Run submitted".into(),
-            artifact_id: secret::new_id(),
-            idempotency_key: None,
-            keep_checkpoints: 0,
-            first_checkpoint: None,
-            data: "{}".into(),
-        })
+        db.create_run(
+            NewRunRow {
+                experiment_id: experiment,
+                name: name.into(),
+                description: String::new(),
+                config: "{}".into(),
+                device: "cpu".into(),
+                task: "training".into(),
+                details: "Run submitted".into(),
+                artifact_id: secret::new_id(),
+                idempotency_key: None,
+                keep_checkpoints: 0,
+                first_checkpoint: None,
+                data: "{}".into(),
+            },
+            None,
+        )
         .await
         .unwrap();
         db.run(experiment, name.into()).await.unwrap().unwrap().id
@@ -455,20 +485,23 @@ pub(super) mod tests {
         let experiment = 1;
         for name in ["b-1", "a-2"] {
             let row = db.run_by_id(first).await.unwrap().unwrap();
-            db.create_run(NewRunRow {
-                experiment_id: experiment,
-                name: name.into(),
-                description: row.description,
-                config: row.config,
-                device: row.device,
-                task: row.task,
-                details: row.noted,
-                artifact_id: secret::new_id(),
-                idempotency_key: None,
-                keep_checkpoints: 0,
-                first_checkpoint: None,
-                data: row.data,
-            })
+            db.create_run(
+                NewRunRow {
+                    experiment_id: experiment,
+                    name: name.into(),
+                    description: row.description,
+                    config: row.config,
+                    device: row.device,
+                    task: row.task,
+                    details: row.noted,
+                    artifact_id: secret::new_id(),
+                    idempotency_key: None,
+                    keep_checkpoints: 0,
+                    first_checkpoint: None,
+                    data: row.data,
+                },
+                None,
+            )
             .await
             .unwrap();
         }

@@ -3,6 +3,7 @@
 
 mod command;
 mod console;
+mod limits;
 mod logins;
 mod openapi;
 mod queue;

@@ -1,0 +1,281 @@
+//! Wrong passwords, counted so that guessing is slow and nobody is locked out
+//! by the guesses of others.
+//!
+//! An attempt counts as wrong from its start and is taken back once the password
+//! was right, so that guesses in parallel don't pass the check together. Attempts
+//! are counted for a user and a network, for a network, and for a user. The
+//! limits of a network and a user don't hold for devices that the user has
+//! signed in with before: they show a signed cookie and have a count of their
+//! own.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::error::{ApiError, Result};
+
+/// How long to wait after too many wrong passwords.
+const PAUSE: Duration = Duration::from_secs(300);
+/// Counts that are remembered at most.
+const MAX_COUNTS: usize = 65_536;
+
+/// Whose attempts are counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Group {
+    /// A device that the user has signed in with before.
+    Device(String),
+    /// One user from one network.
+    UserFrom(String, Option<IpAddr>),
+    /// Anybody from one network.
+    Network(Option<IpAddr>),
+    /// One user from anywhere.
+    User(String),
+}
+
+impl Group {
+    /// Wrong passwords after which there is a pause.
+    fn allowed(&self) -> u32 {
+        match self {
+            Self::Device(_) | Self::UserFrom(..) => 8,
+            Self::Network(_) | Self::User(_) => 100,
+        }
+    }
+
+    /// Whether a right password shows that the wrong ones before it were typing
+    /// errors. For a whole network it does not: a guesser may have an account.
+    fn is_forgiven(&self) -> bool {
+        matches!(self, Self::Device(_) | Self::UserFrom(..))
+    }
+}
+
+/// What is known about an attempt before its password is checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate<'a> {
+    /// The name that was given; empty for a token.
+    pub(crate) user: &'a str,
+    pub(crate) address: Option<IpAddr>,
+    /// The id of a device that this user has signed in with before.
+    pub(crate) device: Option<&'a str>,
+}
+
+impl Candidate<'_> {
+    fn groups(&self) -> Vec<Group> {
+        if let Some(device) = self.device {
+            return vec![Group::Device(device.to_owned())];
+        }
+        let place = self.address.map(network);
+        let of_network = Group::Network(place);
+        // Tokens are too long to be guessed for a user.
+        if self.user.is_empty() {
+            return vec![of_network];
+        }
+        let user = self.user.to_lowercase();
+        let from = Group::UserFrom(user.clone(), place);
+        vec![from, of_network, Group::User(user)]
+    }
+}
+
+/// The part of an address that one client can't choose: a client usually has 64
+/// bits of an IPv6 address to itself.
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
+        v4 => v4,
+    }
+}
+
+/// Wrong passwords of the last minutes.
+#[derive(Default)]
+pub(crate) struct LoginAttempts(Mutex<HashMap<Group, Count>>);
+
+struct Count {
+    wrong: u32,
+    last: Instant,
+}
+
+/// An attempt in progress. It stays counted as wrong if it is dropped.
+#[must_use]
+pub(crate) struct Attempt<'a> {
+    attempts: &'a LoginAttempts,
+    groups: Vec<Group>,
+}
+
+impl LoginAttempts {
+    fn counts(&self) -> MutexGuard<'_, HashMap<Group, Count>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts an attempt, or refuses it.
+    pub(crate) fn begin(&self, candidate: &Candidate<'_>) -> Result<Attempt<'_>> {
+        self.begin_at(candidate, Instant::now())
+    }
+
+    fn begin_at(&self, candidate: &Candidate<'_>, now: Instant) -> Result<Attempt<'_>> {
+        let groups = candidate.groups();
+        let mut counts = self.counts();
+        let age = |count: &Count| now.saturating_duration_since(count.last);
+        for group in &groups {
+            let count = counts.get(group).filter(|count| age(count) < PAUSE);
+            if let Some(count) = count.filter(|count| count.wrong >= group.allowed()) {
+                let left = (PAUSE - age(count)).as_secs().max(1);
+                let message = format!("too many wrong passwords: try again in {left} seconds");
+                return Err(ApiError::too_many(message, left));
+            }
+        }
+        if counts.len() + groups.len() > MAX_COUNTS {
+            counts.retain(|_, count| age(count) < PAUSE);
+        }
+        if counts.len() + groups.len() > MAX_COUNTS {
+            // The oldest go, whatever they counted: memory has a limit.
+            let mut times: Vec<Instant> = counts.values().map(|count| count.last).collect();
+            let (_, middle, _) = times.select_nth_unstable(MAX_COUNTS / 2);
+            let middle = *middle;
+            counts.retain(|_, count| count.last > middle);
+        }
+        for group in &groups {
+            let count = counts.entry(group.clone()).or_insert(Count {
+                wrong: 0,
+                last: now,
+            });
+            if age(count) >= PAUSE {
+                count.wrong = 0;
+            }
+            count.wrong += 1;
+            count.last = now;
+        }
+        drop(counts);
+        Ok(Attempt {
+            attempts: self,
+            groups,
+        })
+    }
+}
+
+impl Attempt<'_> {
+    /// The password was right.
+    pub(crate) fn right(self) {
+        let mut counts = self.attempts.counts();
+        for group in &self.groups {
+            let Some(count) = counts.get_mut(group) else {
+                continue;
+            };
+            count.wrong = match group.is_forgiven() {
+                true => 0,
+                false => count.wrong.saturating_sub(1),
+            };
+            if count.wrong == 0 {
+                counts.remove(group);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from<'a>(user: &'a str, address: &str) -> Candidate<'a> {
+        Candidate {
+            user,
+            address: Some(address.parse().unwrap()),
+            device: None,
+        }
+    }
+
+    /// Wrong passwords until one is refused.
+    fn guesses(attempts: &LoginAttempts, candidate: &Candidate<'_>, now: Instant) -> u32 {
+        let mut count = 0;
+        while attempts.begin_at(candidate, now).is_ok() {
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn an_attempt_counts_before_its_password_was_checked() {
+        let attempts = LoginAttempts::default();
+        let ada = from("ada", "192.0.2.1");
+        let open: Vec<_> = (0..8).map(|_| attempts.begin(&ada).unwrap()).collect();
+        assert!(attempts.begin(&ada).is_err(), "eight are being checked");
+        for attempt in open {
+            attempt.right();
+        }
+        assert!(attempts.0.lock().unwrap().is_empty(), "all were right");
+        for _ in 0..8 {
+            // Dropped: the client has gone before the password was checked.
+            drop(attempts.begin(&ada).unwrap());
+        }
+        assert!(attempts.begin(&ada).is_err());
+    }
+
+    #[test]
+    fn guesses_lock_out_nobody_else() {
+        let (attempts, now) = (LoginAttempts::default(), Instant::now());
+        assert_eq!(guesses(&attempts, &from("Ada", "192.0.2.1"), now), 8);
+        assert!(attempts.begin_at(&from("ada", "192.0.2.1"), now).is_err());
+        assert!(attempts.begin_at(&from("ada", "192.0.2.2"), now).is_ok());
+        assert!(attempts.begin_at(&from("bob", "192.0.2.1"), now).is_ok());
+        assert!(attempts.begin_at(&from("", "192.0.2.1"), now).is_ok());
+        let later = now + PAUSE;
+        assert!(attempts.begin_at(&from("ada", "192.0.2.1"), later).is_ok());
+    }
+
+    #[test]
+    fn many_addresses_guess_a_user_slowly_and_known_devices_still_sign_in() {
+        let (attempts, now) = (LoginAttempts::default(), Instant::now());
+        let addresses = (1..=20).map(|n| format!("192.0.2.{n}"));
+        let all: u32 = addresses
+            .map(|address| guesses(&attempts, &from("ada", &address), now))
+            .sum();
+        assert_eq!(all, 100);
+        assert!(
+            attempts
+                .begin_at(&from("ada", "198.51.100.1"), now)
+                .is_err()
+        );
+        let known = Candidate {
+            device: Some("laptop"),
+            ..from("ada", "192.0.2.1")
+        };
+        attempts.begin_at(&known, now).unwrap().right();
+        assert_eq!(guesses(&attempts, &known, now), 8);
+    }
+
+    #[test]
+    fn one_network_guesses_slowly_whoever_it_names() {
+        let (attempts, now) = (LoginAttempts::default(), Instant::now());
+        let all: u32 = (0..200)
+            .map(|n| {
+                let (user, address) = (format!("user{n}"), format!("2001:db8::{n:x}"));
+                let attempt = attempts.begin_at(&from(&user, &address), now);
+                u32::from(attempt.is_ok())
+            })
+            .sum();
+        assert_eq!(all, 100);
+        // Somebody who signs in between guesses does not reset the count.
+        let own = from("eve", "192.0.2.1");
+        for n in 0..100 {
+            let user = format!("user{n}");
+            drop(attempts.begin_at(&from(&user, "192.0.2.1"), now));
+            if let Ok(attempt) = attempts.begin_at(&own, now) {
+                attempt.right();
+            }
+        }
+        assert!(attempts.begin_at(&own, now).is_err());
+    }
+
+    #[test]
+    fn counts_have_a_limit() {
+        let (attempts, now) = (LoginAttempts::default(), Instant::now());
+        for n in 0..40_000_u32 {
+            let user = format!("user{n}");
+            let address = std::net::Ipv4Addr::from_bits(n).to_string();
+            let now = now + Duration::from_millis(n.into());
+            drop(attempts.begin_at(&from(&user, &address), now));
+        }
+        assert!(attempts.0.lock().unwrap().len() <= MAX_COUNTS);
+    }
+}
