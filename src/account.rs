@@ -107,7 +107,8 @@ impl Finetuner {
     }
 
     /// Ends the session, and forgets the token everywhere it is stored. A token
-    /// in `JINA_AUTH_TOKEN` stays there.
+    /// that the program was given, in code or in `JINA_AUTH_TOKEN`, stays where
+    /// it is, and no store is changed then.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -117,16 +118,20 @@ impl Finetuner {
     /// ```
     ///
     /// # Errors
-    /// Where the backend can't be reached, or a store can't be changed. The
-    /// stores are cleared even where the backend can't be reached.
+    /// Where the backend can't be reached, or a store can't be cleared; the
+    /// message names the store. Every store is tried, even where the backend
+    /// can't be reached.
     pub async fn logout(self) -> Result<()> {
         let call = Call::rpc("user.session.dismiss").repeatable();
         let dismissed = self.transport.done(call).await;
-        self.vault.clear().await?;
-        match dismissed {
+        let cleared = self.vault.clear().await;
+        match (dismissed, cleared) {
             // Logged out already, or a backend without sessions.
-            Err(error) if matches!(error.status(), Some(401 | 404)) => Ok(()),
-            done => done,
+            (Err(error), cleared) if matches!(error.status(), Some(401 | 404)) => cleared,
+            (Err(ended), Err(cleared)) => Err(Error::setup(format!(
+                "{cleared}; and the session could not be ended: {ended}"
+            ))),
+            (ended, cleared) => ended.and(cleared),
         }
     }
 

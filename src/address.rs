@@ -2,7 +2,7 @@
 
 use url::Url;
 
-use crate::{Error, Result};
+use crate::{Error, Result, environment::variable};
 
 /// The address of the Finetuner API.
 ///
@@ -39,7 +39,7 @@ impl Addresses {
         hubble: Option<String>,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self> {
-        let set = |name| environment(name).filter(|value| !value.is_empty());
+        let set = |name| variable(&environment, name);
         let (finetuner, hubble) = match (finetuner, hubble) {
             (None, None) => (set(REGISTRY_VARIABLE), set(HUBBLE_VARIABLE)),
             given => given,
@@ -76,6 +76,22 @@ impl Addresses {
     }
 }
 
+/// The addresses that the Python client uses where it is told no others; the
+/// second host of the API is that of older versions.
+const JINA_HUBBLE: &str = "https://api.hubble.jina.ai";
+const JINA_FINETUNER: [&str; 2] = [
+    "https://api.compute.finetuner.fit",
+    "https://api.finetuner.fit",
+];
+
+/// Whether calls go to Jina AI's servers alone.
+pub(crate) fn is_jina(addresses: &Addresses) -> bool {
+    let is_hubble = |url: &Url| url.origin().ascii_serialization() == JINA_HUBBLE;
+    let finetuner = addresses.finetuner.origin().ascii_serialization();
+    is_hubble(&addresses.hubble)
+        && (is_hubble(&addresses.finetuner) || JINA_FINETUNER.contains(&finetuner.as_str()))
+}
+
 /// Whether an address is one of this machine that no other can reach.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
@@ -93,7 +109,7 @@ fn parse(address: &str) -> Result<Url> {
             "the backend's address can't be used: {reason}; it looks like {DEFAULT_ADDRESS}"
         ))
     };
-    let url = Url::parse(address).map_err(|e| bad(&e.to_string()))?;
+    let url = Url::parse(address.trim()).map_err(|e| bad(&e.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
         return Err(bad("it does not begin with http:// or https://"));
     }

@@ -15,6 +15,7 @@ use crate::{
     account::User,
     address::Addresses,
     auth::{self, Link, TOKEN_VARIABLE, TokenOrigin, Vault},
+    environment::{process as environment, variable},
     transport::{HttpSettings, Timeouts, Transport},
 };
 
@@ -28,7 +29,8 @@ pub const PLAIN_HTTP_VARIABLE: &str = "FINETUNER_ALLOW_PLAIN_HTTP";
 /// Settings of a client. Everything that isn't set here comes from the
 /// environment, as for the Python client: the address from
 /// `JINA_FINETUNER_REGISTRY` and `JINA_HUBBLE_REGISTRY`, the token from
-/// `JINA_AUTH_TOKEN`, the keyring or `~/.jina/config.json`.
+/// `JINA_AUTH_TOKEN`, the keyring or `~/.jina/config.json`. A stored token is
+/// sent only to the backend that it was stored for.
 ///
 /// ```no_run
 /// # #[tokio::main(flavor = "current_thread")]
@@ -79,7 +81,8 @@ impl Builder {
         self
     }
 
-    /// The token. It comes before any that is stored, and is not stored.
+    /// The token. It comes before any that is stored, and is not stored; with
+    /// it, no file of the home folder and no keyring is read or changed.
     ///
     /// ```no_run
     /// # fn example(builder: finetuner::Builder) {
@@ -163,9 +166,11 @@ impl Builder {
         self
     }
 
-    /// A proxy for all calls, such as `http://proxy:3128`. Without one, the
-    /// system's proxy is used (`HTTPS_PROXY` and so on), but never for a backend
-    /// on this machine.
+    /// A proxy for all calls, such as `http://proxy:3128` or
+    /// `socks5h://user:password@proxy`. Without one, `HTTP_PROXY`,
+    /// `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are read as curl and Go read
+    /// them, and where none is set the system's proxy is used; none of these is
+    /// used for a backend on this machine.
     ///
     /// ```no_run
     /// # fn example(builder: finetuner::Builder) {
@@ -233,10 +238,13 @@ impl Builder {
     /// # Errors
     /// [`Error::is_unauthorized`] where there is no token.
     pub async fn connect(self) -> Result<Finetuner> {
-        let (transport, vault, token) = self.parts(environment)?;
-        let (token, _) = match token {
-            Some(found) => found,
-            None => vault.find().await?.ok_or_else(Error::not_logged_in)?,
+        let (transport, vault, given) = self.parts(environment)?;
+        let (token, vault) = match given {
+            Some((token, _)) => (token, vault.untouched()),
+            None => {
+                let found = vault.find().await?;
+                (found.ok_or_else(Error::not_logged_in)?.0, vault)
+            }
         };
         Ok(Finetuner::new(transport.with_token(token), vault, None))
     }
@@ -266,25 +274,32 @@ impl Builder {
         mut self,
         environment: impl Fn(&str) -> Option<String> + Copy,
     ) -> Result<(Transport, Vault, Option<(Secret, TokenOrigin)>)> {
-        let set = |name| environment(name).filter(|value| !value.is_empty());
+        let set = |name| variable(environment, name);
         let given = |address: Option<Secret>| address.map(|address| address.expose().to_owned());
         let (registry, hubble) = (given(self.registry), given(self.hubble_registry));
         let addresses = Addresses::choose(registry, hubble, environment)?;
         if let Some(value) = set(PLAIN_HTTP_VARIABLE) {
             self.http.allow_plain_http |= value == "1" || value.eq_ignore_ascii_case("true");
         }
-        let vault = Vault::new(self.storage, &addresses.hubble, environment);
-        let transport = Transport::new(addresses, &self.http, self.retry, self.timeouts)?;
+        let vault = Vault::new(self.storage, &addresses, environment);
+        let (http, timeouts) = (&self.http, self.timeouts);
+        let transport = Transport::new(addresses, http, self.retry, timeouts, environment)?;
         let token = match self.token {
-            Some(token) => Some((token, TokenOrigin::Code)),
+            Some(token) => Some((trimmed(&token, "token")?, TokenOrigin::Code)),
             None => set(TOKEN_VARIABLE).map(|token| (token.into(), TokenOrigin::Environment)),
         };
         Ok((transport, vault, token))
     }
 }
 
-fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
+/// A token that was given, without the white space around it.
+fn trimmed(token: &Secret, field: &str) -> Result<Secret> {
+    match token.expose().trim() {
+        "" => Err(Error::setup(format!(
+            "`{field}` is blank: give a token, or leave it out to use a stored one"
+        ))),
+        token => Ok(token.into()),
+    }
 }
 
 /// A login in the making, from [`Finetuner::login`] or [`Builder::login`].
@@ -384,7 +399,7 @@ impl Login {
             Ok((transport, user))
         };
         if let Some(token) = self.pasted {
-            let token = Secret::from(token.expose().trim());
+            let token = trimmed(&token, "paste")?;
             let (transport, user) = whoami(token.clone()).await?;
             vault.save(&token).await?;
             return Ok(Finetuner::new(transport, vault, Some(user)));
@@ -401,6 +416,10 @@ impl Login {
             if let Some((token, origin)) = found {
                 match whoami(token).await {
                     Ok((transport, user)) => {
+                        let vault = match origin {
+                            TokenOrigin::Code | TokenOrigin::Environment => vault.untouched(),
+                            TokenOrigin::Keyring | TokenOrigin::File => vault,
+                        };
                         return Ok(Finetuner::new(transport, vault, Some(user)));
                     }
                     // Another token would not be looked at next time.
@@ -419,6 +438,13 @@ impl Login {
         };
         let (transport, user) = whoami(token.clone()).await?;
         vault.save(&token).await?;
+        if variable(environment, TOKEN_VARIABLE).is_some() {
+            tracing::warn!(
+                "logged in as {}, but {TOKEN_VARIABLE} holds another token, which the next program \
+                 will use: unset it",
+                user.name
+            );
+        }
         Ok(Finetuner::new(transport, vault, Some(user)))
     }
 }

@@ -44,6 +44,8 @@ struct Inner {
     attempts: u32,
     elapsed: Duration,
     url: Option<Url>,
+    /// The proxy that the call went to, without its password.
+    proxy: Option<String>,
     request_id: Option<String>,
 }
 
@@ -104,6 +106,7 @@ impl Error {
             attempts: 1,
             elapsed: Duration::ZERO,
             url: None,
+            proxy: None,
             request_id: None,
         }))
     }
@@ -215,6 +218,12 @@ impl Error {
         self
     }
 
+    /// Notes the proxy that the call went to.
+    pub(crate) fn through(mut self, proxy: Option<String>) -> Self {
+        self.0.proxy = proxy;
+        self
+    }
+
     /// Notes the request's name, where the server has not given it another.
     pub(crate) fn request(mut self, id: &str) -> Self {
         self.0.request_id.get_or_insert_with(|| id.to_owned());
@@ -241,7 +250,8 @@ impl Error {
     /// Is the backend started (`finetuner-server serve`), and is
     /// `JINA_FINETUNER_REGISTRY` its address? From another machine it must
     /// listen on more than loopback (`--address 0.0.0.0:8642`), and a firewall
-    /// or a proxy (`HTTPS_PROXY`, `NO_PROXY`) may stand between. A name that
+    /// or a proxy (`HTTPS_PROXY`, `NO_PROXY`) may stand between; the message
+    /// names the proxy that was used. A name that
     /// can't be resolved and a certificate that is not trusted count too; the
     /// message ends with the cause. The call was never sent, so that repeating
     /// it is safe.
@@ -283,8 +293,9 @@ impl Error {
     /// # Troubleshooting
     /// Tokens are looked for in code, `JINA_AUTH_TOKEN`, the keyring and
     /// `~/.jina/config.json`, in this order, and the first one found is used: an
-    /// old `JINA_AUTH_TOKEN` hides a good stored one. Tokens belong to one
-    /// backend and may have an end date. `Finetuner::login().force(true)` gets
+    /// old `JINA_AUTH_TOKEN` hides a good stored one. A stored token is used for
+    /// the backend that it was stored for and for no other, and the Python
+    /// client's `auth_token` for Jina AI only. Tokens may have an end date. `Finetuner::login().force(true)` gets
     /// a new one.
     #[must_use]
     pub fn is_unauthorized(&self) -> bool {
@@ -699,7 +710,21 @@ impl fmt::Display for Error {
         {
             write!(f, "{url}: ")?;
         }
-        self.0.kind.fmt(f)?;
+        match (&self.0.kind, &self.0.proxy) {
+            (Kind::Connect(cause), Some(proxy)) => write!(
+                f,
+                "not reached through the proxy {proxy} ({}). Is it the right proxy, and does it \
+                 run? NO_PROXY lists the hosts that are reached without one",
+                innermost(cause)
+            )?,
+            (kind, _) => kind.fmt(f)?,
+        }
+        if let (Some(407), Some(proxy)) = (self.status(), &self.0.proxy) {
+            write!(
+                f,
+                " from the proxy {proxy}, whose address takes `user:password@`"
+            )?;
+        }
         if let Some(id) = self.request_id().filter(|_| self.status().is_some()) {
             write!(f, " [request {id}]")?;
         }
@@ -726,6 +751,7 @@ impl fmt::Debug for Error {
             .field("attempts", &self.0.attempts)
             .field("elapsed", &self.0.elapsed)
             .field("url", &self.0.url.as_ref().map(Url::as_str))
+            .field("proxy", &self.0.proxy)
             .field("request_id", &self.0.request_id)
             .finish()
     }

@@ -73,6 +73,7 @@ mod callbacks;
 mod client;
 mod csv;
 mod data;
+mod environment;
 mod error;
 mod experiment;
 mod fit;

@@ -16,7 +16,8 @@ use std::{
 
 use keyring_core::{Entry, Error as KeyringError};
 
-use crate::{Error, Result, Secret};
+use super::Failure;
+use crate::Secret;
 
 /// How long the keyring may take.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -30,32 +31,34 @@ static SILENT: AtomicBool = AtomicBool::new(false);
 pub(super) async fn run<T: Send + 'static>(
     backend: String,
     work: impl FnOnce(&Entry) -> keyring_core::Result<T> + Send + 'static,
-) -> Result<T> {
+) -> Result<T, Failure> {
     if SILENT.load(Ordering::Relaxed) {
-        return Err(unavailable("it has not answered before"));
+        return Err(failed("it has not answered before"));
     }
     let (send, receive) = tokio::sync::oneshot::channel();
     let spawned = std::thread::Builder::new()
         .name("finetuner-keyring".to_owned())
         .spawn(move || {
             // Nobody listens any more once the limit has passed.
-            let _ = send.send(entry(&backend).and_then(|entry| work(&entry)));
+            let done = entry(&backend)
+                .and_then(|entry| work(&entry).map_err(|error| failed(describe(&error))));
+            let _ = send.send(done);
         });
-    spawned.map_err(unavailable)?;
+    spawned.map_err(failed)?;
     match tokio::time::timeout(LIMIT, receive).await {
-        Ok(Ok(done)) => done.map_err(|error| unavailable(describe(&error))),
-        Ok(Err(_)) => Err(unavailable("its thread ended")),
+        Ok(Ok(done)) => done,
+        Ok(Err(_)) => Err(failed("its thread ended")),
         Err(_) => {
             SILENT.store(true, Ordering::Relaxed);
-            Err(unavailable("it did not answer in 3 seconds"))
+            Err(failed("it did not answer in 3 seconds"))
         }
     }
 }
 
 pub(super) fn get(entry: &Entry) -> keyring_core::Result<Option<Secret>> {
     match entry.get_password() {
-        Ok(token) if token.is_empty() => Ok(None),
-        Ok(token) => Ok(Some(token.into())),
+        Ok(token) if token.trim().is_empty() => Ok(None),
+        Ok(token) => Ok(Some(token.trim().into())),
         Err(KeyringError::NoEntry) => Ok(None),
         Err(error) => Err(error),
     }
@@ -72,15 +75,13 @@ pub(super) fn delete(entry: &Entry) -> keyring_core::Result<()> {
     }
 }
 
-fn entry(backend: &str) -> keyring_core::Result<Entry> {
+fn entry(backend: &str) -> Result<Entry, Failure> {
     if keyring_core::get_default_store().is_none()
         && let Err(error) = keyring::Entry::store_status()
     {
-        return Err(KeyringError::NoStorageAccess(
-            describe(error).to_string().into(),
-        ));
+        return Err(Failure::Absent(describe(error)));
     }
-    Entry::new(SERVICE, backend)
+    Entry::new(SERVICE, backend).map_err(|error| failed(describe(&error)))
 }
 
 /// What went wrong, without what a keyring may have given back.
@@ -92,8 +93,8 @@ fn describe(error: &KeyringError) -> String {
     }
 }
 
-fn unavailable(reason: impl std::fmt::Display) -> Error {
-    Error::setup(format!("the keyring can't be used: {reason}"))
+fn failed(reason: impl std::fmt::Display) -> Failure {
+    Failure::Failed(reason.to_string())
 }
 
 #[cfg(test)]
@@ -113,7 +114,10 @@ mod tests {
                 assert_eq!(run(backend.clone(), get).await.unwrap(), Some(token));
                 run(backend, delete).await.unwrap();
             }
-            Err(error) => assert!(error.to_string().contains("keyring"), "{error}"),
+            Err(failure) => {
+                let error = crate::Error::from(failure).to_string();
+                assert!(error.contains("keyring"), "{error}");
+            }
         }
     }
 }

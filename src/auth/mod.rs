@@ -1,7 +1,8 @@
 //! Where the token comes from, and where it is kept.
 //!
 //! The first one found wins: given in code, `JINA_AUTH_TOKEN`, the keyring of
-//! the operating system, the token file of the Python client.
+//! the operating system, the token file. A stored token belongs to the backend
+//! that it was stored for and is sent to no other.
 
 mod browser;
 #[cfg(feature = "keyring")]
@@ -10,12 +11,13 @@ mod token_file;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use url::Url;
-
-use crate::{Error, Result, Secret};
+use crate::{
+    Error, Result, Secret,
+    address::{Addresses, is_jina},
+};
 
 pub(crate) use browser::{Link, browser_login, open_and_print};
-use token_file::TokenFile;
+use token_file::{Stored, TokenFile};
 
 /// Holds the token where nothing else does.
 ///
@@ -51,7 +53,9 @@ pub enum TokenStorage {
     Keyring,
     /// The file that the Python client uses, `~/.jina/config.json` or
     /// `config.json` in the folder that `JINA_HUB_ROOT` names, for its owner
-    /// alone. Other settings in it are kept.
+    /// alone. Other settings in it are kept, and each backend's token is kept
+    /// under its origin. The Python client's own token has no origin and is
+    /// used for Jina AI's servers only.
     File,
     /// Nowhere: what is stored is neither read nor changed.
     Memory,
@@ -70,83 +74,178 @@ pub(crate) enum TokenOrigin {
     File,
 }
 
+/// The backend that a token belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Backend {
+    key: String,
+    is_jina: bool,
+}
+
+impl Backend {
+    /// Returns the backend at these addresses: a token is sent to both of them,
+    /// so another pair is another backend.
+    pub(crate) fn of(addresses: &Addresses) -> Self {
+        let origins = [&addresses.hubble, &addresses.finetuner];
+        let [hubble, finetuner] = origins.map(|url| url.origin().ascii_serialization());
+        Self {
+            is_jina: is_jina(addresses),
+            key: match hubble == finetuner {
+                true => hubble,
+                false => format!("{hubble} {finetuner}"),
+            },
+        }
+    }
+
+    fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Whether these are the addresses for which the Python client stores its
+    /// token without an origin.
+    fn is_jina(&self) -> bool {
+        self.is_jina
+    }
+}
+
 /// The places where tokens of one backend are kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Vault {
     storage: TokenStorage,
     /// None where there is no home folder.
     file: Option<TokenFile>,
-    /// Whose token it is: a keyring holds one for each backend.
-    backend: String,
+    backend: Backend,
 }
 
 impl Vault {
     pub(crate) fn new(
         storage: TokenStorage,
-        backend: &Url,
+        addresses: &Addresses,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Self {
+        let backend = Backend::of(addresses);
         Self {
             storage,
-            file: TokenFile::of(environment),
-            backend: backend.origin().ascii_serialization(),
+            file: TokenFile::of(&backend, environment),
+            backend,
+        }
+    }
+
+    /// The same for a program that was given its token: nothing that is stored
+    /// is read or changed.
+    pub(crate) fn untouched(self) -> Self {
+        Self {
+            storage: TokenStorage::Memory,
+            ..self
         }
     }
 
     /// Looks for a stored token.
     pub(crate) async fn find(&self) -> Result<Option<(Secret, TokenOrigin)>> {
+        let mut keyring_failed = None;
         if self.uses_keyring() {
             match self.keyring_get().await {
                 Ok(Some(token)) => return Ok(Some((token, TokenOrigin::Keyring))),
                 Ok(None) => {}
-                Err(error) if self.storage == TokenStorage::Keyring => return Err(error),
-                Err(_) => {}
+                Err(failure) if self.storage == TokenStorage::Keyring => return Err(failure.into()),
+                Err(failure) => keyring_failed = Some(Error::from(failure)),
             }
         }
-        if self.uses_file()
-            && let Some(token) = self.with_file(|file| file.read()).await?.flatten()
-        {
-            return Ok(Some((token, TokenOrigin::File)));
+        if self.uses_file() {
+            match self.with_file(TokenFile::read).await? {
+                Some(Stored::Token(token)) => return Ok(Some((token, TokenOrigin::File))),
+                Some(Stored::PythonTokenOnly) => tracing::warn!(
+                    "{} holds a token of the Python client, which does not note its server: it is \
+                     sent to Jina AI only. Set {TOKEN_VARIABLE} to use it for {}",
+                    self.path(),
+                    self.backend.key()
+                ),
+                Some(Stored::Nothing) | None => {}
+            }
+        }
+        if let Some(failure) = keyring_failed {
+            tracing::debug!("no token was found, and {failure}");
         }
         Ok(None)
     }
 
-    /// Keeps a token for the next program.
+    /// Keeps a token for the next program. With [`TokenStorage::Auto`], a token
+    /// that can't be kept is no error: it is good for this program.
     pub(crate) async fn save(&self, token: &Secret) -> Result<()> {
         if self.uses_keyring() {
             match self.keyring_set(token.clone()).await {
                 Ok(()) => return Ok(()),
-                Err(error) if self.storage == TokenStorage::Keyring => return Err(error),
-                Err(error) => warn_once(&error),
+                Err(failure) if self.storage == TokenStorage::Keyring => return Err(failure.into()),
+                Err(failure) => warn_once(&failure.into()),
             }
         }
-        if self.uses_file() {
-            let token = token.clone();
-            self.with_file(move |file| file.write(&token)).await?;
+        if !self.uses_file() {
+            return Ok(());
         }
-        Ok(())
+        let token = token.clone();
+        let saved = match self.with_file(move |file| file.write(&token)).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err(Error::setup(format!(
+                "there is no home folder for the token file: set HOME or {FOLDER_VARIABLE}"
+            ))),
+            Err(error) => Err(error),
+        };
+        match saved {
+            Err(error) if self.storage == TokenStorage::Auto => {
+                tracing::warn!(
+                    "logged in, but the token can't be kept for the next program: {error}. \
+                     {TOKEN_VARIABLE} can hold one instead"
+                );
+                Ok(())
+            }
+            saved => saved,
+        }
     }
 
-    /// Forgets the token everywhere.
+    /// Forgets the backend's token in every store. The error names the stores
+    /// that may still hold it.
     pub(crate) async fn clear(&self) -> Result<()> {
+        let mut failed = Vec::new();
         if self.uses_keyring() {
             match self.keyring_delete().await {
-                Err(error) if self.storage == TokenStorage::Keyring => return Err(error),
-                _ => {}
+                Ok(()) => {}
+                // Nothing was kept there in this session.
+                Err(Failure::Absent(reason)) if self.storage == TokenStorage::Auto => {
+                    tracing::warn!(
+                        "there is no keyring to remove the token from ({reason}). One that was \
+                         stored in another session is still there"
+                    );
+                }
+                Err(failure) => failed.push(Error::from(failure).to_string()),
             }
         }
-        if self.uses_file() {
-            self.with_file(|file| file.clear()).await?;
+        if self.uses_file()
+            && let Err(error) = self.with_file(TokenFile::clear).await
+        {
+            failed.push(error.to_string());
         }
-        Ok(())
+        if failed.is_empty() {
+            return Ok(());
+        }
+        Err(Error::setup(format!(
+            "the token may still be stored on this machine: {}",
+            failed.join("; ")
+        )))
     }
 
     fn uses_keyring(&self) -> bool {
-        matches!(self.storage, TokenStorage::Auto | TokenStorage::Keyring)
+        match self.storage {
+            TokenStorage::Auto => cfg!(feature = "keyring"),
+            other => other == TokenStorage::Keyring,
+        }
     }
 
     fn uses_file(&self) -> bool {
         matches!(self.storage, TokenStorage::Auto | TokenStorage::File)
+    }
+
+    fn path(&self) -> String {
+        let path = self.file.as_ref().map(TokenFile::path);
+        path.map_or_else(String::new, |path| path.display().to_string())
     }
 
     /// Does something with the file, off the async threads; nothing where there
@@ -165,62 +264,86 @@ impl Vault {
     }
 }
 
+/// Why the keyring did not do what was asked.
+#[derive(Debug)]
+enum Failure {
+    /// This session has none.
+    Absent(String),
+    /// It refused, or did not answer.
+    Failed(String),
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let (Failure::Absent(reason) | Failure::Failed(reason)) = failure;
+        Self::setup(format!("the keyring can't be used: {reason}"))
+    }
+}
+
 #[cfg(feature = "keyring")]
 impl Vault {
-    async fn keyring_get(&self) -> Result<Option<Secret>> {
-        keyring::run(self.backend.clone(), keyring::get).await
+    async fn keyring_get(&self) -> Result<Option<Secret>, Failure> {
+        keyring::run(self.backend.key.clone(), keyring::get).await
     }
 
-    async fn keyring_set(&self, token: Secret) -> Result<()> {
-        keyring::run(self.backend.clone(), move |entry| {
-            keyring::set(entry, &token)
-        })
-        .await
+    async fn keyring_set(&self, token: Secret) -> Result<(), Failure> {
+        let set = move |entry: &keyring_core::Entry| keyring::set(entry, &token);
+        keyring::run(self.backend.key.clone(), set).await
     }
 
-    async fn keyring_delete(&self) -> Result<()> {
-        keyring::run(self.backend.clone(), keyring::delete).await
+    async fn keyring_delete(&self) -> Result<(), Failure> {
+        keyring::run(self.backend.key.clone(), keyring::delete).await
     }
 }
 
 #[cfg(not(feature = "keyring"))]
 impl Vault {
-    fn no_keyring<T>(&self) -> Result<T> {
-        Err(Error::setup(format!(
-            "the token of {} can't be kept in the keyring without the feature `keyring`",
-            self.backend
-        )))
+    fn no_keyring<T>() -> Result<T, Failure> {
+        let reason = "the crate `finetuner` was built without the feature `keyring`";
+        Err(Failure::Absent(reason.to_owned()))
     }
 
-    async fn keyring_get(&self) -> Result<Option<Secret>> {
-        self.no_keyring()
+    async fn keyring_get(&self) -> Result<Option<Secret>, Failure> {
+        Self::no_keyring()
     }
 
-    async fn keyring_set(&self, _: Secret) -> Result<()> {
-        self.no_keyring()
+    async fn keyring_set(&self, _: Secret) -> Result<(), Failure> {
+        Self::no_keyring()
     }
 
-    async fn keyring_delete(&self) -> Result<()> {
-        self.no_keyring()
+    async fn keyring_delete(&self) -> Result<(), Failure> {
+        Self::no_keyring()
     }
 }
 
 /// Says once for the program that tokens go into the file.
 fn warn_once(reason: &Error) {
     static WARNED: AtomicBool = AtomicBool::new(false);
-    if cfg!(feature = "keyring") && !WARNED.swap(true, Ordering::Relaxed) {
+    if !WARNED.swap(true, Ordering::Relaxed) {
         tracing::warn!("the token is kept in the token file: {reason}");
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
-    fn vault(storage: TokenStorage, folder: &std::path::Path) -> Vault {
+    const ADDRESS: &str = "http://127.0.0.1:1";
+
+    fn vault_of(
+        storage: TokenStorage,
+        address: &str,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Vault {
+        let addresses = Addresses::choose(Some(address.to_owned()), None, |_| None);
+        Vault::new(storage, &addresses.unwrap(), environment)
+    }
+
+    fn vault(storage: TokenStorage, folder: &Path) -> Vault {
         let folder = folder.to_str().unwrap().to_owned();
-        let backend = Url::parse("http://127.0.0.1:1").unwrap();
-        Vault::new(storage, &backend, move |name| {
+        vault_of(storage, ADDRESS, move |name| {
             (name == FOLDER_VARIABLE).then(|| folder.clone())
         })
     }
@@ -244,14 +367,74 @@ mod tests {
     async fn memory_neither_reads_nor_writes() {
         let folder = tempfile::tempdir().unwrap();
         let token = Secret::from("t1");
-        vault(TokenStorage::File, folder.path())
-            .save(&token)
-            .await
-            .unwrap();
-        let memory = vault(TokenStorage::Memory, folder.path());
-        assert_eq!(memory.find().await.unwrap(), None);
-        memory.clear().await.unwrap();
         let file = vault(TokenStorage::File, folder.path());
-        assert!(file.find().await.unwrap().is_some());
+        file.save(&token).await.unwrap();
+        let given = vault(TokenStorage::File, folder.path()).untouched();
+        for memory in [vault(TokenStorage::Memory, folder.path()), given] {
+            assert_eq!(memory.find().await.unwrap(), None);
+            memory.clear().await.unwrap();
+            assert!(file.find().await.unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn two_servers_for_one_token_are_another_backend() {
+        let key = |finetuner: &str, hubble: &str| {
+            let addresses =
+                Addresses::choose(Some(finetuner.to_owned()), Some(hubble.to_owned()), |_| {
+                    None
+                });
+            let backend = Backend::of(&addresses.unwrap());
+            (backend.key, backend.is_jina)
+        };
+        let jina = "https://api.hubble.jina.ai";
+        assert!(key("https://api.compute.finetuner.fit", jina).1);
+        assert!(
+            key(
+                "https://api.finetuner.fit",
+                "https://api.hubble.jina.ai:443/x"
+            )
+            .1
+        );
+        assert!(key(jina, jina).1);
+        // It must not be sent to whoever is named beside Jina AI.
+        assert!(!key("https://evil.example", jina).1);
+        assert!(!key("http://127.0.0.1:8642", jina).1);
+        assert!(!key(jina, "http://127.0.0.1:8642").1);
+        assert!(!key(jina, "http://api.hubble.jina.ai").1);
+        assert_ne!(
+            key("https://a.example", jina),
+            key("https://b.example", jina)
+        );
+        assert_eq!(
+            key("http://a/x", "http://a:80/y"),
+            key("http://a", "http://a")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_login_without_a_place_for_its_token_says_so() {
+        let file = vault_of(TokenStorage::File, ADDRESS, |_| None);
+        let error = file.save(&"t".into()).await.unwrap_err().to_string();
+        assert!(
+            error.contains("HOME") && error.contains("JINA_HUB_ROOT"),
+            "{error}"
+        );
+        file.clear().await.unwrap();
+
+        let folder = tempfile::tempdir().unwrap();
+        let taken = folder.path().join("taken");
+        std::fs::write(&taken, "a file where the folder should be").unwrap();
+        let file = vault(TokenStorage::File, &taken);
+        let error = file.save(&"t".into()).await.unwrap_err();
+        assert!(
+            error.is_file() && error.to_string().contains("taken"),
+            "{error}"
+        );
+        let error = file.clear().await.unwrap_err().to_string();
+        assert!(
+            error.contains("taken") && error.contains("may still"),
+            "{error}"
+        );
     }
 }

@@ -1,82 +1,225 @@
-//! The token file of the Python client: `config.json`, with the token under
-//! `auth_token` and other things beside it. It is written whole or not at all,
-//! and readable for its owner alone.
+//! The token file: `config.json` of the Python client, which holds other
+//! settings as well.
+//!
+//! The Python client keeps one token, under `auth_token`, and doesn't note
+//! which server it is for. Its own default is Jina AI, so that token is used
+//! for Jina AI's servers alone. The tokens of all other backends are kept
+//! beside it, under `auth_tokens`, each under the origin of its backend:
+//!
+//! ```json
+//! {"auth_token": "...", "auth_tokens": {"http://127.0.0.1:8642": "..."}}
+//! ```
+//!
+//! The file is written whole or not at all, and only its owner can read it. A
+//! lock beside it keeps two programs from losing each other's tokens.
 
 use std::{
-    fs,
+    fs::{self, File, TryLockError},
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde_json::{Map, Value};
 use tempfile::NamedTempFile;
 
-use super::FOLDER_VARIABLE;
-use crate::{Error, Result, Secret};
+use super::{Backend, FOLDER_VARIABLE};
+use crate::{Error, Result, Secret, environment::variable};
 
-const KEY: &str = "auth_token";
+/// The Python client's token.
+const PYTHON_TOKEN: &str = "auth_token";
+/// Tokens by the origin of their backend.
+const TOKENS: &str = "auth_tokens";
 
-/// The most that a token file may have.
+/// The most bytes that a token file may have.
 const MAX_BYTES: u64 = 1 << 20;
 
+/// Links that are followed to the file.
+const MAX_LINKS: usize = 16;
+
+/// How often the lock is tried, and the pause after each try.
+const LOCK_TRIES: u32 = 200;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 #[derive(Clone, Debug)]
-pub(super) struct TokenFile(PathBuf);
+pub(super) struct TokenFile {
+    path: PathBuf,
+    backend: Backend,
+}
+
+/// What a token file holds for a backend.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    Token(Secret),
+    /// Only the Python client's token, which belongs to another server.
+    PythonTokenOnly,
+    Nothing,
+}
 
 impl TokenFile {
-    /// The file that the environment says; none without a home folder.
-    pub(super) fn of(environment: impl Fn(&str) -> Option<String>) -> Option<Self> {
-        let set = |name| environment(name).filter(|value| !value.is_empty());
-        let folder = match set(FOLDER_VARIABLE) {
-            Some(folder) => PathBuf::from(folder),
-            None => PathBuf::from(set("HOME").or_else(|| set("USERPROFILE"))?).join(".jina"),
+    /// Returns the file that the environment names; none without a home folder.
+    pub(super) fn of(
+        backend: &Backend,
+        environment: impl Fn(&str) -> Option<String>,
+    ) -> Option<Self> {
+        let home = variable(&environment, "HOME").or_else(|| variable(&environment, "USERPROFILE"));
+        let home = home.map(PathBuf::from);
+        let folder = match variable(&environment, FOLDER_VARIABLE) {
+            Some(folder) => expanded(folder, home)?,
+            None => home?.join(".jina"),
         };
-        Some(Self(folder.join("config.json")))
+        Some(Self {
+            path: folder.join("config.json"),
+            backend: backend.clone(),
+        })
     }
 
-    /// The token in the file. A file that others may read is closed to them.
-    pub(super) fn read(&self) -> Result<Option<Secret>> {
-        let Some(config) = self.config()? else {
-            return Ok(None);
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the backend's token. A file that others may read is closed to
+    /// them.
+    pub(super) fn read(&self) -> Result<Stored> {
+        let config = self.config(&self.path)?;
+        let text = |value: Option<&Value>| -> Option<Secret> {
+            let token = value.and_then(Value::as_str)?.trim();
+            (!token.is_empty()).then(|| token.into())
         };
-        let token = config.get(KEY).and_then(Value::as_str);
-        let Some(token) = token.filter(|token| !token.is_empty()) else {
-            return Ok(None);
+        let python = text(config.get(PYTHON_TOKEN));
+        let token = match self.backend.is_jina() {
+            true => python.clone(),
+            false => text(
+                config
+                    .get(TOKENS)
+                    .and_then(|all| all.get(self.backend.key())),
+            ),
+        };
+        let Some(token) = token else {
+            return Ok(match python {
+                Some(_) => Stored::PythonTokenOnly,
+                None => Stored::Nothing,
+            });
         };
         self.close_to_others()?;
-        Ok(Some(token.into()))
+        Ok(Stored::Token(token))
     }
 
     pub(super) fn write(&self, token: &Secret) -> Result<()> {
-        let mut config = self.config()?.unwrap_or_default();
-        config.insert(KEY.to_owned(), token.expose().into());
-        self.replace(&config)
+        let token = Value::from(token.expose());
+        self.change(|config| {
+            if self.backend.is_jina() {
+                config.insert(PYTHON_TOKEN.to_owned(), token);
+                return Ok(true);
+            }
+            let all = config
+                .entry(TOKENS)
+                .or_insert_with(|| Value::Object(Map::new()));
+            let Value::Object(all) = all else {
+                let reason = format!("`{TOKENS}` is no JSON object: mend or remove it");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+            };
+            all.insert(self.backend.key().to_owned(), token);
+            Ok(true)
+        })
     }
 
-    /// Takes the token out; the rest stays.
+    /// Takes the backend's token out; the rest stays.
     pub(super) fn clear(&self) -> Result<()> {
-        let mut config = self.config()?.unwrap_or_default();
-        match config.shift_remove(KEY) {
-            Some(_) => self.replace(&config),
-            None => Ok(()),
+        if !matches!(self.read()?, Stored::Token(_)) {
+            return Ok(());
         }
+        self.change(|config| {
+            if self.backend.is_jina() {
+                return Ok(config.shift_remove(PYTHON_TOKEN).is_some());
+            }
+            let Some(Value::Object(all)) = config.get_mut(TOKENS) else {
+                return Ok(false);
+            };
+            let found = all.shift_remove(self.backend.key()).is_some();
+            if all.is_empty() {
+                config.shift_remove(TOKENS);
+            }
+            Ok(found)
+        })
     }
 
-    /// What is in the file; none where there is no file. A file that is broken
+    /// Changes the file under a lock, where `change` says that it has to be.
+    fn change(
+        &self,
+        change: impl FnOnce(&mut Map<String, Value>) -> io::Result<bool>,
+    ) -> Result<()> {
+        let path = self.behind_links().map_err(|e| self.failed(e))?;
+        let folder = path.parent().unwrap_or(&path);
+        fs::create_dir_all(folder).map_err(|e| self.failed(e))?;
+        let _lock = self.lock(folder)?;
+        let mut config = self.config(&path)?;
+        if !change(&mut config).map_err(|e| self.failed(e))? {
+            return Ok(());
+        }
+        let text = serde_json::to_vec_pretty(&config).map_err(Error::setup)?;
+        // A temporary file is its owner's alone from the start.
+        let mut file = NamedTempFile::new_in(folder).map_err(|e| self.failed(e))?;
+        file.write_all(&text)
+            .and_then(|()| file.as_file().sync_all())
+            .map_err(|e| self.failed(e))?;
+        file.persist(&path).map_err(|e| self.failed(e.error))?;
+        Ok(())
+    }
+
+    /// Returns the file that links lead to, so that they stay links.
+    fn behind_links(&self) -> io::Result<PathBuf> {
+        let mut path = self.path.clone();
+        for _ in 0..MAX_LINKS {
+            match fs::symlink_metadata(&path) {
+                Ok(about) if about.is_symlink() => {
+                    let target = fs::read_link(&path)?;
+                    path = path.parent().unwrap_or(Path::new("")).join(target);
+                }
+                Ok(_) => return Ok(path),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path),
+                Err(error) => return Err(error),
+            }
+        }
+        let reason = format!("more than {MAX_LINKS} links lead on from it");
+        Err(io::Error::other(reason))
+    }
+
+    /// Keeps other programs from changing the file at the same time.
+    fn lock(&self, folder: &Path) -> Result<File> {
+        let path = folder.join(".config.json.lock");
+        let mut options = File::options();
+        let file = options.create(true).truncate(false).write(true).open(path);
+        let file = file.map_err(|e| self.failed(e))?;
+        for _ in 0..LOCK_TRIES {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+                // Some network file systems have no locks.
+                Err(TryLockError::Error(_)) => return Ok(file),
+            }
+        }
+        let reason = "another program has locked it for two seconds";
+        Err(self.failed(io::Error::new(io::ErrorKind::ResourceBusy, reason)))
+    }
+
+    /// Reads the settings; none where there is no file. A file that is broken
     /// is an error: replacing it would lose what else was in it.
-    fn config(&self) -> Result<Option<Map<String, Value>>> {
-        let text = match fs::metadata(&self.0) {
+    fn config(&self, path: &Path) -> Result<Map<String, Value>> {
+        let text = match fs::metadata(path) {
             Ok(about) if about.len() > MAX_BYTES => {
                 let reason = format!("more than {} KiB: no token file", MAX_BYTES >> 10);
                 return Err(self.failed(io::Error::other(reason)));
             }
-            Ok(_) => fs::read(&self.0).map_err(|e| self.failed(e))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Ok(_) => fs::read(path).map_err(|e| self.failed(e))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Map::new()),
             Err(error) => return Err(self.failed(error)),
         };
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
         if text.iter().all(u8::is_ascii_whitespace) {
-            return Ok(None);
+            return Ok(Map::new());
         }
-        serde_json::from_slice(&text).map(Some).map_err(|error| {
+        serde_json::from_slice(text).map_err(|error| {
             // serde_json's words may repeat a part of the file.
             let reason = format!(
                 "no JSON object (line {}, column {}): mend or remove it",
@@ -87,31 +230,18 @@ impl TokenFile {
         })
     }
 
-    fn replace(&self, config: &Map<String, Value>) -> Result<()> {
-        let folder = self.0.parent().unwrap_or(&self.0);
-        fs::create_dir_all(folder).map_err(|e| self.failed(e))?;
-        let text = serde_json::to_vec_pretty(config).map_err(Error::setup)?;
-        // A temporary file is its owner's alone from the start.
-        let mut file = NamedTempFile::new_in(folder).map_err(|e| self.failed(e))?;
-        file.write_all(&text)
-            .and_then(|()| file.as_file().sync_all())
-            .map_err(|e| self.failed(e))?;
-        file.persist(&self.0).map_err(|e| self.failed(e.error))?;
-        Ok(())
-    }
-
     #[cfg(unix)]
     fn close_to_others(&self) -> Result<()> {
         use std::os::unix::fs::PermissionsExt;
 
-        let about = fs::metadata(&self.0).map_err(|e| self.failed(e))?;
+        let about = fs::metadata(&self.path).map_err(|e| self.failed(e))?;
         if about.permissions().mode() & 0o077 == 0 {
             return Ok(());
         }
         // On a file system without modes, or in a file of somebody else's, the
         // token can still be used.
-        if let Err(error) = fs::set_permissions(&self.0, fs::Permissions::from_mode(0o600)) {
-            tracing::warn!("others may read {}: {error}", self.0.display());
+        if let Err(error) = fs::set_permissions(&self.path, fs::Permissions::from_mode(0o600)) {
+            tracing::warn!("others may read {}: {error}", self.path.display());
         }
         Ok(())
     }
@@ -122,52 +252,164 @@ impl TokenFile {
     }
 
     fn failed(&self, error: io::Error) -> Error {
-        Error::file(&self.0, error)
+        Error::file(&self.path, error)
+    }
+}
+
+/// Replaces a `~` at the start by the home folder; none where there is no home.
+fn expanded(folder: String, home: Option<PathBuf>) -> Option<PathBuf> {
+    match folder.strip_prefix('~') {
+        Some("") => home,
+        Some(rest) if rest.starts_with(['/', std::path::MAIN_SEPARATOR]) => {
+            Some(home?.join(rest.trim_start_matches(['/', std::path::MAIN_SEPARATOR])))
+        }
+        _ => Some(folder.into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::json;
 
-    fn file(folder: &std::path::Path) -> TokenFile {
-        TokenFile(folder.join("jina").join("config.json"))
+    use super::*;
+    use crate::address::Addresses;
+
+    fn backend(address: &str) -> Backend {
+        let addresses = Addresses::choose(Some(address.to_owned()), None, |_| None);
+        Backend::of(&addresses.unwrap())
+    }
+
+    fn file_of(folder: &Path, address: &str) -> TokenFile {
+        TokenFile {
+            path: folder.join("jina").join("config.json"),
+            backend: backend(address),
+        }
+    }
+
+    fn file(folder: &Path) -> TokenFile {
+        file_of(folder, "http://127.0.0.1:8642")
+    }
+
+    fn put(file: &TokenFile, text: impl AsRef<[u8]>) {
+        fs::create_dir_all(file.path.parent().unwrap()).unwrap();
+        fs::write(&file.path, text).unwrap();
+    }
+
+    fn content(path: &Path) -> Value {
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    }
+
+    fn token(text: &str) -> Stored {
+        Stored::Token(text.into())
     }
 
     #[test]
-    fn other_settings_are_kept() {
+    fn a_token_belongs_to_the_backend_it_was_stored_for() {
         let folder = tempfile::tempdir().unwrap();
-        let file = file(folder.path());
-        fs::create_dir_all(file.0.parent().unwrap()).unwrap();
-        fs::write(&file.0, r#"{"jwks": {"keys": [1]}, "auth_token": "old"}"#).unwrap();
-        assert_eq!(file.read().unwrap().unwrap().expose(), "old");
-        file.write(&"new".into()).unwrap();
-        assert_eq!(file.read().unwrap().unwrap().expose(), "new");
-        file.clear().unwrap();
-        assert_eq!(file.read().unwrap(), None);
-        let left: Value = serde_json::from_slice(&fs::read(&file.0).unwrap()).unwrap();
-        assert_eq!(left, serde_json::json!({"jwks": {"keys": [1]}}));
+        let of = |address| file_of(folder.path(), address);
+        let (one, two) = (of("http://127.0.0.1:8642"), of("https://a.example/base"));
+        one.write(&"t1".into()).unwrap();
+        two.write(&"t2".into()).unwrap();
+        assert_eq!(one.read().unwrap(), token("t1"));
+        assert_eq!(two.read().unwrap(), token("t2"));
+        assert_eq!(of("http://127.0.0.1:8643").read().unwrap(), Stored::Nothing);
+        assert_eq!(of("http://a.example").read().unwrap(), Stored::Nothing);
+        one.clear().unwrap();
+        assert_eq!(one.read().unwrap(), Stored::Nothing);
+        assert_eq!(two.read().unwrap(), token("t2"));
+    }
+
+    #[test]
+    fn the_python_clients_token_goes_to_jina_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, jina) = (
+            file(folder.path()),
+            file_of(folder.path(), "https://api.hubble.jina.ai"),
+        );
+        put(
+            &ours,
+            r#"{"jwks": {"keys": [1]}, "auth_token": " of-jina\n"}"#,
+        );
+        assert_eq!(ours.read().unwrap(), Stored::PythonTokenOnly);
+        assert_eq!(jina.read().unwrap(), token("of-jina"));
+        ours.write(&"ours".into()).unwrap();
+        ours.clear().unwrap();
+        assert_eq!(
+            jina.read().unwrap(),
+            token("of-jina"),
+            "it is not ours to remove"
+        );
+        jina.write(&"new".into()).unwrap();
+        let both = json!({"jwks": {"keys": [1]}, "auth_token": "new"});
+        assert_eq!(content(&ours.path), both);
+        jina.clear().unwrap();
+        assert_eq!(content(&ours.path), json!({"jwks": {"keys": [1]}}));
     }
 
     #[test]
     fn a_broken_file_is_left_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let file = file(folder.path());
-        fs::create_dir_all(file.0.parent().unwrap()).unwrap();
-        fs::write(&file.0, "{\"auth_token\": geheim").unwrap();
-        for error in [
-            file.read().unwrap_err(),
-            file.write(&"new".into()).unwrap_err(),
+        for broken in [
+            "{\"auth_token\": geheim",
+            "[]",
+            "{\"auth_tokens\": [\"geheim\"]}",
         ] {
+            put(&file, broken);
+            let error = file.write(&"new".into()).unwrap_err();
             assert!(error.is_file(), "{error}");
-            assert!(
-                !format!("{error} {error:?}").contains("geheim"),
-                "{error:?}"
-            );
+            let printed = format!("{error} {error:?}");
+            assert!(!printed.contains("geheim"), "{printed}");
+            assert_eq!(fs::read(&file.path).unwrap(), broken.as_bytes());
         }
-        assert_eq!(fs::read(&file.0).unwrap(), b"{\"auth_token\": geheim");
-        fs::write(&file.0, " \n").unwrap();
-        assert_eq!(file.read().unwrap(), None);
+        for empty in [
+            "",
+            " \n",
+            "\u{feff}{\"auth_token\": null}",
+            "{\"auth_tokens\": 5}",
+        ] {
+            put(&file, empty);
+            assert_eq!(file.read().unwrap(), Stored::Nothing);
+        }
+    }
+
+    #[test]
+    fn programs_that_log_in_at_once_keep_each_others_tokens() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |port| file_of(folder.path(), &format!("http://127.0.0.1:{port}"));
+        std::thread::scope(|threads| {
+            for port in 1..=16 {
+                threads.spawn(move || of(port).write(&port.to_string().into()).unwrap());
+            }
+        });
+        for port in 1..=16 {
+            assert_eq!(of(port).read().unwrap(), token(&port.to_string()));
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_a_link_and_its_file_is_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, dotfiles) = (file(folder.path()), folder.path().join("dotfiles"));
+        fs::create_dir_all(file.path.parent().unwrap()).unwrap();
+        fs::create_dir(&dotfiles).unwrap();
+        let target = dotfiles.join("jina.json");
+        std::os::unix::fs::symlink("../dotfiles/jina.json", &file.path).unwrap();
+        // The link may lead nowhere yet.
+        file.write(&"t1".into()).unwrap();
+        file.write(&"t2".into()).unwrap();
+        assert_eq!(
+            content(&target)[TOKENS],
+            json!({"http://127.0.0.1:8642": "t2"})
+        );
+        file.clear().unwrap();
+        assert_eq!(content(&target), json!({}));
+        assert!(fs::symlink_metadata(&file.path).unwrap().is_symlink());
+        // Links in circles are told.
+        fs::remove_file(&target).unwrap();
+        std::os::unix::fs::symlink("jina.json", &target).unwrap();
+        assert!(file.write(&"t".into()).unwrap_err().is_file());
     }
 
     #[cfg(unix)]
@@ -178,20 +420,32 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = file(folder.path());
         file.write(&"t".into()).unwrap();
-        let mode = || fs::metadata(&file.0).unwrap().permissions().mode() & 0o777;
+        let mode = || fs::metadata(&file.path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(), 0o600);
-        fs::set_permissions(&file.0, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(&file.path, fs::Permissions::from_mode(0o644)).unwrap();
         file.read().unwrap();
         assert_eq!(mode(), 0o600, "wider modes are repaired");
     }
 
     #[test]
     fn the_environment_says_where_it_is() {
-        let of = |variable: &'static str| {
-            TokenFile::of(move |name| (name == variable).then(|| "/x".to_owned())).map(|f| f.0)
+        let of = |variables: &'static [(&'static str, &'static str)]| {
+            let read = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            TokenFile::of(&backend("http://127.0.0.1:1"), read).map(|file| file.path)
         };
-        assert_eq!(of(FOLDER_VARIABLE), Some("/x/config.json".into()));
-        assert_eq!(of("HOME"), Some("/x/.jina/config.json".into()));
-        assert_eq!(of("OTHER"), None);
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(of(&[(FOLDER_VARIABLE, "/x")]), path("/x/config.json"));
+        assert_eq!(of(&[("HOME", "/x")]), path("/x/.jina/config.json"));
+        let both = of(&[(FOLDER_VARIABLE, " "), ("HOME", "/x")]);
+        assert_eq!(both, path("/x/.jina/config.json"));
+        let tilde = of(&[(FOLDER_VARIABLE, "~/jina"), ("HOME", "/x")]);
+        assert_eq!(tilde, path("/x/jina/config.json"));
+        let home = of(&[(FOLDER_VARIABLE, "~"), ("HOME", "/x")]);
+        assert_eq!(home, path("/x/config.json"));
+        assert_eq!(of(&[(FOLDER_VARIABLE, "~/jina")]), None);
+        assert_eq!(of(&[("HOME", "")]), None);
     }
 }

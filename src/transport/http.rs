@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::{Client, redirect};
 use url::Url;
 
+use super::proxy::Proxies;
 use crate::{Error, Result, address::is_loopback};
 
 /// Redirects followed for one call.
@@ -24,24 +25,17 @@ pub(crate) struct HttpSettings {
 /// How long it may take to reach the server.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) fn client(settings: &HttpSettings, local: bool) -> Result<Client> {
+pub(crate) fn client(settings: &HttpSettings, proxies: &Proxies) -> Result<Client> {
     let ours = concat!("finetuner-rs/", env!("CARGO_PKG_VERSION"));
     let user_agent = match &settings.user_agent {
         Some(theirs) => format!("{theirs} {ours}"),
         None => ours.to_owned(),
     };
-    let mut builder = Client::builder()
+    let builder = Client::builder()
         .connect_timeout(settings.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
         .user_agent(user_agent)
         .redirect(redirects(settings.allow_plain_http));
-    if let Some(proxy) = &settings.proxy {
-        // The address may hold a password: errors don't repeat it.
-        let proxy = reqwest::Proxy::all(proxy.expose())
-            .map_err(|_| Error::setup("`proxy` is not an address such as http://proxy:3128"))?;
-        builder = builder.proxy(proxy);
-    } else if local {
-        builder = builder.no_proxy();
-    }
+    let builder = proxies.apply(builder)?;
     tls::configure(builder, &settings.root_certificates)?
         .build()
         .map_err(|e| Error::setup(format!("no HTTP client: {e}")))

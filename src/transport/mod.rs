@@ -8,6 +8,7 @@
 
 mod call;
 mod http;
+mod proxy;
 mod retry;
 
 use std::{
@@ -33,6 +34,7 @@ use crate::{Error, Result, Secret, address::Addresses};
 
 pub(crate) use call::{Body, ByteStream, Call, MakeBytes};
 pub(crate) use http::HttpSettings;
+use proxy::Proxies;
 pub use retry::RetryPolicy;
 pub(crate) use retry::may_repeat;
 
@@ -56,6 +58,7 @@ pub(crate) struct Transport(Arc<Shared>);
 #[derive(Clone)]
 struct Shared {
     client: Client,
+    proxies: Proxies,
     addresses: Addresses,
     token: Option<Secret>,
     retry: RetryPolicy,
@@ -77,6 +80,7 @@ impl Transport {
         http: &HttpSettings,
         retry: RetryPolicy,
         timeouts: Timeouts,
+        environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self> {
         for url in [&addresses.finetuner, &addresses.hubble] {
             if http::is_open(url) && !http.allow_plain_http {
@@ -94,8 +98,10 @@ impl Transport {
                 ));
             }
         }
+        let proxies = Proxies::new(http.proxy.as_ref(), &addresses, environment)?;
         Ok(Self(Arc::new(Shared {
-            client: http::client(http, addresses.are_local())?,
+            client: http::client(http, &proxies)?,
+            proxies,
             addresses,
             token: None,
             retry,
@@ -194,6 +200,7 @@ impl Transport {
             );
             let seen = Seen {
                 url: url.clone(),
+                proxy: self.0.proxies.name(&url),
                 request_id: id.clone(),
             };
             let answered = async {
@@ -354,12 +361,14 @@ fn counted(bytes: ByteStream, sent: &Arc<AtomicU64>) -> reqwest::Body {
 #[derive(Clone)]
 pub(crate) struct Seen {
     url: Url,
+    proxy: Option<String>,
     request_id: String,
 }
 
 impl Seen {
     fn mark(&self, error: Error) -> Error {
-        error.at(&self.url).request(&self.request_id)
+        let error = error.at(&self.url).through(self.proxy.clone());
+        error.request(&self.request_id)
     }
 }
 

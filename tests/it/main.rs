@@ -12,6 +12,8 @@ mod journey;
 mod login;
 mod mock;
 mod models;
+mod proxies;
 mod runs;
 mod secrets;
+mod tokens;
 mod wire;

@@ -1,0 +1,116 @@
+//! Calls that go through a proxy.
+
+use finetuner::Finetuner;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+use crate::mock::{TOKEN, agreeable, impatient};
+
+/// A backend that only a proxy can reach.
+const BACKEND: &str = "http://backend.example:8642";
+
+fn through(proxy: &str) -> finetuner::Builder {
+    Finetuner::builder()
+        .registry(BACKEND)
+        .token(TOKEN)
+        .proxy(proxy)
+        .allow_plain_http(true)
+        .retry(impatient())
+}
+
+/// Speaks SOCKS5 with one client: takes `user` and `pass`, and leads to
+/// `target` whatever name is asked for. Returns the name.
+async fn socks(listener: TcpListener, target: String) -> String {
+    let (mut client, _) = listener.accept().await.unwrap();
+    let mut head = [0; 2];
+    client.read_exact(&mut head).await.unwrap();
+    assert_eq!(head[0], 5, "this is SOCKS5, not HTTP");
+    let mut methods = vec![0; head[1].into()];
+    client.read_exact(&mut methods).await.unwrap();
+    assert!(methods.contains(&2));
+    client.write_all(&[5, 2]).await.unwrap();
+    let mut login = [0; 11];
+    client.read_exact(&mut login).await.unwrap();
+    assert_eq!(&login, b"\x01\x04user\x04pass");
+    client.write_all(&[1, 0]).await.unwrap();
+    let mut ask = [0; 5];
+    client.read_exact(&mut ask).await.unwrap();
+    assert_eq!(ask[..4], [5, 1, 0, 3], "a name that the proxy resolves");
+    let mut name = vec![0; usize::from(ask[4]) + 2];
+    client.read_exact(&mut name).await.unwrap();
+    name.truncate(ask[4].into());
+    client
+        .write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0])
+        .await
+        .unwrap();
+    let mut server = TcpStream::connect(target).await.unwrap();
+    // The client closes the connection when it is done.
+    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+    String::from_utf8(name).unwrap()
+}
+
+#[tokio::test]
+async fn a_socks_proxy_is_spoken_to_in_socks() {
+    let (server, _) = agreeable().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let proxy = tokio::spawn(socks(listener, server.address().to_string()));
+    let finetuner = through(&format!("socks5h://user:pass@{address}"))
+        .login()
+        .await
+        .unwrap();
+    assert_eq!(finetuner.user().unwrap().name, "ada");
+    drop(finetuner);
+    assert_eq!(proxy.await.unwrap(), "backend.example");
+}
+
+#[tokio::test]
+async fn an_unknown_kind_of_proxy_is_refused_by_name() {
+    let error = through("ftp://user:geheim@127.0.0.1:1")
+        .connect()
+        .await
+        .unwrap_err();
+    let text = format!("{error} {error:?}");
+    assert!(text.contains("ftp") && text.contains("socks5h"), "{text}");
+    assert!(!text.contains("geheim"), "{text}");
+}
+
+#[tokio::test]
+async fn the_error_of_a_dead_proxy_names_it_without_its_password() {
+    for scheme in ["http", "socks5h"] {
+        let proxy = format!("{scheme}://user:geheim@127.0.0.1:1");
+        let error = through(&proxy).login().await.unwrap_err();
+        assert!(error.is_connect(), "{error}");
+        let text = format!("{error} {error:?}");
+        let named = format!("the proxy {scheme}://127.0.0.1:1 (proxy)");
+        assert!(text.contains(&named) && text.contains("NO_PROXY"), "{text}");
+        assert!(
+            !text.contains("geheim") && !text.contains("finetuner-server"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_wants_a_password_is_named() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let proxy = tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut head = vec![0; 4096];
+        let length = client.read(&mut head).await.unwrap();
+        assert!(head[..length].starts_with(b"GET http://backend.example:8642/"));
+        let answer = "HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n";
+        client.write_all(answer.as_bytes()).await.unwrap();
+    });
+    let finetuner = through(&format!("http://{address}"))
+        .connect()
+        .await
+        .unwrap();
+    let error = finetuner.get_experiment("e").await.unwrap_err();
+    assert_eq!(error.status(), Some(407));
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+    proxy.await.unwrap();
+}

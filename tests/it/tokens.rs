@@ -1,0 +1,189 @@
+//! Where tokens are kept, and whom they are sent to. Each test runs in a process
+//! of its own, which has a home folder of its own.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use finetuner::{Finetuner, TokenStorage};
+use serde_json::{Value, json};
+use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::any};
+
+/// Tells a process that it is the one with the home folder.
+const CHILD: &str = "FINETUNER_TEST_CHILD";
+
+/// Runs a test again in a process with these variables, and returns whether
+/// this is not that process yet. `HOME` is a new folder.
+fn elsewhere(test: &str, variables: &[(&str, &str)]) -> bool {
+    if std::env::var_os(CHILD).is_some() {
+        return false;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("tokens::{test}"), "--nocapture"]);
+    for name in [
+        "JINA_AUTH_TOKEN",
+        "JINA_HUB_ROOT",
+        "DBUS_SESSION_BUS_ADDRESS",
+    ] {
+        command.env_remove(name);
+    }
+    command.env(CHILD, "1").env("HOME", home.path());
+    let output = command.envs(variables.iter().copied()).output().unwrap();
+    let printed = [output.stdout, output.stderr].map(|o| String::from_utf8_lossy(&o).into_owned());
+    assert!(output.status.success(), "{}", printed.join("\n"));
+    true
+}
+
+fn home() -> PathBuf {
+    std::env::var_os("HOME").unwrap().into()
+}
+
+fn config(folder: &Path) -> Value {
+    serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap()
+}
+
+/// A server that lets everybody in.
+async fn server() -> MockServer {
+    let server = MockServer::start().await;
+    let user = json!({"code": 200, "status": 20000, "data": {"_id": "u", "name": "ada"}});
+    let welcome = ResponseTemplate::new(200).set_body_json(user);
+    Mock::given(any())
+        .respond_with(welcome)
+        .mount(&server)
+        .await;
+    server
+}
+
+fn at(server: &MockServer) -> finetuner::Builder {
+    let builder = Finetuner::builder().registry(server.uri());
+    builder.token_storage(TokenStorage::File)
+}
+
+async fn tokens_seen_by(server: &MockServer) -> Vec<String> {
+    let shown = |request: &Request| {
+        let header = request.headers.get("authorization")?;
+        Some(header.to_str().unwrap().to_owned())
+    };
+    let requests = server.received_requests().await.unwrap();
+    requests.iter().filter_map(shown).collect()
+}
+
+#[tokio::test]
+async fn a_stored_token_is_sent_to_no_other_server() {
+    if elsewhere("a_stored_token_is_sent_to_no_other_server", &[]) {
+        return;
+    }
+    let (ours, other) = (server().await, server().await);
+    let folder = home().join(".jina");
+    std::fs::create_dir(&folder).unwrap();
+    let python = json!({"auth_token": "of-jina", "jwks": {}});
+    std::fs::write(folder.join("config.json"), python.to_string()).unwrap();
+
+    let error = at(&ours).login().interactive(false).await.unwrap_err();
+    assert!(error.is_unauthorized(), "{error}");
+    at(&ours).login().paste(" ours\n").await.unwrap();
+    let error = at(&other).login().interactive(false).await.unwrap_err();
+    assert!(error.is_unauthorized(), "{error}");
+    assert!(at(&other).connect().await.is_err());
+    assert!(tokens_seen_by(&other).await.is_empty());
+
+    at(&other).login().paste("other").await.unwrap();
+    let finetuner = at(&ours).login().interactive(false).await.unwrap();
+    assert_eq!(finetuner.get_token().unwrap().expose(), "ours");
+    finetuner.logout().await.unwrap();
+    let kept = json!({"auth_token": "of-jina", "jwks": {}, "auth_tokens": {other.uri(): "other"}});
+    assert_eq!(config(&folder), kept);
+    assert!(
+        tokens_seen_by(&ours)
+            .await
+            .iter()
+            .all(|t| t == "token ours")
+    );
+    assert!(
+        tokens_seen_by(&other)
+            .await
+            .iter()
+            .all(|t| t == "token other")
+    );
+}
+
+#[tokio::test]
+async fn with_a_token_given_nothing_in_the_home_folder_is_touched() {
+    let test = "with_a_token_given_nothing_in_the_home_folder_is_touched";
+    if elsewhere(test, &[("JINA_AUTH_TOKEN", " given\r\n")]) {
+        return;
+    }
+    // A file that can't be read would be an error.
+    std::fs::write(home().join(".jina"), "").unwrap();
+    let server = server().await;
+    for storage in [TokenStorage::Auto, TokenStorage::File] {
+        let builder = at(&server).token_storage(storage);
+        builder
+            .clone()
+            .connect()
+            .await
+            .unwrap()
+            .logout()
+            .await
+            .unwrap();
+        builder.login().await.unwrap().logout().await.unwrap();
+        let in_code = at(&server).token_storage(storage).token("in-code ");
+        in_code.login().await.unwrap().logout().await.unwrap();
+    }
+    let mut seen = tokens_seen_by(&server).await;
+    seen.sort();
+    seen.dedup();
+    assert_eq!(seen, ["token given", "token in-code"]);
+    let left = std::fs::read_dir(home()).unwrap().count();
+    assert_eq!(left, 1, "nothing was made");
+    let error = at(&server).token(" \n").connect().await.unwrap_err();
+    assert!(error.to_string().contains("`token` is blank"), "{error}");
+}
+
+#[tokio::test]
+async fn a_blank_variable_counts_as_unset() {
+    let blank = [("JINA_AUTH_TOKEN", " \n"), ("JINA_HUB_ROOT", "~/jina")];
+    if elsewhere("a_blank_variable_counts_as_unset", &blank) {
+        return;
+    }
+    let server = server().await;
+    let error = at(&server).connect().await.unwrap_err();
+    assert!(error.is_unauthorized(), "{error}");
+    at(&server).login().paste("stored").await.unwrap();
+    let finetuner = at(&server).connect().await.unwrap();
+    assert_eq!(finetuner.get_token().unwrap().expose(), "stored");
+    // `~` is the home folder in a variable as well.
+    let stored = config(&home().join("jina"));
+    assert_eq!(stored["auth_tokens"][server.uri()], "stored");
+}
+
+#[tokio::test]
+async fn a_login_goes_on_where_its_token_cannot_be_kept() {
+    if elsewhere("a_login_goes_on_where_its_token_cannot_be_kept", &[]) {
+        return;
+    }
+    std::fs::write(home().join(".jina"), "a file where the folder should be").unwrap();
+    let server = server().await;
+    let error = at(&server).login().paste("good").await.unwrap_err();
+    assert!(
+        error.is_file() && error.to_string().contains(".jina"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn logging_out_says_which_store_still_holds_the_token() {
+    if elsewhere("logging_out_says_which_store_still_holds_the_token", &[]) {
+        return;
+    }
+    let server = server().await;
+    let finetuner = at(&server).login().paste("good").await.unwrap();
+    let path = home().join(".jina/config.json");
+    std::fs::write(&path, "broken meanwhile").unwrap();
+    let error = finetuner.logout().await.unwrap_err().to_string();
+    assert!(error.contains("may still be stored"), "{error}");
+    assert!(error.contains(path.to_str().unwrap()), "{error}");
+    assert!(!error.contains("good"), "{error}");
+}
