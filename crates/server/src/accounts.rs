@@ -1,20 +1,11 @@
 //! Passwords, and codes that sign in once.
 
-use std::sync::Arc;
-
 use argon2::{
     Argon2,
     password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
 };
 
-use tokio::sync::Semaphore;
-
-use crate::{
-    app::App,
-    database::now_ms,
-    error::{ApiError, Result},
-    secret,
-};
+use crate::{app::App, database::now_ms, error::Result, secret};
 
 /// The fewest characters of a password.
 pub(crate) const MIN_PASSWORD: usize = 8;
@@ -22,55 +13,6 @@ pub(crate) const MIN_PASSWORD: usize = 8;
 const MAX_PASSWORD: usize = 1024;
 /// How long a code signs in, in milliseconds.
 const CODE_LIFE: i64 = 3600 * 1000;
-
-/// Passwords that are hashed at once. Each takes a core and 19 MiB for some
-/// hundredths of a second.
-const AT_ONCE: usize = 2;
-/// Passwords that may wait for their turn.
-const MAX_WAITING: usize = 32;
-
-/// Hashes passwords, a few at a time, so that many sign-ins take neither the
-/// memory nor the threads that the rest of the server needs.
-pub(crate) struct Hashing {
-    turns: Arc<Semaphore>,
-    places: Arc<Semaphore>,
-}
-
-impl Default for Hashing {
-    fn default() -> Self {
-        Self {
-            turns: Arc::new(Semaphore::new(AT_ONCE)),
-            places: Arc::new(Semaphore::new(AT_ONCE + MAX_WAITING)),
-        }
-    }
-}
-
-impl Hashing {
-    /// Runs `hash` in a thread that may block, when it is its turn.
-    ///
-    /// # Errors
-    /// 429 if too many wait already.
-    pub(crate) async fn run<T: Send + 'static>(
-        &self,
-        hash: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T> {
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|_| {
-            ApiError::too_many(
-                "too many passwords are being checked: try again in a second",
-                1,
-            )
-        })?;
-        let turn = Arc::clone(&self.turns).acquire_owned().await;
-        let done = tokio::task::spawn_blocking(move || {
-            let result = hash();
-            // Held here: a client that has gone does not stop the thread.
-            drop((turn, place));
-            result
-        });
-        done.await.map_err(|e| ApiError::internal(&e))
-    }
-}
 
 /// What is stored of a password: argon2id with the parameters of OWASP's advice,
 /// which are the library's defaults. Takes a while, and blocks.
@@ -110,7 +52,8 @@ pub(crate) async fn check_password(
         // Of a password that nobody has.
         _ => (None, DUMMY.to_owned()),
     };
-    let right = app.hashing.run(move || is_right(&password, &hash)).await?;
+    let check = move || is_right(&password, &hash);
+    let right = app.gates.passwords.run("", check).await?;
     Ok(id.filter(|_| right))
 }
 
@@ -163,42 +106,6 @@ pub(crate) fn redeem_code(app: &App, code: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn passwords_are_hashed_a_few_at_a_time_and_too_many_are_refused() {
-        let hashing = Arc::new(Hashing::default());
-        let (started, mut running) = tokio::sync::mpsc::unbounded_channel();
-        let (go_on, wait) = std::sync::mpsc::channel::<()>();
-        let wait = Arc::new(std::sync::Mutex::new(wait));
-        let mut tasks = Vec::new();
-        for _ in 0..AT_ONCE + MAX_WAITING {
-            let (hashing, started, wait) =
-                (Arc::clone(&hashing), started.clone(), Arc::clone(&wait));
-            tasks.push(tokio::spawn(async move {
-                let hash = move || {
-                    started.send(()).unwrap();
-                    wait.lock().unwrap().recv().unwrap();
-                };
-                hashing.run(hash).await.unwrap();
-            }));
-        }
-        for _ in 0..AT_ONCE {
-            running.recv().await.unwrap();
-        }
-        // All of them have a place now; those behind the first wait.
-        while hashing.places.available_permits() > 0 {
-            tokio::task::yield_now().await;
-        }
-        assert!(running.try_recv().is_err());
-        assert!(hashing.run(|| ()).await.is_err());
-        for _ in 0..AT_ONCE + MAX_WAITING {
-            go_on.send(()).unwrap();
-        }
-        for task in tasks {
-            task.await.unwrap();
-        }
-        hashing.run(|| ()).await.unwrap();
-    }
 
     #[test]
     fn passwords_are_hashed_and_known_again() {

@@ -13,12 +13,13 @@ use finetuner_protocol::{Level, Status};
 use tokio::sync::{Notify, RwLock, watch};
 
 use crate::{
-    accounts::Hashing,
     api::{Logins, Uploads},
     attempts::LoginAttempts,
+    cached::Cached,
     counters::Counters,
     database::{Database, End, NewArtifact, RunRow, Which},
     error::Result,
+    gate::Gates,
     secret,
     settings::Settings,
     store::{Store, Upload},
@@ -41,7 +42,11 @@ pub(crate) struct App {
     pub(crate) uploads: Uploads,
     pub(crate) logins: Logins,
     pub(crate) attempts: LoginAttempts,
-    pub(crate) hashing: Hashing,
+    pub(crate) gates: Gates,
+    /// How many runs have each status, for `/metrics`.
+    pub(crate) run_counts: Cached<Vec<(String, u64)>>,
+    /// Whether the database answers, for `/readyz`.
+    pub(crate) readiness: Cached<std::result::Result<(), String>>,
     pub(crate) counters: Counters,
     pub(crate) spent_codes: SpentCodes,
     /// Tokens that were used since this was last written down.
@@ -70,7 +75,9 @@ impl App {
             uploads: Uploads::default(),
             logins: Logins::default(),
             attempts: LoginAttempts::default(),
-            hashing: Hashing::default(),
+            gates: Gates::default(),
+            run_counts: Cached::new(Duration::from_secs(5)),
+            readiness: Cached::new(Duration::from_secs(1)),
             counters: Counters::default(),
             spent_codes: SpentCodes::default(),
             used_tokens: Mutex::default(),

@@ -2,33 +2,52 @@
 
 use std::io::{self, Read};
 
-use finetuner_protocol::{Document, DocumentReader};
+use finetuner_protocol::{Document, DocumentError, DocumentReader};
 use tokio::runtime::Handle;
 
-use crate::store::Store;
+use crate::{
+    app::App,
+    error::{ApiError, Result},
+    store::Store,
+};
 
-/// Documents from number `first` on, counted from 0, at most `count`; and how
-/// many there are. What comes before is passed over without unpacking it.
+/// The bytes that the documents of one look may have, without the last of them.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// Documents from number `first` on, counted from 0, at most `count` and fewer
+/// if they are large; and how many there are. What comes before is passed over
+/// without unpacking it.
 pub(crate) async fn read(
-    store: &Store,
+    app: &App,
+    user_id: &str,
     content: &str,
     first: u64,
     count: u64,
-) -> Result<(Vec<Document>, u64), String> {
-    let bytes = StoredBytes::new(store, content).await?;
-    let read = move || {
-        let mut reader = DocumentReader::new(bytes).map_err(|e| e.to_string())?;
-        let total = reader.count_announced();
-        reader.skip_documents(first).map_err(|e| e.to_string())?;
-        let wanted = usize::try_from(count).unwrap_or(usize::MAX);
-        let documents = reader.take(wanted).collect::<Result<Vec<_>, _>>();
-        Ok((documents.map_err(|e| e.to_string())?, total))
-    };
-    tokio::task::spawn_blocking(read)
-        .await
-        .map_err(|e| e.to_string())?
+) -> Result<(Vec<Document>, u64)> {
+    let bytes = StoredBytes::new(&app.store, content).await;
+    let bytes = bytes.map_err(ApiError::unprocessable)?;
+    let read = move || some(bytes, first, count);
+    let read = app.gates.previews.run(user_id, read).await?;
+    read.map_err(|e| ApiError::unprocessable(e.to_string()))
 }
 
+fn some(
+    bytes: impl Read,
+    first: u64,
+    count: u64,
+) -> std::result::Result<(Vec<Document>, u64), DocumentError> {
+    let mut reader = DocumentReader::new(bytes)?;
+    let total = reader.count_announced();
+    reader.skip_documents(first)?;
+    let mut documents = Vec::new();
+    while (documents.len() as u64) < count
+        && reader.bytes_unpacked() < MAX_BYTES
+        && let Some(document) = reader.next()
+    {
+        documents.push(document?);
+    }
+    Ok((documents, total))
+}
 /// Reads a content in a thread that may block.
 #[derive(Clone)]
 pub(crate) struct StoredBytes {
@@ -92,10 +111,23 @@ mod tests {
         let bytes = DocumentArray::from(all.clone()).to_bytes().unwrap();
         upload.write(bytes.into()).await.unwrap();
         let content = upload.finish().await.unwrap().content;
-        let (some, total) = read(&store, &content, 48, 10).await.unwrap();
-        assert_eq!((some.as_slice(), total), (&all[48..], 50));
-        let (none, _) = read(&store, &content, 1000, 10).await.unwrap();
-        assert!(none.is_empty());
-        assert!(read(&store, "00", 0, 1).await.is_err());
+        let look = async |first, count| {
+            let bytes = StoredBytes::new(&store, &content).await.unwrap();
+            let read = tokio::task::spawn_blocking(move || some(bytes, first, count));
+            read.await.unwrap().unwrap()
+        };
+        let (found, total) = look(48, 10).await;
+        assert_eq!((found.as_slice(), total), (&all[48..], 50));
+        assert!(look(1000, 10).await.0.is_empty());
+        assert!(StoredBytes::new(&store, "00").await.is_err());
+    }
+
+    #[test]
+    fn large_documents_are_read_up_to_a_limit() {
+        let large = Document::text("x".repeat(20 << 20));
+        let all = DocumentArray::from(vec![large; 6]).to_bytes().unwrap();
+        let (found, total) = some(all.as_slice(), 0, 6).unwrap();
+        assert_eq!((found.len(), total), (4, 6), "the fourth goes over 64 MiB");
+        assert_eq!(some(all.as_slice(), 4, 6).unwrap().0.len(), 2);
     }
 }

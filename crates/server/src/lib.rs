@@ -7,7 +7,7 @@
 //! | module | what it is for |
 //! | --- | --- |
 //! | `server`, `http`, `settings` | starting and stopping, connections |
-//! | `peer`, `pace` | where a request comes from, clients that are too slow |
+//! | `peer`, `pace`, `gate` | where a request comes from, clients that are too slow, work that waits for its turn |
 //! | `api` | the routes, one file a group |
 //! | `console` | the pages for people |
 //! | `submission` | whether a new run's data is there and fits |
@@ -17,18 +17,20 @@
 //! | `documents` | a look into what is stored |
 //! | `accounts`, `attempts`, `secret`, `ticket` | passwords, wrong passwords, tokens, keys of downloads |
 //! | `upkeep` | checks, copies, cleaning |
-//! | `app`, `counters` | what all of them share |
+//! | `app`, `counters`, `cached` | what all of them share |
 
 mod accounts;
 mod api;
 mod app;
 mod attempts;
+mod cached;
 pub mod command;
 mod console;
 mod counters;
 mod database;
 mod documents;
 mod error;
+mod gate;
 mod http;
 pub mod launcher;
 mod pace;

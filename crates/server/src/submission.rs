@@ -26,8 +26,20 @@ pub(crate) struct Checked {
     pub(crate) keep_checkpoints: u32,
 }
 
+/// The most callbacks of a run.
+const MAX_CALLBACKS: usize = 64;
+/// The most bytes of data that a run may name, each data set as often as it is
+/// read.
+const MAX_READ: u64 = 32 << 30;
+
 /// Checks a configuration, and all that it names.
 pub(crate) async fn check(app: &App, user_id: &str, config: &RunConfig) -> Result<Checked> {
+    let count = config.callbacks.len();
+    if count > MAX_CALLBACKS {
+        return Err(ApiError::unprocessable(format!(
+            "`callbacks` has {count} items: at most {MAX_CALLBACKS} are allowed"
+        )));
+    }
     let earlier = match &config.model.artifact {
         None => None,
         Some(name) => Some(earlier(app, user_id, name).await?),
@@ -107,12 +119,45 @@ async fn check_data(
         stored.insert(name, bytes);
     }
     let callbacks = config.callbacks.clone();
+    let sizes = |name: &str| stored.get(name).map_or(0, StoredBytes::size);
+    check_sizes(&plan, &callbacks, sizes)?;
     let check = move || check_shapes(&plan, &callbacks, &stored);
-    tokio::task::spawn_blocking(check)
-        .await
-        .map_err(|e| ApiError::internal(&e))?
-        .map_err(|e| ApiError::engine(&e))?;
+    let checked = app.gates.submissions.run(user_id, check).await?;
+    checked.map_err(|e| ApiError::engine(&e))?;
     Ok(contents)
+}
+
+/// The names of the data that an evaluation reads.
+fn searched(callback: &Callback) -> impl Iterator<Item = &str> {
+    let evaluation = match callback {
+        Callback::EvaluationCallback(evaluation) => Some(evaluation),
+        _ => None,
+    };
+    evaluation.into_iter().flat_map(|evaluation| {
+        [
+            Some(evaluation.query_data.as_str()),
+            evaluation.index_data.as_deref(),
+        ]
+        .into_iter()
+        .flatten()
+    })
+}
+
+/// Checks that a run reads no more than can be checked in reasonable time.
+fn check_sizes(plan: &Plan, callbacks: &[Callback], size: impl Fn(&str) -> u64) -> Result<()> {
+    let trained = plan.train_data_names();
+    let names = trained.iter().map(String::as_str);
+    let names = names.chain(callbacks.iter().flat_map(searched));
+    let total = names.map(size).fold(0, u64::saturating_add);
+    if total <= MAX_READ {
+        return Ok(());
+    }
+    Err(ApiError::unprocessable(format!(
+        "`callbacks`: the run reads {} GiB of data, counted for each callback, and the limit is \
+         {} GiB: evaluate with smaller data sets, or with fewer callbacks",
+        total >> 30,
+        MAX_READ >> 30
+    )))
 }
 
 /// Checks that a run can be trained on data, and evaluated.
@@ -223,4 +268,32 @@ fn field_of(config: &RunConfig, name: &str) -> &'static str {
         |callback| matches!(callback, Callback::EvaluationCallback(e) if e.query_data == name),
     );
     if is_query { "query_data" } else { "index_data" }
+}
+
+#[cfg(test)]
+mod tests {
+    use finetuner_protocol::callback::EvaluationCallback;
+
+    use super::*;
+
+    #[test]
+    fn data_that_is_read_again_and_again_counts_each_time() {
+        let config = serde_json::json!({
+            "model": {"name": "clip-small"},
+            "data": {"train_data": "train"},
+            "hyper_parameters": {"loss": "CLIPLoss"},
+            "run_name": "r",
+            "experiment_name": "e",
+        });
+        let config: RunConfig = serde_json::from_value(config).unwrap();
+        let plan = Plan::new(&config, Allowed::default()).unwrap();
+        let evaluation = || Callback::from(EvaluationCallback::new("train"));
+        let check = |count: usize| {
+            let callbacks: Vec<Callback> = (0..count).map(|_| evaluation()).collect();
+            check_sizes(&plan, &callbacks, |_| 4 << 30)
+        };
+        check(7).unwrap();
+        let error = check(8).unwrap_err();
+        assert!(error.message().contains("36 GiB"), "{}", error.message());
+    }
 }

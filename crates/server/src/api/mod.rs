@@ -49,6 +49,10 @@ use crate::{
 /// The most bytes of a request that is not an upload.
 const MAX_BODY_BYTES: usize = 4 << 20;
 
+/// How long the database may take to answer before the server counts as not
+/// ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How often a log stream without lines sends something.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -130,7 +134,7 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         ("/v2/rpc/artifact.beginUpload".into(), post(uploads::begin)),
         (
             "/v2/rpc/artifact.uploadPart".into(),
-            put(uploads::part).layer(DefaultBodyLimit::max(2 * uploads::PART_BYTES)),
+            put(uploads::part).layer(DefaultBodyLimit::max(uploads::MAX_PART_BYTES)),
         ),
         (
             "/v2/rpc/artifact.finishUpload".into(),
@@ -203,13 +207,19 @@ async fn ready(State(app): State<Arc<App>>) -> Result<&'static str> {
     if app.is_stopping() {
         return Err(ApiError::unavailable("the server is about to stop"));
     }
-    let ready = app.database.is_ready().await;
+    let look = async || {
+        let ready = tokio::time::timeout(READY_TIMEOUT, app.database.is_ready());
+        let ready = ready.await.map_err(|_| "it took too long".to_owned());
+        Ok::<_, ApiError>(ready.and_then(|ready| ready.map_err(|e| e.to_string())))
+    };
+    let ready = app.readiness.get(look).await?;
     ready.map_err(|e| ApiError::unavailable(format!("the database does not answer: {e}")))?;
     Ok("ok\n")
 }
 
 async fn counters(State(app): State<Arc<App>>) -> Result<Response> {
-    let text = app.counters.text(app.database.count_runs().await?);
+    let runs = app.run_counts.get(async || app.database.count_runs().await);
+    let text = app.counters.text(runs.await?);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

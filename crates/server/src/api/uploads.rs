@@ -11,7 +11,8 @@ use std::{
 use axum::{
     Json,
     body::Bytes,
-    extract::{Query, State},
+    extract::{FromRequest, Query, Request, State},
+    http::{StatusCode, header},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -29,7 +30,11 @@ use crate::{
 };
 
 /// The bytes of a part but the last.
-pub(super) const PART_BYTES: usize = 8 << 20;
+const PART_BYTES: usize = 8 << 20;
+/// The most bytes of a part.
+pub(super) const MAX_PART_BYTES: usize = 2 * PART_BYTES;
+/// How long a part may take.
+const PART_TIME: Duration = Duration::from_secs(600);
 /// How long an upload may stand still.
 const LIFE: Duration = Duration::from_secs(3600);
 
@@ -147,9 +152,12 @@ pub(crate) async fn part(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
     Query(part): Query<Part>,
-    bytes: Bytes,
+    request: Request,
 ) -> Result<Json<Value>> {
     let found = app.uploads.find(&user.id, &part.upload_id)?;
+    // Parts are in memory until they are whole, so only a few are read at once.
+    let turn = app.gates.parts.enter(&user.id).await?;
+    let bytes = read_part(request).await?;
     let mut state = found.state.lock().await;
     let Stage::Open { upload, .. } = &mut *state else {
         return Err(ApiError::conflict("this upload is finished"));
@@ -165,7 +173,37 @@ pub(crate) async fn part(
         }
         upload.write(bytes).await?;
     }
+    drop(turn);
     Ok(success(json!({"received": upload.size()})))
+}
+
+/// Reads a part; one that is announced as too large is not read.
+async fn read_part(request: Request) -> Result<Bytes> {
+    let too_large = || {
+        ApiError::too_large(format!(
+            "the part has more than {} MiB: send parts of `partSize` bytes",
+            MAX_PART_BYTES >> 20
+        ))
+    };
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if length.is_some_and(|length| length > MAX_PART_BYTES) {
+        return Err(too_large());
+    }
+    let read = tokio::time::timeout(PART_TIME, Bytes::from_request(request, &()));
+    let read = read.await.map_err(|_| {
+        let minutes = PART_TIME.as_secs() / 60;
+        ApiError::bad_request(format!(
+            "the part took more than {minutes} minutes: send it again"
+        ))
+    })?;
+    read.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        _ => ApiError::bad_request(format!(
+            "the part is not whole, send it again: {}",
+            error.body_text()
+        )),
+    })
 }
 
 #[derive(Deserialize)]

@@ -138,7 +138,8 @@ pub(crate) async fn page(
     let here = path(&["data", &artifact.id]);
     let documents = match artifact.kind.as_str() {
         "documentArray" => {
-            Some(documents::read(&app.store, &artifact.content, first, DOCUMENTS).await)
+            let user_id = &session.user.id;
+            Some(documents::read(&app, user_id, &artifact.content, first, DOCUMENTS).await)
         }
         _ => None,
     };
@@ -155,13 +156,16 @@ pub(crate) async fn page(
         p { a .button href={ (here) "/download" } download { "Download" } }
         @match &documents {
             None => {}
-            Some(Err(reason)) => { p .problem { "The documents can't be shown: " (reason) } }
+            Some(Err(reason)) => { p .problem { "The documents can't be shown: " (reason.message()) } }
             Some(Ok((documents, total))) => {
                 h2 { (total) " documents" }
                 ol .documents start=(first + 1) {
                     @for (i, document) in documents.iter().enumerate() {
                         li { (shown_document(document, &here, first + i as u64, &mut Vec::new())) }
                     }
+                }
+                @if (documents.len() as u64) < DOCUMENTS.min(total.saturating_sub(first)) {
+                    p .hint { "The next documents are too large to be shown here. Download the data to see them." }
                 }
                 (pager(*total, number, DOCUMENTS, |page| format!("{here}?page={page}")))
             }
@@ -247,8 +251,8 @@ pub(crate) async fn picture(
 ) -> Page<Response> {
     let artifact = find(&app, &session, id).await?;
     let none = || ApiError::not_found("there is no such picture");
-    let read = documents::read(&app.store, &artifact.content, document, 1).await;
-    let (documents, _) = read.map_err(|_| none())?;
+    let (documents, _) =
+        documents::read(&app, &session.user.id, &artifact.content, document, 1).await?;
     let mut found = documents.first().ok_or_else(none)?;
     for step in part.split('.').filter(|step| !step.is_empty()) {
         let step = step.parse::<usize>().ok();

@@ -212,8 +212,8 @@ pub(crate) async fn set_password(
     Form(NewPassword { password }): Form<NewPassword>,
 ) -> Page<Response> {
     session.may_write()?;
-    let hash = app.hashing.run(move || accounts::hash_password(&password));
-    let hash = match hash.await? {
+    let hash = move || accounts::hash_password(&password);
+    let hash = match app.gates.passwords.run("", hash).await? {
         Ok(hash) => hash,
         Err(reason) => return Ok(password_form(&session, Some((&reason, false))).into_response()),
     };

@@ -1,6 +1,8 @@
 //! What one client may take of the server: passwords to try, runs, uploads,
 //! places and time.
 
+use std::io::{Read, Write};
+
 use finetuner_server::Settings;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
@@ -210,4 +212,45 @@ async fn the_console_shows_what_a_user_has_taken_of_what_is_allowed() {
     ] {
         assert!(page.contains(row), "{row} is not in {page}");
     }
+}
+
+/// What is refused by its head is not read.
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_are_too_large_or_belong_nowhere_are_refused_before_they_come() {
+    let backend = start().await;
+    let begun = backend.http.post("/v2/rpc/artifact.beginUpload");
+    let begun = sent(begun.json(&json!({"name": "p"}))).await;
+    let begun: Value = begun.json().await.unwrap();
+    let upload = begun["data"]["uploadId"].as_str().unwrap();
+    let url = backend.server.url();
+    let host = url.trim_start_matches("http://");
+    let token = backend.server.first_token().unwrap();
+    for (upload, length, expected) in [
+        (upload, (16_u64 << 20) + 1, "413"),
+        (upload, 4 << 30, "413"),
+        ("none", 1 << 20, "404"),
+    ] {
+        let head = format!(
+            "PUT /v2/rpc/artifact.uploadPart?uploadId={upload}&offset=0 HTTP/1.1\r\nhost: {host}\r\n\
+             authorization: token {token}\r\ncontent-length: {length}\r\n\r\n"
+        );
+        let mut stream = std::net::TcpStream::connect(host).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert_eq!(answer.split(' ').nth(1), Some(expected), "{length}");
+    }
+}
+
+#[tokio::test]
+async fn a_run_has_so_many_callbacks_and_no_more() {
+    let backend = start().await;
+    backend.finetuner.push("train", pairs(4)).await.unwrap();
+    let mut run = fit(&backend.finetuner, "r", 1);
+    for _ in 0..65 {
+        run = run.callback(finetuner::EvaluationCallback::new("train"));
+    }
+    let error = run.await.unwrap_err();
+    assert!(error.to_string().contains("at most 64"), "{error}");
 }
