@@ -6,7 +6,7 @@ use finetuner_protocol::{DocumentError, InvalidField};
 use reqwest::StatusCode;
 use url::Url;
 
-use crate::data::Problems;
+use crate::{data::Problems, transport::NotMade};
 
 /// The result of a call.
 ///
@@ -113,6 +113,9 @@ impl Error {
 
     pub(crate) fn transport(error: reqwest::Error, limit: Duration) -> Self {
         let error = error.without_url();
+        if let Some(reason) = not_made(&error) {
+            return Self::setup(reason);
+        }
         Self::new(if error.is_timeout() {
             Kind::Timeout(limit)
         } else if error.is_connect() {
@@ -194,6 +197,28 @@ impl Error {
     }
 
     /// A word for logs, which shows nothing of the call.
+    /// A row or document that can't be used.
+    pub(crate) fn row(number: u64, reason: impl fmt::Display) -> Self {
+        let mut problems = Problems::new("the data");
+        problems.add(number, reason.to_string());
+        problems.into()
+    }
+
+    /// Data that can't be used as a whole.
+    pub(crate) fn data(data: &str, reason: impl fmt::Display) -> Self {
+        let mut problems = Problems::new(data);
+        problems.add(0, reason.to_string());
+        problems.into()
+    }
+
+    /// Returns what is wrong with the data, where that is the error.
+    pub(crate) fn into_problems(self) -> Result<Problems> {
+        match self.0.kind {
+            Kind::Data(problems) => Ok(problems),
+            _ => Err(self),
+        }
+    }
+
     pub(crate) fn kind_name(&self) -> &'static str {
         match self.0.kind {
             Kind::Connect(_) => "connect",
@@ -692,6 +717,23 @@ impl Error {
 /// Statuses that go away by themselves.
 pub(crate) fn is_passing(status: StatusCode) -> bool {
     matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504)
+}
+
+/// Returns why the body of a request could not be made, where that broke it.
+fn not_made(error: &reqwest::Error) -> Option<String> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        // An `io::Error` is not the source of itself.
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        let own = error.downcast_ref::<NotMade>();
+        if let Some(own) = own.or_else(|| inner?.downcast_ref()) {
+            return Some(own.to_string());
+        }
+        cause = error.source();
+    }
+    None
 }
 
 fn start_of(body: &[u8]) -> String {

@@ -17,7 +17,7 @@ use crate::{
     csv::Layout,
     names,
     progress::{ProgressSink, progress_methods},
-    submit::{Pushing, Submission, submit},
+    submit::{Pushing, Submission, push_and_submit},
 };
 
 /// A fine-tuning job, from [`Finetuner::fit`]. Awaiting it submits the job.
@@ -28,8 +28,10 @@ use crate::{
 /// of the Python argument.
 ///
 /// Data that is not given by name is checked and pushed first, under names such as
-/// `finetuner-dastorage-{experiment}-{run}-train`; the same data in two places is
-/// pushed once.
+/// `finetuner-dastorage-{experiment}-{run}-train-{number}`; the number is random,
+/// so that no run replaces the data of another. The same data in two places is
+/// pushed once. Before the upload, the backend is asked whether it would accept
+/// the run.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -641,9 +643,7 @@ impl Fit {
             .collect();
         // What no backend would accept is refused before anything is sent.
         config.check()?;
-        pushing
-            .push_all(&self.finetuner, layout, config.public, self.progress)
-            .await?;
+        let public = config.public;
         let latest = config.generation == Generation::V0_8;
         let submission = Submission {
             experiment: config.experiment_name.clone(),
@@ -654,7 +654,15 @@ impl Fit {
             description: self.description,
             config: self.config.into(),
         };
-        submit(&self.finetuner, submission).await
+        push_and_submit(
+            &self.finetuner,
+            pushing,
+            layout,
+            public,
+            self.progress,
+            submission,
+        )
+        .await
     }
 }
 

@@ -1,16 +1,18 @@
-//! From a described job to a run: its data is pushed, then the run is created.
+//! From a described job to a run: the backend is asked, the data is pushed, the
+//! run is created.
 
 use std::time::Duration;
 
-use finetuner_protocol::{Config, Device, Generation, NewRun, RunTask, check_name};
+use finetuner_protocol::{Config, Device, Generation, NewRun, RunTask};
 use reqwest::Method;
+use serde_json::Value;
 
 use crate::{
     Csv, CsvOptions, DataSource, DocumentSource, Error, Finetuner, Result, Run,
     csv::Layout,
-    data::{self, Upload, upload_documents},
+    data::{self, Upload, send_documents},
     progress::ProgressSink,
-    transport::Call,
+    transport::{self, Call},
 };
 
 /// The version of the wire's schema that later clients speak.
@@ -19,11 +21,20 @@ const SCHEMA_VERSION: &str = "0.13.10";
 /// How long the backend may take to look at the data before it says yes.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(600);
 
+/// Bytes of a data set's name that come from the names of experiment and run.
+const MAX_NAME: usize = 180;
+
 /// The data of a run that is not at the backend yet.
+///
+/// Each submission pushes it under names of its own, which end with a random
+/// number: `a-b` and `c` give the same name as `a` and `b-c`, and a run that is
+/// refused must not have replaced the data of another.
 pub(crate) struct Pushing {
     generation: Generation,
     /// What comes before the purpose in the names under which data is pushed.
     prefix: String,
+    /// What comes behind it.
+    suffix: String,
     csv_options: Option<CsvOptions>,
     /// Name, argument, data.
     sources: Vec<(String, &'static str, DataSource)>,
@@ -36,13 +47,17 @@ impl Pushing {
         run: &str,
         csv_options: Option<CsvOptions>,
     ) -> Self {
-        let prefix = match generation {
-            Generation::V0_2 => format!("finetuner.dastorage.{experiment}.{run}."),
-            Generation::V0_8 => format!("finetuner-dastorage-{experiment}-{run}-"),
+        let unique = &transport::random_id()[..12];
+        let (prefix, point) = match generation {
+            Generation::V0_2 => ("finetuner.dastorage.", '.'),
+            Generation::V0_8 => ("finetuner-dastorage-", '-'),
         };
+        let mut names = format!("{experiment}{point}{run}");
+        names.truncate(names.floor_char_boundary(MAX_NAME));
         Self {
             generation,
-            prefix,
+            prefix: format!("{prefix}{names}{point}"),
+            suffix: format!("{point}{unique}"),
             csv_options,
             sources: Vec::new(),
         }
@@ -77,11 +92,11 @@ impl Pushing {
         }
         // Two callbacks may have query data of their own.
         let taken = |name: &String| self.sources.iter().any(|(known, ..)| known == name);
-        let first = format!("{}{purpose}", self.prefix);
-        let name = std::iter::once(first.clone())
-            .chain((2..).map(|n| format!("{first}-{n}")))
+        let named = |purpose: &str| format!("{}{purpose}{}", self.prefix, self.suffix);
+        let name = std::iter::once(named(purpose))
+            .chain((2..).map(|n| named(&format!("{purpose}-{n}"))))
             .find(|name| !taken(name))
-            .unwrap_or(first);
+            .unwrap_or_default();
         self.sources.push((name.clone(), argument, data));
         name
     }
@@ -93,19 +108,20 @@ impl Pushing {
         }
     }
 
-    /// Checks everything, then pushes it.
-    pub(crate) async fn push_all(
+    /// Checks everything, then pushes it. `pushed` gets the names of what is at
+    /// the backend.
+    async fn push_all(
         self,
         finetuner: &Finetuner,
         layout: Result<Layout>,
         public: bool,
         progress: ProgressSink,
+        pushed: &mut Vec<String>,
     ) -> Result<()> {
         let mut sources = Vec::new();
         let mut layout = Some(layout);
         let mut known = None;
         for (name, argument, data) in self.sources {
-            check_name(argument, &name)?;
             let source = match data {
                 DataSource::Name(_) => continue,
                 DataSource::Documents(documents) => DocumentSource::of_array(documents),
@@ -119,17 +135,27 @@ impl Pushing {
                     data::blocking(move || csv.documents(layout)).await?
                 }
             };
-            let checked = source.clone();
-            data::blocking(move || checked.check(argument).map(drop)).await?;
-            sources.push((name, source));
+            let checking = source.clone();
+            let checked = data::blocking(move || {
+                let checked = checking.check(argument)?;
+                if argument == "train_data"
+                    && let Err(reason) = checked.labels.check()
+                {
+                    return Err(Error::data(argument, reason));
+                }
+                Ok(checked)
+            })
+            .await?;
+            sources.push((name, source, checked));
         }
-        for (name, source) in sources {
+        for (name, source, checked) in sources {
             let upload = Upload {
-                name,
+                name: name.clone(),
                 public,
                 progress: progress.clone(),
             };
-            upload_documents(&finetuner.transport, source, upload).await?;
+            send_documents(&finetuner.transport, source, checked, upload).await?;
+            pushed.push(name);
         }
         Ok(())
     }
@@ -147,35 +173,96 @@ pub(crate) struct Submission {
     pub(crate) description: Option<String>,
 }
 
-/// Creates a run, and its experiment where that is not there.
-pub(crate) async fn submit(finetuner: &Finetuner, submission: Submission) -> Result<Run> {
-    let experiment = submission.experiment;
-    let new = NewRun {
-        name: submission.name,
-        config: submission.config,
-        finetuner_version: submission.task.is_some().then(|| SCHEMA_VERSION.to_owned()),
-        task: submission.task,
-        device: submission.device,
-        cpus: submission.cpus,
-        gpus: 1,
-        description: submission.description,
+impl Submission {
+    fn into_body(self) -> Result<(String, Value)> {
+        let new = NewRun {
+            name: self.name,
+            config: self.config,
+            finetuner_version: self.task.is_some().then(|| SCHEMA_VERSION.to_owned()),
+            task: self.task,
+            device: self.device,
+            cpus: self.cpus,
+            gpus: 1,
+            description: self.description,
+        };
+        let body = serde_json::to_value(new).map_err(Error::setup)?;
+        Ok((self.experiment, body))
+    }
+}
+
+/// Pushes the data of a run and creates the run. The backend is asked first
+/// whether it would take the run, so that no upload is in vain.
+pub(crate) async fn push_and_submit(
+    finetuner: &Finetuner,
+    pushing: Pushing,
+    layout: Result<Layout>,
+    public: bool,
+    progress: ProgressSink,
+    submission: Submission,
+) -> Result<Run> {
+    let (experiment, body) = submission.into_body()?;
+    if !pushing.sources.is_empty() {
+        ask(finetuner, &experiment, body.clone(), &pushing).await?;
+    }
+    let mut pushed = Vec::new();
+    let created = async {
+        let pushing = pushing.push_all(finetuner, layout, public, progress, &mut pushed);
+        pushing.await?;
+        submit(finetuner, &experiment, body).await
     };
-    let body = serde_json::to_value(new).map_err(Error::setup)?;
-    // One key for all attempts, so that a lost answer never makes two runs.
+    let created = created.await;
+    // Nobody else knows the data of a run that there will not be. Where its
+    // answer was lost, there may be one.
+    if let Err(error) = &created
+        && (error.is_invalid() || error.is_conflict())
+    {
+        for name in &pushed {
+            if let Err(error) = finetuner.delete_documents(name).await {
+                tracing::debug!(kind = error.kind_name(), "pushed data could not be deleted");
+            }
+        }
+    }
+    created
+}
+
+/// Asks whether a run would be accepted. A backend that does not know the
+/// question says no by its status, and the run is submitted unasked.
+async fn ask(
+    finetuner: &Finetuner,
+    experiment: &str,
+    mut body: Value,
+    pushing: &Pushing,
+) -> Result<()> {
+    let names: Vec<&str> = pushing
+        .sources
+        .iter()
+        .map(|(name, ..)| name.as_str())
+        .collect();
+    body["pushing"] = names.into();
     let call = Call::api(
         Method::POST,
-        "experiments/{experiment}/runs",
-        &[&experiment],
-    )
-    .json(body)
-    .keyed()
-    .repeatable()
-    .timeout(SUBMIT_TIMEOUT);
+        "experiments/{experiment}/check",
+        &[experiment],
+    );
+    match finetuner.transport.done(call.json(body).repeatable()).await {
+        Err(error) if matches!(error.status(), None | Some(401 | 409 | 422 | 429)) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Creates a run, and its experiment where that is not there.
+async fn submit(finetuner: &Finetuner, experiment: &str, body: Value) -> Result<Run> {
+    // One key for all attempts, so that a lost answer never makes two runs.
+    let call = Call::api(Method::POST, "experiments/{experiment}/runs", &[experiment])
+        .json(body)
+        .keyed()
+        .repeatable()
+        .timeout(SUBMIT_TIMEOUT);
     let transport = &finetuner.transport;
     let info = match transport.json(call.clone()).await {
         // Most often the experiment is there, and one request is enough.
         Err(error) if error.is_not_found() => {
-            match finetuner.create_experiment(&experiment).await {
+            match finetuner.create_experiment(experiment).await {
                 // Something else was not found, or somebody was faster.
                 Err(error) if error.is_conflict() => {}
                 created => drop(created?),
@@ -184,5 +271,5 @@ pub(crate) async fn submit(finetuner: &Finetuner, submission: Submission) -> Res
         }
         info => info?,
     };
-    Ok(Run::new(transport.clone(), &experiment, info))
+    Ok(Run::new(transport.clone(), experiment, info))
 }

@@ -15,7 +15,7 @@ use crate::{
     csv::Layout,
     names,
     progress::{ProgressSink, progress_methods},
-    submit::{Pushing, Submission, submit},
+    submit::{Pushing, Submission, push_and_submit},
 };
 
 /// Models that make training data.
@@ -303,14 +303,6 @@ impl Synthesize {
         };
         config.check()?;
         finetuner_protocol::check_workers(self.num_workers)?;
-        pushing
-            .push_all(
-                &self.finetuner,
-                Ok(Layout::Texts),
-                self.public,
-                self.progress,
-            )
-            .await?;
         let submission = Submission {
             experiment: self.experiment_name,
             name,
@@ -320,7 +312,15 @@ impl Synthesize {
             cpus: self.num_workers,
             description: self.description,
         };
-        submit(&self.finetuner, submission).await
+        push_and_submit(
+            &self.finetuner,
+            pushing,
+            Ok(Layout::Texts),
+            self.public,
+            self.progress,
+            submission,
+        )
+        .await
     }
 }
 

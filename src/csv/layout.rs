@@ -92,7 +92,7 @@ impl Layout {
         };
         reading.problems.into_result()?;
         let source = DocumentSource::of_array(Arc::new(documents.into()));
-        Ok(source.reads_files(options.convert_to_blob))
+        Ok(source.reads_own_files(options.convert_to_blob))
     }
 }
 
@@ -307,7 +307,7 @@ mod tests {
             model => Layout::of_model(Some(model))?,
         };
         let source = Csv::text(text).options(options).documents(layout)?;
-        Ok(source.iter().collect())
+        Ok(source.iter().map(|item| item.unwrap().document).collect())
     }
 
     fn pictures(names: &[&str]) -> (tempfile::TempDir, CsvOptions) {

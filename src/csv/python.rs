@@ -88,13 +88,13 @@ fn read(case: &Value, folder: &std::path::Path) -> Result<Vec<Value>> {
     let bytes = bytes_of(case["csv"].as_str().unwrap());
     let csv = Csv::reader(bytes.as_slice())?.options(options(&case["options"], folder));
     let source = csv.documents(layout)?;
-    source
-        .iter()
-        .map(|mut document| {
-            source.load(&mut document)?;
-            Ok(words(&document))
-        })
-        .collect()
+    source.check("the case")?;
+    let mut items = source.iter();
+    let mut all = Vec::new();
+    while let Some(document) = source.next_loaded(&mut items)? {
+        all.push(words(&document));
+    }
+    Ok(all)
 }
 
 /// Documents hold whole numbers as others.

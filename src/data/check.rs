@@ -123,15 +123,35 @@ pub(crate) fn check_document(document: &Document) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a uri names a file of this machine.
+/// Returns the path of a uri that names a local file; none for an address.
 pub(crate) fn local_path(uri: &str) -> Option<std::path::PathBuf> {
     if uri.is_empty() || uri.starts_with("data:") {
         return None;
     }
-    match url::Url::parse(uri) {
-        Ok(url) if url.scheme() == "file" => url.to_file_path().ok(),
-        // A drive letter reads as a scheme of one letter.
-        Ok(url) if url.scheme().len() > 1 && uri.contains("://") => None,
+    // A text may hold an address further behind, and a drive letter reads as a
+    // scheme of one letter.
+    let is_scheme = |scheme: &str| {
+        scheme.len() > 1
+            && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+    };
+    match uri.split_once("://") {
+        Some((scheme, _)) if is_scheme(scheme) => match url::Url::parse(uri) {
+            // A file of another machine is no file here.
+            Ok(url) if url.scheme() == "file" => {
+                Some(url.to_file_path().unwrap_or_else(|()| uri.into()))
+            }
+            _ => None,
+        },
+        // `file:/a/b.png` has no host.
+        _ if uri.starts_with("file:/") => {
+            let path = url::Url::parse(uri)
+                .ok()
+                .and_then(|url| url.to_file_path().ok());
+            Some(path.unwrap_or_else(|| uri.into()))
+        }
         _ => Some(uri.into()),
     }
 }
@@ -168,6 +188,15 @@ mod tests {
         }
         assert_eq!(local_path("a/b.png"), Some("a/b.png".into()));
         assert_eq!(local_path("file:///a/b.png"), Some("/a/b.png".into()));
+        assert_eq!(local_path("file:/a/b.png"), Some("/a/b.png".into()));
+        for text in [
+            "Note: a red dress (see http://shop.example/1)",
+            "see http://shop.example/1",
+            "C:/pictures/a.png",
+            "file://another/a.png",
+        ] {
+            assert_eq!(local_path(text), Some(text.into()), "{text}");
+        }
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 mod cache;
 mod check;
+mod documents;
 mod download;
+mod labels;
+mod pack;
 mod pull;
 mod push;
 mod source;
@@ -19,11 +22,12 @@ use crate::{Error, Finetuner, List, Result, transport::Call};
 
 pub(crate) use check::local_path;
 pub use check::{MAX_PROBLEMS, Problem, Problems};
+pub use documents::DocumentSource;
 pub(crate) use download::{Expected, download};
 pub use pull::{DocumentStream, Pull};
 pub use push::Push;
-pub(crate) use push::{Upload, upload_documents};
-pub use source::{DataSource, DocumentSource};
+pub(crate) use push::{Upload, send_documents};
+pub use source::DataSource;
 
 impl Finetuner {
     /// Stores data under a name, for `fit` or for [`Finetuner::pull`]; awaiting
@@ -311,7 +315,23 @@ pub async fn save_documents(path: impl AsRef<Path>, documents: DocumentArray) ->
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(Error::setup)?
+    tokio::task::spawn_blocking(work).await.map_err(ended)?
+}
+
+/// The error of a thread that ended without a result.
+fn ended(error: tokio::task::JoinError) -> Error {
+    let Ok(panic) = error.try_into_panic() else {
+        return Error::setup("the program ended before this was done");
+    };
+    let message = match panic.downcast::<String>() {
+        Ok(message) => *message,
+        Err(panic) => match panic.downcast::<&str>() {
+            Ok(message) => (*message).to_owned(),
+            Err(_) => "it did not say why".to_owned(),
+        },
+    };
+    Error::setup(format!(
+        "code that the program gave (an iterator of documents, or `on_progress`) panicked: \
+         {message}"
+    ))
 }

@@ -1,32 +1,24 @@
-//! Data on its way to the backend. Documents are packed as they are sent, a few
-//! at a time, so that memory does not grow with their number.
+//! Data on its way to the backend: checked as a whole, then sent.
 
 use std::{
     future::{Future, IntoFuture},
-    io,
     pin::Pin,
-    sync::Arc,
 };
 
-use bytes::Bytes;
-use finetuner_protocol::{Summary, check_name, stream_frame, stream_head};
-use futures_util::{StreamExt, stream};
+use finetuner_protocol::{Summary, check_name, text::start_of};
 
 use super::{
     blocking,
-    source::{DataSource, DocumentSource},
+    documents::{Checked, DocumentSource},
+    pack::Packing,
+    source::DataSource,
     upload,
 };
 use crate::{
     Error, Result,
     progress::{ProgressSink, progress_methods},
-    transport::{ByteStream, MakeBytes, Transport},
+    transport::Transport,
 };
-
-/// Bytes handed over at once.
-const CHUNK: usize = 256 << 10;
-/// Chunks that wait for the network.
-const AHEAD: usize = 8;
 
 /// Data on its way to the backend, from
 /// [`Finetuner::push`](crate::Finetuner::push). Awaiting it sends it.
@@ -114,8 +106,9 @@ impl Push {
         let source = match self.data {
             DataSource::Name(name) => {
                 return Err(Error::setup(format!(
-                    "`{name}` is the name of data that was pushed before: give documents or a CSV \
-                     file to push"
+                    "`{}` is the name of data that was pushed before: give documents or a CSV \
+                     file to push",
+                    start_of(&name)
                 )));
             }
             DataSource::Documents(documents) => DocumentSource::of_array(documents),
@@ -131,7 +124,9 @@ impl Push {
             public: self.public,
             progress: self.progress,
         };
-        upload_documents(&self.transport, source, upload).await
+        let (checking, name) = (source.clone(), upload.name.clone());
+        let checked = blocking(move || checking.check(&name)).await?;
+        send_documents(&self.transport, source, checked, upload).await
     }
 }
 
@@ -151,14 +146,14 @@ pub(crate) struct Upload {
     pub(crate) progress: ProgressSink,
 }
 
-/// Checks documents, then sends them. Returns what they were.
-pub(crate) async fn upload_documents(
+/// Sends documents that were checked. Returns what they were.
+pub(crate) async fn send_documents(
     transport: &Transport,
     source: DocumentSource,
+    checked: Checked,
     upload: Upload,
 ) -> Result<Summary> {
-    let (checked, name) = (source.clone(), upload.name.clone());
-    let summary = blocking(move || Ok(checked.check(&name)?.finish())).await?;
+    let summary = checked.counter.finish();
     let mut meta_data = summary.to_meta_data();
     meta_data["version"] = serde_json::json!({"finetuner-rs": env!("CARGO_PKG_VERSION")});
     let fields = vec![
@@ -170,84 +165,12 @@ pub(crate) async fn upload_documents(
         ),
         ("metaData", meta_data.to_string()),
     ];
-    let count = summary.length;
-    let progress = upload.progress;
-    // What goes wrong with a file while it is sent is told the user, not the
-    // connection that breaks because of it.
-    let failed: Arc<std::sync::Mutex<Option<Error>>> = Arc::default();
-    let noted = Arc::clone(&failed);
-    let make: MakeBytes = Arc::new(move || {
-        let (source, progress, noted) = (source.clone(), progress.clone(), Arc::clone(&noted));
-        pack(source, count, progress, noted)
-    });
-    let sent = upload::send(transport, make, fields).await;
-    let own = failed.lock().unwrap_or_else(|e| e.into_inner()).take();
-    match (sent, own) {
-        (Err(_), Some(error)) => Err(error),
-        (sent, _) => sent.map(|()| summary),
+    let packing = Packing::new(source, summary.length, upload.progress);
+    let sent = upload::send(transport, &packing, fields).await;
+    // What went wrong with the data is told, rather than the connection that
+    // broke because of it.
+    match packing.failure() {
+        Some(error) => Err(error),
+        None => sent.map(|()| summary),
     }
-}
-
-/// The bytes of a stream of documents, packed by a thread of its own.
-fn pack(
-    source: DocumentSource,
-    count: u64,
-    progress: ProgressSink,
-    failed: Arc<std::sync::Mutex<Option<Error>>>,
-) -> ByteStream {
-    let (send, receive) = tokio::sync::mpsc::channel::<io::Result<Bytes>>(AHEAD);
-    tokio::task::spawn_blocking(move || {
-        let mut buffer = stream_head(count).to_vec();
-        let mut number = 0;
-        let mut bytes = 0;
-        let mut documents = source.iter();
-        let packed = loop {
-            let Some(mut document) = documents.next() else {
-                break Ok(());
-            };
-            number += 1;
-            let frame = source
-                .load(&mut document)
-                .and_then(|()| stream_frame(&document, number).map_err(Error::from));
-            match frame {
-                Ok(frame) => buffer.extend_from_slice(&frame),
-                Err(error) => break Err(error),
-            }
-            if buffer.len() >= CHUNK {
-                bytes += buffer.len() as u64;
-                let full = std::mem::replace(&mut buffer, Vec::with_capacity(CHUNK + CHUNK / 4));
-                if send.blocking_send(Ok(full.into())).is_err() {
-                    // The attempt is over.
-                    return;
-                }
-                progress.report(number, count, bytes);
-            }
-        };
-        let packed = packed.and_then(|()| {
-            if number == count {
-                return Ok(());
-            }
-            Err(Error::setup(format!(
-                "the data changed while it was sent: {number} documents came, {count} were \
-                 announced"
-            )))
-        });
-        let last = match packed {
-            Ok(()) => {
-                progress.report(number, count, bytes + buffer.len() as u64);
-                Ok(buffer.into())
-            }
-            Err(error) => {
-                let text = error.to_string();
-                *failed.lock().unwrap_or_else(|e| e.into_inner()) = Some(error);
-                Err(io::Error::other(text))
-            }
-        };
-        let _ = send.blocking_send(last);
-    });
-    stream::unfold(receive, |mut receive| async {
-        let next = receive.recv().await?;
-        Some((next, receive))
-    })
-    .boxed()
 }

@@ -2,17 +2,22 @@
 //! there is much and the backend offers it, in parts, each of which can be sent
 //! again after the connection broke.
 
+use std::{
+    io,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
-use super::download::hex;
+use super::pack::{Packed, Packing, Seal};
 use crate::{
     Error, Result,
-    transport::{Body, ByteStream, Call, MakeBytes, Transport},
+    transport::{Body, ByteStream, Call, LateText, MakeFile, Outgoing, Transport},
 };
 
 /// From how many bytes on parts are used.
@@ -23,48 +28,86 @@ const MAX_PART: usize = 64 << 20;
 /// Sends an artifact.
 pub(super) async fn send(
     transport: &Transport,
-    make: MakeBytes,
+    packing: &Packing,
     fields: Vec<(&'static str, String)>,
 ) -> Result<()> {
-    let mut stream = make();
+    let Packed { mut bytes, seal } = packing.pack();
     let mut start = BytesMut::new();
     while start.len() < PARTS_FROM {
-        match stream.next().await {
+        match bytes.next().await {
             Some(bytes) => start.extend_from_slice(&bytes.map_err(failed)?),
             // All of it is here, so that it need not be made again.
-            None => return send_whole(transport, in_memory(start.freeze()), fields).await,
+            None => return send_whole(transport, in_memory(start.freeze(), seal), fields).await,
         }
     }
     let Some(upload) = begin(transport, &fields).await? else {
-        drop(stream);
-        return send_whole(transport, make, fields).await;
+        drop(bytes);
+        let packing = packing.clone();
+        return send_whole(transport, Arc::new(move || packing.pack()), fields).await;
     };
-    match send_parts(transport, upload, start, stream).await {
+    let packed = Packed { bytes, seal };
+    match send_parts(transport, upload, start, packed).await {
         // A backend that was started anew has forgotten what had come.
         Err(error) if error.is_not_found() => {
             let upload = begin(transport, &fields).await?.ok_or(error)?;
-            send_parts(transport, upload, BytesMut::new(), make()).await
+            send_parts(transport, upload, BytesMut::new(), packing.pack()).await
         }
         sent => sent,
     }
 }
 
+/// Makes packed bytes, anew for every attempt.
+type Pack = Arc<dyn Fn() -> Packed + Send + Sync>;
+
+/// Sends all in one form. Behind the file, it says what the file must be: our
+/// backend compares that, others pass over such fields.
 async fn send_whole(
     transport: &Transport,
-    file: MakeBytes,
+    pack: Pack,
     fields: Vec<(&'static str, String)>,
 ) -> Result<()> {
+    let last: Arc<Mutex<Arc<OnceLock<Seal>>>> = Arc::default();
+    let latest = Arc::clone(&last);
+    let file: MakeFile = Arc::new(move || {
+        let Packed { bytes, seal } = pack();
+        latest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone_from(&seal);
+        let late = |told: fn(&Seal) -> String| -> LateText {
+            let seal = Arc::clone(&seal);
+            async move { seal.get().map(told).ok_or_else(unsealed) }.boxed()
+        };
+        let trailing = vec![
+            ("documents", late(|seal| seal.documents.to_string())),
+            ("sha256", late(|seal| seal.sha256.clone())),
+        ];
+        Outgoing {
+            file: bytes,
+            trailing,
+        }
+    });
     // The name is overwritten, so a second upload does no harm.
     let call = Call::rpc("artifact.upload")
         .body(Body::Multipart { file, fields })
         .repeatable();
-    transport.rpc::<Value>(call).await.map(drop)
+    transport.rpc::<Value>(call).await?;
+    // A server may answer before it has read all.
+    let last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    last.get().map(drop).ok_or_else(|| failed(unsealed()))
 }
 
-fn in_memory(bytes: Bytes) -> MakeBytes {
-    std::sync::Arc::new(move || {
+fn unsealed() -> io::Error {
+    io::Error::other("the server answered before all data was sent: nobody knows what it has kept")
+}
+
+fn in_memory(bytes: Bytes, seal: Arc<OnceLock<Seal>>) -> Pack {
+    Arc::new(move || {
         let bytes = bytes.clone();
-        futures_util::stream::once(async { Ok(bytes) }).boxed()
+        Packed {
+            bytes: futures_util::stream::once(async { Ok(bytes) }).boxed(),
+            seal: Arc::clone(&seal),
+        }
     })
 }
 
@@ -94,17 +137,35 @@ async fn begin(transport: &Transport, fields: &[(&'static str, String)]) -> Resu
     }
 }
 
+/// Sends all parts. Where that fails, the backend is told to drop them.
 async fn send_parts(
     transport: &Transport,
     upload: Upload,
     start: BytesMut,
-    stream: ByteStream,
+    packed: Packed,
+) -> Result<()> {
+    let id = upload.upload_id.clone();
+    let sent = send_each_part(transport, upload, start, packed).await;
+    // One that has forgotten them, or can't be reached, drops them by itself.
+    if let Err(error) = &sent
+        && !(error.is_not_found() || error.is_connect())
+    {
+        let call = Call::rpc("artifact.abortUpload").json(serde_json::json!({"uploadId": id}));
+        let _ = transport.done(call.timeout(Duration::from_secs(10))).await;
+    }
+    sent
+}
+
+async fn send_each_part(
+    transport: &Transport,
+    upload: Upload,
+    start: BytesMut,
+    Packed { bytes, seal }: Packed,
 ) -> Result<()> {
     let size = upload.part_size.clamp(1, MAX_PART);
     let mut parts = Parts {
-        stream,
+        stream: bytes,
         buffer: start,
-        hasher: Sha256::new(),
         ended: false,
     };
     let mut offset = 0;
@@ -117,7 +178,7 @@ async fn send_parts(
             .query("offset", offset)
             .body(Body::Bytes(part))
             // The slowest line that an upload must get through on: 64 KiB/s.
-            .timeout(std::time::Duration::from_secs(60 + length / (64 << 10)))
+            .timeout(Duration::from_secs(60 + length / (64 << 10)))
             .repeatable();
         // The next part is gathered while this one is on its way.
         let (sent, next) = tokio::join!(transport.done(call), parts.next(size));
@@ -125,13 +186,15 @@ async fn send_parts(
         part = next?;
         offset += length;
     }
+    let seal = seal.get().ok_or_else(|| failed(unsealed()))?;
     let done = serde_json::json!({
         "uploadId": upload.upload_id,
-        "sha256": hex(&parts.hasher.finalize()),
+        "documents": seal.documents,
+        "sha256": seal.sha256,
     });
     let call = Call::rpc("artifact.finishUpload")
         .json(done)
-        .timeout(std::time::Duration::from_secs(120))
+        .timeout(Duration::from_secs(120))
         .repeatable();
     transport.rpc::<Value>(call).await.map(drop)
 }
@@ -140,7 +203,6 @@ async fn send_parts(
 struct Parts {
     stream: ByteStream,
     buffer: BytesMut,
-    hasher: Sha256,
     ended: bool,
 }
 
@@ -153,12 +215,10 @@ impl Parts {
                 None => self.ended = true,
             }
         }
-        let part = self.buffer.split_to(size.min(self.buffer.len())).freeze();
-        self.hasher.update(&part);
-        Ok(part)
+        Ok(self.buffer.split_to(size.min(self.buffer.len())).freeze())
     }
 }
 
-fn failed(error: std::io::Error) -> Error {
+fn failed(error: io::Error) -> Error {
     Error::setup(error)
 }

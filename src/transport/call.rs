@@ -3,7 +3,7 @@
 use std::{fmt, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::{future::BoxFuture, stream::BoxStream};
 use reqwest::{
     Method,
     header::{HeaderMap, HeaderValue},
@@ -16,8 +16,23 @@ use crate::address::Addresses;
 /// Bytes of an upload, as they are made.
 pub(crate) type ByteStream = BoxStream<'static, io::Result<Bytes>>;
 
-/// Makes the bytes of an upload, anew for every attempt.
-pub(crate) type MakeBytes = Arc<dyn Fn() -> ByteStream + Send + Sync>;
+/// A text field of an upload that is known only once the file was read.
+pub(crate) type LateText = BoxFuture<'static, io::Result<String>>;
+
+/// A file of an upload as it is made, and the fields that follow it.
+pub(crate) struct Outgoing {
+    pub(crate) file: ByteStream,
+    pub(crate) trailing: Vec<(&'static str, LateText)>,
+}
+
+/// Makes the file of an upload, anew for every attempt.
+pub(crate) type MakeFile = Arc<dyn Fn() -> Outgoing + Send + Sync>;
+
+/// The reason why the bytes of an upload could not be made. Sending it again
+/// would not help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotMade(pub(crate) String);
 
 /// What is sent with a call.
 #[derive(Clone)]
@@ -27,7 +42,7 @@ pub(crate) enum Body {
     Form(Vec<(&'static str, String)>),
     /// A file and text fields, as `multipart/form-data`.
     Multipart {
-        file: MakeBytes,
+        file: MakeFile,
         fields: Vec<(&'static str, String)>,
     },
     /// Bytes as they are.

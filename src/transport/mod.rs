@@ -25,6 +25,7 @@ use futures_util::TryStreamExt;
 use reqwest::{
     Client, RequestBuilder, Response,
     header::{self, HeaderValue},
+    multipart::{Form, Part},
 };
 use serde::de::DeserializeOwned;
 use tracing::Instrument;
@@ -32,7 +33,7 @@ use url::Url;
 
 use crate::{Error, Result, Secret, address::Addresses};
 
-pub(crate) use call::{Body, ByteStream, Call, MakeBytes};
+pub(crate) use call::{Body, ByteStream, Call, LateText, MakeFile, NotMade, Outgoing};
 pub(crate) use http::HttpSettings;
 use proxy::Proxies;
 pub use retry::RetryPolicy;
@@ -336,14 +337,17 @@ impl Transport {
             Body::Form(fields) => request.form(fields),
             Body::Bytes(bytes) => request.body(bytes.clone()),
             Body::Multipart { file, fields } => {
-                let file = reqwest::multipart::Part::stream(counted(file(), sent))
-                    .file_name("DocumentArray");
-                let form = reqwest::multipart::Form::new().part("file", file);
-                request.multipart(
-                    fields
-                        .iter()
-                        .fold(form, |form, (name, value)| form.text(*name, value.clone())),
-                )
+                let Outgoing { file, trailing } = file();
+                let file = Part::stream(counted(file, sent)).file_name("DocumentArray");
+                let mut form = Form::new().part("file", file);
+                for (name, value) in fields {
+                    form = form.text(*name, value.clone());
+                }
+                for (name, value) in trailing {
+                    let value = futures_util::stream::once(value);
+                    form = form.part(name, Part::stream(reqwest::Body::wrap_stream(value)));
+                }
+                request.multipart(form)
             }
         })
     }

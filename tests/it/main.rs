@@ -13,6 +13,7 @@ mod login;
 mod mock;
 mod models;
 mod proxies;
+mod push;
 mod runs;
 mod secrets;
 mod tokens;

@@ -33,6 +33,24 @@ const NOT_SENT: [(&str, &str, &str); 3] = [
     ),
 ];
 
+/// Fields of a form that the Python clients did not send, and why. They follow
+/// all of theirs, and backends pass over fields that they do not know.
+const ADDED: [(&str, &str); 2] = [
+    (
+        "documents",
+        "our backend refuses an upload with another number of documents",
+    ),
+    (
+        "sha256",
+        "our backend refuses an upload with another content",
+    ),
+];
+
+/// Names of data that is pushed for a run end with 12 random digits, so that it
+/// never replaces the data of another run. The Python clients had no such end.
+const PUSHED: &str = "finetuner-dastorage-";
+const RANDOM_DIGITS: usize = 12;
+
 fn recorded(recording: &str) -> Vec<Value> {
     let lines = recording.lines();
     lines
@@ -81,7 +99,12 @@ fn base64(text: &str) -> Vec<u8> {
 /// random or names a version.
 fn normalised(request: &Value) -> Value {
     let mut request = request.clone();
+    forget_random_ends(&mut request);
     if let Some(parts) = request["multipart"].as_array_mut() {
+        let is_added = |part: &Value| ADDED.iter().any(|(name, _)| part["name"] == *name);
+        while parts.last().is_some_and(is_added) {
+            parts.pop();
+        }
         for part in parts {
             if part["name"] == "file" {
                 let mut array = documents(&base64(part["value"].as_str().unwrap()));
@@ -113,6 +136,23 @@ fn normalised(request: &Value) -> Value {
         }
     }
     request
+}
+
+/// Takes the random digits from the names of data that was pushed for a run.
+fn forget_random_ends(value: &mut Value) {
+    match value {
+        Value::String(text) if text.starts_with(PUSHED) => {
+            let Some((name, end)) = text.rsplit_once('-') else {
+                return;
+            };
+            if end.len() == RANDOM_DIGITS && end.bytes().all(|c| c.is_ascii_hexdigit()) {
+                *text = name.to_owned();
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(forget_random_ends),
+        Value::Object(members) => members.values_mut().for_each(forget_random_ends),
+        _ => {}
+    }
 }
 
 /// Ids that were not given are random.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::{
     DocumentArray, DocumentError,
+    origin::Origin,
     proto::{
         self, Content as ProtoContent, DenseNdArrayProto, DocumentArrayProto, DocumentProto, Kind,
         NamedScoreProto, NdArrayContent, NdArrayProto, SparseNdArrayProto, Struct,
@@ -89,6 +90,9 @@ pub struct Other {
     pub evaluations: BTreeMap<String, NamedScore>,
     /// Values for docarray's own use.
     pub metadata: Map<String, Json>,
+    /// Whether this program created the document or received it. It does not
+    /// travel.
+    pub origin: Origin,
 }
 
 /// What a [`Document`] holds.
@@ -570,6 +574,7 @@ impl From<DocumentProto> for Document {
                 location: p.location,
                 evaluations: scores(p.evaluations),
                 metadata: p.metadata.map(struct_to_json).unwrap_or_default(),
+                origin: Origin::received(),
             },
         }
     }

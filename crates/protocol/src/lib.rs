@@ -14,6 +14,8 @@
 //! | [`event`] | what happens in a run, and how a worker reports it |
 //! | [`backbone`] | the models to start from |
 //! | [`document`], [`document_array`], [`summary`] | training data, its byte stream, and a short account of it |
+//! | [`origin`] | whether a document was received or created by this program |
+//! | [`text`] | texts that show nothing, and the start of a text for errors |
 //!
 //! Reading never fails on a member or a name that is new; both are kept and
 //! written back.
@@ -27,10 +29,12 @@ pub mod event;
 pub mod limits;
 pub mod names;
 pub mod options;
+pub mod origin;
 mod proto;
 pub mod run;
 pub mod summary;
 pub mod synthesis;
+pub mod text;
 
 pub use backbone::{
     BACKBONES, Backbone, CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL, ModelOption, find_backbone,

@@ -1,6 +1,6 @@
 //! Whether the data of a new run is there, and of the shape that it needs.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use finetuner_engine::{
     Error as EngineError, Result as EngineResult,
@@ -12,6 +12,7 @@ use finetuner_protocol::{Callback, Content, Document, DocumentReader, MODEL_ARTI
 
 use crate::{
     app::App,
+    database::ArtifactRow,
     documents::StoredBytes,
     error::{ApiError, Result},
     pictures,
@@ -34,6 +35,42 @@ const MAX_READ: u64 = 32 << 30;
 
 /// Checks a configuration, and all that it names.
 pub(crate) async fn check(app: &App, user_id: &str, config: &RunConfig) -> Result<Checked> {
+    let (plan, earlier) = plan(app, user_id, config).await?;
+    let keep_checkpoints = u32::try_from(plan.keep_checkpoints).unwrap_or(u32::MAX);
+    let mut contents = check_data(app, user_id, plan, config).await?;
+    if let Some((_, content)) = earlier {
+        contents.insert(MODEL_ARTIFACT.to_owned(), content);
+    }
+    Ok(Checked {
+        contents,
+        keep_checkpoints,
+    })
+}
+
+/// Checks a configuration whose data is not all there yet: `pushing` names what
+/// is still to come. The content of data is not looked at.
+pub(crate) async fn check_without(
+    app: &App,
+    user_id: &str,
+    config: &RunConfig,
+    pushing: &BTreeSet<String>,
+) -> Result<()> {
+    let (plan, _) = plan(app, user_id, config).await?;
+    for name in plan.data_names() {
+        if !pushing.contains(&name) {
+            find_data(app, user_id, config, &name).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads a configuration as a worker will. Returns the artifact that it goes on
+/// from too.
+async fn plan(
+    app: &App,
+    user_id: &str,
+    config: &RunConfig,
+) -> Result<(Plan, Option<(ModelKind, String)>)> {
     let count = config.callbacks.len();
     if count > MAX_CALLBACKS {
         return Err(ApiError::unprocessable(format!(
@@ -49,14 +86,25 @@ pub(crate) async fn check(app: &App, user_id: &str, config: &RunConfig) -> Resul
         earlier: earlier.as_ref().map(|(kind, _)| *kind),
     };
     let plan = Plan::new(config, allowed).map_err(|e| ApiError::engine(&e))?;
-    let keep_checkpoints = u32::try_from(plan.keep_checkpoints).unwrap_or(u32::MAX);
-    let mut contents = check_data(app, user_id, plan, config).await?;
-    if let Some((_, content)) = earlier {
-        contents.insert(MODEL_ARTIFACT.to_owned(), content);
-    }
-    Ok(Checked {
-        contents,
-        keep_checkpoints,
+    Ok((plan, earlier))
+}
+
+/// Finds the data of an argument by its name.
+async fn find_data(
+    app: &App,
+    user_id: &str,
+    config: &RunConfig,
+    name: &str,
+) -> Result<ArtifactRow> {
+    let found = app
+        .database
+        .artifact_by_name(user_id.to_owned(), name.to_owned())
+        .await?;
+    found.ok_or_else(|| {
+        ApiError::unprocessable(format!(
+            "`{}`: there is no data named `{name}`; push it first, or check the name",
+            field_of(config, name)
+        ))
     })
 }
 
@@ -103,16 +151,7 @@ async fn check_data(
 ) -> Result<BTreeMap<String, String>> {
     let (mut contents, mut stored) = (BTreeMap::new(), HashMap::new());
     for name in plan.data_names() {
-        let artifact = app
-            .database
-            .artifact_by_name(user_id.to_owned(), name.clone())
-            .await?;
-        let artifact = artifact.ok_or_else(|| {
-            ApiError::unprocessable(format!(
-                "`{}`: there is no data named `{name}`; push it first, or check the name",
-                field_of(config, &name)
-            ))
-        })?;
+        let artifact = find_data(app, user_id, config, &name).await?;
         let bytes = StoredBytes::new(&app.store, &artifact.content).await;
         let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
         contents.insert(name.clone(), artifact.content);

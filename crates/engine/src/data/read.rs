@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use finetuner_protocol::Document;
+use finetuner_protocol::{Document, text::is_blank};
 
 use super::{
     Documents, Example, Item, Layout, Modalities, Pictures,
@@ -88,7 +88,7 @@ fn item(
 }
 
 fn text(document: &Document) -> Result<&str, String> {
-    let text = document.as_text().filter(|text| !text.trim().is_empty());
+    let text = document.as_text().filter(|text| !is_blank(text));
     text.ok_or_else(|| "it holds no text".to_owned())
 }
 
@@ -420,6 +420,11 @@ mod tests {
             ),
             (
                 Document::text(" ").with_label(1),
+                Layout::Labelled(kind),
+                "holds no text",
+            ),
+            (
+                Document::text("\u{200b}\u{1}\u{feff}").with_label(1),
                 Layout::Labelled(kind),
                 "holds no text",
             ),

@@ -17,6 +17,7 @@ use super::{
     auth::{User, Writer},
     identity::success,
     pages::PageQuery,
+    told::Told,
 };
 use crate::{
     app::App,
@@ -60,6 +61,7 @@ pub(crate) async fn upload(
     mut form: Multipart,
 ) -> Result<Json<Value>> {
     let mut fields = Fields::default();
+    let mut told = Told::default();
     let mut file = None;
     // Clients send the file first, so it is taken in before its name is known.
     while let Some(mut field) = form.next_field().await.map_err(|e| broken(&e))? {
@@ -88,13 +90,14 @@ pub(crate) async fn upload(
             "type" => fields.kind = Some(text),
             "public" => fields.public = text,
             "metaData" => fields.meta_data = Some(text),
-            _ => {}
+            other => drop(told.take(other, &text)?),
         }
     }
     let file = file.ok_or_else(|| ApiError::bad_request("the form has no `file`"))?;
     let name = fields.name.clone();
     let id = app
         .keep(file, async |stored| {
+            told.compare(&app, stored).await?;
             enter(&app, user.id, fields, stored).await
         })
         .await?;

@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod auth;
+mod dry_run;
 mod experiments;
 mod identity;
 mod logins;
@@ -12,6 +13,7 @@ mod logs;
 mod pages;
 mod runs;
 mod tokens;
+mod told;
 mod uploads;
 mod worker;
 
@@ -70,6 +72,10 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         (
             "/api/v1/experiments/{experiment}".into(),
             get(experiments::get).delete(experiments::delete),
+        ),
+        (
+            "/api/v1/experiments/{experiment}/check".into(),
+            post(dry_run::check),
         ),
         (
             "/api/v1/experiments/{experiment}/runs".into(),
@@ -140,6 +146,7 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
             "/v2/rpc/artifact.finishUpload".into(),
             post(uploads::finish),
         ),
+        ("/v2/rpc/artifact.abortUpload".into(), post(uploads::abort)),
         ("/v2/rpc/artifact.list".into(), post(artifacts::list)),
         ("/v2/rpc/artifact.getDetail".into(), post(artifacts::detail)),
         ("/v2/rpc/artifact.delete".into(), post(artifacts::delete)),

@@ -42,23 +42,7 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, Json<Value>)> {
     let experiment = experiments::find(&app, user.id.clone(), experiment).await?;
     let sent_config = body.get("config").map(ToString::to_string);
-    if body["task"] == RunTask::Generation.as_str() {
-        return Err(ApiError::unprocessable(
-            "`task`: making training data is not possible on this server; `training` is",
-        ));
-    }
-    let mut new: NewRun =
-        serde_json::from_value(body).map_err(|e| ApiError::unprocessable(e.to_string()))?;
-    check_name("run_name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
-    let Config::Training(config) = &mut new.config else {
-        return Err(ApiError::unprocessable(
-            "`config` is not that of a training run: it needs a `model` and `data`",
-        ));
-    };
-    // The address and the name beside the configuration decide.
-    config.run_name.clone_from(&new.name);
-    config.experiment_name.clone_from(&experiment.name);
-    let config = config.clone();
+    let (new, config) = read(body, &experiment.name)?;
 
     let idempotency_key = experiments::idempotency_key(&headers);
     let existing = app.database.run(experiment.id, new.name.clone()).await?;
@@ -83,6 +67,28 @@ pub(crate) async fn create(
         data: json!(checked.contents).to_string(),
     };
     submit(&app, &experiment, row).await
+}
+
+/// Reads a submission for an experiment.
+pub(super) fn read(body: Value, experiment: &str) -> Result<(NewRun, RunConfig)> {
+    if body["task"] == RunTask::Generation.as_str() {
+        return Err(ApiError::unprocessable(
+            "`task`: making training data is not possible on this server; `training` is",
+        ));
+    }
+    let mut new: NewRun =
+        serde_json::from_value(body).map_err(|e| ApiError::unprocessable(e.to_string()))?;
+    check_name("run_name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
+    let Config::Training(config) = &mut new.config else {
+        return Err(ApiError::unprocessable(
+            "`config` is not that of a training run: it needs a `model` and `data`",
+        ));
+    };
+    // The address and the name beside the configuration decide.
+    config.run_name.clone_from(&new.name);
+    experiment.clone_into(&mut config.experiment_name);
+    let config = config.clone();
+    Ok((new, *config))
 }
 
 /// Stores a run and tells the queue; a name that is taken is answered for as
@@ -111,7 +117,7 @@ async fn submit(
 }
 
 /// Refuses a run of a user who has too many already, before its data is checked.
-async fn check_quota(app: &App, user: &UserRow) -> Result<()> {
+pub(super) async fn check_quota(app: &App, user: &UserRow) -> Result<()> {
     let Some(most) = app.settings.max_open_runs else {
         return Ok(());
     };
@@ -139,10 +145,14 @@ fn same_request(
     if key.is_some() && run.idempotency_key.as_deref() == key {
         return Ok((StatusCode::OK, Json(info(run))));
     }
-    Err(ApiError::conflict(format!(
+    Err(name_is_taken(&run, experiment))
+}
+
+pub(super) fn name_is_taken(run: &RunRow, experiment: &ExperimentRow) -> ApiError {
+    ApiError::conflict(format!(
         "`run_name`: experiment `{}` has a run `{}` already; choose another name",
         experiment.name, run.name
-    )))
+    ))
 }
 
 pub(crate) async fn get(

@@ -21,6 +21,7 @@ use super::{
     artifacts::{Fields, enter},
     auth::Writer,
     identity::success,
+    told::Told,
 };
 use crate::{
     app::App,
@@ -111,6 +112,17 @@ impl Uploads {
             let touched = upload.touched.lock();
             touched.unwrap_or_else(PoisonError::into_inner).elapsed() < LIFE
         });
+    }
+
+    /// Drops an upload that is not finished.
+    fn abort(&self, user_id: &str, id: &str) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all
+            .get(id)
+            .is_some_and(|upload| upload.user_id == user_id && upload.is_open())
+        {
+            all.remove(id);
+        }
     }
 
     fn find(&self, user_id: &str, id: &str) -> Result<Arc<InProgress>> {
@@ -211,6 +223,26 @@ async fn read_part(request: Request) -> Result<Bytes> {
 pub(crate) struct Finish {
     upload_id: String,
     sha256: String,
+    /// Older clients don't say it.
+    #[serde(default)]
+    documents: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Abort {
+    upload_id: String,
+}
+
+/// Drops an upload that its client has given up. One that is not there is
+/// dropped already.
+pub(crate) async fn abort(
+    State(app): State<Arc<App>>,
+    Writer(user): Writer,
+    Json(Abort { upload_id }): Json<Abort>,
+) -> Result<Json<Value>> {
+    app.uploads.abort(&user.id, &upload_id);
+    Ok(success(json!({})))
 }
 
 pub(crate) async fn finish(
@@ -219,6 +251,10 @@ pub(crate) async fn finish(
     Json(finish): Json<Finish>,
 ) -> Result<Json<Value>> {
     let found = app.uploads.find(&user.id, &finish.upload_id)?;
+    let told = Told {
+        sha256: Some(finish.sha256),
+        documents: finish.documents,
+    };
     let mut state = found.state.lock().await;
     let (upload, fields) = match std::mem::replace(&mut *state, Stage::Done(Value::Null)) {
         Stage::Open { upload, fields } => (upload, fields),
@@ -233,11 +269,7 @@ pub(crate) async fn finish(
     let name = fields.name.clone();
     let id = app
         .keep(*upload, async |stored| {
-            if !stored.content.eq_ignore_ascii_case(&finish.sha256) {
-                return Err(ApiError::unprocessable(
-                    "`sha256`: what has come has another one; send it anew",
-                ));
-            }
+            told.compare(&app, stored).await?;
             enter(&app, user.id, fields, stored).await
         })
         .await?;

@@ -11,3 +11,4 @@ mod security;
 mod storage;
 mod support;
 mod tls;
+mod uploads;

@@ -138,6 +138,8 @@ async fn every_route_answers_as_the_description_says() {
     call!(GET runs);
     call!(GET format!("{runs}?page=2"));
     let new = json!({"name": "again", "config": config, "device": "cpu"});
+    call!(POST format!("{e}/default/check"), json(&new));
+    call!(POST format!("{e}/default/check"), json(&json!({"name": "x", "config": {}})));
     call!(POST runs, json(&new));
     call!(POST runs, json(&new));
     call!(POST runs, json(&json!({"name": "x", "config": {}})));
@@ -217,6 +219,7 @@ async fn every_route_answers_as_the_description_says() {
     call!(POST format!("{v}/artifact.finishUpload"), json(&json!({"uploadId": "none", "sha256": ""})));
     let hash = sha256(&bytes);
     call!(POST format!("{v}/artifact.finishUpload"), json(&json!({"uploadId": upload, "sha256": hash})));
+    call!(POST format!("{v}/artifact.abortUpload"), json(&json!({"uploadId": "none"})));
     call!(POST format!("{v}/artifact.delete"), form(&[("id", &id)]));
     call!(POST format!("{v}/artifact.delete"), form(&[("id", &id)]));
     call!(POST format!("{v}/artifact.deleteMany"), form(&[("names", "p"), ("ids", &id)]));

@@ -1,0 +1,56 @@
+//! What errors and checks need to know about texts.
+
+/// Characters of a text that an error shows.
+const SHOWN: usize = 80;
+
+/// Returns the start of a text, for use in errors: control characters are
+/// escaped, and a long text is cut with its length.
+///
+/// ```
+/// use finetuner_protocol::text::start_of;
+///
+/// assert_eq!(start_of("a red dress"), "a red dress");
+/// assert!(start_of(&"x".repeat(1000)).ends_with("… (1000 characters)"));
+/// ```
+#[must_use]
+pub fn start_of(text: &str) -> String {
+    let mut start = String::new();
+    let mut rest = text.chars();
+    for c in rest.by_ref().take(SHOWN) {
+        match c.is_control() || (is_invisible(c) && !c.is_whitespace()) {
+            true => start.extend(c.escape_default()),
+            false => start.push(c),
+        }
+    }
+    match rest.count() {
+        0 => start,
+        more => format!("{start}… ({} characters)", SHOWN + more),
+    }
+}
+
+/// Returns whether a text shows nothing: it is empty, or holds only white
+/// space, control characters and characters of no width.
+///
+/// ```
+/// use finetuner_protocol::text::is_blank;
+///
+/// assert!(is_blank("") && is_blank(" \u{a0}\n") && is_blank("\u{200b}\u{feff}\0"));
+/// assert!(!is_blank("a") && !is_blank("❤\u{fe0f}"));
+/// ```
+#[must_use]
+pub fn is_blank(text: &str) -> bool {
+    text.chars().all(is_invisible)
+}
+
+/// White space, control and format characters, fillers, variation selectors
+/// and tags (Unicode's `Default_Ignorable_Code_Point`, with white space).
+fn is_invisible(c: char) -> bool {
+    c.is_whitespace()
+        || c.is_control()
+        || matches!(c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}'..='\u{1160}' | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
+}

@@ -1,0 +1,48 @@
+//! `/api/v1/experiments/{experiment}/check`: whether a run would be accepted.
+//! A client asks before it uploads the run's data.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use finetuner_protocol::check_name;
+use serde_json::{Value, json};
+
+use super::{auth::Writer, runs};
+use crate::{
+    app::App,
+    error::{ApiError, Result},
+    submission,
+};
+
+/// Checks a submission as far as that is possible without its data. Nothing is
+/// created: neither the run nor its experiment, which may not be there yet.
+///
+/// The body is that of the creating request. Its member `pushing` names the
+/// data sets that will be uploaded before that request.
+pub(crate) async fn check(
+    State(app): State<Arc<App>>,
+    Writer(user): Writer,
+    Path(experiment): Path<String>,
+    Json(body): Json<Value>,
+) -> Result<Json<Value>> {
+    check_name("experiment_name", &experiment)
+        .map_err(|e| ApiError::unprocessable(e.to_string()))?;
+    let pushing: BTreeSet<String> = match body.get("pushing") {
+        None | Some(Value::Null) => BTreeSet::new(),
+        Some(names) => serde_json::from_value(names.clone())
+            .map_err(|e| ApiError::unprocessable(format!("`pushing`: {e}")))?,
+    };
+    let (new, config) = runs::read(body, &experiment)?;
+    let found = app.database.experiment(user.id.clone(), experiment).await?;
+    if let Some(experiment) = found
+        && let Some(run) = app.database.run(experiment.id, new.name).await?
+    {
+        return Err(runs::name_is_taken(&run, &experiment));
+    }
+    runs::check_quota(&app, &user).await?;
+    submission::check_without(&app, &user.id, &config, &pushing).await?;
+    Ok(Json(json!({"accepted": true})))
+}

@@ -1,0 +1,327 @@
+//! Documents one after the other: checked first, then made again to be sent.
+
+use std::{path::PathBuf, sync::Arc};
+
+use finetuner_protocol::{Document, DocumentArray, SummaryCounter};
+
+use super::{
+    check::{Problem, Problems, check_document, local_path},
+    labels::Labels,
+};
+use crate::{Error, Result};
+
+/// A document, with the row or the place in its source that errors name.
+#[derive(Debug)]
+pub(crate) struct Numbered {
+    pub(crate) number: u64,
+    pub(crate) document: Document,
+}
+
+/// Why a source gives no document.
+#[derive(Debug)]
+pub(crate) enum Fault {
+    /// This row can't be used. Others may follow.
+    #[allow(dead_code)]
+    Row(Problem),
+    /// The source can't go on.
+    End(Error),
+}
+
+/// What a source gives.
+pub(crate) type Item = Result<Numbered, Fault>;
+pub(crate) type Items = Box<dyn Iterator<Item = Item> + Send>;
+
+/// Documents that are made one after the other, as often as they are asked for:
+/// once to check them, once for each attempt to send them.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// use finetuner::{Document, DocumentSource};
+///
+/// // Pictures are read from their files as they are sent.
+/// let source = DocumentSource::new(|| {
+///     (0..100_000).map(|n| {
+///         Document::new()
+///             .with_chunk(Document::uri(format!("pictures/{n}.jpg")).with_modality("image"))
+///             .with_chunk(Document::text(format!("picture {n}")).with_modality("text"))
+///     })
+/// });
+/// finetuner.push("train", source).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct DocumentSource {
+    make: Arc<dyn Fn() -> Items + Send + Sync>,
+    files: Files,
+}
+
+/// Of which documents the local files are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Files {
+    /// Of those that this program created.
+    OfProgram,
+    OfAll,
+    OfNone,
+}
+
+impl DocumentSource {
+    /// Creates a source of the documents that `make` makes. It must make the
+    /// same ones each time.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// use finetuner::{Document, DocumentSource};
+    ///
+    /// let source = DocumentSource::new(|| (0..3).map(|n| Document::text(format!("text {n}"))));
+    /// finetuner.push("train", source).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new<I>(make: impl Fn() -> I + Send + Sync + 'static) -> Self
+    where
+        I: Iterator<Item = Document> + Send + 'static,
+    {
+        Self::of_items(move || {
+            (1..)
+                .zip(make())
+                .map(|(number, document)| Ok(Numbered { number, document }))
+        })
+    }
+
+    /// As [`DocumentSource::new`], for documents whose making may fail. The
+    /// first error ends the push, and nothing is stored.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// use std::io::{BufRead, BufReader};
+    ///
+    /// use finetuner::{Document, DocumentSource};
+    ///
+    /// // The inner error is that of opening the file, the outer that of a line.
+    /// let source = DocumentSource::try_new(|| {
+    ///     let file = std::fs::File::open("titles.txt");
+    ///     let (lines, error) = match file {
+    ///         Ok(file) => (Some(BufReader::new(file).lines()), None),
+    ///         Err(error) => (None, Some(Err(error))),
+    ///     };
+    ///     error.into_iter().chain(lines.into_iter().flatten()).map(|line| line.map(Document::text))
+    /// });
+    /// finetuner.push("titles", source).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_new<I, E>(make: impl Fn() -> I + Send + Sync + 'static) -> Self
+    where
+        I: Iterator<Item = Result<Document, E>> + Send + 'static,
+        E: std::fmt::Display,
+    {
+        Self::of_items(move || {
+            (1..).zip(make()).map(|(number, document)| match document {
+                Ok(document) => Ok(Numbered { number, document }),
+                Err(error) => Err(Fault::End(Error::row(number, error))),
+            })
+        })
+    }
+
+    /// A source of documents and faults.
+    pub(crate) fn of_items<I>(make: impl Fn() -> I + Send + Sync + 'static) -> Self
+    where
+        I: Iterator<Item = Item> + Send + 'static,
+    {
+        Self {
+            make: Arc::new(move || Box::new(make())),
+            files: Files::OfProgram,
+        }
+    }
+
+    /// Sets whether local files that documents name are read into them as they
+    /// are sent.
+    ///
+    /// By default, this is done for documents that the program has created. A
+    /// document that was pulled or read from a file may come from somebody else:
+    /// one that names a local file is refused, so that nobody can make a program
+    /// upload files by sharing data. `true` reads the files of all documents,
+    /// `false` those of none.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// use finetuner::{Document, DocumentSource, load_documents};
+    ///
+    /// // The server's workers fetch the pictures.
+    /// let source = DocumentSource::new(|| {
+    ///     (0..3).map(|n| Document::uri(format!("https://example.com/{n}.png")))
+    /// })
+    /// .reads_files(false);
+    /// finetuner.push("addresses", source).await?;
+    ///
+    /// // An own file of documents, which name pictures of this machine.
+    /// let documents = load_documents("train.da").await?;
+    /// let source = DocumentSource::from(documents).reads_files(true);
+    /// finetuner.push("train", source).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn reads_files(mut self, read: bool) -> Self {
+        self.files = if read { Files::OfAll } else { Files::OfNone };
+        self
+    }
+
+    /// Reads local files where `read` is set, of documents that this program
+    /// created.
+    pub(crate) fn reads_own_files(mut self, read: bool) -> Self {
+        self.files = if read {
+            Files::OfProgram
+        } else {
+            Files::OfNone
+        };
+        self
+    }
+
+    pub(crate) fn of_array(documents: Arc<DocumentArray>) -> Self {
+        Self::new(move || {
+            let documents = Arc::clone(&documents);
+            (0..documents.len()).map(move |i| documents[i].clone())
+        })
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.make, &other.make) && self.files == other.files
+    }
+
+    pub(crate) fn iter(&self) -> Items {
+        (self.make)()
+    }
+
+    /// Goes through all documents once: finds what is wrong with them, and what
+    /// they are.
+    pub(crate) fn check(&self, data: &str) -> Result<Checked> {
+        let mut checked = Checked::default();
+        let mut problems = Problems::new(data);
+        let mut is_empty = true;
+        for item in self.iter() {
+            is_empty = false;
+            let Numbered { number, document } = match item {
+                Ok(numbered) => numbered,
+                Err(Fault::Row(problem)) => {
+                    problems.add(problem.number, problem.reason);
+                    continue;
+                }
+                Err(Fault::End(error)) => {
+                    for problem in error.into_problems()?.problems {
+                        problems.add(problem.number, problem.reason);
+                    }
+                    break;
+                }
+            };
+            checked.counter.add(&document);
+            checked.labels.add(&document);
+            let files = |document: &Document| check_files(document, self.files);
+            if let Err(reason) = check_document(&document).and_then(|()| files(&document)) {
+                problems.add(number, reason);
+            }
+        }
+        if is_empty {
+            problems.add(0, "there are no documents in it");
+        }
+        problems.into_result()?;
+        Ok(checked)
+    }
+
+    /// The next document as it is sent; none after the last.
+    pub(crate) fn next_loaded(&self, items: &mut Items) -> Result<Option<Document>> {
+        let Some(item) = items.next() else {
+            return Ok(None);
+        };
+        let Numbered {
+            number,
+            mut document,
+        } = match item {
+            Ok(numbered) => numbered,
+            Err(Fault::Row(Problem { number, reason })) => return Err(Error::row(number, reason)),
+            Err(Fault::End(error)) => return Err(error),
+        };
+        load_files(&mut document, self.files).map_err(|fault| match fault {
+            LoadFault::Refused(reason) => Error::row(number, reason),
+            LoadFault::File(error) => error,
+        })?;
+        Ok(Some(document))
+    }
+}
+
+/// What was found in documents that can be used.
+#[derive(Default)]
+pub(crate) struct Checked {
+    pub(crate) counter: SummaryCounter,
+    pub(crate) labels: Labels,
+}
+
+impl From<DocumentArray> for DocumentSource {
+    fn from(documents: DocumentArray) -> Self {
+        Self::of_array(Arc::new(documents))
+    }
+}
+
+impl From<Arc<DocumentArray>> for DocumentSource {
+    fn from(documents: Arc<DocumentArray>) -> Self {
+        Self::of_array(documents)
+    }
+}
+
+impl std::fmt::Debug for DocumentSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DocumentSource").finish_non_exhaustive()
+    }
+}
+
+/// The local file whose content a document wants, where it may be read.
+fn file_of(document: &Document, files: Files) -> Result<Option<PathBuf>, String> {
+    if document.content.is_some() || document.embedding.is_some() || files == Files::OfNone {
+        return Ok(None);
+    }
+    let Some(path) = local_path(&document.uri) else {
+        return Ok(None);
+    };
+    if files == Files::OfAll || !document.other.origin.is_received() {
+        return Ok(Some(path));
+    }
+    // Of a document with parts, only the parts are trained on.
+    if !document.chunks.is_empty() {
+        return Ok(None);
+    }
+    Err(format!(
+        "document `{}` names the local file `{}`, but was pulled or read from a file, and may be \
+         somebody else's: allow it with `DocumentSource::from(documents).reads_files(true)`",
+        document.id,
+        finetuner_protocol::text::start_of(&document.uri)
+    ))
+}
+
+fn check_files(document: &Document, files: Files) -> Result<(), String> {
+    if let Some(path) = file_of(document, files)? {
+        let shown = || finetuner_protocol::text::start_of(&path.to_string_lossy());
+        match std::fs::metadata(&path) {
+            Ok(about) if about.is_file() => {}
+            Ok(_) => return Err(format!("{} is not a file", shown())),
+            Err(error) => return Err(format!("{}: {error}", shown())),
+        }
+    }
+    let mut chunks = document.chunks.iter();
+    chunks.try_for_each(|chunk| check_files(chunk, files))
+}
+
+enum LoadFault {
+    Refused(String),
+    File(Error),
+}
+
+/// Reads the files that a document and its parts name into them.
+fn load_files(document: &mut Document, files: Files) -> Result<(), LoadFault> {
+    if let Some(path) = file_of(document, files).map_err(LoadFault::Refused)? {
+        let bytes = std::fs::read(&path).map_err(|e| LoadFault::File(Error::file(&path, e)))?;
+        document.content = Some(finetuner_protocol::Content::Blob(bytes));
+    }
+    let mut chunks = document.chunks.iter_mut();
+    chunks.try_for_each(|chunk| load_files(chunk, files))
+}

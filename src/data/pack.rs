@@ -1,0 +1,167 @@
+//! Documents as a stream of bytes. A thread packs them as they are sent, a few
+//! at a time, so that memory does not grow with their number.
+//!
+//! The stream ends cleanly only where every document is in it: a panic or an
+//! error of the thread breaks it.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use bytes::Bytes;
+use finetuner_protocol::{stream_frame, stream_head};
+use futures_util::{StreamExt, stream};
+use sha2::{Digest, Sha256};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+use super::{documents::DocumentSource, download::hex, ended};
+use crate::{
+    Error, Result,
+    progress::ProgressSink,
+    transport::{ByteStream, NotMade},
+};
+
+/// Bytes handed over at once.
+const CHUNK: usize = 256 << 10;
+/// Chunks that wait for the network.
+const AHEAD: usize = 8;
+
+/// What was packed, known once all of it was.
+#[derive(Clone, Debug)]
+pub(super) struct Seal {
+    pub(super) documents: u64,
+    /// SHA-256 of all bytes, as hex digits.
+    pub(super) sha256: String,
+}
+
+/// Bytes as they are packed, and the seal that is there behind the last of them.
+pub(super) struct Packed {
+    pub(super) bytes: ByteStream,
+    pub(super) seal: Arc<OnceLock<Seal>>,
+}
+
+/// Packs a source, anew for every attempt to send it.
+#[derive(Clone)]
+pub(super) struct Packing(Arc<Inner>);
+
+struct Inner {
+    source: DocumentSource,
+    /// How many documents the source had when it was checked.
+    count: u64,
+    progress: ProgressSink,
+    failure: Mutex<Option<Error>>,
+}
+
+impl Packing {
+    pub(super) fn new(source: DocumentSource, count: u64, progress: ProgressSink) -> Self {
+        Self(Arc::new(Inner {
+            source,
+            count,
+            progress,
+            failure: Mutex::default(),
+        }))
+    }
+
+    /// Takes the reason why the source could not be packed.
+    pub(super) fn failure(&self) -> Option<Error> {
+        let mut failure = self
+            .0
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        failure.take()
+    }
+
+    pub(super) fn pack(&self) -> Packed {
+        let (send, receive) = mpsc::channel(AHEAD);
+        let inner = Arc::clone(&self.0);
+        let state = State {
+            packing: self.clone(),
+            receive,
+            thread: Some(tokio::task::spawn_blocking(move || inner.run(&send))),
+            seal: Arc::default(),
+        };
+        let seal = Arc::clone(&state.seal);
+        let bytes = stream::unfold(state, |mut state| async {
+            let item = state.next().await?;
+            Some((item, state))
+        });
+        Packed {
+            bytes: bytes.boxed(),
+            seal,
+        }
+    }
+}
+
+/// A stream that is being packed.
+struct State {
+    packing: Packing,
+    receive: mpsc::Receiver<Bytes>,
+    thread: Option<JoinHandle<Result<Option<Seal>>>>,
+    seal: Arc<OnceLock<Seal>>,
+}
+
+impl State {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        if let Some(bytes) = self.receive.recv().await {
+            return Some(Ok(bytes));
+        }
+        // The thread has ended: how, only its result says.
+        let error = match self.thread.take()?.await.map_err(ended).flatten() {
+            Ok(seal) => {
+                let _ = self.seal.set(seal?);
+                return None;
+            }
+            Err(error) => error,
+        };
+        let reason = NotMade(error.to_string());
+        *self
+            .packing
+            .0
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(error);
+        Some(Err(io::Error::other(reason)))
+    }
+}
+
+impl Inner {
+    /// Sends all bytes. Returns nothing where nobody takes them any more.
+    fn run(&self, send: &mpsc::Sender<Bytes>) -> Result<Option<Seal>> {
+        let mut buffer = stream_head(self.count).to_vec();
+        let (mut number, mut bytes) = (0, 0);
+        let mut hasher = Sha256::new();
+        let mut items = self.source.iter();
+        while let Some(document) = self.source.next_loaded(&mut items)? {
+            number += 1;
+            buffer.extend_from_slice(&stream_frame(&document, number)?);
+            if buffer.len() < CHUNK {
+                continue;
+            }
+            bytes += buffer.len() as u64;
+            hasher.update(&buffer);
+            let full = std::mem::replace(&mut buffer, Vec::with_capacity(CHUNK + CHUNK / 4));
+            if send.blocking_send(full.into()).is_err() {
+                return Ok(None);
+            }
+            self.progress.report(number, self.count, bytes);
+        }
+        if number != self.count {
+            return Err(Error::setup(format!(
+                "the data changed while it was sent: {number} documents came, {} were announced",
+                self.count
+            )));
+        }
+        hasher.update(&buffer);
+        bytes += buffer.len() as u64;
+        self.progress.report(number, self.count, bytes);
+        if send.blocking_send(buffer.into()).is_err() {
+            return Ok(None);
+        }
+        Ok(Some(Seal {
+            documents: number,
+            sha256: hex(&hasher.finalize()),
+        }))
+    }
+}
