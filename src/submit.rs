@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use finetuner_protocol::{Config, Device, Generation, NewRun, RunTask};
+use finetuner_protocol::{Config, Device, Generation, NewRun, RunTask, text::cut};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -52,8 +52,8 @@ impl Pushing {
             Generation::V0_2 => ("finetuner.dastorage.", '.'),
             Generation::V0_8 => ("finetuner-dastorage-", '-'),
         };
-        let mut names = format!("{experiment}{point}{run}");
-        names.truncate(names.floor_char_boundary(MAX_NAME));
+        let names = format!("{experiment}{point}{run}");
+        let names = cut(&names, MAX_NAME);
         Self {
             generation,
             prefix: format!("{prefix}{names}{point}"),

@@ -60,9 +60,9 @@ pub struct DocumentSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Files {
     /// Of those that this program created.
-    OfProgram,
-    OfAll,
-    OfNone,
+    Own,
+    All,
+    None,
 }
 
 impl DocumentSource {
@@ -131,7 +131,7 @@ impl DocumentSource {
     {
         Self {
             make: Arc::new(move || Box::new(make())),
-            files: Files::OfProgram,
+            files: Files::Own,
         }
     }
 
@@ -164,18 +164,14 @@ impl DocumentSource {
     /// ```
     #[must_use]
     pub fn reads_files(mut self, read: bool) -> Self {
-        self.files = if read { Files::OfAll } else { Files::OfNone };
+        self.files = if read { Files::All } else { Files::None };
         self
     }
 
     /// Reads local files where `read` is set, of documents that this program
     /// created.
     pub(crate) fn reads_own_files(mut self, read: bool) -> Self {
-        self.files = if read {
-            Files::OfProgram
-        } else {
-            Files::OfNone
-        };
+        self.files = if read { Files::Own } else { Files::None };
         self
     }
 
@@ -277,13 +273,13 @@ impl std::fmt::Debug for DocumentSource {
 
 /// The local file whose content a document wants, where it may be read.
 fn file_of(document: &Document, files: Files) -> Result<Option<PathBuf>, String> {
-    if document.content.is_some() || document.embedding.is_some() || files == Files::OfNone {
+    if document.content.is_some() || document.embedding.is_some() || files == Files::None {
         return Ok(None);
     }
     let Some(path) = local_path(&document.uri) else {
         return Ok(None);
     };
-    if files == Files::OfAll || !document.other.origin.is_received() {
+    if files == Files::All || !document.other.origin.is_received() {
         return Ok(Some(path));
     }
     // Of a document with parts, only the parts are trained on.

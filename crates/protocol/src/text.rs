@@ -28,6 +28,22 @@ pub fn start_of(text: &str) -> String {
     }
 }
 
+/// Returns as many whole characters of a text as fit into `bytes`.
+///
+/// ```
+/// use finetuner_protocol::text::cut;
+///
+/// assert_eq!(cut("größe", 4), "grö");
+/// assert_eq!(cut("größe", 3), "gr");
+/// ```
+#[must_use]
+pub fn cut(text: &str, bytes: usize) -> &str {
+    let end = (0..=bytes.min(text.len()))
+        .rev()
+        .find(|i| text.is_char_boundary(*i));
+    &text[..end.unwrap_or(0)]
+}
+
 /// Returns whether a text shows nothing: it is empty, or holds only white
 /// space, control characters and characters of no width.
 ///
