@@ -79,7 +79,10 @@ fn entry(backend: &str) -> Result<Entry, Failure> {
     if keyring_core::get_default_store().is_none()
         && let Err(error) = keyring::Entry::store_status()
     {
-        return Err(Failure::Absent(describe(error)));
+        return Err(Failure {
+            is_absent: true,
+            reason: describe(error),
+        });
     }
     Entry::new(SERVICE, backend).map_err(|error| failed(describe(&error)))
 }
@@ -94,7 +97,10 @@ fn describe(error: &KeyringError) -> String {
 }
 
 fn failed(reason: impl std::fmt::Display) -> Failure {
-    Failure::Failed(reason.to_string())
+    Failure {
+        is_absent: false,
+        reason: reason.to_string(),
+    }
 }
 
 #[cfg(test)]

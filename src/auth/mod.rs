@@ -209,10 +209,11 @@ impl Vault {
             match self.keyring_delete().await {
                 Ok(()) => {}
                 // Nothing was kept there in this session.
-                Err(Failure::Absent(reason)) if self.storage == TokenStorage::Auto => {
+                Err(failure) if failure.is_absent && self.storage == TokenStorage::Auto => {
                     tracing::warn!(
-                        "there is no keyring to remove the token from ({reason}). One that was \
-                         stored in another session is still there"
+                        "there is no keyring to remove the token from ({}). One that was stored \
+                         in another session is still there",
+                        failure.reason
                     );
                 }
                 Err(failure) => failed.push(Error::from(failure).to_string()),
@@ -266,17 +267,15 @@ impl Vault {
 
 /// Why the keyring did not do what was asked.
 #[derive(Debug)]
-enum Failure {
-    /// This session has none.
-    Absent(String),
-    /// It refused, or did not answer.
-    Failed(String),
+struct Failure {
+    /// This session has none; otherwise it refused, or did not answer.
+    is_absent: bool,
+    reason: String,
 }
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let (Failure::Absent(reason) | Failure::Failed(reason)) = failure;
-        Self::setup(format!("the keyring can't be used: {reason}"))
+        Self::setup(format!("the keyring can't be used: {}", failure.reason))
     }
 }
 
@@ -300,7 +299,10 @@ impl Vault {
 impl Vault {
     fn no_keyring<T>() -> Result<T, Failure> {
         let reason = "the crate `finetuner` was built without the feature `keyring`";
-        Err(Failure::Absent(reason.to_owned()))
+        Err(Failure {
+            is_absent: true,
+            reason: reason.to_owned(),
+        })
     }
 
     async fn keyring_get(&self) -> Result<Option<Secret>, Failure> {

@@ -49,7 +49,8 @@ async fn server_with_login_page(events: &str) -> MockServer {
 fn good_events() -> String {
     let redirect = json!({"event": "redirect", "data": {"redirectTo": "https://login.example/x"}});
     let authorize = json!({"event": "authorize", "data": {"code": "c", "state": "s"}});
-    format!("{redirect}\n{authorize}\n")
+    // A server that waits sends white space, so that its connection stays open.
+    format!("  {redirect}\n   {authorize}\n")
 }
 
 fn builder(server: &MockServer) -> finetuner::Builder {

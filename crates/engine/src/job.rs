@@ -246,6 +246,9 @@ fn finish(
     log(observer, Level::Info, "Building the artifact ...");
     let logs = folder.join("logs");
     record::write(&logs, history, run.config)?;
+    for line in record::told(run.config) {
+        log(observer, Level::Info, line);
+    }
     artifact::write(
         folder,
         &trainer.model,

@@ -13,7 +13,7 @@ use std::{
 
 use candle_core::Device;
 pub(crate) use extras::Extras;
-use finetuner_protocol::{Task, find_backbone, guess_task};
+use finetuner_protocol::{BACKBONES, Task, backbone::Backbone, find_backbone, guess_task};
 use serde_json::{Value, json};
 
 use crate::{
@@ -62,6 +62,28 @@ pub enum ModelSource {
     Mlp(Option<MlpConfig>),
 }
 
+/// Says of a model of the list that it can't be fine-tuned, and what can be in
+/// its place. The names are those that clients of both languages list.
+fn not_yet(backbone: &Backbone) -> String {
+    let others: Vec<String> = BACKBONES
+        .iter()
+        .filter(|other| other.trainable && other.task == backbone.task)
+        .map(|other| {
+            let names = other.aliases.iter().chain([&other.name]);
+            let listed = names.copied().find(|name| !name.contains('/'));
+            format!("`{}`", listed.unwrap_or(other.name))
+        })
+        .collect();
+    let task = &backbone.task;
+    match others.is_empty() {
+        true => format!("this server can't fine-tune it, nor any other {task} model"),
+        false => format!(
+            "this server can't fine-tune it; for {task} it can fine-tune {}",
+            others.join(", ")
+        ),
+    }
+}
+
 impl ModelSource {
     /// Decides what the name of a model means, without reading any weights.
     ///
@@ -89,11 +111,7 @@ impl ModelSource {
             };
         }
         match find_backbone(name) {
-            Some(backbone) if !backbone.trainable => Err(Error::model(
-                name,
-                "this backend can't fine-tune it yet; `finetuner::describe_models` lists those \
-                 that it can",
-            )),
+            Some(backbone) if !backbone.trainable => Err(Error::model(name, not_yet(backbone))),
             Some(backbone) if backbone.name == "mlp" => Ok(Self::Mlp(None)),
             Some(backbone) => Ok(Self::Hub(backbone.hub_name().to_owned())),
             None if is_hub_name(name) => Ok(Self::Hub(name.to_owned())),

@@ -17,6 +17,9 @@ pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
+    /// The status in the body of a Hubble answer, where `status` alone does not
+    /// say it.
+    hubble: Option<u16>,
     /// Seconds.
     retry_after: Option<u64>,
 }
@@ -26,6 +29,7 @@ impl ApiError {
         Self {
             status,
             message: message.into(),
+            hubble: None,
             retry_after: None,
         }
     }
@@ -54,6 +58,17 @@ impl ApiError {
 
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    /// A Hubble call that this server does not have.
+    pub(crate) fn no_method(name: &str) -> Self {
+        let name: String = name.chars().take(100).collect();
+        Self {
+            hubble: Some(40402),
+            ..Self::not_found(format!(
+                "this server has no call `{name}`: it keeps accounts, tokens, data and models"
+            ))
+        }
     }
 
     pub(crate) fn method_not_allowed() -> Self {
@@ -131,8 +146,12 @@ impl ApiError {
         }
     }
 
-    /// The status in the body of a Hubble answer.
+    /// The status in the body of a Hubble answer: the SDK knows these and fails
+    /// on others.
     fn hubble_status(&self) -> u16 {
+        if let Some(status) = self.hubble {
+            return status;
+        }
         match self.status {
             StatusCode::BAD_REQUEST => 40001,
             StatusCode::UNAUTHORIZED => 40103,
@@ -140,7 +159,9 @@ impl ApiError {
             StatusCode::NOT_FOUND => 40403,
             StatusCode::CONFLICT => 40901,
             StatusCode::PAYLOAD_TOO_LARGE => 41301,
+            StatusCode::METHOD_NOT_ALLOWED => 40502,
             StatusCode::UNPROCESSABLE_ENTITY => 42203,
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => 40001,
             _ => 50001,
         }
     }

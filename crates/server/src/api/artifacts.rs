@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::{
     address,
     auth::{User, Writer},
+    fields::Fields,
     identity::success,
     pages::PageQuery,
     told::Told,
@@ -33,7 +34,7 @@ const MAX_FIELD_BYTES: usize = 1 << 20;
 /// The fields of an upload beside its file.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Fields {
+pub(super) struct UploadFields {
     pub(super) name: Option<String>,
     id: Option<String>,
     #[serde(rename = "type")]
@@ -43,7 +44,7 @@ pub(super) struct Fields {
     meta_data: Option<String>,
 }
 
-impl Fields {
+impl UploadFields {
     /// Finds what can be known to be wrong before the file is there.
     pub(super) fn check(&self) -> Result<()> {
         match self.name.as_deref().filter(|name| !name.is_empty()) {
@@ -60,7 +61,7 @@ pub(crate) async fn upload(
     Writer(user): Writer,
     mut form: Multipart,
 ) -> Result<Json<Value>> {
-    let mut fields = Fields::default();
+    let mut fields = UploadFields::default();
     let mut told = Told::default();
     let mut file = None;
     // Clients send the file first, so it is taken in before its name is known.
@@ -108,7 +109,7 @@ pub(crate) async fn upload(
 pub(super) async fn enter(
     app: &App,
     user_id: String,
-    fields: Fields,
+    fields: UploadFields,
     stored: &Stored,
 ) -> Result<(String, Vec<String>)> {
     fields.check()?;
@@ -278,6 +279,9 @@ pub(crate) async fn detail(
     Ok(success(about(&asked.find(&app, user.id).await?)))
 }
 
+/// The most artifacts of a list that was not asked for in pages.
+const WHOLE_LIST: u64 = 1000;
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ListQuery {
@@ -292,19 +296,41 @@ pub(crate) struct ListQuery {
     page_size: Option<u64>,
 }
 
+impl ListQuery {
+    /// Offset and limit. The Python client's `cloud_list` asks for no page and
+    /// shows what it is sent as the whole list.
+    fn page(&self) -> (u64, u64) {
+        match (self.page_index, self.page_size) {
+            (None, None) => (0, WHOLE_LIST),
+            (index, size) => PageQuery::of(index, size),
+        }
+    }
+
+    /// Whether the last come first. A list without pages begins with the
+    /// newest, even where `cloud_list` asks for the oldest: it has no other way
+    /// to ask, and people look for what they have just pushed.
+    fn newest_first(&self, field: &str, order: i64) -> bool {
+        let is_whole = self.page_index.is_none() && self.page_size.is_none();
+        order == -1 || is_whole && field == "createdAt"
+    }
+}
+
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     User(user): User,
-    Json(query): Json<ListQuery>,
+    Fields(query): Fields<ListQuery>,
 ) -> Result<Json<Value>> {
     let text = |field: &str| query.filter[field].as_str().map(str::to_owned);
     let sort = query.sort.as_object().and_then(|sort| sort.iter().next());
+    let (field, order) = sort.map_or(("createdAt", 1), |(field, order)| {
+        (field.as_str(), order.as_i64().unwrap_or(1))
+    });
     let list = ArtifactList {
         kind: text("type"),
         name: text("name"),
-        newest_first: sort.is_some_and(|(_, order)| order.as_i64() == Some(-1)),
-        by_name: sort.is_some_and(|(field, _)| field == "name"),
-        page: PageQuery::of(query.page_index, query.page_size),
+        newest_first: query.newest_first(field, order),
+        by_name: field == "name",
+        page: query.page(),
     };
     let (rows, total) = app.database.artifacts(user.id, list).await?;
     let Json(mut answer) = success(rows.iter().map(about).collect());
@@ -358,7 +384,7 @@ pub(crate) struct Changes {
 pub(crate) async fn update(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
-    Json(changes): Json<Changes>,
+    Fields(changes): Fields<Changes>,
 ) -> Result<Json<Value>> {
     if let Some(name) = &changes.name {
         check_name("name", name).map_err(|e| ApiError::bad_request(e.to_string()))?;

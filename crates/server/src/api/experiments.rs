@@ -117,7 +117,11 @@ pub(crate) async fn list(
 /// The user's experiment of that name.
 pub(super) async fn find(app: &App, user_id: String, name: String) -> Result<ExperimentRow> {
     let found = app.database.experiment(user_id, name.clone()).await?;
-    found.ok_or_else(|| ApiError::not_found(format!("there is no experiment `{name}`")))
+    found.ok_or_else(|| {
+        ApiError::not_found(format!(
+            "there is no experiment `{name}`; `create_experiment` makes it"
+        ))
+    })
 }
 
 fn info(row: ExperimentRow) -> ExperimentInfo {

@@ -1,4 +1,5 @@
-//! `/v2/rpc/user.identity.*`: who a token belongs to.
+//! `/v2/rpc/user.identity.*`: who a token belongs to, and what the Hubble SDK
+//! asks for at a login beside that.
 
 use axum::Json;
 use serde_json::{Value, json};
@@ -7,6 +8,18 @@ use super::auth::User;
 
 pub(crate) async fn whoami(User(user): User) -> Json<Value> {
     success(json!({"_id": user.id, "name": user.name, "nickname": user.name}))
+}
+
+/// `POST dockerRegistry.listInternalRegistries`: registries whose images a token
+/// is good for. There are none here; every login of the SDK asks.
+pub(crate) async fn registries(User(_): User) -> Json<Value> {
+    success(json!([]))
+}
+
+/// `GET /v2/.well-known/jwks.json`: keys of signed tokens. Tokens here are not
+/// signed but known by their hash.
+pub(crate) async fn signing_keys() -> Json<Value> {
+    Json(json!({"keys": []}))
 }
 
 /// A Hubble answer that all went well.

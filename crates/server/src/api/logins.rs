@@ -14,7 +14,7 @@ use std::{
 };
 
 use axum::{
-    Form, Json,
+    Json,
     body::{Body, Bytes},
     extract::{Query, State},
     http::{HeaderMap, header},
@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use url::Url;
 
-use super::{address, identity::success};
+use super::{address, fields::Fields, identity::success};
 use crate::{
     app::App,
     attempts::network,
@@ -252,8 +252,9 @@ pub(crate) async fn proxied(
             return line("error", json!("nobody has agreed in time"));
         }
         let _ = tokio::time::timeout(KEEP_ALIVE, changed.changed()).await;
-        // An empty piece tells nobody anything, and goes on.
-        let piece = Bytes::from_static(b"");
+        // White space before the next line of JSON: it keeps the connection open
+        // and is no line of its own, which the Python client could not read.
+        let piece = Bytes::from_static(b" ");
         Some((Ok(piece), (None, Some((app, id, since)))))
     });
     let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
@@ -306,24 +307,12 @@ pub(crate) struct GivenCode {
     state: String,
 }
 
-/// `POST user.identity.grant.auto`: a token for a code.
-pub(crate) async fn grant_by_json(
+/// `POST user.identity.grant.auto`, and `grant.auth0Unified` of the earlier
+/// generation: a token for a code.
+pub(crate) async fn grant(
     State(app): State<Arc<App>>,
-    Json(given): Json<GivenCode>,
+    Fields(GivenCode { code, state }): Fields<GivenCode>,
 ) -> Result<Json<Value>> {
-    grant(&app, given).await
-}
-
-/// `POST user.identity.grant.auth0Unified`: the same, as the earlier generation
-/// asks for it.
-pub(crate) async fn grant_by_form(
-    State(app): State<Arc<App>>,
-    Form(given): Form<GivenCode>,
-) -> Result<Json<Value>> {
-    grant(&app, given).await
-}
-
-async fn grant(app: &App, GivenCode { code, state }: GivenCode) -> Result<Json<Value>> {
     let user_id = app.logins.redeem(&Code { code, state });
     let user_id = user_id.ok_or_else(|| {
         ApiError::unauthenticated("this code was used, or has ended: log in again")
@@ -336,7 +325,7 @@ async fn grant(app: &App, GivenCode { code, state }: GivenCode) -> Result<Json<V
     };
     let token = app.database.add_token(user_id, new).await?;
     let token = token.ok_or_else(|| ApiError::internal(&"a random name is taken"))?;
-    let user = super::auth::by_token(app, &token).await?;
+    let user = super::auth::by_token(&app, &token).await?;
     Ok(success(json!({
         "token": token,
         "user": {"_id": user.id, "name": user.name, "nickname": user.name},

@@ -7,6 +7,7 @@ mod artifacts;
 mod auth;
 mod dry_run;
 mod experiments;
+mod fields;
 mod identity;
 mod logins;
 mod logs;
@@ -123,11 +124,11 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         ),
         (
             "/v2/rpc/user.identity.grant.auto".into(),
-            post(logins::grant_by_json),
+            post(logins::grant),
         ),
         (
             "/v2/rpc/user.identity.grant.auth0Unified".into(),
-            post(logins::grant_by_form),
+            post(logins::grant),
         ),
         (
             "/v2/rpc/artifact.upload".into(),
@@ -159,6 +160,15 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         ("/v2/rpc/user.pat.list".into(), post(tokens::list)),
         ("/v2/rpc/user.pat.delete".into(), post(tokens::delete)),
         ("/v2/rpc/user.session.dismiss".into(), post(tokens::dismiss)),
+        ("/v2/rpc/user.session.getRaw".into(), post(tokens::session)),
+        (
+            "/v2/rpc/dockerRegistry.listInternalRegistries".into(),
+            post(identity::registries),
+        ),
+        (
+            "/v2/.well-known/jwks.json".into(),
+            get(identity::signing_keys),
+        ),
         ("/v2/download/{key}".into(), get(artifacts::download)),
         ("/openapi.json".into(), get(openapi)),
         ("/health".into(), get(async || "ok\n")),
@@ -180,7 +190,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     router
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
         .merge(console::router(&app))
-        .fallback(async || ApiError::not_found("there is nothing at this address"))
+        .fallback(nothing_here)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::map_request(pace::paced))
         .layer(CatchPanicLayer::custom(
@@ -199,6 +209,15 @@ async fn front(headers: HeaderMap) -> Response {
     match accepts.is_some_and(|kinds| kinds.contains("text/html")) {
         true => Redirect::to("/console/").into_response(),
         false => concat!("finetuner-server ", env!("CARGO_PKG_VERSION"), "\n").into_response(),
+    }
+}
+
+/// Answers for an address that is none of the server's. Hubble had services for
+/// packages and payments too, whose calls an SDK may still make.
+async fn nothing_here(address: Uri) -> ApiError {
+    match address.path().strip_prefix("/v2/rpc/") {
+        Some(method) => ApiError::no_method(method.trim_end_matches('/')),
+        None => ApiError::not_found("there is nothing at this address"),
     }
 }
 

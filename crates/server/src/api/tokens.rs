@@ -1,4 +1,4 @@
-//! `/v2/rpc/user.pat.*` and `user.session.dismiss`: tokens of a user.
+//! `/v2/rpc/user.pat.*` and `user.session.*`: tokens of a user.
 
 use std::sync::Arc;
 
@@ -76,7 +76,8 @@ pub(crate) async fn list(State(app): State<Arc<App>>, User(user): User) -> Resul
                 "name": token.name,
                 "type": token.kind,
                 "createdAt": token.created_at,
-                "updatedAt": token.created_at,
+                // The SDK shows it as when the token was last used.
+                "updatedAt": token.last_used_at.as_ref().unwrap_or(&token.created_at),
                 "expireAt": token.expires_at,
                 "lastUsedAt": token.last_used_at,
                 "scope": token.scope,
@@ -100,6 +101,27 @@ pub(crate) async fn delete(
         return Err(ApiError::not_found(format!("there is no token `{name}`")));
     }
     Ok(success(json!({})))
+}
+
+/// `POST user.session.getRaw`: what is known about the token of the request,
+/// and whose it is.
+pub(crate) async fn session(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    User(user): User,
+) -> Result<Json<Value>> {
+    let hash = auth::token(&headers).map(secret::hash);
+    let hash = hash.ok_or_else(ApiError::unauthorized)?;
+    let token = app.database.token_of_hash(hash).await?;
+    let token = token.ok_or_else(ApiError::unauthorized)?;
+    Ok(success(json!({
+        "user": {"_id": user.id, "name": user.name, "nickname": user.name},
+        "name": token.name,
+        "type": token.kind,
+        "scope": token.scope,
+        "createdAt": token.created_at,
+        "expireAt": token.expires_at,
+    })))
 }
 
 /// Ends the session that the token belongs to. A personal token stays good

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    artifacts::{Fields, enter},
+    artifacts::{UploadFields, enter},
     auth::Writer,
     identity::success,
     told::Told,
@@ -52,7 +52,7 @@ struct InProgress {
 enum Stage {
     Open {
         upload: Box<Upload>,
-        fields: Fields,
+        fields: UploadFields,
     },
     /// What the last call was answered, for when it is made again.
     Done(Value),
@@ -139,7 +139,7 @@ impl Uploads {
 pub(crate) async fn begin(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
-    Json(fields): Json<Fields>,
+    Json(fields): Json<UploadFields>,
 ) -> Result<Json<Value>> {
     fields.check()?;
     let state = Stage::Open {
@@ -290,7 +290,7 @@ mod tests {
         let uploads = Uploads::default();
         let open = || Stage::Open {
             upload: Box::new(store.upload()),
-            fields: Fields::default(),
+            fields: UploadFields::default(),
         };
         for _ in 0..8 {
             uploads.begin("ada", Stage::Done(json!({})), 4).unwrap();

@@ -168,7 +168,7 @@ pub(crate) async fn artifact(
             user_id: run.user_id,
             name: None,
             kind: "model".to_owned(),
-            public: false,
+            public: is_public(&run.config),
             meta_data: "{}".to_owned(),
             content: stored.content.clone(),
             size: stored.size,
@@ -178,6 +178,12 @@ pub(crate) async fn artifact(
         Ok(((), orphan.into_iter().collect()))
     })
     .await
+}
+
+/// Whether the run's configuration makes its artifact public.
+fn is_public(config: &str) -> bool {
+    let config: Value = serde_json::from_str(config).unwrap_or_default();
+    config["public"] == true
 }
 
 pub(crate) async fn outcome(
@@ -192,15 +198,20 @@ pub(crate) async fn outcome(
                 return Err(ApiError::conflict("the run has no artifact yet"));
             };
             let size = artifact.size as f64 / f64::from(1 << 20);
-            let lines = [
+            let mut lines = vec![
                 format!("Artifact pushed under ID '{}'", run.artifact_id),
                 format!("Artifact size is {size:.3} MB"),
-                "Finished 🚀".to_owned(),
             ];
+            if artifact.public {
+                let line = "The artifact is public: every user of this server who knows its ID can \
+                            download it and go on from it";
+                lines.push(line.to_owned());
+            }
+            lines.push("Finished 🚀".to_owned());
             let end = End {
                 status: Status::Finished,
                 details: "Run finished".to_owned(),
-                lines: lines.map(|line| (Level::Info, line)).into(),
+                lines: lines.into_iter().map(|line| (Level::Info, line)).collect(),
             };
             app.end(run.id, Some(token), end).await.map(drop)
         }

@@ -60,6 +60,19 @@ pub(crate) struct NewToken {
     pub(crate) days: Option<u32>,
 }
 
+const TOKEN: &str = "name, kind, scope, created_at, expires_at, last_used_at";
+
+fn token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
+    Ok(TokenRow {
+        name: row.get(0)?,
+        kind: row.get(1)?,
+        scope: row.get(2)?,
+        created_at: row.get(3)?,
+        expires_at: row.get(4)?,
+        last_used_at: row.get(5)?,
+    })
+}
+
 fn user(row: &Row<'_>) -> rusqlite::Result<UserRow> {
     let scope: String = row.get(2)?;
     Ok(UserRow {
@@ -216,21 +229,21 @@ impl Database {
     /// A user's tokens, oldest first.
     pub(crate) async fn tokens(&self, user_id: String) -> rusqlite::Result<Vec<TokenRow>> {
         self.read(move |db| {
-            db.prepare_cached(
-                "SELECT name, kind, scope, created_at, expires_at, last_used_at FROM tokens
-                 WHERE user_id = ?1 ORDER BY created_at, rowid",
-            )?
-            .query_map([user_id], |row| {
-                Ok(TokenRow {
-                    name: row.get(0)?,
-                    kind: row.get(1)?,
-                    scope: row.get(2)?,
-                    created_at: row.get(3)?,
-                    expires_at: row.get(4)?,
-                    last_used_at: row.get(5)?,
-                })
-            })?
+            db.prepare_cached(&format!(
+                "SELECT {TOKEN} FROM tokens WHERE user_id = ?1 ORDER BY created_at, rowid"
+            ))?
+            .query_map([user_id], token)?
             .collect()
+        })
+        .await
+    }
+
+    /// The token with this hash.
+    pub(crate) async fn token_of_hash(&self, hash: Vec<u8>) -> rusqlite::Result<Option<TokenRow>> {
+        self.read(move |db| {
+            db.prepare_cached(&format!("SELECT {TOKEN} FROM tokens WHERE hash = ?1"))?
+                .query_row([hash], token)
+                .optional()
         })
         .await
     }

@@ -36,7 +36,7 @@ pub(crate) async fn sign_in(backend: &Backend) -> String {
 }
 
 /// What the user does on the page at `address`.
-async fn answer(http: &Http, cookie: &str, address: &str, answer: &str) -> String {
+pub(crate) async fn answer(http: &Http, cookie: &str, address: &str, answer: &str) -> String {
     let path = &address[address.find("/console/").unwrap()..];
     let page = http
         .get(path)

@@ -175,12 +175,16 @@ async fn every_route_answers_as_the_description_says() {
     call!(POST format!("{v}/user.pat.list"));
     call!(POST format!("{v}/user.pat.delete"), form(&[("name", "t")]));
     call!(POST format!("{v}/user.pat.delete"), form(&[("name", "t")]));
+    call!(POST format!("{v}/user.session.getRaw"));
+    call!(POST format!("{v}/dockerRegistry.listInternalRegistries"));
+    call!(GET "/v2/.well-known/jwks.json");
     call!(POST format!("{v}/user.session.dismiss"));
     let redirect = "user.identity.authorize?provider=jina-login&redirectUri=http://localhost:8085";
     call!(GET format!("{v}/{redirect}"));
     call!(GET format!("{v}/user.identity.authorize?redirectUri=http://evil.example"));
     let code = json!({"code": "c", "state": "s"});
     call!(POST format!("{v}/user.identity.grant.auto"), json(&code));
+    call!(POST format!("{v}/user.identity.grant.auto"), form(&code));
     call!(POST format!("{v}/user.identity.grant.auth0Unified"), form(&code));
 
     // Artifacts.
@@ -209,6 +213,8 @@ async fn every_route_answers_as_the_description_says() {
     call!(POST format!("{v}/artifact.getDetail"), form(&[("name", "d")]));
     call!(POST format!("{v}/artifact.getDetail"), form(&[("name", "none")]));
     call!(POST format!("{v}/artifact.list"), json(&json!({"filter": {"type": "model"}, "sort": {"createdAt": -1}})));
+    call!(POST format!("{v}/artifact.list"));
+    call!(POST format!("{v}/artifact.list"), form(&[("filter", "type"), ("sort", "createdAt")]));
     call!(POST format!("{v}/artifact.update"), json(&json!({"id": id, "name": "d2", "public": true})));
     call!(POST format!("{v}/artifact.update"), json(&json!({"id": id, "name": "train"})));
     let begun = call!(POST format!("{v}/artifact.beginUpload"), json(&json!({"name": "p"})));

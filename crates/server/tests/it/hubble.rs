@@ -1,0 +1,285 @@
+//! What the Python clients and the Hubble SDK under them ask for, beside what
+//! fine-tuning itself needs. The calls are written as the SDK sends them
+//! (jina-hubble-sdk 0.33.1 and 0.5.1, docarray 0.21.0).
+
+use finetuner::{EvaluationCallback, Finetuner, Loss, WandBLogger};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::{
+    logins::{answer, sign_in},
+    support::{Backend, Http, connect, fit, pairs, start},
+};
+
+async fn rpc(http: &Http, method: &str, body: Option<&Value>) -> (StatusCode, Value) {
+    let request = http.post(&format!("/v2/rpc/{method}"));
+    let request = match body {
+        Some(body) => request.json(body),
+        None => request,
+    };
+    let answer = request.send().await.unwrap();
+    (answer.status(), answer.json().await.unwrap())
+}
+
+/// Logs in as `Auth.login_sync` does, and returns the token.
+async fn log_in(backend: &Backend, cookie: &str) -> String {
+    let http = backend.http.with_token(None);
+    let ask = http.get("/v2/rpc/user.identity.proxiedAuthorize?prompt=login");
+    let mut lines = ask.send().await.unwrap();
+    let mut next = async || -> Value {
+        let mut line = Vec::new();
+        while !line.ends_with(b"\n") {
+            line.extend_from_slice(&lines.chunk().await.unwrap().unwrap());
+        }
+        serde_json::from_slice(&line).unwrap()
+    };
+    let page = next().await["data"]["redirectTo"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    answer(&http, cookie, &page, "yes").await;
+    let authorize = next().await;
+    assert_eq!(authorize["event"], "authorize");
+    let (status, granted) = rpc(&http, "user.identity.grant.auto", Some(&authorize["data"])).await;
+    assert_eq!(status, StatusCode::OK, "{granted}");
+    granted["data"]["token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_login_of_the_python_client_gets_all_it_asks_for_again_after_a_logout() {
+    let backend = start().await;
+    let cookie = sign_in(&backend).await;
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        let token = log_in(&backend, &cookie).await;
+        let http = backend.http.with_token(Some(&token));
+        // `auto_deploy_hubble_docker_credential_helper`, at the end of a login.
+        let (status, registries) = rpc(&http, "dockerRegistry.listInternalRegistries", None).await;
+        assert_eq!((status, &registries["data"]), (StatusCode::OK, &json!([])));
+        // `Client.get_raw_session`.
+        let (status, session) = rpc(&http, "user.session.getRaw", None).await;
+        assert_eq!(status, StatusCode::OK, "{session}");
+        assert_eq!(session["data"]["user"]["name"], "finetuner");
+        assert_eq!(session["data"]["type"], "session");
+        // `hubble.logout()`.
+        let (status, ended) = rpc(&http, "user.session.dismiss", None).await;
+        assert_eq!((status, &ended["code"]), (StatusCode::OK, &json!(200)));
+        for method in ["user.session.dismiss", "user.session.getRaw"] {
+            let (status, ended) = rpc(&http, method, None).await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED);
+            assert_eq!(
+                (&ended["code"], &ended["status"]),
+                (&json!(401), &json!(40103))
+            );
+        }
+        seen.push(token);
+    }
+    assert_ne!(seen[0], seen[1]);
+}
+
+#[tokio::test]
+async fn a_code_is_taken_as_json_and_as_a_form() {
+    // `Auth.login_sync` sends JSON, `Auth.login` of the same version a form.
+    let backend = start().await;
+    let http = backend.http.with_token(None);
+    let code = json!({"code": "c", "state": "s"});
+    for method in [
+        "user.identity.grant.auto",
+        "user.identity.grant.auth0Unified",
+    ] {
+        let request = || http.post(&format!("/v2/rpc/{method}"));
+        for request in [request().json(&code), request().form(&code)] {
+            let status = request.send().await.unwrap().status();
+            assert_eq!(
+                status,
+                StatusCode::UNAUTHORIZED,
+                "{method}: it was understood"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn cloud_list_shows_everything_with_the_newest_first() {
+    let backend = start().await;
+    for n in 0..55 {
+        let file = reqwest::multipart::Part::bytes(vec![n]).file_name("DocumentArray");
+        let form = reqwest::multipart::Form::new()
+            .part("file", file)
+            .text("name", format!("data-{n:02}"))
+            .text("type", "documentArray");
+        let upload = backend.http.post("/v2/rpc/artifact.upload").multipart(form);
+        assert!(upload.send().await.unwrap().status().is_success());
+    }
+    let names = |answer: &Value| -> Vec<String> {
+        let names = answer["data"].as_array().unwrap().iter();
+        names
+            .map(|a| a["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    // `DocumentArray.cloud_list()` asks for no page and shows what it is sent.
+    let cloud_list = json!({"filter": {"type": "documentArray"}, "sort": {"createdAt": 1}});
+    let (_, all) = rpc(&backend.http, "artifact.list", Some(&cloud_list)).await;
+    assert_eq!(all["meta"]["total"], 55);
+    let newest_first: Vec<_> = (0..55).rev().map(|n| format!("data-{n:02}")).collect();
+    assert_eq!(names(&all), newest_first);
+    // `Client.list_artifacts()` has no body at all.
+    let (status, all) = rpc(&backend.http, "artifact.list", None).await;
+    assert_eq!((status, names(&all)), (StatusCode::OK, newest_first));
+    // Who asks for a page gets it in the order asked for.
+    let page = json!({"sort": {"createdAt": 1}, "pageIndex": 2, "pageSize": 50});
+    let (_, page) = rpc(&backend.http, "artifact.list", Some(&page)).await;
+    let oldest_first: Vec<_> = (50..55).map(|n| format!("data-{n}")).collect();
+    assert_eq!(names(&page), oldest_first);
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_here_is_refused_in_a_way_the_sdk_knows() {
+    let backend = start().await;
+    for method in [
+        "payment.app.getSummary",
+        "user.m2m.impersonateUser",
+        "executor.push",
+    ] {
+        let (status, refused) = rpc(&backend.http, method, None).await;
+        assert_eq!(status, StatusCode::NOT_FOUND);
+        // `errorcodes` of the SDK: RpcMethodNotFOundError.
+        assert_eq!(refused["status"], 40402, "{refused}");
+        assert!(
+            refused["message"].as_str().unwrap().contains(method),
+            "{refused}"
+        );
+    }
+    let keys = backend
+        .http
+        .with_token(None)
+        .get("/v2/.well-known/jwks.json");
+    let keys: Value = keys.send().await.unwrap().json().await.unwrap();
+    assert_eq!(keys, json!({"keys": []}));
+}
+
+#[tokio::test]
+async fn fit_into_an_experiment_that_is_not_there_says_how_to_make_it() {
+    // docs/walkthrough/run-job.md of finetuner 0.8.1 makes the experiment first,
+    // and `Finetuner.create_experiment` makes it only where `GET` fails.
+    let backend = start().await;
+    for (method, path) in [
+        (Method::GET, "/api/v1/experiments/flickr"),
+        (Method::POST, "/api/v1/experiments/flickr/runs"),
+    ] {
+        let request = backend.http.request(method, path).json(&json!({}));
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND);
+        let answer: Value = answer.json().await.unwrap();
+        let detail = answer["detail"].as_str().unwrap();
+        assert!(
+            detail.contains("`flickr`") && detail.contains("`create_experiment`"),
+            "{detail}"
+        );
+    }
+    let new = json!({"name": "flickr", "description": ""});
+    let created = backend.http.post("/api/v1/experiments/").json(&new);
+    assert_eq!(created.send().await.unwrap().status(), StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn a_listed_model_that_cannot_be_trained_is_refused_with_those_that_can() {
+    let backend = start().await;
+    backend.finetuner.push("train", pairs(4)).await.unwrap();
+    for (model, instead) in [
+        (
+            "jina-embedding-s-en-v1",
+            Some("`bert-base-en`, `sbert-base-en`, "),
+        ),
+        ("clip-base-multi", Some("`clip-base-en`")),
+        ("pointnet-base", None),
+    ] {
+        let error = backend
+            .finetuner
+            .fit(model, "train")
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(model), "{error}");
+        match instead {
+            Some(instead) => assert!(error.contains(instead), "{error}"),
+            None => assert!(
+                error.contains("nor any other mesh-to-mesh model"),
+                "{error}"
+            ),
+        }
+        // A Python user would look for it in vain.
+        assert!(!error.contains("::"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn another_user_reads_a_public_artifact_and_goes_on_from_it() {
+    let backend = start().await;
+    let token = backend.server.create_token("anna", "laptop").await.unwrap();
+    let anna = connect(&backend.server.url(), &token).await;
+    let http = backend.http.with_token(Some(&token));
+    backend
+        .finetuner
+        .push("train", pairs(8))
+        .public(true)
+        .await
+        .unwrap();
+    let artifact = async |name: &str, public: bool| {
+        let run = fit(&backend.finetuner, name, 1)
+            .public(public)
+            .await
+            .unwrap();
+        run.wait().await.unwrap();
+        let log = run.logs().await.unwrap();
+        assert_eq!(log.contains("The artifact is public"), public, "{log}");
+        run.artifact_id().await.unwrap().to_owned()
+    };
+    let (open, closed) = (
+        artifact("open", true).await,
+        artifact("closed", false).await,
+    );
+    let go_on = async |name: &str, id: &str| {
+        let again: Finetuner = anna.clone();
+        let run = again
+            .fit("clip-small", "finetuner/train")
+            .run_name(name)
+            .model_artifact(id);
+        run.loss(Loss::Clip).epochs(1).batch_size(4).await
+    };
+    for (id, readable) in [(&open, true), (&closed, false)] {
+        let ask = http
+            .post("/v2/rpc/artifact.getDownloadUrl")
+            .form(&[("id", id)]);
+        let status = ask.send().await.unwrap().status();
+        assert_eq!(status.is_success(), readable, "{status}");
+    }
+    go_on("further", &open).await.unwrap().wait().await.unwrap();
+    let error = go_on("no-further", &closed).await.unwrap_err();
+    assert!(
+        error.is_invalid() && error.to_string().contains("no such artifact"),
+        "{error}"
+    );
+    // It is still the owner's alone to change.
+    let change = http
+        .post("/v2/rpc/artifact.update")
+        .json(&json!({"id": open, "public": false}));
+    assert_eq!(change.send().await.unwrap().status(), StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_loggers_files_are_in_the_artifact_and_the_log_says_where() {
+    let backend = start().await;
+    backend.finetuner.push("train", pairs(8)).await.unwrap();
+    let run = fit(&backend.finetuner, "r", 1)
+        .callback(EvaluationCallback::new("train"))
+        .callback(WandBLogger::new());
+    let run = run.await.unwrap();
+    run.wait().await.unwrap();
+    let log = run.logs().await.unwrap();
+    assert!(log.contains("wandb sync logs/wandb"), "{log}");
+    let folder = tempfile::tempdir().unwrap();
+    let saved = run.save_model(folder.path().join("model")).await.unwrap();
+    let wandb = std::fs::read_dir(saved.join("logs/wandb")).unwrap();
+    assert_eq!(wandb.count(), 1);
+}
