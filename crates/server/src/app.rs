@@ -10,19 +10,20 @@ use std::{
 };
 
 use finetuner_protocol::{Level, Status};
-use tokio::sync::{Notify, RwLock, watch};
+use tokio::sync::{Notify, watch};
 
 use crate::{
     api::{Logins, Uploads},
     attempts::LoginAttempts,
     cached::Cached,
     counters::Counters,
-    database::{Database, End, NewArtifact, RunRow, Which},
-    error::Result,
+    database::{Database, End, NewArtifact, Put, RunRow, Which},
+    error::{ApiError, Result},
     gate::Gates,
     secret,
     settings::Settings,
-    store::{Store, Upload},
+    space::Space,
+    store::{Hold, Store, Stored, Unnamed, Upload},
     ticket::Signer,
 };
 
@@ -51,9 +52,7 @@ pub(crate) struct App {
     pub(crate) spent_codes: SpentCodes,
     /// Tokens that were used since this was last written down.
     used_tokens: Mutex<HashSet<Vec<u8>>>,
-    /// Held by those who give a stored content a name, and alone by those who
-    /// remove one: else a content could go while it gets its name.
-    contents: RwLock<()>,
+    pub(crate) space: Space,
 }
 
 impl App {
@@ -61,6 +60,7 @@ impl App {
         database: Database,
         store: Store,
         settings: Settings,
+        space: Space,
         signing_key: [u8; 32],
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -81,8 +81,15 @@ impl App {
             counters: Counters::default(),
             spent_codes: SpentCodes::default(),
             used_tokens: Mutex::default(),
-            contents: RwLock::default(),
+            space,
         })
+    }
+
+    /// A server's state over this store, with a database in the memory.
+    #[cfg(test)]
+    pub(crate) fn in_memory(store: Store, settings: Settings) -> Arc<Self> {
+        let space = Space::new(std::env::temp_dir(), Some(0));
+        Self::new(crate::database::in_memory(), store, settings, space, [0; 32])
     }
 
     /// From now on workers are told to pause, and no new ones are started.
@@ -98,7 +105,7 @@ impl App {
     /// Ends a run without an artifact, unless it has ended: for the worker with
     /// `token`, or for anybody. Says whether it was ended.
     pub(crate) async fn fail(
-        &self,
+        self: &Arc<Self>,
         run_id: i64,
         token: Option<Vec<u8>>,
         reason: String,
@@ -112,77 +119,172 @@ impl App {
     }
 
     /// Ends a run, unless it has ended. Says whether it was ended.
-    pub(crate) async fn end(&self, run_id: i64, token: Option<Vec<u8>>, end: End) -> Result<bool> {
-        let orphans = self.database.end_run(run_id, token, end).await?;
-        let ended = orphans.is_some();
-        self.remove_orphans(orphans.unwrap_or_default()).await?;
-        self.changes.notify(run_id);
-        self.submitted.notify_one();
-        Ok(ended)
+    pub(crate) async fn end(
+        self: &Arc<Self>,
+        run_id: i64,
+        token: Option<Vec<u8>>,
+        end: End,
+    ) -> Result<bool> {
+        let app = Arc::clone(self);
+        to_the_end(async move {
+            let orphans = app.database.end_run(run_id, token, end).await?;
+            app.changes.notify(run_id);
+            app.submitted.notify_one();
+            let ended = orphans.is_some();
+            app.remove_orphans(orphans.unwrap_or_default()).await?;
+            Ok(ended)
+        })
+        .await
     }
 
-    /// Puts a content in its place and lets `enter` give it a name; where that
-    /// does not happen, it is removed. `enter` returns what it made, and the
-    /// contents that nothing refers to any more.
+    /// Finds something that names a content, and holds that content: it stays
+    /// until the hold is dropped, whatever is deleted meanwhile.
+    pub(crate) async fn held<T, F>(
+        &self,
+        find: impl Fn() -> F,
+        content: fn(&T) -> &str,
+    ) -> Result<Option<(T, Hold)>>
+    where
+        F: Future<Output = rusqlite::Result<Option<T>>>,
+    {
+        let mut found = find().await?;
+        while let Some(named) = found {
+            let hold = self.store.hold(content(&named)).await;
+            // It may have gone before it was held.
+            let again = find().await?;
+            if again.as_ref().map(content) == Some(content(&named)) {
+                return Ok(Some((named, hold)));
+            }
+            found = again;
+        }
+        Ok(None)
+    }
+
+    /// Starts to take in data of a user, as far as there is room. An artifact
+    /// that it replaces may be named.
+    pub(crate) async fn upload(&self, user_id: &str, replaces: Option<&str>) -> Result<Upload> {
+        self.space.check("upload", 0)?;
+        let space = self.space.clone();
+        let quota = match self.settings.max_stored {
+            None => None,
+            Some(most) => {
+                let used = self.quota_used(user_id, replaces).await?;
+                Some((used, most))
+            }
+        };
+        let check = move |size: u64| {
+            if let Some((used, most)) = quota
+                && used.saturating_add(size) > most
+            {
+                return Err(over_quota(used.saturating_add(size), most));
+            }
+            space.check("upload", 0)
+        };
+        let upload = self.store.upload().checked(Box::new(check));
+        Ok(upload)
+    }
+
+    /// The bytes of a user that count when an upload begins. Without the name of
+    /// what it replaces only the upload itself can be limited; what is stored in
+    /// the end is counted when it gets its name.
+    async fn quota_used(&self, user_id: &str, replaces: Option<&str>) -> Result<u64> {
+        let Some(name) = replaces else {
+            return Ok(0);
+        };
+        let used = self.database.usage(user_id.to_owned()).await?.stored;
+        let replaced = self
+            .database
+            .artifact_by_name(user_id.to_owned(), name.to_owned());
+        let replaced = replaced.await?.map_or(0, |artifact| artifact.size);
+        Ok(used.saturating_sub(replaced))
+    }
+
+    /// Puts a content in its place and lets `enter` give it a name. If that does
+    /// not happen, or is cancelled, the content is removed. `enter` returns its
+    /// result and the contents that nothing refers to any more.
     pub(crate) async fn keep<T>(
         &self,
         upload: Upload,
-        enter: impl AsyncFnOnce(&crate::store::Stored) -> Result<(T, Vec<String>)>,
+        enter: impl AsyncFnOnce(&Stored) -> Result<(T, Vec<String>)>,
     ) -> Result<T> {
-        let guard = self.contents.read().await;
-        let stored = upload.finish().await?;
-        let entered = enter(&stored).await;
-        drop(guard);
-        match entered {
+        let sealed = upload.seal().await?;
+        let hold = self.store.hold(sealed.content()).await;
+        let unnamed = Unnamed::new(hold.clone());
+        let stored = sealed.place(hold).await?;
+        match enter(&stored).await {
             Ok((made, orphans)) => {
+                unnamed.named();
                 self.remove_orphans(orphans).await?;
                 Ok(made)
             }
             Err(error) => {
+                drop(unnamed);
                 self.remove_orphans(vec![stored.content]).await?;
                 Err(error)
             }
         }
     }
 
-    /// Enters a content as an artifact. Returns its id.
+    /// Enters a content as an artifact. Returns its id and the content that
+    /// nothing refers to any more.
     pub(crate) async fn put_artifact(&self, new: NewArtifact) -> Result<(String, Vec<String>)> {
-        let (id, orphan) = self.database.put_artifact(new).await?;
-        Ok((id, orphan.into_iter().collect()))
+        let most = self.settings.max_stored;
+        match self.database.put_artifact(new, most).await? {
+            Put::Artifact { id, orphan } => Ok((id, orphan.into_iter().collect())),
+            Put::OverQuota(stored) => Err(over_quota(stored, most.unwrap_or(stored))),
+        }
     }
 
-    /// Removes those of the contents that nothing refers to.
+    /// Removes those of the contents that nothing refers to. One that somebody
+    /// still reads is removed later.
     pub(crate) async fn remove_orphans(&self, contents: Vec<String>) -> Result<()> {
-        if contents.is_empty() {
-            return Ok(());
-        }
-        let _guard = self.contents.write().await;
         for content in contents {
             // Something may have got it since.
-            if !self.database.is_wanted(content.clone()).await? {
-                self.store.remove(&content).await;
-            }
+            let is_wanted = self.database.is_wanted(content.clone());
+            self.store.remove(&content, is_wanted).await?;
         }
         Ok(())
     }
 
+    /// Removes contents that nothing refers to once nobody reads them any more,
+    /// as long as the server runs.
+    pub(crate) async fn remove_suspects(self: Arc<Self>) {
+        loop {
+            let suspects = self.store.suspects().await;
+            if let Err(error) = self.remove_orphans(suspects).await {
+                tracing::warn!("Unused contents could not be removed: {}", error.message());
+            }
+        }
+    }
+
     /// Deletes a user's artifact. Says whether it was there.
-    pub(crate) async fn delete_artifact(&self, user_id: String, which: Which) -> Result<bool> {
-        let (there, orphan) = self.database.delete_artifact(user_id, which).await?;
-        self.remove_orphans(orphan.into_iter().collect()).await?;
-        Ok(there)
+    pub(crate) async fn delete_artifact(
+        self: &Arc<Self>,
+        user_id: String,
+        which: Which,
+    ) -> Result<bool> {
+        let app = Arc::clone(self);
+        to_the_end(async move {
+            let (there, orphan) = app.database.delete_artifact(user_id, which).await?;
+            app.remove_orphans(orphan.into_iter().collect()).await?;
+            Ok(there)
+        })
+        .await
     }
 
     /// Deletes a run and what it has made. Its worker, if there is one, finds
     /// that its token is void, and stops.
-    pub(crate) async fn delete_run(&self, run: RunRow) -> Result<()> {
-        let orphans = self.database.delete_run(run.id).await?;
-        self.changes.notify(run.id);
-        self.submitted.notify_one();
-        self.remove_orphans(orphans).await?;
-        self.delete_artifact(run.user_id, Which::Id(run.artifact_id))
-            .await
-            .map(drop)
+    pub(crate) async fn delete_run(self: &Arc<Self>, run: RunRow) -> Result<()> {
+        let app = Arc::clone(self);
+        to_the_end(async move {
+            let orphans = app.database.delete_run(run.id).await?;
+            app.changes.notify(run.id);
+            app.submitted.notify_one();
+            app.remove_orphans(orphans).await?;
+            let model = Which::Id(run.artifact_id);
+            app.delete_artifact(run.user_id, model).await.map(drop)
+        })
+        .await
     }
 
     /// A token was used.
@@ -226,26 +328,74 @@ impl App {
     }
 }
 
-/// Wakes those who follow a run when it has changed.
+/// Does work to its end, even if nobody waits for it any more: what follows a
+/// change of the database must not be left out because a client has gone.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    let done = tokio::spawn(work).await;
+    done.map_err(|e| ApiError::internal(&e))?
+}
+
+/// Refuses what is too much for its user.
+pub(crate) fn over_quota(stored: u64, most: u64) -> ApiError {
+    ApiError::forbidden(format!(
+        "stored bytes: your data, models and checkpoints would take {} MiB, and the limit is {} \
+         MiB: delete some, or ask the operator for a higher `--max-stored`",
+        stored.div_ceil(1 << 20),
+        most >> 20
+    ))
+}
+
+/// Wakes those who follow a run when it has changed. A run that nobody follows
+/// takes no memory.
 #[derive(Default)]
-pub(crate) struct Changes(Mutex<HashMap<i64, watch::Sender<()>>>);
+pub(crate) struct Changes(Arc<Followed>);
+
+type Followed = Mutex<HashMap<i64, watch::Sender<()>>>;
 
 impl Changes {
     /// Follows a run. A change after this call is not missed.
-    pub(crate) fn subscribe(&self, run_id: i64) -> watch::Receiver<()> {
+    pub(crate) fn subscribe(&self, run_id: i64) -> Follow {
         let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        runs.entry(run_id)
-            .or_insert_with(|| watch::channel(()).0)
-            .subscribe()
+        let sender = runs.entry(run_id).or_insert_with(|| watch::channel(()).0);
+        Follow {
+            run_id,
+            changed: Some(sender.subscribe()),
+            all: Arc::clone(&self.0),
+        }
     }
 
     pub(crate) fn notify(&self, run_id: i64) {
-        let mut runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = runs.get(&run_id)
-            && sender.send(()).is_err()
-        {
-            // Nobody follows it any more.
-            runs.remove(&run_id);
+        let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = runs.get(&run_id) {
+            sender.send_replace(());
+        }
+    }
+}
+
+/// Somebody who follows a run.
+pub(crate) struct Follow {
+    run_id: i64,
+    /// None once it is dropped.
+    changed: Option<watch::Receiver<()>>,
+    all: Arc<Followed>,
+}
+
+impl Follow {
+    /// Waits for the next change. None if there will be none.
+    pub(crate) async fn changed(&mut self) -> Option<()> {
+        self.changed.as_mut()?.changed().await.ok()
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        let mut runs = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nobody follows the run any more once this receiver is gone.
+        self.changed = None;
+        if runs.get(&self.run_id).is_some_and(watch::Sender::is_closed) {
+            runs.remove(&self.run_id);
         }
     }
 }
@@ -259,5 +409,24 @@ impl SpentCodes {
     pub(crate) fn spend(&self, code: &str) -> bool {
         let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         spent.insert(code.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_run_that_nobody_follows_any_more_takes_no_memory() {
+        let changes = Changes::default();
+        let (mut one, two) = (changes.subscribe(1), changes.subscribe(1));
+        drop(two);
+        changes.notify(1);
+        assert_eq!(one.changed().await, Some(()));
+        assert_eq!(one.changed().now_or_never(), None, "once for each change");
+        drop(one);
+        assert!(changes.0.lock().unwrap().is_empty());
     }
 }

@@ -193,6 +193,11 @@ struct Serve {
     /// The most MiB of data, models and checkpoints that one user may store.
     #[arg(long, env = "FINETUNER_MAX_STORED")]
     max_stored: Option<u64>,
+    /// MiB of the disk that are kept for runs in progress: new uploads and runs
+    /// are refused when there is less room. By default 512, or a twentieth of a
+    /// smaller disk.
+    #[arg(long, env = "FINETUNER_DISK_RESERVE")]
+    disk_reserve: Option<u64>,
     /// Addresses or networks of proxies whose `Forwarded` and `X-Forwarded-For`
     /// headers are believed, such as 127.0.0.1,10.0.0.0/8.
     #[arg(long, env = "FINETUNER_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network)]
@@ -234,6 +239,7 @@ impl Serve {
             max_open_runs: self.max_open_runs,
             max_uploads: self.max_uploads.into(),
             max_stored: self.max_stored.map(|mib| mib.saturating_mul(1 << 20)),
+            disk_reserve: self.disk_reserve.map(|mib| mib.saturating_mul(1 << 20)),
             trusted_proxies: self.trusted_proxies.clone(),
             grace: Duration::from_secs_f64(self.grace),
         }

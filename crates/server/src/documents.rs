@@ -110,7 +110,9 @@ mod tests {
         let mut upload = store.upload();
         let bytes = DocumentArray::from(all.clone()).to_bytes().unwrap();
         upload.write(bytes.into()).await.unwrap();
-        let content = upload.finish().await.unwrap().content;
+        let sealed = upload.seal().await.unwrap();
+        let hold = store.hold(sealed.content()).await;
+        let content = sealed.place(hold).await.unwrap().content;
         let look = async |first, count| {
             let bytes = StoredBytes::new(&store, &content).await.unwrap();
             let read = tokio::task::spawn_blocking(move || some(bytes, first, count));

@@ -1,11 +1,14 @@
 //! What the API answers when it can't do what was asked.
 
+use std::io::ErrorKind;
+
 use axum::{
     Json,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use finetuner_engine::Error as EngineError;
+use rusqlite::ErrorCode;
 use serde_json::json;
 
 /// The result of a call.
@@ -104,6 +107,19 @@ impl ApiError {
         }
     }
 
+    /// There is no room for it.
+    pub(crate) fn full(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, message)
+    }
+
+    /// The server is busy: it may be tried again soon.
+    pub(crate) fn busy(message: impl Into<String>) -> Self {
+        Self {
+            retry_after: Some(1),
+            ..Self::unavailable(message)
+        }
+    }
+
     /// Not now.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
@@ -136,6 +152,20 @@ impl ApiError {
         )
     }
 
+    /// Something could not be stored or read.
+    fn stored(error: &(dyn std::error::Error + 'static)) -> Self {
+        match is_full(error) {
+            true => Self::no_room(error),
+            false => Self::internal(error),
+        }
+    }
+
+    /// The disk is full.
+    fn no_room(error: &dyn std::fmt::Display) -> Self {
+        tracing::error!("The disk is full: {error}");
+        Self::full("the server's disk is full: delete data or runs, or ask the operator for room")
+    }
+
     /// What is wrong with a run configuration or its data.
     pub(crate) fn engine(error: &EngineError) -> Self {
         match error {
@@ -162,9 +192,23 @@ impl ApiError {
             StatusCode::METHOD_NOT_ALLOWED => 40502,
             StatusCode::UNPROCESSABLE_ENTITY => 42203,
             StatusCode::UNSUPPORTED_MEDIA_TYPE => 40001,
+            StatusCode::INSUFFICIENT_STORAGE => 50701,
             _ => 50001,
         }
     }
+}
+
+/// Whether the cause of an error is a disk without room.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.any(|cause| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        // An I/O error hides the error that it was made from.
+        io.is_some_and(|io| {
+            matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+                || io.get_ref().is_some_and(|inner| is_full(inner))
+        })
+    })
 }
 
 impl IntoResponse for ApiError {
@@ -196,14 +240,33 @@ impl From<rusqlite::Error> for ApiError {
     fn from(error: rusqlite::Error) -> Self {
         match error {
             rusqlite::Error::QueryReturnedNoRows => Self::not_found("it is not there"),
-            error => Self::internal(&error),
+            error => match error.sqlite_error_code() {
+                Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+                    tracing::warn!("The database is busy: {error}");
+                    Self::busy("the server's database is busy: try again")
+                }
+                Some(ErrorCode::DiskFull) => Self::no_room(&error),
+                _ => Self::internal(&error),
+            },
         }
     }
 }
 
 impl From<object_store::Error> for ApiError {
     fn from(error: object_store::Error) -> Self {
-        Self::internal(&error)
+        match error {
+            object_store::Error::NotFound { path, .. } => {
+                tracing::warn!("There is no content {path}");
+                Self::not_found("the content is not there any more")
+            }
+            error => Self::stored(&error),
+        }
+    }
+}
+
+impl From<std::io::Error> for ApiError {
+    fn from(error: std::io::Error) -> Self {
+        Self::stored(&error)
     }
 }
 

@@ -37,9 +37,12 @@ mod pace;
 mod peer;
 mod pictures;
 mod queue;
+#[cfg(test)]
+mod races;
 mod secret;
 mod server;
 mod settings;
+mod space;
 mod store;
 mod submission;
 mod ticket;

@@ -19,6 +19,7 @@ use crate::{
     launcher::{Launcher, Processes, Threads},
     queue::Queue,
     settings::Settings,
+    space::Space,
     store::Store,
     upkeep,
 };
@@ -157,7 +158,8 @@ impl Server {
             source,
         };
         let address = listener.local_addr().map_err(listen)?;
-        let app = App::new(database, store, self.settings, key);
+        let space = Space::new(folder.clone(), self.settings.disk_reserve);
+        let app = App::new(database, store, self.settings, space, key);
         let router = api::router(Arc::clone(&app));
         let (stop, stopped) = watch::channel(false);
         let mut serving = Vec::new();
@@ -178,6 +180,7 @@ impl Server {
         let tasks = vec![
             tokio::spawn(Arc::clone(&app).keep_house()),
             tokio::spawn(upkeep::sweep(Arc::clone(&app))),
+            tokio::spawn(Arc::clone(&app).remove_suspects()),
         ];
         Ok(RunningServer {
             address,

@@ -51,6 +51,10 @@ pub struct Settings {
     /// The bytes that one user's data, models and checkpoints may take; without
     /// limit by default.
     pub max_stored: Option<u64>,
+    /// The bytes of the data folder's disk that are kept for runs in progress:
+    /// new uploads and runs are refused when there is less room. By default 512
+    /// MiB, or a twentieth of a smaller disk.
+    pub disk_reserve: Option<u64>,
     /// The networks of the proxies in front of the server. Only their
     /// `Forwarded` and `X-Forwarded-For` headers are believed; none by default.
     pub trusted_proxies: Vec<IpNet>,
@@ -73,6 +77,7 @@ impl Default for Settings {
             max_open_runs: None,
             max_uploads: 16,
             max_stored: None,
+            disk_reserve: None,
             trusted_proxies: Vec::new(),
             grace: Duration::from_secs(30),
         }

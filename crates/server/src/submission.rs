@@ -16,6 +16,7 @@ use crate::{
     documents::StoredBytes,
     error::{ApiError, Result},
     pictures,
+    store::Hold,
 };
 
 /// What a run was found to need.
@@ -25,6 +26,8 @@ pub(crate) struct Checked {
     pub(crate) contents: BTreeMap<String, String>,
     /// How many checkpoints it wants to be kept.
     pub(crate) keep_checkpoints: u32,
+    /// Keep the contents until the run refers to them.
+    pub(crate) holds: Vec<Hold>,
 }
 
 /// The most callbacks of a run.
@@ -37,13 +40,15 @@ const MAX_READ: u64 = 32 << 30;
 pub(crate) async fn check(app: &App, user_id: &str, config: &RunConfig) -> Result<Checked> {
     let (plan, earlier) = plan(app, user_id, config).await?;
     let keep_checkpoints = u32::try_from(plan.keep_checkpoints).unwrap_or(u32::MAX);
-    let mut contents = check_data(app, user_id, plan, config).await?;
-    if let Some((_, content)) = earlier {
+    let (mut contents, mut holds) = check_data(app, user_id, plan, config).await?;
+    if let Some((_, content, hold)) = earlier {
         contents.insert(MODEL_ARTIFACT.to_owned(), content);
+        holds.push(hold);
     }
     Ok(Checked {
         contents,
         keep_checkpoints,
+        holds,
     })
 }
 
@@ -70,7 +75,7 @@ async fn plan(
     app: &App,
     user_id: &str,
     config: &RunConfig,
-) -> Result<(Plan, Option<(ModelKind, String)>)> {
+) -> Result<(Plan, Option<(ModelKind, String, Hold)>)> {
     let count = config.callbacks.len();
     if count > MAX_CALLBACKS {
         return Err(ApiError::unprocessable(format!(
@@ -83,7 +88,7 @@ async fn plan(
     };
     let allowed = Allowed {
         local_models: app.settings.local_models,
-        earlier: earlier.as_ref().map(|(kind, _)| *kind),
+        earlier: earlier.as_ref().map(|(kind, ..)| *kind),
     };
     let plan = Plan::new(config, allowed).map_err(|e| ApiError::engine(&e))?;
     Ok((plan, earlier))
@@ -95,11 +100,12 @@ async fn find_data(
     user_id: &str,
     config: &RunConfig,
     name: &str,
-) -> Result<ArtifactRow> {
-    let found = app
-        .database
-        .artifact_by_name(user_id.to_owned(), name.to_owned())
-        .await?;
+) -> Result<(ArtifactRow, Hold)> {
+    let find = || {
+        let data = &app.database;
+        data.artifact_by_name(user_id.to_owned(), name.to_owned())
+    };
+    let found = app.held(find, |artifact| &artifact.content).await?;
     found.ok_or_else(|| {
         ApiError::unprocessable(format!(
             "`{}`: there is no data named `{name}`; push it first, or check the name",
@@ -112,15 +118,20 @@ async fn find_data(
 const LONGEST_CHAIN: usize = 1000;
 
 /// What the model in an artifact embeds, and the artifact's content.
-async fn earlier(app: &App, user_id: &str, name: &str) -> Result<(ModelKind, String)> {
+async fn earlier(app: &App, user_id: &str, name: &str) -> Result<(ModelKind, String, Hold)> {
     let bad =
         |reason: &str| ApiError::unprocessable(format!("`model_artifact`: `{name}`: {reason}"));
-    let (user, id) = (user_id.to_owned(), name.to_owned());
-    let mut found = app.database.artifact(user.clone(), id.clone()).await?;
-    if found.is_none() {
-        found = app.database.artifact_by_name(user, id).await?;
-    }
-    let artifact = found.ok_or_else(|| {
+    let find = || {
+        let (user, id) = (user_id.to_owned(), name.to_owned());
+        async move {
+            match app.database.artifact(user.clone(), id.clone()).await? {
+                None => app.database.artifact_by_name(user, id).await,
+                found => Ok(found),
+            }
+        }
+    };
+    let found = app.held(find, |artifact| &artifact.content).await?;
+    let (artifact, hold) = found.ok_or_else(|| {
         bad("there is no such artifact; give the `artifact_id` of a run that has finished")
     })?;
     // A run may itself have gone on from an artifact: what its model embeds was
@@ -135,26 +146,29 @@ async fn earlier(app: &App, user_id: &str, name: &str) -> Result<(ModelKind, Str
             Some(before) => id = before,
             None => {
                 let kind = kind_of(&config).map_err(|e| bad(&e.to_string()))?;
-                return Ok((kind, artifact.content));
+                return Ok((kind, artifact.content, hold));
             }
         }
     }
     Err(bad("too many runs have gone on from one another"))
 }
 
-/// Checks all data sets of a run. Returns the content of each by its name.
+/// Checks all data sets of a run. Returns the content of each by its name, and
+/// what holds them.
 async fn check_data(
     app: &App,
     user_id: &str,
     plan: Plan,
     config: &RunConfig,
-) -> Result<BTreeMap<String, String>> {
+) -> Result<(BTreeMap<String, String>, Vec<Hold>)> {
     let (mut contents, mut stored) = (BTreeMap::new(), HashMap::new());
+    let mut holds = Vec::new();
     for name in plan.data_names() {
-        let artifact = find_data(app, user_id, config, &name).await?;
+        let (artifact, hold) = find_data(app, user_id, config, &name).await?;
         let bytes = StoredBytes::new(&app.store, &artifact.content).await;
         let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
         contents.insert(name.clone(), artifact.content);
+        holds.push(hold);
         stored.insert(name, bytes);
     }
     let callbacks = config.callbacks.clone();
@@ -163,7 +177,7 @@ async fn check_data(
     let check = move || check_shapes(&plan, &callbacks, &stored);
     let checked = app.gates.submissions.run(user_id, check).await?;
     checked.map_err(|e| ApiError::engine(&e))?;
-    Ok(contents)
+    Ok((contents, holds))
 }
 
 /// The names of the data that an evaluation reads.

@@ -5,7 +5,10 @@
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use crate::{database::now_ms, secret::hex};
+use crate::{
+    database::{ArtifactRow, now_ms},
+    secret::hex,
+};
 
 /// How long the address of a download can be used, in milliseconds.
 const LIFE: i64 = 3600 * 1000;
@@ -19,6 +22,23 @@ pub(crate) struct Signer([u8; 32]);
 pub(crate) struct Download {
     pub(crate) content: String,
     pub(crate) size: u64,
+    /// What the file is called.
+    pub(crate) name: String,
+}
+
+impl Download {
+    pub(crate) fn of(artifact: &ArtifactRow) -> Self {
+        let ending = match artifact.kind.as_str() {
+            "documentArray" => "da",
+            _ => "zip",
+        };
+        let name = artifact.name.as_ref().unwrap_or(&artifact.id);
+        Self {
+            content: artifact.content.clone(),
+            size: artifact.size,
+            name: format!("{name}.{ending}"),
+        }
+    }
 }
 
 impl Signer {
@@ -33,11 +53,8 @@ impl Signer {
 
     /// Whether `signature` is that of `text` for this purpose.
     pub(crate) fn verify(&self, purpose: &str, text: &str, signature: &str) -> bool {
-        let bytes = (0..signature.len() / 2)
-            .map(|i| u8::from_str_radix(signature.get(2 * i..2 * i + 2)?, 16).ok())
-            .collect::<Option<Vec<u8>>>();
         // Compared in constant time.
-        bytes.is_some_and(|bytes| self.mac(purpose, text).verify_slice(&bytes).is_ok())
+        from_hex(signature).is_some_and(|bytes| self.mac(purpose, text).verify_slice(&bytes).is_ok())
     }
 
     fn mac(&self, purpose: &str, text: &str) -> Hmac<Sha256> {
@@ -53,8 +70,14 @@ impl Signer {
     }
 
     /// A key for a download.
-    pub(crate) fn download(&self, content: &str, size: u64) -> String {
-        let text = format!("{content}-{size}-{}", now_ms().saturating_add(LIFE));
+    pub(crate) fn download(&self, download: Download) -> String {
+        let Download {
+            content,
+            size,
+            name,
+        } = download;
+        let (until, name) = (now_ms().saturating_add(LIFE), hex(name.as_bytes()));
+        let text = format!("{content}-{size}-{until}-{name}");
         let signature = self.sign("download", &text);
         format!("{text}-{signature}")
     }
@@ -69,11 +92,19 @@ impl Signer {
         let mut parts = text.split('-');
         let (content, size, until) = (parts.next()?, parts.next()?, parts.next()?);
         let until: i64 = until.parse().ok()?;
+        let name = String::from_utf8(from_hex(parts.next()?)?).ok()?;
         (until > now_ms()).then_some(Download {
             content: content.to_owned(),
             size: size.parse().ok()?,
+            name,
         })
     }
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    (0..text.len() / 2)
+        .map(|i| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -83,11 +114,12 @@ mod tests {
     #[test]
     fn only_our_own_keys_are_good_and_only_for_a_while() {
         let signer = Signer::new([1; 32]);
-        let key = signer.download("abcdef", 7);
         let good = Download {
             content: "abcdef".to_owned(),
             size: 7,
+            name: "a-b ä.zip".to_owned(),
         };
+        let key = signer.download(good.clone());
         assert_eq!(signer.redeem(&key), Some(good));
         assert_eq!(Signer::new([2; 32]).redeem(&key), None);
         for bad in [
@@ -100,7 +132,7 @@ mod tests {
         ] {
             assert_eq!(signer.redeem(&bad), None, "{bad}");
         }
-        let ended = format!("abcdef-7-{}", now_ms() - 1);
+        let ended = format!("abcdef-7-{}-61", now_ms() - 1);
         let signature = signer.sign("download", &ended);
         assert_eq!(signer.redeem(&format!("{ended}-{signature}")), None);
         // A signature for one thing is none for another.

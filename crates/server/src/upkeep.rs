@@ -142,7 +142,8 @@ async fn sweep_store(app: &App, store: &Store) -> Result<usize, String> {
     let mut orphans = Vec::new();
     let mut found = store.list();
     while let Some(object) = found.try_next().await.map_err(|e| e.to_string())? {
-        let wanted = app.database.is_wanted(object.content.clone()).await;
+        // Asked again before it is removed.
+        let wanted = app.database.seems_wanted(object.content.clone()).await;
         if !wanted.map_err(|e| e.to_string())? {
             orphans.push(object.content);
         }

@@ -21,11 +21,12 @@ use super::{
     told::Told,
 };
 use crate::{
-    app::App,
+    app::{App, to_the_end},
     database::{ArtifactList, ArtifactRow, NewArtifact, Which, is_duplicate},
     error::{ApiError, Result},
     secret,
     store::Stored,
+    ticket::Download,
 };
 
 /// The most bytes of a form field that is not the file.
@@ -68,7 +69,7 @@ pub(crate) async fn upload(
     while let Some(mut field) = form.next_field().await.map_err(|e| broken(&e))? {
         let name = field.name().unwrap_or_default().to_owned();
         if name == "file" {
-            let mut upload = app.store.upload();
+            let mut upload = app.upload(&user.id, None).await?;
             while let Some(bytes) = field.chunk().await.map_err(|e| broken(&e))? {
                 upload.write(bytes).await?;
             }
@@ -96,12 +97,14 @@ pub(crate) async fn upload(
     }
     let file = file.ok_or_else(|| ApiError::bad_request("the form has no `file`"))?;
     let name = fields.name.clone();
-    let id = app
-        .keep(file, async |stored| {
+    let id = to_the_end(async move {
+        app.keep(file, async |stored| {
             told.compare(&app, stored).await?;
             enter(&app, user.id, fields, stored).await
         })
-        .await?;
+        .await
+    });
+    let id = id.await?;
     Ok(success(json!({"_id": id, "name": name})))
 }
 
@@ -198,7 +201,7 @@ async fn download_url(
     asked: Asked,
 ) -> Result<Json<Value>> {
     let artifact = asked.find(&app, user.id).await?;
-    let key = app.signer.download(&artifact.content, artifact.size);
+    let key = app.signer.download(Download::of(&artifact));
     let url = format!("{}/v2/download/{key}", address(headers)?);
     Ok(success(json!({"download": url})))
 }
@@ -223,13 +226,14 @@ pub(crate) async fn download(
     let start = text(header::RANGE).filter(|_| same).and_then(range_start);
     let common = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
+        (header::CONTENT_DISPOSITION, as_file(&ticket.name)),
         (header::ACCEPT_RANGES, "bytes".to_owned()),
         (header::ETAG, tag),
     ];
     let size = ticket.size;
     let Some(start) = start else {
         let length = [(header::CONTENT_LENGTH, size.to_string())];
-        let body = app.store.body(&ticket.content).await?;
+        let (_, body) = app.store.body(&ticket.content).await.map_err(gone)?;
         return Ok((common, length, body).into_response());
     };
     if start >= size {
@@ -243,8 +247,32 @@ pub(crate) async fn download(
             format!("bytes {start}-{}/{size}", size - 1),
         ),
     ];
-    let body = app.store.body_from(&ticket.content, start).await?;
+    let body = app.store.body_from(&ticket.content, start).await;
+    let (_, body) = body.map_err(gone)?;
     Ok((StatusCode::PARTIAL_CONTENT, common, range, body).into_response())
+}
+
+/// Says why a download has no bytes.
+fn gone(error: ApiError) -> ApiError {
+    match error.status() {
+        StatusCode::NOT_FOUND => ApiError::not_found("this artifact was deleted"),
+        _ => error,
+    }
+}
+
+/// Tells a browser to save the bytes, and under which name.
+fn as_file(name: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || " .-_()+,=@".contains(c);
+    let ascii = name.replace(|c| !plain(c), "_");
+    let mut whole = String::new();
+    for byte in name.bytes() {
+        match byte {
+            b'.' | b'-' | b'_' => whole.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => whole.push(char::from(byte)),
+            byte => whole.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    format!("attachment; filename=\"{ascii}\"; filename*=UTF-8''{whole}")
 }
 
 /// Where a range begins that goes to the end; others are not served.

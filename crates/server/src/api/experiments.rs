@@ -86,7 +86,7 @@ pub(crate) async fn delete_all(
     Ok(Json(experiments.into_iter().map(info).collect()))
 }
 
-async fn delete_one(app: &App, experiment: &ExperimentRow) -> Result<()> {
+async fn delete_one(app: &Arc<App>, experiment: &ExperimentRow) -> Result<()> {
     let (runs, _) = app
         .database
         .runs(experiment.id, RunFilter::default())

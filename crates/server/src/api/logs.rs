@@ -12,10 +12,13 @@ use axum::{
 };
 use finetuner_protocol::Event;
 use futures_util::{Stream, stream};
-use tokio::sync::watch;
 
 use super::{KEEP_ALIVE, auth::User, runs};
-use crate::{app::App, database::StoredEvent, error::Result};
+use crate::{
+    app::{App, Follow},
+    database::StoredEvent,
+    error::Result,
+};
 
 /// Events read from the database at once.
 const CHUNK: usize = 500;
@@ -87,7 +90,7 @@ pub(crate) fn follow(
 /// One client that follows one run.
 struct Follower {
     app: Arc<App>,
-    changes: watch::Receiver<()>,
+    changes: Follow,
     run_id: i64,
     next: u64,
     ready: VecDeque<Message>,
@@ -120,7 +123,7 @@ impl Follower {
             } else if run.status().is_final() {
                 return None;
             } else {
-                self.changes.changed().await.ok()?;
+                self.changes.changed().await?;
             }
         }
     }

@@ -21,13 +21,15 @@ use super::{
     pages::PageQuery,
 };
 use crate::{
-    app::App,
+    app::{App, over_quota},
     database::{
         CheckpointRow, Created, ExperimentRow, NewRunRow, RunFilter, RunRow, StoredEvent, UserRow,
         is_duplicate,
     },
     error::{ApiError, Result},
-    secret, submission,
+    secret,
+    store::Hold,
+    submission,
 };
 
 /// What a new run's status says.
@@ -66,7 +68,7 @@ pub(crate) async fn create(
         first_checkpoint: None,
         data: json!(checked.contents).to_string(),
     };
-    submit(&app, &experiment, row).await
+    submit(&app, &experiment, row, checked.holds).await
 }
 
 /// Reads a submission for an experiment.
@@ -97,6 +99,8 @@ async fn submit(
     app: &App,
     experiment: &ExperimentRow,
     row: NewRunRow,
+    // Its contents stay at least until the row names them.
+    _holds: Vec<Hold>,
 ) -> Result<(StatusCode, Json<Value>)> {
     let (name, key) = (row.name.clone(), row.idempotency_key.clone());
     let most = app.settings.max_open_runs;
@@ -118,13 +122,18 @@ async fn submit(
 
 /// Refuses a run of a user who has too many already, before its data is checked.
 pub(super) async fn check_quota(app: &App, user: &UserRow) -> Result<()> {
-    let Some(most) = app.settings.max_open_runs else {
+    app.space.check("run", 0)?;
+    let (runs, bytes) = (app.settings.max_open_runs, app.settings.max_stored);
+    if runs.is_none() && bytes.is_none() {
         return Ok(());
-    };
-    let open = app.database.usage(user.id.clone()).await?.open_runs;
-    match open < most {
-        true => Ok(()),
-        false => Err(too_many_open(open, most)),
+    }
+    let used = app.database.usage(user.id.clone()).await?;
+    if let Some(most) = runs.filter(|&most| used.open_runs >= most) {
+        return Err(too_many_open(used.open_runs, most));
+    }
+    match bytes.filter(|&most| used.stored > most) {
+        Some(most) => Err(over_quota(used.stored, most)),
+        None => Ok(()),
     }
 }
 
@@ -328,8 +337,10 @@ pub(crate) async fn go_on(
     check_name("name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
     let run = find(&app, user.id.clone(), (experiment.clone(), run)).await?;
     let experiment = experiments::find(&app, user.id.clone(), experiment).await?;
-    let checkpoint = app.database.checkpoint(run.id, number).await?;
-    let checkpoint = checkpoint.ok_or_else(|| {
+    let find = || app.database.checkpoint(run.id, number);
+    // The next checkpoint of the run may replace this one.
+    let checkpoint = app.held(find, |row| &row.content).await?;
+    let (checkpoint, hold) = checkpoint.ok_or_else(|| {
         ApiError::not_found(format!("run `{}` has no checkpoint {number}", run.name))
     })?;
     let idempotency_key = experiments::idempotency_key(&headers);
@@ -345,7 +356,8 @@ pub(crate) async fn go_on(
     let config: RunConfig =
         serde_json::from_value(sent.clone()).map_err(|e| ApiError::unprocessable(e.to_string()))?;
     check_quota(&app, &user).await?;
-    let checked = submission::check(&app, &user.id, &config).await?;
+    let mut checked = submission::check(&app, &user.id, &config).await?;
+    checked.holds.push(hold);
     let row = NewRunRow {
         experiment_id: experiment.id,
         name: new.name,
@@ -360,7 +372,7 @@ pub(crate) async fn go_on(
         first_checkpoint: Some(checkpoint.content),
         data: json!(checked.contents).to_string(),
     };
-    submit(&app, &experiment, row).await
+    submit(&app, &experiment, row, checked.holds).await
 }
 
 /// Ends a run. One that has ended stays as it is.

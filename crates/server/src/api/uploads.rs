@@ -24,7 +24,7 @@ use super::{
     told::Told,
 };
 use crate::{
-    app::App,
+    app::{App, to_the_end},
     error::{ApiError, Result},
     secret,
     store::Upload,
@@ -64,6 +64,25 @@ impl InProgress {
         let state = self.state.try_lock();
         // What is being worked on is open.
         state.map_or(true, |state| matches!(*state, Stage::Open { .. }))
+    }
+
+    /// Takes in a part, unless it came before. Returns how many bytes have come.
+    async fn take(&self, offset: u64, bytes: Bytes) -> Result<u64> {
+        let mut state = self.state.lock().await;
+        let Stage::Open { upload, .. } = &mut *state else {
+            return Err(ApiError::conflict("this upload is finished"));
+        };
+        let end = offset.saturating_add(bytes.len() as u64);
+        let has = upload.size();
+        if end > has {
+            if offset != has {
+                return Err(ApiError::conflict(format!(
+                    "`offset` is {offset}: {has} bytes have come, the next part begins there"
+                )));
+            }
+            upload.write(bytes).await?;
+        }
+        Ok(upload.size())
     }
 }
 
@@ -142,8 +161,9 @@ pub(crate) async fn begin(
     Json(fields): Json<UploadFields>,
 ) -> Result<Json<Value>> {
     fields.check()?;
+    let replaces = fields.name.as_deref().unwrap_or_default();
     let state = Stage::Open {
-        upload: Box::new(app.store.upload()),
+        upload: Box::new(app.upload(&user.id, Some(replaces)).await?),
         fields,
     };
     let id = app
@@ -170,23 +190,14 @@ pub(crate) async fn part(
     // Parts are in memory until they are whole, so only a few are read at once.
     let turn = app.gates.parts.enter(&user.id).await?;
     let bytes = read_part(request).await?;
-    let mut state = found.state.lock().await;
-    let Stage::Open { upload, .. } = &mut *state else {
-        return Err(ApiError::conflict("this upload is finished"));
-    };
-    let end = part.offset.saturating_add(bytes.len() as u64);
-    let has = upload.size();
-    if end > has {
-        if part.offset != has {
-            return Err(ApiError::conflict(format!(
-                "`offset` is {}: {has} bytes have come, the next part begins there",
-                part.offset
-            )));
-        }
-        upload.write(bytes).await?;
-    }
-    drop(turn);
-    Ok(success(json!({"received": upload.size()})))
+    // What has come is stored whole, whoever stops waiting for it.
+    let received = to_the_end(async move {
+        let received = found.take(part.offset, bytes).await;
+        drop(turn);
+        received
+    });
+    let received = received.await?;
+    Ok(success(json!({"received": received})))
 }
 
 /// Reads a part; one that is announced as too large is not read.
@@ -255,6 +266,17 @@ pub(crate) async fn finish(
         sha256: Some(finish.sha256),
         documents: finish.documents,
     };
+    // It ends once, whoever stops waiting for it.
+    let finished = async move { finish_one(&app, user.id, &found, told).await };
+    to_the_end(finished).await.map(Json)
+}
+
+async fn finish_one(
+    app: &App,
+    user_id: String,
+    found: &InProgress,
+    told: Told,
+) -> Result<Value> {
     let mut state = found.state.lock().await;
     let (upload, fields) = match std::mem::replace(&mut *state, Stage::Done(Value::Null)) {
         Stage::Open { upload, fields } => (upload, fields),
@@ -263,19 +285,19 @@ pub(crate) async fn finish(
         }
         Stage::Done(answer) => {
             *state = Stage::Done(answer.clone());
-            return Ok(Json(answer));
+            return Ok(answer);
         }
     };
     let name = fields.name.clone();
     let id = app
         .keep(*upload, async |stored| {
-            told.compare(&app, stored).await?;
-            enter(&app, user.id, fields, stored).await
+            told.compare(app, stored).await?;
+            enter(app, user_id, fields, stored).await
         })
         .await?;
     let Json(answer) = success(json!({"_id": id, "name": name}));
     *state = Stage::Done(answer.clone());
-    Ok(Json(answer))
+    Ok(answer)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use axum::{
     Json,
     body::Body,
     extract::{Query, State},
+    http::header,
     response::IntoResponse,
 };
 use finetuner_protocol::{
@@ -19,11 +20,14 @@ use serde_json::Value;
 
 use super::auth::WorkerRun;
 use crate::{
-    app::App,
+    app::{App, to_the_end},
     database::{CheckpointRow, End, NewArtifact},
     error::{ApiError, Result},
     store::Upload,
 };
+
+/// The header with the SHA-256 of an answer's bytes, as hex digits.
+const SHA256: &str = "x-content-sha256";
 
 /// The first call: the run starts.
 pub(crate) async fn job(State(app): State<Arc<App>>, worker: WorkerRun) -> Result<Json<Job>> {
@@ -69,7 +73,17 @@ pub(crate) async fn data(
     let content = data[&name].as_str();
     let content =
         content.ok_or_else(|| ApiError::not_found(format!("the run has no data `{name}`")))?;
-    app.store.body(content).await
+    content_of(&app, content).await
+}
+
+/// The bytes of a content, with what its receiver can check them by.
+async fn content_of(app: &App, content: &str) -> Result<impl IntoResponse + use<>> {
+    let (size, body) = app.store.body(content).await?;
+    let headers = [
+        (header::CONTENT_LENGTH, size.to_string()),
+        (header::HeaderName::from_static(SHA256), content.to_owned()),
+    ];
+    Ok((headers, body))
 }
 
 /// The checkpoint that the run goes on from.
@@ -79,7 +93,7 @@ pub(crate) async fn last_checkpoint(
 ) -> Result<impl IntoResponse> {
     let content = app.database.last_checkpoint(run.id).await?;
     let content = content.ok_or_else(|| ApiError::not_found("the run has no checkpoint"))?;
-    app.store.body(&content).await
+    content_of(&app, &content).await
 }
 
 #[derive(Deserialize)]
@@ -96,19 +110,24 @@ pub(crate) async fn checkpoint(
     body: Body,
 ) -> Result<()> {
     let upload = receive(&app, body).await?;
-    app.keep(upload, async |stored| {
-        let row = CheckpointRow {
-            epoch,
-            step,
-            content: stored.content.clone(),
-            size: stored.size,
-            ..CheckpointRow::default()
-        };
-        let orphans = app.database.add_checkpoint(run.id, token, row).await?;
-        Ok(((), orphans.ok_or_else(ApiError::unauthorized)?))
+    let run_id = run.id;
+    let kept = Arc::clone(&app);
+    to_the_end(async move {
+        kept.keep(upload, async |stored| {
+            let row = CheckpointRow {
+                epoch,
+                step,
+                content: stored.content.clone(),
+                size: stored.size,
+                ..CheckpointRow::default()
+            };
+            let orphans = kept.database.add_checkpoint(run_id, token, row).await?;
+            Ok(((), orphans.ok_or_else(ApiError::unauthorized)?))
+        })
+        .await
     })
     .await?;
-    app.changes.notify(run.id);
+    app.changes.notify(run_id);
     Ok(())
 }
 
@@ -162,20 +181,23 @@ pub(crate) async fn artifact(
     body: Body,
 ) -> Result<()> {
     let upload = receive(&app, body).await?;
-    app.keep(upload, async |stored| {
-        let model = NewArtifact {
-            id: run.artifact_id,
-            user_id: run.user_id,
-            name: None,
-            kind: "model".to_owned(),
-            public: is_public(&run.config),
-            meta_data: "{}".to_owned(),
-            content: stored.content.clone(),
-            size: stored.size,
-        };
-        let put = app.database.put_model(run.id, token, model).await?;
-        let orphan = put.ok_or_else(ApiError::unauthorized)?;
-        Ok(((), orphan.into_iter().collect()))
+    to_the_end(async move {
+        app.keep(upload, async |stored| {
+            let model = NewArtifact {
+                id: run.artifact_id,
+                user_id: run.user_id,
+                name: None,
+                kind: "model".to_owned(),
+                public: is_public(&run.config),
+                meta_data: "{}".to_owned(),
+                content: stored.content.clone(),
+                size: stored.size,
+            };
+            let put = app.database.put_model(run.id, token, model).await?;
+            let orphan = put.ok_or_else(ApiError::unauthorized)?;
+            Ok(((), orphan.into_iter().collect()))
+        })
+        .await
     })
     .await
 }

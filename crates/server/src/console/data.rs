@@ -18,6 +18,7 @@ use crate::{
     database::{ArtifactList, ArtifactRow},
     documents,
     error::ApiError,
+    ticket::Download,
 };
 
 /// Artifacts of a page.
@@ -290,14 +291,8 @@ pub(crate) async fn download(
     Path(id): Path<String>,
 ) -> Page<Redirect> {
     let artifact = find(&app, &session, id).await?;
-    let key = app.signer.download(&artifact.content, artifact.size);
-    let ending = match artifact.kind.as_str() {
-        "documentArray" => "da",
-        _ => "zip",
-    };
-    let name = format!("{}.{ending}", name_of(&artifact));
-    let name = query(&[("name", &name)]);
-    Ok(Redirect::to(&format!("/v2/download/{key}{name}")))
+    let key = app.signer.download(Download::of(&artifact));
+    Ok(Redirect::to(&format!("/v2/download/{key}")))
 }
 
 #[cfg(test)]

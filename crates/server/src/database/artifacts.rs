@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Database, NOW};
+use super::{Database, NOW, usage};
 
 /// An artifact.
 #[derive(Clone, Debug)]
@@ -37,6 +37,18 @@ pub(crate) struct NewArtifact {
     pub(crate) meta_data: String,
     pub(crate) content: String,
     pub(crate) size: u64,
+}
+
+/// Whether an artifact was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Put {
+    Artifact {
+        id: String,
+        /// The content that nothing refers to any more.
+        orphan: Option<String>,
+    },
+    /// The user would have so many bytes.
+    OverQuota(u64),
 }
 
 const COLUMNS: &str = "artifacts.id, artifacts.name, type, public, meta_data, content, size,
@@ -134,17 +146,25 @@ pub(crate) struct ArtifactList {
 
 impl Database {
     /// Stores an artifact. One of the same name, or of the same id, is
-    /// overwritten and keeps its id. Returns the id, and the content that
-    /// nothing refers to any more.
+    /// overwritten and keeps its id. Nothing is stored if the user would have
+    /// more than `most` bytes.
     pub(crate) async fn put_artifact(
         &self,
         new: NewArtifact,
-    ) -> rusqlite::Result<(String, Option<String>)> {
+        most: Option<u64>,
+    ) -> rusqlite::Result<Put> {
         self.write(move |db| {
             let transaction = db.transaction()?;
-            let put = put(&transaction, new)?;
+            let user_id = new.user_id.clone();
+            let (id, orphan) = put(&transaction, new)?;
+            if let Some(most) = most {
+                let stored = usage::stored(&transaction, &user_id)?;
+                if stored > most {
+                    return Ok(Put::OverQuota(stored));
+                }
+            }
             transaction.commit()?;
-            Ok(put)
+            Ok(Put::Artifact { id, orphan })
         })
         .await
     }

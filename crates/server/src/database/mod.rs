@@ -21,7 +21,7 @@ use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 pub(crate) use accounts::{NewToken, Scope, UserRow};
-pub(crate) use artifacts::{ArtifactList, ArtifactRow, NewArtifact, Which};
+pub(crate) use artifacts::{ArtifactList, ArtifactRow, NewArtifact, Put, Which};
 pub(crate) use checkpoints::CheckpointRow;
 pub(crate) use events::StoredEvent;
 pub(crate) use experiments::ExperimentRow;

@@ -401,6 +401,16 @@ impl Database {
 }
 
 #[cfg(test)]
+impl Database {
+    /// Gives a run to a worker with this token.
+    pub(crate) async fn give_worker(&self, id: i64, token: Vec<u8>) -> rusqlite::Result<()> {
+        let statement = "UPDATE runs SET worker_token = ?2, status = 'STARTED' WHERE id = ?1";
+        let given = self.write(move |db| db.execute(statement, params![id, token]));
+        given.await.map(drop)
+    }
+}
+
+#[cfg(test)]
 pub(super) mod tests {
     use super::*;
     use crate::{database::in_memory, secret};

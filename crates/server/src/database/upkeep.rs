@@ -64,6 +64,12 @@ impl Database {
         self.write(move |db| has_content(db, &content)).await
     }
 
+    /// Whether anything refers to a content, as of a moment ago. No writer is
+    /// waited for.
+    pub(crate) async fn seems_wanted(&self, content: String) -> rusqlite::Result<bool> {
+        self.read(move |db| has_content(db, &content)).await
+    }
+
     /// Writes a copy of the database, as it is at one moment, into a new file.
     pub(crate) async fn copy_to(&self, path: PathBuf) -> rusqlite::Result<()> {
         self.read(move |db| {

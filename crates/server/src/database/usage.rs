@@ -72,7 +72,7 @@ mod tests {
             content: "c".into(),
             size: 7,
         };
-        db.put_artifact(artifact).await.unwrap();
+        db.put_artifact(artifact, None).await.unwrap();
         let token = vec![1];
         let claimed = token.clone();
         db.write(move |db| {

@@ -1,0 +1,302 @@
+//! Interleavings of submission, upload and deletion. Each is forced by a store
+//! that waits at the right moment.
+
+use std::{future::IntoFuture, sync::Arc};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, StatusCode},
+};
+use finetuner_protocol::{Document, DocumentArray};
+use serde_json::{Value, json};
+use tokio::{sync::Semaphore, task::JoinHandle};
+use tower::ServiceExt;
+
+use crate::{
+    api,
+    app::App,
+    database::{CheckpointRow, NewArtifact, RunRow, Scope, Which},
+    settings::Settings,
+    store::faults::{Call, Fault, Faulty},
+};
+
+/// A server without connections, over a store with faults.
+struct Backend {
+    app: Arc<App>,
+    faulty: Faulty,
+    router: Router,
+    token: String,
+    user_id: String,
+}
+
+/// The smallest picture.
+const PIXEL: &[u8] = include_bytes!("pixel.png");
+
+impl Backend {
+    async fn new(settings: Settings) -> Self {
+        let (store, faulty) = Faulty::in_memory();
+        let app = App::in_memory(store, settings);
+        let made = app.database.create_token("ada".into(), "t".into(), Scope::All);
+        let token = made.await.unwrap();
+        let user = app.database.user_of_token(crate::secret::hash(&token));
+        let user_id = user.await.unwrap().unwrap().id;
+        tokio::spawn(Arc::clone(&app).remove_suspects());
+        Self {
+            router: api::router(Arc::clone(&app)),
+            app,
+            faulty,
+            token,
+            user_id,
+        }
+    }
+
+    /// Sends a request, and goes on without its answer.
+    fn begin(&self, method: &str, path: &str, body: Value) -> JoinHandle<(StatusCode, Value)> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("authorization", format!("token {}", self.token))
+            .header("content-type", "application/json")
+            .header("host", "localhost")
+            .body(Body::from(body.to_string()))
+            .unwrap();
+        let router = self.router.clone();
+        tokio::spawn(async move {
+            let answer = router.oneshot(request).await.unwrap();
+            let status = answer.status();
+            let bytes = axum::body::to_bytes(answer.into_body(), usize::MAX).await;
+            let body = serde_json::from_slice(&bytes.unwrap()).unwrap_or_default();
+            (status, body)
+        })
+    }
+
+    async fn send(&self, method: &str, path: &str, body: Value) -> (StatusCode, Value) {
+        self.begin(method, path, body).into_future().await.unwrap()
+    }
+
+    /// Stores a content and gives it a name. Returns the content.
+    async fn put(&self, name: &str, bytes: Vec<u8>) -> String {
+        let mut upload = self.app.store.upload();
+        upload.write(bytes.into()).await.unwrap();
+        let entered = self.app.keep(upload, async |stored| {
+            let new = NewArtifact {
+                id: crate::secret::new_id(),
+                user_id: self.user_id.clone(),
+                name: Some(name.to_owned()),
+                kind: "documentArray".to_owned(),
+                public: false,
+                meta_data: String::new(),
+                content: stored.content.clone(),
+                size: stored.size,
+            };
+            let (_, orphans) = self.app.put_artifact(new).await?;
+            Ok((stored.content.clone(), orphans))
+        });
+        entered.await.unwrap()
+    }
+
+    /// Stores a checkpoint for the run's worker. Returns its content.
+    async fn checkpoint(&self, run: &RunRow, step: u64, token: &[u8]) -> String {
+        let mut upload = self.app.store.upload();
+        let bytes = format!("checkpoint {step}");
+        upload.write(bytes.into()).await.unwrap();
+        let kept = self.app.keep(upload, async |stored| {
+            let row = CheckpointRow {
+                step,
+                content: stored.content.clone(),
+                size: stored.size,
+                ..CheckpointRow::default()
+            };
+            let added = self.app.database.add_checkpoint(run.id, token.to_vec(), row);
+            Ok((stored.content.clone(), added.await?.unwrap()))
+        });
+        kept.await.unwrap()
+    }
+
+    async fn run(&self, name: &str) -> RunRow {
+        let experiment = self.app.database.experiment(self.user_id.clone(), "e".into());
+        let id = experiment.await.unwrap().unwrap().id;
+        self.app.database.run(id, name.into()).await.unwrap().unwrap()
+    }
+
+    async fn has(&self, content: &str) -> bool {
+        self.app.store.size(content).await.is_ok()
+    }
+
+    /// Waits until a content is removed.
+    async fn removed(&self, content: &str) {
+        while self.has(content).await {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn pairs(count: usize) -> Vec<u8> {
+    let pair = |n: usize| {
+        Document::new()
+            .with_chunk(Document::blob(PIXEL.to_vec()).with_modality("image"))
+            .with_chunk(Document::text(format!("text {n}")).with_modality("text"))
+    };
+    let all: Vec<Document> = (0..count).map(pair).collect();
+    DocumentArray::from(all).to_bytes().unwrap()
+}
+
+fn submission(name: &str) -> Value {
+    json!({
+        "name": name,
+        "task": "training",
+        "device": "cpu",
+        "config": {
+            "model": {"name": "clip-small"},
+            "data": {"train_data": "train"},
+            "hyper_parameters": {"loss": "CLIPLoss", "epochs": 1},
+            "run_name": name,
+            "experiment_name": "e",
+        },
+    })
+}
+
+const RUNS: &str = "/api/v1/experiments/e/runs";
+
+/// A backend with data, an experiment, and a submission that is being checked.
+async fn submitting() -> (Backend, String, Arc<Semaphore>, JoinHandle<(StatusCode, Value)>) {
+    let backend = Backend::new(Settings::default()).await;
+    let content = backend.put("train", pairs(4)).await;
+    let made = backend.send("POST", "/api/v1/experiments", json!({"name": "e"})).await;
+    assert_eq!(made.0, StatusCode::CREATED, "{}", made.1);
+    let gate = Arc::new(Semaphore::new(0));
+    // The first look at the store is at the size, the second at the documents.
+    backend.faulty.next(Call::Get, Fault::Stall(Arc::clone(&gate)));
+    let answer = backend.begin("POST", RUNS, submission("r"));
+    backend.faulty.met().await;
+    (backend, content, gate, answer)
+}
+
+#[tokio::test]
+async fn data_that_is_deleted_while_a_run_is_checked_stays_for_the_run() {
+    let (backend, content, gate, answer) = submitting().await;
+    let gone = backend.app.delete_artifact(backend.user_id.clone(), Which::Name("train".into()));
+    assert!(gone.await.unwrap());
+    gate.add_permits(1);
+    let (status, body) = answer.await.unwrap();
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    assert!(backend.has(&content).await, "the run's data was removed");
+    let run = backend.run("r").await;
+    assert!(run.data.contains(&content), "{}", run.data);
+    backend.app.delete_run(run).await.unwrap();
+    backend.removed(&content).await;
+}
+
+#[tokio::test]
+async fn data_that_is_replaced_while_a_run_is_checked_is_what_was_checked() {
+    let (backend, content, gate, answer) = submitting().await;
+    let other = backend.put("train", pairs(5)).await;
+    gate.add_permits(1);
+    let (status, body) = answer.await.unwrap();
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    let run = backend.run("r").await;
+    assert!(run.data.contains(&content) && !run.data.contains(&other));
+    assert!(backend.has(&content).await && backend.has(&other).await);
+}
+
+#[tokio::test]
+async fn data_of_a_submission_that_comes_to_nothing_is_removed() {
+    let (backend, content, gate, answer) = submitting().await;
+    let gone = backend.app.delete_artifact(backend.user_id.clone(), Which::Name("train".into()));
+    assert!(gone.await.unwrap());
+    // The client has gone.
+    answer.abort();
+    gate.add_permits(1);
+    backend.removed(&content).await;
+}
+
+#[tokio::test]
+async fn a_run_goes_on_from_a_checkpoint_that_is_replaced_meanwhile() {
+    let backend = Backend::new(Settings::default()).await;
+    backend.put("train", pairs(4)).await;
+    let made = backend.send("POST", "/api/v1/experiments", json!({"name": "e"})).await;
+    assert_eq!(made.0, StatusCode::CREATED, "{}", made.1);
+    let (status, body) = backend.send("POST", RUNS, submission("r")).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    let run = backend.run("r").await;
+    backend.app.database.give_worker(run.id, b"worker".to_vec()).await.unwrap();
+    let first = backend.checkpoint(&run, 1, b"worker").await;
+
+    let gate = Arc::new(Semaphore::new(0));
+    backend.faulty.next(Call::Get, Fault::Stall(Arc::clone(&gate)));
+    let path = format!("{RUNS}/r/checkpoints/1/runs");
+    let answer = backend.begin("POST", &path, json!({"name": "longer", "epochs": 2}));
+    backend.faulty.met().await;
+    let second = backend.checkpoint(&run, 2, b"worker").await;
+    gate.add_permits(1);
+    let (status, body) = answer.await.unwrap();
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    assert!(backend.has(&first).await, "the run's beginning was removed");
+    assert!(backend.has(&second).await);
+    backend.app.delete_run(backend.run("longer").await).await.unwrap();
+    backend.removed(&first).await;
+}
+
+#[tokio::test]
+async fn an_upload_that_ends_while_the_same_content_is_deleted_keeps_it() {
+    let backend = Backend::new(Settings::default()).await;
+    let content = backend.put("one", b"same".to_vec()).await;
+    let gate = Arc::new(Semaphore::new(0));
+    // It waits when the content is about to get its place.
+    backend.faulty.next(Call::Copy, Fault::Stall(Arc::clone(&gate)));
+    let backend = Arc::new(backend);
+    let putting = tokio::spawn({
+        let backend = Arc::clone(&backend);
+        async move { backend.put("two", b"same".to_vec()).await }
+    });
+    backend.faulty.met().await;
+    let gone = backend.app.delete_artifact(backend.user_id.clone(), Which::Name("one".into()));
+    assert!(gone.await.unwrap());
+    gate.add_permits(1);
+    assert_eq!(putting.await.unwrap(), content);
+    tokio::task::yield_now().await;
+    assert!(backend.has(&content).await);
+}
+
+#[tokio::test]
+async fn a_user_has_no_more_than_the_limit_however_many_uploads_end_at_once() {
+    let settings = Settings {
+        max_stored: Some(10),
+        ..Settings::default()
+    };
+    let backend = Backend::new(settings).await;
+    let begin = async |name: &str| {
+        let path = "/v2/rpc/artifact.beginUpload";
+        let (status, body) = backend.send("POST", path, json!({"name": name})).await;
+        (status, body["data"]["uploadId"].as_str().unwrap_or_default().to_owned())
+    };
+    let part = async |id: &str, bytes: &str| {
+        let path = format!("/v2/rpc/artifact.uploadPart?uploadId={id}&offset=0");
+        // The body is sent as JSON: two quotes more.
+        backend.send("PUT", &path, json!(bytes)).await
+    };
+    let finish = async |id: &str, bytes: &str| {
+        use sha2::{Digest, Sha256};
+
+        let sha256 = crate::secret::hex(&Sha256::digest(json!(bytes).to_string()));
+        let path = "/v2/rpc/artifact.finishUpload";
+        backend.send("POST", path, json!({"uploadId": id, "sha256": sha256})).await
+    };
+    let (one, two) = (begin("one").await.1, begin("two").await.1);
+    assert_eq!(part(&one, "1234").await.0, StatusCode::OK);
+    assert_eq!(part(&two, "5678").await.0, StatusCode::OK);
+    assert_eq!(finish(&one, "1234").await.0, StatusCode::OK);
+    let (status, body) = finish(&two, "5678").await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
+    let message = body["detail"].as_str().unwrap();
+    assert!(message.contains("`--max-stored`"), "{message}");
+    // What is too much from the beginning is not taken in.
+    let (status, _) = part(&begin("three").await.1, "12345").await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    // What replaces data of the same name only counts once.
+    let again = begin("one").await.1;
+    assert_eq!(part(&again, "abcdefgh").await.0, StatusCode::OK);
+    assert_eq!(finish(&again, "abcdefgh").await.0, StatusCode::OK);
+    assert_eq!(backend.faulty.names().await.len(), 1);
+}

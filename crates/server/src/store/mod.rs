@@ -1,0 +1,279 @@
+//! The bytes of artifacts, under the SHA-256 of their content. What is written
+//! appears whole or not at all, and what is read stays until it was read.
+
+#[cfg(test)]
+pub(crate) mod faults;
+mod holds;
+mod upload;
+
+use std::{
+    io::Read,
+    path::{Path as FilePath, PathBuf},
+    sync::Arc,
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::{Stream, TryStreamExt, stream};
+use object_store::{
+    GetResultPayload, ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path,
+    prefix::PrefixStore,
+};
+use sha2::{Digest, Sha256};
+
+pub(crate) use holds::{Hold, Unnamed};
+pub(crate) use upload::Upload;
+
+use crate::{
+    error::{ApiError, Result},
+    secret::hex,
+};
+use holds::Holds;
+
+/// The most bytes of one artifact, as the Python client has it.
+pub(crate) const MAX_ARTIFACT_BYTES: u64 = 4 << 30;
+
+/// Bytes of a content that are read at once.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// A store of contents. Clones share what is held.
+#[derive(Clone)]
+pub(crate) struct Store {
+    objects: Arc<dyn ObjectStore>,
+    holds: Holds,
+    /// Where the objects are, if they are files of this machine.
+    folder: Option<Arc<PathBuf>>,
+}
+
+/// A content that was stored.
+pub(crate) struct Stored {
+    /// SHA-256 as hex digits.
+    pub(crate) content: String,
+    pub(crate) size: u64,
+}
+
+/// A content that is there.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// SHA-256 as hex digits: the content's name, which is yet to be checked.
+    pub(crate) content: String,
+    pub(crate) size: u64,
+}
+
+impl Store {
+    fn new(objects: Arc<dyn ObjectStore>) -> Self {
+        Self {
+            objects,
+            holds: Holds::default(),
+            folder: None,
+        }
+    }
+
+    /// Opens a store in a folder, which must exist.
+    pub(crate) fn in_folder(folder: &FilePath) -> Result<Self, object_store::Error> {
+        let objects = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
+        Ok(Self {
+            folder: Some(Arc::new(folder.to_owned())),
+            ..Self::new(Arc::new(objects))
+        })
+    }
+
+    /// Opens the store at an address such as `s3://bucket/folder`. The other
+    /// settings come from the environment: `AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`
+    /// and so on.
+    pub(crate) fn at(address: &url::Url) -> Result<Self, object_store::Error> {
+        // Its client takes the process's TLS, where it has one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (store, path) = object_store::parse_url_opts(address, std::env::vars())?;
+        Ok(Self::new(Arc::new(PrefixStore::new(store, path))))
+    }
+
+    fn objects(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.objects)
+    }
+
+    /// Keeps a content from being removed. Waits while it is being removed.
+    pub(crate) async fn hold(&self, content: &str) -> Hold {
+        self.holds.hold(content).await
+    }
+
+    /// Contents that may have no name any more, once there are some.
+    pub(crate) async fn suspects(&self) -> Vec<String> {
+        self.holds.suspects().await
+    }
+
+    /// All contents that are there.
+    pub(crate) fn list(&self) -> impl Stream<Item = Result<Found, object_store::Error>> + use<> {
+        let found = |meta: object_store::ObjectMeta| {
+            let content = meta.location.filename().map(str::to_owned);
+            content.map(|content| Found {
+                content,
+                size: meta.size,
+            })
+        };
+        let objects = self.objects.list(Some(&Path::from("objects")));
+        objects.try_filter_map(move |meta| std::future::ready(Ok(found(meta))))
+    }
+
+    /// Removes what broken uploads of an earlier server have left.
+    pub(crate) async fn drop_uploads(&self) -> Result<(), object_store::Error> {
+        let left = self.objects.list(Some(&Path::from("uploads")));
+        let left: Vec<_> = left.map_ok(|meta| meta.location).try_collect().await?;
+        for path in left {
+            self.objects.delete(&path).await?;
+        }
+        // Half a file has a name that is not listed.
+        if let Some(folder) = &self.folder {
+            for left in std::fs::read_dir(folder.join("uploads")).into_iter().flatten() {
+                let path = left.map(|left| left.path());
+                if let Err(error) = path.and_then(std::fs::remove_file) {
+                    tracing::warn!("What a broken upload has left could not be removed: {error}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The SHA-256 of a content's bytes, as hex digits.
+    pub(crate) async fn hash(&self, content: &str) -> Result<String, object_store::Error> {
+        Ok(self.digest(&place(content)).await?.1)
+    }
+
+    /// The size and the SHA-256 of what the store holds at a place.
+    async fn digest(&self, path: &Path) -> Result<(u64, String), object_store::Error> {
+        let mut bytes = match self.objects.get(path).await?.payload {
+            GetResultPayload::File(file, _) => {
+                let digest = tokio::task::spawn_blocking(move || digest_of(file));
+                let failed = |source: Box<dyn std::error::Error + Send + Sync>| {
+                    object_store::Error::Generic {
+                        store: "file",
+                        source,
+                    }
+                };
+                let digest = digest.await.map_err(|e| failed(e.into()))?;
+                return digest.map_err(|e| failed(e.into()));
+            }
+            GetResultPayload::Stream(bytes) => bytes,
+        };
+        let (mut size, mut hash) = (0, Sha256::new());
+        while let Some(bytes) = bytes.try_next().await? {
+            size += bytes.len() as u64;
+            hash.update(&bytes);
+        }
+        Ok((size, hex(&hash.finalize())))
+    }
+
+    /// Copies a content into another store, unless it is there. Returns whether
+    /// it was found.
+    pub(crate) async fn copy(&self, content: &str, to: &Self) -> Result<bool> {
+        let place = place(content);
+        let found = match self.objects.get(&place).await {
+            Ok(found) => found,
+            Err(object_store::Error::NotFound { .. }) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        };
+        let there = to.objects.head(&place).await;
+        if there.is_ok_and(|there| there.size == found.meta.size) {
+            return Ok(true);
+        }
+        let mut upload = to.upload();
+        let mut bytes = found.into_stream();
+        while let Some(bytes) = bytes.try_next().await? {
+            upload.write(bytes).await?;
+        }
+        let sealed = upload.seal().await?;
+        if sealed.content() != content {
+            return Err(ApiError::internal(&format!("{content} is damaged")));
+        }
+        let hold = to.hold(content).await;
+        sealed.place(hold).await?;
+        Ok(true)
+    }
+
+    /// Starts to take in a content.
+    pub(crate) fn upload(&self) -> Upload {
+        Upload::new(self)
+    }
+
+    /// The bytes of a content, as they come, and how many there are.
+    pub(crate) async fn body(&self, content: &str) -> Result<(u64, Body)> {
+        self.body_from(content, 0).await
+    }
+
+    /// The bytes of a content from a place on, and how many the whole has. The
+    /// content stays until they were read.
+    pub(crate) async fn body_from(&self, content: &str, start: u64) -> Result<(u64, Body)> {
+        let hold = self.hold(content).await;
+        let (store, place) = (self.objects(), place(content));
+        let size = store.head(&place).await?.size;
+        // Larger pieces than the store's own stream has: each costs a call.
+        let pieces = stream::try_unfold((start, hold), move |(start, hold)| {
+            let (store, place) = (Arc::clone(&store), place.clone());
+            async move {
+                let end = (start + PIECE_BYTES).min(size);
+                if start >= end {
+                    return Ok::<_, object_store::Error>(None);
+                }
+                let piece = store.get_range(&place, start..end).await?;
+                Ok(Some((piece, (end, hold))))
+            }
+        });
+        Ok((size, Body::from_stream(pieces)))
+    }
+
+    /// How many bytes a content has.
+    pub(crate) async fn size(&self, content: &str) -> Result<u64, object_store::Error> {
+        Ok(self.objects.head(&place(content)).await?.size)
+    }
+
+    /// Some bytes of a content.
+    pub(crate) async fn range(
+        &self,
+        content: &str,
+        range: std::ops::Range<u64>,
+    ) -> Result<Bytes, object_store::Error> {
+        self.objects.get_range(&place(content), range).await
+    }
+
+    /// Removes a content unless `is_wanted` says that something refers to it.
+    /// One that is held is looked at again when it is let go.
+    pub(crate) async fn remove<E>(
+        &self,
+        content: &str,
+        is_wanted: impl Future<Output = Result<bool, E>>,
+    ) -> Result<(), E> {
+        let Some(removal) = self.holds.begin_removal(content) else {
+            return Ok(());
+        };
+        if !is_wanted.await? {
+            match self.objects.delete(&place(content)).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => tracing::warn!("{content} could not be removed: {error}"),
+            }
+        }
+        drop(removal);
+        Ok(())
+    }
+}
+
+/// The size and the SHA-256 of a file, read in this thread.
+fn digest_of(mut file: std::fs::File) -> std::io::Result<(u64, String)> {
+    let (mut size, mut hash) = (0, Sha256::new());
+    let mut piece = vec![0; PIECE_BYTES as usize];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok((size, hex(&hash.finalize()))),
+            count => {
+                size += count as u64;
+                hash.update(&piece[..count]);
+            }
+        }
+    }
+}
+
+fn place(content: &str) -> Path {
+    Path::from_iter(["objects", &content[..2.min(content.len())], content])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! The store on good and on bad days.
+
+use std::future::ready;
+
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+
+use super::{
+    faults::{Call, Fault, Faulty},
+    *,
+};
+
+/// Stores bytes, in pieces of so many.
+async fn keep(store: &Store, bytes: &[u8], piece: usize) -> Result<Stored> {
+    let mut upload = store.upload();
+    for piece in bytes.chunks(piece) {
+        upload.write(Bytes::copy_from_slice(piece)).await?;
+    }
+    let sealed = upload.seal().await?;
+    let hold = store.hold(sealed.content()).await;
+    sealed.place(hold).await
+}
+
+async fn remove(store: &Store, content: &str) {
+    let removed = store.remove(content, ready(Ok::<_, ApiError>(false)));
+    removed.await.unwrap();
+}
+
+/// More than a store takes in one piece.
+fn much() -> Vec<u8> {
+    (0..12 << 20).map(|n: u32| (n >> 3) as u8).collect()
+}
+
+fn walk(folder: &FilePath) -> usize {
+    std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            if path.is_dir() { walk(&path) } else { 1 }
+        })
+        .sum()
+}
+
+#[tokio::test]
+async fn keeps_contents_by_their_hash_and_leaves_nothing_of_broken_uploads() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::in_folder(folder.path()).unwrap();
+    let mut broken = store.upload();
+    broken.write(Bytes::from_static(b"half")).await.unwrap();
+    drop(broken);
+    let stored = keep(&store, b"abc", 2).await.unwrap();
+    assert_eq!(stored.size, 3);
+    assert!(stored.content.starts_with("ba7816bf8f01cfea"));
+    let bytes = store.range(&stored.content, 0..3).await.unwrap();
+    assert_eq!(&bytes[..], b"abc");
+    remove(&store, &stored.content).await;
+    assert!(store.size(&stored.content).await.is_err());
+    assert!(store.list().try_next().await.unwrap().is_none());
+    assert_eq!(walk(folder.path()), 0, "files are left");
+}
+
+#[tokio::test]
+async fn halves_of_files_that_a_killed_server_has_left_are_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::in_folder(folder.path()).unwrap();
+    let uploads = folder.path().join("uploads");
+    std::fs::create_dir(&uploads).unwrap();
+    for name in ["whole", "half#1"] {
+        std::fs::write(uploads.join(name), "x").unwrap();
+    }
+    store.drop_uploads().await.unwrap();
+    assert_eq!(walk(folder.path()), 0, "files are left");
+}
+
+#[tokio::test]
+async fn an_upload_that_was_cut_off_while_it_was_written_takes_no_more() {
+    let (store, faulty) = Faulty::in_memory();
+    let mut upload = store.upload();
+    // The bytes were counted and hashed, and did not reach the store.
+    let many = Bytes::from(vec![1; 1 << 20]);
+    let cut_off = upload.write(many.clone()).now_or_never();
+    assert!(cut_off.is_none(), "many bytes are hashed on another thread");
+    assert_eq!(upload.size(), 0);
+    let error = upload.write(many).await.unwrap_err();
+    assert_eq!(error.status(), 409, "{}", error.message());
+    assert!(upload.seal().await.is_err());
+    assert!(faulty.names().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_the_store_did_not_keep_is_not_accepted() {
+    let (store, faulty) = Faulty::in_memory();
+    for (call, bytes) in [(Call::Put, b"small".to_vec()), (Call::Part, much())] {
+        faulty.next(call, Fault::Damage);
+        let error = keep(&store, &bytes, 1 << 20).await.err().unwrap();
+        assert_eq!(error.status(), 503, "{}", error.message());
+        // It is as if nothing had been sent.
+        while !faulty.names().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let stored = keep(&store, &bytes, 1 << 20).await.unwrap();
+        assert_eq!(store.hash(&stored.content).await.unwrap(), stored.content);
+        remove(&store, &stored.content).await;
+    }
+}
+
+#[tokio::test]
+async fn resets_lose_nothing_and_leave_nothing() {
+    let much = much();
+    for (call, bytes) in [
+        (Call::Put, &much[..5]),
+        (Call::Part, &much[..]),
+        (Call::Complete, &much[..]),
+        (Call::Get, &much[..5]),
+        (Call::Copy, &much[..5]),
+        (Call::Delete, &much[..5]),
+    ] {
+        for fault in [Fault::Reset, Fault::ResetAfter] {
+            let (store, faulty) = Faulty::in_memory();
+            faulty.next(call, fault.clone());
+            assert!(keep(&store, bytes, 1 << 20).await.is_err(), "{call:?}");
+            let stored = keep(&store, bytes, 1 << 20).await.unwrap();
+            assert_eq!(stored.size, bytes.len() as u64);
+            assert_eq!(store.hash(&stored.content).await.unwrap(), stored.content);
+            // All but the content itself is removed in the background.
+            while faulty.names().await.len() > 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_from_other_faults() {
+    let (store, faulty) = Faulty::in_memory();
+    for (call, bytes) in [(Call::Put, b"small".to_vec()), (Call::Part, much())] {
+        faulty.next(call, Fault::Full);
+        let error = keep(&store, &bytes, 1 << 20).await.err().unwrap();
+        assert_eq!(error.status(), 507, "{}", error.message());
+    }
+}
+
+#[tokio::test]
+async fn a_part_that_never_ends_stops_nobody_else() {
+    let (store, faulty) = Faulty::in_memory();
+    let gate = Arc::new(Semaphore::new(0));
+    faulty.next(Call::Copy, Fault::Stall(Arc::clone(&gate)));
+    let slow = tokio::spawn({
+        let store = store.clone();
+        async move { keep(&store, b"slow", 1).await }
+    });
+    faulty.met().await;
+    let quick = keep(&store, b"quick", 1).await.unwrap();
+    // Neither does the removal of a content wait for another one.
+    faulty.next(Call::Delete, Fault::Stall(Arc::clone(&gate)));
+    let removing = tokio::spawn({
+        let (store, content) = (store.clone(), quick.content.clone());
+        async move { remove(&store, &content).await }
+    });
+    faulty.met().await;
+    let third = keep(&store, b"third", 1).await.unwrap();
+    remove(&store, &third.content).await;
+    gate.add_permits(2);
+    removing.await.unwrap();
+    let slow = slow.await.unwrap().unwrap();
+    assert_eq!(faulty.names().await, [place(&slow.content).to_string()]);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_given_up_is_aborted_at_the_store() {
+    let (store, faulty) = Faulty::in_memory();
+    let mut upload = store.upload();
+    for piece in much().chunks(1 << 20) {
+        upload.write(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    drop(upload);
+    faulty.aborted.acquire().await.unwrap().forget();
+    assert!(faulty.names().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_call_that_is_cancelled_while_it_ends_leaves_nothing() {
+    for stalls in [Call::Put, Call::Get, Call::Copy] {
+        let (store, faulty) = Faulty::in_memory();
+        let gate = Arc::new(Semaphore::new(0));
+        faulty.next(stalls, Fault::Stall(Arc::clone(&gate)));
+        let ends = tokio::spawn({
+            let store = store.clone();
+            async move {
+                let mut upload = store.upload();
+                upload.write(Bytes::from_static(b"x")).await?;
+                let sealed = upload.seal().await?;
+                let hold = store.hold(sealed.content()).await;
+                let unnamed = Unnamed::new(hold.clone());
+                let stored = sealed.place(hold).await?;
+                unnamed.named();
+                Ok::<_, ApiError>(stored)
+            }
+        });
+        faulty.met().await;
+        ends.abort();
+        assert!(ends.await.err().unwrap().is_cancelled());
+        gate.add_permits(1);
+        if stalls == Call::Copy {
+            let [content] = store.suspects().await.try_into().unwrap();
+            remove(&store, &content).await;
+        }
+        while !faulty.names().await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_read_stays_until_it_was_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::in_folder(folder.path()).unwrap();
+    let bytes = vec![7; 3 << 20];
+    let stored = keep(&store, &bytes, 1 << 20).await.unwrap();
+    let (size, body) = store.body(&stored.content).await.unwrap();
+    remove(&store, &stored.content).await;
+    let read = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    assert_eq!((size, &read[..]), (3 << 20, &bytes[..]));
+    let [content] = store.suspects().await.try_into().unwrap();
+    assert_eq!(content, stored.content);
+    remove(&store, &content).await;
+    assert_eq!(walk(folder.path()), 0, "files are left");
+}
