@@ -97,9 +97,10 @@ fn purpose(app: &App) -> String {
 pub(crate) fn redeem_code(app: &App, code: &str) -> Option<String> {
     let (text, signature) = code.rsplit_once('-')?;
     let (id, until) = text.split_once('-')?;
+    let until: i64 = until.parse().ok()?;
     let good = app.signer.verify(&purpose(app), text, signature)
-        && until.parse::<i64>().is_ok_and(|until| until > now_ms())
-        && app.spent_codes.spend(signature);
+        && until > now_ms()
+        && app.spent_codes.spend(signature, until);
     good.then(|| id.to_owned())
 }
 

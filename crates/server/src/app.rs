@@ -17,7 +17,7 @@ use crate::{
     attempts::LoginAttempts,
     cached::Cached,
     counters::Counters,
-    database::{Database, End, NewArtifact, Put, RunRow, Which},
+    database::{Database, End, NewArtifact, Put, RunRow, Which, now_ms},
     error::{ApiError, Result},
     gate::Gates,
     secret,
@@ -89,7 +89,13 @@ impl App {
     #[cfg(test)]
     pub(crate) fn in_memory(store: Store, settings: Settings) -> Arc<Self> {
         let space = Space::new(std::env::temp_dir(), Some(0));
-        Self::new(crate::database::in_memory(), store, settings, space, [0; 32])
+        Self::new(
+            crate::database::in_memory(),
+            store,
+            settings,
+            space,
+            [0; 32],
+        )
     }
 
     /// From now on workers are told to pause, and no new ones are started.
@@ -366,6 +372,12 @@ impl Changes {
         }
     }
 
+    /// How many runs are followed.
+    #[cfg(test)]
+    pub(crate) fn followed(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     pub(crate) fn notify(&self, run_id: i64) {
         let runs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sender) = runs.get(&run_id) {
@@ -400,15 +412,17 @@ impl Drop for Follow {
     }
 }
 
-/// Codes that have signed somebody in, and are good no more.
+/// Codes that have signed somebody in, and when each would have ended.
 #[derive(Default)]
-pub(crate) struct SpentCodes(Mutex<HashSet<String>>);
+pub(crate) struct SpentCodes(Mutex<HashMap<String, i64>>);
 
 impl SpentCodes {
-    /// Spends a code. Says whether it was good until now.
-    pub(crate) fn spend(&self, code: &str) -> bool {
+    /// Spends a code. Returns whether it was good until now.
+    pub(crate) fn spend(&self, code: &str, until: i64) -> bool {
         let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        spent.insert(code.to_owned())
+        // One that has ended is refused without being remembered.
+        spent.retain(|_, until| *until > now_ms());
+        spent.insert(code.to_owned(), until).is_none()
     }
 }
 
@@ -417,6 +431,17 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+
+    #[test]
+    fn a_code_is_spent_once_and_remembered_until_it_ends() {
+        let spent = SpentCodes::default();
+        let until = now_ms() + 3_600_000;
+        assert!(spent.spend("a", until));
+        assert!(!spent.spend("a", until));
+        assert!(spent.spend("ended", 0));
+        assert!(spent.spend("b", until));
+        assert_eq!(spent.0.lock().unwrap().len(), 2);
+    }
 
     #[tokio::test]
     async fn a_run_that_nobody_follows_any_more_takes_no_memory() {
@@ -427,6 +452,6 @@ mod tests {
         assert_eq!(one.changed().await, Some(()));
         assert_eq!(one.changed().now_or_never(), None, "once for each change");
         drop(one);
-        assert!(changes.0.lock().unwrap().is_empty());
+        assert_eq!(changes.followed(), 0);
     }
 }

@@ -15,8 +15,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     Server, Settings, accounts, backup, check,
-    database::{self, Scope},
-    server::{DEFAULT_ADDRESS, FIRST_USER, open_database},
+    database::{Database, Scope},
+    restore,
+    server::{DEFAULT_ADDRESS, FIRST_USER, attach_database},
     worker::{self, WORKER_TOKEN, WORKER_URL},
 };
 
@@ -78,6 +79,15 @@ enum Action {
     Backup {
         /// The folder to copy into. What it has from an earlier copy is kept.
         target: PathBuf,
+        #[command(flatten)]
+        data: Data,
+        #[command(flatten)]
+        store: StoreAddress,
+    },
+    /// Copy a backup into a new data folder, which can be served then.
+    Restore {
+        /// The folder that `backup` copied into.
+        source: PathBuf,
         #[command(flatten)]
         data: Data,
         #[command(flatten)]
@@ -309,7 +319,6 @@ async fn act(action: Action) -> Result<(), String> {
         }
         Action::User { action } => user(action).await,
         Action::Check { data, store } => {
-            data.open()?;
             let report = check(&data.data, store.store.as_deref()).await;
             let report = report.map_err(|e| e.to_string())?;
             println!("{} contents are whole", report.good);
@@ -327,12 +336,24 @@ async fn act(action: Action) -> Result<(), String> {
             data,
             store,
         } => {
-            data.open()?;
             let copied = backup(&data.data, store.store.as_deref(), &target).await;
             let copied = copied.map_err(|e| e.to_string())?;
             println!(
                 "{copied} contents and the database are in {}",
                 target.display()
+            );
+            Ok(())
+        }
+        Action::Restore {
+            source,
+            data,
+            store,
+        } => {
+            let restored = restore(&source, &data.data, store.store.as_deref()).await;
+            let restored = restored.map_err(|e| e.to_string())?;
+            println!(
+                "{restored} contents and the database are in {}",
+                data.data.display()
             );
             Ok(())
         }
@@ -343,11 +364,8 @@ async fn act(action: Action) -> Result<(), String> {
 impl Data {
     /// The database of the folder, which must be that of a server: a typing
     /// error must not make a new one.
-    fn open(&self) -> Result<database::Database, String> {
-        if !database::file(&self.data).is_file() {
-            return Err(format!("{} holds no data of a server", self.data.display()));
-        }
-        open_database(&self.data).map_err(|e| e.to_string())
+    fn open(&self) -> Result<Database, String> {
+        attach_database(&self.data).map_err(|e| e.to_string())
     }
 }
 

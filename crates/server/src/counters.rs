@@ -101,6 +101,8 @@ impl Counters {
 
     /// All of it as a text. `runs` is how many runs have each status.
     pub(crate) fn text(&self, runs: Vec<(String, u64)>) -> String {
+        // A status that no run has any more must not keep its last count.
+        self.runs.clear();
         for (status, count) in runs {
             self.runs.get_or_create(&StatusLabels { status }).set(count);
         }
@@ -131,5 +133,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
+        let text = counters.text(vec![("FAILED".to_owned(), 1)]);
+        assert!(!text.contains("FINISHED"), "{text}");
     }
 }

@@ -14,6 +14,7 @@
 //! | `queue`, `launcher`, `worker` | how a run is carried out |
 //! | `pictures` | pictures that data names by their address |
 //! | `database`, `store` | what is kept: rows in SQLite, bytes in a folder or in S3 |
+//! | `space` | the room on the disk |
 //! | `documents` | a look into what is stored |
 //! | `accounts`, `attempts`, `secret`, `ticket` | passwords, wrong passwords, tokens, keys of downloads |
 //! | `upkeep` | checks, copies, cleaning |
@@ -53,4 +54,4 @@ pub use error::StartError;
 pub use ipnet::IpNet;
 pub use server::{DEFAULT_ADDRESS, RunningServer, Server, create_token};
 pub use settings::Settings;
-pub use upkeep::{Report, backup, check};
+pub use upkeep::{Report, backup, check, restore};

@@ -9,6 +9,7 @@ use axum::{
     http::{Request, StatusCode},
 };
 use finetuner_protocol::{Document, DocumentArray};
+use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tower::ServiceExt;
@@ -37,7 +38,9 @@ impl Backend {
     async fn new(settings: Settings) -> Self {
         let (store, faulty) = Faulty::in_memory();
         let app = App::in_memory(store, settings);
-        let made = app.database.create_token("ada".into(), "t".into(), Scope::All);
+        let made = app
+            .database
+            .create_token("ada".into(), "t".into(), Scope::All);
         let token = made.await.unwrap();
         let user = app.database.user_of_token(crate::secret::hash(&token));
         let user_id = user.await.unwrap().unwrap().id;
@@ -51,16 +54,20 @@ impl Backend {
         }
     }
 
-    /// Sends a request, and goes on without its answer.
-    fn begin(&self, method: &str, path: &str, body: Value) -> JoinHandle<(StatusCode, Value)> {
-        let request = Request::builder()
+    fn request(&self, method: &str, path: &str, body: Value) -> Request<Body> {
+        Request::builder()
             .method(method)
             .uri(path)
             .header("authorization", format!("token {}", self.token))
             .header("content-type", "application/json")
             .header("host", "localhost")
             .body(Body::from(body.to_string()))
-            .unwrap();
+            .unwrap()
+    }
+
+    /// Sends a request, and goes on without its answer.
+    fn begin(&self, method: &str, path: &str, body: Value) -> JoinHandle<(StatusCode, Value)> {
+        let request = self.request(method, path, body);
         let router = self.router.clone();
         tokio::spawn(async move {
             let answer = router.oneshot(request).await.unwrap();
@@ -108,16 +115,27 @@ impl Backend {
                 size: stored.size,
                 ..CheckpointRow::default()
             };
-            let added = self.app.database.add_checkpoint(run.id, token.to_vec(), row);
+            let added = self
+                .app
+                .database
+                .add_checkpoint(run.id, token.to_vec(), row);
             Ok((stored.content.clone(), added.await?.unwrap()))
         });
         kept.await.unwrap()
     }
 
     async fn run(&self, name: &str) -> RunRow {
-        let experiment = self.app.database.experiment(self.user_id.clone(), "e".into());
+        let experiment = self
+            .app
+            .database
+            .experiment(self.user_id.clone(), "e".into());
         let id = experiment.await.unwrap().unwrap().id;
-        self.app.database.run(id, name.into()).await.unwrap().unwrap()
+        self.app
+            .database
+            .run(id, name.into())
+            .await
+            .unwrap()
+            .unwrap()
     }
 
     async fn has(&self, content: &str) -> bool {
@@ -160,14 +178,23 @@ fn submission(name: &str) -> Value {
 const RUNS: &str = "/api/v1/experiments/e/runs";
 
 /// A backend with data, an experiment, and a submission that is being checked.
-async fn submitting() -> (Backend, String, Arc<Semaphore>, JoinHandle<(StatusCode, Value)>) {
+async fn submitting() -> (
+    Backend,
+    String,
+    Arc<Semaphore>,
+    JoinHandle<(StatusCode, Value)>,
+) {
     let backend = Backend::new(Settings::default()).await;
     let content = backend.put("train", pairs(4)).await;
-    let made = backend.send("POST", "/api/v1/experiments", json!({"name": "e"})).await;
+    let made = backend
+        .send("POST", "/api/v1/experiments", json!({"name": "e"}))
+        .await;
     assert_eq!(made.0, StatusCode::CREATED, "{}", made.1);
     let gate = Arc::new(Semaphore::new(0));
     // The first look at the store is at the size, the second at the documents.
-    backend.faulty.next(Call::Get, Fault::Stall(Arc::clone(&gate)));
+    backend
+        .faulty
+        .next(Call::Get, Fault::Stall(Arc::clone(&gate)));
     let answer = backend.begin("POST", RUNS, submission("r"));
     backend.faulty.met().await;
     (backend, content, gate, answer)
@@ -176,7 +203,9 @@ async fn submitting() -> (Backend, String, Arc<Semaphore>, JoinHandle<(StatusCod
 #[tokio::test]
 async fn data_that_is_deleted_while_a_run_is_checked_stays_for_the_run() {
     let (backend, content, gate, answer) = submitting().await;
-    let gone = backend.app.delete_artifact(backend.user_id.clone(), Which::Name("train".into()));
+    let gone = backend
+        .app
+        .delete_artifact(backend.user_id.clone(), Which::Name("train".into()));
     assert!(gone.await.unwrap());
     gate.add_permits(1);
     let (status, body) = answer.await.unwrap();
@@ -203,7 +232,9 @@ async fn data_that_is_replaced_while_a_run_is_checked_is_what_was_checked() {
 #[tokio::test]
 async fn data_of_a_submission_that_comes_to_nothing_is_removed() {
     let (backend, content, gate, answer) = submitting().await;
-    let gone = backend.app.delete_artifact(backend.user_id.clone(), Which::Name("train".into()));
+    let gone = backend
+        .app
+        .delete_artifact(backend.user_id.clone(), Which::Name("train".into()));
     assert!(gone.await.unwrap());
     // The client has gone.
     answer.abort();
@@ -215,16 +246,25 @@ async fn data_of_a_submission_that_comes_to_nothing_is_removed() {
 async fn a_run_goes_on_from_a_checkpoint_that_is_replaced_meanwhile() {
     let backend = Backend::new(Settings::default()).await;
     backend.put("train", pairs(4)).await;
-    let made = backend.send("POST", "/api/v1/experiments", json!({"name": "e"})).await;
+    let made = backend
+        .send("POST", "/api/v1/experiments", json!({"name": "e"}))
+        .await;
     assert_eq!(made.0, StatusCode::CREATED, "{}", made.1);
     let (status, body) = backend.send("POST", RUNS, submission("r")).await;
     assert_eq!(status, StatusCode::CREATED, "{body}");
     let run = backend.run("r").await;
-    backend.app.database.give_worker(run.id, b"worker".to_vec()).await.unwrap();
+    backend
+        .app
+        .database
+        .give_worker(run.id, b"worker".to_vec())
+        .await
+        .unwrap();
     let first = backend.checkpoint(&run, 1, b"worker").await;
 
     let gate = Arc::new(Semaphore::new(0));
-    backend.faulty.next(Call::Get, Fault::Stall(Arc::clone(&gate)));
+    backend
+        .faulty
+        .next(Call::Get, Fault::Stall(Arc::clone(&gate)));
     let path = format!("{RUNS}/r/checkpoints/1/runs");
     let answer = backend.begin("POST", &path, json!({"name": "longer", "epochs": 2}));
     backend.faulty.met().await;
@@ -234,8 +274,37 @@ async fn a_run_goes_on_from_a_checkpoint_that_is_replaced_meanwhile() {
     assert_eq!(status, StatusCode::CREATED, "{body}");
     assert!(backend.has(&first).await, "the run's beginning was removed");
     assert!(backend.has(&second).await);
-    backend.app.delete_run(backend.run("longer").await).await.unwrap();
+    backend
+        .app
+        .delete_run(backend.run("longer").await)
+        .await
+        .unwrap();
     backend.removed(&first).await;
+}
+
+/// While nothing happens in a run, its followers still hear from the server.
+#[tokio::test]
+async fn a_log_without_lines_sends_signs_of_life() {
+    let backend = Backend::new(Settings::default()).await;
+    backend.put("train", pairs(4)).await;
+    backend
+        .send("POST", "/api/v1/experiments", json!({"name": "e"}))
+        .await;
+    let (status, body) = backend.send("POST", RUNS, submission("r")).await;
+    assert_eq!(status, StatusCode::CREATED, "{body}");
+    let request = backend.request("GET", &format!("{RUNS}/r/logstream"), Value::Null);
+    let answer = backend.router.clone().oneshot(request).await.unwrap();
+    let mut lines = answer.into_body().into_data_stream();
+    // The first look finds no line.
+    assert!(lines.next().now_or_never().is_none());
+    tokio::time::pause();
+    for _ in 0..2 {
+        let sign = lines.next().await.unwrap().unwrap();
+        assert_eq!(&sign[..], b":\n\n", "a comment, which clients skip");
+    }
+    tokio::time::resume();
+    drop(lines);
+    assert_eq!(backend.app.changes.followed(), 0);
 }
 
 #[tokio::test]
@@ -244,14 +313,18 @@ async fn an_upload_that_ends_while_the_same_content_is_deleted_keeps_it() {
     let content = backend.put("one", b"same".to_vec()).await;
     let gate = Arc::new(Semaphore::new(0));
     // It waits when the content is about to get its place.
-    backend.faulty.next(Call::Copy, Fault::Stall(Arc::clone(&gate)));
+    backend
+        .faulty
+        .next(Call::Copy, Fault::Stall(Arc::clone(&gate)));
     let backend = Arc::new(backend);
     let putting = tokio::spawn({
         let backend = Arc::clone(&backend);
         async move { backend.put("two", b"same".to_vec()).await }
     });
     backend.faulty.met().await;
-    let gone = backend.app.delete_artifact(backend.user_id.clone(), Which::Name("one".into()));
+    let gone = backend
+        .app
+        .delete_artifact(backend.user_id.clone(), Which::Name("one".into()));
     assert!(gone.await.unwrap());
     gate.add_permits(1);
     assert_eq!(putting.await.unwrap(), content);
@@ -269,7 +342,13 @@ async fn a_user_has_no_more_than_the_limit_however_many_uploads_end_at_once() {
     let begin = async |name: &str| {
         let path = "/v2/rpc/artifact.beginUpload";
         let (status, body) = backend.send("POST", path, json!({"name": name})).await;
-        (status, body["data"]["uploadId"].as_str().unwrap_or_default().to_owned())
+        (
+            status,
+            body["data"]["uploadId"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned(),
+        )
     };
     let part = async |id: &str, bytes: &str| {
         let path = format!("/v2/rpc/artifact.uploadPart?uploadId={id}&offset=0");
@@ -281,7 +360,9 @@ async fn a_user_has_no_more_than_the_limit_however_many_uploads_end_at_once() {
 
         let sha256 = crate::secret::hex(&Sha256::digest(json!(bytes).to_string()));
         let path = "/v2/rpc/artifact.finishUpload";
-        backend.send("POST", path, json!({"uploadId": id, "sha256": sha256})).await
+        backend
+            .send("POST", path, json!({"uploadId": id, "sha256": sha256}))
+            .await
     };
     let (one, two) = (begin("one").await.1, begin("two").await.1);
     assert_eq!(part(&one, "1234").await.0, StatusCode::OK);

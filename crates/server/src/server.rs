@@ -207,7 +207,7 @@ async fn bind(address: &str) -> Result<TcpListener, StartError> {
 }
 
 /// Keeps other servers from the folder as long as the file is open.
-fn lock(folder: &Path) -> Result<File, StartError> {
+pub(crate) fn lock(folder: &Path) -> Result<File, StartError> {
     let path = folder.join("server.lock");
     let file = File::create(&path).map_err(|e| bad_folder(folder, e))?;
     match file.try_lock() {
@@ -236,12 +236,30 @@ impl std::fmt::Debug for Server {
 /// # Errors
 /// [`StartError::Folder`] where the folder can't be used.
 pub async fn create_token(folder: &Path, user: &str, name: &str) -> Result<String, StartError> {
-    let database = open_database(folder)?;
+    let database = match database::file(folder).exists() {
+        true => attach_database(folder)?,
+        false => {
+            std::fs::create_dir_all(folder).map_err(|e| bad_folder(folder, e))?;
+            let _lock = lock(folder)?;
+            open_database(folder)?
+        }
+    };
     let made = database.create_token(user.to_owned(), name.to_owned(), Scope::All);
     made.await.map_err(|e| bad_folder(folder, e))
 }
 
-pub(crate) fn open_database(folder: &Path) -> Result<Database, StartError> {
+/// Opens the database of a folder beside a server that may run. Its schema stays
+/// as it is.
+pub(crate) fn attach_database(folder: &Path) -> Result<Database, StartError> {
+    let file = database::file(folder);
+    if !file.is_file() {
+        return Err(bad_folder(folder, "it holds no data of a server"));
+    }
+    Database::attach(&file).map_err(|e| bad_folder(folder, e))
+}
+
+/// Opens the database of a folder that nobody else has, or creates it.
+fn open_database(folder: &Path) -> Result<Database, StartError> {
     std::fs::create_dir_all(folder).map_err(|e| bad_folder(folder, e))?;
     private(folder).map_err(|e| bad_folder(folder, e))?;
     Database::open(&database::file(folder)).map_err(|e| bad_folder(folder, e))
@@ -249,7 +267,7 @@ pub(crate) fn open_database(folder: &Path) -> Result<Database, StartError> {
 
 /// Others of the machine have no business in the folder.
 #[cfg(unix)]
-fn private(folder: &Path) -> std::io::Result<()> {
+pub(crate) fn private(folder: &Path) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
 
     let before = std::fs::metadata(folder)?.permissions();
@@ -260,7 +278,7 @@ fn private(folder: &Path) -> std::io::Result<()> {
 }
 
 #[cfg(not(unix))]
-fn private(_: &Path) -> std::io::Result<()> {
+pub(crate) fn private(_: &Path) -> std::io::Result<()> {
     Ok(())
 }
 

@@ -54,7 +54,8 @@ impl Signer {
     /// Whether `signature` is that of `text` for this purpose.
     pub(crate) fn verify(&self, purpose: &str, text: &str, signature: &str) -> bool {
         // Compared in constant time.
-        from_hex(signature).is_some_and(|bytes| self.mac(purpose, text).verify_slice(&bytes).is_ok())
+        from_hex(signature)
+            .is_some_and(|bytes| self.mac(purpose, text).verify_slice(&bytes).is_ok())
     }
 
     fn mac(&self, purpose: &str, text: &str) -> Hmac<Sha256> {

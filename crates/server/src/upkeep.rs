@@ -9,7 +9,7 @@ use crate::{
     app::App,
     database::{self, Database},
     error::StartError,
-    server::{bad_folder, open_database, open_store},
+    server::{attach_database, bad_folder, lock, open_store, private},
     store::Store,
 };
 
@@ -34,7 +34,7 @@ pub struct Report {
 /// # Errors
 /// [`StartError`] where the data can't be read at all.
 pub async fn check(folder: &Path, store: Option<&str>) -> Result<Report, StartError> {
-    let database = open_database(folder)?;
+    let database = attach_database(folder)?;
     let store = open_store(folder, store)?;
     let failed = |e: &dyn std::fmt::Display| bad_folder(folder, e);
     let mut report = Report::default();
@@ -79,28 +79,96 @@ pub async fn check(folder: &Path, store: Option<&str>) -> Result<Report, StartEr
 }
 
 /// Copies all data of the server in `folder` into the folder `target`, which
-/// can then be served itself. A server may run beside it: the copy is of one
-/// moment. Contents that are in `target` already are not copied again. Returns
-/// how many contents there are.
+/// can then be served itself, or restored from. A server may run beside it: the
+/// copy is of one moment. Contents that are in `target` already are not copied
+/// again. Returns how many contents there are.
 ///
 /// # Errors
-/// [`StartError`] where something can't be read or written; the copy is not
-/// whole then.
+/// [`StartError`] if something can't be read or written, if a server or another
+/// copy uses `target`, or if it holds something else. The copy is not whole
+/// then.
 pub async fn backup(
     folder: &Path,
     store: Option<&str>,
     target: &Path,
 ) -> Result<usize, StartError> {
-    let database = open_database(folder)?;
+    let database = attach_database(folder)?;
     let store = open_store(folder, store)?;
-    let to = open_store(target, None)?;
+    let bad = |reason: &dyn std::fmt::Display| bad_folder(target, reason);
+    std::fs::create_dir_all(target).map_err(|e| bad(&e))?;
+    let same = |path: &Path| path.canonicalize().ok();
+    if same(folder) == same(target) {
+        return Err(bad(&"it is the data itself; choose another folder"));
+    }
+    if !database::file(target).exists() && !holds_only(target, &OWN).map_err(|e| bad(&e))? {
+        return Err(bad(
+            &"it is not empty and holds no earlier copy; choose an empty folder",
+        ));
+    }
+    copy(&database, &store, target, None).await
+}
+
+/// Copies a backup that lies in the folder `source` into the new data folder
+/// `folder`, and its contents to where `store` says. Every content is compared
+/// with its SHA-256. Returns how many contents there are.
+///
+/// # Errors
+/// [`StartError`] if something can't be read or written, or if `folder` holds
+/// data already. It can't be served then.
+pub async fn restore(
+    source: &Path,
+    folder: &Path,
+    store: Option<&str>,
+) -> Result<usize, StartError> {
+    let database = attach_database(source)?;
+    let from = open_store(source, None)?;
+    let bad = |reason: &dyn std::fmt::Display| bad_folder(folder, reason);
+    std::fs::create_dir_all(folder).map_err(|e| bad(&e))?;
+    if !holds_only(folder, &OWN).map_err(|e| bad(&e))? {
+        return Err(bad(
+            &"it is not empty; choose a new folder, or move away what is there",
+        ));
+    }
+    copy(&database, &from, folder, store).await
+}
+
+/// What a copy that was broken off may have left.
+const OWN: [&str; 3] = ["server.lock", "store", UNFINISHED];
+/// The name of the database until all contents are there.
+const UNFINISHED: &str = "finetuner.sqlite.new";
+
+/// Whether a folder has nothing but these, and what SQLite keeps beside them.
+fn holds_only(folder: &Path, names: &[&str]) -> std::io::Result<bool> {
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        let base = ["-wal", "-shm", "-journal"]
+            .iter()
+            .find_map(|ending| name.strip_suffix(ending))
+            .unwrap_or(&name);
+        if !names.contains(&base) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Copies a database and its contents into a folder, or to another store.
+async fn copy(
+    database: &Database,
+    store: &Store,
+    target: &Path,
+    target_store: Option<&str>,
+) -> Result<usize, StartError> {
     let failed = |e: &dyn std::fmt::Display| bad_folder(target, e);
-    let temporary = target.join("finetuner.sqlite.new");
-    // Of a copy that was broken off.
-    let _ = std::fs::remove_file(&temporary);
-    let copied = database.copy_to(temporary.clone()).await;
+    private(target).map_err(|e| failed(&e))?;
+    // Neither a server nor another copy may write there.
+    let lock = lock(target)?;
+    let to = open_store(target, target_store)?;
+    let unfinished = target.join(UNFINISHED);
+    let copied = database.copy_to(unfinished.clone()).await;
     copied.map_err(|e| failed(&e))?;
-    let contents = contents_of(&temporary).await.map_err(|e| failed(&e))?;
+    let contents = contents_of(&unfinished).await.map_err(|e| failed(&e))?;
     for content in &contents {
         let there = store.copy(content, &to).await;
         let there = there.map_err(|e| failed(&format!("{content}: {}", e.message())))?;
@@ -114,12 +182,13 @@ pub async fn backup(
         }
     }
     // Last, so that what can be served is whole.
-    std::fs::rename(&temporary, database::file(target)).map_err(|e| failed(&e))?;
+    database::replace(&database::file(target), &unfinished).map_err(|e| failed(&e))?;
+    drop(lock);
     Ok(contents.len())
 }
 
 async fn contents_of(file: &Path) -> Result<Vec<String>, String> {
-    let copy = Database::open(file)?;
+    let copy = Database::attach(file)?;
     let contents = copy.contents().await.map_err(|e| e.to_string())?;
     let mut contents: Vec<String> = contents.into_iter().map(|(content, ..)| content).collect();
     contents.sort();

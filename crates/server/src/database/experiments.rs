@@ -69,11 +69,16 @@ impl Database {
         .await
     }
 
-    /// Deletes an experiment with its runs.
-    pub(crate) async fn delete_experiment(&self, id: i64) -> rusqlite::Result<()> {
+    /// Deletes an experiment that has no runs. Returns whether it is gone.
+    pub(crate) async fn delete_experiment(&self, id: i64) -> rusqlite::Result<bool> {
         self.write(move |db| {
-            db.execute("DELETE FROM experiments WHERE id = ?1", [id])
-                .map(drop)
+            db.execute(
+                "DELETE FROM experiments WHERE id = ?1
+                 AND NOT EXISTS (SELECT 1 FROM runs WHERE experiment_id = ?1)",
+                [id],
+            )?;
+            let gone = "SELECT NOT EXISTS (SELECT 1 FROM experiments WHERE id = ?1)";
+            db.query_row(gone, [id], |row| row.get(0))
         })
         .await
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rusqlite::{OptionalExtension, params};
 
-use super::{Database, artifacts::has_content};
+use super::{Database, artifacts::has_content, open::write_copy};
 
 impl Database {
     /// The key that this server signs with; made when it is first asked for.
@@ -75,9 +75,9 @@ impl Database {
         self.read(move |db| {
             // A copy is no change of what is read.
             db.pragma_update(None, "query_only", false)?;
-            let copied = db.execute("VACUUM INTO ?1", [path.to_string_lossy()]);
+            let copied = write_copy(db, &path);
             db.pragma_update(None, "query_only", true)?;
-            copied.map(drop)
+            copied
         })
         .await
     }

@@ -78,7 +78,10 @@ impl Faulty {
 
     /// All names that are there.
     pub(crate) async fn names(&self) -> Vec<String> {
-        let all = self.inner.list(None).map(|meta| meta.unwrap().location.to_string());
+        let all = self
+            .inner
+            .list(None)
+            .map(|meta| meta.unwrap().location.to_string());
         let mut all: Vec<String> = all.collect().await;
         all.sort();
         all
@@ -147,7 +150,8 @@ impl fmt::Display for Faulty {
 impl ObjectStore for Faulty {
     async fn put_opts(&self, at: &Path, payload: PutPayload, o: PutOptions) -> Result<PutResult> {
         let payload = self.kept(payload, Call::Put);
-        self.make(Call::Put, self.inner.put_opts(at, payload, o)).await
+        self.make(Call::Put, self.inner.put_opts(at, payload, o))
+            .await
     }
 
     async fn put_multipart_opts(

@@ -124,7 +124,10 @@ impl Store {
         }
         // Half a file has a name that is not listed.
         if let Some(folder) = &self.folder {
-            for left in std::fs::read_dir(folder.join("uploads")).into_iter().flatten() {
+            for left in std::fs::read_dir(folder.join("uploads"))
+                .into_iter()
+                .flatten()
+            {
                 let path = left.map(|left| left.path());
                 if let Err(error) = path.and_then(std::fs::remove_file) {
                     tracing::warn!("What a broken upload has left could not be removed: {error}");
@@ -183,7 +186,7 @@ impl Store {
         }
         let sealed = upload.seal().await?;
         if sealed.content() != content {
-            return Err(ApiError::internal(&format!("{content} is damaged")));
+            return Err(ApiError::unprocessable("it is damaged: see `check`"));
         }
         let hold = to.hold(content).await;
         sealed.place(hold).await?;

@@ -1,6 +1,6 @@
 //! What is kept: checked, copied, cleaned, and never lost.
 
-use finetuner_server::{Server, backup, check};
+use finetuner_server::{Server, backup, check, restore};
 
 use crate::support::{Serving, connect, fit, pairs, server};
 
@@ -53,6 +53,115 @@ async fn data_is_checked_copied_while_the_server_runs_and_served_again() {
     let faults = report.faults.join("\n");
     assert!(faults.contains("is damaged; it is needed by"), "{faults}");
     assert!(faults.contains("is missing; it is needed by"), "{faults}");
+}
+
+/// Only the owner may read it.
+#[cfg(unix)]
+fn assert_private(path: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+
+    let mode = std::fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{}: {mode:o}", path.display());
+}
+
+#[cfg(not(unix))]
+fn assert_private(_: &std::path::Path) {}
+
+#[tokio::test]
+async fn a_copy_is_private_and_restored_into_a_new_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (data, copy, new) = (path("data"), path("copy"), path("new"));
+    let running = Server::embedded().folder(&data).start().await.unwrap();
+    let token = running.first_token().unwrap().to_owned();
+    let finetuner = connect(&running.url(), &token).await;
+    finetuner.push("train", pairs(8)).await.unwrap();
+    fit(&finetuner, "r", 1).await.unwrap().wait().await.unwrap();
+    assert_eq!(backup(&data, None, &copy).await.unwrap(), 2);
+    running.stop().await;
+    assert_private(&copy);
+    assert_private(&copy.join("finetuner.sqlite"));
+    assert!(!copy.join("finetuner.sqlite.new").exists());
+
+    assert_eq!(restore(&copy, &new, None).await.unwrap(), 2);
+    assert_private(&new);
+    let report = check(&new, None).await.unwrap();
+    assert_eq!((report.good, report.faults.len()), (2, 0), "{report:?}");
+    let again = Server::embedded().folder(&new).start().await.unwrap();
+    let finetuner = connect(&again.url(), &token).await;
+    assert_eq!(finetuner.pull("train").await.unwrap().len(), 8);
+    let run = finetuner.get_run("r").await.unwrap();
+    run.save_model(path("model")).await.unwrap();
+    again.stop().await;
+
+    // Nothing is replaced by a restored copy, and no damaged one is restored.
+    let error = restore(&copy, &new, None).await.unwrap_err().to_string();
+    assert!(error.contains("is not empty"), "{error}");
+    let objects = files(&copy.join("store/objects"));
+    std::fs::write(&objects[0], "damaged").unwrap();
+    let error = restore(&copy, &path("third"), None).await.unwrap_err();
+    assert!(error.to_string().contains("is damaged"), "{error}");
+    assert!(!path("third").join("finetuner.sqlite").exists());
+}
+
+#[tokio::test]
+async fn a_copy_that_was_served_and_crashed_leaves_nothing_in_the_next_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, copy) = (folder.path().join("data"), folder.path().join("copy"));
+    let running = Server::embedded().folder(&data).start().await.unwrap();
+    let token = running.first_token().unwrap().to_owned();
+    let finetuner = connect(&running.url(), &token).await;
+    finetuner.push("a", pairs(2)).await.unwrap();
+    assert_eq!(backup(&data, None, &copy).await.unwrap(), 1);
+
+    // Somebody changes the copy, and crashes: the changes are beside it.
+    let file = copy.join("finetuner.sqlite");
+    let crashed = rusqlite::Connection::open(&file).unwrap();
+    let stays = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    crashed.set_db_config(stays, true).unwrap();
+    crashed.pragma_update(None, "journal_mode", "WAL").unwrap();
+    let changes = "UPDATE artifacts SET name = 'changed'; CREATE TABLE more (x TEXT);
+        INSERT INTO more SELECT hex(randomblob(2000)) FROM (VALUES (1), (2), (3), (4));";
+    crashed.execute_batch(changes).unwrap();
+    drop(crashed);
+    assert!(copy.join("finetuner.sqlite-wal").metadata().unwrap().len() > 0);
+    // So does a copy that is broken off.
+    std::fs::write(copy.join("finetuner.sqlite.new"), "half").unwrap();
+    std::fs::write(copy.join("finetuner.sqlite.new-wal"), "half").unwrap();
+
+    finetuner.push("b", pairs(3)).await.unwrap();
+    assert_eq!(backup(&data, None, &copy).await.unwrap(), 2);
+    running.stop().await;
+    let report = check(&copy, None).await.unwrap();
+    assert_eq!((report.good, report.faults.len()), (2, 0), "{report:?}");
+    let again = Server::embedded().folder(&copy).start().await.unwrap();
+    let finetuner = connect(&again.url(), &token).await;
+    assert_eq!(finetuner.pull("a").await.unwrap().len(), 2);
+    assert_eq!(finetuner.pull("b").await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_copy_replaces_nothing_that_is_in_use_or_is_something_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (data, copy) = (path("data"), path("copy"));
+    let running = Server::embedded().folder(&data).start().await.unwrap();
+    let refused = async |target: &std::path::Path| {
+        let error = backup(&data, None, target).await.unwrap_err();
+        error.to_string()
+    };
+    let error = refused(&data).await;
+    assert!(error.contains("it is the data itself"), "{error}");
+    std::fs::create_dir(path("photos")).unwrap();
+    std::fs::write(path("photos").join("cat.jpg"), "cat").unwrap();
+    let error = refused(&path("photos")).await;
+    assert!(error.contains("holds no earlier copy"), "{error}");
+    backup(&data, None, &copy).await.unwrap();
+    let serving = Server::embedded().folder(&copy).start().await.unwrap();
+    let error = refused(&copy).await;
+    assert!(error.contains("another server has it"), "{error}");
+    serving.stop().await;
+    running.stop().await;
 }
 
 #[tokio::test]
@@ -164,6 +273,20 @@ async fn the_command_line_looks_after_users_and_data() {
     assert!(
         copied && said.contains("1 contents and the database"),
         "{said}{error}"
+    );
+    let restored = folder.path().join("restored");
+    let output = server()
+        .arg("restore")
+        .arg(&target)
+        .arg("--data")
+        .arg(&restored)
+        .output()
+        .await
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.contains("1 contents and the database are in"),
+        "{said}"
     );
     let (deleted, ..) = run(&["user", "delete", "ada"], "").await;
     assert!(deleted && ada.whoami().await.unwrap_err().is_unauthorized());

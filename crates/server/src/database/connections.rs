@@ -1,0 +1,260 @@
+//! The connections: one that writes, in a thread of its own, and a few that
+//! read. Neither readers nor async threads ever wait for a writer, and whoever
+//! waits too long is told that the database is busy.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, Error, ffi};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::Database;
+
+/// Connections that only read. Reading waits for no writer.
+pub(super) const READERS: usize = 4;
+/// How long a statement waits for another process that writes.
+pub(super) const BUSY: Duration = Duration::from_secs(5);
+/// How long a call waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Work for the connection that writes.
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+pub(super) struct Connections {
+    /// None once it is dropped.
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Option<JoinHandle<()>>,
+    /// None for a database in memory, which the writer reads as well.
+    readers: Option<Arc<Readers>>,
+}
+
+struct Readers {
+    turns: Arc<Semaphore>,
+    /// Those that nobody uses: at least as many as there are turns.
+    idle: Mutex<Vec<Connection>>,
+}
+
+impl Connections {
+    pub(super) fn new(mut writer: Connection, readers: Vec<Connection>) -> Result<Self, String> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let write = move || {
+            for job in queue {
+                // A transaction that panicked was rolled back: the connection
+                // is fine.
+                let _ = catch_unwind(AssertUnwindSafe(|| job(&mut writer)));
+            }
+        };
+        let thread = std::thread::Builder::new().name("database".to_owned());
+        let count = readers.len();
+        let readers = Readers {
+            turns: Arc::new(Semaphore::new(count)),
+            idle: Mutex::new(readers),
+        };
+        Ok(Self {
+            jobs: Some(jobs),
+            writer: Some(thread.spawn(write).map_err(|e| e.to_string())?),
+            readers: (count > 0).then(|| Arc::new(readers)),
+        })
+    }
+}
+
+impl Drop for Connections {
+    fn drop(&mut self) {
+        // Ends the thread when it has done its work, and closes the file.
+        self.jobs = None;
+        if let Some(writer) = self.writer.take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl From<Connections> for Database {
+    fn from(connections: Connections) -> Self {
+        Self(Arc::new(connections))
+    }
+}
+
+impl Database {
+    /// Runs `f` with the connection that writes, in that connection's thread.
+    /// It is run to its end even if nobody waits for it any more.
+    pub(super) async fn write<T, F>(&self, f: F) -> rusqlite::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        self.write_within(PATIENCE, f).await
+    }
+
+    async fn write_within<T, F>(&self, patience: Duration, f: F) -> rusqlite::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (tell, told) = oneshot::channel();
+        let until = Instant::now() + patience;
+        let job = move |connection: &mut Connection| {
+            let result = match Instant::now() >= until {
+                true => Err(busy()),
+                false => f(connection),
+            };
+            let _ = tell.send(result);
+        };
+        let jobs = self.0.jobs.as_ref().ok_or_else(closed)?;
+        jobs.send(Box::new(job)).map_err(|_| closed())?;
+        // No answer means that the work panicked, which was told on standard
+        // error.
+        told.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Runs `f` with a connection that reads, off the async threads.
+    pub(super) async fn read<T, F>(&self, f: F) -> rusqlite::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let Some(readers) = self.0.readers.as_ref().map(Arc::clone) else {
+            return self.write(f).await;
+        };
+        let turn = Arc::clone(&readers.turns).acquire_owned();
+        let turn = tokio::time::timeout(PATIENCE, turn).await;
+        // Turns are never closed.
+        let turn = turn.map_err(|_| busy())?.map_err(|_| closed())?;
+        let done = tokio::task::spawn_blocking(move || {
+            let mut reader = Reader::take(readers, turn)?;
+            reader.connection.as_mut().map_or_else(|| Err(closed()), f)
+        });
+        match done.await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is shutting down.
+            Err(_) => Err(closed()),
+        }
+    }
+}
+
+/// A connection that reads, given back when it is dropped.
+struct Reader {
+    readers: Arc<Readers>,
+    connection: Option<Connection>,
+    /// Given back after the connection.
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Reader {
+    fn take(readers: Arc<Readers>, turn: OwnedSemaphorePermit) -> rusqlite::Result<Self> {
+        let idle = readers
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        Ok(Self {
+            connection: Some(idle.ok_or_else(closed)?),
+            readers,
+            _turn: turn,
+        })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let idle = self.readers.idle.lock();
+        idle.unwrap_or_else(PoisonError::into_inner)
+            .extend(self.connection.take());
+    }
+}
+
+fn busy() -> Error {
+    let reason = "too much is waiting to be written or read".to_owned();
+    Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), Some(reason))
+}
+
+fn closed() -> Error {
+    let reason = "the work was broken off".to_owned();
+    Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ABORT), Some(reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use rusqlite::ErrorCode;
+
+    use super::*;
+    use crate::error::ApiError;
+
+    #[tokio::test]
+    async fn who_waits_too_long_is_told_to_come_again_while_others_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("db.sqlite")).unwrap();
+        let (begun, has_begun) = oneshot::channel();
+        let (go_on, goes_on) = mpsc::channel::<()>();
+        let long = tokio::spawn({
+            let database = database.clone();
+            async move {
+                let write = database.write(move |_| {
+                    let _ = begun.send(());
+                    let _ = goes_on.recv();
+                    Ok(())
+                });
+                write.await
+            }
+        });
+        has_begun.await.unwrap();
+        let mut waits = std::pin::pin!(database.write_within(Duration::ZERO, |_| Ok(())));
+        assert!(waits.as_mut().now_or_never().is_none());
+        for _ in 0..2 * READERS {
+            assert!(database.has_no_users().await.unwrap(), "readers go on");
+        }
+        go_on.send(()).unwrap();
+        long.await.unwrap().unwrap();
+        let error = waits.await.unwrap_err();
+        assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+        let error = ApiError::from(error);
+        assert_eq!(
+            (error.status().as_u16(), error.retry_after()),
+            (503, Some(1))
+        );
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_or_is_given_up_takes_no_connection_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("db.sqlite")).unwrap();
+        for _ in 0..2 * READERS {
+            let panics = tokio::spawn({
+                let database = database.clone();
+                async move {
+                    database
+                        .read(|_| -> rusqlite::Result<()> { panic!("a test") })
+                        .await
+                }
+            });
+            assert!(panics.await.is_err());
+            let given_up = tokio::spawn({
+                let database = database.clone();
+                async move { database.read(|_| Ok(())).await }
+            });
+            given_up.abort();
+            let panics = database.write(|_| -> rusqlite::Result<()> { panic!("a test") });
+            assert!(panics.await.is_err());
+        }
+        assert!(database.has_no_users().await.unwrap());
+        assert!(database.add_user("ada".into()).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_from_other_faults() {
+        let database = super::super::in_memory();
+        let full = database.write(|db| {
+            let pages: i64 = db.pragma_query_value(None, "page_count", |row| row.get(0))?;
+            db.pragma_update(None, "max_page_count", pages)?;
+            db.execute("CREATE TABLE more (x BLOB)", [])?;
+            db.execute("INSERT INTO more VALUES (zeroblob(1000000))", [])
+        });
+        let error = ApiError::from(full.await.unwrap_err());
+        assert_eq!(error.status().as_u16(), 507, "{}", error.message());
+    }
+}

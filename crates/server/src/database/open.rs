@@ -1,0 +1,289 @@
+//! Opening the file, and bringing its schema up to date. Only a server that has
+//! its folder alone does the latter, and it keeps a copy of the file as it was.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::{BUSY, Connections, Database, MIGRATIONS, READERS};
+
+impl Database {
+    /// Opens or creates the file, and brings its schema up to date. Nobody else
+    /// may have the folder.
+    pub(crate) fn open(path: &Path) -> Result<Self, String> {
+        let mut writer = Connection::open(path).map_err(|e| e.to_string())?;
+        prepare(&writer).map_err(|e| e.to_string())?;
+        migrate(&mut writer, Some(path))?;
+        Self::with(writer, path)
+    }
+
+    /// Opens a file that is there, beside a server that may run. The schema stays
+    /// as it is.
+    pub(crate) fn attach(path: &Path) -> Result<Self, String> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let writer = Connection::open_with_flags(path, flags).map_err(|e| e.to_string())?;
+        prepare(&writer).map_err(|e| e.to_string())?;
+        let version = version(&writer).map_err(|e| e.to_string())?;
+        match version {
+            version if version == MIGRATIONS.len() => Self::with(writer, path),
+            version if version > MIGRATIONS.len() => Err(newer(version)),
+            version => Err(format!(
+                "its database has version {version}, and this program needs version {}: use the \
+                 program of the server that runs, or start a server of this version first, which \
+                 brings the data up to date",
+                MIGRATIONS.len()
+            )),
+        }
+    }
+
+    fn with(writer: Connection, path: &Path) -> Result<Self, String> {
+        let reader = || -> rusqlite::Result<Connection> {
+            let connection = Connection::open(path)?;
+            connection.busy_timeout(BUSY)?;
+            connection.pragma_update(None, "query_only", true)?;
+            Ok(connection)
+        };
+        let readers = (0..READERS).map(|_| reader()).collect::<Result<_, _>>();
+        let readers = readers.map_err(|e| e.to_string())?;
+        Connections::new(writer, readers).map(Self::from)
+    }
+}
+
+/// Settings of the connection that writes.
+pub(super) fn prepare(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // What was answered with yes is on the disk, whatever happens next.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)
+}
+
+fn version(connection: &Connection) -> rusqlite::Result<usize> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+fn newer(version: usize) -> String {
+    format!(
+        "its database has version {version}, this program knows {}: use a newer program",
+        MIGRATIONS.len()
+    )
+}
+
+/// Brings a schema up to date. The file is copied first, unless it is new.
+pub(super) fn migrate(connection: &mut Connection, path: Option<&Path>) -> Result<(), String> {
+    let before = version(connection).map_err(|e| e.to_string())?;
+    if before > MIGRATIONS.len() {
+        return Err(newer(before));
+    }
+    if before == MIGRATIONS.len() {
+        return Ok(());
+    }
+    if let Some(path) = path.filter(|_| before > 0) {
+        let copy = copy_of(path, before);
+        keep_copy(connection, &copy).map_err(|e| {
+            format!(
+                "its database has version {before}, and can't be copied to {} before it is \
+                 brought up to date: {e}",
+                copy.display()
+            )
+        })?;
+        tracing::info!(
+            "The database of version {before} is kept as {}",
+            copy.display()
+        );
+    }
+    let mut apply = || -> rusqlite::Result<()> {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        for migration in MIGRATIONS.iter().skip(before) {
+            transaction.execute_batch(migration)?;
+        }
+        transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
+        transaction.commit()
+    };
+    apply().map_err(|e| e.to_string())
+}
+
+/// Where the copy of an earlier version is kept.
+fn copy_of(path: &Path, version: usize) -> PathBuf {
+    path.with_extension(format!("version-{version}.sqlite"))
+}
+
+fn keep_copy(connection: &Connection, copy: &Path) -> Result<(), String> {
+    let unfinished = copy.with_extension("new");
+    write_copy(connection, &unfinished).map_err(|e| e.to_string())?;
+    std::fs::rename(&unfinished, copy).map_err(|e| e.to_string())
+}
+
+/// Writes a copy of the database, as it is at one moment, into a new file that
+/// nobody else can read.
+pub(super) fn write_copy(connection: &Connection, path: &Path) -> rusqlite::Result<()> {
+    // What an earlier copy has left would be taken for a part of this one.
+    remove_all(path);
+    connection.execute("VACUUM INTO ?1", [path.to_string_lossy()])?;
+    let written = make_private(path).and_then(|()| std::fs::File::open(path)?.sync_all());
+    written.map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))
+}
+
+/// Puts a database, which nobody uses, in the place of another one, or of none.
+pub(crate) fn replace(path: &Path, new: &Path) -> Result<(), String> {
+    settle(new).map_err(|e| e.to_string())?;
+    // What was served and crashed has changes beside it, which must not be
+    // taken for changes of the new one.
+    if path.exists()
+        && let Err(error) = settle(path)
+    {
+        tracing::warn!("{} is replaced, and is damaged: {error}", path.display());
+    }
+    remove_beside(path);
+    let replaced = std::fs::rename(new, path).and_then(|()| match path.parent() {
+        Some(folder) if cfg!(unix) => std::fs::File::open(folder)?.sync_all(),
+        _ => Ok(()),
+    });
+    replaced.map_err(|e| e.to_string())
+}
+
+/// Writes all changes into the file itself.
+fn settle(path: &Path) -> rusqlite::Result<()> {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "DELETE")
+}
+
+/// Removes a database with the files that SQLite keeps beside it.
+fn remove_all(path: &Path) {
+    let _ = std::fs::remove_file(path);
+    remove_beside(path);
+}
+
+fn remove_beside(path: &Path) {
+    for ending in ["-wal", "-shm", "-journal"] {
+        let mut file = path.as_os_str().to_owned();
+        file.push(ending);
+        let _ = std::fs::remove_file(PathBuf::from(file));
+    }
+}
+
+#[cfg(unix)]
+fn make_private(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+}
+
+#[cfg(not(unix))]
+fn make_private(_: &Path) -> std::io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Databases of all versions that were released, as text.
+    const RELEASED: [(usize, &str); 3] = [
+        (1, include_str!("fixtures/schema-1.sql")),
+        (2, include_str!("fixtures/schema-2.sql")),
+        (3, include_str!("fixtures/schema-3.sql")),
+    ];
+
+    fn make(path: &Path, sql: &str) {
+        Connection::open(path).unwrap().execute_batch(sql).unwrap();
+    }
+
+    fn user_version(path: &Path) -> usize {
+        version(&Connection::open(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn opens_twice_and_refuses_a_newer_schema() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("db.sqlite");
+        drop(Database::open(&path).unwrap());
+        drop(Database::open(&path).unwrap());
+        let connection = Connection::open(&path).unwrap();
+        connection.pragma_update(None, "user_version", 99).unwrap();
+        drop(connection);
+        for open in [Database::open, Database::attach] {
+            let error = open(&path).err().unwrap();
+            assert!(error.contains("version 99"), "{error}");
+        }
+        assert_eq!(user_version(&path), 99);
+    }
+
+    #[tokio::test]
+    async fn a_database_of_every_released_version_is_copied_and_brought_up_to_date() {
+        for (released, sql) in RELEASED {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("finetuner.sqlite");
+            make(&path, sql);
+            let db = Database::open(&path).unwrap();
+            assert_eq!(db.faults().await.unwrap(), [""; 0]);
+            let broken: Vec<String> = db
+                .read(|db| {
+                    let mut check = db.prepare("PRAGMA foreign_key_check")?;
+                    let rows = check.query_map([], |row| row.get(0))?;
+                    rows.collect()
+                })
+                .await
+                .unwrap();
+            assert!(broken.is_empty(), "{released}: {broken:?}");
+            // What was there can be read by what reads it now.
+            let (runs, total) = db
+                .runs(1, crate::database::RunFilter::default())
+                .await
+                .unwrap();
+            assert_eq!((runs.len(), total), (3, 3), "{released}");
+            let open = if released < 3 { "FAILED" } else { "STARTED" };
+            let statuses: Vec<&str> = runs.iter().map(|run| run.status.as_str()).collect();
+            assert_eq!(statuses, ["FINISHED", "FAILED", open], "{released}");
+            let events = db.events(1, Some(&["step"]), 0, 10).await.unwrap();
+            assert_eq!(events.len(), 1, "{released}");
+            let found = db.artifact_by_name("u1".into(), "train".into()).await;
+            assert_eq!(found.unwrap().unwrap().content, "c1");
+            assert!(db.user_of_token(vec![1, 2]).await.unwrap().is_some());
+            let last = db.last_checkpoint(3).await.unwrap();
+            assert_eq!(last.is_some(), released == 3);
+            drop(db);
+            assert_eq!(user_version(&path), MIGRATIONS.len());
+
+            let copy = copy_of(&path, released);
+            assert_eq!(copy.exists(), released < MIGRATIONS.len());
+            if copy.exists() {
+                assert_eq!(user_version(&copy), released);
+                #[cfg(unix)]
+                {
+                    use std::os::unix::fs::PermissionsExt;
+                    let mode = std::fs::metadata(&copy).unwrap().permissions().mode();
+                    assert_eq!(mode & 0o777, 0o600);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_database_that_cannot_be_copied_is_not_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("finetuner.sqlite");
+        make(&path, RELEASED[0].1);
+        // In the place of the copy is something that can't be replaced.
+        std::fs::create_dir_all(copy_of(&path, 1).join("taken")).unwrap();
+        let error = Database::open(&path).err().unwrap();
+        assert!(error.contains("can't be copied to"), "{error}");
+        assert_eq!(user_version(&path), 1);
+    }
+
+    #[test]
+    fn a_program_beside_a_server_leaves_an_earlier_schema_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("finetuner.sqlite");
+        assert!(Database::attach(&path).is_err());
+        assert!(!path.exists(), "nothing is created");
+        make(&path, RELEASED[1].1);
+        let error = Database::attach(&path).err().unwrap();
+        assert!(
+            error.contains("has version 2, and this program needs"),
+            "{error}"
+        );
+        assert_eq!(user_version(&path), 2);
+    }
+}
