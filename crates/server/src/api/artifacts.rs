@@ -435,3 +435,17 @@ pub(crate) async fn update(
     }
     Ok(success(json!({"_id": id})))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn downloads_are_named_for_old_and_new_browsers() {
+        assert_eq!(
+            as_file("shoes é\"\r\n.zip"),
+            "attachment; filename=\"shoes ____.zip\"; \
+             filename*=UTF-8''shoes%20%C3%A9%22%0D%0A.zip"
+        );
+    }
+}

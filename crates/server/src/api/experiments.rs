@@ -86,15 +86,21 @@ pub(crate) async fn delete_all(
     Ok(Json(experiments.into_iter().map(info).collect()))
 }
 
+/// Deletes an experiment run by run, and again those that are submitted
+/// meanwhile.
 async fn delete_one(app: &Arc<App>, experiment: &ExperimentRow) -> Result<()> {
-    let (runs, _) = app
-        .database
-        .runs(experiment.id, RunFilter::default())
-        .await?;
-    for run in runs {
-        app.delete_run(run).await?;
+    loop {
+        let runs = app
+            .database
+            .runs(experiment.id, RunFilter::default())
+            .await?;
+        for run in runs.0 {
+            app.delete_run(run).await?;
+        }
+        if app.database.delete_experiment(experiment.id).await? {
+            return Ok(());
+        }
     }
-    Ok(app.database.delete_experiment(experiment.id).await?)
 }
 
 pub(crate) async fn get(

@@ -271,12 +271,7 @@ pub(crate) async fn finish(
     to_the_end(finished).await.map(Json)
 }
 
-async fn finish_one(
-    app: &App,
-    user_id: String,
-    found: &InProgress,
-    told: Told,
-) -> Result<Value> {
+async fn finish_one(app: &App, user_id: String, found: &InProgress, told: Told) -> Result<Value> {
     let mut state = found.state.lock().await;
     let (upload, fields) = match std::mem::replace(&mut *state, Stage::Done(Value::Null)) {
         Stage::Open { upload, fields } => (upload, fields),

@@ -226,3 +226,52 @@ async fn what_is_read_stays_until_it_was_read() {
     remove(&store, &content).await;
     assert_eq!(walk(folder.path()), 0, "files are left");
 }
+
+#[tokio::test]
+async fn nothing_that_was_acknowledged_is_lost_or_changed_on_a_bad_day() {
+    let calls = [
+        Call::Put,
+        Call::Part,
+        Call::Complete,
+        Call::Get,
+        Call::Copy,
+        Call::Delete,
+    ];
+    let faults = [Fault::Reset, Fault::ResetAfter, Fault::Full, Fault::Damage];
+    let (store, faulty) = Faulty::in_memory();
+    let (mut kept, mut failed) = (Vec::new(), 0);
+    let large = much();
+    for round in 0..24 {
+        // Every pair of call and fault comes up.
+        let call = calls[round % 6];
+        faulty.next(call, faults[round / 6].clone());
+        let from = match call {
+            Call::Part | Call::Complete => round,
+            _ => large.len() - 100 - round,
+        };
+        let bytes = &large[from..];
+        // As a client does that is told of a fault.
+        let stored = loop {
+            match keep(&store, bytes, 3 << 20).await {
+                Ok(stored) => break stored,
+                Err(_) => failed += 1,
+            }
+        };
+        kept.push((stored.content, bytes));
+        // What nobody refers to is removed while others are stored.
+        if round % 5 == 4 {
+            let (content, _) = kept.swap_remove(0);
+            remove(&store, &content).await;
+        }
+    }
+    assert_eq!((failed > 12, kept.len()), (true, 20), "{failed} faults");
+    for (content, bytes) in &kept {
+        let stored = store.range(content, 0..bytes.len() as u64).await;
+        // A fault that nobody has met yet.
+        let stored = match stored {
+            Ok(stored) => stored,
+            Err(_) => store.range(content, 0..bytes.len() as u64).await.unwrap(),
+        };
+        assert!(stored == *bytes, "{content} has changed");
+    }
+}
