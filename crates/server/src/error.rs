@@ -245,6 +245,9 @@ impl From<rusqlite::Error> for ApiError {
                     tracing::warn!("The database is busy: {error}");
                     Self::busy("the server's database is busy: try again")
                 }
+                Some(ErrorCode::OperationAborted) => {
+                    Self::busy("the server is about to stop: try again")
+                }
                 Some(ErrorCode::DiskFull) => Self::no_room(&error),
                 _ => Self::internal(&error),
             },

@@ -107,7 +107,7 @@ impl Database {
         jobs.send(Box::new(job)).map_err(|_| closed())?;
         // No answer means that the work panicked, which was told on standard
         // error.
-        told.await.unwrap_or_else(|_| Err(closed()))
+        told.await.unwrap_or_else(|_| Err(panicked()))
     }
 
     /// Runs `f` with a connection that reads, off the async threads.
@@ -172,9 +172,15 @@ fn busy() -> Error {
     Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_BUSY), Some(reason))
 }
 
+/// The runtime is shutting down.
 fn closed() -> Error {
-    let reason = "the work was broken off".to_owned();
+    let reason = "the server is about to end".to_owned();
     Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_ABORT), Some(reason))
+}
+
+fn panicked() -> Error {
+    let reason = "the work panicked; this is a bug".to_owned();
+    Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_INTERNAL), Some(reason))
 }
 
 #[cfg(test)]
