@@ -132,8 +132,8 @@ pub async fn restore(
     copy(&database, &from, folder, store).await
 }
 
-/// What a copy that was broken off may have left.
-const OWN: [&str; 3] = ["server.lock", "store", UNFINISHED];
+/// What a copy that was broken off may have left, and what a new disk has.
+const OWN: [&str; 4] = ["server.lock", "store", UNFINISHED, "lost+found"];
 /// The name of the database until all contents are there.
 const UNFINISHED: &str = "finetuner.sqlite.new";
 
