@@ -12,6 +12,7 @@ mod journey;
 mod login;
 mod mock;
 mod models;
+mod process;
 mod proxies;
 mod push;
 mod runs;

@@ -6,7 +6,10 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::mock::{TOKEN, agreeable, impatient};
+use crate::{
+    mock::{TOKEN, agreeable, impatient},
+    process::elsewhere,
+};
 
 /// A backend that only a proxy can reach.
 const BACKEND: &str = "http://backend.example:8642";
@@ -64,6 +67,35 @@ async fn a_socks_proxy_is_spoken_to_in_socks() {
     assert_eq!(finetuner.user().unwrap().name, "ada");
     drop(finetuner);
     assert_eq!(proxy.await.unwrap(), "backend.example");
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_asked_but_not_for_this_machine() {
+    let test = "proxies::a_proxy_of_the_environment_is_asked_but_not_for_this_machine";
+    let proxy = "http://user:geheim@127.0.0.1:1";
+    let variables = [
+        ("HTTP_PROXY", " "),
+        ("http_proxy", proxy),
+        ("HTTPS_PROXY", "ftp://user:geheim@x"),
+    ];
+    if elsewhere(test, &variables) {
+        return;
+    }
+    agreeable().await;
+    let far = || Finetuner::builder().token(TOKEN).retry(impatient());
+    let plain = far().registry(BACKEND).allow_plain_http(true);
+    let error = plain.login().await.unwrap_err();
+    assert!(error.is_connect(), "{error}");
+    let text = format!("{error} {error:?}");
+    assert!(text.contains("http://127.0.0.1:1 (http_proxy)"), "{text}");
+    assert!(!text.contains("geheim"), "{text}");
+    let error = far().registry("https://backend.example").connect().await;
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("HTTPS_PROXY") && error.contains("ftp"),
+        "{error}"
+    );
+    assert!(!error.contains("geheim"), "{error}");
 }
 
 #[tokio::test]

@@ -1,40 +1,13 @@
 //! Where tokens are kept, and whom they are sent to. Each test runs in a process
 //! of its own, which has a home folder of its own.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::{Path, PathBuf};
 
 use finetuner::{Finetuner, TokenStorage};
 use serde_json::{Value, json};
 use wiremock::{Mock, MockServer, Request, ResponseTemplate, matchers::any};
 
-/// Tells a process that it is the one with the home folder.
-const CHILD: &str = "FINETUNER_TEST_CHILD";
-
-/// Runs a test again in a process with these variables, and returns whether
-/// this is not that process yet. `HOME` is a new folder.
-fn elsewhere(test: &str, variables: &[(&str, &str)]) -> bool {
-    if std::env::var_os(CHILD).is_some() {
-        return false;
-    }
-    let home = tempfile::tempdir().unwrap();
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", &format!("tokens::{test}"), "--nocapture"]);
-    for name in [
-        "JINA_AUTH_TOKEN",
-        "JINA_HUB_ROOT",
-        "DBUS_SESSION_BUS_ADDRESS",
-    ] {
-        command.env_remove(name);
-    }
-    command.env(CHILD, "1").env("HOME", home.path());
-    let output = command.envs(variables.iter().copied()).output().unwrap();
-    let printed = [output.stdout, output.stderr].map(|o| String::from_utf8_lossy(&o).into_owned());
-    assert!(output.status.success(), "{}", printed.join("\n"));
-    true
-}
+use crate::process::elsewhere;
 
 fn home() -> PathBuf {
     std::env::var_os("HOME").unwrap().into()
@@ -72,7 +45,7 @@ async fn tokens_seen_by(server: &MockServer) -> Vec<String> {
 
 #[tokio::test]
 async fn a_stored_token_is_sent_to_no_other_server() {
-    if elsewhere("a_stored_token_is_sent_to_no_other_server", &[]) {
+    if elsewhere("tokens::a_stored_token_is_sent_to_no_other_server", &[]) {
         return;
     }
     let (ours, other) = (server().await, server().await);
@@ -111,7 +84,7 @@ async fn a_stored_token_is_sent_to_no_other_server() {
 
 #[tokio::test]
 async fn with_a_token_given_nothing_in_the_home_folder_is_touched() {
-    let test = "with_a_token_given_nothing_in_the_home_folder_is_touched";
+    let test = "tokens::with_a_token_given_nothing_in_the_home_folder_is_touched";
     if elsewhere(test, &[("JINA_AUTH_TOKEN", " given\r\n")]) {
         return;
     }
@@ -145,7 +118,7 @@ async fn with_a_token_given_nothing_in_the_home_folder_is_touched() {
 #[tokio::test]
 async fn a_blank_variable_counts_as_unset() {
     let blank = [("JINA_AUTH_TOKEN", " \n"), ("JINA_HUB_ROOT", "~/jina")];
-    if elsewhere("a_blank_variable_counts_as_unset", &blank) {
+    if elsewhere("tokens::a_blank_variable_counts_as_unset", &blank) {
         return;
     }
     let server = server().await;
@@ -161,7 +134,10 @@ async fn a_blank_variable_counts_as_unset() {
 
 #[tokio::test]
 async fn a_login_goes_on_where_its_token_cannot_be_kept() {
-    if elsewhere("a_login_goes_on_where_its_token_cannot_be_kept", &[]) {
+    if elsewhere(
+        "tokens::a_login_goes_on_where_its_token_cannot_be_kept",
+        &[],
+    ) {
         return;
     }
     std::fs::write(home().join(".jina"), "a file where the folder should be").unwrap();
@@ -175,7 +151,10 @@ async fn a_login_goes_on_where_its_token_cannot_be_kept() {
 
 #[tokio::test]
 async fn logging_out_says_which_store_still_holds_the_token() {
-    if elsewhere("logging_out_says_which_store_still_holds_the_token", &[]) {
+    if elsewhere(
+        "tokens::logging_out_says_which_store_still_holds_the_token",
+        &[],
+    ) {
         return;
     }
     let server = server().await;
