@@ -204,6 +204,22 @@ impl Error {
         problems.into()
     }
 
+    /// A row of a file that can't be used.
+    pub(crate) fn rows(file: &str, number: u64, reason: impl fmt::Display) -> Self {
+        let mut problems = Problems::new(file);
+        problems.add(number, reason.to_string());
+        problems.into()
+    }
+
+    /// A setting that can't be used.
+    pub(crate) fn invalid(field: &str, value: impl fmt::Display, limit: &str) -> Self {
+        Self::from(InvalidField {
+            field: field.to_owned(),
+            value: value.to_string(),
+            limit: limit.to_owned(),
+        })
+    }
+
     /// Data that can't be used as a whole.
     pub(crate) fn data(data: &str, reason: impl fmt::Display) -> Self {
         let mut problems = Problems::new(data);
@@ -474,7 +490,7 @@ impl Error {
     ///
     /// # Troubleshooting
     /// [`Error::problems`] lists them, each with its number and the reason.
-    /// Nothing was sent.
+    /// Nothing was stored.
     #[must_use]
     pub fn is_data(&self) -> bool {
         matches!(self.0.kind, Kind::Data(_) | Kind::Documents(_))

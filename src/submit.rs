@@ -146,9 +146,19 @@ impl Pushing {
                 Ok(checked)
             })
             .await?;
-            sources.push((name, source, checked));
+            sources.push((name, argument, source, checked));
         }
-        for (name, source, checked) in sources {
+        // Evaluation by labels that are written differently finds nothing.
+        let train = sources
+            .iter()
+            .find(|(_, argument, ..)| *argument == "train_data");
+        if let Some((.., train)) = train {
+            for (_, argument, _, checked) in &sources {
+                let compared = checked.labels.compare(&train.labels);
+                compared.map_err(|reason| Error::data(argument, reason))?;
+            }
+        }
+        for (name, _, source, checked) in sources {
             let upload = Upload {
                 name: name.clone(),
                 public,

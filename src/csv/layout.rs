@@ -1,275 +1,319 @@
-//! From rows to documents: what columns mean for a model of a kind.
+//! From rows to documents, one row after the other.
 
 use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::Arc,
+    collections::{HashMap, VecDeque},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use finetuner_protocol::{Document, LABEL_TAG, SCORE_TAG, Task, guess_task};
+use finetuner_protocol::{
+    Document, LABEL_TAG, SCORE_TAG,
+    text::{is_blank, start_of},
+};
+use sha2::{Digest, Sha256};
 
-use super::{CsvOptions, mesh, read::Row};
+use super::{
+    Csv,
+    columns::{Columns, Kind, Layout, columns, filled, warn_of_header},
+    mesh,
+    read::{Reading, Rows, row},
+    records::Record,
+};
 use crate::{
-    DocumentSource, Error, Result,
-    data::{Problems, local_path},
+    DocumentSource, Result,
+    data::{Fault, Item, Numbered, local_path},
 };
 
-/// What columns mean.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Layout {
-    /// Items of the two kinds that a model compares.
-    Items { first: Kind, second: Kind },
-    /// Every cell is a text.
-    Texts,
+/// The documents of a file for a layout. The file is read anew each time that
+/// they are asked for, and only a few rows are in memory.
+pub(super) fn documents(csv: Csv, layout: &Layout) -> Result<DocumentSource> {
+    let (name, reads_files) = (csv.name(), csv.options.convert_to_blob);
+    let reading = Reading::new(csv)?;
+    let columns = Columns::of_file(layout, &reading)?;
+    warn_of_header(&reading);
+    let shared = Arc::new(Shared {
+        reading,
+        columns,
+        told: [const { AtomicBool::new(false) }; 2],
+    });
+    let source = DocumentSource::of_items(move || Documents::new(Arc::clone(&shared)));
+    Ok(source.reads_own_files(reads_files).named(name))
 }
 
-/// What an item is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Text,
-    Image,
-    Mesh,
+struct Shared {
+    reading: Reading,
+    columns: Columns,
+    /// Which warnings were given.
+    told: [AtomicBool; 2],
 }
 
-impl Kind {
-    fn modality(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Image => "image",
-            Self::Mesh => "mesh",
-        }
+impl Shared {
+    /// Returns whether a warning is given for the first time.
+    fn is_new(&self, warning: usize) -> bool {
+        !self.told[warning].swap(true, Ordering::Relaxed)
     }
 }
 
-/// What the model in a folder compares, where there is one.
-fn task_of_folder(folder: &Path) -> Option<Task> {
-    let text = std::fs::read_to_string(folder.join("config.json")).ok()?;
-    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
-    config["model_type"].as_str().map(guess_task)
+/// The documents of a file, as it is read.
+struct Documents {
+    shared: Arc<Shared>,
+    rows: Option<Rows>,
+    failed: Option<Fault>,
+    /// Documents of the last row.
+    ready: VecDeque<Document>,
+    line: u64,
+    related: Related,
 }
 
-impl Layout {
-    /// What columns mean for a model. Of one that is not in the list of
-    /// backbones, the `config.json` of its folder says what it is, else its name.
-    pub(crate) fn of_model(model: Option<&str>) -> Result<Self> {
-        let task = match model {
-            Some(model) => task_of_folder(Path::new(model)).unwrap_or_else(|| guess_task(model)),
-            // What goes on from an earlier run.
-            None => Task::TextToImage,
-        };
-        let (first, second) = match task {
-            Task::TextToText => (Kind::Text, Kind::Text),
-            Task::ImageToImage => (Kind::Image, Kind::Image),
-            Task::TextToImage => (Kind::Text, Kind::Image),
-            Task::MeshToMesh => (Kind::Mesh, Kind::Mesh),
-            other => {
-                return Err(Error::setup(format!(
-                    "a model for {other} can't be trained on a CSV file: give documents"
-                )));
-            }
-        };
-        Ok(Self::Items { first, second })
-    }
-
-    /// The documents of all rows. What is wrong with any of them is told
-    /// together.
-    pub(super) fn documents(
-        &self,
-        name: &str,
-        rows: &[Row],
-        options: &CsvOptions,
-    ) -> Result<DocumentSource> {
-        let mut reading = Reading {
-            options,
-            problems: Problems::new(name),
-        };
-        let documents = match *self {
-            Self::Texts => rows
-                .iter()
-                .flat_map(|row| row.cells.iter().map(Document::text))
-                .collect(),
-            Self::Items { first, second } => reading.items(rows, first, second),
-        };
-        reading.problems.into_result()?;
-        let source = DocumentSource::of_array(Arc::new(documents.into()));
-        Ok(source.reads_own_files(options.convert_to_blob))
-    }
+/// What is known of earlier rows: the label of each cell, by its hash, so that
+/// memory does not grow with the length of texts.
+#[derive(Default)]
+struct Related {
+    labels: HashMap<[u8; 16], u64>,
+    next: u64,
+    left_out: u64,
 }
 
-struct Reading<'a> {
-    options: &'a CsvOptions,
-    problems: Problems,
-}
-
-impl Reading<'_> {
-    fn items(&mut self, rows: &[Row], first: Kind, second: Kind) -> Vec<Document> {
-        let width = rows.first().map_or(0, |row| row.cells.len());
-        let wanted = match (self.options.is_labeled, width) {
-            (true, _) => 2,
-            (false, 2 | 3) => width,
-            (false, _) => {
-                let number = rows.first().map_or(0, |row| row.number);
-                self.problems.add(
-                    number,
-                    format!(
-                        "Can not determine the context of the csv: it has {width} columns; two \
-                         items, two items and a score, or an item and a label are possible"
-                    ),
-                );
-                return Vec::new();
-            }
+impl Documents {
+    fn new(shared: Arc<Shared>) -> Self {
+        let (rows, failed) = match shared.reading.rows() {
+            Ok(rows) => (Some(rows), None),
+            Err(error) => (None, Some(Fault::End(error))),
         };
-        let mut good = Vec::with_capacity(rows.len());
-        for row in rows {
-            let found = row.cells.len();
-            if found == wanted {
-                good.push(row);
-            } else {
-                let reason = format!("it has {found} columns, {wanted} are wanted");
-                self.problems.add(row.number, reason);
-            }
-        }
-        let Some(head) = good.first() else {
-            return Vec::new();
-        };
-        // Text and picture may come in either order, the same in all rows.
-        let (first, second) = match (first, second) {
-            (Kind::Text, Kind::Image)
-                if self.is_uri(&head.cells[0]) && !self.is_uri(&head.cells[1]) =>
-            {
-                (Kind::Image, Kind::Text)
-            }
-            kinds => kinds,
-        };
-        if self.options.is_labeled {
-            self.labelled(&good, first)
-        } else if wanted == 3 {
-            self.scored(&good, first, second)
-        } else {
-            self.related(&good, first, second)
+        Self {
+            shared,
+            rows,
+            failed,
+            ready: VecDeque::new(),
+            line: 0,
+            related: Related::default(),
         }
     }
 
-    fn labelled(&mut self, rows: &[&Row], kind: Kind) -> Vec<Document> {
-        rows.iter()
-            .filter_map(|row| {
-                let document = self.item(row, 0, kind)?;
-                Some(document.with_tag(LABEL_TAG, row.cells[1].as_str()))
-            })
-            .collect()
-    }
-
-    fn scored(&mut self, rows: &[&Row], first: Kind, second: Kind) -> Vec<Document> {
-        rows.iter()
-            .filter_map(|row| {
-                let score = row.cells[2].as_str();
-                let number = score.trim().parse::<f64>();
-                if number.as_ref().is_ok_and(|n| n.is_finite()) {
-                    let pair = Document::new()
-                        .with_chunk(self.item(row, 0, first)?)
-                        .with_chunk(self.item(row, 1, second)?);
-                    // A text, as the Python client has it.
-                    return Some(pair.with_tag(SCORE_TAG, score));
+    /// Makes the documents of a row. Some rows have none.
+    fn take(&mut self, mut record: Record) -> Result<(), Fault> {
+        self.line = record.line;
+        let line = record.line;
+        let columns = self.shared.columns;
+        if columns == Columns::Texts {
+            // Spreadsheets fill rows up with empty cells.
+            for cell in record.cells.iter().filter(|cell| !cell.trim().is_empty()) {
+                if is_blank(cell) {
+                    return Err(row(line, NO_TEXT));
                 }
-                let reason = format!("its score is `{score}`, which is not a number");
-                self.problems.add(row.number, reason);
-                None
-            })
-            .collect()
+                self.ready.push_back(Document::text(cell));
+            }
+            return Ok(());
+        }
+        let filled = filled(&record);
+        // Delimiters alone.
+        if filled == 0 && record.cells.len() > 1 {
+            return Ok(());
+        }
+        if record.cells.iter().all(|cell| is_blank(cell)) {
+            return Err(row(line, "it holds only spaces or empty cells: delete it"));
+        }
+        let wanted = columns.count();
+        record.cells.truncate(filled.max(wanted));
+        if record.cells.len() != wanted {
+            return Err(row(line, self.wrong_width(record.cells.len(), wanted)));
+        }
+        match columns {
+            Columns::Labelled(kind) => self.labelled(&record, kind),
+            Columns::Scored(first, second) => self.scored(&record, first, second),
+            Columns::Related(first, second) => self.related(&record, first, second),
+            Columns::Texts => Ok(()),
+        }
+    }
+
+    fn wrong_width(&self, found: usize, wanted: usize) -> String {
+        let delimiter = char::from(self.shared.reading.rules.delimiter);
+        format!(
+            "it has {}, {wanted} are wanted; columns are separated by `{delimiter}`, which \
+             `CsvOptions::dialect` can change",
+            columns(found)
+        )
+    }
+
+    fn labelled(&mut self, record: &Record, kind: Kind) -> Result<(), Fault> {
+        let cell = record.cells[1].as_str();
+        let label = cell.trim();
+        if is_blank(label) {
+            return Err(row(
+                record.line,
+                "its label is empty: give it one, or delete the row",
+            ));
+        }
+        // As pandas writes a value that is missing.
+        if label.eq_ignore_ascii_case("nan") || label == "<NA>" {
+            return Err(row(
+                record.line,
+                format!("its label is `{label}`, a missing value: give it one, or delete the row"),
+            ));
+        }
+        if label.len() != cell.len() && self.shared.is_new(0) {
+            tracing::warn!(
+                file = %start_of(&self.shared.reading.csv.name()),
+                "the label `{}` in row {} has spaces around it. They are left out, here and in \
+                 other rows",
+                start_of(cell),
+                record.line
+            );
+        }
+        let document = self.item(record, 0, kind)?;
+        self.ready.push_back(document.with_tag(LABEL_TAG, label));
+        Ok(())
+    }
+
+    fn scored(&mut self, record: &Record, first: Kind, second: Kind) -> Result<(), Fault> {
+        let cell = record.cells[2].as_str();
+        let mut score = cell.to_owned();
+        // A comma can be decimal where it does not separate columns.
+        if self.shared.reading.rules.delimiter != b',' && cell.matches(',').count() == 1 {
+            score = cell.replace(',', ".");
+        }
+        if !score.trim().parse::<f64>().is_ok_and(f64::is_finite) {
+            let reason = match cell.trim() {
+                "" => "its score is empty".to_owned(),
+                cell => format!("its score is `{}`, which is not a number", start_of(cell)),
+            };
+            return Err(row(record.line, reason));
+        }
+        let (one, two) = both(self.item(record, 0, first), self.item(record, 1, second))?;
+        let pair = Document::new().with_chunk(one).with_chunk(two);
+        // A text, as the Python client has it.
+        self.ready.push_back(pair.with_tag(SCORE_TAG, score));
+        Ok(())
     }
 
     /// Pairs of the same meaning: each query with all its documents has a label
     /// of its own.
-    fn related(&mut self, rows: &[&Row], first: Kind, second: Kind) -> Vec<Document> {
-        let mut labels: HashMap<&str, u64> = HashMap::new();
-        let mut next = 0;
-        let mut documents = Vec::new();
-        for row in rows {
-            let (a, b) = (row.cells[0].as_str(), row.cells[1].as_str());
-            if labels.contains_key(a) && labels.contains_key(b) {
-                continue;
-            }
-            let (Some(one), Some(two)) = (self.item(row, 0, first), self.item(row, 1, second))
-            else {
-                continue;
-            };
-            let (mut one, mut two) = (
-                one.with_modality(first.modality()),
-                two.with_modality(second.modality()),
-            );
-            let known = labels.get(a).copied();
-            let label = known.unwrap_or(next);
-            if known.is_none() {
-                next += 1;
-                labels.insert(a, label);
-                one = one.with_label(label);
-            }
-            labels.insert(b, label);
-            two = two.with_label(label);
-            if first != second {
-                let pair = Document::new().with_label(label);
-                documents.push(pair.with_chunk(one).with_chunk(two));
-                continue;
-            }
-            if known.is_none() {
-                documents.push(one);
-            }
-            documents.push(two);
+    fn related(&mut self, record: &Record, first: Kind, second: Kind) -> Result<(), Fault> {
+        let key = |cell: &String| {
+            let mut key = [0; 16];
+            key.copy_from_slice(&Sha256::digest(cell)[..16]);
+            key
+        };
+        let (a, b) = (key(&record.cells[0]), key(&record.cells[1]));
+        if self.related.labels.contains_key(&a) && self.related.labels.contains_key(&b) {
+            self.related.left_out += 1;
+            return Ok(());
         }
-        documents
+        let (one, two) = both(self.item(record, 0, first), self.item(record, 1, second))?;
+        let (mut one, mut two) = (
+            one.with_modality(first.modality()),
+            two.with_modality(second.modality()),
+        );
+        let known = self.related.labels.get(&a).copied();
+        let label = known.unwrap_or(self.related.next);
+        if known.is_none() {
+            self.related.next += 1;
+            self.related.labels.insert(a, label);
+            one = one.with_label(label);
+        }
+        self.related.labels.insert(b, label);
+        two = two.with_label(label);
+        if first != second {
+            let pair = Document::new().with_label(label);
+            self.ready.push_back(pair.with_chunk(one).with_chunk(two));
+            return Ok(());
+        }
+        if known.is_none() {
+            self.ready.push_back(one);
+        }
+        self.ready.push_back(two);
+        Ok(())
     }
 
     /// The item in a cell.
-    fn item(&mut self, row: &Row, column: usize, kind: Kind) -> Option<Document> {
-        let cell = row.cells[column].as_str();
-        if kind == Kind::Text {
-            return Some(Document::text(cell));
-        }
-        let mut problem = |reason: String| {
-            self.problems.add(row.number, reason);
-            None
-        };
+    fn item(&self, record: &Record, column: usize, kind: Kind) -> Result<Document, Fault> {
+        let cell = record.cells[column].as_str();
         let place = column + 1;
-        if cell.is_empty() {
-            return problem(format!(
-                "column {place} is empty, a file or an address is wanted"
-            ));
+        let bad = |reason: String| row(record.line, format!("column {place}: {reason}"));
+        if kind == Kind::Text {
+            return match is_blank(cell) {
+                true => Err(bad(NO_TEXT.to_owned())),
+                false => Ok(Document::text(cell)),
+            };
         }
-        let Some(path) = local_path(cell).map(|path| self.options.path(&path)) else {
-            return Some(with_type(Document::uri(cell), Path::new(cell)));
+        if cell.is_empty() {
+            let reason = format!("column {place} is empty, a file or an address is wanted");
+            return Err(row(record.line, reason));
+        }
+        let options = &self.shared.reading.csv.options;
+        let Some(path) = local_path(cell).map(|path| options.path(&path)) else {
+            return Ok(with_type(Document::uri(cell), Path::new(cell)));
         };
         if !path.is_file() {
-            return problem(format!(
-                "column {place}: there is no file {}, and it is no address",
-                path.display()
-            ));
+            return Err(bad(format!(
+                "there is no file {}, and it is no address",
+                start_of(&path.to_string_lossy())
+            )));
         }
-        if kind == Kind::Mesh && self.options.create_point_clouds {
-            let cloud = mesh::point_cloud(&path, self.options.point_cloud_size);
-            return cloud.map_or_else(problem, Some);
+        if kind == Kind::Mesh && options.create_point_clouds {
+            let cloud = mesh::point_cloud(&path, options.point_cloud_size);
+            return cloud.map_err(|reason| row(record.line, reason));
         }
         let uri = path.to_string_lossy().into_owned();
-        Some(with_type(Document::uri(uri), &path))
+        Ok(with_type(Document::uri(uri), &path))
     }
 
-    /// Whether a cell is an address, a file, or could be one.
-    fn is_uri(&self, cell: &str) -> bool {
-        match local_path(cell) {
-            None => !cell.is_empty(),
-            Some(path) => {
-                let path = self.options.path(&path);
-                let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
-                path.exists() || (cell.contains(['/', '\\']) && folder.is_some_and(Path::is_dir))
-            }
+    /// Says how many rows told nothing new.
+    fn end(&self) {
+        let left_out = self.related.left_out;
+        if left_out > 0 && self.shared.is_new(1) {
+            tracing::warn!(
+                file = %start_of(&self.shared.reading.csv.name()),
+                "{left_out} rows are left out, since earlier rows hold both of their items"
+            );
         }
     }
 }
 
-impl CsvOptions {
-    fn path(&self, path: &Path) -> PathBuf {
-        match &self.base_folder {
-            Some(folder) => folder.join(path),
-            None => path.to_owned(),
+/// Both items, or all that is wrong with them.
+fn both(
+    one: Result<Document, Fault>,
+    two: Result<Document, Fault>,
+) -> Result<(Document, Document), Fault> {
+    match (one, two) {
+        (Ok(one), Ok(two)) => Ok((one, two)),
+        (Err(Fault::Row(one)), Err(Fault::Row(two))) => {
+            Err(row(one.number, format!("{}; {}", one.reason, two.reason)))
+        }
+        (Err(fault), _) | (_, Err(fault)) => Err(fault),
+    }
+}
+
+const NO_TEXT: &str = "it holds no text that can be seen";
+
+impl Iterator for Documents {
+    type Item = Item;
+
+    fn next(&mut self) -> Option<Item> {
+        loop {
+            if let Some(document) = self.ready.pop_front() {
+                return Some(Ok(Numbered {
+                    number: self.line,
+                    document,
+                }));
+            }
+            if let Some(fault) = self.failed.take() {
+                return Some(Err(fault));
+            }
+            let taken = match self.rows.as_mut()?.next() {
+                None => {
+                    self.end();
+                    self.rows = None;
+                    return None;
+                }
+                Some(record) => record.and_then(|record| self.take(record)),
+            };
+            if let Err(fault) = taken {
+                return Some(Err(fault));
+            }
         }
     }
 }
@@ -299,7 +343,7 @@ mod tests {
     use finetuner_protocol::{Content, DocumentArray, NdArray};
 
     use super::*;
-    use crate::{Csv, data::Problem};
+    use crate::{Csv, CsvOptions, data::Problem};
 
     fn read(text: &str, model: &str, options: CsvOptions) -> Result<DocumentArray> {
         let layout = match model {
@@ -307,6 +351,7 @@ mod tests {
             model => Layout::of_model(Some(model))?,
         };
         let source = Csv::text(text).options(options).documents(layout)?;
+        source.check("the CSV text")?;
         Ok(source.iter().map(|item| item.unwrap().document).collect())
     }
 
@@ -406,7 +451,7 @@ mod tests {
             .iter()
             .map(|Problem { number, .. }| *number)
             .collect();
-        assert_eq!(numbers, [3, 2, 4], "{error}");
+        assert_eq!(numbers, [2, 3, 4], "{error}");
         assert!(error.to_string().contains("missing.png"), "{error}");
         let error = read("a,b,high\n", "bert-base-cased", CsvOptions::new()).unwrap_err();
         assert!(error.to_string().contains("`high`"), "{error}");
@@ -424,5 +469,158 @@ mod tests {
         let documents = read(text, "clip-base-en", CsvOptions::new()).unwrap();
         assert_eq!(documents[0].chunks[0].uri, "https://example.com/a.png");
         assert_eq!(documents[0].chunks[0].content, None);
+    }
+
+    /// What is wrong with each row of a labelled file of texts.
+    fn faults(text: &str, options: CsvOptions) -> Vec<(u64, String)> {
+        let error = read(text, "bert-base-cased", options).unwrap_err();
+        let problems = error.problems().unwrap_or_else(|| panic!("{error}"));
+        let all = problems.problems.iter();
+        all.map(|problem| (problem.number, problem.reason.clone()))
+            .collect()
+    }
+
+    fn labelled() -> CsvOptions {
+        CsvOptions::new().is_labeled(true)
+    }
+
+    fn labels(text: &str) -> Vec<String> {
+        let documents = read(text, "bert-base-cased", labelled()).unwrap();
+        documents
+            .iter()
+            .map(|document| document.label().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn semicolon_files_with_decimal_commas_keep_their_columns() {
+        let text = "a red dress;a long red dress;0,75\r\na shoe;a running shoe;1\r\n";
+        let documents = read(text, "bert-base-cased", CsvOptions::new()).unwrap();
+        let scores: Vec<_> = documents
+            .iter()
+            .map(|d| d.tags[SCORE_TAG].clone())
+            .collect();
+        assert_eq!(scores, ["0.75", "1"]);
+        assert_eq!(documents[0].chunks[1].as_text(), Some("a long red dress"));
+        assert_eq!(
+            labels("Kleid, rot;dress\nSchuh, weiß;shoe\n"),
+            ["dress", "shoe"]
+        );
+    }
+
+    #[test]
+    fn missing_labels_are_told_and_spaces_around_labels_left_out() {
+        let text = "a,dress\nb,\nc,  \nd,nan\ne,NaN\nf,shirt\n";
+        let faults = faults(text, labelled());
+        let lines: Vec<u64> = faults.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [2, 3, 4, 5], "{faults:?}");
+        assert!(
+            faults.iter().all(|(_, reason)| reason.contains("label")),
+            "{faults:?}"
+        );
+        assert_eq!(labels("a,dress\nb, dress\nc,dress \n"), ["dress"; 3]);
+    }
+
+    #[test]
+    fn empty_columns_and_rows_of_a_spreadsheet_are_left_out() {
+        assert_eq!(labels("a,dress,,\nb,shoe,,\n,,,\n,,,\n"), ["dress", "shoe"]);
+        let pairs = |text: &str| read(text, "bert-base-cased", CsvOptions::new()).unwrap();
+        let documents = pairs("a red dress,dress,\na white shoe,shoe,\n");
+        assert_eq!(
+            (documents.len(), documents[1].as_text()),
+            (4, Some("dress"))
+        );
+        // A score that is missing is no empty column.
+        let scored = "a,b,\nc,d,0.5\ne,f,0.1\n";
+        let faults = faults(scored, CsvOptions::new());
+        assert_eq!(faults, [(1, "its score is empty".to_owned())]);
+        let faults = self::faults("a,x\n   \n\nb,y\n", labelled());
+        assert!(faults.len() == 1 && faults[0].0 == 2, "{faults:?}");
+        assert!(faults[0].1.contains("spaces"), "{faults:?}");
+    }
+
+    #[test]
+    fn texts_that_show_nothing_are_told() {
+        let text = "\u{200b}\u{feff},a\n\u{1}\u{2},b\n\u{a0},c\nd,e\n";
+        let faults = faults(text, labelled());
+        let lines: Vec<u64> = faults.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [1, 2, 3], "{faults:?}");
+        let error = read("one\n\u{200b}\n", "synthesis", CsvOptions::new()).unwrap_err();
+        assert_eq!(error.problems().unwrap().problems[0].number, 2, "{error}");
+    }
+
+    #[test]
+    fn errors_show_the_start_of_a_text_alone() {
+        let long = "x".repeat(100_000);
+        for (text, model) in [
+            (format!("a,b,{long}\nc,d,0.1\n"), "bert-base-cased"),
+            (format!("{long}.png,a\nb.png,c\n"), "resnet50"),
+            (format!("a,/{long}.png\n"), "clip-base-en"),
+            (format!("a,\"{long}\n"), "bert-base-cased"),
+        ] {
+            let error = read(&text, model, CsvOptions::new())
+                .unwrap_err()
+                .to_string();
+            assert!(error.len() < 1000, "{} characters", error.len());
+            assert!(error.contains("xxxx"), "{error}");
+        }
+        let options = CsvOptions::new().header(["a", "b"]);
+        let error = read(&format!("{long},b\n"), "bert-base-cased", options).unwrap_err();
+        assert!(error.to_string().len() < 1000);
+    }
+
+    #[test]
+    fn the_picture_is_the_column_that_names_files() {
+        let (_folder, options) = pictures(&["dress.png", "shoe.png"]);
+        let text_of = |text: &str| {
+            let documents = read(text, "clip-base-en", options.clone()).unwrap();
+            let chunks = documents[0].chunks.clone();
+            let text = chunks
+                .iter()
+                .find(|chunk| chunk.modality == "text")
+                .unwrap();
+            text.as_text().unwrap().to_owned()
+        };
+        let note = "Note: a red dress (see http://shop.example/1)";
+        for text in [
+            format!("dress.png,{note}\nshoe.png,a white shoe\n"),
+            format!("{note},dress.png\na white shoe,shoe.png\n"),
+            // The first row alone would say something else.
+            format!("{note},dress.png\nshoe.png,shoe.png\nb,dress.png\n"),
+        ] {
+            assert_eq!(text_of(&text), note);
+        }
+        let text = "dress.png,http://shop.example\nshoe.png,dresses/summer\n";
+        assert_eq!(text_of(text), "http://shop.example");
+    }
+
+    #[test]
+    fn rows_of_another_machine_are_refused_each_with_its_line() {
+        let (_folder, options) = pictures(&["up.png"]);
+        let text = "pics\\red shoe.png,a\nC:\\Users\\a.png,b\nC:/Users/a.png,c\n\
+                    file:///C:/Users/a.png,d\n~/pics/a.png,e\n./up.png,f\nfile://nas/a.png,g\n";
+        let error = read(text, "clip-base-en", options).unwrap_err();
+        let problems = &error.problems().unwrap().problems;
+        let lines: Vec<u64> = problems.iter().map(|problem| problem.number).collect();
+        assert_eq!(lines, [1, 2, 3, 4, 5, 7], "{error}");
+    }
+
+    #[test]
+    fn a_file_is_read_as_its_documents_are_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.csv");
+        std::fs::write(&path, "a,x\nb,y\n".repeat(20_000)).unwrap();
+        let layout = Layout::of_model(Some("bert-base-cased")).unwrap();
+        let csv = Csv::path(&path).options(labelled());
+        let source = csv.documents(layout).unwrap();
+        let mut items = source.iter();
+        assert!(items.next().unwrap().is_ok());
+        // What is behind the part that was read is not in memory.
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(0).unwrap();
+        let read = items.count();
+        assert!(read < 39_000, "{read} documents were in memory");
+        let error = source.check("train_data").err().unwrap();
+        assert!(error.is_data(), "{error}");
     }
 }

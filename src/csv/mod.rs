@@ -9,26 +9,42 @@
 //! | any (for `synthesize`) | every cell is a text |
 //!
 //! There is no header row unless one is asked for.
+//!
+//! A file is read from its start each time that its documents are needed, once
+//! to check them and once for each attempt to send them, with a few rows in
+//! memory: [`records`] reads rows, [`columns`] decides what they hold, [`layout`]
+//! makes documents of them. Pairs keep 24 bytes for each different item.
 
+mod chars;
+mod columns;
 mod dialect;
 mod layout;
 mod mesh;
 #[cfg(test)]
 mod python;
 mod read;
+mod records;
 
 use std::{
-    io::Read,
+    io::{Cursor, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use crate::{DocumentSource, Error, Result};
 
+pub(crate) use columns::Layout;
 pub use dialect::Dialect;
-pub(crate) use layout::Layout;
 
 /// A CSV file, or text in its form.
+///
+/// A row that can't be used is an error with its line, and so is a quote that is
+/// not closed in its row. What may be meant is a warning through `tracing`: a
+/// first row that looks like a header, columns that could be separated
+/// otherwise, labels with spaces around them.
+///
+/// The pictures and meshes that it names are uploaded when it is pushed. Before
+/// pushing a file that somebody else has written, look at the paths in it.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -130,17 +146,28 @@ impl Csv {
         }
     }
 
-    fn bytes(&self) -> Result<Vec<u8>> {
-        match &self.input {
-            Input::Path(path) => std::fs::read(path).map_err(|e| Error::file(path, e)),
-            Input::Bytes(bytes) => Ok(bytes.to_vec()),
-        }
+    /// Opens it at its start.
+    fn open(&self) -> Result<Box<dyn Read + Send>> {
+        Ok(match &self.input {
+            Input::Path(path) => {
+                Box::new(std::fs::File::open(path).map_err(|e| Error::file(path, e))?)
+            }
+            Input::Bytes(bytes) => Box::new(Cursor::new(Arc::clone(bytes))),
+        })
     }
 
-    /// Reads the file for a model of this kind. Blocks.
-    pub(crate) fn documents(&self, layout: Layout) -> Result<DocumentSource> {
-        let rows = read::rows(&self.name(), &self.bytes()?, &self.options)?;
-        layout.documents(&self.name(), &rows, &self.options)
+    /// The documents of the file for a model of this kind. It is read each time
+    /// that they are asked for. Blocks.
+    pub(crate) fn documents(mut self, layout: Layout) -> Result<DocumentSource> {
+        // What can be read only once, such as a pipe.
+        if let Input::Path(path) = &self.input {
+            let about = std::fs::metadata(path).map_err(|e| Error::file(path, e))?;
+            if !about.is_file() {
+                let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
+                self.input = Input::Bytes(bytes.into());
+            }
+        }
+        layout::documents(self, &layout)
     }
 }
 

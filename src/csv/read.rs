@@ -1,162 +1,306 @@
-//! From bytes to rows: the encoding, the byte order mark, the dialect, the
-//! header, the draw.
+//! From a file to rows: the sample that decides how it is read, the header, the
+//! draw.
 
-use csv::{ReaderBuilder, StringRecord};
-use encoding_rs::Encoding;
+use std::io::{BufReader, Read};
 
-use super::{CsvOptions, dialect::Rules};
-use crate::{Error, Result, data::Problems};
+use finetuner_protocol::text::{cut, start_of};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-/// A row, and where it stands in the file, counted from 1.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row {
-    pub(super) number: u64,
-    pub(super) cells: Vec<String>,
+use super::{
+    Csv,
+    chars::{Broken as BrokenChars, Chars, Charset, looks_like_utf16},
+    dialect::{self, Dialect, Guess, Rules},
+    records::{Broken, MAX_CELL, Record, Records},
+};
+use crate::{
+    Error, Result,
+    data::{Fault, Problem},
+};
+
+/// Bytes that are looked at before the file is read.
+const SAMPLE: usize = 64 << 10;
+/// Characters from which the dialect is guessed.
+const GUESSED: usize = 4096;
+
+/// How a file is read, decided from its start.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) csv: Csv,
+    charset: Charset,
+    pub(super) rules: Rules,
+    /// The first line says what the delimiter is, and is no row.
+    has_hint: bool,
+    /// Decides which rows are drawn: the same ones each time.
+    seed: u64,
+    /// The first rows, without a header.
+    pub(super) sample: Vec<Record>,
 }
 
-/// All rows that are wanted.
-pub(super) fn rows(name: &str, bytes: &[u8], options: &CsvOptions) -> Result<Vec<Row>> {
-    if let Some(rate) = options.sampling_rate
-        && !(0.0..=1.0).contains(&rate)
-    {
-        return Err(Error::setup(format!(
-            "`sampling_rate` is {rate}: from 0 to 1 is allowed"
-        )));
-    }
-    let text = decode(name, bytes, &options.encoding)?;
-    let rules = options.dialect.rules(&text);
-    let mut problems = Problems::new(name);
-    let mut rows = Vec::new();
-    let mut header = options.header.as_ref();
-    for record in records(&text, rules) {
-        let record = record.map_err(|e| Error::setup(format!("{name}: {e}")))?;
-        let number = record.position().map_or(0, csv::Position::line);
-        let cells: Vec<String> = record.iter().map(str::to_owned).collect();
-        if let Some(names) = header.take() {
-            if *names != cells {
-                let (found, wanted) = (cells.join(", "), names.join(", "));
-                problems.add(number, format!("the header is `{found}`, not `{wanted}`"));
-            }
-            continue;
-        }
-        if options
-            .sampling_rate
-            .is_some_and(|rate| rand::random::<f64>() >= rate)
+impl Reading {
+    pub(super) fn new(csv: Csv) -> Result<Self> {
+        let options = &csv.options;
+        if let Some(rate) = options.sampling_rate
+            && !(0.0..=1.0).contains(&rate)
         {
-            continue;
+            return Err(Error::invalid(
+                "sampling_rate",
+                rate,
+                "from 0 to 1 is allowed",
+            ));
         }
-        if options.size.is_some_and(|size| rows.len() >= size) {
-            break;
+        let charset = Charset::find(&options.encoding)?;
+        let (bytes, is_whole) = start(&csv)?;
+        if let Some(encoding) = looks_like_utf16(&bytes)
+            && matches!(charset, Charset::Web(known) if known == encoding_rs::UTF_8)
+        {
+            let reason = format!(
+                "every second byte is 0, as in {encoding}: say so with `CsvOptions::encoding(\
+                 \"{encoding}\")`"
+            );
+            return Err(Error::rows(&csv.name(), 1, reason));
         }
-        rows.push(Row { number, cells });
-    }
-    problems.into_result()?;
-    if rows.is_empty() {
-        let mut problems = Problems::new(name);
-        problems.add(0, "CSV file not exist or is empty: there are no rows in it");
-        problems.into_result()?;
-    }
-    Ok(rows)
-}
-
-/// The rows of a text. Empty lines are none.
-pub(super) fn records(
-    text: &str,
-    rules: Rules,
-) -> impl Iterator<Item = Result<StringRecord, csv::Error>> {
-    let text = if rules.skip_initial_space {
-        without_initial_spaces(text, rules)
-    } else {
-        text.to_owned()
-    };
-    ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .delimiter(rules.delimiter)
-        .quote(rules.quote)
-        .double_quote(rules.escape.is_none())
-        .escape(rules.escape)
-        .from_reader(std::io::Cursor::new(text))
-        .into_records()
-}
-
-/// Takes away the spaces behind delimiters, outside of quotes.
-fn without_initial_spaces(text: &str, rules: Rules) -> String {
-    let (delimiter, quote) = (rules.delimiter as char, rules.quote as char);
-    let mut out = String::with_capacity(text.len());
-    let (mut quoted, mut at_start) = (false, true);
-    for c in text.chars() {
-        if at_start && c == ' ' {
-            continue;
-        }
-        if c == quote {
-            quoted = !quoted;
-        }
-        at_start = !quoted && (c == delimiter || c == '\n');
-        out.push(c);
-    }
-    out
-}
-
-fn decode(name: &str, bytes: &[u8], encoding: &str) -> Result<String> {
-    // Python's names, as the web spells them.
-    let label = encoding.trim().to_ascii_lowercase().replace('_', "-");
-    let label = match label.as_str() {
-        "latin-1" | "latin" | "iso8859-1" => "latin1",
-        "utf-8-sig" | "utf8" => "utf-8",
-        "utf-32" => "unsupported",
-        other => other,
-    };
-    let known = Encoding::for_label(label.as_bytes()).ok_or_else(|| {
-        Error::setup(format!(
-            "`encoding` is `{encoding}`: utf-8, utf-16, latin-1 and the other encodings of the \
-             web are known"
-        ))
-    })?;
-    let (text, used, broken) = known.decode(bytes);
-    if broken {
-        let line = text[..text.find('\u{fffd}').unwrap_or(0)]
-            .matches('\n')
-            .count()
-            + 1;
-        let mut problems = Problems::new(name);
-        problems.add(
-            line as u64,
-            format!(
-                "it is not {}: say what it is with `CsvOptions::encoding`, such as `latin-1`",
-                used.name()
-            ),
+        let text: String = Chars::new(bytes.as_slice(), charset)
+            .map_while(std::result::Result::ok)
+            .collect();
+        // The last row may be cut.
+        let text = match is_whole {
+            true => text.as_str(),
+            false => whole_rows(&text, text.len()),
+        };
+        let hint = dialect::hint(
+            text.split_inclusive(['\n', '\r'])
+                .next()
+                .unwrap_or_default(),
         );
-        problems.into_result()?;
+        let rows = match hint {
+            Some(_) => text.split_once(['\n', '\r']).map_or("", |(_, rest)| rest),
+            None => text,
+        };
+        let Guess { mut rules, rival } = options.dialect.rules(whole_rows(rows, GUESSED));
+        if let (Some(delimiter), Dialect::Auto) = (hint, options.dialect) {
+            rules.delimiter = delimiter;
+        } else if let Some(rival) = rival {
+            tracing::warn!(
+                file = %start_of(&csv.name()),
+                "columns may be separated by `{}` or by `{}`; `{0}` is taken. Set \
+                 `CsvOptions::dialect` to decide",
+                char::from(rules.delimiter),
+                char::from(rival)
+            );
+        }
+        let sample = Records::new(whole_rows(rows, SAMPLE).chars().map(Ok), rules);
+        let header = usize::from(options.header.is_some());
+        let sample = sample
+            .map_while(std::result::Result::ok)
+            .skip(header)
+            .collect();
+        Ok(Self {
+            charset,
+            rules,
+            has_hint: hint.is_some(),
+            seed: rand::random(),
+            sample,
+            csv,
+        })
     }
-    Ok(text.into_owned())
+
+    /// Reads the rows from the start.
+    pub(super) fn rows(&self) -> Result<Rows> {
+        let chars = Chars::new(BufReader::new(self.csv.open()?), self.charset);
+        let options = &self.csv.options;
+        let mut records = Records::new(chars, self.rules);
+        if self.has_hint {
+            records.skip_line();
+        }
+        Ok(Rows {
+            records,
+            name: self.csv.name(),
+            header: options.header.clone(),
+            draw: options
+                .sampling_rate
+                .map(|rate| (rate, StdRng::seed_from_u64(self.seed))),
+            left: options.size.unwrap_or(usize::MAX),
+            given: 0,
+            ended: false,
+        })
+    }
+}
+
+/// The first bytes of a file, with one whole row where it is not too long, and
+/// whether they are all.
+fn start(csv: &Csv) -> Result<(Vec<u8>, bool)> {
+    let failed = |e| Error::file(std::path::Path::new(&csv.name()), e);
+    let mut from = csv.open()?;
+    let mut bytes = Vec::new();
+    loop {
+        let wanted = SAMPLE.max(bytes.len());
+        let read = from.by_ref().take(wanted as u64).read_to_end(&mut bytes);
+        if read.map_err(failed)? < wanted {
+            return Ok((bytes, true));
+        }
+        if bytes.contains(&b'\n') || bytes.contains(&b'\r') || bytes.len() > MAX_CELL {
+            return Ok((bytes, false));
+        }
+    }
+}
+
+/// Whole rows from the start of a text that is longer: at least one.
+fn whole_rows(text: &str, limit: usize) -> &str {
+    if text.len() < limit {
+        return text;
+    }
+    let start = cut(text, limit);
+    let end = start
+        .rfind(['\n', '\r'])
+        .or_else(|| text.find(['\n', '\r']));
+    end.map_or(text, |end| &text[..=end])
+}
+
+/// The rows of a file that are wanted, one after the other.
+pub(super) struct Rows {
+    records: Records<Chars<BufReader<Box<dyn Read + Send>>>>,
+    name: String,
+    header: Option<Vec<String>>,
+    draw: Option<(f64, StdRng)>,
+    left: usize,
+    given: u64,
+    ended: bool,
+}
+
+impl Rows {
+    fn read(&mut self) -> Result<Option<Record>, Fault> {
+        loop {
+            let record = match self.records.next() {
+                None if self.given == 0 => {
+                    let reason = "CSV file not exist or is empty: there are no rows in it";
+                    return Err(row(0, reason));
+                }
+                None => return Ok(None),
+                Some(record) => record.map_err(|broken| self.fault(broken))?,
+            };
+            if let Some(names) = self.header.take() {
+                let found: Vec<&str> = record.cells.iter().map(|cell| cell.trim()).collect();
+                let wanted: Vec<&str> = names.iter().map(|name| name.trim()).collect();
+                if found != wanted {
+                    let (found, wanted) = (found.join(", "), wanted.join(", "));
+                    let (found, wanted) = (start_of(&found), start_of(&wanted));
+                    let reason = format!("the header is `{found}`, not `{wanted}`");
+                    self.given += 1;
+                    return Err(row(record.line, reason));
+                }
+                continue;
+            }
+            if let Some((rate, random)) = &mut self.draw
+                && random.random::<f64>() >= *rate
+            {
+                continue;
+            }
+            if self.left == 0 {
+                self.ended = true;
+                return Ok(None);
+            }
+            self.left -= 1;
+            self.given += 1;
+            return Ok(Some(record));
+        }
+    }
+
+    /// What ends the reading.
+    fn fault(&self, broken: Broken) -> Fault {
+        match broken {
+            Broken::Line(line, reason) => Fault::End(Error::rows(&self.name, line, reason)),
+            Broken::Chars(line, BrokenChars::Encoding(name)) => {
+                let reason = format!(
+                    "it is not {name}: say what it is with `CsvOptions::encoding`, such as \
+                     `latin-1`"
+                );
+                Fault::End(Error::rows(&self.name, line, reason))
+            }
+            Broken::Chars(_, BrokenChars::Io(error)) => {
+                Fault::End(Error::file(std::path::Path::new(&self.name), error))
+            }
+        }
+    }
+}
+
+/// A row that can't be used.
+pub(super) fn row(number: u64, reason: impl Into<String>) -> Fault {
+    let reason = reason.into();
+    Fault::Row(Problem { number, reason })
+}
+
+impl Iterator for Rows {
+    type Item = Result<Record, Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let read = self.read();
+        // A wrong header is told with what is wrong with the rows.
+        self.ended |= match &read {
+            Ok(record) => record.is_none(),
+            Err(Fault::Row(problem)) => problem.number == 0,
+            Err(Fault::End(_)) => true,
+        };
+        read.transpose()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Dialect;
+    use crate::CsvOptions;
+
+    fn rows(bytes: &[u8], options: &CsvOptions) -> Result<Vec<Record>, Error> {
+        let csv = Csv::reader(bytes)?.options(options.clone());
+        let rows = Reading::new(csv)?.rows()?;
+        let error = |fault| match fault {
+            Fault::Row(problem) => Error::row(problem.number, problem.reason),
+            Fault::End(error) => error,
+        };
+        rows.map(|row| row.map_err(error)).collect()
+    }
 
     fn read(bytes: &[u8], options: &CsvOptions) -> Vec<Vec<String>> {
-        let rows = rows("x.csv", bytes, options).unwrap();
+        let rows = rows(bytes, options).unwrap();
         rows.into_iter().map(|row| row.cells).collect()
+    }
+
+    fn lines(text: &str) -> Vec<u64> {
+        let rows = rows(text.as_bytes(), &CsvOptions::new()).unwrap();
+        rows.into_iter().map(|row| row.line).collect()
+    }
+
+    /// The line and the reason of what ends the reading.
+    fn broken(bytes: &[u8]) -> (u64, String) {
+        let error = rows(bytes, &CsvOptions::new()).unwrap_err();
+        let problem = error
+            .problems()
+            .unwrap_or_else(|| panic!("{error}"))
+            .problems[0]
+            .clone();
+        (problem.number, problem.reason)
     }
 
     #[test]
     fn every_common_encoding_and_line_end_gives_the_same_rows() {
         let text = "größe,€ 5\r\nb,\"c, d\"\r\n";
         let rows = [["größe", "€ 5"], ["b", "c, d"]];
-        let utf16 = |to: fn(u16) -> [u8; 2], mark: [u8; 2]| {
+        let utf16 = |to: fn(u16) -> [u8; 2], mark: &[u8]| {
             let units = text.encode_utf16().flat_map(to);
-            mark.into_iter().chain(units).collect::<Vec<u8>>()
+            mark.iter().copied().chain(units).collect::<Vec<u8>>()
         };
         let options = CsvOptions::new();
         let with_mark = [b"\xef\xbb\xbf", text.as_bytes()].concat();
         assert_eq!(read(text.as_bytes(), &options), rows);
         assert_eq!(read(text.replace('\r', "").as_bytes(), &options), rows);
+        assert_eq!(read(text.replace('\n', "").as_bytes(), &options), rows);
         assert_eq!(read(&with_mark, &options), rows);
-        assert_eq!(read(&utf16(u16::to_le_bytes, [0xff, 0xfe]), &options), rows);
-        assert_eq!(read(&utf16(u16::to_be_bytes, [0xfe, 0xff]), &options), rows);
+        assert_eq!(read(&utf16(u16::to_le_bytes, b"\xff\xfe"), &options), rows);
+        assert_eq!(read(&utf16(u16::to_be_bytes, b"\xfe\xff"), &options), rows);
+        let unmarked = CsvOptions::new().encoding("utf_16_le");
+        assert_eq!(read(&utf16(u16::to_le_bytes, b""), &unmarked), rows);
         let latin = b"gr\xf6\xdfe,b\n";
         let options = CsvOptions::new().encoding("latin-1");
         assert_eq!(read(latin, &options), [["größe", "b"]]);
@@ -164,24 +308,30 @@ mod tests {
 
     #[test]
     fn a_wrong_encoding_is_told_with_its_line() {
-        let error = rows("x.csv", b"a,b\ngr\xf6\xdfe,b\n", &CsvOptions::new()).unwrap_err();
-        assert!(error.is_data(), "{error}");
-        assert_eq!(error.problems().unwrap().problems[0].number, 2);
-        assert!(error.to_string().contains("latin-1"), "{error}");
-        let options = CsvOptions::new().encoding("klingon");
-        assert!(
-            rows("x", b"a", &options)
-                .unwrap_err()
-                .to_string()
-                .contains("klingon")
-        );
+        assert_eq!(broken(b"a,b\ngr\xf6\xdfe,b\n").0, 2);
+        assert!(broken(b"a,b\ngr\xf6\xdfe,b\n").1.contains("latin-1"));
+        // A good U+FFFD is no fault, and line ends of two characters are one.
+        let text = "an old \u{fffd} sign,a\r\nfine,b\r\n".as_bytes();
+        assert_eq!(broken(&[text, b"gr\xf6\xdfe,c\r\n"].concat()).0, 3);
+        let unmarked: Vec<u8> = "red,dress\n"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let (line, reason) = broken(&unmarked);
+        assert!(line == 1 && reason.contains("utf-16le"), "{reason}");
+        let error = rows(b"a", &CsvOptions::new().encoding("klingon")).unwrap_err();
+        assert!(error.to_string().contains("klingon"), "{error}");
     }
 
     #[test]
     fn a_header_is_skipped_where_it_is_the_one_that_was_said() {
         let options = CsvOptions::new().header(["image", "title"]);
         assert_eq!(read(b"image,title\na,b\n", &options), [["a", "b"]]);
-        let error = rows("x.csv", b"picture,title\na,b\n", &options).unwrap_err();
+        assert_eq!(
+            read(b"\xef\xbb\xbf\"image\",\"title\"\r\na,b\n", &options),
+            [["a", "b"]]
+        );
+        let error = rows(b"picture,title\na,b\n", &options).unwrap_err();
         assert!(
             error
                 .to_string()
@@ -191,31 +341,106 @@ mod tests {
     }
 
     #[test]
-    fn as_many_rows_as_are_wanted() {
-        let text = "a,b\n".repeat(1000);
-        let count = |options: CsvOptions| rows("x", text.as_bytes(), &options).unwrap().len();
+    fn excels_hint_is_no_row() {
+        let options = CsvOptions::new();
+        let rows = [["a red dress", "dress"], ["a, b", "shoe"]];
+        assert_eq!(
+            read(b"sep=;\r\na red dress;dress\r\na, b;shoe\r\n", &options),
+            rows
+        );
+        assert_eq!(lines("sep=;\r\na;b\r\nc;d\r\n"), [2, 3]);
+        let options = CsvOptions::new().header(["a", "b"]);
+        assert_eq!(
+            read(b"\xef\xbb\xbfsep=\t\na\tb\nc\td\n", &options),
+            [["c", "d"]]
+        );
+    }
+
+    #[test]
+    fn as_many_rows_as_are_wanted_and_the_same_ones_again() {
+        let text: String = (0..1000).map(|n| format!("a{n},b\n")).collect();
+        let count = |options: CsvOptions| rows(text.as_bytes(), &options).unwrap().len();
         assert_eq!(count(CsvOptions::new()), 1000);
         assert_eq!(count(CsvOptions::new().size(7)), 7);
-        let half = count(CsvOptions::new().sampling_rate(0.5));
-        assert!((350..650).contains(&half), "{half}");
+        let half = CsvOptions::new().sampling_rate(0.5);
+        assert!((350..650).contains(&count(half.clone())));
+        let reading = Reading::new(Csv::text(&text).options(half)).unwrap();
+        let drawn = || {
+            reading
+                .rows()
+                .unwrap()
+                .map(|row| row.unwrap().line)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(drawn(), drawn());
         for bytes in [&b""[..], b"\n\n", b"\xef\xbb\xbf"] {
-            assert!(rows("x", bytes, &CsvOptions::new()).unwrap_err().is_data());
+            assert!(rows(bytes, &CsvOptions::new()).unwrap_err().is_data());
         }
-        let options = CsvOptions::new().sampling_rate(2.0);
-        assert!(rows("x", b"a", &options).is_err());
+        for rate in [2.0, -0.1, f64::NAN] {
+            let error = rows(b"a", &CsvOptions::new().sampling_rate(rate)).unwrap_err();
+            assert!(error.is_invalid() && !error.is_data(), "{error:?}");
+            assert!(error.to_string().contains("sampling_rate"), "{error}");
+        }
     }
 
     #[test]
     fn spaces_and_quotes_are_as_the_dialect_says() {
-        let dialect = |escape, skip_initial_space| Dialect::Custom {
-            delimiter: b';',
-            quote: b'\'',
-            escape,
-            skip_initial_space,
+        let dialect = |escape, skip_initial_space| {
+            CsvOptions::new().dialect(Dialect::Custom {
+                delimiter: b';',
+                quote: b'\'',
+                escape,
+                skip_initial_space,
+            })
         };
-        let options = CsvOptions::new().dialect(dialect(None, true));
-        assert_eq!(read(b"a; 'b; ''c'''\n", &options), [["a", "b; 'c'"]]);
-        let options = CsvOptions::new().dialect(dialect(Some(b'\\'), false));
-        assert_eq!(read(b"a;'b\\'c'\n", &options), [["a", "b'c"]]);
+        assert_eq!(
+            read(b"a; 'b; ''c'''\n", &dialect(None, true)),
+            [["a", "b; 'c'"]]
+        );
+        let escaped = dialect(Some(b'\\'), false);
+        assert_eq!(read(b"a;'b\\'c'\n", &escaped), [["a", "b'c"]]);
+        // As Python's `csv` reads them: an escaped quote opens and closes nothing.
+        let both = dialect(Some(b'\\'), true);
+        assert_eq!(
+            read(b"a; 'b\\'; c';  d\n  e\\;f; g\\' h;i\n", &both),
+            [["a", "b'; c", "d"], ["e;f", "g' h", "i"]]
+        );
+    }
+
+    #[test]
+    fn lines_are_those_of_the_file() {
+        assert_eq!(lines("a,x\r\nb,y\r\n\r\nc,z"), [1, 2, 4]);
+        assert_eq!(lines("a,x\rb,y\r\rc,z\r"), [1, 2, 4]);
+        assert_eq!(lines("\n\na,x\n\n\nb,y\n"), [3, 6]);
+        assert_eq!(
+            lines("\"a\r\nb\",x\r\n\"c\n\nd\",y\r\n\"e\",z\r\n"),
+            [1, 3, 6]
+        );
+        assert_eq!(lines("a\u{2028}b,x\nc\u{b}d\u{85},y\n"), [1, 2]);
+        let long = format!("{},x\nb,y\n", "word ".repeat(60_000));
+        assert_eq!(lines(&long), [1, 2]);
+    }
+
+    #[test]
+    fn a_quote_that_swallows_rows_is_told_with_its_line() {
+        let rows: String = (0..3000).map(|n| format!("text {n},label\n")).collect();
+        // To the end of the file, to the next quote, and to one that closes it.
+        for end in ["", "\"a, b\",label\n", "five inches 5\",label\n"] {
+            let text = format!("a,b\n\"a red dress,dress\n{rows}{end}");
+            let (line, reason) = broken(text.as_bytes());
+            assert_eq!(line, 2, "{reason}");
+            assert!(
+                reason.contains("quote") && reason.contains("a red dress"),
+                "{reason}"
+            );
+            assert!(reason.len() < 400, "{reason}");
+        }
+        // A long text of a page is one cell.
+        let page = format!(
+            "\"{}\",page\nb,c\n",
+            "a line, of two, commas\n".repeat(3000)
+        );
+        assert_eq!(read(page.as_bytes(), &CsvOptions::new()).len(), 2);
+        assert_eq!(read(b"\"a\" b,c\n", &CsvOptions::new()), [["a b", "c"]]);
     }
 }

@@ -21,7 +21,6 @@ pub(crate) struct Numbered {
 #[derive(Debug)]
 pub(crate) enum Fault {
     /// This row can't be used. Others may follow.
-    #[allow(dead_code)]
     Row(Problem),
     /// The source can't go on.
     End(Error),
@@ -54,6 +53,8 @@ pub(crate) type Items = Box<dyn Iterator<Item = Item> + Send>;
 pub struct DocumentSource {
     make: Arc<dyn Fn() -> Items + Send + Sync>,
     files: Files,
+    /// The file that the documents are read from, for errors.
+    name: Option<Arc<str>>,
 }
 
 /// Of which documents the local files are read.
@@ -132,6 +133,7 @@ impl DocumentSource {
         Self {
             make: Arc::new(move || Box::new(make())),
             files: Files::Own,
+            name: None,
         }
     }
 
@@ -175,6 +177,12 @@ impl DocumentSource {
         self
     }
 
+    /// Names the file that the documents are read from.
+    pub(crate) fn named(mut self, name: String) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
     pub(crate) fn of_array(documents: Arc<DocumentArray>) -> Self {
         Self::new(move || {
             let documents = Arc::clone(&documents);
@@ -194,7 +202,7 @@ impl DocumentSource {
     /// they are.
     pub(crate) fn check(&self, data: &str) -> Result<Checked> {
         let mut checked = Checked::default();
-        let mut problems = Problems::new(data);
+        let mut problems = Problems::new(self.name.as_deref().unwrap_or(data));
         let mut is_empty = true;
         for item in self.iter() {
             is_empty = false;

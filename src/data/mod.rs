@@ -23,6 +23,7 @@ use crate::{Error, Finetuner, List, Result, transport::Call};
 pub(crate) use check::local_path;
 pub use check::{MAX_PROBLEMS, Problem, Problems};
 pub use documents::DocumentSource;
+pub(crate) use documents::{Fault, Item, Numbered};
 pub(crate) use download::{Expected, download};
 pub use pull::{DocumentStream, Pull};
 pub use push::Push;
