@@ -1,9 +1,24 @@
-"""Kills the server, then its workers, at random moments, while somebody uploads,
-submits and follows runs. In the end nothing is lost that was answered with yes:
-every upload is there as it was sent, every run has ended well, once, and with
-the losses of one that nobody disturbed; `finetuner-server check` finds no fault.
+"""Disturbs a server and its workers at random moments, while somebody uploads,
+submits and follows runs:
 
-    python scripts/kill_server.py [--kills 50] [--seed 1]
+    server      the server is killed
+    worker      its workers are killed
+    interrupt   Ctrl-C in its terminal: SIGINT to its process group
+    freeze      a worker stands still for longer than its lease
+    clock       the machine's clock is set forward or back by up to a day
+    outage      no worker can be started
+    disk        the disk of the data is full, during uploads and checkpoints
+    s3          the store is an S3 that stalls and resets connections
+
+In the end nothing is lost that was answered with yes: every upload is there as
+it was sent, every run has ended well, once, and with the losses of one that
+nobody disturbed; `finetuner-server check` finds no fault. Where no worker is
+killed, no run has lost one.
+
+    python scripts/kill_server.py [--rounds 7] [--seed 1] [--only disk] [--binary PATH]
+
+Root is needed, for a small disk in a mount namespace of the script's own, and a
+C compiler, for the clock.
 """
 
 import argparse
@@ -14,8 +29,10 @@ import random
 import shutil
 import signal
 import socket
+import sqlite3
 import struct
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -25,8 +42,11 @@ import uuid
 import zlib
 from pathlib import Path
 
+from s3_stand_in import StandIn
+
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+LEASE = 3
 DATA = ROOT / "datasets/emoji-clip"
 PAIRS, EPOCHS = 24, 6
 
@@ -54,43 +74,103 @@ def documents():
     return b"\x01" + struct.pack(">Q", PAIRS) + frames
 
 
+# Moves the clock on the wall for a program that is started with it.
+CLOCK = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+static long moved(void) {
+    char text[32] = {0};
+    int file = open(getenv("MOVED_CLOCK"), O_RDONLY);
+    if (file < 0) return 0;
+    if (read(file, text, sizeof text - 1) < 0) text[0] = 0;
+    close(file);
+    return atol(text);
+}
+int clock_gettime(clockid_t id, struct timespec *now) {
+    int result = syscall(SYS_clock_gettime, id, now);
+    if (id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE) now->tv_sec += moved();
+    return result;
+}
+int gettimeofday(struct timeval *now, void *zone) {
+    int result = syscall(SYS_gettimeofday, now, zone);
+    now->tv_sec += moved();
+    return result;
+}
+time_t time(time_t *out) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (out) *out = now.tv_sec;
+    return now.tv_sec;
+}
+"""
+
+
 class Server:
-    def __init__(self, folder):
-        self.folder, self.token, self.kills = folder, None, 0
+    def __init__(self, folder, binary, options=(), environment=None):
+        self.folder, self.token = Path(folder), None
+        self.data = self.folder / "data"
+        self.data.mkdir(exist_ok=True)
+        # A copy of its own, which can be made impossible to start.
+        self.binary = self.folder / "finetuner-server"
+        shutil.copy(binary, self.binary)
+        self.options, self.environment = list(options), dict(os.environ, **(environment or {}))
+        self.environment["TMPDIR"] = str(self.folder)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
-        self.lock = threading.Lock()
         self.start()
 
     def start(self):
         self.process = subprocess.Popen(
-            [TARGET / "finetuner-server", "serve", "--address", self.url.split("//")[1], "--data",
-             f"{self.folder}/data", "--checkpoint-every", "0.3", "--lease", "3", "--attempts", "1000"],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            [self.binary, "serve", "--address", self.url.split("//")[1], "--data", self.data,
+             "--checkpoint-every", "0.3", "--lease", str(LEASE), "--attempts", "20", *self.options],
+            stdout=subprocess.PIPE, stderr=open(self.folder / "log", "ab"), text=True, env=self.environment,
+            start_new_session=True)
         for line in self.process.stdout:
             if line.startswith("Token"):
                 self.token = line.split()[-1]
             if line.startswith("Console"):
                 return
-        raise SystemExit("the server does not start")
+        raise SystemExit("the server does not start: " + (self.folder / "log").read_text()[-2000:])
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
         self.start()
 
+    def interrupt(self):
+        os.killpg(self.process.pid, signal.SIGINT)
+        assert self.process.wait() == 0, "it does not end in order"
+        self.start()
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
     def workers(self):
+        database = sqlite3.connect(self.data / "finetuner.sqlite", timeout=20)
+        port = database.execute("SELECT value FROM settings WHERE name = 'worker port'").fetchone()[0]
+        database.close()
+        url = f"FINETUNER_WORKER_URL=http://127.0.0.1:{int.from_bytes(port, 'big')}"
         found = []
         for process in Path("/proc").iterdir():
             try:
                 if (b"worker" in (process / "cmdline").read_bytes().split(b"\0")
-                        and f"FINETUNER_WORKER_URL={self.url}".encode()
-                        in (process / "environ").read_bytes().split(b"\0")):
+                        and url.encode() in (process / "environ").read_bytes().split(b"\0")):
                     found.append(int(process.name))
             except (OSError, ValueError):
                 pass
         return found
+
+    def some_workers(self):
+        while not (workers := self.workers()):
+            time.sleep(0.05)
+        return workers
 
     def call(self, method, path, body=None, kind="application/json", key=None, again=True):
         """Asks until there is an answer; one that is lost may have been yes."""
@@ -100,7 +180,7 @@ class Server:
                 headers["Idempotency-Key"] = key
             request = urllib.request.Request(self.url + path, body, headers, method=method)
             try:
-                with urllib.request.urlopen(request, timeout=20) as answer:
+                with urllib.request.urlopen(request, timeout=60) as answer:
                     return answer.read()
             except urllib.error.HTTPError as error:
                 if error.code < 500:
@@ -139,91 +219,235 @@ class Server:
         points = self.json("GET", f"/api/v1/experiments/e/runs/{name}/history")
         return [(p["epoch"], p["step"], p["loss"]) for p in points if p["kind"] == "step"]
 
+    def has_ended(self, run):
+        return self.json("GET", f"/api/v1/experiments/e/runs/{run}/status")["status"] in ("FINISHED", "FAILED")
 
-def disturb(server, kills, what, draw):
-    """Kills at random, while others work."""
-    uploads, runs, done = {}, [], threading.Event()
 
-    def work():
-        n = 0
-        while not done.is_set():
-            n += 1
-            content = draw.randbytes(draw.randrange(1, 3 << 20))
-            name = f"{what}-{n}"
-            # One that got no answer may be there or not.
-            if server.upload(name, content, again=False):
-                uploads[name] = hashlib.sha256(content).hexdigest()
-            if n % 4 == 1:
-                run = f"{what}-run-{n}"
-                server.submit(run)
-                runs.append(run)
-            time.sleep(draw.random() * 0.3)
-    worker = threading.Thread(target=work)
+def signal_all(workers, number):
+    for pid in workers:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            pass
+
+
+class Disturbance:
+    """One kind of disturbance, round after round."""
+
+    def __init__(self, kind, folder, draw, s3=None):
+        self.kind, self.folder, self.draw, self.s3_store = kind, folder, draw, s3
+
+    def round(self, server):
+        time.sleep(self.draw.random() * 2)
+        getattr(self, self.kind)(server)
+
+    def server(self, server):
+        server.kill()
+
+    def worker(self, server):
+        signal_all(server.some_workers(), signal.SIGKILL)
+
+    def interrupt(self, server):
+        server.some_workers()
+        server.interrupt()
+
+    def freeze(self, server):
+        workers = server.some_workers()
+        signal_all(workers, signal.SIGSTOP)
+        time.sleep(LEASE + 1 + self.draw.random())
+        signal_all(workers, signal.SIGCONT)
+
+    def clock(self, server):
+        server.some_workers()
+        moved = self.draw.choice([30, 3600, 86400, -30, -3600, -86400, 0])
+        (self.folder / "moved").write_text(str(moved))
+        time.sleep(1.5)
+
+    def outage(self, server):
+        mode = server.binary.stat().st_mode
+        server.binary.chmod(0)
+        time.sleep(2 + self.draw.random() * 2)
+        server.binary.chmod(mode)
+
+    def disk(self, server):
+        server.some_workers()
+        ballast = server.data / "ballast"
+        try:
+            with open(ballast, "wb") as file:
+                while True:
+                    file.write(bytes(1 << 16))
+                    file.flush()
+        except OSError:
+            pass
+        time.sleep(2 + self.draw.random() * 2)
+        ballast.unlink()
+
+    def s3(self, server):
+        server.some_workers()
+        self.s3_store.faults = 0.3
+        time.sleep(2 + self.draw.random() * 2)
+        self.s3_store.faults = 0
+
+
+def work(server, what, done, draw):
+    """Uploads and submits until `done`. Returns what was answered with yes."""
+    uploads, runs, open_runs = {}, [], []
+    n = 0
+    while not done.is_set():
+        n += 1
+        content = draw.randbytes(draw.randrange(1, 3 << 20))
+        name = f"{what}-{n}"
+        # One that got no answer may be there or not.
+        if server.upload(name, content, again=False):
+            uploads[name] = hashlib.sha256(content).hexdigest()
+        open_runs = [run for run in open_runs if not server.has_ended(run)]
+        if len(open_runs) < 2:
+            run = f"{what}-run-{n}"
+            server.submit(run)
+            runs.append(run)
+            open_runs.append(run)
+        time.sleep(draw.random() * 0.3)
+    return uploads, runs
+
+
+def disturb(server, disturbance, rounds, draw):
+    """Disturbs at random moments, while others work. Then all runs end."""
+    done, answered = threading.Event(), []
+    worker = threading.Thread(
+        target=lambda: answered.append(work(server, disturbance.kind, done, draw)))
     worker.start()
-    killed = 0
-    while killed < kills:
-        time.sleep(draw.random() * 2.5)
-        if what == "server":
-            server.kill()
-            killed += 1
-        else:
-            for pid in server.workers():
-                os.kill(pid, signal.SIGKILL)
-                killed += 1
+    for _ in range(rounds):
+        disturbance.round(server)
+        if not worker.is_alive():
+            break
     done.set()
     worker.join()
+    (disturbance.folder / "moved").write_text("0")
+    assert answered, "who works has failed"
+    uploads, runs = answered[0]
+    for run in runs:
+        while not server.has_ended(run):
+            time.sleep(0.2)
     return uploads, runs
+
+
+def verify(server, uploads, runs, expected):
+    """Every run has ended well and once, and every upload is whole. Returns how
+    many workers were lost and how often a run was resumed."""
+    lost = resumed = 0
+    for run in runs:
+        status = server.json("GET", f"/api/v1/experiments/e/runs/{run}/status")
+        log = server.call("GET", f"/api/v1/experiments/e/runs/{run}/logs").decode()
+        assert status["status"] == "FINISHED", (run, status, log)
+        assert log.count("Finished 🚀") == 1, log
+        assert server.losses(run) == expected, f"{run} has other losses"
+        lost += log.count("The worker was lost")
+        resumed += log.count("Going on from a checkpoint")
+    for name, digest in uploads.items():
+        url = server.json("GET", f"/v2/rpc/artifact.getDownloadUrl?name={name}")["data"]["download"]
+        with urllib.request.urlopen(url) as answer:
+            assert hashlib.sha256(answer.read()).hexdigest() == digest, name
+    return lost, resumed
+
+
+class Wave:
+    """A server for some kinds of disturbance, with what an undisturbed run measures."""
+
+    def __init__(self, folder, binary, options=(), environment=None):
+        self.folder = folder
+        self.server = Server(folder, binary, options, environment)
+        self.server.call("POST", "/api/v1/experiments", b'{"name": "e"}')
+        self.server.upload("train", documents())
+        self.server.submit("undisturbed")
+        while not self.server.has_ended("undisturbed"):
+            time.sleep(0.2)
+        self.expected = self.server.losses("undisturbed")
+        assert len(self.expected) == EPOCHS * PAIRS // 4, len(self.expected)
+        self.runs, self.uploads = ["undisturbed"], {}
+
+    def disturb(self, disturbance, rounds, draw):
+        uploads, runs = disturb(self.server, disturbance, rounds, draw)
+        lost, resumed = verify(self.server, uploads, runs, self.expected)
+        self.runs += runs
+        self.uploads |= uploads
+        print(f"{disturbance.kind}: {rounds} rounds; {len(uploads)} uploads whole, {len(runs)} runs ended once with "
+              f"the same losses; {lost} workers lost, {resumed} times gone on from a checkpoint", flush=True)
+        # Neither Ctrl-C nor a clock, an outage or a full disk is a run's fault.
+        assert lost == 0 or disturbance.kind in ("server", "worker", "freeze"), "workers were lost"
+
+    def end(self):
+        listed = [r["name"] for r in self.server.json("GET", "/api/v1/experiments/e/runs")]
+        assert sorted(listed) == sorted(self.runs), "a run is there twice, or one is lost"
+        verify(self.server, self.uploads, [], self.expected)
+        self.server.stop()
+        store = [option for option in self.server.options if option.startswith("s3://")]
+        report = subprocess.run(
+            [self.server.binary, "check", "--data", self.server.data, *(["--store", *store] if store else [])],
+            capture_output=True, text=True, env=self.server.environment)
+        assert report.returncode == 0, report.stderr
+        print(report.stdout.strip(), flush=True)
+
+
+KINDS = ["server", "worker", "interrupt", "freeze", "clock", "outage", "disk", "s3"]
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=7, help="of each kind")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", choices=KINDS, action="append")
+    parser.add_argument("--binary", type=Path, help="the server; built in release mode where it is not given")
     options = parser.parse_args()
+    if "KILL_SERVER_NAMESPACE" not in os.environ:
+        os.environ["KILL_SERVER_NAMESPACE"] = "1"
+        os.execvp("unshare", ["unshare", "--mount", sys.executable, __file__, *sys.argv[1:]])
+    kinds = options.only or KINDS
     draw = random.Random(options.seed)
-    subprocess.run(["cargo", "build", "--release", "--workspace", "--bins", "--examples"], check=True, cwd=ROOT)
-    folder = tempfile.mkdtemp()
-    server = Server(folder)
+    binary = options.binary
+    if binary is None:
+        subprocess.run(["cargo", "build", "--release", "-p", "finetuner-server", "--bins"], check=True, cwd=ROOT)
+        binary = TARGET / "finetuner-server"
+    root = Path(tempfile.mkdtemp())
+    waves = []
+    begun = time.monotonic()
     try:
-        server.call("POST", "/api/v1/experiments", b'{"name": "e"}')
-        server.upload("train", documents())
-        server.submit("undisturbed")
-        finished = lambda run: server.json("GET", f"/api/v1/experiments/e/runs/{run}/status")
-        while finished("undisturbed")["status"] not in ("FINISHED", "FAILED"):
-            time.sleep(0.2)
-        expected = server.losses("undisturbed")
-        assert len(expected) == EPOCHS * PAIRS // 4, len(expected)
-        uploads, runs = {}, []
-        for what in ("server", "worker"):
-            more = disturb(server, options.kills, what, draw)
-            uploads |= more[0]
-            runs += more[1]
-            print(f"{options.kills} kills of the {what}: {len(more[0])} uploads and {len(more[1])} runs were answered")
-        resumed = lost = 0
-        for run in runs:
-            while (status := finished(run))["status"] not in ("FINISHED", "FAILED"):
-                time.sleep(0.2)
-            assert status["status"] == "FINISHED", (run, status)
-            log = server.call("GET", f"/api/v1/experiments/e/runs/{run}/logs").decode()
-            assert log.count("Finished 🚀") == 1, log
-            assert server.losses(run) == expected, f"{run} has other losses"
-            lost += log.count("The worker was lost")
-            resumed += log.count("Going on from a checkpoint")
-        listed = [r["name"] for r in server.json("GET", "/api/v1/experiments/e/runs")]
-        assert sorted(listed) == sorted(runs + ["undisturbed"]), "a run is there twice, or one is lost"
-        for name, digest in uploads.items():
-            url = server.json("GET", f"/v2/rpc/artifact.getDownloadUrl?name={name}")["data"]["download"]
-            with urllib.request.urlopen(url) as answer:
-                assert hashlib.sha256(answer.read()).hexdigest() == digest, name
-        report = subprocess.run([TARGET / "finetuner-server", "check", "--data", f"{folder}/data"],
-                                capture_output=True, text=True)
-        assert report.returncode == 0, report.stderr
-        print(f"{lost} workers were lost, {resumed} times a run went on from a checkpoint; "
-              f"{len(runs)} runs ended once and with the same losses; {len(uploads)} uploads are whole")
+        if set(kinds) - {"s3", "disk"}:
+            folder = root / "first"
+            folder.mkdir()
+            (folder / "clock.c").write_text(CLOCK)
+            subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", folder / "clock.so", folder / "clock.c"], check=True)
+            environment = {"LD_PRELOAD": str(folder / "clock.so"), "MOVED_CLOCK": str(folder / "moved")}
+            waves.append(Wave(folder, binary, environment=environment))
+            for kind in kinds:
+                if kind not in ("s3", "disk"):
+                    waves[-1].disturb(Disturbance(kind, folder, draw), options.rounds, draw)
+            waves[-1].end()
+        if "disk" in kinds:
+            folder = root / "disk"
+            folder.mkdir()
+            disk = folder / "data"
+            disk.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600m", "none", disk], check=True)
+            waves.append(Wave(folder, binary))
+            waves[-1].disturb(Disturbance("disk", folder, draw), options.rounds, draw)
+            waves[-1].end()
+        if "s3" in kinds:
+            folder = root / "s3"
+            folder.mkdir()
+            with StandIn(options.seed) as s3:
+                waves.append(Wave(folder, binary, ["--store", "s3://bucket/models"], s3.environment))
+                waves[-1].disturb(Disturbance("s3", folder, draw, s3), options.rounds, draw)
+                s3.faults = 0
+                print(f"s3: {s3.stalled} requests stalled, {s3.resets} connections reset")
+                waves[-1].end()
+        print(f"{options.rounds * len(kinds)} rounds in {time.monotonic() - begun:.0f} s: "
+              f"{sum(len(w.runs) for w in waves)} runs, {sum(len(w.uploads) for w in waves)} uploads, nothing lost")
     finally:
-        server.process.terminate()
-        server.process.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        for wave in waves:
+            if wave.server.process.poll() is None:
+                wave.server.stop()
+        subprocess.run(["umount", "-q", root / "disk" / "data"], check=False)
+        shutil.rmtree(root, ignore_errors=True)
 
 
 if __name__ == "__main__":

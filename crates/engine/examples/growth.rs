@@ -16,8 +16,9 @@ use clap::{Parser, ValueEnum};
 use finetuner_engine::{
     data::Documents,
     job::{self, Observer, Setting},
+    source::HubRules,
 };
-use finetuner_protocol::{Device, Document, Event, RunConfig};
+use finetuner_protocol::{Device, Document, Event, LocalModels, RunConfig};
 use serde_json::json;
 
 mod memory;
@@ -122,7 +123,8 @@ fn measure(args: &Args, kind: Kind, count: usize) -> Fallible<()> {
         &config,
         &Setting {
             device: &Device::Cpu,
-            local_models: false,
+            local_models: &LocalModels::Nowhere,
+            hub: HubRules::default(),
             earlier: None,
             read_data: &read,
             folder: folder.path(),

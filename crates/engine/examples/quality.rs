@@ -17,8 +17,9 @@ use finetuner_engine::{
     job::{self, Observer, Setting},
     models::ModelConfig,
     params::{FloatFormat, write_safetensors},
+    source::HubRules,
 };
-use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig};
+use finetuner_protocol::{Device, Document, DocumentArray, Event, LocalModels, RunConfig};
 use serde_json::{Value, json};
 
 mod rows;
@@ -196,7 +197,8 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
         &config,
         &Setting {
             device: &Device::Cpu,
-            local_models: true,
+            local_models: &LocalModels::Anywhere,
+            hub: HubRules::default(),
             earlier: None,
             read_data: &read,
             folder,

@@ -91,7 +91,10 @@ impl Encoder {
     /// # Errors
     /// Where there is no such backbone, or it can't be had.
     pub fn from_backbone(name: &str) -> Result<Self> {
-        Self::from_source(&ModelSource::resolve(name, true)?)
+        Self::from_source(&ModelSource::resolve(
+            name,
+            &finetuner_protocol::LocalModels::Anywhere,
+        )?)
     }
 
     fn from_source(source: &ModelSource) -> Result<Self> {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use finetuner_protocol::{Device, Event, Level, RunConfig};
+use finetuner_protocol::{Device, Event, Level, LocalModels, RunConfig};
 
 use setup::{Data, build_trainer, read_data, remember_frozen};
 
@@ -21,7 +21,7 @@ use crate::{
     plan::{Allowed, Plan, choose_device, choose_precision},
     record::{self, History},
     resume,
-    source::{LoadOptions, ModelDescription, ModelSource},
+    source::{HubRules, LoadOptions, ModelDescription, ModelSource},
     train::{Checkpoint, Position, Step, Trainer},
 };
 
@@ -68,8 +68,10 @@ pub enum Interruption {
 pub struct Setting<'a> {
     /// The processor asked for.
     pub device: &'a Device,
-    /// Whether models may be loaded from folders.
-    pub local_models: bool,
+    /// From which folders models may be loaded.
+    pub local_models: &'a LocalModels,
+    /// What may be fetched from the model hub.
+    pub hub: HubRules,
     /// The folder with the model that `model_artifact` goes on from; see
     /// [`crate::source::open_artifact`].
     pub earlier: Option<&'a Path>,
@@ -107,7 +109,7 @@ pub fn run(
         .earlier
         .map(|folder| ModelSource::Folder(folder.to_owned()));
     let allowed = Allowed {
-        local_models: setting.local_models,
+        local_models: setting.local_models.clone(),
         earlier: earlier.as_ref().map(ModelSource::kind).transpose()?,
     };
     let plan = Plan::new(config, allowed)?;
@@ -142,7 +144,7 @@ pub fn run(
         freeze: plan.freeze,
         seed: plan.seed,
     };
-    let mut loaded = source.read()?.load(&options, &device)?;
+    let mut loaded = source.read_with(&setting.hub)?.load(&options, &device)?;
     if loaded.model.kind() != plan.kind {
         return Err(Error::config(
             "model",

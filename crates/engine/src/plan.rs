@@ -2,8 +2,8 @@
 
 use candle_core::Device;
 use finetuner_protocol::{
-    Callback, Device as AskedDevice, Level, Loss, Optimizer as OptimizerName, Options, RunConfig,
-    Sampler,
+    Callback, Device as AskedDevice, Level, LocalModels, Loss, Optimizer as OptimizerName, Options,
+    RunConfig, Sampler,
 };
 use serde_json::Value;
 
@@ -71,10 +71,10 @@ pub struct Plan {
 }
 
 /// What a run may start from, beside the list of backbones.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Allowed {
-    /// Whether models may be loaded from folders.
-    pub local_models: bool,
+    /// From which folders models may be loaded.
+    pub local_models: LocalModels,
     /// What the model of the run embeds whose artifact `model_artifact` names.
     pub earlier: Option<ModelKind>,
 }
@@ -89,7 +89,7 @@ pub fn kind_of(config: &RunConfig) -> Result<ModelKind> {
         .name
         .as_deref()
         .ok_or_else(|| Error::config("model", "the run did not begin with a backbone"))?;
-    ModelSource::resolve(name, true)?.kind()
+    ModelSource::resolve(name, &LocalModels::Anywhere)?.kind()
 }
 
 impl Plan {
@@ -266,7 +266,7 @@ fn source(
 ) -> Result<(ModelSource, ModelKind)> {
     let model = &config.model;
     if let Some(name) = &model.name {
-        let source = ModelSource::resolve(name, allowed.local_models)?;
+        let source = ModelSource::resolve(name, &allowed.local_models)?;
         if source == ModelSource::Mlp(None) {
             for option in ["input_size", "hidden_sizes", "bias", "activation", "l2"] {
                 read.value(option);

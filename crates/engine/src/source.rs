@@ -13,7 +13,9 @@ use std::{
 
 use candle_core::Device;
 pub(crate) use extras::Extras;
-use finetuner_protocol::{BACKBONES, Task, backbone::Backbone, find_backbone, guess_task};
+use finetuner_protocol::{
+    BACKBONES, LocalModels, Task, backbone::Backbone, find_backbone, guess_task,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -87,23 +89,18 @@ fn not_yet(backbone: &Backbone) -> String {
 impl ModelSource {
     /// Decides what the name of a model means, without reading any weights.
     ///
-    /// A path counts as a folder where it begins with `/`, `./` or `../`, and
-    /// only if `local` allows it.
+    /// A path counts as a folder where it begins with `/`, `./` or `../`. The
+    /// folder must be one that `local` allows; links are followed first.
     ///
     /// # Errors
     /// [`Error::Model`] for names that can't be any model here.
-    pub fn resolve(name: &str, local: bool) -> Result<Self> {
+    pub fn resolve(name: &str, local: &LocalModels) -> Result<Self> {
         if let Some(bundled) = bundled::find(name) {
             return Ok(Self::Bundled(bundled));
         }
         let path = Path::new(name);
         if path.is_absolute() || name.starts_with("./") || name.starts_with("../") {
-            if !local {
-                return Err(Error::model(
-                    name,
-                    "this server does not load models from folders; it can be allowed with `--local-models`",
-                ));
-            }
+            check_folder(name, local)?;
             return if path.join("config.json").is_file() {
                 Ok(Self::Folder(path.to_owned()))
             } else {
@@ -153,12 +150,24 @@ impl ModelSource {
         })
     }
 
-    /// Reads the model's files.
+    /// Reads the model's files. Models of the hub are fetched as this user of
+    /// the machine would fetch them, with the user's token.
     ///
     /// # Errors
     /// [`Error::Model`] where a file can't be had, [`Error::Checkpoint`] where
     /// one is broken.
     pub fn read(&self) -> Result<ModelFiles> {
+        self.read_with(&HubRules::of_this_user())
+    }
+
+    /// As [`ModelSource::read`], by other rules for the hub.
+    ///
+    /// # Errors
+    /// As [`ModelSource::read`]; [`Error::Model`] too where a file of the hub is
+    /// larger than the rules allow.
+    pub fn read_with(&self, rules: &HubRules) -> Result<ModelFiles> {
+        #[cfg(not(feature = "hub"))]
+        let _ = rules;
         match self {
             Self::Bundled(name) => bundled::read(name),
             Self::Folder(folder) => {
@@ -169,7 +178,7 @@ impl ModelSource {
                 })
             }
             #[cfg(feature = "hub")]
-            Self::Hub(name) => hub::gather(name),
+            Self::Hub(name) => hub::gather(name, rules),
             #[cfg(not(feature = "hub"))]
             Self::Hub(name) => Err(Error::model(
                 name.as_str(),
@@ -188,6 +197,80 @@ impl ModelSource {
                 "its shapes are not known: give `input_size` and `hidden_sizes`",
             )),
             Self::Artifact(id) => Err(Error::model(id.as_str(), "it was not fetched")),
+        }
+    }
+}
+
+/// What may be fetched from the model hub.
+#[derive(Clone, Default)]
+pub struct HubRules {
+    /// The most bytes of one file; without limit where there is none.
+    pub max_bytes: Option<u64>,
+    /// The token that the hub is asked with.
+    pub token: Option<String>,
+}
+
+impl HubRules {
+    /// No limit, and the token that the hub's own tools have kept for this user.
+    #[must_use]
+    pub fn of_this_user() -> Self {
+        Self {
+            max_bytes: None,
+            #[cfg(feature = "hub")]
+            token: hub::token(),
+            #[cfg(not(feature = "hub"))]
+            token: None,
+        }
+    }
+}
+
+impl std::fmt::Debug for HubRules {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HubRules")
+            .field("max_bytes", &self.max_bytes)
+            .field("token", &self.token.as_ref().map(|_| "[redacted]"))
+            .finish()
+    }
+}
+
+/// The folder in which models of the hub are kept on this machine.
+#[cfg(feature = "hub")]
+#[must_use]
+pub fn hub_cache() -> PathBuf {
+    hub::cache_folder()
+}
+
+/// Whether a model may be loaded from this folder.
+fn check_folder(name: &str, local: &LocalModels) -> Result<()> {
+    let folders = match local {
+        LocalModels::Anywhere => return Ok(()),
+        LocalModels::In(folders) => folders.as_slice(),
+        LocalModels::Nowhere => &[],
+    };
+    if folders.is_empty() {
+        return Err(Error::model(
+            name,
+            "this server does not load models from folders; folders can be allowed with \
+             `--local-models FOLDER`",
+        ));
+    }
+    let real = |path: &Path| path.canonicalize();
+    let is_inside = real(Path::new(name)).is_ok_and(|path| {
+        let mut allowed = folders.iter().filter_map(|folder| real(folder).ok());
+        allowed.any(|folder| path.starts_with(folder))
+    });
+    // Nothing is said of folders outside, not even whether they exist.
+    match is_inside {
+        true => Ok(()),
+        false => {
+            let folders: Vec<_> = folders.iter().map(|f| f.display().to_string()).collect();
+            Err(Error::model(
+                name,
+                format!(
+                    "this server loads models only from folders in {} (`--local-models`)",
+                    folders.join(", ")
+                ),
+            ))
         }
     }
 }
@@ -476,7 +559,7 @@ mod tests {
 
     #[test]
     fn names_are_told_apart() {
-        let resolve = |name: &str| ModelSource::resolve(name, true);
+        let resolve = |name: &str| ModelSource::resolve(name, &LocalModels::Anywhere);
         assert_eq!(
             resolve(CLIP_SMALL).unwrap(),
             ModelSource::Bundled(CLIP_SMALL)
@@ -514,7 +597,43 @@ mod tests {
             let error = resolve(name).unwrap_err().to_string();
             assert!(error.contains(reason), "{name}: {error}");
         }
-        let refused = ModelSource::resolve("/tmp", false).unwrap_err().to_string();
+        let refused = ModelSource::resolve("/tmp", &LocalModels::Nowhere)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("--local-models"), "{refused}");
+    }
+
+    #[test]
+    fn models_are_loaded_from_named_folders_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let (models, other) = (root.path().join("models"), root.path().join("other"));
+        for folder in [models.join("one"), other.clone()] {
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("config.json"), "{}").unwrap();
+        }
+        let allowed = LocalModels::In(vec![models.clone()]);
+        let resolve = |path: &Path| ModelSource::resolve(path.to_str().unwrap(), &allowed);
+        let good = resolve(&models.join("one")).unwrap();
+        assert_eq!(good, ModelSource::Folder(models.join("one")));
+        let mut outside = vec![other.clone(), models.join("one/../../other")];
+        outside.push(root.path().join("models-2"));
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(&other, models.join("link")).unwrap();
+            outside.push(models.join("link"));
+        }
+        for path in outside {
+            let error = resolve(&path).unwrap_err().to_string();
+            assert!(error.contains("only from folders in"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_token_for_the_hub_is_never_printed() {
+        let rules = HubRules {
+            max_bytes: None,
+            token: Some("hf_secret".into()),
+        };
+        assert!(!format!("{rules:?}").contains("secret"));
     }
 }

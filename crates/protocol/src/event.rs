@@ -1,7 +1,7 @@
 //! What happens in a run, in order. A worker sends events, a server stores and
 //! numbers them; logs, metrics and examples are views of them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -139,8 +139,10 @@ pub struct Job {
 /// What an operator allows workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkRules {
-    /// Whether models may be loaded from folders of the worker's machine.
-    pub local_models: bool,
+    /// From which folders of the worker's machine models may be loaded.
+    pub local_models: LocalModels,
+    /// The most bytes that one file of a model of the hub may have.
+    pub max_hub_download: Option<u64>,
     /// Whether pictures may be fetched from private addresses.
     pub private_addresses: bool,
     /// Seconds between two checkpoints.
@@ -151,6 +153,19 @@ pub struct WorkRules {
     pub max_memory: Option<u64>,
     /// Bytes that its temporary files may have.
     pub max_disk: Option<u64>,
+}
+
+/// From which folders of a machine models may be loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LocalModels {
+    /// From none.
+    #[default]
+    Nowhere,
+    /// From these, and from folders inside of them.
+    In(Vec<PathBuf>),
+    /// From every folder of the machine.
+    Anywhere,
 }
 
 /// Events that a worker reports, in order.

@@ -47,8 +47,8 @@ pub use document_array::{
     DocumentArray, DocumentError, DocumentReader, MAX_DOCUMENT_BYTES, stream_frame, stream_head,
 };
 pub use event::{
-    CheckpointInfo, Event, EventBatch, FoundDocuments, Job, Level, MODEL_ARTIFACT, Outcome, Stage,
-    WorkRules, WorkerOrders,
+    CheckpointInfo, Event, EventBatch, FoundDocuments, Job, Level, LocalModels, MODEL_ARTIFACT,
+    Outcome, Stage, WorkRules, WorkerOrders,
 };
 pub use limits::{InvalidField, MAX_EPOCHS, check_name, check_workers};
 pub use names::{Device, Loss, Miner, Optimizer, RunTask, Sampler, Scheduler, Status, Task};

@@ -16,10 +16,12 @@ use crate::{
     api::{Logins, Uploads},
     attempts::LoginAttempts,
     cached::Cached,
+    clock::Clock,
     counters::Counters,
     database::{Database, End, NewArtifact, Put, RunRow, Which, now_ms},
     error::{ApiError, Result},
     gate::Gates,
+    queue::{Health, Leases},
     secret,
     settings::Settings,
     space::Space,
@@ -40,6 +42,11 @@ pub(crate) struct App {
     /// Whether the server is about to end: workers shall pause.
     stopping: AtomicBool,
     pub(crate) changes: Changes,
+    pub(crate) clock: Clock,
+    /// Which workers are believed to be alive.
+    pub(crate) leases: Leases,
+    /// Whether the queue does its work.
+    pub(crate) queue: Health,
     pub(crate) uploads: Uploads,
     pub(crate) logins: Logins,
     pub(crate) attempts: LoginAttempts,
@@ -63,7 +70,11 @@ impl App {
         space: Space,
         signing_key: [u8; 32],
     ) -> Arc<Self> {
+        let clock = Clock::default();
         Arc::new(Self {
+            leases: Leases::new(clock.clone(), settings.lease),
+            queue: Health::new(clock.clone()),
+            clock,
             database,
             store,
             settings,
@@ -99,8 +110,11 @@ impl App {
     }
 
     /// From now on workers are told to pause, and no new ones are started.
-    pub(crate) fn begin_to_stop(&self) {
+    pub(crate) async fn begin_to_stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
+        if let Err(error) = self.database.note_stop().await {
+            tracing::warn!("It can't be noted that the server stops: {error}");
+        }
         self.submitted.notify_one();
     }
 

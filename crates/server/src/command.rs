@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, IsTerminal},
     net::IpAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -14,11 +14,12 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    Server, Settings, accounts, backup, check,
+    LocalModels, Server, Settings, accounts, backup, check,
     database::{Database, Scope},
+    launcher::{Account, Processes},
     restore,
     server::{DEFAULT_ADDRESS, FIRST_USER, attach_database},
-    worker::{self, WORKER_TOKEN, WORKER_URL},
+    worker::{self, Place, WORKER_TOKEN, WORKER_URL},
 };
 
 /// Fine-tunes embedding models for Finetuner clients.
@@ -170,9 +171,26 @@ struct Serve {
     /// How many runs may go on at once.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     runs_at_once: u16,
-    /// Let runs start from models in any folder of this machine.
-    #[arg(long)]
-    local_models: bool,
+    /// A folder whose models runs may start from; may be given several times.
+    /// `/` stands for every folder of this machine.
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        env = "FINETUNER_LOCAL_MODELS",
+        value_delimiter = ':'
+    )]
+    local_models: Vec<PathBuf>,
+    /// The most MiB of one file of a model that a run fetches from the model hub.
+    #[arg(long, default_value_t = 16 << 10)]
+    max_hub_download: u64,
+    /// A variable of the server's environment that workers get too; may be given
+    /// several times. They get no keys and tokens otherwise.
+    #[arg(long, value_name = "NAME")]
+    worker_env: Vec<String>,
+    /// The user of this machine, by name or number, whose processes workers are.
+    /// The server must run as root for that.
+    #[arg(long, value_name = "USER")]
+    worker_user: Option<String>,
     /// Let runs fetch pictures from this machine and private networks.
     #[arg(long)]
     private_addresses: bool,
@@ -238,7 +256,14 @@ impl Serve {
     fn settings(&self) -> Settings {
         Settings {
             runs_at_once: self.runs_at_once.into(),
-            local_models: self.local_models,
+            local_models: match self.local_models.as_slice() {
+                [] => LocalModels::Nowhere,
+                folders if folders.iter().any(|folder| folder == Path::new("/")) => {
+                    LocalModels::Anywhere
+                }
+                folders => LocalModels::In(folders.to_vec()),
+            },
+            max_hub_download: Some(self.max_hub_download << 20),
             private_addresses: self.private_addresses,
             lease: Duration::from_secs_f64(self.lease),
             attempts: self.attempts,
@@ -296,6 +321,7 @@ fn work() -> Result<(), String> {
         &variable(WORKER_URL)?,
         variable(WORKER_TOKEN)?,
         Arc::default(),
+        Place::Process,
     )
 }
 
@@ -416,7 +442,22 @@ async fn user(action: UserAction) -> Result<(), String> {
 
 async fn serve(options: Serve) -> Result<(), String> {
     let data = options.data.data.clone();
-    let mut server = Server::standalone(data.clone())
+    for folder in &options.local_models {
+        if !folder.is_dir() {
+            return Err(format!(
+                "`--local-models {}`: this is no folder. Name the folders that hold models",
+                folder.display()
+            ));
+        }
+    }
+    let account = options.worker_user.as_deref().map(Account::find);
+    let account = account
+        .transpose()
+        .map_err(|reason| format!("`--worker-user`: {reason}"))?;
+    let processes = Processes::default()
+        .pass_on(options.worker_env.clone())
+        .run_as(account);
+    let mut server = Server::standalone(data.clone(), processes)
         .address(options.address.clone())
         .settings(options.settings());
     if let Some(store) = &options.store.store {

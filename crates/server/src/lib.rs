@@ -18,13 +18,14 @@
 //! | `documents` | a look into what is stored |
 //! | `accounts`, `attempts`, `secret`, `ticket` | passwords, wrong passwords, tokens, keys of downloads |
 //! | `upkeep` | checks, copies, cleaning |
-//! | `app`, `counters`, `cached` | what all of them share |
+//! | `app`, `clock`, `counters`, `cached` | what all of them share |
 
 mod accounts;
 mod api;
 mod app;
 mod attempts;
 mod cached;
+mod clock;
 pub mod command;
 mod console;
 mod counters;
@@ -51,6 +52,7 @@ mod upkeep;
 mod worker;
 
 pub use error::StartError;
+pub use finetuner_protocol::LocalModels;
 pub use ipnet::IpNet;
 pub use server::{DEFAULT_ADDRESS, RunningServer, Server, create_token};
 pub use settings::Settings;

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use finetuner_protocol::LocalModels;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
@@ -17,7 +18,7 @@ use crate::{
     error::StartError,
     http,
     launcher::{Launcher, Processes, Threads},
-    queue::Queue,
+    queue,
     settings::Settings,
     space::Space,
     store::Store,
@@ -66,7 +67,7 @@ impl Server {
             tls: None,
             launcher: Arc::new(Threads::default()),
             settings: Settings {
-                local_models: true,
+                local_models: LocalModels::Anywhere,
                 ..Settings::default()
             },
         }
@@ -74,11 +75,11 @@ impl Server {
 
     /// A server of its own, as `finetuner-server serve` starts it: each run is
     /// a child process of the same program.
-    pub(crate) fn standalone(folder: PathBuf) -> Self {
+    pub(crate) fn standalone(folder: PathBuf, processes: Processes) -> Self {
         Self {
             address: DEFAULT_ADDRESS.to_owned(),
             folder: Some(folder),
-            launcher: Arc::new(Processes::default()),
+            launcher: Arc::new(processes),
             settings: Settings::default(),
             ..Self::embedded()
         }
@@ -163,20 +164,29 @@ impl Server {
         let router = api::router(Arc::clone(&app));
         let (stop, stopped) = watch::channel(false);
         let mut serving = Vec::new();
-        // Workers of this machine need no certificate's name.
-        let worker_url = match &tls {
-            None => format!("http://{}", reachable(address)),
-            Some(_) => {
-                let own = bind("127.0.0.1:0").await?;
+        // Workers of this machine need no certificate's name. Those that live on
+        // while the server is started again must find it, whatever its address is.
+        let mut has_moved = false;
+        let worker_url = match tls.is_some() || self.launcher.outlives_the_server() {
+            false => format!("http://{}", reachable(address)),
+            true => {
+                let own;
+                (own, has_moved) = bind_for_workers(&app.database).await?;
                 let url = own.local_addr().map_err(listen)?;
-                let served = http::serve(own, None, router.clone(), stopped.clone());
+                let routes = api::worker_router(Arc::clone(&app));
+                let served = http::serve(own, None, routes, stopped.clone());
                 serving.push(tokio::spawn(served));
                 format!("http://{url}")
             }
         };
         let is_secure = tls.is_some();
         serving.push(tokio::spawn(http::serve(listener, tls, router, stopped)));
-        let queue = Queue::new(Arc::clone(&app), Arc::clone(&self.launcher), worker_url);
+        let queue = queue::serve(
+            Arc::clone(&app),
+            Arc::clone(&self.launcher),
+            worker_url,
+            has_moved,
+        );
         let tasks = vec![
             tokio::spawn(Arc::clone(&app).keep_house()),
             tokio::spawn(upkeep::sweep(Arc::clone(&app))),
@@ -189,7 +199,7 @@ impl Server {
             app,
             launcher: self.launcher,
             stop,
-            queue: Some(tokio::spawn(queue.serve())),
+            queue: Some(tokio::spawn(queue)),
             serving,
             tasks,
             _lock: lock,
@@ -204,6 +214,23 @@ async fn bind(address: &str) -> Result<TcpListener, StartError> {
         address: address.to_owned(),
         source,
     })
+}
+
+/// Where workers of this machine find the server: the same port as at the last
+/// start, as long as nobody else has it. Returns whether it is another one.
+async fn bind_for_workers(database: &Database) -> Result<(TcpListener, bool), StartError> {
+    let bad = |e: &dyn std::fmt::Display| bad_folder(Path::new("database"), e);
+    let last = database.worker_port().await.map_err(|e| bad(&e))?;
+    if let Some(port) = last {
+        match TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, port)).await {
+            Ok(listener) => return Ok((listener, false)),
+            Err(error) => tracing::warn!("Port {port}, where workers look, can't be had: {error}"),
+        }
+    }
+    let listener = bind("127.0.0.1:0").await?;
+    let port = listener.local_addr().map_err(|e| bad(&e))?.port();
+    database.set_worker_port(port).await.map_err(|e| bad(&e))?;
+    Ok((listener, last.is_some()))
 }
 
 /// Keeps other servers from the folder as long as the file is open.
@@ -391,7 +418,7 @@ impl RunningServer {
     /// as [`Settings::grace`] allows; where the data is kept, they go on when a
     /// server is started there again. Then requests end.
     pub async fn stop(mut self) {
-        self.app.begin_to_stop();
+        self.app.begin_to_stop().await;
         if let Some(mut queue) = self.queue.take() {
             // Nobody goes on from a folder that goes away.
             let grace = match self._temporary {
@@ -400,7 +427,9 @@ impl RunningServer {
             };
             if tokio::time::timeout(grace, &mut queue).await.is_err() {
                 queue.abort();
-                Queue::kill_all(&*self.launcher).await;
+                // It may still be in the middle of a look.
+                let _ = queue.await;
+                queue::end_all(&self.app, &*self.launcher).await;
             }
         }
         self.app.write_uses().await;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use finetuner_protocol::LocalModels;
 use ipnet::IpNet;
 
 /// How a server carries out runs, and what it allows them.
@@ -21,8 +22,12 @@ pub struct Settings {
     /// How many runs may go on at once; 1 by default. The threads of a run use
     /// all cores, so more is of use only with more than one machine's worth.
     pub runs_at_once: usize,
-    /// Whether runs may load models from any folder of this machine.
-    pub local_models: bool,
+    /// From which folders of this machine runs may load models; from none by
+    /// default.
+    pub local_models: LocalModels,
+    /// The most bytes that one file of a model may have which a run fetches from
+    /// the model hub; 16 GiB by default.
+    pub max_hub_download: Option<u64>,
     /// Whether pictures may be fetched from addresses of this machine and of
     /// private networks, where data names them; not by default, since whoever
     /// may start a run could look around there.
@@ -30,18 +35,23 @@ pub struct Settings {
     /// How long a worker may be silent before it counts as lost; 30 seconds by
     /// default.
     pub lease: Duration,
-    /// How many workers a run may have before it counts as failed; 3 by
-    /// default. A worker that paused because the server ended does not count.
+    /// How many workers a run may lose by faults of its own before it counts as
+    /// failed; 3 by default. A checkpoint that gets further sets the count back.
+    /// What ends because the server stops, or because no worker can be started,
+    /// does not count.
     pub attempts: u32,
     /// How often a worker makes a checkpoint; every minute by default.
     pub checkpoint_every: Duration,
-    /// How long a run may be trained; without limit by default.
+    /// How long workers may work on a run; without limit by default. Time in
+    /// which it waits or pauses does not count.
     pub max_run_time: Option<Duration>,
     /// The memory that a worker may use, in bytes; without limit by default.
-    /// A run in a thread of the server counts the whole process.
+    /// A run in a thread of the server counts the whole process. On Linux the
+    /// system gives a worker's process a quarter more, and at least 512 MiB
+    /// more, and nothing above that.
     pub max_run_memory: Option<u64>,
     /// The bytes that a worker's temporary files may take; without limit by
-    /// default.
+    /// default. On Linux the system refuses a single file above it.
     pub max_run_disk: Option<u64>,
     /// Runs of one user that may wait or train at a time; without limit by
     /// default.
@@ -66,7 +76,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             runs_at_once: 1,
-            local_models: false,
+            local_models: LocalModels::Nowhere,
+            max_hub_download: Some(16 << 30),
             private_addresses: false,
             lease: Duration::from_secs(30),
             attempts: 3,

@@ -87,7 +87,7 @@ async fn plan(
         Some(name) => Some(earlier(app, user_id, name).await?),
     };
     let allowed = Allowed {
-        local_models: app.settings.local_models,
+        local_models: app.settings.local_models.clone(),
         earlier: earlier.as_ref().map(|(kind, ..)| *kind),
     };
     let plan = Plan::new(config, allowed).map_err(|e| ApiError::engine(&e))?;

@@ -1,12 +1,14 @@
 //! The Hugging Face hub and its cache on this machine.
 
+use std::path::PathBuf;
+
 use hf_hub::api::sync::{ApiBuilder, ApiError};
 
-use super::ModelFiles;
+use super::{HubRules, ModelFiles};
 use crate::{Error, Result};
 
 /// Finds a model in the hub's cache, and fetches what is missing there.
-pub(super) fn gather(name: &str) -> Result<ModelFiles> {
+pub(super) fn gather(name: &str, rules: &HubRules) -> Result<ModelFiles> {
     let unreachable = |e: &dyn std::fmt::Display| {
         Error::model(
             name,
@@ -21,6 +23,7 @@ pub(super) fn gather(name: &str) -> Result<ModelFiles> {
     };
     let api = ApiBuilder::from_env()
         .with_progress(false)
+        .with_token(rules.token.clone())
         .build()
         .map_err(|e| unreachable(&e))?;
     let repo = api.model(name.to_owned());
@@ -32,12 +35,45 @@ pub(super) fn gather(name: &str) -> Result<ModelFiles> {
         "pytorch_model.bin" => false,
         _ => cached.get("config.json").is_some(),
     };
-    ModelFiles::gather(name, |file| match repo.get(file) {
-        Ok(path) => Ok(Some(path)),
-        Err(ApiError::RequestError(e)) if e.to_string().contains("404") => Ok(None),
-        Err(_) if may_lack(file) => Ok(None),
-        Err(e) => Err(unreachable(&e)),
+    let absent = |file: &str, error: ApiError| match error {
+        ApiError::RequestError(e) if e.to_string().contains("404") => Ok(None),
+        _ if may_lack(file) => Ok(None),
+        error => Err(unreachable(&error)),
+    };
+    ModelFiles::gather(name, |file| {
+        // What is in the cache is not fetched again.
+        if let Some(limit) = rules.max_bytes
+            && cached.get(file).is_none()
+        {
+            match api.metadata(&repo.url(file)) {
+                Ok(about) if about.size() as u64 > limit => {
+                    let size = about.size() >> 20;
+                    let reason = format!(
+                        "its {file} has {size} MiB, this server fetches {} at most \
+                         (`--max-hub-download`): choose a smaller model",
+                        limit >> 20
+                    );
+                    return Err(Error::model(name, reason));
+                }
+                Ok(_) => {}
+                Err(error) => return absent(file, error),
+            }
+        }
+        match repo.get(file) {
+            Ok(path) => Ok(Some(path)),
+            Err(error) => absent(file, error),
+        }
     })
+}
+
+/// The token that the hub's own tools have kept for this user.
+pub(super) fn token() -> Option<String> {
+    cache().token()
+}
+
+/// Where models are kept on this machine.
+pub(super) fn cache_folder() -> PathBuf {
+    cache().path().clone()
 }
 
 fn cache() -> hf_hub::Cache {

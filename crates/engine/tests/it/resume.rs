@@ -11,9 +11,10 @@ use finetuner_engine::{
     data::Documents,
     evaluation::Metrics,
     job::{self, Interruption, Observer, Setting},
+    source::HubRules,
     train::Position,
 };
-use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig};
+use finetuner_protocol::{Device, Document, DocumentArray, Event, LocalModels, RunConfig};
 use serde_json::json;
 
 /// 22 pairs in batches of 6: the last batch of an epoch is smaller.
@@ -126,7 +127,8 @@ fn run(checkpoint: Option<&Path>, watcher: &mut Watcher) -> Result<Outcome, Erro
     };
     let setting = Setting {
         device: &Device::Cpu,
-        local_models: false,
+        local_models: &LocalModels::Nowhere,
+        hub: HubRules::default(),
         read_data: &read,
         folder: folder.path(),
         earlier: None,

@@ -8,9 +8,9 @@ use finetuner_engine::{
     infer::Encoder,
     job::{self, Finished, Observer, Setting},
     models::ModelKind,
-    source::open_artifact,
+    source::{HubRules, open_artifact},
 };
-use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig};
+use finetuner_protocol::{Device, Document, DocumentArray, Event, LocalModels, RunConfig};
 use serde_json::{Value, json};
 
 /// Keeps the log and the losses.
@@ -70,7 +70,8 @@ fn run_from(config: Value, data: &Data, earlier: Option<&Path>) -> Result<Run, E
     let config: RunConfig = serde_json::from_value(config).unwrap();
     let setting = Setting {
         device: &Device::Cpu,
-        local_models: true,
+        local_models: &LocalModels::Anywhere,
+        hub: HubRules::default(),
         earlier,
         read_data: &read,
         folder: folder.path(),

@@ -40,6 +40,7 @@ pub(crate) use logins::Logins;
 pub(crate) use logs::{follow, text as log_text};
 pub(crate) use runs::{examples_of, find as find_run, status_of};
 pub(crate) use uploads::Uploads;
+pub(crate) use worker::SHA256;
 
 use crate::{
     app::App,
@@ -188,9 +189,23 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         }
         router = router.route(&path, handler);
     }
+    layered(router.merge(console::router(&app)), app)
+}
+
+/// The routes that workers use, and no others.
+pub(crate) fn worker_router(app: Arc<App>) -> Router {
+    let mut router = Router::new();
+    for (path, handler) in routes() {
+        if path.starts_with("/api/v1/worker/") {
+            router = router.route(&path, handler);
+        }
+    }
+    layered(router, app)
+}
+
+fn layered(router: Router<Arc<App>>, app: Arc<App>) -> Router {
     router
         .method_not_allowed_fallback(async || ApiError::method_not_allowed())
-        .merge(console::router(&app))
         .fallback(nothing_here)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(middleware::map_request(pace::paced))
@@ -241,7 +256,10 @@ async fn ready(State(app): State<Arc<App>>) -> Result<&'static str> {
     };
     let ready = app.readiness.get(look).await?;
     ready.map_err(|e| ApiError::unavailable(format!("the database does not answer: {e}")))?;
-    Ok("ok\n")
+    match app.queue.problem() {
+        Some(problem) => Err(ApiError::unavailable(problem)),
+        None => Ok("ok\n"),
+    }
 }
 
 async fn counters(State(app): State<Arc<App>>) -> Result<Response> {

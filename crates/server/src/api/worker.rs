@@ -21,24 +21,32 @@ use serde_json::Value;
 use super::auth::WorkerRun;
 use crate::{
     app::{App, to_the_end},
-    database::{CheckpointRow, End, NewArtifact},
+    database::{CheckpointRow, End, NewArtifact, Release},
     error::{ApiError, Result},
     store::Upload,
 };
 
 /// The header with the SHA-256 of an answer's bytes, as hex digits.
-const SHA256: &str = "x-content-sha256";
+pub(crate) const SHA256: &str = "x-content-sha256";
 
 /// The first call: the run starts.
 pub(crate) async fn job(State(app): State<Arc<App>>, worker: WorkerRun) -> Result<Json<Job>> {
     let WorkerRun { run, token } = worker;
-    let mut config: Value =
-        serde_json::from_str(&run.config).map_err(|e| ApiError::internal(&e))?;
+    let mut config: Value = match serde_json::from_str(&run.config) {
+        Ok(config) => config,
+        Err(error) => {
+            // Another worker could do no better.
+            let reason = format!("the run's configuration can't be read: {error}");
+            app.fail(run.id, Some(token), reason.clone()).await?;
+            return Err(ApiError::conflict(reason));
+        }
+    };
     config["run_name"] = run.name.into();
     config["experiment_name"] = run.experiment.into();
     if !app.database.begin(run.id, token).await? {
         return Err(ApiError::unauthorized());
     }
+    app.leases.begin((run.id, run.launches));
     app.changes.notify(run.id);
     let settings = &app.settings;
     Ok(Json(Job {
@@ -47,7 +55,8 @@ pub(crate) async fn job(State(app): State<Arc<App>>, worker: WorkerRun) -> Resul
         attempt: run.attempts,
         has_checkpoint: app.database.last_checkpoint(run.id).await?.is_some(),
         rules: WorkRules {
-            local_models: settings.local_models,
+            local_models: settings.local_models.clone(),
+            max_hub_download: settings.max_hub_download,
             private_addresses: settings.private_addresses,
             checkpoint_seconds: settings.checkpoint_every.as_secs_f64(),
             // Several may be lost before the worker is.
@@ -146,19 +155,28 @@ pub(crate) async fn events(
     WorkerRun { run, token }: WorkerRun,
     Json(batch): Json<EventBatch>,
 ) -> Result<Json<WorkerOrders>> {
-    let lease = app.settings.lease;
+    // Whatever becomes of the events, their sender lives.
+    let held = (run.id, run.launches);
+    app.leases.renew(held);
+    // A sign of life without events costs no write. Its token was good just now.
     let is_current = if batch.events.is_empty() {
-        app.database.extend_lease(run.id, token, lease).await?
+        true
     } else {
         app.counters.events(batch.events.len() as u64);
         let EventBatch { first, events } = batch;
         let has_lines = events
             .iter()
             .any(|event| matches!(event, Event::Log { .. }));
-        let added = app
-            .database
-            .add_worker_events(run.id, token, lease, first, events);
+        let added = app.database.add_worker_events(
+            run.id,
+            token,
+            app.leases.take_worked(held),
+            first,
+            events,
+        );
         let added = added.await?;
+        // Writing may have taken long.
+        app.leases.renew(held);
         // Who follows a run waits for lines, of which there are far fewer.
         if has_lines {
             app.changes.notify(run.id);
@@ -239,12 +257,16 @@ pub(crate) async fn outcome(
         }
         Outcome::Failed { reason } => app.fail(run.id, Some(token), reason).await.map(drop),
         Outcome::Paused => {
+            let held = (run.id, run.launches);
             let message = "The run has paused: it goes on when the server does".to_owned();
-            let released = app
-                .database
-                .release(run.id, run.attempts, false, Level::Info, message);
-            released.await?;
+            let release = Release {
+                counts: false,
+                worked: app.leases.take_worked(held),
+                line: Some((Level::Info, message)),
+            };
+            app.database.release(held, release, || true).await?;
             app.changes.notify(run.id);
+            app.submitted.notify_one();
             Ok(())
         }
     }

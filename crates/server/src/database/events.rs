@@ -103,9 +103,16 @@ impl Database {
         let examples = self.events(run_id, Some(&["examples"]), 0, usize::MAX);
         for stored in examples.await? {
             if let Event::Examples { stage, found, .. } = stored.event {
-                match stage {
-                    Stage::Before => before = found,
-                    Stage::After => after = found,
+                let all: &mut Option<Found> = match stage {
+                    Stage::Before => &mut before,
+                    Stage::After => &mut after,
+                };
+                // Many examples come in several events.
+                match (all, found) {
+                    (Some(all), Some(found)) if all.data == found.data => {
+                        all.places.extend(found.places);
+                    }
+                    (all, found) => *all = found.or(all.take()),
                 }
             }
         }

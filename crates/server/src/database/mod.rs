@@ -28,15 +28,18 @@ pub(crate) use events::StoredEvent;
 pub(crate) use experiments::ExperimentRow;
 pub(crate) use finetuner_protocol::FoundDocuments as Found;
 pub(crate) use open::replace;
-pub(crate) use queue::{Claim, End, Launched};
+pub(crate) use queue::{End, Launched, Release};
+#[cfg(test)]
+pub(crate) use runs::tests::with_run;
 pub(crate) use runs::{Created, NewRunRow, RunFilter, RunRow};
 
 /// One entry for each version of the schema. Entries are never changed, only
 /// added.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("0001_first.sql"),
     include_str!("0002_accounts.sql"),
     include_str!("0003_queue.sql"),
+    include_str!("0004_launches.sql"),
 ];
 
 /// The time in UTC as SQL.

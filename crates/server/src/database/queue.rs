@@ -1,7 +1,6 @@
-//! Which run has which worker. A worker holds its run under a lease: it shows
-//! that it lives, or the run is given to another one. What a worker writes is
-//! compared with the token of the run's worker in the same transaction, so that
-//! one which was replaced can write nothing more.
+//! Which run has which worker. What a worker writes is compared with the token
+//! of the run's worker in the same transaction, so that a worker that was
+//! replaced can write nothing more.
 
 use std::time::Duration;
 
@@ -15,18 +14,36 @@ use super::{CheckpointRow, Database, NewArtifact, artifacts, checkpoints, events
 #[derive(Clone, Debug)]
 pub(crate) struct Launched {
     pub(crate) id: i64,
+    /// The number of the launch; it is never given out twice.
+    pub(crate) launches: u64,
+    /// Which attempt this is: faults of the run itself count, others don't.
     pub(crate) attempts: u32,
     /// The launcher's name of the worker; none between the claim and the start.
     pub(crate) job: Option<String>,
-    pub(crate) lease_until: i64,
-    pub(crate) started_at: Option<i64>,
+    /// The time that was spent on the run.
+    pub(crate) worked: Duration,
+    /// Whether the run has ever been in progress.
+    pub(crate) is_started: bool,
+    /// Whether the server began to stop while this worker had the run.
+    pub(crate) stopped: bool,
 }
 
-/// A run that was given to a worker.
+impl Launched {
+    /// The run and the number of its launch.
+    pub(crate) fn held(&self) -> (i64, u64) {
+        (self.id, self.launches)
+    }
+}
+
+/// How a run is taken from its worker.
 #[derive(Clone, Debug)]
-pub(crate) struct Claim {
-    pub(crate) id: i64,
-    pub(crate) attempt: u32,
+pub(crate) struct Release {
+    /// Whether the attempt counts towards the limit.
+    pub(crate) counts: bool,
+    /// Work that was not counted yet.
+    pub(crate) worked: Duration,
+    /// What the log says.
+    pub(crate) line: Option<(Level, String)>,
 }
 
 /// The lines of a run's end, and what the status says then.
@@ -39,18 +56,22 @@ pub(crate) struct End {
 
 const OPEN: &str = "status IN ('CREATED', 'STARTED')";
 
+const LAUNCHED: &str = "id, launches, attempts, job, worked, started_at IS NOT NULL, stopped";
+
 fn launched(row: &Row<'_>) -> rusqlite::Result<Launched> {
     Ok(Launched {
         id: row.get(0)?,
-        attempts: row.get(1)?,
-        job: row.get(2)?,
-        lease_until: row.get::<_, Option<i64>>(3)?.unwrap_or_default(),
-        started_at: row.get(4)?,
+        launches: row.get(1)?,
+        attempts: row.get(2)?,
+        job: row.get(3)?,
+        worked: Duration::from_millis(row.get(4)?),
+        is_started: row.get(5)?,
+        stopped: row.get(6)?,
     })
 }
 
-fn until(lease: Duration) -> i64 {
-    now_ms().saturating_add(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Whether `token` is that of the run's worker, and the run still open.
@@ -69,40 +90,57 @@ fn log(db: &Connection, run_id: i64, level: Level, message: String) -> rusqlite:
 }
 
 impl Database {
-    /// Gives the oldest run that waits to a worker with this token.
+    /// Gives the next run that waits to a worker with this token: users take
+    /// turns, and the oldest run of a user comes first. Runs in `delayed` wait
+    /// longer.
     pub(crate) async fn claim(
         &self,
         token: Vec<u8>,
-        lease: Duration,
-    ) -> rusqlite::Result<Option<Claim>> {
+        delayed: Vec<i64>,
+    ) -> rusqlite::Result<Option<Launched>> {
         self.write(move |db| {
-            db.query_row(
+            let transaction = db.transaction()?;
+            let delayed = serde_json::json!(delayed).to_string();
+            let next: Option<(i64, String)> = transaction
+                .prepare_cached(&format!(
+                    "SELECT min(runs.id), user_id FROM runs
+                         JOIN experiments ON experiments.id = experiment_id
+                         JOIN users ON users.id = user_id
+                     WHERE {OPEN} AND worker_token IS NULL
+                         AND runs.id NOT IN (SELECT value FROM json_each(?1))
+                     GROUP BY user_id ORDER BY turn, min(runs.id) LIMIT 1"
+                ))?
+                .query_row([delayed], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            let Some((id, user_id)) = next else {
+                return Ok(None);
+            };
+            let claimed = transaction.query_row(
                 &format!(
-                    "UPDATE runs SET worker_token = ?1, attempts = attempts + 1, received = 0,
-                         lease_until = ?2, job = NULL, pace_step = NULL, pace_at = NULL
-                     WHERE id = (SELECT id FROM runs WHERE {OPEN} AND worker_token IS NULL
-                                 ORDER BY id LIMIT 1)
-                     RETURNING id, attempts"
+                    "UPDATE runs SET worker_token = ?2, attempts = attempts + 1,
+                         launches = launches + 1, received = 0, job = NULL, stopped = 0,
+                         pace_step = NULL, pace_at = NULL
+                     WHERE id = ?1 RETURNING {LAUNCHED}"
                 ),
-                params![token, until(lease)],
-                |row| {
-                    Ok(Claim {
-                        id: row.get(0)?,
-                        attempt: row.get(1)?,
-                    })
-                },
-            )
-            .optional()
+                params![id, token],
+                launched,
+            )?;
+            transaction.execute(
+                "UPDATE users SET turn = (SELECT max(turn) + 1 FROM users) WHERE id = ?1",
+                [user_id],
+            )?;
+            transaction.commit()?;
+            Ok(Some(claimed))
         })
         .await
     }
 
-    /// Notes what the launcher calls the worker of an attempt.
-    pub(crate) async fn set_job(&self, claim: Claim, job: String) -> rusqlite::Result<()> {
+    /// Notes what the launcher calls the worker of a launch.
+    pub(crate) async fn set_job(&self, held: (i64, u64), job: String) -> rusqlite::Result<()> {
         self.write(move |db| {
             db.execute(
-                "UPDATE runs SET job = ?3 WHERE id = ?1 AND attempts = ?2",
-                params![claim.id, claim.attempt, job],
+                "UPDATE runs SET job = ?3 WHERE id = ?1 AND launches = ?2",
+                params![held.0, held.1, job],
             )
             .map(drop)
         })
@@ -113,7 +151,7 @@ impl Database {
     pub(crate) async fn launched(&self) -> rusqlite::Result<Vec<Launched>> {
         self.read(|db| {
             db.prepare_cached(&format!(
-                "SELECT id, attempts, job, lease_until, started_at FROM runs
+                "SELECT {LAUNCHED} FROM runs
                  WHERE {OPEN} AND worker_token IS NOT NULL ORDER BY id"
             ))?
             .query_map([], launched)?
@@ -122,66 +160,48 @@ impl Database {
         .await
     }
 
-    /// The worker has shown that it lives. Says whether it still has the run.
-    pub(crate) async fn extend_lease(
-        &self,
-        run_id: i64,
-        token: Vec<u8>,
-        lease: Duration,
-    ) -> rusqlite::Result<bool> {
-        self.write(move |db| {
-            let changed = db.execute(
-                &format!(
-                    "UPDATE runs SET lease_until = ?3
-                     WHERE id = ?1 AND worker_token = ?2 AND {OPEN}"
-                ),
-                params![run_id, token, until(lease)],
-            )?;
-            Ok(changed == 1)
+    /// The server begins to stop: what becomes of its workers from now on costs
+    /// no attempt, even where the next server finds it out.
+    pub(crate) async fn note_stop(&self) -> rusqlite::Result<()> {
+        self.write(|db| {
+            let statement =
+                format!("UPDATE runs SET stopped = 1 WHERE {OPEN} AND worker_token IS NOT NULL");
+            db.execute(&statement, []).map(drop)
         })
         .await
     }
 
-    /// Gives all workers of an earlier server time to find this one.
-    pub(crate) async fn extend_leases(&self, lease: Duration) -> rusqlite::Result<()> {
-        self.write(move |db| {
-            db.execute(
-                &format!(
-                    "UPDATE runs SET lease_until = ?1 WHERE {OPEN} AND worker_token IS NOT NULL"
-                ),
-                [until(lease)],
-            )
-            .map(drop)
-        })
-        .await
-    }
-
-    /// Takes a run away from the worker of this attempt, so that it waits for
-    /// another. Says whether that worker had it; `message` goes to the log. An
-    /// attempt that `counts` not may be made again.
+    /// Takes a run from the worker of this launch, so that it waits for another
+    /// one, if `still` holds in the transaction. Returns whether that happened.
     pub(crate) async fn release(
         &self,
-        run_id: i64,
-        attempt: u32,
-        counts: bool,
-        level: Level,
-        message: String,
+        held: (i64, u64),
+        release: Release,
+        still: impl FnOnce() -> bool + Send + 'static,
     ) -> rusqlite::Result<bool> {
         self.write(move |db| {
             let transaction = db.transaction()?;
             let changed = transaction.execute(
                 &format!(
-                    "UPDATE runs SET worker_token = NULL, lease_until = NULL, job = NULL,
-                         attempts = attempts - ?3
-                     WHERE id = ?1 AND attempts = ?2 AND worker_token IS NOT NULL AND {OPEN}"
+                    "UPDATE runs SET worker_token = NULL, job = NULL,
+                         attempts = attempts - ?3, worked = worked + ?4
+                     WHERE id = ?1 AND launches = ?2 AND worker_token IS NOT NULL AND {OPEN}"
                 ),
-                params![run_id, attempt, u32::from(!counts)],
+                params![
+                    held.0,
+                    held.1,
+                    u32::from(!release.counts),
+                    millis(release.worked)
+                ],
             )?;
-            if changed == 1 {
-                log(&transaction, run_id, level, message)?;
-                transaction.commit()?;
+            if changed == 0 || !still() {
+                return Ok(false);
             }
-            Ok(changed == 1)
+            if let Some((level, message)) = release.line {
+                log(&transaction, held.0, level, message)?;
+            }
+            transaction.commit()?;
+            Ok(true)
         })
         .await
     }
@@ -204,14 +224,14 @@ impl Database {
     }
 
     /// Stores a worker's events, of which the first is number `first` of its
-    /// attempt; those that have come before are skipped, and so are steps and
-    /// epochs that an earlier worker has reported. Says whether the worker
+    /// launch, and adds `worked` to the time spent on the run. Among the events, those that have come before are skipped, and so are steps and
+    /// epochs that an earlier worker has reported. Returns whether the worker
     /// still has the run.
     pub(crate) async fn add_worker_events(
         &self,
         run_id: i64,
         token: Vec<u8>,
-        lease: Duration,
+        worked: Duration,
         first: u64,
         batch: Vec<Event>,
     ) -> rusqlite::Result<bool> {
@@ -228,7 +248,7 @@ impl Database {
             let new: Vec<Event> = new.into_iter().filter(|event| state.take(event)).collect();
             events::append(&transaction, run_id, &new)?;
             state.received = received;
-            state.write(&transaction, run_id, until(lease))?;
+            state.write(&transaction, run_id, worked)?;
             transaction.commit()?;
             Ok(true)
         })
@@ -248,6 +268,14 @@ impl Database {
             if !is_current(&transaction, run_id, &token)? {
                 return Ok(None);
             }
+            // A run that gets further has earned new attempts.
+            transaction.execute(
+                "UPDATE runs SET attempts = 1 WHERE id = ?1 AND (?2, ?3) > (
+                     SELECT coalesce(max(epoch), -1), coalesce(max(step), -1) FROM (
+                         SELECT epoch, step FROM checkpoints WHERE run_id = ?1
+                         ORDER BY epoch DESC, step DESC LIMIT 1))",
+                params![run_id, checkpoint.epoch, checkpoint.step],
+            )?;
             let message = format!(
                 "Checkpoint {} is kept: {} epochs and {} steps",
                 checkpoints::insert(&transaction, run_id, &checkpoint)?,
@@ -416,11 +444,11 @@ impl State {
         }
     }
 
-    fn write(&self, db: &Connection, run_id: i64, lease_until: i64) -> rusqlite::Result<()> {
+    fn write(&self, db: &Connection, run_id: i64, worked: Duration) -> rusqlite::Result<()> {
         let (pace_step, pace_at) = self.pace.unzip();
         db.execute(
             "UPDATE runs SET received = ?2, epoch = ?3, epochs = ?4, step = ?5, steps = ?6,
-                 epochs_done = ?7, pace_step = ?8, pace_at = ?9, metrics = ?10, lease_until = ?11
+                 epochs_done = ?7, pace_step = ?8, pace_at = ?9, metrics = ?10, worked = worked + ?11
              WHERE id = ?1",
             params![
                 run_id,
@@ -433,7 +461,7 @@ impl State {
                 pace_step,
                 pace_at,
                 self.metrics.to_string(),
-                lease_until
+                millis(worked)
             ],
         )
         .map(drop)
@@ -441,120 +469,4 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::database::{in_memory, runs::tests::with_run};
-
-    const LEASE: Duration = Duration::from_secs(30);
-
-    fn line(text: &str) -> Event {
-        Event::Log {
-            level: Level::Info,
-            message: text.into(),
-        }
-    }
-
-    fn step(epoch: usize, step: usize) -> Event {
-        Event::Step {
-            epoch,
-            epochs: 2,
-            step,
-            steps: 3,
-            loss: 1.0,
-            mean_loss: 1.0,
-            learning_rate: 0.1,
-        }
-    }
-
-    async fn seen(db: &Database, run_id: i64) -> Vec<Event> {
-        let events = db.events(run_id, None, 0, 100).await.unwrap();
-        let numbers: Vec<u64> = events.iter().map(|e| e.number).collect();
-        assert_eq!(numbers, (0..events.len() as u64).collect::<Vec<_>>());
-        events.into_iter().map(|e| e.event).collect()
-    }
-
-    #[tokio::test]
-    async fn a_batch_that_comes_twice_is_stored_once_and_in_order() {
-        let db = in_memory();
-        let run = with_run(&db, "r").await;
-        db.claim(b"one".to_vec(), LEASE).await.unwrap().unwrap();
-        let add = async |first, events| {
-            let added = db.add_worker_events(run, b"one".to_vec(), LEASE, first, events);
-            assert!(added.await.unwrap());
-        };
-        add(0, vec![line("0"), line("1")]).await;
-        add(0, vec![line("0"), line("1")]).await;
-        add(1, vec![line("1"), line("2")]).await;
-        // A line of the server's own takes nothing from the worker's count.
-        let own = db.write(move |db| log(db, run, Level::Info, "mine".into()));
-        own.await.unwrap();
-        add(3, vec![line("3")]).await;
-        let expected = ["0", "1", "2", "mine", "3"].map(line);
-        assert_eq!(seen(&db, run).await, expected);
-    }
-
-    #[tokio::test]
-    async fn a_worker_that_was_replaced_can_write_nothing() {
-        let db = in_memory();
-        let run = with_run(&db, "r").await;
-        let claim = db.claim(b"one".to_vec(), LEASE).await.unwrap().unwrap();
-        assert_eq!((claim.id, claim.attempt), (run, 1));
-        assert!(db.claim(b"two".to_vec(), LEASE).await.unwrap().is_none());
-        assert!(db.begin(run, b"one".to_vec()).await.unwrap());
-        let lost = db.release(run, 1, true, Level::Warning, "lost".into());
-        assert!(lost.await.unwrap());
-        // Once only, and not what another attempt has.
-        let again = db.release(run, 1, true, Level::Warning, "lost".into());
-        assert!(!again.await.unwrap());
-        let claim = db.claim(b"two".to_vec(), LEASE).await.unwrap().unwrap();
-        assert_eq!(claim.attempt, 2);
-
-        let old = || b"one".to_vec();
-        let added = db.add_worker_events(run, old(), LEASE, 0, vec![line("stale")]);
-        assert!(!added.await.unwrap());
-        assert!(!db.extend_lease(run, old(), LEASE).await.unwrap());
-        assert!(!db.begin(run, old()).await.unwrap());
-        let checkpoint = CheckpointRow::default();
-        let stored = db.add_checkpoint(run, old(), checkpoint.clone()).await;
-        assert!(stored.unwrap().is_none());
-        let end = |status| End {
-            status,
-            details: "over".into(),
-            lines: vec![(Level::Info, "over".into())],
-        };
-        let ended = db.end_run(run, Some(old()), end(Status::Finished)).await;
-        assert!(ended.unwrap().is_none());
-        let new = || b"two".to_vec();
-        let stored = db.add_checkpoint(run, new(), checkpoint).await;
-        assert!(stored.unwrap().is_some());
-        let ended = db.end_run(run, Some(new()), end(Status::Finished)).await;
-        assert!(ended.unwrap().is_some());
-        // Ended once, whoever else wants it.
-        let ended = db.end_run(run, None, end(Status::Failed)).await;
-        assert!(ended.unwrap().is_none());
-        let run = db.run_by_id(run).await.unwrap().unwrap();
-        assert_eq!(run.status(), Status::Finished);
-    }
-
-    #[tokio::test]
-    async fn steps_that_are_repeated_are_stored_once() {
-        let db = in_memory();
-        let run = with_run(&db, "r").await;
-        db.claim(b"one".to_vec(), LEASE).await.unwrap();
-        let batch = vec![step(1, 1), step(1, 2), step(1, 3), step(2, 1)];
-        let added = db.add_worker_events(run, b"one".to_vec(), LEASE, 0, batch);
-        assert!(added.await.unwrap());
-        let lost = db.release(run, 1, true, Level::Warning, "lost".into());
-        assert!(lost.await.unwrap());
-        db.claim(b"two".to_vec(), LEASE).await.unwrap();
-        // From the checkpoint behind step 2.
-        let batch = vec![step(1, 3), step(2, 1), step(2, 2)];
-        let added = db.add_worker_events(run, b"two".to_vec(), LEASE, 0, batch);
-        assert!(added.await.unwrap());
-        let steps: Vec<Event> = seen(&db, run).await;
-        let expected = vec![step(1, 1), step(1, 2), step(1, 3), step(2, 1)];
-        assert_eq!(steps[..4], expected);
-        assert!(matches!(steps[4], Event::Log { .. }));
-        assert_eq!(steps[5..], [step(2, 2)]);
-    }
-}
+mod tests;

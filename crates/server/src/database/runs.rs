@@ -32,6 +32,8 @@ pub(crate) struct RunRow {
     pub(crate) artifact_id: String,
     pub(crate) idempotency_key: Option<String>,
     pub(crate) attempts: u32,
+    /// The number of the last launch.
+    pub(crate) launches: u64,
     pub(crate) has_worker: bool,
     /// In milliseconds since 1970, as all times here.
     pub(crate) started_at: Option<i64>,
@@ -164,7 +166,7 @@ pub(crate) enum Created {
 const SELECT: &str = "SELECT runs.id, experiments.name, user_id, runs.name, runs.description,
     config, device, task, status, details, runs.created_at, artifact_id, runs.idempotency_key,
     attempts, worker_token IS NOT NULL, started_at, ended_at, epoch, epochs, step, steps,
-    pace_step, pace_at, metrics, data
+    pace_step, pace_at, metrics, data, launches
     FROM runs JOIN experiments ON experiments.id = experiment_id";
 
 fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
@@ -195,6 +197,7 @@ fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         },
         metrics: row.get(23)?,
         data: row.get(24)?,
+        launches: row.get(25)?,
     })
 }
 
@@ -343,13 +346,26 @@ impl Database {
         .await
     }
 
-    /// How many runs that wait come before this one, up to 1000.
+    /// How many runs that wait come before this one, up to 1000: users take
+    /// turns, and each one's oldest run comes first.
     pub(crate) async fn ahead(&self, id: i64) -> rusqlite::Result<u64> {
         self.read(move |db| {
             db.prepare_cached(
-                "SELECT count(*) FROM (SELECT 1 FROM runs
-                     WHERE status IN ('CREATED', 'STARTED') AND worker_token IS NULL AND id < ?1
-                     LIMIT 1000)",
+                "WITH waiting AS (
+                     SELECT id, experiment_id FROM runs
+                     WHERE status IN ('CREATED', 'STARTED') AND worker_token IS NULL
+                     ORDER BY id LIMIT 1000),
+                 placed AS (
+                     SELECT waiting.id, turn,
+                         row_number() OVER (PARTITION BY user_id ORDER BY waiting.id) AS round,
+                         min(waiting.id) OVER (PARTITION BY user_id) AS oldest
+                     FROM waiting JOIN experiments ON experiments.id = experiment_id
+                         JOIN users ON users.id = user_id),
+                 ordered AS (
+                     SELECT id, row_number() OVER (ORDER BY round, turn, oldest) - 1 AS ahead
+                     FROM placed)
+                 SELECT coalesce((SELECT ahead FROM ordered WHERE id = ?1),
+                                 (SELECT count(*) FROM waiting WHERE id < ?1))",
             )?
             .query_row([id], |row| row.get(0))
         })
@@ -416,7 +432,7 @@ pub(super) mod tests {
     use crate::{database::in_memory, secret};
 
     /// Makes a user, an experiment and a run. Returns the run's id.
-    pub(in crate::database) async fn with_run(db: &Database, name: &str) -> i64 {
+    pub(crate) async fn with_run(db: &Database, name: &str) -> i64 {
         db.create_token("u".into(), "t".into(), crate::database::Scope::All)
             .await
             .unwrap();

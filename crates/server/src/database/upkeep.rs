@@ -8,6 +8,32 @@ use rusqlite::{OptionalExtension, params};
 use super::{Database, artifacts::has_content, open::write_copy};
 
 impl Database {
+    /// The port at which workers of this machine found the last server.
+    pub(crate) async fn worker_port(&self) -> rusqlite::Result<Option<u16>> {
+        self.read(|db| {
+            db.query_row(
+                "SELECT value FROM settings WHERE name = 'worker port'",
+                [],
+                |row| row.get(0).map(u16::from_be_bytes),
+            )
+            .optional()
+        })
+        .await
+    }
+
+    /// Remembers the port for the next server.
+    pub(crate) async fn set_worker_port(&self, port: u16) -> rusqlite::Result<()> {
+        self.write(move |db| {
+            db.execute(
+                "INSERT INTO settings (name, value) VALUES ('worker port', ?1)
+                 ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                [port.to_be_bytes()],
+            )
+            .map(drop)
+        })
+        .await
+    }
+
     /// The key that this server signs with; made when it is first asked for.
     pub(crate) async fn signing_key(&self) -> rusqlite::Result<[u8; 32]> {
         self.write(|db| {

@@ -12,5 +12,6 @@ mod queue;
 mod security;
 mod storage;
 mod support;
+mod survival;
 mod tls;
 mod uploads;

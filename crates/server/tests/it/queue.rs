@@ -1,7 +1,6 @@
 //! Runs and their workers: one after the other, cancelled, lost, carried on.
 
 use std::{
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,10 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use finetuner::{
-    BestModelCheckpoint, EvaluationCallback, Finetuner, Run, Status, StatusInfo,
-    TrainingCheckpoint, Update, protocol::Event,
-};
+use finetuner::{Status, TrainingCheckpoint};
 use finetuner_server::{
     Server, Settings,
     launcher::{Launcher, WorkOrder},
@@ -20,7 +16,7 @@ use finetuner_server::{
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::json;
 
-use crate::support::{Http, Serving, connect, fit, pairs, start, start_with};
+use crate::support::{Http, connect, fit, losses, pairs, reach, start, start_with};
 
 /// Often, so that what is lost is little.
 fn checkpoint_always() -> Settings {
@@ -28,31 +24,6 @@ fn checkpoint_always() -> Settings {
         checkpoint_every: Duration::ZERO,
         ..Settings::default()
     }
-}
-
-/// Follows a run until it has done so many steps.
-async fn reach(run: &Run, step: u64) {
-    let mut watch = run.watch();
-    while let Some(update) = watch.next().await {
-        if let Update::Progress(progress) = update.unwrap()
-            && progress.step >= step
-        {
-            return;
-        }
-    }
-    panic!("the run ended before step {step}: {:?}", run.status().await);
-}
-
-/// The loss of every step, in order.
-async fn losses(run: &Run) -> Vec<(usize, usize, f64)> {
-    let points = run.metric_history(None).await.unwrap();
-    let loss = |event: Event| match event {
-        Event::Step {
-            epoch, step, loss, ..
-        } => Some((epoch, step, loss)),
-        _ => None,
-    };
-    points.into_iter().filter_map(|p| loss(p.event)).collect()
 }
 
 #[tokio::test]
@@ -261,7 +232,7 @@ async fn pictures_at_addresses_are_fetched_by_the_worker_where_that_is_allowed()
     }
 }
 
-/// Starts workers that do nothing.
+/// Starts workers that ask for their job and do nothing more.
 struct Idle(Arc<AtomicUsize>);
 
 impl Launcher for Idle {
@@ -269,10 +240,15 @@ impl Launcher for Idle {
         assert!(order.url.starts_with("http://127.0.0.1:"));
         assert!(!format!("{order:?}").contains(&order.token));
         let number = self.0.fetch_add(1, Ordering::SeqCst);
-        Box::pin(std::future::ready(match number {
-            0 => Err("the cluster is full".to_owned()),
-            n => Ok(format!("job-{n}")),
-        }))
+        Box::pin(async move {
+            if number == 0 {
+                return Err("the cluster is full".to_owned());
+            }
+            let worker = Http::new(&order.url, Some(&order.token));
+            let job = worker.get("/api/v1/worker/job").send().await;
+            assert!(job.unwrap().status().is_success());
+            Ok(format!("job-{number}"))
+        })
     }
 
     fn kill<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
@@ -293,7 +269,7 @@ async fn a_run_that_loses_all_its_workers_fails_and_says_why() {
     let started = Arc::new(AtomicUsize::new(0));
     let settings = Settings {
         lease: Duration::from_millis(300),
-        attempts: 3,
+        attempts: 2,
         runs_at_once: 2,
         ..Settings::default()
     };
@@ -305,7 +281,8 @@ async fn a_run_that_loses_all_its_workers_fails_and_says_why() {
     finetuner.push("train", pairs(4)).await.unwrap();
     let run = fit(&finetuner, "lost", 1).await.unwrap();
     let error = run.wait().await.unwrap_err().to_string();
-    assert!(error.contains("attempt 3 of 3"), "{error}");
+    // That no worker could be started at first was not the run's own fault.
+    assert!(error.contains("attempt 2 of 2"), "{error}");
     assert!(error.contains("no sign of life for 0.3 seconds"), "{error}");
     let log = run.logs().await.unwrap();
     for reason in ["the cluster is full", "node 7 is down"] {
@@ -402,105 +379,4 @@ async fn lines_are_numbered_and_go_on_behind_the_last_one() {
     let said = whole.lines().filter_map(|line| line.strip_prefix("data: "));
     let said: String = said.map(|line| format!("{line}\n")).collect();
     assert_eq!(said, run.logs().await.unwrap());
-}
-
-/// The processes of the workers that speak to a server, whoever started them.
-fn workers_of(url: &str) -> Vec<u32> {
-    let is_worker = |pid: &u32| {
-        let read = |file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let has = |file: &str, text: &str| {
-            let bytes = read(file);
-            bytes
-                .split(|byte| *byte == 0)
-                .any(|part| part == text.as_bytes())
-        };
-        has("cmdline", "worker") && has("environ", &format!("FINETUNER_WORKER_URL={url}"))
-    };
-    let all = std::fs::read_dir("/proc").unwrap().flatten();
-    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(is_worker).collect()
-}
-
-async fn kill(pid: u32) {
-    let told = tokio::process::Command::new("kill")
-        .args(["-9", &pid.to_string()])
-        .status();
-    assert!(told.await.unwrap().success());
-}
-
-/// A run with all that a checkpoint must hold.
-async fn submit(finetuner: &Finetuner, name: &str) -> Run {
-    let evaluation = EvaluationCallback::new("train");
-    let best = BestModelCheckpoint::new().monitor("recall_at_k");
-    let fit = fit(finetuner, name, 10).callback(evaluation).callback(best);
-    fit.await.unwrap()
-}
-
-async fn serve(data: &Path, address: &str) -> Serving {
-    let options = [
-        "--address",
-        address,
-        "--checkpoint-every",
-        "0",
-        "--lease",
-        "5",
-        "--attempts",
-        "9",
-    ];
-    Serving::start(data, &options).await
-}
-
-/// `kill -9`, first of the worker, then of the server while it trains, then of
-/// both: the run ends once, with the losses of one that nobody disturbed.
-#[tokio::test]
-async fn a_run_survives_whatever_is_killed() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder.path().join("data");
-    let mut server = serve(&data, "127.0.0.1:0").await;
-    let token = server.line_after("Token, shown this once: ").await;
-    let address = server.url.trim_start_matches("http://").to_owned();
-    let finetuner = server.log_in(&token).await.unwrap();
-    finetuner.push("train", pairs(16)).await.unwrap();
-    let run = submit(&finetuner, "killed").await;
-
-    reach(&run, 5).await;
-    let [worker] = workers_of(&server.url).try_into().unwrap();
-    kill(worker).await;
-    reach(&run, 12).await;
-
-    // The worker finds the next server at the same address.
-    server.process.kill().await.unwrap();
-    server = serve(&data, &address).await;
-    reach(&run, 18).await;
-
-    let workers = workers_of(&server.url);
-    server.process.kill().await.unwrap();
-    for worker in workers {
-        kill(worker).await;
-    }
-    let server = serve(&data, &address).await;
-    let finetuner = server.log_in(&token).await.unwrap();
-    let run = finetuner.get_run("killed").await.unwrap();
-    let StatusInfo { status, .. } = run.wait().await.unwrap();
-    assert_eq!(status, Status::Finished);
-    let whole = submit(&finetuner, "whole").await;
-    whole.wait().await.unwrap();
-    assert_eq!(losses(&run).await, losses(&whole).await);
-    assert_eq!(run.metrics().await.unwrap(), whole.metrics().await.unwrap());
-    let log = run.logs().await.unwrap();
-    assert!(log.contains("The worker was lost"), "{log}");
-    assert_eq!(log.matches("Finished").count(), 1, "{log}");
-    let http = Http::new(&server.url, Some(&token));
-    let counted = http
-        .get("/metrics")
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
-    assert!(
-        counted.contains("finetuner_runs{status=\"FINISHED\"} 2"),
-        "{counted}"
-    );
 }

@@ -2,7 +2,9 @@
 
 use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
 
-use finetuner::{Document, DocumentArray, EvaluationCallback, Finetuner, Fit, Loss, Run};
+use finetuner::{
+    Document, DocumentArray, EvaluationCallback, Finetuner, Fit, Loss, Run, Update, protocol::Event,
+};
 use finetuner_server::{RunningServer, Server, Settings};
 use reqwest::{Client, Method, RequestBuilder};
 use tokio::{
@@ -46,6 +48,16 @@ pub(crate) struct Serving {
 impl Serving {
     /// On any free port, unless `options` say another address.
     pub(crate) async fn start(data: &Path, options: &[&str]) -> Self {
+        Self::start_in(data, options, &[]).await
+    }
+
+    /// As [`Serving::start`], with these variables in the environment. The server
+    /// has a process group of its own, as in a terminal.
+    pub(crate) async fn start_in(
+        data: &Path,
+        options: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
         let address: &[&str] = match options.contains(&"--address") {
             true => &[],
             false => &["--address", "127.0.0.1:0"],
@@ -56,6 +68,8 @@ impl Serving {
             .args(options)
             .arg("--data")
             .arg(data)
+            .envs(environment.iter().copied())
+            .process_group(0)
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -177,4 +191,29 @@ pub(crate) async fn finished_run(finetuner: &Finetuner, name: &str) -> Run {
     let run = fit(finetuner, name, 1).callback(evaluation).await.unwrap();
     run.wait().await.unwrap();
     run
+}
+
+/// Follows a run until it has done so many steps.
+pub(crate) async fn reach(run: &Run, step: u64) {
+    let mut watch = run.watch();
+    while let Some(update) = watch.next().await {
+        if let Update::Progress(progress) = update.unwrap()
+            && progress.step >= step
+        {
+            return;
+        }
+    }
+    panic!("the run ended before step {step}: {:?}", run.status().await);
+}
+
+/// The loss of every step, in order.
+pub(crate) async fn losses(run: &Run) -> Vec<(usize, usize, f64)> {
+    let points = run.metric_history(None).await.unwrap();
+    let loss = |event: Event| match event {
+        Event::Step {
+            epoch, step, loss, ..
+        } => Some((epoch, step, loss)),
+        _ => None,
+    };
+    points.into_iter().filter_map(|p| loss(p.event)).collect()
 }

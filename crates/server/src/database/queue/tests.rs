@@ -1,0 +1,238 @@
+//! Which worker has a run, and what it may write.
+
+use super::*;
+use crate::database::{in_memory, runs::tests::with_run};
+
+const NO_TIME: Duration = Duration::ZERO;
+
+async fn claim(db: &Database, token: &[u8]) -> Option<Launched> {
+    db.claim(token.to_vec(), Vec::new()).await.unwrap()
+}
+
+async fn release(db: &Database, held: (i64, u64), counts: bool) -> bool {
+    let release = Release {
+        counts,
+        worked: NO_TIME,
+        line: Some((Level::Warning, "lost".into())),
+    };
+    db.release(held, release, || true).await.unwrap()
+}
+
+fn line(text: &str) -> Event {
+    Event::Log {
+        level: Level::Info,
+        message: text.into(),
+    }
+}
+
+fn step(epoch: usize, step: usize) -> Event {
+    Event::Step {
+        epoch,
+        epochs: 2,
+        step,
+        steps: 3,
+        loss: 1.0,
+        mean_loss: 1.0,
+        learning_rate: 0.1,
+    }
+}
+
+async fn seen(db: &Database, run_id: i64) -> Vec<Event> {
+    let events = db.events(run_id, None, 0, 100).await.unwrap();
+    let numbers: Vec<u64> = events.iter().map(|e| e.number).collect();
+    assert_eq!(numbers, (0..events.len() as u64).collect::<Vec<_>>());
+    events.into_iter().map(|e| e.event).collect()
+}
+
+#[tokio::test]
+async fn a_batch_that_comes_twice_is_stored_once_and_in_order() {
+    let db = in_memory();
+    let run = with_run(&db, "r").await;
+    claim(&db, b"one").await.unwrap();
+    let add = async |first, events| {
+        let added = db.add_worker_events(run, b"one".to_vec(), NO_TIME, first, events);
+        assert!(added.await.unwrap());
+    };
+    add(0, vec![line("0"), line("1")]).await;
+    add(0, vec![line("0"), line("1")]).await;
+    add(1, vec![line("1"), line("2")]).await;
+    // A line of the server's own takes nothing from the worker's count.
+    let own = db.write(move |db| log(db, run, Level::Info, "mine".into()));
+    own.await.unwrap();
+    add(3, vec![line("3")]).await;
+    let expected = ["0", "1", "2", "mine", "3"].map(line);
+    assert_eq!(seen(&db, run).await, expected);
+}
+
+#[tokio::test]
+async fn a_worker_that_was_replaced_can_write_nothing() {
+    let db = in_memory();
+    let run = with_run(&db, "r").await;
+    let first = claim(&db, b"one").await.unwrap();
+    assert_eq!((first.id, first.launches, first.attempts), (run, 1, 1));
+    assert!(claim(&db, b"two").await.is_none());
+    assert!(db.begin(run, b"one".to_vec()).await.unwrap());
+    assert!(release(&db, first.held(), true).await);
+    // Once only, and not what another launch has.
+    assert!(!release(&db, first.held(), true).await);
+    let second = claim(&db, b"two").await.unwrap();
+    assert_eq!((second.launches, second.attempts), (2, 2));
+    assert!(!release(&db, first.held(), true).await);
+
+    let old = || b"one".to_vec();
+    let added = db.add_worker_events(run, old(), NO_TIME, 0, vec![line("stale")]);
+    assert!(!added.await.unwrap());
+    assert!(!db.begin(run, old()).await.unwrap());
+    let checkpoint = CheckpointRow::default();
+    let stored = db.add_checkpoint(run, old(), checkpoint.clone()).await;
+    assert!(stored.unwrap().is_none());
+    let end = |status| End {
+        status,
+        details: "over".into(),
+        lines: vec![(Level::Info, "over".into())],
+    };
+    let ended = db.end_run(run, Some(old()), end(Status::Finished)).await;
+    assert!(ended.unwrap().is_none());
+    let new = || b"two".to_vec();
+    let stored = db.add_checkpoint(run, new(), checkpoint).await;
+    assert!(stored.unwrap().is_some());
+    let ended = db.end_run(run, Some(new()), end(Status::Finished)).await;
+    assert!(ended.unwrap().is_some());
+    // Ended once, whoever else wants it.
+    let ended = db.end_run(run, None, end(Status::Failed)).await;
+    assert!(ended.unwrap().is_none());
+    let run = db.run_by_id(run).await.unwrap().unwrap();
+    assert_eq!(run.status(), Status::Finished);
+}
+
+#[tokio::test]
+async fn steps_that_are_repeated_are_stored_once() {
+    let db = in_memory();
+    let run = with_run(&db, "r").await;
+    let first = claim(&db, b"one").await.unwrap();
+    let batch = vec![step(1, 1), step(1, 2), step(1, 3), step(2, 1)];
+    let added = db.add_worker_events(run, b"one".to_vec(), NO_TIME, 0, batch);
+    assert!(added.await.unwrap());
+    assert!(release(&db, first.held(), true).await);
+    claim(&db, b"two").await.unwrap();
+    // From the checkpoint behind step 2.
+    let batch = vec![step(1, 3), step(2, 1), step(2, 2)];
+    let added = db.add_worker_events(run, b"two".to_vec(), NO_TIME, 0, batch);
+    assert!(added.await.unwrap());
+    let steps: Vec<Event> = seen(&db, run).await;
+    let expected = vec![step(1, 1), step(1, 2), step(1, 3), step(2, 1)];
+    assert_eq!(steps[..4], expected);
+    assert!(matches!(steps[4], Event::Log { .. }));
+    assert_eq!(steps[5..], [step(2, 2)]);
+}
+
+#[tokio::test]
+async fn attempts_count_only_faults_without_progress() {
+    let db = in_memory();
+    let run = with_run(&db, "r").await;
+    let attempts = async |token: &[u8]| {
+        let launched = claim(&db, token).await.unwrap();
+        (launched.attempts, launched.held())
+    };
+    let (first, held) = attempts(b"1").await;
+    assert!(release(&db, held, false).await, "the launcher's fault");
+    let (second, held) = attempts(b"2").await;
+    assert!(release(&db, held, true).await, "its own fault");
+    let (third, held) = attempts(b"3").await;
+    assert_eq!((first, second, third, held.1), (1, 1, 2, 3));
+    let keep = async |token: &[u8], epoch, step| {
+        let row = CheckpointRow {
+            epoch,
+            step,
+            ..CheckpointRow::default()
+        };
+        let kept = db.add_checkpoint(run, token.to_vec(), row).await;
+        assert!(kept.unwrap().is_some());
+    };
+    keep(b"3", 1, 5).await;
+    assert!(release(&db, held, true).await);
+    let (after_progress, held) = attempts(b"4").await;
+    assert_eq!(after_progress, 2, "the fault after progress is the first");
+    // The same position again, and one before it, are no progress.
+    keep(b"4", 1, 5).await;
+    keep(b"4", 0, 9).await;
+    assert!(release(&db, held, true).await);
+    let (without_progress, held) = attempts(b"5").await;
+    assert_eq!(without_progress, 3);
+    keep(b"5", 2, 0).await;
+    assert!(release(&db, held, true).await);
+    assert_eq!(attempts(b"6").await.0, 2);
+}
+
+#[tokio::test]
+async fn a_sign_of_life_in_the_last_moment_keeps_the_run() {
+    let db = in_memory();
+    let run = with_run(&db, "r").await;
+    let held = claim(&db, b"one").await.unwrap().held();
+    let lost = Release {
+        counts: true,
+        worked: NO_TIME,
+        line: Some((Level::Warning, "lost".into())),
+    };
+    assert!(!db.release(held, lost, || false).await.unwrap());
+    let row = db.run_by_id(run).await.unwrap().unwrap();
+    assert!(row.has_worker && row.attempts == 1);
+    assert!(seen(&db, run).await.is_empty());
+}
+
+#[tokio::test]
+async fn time_worked_adds_up_over_workers() {
+    let db = in_memory();
+    let run = with_run(&db, "r").await;
+    claim(&db, b"one").await.unwrap();
+    let seconds = Duration::from_secs;
+    let added = db.add_worker_events(run, b"one".to_vec(), seconds(5), 0, vec![line("0")]);
+    assert!(added.await.unwrap());
+    let [launched] = db.launched().await.unwrap().try_into().unwrap();
+    let paused = Release {
+        counts: false,
+        worked: seconds(2),
+        line: None,
+    };
+    let released = db.release(launched.held(), paused, || true);
+    assert!(released.await.unwrap());
+    assert_eq!(claim(&db, b"two").await.unwrap().worked, seconds(7));
+}
+
+#[tokio::test]
+async fn users_take_turns_and_each_ones_oldest_run_comes_first() {
+    let db = in_memory();
+    with_run(&db, "a1").await;
+    db.write(|db| {
+        db.execute_batch(
+            "INSERT INTO users (id, name, created_at) VALUES ('two', 'b', ''), ('three', 'c', '');
+             INSERT INTO experiments (id, user_id, name, description, created_at)
+                 VALUES (8, 'two', 'e', '', ''), (9, 'three', 'e', '', '');",
+        )?;
+        for (name, experiment) in [("a2", 1), ("a3", 1), ("b1", 8), ("b2", 8), ("c1", 9)] {
+            db.execute(
+                "INSERT INTO runs (experiment_id, name, description, config, device, task,
+                     status, details, created_at, artifact_id)
+                 VALUES (?1, ?2, '', '{}', 'cpu', 'training', 'CREATED', '', '', ?2)",
+                params![experiment, name],
+            )?;
+        }
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let name = async |id| db.run_by_id(id).await.unwrap().unwrap().name;
+    let mut ahead = Vec::new();
+    for id in 1..=6 {
+        ahead.push((name(id).await, db.ahead(id).await.unwrap()));
+    }
+    ahead.sort_by_key(|(_, ahead)| *ahead);
+    let mut order = Vec::new();
+    while let Some(launched) = claim(&db, &[order.len() as u8]).await {
+        order.push(name(launched.id).await);
+    }
+    assert_eq!(order, ["a1", "b1", "c1", "a2", "b2", "a3"]);
+    // What a run is told of its place is what happens.
+    let told: Vec<(String, u64)> = order.into_iter().zip(0..).collect();
+    assert_eq!(ahead, told);
+}

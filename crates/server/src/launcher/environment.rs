@@ -1,0 +1,123 @@
+//! What workers get of the server's environment, and as whom they run.
+//!
+//! A worker reads models and data of users, so it gets no secret of the
+//! server's: no keys of the store, no token of a model hub.
+
+use std::{ffi::OsString, path::PathBuf};
+
+/// Variables that say where things are, how much is computed with, and how the
+/// log is written.
+const PASSED_ON: [&str; 46] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "USERPROFILE",
+    "APPDATA",
+    "LOCALAPPDATA",
+    "SYSTEMROOT",
+    "WINDIR",
+    "TMPDIR",
+    "TEMP",
+    "TMP",
+    "TZ",
+    "LANG",
+    "LANGUAGE",
+    "XDG_CACHE_HOME",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "DYLD_FALLBACK_LIBRARY_PATH",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HF_HOME",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "RUST_LOG",
+    "RUST_BACKTRACE",
+    "RUST_LIB_BACKTRACE",
+    "FINETUNER_LOG_FORMAT",
+    "RAYON_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_HOME",
+    "CUDA_PATH",
+    "CUDA_CACHE_PATH",
+    "CUDA_DEVICE_ORDER",
+    "NVIDIA_VISIBLE_DEVICES",
+];
+
+/// Variables that begin with one of these are passed on, too.
+const PASSED_ON_FROM: [&str; 2] = ["LC_", "MIMALLOC_"];
+
+/// The variables of the server that a worker gets: the usual ones, and those
+/// that the operator names.
+pub(super) fn of_workers(more: &[String]) -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(move |(name, _)| {
+        let Some(name) = name.to_str() else {
+            return false;
+        };
+        PASSED_ON.contains(&name)
+            || PASSED_ON_FROM.iter().any(|start| name.starts_with(start))
+            || more.iter().any(|more| more == name)
+    })
+}
+
+/// A user of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Account {
+    pub(crate) user: u32,
+    pub(crate) group: u32,
+    pub(crate) home: PathBuf,
+}
+
+impl Account {
+    /// Finds a user by name or number in the machine's list of users.
+    pub(crate) fn find(name: &str) -> Result<Self, String> {
+        let list = std::fs::read_to_string("/etc/passwd")
+            .map_err(|e| format!("the users of this machine can't be read: {e}"))?;
+        Self::find_in(&list, name).ok_or_else(|| format!("this machine has no user `{name}`"))
+    }
+
+    fn find_in(list: &str, name: &str) -> Option<Self> {
+        list.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            let [user_name, _, user, group, _, home, ..] = fields[..] else {
+                return None;
+            };
+            (user_name == name || user == name)
+                .then(|| {
+                    Some(Self {
+                        user: user.parse().ok()?,
+                        group: group.parse().ok()?,
+                        home: home.into(),
+                    })
+                })
+                .flatten()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_found_by_name_or_number() {
+        let list = "root:x:0:0:root:/root:/bin/sh\nbroken\nft:x:77:78::/home/ft:/bin/false\n";
+        let found = Account::find_in(list, "ft").unwrap();
+        assert_eq!((found.user, found.group), (77, 78));
+        assert_eq!(found.home, PathBuf::from("/home/ft"));
+        assert_eq!(Account::find_in(list, "77"), Some(found));
+        assert_eq!(Account::find_in(list, "nobody"), None);
+    }
+}

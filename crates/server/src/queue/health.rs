@@ -1,0 +1,91 @@
+//! Whether the queue does its work, for `/readyz`.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use crate::clock::Clock;
+
+/// A look of the queue that takes longer than this hangs.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
+
+/// What the queue has said of itself last.
+pub(crate) struct Health {
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    looked_at: Duration,
+    failure: Option<String>,
+}
+
+impl Health {
+    pub(crate) fn new(clock: Clock) -> Self {
+        let state = State {
+            looked_at: clock.now(),
+            failure: None,
+        };
+        Self {
+            clock,
+            state: Mutex::new(state),
+        }
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queue has looked after everything.
+    pub(super) fn good(&self) {
+        *self.state() = State {
+            looked_at: self.clock.now(),
+            failure: None,
+        };
+    }
+
+    /// The queue could not do its work. Returns whether this is new.
+    pub(super) fn failed(&self, reason: String) -> bool {
+        let mut state = self.state();
+        let is_new = state.failure.as_ref() != Some(&reason);
+        state.failure = Some(reason);
+        is_new
+    }
+
+    /// What is wrong with the queue, if anything is.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let state = self.state();
+        let silent = self.clock.now().saturating_sub(state.looked_at);
+        match &state.failure {
+            Some(reason) => Some(format!("the queue does not work: {reason}")),
+            None if silent > LONGEST_LOOK => Some(format!(
+                "the queue has not looked after its runs for {} seconds",
+                silent.as_secs()
+            )),
+            None => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_that_fails_or_hangs_is_reported() {
+        let clock = Clock::default();
+        let health = Health::new(clock.clone());
+        assert_eq!(health.problem(), None);
+        assert!(health.failed("the disk is full".into()));
+        assert!(!health.failed("the disk is full".into()));
+        let problem = health.problem().unwrap();
+        assert_eq!(problem, "the queue does not work: the disk is full");
+        health.good();
+        assert_eq!(health.problem(), None);
+        clock.advance(Duration::from_secs(61));
+        let problem = health.problem().unwrap();
+        assert!(problem.contains("for 61 seconds"), "{problem}");
+    }
+}

@@ -1,0 +1,179 @@
+//! Leases: how long the server believes that a silent worker is alive.
+//!
+//! They are kept in memory on the process's own clock, so setting the clock on
+//! the wall ends none. After a restart, and after a time in which the server
+//! itself stood still, every worker gets one full lease to show itself.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use crate::clock::Clock;
+
+/// A run, and the number of the launch of its worker.
+pub(crate) type Held = (i64, u64);
+
+/// The leases of all workers.
+pub(crate) struct Leases {
+    clock: Clock,
+    length: Duration,
+    held: Mutex<HashMap<Held, Lease>>,
+}
+
+#[derive(Clone, Copy)]
+struct Lease {
+    until: Duration,
+    /// Until when its work was counted. None before the worker has asked for
+    /// its job.
+    counted: Option<Duration>,
+}
+
+impl Leases {
+    pub(crate) fn new(clock: Clock, length: Duration) -> Self {
+        Self {
+            clock,
+            length,
+            held: Mutex::default(),
+        }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut HashMap<Held, Lease>, Duration) -> T) -> T {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        f(&mut held, self.clock.now())
+    }
+
+    /// Gives a worker a full lease. `at_work` says whether it has asked for its
+    /// job already.
+    pub(crate) fn grant(&self, held: Held, at_work: bool) {
+        self.with(|all, now| {
+            let lease = Lease {
+                until: now + self.length,
+                counted: at_work.then_some(now),
+            };
+            all.insert(held, lease);
+        });
+    }
+
+    /// Gives every worker a full lease, and counts the time since the last sign
+    /// of life as nobody's work.
+    pub(crate) fn grant_all(&self) {
+        self.with(|all, now| {
+            for lease in all.values_mut() {
+                lease.until = now + self.length;
+                lease.counted = lease.counted.map(|_| now);
+            }
+        });
+    }
+
+    /// A worker has asked for its job: from now on its time is counted.
+    pub(crate) fn begin(&self, held: Held) {
+        self.with(|all, now| {
+            let until = now + self.length;
+            let lease = all.entry(held).or_insert(Lease {
+                until,
+                counted: None,
+            });
+            lease.until = until;
+            lease.counted.get_or_insert(now);
+        });
+    }
+
+    /// A worker has shown that it lives.
+    pub(crate) fn renew(&self, held: Held) {
+        self.with(|all, now| {
+            let until = now + self.length;
+            let lease = all.entry(held).or_insert(Lease {
+                until,
+                counted: Some(now),
+            });
+            lease.until = until;
+        });
+    }
+
+    /// Whether the worker was silent for longer than its lease. A worker that
+    /// is not known has just begun.
+    pub(crate) fn is_over(&self, held: Held) -> bool {
+        self.with(|all, now| all.get(&held).is_some_and(|lease| now > lease.until))
+    }
+
+    /// Whether the worker has asked for its job.
+    pub(crate) fn is_at_work(&self, held: Held) -> bool {
+        self.with(|all, _| {
+            let lease = all.get(&held);
+            lease.is_some_and(|lease| lease.counted.is_some())
+        })
+    }
+
+    /// How long the worker has worked since its time was last taken.
+    pub(crate) fn worked(&self, held: Held) -> Duration {
+        self.with(|all, now| {
+            let counted = all.get(&held).and_then(|lease| lease.counted);
+            counted.map_or(Duration::ZERO, |counted| now.saturating_sub(counted))
+        })
+    }
+
+    /// As [`Leases::worked`]; the time is counted from now on.
+    pub(crate) fn take_worked(&self, held: Held) -> Duration {
+        let worked = self.worked(held);
+        self.with(|all, now| {
+            if let Some(lease) = all.get_mut(&held) {
+                lease.counted = lease.counted.map(|_| now);
+            }
+        });
+        worked
+    }
+
+    /// Forgets all leases but these.
+    pub(crate) fn retain(&self, wanted: &HashSet<Held>) {
+        self.with(|all, _| all.retain(|held, _| wanted.contains(held)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(30);
+    const ONE: Held = (1, 1);
+
+    #[test]
+    fn a_lease_lasts_as_long_as_signs_of_life_come() {
+        let clock = Clock::default();
+        let leases = Leases::new(clock.clone(), LEASE);
+        leases.grant(ONE, false);
+        clock.advance(Duration::from_secs(29));
+        assert!(!leases.is_over(ONE));
+        leases.renew(ONE);
+        clock.advance(Duration::from_secs(29));
+        assert!(!leases.is_over(ONE));
+        clock.advance(Duration::from_secs(2));
+        assert!(leases.is_over(ONE));
+        leases.grant_all();
+        assert!(!leases.is_over(ONE), "one full lease after a jump");
+        leases.retain(&HashSet::new());
+        assert!(!leases.is_over(ONE), "not known");
+    }
+
+    #[test]
+    fn only_time_at_work_is_counted() {
+        let clock = Clock::default();
+        let leases = Leases::new(clock.clone(), LEASE);
+        let seconds = |time: Duration| time.as_secs();
+        leases.grant(ONE, false);
+        clock.advance(Duration::from_secs(10));
+        assert!(!leases.is_at_work(ONE));
+        assert_eq!(seconds(leases.worked(ONE)), 0, "it has no job yet");
+        leases.begin(ONE);
+        assert!(leases.is_at_work(ONE));
+        clock.advance(Duration::from_secs(7));
+        assert_eq!(seconds(leases.worked(ONE)), 7);
+        assert_eq!(seconds(leases.take_worked(ONE)), 7);
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(seconds(leases.take_worked(ONE)), 2);
+        clock.advance(Duration::from_secs(500));
+        leases.grant_all();
+        assert_eq!(seconds(leases.worked(ONE)), 0, "the machine slept");
+    }
+}

@@ -1,0 +1,324 @@
+//! The worker's calls to the server.
+//!
+//! Every call may be repeated without harm. A server that can't be reached is
+//! given up after a minute. One that answers that it can't do its work, for
+//! example because its disk is full, is asked again for an hour: nothing that
+//! was trained is thrown away because of it.
+
+use std::{fmt, path::Path, sync::Arc, time::Duration};
+
+use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
+use sha2::{Digest, Sha256};
+use tokio::{io::AsyncWriteExt, time::Instant};
+
+use crate::{api::SHA256, secret};
+
+/// How long a server that can't be reached is looked for, so that one that is
+/// started again is found.
+const UNREACHABLE_FOR: Duration = Duration::from_secs(60);
+/// How long a server that answers with its own failure is asked again.
+const FAILS_FOR: Duration = Duration::from_secs(3600);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long an answer may take to begin.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Answers with a wrong SHA-256 before a content counts as damaged.
+const DAMAGED: u32 = 3;
+/// How long the upload of a file may take.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Why a call was in vain.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// The run belongs to another worker now, or is over.
+    Void,
+    /// The server does not take what was sent.
+    Refused(StatusCode, String),
+    /// The server is gone, or could not do its work for too long.
+    Gone(String),
+    /// A file on the worker's side.
+    File(String),
+}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Void => f.write_str("the run has been given to another worker, or is over"),
+            Self::Refused(status, reason) => write!(f, "the server refused it: {status}: {reason}"),
+            Self::Gone(reason) => write!(f, "the server can't be reached: {reason}"),
+            Self::File(reason) => f.write_str(reason),
+        }
+    }
+}
+
+/// How long a call is repeated.
+struct Patience {
+    since: Instant,
+    /// Since when nobody has answered at all.
+    silent_since: Instant,
+    pause: Duration,
+}
+
+impl Patience {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            since: now,
+            silent_since: now,
+            pause: FIRST_PAUSE,
+        }
+    }
+
+    /// Waits for the next attempt, or gives up.
+    async fn next(&mut self, failure: Passing) -> Result<(), CallError> {
+        let now = Instant::now();
+        let reason = match failure {
+            Passing::Unanswered(reason) => reason,
+            Passing::Answered(reason) => {
+                self.silent_since = now;
+                reason
+            }
+        };
+        if now - self.silent_since > UNREACHABLE_FOR || now - self.since > FAILS_FOR {
+            return Err(CallError::Gone(reason));
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
+/// A failure that may pass.
+enum Passing {
+    /// Nobody has answered.
+    Unanswered(String),
+    /// The server could not do it.
+    Answered(String),
+}
+
+/// The server as the worker sees it.
+#[derive(Clone)]
+pub(super) struct Server {
+    client: Client,
+    url: String,
+    token: String,
+}
+
+impl Server {
+    pub(super) fn new(url: &str, token: String) -> Result<Self, String> {
+        Ok(Self {
+            client: client(url)?,
+            url: url.trim_end_matches('/').to_owned(),
+            token,
+        })
+    }
+
+    fn get(&self, call: &str) -> RequestBuilder {
+        self.with_token(self.client.get(self.address(call)))
+    }
+
+    pub(super) fn post(&self, call: &str) -> RequestBuilder {
+        self.with_token(self.client.post(self.address(call)))
+    }
+
+    fn address(&self, call: &str) -> String {
+        format!("{}/api/v1/worker/{call}", self.url)
+    }
+
+    fn with_token(&self, request: RequestBuilder) -> RequestBuilder {
+        request.header(header::AUTHORIZATION, format!("token {}", self.token))
+    }
+
+    pub(super) async fn json<T: serde::de::DeserializeOwned>(
+        &self,
+        call: &str,
+    ) -> Result<T, CallError> {
+        let answer = self.send(|| self.get(call)).await?;
+        answer.json().await.map_err(not_understood)
+    }
+
+    /// Sends a request until it is answered.
+    pub(super) async fn send(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+    ) -> Result<Response, CallError> {
+        let mut patience = Patience::new();
+        loop {
+            match outcome(request().send().await).await? {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => patience.next(failure).await?,
+            }
+        }
+    }
+
+    /// Takes an answer's body into a file.
+    pub(super) async fn fetch(&self, call: &str, path: &Path) -> Result<(), CallError> {
+        self.save(|| self.get(call), path).await
+    }
+
+    /// Fetches a data set, or another content of the run, into a file.
+    pub(super) async fn fetch_data(&self, name: &str, path: &Path) -> Result<(), CallError> {
+        let request = || self.get("data").query(&[("name", name)]);
+        self.save(request, path).await
+    }
+
+    /// Sends a request until its answer has come whole, and is in a file.
+    async fn save(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        path: &Path,
+    ) -> Result<(), CallError> {
+        let failed = |e: std::io::Error| CallError::File(format!("{}: {e}", path.display()));
+        let mut patience = Patience::new();
+        let mut damaged = 0;
+        loop {
+            let mut answer = self.send(&request).await?;
+            let expected = answer.headers().get(SHA256).cloned();
+            let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
+            let mut sum = Sha256::new();
+            let cut_off = loop {
+                match answer.chunk().await {
+                    Ok(Some(bytes)) => {
+                        sum.update(&bytes);
+                        file.write_all(&bytes).await.map_err(failed)?;
+                    }
+                    Ok(None) => break None,
+                    Err(error) => break Some(without_url(error)),
+                }
+            };
+            let reason = match cut_off {
+                Some(error) => format!("its answer was cut off: {error}"),
+                None => {
+                    file.flush().await.map_err(failed)?;
+                    let sum = secret::hex(&sum.finalize());
+                    if expected.is_none_or(|expected| expected.as_bytes() == sum.as_bytes()) {
+                        return Ok(());
+                    }
+                    damaged += 1;
+                    "what it sent is not what it keeps: the SHA-256 differs".to_owned()
+                }
+            };
+            if damaged == DAMAGED {
+                return Err(CallError::File(format!("the server: {reason}")));
+            }
+            patience.next(Passing::Unanswered(reason)).await?;
+        }
+    }
+
+    /// Sends a file until it has arrived whole.
+    pub(super) async fn upload(
+        &self,
+        call: &str,
+        query: &[(&str, usize)],
+        path: &Path,
+    ) -> Result<(), CallError> {
+        let failed = |e: std::io::Error| CallError::File(format!("{}: {e}", path.display()));
+        let mut patience = Patience::new();
+        loop {
+            let file = tokio::fs::File::open(path).await.map_err(failed)?;
+            let size = file.metadata().await.map_err(failed)?.len();
+            let stream = tokio_util::io::ReaderStream::with_capacity(file, 1 << 20);
+            let request = self
+                .post(call)
+                .query(query)
+                .header(header::CONTENT_LENGTH, size)
+                .body(reqwest::Body::wrap_stream(stream))
+                .timeout(UPLOAD_TIMEOUT);
+            match outcome(request.send().await).await? {
+                Ok(_) => return Ok(()),
+                Err(failure) => patience.next(failure).await?,
+            }
+        }
+    }
+}
+
+async fn outcome(
+    answer: reqwest::Result<Response>,
+) -> Result<Result<Response, Passing>, CallError> {
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return Ok(Err(Passing::Unanswered(without_url(error)))),
+    };
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(Ok(answer));
+    }
+    let reason = detail(answer).await;
+    let may_pass = status.is_server_error()
+        || status == StatusCode::TOO_MANY_REQUESTS
+        || status == StatusCode::REQUEST_TIMEOUT;
+    match status {
+        StatusCode::UNAUTHORIZED => Err(CallError::Void),
+        status if may_pass => Ok(Err(Passing::Answered(format!("{status}: {reason}")))),
+        status => Err(CallError::Refused(status, reason)),
+    }
+}
+
+async fn detail(answer: Response) -> String {
+    let body: serde_json::Value = answer.json().await.unwrap_or_default();
+    body["detail"].as_str().unwrap_or_default().to_owned()
+}
+
+pub(super) fn not_understood(error: reqwest::Error) -> CallError {
+    CallError::Gone(format!(
+        "its answer is not understood: {}",
+        without_url(error)
+    ))
+}
+
+fn without_url(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
+    format!("{error}{}", cause.unwrap_or_default())
+}
+
+/// A client without the proxies of the environment: the address that a worker
+/// is given is the server's own. It leaves a program around us the choice of
+/// its own TLS.
+fn client(url: &str) -> Result<Client, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?;
+    let tls = match url.starts_with("https:") {
+        true => {
+            let verifier = rustls_platform_verifier::Verifier::new(provider);
+            let verifier = verifier.map_err(|e| e.to_string())?;
+            tls.dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+        }
+        false => tls.with_root_certificates(rustls::RootCertStore::empty()),
+    };
+    Client::builder()
+        .tls_backend_preconfigured(tls.with_no_client_auth())
+        .no_proxy()
+        .read_timeout(TIMEOUT)
+        .build()
+        .map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, routing::get};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_content_with_another_sum_is_not_taken() {
+        let sum = secret::hex(&Sha256::digest("good"));
+        let answer = |body: &'static str, sum: String| get(async move || ([(SHA256, sum)], body));
+        let routes = Router::new()
+            .route("/api/v1/worker/good", answer("good", sum.clone()))
+            .route("/api/v1/worker/bad", answer("bad!", sum));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let server = Server::new(&url, "t".into()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        server.fetch("good", &path).await.unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"good");
+        let error = server.fetch("bad", &path).await.unwrap_err().to_string();
+        assert!(error.contains("the SHA-256 differs"), "{error}");
+    }
+}
