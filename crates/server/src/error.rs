@@ -1,6 +1,6 @@
 //! What the API answers when it can't do what was asked.
 
-use std::{borrow::Cow, io::ErrorKind};
+use std::io::ErrorKind;
 
 use axum::{
     Json,
@@ -10,9 +10,6 @@ use axum::{
 use finetuner_engine::Error as EngineError;
 use rusqlite::ErrorCode;
 use serde_json::json;
-
-/// The most characters of a message that is sent.
-const MAX_MESSAGE: usize = 8000;
 
 /// The result of a call.
 pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -179,14 +176,6 @@ impl ApiError {
         }
     }
 
-    /// The message, cut where somebody's value makes it very long.
-    fn shown(&self) -> Cow<'_, str> {
-        match self.message.char_indices().nth(MAX_MESSAGE) {
-            Some((end, _)) => format!("{}…", &self.message[..end]).into(),
-            None => self.message.as_str().into(),
-        }
-    }
-
     /// The status in the body of a Hubble answer: the SDK knows these and fails
     /// on others.
     fn hubble_status(&self) -> u16 {
@@ -224,13 +213,12 @@ fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let message = self.shown();
         let body = json!({
-            "detail": message,
+            "detail": self.message,
             "code": self.status.as_u16(),
             "status": self.hubble_status(),
-            "message": message,
-            "readableMessage": message,
+            "message": self.message,
+            "readableMessage": self.message,
             "data": null,
         });
         let mut response = (self.status, Json(body)).into_response();

@@ -58,10 +58,12 @@ pub(crate) async fn stream(
     User(user): User,
     Path(path): Path<(String, String)>,
     headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = Result<Message, Infallible>>>> {
+) -> Result<impl IntoResponse> {
     let run = runs::find(&app, user.id, path).await?;
     let messages = follow(app, run.id, &headers);
-    Ok(Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    let messages = Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    // Tells proxies to pass each line on at once.
+    Ok(([("x-accel-buffering", "no")], messages))
 }
 
 /// The lines of a run's log behind the one that `Last-Event-ID` names, and new
@@ -113,13 +115,14 @@ impl Follower {
                 .ok()?;
             if let Some(last) = events.last() {
                 self.next = last.number + 1;
-                for event in &events {
-                    let id = event.number.to_string();
-                    let messages = lines(event)
-                        .into_iter()
-                        .map(|line| Message::default().id(&id).data(line));
-                    self.ready.extend(messages);
-                }
+                // One message an event, so that a connection never breaks between
+                // two lines of the same id.
+                let messages = events.iter().filter_map(|event| {
+                    let lines = lines(event);
+                    let message = Message::default().id(event.number.to_string());
+                    (!lines.is_empty()).then(|| message.data(lines.join("\n")))
+                });
+                self.ready.extend(messages);
             } else if run.status().is_final() {
                 return None;
             } else {

@@ -9,7 +9,6 @@ mod dry_run;
 mod experiments;
 mod fields;
 mod identity;
-mod json;
 mod logins;
 mod logs;
 mod pages;
@@ -58,8 +57,9 @@ const MAX_BODY_BYTES: usize = 4 << 20;
 /// ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How often a log stream without lines sends something.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often a log stream without lines sends a comment. Proxies close streams
+/// that are silent for a minute, some after 15 seconds.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// The routes of the API.
 fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {

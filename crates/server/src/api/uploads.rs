@@ -21,7 +21,6 @@ use super::{
     artifacts::{UploadFields, enter},
     auth::Writer,
     identity::success,
-    json::JsonObject,
     told::Told,
 };
 use crate::{
@@ -159,9 +158,9 @@ impl Uploads {
 pub(crate) async fn begin(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
-    JsonObject(fields): JsonObject<UploadFields>,
+    Json(fields): Json<UploadFields>,
 ) -> Result<Json<Value>> {
-    fields.check(&app, &user.id).await?;
+    fields.check()?;
     let replaces = fields.name.as_deref().unwrap_or_default();
     let state = Stage::Open {
         upload: Box::new(app.upload(&user.id, Some(replaces)).await?),
@@ -251,7 +250,7 @@ pub(crate) struct Abort {
 pub(crate) async fn abort(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
-    JsonObject(Abort { upload_id }): JsonObject<Abort>,
+    Json(Abort { upload_id }): Json<Abort>,
 ) -> Result<Json<Value>> {
     app.uploads.abort(&user.id, &upload_id);
     Ok(success(json!({})))
@@ -260,7 +259,7 @@ pub(crate) async fn abort(
 pub(crate) async fn finish(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
-    JsonObject(finish): JsonObject<Finish>,
+    Json(finish): Json<Finish>,
 ) -> Result<Json<Value>> {
     let found = app.uploads.find(&user.id, &finish.upload_id)?;
     let told = Told {

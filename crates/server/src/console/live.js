@@ -29,11 +29,12 @@ for (const log of document.querySelectorAll("[data-follow]")) {
   const lines = new EventSource(log.dataset.follow);
   let seen = 0;
   lines.onmessage = (message) => {
-    seen += 1;
-    // Those that the page has come with.
-    if (seen <= known) return;
     const follow = atEnd();
-    log.append(message.data + "\n");
+    for (const line of message.data.split("\n")) {
+      seen += 1;
+      // The page came with the first ones.
+      if (seen > known) log.append(line + "\n");
+    }
     if (follow) log.scrollTop = log.scrollHeight;
   };
   lines.addEventListener("end", () => lines.close());

@@ -3,7 +3,6 @@
 
 mod command;
 mod console;
-mod hostile;
 mod hubble;
 mod limits;
 mod logins;

@@ -363,7 +363,9 @@ async fn lines_are_numbered_and_go_on_behind_the_last_one() {
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
-        request.send().await.unwrap().text().await.unwrap()
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.headers()["x-accel-buffering"], "no");
+        answer.text().await.unwrap()
     };
     let whole = stream(None).await;
     let lines: Vec<&str> = whole
