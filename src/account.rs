@@ -190,7 +190,7 @@ impl Finetuner {
     pub async fn delete_token(&self, name: &str) -> Result<()> {
         let form = vec![("name", name.to_owned())];
         self.transport
-            .done(Call::rpc("user.pat.delete").form(form).repeatable())
+            .done(Call::rpc("user.pat.delete").form(form).deleting())
             .await
     }
 }

@@ -123,7 +123,8 @@ impl Builder {
     }
 
     /// How long an answer may take; 30 seconds by default. Uploads, downloads
-    /// and log streams may take longer, see [`Builder::idle_timeout`].
+    /// and log streams may take longer, see [`Builder::idle_timeout`], and so
+    /// may the submission of a run, whose data the backend checks.
     ///
     /// ```no_run
     /// # fn example(builder: finetuner::Builder) {
@@ -149,6 +150,24 @@ impl Builder {
     /// ```
     pub fn idle_timeout(mut self, limit: Duration) -> Self {
         self.timeouts.idle = Some(limit);
+        self
+    }
+
+    /// How long [`Run::wait`](crate::Run::wait), [`Run::watch`](crate::Run::watch)
+    /// and [`Run::stream_logs`](crate::Run::stream_logs) go on while the backend
+    /// does not answer: it refuses connections, times out or answers with a
+    /// server error. 30 minutes by default. A warning is logged meanwhile.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// use std::time::Duration;
+    ///
+    /// // The server is updated at night, which takes an hour.
+    /// let builder = builder.outage_limit(Duration::from_secs(2 * 3600));
+    /// # }
+    /// ```
+    pub fn outage_limit(mut self, limit: Duration) -> Self {
+        self.timeouts.outage = Some(limit);
         self
     }
 

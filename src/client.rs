@@ -264,8 +264,14 @@ impl Finetuner {
     pub async fn delete_experiment(&self, name: &str) -> Result<Experiment> {
         finetuner_protocol::check_name("name", name)?;
         let call = Call::api(Method::DELETE, "experiments/{experiment}", &[name]);
-        let info = self.transport.json(call).await?;
-        Ok(Experiment::new(self.transport.clone(), info))
+        match self.transport.json(call).await {
+            Ok(info) => Ok(Experiment::new(self.transport.clone(), info)),
+            // An earlier try deleted it, and its answer was lost.
+            Err(error) if error.is_not_found() && error.is_maybe_done() => {
+                Ok(self.experiment(name))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Deletes all experiments with all their runs, and returns what they were.

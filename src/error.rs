@@ -1,6 +1,6 @@
 //! What can go wrong, and how to tell.
 
-use std::{fmt, io, time::Duration};
+use std::{borrow::Cow, fmt, io, time::Duration};
 
 use finetuner_protocol::{DocumentError, InvalidField};
 use reqwest::StatusCode;
@@ -47,6 +47,10 @@ struct Inner {
     /// The proxy that the call went to, without its password.
     proxy: Option<String>,
     request_id: Option<String>,
+    /// How long the server asks to wait.
+    retry_after: Option<Duration>,
+    /// Whether an earlier try may have had its effect.
+    maybe_done: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,14 +65,18 @@ enum Kind {
     Timeout(Duration),
     #[error("the connection broke: {}", innermost(.0))]
     Broken(#[source] reqwest::Error),
-    #[error("{} ({status})", if message.is_empty() { body } else { message })]
+    #[error("{0}")]
+    BrokenOff(&'static str),
+    #[error("{} ({status})", words(*status, message, body))]
     Status {
         status: StatusCode,
         message: String,
         body: String,
     },
-    #[error("the answer can't be understood: {reason}: {body}")]
+    #[error("{}", not_understood(reason, body))]
     Decode { reason: String, body: String },
+    #[error("{0}")]
+    Redirect(String),
     #[error(
         "there is no token: set JINA_AUTH_TOKEN, or give one with \
          `Finetuner::builder().token(..)`. A backend prints its first token when it starts, and \
@@ -108,6 +116,8 @@ impl Error {
             url: None,
             proxy: None,
             request_id: None,
+            retry_after: None,
+            maybe_done: false,
         }))
     }
 
@@ -116,10 +126,13 @@ impl Error {
         if let Some(reason) = not_made(&error) {
             return Self::setup(reason);
         }
-        Self::new(if error.is_timeout() {
-            Kind::Timeout(limit)
-        } else if error.is_connect() {
+        // A connection that takes too long was never there.
+        Self::new(if error.is_connect() {
             Kind::Connect(error)
+        } else if error.is_timeout() {
+            Kind::Timeout(limit)
+        } else if error.is_redirect() {
+            Kind::Redirect(innermost(&error))
         } else {
             Kind::Broken(error)
         })
@@ -127,6 +140,11 @@ impl Error {
 
     pub(crate) fn timeout(limit: Duration) -> Self {
         Self::new(Kind::Timeout(limit))
+    }
+
+    /// A stream that ended before it was complete.
+    pub(crate) fn broken_off(reason: &'static str) -> Self {
+        Self::new(Kind::BrokenOff(reason))
     }
 
     /// An answer that is not a success. The server's words are looked for in
@@ -239,9 +257,10 @@ impl Error {
         match self.0.kind {
             Kind::Connect(_) => "connect",
             Kind::Timeout(_) => "timeout",
-            Kind::Broken(_) => "broken",
+            Kind::Broken(_) | Kind::BrokenOff(_) => "broken",
             Kind::Status { .. } => "status",
             Kind::Decode { .. } => "decode",
+            Kind::Redirect(_) => "redirect",
             _ => "other",
         }
     }
@@ -269,6 +288,26 @@ impl Error {
     pub(crate) fn request(mut self, id: &str) -> Self {
         self.0.request_id.get_or_insert_with(|| id.to_owned());
         self
+    }
+
+    /// Notes how long the server asks to wait.
+    pub(crate) fn asking_to_wait(mut self, pause: Option<Duration>) -> Self {
+        self.0.retry_after = pause;
+        self
+    }
+
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
+    /// Notes whether an earlier try may have had its effect.
+    pub(crate) fn maybe_done(mut self, maybe: bool) -> Self {
+        self.0.maybe_done = maybe;
+        self
+    }
+
+    pub(crate) fn is_maybe_done(&self) -> bool {
+        self.0.maybe_done
     }
 
     pub(crate) fn after(mut self, attempts: u32, elapsed: Duration) -> Self {
@@ -431,8 +470,9 @@ impl Error {
     /// ```
     ///
     /// # Troubleshooting
-    /// The client has waited as long as the server asked for, within its
-    /// [`RetryPolicy`](crate::RetryPolicy). Call less often, or allow more time.
+    /// The client waits as long as the server asks for, within the limits of its
+    /// [`RetryPolicy`](crate::RetryPolicy). Call less often, or allow longer
+    /// pauses with [`RetryPolicy::pause_limit`](crate::RetryPolicy::pause_limit).
     #[must_use]
     pub fn is_rate_limited(&self) -> bool {
         self.status() == Some(429)
@@ -599,7 +639,7 @@ impl Error {
     /// came.
     #[must_use]
     pub fn is_decode(&self) -> bool {
-        matches!(self.0.kind, Kind::Decode { .. })
+        matches!(self.0.kind, Kind::Decode { .. } | Kind::Redirect(_))
     }
 
     /// A download is not what was announced, or no model.
@@ -651,7 +691,7 @@ impl Error {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match &self.0.kind {
-            Kind::Connect(_) | Kind::Timeout(_) | Kind::Broken(_) => true,
+            Kind::Connect(_) | Kind::Timeout(_) | Kind::Broken(_) | Kind::BrokenOff(_) => true,
             Kind::Status { status, .. } => is_passing(*status),
             _ => false,
         }
@@ -730,9 +770,13 @@ impl Error {
     }
 }
 
-/// Statuses that go away by themselves.
+/// Statuses that go away by themselves. Those from 520 on are a proxy's, of a
+/// server behind it that does not answer.
 pub(crate) fn is_passing(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 429 | 502 | 503 | 504)
+    matches!(
+        status.as_u16(),
+        408 | 425 | 429 | 500 | 502..=504 | 520..=524
+    )
 }
 
 /// Returns why the body of a request could not be made, where that broke it.
@@ -752,7 +796,40 @@ fn not_made(error: &reqwest::Error) -> Option<String> {
     None
 }
 
-fn start_of(body: &[u8]) -> String {
+/// Whether a body is a web page.
+pub(crate) fn is_web_page(body: &[u8]) -> bool {
+    let start = start_of(body).trim_start().to_ascii_lowercase();
+    let is_page = |tag| start.starts_with(tag);
+    ["<!doctype html", "<html", "<head", "<body"]
+        .iter()
+        .any(is_page)
+}
+
+/// What an answer says that is not a success.
+fn words<'a>(status: StatusCode, message: &'a str, body: &'a str) -> Cow<'a, str> {
+    match (message, status.is_server_error()) {
+        ("", true) if is_web_page(body.as_bytes()) => format!(
+            "this is not a Finetuner backend, or a proxy whose backend does not answer; a web \
+             page came: {body}"
+        )
+        .into(),
+        ("", false) if is_web_page(body.as_bytes()) => {
+            format!("this is not a Finetuner backend; a web page came: {body}").into()
+        }
+        ("", _) => body.into(),
+        (message, _) => message.into(),
+    }
+}
+
+/// What an answer is that makes no sense.
+fn not_understood(reason: &str, body: &str) -> String {
+    match is_web_page(body.as_bytes()) {
+        true => format!("this is not a Finetuner backend; a web page came: {body}"),
+        false => format!("the answer can't be understood: {reason}: {body}"),
+    }
+}
+
+pub(crate) fn start_of(body: &[u8]) -> String {
     let text = String::from_utf8_lossy(&body[..body.len().min(4 * BODY_START)]);
     text.chars().take(BODY_START).collect()
 }
@@ -785,6 +862,9 @@ impl fmt::Display for Error {
         }
         if let Some(id) = self.request_id().filter(|_| self.status().is_some()) {
             write!(f, " [request {id}]")?;
+        }
+        if let Some(pause) = self.0.retry_after.filter(|pause| !pause.is_zero()) {
+            write!(f, " (the server asks to wait {pause:?})")?;
         }
         match self.0.attempts {
             0 | 1 => Ok(()),

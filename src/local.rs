@@ -19,7 +19,9 @@
 //! happen in the engine; the calls here block, so that async programs make them
 //! on a thread for that (`tokio::task::spawn_blocking`).
 
-use std::{io::Write, path::Path};
+use std::path::Path;
+
+use tokio::io::AsyncWriteExt;
 
 pub use finetuner_engine::{
     Error, Result,
@@ -47,21 +49,28 @@ use crate::{
 /// Where there is no model in Hugging Face layout.
 pub fn get_model(artifact: impl AsRef<Path>) -> Result<Encoder> {
     let path = artifact.as_ref();
-    if !path.is_file() {
-        return Encoder::from_folder(path);
-    }
     let failed = |reason: &dyn std::fmt::Display| {
         Error::model(path.display().to_string(), reason.to_string())
     };
+    if !path.is_file() {
+        // A program that was killed while saving may have left work to do.
+        let folder = std::path::absolute(path).map_err(|e| failed(&e))?;
+        crate::artifact::recover(&folder).map_err(|e| failed(&e))?;
+        return Encoder::from_folder(path);
+    }
     let file = std::fs::File::open(path).map_err(|e| failed(&e))?;
-    open_zip(file).map_err(|e| failed(&e))
+    open_zip(file, path).map_err(|e| failed(&e))
 }
 
-/// Opens the model in a zip.
-fn open_zip(file: std::fs::File) -> crate::Result<Encoder> {
-    let folder = tempfile::tempdir().map_err(|e| crate::Error::file(Path::new("."), e))?;
-    crate::artifact::unpack_zip(file, folder.path(), crate::artifact::MAX_UNPACKED)?;
-    Encoder::from_folder(folder.path()).map_err(crate::Error::artifact)
+/// Opens the model in a zip, which errors call `shown`.
+fn open_zip(file: std::fs::File, shown: &Path) -> crate::Result<Encoder> {
+    let folder = crate::artifact::unpack_temporarily(file, shown)?;
+    let temporary = folder.path().display().to_string();
+    Encoder::from_folder(folder.path()).map_err(|error| {
+        // The temporary folder says nothing to the user.
+        let reason = error.to_string();
+        crate::Error::artifact(reason.replace(&temporary, &shown.display().to_string()))
+    })
 }
 
 impl Finetuner {
@@ -82,16 +91,20 @@ impl Finetuner {
     /// such artifact, [`Error::is_artifact`](crate::Error::is_artifact) where it
     /// holds no model.
     pub async fn get_model(&self, artifact_id: &str) -> crate::Result<Encoder> {
-        let failed = |e| crate::Error::file(Path::new("a temporary file"), e);
+        let failed = |e| crate::Error::file(&std::env::temp_dir(), e);
         let id = Expected::Id(artifact_id.to_owned());
         let started = download(&self.transport, id, None, Default::default()).await?;
         let mut download =
             started.ok_or_else(|| crate::Error::artifact("the server sent nothing"))?;
-        let mut file = tempfile::tempfile().map_err(failed)?;
+        let file = blocking(move || tempfile::tempfile().map_err(failed)).await?;
+        let mut file = tokio::fs::File::from_std(file);
         while let Some(bytes) = download.next().await? {
-            file.write_all(&bytes).map_err(failed)?;
+            file.write_all(&bytes).await.map_err(failed)?;
         }
-        blocking(move || open_zip(file)).await
+        file.flush().await.map_err(failed)?;
+        let file = file.into_std().await;
+        let shown = format!("artifact {artifact_id}");
+        blocking(move || open_zip(file, Path::new(&shown))).await
     }
 }
 

@@ -1,9 +1,6 @@
 //! A job and what can be asked about it.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::Path;
 
 use finetuner_protocol::{
     CheckpointInfo, Config, ExamplesInfo, MAX_POINTS, MetricPoint, MetricsInfo, RunInfo, RunTask,
@@ -17,9 +14,6 @@ use crate::{
     artifact::Saved,
     transport::{Call, Transport},
 };
-
-/// How long a status may take, as in the Python client.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A handle on a run. Clones are cheap, and dropping one does not stop the run:
 /// it goes on without anybody looking, and is found again by its name.
@@ -146,6 +140,14 @@ impl Run {
         id.ok_or_else(|| Error::artifact("the backend gave the run none"))
     }
 
+    /// The same run, whose calls are not repeated.
+    pub(crate) fn with_calls_made_once(&self) -> Self {
+        Self {
+            transport: self.transport.once(),
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn call(&self, method: Method, route: &'static str) -> Call {
         Call::api(method, route, &[&self.experiment, &self.info.name])
     }
@@ -168,8 +170,7 @@ impl Run {
     /// Where the call fails.
     pub async fn status(&self) -> Result<StatusInfo> {
         let route = "experiments/{experiment}/runs/{run}/status";
-        let call = self.call(Method::GET, route).timeout(STATUS_TIMEOUT);
-        self.transport.json(call).await
+        self.transport.json(self.call(Method::GET, route)).await
     }
 
     /// The log so far.
@@ -209,6 +210,8 @@ impl Run {
     }
 
     /// Waits until the run has finished. Waiting can be given up at any time.
+    /// A backend that restarts is waited for; see
+    /// [`Builder::outage_limit`](crate::Builder::outage_limit).
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -483,9 +486,12 @@ impl Run {
     /// `transformers` opens, beside the run's configuration and metrics.
     /// Awaiting it returns the folder.
     ///
-    /// The folder is created; a model that was saved there before is replaced,
-    /// and nothing else ever is. The download goes on where a connection broke,
-    /// is checked, and the folder appears only when it is whole.
+    /// The folder is created. A model that was saved there before is replaced;
+    /// `.finetuner-files.json` lists its files. If the folder holds any other
+    /// file, or one that was changed since, the call fails, names it, and
+    /// changes nothing. The download resumes after a broken connection and is
+    /// verified. The folder holds the old model until the new one is complete,
+    /// also if the disk fills up or the program is killed.
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -494,11 +500,12 @@ impl Run {
     /// # }
     /// ```
     pub fn save_model(&self, folder: impl AsRef<Path>) -> SaveArtifact {
-        SaveArtifact::new(self.clone(), folder.as_ref().to_owned(), Saved::Unpacked)
+        let saved = Saved::Unpacked(folder.as_ref().to_owned());
+        SaveArtifact::new(self.clone(), saved)
     }
 
     /// Saves the artifact as it is, `{run}.zip` in this directory, which is
-    /// created. Awaiting it returns the file.
+    /// created. A file of that name is replaced. Awaiting it returns the file.
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -507,8 +514,8 @@ impl Run {
     /// # }
     /// ```
     pub fn save_artifact(&self, directory: impl AsRef<Path>) -> SaveArtifact {
-        let file: PathBuf = directory.as_ref().join(format!("{}.zip", self.name()));
-        SaveArtifact::new(self.clone(), file, Saved::Zip)
+        let saved = Saved::Zip(directory.as_ref().to_owned());
+        SaveArtifact::new(self.clone(), saved)
     }
 
     /// Deletes the run and the model it has made. A run in progress ends.

@@ -11,7 +11,7 @@ use std::{
 use finetuner_protocol::{Event, MetricPoint, Status, StatusInfo};
 use futures_util::{Stream, StreamExt, stream};
 
-use crate::{Error, Result, Run};
+use crate::{Error, Result, Run, transport::Outage};
 
 /// Pauses between looks grow from the first to the second, and begin again when
 /// something has happened.
@@ -96,8 +96,12 @@ pub struct RunProgress {
 /// ```
 ///
 /// Progress and points come from backends that keep a run's history; others
-/// give changes of the status alone. The stream ends behind the last status;
-/// an error that does not go away by itself ends it too.
+/// give changes of the status alone. The stream ends behind the last status.
+///
+/// A backend that does not answer for a while (it restarts, or the network is
+/// down) is waited for, up to
+/// [`Builder::outage_limit`](crate::Builder::outage_limit). Any other error ends
+/// the stream.
 #[must_use = "a run is followed when it is awaited or read"]
 pub struct Watch {
     run: Run,
@@ -106,7 +110,10 @@ pub struct Watch {
 
 impl Watch {
     pub(crate) fn new(run: Run) -> Self {
+        // Failed looks are repeated by the rules of an outage.
+        let run = run.with_calls_made_once();
         let looker = Looker {
+            outage: run.transport.outage(),
             run: run.clone(),
             ready: VecDeque::new(),
             last: None,
@@ -141,8 +148,16 @@ impl Watch {
 
     async fn end(self) -> Result<StatusInfo> {
         let mut pause = POLL.0;
+        let mut outage = self.run.transport.outage();
         loop {
-            let status = self.run.status().await?;
+            let status = match self.run.status().await {
+                Ok(status) => status,
+                Err(error) => {
+                    outage.wait(error).await?;
+                    continue;
+                }
+            };
+            outage.over();
             match status.status {
                 Status::Finished => return Ok(status),
                 Status::Failed => {
@@ -182,6 +197,7 @@ impl std::fmt::Debug for Watch {
 
 struct Looker {
     run: Run,
+    outage: Outage,
     ready: VecDeque<Update>,
     last: Option<StatusInfo>,
     /// The last point that was given out.
@@ -204,8 +220,15 @@ impl Looker {
             if let Some(pause) = self.pause {
                 tokio::time::sleep(pause).await;
             }
-            if let Err(error) = self.look().await {
-                return Some(Err(error));
+            match self.look().await {
+                Ok(()) => self.outage.over(),
+                Err(error) => match self.outage.wait(error).await {
+                    Ok(()) => {
+                        self.pause = None;
+                        continue;
+                    }
+                    Err(error) => return Some(Err(error)),
+                },
             }
             self.pause = Some(match self.pause {
                 Some(pause) if self.ready.is_empty() => (pause * 2).min(POLL.1),

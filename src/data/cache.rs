@@ -1,18 +1,27 @@
 //! Data that was pulled before, on this machine. A file's name says which data
 //! it is and what its content's SHA-256 is, so that one request tells whether
-//! it is still good.
+//! it is still good. The files have a limit together: the one that was not used
+//! for longest goes first.
 
 use std::{
     fs::{self, File},
-    io::{self, Read, Write},
+    io::Write,
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::download::hex;
+use super::download::{hash_of, hex};
 use crate::{Error, Result};
+
+/// The most bytes of all files by default.
+pub(super) const CACHE_SIZE: u64 = 16 << 30;
+/// Downloads of programs that were killed are removed after this long.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+/// How the names of unfinished downloads begin.
+const UNFINISHED: &str = ".finetuner-";
 
 /// The folder for what was pulled, in place of `finetuner` in the user's cache
 /// folder.
@@ -35,17 +44,20 @@ pub(super) fn default_folder() -> Option<PathBuf> {
 pub(super) struct Slot {
     folder: PathBuf,
     stem: String,
+    /// The most bytes of all files in the folder.
+    limit: u64,
 }
 
 impl Slot {
     /// The place in a cache folder of the data of that name, as a user of a
     /// backend sees it.
-    pub(super) fn within(folder: &Path, key: [&str; 3]) -> Self {
+    pub(super) fn within(folder: &Path, key: [&str; 3], limit: u64) -> Self {
         let mut stem = hex(&Sha256::digest(key.join("\n")));
         stem.truncate(32);
         Self {
             folder: folder.join("documents"),
             stem,
+            limit,
         }
     }
 
@@ -54,6 +66,11 @@ impl Slot {
     pub(super) fn find_whole(&self) -> Option<(String, PathBuf)> {
         let (hash, path) = self.find()?;
         if hash_of(&path).is_ok_and(|found| found == hash) {
+            // Noted as used. On a file system that is read-only, nothing is evicted.
+            let _ = File::options()
+                .append(true)
+                .open(&path)
+                .and_then(|file| file.set_modified(SystemTime::now()));
             return Some((hash, path));
         }
         // Where it can't be removed, the next download takes its place.
@@ -77,12 +94,12 @@ impl Slot {
         let failed = |e| Error::file(&self.folder, e);
         fs::create_dir_all(&self.folder).map_err(failed)?;
         tempfile::Builder::new()
-            .prefix(".finetuner-")
+            .prefix(UNFINISHED)
             .tempfile_in(&self.folder)
             .map_err(failed)
     }
 
-    /// Puts a whole download in its place, and takes an older one away.
+    /// Puts a whole download in its place, and takes an older one away. Blocks.
     pub(super) fn keep(&self, mut file: NamedTempFile, hash: &str) -> Result<()> {
         let failed = |e| Error::file(&self.folder, e);
         file.flush().map_err(failed)?;
@@ -93,19 +110,38 @@ impl Slot {
             // Somebody else may have been faster.
             let _ = fs::remove_file(old);
         }
+        self.evict(&path);
         Ok(())
     }
-}
 
-/// The SHA-256 of a file, as hex digits.
-fn hash_of(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut piece = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut piece)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            count => hasher.update(&piece[..count]),
+    /// Removes what was not used for longest until the limit is kept, and what
+    /// killed programs have left. The file `newest` goes last.
+    fn evict(&self, newest: &Path) {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let (Ok(found), name) = (entry.metadata(), entry.file_name()) else {
+                continue;
+            };
+            let used = found.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let name = name.to_string_lossy();
+            if name.starts_with(UNFINISHED) {
+                if used.elapsed().is_ok_and(|age| age > ABANDONED) {
+                    let _ = fs::remove_file(entry.path());
+                }
+            } else if name.ends_with(".da") {
+                let path = entry.path();
+                files.push((path == newest, used, found.len(), path));
+            }
+        }
+        files.sort();
+        let mut sum: u64 = files.iter().map(|(_, _, length, _)| length).sum();
+        for (_, _, length, path) in files {
+            if sum <= self.limit {
+                break;
+            }
+            // Somebody else may be faster; one that is open stays readable.
+            let _ = fs::remove_file(path);
+            sum -= length;
         }
     }
 }
@@ -117,8 +153,8 @@ mod tests {
     #[test]
     fn one_file_for_each_data_set_and_the_last_content_of_it() {
         let folder = tempfile::tempdir().unwrap();
-        let slot = Slot::within(folder.path(), ["http://a", "u", "train"]);
-        let other = Slot::within(folder.path(), ["http://a", "u", "eval"]);
+        let slot = Slot::within(folder.path(), ["http://a", "u", "train"], CACHE_SIZE);
+        let other = Slot::within(folder.path(), ["http://a", "u", "eval"], CACHE_SIZE);
         assert_eq!(slot.find(), None);
         for hash in ["aa", "bb", "bb"] {
             let mut file = slot.begin().unwrap();
@@ -137,5 +173,34 @@ mod tests {
         assert_eq!(slot.find_whole(), slot.find());
         let files = fs::read_dir(folder.path().join("documents")).unwrap();
         assert_eq!(files.count(), 1);
+    }
+    #[test]
+    fn what_was_not_used_for_longest_makes_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let slot = |name: &'static str| Slot::within(folder.path(), ["http://a", "u", name], 250);
+        let keep = |name: &'static str, age: u64| {
+            let content = name.repeat(100);
+            let mut file = slot(name).begin().unwrap();
+            file.write_all(content.as_bytes()).unwrap();
+            let hash = hex(&Sha256::digest(&content));
+            slot(name).keep(file, &hash).unwrap();
+            let (_, path) = slot(name).find().unwrap();
+            let used = SystemTime::now() - Duration::from_secs(age);
+            let file = File::options().append(true).open(path).unwrap();
+            file.set_modified(used).unwrap();
+        };
+        keep("a", 300);
+        keep("b", 200);
+        // Reading it counts as use.
+        slot("a").find_whole().unwrap();
+        let abandoned = folder.path().join("documents/.finetuner-old");
+        fs::write(&abandoned, "x").unwrap();
+        let file = File::options().append(true).open(&abandoned).unwrap();
+        file.set_modified(SystemTime::now() - 2 * ABANDONED)
+            .unwrap();
+        keep("c", 100);
+        let there = ["a", "b", "c"].map(|name| slot(name).find().is_some());
+        assert_eq!(there, [true, false, true]);
+        assert!(!abandoned.exists());
     }
 }

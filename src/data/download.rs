@@ -1,7 +1,12 @@
 //! Downloads that go on where they broke, and are compared at their end with
 //! the length and the SHA-256 that the server announced.
 
-use std::{pin::Pin, time::Instant};
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    pin::Pin,
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -13,7 +18,7 @@ use url::Url;
 use crate::{
     Error, Result,
     progress::ProgressSink,
-    transport::{Call, Transport, may_repeat},
+    transport::{Call, Transport, Tries, may_repeat},
 };
 
 /// What is wanted.
@@ -30,7 +35,7 @@ impl Expected {
     async fn address(&self, transport: &Transport) -> Result<Url> {
         #[derive(Deserialize)]
         struct Answer {
-            download: Url,
+            download: String,
         }
         // The Python clients ask in these two ways.
         let call = Call::rpc("artifact.getDownloadUrl").repeatable();
@@ -39,7 +44,7 @@ impl Expected {
             Self::Name(name) => call.method(Method::GET).query("name", name),
         };
         let Answer { download } = transport.rpc(call).await?;
-        Ok(download)
+        transport.given_address(&download)
     }
 }
 
@@ -63,7 +68,8 @@ pub(crate) async fn download(
     let length = text(&answer, header::CONTENT_LENGTH).and_then(|n| n.parse().ok());
     let tag = text(&answer, header::ETAG);
     Ok(Some(Download {
-        transport: transport.clone(),
+        tries: Tries::new(transport.retry()),
+        transport: transport.once(),
         expected,
         url,
         length,
@@ -72,8 +78,6 @@ pub(crate) async fn download(
         skip: 0,
         hasher: Sha256::new(),
         stream: Some(Box::pin(answer.bytes_stream())),
-        failures: 0,
-        failing_since: Instant::now(),
         progress,
     }))
 }
@@ -85,7 +89,9 @@ fn text(answer: &Response, name: header::HeaderName) -> Option<String> {
 
 /// A download in progress.
 pub(crate) struct Download {
+    /// Makes each call once: `tries` counts them.
     transport: Transport,
+    tries: Tries,
     expected: Expected,
     url: Url,
     length: Option<u64>,
@@ -95,9 +101,6 @@ pub(crate) struct Download {
     skip: u64,
     hasher: Sha256,
     stream: Option<Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>>,
-    /// Connections in a row that brought nothing.
-    failures: u32,
-    failing_since: Instant,
     progress: ProgressSink,
 }
 
@@ -118,7 +121,7 @@ impl Download {
                     if bytes.is_empty() {
                         continue;
                     }
-                    self.failures = 0;
+                    self.tries.progressed();
                     self.received += bytes.len() as u64;
                     self.hasher.update(&bytes);
                     self.progress
@@ -131,13 +134,17 @@ impl Download {
                         self.received,
                         self.length.unwrap_or_default()
                     );
-                    self.pause(Error::artifact(reason).at(&self.url)).await?;
+                    let error = Error::artifact(reason).at(&self.url);
+                    self.again(error, true).await?;
                 }
                 Ok(None) => {
                     self.verify()?;
                     return Ok(None);
                 }
-                Err(error) => self.pause(error).await?,
+                Err(error) => {
+                    let allowed = may_repeat(&error, true);
+                    self.again(error, allowed).await?;
+                }
             }
         }
     }
@@ -201,27 +208,11 @@ impl Download {
         bytes.split_off(seen as usize)
     }
 
-    /// Waits before the next connection, or gives the error back where there
-    /// is to be none.
-    async fn pause(&mut self, error: Error) -> Result<()> {
+    /// Waits before the next connection, or gives the error back if there is
+    /// none.
+    async fn again(&mut self, error: Error, allowed: bool) -> Result<()> {
         self.stream = None;
-        if self.failures == 0 {
-            self.failing_since = Instant::now();
-        }
-        self.failures += 1;
-        let broken = error.status().is_none() && !error.is_artifact();
-        let cut_off = error.is_artifact() && self.length.is_some();
-        if !broken && !cut_off && !may_repeat(&error, true) {
-            return Err(error);
-        }
-        let elapsed = self.failing_since.elapsed();
-        match self.transport.retry().pause(self.failures, elapsed, None) {
-            Some(pause) => {
-                tokio::time::sleep(pause).await;
-                Ok(())
-            }
-            None => Err(error.after(self.failures, elapsed)),
-        }
+        self.tries.again(error, allowed).await
     }
 
     fn verify(&self) -> Result<()> {
@@ -246,6 +237,19 @@ fn changed() -> Error {
 }
 
 /// Bytes as hex digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The SHA-256 of a file, as hex digits. Blocks.
+pub(crate) fn hash_of(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            count => hasher.update(&piece[..count]),
+        }
+    }
 }

@@ -24,7 +24,7 @@ pub(crate) use check::local_path;
 pub use check::{MAX_PROBLEMS, Problem, Problems};
 pub use documents::DocumentSource;
 pub(crate) use documents::{Fault, Item, Numbered};
-pub(crate) use download::{Expected, download};
+pub(crate) use download::{Expected, download, hash_of, hex};
 pub use pull::{DocumentStream, Pull};
 pub use push::Push;
 pub(crate) use push::{Upload, send_documents};
@@ -65,7 +65,8 @@ impl Finetuner {
     /// # }
     /// ```
     pub fn pull(&self, name: impl Into<String>) -> Pull {
-        Pull::new(self.transport.clone(), name.into())
+        let user = self.user().map(|user| user.id.clone());
+        Pull::new(self.transport.clone(), user, name.into())
     }
 
     /// The data that was pushed, the newest last.
@@ -169,8 +170,7 @@ impl Finetuner {
     /// # Errors
     /// [`Error::is_not_found`] where there is none.
     pub async fn delete_documents(&self, name: &str) -> Result<()> {
-        let deleted = self.artifact::<Value>("artifact.delete", "name", name);
-        deleted.await.map(drop)
+        self.delete_by("name", name).await
     }
 
     /// Deletes an artifact, by its id.
@@ -185,8 +185,13 @@ impl Finetuner {
     /// # Errors
     /// [`Error::is_not_found`] where there is none.
     pub async fn delete_artifact(&self, id: &str) -> Result<()> {
-        let deleted = self.artifact::<Value>("artifact.delete", "id", id);
-        deleted.await.map(drop)
+        self.delete_by("id", id).await
+    }
+
+    async fn delete_by(&self, by: &'static str, which: &str) -> Result<()> {
+        let form = vec![(by, which.to_owned())];
+        let call = Call::rpc("artifact.delete").form(form).deleting();
+        self.transport.done(call).await
     }
 
     async fn artifact<T: serde::de::DeserializeOwned>(

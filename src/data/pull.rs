@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 
 use super::{
     blocking,
-    cache::{Slot, default_folder},
+    cache::{CACHE_SIZE, Slot, default_folder},
     download::{Download, Expected, download},
 };
 use crate::{
@@ -52,19 +52,24 @@ const AHEAD: usize = 32;
 #[must_use = "data is fetched when it is awaited"]
 pub struct Pull {
     transport: Transport,
+    /// The user's id, if the client has asked for it.
+    user: Option<String>,
     name: String,
     local_cache: bool,
     cache_folder: Option<PathBuf>,
+    cache_size: u64,
     progress: ProgressSink,
 }
 
 impl Pull {
-    pub(crate) fn new(transport: Transport, name: String) -> Self {
+    pub(crate) fn new(transport: Transport, user: Option<String>, name: String) -> Self {
         Self {
             transport,
+            user,
             name,
             local_cache: false,
             cache_folder: None,
+            cache_size: CACHE_SIZE,
             progress: ProgressSink::default(),
         }
     }
@@ -95,6 +100,20 @@ impl Pull {
     pub fn cache_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.local_cache = true;
         self.cache_folder = Some(folder.into());
+        self
+    }
+
+    /// Sets how many bytes the copies may have together; 16 GiB by default.
+    /// Those that were not used for longest make room.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let documents = finetuner.pull("train").local_cache(true).cache_size(1 << 30).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cache_size(mut self, bytes: u64) -> Self {
+        self.cache_size = bytes;
         self
     }
 
@@ -138,11 +157,13 @@ impl Pull {
 
     fn slot(&self) -> Option<Slot> {
         let backend = self.transport.addresses().hubble.origin();
-        // Two users of a machine's account have data of the same name.
-        let user = self.transport.token().map_or("", |token| token.expose());
+        // Two users of a machine's account have data of the same name. The server
+        // says whether a copy is good: one of another user's is never taken.
+        let user = self.user.as_deref().unwrap_or_default();
         let folder = self.cache_folder.clone().or_else(default_folder)?;
         let backend = backend.ascii_serialization();
-        Some(Slot::within(&folder, [&backend, user, &self.name]))
+        let key = [&backend, user, &self.name];
+        Some(Slot::within(&folder, key, self.cache_size))
     }
 
     async fn run(self) -> Result<DocumentArray> {
@@ -256,7 +277,7 @@ async fn fetch(
         }
     }
     if let Some((file, slot, hash)) = copy {
-        slot.keep(file, &hash)?;
+        blocking(move || slot.keep(file, &hash)).await?;
     }
     Ok(())
 }

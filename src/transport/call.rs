@@ -75,6 +75,7 @@ pub(crate) struct Call {
     pub(super) repeatable: bool,
     pub(super) timeout: Option<Duration>,
     pub(super) streaming: bool,
+    pub(super) deletes: bool,
 }
 
 impl Call {
@@ -99,6 +100,7 @@ impl Call {
         Self {
             // Reading and deleting twice is the same as doing it once.
             repeatable: method != Method::POST,
+            deletes: method == Method::DELETE,
             method,
             target,
             query: Vec::new(),
@@ -140,6 +142,13 @@ impl Call {
         self
     }
 
+    /// Deletes something: if an earlier try may have done it, `not found` is a
+    /// success. `DELETE` says so by itself.
+    pub(crate) fn deleting(mut self) -> Self {
+        self.deletes = true;
+        self.repeatable()
+    }
+
     /// Marks a creating call with a key by which a server knows it again. It is
     /// the same for all attempts.
     pub(crate) fn keyed(self) -> Self {
@@ -154,7 +163,7 @@ impl Call {
         self
     }
 
-    /// The whole answer may take this long.
+    /// The answer may take this long, where that is longer than usual.
     pub(crate) fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
@@ -171,7 +180,7 @@ impl Call {
     }
 
     pub(super) fn is_upload(&self) -> bool {
-        matches!(self.body, Body::Multipart { .. })
+        matches!(self.body, Body::Multipart { .. } | Body::Bytes(_))
     }
 
     /// The call's path without the values in it.

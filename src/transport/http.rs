@@ -45,15 +45,24 @@ pub(crate) fn client(settings: &HttpSettings, proxies: &Proxies) -> Result<Clien
 /// scheme. Here is what else is not followed.
 fn redirects(allow_plain_http: bool) -> redirect::Policy {
     redirect::Policy::custom(move |attempt| {
-        if attempt.previous().len() > MAX_REDIRECTS {
-            return attempt.error("the server redirects in circles");
+        match refused(attempt.previous(), attempt.url(), allow_plain_http) {
+            Some(reason) => attempt.error(reason),
+            None => attempt.follow(),
         }
-        let was_secret = attempt.previous().iter().any(|url| url.scheme() == "https");
-        if was_secret && !allow_plain_http && is_open(attempt.url()) {
-            return attempt.error("the server redirects from https to plain http");
-        }
-        attempt.follow()
     })
+}
+
+/// Why a redirect is not followed, if it is not.
+fn refused(previous: &[Url], next: &Url, allow_plain_http: bool) -> Option<&'static str> {
+    if previous.len() > MAX_REDIRECTS {
+        return Some("the server redirects in circles");
+    }
+    let was_secret = previous.iter().any(|url| url.scheme() == "https");
+    // Not even to this machine: a server must not choose what is asked here.
+    if next.scheme() == "http" && !allow_plain_http && (was_secret || is_open(next)) {
+        return Some("the server redirects to plain http, where others can read what is sent");
+    }
+    None
 }
 
 /// Whether others on the way can read what goes there.
@@ -161,3 +170,29 @@ mod tls {
 
 /// Whether https can be spoken.
 pub(crate) const HAS_TLS: bool = cfg!(any(feature = "rustls", feature = "native-tls"));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects_to_plain_http_are_not_followed() {
+        let url = |text: &str| Url::parse(text).unwrap();
+        let refused = |from: &str, to: &str, allow| refused(&[url(from)], &url(to), allow);
+        for (from, to) in [
+            ("https://a", "http://a"),
+            ("https://a", "http://127.0.0.1:1"),
+            ("http://127.0.0.1:1", "http://a"),
+        ] {
+            assert!(refused(from, to, false).is_some(), "{from} to {to}");
+            assert!(refused(from, to, true).is_none(), "{from} to {to}");
+        }
+        for (from, to) in [
+            ("https://a", "https://b"),
+            ("http://127.0.0.1:1", "http://localhost:2"),
+            ("http://127.0.0.1:1", "https://a"),
+        ] {
+            assert!(refused(from, to, false).is_none(), "{from} to {to}");
+        }
+    }
+}

@@ -8,6 +8,7 @@
 
 mod call;
 mod http;
+mod outage;
 mod proxy;
 mod retry;
 
@@ -17,10 +18,10 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt;
 use reqwest::{
     Client, RequestBuilder, Response,
@@ -28,6 +29,7 @@ use reqwest::{
     multipart::{Form, Part},
 };
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use tracing::Instrument;
 use url::Url;
 
@@ -35,21 +37,30 @@ use crate::{Error, Result, Secret, address::Addresses};
 
 pub(crate) use call::{Body, ByteStream, Call, LateText, MakeFile, NotMade, Outgoing};
 pub(crate) use http::HttpSettings;
+use outage::OUTAGE_LIMIT;
+pub(crate) use outage::Outage;
 use proxy::Proxies;
 pub use retry::RetryPolicy;
-pub(crate) use retry::may_repeat;
+pub(crate) use retry::{Tries, may_repeat};
 
 /// How long most answers may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a download, an upload or a log stream may stand still. The server
-/// sends something every 15 seconds.
+/// sends something every ten seconds.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The most bytes of an answer that is held in memory.
+const MAX_ANSWER: usize = 1 << 30;
+/// The most bytes of an error page that are looked at.
+const MAX_ERROR_PAGE: usize = 64 << 10;
+/// Bytes of an upload that are handed over at once, so that progress is seen.
+const PIECE: usize = 64 << 10;
 
 /// How long things may take. What is not set has its default.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Timeouts {
     pub(crate) request: Option<Duration>,
     pub(crate) idle: Option<Duration>,
+    pub(crate) outage: Option<Duration>,
 }
 
 /// Sends calls. Clones share connections.
@@ -65,6 +76,7 @@ struct Shared {
     retry: RetryPolicy,
     timeouts: Timeouts,
     session: String,
+    allow_plain_http: bool,
 }
 
 impl std::fmt::Debug for Transport {
@@ -108,6 +120,7 @@ impl Transport {
             retry,
             timeouts,
             session: random_id(),
+            allow_plain_http: http.allow_plain_http,
         })))
     }
 
@@ -115,6 +128,14 @@ impl Transport {
     pub(crate) fn with_token(&self, token: Secret) -> Self {
         let mut shared = Shared::clone(&self.0);
         shared.token = Some(token);
+        Self(Arc::new(shared))
+    }
+
+    /// The same connections; each call is made once. For those who repeat
+    /// calls by rules of their own.
+    pub(crate) fn once(&self) -> Self {
+        let mut shared = Shared::clone(&self.0);
+        shared.retry = shared.retry.attempts(1);
         Self(Arc::new(shared))
     }
 
@@ -128,6 +149,36 @@ impl Transport {
 
     pub(crate) fn retry(&self) -> &RetryPolicy {
         &self.0.retry
+    }
+
+    /// How long a backend may be away while somebody follows a run.
+    pub(crate) fn outage(&self) -> Outage {
+        let limit = self.0.timeouts.outage.unwrap_or(OUTAGE_LIMIT);
+        Outage::new(limit, &self.0.retry)
+    }
+
+    /// Reads an address that the server gave: relative ones are meant from the
+    /// backend's own, and none may send what was private in the open.
+    pub(crate) fn given_address(&self, text: &str) -> Result<Url> {
+        let bad =
+            |reason: &str| Error::decode(format!("the address that the server gave {reason}"), b"");
+        let url = self.0.addresses.hubble.join(text);
+        let url = url.map_err(|e| bad(&format!("can't be read: {e}")))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(bad(&format!(
+                "begins with `{}:`, not with https",
+                url.scheme()
+            )));
+        }
+        if http::is_open(&url) && !self.0.allow_plain_http {
+            return Err(bad(&format!(
+                "leads to {} over plain http, where others can read it: allow it with \
+                 `Finetuner::builder().allow_plain_http(true)` or {}=1",
+                url.host_str().unwrap_or_default(),
+                crate::PLAIN_HTTP_VARIABLE,
+            )));
+        }
+        Ok(url)
     }
 
     /// How long a stream may be silent.
@@ -153,9 +204,13 @@ impl Transport {
         Ok(self.json::<Envelope<T>>(call).await?.data)
     }
 
-    /// As [`Transport::json`], where nothing of the answer is wanted.
+    /// As [`Transport::json`], where nothing of the answer is wanted. What was
+    /// deleted by a try whose answer was lost counts as deleted.
     pub(crate) async fn done(&self, call: Call) -> Result<()> {
-        self.bytes(&call).await.map(drop)
+        match self.bytes(&call).await {
+            Err(error) if call.deletes && error.is_not_found() && error.is_maybe_done() => Ok(()),
+            answer => answer.map(drop),
+        }
     }
 
     /// As [`Transport::json`], for an answer that is a text.
@@ -165,9 +220,19 @@ impl Transport {
     }
 
     async fn bytes(&self, call: &Call) -> Result<(Bytes, Seen)> {
-        self.attempt(call, async |answer, seen, limit| {
-            let body = answer.bytes().await;
-            Ok((body.map_err(|e| Error::transport(e, limit))?, seen))
+        self.attempt(call, async |mut answer, seen, limit| {
+            let mut body = BytesMut::new();
+            while let Some(bytes) = answer
+                .chunk()
+                .await
+                .map_err(|e| Error::transport(e, limit))?
+            {
+                body.extend_from_slice(&bytes);
+                if body.len() > MAX_ANSWER {
+                    return Err(Error::decode("it has more than 1 GiB", b""));
+                }
+            }
+            Ok((body.freeze(), seen))
         })
         .await
     }
@@ -182,87 +247,92 @@ impl Transport {
         call: &Call,
         read: impl AsyncFn(Response, Seen, Duration) -> Result<T>,
     ) -> Result<T> {
-        let started = Instant::now();
         let url = call.url(&self.0.addresses);
-        let limit = call
-            .timeout
-            .or(self.0.timeouts.request)
-            .unwrap_or(REQUEST_TIMEOUT);
-        let id = random_id();
-        let mut attempt = 1;
+        let seen = Seen {
+            proxy: self.0.proxies.name(&url),
+            request_id: random_id(),
+            url,
+        };
+        let mut tries = Tries::new(&self.0.retry);
         loop {
             let span = tracing::debug_span!(
                 "finetuner.request",
                 method = %call.method,
                 route = call.route(),
-                attempt,
-                request_id = %id,
+                attempt = tries.number(),
+                request_id = %seen.request_id,
                 status = tracing::field::Empty,
             );
-            let seen = Seen {
-                url: url.clone(),
-                proxy: self.0.proxies.name(&url),
-                request_id: id.clone(),
-            };
-            let answered = async {
-                let answer = self.send(call, &url, &id, limit).await;
-                let (error, asked) = match answer {
-                    Ok(answer) => {
-                        let status = answer.status();
-                        tracing::Span::current().record("status", status.as_u16());
-                        if status.is_success() || status == reqwest::StatusCode::NOT_MODIFIED {
-                            match read(answer, seen.clone(), limit).await {
-                                Ok(value) => return Ok(value),
-                                Err(error) => (error, None),
-                            }
-                        } else {
-                            self.failure(answer).await
-                        }
-                    }
-                    Err(error) => (error, None),
-                };
-                let error = seen.mark(error).after(attempt, started.elapsed());
-                // Not the error itself, which names runs and data.
-                tracing::debug!(kind = error.kind_name(), "the call failed");
-                Err((error, asked))
-            };
-            let (error, asked) = match answered.instrument(span).await {
+            match self.try_once(call, &seen, &read).instrument(span).await {
                 Ok(value) => return Ok(value),
-                Err(failed) => failed,
-            };
-            if !may_repeat(&error, call.repeatable) {
-                return Err(error);
+                Err(error) => {
+                    let allowed = may_repeat(&error, call.repeatable);
+                    tries.again(error, allowed).await?;
+                }
             }
-            let Some(pause) = self.0.retry.pause(attempt, started.elapsed(), asked) else {
-                return Err(error);
-            };
-            tokio::time::sleep(pause).await;
-            attempt += 1;
         }
     }
 
-    /// Sends a call once.
-    async fn send(&self, call: &Call, url: &Url, id: &str, limit: Duration) -> Result<Response> {
-        let sent = Arc::new(AtomicU64::new(0));
-        let mut request = self.request(call, url, id, &sent)?;
-        if !call.is_upload() && !call.streaming {
-            request = request.timeout(limit);
-        }
-        let answer = request.send();
-        if call.is_upload() {
-            return tokio::select! {
-                answer = answer => answer.map_err(|e| Error::transport(e, limit)),
-                limit = self.stands_still(&sent, limit) => Err(Error::timeout(limit)),
+    /// Sends a call once, and reads its answer. Each step has a limit: the head
+    /// of the answer, the body of an error, and the body that is read whole.
+    async fn try_once<T>(
+        &self,
+        call: &Call,
+        seen: &Seen,
+        read: &impl AsyncFn(Response, Seen, Duration) -> Result<T>,
+    ) -> Result<T> {
+        let limit = self.limit_of(call);
+        let started = Instant::now();
+        let answered = async {
+            let answer = self.send(call, seen, limit).await?;
+            let status = answer.status();
+            tracing::Span::current().record("status", status.as_u16());
+            // An upload takes as long as it moves; its answer has a limit.
+            let started = match call.is_upload() {
+                true => Instant::now(),
+                false => started,
             };
-        }
-        if call.streaming {
-            // The head has a limit, what follows is watched as it is read.
-            return match tokio::time::timeout(limit, answer).await {
-                Ok(answer) => answer.map_err(|e| Error::transport(e, limit)),
+            let is_good = status.is_success() || status == reqwest::StatusCode::NOT_MODIFIED;
+            if !is_good || is_html(&answer) {
+                let left = limit.saturating_sub(started.elapsed());
+                return Err(self.failure(answer, left).await);
+            }
+            let read = read(answer, seen.clone(), limit);
+            let left = limit.saturating_sub(started.elapsed());
+            match tokio::time::timeout(left, read).await {
+                Ok(value) => value,
                 Err(_) => Err(Error::timeout(limit)),
-            };
-        }
-        answer.await.map_err(|e| Error::transport(e, limit))
+            }
+        };
+        answered.await.map_err(|error| {
+            // Not the error itself, which names runs and data.
+            tracing::debug!(kind = error.kind_name(), "the call failed");
+            seen.mark(error)
+        })
+    }
+
+    /// How long an answer may take. Calls that need longer than others say so.
+    fn limit_of(&self, call: &Call) -> Duration {
+        let usual = self.0.timeouts.request.unwrap_or(REQUEST_TIMEOUT);
+        call.timeout.map_or(usual, |longer| longer.max(usual))
+    }
+
+    /// Sends a call, and waits for the head of the answer.
+    async fn send(&self, call: &Call, seen: &Seen, limit: Duration) -> Result<Response> {
+        let sent = Arc::new(AtomicU64::new(0));
+        let answer = self.request(call, seen, &sent)?.send();
+        let answer = if call.is_upload() {
+            tokio::select! {
+                answer = answer => answer,
+                limit = self.stands_still(&sent, limit) => return Err(Error::timeout(limit)),
+            }
+        } else {
+            match tokio::time::timeout(limit, answer).await {
+                Ok(answer) => answer,
+                Err(_) => return Err(Error::timeout(limit)),
+            }
+        };
+        answer.map_err(|e| Error::transport(e, limit))
     }
 
     /// Ends once nothing of an upload has gone out for too long; returns how
@@ -281,20 +351,33 @@ impl Transport {
         }
     }
 
-    /// What an answer says that is not a success, and how long it asks to wait.
-    async fn failure(&self, answer: Response) -> (Error, Option<Duration>) {
+    /// What an answer says that is not a success, or not one of a backend.
+    async fn failure(&self, mut answer: Response, limit: Duration) -> Error {
         let status = answer.status();
         let asked = retry::retry_after(status, answer.headers());
         let request_id = answer.headers().get("x-request-id");
         let request_id = request_id.and_then(|id| id.to_str().ok().map(str::to_owned));
-        // An error page that breaks off is still an error page.
-        let body = answer.bytes().await.unwrap_or_default();
-        let error = Error::status_of(status, &self.redacted(&body));
-        let error = match request_id {
+        // An error page that breaks off or stalls is still an error page.
+        let mut body = Vec::new();
+        let read = async {
+            while let Ok(Some(bytes)) = answer.chunk().await {
+                body.extend_from_slice(&bytes);
+                if body.len() >= MAX_ERROR_PAGE {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(limit, read).await;
+        let body = self.redacted(&body);
+        let error = match status.is_success() {
+            true => Error::decode("a web page", &body),
+            false => Error::status_of(status, &body),
+        };
+        let error = error.asking_to_wait(asked);
+        match request_id {
             Some(id) => error.request(&id),
             None => error,
-        };
-        (error, asked)
+        }
     }
 
     /// A body as errors may show it: some servers repeat what they were sent.
@@ -309,20 +392,14 @@ impl Transport {
         }
     }
 
-    fn request(
-        &self,
-        call: &Call,
-        url: &Url,
-        id: &str,
-        sent: &Arc<AtomicU64>,
-    ) -> Result<RequestBuilder> {
+    fn request(&self, call: &Call, seen: &Seen, sent: &Arc<AtomicU64>) -> Result<RequestBuilder> {
         let mut request = self
             .0
             .client
-            .request(call.method.clone(), url.clone())
+            .request(call.method.clone(), seen.url.clone())
             .headers(call.headers.clone())
             .header(header::ACCEPT_CHARSET, "utf-8")
-            .header("x-request-id", id);
+            .header("x-request-id", &seen.request_id);
         if let Some(token) = self.0.token.as_ref().filter(|_| call.with_token()) {
             let mut value = HeaderValue::from_str(&format!("token {}", token.expose()))
                 .map_err(|_| Error::setup("the token holds characters that no token has"))?;
@@ -335,7 +412,9 @@ impl Transport {
             Body::Empty => request,
             Body::Json(json) => request.json(json),
             Body::Form(fields) => request.form(fields),
-            Body::Bytes(bytes) => request.body(bytes.clone()),
+            Body::Bytes(bytes) => request
+                .header(header::CONTENT_LENGTH, bytes.len())
+                .body(counted(in_pieces(bytes.clone()), sent)),
             Body::Multipart { file, fields } => {
                 let Outgoing { file, trailing } = file();
                 let file = Part::stream(counted(file, sent)).file_name("DocumentArray");
@@ -351,6 +430,24 @@ impl Transport {
             }
         })
     }
+}
+
+/// Whether an answer is a web page. No call of either API has one.
+fn is_html(answer: &Response) -> bool {
+    let kind = answer.headers().get(header::CONTENT_TYPE);
+    let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    kind.trim_start()
+        .to_ascii_lowercase()
+        .starts_with("text/html")
+}
+
+/// Bytes in memory, handed over piece by piece.
+fn in_pieces(mut bytes: Bytes) -> ByteStream {
+    let pieces = std::iter::from_fn(move || {
+        let length = bytes.len().min(PIECE);
+        (length > 0).then(|| Ok(bytes.split_to(length)))
+    });
+    Box::pin(futures_util::stream::iter(pieces))
 }
 
 /// A body that notes how much of it has gone out.

@@ -142,6 +142,25 @@ async fn data_that_has_not_changed_is_not_fetched_again() {
 }
 
 #[tokio::test]
+async fn a_copy_serves_every_token_of_its_user() {
+    let (server, finetuner) = backend::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    finetuner.push("train", pairs("train", 2)).await.unwrap();
+    let pull = |finetuner: &Finetuner| finetuner.pull("train").cache_folder(folder.path());
+    pull(&finetuner).await.unwrap();
+    let token = finetuner.create_token("another").await.unwrap();
+    let builder = Finetuner::builder().registry(server.url()).token(token);
+    let another = builder.login().await.unwrap();
+    let received = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&received);
+    let pull = pull(&another).on_progress(move |p| counted.store(p.bytes, Ordering::SeqCst));
+    assert_eq!(pull.await.unwrap().len(), 2);
+    assert_eq!(received.load(Ordering::SeqCst), 0);
+    let copies = std::fs::read_dir(folder.path().join("documents")).unwrap();
+    assert_eq!(copies.count(), 1);
+}
+
+#[tokio::test]
 async fn pictures_in_files_are_read_as_they_are_sent() {
     let (_server, finetuner) = backend::start().await;
     let folder = tempfile::tempdir().unwrap();

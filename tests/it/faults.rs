@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     time::{Duration, Instant},
 };
 
@@ -10,7 +10,10 @@ use finetuner::Finetuner;
 use serde_json::json;
 use wiremock::{MockServer, ResponseTemplate};
 
-use crate::mock::{ARTIFACT, Sequence, TOKEN, agreeable, count, impatient, login, on, with_run};
+use crate::mock::{
+    ARTIFACT, Sequence, TOKEN, WHOAMI, agreeable, count, impatient, login, on, proxy_that_loses,
+    raw_server, send, with_run,
+};
 
 const STATUS: &str = "/api/v1/experiments/default/runs/r/status";
 
@@ -21,35 +24,6 @@ fn status(code: u16) -> ResponseTemplate {
 fn good_status() -> ResponseTemplate {
     status(200).set_body_json(json!({"status": "STARTED", "details": ""}))
 }
-
-/// A server below HTTP: each connection is answered by `answer`, which is told
-/// its number and has read the request.
-fn raw_server(answer: impl Fn(usize, &mut TcpStream) + Send + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for (n, connection) in listener.incoming().enumerate() {
-            let Ok(mut connection) = connection else {
-                break;
-            };
-            let mut request = [0; 8192];
-            let _ = connection.read(&mut request);
-            answer(n, &mut connection);
-        }
-    });
-    url
-}
-
-fn send(connection: &mut TcpStream, body: &str) {
-    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
-    let _ = write!(
-        connection,
-        "{head}\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-}
-
-const WHOAMI: &str = r#"{"code": 200, "status": 20000, "data": {"_id": "u", "name": "ada"}}"#;
 
 #[tokio::test]
 async fn nobody_there_is_said_together_with_how_to_start_somebody() {
@@ -303,120 +277,6 @@ async fn what_only_a_finished_run_has_is_refused_before() {
     );
 }
 
-/// What a fault looks like to the user, and how often the call was made.
-struct Seen {
-    fault: &'static str,
-    answer: ResponseTemplate,
-    /// Calls of `status` (reading) and of `create_experiment` (creating).
-    attempts: (usize, usize),
-    is: fn(&finetuner::Error) -> bool,
-}
-
-#[tokio::test]
-async fn every_status_is_repeated_as_is_safe_and_told_as_what_it_is() {
-    let soon = httpdate::fmt_http_date(std::time::SystemTime::now());
-    let detail = |code: u16| status(code).set_body_json(json!({"detail": "no"}));
-    let table = [
-        Seen {
-            fault: "400",
-            answer: detail(400),
-            attempts: (1, 1),
-            is: |e| e.is_invalid() && !e.is_retryable(),
-        },
-        Seen {
-            fault: "401",
-            answer: detail(401),
-            attempts: (1, 1),
-            is: finetuner::Error::is_unauthorized,
-        },
-        Seen {
-            fault: "403",
-            answer: detail(403),
-            attempts: (1, 1),
-            is: finetuner::Error::is_forbidden,
-        },
-        Seen {
-            fault: "408",
-            answer: detail(408),
-            attempts: (4, 1),
-            is: |e| e.is_retryable() && e.status() == Some(408),
-        },
-        Seen {
-            fault: "409",
-            answer: detail(409),
-            attempts: (1, 1),
-            is: finetuner::Error::is_conflict,
-        },
-        Seen {
-            fault: "413",
-            answer: detail(413),
-            attempts: (1, 1),
-            is: finetuner::Error::is_too_large,
-        },
-        Seen {
-            // Refused before anything was done, so that creating is safe too.
-            fault: "429 with seconds",
-            answer: detail(429).insert_header("retry-after", "0"),
-            attempts: (4, 4),
-            is: finetuner::Error::is_rate_limited,
-        },
-        Seen {
-            fault: "429 with a date",
-            answer: detail(429).insert_header("retry-after", soon.as_str()),
-            attempts: (4, 4),
-            is: finetuner::Error::is_rate_limited,
-        },
-        Seen {
-            fault: "500",
-            answer: detail(500),
-            attempts: (1, 1),
-            is: |e| e.is_server() && !e.is_retryable(),
-        },
-        Seen {
-            fault: "502 with a web page",
-            answer: status(502).set_body_raw("<html>Bad Gateway</html>", "text/html"),
-            attempts: (4, 1),
-            is: |e| e.is_server() && e.body() == Some("<html>Bad Gateway</html>"),
-        },
-        Seen {
-            fault: "503",
-            answer: detail(503),
-            attempts: (4, 1),
-            is: |e| e.is_server() && e.is_retryable(),
-        },
-        Seen {
-            fault: "truncated JSON",
-            answer: status(200).set_body_raw("{\"status\": \"STAR", "application/json"),
-            attempts: (1, 1),
-            is: finetuner::Error::is_decode,
-        },
-        Seen {
-            fault: "another content type",
-            answer: status(200).set_body_raw("<html>Log in</html>", "text/html"),
-            attempts: (1, 1),
-            is: |e| e.is_decode() && e.body().unwrap().contains("Log in"),
-        },
-    ];
-    for Seen {
-        fault,
-        answer,
-        attempts: (reading, creating),
-        is,
-    } in table
-    {
-        let (server, finetuner, run) = with_run("/status", answer.clone()).await;
-        on(&server, "POST", "/api/v1/experiments/", answer).await;
-        let error = run.status().await.unwrap_err();
-        assert!(is(&error), "{fault}: {error:?}");
-        assert_eq!(count(&server, "/status").await, reading, "{fault}");
-        assert_eq!(error.attempts() as usize, reading, "{fault}");
-        assert!(error.request_id().is_some(), "{fault}");
-        let error = finetuner.create_experiment("e").await.unwrap_err();
-        assert!(is(&error), "{fault}: {error:?}");
-        assert_eq!(count(&server, "/experiments/").await, creating, "{fault}");
-    }
-}
-
 #[tokio::test]
 async fn what_a_newer_server_says_is_kept() {
     let paused = json!({"status": "PAUSED", "details": "until noon", "since": 3});
@@ -474,88 +334,6 @@ async fn headers_that_come_too_slowly_are_a_time_out() {
     let error = login.login().await.unwrap_err();
     assert!(error.is_timeout(), "{error}");
     assert_eq!(error.attempts(), 2);
-}
-
-#[tokio::test]
-async fn a_log_stream_that_falls_silent_is_opened_again() {
-    let url = raw_server(|n, connection| {
-        if n == 0 {
-            let run = json!({"name": "r", "config": {}, "artifact_id": ARTIFACT}).to_string();
-            return send(connection, &run);
-        }
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
-        let _ = write!(connection, "{head}id: 1\ndata: one\n\n");
-        let _ = connection.read(&mut [0; 1]);
-    });
-    let finetuner = Finetuner::builder()
-        .registry(url)
-        .token(TOKEN)
-        .idle_timeout(Duration::from_millis(500))
-        .retry(impatient().attempts(3))
-        .connect()
-        .await
-        .unwrap();
-    let run = finetuner.get_run("r").await.unwrap();
-    let mut lines = run.stream_logs();
-    assert_eq!(lines.next().await.unwrap().unwrap(), "one");
-    // What comes again is dropped, so that nothing new has come in three tries.
-    let error = lines.next().await.unwrap().unwrap_err();
-    assert!(error.is_timeout(), "{error}");
-    assert!(lines.next().await.is_none(), "an error ends the stream");
-}
-
-/// A request with its body; empty where the client went away.
-fn read_request(client: &mut TcpStream) -> String {
-    let mut request = Vec::new();
-    let mut buffer = [0; 65536];
-    loop {
-        let text = String::from_utf8_lossy(&request).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|line| {
-                let (name, value) = line.split_once(": ")?;
-                name.eq_ignore_ascii_case("content-length")
-                    .then(|| value.parse().unwrap())
-            });
-            if body.len() >= length.unwrap_or(0) {
-                return text;
-            }
-        }
-        match client.read(&mut buffer) {
-            Ok(0) | Err(_) => return String::new(),
-            Ok(read) => request.extend_from_slice(&buffer[..read]),
-        }
-    }
-}
-
-/// Passes bytes to a server and back; answers to requests that begin with
-/// `lost` never arrive the first time.
-fn proxy_that_loses(target: String, lost: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let losses = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-    std::thread::spawn(move || {
-        for mut client in listener.incoming().flatten() {
-            let (target, losses) = (target.clone(), std::sync::Arc::clone(&losses));
-            std::thread::spawn(move || {
-                let request = read_request(&mut client);
-                let is_lost = request.starts_with(lost)
-                    && losses.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
-                // One request a connection, so that an answer ends with it.
-                let request = request.replacen("\r\n", "\r\nconnection: close\r\n", 1);
-                let mut answer = Vec::new();
-                if !request.is_empty() {
-                    let mut server = TcpStream::connect(&target).unwrap();
-                    server.write_all(request.as_bytes()).unwrap();
-                    let _ = server.read_to_end(&mut answer);
-                }
-                if !is_lost {
-                    let _ = client.write_all(&answer);
-                }
-                let _ = client.shutdown(std::net::Shutdown::Both);
-            });
-        }
-    });
-    url
 }
 
 #[tokio::test]

@@ -2,7 +2,11 @@
 
 use finetuner::{DocumentArray, Finetuner, RetryPolicy, Run};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
 use wiremock::{
     Mock, MockServer, Request, Respond, ResponseTemplate,
     matchers::{any, method, path, path_regex},
@@ -142,4 +146,88 @@ pub(crate) async fn count(server: &MockServer, path_end: &str) -> usize {
     let requests = server.received_requests().await.unwrap();
     let asked = |r: &&Request| r.url.path().ends_with(path_end);
     requests.iter().filter(asked).count()
+}
+
+/// A server below HTTP: each connection is answered by `answer`, which is told
+/// its number and has read the request.
+pub(crate) fn raw_server(answer: impl Fn(usize, &mut TcpStream) + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for (n, connection) in listener.incoming().enumerate() {
+            let Ok(mut connection) = connection else {
+                break;
+            };
+            let mut request = [0; 8192];
+            let _ = connection.read(&mut request);
+            answer(n, &mut connection);
+        }
+    });
+    url
+}
+
+pub(crate) fn send(connection: &mut TcpStream, body: &str) {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
+    let _ = write!(
+        connection,
+        "{head}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+}
+
+pub(crate) const WHOAMI: &str =
+    r#"{"code": 200, "status": 20000, "data": {"_id": "u", "name": "ada"}}"#;
+
+/// A request with its body; empty where the client went away.
+fn read_request(client: &mut TcpStream) -> String {
+    let mut request = Vec::new();
+    let mut buffer = [0; 65536];
+    loop {
+        let text = String::from_utf8_lossy(&request).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(": ")?;
+                name.eq_ignore_ascii_case("content-length")
+                    .then(|| value.parse().unwrap())
+            });
+            if body.len() >= length.unwrap_or(0) {
+                return text;
+            }
+        }
+        match client.read(&mut buffer) {
+            Ok(0) | Err(_) => return String::new(),
+            Ok(read) => request.extend_from_slice(&buffer[..read]),
+        }
+    }
+}
+
+/// Passes bytes to a server and back; answers to requests that begin with
+/// `lost` never arrive the first time.
+pub(crate) fn proxy_that_loses(target: String, lost: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let losses = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let (target, losses) = (target.clone(), std::sync::Arc::clone(&losses));
+            std::thread::spawn(move || {
+                let request = read_request(&mut client);
+                let is_lost = request.starts_with(lost)
+                    && losses.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
+                // One request a connection, so that an answer ends with it.
+                let request = request.replacen("\r\n", "\r\nconnection: close\r\n", 1);
+                let mut answer = Vec::new();
+                if !request.is_empty() {
+                    let mut server = TcpStream::connect(&target).unwrap();
+                    server.write_all(request.as_bytes()).unwrap();
+                    let _ = server.read_to_end(&mut answer);
+                }
+                if !is_lost {
+                    let _ = client.write_all(&answer);
+                }
+                let _ = client.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    url
 }

@@ -1,0 +1,221 @@
+//! Following a run while its backend is away.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use finetuner::{Finetuner, Run, Update};
+use serde_json::json;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use wiremock::ResponseTemplate;
+
+use crate::mock::{ARTIFACT, Sequence, TOKEN, count, impatient, on, raw_server, send, with_run};
+
+fn status_is(status: &str) -> ResponseTemplate {
+    ResponseTemplate::new(200).set_body_json(json!({"status": status, "details": ""}))
+}
+
+/// More failures than a call has tries.
+fn away() -> impl Iterator<Item = ResponseTemplate> {
+    [502, 503, 500, 520, 504, 502, 502]
+        .map(ResponseTemplate::new)
+        .into_iter()
+}
+
+#[tokio::test]
+async fn waiting_outlives_more_failures_than_a_call() {
+    let answers = [status_is("STARTED")].into_iter().chain(away());
+    let answers = answers.chain([status_is("FINISHED")]);
+    let (server, _, run) = with_run("/status", Sequence::new(answers)).await;
+    run.wait().await.unwrap();
+    assert_eq!(count(&server, "/status").await, 9);
+}
+
+#[tokio::test]
+async fn watching_outlives_more_failures_than_a_call() {
+    let answers = away().chain([status_is("FINISHED")]);
+    let (server, _, run) = with_run("/status", Sequence::new(answers)).await;
+    let history = "/api/v1/experiments/default/runs/r/history";
+    on(&server, "GET", history, ResponseTemplate::new(404)).await;
+    let mut watch = run.watch();
+    let mut seen = Vec::new();
+    while let Some(update) = watch.next().await {
+        seen.push(update.unwrap());
+    }
+    assert!(matches!(seen.as_slice(), [Update::Status(status)] if status.status.is_final()));
+}
+
+#[tokio::test]
+async fn what_is_no_outage_ends_the_waiting() {
+    let gone = ResponseTemplate::new(404).set_body_json(json!({"detail": "there is no run"}));
+    let (server, _, run) = with_run("/status", gone).await;
+    assert!(run.wait().await.unwrap_err().is_not_found());
+    let error = run.watch().next().await.unwrap().unwrap_err();
+    assert!(error.is_not_found(), "{error}");
+    assert_eq!(count(&server, "/status").await, 2);
+}
+
+/// Lines that are logged, as they come.
+#[derive(Clone)]
+struct Lines(UnboundedSender<String>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What this thread logs from now on.
+fn logged() -> (tracing::subscriber::DefaultGuard, UnboundedReceiver<String>) {
+    let (send, receive) = unbounded_channel();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::INFO)
+        .with_ansi(false)
+        .with_writer(Mutex::new(Lines(send)))
+        .finish();
+    (tracing::subscriber::set_default(subscriber), receive)
+}
+
+async fn wait_for(lines: &mut UnboundedReceiver<String>, text: &str) {
+    while !lines.recv().await.unwrap().contains(text) {}
+}
+
+/// Answers one connection after the other at an address, each as `answer` says,
+/// until that is false. Then nobody listens there any more.
+fn serve_until(
+    listener: TcpListener,
+    answer: impl Fn(&str, &mut TcpStream) -> bool + Send + 'static,
+) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        loop {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut request = [0; 8192];
+            let length = connection.read(&mut request).unwrap();
+            let request = String::from_utf8_lossy(&request[..length]).to_lowercase();
+            if !answer(&request, &mut connection) {
+                break;
+            }
+        }
+    })
+}
+
+async fn run_at(address: SocketAddr) -> Run {
+    let finetuner = Finetuner::builder()
+        .registry(format!("http://{address}"))
+        .token(TOKEN)
+        .retry(impatient())
+        .connect()
+        .await
+        .unwrap();
+    finetuner.get_run("r").await.unwrap()
+}
+
+fn send_run(connection: &mut TcpStream) {
+    let run = json!({"name": "r", "config": {}, "artifact_id": ARTIFACT});
+    send(connection, &run.to_string());
+}
+
+#[tokio::test]
+async fn waiting_outlives_a_restart_and_says_so() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let first = serve_until(listener, |_, connection| {
+        send_run(connection);
+        false
+    });
+    let run = run_at(address).await;
+    first.join().unwrap();
+    let (_guard, mut lines) = logged();
+    let waiting = tokio::spawn(async move { run.wait().await });
+    wait_for(&mut lines, "does not answer").await;
+    let listener = TcpListener::bind(address).unwrap();
+    let second = serve_until(listener, |request, connection| {
+        assert!(request.contains("/status"), "{request}");
+        send(connection, r#"{"status": "FINISHED", "details": ""}"#);
+        false
+    });
+    waiting.await.unwrap().unwrap();
+    second.join().unwrap();
+    wait_for(&mut lines, "answers again").await;
+}
+
+#[tokio::test]
+async fn a_log_stream_outlives_a_restart_without_gap_or_repeat() {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    serve_until(listener, |request, connection| {
+        if !request.contains("/logstream") {
+            send_run(connection);
+            return true;
+        }
+        let _ = write!(connection, "{HEAD}id: 1\ndata: one\n\nid: 2\ndata: tw");
+        false
+    });
+    let run = run_at(address).await;
+    let (_guard, mut lines) = logged();
+    let reading = tokio::spawn(async move {
+        let mut stream = run.stream_logs();
+        let mut lines = Vec::new();
+        while let Some(line) = stream.next().await {
+            lines.push(line.unwrap());
+        }
+        lines
+    });
+    wait_for(&mut lines, "does not answer").await;
+    let listener = TcpListener::bind(address).unwrap();
+    let resumed = Arc::new(Mutex::new(String::new()));
+    let asked = Arc::clone(&resumed);
+    let second = serve_until(listener, move |request, connection| {
+        if request.contains("/logstream") {
+            *asked.lock().unwrap() = request.to_owned();
+            // An event of two lines, and another one of the same number.
+            let events = "id: 2\ndata: two\ndata: three\n\nid: 2\ndata: four\n\n";
+            let _ = write!(connection, "{HEAD}{events}");
+            return true;
+        }
+        send(connection, r#"{"status": "FINISHED", "details": ""}"#);
+        false
+    });
+    assert_eq!(reading.await.unwrap(), ["one", "two", "three", "four"]);
+    second.join().unwrap();
+    assert!(resumed.lock().unwrap().contains("last-event-id: 1\r\n"));
+}
+
+#[tokio::test]
+async fn a_log_stream_that_falls_silent_is_opened_again() {
+    let url = raw_server(|n, connection| {
+        if n == 0 {
+            let run = json!({"name": "r", "config": {}, "artifact_id": ARTIFACT}).to_string();
+            return send(connection, &run);
+        }
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+        let _ = write!(connection, "{head}id: 1\ndata: one\n\n");
+        let _ = connection.read(&mut [0; 1]);
+    });
+    let finetuner = Finetuner::builder()
+        .registry(url)
+        .token(TOKEN)
+        .timeout(Duration::from_millis(100))
+        .idle_timeout(Duration::from_millis(100))
+        .outage_limit(Duration::from_secs(1))
+        .retry(impatient())
+        .connect()
+        .await
+        .unwrap();
+    let run = finetuner.get_run("r").await.unwrap();
+    let mut lines = run.stream_logs();
+    assert_eq!(lines.next().await.unwrap().unwrap(), "one");
+    // What comes again is dropped: nothing new comes until the limit.
+    let error = lines.next().await.unwrap().unwrap_err();
+    assert!(error.is_timeout(), "{error}");
+    assert!(lines.next().await.is_none(), "an error ends the stream");
+}
