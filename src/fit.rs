@@ -643,6 +643,7 @@ impl Fit {
             .collect();
         // What no backend would accept is refused before anything is sent.
         config.check()?;
+        config.check_numbers()?;
         let public = config.public;
         let latest = config.generation == Generation::V0_8;
         let submission = Submission {

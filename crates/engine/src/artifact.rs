@@ -11,7 +11,8 @@
 //! <run>/modules.json, 1_Pooling/config.json, sentence_bert_config.json
 //!                        of a text model, for sentence-transformers
 //! <run>/finetuner.json, projection_head.safetensors
-//!                        the pooler, and the projection head where there is one
+//!                        the pooler, and the projection head where there is one; of a
+//!                        CLIP a head for each tower, on top of its embeddings
 //! <run>/logs/            TensorBoard's event file, and what loggers were asked for
 //! ```
 
@@ -54,9 +55,15 @@ pub(crate) fn write(
     logs: &Path,
     record: &RunRecord<'_>,
 ) -> Result<PathBuf> {
-    let (head, body) = model
-        .params()
-        .snapshot()?
+    let weights = model.params().snapshot()?;
+    let bad = weights
+        .iter()
+        .find(|(_, (_, values))| values.iter().any(|value| !value.is_finite()));
+    if let Some((name, _)) = bad {
+        let what = format!("the weights `{name}` of the trained model");
+        return Err(Error::NotFinite { what });
+    }
+    let (head, body) = weights
         .into_iter()
         .partition(|(name, _)| name.starts_with(HEAD_PREFIX));
     let weights = folder.join("model.safetensors");
@@ -71,7 +78,7 @@ pub(crate) fn write(
     let path = folder.join("artifact.zip");
     let mut zip = Zip::create(&path, &record.config.run_name)?;
     zip.yaml("config.yml", &json!(record.config))?;
-    zip.yaml("metadata.yml", &metadata(record))?;
+    zip.yaml("metadata.yml", &metadata(record, model))?;
     zip.yaml("metrics.yml", &metrics(record))?;
     let parts = parts(model, preparer, record.config);
     let inputs: serde_json::Map<String, Value> = parts
@@ -98,11 +105,14 @@ pub(crate) fn write(
     for (name, bytes) in files {
         zip.bytes(name, bytes)?;
     }
-    if model.kind() != ModelKind::TextImage {
-        let extras = Extras {
-            pooler: setup.pooler,
-            head: setup.head,
-        };
+    let is_clip = model.kind() == ModelKind::TextImage;
+    let extras = Extras {
+        pooler: setup.pooler.filter(|_| !is_clip),
+        head: setup.head,
+        // Other text models say it in the file of sentence-transformers.
+        max_tokens: description.max_tokens.filter(|_| is_clip),
+    };
+    if !is_clip || extras != Extras::default() {
         zip.json(EXTRAS_FILE, &extras.to_json())?;
     }
     if let ModelConfig::Bert(config) = model.config() {
@@ -162,8 +172,22 @@ fn metrics(record: &RunRecord<'_>) -> Value {
     json!({"before": record.before, "after": record.after})
 }
 
-fn metadata(record: &RunRecord<'_>) -> Value {
+/// What another library that opens the folder does not see.
+const HEAD_NOTE: &str = "config.json and model.safetensors are the backbone alone. The embeddings of \
+                         this run come from the projection head on top of it, which other \
+                         libraries leave out; finetuner.json describes it";
+
+fn metadata(record: &RunRecord<'_>, model: &Model) -> Value {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let head = model.setup().head.map(|head| {
+        json!({
+            "weights": HEAD_FILE,
+            "inputs": head.inputs,
+            "outputs": head.outputs,
+            "backbone_frozen": model.setup().freeze,
+            "note": HEAD_NOTE,
+        })
+    });
     json!({
         "name": record.config.run_name,
         "experiment": record.config.experiment_name,
@@ -176,6 +200,7 @@ fn metadata(record: &RunRecord<'_>) -> Value {
         "example_results": {"before": {}, "after": {}},
         "product": "finetuner",
         "artifact_type": "run",
+        "projection_head": head,
     })
 }
 

@@ -63,9 +63,43 @@ pub enum Error {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Weights or embeddings that are no longer numbers.
+    #[error(
+        "{what} hold values that are not finite numbers: the run has diverged. A smaller \
+         `learning_rate` or `weight_decay` usually helps"
+    )]
+    NotFinite {
+        /// What holds them, and when.
+        what: String,
+    },
     /// A tensor operation that failed.
     #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
+    Tensor(candle_core::Error),
+}
+
+/// Takes over the error without the stack trace that candle adds to its text
+/// where `RUST_BACKTRACE` is set: messages are for users.
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Tensor(without_backtrace(error))
+    }
+}
+
+/// The error without the stack trace in its text.
+pub(crate) fn without_backtrace(error: candle_core::Error) -> candle_core::Error {
+    use candle_core::Error as Candle;
+    match error {
+        Candle::WithBacktrace { inner, .. } => without_backtrace(*inner),
+        Candle::Context { inner, context } => Candle::Context {
+            inner: Box::new(without_backtrace(*inner)),
+            context,
+        },
+        Candle::WithPath { inner, path } => Candle::WithPath {
+            inner: Box::new(without_backtrace(*inner)),
+            path,
+        },
+        other => other,
+    }
 }
 
 impl Error {
@@ -97,5 +131,19 @@ impl Error {
             path: path.to_owned(),
             source,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensor_errors_say_what_failed_without_a_stack_trace() {
+        let inner = Box::new(candle_core::Error::Msg("shapes differ".to_owned()));
+        let backtrace = Box::new(std::backtrace::Backtrace::force_capture());
+        let traced = candle_core::Error::WithBacktrace { inner, backtrace };
+        let error = Error::from(traced.context("in a step"));
+        assert_eq!(error.to_string(), "in a step\nshapes differ");
     }
 }

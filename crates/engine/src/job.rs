@@ -1,5 +1,7 @@
 //! A run from its configuration to its artifact.
 
+mod examples;
+mod labels;
 mod setup;
 
 use std::{
@@ -10,7 +12,10 @@ use std::{
 
 use finetuner_protocol::{Device, Event, Level, LocalModels, RunConfig};
 
-use setup::{Data, build_trainer, read_data, remember_frozen};
+pub use examples::check_data;
+use examples::{Data, read_data};
+pub(crate) use labels::check_relevance;
+use setup::{build_trainer, remember_frozen};
 
 use crate::{
     Error, Result,
@@ -118,6 +123,9 @@ pub fn run(
     for note in &plan.notes {
         log(Level::Info, note.clone());
     }
+    for warning in &plan.warnings {
+        log(Level::Warning, warning.clone());
+    }
     let needs_cpu = plan.freeze || plan.output_dim.is_some();
     let (device, warning) = choose_device(setting.device, plan.kind, needs_cpu);
     if let Some(warning) = warning {
@@ -126,6 +134,9 @@ pub fn run(
     let pictures = Pictures::kept_in(setting.folder)?;
     let mut data = read_data(&plan, setting.read_data, &pictures)?;
     log(Level::Info, data.describe(&plan.layout));
+    for warning in std::mem::take(&mut data.warnings) {
+        log(Level::Warning, warning);
+    }
     let resumed = match setting.checkpoint {
         Some(file) => Some(resume::unpack(
             file,
@@ -143,6 +154,7 @@ pub fn run(
         output_dim: plan.output_dim,
         freeze: plan.freeze,
         seed: plan.seed,
+        cutting: plan.cutting,
     };
     let mut loaded = source.read_with(&setting.hub)?.load(&options, &device)?;
     if loaded.model.kind() != plan.kind {
@@ -175,8 +187,8 @@ pub fn run(
         .batch_size
         .or(resumed.as_ref().map(|progress| progress.batch_size));
     let (mut trainer, description, notes) = build_trainer(&plan, loaded, &data, given)?;
-    for note in notes {
-        log(Level::Info, note);
+    for (level, note) in notes {
+        log(level, note);
     }
     let mut callbacks = plan.callbacks()?;
     let mut context = Context {

@@ -8,6 +8,10 @@ use serde_json::Value;
 
 use crate::{Error, Result};
 
+/// No margin, scale or weight is near this. Losses multiply such numbers, and
+/// must stay finite.
+const LARGEST: f64 = 1e6;
+
 /// Options of one thing, such as a loss.
 pub(crate) struct OptionReader<'a> {
     /// The field of the configuration that holds them.
@@ -54,14 +58,14 @@ impl<'a> OptionReader<'a> {
         })
     }
 
-    /// Any number.
+    /// A number of either sign that arithmetic can bear.
     pub(crate) fn any_number(&self, name: &str, default: f64) -> Result<f64> {
-        self.number(name, default, f64::NEG_INFINITY, f64::INFINITY)
+        self.number(name, default, -LARGEST, LARGEST)
     }
 
     /// A number above zero.
     pub(crate) fn positive(&self, name: &str, default: f64) -> Result<f64> {
-        let number = self.number(name, default, 0.0, f64::INFINITY)?;
+        let number = self.number(name, default, 0.0, LARGEST)?;
         if number > 0.0 {
             Ok(number)
         } else {

@@ -1,10 +1,17 @@
 //! What a run configuration asks for, checked, and in the engine's own terms.
 
-use candle_core::Device;
+mod checks;
+mod inputs;
+mod processor;
+
+use checks::{check_batch_size, check_monitors, loss_of};
 use finetuner_protocol::{
-    Callback, Device as AskedDevice, Level, LocalModels, Loss, Optimizer as OptimizerName, Options,
-    RunConfig, Sampler,
+    Callback, LocalModels, Loss, Optimizer as OptimizerName, RunConfig, Sampler,
+    callback::EvaluationCallback,
 };
+pub use inputs::Cutting;
+use inputs::{input_options, pooler};
+pub use processor::{choose_device, choose_precision};
 use serde_json::Value;
 
 use crate::{
@@ -66,8 +73,13 @@ pub struct Plan {
     pub(crate) sampler: Sampler,
     pub(crate) items_per_class: usize,
     callbacks: Vec<Callback>,
+    /// How texts are cut: `model_options.collate_options`.
+    pub(crate) cutting: Cutting,
     /// What the configuration left open and how it was decided, for the log.
     pub notes: Vec<String>,
+    /// What of the configuration has no effect or another than asked for, for
+    /// the log.
+    pub warnings: Vec<String>,
 }
 
 /// What a run may start from, beside the list of backbones.
@@ -103,21 +115,22 @@ impl Plan {
             .check()
             .map_err(|e| Error::config(e.field, format!("{}: {}", e.value, e.limit)))?;
         let (hyper, model, data) = (&config.hyper_parameters, &config.model, &config.data);
-        let mut notes = Vec::new();
+        let (mut notes, mut warnings) = (Vec::new(), Vec::new());
         let read = OptionReader::new("model_options", model.options.as_ref());
-        let (source, kind) = source(config, allowed, &read)?;
+        let (source, kind) = source(config, allowed, &read, &mut notes)?;
         if model.to_onnx {
             let reason = "an artifact holds safetensors; ONNX can't be written yet";
             return Err(Error::config("to_onnx", reason));
         }
-        if kind == ModelKind::TextImage {
-            if model.freeze {
-                return Err(Error::config("freeze", "a CLIP model can't be frozen"));
-            }
-            if let Some(dim) = model.output_dim {
-                let reason = format!("{dim}: a CLIP model keeps the length of its embeddings");
-                return Err(Error::config("output_dim", reason));
-            }
+        if kind == ModelKind::TextImage
+            && !model.freeze
+            && let Some(dim) = model.output_dim
+        {
+            let reason = format!(
+                "{dim}: a CLIP model keeps the length of its embeddings while its towers are \
+                 trained; leave it out, or set `freeze` to train projection heads of that length"
+            );
+            return Err(Error::config("output_dim", reason));
         }
         if model
             .output_dim
@@ -143,9 +156,10 @@ impl Plan {
             _ => Precision::Float32,
         };
         let pooler = pooler(&read, kind)?;
+        let cutting = input_options(&read, kind)?;
         read.finish()?;
         let loss = LossSpec {
-            loss: hyper.loss.clone(),
+            loss: loss_of(config, kind, &mut notes),
             options: hyper.loss_options.clone(),
             miner: hyper.miner.clone(),
             miner_options: hyper.miner_options.clone(),
@@ -155,6 +169,7 @@ impl Plan {
             image: given(&data.image_modality, "image"),
         };
         let layout = layout(kind, &loss, &modalities)?;
+        check_batch_size(config, &loss)?;
         // Made with any number of classes, so that every option is looked at.
         let criterion = Criterion::new(&loss, 2, 0, 0)?;
         let optimizer = OptimizerSpec {
@@ -170,7 +185,7 @@ impl Plan {
             ));
             rate
         });
-        let plan = Self {
+        let mut plan = Self {
             source,
             kind,
             modalities,
@@ -199,22 +214,32 @@ impl Plan {
             sampler: data.sampler.clone(),
             items_per_class: data.num_items_per_class.max(1) as usize,
             callbacks: config.callbacks.clone(),
+            cutting,
             notes,
+            warnings: Vec::new(),
         };
         // All are checked by being made.
         let (_, extras) = plan.optimizer.build(Default::default())?;
         if extras.layer_wise_lr_decay.is_some()
             && !matches!(kind, ModelKind::TextImage | ModelKind::Text)
         {
-            let reason = "`layer_wise_lr_decay` is for transformers: leave it out";
-            return Err(Error::config("optimizer_options", reason));
+            warnings.push(
+                "`layer_wise_lr_decay` has no effect: only transformers have layers with \
+                 learning rates of their own"
+                    .to_owned(),
+            );
         }
+        plan.optimizer.check_decay(plan.learning_rate)?;
+        let own = plan.loss_optimizer.learning_rate(plan.learning_rate);
         plan.loss_optimizer.build(Default::default())?;
+        plan.loss_optimizer.check_decay(own)?;
         // How many steps there are is not known yet; with very many, only what
         // is wrong for any number is.
         plan.schedule
             .build(plan.epochs, usize::MAX / 64, plan.learning_rate)?;
         plan.callbacks()?;
+        check_monitors(config, kind, &mut plan.notes)?;
+        plan.warnings = warnings;
         Ok(plan)
     }
 
@@ -222,11 +247,9 @@ impl Plan {
     #[must_use]
     pub fn data_names(&self) -> Vec<String> {
         let mut names = self.train_data_names();
-        for callback in &self.callbacks {
-            if let Callback::EvaluationCallback(evaluation) = callback {
-                names.push(evaluation.query_data.clone());
-                names.extend(evaluation.index_data.clone());
-            }
+        for evaluation in self.evaluations() {
+            names.push(evaluation.query_data.clone());
+            names.extend(evaluation.index_data.clone());
         }
         let mut seen = std::collections::HashSet::new();
         names.retain(|name| seen.insert(name.clone()));
@@ -243,14 +266,19 @@ impl Plan {
         names
     }
 
+    /// The evaluations of the run.
+    pub(crate) fn evaluations(&self) -> impl Iterator<Item = &EvaluationCallback> {
+        self.callbacks.iter().filter_map(|callback| match callback {
+            Callback::EvaluationCallback(evaluation) => Some(evaluation),
+            _ => None,
+        })
+    }
+
     /// What an evaluation of the run searches with and in.
     ///
     /// # Errors
     /// [`Error::Config`] where it names parts that the model doesn't have.
-    pub fn search_kinds(
-        &self,
-        evaluation: &finetuner_protocol::callback::EvaluationCallback,
-    ) -> Result<SearchKinds> {
+    pub fn search_kinds(&self, evaluation: &EvaluationCallback) -> Result<SearchKinds> {
         callbacks::search_kinds(evaluation, self.kind)
     }
 
@@ -263,6 +291,7 @@ fn source(
     config: &RunConfig,
     allowed: Allowed,
     read: &OptionReader<'_>,
+    notes: &mut Vec<String>,
 ) -> Result<(ModelSource, ModelKind)> {
     let model = &config.model;
     if let Some(name) = &model.name {
@@ -271,10 +300,22 @@ fn source(
             for option in ["input_size", "hidden_sizes", "bias", "activation", "l2"] {
                 read.value(option);
             }
-            let options: Value = match &model.options {
+            let mut options: Value = match &model.options {
                 Some(options) => serde_json::json!(**options),
                 None => serde_json::json!({}),
             };
+            // The Python client's default.
+            let empty = match &options["hidden_sizes"] {
+                Value::Null => true,
+                Value::Array(sizes) => sizes.is_empty(),
+                _ => false,
+            };
+            if empty && let Some(size) = options["input_size"].as_u64() {
+                notes.push(format!(
+                    "`hidden_sizes` is empty: the perceptron has one layer, of `input_size` ({size})"
+                ));
+                options["hidden_sizes"] = vec![size].into();
+            }
             let config = MlpConfig::parse(&options)?;
             return Ok((ModelSource::Mlp(Some(config)), ModelKind::Features));
         }
@@ -291,40 +332,16 @@ fn source(
     Ok((ModelSource::Artifact(artifact), kind))
 }
 
-/// `pooler` and `pooler_options` of `model_options`.
-fn pooler(read: &OptionReader<'_>, kind: ModelKind) -> Result<Option<Pooler>> {
-    let choices: &[&str] = match kind {
-        ModelKind::Text => &["mean", "max", "cls", "GeM"],
-        ModelKind::Image => &["mean", "GeM"],
-        _ => return Ok(None),
-    };
-    let options = read.value("pooler_options").and_then(Value::as_object);
-    let options = options.cloned().map(Options::from);
-    if read.value("pooler").is_none() {
-        return Ok(None);
-    }
-    let name = read.choice("pooler", "mean", choices)?;
-    let read = OptionReader::new("model_options.pooler_options", options.as_ref());
-    let pooler = match name.as_str() {
-        "max" => Pooler::Max,
-        "cls" => Pooler::Cls,
-        "GeM" => Pooler::GeM {
-            p: read.positive("p", 3.0)? as f32,
-            eps: read.positive("eps", 1e-6)? as f32,
-        },
-        _ => Pooler::Mean,
-    };
-    read.finish()?;
-    Ok(Some(pooler))
-}
-
 /// What data the loss wants of a model.
 fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<Layout> {
     let name = &loss.loss;
     Ok(match (kind, loss.kind()) {
         (ModelKind::TextImage, LossKind::Clip) => Layout::TextImage(modalities.clone()),
         (ModelKind::TextImage, _) => {
-            let reason = format!("`{name}`: a text-to-image model is trained with `CLIPLoss`");
+            let reason = format!(
+                "`{name}`: a text-to-image model is trained with `CLIPLoss`; give it, without \
+                 `loss_options` and `miner`"
+            );
             return Err(Error::config("loss", reason));
         }
         (_, LossKind::Clip) => {
@@ -385,68 +402,4 @@ fn keep_checkpoints(callbacks: &[Callback]) -> usize {
 fn given(modality: &Option<String>, default: &str) -> String {
     let given = modality.as_deref().filter(|name| !name.is_empty());
     given.unwrap_or(default).to_owned()
-}
-
-/// The device that a run gets, and a warning where it isn't the one asked for.
-/// `needs_cpu` says that a part of the model runs on the CPU alone.
-#[must_use]
-pub fn choose_device(
-    asked: &AskedDevice,
-    kind: ModelKind,
-    needs_cpu: bool,
-) -> (Device, Option<String>) {
-    if *asked == AskedDevice::Cpu {
-        return (Device::Cpu, None);
-    }
-    let on_cpu = |why: &str| {
-        let warning = format!("the device `{asked}` was asked for, but {why}: training on the CPU");
-        (Device::Cpu, Some(warning))
-    };
-    if kind == ModelKind::Image || needs_cpu {
-        return on_cpu(
-            "convolutional networks and projection heads are trained on the CPU in this version",
-        );
-    }
-    match accelerator() {
-        Some(device) => (device, None),
-        None => on_cpu("this machine has none"),
-    }
-}
-
-/// The precision that a run gets on a device, and what the log says where
-/// another one than [`Precision::Float32`] was asked for.
-#[must_use]
-pub fn choose_precision(asked: Precision, device: &Device) -> (Precision, Option<(Level, String)>) {
-    let instead = |why: &str| {
-        let note = format!("`precision` is bfloat16, but {why}: training in float32");
-        (Precision::Float32, Some((Level::Warning, note)))
-    };
-    match asked {
-        Precision::Float32 => (asked, None),
-        Precision::Bfloat16 if !device.is_cpu() => instead("that is for the CPU"),
-        Precision::Bfloat16 if !asked.is_available() => {
-            instead("this machine's CPU has no instructions for it (AVX-512 BF16)")
-        }
-        Precision::Bfloat16 => {
-            let speed = asked.relative_speed();
-            let note = format!("Products in bfloat16 are {speed:.2} times as fast as in float32");
-            let note = if speed > 1.0 {
-                (Level::Info, note)
-            } else {
-                let advice = "on this CPU: leave `precision` out, float32 is also more exact";
-                (Level::Warning, format!("{note} {advice}"))
-            };
-            (asked, Some(note))
-        }
-    }
-}
-
-fn accelerator() -> Option<Device> {
-    if cfg!(feature = "cuda") {
-        Device::new_cuda(0).ok()
-    } else if cfg!(feature = "metal") {
-        Device::new_metal(0).ok()
-    } else {
-        None
-    }
 }

@@ -24,6 +24,7 @@ use crate::{
     models::{HeadConfig, MlpConfig, Model, ModelConfig, ModelKind, ModelSetup},
     ops::Pooler,
     params::{RawTensor, parse_safetensors},
+    plan::Cutting,
     prepare::Preparer,
     tokenizer::Tokenizer,
 };
@@ -448,8 +449,26 @@ impl ModelFiles {
             (None, _) => None,
             (Some(_), None) => return Err(Error::checkpoint("tokenizer.json is missing")),
             (Some(positions), Some(json)) => {
-                let longest = self.max_tokens.filter(|n| *n > 0).unwrap_or(positions);
-                Some(Tokenizer::parse(json, longest.min(positions))?)
+                self.max_tokens = self
+                    .max_tokens
+                    .filter(|n| *n > 0)
+                    .or(self.extras.max_tokens);
+                if let Some(longest) = options.cutting.max_length {
+                    if longest > positions {
+                        return Err(Error::config(
+                            "model_options.collate_options",
+                            format!(
+                                "`max_length` is {longest}: the model reads {positions} tokens"
+                            ),
+                        ));
+                    }
+                    self.max_tokens = Some(longest);
+                }
+                let longest = self.max_tokens.unwrap_or(positions).min(positions);
+                Some(match options.cutting.refuse_longer {
+                    true => Tokenizer::parse_uncut(json, positions)?,
+                    false => Tokenizer::parse(json, longest)?,
+                })
             }
         };
         let features = match &config {
@@ -515,6 +534,8 @@ pub struct LoadOptions {
     pub freeze: bool,
     /// Decides new weights.
     pub seed: u64,
+    /// How long texts are cut, in place of what the model's files say.
+    pub cutting: Cutting,
 }
 
 /// A model, ready to be used.
@@ -538,7 +559,10 @@ pub struct ModelDescription {
 /// data; nothing that it names is run.
 fn read_pytorch(path: &Path) -> Result<HashMap<String, RawTensor>> {
     candle_core::pickle::read_all(path)
-        .map_err(|e| Error::checkpoint(format!("{}: {e}", path.display())))?
+        .map_err(|e| {
+            let reason = crate::error::without_backtrace(e);
+            Error::checkpoint(format!("{}: {reason}", path.display()))
+        })?
         .into_iter()
         .filter(|(_, tensor)| tensor.dtype().is_float())
         .map(|(name, tensor)| {
@@ -587,7 +611,8 @@ mod tests {
             assert_eq!(source.kind().unwrap(), kind, "{name}");
         }
         for (name, reason) in [
-            ("pointnet-base", "can't fine-tune it yet"),
+            ("pointnet-base", "nor any other mesh-to-mesh model"),
+            ("clip-base-multi", "for text-to-image it can fine-tune"),
             ("no-such-model", "not in the list"),
             ("../nowhere/clip", "no config.json"),
             ("clip/../../etc", "not in the list"),

@@ -32,6 +32,8 @@ impl TokenBatch {
 /// A tokenizer with the limit of its model.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The longest text in tokens, where longer ones are not cut.
+    limit: Option<usize>,
 }
 
 impl Tokenizer {
@@ -51,13 +53,29 @@ impl Tokenizer {
             }))
             .map_err(bad)?;
         inner.with_padding(None);
-        Ok(Self { inner })
+        Ok(Self { inner, limit: None })
+    }
+
+    /// Reads a `tokenizer.json`; texts of more than `max_tokens` are refused.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where the file is not a tokenizer.
+    pub(crate) fn parse_uncut(json: &[u8], max_tokens: usize) -> Result<Self> {
+        let bad = |e: tokenizers::Error| Error::checkpoint(format!("tokenizer.json: {e}"));
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(bad)?;
+        inner.with_truncation(None).map_err(bad)?;
+        inner.with_padding(None);
+        Ok(Self {
+            inner,
+            limit: Some(max_tokens),
+        })
     }
 
     /// Token ids of `texts`.
     ///
     /// # Errors
-    /// [`Error::Data`] where a text can't be tokenized.
+    /// [`Error::Data`] where a text can't be tokenized, [`Error::Item`] where one
+    /// is too long and may not be cut.
     pub fn encode(&self, texts: &[&str]) -> Result<TokenBatch> {
         let encoded = self
             .inner
@@ -69,6 +87,15 @@ impl Tokenizer {
                 "the tokenizer found no token in `{}`",
                 texts[text].chars().take(40).collect::<String>()
             )));
+        }
+        if let Some(limit) = self.limit
+            && let Some(place) = lengths.iter().position(|length| *length > limit)
+        {
+            let reason = format!(
+                "the text has {} tokens, the model reads {limit}, and `truncation` is off",
+                lengths[place]
+            );
+            return Err(Error::Item { place, reason });
         }
         let ids = encoded.iter().flat_map(|e| e.get_ids()).copied().collect();
         Ok(TokenBatch { ids, lengths })

@@ -83,7 +83,9 @@ const fn option(name: &'static str, kind: &'static str, default: &'static str) -
 const SEED: ModelOption = option("seed", "whole number", "0");
 const AUGMENTATION: ModelOption = option("augmentation", "none or light", "\"none\"");
 const PRECISION: ModelOption = option("precision", "float32 or bfloat16", "\"float32\"");
+const COLLATE: ModelOption = option("collate_options", "object", "{}");
 const TEXT: &[ModelOption] = &[
+    COLLATE,
     option("pooler", "mean, max, cls or GeM", "\"mean\""),
     option("pooler_options", "object", "{}"),
     SEED,
@@ -96,7 +98,7 @@ const CNN: &[ModelOption] = &[
     AUGMENTATION,
     PRECISION,
 ];
-const CLIP: &[ModelOption] = &[SEED, AUGMENTATION, PRECISION];
+const CLIP: &[ModelOption] = &[COLLATE, SEED, AUGMENTATION, PRECISION];
 const MLP: &[ModelOption] = &[
     ModelOption {
         name: "input_size",

@@ -1,6 +1,8 @@
 //! The limits of settings: what can be known to be wrong before anything is sent
 //! or looked at.
 
+use serde_json::Value;
+
 use crate::{Callback, RunConfig, Sampler, backbone::find_backbone};
 
 /// The most epochs that a run may have; it must be below the 50 of the wire.
@@ -79,6 +81,25 @@ pub fn check_workers(num_workers: u64) -> Result<(), InvalidField> {
         return Err(InvalidField::new("num_workers", 0, "at least 1 is needed"));
     }
     Ok(())
+}
+
+/// Finds null in the value of an option.
+fn check_value(field: &str, value: &Value) -> Result<(), InvalidField> {
+    match value {
+        Value::Null => Err(InvalidField::new(
+            field,
+            "null",
+            "NaN and infinite numbers become null, and a backend would take the default in its \
+             place; give a finite number, or leave the option out",
+        )),
+        Value::Array(values) => values
+            .iter()
+            .try_for_each(|value| check_value(field, value)),
+        Value::Object(members) => members
+            .iter()
+            .try_for_each(|(name, value)| check_value(&format!("{field}.{name}"), value)),
+        _ => Ok(()),
+    }
 }
 
 impl RunConfig {
@@ -208,6 +229,46 @@ impl RunConfig {
         self.callbacks.iter().try_for_each(Callback::check)
     }
 
+    /// Finds the first option that was set to no value.
+    ///
+    /// JSON has no NaN and no infinite numbers: an [`Options`] turns them into
+    /// null, which a backend takes for an option that was left out. A client
+    /// calls this before it sends the configuration.
+    ///
+    /// ```
+    /// use finetuner_protocol::{Options, RunConfig};
+    ///
+    /// let mut config = RunConfig::default();
+    /// config.hyper_parameters.loss_options = Some(Options::new().margin(f64::NAN));
+    /// let found = config.check_numbers().unwrap_err();
+    /// assert_eq!(found.field, "loss_options.margin");
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidField`] names the option.
+    pub fn check_numbers(&self) -> Result<(), InvalidField> {
+        let hyper = &self.hyper_parameters;
+        let all = [
+            ("model_options", &self.model.options),
+            ("loss_options", &hyper.loss_options),
+            ("loss_optimizer_options", &hyper.loss_optimizer_options),
+            ("miner_options", &hyper.miner_options),
+            ("optimizer_options", &hyper.optimizer_options),
+        ];
+        for (field, options) in all {
+            let options = options.iter().flat_map(|options| options.iter());
+            for (name, value) in options {
+                check_value(&format!("{field}.{name}"), value)?;
+            }
+        }
+        if let Some(options) = &hyper.scheduler_options {
+            for (name, value) in &options.extra {
+                check_value(&format!("scheduler_options.{name}"), value)?;
+            }
+        }
+        Ok(())
+    }
+
     fn check_onnx(&self) -> Result<(), InvalidField> {
         let name = self.model.name.as_deref().unwrap_or_default();
         let refused = self.model.to_onnx && find_backbone(name).is_some_and(|b| !b.onnx);
@@ -219,5 +280,49 @@ impl RunConfig {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+
+    #[test]
+    fn numbers_that_json_does_not_have_are_found_wherever_an_option_holds_them() {
+        let field = |set: fn(&mut RunConfig)| {
+            let mut config = RunConfig::default();
+            set(&mut config);
+            config.check_numbers().map_err(|e| e.field)
+        };
+        assert_eq!(field(|_| {}), Ok(()));
+        for (set, wanted) in [
+            (
+                (|c| {
+                    c.hyper_parameters.optimizer_options =
+                        Some(Options::new().weight_decay(f64::INFINITY))
+                }) as fn(&mut RunConfig),
+                "optimizer_options.weight_decay",
+            ),
+            (
+                |c| {
+                    c.hyper_parameters.optimizer_options = Some(Options::new().betas(0.9, f64::NAN))
+                },
+                "optimizer_options.betas",
+            ),
+            (
+                |c| c.hyper_parameters.miner_options = Some(Options::from([("margin", f64::NAN)])),
+                "miner_options.margin",
+            ),
+            (
+                |c| {
+                    let inner = serde_json::json!({"p": f64::NAN});
+                    c.model.options = Some(Options::new().with("pooler_options", inner));
+                },
+                "model_options.pooler_options.p",
+            ),
+        ] {
+            assert_eq!(field(set), Err(wanted.to_owned()));
+        }
     }
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use finetuner_engine::{
     Error as EngineError, Result as EngineResult,
-    data::{self, Documents, Pictures},
+    data::Documents,
+    job,
     models::ModelKind,
     plan::{Allowed, Plan, kind_of},
 };
@@ -174,7 +175,7 @@ async fn check_data(
     let callbacks = config.callbacks.clone();
     let sizes = |name: &str| stored.get(name).map_or(0, StoredBytes::size);
     check_sizes(&plan, &callbacks, sizes)?;
-    let check = move || check_shapes(&plan, &callbacks, &stored);
+    let check = move || check_shapes(&plan, &stored);
     let checked = app.gates.submissions.run(user_id, check).await?;
     checked.map_err(|e| ApiError::engine(&e))?;
     Ok((contents, holds))
@@ -214,33 +215,13 @@ fn check_sizes(plan: &Plan, callbacks: &[Callback], size: impl Fn(&str) -> u64) 
 }
 
 /// Checks that a run can be trained on data, and evaluated.
-fn check_shapes(
-    plan: &Plan,
-    callbacks: &[Callback],
-    stored: &HashMap<String, StoredBytes>,
-) -> EngineResult<()> {
+fn check_shapes(plan: &Plan, stored: &HashMap<String, StoredBytes>) -> EngineResult<()> {
     let read = |name: &str| {
         let bytes = stored.get(name).cloned();
         let bytes = bytes.ok_or_else(|| bad(name, "it is not there any more"))?;
         StoredDocuments::new(name, bytes).map(|documents| Box::new(documents) as Documents)
     };
-    for name in plan.train_data_names() {
-        data::read(read(&name)?, &plan.layout, &name, &Pictures::Checked)?;
-    }
-    for callback in callbacks {
-        let Callback::EvaluationCallback(evaluation) = callback else {
-            continue;
-        };
-        let named = |name| read(name).map(|documents| (documents, name));
-        data::read_search_set(
-            named(evaluation.query_data.as_str())?,
-            evaluation.index_data.as_deref().map(named).transpose()?,
-            plan.search_kinds(evaluation)?,
-            &plan.modalities,
-            &Pictures::Checked,
-        )?;
-    }
-    Ok(())
+    job::check_data(plan, &read)
 }
 
 /// The most documents of one data set.

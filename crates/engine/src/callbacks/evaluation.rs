@@ -10,10 +10,14 @@ use serde_json::Value;
 use super::{Context, TrainingCallback, report};
 use crate::{
     Error, Result,
-    data::{Item, SearchKinds, SearchSet, Searched, read_search_set},
+    data::{
+        Documents, Item, Modalities, Pictures, SearchKinds, SearchSet, Searched, read_search_set,
+    },
     evaluation::{Distance, METRICS, Metrics, Relevance, rank},
     infer::{ItemRef, embed},
+    job::check_relevance,
     models::ModelKind,
+    plan::Plan,
     train::{Step, Trainer, shuffled_order},
 };
 
@@ -101,8 +105,8 @@ impl Evaluation {
             Some(value) => Some(named_metrics(value)?),
         };
         let watched = all.iter().any(|callback| match callback {
-            Callback::BestModelCheckpoint(best) => !best.monitor.ends_with("_loss"),
-            Callback::EarlyStopping(early) => !early.monitor.ends_with("_loss"),
+            Callback::BestModelCheckpoint(best) => !best.monitor.ends_with("loss"),
+            Callback::EarlyStopping(early) => !early.monitor.ends_with("loss"),
             _ => false,
         });
         Ok(Self {
@@ -158,16 +162,17 @@ impl Evaluation {
         Ok(measured)
     }
 
-    fn read_set(&self, context: &Context<'_>) -> Result<SearchSet> {
-        let named = |name| (context.data)(name).map(|documents| (documents, name));
-        let index = self.options.index_data.as_deref();
-        let mut set = read_search_set(
-            named(self.options.query_data.as_str())?,
-            index.map(named).transpose()?,
+    fn read_set(&self, context: &mut Context<'_>) -> Result<SearchSet> {
+        let mut set = read_whole_set(
+            &self.options,
             self.kinds,
+            context.data,
             context.modalities,
             context.pictures,
         )?;
+        if let Some(warning) = check_relevance(&self.options, &set)? {
+            context.log(Level::Warning, warning);
+        }
         if let Some(size) = self.options.query_sample_size
             && size < set.queries.len()
         {
@@ -183,6 +188,53 @@ impl Evaluation {
         }
         Ok(set)
     }
+}
+
+/// Reads what an evaluation searches with and in, to be checked.
+pub(crate) fn read_set(
+    plan: &Plan,
+    options: &EvaluationCallback,
+    documents: &dyn Fn(&str) -> Result<Documents>,
+) -> Result<SearchSet> {
+    let kinds = plan.search_kinds(options)?;
+    read_whole_set(
+        options,
+        kinds,
+        documents,
+        &plan.modalities,
+        &Pictures::Checked,
+    )
+}
+
+fn read_whole_set(
+    options: &EvaluationCallback,
+    kinds: SearchKinds,
+    documents: &dyn Fn(&str) -> Result<Documents>,
+    modalities: &Modalities,
+    pictures: &Pictures,
+) -> Result<SearchSet> {
+    let named = |name| documents(name).map(|documents| (documents, name));
+    let index = options.index_data.as_deref();
+    read_search_set(
+        named(options.query_data.as_str())?,
+        index.map(named).transpose()?,
+        kinds,
+        modalities,
+        pictures,
+    )
+}
+
+/// The names of the metrics that an evaluation measures.
+pub(crate) fn measured_names(options: &EvaluationCallback, kind: ModelKind) -> Result<Vec<String>> {
+    let prefix = prefix(options, search_kinds(options, kind)?);
+    let wanted = match options.extra.get("metrics") {
+        None | Some(Value::Null) => METRICS.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        Some(value) => named_metrics(value)?,
+    };
+    Ok(wanted
+        .iter()
+        .map(|name| format!("{prefix}{name}"))
+        .collect())
 }
 
 fn named_metrics(value: &Value) -> Result<Vec<String>> {

@@ -11,7 +11,8 @@ use std::{collections::BTreeMap, path::Path};
 use finetuner_protocol::{Callback, Event, Level, Stage};
 use serde_json::Value;
 
-pub(crate) use evaluation::search_kinds;
+pub(crate) use evaluation::{measured_names, read_set, search_kinds};
+pub(crate) use monitor::metric_name;
 
 use crate::{
     Result,

@@ -5,6 +5,15 @@ use finetuner_protocol::Level;
 use super::Context;
 use crate::{Error, Result, evaluation::METRICS};
 
+/// The metric that a name means: `loss`, as Keras says it, is that of the
+/// training.
+pub(crate) fn metric_name(monitor: &str) -> &str {
+    match monitor {
+        "loss" => "train_loss",
+        other => other,
+    }
+}
+
 /// A metric, and which way is better.
 pub(super) struct Monitor {
     name: String,
@@ -17,6 +26,7 @@ pub(super) struct Monitor {
 impl Monitor {
     /// Checks the options of the callback `callback`.
     pub(super) fn new(callback: &str, name: &str, mode: &str, min_delta: f64) -> Result<Self> {
+        let name = metric_name(name);
         // A metric may be named with a caption or its model before it.
         let known = |name: &str| {
             ["train_loss", "val_loss"].contains(&name)

@@ -8,11 +8,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use finetuner_protocol::{Content, Document, NdArray};
+use finetuner_protocol::{Content, Document, NdArray, text::start_of};
 use tempfile::NamedTempFile;
 
 use super::{Item, each::Fault};
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    image::{IMAGENET_MEAN, IMAGENET_STD},
+};
 
 /// What happens to the pictures of documents that are read.
 #[derive(Clone, Debug)]
@@ -119,10 +122,11 @@ fn check(i: usize, bytes: &[u8]) -> Result<(), String> {
 
 /// Whether a document holds a picture, or what is meant to be one.
 pub(super) fn holds_one(document: &Document) -> bool {
-    matches!(
-        document.content,
-        Some(Content::Blob(_) | Content::Tensor(_))
-    )
+    match &document.content {
+        Some(Content::Blob(_) | Content::Tensor(_)) => true,
+        Some(_) => false,
+        None => document.uri.starts_with("data:"),
+    }
 }
 
 /// The picture of a document, encoded, or why there is none.
@@ -131,15 +135,30 @@ fn encoded(document: &Document) -> Result<Cow<'_, [u8]>, String> {
         Some(Content::Blob(bytes)) => Ok(bytes.into()),
         Some(Content::Tensor(array)) => from_tensor(array).map(Cow::Owned),
         _ if document.uri.is_empty() => Err("it holds no picture".to_owned()),
+        _ if document.uri.starts_with("data:") => from_data_uri(&document.uri).map(Cow::Owned),
         _ => Err(format!(
             "it names `{}` and holds no bytes: load pictures into blobs before pushing",
-            document.uri
+            start_of(&document.uri)
         )),
     }
 }
 
-/// A picture of values from 0 to 255 as PNG: `[height, width, 3]` or `[3, height,
-/// width]` in colours, `[height, width]` or `[height, width, 1]` in greys.
+/// The bytes in a `data:` URI, in base64 or with percent signs.
+fn from_data_uri(uri: &str) -> Result<Vec<u8>, String> {
+    let bad = |reason: &dyn std::fmt::Debug| {
+        format!("its uri `{}` is no data URI: {reason:?}", start_of(uri))
+    };
+    let parsed = data_url::DataUrl::process(uri).map_err(|e| bad(&e))?;
+    let (bytes, _) = parsed.decode_to_vec().map_err(|e| bad(&e))?;
+    if bytes.is_empty() {
+        return Err("its data URI holds no bytes".to_owned());
+    }
+    Ok(bytes)
+}
+
+/// A picture as PNG: `[height, width, 3]` or `[3, height, width]` in colours,
+/// `[height, width]` or `[height, width, 1]` in greys. Values are whole numbers
+/// from 0 to 255, or such that were normalised by ImageNet's moments.
 fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
     let NdArray::Dense { shape, .. } = array else {
         return Err("its tensor is sparse, which is no picture".to_owned());
@@ -165,24 +184,35 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
             values.len()
         ));
     }
-    let whole = |value: &f32| (0.0..=255.0).contains(value) && value.fract() == 0.0;
-    if let Some(value) = values.iter().find(|value| !whole(value)) {
-        return Err(format!(
-            "its tensor holds {value}; a picture's values are whole numbers from 0 to 255"
-        ));
-    }
     let (places, channels) = (height as usize * width as usize, channels as usize);
-    let pixels: Vec<u8> = (0..places * channels)
-        .map(|i| {
-            let (place, channel) = (i / channels, i % channels);
-            let from = if channels_last {
-                i
-            } else {
-                channel * places + place
-            };
-            values[from] as u8
-        })
-        .collect();
+    // In the order of a picture: channels last.
+    let at = |i: usize| {
+        let (place, channel) = (i / channels, i % channels);
+        if channels_last {
+            values[i]
+        } else {
+            values[channel * places + place]
+        }
+    };
+    let whole = |value: f32| (0.0..=255.0).contains(&value) && value.fract() == 0.0;
+    let pixels: Option<Vec<u8>> = match values.iter().find(|value| !whole(**value)) {
+        None => Some((0..places * channels).map(|i| at(i) as u8).collect()),
+        Some(_) if channels == 3 => {
+            let known = (0..places * channels).map(|i| denormalised(at(i), i % channels));
+            known.collect()
+        }
+        Some(_) => None,
+    };
+    let pixels = pixels.ok_or_else(|| {
+        let odd = values.iter().find(|value| !whole(**value));
+        format!(
+            "its tensor holds {}; the values of a picture are whole numbers from 0 to 255, or such \
+             numbers of 3 channels that `set_image_tensor_normalization` has normalised with its \
+             default mean and deviation. Give the picture as a blob, or as a tensor before it is \
+             scaled or normalised otherwise",
+            odd.copied().unwrap_or_default()
+        )
+    })?;
     let color = match channels {
         1 => image::ExtendedColorType::L8,
         _ => image::ExtendedColorType::Rgb8,
@@ -197,6 +227,18 @@ fn from_tensor(array: &NdArray) -> Result<Vec<u8>, String> {
     )
     .map_err(|e| format!("its tensor is no picture: {e}"))?;
     Ok(png)
+}
+
+/// The pixel from 0 to 255 whose value, normalised by ImageNet's moments, is
+/// `value`. Nothing where it is that of no pixel: such a tensor was made in
+/// another way.
+fn denormalised(value: f32, channel: usize) -> Option<u8> {
+    /// Single precision is far more exact than this.
+    const TOLERANCE: f32 = 0.02;
+    let pixel = (value * IMAGENET_STD[channel] + IMAGENET_MEAN[channel]) * 255.0;
+    let whole = pixel.round();
+    let near = (pixel - whole).abs() < TOLERANCE && (0.0..=255.0).contains(&whole);
+    near.then_some(whole as u8)
 }
 
 #[cfg(test)]

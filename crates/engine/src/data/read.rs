@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use finetuner_protocol::{Document, text::is_blank};
+use finetuner_protocol::{
+    Document,
+    text::{is_blank, start_of},
+};
 
 use super::{
     Documents, Example, Item, Layout, Modalities, Pictures,
@@ -40,6 +43,21 @@ pub fn read(
     let mut examples: Vec<Example> = found.into_iter().flatten().collect();
     check_lengths(&examples, name)?;
     if matches!(layout, Layout::Pairs(_)) {
+        let mut labels = examples
+            .iter()
+            .filter(|e| e.parts.len() == 1)
+            .map(|e| &e.label);
+        if let Some(first) = labels.next()
+            && examples.len() > 1
+            && examples
+                .iter()
+                .all(|e| e.parts.len() == 1 && e.label == *first)
+        {
+            return Err(Error::data(format!(
+                "`{name}`: all examples have one label, so that every pair belongs to every other; \
+                 there must be at least two labels to tell apart"
+            )));
+        }
         examples = paired(examples);
         if examples.is_empty() {
             return Err(Error::data(format!(
@@ -92,6 +110,17 @@ fn text(document: &Document) -> Result<&str, String> {
     text.ok_or_else(|| "it holds no text".to_owned())
 }
 
+/// The label of a document, where it has one.
+fn label(document: &Document) -> Result<Option<String>, String> {
+    match document.label() {
+        Some(label) if label.trim().is_empty() => Err(
+            "its `finetuner_label` is empty: leave such documents out, or say what they belong to"
+                .to_owned(),
+        ),
+        label => Ok(label),
+    }
+}
+
 fn text_image(
     pictures: &Pictures,
     i: usize,
@@ -122,10 +151,13 @@ fn text_image(
     let picture = pictures
         .take(i, image)
         .map_err(|e| e.of("its image chunk"))?;
-    let label = document.label().or_else(|| text_chunk.label());
+    let own = match label(document)? {
+        None => label(text_chunk)?,
+        own => own,
+    };
     Ok(Example {
         id: document.id.clone(),
-        label: label.unwrap_or_else(|| caption.to_owned()),
+        label: own.unwrap_or_else(|| caption.to_owned()),
         parts: vec![Item::Text(caption.into()), picture],
         score: 0.0,
     })
@@ -147,17 +179,17 @@ fn labelled(
         })
     };
     if document.chunks.is_empty() {
-        let label = document
-            .label()
+        let label = label(document)?
             .ok_or("it has no tag `finetuner_label`, which says what belongs together")?;
         return Ok(vec![example(document, label)?]);
     }
-    let label = document.label().unwrap_or_else(|| format!("document {i}"));
+    let shared = label(document)?.unwrap_or_else(|| format!("document {i}"));
     let chunks = document.chunks.iter().enumerate();
     chunks
         .map(|(number, chunk)| {
-            let label = chunk.label().unwrap_or_else(|| label.clone());
-            example(chunk, label).map_err(|e| e.of(&format!("its chunk {}", number + 1)))
+            let own = label(chunk).map_err(Fault::from);
+            own.and_then(|own| example(chunk, own.unwrap_or_else(|| shared.clone())))
+                .map_err(|e| e.of(&format!("its chunk {}", number + 1)))
         })
         .collect()
 }
@@ -182,7 +214,7 @@ fn members(
     Ok(Example {
         id: document.id.clone(),
         parts: parts.collect::<Result<_, Fault>>()?,
-        label: document.label().unwrap_or_else(|| format!("document {i}")),
+        label: label(document)?.unwrap_or_else(|| format!("document {i}")),
         score: 0.0,
     })
 }
@@ -205,7 +237,13 @@ fn scored(
         other => other.as_f64(),
     };
     let number = number.filter(|n: &f64| n.is_finite());
-    let number = number.ok_or_else(|| format!("its `finetuner_score` is {score}, not a number"))?;
+    let number = number.ok_or_else(|| {
+        let score = score.to_string();
+        format!(
+            "its `finetuner_score` is {}, not a number",
+            start_of(&score)
+        )
+    })?;
     example.score = number as f32;
     Ok(vec![example])
 }

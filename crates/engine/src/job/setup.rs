@@ -1,82 +1,20 @@
-//! What a run needs before its first step: its data, and the trainer.
+//! What a run needs before its first step beside its data: the trainer.
 
+use finetuner_protocol::Level;
+
+use super::examples::{Data, choose_sampling};
 use crate::{
     Error, Result,
-    data::{self, Classes, Documents, Item, Layout, Pictures, TrainingSet},
+    data::{Example, Item},
     infer::{ItemRef, embed_body},
     loss::Criterion,
-    models::{ModelConfig, ModelKind},
+    models::{Model, ModelConfig, ModelKind},
     optim::layer_scales,
     plan::Plan,
+    prepare::Preparer,
     source::{LoadedModel, ModelDescription},
     train::{Sampling, Trainer, TrainerOptions, choose_batch_size},
 };
-
-/// What a run trains on and validates with.
-pub(super) struct Data {
-    pub(super) train: TrainingSet,
-    pub(super) validation: TrainingSet,
-    /// How many classes the training data has.
-    classes: usize,
-}
-
-impl Data {
-    pub(super) fn describe(&self, layout: &Layout) -> String {
-        let what = match layout {
-            Layout::TextImage(_) | Layout::Pairs(_) | Layout::Scored(_) => "pairs".to_owned(),
-            Layout::Triplets(_) => "triplets".to_owned(),
-            Layout::Labelled(_) => format!("examples of {} classes", self.classes),
-        };
-        let train = self.train.len();
-        match self.validation.len() {
-            0 => format!("{train} {what} to train on"),
-            n => format!("{train} {what} to train on, {n} to validate with"),
-        }
-    }
-}
-
-pub(super) fn read_data(
-    plan: &Plan,
-    documents: &dyn Fn(&str) -> Result<Documents>,
-    pictures: &Pictures,
-) -> Result<Data> {
-    let read = |name: &str| data::read(documents(name)?, &plan.layout, name, pictures);
-    let train = read(&plan.train_data)?;
-    let (train, mut validation) = match &plan.eval_data {
-        Some(name) => (train, read(name)?),
-        None => data::split(train, plan.val_split, plan.seed),
-    };
-    if train.len() < 2 {
-        return Err(Error::data(format!(
-            "`{}` holds {} example to train on; at least 2 are needed",
-            plan.train_data,
-            train.len()
-        )));
-    }
-    let mut numbers = Classes::default();
-    let train = numbers.number(train);
-    let classes = numbers.len();
-    if matches!(plan.layout, Layout::Labelled(_)) {
-        let bad = |what: &str| Err(Error::data(format!("`{}`: {what}", plan.train_data)));
-        if classes < 2 {
-            return bad("all examples have one label; there must be at least two to tell apart");
-        }
-        if !plan.loss.has_classes() && classes == train.len() {
-            return bad(
-                "no two examples share a label; the loss needs examples that belong together",
-            );
-        }
-    }
-    if plan.loss.has_classes() {
-        // Such a loss knows nothing of other classes.
-        validation.retain(|example| numbers.knows(&example.label));
-    }
-    Ok(Data {
-        train,
-        validation: numbers.number(validation),
-        classes,
-    })
-}
 
 /// The most bytes that outputs of a frozen network may take.
 const REMEMBERED: usize = 1 << 30;
@@ -96,27 +34,49 @@ pub(super) fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Resu
         return Ok(());
     }
     for set in sets {
-        let parts: Vec<ItemRef<'_>> = set
-            .examples
-            .iter()
-            .flat_map(|example| example.parts.iter().map(ItemRef::from))
-            .collect();
-        let width = set.examples.first().map_or(1, |e| e.parts.len().max(1));
-        let embedded = embed_body(model, preparer, &parts).map_err(|e| match e {
-            Error::Item { place, reason } => {
-                let id = &set.examples[place / width].id;
-                Error::data(format!("document `{id}`: {reason}"))
-            }
-            other => other,
-        })?;
-        let mut values = embedded.iter();
-        for part in set.examples.iter_mut().flat_map(|e| &mut e.parts) {
-            if let Some(values) = values.next() {
-                *part = Item::Features(values.into());
-            }
+        // The members of a CLIP's examples are of two kinds, and embedded apart.
+        let members = match model.kind() {
+            ModelKind::TextImage => 2,
+            _ => 1,
+        };
+        for member in 0..members {
+            remember(model, preparer, &mut set.examples, member, members)?;
         }
     }
     preparer.features = Some(dim);
+    Ok(())
+}
+
+/// Embeds the members of examples from place `first` on, each `step`th of them.
+fn remember(
+    model: &Model,
+    preparer: &Preparer,
+    examples: &mut [Example],
+    first: usize,
+    step: usize,
+) -> Result<()> {
+    let places = || {
+        examples.iter().enumerate().flat_map(|(example, e)| {
+            let members = (first..e.parts.len()).step_by(step);
+            members.map(move |member| (example, member))
+        })
+    };
+    let parts: Vec<ItemRef<'_>> = places()
+        .map(|(example, member)| ItemRef::from(&examples[example].parts[member]))
+        .collect();
+    let embedded = embed_body(model, preparer, &parts).map_err(|e| match e {
+        Error::Item { place, reason } => {
+            let id = places()
+                .nth(place)
+                .map_or("", |(example, _)| &examples[example].id);
+            Error::data(format!("document `{id}`: {reason}"))
+        }
+        other => other,
+    })?;
+    let places: Vec<(usize, usize)> = places().collect();
+    for ((example, member), values) in places.into_iter().zip(embedded.iter()) {
+        examples[example].parts[member] = Item::Features(values.into());
+    }
     Ok(())
 }
 
@@ -127,7 +87,7 @@ pub(super) fn build_trainer(
     loaded: LoadedModel,
     data: &Data,
     batch_size: Option<usize>,
-) -> Result<(Trainer, ModelDescription, Vec<String>)> {
+) -> Result<(Trainer, ModelDescription, Vec<(Level, String)>)> {
     let LoadedModel {
         model,
         preparer,
@@ -138,32 +98,27 @@ pub(super) fn build_trainer(
         Some(size) => size,
         None => {
             let (size, note) = choose_batch_size(&model, &preparer, &data.train)?;
-            notes.push(note);
+            notes.push((Level::Info, note));
             size
         }
     };
-    let sampling = if matches!(plan.layout, Layout::Labelled(_)) {
-        let (sampling, changes) = Sampling::choose(
-            &plan.sampler,
-            !plan.loss.has_classes(),
-            batch_size,
-            plan.items_per_class,
-            &data.train.classes,
+    if batch_size == 1 && model.setup().head.is_some() {
+        let reason = "1: the model has a projection head with batch normalisation, which needs at \
+                      least 2 examples in a batch";
+        return Err(Error::config("batch_size", reason));
+    }
+    let (sampling, changes) = choose_sampling(plan, batch_size, data);
+    notes.extend(changes.into_iter().map(|note| (Level::Info, note)));
+    if let Sampling::Class { items_per_class } = sampling {
+        let note = format!(
+            "Batches of {batch_size} hold {items_per_class} examples of each class in them"
         );
-        notes.extend(changes);
-        if let Sampling::Class { items_per_class } = sampling {
-            notes.push(format!(
-                "Batches of {batch_size} hold {items_per_class} examples of each class in them"
-            ));
-        }
-        sampling
-    } else {
-        Sampling::Random
-    };
+        notes.push((Level::Info, note));
+    }
     let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
     let (_, extras) = plan.optimizer.build(Default::default())?;
     let scales = match extras.layer_wise_lr_decay {
-        Some(decay) => layer_scales(model.config(), decay)?,
+        Some(decay) => layer_scales(model.config(), decay),
         None => Default::default(),
     };
     let (optimizer, _) = plan.optimizer.build(scales)?;
@@ -175,12 +130,15 @@ pub(super) fn build_trainer(
     let steps = sampling
         .batches(&data.train.classes, batch_size, plan.seed, 0)
         .len();
-    let schedule = plan
-        .schedule
-        .build(plan.epochs, steps, plan.learning_rate)?;
+    let mut schedule = plan.schedule.clone();
+    if let Some(warning) = schedule.limit_warmup(plan.epochs, steps) {
+        notes.push((Level::Warning, warning));
+    }
+    let schedule = schedule.build(plan.epochs, steps, plan.learning_rate)?;
     let rate = plan.learning_rate;
     if plan.freeze && matches!(model.config(), ModelConfig::Mlp(_)) {
-        notes.push("`freeze`: a new perceptron keeps its random weights".to_owned());
+        let note = "`freeze`: a new perceptron keeps its random weights";
+        notes.push((Level::Warning, note.to_owned()));
     }
     let trainer = Trainer::new(
         model,

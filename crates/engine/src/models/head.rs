@@ -1,6 +1,7 @@
 //! The projection head that goes on top of a backbone where its embeddings
 //! shall have another length, or where the backbone is frozen: two layers with
-//! batch normalisation and a ReLU between them, as in the Python Finetuner.
+//! batch normalisation and a ReLU between them, as in the Python Finetuner. A
+//! CLIP has one for each tower.
 
 use candle_core::Tensor;
 
@@ -13,6 +14,9 @@ use crate::{
 
 /// What the names of its tensors begin with.
 pub(crate) const PREFIX: &str = "projection_head.";
+/// Where the names of the two heads of a CLIP go on: that of the text tower, and
+/// that of the picture tower. They are named like the parts of the model.
+const TOWERS: [&str; 2] = ["clip-text.", "clip-vision."];
 /// Under the root of the normalisations.
 const EPS: f32 = 1e-5;
 
@@ -34,16 +38,51 @@ impl HeadConfig {
         ]
     }
 
-    /// Name and shape of its tensors.
+    /// Name and shape of the tensors of one head, or of a head for each tower.
     #[must_use]
-    pub fn tensors(self) -> Vec<(String, Vec<usize>)> {
+    pub fn tensors(self, towers: bool) -> Vec<(String, Vec<usize>)> {
         let mut all = Vec::new();
-        for (number, inputs, outputs) in self.layers() {
-            let name = |number: usize| format!("{PREFIX}head_layers.{number}");
-            all.push((format!("{}.weight", name(number)), vec![outputs, inputs]));
-            all.extend(BatchNorm::tensors(&name(number + 1), outputs));
+        for part in if towers { &TOWERS[..] } else { &[""] } {
+            for (number, inputs, outputs) in self.layers() {
+                let name = |number: usize| layer_name(part, number);
+                all.push((format!("{}.weight", name(number)), vec![outputs, inputs]));
+                all.extend(BatchNorm::tensors(&name(number + 1), outputs));
+            }
         }
         all
+    }
+}
+
+fn layer_name(part: &str, number: usize) -> String {
+    format!("{PREFIX}{part}head_layers.{number}")
+}
+
+/// The heads of a model: one, or one for each tower of a CLIP.
+pub(crate) enum Heads {
+    One(Head),
+    Towers { text: Head, image: Head },
+}
+
+impl Heads {
+    pub(crate) fn new(config: HeadConfig, towers: bool, params: &Params) -> Result<Self> {
+        Ok(if towers {
+            let [text, image] = TOWERS;
+            Self::Towers {
+                text: Head::new(config, text, params)?,
+                image: Head::new(config, image, params)?,
+            }
+        } else {
+            Self::One(Head::new(config, "", params)?)
+        })
+    }
+
+    /// The head for texts, or the one for everything else.
+    pub(crate) fn of(&self, texts: bool) -> &Head {
+        match self {
+            Self::One(head) => head,
+            Self::Towers { text, .. } if texts => text,
+            Self::Towers { image, .. } => image,
+        }
     }
 }
 
@@ -52,9 +91,9 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub(crate) fn new(config: HeadConfig, params: &Params) -> Result<Self> {
+    fn new(config: HeadConfig, part: &str, params: &Params) -> Result<Self> {
         let layers = config.layers().map(|(number, inputs, outputs)| {
-            let name = |number: usize| format!("{PREFIX}head_layers.{number}");
+            let name = |number: usize| layer_name(part, number);
             let curve = if number == 0 {
                 Curve::Relu
             } else {

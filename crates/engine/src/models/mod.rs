@@ -212,7 +212,7 @@ pub struct Model {
     params: Params,
     runtime: Runtime,
     network: Network,
-    head: Option<head::Head>,
+    heads: Option<head::Heads>,
 }
 
 impl Model {
@@ -228,9 +228,10 @@ impl Model {
         setup: ModelSetup,
         device: &Device,
     ) -> Result<Self> {
+        let towers = config.kind() == ModelKind::TextImage;
         let mut head_tensors = HashMap::new();
         if let Some(head) = setup.head {
-            for (name, new) in random::fresh(head.tensors(), setup.seed) {
+            for (name, new) in random::fresh(head.tensors(towers), setup.seed) {
                 let value = tensors.remove(&name).unwrap_or(new);
                 head_tensors.insert(name, value);
             }
@@ -243,7 +244,9 @@ impl Model {
         tensors.extend(head_tensors);
         let params = Params::new(tensors, device, |name| {
             let learned = !name.contains(".running_") && !config.keeps(name);
-            learned && (!setup.freeze || name.starts_with(head::PREFIX))
+            // The scale of a CLIP's loss belongs to no tower.
+            let of_towers = !name.starts_with(head::PREFIX) && name != "logit_scale";
+            learned && !(setup.freeze && of_towers)
         })?;
         let pooler = setup.pooler.unwrap_or(Pooler::Mean);
         let network = match &config {
@@ -259,10 +262,12 @@ impl Model {
             }
             ModelConfig::Mlp(config) => Network::Mlp(mlp::Mlp::new(config, &params)?),
         };
-        let head = setup.head.map(|head| head::Head::new(head, &params));
+        let heads = setup
+            .head
+            .map(|head| head::Heads::new(head, towers, &params));
         Ok(Self {
             runtime: Runtime::new(&params)?,
-            head: head.transpose()?,
+            heads: heads.transpose()?,
             config,
             setup,
             params,
@@ -342,6 +347,18 @@ impl Model {
     /// # Errors
     /// Where the input is of another kind or size than the model's.
     pub fn encode(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
+        self.encode_member(pass, input, 0)
+    }
+
+    /// Embeddings of one member of each example of a batch. What a frozen CLIP
+    /// made of its inputs before belongs to texts where it is the first member,
+    /// and else to pictures.
+    pub(crate) fn encode_member(
+        &self,
+        pass: &Pass,
+        input: &Input,
+        member: usize,
+    ) -> Result<Tensor> {
         let x = match (self.setup.freeze, input) {
             // What the frozen network made of it before.
             (true, Input::Features(known)) if self.kind() != ModelKind::Features => known.clone(),
@@ -349,8 +366,13 @@ impl Model {
             (true, _) => self.encode_body(&self.inference(), input)?,
             (false, _) => self.encode_body(pass, input)?,
         };
-        match &self.head {
-            Some(head) => head.forward(pass, &x),
+        let texts = match input {
+            Input::Texts(_) => true,
+            Input::Images(_) => false,
+            Input::Features(_) => member == 0,
+        };
+        match &self.heads {
+            Some(heads) => heads.of(texts).forward(pass, &x),
             None => Ok(x),
         }
     }

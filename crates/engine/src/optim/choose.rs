@@ -7,6 +7,10 @@ use finetuner_protocol::{Optimizer as Name, Options};
 use super::{Adam, Optimizer, Stepper, rules};
 use crate::{Error, Result, models::ModelConfig, options::OptionReader};
 
+/// Far more than any training needs. What is above takes all weights to zero,
+/// or beyond.
+const MOST_DECAY: f64 = 1e3;
+
 /// An optimizer as a run's configuration names it.
 #[derive(Clone, Debug)]
 pub struct OptimizerSpec {
@@ -47,6 +51,28 @@ impl OptimizerSpec {
         own.and_then(serde_json::Value::as_f64).unwrap_or(of_model)
     }
 
+    /// Refuses a weight decay that takes weights beyond zero in a step.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the value and its limit.
+    pub(crate) fn check_decay(&self, learning_rate: f64) -> Result<()> {
+        let given = self.options.as_ref().and_then(|o| o.get("weight_decay"));
+        let Some(decay) = given.and_then(serde_json::Value::as_f64) else {
+            return Ok(());
+        };
+        if decay * learning_rate < 1.0 {
+            return Ok(());
+        }
+        let limit = 1.0 / learning_rate;
+        Err(Error::config(
+            self.fields[1],
+            format!(
+                "`weight_decay` is {decay}: with a learning rate of {learning_rate} it must be \
+                 less than {limit}; 0.01 is usual"
+            ),
+        ))
+    }
+
     /// Makes the optimizer; `scales` multiply the learning rates of
     /// parameters.
     ///
@@ -71,7 +97,7 @@ impl OptimizerSpec {
             layer_wise_lr_decay: optional("layer_wise_lr_decay", f64::MIN_POSITIVE, 1.0)?,
             max_grad_norm: optional("max_grad_norm", f64::MIN_POSITIVE, f64::INFINITY)?,
         };
-        let decay = |default: f64| read.number("weight_decay", default, 0.0, f64::INFINITY);
+        let decay = |default: f64| read.number("weight_decay", default, 0.0, MOST_DECAY);
         let eps = |default: f64| read.number("eps", default, 0.0, 1.0);
         let betas = || read.rates("betas", (0.9, 0.999));
         let optimizer: Box<dyn Optimizer> = match &self.name {
@@ -217,12 +243,11 @@ impl OptimizerSpec {
 /// arXiv:1801.06146). The embeddings are below the first layer; what is no
 /// layer, such as a projection, learns at the full rate.
 ///
-/// # Errors
-/// [`Error::Config`] for models that are not made of such layers.
-pub fn layer_scales(config: &ModelConfig, decay: f64) -> Result<HashMap<String, f64>> {
+/// Models that are not made of such layers learn at one rate.
+#[must_use]
+pub fn layer_scales(config: &ModelConfig, decay: f64) -> HashMap<String, f64> {
     if !matches!(config, ModelConfig::Clip(_) | ModelConfig::Bert(_)) {
-        let reason = "`layer_wise_lr_decay` is for transformers: leave it out";
-        return Err(Error::config("optimizer_options", reason));
+        return HashMap::new();
     }
     let layer_of = |name: &str| -> Option<(String, i32)> {
         for mark in ["encoder.layers.", "encoder.layer.", "transformer.layer."] {
@@ -239,7 +264,7 @@ pub fn layer_scales(config: &ModelConfig, decay: f64) -> Result<HashMap<String, 
         let count = layers.entry(tower).or_default();
         *count = (*count).max(number + 1);
     }
-    Ok(tensors
+    tensors
         .into_iter()
         .filter_map(|(name, _)| {
             let below = if let Some((tower, number)) = layer_of(&name) {
@@ -250,7 +275,7 @@ pub fn layer_scales(config: &ModelConfig, decay: f64) -> Result<HashMap<String, 
             };
             Some((name, decay.powi(below)))
         })
-        .collect())
+        .collect()
 }
 
 #[cfg(test)]
@@ -397,6 +422,11 @@ mod tests {
             ("SGD", json!({"nesterov": true}), "a `momentum` above 0"),
             ("AdamW", json!({"layer_wise_lr_decay": 2}), "a number from"),
             ("Rprop", json!({"etas": [2, 1]}), "two rising numbers"),
+            (
+                "AdamW",
+                json!({"weight_decay": 1e30}),
+                "a number from 0 to 1000",
+            ),
         ] {
             let found = refused(name, options);
             assert!(
@@ -404,13 +434,25 @@ mod tests {
                 "{name}: {part} is missing in: {found}"
             );
         }
-        let warmup = ScheduleSpec {
+        let decay = json!({"weight_decay": 50});
+        let spec = spec("AdamW", decay.as_object().unwrap().clone());
+        assert!(spec.check_decay(1e-3).is_ok());
+        let found = spec.check_decay(0.05).unwrap_err().to_string();
+        assert!(
+            found.contains("`weight_decay` is 50: with a learning rate of 0.05"),
+            "{found}"
+        );
+        let mut warmup = ScheduleSpec {
             scheduler: Some(Scheduler::Linear),
             options: Some(SchedulerOptions::default().num_warmup_steps(21)),
             step: None,
         };
         let found = warmup.build(4, 5, 0.1).unwrap_err().to_string();
         assert!(found.contains("at most the 20 steps"), "{found}");
+        let warning = warmup.limit_warmup(4, 5).unwrap();
+        assert!(warning.contains("`num_warmup_steps` is 21"), "{warning}");
+        assert_eq!(warmup.build(4, 5, 0.1).unwrap().factor(0, 10), 0.5);
+        assert_eq!(warmup.limit_warmup(4, 5), None);
     }
 
     #[test]
@@ -428,16 +470,16 @@ mod tests {
     #[test]
     fn lower_layers_learn_more_slowly() {
         let config = json!({"model_type": "bert", "num_hidden_layers": 3});
-        let scales = layer_scales(&ModelConfig::parse(&config).unwrap(), 0.5).unwrap();
+        let scales = layer_scales(&ModelConfig::parse(&config).unwrap(), 0.5);
         let of = |name: &str| scales.get(name).copied();
         assert_eq!(of("encoder.layer.2.output.dense.weight"), Some(1.0));
         assert_eq!(of("encoder.layer.0.output.dense.weight"), Some(0.25));
         assert_eq!(of("embeddings.word_embeddings.weight"), Some(0.125));
         let clip = ModelConfig::parse(&json!({})).unwrap();
-        let scales = layer_scales(&clip, 0.5).unwrap();
+        let scales = layer_scales(&clip, 0.5);
         assert_eq!(scales["text_model.encoder.layers.11.mlp.fc1.weight"], 1.0);
         assert!(!scales.contains_key("visual_projection.weight"));
         let cnn = ModelConfig::parse(&json!({"model_type": "resnet"})).unwrap();
-        assert!(layer_scales(&cnn, 0.5).is_err());
+        assert!(layer_scales(&cnn, 0.5).is_empty());
     }
 }

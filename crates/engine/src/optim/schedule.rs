@@ -46,6 +46,37 @@ enum Kind {
 }
 
 impl ScheduleSpec {
+    /// Takes back warm-up steps that are more than the steps of training.
+    /// Returns a warning where that was needed.
+    pub(crate) fn limit_warmup(&mut self, epochs: usize, steps_per_epoch: usize) -> Option<String> {
+        let total = self.steps(epochs, steps_per_epoch)?;
+        let options = self.options.as_mut()?;
+        let asked = options.num_warmup_steps;
+        if asked <= total {
+            return None;
+        }
+        options.num_warmup_steps = total;
+        Some(format!(
+            "`num_warmup_steps` is {asked}, the training has {total} steps: the learning rate \
+             rises until the last of them"
+        ))
+    }
+
+    /// The steps that the schedule is made for; nothing where the settings make
+    /// no sense.
+    fn steps(&self, epochs: usize, steps_per_epoch: usize) -> Option<u64> {
+        let options = self.options.clone().unwrap_or_default();
+        let by_epoch = match (&self.step, options.scheduler_step.as_str()) {
+            (Some(old), "batch") => old == "epoch",
+            (_, new) => new == "epoch",
+        };
+        match &options.num_training_steps {
+            Value::Number(number) => number.as_u64(),
+            _ if by_epoch => Some(epochs as u64),
+            _ => Some((epochs * steps_per_epoch) as u64),
+        }
+    }
+
     /// Makes the schedule of a run over `epochs` of `steps_per_epoch` each, that
     /// begins with `learning_rate`.
     ///
@@ -96,7 +127,7 @@ impl ScheduleSpec {
             })?,
         };
         if options.num_warmup_steps > total {
-            let wanted = format!("at most the {total} steps of training are possible");
+            let wanted = format!("at most the {total} steps of training are possible; lower it");
             return Err(bad("num_warmup_steps", &options.num_warmup_steps, &wanted));
         }
         let extra = finetuner_protocol::Options::from(options.extra.clone());

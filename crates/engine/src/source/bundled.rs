@@ -55,7 +55,7 @@ pub(super) fn read(name: &str) -> Result<ModelFiles> {
             files.max_tokens = Some(128);
             files.extras = Extras {
                 pooler: Some(Pooler::Mean),
-                head: None,
+                ..Extras::default()
             };
             Ok(files)
         }

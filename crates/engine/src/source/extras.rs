@@ -11,6 +11,8 @@ use crate::{Error, Result, models::HeadConfig, ops::Pooler};
 pub(crate) struct Extras {
     pub(crate) pooler: Option<Pooler>,
     pub(crate) head: Option<HeadConfig>,
+    /// Longest text in tokens, where a run has set it.
+    pub(crate) max_tokens: Option<usize>,
 }
 
 impl Extras {
@@ -24,7 +26,11 @@ impl Extras {
         let head = self.head.map(
             |head| json!({"inputs": head.inputs, "outputs": head.outputs, "weights": HEAD_FILE}),
         );
-        json!({"pooler": pooler, "projection_head": head})
+        let mut all = json!({"pooler": pooler, "projection_head": head});
+        if let Some(longest) = self.max_tokens {
+            all["max_length"] = longest.into();
+        }
+        all
     }
 
     pub(super) fn parse(json: &Value) -> Result<Self> {
@@ -58,8 +64,16 @@ impl Extras {
                 .map(|n| n as usize)
                 .ok_or_else(|| bad("projection_head"))
         };
+        let max_tokens = match &json["max_length"] {
+            Value::Null => None,
+            longest => {
+                let longest = longest.as_u64().filter(|n| (1..1 << 32).contains(n));
+                Some(longest.ok_or_else(|| bad("max_length"))? as usize)
+            }
+        };
         Ok(Self {
             pooler,
+            max_tokens,
             head: if head.is_null() {
                 None
             } else {
@@ -93,7 +107,7 @@ impl Extras {
         };
         Ok(Self {
             pooler: Some(pooler),
-            head: None,
+            ..Self::default()
         })
     }
 }
@@ -115,7 +129,12 @@ mod tests {
             (Some(gem), None),
             (Some(Pooler::Max), None),
         ] {
-            let extras = Extras { pooler, head };
+            let max_tokens = head.map(|head| head.outputs);
+            let extras = Extras {
+                pooler,
+                head,
+                max_tokens,
+            };
             assert_eq!(Extras::parse(&extras.to_json()).unwrap(), extras);
         }
         for bad in [

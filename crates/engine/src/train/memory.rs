@@ -47,7 +47,8 @@ pub fn choose_batch_size(
     let batch = batches.prepare(&batches.order[0])?;
     // A pass for training keeps what the way back would need.
     let pass = model.training();
-    let kept = batch.inputs.iter().map(|input| model.encode(&pass, input));
+    let inputs = batch.inputs.iter().enumerate();
+    let kept = inputs.map(|(member, input)| model.encode_member(&pass, input, member));
     let kept: Vec<Tensor> = kept.collect::<Result<_>>()?;
     let after = resident().unwrap_or(before);
     drop(kept);

@@ -51,7 +51,17 @@ impl Sampling {
         if !by_class || distinct.is_empty() {
             return (Self::Random, notes);
         }
-        let mut per_class = items_per_class.clamp(1, batch_size);
+        // A batch of one class has nothing to tell it from.
+        let most = (batch_size / 2).max(2);
+        let mut per_class = items_per_class.max(1);
+        if per_class > most {
+            notes.push(format!(
+                "`num_items_per_class` is {most}, not {per_class}: a batch of {batch_size} must hold \
+                 at least two classes"
+            ));
+            per_class = most;
+        }
+        let mut per_class = per_class.clamp(1, batch_size);
         if !batch_size.is_multiple_of(per_class) {
             let fits = (1..=per_class)
                 .rev()
@@ -268,6 +278,9 @@ mod tests {
         let (sampling, notes) = choose(SamplerName::Auto, true, 64, 4);
         assert_eq!((sampling, notes.len()), (class(7), 1));
         assert!(notes[0].contains("there are 10 classes"), "{notes:?}");
+        let (sampling, notes) = choose(SamplerName::Auto, true, 8, 1000);
+        assert_eq!((sampling, notes.len()), (class(4), 1));
+        assert!(notes[0].contains("at least two classes"), "{notes:?}");
         let (sampling, notes) = choose(SamplerName::Random, true, 32, 4);
         assert_eq!((sampling, notes.len()), (Sampling::Random, 1));
     }

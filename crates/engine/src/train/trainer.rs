@@ -167,13 +167,7 @@ impl Trainer {
             let learning_rate = (options.learning_rate)(epoch, position.total_steps);
             let step = position.total_steps as u64;
             let loss = compute_loss(model, criterion, &batch, Some(step))?;
-            if !loss.value.is_finite() {
-                return Err(Error::Diverged {
-                    loss: loss.value,
-                    epoch: epoch + 1,
-                    step: number + 1,
-                });
-            }
+            loss.check(epoch + 1, number + 1)?;
             backward(model, criterion, &loss.tensor)?;
             let own = criterion.params();
             if let Some(limit) = options.max_grad_norm {
@@ -230,8 +224,10 @@ impl Trainer {
         };
         let (model, criterion) = (&self.model, &mut self.criterion);
         let (mut sum, mut seen) = (0.0, 0);
+        let Position { epoch, step, .. } = self.position;
         batches.for_each(0, |_, batch| {
             let loss = compute_loss(model, criterion, &batch, None)?;
+            loss.check(epoch.max(1), step)?;
             sum += f64::from(loss.value) * batch.len() as f64;
             seen += batch.len();
             Ok(())
@@ -243,6 +239,24 @@ impl Trainer {
 struct Loss {
     tensor: Tensor,
     value: f32,
+    /// Whether all embeddings of the batch are finite. Distances that are not
+    /// numbers may count as no loss.
+    finite: bool,
+}
+
+impl Loss {
+    /// Ends a run that has diverged.
+    fn check(&self, epoch: usize, step: usize) -> Result<()> {
+        if !self.value.is_finite() {
+            let loss = self.value;
+            return Err(Error::Diverged { loss, epoch, step });
+        }
+        if !self.finite {
+            let what = format!("the embeddings of epoch {epoch}, step {step},");
+            return Err(Error::NotFinite { what });
+        }
+        Ok(())
+    }
 }
 
 /// The loss of a batch: in training step `step`, or without training.
@@ -260,8 +274,12 @@ fn compute_loss(
         model.params().zero_grad();
         criterion.params().zero_grad();
     }
-    let parts = batch.inputs.iter().map(|input| model.encode(&pass, input));
+    let inputs = batch.inputs.iter().enumerate();
+    let parts = inputs.map(|(member, input)| model.encode_member(&pass, input, member));
     let parts = parts.collect::<Result<Vec<_>>>()?;
+    // A sum is finite where all values are.
+    let sums = parts.iter().map(|part| part.sum_all()?.to_scalar::<f32>());
+    let sums = sums.collect::<candle_core::Result<Vec<f32>>>()?;
     let target = Target {
         labels: &batch.classes,
         scores: &batch.scores,
@@ -275,7 +293,11 @@ fn compute_loss(
         step.is_some(),
     )?;
     let value = tensor.to_dtype(candle_core::DType::F32)?.to_scalar()?;
-    Ok(Loss { tensor, value })
+    Ok(Loss {
+        tensor,
+        value,
+        finite: sums.iter().all(|sum| sum.is_finite()),
+    })
 }
 
 /// Leaves the gradients of model and loss with their parameters.

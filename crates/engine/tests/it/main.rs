@@ -8,4 +8,5 @@ mod metrics;
 mod precision;
 mod resume;
 mod runs;
+mod settings;
 mod support;

@@ -125,6 +125,10 @@ impl EarlyStopping {
             let limit = "a number from 0 is wanted";
             return Err(invalid(NAME, "min_delta", &self.min_delta, limit));
         }
+        if let Some(baseline) = self.baseline.filter(|value| !value.is_finite()) {
+            let limit = "a finite number is wanted; leave it out to have none";
+            return Err(invalid(NAME, "baseline", baseline, limit));
+        }
         Ok(())
     }
 

@@ -1,0 +1,198 @@
+//! The examples of a run, and whether anything can be learned from them. The
+//! same checks are made when a run is submitted and when it begins.
+
+use std::collections::BTreeMap;
+
+use finetuner_protocol::text::start_of;
+
+use super::labels::{alike, check_relevance};
+use crate::{
+    Error, Result,
+    callbacks::read_set,
+    data::{self, Classes, Documents, Example, Item, Layout, Pictures, TrainingSet},
+    loss::LossKind,
+    plan::Plan,
+    train::Sampling,
+};
+
+/// What a run trains on and validates with.
+pub(super) struct Data {
+    pub(super) train: TrainingSet,
+    pub(super) validation: TrainingSet,
+    /// How many classes the training data has.
+    pub(super) classes: usize,
+    /// What of the data is odd, for the log.
+    pub(super) warnings: Vec<String>,
+}
+
+impl Data {
+    pub(super) fn describe(&self, layout: &Layout) -> String {
+        let what = match layout {
+            Layout::TextImage(_) | Layout::Pairs(_) | Layout::Scored(_) => "pairs".to_owned(),
+            Layout::Triplets(_) => "triplets".to_owned(),
+            Layout::Labelled(_) => format!("examples of {} classes", self.classes),
+        };
+        let train = self.train.len();
+        match self.validation.len() {
+            0 => format!("{train} {what} to train on"),
+            n => format!("{train} {what} to train on, {n} to validate with"),
+        }
+    }
+}
+
+/// Checks that a run can be trained on its data, and evaluated, without
+/// keeping any of it.
+///
+/// # Errors
+/// [`Error::Data`] names the documents at fault, [`Error::Config`] the setting
+/// that does not fit the data.
+pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) -> Result<()> {
+    let data = read_data(plan, documents, &Pictures::Checked)?;
+    if let Some(batch_size) = plan.batch_size {
+        // The number of steps is known.
+        let (sampling, _) = choose_sampling(plan, batch_size, &data);
+        let steps = sampling.batches(&data.train.classes, batch_size, plan.seed, 0);
+        plan.schedule
+            .build(plan.epochs, steps.len(), plan.learning_rate)?;
+    }
+    drop(data);
+    for evaluation in plan.evaluations() {
+        check_relevance(evaluation, &read_set(plan, evaluation, documents)?)?;
+    }
+    Ok(())
+}
+
+/// How batches are put together, and what of the settings was changed.
+pub(super) fn choose_sampling(
+    plan: &Plan,
+    batch_size: usize,
+    data: &Data,
+) -> (Sampling, Vec<String>) {
+    if !matches!(plan.layout, Layout::Labelled(_)) {
+        return (Sampling::Random, Vec::new());
+    }
+    Sampling::choose(
+        &plan.sampler,
+        !plan.loss.has_classes(),
+        batch_size,
+        plan.items_per_class,
+        &data.train.classes,
+    )
+}
+
+pub(super) fn read_data(
+    plan: &Plan,
+    documents: &dyn Fn(&str) -> Result<Documents>,
+    pictures: &Pictures,
+) -> Result<Data> {
+    let read = |name: &str| data::read(documents(name)?, &plan.layout, name, pictures);
+    let train = read(&plan.train_data)?;
+    let (train, mut validation) = match &plan.eval_data {
+        Some(name) => (train, read(name)?),
+        None => split(plan, train)?,
+    };
+    if train.len() < 2 {
+        return Err(Error::data(format!(
+            "`{}` holds {} example to train on; at least 2 are needed",
+            plan.train_data,
+            train.len()
+        )));
+    }
+    let mut warnings = Vec::new();
+    let mut numbers = Classes::default();
+    let train = numbers.number(train);
+    let classes = numbers.len();
+    if matches!(plan.layout, Layout::Labelled(_)) {
+        let bad = |what: &str| Err(Error::data(format!("`{}`: {what}", plan.train_data)));
+        if classes < 2 {
+            return bad("all examples have one label; there must be at least two to tell apart");
+        }
+        if !plan.loss.has_classes() && classes == train.len() {
+            return bad(
+                "no two examples share a label; the loss needs examples that belong together",
+            );
+        }
+        let labels = train.examples.iter().chain(&validation);
+        warnings.extend(alike(labels.map(|example| example.label.as_str())));
+    }
+    if plan.loss.has_classes() {
+        // Such a loss knows nothing of other classes.
+        let all = validation.len();
+        validation.retain(|example| numbers.knows(&example.label));
+        let unknown = all - validation.len();
+        let source = plan.eval_data.as_ref().unwrap_or(&plan.train_data);
+        let reason = format!(
+            "{unknown} of the {all} examples of `{source}` to validate with have labels that no \
+             example to train on has; `{}` has a weight for each class that it is trained on",
+            plan.loss.loss
+        );
+        if all > 0 && validation.is_empty() {
+            return Err(Error::config(
+                "eval_data",
+                format!("{reason}. Give data with the same labels, or leave it out"),
+            ));
+        }
+        if unknown > 0 {
+            warnings.push(format!("{reason}: they are left out"));
+        }
+    }
+    if plan.loss.kind() == LossKind::Clip {
+        warnings.extend(shared_captions(&train.examples));
+    }
+    Ok(Data {
+        train,
+        validation: numbers.number(validation),
+        classes,
+        warnings,
+    })
+}
+
+/// Splits off `val_split`. Both parts must hold something.
+fn split(plan: &Plan, examples: Vec<Example>) -> Result<(Vec<Example>, Vec<Example>)> {
+    let (all, part) = (examples.len(), plan.val_split);
+    let (train, validation) = data::split(examples, part, plan.seed);
+    let bad = |what: &str, remedy: &str| {
+        let reason = format!(
+            "{part}: of the {all} examples of `{}` it leaves {} to train on and {} to validate \
+             with, and {what} needed; {remedy}",
+            plan.train_data,
+            train.len(),
+            validation.len()
+        );
+        Err(Error::config("val_split", reason))
+    };
+    if part > 0.0 && train.len() < 2 {
+        return bad(
+            "at least 2 to train on are",
+            "lower it, or give `eval_data`",
+        );
+    }
+    if part > 0.0 && validation.is_empty() {
+        return bad(
+            "at least 1 to validate with is",
+            "raise it, or give `eval_data`",
+        );
+    }
+    Ok((train, validation))
+}
+
+/// Warns of captions that several pictures have: the loss takes each other pair
+/// of a batch for one that does not belong together.
+fn shared_captions(examples: &[Example]) -> Option<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for example in examples {
+        if let Some(Item::Text(text)) = example.parts.first() {
+            *counts.entry(text).or_default() += 1;
+        }
+    }
+    let shared: usize = counts.values().filter(|count| **count > 1).sum();
+    let (caption, most) = counts.iter().max_by_key(|(_, count)| **count)?;
+    (shared > 0).then(|| {
+        format!(
+            "{shared} of {} pairs share their caption with another ({most} have `{}`): in a batch \
+             the loss pushes them apart. Captions that tell pictures apart teach more",
+            examples.len(),
+            start_of(caption)
+        )
+    })
+}

@@ -1,0 +1,130 @@
+//! Settings that fit no run together, and the loss where none was chosen.
+
+use finetuner_protocol::{Callback, Loss, RunConfig, Sampler};
+
+use crate::{
+    Error, Result, callbacks,
+    loss::{LossKind, LossSpec},
+    models::ModelKind,
+};
+
+/// The loss of a run. The Python client sends its default where no loss was
+/// chosen, for every kind of model.
+pub(super) fn loss_of(config: &RunConfig, kind: ModelKind, notes: &mut Vec<String>) -> Loss {
+    let hyper = &config.hyper_parameters;
+    let unchanged = hyper.loss == Loss::TripletMargin
+        && hyper.miner.is_none()
+        && hyper.loss_options.as_ref().is_none_or(|o| o.is_empty());
+    if kind != ModelKind::TextImage || !unchanged {
+        return hyper.loss.clone();
+    }
+    notes.push(format!(
+        "`loss` is `{}`, the default: a text-to-image model is trained with `{}`",
+        Loss::TripletMargin,
+        Loss::Clip
+    ));
+    Loss::Clip
+}
+
+/// Refuses batches that are too small to teach anything.
+pub(super) fn check_batch_size(config: &RunConfig, loss: &LossSpec) -> Result<()> {
+    let Some(size) = config.hyper_parameters.batch_size else {
+        return Ok(());
+    };
+    let bad = |reason: &str| Err(Error::config("batch_size", format!("{size}: {reason}")));
+    let name = &loss.loss;
+    if size == 1 && config.model.freeze {
+        return bad(
+            "`freeze` trains a projection head with batch normalisation, which needs at least 2 \
+             examples in a batch",
+        );
+    }
+    let alone = match loss.kind() {
+        LossKind::Clip | LossKind::Pairs => 2,
+        LossKind::Scores | LossKind::Triplets => 1,
+        LossKind::Labels if loss.has_classes() || *name == Loss::CrossBatchMemory => 1,
+        LossKind::Labels if config.data.sampler == Sampler::Random => 2,
+        LossKind::Labels => 4,
+    };
+    if size >= alone {
+        return Ok(());
+    }
+    if alone == 4 {
+        return bad(&format!(
+            "`{name}` compares examples of one class with each other and with those of others: at \
+             least 4 are needed, 2 of each of 2 classes"
+        ));
+    }
+    bad(&format!(
+        "`{name}` compares the examples of a batch with each other: at least 2 are needed"
+    ))
+}
+
+/// Looks for callbacks that watch what is never measured.
+pub(super) fn check_monitors(
+    config: &RunConfig,
+    kind: ModelKind,
+    notes: &mut Vec<String>,
+) -> Result<()> {
+    let validates = config.data.eval_data.is_some() || config.data.val_split > 0.0;
+    let measured = |callbacks: &[Callback]| -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for callback in callbacks {
+            if let Callback::EvaluationCallback(evaluation) = callback {
+                names.extend(callbacks::measured_names(evaluation, kind)?);
+            }
+        }
+        Ok(names)
+    };
+    for (place, callback) in config.callbacks.iter().enumerate() {
+        let monitor = match callback {
+            Callback::BestModelCheckpoint(best) => &best.monitor,
+            Callback::EarlyStopping(early) => &early.monitor,
+            _ => continue,
+        };
+        let bad = |reason: &str| {
+            let field = format!("callbacks.{}.monitor", callback.name());
+            Err(Error::config(field, format!("`{monitor}`: {reason}")))
+        };
+        let name = callbacks::metric_name(monitor);
+        if name == "train_loss" {
+            if name != monitor {
+                notes.push(format!(
+                    "`monitor` of `{}` is `{monitor}`: it watches `{name}`",
+                    callback.name()
+                ));
+            }
+            continue;
+        }
+        if name == "val_loss" {
+            if !validates {
+                return bad(
+                    "the run measures no validation loss; give `eval_data` or a `val_split` above \
+                     0, or watch `train_loss`",
+                );
+            }
+            continue;
+        }
+        if measured(&config.callbacks[..place])?
+            .iter()
+            .any(|n| n == name)
+        {
+            continue;
+        }
+        let all = measured(&config.callbacks)?;
+        if all.iter().any(|n| n == name) {
+            return bad(
+                "callbacks act in their order; put the `EvaluationCallback` that measures it \
+                 before this one",
+            );
+        }
+        if all.is_empty() {
+            return bad(
+                "the run evaluates nothing; add an `EvaluationCallback` before this one, or watch \
+                 `train_loss`",
+            );
+        }
+        return bad(&format!("it is not measured; {} are", all.join(", ")));
+    }
+    Ok(())
+}

@@ -1,0 +1,535 @@
+//! Settings that are adapted with a line in the log, and settings and data that
+//! are refused before a run begins.
+
+use std::{collections::HashMap, io::Read};
+
+use finetuner_engine::{
+    data::Documents,
+    infer::Encoder,
+    job::check_data,
+    plan::{Allowed, Plan},
+    source::open_artifact,
+};
+use finetuner_protocol::{Document, DocumentArray, RunConfig};
+use serde_json::{Value, json};
+
+use crate::runs::{Data, Run, config, features, pictures, run, run_from, texts};
+
+fn mlp() -> Value {
+    json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [4]}})
+}
+
+/// Pictures, each with a text of its own.
+fn pairs() -> DocumentArray {
+    let pictures = pictures().into_iter().enumerate();
+    pictures
+        .map(|(i, picture)| {
+            Document::new()
+                .with_chunk(Document::text(format!("thing number {i}")).with_modality("text"))
+                .with_chunk(picture.with_modality("image"))
+        })
+        .collect()
+}
+
+/// What the check of a submission says.
+fn checked(config: Value, data: &Data) -> Result<(), String> {
+    let config: RunConfig = serde_json::from_value(config).unwrap();
+    let plan = Plan::new(&config, Allowed::default()).map_err(|e| e.to_string())?;
+    let read = |name: &str| {
+        let documents = data[name].clone();
+        Ok(Box::new(documents.into_iter().map(Ok)) as Documents)
+    };
+    check_data(&plan, &read).map_err(|e| e.to_string())
+}
+
+fn file_of(run: &Run, name: &str) -> Option<Vec<u8>> {
+    let file = std::fs::File::open(&run.finished.artifact).unwrap();
+    let mut zip = zip::ZipArchive::new(file).unwrap();
+    let mut bytes = Vec::new();
+    zip.by_name(&format!("r/{name}"))
+        .ok()?
+        .read_to_end(&mut bytes)
+        .unwrap();
+    Some(bytes)
+}
+
+#[test]
+fn the_default_loss_of_a_clip_is_clip_loss() {
+    let data = HashMap::from([("train", pairs())]);
+    let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 6});
+    let run = run(
+        config(json!({"name": "clip-small"}), hyper, json!([])),
+        &data,
+    )
+    .unwrap();
+    assert!(run.logged("a text-to-image model is trained with `CLIPLoss`"));
+}
+
+#[test]
+fn settings_of_the_python_client_are_adapted_with_a_line_in_the_log() {
+    let data = HashMap::from([("train", features())]);
+    let model = json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": []}});
+    let hyper = json!({"loss": "TripletMarginLoss", "epochs": 2, "batch_size": 12,
+        "optimizer_options": {"layer_wise_lr_decay": 0.9}, "scheduler": "linear",
+        "scheduler_options": {"num_warmup_steps": 100}});
+    let callbacks = json!([{"name": "EarlyStopping", "options": {"monitor": "loss"}}]);
+    let run = run(config(model, hyper, callbacks), &data).unwrap();
+    for line in [
+        "`hidden_sizes` is empty: the perceptron has one layer, of `input_size` (5)",
+        "`layer_wise_lr_decay` has no effect",
+        "`num_warmup_steps` is 100, the training has 4 steps",
+        "`monitor` of `EarlyStopping` is `loss`: it watches `train_loss`",
+        "Model improved from inf",
+    ] {
+        assert!(run.logged(line), "{line}");
+    }
+    assert_eq!(run.encoder().dim(), 5);
+}
+
+#[test]
+fn texts_are_cut_where_collate_options_say_so() {
+    let data = HashMap::from([("train", texts())]);
+    let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 9,
+        "learning_rate": 1e-30});
+    let with = |collate: Value| {
+        let model = json!({"name": "minilm-small", "options": {"collate_options": collate}});
+        run(config(model, hyper.clone(), json!([])), &data)
+    };
+    let cut = with(json!({"max_length": 4, "truncation": true, "padding": true})).unwrap();
+    // The saved model cuts them as well, and so does one that goes on from it.
+    let encoder = cut.encoder();
+    let embedded = encoder
+        .encode_texts(&["what do cats eat", "what do dogs chase"])
+        .unwrap();
+    assert_eq!(embedded.get(0), embedded.get(1));
+    let whole = with(json!({})).unwrap().encoder();
+    let embedded = whole
+        .encode_texts(&["what do cats eat", "what do dogs chase"])
+        .unwrap();
+    assert_ne!(embedded.get(0), embedded.get(1));
+    let refused = |collate: Value| with(collate).err().unwrap().to_string();
+    let found = refused(json!({"max_length": 1000}));
+    assert!(
+        found.contains("`max_length` is 1000: the model reads 512 tokens"),
+        "{found}"
+    );
+    let found = refused(json!({"return_tensors": "pt"}));
+    assert!(
+        found.contains("`return_tensors` is \"pt\": max_length, truncation"),
+        "{found}"
+    );
+    let model = json!({"name": "minilm-small", "options": {"preprocess_options": {"lower": true}}});
+    let found = run(config(model, hyper.clone(), json!([])), &data)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        found.contains("`lower` is true: texts go to the tokenizer as they are"),
+        "{found}"
+    );
+}
+
+#[test]
+fn texts_that_may_not_be_cut_are_refused_by_document() {
+    let mut all = texts();
+    let mut long = Document::text("cat ".repeat(600)).with_label(1);
+    long.id = "long".to_owned();
+    all.push(long);
+    let data = HashMap::from([("train", all)]);
+    let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 10});
+    let model = json!({"name": "minilm-small",
+        "options": {"collate_options": {"truncation": false}}});
+    let found = run(config(model, hyper, json!([])), &data)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        found.contains("document `long`: the text has 602 tokens, the model reads"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_frozen_clip_learns_heads_that_are_saved_and_gone_on_from() {
+    let data = HashMap::from([("train", pairs())]);
+    let model = json!({"name": "clip-small", "freeze": true, "output_dim": 16,
+        "options": {"collate_options": {"max_length": 8}}});
+    let hyper = json!({"loss": "CLIPLoss", "epochs": 12, "batch_size": 12, "learning_rate": 1e-2});
+    let evaluation = json!([{"name": "EvaluationCallback", "options": {"query_data": "train"}}]);
+    let first = run(config(model, hyper.clone(), evaluation), &data).unwrap();
+    assert!(first.finished.after["recall_at_k"] >= first.finished.before["recall_at_k"]);
+    let encoder = first.encoder();
+    let picture = pictures()[0].as_blob().unwrap().to_vec();
+    let found = [
+        encoder.encode_texts(&["thing number 0"]).unwrap(),
+        encoder.encode_images(&[&picture]).unwrap(),
+    ];
+    assert_eq!([found[0].dim, found[1].dim], [16, 16]);
+
+    // The backbone is that of the start, to the bit, and the folder says what is
+    // on top of it.
+    let untouched = Encoder::from_backbone("clip-small").unwrap();
+    let opened = tempfile::tempdir().unwrap();
+    open_artifact(&first.finished.artifact, opened.path()).unwrap();
+    let metadata = String::from_utf8(file_of(&first, "metadata.yml").unwrap()).unwrap();
+    assert!(
+        metadata.contains("model.safetensors are the backbone alone"),
+        "{metadata}"
+    );
+    std::fs::remove_file(opened.path().join("finetuner.json")).unwrap();
+    let backbone = Encoder::from_folder(opened.path()).unwrap();
+    let text = ["thing number 0"];
+    assert_eq!(
+        backbone.encode_texts(&text).unwrap(),
+        untouched.encode_texts(&text).unwrap()
+    );
+
+    open_artifact(&first.finished.artifact, opened.path()).unwrap();
+    let mut slow = hyper;
+    slow["learning_rate"] = 1e-30.into();
+    slow["epochs"] = 1.into();
+    let second = config(
+        json!({"artifact": "an-id", "freeze": true}),
+        slow,
+        json!([]),
+    );
+    let second = run_from(second, &data, Some(opened.path())).unwrap();
+    let again = second.encoder().encode_texts(&text).unwrap();
+    assert_eq!(again.dim, 16);
+    // The running moments of the normalisation have moved on, nothing else.
+    let cosine = again
+        .values
+        .iter()
+        .zip(&found[0].values)
+        .map(|(a, b)| a * b)
+        .sum::<f32>()
+        / again.values.iter().map(|a| a * a).sum::<f32>().sqrt()
+        / found[0].values.iter().map(|b| b * b).sum::<f32>().sqrt();
+    assert!(cosine > 0.9, "{cosine}");
+}
+
+#[test]
+fn the_tokenizer_in_an_artifact_is_the_file_that_came() {
+    let data = HashMap::from([("train", texts())]);
+    let opened = tempfile::tempdir().unwrap();
+    let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 9});
+    let first = run(
+        config(json!({"name": "minilm-small"}), hyper.clone(), json!([])),
+        &data,
+    );
+    open_artifact(&first.unwrap().finished.artifact, opened.path()).unwrap();
+    // Spaces that no program would write.
+    let path = opened.path().join("tokenizer.json");
+    let mut came = std::fs::read(&path).unwrap();
+    came.extend(b"\n \n");
+    std::fs::write(&path, &came).unwrap();
+    let model = json!({"name": opened.path()});
+    let second = run(config(model, hyper, json!([])), &data).unwrap();
+    assert_eq!(file_of(&second, "tokenizer.json").unwrap(), came);
+    // Merges as texts are read by every version of `tokenizers`, pairs only by
+    // those from 0.20 on.
+    let path = format!(
+        "{}/assets/clip-small/tokenizer.json",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let bundled: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let merges = bundled["model"]["merges"].as_array().unwrap();
+    assert!(!merges.is_empty() && merges.iter().all(Value::is_string));
+}
+
+#[test]
+fn batches_that_teach_nothing_are_refused_before_the_run() {
+    let data = HashMap::from([("train", features())]);
+    let refused = |model: Value, loss: &str, size: u64| {
+        let hyper = json!({"loss": loss, "epochs": 1, "batch_size": size});
+        checked(config(model, hyper, json!([])), &data)
+            .err()
+            .unwrap_or_default()
+    };
+    let mut frozen = mlp();
+    frozen["freeze"] = true.into();
+    for (found, part) in [
+        (
+            refused(frozen, "ArcFaceLoss", 1),
+            "`batch_size`: 1: `freeze` trains a projection head",
+        ),
+        (
+            refused(mlp(), "TripletMarginLoss", 3),
+            "`batch_size`: 3: `TripletMarginLoss` compares",
+        ),
+        (
+            refused(mlp(), "MultipleNegativeRankingLoss", 1),
+            "`batch_size`: 1: `MultipleNegativeRankingLoss` compares the examples of a batch",
+        ),
+        (
+            refused(json!({"name": "clip-small"}), "CLIPLoss", 1),
+            "`batch_size`: 1: `CLIPLoss`",
+        ),
+    ] {
+        assert!(found.contains(part), "{part} is missing in: {found}");
+    }
+    assert_eq!(refused(mlp(), "ArcFaceLoss", 1), "");
+    assert_eq!(refused(mlp(), "TripletMarginLoss", 4), "");
+}
+
+#[test]
+fn a_batch_of_one_in_front_of_a_head_is_refused_without_a_stack_trace() {
+    let data = HashMap::from([("train", features())]);
+    let mut model = mlp();
+    model["output_dim"] = 2.into();
+    let hyper = json!({"loss": "ArcFaceLoss", "epochs": 1, "batch_size": 1});
+    let found = run(config(model, hyper, json!([])), &data)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(
+        found.contains("`batch_size`: 1: the model has a projection head"),
+        "{found}"
+    );
+}
+
+#[test]
+fn data_that_teaches_nothing_is_refused_before_the_run() {
+    let hyper = |loss: &str| json!({"loss": loss, "epochs": 1, "batch_size": 4});
+    let refused = |labels: &[&str], loss: &str| {
+        let train = labels
+            .iter()
+            .map(|label| Document::tensor(&[1.0, 2.0, 3.0, 4.0, 5.0], &[5]).with_label(*label));
+        let data = HashMap::from([("train", train.collect::<DocumentArray>())]);
+        checked(config(mlp(), hyper(loss), json!([])), &data)
+            .err()
+            .unwrap_or_default()
+    };
+    for (found, part) in [
+        (
+            refused(&["a"; 3], "TripletMarginLoss"),
+            "all examples have one label",
+        ),
+        (
+            refused(&["a"; 3], "MultipleNegativeRankingLoss"),
+            "all examples have one label",
+        ),
+        (
+            refused(&["a", "b", "c"], "TripletMarginLoss"),
+            "no two examples share a label",
+        ),
+        (refused(&["a"], "ArcFaceLoss"), "at least 2 are needed"),
+        (
+            refused(&["a", "a", " "], "TripletMarginLoss"),
+            "`finetuner_label` is empty",
+        ),
+    ] {
+        assert!(found.contains(part), "{part} is missing in: {found}");
+    }
+    assert_eq!(refused(&["a", "a", "b"], "TripletMarginLoss"), "");
+    let mut shown = texts();
+    shown.push(Document::text("\u{200B}\u{7}\u{FE0F}").with_label(0));
+    let data = HashMap::from([("train", shown)]);
+    let model = json!({"name": "minilm-small"});
+    let found = checked(config(model, hyper("TripletMarginLoss"), json!([])), &data).unwrap_err();
+    assert!(
+        found.contains("document 10") && found.contains("it holds no text"),
+        "{found}"
+    );
+}
+
+#[test]
+fn a_split_that_leaves_nothing_is_refused_with_its_numbers() {
+    let refused = |count: usize, part: f64| {
+        let train: DocumentArray = features().into_iter().take(count).collect();
+        let data = HashMap::from([("train", train)]);
+        let hyper = json!({"loss": "ArcFaceLoss", "epochs": 1});
+        let mut config = config(mlp(), hyper, json!([]));
+        config["data"]["val_split"] = part.into();
+        checked(config, &data).err().unwrap_or_default()
+    };
+    let found = refused(4, 0.1);
+    assert!(
+        found.contains(
+            "`val_split`: 0.1: of the 4 examples of `train` it leaves 4 to train on and 0"
+        ),
+        "{found}"
+    );
+    let found = refused(3, 0.99);
+    assert!(
+        found.contains("it leaves 0 to train on and 3 to validate with"),
+        "{found}"
+    );
+    assert_eq!(refused(24, 0.1), "");
+}
+
+#[test]
+fn callbacks_that_wait_for_what_never_comes_are_refused() {
+    let data = HashMap::from([("train", features())]);
+    let refused = |callbacks: Value| {
+        let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1});
+        checked(config(mlp(), hyper, callbacks), &data)
+            .err()
+            .unwrap_or_default()
+    };
+    let watch = |monitor: &str| json!({"name": "EarlyStopping", "options": {"monitor": monitor}});
+    let evaluate = json!({"name": "EvaluationCallback",
+        "options": {"query_data": "train", "caption": "mine"}});
+    for (found, part) in [
+        (
+            refused(json!([watch("val_loss")])),
+            "measures no validation loss; give `eval_data`",
+        ),
+        (
+            refused(json!([watch("recall_at_k")])),
+            "the run evaluates nothing",
+        ),
+        (
+            refused(json!([watch("mine_recall_at_k"), evaluate])),
+            "put the `EvaluationCallback` that measures it before this one",
+        ),
+        (
+            refused(json!([evaluate, watch("recall_at_k")])),
+            "it is not measured; mine_",
+        ),
+    ] {
+        assert!(found.contains(part), "{part} is missing in: {found}");
+    }
+    assert_eq!(refused(json!([evaluate, watch("mine_recall_at_k")])), "");
+}
+
+#[test]
+fn evaluations_that_can_find_nothing_are_refused_and_others_warn() {
+    let labelled = |labels: &[&str]| -> DocumentArray {
+        let all = features().into_iter().zip(labels);
+        all.map(|(document, label)| document.with_label(*label))
+            .collect()
+    };
+    let train = labelled(&["1", "1", "2", "2"]);
+    let hyper = || json!({"loss": "TripletMarginLoss", "epochs": 1});
+    let callbacks = || {
+        json!([{"name": "EvaluationCallback",
+            "options": {"query_data": "query", "index_data": "train"}}])
+    };
+    let data = HashMap::from([
+        ("train", train.clone()),
+        ("query", labelled(&["1.0", "2.0"])),
+    ]);
+    let found = checked(config(mlp(), hyper(), callbacks()), &data).unwrap_err();
+    assert!(
+        found.contains("2 of 2 queries of `query` can find nothing")
+            && found.contains("`1.0` is not `1`"),
+        "{found}"
+    );
+    let data = HashMap::from([("train", train), ("query", labelled(&["1.0", "2"]))]);
+    let run = run(config(mlp(), hyper(), callbacks()), &data).unwrap();
+    assert!(run.logged("1 of 2 queries of `query` can find nothing"));
+}
+
+#[test]
+fn validation_data_with_other_classes_is_told() {
+    let labelled = |labels: &[&str]| -> DocumentArray {
+        let all = features().into_iter().zip(labels);
+        all.map(|(document, label)| document.with_label(*label))
+            .collect()
+    };
+    let with = |eval: &[&str]| {
+        let train = labelled(&["a", "a", "b", "b"]);
+        let data = HashMap::from([("train", train), ("eval", labelled(eval))]);
+        let mut config = config(
+            mlp(),
+            json!({"loss": "ArcFaceLoss", "epochs": 1}),
+            json!([]),
+        );
+        config["data"]["eval_data"] = "eval".into();
+        (checked(config.clone(), &data), run(config, &data))
+    };
+    let (found, _) = with(&["c", "d"]);
+    let found = found.unwrap_err();
+    assert!(
+        found.contains("`eval_data`: 2 of the 2 examples of `eval`"),
+        "{found}"
+    );
+    let (found, run) = with(&["a", "d"]);
+    assert_eq!(found, Ok(()));
+    assert!(run.unwrap().logged("1 of the 2 examples of `eval`"));
+}
+
+#[test]
+fn warm_up_steps_beyond_the_training_are_refused_where_the_steps_are_known() {
+    let data = HashMap::from([("train", features())]);
+    let hyper = json!({"loss": "TripletMarginLoss", "epochs": 2, "batch_size": 12,
+        "scheduler": "linear", "scheduler_options": {"num_warmup_steps": 5}});
+    let mut config = config(mlp(), hyper, json!([]));
+    let found = checked(config.clone(), &data).unwrap_err();
+    assert!(
+        found.contains("`num_warmup_steps` is 5: at most the 4 steps of training"),
+        "{found}"
+    );
+    config["hyper_parameters"]["batch_size"] = Value::Null;
+    assert_eq!(checked(config, &data), Ok(()));
+}
+
+#[test]
+fn absurd_numbers_are_refused_and_what_diverges_is_not_stored() {
+    let data = HashMap::from([("train", features())]);
+    let with = |hyper: Value| {
+        let mut all = json!({"loss": "TripletMarginLoss", "epochs": 3, "batch_size": 12});
+        for (key, value) in hyper.as_object().unwrap() {
+            all[key] = value.clone();
+        }
+        run(config(mlp(), all, json!([])), &data)
+            .err()
+            .map(|e| e.to_string())
+            .unwrap_or_default()
+    };
+    for (hyper, part) in [
+        (
+            json!({"optimizer": "AdamW", "optimizer_options": {"weight_decay": 1e30}}),
+            "`weight_decay` is 1e30: a number from 0 to 1000 is wanted",
+        ),
+        (
+            json!({"optimizer": "AdamW", "learning_rate": 0.5,
+                "optimizer_options": {"weight_decay": 10}}),
+            "`weight_decay` is 10: with a learning rate of 0.5 it must be less than 2",
+        ),
+        (
+            json!({"loss_options": {"margin": 1e30}}),
+            "`margin` is 1e30: a number from -1000000 to 1000000 is wanted",
+        ),
+        (
+            json!({"loss_options": {"margin": "NaN"}}),
+            "`margin` is \"NaN\"",
+        ),
+    ] {
+        let found = with(hyper);
+        assert!(found.contains(part), "{part} is missing in: {found}");
+    }
+    // Features that overflow: distances of what is not a number count as none.
+    let huge = features().into_iter().enumerate().map(|(i, document)| {
+        let label = document.label().unwrap();
+        Document::tensor(&[if i % 2 == 0 { 3e38 } else { -3e38 }; 5], &[5]).with_label(label)
+    });
+    let data = HashMap::from([("train", huge.collect::<DocumentArray>())]);
+    let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 12});
+    let found = run(config(mlp(), hyper, json!([])), &data)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(found.contains("diverged"), "{found}");
+}
+
+#[test]
+fn captions_that_repeat_are_told() {
+    let mut repeated = pairs();
+    for document in repeated.iter_mut().take(3) {
+        let text = document
+            .chunks
+            .iter_mut()
+            .find(|chunk| chunk.modality == "text");
+        *text.unwrap() = Document::text("the same").with_modality("text");
+    }
+    let data = HashMap::from([("train", repeated)]);
+    let hyper = json!({"loss": "CLIPLoss", "epochs": 1, "batch_size": 6});
+    let run = run(
+        config(json!({"name": "clip-small"}), hyper, json!([])),
+        &data,
+    )
+    .unwrap();
+    assert!(run.logged("3 of 12 pairs share their caption with another (3 have `the same`)"));
+}
