@@ -322,7 +322,7 @@ fn options_that_make_no_sense_are_refused_by_name() {
             "TripletMarginLoss",
             json!({"margin": "big"}),
             None,
-            "a number is wanted",
+            "a number from -1000000 to 1000000 is wanted",
         ),
         (
             "NTXentLoss",
