@@ -80,6 +80,9 @@ fn remember(
     Ok(())
 }
 
+/// A line for the log.
+type Note = (Level, String);
+
 /// Everything that the training loop needs, and what of it is worth a line of
 /// the log.
 pub(super) fn build_trainer(
@@ -87,7 +90,7 @@ pub(super) fn build_trainer(
     loaded: LoadedModel,
     data: &Data,
     batch_size: Option<usize>,
-) -> Result<(Trainer, ModelDescription, Vec<(Level, String)>)> {
+) -> Result<(Trainer, ModelDescription, Vec<Note>)> {
     let LoadedModel {
         model,
         preparer,
