@@ -266,8 +266,11 @@ async fn a_run_goes_on_from_a_checkpoint_that_is_replaced_meanwhile() {
         .faulty
         .next(Call::Get, Fault::Stall(Arc::clone(&gate)));
     let path = format!("{RUNS}/r/checkpoints/1/runs");
-    let answer = backend.begin("POST", &path, json!({"name": "longer", "epochs": 2}));
-    backend.faulty.met().await;
+    let mut answer = backend.begin("POST", &path, json!({"name": "longer", "epochs": 2}));
+    tokio::select! {
+        () = backend.faulty.met() => {}
+        early = &mut answer => panic!("{early:?}"),
+    }
     let second = backend.checkpoint(&run, 2, b"worker").await;
     gate.add_permits(1);
     let (status, body) = answer.await.unwrap();
