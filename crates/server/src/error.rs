@@ -1,6 +1,6 @@
 //! What the API answers when it can't do what was asked.
 
-use std::io::ErrorKind;
+use std::{borrow::Cow, io::ErrorKind};
 
 use axum::{
     Json,
@@ -10,6 +10,9 @@ use axum::{
 use finetuner_engine::Error as EngineError;
 use rusqlite::ErrorCode;
 use serde_json::json;
+
+/// The most characters of a message that is sent.
+const MAX_MESSAGE: usize = 8000;
 
 /// The result of a call.
 pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -176,6 +179,14 @@ impl ApiError {
         }
     }
 
+    /// The message, cut where somebody's value makes it very long.
+    fn shown(&self) -> Cow<'_, str> {
+        match self.message.char_indices().nth(MAX_MESSAGE) {
+            Some((end, _)) => format!("{}…", &self.message[..end]).into(),
+            None => self.message.as_str().into(),
+        }
+    }
+
     /// The status in the body of a Hubble answer: the SDK knows these and fails
     /// on others.
     fn hubble_status(&self) -> u16 {
@@ -213,12 +224,13 @@ fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
+        let message = self.shown();
         let body = json!({
-            "detail": self.message,
+            "detail": message,
             "code": self.status.as_u16(),
             "status": self.hubble_status(),
-            "message": self.message,
-            "readableMessage": self.message,
+            "message": message,
+            "readableMessage": message,
             "data": null,
         });
         let mut response = (self.status, Json(body)).into_response();

@@ -30,7 +30,9 @@ use crate::{
 };
 
 /// The most bytes of a form field that is not the file.
-const MAX_FIELD_BYTES: usize = 1 << 20;
+const MAX_FIELD_BYTES: usize = 64 << 10;
+/// The most bytes of the kind of an artifact.
+const MAX_KIND_BYTES: usize = 255;
 
 /// The fields of an upload beside its file.
 #[derive(Default, Deserialize)]
@@ -47,13 +49,56 @@ pub(super) struct UploadFields {
 
 impl UploadFields {
     /// Finds what can be known to be wrong before the file is there.
-    pub(super) fn check(&self) -> Result<()> {
-        match self.name.as_deref().filter(|name| !name.is_empty()) {
-            Some(name) => {
-                check_name("name", name).map_err(|e| ApiError::bad_request(e.to_string()))
-            }
-            None => Ok(()),
+    pub(super) async fn check(&self, app: &App, user_id: &str) -> Result<()> {
+        if let Some(name) = self.name.as_deref().filter(|name| !name.is_empty()) {
+            check_name("name", name).map_err(|e| ApiError::bad_request(e.to_string()))?;
         }
+        let public = self.public.as_str();
+        if !["", "true", "false"]
+            .iter()
+            .any(|known| public.eq_ignore_ascii_case(known))
+        {
+            return Err(ApiError::bad_request(format!(
+                "`public` is `{public}`: `true` or `false` is wanted"
+            )));
+        }
+        if let Some(kind) = self
+            .kind
+            .as_deref()
+            .filter(|kind| kind.len() > MAX_KIND_BYTES)
+        {
+            return Err(ApiError::bad_request(format!(
+                "`type` has {} bytes: at most {MAX_KIND_BYTES} are allowed",
+                kind.len()
+            )));
+        }
+        check_meta_data(self.meta_data.as_deref())?;
+        if let Some(id) = &self.id {
+            let own = app
+                .database
+                .artifact(user_id.to_owned(), id.clone())
+                .await?;
+            own.ok_or_else(|| missing(&Which::Id(id.clone())))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is known about an artifact is JSON, and short: lists are made of it.
+fn check_meta_data(text: Option<&str>) -> Result<()> {
+    let text = text.unwrap_or_default();
+    if text.len() > MAX_FIELD_BYTES {
+        return Err(ApiError::too_large(format!(
+            "`metaData` has {} bytes: at most {MAX_FIELD_BYTES} are allowed",
+            text.len()
+        )));
+    }
+    let read = serde_json::from_str::<serde::de::IgnoredAny>(text);
+    match read {
+        Err(error) if !text.is_empty() => Err(ApiError::bad_request(format!(
+            "`metaData` is not valid JSON: {error}"
+        ))),
+        _ => Ok(()),
     }
 }
 
@@ -69,6 +114,9 @@ pub(crate) async fn upload(
     while let Some(mut field) = form.next_field().await.map_err(|e| broken(&e))? {
         let name = field.name().unwrap_or_default().to_owned();
         if name == "file" {
+            if file.is_some() {
+                return Err(ApiError::bad_request("the form has more than one `file`"));
+            }
             let mut upload = app.upload(&user.id, None).await?;
             while let Some(bytes) = field.chunk().await.map_err(|e| broken(&e))? {
                 upload.write(bytes).await?;
@@ -115,16 +163,9 @@ pub(super) async fn enter(
     fields: UploadFields,
     stored: &Stored,
 ) -> Result<(String, Vec<String>)> {
-    fields.check()?;
+    fields.check(app, &user_id).await?;
     let name = fields.name.filter(|name| !name.is_empty());
-    let id = match fields.id {
-        None => secret::new_id(),
-        Some(id) => {
-            let own = app.database.artifact(user_id.clone(), id.clone()).await?;
-            own.ok_or_else(|| ApiError::not_found(format!("there is no artifact `{id}`")))?
-                .id
-        }
-    };
+    let id = fields.id.unwrap_or_else(secret::new_id);
     let entered = app
         .put_artifact(NewArtifact {
             id: id.clone(),
@@ -385,6 +426,12 @@ pub(crate) async fn delete_many(
     Writer(user): Writer,
     Form(fields): Form<Vec<(String, String)>>,
 ) -> Result<Json<Value>> {
+    if !fields
+        .iter()
+        .any(|(field, _)| field == "ids" || field == "names")
+    {
+        return Err(ApiError::bad_request("`ids` or `names` is needed"));
+    }
     let mut deleted = 0;
     for (field, value) in fields {
         let which = match field.as_str() {
@@ -422,6 +469,7 @@ pub(crate) async fn update(
         Value::String(text) => text,
         other => other.to_string(),
     });
+    check_meta_data(meta_data.as_deref())?;
     let updated = app
         .database
         .update_artifact(user.id, changes.id, changes.name, meta_data, changes.public)

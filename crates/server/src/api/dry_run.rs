@@ -10,7 +10,7 @@ use axum::{
 use finetuner_protocol::check_name;
 use serde_json::{Value, json};
 
-use super::{auth::Writer, runs};
+use super::{auth::Writer, json::JsonObject, runs};
 use crate::{
     app::App,
     error::{ApiError, Result},
@@ -26,7 +26,7 @@ pub(crate) async fn check(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
     Path(experiment): Path<String>,
-    Json(body): Json<Value>,
+    JsonObject(body): JsonObject<Value>,
 ) -> Result<Json<Value>> {
     check_name("experiment_name", &experiment)
         .map_err(|e| ApiError::unprocessable(e.to_string()))?;
@@ -35,7 +35,7 @@ pub(crate) async fn check(
         Some(names) => serde_json::from_value(names.clone())
             .map_err(|e| ApiError::unprocessable(format!("`pushing`: {e}")))?,
     };
-    let (new, config) = runs::read(body, &experiment)?;
+    let (new, config) = runs::read(&body, &experiment)?;
     let found = app.database.experiment(user.id.clone(), experiment).await?;
     if let Some(experiment) = found
         && let Some(run) = app.database.run(experiment.id, new.name).await?

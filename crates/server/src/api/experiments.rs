@@ -14,6 +14,7 @@ use serde_json::Map;
 
 use super::{
     auth::{User, Writer},
+    json::JsonObject,
     pages::PageQuery,
 };
 use crate::{
@@ -33,11 +34,12 @@ pub(crate) async fn create(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
     headers: HeaderMap,
-    Json(new): Json<NewExperiment>,
+    JsonObject(new): JsonObject<NewExperiment>,
 ) -> Result<(StatusCode, Json<ExperimentInfo>)> {
     check_name("name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
+    check_length("description", new.description.as_deref(), MAX_DESCRIPTION)?;
     let (name, description) = (new.name.clone(), new.description.unwrap_or_default());
-    let key = idempotency_key(&headers);
+    let key = idempotency_key(&headers)?;
     let created = app
         .database
         .create_experiment(user.id.clone(), name, description, key.clone())
@@ -57,10 +59,36 @@ pub(crate) async fn create(
     }
 }
 
+/// The most bytes of a description.
+pub(super) const MAX_DESCRIPTION: usize = 16 << 10;
+/// The most bytes of an idempotency key.
+const MAX_KEY: usize = 255;
+
+/// Refuses a text that is too long.
+pub(super) fn check_length(field: &str, text: Option<&str>, most: usize) -> Result<()> {
+    match text.map_or(0, str::len) {
+        length if length > most => Err(ApiError::unprocessable(format!(
+            "`{field}` has {length} bytes: at most {most} are allowed"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// The key by which a creating request is known again.
-pub(super) fn idempotency_key(headers: &HeaderMap) -> Option<String> {
-    let key = headers.get("idempotency-key")?.to_str().ok()?;
-    Some(key.to_owned())
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
+    let Some(key) = headers.get("idempotency-key") else {
+        return Ok(None);
+    };
+    let plain = key
+        .to_str()
+        .ok()
+        .filter(|key| (1..=MAX_KEY).contains(&key.len()));
+    let key = plain.ok_or_else(|| {
+        ApiError::bad_request(format!(
+            "the header `Idempotency-Key` must have 1 to {MAX_KEY} characters of ASCII"
+        ))
+    })?;
+    Ok(Some(key.to_owned()))
 }
 
 /// Deletes an experiment with its runs, and answers what it was.

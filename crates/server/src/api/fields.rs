@@ -2,12 +2,15 @@
 //! a form, and without a body where there is nothing to say.
 
 use axum::{
-    Form, Json,
-    extract::{FromRequest, Request, rejection::FormRejection, rejection::JsonRejection},
+    Form,
+    extract::{FromRequest, Request, rejection::FormRejection},
     http::header,
     response::{IntoResponse, Response},
 };
 use serde::de::DeserializeOwned;
+
+use super::json::JsonObject;
+use crate::error::ApiError;
 
 /// The fields, whichever way they came.
 pub(crate) struct Fields<T>(pub(crate) T);
@@ -30,8 +33,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Fields<T> {
             let Form(fields) = form.map_err(FormRejection::into_response)?;
             return Ok(Self(fields));
         }
-        let json = Json::from_request(request, state).await;
-        let Json(fields) = json.map_err(JsonRejection::into_response)?;
+        let json = JsonObject::from_request(request, state).await;
+        let JsonObject(fields) = json.map_err(ApiError::into_response)?;
         Ok(Self(fields))
     }
 }

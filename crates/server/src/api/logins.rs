@@ -44,6 +44,8 @@ const CODE_LIFE: Duration = Duration::from_secs(300);
 const MAX_WAITING: usize = 4096;
 /// Logins of one network that may wait at once.
 const MAX_OF_NETWORK: usize = 64;
+/// The most bytes of an address that a program waits at.
+const MAX_ADDRESS: usize = 2048;
 /// How often a stream that waits sends something.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// How long the token of a login is good.
@@ -275,6 +277,12 @@ pub(crate) async fn redirected(
     headers: HeaderMap,
     Query(Redirect { redirect_uri }): Query<Redirect>,
 ) -> Result<Json<Value>> {
+    if redirect_uri.len() > MAX_ADDRESS {
+        return Err(ApiError::bad_request(format!(
+            "`redirectUri` has {} bytes: at most {MAX_ADDRESS} are allowed",
+            redirect_uri.len()
+        )));
+    }
     let redirect = Url::parse(&redirect_uri).ok().filter(is_own_machine);
     let redirect = redirect.ok_or_else(|| {
         ApiError::bad_request(

@@ -9,6 +9,7 @@ mod dry_run;
 mod experiments;
 mod fields;
 mod identity;
+mod json;
 mod logins;
 mod logs;
 mod pages;

@@ -9,15 +9,17 @@ use axum::{
     response::Response,
 };
 use finetuner_protocol::{
-    CheckpointInfo, Config, Event, ExamplesInfo, MAX_POINTS, MetricPoint, MetricsInfo, NewRun,
-    RunConfig, RunTask, Stage, Status, StatusInfo, check_name,
+    Callback, CheckpointInfo, Config, Data, Event, ExamplesInfo, HyperParameters, MAX_POINTS,
+    MetricPoint, MetricsInfo, Model, NewRun, RunConfig, RunTask, Stage, Status, StatusInfo,
+    check_name,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
     auth::{User, Writer},
-    experiments,
+    experiments::{self, MAX_DESCRIPTION, check_length},
+    json::{self, JsonObject},
     pages::PageQuery,
 };
 use crate::{
@@ -40,13 +42,13 @@ pub(crate) async fn create(
     Writer(user): Writer,
     Path(experiment): Path<String>,
     headers: HeaderMap,
-    Json(body): Json<Value>,
+    JsonObject(body): JsonObject<Value>,
 ) -> Result<(StatusCode, Json<Value>)> {
     let experiment = experiments::find(&app, user.id.clone(), experiment).await?;
     let sent_config = body.get("config").map(ToString::to_string);
-    let (new, config) = read(body, &experiment.name)?;
+    let (new, config) = read(&body, &experiment.name)?;
 
-    let idempotency_key = experiments::idempotency_key(&headers);
+    let idempotency_key = experiments::idempotency_key(&headers)?;
     let existing = app.database.run(experiment.id, new.name.clone()).await?;
     if let Some(run) = existing {
         return same_request(run, &experiment, idempotency_key.as_deref());
@@ -72,25 +74,57 @@ pub(crate) async fn create(
 }
 
 /// Reads a submission for an experiment.
-pub(super) fn read(body: Value, experiment: &str) -> Result<(NewRun, RunConfig)> {
+pub(super) fn read(body: &Value, experiment: &str) -> Result<(NewRun, RunConfig)> {
     if body["task"] == RunTask::Generation.as_str() {
         return Err(ApiError::unprocessable(
             "`task`: making training data is not possible on this server; `training` is",
         ));
     }
-    let mut new: NewRun =
-        serde_json::from_value(body).map_err(|e| ApiError::unprocessable(e.to_string()))?;
+    let sent_config = body.get("config").map(ToString::to_string);
+    check_length("config", sent_config.as_deref(), MAX_CONFIG)?;
+    let mut new: NewRun = json::from_value(body, "")?;
     check_name("run_name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
+    check_length("description", new.description.as_deref(), MAX_DESCRIPTION)?;
     let Config::Training(config) = &mut new.config else {
-        return Err(ApiError::unprocessable(
-            "`config` is not that of a training run: it needs a `model` and `data`",
-        ));
+        return Err(not_a_training(&body["config"]));
     };
     // The address and the name beside the configuration decide.
     config.run_name.clone_from(&new.name);
     experiment.clone_into(&mut config.experiment_name);
     let config = config.clone();
     Ok((new, *config))
+}
+
+/// The most bytes of a run's configuration.
+const MAX_CONFIG: usize = 256 << 10;
+
+/// What is wrong with a configuration that could not be read as that of a
+/// training run.
+fn not_a_training(config: &Value) -> ApiError {
+    let needed = "`config` is not that of a training run: it needs a `model` and `data`";
+    if config.get("model").is_none() || config.get("data").is_none() {
+        return ApiError::unprocessable(needed);
+    }
+    let check = || {
+        json::from_value::<Model>(&config["model"], "config.model")?;
+        json::from_value::<Data>(&config["data"], "config.data")?;
+        if let Some(parameters) = config.get("hyper_parameters") {
+            json::from_value::<HyperParameters>(parameters, "config.hyper_parameters")?;
+        }
+        if let Some(callbacks) = config.get("callbacks") {
+            let callbacks = json::from_value::<Vec<Value>>(callbacks, "config.callbacks")?;
+            for (i, callback) in callbacks.into_iter().enumerate() {
+                Callback::from_json(callback).map_err(|e| {
+                    ApiError::unprocessable(format!("`config.callbacks[{i}]`: {e}"))
+                })?;
+            }
+        }
+        json::from_value::<RunConfig>(config, "config").map(drop)
+    };
+    match check() {
+        Err(error) => error,
+        Ok(()) => ApiError::unprocessable(needed),
+    }
 }
 
 /// Stores a run and tells the queue; a name that is taken is answered for as
@@ -332,9 +366,10 @@ pub(crate) async fn go_on(
     Writer(user): Writer,
     Path((experiment, run, number)): Path<(String, String, u64)>,
     headers: HeaderMap,
-    Json(new): Json<Continuation>,
+    JsonObject(new): JsonObject<Continuation>,
 ) -> Result<(StatusCode, Json<Value>)> {
     check_name("name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
+    check_length("description", new.description.as_deref(), MAX_DESCRIPTION)?;
     let run = find(&app, user.id.clone(), (experiment.clone(), run)).await?;
     let experiment = experiments::find(&app, user.id.clone(), experiment).await?;
     let find = || app.database.checkpoint(run.id, number);
@@ -343,7 +378,7 @@ pub(crate) async fn go_on(
     let (checkpoint, hold) = checkpoint.ok_or_else(|| {
         ApiError::not_found(format!("run `{}` has no checkpoint {number}", run.name))
     })?;
-    let idempotency_key = experiments::idempotency_key(&headers);
+    let idempotency_key = experiments::idempotency_key(&headers)?;
     let existing = app.database.run(experiment.id, new.name.clone()).await?;
     if let Some(run) = existing {
         return same_request(run, &experiment, idempotency_key.as_deref());
@@ -353,8 +388,7 @@ pub(crate) async fn go_on(
     if let Some(epochs) = new.epochs {
         sent["hyper_parameters"]["epochs"] = epochs.into();
     }
-    let config: RunConfig =
-        serde_json::from_value(sent.clone()).map_err(|e| ApiError::unprocessable(e.to_string()))?;
+    let config: RunConfig = json::from_value(&sent, "config")?;
     check_quota(&app, &user).await?;
     let mut checked = submission::check(&app, &user.id, &config).await?;
     checked.holds.push(hold);

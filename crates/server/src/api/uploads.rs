@@ -21,6 +21,7 @@ use super::{
     artifacts::{UploadFields, enter},
     auth::Writer,
     identity::success,
+    json::JsonObject,
     told::Told,
 };
 use crate::{
@@ -158,9 +159,9 @@ impl Uploads {
 pub(crate) async fn begin(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
-    Json(fields): Json<UploadFields>,
+    JsonObject(fields): JsonObject<UploadFields>,
 ) -> Result<Json<Value>> {
-    fields.check()?;
+    fields.check(&app, &user.id).await?;
     let replaces = fields.name.as_deref().unwrap_or_default();
     let state = Stage::Open {
         upload: Box::new(app.upload(&user.id, Some(replaces)).await?),
@@ -250,7 +251,7 @@ pub(crate) struct Abort {
 pub(crate) async fn abort(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
-    Json(Abort { upload_id }): Json<Abort>,
+    JsonObject(Abort { upload_id }): JsonObject<Abort>,
 ) -> Result<Json<Value>> {
     app.uploads.abort(&user.id, &upload_id);
     Ok(success(json!({})))
@@ -259,7 +260,7 @@ pub(crate) async fn abort(
 pub(crate) async fn finish(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
-    Json(finish): Json<Finish>,
+    JsonObject(finish): JsonObject<Finish>,
 ) -> Result<Json<Value>> {
     let found = app.uploads.find(&user.id, &finish.upload_id)?;
     let told = Told {

@@ -3,6 +3,7 @@
 
 mod command;
 mod console;
+mod hostile;
 mod hubble;
 mod limits;
 mod logins;
