@@ -214,7 +214,6 @@ impl Error {
         Self::new(Kind::Setup(reason.to_string()))
     }
 
-    /// A word for logs, which shows nothing of the call.
     /// A row or document that can't be used.
     pub(crate) fn row(number: u64, reason: impl fmt::Display) -> Self {
         let mut problems = Problems::new("the data");
@@ -253,6 +252,7 @@ impl Error {
         }
     }
 
+    /// A word for logs, which shows nothing of the call.
     pub(crate) fn kind_name(&self) -> &'static str {
         match self.0.kind {
             Kind::Connect(_) => "connect",

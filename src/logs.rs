@@ -229,7 +229,7 @@ struct Data {
 
 impl Data {
     fn add(&mut self, line: &str, is_cut: bool) {
-        if !self.text.is_empty() {
+        if !self.text.is_empty() && self.text.len() < MAX_LINE {
             self.text.push('\n');
         }
         let room = MAX_LINE.saturating_sub(self.text.len());

@@ -490,8 +490,10 @@ impl Run {
     /// `.finetuner-files.json` lists its files. If the folder holds any other
     /// file, or one that was changed since, the call fails, names it, and
     /// changes nothing. The download resumes after a broken connection and is
-    /// verified. The folder holds the old model until the new one is complete,
-    /// also if the disk fills up or the program is killed.
+    /// verified. If the disk fills up, the old model stays. If the program is
+    /// killed, the folder holds the old model or the new one. On a mount point,
+    /// and where the system can't swap folders, it may be incomplete until the
+    /// next `save_model` or `local::get_model` repairs it.
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {

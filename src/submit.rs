@@ -164,8 +164,9 @@ impl Pushing {
                 public,
                 progress: progress.clone(),
             };
-            send_documents(&finetuner.transport, source, checked, upload).await?;
+            // Noted first: the answer of an upload may be lost.
             pushed.push(name);
+            send_documents(&finetuner.transport, source, checked, upload).await?;
         }
         Ok(())
     }
@@ -215,16 +216,18 @@ pub(crate) async fn push_and_submit(
         ask(finetuner, &experiment, body.clone(), &pushing).await?;
     }
     let mut pushed = Vec::new();
+    let mut submitted = false;
     let created = async {
         let pushing = pushing.push_all(finetuner, layout, public, progress, &mut pushed);
         pushing.await?;
+        submitted = true;
         submit(finetuner, &experiment, body).await
     };
     let created = created.await;
-    // Nobody else knows the data of a run that there will not be. Where its
-    // answer was lost, there may be one.
+    // Nobody else knows the data of a run that was not created. If an answer
+    // was lost, the run may be there, and its data stays.
     if let Err(error) = &created
-        && (error.is_invalid() || error.is_conflict())
+        && (!submitted || is_refusal(error))
     {
         for name in &pushed {
             if let Err(error) = finetuner.delete_documents(name).await {
@@ -233,6 +236,12 @@ pub(crate) async fn push_and_submit(
         }
     }
     created
+}
+
+/// Whether the backend has certainly not created the run.
+fn is_refusal(error: &Error) -> bool {
+    let refused = |status| (400..500).contains(&status) && status != 408;
+    !error.is_maybe_done() && error.status().is_some_and(refused)
 }
 
 /// Asks whether a run would be accepted. A backend that does not know the

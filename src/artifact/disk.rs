@@ -117,18 +117,24 @@ pub(super) fn parent_of(path: &Path) -> &Path {
 }
 
 #[cfg(unix)]
-pub(super) fn is_on_another_device(target: &Path, parent: &Path) -> bool {
+pub(super) fn must_stay_in_place(target: &Path, parent: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
 
     let device = |path| fs::metadata(path).map(|found| found.dev());
     // The root of the file system has no parent.
     target == parent
+        || holds_current_folder(target)
         || matches!((device(target), device(parent)), (Ok(one), Ok(other)) if one != other)
 }
 
 #[cfg(not(unix))]
-pub(super) fn is_on_another_device(target: &Path, parent: &Path) -> bool {
-    target == parent
+pub(super) fn must_stay_in_place(target: &Path, parent: &Path) -> bool {
+    target == parent || holds_current_folder(target)
+}
+
+/// Whether this program works in the folder: a swap would move it away.
+fn holds_current_folder(target: &Path) -> bool {
+    std::env::current_dir().is_ok_and(|current| current.starts_with(target))
 }
 
 pub(super) fn is_read_only(error: &io::Error) -> bool {

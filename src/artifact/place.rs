@@ -25,7 +25,7 @@ use std::{
 
 use super::{
     disk::{
-        Disk, Real, identity, is_immovable, is_on_another_device, is_read_only, lock_folder,
+        Disk, Real, identity, is_immovable, is_read_only, lock_folder, must_stay_in_place,
         parent_of, resolve, sync_folder,
     },
     manifest::{Compare, MANIFEST, Manifest, check_free},
@@ -58,7 +58,7 @@ impl Place {
         check_early(&target).map_err(failed)?;
         let parent = parent_of(&target);
         fs::create_dir_all(parent).map_err(|e| Error::file(parent, e))?;
-        let beside = match is_on_another_device(&target, parent) {
+        let beside = match must_stay_in_place(&target, parent) {
             true => None,
             false => match Staging::create(parent, &target) {
                 Err(error) if target.is_dir() && is_read_only(&error) => None,

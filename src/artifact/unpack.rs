@@ -139,9 +139,9 @@ fn inner_path(name: &str) -> Option<String> {
         .collect();
     // `C:` is another disk on Windows.
     if parts.is_empty()
-        || parts
-            .iter()
-            .any(|part| *part == ".." || part.ends_with(':'))
+        || parts.iter().any(|part| {
+            *part == ".." || part.ends_with(':') || (cfg!(windows) && part.contains(':'))
+        })
     {
         return None;
     }

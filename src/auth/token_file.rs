@@ -38,7 +38,7 @@ const MAX_BYTES: u64 = 1 << 20;
 const MAX_LINKS: usize = 16;
 
 /// How often the lock is tried, and the pause after each try.
-const LOCK_TRIES: u32 = 200;
+const LOCK_TRIES: u32 = 1000;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 #[derive(Clone, Debug)]
@@ -189,8 +189,13 @@ impl TokenFile {
     fn lock(&self, folder: &Path) -> Result<File> {
         let path = folder.join(".config.json.lock");
         let mut options = File::options();
-        let file = options.create(true).truncate(false).write(true).open(path);
-        let file = file.map_err(|e| self.failed(e))?;
+        let file = options.create(true).truncate(false).write(true).open(&path);
+        // One that another user made can be locked without writing to it.
+        let file = file.or_else(|error| match error.kind() {
+            io::ErrorKind::PermissionDenied => File::open(&path),
+            _ => Err(error),
+        });
+        let file = file.map_err(|e| Error::file(&path, e))?;
         for _ in 0..LOCK_TRIES {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
@@ -199,7 +204,7 @@ impl TokenFile {
                 Err(TryLockError::Error(_)) => return Ok(file),
             }
         }
-        let reason = "another program has locked it for two seconds";
+        let reason = "another program has locked it for ten seconds";
         Err(self.failed(io::Error::new(io::ErrorKind::ResourceBusy, reason)))
     }
 
@@ -378,11 +383,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let of = |port| file_of(folder.path(), &format!("http://127.0.0.1:{port}"));
         std::thread::scope(|threads| {
-            for port in 1..=16 {
+            for port in 1..=8 {
                 threads.spawn(move || of(port).write(&port.to_string().into()).unwrap());
             }
         });
-        for port in 1..=16 {
+        for port in 1..=8 {
             assert_eq!(of(port).read().unwrap(), token(&port.to_string()));
         }
     }

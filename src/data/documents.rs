@@ -99,7 +99,7 @@ impl DocumentSource {
     ///
     /// use finetuner::{Document, DocumentSource};
     ///
-    /// // The inner error is that of opening the file, the outer that of a line.
+    /// // An error of opening the file is the only item; else there is one a line.
     /// let source = DocumentSource::try_new(|| {
     ///     let file = std::fs::File::open("titles.txt");
     ///     let (lines, error) = match file {

@@ -337,7 +337,6 @@ fn ended(error: tokio::task::JoinError) -> Error {
         },
     };
     Error::setup(format!(
-        "code that the program gave (an iterator of documents, or `on_progress`) panicked: \
-         {message}"
+        "a thread panicked, perhaps in code that the program gave: {message}"
     ))
 }

@@ -58,7 +58,7 @@ fn refused(previous: &[Url], next: &Url, allow_plain_http: bool) -> Option<&'sta
         return Some("the server redirects in circles");
     }
     let was_secret = previous.iter().any(|url| url.scheme() == "https");
-    // Not even to this machine: a server must not choose what is asked here.
+    // From https not even to this machine: a server must not choose what is asked here.
     if next.scheme() == "http" && !allow_plain_http && (was_secret || is_open(next)) {
         return Some("the server redirects to plain http, where others can read what is sent");
     }

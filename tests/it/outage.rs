@@ -3,7 +3,10 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -89,22 +92,55 @@ async fn wait_for(lines: &mut UnboundedReceiver<String>, text: &str) {
 }
 
 /// Answers one connection after the other at an address, each as `answer` says,
-/// until that is false. Then nobody listens there any more.
+/// until that is false. Then it gives the address back.
 fn serve_until(
     listener: TcpListener,
     answer: impl Fn(&str, &mut TcpStream) -> bool + Send + 'static,
-) -> std::thread::JoinHandle<()> {
+) -> std::thread::JoinHandle<TcpListener> {
     std::thread::spawn(move || {
         loop {
             let (mut connection, _) = listener.accept().unwrap();
             let mut request = [0; 8192];
             let length = connection.read(&mut request).unwrap();
+            if length == 0 {
+                continue;
+            }
             let request = String::from_utf8_lossy(&request[..length]).to_lowercase();
             if !answer(&request, &mut connection) {
-                break;
+                break listener;
             }
         }
     })
+}
+
+/// A backend that is away: its address ends each connection unanswered. The
+/// address itself stays taken, so that no other test can get it.
+struct Away {
+    back: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<TcpListener>,
+}
+
+impl Away {
+    fn at(listener: TcpListener) -> Self {
+        let back = Arc::new(AtomicBool::new(false));
+        let is_back = Arc::clone(&back);
+        let thread = std::thread::spawn(move || {
+            while let Ok((connection, _)) = listener.accept()
+                && !is_back.load(Ordering::SeqCst)
+            {
+                drop(connection);
+            }
+            listener
+        });
+        Self { back, thread }
+    }
+
+    fn end(self, address: SocketAddr) -> TcpListener {
+        self.back.store(true, Ordering::SeqCst);
+        // Wakes the thread, where no client does.
+        drop(TcpStream::connect(address).unwrap());
+        self.thread.join().unwrap()
+    }
 }
 
 async fn run_at(address: SocketAddr) -> Run {
@@ -132,12 +168,11 @@ async fn waiting_outlives_a_restart_and_says_so() {
         false
     });
     let run = run_at(address).await;
-    first.join().unwrap();
+    let away = Away::at(first.join().unwrap());
     let (_guard, mut lines) = logged();
     let waiting = tokio::spawn(async move { run.wait().await });
     wait_for(&mut lines, "does not answer").await;
-    let listener = TcpListener::bind(address).unwrap();
-    let second = serve_until(listener, |request, connection| {
+    let second = serve_until(away.end(address), |request, connection| {
         assert!(request.contains("/status"), "{request}");
         send(connection, r#"{"status": "FINISHED", "details": ""}"#);
         false
@@ -152,7 +187,7 @@ async fn a_log_stream_outlives_a_restart_without_gap_or_repeat() {
     const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    serve_until(listener, |request, connection| {
+    let first = serve_until(listener, |request, connection| {
         if !request.contains("/logstream") {
             send_run(connection);
             return true;
@@ -170,11 +205,15 @@ async fn a_log_stream_outlives_a_restart_without_gap_or_repeat() {
         }
         lines
     });
+    let away = Away::at(
+        tokio::task::spawn_blocking(|| first.join().unwrap())
+            .await
+            .unwrap(),
+    );
     wait_for(&mut lines, "does not answer").await;
-    let listener = TcpListener::bind(address).unwrap();
     let resumed = Arc::new(Mutex::new(String::new()));
     let asked = Arc::clone(&resumed);
-    let second = serve_until(listener, move |request, connection| {
+    let second = serve_until(away.end(address), move |request, connection| {
         if request.contains("/logstream") {
             *asked.lock().unwrap() = request.to_owned();
             // An event of two lines, and another one of the same number.
@@ -204,9 +243,9 @@ async fn a_log_stream_that_falls_silent_is_opened_again() {
     let finetuner = Finetuner::builder()
         .registry(url)
         .token(TOKEN)
-        .timeout(Duration::from_millis(100))
-        .idle_timeout(Duration::from_millis(100))
-        .outage_limit(Duration::from_secs(1))
+        .timeout(Duration::from_secs(1))
+        .idle_timeout(Duration::from_secs(1))
+        .outage_limit(Duration::from_secs(2))
         .retry(impatient())
         .connect()
         .await

@@ -18,6 +18,15 @@ pub(crate) fn elsewhere(test: &str, variables: &[(&str, &str)]) -> bool {
         "JINA_AUTH_TOKEN",
         "JINA_HUB_ROOT",
         "DBUS_SESSION_BUS_ADDRESS",
+        "NO_PROXY",
+        "no_proxy",
+        "ALL_PROXY",
+        "all_proxy",
+        "HTTP_PROXY",
+        "http_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "REQUEST_METHOD",
     ] {
         command.env_remove(name);
     }
