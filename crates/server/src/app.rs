@@ -29,6 +29,9 @@ use crate::{
     ticket::Signer,
 };
 
+/// How long a server that stops waits to note that in the database.
+const NOTE_LIMIT: Duration = Duration::from_secs(1);
+
 /// The state of a server.
 pub(crate) struct App {
     pub(crate) database: Database,
@@ -112,8 +115,10 @@ impl App {
     /// From now on workers are told to pause, and no new ones are started.
     pub(crate) async fn begin_to_stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);
-        if let Err(error) = self.database.note_stop().await {
-            tracing::warn!("It can't be noted that the server stops: {error}");
+        match tokio::time::timeout(NOTE_LIMIT, self.database.note_stop()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("The stop can't be noted in the database: {error}"),
+            Err(_) => tracing::warn!("The stop can't be noted in the database, which is busy"),
         }
         self.submitted.notify_one();
     }
@@ -151,7 +156,7 @@ impl App {
             app.changes.notify(run_id);
             app.submitted.notify_one();
             let ended = orphans.is_some();
-            app.remove_orphans(orphans.unwrap_or_default()).await?;
+            app.remove_orphans(orphans.unwrap_or_default()).await;
             Ok(ended)
         })
         .await
@@ -234,12 +239,12 @@ impl App {
         match enter(&stored).await {
             Ok((made, orphans)) => {
                 unnamed.named();
-                self.remove_orphans(orphans).await?;
+                self.remove_orphans(orphans).await;
                 Ok(made)
             }
             Err(error) => {
                 drop(unnamed);
-                self.remove_orphans(vec![stored.content]).await?;
+                self.remove_orphans(vec![stored.content]).await;
                 Err(error)
             }
         }
@@ -256,14 +261,17 @@ impl App {
     }
 
     /// Removes those of the contents that nothing refers to. One that somebody
-    /// still reads is removed later.
-    pub(crate) async fn remove_orphans(&self, contents: Vec<String>) -> Result<()> {
+    /// still reads is removed later; one that could not be removed, by the sweep
+    /// of the next start. What made them orphans was done all the same.
+    pub(crate) async fn remove_orphans(&self, contents: Vec<String>) {
         for content in contents {
             // Something may have got it since.
             let is_wanted = self.database.is_wanted(content.clone());
-            self.store.remove(&content, is_wanted).await?;
+            if let Err(error) = self.store.remove(&content, is_wanted).await {
+                let reason = error.message();
+                tracing::warn!("Content {content}, which nothing refers to, stays: {reason}");
+            }
         }
-        Ok(())
     }
 
     /// Removes contents that nothing refers to once nobody reads them any more,
@@ -271,9 +279,7 @@ impl App {
     pub(crate) async fn remove_suspects(self: Arc<Self>) {
         loop {
             let suspects = self.store.suspects().await;
-            if let Err(error) = self.remove_orphans(suspects).await {
-                tracing::warn!("Unused contents could not be removed: {}", error.message());
-            }
+            self.remove_orphans(suspects).await;
         }
     }
 
@@ -286,7 +292,7 @@ impl App {
         let app = Arc::clone(self);
         to_the_end(async move {
             let (there, orphan) = app.database.delete_artifact(user_id, which).await?;
-            app.remove_orphans(orphan.into_iter().collect()).await?;
+            app.remove_orphans(orphan.into_iter().collect()).await;
             Ok(there)
         })
         .await
@@ -300,7 +306,7 @@ impl App {
             let orphans = app.database.delete_run(run.id).await?;
             app.changes.notify(run.id);
             app.submitted.notify_one();
-            app.remove_orphans(orphans).await?;
+            app.remove_orphans(orphans).await;
             let model = Which::Id(run.artifact_id);
             app.delete_artifact(run.user_id, model).await.map(drop)
         })

@@ -11,7 +11,7 @@ use crate::{
     store::Store,
 };
 
-/// The bytes that the documents of one look may have, without the last of them.
+/// No further document of a page is read once these many bytes were unpacked.
 const MAX_BYTES: u64 = 64 << 20;
 
 /// Documents from number `first` on, counted from 0, at most `count` and fewer

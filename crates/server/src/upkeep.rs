@@ -166,29 +166,46 @@ async fn copy(
     let lock = lock(target)?;
     let to = open_store(target, target_store)?;
     let unfinished = target.join(UNFINISHED);
-    let copied = database.copy_to(unfinished.clone()).await;
-    copied.map_err(|e| failed(&e))?;
-    let contents = contents_of(&unfinished).await.map_err(|e| failed(&e))?;
-    for content in &contents {
-        let there = store.copy(content, &to).await;
-        let there = there.map_err(|e| failed(&format!("{content}: {}", e.message())))?;
-        if !there
-            && database
-                .is_wanted(content.clone())
-                .await
-                .map_err(|e| failed(&e))?
-        {
-            return Err(failed(&format!("{content} is missing: see `check`")));
+    for _ in 0..COPIES {
+        let copied = database.copy_to(unfinished.clone()).await;
+        copied.map_err(|e| failed(&e))?;
+        let contents = contents_of_copy(&unfinished).await;
+        let contents = contents.map_err(|e| failed(&e))?;
+        let mut vanished = false;
+        for content in &contents {
+            let there = store.copy(content, &to).await;
+            let there = there.map_err(|e| failed(&format!("{content}: {}", e.message())))?;
+            if there {
+                continue;
+            }
+            let wanted = database.is_wanted(content.clone()).await;
+            if wanted.map_err(|e| failed(&e))? {
+                return Err(failed(&format!("{content} is missing: see `check`")));
+            }
+            vanished = true;
         }
+        if vanished {
+            // It was deleted while the copy was made: the copy needs it.
+            continue;
+        }
+        // Last, so that what can be served is whole.
+        database::replace(&database::file(target), &unfinished).map_err(|e| failed(&e))?;
+        drop(lock);
+        return Ok(contents.len());
     }
-    // Last, so that what can be served is whole.
-    database::replace(&database::file(target), &unfinished).map_err(|e| failed(&e))?;
-    drop(lock);
-    Ok(contents.len())
+    Err(failed(
+        &"data was deleted each time while it was copied; try again when less happens",
+    ))
 }
 
-async fn contents_of(file: &Path) -> Result<Vec<String>, String> {
+/// How often a copy is begun again because something in it was deleted.
+const COPIES: usize = 10;
+
+/// The contents that a copy of a database needs. The workers of the original
+/// are taken out of the copy.
+async fn contents_of_copy(file: &Path) -> Result<Vec<String>, String> {
     let copy = Database::attach(file)?;
+    copy.forget_workers().await.map_err(|e| e.to_string())?;
     let contents = copy.contents().await.map_err(|e| e.to_string())?;
     let mut contents: Vec<String> = contents.into_iter().map(|(content, ..)| content).collect();
     contents.sort();
@@ -218,7 +235,6 @@ async fn sweep_store(app: &App, store: &Store) -> Result<usize, String> {
         }
     }
     let count = orphans.len();
-    let removed = app.remove_orphans(orphans).await;
-    removed.map_err(|e| e.message().to_owned())?;
+    app.remove_orphans(orphans).await;
     Ok(count)
 }

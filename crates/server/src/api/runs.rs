@@ -138,20 +138,21 @@ async fn submit(
 ) -> Result<(StatusCode, Json<Value>)> {
     let (name, key) = (row.name.clone(), row.idempotency_key.clone());
     let most = app.settings.max_open_runs;
-    let created = app.database.create_run(row, most).await;
-    if let Ok(Created::TooManyOpen(open)) = created {
-        return Err(too_many_open(open, most.unwrap_or(open)));
-    }
+    let is_new = match app.database.create_run(row, most).await {
+        Ok(Created::TooManyOpen(open)) => {
+            return Err(too_many_open(open, most.unwrap_or(open)));
+        }
+        Ok(_) => true,
+        Err(error) if is_duplicate(&error) => false,
+        Err(error) => return Err(error.into()),
+    };
     let run = app.database.run(experiment.id, name).await?;
     let run = run.ok_or_else(|| ApiError::internal(&"a new run is not there"))?;
-    match created {
-        Ok(_) => {
-            app.submitted.notify_one();
-            Ok((StatusCode::CREATED, Json(info(run))))
-        }
-        Err(error) if is_duplicate(&error) => same_request(run, experiment, key.as_deref()),
-        Err(error) => Err(error.into()),
+    if !is_new {
+        return same_request(run, experiment, key.as_deref());
     }
+    app.submitted.notify_one();
+    Ok((StatusCode::CREATED, Json(info(run))))
 }
 
 /// Refuses a run of a user who has too many already, before its data is checked.

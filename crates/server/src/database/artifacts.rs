@@ -243,8 +243,8 @@ impl Database {
                 |row| row.get(0),
             )?;
             let order = match (list.by_name, list.newest_first) {
-                (false, false) => "created_at, id",
-                (false, true) => "created_at DESC, id DESC",
+                (false, false) => "created_at, rowid",
+                (false, true) => "created_at DESC, rowid DESC",
                 (true, false) => "name, id",
                 (true, true) => "name DESC, id DESC",
             };

@@ -34,6 +34,21 @@ impl Database {
         .await
     }
 
+    /// Takes the workers out of a copy: those of the original are not its own.
+    pub(crate) async fn forget_workers(&self) -> rusqlite::Result<()> {
+        self.write(|db| {
+            let transaction = db.transaction()?;
+            transaction.execute(
+                "UPDATE runs SET worker_token = NULL, job = NULL, attempts = max(attempts - 1, 0)
+                 WHERE worker_token IS NOT NULL",
+                [],
+            )?;
+            transaction.execute("DELETE FROM settings WHERE name = 'worker port'", [])?;
+            transaction.commit()
+        })
+        .await
+    }
+
     /// The key that this server signs with; made when it is first asked for.
     pub(crate) async fn signing_key(&self) -> rusqlite::Result<[u8; 32]> {
         self.write(|db| {

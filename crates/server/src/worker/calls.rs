@@ -55,7 +55,7 @@ impl fmt::Display for CallError {
 struct Patience {
     since: Instant,
     /// Since when nobody has answered at all.
-    silent_since: Instant,
+    silent_since: Option<Instant>,
     pause: Duration,
 }
 
@@ -64,7 +64,7 @@ impl Patience {
         let now = Instant::now();
         Self {
             since: now,
-            silent_since: now,
+            silent_since: None,
             pause: FIRST_PAUSE,
         }
     }
@@ -73,13 +73,17 @@ impl Patience {
     async fn next(&mut self, failure: Passing) -> Result<(), CallError> {
         let now = Instant::now();
         let reason = match failure {
-            Passing::Unanswered(reason) => reason,
+            Passing::Unanswered(reason) => {
+                self.silent_since.get_or_insert(now);
+                reason
+            }
             Passing::Answered(reason) => {
-                self.silent_since = now;
+                self.silent_since = None;
                 reason
             }
         };
-        if now - self.silent_since > UNREACHABLE_FOR || now - self.since > FAILS_FOR {
+        let is_silent = (self.silent_since).is_some_and(|since| now - since > UNREACHABLE_FOR);
+        if is_silent || now - self.since > FAILS_FOR {
             return Err(CallError::Gone(reason));
         }
         tokio::time::sleep(self.pause).await;
@@ -100,6 +104,8 @@ enum Passing {
 #[derive(Clone)]
 pub(super) struct Server {
     client: Client,
+    /// Waits longer for an answer: a large file takes its time.
+    uploads: Client,
     url: String,
     token: String,
 }
@@ -107,7 +113,8 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn new(url: &str, token: String) -> Result<Self, String> {
         Ok(Self {
-            client: client(url)?,
+            client: client(url, TIMEOUT)?,
+            uploads: client(url, UPLOAD_TIMEOUT)?,
             url: url.trim_end_matches('/').to_owned(),
             token,
         })
@@ -219,7 +226,7 @@ impl Server {
             let size = file.metadata().await.map_err(failed)?.len();
             let stream = tokio_util::io::ReaderStream::with_capacity(file, 1 << 20);
             let request = self
-                .post(call)
+                .with_token(self.uploads.post(self.address(call)))
                 .query(query)
                 .header(header::CONTENT_LENGTH, size)
                 .body(reqwest::Body::wrap_stream(stream))
@@ -275,7 +282,7 @@ fn without_url(error: reqwest::Error) -> String {
 /// A client without the proxies of the environment: the address that a worker
 /// is given is the server's own. It leaves a program around us the choice of
 /// its own TLS.
-fn client(url: &str) -> Result<Client, String> {
+fn client(url: &str, read_timeout: Duration) -> Result<Client, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -292,7 +299,7 @@ fn client(url: &str) -> Result<Client, String> {
     Client::builder()
         .tls_backend_preconfigured(tls.with_no_client_auth())
         .no_proxy()
-        .read_timeout(TIMEOUT)
+        .read_timeout(read_timeout)
         .build()
         .map_err(|e| e.to_string())
 }

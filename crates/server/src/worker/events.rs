@@ -71,6 +71,8 @@ pub(super) async fn report(
                 if let Err(error) = told {
                     eprintln!("finetuner-server: {error}");
                 }
+                // Nothing else removes them after the exit.
+                let _ = std::fs::remove_dir_all(limits.folder());
                 std::process::exit(1);
             }
         }

@@ -15,6 +15,11 @@ pub(super) struct Limits {
 }
 
 impl Limits {
+    /// The run's folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     pub(super) fn of(rules: &WorkRules, folder: &Path) -> Self {
         Self {
             memory: rules.max_memory,
@@ -85,9 +90,11 @@ const SLACK: u64 = 512 << 20;
 /// is an error.
 #[cfg(target_os = "linux")]
 pub(super) fn tell_the_system(rules: &WorkRules) -> Result<(), String> {
-    use rustix::process::{Resource, Rlimit, setrlimit};
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
     let set = |resource, limit: u64| {
+        // Only root may raise a limit that the service manager has set.
+        let limit = getrlimit(resource).maximum.map_or(limit, |most| most.min(limit));
         let limit = Rlimit {
             current: Some(limit),
             maximum: Some(limit),

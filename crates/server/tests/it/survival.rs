@@ -178,6 +178,9 @@ impl Training {
 impl Drop for Training {
     /// A worker outlives its server, also that of a test that has failed.
     fn drop(&mut self) {
+        if std::thread::panicking() && !self.data().join("finetuner.sqlite").exists() {
+            return;
+        }
         for pid in workers_of(&self.data()) {
             let _ = std::process::Command::new("kill")
                 .args(["-KILL", &pid.to_string()])
