@@ -157,12 +157,23 @@ impl LoginAttempts {
 impl Attempt<'_> {
     /// The password was right.
     pub(crate) fn right(self) {
+        self.take_back(Group::is_forgiven);
+    }
+
+    /// The password could not be checked.
+    pub(crate) fn undecided(self) {
+        self.take_back(|_| false);
+    }
+
+    /// Counts this attempt no longer, and in groups that are `forgiven` none
+    /// of the earlier ones.
+    fn take_back(self, forgiven: impl Fn(&Group) -> bool) {
         let mut counts = self.attempts.counts();
         for group in &self.groups {
             let Some(count) = counts.get_mut(group) else {
                 continue;
             };
-            count.wrong = match group.is_forgiven() {
+            count.wrong = match forgiven(group) {
                 true => 0,
                 false => count.wrong.saturating_sub(1),
             };
@@ -176,6 +187,19 @@ impl Attempt<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_that_could_not_be_checked_does_not_count() {
+        let attempts = LoginAttempts::default();
+        let ada = from("ada", "192.0.2.1");
+        for _ in 0..200 {
+            attempts.begin(&ada).unwrap().undecided();
+        }
+        drop(attempts.begin(&ada).unwrap());
+        attempts.begin(&ada).unwrap().undecided();
+        let now = Instant::now();
+        assert_eq!(guesses(&attempts, &ada, now), 7, "one was wrong before");
+    }
 
     fn from<'a>(user: &'a str, address: &str) -> Candidate<'a> {
         Candidate {

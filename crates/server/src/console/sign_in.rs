@@ -107,7 +107,15 @@ pub(crate) async fn sign_in(
     })?;
     let password = given.password.trim();
     if name.is_empty() {
-        if let Ok(user) = by_token(&app, password).await {
+        let user = match by_token(&app, password).await {
+            Ok(user) => Some(user),
+            Err(error) if error.status() == StatusCode::UNAUTHORIZED => None,
+            Err(error) => {
+                attempt.undecided();
+                return Err(error.into());
+            }
+        };
+        if let Some(user) = user {
             attempt.right();
             if user.scope == Scope::Read {
                 // The browser goes on with the token itself: no more is allowed.
@@ -115,15 +123,23 @@ pub(crate) async fn sign_in(
             }
             return open(&app, &headers, user.id, next).await;
         }
-    } else if let Some(user_id) =
-        accounts::check_password(&app, name.clone(), given.password.clone()).await?
-    {
-        attempt.right();
-        let mut answer = open(&app, &headers, user_id, next).await?;
-        let device = accounts::device_cookie(&app, &name);
-        let age = DEVICE_DAYS * 86400;
-        add_cookie(&headers, &mut answer, DEVICE_COOKIE, &device, age);
-        return Ok(answer);
+    } else {
+        let checked = accounts::check_password(&app, name.clone(), given.password.clone()).await;
+        let checked = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                attempt.undecided();
+                return Err(error.into());
+            }
+        };
+        if let Some(user_id) = checked {
+            attempt.right();
+            let mut answer = open(&app, &headers, user_id, next).await?;
+            let device = accounts::device_cookie(&app, &name);
+            let age = DEVICE_DAYS * 86400;
+            add_cookie(&headers, &mut answer, DEVICE_COOKIE, &device, age);
+            return Ok(answer);
+        }
     }
     Ok(form(
         &given.next,

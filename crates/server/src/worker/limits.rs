@@ -94,7 +94,9 @@ pub(super) fn tell_the_system(rules: &WorkRules) -> Result<(), String> {
 
     let set = |resource, limit: u64| {
         // Only root may raise a limit that the service manager has set.
-        let limit = getrlimit(resource).maximum.map_or(limit, |most| most.min(limit));
+        let limit = getrlimit(resource)
+            .maximum
+            .map_or(limit, |most| most.min(limit));
         let limit = Rlimit {
             current: Some(limit),
             maximum: Some(limit),
