@@ -268,8 +268,7 @@ impl App {
             // Something may have got it since.
             let is_wanted = self.database.is_wanted(content.clone());
             if let Err(error) = self.store.remove(&content, is_wanted).await {
-                let reason = error.message();
-                tracing::warn!("Content {content}, which nothing refers to, stays: {reason}");
+                tracing::warn!("Content {content}, which nothing refers to, stays: {error}");
             }
         }
     }
