@@ -288,6 +288,51 @@ mod tests {
     }
 
     #[test]
+    fn data_uris_and_normalised_tensors_of_docarray_are_the_pictures_they_came_from() {
+        // Written by `tests/fixtures/make_picture_forms.py`.
+        let forms = include_str!("../../tests/fixtures/picture_forms.json");
+        let forms: serde_json::Value = serde_json::from_str(forms).unwrap();
+        let pixels: Vec<u8> = serde_json::from_value(forms["pixels"].clone()).unwrap();
+        let uri = |name: &str| {
+            let mut document = Document::new();
+            document.uri = forms[name].as_str().unwrap().to_owned();
+            assert!(holds_one(&document));
+            document
+        };
+        let tensor = |name: &str| {
+            let values = serde_json::from_value::<Vec<f32>>(forms[name]["values"].clone());
+            let shape = serde_json::from_value::<Vec<u32>>(forms[name]["shape"].clone());
+            Document::tensor(&values.unwrap(), &shape.unwrap())
+        };
+        let forms = [
+            uri("percent"),
+            uri("base64"),
+            tensor("last"),
+            tensor("first"),
+        ];
+        for document in forms {
+            let decoded = image::load_from_memory(&encoded(&document).unwrap()).unwrap();
+            assert_eq!(decoded.to_rgb8().dimensions(), (4, 3));
+            assert_eq!(decoded.to_rgb8().as_raw(), &pixels);
+        }
+        // Normalised otherwise, such as by OpenAI's moments.
+        let other = tensor_of(&pixels, [0.481, 0.458, 0.408], [0.269, 0.261, 0.276]);
+        let found = encoded(&other).unwrap_err();
+        assert!(
+            found.contains("`set_image_tensor_normalization`"),
+            "{found}"
+        );
+    }
+
+    fn tensor_of(pixels: &[u8], mean: [f32; 3], std: [f32; 3]) -> Document {
+        let values = pixels
+            .iter()
+            .enumerate()
+            .map(|(i, pixel)| (f32::from(*pixel) / 255.0 - mean[i % 3]) / std[i % 3]);
+        Document::tensor(&values.collect::<Vec<_>>(), &[3, 4, 3])
+    }
+
+    #[test]
     fn tensors_that_are_no_pictures_are_refused_with_the_reason() {
         for (values, shape, wanted) in [
             (&[1.0, 2.0][..], &[2][..], "has the shape [2]"),
