@@ -3,7 +3,7 @@
 //! while holding a lock here.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -26,7 +26,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     held: HashMap<String, Held>,
-    removing: HashSet<String>,
+    /// Contents that are being removed, and whether each is to be looked at again:
+    /// the last thing that refers to it may have gone meanwhile.
+    removing: HashMap<String, bool>,
     /// Contents that may have no name.
     suspects: HashSet<String>,
 }
@@ -61,7 +63,7 @@ impl Holds {
 
     fn try_hold(&self, content: &str) -> Option<Hold> {
         let mut state = self.0.state();
-        if state.removing.contains(content) {
+        if state.removing.contains_key(content) {
             return None;
         }
         state.held.entry(content.to_owned()).or_default().count += 1;
@@ -71,19 +73,27 @@ impl Holds {
         })))
     }
 
-    /// Begins to remove a content. Returns nothing if it is held; it becomes a
-    /// suspect then, once it is let go.
+    /// Begins to remove a content. Returns nothing if it is held or already being
+    /// removed; it becomes a suspect then, once that has ended.
     pub(super) fn begin_removal(&self, content: &str) -> Option<Removal> {
         let mut state = self.0.state();
         if let Some(held) = state.held.get_mut(content) {
             held.suspect = true;
             return None;
         }
-        let first = state.removing.insert(content.to_owned());
-        first.then(|| Removal {
-            shared: Arc::clone(&self.0),
-            content: content.to_owned(),
-        })
+        match state.removing.entry(content.to_owned()) {
+            Entry::Occupied(mut again) => {
+                again.insert(true);
+                None
+            }
+            Entry::Vacant(first) => {
+                first.insert(false);
+                Some(Removal {
+                    shared: Arc::clone(&self.0),
+                    content: content.to_owned(),
+                })
+            }
+        }
     }
 
     /// The contents that may have no name any more, once there are some.
@@ -170,7 +180,12 @@ pub(super) struct Removal {
 
 impl Drop for Removal {
     fn drop(&mut self) {
-        self.shared.state().removing.remove(&self.content);
+        let mut state = self.shared.state();
+        if state.removing.remove(&self.content) == Some(true) {
+            state.suspects.insert(self.content.clone());
+            self.shared.suspected.notify_one();
+        }
+        drop(state);
         self.shared.removed.notify_waiters();
     }
 }
@@ -202,10 +217,13 @@ mod tests {
         let holds = Holds::default();
         let removal = holds.begin_removal("a").unwrap();
         assert!(holds.begin_removal("a").is_none(), "once at a time");
+        assert!(holds.take_suspects().is_empty(), "not before it has ended");
         let mut waits = std::pin::pin!(holds.hold("a"));
         assert!(waits.as_mut().now_or_never().is_none());
         assert!(holds.hold("b").now_or_never().is_some());
         drop(removal);
         waits.await;
+        // The second removal had another reason, which the first did not see.
+        assert_eq!(holds.suspects().await, ["a"]);
     }
 }
