@@ -340,7 +340,9 @@ def verify(server, uploads, runs, expected):
         log = server.call("GET", f"/api/v1/experiments/e/runs/{run}/logs").decode()
         assert status["status"] == "FINISHED", (run, status, log)
         assert log.count("Finished 🚀") == 1, log
-        assert server.losses(run) == expected, f"{run} has other losses"
+        losses = server.losses(run)
+        missing, other = ([p for p in a if p not in b] for a, b in ((expected, losses), (losses, expected)))
+        assert losses == expected, f"{run} has other losses: without {missing}, with {other}"
         lost += log.count("The worker was lost")
         resumed += log.count("Going on from a checkpoint")
     for name, digest in uploads.items():

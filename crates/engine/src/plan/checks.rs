@@ -97,6 +97,16 @@ pub(super) fn check_monitors(
             continue;
         }
         if name == "val_loss" {
+            // Its default: programs of users leave it so, also without validation.
+            if !validates && matches!(callback, Callback::BestModelCheckpoint(_)) {
+                notes.push(
+                    "`BestModelCheckpoint` watches `val_loss`, which the run does not measure: the \
+                     model of the last epoch is saved. Give `eval_data` or a `val_split` above 0, \
+                     or watch `train_loss`"
+                        .to_owned(),
+                );
+                continue;
+            }
             if !validates {
                 return bad(
                     "the run measures no validation loss; give `eval_data` or a `val_split` above \

@@ -392,6 +392,8 @@ fn callbacks_that_wait_for_what_never_comes_are_refused() {
         assert!(found.contains(part), "{part} is missing in: {found}");
     }
     assert_eq!(refused(json!([evaluate, watch("mine_recall_at_k")])), "");
+    // Its default; the log says that the last epoch's model is saved.
+    assert_eq!(refused(json!([{"name": "BestModelCheckpoint"}])), "");
 }
 
 #[test]
