@@ -33,7 +33,7 @@ use finetuner_protocol::{
 use tempfile::NamedTempFile;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    sync::mpsc,
+    sync::{mpsc, oneshot},
 };
 
 use self::{
@@ -394,7 +394,7 @@ impl Signals {
 
 /// Follows the run: takes its events and keeps its checkpoints.
 struct Follower<'a> {
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedSender<events::Item>,
     signals: Arc<Signals>,
     runtime: &'a Runtime,
     server: &'a Server,
@@ -414,7 +414,7 @@ impl Follower<'_> {
 impl Observer for Follower<'_> {
     fn event(&mut self, event: Event) {
         // The receiver is gone only where the server is, which also stops us.
-        let _ = self.events.send(event);
+        let _ = self.events.send(events::Item::Event(event));
     }
 
     fn interrupted(&self) -> Option<Interruption> {
@@ -428,12 +428,20 @@ impl Observer for Follower<'_> {
     fn checkpoint(&mut self, file: &Path, at: Position) -> Result<(), String> {
         let position = [("epoch", at.epoch), ("step", at.step)];
         let begun = Instant::now();
-        let sent = self.server.upload("checkpoint", &position, file);
-        let sent = self.runtime.block_on(sent);
+        let (told, delivered) = oneshot::channel();
+        let sent = self.runtime.block_on(async {
+            // A run that goes on from here does not report these steps again.
+            let asked = self.events.send(events::Item::Delivered(told)).is_ok();
+            if !asked || delivered.await.is_err() {
+                return Err("what came before it can't be reported".to_owned());
+            }
+            let sent = self.server.upload("checkpoint", &position, file).await;
+            sent.map_err(|e| e.to_string())
+        });
         // A large model must not spend its time on checkpoints.
         self.every = self.every.max(begun.elapsed() * 10);
         self.last = Instant::now();
-        sent.map_err(|e| e.to_string())
+        sent
     }
 }
 

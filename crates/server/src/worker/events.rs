@@ -9,7 +9,7 @@ use std::{
 
 use finetuner_protocol::{Event, EventBatch, FoundDocuments, Level, Outcome, Stage, WorkerOrders};
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Place, Signals,
@@ -30,11 +30,18 @@ const EXAMPLE_BYTES: usize = 2 << 10;
 /// How long a run that has passed a limit may take to stop at its next step.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
+/// What a run hands over.
+pub(super) enum Item {
+    Event(Event),
+    /// Answered once the server has all events before it.
+    Delivered(oneshot::Sender<()>),
+}
+
 /// Sends events in their order until the run has ended, and shows at least
 /// every `heartbeat` that the worker lives.
 pub(super) async fn report(
     server: Server,
-    mut events: mpsc::UnboundedReceiver<Event>,
+    mut items: mpsc::UnboundedReceiver<Item>,
     signals: Arc<Signals>,
     limits: Limits,
     heartbeat: Duration,
@@ -44,11 +51,17 @@ pub(super) async fn report(
     let mut over_since: Option<Instant> = None;
     loop {
         let mut new = Vec::new();
-        let waited = tokio::time::timeout(heartbeat, events.recv_many(&mut new, BATCH)).await;
+        let waited = tokio::time::timeout(heartbeat, items.recv_many(&mut new, BATCH)).await;
         if waited == Ok(0) {
             return Ok(());
         }
-        let bounded: Vec<Event> = new.into_iter().flat_map(bounded).collect();
+        let (mut bounded, mut waiting) = (Vec::new(), Vec::new());
+        for item in new {
+            match item {
+                Item::Event(event) => bounded.extend(bound(event)),
+                Item::Delivered(told) => waiting.push(told),
+            }
+        }
         for batch in batches(bounded) {
             let count = batch.len() as u64;
             match send(&server, first, batch).await {
@@ -60,6 +73,10 @@ pub(super) async fn report(
                 }
             }
             first += count;
+        }
+        for told in waiting {
+            // Nobody waits for it any more where the run has ended.
+            let _ = told.send(());
         }
         if let Some(reason) = limits.passed() {
             let since = *over_since.get_or_insert_with(Instant::now);
@@ -143,7 +160,7 @@ fn batches(events: Vec<Event>) -> Vec<Vec<Event>> {
 }
 
 /// An event as one or several that are not too long.
-fn bounded(event: Event) -> Vec<Event> {
+fn bound(event: Event) -> Vec<Event> {
     match event {
         Event::Log { level, message } if message.len() > LINE_BYTES => {
             let message = cut(&message, LINE_BYTES);
@@ -311,7 +328,7 @@ mod tests {
     fn many_examples_are_spread_over_events_and_none_is_lost() {
         let whole = examples(3000, 20, 200);
         assert!(bytes(&whole) > 8 << 20);
-        let parts = bounded(whole.clone());
+        let parts = bound(whole.clone());
         assert!(parts.len() > 20 && parts.iter().all(|part| bytes(part) < BATCH_BYTES));
         let Event::Examples {
             examples: expected,
@@ -344,7 +361,7 @@ mod tests {
     #[test]
     fn long_texts_are_cut_and_the_log_says_so() {
         for event in [examples(2, 3, 3 << 20), examples(1, 500_000, 2)] {
-            let parts = bounded(event);
+            let parts = bound(event);
             assert!(parts.iter().all(|part| bytes(part) <= 2 * EVENT_BYTES));
             let Some(Event::Log { message, .. }) = parts.last() else {
                 panic!("{parts:?}")
@@ -355,7 +372,7 @@ mod tests {
             level: Level::Info,
             message: "ü".repeat(1 << 20),
         };
-        let [Event::Log { message, .. }] = &bounded(line)[..] else {
+        let [Event::Log { message, .. }] = &bound(line)[..] else {
             unreachable!()
         };
         assert!(message.len() < LINE_BYTES + 100);
@@ -365,12 +382,12 @@ mod tests {
     #[test]
     fn what_is_short_stays_as_it_is() {
         let event = examples(2, 2, 10);
-        assert_eq!(bounded(event.clone()), [event]);
+        assert_eq!(bound(event.clone()), [event]);
         let line = Event::Log {
             level: Level::Info,
             message: "x".into(),
         };
-        assert_eq!(bounded(line.clone()), [line]);
+        assert_eq!(bound(line.clone()), [line]);
         assert_eq!(batches(Vec::new()), [Vec::<Event>::new()]);
     }
 
@@ -400,6 +417,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_comes_before_a_checkpoint_is_delivered_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (app, server) = server_with_a_run(folder.path()).await;
+        let (items, received) = mpsc::unbounded_channel();
+        let signals = Arc::new(Signals::default());
+        let every = Duration::from_secs(60);
+        let reports = report(
+            server,
+            received,
+            signals,
+            Limits::none(),
+            every,
+            Place::Thread,
+        );
+        let reports = tokio::spawn(reports);
+        for n in 0..2 * BATCH {
+            let level = Level::Info;
+            let message = format!("line {n}");
+            items
+                .send(Item::Event(Event::Log { level, message }))
+                .unwrap();
+        }
+        let (told, delivered) = oneshot::channel();
+        items.send(Item::Delivered(told)).unwrap();
+        delivered.await.unwrap();
+        let log = api::log_text(&app, 1).await.unwrap();
+        assert_eq!(log.lines().count(), 2 * BATCH);
+        drop(items);
+        reports.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
     async fn what_the_server_refuses_is_said_in_the_log_and_the_rest_arrives() {
         let folder = tempfile::tempdir().unwrap();
         let (app, server) = server_with_a_run(folder.path()).await;
@@ -419,7 +468,7 @@ mod tests {
             line("last"),
             examples(3000, 20, 200),
         ] {
-            events.send(event).unwrap();
+            events.send(Item::Event(event)).unwrap();
         }
         drop(events);
         let signals = Arc::new(Signals::default());
