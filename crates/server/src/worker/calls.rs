@@ -56,15 +56,17 @@ struct Patience {
     since: Instant,
     /// Since when nobody has answered at all.
     silent_since: Option<Instant>,
+    longest_pause: Duration,
     pause: Duration,
 }
 
 impl Patience {
-    fn new() -> Self {
+    fn new(longest_pause: Duration) -> Self {
         let now = Instant::now();
         Self {
             since: now,
             silent_since: None,
+            longest_pause,
             pause: FIRST_PAUSE,
         }
     }
@@ -87,7 +89,7 @@ impl Patience {
             return Err(CallError::Gone(reason));
         }
         tokio::time::sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.pause = (self.pause * 2).min(self.longest_pause);
         Ok(())
     }
 }
@@ -108,6 +110,7 @@ pub(super) struct Server {
     uploads: Client,
     url: String,
     token: String,
+    longest_pause: Duration,
 }
 
 impl Server {
@@ -117,7 +120,16 @@ impl Server {
             uploads: client(url, UPLOAD_TIMEOUT)?,
             url: url.trim_end_matches('/').to_owned(),
             token,
+            longest_pause: LONGEST_PAUSE,
         })
+    }
+
+    /// The same with shorter pauses between attempts: each one is a sign of life.
+    pub(super) fn trying_every(self, pause: Duration) -> Self {
+        Self {
+            longest_pause: pause.min(LONGEST_PAUSE),
+            ..self
+        }
     }
 
     fn get(&self, call: &str) -> RequestBuilder {
@@ -149,7 +161,7 @@ impl Server {
         &self,
         request: impl Fn() -> RequestBuilder,
     ) -> Result<Response, CallError> {
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(self.longest_pause);
         loop {
             match outcome(request().send().await).await? {
                 Ok(answer) => return Ok(answer),
@@ -176,7 +188,7 @@ impl Server {
         path: &Path,
     ) -> Result<(), CallError> {
         let failed = |e: std::io::Error| CallError::File(format!("{}: {e}", path.display()));
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(self.longest_pause);
         let mut damaged = 0;
         loop {
             let mut answer = self.send(&request).await?;
@@ -220,7 +232,7 @@ impl Server {
         path: &Path,
     ) -> Result<(), CallError> {
         let failed = |e: std::io::Error| CallError::File(format!("{}: {e}", path.display()));
-        let mut patience = Patience::new();
+        let mut patience = Patience::new(self.longest_pause);
         loop {
             let file = tokio::fs::File::open(path).await.map_err(failed)?;
             let size = file.metadata().await.map_err(failed)?.len();

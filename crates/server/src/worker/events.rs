@@ -47,6 +47,7 @@ pub(super) async fn report(
     heartbeat: Duration,
     place: Place,
 ) -> Result<(), String> {
+    let server = server.trying_every(heartbeat);
     let mut first = 0;
     let mut over_since: Option<Instant> = None;
     loop {
