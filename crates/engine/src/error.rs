@@ -69,7 +69,7 @@ pub enum Error {
          `learning_rate` or `weight_decay` usually helps"
     )]
     NotFinite {
-        /// What holds them, and when.
+        /// The values that are not finite, and where they appeared.
         what: String,
     },
     /// A tensor operation that failed.

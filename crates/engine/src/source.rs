@@ -202,7 +202,7 @@ impl ModelSource {
     }
 }
 
-/// What may be fetched from the model hub.
+/// The models that may be downloaded from the hub.
 #[derive(Clone, Default)]
 pub struct HubRules {
     /// The most bytes of one file; without limit where there is none.

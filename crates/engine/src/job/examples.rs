@@ -15,13 +15,13 @@ use crate::{
     train::Sampling,
 };
 
-/// What a run trains on and validates with.
+/// The training and validation examples of a run.
 pub(super) struct Data {
     pub(super) train: TrainingSet,
     pub(super) validation: TrainingSet,
     /// How many classes the training data has.
     pub(super) classes: usize,
-    /// What of the data is odd, for the log.
+    /// Oddities of the data, for the log.
     pub(super) warnings: Vec<String>,
 }
 

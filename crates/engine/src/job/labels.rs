@@ -7,7 +7,7 @@ use finetuner_protocol::{callback::EvaluationCallback, text::start_of};
 
 use crate::{Error, Result, data::SearchSet};
 
-/// What a label probably means: without spaces around it, numbers in one form.
+/// The normal form of a label: no spaces around it, numbers in one form.
 fn meaning(label: &str) -> String {
     let label = label.trim();
     match label.parse::<f64>() {

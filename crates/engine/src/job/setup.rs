@@ -1,4 +1,4 @@
-//! What a run needs before its first step beside its data: the trainer.
+//! The trainer, which a run sets up before its first step.
 
 use finetuner_protocol::Level;
 
