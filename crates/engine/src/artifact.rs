@@ -172,7 +172,7 @@ fn metrics(record: &RunRecord<'_>) -> Value {
     json!({"before": record.before, "after": record.after})
 }
 
-/// The parts of the model that other libraries do not read from the folder.
+/// The note in `metadata.yml` for models with a projection head.
 const HEAD_NOTE: &str = "config.json and model.safetensors are the backbone alone. The embeddings of \
                          this run come from the projection head on top of it, which other \
                          libraries leave out; finetuner.json describes it";

@@ -75,7 +75,7 @@ pub struct Setting<'a> {
     pub device: &'a Device,
     /// From which folders models may be loaded.
     pub local_models: &'a LocalModels,
-    /// The models that may be downloaded from the hub.
+    /// Size limit and token for downloads from the model hub.
     pub hub: HubRules,
     /// The folder with the model that `model_artifact` goes on from; see
     /// [`crate::source::open_artifact`].

@@ -202,7 +202,7 @@ impl ModelSource {
     }
 }
 
-/// The models that may be downloaded from the hub.
+/// Size limit and token for downloads from the model hub.
 #[derive(Clone, Default)]
 pub struct HubRules {
     /// The most bytes of one file; without limit where there is none.
