@@ -231,7 +231,7 @@ impl RunConfig {
 
     /// Finds the first option that was set to no value.
     ///
-    /// JSON has no NaN and no infinite numbers: an [`Options`] turns them into
+    /// JSON has no NaN and no infinite numbers: [`crate::Options`] turns them into
     /// null, which a backend takes for an option that was left out. A client
     /// calls this before it sends the configuration.
     ///
