@@ -57,10 +57,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
     let config: Value = match &args.config {
         Some(path) => serde_json::from_slice(&std::fs::read(path)?)?,
-        None => json!({}),
+        None => json!({"model_type": "clip"}),
     };
+    // A CLIP reads the embedding of a text at this token.
+    let last = config["text_config"]["eos_token_id"].as_u64();
     let config = ModelConfig::parse(&config)?;
-    let inputs = inputs(&config, &args)?;
+    let inputs = inputs(&config, last, &args)?;
     let clip = config.kind() == ModelKind::TextImage;
     let weights = config.random_weights(0);
     let mut model = Model::new(config, weights, ModelSetup::default(), &Device::Cpu)?;
@@ -121,24 +123,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// Random texts, pictures, or both.
-fn inputs(config: &ModelConfig, args: &Args) -> candle_core::Result<Vec<Input>> {
-    let (vocabulary, last) = match config {
-        ModelConfig::Clip(clip) => (clip.text_config.vocab_size, clip.text_config.eos_token_id),
-        ModelConfig::Bert(bert) => (bert.vocab_size, 5),
-        _ => (0, 0),
-    };
-    let side = match config {
-        ModelConfig::Clip(clip) => clip.vision_config.image_size,
-        _ => args.side,
-    };
+/// Random texts, pictures, or both. `last` ends a text.
+fn inputs(config: &ModelConfig, last: Option<u64>, args: &Args) -> candle_core::Result<Vec<Input>> {
+    let vocabulary = config.vocab_size().unwrap_or(0) as u32;
+    let last = last.map_or(vocabulary.saturating_sub(1), |id| id as u32);
+    let side = config.image_size().unwrap_or(args.side);
     let mut inputs = Vec::new();
     if let Some(longest) = config.max_tokens() {
         let tokens = args.tokens.unwrap_or(longest);
         let id = |i: usize| match i % tokens {
             place if place + 1 == tokens => last,
             // Any token but the special ones at the ends.
-            _ => 3 + (i as u32).wrapping_mul(2_654_435_761) % (vocabulary as u32 - 6),
+            _ => 3 + (i as u32).wrapping_mul(2_654_435_761) % (vocabulary - 6),
         };
         let ids = (0..args.batch_size * tokens).map(id).collect();
         inputs.push(Input::Texts(TokenBatch::uniform(ids, tokens)));

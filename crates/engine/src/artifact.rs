@@ -30,7 +30,7 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 use crate::{
     Error, Result,
     evaluation::Metrics,
-    models::{HEAD_PREFIX, Model, ModelConfig, ModelKind},
+    models::{HEAD_PREFIX, Model, ModelKind},
     ops::Pooler,
     params::{FloatFormat, write_safetensors},
     prepare::Preparer,
@@ -115,11 +115,11 @@ pub(crate) fn write(
     if !is_clip || extras != Extras::default() {
         zip.json(EXTRAS_FILE, &extras.to_json())?;
     }
-    if let ModelConfig::Bert(config) = model.config() {
-        let longest = description
-            .max_tokens
-            .unwrap_or(config.max_position_embeddings);
-        sentence_transformers(&mut zip, setup.pooler, config.hidden_size, longest)?;
+    let config = model.config();
+    if model.kind() == ModelKind::Text
+        && let Some(longest) = description.max_tokens.or(config.max_tokens())
+    {
+        sentence_transformers(&mut zip, setup.pooler, config.dim(), longest)?;
     }
     zip.file("model.safetensors", &weights)?;
     if setup.head.is_some() {
@@ -215,7 +215,7 @@ fn parts(model: &Model, preparer: &Preparer, config: &RunConfig) -> Vec<Value> {
         json!({
             "name": name,
             "task": task,
-            "architecture": architecture(model.config()),
+            "architecture": model.config().architecture().family(),
             "input_names": [input],
             "input_shapes": [shape],
             "input_dtypes": [dtype],
@@ -244,14 +244,6 @@ fn parts(model: &Model, preparer: &Preparer, config: &RunConfig) -> Vec<Value> {
             let shape = json!(["batch-size", preparer.features]);
             vec![part(name, "any", "features", shape, "float32")]
         }
-    }
-}
-
-fn architecture(config: &ModelConfig) -> &'static str {
-    match config {
-        ModelConfig::Clip(_) | ModelConfig::Bert(_) => "transformer",
-        ModelConfig::ResNet(_) | ModelConfig::EfficientNet(_) => "cnn",
-        ModelConfig::Mlp(_) => "mlp",
     }
 }
 

@@ -20,7 +20,6 @@ use serde_json::{Value, json};
 
 use crate::{
     Error, Result,
-    image::ImageProcessor,
     models::{HeadConfig, MlpConfig, Model, ModelConfig, ModelKind, ModelSetup},
     ops::Pooler,
     params::{RawTensor, parse_safetensors},
@@ -429,22 +428,8 @@ impl ModelFiles {
     /// [`Error::Config`] where the options don't.
     pub fn load(mut self, options: &LoadOptions, device: &Device) -> Result<LoadedModel> {
         let config = ModelConfig::parse(&self.config)?;
-        let processor = match (&config, &self.preprocessor) {
-            (ModelConfig::Clip(clip), file) => {
-                let size = clip.vision_config.image_size as u32;
-                Some(match file {
-                    Some(json) => ImageProcessor::parse_clip(json, size)?,
-                    None => ImageProcessor::clip(size),
-                })
-            }
-            (ModelConfig::ResNet(_) | ModelConfig::EfficientNet(_), Some(json)) => {
-                Some(ImageProcessor::parse_cnn(json)?)
-            }
-            (ModelConfig::ResNet(_) | ModelConfig::EfficientNet(_), None) => {
-                Some(ImageProcessor::cnn())
-            }
-            _ => None,
-        };
+        let architecture = config.architecture();
+        let processor = architecture.processor(self.preprocessor.as_ref())?;
         let tokenizer = match (config.max_tokens(), self.side_files.get("tokenizer.json")) {
             (None, _) => None,
             (Some(_), None) => return Err(Error::checkpoint("tokenizer.json is missing")),
@@ -471,11 +456,8 @@ impl ModelFiles {
                 })
             }
         };
-        let features = match &config {
-            ModelConfig::Mlp(mlp) => Some(mlp.input_size),
-            _ => None,
-        };
-        if let (ModelConfig::Mlp(_), true) = (&config, self.tensors.is_empty()) {
+        let features = architecture.features();
+        if architecture.begins_random() && self.tensors.is_empty() {
             self.tensors = config.random_weights(options.seed);
         }
         let dim = config.dim();

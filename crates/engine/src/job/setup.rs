@@ -8,7 +8,7 @@ use crate::{
     data::{Example, Item},
     infer::{ItemRef, embed_body},
     loss::Criterion,
-    models::{Model, ModelConfig, ModelKind},
+    models::{Model, ModelKind},
     optim::layer_scales,
     plan::Plan,
     prepare::Preparer,
@@ -139,7 +139,7 @@ pub(super) fn build_trainer(
     }
     let schedule = schedule.build(plan.epochs, steps, plan.learning_rate)?;
     let rate = plan.learning_rate;
-    if plan.freeze && matches!(model.config(), ModelConfig::Mlp(_)) {
+    if plan.freeze && model.config().architecture().begins_random() {
         let note = "`freeze`: a new perceptron keeps its random weights";
         notes.push((Level::Warning, note.to_owned()));
     }

@@ -4,26 +4,32 @@
 //! Tensor names, shapes and behaviour are those of `CLIPModel` of Hugging
 //! Face's `transformers`, so that weights go both ways.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use candle_core::Tensor;
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::text::{BlockShape, blocks};
+use super::{
+    Architecture, Input, ModelKind, Network,
+    random::normal,
+    text::{BlockShape, blocks},
+};
 use crate::{
     Error, Result,
+    image::ImageProcessor,
     ops::{
-        Block, CLIP_BLOCK, LayerNorm, Linear, Pass, Segments, TokenTables, layer_norm, linear,
-        patch_embeddings, run_blocks, token_embeddings,
+        Block, CLIP_BLOCK, LayerNorm, Linear, Pass, Pooler, Segments, TokenTables, layer_norm,
+        linear, patch_embeddings, run_blocks, token_embeddings,
     },
-    params::{Param, Params},
+    params::{Param, Params, RawTensor},
     tokenizer::TokenBatch,
 };
 
 /// Shapes of a CLIP model, read from its `config.json`.
 #[derive(Clone, Debug, Deserialize)]
-pub struct ClipConfig {
+pub(super) struct ClipConfig {
     /// Length of an embedding.
     #[serde(default = "default::projection_dim")]
     pub projection_dim: usize,
@@ -42,7 +48,7 @@ pub struct ClipConfig {
 /// leaves out what equals them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
-pub struct TextConfig {
+pub(super) struct TextConfig {
     /// Number of tokens.
     pub vocab_size: usize,
     /// Width of the activations.
@@ -67,7 +73,7 @@ pub struct TextConfig {
 /// Shapes of the picture tower, with the defaults of `transformers`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
-pub struct VisionConfig {
+pub(super) struct VisionConfig {
     /// Width of the activations.
     pub hidden_size: usize,
     /// Width inside the MLPs.
@@ -133,7 +139,7 @@ impl ClipConfig {
     /// # Errors
     /// [`Error::Checkpoint`] where it describes another kind of model, or
     /// shapes that no model can have.
-    pub fn parse(json: &Value) -> Result<Self> {
+    fn parse(json: &Value) -> Result<Self> {
         let config: Self = serde_json::from_value(json.clone())
             .map_err(|e| Error::checkpoint(format!("config.json: {e}")))?;
         let (text, vision) = (&config.text_config, &config.vision_config);
@@ -174,11 +180,79 @@ impl ClipConfig {
         }
         Ok(config)
     }
+}
+
+/// Reads a `config.json` of the type `clip`.
+pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
+    Ok(Arc::new(ClipConfig::parse(json)?))
+}
+
+impl Architecture for ClipConfig {
+    fn kind(&self) -> ModelKind {
+        ModelKind::TextImage
+    }
+
+    fn dim(&self) -> usize {
+        self.projection_dim
+    }
+
+    fn family(&self) -> &'static str {
+        "transformer"
+    }
+
+    fn max_tokens(&self) -> Option<usize> {
+        Some(self.text_config.max_position_embeddings)
+    }
+
+    fn vocab_size(&self) -> Option<usize> {
+        Some(self.text_config.vocab_size)
+    }
+
+    fn image_size(&self) -> Option<usize> {
+        Some(self.vision_config.image_size)
+    }
+
+    fn processor(&self, file: Option<&Value>) -> Result<Option<ImageProcessor>> {
+        let size = self.vision_config.image_size as u32;
+        Ok(Some(match file {
+            Some(json) => ImageProcessor::parse_clip(json, size)?,
+            None => ImageProcessor::clip(size),
+        }))
+    }
+
+    fn layer_marks(&self) -> &'static [&'static str] {
+        &["encoder.layers."]
+    }
+
+    fn build(&self, params: &Params, _: Pooler) -> Result<Box<dyn Network>> {
+        Ok(Box::new(Clip::new(self.clone(), params)?))
+    }
+
+    /// Weights with the spreads that `transformers` draws a new `CLIPModel` from.
+    fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        self.tensors()
+            .into_iter()
+            .map(|(name, shape)| {
+                let count = shape.iter().product();
+                let data = if name == "logit_scale" {
+                    vec![self.logit_scale_init_value]
+                } else if name.ends_with(".bias") {
+                    vec![0.0; count]
+                } else if name.contains("norm") || name.contains("layrnorm") {
+                    vec![1.0; count]
+                } else {
+                    let spread = self.spread(&name);
+                    (0..count).map(|_| normal(&mut rng, spread)).collect()
+                };
+                (name, (shape, data))
+            })
+            .collect()
+    }
 
     /// Name and shape of every tensor of the checkpoint, in the order of the
     /// computation.
-    #[must_use]
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (text, vision) = (&self.text_config, &self.vision_config);
         let (tw, vw) = (text.hidden_size, vision.hidden_size);
         let grid = vision.image_size / vision.patch_size;
@@ -244,12 +318,51 @@ impl ClipConfig {
     }
 }
 
+impl ClipConfig {
+    /// The standard deviation of a new weight.
+    fn spread(&self, name: &str) -> f64 {
+        let (text, vision) = (&self.text_config, &self.vision_config);
+        let (width, layers) = if name.starts_with("vis") {
+            (vision.hidden_size as f64, vision.num_hidden_layers as f64)
+        } else {
+            (text.hidden_size as f64, text.num_hidden_layers as f64)
+        };
+        if name.contains("q_proj")
+            || name.contains("k_proj")
+            || name.contains("v_proj")
+            || name.contains("fc2")
+        {
+            width.powf(-0.5) * (2.0 * layers).powf(-0.5)
+        } else if name.contains("fc1") {
+            (2.0 * width).powf(-0.5)
+        } else if name.contains("_proj") || name.contains("class_embedding") {
+            width.powf(-0.5)
+        } else {
+            0.02
+        }
+    }
+}
+
 /// Both towers, and what their similarities are multiplied with.
-pub(crate) struct Clip {
+struct Clip {
     config: ClipConfig,
     vision: VisionTower,
     text: TextTower,
-    pub(crate) logit_scale: Arc<Param>,
+    logit_scale: Arc<Param>,
+}
+
+impl Network for Clip {
+    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        match input {
+            Input::Texts(texts) => self.encode_texts(pass, texts).map(Some),
+            Input::Images(pixels) => self.encode_images(pass, pixels).map(Some),
+            Input::Features(_) => Ok(None),
+        }
+    }
+
+    fn logit_scale(&self) -> Option<&Arc<Param>> {
+        Some(&self.logit_scale)
+    }
 }
 
 struct VisionTower {
@@ -270,7 +383,7 @@ struct TextTower {
 }
 
 impl Clip {
-    pub(crate) fn new(config: ClipConfig, params: &Params) -> Result<Self> {
+    fn new(config: ClipConfig, params: &Params) -> Result<Self> {
         let wanted: std::collections::HashMap<String, Vec<usize>> =
             config.tensors().into_iter().collect();
         let get = |name: &str| params.get(name, wanted.get(name).map_or(&[][..], Vec::as_slice));
@@ -344,7 +457,7 @@ impl Clip {
 
     /// Embeddings `[batch, projection_dim]` of pictures `[batch, 3, height,
     /// width]`, not normalised.
-    pub(crate) fn encode_images(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
+    fn encode_images(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let tower = &self.vision;
         let config = &self.config.vision_config;
         let dims = crate::ops::PatchDims {
@@ -370,7 +483,7 @@ impl Clip {
     }
 
     /// Embeddings `[batch, projection_dim]` of texts, not normalised.
-    pub(crate) fn encode_texts(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
+    fn encode_texts(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
         let tower = &self.text;
         let segments = texts.segments();
         let x = token_embeddings(pass, &texts.ids, &segments, &tower.tables)?;
@@ -390,5 +503,45 @@ impl Clip {
             id => id,
         };
         ids.iter().position(|id| *id == eos).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_fit_the_shapes_and_spread_as_asked() {
+        let config = ClipConfig::parse(&serde_json::json!({
+            "text_config": {"num_hidden_layers": 1, "hidden_size": 64, "vocab_size": 512},
+            "vision_config": {"num_hidden_layers": 1, "hidden_size": 96},
+        }))
+        .unwrap();
+        let weights = config.random_weights(3);
+        assert_eq!(weights.len(), config.tensors().len());
+        for (name, shape) in config.tensors() {
+            let (found, data) = &weights[&name];
+            assert_eq!((found, data.len()), (&shape, shape.iter().product()));
+        }
+        let spread = |name: &str| {
+            let data = &weights[name].1;
+            (data.iter().map(|x| x * x).sum::<f32>() / data.len() as f32).sqrt()
+        };
+        for (name, expected) in [
+            ("text_model.embeddings.token_embedding.weight", 0.02),
+            ("text_projection.weight", 64f32.powf(-0.5)),
+            (
+                "vision_model.encoder.layers.0.mlp.fc1.weight",
+                192f32.powf(-0.5),
+            ),
+            (
+                "vision_model.encoder.layers.0.mlp.fc2.weight",
+                192f32.powf(-0.5),
+            ),
+        ] {
+            assert!((spread(name) / expected - 1.0).abs() < 0.02, "{name}");
+        }
+        assert_eq!(weights, config.random_weights(3));
+        assert_ne!(weights, config.random_weights(4));
     }
 }

@@ -1,9 +1,11 @@
 //! What convolutional networks have in common.
 
 use candle_core::Tensor;
+use serde_json::Value;
 
 use crate::{
     Result,
+    image::ImageProcessor,
     kernels::simd::Curve,
     ops::{BatchNorm, ConvKind, ConvNorm, Padding, Pass, Pooler, Segments, pool},
     params::Params,
@@ -95,6 +97,12 @@ pub(super) fn load(params: &Params, layer: &Layer, eps: f32, curve: Curve) -> Re
         norm: BatchNorm::load(params, &layer.norm, layer.outputs, eps)?,
         curve,
     })
+}
+
+/// The processor of a convolutional network; `file` is its
+/// `preprocessor_config.json`.
+pub(super) fn cnn_processor(file: Option<&Value>) -> Result<ImageProcessor> {
+    file.map_or_else(|| Ok(ImageProcessor::cnn()), ImageProcessor::parse_cnn)
 }
 
 /// Pictures `[batch, 3, height, width]` with their channels last.

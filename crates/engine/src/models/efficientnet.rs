@@ -3,13 +3,19 @@
 //! its Lite form (no squeeze-and-excitation, ReLU6). Stochastic depth is left
 //! out in training, so that runs are exact.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::cnn::{Layer, feature_map, load, pool_places};
+use super::{
+    Architecture, Input, ModelKind, Network,
+    cnn::{Layer, cnn_processor, feature_map, load, pool_places},
+};
 use crate::{
     Error, Result,
+    image::ImageProcessor,
     kernels::simd::Curve,
     ops::{ConvNorm, Linear, Padding, Pass, Pooler, Shortcut, linear, run_layers, scale_channels},
     params::Params,
@@ -19,40 +25,40 @@ use crate::{
 /// of `transformers`: the B7.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
-pub struct EfficientNetConfig {
+struct EfficientNetConfig {
     /// Height and width of a picture in pixels.
-    pub image_size: usize,
+    image_size: usize,
     /// What channels are multiplied with.
-    pub width_coefficient: f64,
+    width_coefficient: f64,
     /// What the number of blocks is multiplied with.
-    pub depth_coefficient: f64,
+    depth_coefficient: f64,
     /// Channels are multiples of this.
-    pub depth_divisor: usize,
+    depth_divisor: usize,
     /// Kernel of each stage.
-    pub kernel_sizes: Vec<usize>,
+    kernel_sizes: Vec<usize>,
     /// Channels that come into each stage.
-    pub in_channels: Vec<usize>,
+    in_channels: Vec<usize>,
     /// Channels that come out of each stage.
-    pub out_channels: Vec<usize>,
+    out_channels: Vec<usize>,
     /// Numbers of blocks that are padded on all sides alike.
-    pub depthwise_padding: Vec<usize>,
+    depthwise_padding: Vec<usize>,
     /// Step of the first block of each stage.
-    pub strides: Vec<usize>,
+    strides: Vec<usize>,
     /// Blocks of each stage.
-    pub num_block_repeats: Vec<usize>,
+    num_block_repeats: Vec<usize>,
     /// How much wider a block is inside.
-    pub expand_ratios: Vec<usize>,
+    expand_ratios: Vec<usize>,
     /// How narrow squeeze-and-excitation is; 0 leaves it out.
-    pub squeeze_expansion_ratio: f64,
+    squeeze_expansion_ratio: f64,
     /// `swish` or `relu6`.
-    pub hidden_act: String,
+    hidden_act: String,
     /// Channels of the last map, and length of an embedding.
-    pub hidden_dim: usize,
+    hidden_dim: usize,
     /// Under the root of the batch normalisations.
-    pub batch_norm_eps: f32,
+    batch_norm_eps: f32,
     /// Whether the first layer and the number of blocks of the first and the
     /// last stage keep their size, as in the Lite form.
-    pub fixed_ends: bool,
+    fixed_ends: bool,
 }
 
 impl Default for EfficientNetConfig {
@@ -100,7 +106,7 @@ impl EfficientNetConfig {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] where it describes shapes that no model can have.
-    pub fn parse(json: &Value) -> Result<Self> {
+    fn parse(json: &Value) -> Result<Self> {
         let bad = |reason: String| Error::checkpoint(format!("config.json: {reason}"));
         let config = Self::deserialize(json).map_err(|e| bad(e.to_string()))?;
         let stages = config.in_channels.len();
@@ -223,10 +229,39 @@ impl EfficientNetConfig {
         }
         blocks
     }
+}
 
-    /// Name and shape of every tensor.
-    #[must_use]
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+/// Reads a `config.json` of the type `efficientnet`.
+pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
+    Ok(Arc::new(EfficientNetConfig::parse(json)?))
+}
+
+impl Architecture for EfficientNetConfig {
+    fn kind(&self) -> ModelKind {
+        ModelKind::Image
+    }
+
+    fn dim(&self) -> usize {
+        self.hidden_dim
+    }
+
+    fn family(&self) -> &'static str {
+        "cnn"
+    }
+
+    fn processor(&self, file: Option<&Value>) -> Result<Option<ImageProcessor>> {
+        cnn_processor(file).map(Some)
+    }
+
+    fn prefixes(&self) -> &'static [&'static str] {
+        &["efficientnet."]
+    }
+
+    fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
+        Ok(Box::new(EfficientNet::new(self, pooler, params)?))
+    }
+
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut all = self.stem().tensors();
         for block in self.blocks() {
             let layers = block
@@ -255,7 +290,8 @@ impl EfficientNetConfig {
 }
 
 /// The network up to its last map of features.
-pub(crate) struct EfficientNet {
+struct EfficientNet {
+    pooler: Pooler,
     stem: ConvNorm,
     blocks: Vec<Block>,
     top: ConvNorm,
@@ -270,8 +306,20 @@ struct Block {
     residual: bool,
 }
 
+impl Network for EfficientNet {
+    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        match input {
+            Input::Images(pixels) => {
+                let features = self.features(pass, pixels)?;
+                pool_places(pass, &features, self.pooler).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
 impl EfficientNet {
-    pub(crate) fn new(config: &EfficientNetConfig, params: &Params) -> Result<Self> {
+    fn new(config: &EfficientNetConfig, pooler: Pooler, params: &Params) -> Result<Self> {
         let curve = config.curve()?;
         let build = |layer: &Layer, curve| load(params, layer, config.batch_norm_eps, curve);
         let blocks = config.blocks().into_iter().map(|block| {
@@ -293,6 +341,7 @@ impl EfficientNet {
             })
         });
         Ok(Self {
+            pooler,
             stem: build(&config.stem(), curve)?,
             blocks: blocks.collect::<Result<_>>()?,
             top: build(&config.top(), curve)?,
@@ -302,7 +351,7 @@ impl EfficientNet {
 
     /// `[batch, height, width, channels]` of pictures `[batch, 3, height,
     /// width]`.
-    pub(crate) fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
+    fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let mut x = self.stem.forward(pass, &feature_map(pixels)?, None)?;
         for block in &self.blocks {
             let Some([reduce, expand]) = &block.squeeze else {

@@ -1,13 +1,16 @@
 //! A perceptron with hidden layers: from features that were made elsewhere to
 //! embeddings.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::{Architecture, Input, ModelKind, Network};
 use crate::{
     Error, Result,
-    ops::{Linear, Pass, linear, normalize},
+    ops::{Linear, Pass, Pooler, linear, normalize},
     params::Params,
 };
 
@@ -65,20 +68,43 @@ impl MlpConfig {
         }
     }
 
-    /// Length of an embedding.
-    #[must_use]
-    pub fn dim(&self) -> usize {
-        self.hidden_sizes.last().copied().unwrap_or(0)
-    }
-
     fn widths(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         let inputs = std::iter::once(&self.input_size).chain(&self.hidden_sizes);
         inputs.zip(&self.hidden_sizes).map(|(i, o)| (*i, *o))
     }
+}
 
-    /// Name and shape of every tensor.
-    #[must_use]
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+/// Reads a `config.json` of the type `mlp`.
+pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
+    Ok(Arc::new(MlpConfig::parse(json)?))
+}
+
+impl Architecture for MlpConfig {
+    fn kind(&self) -> ModelKind {
+        ModelKind::Features
+    }
+
+    fn dim(&self) -> usize {
+        self.hidden_sizes.last().copied().unwrap_or(0)
+    }
+
+    fn family(&self) -> &'static str {
+        "mlp"
+    }
+
+    fn features(&self) -> Option<usize> {
+        Some(self.input_size)
+    }
+
+    fn begins_random(&self) -> bool {
+        true
+    }
+
+    fn build(&self, params: &Params, _: Pooler) -> Result<Box<dyn Network>> {
+        Ok(Box::new(Mlp::new(self, params)?))
+    }
+
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut all = Vec::new();
         for (layer, (inputs, outputs)) in self.widths().enumerate() {
             all.push((format!("hidden.{layer}.weight"), vec![outputs, inputs]));
@@ -90,14 +116,14 @@ impl MlpConfig {
     }
 }
 
-pub(crate) struct Mlp {
+struct Mlp {
     layers: Vec<Linear>,
     activation: Option<String>,
     l2: bool,
 }
 
 impl Mlp {
-    pub(crate) fn new(config: &MlpConfig, params: &Params) -> Result<Self> {
+    fn new(config: &MlpConfig, params: &Params) -> Result<Self> {
         let layers = config
             .widths()
             .enumerate()
@@ -117,7 +143,7 @@ impl Mlp {
         })
     }
 
-    pub(crate) fn encode(&self, pass: &Pass, features: &Tensor) -> Result<Tensor> {
+    fn encode_features(&self, pass: &Pass, features: &Tensor) -> Result<Tensor> {
         let mut x = features.clone();
         for (i, layer) in self.layers.iter().enumerate() {
             x = linear(pass, &x, layer)?;
@@ -131,5 +157,14 @@ impl Mlp {
             }
         }
         if self.l2 { normalize(&x) } else { Ok(x) }
+    }
+}
+
+impl Network for Mlp {
+    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        match input {
+            Input::Features(features) => self.encode_features(pass, features).map(Some),
+            _ => Ok(None),
+        }
     }
 }

@@ -1,8 +1,10 @@
 //! The models that can be trained.
 //!
 //! A [`Model`] is a network with its weights, and a projection head where one
-//! was asked for. [`ModelConfig`] is what its `config.json` says.
+//! was asked for. [`ModelConfig`] is its `config.json`, read. One file describes
+//! one architecture; `architecture` has the list of them.
 
+mod architecture;
 mod clip;
 mod cnn;
 mod efficientnet;
@@ -17,14 +19,11 @@ use std::{collections::HashMap, sync::Arc};
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
-pub use clip::{ClipConfig, TextConfig, VisionConfig};
-pub use efficientnet::EfficientNetConfig;
+pub(crate) use architecture::{Architecture, Network};
 pub use head::HeadConfig;
 pub(crate) use head::PREFIX as HEAD_PREFIX;
 pub use mlp::MlpConfig;
 pub(crate) use random::{normal_weights, uniform_weights};
-pub use resnet::ResNetConfig;
-pub use text::BertConfig;
 
 use crate::{
     Error, Result,
@@ -61,110 +60,72 @@ pub enum Input {
 
 /// A network's shapes, read from its `config.json`.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum ModelConfig {
-    /// A CLIP.
-    Clip(ClipConfig),
-    /// A BERT or DistilBERT.
-    Bert(BertConfig),
-    /// A ResNet.
-    ResNet(ResNetConfig),
-    /// An EfficientNet.
-    EfficientNet(EfficientNetConfig),
-    /// A perceptron.
-    Mlp(MlpConfig),
-}
+pub struct ModelConfig(Arc<dyn Architecture>);
 
 impl ModelConfig {
-    /// Reads a `config.json`; where it has no `model_type` it is a CLIP's.
+    /// Reads a `config.json` by its `model_type`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it describes another kind of model, or
-    /// shapes that no model can have.
+    /// [`Error::Checkpoint`] where it names no architecture that is known, or
+    /// describes shapes that no model can have.
     pub fn parse(json: &Value) -> Result<Self> {
-        let kind = json.get("model_type").and_then(Value::as_str);
-        Ok(match kind {
-            None | Some("clip") => Self::Clip(ClipConfig::parse(json)?),
-            Some("bert") => Self::Bert(BertConfig::parse(json, false)?),
-            Some("distilbert") => Self::Bert(BertConfig::parse(json, true)?),
-            Some("resnet") => Self::ResNet(ResNetConfig::parse(json)?),
-            Some("efficientnet") => Self::EfficientNet(EfficientNetConfig::parse(json)?),
-            Some("mlp") => Self::Mlp(MlpConfig::parse(json)?),
-            Some(other) => {
-                return Err(Error::checkpoint(format!(
-                    "config.json describes a model of type `{other}`; bert, clip, distilbert, \
-                     efficientnet, mlp and resnet are known"
-                )));
-            }
-        })
+        architecture::parse(json).map(Self)
     }
 
     /// What it embeds.
     #[must_use]
     pub fn kind(&self) -> ModelKind {
-        match self {
-            Self::Clip(_) => ModelKind::TextImage,
-            Self::Bert(_) => ModelKind::Text,
-            Self::ResNet(_) | Self::EfficientNet(_) => ModelKind::Image,
-            Self::Mlp(_) => ModelKind::Features,
-        }
+        self.0.kind()
     }
 
     /// Length of the network's embeddings.
     #[must_use]
     pub fn dim(&self) -> usize {
-        match self {
-            Self::Clip(config) => config.projection_dim,
-            Self::Bert(config) => config.hidden_size,
-            Self::ResNet(config) => config.dim(),
-            Self::EfficientNet(config) => config.hidden_dim,
-            Self::Mlp(config) => config.dim(),
-        }
+        self.0.dim()
     }
 
     /// The longest text in tokens, for models that read texts.
     #[must_use]
     pub fn max_tokens(&self) -> Option<usize> {
-        match self {
-            Self::Clip(config) => Some(config.text_config.max_position_embeddings),
-            Self::Bert(config) => Some(config.max_position_embeddings),
-            _ => None,
-        }
+        self.0.max_tokens()
+    }
+
+    /// Rows of the table of tokens, for models that read texts.
+    #[must_use]
+    pub fn vocab_size(&self) -> Option<usize> {
+        self.0.vocab_size()
+    }
+
+    /// Height and width of a picture in pixels, where the network takes one
+    /// size alone.
+    #[must_use]
+    pub fn image_size(&self) -> Option<usize> {
+        self.0.image_size()
     }
 
     /// Name and shape of every tensor.
     #[must_use]
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        match self {
-            Self::Clip(config) => config.tensors(),
-            Self::Bert(config) => config.tensors(),
-            Self::ResNet(config) => config.tensors(),
-            Self::EfficientNet(config) => config.tensors(),
-            Self::Mlp(config) => config.tensors(),
-        }
+        self.0.tensors()
     }
 
-    /// What a checkpoint of a model with another top puts before the names.
-    fn prefixes(&self) -> &'static [&'static str] {
-        match self {
-            Self::Bert(_) => &["bert.", "distilbert."],
-            Self::ResNet(_) => &["resnet."],
-            Self::EfficientNet(_) => &["efficientnet."],
-            Self::Clip(_) | Self::Mlp(_) => &[],
-        }
+    /// Random weights of this model's shapes: for measuring, testing, and
+    /// training from nothing. The same seed gives the same weights.
+    #[must_use]
+    pub fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
+        self.0.random_weights(seed)
     }
 
-    /// Whether a tensor, though not used, is kept so that a saved model is
-    /// whole: the layer that BERT has for its pretraining.
-    fn keeps(&self, name: &str) -> bool {
-        matches!(self, Self::Bert(_)) && name.starts_with("pooler.dense.")
+    pub(crate) fn architecture(&self) -> &dyn Architecture {
+        &*self.0
     }
 
     /// Tensors by the names that [`ModelConfig::tensors`] has, others left out.
     fn canonical(&self, tensors: HashMap<String, RawTensor>) -> HashMap<String, RawTensor> {
         let wanted: HashMap<String, Vec<usize>> = self.tensors().into_iter().collect();
         let rename = |name: String| {
-            let stripped = self.prefixes().iter().find_map(|p| name.strip_prefix(p));
+            let prefixes = self.0.prefixes();
+            let stripped = prefixes.iter().find_map(|p| name.strip_prefix(p));
             let name = stripped.unwrap_or(&name);
             // Old checkpoints name the parts of a layer norm as the paper does.
             let old = [(".gamma", ".weight"), (".beta", ".bias")];
@@ -177,7 +138,7 @@ impl ModelConfig {
         tensors
             .into_iter()
             .map(|(name, tensor)| (rename(name), tensor))
-            .filter(|(name, _)| wanted.contains_key(name) || self.keeps(name))
+            .filter(|(name, _)| wanted.contains_key(name) || self.0.keeps(name))
             .collect()
     }
 }
@@ -197,21 +158,13 @@ pub struct ModelSetup {
     pub seed: u64,
 }
 
-enum Network {
-    Clip(Box<clip::Clip>),
-    Bert(text::Bert),
-    ResNet(resnet::ResNet, Pooler),
-    EfficientNet(efficientnet::EfficientNet, Pooler),
-    Mlp(mlp::Mlp),
-}
-
 /// A network with its weights.
 pub struct Model {
     config: ModelConfig,
     setup: ModelSetup,
     params: Params,
     runtime: Runtime,
-    network: Network,
+    network: Box<dyn Network>,
     heads: Option<head::Heads>,
 }
 
@@ -243,25 +196,13 @@ impl Model {
         }
         tensors.extend(head_tensors);
         let params = Params::new(tensors, device, |name| {
-            let learned = !name.contains(".running_") && !config.keeps(name);
+            let learned = !name.contains(".running_") && !config.0.keeps(name);
             // The scale of a CLIP's loss belongs to no tower.
             let of_towers = !name.starts_with(head::PREFIX) && name != "logit_scale";
             learned && !(setup.freeze && of_towers)
         })?;
         let pooler = setup.pooler.unwrap_or(Pooler::Mean);
-        let network = match &config {
-            ModelConfig::Clip(config) => {
-                Network::Clip(Box::new(clip::Clip::new(config.clone(), &params)?))
-            }
-            ModelConfig::Bert(config) => Network::Bert(text::Bert::new(config, pooler, &params)?),
-            ModelConfig::ResNet(config) => {
-                Network::ResNet(resnet::ResNet::new(config, &params)?, pooler)
-            }
-            ModelConfig::EfficientNet(config) => {
-                Network::EfficientNet(efficientnet::EfficientNet::new(config, &params)?, pooler)
-            }
-            ModelConfig::Mlp(config) => Network::Mlp(mlp::Mlp::new(config, &params)?),
-        };
+        let network = config.0.build(&params, pooler)?;
         let heads = setup
             .head
             .map(|head| head::Heads::new(head, towers, &params));
@@ -310,10 +251,7 @@ impl Model {
     /// The logarithm of what similarities are multiplied with in a CLIP's loss.
     #[must_use]
     pub fn logit_scale(&self) -> Option<&Arc<Param>> {
-        match &self.network {
-            Network::Clip(clip) => Some(&clip.logit_scale),
-            _ => None,
-        }
+        self.network.logit_scale()
     }
 
     /// Chooses between fused and composite operations. On the CPU the fused
@@ -379,28 +317,16 @@ impl Model {
 
     /// What the network makes of an input, before the head.
     pub(crate) fn encode_body(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
-        Ok(match (&self.network, input) {
-            (Network::Clip(clip), Input::Images(pixels)) => clip.encode_images(pass, pixels)?,
-            (Network::Clip(clip), Input::Texts(texts)) => clip.encode_texts(pass, texts)?,
-            (Network::Bert(bert), Input::Texts(texts)) => bert.encode(pass, texts)?,
-            (Network::ResNet(network, pooler), Input::Images(pixels)) => {
-                cnn::pool_places(pass, &network.features(pass, pixels)?, *pooler)?
-            }
-            (Network::EfficientNet(network, pooler), Input::Images(pixels)) => {
-                cnn::pool_places(pass, &network.features(pass, pixels)?, *pooler)?
-            }
-            (Network::Mlp(mlp), Input::Features(features)) => mlp.encode(pass, features)?,
-            (_, input) => {
-                let kind = match input {
-                    Input::Texts(_) => "texts",
-                    Input::Images(_) => "pictures",
-                    Input::Features(_) => "features",
-                };
-                return Err(Error::data(format!(
-                    "this model embeds {}, not {kind}",
-                    self.kind().inputs()
-                )));
-            }
+        self.network.encode(pass, input)?.ok_or_else(|| {
+            let kind = match input {
+                Input::Texts(_) => "texts",
+                Input::Images(_) => "pictures",
+                Input::Features(_) => "features",
+            };
+            Error::data(format!(
+                "this model embeds {}, not {kind}",
+                self.kind().inputs()
+            ))
         })
     }
 }

@@ -1,15 +1,21 @@
 //! ResNet (He et al. 2016, arXiv:1512.03385), with the tensor names and the
 //! behaviour of `ResNetModel` of Hugging Face's `transformers`.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::cnn::{Layer, feature_map, load};
+use super::{
+    Architecture, Input, ModelKind, Network,
+    cnn::{Layer, cnn_processor, feature_map, load, pool_places},
+};
 use crate::{
     Error, Result,
+    image::ImageProcessor,
     kernels::simd::Curve,
-    ops::{ConvNorm, Pass, Shortcut, max_pool, run_layers},
+    ops::{ConvNorm, Pass, Pooler, Shortcut, max_pool, run_layers},
     params::Params,
 };
 
@@ -17,21 +23,21 @@ use crate::{
 /// ResNet-50.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
-pub struct ResNetConfig {
+struct ResNetConfig {
     /// Channels of the first layer.
-    pub embedding_size: usize,
+    embedding_size: usize,
     /// Channels of each stage; those of the last are the embedding's length.
-    pub hidden_sizes: Vec<usize>,
+    hidden_sizes: Vec<usize>,
     /// Blocks of each stage.
-    pub depths: Vec<usize>,
+    depths: Vec<usize>,
     /// `bottleneck` or `basic`.
-    pub layer_type: String,
+    layer_type: String,
     /// The activation; `relu` is what every published one has.
-    pub hidden_act: String,
+    hidden_act: String,
     /// Whether the first stage halves the picture as the others do.
-    pub downsample_in_first_stage: bool,
+    downsample_in_first_stage: bool,
     /// Whether the first convolution of a bottleneck takes the step.
-    pub downsample_in_bottleneck: bool,
+    downsample_in_bottleneck: bool,
 }
 
 impl Default for ResNetConfig {
@@ -65,7 +71,7 @@ impl ResNetConfig {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] where it describes shapes that no model can have.
-    pub fn parse(json: &Value) -> Result<Self> {
+    fn parse(json: &Value) -> Result<Self> {
         let bad = |reason: String| Error::checkpoint(format!("config.json: {reason}"));
         let config = Self::deserialize(json).map_err(|e| bad(e.to_string()))?;
         if config.hidden_sizes.is_empty() || config.hidden_sizes.len() != config.depths.len() {
@@ -94,12 +100,6 @@ impl ResNetConfig {
                 self.hidden_act
             ))
         })
-    }
-
-    /// Length of an embedding.
-    #[must_use]
-    pub fn dim(&self) -> usize {
-        self.hidden_sizes.last().copied().unwrap_or(0)
     }
 
     fn stem(&self) -> Layer {
@@ -155,10 +155,39 @@ impl ResNetConfig {
             shortcut,
         }
     }
+}
 
-    /// Name and shape of every tensor.
-    #[must_use]
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+/// Reads a `config.json` of the type `resnet`.
+pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
+    Ok(Arc::new(ResNetConfig::parse(json)?))
+}
+
+impl Architecture for ResNetConfig {
+    fn kind(&self) -> ModelKind {
+        ModelKind::Image
+    }
+
+    fn dim(&self) -> usize {
+        self.hidden_sizes.last().copied().unwrap_or(0)
+    }
+
+    fn family(&self) -> &'static str {
+        "cnn"
+    }
+
+    fn processor(&self, file: Option<&Value>) -> Result<Option<ImageProcessor>> {
+        cnn_processor(file).map(Some)
+    }
+
+    fn prefixes(&self) -> &'static [&'static str] {
+        &["resnet."]
+    }
+
+    fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
+        Ok(Box::new(ResNet::new(self, pooler, params)?))
+    }
+
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut layers = vec![self.stem()];
         for block in self.blocks() {
             layers.extend(block.inner);
@@ -170,7 +199,8 @@ impl ResNetConfig {
 }
 
 /// The network up to its last map of features.
-pub(crate) struct ResNet {
+struct ResNet {
+    pooler: Pooler,
     stem: ConvNorm,
     blocks: Vec<Block>,
 }
@@ -181,8 +211,20 @@ struct Block {
     shortcut: Option<ConvNorm>,
 }
 
+impl Network for ResNet {
+    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        match input {
+            Input::Images(pixels) => {
+                let features = self.features(pass, pixels)?;
+                pool_places(pass, &features, self.pooler).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
 impl ResNet {
-    pub(crate) fn new(config: &ResNetConfig, params: &Params) -> Result<Self> {
+    fn new(config: &ResNetConfig, pooler: Pooler, params: &Params) -> Result<Self> {
         let curve = config.curve()?;
         let build = |layer: &Layer, curve| load(params, layer, EPS, curve);
         let blocks = config.blocks().into_iter().map(|block| {
@@ -195,6 +237,7 @@ impl ResNet {
             })
         });
         Ok(Self {
+            pooler,
             stem: build(&config.stem(), curve)?,
             blocks: blocks.collect::<Result<_>>()?,
         })
@@ -202,7 +245,7 @@ impl ResNet {
 
     /// `[batch, height, width, channels]` of pictures `[batch, 3, height,
     /// width]`.
-    pub(crate) fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
+    fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let x = self.stem.forward(pass, &feature_map(pixels)?, None)?;
         let mut x = max_pool(pass, &x)?;
         for block in &self.blocks {

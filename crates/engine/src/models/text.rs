@@ -6,10 +6,13 @@
 //! `DistilBertModel` of Hugging Face's `transformers` in evaluation: dropout is
 //! left out in training too, so that runs are exact.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::{Architecture, Input, ModelKind, Network};
 use crate::{
     Error, Result,
     ops::{
@@ -22,27 +25,27 @@ use crate::{
 
 /// Shapes of a BERT or DistilBERT, read from its `config.json`.
 #[derive(Clone, Debug)]
-pub struct BertConfig {
+struct BertConfig {
     /// Whether it has the tensor names of a DistilBERT.
-    pub distilled: bool,
+    distilled: bool,
     /// Number of tokens.
-    pub vocab_size: usize,
+    vocab_size: usize,
     /// Width of the activations, and length of an embedding.
-    pub hidden_size: usize,
+    hidden_size: usize,
     /// Width inside the MLPs.
-    pub intermediate_size: usize,
+    intermediate_size: usize,
     /// Number of blocks.
-    pub num_hidden_layers: usize,
+    num_hidden_layers: usize,
     /// Heads of a block.
-    pub num_attention_heads: usize,
+    num_attention_heads: usize,
     /// Longest text in tokens.
-    pub max_position_embeddings: usize,
+    max_position_embeddings: usize,
     /// Rows of the table of token kinds; 0 in a DistilBERT.
-    pub type_vocab_size: usize,
+    type_vocab_size: usize,
     /// The activation of the MLPs; `gelu` is known.
-    pub hidden_act: String,
+    hidden_act: String,
     /// Under the root of the layer norms.
-    pub layer_norm_eps: f32,
+    layer_norm_eps: f32,
 }
 
 /// The fields of both kinds of `config.json`, with their defaults.
@@ -71,7 +74,7 @@ impl BertConfig {
     /// # Errors
     /// [`Error::Checkpoint`] where it describes shapes that no model can have,
     /// or parts that are not known.
-    pub fn parse(json: &Value, distilled: bool) -> Result<Self> {
+    fn parse(json: &Value, distilled: bool) -> Result<Self> {
         let bad = |reason: String| Error::checkpoint(format!("config.json: {reason}"));
         let file = File::deserialize(json).map_err(|e| bad(e.to_string()))?;
         let config = Self {
@@ -125,10 +128,57 @@ impl BertConfig {
             (&BERT_BLOCK, "encoder.layer")
         }
     }
+}
 
-    /// Name and shape of every tensor, in the order of the computation.
-    #[must_use]
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+/// Reads a `config.json` of the type `bert`.
+pub(super) fn parse_bert(json: &Value) -> Result<Arc<dyn Architecture>> {
+    Ok(Arc::new(BertConfig::parse(json, false)?))
+}
+
+/// Reads a `config.json` of the type `distilbert`.
+pub(super) fn parse_distilbert(json: &Value) -> Result<Arc<dyn Architecture>> {
+    Ok(Arc::new(BertConfig::parse(json, true)?))
+}
+
+impl Architecture for BertConfig {
+    fn kind(&self) -> ModelKind {
+        ModelKind::Text
+    }
+
+    fn dim(&self) -> usize {
+        self.hidden_size
+    }
+
+    fn family(&self) -> &'static str {
+        "transformer"
+    }
+
+    fn max_tokens(&self) -> Option<usize> {
+        Some(self.max_position_embeddings)
+    }
+
+    fn vocab_size(&self) -> Option<usize> {
+        Some(self.vocab_size)
+    }
+
+    fn prefixes(&self) -> &'static [&'static str] {
+        &["bert.", "distilbert."]
+    }
+
+    /// BERT has one layer for its pretraining alone.
+    fn keeps(&self, name: &str) -> bool {
+        name.starts_with("pooler.dense.")
+    }
+
+    fn layer_marks(&self) -> &'static [&'static str] {
+        &["encoder.layer.", "transformer.layer."]
+    }
+
+    fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
+        Ok(Box::new(Bert::new(self, pooler, params)?))
+    }
+
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let width = self.hidden_size;
         let mut all = vec![
             (
@@ -159,7 +209,7 @@ impl BertConfig {
 }
 
 /// A text model, from token ids to one vector for each text.
-pub(crate) struct Bert {
+struct Bert {
     tables: TokenTables,
     norm: LayerNorm,
     blocks: Vec<Block>,
@@ -167,7 +217,7 @@ pub(crate) struct Bert {
 }
 
 impl Bert {
-    pub(crate) fn new(config: &BertConfig, pooler: Pooler, params: &Params) -> Result<Self> {
+    fn new(config: &BertConfig, pooler: Pooler, params: &Params) -> Result<Self> {
         let width = config.hidden_size;
         let table = |name: &str, rows: usize| {
             params.get(
@@ -205,7 +255,7 @@ impl Bert {
         })
     }
 
-    pub(crate) fn encode(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
+    fn encode_texts(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
         let segments = texts.segments();
         let x = token_embeddings(pass, &texts.ids, &segments, &self.tables)?;
         let x = layer_norm(pass, &x, &self.norm)?;
@@ -215,6 +265,15 @@ impl Bert {
         match self.pooler {
             Pooler::Cls => Ok(x),
             pooler => pool(pass, &x, &segments, pooler),
+        }
+    }
+}
+
+impl Network for Bert {
+    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        match input {
+            Input::Texts(texts) => self.encode_texts(pass, texts).map(Some),
+            _ => Ok(None),
         }
     }
 }

@@ -246,11 +246,12 @@ impl OptimizerSpec {
 /// Models that are not made of such layers learn at one rate.
 #[must_use]
 pub fn layer_scales(config: &ModelConfig, decay: f64) -> HashMap<String, f64> {
-    if !matches!(config, ModelConfig::Clip(_) | ModelConfig::Bert(_)) {
+    let marks = config.architecture().layer_marks();
+    if marks.is_empty() {
         return HashMap::new();
     }
     let layer_of = |name: &str| -> Option<(String, i32)> {
-        for mark in ["encoder.layers.", "encoder.layer.", "transformer.layer."] {
+        for mark in marks {
             if let Some((tower, rest)) = name.split_once(mark) {
                 let number = rest.split('.').next()?.parse().ok()?;
                 return Some((tower.to_owned(), number));
@@ -475,7 +476,7 @@ mod tests {
         assert_eq!(of("encoder.layer.2.output.dense.weight"), Some(1.0));
         assert_eq!(of("encoder.layer.0.output.dense.weight"), Some(0.25));
         assert_eq!(of("embeddings.word_embeddings.weight"), Some(0.125));
-        let clip = ModelConfig::parse(&json!({})).unwrap();
+        let clip = ModelConfig::parse(&json!({"model_type": "clip"})).unwrap();
         let scales = layer_scales(&clip, 0.5);
         assert_eq!(scales["text_model.encoder.layers.11.mlp.fc1.weight"], 1.0);
         assert!(!scales.contains_key("visual_projection.weight"));

@@ -23,18 +23,19 @@ fn pictures(batch: usize, side: usize) -> Input {
     Input::Images(pixels.unwrap())
 }
 
+/// The `eos_token_id` of `clip-small`.
+const END_OF_TEXT: u32 = 1;
+
 /// `clip-small`, with the batch of `fixtures/make_precision.py`.
 fn clip() -> (Model, [Input; 2]) {
     let files = ModelSource::Bundled("clip-small").read().unwrap();
     let loaded = files.load(&Default::default(), &Device::Cpu).unwrap();
-    let ModelConfig::Clip(config) = loaded.model.config() else {
-        panic!("clip-small is a CLIP")
-    };
-    let (text, side) = (&config.text_config, config.vision_config.image_size);
+    let config = loaded.model.config();
+    let (vocabulary, side) = (config.vocab_size().unwrap(), config.image_size().unwrap());
     let (batch, tokens) = (8, 16);
     let id = |i: usize| match i % tokens {
-        place if place + 1 == tokens => text.eos_token_id,
-        _ => (3 + i * 37 % (text.vocab_size - 10)) as u32,
+        place if place + 1 == tokens => END_OF_TEXT,
+        _ => (3 + i * 37 % (vocabulary - 10)) as u32,
     };
     let texts = TokenBatch::uniform((0..batch * tokens).map(id).collect(), tokens);
     let inputs = [Input::Texts(texts), pictures(batch, side)];

@@ -1,0 +1,149 @@
+//! One interface for all architectures, and the list of them.
+//!
+//! A file of this folder describes one architecture: the fields of its
+//! `config.json`, names and shapes of its tensors, and its forward pass. The
+//! list at the end of this file has one line for it. Nothing else in the engine
+//! asks which architecture a model has.
+
+use std::{collections::HashMap, fmt::Debug, sync::Arc};
+
+use candle_core::Tensor;
+use serde_json::Value;
+
+use super::{Input, ModelKind, clip, efficientnet, mlp, random, resnet, text};
+use crate::{
+    Error, Result,
+    image::ImageProcessor,
+    ops::{Pass, Pooler},
+    params::{Param, Params, RawTensor},
+};
+
+/// The shapes of one model, read from its `config.json`.
+pub(crate) trait Architecture: Debug + Send + Sync {
+    /// What it embeds.
+    fn kind(&self) -> ModelKind;
+
+    /// Length of the network's embeddings.
+    fn dim(&self) -> usize;
+
+    /// Name and shape of every tensor, in the order of the computation. Names
+    /// are those of its own library.
+    fn tensors(&self) -> Vec<(String, Vec<usize>)>;
+
+    /// Builds the network from its weights. `pooler` says how the places of a
+    /// text or a picture become one vector.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where a tensor is missing or has another shape.
+    fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>>;
+
+    /// The family that the Python Finetuner names in an artifact's metadata:
+    /// `transformer`, `cnn` or `mlp`.
+    fn family(&self) -> &'static str;
+
+    /// The longest text in tokens, for a model that reads texts.
+    fn max_tokens(&self) -> Option<usize> {
+        None
+    }
+
+    /// Rows of the table of tokens, for a model that reads texts.
+    fn vocab_size(&self) -> Option<usize> {
+        None
+    }
+
+    /// Height and width of a picture in pixels, where the network takes one size
+    /// alone.
+    fn image_size(&self) -> Option<usize> {
+        None
+    }
+
+    /// Length of the features, for a model that takes them.
+    fn features(&self) -> Option<usize> {
+        None
+    }
+
+    /// Prepares pictures as `preprocessor_config.json` says, or as is usual for
+    /// this architecture where there is no such file.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where the file asks for steps that are not known.
+    fn processor(&self, file: Option<&Value>) -> Result<Option<ImageProcessor>> {
+        let _ = file;
+        Ok(None)
+    }
+
+    /// Prefixes of the names in checkpoints of this network with another top.
+    fn prefixes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Whether a tensor, though not used, is kept so that a saved model is
+    /// whole.
+    fn keeps(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
+    /// What stands before the number of a layer in the names of its tensors,
+    /// such as `encoder.layer.`; empty for a network that is not made of layers
+    /// of one kind.
+    fn layer_marks(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Random weights of these shapes. The same seed gives the same weights.
+    fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
+        random::fresh(self.tensors(), seed).collect()
+    }
+
+    /// Whether a model without weights begins with random ones.
+    fn begins_random(&self) -> bool {
+        false
+    }
+}
+
+/// A network with its weights.
+pub(crate) trait Network: Send + Sync {
+    /// Embeddings `[batch, dim]` of one batch, not normalised; `None` where the
+    /// network takes no input of that kind.
+    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>>;
+
+    /// The logarithm of the scale of a text-to-image model's similarities.
+    fn logit_scale(&self) -> Option<&Arc<Param>> {
+        None
+    }
+}
+
+/// Reads the `config.json` of an architecture.
+type Parse = fn(&Value) -> Result<Arc<dyn Architecture>>;
+
+/// Every architecture, by the `model_type` of its `config.json`.
+const ARCHITECTURES: &[(&str, Parse)] = &[
+    ("bert", text::parse_bert),
+    ("clip", clip::parse),
+    ("distilbert", text::parse_distilbert),
+    ("efficientnet", efficientnet::parse),
+    ("mlp", mlp::parse),
+    ("resnet", resnet::parse),
+];
+
+/// Reads a `config.json` by its `model_type`.
+pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
+    let known = || {
+        let names: Vec<&str> = ARCHITECTURES.iter().map(|(name, _)| *name).collect();
+        names.join(", ")
+    };
+    let Some(kind) = json.get("model_type").and_then(Value::as_str) else {
+        return Err(Error::checkpoint(format!(
+            "config.json has no `model_type`: add it; {} are known",
+            known()
+        )));
+    };
+    match ARCHITECTURES.iter().find(|(name, _)| *name == kind) {
+        Some((_, parse)) => parse(json),
+        None => Err(Error::checkpoint(format!(
+            "config.json describes a model of type `{kind}`; {} are known",
+            known()
+        ))),
+    }
+}
