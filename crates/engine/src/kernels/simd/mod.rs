@@ -1,0 +1,20 @@
+//! Row and element kernels, compiled for every x86-64 level and chosen at run
+//! time by [`pulp::Arch`]. On other CPUs the baseline is used.
+//!
+//! Sums run in 16 parallel lanes and are folded at the end: fast, and
+//! the same on every machine.
+
+mod activation;
+mod adam;
+mod curve;
+mod elements;
+mod math;
+mod norm;
+mod softmax;
+
+pub(crate) use activation::{gelu, gelu_backward, quick_gelu, quick_gelu_backward};
+pub(crate) use adam::{AdamStep, adam};
+pub(crate) use curve::{Curve, combine_columns, scale_shift_curve, scale_shift_curve_backward};
+pub(crate) use elements::{add, add_assign, add_squared_differences, multiply_add};
+pub(crate) use norm::{layer_norm_backward_rows, layer_norm_rows};
+pub(crate) use softmax::{softmax_backward_row, softmax_row};
