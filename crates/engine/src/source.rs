@@ -1,51 +1,31 @@
 //! Where models come from: those that ship with the engine, a folder in Hugging
 //! Face layout, or the Hugging Face hub and its cache on this machine.
 
+mod archive;
 mod bundled;
 mod extras;
+mod files;
 #[cfg(feature = "hub")]
 mod hub;
+mod load;
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use candle_core::Device;
+pub use archive::open_artifact;
 pub(crate) use extras::Extras;
+pub use files::ModelFiles;
+use files::parse_json;
+pub(crate) use files::{EXTRAS_FILE, HEAD_FILE, POOLING_FILE, SENTENCE_FILE};
 use finetuner_protocol::{
     BACKBONES, LocalModels, Task, backbone::Backbone, find_backbone, guess_task,
 };
-use serde_json::{Value, json};
+pub use load::{LoadOptions, LoadedModel, ModelDescription};
+use serde_json::json;
 
 use crate::{
     Error, Result,
-    models::{HeadConfig, MlpConfig, Model, ModelConfig, ModelKind, ModelSetup},
-    ops::Pooler,
-    params::{RawTensor, parse_safetensors},
-    plan::Cutting,
-    prepare::Preparer,
-    tokenizer::Tokenizer,
+    models::{MlpConfig, ModelConfig, ModelKind},
 };
-
-/// Files that go with a model and are handed on unchanged.
-const SIDE_FILES: [&str; 6] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-];
-
-/// What a saved model is beside its network: see [`Extras`].
-pub(crate) const EXTRAS_FILE: &str = "finetuner.json";
-/// The weights of a projection head.
-pub(crate) const HEAD_FILE: &str = "projection_head.safetensors";
-/// How sentence-transformers pools.
-pub(crate) const POOLING_FILE: &str = "1_Pooling/config.json";
-/// How sentence-transformers cuts texts.
-pub(crate) const SENTENCE_FILE: &str = "sentence_bert_config.json";
 
 /// Where a model's files are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -284,277 +264,6 @@ fn is_hub_name(name: &str) -> bool {
                 .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
     matches!(name.split_once('/'), Some((owner, model)) if part(owner) && part(model))
-}
-
-fn parse_json(bytes: &[u8], name: &str) -> Result<Value> {
-    serde_json::from_slice(bytes).map_err(|e| Error::checkpoint(format!("{name}: {e}")))
-}
-
-/// No file of a model may be larger than this.
-const LARGEST_FILE: u64 = 64 << 30;
-
-/// Unpacks the model in the artifact of a run into `folder`. Only files that a
-/// model is made of are taken, by their names.
-///
-/// # Errors
-/// [`Error::Checkpoint`] where the zip is none, or holds no model.
-pub fn open_artifact(zip: &Path, folder: &Path) -> Result<()> {
-    let bad = |reason: &dyn std::fmt::Display| {
-        Error::checkpoint(format!("{} is no artifact: {reason}", zip.display()))
-    };
-    let file = std::fs::File::open(zip).map_err(|e| Error::io(zip, e))?;
-    let mut archive = zip::ZipArchive::new(file).map_err(|e| bad(&e))?;
-    let own = [
-        "config.json",
-        "preprocessor_config.json",
-        "model.safetensors",
-        EXTRAS_FILE,
-        HEAD_FILE,
-        POOLING_FILE,
-        SENTENCE_FILE,
-    ];
-    for i in 0..archive.len() {
-        let mut entry = archive.by_index(i).map_err(|e| bad(&e))?;
-        // Every file lies in a folder with the run's name.
-        let name = entry.name().map_err(|e| bad(&e))?.into_owned();
-        let name = name.split_once('/').map(|(_, name)| name);
-        let wanted = own.iter().chain(&SIDE_FILES);
-        let Some(name) = wanted.copied().find(|wanted| name == Some(*wanted)) else {
-            continue;
-        };
-        if entry.size() > LARGEST_FILE {
-            return Err(bad(&format!("`{name}` has {} bytes", entry.size())));
-        }
-        let to = folder.join(name);
-        if let Some(parent) = to.parent() {
-            std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
-        }
-        let mut out = std::fs::File::create(&to).map_err(|e| Error::io(&to, e))?;
-        std::io::copy(&mut entry, &mut out).map_err(|e| Error::io(&to, e))?;
-    }
-    if folder.join("config.json").is_file() {
-        Ok(())
-    } else {
-        Err(bad(&"it has no config.json"))
-    }
-}
-
-/// The files of a model, read.
-#[derive(Default)]
-pub struct ModelFiles {
-    config: Value,
-    tensors: HashMap<String, RawTensor>,
-    preprocessor: Option<Value>,
-    /// By file name.
-    side_files: HashMap<String, Vec<u8>>,
-    extras: Extras,
-    /// Longest text in tokens, where sentence-transformers says so.
-    max_tokens: Option<usize>,
-}
-
-impl ModelFiles {
-    /// Reads the files that `find` knows.
-    fn gather(name: &str, find: impl Fn(&str) -> Result<Option<PathBuf>>) -> Result<Self> {
-        let read = |file: &str| -> Result<Option<Vec<u8>>> {
-            find(file)?
-                .map(|path| std::fs::read(&path).map_err(|e| Error::io(&path, e)))
-                .transpose()
-        };
-        let json = |file: &str| -> Result<Option<Value>> {
-            read(file)?
-                .map(|bytes| parse_json(&bytes, file))
-                .transpose()
-        };
-        let missing = |file: &str| Error::model(name, format!("it has no {file}"));
-        let config = json("config.json")?.ok_or_else(|| missing("config.json"))?;
-        // Fail on a wrong kind of model before its weights are fetched.
-        let parsed = ModelConfig::parse(&config)?;
-        let reads_texts = parsed.max_tokens().is_some();
-        let mut side_files = HashMap::new();
-        if reads_texts {
-            for file in SIDE_FILES {
-                if let Some(bytes) = read(file)? {
-                    side_files.insert(file.to_owned(), bytes);
-                }
-            }
-            if !side_files.contains_key("tokenizer.json") {
-                return Err(missing("tokenizer.json"));
-            }
-        }
-        let mut tensors = if let Some(bytes) = read("model.safetensors")? {
-            parse_safetensors(&bytes, "model.safetensors")?
-        } else if let Some(path) = find("pytorch_model.bin")? {
-            read_pytorch(&path)?
-        } else {
-            return Err(missing("model.safetensors"));
-        };
-        let extras = match json(EXTRAS_FILE)? {
-            Some(own) => Extras::parse(&own)?,
-            None => match if reads_texts {
-                json(POOLING_FILE)?
-            } else {
-                None
-            } {
-                Some(pooling) => Extras::from_sentence_transformers(&pooling)?,
-                None => Extras::default(),
-            },
-        };
-        if extras.head.is_some() {
-            let bytes = read(HEAD_FILE)?.ok_or_else(|| missing(HEAD_FILE))?;
-            tensors.extend(parse_safetensors(&bytes, HEAD_FILE)?);
-        }
-        let max_tokens = match if reads_texts {
-            json(SENTENCE_FILE)?
-        } else {
-            None
-        } {
-            Some(sentence) => sentence["max_seq_length"].as_u64().map(|n| n as usize),
-            None => None,
-        };
-        Ok(Self {
-            config,
-            tensors,
-            preprocessor: json("preprocessor_config.json")?,
-            side_files,
-            extras,
-            max_tokens,
-        })
-    }
-
-    /// Puts the model together.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] where the files do not fit each other;
-    /// [`Error::Config`] where the options don't.
-    pub fn load(mut self, options: &LoadOptions, device: &Device) -> Result<LoadedModel> {
-        let config = ModelConfig::parse(&self.config)?;
-        let architecture = config.architecture();
-        let processor = architecture.processor(self.preprocessor.as_ref())?;
-        let tokenizer = match (config.max_tokens(), self.side_files.get("tokenizer.json")) {
-            (None, _) => None,
-            (Some(_), None) => return Err(Error::checkpoint("tokenizer.json is missing")),
-            (Some(positions), Some(json)) => {
-                self.max_tokens = self
-                    .max_tokens
-                    .filter(|n| *n > 0)
-                    .or(self.extras.max_tokens);
-                if let Some(longest) = options.cutting.max_length {
-                    if longest > positions {
-                        return Err(Error::config(
-                            "model_options.collate_options",
-                            format!(
-                                "`max_length` is {longest}: the model reads {positions} tokens"
-                            ),
-                        ));
-                    }
-                    self.max_tokens = Some(longest);
-                }
-                let longest = self.max_tokens.unwrap_or(positions).min(positions);
-                Some(match options.cutting.refuse_longer {
-                    true => Tokenizer::parse_uncut(json, positions)?,
-                    false => Tokenizer::parse(json, longest)?,
-                })
-            }
-        };
-        let features = architecture.features();
-        if architecture.begins_random() && self.tensors.is_empty() {
-            self.tensors = config.random_weights(options.seed);
-        }
-        let dim = config.dim();
-        let wanted = options.output_dim;
-        let head = match (self.extras.head, wanted) {
-            (Some(head), None) => Some(head),
-            (Some(head), Some(wanted)) if head.outputs == wanted => Some(head),
-            (Some(head), Some(wanted)) => {
-                return Err(Error::config(
-                    "output_dim",
-                    format!(
-                        "{wanted}: the model's projection head gives {}",
-                        head.outputs
-                    ),
-                ));
-            }
-            (None, wanted) => {
-                let outputs = wanted.unwrap_or(dim);
-                let needed = options.freeze || outputs != dim;
-                needed.then_some(HeadConfig {
-                    inputs: dim,
-                    outputs,
-                })
-            }
-        };
-        let setup = ModelSetup {
-            pooler: options.pooler.or(self.extras.pooler),
-            head,
-            freeze: options.freeze,
-            seed: options.seed,
-        };
-        Ok(LoadedModel {
-            model: Model::new(config, self.tensors, setup, device)?,
-            preparer: Preparer {
-                tokenizer,
-                processor,
-                features,
-            },
-            description: ModelDescription {
-                config: self.config,
-                side_files: self.side_files,
-                max_tokens: self.max_tokens,
-            },
-        })
-    }
-}
-
-/// How a model is put together.
-#[derive(Clone, Debug, Default)]
-pub struct LoadOptions {
-    /// How places become one vector, in place of what the model's files say.
-    pub pooler: Option<Pooler>,
-    /// Length of the embeddings, where it shall be another.
-    pub output_dim: Option<usize>,
-    /// Whether training changes a projection head alone.
-    pub freeze: bool,
-    /// Decides new weights.
-    pub seed: u64,
-    /// How long texts are cut, in place of what the model's files say.
-    pub cutting: Cutting,
-}
-
-/// A model, ready to be used.
-pub struct LoadedModel {
-    /// The model.
-    pub model: Model,
-    /// What its inputs are made with.
-    pub preparer: Preparer,
-    /// Its files beside the weights.
-    pub description: ModelDescription,
-}
-
-/// What a saved model needs beside its weights.
-pub struct ModelDescription {
-    pub(crate) config: Value,
-    pub(crate) side_files: HashMap<String, Vec<u8>>,
-    pub(crate) max_tokens: Option<usize>,
-}
-
-/// Reads the tensors of a PyTorch file. The pickle in it is interpreted as
-/// data; nothing that it names is run.
-fn read_pytorch(path: &Path) -> Result<HashMap<String, RawTensor>> {
-    candle_core::pickle::read_all(path)
-        .map_err(|e| {
-            let reason = crate::error::without_backtrace(e);
-            Error::checkpoint(format!("{}: {reason}", path.display()))
-        })?
-        .into_iter()
-        .filter(|(_, tensor)| tensor.dtype().is_float())
-        .map(|(name, tensor)| {
-            let data = tensor
-                .flatten_all()?
-                .to_dtype(candle_core::DType::F32)?
-                .to_vec1()?;
-            Ok((name, (tensor.dims().to_vec(), data)))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,144 @@
+//! Reading the files of a model, wherever they are.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::Extras;
+use crate::{
+    Error, Result,
+    models::ModelConfig,
+    params::{RawTensor, parse_safetensors},
+};
+
+/// Files that go with a model and are handed on unchanged.
+pub(super) const SIDE_FILES: [&str; 6] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+];
+
+/// What a saved model is beside its network: see [`Extras`].
+pub(crate) const EXTRAS_FILE: &str = "finetuner.json";
+/// The weights of a projection head.
+pub(crate) const HEAD_FILE: &str = "projection_head.safetensors";
+/// How sentence-transformers pools.
+pub(crate) const POOLING_FILE: &str = "1_Pooling/config.json";
+/// How sentence-transformers cuts texts.
+pub(crate) const SENTENCE_FILE: &str = "sentence_bert_config.json";
+
+/// The files of a model, read.
+#[derive(Default)]
+pub struct ModelFiles {
+    pub(super) config: Value,
+    pub(super) tensors: HashMap<String, RawTensor>,
+    pub(super) preprocessor: Option<Value>,
+    /// By file name.
+    pub(super) side_files: HashMap<String, Vec<u8>>,
+    pub(super) extras: Extras,
+    /// Longest text in tokens, where sentence-transformers says so.
+    pub(super) max_tokens: Option<usize>,
+}
+
+impl ModelFiles {
+    /// Reads the files that `find` knows.
+    pub(super) fn gather(
+        name: &str,
+        find: impl Fn(&str) -> Result<Option<PathBuf>>,
+    ) -> Result<Self> {
+        let read = |file: &str| -> Result<Option<Vec<u8>>> {
+            find(file)?
+                .map(|path| std::fs::read(&path).map_err(|e| Error::io(&path, e)))
+                .transpose()
+        };
+        let json = |file: &str| -> Result<Option<Value>> {
+            read(file)?
+                .map(|bytes| parse_json(&bytes, file))
+                .transpose()
+        };
+        let missing = |file: &str| Error::model(name, format!("it has no {file}"));
+        let config = json("config.json")?.ok_or_else(|| missing("config.json"))?;
+        // Fail on a wrong kind of model before its weights are fetched.
+        let parsed = ModelConfig::parse(&config)?;
+        let reads_texts = parsed.max_tokens().is_some();
+        let mut side_files = HashMap::new();
+        if reads_texts {
+            for file in SIDE_FILES {
+                if let Some(bytes) = read(file)? {
+                    side_files.insert(file.to_owned(), bytes);
+                }
+            }
+            if !side_files.contains_key("tokenizer.json") {
+                return Err(missing("tokenizer.json"));
+            }
+        }
+        let mut tensors = if let Some(bytes) = read("model.safetensors")? {
+            parse_safetensors(&bytes, "model.safetensors")?
+        } else if let Some(path) = find("pytorch_model.bin")? {
+            read_pytorch(&path)?
+        } else {
+            return Err(missing("model.safetensors"));
+        };
+        let extras = match json(EXTRAS_FILE)? {
+            Some(own) => Extras::parse(&own)?,
+            None => match if reads_texts {
+                json(POOLING_FILE)?
+            } else {
+                None
+            } {
+                Some(pooling) => Extras::from_sentence_transformers(&pooling)?,
+                None => Extras::default(),
+            },
+        };
+        if extras.head.is_some() {
+            let bytes = read(HEAD_FILE)?.ok_or_else(|| missing(HEAD_FILE))?;
+            tensors.extend(parse_safetensors(&bytes, HEAD_FILE)?);
+        }
+        let max_tokens = match if reads_texts {
+            json(SENTENCE_FILE)?
+        } else {
+            None
+        } {
+            Some(sentence) => sentence["max_seq_length"].as_u64().map(|n| n as usize),
+            None => None,
+        };
+        Ok(Self {
+            config,
+            tensors,
+            preprocessor: json("preprocessor_config.json")?,
+            side_files,
+            extras,
+            max_tokens,
+        })
+    }
+}
+
+pub(super) fn parse_json(bytes: &[u8], name: &str) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|e| Error::checkpoint(format!("{name}: {e}")))
+}
+
+/// Reads the tensors of a PyTorch file. The pickle in it is interpreted as
+/// data; nothing that it names is run.
+fn read_pytorch(path: &Path) -> Result<HashMap<String, RawTensor>> {
+    candle_core::pickle::read_all(path)
+        .map_err(|e| {
+            let reason = crate::error::without_backtrace(e);
+            Error::checkpoint(format!("{}: {reason}", path.display()))
+        })?
+        .into_iter()
+        .filter(|(_, tensor)| tensor.dtype().is_float())
+        .map(|(name, tensor)| {
+            let data = tensor
+                .flatten_all()?
+                .to_dtype(candle_core::DType::F32)?
+                .to_vec1()?;
+            Ok((name, (tensor.dims().to_vec(), data)))
+        })
+        .collect()
+}
