@@ -30,6 +30,7 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 use crate::{
     Error, Result,
     evaluation::Metrics,
+    image::ImageProcessor,
     models::{HEAD_PREFIX, Model, ModelKind},
     ops::Pooler,
     params::{FloatFormat, write_safetensors},
@@ -207,10 +208,10 @@ fn metadata(record: &RunRecord<'_>, model: &Model) -> Value {
 /// The parts of a model as the Python Finetuner describes them: the two towers
 /// of a CLIP, both in the one file of weights, or the model itself.
 fn parts(model: &Model, preparer: &Preparer, config: &RunConfig) -> Vec<Value> {
-    let side = preparer
+    let [height, width] = preparer
         .processor
         .as_ref()
-        .map_or(0, |processor| processor.crop);
+        .map_or([0; 2], ImageProcessor::sides);
     let part = |name: &str, task: &str, input: &str, shape: Value, dtype: &str| {
         json!({
             "name": name,
@@ -229,7 +230,7 @@ fn parts(model: &Model, preparer: &Preparer, config: &RunConfig) -> Vec<Value> {
         part(name, task, "input_ids", shape, "int32")
     };
     let pictures = |name: &str, task: &str| {
-        let shape = json!(["batch-size", 3, side, side]);
+        let shape = json!(["batch-size", 3, height, width]);
         part(name, task, "pixel_values", shape, "float32")
     };
     let name = config.model.name.as_deref().unwrap_or("model");

@@ -100,8 +100,8 @@ impl Preparer {
                     .process(&bytes, change(i).as_ref(), out)
                     .map_err(|e| at(i, &e))
             })?;
-        let side = processor.crop as usize;
-        let pixels = Tensor::from_vec(pixels, (items.len(), 3, side, side), device)?;
+        let [height, width] = processor.sides().map(|side| side as usize);
+        let pixels = Tensor::from_vec(pixels, (items.len(), 3, height, width), device)?;
         Ok(Input::Images(pixels))
     }
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    image::ImageProcessor,
+    image::{ImageProcessor, ProcessorClass},
     ops::{
         Block, CLIP_BLOCK, LayerNorm, Linear, Pass, Pooler, Segments, TokenTables, layer_norm,
         linear, patch_embeddings, run_blocks, token_embeddings,
@@ -215,7 +215,7 @@ impl Architecture for ClipConfig {
     fn processor(&self, file: Option<&Value>) -> Result<Option<ImageProcessor>> {
         let size = self.vision_config.image_size as u32;
         Ok(Some(match file {
-            Some(json) => ImageProcessor::parse_clip(json, size)?,
+            Some(json) => ImageProcessor::parse(json, ProcessorClass::Clip, Some([size; 2]))?,
             None => ImageProcessor::clip(size),
         }))
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::{
     Result,
-    image::ImageProcessor,
+    image::{ImageProcessor, ProcessorClass},
     kernels::simd::Curve,
     ops::{BatchNorm, ConvKind, ConvNorm, Padding, Pass, Pooler, Segments, pool},
     params::Params,
@@ -100,9 +100,12 @@ pub(super) fn load(params: &Params, layer: &Layer, eps: f32, curve: Curve) -> Re
 }
 
 /// The processor of a convolutional network; `file` is its
-/// `preprocessor_config.json`.
-pub(super) fn cnn_processor(file: Option<&Value>) -> Result<ImageProcessor> {
-    file.map_or_else(|| Ok(ImageProcessor::cnn()), ImageProcessor::parse_cnn)
+/// `preprocessor_config.json`, `class` its class in `transformers`.
+pub(super) fn cnn_processor(file: Option<&Value>, class: ProcessorClass) -> Result<ImageProcessor> {
+    match file {
+        Some(json) => ImageProcessor::parse(json, class, None),
+        None => Ok(ImageProcessor::cnn()),
+    }
 }
 
 /// Pictures `[batch, 3, height, width]` with their channels last.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    image::ImageProcessor,
+    image::{ImageProcessor, ProcessorClass},
     kernels::simd::Curve,
     ops::{ConvNorm, Linear, Padding, Pass, Pooler, Shortcut, linear, run_layers, scale_channels},
     params::Params,
@@ -250,7 +250,7 @@ impl Architecture for EfficientNetConfig {
     }
 
     fn processor(&self, file: Option<&Value>) -> Result<Option<ImageProcessor>> {
-        cnn_processor(file).map(Some)
+        cnn_processor(file, ProcessorClass::EfficientNet).map(Some)
     }
 
     fn prefixes(&self) -> &'static [&'static str] {

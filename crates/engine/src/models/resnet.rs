@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    image::ImageProcessor,
+    image::{ImageProcessor, ProcessorClass},
     kernels::simd::Curve,
     ops::{ConvNorm, Pass, Pooler, Shortcut, max_pool, run_layers},
     params::Params,
@@ -176,7 +176,7 @@ impl Architecture for ResNetConfig {
     }
 
     fn processor(&self, file: Option<&Value>) -> Result<Option<ImageProcessor>> {
-        cnn_processor(file).map(Some)
+        cnn_processor(file, ProcessorClass::ConvNext).map(Some)
     }
 
     fn prefixes(&self) -> &'static [&'static str] {

@@ -111,11 +111,25 @@ impl ModelFiles {
         Ok(Self {
             config,
             tensors,
-            preprocessor: json("preprocessor_config.json")?,
+            preprocessor: preprocessor(json("processor_config.json")?, || {
+                json("preprocessor_config.json")
+            })?,
             side_files,
             extras,
             max_tokens,
         })
+    }
+}
+
+/// How pictures are prepared: `transformers` 5 writes the steps of all
+/// processors of a model into one file, which goes first.
+fn preprocessor(
+    processors: Option<Value>,
+    own: impl FnOnce() -> Result<Option<Value>>,
+) -> Result<Option<Value>> {
+    match processors.and_then(|json| json.get("image_processor").cloned()) {
+        Some(nested) => Ok(Some(nested)),
+        None => own(),
     }
 }
 

@@ -142,8 +142,12 @@ fn pictures_become_what_the_clip_processor_makes_of_them() {
             .collect();
         let worst = off.iter().copied().fold(0.0, f32::max);
         let mean = off.iter().sum::<f32>() / off.len() as f32;
-        // Decoders of JPEG round differently, and Pillow, which rounds in
-        // between, scales some tall pictures down first and then across.
-        assert!(worst < 2.1 && mean < 0.4, "{name}: {worst} {mean}");
+        // Decoders of JPEG round differently; all else is equal.
+        let (most, usual) = if name.ends_with("jpg") {
+            (2.1, 0.4)
+        } else {
+            (1e-4, 1e-5)
+        };
+        assert!(worst < most && mean < usual, "{name}: {worst} {mean}");
     }
 }

@@ -6,6 +6,7 @@ mod clip;
 mod losses;
 mod metrics;
 mod precision;
+mod preprocessing;
 mod resume;
 mod runs;
 mod settings;

@@ -1,0 +1,120 @@
+//! From the bytes of a file to pixels.
+//!
+//! The content decides on the format, never the name. Transparent pictures lie
+//! on white and pictures with an Exif orientation are turned upright, so that
+//! a model sees what a person sees.
+
+use std::io::Cursor;
+
+use image::{
+    DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, metadata::Orientation,
+};
+
+use super::format;
+use crate::{Error, Result};
+
+/// No picture may need more memory than this while it is decoded.
+pub(super) const MAX_DECODED_BYTES: u64 = 256 << 20;
+/// No picture may be wider or higher than this.
+const MAX_SIDE: u32 = 16_384;
+
+/// Checks that a picture can be decoded, to its last pixel.
+///
+/// # Errors
+/// [`Error::Data`] where it can't, or where it is too large.
+pub fn check(encoded: &[u8]) -> Result<()> {
+    decode(encoded).map(drop)
+}
+
+/// Checks a picture by its head alone, and JPEGs for their end.
+///
+/// # Errors
+/// [`Error::Data`] where the format is unknown, the size is not allowed or a
+/// JPEG is cut short.
+pub fn check_head(encoded: &[u8]) -> Result<()> {
+    let (width, height) = reader(encoded)?
+        .into_dimensions()
+        .map_err(|e| unreadable(encoded, &e))?;
+    if width == 0 || height == 0 {
+        return Err(unreadable(encoded, &"it has no pixels"));
+    }
+    if width > MAX_SIDE || height > MAX_SIDE {
+        return Err(Error::data(format!(
+            "a picture of {width}x{height} pixels; {MAX_SIDE} a side are allowed"
+        )));
+    }
+    Ok(())
+}
+
+/// Decodes a picture to RGB: upright, and on white where it is transparent, as
+/// `transformers` has it since version 5.
+pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage> {
+    let bad = |e: image::ImageError| unreadable(encoded, &e);
+    let mut limits = limits();
+    let mut decoder = reader(encoded)?.into_decoder().map_err(bad)?;
+    limits.reserve(decoder.total_bytes()).map_err(bad)?;
+    decoder.set_limits(limits).map_err(bad)?;
+    let orientation = orientation(&mut decoder);
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(bad)?;
+    if picture.width() == 0 || picture.height() == 0 {
+        return Err(unreadable(encoded, &"it has no pixels"));
+    }
+    picture.apply_orientation(orientation);
+    if !picture.color().has_alpha() {
+        return Ok(picture.into_rgb8());
+    }
+    let picture = picture.into_rgba8();
+    let mut opaque = RgbImage::new(picture.width(), picture.height());
+    for (to, from) in opaque.pixels_mut().zip(picture.pixels()) {
+        let alpha = u32::from(from[3]);
+        let on_white = |channel: u8| {
+            let sum = u32::from(channel) * alpha + 255 * (255 - alpha);
+            ((sum + 127) / 255) as u8
+        };
+        to.0 = [on_white(from[0]), on_white(from[1]), on_white(from[2])];
+    }
+    Ok(opaque)
+}
+
+/// How the picture must be turned: by its Exif part, else by its XMP part, as
+/// Pillow's `exif_transpose` reads them. A broken note turns nothing.
+fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
+    let exif = decoder.exif_metadata().ok().flatten();
+    let found = exif.and_then(|exif| Orientation::from_exif_chunk(&exif));
+    let found = found.or_else(|| {
+        let xmp = decoder.xmp_metadata().ok().flatten()?;
+        let xmp = String::from_utf8_lossy(&xmp);
+        let (_, value) = xmp.split_once("tiff:Orientation")?;
+        let value = value.strip_prefix("=\"").or(value.strip_prefix('>'))?;
+        Orientation::from_exif(value.chars().next()?.to_digit(10)? as u8)
+    });
+    found.unwrap_or(Orientation::NoTransforms)
+}
+
+fn limits() -> Limits {
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_DECODED_BYTES);
+    limits
+}
+
+fn reader(encoded: &[u8]) -> Result<ImageReader<Cursor<&[u8]>>> {
+    let mut reader = ImageReader::new(Cursor::new(encoded))
+        .with_guessed_format()
+        .map_err(|e| unreadable(encoded, &e))?;
+    if reader.format() == Some(ImageFormat::Jpeg) && !format::is_whole_jpeg(encoded) {
+        return Err(unreadable(
+            encoded,
+            &"the JPEG is cut short: its end is missing",
+        ));
+    }
+    reader.limits(limits());
+    Ok(reader)
+}
+
+/// Says what the bytes are, where that is known, else what the decoder said.
+fn unreadable(encoded: &[u8], reason: &dyn std::fmt::Display) -> Error {
+    let reason = format::refuse(encoded).unwrap_or_else(|| reason.to_string());
+    Error::data(format!("not a readable picture: {reason}"))
+}

@@ -1,0 +1,198 @@
+//! The picture processor against `transformers` and Pillow, by
+//! `fixtures/make_preprocessors.py`: classes, their defaults, every field.
+
+use finetuner_engine::image::{self, ImageProcessor, ProcessorClass};
+use serde_json::{Value, json};
+
+use crate::support::{fixture, json, tensors};
+
+fn parse(config: &Value) -> finetuner_engine::Result<ImageProcessor> {
+    ImageProcessor::parse(config, ProcessorClass::Clip, None)
+}
+
+/// A processor, and the pixels that it makes of a picture in `fixtures`.
+fn pixels(processor: &ImageProcessor, picture: &str) -> finetuner_engine::Result<Vec<f32>> {
+    let picture = std::fs::read(fixture(picture)).unwrap();
+    let mut found = vec![0.0; processor.values()];
+    processor.process(&picture, None, &mut found)?;
+    Ok(found)
+}
+
+fn worst(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let off = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    off.fold(0.0, f32::max)
+}
+
+#[test]
+fn every_processor_makes_the_pixels_of_transformers() {
+    let configs = json("preprocessors/configs.json");
+    let expected = tensors("preprocessors/values.safetensors");
+    let mut compared = 0;
+    for (name, config) in configs.as_object().unwrap() {
+        let processor = parse(config).unwrap();
+        // What is saved means the same.
+        let saved = parse(&processor.to_json()).unwrap();
+        for picture in ["wide.png", "tall.png"] {
+            let (shape, expected) = &expected[&format!("{name}/{picture}")];
+            assert_eq!(
+                shape[1..],
+                processor.sides().map(|side| side as usize),
+                "{name}"
+            );
+            // Of 256 levels one is at least 0.004.
+            let largest = expected.iter().fold(1.0f32, |a, b| a.max(b.abs()));
+            for processor in [&processor, &saved] {
+                let found = pixels(processor, &format!("pictures/{picture}")).unwrap();
+                let off = worst(&found, expected) / largest;
+                assert!(off < 1e-6, "{name} {picture}: {off}");
+            }
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, expected.len());
+}
+
+#[test]
+fn pictures_are_turned_upright_in_every_format() {
+    let expected = tensors("preprocessors/upright.safetensors");
+    let config =
+        json!({"image_processor_type": "ViTImageProcessor", "size": [6, 8], "resample": 4});
+    let processor = parse(&config).unwrap();
+    assert_eq!(expected.len(), 12);
+    for (name, (_, expected)) in expected {
+        let found = pixels(&processor, &format!("upright/{name}")).unwrap();
+        // Decoders of JPEG differ by one of 255 levels.
+        let limit = if name.ends_with("jpg") {
+            2.0 / 127.5
+        } else {
+            1e-6
+        };
+        let off = worst(&found, &expected);
+        assert!(off < limit, "{name}: {off}");
+    }
+}
+
+#[test]
+fn steps_that_are_not_known_are_refused_by_their_field() {
+    let clip = |field: &str, value: Value| {
+        let mut config = json!({"image_processor_type": "CLIPImageProcessor"});
+        config[field] = value;
+        config
+    };
+    for (config, wanted) in [
+        (
+            clip("image_processor_type", json!("SamImageProcessor")),
+            "`image_processor_type` is \"SamImageProcessor\"",
+        ),
+        (clip("resample", json!(6)), "`resample` is 6"),
+        (
+            clip("resample", json!("bicubic")),
+            "`resample` is \"bicubic\"",
+        ),
+        (
+            clip("size", json!({"shortest_edge": 224, "longest_edge": 300})),
+            "`longest_edge`",
+        ),
+        (
+            clip("size", json!({"height": 224})),
+            "`size` is {\"height\":224}",
+        ),
+        (clip("size", json!(0)), "1 to 4096"),
+        (clip("size", json!(-3)), "1 to 4096"),
+        (clip("size", json!(5000)), "1 to 4096"),
+        (
+            clip("crop_size", json!({"shortest_edge": 4})),
+            "`crop_size`",
+        ),
+        (clip("do_resize", json!("yes")), "`do_resize` is \"yes\""),
+        (
+            clip("do_flip_channel_order", json!(true)),
+            "`do_flip_channel_order`",
+        ),
+        (
+            clip("image_std", json!([1, 0, 1])),
+            "`image_std` holds a zero",
+        ),
+        (
+            clip("image_mean", json!([0.5, 0.5])),
+            "`image_mean` is [0.5,0.5]",
+        ),
+        (clip("rescale_factor", json!(0)), "`rescale_factor`"),
+        (
+            clip("rescale_factor", json!("1/255")),
+            "`rescale_factor` is \"1/255\"",
+        ),
+        (json!([]), "no object"),
+        (
+            json!({"image_processor_type": "ConvNextImageProcessor", "size": {"height": 3, "width": 3}}),
+            "`shortest_edge`",
+        ),
+        (
+            json!({"image_processor_type": "ConvNextImageProcessor", "size": 3, "crop_pct": 0}),
+            "`crop_pct`",
+        ),
+        (
+            json!({"image_processor_type": "ViTImageProcessor", "do_resize": false}),
+            "`do_resize` is false",
+        ),
+    ] {
+        let error = parse(&config).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{config}: {error}");
+    }
+    let fits =
+        |model| ImageProcessor::parse(&clip("size", json!(32)), ProcessorClass::Clip, Some(model));
+    let error = fits([32, 32]).unwrap_err().to_string();
+    assert!(
+        error.contains("pictures of 224 pixels do not fit a model for 32"),
+        "{error}"
+    );
+    // What changes nothing is no reason to refuse.
+    for field in [
+        "do_convert_rgb",
+        "do_pad",
+        "do_reduce_labels",
+        "use_square_size",
+    ] {
+        parse(&clip(field, json!(true))).unwrap();
+    }
+}
+
+#[test]
+fn a_picture_whose_size_the_model_does_not_take_is_named() {
+    let config = json!({"do_center_crop": false, "size": {"shortest_edge": 24}});
+    let processor = ImageProcessor::parse(&config, ProcessorClass::Clip, Some([24, 24])).unwrap();
+    assert!(pixels(&processor, "pictures/exact.png").is_ok());
+    let error = pixels(&processor, "pictures/wide.png")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("38x24 pixels, the model takes 24x24"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_jpeg_that_is_cut_short_is_refused_and_one_with_bytes_behind_is_read() {
+    let whole = std::fs::read(fixture("pictures/photo.jpg")).unwrap();
+    image::check(&whole).unwrap();
+    let behind = [&whole[..], b"more"].concat();
+    image::check(&behind).unwrap();
+    image::check_head(&behind).unwrap();
+    for length in [whole.len() - 1, whole.len() / 2, whole.len() - 40] {
+        for error in [
+            image::check(&whole[..length]),
+            image::check_head(&whole[..length]),
+        ] {
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("cut short"), "{length}: {error}");
+        }
+    }
+    // No cut is a panic, in any format.
+    for name in ["photo.jpg", "wide.png", "palette.png"] {
+        let whole = std::fs::read(fixture("pictures").join(name)).unwrap();
+        for length in 0..whole.len() * 3 / 4 {
+            assert!(image::check(&whole[..length]).is_err(), "{name} {length}");
+        }
+    }
+}
