@@ -12,9 +12,9 @@ use std::{
 
 use finetuner_protocol::{Device, Event, Level, LocalModels, RunConfig};
 
+pub use crate::observer::{Interruption, Observer};
 pub use examples::check_data;
 use examples::{Data, read_data};
-pub(crate) use labels::check_relevance;
 use setup::{build_trainer, remember_frozen};
 
 use crate::{
@@ -32,42 +32,6 @@ use crate::{
 
 /// A long epoch says how far it is this often.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Whoever follows a run: it is told what happens, and may end it.
-pub trait Observer {
-    /// Something happened. It must not take long: training waits.
-    fn event(&mut self, event: Event);
-
-    /// Whether the run shall stop at the next step, and how.
-    fn interrupted(&self) -> Option<Interruption> {
-        None
-    }
-
-    /// Whether a checkpoint is wanted at the next step, or at the end of the
-    /// epoch.
-    fn wants_checkpoint(&self) -> bool {
-        false
-    }
-
-    /// A checkpoint was written to this file, which is overwritten by the next
-    /// one: keep what is in it.
-    ///
-    /// # Errors
-    /// Why it can't be kept. The run goes on, with a warning.
-    fn checkpoint(&mut self, file: &Path, at: Position) -> Result<(), String> {
-        let _ = (file, at);
-        Ok(())
-    }
-}
-
-/// How a run is stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interruption {
-    /// For good.
-    Stop,
-    /// To go on later, from a checkpoint that is made first.
-    Pause,
-}
 
 /// What a run is carried out with, beside its configuration.
 pub struct Setting<'a> {

@@ -31,6 +31,7 @@ mod kernels;
 pub mod loss;
 mod miner;
 pub mod models;
+mod observer;
 mod ops;
 pub mod optim;
 mod options;

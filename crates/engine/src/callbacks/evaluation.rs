@@ -7,7 +7,7 @@ use finetuner_protocol::{
 };
 use serde_json::Value;
 
-use super::{Context, TrainingCallback, report};
+use super::{Context, TrainingCallback, check_relevance, report};
 use crate::{
     Error, Result,
     data::{
@@ -15,9 +15,7 @@ use crate::{
     },
     evaluation::{Distance, METRICS, Metrics, Relevance, rank},
     infer::{ItemRef, embed},
-    job::check_relevance,
     models::ModelKind,
-    plan::Plan,
     train::{Step, Trainer, shuffled_order},
 };
 
@@ -192,18 +190,13 @@ impl Evaluation {
 
 /// Reads what an evaluation searches with and in, to be checked.
 pub(crate) fn read_set(
-    plan: &Plan,
     options: &EvaluationCallback,
+    kind: ModelKind,
+    modalities: &Modalities,
     documents: &dyn Fn(&str) -> Result<Documents>,
 ) -> Result<SearchSet> {
-    let kinds = plan.search_kinds(options)?;
-    read_whole_set(
-        options,
-        kinds,
-        documents,
-        &plan.modalities,
-        &Pictures::Checked,
-    )
+    let kinds = search_kinds(options, kind)?;
+    read_whole_set(options, kinds, documents, modalities, &Pictures::Checked)
 }
 
 fn read_whole_set(

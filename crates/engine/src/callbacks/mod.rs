@@ -4,6 +4,7 @@ mod best_model;
 mod early_stopping;
 mod evaluation;
 mod monitor;
+mod relevance;
 mod wise_ft;
 
 use std::{collections::BTreeMap, path::Path};
@@ -13,13 +14,14 @@ use serde_json::Value;
 
 pub(crate) use evaluation::{measured_names, read_set, search_kinds};
 pub(crate) use monitor::metric_name;
+pub(crate) use relevance::check_relevance;
 
 use crate::{
     Result,
     data::{Documents, Modalities, Pictures},
     evaluation::Metrics,
-    job::Observer,
     models::ModelKind,
+    observer::Observer,
     record::History,
     train::{Step, Trainer},
 };

@@ -197,6 +197,15 @@ fn features(document: &Document) -> Result<Vec<f32>, String> {
     Ok(values)
 }
 
+/// The normal form of a label: no spaces around it, numbers in one form.
+pub(crate) fn label_meaning(label: &str) -> String {
+    let label = label.trim();
+    match label.parse::<f64>() {
+        Ok(number) if number.is_finite() => number.to_string(),
+        _ => label.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

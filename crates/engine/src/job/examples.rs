@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use finetuner_protocol::text::start_of;
 
-use super::labels::{alike, check_relevance};
+use super::labels::alike;
 use crate::{
     Error, Result,
-    callbacks::read_set,
+    callbacks::{check_relevance, read_set},
     data::{self, Classes, Documents, Example, Item, Layout, Pictures, TrainingSet},
     loss::LossKind,
     plan::Plan,
@@ -57,7 +57,8 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
     }
     drop(data);
     for evaluation in plan.evaluations() {
-        check_relevance(evaluation, &read_set(plan, evaluation, documents)?)?;
+        let set = read_set(evaluation, plan.kind, &plan.modalities, documents)?;
+        check_relevance(evaluation, &set)?;
     }
     Ok(())
 }

@@ -137,6 +137,14 @@ pub(crate) fn layer_norm_backward(
     }
 }
 
+/// Elements of a result handled by one task.
+const ROWS: usize = 64 * 1024;
+
+/// Whole rows of about 64 k elements, for one task.
+pub(crate) fn whole_rows(width: usize) -> usize {
+    (ROWS / width).max(1) * width
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

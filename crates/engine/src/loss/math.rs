@@ -100,3 +100,10 @@ pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
     let exp = shifted.exp()?;
     Ok(exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?)
 }
+
+/// `cos(acos(c) + angle)`, the angle in radians.
+pub(super) fn turned(c: &Tensor, angle: f64) -> Result<Tensor> {
+    // The root is kept away from zero, where its slope would be infinite.
+    let sine = c.sqr()?.affine(-1.0, 1.0)?.maximum(1e-14)?.sqrt()?;
+    Ok((c.affine(angle.cos(), 0.0)? - sine.affine(angle.sin(), 0.0)?)?)
+}

@@ -5,7 +5,9 @@ use candle_core::{DType, Tensor};
 use super::{
     Batch, MetricLoss,
     distance::Metric,
-    math::{cross_entropy, log_sum_exp, mask, mean_of_positive, rows, softplus, vector, zero},
+    math::{
+        cross_entropy, log_sum_exp, mask, mean_of_positive, rows, softplus, turned, vector, zero,
+    },
     tuples::{Pairs, Tuples, pick},
 };
 use crate::Result;
@@ -274,7 +276,7 @@ impl MetricLoss for TupletMargin {
         let n = positive.len();
         let keep = negatives_per_positive(&positive, &negative, |(a, _), b| a == b)?;
         let found = pick(&matrix, positive.into_iter())?;
-        let eased = super::proxies::turned(&found, -self.margin.to_radians())?;
+        let eased = turned(&found, -self.margin.to_radians())?;
         let others = repeated(&pick(&matrix, negative.into_iter())?, n)?;
         let over = others.broadcast_sub(&eased.reshape((n, 1))?)?;
         let over = over.affine(self.scale, 0.0)?;

@@ -9,18 +9,11 @@ use candle_core::{DType, Tensor};
 use super::{
     Batch, MetricLoss,
     distance::{Metric, normalize},
-    math::{cross_entropy, log_sum_exp, mask, softmax, vector},
+    math::{cross_entropy, log_sum_exp, mask, softmax, turned, vector},
     pairs::nca,
     tuples::{Tuples, pick},
 };
 use crate::{Result, params::Param};
-
-/// `cos(acos(c) + angle)`, the angle in radians.
-pub(super) fn turned(c: &Tensor, angle: f64) -> Result<Tensor> {
-    // The root is kept away from zero, where its slope would be infinite.
-    let sine = c.sqr()?.affine(-1.0, 1.0)?.maximum(1e-14)?.sqrt()?;
-    Ok((c.affine(angle.cos(), 0.0)? - sine.affine(angle.sin(), 0.0)?)?)
-}
 
 /// How the margin of a softmax over classes is put in.
 #[derive(Clone, Copy, Debug, PartialEq)]

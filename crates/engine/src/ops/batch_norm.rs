@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{conv::chunk, floats};
+use super::floats;
 use crate::{
     Result,
-    kernels::simd,
+    kernels::{simd, whole_rows},
     params::{Param, Params},
 };
 
@@ -116,7 +116,7 @@ struct Moments {
 /// 1983](https://doi.org/10.1080/00031305.1983.10483115)).
 fn moments(z: &[f32], width: usize) -> Moments {
     let parts: Vec<Moments> = z
-        .par_chunks(chunk(width))
+        .par_chunks(whole_rows(width))
         .map(|z| {
             let rows = (z.len() / width) as f32;
             let mut mean = vec![0.0; width];

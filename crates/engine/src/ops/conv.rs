@@ -14,17 +14,10 @@ use crate::{
         gemm::Precision,
         pool::{Buffer, Pool},
         simd::{self, Curve},
+        whole_rows,
     },
     params::Param,
 };
-
-/// Elements of a result handled by one task.
-const CHUNK: usize = 64 * 1024;
-
-/// Whole rows of about [`CHUNK`] elements.
-pub(super) fn chunk(width: usize) -> usize {
-    (CHUNK / width).max(1) * width
-}
 
 /// Which convolution it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,7 +199,7 @@ impl ConvNorm {
         if residual.is_some_and(|r| r.len() != z.len()) {
             candle_core::bail!("a residual of another size")
         }
-        let size = chunk(self.outputs);
+        let size = whole_rows(self.outputs);
         y.par_chunks_mut(size)
             .zip(z.par_chunks(size))
             .enumerate()
@@ -225,7 +218,7 @@ impl ConvNorm {
         let maps = [&affine.scale[..], &affine.shift];
         // A copy of a few rows stays in the first cache.
         let part = (2048 / self.outputs).max(1) * self.outputs;
-        z.par_chunks_mut(chunk(self.outputs)).for_each_init(
+        z.par_chunks_mut(whole_rows(self.outputs)).for_each_init(
             || vec![0.0; part],
             |copy, y| {
                 for y in y.chunks_mut(part) {
@@ -246,7 +239,7 @@ impl ConvNorm {
         residual: Option<&[f32]>,
         g: &[f32],
     ) -> BeforeCurve {
-        let (width, size) = (self.outputs, chunk(self.outputs));
+        let (width, size) = (self.outputs, whole_rows(self.outputs));
         let Saved { z, affine, .. } = saved;
         let mut du = means.pool.take(z.len());
         let sums: Vec<[Vec<f32>; 2]> = du
@@ -290,7 +283,7 @@ impl ConvNorm {
     ) -> candle_core::Result<()> {
         let Saved { dims, z, affine } = saved;
         let BeforeCurve { mut du, sum, sum_z } = before;
-        let (width, size) = (self.outputs, chunk(self.outputs));
+        let (width, size) = (self.outputs, whole_rows(self.outputs));
         let rows = dims.rows() as f32;
         with_grad(&self.norm.bias, |grad| simd::add_assign(grad, &sum));
         with_grad(&self.norm.weight, |grad| {

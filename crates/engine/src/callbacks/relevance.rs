@@ -1,0 +1,67 @@
+//! Evaluations in which nothing can be found.
+
+use std::collections::HashMap;
+
+use finetuner_protocol::{callback::EvaluationCallback, text::start_of};
+
+use crate::{
+    Error, Result,
+    data::{SearchSet, label_meaning},
+};
+
+/// Looks for queries that can find nothing, since no other document of the
+/// index has their label. Returns a warning where there are some.
+///
+/// # Errors
+/// [`Error::Config`] where it is all of them.
+pub(crate) fn check_relevance(
+    options: &EvaluationCallback,
+    set: &SearchSet,
+) -> Result<Option<String>> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    let mut ids: HashMap<&str, &str> = HashMap::new();
+    for document in &set.index {
+        *counts.entry(&document.label).or_default() += 1;
+        ids.insert(&document.id, &document.label);
+    }
+    let lost: Vec<_> = set
+        .queries
+        .iter()
+        .filter(|query| {
+            let itself =
+                options.exclude_self && ids.get(query.id.as_str()) == Some(&query.label.as_str());
+            let found = counts.get(query.label.as_str()).copied().unwrap_or(0);
+            found <= usize::from(itself)
+        })
+        .collect();
+    let Some(first) = lost.first() else {
+        return Ok(None);
+    };
+    let same = counts.keys().find(|label| {
+        **label != first.label && label_meaning(label) == label_meaning(&first.label)
+    });
+    let hint = match same {
+        Some(label) => format!(
+            "; labels are compared as texts, and `{}` is not `{}`",
+            start_of(&first.label),
+            start_of(label)
+        ),
+        None => String::new(),
+    };
+    let searched = options.index_data.as_ref().unwrap_or(&options.query_data);
+    let reason = format!(
+        "{} of {} queries of `{}` can find nothing: no other document of `{searched}` has their \
+         label, such as `{}`{hint}",
+        lost.len(),
+        set.queries.len(),
+        options.query_data,
+        start_of(&first.label)
+    );
+    if lost.len() < set.queries.len() {
+        return Ok(Some(format!("{reason}. They lower the metrics")));
+    }
+    Err(Error::config(
+        "callbacks.EvaluationCallback.query_data",
+        format!("{reason}. Give both the same labels, or name other `index_data`"),
+    ))
+}
