@@ -23,6 +23,12 @@ The clients know the names of their own models alone, which come from a hub. So
 that no network is needed, first runs make small ones, which are put into the
 hub's local cache under those names.
 
+Opening models in Python needs what `finetuner[full]` brings, in newer versions
+than it is pinned to; without it the rows of `get_model` are left out:
+
+    late/bin/pip install torch torchvision onnx onnxruntime "transformers==4.30.2" ftfy
+    late/bin/pip install --no-deps "finetuner-commons==0.13.10" "open-clip-torch==2.20.0" timm sentencepiece
+
 `CHECK_ONLY=text` runs the rows whose names hold the text, with those that log in.
 """
 
@@ -37,10 +43,20 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = Path(__file__).resolve().parent / "python_clients"
 
 
+RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+
+
 def build():
     """Builds the server, and returns its program."""
     subprocess.run(["cargo", "build", "--release", "-p", "finetuner-server", "--bins"], check=True, cwd=ROOT)
-    return Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/finetuner-server"
+    return RELEASE / "finetuner-server"
+
+
+def build_embed():
+    """Builds the program that embeds with the engine itself, and returns it."""
+    command = ["cargo", "build", "--release", "-p", "finetuner-engine", "--example", "embed"]
+    subprocess.run(command, check=True, cwd=ROOT)
+    return RELEASE / "examples/embed"
 
 
 def main():
@@ -48,6 +64,7 @@ def main():
     parser.add_argument("--late", help="a Python with finetuner 0.8.1")
     parser.add_argument("--early", help="a Python with finetuner-client 0.2.2")
     parser.add_argument("--server", help="a finetuner-server; built from here by default")
+    parser.add_argument("--embed", help="the engine's example `embed`; built from here by default")
     options = parser.parse_args()
     # The programs run in other folders. A link is kept: it is what makes a
     # Python that of its environment.
@@ -56,6 +73,7 @@ def main():
     if not any(pythons.values()):
         parser.error("give --late, --early or both")
     program = absolute(options.server) or build()
+    embed = absolute(options.embed) or build_embed()
     bad = []
     with tempfile.TemporaryDirectory() as folder:
         hub, data = Path(folder) / "hub", Path(folder) / "data"
@@ -78,6 +96,7 @@ def main():
                     **os.environ, "JINA_FINETUNER_REGISTRY": url, "JINA_HUBBLE_REGISTRY": url,
                     "JINA_HUB_ROOT": str(home / ".jina"), "HOME": str(home), "USER_TOKEN": token,
                     "OTHER_TOKEN": other.stdout.split()[-1], "CHECK_HUB": str(hub),
+                    "CHECK_EMBED": str(embed),
                     # The user's browser; `&` has it run beside the client.
                     "BROWSER": f"{python} {ROWS / 'browser.py'} %s &",
                 }

@@ -225,7 +225,9 @@ impl Fit {
         self
     }
 
-    /// Whether the artifact holds ONNX.
+    /// Whether the artifact also holds the model as ONNX:
+    /// `models/<name>/model.onnx`, one file for each tower of a text-to-image
+    /// model. Off by default, because it doubles the size of the artifact.
     ///
     /// ```no_run
     /// # fn example(fit: finetuner::Fit) {

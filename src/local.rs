@@ -14,6 +14,8 @@
 //! # }
 //! ```
 //!
+//! [`Encoder::save_onnx`] writes a model for onnxruntime and other programs.
+//!
 //! The names are the Python client's: `get_model` opens what `save_model` or
 //! `save_artifact` wrote, `build_model` a backbone. Training and tokenizing
 //! happen in the engine; the calls here block, so that async programs make them
@@ -27,7 +29,7 @@ pub use finetuner_engine::{
     Error, Result,
     evaluation::{Distance, Match, Ranking, cos_sim},
     infer::{Embeddings, Encoder},
-    models::ModelKind,
+    models::{ModelKind, OnnxFormat},
 };
 
 use crate::{

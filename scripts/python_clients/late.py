@@ -1,7 +1,9 @@
 """The blocks of the documentation of finetuner 0.8.1 (docs/ of its repository at
 v0.8.1), on small data. Pages are named by their paths below docs/."""
 
+import importlib.util
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -393,6 +395,124 @@ assert run.status()["status"] == "FINISHED", run.status()
     environment = {**os.environ, "JINA_AUTH_TOKEN": os.environ["OTHER_TOKEN"]}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-1500:]
+
+
+# -- walkthrough/inference --------------------------------------------------
+
+INFERENCE = "walkthrough/using-python"
+# What `finetuner[full]` brings; its commons package is pinned to versions of
+# torch and transformers that a Python of today can't install.
+FULL = all(importlib.util.find_spec(name) for name in ("torch", "onnxruntime", "transformers", "open_clip"))
+
+
+def ours(artifact, **items):
+    """What the engine itself makes of texts and pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        zipfile.ZipFile(artifact).extractall(folder)
+        (model,) = Path(folder).iterdir()
+        out = Path(folder) / "out.safetensors"
+        arguments = [word for kind, values in items.items() for value in values for word in (f"--{kind}", str(value))]
+        subprocess.run([os.environ["CHECK_EMBED"], model, out, *arguments], check=True, stdout=subprocess.DEVNULL)
+        data = out.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    head, data = json.loads(data[8:8 + length]), data[8 + length:]
+    tensors = {}
+    for name, about in head.items():
+        if name != "__metadata__":
+            start, end = about["data_offsets"]
+            tensors[name] = np.frombuffer(data[start:end], "float32").reshape(about["shape"])
+    return tensors
+
+
+def opened(run, expected, data, is_onnx=True, **options):
+    """Opens a run's model from its id, its zip and its folder, and compares."""
+    name = f"opened-{run.name}"
+    artifact = run.save_artifact(name)
+    zipfile.ZipFile(artifact).extractall(name)
+    worst = 0.0
+    for place in (run.artifact_id, artifact, f"{name}/{run.name}"):
+        model = finetuner.get_model(place, is_onnx=is_onnx, device="cpu", **options)
+        found = finetuner.encode(model=model, data=data)
+        assert found.shape == expected.shape, (found.shape, expected.shape)
+        lengths = np.linalg.norm(expected, axis=1)
+        worst = max(worst, float((np.linalg.norm(found - expected, axis=1) / lengths).max()))
+    assert worst <= 1e-4, f"they differ by {worst:.1e}"
+    return f"from id, zip and folder: largest difference {worst:.1e}"
+
+
+def needs_full(check):
+    """A row that needs `finetuner[full]`."""
+    def run():
+        if not FULL:
+            return "left out: torch, torchvision, transformers, open_clip and onnxruntime are not installed"
+        os.environ["HF_HOME"], os.environ["HF_HUB_OFFLINE"] = str(HUB), "1"
+        os.environ["TRANSFORMERS_OFFLINE"] = "1"
+        return check()
+    return run
+
+
+QUERIES = ["Good morning.", "I am so sorry!", "bye", "a longer text, which says nothing in particular"]
+
+
+@row(INFERENCE, "get_model(is_onnx=True), encode() of a BERT")
+@needs_full
+def _():
+    run = fit(model="bert-base-en", train_data=texts(), to_onnx=True)
+    expected = ours(run.save_artifact("bert"), text=QUERIES)["text_embeds"]
+    return opened(run, expected, QUERIES)
+
+
+@row(INFERENCE, "get_model(is_onnx=True), encode() of a text model with another length and pooler")
+@needs_full
+def _():
+    run = fit(model="sbert-base-en", train_data=texts(), to_onnx=True, output_dim=24,
+              model_options={"pooler": "max"})
+    expected = ours(run.save_artifact("sbert"), text=QUERIES)["text_embeds"]
+    return opened(run, expected, QUERIES)
+
+
+@row(INFERENCE, "get_model(is_onnx=True, select_model=...), encode() of both towers of a CLIP")
+@needs_full
+def _():
+    run = fit(model="clip-base-en", train_data=pairs(), loss="CLIPLoss", to_onnx=True)
+    files = [FASHION / picture for picture, _ in TITLES[:5]]
+    expected = ours(run.save_artifact("clip"), text=QUERIES, picture=files)
+    refused(lambda: finetuner.get_model(run.artifact_id, is_onnx=True), "select_model")
+    return "; ".join([
+        opened(run, expected["text_embeds"], QUERIES, select_model="clip-text"),
+        opened(run, expected["image_embeds"], [str(file) for file in files], select_model="clip-vision")])
+
+
+@row(INFERENCE, "get_model(is_onnx=True), encode() of a ResNet and an EfficientNet")
+@needs_full
+def _():
+    from transformers import ConvNextFeatureExtractor, ResNetConfig, ResNetModel
+
+    shape = ResNetConfig(embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1])
+    place = HUB / "hub/models--microsoft--resnet-152"
+    (place / "refs").mkdir(parents=True, exist_ok=True)
+    (place / "refs/main").write_text("local")
+    ResNetModel(shape).save_pretrained(place / "snapshots/local")
+    ConvNextFeatureExtractor().save_pretrained(place / "snapshots/local")
+    files = [FASHION / picture for picture, _ in TITLES[:5]]
+    said = []
+    for model in ("resnet-large", "efficientnet-base"):
+        run = fit(model=model, train_data=pictures(), to_onnx=True)
+        expected = ours(run.save_artifact(model), picture=files)["image_embeds"]
+        said.append(opened(run, expected, [str(file) for file in files]))
+    return "; ".join(said)
+
+
+@row(INFERENCE, "get_model(is_onnx=True), encode() of a perceptron")
+@needs_full
+def _():
+    vectors = np.random.default_rng(0).standard_normal((8, 6)).astype("float32")
+    data = DocumentArray(Document(embedding=v, tensor=v, tags={"finetuner_label": str(i % 2)})
+                         for i, v in enumerate(vectors))
+    run = fit(model="mlp", model_options={"input_size": 6, "hidden_sizes": [4]}, train_data=data, to_onnx=True)
+    model = finetuner.get_model(run.artifact_id, is_onnx=True, device="cpu")
+    found = finetuner.encode(model=model, data=DocumentArray(Document(tensor=v) for v in vectors)).embeddings
+    assert found.shape == (8, 4) and np.isfinite(found).all()
 
 
 # -- advanced-topics --------------------------------------------------------

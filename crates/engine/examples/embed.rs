@@ -11,6 +11,7 @@ use std::{collections::HashMap, path::PathBuf};
 use clap::Parser;
 use finetuner_engine::{
     infer::{Embeddings, Encoder},
+    models::OnnxFormat,
     params::{FloatFormat, write_safetensors},
 };
 
@@ -26,11 +27,23 @@ struct Args {
     /// A PNG, JPEG, GIF, WebP or BMP; may be given several times.
     #[arg(long)]
     picture: Vec<PathBuf>,
+    /// A folder to save the model to as ONNX.
+    #[arg(long)]
+    onnx: Option<PathBuf>,
+    /// As `--onnx`, in 8 bits.
+    #[arg(long)]
+    onnx_int8: Option<PathBuf>,
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args = Args::parse();
     let encoder = Encoder::from_folder(&args.model)?;
+    if let Some(folder) = &args.onnx {
+        encoder.save_onnx(folder)?;
+    }
+    if let Some(folder) = &args.onnx_int8 {
+        encoder.save_onnx_as(folder, OnnxFormat::Int8)?;
+    }
     let texts: Vec<&str> = args.text.iter().map(String::as_str).collect();
     let pictures: Vec<Vec<u8>> = args
         .picture

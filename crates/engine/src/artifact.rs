@@ -8,6 +8,9 @@
 //! <run>/metrics.yml      metrics before and after
 //! <run>/models/input-map.yml, models/<part>/metadata.yml
 //!                        the parts of the model, as the Python Finetuner names them
+//! <run>/models/<part>/model.onnx
+//!                        the part as ONNX, where the run asked for it; or `model.pt`, as
+//!                        PyTorch saves it
 //! <run>/modules.json, 1_Pooling/config.json, sentence_bert_config.json
 //!                        of a text model, for sentence-transformers
 //! <run>/finetuner.json, projection_head.safetensors
@@ -15,6 +18,9 @@
 //!                        CLIP a head for each tower, on top of its embeddings
 //! <run>/logs/            TensorBoard's event file, and what loggers were asked for
 //! ```
+
+mod parts;
+mod state_dict;
 
 use std::{
     fs::File,
@@ -24,19 +30,62 @@ use std::{
 };
 
 use finetuner_protocol::RunConfig;
+use parts::parts;
 use serde_json::{Value, json};
 use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 
 use crate::{
     Error, Result,
     evaluation::Metrics,
-    image::ImageProcessor,
-    models::{HEAD_PREFIX, Model, ModelKind},
+    models::{HEAD_PREFIX, Model, ModelKind, OnnxFormat},
     ops::Pooler,
     params::{FloatFormat, write_safetensors},
     prepare::Preparer,
-    source::{EXTRAS_FILE, Extras, HEAD_FILE, ModelDescription, POOLING_FILE, SENTENCE_FILE},
+    source::{
+        EXTRAS_FILE, Extras, HEAD_FILE, LoadedModel, ModelDescription, POOLING_FILE, SENTENCE_FILE,
+    },
+    torch,
 };
+
+/// A part of a model as ONNX.
+const ONNX_FILE: &str = "model.onnx";
+/// The weights of a part that is too large for one file.
+const ONNX_DATA_FILE: &str = "model.onnx.data";
+
+/// A part's weights as PyTorch saves them.
+const TORCH_FILE: &str = "model.pt";
+
+/// Whether the parts are wanted as PyTorch saves them: `model_options.torch`.
+fn wants_torch(config: &RunConfig) -> bool {
+    let options = config.model.options.as_ref();
+    options.is_some_and(|options| options.get("torch") == Some(&true.into()))
+}
+
+/// Checks, before the training, that the model has every form that the run
+/// wants to have of it.
+///
+/// # Errors
+/// [`Error::Config`] where it has not.
+pub(crate) fn check_forms(loaded: &LoadedModel, config: &RunConfig) -> Result<()> {
+    for part in parts(&loaded.model, &loaded.preparer, &loaded.description, config) {
+        if config.model.to_onnx {
+            let graph = loaded.model.onnx(part.onnx, OnnxFormat::Float32);
+            graph.map_err(|e| match e {
+                Error::Data(reason) => Error::config("to_onnx", reason),
+                other => other,
+            })?;
+        }
+        if wants_torch(config) && part.state_dict(&loaded.model).is_none() {
+            return Err(Error::config(
+                "model_options.torch",
+                "true: the Python client builds BERTs, DistilBERTs, CLIPs and the ResNets 50 and \
+                 152 itself, without projection heads, and pools pictures by the mean; use \
+                 `to_onnx` for other models",
+            ));
+        }
+    }
+    Ok(())
+}
 
 /// What an artifact says about its run.
 pub(crate) struct RunRecord<'a> {
@@ -81,21 +130,16 @@ pub(crate) fn write(
     zip.yaml("config.yml", &json!(record.config))?;
     zip.yaml("metadata.yml", &metadata(record, model))?;
     zip.yaml("metrics.yml", &metrics(record))?;
-    let parts = parts(model, preparer, record.config);
-    let inputs: serde_json::Map<String, Value> = parts
-        .iter()
-        .map(|part| {
-            let name = part["name"].as_str().unwrap_or_default();
-            (name.to_owned(), part["input_names"].clone())
-        })
-        .collect();
+    let parts = parts(model, preparer, description, record.config);
+    let inputs = parts.iter().map(|part| {
+        let name = part.metadata["name"].as_str().unwrap_or_default();
+        (name.to_owned(), part.inputs.clone())
+    });
+    let inputs: serde_json::Map<String, Value> = inputs.collect();
     zip.yaml("models/input-map.yml", &inputs.into())?;
-    for part in parts {
-        let name = part["name"]
-            .as_str()
-            .unwrap_or_default()
-            .replace(['/', '\\'], "-");
-        zip.yaml(&format!("models/{name}/metadata.yml"), &part)?;
+    for part in &parts {
+        let name = &part.folder;
+        zip.yaml(&format!("models/{name}/metadata.yml"), &part.metadata)?;
     }
     zip.json("config.json", &description.config)?;
     if let Some(processor) = &preparer.processor {
@@ -126,6 +170,26 @@ pub(crate) fn write(
     if setup.head.is_some() {
         zip.file(HEAD_FILE, &head_weights)?;
         std::fs::remove_file(&head_weights).map_err(|e| Error::io(&head_weights, e))?;
+    }
+    let models = folder.join("models");
+    for part in &parts {
+        std::fs::create_dir_all(&models).map_err(|e| Error::io(&models, e))?;
+        if record.config.model.to_onnx {
+            model.save_onnx(&models.join(ONNX_FILE), part.onnx, OnnxFormat::Float32)?;
+        }
+        if let Some(tensors) = part
+            .state_dict(model)
+            .filter(|_| wants_torch(record.config))
+        {
+            torch::write(&models.join(TORCH_FILE), &tensors)?;
+        }
+        for file in [ONNX_FILE, ONNX_DATA_FILE, TORCH_FILE] {
+            let path = models.join(file);
+            if path.is_file() {
+                zip.file(&format!("models/{}/{file}", part.folder), &path)?;
+            }
+        }
+        std::fs::remove_dir_all(&models).map_err(|e| Error::io(&models, e))?;
     }
     zip.folder("logs", logs)?;
     zip.finish()?;
@@ -203,49 +267,6 @@ fn metadata(record: &RunRecord<'_>, model: &Model) -> Value {
         "artifact_type": "run",
         "projection_head": head,
     })
-}
-
-/// The parts of a model as the Python Finetuner describes them: the two towers
-/// of a CLIP, both in the one file of weights, or the model itself.
-fn parts(model: &Model, preparer: &Preparer, config: &RunConfig) -> Vec<Value> {
-    let [height, width] = preparer
-        .processor
-        .as_ref()
-        .map_or([0; 2], ImageProcessor::sides);
-    let part = |name: &str, task: &str, input: &str, shape: Value, dtype: &str| {
-        json!({
-            "name": name,
-            "task": task,
-            "architecture": model.config().architecture().family(),
-            "input_names": [input],
-            "input_shapes": [shape],
-            "input_dtypes": [dtype],
-            "output_name": "embedding",
-            "output_shape": ["batch-size", model.dim()],
-            "weights": "../../model.safetensors",
-        })
-    };
-    let text = |name: &str, task: &str| {
-        let shape = json!(["batch-size", "sequence-length"]);
-        part(name, task, "input_ids", shape, "int32")
-    };
-    let pictures = |name: &str, task: &str| {
-        let shape = json!(["batch-size", 3, height, width]);
-        part(name, task, "pixel_values", shape, "float32")
-    };
-    let name = config.model.name.as_deref().unwrap_or("model");
-    match model.kind() {
-        ModelKind::TextImage => vec![
-            text("clip-text", "text-to-image"),
-            pictures("clip-vision", "text-to-image"),
-        ],
-        ModelKind::Text => vec![text(name, "text-to-text")],
-        ModelKind::Image => vec![pictures(name, "image-to-image")],
-        ModelKind::Features => {
-            let shape = json!(["batch-size", preparer.features]);
-            vec![part(name, "any", "features", shape, "float32")]
-        }
-    }
 }
 
 /// A zip whose files all lie in one folder.

@@ -8,7 +8,7 @@ pub use crate::prepare::ItemRef;
 use crate::{
     Error, Result,
     evaluation::{Distance, Ranking, rank},
-    models::{Input, Model, ModelKind},
+    models::{Input, Model, ModelKind, OnnxFormat},
     prepare::Preparer,
     source::{LoadOptions, LoadedModel, ModelSource},
 };
@@ -161,6 +161,37 @@ impl Encoder {
             .iter()
             .map(|values| ItemRef::Features((*values).into()));
         self.encode(&items.collect::<Vec<_>>())
+    }
+
+    /// Writes the model as ONNX into a folder, with the files of its tokenizer
+    /// and its picture processor:
+    ///
+    /// | model of | file | inputs |
+    /// | --- | --- | --- |
+    /// | texts | `model.onnx` | `input_ids` and `attention_mask`, int64, `[batch, length]` |
+    /// | pictures | `model.onnx` | `pixel_values`, float, `[batch, 3, side, side]` |
+    /// | both | `text_model.onnx`, `vision_model.onnx` | as above |
+    /// | features | `model.onnx` | `features`, float, `[batch, length]` |
+    ///
+    /// The output is `embedding`, what this encoder gives: pooling, projection
+    /// head and normalisation are inside. Batches may have any size and texts
+    /// any length; `attention_mask` is 0 for padding. The weights of models of
+    /// more than 2 GiB are in a second file, `model.onnx.data`.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where the architecture has no ONNX form, [`Error::Io`]
+    /// where a file can't be written.
+    pub fn save_onnx(&self, folder: impl AsRef<Path>) -> Result<()> {
+        self.model.save_onnx(folder.as_ref(), OnnxFormat::Float32)
+    }
+
+    /// As [`Encoder::save_onnx`], with other numbers, such as
+    /// [`OnnxFormat::Int8`].
+    ///
+    /// # Errors
+    /// As [`Encoder::save_onnx`].
+    pub fn save_onnx_as(&self, folder: impl AsRef<Path>, format: OnnxFormat) -> Result<()> {
+        self.model.save_onnx(folder.as_ref(), format)
     }
 
     fn encode(&self, items: &[ItemRef<'_>]) -> Result<Embeddings> {

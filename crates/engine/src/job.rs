@@ -131,6 +131,7 @@ pub fn run(
             ),
         ));
     }
+    artifact::check_forms(&loaded, config)?;
     log(
         Level::Debug,
         format!(

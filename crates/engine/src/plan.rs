@@ -118,10 +118,6 @@ impl Plan {
         let (mut notes, mut warnings) = (Vec::new(), Vec::new());
         let read = OptionReader::new("model_options", model.options.as_ref());
         let (source, kind) = source(config, allowed, &read, &mut notes)?;
-        if model.to_onnx {
-            let reason = "an artifact holds safetensors; ONNX can't be written yet";
-            return Err(Error::config("to_onnx", reason));
-        }
         if kind == ModelKind::TextImage
             && !model.freeze
             && let Some(dim) = model.output_dim
@@ -150,6 +146,7 @@ impl Plan {
             }
             _ => false,
         };
+        read.flag("torch", false)?;
         let precision = read.choice("precision", "float32", &["float32", "bfloat16"])?;
         let precision = match precision.as_str() {
             "bfloat16" => Precision::Bfloat16,

@@ -14,6 +14,7 @@ use super::{Input, ModelKind, clip, efficientnet, mlp, random, resnet, text};
 use crate::{
     Error, Result,
     image::ImageProcessor,
+    onnx::{Edge, Graph, Inputs},
     ops::{Pass, Pooler},
     params::{Param, Params, RawTensor},
 };
@@ -107,6 +108,16 @@ pub(crate) trait Network: Send + Sync {
     /// Embeddings `[batch, dim]` of one batch, not normalised; `None` where the
     /// network takes no input of that kind.
     fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>>;
+
+    /// What `encode` computes in evaluation, as operators of ONNX; `None` where
+    /// the network takes no input of that kind, or can't be written so.
+    ///
+    /// # Errors
+    /// Where the weights can't be read.
+    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
+        let _ = (graph, inputs);
+        Ok(None)
+    }
 
     /// The logarithm of the scale of a text-to-image model's similarities.
     fn logit_scale(&self) -> Option<&Arc<Param>> {

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     Error, Result,
     image::{ImageProcessor, ProcessorClass},
+    onnx::{self, Attendance, Attribute, DataType, Edge, Graph, Inputs, TextInputs},
     ops::{
         Block, CLIP_BLOCK, LayerNorm, Linear, Pass, Pooler, Segments, TokenTables, layer_norm,
         linear, patch_embeddings, run_blocks, token_embeddings,
@@ -360,6 +361,14 @@ impl Network for Clip {
         }
     }
 
+    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
+        Ok(match inputs {
+            Inputs::Texts(texts) => Some(self.onnx_texts(graph, texts)),
+            Inputs::Images(pixels) => Some(self.onnx_images(graph, pixels)),
+            Inputs::Features(_) => None,
+        })
+    }
+
     fn logit_scale(&self) -> Option<&Arc<Param>> {
         Some(&self.logit_scale)
     }
@@ -494,6 +503,71 @@ impl Clip {
         let x = run_blocks(&tower.blocks, pass, &x, &segments, Some(&ends))?;
         let x = layer_norm(pass, &x, &tower.final_norm)?;
         linear(pass, &x, &tower.projection)
+    }
+
+    /// As [`Clip::encode_images`], in a graph.
+    fn onnx_images(&self, graph: &mut Graph, pixels: &Edge) -> Edge {
+        let tower = &self.vision;
+        let (width, patch) = (
+            self.config.vision_config.hidden_size as i64,
+            self.config.vision_config.patch_size as i64,
+        );
+        let kernel = graph.weight(&tower.kernel);
+        let given = [
+            Attribute::Ints("kernel_shape", vec![patch, patch]),
+            Attribute::Ints("strides", vec![patch, patch]),
+        ];
+        let patches = graph.op("Conv", &[pixels, &kernel], &given);
+        let patches = graph.reshape(&patches, &[0, width, -1]);
+        let patches = graph.transpose(&patches, &[0, 2, 1]);
+        let (class, position) = (graph.weight(&tower.class), graph.weight(&tower.position));
+        let class = graph.reshape(&class, &[1, 1, width]);
+        let batch = graph.dimension(pixels, 0);
+        let ones = graph.ints(&[1, 1]);
+        let shape = graph.op("Concat", &[&batch, &ones], &[Attribute::Int("axis", 0)]);
+        let class = graph.op("Expand", &[&class, &shape], &[]);
+        let x = graph.op("Concat", &[&class, &patches], &[Attribute::Int("axis", 1)]);
+        let x = graph.op("Add", &[&x, &position], &[]);
+        let mut x = onnx::layer_norm(graph, &x, &tower.pre_norm);
+        for block in &tower.blocks {
+            x = onnx::block(graph, &x, block, &Attendance::all());
+        }
+        let first = graph.int(0);
+        let class = graph.op("Gather", &[&x, &first], &[Attribute::Int("axis", 1)]);
+        let class = onnx::layer_norm(graph, &class, &tower.post_norm);
+        onnx::linear(graph, &class, &tower.projection)
+    }
+
+    /// As [`Clip::encode_texts`], in a graph.
+    fn onnx_texts(&self, graph: &mut Graph, texts: &TextInputs) -> Edge {
+        let tower = &self.text;
+        let mut x = onnx::token_embeddings(graph, &texts.ids, &tower.tables);
+        let seen = Attendance::of_texts(graph, texts, true);
+        for block in &tower.blocks {
+            x = onnx::block(graph, &x, block, &seen);
+        }
+        let end = self.onnx_end_of_text(graph, texts);
+        let x = graph.op("GatherND", &[&x, &end], &[Attribute::Int("batch_dims", 1)]);
+        let x = onnx::layer_norm(graph, &x, &tower.final_norm);
+        onnx::linear(graph, &x, &tower.projection)
+    }
+
+    /// As [`Clip::end_of_text`], in a graph: `[batch, 1]`.
+    fn onnx_end_of_text(&self, graph: &mut Graph, texts: &TextInputs) -> Edge {
+        let score = match self.config.text_config.eos_token_id {
+            2 => texts.ids.clone(),
+            id => {
+                let ids = graph.cast(&texts.ids, DataType::Int64);
+                let id = graph.int(i64::from(id));
+                graph.op("Equal", &[&ids, &id], &[])
+            }
+        };
+        // Ids are far below 2^24, so that a float holds them.
+        let score = graph.cast(&score, DataType::Float);
+        let mask = graph.cast(&texts.mask, DataType::Float);
+        let score = graph.op("Mul", &[&score, &mask], &[]);
+        let given = [Attribute::Int("axis", 1), Attribute::Int("keepdims", 1)];
+        graph.op("ArgMax", &[&score], &given)
     }
 
     /// The position whose output stands for the text.

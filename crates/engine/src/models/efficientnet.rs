@@ -17,6 +17,7 @@ use crate::{
     Error, Result,
     image::{ImageProcessor, ProcessorClass},
     kernels::simd::Curve,
+    onnx::{self, Edge, Graph, Inputs},
     ops::{ConvNorm, Linear, Padding, Pass, Pooler, Shortcut, linear, run_layers, scale_channels},
     params::Params,
 };
@@ -316,6 +317,14 @@ impl Network for EfficientNet {
             _ => Ok(None),
         }
     }
+
+    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
+        let Inputs::Images(pixels) = inputs else {
+            return Ok(None);
+        };
+        let features = self.onnx_features(graph, pixels)?;
+        Ok(Some(onnx::pool_places(graph, &features, self.pooler)))
+    }
 }
 
 impl EfficientNet {
@@ -380,6 +389,28 @@ impl EfficientNet {
             x = block.project.forward(pass, &scaled, residual)?;
         }
         self.top.forward(pass, &x, None)
+    }
+
+    /// As [`EfficientNet::features`], in a graph, with the channels first.
+    fn onnx_features(&self, graph: &mut Graph, pixels: &Edge) -> Result<Edge> {
+        let mut x = onnx::conv_norm(graph, pixels, &self.stem, None)?;
+        for block in &self.blocks {
+            let mut wide = x.clone();
+            for layer in block.expand.iter().chain([&block.depthwise]) {
+                wide = onnx::conv_norm(graph, &wide, layer, None)?;
+            }
+            if let Some([reduce, expand]) = &block.squeeze {
+                let mean = graph.op("GlobalAveragePool", &[&wide], &[]);
+                let narrow = onnx::pointwise(graph, &mean, reduce);
+                let narrow = onnx::curve(graph, &narrow, self.curve);
+                let scale = onnx::pointwise(graph, &narrow, expand);
+                let scale = graph.op("Sigmoid", &[&scale], &[]);
+                wide = graph.op("Mul", &[&wide, &scale], &[]);
+            }
+            let residual = block.residual.then_some(&x);
+            x = onnx::conv_norm(graph, &wide, &block.project, residual)?;
+        }
+        onnx::conv_norm(graph, &x, &self.top, None)
     }
 
     fn activate(&self, x: &Tensor) -> Result<Tensor> {

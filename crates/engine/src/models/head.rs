@@ -8,6 +8,7 @@ use candle_core::Tensor;
 use crate::{
     Result,
     kernels::simd::Curve,
+    onnx::{self, Edge, Graph},
     ops::{BatchNorm, ConvKind, ConvNorm, Linear, Padding, Pass, linear},
     params::Params,
 };
@@ -126,6 +127,16 @@ impl Head {
             let (rows, width) = x.dims2()?;
             x = norm.forward(pass, &x.reshape((rows, 1, 1, width))?, None)?;
             x = x.reshape((rows, width))?;
+        }
+        Ok(x)
+    }
+
+    /// As [`Head::forward`] in evaluation, in a graph.
+    pub(crate) fn onnx(&self, graph: &mut Graph, x: &Edge) -> Result<Edge> {
+        let mut x = x.clone();
+        for (layer, norm) in &self.layers {
+            x = onnx::affine_columns(graph, &x, layer, norm.norm.scale_and_shift()?);
+            x = onnx::curve(graph, &x, norm.curve);
         }
         Ok(x)
     }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{Architecture, Input, ModelKind, Network};
 use crate::{
     Error, Result,
+    onnx::{self, Edge, Graph, Inputs},
     ops::{Linear, Pass, Pooler, linear, normalize},
     params::Params,
 };
@@ -158,6 +159,27 @@ impl Mlp {
         }
         if self.l2 { normalize(&x) } else { Ok(x) }
     }
+
+    /// As [`Mlp::encode_features`], in a graph.
+    fn onnx_features(&self, graph: &mut Graph, features: &Edge) -> Edge {
+        let mut x = features.clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = onnx::linear(graph, &x, layer);
+            let curve = self.activation.as_deref().and_then(|name| match name {
+                "relu" => Some("Relu"),
+                "tanh" => Some("Tanh"),
+                "sigmoid" => Some("Sigmoid"),
+                _ => None,
+            });
+            if let (true, Some(curve)) = (i + 1 < self.layers.len(), curve) {
+                x = graph.op(curve, &[&x], &[]);
+            }
+        }
+        match self.l2 {
+            true => onnx::normalize(graph, &x),
+            false => x,
+        }
+    }
 }
 
 impl Network for Mlp {
@@ -166,5 +188,12 @@ impl Network for Mlp {
             Input::Features(features) => self.encode_features(pass, features).map(Some),
             _ => Ok(None),
         }
+    }
+
+    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
+        Ok(match inputs {
+            Inputs::Features(features) => Some(self.onnx_features(graph, features)),
+            _ => None,
+        })
     }
 }

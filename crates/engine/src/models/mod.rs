@@ -8,6 +8,7 @@ mod architecture;
 mod clip;
 mod cnn;
 mod efficientnet;
+mod export;
 mod head;
 mod mlp;
 mod random;
@@ -20,6 +21,8 @@ use candle_core::{Device, Tensor};
 use serde_json::Value;
 
 pub(crate) use architecture::{Architecture, Network};
+pub(crate) use export::OUTPUT;
+pub use export::{OnnxFormat, OnnxInput, TokenType};
 pub use head::HeadConfig;
 pub(crate) use head::PREFIX as HEAD_PREFIX;
 pub use mlp::MlpConfig;

@@ -15,6 +15,7 @@ use crate::{
     Error, Result,
     image::{ImageProcessor, ProcessorClass},
     kernels::simd::Curve,
+    onnx::{self, Attribute, Edge, Graph, Inputs},
     ops::{ConvNorm, Pass, Pooler, Shortcut, max_pool, run_layers},
     params::Params,
 };
@@ -221,6 +222,14 @@ impl Network for ResNet {
             _ => Ok(None),
         }
     }
+
+    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
+        let Inputs::Images(pixels) = inputs else {
+            return Ok(None);
+        };
+        let features = self.onnx_features(graph, pixels)?;
+        Ok(Some(onnx::pool_places(graph, &features, self.pooler)))
+    }
 }
 
 impl ResNet {
@@ -252,6 +261,28 @@ impl ResNet {
             let shortcut = block.shortcut.as_ref();
             let shortcut = shortcut.map_or(Shortcut::Input, Shortcut::Layer);
             x = run_layers(pass, &x, &block.inner, &block.last, shortcut)?;
+        }
+        Ok(x)
+    }
+
+    /// As [`ResNet::features`], in a graph, with the channels first.
+    fn onnx_features(&self, graph: &mut Graph, pixels: &Edge) -> Result<Edge> {
+        let x = onnx::conv_norm(graph, pixels, &self.stem, None)?;
+        let given = [
+            Attribute::Ints("kernel_shape", vec![3, 3]),
+            Attribute::Ints("strides", vec![2, 2]),
+            Attribute::Ints("pads", vec![1, 1, 1, 1]),
+        ];
+        let mut x = graph.op("MaxPool", &[&x], &given);
+        for block in &self.blocks {
+            let shortcut = match &block.shortcut {
+                Some(layer) => onnx::conv_norm(graph, &x, layer, None)?,
+                None => x.clone(),
+            };
+            for layer in &block.inner {
+                x = onnx::conv_norm(graph, &x, layer, None)?;
+            }
+            x = onnx::conv_norm(graph, &x, &block.last, Some(&shortcut))?;
         }
         Ok(x)
     }

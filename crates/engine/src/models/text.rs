@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::{Architecture, Input, ModelKind, Network};
 use crate::{
     Error, Result,
+    onnx::{self, Attendance, Edge, Graph, Inputs, TextInputs},
     ops::{
         Activation, BERT_BLOCK, Block, BlockNames, BlockParams, DISTILBERT_BLOCK, LayerNorm, Pass,
         Pooler, TokenTables, layer_norm, pool, run_blocks, token_embeddings,
@@ -267,6 +268,17 @@ impl Bert {
             pooler => pool(pass, &x, &segments, pooler),
         }
     }
+
+    /// As [`Bert::encode_texts`], in a graph.
+    fn onnx_texts(&self, graph: &mut Graph, texts: &TextInputs) -> Edge {
+        let x = onnx::token_embeddings(graph, &texts.ids, &self.tables);
+        let mut x = onnx::layer_norm(graph, &x, &self.norm);
+        let seen = Attendance::of_texts(graph, texts, false);
+        for block in &self.blocks {
+            x = onnx::block(graph, &x, block, &seen);
+        }
+        onnx::pool_texts(graph, &x, texts, self.pooler)
+    }
 }
 
 impl Network for Bert {
@@ -275,6 +287,13 @@ impl Network for Bert {
             Input::Texts(texts) => self.encode_texts(pass, texts).map(Some),
             _ => Ok(None),
         }
+    }
+
+    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
+        Ok(match inputs {
+            Inputs::Texts(texts) => Some(self.onnx_texts(graph, texts)),
+            _ => None,
+        })
     }
 }
 

