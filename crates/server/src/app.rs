@@ -22,6 +22,7 @@ use crate::{
     error::{ApiError, Result},
     gate::Gates,
     queue::{Health, Leases},
+    run_folders::RunFolders,
     secret,
     settings::Settings,
     space::Space,
@@ -63,6 +64,8 @@ pub(crate) struct App {
     /// Tokens that were used since this was last written down.
     used_tokens: Mutex<HashSet<Vec<u8>>>,
     pub(crate) space: Space,
+    /// Where workers of this machine keep their files.
+    pub(crate) run_folders: RunFolders,
 }
 
 impl App {
@@ -72,6 +75,7 @@ impl App {
         settings: Settings,
         space: Space,
         signing_key: [u8; 32],
+        server_id: &str,
     ) -> Arc<Self> {
         let clock = Clock::default();
         Arc::new(Self {
@@ -96,6 +100,7 @@ impl App {
             spent_codes: SpentCodes::default(),
             used_tokens: Mutex::default(),
             space,
+            run_folders: RunFolders::of(server_id),
         })
     }
 
@@ -109,6 +114,7 @@ impl App {
             settings,
             space,
             [0; 32],
+            &secret::new_id(),
         )
     }
 
@@ -232,10 +238,7 @@ impl App {
         upload: Upload,
         enter: impl AsyncFnOnce(&Stored) -> Result<(T, Vec<String>)>,
     ) -> Result<T> {
-        let sealed = upload.seal().await?;
-        let hold = self.store.hold(sealed.content()).await;
-        let unnamed = Unnamed::new(hold.clone());
-        let stored = sealed.place(hold).await?;
+        let (stored, unnamed) = self.place(upload).await?;
         match enter(&stored).await {
             Ok((made, orphans)) => {
                 unnamed.named();
@@ -248,6 +251,14 @@ impl App {
                 Err(error)
             }
         }
+    }
+
+    /// Puts a content in its place. It is removed unless it gets a name.
+    pub(crate) async fn place(&self, upload: Upload) -> Result<(Stored, Unnamed)> {
+        let sealed = upload.seal().await?;
+        let hold = self.store.hold(sealed.content()).await;
+        let unnamed = Unnamed::new(hold.clone());
+        Ok((sealed.place(hold).await?, unnamed))
     }
 
     /// Enters a content as an artifact. Returns its id and the content that

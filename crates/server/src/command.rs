@@ -19,7 +19,7 @@ use crate::{
     launcher::{Account, Processes},
     restore,
     server::{DEFAULT_ADDRESS, FIRST_USER, attach_database},
-    worker::{self, Place, WORKER_TOKEN, WORKER_URL},
+    worker::{self, ANY_FOLDER, Place, WORKER_FOLDER, WORKER_TOKEN, WORKER_URL},
 };
 
 /// Fine-tunes embedding models for Finetuner clients.
@@ -320,6 +320,7 @@ fn work() -> Result<(), String> {
     worker::run(
         &variable(WORKER_URL)?,
         variable(WORKER_TOKEN)?,
+        &variable(WORKER_FOLDER).unwrap_or_else(|_| ANY_FOLDER.to_owned()),
         Arc::default(),
         Place::Process,
     )

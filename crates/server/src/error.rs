@@ -19,7 +19,7 @@ pub(crate) type Result<T, E = ApiError> = std::result::Result<T, E>;
 
 /// An answer that is not a success. Its body is what both APIs promise: the
 /// Finetuner API's `detail`, and the envelope of Hubble.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,

@@ -21,6 +21,9 @@ pub struct WorkOrder {
     /// What it shows to the server, for `FINETUNER_WORKER_TOKEN`. Good for one
     /// run, until that run is given to another worker.
     pub token: String,
+    /// How the name of its temporary folder begins, for `FINETUNER_WORKER_FOLDER`.
+    /// The server removes the folder of a worker that ended without doing so.
+    pub folder: String,
 }
 
 impl std::fmt::Debug for WorkOrder {
@@ -34,7 +37,7 @@ impl std::fmt::Debug for WorkOrder {
 /// Starts workers, somewhere.
 ///
 /// A launcher for a batch system runs `finetuner-server worker` there with the
-/// two environment variables of the order, and gives back what the system calls
+/// environment variables of the order, and gives back what the system calls
 /// the job.
 pub trait Launcher: Send + Sync {
     /// Starts a worker. Returns what it is called from now on.

@@ -38,9 +38,11 @@ pub mod launcher;
 mod pace;
 mod peer;
 mod pictures;
+mod private;
 mod queue;
 #[cfg(test)]
 mod races;
+mod run_folders;
 mod secret;
 mod server;
 mod settings;

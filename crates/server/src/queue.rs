@@ -18,6 +18,7 @@ use std::{
 
 use finetuner_protocol::Level;
 use futures_util::FutureExt;
+use tokio::task::JoinHandle;
 
 pub(crate) use health::Health;
 pub(crate) use leases::Leases;
@@ -105,6 +106,8 @@ struct Queue {
     over: HashMap<String, Duration>,
     /// Workers that this server has started or taken over.
     known: HashSet<String>,
+    /// The run and the launch of workers that have not ended, as far as known.
+    working: HashMap<String, (i64, u64)>,
     pauses: Pauses,
     looked_at: Duration,
 }
@@ -118,6 +121,7 @@ impl Queue {
             url,
             over: HashMap::new(),
             known: HashSet::new(),
+            working: HashMap::new(),
             pauses: Pauses::default(),
         }
     }
@@ -166,6 +170,7 @@ impl Queue {
             match self.launcher.take_over(job).await {
                 Ok(true) => {
                     self.known.insert(job.clone());
+                    self.working.insert(job.clone(), run.held());
                 }
                 Ok(false) => {}
                 Err(error) => tracing::warn!("{job} can't be taken over: {error}"),
@@ -180,7 +185,35 @@ impl Queue {
                 self.release_for_free(&run, Some(line)).await?;
             }
         }
+        // Workers may have been killed while no server was there.
+        let launched = self.app.database.launched().await?;
+        let mut wanted: HashSet<_> = launched.iter().map(Launched::held).collect();
+        wanted.extend(self.working.values());
+        // None may be started meanwhile.
+        let swept = self.sweep(move |launch| wanted.contains(&launch));
+        let _ = swept.await;
         Ok(())
+    }
+
+    /// Removes the files of workers that have ended.
+    fn sweep_after(&mut self, running: &HashSet<String>) {
+        let mut ended = HashSet::new();
+        self.working.retain(|job, launch| {
+            let runs = running.contains(job);
+            if !runs {
+                ended.insert(*launch);
+            }
+            runs
+        });
+        if !ended.is_empty() {
+            drop(self.sweep(move |launch| !ended.contains(&launch)));
+        }
+    }
+
+    /// Removes the files of launches that are not `wanted`, in the background.
+    fn sweep(&self, wanted: impl Fn((i64, u64)) -> bool + Send + 'static) -> JoinHandle<()> {
+        let folders = self.app.run_folders.clone();
+        tokio::task::spawn_blocking(move || folders.sweep(wanted))
     }
 
     /// Looks once after everything. Returns whether a worker is left.
@@ -193,6 +226,7 @@ impl Queue {
                 self.known.clone()
             }
         };
+        self.sweep_after(&running);
         for run in self.app.database.launched().await? {
             // One run that can't be looked after must not stop the others.
             if let Err(error) = self.look_after(&run, &running).await {
@@ -371,10 +405,12 @@ impl Queue {
         let order = WorkOrder {
             url: self.url.clone(),
             token,
+            folder: self.app.run_folders.prefix_of(run.held()),
         };
         match self.launcher.start(order).await {
             Ok(job) => {
                 self.known.insert(job.clone());
+                self.working.insert(job.clone(), run.held());
                 self.app.database.set_job(run.held(), job).await?;
             }
             Err(reason) => self.not_started(&run, reason).await?,

@@ -11,6 +11,7 @@ use axum::{
 use finetuner_protocol::{Document, DocumentArray};
 use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use tokio::{sync::Semaphore, task::JoinHandle};
 use tower::ServiceExt;
 
@@ -359,8 +360,6 @@ async fn a_user_has_no_more_than_the_limit_however_many_uploads_end_at_once() {
         backend.send("PUT", &path, json!(bytes)).await
     };
     let finish = async |id: &str, bytes: &str| {
-        use sha2::{Digest, Sha256};
-
         let sha256 = crate::secret::hex(&Sha256::digest(json!(bytes).to_string()));
         let path = "/v2/rpc/artifact.finishUpload";
         backend
@@ -383,4 +382,58 @@ async fn a_user_has_no_more_than_the_limit_however_many_uploads_end_at_once() {
     assert_eq!(part(&again, "abcdefgh").await.0, StatusCode::OK);
     assert_eq!(finish(&again, "abcdefgh").await.0, StatusCode::OK);
     assert_eq!(backend.faulty.names().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_finish_that_is_repeated_after_a_fault_of_the_database_keeps_the_upload() {
+    let backend = Backend::new(Settings::default()).await;
+    let bytes = pairs(5);
+    let hash = crate::secret::hex(&Sha256::digest(&bytes));
+    let begin = async || {
+        let begin = "/v2/rpc/artifact.beginUpload";
+        let (_, begun) = backend.send("POST", begin, json!({"name": "data"})).await;
+        let id = begun["data"]["uploadId"].as_str().unwrap().to_owned();
+        let part = format!("/v2/rpc/artifact.uploadPart?uploadId={id}&offset=0");
+        let mut request = backend.request("PUT", &part, Value::Null);
+        *request.body_mut() = Body::from(bytes.clone());
+        let answer = backend.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        id
+    };
+    let finish = async |id: &str, documents: u64| {
+        let told = json!({"uploadId": id, "sha256": hash, "documents": documents});
+        backend
+            .send("POST", "/v2/rpc/artifact.finishUpload", told)
+            .await
+    };
+    let id = begin().await;
+    let trigger = "CREATE TRIGGER fault BEFORE INSERT ON artifacts
+                   BEGIN SELECT RAISE(ABORT, 'a test'); END";
+    backend.app.database.disturb(trigger).await;
+    let (status, answer) = finish(&id, 5).await;
+    assert!(status.is_server_error(), "{status}: {answer}");
+    backend.app.database.disturb("DROP TRIGGER fault").await;
+    let (status, first) = finish(&id, 5).await;
+    assert_eq!(status, StatusCode::OK, "{first}");
+    assert_eq!(finish(&id, 5).await, (status, first), "the first answer");
+    assert!(backend.has(&hash).await);
+
+    // A refusal is repeated too, and nothing of the upload is left.
+    let id = begin().await;
+    let refused = finish(&id, 4).await;
+    assert_eq!(refused.0, StatusCode::UNPROCESSABLE_ENTITY, "{}", refused.1);
+    assert_eq!(finish(&id, 4).await, refused);
+
+    // An upload that is given up between two attempts leaves nothing.
+    let (user, name) = (backend.user_id.clone(), Which::Name("data".into()));
+    assert!(backend.app.delete_artifact(user, name).await.unwrap());
+    backend.removed(&hash).await;
+    let id = begin().await;
+    backend.app.database.disturb(trigger).await;
+    assert!(finish(&id, 5).await.0.is_server_error());
+    assert!(backend.has(&hash).await, "it is kept for the next attempt");
+    let abort = "/v2/rpc/artifact.abortUpload";
+    let (status, _) = backend.send("POST", abort, json!({"uploadId": id})).await;
+    assert_eq!(status, StatusCode::OK);
+    backend.removed(&hash).await;
 }

@@ -18,6 +18,7 @@ use crate::{
     error::StartError,
     http,
     launcher::{Launcher, Processes, Threads},
+    private::private_folder,
     queue,
     settings::Settings,
     space::Space,
@@ -152,6 +153,7 @@ impl Server {
         store.drop_uploads().await.map_err(|e| bad(&e))?;
         let first_token = first_token(&database).await.map_err(|e| bad(&e))?;
         let key = database.signing_key().await.map_err(|e| bad(&e))?;
+        let id = database.server_id().await.map_err(|e| bad(&e))?;
 
         let listener = bind(&self.address).await?;
         let listen = |source| StartError::Listen {
@@ -160,7 +162,7 @@ impl Server {
         };
         let address = listener.local_addr().map_err(listen)?;
         let space = Space::new(folder.clone(), self.settings.disk_reserve);
-        let app = App::new(database, store, self.settings, space, key);
+        let app = App::new(database, store, self.settings, space, key, &id);
         let router = api::router(Arc::clone(&app));
         let (stop, stopped) = watch::channel(false);
         let mut serving = Vec::new();
@@ -288,25 +290,8 @@ pub(crate) fn attach_database(folder: &Path) -> Result<Database, StartError> {
 /// Opens the database of a folder that nobody else has, or creates it.
 fn open_database(folder: &Path) -> Result<Database, StartError> {
     std::fs::create_dir_all(folder).map_err(|e| bad_folder(folder, e))?;
-    private(folder).map_err(|e| bad_folder(folder, e))?;
+    private_folder(folder).map_err(|e| bad_folder(folder, e))?;
     Database::open(&database::file(folder)).map_err(|e| bad_folder(folder, e))
-}
-
-/// Others of the machine have no business in the folder.
-#[cfg(unix)]
-pub(crate) fn private(folder: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-
-    let before = std::fs::metadata(folder)?.permissions();
-    match before.mode() & 0o077 {
-        0 => Ok(()),
-        _ => std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)),
-    }
-}
-
-#[cfg(not(unix))]
-pub(crate) fn private(_: &Path) -> std::io::Result<()> {
-    Ok(())
 }
 
 /// The store at an address, or in the folder where there is none.

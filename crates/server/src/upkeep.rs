@@ -9,7 +9,8 @@ use crate::{
     app::App,
     database::{self, Database},
     error::StartError,
-    server::{attach_database, bad_folder, lock, open_store, private},
+    private::private_folder,
+    server::{attach_database, bad_folder, lock, open_store},
     store::Store,
 };
 
@@ -80,8 +81,9 @@ pub async fn check(folder: &Path, store: Option<&str>) -> Result<Report, StartEr
 
 /// Copies all data of the server in `folder` into the folder `target`, which
 /// can then be served itself, or restored from. A server may run beside it: the
-/// copy is of one moment. Contents that are in `target` already are not copied
-/// again. Returns how many contents there are.
+/// copy is of one moment. Contents that are in `target` already are read and
+/// compared with their SHA-256; only those that differ are copied again. Returns
+/// how many contents there are.
 ///
 /// # Errors
 /// [`StartError`] if something can't be read or written, if a server or another
@@ -110,7 +112,8 @@ pub async fn backup(
 
 /// Copies a backup that lies in the folder `source` into the new data folder
 /// `folder`, and its contents to where `store` says. Every content is compared
-/// with its SHA-256. Returns how many contents there are.
+/// with its SHA-256, those that are there already too. Returns how many contents
+/// there are.
 ///
 /// # Errors
 /// [`StartError`] if something can't be read or written, or if `folder` holds
@@ -161,7 +164,7 @@ async fn copy(
     target_store: Option<&str>,
 ) -> Result<usize, StartError> {
     let failed = |e: &dyn std::fmt::Display| bad_folder(target, e);
-    private(target).map_err(|e| failed(&e))?;
+    private_folder(target).map_err(|e| failed(&e))?;
     // Neither a server nor another copy may write there.
     let lock = lock(target)?;
     let to = open_store(target, target_store)?;

@@ -47,6 +47,10 @@ use crate::pictures::Pictures;
 pub(crate) const WORKER_URL: &str = "FINETUNER_WORKER_URL";
 /// The environment variable with the token.
 pub(crate) const WORKER_TOKEN: &str = "FINETUNER_WORKER_TOKEN";
+/// The environment variable with the start of the temporary folder's name.
+pub(crate) const WORKER_FOLDER: &str = "FINETUNER_WORKER_FOLDER";
+/// The start of that name where none is given.
+pub(crate) const ANY_FOLDER: &str = "finetuner-run-";
 
 /// How often a long transfer looks whether the run was interrupted.
 const LOOK: Duration = Duration::from_millis(100);
@@ -61,10 +65,12 @@ pub(crate) enum Place {
 }
 
 /// Carries out the run that `token` is good for. The server is told how it
-/// ended; an error is what could not be told. The run stops when `stop` is set.
+/// ended; an error is what could not be told. The name of its temporary folder
+/// begins with `folder`. The run stops when `stop` is set.
 pub(crate) fn run(
     url: &str,
     token: String,
+    folder: &str,
     stop: Arc<AtomicBool>,
     place: Place,
 ) -> Result<(), String> {
@@ -73,10 +79,8 @@ pub(crate) fn run(
         stop,
         ..Signals::default()
     });
-    let folder = tempfile::Builder::new()
-        .prefix("finetuner-run-")
-        .tempdir()
-        .map_err(|e| format!("no temporary folder: {e}"))?;
+    let folder = tempfile::Builder::new().prefix(folder).tempdir();
+    let folder = folder.map_err(|e| format!("no temporary folder can be made: {e}"))?;
     let job = ask_for_job(&server)?;
     let mut note = None;
     if place == Place::Process {

@@ -35,7 +35,7 @@ const MAX_FIELD_BYTES: usize = 64 << 10;
 const MAX_KIND_BYTES: usize = 255;
 
 /// The fields of an upload beside its file.
-#[derive(Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct UploadFields {
     pub(super) name: Option<String>,

@@ -28,7 +28,7 @@ use crate::{
     app::{App, to_the_end},
     error::{ApiError, Result},
     secret,
-    store::Upload,
+    store::{Stored, Unnamed, Upload},
 };
 
 /// The bytes of a part but the last.
@@ -55,8 +55,14 @@ enum Stage {
         upload: Box<Upload>,
         fields: UploadFields,
     },
-    /// What the last call was answered, for when it is made again.
-    Done(Value),
+    /// Stored whole, but without a name: a repeated `finish` goes on from here.
+    Stored {
+        stored: Stored,
+        unnamed: Unnamed,
+        fields: UploadFields,
+    },
+    /// The answer to `finish`, for when it is repeated.
+    Done(Result<Value>),
 }
 
 impl InProgress {
@@ -64,7 +70,7 @@ impl InProgress {
     fn is_open(&self) -> bool {
         let state = self.state.try_lock();
         // What is being worked on is open.
-        state.map_or(true, |state| matches!(*state, Stage::Open { .. }))
+        state.map_or(true, |state| !matches!(*state, Stage::Done(_)))
     }
 
     /// Takes in a part, unless it came before. Returns how many bytes have come.
@@ -272,28 +278,60 @@ pub(crate) async fn finish(
     to_the_end(finished).await.map(Json)
 }
 
+/// Finishes an upload. A repeated call gets the first answer. If the first call
+/// failed for a reason that passes, such as a busy database, it is tried again.
 async fn finish_one(app: &App, user_id: String, found: &InProgress, told: Told) -> Result<Value> {
     let mut state = found.state.lock().await;
-    let (upload, fields) = match std::mem::replace(&mut *state, Stage::Done(Value::Null)) {
-        Stage::Open { upload, fields } => (upload, fields),
-        Stage::Done(Value::Null) => {
-            return Err(ApiError::conflict("this upload has failed: send it anew"));
-        }
+    // Only a panic leaves this behind.
+    let broken = Stage::Done(Err(ApiError::conflict(
+        "this upload has failed: begin it again",
+    )));
+    let (stored, unnamed, fields) = match std::mem::replace(&mut *state, broken) {
+        Stage::Open { upload, fields } => match app.place(*upload).await {
+            Ok((stored, unnamed)) => (stored, unnamed, fields),
+            // The bytes are gone.
+            Err(error) => {
+                *state = Stage::Done(Err(error.clone()));
+                return Err(error);
+            }
+        },
+        Stage::Stored {
+            stored,
+            unnamed,
+            fields,
+        } => (stored, unnamed, fields),
         Stage::Done(answer) => {
             *state = Stage::Done(answer.clone());
-            return Ok(answer);
+            return answer;
         }
     };
-    let name = fields.name.clone();
-    let id = app
-        .keep(*upload, async |stored| {
-            told.compare(app, stored).await?;
-            enter(app, user_id, fields, stored).await
-        })
-        .await?;
-    let Json(answer) = success(json!({"_id": id, "name": name}));
-    *state = Stage::Done(answer.clone());
-    Ok(answer)
+    let entered = async {
+        told.compare(app, &stored).await?;
+        enter(app, user_id, fields.clone(), &stored).await
+    };
+    match entered.await {
+        Ok((id, orphans)) => {
+            unnamed.named();
+            app.remove_orphans(orphans).await;
+            let Json(answer) = success(json!({"_id": id, "name": fields.name}));
+            *state = Stage::Done(Ok(answer.clone()));
+            Ok(answer)
+        }
+        Err(error) if error.status().is_server_error() => {
+            *state = Stage::Stored {
+                stored,
+                unnamed,
+                fields,
+            };
+            Err(error)
+        }
+        Err(error) => {
+            *state = Stage::Done(Err(error.clone()));
+            drop(unnamed);
+            app.remove_orphans(vec![stored.content]).await;
+            Err(error)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -311,7 +349,7 @@ mod tests {
             fields: UploadFields::default(),
         };
         for _ in 0..8 {
-            uploads.begin("ada", Stage::Done(json!({})), 4).unwrap();
+            uploads.begin("ada", Stage::Done(Ok(json!({}))), 4).unwrap();
         }
         for _ in 0..4 {
             uploads.begin("ada", open(), 4).unwrap();

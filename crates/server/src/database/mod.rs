@@ -72,6 +72,14 @@ pub(crate) fn is_duplicate(error: &rusqlite::Error) -> bool {
 }
 
 #[cfg(test)]
+impl Database {
+    /// Runs statements, to disturb what follows.
+    pub(crate) async fn disturb(&self, sql: &'static str) {
+        self.write(|db| db.execute_batch(sql)).await.unwrap();
+    }
+}
+
+#[cfg(test)]
 pub(crate) fn in_memory() -> Database {
     let mut writer = rusqlite::Connection::open_in_memory().unwrap();
     open::prepare(&writer).unwrap();

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
+use crate::private::private_file;
+
 use super::{BUSY, Connections, Database, MIGRATIONS, READERS};
 
 impl Database {
@@ -18,11 +20,27 @@ impl Database {
     }
 
     /// Opens a file that is there, beside a server that may run. The schema stays
-    /// as it is.
+    /// as it is. A file on media that can't be written can be read.
     pub(crate) fn attach(path: &Path) -> Result<Self, String> {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let Some(file) = read_only_address(path)? else {
+            return Self::attach_at(path);
+        };
+        Self::attach_at(&file).map_err(|error| {
+            format!(
+                "{error} ({} is on media that can't be written)",
+                path.display()
+            )
+        })
+    }
+
+    fn attach_at(path: &Path) -> Result<Self, String> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX
+            | OpenFlags::SQLITE_OPEN_URI;
         let writer = Connection::open_with_flags(path, flags).map_err(|e| e.to_string())?;
-        prepare(&writer).map_err(|e| e.to_string())?;
+        if !is_read_only(&writer).map_err(|e| e.to_string())? {
+            prepare(&writer).map_err(|e| e.to_string())?;
+        }
         let version = version(&writer).map_err(|e| e.to_string())?;
         match version {
             version if version == MIGRATIONS.len() => Self::with(writer, path),
@@ -47,6 +65,39 @@ impl Database {
         let readers = readers.map_err(|e| e.to_string())?;
         Connections::new(writer, readers).map(Self::from)
     }
+}
+
+/// Returns the address under which SQLite reads a file on media that can't be
+/// written, or nothing if the file's folder can be written.
+///
+/// A database in WAL mode needs two files beside it, even to be read, unless
+/// SQLite is told that nobody changes it.
+fn read_only_address(path: &Path) -> Result<Option<PathBuf>, String> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    match tempfile::tempfile_in(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::ReadOnlyFilesystem => {}
+        _ => return Ok(None),
+    }
+    let changes = beside(path, "-wal");
+    if std::fs::metadata(&changes).is_ok_and(|changes| changes.len() > 0) {
+        return Err(format!(
+            "{} holds changes that are not in the database yet, and this media can't be written: \
+             copy the folder to a disk that can be, and use the copy",
+            changes.display()
+        ));
+    }
+    let path = path.canonicalize().map_err(|e| e.to_string())?;
+    let mut address = url::Url::from_file_path(&path)
+        .map_err(|()| format!("{} is no path of a file", path.display()))?;
+    address.set_query(Some("immutable=1"));
+    Ok(Some(address.as_str().into()))
+}
+
+fn is_read_only(connection: &Connection) -> rusqlite::Result<bool> {
+    connection.is_readonly(rusqlite::MAIN_DB)
 }
 
 /// Settings of the connection that writes.
@@ -120,7 +171,7 @@ pub(super) fn write_copy(connection: &Connection, path: &Path) -> rusqlite::Resu
     // What an earlier copy has left would be taken for a part of this one.
     remove_all(path);
     connection.execute("VACUUM INTO ?1", [path.to_string_lossy()])?;
-    let written = make_private(path).and_then(|()| std::fs::File::open(path)?.sync_all());
+    let written = private_file(path).and_then(|()| std::fs::File::open(path)?.sync_all());
     written.map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))
 }
 
@@ -157,22 +208,15 @@ fn remove_all(path: &Path) {
 
 fn remove_beside(path: &Path) {
     for ending in ["-wal", "-shm", "-journal"] {
-        let mut file = path.as_os_str().to_owned();
-        file.push(ending);
-        let _ = std::fs::remove_file(PathBuf::from(file));
+        let _ = std::fs::remove_file(beside(path, ending));
     }
 }
 
-#[cfg(unix)]
-fn make_private(path: &Path) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-}
-
-#[cfg(not(unix))]
-fn make_private(_: &Path) -> std::io::Result<()> {
-    Ok(())
+/// A file that SQLite keeps beside a database.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut file = path.as_os_str().to_owned();
+    file.push(ending);
+    file.into()
 }
 
 #[cfg(test)]

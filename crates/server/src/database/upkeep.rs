@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use rusqlite::{OptionalExtension, params};
 
 use super::{Database, artifacts::has_content, open::write_copy};
+use crate::secret::hex;
 
 impl Database {
     /// The port at which workers of this machine found the last server.
@@ -43,7 +44,10 @@ impl Database {
                  WHERE worker_token IS NOT NULL",
                 [],
             )?;
-            transaction.execute("DELETE FROM settings WHERE name = 'worker port'", [])?;
+            transaction.execute(
+                "DELETE FROM settings WHERE name IN ('worker port', 'server id')",
+                [],
+            )?;
             transaction.commit()
         })
         .await
@@ -51,27 +55,41 @@ impl Database {
 
     /// The key that this server signs with; made when it is first asked for.
     pub(crate) async fn signing_key(&self) -> rusqlite::Result<[u8; 32]> {
-        self.write(|db| {
+        self.drawn("signing key", rand::random).await
+    }
+
+    /// What tells this server from others on the machine. A copy of the data gets
+    /// an id of its own.
+    pub(crate) async fn server_id(&self) -> rusqlite::Result<String> {
+        let id: [u8; 8] = self.drawn("server id", rand::random).await?;
+        Ok(hex(&id))
+    }
+
+    /// A setting that was drawn by chance when it was first asked for.
+    async fn drawn<const N: usize>(
+        &self,
+        name: &'static str,
+        draw: fn() -> [u8; N],
+    ) -> rusqlite::Result<[u8; N]> {
+        self.write(move |db| {
             let transaction = db.transaction()?;
-            let read = || {
-                transaction
-                    .query_row(
-                        "SELECT value FROM settings WHERE name = 'signing key'",
-                        [],
-                        |row| row.get::<_, [u8; 32]>(0),
-                    )
-                    .optional()
-            };
-            if let Some(key) = read()? {
-                return Ok(key);
+            let known = transaction
+                .query_row(
+                    "SELECT value FROM settings WHERE name = ?1",
+                    [name],
+                    |row| row.get::<_, [u8; N]>(0),
+                )
+                .optional()?;
+            if let Some(known) = known {
+                return Ok(known);
             }
-            let key: [u8; 32] = rand::random();
+            let drawn = draw();
             transaction.execute(
-                "INSERT INTO settings (name, value) VALUES ('signing key', ?1)",
-                params![key],
+                "INSERT INTO settings (name, value) VALUES (?1, ?2)",
+                params![name, drawn],
             )?;
             transaction.commit()?;
-            Ok(key)
+            Ok(drawn)
         })
         .await
     }

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use tokio::process::{Child, Command};
 
 use super::{Account, Launcher, WorkOrder, environment};
-use crate::worker::{WORKER_TOKEN, WORKER_URL};
+use crate::worker::{WORKER_FOLDER, WORKER_TOKEN, WORKER_URL};
 
 /// Makes a worker's allocator keep what is freed: a step needs the same large
 /// buffers as the one before, and the system would clear each of them anew.
@@ -106,6 +106,7 @@ impl Processes {
             // Not as arguments, which others on the machine can see.
             .env(WORKER_URL, &order.url)
             .env(WORKER_TOKEN, &order.token)
+            .env(WORKER_FOLDER, &order.folder)
             .stdin(Stdio::null());
         if std::env::var_os(KEEP_MEMORY.0).is_none() {
             command.env(KEEP_MEMORY.0, KEEP_MEMORY.1);
@@ -308,6 +309,7 @@ mod tests {
         let order = WorkOrder {
             url: "http://127.0.0.1:1".into(),
             token: "t".into(),
+            folder: "f".into(),
         };
         let processes = Processes::default().pass_on(vec!["CARGO_MANIFEST_DIR".into()]);
         let command = processes.command(&order).unwrap();

@@ -50,7 +50,8 @@ impl Launcher for Threads {
             .name("finetuner-worker".to_owned())
             .spawn(move || {
                 let stop = Arc::clone(&work.stop);
-                let run = || worker::run(&order.url, order.token, stop, Place::Thread);
+                let run =
+                    || worker::run(&order.url, order.token, &order.folder, stop, Place::Thread);
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
                 let end = match result {
                     Ok(Ok(())) => "it ended without saying how".to_owned(),

@@ -106,7 +106,14 @@ async fn stage(settings: Settings) -> Stage {
     let db = in_memory();
     add_run(&db, "r").await;
     let space = Space::new(folder.path().to_owned(), Some(0));
-    let app = App::new(db, store, settings, space, [0; 32]);
+    let app = App::new(
+        db,
+        store,
+        settings,
+        space,
+        [0; 32],
+        &crate::secret::new_id(),
+    );
     let fake = Arc::new(Fake::default());
     let launcher: Arc<dyn Launcher> = Arc::new(Arc::clone(&fake));
     Stage {

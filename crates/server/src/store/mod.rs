@@ -166,8 +166,16 @@ impl Store {
         Ok((size, hex(&hash.finalize())))
     }
 
-    /// Copies a content into another store, unless it is there. Returns whether
-    /// it was found.
+    /// Whether a content is there with this size and with the bytes that its name
+    /// says.
+    async fn holds_whole(&self, content: &str, size: u64) -> bool {
+        let there = self.objects.head(&place(content)).await;
+        there.is_ok_and(|there| there.size == size)
+            && self.hash(content).await.is_ok_and(|hash| hash == content)
+    }
+
+    /// Copies a content into another store, unless it is there whole. Returns
+    /// whether it was found.
     pub(crate) async fn copy(&self, content: &str, to: &Self) -> Result<bool> {
         let place = place(content);
         let found = match self.objects.get(&place).await {
@@ -175,8 +183,7 @@ impl Store {
             Err(object_store::Error::NotFound { .. }) => return Ok(false),
             Err(error) => return Err(error.into()),
         };
-        let there = to.objects.head(&place).await;
-        if there.is_ok_and(|there| there.size == found.meta.size) {
+        if to.holds_whole(content, found.meta.size).await {
             return Ok(true);
         }
         let mut upload = to.upload();

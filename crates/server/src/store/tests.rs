@@ -275,3 +275,20 @@ async fn nothing_that_was_acknowledged_is_lost_or_changed_on_a_bad_day() {
         assert!(stored == *bytes, "{content} has changed");
     }
 }
+
+#[tokio::test]
+async fn a_copy_replaces_a_content_that_is_damaged_and_has_the_same_size() {
+    let (from, _) = Faulty::in_memory();
+    let (to, faulty) = Faulty::in_memory();
+    let stored = keep(&from, b"seventeen letters", 4).await.unwrap();
+    let damaged = object_store::PutPayload::from_static(b"seventeen lettErs");
+    to.objects
+        .put(&place(&stored.content), damaged)
+        .await
+        .unwrap();
+    assert!(from.copy(&stored.content, &to).await.unwrap());
+    assert_eq!(to.hash(&stored.content).await.unwrap(), stored.content);
+    // One that is whole is left as it is.
+    faulty.next(Call::Put, Fault::Reset);
+    assert!(from.copy(&stored.content, &to).await.unwrap());
+}

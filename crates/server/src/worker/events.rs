@@ -398,7 +398,14 @@ mod tests {
         with_run(&database, "r").await;
         let store = Store::in_folder(folder).unwrap();
         let space = Space::new(folder.to_owned(), Some(0));
-        let app = App::new(database, store, Settings::default(), space, [0; 32]);
+        let app = App::new(
+            database,
+            store,
+            Settings::default(),
+            space,
+            [0; 32],
+            &crate::secret::new_id(),
+        );
         let claimed = app.database.claim(secret::hash("t"), Vec::new()).await;
         assert_eq!(claimed.unwrap().unwrap().id, 1);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -62,3 +62,61 @@ async fn a_token_needs_the_folder_of_a_server() {
     let error = String::from_utf8(made.stderr).unwrap();
     assert!(error.contains("holds no data of a server"), "{error}");
 }
+
+/// Such as a snapshot, or a disk that was mounted for reading alone.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn data_on_media_that_cannot_be_written_is_checked_and_copied() {
+    let may_mount = Command::new("unshare").args(["-m", "true"]).output().await;
+    if !may_mount.is_ok_and(|done| done.status.success()) {
+        println!("skipped: only root can mount a folder for reading alone");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (data, target) = (folder.path().join("data"), folder.path().join("copy"));
+    // Runs the program while the data can't be written.
+    let read_only = async |arguments: &str| {
+        let script = format!(
+            "mount --bind '{0}' '{0}' && mount -o remount,bind,ro '{0}' && '{1}' {arguments} \
+             --data '{0}'",
+            data.display(),
+            env!("CARGO_BIN_EXE_finetuner-server"),
+        );
+        let mut command = Command::new("unshare");
+        let done = command
+            .args(["-m", "sh", "-c", &script])
+            .output()
+            .await
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (
+            done.status.success(),
+            text(done.stdout) + &text(done.stderr),
+        )
+    };
+    let backup = format!("backup '{}'", target.display());
+    let mut serving = Serving::start(&data, &[]).await;
+    let token = serving.line_after("Token, shown this once: ").await;
+    let finetuner = serving.log_in(&token).await.unwrap();
+    finetuner.push("train", pairs(4)).await.unwrap();
+    // Of a server that was killed, the last changes lie beside the database.
+    serving.process.kill().await.unwrap();
+    let (done, text) = read_only(&backup).await;
+    assert!(!done && text.contains("copy the folder"), "{text}");
+
+    let mut serving = Serving::start(&data, &[]).await;
+    let pid = serving.process.id().unwrap().to_string();
+    let told = Command::new("kill").arg(pid).status().await.unwrap();
+    assert!(told.success());
+    assert!(serving.process.wait().await.unwrap().success());
+    let (done, text) = read_only("check").await;
+    assert!(done && text.contains("1 contents are whole"), "{text}");
+    let (done, text) = read_only(&backup).await;
+    assert!(
+        done && text.contains("1 contents and the database"),
+        "{text}"
+    );
+    let serving = Serving::start(&target, &[]).await;
+    let finetuner = serving.log_in(&token).await.unwrap();
+    assert_eq!(finetuner.pull("train").await.unwrap().len(), 4);
+}

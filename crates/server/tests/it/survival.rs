@@ -79,6 +79,13 @@ async fn serve(data: &Path, more: &[&str]) -> Serving {
 async fn a_run_survives_whatever_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
+    let temporary = folder.path().join("tmp");
+    std::fs::create_dir_all(temporary.join("finetuner-run-of-another")).unwrap();
+    let environment = [("TMPDIR", temporary.to_str().unwrap())];
+    let serve = async |data: &Path, more: &[&str]| {
+        let options = [&OPTIONS, more].concat();
+        Serving::start_in(data, &options, &environment).await
+    };
     let mut server = serve(&data, &["--attempts", "9"]).await;
     let token = server.line_after("Token, shown this once: ").await;
     let finetuner = server.log_in(&token).await.unwrap();
@@ -113,6 +120,16 @@ async fn a_run_survives_whatever_is_killed() {
     let log = run.logs().await.unwrap();
     assert!(log.contains("The worker was lost"), "{log}");
     assert_eq!(log.matches("Finished").count(), 1, "{log}");
+    // The server removes what killed workers have left, and nothing else.
+    let left = || {
+        let found = std::fs::read_dir(&temporary).unwrap();
+        let names = found.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect::<Vec<_>>()
+    };
+    while left().len() > 1 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(left(), ["finetuner-run-of-another"]);
     let http = Http::new(&server.url, Some(&token));
     let counted = http
         .get("/metrics")
