@@ -4,7 +4,11 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -18,7 +22,7 @@ use super::Database;
 pub(super) const READERS: usize = 4;
 /// How long a statement waits for another process that writes.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
-/// How long a call waits for its turn.
+/// How long a call waits for its turn, whatever goes on before it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Work for the connection that writes.
@@ -96,18 +100,31 @@ impl Database {
     {
         let (tell, told) = oneshot::channel();
         let until = Instant::now() + patience;
-        let job = move |connection: &mut Connection| {
-            let result = match Instant::now() >= until {
-                true => Err(busy()),
-                false => f(connection),
-            };
-            let _ = tell.send(result);
+        let turn = Arc::new(Turn::default());
+        let job = {
+            let turn = Arc::clone(&turn);
+            move |connection: &mut Connection| {
+                if Instant::now() < until && turn.begin() {
+                    let _ = tell.send(f(connection));
+                }
+            }
         };
         let jobs = self.0.jobs.as_ref().ok_or_else(closed)?;
         jobs.send(Box::new(job)).map_err(|_| closed())?;
-        // No answer means that the work panicked, which was told on standard
-        // error.
-        told.await.unwrap_or_else(|_| Err(panicked()))
+        let mut told = std::pin::pin!(told);
+        let done = match tokio::time::timeout(patience, told.as_mut()).await {
+            Ok(done) => done,
+            // Its turn never came, however long the job before it takes.
+            Err(_) if turn.give_up() => return Err(busy()),
+            // It has begun, so its result is waited for.
+            Err(_) => told.await,
+        };
+        done.unwrap_or_else(|_| match turn.give_up() {
+            // Its turn came too late.
+            true => Err(busy()),
+            // The panic was told on standard error.
+            false => Err(panicked()),
+        })
     }
 
     /// Runs `f` with a connection that reads, off the async threads.
@@ -133,6 +150,22 @@ impl Database {
             // The runtime is shutting down.
             Err(_) => Err(closed()),
         }
+    }
+}
+
+/// Whether a job has begun, or is no longer waited for. It never is both.
+#[derive(Default)]
+struct Turn(AtomicBool);
+
+impl Turn {
+    /// Takes the turn for the job. Returns false if it was given up.
+    fn begin(&self) -> bool {
+        !self.0.swap(true, Ordering::SeqCst)
+    }
+
+    /// Gives the turn up. Returns false if the job has begun.
+    fn give_up(&self) -> bool {
+        self.begin()
     }
 }
 
@@ -185,7 +218,6 @@ fn panicked() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::FutureExt;
     use rusqlite::ErrorCode;
 
     use super::*;
@@ -209,15 +241,21 @@ mod tests {
             }
         });
         has_begun.await.unwrap();
-        let mut waits = std::pin::pin!(database.write_within(Duration::ZERO, |_| Ok(())));
-        assert!(waits.as_mut().now_or_never().is_none());
         for _ in 0..2 * READERS {
             assert!(database.has_no_users().await.unwrap(), "readers go on");
         }
-        go_on.send(()).unwrap();
-        long.await.unwrap().unwrap();
+        // It is told while the long job still goes on, and is never done.
+        let (done, was_done) = mpsc::channel();
+        let waits = database.write_within(Duration::from_millis(1), move |_| {
+            done.send(()).unwrap();
+            Ok(())
+        });
         let error = waits.await.unwrap_err();
         assert_eq!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy));
+        go_on.send(()).unwrap();
+        long.await.unwrap().unwrap();
+        assert!(database.write(|_| Ok(())).await.is_ok());
+        assert!(was_done.try_recv().is_err(), "it was given up");
         let error = ApiError::from(error);
         assert_eq!(
             (error.status().as_u16(), error.retry_after()),
