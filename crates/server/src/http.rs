@@ -1,8 +1,12 @@
 //! Connections: taken in, encrypted where that is wanted, and ended in order.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, path::Path, sync::Arc, time::Duration};
 
-use axum::{Router, body::Body, http::Request};
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, Version},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto::Builder, graceful::GracefulShutdown},
@@ -20,7 +24,12 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
-use crate::{api::Secure, error::StartError, pace::Paced, peer::Peer};
+use crate::{
+    api::Secure,
+    error::StartError,
+    pace::{self, Paced, answers::Answers},
+    peer::Peer,
+};
 
 /// Connections at a time. More wait.
 const MAX_CONNECTIONS: usize = 8192;
@@ -92,12 +101,16 @@ pub(crate) async fn serve(
         tokio::spawn(async move {
             let peer = Peer(Some(address.ip()));
             let served = match tls {
-                None => converse(stream, router, peer, Secure(false), watcher).await,
+                None => {
+                    let answers = Answers::new(pace::PATIENCE);
+                    converse(stream, router, peer, Secure(false), watcher, answers).await
+                }
                 Some(tls) => {
                     let agreed = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream));
                     match agreed.await {
                         Ok(Ok(stream)) => {
-                            converse(stream, router, peer, Secure(true), watcher).await
+                            let answers = Answers::new(pace::PATIENCE);
+                            converse(stream, router, peer, Secure(true), watcher, answers).await
                         }
                         Ok(Err(error)) => Err(error.into()),
                         Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
@@ -121,12 +134,22 @@ async fn converse(
     peer: Peer,
     secure: Secure,
     watcher: hyper_util::server::graceful::Watcher,
+    answers: Arc<Answers>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let watched = Arc::clone(&answers);
     let service = tower::service_fn(move |request: Request<hyper::body::Incoming>| {
+        let has_streams = request.version() == Version::HTTP_2;
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(secure);
-        router.clone().oneshot(request)
+        let (router, watched) = (router.clone(), Arc::clone(&watched));
+        async move {
+            let answer = router.oneshot(request).await?;
+            Ok::<_, Infallible>(match has_streams {
+                true => answer.map(|body| watched.watch(body)),
+                false => answer,
+            })
+        }
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder
@@ -143,5 +166,71 @@ async fn converse(
         .keep_alive_timeout(HEAD_TIMEOUT);
     let service = TowerToHyperService::new(service);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
-    watcher.watch(connection.into_owned()).await
+    tokio::select! {
+        served = watcher.watch(connection.into_owned()) => served,
+        () = answers.stalled() => Err("the client does not take an answer".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Bytes, routing::get};
+    use futures_util::stream;
+
+    use super::*;
+
+    const SIZE: usize = 1 << 20;
+
+    /// Sends a request over HTTP/2 to a server that has so much patience.
+    /// Returns the bytes of the answer that were read, and how the server ended
+    /// the connection.
+    async fn ask(patience: Duration, window: u32) -> (usize, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let body = || {
+            let pieces = (0..4).map(|_| Ok::<_, io::Error>(Bytes::from(vec![7; SIZE / 4])));
+            Body::from_stream(stream::iter(pieces))
+        };
+        let router = Router::new().route("/", get(async move || body()));
+        let graceful = GracefulShutdown::new();
+        let watcher = graceful.watcher();
+        let serving = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let answers = Answers::new(patience);
+            let (peer, secure) = (Peer(None), Secure(false));
+            let served = converse(stream, router, peer, secure, watcher, answers).await;
+            served.map_or_else(|e| e.to_string(), |()| String::new())
+        });
+        // Its client wants one, though it does not speak TLS here.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .http2_prior_knowledge()
+            .http2_initial_stream_window_size(window)
+            .build()
+            .unwrap();
+        let answer = client.get(format!("http://{address}/")).send().await;
+        let mut read = 0;
+        if window > 0 {
+            let mut answer = answer.unwrap();
+            while let Ok(Some(bytes)) = answer.chunk().await {
+                read += bytes.len();
+            }
+            drop((answer, client));
+            return (read, serving.await.unwrap());
+        }
+        // The answer, if its head came in time, is kept and never read.
+        let ended = serving.await.unwrap();
+        drop((answer, client));
+        (read, ended)
+    }
+
+    #[tokio::test]
+    async fn an_http_2_client_without_a_window_is_cut_off() {
+        let (read, ended) = ask(Duration::from_millis(20), 0).await;
+        assert_eq!(read, 0);
+        assert!(ended.contains("does not take"), "{ended}");
+        // A client that reads gets everything.
+        let (read, ended) = ask(pace::PATIENCE, 70_000).await;
+        assert_eq!((read, ended.as_str()), (SIZE, ""));
+    }
 }

@@ -3,6 +3,12 @@
 //!
 //! A client may keep us waiting for a minute. Each KiB that moves gives back a
 //! second, so that a slow line does no harm, and one byte a minute does.
+//!
+//! Over HTTP/1.1 a client that does not read blocks the connection. Over HTTP/2
+//! it can leave one stream without a window while the connection looks alive;
+//! [`answers`] watches for that.
+
+pub(crate) mod answers;
 
 use std::{
     io,
@@ -22,7 +28,7 @@ use tokio::{
 };
 
 /// How long a client may keep us waiting at a time.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The bytes a second of a client that never has to hurry.
 const LEAST_RATE: f64 = 1024.0;
 
@@ -48,18 +54,19 @@ impl Patience {
 /// Ends the body of a request that comes too slowly. Only the time in which we
 /// wait for the client counts.
 pub(crate) async fn paced(request: Request<Body>) -> Request<Body> {
-    // A client that waits for leave to send has nothing under way.
-    let drains = !request.headers().contains_key(header::EXPECT);
-    request.map(|body| paced_body(body, PATIENCE, drains))
+    // A client that waits for leave to send has nothing under way, until we begin
+    // to read: that gives it leave.
+    let is_sent = !request.headers().contains_key(header::EXPECT);
+    request.map(|body| paced_body(body, PATIENCE, is_sent))
 }
 
-fn paced_body(body: Body, most: Duration, drains: bool) -> Body {
+fn paced_body(body: Body, most: Duration, is_sent: bool) -> Body {
     if body.is_end_stream() {
         return body;
     }
     let rest = Rest {
         body: Some(body.into_data_stream()),
-        drains,
+        is_sent,
     };
     Body::from_stream(stream::try_unfold(
         (rest, Patience::new(most)),
@@ -91,11 +98,13 @@ const DRAINED: (usize, Duration) = (16 << 20, Duration::from_secs(10));
 struct Rest {
     /// None at the end.
     body: Option<BodyDataStream>,
-    drains: bool,
+    /// Whether the client sends it, or may have begun to.
+    is_sent: bool,
 }
 
 impl Rest {
     async fn next(&mut self) -> Option<Result<Bytes, axum::Error>> {
+        self.is_sent = true;
         let next = self.body.as_mut()?.next().await;
         if !matches!(next, Some(Ok(_))) {
             self.body = None;
@@ -111,7 +120,7 @@ impl Rest {
 
 impl Drop for Rest {
     fn drop(&mut self) {
-        let (Some(mut body), true) = (self.body.take(), self.drains) else {
+        let (Some(mut body), true) = (self.body.take(), self.is_sent) else {
             return;
         };
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
@@ -234,6 +243,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Paced<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -265,6 +279,38 @@ mod tests {
         assert!(error.to_string().contains("too slowly"), "{error}");
         let whole = paced_body(Body::from("whole"), MOMENT, true);
         assert_eq!(axum::body::to_bytes(whole, 100).await.unwrap(), "whole");
+    }
+
+    /// A body that is counted as it is read.
+    fn counted(pieces: usize) -> (Body, Arc<AtomicUsize>) {
+        let read = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&read);
+        let pieces = stream::iter(0..pieces).map(move |_| {
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, io::Error>(Bytes::from_static(b"piece"))
+        });
+        (Body::from_stream(pieces), read)
+    }
+
+    #[tokio::test]
+    async fn a_refused_body_is_drained_if_its_client_has_begun_to_send() {
+        // Refused before leave was given: reading would give it.
+        let (body, read) = counted(5);
+        drop(paced_body(body, PATIENCE, false));
+        tokio::task::yield_now().await;
+        assert_eq!(read.load(Ordering::SeqCst), 0);
+        // Refused after a part of it was read, or sent without asking.
+        for (is_sent, pieces_read) in [(false, 1), (true, 0)] {
+            let (body, read) = counted(5);
+            let mut body = paced_body(body, PATIENCE, is_sent).into_data_stream();
+            for _ in 0..pieces_read {
+                body.next().await.unwrap().unwrap();
+            }
+            drop(body);
+            while read.load(Ordering::SeqCst) < 5 {
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     #[tokio::test]
