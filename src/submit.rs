@@ -269,14 +269,21 @@ async fn ask(
     }
 }
 
-/// Creates a run, and its experiment where that is not there.
-async fn submit(finetuner: &Finetuner, experiment: &str, body: Value) -> Result<Run> {
-    // One key for all attempts, so that a lost answer never makes two runs.
-    let call = Call::api(Method::POST, "experiments/{experiment}/runs", &[experiment])
+/// The request that creates a run. One key for all attempts, so that a lost
+/// answer never makes two runs. Its time-out is long enough for any data: after
+/// it, the user decides.
+fn creation(experiment: &str, body: Value) -> Call {
+    Call::api(Method::POST, "experiments/{experiment}/runs", &[experiment])
         .json(body)
         .keyed()
         .repeatable()
-        .timeout(SUBMIT_TIMEOUT);
+        .timeout(SUBMIT_TIMEOUT)
+        .once_if_slow()
+}
+
+/// Creates a run, and its experiment where that is not there.
+async fn submit(finetuner: &Finetuner, experiment: &str, body: Value) -> Result<Run> {
+    let call = creation(experiment, body);
     let transport = &finetuner.transport;
     let info = match transport.json(call.clone()).await {
         // Most often the experiment is there, and one request is enough.
@@ -291,4 +298,16 @@ async fn submit(finetuner: &Finetuner, experiment: &str, body: Value) -> Result<
         info => info?,
     };
     Ok(Run::new(transport.clone(), experiment, info))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_submission_is_not_repeated_after_its_own_time_out() {
+        let call = creation("fashion", Value::Null);
+        assert!(!call.may_repeat(&Error::timeout(SUBMIT_TIMEOUT)));
+        assert!(call.may_repeat(&Error::broken_off("the answer broke off")));
+    }
 }

@@ -11,7 +11,8 @@ use reqwest::{
 use serde_json::Value;
 use url::Url;
 
-use crate::address::Addresses;
+use super::retry;
+use crate::{Error, Result, address::Addresses};
 
 /// Bytes of an upload, as they are made.
 pub(crate) type ByteStream = BoxStream<'static, io::Result<Bytes>>;
@@ -72,8 +73,10 @@ pub(crate) struct Call {
     query: Vec<(&'static str, String)>,
     pub(super) body: Body,
     pub(super) headers: HeaderMap,
-    pub(super) repeatable: bool,
+    repeatable: bool,
     pub(super) timeout: Option<Duration>,
+    /// Whether the call is repeated when its answer took too long.
+    repeats_slow: bool,
     pub(super) streaming: bool,
     pub(super) deletes: bool,
 }
@@ -107,6 +110,7 @@ impl Call {
             body: Body::Empty,
             headers: HeaderMap::new(),
             timeout: None,
+            repeats_slow: true,
             streaming: false,
         }
     }
@@ -169,10 +173,22 @@ impl Call {
         self
     }
 
+    /// The answer has taken longer than anybody should wait twice: a call that
+    /// timed out is not repeated.
+    pub(crate) fn once_if_slow(mut self) -> Self {
+        self.repeats_slow = false;
+        self
+    }
+
     /// The answer may take as long as it wants, as long as something comes.
     pub(crate) fn streaming(mut self) -> Self {
         self.streaming = true;
         self
+    }
+
+    /// Whether the call may be made again after this error.
+    pub(crate) fn may_repeat(&self, error: &Error) -> bool {
+        retry::may_repeat(error, self.repeatable) && (self.repeats_slow || !error.is_timeout())
     }
 
     pub(super) fn with_token(&self) -> bool {
@@ -190,6 +206,25 @@ impl Call {
             Target::Rpc(method) => method,
             Target::Given(_) => "download",
         }
+    }
+
+    /// Refuses a name that would drop out of the path: the rest of it may be the
+    /// address of everything.
+    pub(super) fn check_names(&self) -> Result<()> {
+        let Target::Api { route, values } = &self.target else {
+            return Ok(());
+        };
+        let fields = route.split('/').filter_map(|part| {
+            let field = part.strip_prefix('{')?;
+            field.strip_suffix('}')
+        });
+        for (field, value) in fields.zip(values) {
+            if value.trim().is_empty() || matches!(value.as_str(), "." | "..") {
+                let quoted = format!("`{value}`");
+                return Err(Error::invalid(field, quoted, "a name is wanted"));
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn url(&self, addresses: &Addresses) -> Url {

@@ -247,6 +247,7 @@ impl Transport {
         call: &Call,
         read: impl AsyncFn(Response, Seen, Duration) -> Result<T>,
     ) -> Result<T> {
+        call.check_names()?;
         let url = call.url(&self.0.addresses);
         let seen = Seen {
             proxy: self.0.proxies.name(&url),
@@ -266,7 +267,7 @@ impl Transport {
             match self.try_once(call, &seen, &read).instrument(span).await {
                 Ok(value) => return Ok(value),
                 Err(error) => {
-                    let allowed = may_repeat(&error, call.repeatable);
+                    let allowed = call.may_repeat(&error);
                     tries.again(error, allowed).await?;
                 }
             }

@@ -61,7 +61,7 @@ async fn numbers_out_of_bounds() {
         let text = refused(&finetuner, fit().epochs(epochs)).await;
         assert_says(&text, &["epochs", &epochs.to_string(), "49"]);
     }
-    for rate in [0.0, -1e-5, 1.0, f64::NAN] {
+    for rate in [0.0, -1e-5, 1e-300, 1.0, f64::NAN] {
         let text = refused(&finetuner, fit().learning_rate(rate)).await;
         assert_says(&text, &["learning_rate"]);
     }
@@ -164,5 +164,25 @@ async fn a_run_name_is_taken_once() {
     assert!(error.is_conflict(), "{error}");
     assert_says(&error.to_string(), &["run_name", "`mine`"]);
     run.wait().await.unwrap();
+    assert_eq!(finetuner.list_runs().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_deletes_nothing() {
+    let (_server, finetuner) = with_data(8).await;
+    let run = short_fit(&finetuner, "mine").await.unwrap();
+    run.wait().await.unwrap();
+    let experiment = finetuner.experiment(run.experiment());
+    for name in ["", " ", ".", ".."] {
+        let error = finetuner.delete_experiment(name).await.unwrap_err();
+        assert!(error.is_invalid(), "{error}");
+        assert_says(&error.to_string(), &["experiment", &format!("`{name}`")]);
+        let error = experiment.delete_run(name).await.unwrap_err();
+        assert!(error.is_invalid(), "{error}");
+        assert_says(&error.to_string(), &["run", &format!("`{name}`")]);
+        let nameless = finetuner.experiment(name);
+        assert!(nameless.delete_runs().await.unwrap_err().is_invalid());
+        assert!(experiment.get_run(name).await.unwrap_err().is_invalid());
+    }
     assert_eq!(finetuner.list_runs().await.unwrap().len(), 1);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Json,
     extract::{Path, Query, State},
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, StatusCode, Uri},
     response::Response,
 };
 use finetuner_protocol::{
@@ -434,12 +434,21 @@ pub(crate) async fn delete(
     Ok(Json(info(run)))
 }
 
-/// Deletes all runs of an experiment, and answers what they were.
+/// Deletes all runs of an experiment, and answers what they were. An address
+/// with a slash at its end comes of the deletion of one run whose name is
+/// missing: no client deletes all runs in this way.
 pub(crate) async fn delete_all(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
     Path(experiment): Path<String>,
+    address: Uri,
 ) -> Result<Json<Vec<Value>>> {
+    if address.path().ends_with('/') {
+        return Err(ApiError::bad_request(
+            "the run's name is empty: give it, or leave out the slash at the end to delete all \
+             runs of the experiment",
+        ));
+    }
     let experiment = experiments::find(&app, user.id, experiment).await?;
     let (runs, _) = app
         .database

@@ -283,3 +283,31 @@ async fn a_loggers_files_are_in_the_artifact_and_the_log_says_where() {
     let wandb = std::fs::read_dir(saved.join("logs/wandb")).unwrap();
     assert_eq!(wandb.count(), 1);
 }
+
+#[tokio::test]
+async fn a_name_that_is_missing_deletes_no_runs() {
+    // `client.delete_run('')` of finetuner 0.8.1 ends in a slash.
+    let backend = start().await;
+    let new = json!({"name": "flickr"});
+    let experiments = "/api/v1/experiments";
+    let created = backend.http.post(experiments).json(&new);
+    assert_eq!(created.send().await.unwrap().status(), StatusCode::CREATED);
+    let delete = async |path: &str| {
+        let address = format!("{experiments}{path}");
+        let request = backend.http.request(Method::DELETE, &address);
+        let answer = request.send().await.unwrap();
+        (
+            answer.status(),
+            answer.json::<Value>().await.unwrap_or_default(),
+        )
+    };
+    let (status, answer) = delete("/flickr/runs/").await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    let detail = answer["detail"].as_str().unwrap();
+    assert!(detail.contains("the run's name is empty"), "{detail}");
+    assert_eq!(delete("/flickr/runs").await, (StatusCode::OK, json!([])));
+    // This is what its `delete_experiments()` sends.
+    let (status, deleted) = delete("/").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(deleted[0]["name"], "flickr");
+}
