@@ -388,7 +388,7 @@ impl Fit {
         self
     }
 
-    /// How far a step goes, more than 0 and less than 1; the optimizer's
+    /// How far a step goes, at least 1e-12 and less than 1; the optimizer's
     /// default where none is given.
     ///
     /// ```no_run

@@ -107,6 +107,13 @@ pub(super) fn check_free(folder: &Path, compare: Compare) -> io::Result<()> {
     if foreign.is_empty() {
         return Ok(());
     }
+    if is_unlisted_model(folder) {
+        let reason = format!(
+            "an earlier version saved this: it is a model without the list of its files, \
+             {MANIFEST}. Delete the folder or move it away, or choose another folder"
+        );
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, reason));
+    }
     let more = match foreign.len().saturating_sub(SHOWN) {
         0 => String::new(),
         more => format!(" and {more} more"),
@@ -118,6 +125,13 @@ pub(super) fn check_free(folder: &Path, compare: Compare) -> io::Result<()> {
         shown.collect::<Vec<_>>().join(", ")
     );
     Err(io::Error::new(io::ErrorKind::AlreadyExists, reason))
+}
+
+/// Whether a folder holds a model as versions saved it that wrote no list. Other
+/// files may be among its files, so that it is not replaced.
+fn is_unlisted_model(folder: &Path) -> bool {
+    let has = |name: &str| folder.join(name).is_file();
+    has("config.json") && has("model.safetensors") && !has(MANIFEST)
 }
 
 /// The files and folders that saving a model would lose.

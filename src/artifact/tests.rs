@@ -463,3 +463,18 @@ fn no_more_is_unpacked_than_allowed() {
     assert_eq!(names(root.path()), Vec::<String>::new());
     save_with(&folder, &bomb, 10_000, &Real).unwrap();
 }
+
+#[test]
+fn a_model_of_an_earlier_version_is_kept_and_named() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("model");
+    fs::create_dir(&folder).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::write(folder.join(name), "old").unwrap();
+    }
+    let error = save_with(&folder, &model("new"), 1 << 20, &Real).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("an earlier version saved this"), "{text}");
+    assert!(text.contains("Delete the folder"), "{text}");
+    assert_eq!(fs::read(folder.join("config.json")).unwrap(), b"old");
+}

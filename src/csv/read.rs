@@ -88,7 +88,8 @@ impl Reading {
                 char::from(rival)
             );
         }
-        let sample = Records::new(whole_rows(rows, SAMPLE).chars().map(Ok), rules);
+        let sample = Records::new(whole_rows(rows, SAMPLE).chars().map(Ok), rules)
+            .suspecting_rows(matches!(options.dialect, Dialect::Auto));
         let header = usize::from(options.header.is_some());
         let sample = sample
             .map_while(std::result::Result::ok)
@@ -108,7 +109,8 @@ impl Reading {
     pub(super) fn rows(&self) -> Result<Rows> {
         let chars = Chars::new(BufReader::new(self.csv.open()?), self.charset);
         let options = &self.csv.options;
-        let mut records = Records::new(chars, self.rules);
+        let is_guessed = matches!(options.dialect, Dialect::Auto);
+        let mut records = Records::new(chars, self.rules).suspecting_rows(is_guessed);
         if self.has_hint {
             records.skip_line();
         }
@@ -419,6 +421,18 @@ mod tests {
         assert_eq!(lines("a\u{2028}b,x\nc\u{b}d\u{85},y\n"), [1, 2]);
         let long = format!("{},x\nb,y\n", "word ".repeat(60_000));
         assert_eq!(lines(&long), [1, 2]);
+    }
+
+    #[test]
+    fn a_text_that_looks_like_rows_is_one_where_a_dialect_is_given() {
+        let lines = "a line, of a poem\n".repeat(60);
+        let text = format!("text,label\n\"{lines}\",poem\n");
+        let (line, reason) = broken(text.as_bytes());
+        assert_eq!(line, 2);
+        assert!(reason.contains("Dialect::Excel"), "{reason}");
+        let excel = CsvOptions::new().dialect(Dialect::Excel);
+        let rows = read(text.as_bytes(), &excel);
+        assert_eq!(rows, [["text", "label"], [lines.as_str(), "poem"]]);
     }
 
     #[test]

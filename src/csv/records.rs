@@ -2,7 +2,8 @@
 //!
 //! What Python reads without a word although it is broken is an error here: a
 //! quote that is never closed, or closed many lines later by the quote of
-//! another cell, and makes one text of all rows in between.
+//! another cell, and makes one text of all rows in between. The latter is a
+//! guess, which is left out where a dialect is given.
 
 use finetuner_protocol::text::start_of;
 
@@ -54,6 +55,8 @@ pub(super) struct Records<I> {
     failed: Option<Broken>,
     /// The cells of the first record.
     width: Option<usize>,
+    /// Whether a cell that looks like many rows is refused.
+    suspects_rows: bool,
 }
 
 impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
@@ -66,7 +69,14 @@ impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
             ended: false,
             failed: None,
             width: None,
+            suspects_rows: false,
         }
+    }
+
+    /// Refuses cells that look like many rows. That is a guess, like the dialect.
+    pub(super) fn suspecting_rows(mut self, suspects: bool) -> Self {
+        self.suspects_rows = suspects;
+        self
     }
 
     /// Passes over the rest of a line.
@@ -209,7 +219,8 @@ impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
 
     /// Refuses a cell of many lines that are rows by their look.
     fn check_lines(&self, opened: u64, cell: &str) -> Result<(), Broken> {
-        let Some(width) = self.width.filter(|width| *width > 1) else {
+        let width = self.width.filter(|width| *width > 1 && self.suspects_rows);
+        let Some(width) = width else {
             return Ok(());
         };
         // The first and the last line are parts of rows.
@@ -231,7 +242,8 @@ impl<I: Iterator<Item = Result<char, BrokenChars>>> Records<I> {
             opened,
             format!(
                 "the cell that begins with `{}` has {count} lines of {width} columns in it: its \
-                 quote is not closed in its row",
+                 quote is not closed in its row. If these lines are one text, say so with a \
+                 dialect, such as `CsvOptions::dialect(Dialect::Excel)`",
                 start_of(cell.split('\n').next().unwrap_or_default())
             ),
         ))

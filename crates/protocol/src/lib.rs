@@ -50,7 +50,7 @@ pub use event::{
     CheckpointInfo, Event, EventBatch, FoundDocuments, Job, Level, LocalModels, MODEL_ARTIFACT,
     Outcome, Stage, WorkRules, WorkerOrders,
 };
-pub use limits::{InvalidField, MAX_EPOCHS, check_name, check_workers};
+pub use limits::{InvalidField, MAX_EPOCHS, MIN_LEARNING_RATE, check_name, check_workers};
 pub use names::{Device, Loss, Miner, Optimizer, RunTask, Sampler, Scheduler, Status, Task};
 pub use options::Options;
 pub use run::{

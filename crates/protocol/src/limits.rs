@@ -12,6 +12,14 @@ use crate::{Callback, RunConfig, Sampler, backbone::find_backbone};
 /// ```
 pub const MAX_EPOCHS: u64 = 49;
 
+/// The smallest learning rate. A step of a smaller one is lost in the rounding of
+/// any weight above 1e-5.
+///
+/// ```
+/// assert_eq!(finetuner_protocol::MIN_LEARNING_RATE, 1e-12);
+/// ```
+pub const MIN_LEARNING_RATE: f64 = 1e-12;
+
 /// A setting that can be known to be wrong without looking at any data.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` is {value}: {limit}")]
@@ -184,12 +192,12 @@ impl RunConfig {
             ));
         }
         if let Some(rate) = hyper.learning_rate
-            && !(rate > 0.0 && rate < 1.0)
+            && !(MIN_LEARNING_RATE..1.0).contains(&rate)
         {
             return Err(InvalidField::new(
                 "learning_rate",
                 rate,
-                "it must be more than 0 and less than 1",
+                "it must be at least 1e-12, since a smaller one changes nothing, and less than 1",
             ));
         }
         let steps = [
@@ -287,6 +295,33 @@ impl RunConfig {
 mod tests {
     use super::*;
     use crate::Options;
+
+    #[test]
+    fn a_learning_rate_that_does_nothing_is_refused() {
+        let check = |rate: f64| {
+            let mut config = RunConfig {
+                run_name: "run".to_owned(),
+                experiment_name: "experiment".to_owned(),
+                ..RunConfig::default()
+            };
+            config.model.name = Some("clip-small".to_owned());
+            config.data.train_data = "data".to_owned();
+            config.hyper_parameters.epochs = 1;
+            config.hyper_parameters.learning_rate = Some(rate);
+            config.check()
+        };
+        for rate in [0.0, -1e-5, 5e-324, 1e-300, 9.9e-13, 1.0, f64::NAN] {
+            let error = check(rate).unwrap_err();
+            assert_eq!(error.field, "learning_rate", "{rate}");
+            assert!(error.limit.contains("at least 1e-12"), "{error}");
+        }
+        for rate in [MIN_LEARNING_RATE, 1e-5, 0.99] {
+            assert_ne!(
+                check(rate).map_err(|e| e.field),
+                Err("learning_rate".into())
+            );
+        }
+    }
 
     #[test]
     fn numbers_that_json_does_not_have_are_found_wherever_an_option_holds_them() {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use finetuner_protocol::{Content, Document};
+use finetuner_protocol::{Content, Document, text::start_of};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::{
     Client,
@@ -89,8 +89,10 @@ impl Pictures {
         stream::iter(wanted)
             .map(|(document, url)| async move {
                 let fetched = self.fetch(&url).await;
-                let bytes =
-                    fetched.map_err(|e| format!("document `{}`: {url}: {e}", document.id))?;
+                let bytes = fetched.map_err(|e| {
+                    let url = start_of(url.as_str());
+                    format!("document `{}`: {url}: {e}", document.id)
+                })?;
                 document.content = Some(Content::Blob(bytes));
                 Ok(())
             })

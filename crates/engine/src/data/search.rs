@@ -38,7 +38,10 @@ impl Searched {
     pub(crate) fn name(&self) -> String {
         match (&self.item, self.uri.as_str()) {
             (Item::Text(text), _) => text.to_string(),
-            (_, "") => format!("{} ({})", self.label, self.id),
+            // A data URI is the picture itself, and not where it came from.
+            (_, uri) if uri.is_empty() || uri.starts_with("data:") => {
+                format!("{} ({})", self.label, self.id)
+            }
             (_, uri) => uri.to_owned(),
         }
     }
