@@ -5,6 +5,8 @@ mod command;
 mod console;
 mod hostile;
 mod hubble;
+#[cfg(target_os = "linux")]
+mod isolation;
 mod limits;
 mod logins;
 mod openapi;
