@@ -16,11 +16,7 @@ use sha2::{Digest, Sha256};
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{documents::DocumentSource, download::hex, ended};
-use crate::{
-    Error, Result,
-    progress::ProgressSink,
-    transport::{ByteStream, NotMade},
-};
+use crate::{Error, Result, error::NotMade, progress::ProgressSink, transport::ByteStream};
 
 /// Bytes handed over at once.
 const CHUNK: usize = 256 << 10;

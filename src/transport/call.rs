@@ -29,12 +29,6 @@ pub(crate) struct Outgoing {
 /// Makes the file of an upload, anew for every attempt.
 pub(crate) type MakeFile = Arc<dyn Fn() -> Outgoing + Send + Sync>;
 
-/// The reason why the bytes of an upload could not be made. Sending it again
-/// would not help.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct NotMade(pub(crate) String);
-
 /// What is sent with a call.
 #[derive(Clone)]
 pub(crate) enum Body {

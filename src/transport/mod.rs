@@ -35,7 +35,7 @@ use url::Url;
 
 use crate::{Error, Result, Secret, address::Addresses};
 
-pub(crate) use call::{Body, ByteStream, Call, LateText, MakeFile, NotMade, Outgoing};
+pub(crate) use call::{Body, ByteStream, Call, LateText, MakeFile, Outgoing};
 pub(crate) use http::HttpSettings;
 use outage::OUTAGE_LIMIT;
 pub(crate) use outage::Outage;

@@ -1,0 +1,88 @@
+//! Arrays of numbers within documents.
+
+/// An array of numbers.
+///
+/// ```
+/// use finetuner_protocol::NdArray;
+///
+/// if let NdArray::Dense { shape, dtype, .. } = NdArray::from_f32(&[1.0, 2.0], &[1, 2]) {
+///     assert_eq!((shape, dtype.as_str()), (vec![1, 2], "<f4"));
+/// }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub enum NdArray {
+    /// Every element, row by row.
+    Dense {
+        /// The elements' bytes.
+        buffer: Vec<u8>,
+        /// The length of each dimension.
+        shape: Vec<u32>,
+        /// The kind of element in numpy's notation, such as `<f4`.
+        dtype: String,
+        /// The library it came from, `numpy` by default.
+        class: String,
+    },
+    /// A sparse array, kept but not interpreted.
+    Sparse(Opaque),
+}
+
+/// An encoded part that is kept as it came.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Opaque(pub(super) Vec<u8>);
+
+impl NdArray {
+    /// A dense array of 32-bit numbers, row by row. `shape` says how many there
+    /// are in each dimension.
+    ///
+    /// ```
+    /// use finetuner_protocol::NdArray;
+    ///
+    /// let array = NdArray::from_f32(&[1.0, 2.0], &[2]);
+    /// assert_eq!(array.to_f32(), Some(vec![1.0, 2.0]));
+    /// ```
+    #[must_use]
+    pub fn from_f32(values: &[f32], shape: &[u32]) -> Self {
+        Self::Dense {
+            buffer: values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            shape: shape.to_vec(),
+            dtype: "<f4".to_owned(),
+            class: "numpy".to_owned(),
+        }
+    }
+
+    /// The values of a dense array as 32-bit numbers, row by row; none where
+    /// the array is sparse or holds no numbers.
+    ///
+    /// ```
+    /// use finetuner_protocol::NdArray;
+    ///
+    /// assert_eq!(NdArray::from_f32(&[1.5], &[1]).to_f32(), Some(vec![1.5]));
+    /// ```
+    #[must_use]
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        macro_rules! read {
+            ($kind:ty, $buffer:expr) => {
+                $buffer
+                    .chunks_exact(size_of::<$kind>())
+                    .map(|bytes| {
+                        let mut value = [0; size_of::<$kind>()];
+                        value.copy_from_slice(bytes);
+                        <$kind>::from_le_bytes(value) as f32
+                    })
+                    .collect()
+            };
+        }
+        let Self::Dense { buffer, dtype, .. } = self else {
+            return None;
+        };
+        Some(match dtype.as_str() {
+            "<f4" => read!(f32, buffer),
+            "<f8" => read!(f64, buffer),
+            "<i4" => read!(i32, buffer),
+            "<i8" => read!(i64, buffer),
+            "|u1" => read!(u8, buffer),
+            "|i1" => read!(i8, buffer),
+            _ => return None,
+        })
+    }
+}
