@@ -12,7 +12,7 @@ use axum::{
     http::{HeaderMap, Request, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use finetuner::{Document, Finetuner, Run, Status};
+use finetuner::{Document, DocumentArray, Finetuner, Run, Status};
 
 use crate::support::{Serving, fit, pairs, reach};
 
@@ -191,7 +191,7 @@ async fn a_model_of_the_hub_above_the_limit_is_not_fetched() {
     let options = ["--max-hub-download", "1"];
     let (_server, finetuner) = serve(&data, &options, &environment).await;
     let texts = (0..8).map(|n| Document::text(format!("text {n}")).with_label(n / 2));
-    let texts: Vec<Document> = texts.collect();
+    let texts: DocumentArray = texts.collect();
     finetuner.push("texts", texts).await.unwrap();
     let fit = finetuner.fit("acme/big", "texts");
     let error = match fit.await {
