@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SMALL = json.loads((ROOT / "crates/engine/assets/clip-small/config.json").read_text())
+SMALL = json.loads((ROOT / "crates/models/clip-small/files/config.json").read_text())
 MINILM = dict(model_type="bert", hidden_size=384, intermediate_size=1536, num_hidden_layers=6,
               num_attention_heads=12, vocab_size=30522)
 CASES = {

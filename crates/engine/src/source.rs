@@ -31,7 +31,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ModelSource {
-    /// A small model inside the engine, by its name.
+    /// A small model that ships with the engine, by its name.
     Bundled(&'static str),
     /// A folder.
     Folder(PathBuf),
@@ -75,7 +75,7 @@ impl ModelSource {
     /// # Errors
     /// [`Error::Model`] for names that can't be any model here.
     pub fn resolve(name: &str, local: &LocalModels) -> Result<Self> {
-        if let Some(bundled) = bundled::find(name) {
+        if let Some(bundled) = bundled::find(name)? {
             return Ok(Self::Bundled(bundled));
         }
         let path = Path::new(name);

@@ -1,98 +1,99 @@
-//! The small models inside the engine, which need no hub. `assets/` has a card
-//! for each: where it comes from, under which licence, how it was made.
+//! The models that ship with the engine and need no hub, each in a crate of
+//! its own behind a feature of its name. The crate's README is the model's
+//! card: origin, licence, training.
 
 use std::collections::HashMap;
 
-use finetuner_protocol::{CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL};
-
-use super::{Extras, ModelFiles, parse_json};
+use super::{
+    Extras, ModelFiles,
+    files::{POOLING_FILE, SENTENCE_FILE, SIDE_FILES, max_seq_length, parse_json},
+};
 use crate::{
     Error, Result,
-    ops::Pooler,
     params::{RawTensor, parse_safetensors},
 };
 
-/// The name of the bundled model that is meant.
-pub(super) fn find(name: &str) -> Option<&'static str> {
-    [CLIP_SMALL, MINILM_SMALL, EFFICIENTNET_SMALL]
-        .into_iter()
-        .find(|bundled| *bundled == name)
+/// A model that ships with the engine.
+struct Bundled {
+    name: &'static str,
+    /// Path in the model's folder, and content.
+    files: &'static [(&'static str, &'static [u8])],
 }
 
-macro_rules! asset {
-    ($model:literal, $file:literal) => {
-        &include_bytes!(concat!("../../assets/", $model, "/", $file))[..]
+/// Defines [`MODELS`] and [`LEFT_OUT`] from pairs of a feature and its crate.
+macro_rules! models {
+    ($($feature:literal => $krate:ident,)*) => {
+        /// The models of this build.
+        const MODELS: &[Bundled] = &[$(
+            #[cfg(feature = $feature)]
+            Bundled { name: $krate::NAME, files: $krate::FILES },
+        )*];
+        /// Models whose feature is off in this build.
+        const LEFT_OUT: &[&str] = &[$(
+            #[cfg(not(feature = $feature))]
+            $feature,
+        )*];
     };
 }
 
-pub(super) fn read(name: &str) -> Result<ModelFiles> {
-    match name {
-        CLIP_SMALL => files(
-            asset!("clip-small", "config.json"),
-            parse_safetensors(asset!("clip-small", "model.safetensors"), name)?,
-            Some(asset!("clip-small", "preprocessor_config.json")),
-            &[
-                ("tokenizer.json", asset!("clip-small", "tokenizer.json")),
-                (
-                    "tokenizer_config.json",
-                    asset!("clip-small", "tokenizer_config.json"),
-                ),
-            ],
-        ),
-        MINILM_SMALL => {
-            let mut files = files(
-                asset!("minilm-small", "config.json"),
-                unpack(asset!("minilm-small", "model.safetensors"), name)?,
-                None,
-                &[
-                    ("tokenizer.json", asset!("minilm-small", "tokenizer.json")),
-                    (
-                        "tokenizer_config.json",
-                        asset!("minilm-small", "tokenizer_config.json"),
-                    ),
-                ],
-            )?;
-            files.max_tokens = Some(128);
-            files.extras = Extras {
-                pooler: Some(Pooler::Mean),
-                ..Extras::default()
-            };
-            Ok(files)
-        }
-        _ => files(
-            asset!("efficientnet-small", "config.json"),
-            parse_safetensors(asset!("efficientnet-small", "model.safetensors"), name)?,
-            Some(asset!("efficientnet-small", "preprocessor_config.json")),
-            &[],
-        ),
-    }
+models! {
+    "clip-small" => finetuner_model_clip_small,
+    "efficientnet-small" => finetuner_model_efficientnet_small,
+    "minilm-small" => finetuner_model_minilm_small,
 }
 
-fn files(
-    config: &[u8],
-    tensors: HashMap<String, RawTensor>,
-    preprocessor: Option<&[u8]>,
-    side_files: &[(&str, &[u8])],
-) -> Result<ModelFiles> {
-    let preprocessor = preprocessor.map(|json| parse_json(json, "preprocessor_config.json"));
+/// Returns the bundled model's name, if it is one.
+///
+/// # Errors
+/// [`Error::Model`] where this build leaves the model out.
+pub(super) fn find(name: &str) -> Result<Option<&'static str>> {
+    if LEFT_OUT.contains(&name) {
+        return Err(Error::model(
+            name,
+            format!(
+                "this build leaves it out. Build with the feature `{name}` of `finetuner-engine`, \
+                 or with `bundled-models`, which brings all models that need no download"
+            ),
+        ));
+    }
+    let found = MODELS.iter().find(|model| model.name == name);
+    Ok(found.map(|model| model.name))
+}
+
+/// Reads a bundled model.
+pub(super) fn read(name: &str) -> Result<ModelFiles> {
+    let model = MODELS.iter().find(|model| model.name == name);
+    let model = model.ok_or_else(|| Error::model(name, "this build leaves it out"))?;
+    let find = |file: &str| {
+        let mut files = model.files.iter();
+        files.find(|(name, _)| *name == file).map(|(_, b)| *b)
+    };
+    let json = |file: &str| find(file).map(|bytes| parse_json(bytes, file)).transpose();
+    let missing = |file: &str| Error::model(name, format!("it has no {file}"));
+    let weights = find("model.safetensors").ok_or_else(|| missing("model.safetensors"))?;
+    let side_files = SIDE_FILES
+        .iter()
+        .filter_map(|file| Some(((*file).to_owned(), find(file)?.to_vec())));
     Ok(ModelFiles {
-        config: parse_json(config, "config.json")?,
-        tensors,
-        preprocessor: preprocessor.transpose()?,
-        side_files: side_files
-            .iter()
-            .map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec()))
-            .collect(),
-        ..ModelFiles::default()
+        config: json("config.json")?.ok_or_else(|| missing("config.json"))?,
+        tensors: unpack(weights, name)?,
+        preprocessor: json("preprocessor_config.json")?,
+        side_files: side_files.collect(),
+        extras: match json(POOLING_FILE)? {
+            Some(pooling) => Extras::from_sentence_transformers(&pooling)?,
+            None => Extras::default(),
+        },
+        max_tokens: json(SENTENCE_FILE)?.as_ref().and_then(max_seq_length),
     })
 }
 
 /// Values that share a scale.
 const BLOCK: usize = 32;
 
-/// Unpacks matrices of four bits a value: `{name}.q4` holds two of them a
-/// byte, the low half first, 8 standing for zero, and `{name}.scales` what each
-/// 32 of them are multiplied with. `shape` of both is in the file's notes.
+/// Reads a safetensors file, unpacking its matrices of four bits a value:
+/// `{name}.q4` holds two of them a byte, the low half first, 8 standing for
+/// zero, and `{name}.scales` the factor of each 32 of them. The file's metadata
+/// holds the shape of such a matrix under its name.
 fn unpack(bytes: &[u8], name: &str) -> Result<HashMap<String, RawTensor>> {
     let bad = |what: &str| Error::checkpoint(format!("{name}: {what}"));
     let file = safetensors::SafeTensors::deserialize(bytes).map_err(|e| bad(&e.to_string()))?;
@@ -131,23 +132,39 @@ fn unpack(bytes: &[u8], name: &str) -> Result<HashMap<String, RawTensor>> {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
+    use finetuner_protocol::{CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL};
 
     use super::*;
     use crate::source::LoadOptions;
 
     #[test]
     fn every_bundled_model_is_whole() {
-        for (name, parameters) in [
+        let wanted = [
             (CLIP_SMALL, 3_000_000..3_300_000),
             (MINILM_SMALL, 17_000_000..18_000_000),
             (EFFICIENTNET_SMALL, 3_000_000..5_000_000),
-        ] {
-            let name = find(name).unwrap();
-            let loaded = read(name).unwrap();
+        ];
+        assert_eq!(MODELS.len() + LEFT_OUT.len(), wanted.len());
+        for (name, parameters) in wanted {
+            let Ok(found) = find(name) else {
+                let error = find(name).unwrap_err().to_string();
+                assert!(error.contains(&format!("the feature `{name}`")), "{error}");
+                continue;
+            };
+            let loaded = read(found.unwrap()).unwrap();
             let loaded = loaded.load(&LoadOptions::default(), &Device::Cpu).unwrap();
             let count = loaded.model.params().count();
             assert!(parameters.contains(&count), "{name}: {count}");
         }
-        assert!(find("resnet50").is_none());
+        assert!(find("resnet50").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_bundled_model_fits_a_package() {
+        // crates.io takes 10 MiB; the weights hardly get smaller by packing.
+        for model in MODELS {
+            let bytes: usize = model.files.iter().map(|(_, bytes)| bytes.len()).sum();
+            assert!(bytes < 10 << 20, "{}: {bytes} bytes", model.name);
+        }
     }
 }

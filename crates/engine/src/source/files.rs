@@ -100,13 +100,10 @@ impl ModelFiles {
             let bytes = read(HEAD_FILE)?.ok_or_else(|| missing(HEAD_FILE))?;
             tensors.extend(parse_safetensors(&bytes, HEAD_FILE)?);
         }
-        let max_tokens = match if reads_texts {
-            json(SENTENCE_FILE)?
+        let max_tokens = if reads_texts {
+            json(SENTENCE_FILE)?.as_ref().and_then(max_seq_length)
         } else {
             None
-        } {
-            Some(sentence) => sentence["max_seq_length"].as_u64().map(|n| n as usize),
-            None => None,
         };
         Ok(Self {
             config,
@@ -131,6 +128,11 @@ fn preprocessor(
         Some(nested) => Ok(Some(nested)),
         None => own(),
     }
+}
+
+/// The longest text in tokens that a [`SENTENCE_FILE`] allows.
+pub(super) fn max_seq_length(sentence: &Value) -> Option<usize> {
+    sentence["max_seq_length"].as_u64().map(|n| n as usize)
 }
 
 pub(super) fn parse_json(bytes: &[u8], name: &str) -> Result<Value> {

@@ -230,7 +230,7 @@ fn the_tokenizer_in_an_artifact_is_the_file_that_came() {
     // Merges as texts are read by every version of `tokenizers`, pairs only by
     // those from 0.20 on.
     let path = format!(
-        "{}/assets/clip-small/tokenizer.json",
+        "{}/../models/clip-small/files/tokenizer.json",
         env!("CARGO_MANIFEST_DIR")
     );
     let bundled: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
