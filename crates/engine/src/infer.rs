@@ -212,15 +212,15 @@ pub(crate) fn embed(
     })
 }
 
-/// What the network alone makes of items, without the head.
-pub(crate) fn embed_body(
+/// The output of the frozen part of the network for items, each of length `dim`.
+pub(crate) fn embed_frozen(
     model: &Model,
     preparer: &Preparer,
     items: &[ItemRef<'_>],
+    dim: usize,
 ) -> Result<Embeddings> {
-    let (pass, dim) = (model.inference(), model.config().dim());
     embed_with(model, preparer, items, BATCH, dim, |input| {
-        model.encode_body(&pass, input)
+        model.encode_frozen(input)
     })
 }
 

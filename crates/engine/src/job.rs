@@ -90,7 +90,8 @@ pub fn run(
     for warning in &plan.warnings {
         log(Level::Warning, warning.clone());
     }
-    let needs_cpu = plan.freeze || plan.output_dim.is_some();
+    let needs_cpu =
+        plan.freeze || plan.output_dim.is_some() || matches!(plan.source, ModelSource::Towers(_));
     let (device, warning) = choose_device(setting.device, plan.kind, needs_cpu);
     if let Some(warning) = warning {
         log(Level::Warning, warning);

@@ -174,6 +174,18 @@ impl Params {
         Ok(param.clone())
     }
 
+    /// Those whose names begin with `prefix`, by the rest of their names.
+    pub(crate) fn under(&self, prefix: &str) -> Self {
+        let own = self.by_name.iter().filter_map(|(name, param)| {
+            let name = name.strip_prefix(prefix)?;
+            Some((name.to_owned(), param.clone()))
+        });
+        Self {
+            by_name: own.collect(),
+            device: self.device.clone(),
+        }
+    }
+
     /// All parameters in the order of their names.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Param>> {
         self.by_name.values()

@@ -6,8 +6,8 @@ mod processor;
 
 use checks::{check_batch_size, check_monitors, loss_of};
 use finetuner_protocol::{
-    Callback, LocalModels, Loss, Optimizer as OptimizerName, RunConfig, Sampler,
-    callback::EvaluationCallback,
+    Callback, EFFICIENTNET_SMALL, LocalModels, Loss, MINILM_SMALL, Optimizer as OptimizerName,
+    RunConfig, Sampler, callback::EvaluationCallback,
 };
 pub use inputs::Cutting;
 use inputs::{input_options, pooler};
@@ -23,8 +23,11 @@ use crate::{
     ops::Pooler,
     optim::{OptimizerSpec, ScheduleSpec},
     options::OptionReader,
-    source::ModelSource,
+    source::{ModelSource, TowerSources},
 };
+
+/// Length of the embeddings of two towers where none is given.
+const TOWERS_DIM: u64 = 512;
 
 /// A run that can be carried out.
 pub struct Plan {
@@ -119,6 +122,7 @@ impl Plan {
         let read = OptionReader::new("model_options", model.options.as_ref());
         let (source, kind) = source(config, allowed, &read, &mut notes)?;
         if kind == ModelKind::TextImage
+            && !matches!(source, ModelSource::Towers(_))
             && !model.freeze
             && let Some(dim) = model.output_dim
         {
@@ -316,6 +320,10 @@ fn source(
             let config = MlpConfig::parse(&options)?;
             return Ok((ModelSource::Mlp(Some(config)), ModelKind::Features));
         }
+        if source == ModelSource::Towers(None) {
+            let towers = towers(config, &allowed, read)?;
+            return Ok((ModelSource::Towers(Some(towers)), ModelKind::TextImage));
+        }
         let kind = source.kind()?;
         return Ok((source, kind));
     }
@@ -329,6 +337,37 @@ fn source(
     Ok((ModelSource::Artifact(artifact), kind))
 }
 
+/// The models that become the towers of a new text-to-image model.
+fn towers(config: &RunConfig, allowed: &Allowed, read: &OptionReader<'_>) -> Result<TowerSources> {
+    let tower = |option: &str, wanted: ModelKind, example: &str| {
+        let name = read.value(option).and_then(Value::as_str).ok_or_else(|| {
+            let what = wanted.inputs();
+            read.bad(
+                option,
+                &format!("the name of a model of {what} is wanted, such as `{example}`"),
+            )
+        })?;
+        let source = ModelSource::resolve(name, &allowed.local_models)?;
+        let kind = source.kind()?;
+        if kind != wanted {
+            let reason = format!(
+                "that model embeds {}, and one of {} is wanted",
+                kind.inputs(),
+                wanted.inputs()
+            );
+            return Err(read.bad(option, &reason));
+        }
+        Ok(Box::new(source))
+    };
+    Ok(TowerSources {
+        text: tower("text_model", ModelKind::Text, MINILM_SMALL)?,
+        image: tower("image_model", ModelKind::Image, EFFICIENTNET_SMALL)?,
+        dim: config.model.output_dim.unwrap_or(TOWERS_DIM) as usize,
+        // Checked with the other options.
+        seed: read.value("seed").and_then(Value::as_u64).unwrap_or(0),
+    })
+}
+
 /// What data the loss wants of a model.
 fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<Layout> {
     let name = &loss.loss;
@@ -336,8 +375,8 @@ fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<L
         (ModelKind::TextImage, LossKind::Clip) => Layout::TextImage(modalities.clone()),
         (ModelKind::TextImage, _) => {
             let reason = format!(
-                "`{name}`: a text-to-image model is trained with `CLIPLoss`; give it, without \
-                 `loss_options` and `miner`"
+                "`{name}`: a text-to-image model is trained with `CLIPLoss` or `SigLIPLoss`; give \
+                 one of them, without `loss_options` and `miner`"
             );
             return Err(Error::config("loss", reason));
         }

@@ -106,7 +106,14 @@ impl Preparer {
     }
 
     fn features(&self, items: &[ItemRef<'_>], device: &Device) -> Result<Input> {
-        let length = self.features.ok_or_else(|| refused("features"))?;
+        let mut length = self.features.ok_or_else(|| refused("features"))?;
+        // Features in place of texts or pictures are what a frozen network made of
+        // them: of one length for texts, and of another for pictures.
+        if (self.tokenizer.is_some() || self.processor.is_some())
+            && let Some(ItemRef::Features(first)) = items.first()
+        {
+            length = first.len();
+        }
         let mut all = Vec::with_capacity(items.len() * length);
         for (i, item) in items.iter().enumerate() {
             match item {

@@ -8,6 +8,7 @@ mod files;
 #[cfg(feature = "hub")]
 mod hub;
 mod load;
+mod towers;
 
 use std::path::{Path, PathBuf};
 
@@ -21,10 +22,11 @@ use finetuner_protocol::{
 };
 pub use load::{LoadOptions, LoadedModel, ModelDescription};
 use serde_json::json;
+pub use towers::TowerSources;
 
 use crate::{
     Error, Result,
-    models::{MlpConfig, ModelConfig, ModelKind},
+    models::{MlpConfig, ModelConfig, ModelKind, TWO_TOWERS},
 };
 
 /// Where a model's files are.
@@ -40,6 +42,9 @@ pub enum ModelSource {
     /// The artifact of an earlier run, by its id; whoever carries out the run
     /// fetches it.
     Artifact(String),
+    /// A text model and a picture model under new projections; a name alone has
+    /// none.
+    Towers(Option<TowerSources>),
     /// A new perceptron of these shapes; a name alone has none.
     Mlp(Option<MlpConfig>),
 }
@@ -90,6 +95,7 @@ impl ModelSource {
         match find_backbone(name) {
             Some(backbone) if !backbone.trainable => Err(Error::model(name, not_yet(backbone))),
             Some(backbone) if backbone.name == "mlp" => Ok(Self::Mlp(None)),
+            Some(backbone) if backbone.name == TWO_TOWERS => Ok(Self::Towers(None)),
             Some(backbone) => Ok(Self::Hub(backbone.hub_name().to_owned())),
             None if is_hub_name(name) => Ok(Self::Hub(name.to_owned())),
             None => Err(Error::model(
@@ -124,6 +130,7 @@ impl ModelSource {
             }
             Self::Hub(name) => of_task(&guess_task(name)),
             Self::Mlp(_) => ModelKind::Features,
+            Self::Towers(_) => ModelKind::TextImage,
             Self::Artifact(id) => {
                 return Err(Error::model(id.as_str(), "it was not fetched"));
             }
@@ -163,6 +170,16 @@ impl ModelSource {
             Self::Hub(name) => Err(Error::model(
                 name.as_str(),
                 "this build can't ask the hub: give the path of a folder with the model's files",
+            )),
+            Self::Towers(Some(towers)) => towers::join(
+                towers.text.read_with(rules)?,
+                towers.image.read_with(rules)?,
+                towers.dim,
+                towers.seed,
+            ),
+            Self::Towers(None) => Err(Error::model(
+                TWO_TOWERS,
+                "its towers are not known: give `text_model` and `image_model`",
             )),
             Self::Mlp(Some(config)) => {
                 let mut config = json!(config);

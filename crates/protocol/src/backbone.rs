@@ -99,6 +99,22 @@ const CNN: &[ModelOption] = &[
     PRECISION,
 ];
 const CLIP: &[ModelOption] = &[COLLATE, SEED, AUGMENTATION, PRECISION];
+const TOWERS: &[ModelOption] = &[
+    ModelOption {
+        name: "text_model",
+        kind: "name of a text model",
+        default: None,
+    },
+    ModelOption {
+        name: "image_model",
+        kind: "name of a picture model",
+        default: None,
+    },
+    COLLATE,
+    SEED,
+    AUGMENTATION,
+    PRECISION,
+];
 const MLP: &[ModelOption] = &[
     ModelOption {
         name: "input_size",
@@ -139,6 +155,14 @@ pub const MINILM_SMALL: &str = "minilm-small";
 /// assert!(finetuner_protocol::find_backbone(finetuner_protocol::EFFICIENTNET_SMALL).is_some());
 /// ```
 pub const EFFICIENTNET_SMALL: &str = "efficientnet-small";
+
+/// The name of the small model of two towers that ships with the backend:
+/// [`MINILM_SMALL`] and [`EFFICIENTNET_SMALL`] under two projections.
+///
+/// ```
+/// assert!(finetuner_protocol::find_backbone(finetuner_protocol::TWO_TOWERS_SMALL).is_some());
+/// ```
+pub const TWO_TOWERS_SMALL: &str = "two-towers-small";
 
 /// All backbones: those of the Python client's guide in its order, then those
 /// that its last version added, then ours.
@@ -392,6 +416,28 @@ pub const BACKBONES: &[Backbone] = &[
         trainable: true,
         onnx: true,
     },
+    Backbone {
+        name: TWO_TOWERS_SMALL,
+        aliases: &[],
+        task: Task::TextToImage,
+        output_dim: 256,
+        architecture: "two towers",
+        description: "minilm-small and efficientnet-small, ships with Finetuner",
+        options: CLIP,
+        trainable: true,
+        onnx: true,
+    },
+    Backbone {
+        name: "two-towers",
+        aliases: &[],
+        task: Task::TextToImage,
+        output_dim: 512,
+        architecture: "two towers",
+        description: "A text model and a picture model of your choice",
+        options: TOWERS,
+        trainable: true,
+        onnx: true,
+    },
 ];
 
 /// The backbone of that name or alias.
@@ -427,9 +473,12 @@ pub fn guess_task(name: &str) -> Task {
     }
     let name = name.to_lowercase();
     let has = |part: &str| name.contains(part);
-    if has("clip") {
+    if ["clip", "siglip", "dual-encoder", "two-towers"]
+        .iter()
+        .any(|part| has(part))
+    {
         Task::TextToImage
-    } else if has("resnet") || has("efficientnet") {
+    } else if ["resnet", "efficientnet"].iter().any(|part| has(part)) {
         Task::ImageToImage
     } else {
         Task::TextToText

@@ -37,8 +37,8 @@ pub mod synthesis;
 pub mod text;
 
 pub use backbone::{
-    BACKBONES, Backbone, CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL, ModelOption, find_backbone,
-    guess_task,
+    BACKBONES, Backbone, CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL, ModelOption,
+    TWO_TOWERS_SMALL, find_backbone, guess_task,
 };
 pub use callback::Callback;
 pub use config::{Data, Generation, HyperParameters, Model, RunConfig, SchedulerOptions};

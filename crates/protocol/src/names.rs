@@ -145,6 +145,9 @@ open_enum! {
         ProxyNca => "ProxyNCALoss",
         /// Contrastive, with the signal-to-noise ratio as distance.
         SignalToNoiseRatioContrastive => "SignalToNoiseRatioContrastiveLoss",
+        /// Each text-image pair of a batch classified for itself, as SigLIP is
+        /// trained.
+        SigLip => "SigLIPLoss",
         /// Several weights for each class.
         SoftTriple => "SoftTripleLoss",
         /// Multiplicative angular margin over normalised weights.

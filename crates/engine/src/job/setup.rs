@@ -6,7 +6,7 @@ use super::examples::{Data, choose_sampling};
 use crate::{
     Error, Result,
     data::{Example, Item},
-    infer::{ItemRef, embed_body},
+    infer::{ItemRef, embed_frozen},
     loss::Criterion,
     models::{Model, ModelKind},
     optim::layer_scales,
@@ -29,8 +29,9 @@ pub(super) fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Resu
         .flat_map(|set| &set.examples)
         .map(|example| example.parts.len())
         .sum();
-    let dim = model.config().dim();
-    if model.kind() == ModelKind::Features || items * dim * 4 > REMEMBERED {
+    let dims = model.frozen_dims();
+    let longest = dims[0].max(dims[1]);
+    if model.kind() == ModelKind::Features || items * longest * 4 > REMEMBERED {
         return Ok(());
     }
     for set in sets {
@@ -39,21 +40,23 @@ pub(super) fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Resu
             ModelKind::TextImage => 2,
             _ => 1,
         };
-        for member in 0..members {
-            remember(model, preparer, &mut set.examples, member, members)?;
+        for (member, dim) in dims.into_iter().enumerate().take(members) {
+            let places = (member, members);
+            remember(model, preparer, &mut set.examples, places, dim)?;
         }
     }
-    preparer.features = Some(dim);
+    preparer.features = Some(longest);
     Ok(())
 }
 
-/// Embeds the members of examples from place `first` on, each `step`th of them.
+/// Embeds the members of examples from place `first` on, each `step`th of them,
+/// to `dim` values each.
 fn remember(
     model: &Model,
     preparer: &Preparer,
     examples: &mut [Example],
-    first: usize,
-    step: usize,
+    (first, step): (usize, usize),
+    dim: usize,
 ) -> Result<()> {
     let places = || {
         examples.iter().enumerate().flat_map(|(example, e)| {
@@ -64,7 +67,7 @@ fn remember(
     let parts: Vec<ItemRef<'_>> = places()
         .map(|(example, member)| ItemRef::from(&examples[example].parts[member]))
         .collect();
-    let embedded = embed_body(model, preparer, &parts).map_err(|e| match e {
+    let embedded = embed_frozen(model, preparer, &parts, dim).map_err(|e| match e {
         Error::Item { place, reason } => {
             let id = places()
                 .nth(place)

@@ -61,7 +61,7 @@ impl LossSpec {
 
     pub(crate) fn kind(&self) -> LossKind {
         match self.loss {
-            Loss::Clip => LossKind::Clip,
+            Loss::Clip | Loss::SigLip => LossKind::Clip,
             Loss::CosineSimilarity => LossKind::Scores,
             Loss::MarginMse => LossKind::Triplets,
             Loss::MultipleNegativeRanking | Loss::VicReg => LossKind::Pairs,

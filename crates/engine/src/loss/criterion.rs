@@ -1,6 +1,6 @@
 //! A loss ready for a run.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use candle_core::Tensor;
 use finetuner_protocol::Loss;
@@ -14,7 +14,7 @@ use super::{
     build::{LossKind, Shape, build},
     math::rows,
     memory::Memory,
-    pairwise,
+    pairwise, sigmoid,
 };
 use crate::{
     Error, Result,
@@ -22,7 +22,7 @@ use crate::{
     models::Model,
     ops::Pass,
     options::OptionReader,
-    params::{Params, RawTensor},
+    params::{Param, Params, RawTensor},
 };
 
 /// A loss with its miner and its own weights.
@@ -36,6 +36,8 @@ pub struct Criterion {
 
 enum Objective {
     Clip,
+    /// With the bias for models that have none of their own.
+    SigLip(Arc<Param>),
     Cosine,
     MarginMse,
     MultipleNegatives {
@@ -67,6 +69,11 @@ impl Criterion {
         let mut own = Vec::new();
         let objective = match spec.loss {
             Loss::Clip => Objective::Clip,
+            Loss::SigLip => {
+                let bias = Param::trainable("logit_bias", vec![1], vec![sigmoid::FIRST_BIAS])?;
+                own.push(bias.clone());
+                Objective::SigLip(bias)
+            }
             Loss::CosineSimilarity => Objective::Cosine,
             Loss::MarginMse => Objective::MarginMse,
             Loss::MultipleNegativeRanking => Objective::MultipleNegatives {
@@ -157,6 +164,9 @@ impl Criterion {
     ) -> Result<Tensor> {
         if let (Objective::Clip, [texts, images]) = (&self.objective, parts) {
             return pairwise::clip_loss(model, pass, texts, images);
+        }
+        if let (Objective::SigLip(bias), [texts, images]) = (&self.objective, parts) {
+            return sigmoid::sigmoid_loss(model, pass, texts, images, bias);
         }
         let parts = parts.iter().map(pairwise::widened);
         let parts = parts.collect::<Result<Vec<_>>>()?;

@@ -12,6 +12,7 @@ mod memory;
 mod pairs;
 mod pairwise;
 mod proxies;
+mod sigmoid;
 mod triplets;
 mod tuples;
 

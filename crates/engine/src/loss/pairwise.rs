@@ -27,7 +27,7 @@ pub const MAX_LOGIT_SCALE: f32 = 100.0;
 pub fn clip_loss(model: &Model, pass: &Pass, texts: &Tensor, images: &Tensor) -> Result<Tensor> {
     let scale = model
         .logit_scale()
-        .ok_or_else(|| Error::config("loss", "`CLIPLoss` is for CLIP models"))?;
+        .ok_or_else(|| Error::config("loss", "`CLIPLoss` is for models of texts and pictures"))?;
     let scale = pass.value(scale).exp()?;
     let logits = normalize(texts)?
         .matmul(&normalize(images)?.t()?)?

@@ -10,7 +10,7 @@ use std::{collections::HashMap, fmt::Debug, sync::Arc};
 use candle_core::Tensor;
 use serde_json::Value;
 
-use super::{Input, ModelKind, clip, efficientnet, mlp, random, resnet, text};
+use super::{Input, ModelKind, clip, efficientnet, mlp, random, resnet, text, two_towers};
 use crate::{
     Error, Result,
     image::ImageProcessor,
@@ -88,8 +88,28 @@ pub(crate) trait Architecture: Debug + Send + Sync {
     /// What stands before the number of a layer in the names of its tensors,
     /// such as `encoder.layer.`; empty for a network that is not made of layers
     /// of one kind.
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_marks(&self) -> &[&'static str] {
         &[]
+    }
+
+    /// How `transformers` makes the `pooler_output` of this model: its pooling,
+    /// and the name of the layer with a tanh behind it. `None` for a model
+    /// without a `pooler_output`.
+    fn pooler_output(&self) -> Option<(Pooler, Option<&'static str>)> {
+        None
+    }
+
+    /// Whether training changes a tensor of a frozen network, such as a
+    /// projection on top of it.
+    fn trains_frozen(&self, name: &str) -> bool {
+        let _ = name;
+        false
+    }
+
+    /// Lengths of what [`Network::encode_frozen`] makes of a text and of a
+    /// picture, for a network of which training changes a part under `freeze`.
+    fn frozen_dims(&self) -> Option<[usize; 2]> {
+        None
     }
 
     /// Random weights of these shapes. The same seed gives the same weights.
@@ -119,8 +139,26 @@ pub(crate) trait Network: Send + Sync {
         Ok(None)
     }
 
+    /// The output of that part of the network that training leaves as it is under
+    /// `freeze`.
+    fn encode_frozen(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        self.encode(pass, input)
+    }
+
+    /// Embeddings from what [`Network::encode_frozen`] made of texts, or of
+    /// pictures.
+    fn finish(&self, pass: &Pass, frozen: &Tensor, texts: bool) -> Result<Tensor> {
+        let _ = (pass, texts);
+        Ok(frozen.clone())
+    }
+
     /// The logarithm of the scale of a text-to-image model's similarities.
     fn logit_scale(&self) -> Option<&Arc<Param>> {
+        None
+    }
+
+    /// The addend of a SigLIP's similarities.
+    fn logit_bias(&self) -> Option<&Arc<Param>> {
         None
     }
 }
@@ -136,6 +174,8 @@ const ARCHITECTURES: &[(&str, Parse)] = &[
     ("efficientnet", efficientnet::parse),
     ("mlp", mlp::parse),
     ("resnet", resnet::parse),
+    (two_towers::TWO_TOWERS, two_towers::parse),
+    (two_towers::DUAL_ENCODER, two_towers::parse),
 ];
 
 /// Reads a `config.json` by its `model_type`.

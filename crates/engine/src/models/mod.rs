@@ -14,6 +14,7 @@ mod mlp;
 mod random;
 mod resnet;
 mod text;
+mod two_towers;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -27,6 +28,9 @@ pub use head::HeadConfig;
 pub(crate) use head::PREFIX as HEAD_PREFIX;
 pub use mlp::MlpConfig;
 pub(crate) use random::{normal_weights, uniform_weights};
+pub(crate) use two_towers::{
+    FIRST_LOGIT_SCALE, TEXT as TEXT_TOWER, TWO_TOWERS, VISION as VISION_TOWER, new_projections,
+};
 
 use crate::{
     Error, Result,
@@ -124,7 +128,10 @@ impl ModelConfig {
     }
 
     /// Tensors by the names that [`ModelConfig::tensors`] has, others left out.
-    fn canonical(&self, tensors: HashMap<String, RawTensor>) -> HashMap<String, RawTensor> {
+    pub(crate) fn canonical(
+        &self,
+        tensors: HashMap<String, RawTensor>,
+    ) -> HashMap<String, RawTensor> {
         let wanted: HashMap<String, Vec<usize>> = self.tensors().into_iter().collect();
         let rename = |name: String| {
             let prefixes = self.0.prefixes();
@@ -201,7 +208,9 @@ impl Model {
         let params = Params::new(tensors, device, |name| {
             let learned = !name.contains(".running_") && !config.0.keeps(name);
             // The scale of a CLIP's loss belongs to no tower.
-            let of_towers = !name.starts_with(head::PREFIX) && name != "logit_scale";
+            let of_towers = !name.starts_with(head::PREFIX)
+                && name != "logit_scale"
+                && !config.0.trains_frozen(name);
             learned && !(setup.freeze && of_towers)
         })?;
         let pooler = setup.pooler.unwrap_or(Pooler::Mean);
@@ -257,6 +266,12 @@ impl Model {
         self.network.logit_scale()
     }
 
+    /// The addend of similarities in SigLIP's loss, for a model that has one.
+    #[must_use]
+    pub fn logit_bias(&self) -> Option<&Arc<Param>> {
+        self.network.logit_bias()
+    }
+
     /// Chooses between fused and composite operations. On the CPU the fused
     /// ones are the default; other devices have only the composite ones.
     pub fn set_kernels(&mut self, kernels: Kernels) {
@@ -304,13 +319,17 @@ impl Model {
             // What the frozen network made of it before.
             (true, Input::Features(known)) if self.kind() != ModelKind::Features => known.clone(),
             // What is frozen needs no way back, and keeps its running moments.
-            (true, _) => self.encode_body(&self.inference(), input)?,
+            (true, _) => self.encode_frozen(input)?,
             (false, _) => self.encode_body(pass, input)?,
         };
         let texts = match input {
             Input::Texts(_) => true,
             Input::Images(_) => false,
             Input::Features(_) => member == 0,
+        };
+        let x = match self.setup.freeze {
+            true => self.network.finish(pass, &x, texts)?,
+            false => x,
         };
         match &self.heads {
             Some(heads) => heads.of(texts).forward(pass, &x),
@@ -319,18 +338,34 @@ impl Model {
     }
 
     /// What the network makes of an input, before the head.
-    pub(crate) fn encode_body(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
-        self.network.encode(pass, input)?.ok_or_else(|| {
-            let kind = match input {
-                Input::Texts(_) => "texts",
-                Input::Images(_) => "pictures",
-                Input::Features(_) => "features",
-            };
-            Error::data(format!(
-                "this model embeds {}, not {kind}",
-                self.kind().inputs()
-            ))
-        })
+    fn encode_body(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
+        let x = self.network.encode(pass, input)?;
+        x.ok_or_else(|| self.refused(input))
+    }
+
+    /// The output of the part of the network that `freeze` leaves as it is.
+    pub(crate) fn encode_frozen(&self, input: &Input) -> Result<Tensor> {
+        let x = self.network.encode_frozen(&self.inference(), input)?;
+        x.ok_or_else(|| self.refused(input))
+    }
+
+    /// Lengths of what [`Model::encode_frozen`] makes of a text and of a picture,
+    /// or of anything else.
+    pub(crate) fn frozen_dims(&self) -> [usize; 2] {
+        let own = self.config.0.frozen_dims();
+        own.unwrap_or([self.config.dim(); 2])
+    }
+
+    fn refused(&self, input: &Input) -> Error {
+        let kind = match input {
+            Input::Texts(_) => "texts",
+            Input::Images(_) => "pictures",
+            Input::Features(_) => "features",
+        };
+        Error::data(format!(
+            "this model embeds {}, not {kind}",
+            self.kind().inputs()
+        ))
     }
 }
 

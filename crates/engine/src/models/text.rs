@@ -150,6 +150,11 @@ impl Architecture for BertConfig {
         self.hidden_size
     }
 
+    fn pooler_output(&self) -> Option<(Pooler, Option<&'static str>)> {
+        // A DistilBERT has none.
+        (!self.distilled).then_some((Pooler::Cls, Some("pooler.dense")))
+    }
+
     fn family(&self) -> &'static str {
         "transformer"
     }

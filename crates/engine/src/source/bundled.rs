@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use super::{
     Extras, ModelFiles,
     files::{POOLING_FILE, SENTENCE_FILE, SIDE_FILES, max_seq_length, parse_json},
+    towers,
 };
 use crate::{
     Error, Result,
@@ -40,6 +41,7 @@ models! {
     "clip-small" => finetuner_model_clip_small,
     "efficientnet-small" => finetuner_model_efficientnet_small,
     "minilm-small" => finetuner_model_minilm_small,
+    "two-towers-small" => finetuner_model_two_towers_small,
 }
 
 /// Returns the bundled model's name, if it is one.
@@ -71,11 +73,22 @@ pub(super) fn read(name: &str) -> Result<ModelFiles> {
     let json = |file: &str| find(file).map(|bytes| parse_json(bytes, file)).transpose();
     let missing = |file: &str| Error::model(name, format!("it has no {file}"));
     let weights = find("model.safetensors").ok_or_else(|| missing("model.safetensors"))?;
+    let config = json("config.json")?.ok_or_else(|| missing("config.json"))?;
+    if let (Some(text), Some(image)) = (
+        config["text_model"].as_str(),
+        config["image_model"].as_str(),
+    ) {
+        // The towers are bundled models themselves: only the projections are here.
+        let mut files = towers::join(read(text)?, read(image)?, 1, 0)?;
+        files.config["projection_dim"] = config["projection_dim"].clone();
+        files.tensors.extend(parse_safetensors(weights, name)?);
+        return Ok(files);
+    }
     let side_files = SIDE_FILES
         .iter()
         .filter_map(|file| Some(((*file).to_owned(), find(file)?.to_vec())));
     Ok(ModelFiles {
-        config: json("config.json")?.ok_or_else(|| missing("config.json"))?,
+        config,
         tensors: unpack(weights, name)?,
         preprocessor: json("preprocessor_config.json")?,
         side_files: side_files.collect(),
@@ -132,7 +145,7 @@ fn unpack(bytes: &[u8], name: &str) -> Result<HashMap<String, RawTensor>> {
 #[cfg(test)]
 mod tests {
     use candle_core::Device;
-    use finetuner_protocol::{CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL};
+    use finetuner_protocol::{CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL, TWO_TOWERS_SMALL};
 
     use super::*;
     use crate::source::LoadOptions;
@@ -143,6 +156,7 @@ mod tests {
             (CLIP_SMALL, 3_000_000..3_300_000),
             (MINILM_SMALL, 17_000_000..18_000_000),
             (EFFICIENTNET_SMALL, 3_000_000..5_000_000),
+            (TWO_TOWERS_SMALL, 20_000_000..22_000_000),
         ];
         assert_eq!(MODELS.len() + LEFT_OUT.len(), wanted.len());
         for (name, parameters) in wanted {

@@ -103,7 +103,9 @@ impl ModelFiles {
             }
             (None, wanted) => {
                 let outputs = wanted.unwrap_or(dim);
-                let needed = options.freeze || outputs != dim;
+                // Two towers have projections that are trained under `freeze`.
+                let own = architecture.frozen_dims().is_some();
+                let needed = (options.freeze && !own) || outputs != dim;
                 needed.then_some(HeadConfig {
                     inputs: dim,
                     outputs,

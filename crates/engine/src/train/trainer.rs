@@ -177,7 +177,9 @@ impl Trainer {
             if let Some(optimizer) = loss_optimizer {
                 optimizer.step(own, options.loss_learning_rate)?;
             }
-            if let Some(scale) = model.logit_scale() {
+            if criterion.spec().loss == finetuner_protocol::Loss::Clip
+                && let Some(scale) = model.logit_scale()
+            {
                 let limit = MAX_LOGIT_SCALE.ln();
                 scale.update(|scale| scale.iter_mut().for_each(|s| *s = s.min(limit)))?;
             }

@@ -52,6 +52,18 @@ impl Run {
         Encoder::from_folder(opened).unwrap()
     }
 
+    /// The model's folder, as another run opens it.
+    pub(crate) fn opened(&self) -> tempfile::TempDir {
+        let opened = tempfile::tempdir().unwrap();
+        open_artifact(&self.finished.artifact, opened.path()).unwrap();
+        opened
+    }
+
+    /// The loss of each step.
+    pub(crate) fn losses(&self) -> &[f64] {
+        &self.notes.losses
+    }
+
     pub(crate) fn logged(&self, part: &str) -> bool {
         self.notes.log.iter().any(|line| line.contains(part))
     }

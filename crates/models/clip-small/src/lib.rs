@@ -10,8 +10,17 @@ pub const NAME: &str = "clip-small";
 /// The model's files: path in the model's folder, and content.
 pub const FILES: &[(&str, &[u8])] = &[
     ("config.json", include_bytes!("../files/config.json")),
-    ("model.safetensors", include_bytes!("../files/model.safetensors")),
-    ("preprocessor_config.json", include_bytes!("../files/preprocessor_config.json")),
+    (
+        "model.safetensors",
+        include_bytes!("../files/model.safetensors"),
+    ),
+    (
+        "preprocessor_config.json",
+        include_bytes!("../files/preprocessor_config.json"),
+    ),
     ("tokenizer.json", include_bytes!("../files/tokenizer.json")),
-    ("tokenizer_config.json", include_bytes!("../files/tokenizer_config.json")),
+    (
+        "tokenizer_config.json",
+        include_bytes!("../files/tokenizer_config.json"),
+    ),
 ];

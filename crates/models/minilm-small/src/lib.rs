@@ -10,10 +10,22 @@ pub const NAME: &str = "minilm-small";
 /// The model's files: path in the model's folder, and content.
 pub const FILES: &[(&str, &[u8])] = &[
     ("config.json", include_bytes!("../files/config.json")),
-    ("model.safetensors", include_bytes!("../files/model.safetensors")),
+    (
+        "model.safetensors",
+        include_bytes!("../files/model.safetensors"),
+    ),
     ("modules.json", include_bytes!("../files/modules.json")),
-    ("1_Pooling/config.json", include_bytes!("../files/1_Pooling/config.json")),
-    ("sentence_bert_config.json", include_bytes!("../files/sentence_bert_config.json")),
+    (
+        "1_Pooling/config.json",
+        include_bytes!("../files/1_Pooling/config.json"),
+    ),
+    (
+        "sentence_bert_config.json",
+        include_bytes!("../files/sentence_bert_config.json"),
+    ),
     ("tokenizer.json", include_bytes!("../files/tokenizer.json")),
-    ("tokenizer_config.json", include_bytes!("../files/tokenizer_config.json")),
+    (
+        "tokenizer_config.json",
+        include_bytes!("../files/tokenizer_config.json"),
+    ),
 ];

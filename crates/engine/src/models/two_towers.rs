@@ -1,0 +1,399 @@
+//! Two towers of any kind: a text model and a picture model, each under a
+//! linear projection, that meet in one space.
+//!
+//! A `config.json` of the type `vision-text-dual-encoder` is one of
+//! `VisionTextDualEncoderModel` of Hugging Face's `transformers`, with its
+//! tensor names and its poolings: both towers give their `pooler_output`. The
+//! type `two-towers` is our own, for towers and poolings that `transformers`
+//! does not put together; its fields `text_pooler` and `vision_pooler` name the
+//! poolings, and all else is as in the other type.
+//!
+//! Under `freeze` the towers stay as they are and the projections are trained,
+//! as in LiT (Zhai et al. 2022, arXiv:2111.07991).
+
+use std::{collections::HashMap, sync::Arc};
+
+use candle_core::Tensor;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Architecture, Input, ModelKind, Network, architecture, random};
+use crate::{
+    Error, Result,
+    image::ImageProcessor,
+    onnx::{self, Edge, Graph, Inputs},
+    ops::{Linear, Pass, Pooler, linear},
+    params::{Param, Params, RawTensor},
+};
+
+/// The type of `transformers`.
+pub(super) const DUAL_ENCODER: &str = "vision-text-dual-encoder";
+/// Our own type.
+pub(crate) const TWO_TOWERS: &str = "two-towers";
+
+/// Before the names of the text tower's tensors.
+pub(crate) const TEXT: &str = "text_model.";
+/// Before the names of the picture tower's tensors.
+pub(crate) const VISION: &str = "vision_model.";
+const TEXT_PROJECTION: &str = "text_projection";
+const VISION_PROJECTION: &str = "visual_projection";
+const LOGIT_SCALE: &str = "logit_scale";
+/// Where the logarithm of the logit scale starts in `transformers`, as in CLIP.
+const CLIP_LOGIT_SCALE: f32 = 2.6592;
+/// Where it starts under new projections. Over frozen towers a soft start finds
+/// more: docs/measurements.md.
+pub(crate) const FIRST_LOGIT_SCALE: f32 = 1.6;
+
+/// How the places of a tower's input become one vector.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum Pooling {
+    Mean,
+    Max,
+    Cls,
+    /// As `transformers` makes the `pooler_output` of that model.
+    PoolerOutput,
+}
+
+#[derive(Deserialize)]
+struct File {
+    #[serde(default = "projection_dim")]
+    projection_dim: usize,
+    #[serde(default = "first_logit_scale")]
+    logit_scale_init_value: f32,
+    text_config: Value,
+    vision_config: Value,
+    text_pooler: Option<Pooling>,
+    vision_pooler: Option<Pooling>,
+}
+
+fn projection_dim() -> usize {
+    512
+}
+
+fn first_logit_scale() -> f32 {
+    CLIP_LOGIT_SCALE
+}
+
+/// New projections of a text tower and a picture tower, from the lengths of
+/// their embeddings to `dim`, and the scale of their similarities.
+pub(crate) fn new_projections(
+    [text, vision]: [usize; 2],
+    dim: usize,
+    seed: u64,
+) -> impl Iterator<Item = (String, RawTensor)> {
+    let name = |projection: &str| format!("{projection}.weight");
+    let shapes = vec![
+        (name(TEXT_PROJECTION), vec![dim, text]),
+        (name(VISION_PROJECTION), vec![dim, vision]),
+    ];
+    let scale = (Vec::new(), vec![FIRST_LOGIT_SCALE]);
+    random::fresh(shapes, seed).chain([(LOGIT_SCALE.to_owned(), scale)])
+}
+
+/// Shapes of both towers and of their projections.
+#[derive(Debug)]
+struct Config {
+    text: Tower,
+    vision: Tower,
+    projection_dim: usize,
+    logit_scale: f32,
+    layer_marks: Vec<&'static str>,
+}
+
+/// One tower.
+#[derive(Debug)]
+struct Tower {
+    architecture: Arc<dyn Architecture>,
+    pooler: Pooler,
+    /// The layer with a tanh behind the pooling, by its name.
+    dense: Option<&'static str>,
+    /// Before the names of its tensors.
+    prefix: &'static str,
+    projection: &'static str,
+}
+
+fn bad(reason: impl std::fmt::Display) -> Error {
+    Error::checkpoint(format!("config.json: {reason}"))
+}
+
+impl Tower {
+    fn parse(
+        json: &Value,
+        pooling: Pooling,
+        wanted: ModelKind,
+        [prefix, projection]: [&'static str; 2],
+    ) -> Result<Self> {
+        let part = match wanted {
+            ModelKind::Text => "text_config",
+            _ => "vision_config",
+        };
+        let architecture = architecture::parse(json).map_err(|e| match e {
+            Error::Checkpoint(reason) => {
+                let reason = reason.trim_start_matches("config.json");
+                bad(format!(
+                    "`{part}`: {}",
+                    reason.trim_start_matches([':', ' '])
+                ))
+            }
+            other => other,
+        })?;
+        let kind = architecture.kind();
+        if kind != wanted {
+            return Err(bad(format!(
+                "`{part}` describes a model of {}, where one of {} is wanted",
+                kind.inputs(),
+                wanted.inputs()
+            )));
+        }
+        let (pooler, dense) = match pooling {
+            Pooling::Mean => (Pooler::Mean, None),
+            Pooling::Max => (Pooler::Max, None),
+            Pooling::Cls => (Pooler::Cls, None),
+            Pooling::PoolerOutput => architecture.pooler_output().ok_or_else(|| {
+                bad(format!(
+                    "`{part}` describes a model without a `pooler_output`; models of the type \
+                     `{TWO_TOWERS}` may name another pooling"
+                ))
+            })?,
+        };
+        Ok(Self {
+            architecture,
+            pooler,
+            dense,
+            prefix,
+            projection,
+        })
+    }
+
+    fn dim(&self) -> usize {
+        self.architecture.dim()
+    }
+
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let mut all = self.architecture.tensors();
+        if let Some(dense) = self.dense {
+            let dim = self.dim();
+            all.push((format!("{dense}.weight"), vec![dim, dim]));
+            all.push((format!("{dense}.bias"), vec![dim]));
+        }
+        for (name, _) in &mut all {
+            name.insert_str(0, self.prefix);
+        }
+        all
+    }
+
+    fn build(&self, params: &Params, dim: usize) -> Result<BuiltTower> {
+        let own = params.under(self.prefix);
+        let width = self.dim();
+        let dense = self
+            .dense
+            .map(|name| Linear::load(&own, name, width, width, true));
+        Ok(BuiltTower {
+            network: self.architecture.build(&own, self.pooler)?,
+            dense: dense.transpose()?,
+            projection: Linear::load(params, self.projection, width, dim, false)?,
+        })
+    }
+}
+
+/// Reads a `config.json` of either type.
+pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
+    let ours = json["model_type"].as_str() == Some(TWO_TOWERS);
+    let file = File::deserialize(json).map_err(bad)?;
+    if file.projection_dim == 0 || file.projection_dim > 1 << 20 {
+        return Err(bad(format!(
+            "`projection_dim` is {}; from 1 to 1048576 is possible",
+            file.projection_dim
+        )));
+    }
+    let pooling = |name: &str, given: Option<Pooling>| match (ours, given) {
+        (true, given) => Ok(given.unwrap_or(Pooling::Mean)),
+        (false, None) => Ok(Pooling::PoolerOutput),
+        (false, Some(_)) => Err(bad(format!(
+            "`{name}` is for models of the type `{TWO_TOWERS}`; `{DUAL_ENCODER}` has none"
+        ))),
+    };
+    let text = Tower::parse(
+        &file.text_config,
+        pooling("text_pooler", file.text_pooler)?,
+        ModelKind::Text,
+        [TEXT, TEXT_PROJECTION],
+    )?;
+    let vision = Tower::parse(
+        &file.vision_config,
+        pooling("vision_pooler", file.vision_pooler)?,
+        ModelKind::Image,
+        [VISION, VISION_PROJECTION],
+    )?;
+    let towers = [&text, &vision].into_iter();
+    let marks = towers.flat_map(|tower| tower.architecture.layer_marks().iter().copied());
+    Ok(Arc::new(Config {
+        layer_marks: marks.collect(),
+        text,
+        vision,
+        projection_dim: file.projection_dim,
+        logit_scale: file.logit_scale_init_value,
+    }))
+}
+
+impl Config {
+    fn towers(&self) -> [&Tower; 2] {
+        [&self.text, &self.vision]
+    }
+
+    fn projections(&self) -> Vec<(String, Vec<usize>)> {
+        let shape = |tower: &Tower| vec![self.projection_dim, tower.dim()];
+        let towers = self.towers().into_iter();
+        towers
+            .map(|tower| (format!("{}.weight", tower.projection), shape(tower)))
+            .collect()
+    }
+}
+
+impl Architecture for Config {
+    fn kind(&self) -> ModelKind {
+        ModelKind::TextImage
+    }
+
+    fn dim(&self) -> usize {
+        self.projection_dim
+    }
+
+    fn family(&self) -> &'static str {
+        "transformer"
+    }
+
+    fn max_tokens(&self) -> Option<usize> {
+        self.text.architecture.max_tokens()
+    }
+
+    fn vocab_size(&self) -> Option<usize> {
+        self.text.architecture.vocab_size()
+    }
+
+    fn image_size(&self) -> Option<usize> {
+        self.vision.architecture.image_size()
+    }
+
+    fn processor(&self, file: Option<&Value>) -> Result<Option<ImageProcessor>> {
+        self.vision.architecture.processor(file)
+    }
+
+    fn layer_marks(&self) -> &[&'static str] {
+        &self.layer_marks
+    }
+
+    fn keeps(&self, name: &str) -> bool {
+        let mut towers = self.towers().into_iter();
+        towers.any(|tower| {
+            let own = name.strip_prefix(tower.prefix);
+            let used = |name: &str| tower.dense.is_some_and(|dense| name.starts_with(dense));
+            own.is_some_and(|name| tower.architecture.keeps(name) && !used(name))
+        })
+    }
+
+    fn trains_frozen(&self, name: &str) -> bool {
+        self.projections().iter().any(|(own, _)| own == name)
+    }
+
+    fn frozen_dims(&self) -> Option<[usize; 2]> {
+        Some(self.towers().map(Tower::dim))
+    }
+
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let mut all = vec![(LOGIT_SCALE.to_owned(), vec![])];
+        all.extend(self.text.tensors());
+        all.extend(self.vision.tensors());
+        all.extend(self.projections());
+        all
+    }
+
+    fn build(&self, params: &Params, _: Pooler) -> Result<Box<dyn Network>> {
+        Ok(Box::new(TwoTowers {
+            text: self.text.build(params, self.projection_dim)?,
+            vision: self.vision.build(params, self.projection_dim)?,
+            logit_scale: params.get(LOGIT_SCALE, &[])?,
+        }))
+    }
+
+    fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
+        let mut all: HashMap<_, _> = random::fresh(self.tensors(), seed).collect();
+        all.insert(LOGIT_SCALE.to_owned(), (Vec::new(), vec![self.logit_scale]));
+        for tower in self.towers() {
+            let own = tower.architecture.random_weights(seed).into_iter();
+            all.extend(own.map(|(name, value)| (format!("{}{name}", tower.prefix), value)));
+        }
+        all
+    }
+}
+
+/// Both towers, and the factor of their similarities.
+struct TwoTowers {
+    text: BuiltTower,
+    vision: BuiltTower,
+    logit_scale: Arc<Param>,
+}
+
+struct BuiltTower {
+    network: Box<dyn Network>,
+    dense: Option<Linear>,
+    projection: Linear,
+}
+
+impl BuiltTower {
+    /// The pooled output, before the projection.
+    fn pooled(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        let x = self.network.encode(pass, input)?;
+        match (x, &self.dense) {
+            (Some(x), Some(dense)) => Ok(Some(linear(pass, &x, dense)?.tanh()?)),
+            (x, _) => Ok(x),
+        }
+    }
+}
+
+impl BuiltTower {
+    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
+        let Some(mut x) = self.network.onnx(graph, inputs)? else {
+            return Ok(None);
+        };
+        if let Some(dense) = &self.dense {
+            let before = onnx::linear(graph, &x, dense);
+            x = graph.op("Tanh", &[&before], &[]);
+        }
+        Ok(Some(onnx::linear(graph, &x, &self.projection)))
+    }
+}
+
+impl Network for TwoTowers {
+    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        let texts = matches!(input, Input::Texts(_));
+        let pooled = self.encode_frozen(pass, input)?;
+        pooled.map(|x| self.finish(pass, &x, texts)).transpose()
+    }
+
+    fn encode_frozen(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        match input {
+            Input::Texts(_) => self.text.pooled(pass, input),
+            Input::Images(_) => self.vision.pooled(pass, input),
+            Input::Features(_) => Ok(None),
+        }
+    }
+
+    fn finish(&self, pass: &Pass, pooled: &Tensor, texts: bool) -> Result<Tensor> {
+        let tower = if texts { &self.text } else { &self.vision };
+        linear(pass, pooled, &tower.projection)
+    }
+
+    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
+        match inputs {
+            Inputs::Texts(_) => self.text.onnx(graph, inputs),
+            Inputs::Images(_) => self.vision.onnx(graph, inputs),
+            Inputs::Features(_) => Ok(None),
+        }
+    }
+
+    fn logit_scale(&self) -> Option<&Arc<Param>> {
+        Some(&self.logit_scale)
+    }
+}

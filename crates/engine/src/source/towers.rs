@@ -1,0 +1,106 @@
+//! One model of two: a text model and a picture model as the towers of a
+//! text-to-image model.
+
+use serde_json::{Value, json};
+
+use super::{ModelFiles, ModelSource};
+use crate::{
+    Error, Result,
+    models::{
+        FIRST_LOGIT_SCALE, ModelConfig, ModelKind, TEXT_TOWER, TWO_TOWERS, VISION_TOWER,
+        new_projections,
+    },
+    ops::Pooler,
+};
+
+/// The models that become towers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TowerSources {
+    /// The text model.
+    pub text: Box<ModelSource>,
+    /// The picture model.
+    pub image: Box<ModelSource>,
+    /// Length of the embeddings.
+    pub dim: usize,
+    /// Decides the weights of the new projections.
+    pub seed: u64,
+}
+
+/// Puts two models under new projections of length `dim`.
+///
+/// # Errors
+/// [`Error::Model`] where a part of a model has no place in a tower.
+pub(super) fn join(
+    text: ModelFiles,
+    vision: ModelFiles,
+    dim: usize,
+    seed: u64,
+) -> Result<ModelFiles> {
+    let mut tensors = std::collections::HashMap::new();
+    let mut tower = |files: &mut ModelFiles, wanted: ModelKind, prefix: &str| -> Result<_> {
+        let config = ModelConfig::parse(&files.config)?;
+        if config.kind() != wanted {
+            let reason = format!(
+                "it embeds {}, where a model of {} is wanted",
+                config.kind().inputs(),
+                wanted.inputs()
+            );
+            return Err(Error::model(option(wanted), reason));
+        }
+        if files.extras.head.is_some() {
+            let reason = "it has a projection head, which has no place in a tower; take the model \
+                          that it was made from, or one without a head";
+            return Err(Error::model(option(wanted), reason));
+        }
+        let own = config.canonical(std::mem::take(&mut files.tensors));
+        tensors.extend(
+            own.into_iter()
+                .map(|(name, t)| (format!("{prefix}{name}"), t)),
+        );
+        Ok(config.dim())
+    };
+    let (mut text, mut vision) = (text, vision);
+    let text_dim = tower(&mut text, ModelKind::Text, TEXT_TOWER)?;
+    let vision_dim = tower(&mut vision, ModelKind::Image, VISION_TOWER)?;
+    tensors.extend(new_projections([text_dim, vision_dim], dim, seed));
+    Ok(ModelFiles {
+        config: json!({
+            "model_type": TWO_TOWERS,
+            "projection_dim": dim,
+            "logit_scale_init_value": FIRST_LOGIT_SCALE,
+            "text_pooler": pooling(text.extras.pooler, ModelKind::Text)?,
+            "vision_pooler": pooling(vision.extras.pooler, ModelKind::Image)?,
+            "text_config": text.config,
+            "vision_config": vision.config,
+        }),
+        tensors,
+        preprocessor: vision.preprocessor,
+        side_files: text.side_files,
+        extras: super::Extras {
+            max_tokens: text.max_tokens.or(text.extras.max_tokens),
+            ..super::Extras::default()
+        },
+        max_tokens: None,
+    })
+}
+
+/// The option that names a tower's model.
+fn option(kind: ModelKind) -> &'static str {
+    match kind {
+        ModelKind::Text => "text_model",
+        _ => "image_model",
+    }
+}
+
+/// The name of a pooling in a `config.json` of two towers.
+fn pooling(pooler: Option<Pooler>, kind: ModelKind) -> Result<Value> {
+    Ok(match pooler {
+        None | Some(Pooler::Mean) => "mean".into(),
+        Some(Pooler::Max) => "max".into(),
+        Some(Pooler::Cls) => "cls".into(),
+        Some(_) => {
+            let reason = "it pools in a way that a tower can't; mean, max and cls are possible";
+            return Err(Error::model(option(kind), reason));
+        }
+    })
+}
