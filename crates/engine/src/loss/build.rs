@@ -7,17 +7,9 @@ use serde_json::Value;
 
 use super::{
     MetricLoss,
-    distance::Metric,
-    pairs, proxies,
-    proxies::{MarginKind, MarginSoftmax},
-    triplets::{self, Beta, TripletMargin},
+    registry::{self, LossKind, Make, Traits},
 };
-use crate::{
-    Error, Result,
-    models::{normal_weights, uniform_weights},
-    options::OptionReader,
-    params::Param,
-};
+use crate::{Error, Result, models::normal_weights, options::OptionReader, params::Param};
 
 /// A loss and its miner as a run's configuration names them.
 #[derive(Clone, Debug)]
@@ -32,21 +24,6 @@ pub struct LossSpec {
     pub miner_options: Option<Options>,
 }
 
-/// What examples a loss is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LossKind {
-    /// Text-image pairs.
-    Clip,
-    /// Examples with labels.
-    Labels,
-    /// Pairs.
-    Pairs,
-    /// Pairs with a score.
-    Scores,
-    /// Triplets with a margin.
-    Triplets,
-}
-
 impl LossSpec {
     /// A loss without options and miner.
     #[must_use]
@@ -59,12 +36,10 @@ impl LossSpec {
         }
     }
 
+    /// How examples for it look; for a loss that is not known, as for most.
     pub(crate) fn kind(&self) -> LossKind {
-        match self.loss {
-            Loss::Clip | Loss::SigLip => LossKind::Clip,
-            Loss::CosineSimilarity => LossKind::Scores,
-            Loss::MarginMse => LossKind::Triplets,
-            Loss::MultipleNegativeRanking | Loss::VicReg => LossKind::Pairs,
+        match registry::find(&self.loss).map(|entry| &entry.make) {
+            Ok(Make::Members(kind, _)) => *kind,
             _ => LossKind::Labels,
         }
     }
@@ -72,17 +47,8 @@ impl LossSpec {
     /// Whether the loss has a weight for each class: it classifies, and needs no
     /// pairs in a batch.
     pub(crate) fn has_classes(&self) -> bool {
-        matches!(
-            self.loss,
-            Loss::ArcFace
-                | Loss::CosFace
-                | Loss::LargeMarginSoftmax
-                | Loss::SphereFace
-                | Loss::NormalizedSoftmax
-                | Loss::ProxyNca
-                | Loss::ProxyAnchor
-                | Loss::SoftTriple
-        )
+        let entry = registry::find(&self.loss);
+        matches!(entry, Ok(entry) if matches!(entry.make, Make::Labels(Traits::Classifies, _)))
     }
 }
 
@@ -93,24 +59,6 @@ pub(super) struct Shape {
     pub(super) dim: usize,
     pub(super) seed: u64,
 }
-
-/// The losses that a memory of earlier batches can be put on.
-const WITH_MEMORY: [Loss; 14] = [
-    Loss::Angular,
-    Loss::Circle,
-    Loss::Contrastive,
-    Loss::GeneralizedLiftedStructure,
-    Loss::IntraPairVariance,
-    Loss::LiftedStructure,
-    Loss::Margin,
-    Loss::MultiSimilarity,
-    Loss::Nca,
-    Loss::NtXent,
-    Loss::SignalToNoiseRatioContrastive,
-    Loss::SupCon,
-    Loss::TripletMargin,
-    Loss::TupletMargin,
-];
 
 /// A loss over labels, the weights that it has, and the size of its memory.
 pub(super) struct Built {
@@ -130,8 +78,8 @@ pub(super) fn build(
         Loss::CrossBatchMemory => {
             let read = OptionReader::new("loss_options", options);
             let (name, inner) = nested(&read, "loss")?;
-            if !WITH_MEMORY.contains(&name) {
-                let known: Vec<&str> = WITH_MEMORY.iter().map(Loss::as_str).collect();
+            if !registry::with_memory().any(|known| *known == name) {
+                let known: Vec<&str> = registry::with_memory().map(Loss::as_str).collect();
                 return Err(read.bad("loss", &format!("one of {} is wanted", known.join(", "))));
             }
             let size = read.count("memory_size", 1024, 2)?;
@@ -223,24 +171,6 @@ impl MetricLoss for Sum {
     }
 }
 
-fn triplet_margin(read: &OptionReader<'_>) -> Result<TripletMargin> {
-    Ok(TripletMargin {
-        margin: read.any_number("margin", 0.05)?,
-        swap: read.flag("swap", false)?,
-        smooth_loss: read.flag("smooth_loss", false)?,
-        triplets_per_anchor: triplets_per_anchor(read)?,
-    })
-}
-
-/// `"all"`, or a number.
-fn triplets_per_anchor(read: &OptionReader<'_>) -> Result<Option<usize>> {
-    match read.value("triplets_per_anchor") {
-        None => Ok(None),
-        Some(Value::String(all)) if all == "all" => Ok(None),
-        Some(_) => Ok(Some(read.count("triplets_per_anchor", 1, 1)?)),
-    }
-}
-
 fn single(loss: &Loss, options: Option<&Options>, shape: Shape, prefix: &str) -> Result<Built> {
     let read = OptionReader::new("loss_options", options);
     // These follow from data and model; a value that is given must be theirs.
@@ -252,163 +182,88 @@ fn single(loss: &Loss, options: Option<&Options>, shape: Shape, prefix: &str) ->
             return Err(read.bad(name, &format!("this run has {own}; leave it out")));
         }
     }
-    let mut params = Vec::new();
-    let mut weight = |name: &str, rows: usize, columns: usize, values: Vec<f32>| {
-        let shape = if columns == 0 {
-            vec![rows]
-        } else {
-            vec![rows, columns]
-        };
-        let param = Param::trainable(&format!("{prefix}{name}"), shape, values)?;
-        params.push(param.clone());
-        Ok::<_, Error>(param)
-    };
-    let (classes, dim) = (shape.classes.max(1), shape.dim.max(1));
-    let normal = |count: usize, spread: f64| normal_weights(shape.seed, count, spread);
-    let loss: Box<dyn MetricLoss> = match loss {
-        Loss::TripletMargin => Box::new(triplet_margin(&read)?),
-        Loss::CentroidTriplet => Box::new(triplets::CentroidTriplet(triplet_margin(&read)?)),
-        Loss::Margin => {
-            let beta = read.any_number("beta", 1.2)?;
-            let per_class = read.value("num_classes").is_some();
-            let beta = if read.flag("learn_beta", false)? {
-                let count = if per_class { classes } else { 1 };
-                Beta::Learned {
-                    beta: weight("beta", count, 0, vec![beta as f32; count])?,
-                    per_class,
-                }
-            } else {
-                Beta::Fixed(beta)
-            };
-            Box::new(triplets::Margin {
-                margin: read.any_number("margin", 0.2)?,
-                nu: read.any_number("nu", 0.0)?,
-                beta,
-                triplets_per_anchor: triplets_per_anchor(&read)?,
-            })
-        }
-        Loss::Angular => Box::new(triplets::Angular {
-            alpha: read.number("alpha", 40.0, 0.0, 89.0)?,
-        }),
-        Loss::Contrastive | Loss::SignalToNoiseRatioContrastive => Box::new(pairs::Contrastive {
-            pos_margin: read.any_number("pos_margin", 0.0)?,
-            neg_margin: read.any_number("neg_margin", 1.0)?,
-            metric: if *loss == Loss::Contrastive {
-                Metric::Lp
-            } else {
-                Metric::Snr
-            },
-        }),
-        Loss::IntraPairVariance => Box::new(pairs::IntraPairVariance {
-            pos_eps: read.any_number("pos_eps", 0.01)?,
-            neg_eps: read.any_number("neg_eps", 0.01)?,
-        }),
-        Loss::LiftedStructure => Box::new(pairs::LiftedStructure {
-            pos_margin: read.any_number("pos_margin", 0.0)?,
-            neg_margin: read.any_number("neg_margin", 1.0)?,
-        }),
-        Loss::GeneralizedLiftedStructure => Box::new(pairs::GeneralizedLiftedStructure {
-            pos_margin: read.any_number("pos_margin", 0.0)?,
-            neg_margin: read.any_number("neg_margin", 1.0)?,
-        }),
-        Loss::NtXent | Loss::NtXentMisspelled => Box::new(pairs::NtXent {
-            temperature: read.positive("temperature", 0.07)?,
-        }),
-        Loss::SupCon => Box::new(pairs::SupCon {
-            temperature: read.positive("temperature", 0.1)?,
-        }),
-        Loss::Circle => Box::new(pairs::Circle {
-            m: read.any_number("m", 0.4)?,
-            gamma: read.any_number("gamma", 80.0)?,
-        }),
-        Loss::MultiSimilarity => Box::new(pairs::MultiSimilarity {
-            alpha: read.positive("alpha", 2.0)?,
-            beta: read.positive("beta", 50.0)?,
-            base: read.any_number("base", 0.5)?,
-        }),
-        Loss::TupletMargin => Box::new(pairs::TupletMargin {
-            margin: read.number("margin", 5.73, 0.0, 180.0)?,
-            scale: read.positive("scale", 64.0)?,
-        }),
-        Loss::Nca => Box::new(pairs::Nca {
-            softmax_scale: read.positive("softmax_scale", 1.0)?,
-        }),
-        Loss::FastAp => Box::new(pairs::FastAp {
-            num_bins: read.count("num_bins", 10, 1)?,
-        }),
-        Loss::NPairs => Box::new(pairs::NPairs),
-        Loss::ArcFace | Loss::CosFace | Loss::LargeMarginSoftmax | Loss::SphereFace => {
-            let (kind, margin, scale) = match loss {
-                Loss::ArcFace => (MarginKind::ArcFace, 28.6, 64.0),
-                Loss::CosFace => (MarginKind::CosFace, 0.35, 64.0),
-                Loss::SphereFace => (MarginKind::SphereFace, 4.0, 1.0),
-                _ => (MarginKind::LargeMargin, 4.0, 1.0),
-            };
-            let margin = match kind {
-                MarginKind::ArcFace => read.number("margin", margin, 0.0, 180.0)?,
-                MarginKind::CosFace => read.any_number("margin", margin)?,
-                _ => {
-                    let whole = read.number("margin", margin, 1.0, 16.0)?;
-                    whole.trunc()
-                }
-            };
-            Box::new(MarginSoftmax {
-                kind,
-                margin,
-                scale: read.positive("scale", scale)?,
-                weight: weight("W", dim, classes, normal(dim * classes, 1.0))?,
-            })
-        }
-        Loss::NormalizedSoftmax => Box::new(proxies::NormalizedSoftmax {
-            temperature: read.positive("temperature", 0.05)?,
-            weight: weight("W", dim, classes, normal(dim * classes, 1.0))?,
-        }),
-        Loss::ProxyNca => Box::new(proxies::ProxyNca {
-            softmax_scale: read.positive("softmax_scale", 1.0)?,
-            proxies: weight("proxies", classes, dim, normal(dim * classes, 1.0))?,
-        }),
-        Loss::ProxyAnchor => {
-            let spread = (2.0 / classes as f64).sqrt();
-            Box::new(proxies::ProxyAnchor {
-                margin: read.any_number("margin", 0.1)?,
-                alpha: read.positive("alpha", 32.0)?,
-                proxies: weight("proxies", classes, dim, normal(dim * classes, spread))?,
-            })
-        }
-        Loss::SoftTriple => {
-            let centers_per_class = read.count("centers_per_class", 10, 1)?;
-            let columns = classes * centers_per_class;
-            let bound = 1.0 / (columns as f64).sqrt();
-            let values = uniform_weights(shape.seed, dim * columns, bound);
-            Box::new(proxies::SoftTriple {
-                centers_per_class,
-                la: read.positive("la", 20.0)?,
-                gamma: read.positive("gamma", 0.1)?,
-                margin: read.any_number("margin", 0.01)?,
-                centers: weight("fc", dim, columns, values)?,
-            })
-        }
-        Loss::BaseMetricLossFunction
-        | Loss::GenericPair
-        | Loss::EmbeddingRegularizerMixin
-        | Loss::WeightRegularizerMixin => {
-            let reason = format!("`{loss}` is a base class: choose a loss that is made from it");
+    let make = match registry::find(loss)?.make {
+        Make::Labels(_, make) => make,
+        _ => {
+            let reason = format!("`{loss}` is no loss over labels");
             return Err(Error::config("loss", reason));
         }
-        other => {
-            let known: Vec<&str> = Loss::KNOWN.iter().map(Loss::as_str).collect();
-            return Err(Error::config(
-                "loss",
-                format!("`{other}` is not known; {} are", known.join(", ")),
-            ));
-        }
     };
-    read.finish()?;
+    let (loss, params) = made(read, shape, prefix, make)?;
     Ok(Built {
         loss,
         params,
         memory: None,
     })
+}
+
+/// Makes a loss from options that must all be known, and the weights that it
+/// has.
+pub(super) fn made<T>(
+    read: OptionReader<'_>,
+    shape: Shape,
+    prefix: &str,
+    make: fn(&mut Maker<'_>) -> Result<T>,
+) -> Result<(T, Vec<Arc<Param>>)> {
+    let mut maker = Maker {
+        read,
+        shape,
+        prefix,
+        params: Vec::new(),
+    };
+    let loss = make(&mut maker)?;
+    maker.read.finish()?;
+    Ok((loss, maker.params))
+}
+
+/// Options to make a loss from, and the weights that it gets.
+pub(super) struct Maker<'a> {
+    pub(super) read: OptionReader<'a>,
+    shape: Shape,
+    /// Names of weights begin with it.
+    prefix: &'a str,
+    params: Vec<Arc<Param>>,
+}
+
+impl Maker<'_> {
+    /// The number of classes, at least one.
+    pub(super) fn classes(&self) -> usize {
+        self.shape.classes.max(1)
+    }
+
+    /// Length of the embeddings, at least one.
+    pub(super) fn dim(&self) -> usize {
+        self.shape.dim.max(1)
+    }
+
+    /// Decides random weights.
+    pub(super) fn seed(&self) -> u64 {
+        self.shape.seed
+    }
+
+    /// A weight of the loss's own.
+    pub(super) fn weight(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        values: Vec<f32>,
+    ) -> Result<Arc<Param>> {
+        let name = format!("{}{name}", self.prefix);
+        let param = Param::trainable(&name, shape.to_vec(), values)?;
+        self.params.push(param.clone());
+        Ok(param)
+    }
+
+    /// One drawn from a normal distribution around 0.
+    pub(super) fn normal_weight(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        spread: f64,
+    ) -> Result<Arc<Param>> {
+        let values = normal_weights(self.seed(), shape[0] * shape[1], spread);
+        self.weight(name, &shape, values)
+    }
 }
 
 /// Whether a loss takes the number of classes and the length of embeddings.

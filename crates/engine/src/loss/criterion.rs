@@ -1,20 +1,20 @@
 //! A loss ready for a run.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use candle_core::Tensor;
-use finetuner_protocol::Loss;
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
 
 use super::{
-    Batch, Labels, LossSpec, MetricLoss, Tuples, build,
-    build::{LossKind, Shape, build},
+    Batch, Labels, LossSpec, MetricLoss, Tuples,
+    build::{Shape, build, made},
     math::rows,
     memory::Memory,
-    pairwise, sigmoid,
+    pairwise::{MemberLoss, Members},
+    registry::{self, LossKind, Make},
 };
 use crate::{
     Error, Result,
@@ -22,7 +22,7 @@ use crate::{
     models::Model,
     ops::Pass,
     options::OptionReader,
-    params::{Param, Params, RawTensor},
+    params::{Params, RawTensor},
 };
 
 /// A loss with its miner and its own weights.
@@ -35,15 +35,7 @@ pub struct Criterion {
 }
 
 enum Objective {
-    Clip,
-    /// With the bias for models that have none of their own.
-    SigLip(Arc<Param>),
-    Cosine,
-    MarginMse,
-    MultipleNegatives {
-        scale: f64,
-    },
-    VicReg(super::pairs::VicReg),
+    Members(Box<dyn MemberLoss>),
     Labels {
         loss: Box<dyn MetricLoss>,
         memory: Option<Memory>,
@@ -65,29 +57,18 @@ impl Criterion {
     /// # Errors
     /// [`Error::Config`] names the option that can't be used.
     pub fn new(spec: &LossSpec, classes: usize, dim: usize, seed: u64) -> Result<Self> {
-        let read = OptionReader::new("loss_options", spec.options.as_ref());
-        let mut own = Vec::new();
-        let objective = match spec.loss {
-            Loss::Clip => Objective::Clip,
-            Loss::SigLip => {
-                let bias = Param::trainable("logit_bias", vec![1], vec![sigmoid::FIRST_BIAS])?;
-                own.push(bias.clone());
-                Objective::SigLip(bias)
+        let options = spec.options.as_ref();
+        let shape = Shape { classes, dim, seed };
+        let own;
+        let objective = match registry::find(&spec.loss)?.make {
+            Make::Members(_, make) => {
+                let read = OptionReader::new("loss_options", options);
+                let (loss, params) = made(read, shape, "", make)?;
+                own = params;
+                Objective::Members(loss)
             }
-            Loss::CosineSimilarity => Objective::Cosine,
-            Loss::MarginMse => Objective::MarginMse,
-            Loss::MultipleNegativeRanking => Objective::MultipleNegatives {
-                scale: read.positive("scale", 20.0)?,
-            },
-            Loss::VicReg => Objective::VicReg(super::pairs::VicReg {
-                invariance_lambda: read.any_number("invariance_lambda", 25.0)?,
-                variance_mu: read.any_number("variance_mu", 25.0)?,
-                covariance_v: read.any_number("covariance_v", 1.0)?,
-                eps: read.positive("eps", 1e-4)?,
-            }),
-            ref loss => {
-                let shape = Shape { classes, dim, seed };
-                let built: build::Built = build(loss, spec.options.as_ref(), shape, "")?;
+            _ => {
+                let built = build(&spec.loss, options, shape, "")?;
                 own = built.params;
                 Objective::Labels {
                     loss: built.loss,
@@ -95,9 +76,6 @@ impl Criterion {
                 }
             }
         };
-        if spec.kind() != LossKind::Labels {
-            read.finish()?;
-        }
         let miner = match &spec.miner {
             None => None,
             Some(name) if spec.kind() != LossKind::Labels => {
@@ -148,7 +126,7 @@ impl Criterion {
     /// The loss of a batch: a scalar that [`Params::backward`] can follow back.
     /// `parts` are the embeddings of the examples' members, one tensor `[batch,
     /// dim]` for each place. What is drawn at random depends on `step`. The
-    /// memory of [`Loss::CrossBatchMemory`] takes in the batch where `training`
+    /// memory of `CrossBatchMemory` takes in the batch where `training`
     /// is set.
     ///
     /// # Errors
@@ -162,57 +140,26 @@ impl Criterion {
         step: u64,
         training: bool,
     ) -> Result<Tensor> {
-        if let (Objective::Clip, [texts, images]) = (&self.objective, parts) {
-            return pairwise::clip_loss(model, pass, texts, images);
-        }
-        if let (Objective::SigLip(bias), [texts, images]) = (&self.objective, parts) {
-            return sigmoid::sigmoid_loss(model, pass, texts, images, bias);
-        }
-        let parts = parts.iter().map(pairwise::widened);
-        let parts = parts.collect::<Result<Vec<_>>>()?;
         let seed = self.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let labels = Labels {
-            batch: target.labels,
-            reference: target.labels,
-            same: true,
+        let members = Members {
+            model,
+            pass,
+            parts,
+            scores: target.scores,
+            loss: self.spec.loss.as_str(),
         };
-        match (&mut self.objective, &parts[..]) {
-            (Objective::Cosine, [x, y]) => pairwise::cosine_similarity(x, y, target.scores),
-            (Objective::MarginMse, [q, p, n]) => pairwise::margin_mse(q, p, n, target.scores),
-            (Objective::MultipleNegatives { scale }, [x, y]) => {
-                pairwise::multiple_negatives(x, y, *scale)
+        let (miner, labels) = (self.miner.as_ref(), target.labels);
+        match &mut self.objective {
+            Objective::Members(loss) => loss.loss(&members),
+            Objective::Labels { loss, memory } => {
+                let [x] = members.widened()?;
+                match memory {
+                    Some(memory) if training => {
+                        with_memory(loss.as_ref(), memory, miner, &x, labels, seed)
+                    }
+                    _ => labelled(loss.as_ref(), miner, &x, labels, seed, training),
+                }
             }
-            (Objective::VicReg(loss), [x, y]) => loss.loss(&Batch {
-                x,
-                y,
-                labels,
-                tuples: None,
-                seed,
-                training,
-            }),
-            (Objective::Labels { loss, memory }, [x]) => match memory {
-                Some(memory) if training => with_memory(
-                    loss.as_ref(),
-                    memory,
-                    self.miner.as_ref(),
-                    x,
-                    target.labels,
-                    seed,
-                ),
-                _ => labelled(
-                    loss.as_ref(),
-                    self.miner.as_ref(),
-                    x,
-                    target.labels,
-                    seed,
-                    training,
-                ),
-            },
-            (_, parts) => Err(Error::data(format!(
-                "`{}` can't compare examples of {} parts",
-                self.spec.loss,
-                parts.len()
-            ))),
         }
     }
 

@@ -12,6 +12,7 @@ mod memory;
 mod pairs;
 mod pairwise;
 mod proxies;
+mod registry;
 mod sigmoid;
 mod triplets;
 mod tuples;
@@ -20,11 +21,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-pub(crate) use build::LossKind;
 pub use build::LossSpec;
+use build::Maker;
 pub use criterion::{Criterion, Target};
 pub(crate) use distance::Metric;
 pub use pairwise::{MAX_LOGIT_SCALE, clip_loss};
+pub(crate) use registry::LossKind;
 pub(crate) use tuples::Labels;
 pub use tuples::Tuples;
 

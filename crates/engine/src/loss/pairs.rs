@@ -3,7 +3,7 @@
 use candle_core::{DType, Tensor};
 
 use super::{
-    Batch, MetricLoss,
+    Batch, Maker, MetricLoss,
     distance::Metric,
     math::{
         cross_entropy, log_sum_exp, mask, mean_of_positive, rows, softplus, turned, vector, zero,
@@ -38,11 +38,31 @@ fn masks(metric: Metric, batch: &Batch<'_>) -> Result<Option<(Tensor, Tensor, Te
 /// Contrastive loss (Hadsell et al. 2006): positives nearer than one margin,
 /// negatives farther than another.
 pub(super) struct Contrastive {
-    pub(super) pos_margin: f64,
-    pub(super) neg_margin: f64,
+    pos_margin: f64,
+    neg_margin: f64,
     /// Euclidean, or the ratio of signal and noise (Yuan et al. 2019,
     /// arXiv:1904.02616).
-    pub(super) metric: Metric,
+    metric: Metric,
+}
+
+impl Contrastive {
+    /// Reads its options; distances are Euclidean.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Self::with_metric(m, Metric::Lp)
+    }
+
+    /// The same, with the distance of Yuan et al. (2019, arXiv:1904.02616).
+    pub(super) fn make_snr(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Self::with_metric(m, Metric::Snr)
+    }
+
+    fn with_metric(m: &Maker<'_>, metric: Metric) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            pos_margin: m.read.any_number("pos_margin", 0.0)?,
+            neg_margin: m.read.any_number("neg_margin", 1.0)?,
+            metric,
+        }))
+    }
 }
 
 impl MetricLoss for Contrastive {
@@ -68,8 +88,18 @@ impl MetricLoss for Contrastive {
 
 /// Intra-pair variance loss (Yu and Tao 2019): similarities near their mean.
 pub(super) struct IntraPairVariance {
-    pub(super) pos_eps: f64,
-    pub(super) neg_eps: f64,
+    pos_eps: f64,
+    neg_eps: f64,
+}
+
+impl IntraPairVariance {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            pos_eps: m.read.any_number("pos_eps", 0.01)?,
+            neg_eps: m.read.any_number("neg_eps", 0.01)?,
+        }))
+    }
 }
 
 impl MetricLoss for IntraPairVariance {
@@ -118,7 +148,16 @@ fn repeated(negatives: &Tensor, positives: usize) -> Result<Tensor> {
 /// Normalized temperature-scaled cross-entropy (van den Oord et al. 2018,
 /// arXiv:1807.03748; Chen et al. 2020, arXiv:2002.05709).
 pub(super) struct NtXent {
-    pub(super) temperature: f64,
+    temperature: f64,
+}
+
+impl NtXent {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            temperature: m.read.positive("temperature", 0.07)?,
+        }))
+    }
 }
 
 impl MetricLoss for NtXent {
@@ -144,7 +183,16 @@ impl MetricLoss for NtXent {
 
 /// Supervised contrastive loss (Khosla et al. 2020, arXiv:2004.11362).
 pub(super) struct SupCon {
-    pub(super) temperature: f64,
+    temperature: f64,
+}
+
+impl SupCon {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            temperature: m.read.positive("temperature", 0.1)?,
+        }))
+    }
 }
 
 impl MetricLoss for SupCon {
@@ -169,8 +217,18 @@ impl MetricLoss for SupCon {
 
 /// Circle loss (Sun et al. 2020, arXiv:2002.10857).
 pub(super) struct Circle {
-    pub(super) m: f64,
-    pub(super) gamma: f64,
+    m: f64,
+    gamma: f64,
+}
+
+impl Circle {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            m: m.read.any_number("m", 0.4)?,
+            gamma: m.read.any_number("gamma", 80.0)?,
+        }))
+    }
 }
 
 impl MetricLoss for Circle {
@@ -195,9 +253,20 @@ impl MetricLoss for Circle {
 
 /// Multi-similarity loss (Wang et al. 2019, arXiv:1904.06627).
 pub(super) struct MultiSimilarity {
-    pub(super) alpha: f64,
-    pub(super) beta: f64,
-    pub(super) base: f64,
+    alpha: f64,
+    beta: f64,
+    base: f64,
+}
+
+impl MultiSimilarity {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            alpha: m.read.positive("alpha", 2.0)?,
+            beta: m.read.positive("beta", 50.0)?,
+            base: m.read.any_number("base", 0.5)?,
+        }))
+    }
 }
 
 impl MetricLoss for MultiSimilarity {
@@ -218,8 +287,18 @@ impl MetricLoss for MultiSimilarity {
 
 /// Lifted structure loss (Song et al. 2016, arXiv:1511.06452).
 pub(super) struct LiftedStructure {
-    pub(super) pos_margin: f64,
-    pub(super) neg_margin: f64,
+    pos_margin: f64,
+    neg_margin: f64,
+}
+
+impl LiftedStructure {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            pos_margin: m.read.any_number("pos_margin", 0.0)?,
+            neg_margin: m.read.any_number("neg_margin", 1.0)?,
+        }))
+    }
 }
 
 impl MetricLoss for LiftedStructure {
@@ -242,8 +321,18 @@ impl MetricLoss for LiftedStructure {
 
 /// The generalized form of Hermans et al. 2017, arXiv:1703.07737.
 pub(super) struct GeneralizedLiftedStructure {
-    pub(super) pos_margin: f64,
-    pub(super) neg_margin: f64,
+    pos_margin: f64,
+    neg_margin: f64,
+}
+
+impl GeneralizedLiftedStructure {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            pos_margin: m.read.any_number("pos_margin", 0.0)?,
+            neg_margin: m.read.any_number("neg_margin", 1.0)?,
+        }))
+    }
 }
 
 impl MetricLoss for GeneralizedLiftedStructure {
@@ -261,8 +350,18 @@ impl MetricLoss for GeneralizedLiftedStructure {
 
 /// Tuplet margin loss (Yu and Tao 2019); the margin in degrees.
 pub(super) struct TupletMargin {
-    pub(super) margin: f64,
-    pub(super) scale: f64,
+    margin: f64,
+    scale: f64,
+}
+
+impl TupletMargin {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            margin: m.read.number("margin", 5.73, 0.0, 180.0)?,
+            scale: m.read.positive("scale", 64.0)?,
+        }))
+    }
 }
 
 impl MetricLoss for TupletMargin {
@@ -286,7 +385,16 @@ impl MetricLoss for TupletMargin {
 
 /// Neighbourhood components analysis (Goldberger et al. 2004).
 pub(super) struct Nca {
-    pub(super) softmax_scale: f64,
+    softmax_scale: f64,
+}
+
+impl Nca {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            softmax_scale: m.read.positive("softmax_scale", 1.0)?,
+        }))
+    }
 }
 
 impl MetricLoss for Nca {
@@ -341,7 +449,16 @@ pub(super) fn nca(
 /// FastAP (Cakir et al. 2019, arXiv:1904.05939): average precision by a soft
 /// histogram of distances.
 pub(super) struct FastAp {
-    pub(super) num_bins: usize,
+    num_bins: usize,
+}
+
+impl FastAp {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            num_bins: m.read.count("num_bins", 10, 1)?,
+        }))
+    }
 }
 
 impl MetricLoss for FastAp {
@@ -394,6 +511,13 @@ impl MetricLoss for FastAp {
 /// cross-entropy.
 pub(super) struct NPairs;
 
+impl NPairs {
+    /// It has no options.
+    pub(super) fn make(_: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self))
+    }
+}
+
 impl MetricLoss for NPairs {
     fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
         let (positive, _) = batch.pairs();
@@ -410,35 +534,5 @@ impl MetricLoss for NPairs {
             Metric::Cosine.matrix(&rows(batch.x, &anchors)?, &rows(batch.x, &positives)?)?;
         let classes: Vec<u32> = (0..anchors.len() as u32).collect();
         Ok(cross_entropy(&logits, &classes)?.mean_all()?)
-    }
-}
-
-/// VICReg (Bardes et al. 2022, arXiv:2105.04906) between the two members of
-/// each pair.
-pub(super) struct VicReg {
-    pub(super) invariance_lambda: f64,
-    pub(super) variance_mu: f64,
-    pub(super) covariance_v: f64,
-    pub(super) eps: f64,
-}
-
-impl MetricLoss for VicReg {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let (n, dim) = batch.x.dims2()?;
-        if n < 2 {
-            return zero();
-        }
-        let mut loss = ((batch.x - batch.y)?.sqr()?.mean_all()? * self.invariance_lambda)?;
-        for x in [batch.x, batch.y] {
-            let centered = x.broadcast_sub(&x.mean_keepdim(0)?)?;
-            let covariance = (centered.t()?.matmul(&centered)? / (n - 1) as f64)?;
-            let variance = (centered.sqr()?.sum(0)? / (n - 1) as f64)?;
-            let deviation = (variance.affine(1.0, self.eps))?.sqrt()?;
-            let short = deviation.affine(-1.0, 1.0)?.relu()?.mean_all()?;
-            loss = (loss + (short * (self.variance_mu / 2.0))?)?;
-            let beside = (covariance.sqr()?.sum_all()? - variance.sqr()?.sum_all()?)?;
-            loss = (loss + (beside * (self.covariance_v / dim as f64))?)?;
-        }
-        Ok(loss)
     }
 }

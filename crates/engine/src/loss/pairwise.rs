@@ -1,8 +1,11 @@
-//! Losses over examples that are pairs or triplets themselves.
+//! Losses over the members of each example: pairs, triplets, texts and pictures.
 
 use candle_core::{D, DType, Tensor};
 
-use super::math::{cross_entropy, vector};
+use super::{
+    Maker,
+    math::{cross_entropy, vector, zero},
+};
 use crate::{
     Error, Result,
     models::Model,
@@ -37,6 +40,64 @@ pub fn clip_loss(model: &Model, pass: &Pass, texts: &Tensor, images: &Tensor) ->
     Ok(((by_text + by_image)? / 2.0)?)
 }
 
+/// A loss that takes each member of the examples of a batch.
+pub(super) trait MemberLoss: Send {
+    /// A scalar.
+    fn loss(&self, batch: &Members<'_>) -> Result<Tensor>;
+}
+
+/// The members of the examples of a batch, embedded.
+pub(super) struct Members<'a> {
+    pub(super) model: &'a Model,
+    pub(super) pass: &'a Pass,
+    /// `[batch, dim]` for each place in an example.
+    pub(super) parts: &'a [Tensor],
+    /// The score of each pair, or the margin of each triplet.
+    pub(super) scores: &'a [f32],
+    /// The name of the loss, for errors.
+    pub(super) loss: &'a str,
+}
+
+impl Members<'_> {
+    /// The embeddings of `N` members, in double precision on the CPU.
+    pub(super) fn widened<const N: usize>(&self) -> Result<[Tensor; N]> {
+        let parts = self.parts.iter().map(widened);
+        let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+        parts.try_into().map_err(|_| self.refused())
+    }
+
+    pub(super) fn refused(&self) -> Error {
+        Error::data(format!(
+            "`{}` can't compare examples of {} parts",
+            self.loss,
+            self.parts.len()
+        ))
+    }
+
+    fn scores(&self) -> Result<Tensor> {
+        vector(self.scores.iter().map(|s| f64::from(*s)).collect())
+    }
+}
+
+/// `CLIPLoss`: see [`clip_loss`].
+pub(super) struct Clip;
+
+impl Clip {
+    /// It has no options.
+    pub(super) fn make(_: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
+        Ok(Box::new(Self))
+    }
+}
+
+impl MemberLoss for Clip {
+    fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
+        match batch.parts {
+            [texts, images] => clip_loss(batch.model, batch.pass, texts, images),
+            _ => Err(batch.refused()),
+        }
+    }
+}
+
 /// Cosine of the angle between row `i` of both.
 fn cosines(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let product = super::distance::normalize(x)? * super::distance::normalize(y)?;
@@ -44,34 +105,110 @@ fn cosines(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 }
 
 /// Mean squared difference between the cosine of each pair and its score.
-pub(super) fn cosine_similarity(x: &Tensor, y: &Tensor, scores: &[f32]) -> Result<Tensor> {
-    let wanted = vector(scores.iter().map(|s| f64::from(*s)).collect())?;
-    Ok((cosines(x, y)? - wanted)?.sqr()?.mean_all()?)
+pub(super) struct CosineSimilarity;
+
+impl CosineSimilarity {
+    /// It has no options.
+    pub(super) fn make(_: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
+        Ok(Box::new(Self))
+    }
+}
+
+impl MemberLoss for CosineSimilarity {
+    fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
+        let [x, y] = batch.widened()?;
+        Ok((cosines(&x, &y)? - batch.scores()?)?.sqr()?.mean_all()?)
+    }
 }
 
 /// Margin MSE (Hofstätter et al. 2020, arXiv:2010.02666): mean squared
 /// difference between `q·p - q·n` and the margin that a better model gave.
-pub(super) fn margin_mse(
-    query: &Tensor,
-    positive: &Tensor,
-    negative: &Tensor,
-    margins: &[f32],
-) -> Result<Tensor> {
-    let wanted = vector(margins.iter().map(|s| f64::from(*s)).collect())?;
-    let found = (query * (positive - negative)?)?.sum(D::Minus1)?;
-    Ok((found - wanted)?.sqr()?.mean_all()?)
+pub(super) struct MarginMse;
+
+impl MarginMse {
+    /// It has no options.
+    pub(super) fn make(_: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
+        Ok(Box::new(Self))
+    }
+}
+
+impl MemberLoss for MarginMse {
+    fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
+        let [query, positive, negative] = batch.widened()?;
+        let found = (query * (positive - negative)?)?.sum(D::Minus1)?;
+        Ok((found - batch.scores()?)?.sqr()?.mean_all()?)
+    }
 }
 
 /// Multiple negatives ranking (Henderson et al. 2017, arXiv:1705.00652): each
 /// first member must find its second among those of the whole batch.
-pub(super) fn multiple_negatives(x: &Tensor, y: &Tensor, scale: f64) -> Result<Tensor> {
-    let (x, y) = (
-        super::distance::normalize(x)?,
-        super::distance::normalize(y)?,
-    );
-    let logits = x.matmul(&y.t()?)?.affine(scale, 0.0)?;
-    let classes: Vec<u32> = (0..x.dim(0)? as u32).collect();
-    Ok(cross_entropy(&logits, &classes)?.mean_all()?)
+pub(super) struct MultipleNegatives {
+    scale: f64,
+}
+
+impl MultipleNegatives {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
+        Ok(Box::new(Self {
+            scale: m.read.positive("scale", 20.0)?,
+        }))
+    }
+}
+
+impl MemberLoss for MultipleNegatives {
+    fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
+        let [x, y] = batch.widened()?;
+        let (x, y) = (
+            super::distance::normalize(&x)?,
+            super::distance::normalize(&y)?,
+        );
+        let logits = x.matmul(&y.t()?)?.affine(self.scale, 0.0)?;
+        let classes: Vec<u32> = (0..x.dim(0)? as u32).collect();
+        Ok(cross_entropy(&logits, &classes)?.mean_all()?)
+    }
+}
+
+/// VICReg (Bardes et al. 2022, arXiv:2105.04906) between the two members of
+/// each pair.
+pub(super) struct VicReg {
+    invariance_lambda: f64,
+    variance_mu: f64,
+    covariance_v: f64,
+    eps: f64,
+}
+
+impl VicReg {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
+        Ok(Box::new(Self {
+            invariance_lambda: m.read.any_number("invariance_lambda", 25.0)?,
+            variance_mu: m.read.any_number("variance_mu", 25.0)?,
+            covariance_v: m.read.any_number("covariance_v", 1.0)?,
+            eps: m.read.positive("eps", 1e-4)?,
+        }))
+    }
+}
+
+impl MemberLoss for VicReg {
+    fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
+        let [x, y] = batch.widened()?;
+        let (n, dim) = x.dims2()?;
+        if n < 2 {
+            return zero();
+        }
+        let mut loss = ((&x - &y)?.sqr()?.mean_all()? * self.invariance_lambda)?;
+        for x in [&x, &y] {
+            let centered = x.broadcast_sub(&x.mean_keepdim(0)?)?;
+            let covariance = (centered.t()?.matmul(&centered)? / (n - 1) as f64)?;
+            let variance = (centered.sqr()?.sum(0)? / (n - 1) as f64)?;
+            let deviation = (variance.affine(1.0, self.eps))?.sqrt()?;
+            let short = deviation.affine(-1.0, 1.0)?.relu()?.mean_all()?;
+            loss = (loss + (short * (self.variance_mu / 2.0))?)?;
+            let beside = (covariance.sqr()?.sum_all()? - variance.sqr()?.sum_all()?)?;
+            loss = (loss + (beside * (self.covariance_v / dim as f64))?)?;
+        }
+        Ok(loss)
+    }
 }
 
 /// Double precision on the CPU, where losses are computed.

@@ -7,17 +7,17 @@ use std::sync::Arc;
 use candle_core::{DType, Tensor};
 
 use super::{
-    Batch, MetricLoss,
+    Batch, Maker, MetricLoss,
     distance::{Metric, normalize},
     math::{cross_entropy, log_sum_exp, mask, softmax, turned, vector},
     pairs::nca,
     tuples::{Tuples, pick},
 };
-use crate::{Result, params::Param};
+use crate::{Result, models::uniform_weights, params::Param};
 
 /// How the margin of a softmax over classes is put in.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum MarginKind {
+enum MarginKind {
     /// `cos(theta + margin)` (Deng et al. 2019, arXiv:1801.07698), in degrees.
     ArcFace,
     /// `cos(theta) - margin` (Wang et al. 2018, arXiv:1801.09414).
@@ -32,11 +32,51 @@ pub(super) enum MarginKind {
 
 /// A softmax over classes with a margin for the right one.
 pub(super) struct MarginSoftmax {
-    pub(super) kind: MarginKind,
+    kind: MarginKind,
     /// `[dim, classes]`
-    pub(super) weight: Arc<Param>,
-    pub(super) margin: f64,
-    pub(super) scale: f64,
+    weight: Arc<Param>,
+    margin: f64,
+    scale: f64,
+}
+
+impl MarginSoftmax {
+    /// Reads the options of `ArcFaceLoss`.
+    pub(super) fn make_arc_face(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        let margin = m.read.number("margin", 28.6, 0.0, 180.0)?;
+        Self::make(m, MarginKind::ArcFace, margin, 64.0)
+    }
+
+    /// Reads the options of `CosFaceLoss`.
+    pub(super) fn make_cos_face(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        let margin = m.read.any_number("margin", 0.35)?;
+        Self::make(m, MarginKind::CosFace, margin, 64.0)
+    }
+
+    /// Reads the options of `LargeMarginSoftmaxLoss`.
+    pub(super) fn make_large_margin(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        let margin = m.read.number("margin", 4.0, 1.0, 16.0)?.trunc();
+        Self::make(m, MarginKind::LargeMargin, margin, 1.0)
+    }
+
+    /// Reads the options of `SphereFaceLoss`.
+    pub(super) fn make_sphere_face(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        let margin = m.read.number("margin", 4.0, 1.0, 16.0)?.trunc();
+        Self::make(m, MarginKind::SphereFace, margin, 1.0)
+    }
+
+    fn make(
+        m: &mut Maker<'_>,
+        kind: MarginKind,
+        margin: f64,
+        scale: f64,
+    ) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            kind,
+            margin,
+            scale: m.read.positive("scale", scale)?,
+            weight: m.normal_weight("W", [m.dim(), m.classes()], 1.0)?,
+        }))
+    }
 }
 
 impl MarginSoftmax {
@@ -131,8 +171,18 @@ fn weighted_mean(losses: &Tensor, batch: &Batch<'_>) -> Result<Tensor> {
 /// Normalized softmax loss (Zhai and Wu 2019, arXiv:1811.12649).
 pub(super) struct NormalizedSoftmax {
     /// `[dim, classes]`
-    pub(super) weight: Arc<Param>,
-    pub(super) temperature: f64,
+    weight: Arc<Param>,
+    temperature: f64,
+}
+
+impl NormalizedSoftmax {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            temperature: m.read.positive("temperature", 0.05)?,
+            weight: m.normal_weight("W", [m.dim(), m.classes()], 1.0)?,
+        }))
+    }
 }
 
 impl MetricLoss for NormalizedSoftmax {
@@ -147,8 +197,18 @@ impl MetricLoss for NormalizedSoftmax {
 /// Proxy NCA (Movshovitz-Attias et al. 2017, arXiv:1703.07464).
 pub(super) struct ProxyNca {
     /// `[classes, dim]`
-    pub(super) proxies: Arc<Param>,
-    pub(super) softmax_scale: f64,
+    proxies: Arc<Param>,
+    softmax_scale: f64,
+}
+
+impl ProxyNca {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            softmax_scale: m.read.positive("softmax_scale", 1.0)?,
+            proxies: m.normal_weight("proxies", [m.classes(), m.dim()], 1.0)?,
+        }))
+    }
 }
 
 impl MetricLoss for ProxyNca {
@@ -162,9 +222,21 @@ impl MetricLoss for ProxyNca {
 /// Proxy anchor loss (Kim et al. 2020, arXiv:2003.13911).
 pub(super) struct ProxyAnchor {
     /// `[classes, dim]`
-    pub(super) proxies: Arc<Param>,
-    pub(super) margin: f64,
-    pub(super) alpha: f64,
+    proxies: Arc<Param>,
+    margin: f64,
+    alpha: f64,
+}
+
+impl ProxyAnchor {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        let spread = (2.0 / m.classes() as f64).sqrt();
+        Ok(Box::new(Self {
+            margin: m.read.any_number("margin", 0.1)?,
+            alpha: m.read.positive("alpha", 32.0)?,
+            proxies: m.normal_weight("proxies", [m.classes(), m.dim()], spread)?,
+        }))
+    }
 }
 
 impl MetricLoss for ProxyAnchor {
@@ -200,11 +272,28 @@ impl MetricLoss for ProxyAnchor {
 /// class.
 pub(super) struct SoftTriple {
     /// `[dim, classes * centers]`
-    pub(super) centers: Arc<Param>,
-    pub(super) centers_per_class: usize,
-    pub(super) la: f64,
-    pub(super) gamma: f64,
-    pub(super) margin: f64,
+    centers: Arc<Param>,
+    centers_per_class: usize,
+    la: f64,
+    gamma: f64,
+    margin: f64,
+}
+
+impl SoftTriple {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        let centers_per_class = m.read.count("centers_per_class", 10, 1)?;
+        let (dim, columns) = (m.dim(), m.classes() * centers_per_class);
+        let bound = 1.0 / (columns as f64).sqrt();
+        let values = uniform_weights(m.seed(), dim * columns, bound);
+        Ok(Box::new(Self {
+            centers_per_class,
+            la: m.read.positive("la", 20.0)?,
+            gamma: m.read.positive("gamma", 0.1)?,
+            margin: m.read.any_number("margin", 0.01)?,
+            centers: m.weight("fc", &[dim, columns], values)?,
+        }))
+    }
 }
 
 impl MetricLoss for SoftTriple {

@@ -4,7 +4,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-use super::math::softplus;
+use super::{
+    Maker,
+    math::softplus,
+    pairwise::{MemberLoss, Members},
+};
 use crate::{
     Error, Result,
     models::Model,
@@ -14,7 +18,31 @@ use crate::{
 
 /// Where the bias starts, so that the many pairs that do not belong together
 /// weigh little at first (section 3.2 of the paper).
-pub(super) const FIRST_BIAS: f32 = -10.0;
+const FIRST_BIAS: f32 = -10.0;
+
+/// `SigLIPLoss`: see [`sigmoid_loss`].
+pub(super) struct SigLip {
+    /// For models that have no bias of their own.
+    bias: Arc<Param>,
+}
+
+impl SigLip {
+    /// It has no options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
+        Ok(Box::new(Self {
+            bias: m.weight("logit_bias", &[1], vec![FIRST_BIAS])?,
+        }))
+    }
+}
+
+impl MemberLoss for SigLip {
+    fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
+        match batch.parts {
+            [texts, images] => sigmoid_loss(batch.model, batch.pass, texts, images, &self.bias),
+            _ => Err(batch.refused()),
+        }
+    }
+}
 
 /// The sigmoid loss (Zhai et al. 2023, arXiv:2303.15343): each pair of a text
 /// and a picture of the batch is classified for itself, as belonging together
@@ -27,7 +55,7 @@ pub(super) const FIRST_BIAS: f32 = -10.0;
 ///
 /// # Errors
 /// Where the shapes differ, or `model` has no logit scale.
-pub(super) fn sigmoid_loss(
+fn sigmoid_loss(
     model: &Model,
     pass: &Pass,
     texts: &Tensor,

@@ -1,9 +1,10 @@
 //! Losses over triplets of a batch, as pytorch-metric-learning defines them.
 
 use candle_core::{DType, Tensor};
+use serde_json::Value;
 
 use super::{
-    Batch, MetricLoss,
+    Batch, Maker, MetricLoss,
     distance::{Metric, normalize},
     math::{log_sum_exp, mask, mean_of_positive, rows, softplus, vector, zero},
     tuples::pick,
@@ -19,16 +20,41 @@ fn triplets(batch: &Batch<'_>, per_anchor: Option<usize>) -> Vec<[u32; 3]> {
     }
 }
 
+/// `triplets_per_anchor`: `"all"`, or a number.
+fn triplets_per_anchor(m: &Maker<'_>) -> Result<Option<usize>> {
+    match m.read.value("triplets_per_anchor") {
+        None => Ok(None),
+        Some(Value::String(all)) if all == "all" => Ok(None),
+        Some(_) => Ok(Some(m.read.count("triplets_per_anchor", 1, 1)?)),
+    }
+}
+
 /// Triplet margin loss (Schroff et al. 2015, arXiv:1503.03832).
 pub(super) struct TripletMargin {
-    pub(super) margin: f64,
+    margin: f64,
     /// Whether the distance between positive and negative counts where that is
     /// smaller than the anchor's.
-    pub(super) swap: bool,
+    swap: bool,
     /// `log(1 + exp(x))` in place of `max(x, 0)`.
-    pub(super) smooth_loss: bool,
+    smooth_loss: bool,
     /// Triplets drawn for each anchor; none takes all.
-    pub(super) triplets_per_anchor: Option<usize>,
+    triplets_per_anchor: Option<usize>,
+}
+
+impl TripletMargin {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self::read(m)?))
+    }
+
+    fn read(m: &Maker<'_>) -> Result<Self> {
+        Ok(Self {
+            margin: m.read.any_number("margin", 0.05)?,
+            swap: m.read.flag("swap", false)?,
+            smooth_loss: m.read.flag("smooth_loss", false)?,
+            triplets_per_anchor: triplets_per_anchor(m)?,
+        })
+    }
 }
 
 impl TripletMargin {
@@ -61,7 +87,14 @@ impl MetricLoss for TripletMargin {
 /// Centroid triplet loss (Wieczorek et al. 2021, arXiv:2104.13643): each
 /// example against the mean of the others of its class, and the means of other
 /// classes.
-pub(super) struct CentroidTriplet(pub(super) TripletMargin);
+pub(super) struct CentroidTriplet(TripletMargin);
+
+impl CentroidTriplet {
+    /// Reads its options: those of [`TripletMargin`].
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self(TripletMargin::read(m)?)))
+    }
+}
 
 impl MetricLoss for CentroidTriplet {
     fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
@@ -123,14 +156,37 @@ impl MetricLoss for CentroidTriplet {
 /// Margin loss (Wu et al. 2017, arXiv:1706.07567): both sides of a boundary
 /// `beta`, which may be learned, one for each class or one for all.
 pub(super) struct Margin {
-    pub(super) margin: f64,
-    pub(super) nu: f64,
-    pub(super) beta: Beta,
-    pub(super) triplets_per_anchor: Option<usize>,
+    margin: f64,
+    nu: f64,
+    beta: Beta,
+    triplets_per_anchor: Option<usize>,
+}
+
+impl Margin {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        let beta = m.read.any_number("beta", 1.2)?;
+        let per_class = m.read.value("num_classes").is_some();
+        let beta = if m.read.flag("learn_beta", false)? {
+            let count = if per_class { m.classes() } else { 1 };
+            Beta::Learned {
+                beta: m.weight("beta", &[count], vec![beta as f32; count])?,
+                per_class,
+            }
+        } else {
+            Beta::Fixed(beta)
+        };
+        Ok(Box::new(Self {
+            margin: m.read.any_number("margin", 0.2)?,
+            nu: m.read.any_number("nu", 0.0)?,
+            beta,
+            triplets_per_anchor: triplets_per_anchor(m)?,
+        }))
+    }
 }
 
 /// Where the boundary comes from.
-pub(super) enum Beta {
+enum Beta {
     Fixed(f64),
     Learned {
         beta: std::sync::Arc<Param>,
@@ -183,7 +239,16 @@ impl MetricLoss for Margin {
 
 /// Angular loss (Wang et al. 2017, arXiv:1708.01682); the angle in degrees.
 pub(super) struct Angular {
-    pub(super) alpha: f64,
+    alpha: f64,
+}
+
+impl Angular {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        Ok(Box::new(Self {
+            alpha: m.read.number("alpha", 40.0, 0.0, 89.0)?,
+        }))
+    }
 }
 
 impl MetricLoss for Angular {

@@ -1,6 +1,6 @@
 //! Miners that choose the easiest or hardest of each anchor.
 
-use super::{Mine, Mined};
+use super::{Mine, Mined, Miner};
 use crate::{
     Result,
     loss::{Metric, Tuples},
@@ -10,7 +10,16 @@ use crate::{
 /// Pairs that are harder than the easiest of the other kind (Wang et al. 2019,
 /// arXiv:1904.06627).
 pub(super) struct MultiSimilarity {
-    pub(super) epsilon: f64,
+    epsilon: f64,
+}
+
+impl MultiSimilarity {
+    /// Reads its options.
+    pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
+        Ok(Miner::tuples(Self {
+            epsilon: read.any_number("epsilon", 0.1)?,
+        }))
+    }
 }
 
 impl Mine for MultiSimilarity {
@@ -44,6 +53,13 @@ impl Mine for MultiSimilarity {
 /// The hardest positive and the hardest negative of each anchor (Hermans et
 /// al. 2017, arXiv:1703.07737).
 pub(super) struct BatchHard;
+
+impl BatchHard {
+    /// It has no options.
+    pub(super) fn make(_: &OptionReader<'_>) -> Result<Miner> {
+        Ok(Miner::tuples(Self))
+    }
+}
 
 impl Mine for BatchHard {
     fn mine(&self, batch: &Mined<'_>) -> Tuples {
@@ -89,7 +105,12 @@ pub(super) struct BatchEasyHard {
 }
 
 impl BatchEasyHard {
-    pub(super) fn new(read: &OptionReader<'_>) -> Result<Self> {
+    /// Reads its options.
+    pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
+        Ok(Miner::tuples(Self::new(read)?))
+    }
+
+    fn new(read: &OptionReader<'_>) -> Result<Self> {
         let range = |name: &str| -> Result<Option<(f64, f64)>> {
             let Some(value) = read.value(name) else {
                 return Ok(None);

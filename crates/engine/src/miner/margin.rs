@@ -5,13 +5,26 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
-use super::{Mine, Mined};
-use crate::loss::{Metric, Tuples};
+use super::{Mine, Mined, Miner};
+use crate::{
+    Result,
+    loss::{Metric, Tuples},
+    options::OptionReader,
+};
 
 /// Triplets whose angle at the negative is above a limit (Wang et al. 2017,
 /// arXiv:1708.01682), in radians.
 pub(super) struct Angular {
-    pub(super) angle: f64,
+    angle: f64,
+}
+
+impl Angular {
+    /// Reads its options.
+    pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
+        Ok(Miner::tuples(Self {
+            angle: read.number("angle", 20.0, 0.0, 90.0)?.to_radians(),
+        }))
+    }
 }
 
 impl Mine for Angular {
@@ -39,8 +52,19 @@ impl Mine for Angular {
 
 /// Triplets by how far the negative is beyond the positive.
 pub(super) struct TripletMargin {
-    pub(super) margin: f64,
-    pub(super) kind: String,
+    margin: f64,
+    kind: String,
+}
+
+impl TripletMargin {
+    /// Reads its options.
+    pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
+        let kinds = ["all", "easy", "semihard", "hard"];
+        Ok(Miner::tuples(Self {
+            margin: read.any_number("margin", 0.2)?,
+            kind: read.choice("type_of_triplets", "all", &kinds)?,
+        }))
+    }
 }
 
 impl Mine for TripletMargin {
@@ -63,8 +87,18 @@ impl Mine for TripletMargin {
 
 /// Positives farther than one limit, negatives nearer than another.
 pub(super) struct PairMargin {
-    pub(super) pos_margin: f64,
-    pub(super) neg_margin: f64,
+    pos_margin: f64,
+    neg_margin: f64,
+}
+
+impl PairMargin {
+    /// Reads its options.
+    pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
+        Ok(Miner::tuples(Self {
+            pos_margin: read.any_number("pos_margin", 0.2)?,
+            neg_margin: read.any_number("neg_margin", 0.8)?,
+        }))
+    }
 }
 
 impl Mine for PairMargin {
@@ -79,7 +113,16 @@ impl Mine for PairMargin {
 
 /// The hardest part of all pairs (Yuan et al. 2017, arXiv:1611.05720).
 pub(super) struct Hdc {
-    pub(super) filter_percentage: f64,
+    filter_percentage: f64,
+}
+
+impl Hdc {
+    /// Reads its options.
+    pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
+        Ok(Miner::tuples(Self {
+            filter_percentage: read.number("filter_percentage", 0.5, 0.0, 1.0)?,
+        }))
+    }
 }
 
 impl Mine for Hdc {
@@ -108,8 +151,18 @@ impl Mine for Hdc {
 /// Negatives drawn so that all distances are as likely (Wu et al. 2017,
 /// arXiv:1706.07567).
 pub(super) struct DistanceWeighted {
-    pub(super) cutoff: f64,
-    pub(super) nonzero_loss_cutoff: f64,
+    cutoff: f64,
+    nonzero_loss_cutoff: f64,
+}
+
+impl DistanceWeighted {
+    /// Reads its options.
+    pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
+        Ok(Miner::tuples(Self {
+            cutoff: read.positive("cutoff", 0.5)?,
+            nonzero_loss_cutoff: read.positive("nonzero_loss_cutoff", 1.4)?,
+        }))
+    }
 }
 
 impl DistanceWeighted {
@@ -149,9 +202,20 @@ impl Mine for DistanceWeighted {
 
 /// As many pairs of every distance.
 pub(super) struct UniformHistogram {
-    pub(super) num_bins: usize,
-    pub(super) pos_per_bin: usize,
-    pub(super) neg_per_bin: usize,
+    num_bins: usize,
+    pos_per_bin: usize,
+    neg_per_bin: usize,
+}
+
+impl UniformHistogram {
+    /// Reads its options.
+    pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
+        Ok(Miner::tuples(Self {
+            num_bins: read.count("num_bins", 100, 1)?,
+            pos_per_bin: read.count("pos_per_bin", 10, 1)?,
+            neg_per_bin: read.count("neg_per_bin", 10, 1)?,
+        }))
+    }
 }
 
 impl Mine for UniformHistogram {
@@ -188,6 +252,13 @@ impl Mine for UniformHistogram {
 
 /// Each three examples that follow each other are a triplet.
 pub(super) struct Packaged;
+
+impl Packaged {
+    /// It has no options.
+    pub(super) fn make(_: &OptionReader<'_>) -> Result<Miner> {
+        Ok(Miner::tuples(Self))
+    }
+}
 
 impl Mine for Packaged {
     fn mine(&self, batch: &Mined<'_>) -> Tuples {

@@ -76,70 +76,68 @@ pub(crate) enum Miner {
     },
 }
 
+/// Makes a miner from its options.
+type Make = fn(&OptionReader<'_>) -> Result<Miner>;
+
+/// Every miner, by its name.
+const MINERS: &[(MinerName, Make)] = &[
+    (MinerName::Angular, margin::Angular::make),
+    (MinerName::BatchEasyHard, hard::BatchEasyHard::make),
+    (MinerName::BatchHard, hard::BatchHard::make),
+    (MinerName::DistanceWeighted, margin::DistanceWeighted::make),
+    (
+        MinerName::EmbeddingsAlreadyPackagedAsTriplets,
+        margin::Packaged::make,
+    ),
+    (MinerName::Hdc, margin::Hdc::make),
+    (MinerName::MaximumLoss, Miner::maximum_loss),
+    (MinerName::MultiSimilarity, hard::MultiSimilarity::make),
+    (MinerName::PairMargin, margin::PairMargin::make),
+    (MinerName::TripletMargin, margin::TripletMargin::make),
+    (MinerName::UniformHistogram, margin::UniformHistogram::make),
+];
+
 impl Miner {
     /// Makes a miner from its name and options.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names a miner that is not known, or an option that
+    /// can't be used.
     pub(crate) fn new(name: &MinerName, options: Option<&Options>) -> Result<Self> {
-        let read = OptionReader::new("miner_options", options);
-        let tuples = |miner: Box<dyn Mine>| Ok(Self::Tuples(miner));
-        let miner = match name {
-            MinerName::Angular => tuples(Box::new(margin::Angular {
-                angle: read.number("angle", 20.0, 0.0, 90.0)?.to_radians(),
-            })),
-            MinerName::TripletMargin => {
-                let kinds = ["all", "easy", "semihard", "hard"];
-                tuples(Box::new(margin::TripletMargin {
-                    margin: read.any_number("margin", 0.2)?,
-                    kind: read.choice("type_of_triplets", "all", &kinds)?,
-                }))
-            }
-            MinerName::PairMargin => tuples(Box::new(margin::PairMargin {
-                pos_margin: read.any_number("pos_margin", 0.2)?,
-                neg_margin: read.any_number("neg_margin", 0.8)?,
-            })),
-            MinerName::UniformHistogram => tuples(Box::new(margin::UniformHistogram {
-                num_bins: read.count("num_bins", 100, 1)?,
-                pos_per_bin: read.count("pos_per_bin", 10, 1)?,
-                neg_per_bin: read.count("neg_per_bin", 10, 1)?,
-            })),
-            MinerName::Hdc => tuples(Box::new(margin::Hdc {
-                filter_percentage: read.number("filter_percentage", 0.5, 0.0, 1.0)?,
-            })),
-            MinerName::DistanceWeighted => tuples(Box::new(margin::DistanceWeighted {
-                cutoff: read.positive("cutoff", 0.5)?,
-                nonzero_loss_cutoff: read.positive("nonzero_loss_cutoff", 1.4)?,
-            })),
-            MinerName::MultiSimilarity => tuples(Box::new(hard::MultiSimilarity {
-                epsilon: read.any_number("epsilon", 0.1)?,
-            })),
-            MinerName::BatchHard => tuples(Box::new(hard::BatchHard)),
-            MinerName::BatchEasyHard => tuples(Box::new(hard::BatchEasyHard::new(&read)?)),
-            MinerName::EmbeddingsAlreadyPackagedAsTriplets => tuples(Box::new(margin::Packaged)),
-            MinerName::MaximumLoss => Ok(Self::Subset {
-                output_batch_size: match read.count("output_batch_size", 0, 2)? {
-                    0 => {
-                        let wanted = "give the number of examples to choose";
-                        return Err(read.bad("output_batch_size", wanted));
-                    }
-                    size => size,
-                },
-                num_trials: read.count("num_trials", 5, 1)?,
-            }),
-            MinerName::Base | MinerName::BaseSubsetBatch | MinerName::BaseTuple => {
-                return Err(Error::config(
-                    "miner",
-                    format!("`{name}` is a base class: choose a miner that is made from it"),
-                ));
-            }
-            other => {
-                let known: Vec<&str> = MinerName::KNOWN.iter().map(MinerName::as_str).collect();
-                return Err(Error::config(
-                    "miner",
-                    format!("`{other}` is not known; {} are", known.join(", ")),
-                ));
-            }
+        let Some((_, make)) = MINERS.iter().find(|(known, _)| known == name) else {
+            let reason = match name {
+                MinerName::Base | MinerName::BaseSubsetBatch | MinerName::BaseTuple => {
+                    format!("`{name}` is a base class: choose a miner that is made from it")
+                }
+                other => {
+                    let known: Vec<&str> = MinerName::KNOWN.iter().map(MinerName::as_str).collect();
+                    format!("`{other}` is not known; {} are", known.join(", "))
+                }
+            };
+            return Err(Error::config("miner", reason));
         };
+        let read = OptionReader::new("miner_options", options);
+        let miner = make(&read)?;
         read.finish()?;
-        miner
+        Ok(miner)
+    }
+
+    fn tuples(miner: impl Mine + 'static) -> Self {
+        Self::Tuples(Box::new(miner))
+    }
+
+    fn maximum_loss(read: &OptionReader<'_>) -> Result<Self> {
+        let output_batch_size = match read.count("output_batch_size", 0, 2)? {
+            0 => {
+                let wanted = "give the number of examples to choose";
+                return Err(read.bad("output_batch_size", wanted));
+            }
+            size => size,
+        };
+        Ok(Self::Subset {
+            output_batch_size,
+            num_trials: read.count("num_trials", 5, 1)?,
+        })
     }
 }
 

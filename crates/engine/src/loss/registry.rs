@@ -1,0 +1,148 @@
+//! The list of losses: one line for each.
+
+use finetuner_protocol::Loss;
+
+use super::{
+    Maker, MetricLoss, pairs,
+    pairwise::{self, MemberLoss},
+    proxies, sigmoid, triplets,
+};
+use crate::{Error, Result};
+
+/// How the examples look that a loss is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LossKind {
+    /// Text-image pairs.
+    Clip,
+    /// Examples with labels.
+    Labels,
+    /// Pairs.
+    Pairs,
+    /// Pairs with a score.
+    Scores,
+    /// Triplets with a margin.
+    Triplets,
+}
+
+/// A loss of the list.
+pub(super) struct Entry {
+    pub(super) name: Loss,
+    pub(super) make: Make,
+}
+
+/// How a loss is made from its options.
+pub(super) enum Make {
+    /// One over the members of examples of this kind.
+    Members(LossKind, MakeMembers),
+    /// One over labels.
+    Labels(Traits, MakeLabels),
+    /// One that is made from other losses over labels; `build` knows how.
+    Wrapper,
+}
+
+pub(super) type MakeMembers = fn(&mut Maker<'_>) -> Result<Box<dyn MemberLoss>>;
+pub(super) type MakeLabels = fn(&mut Maker<'_>) -> Result<Box<dyn MetricLoss>>;
+
+/// Properties of a loss over labels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Traits {
+    /// It compares the examples of a batch.
+    Compares,
+    /// It compares them, and can have a memory of earlier batches.
+    Remembers,
+    /// It has a weight for each class: it classifies, and needs no pairs in a
+    /// batch.
+    Classifies,
+}
+
+const fn labels(name: Loss, traits: Traits, make: MakeLabels) -> Entry {
+    Entry {
+        name,
+        make: Make::Labels(traits, make),
+    }
+}
+
+const fn members(name: Loss, kind: LossKind, make: MakeMembers) -> Entry {
+    Entry {
+        name,
+        make: Make::Members(kind, make),
+    }
+}
+
+const fn wrapper(name: Loss) -> Entry {
+    Entry {
+        name,
+        make: Make::Wrapper,
+    }
+}
+
+use Traits::{Classifies, Compares, Remembers};
+
+/// Every loss that can be trained with.
+#[rustfmt::skip]
+const LOSSES: &[Entry] = &[
+    members(Loss::Clip, LossKind::Clip, pairwise::Clip::make),
+    members(Loss::CosineSimilarity, LossKind::Scores, pairwise::CosineSimilarity::make),
+    members(Loss::MarginMse, LossKind::Triplets, pairwise::MarginMse::make),
+    members(Loss::MultipleNegativeRanking, LossKind::Pairs, pairwise::MultipleNegatives::make),
+    members(Loss::SigLip, LossKind::Clip, sigmoid::SigLip::make),
+    members(Loss::VicReg, LossKind::Pairs, pairwise::VicReg::make),
+    wrapper(Loss::CrossBatchMemory),
+    wrapper(Loss::MultipleLosses),
+    labels(Loss::Angular, Remembers, triplets::Angular::make),
+    labels(Loss::ArcFace, Classifies, proxies::MarginSoftmax::make_arc_face),
+    labels(Loss::CentroidTriplet, Compares, triplets::CentroidTriplet::make),
+    labels(Loss::Circle, Remembers, pairs::Circle::make),
+    labels(Loss::Contrastive, Remembers, pairs::Contrastive::make),
+    labels(Loss::CosFace, Classifies, proxies::MarginSoftmax::make_cos_face),
+    labels(Loss::FastAp, Compares, pairs::FastAp::make),
+    labels(Loss::GeneralizedLiftedStructure, Remembers, pairs::GeneralizedLiftedStructure::make),
+    labels(Loss::IntraPairVariance, Remembers, pairs::IntraPairVariance::make),
+    labels(Loss::LargeMarginSoftmax, Classifies, proxies::MarginSoftmax::make_large_margin),
+    labels(Loss::LiftedStructure, Remembers, pairs::LiftedStructure::make),
+    labels(Loss::Margin, Remembers, triplets::Margin::make),
+    labels(Loss::MultiSimilarity, Remembers, pairs::MultiSimilarity::make),
+    labels(Loss::Nca, Remembers, pairs::Nca::make),
+    labels(Loss::NormalizedSoftmax, Classifies, proxies::NormalizedSoftmax::make),
+    labels(Loss::NPairs, Compares, pairs::NPairs::make),
+    labels(Loss::NtXent, Remembers, pairs::NtXent::make),
+    labels(Loss::NtXentMisspelled, Compares, pairs::NtXent::make),
+    labels(Loss::ProxyAnchor, Classifies, proxies::ProxyAnchor::make),
+    labels(Loss::ProxyNca, Classifies, proxies::ProxyNca::make),
+    labels(Loss::SignalToNoiseRatioContrastive, Remembers, pairs::Contrastive::make_snr),
+    labels(Loss::SoftTriple, Classifies, proxies::SoftTriple::make),
+    labels(Loss::SphereFace, Classifies, proxies::MarginSoftmax::make_sphere_face),
+    labels(Loss::SupCon, Remembers, pairs::SupCon::make),
+    labels(Loss::TripletMargin, Remembers, triplets::TripletMargin::make),
+    labels(Loss::TupletMargin, Remembers, pairs::TupletMargin::make),
+];
+
+/// The line of a loss.
+///
+/// # Errors
+/// [`Error::Config`] where no model can be trained with it.
+pub(super) fn find(loss: &Loss) -> Result<&'static Entry> {
+    if let Some(entry) = LOSSES.iter().find(|entry| entry.name == *loss) {
+        return Ok(entry);
+    }
+    let reason = match loss {
+        Loss::BaseMetricLossFunction
+        | Loss::GenericPair
+        | Loss::EmbeddingRegularizerMixin
+        | Loss::WeightRegularizerMixin => {
+            format!("`{loss}` is a base class: choose a loss that is made from it")
+        }
+        other => {
+            let known: Vec<&str> = Loss::KNOWN.iter().map(Loss::as_str).collect();
+            format!("`{other}` is not known; {} are", known.join(", "))
+        }
+    };
+    Err(Error::config("loss", reason))
+}
+
+/// The names of the losses that a memory of earlier batches can be put on.
+pub(super) fn with_memory() -> impl Iterator<Item = &'static Loss> {
+    let entries = LOSSES.iter();
+    let remembers = |entry: &&Entry| matches!(entry.make, Make::Labels(Remembers, _));
+    entries.filter(remembers).map(|entry| &entry.name)
+}
