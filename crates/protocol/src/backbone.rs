@@ -243,7 +243,7 @@ pub const BACKBONES: &[Backbone] = &[
         architecture: "transformer",
         description: "Text embedding model trained by Jina AI, small",
         options: TEXT,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
@@ -254,7 +254,7 @@ pub const BACKBONES: &[Backbone] = &[
         architecture: "transformer",
         description: "Text embedding model trained by Jina AI, base",
         options: TEXT,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
@@ -265,7 +265,7 @@ pub const BACKBONES: &[Backbone] = &[
         architecture: "transformer",
         description: "Text embedding model trained by Jina AI, large",
         options: TEXT,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {

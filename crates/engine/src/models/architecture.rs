@@ -10,7 +10,10 @@ use std::{collections::HashMap, fmt::Debug, sync::Arc};
 use candle_core::Tensor;
 use serde_json::Value;
 
-use super::{Input, ModelKind, clip, efficientnet, mlp, random, resnet, text};
+use super::{
+    Input, ModelKind, clip, efficientnet, gemma3, mlp, modernbert, mpnet, nomic_bert, qwen3,
+    random, resnet, t5, text,
+};
 use crate::{
     Error, Result,
     image::ImageProcessor,
@@ -78,6 +81,12 @@ pub(crate) trait Architecture: Debug + Send + Sync {
         &[]
     }
 
+    /// Other names of tensors in checkpoints, each with the name in
+    /// [`Architecture::tensors`]. A tensor under its own name is preferred.
+    fn aliases(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
     /// Whether a tensor, though not used, is kept so that a saved model is
     /// whole.
     fn keeps(&self, name: &str) -> bool {
@@ -131,11 +140,20 @@ type Parse = fn(&Value) -> Result<Arc<dyn Architecture>>;
 /// Every architecture, by the `model_type` of its `config.json`.
 const ARCHITECTURES: &[(&str, Parse)] = &[
     ("bert", text::parse_bert),
+    ("camembert", text::parse_roberta),
     ("clip", clip::parse),
     ("distilbert", text::parse_distilbert),
     ("efficientnet", efficientnet::parse),
+    ("gemma3_text", gemma3::parse),
     ("mlp", mlp::parse),
+    ("modernbert", modernbert::parse),
+    ("mpnet", mpnet::parse),
+    ("nomic_bert", nomic_bert::parse),
+    ("qwen3", qwen3::parse),
     ("resnet", resnet::parse),
+    ("roberta", text::parse_roberta),
+    ("t5", t5::parse),
+    ("xlm-roberta", text::parse_roberta),
 ];
 
 /// Reads a `config.json` by its `model_type`.

@@ -12,3 +12,4 @@ mod resume;
 mod runs;
 mod settings;
 mod support;
+mod tokenizers;
