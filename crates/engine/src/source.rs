@@ -101,9 +101,8 @@ impl ModelSource {
             None => Err(Error::model(
                 name,
                 "it is not in the list of backbones. Choose one of it, such as `clip-small`, \
-                 `minilm-small` or `openai/clip-vit-base-patch32`, the hub's name of a BERT, \
-                 DistilBERT, CLIP, ResNet or EfficientNet (`owner/name`), or a folder that begins \
-                 with `/` or `./`",
+                 `minilm-small` or `openai/clip-vit-base-patch32`, the hub's name of a model whose \
+                 architecture is known (`owner/name`), or a folder that begins with `/` or `./`",
             )),
         }
     }

@@ -267,7 +267,7 @@ pub const BACKBONES: &[Backbone] = &[
         architecture: "transformer",
         description: "Text embedding model trained by Jina AI, small",
         options: TEXT,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
@@ -278,7 +278,7 @@ pub const BACKBONES: &[Backbone] = &[
         architecture: "transformer",
         description: "Text embedding model trained by Jina AI, base",
         options: TEXT,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {
@@ -289,7 +289,7 @@ pub const BACKBONES: &[Backbone] = &[
         architecture: "transformer",
         description: "Text embedding model trained by Jina AI, large",
         options: TEXT,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {

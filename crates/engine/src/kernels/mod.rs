@@ -7,6 +7,7 @@
 pub(crate) mod conv;
 pub(crate) mod gemm;
 pub(crate) mod pool;
+pub(crate) mod rms_norm;
 pub(crate) mod simd;
 
 use rayon::prelude::*;

@@ -10,7 +10,10 @@ use std::{collections::HashMap, fmt::Debug, sync::Arc};
 use candle_core::Tensor;
 use serde_json::Value;
 
-use super::{Input, ModelKind, clip, efficientnet, mlp, random, resnet, text, two_towers};
+use super::{
+    Input, ModelKind, clip, efficientnet, gemma3, mlp, modernbert, mpnet, nomic_bert, qwen3, random,
+    resnet, t5, text, two_towers,
+};
 use crate::{
     Error, Result,
     image::ImageProcessor,
@@ -75,6 +78,12 @@ pub(crate) trait Architecture: Debug + Send + Sync {
 
     /// Prefixes of the names in checkpoints of this network with another top.
     fn prefixes(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Other names of tensors in checkpoints, each with the name in
+    /// [`Architecture::tensors`]. A tensor under its own name is preferred.
+    fn aliases(&self) -> &'static [(&'static str, &'static str)] {
         &[]
     }
 
@@ -169,13 +178,22 @@ type Parse = fn(&Value) -> Result<Arc<dyn Architecture>>;
 /// Every architecture, by the `model_type` of its `config.json`.
 const ARCHITECTURES: &[(&str, Parse)] = &[
     ("bert", text::parse_bert),
+    ("camembert", text::parse_roberta),
     ("clip", clip::parse),
     ("distilbert", text::parse_distilbert),
     ("efficientnet", efficientnet::parse),
+    ("gemma3_text", gemma3::parse),
     ("mlp", mlp::parse),
+    ("modernbert", modernbert::parse),
+    ("mpnet", mpnet::parse),
+    ("nomic_bert", nomic_bert::parse),
+    ("qwen3", qwen3::parse),
     ("resnet", resnet::parse),
+    ("roberta", text::parse_roberta),
+    ("t5", t5::parse),
     (two_towers::TWO_TOWERS, two_towers::parse),
     (two_towers::DUAL_ENCODER, two_towers::parse),
+    ("xlm-roberta", text::parse_roberta),
 ];
 
 /// Reads a `config.json` by its `model_type`.

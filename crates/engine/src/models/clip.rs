@@ -21,8 +21,8 @@ use crate::{
     image::{ImageProcessor, ProcessorClass},
     onnx::{self, Attendance, Attribute, DataType, Edge, Graph, Inputs, TextInputs},
     ops::{
-        Block, CLIP_BLOCK, LayerNorm, Linear, Pass, Pooler, Segments, TokenTables, layer_norm,
-        linear, patch_embeddings, run_blocks, token_embeddings,
+        Block, CLIP_BLOCK, LayerNorm, Linear, Pass, Pooler, Positions, Segments, TokenTables,
+        layer_norm, linear, patch_embeddings, run_blocks, token_embeddings,
     },
     params::{Param, Params, RawTensor},
     tokenizer::TokenBatch,
@@ -431,7 +431,7 @@ impl Clip {
         let text = TextTower {
             tables: TokenTables {
                 token: get("text_model.embeddings.token_embedding.weight")?,
-                position: get("text_model.embeddings.position_embedding.weight")?,
+                position: Positions::Table(get("text_model.embeddings.position_embedding.weight")?),
                 kind: None,
             },
             blocks: blocks(

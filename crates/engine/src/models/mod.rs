@@ -4,15 +4,24 @@
 //! was asked for. [`ModelConfig`] is its `config.json`, read. One file describes
 //! one architecture; `architecture` has the list of them.
 
+mod alibi_bert;
 mod architecture;
 mod clip;
 mod cnn;
 mod efficientnet;
+mod encoder;
 mod export;
+mod gemma3;
 mod head;
 mod mlp;
+mod modernbert;
+mod mpnet;
+mod nomic_bert;
+mod qwen3;
 mod random;
 mod resnet;
+mod rope;
+mod t5;
 mod text;
 mod two_towers;
 
@@ -145,11 +154,17 @@ impl ModelConfig {
             });
             renamed.unwrap_or_else(|| name.to_owned())
         };
-        tensors
+        let mut named: HashMap<String, RawTensor> = tensors
             .into_iter()
             .map(|(name, tensor)| (rename(name), tensor))
-            .filter(|(name, _)| wanted.contains_key(name) || self.0.keeps(name))
-            .collect()
+            .collect();
+        for (other, name) in self.0.aliases() {
+            if let Some(tensor) = named.remove(*other) {
+                named.entry((*name).to_owned()).or_insert(tensor);
+            }
+        }
+        named.retain(|name, _| wanted.contains_key(name) || self.0.keeps(name));
+        named
     }
 }
 

@@ -1,34 +1,45 @@
-//! BERT (Devlin et al. 2019, arXiv:1810.04805) and DistilBERT (Sanh et al.
-//! 2019, arXiv:1910.01108): texts to vectors. MiniLM and most models of
-//! sentence-transformers are BERTs.
+//! BERT (Devlin et al. 2019, arXiv:1810.04805), DistilBERT (Sanh et al. 2019,
+//! arXiv:1910.01108), RoBERTa (Liu et al. 2019, arXiv:1907.11692) and XLM-RoBERTa
+//! (Conneau et al. 2020, arXiv:1911.02116): texts to vectors. MiniLM and most
+//! models of sentence-transformers are BERTs; multilingual-e5 and bge-m3 are
+//! XLM-RoBERTas.
 //!
-//! Tensor names, shapes and behaviour are those of `BertModel` and
-//! `DistilBertModel` of Hugging Face's `transformers` in evaluation: dropout is
-//! left out in training too, so that runs are exact.
+//! Tensor names, shapes and behaviour are those of `BertModel` and its relatives
+//! of Hugging Face's `transformers` in evaluation: dropout is left out in
+//! training too, so that runs are exact.
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Architecture, Input, ModelKind, Network};
+use super::{
+    Architecture, ModelKind, Network, alibi_bert,
+    encoder::{TextEncoder, bad_config, load_blocks},
+};
 use crate::{
-    Error, Result,
-    onnx::{self, Attendance, Edge, Graph, Inputs, TextInputs},
+    Result,
     ops::{
-        Activation, BERT_BLOCK, Block, BlockNames, BlockParams, DISTILBERT_BLOCK, LayerNorm, Pass,
-        Pooler, TokenTables, layer_norm, pool, run_blocks, token_embeddings,
+        Activation, AttentionConfig, BERT_BLOCK, Block, BlockForm, BlockNames, DISTILBERT_BLOCK,
+        LayerNorm, NormKind, Pooler, Positions, TokenTables,
     },
     params::Params,
-    tokenizer::TokenBatch,
 };
 
-/// Shapes of a BERT or DistilBERT, read from its `config.json`.
+/// A relative of BERT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relative {
+    Bert,
+    /// Has other tensor names and no token kinds.
+    DistilBert,
+    /// Counts positions from the row behind the padding token's.
+    Roberta,
+}
+
+/// Shapes of a BERT or one of its relatives, read from its `config.json`.
 #[derive(Clone, Debug)]
 struct BertConfig {
-    /// Whether it has the tensor names of a DistilBERT.
-    distilled: bool,
+    relative: Relative,
     /// Number of tokens.
     vocab_size: usize,
     /// Width of the activations, and length of an embedding.
@@ -39,17 +50,19 @@ struct BertConfig {
     num_hidden_layers: usize,
     /// Heads of a block.
     num_attention_heads: usize,
-    /// Longest text in tokens.
+    /// Rows of the table of positions.
     max_position_embeddings: usize,
     /// Rows of the table of token kinds; 0 in a DistilBERT.
     type_vocab_size: usize,
-    /// The activation of the MLPs; `gelu` is known.
+    /// The id of the padding token.
+    pad_token_id: u32,
+    /// The activation of the MLPs.
     hidden_act: String,
     /// Under the root of the layer norms.
     layer_norm_eps: f32,
 }
 
-/// The fields of both kinds of `config.json`, with their defaults.
+/// The fields of all kinds of `config.json`.
 #[derive(Deserialize)]
 struct File {
     vocab_size: Option<usize>,
@@ -66,21 +79,27 @@ struct File {
     #[serde(alias = "activation")]
     hidden_act: Option<String>,
     layer_norm_eps: Option<f32>,
+    pad_token_id: Option<u32>,
     position_embedding_type: Option<String>,
 }
 
 impl BertConfig {
-    /// Reads a `config.json` of the type `bert` or `distilbert`.
+    /// Reads a `config.json`.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] where it describes shapes that no model can have,
     /// or parts that are not known.
-    fn parse(json: &Value, distilled: bool) -> Result<Self> {
-        let bad = |reason: String| Error::checkpoint(format!("config.json: {reason}"));
-        let file = File::deserialize(json).map_err(|e| bad(e.to_string()))?;
+    fn parse(json: &Value, relative: Relative) -> Result<Self> {
+        let file = File::deserialize(json).map_err(bad_config)?;
+        let (distilled, roberta) = (
+            relative == Relative::DistilBert,
+            relative == Relative::Roberta,
+        );
         let config = Self {
-            distilled,
-            vocab_size: file.vocab_size.unwrap_or(30_522),
+            relative,
+            vocab_size: file
+                .vocab_size
+                .unwrap_or(if roberta { 50_265 } else { 30_522 }),
             hidden_size: file.hidden_size.unwrap_or(768),
             intermediate_size: file.intermediate_size.unwrap_or(3072),
             num_hidden_layers: file
@@ -95,18 +114,19 @@ impl BertConfig {
             },
             hidden_act: file.hidden_act.unwrap_or_else(|| "gelu".to_owned()),
             layer_norm_eps: file.layer_norm_eps.unwrap_or(1e-12),
+            pad_token_id: file.pad_token_id.unwrap_or(u32::from(roberta)),
         };
         if let Some(kind) = file
             .position_embedding_type
             .filter(|kind| kind != "absolute")
         {
-            return Err(bad(format!(
+            return Err(bad_config(format!(
                 "`position_embedding_type` is `{kind}`; `absolute` is known"
             )));
         }
         let (width, heads) = (config.hidden_size, config.num_attention_heads);
         if width == 0 || heads == 0 || !width.is_multiple_of(heads) {
-            return Err(bad(format!(
+            return Err(bad_config(format!(
                 "`hidden_size` {width} can't be split into {heads} heads"
             )));
         }
@@ -116,29 +136,43 @@ impl BertConfig {
             ("max_position_embeddings", config.max_position_embeddings),
         ] {
             if size == 0 {
-                return Err(bad(format!("`{name}` is 0")));
+                return Err(bad_config(format!("`{name}` is 0")));
             }
+        }
+        let rows = config.max_position_embeddings;
+        if roberta && rows < config.pad_token_id as usize + 2 {
+            return Err(bad_config(format!(
+                "`max_position_embeddings` is {rows}; positions begin behind `pad_token_id`, {}",
+                config.pad_token_id
+            )));
         }
         Ok(config)
     }
 
     fn names(&self) -> (&'static BlockNames, &'static str) {
-        if self.distilled {
-            (&DISTILBERT_BLOCK, "transformer.layer")
-        } else {
-            (&BERT_BLOCK, "encoder.layer")
+        match self.relative {
+            Relative::DistilBert => (&DISTILBERT_BLOCK, "transformer.layer"),
+            Relative::Bert | Relative::Roberta => (&BERT_BLOCK, "encoder.layer"),
         }
     }
 }
 
 /// Reads a `config.json` of the type `bert`.
 pub(super) fn parse_bert(json: &Value) -> Result<Arc<dyn Architecture>> {
-    Ok(Arc::new(BertConfig::parse(json, false)?))
+    if json["position_embedding_type"] == "alibi" {
+        return alibi_bert::parse(json);
+    }
+    Ok(Arc::new(BertConfig::parse(json, Relative::Bert)?))
 }
 
 /// Reads a `config.json` of the type `distilbert`.
 pub(super) fn parse_distilbert(json: &Value) -> Result<Arc<dyn Architecture>> {
-    Ok(Arc::new(BertConfig::parse(json, true)?))
+    Ok(Arc::new(BertConfig::parse(json, Relative::DistilBert)?))
+}
+
+/// Reads a `config.json` of the type `roberta`, or of one with the same network.
+pub(super) fn parse_roberta(json: &Value) -> Result<Arc<dyn Architecture>> {
+    Ok(Arc::new(BertConfig::parse(json, Relative::Roberta)?))
 }
 
 impl Architecture for BertConfig {
@@ -160,7 +194,10 @@ impl Architecture for BertConfig {
     }
 
     fn max_tokens(&self) -> Option<usize> {
-        Some(self.max_position_embeddings)
+        Some(match self.relative {
+            Relative::Roberta => self.max_position_embeddings - self.pad_token_id as usize - 1,
+            Relative::Bert | Relative::DistilBert => self.max_position_embeddings,
+        })
     }
 
     fn vocab_size(&self) -> Option<usize> {
@@ -168,7 +205,7 @@ impl Architecture for BertConfig {
     }
 
     fn prefixes(&self) -> &'static [&'static str] {
-        &["bert.", "distilbert."]
+        &["bert.", "distilbert.", "roberta."]
     }
 
     /// BERT has one layer for its pretraining alone.
@@ -181,7 +218,47 @@ impl Architecture for BertConfig {
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        Ok(Box::new(Bert::new(self, pooler, params)?))
+        let width = self.hidden_size;
+        let table = |name: &str, rows: usize| {
+            let name = format!("embeddings.{name}_embeddings.weight");
+            params.get(&name, &[rows, width])
+        };
+        let position = table("position", self.max_position_embeddings)?;
+        let (names, layers) = self.names();
+        let first_norm =
+            LayerNorm::load(params, "embeddings.LayerNorm", width, self.layer_norm_eps)?;
+        Ok(Box::new(TextEncoder {
+            tables: TokenTables {
+                token: table("word", self.vocab_size)?,
+                position: match self.relative {
+                    Relative::Roberta => Positions::AfterPadding(position, self.pad_token_id),
+                    Relative::Bert | Relative::DistilBert => Positions::Table(position),
+                },
+                kind: match self.type_vocab_size {
+                    0 => None,
+                    rows => Some(table("token_type", rows)?),
+                },
+            },
+            scale: None,
+            first_norm: Some(first_norm),
+            blocks: blocks(
+                params,
+                names,
+                layers,
+                self.num_hidden_layers,
+                &BlockShape {
+                    width,
+                    hidden: self.intermediate_size,
+                    heads: self.num_attention_heads,
+                    activation: &self.hidden_act,
+                    eps: self.layer_norm_eps,
+                    causal: false,
+                    norm_first: false,
+                },
+            )?,
+            last_norm: None,
+            pooler,
+        }))
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
@@ -214,94 +291,6 @@ impl Architecture for BertConfig {
     }
 }
 
-/// A text model, from token ids to one vector for each text.
-struct Bert {
-    tables: TokenTables,
-    norm: LayerNorm,
-    blocks: Vec<Block>,
-    pooler: Pooler,
-}
-
-impl Bert {
-    fn new(config: &BertConfig, pooler: Pooler, params: &Params) -> Result<Self> {
-        let width = config.hidden_size;
-        let table = |name: &str, rows: usize| {
-            params.get(
-                &format!("embeddings.{name}_embeddings.weight"),
-                &[rows, width],
-            )
-        };
-        let (names, layers) = config.names();
-        Ok(Self {
-            tables: TokenTables {
-                token: table("word", config.vocab_size)?,
-                position: table("position", config.max_position_embeddings)?,
-                kind: match config.type_vocab_size {
-                    0 => None,
-                    rows => Some(table("token_type", rows)?),
-                },
-            },
-            norm: LayerNorm::load(params, "embeddings.LayerNorm", width, config.layer_norm_eps)?,
-            blocks: blocks(
-                params,
-                names,
-                layers,
-                config.num_hidden_layers,
-                &BlockShape {
-                    width,
-                    hidden: config.intermediate_size,
-                    heads: config.num_attention_heads,
-                    activation: &config.hidden_act,
-                    eps: config.layer_norm_eps,
-                    causal: false,
-                    norm_first: false,
-                },
-            )?,
-            pooler,
-        })
-    }
-
-    fn encode_texts(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
-        let segments = texts.segments();
-        let x = token_embeddings(pass, &texts.ids, &segments, &self.tables)?;
-        let x = layer_norm(pass, &x, &self.norm)?;
-        let first = vec![0; segments.count()];
-        let only = (self.pooler == Pooler::Cls).then_some(&first[..]);
-        let x = run_blocks(&self.blocks, pass, &x, &segments, only)?;
-        match self.pooler {
-            Pooler::Cls => Ok(x),
-            pooler => pool(pass, &x, &segments, pooler),
-        }
-    }
-
-    /// As [`Bert::encode_texts`], in a graph.
-    fn onnx_texts(&self, graph: &mut Graph, texts: &TextInputs) -> Edge {
-        let x = onnx::token_embeddings(graph, &texts.ids, &self.tables);
-        let mut x = onnx::layer_norm(graph, &x, &self.norm);
-        let seen = Attendance::of_texts(graph, texts, false);
-        for block in &self.blocks {
-            x = onnx::block(graph, &x, block, &seen);
-        }
-        onnx::pool_texts(graph, &x, texts, self.pooler)
-    }
-}
-
-impl Network for Bert {
-    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
-        match input {
-            Input::Texts(texts) => self.encode_texts(pass, texts).map(Some),
-            _ => Ok(None),
-        }
-    }
-
-    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
-        Ok(match inputs {
-            Inputs::Texts(texts) => Some(self.onnx_texts(graph, texts)),
-            _ => None,
-        })
-    }
-}
-
 /// What the blocks of a transformer have in common.
 pub(super) struct BlockShape<'a> {
     pub(super) width: usize,
@@ -321,23 +310,19 @@ pub(super) fn blocks(
     count: usize,
     shape: &BlockShape<'_>,
 ) -> Result<Vec<Block>> {
-    let activation = Activation::parse(shape.activation).ok_or_else(|| {
-        Error::checkpoint(format!(
-            "config.json: `hidden_act` is `{}`; `quick_gelu` and `gelu` are known",
-            shape.activation
-        ))
-    })?;
-    let (width, hidden) = (shape.width, shape.hidden);
-    (0..count)
-        .map(|layer| {
-            let name = format!("{layers}.{layer}");
-            Ok(Block {
-                params: BlockParams::load(params, names, &name, width, hidden, shape.eps)?,
-                heads: shape.heads,
-                activation,
-                causal: shape.causal,
-                norm_first: shape.norm_first,
-            })
-        })
-        .collect()
+    let activation = Activation::try_from(shape.activation.to_owned())
+        .map_err(|reason| bad_config(format!("`hidden_act`: {reason}")))?;
+    let form = BlockForm {
+        width: shape.width,
+        hidden: shape.hidden,
+        activation,
+        norm: NormKind::Layer,
+        eps: shape.eps,
+        norm_first: shape.norm_first,
+        attention: AttentionConfig {
+            causal: shape.causal,
+            ..AttentionConfig::new(shape.width, shape.heads)
+        },
+    };
+    load_blocks(params, &names.layers(), layers, count, &form)
 }

@@ -6,7 +6,7 @@ use super::{
     layers::{activation, layer_norm, linear},
     proto::DataType,
 };
-use crate::ops::Block;
+use crate::ops::{AttentionConfig, Block, Linear, NormKind};
 
 /// What is added to a score that doesn't count. Its exponential is 0, and a
 /// row of nothing else is still a row of numbers.
@@ -68,11 +68,35 @@ impl Attendance {
     }
 }
 
+/// Whether [`block`] knows everything that a block does: all that BERTs and CLIPs
+/// are made of.
+pub(crate) fn can_write(block: &Block) -> bool {
+    let (p, attention) = (&block.params, &block.attention);
+    let usual = AttentionConfig::new(attention.width(), attention.heads);
+    let whole = |layer: &&Linear| layer.weight.tensor().dims() == [layer.outputs, layer.inputs];
+    let layers = [&p.query, &p.key, &p.value, &p.out, &p.fc1, &p.fc2];
+    layers.iter().all(whole)
+        && p.norm1.is_some()
+        && p.norm2.kind == NormKind::Layer
+        && p.head_norms.is_none()
+        && p.gate.is_none()
+        && p.finish.iter().all(Option::is_none)
+        && attention.kv_heads == attention.heads
+        && attention.scale == usual.scale
+        && attention.reach.is_none()
+        && attention.rotary.is_none()
+        && attention.bias.is_none()
+}
+
 /// A transformer block on `[batch, length, width]`.
 pub(crate) fn block(graph: &mut Graph, x: &Edge, block: &Block, seen: &Attendance) -> Edge {
     let p = &block.params;
+    let norm1 = |graph: &mut Graph, x: &Edge| match &p.norm1 {
+        Some(norm) => layer_norm(graph, x, norm),
+        None => x.clone(),
+    };
     if block.norm_first {
-        let normed = layer_norm(graph, x, &p.norm1);
+        let normed = norm1(graph, x);
         let attended = attention(graph, &normed, block, seen);
         let h = graph.op("Add", &[x, &attended], &[]);
         let normed = layer_norm(graph, &h, &p.norm2);
@@ -81,7 +105,7 @@ pub(crate) fn block(graph: &mut Graph, x: &Edge, block: &Block, seen: &Attendanc
     } else {
         let attended = attention(graph, x, block, seen);
         let h = graph.op("Add", &[x, &attended], &[]);
-        let h = layer_norm(graph, &h, &p.norm1);
+        let h = norm1(graph, &h);
         let y = mlp(graph, &h, block);
         let y = graph.op("Add", &[&h, &y], &[]);
         layer_norm(graph, &y, &p.norm2)
@@ -96,7 +120,7 @@ fn mlp(graph: &mut Graph, x: &Edge, block: &Block) -> Edge {
 
 fn attention(graph: &mut Graph, x: &Edge, block: &Block, seen: &Attendance) -> Edge {
     let p = &block.params;
-    let (heads, width) = (block.heads as i64, p.query.outputs as i64);
+    let (heads, width) = (block.attention.heads as i64, p.query.outputs as i64);
     let mut split = |layer, order: &[i64]| {
         let y = linear(graph, x, layer);
         let y = graph.reshape(&y, &[0, 0, heads, width / heads]);

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Result,
     kernels::simd::Curve,
-    ops::{Activation, LayerNorm, Linear, TokenTables},
+    ops::{Activation, LayerNorm, Linear, Positions, TokenTables},
     params::Param,
 };
 
@@ -62,12 +62,18 @@ pub(super) fn scaled_rows(weight: &Arc<Param>, scale: &[f32]) -> Result<Vec<f32>
 
 /// `(x - mean) / sqrt(variance + eps) * weight + bias`
 pub(crate) fn layer_norm(graph: &mut Graph, x: &Edge, norm: &LayerNorm) -> Edge {
-    let (weight, bias) = (graph.weight(&norm.weight), graph.weight(&norm.bias));
+    let weight = graph.weight(&norm.weight);
     let given = [
         Attribute::Int("axis", -1),
         Attribute::Float("epsilon", norm.eps),
     ];
-    graph.op("LayerNormalization", &[x, &weight, &bias], &given)
+    match &norm.bias {
+        Some(bias) => {
+            let bias = graph.weight(bias);
+            graph.op("LayerNormalization", &[x, &weight, &bias], &given)
+        }
+        None => graph.op("LayerNormalization", &[x, &weight], &given),
+    }
 }
 
 /// The activation of an MLP.
@@ -89,6 +95,26 @@ pub(super) fn activation(graph: &mut Graph, x: &Edge, kind: Activation) -> Edge 
             let factor = graph.scalar(1.702);
             let scaled = graph.op("Mul", &[x, &factor], &[]);
             let gate = graph.op("Sigmoid", &[&scaled], &[]);
+            graph.op("Mul", &[x, &gate], &[])
+        }
+        Activation::GeluTanh => {
+            // x * sigmoid(2 u), with u = sqrt(2 / pi) * (x + 0.044715 x^3).
+            let (cubic, one, factor) = (
+                graph.scalar(0.044_715),
+                graph.scalar(1.0),
+                graph.scalar(2.0 * (2.0 / std::f32::consts::PI).sqrt()),
+            );
+            let square = graph.op("Mul", &[x, x], &[]);
+            let square = graph.op("Mul", &[&square, &cubic], &[]);
+            let shifted = graph.op("Add", &[&square, &one], &[]);
+            let scaled = graph.op("Mul", &[&shifted, &factor], &[]);
+            let scaled = graph.op("Mul", &[&scaled, x], &[]);
+            let gate = graph.op("Sigmoid", &[&scaled], &[]);
+            graph.op("Mul", &[x, &gate], &[])
+        }
+        Activation::Relu => graph.op("Relu", &[x], &[]),
+        Activation::Silu => {
+            let gate = graph.op("Sigmoid", &[x], &[]);
             graph.op("Mul", &[x, &gate], &[])
         }
     }
@@ -129,10 +155,13 @@ pub(crate) fn token_embeddings(graph: &mut Graph, ids: &Edge, tables: &TokenTabl
         let table = graph.weight(&tables.token);
         graph.op("Gather", &[&table, ids], &[])
     };
+    let Positions::Table(position) = &tables.position else {
+        return tokens;
+    };
     let positions = match &tables.kind {
-        None => graph.weight(&tables.position),
+        None => graph.weight(position),
         Some(kind) => {
-            let (position, kind) = (tables.position.clone(), kind.clone());
+            let (position, kind) = (position.clone(), kind.clone());
             let name = format!("{}.with_kind", position.name());
             let dims = position.tensor().dims().to_vec();
             graph.computed(&name, dims, move || {

@@ -18,7 +18,7 @@ mod pooling;
 mod proto;
 mod write;
 
-pub(crate) use attention::{Attendance, Inputs, TextInputs, block};
+pub(crate) use attention::{Attendance, Inputs, TextInputs, block, can_write};
 pub(crate) use conv::{conv_norm, pointwise};
 pub(crate) use graph::{Attribute, BATCH, Dim, Edge, Graph};
 pub(crate) use layers::{affine_columns, curve, layer_norm, linear, normalize, token_embeddings};

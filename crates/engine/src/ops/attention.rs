@@ -1,10 +1,11 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) over
 //! sequences of different lengths, without padding between them.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use rayon::prelude::*;
 
+use super::position::{Distances, PositionBias, Rotary};
 use crate::kernels::{
     gemm::{Mat, MatMut, Threads, matmul},
     simd,
@@ -83,35 +84,114 @@ impl Segments {
     }
 }
 
+/// How the places of a sequence attend to each other.
+#[derive(Clone)]
+pub(crate) struct AttentionConfig {
+    /// Heads of the queries.
+    pub(crate) heads: usize,
+    /// Heads of keys and values; each serves equally many heads of the queries
+    /// (Ainslie et al. 2023, arXiv:2305.13245).
+    pub(crate) kv_heads: usize,
+    /// Elements of a head.
+    pub(crate) head: usize,
+    /// Factor of the scores.
+    pub(crate) scale: f32,
+    /// Whether a place sees only itself and those before it.
+    pub(crate) causal: bool,
+    /// The farthest place that is seen, where not all are (Beltagy et al. 2020,
+    /// arXiv:2004.05150).
+    pub(crate) reach: Option<usize>,
+    /// Turns queries and keys by their places.
+    pub(crate) rotary: Option<Rotary>,
+    /// Added to the scores.
+    pub(crate) bias: Option<PositionBias>,
+}
+
+impl AttentionConfig {
+    /// Attention of `heads` heads that share `width` elements, by all places to
+    /// all places.
+    pub(crate) fn new(width: usize, heads: usize) -> Self {
+        let head = width / heads;
+        Self {
+            heads,
+            kv_heads: heads,
+            head,
+            scale: 1.0 / (head as f32).sqrt(),
+            causal: false,
+            reach: None,
+            rotary: None,
+            bias: None,
+        }
+    }
+
+    /// Elements of a query.
+    pub(crate) fn width(&self) -> usize {
+        self.heads * self.head
+    }
+
+    /// Elements of a key, and of a value.
+    pub(crate) fn kv_width(&self) -> usize {
+        self.kv_heads * self.head
+    }
+
+    /// Heads of the queries that share a head of keys and values.
+    pub(super) fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// The places that the place `place` of a sequence sees.
+    pub(super) fn visible(&self, place: usize, length: usize) -> Range<usize> {
+        let reach = self.reach.unwrap_or(length);
+        let end = if self.causal {
+            place + 1
+        } else {
+            length.min(place + reach + 1)
+        };
+        place.saturating_sub(reach)..end
+    }
+}
+
 /// Attention over rows of `heads * head` values. Heads are not moved apart:
 /// each is a strided view.
 pub(crate) struct Attention<'a> {
+    pub(crate) config: &'a AttentionConfig,
     pub(crate) segments: &'a Segments,
     /// Where each sequence has one query only, its place in the sequence.
     pub(crate) only: Option<&'a [usize]>,
-    pub(crate) width: usize,
-    pub(crate) heads: usize,
-    /// Whether a position sees only itself and those before it.
-    pub(crate) causal: bool,
 }
 
 impl Attention<'_> {
-    fn head(&self) -> usize {
-        self.width / self.heads
-    }
-
-    fn scale(&self) -> f32 {
-        1.0 / (self.head() as f32).sqrt()
-    }
-
     /// Queries of a sequence of this length.
     fn queries(&self, length: usize) -> usize {
         if self.only.is_some() { 1 } else { length }
     }
 
+    /// The place of a query in its sequence.
+    fn place(&self, sequence: usize, query: usize) -> usize {
+        self.only.map_or(query, |only| only[sequence])
+    }
+
+    /// The place of each query in its sequence.
+    pub(crate) fn places(&self) -> Vec<usize> {
+        match self.only {
+            Some(only) => only.to_vec(),
+            None => self.key_places(),
+        }
+    }
+
+    /// The place of each key in its sequence.
+    pub(crate) fn key_places(&self) -> Vec<usize> {
+        let lengths = self.segments.lengths().iter();
+        lengths.flat_map(|length| 0..*length).collect()
+    }
+
+    fn longest(&self) -> usize {
+        self.segments.lengths().iter().copied().max().unwrap_or(0)
+    }
+
     /// Elements that all attention weights of a sequence take.
     fn weights_of(&self, length: usize) -> usize {
-        self.heads * self.queries(length) * length
+        self.config.heads * self.queries(length) * length
     }
 
     /// Elements that all attention weights take.
@@ -120,35 +200,41 @@ impl Attention<'_> {
         lengths.map(|length| self.weights_of(*length)).sum()
     }
 
-    /// The part of one sequence's `[length, width]` that belongs to a head.
-    fn view<'a>(&self, sequence: &'a [f32], head: usize) -> Mat<'a> {
-        let rows = sequence.len() / self.width;
-        Mat::strided(
-            &sequence[head * self.head()..],
-            rows,
-            self.head(),
-            self.width,
-        )
+    /// The part of one sequence's queries that belongs to a head.
+    fn query_view<'a>(&self, sequence: &'a [f32], head: usize) -> Mat<'a> {
+        self.view(sequence, head, self.config.width())
     }
 
-    fn view_mut<'a>(&self, sequence: &'a mut [f32], head: usize) -> MatMut<'a> {
-        let rows = sequence.len() / self.width;
-        let part = &mut sequence[head * self.head()..];
-        MatMut::strided(part, rows, self.head(), self.width)
+    /// The part of one sequence's keys or values that a head of queries sees.
+    fn key_view<'a>(&self, sequence: &'a [f32], head: usize) -> Mat<'a> {
+        self.view(sequence, head / self.config.group(), self.config.kv_width())
     }
 
-    /// Places of a sequence that its query number `query` sees.
-    fn visible(&self, sequence: usize, query: usize, length: usize) -> usize {
-        match (self.causal, self.only) {
-            (false, _) => length,
-            (true, None) => query + 1,
-            (true, Some(only)) => only[sequence] + 1,
-        }
+    fn view<'a>(&self, sequence: &'a [f32], head: usize, width: usize) -> Mat<'a> {
+        let size = self.config.head;
+        let rows = sequence.len() / width;
+        Mat::strided(&sequence[head * size..], rows, size, width)
     }
 
-    pub(crate) fn forward(&self, [q, k, v]: [&[f32]; 3], weights: &mut [f32], mixed: &mut [f32]) {
-        let rows = |length| length * self.width;
-        let query_rows = |length| self.queries(length) * self.width;
+    fn view_mut<'a>(&self, sequence: &'a mut [f32], head: usize, width: usize) -> MatMut<'a> {
+        let size = self.config.head;
+        let rows = sequence.len() / width;
+        MatMut::strided(&mut sequence[head * size..], rows, size, width)
+    }
+
+    pub(crate) fn forward(
+        &self,
+        [q, k, v]: [&[f32]; 3],
+        weights: &mut [f32],
+        mixed: &mut [f32],
+    ) -> candle_core::Result<()> {
+        let config = self.config;
+        let distances = match &config.bias {
+            Some(bias) => Some(bias.distances(config.heads, self.longest())?),
+            None => None,
+        };
+        let rows = |length| length * config.kv_width();
+        let query_rows = |length| self.queries(length) * config.width();
         let s = self.segments;
         s.parts_mut(weights, |length| self.weights_of(length))
             .into_par_iter()
@@ -158,43 +244,54 @@ impl Attention<'_> {
             .zip(s.parts(v, rows))
             .enumerate()
             .for_each(|(sequence, ((((weights, mixed), q), k), v))| {
-                let length = k.len() / self.width;
+                let length = k.len() / config.kv_width();
                 let queries = self.queries(length);
                 for (head, weights) in weights.chunks_exact_mut(queries * length).enumerate() {
                     matmul(
                         MatMut::new(weights, queries, length),
-                        self.view(q, head),
-                        self.view(k, head).t(),
-                        self.scale(),
+                        self.query_view(q, head),
+                        self.key_view(k, head).t(),
+                        config.scale,
                         false,
                         Threads::One,
                     );
                     for (query, row) in weights.chunks_exact_mut(length).enumerate() {
-                        simd::softmax_row(row, self.visible(sequence, query, length));
+                        let place = self.place(sequence, query);
+                        if let Some(distances) = &distances {
+                            simd::add_assign(row, distances.row(head, place, length));
+                        }
+                        let visible = config.visible(place, length);
+                        let (before, row) = row.split_at_mut(visible.start);
+                        before.fill(0.0);
+                        simd::softmax_row(row, visible.len());
                     }
                     matmul(
-                        self.view_mut(mixed, head),
+                        self.view_mut(mixed, head, config.width()),
                         Mat::new(weights, queries, length),
-                        self.view(v, head),
+                        self.key_view(v, head),
                         1.0,
                         false,
                         Threads::One,
                     );
                 }
             });
+        Ok(())
     }
 
+    /// Writes the gradients of queries, keys and values, and adds the bias's to
+    /// its own.
     pub(crate) fn backward(
         &self,
         [q, k, v]: [&[f32]; 3],
         weights: &[f32],
         g: &[f32],
         [dq, dk, dv]: [&mut [f32]; 3],
-    ) {
-        let rows = |length| length * self.width;
-        let query_rows = |length| self.queries(length) * self.width;
+    ) -> candle_core::Result<()> {
+        let config = self.config;
+        let rows = |length| length * config.kv_width();
+        let query_rows = |length| self.queries(length) * config.width();
         let s = self.segments;
-        let longest = s.lengths().iter().copied().max().unwrap_or(0);
+        let longest = self.longest();
         let inputs = s.parts(weights, |length| self.weights_of(length));
         let inputs = inputs
             .into_par_iter()
@@ -202,38 +299,67 @@ impl Attention<'_> {
             .zip(s.parts(k, rows))
             .zip(s.parts(v, rows))
             .zip(s.parts(g, query_rows));
-        s.parts_mut(dq, query_rows)
+        let biases: Vec<Option<Distances>> = s
+            .parts_mut(dq, query_rows)
             .into_par_iter()
             .zip(s.parts_mut(dk, rows))
             .zip(s.parts_mut(dv, rows))
             .zip(inputs)
-            .for_each_init(
+            .enumerate()
+            .map_init(
                 || vec![0.0; self.queries(longest) * longest],
-                |d_weights, (((dq, dk), dv), ((((weights, q), k), v), g))| {
-                    let length = k.len() / self.width;
+                |d_weights, (sequence, (((dq, dk), dv), ((((weights, q), k), v), g)))| {
+                    let length = k.len() / config.kv_width();
                     let queries = self.queries(length);
                     let d_weights = &mut d_weights[..queries * length];
+                    let mut d_bias = config
+                        .bias
+                        .as_ref()
+                        .filter(|bias| bias.is_trainable())
+                        .map(|_| Distances::zeros(config.heads, length));
                     for (head, weights) in weights.chunks_exact(queries * length).enumerate() {
-                        let product = |out: MatMut<'_>, a: Mat<'_>, b: Mat<'_>| {
-                            matmul(out, a, b, 1.0, false, Threads::One);
+                        let product = |out: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, more: bool| {
+                            matmul(out, a, b, 1.0, more, Threads::One);
                         };
+                        // The heads of a group add up in keys and values.
+                        let more = head % config.group() > 0;
+                        let (kv, kv_width) = (head / config.group(), config.kv_width());
                         let p = Mat::new(weights, queries, length);
-                        let g = self.view(g, head);
-                        product(self.view_mut(dv, head), p.t(), g);
+                        let g = self.query_view(g, head);
+                        product(self.view_mut(dv, kv, kv_width), p.t(), g, more);
                         let out = MatMut::new(d_weights, queries, length);
-                        product(out, g, self.view(v, head).t());
-                        for (p, d) in weights
+                        product(out, g, self.key_view(v, head).t(), false);
+                        for (query, (p, d)) in weights
                             .chunks_exact(length)
                             .zip(d_weights.chunks_exact_mut(length))
+                            .enumerate()
                         {
-                            simd::softmax_backward_row(p, d, self.scale());
+                            simd::softmax_backward_row(p, d, config.scale);
+                            if let Some(d_bias) = &mut d_bias {
+                                // The bias is added behind the scale.
+                                let place = self.place(sequence, query);
+                                let sums = d_bias.row_mut(head, place, length);
+                                for (sum, d) in sums.iter_mut().zip(&*d) {
+                                    *sum += d / config.scale;
+                                }
+                            }
                         }
                         let d_scores = Mat::new(d_weights, queries, length);
-                        product(self.view_mut(dq, head), d_scores, self.view(k, head));
-                        product(self.view_mut(dk, head), d_scores.t(), self.view(q, head));
+                        let out = self.view_mut(dq, head, config.width());
+                        product(out, d_scores, self.key_view(k, head), false);
+                        let out = self.view_mut(dk, kv, kv_width);
+                        product(out, d_scores.t(), self.query_view(q, head), more);
                     }
+                    d_bias
                 },
-            );
+            )
+            .collect();
+        if let Some(bias) = &config.bias {
+            for d_bias in biases.iter().flatten() {
+                bias.backward(d_bias)?;
+            }
+        }
+        Ok(())
     }
 }
 

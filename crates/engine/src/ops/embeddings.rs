@@ -182,14 +182,66 @@ impl FusedOp for PatchEmbeddings {
 pub(crate) struct TokenTables {
     /// `[vocabulary, width]`
     pub(crate) token: Arc<Param>,
-    /// `[longest, width]`
-    pub(crate) position: Arc<Param>,
+    pub(crate) position: Positions,
     /// `[kinds, width]`, of which the first row is added to every token: BERT's
     /// "first sentence".
     pub(crate) kind: Option<Arc<Param>>,
 }
 
-/// `token[id] + position[i]` for the ids of several texts, `[rows, width]`.
+/// The table of positions, `[rows, width]`, and the row of each token.
+#[derive(Clone)]
+pub(crate) enum Positions {
+    /// Rows are counted from the first.
+    Table(Arc<Param>),
+    /// Rows are counted from the one behind the padding token's id, as in
+    /// RoBERTa. Padding tokens in a text have the row of their id, and are not
+    /// counted.
+    AfterPadding(Arc<Param>, u32),
+    /// There is no table: attention knows the places. Texts may have up to
+    /// `longest` tokens.
+    None { longest: usize },
+}
+
+impl Positions {
+    fn table(&self) -> Option<&Arc<Param>> {
+        match self {
+            Self::Table(table) | Self::AfterPadding(table, _) => Some(table),
+            Self::None { .. } => None,
+        }
+    }
+
+    /// The most tokens of a text.
+    fn longest(&self) -> candle_core::Result<usize> {
+        Ok(match self {
+            Self::Table(table) => table.tensor().dim(0)?,
+            Self::AfterPadding(table, padding) => {
+                let rows = table.tensor().dim(0)?;
+                rows.saturating_sub(*padding as usize + 1)
+            }
+            Self::None { longest } => *longest,
+        })
+    }
+
+    /// The row of each token of a text.
+    fn rows(&self, ids: &[u32]) -> Vec<u32> {
+        match self {
+            Self::Table(_) | Self::None { .. } => (0..ids.len() as u32).collect(),
+            Self::AfterPadding(_, padding) => {
+                let mut count = *padding;
+                let row = |id: &u32| {
+                    if id == padding {
+                        return *padding;
+                    }
+                    count += 1;
+                    count
+                };
+                ids.iter().map(row).collect()
+            }
+        }
+    }
+}
+
+/// `token[id] + position[row]` for the ids of several texts, `[rows, width]`.
 pub(crate) fn token_embeddings(
     pass: &Pass,
     ids: &[u32],
@@ -197,7 +249,7 @@ pub(crate) fn token_embeddings(
     tables: &TokenTables,
 ) -> Result<Tensor> {
     let (vocabulary, width) = tables.token.tensor().dims2()?;
-    let longest = tables.position.tensor().dim(0)?;
+    let longest = tables.position.longest()?;
     if let Some(id) = ids.iter().find(|id| **id as usize >= vocabulary) {
         return Err(Error::data(format!(
             "token id {id} is outside the vocabulary of {vocabulary}"
@@ -220,9 +272,8 @@ pub(crate) fn token_embeddings(
         )));
     }
     let places: Vec<u32> = segments
-        .lengths()
         .iter()
-        .flat_map(|length| 0..*length as u32)
+        .flat_map(|(start, length)| tables.position.rows(&ids[start..start + length]))
         .collect();
     if pass.is_fused() {
         return pass.apply_source(TokenEmbeddings {
@@ -236,7 +287,10 @@ pub(crate) fn token_embeddings(
         let index = Tensor::from_slice(rows, rows.len(), table.tensor().device())?;
         Ok(pass.value(table).index_select(&index, 0)?)
     };
-    let sum = (rows(&tables.token, ids)? + rows(&tables.position, &places)?)?;
+    let mut sum = rows(&tables.token, ids)?;
+    if let Some(position) = tables.position.table() {
+        sum = (sum + rows(position, &places)?)?;
+    }
     match &tables.kind {
         None => Ok(sum),
         Some(kind) => Ok(sum.broadcast_add(&rows(kind, &[0])?)?),
@@ -245,7 +299,7 @@ pub(crate) fn token_embeddings(
 
 struct TokenEmbeddings {
     ids: Vec<u32>,
-    /// The place of each token in its text.
+    /// The row of each token in the table of positions.
     places: Vec<u32>,
     width: usize,
     tables: TokenTables,
@@ -262,17 +316,20 @@ impl FusedOp for TokenEmbeddings {
     const NAME: &'static str = "token-embeddings";
 
     fn forward(&self, _: &[f32], _: &[usize]) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
-        let (token, position) = (
-            floats(self.tables.token.tensor())?,
-            floats(self.tables.position.tensor())?,
-        );
+        let token = floats(self.tables.token.tensor())?;
+        let position = self.tables.position.table();
+        let position = position.map(|table| floats(table.tensor())).transpose()?;
         let kind = self.tables.kind.as_ref();
         let kind = kind.map(|kind| floats(kind.tensor())).transpose()?;
         let mut y = vec![0.0; self.ids.len() * self.width];
         let rows = self.ids.par_iter().zip(&self.places);
         rows.zip(y.par_chunks_exact_mut(self.width))
             .for_each(|((&id, &place), y)| {
-                simd::add(&token[self.row(id)], &position[self.row(place)], y);
+                let token = &token[self.row(id)];
+                match &position {
+                    Some(position) => simd::add(token, &position[self.row(place)], y),
+                    None => y.copy_from_slice(token),
+                }
                 if let Some(kind) = &kind {
                     simd::add_assign(y, &kind[..self.width]);
                 }
@@ -295,7 +352,9 @@ impl FusedOp for TokenEmbeddings {
             });
         };
         add(&self.tables.token, &self.ids);
-        add(&self.tables.position, &self.places);
+        if let Some(position) = self.tables.position.table() {
+            add(position, &self.places);
+        }
         if let Some(kind) = &self.tables.kind {
             with_grad(kind, |grad| {
                 kernels::add_column_sums(g, &mut grad[..self.width]);
@@ -310,7 +369,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::ops::testing::{compare, noise, params};
+    use crate::ops::testing::{self, compare, noise, params};
 
     #[test]
     fn patches_fused_equal_composite() {
@@ -340,6 +399,10 @@ mod tests {
         });
     }
 
+    /// Token ids of three texts, and their lengths.
+    const IDS: [u32; 7] = [3, 3, 9, 0, 1, 3, 5];
+    const LENGTHS: [usize; 3] = [2, 4, 1];
+
     #[test]
     fn tokens_fused_equal_composite_and_refuse_strangers() {
         let shapes: [(&str, &[usize]); 3] = [
@@ -351,7 +414,7 @@ mod tests {
             let params = params(&shapes[usize::from(!with_kind)..], &[]);
             let tables = TokenTables {
                 token: params.get("token", &[10, 6]).unwrap(),
-                position: params.get("position", &[4, 6]).unwrap(),
+                position: Positions::Table(params.get("position", &[4, 6]).unwrap()),
                 kind: params.get("kind", &[2, 6]).ok(),
             };
             let embed = |pass: &Pass, ids: &[u32], lengths: &[usize]| {
@@ -359,9 +422,7 @@ mod tests {
                 token_embeddings(pass, ids, &segments, &tables)
             };
             let x = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
-            compare(&params, &x, |pass, _| {
-                embed(pass, &[3, 3, 9, 0, 1, 3, 5], &[2, 4, 1])
-            });
+            compare(&params, &x, |pass, _| embed(pass, &IDS, &LENGTHS));
             let pass = crate::ops::Runtime::new(&params).unwrap().inference();
             let message = |ids: &[u32], lengths: &[usize]| {
                 embed(&pass, ids, lengths).unwrap_err().to_string()
@@ -370,5 +431,42 @@ mod tests {
             assert!(message(&[1; 5], &[5]).contains("5 tokens"));
             assert!(message(&[1; 5], &[2, 2]).contains("5 token ids"));
         }
+    }
+
+    #[test]
+    fn tokens_fused_equal_composite_behind_padding_and_without_positions() {
+        let params = params(&[("position", &[6, 6]), ("token", &[10, 6])], &[]);
+        let token = params.get("token", &[10, 6]).unwrap();
+        let position = params.get("position", &[6, 6]).unwrap();
+        let segments = Segments::new(LENGTHS);
+        let embed = |pass: &Pass, position: &Positions| {
+            let tables = TokenTables {
+                token: token.clone(),
+                position: position.clone(),
+                kind: None,
+            };
+            token_embeddings(pass, &IDS, &segments, &tables)
+        };
+        let x = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
+        let behind = Positions::AfterPadding(position.clone(), 1);
+        compare(&params, &x, |pass, _| embed(pass, &behind));
+        // The token 1 counts as padding where it stands in a text.
+        assert_eq!(behind.rows(&[9, 1, 1, 3]), [2, 1, 1, 3]);
+        let only_tokens = testing::params(&[("token", &[10, 6])], &[]);
+        let token = only_tokens.get("token", &[10, 6]).unwrap();
+        compare(&only_tokens, &x, |pass, _| {
+            let tables = TokenTables {
+                token: token.clone(),
+                position: Positions::None { longest: 4 },
+                kind: None,
+            };
+            token_embeddings(pass, &IDS, &segments, &tables)
+        });
+        let pass = crate::ops::Runtime::new(&params).unwrap().inference();
+        let behind = Positions::AfterPadding(position, 2);
+        let refused = embed(&pass, &behind).unwrap_err().to_string();
+        assert!(refused.contains("a text of 4 tokens"), "{refused}");
+        let refused = embed(&pass, &Positions::None { longest: 3 }).unwrap_err();
+        assert!(refused.to_string().contains("3 positions"), "{refused}");
     }
 }

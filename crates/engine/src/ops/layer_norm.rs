@@ -1,68 +1,148 @@
 //! Layer normalisation (Ba et al. 2016, arXiv:1607.06450) over the last
-//! dimension, with scale and shift.
+//! dimension, with scale and shift, and its relatives without shift or mean.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use candle_core::{D, Tensor};
 
 use super::{FusedOp, Pass, floats};
 use crate::{
     Result, kernels,
+    kernels::rms_norm,
     params::{Param, Params},
 };
+
+/// The kind of a normalisation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum NormKind {
+    /// `(x - mean) / deviation * weight + bias`
+    #[default]
+    Layer,
+    /// The same without `bias`.
+    LayerWithoutBias,
+    /// `x / sqrt(mean(x^2)) * weight` (Zhang and Sennrich 2019,
+    /// arXiv:1910.07467).
+    Rms,
+    /// The same with `1 + weight`, as in Gemma.
+    RmsPlusOne,
+}
 
 /// Scale, shift and the small number under the root.
 #[derive(Clone)]
 pub(crate) struct LayerNorm {
     pub(crate) weight: Arc<Param>,
-    pub(crate) bias: Arc<Param>,
+    /// Only [`NormKind::Layer`] has one.
+    pub(crate) bias: Option<Arc<Param>>,
     pub(crate) eps: f32,
+    pub(crate) kind: NormKind,
+}
+
+impl NormKind {
+    /// Names and shapes of the tensors of a normalisation.
+    pub(crate) fn tensors(self, name: &str, width: usize) -> Vec<(String, Vec<usize>)> {
+        let mut all = vec![(format!("{name}.weight"), vec![width])];
+        if self == Self::Layer {
+            all.insert(0, (format!("{name}.bias"), vec![width]));
+        }
+        all
+    }
 }
 
 impl LayerNorm {
     /// Takes `{name}.weight` and `{name}.bias` of `width` elements.
     pub(crate) fn load(params: &Params, name: &str, width: usize, eps: f32) -> Result<Self> {
+        Self::load_kind(params, name, width, eps, NormKind::Layer)
+    }
+
+    /// Takes the tensors of a normalisation of this kind.
+    pub(crate) fn load_kind(
+        params: &Params,
+        name: &str,
+        width: usize,
+        eps: f32,
+        kind: NormKind,
+    ) -> Result<Self> {
+        let bias = match kind {
+            NormKind::Layer => Some(params.get(&format!("{name}.bias"), &[width])?),
+            NormKind::LayerWithoutBias | NormKind::Rms | NormKind::RmsPlusOne => None,
+        };
         Ok(Self {
             weight: params.get(&format!("{name}.weight"), &[width])?,
-            bias: params.get(&format!("{name}.bias"), &[width])?,
+            bias,
             eps,
+            kind,
         })
+    }
+
+    fn is_rms(&self) -> bool {
+        matches!(self.kind, NormKind::Rms | NormKind::RmsPlusOne)
+    }
+
+    /// The factors of a normalised row.
+    fn factors<'a>(&self, weight: &'a [f32]) -> Cow<'a, [f32]> {
+        match self.kind {
+            NormKind::RmsPlusOne => weight.iter().map(|weight| weight + 1.0).collect(),
+            _ => Cow::Borrowed(weight),
+        }
     }
 
     /// Adds the gradient with respect to `x` to `dx`, and the parameters' to
     /// theirs.
     pub(crate) fn backward(&self, x: &[f32], g: &[f32], dx: &mut [f32]) -> candle_core::Result<()> {
-        let (mut dweight, mut dbias) = (self.weight.grad(), self.bias.grad());
-        kernels::layer_norm_backward(
-            x,
-            &floats(self.weight.tensor())?,
-            self.eps,
-            g,
-            dx,
-            dweight.as_mut().map(|g| g.as_mut_slice()),
-            dbias.as_mut().map(|g| g.as_mut_slice()),
-        );
+        let mut dweight = self.weight.grad();
+        let dweight = dweight.as_mut().map(|g| g.as_mut_slice());
+        let weight = floats(self.weight.tensor())?;
+        let weight = self.factors(&weight);
+        if self.is_rms() {
+            rms_norm::rms_norm_backward(x, &weight, self.eps, g, dx, dweight);
+            return Ok(());
+        }
+        let mut dbias = self.bias.as_ref().and_then(|bias| bias.grad());
+        let dbias = dbias.as_mut().map(|g| g.as_mut_slice());
+        kernels::layer_norm_backward(x, &weight, self.eps, g, dx, dweight, dbias);
         Ok(())
     }
 
     pub(crate) fn forward(&self, x: &[f32], y: &mut [f32]) -> candle_core::Result<()> {
-        let (weight, bias) = (floats(self.weight.tensor())?, floats(self.bias.tensor())?);
+        let weight = floats(self.weight.tensor())?;
+        let weight = self.factors(&weight);
+        if self.is_rms() {
+            rms_norm::rms_norm(x, &weight, self.eps, y);
+            return Ok(());
+        }
+        let bias = self.bias.as_ref();
+        let bias = bias.map(|bias| floats(bias.tensor())).transpose()?;
+        let bias = match &bias {
+            Some(bias) => Cow::Borrowed(&**bias),
+            None => Cow::Owned(vec![0.0; weight.len()]),
+        };
         kernels::layer_norm(x, &weight, &bias, self.eps, y);
         Ok(())
     }
 }
 
-/// `(x - mean) / sqrt(variance + eps) * weight + bias`
+/// Normalises the last dimension of `x`.
 pub(crate) fn layer_norm(pass: &Pass, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
     if pass.is_fused() {
         return pass.apply(x, norm.clone());
     }
-    let centered = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let centered = if norm.is_rms() {
+        x.clone()
+    } else {
+        x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?
+    };
     let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
-    Ok(centered
+    let mut weight = pass.value(&norm.weight);
+    if norm.kind == NormKind::RmsPlusOne {
+        weight = (weight + 1.0)?;
+    }
+    let scaled = centered
         .broadcast_div(&(variance + f64::from(norm.eps))?.sqrt()?)?
-        .broadcast_mul(&pass.value(&norm.weight))?
-        .broadcast_add(&pass.value(&norm.bias))?)
+        .broadcast_mul(&weight)?;
+    Ok(match &norm.bias {
+        Some(bias) => scaled.broadcast_add(&pass.value(bias))?,
+        None => scaled,
+    })
 }
 
 impl FusedOp for LayerNorm {
@@ -100,6 +180,20 @@ mod tests {
         let norm = LayerNorm::load(&params, "n", 37, 1e-5).unwrap();
         let x = Tensor::from_vec(noise(5, 3 * 70 * 37), (3, 70, 37), &Device::Cpu).unwrap();
         compare(&params, &x, |pass, x| layer_norm(pass, x, &norm));
+    }
+
+    #[test]
+    fn fused_equals_composite_without_bias_and_without_mean() {
+        let params = params(&[("n.weight", &[37])], &[]);
+        for kind in [
+            NormKind::LayerWithoutBias,
+            NormKind::Rms,
+            NormKind::RmsPlusOne,
+        ] {
+            let norm = LayerNorm::load_kind(&params, "n", 37, 1e-5, kind).unwrap();
+            let x = Tensor::from_vec(noise(5, 3 * 70 * 37), (3, 70, 37), &Device::Cpu).unwrap();
+            compare(&params, &x, |pass, x| layer_norm(pass, x, &norm));
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The affine map `y = x Wᵀ + b`.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use candle_core::Tensor;
 
@@ -26,6 +26,9 @@ pub(crate) struct Linear {
     pub(crate) bias: Option<Arc<Param>>,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
+    /// The first row of both that is used. Some checkpoints keep several layers
+    /// in one tensor: query, key and value, or an MLP and its gate.
+    pub(crate) first: usize,
 }
 
 impl Linear {
@@ -37,16 +40,42 @@ impl Linear {
         outputs: usize,
         bias: bool,
     ) -> Result<Self> {
+        Self::load_part(params, name, inputs, outputs, bias, (0, 1))
+    }
+
+    /// Takes the layer `part` of `parts` equal ones that a checkpoint keeps one
+    /// below the other in one tensor.
+    pub(crate) fn load_part(
+        params: &Params,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+        (part, parts): (usize, usize),
+    ) -> Result<Self> {
+        let rows = parts * outputs;
         Ok(Self {
-            weight: params.get(&format!("{name}.weight"), &[outputs, inputs])?,
+            weight: params.get(&format!("{name}.weight"), &[rows, inputs])?,
             bias: if bias {
-                Some(params.get(&format!("{name}.bias"), &[outputs])?)
+                Some(params.get(&format!("{name}.bias"), &[rows])?)
             } else {
                 None
             },
             inputs,
             outputs,
+            first: part * outputs,
         })
+    }
+
+    /// The elements of the weight that are this layer's.
+    fn own(&self) -> Range<usize> {
+        let start = self.first * self.inputs;
+        start..start + self.outputs * self.inputs
+    }
+
+    /// The elements of the bias that are this layer's.
+    fn own_bias(&self) -> Range<usize> {
+        self.first..self.first + self.outputs
     }
 
     /// A convolution with a kernel of 1x1, `[outputs, inputs, 1, 1]`, and its
@@ -62,6 +91,7 @@ impl Linear {
             bias: Some(params.get(&format!("{name}.bias"), &[outputs])?),
             inputs,
             outputs,
+            first: 0,
         })
     }
 
@@ -77,18 +107,20 @@ impl Linear {
         let rows = x.len() / self.inputs;
         match (&self.bias, residual) {
             (Some(bias), residual) => {
-                kernels::fill_rows(y, &floats(bias.tensor())?, residual);
+                let bias = floats(bias.tensor())?;
+                kernels::fill_rows(y, &bias[self.own_bias()], residual);
             }
             (None, Some(residual)) => y.copy_from_slice(residual),
             (None, None) => {}
         }
         let weight = floats(self.weight.tensor())?;
+        let weight = &weight[self.own()];
         let mut turned = None;
         let weight = if rows < ROWS_WORTH_TURNING || precision == Precision::Bfloat16 {
-            Mat::new(&weight, self.outputs, self.inputs).t()
+            Mat::new(weight, self.outputs, self.inputs).t()
         } else {
             let turned = turned.insert(pool.take(weight.len()));
-            kernels::transpose(&weight, self.inputs, turned);
+            kernels::transpose(weight, self.inputs, turned);
             Mat::new(turned, self.inputs, self.outputs)
         };
         precision.matmul(
@@ -108,7 +140,7 @@ impl Linear {
         let rows = x.len() / self.inputs;
         with_grad(&self.weight, |grad| {
             precision.matmul(
-                MatMut::new(grad, self.outputs, self.inputs),
+                MatMut::new(&mut grad[self.own()], self.outputs, self.inputs),
                 Mat::new(g, rows, self.outputs).t(),
                 Mat::new(x, rows, self.inputs),
                 1.0,
@@ -117,7 +149,9 @@ impl Linear {
             );
         });
         if let Some(bias) = &self.bias {
-            with_grad(bias, |grad| kernels::add_column_sums(g, grad));
+            with_grad(bias, |grad| {
+                kernels::add_column_sums(g, &mut grad[self.own_bias()]);
+            });
         }
     }
 
@@ -130,10 +164,11 @@ impl Linear {
         accumulate: bool,
     ) -> candle_core::Result<()> {
         let rows = g.len() / self.outputs;
+        let weight = floats(self.weight.tensor())?;
         precision.matmul(
             MatMut::new(dx, rows, self.inputs),
             Mat::new(g, rows, self.outputs),
-            Mat::new(&floats(self.weight.tensor())?, self.outputs, self.inputs),
+            Mat::new(&weight[self.own()], self.outputs, self.inputs),
             1.0,
             accumulate,
             Threads::All,
@@ -143,9 +178,11 @@ impl Linear {
 
     /// The same map from candle's operations.
     pub(crate) fn composite(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
-        let y = x.broadcast_matmul(&pass.value(&self.weight).t()?)?;
+        let own = |tensor: Tensor| tensor.narrow(0, self.first, self.outputs);
+        let weight = own(pass.value(&self.weight))?;
+        let y = x.broadcast_matmul(&weight.t()?)?;
         Ok(match &self.bias {
-            Some(bias) => y.broadcast_add(&pass.value(bias))?,
+            Some(bias) => y.broadcast_add(&own(pass.value(bias))?)?,
             None => y,
         })
     }
@@ -231,6 +268,24 @@ mod tests {
                 let only_weight = crate::ops::testing::params(&[("l.weight", &[11, 7])], &[]);
                 let layer = Linear::load(&only_weight, "l", 7, 11, false).unwrap();
                 compare(&only_weight, &x, |pass, x| linear(pass, x, &layer));
+            }
+        }
+    }
+
+    #[test]
+    fn fused_equals_composite_for_layers_in_one_tensor() {
+        for bias in [true, false] {
+            let shapes: [(&str, &[usize]); 2] = [("l.weight", &[33, 7]), ("l.bias", &[33])];
+            let params = params(&shapes[..1 + usize::from(bias)], &[]);
+            let part = |part| Linear::load_part(&params, "l", 7, 11, bias, (part, 3)).unwrap();
+            let layers = [part(0), part(1), part(2)];
+            for rows in [9, ROWS_WORTH_TURNING] {
+                let x = Tensor::from_vec(noise(3, rows * 7), (rows, 7), &Device::Cpu).unwrap();
+                compare(&params, &x, |pass, x| {
+                    let all: Result<Vec<Tensor>> =
+                        layers.iter().map(|layer| linear(pass, x, layer)).collect();
+                    Ok(Tensor::cat(&all?, 1)?)
+                });
             }
         }
     }

@@ -7,9 +7,12 @@
 //! The *composite* form is made of candle's primitive operations, runs on any
 //! device, and is what the fused form is tested against.
 
+mod activation;
 mod attention;
 mod batch_norm;
 mod block;
+mod block_finish;
+mod block_fused;
 mod block_params;
 mod conv;
 mod conv_layers;
@@ -19,6 +22,7 @@ mod layer_norm;
 mod linear;
 mod loss;
 mod pool;
+mod position;
 
 use std::{ops::Deref, sync::Arc};
 
@@ -26,19 +30,26 @@ use candle_core::{
     CpuStorage, CustomOp2, CustomOp3, Layout, Shape, Storage, StorageRef, Tensor, Var,
 };
 
-pub(crate) use attention::{Attention, Segments};
+pub(crate) use activation::Activation;
+pub(crate) use attention::{Attention, AttentionConfig, Segments};
 pub(crate) use batch_norm::BatchNorm;
-pub(crate) use block::{Activation, Block, run_blocks};
-pub(crate) use block_params::{BERT_BLOCK, BlockNames, BlockParams, CLIP_BLOCK, DISTILBERT_BLOCK};
+pub(crate) use block::{Block, run_blocks};
+pub(crate) use block_params::{
+    BERT_BLOCK, BlockForm, BlockLayers, BlockNames, BlockParams, CLIP_BLOCK, DISTILBERT_BLOCK,
+    FinishNames, LayerName,
+};
 pub(crate) use conv::{ConvKind, ConvNorm, Padding};
 pub(crate) use conv_layers::{Shortcut, run_layers};
 pub(crate) use conv_pool::{max_pool, scale_channels};
-pub(crate) use embeddings::{PatchDims, TokenTables, patch_embeddings, token_embeddings};
-pub(crate) use layer_norm::{LayerNorm, layer_norm};
+pub(crate) use embeddings::{
+    PatchDims, Positions, TokenTables, patch_embeddings, token_embeddings,
+};
+pub(crate) use layer_norm::{LayerNorm, NormKind, layer_norm};
 pub(crate) use linear::{Linear, linear};
 pub(crate) use loss::{cross_entropy_of_diagonal, normalize};
 pub use pool::Pooler;
 pub(crate) use pool::pool;
+pub(crate) use position::{PositionBias, Rotary};
 
 use crate::{
     Result,

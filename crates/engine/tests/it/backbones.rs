@@ -1,15 +1,32 @@
-//! Every kind of backbone against transformers, by `fixtures/make_backbones.py`:
-//! embeddings of each pooler, and the gradient of every parameter.
+//! Every kind of backbone against transformers, by `fixtures/make_backbones.py`
+//! and `fixtures/make_text_backbones.py`: embeddings of each pooler, and the
+//! gradient of every parameter.
 
 use finetuner_engine::{
     Kernels, Pooler,
-    models::{Input, Model, ModelSetup},
+    models::{Input, Model, ModelConfig, ModelSetup},
     tokenizer::TokenBatch,
 };
+use serde_json::json;
 
-use crate::support::{Tensors, flat, json, model, norm, pixels, relative_error, tensor, tensors};
+use crate::support::{self, Tensors, flat, model, norm, pixels, relative_error, tensor, tensors};
 
-const TEXT: [&str; 2] = ["bert", "distilbert"];
+const TEXT: [&str; 14] = [
+    "alibi-bert",
+    "bert",
+    "distilbert",
+    "gemma3",
+    "gemma3-causal",
+    "modernbert",
+    "modernbert-biases",
+    "mpnet",
+    "nomic-bert",
+    "qwen3",
+    "roberta",
+    "t5",
+    "t5-gated",
+    "xlm-roberta",
+];
 const PICTURES: [&str; 4] = [
     "resnet",
     "resnet-basic",
@@ -23,7 +40,7 @@ fn load(name: &str, pooler: Pooler) -> (Model, Tensors) {
         ..ModelSetup::default()
     };
     let weights = tensors(&format!("backbones/{name}.safetensors"));
-    let config = json(&format!("backbones/{name}.json"));
+    let config = support::json(&format!("backbones/{name}.json"));
     let values = tensors(&format!("backbones/{name}-values.safetensors"));
     (model(&config, weights, setup), values)
 }
@@ -110,10 +127,133 @@ fn texts_are_embedded_as_by_transformers_with_every_pooler() {
 }
 
 #[test]
+fn a_long_text_is_embedded_as_by_transformers() {
+    let mut compared = 0;
+    for name in TEXT {
+        for kernels in [Kernels::Fused, Kernels::Composite] {
+            let (mut model, values) = load(name, Pooler::Mean);
+            let Some((_, ids)) = values.get("long_ids") else {
+                continue;
+            };
+            model.set_kernels(kernels);
+            let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
+            let length = ids.len();
+            let input = Input::Texts(TokenBatch::uniform(ids, length));
+            let found = model.encode(&model.inference(), &input).unwrap();
+            let error = relative_error(&flat(&found), &values["long"].1);
+            assert!(error < 1e-5, "{name} {kernels:?}: {error}");
+            compared += 1;
+        }
+    }
+    assert_eq!(compared, 2 * 9);
+}
+
+#[test]
+fn a_text_model_that_is_not_known_is_refused_by_its_field() {
+    for (config, part) in [
+        (
+            json!({"model_type": "bert", "position_embedding_type": "relative_key"}),
+            "`relative_key`",
+        ),
+        (
+            json!({"model_type": "bert", "position_embedding_type": "alibi"}),
+            "`feed_forward_type` is `original`",
+        ),
+        (
+            json!({"model_type": "roberta", "hidden_size": 10}),
+            "`hidden_size` 10",
+        ),
+        (
+            json!({"model_type": "roberta", "max_position_embeddings": 2}),
+            "`max_position_embeddings` is 2",
+        ),
+        (
+            json!({"model_type": "mpnet", "relative_attention_num_buckets": 16}),
+            "`relative_attention_num_buckets` is 16",
+        ),
+        (
+            json!({"model_type": "mpnet", "hidden_act": "mish"}),
+            "the activation `mish` is not known",
+        ),
+        (
+            json!({"model_type": "t5", "feed_forward_proj": "gated-mish"}),
+            "`mish`",
+        ),
+        (
+            json!({"model_type": "t5", "relative_attention_max_distance": 8}),
+            "`relative_attention_max_distance` 8",
+        ),
+        (
+            json!({"model_type": "modernbert", "layer_types": ["full_attention"]}),
+            "`layer_types` names 1 layers",
+        ),
+        (
+            json!({"model_type": "modernbert", "rope_scaling": {"type": "linear"}}),
+            "`rope_scaling`",
+        ),
+        (
+            json!({"model_type": "nomic_bert", "prenorm": true}),
+            "`prenorm` is true",
+        ),
+        (
+            json!({"model_type": "nomic_bert", "rotary_emb_fraction": 0.5}),
+            "`rotary_emb_fraction` is 0.5",
+        ),
+        (
+            json!({"model_type": "nomic_bert", "rope_parameters": {"rope_type": "yarn"}}),
+            "`rope_type` is `yarn`",
+        ),
+        (
+            json!({"model_type": "qwen3", "num_key_value_heads": 5}),
+            "`num_attention_heads` 32",
+        ),
+        (
+            json!({"model_type": "qwen3", "head_dim": 5}),
+            "heads of 5 elements",
+        ),
+        (
+            json!({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}),
+            "`attn_logit_softcapping` is 50",
+        ),
+        (
+            json!({"model_type": "gemma3_text", "rope_theta": 0.0}),
+            "`rope_theta` is 0",
+        ),
+    ] {
+        let error = ModelConfig::parse(&config).unwrap_err().to_string();
+        assert!(error.contains(part), "{config}: {error}");
+    }
+}
+
+#[test]
+fn tables_with_a_row_for_padding_hold_fewer_positions() {
+    for (config, expected) in [
+        (json!({"model_type": "bert"}), 512),
+        (
+            json!({"model_type": "xlm-roberta", "max_position_embeddings": 514}),
+            512,
+        ),
+        (
+            json!({"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 3}),
+            510,
+        ),
+        (
+            json!({"model_type": "mpnet", "max_position_embeddings": 514}),
+            512,
+        ),
+        (json!({"model_type": "t5"}), 512),
+        (json!({"model_type": "modernbert"}), 8192),
+    ] {
+        let found = ModelConfig::parse(&config).unwrap().max_tokens();
+        assert_eq!(found, Some(expected), "{config}");
+    }
+}
+
+#[test]
 fn every_parameter_of_a_text_model_gets_the_gradient_of_pytorch() {
     for name in TEXT {
         let (model, values) = load(name, Pooler::Mean);
-        let noise = ["key.bias", "k_lin.bias"];
+        let noise = ["key.bias", "k_lin.bias", "attn.k.bias"];
         check_gradients(name, &model, &unpadded(&values), &values, &noise, 1e-4);
     }
 }

@@ -12,4 +12,5 @@ mod resume;
 mod runs;
 mod settings;
 mod support;
+mod tokenizers;
 mod towers;

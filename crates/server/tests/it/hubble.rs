@@ -188,7 +188,7 @@ async fn a_listed_model_that_cannot_be_trained_is_refused_with_those_that_can() 
     backend.finetuner.push("train", pairs(4)).await.unwrap();
     for (model, instead) in [
         (
-            "jina-embedding-s-en-v1",
+            "distiluse-base-multi",
             Some("`bert-base-en`, `sbert-base-en`, "),
         ),
         ("clip-base-multi", Some("`clip-base-en`")),

@@ -26,6 +26,18 @@ pub(crate) fn add_assign(acc: &mut [f32], x: &[f32]) {
     );
 }
 
+/// `acc *= x`, element by element.
+pub(crate) fn multiply_assign(acc: &mut [f32], x: &[f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (acc, &x) in acc.iter_mut().zip(x) {
+                *acc *= x;
+            }
+        },
+    );
+}
+
 /// `acc += a * b`, element by element.
 pub(crate) fn multiply_add(acc: &mut [f32], a: &[f32], b: &[f32]) {
     Arch::new().dispatch(

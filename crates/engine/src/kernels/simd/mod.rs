@@ -12,9 +12,16 @@ mod math;
 mod norm;
 mod softmax;
 
-pub(crate) use activation::{gelu, gelu_backward, quick_gelu, quick_gelu_backward};
+pub(crate) use activation::{
+    gelu, gelu_backward, gelu_tanh, gelu_tanh_backward, quick_gelu, quick_gelu_backward, relu,
+    relu_backward, silu, silu_backward,
+};
 pub(crate) use adam::{AdamStep, adam};
 pub(crate) use curve::{Curve, combine_columns, scale_shift_curve, scale_shift_curve_backward};
-pub(crate) use elements::{add, add_assign, add_squared_differences, multiply_add};
-pub(crate) use norm::{layer_norm_backward_rows, layer_norm_rows};
+pub(crate) use elements::{
+    add, add_assign, add_squared_differences, multiply_add, multiply_assign,
+};
+pub(crate) use norm::{
+    layer_norm_backward_rows, layer_norm_rows, rms_norm_backward_rows, rms_norm_rows,
+};
 pub(crate) use softmax::{softmax_backward_row, softmax_row};

@@ -1,4 +1,4 @@
-//! Layer normalisation of rows.
+//! Layer normalisation of rows, and normalisation by their mean square.
 
 use pulp::Arch;
 
@@ -59,6 +59,57 @@ pub(crate) fn layer_norm_backward_rows(
                     dx[i] += rstd * (g[i] * weight[i] - mean_g - normed * mean_gx);
                     dweight[i] += g[i] * normed;
                     dbias[i] += g[i];
+                }
+            }
+        },
+    );
+}
+
+/// The reciprocal root of a row's mean square.
+#[inline(always)]
+fn reciprocal_root(x: &[f32], eps: f32) -> f32 {
+    let square = sum(x.len(), |i| x[i] * x[i]) / x.len() as f32;
+    1.0 / (square + eps).sqrt()
+}
+
+/// `y = x / sqrt(mean(x^2) + eps) * weight` for each row.
+pub(crate) fn rms_norm_rows(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    let n = weight.len();
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (x, y) in x.chunks_exact(n).zip(y.chunks_exact_mut(n)) {
+                let scale = reciprocal_root(x, eps);
+                for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
+                    *y = x * scale * w;
+                }
+            }
+        },
+    );
+}
+
+/// Adds to `dx` and `dweight`.
+pub(crate) fn rms_norm_backward_rows(
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    g: &[f32],
+    dx: &mut [f32],
+    dweight: &mut [f32],
+) {
+    let n = weight.len();
+    let dweight = &mut dweight[..n];
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let rows = x.chunks_exact(n).zip(g.chunks_exact(n));
+            for ((x, g), dx) in rows.zip(dx.chunks_exact_mut(n)) {
+                let scale = reciprocal_root(x, eps);
+                let mean_gx = sum(n, |i| g[i] * weight[i] * x[i]) * scale / n as f32;
+                for i in 0..n {
+                    let normed = x[i] * scale;
+                    dx[i] += scale * (g[i] * weight[i] - normed * mean_gx);
+                    dweight[i] += g[i] * normed;
                 }
             }
         },

@@ -1,0 +1,197 @@
+//! The BERT of jina-embeddings-v2 (Günther et al. 2023, arXiv:2310.19923): its
+//! attention knows the distances by ALiBi, its MLPs are gated. Its `config.json`
+//! says `bert` with the `position_embedding_type` `alibi`.
+//!
+//! Tensor names, shapes and behaviour are those of the code that Jina AI
+//! publishes beside the models.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Architecture, ModelKind, Network,
+    encoder::{TextEncoder, bad_config, check_heads, check_sizes, load_blocks},
+};
+use crate::{
+    Result,
+    ops::{
+        Activation, AttentionConfig, BlockForm, BlockLayers, LayerName, LayerNorm, NormKind,
+        Pooler, PositionBias, Positions, TokenTables,
+    },
+    params::Params,
+};
+
+/// The fields of a `config.json`, with the defaults of the published code.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct AlibiConfig {
+    vocab_size: usize,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    max_position_embeddings: usize,
+    type_vocab_size: usize,
+    layer_norm_eps: f32,
+    feed_forward_type: String,
+}
+
+impl Default for AlibiConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 30_522,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            max_position_embeddings: 512,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+            feed_forward_type: "original".to_owned(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AlibiBert {
+    config: AlibiConfig,
+    activation: Activation,
+}
+
+/// Reads a `config.json` of the type `bert` with ALiBi.
+pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
+    let config = AlibiConfig::deserialize(json).map_err(bad_config)?;
+    check_heads(
+        "hidden_size",
+        config.hidden_size,
+        config.num_attention_heads,
+    )?;
+    check_sizes(&[
+        ("vocab_size", config.vocab_size),
+        ("intermediate_size", config.intermediate_size),
+        ("max_position_embeddings", config.max_position_embeddings),
+        ("type_vocab_size", config.type_vocab_size),
+    ])?;
+    let activation = match config.feed_forward_type.as_str() {
+        "geglu" => Activation::Gelu,
+        "reglu" => Activation::Relu,
+        other => {
+            return Err(bad_config(format!(
+                "`feed_forward_type` is `{other}`; with ALiBi `geglu` and `reglu` are known"
+            )));
+        }
+    };
+    Ok(Arc::new(AlibiBert { config, activation }))
+}
+
+const LAYERS: BlockLayers = BlockLayers {
+    norm1: Some("attention.output.LayerNorm"),
+    query: LayerName::new("attention.self.query"),
+    key: LayerName::new("attention.self.key"),
+    value: LayerName::new("attention.self.value"),
+    out: LayerName::new("attention.output.dense"),
+    head_norms: None,
+    norm2: "mlp.layernorm",
+    fc1: LayerName::new("mlp.gated_layers")
+        .with_bias(false)
+        .part(0, 2),
+    gate: Some(
+        LayerName::new("mlp.gated_layers")
+            .with_bias(false)
+            .part(1, 2),
+    ),
+    fc2: LayerName::new("mlp.wo"),
+    finish: None,
+};
+
+impl AlibiBert {
+    fn form(&self) -> BlockForm {
+        let (width, heads) = (self.config.hidden_size, self.config.num_attention_heads);
+        BlockForm {
+            width,
+            hidden: self.config.intermediate_size,
+            activation: self.activation,
+            norm: NormKind::Layer,
+            eps: self.config.layer_norm_eps,
+            norm_first: false,
+            attention: AttentionConfig {
+                bias: Some(PositionBias::alibi(heads)),
+                ..AttentionConfig::new(width, heads)
+            },
+        }
+    }
+}
+
+impl Architecture for AlibiBert {
+    fn kind(&self) -> ModelKind {
+        ModelKind::Text
+    }
+
+    fn dim(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    fn family(&self) -> &'static str {
+        "transformer"
+    }
+
+    fn max_tokens(&self) -> Option<usize> {
+        Some(self.config.max_position_embeddings)
+    }
+
+    fn vocab_size(&self) -> Option<usize> {
+        Some(self.config.vocab_size)
+    }
+
+    fn prefixes(&self) -> &'static [&'static str] {
+        &["bert."]
+    }
+
+    /// BERT has one layer for its pretraining alone.
+    fn keeps(&self, name: &str) -> bool {
+        name.starts_with("pooler.dense.")
+    }
+
+    fn layer_marks(&self) -> &'static [&'static str] {
+        &["encoder.layer."]
+    }
+
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let width = self.config.hidden_size;
+        let table = |name: &str, rows| (format!("embeddings.{name}.weight"), vec![rows, width]);
+        let mut all = vec![
+            table("word_embeddings", self.config.vocab_size),
+            table("token_type_embeddings", self.config.type_vocab_size),
+        ];
+        all.extend(NormKind::Layer.tensors("embeddings.LayerNorm", width));
+        let form = self.form();
+        for layer in 0..self.config.num_hidden_layers {
+            all.extend(LAYERS.tensors(&format!("encoder.layer.{layer}"), &form));
+        }
+        all
+    }
+
+    fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
+        let config = &self.config;
+        let (width, eps) = (config.hidden_size, config.layer_norm_eps);
+        let table =
+            |name: &str, rows| params.get(&format!("embeddings.{name}.weight"), &[rows, width]);
+        let (count, form) = (config.num_hidden_layers, self.form());
+        Ok(Box::new(TextEncoder {
+            tables: TokenTables {
+                token: table("word_embeddings", config.vocab_size)?,
+                position: Positions::None {
+                    longest: config.max_position_embeddings,
+                },
+                kind: Some(table("token_type_embeddings", config.type_vocab_size)?),
+            },
+            scale: None,
+            first_norm: Some(LayerNorm::load(params, "embeddings.LayerNorm", width, eps)?),
+            blocks: load_blocks(params, &LAYERS, "encoder.layer", count, &form)?,
+            last_norm: None,
+            pooler,
+        }))
+    }
+}

@@ -1,0 +1,121 @@
+//! The network that all text encoders share: tables, blocks, norms and pooling.
+//! Architectures differ in the parts that they put into it.
+
+use candle_core::Tensor;
+
+use super::{Input, Network};
+use crate::{
+    Error, Result,
+    onnx::{self, Attendance, Edge, Graph, Inputs},
+    ops::{
+        Block, BlockForm, BlockLayers, LayerNorm, Pass, Pooler, Positions, TokenTables, layer_norm,
+        pool, run_blocks, token_embeddings,
+    },
+    params::Params,
+    tokenizer::TokenBatch,
+};
+
+/// A text model, from token ids to one vector for each text.
+pub(super) struct TextEncoder {
+    pub(super) tables: TokenTables,
+    /// Factor of the tables' rows.
+    pub(super) scale: Option<f64>,
+    /// Behind the tables.
+    pub(super) first_norm: Option<LayerNorm>,
+    pub(super) blocks: Vec<Block>,
+    /// Behind the blocks.
+    pub(super) last_norm: Option<LayerNorm>,
+    pub(super) pooler: Pooler,
+}
+
+impl TextEncoder {
+    fn encode_texts(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
+        let segments = texts.segments();
+        let norm = |x: Tensor, norm: Option<&LayerNorm>| match norm {
+            Some(norm) => layer_norm(pass, &x, norm),
+            None => Ok(x),
+        };
+        let mut x = token_embeddings(pass, &texts.ids, &segments, &self.tables)?;
+        if let Some(scale) = self.scale {
+            x = (x * scale)?;
+        }
+        let x = norm(x, self.first_norm.as_ref())?;
+        let first = vec![0; segments.count()];
+        let only = (self.pooler == Pooler::Cls).then_some(&first[..]);
+        let x = run_blocks(&self.blocks, pass, &x, &segments, only)?;
+        let x = norm(x, self.last_norm.as_ref())?;
+        match self.pooler {
+            Pooler::Cls => Ok(x),
+            pooler => pool(pass, &x, &segments, pooler),
+        }
+    }
+}
+
+impl Network for TextEncoder {
+    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        match input {
+            Input::Texts(texts) => self.encode_texts(pass, texts).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// As `encode`, in a graph, for the parts that have a form there.
+    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
+        let Inputs::Texts(texts) = inputs else {
+            return Ok(None);
+        };
+        let positions = matches!(self.tables.position, Positions::Table(_));
+        let known = positions && self.blocks.iter().all(onnx::can_write);
+        if !known || self.scale.is_some() {
+            return Ok(None);
+        }
+        let norm = |graph: &mut Graph, x: Edge, norm: Option<&LayerNorm>| match norm {
+            Some(norm) => onnx::layer_norm(graph, &x, norm),
+            None => x,
+        };
+        let x = onnx::token_embeddings(graph, &texts.ids, &self.tables);
+        let mut x = norm(graph, x, self.first_norm.as_ref());
+        let seen = Attendance::of_texts(graph, texts, false);
+        for block in &self.blocks {
+            x = onnx::block(graph, &x, block, &seen);
+        }
+        let x = norm(graph, x, self.last_norm.as_ref());
+        Ok(Some(onnx::pool_texts(graph, &x, texts, self.pooler)))
+    }
+}
+
+/// The blocks `{name}.0`, `{name}.1` and so on, of one form.
+pub(super) fn load_blocks(
+    params: &Params,
+    layers: &BlockLayers,
+    name: &str,
+    count: usize,
+    form: &BlockForm,
+) -> Result<Vec<Block>> {
+    (0..count)
+        .map(|layer| layers.load(params, &format!("{name}.{layer}"), form))
+        .collect()
+}
+
+/// An error about a `config.json`.
+pub(super) fn bad_config(reason: impl std::fmt::Display) -> Error {
+    Error::checkpoint(format!("config.json: {reason}"))
+}
+
+/// Refuses sizes of 0.
+pub(super) fn check_sizes(sizes: &[(&str, usize)]) -> Result<()> {
+    match sizes.iter().find(|(_, size)| *size == 0) {
+        Some((name, _)) => Err(bad_config(format!("`{name}` is 0"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses a width that can't be split into heads.
+pub(super) fn check_heads(field: &str, width: usize, heads: usize) -> Result<()> {
+    if width == 0 || heads == 0 || !width.is_multiple_of(heads) {
+        return Err(bad_config(format!(
+            "`{field}` {width} can't be split into {heads} heads"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,243 @@
+//! ModernBERT (Warner et al. 2024, arXiv:2412.13663): rotary embeddings, local
+//! attention in most layers, gated MLPs and no biases. The embedding models of
+//! Nomic, GTE and Granite are ModernBERTs.
+//!
+//! Tensor names, shapes and behaviour are those of `ModernBertModel` of Hugging
+//! Face's `transformers` in evaluation.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Architecture, ModelKind, Network,
+    encoder::{TextEncoder, bad_config, check_heads, check_sizes},
+    rope::{LayerType, Ropes, check_head, check_scaling, layer_types},
+};
+use crate::{
+    Result,
+    ops::{
+        Activation, AttentionConfig, BlockForm, BlockLayers, LayerName, LayerNorm, NormKind,
+        Pooler, Positions, Rotary, TokenTables,
+    },
+    params::Params,
+};
+
+const TOKENS: &str = "embeddings.tok_embeddings.weight";
+const FIRST_NORM: &str = "embeddings.norm";
+const LAST_NORM: &str = "final_norm";
+
+/// The fields of a `config.json`, with the defaults of `transformers`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct File {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    hidden_activation: Activation,
+    max_position_embeddings: usize,
+    norm_eps: f32,
+    norm_bias: bool,
+    attention_bias: bool,
+    mlp_bias: bool,
+    /// Places that a local layer sees, half of them on each side.
+    local_attention: usize,
+    /// The kind of each layer; written by newer versions.
+    layer_types: Option<Vec<LayerType>>,
+    /// Written by older versions.
+    global_attn_every_n_layers: usize,
+    rope_parameters: Option<Ropes>,
+    global_rope_theta: f32,
+    local_rope_theta: Option<f32>,
+    rope_scaling: Option<Value>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            vocab_size: 50_368,
+            hidden_size: 768,
+            intermediate_size: 1152,
+            num_hidden_layers: 22,
+            num_attention_heads: 12,
+            hidden_activation: Activation::Gelu,
+            max_position_embeddings: 8192,
+            norm_eps: 1e-5,
+            norm_bias: false,
+            attention_bias: false,
+            mlp_bias: false,
+            local_attention: 128,
+            layer_types: None,
+            global_attn_every_n_layers: 3,
+            rope_parameters: None,
+            global_rope_theta: 160_000.0,
+            local_rope_theta: Some(10_000.0),
+            rope_scaling: None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct ModernBert {
+    file: File,
+    /// The kind of each layer.
+    types: Vec<LayerType>,
+    /// The base of the rotary embeddings of global and of local layers.
+    thetas: [f32; 2],
+}
+
+/// Reads a `config.json` of the type `modernbert`.
+pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
+    let file = File::deserialize(json).map_err(bad_config)?;
+    check_heads("hidden_size", file.hidden_size, file.num_attention_heads)?;
+    check_sizes(&[
+        ("vocab_size", file.vocab_size),
+        ("intermediate_size", file.intermediate_size),
+        ("max_position_embeddings", file.max_position_embeddings),
+        (
+            "global_attn_every_n_layers",
+            file.global_attn_every_n_layers,
+        ),
+    ])?;
+    check_head(file.hidden_size / file.num_attention_heads)?;
+    check_scaling(file.rope_scaling.as_ref())?;
+    let types = layer_types(
+        file.layer_types.as_deref(),
+        file.num_hidden_layers,
+        |layer| match layer.is_multiple_of(file.global_attn_every_n_layers) {
+            true => LayerType::Global,
+            false => LayerType::Local,
+        },
+    )?;
+    let local = file.local_rope_theta.unwrap_or(file.global_rope_theta);
+    let ropes = file.rope_parameters.clone().unwrap_or_default();
+    let thetas = ropes.thetas(file.global_rope_theta, local)?;
+    Ok(Arc::new(ModernBert {
+        file,
+        types,
+        thetas,
+    }))
+}
+
+impl ModernBert {
+    fn norm(&self) -> NormKind {
+        match self.file.norm_bias {
+            true => NormKind::Layer,
+            false => NormKind::LayerWithoutBias,
+        }
+    }
+
+    fn form(&self) -> BlockForm {
+        let file = &self.file;
+        BlockForm {
+            width: file.hidden_size,
+            hidden: file.intermediate_size,
+            activation: file.hidden_activation,
+            norm: self.norm(),
+            eps: file.norm_eps,
+            norm_first: true,
+            attention: AttentionConfig::new(file.hidden_size, file.num_attention_heads),
+        }
+    }
+
+    /// The norm behind the embeddings is the first layer's too.
+    fn layers(&self, layer: usize) -> BlockLayers {
+        let qkv = LayerName::new("attn.Wqkv").with_bias(self.file.attention_bias);
+        let wi = LayerName::new("mlp.Wi").with_bias(self.file.mlp_bias);
+        BlockLayers {
+            norm1: (layer > 0).then_some("attn_norm"),
+            query: qkv.part(0, 3),
+            key: qkv.part(1, 3),
+            value: qkv.part(2, 3),
+            out: LayerName::new("attn.Wo").with_bias(self.file.attention_bias),
+            head_norms: None,
+            norm2: "mlp_norm",
+            fc1: wi.part(0, 2),
+            gate: Some(wi.part(1, 2)),
+            fc2: LayerName::new("mlp.Wo").with_bias(self.file.mlp_bias),
+            finish: None,
+        }
+    }
+}
+
+impl Architecture for ModernBert {
+    fn kind(&self) -> ModelKind {
+        ModelKind::Text
+    }
+
+    fn dim(&self) -> usize {
+        self.file.hidden_size
+    }
+
+    fn family(&self) -> &'static str {
+        "transformer"
+    }
+
+    fn max_tokens(&self) -> Option<usize> {
+        Some(self.file.max_position_embeddings)
+    }
+
+    fn vocab_size(&self) -> Option<usize> {
+        Some(self.file.vocab_size)
+    }
+
+    fn prefixes(&self) -> &'static [&'static str] {
+        &["model."]
+    }
+
+    fn layer_marks(&self) -> &'static [&'static str] {
+        &["layers."]
+    }
+
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let width = self.file.hidden_size;
+        let mut all = vec![(TOKENS.to_owned(), vec![self.file.vocab_size, width])];
+        all.extend(self.norm().tensors(FIRST_NORM, width));
+        let form = self.form();
+        for layer in 0..self.file.num_hidden_layers {
+            let name = format!("layers.{layer}");
+            all.extend(self.layers(layer).tensors(&name, &form));
+        }
+        all.extend(self.norm().tensors(LAST_NORM, width));
+        all
+    }
+
+    fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
+        let file = &self.file;
+        let width = file.hidden_size;
+        let longest = file.max_position_embeddings;
+        let norm = |name: &str| {
+            LayerNorm::load_kind(params, name, width, file.norm_eps, self.norm()).map(Some)
+        };
+        let head = width / file.num_attention_heads;
+        let rotary = self.thetas.map(|theta| Rotary::new(theta, head));
+        let block = |(layer, kind): (usize, &LayerType)| {
+            let mut form = self.form();
+            let local = *kind == LayerType::Local;
+            form.attention.rotary = Some(rotary[usize::from(local)].clone());
+            form.attention.reach = local.then_some(file.local_attention / 2);
+            let name = format!("layers.{layer}");
+            self.layers(layer).load(params, &name, &form)
+        };
+        Ok(Box::new(TextEncoder {
+            tables: TokenTables {
+                token: params.get(TOKENS, &[file.vocab_size, width])?,
+                position: Positions::None { longest },
+                kind: None,
+            },
+            scale: None,
+            first_norm: norm(FIRST_NORM)?,
+            blocks: self
+                .types
+                .iter()
+                .enumerate()
+                .map(block)
+                .collect::<Result<_>>()?,
+            last_norm: norm(LAST_NORM)?,
+            pooler,
+        }))
+    }
+}

@@ -1,0 +1,235 @@
+//! NomicBERT (Nussbaum et al. 2024, arXiv:2402.01613): a BERT with rotary
+//! embeddings and gated MLPs, the network of nomic-embed-text.
+//!
+//! Tensor names are those of its checkpoints, which `transformers` reads and
+//! writes too; the behaviour is that of its `NomicBertModel` in evaluation.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Architecture, ModelKind, Network,
+    encoder::{TextEncoder, bad_config, check_heads, check_sizes, load_blocks},
+    rope::{Rope, check_head},
+};
+use crate::{
+    Result,
+    ops::{
+        Activation, AttentionConfig, BlockForm, BlockLayers, LayerName, LayerNorm, NormKind,
+        Pooler, Positions, Rotary, TokenTables,
+    },
+    params::Params,
+};
+
+/// The fields of a `config.json` by the names of `transformers`, or by those of
+/// the published checkpoints.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct File {
+    vocab_size: usize,
+    #[serde(alias = "n_embd")]
+    hidden_size: usize,
+    #[serde(alias = "n_layer")]
+    num_hidden_layers: usize,
+    #[serde(alias = "n_head")]
+    num_attention_heads: usize,
+    #[serde(alias = "n_inner")]
+    intermediate_size: usize,
+    #[serde(alias = "n_positions")]
+    max_position_embeddings: usize,
+    type_vocab_size: usize,
+    #[serde(alias = "layer_norm_epsilon")]
+    layer_norm_eps: f32,
+    #[serde(alias = "activation_function")]
+    hidden_act: String,
+    rope_parameters: Option<Rope>,
+    rotary_emb_base: f32,
+    qkv_proj_bias: bool,
+    mlp_fc1_bias: bool,
+    mlp_fc2_bias: bool,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            vocab_size: 30_528,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            max_position_embeddings: 2048,
+            type_vocab_size: 2,
+            layer_norm_eps: 1e-12,
+            hidden_act: "silu".to_owned(),
+            rope_parameters: None,
+            rotary_emb_base: 1000.0,
+            qkv_proj_bias: false,
+            mlp_fc1_bias: false,
+            mlp_fc2_bias: false,
+        }
+    }
+}
+
+/// Fields of published checkpoints that change the network, and the one value of
+/// each that is known.
+const FIXED: [(&str, Value); 7] = [
+    ("prenorm", Value::Bool(false)),
+    ("parallel_block", Value::Bool(false)),
+    ("use_rms_norm", Value::Bool(false)),
+    ("rotary_emb_interleaved", Value::Bool(false)),
+    ("rotary_emb_scale_base", Value::Null),
+    ("rotary_scaling_factor", Value::Null),
+    ("num_experts", Value::Null),
+];
+
+#[derive(Debug)]
+struct NomicBert {
+    file: File,
+    activation: Activation,
+    theta: f32,
+}
+
+/// Reads a `config.json` of the type `nomic_bert`.
+pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
+    let file = File::deserialize(json).map_err(bad_config)?;
+    check_heads("hidden_size", file.hidden_size, file.num_attention_heads)?;
+    check_sizes(&[
+        ("vocab_size", file.vocab_size),
+        ("intermediate_size", file.intermediate_size),
+        ("max_position_embeddings", file.max_position_embeddings),
+    ])?;
+    for (name, known) in &FIXED {
+        let given = json.get(*name).unwrap_or(&Value::Null);
+        if given != known && !given.is_null() && *given != 0 {
+            return Err(bad_config(format!("`{name}` is {given}; {known} is known")));
+        }
+    }
+    let fraction = json.get("rotary_emb_fraction").and_then(Value::as_f64);
+    if let Some(fraction) = fraction.filter(|fraction| *fraction != 1.0) {
+        return Err(bad_config(format!(
+            "`rotary_emb_fraction` is {fraction}; 1 is known"
+        )));
+    }
+    check_head(file.hidden_size / file.num_attention_heads)?;
+    let rope = file.rope_parameters.clone().unwrap_or_default();
+    let theta = rope.theta(file.rotary_emb_base)?;
+    let activation = match file.hidden_act.as_str() {
+        "swiglu" => Activation::Silu,
+        "geglu" => Activation::Gelu,
+        other => Activation::try_from(other.to_owned()).map_err(bad_config)?,
+    };
+    Ok(Arc::new(NomicBert {
+        file,
+        activation,
+        theta,
+    }))
+}
+
+impl NomicBert {
+    fn form(&self) -> BlockForm {
+        let (width, heads) = (self.file.hidden_size, self.file.num_attention_heads);
+        BlockForm {
+            width,
+            hidden: self.file.intermediate_size,
+            activation: self.activation,
+            norm: NormKind::Layer,
+            eps: self.file.layer_norm_eps,
+            norm_first: false,
+            attention: AttentionConfig::new(width, heads),
+        }
+    }
+
+    fn layers(&self) -> BlockLayers {
+        let qkv = LayerName::new("attn.Wqkv").with_bias(self.file.qkv_proj_bias);
+        BlockLayers {
+            norm1: Some("norm1"),
+            query: qkv.part(0, 3),
+            key: qkv.part(1, 3),
+            value: qkv.part(2, 3),
+            out: LayerName::new("attn.out_proj").with_bias(self.file.qkv_proj_bias),
+            head_norms: None,
+            norm2: "norm2",
+            fc1: LayerName::new("mlp.fc12").with_bias(self.file.mlp_fc1_bias),
+            gate: Some(LayerName::new("mlp.fc11").with_bias(self.file.mlp_fc1_bias)),
+            fc2: LayerName::new("mlp.fc2").with_bias(self.file.mlp_fc2_bias),
+            finish: None,
+        }
+    }
+}
+
+impl Architecture for NomicBert {
+    fn kind(&self) -> ModelKind {
+        ModelKind::Text
+    }
+
+    fn dim(&self) -> usize {
+        self.file.hidden_size
+    }
+
+    fn family(&self) -> &'static str {
+        "transformer"
+    }
+
+    fn max_tokens(&self) -> Option<usize> {
+        Some(self.file.max_position_embeddings)
+    }
+
+    fn vocab_size(&self) -> Option<usize> {
+        Some(self.file.vocab_size)
+    }
+
+    fn prefixes(&self) -> &'static [&'static str] {
+        &["bert.", "nomic_bert."]
+    }
+
+    fn layer_marks(&self) -> &'static [&'static str] {
+        &["encoder.layers."]
+    }
+
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let (file, width) = (&self.file, self.file.hidden_size);
+        let table = |name: &str, rows| (format!("embeddings.{name}.weight"), vec![rows, width]);
+        let mut all = vec![table("word_embeddings", file.vocab_size)];
+        if file.type_vocab_size > 0 {
+            all.push(table("token_type_embeddings", file.type_vocab_size));
+        }
+        all.extend(NormKind::Layer.tensors("emb_ln", width));
+        let (layers, form) = (self.layers(), self.form());
+        for layer in 0..file.num_hidden_layers {
+            all.extend(layers.tensors(&format!("encoder.layers.{layer}"), &form));
+        }
+        all
+    }
+
+    fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
+        let (file, width) = (&self.file, self.file.hidden_size);
+        let table =
+            |name: &str, rows| params.get(&format!("embeddings.{name}.weight"), &[rows, width]);
+        let longest = file.max_position_embeddings;
+        let mut form = self.form();
+        form.attention.rotary = Some(Rotary::new(self.theta, form.attention.head));
+        let (layers, count) = (self.layers(), file.num_hidden_layers);
+        Ok(Box::new(TextEncoder {
+            tables: TokenTables {
+                token: table("word_embeddings", file.vocab_size)?,
+                position: Positions::None { longest },
+                kind: match file.type_vocab_size {
+                    0 => None,
+                    rows => Some(table("token_type_embeddings", rows)?),
+                },
+            },
+            scale: None,
+            first_norm: Some(LayerNorm::load(
+                params,
+                "emb_ln",
+                width,
+                file.layer_norm_eps,
+            )?),
+            blocks: load_blocks(params, &layers, "encoder.layers", count, &form)?,
+            last_norm: None,
+            pooler,
+        }))
+    }
+}

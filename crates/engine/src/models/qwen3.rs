@@ -1,0 +1,234 @@
+//! Qwen3 (Yang et al. 2025, arXiv:2505.09388) as a text model: Qwen3-Embedding. A
+//! decoder, whose places see only those before them.
+//!
+//! Tensor names, shapes and behaviour are those of `Qwen3Model` of Hugging
+//! Face's `transformers` in evaluation.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Architecture, ModelKind, Network,
+    encoder::{TextEncoder, bad_config, check_sizes},
+    rope::{LayerType, Rope, check_head, check_scaling, layer_types},
+};
+use crate::{
+    Result,
+    ops::{
+        Activation, AttentionConfig, BlockForm, BlockLayers, LayerName, LayerNorm, NormKind,
+        Pooler, Positions, Rotary, TokenTables,
+    },
+    params::Params,
+};
+
+const TOKENS: &str = "embed_tokens.weight";
+const LAST_NORM: &str = "norm";
+
+/// The fields of a `config.json`, with the defaults of `transformers`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+struct File {
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: usize,
+    head_dim: usize,
+    hidden_act: Activation,
+    max_position_embeddings: usize,
+    rms_norm_eps: f32,
+    attention_bias: bool,
+    use_sliding_window: bool,
+    sliding_window: Option<usize>,
+    /// The first layer that sees a window alone, where there is one.
+    max_window_layers: usize,
+    layer_types: Option<Vec<LayerType>>,
+    rope_parameters: Option<Rope>,
+    rope_theta: f32,
+    rope_scaling: Option<Value>,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            vocab_size: 151_936,
+            hidden_size: 4096,
+            intermediate_size: 22_016,
+            num_hidden_layers: 32,
+            num_attention_heads: 32,
+            num_key_value_heads: 32,
+            head_dim: 128,
+            hidden_act: Activation::Silu,
+            max_position_embeddings: 32_768,
+            rms_norm_eps: 1e-6,
+            attention_bias: false,
+            use_sliding_window: false,
+            sliding_window: Some(4096),
+            max_window_layers: 28,
+            layer_types: None,
+            rope_parameters: None,
+            rope_theta: 10_000.0,
+            rope_scaling: None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Qwen3 {
+    file: File,
+    types: Vec<LayerType>,
+    theta: f32,
+}
+
+/// Reads a `config.json` of the type `qwen3`.
+pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
+    let file = File::deserialize(json).map_err(bad_config)?;
+    let (heads, kv_heads) = (file.num_attention_heads, file.num_key_value_heads);
+    check_sizes(&[
+        ("vocab_size", file.vocab_size),
+        ("hidden_size", file.hidden_size),
+        ("intermediate_size", file.intermediate_size),
+        ("num_attention_heads", heads),
+        ("num_key_value_heads", kv_heads),
+        ("max_position_embeddings", file.max_position_embeddings),
+    ])?;
+    if !heads.is_multiple_of(kv_heads) {
+        return Err(bad_config(format!(
+            "`num_attention_heads` {heads} can't be shared by {kv_heads} heads of keys"
+        )));
+    }
+    check_head(file.head_dim)?;
+    check_scaling(file.rope_scaling.as_ref())?;
+    let window = file.sliding_window.filter(|_| file.use_sliding_window);
+    let listed = file.layer_types.as_deref();
+    let types = layer_types(listed, file.num_hidden_layers, |layer| {
+        match window.is_some() && layer >= file.max_window_layers {
+            true => LayerType::Local,
+            false => LayerType::Global,
+        }
+    })?;
+    if types.contains(&LayerType::Local) && window.is_none_or(|window| window == 0) {
+        return Err(bad_config(
+            "`layer_types` names `sliding_attention`, but there is no `sliding_window`",
+        ));
+    }
+    let rope = file.rope_parameters.clone().unwrap_or_default();
+    let theta = rope.theta(file.rope_theta)?;
+    Ok(Arc::new(Qwen3 { file, types, theta }))
+}
+
+impl Qwen3 {
+    fn form(&self) -> BlockForm {
+        let file = &self.file;
+        let heads = file.num_attention_heads;
+        BlockForm {
+            width: file.hidden_size,
+            hidden: file.intermediate_size,
+            activation: file.hidden_act,
+            norm: NormKind::Rms,
+            eps: file.rms_norm_eps,
+            norm_first: true,
+            attention: AttentionConfig {
+                kv_heads: file.num_key_value_heads,
+                causal: true,
+                ..AttentionConfig::new(heads * file.head_dim, heads)
+            },
+        }
+    }
+
+    fn layers(&self) -> BlockLayers {
+        let attention = |name| LayerName::new(name).with_bias(self.file.attention_bias);
+        let mlp = |name| LayerName::new(name).with_bias(false);
+        BlockLayers {
+            norm1: Some("input_layernorm"),
+            query: attention("self_attn.q_proj"),
+            key: attention("self_attn.k_proj"),
+            value: attention("self_attn.v_proj"),
+            out: attention("self_attn.o_proj"),
+            head_norms: Some(["self_attn.q_norm", "self_attn.k_norm"]),
+            norm2: "post_attention_layernorm",
+            fc1: mlp("mlp.gate_proj"),
+            gate: Some(mlp("mlp.up_proj")),
+            fc2: mlp("mlp.down_proj"),
+            finish: None,
+        }
+    }
+}
+
+impl Architecture for Qwen3 {
+    fn kind(&self) -> ModelKind {
+        ModelKind::Text
+    }
+
+    fn dim(&self) -> usize {
+        self.file.hidden_size
+    }
+
+    fn family(&self) -> &'static str {
+        "transformer"
+    }
+
+    fn max_tokens(&self) -> Option<usize> {
+        Some(self.file.max_position_embeddings)
+    }
+
+    fn vocab_size(&self) -> Option<usize> {
+        Some(self.file.vocab_size)
+    }
+
+    fn prefixes(&self) -> &'static [&'static str] {
+        &["model."]
+    }
+
+    fn layer_marks(&self) -> &'static [&'static str] {
+        &["layers."]
+    }
+
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let width = self.file.hidden_size;
+        let mut all = vec![(TOKENS.to_owned(), vec![self.file.vocab_size, width])];
+        let (layers, form) = (self.layers(), self.form());
+        for layer in 0..self.file.num_hidden_layers {
+            all.extend(layers.tensors(&format!("layers.{layer}"), &form));
+        }
+        all.extend(NormKind::Rms.tensors(LAST_NORM, width));
+        all
+    }
+
+    fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
+        let (file, width) = (&self.file, self.file.hidden_size);
+        let longest = file.max_position_embeddings;
+        let rotary = Rotary::new(self.theta, file.head_dim);
+        let block = |(layer, kind): (usize, &LayerType)| {
+            let mut form = self.form();
+            form.attention.rotary = Some(rotary.clone());
+            // The window counts the place itself.
+            let window = file.sliding_window.filter(|_| *kind == LayerType::Local);
+            form.attention.reach = window.map(|window| window - 1);
+            self.layers()
+                .load(params, &format!("layers.{layer}"), &form)
+        };
+        let last_norm =
+            LayerNorm::load_kind(params, LAST_NORM, width, file.rms_norm_eps, NormKind::Rms)?;
+        Ok(Box::new(TextEncoder {
+            tables: TokenTables {
+                token: params.get(TOKENS, &[file.vocab_size, width])?,
+                position: Positions::None { longest },
+                kind: None,
+            },
+            scale: None,
+            first_norm: None,
+            blocks: self
+                .types
+                .iter()
+                .enumerate()
+                .map(block)
+                .collect::<Result<_>>()?,
+            last_norm: Some(last_norm),
+            pooler,
+        }))
+    }
+}

@@ -1,0 +1,478 @@
+//! A transformer block as a single node of the graph. It keeps what would be
+//! dear to make again (queries, keys, values, attention weights, the sums that
+//! the norms work on, the inputs of the activation and of the operations that
+//! finish a half) and makes the rest again on the way back: norms and activation
+//! cost one pass over memory each.
+
+use std::sync::{Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use super::{
+    Attention, Block, FusedOp, LayerNorm, Linear, Pass, Segments, block::rows_of,
+    block_finish::Finish,
+};
+use crate::kernels::{
+    gemm::Precision,
+    pool::{Buffer, Pool},
+    simd,
+};
+
+/// What the way back needs of the way there.
+struct Saved {
+    query: Buffer,
+    key: Buffer,
+    value: Buffer,
+    /// Queries and keys before their norms.
+    bare: Option<[Buffer; 2]>,
+    /// Attention weights, `[heads, length, length]` of each sequence.
+    weights: Buffer,
+    mixed: Buffer,
+    /// The input with the attention's output added.
+    attended: Buffer,
+    /// What goes into the activation.
+    hidden: Buffer,
+    /// What the activation's output is multiplied with.
+    gate: Option<Buffer>,
+    /// What the operations that finish a half work on.
+    unfinished: [Option<Buffer>; 2],
+    /// What the last norm works on, where that comes behind.
+    last: Option<Buffer>,
+}
+
+pub(super) struct FusedBlock {
+    block: Block,
+    segments: Segments,
+    /// The one place of each sequence whose output is wanted, where not all
+    /// are.
+    only: Option<Vec<usize>>,
+    precision: Precision,
+    pool: Pool,
+    keep: bool,
+    saved: Mutex<Option<Saved>>,
+}
+
+/// `y = norm(x)`, or a copy where there is no norm.
+fn normalise(norm: Option<&LayerNorm>, x: &[f32], y: &mut [f32]) -> candle_core::Result<()> {
+    match norm {
+        Some(norm) => norm.forward(x, y),
+        None => {
+            y.copy_from_slice(x);
+            Ok(())
+        }
+    }
+}
+
+/// Adds the gradient with respect to the input of [`normalise`] to `dx`.
+fn normalise_backward(
+    norm: Option<&LayerNorm>,
+    x: &[f32],
+    g: &[f32],
+    dx: &mut [f32],
+) -> candle_core::Result<()> {
+    match norm {
+        Some(norm) => norm.backward(x, g, dx),
+        None => {
+            simd::add_assign(dx, g);
+            Ok(())
+        }
+    }
+}
+
+impl FusedBlock {
+    pub(super) fn new(
+        block: &Block,
+        pass: &Pass,
+        segments: &Segments,
+        only: Option<&[usize]>,
+    ) -> Self {
+        Self {
+            block: block.clone(),
+            segments: segments.clone(),
+            only: only.map(<[usize]>::to_vec),
+            precision: pass.precision(),
+            pool: pass.pool().clone(),
+            keep: pass.training,
+            saved: Mutex::new(None),
+        }
+    }
+
+    fn attention(&self) -> Attention<'_> {
+        Attention {
+            config: &self.block.attention,
+            segments: &self.segments,
+            only: self.only.as_deref(),
+        }
+    }
+
+    /// How many rows come out.
+    fn rows_out(&self) -> usize {
+        match &self.only {
+            Some(only) => only.len(),
+            None => self.segments.rows(),
+        }
+    }
+
+    /// The norm whose output the MLP works on.
+    fn middle_norm(&self) -> Option<&LayerNorm> {
+        if self.block.norm_first {
+            Some(&self.block.params.norm2)
+        } else {
+            self.block.params.norm1.as_ref()
+        }
+    }
+
+    /// The output of a layer.
+    fn project(&self, layer: &Linear, x: &[f32]) -> candle_core::Result<Buffer> {
+        let mut y = self.pool.take(x.len() / layer.inputs * layer.outputs);
+        layer.forward(self.precision, &self.pool, x, None, &mut y)?;
+        Ok(y)
+    }
+
+    /// The end of a half: `y = residual + finish(layer(x))`. Gives the input of
+    /// `finish` where there is one.
+    fn end_half(
+        &self,
+        (layer, finish): (&Linear, Option<&Finish>),
+        x: &[f32],
+        residual: &[f32],
+        y: &mut [f32],
+    ) -> candle_core::Result<Option<Buffer>> {
+        let Some(finish) = finish else {
+            layer.forward(self.precision, &self.pool, x, Some(residual), y)?;
+            return Ok(None);
+        };
+        let unfinished = self.project(layer, x)?;
+        finish.forward(&unfinished, residual, y)?;
+        Ok(Some(unfinished))
+    }
+
+    /// The gradient of a half's last layer from that of the half, where they
+    /// differ.
+    fn unfinish(
+        &self,
+        half: usize,
+        unfinished: Option<&Buffer>,
+        g: &[f32],
+    ) -> candle_core::Result<Option<Buffer>> {
+        let finish = self.block.params.finish[half].as_ref();
+        let Some((finish, x)) = finish.zip(unfinished) else {
+            return Ok(None);
+        };
+        let mut dx = self.pool.take(g.len());
+        finish.backward(x, g, &mut dx)?;
+        Ok(Some(dx))
+    }
+
+    /// Normalises the heads of queries and keys. Gives what they were before,
+    /// where there are such norms.
+    fn normalise_heads(
+        &self,
+        query: &mut Buffer,
+        key: &mut Buffer,
+    ) -> candle_core::Result<Option<[Buffer; 2]>> {
+        let Some([query_norm, key_norm]) = &self.block.params.head_norms else {
+            return Ok(None);
+        };
+        let normalise = |norm: &LayerNorm, x: &mut Buffer| {
+            let mut y = self.pool.take(x.len());
+            norm.forward(x, &mut y)?;
+            Ok::<_, candle_core::Error>(std::mem::replace(x, y))
+        };
+        Ok(Some([
+            normalise(query_norm, query)?,
+            normalise(key_norm, key)?,
+        ]))
+    }
+
+    /// The way back through [`FusedBlock::normalise_heads`], for gradients.
+    fn heads_backward(
+        &self,
+        bare: Option<&[Buffer; 2]>,
+        dq: &mut Buffer,
+        dk: &mut Buffer,
+    ) -> candle_core::Result<()> {
+        let norms = self.block.params.head_norms.as_ref();
+        let Some((norms, bare)) = norms.zip(bare) else {
+            return Ok(());
+        };
+        for ((norm, x), g) in norms.iter().zip(bare).zip([dq, dk]) {
+            let mut dx = self.pool.take(g.len());
+            dx.fill(0.0);
+            norm.backward(x, g, &mut dx)?;
+            *g = dx;
+        }
+        Ok(())
+    }
+
+    /// Turns queries and keys by their places, or gradients back.
+    fn turn(&self, [q, k]: [&mut [f32]; 2], back: bool) {
+        let config = &self.block.attention;
+        if let Some(rotary) = &config.rotary {
+            let attention = self.attention();
+            let (places, key_places) = (attention.places(), attention.key_places());
+            let queries = (q, &places[..], config.width());
+            rotary.turn([queries, (k, &key_places, config.kv_width())], back);
+        }
+    }
+
+    /// The rows whose outputs are wanted, where not all are.
+    fn chosen(&self, x: &[f32], width: usize) -> Option<Buffer> {
+        let only = self.only.as_deref()?;
+        let mut chosen = self.pool.take(only.len() * width);
+        for (to, row) in chosen
+            .chunks_exact_mut(width)
+            .zip(rows_of(&self.segments, only))
+        {
+            to.copy_from_slice(&x[row * width..][..width]);
+        }
+        Some(chosen)
+    }
+
+    /// A gradient of the rows whose outputs are wanted as one of all rows.
+    fn spread(&self, g: Buffer, width: usize) -> Buffer {
+        let Some(only) = &self.only else { return g };
+        let mut all = self.pool.take(self.segments.rows() * width);
+        all.fill(0.0);
+        for (g, row) in g.chunks_exact(width).zip(rows_of(&self.segments, only)) {
+            all[row * width..][..width].copy_from_slice(g);
+        }
+        all
+    }
+
+    /// The way back through the activation: the gradient of `act(hidden) * gate`
+    /// becomes that of `hidden`, and `hidden` that product. Gives the gate's
+    /// gradient.
+    fn activation_backward(
+        &self,
+        hidden: &mut [f32],
+        gate: Option<Buffer>,
+        d_hidden: &mut [f32],
+    ) -> Option<Buffer> {
+        const CHUNK: usize = 16 * 1024;
+        let multiply = |acc: &mut [f32], x: &[f32]| {
+            acc.par_chunks_mut(CHUNK)
+                .zip(x.par_chunks(CHUNK))
+                .for_each(|(acc, x)| simd::multiply_assign(acc, x));
+        };
+        let activation = self.block.activation;
+        let Some(gate) = gate else {
+            activation.backward(hidden, d_hidden);
+            return None;
+        };
+        let mut d_gate = self.pool.take(d_hidden.len());
+        d_gate.copy_from_slice(d_hidden);
+        multiply(d_hidden, &gate);
+        activation.backward(hidden, d_hidden);
+        multiply(&mut d_gate, hidden);
+        multiply(hidden, &gate);
+        Some(d_gate)
+    }
+}
+
+impl FusedOp for FusedBlock {
+    const NAME: &'static str = "transformer-block";
+
+    fn forward(&self, x: &[f32], shape: &[usize]) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
+        let [rows, width] = *shape else {
+            candle_core::bail!("a block takes [rows, width], not {shape:?}")
+        };
+        if rows != self.segments.rows() {
+            candle_core::bail!("{rows} rows for sequences of {}", self.segments.rows())
+        }
+        let (p, pool) = (&self.block.params, &self.pool);
+        let norm_first = self.block.norm_first;
+        let rows_out = self.rows_out();
+        let len_out = rows_out * width;
+
+        let mut normed = pool.take(x.len());
+        let attend_to = if norm_first {
+            normalise(p.norm1.as_ref(), x, &mut normed)?;
+            &normed
+        } else {
+            x
+        };
+        let asking = self.chosen(attend_to, width);
+        let mut query = self.project(&p.query, asking.as_deref().unwrap_or(attend_to))?;
+        drop(asking);
+        let mut key = self.project(&p.key, attend_to)?;
+        let value = self.project(&p.value, attend_to)?;
+        let bare = self.normalise_heads(&mut query, &mut key)?;
+        self.turn([&mut query, &mut key], false);
+        let attention = self.attention();
+        let mut weights = pool.take(attention.weights_len());
+        let mut mixed = pool.take(query.len());
+        attention.forward([&query, &key, &value], &mut weights, &mut mixed)?;
+        let mut attended = pool.take(len_out);
+        let chosen = self.chosen(x, width);
+        let residual = chosen.as_deref().unwrap_or(x);
+        let end = (&p.out, p.finish[0].as_ref());
+        let unfinished = self.end_half(end, &mixed, residual, &mut attended)?;
+        let mut normed = if self.only.is_some() {
+            pool.take(len_out)
+        } else {
+            normed
+        };
+
+        // What the MLP works on, and what its output is added to.
+        normalise(self.middle_norm(), &attended, &mut normed)?;
+        let base = if norm_first { &attended } else { &normed };
+        let hidden = self.project(&p.fc1, &normed)?;
+        let gate = match &p.gate {
+            Some(gate) => Some(self.project(gate, &normed)?),
+            None => None,
+        };
+        let mut active = pool.take(hidden.len());
+        self.block.activation.forward(&hidden, &mut active);
+        if let Some(gate) = &gate {
+            simd::multiply_assign(&mut active, gate);
+        }
+        let end = (&p.fc2, p.finish[1].as_ref());
+        let mut y = vec![0.0; len_out];
+        let (last, unfinished2) = if norm_first {
+            (None, self.end_half(end, &active, base, &mut y)?)
+        } else {
+            let mut last = pool.take(len_out);
+            let unfinished = self.end_half(end, &active, base, &mut last)?;
+            p.norm2.forward(&last, &mut y)?;
+            (Some(last), unfinished)
+        };
+        if self.keep {
+            *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Saved {
+                query,
+                key,
+                value,
+                bare,
+                weights,
+                mixed,
+                attended,
+                hidden,
+                gate,
+                unfinished: [unfinished, unfinished2],
+                last,
+            });
+        }
+        Ok((y, vec![rows_out, width]))
+    }
+
+    fn backward(
+        &self,
+        x: &[f32],
+        shape: &[usize],
+        g: &[f32],
+        wanted: bool,
+    ) -> candle_core::Result<Option<Vec<f32>>> {
+        let [_, width] = *shape else {
+            candle_core::bail!("a block takes [rows, width], not {shape:?}")
+        };
+        let saved = self
+            .saved
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(saved) = saved else {
+            candle_core::bail!("a block goes back once for each time it went forward")
+        };
+        let (p, pool, precision) = (&self.block.params, &self.pool, self.precision);
+        let norm_first = self.block.norm_first;
+
+        // The MLP, from its end. `dh` is the gradient of what its output is
+        // added to.
+        let mut dh = pool.take(g.len());
+        match &saved.last {
+            None => dh.copy_from_slice(g),
+            Some(last) => {
+                dh.fill(0.0);
+                p.norm2.backward(last, g, &mut dh)?;
+            }
+        }
+        let mut hidden = saved.hidden;
+        let mut d_hidden = pool.take(hidden.len());
+        let d_out = self.unfinish(1, saved.unfinished[1].as_ref(), &dh)?;
+        let d_out = d_out.as_deref().unwrap_or(&dh);
+        p.fc2
+            .backward_input(precision, d_out, &mut d_hidden, false)?;
+        let d_gate = self.activation_backward(&mut hidden, saved.gate, &mut d_hidden);
+        let active = hidden;
+        p.fc2.backward_params(precision, &active, d_out);
+        drop(active);
+        let norm = self.middle_norm();
+        let mut normed = pool.take(g.len());
+        normalise(norm, &saved.attended, &mut normed)?;
+        p.fc1.backward_params(precision, &normed, &d_hidden);
+        let mut d_normed = pool.take(g.len());
+        if !norm_first {
+            // What the MLP works on is also what its output is added to.
+            std::mem::swap(&mut dh, &mut d_normed);
+        }
+        p.fc1
+            .backward_input(precision, &d_hidden, &mut d_normed, !norm_first)?;
+        drop(d_hidden);
+        if let (Some(gate), Some(d_gate)) = (&p.gate, &d_gate) {
+            gate.backward_params(precision, &normed, d_gate);
+            gate.backward_input(precision, d_gate, &mut d_normed, true)?;
+        }
+        drop(d_gate);
+        if !norm_first {
+            dh.fill(0.0);
+        }
+        normalise_backward(norm, &saved.attended, &d_normed, &mut dh)?;
+
+        // Attention. `dh` is now the gradient of input and attention together.
+        let d_out = self.unfinish(0, saved.unfinished[0].as_ref(), &dh)?;
+        let d_out = d_out.as_deref().unwrap_or(&dh);
+        p.out.backward_params(precision, &saved.mixed, d_out);
+        let mut d_mixed = pool.take(saved.mixed.len());
+        p.out
+            .backward_input(precision, d_out, &mut d_mixed, false)?;
+        let mut dq = pool.take(saved.query.len());
+        let mut dk = pool.take(saved.key.len());
+        let mut dv = pool.take(saved.value.len());
+        self.attention().backward(
+            [&saved.query, &saved.key, &saved.value],
+            &saved.weights,
+            &d_mixed,
+            [&mut dq, &mut dk, &mut dv],
+        )?;
+        drop(d_mixed);
+        self.turn([&mut dq, &mut dk], true);
+        self.heads_backward(saved.bare.as_ref(), &mut dq, &mut dk)?;
+        drop(normed);
+        let norm1 = p.norm1.as_ref().filter(|_| norm_first);
+        let normed = match norm1 {
+            Some(norm1) => {
+                let mut normed = pool.take(x.len());
+                norm1.forward(x, &mut normed)?;
+                Some(normed)
+            }
+            None => None,
+        };
+        let attend_to = normed.as_deref().unwrap_or(x);
+        let asking = self.chosen(attend_to, width);
+        let asking = asking.as_deref().unwrap_or(attend_to);
+        p.query.backward_params(precision, asking, &dq);
+        p.key.backward_params(precision, attend_to, &dk);
+        p.value.backward_params(precision, attend_to, &dv);
+        // The norm's own parameters want theirs where the input wants none.
+        if norm1.is_none() && !wanted {
+            return Ok(None);
+        }
+        let into_projections = |mut d: Buffer, accumulate| {
+            p.query.backward_input(precision, &dq, &mut d, accumulate)?;
+            let mut d = self.spread(d, width);
+            p.key.backward_input(precision, &dk, &mut d, true)?;
+            p.value.backward_input(precision, &dv, &mut d, true)?;
+            Ok::<_, candle_core::Error>(d)
+        };
+        let dx = match norm1 {
+            Some(norm1) => {
+                let d_normed = into_projections(d_normed, false)?;
+                let mut dx = self.spread(dh, width);
+                norm1.backward(x, &d_normed, &mut dx)?;
+                dx
+            }
+            None => into_projections(dh, true)?,
+        };
+        Ok(wanted.then(|| dx.to_vec()))
+    }
+}

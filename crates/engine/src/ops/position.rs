@@ -1,0 +1,281 @@
+//! How attention learns where the places of a sequence are, beside a table of
+//! positions: rotated queries and keys, or a bias that depends on the distance.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+
+use super::{Pass, floats, with_grad};
+use crate::{Result, params::Param};
+
+/// Rotary embeddings (Su et al. 2021, arXiv:2104.09864). Element `i` of a head
+/// and element `i + half` are turned together, as in GPT-NeoX.
+#[derive(Clone)]
+pub(crate) struct Rotary {
+    /// The angle of each pair at the first place behind the start.
+    steps: Arc<[f32]>,
+}
+
+impl Rotary {
+    /// Embeddings of heads of `head` elements, with the base `theta`, in single
+    /// precision as `transformers` computes them.
+    pub(crate) fn new(theta: f32, head: usize) -> Self {
+        let step = |i| 1.0 / theta.powf((2 * i) as f32 / head as f32);
+        Self {
+            steps: (0..head / 2).map(step).collect(),
+        }
+    }
+
+    /// Cosine and sine of all angles, `[longest, half]`.
+    fn table(&self, longest: usize) -> [Vec<f32>; 2] {
+        let angles =
+            (0..longest).flat_map(|place| self.steps.iter().map(move |step| place as f32 * step));
+        let (sin, cos) = angles.map(f32::sin_cos).unzip();
+        [cos, sin]
+    }
+
+    /// Turns each head of queries and keys, whose rows have these places; `back`
+    /// undoes it, which is the way of gradients.
+    pub(super) fn turn(&self, rows: [(&mut [f32], &[usize], usize); 2], back: bool) {
+        let half = self.steps.len();
+        let places = rows.iter().flat_map(|(_, places, _)| places.iter());
+        let longest = places.max().map_or(0, |place| place + 1);
+        let [cos, sin] = self.table(longest);
+        let sign = if back { -1.0 } else { 1.0 };
+        for (rows, places, width) in rows {
+            rows.par_chunks_exact_mut(width)
+                .zip(places)
+                .for_each(|(row, place)| {
+                    let angles = place * half..(place + 1) * half;
+                    let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+                    for head in row.chunks_exact_mut(2 * half) {
+                        let (a, b) = head.split_at_mut(half);
+                        for (((a, b), &cos), &sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                            let sin = sin * sign;
+                            (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                        }
+                    }
+                });
+        }
+    }
+
+    /// The same of `[sequences, heads, length, head]` from candle's operations.
+    pub(super) fn composite(&self, x: &Tensor) -> Result<Tensor> {
+        let (half, length) = (self.steps.len(), x.dim(2)?);
+        let table = self.table(length);
+        let table = table.map(|values| Tensor::from_vec(values, (1, 1, length, half), x.device()));
+        let [cos, sin] = table;
+        let (cos, sin) = (cos?, sin?);
+        let (a, b) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
+        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        Ok(Tensor::cat(&[first, second], 3)?)
+    }
+}
+
+/// A number added to the scores of a head, by the distance of key from query.
+#[derive(Clone)]
+pub(crate) enum PositionBias {
+    /// Minus the distance times a number of each head (ALiBi; Press et al. 2022,
+    /// arXiv:2108.12409), the same in both directions.
+    Slopes(Arc<[f32]>),
+    /// A learned number for each bucket of distances (T5; Raffel et al. 2020,
+    /// arXiv:1910.10683).
+    Buckets {
+        /// `[buckets, heads]`
+        table: Arc<Param>,
+        /// The distance from which on all share the last bucket.
+        max_distance: usize,
+    },
+}
+
+/// A number for each head and distance, `[heads, 2 * longest - 1]`.
+pub(super) struct Distances {
+    longest: usize,
+    values: Vec<f32>,
+}
+
+impl Distances {
+    pub(super) fn zeros(heads: usize, longest: usize) -> Self {
+        Self {
+            longest,
+            values: vec![0.0; heads * (2 * longest).saturating_sub(1)],
+        }
+    }
+
+    fn range(&self, head: usize, place: usize, length: usize) -> std::ops::Range<usize> {
+        let start = head * (2 * self.longest - 1) + self.longest - 1 - place;
+        start..start + length
+    }
+
+    /// Those of one query and all keys of its sequence.
+    pub(super) fn row(&self, head: usize, place: usize, length: usize) -> &[f32] {
+        &self.values[self.range(head, place, length)]
+    }
+
+    pub(super) fn row_mut(&mut self, head: usize, place: usize, length: usize) -> &mut [f32] {
+        let range = self.range(head, place, length);
+        &mut self.values[range]
+    }
+
+    /// Head and signed distance of each value.
+    fn places(&self) -> impl Iterator<Item = (usize, isize)> + use<> {
+        let (longest, each) = (self.longest, (2 * self.longest).saturating_sub(1));
+        (0..self.values.len()).map(move |i| {
+            let distance = (i % each) as isize - (longest as isize - 1);
+            (i / each, distance)
+        })
+    }
+}
+
+impl PositionBias {
+    /// The slopes that ALiBi gives to this many heads: powers of a number where
+    /// the heads are a power of two, else those with every other one of the next
+    /// power of two.
+    pub(crate) fn alibi(heads: usize) -> Self {
+        fn slopes(heads: usize) -> Vec<f64> {
+            if heads.is_power_of_two() {
+                let start = 2f64.powf(-8.0 / heads as f64);
+                return (1..=heads).map(|i| start.powi(i as i32)).collect();
+            }
+            let below = heads.next_power_of_two() / 2;
+            let more = slopes(2 * below);
+            let between = more.into_iter().step_by(2).take(heads - below);
+            slopes(below).into_iter().chain(between).collect()
+        }
+        Self::Slopes(
+            slopes(heads)
+                .into_iter()
+                .map(|slope| slope as f32)
+                .collect(),
+        )
+    }
+
+    /// All numbers for sequences of up to `longest` places.
+    pub(super) fn distances(&self, heads: usize, longest: usize) -> candle_core::Result<Distances> {
+        let mut all = Distances::zeros(heads, longest);
+        let places = all.places();
+        match self {
+            Self::Slopes(slopes) => {
+                for (value, (head, distance)) in all.values.iter_mut().zip(places) {
+                    *value = -slopes[head] * distance.unsigned_abs() as f32;
+                }
+            }
+            Self::Buckets {
+                table,
+                max_distance,
+            } => {
+                let (count, heads) = table.tensor().dims2()?;
+                let table = floats(table.tensor())?;
+                for (value, (head, distance)) in all.values.iter_mut().zip(places) {
+                    *value = table[bucket(distance, count, *max_distance) * heads + head];
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Whether training changes it.
+    pub(super) fn is_trainable(&self) -> bool {
+        matches!(self, Self::Buckets { table, .. } if table.is_trainable())
+    }
+
+    /// Adds the gradients by distance to the table's.
+    pub(super) fn backward(&self, all: &Distances) -> candle_core::Result<()> {
+        if let Self::Buckets {
+            table,
+            max_distance,
+        } = self
+        {
+            let (count, heads) = table.tensor().dims2()?;
+            with_grad(table, |grad| {
+                for (value, (head, distance)) in all.values.iter().zip(all.places()) {
+                    grad[bucket(distance, count, *max_distance) * heads + head] += value;
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// `[1, heads, length, length]` from candle's operations.
+    pub(super) fn composite(&self, pass: &Pass, length: usize, device: &Device) -> Result<Tensor> {
+        let distances = (0..length * length).map(|i| (i % length) as isize - (i / length) as isize);
+        match self {
+            Self::Slopes(slopes) => {
+                let distances: Vec<isize> = distances.collect();
+                let values = slopes.iter().flat_map(|slope| {
+                    let values = distances.iter();
+                    values.map(move |distance| -slope * distance.unsigned_abs() as f32)
+                });
+                let shape = (1, slopes.len(), length, length);
+                Ok(Tensor::from_vec(
+                    values.collect::<Vec<f32>>(),
+                    shape,
+                    device,
+                )?)
+            }
+            Self::Buckets {
+                table,
+                max_distance,
+            } => {
+                let (count, heads) = table.tensor().dims2()?;
+                let rows = distances.map(|d| bucket(d, count, *max_distance) as u32);
+                let rows = Tensor::from_iter(rows, device)?;
+                let values = pass.value(table).index_select(&rows, 0)?;
+                let values = values.reshape((1, length, length, heads))?;
+                Ok(values.permute((0, 3, 1, 2))?.contiguous()?)
+            }
+        }
+    }
+}
+
+/// The bucket of a distance from query to key, of `count`: half of them for keys
+/// that come later. Of each half, one half is for single distances, and the rest
+/// grow logarithmically up to `max_distance`.
+fn bucket(distance: isize, count: usize, max_distance: usize) -> usize {
+    let half = count / 2;
+    let later = if distance > 0 { half } else { 0 };
+    let distance = distance.unsigned_abs();
+    let exact = half / 2;
+    if distance < exact {
+        return later + distance;
+    }
+    // In single precision, as `transformers` rounds.
+    let part = (distance as f32 / exact as f32).ln() / (max_distance as f32 / exact as f32).ln();
+    let more = (part * (half - exact) as f32) as usize;
+    later + (exact + more).min(half - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_begin_at_the_distances_of_transformers() {
+        // `T5Attention._relative_position_bucket` with 32 buckets up to 128.
+        let starts = [0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91];
+        for distance in 0..200_usize {
+            let expected = starts.iter().filter(|start| **start <= distance).count() - 1;
+            let signed = distance as isize;
+            assert_eq!(bucket(-signed, 32, 128), expected, "-{distance}");
+            let later = if distance > 0 { 16 + expected } else { 0 };
+            assert_eq!(bucket(signed, 32, 128), later, "{distance}");
+        }
+    }
+
+    #[test]
+    fn slopes_are_those_of_the_paper_for_any_number_of_heads() {
+        let slopes = |heads| match PositionBias::alibi(heads) {
+            PositionBias::Slopes(slopes) => slopes.to_vec(),
+            PositionBias::Buckets { .. } => unreachable!(),
+        };
+        let eight: Vec<f32> = (1..=8).map(|i| 0.5f32.powi(i)).collect();
+        assert_eq!(slopes(8), eight);
+        let twelve = slopes(12);
+        assert_eq!(twelve[..8], eight);
+        for (i, slope) in twelve[8..].iter().enumerate() {
+            assert!((slope - 0.5f32.powf(0.5 + i as f32)).abs() < 1e-7);
+        }
+    }
+}
