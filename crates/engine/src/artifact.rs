@@ -145,7 +145,7 @@ fn sentence_transformers(
         None | Some(Pooler::Mean) => "mean_tokens",
         Some(Pooler::Max) => "max_tokens",
         Some(Pooler::Cls) => "cls_token",
-        Some(Pooler::GeM { .. }) => return Ok(()),
+        Some(_) => return Ok(()),
     };
     let mut pooling = json!({"word_embedding_dimension": width});
     for known in ["cls_token", "mean_tokens", "max_tokens"] {

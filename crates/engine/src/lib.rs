@@ -46,4 +46,4 @@ pub mod train;
 
 pub use error::{Error, Result};
 pub use kernels::gemm::Precision;
-pub use ops::{Kernels, Pass, Pooler};
+pub use ops::{Concat, Kernels, Pass, Pooler};

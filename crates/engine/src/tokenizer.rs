@@ -11,21 +11,31 @@ pub struct TokenBatch {
     pub ids: Vec<u32>,
     /// How many of them each text has.
     pub lengths: Vec<usize>,
+    /// Tokens at the beginning of each text that pooling leaves out: those of a
+    /// prompt, in models of sentence-transformers that say so. 0 elsewhere.
+    pub left_out: usize,
 }
 
 impl TokenBatch {
+    /// Texts of these lengths, one behind the other.
+    #[must_use]
+    pub fn new(ids: Vec<u32>, lengths: Vec<usize>) -> Self {
+        Self {
+            ids,
+            lengths,
+            left_out: 0,
+        }
+    }
+
     /// Texts of one length, row by row.
     #[must_use]
     pub fn uniform(ids: Vec<u32>, length: usize) -> Self {
         let count = ids.len() / length.max(1);
-        Self {
-            ids,
-            lengths: vec![length; count],
-        }
+        Self::new(ids, vec![length; count])
     }
 
     pub(crate) fn segments(&self) -> Segments {
-        Segments::new(self.lengths.iter().copied())
+        Segments::new(self.lengths.iter().copied()).leaving_out(self.left_out)
     }
 }
 
@@ -98,6 +108,6 @@ impl Tokenizer {
             return Err(Error::Item { place, reason });
         }
         let ids = encoded.iter().flat_map(|e| e.get_ids()).copied().collect();
-        Ok(TokenBatch { ids, lengths })
+        Ok(TokenBatch::new(ids, lengths))
     }
 }

@@ -259,12 +259,11 @@ impl Bert {
         let segments = texts.segments();
         let x = token_embeddings(pass, &texts.ids, &segments, &self.tables)?;
         let x = layer_norm(pass, &x, &self.norm)?;
-        let first = vec![0; segments.count()];
-        let only = (self.pooler == Pooler::Cls).then_some(&first[..]);
-        let x = run_blocks(&self.blocks, pass, &x, &segments, only)?;
-        match self.pooler {
-            Pooler::Cls => Ok(x),
-            pooler => pool(pass, &x, &segments, pooler),
+        let only = self.pooler.only(&segments);
+        let x = run_blocks(&self.blocks, pass, &x, &segments, only.as_deref())?;
+        match only {
+            Some(_) => Ok(x),
+            None => pool(pass, &x, &segments, self.pooler),
         }
     }
 }

@@ -17,11 +17,12 @@ pub(crate) struct Extras {
 
 impl Extras {
     pub(crate) fn to_json(&self) -> Value {
-        let pooler = self.pooler.map(|pooler| match pooler {
-            Pooler::Mean => json!({"name": "mean"}),
-            Pooler::Max => json!({"name": "max"}),
-            Pooler::Cls => json!({"name": "cls"}),
-            Pooler::GeM { p, eps } => json!({"name": "GeM", "p": p, "eps": eps}),
+        let pooler = self.pooler.map(|pooler| match (pooler, pooler.names()) {
+            (Pooler::GeM { p, eps }, _) => json!({"name": "GeM", "p": p, "eps": eps}),
+            (_, names) => match names.as_deref() {
+                Some([name]) => json!({"name": name}),
+                names => json!({"names": names}),
+            },
         });
         let head = self.head.map(
             |head| json!({"inputs": head.inputs, "outputs": head.outputs, "weights": HEAD_FILE}),
@@ -35,12 +36,9 @@ impl Extras {
 
     pub(super) fn parse(json: &Value) -> Result<Self> {
         let bad = |what: &str| Error::checkpoint(format!("{EXTRAS_FILE}: bad `{what}`"));
-        let pooler = match json["pooler"]["name"].as_str() {
-            None => None,
-            Some("mean") => Some(Pooler::Mean),
-            Some("max") => Some(Pooler::Max),
-            Some("cls") => Some(Pooler::Cls),
-            Some("GeM") => {
+        let pooler = match (&json["pooler"]["name"], &json["pooler"]["names"]) {
+            (Value::Null, Value::Null) => None,
+            (Value::String(name), _) if name == "GeM" => {
                 let number = |name: &str, default: f64| {
                     json["pooler"]
                         .get(name)
@@ -55,7 +53,13 @@ impl Extras {
                     _ => return Err(bad("pooler")),
                 }
             }
-            Some(_) => return Err(bad("pooler")),
+            (Value::String(name), _) => Some(Pooler::named(&[name]).map_err(|_| bad("pooler"))?),
+            (_, Value::Array(names)) => {
+                let names: Option<Vec<&str>> = names.iter().map(Value::as_str).collect();
+                let pooler = names.and_then(|names| Pooler::named(&names).ok());
+                Some(pooler.ok_or_else(|| bad("pooler"))?)
+            }
+            _ => return Err(bad("pooler")),
         };
         let head = &json["projection_head"];
         let length = |name: &str| {
@@ -128,6 +132,7 @@ mod tests {
             (Some(Pooler::Cls), head),
             (Some(gem), None),
             (Some(Pooler::Max), None),
+            (Pooler::named(&["cls", "mean"]).ok(), None),
         ] {
             let max_tokens = head.map(|head| head.outputs);
             let extras = Extras {
