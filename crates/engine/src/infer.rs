@@ -1,6 +1,6 @@
 //! Using a model: texts, pictures and features to embeddings.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
@@ -9,16 +9,24 @@ use crate::{
     Error, Result,
     evaluation::{Distance, Ranking, rank},
     models::{Input, Model, ModelKind},
-    prepare::Preparer,
-    source::{LoadOptions, LoadedModel, ModelSource},
+    modules::Prompts,
+    prepare::{Preparer, Prompt},
+    source::{LoadOptions, ModelSource},
 };
 
 /// Things embedded at once where nothing else was said.
 const BATCH: usize = 32;
 
 /// Embeds texts and pictures with a fine-tuned model or a backbone.
+///
+/// A model of sentence-transformers is applied whole: its pooling, every module
+/// behind it, and the prompt that it has by default.
+#[derive(Clone)]
 pub struct Encoder {
-    model: LoadedModel,
+    model: Arc<Model>,
+    preparer: Preparer,
+    prompts: Arc<Prompts>,
+    include_prompt: bool,
     batch: usize,
 }
 
@@ -98,10 +106,49 @@ impl Encoder {
     }
 
     fn from_source(source: &ModelSource) -> Result<Self> {
+        let loaded = source.read()?.load(&LoadOptions::default(), &Device::Cpu)?;
+        for note in &loaded.notes {
+            tracing::warn!("{note}");
+        }
         Ok(Self {
-            model: source.read()?.load(&LoadOptions::default(), &Device::Cpu)?,
+            model: Arc::new(loaded.model),
+            preparer: loaded.preparer,
+            prompts: Arc::new(loaded.description.prompts),
+            include_prompt: loaded.description.include_prompt,
             batch: BATCH,
         })
+    }
+
+    /// The same model with another of its prompts before every text, such as
+    /// `query` or `passage`. Both share the weights.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the model has no prompt of that name.
+    pub fn prompt(&self, name: &str) -> Result<Self> {
+        let text = self.prompts.get(name)?;
+        let prompt = match &self.preparer.tokenizer {
+            Some(tokenizer) if !text.is_empty() => {
+                Some(Prompt::new(text, tokenizer, self.include_prompt)?)
+            }
+            _ => None,
+        };
+        let mut other = self.clone();
+        other.preparer.prompt = prompt;
+        Ok(other)
+    }
+
+    /// The same model without a prompt before texts.
+    #[must_use]
+    pub fn without_prompt(&self) -> Self {
+        let mut other = self.clone();
+        other.preparer.prompt = None;
+        other
+    }
+
+    /// The prompts of the model, by name.
+    #[must_use]
+    pub fn prompts(&self) -> &Prompts {
+        &self.prompts
     }
 
     /// Sets how many things are embedded at once; 32 where nothing was set.
@@ -114,13 +161,13 @@ impl Encoder {
     /// What the model embeds.
     #[must_use]
     pub fn kind(&self) -> ModelKind {
-        self.model.model.kind()
+        self.model.kind()
     }
 
     /// Length of an embedding.
     #[must_use]
     pub fn dim(&self) -> usize {
-        self.model.model.dim()
+        self.model.dim()
     }
 
     /// Embeds texts, in their order.
@@ -164,7 +211,7 @@ impl Encoder {
     }
 
     fn encode(&self, items: &[ItemRef<'_>]) -> Result<Embeddings> {
-        embed(&self.model.model, &self.model.preparer, items, self.batch)
+        embed(&self.model, &self.preparer, items, self.batch)
     }
 }
 
@@ -187,7 +234,7 @@ pub(crate) fn embed_body(
     preparer: &Preparer,
     items: &[ItemRef<'_>],
 ) -> Result<Embeddings> {
-    let (pass, dim) = (model.inference(), model.config().dim());
+    let (pass, dim) = (model.inference(), model.body_dim());
     embed_with(model, preparer, items, BATCH, dim, |input| {
         model.encode_body(&pass, input)
     })

@@ -121,6 +121,18 @@ pub fn run(
         cutting: plan.cutting,
     };
     let mut loaded = source.read_with(&setting.hub)?.load(&options, &device)?;
+    for note in std::mem::take(&mut loaded.notes) {
+        log(Level::Warning, note);
+    }
+    if let Some((name, text)) = loaded.description.prompts.default_prompt() {
+        log(
+            Level::Info,
+            format!(
+                "The model's default prompt `{name}` goes before every text, in training and \
+                 evaluation alike: `{text}`"
+            ),
+        );
+    }
     if loaded.model.kind() != plan.kind {
         return Err(Error::config(
             "model",

@@ -15,7 +15,7 @@ pub use archive::open_artifact;
 pub(crate) use extras::Extras;
 pub use files::ModelFiles;
 use files::parse_json;
-pub(crate) use files::{EXTRAS_FILE, HEAD_FILE, POOLING_FILE, SENTENCE_FILE};
+pub(crate) use files::{EXTRAS_FILE, HEAD_FILE};
 use finetuner_protocol::{
     BACKBONES, LocalModels, Task, backbone::Backbone, find_backbone, guess_task,
 };
@@ -25,6 +25,7 @@ use serde_json::json;
 use crate::{
     Error, Result,
     models::{MlpConfig, ModelConfig, ModelKind},
+    modules,
 };
 
 /// Where a model's files are.
@@ -81,7 +82,8 @@ impl ModelSource {
         let path = Path::new(name);
         if path.is_absolute() || name.starts_with("./") || name.starts_with("../") {
             check_folder(name, local)?;
-            return if path.join("config.json").is_file() {
+            let lists = ["config.json", modules::LIST_FILE];
+            return if lists.iter().any(|file| path.join(file).is_file()) {
                 Ok(Self::Folder(path.to_owned()))
             } else {
                 Err(Error::model(name, "there is no config.json in that folder"))
@@ -118,7 +120,11 @@ impl ModelSource {
         Ok(match self {
             Self::Bundled(name) => of_task(&guess_task(name)),
             Self::Folder(folder) => {
-                let path = folder.join("config.json");
+                let network = match std::fs::read(folder.join(modules::LIST_FILE)) {
+                    Ok(list) => modules::network_folder(&parse_json(&list, modules::LIST_FILE)?)?,
+                    Err(_) => String::new(),
+                };
+                let path = folder.join(network).join("config.json");
                 let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
                 ModelConfig::parse(&parse_json(&bytes, "config.json")?)?.kind()
             }

@@ -29,7 +29,7 @@ pub(super) fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Resu
         .flat_map(|set| &set.examples)
         .map(|example| example.parts.len())
         .sum();
-    let dim = model.config().dim();
+    let dim = model.body_dim();
     if model.kind() == ModelKind::Features || items * dim * 4 > REMEMBERED {
         return Ok(());
     }
@@ -95,6 +95,7 @@ pub(super) fn build_trainer(
         model,
         preparer,
         description,
+        notes: _,
     } = loaded;
     let mut notes = Vec::new();
     let batch_size = match batch_size {

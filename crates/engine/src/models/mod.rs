@@ -21,13 +21,15 @@ use serde_json::Value;
 
 pub(crate) use architecture::{Architecture, Network};
 pub use head::HeadConfig;
-pub(crate) use head::PREFIX as HEAD_PREFIX;
+pub(crate) use head::{FoldedLayer, PREFIX as HEAD_PREFIX};
 pub use mlp::MlpConfig;
+pub(crate) use crate::modules::PREFIX as MODULE_PREFIX;
 pub(crate) use random::{normal_weights, uniform_weights};
 
 use crate::{
     Error, Result,
     kernels::gemm::Precision,
+    modules::{Layer, LayerSpec, head_place},
     ops::{Kernels, Pass, Pooler, Runtime},
     params::{Param, Params, RawTensor},
     tokenizer::TokenBatch,
@@ -149,13 +151,27 @@ pub struct ModelSetup {
     /// How a text's or a picture's places become one vector; the mean where
     /// none is given.
     pub pooler: Option<Pooler>,
-    /// A projection head.
+    /// The modules of sentence-transformers behind the pooling.
+    pub modules: Vec<LayerSpec>,
+    /// A projection head. It goes before a `Normalize` at the end of the
+    /// modules, and behind all others.
     pub head: Option<HeadConfig>,
     /// Whether training leaves the network as it is and changes the head
     /// alone.
     pub freeze: bool,
     /// Decides the weights of a new head.
     pub seed: u64,
+}
+
+impl ModelSetup {
+    /// Length of the embeddings that a head takes: of the pooled ones behind
+    /// the modules.
+    pub(crate) fn body_dim(&self, config: &ModelConfig) -> Result<usize> {
+        let width = config.dim();
+        let pooled = self.pooler.map_or(width, |pooler| pooler.dim(width));
+        let mut modules = self.modules.iter();
+        modules.try_fold(pooled, |dim, module| module.dim(dim))
+    }
 }
 
 /// A network with its weights.
@@ -165,7 +181,11 @@ pub struct Model {
     params: Params,
     runtime: Runtime,
     network: Box<dyn Network>,
+    /// The modules before the head, if there is one, and those behind it.
+    modules: [Vec<Layer>; 2],
     heads: Option<head::Heads>,
+    /// Length of the embeddings that a head takes.
+    body_dim: usize,
 }
 
 impl Model {
@@ -189,6 +209,8 @@ impl Model {
                 head_tensors.insert(name, value);
             }
         }
+        let is_module = |name: &String, _: &mut RawTensor| name.starts_with(MODULE_PREFIX);
+        head_tensors.extend(tensors.extract_if(is_module));
         // What the model doesn't use stays out of the optimizer.
         let mut tensors = config.canonical(tensors);
         if let Some((shape, _)) = tensors.get_mut("logit_scale") {
@@ -203,6 +225,11 @@ impl Model {
         })?;
         let pooler = setup.pooler.unwrap_or(Pooler::Mean);
         let network = config.0.build(&params, pooler)?;
+        let body_dim = setup.body_dim(&config)?;
+        let layers = setup.modules.iter().enumerate();
+        let layers = layers.map(|(place, spec)| Layer::load(spec, place, &params));
+        let mut before = layers.collect::<Result<Vec<_>>>()?;
+        let behind = before.split_off(head_place(&setup.modules));
         let heads = setup
             .head
             .map(|head| head::Heads::new(head, towers, &params));
@@ -213,6 +240,8 @@ impl Model {
             setup,
             params,
             network,
+            modules: [before, behind],
+            body_dim,
         })
     }
 
@@ -237,9 +266,12 @@ impl Model {
     /// Length of an embedding.
     #[must_use]
     pub fn dim(&self) -> usize {
-        self.setup
-            .head
-            .map_or(self.config.dim(), |head| head.outputs)
+        self.setup.head.map_or(self.body_dim, |head| head.outputs)
+    }
+
+    /// Length of what [`Model::encode_body`] gives.
+    pub(crate) fn body_dim(&self) -> usize {
+        self.body_dim
     }
 
     /// The model's parameters.
@@ -280,7 +312,8 @@ impl Model {
         self.runtime.inference()
     }
 
-    /// Embeddings, `[batch, dim]`. They are not normalised.
+    /// Embeddings, `[batch, dim]`. They are normalised where the model's own
+    /// modules end with a `Normalize`.
     ///
     /// # Errors
     /// Where the input is of another kind or size than the model's.
@@ -309,15 +342,16 @@ impl Model {
             Input::Images(_) => false,
             Input::Features(_) => member == 0,
         };
-        match &self.heads {
-            Some(heads) => heads.of(texts).forward(pass, &x),
-            None => Ok(x),
-        }
+        let x = match &self.heads {
+            Some(heads) => heads.of(texts).forward(pass, &x)?,
+            None => x,
+        };
+        apply(&self.modules[1], pass, x)
     }
 
-    /// What the network makes of an input, before the head.
+    /// What the network and the modules before the head make of an input.
     pub(crate) fn encode_body(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
-        self.network.encode(pass, input)?.ok_or_else(|| {
+        let x = self.network.encode(pass, input)?.ok_or_else(|| {
             let kind = match input {
                 Input::Texts(_) => "texts",
                 Input::Images(_) => "pictures",
@@ -327,8 +361,14 @@ impl Model {
                 "this model embeds {}, not {kind}",
                 self.kind().inputs()
             ))
-        })
+        })?;
+        apply(&self.modules[0], pass, x)
     }
+}
+
+fn apply(layers: &[Layer], pass: &Pass, x: Tensor) -> Result<Tensor> {
+    let mut layers = layers.iter();
+    layers.try_fold(x, |x, layer| layer.forward(pass, &x))
 }
 
 impl ModelKind {

@@ -70,7 +70,7 @@ impl Activation {
             Self::Tanh => x.tanh()?,
             Self::Relu => x.relu()?,
             Self::Gelu => x.gelu_erf()?,
-            Self::Sigmoid => ((x * 0.5)?.tanh()? * 0.5 + 0.5)?,
+            Self::Sigmoid => (x * 0.5)?.tanh()?.affine(0.5, 0.5)?,
             Self::Silu => x.silu()?,
             Self::LeakyRelu => (x.relu()? - (x.neg()?.relu()? * 0.01)?)?,
             Self::Elu => x.elu(1.0)?,

@@ -19,7 +19,7 @@ const SHORTEST: f64 = 1e-12;
 
 /// A module as its folder describes it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct LayerSpec {
+pub struct LayerSpec {
     /// The class of sentence-transformers, as `modules.json` has it.
     pub(crate) class: String,
     /// Its `config.json`, which is written again as it is.

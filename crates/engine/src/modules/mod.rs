@@ -15,11 +15,12 @@ mod prompts;
 mod save;
 mod sentence;
 
-pub(crate) use layer::{Layer, LayerSpec, PREFIX, head_place};
-pub(crate) use list::{Found, own_list, read};
+pub use layer::LayerSpec;
+pub(crate) use layer::{Layer, PREFIX, head_place};
+pub(crate) use list::{Found, Reader, is_file, network_folder, read};
 pub(crate) use pooling::Pooling;
 pub use prompts::Prompts;
-pub(crate) use save::Saved;
+pub(crate) use save::{Files, Saved};
 pub(crate) use sentence::SentenceConfig;
 
 /// The list of modules.

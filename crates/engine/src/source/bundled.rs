@@ -52,9 +52,9 @@ pub(super) fn read(name: &str) -> Result<ModelFiles> {
                     ),
                 ],
             )?;
-            files.max_tokens = Some(128);
             files.extras = Extras {
                 pooler: Some(Pooler::Mean),
+                max_tokens: Some(128),
                 ..Extras::default()
             };
             Ok(files)
