@@ -89,8 +89,8 @@ impl HeadConfig {
                 .map(|(gamma, var)| f64::from(*gamma) / (f64::from(*var) + f64::from(EPS)).sqrt())
                 .collect();
             let rows = get(number, "weight")?.chunks_exact(inputs).zip(&scales);
-            let weight =
-                rows.flat_map(|(row, scale)| row.iter().map(move |w| (f64::from(*w) * scale) as f32));
+            let weight = rows
+                .flat_map(|(row, scale)| row.iter().map(move |w| (f64::from(*w) * scale) as f32));
             let moved = mean.iter().zip(beta).zip(&scales);
             let bias = moved
                 .map(|((mean, beta), scale)| (f64::from(*beta) - f64::from(*mean) * scale) as f32);

@@ -19,11 +19,11 @@ use std::{collections::HashMap, sync::Arc};
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
+pub(crate) use crate::modules::PREFIX as MODULE_PREFIX;
 pub(crate) use architecture::{Architecture, Network};
 pub use head::HeadConfig;
 pub(crate) use head::{FoldedLayer, PREFIX as HEAD_PREFIX};
 pub use mlp::MlpConfig;
-pub(crate) use crate::modules::PREFIX as MODULE_PREFIX;
 pub(crate) use random::{normal_weights, uniform_weights};
 
 use crate::{

@@ -208,7 +208,10 @@ mod tests {
         assert!(notes[0].contains("my_code.Swish"), "{notes:?}");
         let (spec, _) = parse(json!("torch.nn.modules.activation.Hardswish"));
         let error = spec.unwrap_err().to_string();
-        assert!(error.contains("Hardswish") && error.contains("GELU"), "{error}");
+        assert!(
+            error.contains("Hardswish") && error.contains("GELU"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -215,7 +215,11 @@ mod tests {
         let error = LayerSpec::parse(class, config, "2_Normalize/config.json", &mut notes)
             .unwrap_err()
             .to_string();
-        for part in ["2_Normalize/config.json", "module_input_name", "token_embeddings"] {
+        for part in [
+            "2_Normalize/config.json",
+            "module_input_name",
+            "token_embeddings",
+        ] {
             assert!(error.contains(part), "{error}");
         }
     }

@@ -192,7 +192,10 @@ fn entries(list: &Value) -> Result<Vec<Entry>> {
         .map(|(place, entry)| {
             let text = |field: &str| {
                 entry[field].as_str().ok_or_else(|| {
-                    bad(format!("the module {place} has the `{field}` {}", entry[field]))
+                    bad(format!(
+                        "the module {place} has the `{field}` {}",
+                        entry[field]
+                    ))
                 })
             };
             let (class, path) = (text("type")?, text("path")?);
@@ -313,8 +316,14 @@ mod tests {
         for (list, part) in [
             (json!({}), "a list of modules"),
             (json!([]), "it is empty"),
-            (json!([module("my_code.Transformer", "")]), "`my_code.Transformer`"),
-            (json!([module(&st("StaticEmbedding"), "")]), "StaticEmbedding"),
+            (
+                json!([module("my_code.Transformer", "")]),
+                "`my_code.Transformer`",
+            ),
+            (
+                json!([module(&st("StaticEmbedding"), "")]),
+                "StaticEmbedding",
+            ),
             (json!([transformer]), "not nothing"),
             (
                 json!([transformer, module(&st("Normalize"), "1")]),
@@ -324,17 +333,21 @@ mod tests {
                 json!([transformer, pooling, module(&st("LSTM"), "2_LSTM")]),
                 "models.LSTM`",
             ),
-            (json!([transformer, module(&st("Pooling"), "none")]), "none/config.json"),
-            (json!([module(&st("Transformer"), "../other")]), "`../other`"),
+            (
+                json!([transformer, module(&st("Pooling"), "none")]),
+                "none/config.json",
+            ),
+            (
+                json!([module(&st("Transformer"), "../other")]),
+                "`../other`",
+            ),
             (json!([module(&st("Transformer"), "/etc")]), "`/etc`"),
             (json!([{"type": 1}]), "`type`"),
         ] {
-            let error = read_folder(&[
-                ("modules.json", list),
-                ("1_Pooling/config.json", json!({})),
-            ])
-            .unwrap_err()
-            .to_string();
+            let error =
+                read_folder(&[("modules.json", list), ("1_Pooling/config.json", json!({}))])
+                    .unwrap_err()
+                    .to_string();
             assert!(error.contains(part), "{part}: {error}");
         }
     }

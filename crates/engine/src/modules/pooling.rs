@@ -133,7 +133,10 @@ mod tests {
                 json!({"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true}),
                 named(&["cls", "mean"]),
             ),
-            (json!({"pooling_mode": "weightedmean"}), Pooler::WeightedMean),
+            (
+                json!({"pooling_mode": "weightedmean"}),
+                Pooler::WeightedMean,
+            ),
             (
                 json!({"pooling_mode": ["mean", "cls"], "pooling_mode_max_tokens": true}),
                 named(&["mean", "cls"]),

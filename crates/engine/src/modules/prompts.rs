@@ -134,7 +134,10 @@ mod tests {
         assert_eq!(prompts.get("document").unwrap(), "");
         assert_eq!(prompts.to_json(), file);
         let error = prompts.get("title").unwrap_err().to_string();
-        assert!(error.contains("`title`") && error.contains("`passage`"), "{error}");
+        assert!(
+            error.contains("`title`") && error.contains("`passage`"),
+            "{error}"
+        );
         assert!(Prompts::default().get("query").is_err());
         let none = Prompts::parse(json!({"default_prompt_name": "query"})).unwrap();
         assert_eq!(none.default_prompt(), None);
@@ -146,7 +149,10 @@ mod tests {
             (json!({"model_type": "CrossEncoder"}), "CrossEncoder"),
             (json!({"prompts": ["a"]}), "`prompts`"),
             (json!({"prompts": {"a": 1}}), "the prompt `a` is 1"),
-            (json!({"prompts": {"a": "b"}, "default_prompt_name": "c"}), "`a`"),
+            (
+                json!({"prompts": {"a": "b"}, "default_prompt_name": "c"}),
+                "`a`",
+            ),
         ] {
             let error = Prompts::parse(file).unwrap_err().to_string();
             assert!(error.contains(part) && error.contains(FILE), "{error}");

@@ -151,7 +151,8 @@ impl Files {
 
     fn weights(&mut self, folder: &str, tensors: &HashMap<String, RawTensor>) -> Result<()> {
         let bytes = encode_safetensors(tensors, FloatFormat::F32)?;
-        self.files.push((format!("{folder}/model.safetensors"), bytes));
+        self.files
+            .push((format!("{folder}/model.safetensors"), bytes));
         Ok(())
     }
 }

@@ -85,8 +85,7 @@ impl SentenceConfig {
                             }
                             name if WITHOUT_EFFECT.contains(&name) => {}
                             name => {
-                                let reason =
-                                    format!("`{field}.{name}` ({value}) is not supported");
+                                let reason = format!("`{field}.{name}` ({value}) is not supported");
                                 return Err(bad(reason));
                             }
                         }
@@ -97,8 +96,12 @@ impl SentenceConfig {
                 "modality_config" if reads_hidden_states(value) => {}
                 "processing_kwargs" if value.as_object().is_none_or(Map::is_empty) => {}
                 // These concern other kinds of models, or speed alone.
-                "query_length" | "document_length" | "query_expansion" | "unpad_inputs"
-                | "tokenizer_name_or_path" | "backend" => {}
+                "query_length"
+                | "document_length"
+                | "query_expansion"
+                | "unpad_inputs"
+                | "tokenizer_name_or_path"
+                | "backend" => {}
                 _ if value.is_null() => {}
                 _ => {
                     let reason = format!("the setting `{field}` ({value}) is not supported");
@@ -138,7 +141,9 @@ fn reads_hidden_states(modalities: &Value) -> bool {
         return modalities.is_null();
     };
     modalities.iter().all(|(kind, way)| {
-        kind == "text" && way["method"] == "forward" && way["method_output_name"] == "last_hidden_state"
+        kind == "text"
+            && way["method"] == "forward"
+            && way["method_output_name"] == "last_hidden_state"
     })
 }
 

@@ -37,8 +37,8 @@ pub(crate) use embeddings::{PatchDims, TokenTables, patch_embeddings, token_embe
 pub(crate) use layer_norm::{LayerNorm, layer_norm};
 pub(crate) use linear::{Linear, linear};
 pub(crate) use loss::{cross_entropy_of_diagonal, normalize};
-pub use pool::{Concat, Pooler};
 pub(crate) use pool::pool;
+pub use pool::{Concat, Pooler};
 
 use crate::{
     Result,

@@ -121,7 +121,13 @@ impl Pooler {
     pub(crate) fn only(self, segments: &Segments) -> Option<Vec<usize>> {
         match self {
             Self::Cls => Some(vec![segments.left_out(); segments.count()]),
-            Self::LastToken => Some(segments.lengths().iter().map(|n| n.saturating_sub(1)).collect()),
+            Self::LastToken => Some(
+                segments
+                    .lengths()
+                    .iter()
+                    .map(|n| n.saturating_sub(1))
+                    .collect(),
+            ),
             _ => None,
         }
     }

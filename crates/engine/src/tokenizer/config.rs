@@ -60,7 +60,10 @@ impl Settings {
             return Ok(settings);
         }
         settings.fields.extend(object("special_tokens_map.json")?);
-        let special: Vec<String> = settings.special().map(|(_, token)| content(&token)).collect();
+        let special: Vec<String> = settings
+            .special()
+            .map(|(_, token)| content(&token))
+            .collect();
         for (token, id) in object("added_tokens.json")? {
             let id = id.as_u64().ok_or_else(|| {
                 Error::checkpoint(format!("added_tokens.json: `{token}` has the number {id}"))

@@ -104,7 +104,8 @@ impl Tokenizer {
 
     /// Texts are lowercased before anything else.
     pub(crate) fn lowercase(mut self) -> Result<Self> {
-        let is_lowercase = |part: &NormalizerWrapper| matches!(part, NormalizerWrapper::Lowercase(_));
+        let is_lowercase =
+            |part: &NormalizerWrapper| matches!(part, NormalizerWrapper::Lowercase(_));
         let mut parts = match self.inner.get_normalizer() {
             None => Vec::new(),
             Some(NormalizerWrapper::Sequence(parts)) => parts.as_ref().to_vec(),
@@ -162,9 +163,9 @@ impl Tokenizer {
     /// [`Error::Checkpoint`] where a token has none, with both numbers.
     pub(crate) fn fits(&self, rows: usize) -> Result<()> {
         let added = self.inner.get_added_tokens_decoder();
-        let beyond = added.iter().filter(|(id, token)| {
-            **id as usize >= rows && !self.implied.contains(&token.content)
-        });
+        let beyond = added
+            .iter()
+            .filter(|(id, token)| **id as usize >= rows && !self.implied.contains(&token.content));
         let first = beyond.min_by_key(|(id, _)| **id);
         let words = self.inner.get_model().get_vocab_size();
         let shown = match first {

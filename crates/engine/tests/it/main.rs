@@ -9,5 +9,6 @@ mod precision;
 mod preprocessing;
 mod resume;
 mod runs;
+mod sentence;
 mod settings;
 mod support;
