@@ -8,6 +8,7 @@ mod files;
 #[cfg(feature = "hub")]
 mod hub;
 mod load;
+mod untyped;
 
 use std::path::{Path, PathBuf};
 
@@ -124,9 +125,15 @@ impl ModelSource {
                     Ok(list) => modules::network_folder(&parse_json(&list, modules::LIST_FILE)?)?,
                     Err(_) => String::new(),
                 };
-                let path = folder.join(network).join("config.json");
+                let folder = folder.join(network);
+                let path = folder.join("config.json");
                 let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-                ModelConfig::parse(&parse_json(&bytes, "config.json")?)?.kind()
+                let mut config = parse_json(&bytes, "config.json")?;
+                untyped::complete(&mut config, |file| {
+                    let path = folder.join(file);
+                    Ok(path.is_file().then_some(path))
+                })?;
+                ModelConfig::parse(&config)?.kind()
             }
             Self::Hub(name) => of_task(&guess_task(name)),
             Self::Mlp(_) => ModelKind::Features,

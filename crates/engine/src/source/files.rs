@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::Extras;
+use super::{Extras, untyped};
 use crate::{
     Error, Result,
     models::ModelConfig,
@@ -72,18 +72,20 @@ impl ModelFiles {
             tensors: &read_weights,
         };
         let modules = modules::read(&reader, extras.modules.as_ref(), &extras.head_modules)?;
-        let modules = modules.unwrap_or_default();
+        let mut modules = modules.unwrap_or_default();
         if let Some(pooling) = modules.pooling {
             extras.pooler = Some(pooling.pooler);
         }
         // The network of a model of sentence-transformers may have a folder of
         // its own.
-        let in_folder = |file: &str| format!("{}{file}", modules.network);
+        let network = modules.network.clone();
+        let in_folder = |file: &str| format!("{network}{file}");
         let find = |file: &str| find(&in_folder(file));
         let read = |file: &str| read(&in_folder(file));
         let json = |file: &str| json(&in_folder(file));
         let missing = |file: &str| missing(&in_folder(file));
-        let config = json("config.json")?.ok_or_else(|| missing("config.json"))?;
+        let mut config = json("config.json")?.ok_or_else(|| missing("config.json"))?;
+        modules.notes.extend(untyped::complete(&mut config, find)?);
         // Fail on a wrong kind of model before its weights are fetched.
         let parsed = ModelConfig::parse(&config)?;
         let mut side_files = HashMap::new();
