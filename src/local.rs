@@ -16,6 +16,19 @@
 //!
 //! [`Encoder::save_onnx`] writes a model for onnxruntime and other programs.
 //!
+//! A model of sentence-transformers is applied whole: pooling, every module
+//! behind it, and its default prompt. Another prompt is chosen by its name:
+//!
+//! ```no_run
+//! # fn main() -> finetuner::local::Result<()> {
+//! let model = finetuner::local::get_model("my-model")?;
+//! let queries = model.prompt("query")?.encode_texts(&["red shoes"])?;
+//! let passages = model.prompt("passage")?.encode_texts(&["shoes in red"])?;
+//! # let _ = (queries, passages);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! The names are the Python client's: `get_model` opens what `save_model` or
 //! `save_artifact` wrote, `build_model` a backbone. Training and tokenizing
 //! happen in the engine; the calls here block, so that async programs make them
@@ -30,6 +43,7 @@ pub use finetuner_engine::{
     evaluation::{Distance, Match, Ranking, cos_sim},
     infer::{Embeddings, Encoder},
     models::{ModelKind, OnnxFormat},
+    modules::Prompts,
 };
 
 use crate::{

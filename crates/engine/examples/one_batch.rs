@@ -105,7 +105,7 @@ fn read(inputs: &HashMap<String, RawTensor>) -> Fallible<Vec<(&'static str, Inpu
         let rows = ids.chunks(shape[1]).zip(&lengths);
         let ids = rows.flat_map(|(row, length)| row[..*length].iter().map(|id| *id as u32));
         let ids = ids.collect();
-        read.push(("text_embeds", Input::Texts(TokenBatch { ids, lengths })));
+        read.push(("text_embeds", Input::Texts(TokenBatch::new(ids, lengths))));
     }
     if let Some(pixels) = inputs.get("pixel_values") {
         read.push(("image_embeds", Input::Images(tensor(pixels)?)));

@@ -111,9 +111,10 @@ fn main() -> Fallible<()> {
     let mut trainer = Trainer::new(
         model,
         Preparer {
-            tokenizer: Some(tokenizer),
+            tokenizer: Some(tokenizer.into()),
             processor: Some(processor.clone()),
             features: None,
+            prompt: None,
         },
         Criterion::new(&LossSpec::new(Loss::Clip), 0, 0, args.seed)?,
         Adam::adamw().weight_decay(0.1).betas(0.9, 0.98).build(),

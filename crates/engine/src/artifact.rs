@@ -11,11 +11,13 @@
 //! <run>/models/<part>/model.onnx
 //!                        the part as ONNX, where the run asked for it; or `model.pt`, as
 //!                        PyTorch saves it
-//! <run>/modules.json, 1_Pooling/config.json, sentence_bert_config.json
-//!                        of a text model, for sentence-transformers
+//! <run>/modules.json, 1_Pooling/config.json, 2_Dense/model.safetensors, ...,
+//! sentence_bert_config.json, config_sentence_transformers.json
+//!                        of a text model, for sentence-transformers: all modules, the
+//!                        projection head among them, and the prompts
 //! <run>/finetuner.json, projection_head.safetensors
-//!                        the pooler, and the projection head where there is one; of a
-//!                        CLIP a head for each tower, on top of its embeddings
+//!                        the pooler, and the projection head as it was trained, with its
+//!                        normalisations; of a CLIP a head for each tower
 //! <run>/logs/            TensorBoard's event file, and what loggers were asked for
 //! ```
 
@@ -23,6 +25,7 @@ mod parts;
 mod state_dict;
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::Write,
     path::{Path, PathBuf},
@@ -37,13 +40,11 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 use crate::{
     Error, Result,
     evaluation::Metrics,
-    models::{HEAD_PREFIX, Model, ModelKind, OnnxFormat},
-    ops::Pooler,
-    params::{FloatFormat, write_safetensors},
+    models::{HEAD_PREFIX, MODULE_PREFIX, Model, ModelKind, OnnxFormat},
+    modules::{self, Pooling, Saved},
+    params::{FloatFormat, RawTensor, write_safetensors},
     prepare::Preparer,
-    source::{
-        EXTRAS_FILE, Extras, HEAD_FILE, LoadedModel, ModelDescription, POOLING_FILE, SENTENCE_FILE,
-    },
+    source::{EXTRAS_FILE, Extras, HEAD_FILE, LoadedModel, ModelDescription},
     torch,
 };
 
@@ -113,9 +114,12 @@ pub(crate) fn write(
         let what = format!("the weights `{name}` of the trained model");
         return Err(Error::NotFinite { what });
     }
-    let (head, body) = weights
+    let (head, body): (HashMap<_, _>, HashMap<_, _>) = weights
         .into_iter()
         .partition(|(name, _)| name.starts_with(HEAD_PREFIX));
+    let (layers, body) = body
+        .into_iter()
+        .partition(|(name, _)| name.starts_with(MODULE_PREFIX));
     let weights = folder.join("model.safetensors");
     write_safetensors(&weights, &body, FloatFormat::F32)?;
     drop(body);
@@ -151,20 +155,22 @@ pub(crate) fn write(
         zip.bytes(name, bytes)?;
     }
     let is_clip = model.kind() == ModelKind::TextImage;
+    let modules = modules(model, description, &layers, &head)?;
+    let own = modules.own_list.is_some();
     let extras = Extras {
         pooler: setup.pooler.filter(|_| !is_clip),
         head: setup.head,
-        // Other text models say it in the file of sentence-transformers.
-        max_tokens: description.max_tokens.filter(|_| is_clip),
+        head_modules: modules.head,
+        // Other text models say it in the files of sentence-transformers.
+        max_tokens: description.max_tokens.filter(|_| is_clip || own),
+        include_prompt: description.include_prompt || !own,
+        modules: modules.own_list,
     };
     if !is_clip || extras != Extras::default() {
         zip.json(EXTRAS_FILE, &extras.to_json())?;
     }
-    let config = model.config();
-    if model.kind() == ModelKind::Text
-        && let Some(longest) = description.max_tokens.or(config.max_tokens())
-    {
-        sentence_transformers(&mut zip, setup.pooler, config.dim(), longest)?;
+    for (name, bytes) in modules.files {
+        zip.bytes(&name, &bytes)?;
     }
     zip.file("model.safetensors", &weights)?;
     if setup.head.is_some() {
@@ -197,40 +203,33 @@ pub(crate) fn write(
     Ok(path)
 }
 
-/// What lets sentence-transformers open the folder. It knows no generalized
-/// mean, and no head of ours.
-fn sentence_transformers(
-    zip: &mut Zip<'_>,
-    pooler: Option<Pooler>,
-    width: usize,
-    longest: usize,
-) -> Result<()> {
-    let mode = match pooler {
-        None | Some(Pooler::Mean) => "mean_tokens",
-        Some(Pooler::Max) => "max_tokens",
-        Some(Pooler::Cls) => "cls_token",
-        Some(Pooler::GeM { .. }) => return Ok(()),
+/// The files that let sentence-transformers open a text model; none for others.
+fn modules(
+    model: &Model,
+    description: &ModelDescription,
+    layers: &HashMap<String, RawTensor>,
+    head: &HashMap<String, RawTensor>,
+) -> Result<modules::Files> {
+    let longest = description.max_tokens;
+    let (ModelKind::Text, Some(longest)) = (model.kind(), longest) else {
+        return Ok(modules::Files::default());
     };
-    let mut pooling = json!({"word_embedding_dimension": width});
-    for known in ["cls_token", "mean_tokens", "max_tokens"] {
-        pooling[format!("pooling_mode_{known}")] = (known == mode).into();
+    let setup = model.setup();
+    let folded = setup.head.map(|config| config.folded(head));
+    Saved {
+        pooling: Pooling {
+            pooler: setup.pooler.unwrap_or(Pooling::default().pooler),
+            include_prompt: description.include_prompt,
+        },
+        width: model.config().dim(),
+        layers: &setup.modules,
+        tensors: layers,
+        head: folded.transpose()?,
+        prompts: &description.prompts,
+        sentence: &description.sentence,
+        longest,
     }
-    zip.json(POOLING_FILE, &pooling)?;
-    zip.json(
-        SENTENCE_FILE,
-        &json!({"max_seq_length": longest, "do_lower_case": false}),
-    )?;
-    let module = |idx: usize, path: &str, kind: &str| {
-        let kind = format!("sentence_transformers.models.{kind}");
-        json!({"idx": idx, "name": idx.to_string(), "path": path, "type": kind})
-    };
-    zip.json(
-        "modules.json",
-        &json!([
-            module(0, "", "Transformer"),
-            module(1, "1_Pooling", "Pooling")
-        ]),
-    )
+    .files()
 }
 
 fn metrics(record: &RunRecord<'_>) -> Value {

@@ -1,6 +1,6 @@
 //! Using a model: texts, pictures and features to embeddings.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use candle_core::{Device, Tensor};
 
@@ -9,7 +9,8 @@ use crate::{
     Error, Result,
     evaluation::{Distance, Ranking, rank},
     models::{Input, Model, ModelKind, OnnxFormat},
-    prepare::Preparer,
+    modules::Prompts,
+    prepare::{Preparer, Prompt},
     source::{LoadOptions, LoadedModel, ModelSource},
 };
 
@@ -17,8 +18,14 @@ use crate::{
 const BATCH: usize = 32;
 
 /// Embeds texts and pictures with a fine-tuned model or a backbone.
+///
+/// A model of sentence-transformers is applied whole: its pooling, every module
+/// behind it, and the prompt that it has by default.
+#[derive(Clone)]
 pub struct Encoder {
-    model: LoadedModel,
+    loaded: Arc<LoadedModel>,
+    /// Puts a prompt before texts, which may be another than the model's own.
+    preparer: Preparer,
     batch: usize,
 }
 
@@ -98,10 +105,48 @@ impl Encoder {
     }
 
     fn from_source(source: &ModelSource) -> Result<Self> {
+        let loaded = source.read()?.load(&LoadOptions::default(), &Device::Cpu)?;
+        for note in &loaded.notes {
+            tracing::warn!("{note}");
+        }
         Ok(Self {
-            model: source.read()?.load(&LoadOptions::default(), &Device::Cpu)?,
+            preparer: loaded.preparer.clone(),
+            loaded: Arc::new(loaded),
             batch: BATCH,
         })
+    }
+
+    /// The same model with another of its prompts before every text, such as
+    /// `query` or `passage`. Both share the weights.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the model has no prompt of that name.
+    pub fn prompt(&self, name: &str) -> Result<Self> {
+        let description = &self.loaded.description;
+        let text = description.prompts.get(name)?;
+        let prompt = match &self.preparer.tokenizer {
+            Some(tokenizer) if !text.is_empty() => {
+                Some(Prompt::new(text, tokenizer, description.include_prompt)?)
+            }
+            _ => None,
+        };
+        let mut other = self.clone();
+        other.preparer.prompt = prompt;
+        Ok(other)
+    }
+
+    /// The same model without a prompt before texts.
+    #[must_use]
+    pub fn without_prompt(&self) -> Self {
+        let mut other = self.clone();
+        other.preparer.prompt = None;
+        other
+    }
+
+    /// The prompts of the model, by name.
+    #[must_use]
+    pub fn prompts(&self) -> &Prompts {
+        &self.loaded.description.prompts
     }
 
     /// Sets how many things are embedded at once; 32 where nothing was set.
@@ -114,13 +159,13 @@ impl Encoder {
     /// What the model embeds.
     #[must_use]
     pub fn kind(&self) -> ModelKind {
-        self.model.model.kind()
+        self.loaded.model.kind()
     }
 
     /// Length of an embedding.
     #[must_use]
     pub fn dim(&self) -> usize {
-        self.model.model.dim()
+        self.loaded.model.dim()
     }
 
     /// Embeds texts, in their order.
@@ -182,7 +227,7 @@ impl Encoder {
     /// [`Error::Data`] where the architecture has no ONNX form, [`Error::Io`]
     /// where a file can't be written.
     pub fn save_onnx(&self, folder: impl AsRef<Path>) -> Result<()> {
-        self.model.save_onnx(folder.as_ref(), OnnxFormat::Float32)
+        self.loaded.save_onnx(folder.as_ref(), OnnxFormat::Float32)
     }
 
     /// As [`Encoder::save_onnx`], with other numbers, such as
@@ -191,11 +236,11 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::save_onnx`].
     pub fn save_onnx_as(&self, folder: impl AsRef<Path>, format: OnnxFormat) -> Result<()> {
-        self.model.save_onnx(folder.as_ref(), format)
+        self.loaded.save_onnx(folder.as_ref(), format)
     }
 
     fn encode(&self, items: &[ItemRef<'_>]) -> Result<Embeddings> {
-        embed(&self.model.model, &self.model.preparer, items, self.batch)
+        embed(&self.loaded.model, &self.preparer, items, self.batch)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
     callbacks::{Context, TrainingCallback},
     data::{Documents, Pictures},
     evaluation::Metrics,
+    models::ModelKind,
     plan::{Allowed, Plan, choose_device, choose_precision},
     record::{self, History},
     resume,
@@ -122,6 +123,27 @@ pub fn run(
         cutting: plan.cutting,
     };
     let mut loaded = source.read_with(&setting.hub)?.load(&options, &device)?;
+    for note in std::mem::take(&mut loaded.notes) {
+        log(Level::Warning, note);
+    }
+    let pooler = loaded.model.setup().pooler;
+    if plan.kind == ModelKind::Text && pooler.is_some_and(|pooler| pooler.names().is_none()) {
+        log(
+            Level::Info,
+            "sentence-transformers has no pooling `GeM`: the saved folder has no modules.json, and \
+             only this project opens it whole"
+                .to_owned(),
+        );
+    }
+    if let Some((name, text)) = loaded.description.prompts.default_prompt() {
+        log(
+            Level::Info,
+            format!(
+                "The model's default prompt `{name}` goes before every text, in training and \
+                 evaluation alike: `{text}`"
+            ),
+        );
+    }
     if loaded.model.kind() != plan.kind {
         return Err(Error::config(
             "model",

@@ -11,6 +11,7 @@
 //! | [`data`] | documents to training examples |
 //! | [`prepare`], [`image`], [`augment`], [`tokenizer`] | pictures and texts to tensors |
 //! | [`models`], [`params`] | networks and their weights |
+//! | [`modules`] | what a model of sentence-transformers has behind its network |
 //! | [`loss`], [`optim`], [`train`] | the training loop and its parts |
 //! | [`evaluation`] | retrieval and its metrics |
 //! | [`job`] | a run from end to end |
@@ -32,6 +33,7 @@ mod kernels;
 pub mod loss;
 mod miner;
 pub mod models;
+pub mod modules;
 mod observer;
 mod onnx;
 mod ops;
@@ -49,4 +51,4 @@ pub mod train;
 
 pub use error::{Error, Result};
 pub use kernels::gemm::Precision;
-pub use ops::{Kernels, Pass, Pooler};
+pub use ops::{Concat, Kernels, Pass, Pooler};

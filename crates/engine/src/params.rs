@@ -334,33 +334,56 @@ pub fn write_safetensors(
     tensors: &HashMap<String, RawTensor>,
     format: FloatFormat,
 ) -> Result<()> {
-    let encoded: BTreeMap<&str, (&[usize], Vec<u8>)> = tensors
-        .iter()
-        .map(|(name, (shape, data))| {
-            let bytes = match format {
-                FloatFormat::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
-                FloatFormat::F16 => data
-                    .iter()
-                    .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
-                    .collect(),
-            };
-            (name.as_str(), (shape.as_slice(), bytes))
-        })
-        .collect();
+    let encoded = encode(tensors, format);
+    safetensors::serialize_to_file(views(&encoded, format)?, Some(note()), path)
+        .map_err(|e| Error::io(path, std::io::Error::other(e)))
+}
+
+/// The bytes of a safetensors file with these tensors.
+pub(crate) fn encode_safetensors(
+    tensors: &HashMap<String, RawTensor>,
+    format: FloatFormat,
+) -> Result<Vec<u8>> {
+    let encoded = encode(tensors, format);
+    safetensors::serialize(views(&encoded, format)?, Some(note()))
+        .map_err(|e| Error::checkpoint(e.to_string()))
+}
+
+/// `transformers` refuses files without this note.
+fn note() -> HashMap<String, String> {
+    HashMap::from([("format".to_owned(), "pt".to_owned())])
+}
+
+type Encoded<'a> = BTreeMap<&'a str, (&'a [usize], Vec<u8>)>;
+
+fn encode(tensors: &HashMap<String, RawTensor>, format: FloatFormat) -> Encoded<'_> {
+    let encoded = tensors.iter().map(|(name, (shape, data))| {
+        let bytes = match format {
+            FloatFormat::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            FloatFormat::F16 => data
+                .iter()
+                .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
+                .collect(),
+        };
+        (name.as_str(), (shape.as_slice(), bytes))
+    });
+    encoded.collect()
+}
+
+fn views<'a>(
+    encoded: &'a Encoded<'_>,
+    format: FloatFormat,
+) -> Result<Vec<(&'a str, TensorView<'a>)>> {
     let dtype = match format {
         FloatFormat::F32 => Dtype::F32,
         FloatFormat::F16 => Dtype::F16,
     };
-    let views = encoded
+    encoded
         .iter()
         .map(|(name, (shape, bytes))| {
             TensorView::new(dtype, shape.to_vec(), bytes)
                 .map(|view| (*name, view))
                 .map_err(|e| Error::checkpoint(format!("`{name}`: {e}")))
         })
-        .collect::<Result<Vec<_>>>()?;
-    // `transformers` refuses files without this note.
-    let note = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    safetensors::serialize_to_file(views, Some(note), path)
-        .map_err(|e| Error::io(path, std::io::Error::other(e)))
+        .collect()
 }

@@ -1,6 +1,6 @@
 //! From texts, pictures and features to the tensors that a model takes.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
@@ -38,14 +38,44 @@ impl<'a> From<&'a Item> for ItemRef<'a> {
     }
 }
 
+/// A text that goes before every text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    text: String,
+    /// Tokens that pooling leaves out.
+    left_out: usize,
+}
+
+impl Prompt {
+    /// A prompt whose tokens pooling counts if `included` is set.
+    pub(crate) fn new(text: &str, tokenizer: &Tokenizer, included: bool) -> Result<Self> {
+        Ok(Self {
+            text: text.to_owned(),
+            left_out: match included {
+                true => 0,
+                false => tokenizer.prompt_length(text)?,
+            },
+        })
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
 /// What a model's inputs are made with.
+#[derive(Clone)]
 pub struct Preparer {
     /// The tokenizer of a model that reads texts.
-    pub tokenizer: Option<Tokenizer>,
+    pub tokenizer: Option<Arc<Tokenizer>>,
     /// The processor of a model that sees pictures.
     pub processor: Option<ImageProcessor>,
     /// Length of the features of a model that takes them.
     pub features: Option<usize>,
+    /// A text that goes before every text.
+    pub prompt: Option<Prompt>,
 }
 
 impl Preparer {
@@ -74,7 +104,24 @@ impl Preparer {
             _ => Err(mixed(i)),
         });
         let texts = texts.collect::<Result<Vec<_>>>()?;
-        Ok(Input::Texts(tokenizer.encode(&texts)?))
+        let Some(prompt) = &self.prompt else {
+            return Ok(Input::Texts(tokenizer.encode(&texts)?));
+        };
+        let texts = texts.iter().map(|text| format!("{}{text}", prompt.text));
+        let texts: Vec<String> = texts.collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let mut batch = tokenizer.encode(&texts)?;
+        batch.left_out = prompt.left_out;
+        let short = batch.lengths.iter().position(|n| *n <= prompt.left_out);
+        if let Some(place) = short {
+            let reason = format!(
+                "nothing is left to embed: pooling leaves out the {} tokens of the prompt, and \
+                 the text was cut to {}",
+                prompt.left_out, batch.lengths[place]
+            );
+            return Err(at(place, &Error::data(reason)));
+        }
+        Ok(Input::Texts(batch))
     }
 
     fn pictures(

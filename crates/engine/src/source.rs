@@ -9,6 +9,7 @@ mod files;
 mod hub;
 mod load;
 mod towers;
+mod untyped;
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,7 @@ pub use archive::open_artifact;
 pub(crate) use extras::Extras;
 pub use files::ModelFiles;
 use files::parse_json;
-pub(crate) use files::{EXTRAS_FILE, HEAD_FILE, POOLING_FILE, SENTENCE_FILE};
+pub(crate) use files::{EXTRAS_FILE, HEAD_FILE};
 use finetuner_protocol::{
     BACKBONES, LocalModels, Task, backbone::Backbone, find_backbone, guess_task,
 };
@@ -27,6 +28,7 @@ pub use towers::TowerSources;
 use crate::{
     Error, Result,
     models::{MlpConfig, ModelConfig, ModelKind, TWO_TOWERS},
+    modules,
 };
 
 /// Where a model's files are.
@@ -86,7 +88,8 @@ impl ModelSource {
         let path = Path::new(name);
         if path.is_absolute() || name.starts_with("./") || name.starts_with("../") {
             check_folder(name, local)?;
-            return if path.join("config.json").is_file() {
+            let lists = ["config.json", modules::LIST_FILE];
+            return if lists.iter().any(|file| path.join(file).is_file()) {
                 Ok(Self::Folder(path.to_owned()))
             } else {
                 Err(Error::model(name, "there is no config.json in that folder"))
@@ -123,9 +126,19 @@ impl ModelSource {
         Ok(match self {
             Self::Bundled(name) => of_task(&guess_task(name)),
             Self::Folder(folder) => {
+                let network = match std::fs::read(folder.join(modules::LIST_FILE)) {
+                    Ok(list) => modules::network_folder(&parse_json(&list, modules::LIST_FILE)?)?,
+                    Err(_) => String::new(),
+                };
+                let folder = folder.join(network);
                 let path = folder.join("config.json");
                 let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-                ModelConfig::parse(&parse_json(&bytes, "config.json")?)?.kind()
+                let mut config = parse_json(&bytes, "config.json")?;
+                untyped::complete(&mut config, |file| {
+                    let path = folder.join(file);
+                    Ok(path.is_file().then_some(path))
+                })?;
+                ModelConfig::parse(&config)?.kind()
             }
             Self::Hub(name) => of_task(&guess_task(name)),
             Self::Mlp(_) => ModelKind::Features,

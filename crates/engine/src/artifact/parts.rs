@@ -189,6 +189,8 @@ fn pooling(pooler: Option<Pooler>) -> Value {
         Some(Pooler::Max) => ("max", json!({})),
         Some(Pooler::Cls) => ("cls", json!({})),
         Some(Pooler::GeM { p, eps }) => ("GeM", json!({"p": p, "eps": eps})),
+        // The client knows no others; as ONNX they are inside.
+        Some(other) => return json!({"pooler": other.names(), "pooler_options": {}}),
     };
     json!({"pooler": name, "pooler_options": options})
 }

@@ -98,6 +98,7 @@ pub(super) fn build_trainer(
         model,
         preparer,
         description,
+        notes: _,
     } = loaded;
     let mut notes = Vec::new();
     let batch_size = match batch_size {

@@ -11,8 +11,8 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use super::{
-    Input, ModelKind, clip, efficientnet, gemma3, mlp, modernbert, mpnet, nomic_bert, qwen3, random,
-    resnet, t5, text, two_towers,
+    Input, ModelKind, clip, efficientnet, gemma3, mlp, modernbert, mpnet, nomic_bert, qwen3,
+    random, resnet, t5, text, two_towers,
 };
 use crate::{
     Error, Result,

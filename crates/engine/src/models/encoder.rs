@@ -40,13 +40,12 @@ impl TextEncoder {
             x = (x * scale)?;
         }
         let x = norm(x, self.first_norm.as_ref())?;
-        let first = vec![0; segments.count()];
-        let only = (self.pooler == Pooler::Cls).then_some(&first[..]);
-        let x = run_blocks(&self.blocks, pass, &x, &segments, only)?;
+        let only = self.pooler.only(&segments);
+        let x = run_blocks(&self.blocks, pass, &x, &segments, only.as_deref())?;
         let x = norm(x, self.last_norm.as_ref())?;
-        match self.pooler {
-            Pooler::Cls => Ok(x),
-            pooler => pool(pass, &x, &segments, pooler),
+        match only {
+            Some(_) => Ok(x),
+            None => pool(pass, &x, &segments, self.pooler),
         }
     }
 }

@@ -109,6 +109,8 @@ impl Model {
                 "this model of {kind} can't be written as ONNX: its architecture has no ONNX form"
             ))
         })?;
+        let before = self.modules[0].iter();
+        let x = before.fold(x, |x, layer| layer.onnx(&mut graph, &x));
         let x = match &self.heads {
             Some(heads) => {
                 let texts = matches!(inputs, Inputs::Texts(_));
@@ -116,6 +118,8 @@ impl Model {
             }
             None => x,
         };
+        let behind = self.modules[1].iter();
+        let x = behind.fold(x, |x, layer| layer.onnx(&mut graph, &x));
         graph.output(&x, OUTPUT, &[BATCH, Dim::Fixed(self.dim())]);
         Ok(graph)
     }

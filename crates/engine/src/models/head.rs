@@ -3,14 +3,16 @@
 //! batch normalisation and a ReLU between them, as in the Python Finetuner. A
 //! CLIP has one for each tower.
 
+use std::collections::HashMap;
+
 use candle_core::Tensor;
 
 use crate::{
-    Result,
+    Error, Result,
     kernels::simd::Curve,
     onnx::{self, Edge, Graph},
     ops::{BatchNorm, ConvKind, ConvNorm, Linear, Padding, Pass, linear},
-    params::Params,
+    params::{Params, RawTensor},
 };
 
 /// What the names of its tensors begin with.
@@ -51,6 +53,57 @@ impl HeadConfig {
             }
         }
         all
+    }
+}
+
+/// A layer of a head as a linear map, its normalisation folded into it.
+pub(crate) struct FoldedLayer {
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    /// `[outputs, inputs]`
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+    /// Whether a ReLU follows.
+    pub(crate) relu: bool,
+}
+
+impl HeadConfig {
+    /// The layers of the one head in `tensors`, as they work outside of
+    /// training: `gamma (W x - mean) / sqrt(var + eps) + beta`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where a tensor is missing.
+    pub(crate) fn folded(self, tensors: &HashMap<String, RawTensor>) -> Result<Vec<FoldedLayer>> {
+        let layers = self.layers().map(|(number, inputs, outputs)| {
+            let get = |number: usize, part: &str| {
+                let name = format!("{}.{part}", layer_name("", number));
+                let found = tensors.get(&name).map(|(_, values)| values);
+                found.ok_or_else(|| Error::checkpoint(format!("the tensor `{name}` is missing")))
+            };
+            let (mean, var) = (
+                get(number + 1, "running_mean")?,
+                get(number + 1, "running_var")?,
+            );
+            let (gamma, beta) = (get(number + 1, "weight")?, get(number + 1, "bias")?);
+            let scales = gamma.iter().zip(var);
+            let scales: Vec<f64> = scales
+                .map(|(gamma, var)| f64::from(*gamma) / (f64::from(*var) + f64::from(EPS)).sqrt())
+                .collect();
+            let rows = get(number, "weight")?.chunks_exact(inputs).zip(&scales);
+            let weight = rows
+                .flat_map(|(row, scale)| row.iter().map(move |w| (f64::from(*w) * scale) as f32));
+            let moved = mean.iter().zip(beta).zip(&scales);
+            let bias = moved
+                .map(|((mean, beta), scale)| (f64::from(*beta) - f64::from(*mean) * scale) as f32);
+            Ok(FoldedLayer {
+                inputs,
+                outputs,
+                weight: weight.collect(),
+                bias: bias.collect(),
+                relu: number == 0,
+            })
+        });
+        layers.into_iter().collect()
     }
 }
 

@@ -176,7 +176,7 @@ impl Mlp {
             }
         }
         match self.l2 {
-            true => onnx::normalize(graph, &x),
+            true => onnx::normalize(graph, &x, None),
             false => x,
         }
     }

@@ -30,11 +30,12 @@ use std::{collections::HashMap, sync::Arc};
 use candle_core::{Device, Tensor};
 use serde_json::Value;
 
+pub(crate) use crate::modules::PREFIX as MODULE_PREFIX;
 pub(crate) use architecture::{Architecture, Network};
 pub(crate) use export::OUTPUT;
 pub use export::{OnnxFormat, OnnxInput, TokenType};
 pub use head::HeadConfig;
-pub(crate) use head::PREFIX as HEAD_PREFIX;
+pub(crate) use head::{FoldedLayer, PREFIX as HEAD_PREFIX};
 pub use mlp::MlpConfig;
 pub(crate) use random::{normal_weights, uniform_weights};
 pub(crate) use two_towers::{
@@ -44,6 +45,7 @@ pub(crate) use two_towers::{
 use crate::{
     Error, Result,
     kernels::gemm::Precision,
+    modules::{Layer, LayerSpec, head_place},
     ops::{Kernels, Pass, Pooler, Runtime},
     params::{Param, Params, RawTensor},
     tokenizer::TokenBatch,
@@ -174,13 +176,27 @@ pub struct ModelSetup {
     /// How a text's or a picture's places become one vector; the mean where
     /// none is given.
     pub pooler: Option<Pooler>,
-    /// A projection head.
+    /// The modules of sentence-transformers behind the pooling.
+    pub modules: Vec<LayerSpec>,
+    /// A projection head. It goes before a `Normalize` at the end of the
+    /// modules, and behind all others.
     pub head: Option<HeadConfig>,
     /// Whether training leaves the network as it is and changes the head
     /// alone.
     pub freeze: bool,
     /// Decides the weights of a new head.
     pub seed: u64,
+}
+
+impl ModelSetup {
+    /// Length of the embeddings that a head takes: of the pooled ones behind
+    /// the modules.
+    pub(crate) fn body_dim(&self, config: &ModelConfig) -> Result<usize> {
+        let width = config.dim();
+        let pooled = self.pooler.map_or(width, |pooler| pooler.dim(width));
+        let mut modules = self.modules.iter();
+        modules.try_fold(pooled, |dim, module| module.dim(dim))
+    }
 }
 
 /// A network with its weights.
@@ -190,7 +206,11 @@ pub struct Model {
     params: Params,
     runtime: Runtime,
     network: Box<dyn Network>,
+    /// The modules before the head, if there is one, and those behind it.
+    modules: [Vec<Layer>; 2],
     heads: Option<head::Heads>,
+    /// Length of the embeddings that a head takes.
+    body_dim: usize,
 }
 
 impl Model {
@@ -214,6 +234,8 @@ impl Model {
                 head_tensors.insert(name, value);
             }
         }
+        let is_module = |name: &String, _: &mut RawTensor| name.starts_with(MODULE_PREFIX);
+        head_tensors.extend(tensors.extract_if(is_module));
         // What the model doesn't use stays out of the optimizer.
         let mut tensors = config.canonical(tensors);
         if let Some((shape, _)) = tensors.get_mut("logit_scale") {
@@ -230,6 +252,11 @@ impl Model {
         })?;
         let pooler = setup.pooler.unwrap_or(Pooler::Mean);
         let network = config.0.build(&params, pooler)?;
+        let body_dim = setup.body_dim(&config)?;
+        let layers = setup.modules.iter().enumerate();
+        let layers = layers.map(|(place, spec)| Layer::load(spec, place, &params));
+        let mut before = layers.collect::<Result<Vec<_>>>()?;
+        let behind = before.split_off(head_place(&setup.modules));
         let heads = setup
             .head
             .map(|head| head::Heads::new(head, towers, &params));
@@ -240,6 +267,8 @@ impl Model {
             setup,
             params,
             network,
+            modules: [before, behind],
+            body_dim,
         })
     }
 
@@ -264,9 +293,7 @@ impl Model {
     /// Length of an embedding.
     #[must_use]
     pub fn dim(&self) -> usize {
-        self.setup
-            .head
-            .map_or(self.config.dim(), |head| head.outputs)
+        self.setup.head.map_or(self.body_dim, |head| head.outputs)
     }
 
     /// The model's parameters.
@@ -313,7 +340,8 @@ impl Model {
         self.runtime.inference()
     }
 
-    /// Embeddings, `[batch, dim]`. They are not normalised.
+    /// Embeddings, `[batch, dim]`. They are normalised where the model's own
+    /// modules end with a `Normalize`.
     ///
     /// # Errors
     /// Where the input is of another kind or size than the model's.
@@ -346,29 +374,33 @@ impl Model {
             true => self.network.finish(pass, &x, texts)?,
             false => x,
         };
-        match &self.heads {
-            Some(heads) => heads.of(texts).forward(pass, &x),
-            None => Ok(x),
-        }
+        let x = match &self.heads {
+            Some(heads) => heads.of(texts).forward(pass, &x)?,
+            None => x,
+        };
+        apply(&self.modules[1], pass, x)
     }
 
-    /// What the network makes of an input, before the head.
+    /// What the network and the modules before the head make of an input.
     fn encode_body(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
         let x = self.network.encode(pass, input)?;
-        x.ok_or_else(|| self.refused(input))
+        let x = x.ok_or_else(|| self.refused(input))?;
+        apply(&self.modules[0], pass, x)
     }
 
-    /// The output of the part of the network that `freeze` leaves as it is.
+    /// The output of the part of the model that `freeze` leaves as it is.
     pub(crate) fn encode_frozen(&self, input: &Input) -> Result<Tensor> {
-        let x = self.network.encode_frozen(&self.inference(), input)?;
-        x.ok_or_else(|| self.refused(input))
+        let pass = self.inference();
+        let x = self.network.encode_frozen(&pass, input)?;
+        let x = x.ok_or_else(|| self.refused(input))?;
+        apply(&self.modules[0], &pass, x)
     }
 
     /// Lengths of what [`Model::encode_frozen`] makes of a text and of a picture,
     /// or of anything else.
     pub(crate) fn frozen_dims(&self) -> [usize; 2] {
         let own = self.config.0.frozen_dims();
-        own.unwrap_or([self.config.dim(); 2])
+        own.unwrap_or([self.body_dim; 2])
     }
 
     fn refused(&self, input: &Input) -> Error {
@@ -382,6 +414,11 @@ impl Model {
             self.kind().inputs()
         ))
     }
+}
+
+fn apply(layers: &[Layer], pass: &Pass, x: Tensor) -> Result<Tensor> {
+    let mut layers = layers.iter();
+    layers.try_fold(x, |x, layer| layer.forward(pass, &x))
 }
 
 impl ModelKind {

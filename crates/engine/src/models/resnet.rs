@@ -228,7 +228,7 @@ impl Network for ResNet {
             return Ok(None);
         };
         let features = self.onnx_features(graph, pixels)?;
-        Ok(Some(onnx::pool_places(graph, &features, self.pooler)))
+        onnx::pool_places(graph, &features, self.pooler).map(Some)
     }
 }
 

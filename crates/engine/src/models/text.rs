@@ -186,7 +186,7 @@ impl Architecture for BertConfig {
 
     fn pooler_output(&self) -> Option<(Pooler, Option<&'static str>)> {
         // A DistilBERT has none.
-        (!self.distilled).then_some((Pooler::Cls, Some("pooler.dense")))
+        (self.relative != Relative::DistilBert).then_some((Pooler::Cls, Some("pooler.dense")))
     }
 
     fn family(&self) -> &'static str {

@@ -76,21 +76,24 @@ pub(crate) fn layer_norm(graph: &mut Graph, x: &Edge, norm: &LayerNorm) -> Edge 
     }
 }
 
+/// `x * Phi(x)`
+pub(crate) fn gelu(graph: &mut Graph, x: &Edge) -> Edge {
+    let (root, one, half) = (
+        graph.scalar(std::f32::consts::SQRT_2),
+        graph.scalar(1.0),
+        graph.scalar(0.5),
+    );
+    let scaled = graph.op("Div", &[x, &root], &[]);
+    let erf = graph.op("Erf", &[&scaled], &[]);
+    let shifted = graph.op("Add", &[&erf, &one], &[]);
+    let product = graph.op("Mul", &[x, &shifted], &[]);
+    graph.op("Mul", &[&product, &half], &[])
+}
+
 /// The activation of an MLP.
 pub(super) fn activation(graph: &mut Graph, x: &Edge, kind: Activation) -> Edge {
     match kind {
-        Activation::Gelu => {
-            let (root, one, half) = (
-                graph.scalar(std::f32::consts::SQRT_2),
-                graph.scalar(1.0),
-                graph.scalar(0.5),
-            );
-            let scaled = graph.op("Div", &[x, &root], &[]);
-            let erf = graph.op("Erf", &[&scaled], &[]);
-            let shifted = graph.op("Add", &[&erf, &one], &[]);
-            let product = graph.op("Mul", &[x, &shifted], &[]);
-            graph.op("Mul", &[&product, &half], &[])
-        }
+        Activation::Gelu => gelu(graph, x),
         Activation::QuickGelu => {
             let factor = graph.scalar(1.702);
             let scaled = graph.op("Mul", &[x, &factor], &[]);
@@ -136,13 +139,17 @@ pub(crate) fn curve(graph: &mut Graph, x: &Edge, kind: Curve) -> Edge {
     }
 }
 
-/// Rows of the length 1.
-pub(crate) fn normalize(graph: &mut Graph, x: &Edge) -> Edge {
+/// Rows of the length 1. Rows shorter than `shortest` stay below it.
+pub(crate) fn normalize(graph: &mut Graph, x: &Edge, shortest: Option<f32>) -> Edge {
     let given = [
         Attribute::Ints("axes", vec![-1]),
         Attribute::Int("keepdims", 1),
     ];
-    let length = graph.op("ReduceL2", &[x], &given);
+    let mut length = graph.op("ReduceL2", &[x], &given);
+    if let Some(shortest) = shortest {
+        let shortest = graph.scalar(shortest);
+        length = graph.op("Max", &[&length, &shortest], &[]);
+    }
     graph.op("Div", &[x, &length], &[])
 }
 

@@ -21,7 +21,9 @@ mod write;
 pub(crate) use attention::{Attendance, Inputs, TextInputs, block, can_write};
 pub(crate) use conv::{conv_norm, pointwise};
 pub(crate) use graph::{Attribute, BATCH, Dim, Edge, Graph};
-pub(crate) use layers::{affine_columns, curve, layer_norm, linear, normalize, token_embeddings};
+pub(crate) use layers::{
+    affine_columns, curve, gelu, layer_norm, linear, normalize, token_embeddings,
+};
 pub(crate) use pooling::{pool_places, pool_texts};
 pub(crate) use proto::DataType;
 

@@ -5,7 +5,7 @@ use super::{
     graph::{Attribute, Edge, Graph},
     proto::DataType,
 };
-use crate::ops::Pooler;
+use crate::{Error, Result, ops::Pooler};
 
 /// Smaller than every value of an embedding.
 const LOWEST: f32 = f32::MIN;
@@ -34,21 +34,70 @@ pub(crate) fn pool_texts(graph: &mut Graph, x: &Edge, texts: &TextInputs, pooler
             let root = graph.scalar(1.0 / p);
             graph.op("Pow", &[&mean, &root], &[])
         }
+        Pooler::MeanSqrtLength => {
+            let weights = graph.cast(&mask, DataType::Float);
+            let (total, count) = weighted(graph, x, &weights);
+            let root = graph.op("Sqrt", &[&count], &[]);
+            graph.op("Div", &[&total, &root], &[])
+        }
+        Pooler::WeightedMean => {
+            let weights = numbers(graph, texts, &mask);
+            let (total, sum) = weighted(graph, x, &weights);
+            graph.op("Div", &[&total, &sum], &[])
+        }
+        Pooler::LastToken => {
+            let numbers = numbers(graph, texts, &mask);
+            let given = [Attribute::Ints("axes", vec![1])];
+            let last = graph.op("ReduceMax", &[&numbers], &given);
+            let is_last = graph.op("Equal", &[&numbers, &last], &[]);
+            let weights = graph.cast(&is_last, DataType::Float);
+            weighted(graph, x, &weights).0
+        }
+        Pooler::Concat(poolers) => {
+            let parts: Vec<Edge> = poolers
+                .poolers()
+                .map(|(pooler, _)| pool_texts(graph, x, texts, pooler))
+                .collect();
+            let parts: Vec<&Edge> = parts.iter().collect();
+            graph.op("Concat", &parts, &[Attribute::Int("axis", -1)])
+        }
     }
+}
+
+/// The number of each place, from 1 on, and 0 for padding: `[batch, length,
+/// 1]`.
+fn numbers(graph: &mut Graph, texts: &TextInputs, mask: &Edge) -> Edge {
+    let length = graph.dimension(&texts.ids, 1);
+    let axis = graph.ints(&[0]);
+    let length = graph.op("Squeeze", &[&length, &axis], &[]);
+    let (zero, step) = (graph.int(0), graph.int(1));
+    let places = graph.op("Range", &[&zero, &length, &step], &[]);
+    let places = graph.op("Add", &[&places, &step], &[]);
+    let places = graph.cast(&places, DataType::Float);
+    let places = graph.unsqueeze(&places, &[0, 2]);
+    let mask = graph.cast(mask, DataType::Float);
+    graph.op("Mul", &[&places, &mask], &[])
+}
+
+/// The sum of the places times their weights (`[batch, length, 1]`), and the
+/// sum of the weights.
+fn weighted(graph: &mut Graph, x: &Edge, weights: &Edge) -> (Edge, Edge) {
+    let (axis, one) = (graph.ints(&[1]), graph.scalar(1.0));
+    let sum = |graph: &mut Graph, x: &Edge| {
+        graph.op("ReduceSum", &[x, &axis], &[Attribute::Int("keepdims", 0)])
+    };
+    let counted = graph.op("Mul", &[x, weights], &[]);
+    let total = sum(graph, &counted);
+    let weight = sum(graph, weights);
+    // A text without any token gets zeros, not a division by zero.
+    let weight = graph.op("Max", &[&weight, &one], &[]);
+    (total, weight)
 }
 
 /// The mean of the places that `mask` (`[batch, length, 1]`) counts.
 fn mean(graph: &mut Graph, x: &Edge, mask: &Edge) -> Edge {
     let mask = graph.cast(mask, DataType::Float);
-    let (axis, one) = (graph.ints(&[1]), graph.scalar(1.0));
-    let sum = |graph: &mut Graph, x: &Edge| {
-        graph.op("ReduceSum", &[x, &axis], &[Attribute::Int("keepdims", 0)])
-    };
-    let counted = graph.op("Mul", &[x, &mask], &[]);
-    let total = sum(graph, &counted);
-    let count = sum(graph, &mask);
-    // A text without any token gets zeros, not a division by zero.
-    let count = graph.op("Max", &[&count, &one], &[]);
+    let (total, count) = weighted(graph, x, &mask);
     graph.op("Div", &[&total, &count], &[])
 }
 
@@ -59,14 +108,17 @@ fn raised(graph: &mut Graph, x: &Edge, p: f32, eps: f32) -> Edge {
 }
 
 /// `[batch, channels]` of a map of features `[batch, channels, height, width]`.
-pub(crate) fn pool_places(graph: &mut Graph, x: &Edge, pooler: Pooler) -> Edge {
+///
+/// # Errors
+/// [`Error::Data`] for poolers that count places of a text.
+pub(crate) fn pool_places(graph: &mut Graph, x: &Edge, pooler: Pooler) -> Result<Edge> {
     let pooled = match pooler {
         Pooler::Mean => graph.op("GlobalAveragePool", &[x], &[]),
         Pooler::Max => graph.op("GlobalMaxPool", &[x], &[]),
         Pooler::Cls => {
             let rows = graph.reshape(x, &[0, 0, -1]);
             let first = graph.int(0);
-            return graph.op("Gather", &[&rows, &first], &[Attribute::Int("axis", 2)]);
+            return Ok(graph.op("Gather", &[&rows, &first], &[Attribute::Int("axis", 2)]));
         }
         Pooler::GeM { p, eps } => {
             let powers = raised(graph, x, p, eps);
@@ -74,6 +126,11 @@ pub(crate) fn pool_places(graph: &mut Graph, x: &Edge, pooler: Pooler) -> Edge {
             let root = graph.scalar(1.0 / p);
             graph.op("Pow", &[&mean, &root], &[])
         }
+        other => {
+            let names = other.names().unwrap_or_default().join(", ");
+            let reason = format!("pictures pooled by {names} can't be written as ONNX");
+            return Err(Error::data(reason));
+        }
     };
-    graph.op("Flatten", &[&pooled], &[Attribute::Int("axis", 1)])
+    Ok(graph.op("Flatten", &[&pooled], &[Attribute::Int("axis", 1)]))
 }

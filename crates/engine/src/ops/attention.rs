@@ -14,12 +14,33 @@ use crate::kernels::{
 /// Where sequences begin and end among rows that follow each other without a
 /// gap.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Segments(Arc<[usize]>);
+pub(crate) struct Segments {
+    lengths: Arc<[usize]>,
+    left_out: usize,
+}
 
 impl Segments {
     /// Sequences of these lengths.
     pub(crate) fn new(lengths: impl IntoIterator<Item = usize>) -> Self {
-        Self(lengths.into_iter().collect())
+        Self {
+            lengths: lengths.into_iter().collect(),
+            left_out: 0,
+        }
+    }
+
+    /// The same sequences, of which pooling leaves out the first `places`: a
+    /// prompt that shall not count. No sequence may be that short.
+    pub(crate) fn leaving_out(self, places: usize) -> Self {
+        let shortest = self.lengths.iter().min().copied().unwrap_or(1);
+        Self {
+            left_out: places.min(shortest.saturating_sub(1)),
+            ..self
+        }
+    }
+
+    /// Places at the beginning of each sequence that pooling leaves out.
+    pub(crate) fn left_out(&self) -> usize {
+        self.left_out
     }
 
     /// `count` sequences of one length.
@@ -29,21 +50,21 @@ impl Segments {
 
     /// How many sequences there are.
     pub(crate) fn count(&self) -> usize {
-        self.0.len()
+        self.lengths.len()
     }
 
     pub(crate) fn lengths(&self) -> &[usize] {
-        &self.0
+        &self.lengths
     }
 
     /// Rows of all sequences.
     pub(crate) fn rows(&self) -> usize {
-        self.0.iter().sum()
+        self.lengths.iter().sum()
     }
 
     /// The first row and the length of each sequence.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.0.iter().scan(0, |next, &length| {
+        self.lengths.iter().scan(0, |next, &length| {
             let start = *next;
             *next += length;
             Some((start, length))
@@ -52,8 +73,8 @@ impl Segments {
 
     /// The one length of all sequences, where they have one.
     pub(crate) fn common_length(&self) -> Option<usize> {
-        let first = *self.0.first()?;
-        self.0
+        let first = *self.lengths.first()?;
+        self.lengths
             .iter()
             .all(|length| *length == first)
             .then_some(first)
@@ -67,7 +88,7 @@ impl Segments {
             data = rest;
             part
         };
-        self.0.iter().map(cut).collect()
+        self.lengths.iter().map(cut).collect()
     }
 
     fn parts_mut<'a>(
@@ -80,7 +101,7 @@ impl Segments {
             data = rest;
             part
         };
-        self.0.iter().map(cut).collect()
+        self.lengths.iter().map(cut).collect()
     }
 }
 

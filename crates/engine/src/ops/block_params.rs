@@ -117,7 +117,8 @@ pub(crate) struct BlockLayers {
 /// The names of the operations that finish both halves; see [`Finish`].
 #[derive(Clone, Copy)]
 pub(crate) enum FinishNames {
-    /// Tensors of a factor for each element.
+    /// Tensors of a factor for each element, as in DINOv2.
+    #[cfg_attr(not(test), expect(dead_code))]
     Scales([&'static str; 2]),
     /// Norms.
     Norms([&'static str; 2]),

@@ -47,8 +47,8 @@ pub(crate) use embeddings::{
 pub(crate) use layer_norm::{LayerNorm, NormKind, layer_norm};
 pub(crate) use linear::{Linear, linear};
 pub(crate) use loss::{cross_entropy_of_diagonal, normalize};
-pub use pool::Pooler;
 pub(crate) use pool::pool;
+pub use pool::{Concat, Pooler};
 pub(crate) use position::{PositionBias, Rotary};
 
 use crate::{

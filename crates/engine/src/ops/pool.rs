@@ -8,7 +8,8 @@ use super::{FusedOp, Pass, Segments, block::select_places};
 use crate::{Result, kernels::simd};
 
 /// How the outputs of all places become one embedding. Only the places of a
-/// sequence count, never padding.
+/// sequence count, never padding. Formulas and order are those of
+/// sentence-transformers' `Pooling`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pooler {
     /// The mean of all places.
@@ -17,20 +18,132 @@ pub enum Pooler {
     Max,
     /// The first place: the `[CLS]` token of a BERT.
     Cls,
+    /// The sum of all places, divided by the square root of their number.
+    MeanSqrtLength,
+    /// The mean of all places, weighted by their position: 1, 2, 3 and so on.
+    WeightedMean,
+    /// The last place.
+    LastToken,
     /// Generalized mean (Radenovic et al. 2018, arXiv:1711.02512):
     /// `mean(max(x, eps)^p)^(1/p)`.
     GeM {
         /// The power, 3 by default: 1 is the mean, infinity the maximum.
         p: f32,
-        /// What smaller values count as, 1e-6 by default.
+        /// Smaller values count as this, 1e-6 by default.
         eps: f32,
     },
+    /// Several poolers, their vectors side by side.
+    Concat(Concat),
 }
 
-/// Pools `[rows, width]` to `[sequences, width]`.
+/// The most poolers that are combined.
+const MOST: usize = 6;
+
+/// The poolers that can be combined, with the names that sentence-transformers
+/// gives them, in the order in which its older versions put them side by side.
+const BASIC: [(Pooler, &str); MOST] = [
+    (Pooler::Cls, "cls"),
+    (Pooler::Max, "max"),
+    (Pooler::Mean, "mean"),
+    (Pooler::MeanSqrtLength, "mean_sqrt_len_tokens"),
+    (Pooler::WeightedMean, "weightedmean"),
+    (Pooler::LastToken, "lasttoken"),
+];
+
+/// Two to six poolers whose vectors are put side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Concat {
+    /// Places in [`BASIC`], of which the first `count` are used.
+    places: [u8; MOST],
+    count: u8,
+}
+
+impl Concat {
+    pub(crate) fn poolers(self) -> impl ExactSizeIterator<Item = (Pooler, &'static str)> {
+        let chosen = self.places.into_iter().take(usize::from(self.count));
+        chosen.map(|place| BASIC[usize::from(place) % MOST])
+    }
+}
+
+impl Pooler {
+    /// The pooler of these names, which are those of sentence-transformers.
+    ///
+    /// # Errors
+    /// Where a name is unknown, or there are none or more than six.
+    pub fn named(names: &[&str]) -> Result<Self, String> {
+        let known = || BASIC.map(|(_, name)| format!("`{name}`")).join(", ");
+        let mut places = [0; MOST];
+        let wanted = names.len();
+        if wanted == 0 || wanted > MOST {
+            let known = known();
+            return Err(format!(
+                "{wanted} pooling modes; 1 to {MOST} of {known} can be combined"
+            ));
+        }
+        for (place, name) in places.iter_mut().zip(names) {
+            let found = BASIC.iter().position(|(_, known)| known == name);
+            *place = found.ok_or_else(|| {
+                let known = known();
+                format!("the pooling mode `{name}` is unknown; {known} are known")
+            })? as u8;
+        }
+        let count = wanted as u8;
+        Ok(match names.len() {
+            1 => BASIC[usize::from(places[0])].0,
+            _ => Self::Concat(Concat { places, count }),
+        })
+    }
+
+    /// The names that sentence-transformers has for it, in their order; `None`
+    /// where it has none.
+    #[must_use]
+    pub fn names(self) -> Option<Vec<&'static str>> {
+        match self {
+            Self::Concat(concat) => Some(concat.poolers().map(|(_, name)| name).collect()),
+            one => {
+                let (_, name) = BASIC.iter().find(|(pooler, _)| *pooler == one)?;
+                Some(vec![*name])
+            }
+        }
+    }
+
+    /// Length of an embedding pooled from vectors of `width` elements.
+    #[must_use]
+    pub fn dim(self, width: usize) -> usize {
+        match self {
+            Self::Concat(concat) => concat.poolers().len() * width,
+            _ => width,
+        }
+    }
+
+    /// The one place of each sequence that this pooler takes, if it needs no
+    /// others: the last block then computes these alone.
+    pub(crate) fn only(self, segments: &Segments) -> Option<Vec<usize>> {
+        match self {
+            Self::Cls => Some(vec![segments.left_out(); segments.count()]),
+            Self::LastToken => Some(
+                segments
+                    .lengths()
+                    .iter()
+                    .map(|n| n.saturating_sub(1))
+                    .collect(),
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Pools `[rows, width]` to `[sequences, pooler.dim(width)]`. The places that
+/// [`Segments::left_out`] counts at the beginning of each sequence are left out.
 pub(crate) fn pool(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
-    if pooler == Pooler::Cls {
-        return select_places(x, segments, &vec![0; segments.count()]);
+    if let Some(only) = pooler.only(segments) {
+        return select_places(x, segments, &only);
+    }
+    if let Pooler::Concat(concat) = pooler {
+        let parts = concat
+            .poolers()
+            .map(|(pooler, _)| pool(pass, x, segments, pooler));
+        return Ok(Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?);
     }
     if pass.is_fused() {
         let op = Pool {
@@ -40,8 +153,8 @@ pub(crate) fn pool(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler)
         };
         return pass.apply(x, op);
     }
-    let pooled: Vec<Tensor> = segments
-        .iter()
+    let left_out = segments.left_out();
+    let pooled: Vec<Tensor> = pooled_places(segments)
         .map(|(start, length)| -> candle_core::Result<Tensor> {
             let rows = x.narrow(0, start, length)?;
             match pooler {
@@ -51,11 +164,32 @@ pub(crate) fn pool(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler)
                     .powf(f64::from(p))?
                     .mean_keepdim(0)?
                     .powf(1.0 / f64::from(p)),
-                Pooler::Mean | Pooler::Cls => rows.mean_keepdim(0),
+                Pooler::MeanSqrtLength => rows.sum_keepdim(0)? / (length as f64).sqrt(),
+                Pooler::WeightedMean => {
+                    let weights = position_weights(left_out, length);
+                    let weights = Tensor::from_vec(weights, (1, length), x.device())?;
+                    weights.matmul(&rows)
+                }
+                _ => rows.mean_keepdim(0),
             }
         })
         .collect::<candle_core::Result<_>>()?;
     Ok(Tensor::cat(&pooled, 0)?)
+}
+
+/// The first row and the number of the rows of each sequence that are pooled.
+fn pooled_places(segments: &Segments) -> impl Iterator<Item = (usize, usize)> {
+    let left_out = segments.left_out();
+    segments
+        .iter()
+        .map(move |(start, length)| (start + left_out, length - left_out))
+}
+
+/// The weights of `length` places behind `left_out` others, which add up to 1.
+fn position_weights(left_out: usize, length: usize) -> Vec<f32> {
+    let positions = left_out + 1..=left_out + length;
+    let sum: usize = positions.clone().sum();
+    positions.map(|place| place as f32 / sum as f32).collect()
 }
 
 struct Pool {
@@ -79,18 +213,12 @@ impl FusedOp for Pool {
         if self.pooler == Pooler::Max {
             chosen = vec![0u32; count * width];
         }
-        for (i, ((start, length), y)) in self
-            .segments
-            .iter()
+        for (i, ((start, length), y)) in pooled_places(&self.segments)
             .zip(y.chunks_exact_mut(width))
             .enumerate()
         {
             let rows = x[start * width..(start + length) * width].chunks_exact(width);
             match self.pooler {
-                Pooler::Mean | Pooler::Cls => {
-                    rows.for_each(|row| simd::add_assign(y, row));
-                    y.iter_mut().for_each(|y| *y /= length as f32);
-                }
                 Pooler::Max => {
                     let chosen = &mut chosen[i * width..(i + 1) * width];
                     y.fill(f32::NEG_INFINITY);
@@ -110,6 +238,19 @@ impl FusedOp for Pool {
                     }
                     y.iter_mut()
                         .for_each(|y| *y = (*y / length as f32).powf(1.0 / p));
+                }
+                Pooler::WeightedMean => {
+                    let weights = position_weights(self.segments.left_out(), length);
+                    for (row, weight) in rows.zip(weights) {
+                        for (y, x) in y.iter_mut().zip(row) {
+                            *y += weight * x;
+                        }
+                    }
+                }
+                pooler => {
+                    rows.for_each(|row| simd::add_assign(y, row));
+                    let divisor = divisor(pooler, length);
+                    y.iter_mut().for_each(|y| *y /= divisor);
                 }
             }
         }
@@ -136,37 +277,58 @@ impl FusedOp for Pool {
             }
             return Ok(Some(dx));
         }
-        for ((start, length), g) in self.segments.iter().zip(g.chunks_exact(width)) {
+        for ((start, length), g) in pooled_places(&self.segments).zip(g.chunks_exact(width)) {
             let rows = start * width..(start + length) * width;
             let parts = || x[rows.clone()].chunks_exact(width);
-            let mut scaled: Vec<f32> = g.iter().map(|g| g / length as f32).collect();
-            if let Pooler::GeM { p, eps } = self.pooler {
-                // d/dx of m^(1/p), m the mean of x^p: m^(1/p - 1) x^(p-1) / n.
-                let mut mean = vec![0.0; width];
-                for row in parts() {
-                    for (mean, x) in mean.iter_mut().zip(row) {
-                        *mean += x.max(eps).powf(p) / length as f32;
+            match self.pooler {
+                Pooler::GeM { p, eps } => {
+                    // d/dx of m^(1/p), m the mean of x^p: m^(1/p - 1) x^(p-1) / n.
+                    let mut mean = vec![0.0; width];
+                    for row in parts() {
+                        for (mean, x) in mean.iter_mut().zip(row) {
+                            *mean += x.max(eps).powf(p) / length as f32;
+                        }
+                    }
+                    let mut scaled: Vec<f32> = g.iter().map(|g| g / length as f32).collect();
+                    for (scaled, mean) in scaled.iter_mut().zip(&mean) {
+                        *scaled *= mean.powf(1.0 / p - 1.0);
+                    }
+                    for (dx, x) in dx[rows.clone()].chunks_exact_mut(width).zip(parts()) {
+                        for ((dx, x), scaled) in dx.iter_mut().zip(x).zip(&scaled) {
+                            *dx = if *x >= eps {
+                                scaled * x.powf(p - 1.0)
+                            } else {
+                                0.0
+                            };
+                        }
                     }
                 }
-                for (scaled, mean) in scaled.iter_mut().zip(&mean) {
-                    *scaled *= mean.powf(1.0 / p - 1.0);
-                }
-                for (dx, x) in dx[rows.clone()].chunks_exact_mut(width).zip(parts()) {
-                    for ((dx, x), scaled) in dx.iter_mut().zip(x).zip(&scaled) {
-                        *dx = if *x >= eps {
-                            scaled * x.powf(p - 1.0)
-                        } else {
-                            0.0
-                        };
+                Pooler::WeightedMean => {
+                    let weights = position_weights(self.segments.left_out(), length);
+                    for (dx, weight) in dx[rows].chunks_exact_mut(width).zip(weights) {
+                        for (dx, g) in dx.iter_mut().zip(g) {
+                            *dx = weight * g;
+                        }
                     }
                 }
-            } else {
-                for dx in dx[rows].chunks_exact_mut(width) {
-                    dx.copy_from_slice(&scaled);
+                pooler => {
+                    let divisor = divisor(pooler, length);
+                    let scaled: Vec<f32> = g.iter().map(|g| g / divisor).collect();
+                    for dx in dx[rows].chunks_exact_mut(width) {
+                        dx.copy_from_slice(&scaled);
+                    }
                 }
             }
         }
         Ok(Some(dx))
+    }
+}
+
+/// The number by which the sum of `length` places is divided.
+fn divisor(pooler: Pooler, length: usize) -> f32 {
+    match pooler {
+        Pooler::MeanSqrtLength => (length as f32).sqrt(),
+        _ => length as f32,
     }
 }
 
@@ -177,14 +339,40 @@ mod tests {
     use super::*;
     use crate::ops::testing::{compare, noise, params};
 
+    fn all() -> Vec<Pooler> {
+        let gem = Pooler::GeM { p: 3.0, eps: 1e-2 };
+        let several = Pooler::named(&["mean", "cls", "weightedmean", "mean"]).unwrap();
+        let basic = BASIC.into_iter().map(|(pooler, _)| pooler);
+        basic.chain([gem, several]).collect()
+    }
+
     #[test]
     fn fused_equals_composite_for_every_pooler() {
         let params = params(&[], &[]);
-        let segments = Segments::new([3, 1, 5]);
         let x = Tensor::from_vec(noise(2, 9 * 7), (9, 7), &Device::Cpu).unwrap();
-        let gem = Pooler::GeM { p: 3.0, eps: 1e-2 };
-        for pooler in [Pooler::Mean, Pooler::Max, Pooler::Cls, gem] {
-            compare(&params, &x, |pass, x| pool(pass, x, &segments, pooler));
+        for segments in [
+            Segments::new([3, 1, 5]),
+            Segments::new([3, 2, 4]).leaving_out(1),
+        ] {
+            for pooler in all() {
+                compare(&params, &x, |pass, x| pool(pass, x, &segments, pooler));
+            }
         }
+    }
+
+    #[test]
+    fn poolers_are_told_by_the_names_of_sentence_transformers() {
+        for (pooler, name) in BASIC {
+            assert_eq!(Pooler::named(&[name]), Ok(pooler));
+            assert_eq!(pooler.names(), Some(vec![name]));
+            assert_eq!(pooler.dim(8), 8);
+        }
+        let two = Pooler::named(&["max", "cls"]).unwrap();
+        assert_eq!(two.names(), Some(vec!["max", "cls"]));
+        assert_eq!(two.dim(8), 16);
+        assert_eq!(Pooler::GeM { p: 3.0, eps: 1e-6 }.names(), None);
+        assert!(Pooler::named(&[]).is_err());
+        let error = Pooler::named(&["mean", "best"]).unwrap_err();
+        assert!(error.contains("`best`"), "{error}");
     }
 }

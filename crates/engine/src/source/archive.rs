@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::files::{EXTRAS_FILE, HEAD_FILE, POOLING_FILE, SENTENCE_FILE, SIDE_FILES};
-use crate::{Error, Result};
+use super::files::{EXTRAS_FILE, HEAD_FILE, SIDE_FILES};
+use crate::{Error, Result, modules};
 
 /// No file of a model may be larger than this.
 const LARGEST_FILE: u64 = 64 << 30;
@@ -25,18 +25,17 @@ pub fn open_artifact(zip: &Path, folder: &Path) -> Result<()> {
         "model.safetensors",
         EXTRAS_FILE,
         HEAD_FILE,
-        POOLING_FILE,
-        SENTENCE_FILE,
     ];
     for i in 0..archive.len() {
         let mut entry = archive.by_index(i).map_err(|e| bad(&e))?;
         // Every file lies in a folder with the run's name.
         let name = entry.name().map_err(|e| bad(&e))?.into_owned();
         let name = name.split_once('/').map(|(_, name)| name);
-        let wanted = own.iter().chain(&SIDE_FILES);
-        let Some(name) = wanted.copied().find(|wanted| name == Some(*wanted)) else {
+        let Some(name) = name else { continue };
+        let mut wanted = own.iter().chain(&SIDE_FILES);
+        if !wanted.any(|wanted| name == *wanted) && !modules::is_file(name) {
             continue;
-        };
+        }
         if entry.size() > LARGEST_FILE {
             return Err(bad(&format!("`{name}` has {} bytes", entry.size())));
         }

@@ -6,13 +6,18 @@ use std::collections::HashMap;
 
 use super::{
     Extras, ModelFiles,
-    files::{POOLING_FILE, SENTENCE_FILE, SIDE_FILES, max_seq_length, parse_json},
+    files::{SIDE_FILES, parse_json},
     towers,
 };
 use crate::{
     Error, Result,
+    modules::{self, Found, SentenceConfig},
+    ops::Pooler,
     params::{RawTensor, parse_safetensors},
 };
+
+/// The longest text, as sentence-transformers has it.
+const SENTENCE_FILE: &str = "sentence_bert_config.json";
 
 /// A model that ships with the engine.
 struct Bundled {
@@ -92,11 +97,18 @@ pub(super) fn read(name: &str) -> Result<ModelFiles> {
         tensors: unpack(weights, name)?,
         preprocessor: json("preprocessor_config.json")?,
         side_files: side_files.collect(),
-        extras: match json(POOLING_FILE)? {
-            Some(pooling) => Extras::from_sentence_transformers(&pooling)?,
-            None => Extras::default(),
+        extras: Extras {
+            // All text models here pool by the mean.
+            pooler: find(modules::LIST_FILE).map(|_| Pooler::Mean),
+            ..Extras::default()
         },
-        max_tokens: json(SENTENCE_FILE)?.as_ref().and_then(max_seq_length),
+        modules: Found {
+            sentence: match json(SENTENCE_FILE)? {
+                Some(file) => SentenceConfig::parse(file, SENTENCE_FILE)?,
+                None => SentenceConfig::default(),
+            },
+            ..Found::default()
+        },
     })
 }
 

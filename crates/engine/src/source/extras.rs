@@ -2,26 +2,48 @@
 
 use serde_json::{Value, json};
 
-use super::{EXTRAS_FILE, HEAD_FILE, POOLING_FILE};
+use super::{EXTRAS_FILE, HEAD_FILE};
 use crate::{Error, Result, models::HeadConfig, ops::Pooler};
 
 /// What a saved model is beside its network: how it pools, and whether it has
 /// a projection head.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Extras {
     pub(crate) pooler: Option<Pooler>,
     pub(crate) head: Option<HeadConfig>,
-    /// Longest text in tokens, where a run has set it.
+    /// The places of the head's layers in the list of modules, which has them
+    /// for sentence-transformers.
+    pub(crate) head_modules: Vec<usize>,
+    /// Longest text in tokens, where no other file says it.
     pub(crate) max_tokens: Option<usize>,
+    /// The list of modules of a model that sentence-transformers can't open.
+    pub(crate) modules: Option<Value>,
+    /// Whether pooling counts the tokens of a prompt, where no other file says
+    /// it.
+    pub(crate) include_prompt: bool,
+}
+
+impl Default for Extras {
+    fn default() -> Self {
+        Self {
+            pooler: None,
+            head: None,
+            head_modules: Vec::new(),
+            max_tokens: None,
+            modules: None,
+            include_prompt: true,
+        }
+    }
 }
 
 impl Extras {
     pub(crate) fn to_json(&self) -> Value {
-        let pooler = self.pooler.map(|pooler| match pooler {
-            Pooler::Mean => json!({"name": "mean"}),
-            Pooler::Max => json!({"name": "max"}),
-            Pooler::Cls => json!({"name": "cls"}),
-            Pooler::GeM { p, eps } => json!({"name": "GeM", "p": p, "eps": eps}),
+        let pooler = self.pooler.map(|pooler| match (pooler, pooler.names()) {
+            (Pooler::GeM { p, eps }, _) => json!({"name": "GeM", "p": p, "eps": eps}),
+            (_, names) => match names.as_deref() {
+                Some([name]) => json!({"name": name}),
+                names => json!({"names": names}),
+            },
         });
         let head = self.head.map(
             |head| json!({"inputs": head.inputs, "outputs": head.outputs, "weights": HEAD_FILE}),
@@ -30,17 +52,23 @@ impl Extras {
         if let Some(longest) = self.max_tokens {
             all["max_length"] = longest.into();
         }
+        if !self.head_modules.is_empty() {
+            all["projection_head"]["modules"] = self.head_modules.clone().into();
+        }
+        if let Some(modules) = &self.modules {
+            all["modules"] = modules.clone();
+        }
+        if !self.include_prompt {
+            all["include_prompt"] = false.into();
+        }
         all
     }
 
     pub(super) fn parse(json: &Value) -> Result<Self> {
         let bad = |what: &str| Error::checkpoint(format!("{EXTRAS_FILE}: bad `{what}`"));
-        let pooler = match json["pooler"]["name"].as_str() {
-            None => None,
-            Some("mean") => Some(Pooler::Mean),
-            Some("max") => Some(Pooler::Max),
-            Some("cls") => Some(Pooler::Cls),
-            Some("GeM") => {
+        let pooler = match (&json["pooler"]["name"], &json["pooler"]["names"]) {
+            (Value::Null, Value::Null) => None,
+            (Value::String(name), _) if name == "GeM" => {
                 let number = |name: &str, default: f64| {
                     json["pooler"]
                         .get(name)
@@ -55,7 +83,13 @@ impl Extras {
                     _ => return Err(bad("pooler")),
                 }
             }
-            Some(_) => return Err(bad("pooler")),
+            (Value::String(name), _) => Some(Pooler::named(&[name]).map_err(|_| bad("pooler"))?),
+            (_, Value::Array(names)) => {
+                let names: Option<Vec<&str>> = names.iter().map(Value::as_str).collect();
+                let pooler = names.and_then(|names| Pooler::named(&names).ok());
+                Some(pooler.ok_or_else(|| bad("pooler"))?)
+            }
+            _ => return Err(bad("pooler")),
         };
         let head = &json["projection_head"];
         let length = |name: &str| {
@@ -71,9 +105,20 @@ impl Extras {
                 Some(longest.ok_or_else(|| bad("max_length"))? as usize)
             }
         };
+        let head_modules = match &head["modules"] {
+            Value::Null => Some(Vec::new()),
+            Value::Array(places) => {
+                let places = places.iter().map(|place| Some(place.as_u64()? as usize));
+                places.collect()
+            }
+            _ => None,
+        };
         Ok(Self {
             pooler,
             max_tokens,
+            head_modules: head_modules.ok_or_else(|| bad("projection_head"))?,
+            modules: Some(json["modules"].clone()).filter(Value::is_array),
+            include_prompt: json["include_prompt"].as_bool().unwrap_or(true),
             head: if head.is_null() {
                 None
             } else {
@@ -82,32 +127,6 @@ impl Extras {
                     outputs: length("outputs")?,
                 })
             },
-        })
-    }
-
-    /// How a model of sentence-transformers pools.
-    pub(super) fn from_sentence_transformers(json: &Value) -> Result<Self> {
-        let on = |mode: &str| json[format!("pooling_mode_{mode}")].as_bool() == Some(true);
-        let pooler = match (on("mean_tokens"), on("max_tokens"), on("cls_token")) {
-            (true, false, false) => Pooler::Mean,
-            (false, true, false) => Pooler::Max,
-            (false, false, true) => Pooler::Cls,
-            // Newer versions name the mode.
-            (false, false, false) => match json["pooling_mode"].as_str() {
-                Some("mean") => Pooler::Mean,
-                Some("max") => Pooler::Max,
-                Some("cls") => Pooler::Cls,
-                _ => return Err(Error::checkpoint(format!("{POOLING_FILE}: no known mode"))),
-            },
-            _ => {
-                return Err(Error::checkpoint(format!(
-                    "{POOLING_FILE}: several modes at once are not known"
-                )));
-            }
-        };
-        Ok(Self {
-            pooler: Some(pooler),
-            ..Self::default()
         })
     }
 }
@@ -128,12 +147,16 @@ mod tests {
             (Some(Pooler::Cls), head),
             (Some(gem), None),
             (Some(Pooler::Max), None),
+            (Pooler::named(&["cls", "mean"]).ok(), None),
         ] {
             let max_tokens = head.map(|head| head.outputs);
             let extras = Extras {
                 pooler,
                 head,
                 max_tokens,
+                head_modules: head.map_or(Vec::new(), |_| vec![2, 3]),
+                modules: max_tokens.map(|_| json!([{"path": ""}])),
+                include_prompt: head.is_none(),
             };
             assert_eq!(Extras::parse(&extras.to_json()).unwrap(), extras);
         }
@@ -144,11 +167,5 @@ mod tests {
         ] {
             assert!(Extras::parse(&bad).is_err(), "{bad}");
         }
-        let st = |json: Value| Extras::from_sentence_transformers(&json);
-        let mean = st(json!({"pooling_mode_mean_tokens": true})).unwrap();
-        assert_eq!(mean.pooler, Some(Pooler::Mean));
-        let cls = st(json!({"pooling_mode": "cls"})).unwrap();
-        assert_eq!(cls.pooler, Some(Pooler::Cls));
-        assert!(st(json!({})).is_err());
     }
 }

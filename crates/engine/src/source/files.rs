@@ -7,18 +7,22 @@ use std::{
 
 use serde_json::Value;
 
-use super::Extras;
+use super::{Extras, untyped};
 use crate::{
     Error, Result,
     models::ModelConfig,
+    modules::{self, Found, Reader},
     params::{RawTensor, parse_safetensors},
 };
 
 /// Files that go with a model and are handed on unchanged.
-pub(super) const SIDE_FILES: [&str; 6] = [
+pub(super) const SIDE_FILES: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
+    "sentencepiece.bpe.model",
+    "spiece.model",
     "vocab.json",
     "vocab.txt",
     "merges.txt",
@@ -28,10 +32,6 @@ pub(super) const SIDE_FILES: [&str; 6] = [
 pub(crate) const EXTRAS_FILE: &str = "finetuner.json";
 /// The weights of a projection head.
 pub(crate) const HEAD_FILE: &str = "projection_head.safetensors";
-/// How sentence-transformers pools.
-pub(crate) const POOLING_FILE: &str = "1_Pooling/config.json";
-/// How sentence-transformers cuts texts.
-pub(crate) const SENTENCE_FILE: &str = "sentence_bert_config.json";
 
 /// The files of a model, read.
 #[derive(Default)]
@@ -42,8 +42,8 @@ pub struct ModelFiles {
     /// By file name.
     pub(super) side_files: HashMap<String, Vec<u8>>,
     pub(super) extras: Extras,
-    /// Longest text in tokens, where sentence-transformers says so.
-    pub(super) max_tokens: Option<usize>,
+    /// What sentence-transformers has behind the network.
+    pub(super) modules: Found,
 }
 
 impl ModelFiles {
@@ -63,19 +63,37 @@ impl ModelFiles {
                 .transpose()
         };
         let missing = |file: &str| Error::model(name, format!("it has no {file}"));
-        let config = json("config.json")?.ok_or_else(|| missing("config.json"))?;
+        let mut extras = match json(EXTRAS_FILE)? {
+            Some(own) => Extras::parse(&own)?,
+            None => Extras::default(),
+        };
+        let reader = Reader {
+            find: &find,
+            tensors: &read_weights,
+        };
+        let modules = modules::read(&reader, extras.modules.as_ref(), &extras.head_modules)?;
+        let mut modules = modules.unwrap_or_default();
+        if let Some(pooling) = modules.pooling {
+            extras.pooler = Some(pooling.pooler);
+        }
+        // The network of a model of sentence-transformers may have a folder of
+        // its own.
+        let network = modules.network.clone();
+        let in_folder = |file: &str| format!("{network}{file}");
+        let find = |file: &str| find(&in_folder(file));
+        let read = |file: &str| read(&in_folder(file));
+        let json = |file: &str| json(&in_folder(file));
+        let missing = |file: &str| missing(&in_folder(file));
+        let mut config = json("config.json")?.ok_or_else(|| missing("config.json"))?;
+        modules.notes.extend(untyped::complete(&mut config, find)?);
         // Fail on a wrong kind of model before its weights are fetched.
         let parsed = ModelConfig::parse(&config)?;
-        let reads_texts = parsed.max_tokens().is_some();
         let mut side_files = HashMap::new();
-        if reads_texts {
+        if parsed.max_tokens().is_some() {
             for file in SIDE_FILES {
                 if let Some(bytes) = read(file)? {
                     side_files.insert(file.to_owned(), bytes);
                 }
-            }
-            if !side_files.contains_key("tokenizer.json") {
-                return Err(missing("tokenizer.json"));
             }
         }
         let mut tensors = if let Some(bytes) = read("model.safetensors")? {
@@ -85,26 +103,10 @@ impl ModelFiles {
         } else {
             return Err(missing("model.safetensors"));
         };
-        let extras = match json(EXTRAS_FILE)? {
-            Some(own) => Extras::parse(&own)?,
-            None => match if reads_texts {
-                json(POOLING_FILE)?
-            } else {
-                None
-            } {
-                Some(pooling) => Extras::from_sentence_transformers(&pooling)?,
-                None => Extras::default(),
-            },
-        };
         if extras.head.is_some() {
             let bytes = read(HEAD_FILE)?.ok_or_else(|| missing(HEAD_FILE))?;
             tensors.extend(parse_safetensors(&bytes, HEAD_FILE)?);
         }
-        let max_tokens = if reads_texts {
-            json(SENTENCE_FILE)?.as_ref().and_then(max_seq_length)
-        } else {
-            None
-        };
         Ok(Self {
             config,
             tensors,
@@ -113,7 +115,7 @@ impl ModelFiles {
             })?,
             side_files,
             extras,
-            max_tokens,
+            modules,
         })
     }
 }
@@ -130,13 +132,17 @@ fn preprocessor(
     }
 }
 
-/// The longest text in tokens that a [`SENTENCE_FILE`] allows.
-pub(super) fn max_seq_length(sentence: &Value) -> Option<usize> {
-    sentence["max_seq_length"].as_u64().map(|n| n as usize)
-}
-
 pub(super) fn parse_json(bytes: &[u8], name: &str) -> Result<Value> {
     serde_json::from_slice(bytes).map_err(|e| Error::checkpoint(format!("{name}: {e}")))
+}
+
+/// Reads the tensors of a file of safetensors or PyTorch.
+fn read_weights(path: &Path) -> Result<HashMap<String, RawTensor>> {
+    if path.extension().is_some_and(|ext| ext == "bin") {
+        return read_pytorch(path);
+    }
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    parse_safetensors(&bytes, &path.display().to_string())
 }
 
 /// Reads the tensors of a PyTorch file. The pickle in it is interpreted as

@@ -1,6 +1,6 @@
 //! Putting a model together from its files.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use candle_core::Device;
 use serde_json::Value;
@@ -9,9 +9,10 @@ use super::ModelFiles;
 use crate::{
     Error, Result,
     models::{HeadConfig, Model, ModelConfig, ModelSetup},
+    modules::{Prompts, SentenceConfig},
     ops::Pooler,
     plan::Cutting,
-    prepare::Preparer,
+    prepare::{Preparer, Prompt},
     tokenizer::Tokenizer,
 };
 
@@ -38,13 +39,20 @@ pub struct LoadedModel {
     pub preparer: Preparer,
     /// Its files beside the weights.
     pub description: ModelDescription,
+    /// What of the files has another effect than their author may expect.
+    pub notes: Vec<String>,
 }
 
 /// What a saved model needs beside its weights.
 pub struct ModelDescription {
     pub(crate) config: Value,
     pub(crate) side_files: HashMap<String, Vec<u8>>,
+    /// The longest text in tokens, of a model that reads texts.
     pub(crate) max_tokens: Option<usize>,
+    pub(crate) sentence: SentenceConfig,
+    pub(crate) prompts: Prompts,
+    /// Whether pooling counts the tokens of a prompt.
+    pub(crate) include_prompt: bool,
 }
 
 impl ModelFiles {
@@ -57,39 +65,37 @@ impl ModelFiles {
         let config = ModelConfig::parse(&self.config)?;
         let architecture = config.architecture();
         let processor = architecture.processor(self.preprocessor.as_ref())?;
-        let tokenizer = match (config.max_tokens(), self.side_files.get("tokenizer.json")) {
-            (None, _) => None,
-            (Some(_), None) => return Err(Error::checkpoint("tokenizer.json is missing")),
-            (Some(positions), Some(json)) => {
-                self.max_tokens = self
-                    .max_tokens
-                    .filter(|n| *n > 0)
-                    .or(self.extras.max_tokens);
-                if let Some(longest) = options.cutting.max_length {
-                    if longest > positions {
-                        return Err(Error::config(
-                            "model_options.collate_options",
-                            format!(
-                                "`max_length` is {longest}: the model reads {positions} tokens"
-                            ),
-                        ));
-                    }
-                    self.max_tokens = Some(longest);
-                }
-                let longest = self.max_tokens.unwrap_or(positions).min(positions);
-                Some(match options.cutting.refuse_longer {
-                    true => Tokenizer::parse_uncut(json, positions)?,
-                    false => Tokenizer::parse(json, longest)?,
-                })
+        let (tokenizer, longest) = match config.max_tokens() {
+            None => (None, None),
+            Some(positions) => {
+                let (tokenizer, longest) = self.tokenizer(&config, positions, &options.cutting)?;
+                (Some(Arc::new(tokenizer)), Some(longest))
             }
+        };
+        let include_prompt = match self.modules.pooling {
+            Some(pooling) => pooling.include_prompt,
+            None => self.extras.include_prompt,
+        };
+        let prompt = match (&tokenizer, self.modules.prompts.default_prompt()) {
+            (Some(tokenizer), Some((_, text))) => {
+                Some(Prompt::new(text, tokenizer, include_prompt)?)
+            }
+            _ => None,
         };
         let features = architecture.features();
         if architecture.begins_random() && self.tensors.is_empty() {
             self.tensors = config.random_weights(options.seed);
         }
-        let dim = config.dim();
+        let mut setup = ModelSetup {
+            pooler: options.pooler.or(self.extras.pooler),
+            modules: self.modules.layers,
+            head: None,
+            freeze: options.freeze,
+            seed: options.seed,
+        };
+        let dim = setup.body_dim(&config)?;
         let wanted = options.output_dim;
-        let head = match (self.extras.head, wanted) {
+        setup.head = match (self.extras.head, wanted) {
             (Some(head), None) => Some(head),
             (Some(head), Some(wanted)) if head.outputs == wanted => Some(head),
             (Some(head), Some(wanted)) => {
@@ -112,24 +118,64 @@ impl ModelFiles {
                 })
             }
         };
-        let setup = ModelSetup {
-            pooler: options.pooler.or(self.extras.pooler),
-            head,
-            freeze: options.freeze,
-            seed: options.seed,
-        };
+        self.tensors.extend(self.modules.tensors);
         Ok(LoadedModel {
             model: Model::new(config, self.tensors, setup, device)?,
             preparer: Preparer {
                 tokenizer,
                 processor,
                 features,
+                prompt,
             },
             description: ModelDescription {
                 config: self.config,
                 side_files: self.side_files,
-                max_tokens: self.max_tokens,
+                max_tokens: longest,
+                sentence: self.modules.sentence,
+                prompts: self.modules.prompts,
+                include_prompt,
             },
+            notes: self.modules.notes,
         })
+    }
+
+    /// The tokenizer, and the longest text in tokens: by the run's options, else
+    /// by the files of sentence-transformers, else by those of the tokenizer,
+    /// and never more than the network's `positions`.
+    fn tokenizer(
+        &self,
+        config: &ModelConfig,
+        positions: usize,
+        cutting: &Cutting,
+    ) -> Result<(Tokenizer, usize)> {
+        let (mut tokenizer, limit) = Tokenizer::of_model(&self.side_files, &self.config)?;
+        if let Some(rows) = config.vocab_size() {
+            tokenizer.fits(rows)?;
+        }
+        let sentence = &self.modules.sentence;
+        if sentence.lowercase {
+            tokenizer = tokenizer.lowercase()?;
+        }
+        if let Some(wanted) = cutting.max_length
+            && wanted > positions
+        {
+            return Err(Error::config(
+                "model_options.collate_options",
+                format!("`max_length` is {wanted}: the model reads {positions} tokens"),
+            ));
+        }
+        let given = [
+            cutting.max_length,
+            sentence.max_tokens,
+            self.extras.max_tokens,
+            limit,
+        ];
+        let longest = given.into_iter().flatten().next();
+        let longest = longest.map_or(positions, |longest| longest.min(positions));
+        let tokenizer = match cutting.refuse_longer {
+            true => tokenizer.refuse_above(positions),
+            false => tokenizer.cut_at(longest)?,
+        };
+        Ok((tokenizer, longest))
     }
 }

@@ -52,6 +52,15 @@ pub(super) fn join(
                           that it was made from, or one without a head";
             return Err(Error::model(option(wanted), reason));
         }
+        let modules = &files.modules;
+        let has_more = !modules.layers.is_empty()
+            || modules.sentence.lowercase
+            || modules.prompts.default_prompt().is_some();
+        if has_more {
+            let reason = "it has modules behind its pooling, a default prompt or `do_lower_case`, \
+                          which have no place in a tower; take the network that it was made from";
+            return Err(Error::model(option(wanted), reason));
+        }
         let own = config.canonical(std::mem::take(&mut files.tensors));
         tensors.extend(
             own.into_iter()
@@ -77,10 +86,10 @@ pub(super) fn join(
         preprocessor: vision.preprocessor,
         side_files: text.side_files,
         extras: super::Extras {
-            max_tokens: text.max_tokens.or(text.extras.max_tokens),
+            max_tokens: text.modules.sentence.max_tokens.or(text.extras.max_tokens),
             ..super::Extras::default()
         },
-        max_tokens: None,
+        modules: Default::default(),
     })
 }
 

@@ -10,6 +10,7 @@ mod precision;
 mod preprocessing;
 mod resume;
 mod runs;
+mod sentence;
 mod settings;
 mod support;
 mod tokenizers;

@@ -1,5 +1,5 @@
 //! Tokenizers that come from sentencepiece against sentencepiece itself, by
-//! `fixtures/make_tokenizers.py`, and models that have them.
+//! `fixtures/make_sentencepiece.py`, and models that have them.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::{
 
 #[test]
 fn sentencepiece_models_give_the_ids_of_sentencepiece() {
-    let expected = json("tokenizers/sentencepiece.json");
+    let expected = json("sentencepiece/expected.json");
     let texts: Vec<&str> = expected["texts"]
         .as_array()
         .unwrap()
@@ -25,7 +25,7 @@ fn sentencepiece_models_give_the_ids_of_sentencepiece() {
         .map(|text| text.as_str().unwrap())
         .collect();
     for name in ["xlm-roberta", "t5"] {
-        let file = std::fs::read(fixture(&format!("tokenizers/{name}.json"))).unwrap();
+        let file = std::fs::read(fixture(&format!("sentencepiece/{name}.json"))).unwrap();
         let tokenizer = Tokenizer::parse(&file, 512).unwrap();
         let batch = tokenizer.encode(&texts).unwrap();
         let mut ids = batch.ids.iter().map(|id| u64::from(*id));

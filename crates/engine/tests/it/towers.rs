@@ -67,6 +67,7 @@ fn unpadded(values: &Tensors) -> Input {
     Input::Texts(TokenBatch {
         ids: ids.collect(),
         lengths,
+        left_out: 0,
     })
 }
 

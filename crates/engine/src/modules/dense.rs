@@ -1,0 +1,252 @@
+//! `Dense` of sentence-transformers: a linear map and an activation, with a
+//! residual connection where its folder asks for one.
+
+use candle_core::Tensor;
+use serde_json::Value;
+
+use super::layer::only_embeddings;
+use crate::{
+    Error, Result,
+    kernels::simd::Curve,
+    onnx::{self, Attribute, Edge, Graph},
+    ops::{Linear, Pass, linear},
+    params::Params,
+};
+
+/// The activations of `torch.nn` that are supported, with their default options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Activation {
+    Identity,
+    Tanh,
+    Relu,
+    Gelu,
+    Sigmoid,
+    Silu,
+    LeakyRelu,
+    Elu,
+}
+
+const ACTIVATIONS: [(&str, Activation); 8] = [
+    ("Identity", Activation::Identity),
+    ("Tanh", Activation::Tanh),
+    ("ReLU", Activation::Relu),
+    ("GELU", Activation::Gelu),
+    ("Sigmoid", Activation::Sigmoid),
+    ("SiLU", Activation::Silu),
+    ("LeakyReLU", Activation::LeakyRelu),
+    ("ELU", Activation::Elu),
+];
+
+impl Activation {
+    /// Reads the path of a class.
+    fn parse(config: &Value, shown: &str, notes: &mut Vec<String>) -> Result<Self> {
+        let path = match &config["activation_function"] {
+            Value::Null => return Ok(Self::Tanh),
+            Value::String(path) => path,
+            other => {
+                return Err(Error::checkpoint(format!(
+                    "{shown}: `activation_function` is {other}; the name of a class is wanted"
+                )));
+            }
+        };
+        if !path.starts_with("torch.") {
+            notes.push(format!(
+                "{shown}: the activation `{path}` is not one of PyTorch's. Tanh takes its place, \
+                 as in sentence-transformers"
+            ));
+            return Ok(Self::Tanh);
+        }
+        let name = path.rsplit('.').next().unwrap_or_default();
+        let found = ACTIVATIONS.iter().find(|(known, _)| *known == name);
+        found.map(|(_, activation)| *activation).ok_or_else(|| {
+            let known = ACTIVATIONS.map(|(name, _)| name).join(", ");
+            Error::checkpoint(format!(
+                "{shown}: the activation `{path}` is not supported; {known} are"
+            ))
+        })
+    }
+
+    fn forward(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Identity => x.clone(),
+            Self::Tanh => x.tanh()?,
+            Self::Relu => x.relu()?,
+            Self::Gelu => x.gelu_erf()?,
+            Self::Sigmoid => (x * 0.5)?.tanh()?.affine(0.5, 0.5)?,
+            Self::Silu => x.silu()?,
+            Self::LeakyRelu => (x.relu()? - (x.neg()?.relu()? * 0.01)?)?,
+            Self::Elu => x.elu(1.0)?,
+        })
+    }
+
+    fn onnx(self, graph: &mut Graph, x: &Edge) -> Edge {
+        let alpha = [Attribute::Float("alpha", 0.01)];
+        match self {
+            Self::Identity => x.clone(),
+            Self::Tanh => graph.op("Tanh", &[x], &[]),
+            Self::Relu => graph.op("Relu", &[x], &[]),
+            Self::Gelu => onnx::gelu(graph, x),
+            Self::Sigmoid => graph.op("Sigmoid", &[x], &[]),
+            Self::Silu => onnx::curve(graph, x, Curve::Swish),
+            Self::LeakyRelu => graph.op("LeakyRelu", &[x], &alpha),
+            Self::Elu => graph.op("Elu", &[x], &[]),
+        }
+    }
+}
+
+/// Shapes and activation of a `Dense`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct DenseSpec {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    bias: bool,
+    residual: bool,
+    activation: Activation,
+}
+
+impl DenseSpec {
+    pub(super) fn parse(config: &Value, shown: &str, notes: &mut Vec<String>) -> Result<Self> {
+        let length = |field: &str| {
+            let length = config[field].as_u64().filter(|n| (1..1 << 24).contains(n));
+            length.map(|n| n as usize).ok_or_else(|| {
+                Error::checkpoint(format!(
+                    "{shown}: `{field}` is {}; a number from 1 to {} is wanted",
+                    config[field],
+                    (1 << 24) - 1
+                ))
+            })
+        };
+        let flag = |field: &str, default: bool| match &config[field] {
+            Value::Null => Ok(default),
+            Value::Bool(flag) => Ok(*flag),
+            other => Err(Error::checkpoint(format!(
+                "{shown}: `{field}` is {other}; true or false is wanted"
+            ))),
+        };
+        only_embeddings(config, shown)?;
+        Ok(Self {
+            inputs: length("in_features")?,
+            outputs: length("out_features")?,
+            bias: flag("bias", true)?,
+            residual: flag("use_residual", false)?,
+            activation: Activation::parse(config, shown, notes)?,
+        })
+    }
+
+    /// Whether the residual connection has a weight of its own.
+    fn projects(&self) -> bool {
+        self.residual && self.inputs != self.outputs
+    }
+
+    pub(super) fn tensors(&self) -> Vec<(&'static str, Vec<usize>)> {
+        let shape = vec![self.outputs, self.inputs];
+        let mut all = vec![("linear.weight", shape.clone())];
+        if self.bias {
+            all.push(("linear.bias", vec![self.outputs]));
+        }
+        if self.projects() {
+            all.push(("residual.weight", shape));
+        }
+        all
+    }
+}
+
+/// A `Dense` with its weights.
+pub(crate) struct Dense {
+    linear: Linear,
+    activation: Activation,
+    residual: Residual,
+}
+
+enum Residual {
+    None,
+    /// The input is added as it is.
+    Input,
+    Projected(Linear),
+}
+
+impl Dense {
+    /// Takes the weights that `name` gives the names of.
+    pub(super) fn load(
+        spec: &DenseSpec,
+        name: impl Fn(&str) -> String,
+        params: &Params,
+    ) -> Result<Self> {
+        let (inputs, outputs) = (spec.inputs, spec.outputs);
+        Ok(Self {
+            linear: Linear::load(params, &name("linear"), inputs, outputs, spec.bias)?,
+            activation: spec.activation,
+            residual: match (spec.residual, spec.projects()) {
+                (false, _) => Residual::None,
+                (true, false) => Residual::Input,
+                (true, true) => Residual::Projected(Linear::load(
+                    params,
+                    &name("residual"),
+                    inputs,
+                    outputs,
+                    false,
+                )?),
+            },
+        })
+    }
+
+    pub(super) fn forward(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
+        let y = self.activation.forward(&linear(pass, x, &self.linear)?)?;
+        Ok(match &self.residual {
+            Residual::None => y,
+            Residual::Input => (y + x)?,
+            Residual::Projected(layer) => (y + linear(pass, x, layer)?)?,
+        })
+    }
+
+    /// As [`Dense::forward`], in a graph.
+    pub(super) fn onnx(&self, graph: &mut Graph, x: &Edge) -> Edge {
+        let y = onnx::linear(graph, x, &self.linear);
+        let y = self.activation.onnx(graph, &y);
+        let beside = match &self.residual {
+            Residual::None => return y,
+            Residual::Input => x.clone(),
+            Residual::Projected(layer) => onnx::linear(graph, x, layer),
+        };
+        graph.op("Add", &[&y, &beside], &[])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(activation: Value) -> (Result<DenseSpec>, Vec<String>) {
+        let mut notes = Vec::new();
+        let mut config = json!({"in_features": 3, "out_features": 2});
+        config["activation_function"] = activation;
+        let spec = DenseSpec::parse(&config, "2_Dense/config.json", &mut notes);
+        (spec, notes)
+    }
+
+    #[test]
+    fn an_activation_is_obeyed_replaced_as_in_python_or_refused_by_name() {
+        let (spec, notes) = parse(json!("torch.nn.modules.activation.GELU"));
+        assert_eq!(spec.unwrap().activation, Activation::Gelu);
+        assert!(notes.is_empty());
+        let (spec, notes) = parse(json!("my_code.Swish"));
+        assert_eq!(spec.unwrap().activation, Activation::Tanh);
+        assert!(notes[0].contains("my_code.Swish"), "{notes:?}");
+        let (spec, _) = parse(json!("torch.nn.modules.activation.Hardswish"));
+        let error = spec.unwrap_err().to_string();
+        assert!(
+            error.contains("Hardswish") && error.contains("GELU"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_length_is_refused_by_its_field() {
+        let config = json!({"in_features": 0, "out_features": 2});
+        let error = DenseSpec::parse(&config, "2_Dense/config.json", &mut Vec::new());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("`in_features` is 0"), "{error}");
+    }
+}

@@ -1,0 +1,354 @@
+//! Reading `modules.json` and the folders of the modules that it lists.
+
+use std::{
+    collections::HashMap,
+    path::{Component, Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::{
+    LIST_FILE,
+    layer::{LayerSpec, PREFIX},
+    pooling::Pooling,
+    prompts::{self, Prompts},
+    sentence::{self, SentenceConfig},
+};
+use crate::{Error, Result, params::RawTensor};
+
+/// Modules whose output is one vector for each text or picture: nothing is
+/// pooled behind them.
+const WITHOUT_POOLING: &str = "CLIPModel";
+
+/// A model of sentence-transformers, read, except its network.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// The folder of the network, empty or with a slash at its end.
+    pub(crate) network: String,
+    /// How the network's vectors are pooled, where they are.
+    pub(crate) pooling: Option<Pooling>,
+    /// The modules behind the pooling.
+    pub(crate) layers: Vec<LayerSpec>,
+    /// Their tensors, by the names that [`super::Layer`] asks for.
+    pub(crate) tensors: HashMap<String, RawTensor>,
+    pub(crate) prompts: Prompts,
+    pub(crate) sentence: SentenceConfig,
+    /// What of it is not as its author may expect, for the log.
+    pub(crate) notes: Vec<String>,
+}
+
+/// How a model's files are read.
+pub(crate) struct Reader<'a> {
+    /// Where a file is, if it is there.
+    pub(crate) find: &'a dyn Fn(&str) -> Result<Option<PathBuf>>,
+    /// Reads the tensors of a file.
+    pub(crate) tensors: &'a dyn Fn(&Path) -> Result<HashMap<String, RawTensor>>,
+}
+
+impl Reader<'_> {
+    fn json(&self, name: &str) -> Result<Option<Value>> {
+        let Some(path) = (self.find)(name)? else {
+            return Ok(None);
+        };
+        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let parsed = serde_json::from_slice(&bytes);
+        parsed
+            .map(Some)
+            .map_err(|e| Error::checkpoint(format!("{name}: {e}")))
+    }
+
+    /// The tensors of a module's folder.
+    fn weights(&self, folder: &str) -> Result<HashMap<String, RawTensor>> {
+        for file in ["model.safetensors", "pytorch_model.bin"] {
+            if let Some(path) = (self.find)(&format!("{folder}{file}"))? {
+                return (self.tensors)(&path);
+            }
+        }
+        Err(Error::checkpoint(format!(
+            "the module in `{folder}` has neither model.safetensors nor pytorch_model.bin"
+        )))
+    }
+}
+
+/// Reads the modules of a folder; `None` where it has no `modules.json`.
+/// `own_list` takes its place for models that sentence-transformers can't open.
+/// The modules at the places of `head` are left out: they are a projection head
+/// of ours, which is kept in another form as well.
+pub(crate) fn read(
+    reader: &Reader<'_>,
+    own_list: Option<&Value>,
+    head: &[usize],
+) -> Result<Option<Found>> {
+    let list = match (reader.json(LIST_FILE)?, own_list) {
+        (Some(list), _) => list,
+        (None, Some(list)) => list.clone(),
+        (None, None) => return Ok(None),
+    };
+    let mut entries = entries(&list)?;
+    let number = entries.len();
+    let mut place = 0..number;
+    entries.retain(|_| place.next().is_some_and(|place| !head.contains(&place)));
+    let mut entries = entries.into_iter();
+    let mut found = Found::default();
+    let first = entries.next();
+    let pools = match first.as_ref().map(|first| (first.name(), first)) {
+        Some(("Transformer", first)) => {
+            found.network = first.folder.clone();
+            for file in sentence::FILES {
+                let file = format!("{}{file}", first.folder);
+                if let Some(json) = reader.json(&file)? {
+                    found.sentence = SentenceConfig::parse(json, &file)?;
+                    break;
+                }
+            }
+            true
+        }
+        Some((WITHOUT_POOLING, first)) => {
+            found.network = first.folder.clone();
+            if number > 1 {
+                return Err(Error::checkpoint(format!(
+                    "{LIST_FILE}: modules behind a {WITHOUT_POOLING} are not supported"
+                )));
+            }
+            false
+        }
+        Some((_, first)) => return Err(unknown(&first.class)),
+        None => return Err(Error::checkpoint(format!("{LIST_FILE}: it is empty"))),
+    };
+    let mut rest = entries.peekable();
+    if pools {
+        match rest.next_if(|entry| entry.name() == "Pooling") {
+            Some(entry) => {
+                let file = format!("{}config.json", entry.folder);
+                let config = reader.json(&file)?.ok_or_else(|| {
+                    Error::checkpoint(format!("{LIST_FILE} names `{file}`, which is missing"))
+                })?;
+                found.pooling = Some(Pooling::parse(&config, &file)?);
+            }
+            // Models of ours whose pooling sentence-transformers doesn't have.
+            None if own_list.is_some() => {}
+            None => {
+                let other = rest
+                    .peek()
+                    .map_or("nothing".to_owned(), |entry| format!("`{}`", entry.class));
+                return Err(Error::checkpoint(format!(
+                    "{LIST_FILE}: a Pooling is wanted behind the Transformer, not {other}"
+                )));
+            }
+        }
+    }
+    for entry in rest {
+        let file = format!("{}config.json", entry.folder);
+        let config = reader.json(&file)?.unwrap_or(Value::Null);
+        let spec = LayerSpec::parse(&entry.class, config, &file, &mut found.notes)?;
+        let spec = spec.ok_or_else(|| unknown(&entry.class))?;
+        if !spec.tensors().is_empty() {
+            let place = found.layers.len();
+            let tensors = reader.weights(&entry.folder)?;
+            let named = tensors
+                .into_iter()
+                .map(|(name, tensor)| (format!("{PREFIX}{place}.{name}"), tensor));
+            found.tensors.extend(named);
+        }
+        found.layers.push(spec);
+    }
+    if let Some(json) = reader.json(prompts::FILE)? {
+        found.prompts = Prompts::parse(json)?;
+    }
+    Ok(Some(found))
+}
+
+fn unknown(class: &str) -> Error {
+    Error::checkpoint(format!(
+        "{LIST_FILE}: the module `{class}` is not supported; Transformer, CLIPModel, Pooling, \
+         Dense, LayerNorm, Normalize and Dropout of sentence_transformers are"
+    ))
+}
+
+/// One line of the list.
+struct Entry {
+    class: String,
+    /// Empty, or with a slash at its end.
+    folder: String,
+}
+
+impl Entry {
+    /// The name of the class; that of other packages is not looked at.
+    fn name(&self) -> &str {
+        match self.class.strip_prefix("sentence_transformers.") {
+            Some(path) => path.rsplit('.').next().unwrap_or_default(),
+            None => "",
+        }
+    }
+}
+
+fn entries(list: &Value) -> Result<Vec<Entry>> {
+    let bad = |reason: String| Error::checkpoint(format!("{LIST_FILE}: {reason}"));
+    let list = list
+        .as_array()
+        .ok_or_else(|| bad("a list of modules is wanted".to_owned()))?;
+    list.iter()
+        .enumerate()
+        .map(|(place, entry)| {
+            let text = |field: &str| {
+                entry[field].as_str().ok_or_else(|| {
+                    bad(format!(
+                        "the module {place} has the `{field}` {}",
+                        entry[field]
+                    ))
+                })
+            };
+            let (class, path) = (text("type")?, text("path")?);
+            let inside = Path::new(path)
+                .components()
+                .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+            if !inside || path.contains('\\') {
+                return Err(bad(format!("the path `{path}` leads out of the folder")));
+            }
+            let path = path.trim_matches('/');
+            Ok(Entry {
+                class: class.to_owned(),
+                folder: match path {
+                    "" | "." => String::new(),
+                    path => format!("{path}/"),
+                },
+            })
+        })
+        .collect()
+}
+
+/// The folder of the network that a list names, empty or with a slash at its
+/// end.
+///
+/// # Errors
+/// [`Error::Checkpoint`] where the list is none.
+pub(crate) fn network_folder(list: &Value) -> Result<String> {
+    let first = entries(list)?.into_iter().next();
+    Ok(first.map_or(String::new(), |entry| entry.folder))
+}
+
+/// Whether a file of this name in an artifact belongs to the modules.
+pub(crate) fn is_file(name: &str) -> bool {
+    if [LIST_FILE, prompts::FILE].contains(&name) || sentence::FILES.contains(&name) {
+        return true;
+    }
+    let Some((folder, file)) = name.split_once('/') else {
+        return false;
+    };
+    let number = folder.split_once('_').map_or("", |(number, _)| number);
+    let is_module = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    is_module && ["config.json", "model.safetensors"].contains(&file)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read_folder(files: &[(&str, Value)]) -> Result<Option<Found>> {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, json) in files {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, json.to_string()).unwrap();
+        }
+        let find = |name: &str| {
+            let path = folder.path().join(name);
+            Ok(path.is_file().then_some(path))
+        };
+        let reader = Reader {
+            find: &find,
+            tensors: &|_| Ok(HashMap::new()),
+        };
+        read(&reader, None, &[])
+    }
+
+    fn module(class: &str, path: &str) -> Value {
+        json!({"idx": 0, "name": "0", "path": path, "type": class})
+    }
+
+    #[test]
+    fn classes_of_old_and_new_versions_in_any_folder_are_read() {
+        let mean = json!({"pooling_mode_mean_tokens": true});
+        for (transformer, pooling, normalize) in [
+            (
+                "sentence_transformers.models.Transformer",
+                "sentence_transformers.models.Pooling",
+                "sentence_transformers.models.Normalize",
+            ),
+            (
+                "sentence_transformers.base.modules.transformer.Transformer",
+                "sentence_transformers.sentence_transformer.modules.pooling.Pooling",
+                "sentence_transformers.base.modules.normalize.Normalize",
+            ),
+        ] {
+            let found = read_folder(&[
+                (
+                    "modules.json",
+                    json!([
+                        module(transformer, "0_BERT"),
+                        module(pooling, "my_pool"),
+                        module(normalize, "2_Normalize"),
+                    ]),
+                ),
+                ("my_pool/config.json", mean.clone()),
+                (
+                    "0_BERT/sentence_roberta_config.json",
+                    json!({"max_seq_length": 9}),
+                ),
+            ])
+            .unwrap()
+            .unwrap();
+            assert_eq!(found.network, "0_BERT/");
+            assert_eq!(found.pooling, Some(Pooling::default()));
+            assert_eq!(found.layers[0].name(), "Normalize");
+            assert_eq!(found.sentence.max_tokens, Some(9));
+        }
+        assert!(read_folder(&[]).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_list_that_can_not_be_obeyed_is_refused_by_name() {
+        let st = |name: &str| format!("sentence_transformers.models.{name}");
+        let transformer = module(&st("Transformer"), "");
+        let pooling = module(&st("Pooling"), "1_Pooling");
+        for (list, part) in [
+            (json!({}), "a list of modules"),
+            (json!([]), "it is empty"),
+            (
+                json!([module("my_code.Transformer", "")]),
+                "`my_code.Transformer`",
+            ),
+            (
+                json!([module(&st("StaticEmbedding"), "")]),
+                "StaticEmbedding",
+            ),
+            (json!([transformer]), "not nothing"),
+            (
+                json!([transformer, module(&st("Normalize"), "1")]),
+                "a Pooling is wanted",
+            ),
+            (
+                json!([transformer, pooling, module(&st("LSTM"), "2_LSTM")]),
+                "models.LSTM`",
+            ),
+            (
+                json!([transformer, module(&st("Pooling"), "none")]),
+                "none/config.json",
+            ),
+            (
+                json!([module(&st("Transformer"), "../other")]),
+                "`../other`",
+            ),
+            (json!([module(&st("Transformer"), "/etc")]), "`/etc`"),
+            (json!([{"type": 1}]), "`type`"),
+        ] {
+            let error =
+                read_folder(&[("modules.json", list), ("1_Pooling/config.json", json!({}))])
+                    .unwrap_err()
+                    .to_string();
+            assert!(error.contains(part), "{part}: {error}");
+        }
+    }
+}

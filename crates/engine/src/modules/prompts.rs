@@ -1,0 +1,161 @@
+//! The prompts of a model: texts that go before the texts to embed.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::{Error, Result};
+
+/// The file with the prompts.
+pub(crate) const FILE: &str = "config_sentence_transformers.json";
+/// Prompts that every model of sentence-transformers has, empty if its file
+/// doesn't say more.
+const ALWAYS: [&str; 2] = ["query", "document"];
+
+/// The prompts of a model, by name, and the one that is used where none is
+/// chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prompts {
+    by_name: BTreeMap<String, String>,
+    default: Option<String>,
+    /// The file, which is written again as it is.
+    file: Option<Value>,
+}
+
+impl Prompts {
+    pub(crate) fn parse(file: Value) -> Result<Self> {
+        let bad = |reason: String| Error::checkpoint(format!("{FILE}: {reason}"));
+        match &file["model_type"] {
+            Value::Null => {}
+            Value::String(kind) if kind == "SentenceTransformer" => {}
+            other => {
+                return Err(bad(format!(
+                    "`model_type` is {other}; only models of the type \"SentenceTransformer\" are \
+                     supported"
+                )));
+            }
+        }
+        let mut by_name = BTreeMap::new();
+        match &file["prompts"] {
+            Value::Null => {}
+            Value::Object(prompts) => {
+                for (name, prompt) in prompts {
+                    let prompt = match prompt {
+                        Value::Null => "",
+                        Value::String(prompt) => prompt,
+                        other => {
+                            return Err(bad(format!(
+                                "the prompt `{name}` is {other}; a text is wanted"
+                            )));
+                        }
+                    };
+                    by_name.insert(name.clone(), prompt.to_owned());
+                }
+            }
+            other => return Err(bad(format!("`prompts` is {other}; an object is wanted"))),
+        }
+        let default = match &file["default_prompt_name"] {
+            Value::Null => None,
+            Value::String(name) if by_name.contains_key(name) => Some(name.clone()),
+            Value::String(name) if ALWAYS.contains(&name.as_str()) => None,
+            other => {
+                let names: Vec<_> = by_name.keys().map(|name| format!("`{name}`")).collect();
+                return Err(bad(format!(
+                    "`default_prompt_name` is {other}; the prompts are {}",
+                    names.join(", ")
+                )));
+            }
+        };
+        Ok(Self {
+            by_name,
+            default,
+            file: Some(file),
+        })
+    }
+
+    /// Name and text of the prompt that goes before texts where none is chosen.
+    #[must_use]
+    pub fn default_prompt(&self) -> Option<(&str, &str)> {
+        let name = self.default.as_deref()?;
+        let prompt = self.by_name.get(name).filter(|prompt| !prompt.is_empty())?;
+        Some((name, prompt))
+    }
+
+    /// The prompt of this name; empty where it changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where there is none, with the names that there are.
+    pub fn get(&self, name: &str) -> Result<&str> {
+        match self.by_name.get(name) {
+            Some(prompt) => Ok(prompt),
+            None if ALWAYS.contains(&name) && self.file.is_some() => Ok(""),
+            None => {
+                let names: Vec<_> = self.names().map(|name| format!("`{name}`")).collect();
+                let known = match names.is_empty() {
+                    true => "the model has no prompts".to_owned(),
+                    false => format!("the model's prompts are {}", names.join(", ")),
+                };
+                Err(Error::config("prompt", format!("`{name}`: {known}")))
+            }
+        }
+    }
+
+    /// The names of the prompts.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    /// The file as it came, or one without prompts.
+    pub(crate) fn to_json(&self) -> Value {
+        self.file.clone().unwrap_or_else(|| {
+            json!({
+                "model_type": "SentenceTransformer",
+                "prompts": {},
+                "default_prompt_name": null,
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_prompt_is_found_and_others_by_name() {
+        let file = json!({
+            "prompts": {"query": "query: ", "passage": "a ", "nothing": null},
+            "default_prompt_name": "query",
+            "similarity_fn_name": "cosine",
+        });
+        let prompts = Prompts::parse(file.clone()).unwrap();
+        assert_eq!(prompts.default_prompt(), Some(("query", "query: ")));
+        assert_eq!(prompts.get("passage").unwrap(), "a ");
+        assert_eq!(prompts.get("document").unwrap(), "");
+        assert_eq!(prompts.to_json(), file);
+        let error = prompts.get("title").unwrap_err().to_string();
+        assert!(
+            error.contains("`title`") && error.contains("`passage`"),
+            "{error}"
+        );
+        assert!(Prompts::default().get("query").is_err());
+        let none = Prompts::parse(json!({"default_prompt_name": "query"})).unwrap();
+        assert_eq!(none.default_prompt(), None);
+    }
+
+    #[test]
+    fn a_file_of_another_kind_or_a_missing_prompt_is_refused() {
+        for (file, part) in [
+            (json!({"model_type": "CrossEncoder"}), "CrossEncoder"),
+            (json!({"prompts": ["a"]}), "`prompts`"),
+            (json!({"prompts": {"a": 1}}), "the prompt `a` is 1"),
+            (
+                json!({"prompts": {"a": "b"}, "default_prompt_name": "c"}),
+                "`a`",
+            ),
+        ] {
+            let error = Prompts::parse(file).unwrap_err().to_string();
+            assert!(error.contains(part) && error.contains(FILE), "{error}");
+        }
+    }
+}

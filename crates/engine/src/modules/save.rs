@@ -1,0 +1,158 @@
+//! Writing a model so that sentence-transformers opens it and gives the same
+//! embeddings.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use super::{
+    LIST_FILE,
+    layer::{LayerSpec, PREFIX, head_place},
+    pooling::Pooling,
+    prompts::{self, Prompts},
+    sentence::{self, SentenceConfig},
+};
+use crate::{
+    Error, Result,
+    models::FoldedLayer,
+    params::{FloatFormat, RawTensor, encode_safetensors},
+};
+
+/// A text model as it is saved.
+pub(crate) struct Saved<'a> {
+    pub(crate) pooling: Pooling,
+    /// Width of the network.
+    pub(crate) width: usize,
+    pub(crate) layers: &'a [LayerSpec],
+    /// The layers' tensors; see [`PREFIX`].
+    pub(crate) tensors: &'a HashMap<String, RawTensor>,
+    /// A projection head, its normalisations folded into its weights.
+    pub(crate) head: Option<Vec<FoldedLayer>>,
+    pub(crate) prompts: &'a Prompts,
+    pub(crate) sentence: &'a SentenceConfig,
+    /// The longest text in tokens.
+    pub(crate) longest: usize,
+}
+
+/// The files of the modules, and what our own file says of them.
+#[derive(Default)]
+pub(crate) struct Files {
+    /// Name and content.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+    /// The places of the projection head's layers in the list of modules.
+    pub(crate) head: Vec<usize>,
+    /// The list of modules, where sentence-transformers can't open the model:
+    /// then there is no `modules.json`.
+    pub(crate) own_list: Option<Value>,
+    list: Vec<Value>,
+}
+
+impl Saved<'_> {
+    /// Everything that sentence-transformers needs beside the network and its
+    /// tokenizer.
+    pub(crate) fn files(&self) -> Result<Files> {
+        let mut files = Files::default();
+        files.module("Transformer", &class("Transformer"));
+        let pooling = self.pooling.to_json(self.width);
+        if let Some(config) = &pooling {
+            let folder = files.module("Pooling", &class("Pooling"));
+            files.json(format!("{folder}/config.json"), config)?;
+        }
+        let split = head_place(self.layers);
+        for (place, layer) in self.layers[..split].iter().enumerate() {
+            self.add_layer(place, layer, &mut files)?;
+        }
+        for layer in self.head.iter().flatten() {
+            files.head.push(files.list.len());
+            let folder = files.module("Dense", &class("Dense"));
+            let config = json!({
+                "in_features": layer.inputs,
+                "out_features": layer.outputs,
+                "bias": true,
+                "activation_function": match layer.relu {
+                    true => "torch.nn.modules.activation.ReLU",
+                    false => "torch.nn.modules.linear.Identity",
+                },
+            });
+            files.json(format!("{folder}/config.json"), &config)?;
+            let shape = vec![layer.outputs, layer.inputs];
+            let tensors = HashMap::from([
+                ("linear.weight".to_owned(), (shape, layer.weight.clone())),
+                (
+                    "linear.bias".to_owned(),
+                    (vec![layer.outputs], layer.bias.clone()),
+                ),
+            ]);
+            files.weights(&folder, &tensors)?;
+        }
+        for (behind, layer) in self.layers[split..].iter().enumerate() {
+            self.add_layer(split + behind, layer, &mut files)?;
+        }
+        let list = Value::Array(std::mem::take(&mut files.list));
+        match pooling {
+            Some(_) => files.json(LIST_FILE.to_owned(), &list)?,
+            None => files.own_list = Some(list),
+        }
+        files.json(
+            sentence::FILES[0].to_owned(),
+            &self.sentence.to_json(self.longest),
+        )?;
+        files.json(prompts::FILE.to_owned(), &self.prompts.to_json())?;
+        Ok(files)
+    }
+
+    fn add_layer(&self, place: usize, layer: &LayerSpec, files: &mut Files) -> Result<()> {
+        let folder = files.module(layer.name(), &layer.class);
+        if !layer.config.is_null() {
+            files.json(format!("{folder}/config.json"), &layer.config)?;
+        }
+        let tensors = layer.tensors().into_iter().map(|(name, _)| {
+            let full = format!("{PREFIX}{place}.{name}");
+            let tensor = self.tensors.get(&full).cloned();
+            let missing = || Error::checkpoint(format!("the tensor `{full}` is missing"));
+            Ok((name.to_owned(), tensor.ok_or_else(missing)?))
+        });
+        let tensors: HashMap<String, RawTensor> = tensors.collect::<Result<_>>()?;
+        match tensors.is_empty() {
+            true => Ok(()),
+            false => files.weights(&folder, &tensors),
+        }
+    }
+}
+
+/// The path of a class that old and new versions know.
+fn class(name: &str) -> String {
+    format!("sentence_transformers.models.{name}")
+}
+
+impl Files {
+    /// Adds a module to the list, and returns its folder.
+    fn module(&mut self, name: &str, class: &str) -> String {
+        let number = self.list.len();
+        let folder = match number {
+            0 => String::new(),
+            _ => format!("{number}_{name}"),
+        };
+        self.list.push(json!({
+            "idx": number,
+            "name": number.to_string(),
+            "path": folder,
+            "type": class,
+        }));
+        folder
+    }
+
+    fn json(&mut self, name: String, value: &Value) -> Result<()> {
+        let text = serde_json::to_vec_pretty(value)
+            .map_err(|e| Error::checkpoint(format!("{name}: {e}")))?;
+        self.files.push((name, text));
+        Ok(())
+    }
+
+    fn weights(&mut self, folder: &str, tensors: &HashMap<String, RawTensor>) -> Result<()> {
+        let bytes = encode_safetensors(tensors, FloatFormat::F32)?;
+        self.files
+            .push((format!("{folder}/model.safetensors"), bytes));
+        Ok(())
+    }
+}

@@ -1,0 +1,525 @@
+//! The tokenizer that transformers makes of a model's files.
+//!
+//! For the classes of BERT, MPNet, RoBERTa and CLIP, transformers takes the
+//! vocabulary from `tokenizer.json`, or from older files where there is none,
+//! and everything else from `tokenizer_config.json`. This module writes the
+//! `tokenizer.json` that has this meaning. Tokenizers of other classes are used
+//! as their `tokenizer.json` says.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value, json};
+
+use super::config::Settings;
+use crate::{Error, Result};
+
+/// The classes of transformers that are rebuilt from a vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Bert,
+    MpNet,
+    Roberta,
+    Clip,
+    /// `tokenizer.json` as it is.
+    File,
+}
+
+impl Class {
+    fn named(name: &str) -> Self {
+        match name.trim_end_matches("Fast") {
+            "BertTokenizer"
+            | "DistilBertTokenizer"
+            | "ElectraTokenizer"
+            | "MobileBertTokenizer"
+            | "SqueezeBertTokenizer"
+            | "ConvBertTokenizer"
+            | "LayoutLMTokenizer"
+            | "LxmertTokenizer"
+            | "RetriBertTokenizer" => Self::Bert,
+            "MPNetTokenizer" => Self::MpNet,
+            "RobertaTokenizer" | "LongformerTokenizer" | "BartTokenizer" => Self::Roberta,
+            "CLIPTokenizer" => Self::Clip,
+            _ => Self::File,
+        }
+    }
+
+    /// The class of a `model_type`, where the files name none.
+    fn of_model(model_type: &str) -> Self {
+        match model_type {
+            "bert" | "distilbert" | "electra" | "nomic_bert" => Self::Bert,
+            "mpnet" => Self::MpNet,
+            "roberta" | "longformer" => Self::Roberta,
+            "clip" => Self::Clip,
+            _ => Self::File,
+        }
+    }
+
+    /// Its special tokens.
+    fn specials(self) -> Vec<(&'static str, Value)> {
+        let plain: &[(&str, &str)] = match self {
+            Self::Bert => &[
+                ("unk_token", "[UNK]"),
+                ("sep_token", "[SEP]"),
+                ("pad_token", "[PAD]"),
+                ("cls_token", "[CLS]"),
+                ("mask_token", "[MASK]"),
+            ],
+            Self::MpNet => &[
+                ("bos_token", "<s>"),
+                ("eos_token", "</s>"),
+                ("unk_token", "[UNK]"),
+                ("sep_token", "</s>"),
+                ("pad_token", "<pad>"),
+                ("cls_token", "<s>"),
+                ("mask_token", "<mask>"),
+            ],
+            Self::Roberta => &[
+                ("bos_token", "<s>"),
+                ("eos_token", "</s>"),
+                ("unk_token", "<unk>"),
+                ("sep_token", "</s>"),
+                ("pad_token", "<pad>"),
+                ("cls_token", "<s>"),
+                ("mask_token", "<mask>"),
+            ],
+            Self::Clip => &[
+                ("bos_token", "<|startoftext|>"),
+                ("eos_token", "<|endoftext|>"),
+                ("unk_token", "<|endoftext|>"),
+                ("pad_token", "<|endoftext|>"),
+            ],
+            Self::File => &[],
+        };
+        let with_settings = |(name, token): &(&'static str, &str)| {
+            // MPNet's mask takes the space before it along.
+            let value = match (self, *name) {
+                (Self::MpNet, "mask_token") => {
+                    json!({"content": token, "lstrip": true, "normalized": true})
+                }
+                (Self::MpNet, _) => json!({"content": token, "normalized": true}),
+                _ => json!(token),
+            };
+            (*name, value)
+        };
+        plain.iter().map(with_settings).collect()
+    }
+}
+
+/// A `tokenizer.json` and what else a model's files say of its tokenizer.
+pub(super) struct Built {
+    pub(super) json: Vec<u8>,
+    /// The longest text in tokens, where `tokenizer_config.json` limits it.
+    pub(super) longest: Option<usize>,
+    /// Whether too long texts lose their beginning.
+    pub(super) cut_left: bool,
+    /// Special tokens that the class adds, though no file lists them.
+    pub(super) implied: Vec<String>,
+}
+
+/// Whether the class that the files name doesn't count for such models, as
+/// transformers decides it.
+fn names_wrong_class(model_type: &str) -> bool {
+    ["modernbert", "modernbert-decoder", "siglip2", "qwen2"].contains(&model_type)
+}
+
+/// Makes the tokenizer of a model whose `config.json` is `config`.
+pub(super) fn build(files: &HashMap<String, Vec<u8>>, config: &Value) -> Result<Built> {
+    let settings = Settings::parse(files)?;
+    let model_type = config["model_type"].as_str().unwrap_or_default();
+    let named = settings.text("tokenizer_class");
+    let class = match named.or(config["tokenizer_class"].as_str()) {
+        Some(name) if !names_wrong_class(model_type) => Class::named(name),
+        _ => Class::of_model(model_type),
+    };
+    let file = match files.get("tokenizer.json") {
+        Some(bytes) => {
+            let bad = |e| Error::checkpoint(format!("tokenizer.json: {e}"));
+            Some(serde_json::from_slice::<Value>(bytes).map_err(bad)?)
+        }
+        None => None,
+    };
+    let empty = Value::Null;
+    let in_file = file.as_ref().map_or(&empty, |file| &file["added_tokens"]);
+    let (json, implied) = match (
+        Vocabulary::find(class, files, file.as_ref())?,
+        files.get("tokenizer.json"),
+    ) {
+        (Some(vocabulary), _) => {
+            let (added, implied) = settings.added_tokens(in_file, &class.specials());
+            let json = vocabulary.tokenizer(class, &settings, added)?;
+            (json.to_string().into_bytes(), implied)
+        }
+        (None, Some(bytes)) => (bytes.clone(), Vec::new()),
+        (None, None) => return Err(missing(class, files)),
+    };
+    Ok(Built {
+        json,
+        longest: settings.longest()?,
+        cut_left: settings.text("truncation_side") == Some("left"),
+        implied,
+    })
+}
+
+/// Says which files a tokenizer could be made of.
+fn missing(class: Class, files: &HashMap<String, Vec<u8>>) -> Error {
+    let other = match class {
+        Class::Bert | Class::MpNet => ", nor the vocab.txt that it could be made of",
+        Class::Roberta | Class::Clip => {
+            ", nor the vocab.json and merges.txt that it could be made of"
+        }
+        Class::File => "",
+    };
+    let binary = files.keys().find(|name| name.ends_with(".model"));
+    let binary = binary.map_or(String::new(), |name| format!(" ({name} alone is not read)"));
+    Error::checkpoint(format!(
+        "there is no tokenizer.json{other}{binary}. In Python, \
+         `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` makes it"
+    ))
+}
+
+/// A vocabulary, and the merges of a byte-level one.
+struct Vocabulary {
+    tokens: Value,
+    merges: Value,
+}
+
+impl Vocabulary {
+    /// The vocabulary of a tokenizer that is rebuilt; `None` where its
+    /// `tokenizer.json` is used as it is.
+    fn find(
+        class: Class,
+        files: &HashMap<String, Vec<u8>>,
+        file: Option<&Value>,
+    ) -> Result<Option<Self>> {
+        let wanted = match class {
+            Class::File => return Ok(None),
+            Class::Bert | Class::MpNet => "WordPiece",
+            Class::Roberta | Class::Clip => "BPE",
+        };
+        if let Some(file) = file {
+            let model = &file["model"];
+            // Older files don't name the kind.
+            let kind = model["type"].as_str().unwrap_or(wanted);
+            let rebuilt = kind == wanted && model["vocab"].is_object() && class != Class::Clip;
+            return Ok(rebuilt.then(|| Self {
+                tokens: model["vocab"].clone(),
+                merges: model["merges"].clone(),
+            }));
+        }
+        let text = |name: &str| match files.get(name).map(|bytes| std::str::from_utf8(bytes)) {
+            None => Ok(None),
+            Some(Ok(text)) => Ok(Some(text)),
+            Some(Err(e)) => Err(Error::checkpoint(format!("{name} is not UTF-8: {e}"))),
+        };
+        if wanted == "WordPiece" {
+            let Some(list) = text("vocab.txt")? else {
+                return Ok(None);
+            };
+            let tokens = list
+                .lines()
+                .enumerate()
+                .map(|(id, token)| (token.trim_end().to_owned(), json!(id)));
+            return Ok(Some(Self {
+                tokens: Value::Object(tokens.collect()),
+                merges: Value::Null,
+            }));
+        }
+        let (Some(tokens), Some(merges)) = (text("vocab.json")?, text("merges.txt")?) else {
+            return Ok(None);
+        };
+        let tokens: Map<String, Value> = serde_json::from_str(tokens)
+            .map_err(|e| Error::checkpoint(format!("vocab.json: {e}")))?;
+        let lines = merges.lines().enumerate();
+        let merges = lines
+            .filter(|(_, line)| !line.starts_with("#version") && !line.trim().is_empty())
+            .map(|(number, line)| match line.trim_end().split_once(' ') {
+                Some((first, second)) => Ok(json!([first, second])),
+                None => Err(Error::checkpoint(format!(
+                    "merges.txt: line {} is no pair: `{line}`",
+                    number + 1
+                ))),
+            });
+        Ok(Some(Self {
+            tokens: Value::Object(tokens),
+            merges: merges.collect::<Result<_>>()?,
+        }))
+    }
+
+    /// The number of a token, which comes from the vocabulary or is one of those
+    /// that are added behind it.
+    fn id_of(&self, token: &str, added: &[Value]) -> Result<u64> {
+        let words = self.tokens.as_object();
+        if let Some(id) = words.and_then(|words| words.get(token)?.as_u64()) {
+            return Ok(id);
+        }
+        let count = words.map_or(0, Map::len) as u64;
+        let mut next = count..;
+        for other in added {
+            let text = other["content"].as_str().unwrap_or_default();
+            let is_new = words.is_none_or(|words| !words.contains_key(text));
+            let id = is_new.then(|| next.next()).flatten();
+            if let (true, Some(id)) = (text == token, id) {
+                return Ok(id);
+            }
+        }
+        Err(Error::checkpoint(format!(
+            "the tokenizer's vocabulary has no token `{token}`"
+        )))
+    }
+
+    /// The whole `tokenizer.json`.
+    fn tokenizer(&self, class: Class, settings: &Settings, added: Vec<Value>) -> Result<Value> {
+        let special = |name: &str| {
+            let specials = class.specials();
+            let default = specials.iter().find(|(known, _)| *known == name);
+            let default = default.map_or("", |(_, token)| {
+                token.as_str().or(token["content"].as_str()).unwrap_or("")
+            });
+            settings.token(name, default)
+        };
+        let pair = |name: &str| -> Result<Value> {
+            let token = special(name);
+            let id = self.id_of(&token, &added)?;
+            Ok(json!([token, id]))
+        };
+        let bert = json!({
+            "type": "BertNormalizer",
+            "clean_text": true,
+            "handle_chinese_chars": settings.flag("tokenize_chinese_chars", true)?,
+            "strip_accents": settings.open_flag("strip_accents")?,
+            "lowercase": settings.flag("do_lower_case", true)?,
+        });
+        let word_piece = || {
+            json!({
+                "type": "WordPiece",
+                "unk_token": special("unk_token"),
+                "continuing_subword_prefix": "##",
+                "max_input_chars_per_word": 100,
+                "vocab": self.tokens,
+            })
+        };
+        let byte_pairs = |unknown: Option<String>, suffix: &str| {
+            json!({
+                "type": "BPE",
+                "dropout": null,
+                "unk_token": unknown,
+                "continuing_subword_prefix": "",
+                "end_of_word_suffix": suffix,
+                "fuse_unk": false,
+                "byte_fallback": false,
+                "vocab": self.tokens,
+                "merges": self.merges,
+            })
+        };
+        let roberta = |[first, last]: [&str; 2], trim: bool, space: bool| -> Result<Value> {
+            Ok(json!({
+                "type": "RobertaProcessing",
+                "sep": pair(last)?,
+                "cls": pair(first)?,
+                "trim_offsets": trim,
+                "add_prefix_space": space,
+            }))
+        };
+        let byte_level = |space: bool| {
+            json!({
+                "type": "ByteLevel",
+                "add_prefix_space": space,
+                "trim_offsets": true,
+                "use_regex": true,
+            })
+        };
+        let whole = |normalizer: Value, pre_tokenizer: Value, model: Value, post: Value| {
+            json!({
+                "version": "1.0",
+                "truncation": null,
+                "padding": null,
+                "added_tokens": added,
+                "normalizer": normalizer,
+                "pre_tokenizer": pre_tokenizer,
+                "post_processor": post,
+                "decoder": null,
+                "model": model,
+            })
+        };
+        let words = json!({"type": "BertPreTokenizer"});
+        let ends = ["cls_token", "sep_token"];
+        Ok(match class {
+            Class::Bert => {
+                let [cls, sep] = ends.map(special);
+                let (cls_id, sep_id) = (self.id_of(&cls, &added)?, self.id_of(&sep, &added)?);
+                let token = |text: &str| json!({"SpecialToken": {"id": text, "type_id": 0}});
+                let listed =
+                    |text: &str, id: u64| json!({"id": text, "ids": [id], "tokens": [text]});
+                let single = [
+                    token(&cls),
+                    json!({"Sequence": {"id": "A", "type_id": 0}}),
+                    token(&sep),
+                ];
+                let mut pair = single.to_vec();
+                pair.push(json!({"Sequence": {"id": "B", "type_id": 1}}));
+                let template = json!({
+                    "type": "TemplateProcessing",
+                    "single": single,
+                    "pair": pair,
+                    "special_tokens": {
+                        cls.as_str(): listed(&cls, cls_id),
+                        sep.as_str(): listed(&sep, sep_id),
+                    },
+                });
+                whole(bert, words, word_piece(), template)
+            }
+            Class::MpNet => whole(bert, words, word_piece(), roberta(ends, true, false)?),
+            Class::Roberta => {
+                let space = settings.flag("add_prefix_space", false)?;
+                let post = roberta(ends, settings.flag("trim_offsets", true)?, space)?;
+                let normalizer = Value::Null;
+                whole(normalizer, byte_level(space), byte_pairs(None, ""), post)
+            }
+            Class::Clip => {
+                let normalizer = json!({
+                    "type": "Sequence",
+                    "normalizers": [
+                        {"type": "NFC"},
+                        {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+                        {"type": "Lowercase"},
+                    ],
+                });
+                let split = json!({
+                    "type": "Sequence",
+                    "pretokenizers": [
+                        {
+                            "type": "Split",
+                            "pattern": {"Regex": CLIP_WORDS},
+                            "behavior": "Removed",
+                            "invert": true,
+                        },
+                        byte_level(false),
+                    ],
+                });
+                let model = byte_pairs(Some(special("unk_token")), "</w>");
+                let ends = ["bos_token", "eos_token"];
+                whole(normalizer, split, model, roberta(ends, false, false)?)
+            }
+            Class::File => return Err(Error::checkpoint("the tokenizer is not rebuilt")),
+        })
+    }
+}
+
+/// The words that CLIP's tokenizer splits a text into.
+const CLIP_WORDS: &str =
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::tokenizer::Tokenizer;
+
+    /// The files of one case of `fixtures/make_tokenizers.py`.
+    fn files(name: &str) -> HashMap<String, Vec<u8>> {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/fixtures/tokenizers")
+            .join(name);
+        let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+        let named = entries.map(|entry| {
+            let name = entry.file_name().into_string().unwrap();
+            (name, std::fs::read(entry.path()).unwrap())
+        });
+        named.collect()
+    }
+
+    fn take(files: &mut HashMap<String, Vec<u8>>, name: &str) -> Value {
+        serde_json::from_slice(&files.remove(name).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn files_of_old_and_new_models_give_the_tokens_of_transformers() {
+        let names = [
+            "bert",
+            "bert-without-config",
+            "bert-cased",
+            "bert-cased-stripped",
+            "bert-lowercased-unstripped",
+            "bert-added",
+            "mpnet",
+            "contradicted",
+            "taken-as-it-is",
+            "without-settings",
+            "roberta",
+            "roberta-space",
+            "clip",
+        ];
+        for name in names {
+            let mut files = files(name);
+            let expected = take(&mut files, "expected.json");
+            let config = take(&mut files, "config.json");
+            let (tokenizer, longest) = Tokenizer::of_model(&files, &config).unwrap();
+            assert_eq!(json!(longest), expected["longest"], "{name}");
+            let tokenizer = tokenizer.cut_at(longest.unwrap_or(512)).unwrap();
+            let texts = expected["texts"].as_array().unwrap();
+            let all = expected["ids"].as_array().unwrap();
+            for (text, ids) in texts.iter().zip(all) {
+                let found = tokenizer.encode(&[text.as_str().unwrap()]).unwrap();
+                assert_eq!(json!(found.ids), *ids, "{name}: {text}");
+            }
+        }
+    }
+
+    fn refused(change: impl Fn(&mut HashMap<String, Vec<u8>>), model: &str) -> String {
+        let mut files = files("bert");
+        change(&mut files);
+        let built = build(&files, &json!({"model_type": model}));
+        built.map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_tokenizer_that_can_not_be_made_is_refused_with_the_files_it_needs() {
+        let none = refused(HashMap::clear, "bert");
+        assert!(
+            none.contains("vocab.txt") && none.contains("save_pretrained"),
+            "{none}"
+        );
+        let none = refused(HashMap::clear, "roberta");
+        assert!(none.contains("vocab.json and merges.txt"), "{none}");
+        let binary = |files: &mut HashMap<String, Vec<u8>>| {
+            files.clear();
+            files.insert("spiece.model".into(), vec![1]);
+        };
+        let binary = refused(binary, "t5");
+        assert!(binary.contains("spiece.model"), "{binary}");
+        for (file, content, part) in [
+            ("tokenizer_config.json", "[]", "an object is wanted"),
+            (
+                "tokenizer_config.json",
+                "{\"do_lower_case\": 3}",
+                "do_lower_case",
+            ),
+            (
+                "tokenizer_config.json",
+                "{\"model_max_length\": \"8\"}",
+                "model_max_length",
+            ),
+            ("tokenizer.json", "{", "tokenizer.json"),
+            ("vocab.txt", "only\nwords\n", "[CLS]"),
+        ] {
+            let change = |files: &mut HashMap<String, Vec<u8>>| {
+                files.insert(file.into(), content.into());
+            };
+            let error = refused(change, "bert");
+            assert!(error.contains(part), "{file} {content}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_room_for_a_text_is_refused() {
+        let mut files = files("bert");
+        let config = take(&mut files, "config.json");
+        let (tokenizer, _) = Tokenizer::of_model(&files, &config).unwrap();
+        let error = tokenizer.cut_at(2).map(|_| ()).unwrap_err().to_string();
+        assert!(
+            error.contains("cut to 2 tokens") && error.contains("at least 3"),
+            "{error}"
+        );
+    }
+}
