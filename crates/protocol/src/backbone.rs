@@ -86,7 +86,11 @@ const PRECISION: ModelOption = option("precision", "float32 or bfloat16", "\"flo
 const COLLATE: ModelOption = option("collate_options", "object", "{}");
 const TEXT: &[ModelOption] = &[
     COLLATE,
-    option("pooler", "mean, max, cls or GeM", "\"mean\""),
+    option(
+        "pooler",
+        "mean, max, cls, mean_sqrt_len_tokens, weightedmean, lasttoken or GeM",
+        "\"mean\"",
+    ),
     option("pooler_options", "object", "{}"),
     SEED,
     PRECISION,

@@ -18,7 +18,15 @@ pub struct Cutting {
 /// `pooler` and `pooler_options` of `model_options`.
 pub(super) fn pooler(read: &OptionReader<'_>, kind: ModelKind) -> Result<Option<Pooler>> {
     let choices: &[&str] = match kind {
-        ModelKind::Text => &["mean", "max", "cls", "GeM"],
+        ModelKind::Text => &[
+            "mean",
+            "max",
+            "cls",
+            "mean_sqrt_len_tokens",
+            "weightedmean",
+            "lasttoken",
+            "GeM",
+        ],
         ModelKind::Image => &["mean", "GeM"],
         _ => return Ok(None),
     };
@@ -30,13 +38,11 @@ pub(super) fn pooler(read: &OptionReader<'_>, kind: ModelKind) -> Result<Option<
     let name = read.choice("pooler", "mean", choices)?;
     let read = OptionReader::new("model_options.pooler_options", options.as_ref());
     let pooler = match name.as_str() {
-        "max" => Pooler::Max,
-        "cls" => Pooler::Cls,
         "GeM" => Pooler::GeM {
             p: read.positive("p", 3.0)? as f32,
             eps: read.positive("eps", 1e-6)? as f32,
         },
-        _ => Pooler::Mean,
+        name => Pooler::named(&[name]).map_err(|e| Error::config("model_options.pooler", e))?,
     };
     read.finish()?;
     Ok(Some(pooler))
