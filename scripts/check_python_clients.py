@@ -96,7 +96,7 @@ def main():
                     **os.environ, "JINA_FINETUNER_REGISTRY": url, "JINA_HUBBLE_REGISTRY": url,
                     "JINA_HUB_ROOT": str(home / ".jina"), "HOME": str(home), "USER_TOKEN": token,
                     "OTHER_TOKEN": other.stdout.split()[-1], "CHECK_HUB": str(hub),
-                    "CHECK_EMBED": str(embed),
+                    "CHECK_EMBED": str(embed), "HF_HOME": str(hub), "HF_HUB_OFFLINE": "1",
                     # The user's browser; `&` has it run beside the client.
                     "BROWSER": f"{python} {ROWS / 'browser.py'} %s &",
                 }

@@ -63,29 +63,40 @@ fn wants_torch(config: &RunConfig) -> bool {
 }
 
 /// Checks, before the training, that the model has every form that the run
-/// wants to have of it.
+/// wants to have of it. Returns what is left out, for the log.
 ///
 /// # Errors
-/// [`Error::Config`] where it has not.
-pub(crate) fn check_forms(loaded: &LoadedModel, config: &RunConfig) -> Result<()> {
-    for part in parts(&loaded.model, &loaded.preparer, &loaded.description, config) {
-        if config.model.to_onnx {
-            let graph = loaded.model.onnx(part.onnx, OnnxFormat::Float32);
+/// [`Error::Config`] where a form is not possible at all.
+pub(crate) fn check_forms(loaded: &LoadedModel, config: &RunConfig) -> Result<Vec<String>> {
+    let (model, description) = (&loaded.model, &loaded.description);
+    let parts = parts(model, &loaded.preparer, description, config);
+    if config.model.to_onnx {
+        for part in &parts {
+            let graph = model.onnx(part.onnx, OnnxFormat::Float32);
             graph.map_err(|e| match e {
                 Error::Data(reason) => Error::config("to_onnx", reason),
                 other => other,
             })?;
         }
-        if wants_torch(config) && part.state_dict(&loaded.model).is_none() {
-            return Err(Error::config(
-                "model_options.torch",
-                "true: the Python client builds BERTs, DistilBERTs, CLIPs and the ResNets 50 and \
-                 152 itself, without projection heads, and pools pictures by the mean; use \
-                 `to_onnx` for other models",
-            ));
-        }
     }
-    Ok(())
+    if !wants_torch(config) {
+        return Ok(Vec::new());
+    }
+    let missing = |part: &&parts::Part| part.state_dict(model, description).is_none();
+    let missing: Vec<_> = parts.iter().filter(missing).collect();
+    if missing.len() == parts.len() {
+        return Err(Error::config(
+            "model_options.torch",
+            "true: the Python client builds BERTs, DistilBERTs, CLIPs and the ResNets 50 and 152 \
+             itself, without projection heads, and pools pictures by the mean; use `to_onnx` for \
+             other models",
+        ));
+    }
+    let note = |part: &parts::Part| {
+        let name = part.name();
+        format!("The Python client can't build `{name}` itself: it has no {TORCH_FILE}")
+    };
+    Ok(missing.into_iter().map(note).collect())
 }
 
 /// What an artifact says about its run.
@@ -184,7 +195,7 @@ pub(crate) fn write(
             model.save_onnx(&models.join(ONNX_FILE), part.onnx, OnnxFormat::Float32)?;
         }
         if let Some(tensors) = part
-            .state_dict(model)
+            .state_dict(model, description)
             .filter(|_| wants_torch(record.config))
         {
             torch::write(&models.join(TORCH_FILE), &tensors)?;

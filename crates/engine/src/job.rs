@@ -154,7 +154,9 @@ pub fn run(
             ),
         ));
     }
-    artifact::check_forms(&loaded, config)?;
+    for note in artifact::check_forms(&loaded, config)? {
+        log(Level::Warning, note);
+    }
     log(
         Level::Debug,
         format!(

@@ -69,7 +69,7 @@ pub struct Model {
     pub output_dim: Option<u64>,
     /// Options of the model's kind.
     pub options: Option<Options>,
-    /// Whether the artifact holds ONNX in place of weights.
+    /// Whether the artifact also holds the model as ONNX.
     pub to_onnx: bool,
     /// Whether the model has two towers. Sent by clients up to 0.2.2.
     pub multi_modal: Option<bool>,

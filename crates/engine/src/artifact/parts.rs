@@ -35,28 +35,57 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// The name that `select_model` knows.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The weights as the client's builder names them; `None` where it builds no
     /// such network.
-    pub(super) fn state_dict(&self, model: &Model) -> Option<Vec<(String, TorchTensor)>> {
+    pub(super) fn state_dict(
+        &self,
+        model: &Model,
+        description: &ModelDescription,
+    ) -> Option<Vec<(String, TorchTensor)>> {
+        let is_clip = description.config["model_type"] == "clip";
+        if self.builder.starts_with("CLIP") && !is_clip {
+            return None;
+        }
+        // The `transformers` of the client takes the token with the highest id
+        // for the end of a text.
+        let text = &description.config["text_config"];
+        let end = text["eos_token_id"].as_u64().unwrap_or(49_407);
+        let tokens = text["vocab_size"].as_u64().unwrap_or(49_408);
+        if self.builder == "CLIPTextBuilder" && end != 2 && end + 1 != tokens {
+            return None;
+        }
         state_dict(model, &self.name, &self.builder)
     }
 }
 
-/// The networks that the Python client itself builds, by their repository:
-/// builder, name in torchvision, and the layer that gives the embedding.
-const TORCHVISION: [(&str, &str, &str, &str); 2] = [
-    (
-        "microsoft/resnet-50",
-        "ResNet50Builder",
-        "resnet50",
-        "adaptiveavgpool2d_173",
-    ),
-    (
-        "microsoft/resnet-152",
-        "ResNet152Builder",
-        "resnet152",
-        "adaptiveavgpool2d_513",
-    ),
+/// A network that the Python client itself builds.
+struct Torchvision {
+    builder: &'static str,
+    name: &'static str,
+    /// The layer that gives the embedding.
+    layer: &'static str,
+    /// Blocks of each stage, by which it is known.
+    depths: [u64; 4],
+}
+
+const TORCHVISION: [Torchvision; 2] = [
+    Torchvision {
+        builder: "ResNet50Builder",
+        name: "resnet50",
+        layer: "adaptiveavgpool2d_173",
+        depths: [3, 4, 6, 3],
+    },
+    Torchvision {
+        builder: "ResNet152Builder",
+        name: "resnet152",
+        layer: "adaptiveavgpool2d_513",
+        depths: [3, 8, 36, 3],
+    },
 ];
 
 /// What is said of a part beside what all have.
@@ -86,7 +115,7 @@ pub(super) fn parts(
         describe(model, config, source, name, task, builder, inputs)
     };
     let texts = || texts(model, description, source);
-    let pictures = || pictures(model, preparer, source);
+    let pictures = || pictures(preparer, source);
     match model.kind() {
         ModelKind::TextImage => vec![
             describe("clip-text", "text-to-image", "CLIPTextBuilder", texts()),
@@ -104,12 +133,15 @@ pub(super) fn parts(
             texts(),
         )],
         ModelKind::Image => {
-            let known = TORCHVISION.iter().find(|(known, ..)| *known == source);
-            let builder = known.map_or("", |(_, builder, ..)| builder);
+            let depths = &description.config["depths"];
+            let known = TORCHVISION
+                .iter()
+                .find(|known| *depths == json!(known.depths) && model.config().dim() == 2048);
+            let builder = known.map_or("", |known| known.builder);
             let mut part = describe(name, "image-to-image", builder, pictures());
-            if let Some((_, _, torchvision, layer)) = known {
-                part.metadata["descriptor"] = (*torchvision).into();
-                part.metadata["embedding_layer"] = (*layer).into();
+            if let Some(known) = known {
+                part.metadata["descriptor"] = known.name.into();
+                part.metadata["embedding_layer"] = known.layer.into();
             }
             vec![part]
         }
@@ -214,14 +246,13 @@ fn texts(model: &Model, description: &ModelDescription, source: &str) -> Inputs 
     }
 }
 
-fn pictures(model: &Model, preparer: &Preparer, source: &str) -> Inputs {
+fn pictures(preparer: &Preparer, source: &str) -> Inputs {
     let processor = preparer.processor.as_ref();
     let [height, width] = processor.map_or([0; 2], ImageProcessor::sides);
     // The client's own steps where they can be the model's, or else those of
     // transformers, which names the pictures by itself.
     let plain = processor.filter(|processor| {
-        model.kind() == ModelKind::Image
-            && processor.resize == Resize::Exact { height, width }
+        processor.resize == Resize::Exact { height, width }
             && processor.crop.is_none_or(|crop| crop == [height, width])
             && processor.resample == Resample::Bicubic
     });

@@ -79,6 +79,32 @@ fn a_run_without_to_onnx_leaves_none() {
 }
 
 #[test]
+fn a_run_with_torch_leaves_weights_under_the_names_of_the_python_client() {
+    let data = Data::from([("train", texts())]);
+    let hyper = json!({"epochs": 1, "batch_size": 6, "loss": "TripletMarginLoss"});
+    let options = json!({"torch": true});
+    let model = json!({"name": "minilm-small", "options": options});
+    let done = run(config(model, hyper.clone(), json!([])), &data).unwrap();
+    let files = files(&done.finished.artifact);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.pt");
+    std::fs::write(&path, &files["models/minilm-small/model.pt"]).unwrap();
+    let tensors = candle_core::pickle::read_all(&path).unwrap();
+    let names: BTreeSet<&str> = tensors.iter().map(|(name, _)| name.as_str()).collect();
+    assert!(
+        names.contains("_model.embeddings.position_ids"),
+        "{names:?}"
+    );
+    assert!(names.contains("_model.encoder.layer.0.output.dense.weight"));
+    assert!(!names.iter().any(|name| name.contains("pooler")));
+
+    // The client's text models have no projection head.
+    let model = json!({"name": "minilm-small", "options": options, "output_dim": 16});
+    let refused = run(config(model, hyper, json!([])), &data).err().unwrap();
+    assert!(refused.to_string().contains("torch"), "{refused}");
+}
+
+#[test]
 fn a_model_of_both_kinds_is_saved_as_two_with_what_makes_their_inputs() {
     let folder = tempfile::tempdir().unwrap();
     let encoder = Encoder::from_backbone("clip-small").unwrap();
