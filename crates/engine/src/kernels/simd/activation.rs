@@ -190,13 +190,14 @@ mod tests {
     fn activations_without_an_error_function_match_double_precision() {
         type Forward = fn(&[f32], &mut [f32]);
         type Backward = fn(&mut [f32], &mut [f32]);
+        type Exact<'a> = &'a dyn Fn(f64) -> f64;
         let tanh = |x: f64| {
             let u = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
             0.5 * x * (1.0 + u.tanh())
         };
         let sigmoid = |x: f64| x / (1.0 + (-x).exp());
         let positive = |x: f64| x.max(0.0);
-        let cases: [(Forward, Backward, &dyn Fn(f64) -> f64); 3] = [
+        let cases: [(Forward, Backward, Exact<'_>); 3] = [
             (gelu_tanh, gelu_tanh_backward, &tanh),
             (silu, silu_backward, &sigmoid),
             (relu, relu_backward, &positive),
