@@ -1,7 +1,5 @@
 //! What fuzzers call: everything that reads what comes from outside.
 
-use std::io::Cursor;
-
 use finetuner_protocol::{
     Config, DocumentArray, Event, ExamplesInfo, ExperimentInfo, MetricPoint, MetricsInfo, Page,
     RunInfo, StatusInfo,
@@ -112,7 +110,7 @@ pub fn artifact(bytes: &[u8]) {
     if std::fs::create_dir(&inner).is_err() {
         return;
     }
-    let _ = crate::artifact::unpack_zip(Cursor::new(bytes), &inner, 1 << 20);
+    let _ = crate::artifact::unpack_bytes(bytes, &inner, 1 << 20);
     let beside = std::fs::read_dir(folder.path()).map(Iterator::count);
     assert_eq!(beside.ok(), Some(1), "something was written outside");
 }

@@ -161,6 +161,19 @@ pub(crate) fn unpack_temporarily(
     Ok(folder)
 }
 
+/// Opens the files of a zip in a folder that is there.
+#[cfg(fuzzing)]
+pub(crate) fn unpack_bytes(zip: &[u8], folder: &Path, limit: u64) -> Result<()> {
+    use std::io::{Seek, Write};
+
+    let failed = |e| Error::file(folder, e);
+    let mut file = tempfile::tempfile().map_err(failed)?;
+    file.write_all(zip)
+        .and_then(|()| file.rewind())
+        .map_err(failed)?;
+    unpack::unpack_zip(&mut file, folder, folder, limit, &Real).map(drop)
+}
+
 impl IntoFuture for SaveArtifact {
     type Output = Result<PathBuf>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;

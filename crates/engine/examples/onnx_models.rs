@@ -116,7 +116,11 @@ fn input(
             let rows = values.chunks(shape[1]).zip(&lengths);
             let ids = rows.flat_map(|(row, length)| row[..*length].iter().map(|id| *id as u32));
             let ids = ids.collect();
-            let texts = Input::Texts(TokenBatch { ids, lengths });
+            let texts = Input::Texts(TokenBatch {
+                ids,
+                lengths,
+                left_out: 0,
+            });
             (Ok(texts), OnnxInput::Texts(TokenType::Int64))
         }
         "pixel_values" => {
