@@ -97,12 +97,16 @@ fn texts_are_cut_where_collate_options_say_so() {
         run(config(model, hyper.clone(), json!([])), &data)
     };
     let cut = with(json!({"max_length": 4, "truncation": true, "padding": true})).unwrap();
+    // The Python client has an object for each kind of input.
+    let nested = with(json!({"text": {"max_length": 4, "truncation": true}})).unwrap();
     // The saved model cuts them as well, and so does one that goes on from it.
-    let encoder = cut.encoder();
-    let embedded = encoder
-        .encode_texts(&["what do cats eat", "what do dogs chase"])
-        .unwrap();
-    assert_eq!(embedded.get(0), embedded.get(1));
+    for cut in [cut, nested] {
+        let encoder = cut.encoder();
+        let embedded = encoder
+            .encode_texts(&["what do cats eat", "what do dogs chase"])
+            .unwrap();
+        assert_eq!(embedded.get(0), embedded.get(1));
+    }
     let whole = with(json!({})).unwrap().encoder();
     let embedded = whole
         .encode_texts(&["what do cats eat", "what do dogs chase"])
@@ -119,6 +123,21 @@ fn texts_are_cut_where_collate_options_say_so() {
         found.contains("`return_tensors` is \"pt\": max_length, truncation"),
         "{found}"
     );
+    let found = refused(json!({"text": {"name": "bert-base-cased"}}));
+    assert!(
+        found.contains("collate_options.text") && found.contains("`name` is \"bert-base-cased\""),
+        "{found}"
+    );
+    let found = refused(json!({"text": {"max_length": 4}, "max_length": 8}));
+    assert!(found.contains("`max_length` is given twice"), "{found}");
+    let found = refused(json!({"text": 4}));
+    assert!(found.contains("collate_options.text") && found.contains("an object"), "{found}");
+    let model = json!({"name": "minilm-small", "options": {"pooler_options": {"p": 2}}});
+    let found = run(config(model, hyper.clone(), json!([])), &data)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(found.contains("give `pooler` with them"), "{found}");
     let model = json!({"name": "minilm-small", "options": {"preprocess_options": {"lower": true}}});
     let found = run(config(model, hyper.clone(), json!([])), &data)
         .err()
