@@ -125,7 +125,12 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
         }
         let instead = "max_length, truncation and padding are known; the tokenizer's other \
                        settings are those of the model's `tokenizer.json`";
-        refuse(&field, &options, &["max_length", "truncation", "padding"], instead)?;
+        refuse(
+            &field,
+            &options,
+            &["max_length", "truncation", "padding"],
+            instead,
+        )?;
         for (name, value) in &*options {
             if collate.insert(name.clone(), value.clone()).is_some() {
                 let reason = format!("`{name}` is given twice, here and below `text`");

@@ -65,7 +65,12 @@ impl Run {
     }
 
     pub(crate) fn logged(&self, part: &str) -> bool {
-        self.notes.log.iter().any(|line| line.contains(part))
+        self.times_logged(part) > 0
+    }
+
+    pub(crate) fn times_logged(&self, part: &str) -> usize {
+        let lines = self.notes.log.iter();
+        lines.filter(|line| line.contains(part)).count()
     }
 }
 
@@ -76,12 +81,21 @@ fn stream(documents: DocumentArray) -> Documents {
 }
 
 pub(crate) fn run_from(config: Value, data: &Data, earlier: Option<&Path>) -> Result<Run, Error> {
+    run_on(&Device::Cpu, config, data, earlier)
+}
+
+pub(crate) fn run_on(
+    device: &Device,
+    config: Value,
+    data: &Data,
+    earlier: Option<&Path>,
+) -> Result<Run, Error> {
     let folder = tempfile::tempdir().unwrap();
     let mut notes = Notes::default();
     let read = |name: &str| Ok(stream(data[name].clone()));
     let config: RunConfig = serde_json::from_value(config).unwrap();
     let setting = Setting {
-        device: &Device::Cpu,
+        device,
         local_models: &LocalModels::Anywhere,
         hub: HubRules::default(),
         earlier,
@@ -300,6 +314,24 @@ fn a_run_goes_on_from_the_artifact_of_an_earlier_one() {
         lost.contains("`model_artifact`: `an-id`: there is no run"),
         "{lost}"
     );
+}
+
+#[test]
+fn a_projection_head_that_an_artifact_brings_is_trained_on_the_cpu() {
+    let data = HashMap::from([("train", texts())]);
+    let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 9});
+    let model = json!({"name": "minilm-small", "output_dim": 8});
+    let first = run(config(model, hyper.clone(), json!([])), &data).unwrap();
+    let opened = tempfile::tempdir().unwrap();
+    open_artifact(&first.finished.artifact, opened.path()).unwrap();
+    let second = config(json!({"artifact": "an-id"}), hyper, json!([]));
+    let second = run_on(&Device::Gpu, second, &data, Some(opened.path())).unwrap();
+    assert!(
+        second.logged("projection heads are trained on the CPU"),
+        "{:?}",
+        second.notes.log
+    );
+    assert_eq!(second.encoder().dim(), 8);
 }
 
 #[test]
