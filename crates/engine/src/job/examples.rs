@@ -140,6 +140,7 @@ pub(super) fn read_data(
                 "`{field}`: {reason}; raise it, or give `eval_data`"
             ));
         }
+        warnings.extend(contradictions(&train.examples));
         let labels = train.examples.iter().chain(&validation);
         warnings.extend(alike(labels.map(|example| example.label.as_str())));
     }
@@ -173,6 +174,31 @@ pub(super) fn read_data(
         classes,
         warnings,
     })
+}
+
+/// Warns of texts that have several labels.
+fn contradictions(examples: &[Example]) -> Option<String> {
+    let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for example in examples {
+        if let [Item::Text(text)] = &*example.parts {
+            labels.entry(text).or_default().insert(&example.label);
+        }
+    }
+    let several = || labels.iter().filter(|(_, labels)| labels.len() > 1);
+    let (text, first) = several().next()?;
+    let shown: Vec<String> = first
+        .iter()
+        .take(3)
+        .map(|label| format!("`{}`", start_of(label)))
+        .collect();
+    Some(format!(
+        "{} of {} texts have several labels, such as `{}` ({}): the loss pulls them both ways. Give \
+         each text one label",
+        several().count(),
+        labels.len(),
+        start_of(text),
+        shown.join(", ")
+    ))
 }
 
 /// Returns why a loss that compares examples of one class with each other, and

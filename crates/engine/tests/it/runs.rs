@@ -68,6 +68,10 @@ impl Run {
         self.times_logged(part) > 0
     }
 
+    pub(crate) fn log(&self) -> &[String] {
+        &self.notes.log
+    }
+
     pub(crate) fn times_logged(&self, part: &str) -> usize {
         let lines = self.notes.log.iter();
         lines.filter(|line| line.contains(part)).count()

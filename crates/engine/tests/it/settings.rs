@@ -464,6 +464,20 @@ fn validation_data_that_measures_nothing_is_refused() {
 }
 
 #[test]
+fn a_text_with_several_labels_is_told() {
+    let mut all = texts();
+    let data = HashMap::from([("train", all.clone())]);
+    let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 10});
+    let config = || config(json!({"name": "minilm-small"}), hyper.clone(), json!([]));
+    let part = "1 of 9 texts have several labels, such as `what do cats eat` (`1`, `2`)";
+    assert!(!run(config(), &data).unwrap().logged("several labels"));
+    all.push(Document::text("what do cats eat").with_label(2));
+    let data = HashMap::from([("train", all)]);
+    let run = run(config(), &data).unwrap();
+    assert!(run.logged(part), "{:?}", run.log());
+}
+
+#[test]
 fn a_loss_that_begins_at_zero_is_told() {
     let data = HashMap::from([("train", features())]);
     let hyper = json!({"loss": "TripletMarginLoss", "loss_options": {"margin": -5}, "epochs": 2});
