@@ -19,7 +19,7 @@ const CP850: &str = "ÇüéâäàåçêëèïîìÄÅÉæÆôöòûùÿÖÜø£�
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Charset {
     Web(&'static Encoding),
-    /// The characters of the bytes from 128 on.
+    /// The characters of the bytes from 128 on; bytes without one are errors.
     Page(&'static str),
 }
 
@@ -34,6 +34,8 @@ impl Charset {
             "utf-16-be" => "utf-16be",
             "cp437" | "437" | "ibm437" => return Ok(Self::Page(CP437)),
             "cp850" | "850" | "ibm850" => return Ok(Self::Page(CP850)),
+            // The web takes it for windows-1252, so that UTF-8 would be misread.
+            "ascii" | "us-ascii" | "646" => return Ok(Self::Page("")),
             "utf-32" => "unsupported",
             other => other,
         };
@@ -115,9 +117,15 @@ impl<R: Read> Chars<R> {
                     Some(upper_byte) => upper.get(usize::from(upper_byte)).copied(),
                     None => Some(char::from(*byte)),
                 };
-                self.text.extend(bytes.iter().filter_map(char_of));
-                self.start = self.end;
+                let good: Vec<char> = bytes.iter().map_while(char_of).collect();
+                self.text.extend(&good);
                 self.ended = self.is_last;
+                if good.len() < bytes.len() {
+                    // What comes before it is good.
+                    self.ended = true;
+                    self.broken = Some(Broken::Encoding("ASCII".to_owned()));
+                }
+                self.start = self.end;
             }
             Decoding::Web(decoder) => {
                 // At least as much as one character takes.

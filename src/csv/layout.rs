@@ -11,7 +11,7 @@ use std::{
 
 use finetuner_protocol::{
     Document, LABEL_TAG, SCORE_TAG,
-    text::{is_blank, start_of},
+    text::{is_blank, is_missing, may_be_missing, start_of},
 };
 use sha2::{Digest, Sha256};
 
@@ -37,7 +37,7 @@ pub(super) fn documents(csv: Csv, layout: &Layout) -> Result<DocumentSource> {
     let shared = Arc::new(Shared {
         reading,
         columns,
-        told: [const { AtomicBool::new(false) }; 2],
+        told: [const { AtomicBool::new(false) }; 3],
     });
     let source = DocumentSource::of_items(move || Documents::new(Arc::clone(&shared)));
     Ok(source.reads_own_files(reads_files).named(name))
@@ -47,7 +47,7 @@ struct Shared {
     reading: Reading,
     columns: Columns,
     /// Which warnings were given.
-    told: [AtomicBool; 2],
+    told: [AtomicBool; 3],
 }
 
 impl Shared {
@@ -147,8 +147,7 @@ impl Documents {
                 "its label is empty: give it one, or delete the row",
             ));
         }
-        // As pandas writes a value that is missing.
-        if label.eq_ignore_ascii_case("nan") || label == "<NA>" {
+        if is_missing(label) {
             return Err(row(
                 record.line,
                 format!("its label is `{label}`, a missing value: give it one, or delete the row"),
@@ -160,6 +159,14 @@ impl Documents {
                 "the label `{}` in row {} has spaces around it. They are left out, here and in \
                  other rows",
                 start_of(cell),
+                record.line
+            );
+        }
+        if may_be_missing(label) && self.shared.is_new(2) {
+            tracing::warn!(
+                file = %start_of(&self.shared.reading.csv.name()),
+                "the label in row {} is `{label}`, which may stand for a missing value. It is \
+                 taken for a class like others: leave such rows out where they have no label",
                 record.line
             );
         }

@@ -321,6 +321,11 @@ mod tests {
             .collect();
         let (line, reason) = broken(&unmarked);
         assert!(line == 1 && reason.contains("utf-16le"), "{reason}");
+        // ASCII has no other bytes, whatever the web says.
+        let ascii = CsvOptions::new().encoding("ascii");
+        assert_eq!(read(b"a,b\nc,d\n", &ascii), [["a", "b"], ["c", "d"]]);
+        let error = rows("a,b\ngröße,c\n".as_bytes(), &ascii).unwrap_err();
+        assert!(error.to_string().contains("2: it is not ASCII"), "{error}");
         let error = rows(b"a", &CsvOptions::new().encoding("klingon")).unwrap_err();
         assert!(error.to_string().contains("klingon"), "{error}");
     }

@@ -91,12 +91,6 @@ pub fn run(
     for warning in &plan.warnings {
         log(Level::Warning, warning.clone());
     }
-    let needs_cpu =
-        plan.freeze || plan.output_dim.is_some() || matches!(plan.source, ModelSource::Towers(_));
-    let (device, warning) = choose_device(setting.device, plan.kind, needs_cpu);
-    if let Some(warning) = warning {
-        log(Level::Warning, warning);
-    }
     let pictures = Pictures::kept_in(setting.folder)?;
     let mut data = read_data(&plan, setting.read_data, &pictures)?;
     log(Level::Info, data.describe(&plan.layout));
@@ -122,7 +116,16 @@ pub fn run(
         seed: plan.seed,
         cutting: plan.cutting,
     };
-    let mut loaded = source.read_with(&setting.hub)?.load(&options, &device)?;
+    let files = source.read_with(&setting.hub)?;
+    let needs_cpu = plan.freeze
+        || plan.output_dim.is_some()
+        || matches!(plan.source, ModelSource::Towers(_))
+        || files.has_head();
+    let (device, warning) = choose_device(setting.device, plan.kind, needs_cpu);
+    if let Some(warning) = warning {
+        log(Level::Warning, warning);
+    }
+    let mut loaded = files.load(&options, &device)?;
     for note in std::mem::take(&mut loaded.notes) {
         log(Level::Warning, note);
     }
@@ -360,6 +363,11 @@ fn train_epoch(
     let validated = val_loss.map_or(String::new(), |loss| format!(" • val_loss: {loss:.3}"));
     let line = format!("{} • loss: {train_loss:.3}{validated}", progress(steps));
     context.log(Level::Info, line);
+    if epoch == 1 && train_loss == 0.0 {
+        let warning = "The loss of the whole first epoch is 0, so that the model learned nothing: a \
+                       larger `margin`, a higher `batch_size` or no `miner` may help";
+        context.log(Level::Warning, warning.to_owned());
+    }
     context.metrics = BTreeMap::from([("train_loss".to_owned(), train_loss)]);
     if let Some(loss) = val_loss {
         context.metrics.insert("val_loss".to_owned(), loss);

@@ -3,7 +3,7 @@
 
 use std::{cell::RefCell, collections::BTreeSet};
 
-use finetuner_protocol::Options;
+use finetuner_protocol::{Options, text::start_of};
 use serde_json::Value;
 
 use crate::{Error, Result};
@@ -32,6 +32,7 @@ impl<'a> OptionReader<'a> {
     /// An error about an option.
     pub(crate) fn bad(&self, name: &str, wanted: &str) -> Error {
         let value = self.options.get(name).cloned().unwrap_or(Value::Null);
+        let value = start_of(&value.to_string());
         Error::config(self.field, format!("`{name}` is {value}: {wanted}"))
     }
 
@@ -49,6 +50,12 @@ impl<'a> OptionReader<'a> {
         let number = value.as_f64().filter(|n| (low..=high).contains(n));
         number.ok_or_else(|| {
             let wanted = match (low.is_finite(), high.is_finite()) {
+                (true, true) if low == f64::MIN_POSITIVE => {
+                    format!("a number above 0, up to {high}, is wanted")
+                }
+                (true, false) if low == f64::MIN_POSITIVE => {
+                    "a number above 0 is wanted".to_owned()
+                }
                 (true, true) => format!("a number from {low} to {high} is wanted"),
                 (true, false) => format!("a number from {low} on is wanted"),
                 (false, true) => format!("a number up to {high} is wanted"),
@@ -150,6 +157,11 @@ mod tests {
         assert_eq!(
             found,
             "`loss_options`: `a` is 2: a number from 0 to 1 is wanted"
+        );
+        let found = message(reader.number("b", 1.0, f64::MIN_POSITIVE, f64::INFINITY));
+        assert_eq!(
+            found,
+            "`loss_options`: `b` is \"x\": a number above 0 is wanted"
         );
         assert!(reader.flag("b", true).is_err());
         assert!(reader.choice("b", "y", &["y", "z"]).is_err());

@@ -3,7 +3,10 @@
 
 use serde_json::Value;
 
-use crate::{Callback, RunConfig, Sampler, backbone::find_backbone};
+use crate::{
+    Callback, Miner, Optimizer, RunConfig, Sampler, Scheduler, backbone::find_backbone,
+    text::start_of,
+};
 
 /// The most epochs that a run may have; it must be below the 50 of the wire.
 ///
@@ -19,6 +22,9 @@ pub const MAX_EPOCHS: u64 = 49;
 /// assert_eq!(finetuner_protocol::MIN_LEARNING_RATE, 1e-12);
 /// ```
 pub const MIN_LEARNING_RATE: f64 = 1e-12;
+
+/// The most bytes of the name of a model, a loss and the like.
+const MAX_NAME: usize = 1000;
 
 /// A setting that can be known to be wrong without looking at any data.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +42,7 @@ impl InvalidField {
     pub(crate) fn new(field: &str, value: impl ToString, limit: &str) -> Self {
         Self {
             field: field.to_owned(),
-            value: value.to_string(),
+            value: start_of(&value.to_string()),
             limit: limit.to_owned(),
         }
     }
@@ -159,6 +165,7 @@ impl RunConfig {
                 "from 0 up to, but not, 1 is allowed",
             ));
         }
+        self.check_lengths()?;
         check_workers(self.data.num_workers)?;
         if self.data.num_items_per_class < 2 {
             return Err(InvalidField::new(
@@ -277,6 +284,47 @@ impl RunConfig {
         Ok(())
     }
 
+    /// Refuses names that can't be names. Errors would repeat them.
+    fn check_lengths(&self) -> Result<(), InvalidField> {
+        let hyper = &self.hyper_parameters;
+        let names = [
+            ("model", self.model.name.as_deref()),
+            ("model_artifact", self.model.artifact.as_deref()),
+            ("train_data", Some(self.data.train_data.as_str())),
+            ("eval_data", self.data.eval_data.as_deref()),
+            ("loss", Some(hyper.loss.as_str())),
+            ("miner", hyper.miner.as_ref().map(Miner::as_str)),
+            ("optimizer", Some(hyper.optimizer.as_str())),
+            (
+                "loss_optimizer",
+                hyper.loss_optimizer.as_ref().map(Optimizer::as_str),
+            ),
+            ("scheduler", hyper.scheduler.as_ref().map(Scheduler::as_str)),
+        ];
+        for (field, name) in names {
+            let name = name.unwrap_or_default();
+            if name.len() > MAX_NAME {
+                let limit = format!("at most {MAX_NAME} bytes are allowed");
+                return Err(InvalidField::new(field, format!("`{name}`"), &limit));
+            }
+        }
+        let options = [
+            ("model_options", &self.model.options),
+            ("loss_options", &hyper.loss_options),
+            ("loss_optimizer_options", &hyper.loss_optimizer_options),
+            ("miner_options", &hyper.miner_options),
+            ("optimizer_options", &hyper.optimizer_options),
+        ];
+        for (field, options) in options {
+            let mut names = options.iter().flat_map(|options| options.keys());
+            if let Some(name) = names.find(|name| name.len() > MAX_NAME) {
+                let limit = format!("the name of an option, of which {MAX_NAME} bytes are allowed");
+                return Err(InvalidField::new(field, format!("`{name}`"), &limit));
+            }
+        }
+        Ok(())
+    }
+
     fn check_onnx(&self) -> Result<(), InvalidField> {
         let name = self.model.name.as_deref().unwrap_or_default();
         let refused = self.model.to_onnx && find_backbone(name).is_some_and(|b| !b.onnx);
@@ -320,6 +368,29 @@ mod tests {
                 check(rate).map_err(|e| e.field),
                 Err("learning_rate".into())
             );
+        }
+    }
+
+    #[test]
+    fn errors_show_the_start_of_a_long_value() {
+        let long = "x".repeat(100_000);
+        let mut configs = [(); 4].map(|()| RunConfig {
+            run_name: "r".to_owned(),
+            experiment_name: "e".to_owned(),
+            ..RunConfig::default()
+        });
+        for config in &mut configs {
+            config.model.name = Some("bert-base-cased".to_owned());
+            config.data.train_data = "train".to_owned();
+        }
+        assert_eq!(configs[0].check(), Ok(()));
+        configs[0].model.name = Some(long.clone());
+        configs[1].hyper_parameters.loss = long.as_str().into();
+        configs[2].hyper_parameters.loss_options = Some([(long.clone(), 1)].into());
+        configs[3].hyper_parameters.scheduler_step = Some(long);
+        for config in configs {
+            let found = config.check().unwrap_err().to_string();
+            assert!(found.len() < 300 && found.contains("xxxx…"), "{found}");
         }
     }
 

@@ -58,6 +58,36 @@ pub fn is_blank(text: &str) -> bool {
     text.chars().all(is_invisible)
 }
 
+/// Returns whether a text is a missing value, as pandas writes it.
+///
+/// ```
+/// use finetuner_protocol::text::is_missing;
+///
+/// assert!(is_missing("nan") && is_missing(" NaN") && is_missing("<NA>"));
+/// assert!(!is_missing("banana") && !is_missing("NA"));
+/// ```
+#[must_use]
+pub fn is_missing(text: &str) -> bool {
+    let text = text.trim();
+    text.eq_ignore_ascii_case("nan") || matches!(text, "<NA>" | "NaT")
+}
+
+/// Returns whether a text may be a missing value: spreadsheets, databases and
+/// programs write it so, but it can also be meant.
+///
+/// ```
+/// use finetuner_protocol::text::may_be_missing;
+///
+/// assert!(may_be_missing("None") && may_be_missing("NULL") && may_be_missing("#N/A"));
+/// assert!(!may_be_missing("dress"));
+/// ```
+#[must_use]
+pub fn may_be_missing(text: &str) -> bool {
+    const WORDS: [&str; 8] = ["none", "null", "na", "n/a", "#n/a", "nil", "undefined", "-"];
+    let text = text.trim();
+    WORDS.iter().any(|word| text.eq_ignore_ascii_case(word))
+}
+
 /// White space, control and format characters, fillers, variation selectors
 /// and tags (Unicode's `Default_Ignorable_Code_Point`, with white space).
 fn is_invisible(c: char) -> bool {

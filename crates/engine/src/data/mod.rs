@@ -8,10 +8,11 @@ mod search;
 use std::{collections::HashMap, sync::Arc};
 
 pub use each::Documents;
-use finetuner_protocol::Document;
+use finetuner_protocol::{Document, text::is_blank};
 pub use pictures::{PictureFile, Pictures, Stored};
 pub use read::read;
 pub use search::{Named, SearchKinds, SearchSet, Searched, read_search_set};
+use tokenizers::NormalizedString;
 
 use crate::{Result, models::ModelKind};
 
@@ -197,12 +198,15 @@ fn features(document: &Document) -> Result<Vec<f32>, String> {
     Ok(values)
 }
 
-/// The normal form of a label: no spaces around it, numbers in one form.
+/// The normal form of a label: no spaces around it and no characters that can't
+/// be seen, numbers and accents in one form.
 pub(crate) fn label_meaning(label: &str) -> String {
+    let seen = |c: &char| c.is_whitespace() || !is_blank(c.encode_utf8(&mut [0; 4]));
+    let label: String = label.chars().filter(seen).collect();
     let label = label.trim();
     match label.parse::<f64>() {
         Ok(number) if number.is_finite() => number.to_string(),
-        _ => label.to_owned(),
+        _ => NormalizedString::from(label).nfc().get().to_owned(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use finetuner_protocol::{
     Document,
-    text::{is_blank, start_of},
+    text::{is_blank, is_missing, start_of},
 };
 
 use super::{
@@ -111,12 +111,15 @@ fn text(document: &Document) -> Result<&str, String> {
 }
 
 /// The label of a document, where it has one.
-fn label(document: &Document) -> Result<Option<String>, String> {
+pub(super) fn label(document: &Document) -> Result<Option<String>, String> {
+    let bad = |what: &str| {
+        Err(format!(
+            "its `finetuner_label` is {what}: leave such documents out, or say what they belong to"
+        ))
+    };
     match document.label() {
-        Some(label) if label.trim().is_empty() => Err(
-            "its `finetuner_label` is empty: leave such documents out, or say what they belong to"
-                .to_owned(),
-        ),
+        Some(label) if is_blank(&label) => bad("empty"),
+        Some(label) if is_missing(&label) => bad(&format!("`{label}`, a missing value")),
         label => Ok(label),
     }
 }

@@ -6,6 +6,7 @@ use super::{
     Documents, Item, Modalities, Pictures,
     each::{Fault, each},
     features, pictures,
+    read::label,
 };
 use crate::{Result, models::ModelKind};
 
@@ -164,10 +165,11 @@ impl Reader<'_> {
         kind: ModelKind,
     ) -> Result<Searched, Fault> {
         let caption = document.chunks.iter().find_map(|c| c.as_text());
-        let label = document
-            .label()
-            .or_else(|| part.label())
-            .or_else(|| caption.or(part.as_text()).map(str::to_owned));
+        let own = match label(document)? {
+            None => label(part)?,
+            own => own,
+        };
+        let label = own.or_else(|| caption.or(part.as_text()).map(str::to_owned));
         Ok(Searched {
             id: part.id.clone(),
             item: match kind {

@@ -1,9 +1,9 @@
 //! The examples of a run, and whether anything can be learned from them. The
 //! same checks are made when a run is submitted and when it begins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use finetuner_protocol::text::start_of;
+use finetuner_protocol::{Loss, text::start_of};
 
 use super::labels::alike;
 use crate::{
@@ -86,7 +86,13 @@ pub(super) fn read_data(
     documents: &dyn Fn(&str) -> Result<Documents>,
     pictures: &Pictures,
 ) -> Result<Data> {
-    let read = |name: &str| data::read(documents(name)?, &plan.layout, name, pictures);
+    let read = |name: &str| -> Result<Vec<Example>> {
+        let examples = data::read(documents(name)?, &plan.layout, name, pictures)?;
+        if plan.loss.loss == Loss::CosineSimilarity {
+            check_similarities(&examples, name)?;
+        }
+        Ok(examples)
+    };
     let train = read(&plan.train_data)?;
     let (train, mut validation) = match &plan.eval_data {
         Some(name) => (train, read(name)?),
@@ -113,6 +119,28 @@ pub(super) fn read_data(
                 "no two examples share a label; the loss needs examples that belong together",
             );
         }
+        if !plan.loss.has_classes()
+            && let Some(reason) = compares_nothing(&validation)
+        {
+            let (field, source) = match &plan.eval_data {
+                Some(name) => ("eval_data", name),
+                None => ("val_split", &plan.train_data),
+            };
+            let reason = format!(
+                "of the {} examples of `{source}` to validate with {reason}: the validation loss \
+                 would always be 0",
+                validation.len()
+            );
+            if plan.eval_data.is_some() {
+                let remedy = "give data in which some examples share a label and others don't, or \
+                              leave it out";
+                return Err(Error::config(field, format!("{reason}; {remedy}")));
+            }
+            warnings.push(format!(
+                "`{field}`: {reason}; raise it, or give `eval_data`"
+            ));
+        }
+        warnings.extend(contradictions(&train.examples));
         let labels = train.examples.iter().chain(&validation);
         warnings.extend(alike(labels.map(|example| example.label.as_str())));
     }
@@ -148,13 +176,67 @@ pub(super) fn read_data(
     })
 }
 
+/// Warns of texts that have several labels.
+fn contradictions(examples: &[Example]) -> Option<String> {
+    let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for example in examples {
+        if let [Item::Text(text)] = &*example.parts {
+            labels.entry(text).or_default().insert(&example.label);
+        }
+    }
+    let several = || labels.iter().filter(|(_, labels)| labels.len() > 1);
+    let (text, first) = several().next()?;
+    let shown: Vec<String> = first
+        .iter()
+        .take(3)
+        .map(|label| format!("`{}`", start_of(label)))
+        .collect();
+    Some(format!(
+        "{} of {} texts have several labels, such as `{}` ({}): the loss pulls them both ways. Give \
+         each text one label",
+        several().count(),
+        labels.len(),
+        start_of(text),
+        shown.join(", ")
+    ))
+}
+
+/// Returns why a loss that compares examples of one class with each other, and
+/// with those of others, finds none to compare.
+fn compares_nothing(examples: &[Example]) -> Option<&'static str> {
+    let labels: BTreeSet<&str> = examples.iter().map(|e| e.label.as_str()).collect();
+    match labels.len() {
+        0 => None,
+        1 => Some("all have one label"),
+        n if n == examples.len() => Some("no two share a label"),
+        _ => None,
+    }
+}
+
+/// Refuses scores that no cosine can reach.
+fn check_similarities(examples: &[Example], name: &str) -> Result<()> {
+    let beyond = |example: &&Example| example.score.abs() > 1.0;
+    let Some(first) = examples.iter().find(beyond) else {
+        return Ok(());
+    };
+    Err(Error::data(format!(
+        "{} of {} documents of `{name}` have a `finetuner_score` outside of -1 to 1, such as {} of \
+         document `{}`: `{}` compares it with a cosine; divide all scores by the largest possible",
+        examples.iter().filter(beyond).count(),
+        examples.len(),
+        first.score,
+        first.id,
+        Loss::CosineSimilarity
+    )))
+}
+
 /// Splits off `val_split`. Both parts must hold something.
 fn split(plan: &Plan, examples: Vec<Example>) -> Result<(Vec<Example>, Vec<Example>)> {
     let (all, part) = (examples.len(), plan.val_split);
     let (train, validation) = data::split(examples, part, plan.seed);
     let bad = |what: &str, remedy: &str| {
         let reason = format!(
-            "{part}: of the {all} examples of `{}` it leaves {} to train on and {} to validate \
+            "{part:?}: of the {all} examples of `{}` it leaves {} to train on and {} to validate \
              with, and {what} needed; {remedy}",
             plan.train_data,
             train.len(),

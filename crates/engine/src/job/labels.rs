@@ -6,8 +6,9 @@ use finetuner_protocol::text::start_of;
 
 use crate::data::label_meaning;
 
-/// Warns of labels that differ in nothing but spaces around them or the form of
-/// a number. They are different classes.
+/// Warns of labels that differ in nothing but spaces around them, characters
+/// that can't be seen, or the form of a number or an accent. They are different
+/// classes.
 pub(super) fn alike<'a>(labels: impl Iterator<Item = &'a str>) -> Option<String> {
     let mut forms: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let mut seen = std::collections::HashSet::new();
@@ -22,10 +23,12 @@ pub(super) fn alike<'a>(labels: impl Iterator<Item = &'a str>) -> Option<String>
         .iter()
         .map(|form| format!("`{}`", start_of(form)))
         .collect();
+    let count = match several().count() {
+        1 => "1 label has several forms:".to_owned(),
+        n => format!("{n} labels have several forms, such as"),
+    };
     Some(format!(
-        "{} labels have several forms, such as {}, which count as different classes: write each \
-         in one form",
-        several().count(),
+        "{count} {}, which count as different classes. Write each in one form",
         shown.join(" and ")
     ))
 }
@@ -41,6 +44,10 @@ mod tests {
             warning.contains("2 labels have several forms, such as `1` and `1.0`"),
             "{warning}"
         );
+        // An accent in two forms, and a character of no width.
+        for other in ["cafe\u{301}", "caf\u{e9}\u{200b}"] {
+            assert!(alike(["caf\u{e9}", other].into_iter()).is_some());
+        }
         assert_eq!(alike(["a", "b", "A"].into_iter()), None);
     }
 }

@@ -33,10 +33,10 @@ pub(super) fn check_batch_size(config: &RunConfig, loss: &LossSpec) -> Result<()
     };
     let bad = |reason: &str| Err(Error::config("batch_size", format!("{size}: {reason}")));
     let name = &loss.loss;
-    if size == 1 && config.model.freeze {
+    if size == 1 && (config.model.freeze || config.model.output_dim.is_some()) {
         return bad(
-            "`freeze` trains a projection head with batch normalisation, which needs at least 2 \
-             examples in a batch",
+            "`freeze` and `output_dim` train a projection head with batch normalisation, which \
+             needs at least 2 examples in a batch",
         );
     }
     let alone = match loss.kind() {

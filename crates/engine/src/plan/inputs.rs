@@ -30,13 +30,15 @@ pub(super) fn pooler(read: &OptionReader<'_>, kind: ModelKind) -> Result<Option<
         ModelKind::Image => &["mean", "GeM"],
         _ => return Ok(None),
     };
-    let options = read.value("pooler_options").and_then(Value::as_object);
-    let options = options.cloned().map(Options::from);
+    let options = object(read, "pooler_options")?;
     if read.value("pooler").is_none() {
+        if !options.is_empty() {
+            return Err(read.bad("pooler_options", "give `pooler` with them"));
+        }
         return Ok(None);
     }
     let name = read.choice("pooler", "mean", choices)?;
-    let read = OptionReader::new("model_options.pooler_options", options.as_ref());
+    let read = OptionReader::new("model_options.pooler_options", Some(&options));
     let pooler = match name.as_str() {
         "GeM" => Pooler::GeM {
             p: read.positive("p", 3.0)? as f32,
@@ -48,29 +50,63 @@ pub(super) fn pooler(read: &OptionReader<'_>, kind: ModelKind) -> Result<Option<
     Ok(Some(pooler))
 }
 
+/// An option that is an object, empty where it is not given.
+fn object(read: &OptionReader<'_>, name: &str) -> Result<Options> {
+    let Some(value) = read.value(name) else {
+        return Ok(Options::default());
+    };
+    let options = value.as_object().cloned().map(Options::from);
+    options.ok_or_else(|| read.bad(name, "an object is wanted"))
+}
+
+/// The parts of an option such as `collate_options`, each with its field. The
+/// Python client's form has an object for each kind of input:
+/// `{"text": {"max_length": 16}}`. The names may also stand in it directly.
+fn by_input(
+    read: &OptionReader<'_>,
+    name: &str,
+    kind: ModelKind,
+) -> Result<Vec<(String, Options)>> {
+    let inputs: &[&str] = match kind {
+        ModelKind::Text => &["text"],
+        ModelKind::Image => &["image"],
+        ModelKind::TextImage => &["text", "image"],
+        ModelKind::Features => &[],
+    };
+    let field = format!("model_options.{name}");
+    let mut direct = object(read, name)?;
+    let mut parts = Vec::new();
+    for input in inputs {
+        match direct.remove(*input) {
+            None => {}
+            Some(Value::Object(options)) => {
+                parts.push((format!("{field}.{input}"), Options::from(options)));
+            }
+            Some(other) => {
+                let reason = format!("{other}: an object is wanted");
+                return Err(Error::config(format!("{field}.{input}"), reason));
+            }
+        }
+    }
+    parts.push((field, direct));
+    Ok(parts)
+}
+
+/// Refuses the first option that is not known.
+fn refuse(field: &str, options: &Options, known: &[&str], instead: &str) -> Result<()> {
+    let unknown = |name: &&String| !known.contains(&name.as_str());
+    match options.keys().find(unknown) {
+        None => Ok(()),
+        Some(name) => Err(Error::config(
+            field,
+            format!("`{name}` is {}: {instead}", options[name.as_str()]),
+        )),
+    }
+}
+
 /// `collate_options` and `preprocess_options` of `model_options`: how inputs
 /// are prepared.
 pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<Cutting> {
-    let texts = matches!(kind, ModelKind::Text | ModelKind::TextImage);
-    let given = |name: &str| match read.value(name) {
-        None => Ok(Options::default()),
-        Some(value) => value
-            .as_object()
-            .cloned()
-            .map(Options::from)
-            .ok_or_else(|| read.bad(name, "an object is wanted")),
-    };
-    let refuse = |field: &str, options: &Options, known: &[&str], instead: &str| match options
-        .keys()
-        .find(|name| !known.contains(&name.as_str()))
-    {
-        None => Ok(()),
-        Some(name) => Err(Error::config(
-            format!("model_options.{field}"),
-            format!("`{name}` is {}: {instead}", options[name.as_str()]),
-        )),
-    };
-    let preprocess = given("preprocess_options")?;
     let instead = match kind {
         ModelKind::Features => "features are taken as they are; prepare them before pushing",
         ModelKind::Text => {
@@ -82,17 +118,32 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
              folder of the model, prepare pictures before pushing, or set `augmentation`"
         }
     };
-    refuse("preprocess_options", &preprocess, &[], instead)?;
-    let collate = given("collate_options")?;
-    if !texts {
-        let instead = "batches of this model have nothing to set; leave it out";
-        refuse("collate_options", &collate, &[], instead)?;
-        return Ok(Cutting::default());
+    for (field, options) in by_input(read, "preprocess_options", kind)? {
+        refuse(&field, &options, &[], instead)?;
     }
-    let instead = "max_length, truncation and padding are known; the tokenizer's other settings \
-                   are those of the model's `tokenizer.json`";
-    let known = ["max_length", "truncation", "padding"];
-    refuse("collate_options", &collate, &known, instead)?;
+    let texts = matches!(kind, ModelKind::Text | ModelKind::TextImage);
+    let mut collate = Options::default();
+    for (field, options) in by_input(read, "collate_options", kind)? {
+        if !texts || field.ends_with(".image") {
+            let instead = "batches of pictures and features have nothing to set; leave it out";
+            refuse(&field, &options, &[], instead)?;
+            continue;
+        }
+        let instead = "max_length, truncation and padding are known; the tokenizer's other \
+                       settings are those of the model's `tokenizer.json`";
+        refuse(
+            &field,
+            &options,
+            &["max_length", "truncation", "padding"],
+            instead,
+        )?;
+        for (name, value) in &*options {
+            if collate.insert(name.clone(), value.clone()).is_some() {
+                let reason = format!("`{name}` is given twice, here and below `text`");
+                return Err(Error::config(field, reason));
+            }
+        }
+    }
     let read = OptionReader::new("model_options.collate_options", Some(&collate));
     let word = |name: &str, on: &[&str], off: &str| match read.value(name) {
         None => Ok(true),

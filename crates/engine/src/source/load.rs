@@ -56,6 +56,11 @@ pub struct ModelDescription {
 }
 
 impl ModelFiles {
+    /// Returns whether the model has a projection head.
+    pub(crate) fn has_head(&self) -> bool {
+        self.extras.head.is_some()
+    }
+
     /// Puts the model together.
     ///
     /// # Errors

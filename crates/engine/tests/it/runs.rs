@@ -65,7 +65,16 @@ impl Run {
     }
 
     pub(crate) fn logged(&self, part: &str) -> bool {
-        self.notes.log.iter().any(|line| line.contains(part))
+        self.times_logged(part) > 0
+    }
+
+    pub(crate) fn log(&self) -> &[String] {
+        &self.notes.log
+    }
+
+    pub(crate) fn times_logged(&self, part: &str) -> usize {
+        let lines = self.notes.log.iter();
+        lines.filter(|line| line.contains(part)).count()
     }
 }
 
@@ -76,12 +85,21 @@ fn stream(documents: DocumentArray) -> Documents {
 }
 
 pub(crate) fn run_from(config: Value, data: &Data, earlier: Option<&Path>) -> Result<Run, Error> {
+    run_on(&Device::Cpu, config, data, earlier)
+}
+
+pub(crate) fn run_on(
+    device: &Device,
+    config: Value,
+    data: &Data,
+    earlier: Option<&Path>,
+) -> Result<Run, Error> {
     let folder = tempfile::tempdir().unwrap();
     let mut notes = Notes::default();
     let read = |name: &str| Ok(stream(data[name].clone()));
     let config: RunConfig = serde_json::from_value(config).unwrap();
     let setting = Setting {
-        device: &Device::Cpu,
+        device,
         local_models: &LocalModels::Anywhere,
         hub: HubRules::default(),
         earlier,
@@ -231,7 +249,7 @@ fn a_perceptron_learns_from_features() {
     let model = json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [16, 4],
         "activation": "relu", "l2": true}});
     let hyper = json!({"loss": "NTXentLoss", "epochs": 8, "batch_size": 12, "optimizer": "RAdam",
-        "learning_rate": 1e-302, "miner": "MultiSimilarityMiner"});
+        "learning_rate": 1e-2, "miner": "MultiSimilarityMiner"});
     let run = run(config(model, hyper, evaluation()), &data).unwrap();
     assert!(
         run.finished.after["precision_at_k"] > 0.9,
@@ -289,7 +307,7 @@ fn a_run_goes_on_from_the_artifact_of_an_earlier_one() {
     open_artifact(&first.finished.artifact, opened.path()).unwrap();
 
     let slow = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 12,
-        "learning_rate": 1e-30});
+        "learning_rate": 1e-12});
     let second = config(json!({"artifact": "an-id"}), slow, json!([]));
     let second = run_from(second, &data, Some(opened.path())).unwrap();
     let embed = |run: &Run| run.encoder().encode_features(&[&[0.5; 5]]).unwrap();
@@ -303,11 +321,29 @@ fn a_run_goes_on_from_the_artifact_of_an_earlier_one() {
 }
 
 #[test]
+fn a_projection_head_that_an_artifact_brings_is_trained_on_the_cpu() {
+    let data = HashMap::from([("train", texts())]);
+    let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 9});
+    let model = json!({"name": "minilm-small", "output_dim": 8});
+    let first = run(config(model, hyper.clone(), json!([])), &data).unwrap();
+    let opened = tempfile::tempdir().unwrap();
+    open_artifact(&first.finished.artifact, opened.path()).unwrap();
+    let second = config(json!({"artifact": "an-id"}), hyper, json!([]));
+    let second = run_on(&Device::Gpu, second, &data, Some(opened.path())).unwrap();
+    assert!(
+        second.logged("projection heads are trained on the CPU"),
+        "{:?}",
+        second.notes.log
+    );
+    assert_eq!(second.encoder().dim(), 8);
+}
+
+#[test]
 fn callbacks_stop_average_measure_and_log() {
     let data = HashMap::from([("train", features()), ("eval", features())]);
     let model = json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [4]}});
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 20, "batch_size": 12,
-        "learning_rate": 1e-30});
+        "learning_rate": 1e-12});
     let callbacks = json!([
         {"name": "EvaluationCallback", "options": {"query_data": "eval", "index_data": "train",
             "caption": "mine", "output_model_names": true, "query_sample_size": 5, "limit": 3,

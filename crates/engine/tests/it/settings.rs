@@ -91,18 +91,22 @@ fn settings_of_the_python_client_are_adapted_with_a_line_in_the_log() {
 fn texts_are_cut_where_collate_options_say_so() {
     let data = HashMap::from([("train", texts())]);
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 9,
-        "learning_rate": 1e-30});
+        "learning_rate": 1e-12});
     let with = |collate: Value| {
         let model = json!({"name": "minilm-small", "options": {"collate_options": collate}});
         run(config(model, hyper.clone(), json!([])), &data)
     };
     let cut = with(json!({"max_length": 4, "truncation": true, "padding": true})).unwrap();
+    // The Python client has an object for each kind of input.
+    let nested = with(json!({"text": {"max_length": 4, "truncation": true}})).unwrap();
     // The saved model cuts them as well, and so does one that goes on from it.
-    let encoder = cut.encoder();
-    let embedded = encoder
-        .encode_texts(&["what do cats eat", "what do dogs chase"])
-        .unwrap();
-    assert_eq!(embedded.get(0), embedded.get(1));
+    for cut in [cut, nested] {
+        let encoder = cut.encoder();
+        let embedded = encoder
+            .encode_texts(&["what do cats eat", "what do dogs chase"])
+            .unwrap();
+        assert_eq!(embedded.get(0), embedded.get(1));
+    }
     let whole = with(json!({})).unwrap().encoder();
     let embedded = whole
         .encode_texts(&["what do cats eat", "what do dogs chase"])
@@ -119,6 +123,24 @@ fn texts_are_cut_where_collate_options_say_so() {
         found.contains("`return_tensors` is \"pt\": max_length, truncation"),
         "{found}"
     );
+    let found = refused(json!({"text": {"name": "bert-base-cased"}}));
+    assert!(
+        found.contains("collate_options.text") && found.contains("`name` is \"bert-base-cased\""),
+        "{found}"
+    );
+    let found = refused(json!({"text": {"max_length": 4}, "max_length": 8}));
+    assert!(found.contains("`max_length` is given twice"), "{found}");
+    let found = refused(json!({"text": 4}));
+    assert!(
+        found.contains("collate_options.text") && found.contains("an object"),
+        "{found}"
+    );
+    let model = json!({"name": "minilm-small", "options": {"pooler_options": {"p": 2}}});
+    let found = run(config(model, hyper.clone(), json!([])), &data)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(found.contains("give `pooler` with them"), "{found}");
     let model = json!({"name": "minilm-small", "options": {"preprocess_options": {"lower": true}}});
     let found = run(config(model, hyper.clone(), json!([])), &data)
         .err()
@@ -187,7 +209,7 @@ fn a_frozen_clip_learns_heads_that_are_saved_and_gone_on_from() {
 
     open_artifact(&first.finished.artifact, opened.path()).unwrap();
     let mut slow = hyper;
-    slow["learning_rate"] = 1e-30.into();
+    slow["learning_rate"] = 1e-12.into();
     slow["epochs"] = 1.into();
     let second = config(
         json!({"artifact": "an-id", "freeze": true}),
@@ -252,7 +274,7 @@ fn batches_that_teach_nothing_are_refused_before_the_run() {
     for (found, part) in [
         (
             refused(frozen, "ArcFaceLoss", 1),
-            "`batch_size`: 1: `freeze` trains a projection head",
+            "`batch_size`: 1: `freeze` and `output_dim` train a projection head",
         ),
         (
             refused(mlp(), "TripletMarginLoss", 3),
@@ -278,8 +300,18 @@ fn a_batch_of_one_in_front_of_a_head_is_refused_without_a_stack_trace() {
     let data = HashMap::from([("train", features())]);
     let mut model = mlp();
     model["output_dim"] = 2.into();
-    let hyper = json!({"loss": "ArcFaceLoss", "epochs": 1, "batch_size": 1});
-    let found = run(config(model, hyper, json!([])), &data)
+    let hyper = |size: u32| json!({"loss": "ArcFaceLoss", "epochs": 1, "batch_size": size});
+    let found = checked(config(model.clone(), hyper(1), json!([])), &data).unwrap_err();
+    assert!(
+        found.contains("`output_dim` train a projection head"),
+        "{found}"
+    );
+    // A head that an artifact brings is known when the model is read.
+    let first = run(config(model, hyper(2), json!([])), &data).unwrap();
+    let opened = tempfile::tempdir().unwrap();
+    open_artifact(&first.finished.artifact, opened.path()).unwrap();
+    let second = config(json!({"artifact": "an-id"}), hyper(1), json!([]));
+    let found = run_from(second, &data, Some(opened.path()))
         .err()
         .unwrap()
         .to_string();
@@ -319,6 +351,14 @@ fn data_that_teaches_nothing_is_refused_before_the_run() {
             refused(&["a", "a", " "], "TripletMarginLoss"),
             "`finetuner_label` is empty",
         ),
+        (
+            refused(&["a", "a", "\u{200b}"], "TripletMarginLoss"),
+            "`finetuner_label` is empty",
+        ),
+        (
+            refused(&["a", "a", "NaN"], "TripletMarginLoss"),
+            "`finetuner_label` is `NaN`, a missing value",
+        ),
     ] {
         assert!(found.contains(part), "{part} is missing in: {found}");
     }
@@ -332,6 +372,40 @@ fn data_that_teaches_nothing_is_refused_before_the_run() {
         found.contains("document 10") && found.contains("it holds no text"),
         "{found}"
     );
+}
+
+#[test]
+fn scores_that_no_cosine_can_reach_are_refused() {
+    let pair = |score: f64| {
+        Document::new()
+            .with_chunk(Document::text("a"))
+            .with_chunk(Document::text("b"))
+            .with_tag("finetuner_score", score)
+    };
+    let refused = |scores: [f64; 2], loss: &str| {
+        let mut pairs: DocumentArray = scores.into_iter().map(pair).collect();
+        if loss == "MarginMSELoss" {
+            for pair in &mut *pairs {
+                pair.chunks.push(Document::text("c"));
+            }
+        }
+        let data = HashMap::from([("train", pairs)]);
+        let hyper = json!({"loss": loss, "epochs": 1, "batch_size": 2});
+        checked(
+            config(json!({"name": "minilm-small"}), hyper, json!([])),
+            &data,
+        )
+        .err()
+        .unwrap_or_default()
+    };
+    let found = refused([1.0, 4.5], "CosineSimilarityLoss");
+    assert!(
+        found.contains("1 of 2 documents of `train`") && found.contains("such as 4.5"),
+        "{found}"
+    );
+    assert_eq!(refused([-1.0, 1.0], "CosineSimilarityLoss"), "");
+    // A margin may be any number.
+    assert_eq!(refused([1.0, 4.5], "MarginMSELoss"), "");
 }
 
 #[test]
@@ -357,6 +431,58 @@ fn a_split_that_leaves_nothing_is_refused_with_its_numbers() {
         "{found}"
     );
     assert_eq!(refused(24, 0.1), "");
+}
+
+#[test]
+fn validation_data_that_measures_nothing_is_refused() {
+    let some = |from: DocumentArray, wanted: &[usize]| -> DocumentArray {
+        let all: Vec<Document> = from.into_iter().collect();
+        wanted.iter().map(|i| all[*i].clone()).collect()
+    };
+    let label = |i: usize| texts()[i].label();
+    assert!(label(0) == label(1) && label(2) != label(3));
+    let refused = |eval: &[usize], loss: &str| {
+        let data = HashMap::from([("train", texts()), ("eval", some(texts(), eval))]);
+        let hyper = json!({"loss": loss, "epochs": 1, "batch_size": 9});
+        let mut config = config(json!({"name": "minilm-small"}), hyper, json!([]));
+        config["data"]["eval_data"] = "eval".into();
+        checked(config, &data).err().unwrap_or_default()
+    };
+    for (eval, part) in [
+        (&[0, 1][..], "all have one label"),
+        (&[2, 3], "no two share a label"),
+    ] {
+        let found = refused(eval, "TripletMarginLoss");
+        assert!(
+            found.contains("`eval_data`: of the 2 examples of `eval`") && found.contains(part),
+            "{found}"
+        );
+        // It compares examples with the weights of classes.
+        assert_eq!(refused(eval, "ArcFaceLoss"), "");
+    }
+    assert_eq!(refused(&[0, 1, 3], "TripletMarginLoss"), "");
+}
+
+#[test]
+fn a_text_with_several_labels_is_told() {
+    let mut all = texts();
+    let data = HashMap::from([("train", all.clone())]);
+    let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 10});
+    let config = || config(json!({"name": "minilm-small"}), hyper.clone(), json!([]));
+    let part = "1 of 9 texts have several labels, such as `what do cats eat` (`1`, `2`)";
+    assert!(!run(config(), &data).unwrap().logged("several labels"));
+    all.push(Document::text("what do cats eat").with_label(2));
+    let data = HashMap::from([("train", all)]);
+    let run = run(config(), &data).unwrap();
+    assert!(run.logged(part), "{:?}", run.log());
+}
+
+#[test]
+fn a_loss_that_begins_at_zero_is_told() {
+    let data = HashMap::from([("train", features())]);
+    let hyper = json!({"loss": "TripletMarginLoss", "loss_options": {"margin": -5}, "epochs": 2});
+    let run = run(config(mlp(), hyper, json!([])), &data).unwrap();
+    assert_eq!(run.times_logged("first epoch is 0"), 1);
 }
 
 #[test]

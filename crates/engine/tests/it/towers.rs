@@ -233,7 +233,7 @@ fn two_models_become_towers_whose_projections_are_saved_and_gone_on_from() {
     let opened = first.opened();
     let next = config(
         json!({"artifact": "an-id", "freeze": true}),
-        hyper("SigLIPLoss", 1e-30),
+        hyper("SigLIPLoss", 1e-12),
         json!([]),
     );
     let second = run_from(next, &data, Some(opened.path())).unwrap();

@@ -259,8 +259,12 @@ pub(crate) async fn proxied(
         let piece = Bytes::from_static(b" ");
         Some((Ok(piece), (None, Some((app, id, since)))))
     });
-    let kind = [(header::CONTENT_TYPE, "application/x-ndjson")];
-    Ok((kind, Body::from_stream(lines)).into_response())
+    let headers = [
+        ("content-type", "application/x-ndjson"),
+        // Proxies pass each line on at once.
+        ("x-accel-buffering", "no"),
+    ];
+    Ok((headers, Body::from_stream(lines)).into_response())
 }
 
 #[derive(Deserialize)]

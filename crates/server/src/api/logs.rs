@@ -6,7 +6,7 @@ use axum::{
     extract::{Path, State},
     http::{HeaderMap, header},
     response::{
-        IntoResponse, Sse,
+        IntoResponse, Response, Sse,
         sse::{Event as Message, KeepAlive},
     },
 };
@@ -60,10 +60,16 @@ pub(crate) async fn stream(
     headers: HeaderMap,
 ) -> Result<impl IntoResponse> {
     let run = runs::find(&app, user.id, path).await?;
-    let messages = follow(app, run.id, &headers);
+    Ok(as_it_comes(follow(app, run.id, &headers)))
+}
+
+/// Answers with messages that proxies pass on at once, and with comments while
+/// there is none, so that no proxy takes the connection for dead.
+pub(crate) fn as_it_comes(
+    messages: impl Stream<Item = Result<Message, Infallible>> + Send + 'static,
+) -> Response {
     let messages = Sse::new(messages).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    // Tells proxies to pass each line on at once.
-    Ok(([("x-accel-buffering", "no")], messages))
+    ([("x-accel-buffering", "no")], messages).into_response()
 }
 
 /// The lines of a run's log behind the one that `Last-Event-ID` names, and new

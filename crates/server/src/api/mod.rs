@@ -37,7 +37,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 pub(crate) use auth::by_token;
 pub(crate) use logins::Logins;
-pub(crate) use logs::{follow, text as log_text};
+pub(crate) use logs::{as_it_comes, follow, text as log_text};
 pub(crate) use runs::{examples_of, find as find_run, status_of};
 pub(crate) use uploads::Uploads;
 pub(crate) use worker::SHA256;

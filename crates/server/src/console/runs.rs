@@ -1,17 +1,14 @@
 //! Experiments and their runs: lists, and one run.
 
-use std::{convert::Infallible, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     extract::{Path, Query, State},
     http::HeaderMap,
-    response::{
-        Redirect, Sse,
-        sse::{Event as Message, KeepAlive},
-    },
+    response::{Redirect, Response, sse::Event as Message},
 };
 use finetuner_protocol::{Event, ExamplesInfo, MetricsInfo, Status};
-use futures_util::{Stream, StreamExt};
+use futures_util::StreamExt;
 use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,7 +19,7 @@ use super::{
     page as shown, pager, path, pretty, query, status, time,
 };
 use crate::{
-    api::{examples_of, find_run, follow, log_text, status_of},
+    api::{as_it_comes, examples_of, find_run, follow, log_text, status_of},
     app::App,
     database::{CheckpointRow, Found, RunFilter, RunRow, StoredEvent},
     error::ApiError,
@@ -496,12 +493,12 @@ pub(crate) async fn live(
     session: Session,
     Path(place): Path<(String, String)>,
     headers: HeaderMap,
-) -> Page<Sse<impl Stream<Item = Result<Message, Infallible>>>> {
+) -> Page<Response> {
     let run = find_run(&app, session.user.id, place).await?;
     // Told at the end, so that the browser does not come again.
     let end = futures_util::stream::once(async { Ok(Message::default().event("end").data("")) });
     let lines = follow(app, run.id, &headers).chain(end);
-    Ok(Sse::new(lines).keep_alive(KeepAlive::default()))
+    Ok(as_it_comes(lines))
 }
 
 pub(crate) async fn cancel(

@@ -26,6 +26,7 @@ async fn log_in(backend: &Backend, cookie: &str) -> String {
     let http = backend.http.with_token(None);
     let ask = http.get("/v2/rpc/user.identity.proxiedAuthorize?prompt=login");
     let mut lines = ask.send().await.unwrap();
+    assert_eq!(lines.headers()["x-accel-buffering"], "no");
     let mut next = async || -> Value {
         let mut line = Vec::new();
         while !line.ends_with(b"\n") {
