@@ -40,8 +40,8 @@ const VISION_PROJECTION: &str = "visual_projection";
 const LOGIT_SCALE: &str = "logit_scale";
 /// Where the logarithm of the logit scale starts in `transformers`, as in CLIP.
 const CLIP_LOGIT_SCALE: f32 = 2.6592;
-/// Where it starts under new projections. Over frozen towers a soft start finds
-/// more: docs/measurements.md.
+/// Where it starts under new projections: over frozen towers a softer start finds
+/// more (`--scale` of `scripts/two_towers_torch.py`).
 pub(crate) const FIRST_LOGIT_SCALE: f32 = 1.6;
 
 /// How the places of a tower's input become one vector.
