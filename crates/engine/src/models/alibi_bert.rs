@@ -133,6 +133,10 @@ impl Architecture for AlibiBert {
         self.config.hidden_size
     }
 
+    fn pooler_output(&self) -> Option<(Pooler, Option<&'static str>)> {
+        Some((Pooler::Cls, Some("pooler.dense")))
+    }
+
     fn family(&self) -> &'static str {
         "transformer"
     }
@@ -149,7 +153,7 @@ impl Architecture for AlibiBert {
         &["bert."]
     }
 
-    /// BERT has one layer for its pretraining alone.
+    /// A layer that embeddings don't use.
     fn keeps(&self, name: &str) -> bool {
         name.starts_with("pooler.dense.")
     }

@@ -122,6 +122,10 @@ impl Architecture for MpnetConfig {
         self.hidden_size
     }
 
+    fn pooler_output(&self) -> Option<(Pooler, Option<&'static str>)> {
+        Some((Pooler::Cls, Some("pooler.dense")))
+    }
+
     fn family(&self) -> &'static str {
         "transformer"
     }
@@ -138,7 +142,7 @@ impl Architecture for MpnetConfig {
         &["mpnet."]
     }
 
-    /// MPNet has one layer for its pretraining alone.
+    /// A layer that embeddings don't use.
     fn keeps(&self, name: &str) -> bool {
         name.starts_with("pooler.dense.")
     }
