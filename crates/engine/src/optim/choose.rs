@@ -421,7 +421,11 @@ mod tests {
             ("Adam", json!({"betas": [0.9]}), "two numbers"),
             ("Adam", json!({"beta": 1}), "`beta` is 1: amsgrad, betas"),
             ("SGD", json!({"nesterov": true}), "a `momentum` above 0"),
-            ("AdamW", json!({"layer_wise_lr_decay": 2}), "a number from"),
+            (
+                "AdamW",
+                json!({"layer_wise_lr_decay": 2}),
+                "a number above 0",
+            ),
             ("Rprop", json!({"etas": [2, 1]}), "two rising numbers"),
             (
                 "AdamW",

@@ -129,7 +129,14 @@ pub(super) fn build(files: &HashMap<String, Vec<u8>>, config: &Value) -> Result<
     let named = settings.text("tokenizer_class");
     let class = match named.or(config["tokenizer_class"].as_str()) {
         Some(name) if !names_wrong_class(model_type) => Class::named(name),
-        _ => Class::of_model(model_type),
+        _ => match Class::of_model(model_type) {
+            // The text model of two towers.
+            Class::File => {
+                let text = config["text_config"]["model_type"].as_str();
+                Class::of_model(text.unwrap_or_default())
+            }
+            class => class,
+        },
     };
     let file = match files.get("tokenizer.json") {
         Some(bytes) => {
@@ -501,7 +508,6 @@ mod tests {
                 "model_max_length",
             ),
             ("tokenizer.json", "{", "tokenizer.json"),
-            ("vocab.txt", "only\nwords\n", "[CLS]"),
         ] {
             let change = |files: &mut HashMap<String, Vec<u8>>| {
                 files.insert(file.into(), content.into());

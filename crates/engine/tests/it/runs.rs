@@ -452,7 +452,7 @@ fn configurations_that_make_no_sense_are_refused_by_field() {
         ),
         (
             refused(with("pooler", json!("best")), json!({}), none()),
-            "one of mean, max, cls, GeM",
+            "one of mean, max, cls, mean_sqrt_len_tokens, weightedmean, lasttoken, GeM",
         ),
         (
             refused(with("poler", json!("max")), json!({}), none()),

@@ -57,7 +57,7 @@ fn a_model_with_a_sentencepiece_tokenizer_is_trained_from_a_folder_and_opened_ag
         std::fs::write(path("config.json"), config.to_string()).unwrap();
         let weights = ModelConfig::parse(&config).unwrap().random_weights(1);
         write_safetensors(&path("model.safetensors"), &weights, FloatFormat::F32).unwrap();
-        let from = fixture(&format!("tokenizers/{tokenizer}.json"));
+        let from = fixture(&format!("sentencepiece/{tokenizer}.json"));
         std::fs::copy(from, path("tokenizer.json")).unwrap();
 
         let model = serde_json::json!({"name": folder.path()});

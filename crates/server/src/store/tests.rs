@@ -72,19 +72,28 @@ async fn halves_of_files_that_a_killed_server_has_left_are_removed() {
     assert_eq!(walk(folder.path()), 0, "files are left");
 }
 
-#[tokio::test]
-async fn an_upload_that_was_cut_off_while_it_was_written_takes_no_more() {
-    let (store, faulty) = Faulty::in_memory();
-    let mut upload = store.upload();
-    // The bytes were counted and hashed, and did not reach the store.
-    let many = Bytes::from(vec![1; 1 << 20]);
-    let cut_off = upload.write(many.clone()).now_or_never();
-    assert!(cut_off.is_none(), "many bytes are hashed on another thread");
-    assert_eq!(upload.size(), 0);
-    let error = upload.write(many).await.unwrap_err();
-    assert_eq!(error.status(), 409, "{}", error.message());
-    assert!(upload.seal().await.is_err());
-    assert!(faulty.names().await.is_empty());
+#[test]
+fn an_upload_that_was_cut_off_while_it_was_written_takes_no_more() {
+    // The one thread for long work is busy, so that hashing has to wait.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.max_blocking_threads(1).build().unwrap();
+    let (free, busy) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        let waiting = tokio::task::spawn_blocking(move || busy.recv());
+        let (store, faulty) = Faulty::in_memory();
+        let mut upload = store.upload();
+        // The bytes did not reach the store.
+        let many = Bytes::from(vec![1; 1 << 20]);
+        let cut_off = upload.write(many.clone()).now_or_never();
+        assert!(cut_off.is_none(), "many bytes are hashed on another thread");
+        free.send(()).unwrap();
+        waiting.await.unwrap().unwrap();
+        assert_eq!(upload.size(), 0);
+        let error = upload.write(many).await.unwrap_err();
+        assert_eq!(error.status(), 409, "{}", error.message());
+        assert!(upload.seal().await.is_err());
+        assert!(faulty.names().await.is_empty());
+    });
 }
 
 #[tokio::test]
