@@ -4,7 +4,6 @@
 use candle_core::Tensor;
 use serde_json::Value;
 
-use super::layer::only_embeddings;
 use crate::{
     Error, Result,
     kernels::simd::Curve,
@@ -210,6 +209,22 @@ impl Dense {
         };
         graph.op("Add", &[&y, &beside], &[])
     }
+}
+
+/// Refuses modules that work on something else than pooled embeddings.
+pub(super) fn only_embeddings(config: &Value, shown: &str) -> Result<()> {
+    for field in ["module_input_name", "module_output_name"] {
+        match &config[field] {
+            Value::Null => {}
+            Value::String(name) if name == "sentence_embedding" => {}
+            other => {
+                return Err(Error::checkpoint(format!(
+                    "{shown}: `{field}` is {other}; only \"sentence_embedding\" is supported"
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

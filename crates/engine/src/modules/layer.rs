@@ -3,7 +3,7 @@
 use candle_core::{D, Tensor};
 use serde_json::Value;
 
-use super::dense::{Dense, DenseSpec};
+use super::dense::{Dense, DenseSpec, only_embeddings};
 use crate::{
     Error, Result,
     onnx::{self, Edge, Graph},
@@ -117,22 +117,6 @@ impl LayerSpec {
             self.name()
         )))
     }
-}
-
-/// Refuses modules that work on something else than pooled embeddings.
-pub(super) fn only_embeddings(config: &Value, shown: &str) -> Result<()> {
-    for field in ["module_input_name", "module_output_name"] {
-        match &config[field] {
-            Value::Null => {}
-            Value::String(name) if name == "sentence_embedding" => {}
-            other => {
-                return Err(Error::checkpoint(format!(
-                    "{shown}: `{field}` is {other}; only \"sentence_embedding\" is supported"
-                )));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The place among modules at which a projection head goes: before a

@@ -7,11 +7,11 @@ use std::{
 };
 
 use super::{
-    int8,
     proto::{
         AttributeProto, AttributeType, DataType, DimensionProto, DimensionValue, NodeProto,
         TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
     },
+    rounding,
 };
 use crate::{Result, kernels, params::Param};
 
@@ -103,7 +103,7 @@ impl Initializer {
                 param,
                 rows,
                 turned,
-            } => int8::rounded_rows(param, *rows, *turned)?,
+            } => rounding::rounded_rows(param, *rows, *turned)?,
             Source::Floats(values) => floats(values),
             Source::Ints(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         })

@@ -16,6 +16,7 @@ mod int8;
 mod layers;
 mod pooling;
 mod proto;
+mod rounding;
 mod write;
 
 pub(crate) use attention::{Attendance, Inputs, TextInputs, block, can_write};

@@ -1,0 +1,36 @@
+//! Weights in 8 bits, with a scale for each row.
+
+use crate::{Result, params::Param};
+
+/// The largest rounded weight. -128 is left out, so that 0 is in the middle.
+const LARGEST: f32 = 127.0;
+
+/// The step of each row: its largest value is [`LARGEST`] of them.
+pub(super) fn row_scales(values: &[f32], rows: usize) -> Vec<f32> {
+    let width = (values.len() / rows.max(1)).max(1);
+    let scale = values.chunks_exact(width).map(|row| {
+        let largest = row.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        // A row of zeros stays one.
+        if largest == 0.0 {
+            1.0
+        } else {
+            largest / LARGEST
+        }
+    });
+    scale.collect()
+}
+
+/// The rounded rows of a parameter, by columns where they are turned.
+pub(super) fn rounded_rows(param: &Param, rows: usize, turned: bool) -> Result<Vec<u8>> {
+    let values = param.to_vec()?;
+    let width = (values.len() / rows.max(1)).max(1);
+    let scales = row_scales(&values, rows);
+    let mut out = vec![0u8; values.len()];
+    for (i, (row, scale)) in values.chunks_exact(width).zip(&scales).enumerate() {
+        for (j, x) in row.iter().enumerate() {
+            let place = if turned { j * rows + i } else { i * width + j };
+            out[place] = ((x / scale).round() as i8).cast_unsigned();
+        }
+    }
+    Ok(out)
+}
