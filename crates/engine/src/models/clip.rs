@@ -141,7 +141,20 @@ impl ClipConfig {
     /// [`Error::Checkpoint`] where it describes another kind of model, or
     /// shapes that no model can have.
     fn parse(json: &Value) -> Result<Self> {
-        let config: Self = serde_json::from_value(json.clone())
+        let mut json = json.clone();
+        for tower in ["text_config", "vision_config"] {
+            // The name of 2022. Where it is there, it says all: what it lacks
+            // has its default, whatever the newer name says.
+            let old = json
+                .get(format!("{tower}_dict"))
+                .filter(|old| !old.is_null());
+            if let Some(old) = old.cloned() {
+                json[tower] = old;
+            } else if json.get(tower).is_some_and(Value::is_null) {
+                json[tower] = Value::Object(serde_json::Map::new());
+            }
+        }
+        let config: Self = serde_json::from_value(json)
             .map_err(|e| Error::checkpoint(format!("config.json: {e}")))?;
         let (text, vision) = (&config.text_config, &config.vision_config);
         let sizes = [

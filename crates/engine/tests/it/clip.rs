@@ -151,3 +151,38 @@ fn pictures_become_what_the_clip_processor_makes_of_them() {
         assert!(worst < most && mean < usual, "{name}: {worst} {mean}");
     }
 }
+
+#[test]
+fn shapes_under_the_names_of_2022_are_those_of_transformers() {
+    let given = tensors("clip-quick-gelu.safetensors");
+    let expected = tiny_clip(Kernels::Fused, |_| {});
+    let expected = flat(
+        &expected
+            .encode(&expected.inference(), &texts(&given))
+            .unwrap(),
+    );
+    let null = |json: &mut Value| {
+        for tower in ["text_config", "vision_config"] {
+            json[format!("{tower}_dict")] = json[tower].take();
+        }
+    };
+    let wrong = |json: &mut Value| {
+        json["text_config_dict"] = json["text_config"].clone();
+        json["text_config"]["num_attention_heads"] = 1.into();
+        json["vision_config_dict"] = Value::Null;
+    };
+    // A field that the old name lacks has its default, whatever the new one says.
+    let default = |json: &mut Value| {
+        json["text_config_dict"] = json["text_config"].clone();
+        json["text_config"]["hidden_act"] = "gelu".into();
+        if let Some(old) = json["text_config_dict"].as_object_mut() {
+            old.remove("hidden_act");
+        }
+    };
+    let changes: [&dyn Fn(&mut Value); 3] = [&null, &wrong, &default];
+    for change in changes {
+        let model = tiny_clip(Kernels::Fused, change);
+        let found = model.encode(&model.inference(), &texts(&given)).unwrap();
+        assert_eq!(flat(&found), expected);
+    }
+}
