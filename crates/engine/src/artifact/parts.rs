@@ -30,7 +30,7 @@ pub(super) struct Part {
     pub(super) inputs: Value,
     /// Its `metadata.yml`.
     pub(super) metadata: Value,
-    /// What it takes as ONNX.
+    /// Its inputs as ONNX.
     pub(super) onnx: OnnxInput<'static>,
 }
 
@@ -88,7 +88,7 @@ const TORCHVISION: [Torchvision; 2] = [
     },
 ];
 
-/// What is said of a part beside what all have.
+/// The fields of a part that differ from one part to another.
 struct Inputs {
     names: Vec<&'static str>,
     shape: Value,

@@ -35,7 +35,7 @@ pub enum ProcessorClass {
     Vit,
 }
 
-/// What a class does where its file says nothing.
+/// The steps of a class whose file does not name them.
 struct Defaults {
     size: Size,
     /// Whether a `size` that is one number means a square.
@@ -105,7 +105,7 @@ impl ProcessorClass {
     }
 }
 
-/// What `size` and `crop_size` may be.
+/// A value of `size` or `crop_size`.
 enum Size {
     Shortest(u32),
     /// Height and width.

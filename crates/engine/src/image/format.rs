@@ -1,4 +1,4 @@
-//! What bytes that are no readable picture are instead.
+//! Names the format of bytes that can not be read as a picture.
 
 /// Names what the bytes are, as far as their first ones say, and what to do.
 /// Nothing is said of formats that can be read.
