@@ -1,5 +1,5 @@
 //! Trains the projections of `two-towers-small` on the pictures and titles of
-//! `datasets/emoji-clip/fashion/pretrain.csv`, among which is no clothing. Its
+//! `datasets/emoji-clip/fashion/pretrain.csv`, which holds no clothing. Its
 //! towers, `minilm-small` and `efficientnet-small`, stay as they are.
 //!
 //! ```text

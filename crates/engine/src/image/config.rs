@@ -120,7 +120,7 @@ fn bad(reason: impl std::fmt::Display) -> Error {
 }
 
 /// The fields of the file. As in Python, a flag that is `null` is off, and a
-/// value that is `null` is no value.
+/// value that is `null` does not count.
 struct Fields<'a>(&'a Map<String, Value>);
 
 impl Fields<'_> {
@@ -234,7 +234,7 @@ impl ImageProcessor {
     /// makes pictures of a size that the model does not take.
     pub fn parse(json: &Value, class: ProcessorClass, model: Option<[u32; 2]>) -> Result<Self> {
         let json = json.get("image_processor").unwrap_or(json);
-        let fields = Fields(json.as_object().ok_or_else(|| bad("it is no object"))?);
+        let fields = Fields(json.as_object().ok_or_else(|| bad("it is not an object"))?);
         let class = class_of(&fields, class)?;
         refuse_unknown_steps(&fields)?;
         let defaults = class.defaults();

@@ -12,9 +12,9 @@ pub(crate) struct AdamStep {
     /// One over the square root of the second bias correction.
     pub(crate) second_scale: f32,
     pub(crate) eps: f32,
-    /// What the parameter is multiplied with first (decoupled decay).
+    /// Factor of the parameter before the step (decoupled decay).
     pub(crate) shrink: f32,
-    /// What of the parameter is added to its gradient (coupled decay).
+    /// Part of the parameter that is added to its gradient (coupled decay).
     pub(crate) l2: f32,
 }
 

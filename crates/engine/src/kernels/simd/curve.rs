@@ -5,7 +5,7 @@ use pulp::Arch;
 
 use super::math::exp;
 
-/// What comes behind the normalization of a convolution.
+/// The step behind the normalization of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Curve {
     /// Nothing.
