@@ -100,15 +100,20 @@ pub(super) fn lock_folder(folder: &Path) -> io::Result<Option<File>> {
 
 /// The path without links at its end, and absolute.
 pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => std::path::absolute(path),
-        Err(error) => Err(error),
-        Ok(_) => fs::canonicalize(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                io::Error::new(error.kind(), "it is a link to something that is not there")
-            }
-            _ => error,
-        }),
+    let is_link = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+        found => found?.is_symlink(),
+    };
+    match fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match is_link {
+            true => Err(io::Error::new(
+                error.kind(),
+                "it is a link to something that is not there",
+            )),
+            // Nothing is there, or another saver has just moved it.
+            false => std::path::absolute(path),
+        },
+        found => found,
     }
 }
 
@@ -141,6 +146,14 @@ pub(super) fn is_read_only(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+    )
+}
+
+/// Whether a rename failed because its target is there and not empty.
+pub(super) fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
     )
 }
 

@@ -25,8 +25,8 @@ use std::{
 
 use super::{
     disk::{
-        Disk, Real, identity, is_immovable, is_read_only, lock_folder, must_stay_in_place,
-        parent_of, resolve, sync_folder,
+        Disk, Real, identity, is_immovable, is_read_only, is_taken, lock_folder,
+        must_stay_in_place, parent_of, resolve, sync_folder,
     },
     manifest::{Compare, MANIFEST, Manifest, check_free},
     staging::{Staging, discard, remove_empty},
@@ -164,7 +164,7 @@ impl Place {
         let (new, old) = (self.staging.new_model(), self.staging.old_model());
         if !self.target.exists() {
             return match disk.rename(&new, &self.target) {
-                Err(_) if self.target.exists() => Ok(false),
+                Err(error) if is_taken(&error) => Ok(false),
                 renamed => renamed.map(|()| true),
             };
         }
@@ -200,17 +200,24 @@ impl Place {
         let Err(error) = placed else {
             return Ok(true);
         };
-        if self.target.exists() {
+        match disk.rename(&old, &self.target) {
+            Ok(()) => {
+                self.staging.settle()?;
+                match is_taken(&error) {
+                    true => Ok(false),
+                    false => Err(error),
+                }
+            }
             // Another saver was faster; it would have replaced this model.
-            discard(&old);
-            return match old.exists() {
-                true => Err(error),
-                false => Ok(false),
-            };
+            Err(taken) if is_taken(&taken) => {
+                discard(&old);
+                match old.exists() {
+                    true => Err(error),
+                    false => Ok(false),
+                }
+            }
+            Err(error) => Err(error),
         }
-        disk.rename(&old, &self.target)?;
-        self.staging.settle()?;
-        Err(error)
     }
 
     /// Moves the files of the old model out of the target, and those of the new
@@ -302,7 +309,10 @@ pub(crate) fn recover(target: &Path) -> io::Result<()> {
         for staging in Staging::left_behind(parent, target)? {
             let old = staging.old_model();
             if old.exists() && !target.exists() {
-                fs::rename(&old, target)?;
+                match fs::rename(&old, target) {
+                    Err(error) if !is_taken(&error) => return Err(error),
+                    _ => {}
+                }
             }
             staging.clean();
         }
@@ -339,8 +349,10 @@ fn check_early(target: &Path) -> io::Result<()> {
         };
         let before = identity(target);
         let checked = check_free(target, Compare::Sizes);
-        // Another saver may have replaced the folder meanwhile.
-        if before == identity(target) {
+        // Another saver may have replaced the folder meanwhile, or may just be
+        // about to.
+        let is_gone = matches!(&checked, Err(error) if error.kind() == io::ErrorKind::NotFound);
+        if !is_gone && before == identity(target) {
             return checked;
         }
     }

@@ -55,11 +55,14 @@ impl Staging {
 
     /// The folders of this name that dead processes have left, locked.
     pub(super) fn left_behind(parent: &Path, target: &Path) -> io::Result<Vec<Self>> {
+        use io::ErrorKind::{NotFound, PermissionDenied};
+
         let prefix = prefix_for(target);
         let mut left = Vec::new();
         let entries = match fs::read_dir(parent) {
-            // One that can't be listed can still have readable models.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(left),
+            // A folder that can't be listed can still have readable models, and
+            // another saver may just have moved this one.
+            Err(error) if matches!(error.kind(), PermissionDenied | NotFound) => return Ok(left),
             entries => entries?,
         };
         for entry in entries {
