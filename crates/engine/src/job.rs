@@ -88,9 +88,6 @@ pub fn run(
     for note in &plan.notes {
         log(Level::Info, note.clone());
     }
-    for warning in &plan.warnings {
-        log(Level::Warning, warning.clone());
-    }
     let pictures = Pictures::kept_in(setting.folder)?;
     let mut data = read_data(&plan, setting.read_data, &pictures)?;
     log(Level::Info, data.describe(&plan.layout));

@@ -80,9 +80,6 @@ pub struct Plan {
     pub(crate) cutting: Cutting,
     /// What the configuration left open and how it was decided, for the log.
     pub notes: Vec<String>,
-    /// What of the configuration has no effect or another than asked for, for
-    /// the log.
-    pub warnings: Vec<String>,
 }
 
 /// What a run may start from, beside the list of backbones.
@@ -118,7 +115,7 @@ impl Plan {
             .check()
             .map_err(|e| Error::config(e.field, format!("{}: {}", e.value, e.limit)))?;
         let (hyper, model, data) = (&config.hyper_parameters, &config.model, &config.data);
-        let (mut notes, mut warnings) = (Vec::new(), Vec::new());
+        let mut notes = Vec::new();
         let read = OptionReader::new("model_options", model.options.as_ref());
         let (source, kind) = source(config, allowed, &read, &mut notes)?;
         if kind == ModelKind::TextImage
@@ -217,19 +214,9 @@ impl Plan {
             callbacks: config.callbacks.clone(),
             cutting,
             notes,
-            warnings: Vec::new(),
         };
         // All are checked by being made.
-        let (_, extras) = plan.optimizer.build(Default::default())?;
-        if extras.layer_wise_lr_decay.is_some()
-            && !matches!(kind, ModelKind::TextImage | ModelKind::Text)
-        {
-            warnings.push(
-                "`layer_wise_lr_decay` has no effect: only transformers have layers with \
-                 learning rates of their own"
-                    .to_owned(),
-            );
-        }
+        plan.optimizer.build(Default::default())?;
         plan.optimizer.check_decay(plan.learning_rate)?;
         let own = plan.loss_optimizer.learning_rate(plan.learning_rate);
         plan.loss_optimizer.build(Default::default())?;
@@ -240,7 +227,6 @@ impl Plan {
             .build(plan.epochs, usize::MAX / 64, plan.learning_rate)?;
         plan.callbacks()?;
         check_monitors(config, kind, &mut plan.notes)?;
-        plan.warnings = warnings;
         Ok(plan)
     }
 

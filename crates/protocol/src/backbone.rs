@@ -461,7 +461,8 @@ pub fn find_backbone(name: &str) -> Option<&'static Backbone> {
 }
 
 /// What a model compares: that of the list of backbones, else what its name
-/// says - a CLIP, a ResNet or EfficientNet, or else a text model.
+/// says: a CLIP or SigLIP, a ResNet, EfficientNet, ViT or DINOv2, or else a text
+/// model.
 ///
 /// ```
 /// use finetuner_protocol::{Task, guess_task};
@@ -482,7 +483,11 @@ pub fn guess_task(name: &str) -> Task {
         .any(|part| has(part))
     {
         Task::TextToImage
-    } else if ["resnet", "efficientnet"].iter().any(|part| has(part)) {
+    } else if ["resnet", "efficientnet", "vit-", "dinov2"]
+        .iter()
+        .any(|part| has(part))
+        || name == "vit"
+    {
         Task::ImageToImage
     } else {
         Task::TextToText

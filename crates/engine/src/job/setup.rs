@@ -124,6 +124,12 @@ pub(super) fn build_trainer(
     }
     let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
     let (_, extras) = plan.optimizer.build(Default::default())?;
+    let has_layers = !model.config().architecture().layer_marks().is_empty();
+    if extras.layer_wise_lr_decay.is_some() && !has_layers {
+        let note = "`layer_wise_lr_decay` has no effect: only transformers have layers with \
+                    learning rates of their own";
+        notes.push((Level::Warning, note.to_owned()));
+    }
     let scales = match extras.layer_wise_lr_decay {
         Some(decay) => layer_scales(model.config(), decay),
         None => Default::default(),

@@ -11,8 +11,8 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use super::{
-    Input, ModelKind, clip, efficientnet, gemma3, mlp, modernbert, mpnet, nomic_bert, qwen3,
-    random, resnet, t5, text, two_towers,
+    Input, ModelKind, clip, dinov2, efficientnet, gemma3, mlp, modernbert, mpnet, nomic_bert,
+    qwen3, random, resnet, t5, text, two_towers, vit,
 };
 use crate::{
     Error, Result,
@@ -101,6 +101,12 @@ pub(crate) trait Architecture: Debug + Send + Sync {
         &[]
     }
 
+    /// How the places of a text or a picture become one vector where nothing
+    /// else is said.
+    fn default_pooler(&self) -> Pooler {
+        Pooler::Mean
+    }
+
     /// How `transformers` makes the `pooler_output` of this model: its pooling,
     /// and the name of the layer with a tanh behind it. `None` for a model
     /// without a `pooler_output`.
@@ -180,6 +186,7 @@ const ARCHITECTURES: &[(&str, Parse)] = &[
     ("bert", text::parse_bert),
     ("camembert", text::parse_roberta),
     ("clip", clip::parse),
+    ("dinov2", dinov2::parse),
     ("distilbert", text::parse_distilbert),
     ("efficientnet", efficientnet::parse),
     ("gemma3_text", gemma3::parse),
@@ -193,6 +200,7 @@ const ARCHITECTURES: &[(&str, Parse)] = &[
     ("t5", t5::parse),
     (two_towers::TWO_TOWERS, two_towers::parse),
     (two_towers::DUAL_ENCODER, two_towers::parse),
+    ("vit", vit::parse),
     ("xlm-roberta", text::parse_roberta),
 ];
 

@@ -21,8 +21,8 @@ use crate::{
     image::{ImageProcessor, ProcessorClass},
     onnx::{self, Attendance, Attribute, DataType, Edge, Graph, Inputs, TextInputs},
     ops::{
-        Block, CLIP_BLOCK, LayerNorm, Linear, Pass, Pooler, Positions, Segments, TokenTables,
-        layer_norm, linear, patch_embeddings, run_blocks, token_embeddings,
+        Block, CLIP_BLOCK, LayerNorm, Linear, Pass, PatchDims, PatchLayers, Pooler, Positions,
+        Segments, TokenTables, layer_norm, linear, patch_embeddings, run_blocks, token_embeddings,
     },
     params::{Param, Params, RawTensor},
     tokenizer::TokenBatch,
@@ -482,19 +482,18 @@ impl Clip {
     fn encode_images(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let tower = &self.vision;
         let config = &self.config.vision_config;
-        let dims = crate::ops::PatchDims {
-            image: config.image_size,
+        let dims = PatchDims {
+            sides: [config.image_size; 2],
             patch: config.patch_size,
             width: config.hidden_size,
         };
-        let x = patch_embeddings(
-            pass,
-            pixels,
-            dims,
-            &tower.kernel,
-            &tower.class,
-            &tower.position,
-        )?;
+        let layers = PatchLayers {
+            kernel: tower.kernel.clone(),
+            bias: None,
+            class: Some(tower.class.clone()),
+            position: Some(tower.position.clone()),
+        };
+        let x = patch_embeddings(pass, pixels, dims, &layers)?;
         let (batch, tokens, width) = x.dims3()?;
         let segments = Segments::uniform(batch, tokens);
         let x = x.reshape((batch * tokens, width))?;

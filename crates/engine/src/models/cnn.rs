@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use crate::{
-    Result,
+    Error, Result,
     image::{ImageProcessor, ProcessorClass},
     kernels::simd::Curve,
     ops::{BatchNorm, ConvKind, ConvNorm, Padding, Pass, Pooler, Segments, pool},
@@ -105,6 +105,17 @@ pub(super) fn cnn_processor(file: Option<&Value>, class: ProcessorClass) -> Resu
     match file {
         Some(json) => ImageProcessor::parse(json, class, None),
         None => Ok(ImageProcessor::cnn()),
+    }
+}
+
+/// Refuses poolings that a map of features has not.
+pub(super) fn check_pooler(pooler: Pooler) -> Result<()> {
+    match pooler {
+        Pooler::Cls => Err(Error::config(
+            "model_options.pooler",
+            "`cls`: a convolutional network has no first token; mean and GeM are possible",
+        )),
+        _ => Ok(()),
     }
 }
 

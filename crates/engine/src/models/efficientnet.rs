@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, Input, ModelKind, Network,
-    cnn::{Layer, cnn_processor, feature_map, load, pool_places},
+    cnn::{Layer, check_pooler, cnn_processor, feature_map, load, pool_places},
 };
 use crate::{
     Error, Result,
@@ -259,6 +259,7 @@ impl Architecture for EfficientNetConfig {
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
+        check_pooler(pooler)?;
         Ok(Box::new(EfficientNet::new(self, pooler, params)?))
     }
 

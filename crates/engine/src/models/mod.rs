@@ -8,6 +8,7 @@ mod alibi_bert;
 mod architecture;
 mod clip;
 mod cnn;
+mod dinov2;
 mod efficientnet;
 mod encoder;
 mod export;
@@ -24,6 +25,8 @@ mod rope;
 mod t5;
 mod text;
 mod two_towers;
+mod vision;
+mod vit;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -250,7 +253,7 @@ impl Model {
                 && !config.0.trains_frozen(name);
             learned && !(setup.freeze && of_towers)
         })?;
-        let pooler = setup.pooler.unwrap_or(Pooler::Mean);
+        let pooler = setup.pooler.unwrap_or(config.0.default_pooler());
         let network = config.0.build(&params, pooler)?;
         let body_dim = setup.body_dim(&config)?;
         let layers = setup.modules.iter().enumerate();

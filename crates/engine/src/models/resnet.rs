@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, Input, ModelKind, Network,
-    cnn::{Layer, cnn_processor, feature_map, load, pool_places},
+    cnn::{Layer, check_pooler, cnn_processor, feature_map, load, pool_places},
 };
 use crate::{
     Error, Result,
@@ -185,6 +185,7 @@ impl Architecture for ResNetConfig {
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
+        check_pooler(pooler)?;
         Ok(Box::new(ResNet::new(self, pooler, params)?))
     }
 

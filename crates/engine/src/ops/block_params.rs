@@ -118,7 +118,6 @@ pub(crate) struct BlockLayers {
 #[derive(Clone, Copy)]
 pub(crate) enum FinishNames {
     /// Tensors of a factor for each element, as in DINOv2.
-    #[cfg_attr(not(test), expect(dead_code))]
     Scales([&'static str; 2]),
     /// Norms.
     Norms([&'static str; 2]),

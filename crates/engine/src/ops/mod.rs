@@ -21,6 +21,7 @@ mod embeddings;
 mod layer_norm;
 mod linear;
 mod loss;
+mod patches;
 mod pool;
 mod position;
 
@@ -41,12 +42,11 @@ pub(crate) use block_params::{
 pub(crate) use conv::{ConvKind, ConvNorm, Padding};
 pub(crate) use conv_layers::{Shortcut, run_layers};
 pub(crate) use conv_pool::{max_pool, scale_channels};
-pub(crate) use embeddings::{
-    PatchDims, Positions, TokenTables, patch_embeddings, token_embeddings,
-};
+pub(crate) use embeddings::{Positions, TokenTables, token_embeddings};
 pub(crate) use layer_norm::{LayerNorm, NormKind, layer_norm};
 pub(crate) use linear::{Linear, linear};
 pub(crate) use loss::{cross_entropy_of_diagonal, normalize};
+pub(crate) use patches::{PatchDims, PatchLayers, patch_embeddings};
 pub(crate) use pool::pool;
 pub use pool::{Concat, Pooler};
 pub(crate) use position::{PositionBias, Rotary};

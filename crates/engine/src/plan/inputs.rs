@@ -27,7 +27,7 @@ pub(super) fn pooler(read: &OptionReader<'_>, kind: ModelKind) -> Result<Option<
             "lasttoken",
             "GeM",
         ],
-        ModelKind::Image => &["mean", "GeM"],
+        ModelKind::Image => &["mean", "cls", "GeM"],
         _ => return Ok(None),
     };
     let options = object(read, "pooler_options")?;

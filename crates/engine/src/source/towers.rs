@@ -66,19 +66,21 @@ pub(super) fn join(
             own.into_iter()
                 .map(|(name, t)| (format!("{prefix}{name}"), t)),
         );
-        Ok(config.dim())
+        let pooler = files.extras.pooler;
+        let pooler = pooler.unwrap_or(config.architecture().default_pooler());
+        Ok((config.dim(), pooling(pooler, wanted)?))
     };
     let (mut text, mut vision) = (text, vision);
-    let text_dim = tower(&mut text, ModelKind::Text, TEXT_TOWER)?;
-    let vision_dim = tower(&mut vision, ModelKind::Image, VISION_TOWER)?;
+    let (text_dim, text_pooler) = tower(&mut text, ModelKind::Text, TEXT_TOWER)?;
+    let (vision_dim, vision_pooler) = tower(&mut vision, ModelKind::Image, VISION_TOWER)?;
     tensors.extend(new_projections([text_dim, vision_dim], dim, seed));
     Ok(ModelFiles {
         config: json!({
             "model_type": TWO_TOWERS,
             "projection_dim": dim,
             "logit_scale_init_value": FIRST_LOGIT_SCALE,
-            "text_pooler": pooling(text.extras.pooler, ModelKind::Text)?,
-            "vision_pooler": pooling(vision.extras.pooler, ModelKind::Image)?,
+            "text_pooler": text_pooler,
+            "vision_pooler": vision_pooler,
             "text_config": text.config,
             "vision_config": vision.config,
         }),
@@ -102,12 +104,12 @@ fn option(kind: ModelKind) -> &'static str {
 }
 
 /// The name of a pooling in a `config.json` of two towers.
-fn pooling(pooler: Option<Pooler>, kind: ModelKind) -> Result<Value> {
+fn pooling(pooler: Pooler, kind: ModelKind) -> Result<Value> {
     Ok(match pooler {
-        None | Some(Pooler::Mean) => "mean".into(),
-        Some(Pooler::Max) => "max".into(),
-        Some(Pooler::Cls) => "cls".into(),
-        Some(_) => {
+        Pooler::Mean => "mean".into(),
+        Pooler::Max => "max".into(),
+        Pooler::Cls => "cls".into(),
+        _ => {
             let reason = "it pools in a way that a tower can't; mean, max and cls are possible";
             return Err(Error::model(option(kind), reason));
         }

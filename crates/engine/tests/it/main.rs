@@ -15,3 +15,4 @@ mod settings;
 mod support;
 mod tokenizers;
 mod towers;
+mod vision;

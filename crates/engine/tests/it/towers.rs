@@ -59,7 +59,7 @@ fn tiny_model(setup: ModelSetup) -> Model {
 }
 
 /// The texts of a fixture, without their padding.
-fn unpadded(values: &Tensors) -> Input {
+pub(crate) fn unpadded(values: &Tensors) -> Input {
     let (shape, ids) = &values["input_ids"];
     let lengths: Vec<usize> = values["lengths"].1.iter().map(|n| *n as usize).collect();
     let rows = ids.chunks(shape[1]).zip(&lengths);

@@ -1,0 +1,111 @@
+//! Vision transformers, and two towers as transformers puts them together, by
+//! `fixtures/make_vision.py`: embeddings and the gradient of every parameter.
+
+use candle_core::Tensor;
+use finetuner_engine::{
+    Kernels, Pooler,
+    loss::clip_loss,
+    models::{Model, ModelSetup},
+};
+
+use crate::{
+    support::{Tensors, flat, json, model, norm, pixels, relative_error, tensor, tensors},
+    towers::unpadded,
+};
+
+const BOTH: [Kernels; 2] = [Kernels::Fused, Kernels::Composite];
+
+fn load(name: &str, pooler: Option<Pooler>, kernels: Kernels) -> (Model, Tensors) {
+    // Pictures of another size than the model's own.
+    let weights = name.trim_end_matches("-scaled");
+    let setup = ModelSetup {
+        pooler,
+        ..ModelSetup::default()
+    };
+    let config = json(&format!("backbones/{weights}.json"));
+    let weights = tensors(&format!("backbones/{name}.safetensors"));
+    let mut model = model(&config, weights, setup);
+    model.set_kernels(kernels);
+    (
+        model,
+        tensors(&format!("backbones/{name}-values.safetensors")),
+    )
+}
+
+/// Compares the gradients of the embeddings times fixed numbers.
+fn check_gradients(name: &str, model: &Model, found: Tensor, values: &Tensors) {
+    model.params().zero_grad();
+    let loss = (found * tensor(&values["cotangent"])).unwrap();
+    model.params().backward(&loss.sum_all().unwrap()).unwrap();
+    let of_fixture = |name: &str| values.get(&format!("grad.{name}")).map(|(_, grad)| grad);
+    let lengths = values.iter().filter(|(key, _)| key.starts_with("grad."));
+    let lengths = lengths.map(|(_, (_, grad))| norm(grad.iter().copied()));
+    let largest = lengths.fold(0.0, f32::max);
+    let mut compared = 0;
+    for param in model.params().iter().filter(|p| p.is_trainable()) {
+        let Some(expected) = of_fixture(param.name()) else {
+            // The scale is a part of the loss alone.
+            assert_eq!(param.name(), "logit_scale", "{name}");
+            continue;
+        };
+        let found = param.grad().unwrap();
+        let difference = found.iter().zip(expected).map(|(a, b)| a - b);
+        // The bias of the keys changes nothing: its gradient is rounding.
+        let length = norm(expected.iter().copied()).max(1e-3 * largest);
+        let error = norm(difference) / length;
+        assert!(error < 1e-4, "{name}: {} {error}", param.name());
+        compared += 1;
+    }
+    let in_fixture = values.keys().filter(|key| key.starts_with("grad.")).count();
+    assert_eq!(compared, in_fixture, "{name}: a parameter gets no gradient");
+}
+
+#[test]
+fn vision_transformers_embed_and_learn_as_in_transformers() {
+    for name in ["vit", "dinov2", "dinov2-scaled", "dinov2-swiglu"] {
+        for kernels in BOTH {
+            for (expected, pooler) in [("mean", Some(Pooler::Mean)), ("cls", None)] {
+                let (model, values) = load(name, pooler, kernels);
+                let found = model.encode(&model.inference(), &pixels(&values)).unwrap();
+                let error = relative_error(&flat(&found), &values[expected].1);
+                assert!(error < 1e-5, "{name} {expected} {kernels:?}: {error}");
+            }
+            let (model, values) = load(name, None, kernels);
+            let found = model.encode(&model.training(), &pixels(&values)).unwrap();
+            check_gradients(name, &model, found, &values);
+        }
+    }
+}
+
+#[test]
+fn a_vit_takes_pictures_of_its_own_size_alone() {
+    let (model, _) = load("vit", None, Kernels::Fused);
+    let (_, values) = load("dinov2", None, Kernels::Fused);
+    let error = model
+        .encode(&model.inference(), &pixels(&values))
+        .unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("pictures of 12x12 pixels, not 16x16"),
+        "{error}"
+    );
+}
+
+#[test]
+fn two_towers_of_transformers_embed_and_learn_as_there() {
+    for kernels in BOTH {
+        let (model, values) = load("dual-encoder", None, kernels);
+        let pass = model.training();
+        let text = model.encode(&pass, &unpadded(&values)).unwrap();
+        let image = model.encode(&pass, &pixels(&values)).unwrap();
+        for (name, found) in [("text", &text), ("image", &image)] {
+            let error = relative_error(&flat(found), &values[name].1);
+            assert!(error < 1e-5, "{name} {kernels:?}: {error}");
+        }
+        let loss = clip_loss(&model, &pass, &text, &image).unwrap();
+        let error = relative_error(&flat(&loss), &values["loss"].1);
+        assert!(error < 1e-5, "{kernels:?}: loss {error}");
+        let both = Tensor::cat(&[text, image], 0).unwrap();
+        check_gradients("dual-encoder", &model, both, &values);
+    }
+}
