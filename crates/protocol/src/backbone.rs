@@ -318,7 +318,7 @@ pub const BACKBONES: &[Backbone] = &[
         architecture: "transformer",
         description: "Distilled sentence encoder for 15 languages",
         options: TEXT,
-        trainable: false,
+        trainable: true,
         onnx: true,
     },
     Backbone {

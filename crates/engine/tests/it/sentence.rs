@@ -15,7 +15,9 @@ use tempfile::TempDir;
 
 use crate::{
     runs::{Data, Run, config, run, run_from, texts},
-    support::{fixture, json as fixture_json, norm, relative_error, tensor, tensors},
+    support::{
+        fixture, flat, gradients_agree, json as fixture_json, norm, relative_error, tensor, tensors,
+    },
 };
 
 const TEXTS: [&str; 3] = [
@@ -113,6 +115,32 @@ fn a_prompt_is_chosen_by_its_name_or_left_out() {
 fn load(folder: &Path) -> LoadedModel {
     let files = ModelSource::Folder(folder.to_owned()).read().unwrap();
     files.load(&LoadOptions::default(), &Device::Cpu).unwrap()
+}
+
+/// The layout of `distiluse-base-multilingual-cased-v1`, by
+/// `fixtures/make_distiluse.py`.
+#[test]
+fn a_distilbert_with_a_dense_module_embeds_and_learns_as_in_sentence_transformers() {
+    let texts = [
+        "a long Red dress",
+        "white running shoe",
+        "das blaue Boot auf dem See",
+    ];
+    let expected = tensors("distiluse/expected.safetensors");
+    let loaded = load(&fixture("distiluse"));
+    let items: Vec<ItemRef<'_>> = texts.iter().map(|text| ItemRef::Text(text)).collect();
+    let input = loaded
+        .preparer
+        .prepare(&items, |_| None, &Device::Cpu)
+        .unwrap();
+    let model = loaded.model;
+    let found = model.encode(&model.training(), &input).unwrap();
+    let error = relative_error(&flat(&found), &expected["embeddings"].1);
+    assert!(error < 1e-5, "{error}");
+    let loss = (found * tensor(&expected["cotangent"])).unwrap();
+    gradients_agree("distiluse", &model, &loss.sum_all().unwrap(), &expected);
+    let backbone = finetuner_protocol::find_backbone("distiluse-base-multi");
+    assert!(backbone.is_some_and(|backbone| backbone.trainable));
 }
 
 #[test]

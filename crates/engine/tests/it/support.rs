@@ -60,3 +60,31 @@ pub(crate) fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     let difference = found.iter().zip(expected).map(|(a, b)| a - b);
     norm(difference) / norm(expected.iter().copied()).max(f32::MIN_POSITIVE)
 }
+
+/// Compares the gradient that `loss` gives every parameter with `grad.{name}` of
+/// the fixture.
+pub(crate) fn gradients_agree(case: &str, model: &Model, loss: &Tensor, values: &Tensors) {
+    model.params().zero_grad();
+    model.params().backward(loss).unwrap();
+    let of_fixture = |name: &str| values.get(&format!("grad.{name}")).map(|(_, grad)| grad);
+    let lengths = values.iter().filter(|(key, _)| key.starts_with("grad."));
+    let lengths = lengths.map(|(_, (_, grad))| norm(grad.iter().copied()));
+    let largest = lengths.fold(0.0, f32::max);
+    let mut compared = 0;
+    for param in model.params().iter().filter(|p| p.is_trainable()) {
+        let Some(expected) = of_fixture(param.name()) else {
+            // The scale is a part of the loss alone.
+            assert_eq!(param.name(), "logit_scale", "{case}");
+            continue;
+        };
+        let found = param.grad().unwrap();
+        let difference = found.iter().zip(expected).map(|(a, b)| a - b);
+        // The bias of the keys changes nothing: its gradient is rounding.
+        let length = norm(expected.iter().copied()).max(1e-3 * largest);
+        let error = norm(difference) / length;
+        assert!(error < 1e-4, "{case}: {} {error}", param.name());
+        compared += 1;
+    }
+    let in_fixture = values.keys().filter(|key| key.starts_with("grad.")).count();
+    assert_eq!(compared, in_fixture, "{case}: a parameter gets no gradient");
+}

@@ -9,7 +9,9 @@ use finetuner_engine::{
 };
 
 use crate::{
-    support::{Tensors, flat, json, model, norm, pixels, relative_error, tensor, tensors},
+    support::{
+        Tensors, flat, gradients_agree, json, model, pixels, relative_error, tensor, tensors,
+    },
     towers::unpadded,
 };
 
@@ -34,30 +36,8 @@ fn load(name: &str, pooler: Option<Pooler>, kernels: Kernels) -> (Model, Tensors
 
 /// Compares the gradients of the embeddings times fixed numbers.
 fn check_gradients(name: &str, model: &Model, found: Tensor, values: &Tensors) {
-    model.params().zero_grad();
     let loss = (found * tensor(&values["cotangent"])).unwrap();
-    model.params().backward(&loss.sum_all().unwrap()).unwrap();
-    let of_fixture = |name: &str| values.get(&format!("grad.{name}")).map(|(_, grad)| grad);
-    let lengths = values.iter().filter(|(key, _)| key.starts_with("grad."));
-    let lengths = lengths.map(|(_, (_, grad))| norm(grad.iter().copied()));
-    let largest = lengths.fold(0.0, f32::max);
-    let mut compared = 0;
-    for param in model.params().iter().filter(|p| p.is_trainable()) {
-        let Some(expected) = of_fixture(param.name()) else {
-            // The scale is a part of the loss alone.
-            assert_eq!(param.name(), "logit_scale", "{name}");
-            continue;
-        };
-        let found = param.grad().unwrap();
-        let difference = found.iter().zip(expected).map(|(a, b)| a - b);
-        // The bias of the keys changes nothing: its gradient is rounding.
-        let length = norm(expected.iter().copied()).max(1e-3 * largest);
-        let error = norm(difference) / length;
-        assert!(error < 1e-4, "{name}: {} {error}", param.name());
-        compared += 1;
-    }
-    let in_fixture = values.keys().filter(|key| key.starts_with("grad.")).count();
-    assert_eq!(compared, in_fixture, "{name}: a parameter gets no gradient");
+    gradients_agree(name, model, &loss.sum_all().unwrap(), values);
 }
 
 #[test]

@@ -188,10 +188,6 @@ async fn a_listed_model_that_cannot_be_trained_is_refused_with_those_that_can() 
     let backend = start().await;
     backend.finetuner.push("train", pairs(4)).await.unwrap();
     for (model, instead) in [
-        (
-            "distiluse-base-multi",
-            Some("`bert-base-en`, `sbert-base-en`, "),
-        ),
         ("clip-base-multi", Some("`clip-base-en`")),
         ("pointnet-base", None),
     ] {
