@@ -58,21 +58,26 @@ def picture_batches(side):
 
 def cases():
     """Name, config, weights, batches, and the poolers to check."""
-    all_poolers = ["mean", "max", "cls", "gem"]
+    text_poolers = ["mean", "max", "cls", "gem"]
+    picture_poolers = {"vit": ["cls", "mean", "gem"], "dinov2": ["cls", "mean", "gem"]}
     for path in sorted((FIXTURES / "backbones").glob("*.json")):
         values = path.with_name(path.stem + "-values.safetensors")
         weights = path.with_suffix(".safetensors")
         if not values.exists() or not weights.exists():
             continue
         values, config = load_file(values), json.loads(path.read_text())
+        batches, poolers = [], text_poolers
         if "input_ids" in values:
             ids = values["input_ids"]
-            batches = list(text_batches(int(ids.max()) + 1, ids.shape[1]))
-        elif "pixel_values" in values:
-            batches = list(picture_batches(values["pixel_values"].shape[2]))
-        else:
-            continue
-        yield path.stem, config, weights, batches, all_poolers
+            batches += text_batches(int(ids.max()) + 1, ids.shape[1])
+        if "pixel_values" in values:
+            batches += picture_batches(values["pixel_values"].shape[2])
+            poolers = picture_poolers.get(config["model_type"], text_poolers)
+        if "projection_dim" in config:
+            # Two towers, which have poolings of their own.
+            poolers = ["mean"]
+        if batches:
+            yield path.stem, config, weights, batches, poolers
     clip = FIXTURES / "tiny-clip"
     config = json.loads((clip / "config.json").read_text())
     text = config["text_config"]

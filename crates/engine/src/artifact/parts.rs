@@ -230,16 +230,26 @@ fn pooling(pooler: Option<Pooler>) -> Value {
 fn texts(model: &Model, description: &ModelDescription, source: &str) -> Inputs {
     let positions = model.config().max_tokens();
     let longest = description.max_tokens.min(positions).or(positions);
+    let filled_up = model.setup().text_length;
+    let (length, padding) = match filled_up {
+        Some(length) => (json!(length), json!("max_length")),
+        None => (json!("sequence-length"), json!(true)),
+    };
+    let mut dynamic = json!({"0": "batch-size"});
+    if filled_up.is_none() {
+        dynamic["1"] = length.clone();
+    }
+    let longest = filled_up.or(longest);
     Inputs {
         names: vec!["input_ids", "attention_mask"],
-        shape: json!(["batch-size", "sequence-length"]),
+        shape: json!(["batch-size", length]),
         dtype: "int32",
-        dynamic: json!({"0": "batch-size", "1": "sequence-length"}),
+        dynamic,
         modality: "text",
         preprocess: ("TextPreprocess", json!({})),
         collate: (
             "TransformersCollate",
-            json!({"name": source, "truncation": true, "padding": true, "max_length": longest}),
+            json!({"name": source, "truncation": true, "padding": padding, "max_length": longest}),
         ),
         tailor_shape: json!([longest]),
         onnx: OnnxInput::Texts(TokenType::Int32),

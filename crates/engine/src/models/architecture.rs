@@ -50,6 +50,13 @@ pub(crate) trait Architecture: Debug + Send + Sync {
         None
     }
 
+    /// The number of tokens to which texts are filled up with padding, for a
+    /// model that reads the padding too; `None` where padding counts for
+    /// nothing.
+    fn text_length(&self) -> Option<usize> {
+        None
+    }
+
     /// Rows of the table of tokens, for a model that reads texts.
     fn vocab_size(&self) -> Option<usize> {
         None

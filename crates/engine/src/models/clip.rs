@@ -377,7 +377,7 @@ impl Network for Clip {
     fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
         Ok(match inputs {
             Inputs::Texts(texts) => Some(self.onnx_texts(graph, texts)),
-            Inputs::Images(pixels) => Some(self.onnx_images(graph, pixels)),
+            Inputs::Images(pixels, _) => Some(self.onnx_images(graph, pixels)),
             Inputs::Features(_) => None,
         })
     }
@@ -477,23 +477,29 @@ impl Clip {
         })
     }
 
+    fn patch_dims(&self) -> PatchDims {
+        let config = &self.config.vision_config;
+        PatchDims {
+            sides: [config.image_size; 2],
+            patch: config.patch_size,
+            width: config.hidden_size,
+        }
+    }
+
+    fn patch_layers(&self) -> PatchLayers {
+        PatchLayers {
+            kernel: self.vision.kernel.clone(),
+            bias: None,
+            class: Some(self.vision.class.clone()),
+            position: Some(self.vision.position.clone()),
+        }
+    }
+
     /// Embeddings `[batch, projection_dim]` of pictures `[batch, 3, height,
     /// width]`, not normalised.
     fn encode_images(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let tower = &self.vision;
-        let config = &self.config.vision_config;
-        let dims = PatchDims {
-            sides: [config.image_size; 2],
-            patch: config.patch_size,
-            width: config.hidden_size,
-        };
-        let layers = PatchLayers {
-            kernel: tower.kernel.clone(),
-            bias: None,
-            class: Some(tower.class.clone()),
-            position: Some(tower.position.clone()),
-        };
-        let x = patch_embeddings(pass, pixels, dims, &layers)?;
+        let x = patch_embeddings(pass, pixels, self.patch_dims(), &self.patch_layers())?;
         let (batch, tokens, width) = x.dims3()?;
         let segments = Segments::uniform(batch, tokens);
         let x = x.reshape((batch * tokens, width))?;
@@ -520,26 +526,7 @@ impl Clip {
     /// As [`Clip::encode_images`], in a graph.
     fn onnx_images(&self, graph: &mut Graph, pixels: &Edge) -> Edge {
         let tower = &self.vision;
-        let (width, patch) = (
-            self.config.vision_config.hidden_size as i64,
-            self.config.vision_config.patch_size as i64,
-        );
-        let kernel = graph.weight(&tower.kernel);
-        let given = [
-            Attribute::Ints("kernel_shape", vec![patch, patch]),
-            Attribute::Ints("strides", vec![patch, patch]),
-        ];
-        let patches = graph.op("Conv", &[pixels, &kernel], &given);
-        let patches = graph.reshape(&patches, &[0, width, -1]);
-        let patches = graph.transpose(&patches, &[0, 2, 1]);
-        let (class, position) = (graph.weight(&tower.class), graph.weight(&tower.position));
-        let class = graph.reshape(&class, &[1, 1, width]);
-        let batch = graph.dimension(pixels, 0);
-        let ones = graph.ints(&[1, 1]);
-        let shape = graph.op("Concat", &[&batch, &ones], &[Attribute::Int("axis", 0)]);
-        let class = graph.op("Expand", &[&class, &shape], &[]);
-        let x = graph.op("Concat", &[&class, &patches], &[Attribute::Int("axis", 1)]);
-        let x = graph.op("Add", &[&x, &position], &[]);
+        let x = onnx::patch_embeddings(graph, pixels, self.patch_dims(), &self.patch_layers());
         let mut x = onnx::layer_norm(graph, &x, &tower.pre_norm);
         for block in &tower.blocks {
             x = onnx::block(graph, &x, block, &Attendance::all());

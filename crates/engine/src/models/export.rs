@@ -15,7 +15,8 @@ pub(crate) const OUTPUT: &str = "embedding";
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum OnnxInput<'a> {
     /// `input_ids` and `attention_mask`, `[batch, length]`, of this type. The
-    /// mask is 0 for padding.
+    /// mask is 0 for padding. A model that reads padding too, as a SigLIP, takes
+    /// texts of one length alone and ignores the mask.
     Texts(TokenType),
     /// Pictures as [`crate::image::ImageProcessor`] prepares them, `[batch, 3,
     /// height, width]`.
@@ -77,7 +78,9 @@ impl Model {
                     TokenType::Int32 => DataType::Int32,
                     TokenType::Int64 => DataType::Int64,
                 };
-                Inputs::Texts(TextInputs::new(&mut graph, kind))
+                let length = self.config.architecture().text_length();
+                let length = self.setup.text_length.or(length);
+                Inputs::Texts(TextInputs::new(&mut graph, kind, length))
             }
             OnnxInput::Images {
                 name,
@@ -96,7 +99,7 @@ impl Model {
                         pixels = graph.op(kind, &[&pixels, &values], &[]);
                     }
                 }
-                Inputs::Images(pixels)
+                Inputs::Images(pixels, [height, width])
             }
             OnnxInput::Features { length } => {
                 let dims = [BATCH, Dim::Fixed(length)];

@@ -54,6 +54,11 @@ use crate::{
     tokenizer::TokenBatch,
 };
 
+/// The logarithm of the factor of similarities in a loss.
+const LOGIT_SCALE: &str = "logit_scale";
+/// The addend of similarities in a loss.
+const LOGIT_BIAS: &str = "logit_bias";
+
 /// What a model embeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelKind {
@@ -189,6 +194,10 @@ pub struct ModelSetup {
     pub freeze: bool,
     /// Decides the weights of a new head.
     pub seed: u64,
+    /// The number of tokens to which texts are filled up with padding, where a
+    /// model reads the padding too and its tokenizer allows fewer tokens than
+    /// its `config.json`.
+    pub text_length: Option<usize>,
 }
 
 impl ModelSetup {
@@ -241,15 +250,20 @@ impl Model {
         head_tensors.extend(tensors.extract_if(is_module));
         // What the model doesn't use stays out of the optimizer.
         let mut tensors = config.canonical(tensors);
-        if let Some((shape, _)) = tensors.get_mut("logit_scale") {
-            shape.clear();
+        // CLIPs of different age have the shapes `[]` and `[1]` for one number.
+        let mut wanted = config.tensors().into_iter();
+        if let Some((shape, values)) = tensors.get_mut(LOGIT_SCALE)
+            && let Some((_, wanted)) = wanted.find(|(name, _)| name == LOGIT_SCALE)
+            && values.len() == 1
+        {
+            *shape = wanted;
         }
         tensors.extend(head_tensors);
         let params = Params::new(tensors, device, |name| {
             let learned = !name.contains(".running_") && !config.0.keeps(name);
-            // The scale of a CLIP's loss belongs to no tower.
+            // Scale and bias of a loss belong to no tower.
             let of_towers = !name.starts_with(head::PREFIX)
-                && name != "logit_scale"
+                && ![LOGIT_SCALE, LOGIT_BIAS].contains(&name)
                 && !config.0.trains_frozen(name);
             learned && !(setup.freeze && of_towers)
         })?;

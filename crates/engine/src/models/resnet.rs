@@ -225,7 +225,7 @@ impl Network for ResNet {
     }
 
     fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
-        let Inputs::Images(pixels) = inputs else {
+        let Inputs::Images(pixels, _) = inputs else {
             return Ok(None);
         };
         let features = self.onnx_features(graph, pixels)?;

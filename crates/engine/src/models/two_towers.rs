@@ -17,7 +17,7 @@ use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Architecture, Input, ModelKind, Network, architecture, random};
+use super::{Architecture, Input, LOGIT_SCALE, ModelKind, Network, architecture, random};
 use crate::{
     Error, Result,
     image::ImageProcessor,
@@ -37,7 +37,6 @@ pub(crate) const TEXT: &str = "text_model.";
 pub(crate) const VISION: &str = "vision_model.";
 const TEXT_PROJECTION: &str = "text_projection";
 const VISION_PROJECTION: &str = "visual_projection";
-const LOGIT_SCALE: &str = "logit_scale";
 /// Where the logarithm of the logit scale starts in `transformers`, as in CLIP.
 const CLIP_LOGIT_SCALE: f32 = 2.6592;
 /// Where it starts under new projections: over frozen towers a softer start finds
@@ -388,7 +387,7 @@ impl Network for TwoTowers {
     fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
         match inputs {
             Inputs::Texts(_) => self.text.onnx(graph, inputs),
-            Inputs::Images(_) => self.vision.onnx(graph, inputs),
+            Inputs::Images(..) => self.vision.onnx(graph, inputs),
             Inputs::Features(_) => Ok(None),
         }
     }

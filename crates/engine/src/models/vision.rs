@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    onnx::{self, Attendance, Attribute, Edge, Graph, Inputs},
     ops::{
         Activation, AttentionConfig, Block, BlockForm, LayerNorm, NormKind, Pass, PatchDims,
         PatchLayers, Pooler, Segments, layer_norm, patch_embeddings, pool, run_blocks,
@@ -113,6 +114,24 @@ impl VisionFields {
         ]
     }
 
+    /// The table of positions for a grid of patches of another size, `[tokens,
+    /// width]`.
+    fn scaled_positions(&self, table: &Tensor, [rows, columns]: [usize; 2]) -> Result<Tensor> {
+        let side = self.image_size / self.patch_size;
+        let table = table.reshape((side * side + 1, self.hidden_size))?;
+        let (down, across) = (cubic_weights(side, rows), cubic_weights(side, columns));
+        let mut weights = vec![0.0; rows * columns * side * side];
+        for (place, weights) in weights.chunks_exact_mut(side * side).enumerate() {
+            for (y, wy) in &down[place / columns] {
+                for (x, wx) in &across[place % columns] {
+                    weights[y * side + x] += wy * wx;
+                }
+            }
+        }
+        let weights = Tensor::from_vec(weights, (rows * columns, side * side), table.device())?;
+        let patches = weights.matmul(&table.narrow(0, 1, side * side)?.contiguous()?)?;
+        Ok(Tensor::cat(&[table.narrow(0, 0, 1)?, patches], 0)?)
+    }
     /// Builds the network over its blocks; `eps` is under the root of the last
     /// norm.
     pub(super) fn build(
@@ -170,24 +189,36 @@ pub(super) struct VisionEncoder {
 }
 
 impl VisionEncoder {
-    fn encode_images(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
-        let (_, _, height, width) = pixels.dims4()?;
+    /// Shapes of the first layer for pictures of these sides, and whether its
+    /// table of positions is scaled to them.
+    fn patch_dims(&self, sides: [usize; 2]) -> (PatchDims, bool) {
         let own = [self.fields.image_size; 2];
-        let scaled = self.sizes == Sizes::Any && [height, width] != own;
+        let scaled = self.sizes == Sizes::Any && sides != own;
         let dims = PatchDims {
-            sides: if scaled { [height, width] } else { own },
+            sides: if scaled { sides } else { own },
             patch: self.fields.patch_size,
             width: self.fields.hidden_size,
         };
-        let layers = PatchLayers {
+        (dims, scaled)
+    }
+
+    fn patch_layers(&self, scaled: bool) -> PatchLayers {
+        PatchLayers {
             kernel: self.kernel.clone(),
             bias: Some(self.bias.clone()),
             class: Some(self.class.clone()),
             position: (!scaled).then(|| self.position.clone()),
-        };
+        }
+    }
+
+    fn encode_images(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
+        let (_, _, height, width) = pixels.dims4()?;
+        let (dims, scaled) = self.patch_dims([height, width]);
+        let layers = self.patch_layers(scaled);
         let mut x = patch_embeddings(pass, pixels, dims, &layers)?;
         if scaled {
-            x = x.broadcast_add(&self.scaled_positions(pass, dims.grid())?)?;
+            let table = pass.value(&self.position);
+            x = x.broadcast_add(&self.fields.scaled_positions(&table, dims.grid())?)?;
         }
         let (batch, tokens, width) = x.dims3()?;
         let x = x.reshape((batch * tokens, width))?;
@@ -205,26 +236,6 @@ impl VisionEncoder {
         let rows = patches.reshape((batch * (tokens - 1), width))?;
         let segments = Segments::uniform(batch, tokens - 1);
         pool(pass, &rows, &segments, self.pooler)
-    }
-
-    /// `[tokens, width]` for a grid of patches of another size.
-    fn scaled_positions(&self, pass: &Pass, [rows, columns]: [usize; 2]) -> Result<Tensor> {
-        let width = self.fields.hidden_size;
-        let side = self.fields.image_size / self.fields.patch_size;
-        let table = pass.value(&self.position);
-        let table = table.reshape((side * side + 1, width))?;
-        let (down, across) = (cubic_weights(side, rows), cubic_weights(side, columns));
-        let mut weights = vec![0.0; rows * columns * side * side];
-        for (place, weights) in weights.chunks_exact_mut(side * side).enumerate() {
-            for (y, wy) in &down[place / columns] {
-                for (x, wx) in &across[place % columns] {
-                    weights[y * side + x] += wy * wx;
-                }
-            }
-        }
-        let weights = Tensor::from_vec(weights, (rows * columns, side * side), table.device())?;
-        let patches = weights.matmul(&table.narrow(0, 1, side * side)?.contiguous()?)?;
-        Ok(Tensor::cat(&[table.narrow(0, 0, 1)?, patches], 0)?)
     }
 }
 
@@ -256,5 +267,43 @@ impl Network for VisionEncoder {
             Input::Images(pixels) => self.encode_images(pass, pixels).map(Some),
             _ => Ok(None),
         }
+    }
+
+    /// For pictures of the sides that the graph's input has.
+    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
+        let Inputs::Images(pixels, sides) = inputs else {
+            return Ok(None);
+        };
+        let (dims, scaled) = self.patch_dims(*sides);
+        let mut x = onnx::patch_embeddings(graph, pixels, dims, &self.patch_layers(scaled));
+        if scaled {
+            let (fields, position) = (self.fields.clone(), self.position.clone());
+            let name = format!("{}.scaled", position.name());
+            let shape = vec![dims.patches() + 1, dims.width];
+            let positions = graph.computed(&name, shape, move || {
+                let table = position.tensor().detach();
+                let scaled = fields.scaled_positions(&table, dims.grid())?;
+                Ok(scaled.flatten_all()?.to_vec1()?)
+            });
+            x = graph.op("Add", &[&x, &positions], &[]);
+        }
+        for block in &self.blocks {
+            x = onnx::block(graph, &x, block, &Attendance::all());
+        }
+        let x = onnx::layer_norm(graph, &x, &self.norm);
+        if self.pooler == Pooler::Cls {
+            let first = graph.int(0);
+            return Ok(Some(graph.op(
+                "Gather",
+                &[&x, &first],
+                &[Attribute::Int("axis", 1)],
+            )));
+        }
+        let (start, end, axis) = (graph.ints(&[1]), graph.ints(&[i64::MAX]), graph.ints(&[1]));
+        let patches = graph.op("Slice", &[&x, &start, &end, &axis], &[]);
+        // As a map of features with one row, whose channels come first.
+        let map = graph.transpose(&patches, &[0, 2, 1]);
+        let map = graph.unsqueeze(&map, &[3]);
+        onnx::pool_places(graph, &map, self.pooler).map(Some)
     }
 }

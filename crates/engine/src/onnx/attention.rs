@@ -2,11 +2,11 @@
 //! width]`.
 
 use super::{
-    graph::{Attribute, BATCH, Edge, Graph, SEQUENCE},
+    graph::{Attribute, BATCH, Dim, Edge, Graph, SEQUENCE},
     layers::{activation, layer_norm, linear},
     proto::DataType,
 };
-use crate::ops::{AttentionConfig, Block, Linear, NormKind};
+use crate::ops::{AttentionConfig, Block, Finish, NormKind};
 
 /// What is added to a score that doesn't count. Its exponential is 0, and a
 /// row of nothing else is still a row of numbers.
@@ -16,8 +16,8 @@ const NEVER: f32 = -1e30;
 pub(crate) enum Inputs {
     /// Token ids with their mask.
     Texts(TextInputs),
-    /// Pictures, `[batch, 3, height, width]`.
-    Images(Edge),
+    /// Pictures, `[batch, 3, height, width]`, with height and width.
+    Images(Edge, [usize; 2]),
     /// Features, `[batch, length]`.
     Features(Edge),
 }
@@ -31,10 +31,12 @@ pub(crate) struct TextInputs {
 }
 
 impl TextInputs {
-    /// Adds `input_ids` and `attention_mask`, whole numbers of this type.
-    pub(crate) fn new(graph: &mut Graph, kind: DataType) -> Self {
-        let ids = graph.input("input_ids", kind, &[BATCH, SEQUENCE]);
-        let mask = graph.input("attention_mask", kind, &[BATCH, SEQUENCE]);
+    /// Adds `input_ids` and `attention_mask`, whole numbers of this type, for
+    /// texts of any length or of one alone.
+    pub(crate) fn new(graph: &mut Graph, kind: DataType, length: Option<usize>) -> Self {
+        let dims = [BATCH, length.map_or(SEQUENCE, Dim::Fixed)];
+        let ids = graph.input("input_ids", kind, &dims);
+        let mask = graph.input("attention_mask", kind, &dims);
         let mask = graph.cast(&mask, DataType::Bool);
         Self { ids, mask }
     }
@@ -68,19 +70,16 @@ impl Attendance {
     }
 }
 
-/// Whether [`block`] knows everything that a block does: all that BERTs and CLIPs
-/// are made of.
+/// Whether [`block`] knows everything that a block does: all that BERTs, CLIPs
+/// and vision transformers are made of.
 pub(crate) fn can_write(block: &Block) -> bool {
     let (p, attention) = (&block.params, &block.attention);
     let usual = AttentionConfig::new(attention.width(), attention.heads);
-    let whole = |layer: &&Linear| layer.weight.tensor().dims() == [layer.outputs, layer.inputs];
-    let layers = [&p.query, &p.key, &p.value, &p.out, &p.fc1, &p.fc2];
-    layers.iter().all(whole)
-        && p.norm1.is_some()
+    let scales = |finish: &Option<Finish>| !matches!(finish, Some(Finish::Norm(_)));
+    p.norm1.is_some()
         && p.norm2.kind == NormKind::Layer
         && p.head_norms.is_none()
-        && p.gate.is_none()
-        && p.finish.iter().all(Option::is_none)
+        && p.finish.iter().all(scales)
         && attention.kv_heads == attention.heads
         && attention.scale == usual.scale
         && attention.reach.is_none()
@@ -98,23 +97,42 @@ pub(crate) fn block(graph: &mut Graph, x: &Edge, block: &Block, seen: &Attendanc
     if block.norm_first {
         let normed = norm1(graph, x);
         let attended = attention(graph, &normed, block, seen);
+        let attended = finished(graph, attended, &p.finish[0]);
         let h = graph.op("Add", &[x, &attended], &[]);
         let normed = layer_norm(graph, &h, &p.norm2);
         let y = mlp(graph, &normed, block);
+        let y = finished(graph, y, &p.finish[1]);
         graph.op("Add", &[&h, &y], &[])
     } else {
         let attended = attention(graph, x, block, seen);
+        let attended = finished(graph, attended, &p.finish[0]);
         let h = graph.op("Add", &[x, &attended], &[]);
         let h = norm1(graph, &h);
         let y = mlp(graph, &h, block);
+        let y = finished(graph, y, &p.finish[1]);
         let y = graph.op("Add", &[&h, &y], &[]);
         layer_norm(graph, &y, &p.norm2)
     }
 }
 
+/// The output of a half, with the factors that its elements have.
+fn finished(graph: &mut Graph, x: Edge, finish: &Option<Finish>) -> Edge {
+    match finish {
+        Some(Finish::Scale(scale)) => {
+            let scale = graph.weight(scale);
+            graph.op("Mul", &[&x, &scale], &[])
+        }
+        _ => x,
+    }
+}
+
 fn mlp(graph: &mut Graph, x: &Edge, block: &Block) -> Edge {
     let hidden = linear(graph, x, &block.params.fc1);
-    let hidden = activation(graph, &hidden, block.activation);
+    let mut hidden = activation(graph, &hidden, block.activation);
+    if let Some(gate) = &block.params.gate {
+        let gate = linear(graph, x, gate);
+        hidden = graph.op("Mul", &[&hidden, &gate], &[]);
+    }
     linear(graph, &hidden, &block.params.fc2)
 }
 

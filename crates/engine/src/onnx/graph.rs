@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
+    ops::Range,
     sync::Arc,
 };
 
@@ -48,12 +49,13 @@ type Compute = Box<dyn Fn() -> Result<Vec<f32>>>;
 /// written, one after the other.
 pub(super) enum Source {
     Param(Arc<Param>),
-    /// The transposed matrix `[rows, columns]`.
-    Turned(Arc<Param>, usize),
+    /// The transposed matrix with that many columns, of these elements.
+    Turned(Arc<Param>, Range<usize>, usize),
     Computed(Compute),
-    /// Rounded to 8 bits, row by row, and perhaps transposed.
+    /// These elements, rounded to 8 bits, row by row, and perhaps transposed.
     Int8 {
         param: Arc<Param>,
+        own: Range<usize>,
         rows: usize,
         turned: bool,
     },
@@ -92,18 +94,19 @@ impl Initializer {
         let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect();
         Ok(match &self.source {
             Source::Param(param) => floats(&param.to_vec()?),
-            Source::Turned(param, columns) => {
+            Source::Turned(param, own, columns) => {
                 let values = param.to_vec()?;
-                let mut turned = vec![0.0; values.len()];
-                kernels::transpose(&values, *columns, &mut turned);
+                let mut turned = vec![0.0; own.len()];
+                kernels::transpose(&values[own.clone()], *columns, &mut turned);
                 floats(&turned)
             }
             Source::Computed(compute) => floats(&compute()?),
             Source::Int8 {
                 param,
+                own,
                 rows,
                 turned,
-            } => rounding::rounded_rows(param, *rows, *turned)?,
+            } => rounding::rounded_rows(&param.to_vec()?[own.clone()], *rows, *turned),
             Source::Floats(values) => floats(values),
             Source::Ints(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         })
@@ -187,12 +190,12 @@ impl Graph {
         })
     }
 
-    /// A matrix of parameters, transposed.
-    pub(crate) fn turned(&mut self, param: &Arc<Param>, rows: usize, columns: usize) -> Edge {
-        let name = format!("{}.transposed", param.name());
-        self.named(name, vec![columns, rows], || {
-            Source::Turned(param.clone(), columns)
-        })
+    /// A matrix of parameters with that many columns, transposed. It may be a
+    /// part of its tensor's elements.
+    pub(crate) fn turned(&mut self, param: &Arc<Param>, own: Range<usize>, columns: usize) -> Edge {
+        let name = format!("{}.transposed", part_name(param, &own));
+        let dims = vec![columns, own.len() / columns.max(1)];
+        self.named(name, dims, || Source::Turned(param.clone(), own, columns))
     }
 
     /// A tensor computed from parameters, under a name of its own.
@@ -304,6 +307,14 @@ impl Graph {
     pub(crate) fn unsqueeze(&mut self, value: &Edge, axes: &[i64]) -> Edge {
         let axes = self.ints(axes);
         self.op("Unsqueeze", &[value, &axes], &[])
+    }
+}
+
+/// A name for some of a parameter's elements; its own for all of them.
+pub(super) fn part_name(param: &Param, own: &Range<usize>) -> String {
+    match own.len() == param.tensor().elem_count() {
+        true => param.name().to_owned(),
+        false => format!("{}.from_{}", param.name(), own.start),
     }
 }
 

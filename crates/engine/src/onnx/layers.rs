@@ -18,16 +18,28 @@ pub(crate) fn linear(graph: &mut Graph, x: &Edge, layer: &Linear) -> Edge {
     let y = if graph.int8 {
         int8::product(graph, x, layer)
     } else {
-        let weight = graph.turned(&layer.weight, layer.outputs, layer.inputs);
+        let weight = graph.turned(&layer.weight, layer.own(), layer.inputs);
         graph.op("MatMul", &[x, &weight], &[])
     };
     match &layer.bias {
         Some(bias) => {
-            let bias = graph.weight(bias);
+            let bias = bias_of(graph, bias, layer);
             graph.op("Add", &[&y, &bias], &[])
         }
         None => y,
     }
+}
+
+/// A layer's bias, which may be a part of a tensor.
+fn bias_of(graph: &mut Graph, bias: &Arc<Param>, layer: &Linear) -> Edge {
+    let own = layer.own_bias();
+    if own.len() == bias.tensor().elem_count() {
+        return graph.weight(bias);
+    }
+    let (name, bias) = (format!("{}.from_{}", bias.name(), own.start), bias.clone());
+    graph.computed(&name, vec![own.len()], move || {
+        Ok(bias.to_vec()?[own.clone()].to_vec())
+    })
 }
 
 /// `x Wᵀ * scale + shift`, a linear layer and the normalisation behind it as

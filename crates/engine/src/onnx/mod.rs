@@ -14,6 +14,7 @@ mod conv;
 mod graph;
 mod int8;
 mod layers;
+mod patches;
 mod pooling;
 mod proto;
 mod rounding;
@@ -25,6 +26,7 @@ pub(crate) use graph::{Attribute, BATCH, Dim, Edge, Graph};
 pub(crate) use layers::{
     affine_columns, curve, gelu, layer_norm, linear, normalize, token_embeddings,
 };
+pub(crate) use patches::patch_embeddings;
 pub(crate) use pooling::{pool_places, pool_texts};
 pub(crate) use proto::DataType;
 
@@ -48,8 +50,8 @@ mod tests {
         let x = graph.input("x", DataType::Float, &[BATCH, Dim::Fixed(3)]);
         let plain = graph.weight(&weight);
         let y = graph.op("Gemm", &[&x, &plain], &[Attribute::Int("transB", 1)]);
-        let turned = graph.turned(&weight, 2, 3);
-        assert_eq!(turned, graph.turned(&weight, 2, 3));
+        let turned = graph.turned(&weight, 0..6, 3);
+        assert_eq!(turned, graph.turned(&weight, 0..6, 3));
         let z = graph.op("MatMul", &[&x, &turned], &[]);
         let sum = graph.op("Add", &[&y, &z], &[]);
         let two = graph.scalar(2.0);

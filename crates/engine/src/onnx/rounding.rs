@@ -1,7 +1,5 @@
 //! Weights in 8 bits, with a scale for each row.
 
-use crate::{Result, params::Param};
-
 /// The largest rounded weight. -128 is left out, so that 0 is in the middle.
 const LARGEST: f32 = 127.0;
 
@@ -20,11 +18,10 @@ pub(super) fn row_scales(values: &[f32], rows: usize) -> Vec<f32> {
     scale.collect()
 }
 
-/// The rounded rows of a parameter, by columns where they are turned.
-pub(super) fn rounded_rows(param: &Param, rows: usize, turned: bool) -> Result<Vec<u8>> {
-    let values = param.to_vec()?;
+/// The rounded rows of a matrix, by columns where they are turned.
+pub(super) fn rounded_rows(values: &[f32], rows: usize, turned: bool) -> Vec<u8> {
     let width = (values.len() / rows.max(1)).max(1);
-    let scales = row_scales(&values, rows);
+    let scales = row_scales(values, rows);
     let mut out = vec![0u8; values.len()];
     for (i, (row, scale)) in values.chunks_exact(width).zip(&scales).enumerate() {
         for (j, x) in row.iter().enumerate() {
@@ -32,5 +29,5 @@ pub(super) fn rounded_rows(param: &Param, rows: usize, turned: bool) -> Result<V
             out[place] = ((x / scale).round() as i8).cast_unsigned();
         }
     }
-    Ok(out)
+    out
 }

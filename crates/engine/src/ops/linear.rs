@@ -68,13 +68,13 @@ impl Linear {
     }
 
     /// The elements of the weight that are this layer's.
-    fn own(&self) -> Range<usize> {
+    pub(crate) fn own(&self) -> Range<usize> {
         let start = self.first * self.inputs;
         start..start + self.outputs * self.inputs
     }
 
     /// The elements of the bias that are this layer's.
-    fn own_bias(&self) -> Range<usize> {
+    pub(crate) fn own_bias(&self) -> Range<usize> {
         self.first..self.first + self.outputs
     }
 

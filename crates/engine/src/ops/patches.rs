@@ -45,7 +45,7 @@ impl PatchDims {
         self.sides.map(|side| side / self.patch)
     }
 
-    fn patches(self) -> usize {
+    pub(crate) fn patches(self) -> usize {
         let [rows, columns] = self.grid();
         rows * columns
     }

@@ -77,6 +77,9 @@ impl ModelFiles {
                 (Some(Arc::new(tokenizer)), Some(longest))
             }
         };
+        let text_length = tokenizer
+            .as_ref()
+            .and_then(|tokenizer| tokenizer.text_length());
         let include_prompt = match self.modules.pooling {
             Some(pooling) => pooling.include_prompt,
             None => self.extras.include_prompt,
@@ -97,6 +100,7 @@ impl ModelFiles {
             head: None,
             freeze: options.freeze,
             seed: options.seed,
+            text_length,
         };
         let dim = setup.body_dim(&config)?;
         let wanted = options.output_dim;
@@ -177,8 +181,17 @@ impl ModelFiles {
         ];
         let longest = given.into_iter().flatten().next();
         let longest = longest.map_or(positions, |longest| longest.min(positions));
+        // A model that reads padding reads texts of the length that Python makes:
+        // the tokenizer's limit, where there is one.
+        let filled_up = config.architecture().text_length().map(|length| {
+            let limit = limit.map_or(length, |limit| limit.min(length));
+            limit.max(longest)
+        });
+        if let Some(length) = filled_up {
+            tokenizer = tokenizer.fill_up(length)?;
+        }
         let tokenizer = match cutting.refuse_longer {
-            true => tokenizer.refuse_above(positions),
+            true => tokenizer.refuse_above(filled_up.unwrap_or(positions)),
             false => tokenizer.cut_at(longest)?,
         };
         Ok((tokenizer, longest))

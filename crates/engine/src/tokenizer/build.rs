@@ -10,7 +10,7 @@ use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use super::config::Settings;
+use super::{Padding, config::Settings};
 use crate::{Error, Result};
 
 /// The classes of transformers that are rebuilt from a vocabulary.
@@ -114,6 +114,9 @@ pub(super) struct Built {
     pub(super) cut_left: bool,
     /// Special tokens that the class adds, though no file lists them.
     pub(super) implied: Vec<String>,
+    pub(super) padding: Padding,
+    /// Whether the class lowercases texts, whatever `tokenizer.json` says.
+    pub(super) lowercase: bool,
 }
 
 /// Whether the class that the files name doesn't count for such models, as
@@ -127,7 +130,8 @@ pub(super) fn build(files: &HashMap<String, Vec<u8>>, config: &Value) -> Result<
     let settings = Settings::parse(files)?;
     let model_type = config["model_type"].as_str().unwrap_or_default();
     let named = settings.text("tokenizer_class");
-    let class = match named.or(config["tokenizer_class"].as_str()) {
+    let named = named.or(config["tokenizer_class"].as_str());
+    let class = match named {
         Some(name) if !names_wrong_class(model_type) => Class::named(name),
         _ => match Class::of_model(model_type) {
             // The text model of two towers.
@@ -159,12 +163,32 @@ pub(super) fn build(files: &HashMap<String, Vec<u8>>, config: &Value) -> Result<
         (None, Some(bytes)) => (bytes.clone(), Vec::new()),
         (None, None) => return Err(missing(class, files)),
     };
+    let named = named.unwrap_or_default().trim_end_matches("Fast");
     Ok(Built {
         json,
+        padding: padding(named, &settings, file.as_ref()),
+        lowercase: named == "Siglip2Tokenizer",
         longest: settings.longest()?,
         cut_left: settings.text("truncation_side") == Some("left"),
         implied,
     })
+}
+
+/// How a tokenizer of this class fills texts up.
+fn padding(class: &str, settings: &Settings, file: Option<&Value>) -> Padding {
+    let in_file = file.and_then(|file| file["padding"]["pad_token"].as_str());
+    let (usual, left) = match class {
+        "GemmaTokenizer" | "Siglip2Tokenizer" => (Some("<pad>"), true),
+        "SiglipTokenizer" => (Some("</s>"), false),
+        _ => (in_file, false),
+    };
+    let token = settings.token("pad_token", usual.unwrap_or_default());
+    Padding {
+        token: Some(token).filter(|token| !token.is_empty()),
+        left: settings
+            .text("padding_side")
+            .map_or(left, |side| side == "left"),
+    }
 }
 
 /// Says which files a tokenizer could be made of.

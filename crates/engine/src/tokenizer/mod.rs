@@ -58,6 +58,19 @@ pub struct Tokenizer {
     cut_left: bool,
     /// Special tokens that no file lists: they may lie behind the model's table.
     implied: Vec<String>,
+    padding: Padding,
+    /// Length of every text with its padding, and the padding's id, for a model
+    /// that reads it.
+    filled_up: Option<(usize, u32)>,
+}
+
+/// How texts are filled up, for models that read the padding.
+#[derive(Clone, Debug, Default)]
+struct Padding {
+    /// The token that stands for nothing, where the files name one.
+    token: Option<String>,
+    /// Whether it comes before the text.
+    left: bool,
 }
 
 impl Tokenizer {
@@ -84,7 +97,12 @@ impl Tokenizer {
         let tokenizer = Self {
             cut_left: built.cut_left,
             implied: built.implied,
+            padding: built.padding,
             ..Self::read(&built.json)?
+        };
+        let tokenizer = match built.lowercase {
+            true => tokenizer.lowercase()?,
+            false => tokenizer,
         };
         Ok((tokenizer, built.longest))
     }
@@ -99,6 +117,8 @@ impl Tokenizer {
             limit: None,
             cut_left: false,
             implied: Vec::new(),
+            padding: Padding::default(),
+            filled_up: None,
         })
     }
 
@@ -155,6 +175,36 @@ impl Tokenizer {
             limit: Some(max_tokens),
             ..self
         }
+    }
+
+    /// Texts are filled up to `length` tokens with padding.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where no file names the token for it.
+    pub(crate) fn fill_up(self, length: usize) -> Result<Self> {
+        let token = self.padding.token.as_deref();
+        let id = token.and_then(|token| self.inner.token_to_id(token));
+        let id = id.ok_or_else(|| {
+            let found = match token {
+                Some(token) => {
+                    format!("`pad_token` is `{token}`, which the tokenizer does not know")
+                }
+                None => "no file names a `pad_token`".to_owned(),
+            };
+            Error::checkpoint(format!(
+                "{found}: this model reads texts of {length} tokens, and shorter ones are filled \
+                 up with it. Name it in tokenizer_config.json"
+            ))
+        })?;
+        Ok(Self {
+            filled_up: Some((length, id)),
+            ..self
+        })
+    }
+
+    /// Length of every text with its padding, where texts are filled up.
+    pub(crate) fn text_length(&self) -> Option<usize> {
+        self.filled_up.map(|(length, _)| length)
     }
 
     /// Checks that the model has a row for every token of its vocabulary.
@@ -221,7 +271,19 @@ impl Tokenizer {
             );
             return Err(Error::Item { place, reason });
         }
-        let ids = encoded.iter().flat_map(|e| e.get_ids()).copied().collect();
-        Ok(TokenBatch::new(ids, lengths))
+        let Some((length, padding)) = self.filled_up else {
+            let ids = encoded.iter().flat_map(|e| e.get_ids()).copied().collect();
+            return Ok(TokenBatch::new(ids, lengths));
+        };
+        let mut ids = Vec::with_capacity(length * texts.len());
+        for text in &encoded {
+            let text = text.get_ids();
+            let empty = length.saturating_sub(text.len());
+            let before = if self.padding.left { empty } else { 0 };
+            ids.extend(std::iter::repeat_n(padding, before));
+            ids.extend_from_slice(text);
+            ids.extend(std::iter::repeat_n(padding, empty - before));
+        }
+        Ok(TokenBatch::uniform(ids, length))
     }
 }
