@@ -45,6 +45,12 @@ def text_batch(vocabulary, lengths, end=None):
     return {"input_ids": ids, "lengths": np.array(lengths)}
 
 
+def full_batches(vocabulary, length):
+    """Texts that were filled up, for models that read the padding."""
+    for size in [1, 3]:
+        yield text_batch(vocabulary, [length] * size)
+
+
 def text_batches(vocabulary, longest, end=None):
     half = max(longest // 2, 1)
     for lengths in [[1], [longest], [half, 1, longest], [2] * 4, list(RANDOM.integers(1, longest + 1, 9))]:
@@ -69,11 +75,12 @@ def cases():
         batches, poolers = [], text_poolers
         if "input_ids" in values:
             ids = values["input_ids"]
-            batches += text_batches(int(ids.max()) + 1, ids.shape[1])
+            of_length = full_batches if config["model_type"] == "siglip" else text_batches
+            batches += of_length(int(ids.max()) + 1, ids.shape[1])
         if "pixel_values" in values:
             batches += picture_batches(values["pixel_values"].shape[2])
             poolers = picture_poolers.get(config["model_type"], text_poolers)
-        if "projection_dim" in config:
+        if "projection_dim" in config or config["model_type"] == "siglip":
             # Two towers, which have poolings of their own.
             poolers = ["mean"]
         if batches:

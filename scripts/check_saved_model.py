@@ -1,4 +1,4 @@
-"""Opens models that a run has saved with `transformers` (a CLIP) or sentence-transformers (a text model), and
+"""Opens models that a run has saved with `transformers` (a CLIP or SigLIP) or sentence-transformers (a text model), and
 compares what they make of some pictures and texts with what the engine makes of them.
 
     pip install torch transformers sentence-transformers safetensors numpy pillow
@@ -64,6 +64,24 @@ def clip(folder, texts, pictures):
     return {"text_embeds": text, "image_embeds": image}
 
 
+def siglip(folder, texts, pictures):
+    from transformers import AutoTokenizer, SiglipModel
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    model = SiglipModel.from_pretrained(folder).eval()
+    length = model.config.text_config.max_position_embeddings
+    # As it was trained: padding is read, so no mask goes in.
+    tokens = AutoTokenizer.from_pretrained(folder)(
+        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    )
+    processor = ViTImageProcessorPil.from_pretrained(folder)
+    pixels = processor([Image.open(p).convert("RGB") for p in pictures], return_tensors="pt").pixel_values
+    with torch.no_grad():
+        text = model.get_text_features(input_ids=tokens.input_ids).pooler_output
+        image = model.get_image_features(pixel_values=pixels).pooler_output
+    return {"text_embeds": text, "image_embeds": image}
+
+
 def text_model(folder, texts):
     from sentence_transformers import SentenceTransformer
 
@@ -76,9 +94,11 @@ def differences(folder):
     pictures = [DATA / picture for picture, _ in rows]
     texts = [text for _, text in rows]
     config = folder / "config.json"
-    is_clip = config.exists() and json.loads(config.read_text()).get("model_type") == "clip"
+    of_both = {"clip": clip, "siglip": siglip}
+    kind = json.loads(config.read_text()).get("model_type") if config.exists() else None
+    is_clip = kind in of_both
     if is_clip:
-        expected_by_name = clip(folder, texts, pictures)
+        expected_by_name = of_both[kind](folder, texts, pictures)
     else:
         pictures = []
         expected_by_name = text_model(folder, texts)

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Input, ModelKind, clip, dinov2, efficientnet, gemma3, mlp, modernbert, mpnet, nomic_bert,
-    qwen3, random, resnet, t5, text, two_towers, vit,
+    qwen3, random, resnet, siglip, t5, text, two_towers, vit,
 };
 use crate::{
     Error, Result,
@@ -204,6 +204,8 @@ const ARCHITECTURES: &[(&str, Parse)] = &[
     ("qwen3", qwen3::parse),
     ("resnet", resnet::parse),
     ("roberta", text::parse_roberta),
+    ("siglip", siglip::parse),
+    ("siglip2", siglip::parse_naflex),
     ("t5", t5::parse),
     (two_towers::TWO_TOWERS, two_towers::parse),
     (two_towers::DUAL_ENCODER, two_towers::parse),

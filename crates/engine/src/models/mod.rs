@@ -22,6 +22,7 @@ mod qwen3;
 mod random;
 mod resnet;
 mod rope;
+mod siglip;
 mod t5;
 mod text;
 mod two_towers;

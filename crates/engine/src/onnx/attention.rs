@@ -6,7 +6,7 @@ use super::{
     layers::{activation, layer_norm, linear},
     proto::DataType,
 };
-use crate::ops::{AttentionConfig, Block, Finish, NormKind};
+use crate::ops::{AttentionConfig, AttentionPool, Block, Finish, NormKind};
 
 /// What is added to a score that doesn't count. Its exponential is 0, and a
 /// row of nothing else is still a row of numbers.
@@ -158,4 +158,34 @@ fn attention(graph: &mut Graph, x: &Edge, block: &Block, seen: &Attendance) -> E
     let mixed = graph.transpose(&mixed, &[0, 2, 1, 3]);
     let mixed = graph.reshape(&mixed, &[0, 0, width]);
     linear(graph, &mixed, &p.out)
+}
+
+/// `[batch, width]` of `[batch, length, width]`, pooled by attention.
+pub(crate) fn attention_pool(graph: &mut Graph, x: &Edge, pool: &AttentionPool) -> Edge {
+    let AttentionConfig {
+        heads, head, scale, ..
+    } = pool.attention;
+    let width = (heads * head) as i64;
+    let mut split = |x: &Edge, layer, order: &[i64]| {
+        let y = linear(graph, x, layer);
+        let y = graph.reshape(&y, &[0, 0, heads as i64, head as i64]);
+        graph.transpose(&y, order)
+    };
+    let key = split(x, &pool.key, &[0, 2, 3, 1]);
+    let value = split(x, &pool.value, &[0, 2, 1, 3]);
+    let probe = graph.weight(&pool.probe);
+    let query = linear(graph, &probe, &pool.query);
+    let query = graph.reshape(&query, &[1, heads as i64, 1, head as i64]);
+    let scores = graph.op("MatMul", &[&query, &key], &[]);
+    let scale = graph.scalar(scale);
+    let scores = graph.op("Mul", &[&scores, &scale], &[]);
+    let weights = graph.op("Softmax", &[&scores], &[Attribute::Int("axis", -1)]);
+    let mixed = graph.op("MatMul", &[&weights, &value], &[]);
+    let mixed = graph.reshape(&mixed, &[-1, width]);
+    let h = linear(graph, &mixed, &pool.out);
+    let y = layer_norm(graph, &h, &pool.norm);
+    let y = linear(graph, &y, &pool.fc1);
+    let y = activation(graph, &y, pool.activation);
+    let y = linear(graph, &y, &pool.fc2);
+    graph.op("Add", &[&h, &y], &[])
 }

@@ -9,6 +9,7 @@
 
 mod activation;
 mod attention;
+mod attention_pool;
 mod batch_norm;
 mod block;
 mod block_finish;
@@ -33,6 +34,7 @@ use candle_core::{
 
 pub(crate) use activation::Activation;
 pub(crate) use attention::{Attention, AttentionConfig, Segments};
+pub(crate) use attention_pool::AttentionPool;
 pub(crate) use batch_norm::BatchNorm;
 pub(crate) use block::{Block, run_blocks};
 pub(crate) use block_finish::Finish;

@@ -12,6 +12,7 @@ mod resume;
 mod runs;
 mod sentence;
 mod settings;
+mod siglip;
 mod support;
 mod tokenizers;
 mod towers;
