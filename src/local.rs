@@ -29,6 +29,25 @@
 //! # }
 //! ```
 //!
+//! Embeddings can be made cheaper to compute and to keep:
+//!
+//! ```no_run
+//! use finetuner::local::{Ranges, get_model};
+//!
+//! # fn main() -> finetuner::local::Result<()> {
+//! // Products of 8-bit numbers, and the first 128 dimensions alone.
+//! let model = get_model("text-model")?.quantized().truncate_dim(128)?;
+//! let index = model.encode_texts(&["a long red dress", "white sneakers"])?;
+//! let queries = model.encode_texts(&["shoes"])?;
+//! // One bit for each dimension: 32 times less memory.
+//! let found = index.to_binary().search(&queries, 1, 4)?;
+//! // 8 bits, in ranges computed from the index.
+//! let ranges = Ranges::calibrate(&index)?;
+//! let found_too = ranges.to_int8(&index)?.search(&queries, 1, 4)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! The names are the Python client's: `get_model` opens what `save_model` or
 //! `save_artifact` wrote, `build_model` a backbone. Training and tokenizing
 //! happen in the engine; the calls here block, so that async programs make them
@@ -44,6 +63,7 @@ pub use finetuner_engine::{
     infer::{Embeddings, Encoder},
     models::{ModelKind, OnnxFormat},
     modules::Prompts,
+    quantize::{BinaryEmbeddings, Found, Int8Embeddings, Ranges},
 };
 
 use crate::{

@@ -15,7 +15,7 @@
 //! | [`loss`], [`optim`], [`train`] | the training loop and its parts |
 //! | [`evaluation`] | retrieval and its metrics |
 //! | [`job`] | a run from end to end |
-//! | [`infer`] | embeddings from a saved model |
+//! | [`infer`], [`quantize`] | embeddings from a saved model, and smaller ones |
 //!
 //! The same configuration, data and seed give the same losses on one machine.
 
@@ -42,6 +42,7 @@ mod options;
 pub mod params;
 pub mod plan;
 pub mod prepare;
+pub mod quantize;
 mod record;
 mod resume;
 pub mod source;

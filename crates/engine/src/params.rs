@@ -6,13 +6,22 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var, backprop::GradStore};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use crate::{Error, Result};
+use crate::{Error, Result, kernels::gemm::Factor};
+
+/// Which factor of products it is that is made of a parameter.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FactorKey {
+    /// The first row that is used.
+    pub(crate) first: usize,
+    /// Whether it is rounded to 8 bits.
+    pub(crate) int8: bool,
+}
 
 /// One named parameter.
 pub struct Param {
@@ -21,6 +30,9 @@ pub struct Param {
     /// What backward passes have added up since the last optimizer step;
     /// `None` for a frozen parameter.
     grad: Option<Mutex<Vec<f32>>>,
+    /// The value, or parts of it, as inference multiplies with it: packed at
+    /// the first use, and dropped when the value changes.
+    factors: RwLock<Vec<(FactorKey, Arc<Factor>)>>,
 }
 
 impl Param {
@@ -41,6 +53,7 @@ impl Param {
             name: name.to_owned(),
             value,
             grad,
+            factors: Default::default(),
         }))
     }
 
@@ -79,11 +92,42 @@ impl Param {
         Ok(self.tensor().flatten_all()?.to_vec1()?)
     }
 
+    /// A part of the value as a factor of products, which `pack` makes of the
+    /// whole value at the first use.
+    pub(crate) fn factor(
+        &self,
+        key: FactorKey,
+        pack: impl FnOnce(&[f32]) -> Factor,
+    ) -> Result<Arc<Factor>> {
+        let find = |factors: &[(FactorKey, Arc<Factor>)]| {
+            let found = factors.iter().find(|(other, _)| *other == key);
+            found.map(|(_, factor)| factor.clone())
+        };
+        if let Some(factor) = find(&self.factors.read().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(factor);
+        }
+        let mut factors = self.factors.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(factor) = find(&factors) {
+            return Ok(factor);
+        }
+        let factor = Arc::new(pack(&self.to_vec()?));
+        factors.push((key, factor.clone()));
+        Ok(factor)
+    }
+
     /// Lets `change` rewrite the value.
     ///
     /// # Errors
     /// Where the device fails.
     pub fn update(&self, change: impl FnOnce(&mut [f32])) -> Result<()> {
+        let changed = self.rewrite(change);
+        // Dropped after the change: what was packed in between is old too.
+        let factors = self.factors.write();
+        factors.unwrap_or_else(PoisonError::into_inner).clear();
+        changed
+    }
+
+    fn rewrite(&self, change: impl FnOnce(&mut [f32])) -> Result<()> {
         if self.tensor().device().is_cpu() {
             let op = InPlace(Mutex::new(Some(change)));
             return Ok(self.tensor().inplace_op1(&op)?);

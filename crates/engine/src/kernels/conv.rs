@@ -18,7 +18,7 @@ use super::{
 
 /// Elements of the rows that are laid out at once: 1 MB, so that they are still
 /// in the cache when they are multiplied.
-const TILE: usize = 1 << 18;
+pub(super) const TILE: usize = 1 << 18;
 
 /// Shapes of a convolution with square kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(crate) struct ConvDims {
 
 impl ConvDims {
     /// Pixels of one result.
-    fn out_pixels(&self) -> usize {
+    pub(super) fn out_pixels(&self) -> usize {
         self.out_height * self.out_width
     }
 
@@ -48,26 +48,31 @@ impl ConvDims {
         self.batch * self.out_pixels()
     }
 
+    /// `[batch, height, width, channels]` of the result.
+    pub(crate) fn out_shape(&self) -> Vec<usize> {
+        vec![self.batch, self.out_height, self.out_width, self.outputs]
+    }
+
     /// Elements under the kernel.
-    fn taps(&self) -> usize {
+    pub(super) fn taps(&self) -> usize {
         self.kernel * self.kernel * self.inputs
     }
 
-    fn in_picture(&self) -> usize {
+    pub(super) fn in_picture(&self) -> usize {
         self.height * self.width * self.inputs
     }
 
     /// Whether the rows under the kernel are the picture itself.
-    fn is_pointwise(&self) -> bool {
+    pub(super) fn is_pointwise(&self) -> bool {
         self.kernel == 1 && self.stride == 1 && self.pad == 0
     }
 
     /// Pictures of one group.
-    fn group(&self) -> usize {
+    pub(super) fn group(&self) -> usize {
         self.batch.div_ceil(rayon::current_num_threads()).max(1)
     }
 
-    fn threads(&self) -> Threads {
+    pub(super) fn threads(&self) -> Threads {
         if self.group() >= self.batch {
             Threads::All
         } else {
@@ -119,7 +124,7 @@ impl ConvDims {
         })
     }
 
-    fn lay_out(&self, x: &[f32], rows: Range<usize>, cols: &mut [f32]) {
+    pub(super) fn lay_out(&self, x: &[f32], rows: Range<usize>, cols: &mut [f32]) {
         let line_len = self.kernel * self.inputs;
         for (row, cols) in rows.zip(cols.chunks_exact_mut(self.taps())) {
             let (picture, top, left) = self.place(row);
@@ -294,7 +299,7 @@ impl ConvDims {
 
     /// Calls `each` with the number of each tap that lies inside of its
     /// picture, and where its channels begin in all pictures.
-    fn taps_of(&self, row: usize, mut each: impl FnMut(usize, usize)) {
+    pub(super) fn taps_of(&self, row: usize, mut each: impl FnMut(usize, usize)) {
         let (picture, top, left) = self.place(row);
         for (line, (taps, from)) in self.lines(top, left).enumerate() {
             let start = picture * self.in_picture() + from;

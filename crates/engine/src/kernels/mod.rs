@@ -5,6 +5,7 @@
 //! that the compiler vectorises for the CPU at hand through [`pulp`].
 
 pub(crate) mod conv;
+pub(crate) mod conv_inference;
 pub(crate) mod gemm;
 pub(crate) mod pool;
 pub(crate) mod rms_norm;

@@ -64,6 +64,17 @@ impl Activation {
         );
     }
 
+    /// The activation for inference.
+    pub(super) fn inference(self) -> fn(&[f32], &mut [f32]) {
+        match self {
+            Self::QuickGelu => simd::fast_quick_gelu,
+            Self::Gelu => simd::fast_gelu,
+            Self::GeluTanh => simd::fast_gelu_tanh,
+            Self::Relu => simd::fast_relu,
+            Self::Silu => simd::fast_swish,
+        }
+    }
+
     /// `g *= act'(x)` and `x = act(x)`.
     pub(super) fn backward(self, x: &mut [f32], g: &mut [f32]) {
         let kernel = match self {

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::position::{Distances, PositionBias, Rotary};
 use crate::kernels::{
-    gemm::{Mat, MatMut, Threads, matmul},
+    gemm::{Mat, MatMut, Packed, Threads, matmul},
     simd,
 };
 
@@ -105,6 +105,17 @@ impl Segments {
     }
 }
 
+/// Queries of a sequence that one task takes in inference.
+const QUERIES_PER_TASK: usize = 96;
+
+/// What one thread works with in inference: keys and values of a head, and
+/// the attention weights of some queries.
+struct Scratch {
+    keys: Packed,
+    values: Packed,
+    weights: Vec<f32>,
+}
+
 /// How the places of a sequence attend to each other.
 #[derive(Clone)]
 pub(crate) struct AttentionConfig {
@@ -169,6 +180,19 @@ impl AttentionConfig {
             length.min(place + reach + 1)
         };
         place.saturating_sub(reach)..end
+    }
+}
+
+impl AttentionConfig {
+    /// Makes attention weights of the scores of the place `place`.
+    fn weigh(&self, row: &mut [f32], place: usize, bias: Option<&[f32]>) {
+        if let Some(bias) = bias {
+            simd::add_assign(row, bias);
+        }
+        let visible = self.visible(place, row.len());
+        let (before, row) = row.split_at_mut(visible.start);
+        before.fill(0.0);
+        simd::softmax_row(row, visible.len());
     }
 }
 
@@ -278,13 +302,8 @@ impl Attention<'_> {
                     );
                     for (query, row) in weights.chunks_exact_mut(length).enumerate() {
                         let place = self.place(sequence, query);
-                        if let Some(distances) = &distances {
-                            simd::add_assign(row, distances.row(head, place, length));
-                        }
-                        let visible = config.visible(place, length);
-                        let (before, row) = row.split_at_mut(visible.start);
-                        before.fill(0.0);
-                        simd::softmax_row(row, visible.len());
+                        let bias = distances.as_ref().map(|d| d.row(head, place, length));
+                        config.weigh(row, place, bias);
                     }
                     matmul(
                         self.view_mut(mixed, head, config.width()),
@@ -296,6 +315,74 @@ impl Attention<'_> {
                     );
                 }
             });
+        Ok(())
+    }
+
+    /// The same in inference: a few queries of a sequence at a time, whose
+    /// weights stay in the cache and are not kept.
+    pub(crate) fn infer(
+        &self,
+        [q, k, v]: [&[f32]; 3],
+        mixed: &mut [f32],
+    ) -> candle_core::Result<()> {
+        let config = self.config;
+        let distances = match &config.bias {
+            Some(bias) => Some(bias.distances(config.heads, self.longest())?),
+            None => None,
+        };
+        let (width, kv_width) = (config.width(), config.kv_width());
+        let query_rows = |length| self.queries(length) * width;
+        let s = self.segments;
+        let sequences = s
+            .parts_mut(mixed, query_rows)
+            .into_iter()
+            .zip(s.parts(q, query_rows))
+            .zip(s.parts(k, |length| length * kv_width))
+            .zip(s.parts(v, |length| length * kv_width))
+            .enumerate();
+        let mut tasks = Vec::with_capacity(s.count());
+        for (sequence, (((mixed, q), k), v)) in sequences {
+            let blocks = mixed
+                .chunks_mut(QUERIES_PER_TASK * width)
+                .zip(q.chunks(QUERIES_PER_TASK * width));
+            for (block, (mixed, q)) in blocks.enumerate() {
+                tasks.push((sequence, block * QUERIES_PER_TASK, mixed, [q, k, v]));
+            }
+        }
+        let longest = self.longest();
+        let scratch = || Scratch {
+            keys: Packed::default(),
+            values: Packed::default(),
+            weights: vec![0.0; QUERIES_PER_TASK.min(longest) * longest],
+        };
+        type Task<'a> = (usize, usize, &'a mut [f32], [&'a [f32]; 3]);
+        let run = |scratch: &mut Scratch, (sequence, first, mixed, [q, k, v]): Task<'_>| {
+            let (queries, length) = (mixed.len() / width, k.len() / kv_width);
+            let weights = &mut scratch.weights[..queries * length];
+            for head in 0..config.heads {
+                if head % config.group() == 0 {
+                    scratch.keys.pack_rows(self.key_view(k, head));
+                    scratch.values.pack(self.key_view(v, head));
+                }
+                let scores = MatMut::new(weights, queries, length);
+                let asking = self.query_view(q, head);
+                scratch.keys.multiply(scores, asking, config.scale);
+                for (query, row) in weights.chunks_exact_mut(length).enumerate() {
+                    let place = self.place(sequence, first + query);
+                    let bias = distances.as_ref().map(|d| d.row(head, place, length));
+                    config.weigh(row, place, bias);
+                }
+                let mixed = self.view_mut(mixed, head, width);
+                let weights = Mat::new(weights, queries, length);
+                scratch.values.multiply(mixed, weights, 1.0);
+            }
+        };
+        if tasks.len() == 1 {
+            let mut scratch = scratch();
+            tasks.into_iter().for_each(|task| run(&mut scratch, task));
+        } else {
+            tasks.into_par_iter().for_each_init(scratch, run);
+        }
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::{
-    Attention, Block, FusedOp, LayerNorm, Linear, Pass, Segments, block::rows_of,
+    Attention, Block, FusedOp, Inference, LayerNorm, Linear, Pass, Segments, block::rows_of,
     block_finish::Finish,
 };
 use crate::kernels::{
@@ -41,19 +41,23 @@ struct Saved {
 }
 
 pub(super) struct FusedBlock {
-    block: Block,
+    pub(super) block: Block,
     segments: Segments,
     /// The one place of each sequence whose output is wanted, where not all
     /// are.
     only: Option<Vec<usize>>,
     precision: Precision,
-    pool: Pool,
-    keep: bool,
+    pub(super) pool: Pool,
+    inference: Option<Inference>,
     saved: Mutex<Option<Saved>>,
 }
 
 /// `y = norm(x)`, or a copy where there is no norm.
-fn normalise(norm: Option<&LayerNorm>, x: &[f32], y: &mut [f32]) -> candle_core::Result<()> {
+pub(super) fn normalise(
+    norm: Option<&LayerNorm>,
+    x: &[f32],
+    y: &mut [f32],
+) -> candle_core::Result<()> {
     match norm {
         Some(norm) => norm.forward(x, y),
         None => {
@@ -92,12 +96,12 @@ impl FusedBlock {
             only: only.map(<[usize]>::to_vec),
             precision: pass.precision(),
             pool: pass.pool().clone(),
-            keep: pass.training,
+            inference: pass.inference(),
             saved: Mutex::new(None),
         }
     }
 
-    fn attention(&self) -> Attention<'_> {
+    pub(super) fn attention(&self) -> Attention<'_> {
         Attention {
             config: &self.block.attention,
             segments: &self.segments,
@@ -106,7 +110,7 @@ impl FusedBlock {
     }
 
     /// How many rows come out.
-    fn rows_out(&self) -> usize {
+    pub(super) fn rows_out(&self) -> usize {
         match &self.only {
             Some(only) => only.len(),
             None => self.segments.rows(),
@@ -114,7 +118,7 @@ impl FusedBlock {
     }
 
     /// The norm whose output the MLP works on.
-    fn middle_norm(&self) -> Option<&LayerNorm> {
+    pub(super) fn middle_norm(&self) -> Option<&LayerNorm> {
         if self.block.norm_first {
             Some(&self.block.params.norm2)
         } else {
@@ -166,7 +170,7 @@ impl FusedBlock {
 
     /// Normalises the heads of queries and keys. Gives what they were before,
     /// where there are such norms.
-    fn normalise_heads(
+    pub(super) fn normalise_heads(
         &self,
         query: &mut Buffer,
         key: &mut Buffer,
@@ -206,7 +210,7 @@ impl FusedBlock {
     }
 
     /// Turns queries and keys by their places, or gradients back.
-    fn turn(&self, [q, k]: [&mut [f32]; 2], back: bool) {
+    pub(super) fn turn(&self, [q, k]: [&mut [f32]; 2], back: bool) {
         let config = &self.block.attention;
         if let Some(rotary) = &config.rotary {
             let attention = self.attention();
@@ -217,7 +221,7 @@ impl FusedBlock {
     }
 
     /// The rows whose outputs are wanted, where not all are.
-    fn chosen(&self, x: &[f32], width: usize) -> Option<Buffer> {
+    pub(super) fn chosen(&self, x: &[f32], width: usize) -> Option<Buffer> {
         let only = self.only.as_deref()?;
         let mut chosen = self.pool.take(only.len() * width);
         for (to, row) in chosen
@@ -280,9 +284,13 @@ impl FusedOp for FusedBlock {
         if rows != self.segments.rows() {
             candle_core::bail!("{rows} rows for sequences of {}", self.segments.rows())
         }
+        let rows_out = self.rows_out();
+        if let Some(inference) = self.inference {
+            let y = self.infer(inference, x, width)?;
+            return Ok((y, vec![rows_out, width]));
+        }
         let (p, pool) = (&self.block.params, &self.pool);
         let norm_first = self.block.norm_first;
-        let rows_out = self.rows_out();
         let len_out = rows_out * width;
 
         let mut normed = pool.take(x.len());
@@ -337,21 +345,19 @@ impl FusedOp for FusedBlock {
             p.norm2.forward(&last, &mut y)?;
             (Some(last), unfinished)
         };
-        if self.keep {
-            *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Saved {
-                query,
-                key,
-                value,
-                bare,
-                weights,
-                mixed,
-                attended,
-                hidden,
-                gate,
-                unfinished: [unfinished, unfinished2],
-                last,
-            });
-        }
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Saved {
+            query,
+            key,
+            value,
+            bare,
+            weights,
+            mixed,
+            attended,
+            hidden,
+            gate,
+            unfinished: [unfinished, unfinished2],
+            last,
+        });
         Ok((y, vec![rows_out, width]))
     }
 

@@ -11,12 +11,13 @@ use crate::{
     Result, kernels,
     kernels::{
         conv::ConvDims,
+        conv_inference::End,
         gemm::Precision,
         pool::{Buffer, Pool},
         simd::{self, Curve},
         whole_rows,
     },
-    params::Param,
+    params::{FactorKey, Param},
 };
 
 /// Which convolution it is.
@@ -150,7 +151,6 @@ pub(super) struct Saved {
 pub(super) struct Means<'a> {
     pub(super) pool: &'a Pool,
     pub(super) precision: Precision,
-    pub(super) training: bool,
 }
 
 /// Where the gradient of a layer's input goes.
@@ -181,12 +181,49 @@ impl ConvNorm {
         let dims = self.dims(shape)?;
         let mut z = means.pool.take(dims.rows() * self.outputs);
         self.convolve(&dims, means.precision, x, &mut z)?;
-        let affine = if means.training {
-            self.norm.learn(&z)?
-        } else {
-            self.norm.settled()?
-        };
+        let affine = self.norm.learn(&z)?;
         Ok(Saved { dims, z, affine })
+    }
+
+    /// The layer's result for an input of this shape, and its shape, in
+    /// inference.
+    pub(super) fn infer(
+        &self,
+        pool: &Pool,
+        int8: bool,
+        (x, shape): (&[f32], &[usize]),
+        residual: Option<&[f32]>,
+    ) -> candle_core::Result<(Buffer, Vec<usize>)> {
+        let dims = self.dims(shape)?;
+        let mut y = pool.take(dims.rows() * self.outputs);
+        if residual.is_some_and(|r| r.len() != y.len()) {
+            candle_core::bail!("a residual of another size")
+        }
+        let affine = self.norm.settled()?;
+        let end = End {
+            scale: &affine.scale,
+            shift: &affine.shift,
+            residual,
+            curve: self.curve,
+        };
+        match (self.kind, &self.weight) {
+            (ConvKind::Full, Some(weight)) => {
+                let key = FactorKey { first: 0, int8 };
+                let factor = weight
+                    .factor(key, |weight| dims.factor(weight, int8))
+                    .map_err(candle_core::Error::wrap)?;
+                dims.infer(pool, x, &factor, end, &mut y);
+            }
+            (ConvKind::Depthwise, Some(weight)) => {
+                let weight = self.depthwise_weight(&floats(weight.tensor())?);
+                dims.infer_depthwise(x, &weight, end, &mut y);
+            }
+            _ => {
+                let maps = [end.scale, end.shift];
+                simd::scale_shift_curve(x, maps, residual, self.curve, &mut y);
+            }
+        }
+        Ok((y, dims.out_shape()))
     }
 
     /// Writes the layer's result to `y`.
@@ -210,26 +247,6 @@ impl ConvNorm {
                 simd::scale_shift_curve(z, maps, residual, self.curve, y);
             });
         Ok(())
-    }
-
-    /// The layer's result without a residual, in the buffer that held the
-    /// convolution's.
-    pub(super) fn finish_in_place(&self, saved: Saved) -> Buffer {
-        let Saved { mut z, affine, .. } = saved;
-        let maps = [&affine.scale[..], &affine.shift];
-        // A copy of a few rows stays in the first cache.
-        let part = (2048 / self.outputs).max(1) * self.outputs;
-        z.par_chunks_mut(whole_rows(self.outputs)).for_each_init(
-            || vec![0.0; part],
-            |copy, y| {
-                for y in y.chunks_mut(part) {
-                    let copy = &mut copy[..y.len()];
-                    copy.copy_from_slice(y);
-                    simd::scale_shift_curve(copy, maps, None, self.curve, y);
-                }
-            },
-        );
-        z
     }
 
     /// The way back through the curve: from the gradient of the result.
@@ -346,14 +363,7 @@ impl Saved {
 
     /// `[batch, height, width, channels]` of the layer's result.
     pub(super) fn shape(&self) -> Vec<usize> {
-        let ConvDims {
-            batch,
-            out_height,
-            out_width,
-            outputs,
-            ..
-        } = self.dims;
-        vec![batch, out_height, out_width, outputs]
+        self.dims.out_shape()
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use super::{
-    ConvNorm, Pass, argument,
+    ConvNorm, Inference, Pass, argument,
     conv::{InputGradient, Means, Saved},
     floats,
 };
@@ -58,7 +58,7 @@ pub(crate) fn run_layers(
             Shortcut::Layer(layer) => Adds::Layer(layer.clone()),
             Shortcut::Given(_) => Adds::Second,
         },
-        training: pass.training,
+        inference: pass.inference(),
         precision: pass.precision(),
         pool: pass.pool().clone(),
         saved: Mutex::new(None),
@@ -84,7 +84,7 @@ struct FusedLayers {
     inner: Vec<ConvNorm>,
     last: ConvNorm,
     adds: Adds,
-    training: bool,
+    inference: Option<Inference>,
     precision: Precision,
     pool: Pool,
     saved: Mutex<Option<SavedLayers>>,
@@ -105,7 +105,6 @@ impl FusedLayers {
         Means {
             pool: &self.pool,
             precision: self.precision,
-            training: self.training,
         }
     }
 
@@ -137,21 +136,20 @@ impl FusedLayers {
         shape: &[usize],
         second: &[f32],
     ) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
+        if let Some(Inference { int8 }) = self.inference {
+            return self.infer(int8, x, shape, second);
+        }
         let means = self.means();
         // A layer's result, its shape, and what the way back needs.
         let run = |layer: &ConvNorm, x: &[f32], shape: &[usize]| {
             let saved = layer.begin(&means, x, shape)?;
             let shape = saved.shape();
-            Ok::<_, candle_core::Error>(if self.training {
-                (self.result(layer, &saved)?, shape, Some(saved))
-            } else {
-                (layer.finish_in_place(saved), shape, None)
-            })
+            Ok::<_, candle_core::Error>((self.result(layer, &saved)?, shape, saved))
         };
         let (made, shortcut) = match &self.adds {
             Adds::Layer(layer) => {
                 let (made, _, saved) = run(layer, x, shape)?;
-                (Some(made), saved)
+                (Some(made), Some(saved))
             }
             _ => (None, None),
         };
@@ -161,7 +159,7 @@ impl FusedLayers {
         for layer in &self.inner {
             let (result, result_shape, saved) = run(layer, input.as_deref().unwrap_or(x), &shape)?;
             (input, shape) = (Some(result), result_shape);
-            inner.extend(saved);
+            inner.push(saved);
         }
         let last = self
             .last
@@ -171,15 +169,40 @@ impl FusedLayers {
         let mut y = vec![0.0; last.len()];
         self.last.finish(&last, residual, &mut y)?;
         let shape = last.shape();
-        if self.training {
-            let saved = SavedLayers {
-                inner,
-                last,
-                shortcut,
-            };
-            *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
-        }
+        let saved = SavedLayers {
+            inner,
+            last,
+            shortcut,
+        };
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(saved);
         Ok((y, shape))
+    }
+
+    /// The same in inference.
+    fn infer(
+        &self,
+        int8: bool,
+        x: &[f32],
+        shape: &[usize],
+        second: &[f32],
+    ) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
+        type Map<'a> = (&'a [f32], &'a [usize]);
+        let run = |layer: &ConvNorm, input: Map<'_>, residual: Option<&[f32]>| {
+            layer.infer(&self.pool, int8, input, residual)
+        };
+        let made = match &self.adds {
+            Adds::Layer(layer) => Some(run(layer, (x, shape), None)?.0),
+            _ => None,
+        };
+        let mut input: Option<(Buffer, Vec<usize>)> = None;
+        for layer in &self.inner {
+            let from = input.as_ref().map_or((x, shape), |(x, shape)| (x, shape));
+            input = Some(run(layer, from, None)?);
+        }
+        let from = input.as_ref().map_or((x, shape), |(x, shape)| (x, shape));
+        let residual = self.residual(x, made.as_deref(), second);
+        let (y, shape) = run(&self.last, from, residual)?;
+        Ok((y.to_vec(), shape))
     }
 
     /// The gradients of `x` and of the second argument, where they are wanted.

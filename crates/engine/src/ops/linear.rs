@@ -4,14 +4,14 @@ use std::{ops::Range, sync::Arc};
 
 use candle_core::Tensor;
 
-use super::{FusedOp, Pass, floats, with_grad};
+use super::{FusedOp, Inference, Pass, floats, with_grad};
 use crate::{
     Result, kernels,
     kernels::{
-        gemm::{Mat, MatMut, Precision, Threads},
+        gemm::{Activate, Factor, Mat, MatMut, Precision, Product, Threads, multiply},
         pool::Pool,
     },
-    params::{Param, Params},
+    params::{FactorKey, Param, Params},
 };
 
 /// From this many rows on, a product with a transposed weight is faster if the
@@ -134,6 +134,34 @@ impl Linear {
         Ok(())
     }
 
+    /// The weight as inference multiplies with it.
+    fn factor(&self, int8: bool) -> candle_core::Result<Arc<Factor>> {
+        let first = self.first;
+        self.weight
+            .factor(FactorKey { first, int8 }, |weight| {
+                Factor::new(&weight[self.own()], self.inputs, int8)
+            })
+            .map_err(candle_core::Error::wrap)
+    }
+
+    /// `y = x Wᵀ + b` for inference, on top of `residual` where one is given.
+    pub(crate) fn infer(
+        &self,
+        int8: bool,
+        x: &[f32],
+        residual: Option<&[f32]>,
+        y: &mut [f32],
+    ) -> candle_core::Result<()> {
+        let (layer, activate) = (self, None);
+        let output = Output {
+            layer,
+            residual,
+            activate,
+            y,
+        };
+        infer_together(int8, x, &mut [output])
+    }
+
     /// Adds `gᵀ x` to the weight's gradient and the column sums of `g` to the
     /// bias's.
     pub(crate) fn backward_params(&self, precision: Precision, x: &[f32], g: &[f32]) {
@@ -188,6 +216,52 @@ impl Linear {
     }
 }
 
+/// One of several maps of the same rows: `y = activate(x Wᵀ + b + residual)`.
+pub(crate) struct Output<'a> {
+    pub(crate) layer: &'a Linear,
+    pub(crate) residual: Option<&'a [f32]>,
+    pub(crate) activate: Option<Activate>,
+    pub(crate) y: &'a mut [f32],
+}
+
+impl<'a> Output<'a> {
+    /// `x Wᵀ + b`
+    pub(crate) fn new(layer: &'a Linear, y: &'a mut [f32]) -> Self {
+        Self {
+            layer,
+            residual: None,
+            activate: None,
+            y,
+        }
+    }
+}
+
+/// Maps the same rows by several layers, for inference.
+pub(crate) fn infer_together(
+    int8: bool,
+    x: &[f32],
+    outputs: &mut [Output<'_>],
+) -> candle_core::Result<()> {
+    let parts = outputs.iter().map(|output| {
+        let bias = output.layer.bias.as_ref();
+        let bias = bias.map(|bias| floats(bias.tensor())).transpose()?;
+        Ok((output.layer.factor(int8)?, bias))
+    });
+    let parts = parts.collect::<candle_core::Result<Vec<_>>>()?;
+    let mut products: Vec<_> = outputs
+        .iter_mut()
+        .zip(&parts)
+        .map(|(output, (factor, bias))| Product {
+            bias: bias.as_ref().map(|bias| &bias[output.layer.own_bias()]),
+            residual: output.residual,
+            activate: output.activate,
+            ..Product::new(factor, output.y)
+        })
+        .collect();
+    multiply(x, &mut products, Threads::All);
+    Ok(())
+}
+
 /// `x Wᵀ + b` over the last dimension of `x`.
 pub(crate) fn linear(pass: &Pass, x: &Tensor, linear: &Linear) -> Result<Tensor> {
     if pass.is_fused() {
@@ -195,6 +269,7 @@ pub(crate) fn linear(pass: &Pass, x: &Tensor, linear: &Linear) -> Result<Tensor>
             linear: linear.clone(),
             precision: pass.precision(),
             pool: pass.pool().clone(),
+            inference: pass.inference(),
         };
         pass.apply(x, op)
     } else {
@@ -206,6 +281,7 @@ struct FusedLinear {
     linear: Linear,
     precision: Precision,
     pool: Pool,
+    inference: Option<Inference>,
 }
 
 impl FusedOp for FusedLinear {
@@ -216,8 +292,12 @@ impl FusedOp for FusedLinear {
             inputs, outputs, ..
         } = self.linear;
         let mut y = vec![0.0; x.len() / inputs * outputs];
-        self.linear
-            .forward(self.precision, &self.pool, x, None, &mut y)?;
+        match self.inference {
+            Some(Inference { int8 }) => self.linear.infer(int8, x, None, &mut y)?,
+            None => self
+                .linear
+                .forward(self.precision, &self.pool, x, None, &mut y)?,
+        }
         let mut shape = shape.to_vec();
         if let Some(last) = shape.last_mut() {
             *last = outputs;

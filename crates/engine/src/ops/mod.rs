@@ -14,6 +14,7 @@ mod batch_norm;
 mod block;
 mod block_finish;
 mod block_fused;
+mod block_inference;
 mod block_params;
 mod conv;
 mod conv_layers;
@@ -70,7 +71,15 @@ pub struct Pass {
     pool: Pool,
     kernels: Kernels,
     precision: Precision,
+    int8: bool,
     training: bool,
+}
+
+/// How a pass that keeps nothing computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Inference {
+    /// Whether products are of numbers rounded to 8 bits.
+    pub(crate) int8: bool,
 }
 
 /// Which form of the operations a pass uses.
@@ -130,18 +139,31 @@ impl Runtime {
             } else {
                 Precision::Float32
             },
+            int8: false,
             training,
         }
     }
 }
 
 impl Pass {
+    /// The same pass with the factors of products rounded to 8 bits, or not.
+    /// Only fused operations of a pass without training round them.
+    #[must_use]
+    pub fn with_int8(self, int8: bool) -> Self {
+        Self { int8, ..self }
+    }
+
     pub(crate) fn pool(&self) -> &Pool {
         &self.pool
     }
 
     pub(crate) fn precision(&self) -> Precision {
         self.precision
+    }
+
+    /// How it computes, unless it is for training.
+    pub(crate) fn inference(&self) -> Option<Inference> {
+        (!self.training).then_some(Inference { int8: self.int8 })
     }
 
     pub(crate) fn is_fused(&self) -> bool {

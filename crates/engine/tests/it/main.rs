@@ -3,11 +3,13 @@
 
 mod backbones;
 mod clip;
+mod encoding;
 mod losses;
 mod metrics;
 mod onnx;
 mod precision;
 mod preprocessing;
+mod quantized;
 mod resume;
 mod runs;
 mod sentence;

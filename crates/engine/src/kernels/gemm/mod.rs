@@ -1,17 +1,24 @@
-//! Matrix products on slices: a safe face over the `gemm` crate, and products
-//! of our own for numbers rounded to bfloat16.
+//! Matrix products on slices: a safe interface to the `gemm` crate, products of
+//! our own for numbers rounded to bfloat16, and [`multiply`] for weights that
+//! are packed once, in 32 or in 8 bits.
 //!
 //! This is the workspace's one module with `unsafe`: the crate's only entry
 //! point takes raw pointers. [`Mat`] and [`MatMut`] check at construction that
 //! every element they can name lies inside their slice, and the borrow checker
 //! keeps the output apart from the inputs, which is all that the call asks for.
-//! The other products want it for their instructions.
+//! The other products need it for their instructions.
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
 mod bfloat16;
+mod int8;
+mod packed;
+mod panels;
 
 use std::time::{Duration, Instant};
+
+pub(crate) use packed::Packed;
+pub(crate) use panels::{Activate, Factor, Product, multiply};
 
 /// How exact the products are that training is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,6 +2,8 @@
 
 use pulp::Arch;
 
+use super::math::LANES;
+
 /// `out = a + b`
 pub(crate) fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
     Arch::new().dispatch(
@@ -60,6 +62,70 @@ pub(crate) fn add_squared_differences(x: &[f32], mean: &[f32], acc: &mut [f32]) 
                 for ((acc, &x), &mean) in acc.iter_mut().zip(row).zip(mean) {
                     *acc += (x - mean) * (x - mean);
                 }
+            }
+        },
+    );
+}
+
+/// Scales the first `width` of `columns` columns of the rows of a tile, and
+/// adds a bias and a residual, which comes with the distance of its rows.
+pub(crate) fn finish_tile(
+    sums: &mut [f32],
+    (columns, width): (usize, usize),
+    scale: Option<&[f32]>,
+    bias: Option<&[f32]>,
+    residual: Option<(&[f32], usize)>,
+) {
+    if scale.is_none() && bias.is_none() && residual.is_none() {
+        return;
+    }
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (i, sums) in sums.chunks_exact_mut(columns).enumerate() {
+                let sums = &mut sums[..width];
+                if let Some(scale) = scale {
+                    for (sum, &scale) in sums.iter_mut().zip(scale) {
+                        *sum *= scale;
+                    }
+                }
+                if let Some(bias) = bias {
+                    for (sum, &bias) in sums.iter_mut().zip(bias) {
+                        *sum += bias;
+                    }
+                }
+                if let Some((residual, stride)) = residual {
+                    for (sum, &x) in sums.iter_mut().zip(&residual[i * stride..]) {
+                        *sum += x;
+                    }
+                }
+            }
+        },
+    );
+}
+
+/// `z = Σ weight[w..] * x[i..]` for the pairs `(w, i)` of `places`.
+pub(crate) fn weighted_sum(x: &[f32], weight: &[f32], places: &[(usize, usize)], z: &mut [f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let n = z.len();
+            let (blocks, rest) = z.as_chunks_mut::<LANES>();
+            for (block, z) in blocks.iter_mut().enumerate() {
+                let first = block * LANES;
+                let mut sum = [0.0f32; LANES];
+                for (w, i) in places {
+                    let (w, x) = (&weight[w + first..][..LANES], &x[i + first..][..LANES]);
+                    for j in 0..LANES {
+                        sum[j] += w[j] * x[j];
+                    }
+                }
+                *z = sum;
+            }
+            let first = n - rest.len();
+            for (j, z) in rest.iter_mut().enumerate() {
+                let at = first + j;
+                *z = places.iter().map(|(w, i)| weight[w + at] * x[i + at]).sum();
             }
         },
     );

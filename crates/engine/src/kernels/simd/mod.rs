@@ -8,6 +8,7 @@ mod activation;
 mod adam;
 mod curve;
 mod elements;
+mod fast;
 mod math;
 mod norm;
 mod softmax;
@@ -19,8 +20,10 @@ pub(crate) use activation::{
 pub(crate) use adam::{AdamStep, adam};
 pub(crate) use curve::{Curve, combine_columns, scale_shift_curve, scale_shift_curve_backward};
 pub(crate) use elements::{
-    add, add_assign, add_squared_differences, multiply_add, multiply_assign,
+    add, add_assign, add_squared_differences, finish_tile, multiply_add, multiply_assign,
+    weighted_sum,
 };
+pub(crate) use fast::{fast_gelu, fast_gelu_tanh, fast_quick_gelu, fast_relu, fast_swish};
 pub(crate) use norm::{
     layer_norm_backward_rows, layer_norm_rows, rms_norm_backward_rows, rms_norm_rows,
 };

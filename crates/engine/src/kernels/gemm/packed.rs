@@ -1,0 +1,459 @@
+//! A factor in 32 bits, packed into panels, and its tiles: by AVX-512, by AVX2
+//! with FMA, or as the compiler vectorises them for another CPU.
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use rayon::prelude::*;
+
+use super::{
+    Mat, MatMut,
+    panels::{COLS, ROWS, Tile},
+};
+
+/// A cache line.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+const LINES: usize = COLS / 16;
+
+/// A right factor `[inputs, outputs]`. Columns behind the last are zero.
+#[derive(Default)]
+pub(crate) struct Packed {
+    panels: Vec<Line>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Packed {
+    /// Packs a weight `[outputs, inputs]`, the transpose of the factor.
+    pub(crate) fn of_rows(weight: &[f32], inputs: usize) -> Self {
+        Self::filled(inputs, weight.len() / inputs, |panel, first, width| {
+            let rows = weight[first * inputs..].chunks_exact(inputs).take(width);
+            for (column, row) in rows.enumerate() {
+                for (lines, value) in panel.chunks_exact_mut(LINES).zip(row) {
+                    lines[column / 16].0[column % 16] = *value;
+                }
+            }
+        })
+    }
+
+    fn filled(
+        inputs: usize,
+        outputs: usize,
+        fill: impl Fn(&mut [Line], usize, usize) + Sync,
+    ) -> Self {
+        let mut panels = vec![Line([0.0; 16]); outputs.div_ceil(COLS) * inputs * LINES];
+        panels
+            .par_chunks_exact_mut(inputs * LINES)
+            .enumerate()
+            .for_each(|(i, panel)| {
+                let first = i * COLS;
+                fill(panel, first, (outputs - first).min(COLS));
+            });
+        Self {
+            panels,
+            inputs,
+            outputs,
+        }
+    }
+
+    /// Packs the transpose of `rows` into the memory that is there.
+    pub(crate) fn pack_rows(&mut self, rows: Mat<'_>) {
+        self.clear(rows.cols, rows.rows);
+        for row in 0..rows.rows {
+            let values = rows.data[row * rows.row_stride..].iter();
+            let (panel, column) = (row / COLS, row % COLS);
+            let panel = &mut self.panels[panel * self.inputs * LINES..];
+            let lines = panel[column / 16..].iter_mut().step_by(LINES);
+            for (line, value) in lines.zip(values.step_by(rows.col_stride)).take(self.inputs) {
+                line.0[column % 16] = *value;
+            }
+        }
+    }
+
+    /// Packs a matrix whose rows have no gaps into the memory that is there.
+    pub(crate) fn pack(&mut self, factor: Mat<'_>) {
+        assert!(factor.col_stride == 1, "a row with gaps");
+        self.clear(factor.rows, factor.cols);
+        let length = self.inputs * LINES;
+        for (i, panel) in self.panels.chunks_exact_mut(length).enumerate() {
+            for (row, lines) in panel.chunks_exact_mut(LINES).enumerate() {
+                let row = &factor.data[row * factor.row_stride..][..factor.cols];
+                for (line, values) in lines.iter_mut().zip(row[i * COLS..].chunks(16)) {
+                    line.0[..values.len()].copy_from_slice(values);
+                }
+            }
+        }
+    }
+
+    fn clear(&mut self, inputs: usize, outputs: usize) {
+        self.panels.clear();
+        let lines = outputs.div_ceil(COLS) * inputs * LINES;
+        self.panels.resize(lines, Line([0.0; 16]));
+        (self.inputs, self.outputs) = (inputs, outputs);
+    }
+
+    /// `out = scale * x @ self` on this thread.
+    ///
+    /// # Panics
+    /// Where the shapes do not fit each other.
+    pub(crate) fn multiply(&self, out: MatMut<'_>, x: Mat<'_>, scale: f32) {
+        assert!(
+            x.col_stride == 1
+                && x.cols == self.inputs
+                && (x.rows, self.outputs) == (out.rows, out.cols),
+            "shapes of a product"
+        );
+        let mut sums = [0.0; ROWS * COLS];
+        for panel in 0..self.outputs.div_ceil(COLS) {
+            let first = panel * COLS;
+            let width = (self.outputs - first).min(COLS);
+            for row in (0..x.rows).step_by(ROWS) {
+                let rows = (x.rows - row).min(ROWS);
+                let from = &x.data[row * x.row_stride..];
+                self.tile(from, x.row_stride, rows, panel, &mut sums);
+                for (i, line) in sums.as_chunks::<COLS>().0.iter().take(rows).enumerate() {
+                    let at = (row + i) * out.row_stride + first;
+                    for (out, sum) in out.data[at..at + width].iter_mut().zip(line) {
+                        *out = scale * sum;
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    pub(crate) fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Multiplies `rows` rows, which start `stride` elements apart, with a
+    /// panel.
+    pub(super) fn tile(
+        &self,
+        x: &[f32],
+        stride: usize,
+        rows: usize,
+        panel: usize,
+        sums: &mut Tile,
+    ) {
+        let length = self.inputs * LINES;
+        let panel = &self.panels[panel * length..(panel + 1) * length];
+        tile(x, stride, rows, self.inputs, panel, sums);
+    }
+}
+
+/// Multiplies `rows` rows of `inputs` elements with a panel.
+fn tile(x: &[f32], stride: usize, rows: usize, inputs: usize, panel: &[Line], sums: &mut Tile) {
+    assert!(
+        (1..=ROWS).contains(&rows)
+            && (rows - 1) * stride + inputs <= x.len()
+            && panel.len() == inputs * LINES,
+        "shapes of a tile"
+    );
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        // SAFETY: the instructions are there, and the sizes were checked.
+        unsafe { avx512::tile(x, stride, rows, inputs, panel, sums) };
+        return;
+    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: as above.
+        unsafe { avx2::tile(x, stride, rows, inputs, panel, sums) };
+        return;
+    }
+    portable(x, stride, rows, panel, sums);
+}
+
+/// The same without instructions of a certain CPU.
+fn portable(x: &[f32], stride: usize, rows: usize, panel: &[Line], sums: &mut Tile) {
+    const HEIGHT: usize = 4;
+    for half in 0..LINES {
+        for first in (0..rows).step_by(HEIGHT) {
+            let height = (rows - first).min(HEIGHT);
+            let mut block = [[0.0f32; 16]; HEIGHT];
+            for (i, lines) in panel.chunks_exact(LINES).enumerate() {
+                for (row, block) in block.iter_mut().enumerate().take(height) {
+                    let x = x[(first + row) * stride + i];
+                    for (sum, value) in block.iter_mut().zip(&lines[half].0) {
+                        *sum += x * value;
+                    }
+                }
+            }
+            for (row, block) in block.iter().enumerate().take(height) {
+                sums[(first + row) * COLS + half * 16..][..16].copy_from_slice(block);
+            }
+        }
+    }
+}
+
+/// Calls a tile's kernel for its number of rows.
+#[cfg(target_arch = "x86_64")]
+macro_rules! for_height {
+    ($rows:expr, $kernel:ident, $($argument:expr),*) => {
+        match $rows {
+            1 => $kernel::<1>($($argument),*),
+            2 => $kernel::<2>($($argument),*),
+            3 => $kernel::<3>($($argument),*),
+            4 => $kernel::<4>($($argument),*),
+            5 => $kernel::<5>($($argument),*),
+            6 => $kernel::<6>($($argument),*),
+            7 => $kernel::<7>($($argument),*),
+            8 => $kernel::<8>($($argument),*),
+            9 => $kernel::<9>($($argument),*),
+            10 => $kernel::<10>($($argument),*),
+            11 => $kernel::<11>($($argument),*),
+            _ => $kernel::<12>($($argument),*),
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use for_height;
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    use super::*;
+
+    /// # Safety
+    /// The CPU has AVX-512; the sizes are as [`super::tile`] checks them.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn tile(
+        x: &[f32],
+        stride: usize,
+        rows: usize,
+        inputs: usize,
+        panel: &[Line],
+        sums: &mut Tile,
+    ) {
+        let (x, panel) = (x.as_ptr(), panel.as_ptr().cast::<f32>());
+        // SAFETY: the caller's promise.
+        unsafe { for_height!(rows, rows_of, x, stride, inputs, panel, sums) }
+    }
+
+    /// # Safety
+    /// `x` holds `R` rows, and `panel` `inputs` lines of a panel.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn rows_of<const R: usize>(
+        x: *const f32,
+        stride: usize,
+        inputs: usize,
+        panel: *const f32,
+        sums: &mut Tile,
+    ) {
+        let mut acc = [[_mm512_setzero_ps(); 2]; R];
+        for i in 0..inputs {
+            // SAFETY: `i` is below `inputs`; lines are aligned.
+            unsafe {
+                let line = panel.add(i * COLS);
+                let (low, high) = (_mm512_load_ps(line), _mm512_load_ps(line.add(16)));
+                for (row, acc) in acc.iter_mut().enumerate() {
+                    let x = _mm512_set1_ps(*x.add(row * stride + i));
+                    acc[0] = _mm512_fmadd_ps(x, low, acc[0]);
+                    acc[1] = _mm512_fmadd_ps(x, high, acc[1]);
+                }
+            }
+        }
+        let (lines, _) = sums.as_chunks_mut::<COLS>();
+        for (line, acc) in lines.iter_mut().zip(acc) {
+            // SAFETY: a line holds both halves.
+            unsafe {
+                _mm512_storeu_ps(line.as_mut_ptr(), acc[0]);
+                _mm512_storeu_ps(line.as_mut_ptr().add(16), acc[1]);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use super::*;
+
+    /// # Safety
+    /// The CPU has AVX2 and FMA; the sizes are as [`super::tile`] checks them.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn tile(
+        x: &[f32],
+        stride: usize,
+        rows: usize,
+        inputs: usize,
+        panel: &[Line],
+        sums: &mut Tile,
+    ) {
+        for half in 0..LINES {
+            for first in (0..rows).step_by(6) {
+                let from = x[first * stride..].as_ptr();
+                let lines = panel[half..].as_ptr().cast::<f32>();
+                let sums = &mut sums[first * COLS + half * 16..];
+                let rows = (rows - first).min(6);
+                // SAFETY: the caller's promise.
+                unsafe { for_height!(rows, rows_of, from, stride, inputs, lines, sums) }
+            }
+        }
+    }
+
+    /// # Safety
+    /// `x` holds `R` rows, and `panel` `inputs` half lines of a panel.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn rows_of<const R: usize>(
+        x: *const f32,
+        stride: usize,
+        inputs: usize,
+        panel: *const f32,
+        sums: &mut [f32],
+    ) {
+        let mut acc = [[_mm256_setzero_ps(); 2]; R];
+        for i in 0..inputs {
+            // SAFETY: `i` is below `inputs`; lines are aligned.
+            unsafe {
+                let line = panel.add(i * COLS);
+                let (low, high) = (_mm256_load_ps(line), _mm256_load_ps(line.add(8)));
+                for (row, acc) in acc.iter_mut().enumerate() {
+                    let x = _mm256_set1_ps(*x.add(row * stride + i));
+                    acc[0] = _mm256_fmadd_ps(x, low, acc[0]);
+                    acc[1] = _mm256_fmadd_ps(x, high, acc[1]);
+                }
+            }
+        }
+        for (line, acc) in sums.chunks_mut(COLS).zip(acc) {
+            let line = &mut line[..16];
+            // SAFETY: a half line holds both quarters.
+            unsafe {
+                _mm256_storeu_ps(line.as_mut_ptr(), acc[0]);
+                _mm256_storeu_ps(line.as_mut_ptr().add(8), acc[1]);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{
+            Threads,
+            panels::{Factor, Product, multiply},
+        },
+        *,
+    };
+    use crate::ops::testing::noise;
+
+    fn exact(x: &[f32], weight: &[f32], inputs: usize, row: usize, column: usize) -> f64 {
+        let x = &x[row * inputs..][..inputs];
+        let w = &weight[column * inputs..][..inputs];
+        x.iter()
+            .zip(w)
+            .map(|(x, w)| f64::from(*x) * f64::from(*w))
+            .sum()
+    }
+
+    #[test]
+    fn every_kernel_multiplies_every_number_of_rows() {
+        let inputs = 37;
+        let (x, weight) = (noise(1, ROWS * 40), noise(2, 45 * inputs));
+        let factor = Packed::of_rows(&weight, inputs);
+        for rows in 1..=ROWS {
+            let mut found = Vec::new();
+            for panel in 0..2 {
+                let lines = &factor.panels[panel * inputs * LINES..][..inputs * LINES];
+                let mut sums = [f32::NAN; ROWS * COLS];
+                portable(&x, 40, rows, lines, &mut sums);
+                found.push((panel, sums));
+                #[cfg(target_arch = "x86_64")]
+                {
+                    if is_x86_feature_detected!("avx512f") {
+                        // SAFETY: the instructions are there, the sizes fit.
+                        unsafe { avx512::tile(&x, 40, rows, inputs, lines, &mut sums) };
+                        found.push((panel, sums));
+                    }
+                    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                        // SAFETY: as above.
+                        unsafe { avx2::tile(&x, 40, rows, inputs, lines, &mut sums) };
+                        found.push((panel, sums));
+                    }
+                }
+            }
+            for (panel, sums) in found {
+                for (at, sum) in sums.iter().enumerate().take(rows * COLS) {
+                    let (row, column) = (at / COLS, panel * COLS + at % COLS);
+                    let x = &x[row * 40..][..inputs];
+                    let expected = if column < 45 {
+                        exact(x, &weight, inputs, 0, column)
+                    } else {
+                        0.0
+                    };
+                    assert!((f64::from(*sum) - expected).abs() < 1e-5);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn products_have_bias_residual_and_activation_at_any_size() {
+        let relu = |x: &[f32], y: &mut [f32]| {
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = x.max(0.0);
+            }
+        };
+        // Parts of tiles, several blocks, and panels that are shared out.
+        let sizes = [(1, 5, 3), (13, 64, 70), (100, 33, 32), (9, 256, 300)];
+        let threads = [Threads::All, Threads::One];
+        for ((rows, inputs, outputs), threads) in sizes
+            .into_iter()
+            .flat_map(|size| threads.map(|threads| (size, threads)))
+        {
+            let (x, residual) = (noise(1, rows * inputs), noise(2, rows * outputs));
+            let weights = [noise(3, outputs * inputs), noise(4, 31 * inputs)];
+            let (scale, bias) = (noise(6, outputs), noise(5, outputs));
+            let factors = weights
+                .each_ref()
+                .map(|weight| Factor::new(weight, inputs, false));
+            let mut outs = [vec![f32::NAN; rows * outputs], vec![f32::NAN; rows * 31]];
+            let [first, second] = &mut outs;
+            multiply(
+                &x,
+                &mut [
+                    Product {
+                        scale: Some(&scale),
+                        bias: Some(&bias),
+                        residual: Some(&residual),
+                        activate: Some(relu),
+                        ..Product::new(&factors[0], first)
+                    },
+                    Product::new(&factors[1], second),
+                ],
+                threads,
+            );
+            for (at, found) in outs[0].iter().enumerate() {
+                let (row, column) = (at / outputs, at % outputs);
+                let sum = exact(&x, &weights[0], inputs, row, column) * f64::from(scale[column])
+                    + f64::from(bias[column])
+                    + f64::from(residual[at]);
+                assert!((f64::from(*found) - sum.max(0.0)).abs() < 2e-5);
+            }
+            for (at, found) in outs[1].iter().enumerate() {
+                let sum = exact(&x, &weights[1], inputs, at / 31, at % 31);
+                assert!((f64::from(*found) - sum).abs() < 2e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_has_the_same_product_to_the_last_bit_among_any_others() {
+        let (inputs, outputs) = (70, 50);
+        let factor = Factor::new(&noise(1, outputs * inputs), inputs, false);
+        let x = noise(2, 200 * inputs);
+        let product = |rows: &[f32]| {
+            let mut out = vec![0.0; rows.len() / inputs * outputs];
+            multiply(rows, &mut [Product::new(&factor, &mut out)], Threads::All);
+            out
+        };
+        let all = product(&x);
+        for row in [0, 7, 95, 96, 199] {
+            let alone = product(&x[row * inputs..][..inputs]);
+            assert_eq!(alone, all[row * outputs..][..outputs]);
+        }
+    }
+}

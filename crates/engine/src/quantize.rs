@@ -1,0 +1,437 @@
+//! Smaller embeddings: fewer dimensions, 8 bits, or one bit for each.
+//!
+//! The numbers are those of `quantize_embeddings` and of the searches with
+//! rescoring in sentence-transformers, so that an index can be built here and
+//! used there.
+
+use rayon::prelude::*;
+
+use crate::{
+    Error, Result,
+    evaluation::{Match, Ranking},
+    infer::Embeddings,
+};
+
+/// The smallest and the largest value of each dimension, between which 256
+/// steps lie.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ranges {
+    lows: Vec<f32>,
+    highs: Vec<f32>,
+}
+
+impl Ranges {
+    /// Ranges of these embeddings. They should be many (100 or more) and
+    /// similar to those that are rounded; values outside are cut.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for fewer than two embeddings, or if one has a value that
+    /// is not finite.
+    pub fn calibrate(embeddings: &Embeddings) -> Result<Self> {
+        if embeddings.len() < 2 {
+            return Err(Error::data(format!(
+                "ranges can't be computed from {} embeddings; give 2 or more, better 100",
+                embeddings.len()
+            )));
+        }
+        let mut lows = vec![f32::INFINITY; embeddings.dim];
+        let mut highs = vec![f32::NEG_INFINITY; embeddings.dim];
+        for (place, row) in embeddings.iter().enumerate() {
+            for ((low, high), x) in lows.iter_mut().zip(&mut highs).zip(row) {
+                if !x.is_finite() {
+                    return Err(Error::data(format!("embedding {place} has the value {x}")));
+                }
+                (*low, *high) = (low.min(*x), high.max(*x));
+            }
+        }
+        Ok(Self { lows, highs })
+    }
+
+    /// Ranges that were computed before, one low and one high value for each
+    /// dimension.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the lengths differ, or a low value is above its high
+    /// one or not finite.
+    pub fn new(lows: Vec<f32>, highs: Vec<f32>) -> Result<Self> {
+        if lows.len() != highs.len() {
+            return Err(Error::data(format!(
+                "{} low values for {} high ones",
+                lows.len(),
+                highs.len()
+            )));
+        }
+        for (dimension, (low, high)) in lows.iter().zip(&highs).enumerate() {
+            if !(low.is_finite() && high.is_finite() && low <= high) {
+                return Err(Error::data(format!(
+                    "the range of dimension {dimension} goes from {low} to {high}"
+                )));
+            }
+        }
+        Ok(Self { lows, highs })
+    }
+
+    /// The smallest value of each dimension.
+    #[must_use]
+    pub fn lows(&self) -> &[f32] {
+        &self.lows
+    }
+
+    /// The largest value of each dimension.
+    #[must_use]
+    pub fn highs(&self) -> &[f32] {
+        &self.highs
+    }
+
+    /// The size of a step of each dimension.
+    fn steps(&self) -> Vec<f32> {
+        let ranges = self.lows.iter().zip(&self.highs);
+        let steps = ranges.map(|(low, high)| (high - low) / 255.0);
+        steps.map(|s| if s == 0.0 { 1.0 } else { s }).collect()
+    }
+
+    /// Rounds embeddings to 8 bits without a sign, 0 for the low end.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the embeddings have another dimension.
+    pub fn to_uint8(&self, embeddings: &Embeddings) -> Result<Vec<u8>> {
+        same_dim(embeddings.dim, self.lows.len())?;
+        let steps = self.steps();
+        let round = |row: &[f32], out: &mut [u8]| {
+            let ranges = self.lows.iter().zip(&steps);
+            for ((out, x), (low, step)) in out.iter_mut().zip(row).zip(ranges) {
+                *out = ((x - low) / step).floor().clamp(0.0, 255.0) as u8;
+            }
+        };
+        let dim = embeddings.dim.max(1);
+        let mut values = vec![0; embeddings.values.len()];
+        values
+            .par_chunks_exact_mut(dim)
+            .zip(embeddings.values.par_chunks_exact(dim))
+            .for_each(|(out, row)| round(row, out));
+        Ok(values)
+    }
+
+    /// Rounds embeddings to 8 bits, -128 for the low end.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the embeddings have another dimension.
+    pub fn to_int8(&self, embeddings: &Embeddings) -> Result<Int8Embeddings> {
+        let values = self.to_uint8(embeddings)?;
+        Ok(Int8Embeddings {
+            ranges: self.clone(),
+            values: values.into_iter().map(|q| (q ^ 128) as i8).collect(),
+        })
+    }
+}
+
+/// Embeddings of 8 bits for each dimension.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Int8Embeddings {
+    ranges: Ranges,
+    values: Vec<i8>,
+}
+
+impl Int8Embeddings {
+    /// Embeddings that were rounded before, with the ranges they have.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the values are not a multiple of the dimension.
+    pub fn new(ranges: Ranges, values: Vec<i8>) -> Result<Self> {
+        whole_rows(values.len(), ranges.lows.len(), "values")?;
+        Ok(Self { ranges, values })
+    }
+
+    /// All values, those of one embedding after those of the other.
+    #[must_use]
+    pub fn values(&self) -> &[i8] {
+        &self.values
+    }
+
+    /// Number of embeddings.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.values.len().checked_div(self.dim()).unwrap_or(0)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Dimension of an embedding.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.ranges.lows.len()
+    }
+
+    /// Finds the `limit` embeddings with the largest inner product with each
+    /// query, the best first: `multiplier` times as many by the inner product
+    /// of 8-bit numbers, and the best of those by the inner product of the
+    /// query as it is with the embeddings mapped back.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the queries have another dimension.
+    pub fn search(
+        &self,
+        queries: &Embeddings,
+        limit: usize,
+        multiplier: usize,
+    ) -> Result<Vec<Vec<Found>>> {
+        let rounded = self.ranges.to_int8(queries)?;
+        let (dim, steps) = (self.dim().max(1), self.ranges.steps());
+        let candidates = limit.saturating_mul(multiplier.max(1));
+        let all = rounded.values.par_chunks_exact(dim);
+        let found = all
+            .zip(queries.values.par_chunks_exact(dim))
+            .map(|(rounded, query)| {
+                let product = |row: &[i8]| -> i64 {
+                    let pairs = row.iter().zip(rounded);
+                    pairs.map(|(a, b)| i64::from(*a) * i64::from(*b)).sum()
+                };
+                let rows = self.values.chunks_exact(dim);
+                let coarse = rows.map(|row| -product(row) as f32);
+                let score = |index: usize| {
+                    let row = &self.values[index * dim..][..dim];
+                    let ranges = self.ranges.lows.iter().zip(&steps);
+                    let values = row.iter().zip(ranges);
+                    values
+                        .zip(query)
+                        .map(|((q, (low, step)), x)| {
+                            let value = (f64::from(*q) + 128.0) * f64::from(*step);
+                            (value + f64::from(*low)) * f64::from(*x)
+                        })
+                        .sum::<f64>() as f32
+                };
+                rescore(nearest(coarse, candidates), score, limit)
+            });
+        Ok(found.collect())
+    }
+}
+
+/// Embeddings of one bit for each dimension: whether the value is above zero.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BinaryEmbeddings {
+    dim: usize,
+    bytes: Vec<u8>,
+}
+
+impl BinaryEmbeddings {
+    /// Embeddings that were packed before, eight dimensions in a byte, the
+    /// first in its highest bit.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the bytes are not a multiple of those of one
+    /// embedding.
+    pub fn new(dim: usize, bytes: Vec<u8>) -> Result<Self> {
+        whole_rows(bytes.len(), dim.div_ceil(8), "bytes")?;
+        Ok(Self { dim, bytes })
+    }
+
+    /// The bits, packed: `ubinary` in sentence-transformers.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The bits, packed, each byte less 128: `binary` in
+    /// sentence-transformers.
+    #[must_use]
+    pub fn signed(&self) -> Vec<i8> {
+        self.bytes.iter().map(|byte| (byte ^ 128) as i8).collect()
+    }
+
+    /// Number of embeddings.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len().checked_div(self.row()).unwrap_or(0)
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Dimension of an embedding.
+    #[must_use]
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Bytes of an embedding.
+    fn row(&self) -> usize {
+        self.dim.div_ceil(8)
+    }
+
+    /// The `limit` nearest of these embeddings for each query, by the number
+    /// of bits that differ.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the queries have another dimension.
+    pub fn nearest(&self, queries: &Self, limit: usize) -> Result<Vec<Ranking>> {
+        same_dim(queries.dim, self.dim)?;
+        let row = self.row().max(1);
+        let rankings = queries.bytes.par_chunks_exact(row).map(|query| {
+            let rows = self.bytes.chunks_exact(row);
+            nearest(rows.map(|row| differing_bits(row, query) as f32), limit)
+        });
+        Ok(rankings.collect())
+    }
+
+    /// Finds `limit` embeddings for each query, the best first: `multiplier`
+    /// times as many by the number of bits that differ, and the best of those by
+    /// the sum of the query's values at the bits that are set.
+    ///
+    /// # Errors
+    /// [`Error::Data`] if the queries have another dimension.
+    pub fn search(
+        &self,
+        queries: &Embeddings,
+        limit: usize,
+        multiplier: usize,
+    ) -> Result<Vec<Vec<Found>>> {
+        let rankings = self.nearest(
+            &queries.to_binary(),
+            limit.saturating_mul(multiplier.max(1)),
+        )?;
+        let found = rankings
+            .into_par_iter()
+            .enumerate()
+            .map(|(place, ranking)| {
+                let query = queries.get(place);
+                let score = |index: usize| {
+                    let bytes = &self.bytes[index * self.row()..][..self.row()];
+                    let bits = bytes.iter().zip(query.chunks(8));
+                    bits.flat_map(|(byte, values)| {
+                        let set = move |i: usize| byte >> (7 - i) & 1 == 1;
+                        let values = values.iter().enumerate();
+                        values.filter(move |(i, _)| set(*i)).map(|(_, x)| *x)
+                    })
+                    .sum()
+                };
+                rescore(ranking, score, limit)
+            });
+        Ok(found.collect())
+    }
+}
+
+/// An embedding that a search with rescoring found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Found {
+    /// Its place in the index.
+    pub index: usize,
+    /// The inner product with the query: higher is better.
+    pub score: f32,
+}
+
+impl Embeddings {
+    /// One bit for each dimension: whether the value is above zero.
+    #[must_use]
+    pub fn to_binary(&self) -> BinaryEmbeddings {
+        let pack = |values: &[f32]| {
+            let bits = values.iter().enumerate();
+            bits.fold(0, |byte, (i, x)| byte | u8::from(*x > 0.0) << (7 - i))
+        };
+        BinaryEmbeddings {
+            dim: self.dim,
+            bytes: self
+                .iter()
+                .flat_map(|row| row.chunks(8).map(pack))
+                .collect(),
+        }
+    }
+
+    /// The first `dim` dimensions, scaled to length 1: for models that were
+    /// trained to put most into the first ones (Kusupati et al. 2022,
+    /// arXiv:2205.13147).
+    ///
+    /// # Errors
+    /// [`Error::Data`] if `dim` is 0 or above the dimension of the embeddings.
+    pub fn truncated(&self, dim: usize) -> Result<Self> {
+        check_truncation(dim, self.dim)?;
+        let mut values = Vec::with_capacity(self.len() * dim);
+        for row in self.iter() {
+            let row = &row[..dim];
+            let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            let scale = if length > 0.0 { 1.0 / length } else { 0.0 };
+            values.extend(row.iter().map(|x| x * scale));
+        }
+        Ok(Self { dim, values })
+    }
+}
+
+/// Refuses a truncation to no dimension, or to more than there are.
+pub(crate) fn check_truncation(dim: usize, of: usize) -> Result<()> {
+    if dim == 0 || dim > of {
+        return Err(Error::data(format!(
+            "embeddings of {of} dimensions can't be truncated to {dim}; give 1 to {of}"
+        )));
+    }
+    Ok(())
+}
+
+fn same_dim(found: usize, expected: usize) -> Result<()> {
+    if found != expected {
+        return Err(Error::data(format!(
+            "embeddings of {found} dimensions, where those of the index or ranges have {expected}"
+        )));
+    }
+    Ok(())
+}
+
+fn whole_rows(values: usize, row: usize, what: &str) -> Result<()> {
+    if row == 0 || !values.is_multiple_of(row) {
+        return Err(Error::data(format!(
+            "{values} {what} are not a multiple of the {row} of an embedding"
+        )));
+    }
+    Ok(())
+}
+
+/// The bits that differ.
+fn differing_bits(a: &[u8], b: &[u8]) -> u32 {
+    let (a, a_rest) = a.as_chunks::<8>();
+    let (b, b_rest) = b.as_chunks::<8>();
+    let words = a.iter().zip(b).map(|(a, b)| {
+        let differing = u64::from_ne_bytes(*a) ^ u64::from_ne_bytes(*b);
+        differing.count_ones()
+    });
+    let rest = a_rest.iter().zip(b_rest);
+    words.sum::<u32>() + rest.map(|(a, b)| (a ^ b).count_ones()).sum::<u32>()
+}
+
+/// The `limit` smallest distances; of two that are equal, the earlier.
+fn nearest(distances: impl Iterator<Item = f32>, limit: usize) -> Ranking {
+    let matches = distances.enumerate();
+    let mut matches: Ranking = matches
+        .map(|(index, distance)| Match { index, distance })
+        .collect();
+    let order = |a: &Match, b: &Match| {
+        let by_distance = a.distance.total_cmp(&b.distance);
+        by_distance.then(a.index.cmp(&b.index))
+    };
+    if limit == 0 {
+        matches.clear();
+    } else if limit < matches.len() {
+        matches.select_nth_unstable_by(limit - 1, order);
+        matches.truncate(limit);
+    }
+    matches.sort_unstable_by(order);
+    matches
+}
+
+/// The `limit` candidates with the highest scores.
+fn rescore(candidates: Ranking, score: impl Fn(usize) -> f32, limit: usize) -> Vec<Found> {
+    let mut found: Vec<Found> = candidates
+        .into_iter()
+        .map(|Match { index, .. }| Found {
+            index,
+            score: score(index),
+        })
+        .collect();
+    found.sort_by(|a, b| b.score.total_cmp(&a.score));
+    found.truncate(limit);
+    found
+}
