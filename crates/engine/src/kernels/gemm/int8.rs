@@ -4,8 +4,8 @@
 //! A row of the left factor has its own range, in which zero lies:
 //! `x ≈ scale * (q - zero)`, `q` in 0..=255. So
 //! `x · w ≈ scale_x * scale_w * (Σ q_x q_w - zero * Σ q_w)`, and the bracket
-//! is computed exactly, with the same result by every kernel: AVX-512 VNNI,
-//! AVX2, or plain loops.
+//! is computed exactly, with the same result by every kernel: AMX,
+//! AVX-512 VNNI, AVX2, or plain loops.
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
@@ -13,20 +13,20 @@ use std::arch::x86_64::*;
 use pulp::Arch;
 use rayon::prelude::*;
 
+use super::panels::{COLS, ROWS, TALLEST, Tile};
 #[cfg(target_arch = "x86_64")]
-use super::packed::for_height;
-use super::panels::{COLS, ROWS, Tile};
+use super::{amx, packed::for_height};
 
 /// Neighbours along the inner dimension that are multiplied at once.
-const GROUP: usize = 4;
+pub(super) const GROUP: usize = 4;
 
 /// A group of each column of a panel.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Line([[i8; GROUP]; COLS]);
+pub(super) struct Line([[i8; GROUP]; COLS]);
 
 /// The exact sums of a tile.
-type Sums = [i32; ROWS * COLS];
+pub(super) type Sums = [i32; TALLEST * COLS];
 
 /// A right factor `[inputs, outputs]`. What lies behind the last input or
 /// output is zero.
@@ -40,11 +40,61 @@ pub(crate) struct Int8 {
     outputs: usize,
 }
 
+/// How this CPU multiplies.
+pub(super) enum Means {
+    #[cfg(target_arch = "x86_64")]
+    Amx(amx::Tiles),
+    /// By registers of the vector units.
+    Vectors,
+}
+
+impl Means {
+    /// Sets up what this thread multiplies factors of this many groups with.
+    pub(super) fn begin(groups: usize) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        if groups.is_multiple_of(amx::GROUPS)
+            && let Some(tiles) = amx::Tiles::begin()
+        {
+            return Self::Amx(tiles);
+        }
+        Self::Vectors
+    }
+
+    /// Rows of a tile, at most.
+    pub(super) fn rows(&self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx(_) => TALLEST,
+            Self::Vectors => ROWS,
+        }
+    }
+}
+
+/// Groups of a row with this many elements. Beyond a few, rows are filled up
+/// with zeros for AMX.
+fn groups_of(inputs: usize) -> usize {
+    let groups = inputs.div_ceil(GROUP);
+    #[cfg(target_arch = "x86_64")]
+    if groups > amx::GROUPS / 2 && amx::is_available() {
+        return groups.next_multiple_of(amx::GROUPS);
+    }
+    groups
+}
+
+/// Rows that are kept for `rows`: AMX reads 16 at a time.
+fn rows_kept(rows: usize) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if amx::is_available() {
+        return rows.next_multiple_of(amx::SIDE);
+    }
+    rows
+}
+
 impl Int8 {
     /// Rounds and packs a weight `[outputs, inputs]`.
     pub(crate) fn new(weight: &[f32], inputs: usize) -> Self {
         let outputs = weight.len() / inputs;
-        let (groups, count) = (inputs.div_ceil(GROUP), outputs.div_ceil(COLS));
+        let (groups, count) = (groups_of(inputs), outputs.div_ceil(COLS));
         let mut panels = vec![Line([[0; GROUP]; COLS]); count * groups];
         let (mut scales, mut totals) = (vec![0.0; count * COLS], vec![0; count * COLS]);
         panels
@@ -82,9 +132,15 @@ impl Int8 {
         self.outputs
     }
 
+    /// Sets up what this thread multiplies with.
+    pub(super) fn begin(&self) -> Means {
+        Means::begin(groups_of(self.inputs))
+    }
+
     /// Multiplies rows with a panel.
     pub(super) fn tile(
         &self,
+        means: &Means,
         left: &QuantizedRows,
         rows: std::ops::Range<usize>,
         panel: usize,
@@ -92,9 +148,13 @@ impl Int8 {
     ) {
         let groups = left.groups;
         let lines = &self.panels[panel * groups..(panel + 1) * groups];
-        let words = &left.words[rows.start * groups..rows.end * groups];
-        let mut sums = [0; ROWS * COLS];
-        sums_of(words, groups, lines, &mut sums);
+        let words = &left.words[rows.start * groups..];
+        let mut sums = [0; TALLEST * COLS];
+        match means {
+            #[cfg(target_arch = "x86_64")]
+            Means::Amx(tiles) => tiles.multiply(words, groups, rows.len(), lines, &mut sums),
+            Means::Vectors => sums_of(&words[..rows.len() * groups], groups, lines, &mut sums),
+        }
         let columns = panel * COLS..(panel + 1) * COLS;
         let (scales, totals) = (&self.scales[columns.clone()], &self.totals[columns]);
         let ranges = &left.ranges[rows];
@@ -133,8 +193,8 @@ impl QuantizedRows {
     /// Rounds rows of `inputs` elements, on all threads if `parallel`.
     pub(super) fn new(x: &[f32], inputs: usize, parallel: bool) -> Self {
         const PER_TASK: usize = 32;
-        let (rows, groups) = (x.len() / inputs, inputs.div_ceil(GROUP));
-        let mut words = vec![[0; GROUP]; rows * groups];
+        let (rows, groups) = (x.len() / inputs, groups_of(inputs));
+        let mut words = vec![[0; GROUP]; rows_kept(rows) * groups];
         let mut ranges = vec![
             Range {
                 scale: 0.0,
@@ -410,21 +470,54 @@ mod tests {
                 .collect();
             for rows in 1..=ROWS {
                 let words = &words[..rows * groups];
-                let mut expected = [0; ROWS * COLS];
+                let mut expected = [0; TALLEST * COLS];
                 portable(words, groups, &panel, &mut expected);
                 if extreme {
                     assert_eq!(expected[0], 255 * 127 * 4 * groups as i32);
                 }
-                let mut found = [0; ROWS * COLS];
+                let mut found = [0; TALLEST * COLS];
                 sums_of(words, groups, &panel, &mut found);
                 assert_eq!(found, expected, "{rows} rows of {groups}");
                 #[cfg(target_arch = "x86_64")]
                 if is_x86_feature_detected!("avx2") {
-                    let mut found = [0; ROWS * COLS];
+                    let mut found = [0; TALLEST * COLS];
                     // SAFETY: the instructions are there, the sizes fit.
                     unsafe { avx2::tile(words, groups, rows, &panel, &mut found) };
                     assert_eq!(found, expected, "AVX2: {rows} rows of {groups}");
                 }
+            }
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn amx_gives_the_exact_sums_of_the_definition() {
+        let Some(tiles) = amx::Tiles::begin() else {
+            return;
+        };
+        for (groups, extreme) in [(16, false), (32, false), (96, false), (512, true)] {
+            let byte = |i: usize| match extreme {
+                true => 255,
+                false => (i * 7919 % 251) as u8,
+            };
+            let words: Vec<[u8; GROUP]> = (0..TALLEST * groups)
+                .map(|i| [byte(i), byte(i + 1), byte(3 * i), byte(5 * i)])
+                .collect();
+            let weight = |i: usize, column: usize| match extreme {
+                true => [127, -127][column % 2],
+                false => (byte(i * 131 + column * 17) as i8).max(-127),
+            };
+            let line = |i: usize| {
+                let group = |column| std::array::from_fn(|j| weight(GROUP * i + j, column));
+                Line(std::array::from_fn(group))
+            };
+            let panel: Vec<Line> = (0..groups).map(line).collect();
+            let mut expected = [0; TALLEST * COLS];
+            portable(&words, groups, &panel, &mut expected);
+            for rows in [1, 15, 16, 17, 32] {
+                let mut found = [0; TALLEST * COLS];
+                tiles.multiply(&words, groups, rows, &panel, &mut found);
+                assert_eq!(found[..rows * COLS], expected[..rows * COLS]);
             }
         }
     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     Mat, MatMut,
-    panels::{COLS, ROWS, Tile},
+    panels::{COLS, ROWS, TALLEST, Tile},
 };
 
 /// A cache line.
@@ -106,7 +106,7 @@ impl Packed {
                 && (x.rows, self.outputs) == (out.rows, out.cols),
             "shapes of a product"
         );
-        let mut sums = [0.0; ROWS * COLS];
+        let mut sums = [0.0; TALLEST * COLS];
         for panel in 0..self.outputs.div_ceil(COLS) {
             let first = panel * COLS;
             let width = (self.outputs - first).min(COLS);
@@ -358,7 +358,7 @@ mod tests {
             let mut found = Vec::new();
             for panel in 0..2 {
                 let lines = &factor.panels[panel * inputs * LINES..][..inputs * LINES];
-                let mut sums = [f32::NAN; ROWS * COLS];
+                let mut sums = [f32::NAN; TALLEST * COLS];
                 portable(&x, 40, rows, lines, &mut sums);
                 found.push((panel, sums));
                 #[cfg(target_arch = "x86_64")]

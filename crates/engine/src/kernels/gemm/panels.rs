@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::{
     Threads,
-    int8::{Int8, QuantizedRows},
+    int8::{Int8, Means, QuantizedRows},
     packed::Packed,
 };
 use crate::kernels::simd;
@@ -21,11 +21,15 @@ use crate::kernels::simd;
 /// Columns of a panel.
 pub(super) const COLS: usize = 32;
 
-/// Rows of a tile, at most.
+/// Rows of a tile, at most, where the vector units compute it.
 pub(super) const ROWS: usize = 12;
 
-/// Rows of the result that one task takes: a multiple of [`ROWS`].
-const BLOCK: usize = 8 * ROWS;
+/// Rows of a tile, at most.
+pub(super) const TALLEST: usize = 32;
+
+/// Rows of the result that one task takes: a multiple of [`ROWS`] and
+/// [`TALLEST`].
+const BLOCK: usize = 96;
 
 /// A product stays on one thread where the weights have fewer elements than
 /// this and there are fewer than 16 times as many multiplications: waking
@@ -33,7 +37,7 @@ const BLOCK: usize = 8 * ROWS;
 const WORTH_SHARING: usize = 1 << 16;
 
 /// The sums of a tile, row by row.
-pub(super) type Tile = [f32; ROWS * COLS];
+pub(super) type Tile = [f32; TALLEST * COLS];
 
 /// A right factor `[inputs, outputs]` in panels.
 pub(crate) enum Factor {
@@ -230,16 +234,20 @@ impl Shared {
 impl Task<'_> {
     fn run(&self, left: Left<'_>) {
         let outputs = self.factor.outputs();
-        let mut sums = [0.0; ROWS * COLS];
-        let mut curved = [0.0; ROWS * COLS];
+        let means = match self.factor {
+            Factor::Float(_) => Means::Vectors,
+            Factor::Int8(factor) => factor.begin(),
+        };
+        let mut sums = [0.0; TALLEST * COLS];
+        let mut curved = [0.0; TALLEST * COLS];
         for panel in self.panels.clone() {
             let first = panel * COLS;
             let width = (outputs - first).min(COLS);
-            for row in self.rows.clone().step_by(ROWS) {
-                let rows = row..(row + ROWS).min(self.rows.end);
+            for row in self.rows.clone().step_by(means.rows()) {
+                let rows = row..(row + means.rows()).min(self.rows.end);
                 match (self.factor, left.rounded) {
                     (Factor::Int8(factor), Some(rounded)) => {
-                        factor.tile(rounded, rows.clone(), panel, &mut sums);
+                        factor.tile(&means, rounded, rows.clone(), panel, &mut sums);
                     }
                     (Factor::Float(factor), _) => {
                         let x = &left.x[row * left.inputs..];

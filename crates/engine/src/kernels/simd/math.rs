@@ -1,7 +1,6 @@
 //! Functions and sums that the kernels share, compiled into each of them.
 
 /// Lanes that a sum runs in.
-/// Lanes that a sum runs in.
 pub(super) const LANES: usize = 16;
 
 /// Cephes' `expf` without branches: relative error below 2e-7 on [-87, 88].

@@ -1,0 +1,242 @@
+//! Products of 8-bit numbers by AMX, whose instructions multiply 16 rows by 16
+//! columns at a time. They have no stable intrinsics, so they are assembly.
+
+use std::{
+    arch::{
+        asm,
+        x86_64::{__cpuid_count, _xgetbv},
+    },
+    marker::PhantomData,
+    sync::OnceLock,
+};
+
+use super::{
+    int8::{GROUP, Line, Sums},
+    panels::COLS,
+};
+
+/// Rows and columns of a tile register.
+pub(super) const SIDE: usize = 16;
+
+/// Groups along the inner dimension that a tile register holds.
+pub(super) const GROUPS: usize = 16;
+
+/// Whether this CPU has the instructions and the operating system lets this
+/// process use them.
+pub(super) fn is_available() -> bool {
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| has_instructions() && is_permitted())
+}
+
+fn has_instructions() -> bool {
+    /// AMX-TILE and AMX-INT8 in leaf 7.
+    const FEATURES: u32 = 0b11 << 24;
+    /// The states that the operating system keeps for them.
+    const STATES: u64 = 0b11 << 17;
+    if !(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("xsave")) {
+        return false;
+    }
+    // SAFETY: CPUs with AVX-512 have leaf 7, and `xsave` was found.
+    unsafe { __cpuid_count(7, 0).edx & FEATURES == FEATURES && _xgetbv(0) & STATES == STATES }
+}
+
+/// Asks Linux for the registers, which it gives to a process that asks.
+#[cfg(target_os = "linux")]
+fn is_permitted() -> bool {
+    const ARCH_PRCTL: isize = 158;
+    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
+    const TILE_DATA: usize = 18;
+    let result: isize;
+    // SAFETY: the call reads and writes no memory of this process.
+    unsafe {
+        asm!(
+            "syscall",
+            inlateout("rax") ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") TILE_DATA,
+            out("rcx") _,
+            out("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_permitted() -> bool {
+    false
+}
+
+/// How `ldtilecfg` reads the shapes of the registers.
+#[repr(C, align(64))]
+struct Shapes {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// This thread's tile registers, while they are in use.
+pub(super) struct Tiles {
+    /// They belong to the thread.
+    _not_send: PhantomData<*const ()>,
+}
+
+impl Tiles {
+    /// Sets the registers up, if the CPU has them.
+    pub(super) fn begin() -> Option<Self> {
+        if !is_available() {
+            return None;
+        }
+        let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
+        row_bytes[..8].fill((GROUPS * GROUP) as u16);
+        rows[..8].fill(SIDE as u8);
+        let shapes = Shapes {
+            palette: 1,
+            start_row: 0,
+            reserved: [0; 14],
+            row_bytes,
+            rows,
+        };
+        // SAFETY: the instruction is there, and reads 64 bytes.
+        unsafe {
+            asm!(
+                "ldtilecfg [{}]",
+                in(reg) &raw const shapes,
+                options(nostack, readonly, preserves_flags),
+            );
+        }
+        Some(Self {
+            _not_send: PhantomData,
+        })
+    }
+
+    /// Multiplies 16 rows, or 32 if `rows` is above 16, with a panel. All rows
+    /// have `groups` words, a multiple of [`GROUPS`].
+    pub(super) fn multiply(
+        &self,
+        words: &[[u8; GROUP]],
+        groups: usize,
+        rows: usize,
+        panel: &[Line],
+        sums: &mut Sums,
+    ) {
+        let bands = rows.div_ceil(SIDE);
+        assert!(
+            (1..=2).contains(&bands)
+                && groups.is_multiple_of(GROUPS)
+                && words.len() >= bands * SIDE * groups
+                && panel.len() == groups
+                && sums.len() >= bands * SIDE * COLS,
+            "shapes of a tile"
+        );
+        // SAFETY: the registers are set up, and the sizes were checked.
+        unsafe {
+            if bands == 1 {
+                one_band(words.as_ptr().cast(), groups, panel.as_ptr().cast(), sums);
+            } else {
+                two_bands(words.as_ptr().cast(), groups, panel.as_ptr().cast(), sums);
+            }
+        }
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: the instruction is there.
+        unsafe { asm!("tilerelease", options(nostack, nomem, preserves_flags)) };
+    }
+}
+
+macro_rules! zero {
+    ($($tile:literal),*) => {
+        $(asm!(concat!("tilezero ", $tile), options(nostack, nomem, preserves_flags));)*
+    };
+}
+
+macro_rules! load {
+    ($tile:literal, $from:expr, $stride:expr) => {
+        asm!(
+            concat!("tileloadd ", $tile, ", [{from} + {stride}]"),
+            from = in(reg) $from,
+            stride = in(reg) $stride,
+            options(nostack, readonly, preserves_flags),
+        )
+    };
+}
+
+macro_rules! multiply {
+    ($($sum:literal += $x:literal * $w:literal),*) => {
+        $(asm!(
+            concat!("tdpbusd ", $sum, ", ", $x, ", ", $w),
+            options(nostack, nomem, preserves_flags),
+        );)*
+    };
+}
+
+macro_rules! store {
+    ($tile:literal, $to:expr, $stride:expr) => {
+        asm!(
+            concat!("tilestored [{to} + {stride}], ", $tile),
+            to = in(reg) $to,
+            stride = in(reg) $stride,
+            options(nostack, preserves_flags),
+        )
+    };
+}
+
+/// Bytes from a line of a panel, or of the sums, to the next.
+const LINE: usize = COLS * GROUP;
+
+/// Bytes of a row in a register.
+const ROW: usize = SIDE * GROUP;
+
+/// # Safety
+/// The registers are set up, `words` has 16 rows of `groups` words, and `panel`
+/// as many lines.
+unsafe fn one_band(words: *const u8, groups: usize, panel: *const u8, sums: &mut Sums) {
+    let stride = groups * GROUP;
+    // SAFETY: the caller's promise; the sums hold 32 rows.
+    unsafe {
+        zero!("tmm0", "tmm1");
+        for i in (0..groups).step_by(GROUPS) {
+            let lines = panel.add(i * LINE);
+            load!("tmm4", words.add(i * GROUP), stride);
+            load!("tmm6", lines, LINE);
+            load!("tmm7", lines.add(ROW), LINE);
+            multiply!("tmm0" += "tmm4" * "tmm6", "tmm1" += "tmm4" * "tmm7");
+        }
+        let sums = sums.as_mut_ptr().cast::<u8>();
+        store!("tmm0", sums, LINE);
+        store!("tmm1", sums.add(ROW), LINE);
+    }
+}
+
+/// # Safety
+/// As for [`one_band`], with 32 rows.
+unsafe fn two_bands(words: *const u8, groups: usize, panel: *const u8, sums: &mut Sums) {
+    let stride = groups * GROUP;
+    // SAFETY: the caller's promise; the sums hold 32 rows.
+    unsafe {
+        zero!("tmm0", "tmm1", "tmm2", "tmm3");
+        for i in (0..groups).step_by(GROUPS) {
+            let (rows, lines) = (words.add(i * GROUP), panel.add(i * LINE));
+            load!("tmm4", rows, stride);
+            load!("tmm6", lines, LINE);
+            load!("tmm7", lines.add(ROW), LINE);
+            load!("tmm5", rows.add(SIDE * stride), stride);
+            multiply!(
+                "tmm0" += "tmm4" * "tmm6",
+                "tmm1" += "tmm4" * "tmm7",
+                "tmm2" += "tmm5" * "tmm6",
+                "tmm3" += "tmm5" * "tmm7"
+            );
+        }
+        let sums = sums.as_mut_ptr().cast::<u8>();
+        store!("tmm0", sums, LINE);
+        store!("tmm1", sums.add(ROW), LINE);
+        store!("tmm2", sums.add(SIDE * LINE), LINE);
+        store!("tmm3", sums.add(SIDE * LINE + ROW), LINE);
+    }
+}
