@@ -322,11 +322,12 @@ fn embed_with(
     let device = model.params().device();
     let batch = batch.max(1);
     // Texts of about one length side by side are attended to more evenly by
-    // the threads; the order is put right again at the end.
+    // the threads. The longest go first, so that buffers are large enough for
+    // all that follow; the order is put right again at the end.
     let mut order: Vec<usize> = (0..items.len()).collect();
     order.sort_by_key(|i| match &items[*i] {
-        ItemRef::Text(text) => text.len(),
-        _ => 0,
+        ItemRef::Text(text) => std::cmp::Reverse(text.len()),
+        _ => std::cmp::Reverse(0),
     });
     let prepare = |chosen: &[usize]| {
         let part: Vec<ItemRef<'_>> = chosen.iter().map(|i| items[*i].clone()).collect();

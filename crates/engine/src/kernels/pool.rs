@@ -6,12 +6,17 @@
 //! meaningless, so every taker must write before it reads.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex, PoisonError},
 };
 
-type Shelves = Mutex<HashMap<usize, Vec<Vec<f32>>>>;
+/// Free buffers by their length.
+type Shelves = Mutex<BTreeMap<usize, Vec<Vec<f32>>>>;
+
+/// A buffer is given to a request if it is at most so many times as long: texts
+/// of many lengths then share a few buffers.
+const LONGEST: usize = 4;
 
 /// A set of buffers, shared by all clones.
 #[derive(Clone, Default)]
@@ -25,8 +30,8 @@ impl Pool {
             .0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .get_mut(&capacity)
-            .and_then(Vec::pop)
+            .range_mut(capacity..=capacity.saturating_mul(LONGEST))
+            .find_map(|(_, shelf)| shelf.pop())
             .unwrap_or_else(|| vec![0.0; capacity]);
         Buffer {
             data,
@@ -97,6 +102,9 @@ mod tests {
             "a slightly smaller request shares the buffer"
         );
         assert_eq!(again.len(), 990);
+        drop((second, again));
+        assert_eq!(pool.take(300).data.len(), size_class(1000));
+        assert_eq!(pool.take(100).data.len(), size_class(100));
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Activation {
     }
 
     /// The activation for inference.
-    pub(super) fn inference(self) -> fn(&[f32], &mut [f32]) {
+    pub(super) fn inference(self) -> simd::Activate {
         match self {
             Self::QuickGelu => simd::fast_quick_gelu,
             Self::Gelu => simd::fast_gelu,

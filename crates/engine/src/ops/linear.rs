@@ -8,8 +8,9 @@ use super::{FusedOp, Inference, Pass, floats, with_grad};
 use crate::{
     Result, kernels,
     kernels::{
-        gemm::{Activate, Factor, Mat, MatMut, Precision, Product, Threads, multiply},
+        gemm::{Factor, Mat, MatMut, Precision, Product, Threads, multiply},
         pool::Pool,
+        simd::Activate,
     },
     params::{FactorKey, Param, Params},
 };

@@ -202,7 +202,7 @@ impl QuantizedRows {
             };
             rows
         ];
-        let some = |(words, (ranges, x)): (&mut [[u8; GROUP]], (&mut [Range], &[f32]))| {
+        let some = |words: &mut [[u8; GROUP]], ranges: &mut [Range], x: &[f32]| {
             let rows = words.chunks_exact_mut(groups).zip(ranges);
             for ((words, range), x) in rows.zip(x.chunks_exact(inputs)) {
                 *range = round_row(x, words.as_flattened_mut());
@@ -216,9 +216,9 @@ impl QuantizedRows {
                         .par_chunks_mut(PER_TASK)
                         .zip(x.par_chunks(PER_TASK * inputs)),
                 )
-                .for_each(some);
+                .for_each(|(words, (ranges, x))| some(words, ranges, x));
         } else {
-            some((&mut words, (&mut ranges, x)));
+            some(&mut words, &mut ranges, x);
         }
         Self {
             words,

@@ -20,7 +20,7 @@ mod panels;
 use std::time::{Duration, Instant};
 
 pub(crate) use packed::Packed;
-pub(crate) use panels::{Activate, Factor, Product, multiply};
+pub(crate) use panels::{Factor, Product, multiply};
 
 /// How exact the products are that training is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

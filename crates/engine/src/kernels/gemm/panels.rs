@@ -16,7 +16,7 @@ use super::{
     int8::{Int8, Means, QuantizedRows},
     packed::Packed,
 };
-use crate::kernels::simd;
+use crate::kernels::simd::{self, Activate};
 
 /// Columns of a panel.
 pub(super) const COLS: usize = 32;
@@ -73,9 +73,6 @@ impl Factor {
         }
     }
 }
-
-/// An activation: from the first slice to the second.
-pub(crate) type Activate = fn(&[f32], &mut [f32]);
 
 /// `activate(scale * (x @ factor) + bias + residual)`, where all but the factors
 /// may be left out.

@@ -6,6 +6,9 @@ use pulp::{Arch, Simd, WithSimd};
 
 use super::Curve;
 
+/// An activation: from the first slice to the second.
+pub(crate) type Activate = fn(&[f32], &mut [f32]);
+
 /// A function of one number, lane by lane.
 trait Lanes: Copy {
     fn of<S: Simd>(self, simd: S, x: S::f32s) -> S::f32s;
@@ -59,7 +62,7 @@ impl Lanes for Gelu {
             -2.101_024e-6,
             -5.692_506_4e-5,
             -7.349_906_3e-4,
-            -2.954_599_8e-3,
+            -2.954_6e-3,
             -1.609_603_3e-2,
         ];
         const Q: [f32; 5] = [
@@ -185,7 +188,7 @@ fn relu6(x: &[f32], y: &mut [f32]) {
 
 impl Curve {
     /// The curve for inference; none where it changes nothing.
-    pub(crate) fn fast(self) -> Option<fn(&[f32], &mut [f32])> {
+    pub(crate) fn fast(self) -> Option<Activate> {
         match self {
             Self::Identity => None,
             Self::Relu => Some(fast_relu),

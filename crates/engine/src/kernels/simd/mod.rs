@@ -23,7 +23,9 @@ pub(crate) use elements::{
     add, add_assign, add_squared_differences, finish_tile, multiply_add, multiply_assign,
     weighted_sum,
 };
-pub(crate) use fast::{fast_gelu, fast_gelu_tanh, fast_quick_gelu, fast_relu, fast_swish};
+pub(crate) use fast::{
+    Activate, fast_gelu, fast_gelu_tanh, fast_quick_gelu, fast_relu, fast_swish,
+};
 pub(crate) use norm::{
     layer_norm_backward_rows, layer_norm_rows, rms_norm_backward_rows, rms_norm_rows,
 };
