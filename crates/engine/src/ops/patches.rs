@@ -6,14 +6,14 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{FusedOp, Pass, floats, with_grad};
+use super::{FusedOp, Inference, Pass, floats, with_grad};
 use crate::{
     Error, Result,
     kernels::{
-        gemm::{Mat, MatMut, Precision, Threads},
+        gemm::{Factor, Mat, MatMut, Precision, Product, Threads, multiply},
         simd,
     },
-    params::Param,
+    params::{FactorKey, Param},
 };
 
 /// Shapes of the first layer of a vision transformer.
@@ -81,6 +81,7 @@ pub(crate) fn patch_embeddings(
         let op = PatchEmbeddings {
             dims,
             precision: pass.precision(),
+            inference: pass.inference(),
             layers: layers.clone(),
         };
         return pass.apply(pixels, op);
@@ -114,6 +115,7 @@ pub(crate) fn patch_embeddings(
 struct PatchEmbeddings {
     dims: PatchDims,
     precision: Precision,
+    inference: Option<Inference>,
     layers: PatchLayers,
 }
 
@@ -177,6 +179,20 @@ impl FusedOp for PatchEmbeddings {
             }
         }
         // The gaps are rows of zeros, which leave the class token as it is.
+        if let Some(Inference { int8 }) = self.inference {
+            let key = FactorKey { first: 0, int8 };
+            let elements = self.dims.elements();
+            let pack = |kernel: &[f32]| Factor::new(kernel, elements, int8);
+            let kernel = self.layers.kernel.factor(key, pack);
+            let kernel = kernel.map_err(candle_core::Error::wrap)?;
+            let mut out = vec![0.0; y.len()];
+            let product = Product {
+                residual: Some(&y),
+                ..Product::new(&kernel, &mut out)
+            };
+            multiply(&self.unfold(x), &mut [product], Threads::All);
+            return Ok((out, vec![batch, tokens, width]));
+        }
         self.precision.matmul(
             MatMut::new(&mut y, batch * tokens, width),
             Mat::new(&self.unfold(x), batch * tokens, self.dims.elements()),
