@@ -167,9 +167,8 @@ impl Int8Embeddings {
     }
 
     /// Finds the `limit` embeddings with the largest inner product with each
-    /// query, the best first: `multiplier` times as many by the inner product
-    /// of 8-bit numbers, and the best of those by the inner product of the
-    /// query as it is with the embeddings mapped back.
+    /// query, the best first: `multiplier` times as many with the query rounded
+    /// to 8 bits too, and the best of those with the query as it is.
     ///
     /// # Errors
     /// [`Error::Data`] if the queries have another dimension.
@@ -179,33 +178,31 @@ impl Int8Embeddings {
         limit: usize,
         multiplier: usize,
     ) -> Result<Vec<Vec<Found>>> {
-        let rounded = self.ranges.to_int8(queries)?;
+        same_dim(queries.dim, self.dim())?;
         let (dim, steps) = (self.dim().max(1), self.ranges.steps());
         let candidates = limit.saturating_mul(multiplier.max(1));
-        let all = rounded.values.par_chunks_exact(dim);
-        let found = all
-            .zip(queries.values.par_chunks_exact(dim))
-            .map(|(rounded, query)| {
-                let product = |row: &[i8]| -> i64 {
-                    let pairs = row.iter().zip(rounded);
-                    pairs.map(|(a, b)| i64::from(*a) * i64::from(*b)).sum()
-                };
-                let rows = self.values.chunks_exact(dim);
-                let coarse = rows.map(|row| -product(row) as f32);
-                let score = |index: usize| {
-                    let row = &self.values[index * dim..][..dim];
-                    let ranges = self.ranges.lows.iter().zip(&steps);
-                    let values = row.iter().zip(ranges);
-                    values
-                        .zip(query)
-                        .map(|((q, (low, step)), x)| {
-                            let value = (f64::from(*q) + 128.0) * f64::from(*step);
-                            (value + f64::from(*low)) * f64::from(*x)
-                        })
-                        .sum::<f64>() as f32
-                };
-                rescore(nearest(coarse, candidates), score, limit)
-            });
+        let found = queries.values.par_chunks_exact(dim).map(|query| {
+            let rounded = round_weights(query, &steps);
+            let product = |row: &[i8]| -> i64 {
+                let pairs = row.iter().zip(&rounded);
+                pairs.map(|(a, b)| i64::from(*a) * i64::from(*b)).sum()
+            };
+            let rows = self.values.chunks_exact(dim);
+            let coarse = rows.map(|row| -product(row) as f32);
+            let score = |index: usize| {
+                let row = &self.values[index * dim..][..dim];
+                let ranges = self.ranges.lows.iter().zip(&steps);
+                let values = row.iter().zip(ranges);
+                values
+                    .zip(query)
+                    .map(|((q, (low, step)), x)| {
+                        let value = (f64::from(*q) + 128.0) * f64::from(*step);
+                        (value + f64::from(*low)) * f64::from(*x)
+                    })
+                    .sum::<f64>() as f32
+            };
+            rescore(nearest(coarse, candidates), score, limit)
+        });
         Ok(found.collect())
     }
 }
@@ -360,6 +357,16 @@ impl Embeddings {
         }
         Ok(Self { dim, values })
     }
+}
+
+/// A query's weight of one step of each dimension, in 8 bits. The low ends of
+/// the ranges add the same to the products with all embeddings.
+fn round_weights(query: &[f32], steps: &[f32]) -> Vec<i8> {
+    let weights: Vec<f32> = query.iter().zip(steps).map(|(x, step)| x * step).collect();
+    let largest = weights.iter().fold(0.0f32, |most, w| most.max(w.abs()));
+    let scale = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let rounded = weights.iter().map(|w| (w * scale).round() as i8);
+    rounded.collect()
 }
 
 /// Refuses a truncation to no dimension, or to more than there are.

@@ -65,6 +65,27 @@ fn embeddings_of_8_bits_equal_those_of_sentence_transformers() {
 }
 
 #[test]
+fn candidates_are_found_among_values_of_one_sign_and_of_very_different_ranges() {
+    const DIM: usize = 24;
+    let value = |i: usize| {
+        let noise = (i * 7919 + i / DIM * 104_729) % 1009;
+        let size = [0.01, 1.0, 5.0][i % 3];
+        noise as f32 / 1009.0 * size + size
+    };
+    let embeddings = |from: usize, count: usize| Embeddings {
+        dim: DIM,
+        values: (from..from + count * DIM).map(value).collect(),
+    };
+    let (corpus, queries) = (embeddings(0, 300), embeddings(50_000, 20));
+    let int8 = Ranges::calibrate(&corpus)
+        .unwrap()
+        .to_int8(&corpus)
+        .unwrap();
+    let of_all = int8.search(&queries, 1, int8.len()).unwrap();
+    assert_eq!(int8.search(&queries, 1, 4).unwrap(), of_all);
+}
+
+#[test]
 fn embeddings_of_one_bit_equal_those_of_sentence_transformers() {
     let (fixture, corpus, queries) = fixture();
     let binary = corpus.to_binary();

@@ -10,6 +10,8 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
+use std::cell::Cell;
+
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -137,23 +139,22 @@ impl Int8 {
         Means::begin(groups_of(self.inputs))
     }
 
-    /// Multiplies rows with a panel.
+    /// Multiplies rows with a panel. `sums` is a place to work in.
     pub(super) fn tile(
         &self,
         means: &Means,
-        left: &QuantizedRows,
-        rows: std::ops::Range<usize>,
+        (left, rows): (&QuantizedRows, std::ops::Range<usize>),
         panel: usize,
+        sums: &mut Sums,
         out: &mut Tile,
     ) {
         let groups = left.groups;
         let lines = &self.panels[panel * groups..(panel + 1) * groups];
         let words = &left.words[rows.start * groups..];
-        let mut sums = [0; TALLEST * COLS];
         match means {
             #[cfg(target_arch = "x86_64")]
-            Means::Amx(tiles) => tiles.multiply(words, groups, rows.len(), lines, &mut sums),
-            Means::Vectors => sums_of(&words[..rows.len() * groups], groups, lines, &mut sums),
+            Means::Amx(tiles) => tiles.multiply(words, groups, rows.len(), lines, sums),
+            Means::Vectors => sums_of(&words[..rows.len() * groups], groups, lines, sums),
         }
         let columns = panel * COLS..(panel + 1) * COLS;
         let (scales, totals) = (&self.scales[columns.clone()], &self.totals[columns]);
@@ -181,6 +182,11 @@ struct Range {
     zero: i32,
 }
 
+thread_local! {
+    /// Memory for the next rows: new memory would be cleared first.
+    static WORDS: Cell<Vec<[u8; GROUP]>> = const { Cell::new(Vec::new()) };
+}
+
 /// Rows that are rounded to 8 bits, each in its own range.
 pub(super) struct QuantizedRows {
     /// Groups of each row.
@@ -194,7 +200,9 @@ impl QuantizedRows {
     pub(super) fn new(x: &[f32], inputs: usize, parallel: bool) -> Self {
         const PER_TASK: usize = 32;
         let (rows, groups) = (x.len() / inputs, groups_of(inputs));
-        let mut words = vec![[0; GROUP]; rows_kept(rows) * groups];
+        // What is behind the last input of a row is multiplied with zeros.
+        let mut words = WORDS.take();
+        words.resize(rows_kept(rows) * groups, [0; GROUP]);
         let mut ranges = vec![
             Range {
                 scale: 0.0,
@@ -209,7 +217,7 @@ impl QuantizedRows {
             }
         };
         if parallel && rows > PER_TASK {
-            words
+            words[..rows * groups]
                 .par_chunks_mut(PER_TASK * groups)
                 .zip(
                     ranges
@@ -218,13 +226,19 @@ impl QuantizedRows {
                 )
                 .for_each(|(words, (ranges, x))| some(words, ranges, x));
         } else {
-            some(&mut words, &mut ranges, x);
+            some(&mut words[..rows * groups], &mut ranges, x);
         }
         Self {
             words,
             ranges,
             groups,
         }
+    }
+}
+
+impl Drop for QuantizedRows {
+    fn drop(&mut self) {
+        WORDS.set(std::mem::take(&mut self.words));
     }
 }
 

@@ -18,7 +18,7 @@ struct Line([f32; 16]);
 
 const LINES: usize = COLS / 16;
 
-/// A right factor `[inputs, outputs]`. Columns behind the last are zero.
+/// A right factor `[inputs, outputs]`. Columns behind the last may hold anything.
 #[derive(Default)]
 pub(crate) struct Packed {
     panels: Vec<Line>,
@@ -61,7 +61,7 @@ impl Packed {
 
     /// Packs the transpose of `rows` into the memory that is there.
     pub(crate) fn pack_rows(&mut self, rows: Mat<'_>) {
-        self.clear(rows.cols, rows.rows);
+        self.reshape(rows.cols, rows.rows);
         for row in 0..rows.rows {
             let values = rows.data[row * rows.row_stride..].iter();
             let (panel, column) = (row / COLS, row % COLS);
@@ -76,9 +76,10 @@ impl Packed {
     /// Packs a matrix whose rows have no gaps into the memory that is there.
     pub(crate) fn pack(&mut self, factor: Mat<'_>) {
         assert!(factor.col_stride == 1, "a row with gaps");
-        self.clear(factor.rows, factor.cols);
+        self.reshape(factor.rows, factor.cols);
         let length = self.inputs * LINES;
-        for (i, panel) in self.panels.chunks_exact_mut(length).enumerate() {
+        let count = self.outputs.div_ceil(COLS);
+        for (i, panel) in self.panels.chunks_exact_mut(length).take(count).enumerate() {
             for (row, lines) in panel.chunks_exact_mut(LINES).enumerate() {
                 let row = &factor.data[row * factor.row_stride..][..factor.cols];
                 for (line, values) in lines.iter_mut().zip(row[i * COLS..].chunks(16)) {
@@ -88,10 +89,11 @@ impl Packed {
         }
     }
 
-    fn clear(&mut self, inputs: usize, outputs: usize) {
-        self.panels.clear();
+    fn reshape(&mut self, inputs: usize, outputs: usize) {
         let lines = outputs.div_ceil(COLS) * inputs * LINES;
-        self.panels.resize(lines, Line([0.0; 16]));
+        if self.panels.len() < lines {
+            self.panels.resize(lines, Line([0.0; 16]));
+        }
         (self.inputs, self.outputs) = (inputs, outputs);
     }
 

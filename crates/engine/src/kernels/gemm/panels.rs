@@ -235,6 +235,7 @@ impl Task<'_> {
             Factor::Float(_) => Means::Vectors,
             Factor::Int8(factor) => factor.begin(),
         };
+        let mut exact = [0; TALLEST * COLS];
         let mut sums = [0.0; TALLEST * COLS];
         let mut curved = [0.0; TALLEST * COLS];
         for panel in self.panels.clone() {
@@ -244,7 +245,8 @@ impl Task<'_> {
                 let rows = row..(row + means.rows()).min(self.rows.end);
                 match (self.factor, left.rounded) {
                     (Factor::Int8(factor), Some(rounded)) => {
-                        factor.tile(&means, rounded, rows.clone(), panel, &mut sums);
+                        let from = (rounded, rows.clone());
+                        factor.tile(&means, from, panel, &mut exact, &mut sums);
                     }
                     (Factor::Float(factor), _) => {
                         let x = &left.x[row * left.inputs..];
