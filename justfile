@@ -28,6 +28,15 @@ deny:
 bench:
     python3 scripts/bench_training.py
 
+# Speed of encoding beside onnxruntime, sentence-transformers and fastembed (see the script for what to install).
+bench-encoding:
+    cargo build --release -p finetuner-engine --example encode_speed
+    python3 scripts/bench_encoding.py
+
+# The recall that 8 bits, one bit and fewer dimensions cost.
+rounding:
+    cargo run --release -p finetuner-engine --example rounding
+
 # The engine against transformers: full size, and a model that the example saved.
 compare:
     python3 scripts/check_full_size.py

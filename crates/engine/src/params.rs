@@ -19,6 +19,8 @@ use crate::{Error, Result, kernels::gemm::Factor};
 pub(crate) struct FactorKey {
     /// The first row that is used.
     pub(crate) first: usize,
+    /// Rows that are used.
+    pub(crate) outputs: usize,
     /// Whether it is rounded to 8 bits.
     pub(crate) int8: bool,
 }
@@ -457,6 +459,7 @@ mod tests {
 
     const KEY: FactorKey = FactorKey {
         first: 0,
+        outputs: 3,
         int8: false,
     };
 

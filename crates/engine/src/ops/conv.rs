@@ -208,7 +208,11 @@ impl ConvNorm {
         };
         match (self.kind, &self.weight) {
             (ConvKind::Full, Some(weight)) => {
-                let key = FactorKey { first: 0, int8 };
+                let key = FactorKey {
+                    first: 0,
+                    outputs: self.outputs,
+                    int8,
+                };
                 let factor = weight
                     .factor(key, |weight| dims.factor(weight, int8))
                     .map_err(candle_core::Error::wrap)?;

@@ -137,11 +137,14 @@ impl Linear {
 
     /// The weight as inference multiplies with it.
     fn factor(&self, int8: bool) -> candle_core::Result<Arc<Factor>> {
-        let first = self.first;
+        let key = FactorKey {
+            first: self.first,
+            outputs: self.outputs,
+            int8,
+        };
+        let pack = |weight: &[f32]| Factor::new(&weight[self.own()], self.inputs, int8);
         self.weight
-            .factor(FactorKey { first, int8 }, |weight| {
-                Factor::new(&weight[self.own()], self.inputs, int8)
-            })
+            .factor(key, pack)
             .map_err(candle_core::Error::wrap)
     }
 

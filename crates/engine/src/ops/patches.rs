@@ -180,7 +180,11 @@ impl FusedOp for PatchEmbeddings {
         }
         // The gaps are rows of zeros, which leave the class token as it is.
         if let Some(Inference { int8 }) = self.inference {
-            let key = FactorKey { first: 0, int8 };
+            let key = FactorKey {
+                first: 0,
+                outputs: width,
+                int8,
+            };
             let elements = self.dims.elements();
             let pack = |kernel: &[f32]| Factor::new(kernel, elements, int8);
             let kernel = self.layers.kernel.factor(key, pack);
