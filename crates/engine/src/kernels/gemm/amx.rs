@@ -4,7 +4,7 @@
 use std::{
     arch::{
         asm,
-        x86_64::{__cpuid_count, _xgetbv},
+        x86_64::{__cpuid_count, _MM_HINT_T0, _mm_prefetch, _xgetbv},
     },
     marker::PhantomData,
     sync::OnceLock,
@@ -202,6 +202,10 @@ unsafe fn one_band(words: *const u8, groups: usize, panel: *const u8, sums: &mut
         zero!("tmm0", "tmm1");
         for i in (0..groups).step_by(GROUPS) {
             let lines = panel.add(i * LINE);
+            // Few rows take no longer than their weights do to come from memory.
+            for next in (GROUPS * LINE..2 * GROUPS * LINE).step_by(64) {
+                _mm_prefetch::<_MM_HINT_T0>(lines.wrapping_add(next).cast());
+            }
             load!("tmm4", words.add(i * GROUP), stride);
             load!("tmm6", lines, LINE);
             load!("tmm7", lines.add(ROW), LINE);
