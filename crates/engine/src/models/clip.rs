@@ -528,8 +528,9 @@ impl Clip {
         let tower = &self.vision;
         let x = onnx::patch_embeddings(graph, pixels, self.patch_dims(), &self.patch_layers());
         let mut x = onnx::layer_norm(graph, &x, &tower.pre_norm);
+        let mut seen = Attendance::all();
         for block in &tower.blocks {
-            x = onnx::block(graph, &x, block, &Attendance::all());
+            x = onnx::block(graph, &x, block, &mut seen);
         }
         let first = graph.int(0);
         let class = graph.op("Gather", &[&x, &first], &[Attribute::Int("axis", 1)]);
@@ -541,9 +542,9 @@ impl Clip {
     fn onnx_texts(&self, graph: &mut Graph, texts: &TextInputs) -> Edge {
         let tower = &self.text;
         let mut x = onnx::token_embeddings(graph, &texts.ids, &tower.tables);
-        let seen = Attendance::of_texts(graph, texts, true);
+        let mut seen = Attendance::of_texts(graph, texts);
         for block in &tower.blocks {
-            x = onnx::block(graph, &x, block, &seen);
+            x = onnx::block(graph, &x, block, &mut seen);
         }
         let end = self.onnx_end_of_text(graph, texts);
         let x = graph.op("GatherND", &[&x, &end], &[Attribute::Int("batch_dims", 1)]);

@@ -8,8 +8,8 @@ use crate::{
     Error, Result,
     onnx::{self, Attendance, Edge, Graph, Inputs},
     ops::{
-        Block, BlockForm, BlockLayers, LayerNorm, Pass, Pooler, Positions, TokenTables, layer_norm,
-        pool, run_blocks, token_embeddings,
+        Block, BlockForm, BlockLayers, LayerNorm, Pass, Pooler, TokenTables, layer_norm, pool,
+        run_blocks, token_embeddings,
     },
     params::Params,
     tokenizer::TokenBatch,
@@ -63,22 +63,21 @@ impl Network for TextEncoder {
         let Inputs::Texts(texts) = inputs else {
             return Ok(None);
         };
-        let positions = matches!(self.tables.position, Positions::Table(_));
-        let known = positions && self.blocks.iter().all(onnx::can_write);
-        if !known || self.scale.is_some() {
-            return Ok(None);
-        }
-        let norm = |graph: &mut Graph, x: Edge, norm: Option<&LayerNorm>| match norm {
+        let norm = |graph: &mut Graph, x: Edge, norm: &Option<LayerNorm>| match norm {
             Some(norm) => onnx::layer_norm(graph, &x, norm),
             None => x,
         };
-        let x = onnx::token_embeddings(graph, &texts.ids, &self.tables);
-        let mut x = norm(graph, x, self.first_norm.as_ref());
-        let seen = Attendance::of_texts(graph, texts, false);
-        for block in &self.blocks {
-            x = onnx::block(graph, &x, block, &seen);
+        let mut x = onnx::token_embeddings(graph, &texts.ids, &self.tables);
+        if let Some(scale) = self.scale {
+            let scale = graph.scalar(scale as f32);
+            x = graph.op("Mul", &[&x, &scale], &[]);
         }
-        let x = norm(graph, x, self.last_norm.as_ref());
+        let mut x = norm(graph, x, &self.first_norm);
+        let mut seen = Attendance::of_texts(graph, texts);
+        for block in &self.blocks {
+            x = onnx::block(graph, &x, block, &mut seen);
+        }
+        let x = norm(graph, x, &self.last_norm);
         Ok(Some(onnx::pool_texts(graph, &x, texts, self.pooler)))
     }
 }

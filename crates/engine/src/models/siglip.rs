@@ -419,7 +419,7 @@ impl TextTower {
     fn onnx(&self, graph: &mut Graph, ids: &Edge) -> Edge {
         let mut x = onnx::token_embeddings(graph, ids, &self.tables);
         for block in &self.blocks {
-            x = onnx::block(graph, &x, block, &Attendance::all());
+            x = onnx::block(graph, &x, block, &mut Attendance::all());
         }
         let last = graph.int(-1);
         let x = graph.op("Gather", &[&x, &last], &[Attribute::Int("axis", 1)]);
@@ -474,7 +474,7 @@ impl VisionTower {
     fn onnx(&self, graph: &mut Graph, pixels: &Edge) -> Edge {
         let mut x = onnx::patch_embeddings(graph, pixels, self.dims, &self.patches);
         for block in &self.blocks {
-            x = onnx::block(graph, &x, block, &Attendance::all());
+            x = onnx::block(graph, &x, block, &mut Attendance::all());
         }
         let x = onnx::layer_norm(graph, &x, &self.norm);
         onnx::attention_pool(graph, &x, &self.head)

@@ -288,7 +288,7 @@ impl Network for VisionEncoder {
             x = graph.op("Add", &[&x, &positions], &[]);
         }
         for block in &self.blocks {
-            x = onnx::block(graph, &x, block, &Attendance::all());
+            x = onnx::block(graph, &x, block, &mut Attendance::all());
         }
         let x = onnx::layer_norm(graph, &x, &self.norm);
         if self.pooler == Pooler::Cls {

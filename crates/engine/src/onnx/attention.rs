@@ -1,12 +1,14 @@
 //! Texts as inputs, and the blocks of transformers over `[batch, length,
 //! width]`.
 
+use std::collections::HashMap;
+
 use super::{
     graph::{Attribute, BATCH, Dim, Edge, Graph, SEQUENCE},
     layers::{activation, layer_norm, linear},
     proto::DataType,
 };
-use crate::ops::{AttentionConfig, AttentionPool, Block, Finish, NormKind};
+use crate::ops::{AttentionConfig, AttentionPool, Block, Finish, PositionBias, Rotary};
 
 /// What is added to a score that doesn't count. Its exponential is 0, and a
 /// row of nothing else is still a row of numbers.
@@ -42,53 +44,155 @@ impl TextInputs {
     }
 }
 
-/// Which places see which, as a number added to the scores; nothing is added
-/// where all see all.
-pub(crate) struct Attendance(Option<Edge>);
+/// How the places of a batch see each other. What several blocks need is in the
+/// graph once.
+#[derive(Default)]
+pub(crate) struct Attendance {
+    /// The number of places, and whether each is a token; none where all
+    /// places of pictures are seen.
+    texts: Option<(Edge, Edge)>,
+    /// What is added to the scores, by causality, reach and position bias.
+    biases: HashMap<(bool, Option<usize>, Option<String>), Option<Edge>>,
+    /// Cosines and sines of rotary embeddings, by the bits of their steps.
+    turns: HashMap<Vec<u32>, [Edge; 2]>,
+}
 
 impl Attendance {
     /// Every place sees every other.
     pub(crate) fn all() -> Self {
-        Self(None)
+        Self::default()
     }
 
-    /// Every place sees every token; where it is causal, those up to itself.
-    pub(crate) fn of_texts(graph: &mut Graph, texts: &TextInputs, causal: bool) -> Self {
-        let mut seen = graph.unsqueeze(&texts.mask, &[1, 2]);
-        if causal {
-            let length = graph.dimension(&texts.ids, 1);
-            let axis = graph.ints(&[0]);
-            let length = graph.op("Squeeze", &[&length, &axis], &[]);
-            let (start, step) = (graph.int(0), graph.int(1));
-            let places = graph.op("Range", &[&start, &length, &step], &[]);
-            let rows = graph.unsqueeze(&places, &[1]);
-            let before = graph.op("LessOrEqual", &[&places, &rows], &[]);
-            seen = graph.op("And", &[&seen, &before], &[]);
+    /// Every place sees every token, as far as a block lets it.
+    pub(crate) fn of_texts(graph: &mut Graph, texts: &TextInputs) -> Self {
+        let mask = graph.unsqueeze(&texts.mask, &[1, 2]);
+        Self {
+            texts: Some((graph.dimension(&texts.ids, 1), mask)),
+            ..Self::default()
         }
-        let (zero, never) = (graph.scalar(0.0), graph.scalar(NEVER));
-        Self(Some(graph.op("Where", &[&seen, &zero, &never], &[])))
+    }
+
+    /// What a block adds to its scores, `[batch or 1, heads or 1, length or 1,
+    /// length]`.
+    fn bias(&mut self, graph: &mut Graph, config: &AttentionConfig) -> Option<Edge> {
+        let learned = config.bias.as_ref().map(|bias| match bias {
+            PositionBias::Slopes(_) => String::new(),
+            PositionBias::Buckets { table, .. } => table.name().to_owned(),
+        });
+        let key = (config.causal, config.reach, learned);
+        if let Some(known) = self.biases.get(&key) {
+            return known.clone();
+        }
+        let bias = self.new_bias(graph, config);
+        self.biases.insert(key, bias.clone());
+        bias
+    }
+
+    fn new_bias(&self, graph: &mut Graph, config: &AttentionConfig) -> Option<Edge> {
+        let (length, mask) = self.texts.as_ref()?;
+        let mut seen = mask.clone();
+        // From query to key, `[length, length]`.
+        let needs_distance = config.causal || config.reach.is_some() || config.bias.is_some();
+        let distance = needs_distance.then(|| {
+            let places = places(graph, length);
+            let queries = graph.unsqueeze(&places, &[1]);
+            graph.op("Sub", &[&places, &queries], &[])
+        });
+        if let Some(distance) = &distance {
+            if config.causal {
+                let zero = graph.int(0);
+                let before = graph.op("LessOrEqual", &[distance, &zero], &[]);
+                seen = graph.op("And", &[&seen, &before], &[]);
+            }
+            if let Some(reach) = config.reach {
+                let reach = graph.int(reach as i64);
+                let far = graph.op("Abs", &[distance], &[]);
+                let near = graph.op("LessOrEqual", &[&far, &reach], &[]);
+                seen = graph.op("And", &[&seen, &near], &[]);
+            }
+        }
+        let never = graph.scalar(NEVER);
+        let positions = match (&config.bias, &distance) {
+            (Some(bias), Some(distance)) => position_bias(graph, bias, distance),
+            _ => graph.scalar(0.0),
+        };
+        Some(graph.op("Where", &[&seen, &positions, &never], &[]))
+    }
+
+    /// Turns heads, `[batch, length, heads, head]`, by their places.
+    fn turned(&mut self, graph: &mut Graph, x: &Edge, rotary: &Rotary) -> Edge {
+        let Some((length, _)) = &self.texts else {
+            return x.clone();
+        };
+        let steps = rotary.steps();
+        let half = steps.len() as i64;
+        let [cos, sin] = self
+            .turns
+            .entry(steps.iter().map(|step| step.to_bits()).collect())
+            .or_insert_with(|| {
+                let places = places(graph, length);
+                let places = graph.cast(&places, DataType::Float);
+                let places = graph.unsqueeze(&places, &[1, 2]);
+                let steps = graph.table("rotary.steps", vec![steps.len()], steps.to_vec());
+                let angles = graph.op("Mul", &[&places, &steps], &[]);
+                ["Cos", "Sin"].map(|kind| graph.op(kind, &[&angles], &[]))
+            })
+            .clone();
+        let part = |graph: &mut Graph, from: i64, to: i64| {
+            let (from, to, axis) = (graph.ints(&[from]), graph.ints(&[to]), graph.ints(&[3]));
+            graph.op("Slice", &[x, &from, &to, &axis], &[])
+        };
+        let (a, b) = (part(graph, 0, half), part(graph, half, 2 * half));
+        let mut product = |x: &Edge, by: &Edge| graph.op("Mul", &[x, by], &[]);
+        let (a_cos, b_sin) = (product(&a, &cos), product(&b, &sin));
+        let (b_cos, a_sin) = (product(&b, &cos), product(&a, &sin));
+        let first = graph.op("Sub", &[&a_cos, &b_sin], &[]);
+        let second = graph.op("Add", &[&b_cos, &a_sin], &[]);
+        graph.op("Concat", &[&first, &second], &[Attribute::Int("axis", 3)])
     }
 }
 
-/// Whether [`block`] knows everything that a block does: all that BERTs, CLIPs
-/// and vision transformers are made of.
-pub(crate) fn can_write(block: &Block) -> bool {
-    let (p, attention) = (&block.params, &block.attention);
-    let usual = AttentionConfig::new(attention.width(), attention.heads);
-    let scales = |finish: &Option<Finish>| !matches!(finish, Some(Finish::Norm(_)));
-    p.norm1.is_some()
-        && p.norm2.kind == NormKind::Layer
-        && p.head_norms.is_none()
-        && p.finish.iter().all(scales)
-        && attention.kv_heads == attention.heads
-        && attention.scale == usual.scale
-        && attention.reach.is_none()
-        && attention.rotary.is_none()
-        && attention.bias.is_none()
+/// The numbers of the places of a text, from 0.
+fn places(graph: &mut Graph, length: &Edge) -> Edge {
+    let axis = graph.ints(&[0]);
+    let length = graph.op("Squeeze", &[length, &axis], &[]);
+    let (start, step) = (graph.int(0), graph.int(1));
+    graph.op("Range", &[&start, &length, &step], &[])
+}
+
+/// A number for each head and distance: `[1, heads, length, length]`.
+fn position_bias(graph: &mut Graph, bias: &PositionBias, distance: &Edge) -> Edge {
+    let rows = match bias {
+        PositionBias::Slopes(slopes) => {
+            let dims = vec![slopes.len(), 1, 1];
+            let slopes = slopes.iter().map(|slope| -slope).collect();
+            let slopes = graph.table("attention.slopes", dims, slopes);
+            let far = graph.op("Abs", &[distance], &[]);
+            let far = graph.cast(&far, DataType::Float);
+            graph.op("Mul", &[&far, &slopes], &[])
+        }
+        PositionBias::Buckets {
+            table,
+            max_distance,
+        } => {
+            // A row for each distance; from the largest on all are alike.
+            let heads = table.tensor().dims().last().copied().unwrap_or(1);
+            let dims = vec![2 * max_distance + 1, heads];
+            let (name, bias) = (format!("{}.by_distance", table.name()), bias.clone());
+            let limit = *max_distance as i64;
+            let rows = graph.computed(&name, dims, move || bias.by_distance());
+            let (low, high) = (graph.int(-limit), graph.int(limit));
+            let near = graph.op("Clip", &[distance, &low, &high], &[]);
+            let row = graph.op("Add", &[&near, &high], &[]);
+            let values = graph.op("Gather", &[&rows, &row], &[]);
+            graph.transpose(&values, &[2, 0, 1])
+        }
+    };
+    graph.unsqueeze(&rows, &[0])
 }
 
 /// A transformer block on `[batch, length, width]`.
-pub(crate) fn block(graph: &mut Graph, x: &Edge, block: &Block, seen: &Attendance) -> Edge {
+pub(crate) fn block(graph: &mut Graph, x: &Edge, block: &Block, seen: &mut Attendance) -> Edge {
     let p = &block.params;
     let norm1 = |graph: &mut Graph, x: &Edge| match &p.norm1 {
         Some(norm) => layer_norm(graph, x, norm),
@@ -97,67 +201,90 @@ pub(crate) fn block(graph: &mut Graph, x: &Edge, block: &Block, seen: &Attendanc
     if block.norm_first {
         let normed = norm1(graph, x);
         let attended = attention(graph, &normed, block, seen);
-        let attended = finished(graph, attended, &p.finish[0]);
         let h = graph.op("Add", &[x, &attended], &[]);
         let normed = layer_norm(graph, &h, &p.norm2);
         let y = mlp(graph, &normed, block);
-        let y = finished(graph, y, &p.finish[1]);
         graph.op("Add", &[&h, &y], &[])
     } else {
         let attended = attention(graph, x, block, seen);
-        let attended = finished(graph, attended, &p.finish[0]);
         let h = graph.op("Add", &[x, &attended], &[]);
         let h = norm1(graph, &h);
         let y = mlp(graph, &h, block);
-        let y = finished(graph, y, &p.finish[1]);
         let y = graph.op("Add", &[&h, &y], &[]);
         layer_norm(graph, &y, &p.norm2)
     }
 }
 
-/// The output of a half, with the factors that its elements have.
 fn finished(graph: &mut Graph, x: Edge, finish: &Option<Finish>) -> Edge {
     match finish {
+        None => x,
         Some(Finish::Scale(scale)) => {
             let scale = graph.weight(scale);
             graph.op("Mul", &[&x, &scale], &[])
         }
-        _ => x,
+        Some(Finish::Norm(norm)) => layer_norm(graph, &x, norm),
     }
 }
 
 fn mlp(graph: &mut Graph, x: &Edge, block: &Block) -> Edge {
-    let hidden = linear(graph, x, &block.params.fc1);
+    let p = &block.params;
+    let hidden = linear(graph, x, &p.fc1);
     let mut hidden = activation(graph, &hidden, block.activation);
-    if let Some(gate) = &block.params.gate {
+    if let Some(gate) = &p.gate {
         let gate = linear(graph, x, gate);
         hidden = graph.op("Mul", &[&hidden, &gate], &[]);
     }
-    linear(graph, &hidden, &block.params.fc2)
+    let y = linear(graph, &hidden, &p.fc2);
+    finished(graph, y, &p.finish[1])
 }
 
-fn attention(graph: &mut Graph, x: &Edge, block: &Block, seen: &Attendance) -> Edge {
-    let p = &block.params;
-    let (heads, width) = (block.attention.heads as i64, p.query.outputs as i64);
-    let mut split = |layer, order: &[i64]| {
+fn attention(graph: &mut Graph, x: &Edge, block: &Block, seen: &mut Attendance) -> Edge {
+    let (p, config) = (&block.params, &block.attention);
+    let head = config.head as i64;
+    let split = |graph: &mut Graph, layer, heads: usize| {
         let y = linear(graph, x, layer);
-        let y = graph.reshape(&y, &[0, 0, heads, width / heads]);
-        graph.transpose(&y, order)
+        graph.reshape(&y, &[0, 0, heads as i64, head])
     };
-    let query = split(&p.query, &[0, 2, 1, 3]);
-    let key = split(&p.key, &[0, 2, 3, 1]);
-    let value = split(&p.value, &[0, 2, 1, 3]);
-    let scores = graph.op("MatMul", &[&query, &key], &[]);
-    let root = graph.scalar(((width / heads) as f32).sqrt());
-    let mut scores = graph.op("Div", &[&scores, &root], &[]);
-    if let Some(bias) = &seen.0 {
-        scores = graph.op("Add", &[&scores, bias], &[]);
+    let mut query = split(graph, &p.query, config.heads);
+    let mut key = split(graph, &p.key, config.kv_heads);
+    let mut value = split(graph, &p.value, config.kv_heads);
+    if let Some([of_queries, of_keys]) = &p.head_norms {
+        query = layer_norm(graph, &query, of_queries);
+        key = layer_norm(graph, &key, of_keys);
+    }
+    if let Some(rotary) = &config.rotary {
+        query = seen.turned(graph, &query, rotary);
+        key = seen.turned(graph, &key, rotary);
+    }
+    if config.kv_heads != config.heads {
+        // The head of keys and values for each of queries.
+        let group = config.heads / config.kv_heads;
+        let heads: Vec<i64> = (0..config.heads)
+            .map(|head| (head / group) as i64)
+            .collect();
+        let heads = graph.ints(&heads);
+        let spread = |graph: &mut Graph, x: &Edge| {
+            graph.op("Gather", &[x, &heads], &[Attribute::Int("axis", 2)])
+        };
+        (key, value) = (spread(graph, &key), spread(graph, &value));
+    }
+    let query = graph.transpose(&query, &[0, 2, 1, 3]);
+    let key = graph.transpose(&key, &[0, 2, 3, 1]);
+    let value = graph.transpose(&value, &[0, 2, 1, 3]);
+    let mut scores = graph.op("MatMul", &[&query, &key], &[]);
+    if config.scale != 1.0 {
+        let scale = graph.scalar(config.scale);
+        scores = graph.op("Mul", &[&scores, &scale], &[]);
+    }
+    if let Some(bias) = seen.bias(graph, config) {
+        scores = graph.op("Add", &[&scores, &bias], &[]);
     }
     let weights = graph.op("Softmax", &[&scores], &[Attribute::Int("axis", -1)]);
     let mixed = graph.op("MatMul", &[&weights, &value], &[]);
     let mixed = graph.transpose(&mixed, &[0, 2, 1, 3]);
-    let mixed = graph.reshape(&mixed, &[0, 0, width]);
-    linear(graph, &mixed, &p.out)
+    let mixed = graph.reshape(&mixed, &[0, 0, config.width() as i64]);
+    let y = linear(graph, &mixed, &p.out);
+    finished(graph, y, &p.finish[0])
 }
 
 /// `[batch, width]` of `[batch, length, width]`, pooled by attention.

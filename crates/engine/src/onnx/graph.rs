@@ -198,6 +198,17 @@ impl Graph {
         self.named(name, dims, || Source::Turned(param.clone(), own, columns))
     }
 
+    /// A table of numbers of its own.
+    pub(crate) fn table(&mut self, name: &str, dims: Vec<usize>, values: Vec<f32>) -> Edge {
+        let name = self.fresh(name.into());
+        self.initializers.push(Initializer {
+            name: name.clone(),
+            dims,
+            source: Source::Floats(values),
+        });
+        Edge(name)
+    }
+
     /// A tensor computed from parameters, under a name of its own.
     pub(crate) fn computed(
         &mut self,

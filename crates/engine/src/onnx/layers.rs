@@ -5,11 +5,12 @@ use std::sync::Arc;
 use super::{
     graph::{Attribute, Edge, Graph},
     int8,
+    proto::DataType,
 };
 use crate::{
     Result,
     kernels::simd::Curve,
-    ops::{Activation, LayerNorm, Linear, Positions, TokenTables},
+    ops::{Activation, LayerNorm, Linear, NormKind, Positions, TokenTables},
     params::Param,
 };
 
@@ -72,9 +73,33 @@ pub(super) fn scaled_rows(weight: &Arc<Param>, scale: &[f32]) -> Result<Vec<f32>
     Ok(values)
 }
 
-/// `(x - mean) / sqrt(variance + eps) * weight + bias`
+/// A normalisation of the last dimension.
 pub(crate) fn layer_norm(graph: &mut Graph, x: &Edge, norm: &LayerNorm) -> Edge {
-    let weight = graph.weight(&norm.weight);
+    let weight = if norm.kind == NormKind::RmsPlusOne {
+        let param = norm.weight.clone();
+        let (name, dims) = (
+            format!("{}.plus_one", param.name()),
+            param.tensor().dims().to_vec(),
+        );
+        graph.computed(&name, dims, move || {
+            Ok(param.to_vec()?.iter().map(|x| x + 1.0).collect())
+        })
+    } else {
+        graph.weight(&norm.weight)
+    };
+    if matches!(norm.kind, NormKind::Rms | NormKind::RmsPlusOne) {
+        let eps = graph.scalar(norm.eps);
+        let squares = graph.op("Mul", &[x, x], &[]);
+        let given = [
+            Attribute::Ints("axes", vec![-1]),
+            Attribute::Int("keepdims", 1),
+        ];
+        let mean = graph.op("ReduceMean", &[&squares], &given);
+        let mean = graph.op("Add", &[&mean, &eps], &[]);
+        let root = graph.op("Sqrt", &[&mean], &[]);
+        let scaled = graph.op("Div", &[x, &root], &[]);
+        return graph.op("Mul", &[&scaled, &weight], &[]);
+    }
     let given = [
         Attribute::Int("axis", -1),
         Attribute::Float("epsilon", norm.eps),
@@ -128,10 +153,7 @@ pub(super) fn activation(graph: &mut Graph, x: &Edge, kind: Activation) -> Edge 
             graph.op("Mul", &[x, &gate], &[])
         }
         Activation::Relu => graph.op("Relu", &[x], &[]),
-        Activation::Silu => {
-            let gate = graph.op("Sigmoid", &[x], &[]);
-            graph.op("Mul", &[x, &gate], &[])
-        }
+        Activation::Silu => curve(graph, x, Curve::Swish),
     }
 }
 
@@ -174,27 +196,60 @@ pub(crate) fn token_embeddings(graph: &mut Graph, ids: &Edge, tables: &TokenTabl
         let table = graph.weight(&tables.token);
         graph.op("Gather", &[&table, ids], &[])
     };
-    let Positions::Table(position) = &tables.position else {
-        return tokens;
-    };
-    let positions = match &tables.kind {
-        None => graph.weight(position),
-        Some(kind) => {
-            let (position, kind) = (position.clone(), kind.clone());
-            let name = format!("{}.with_kind", position.name());
-            let dims = position.tensor().dims().to_vec();
-            graph.computed(&name, dims, move || {
-                let (mut rows, kind) = (position.to_vec()?, kind.to_vec()?);
-                let width = position.tensor().dims().last().copied().unwrap_or(1);
-                for row in rows.chunks_exact_mut(width) {
-                    row.iter_mut().zip(&kind).for_each(|(x, k)| *x += k);
-                }
-                Ok(rows)
-            })
+    let positions = match &tables.position {
+        Positions::None { .. } => {
+            let Some(kind) = &tables.kind else {
+                return tokens;
+            };
+            first_row(graph, kind)
+        }
+        Positions::Table(table) => {
+            let table = with_kind(graph, table, tables.kind.as_ref());
+            let length = graph.dimension(ids, 1);
+            let (start, axis) = (graph.ints(&[0]), graph.ints(&[0]));
+            graph.op("Slice", &[&table, &start, &length, &axis], &[])
+        }
+        Positions::AfterPadding(table, padding) => {
+            let table = with_kind(graph, table, tables.kind.as_ref());
+            let ids = graph.cast(ids, DataType::Int64);
+            let (padding, axis) = (graph.int(i64::from(*padding)), graph.int(1));
+            let is_padding = graph.op("Equal", &[&ids, &padding], &[]);
+            let counts = graph.op("Not", &[&is_padding], &[]);
+            let counts = graph.cast(&counts, DataType::Int64);
+            let number = graph.op("CumSum", &[&counts, &axis], &[]);
+            let number = graph.op("Mul", &[&number, &counts], &[]);
+            let row = graph.op("Add", &[&number, &padding], &[]);
+            graph.op("Gather", &[&table, &row], &[])
         }
     };
-    let length = graph.dimension(ids, 1);
-    let (start, axis) = (graph.ints(&[0]), graph.ints(&[0]));
-    let positions = graph.op("Slice", &[&positions, &start, &length, &axis], &[]);
     graph.op("Add", &[&tokens, &positions], &[])
+}
+
+/// The first row of a table.
+fn first_row(graph: &mut Graph, table: &Arc<Param>) -> Edge {
+    let width = table.tensor().dims().last().copied().unwrap_or(1);
+    let (name, table) = (format!("{}.first", table.name()), table.clone());
+    graph.computed(&name, vec![width], move || {
+        let mut values = table.to_vec()?;
+        values.truncate(width);
+        Ok(values)
+    })
+}
+
+/// A table of positions, with the first kind of tokens added to each row.
+fn with_kind(graph: &mut Graph, position: &Arc<Param>, kind: Option<&Arc<Param>>) -> Edge {
+    let Some(kind) = kind else {
+        return graph.weight(position);
+    };
+    let (position, kind) = (position.clone(), kind.clone());
+    let name = format!("{}.with_kind", position.name());
+    let dims = position.tensor().dims().to_vec();
+    graph.computed(&name, dims, move || {
+        let (mut rows, kind) = (position.to_vec()?, kind.to_vec()?);
+        let width = position.tensor().dims().last().copied().unwrap_or(1);
+        for row in rows.chunks_exact_mut(width) {
+            row.iter_mut().zip(&kind).for_each(|(x, k)| *x += k);
+        }
+        Ok(rows)
+    })
 }

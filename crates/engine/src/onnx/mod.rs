@@ -20,7 +20,7 @@ mod proto;
 mod rounding;
 mod write;
 
-pub(crate) use attention::{Attendance, Inputs, TextInputs, attention_pool, block, can_write};
+pub(crate) use attention::{Attendance, Inputs, TextInputs, attention_pool, block};
 pub(crate) use conv::{conv_norm, pointwise};
 pub(crate) use graph::{Attribute, BATCH, Dim, Edge, Graph};
 pub(crate) use layers::{

@@ -37,6 +37,7 @@ pub(crate) use activation::Activation;
 pub(crate) use attention::{Attention, AttentionConfig, Segments};
 pub(crate) use attention_pool::AttentionPool;
 pub(crate) use batch_norm::BatchNorm;
+pub(crate) use block_finish::Finish;
 pub(crate) use block::{Block, run_blocks};
 pub(crate) use block_finish::Finish;
 pub(crate) use block_params::{

@@ -27,6 +27,11 @@ impl Rotary {
         }
     }
 
+    /// The angle from one place to the next, of each pair of elements.
+    pub(crate) fn steps(&self) -> &[f32] {
+        &self.steps
+    }
+
     /// Cosine and sine of all angles, `[longest, half]`.
     fn table(&self, longest: usize) -> [Vec<f32>; 2] {
         let angles =
@@ -174,6 +179,25 @@ impl PositionBias {
             }
         }
         Ok(all)
+    }
+
+    /// The rows of the distances from `-max_distance` to `max_distance`, each with
+    /// a number for each head; empty where no table is learned.
+    pub(crate) fn by_distance(&self) -> Result<Vec<f32>> {
+        let Self::Buckets {
+            table,
+            max_distance,
+        } = self
+        else {
+            return Ok(Vec::new());
+        };
+        let (count, heads) = table.tensor().dims2()?;
+        let (values, limit) = (table.to_vec()?, *max_distance as isize);
+        let rows = (-limit..=limit).flat_map(|distance| {
+            let row = bucket(distance, count, *max_distance) * heads;
+            values[row..row + heads].iter().copied()
+        });
+        Ok(rows.collect())
     }
 
     /// Whether training changes it.
