@@ -31,7 +31,7 @@ struct Args {
     /// The model's weights.
     #[arg(long)]
     weights: Option<PathBuf>,
-    /// mean, max, cls or gem.
+    /// gem, or names of sentence-transformers, such as `mean` or `cls,max`.
     #[arg(long, default_value = "mean")]
     pooler: String,
     /// A projection head of this length.
@@ -50,13 +50,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         None => config.random_weights(1),
     };
     let pooler = match args.pooler.as_str() {
-        "max" => Pooler::Max,
-        "cls" => Pooler::Cls,
         "gem" => Pooler::GeM { p: 3.0, eps: 1e-6 },
-        _ => Pooler::Mean,
+        names => Pooler::named(&names.split(',').collect::<Vec<_>>())?,
     };
     let head = args.output_dim.map(|outputs| HeadConfig {
-        inputs: config.dim(),
+        inputs: pooler.dim(config.dim()),
         outputs,
     });
     let setup = ModelSetup {
