@@ -157,16 +157,19 @@ def _():
             (place / "refs/main").write_text("local")
             shutil.copytree(folder, place / "snapshots/local")
     experiment = finetuner.ft._default_experiment
-    made = {"minilm-small": texts(), "efficientnet-small": pictures(), "clip-small": pairs()}
+    made = {"minilm-small": texts(), "efficientnet-small": pictures(), "clip-small": pairs(),
+            "two-towers-small": pairs()}
     names = {
         "minilm-small": ["google-bert/bert-base-cased", "sentence-transformers/msmarco-distilbert-base-v3"],
         "efficientnet-small": ["microsoft/resnet-50", "google/efficientnet-b0", "google/efficientnet-b4"],
         "clip-small": ["openai/clip-vit-base-patch32"],
+        "two-towers-small": ["openai/clip-vit-large-patch14"],
     }
+    of_pairs = ["clip-small", "two-towers-small"]
     for small, data in made.items():
         data.push(small, public=False)
         config = {"model": {"name": small}, "data": {"train_data": small},
-                  "hyper_parameters": {"loss": "CLIPLoss" if small == "clip-small" else "TripletMarginLoss",
+                  "hyper_parameters": {"loss": "CLIPLoss" if small in of_pairs else "TripletMarginLoss",
                                        "epochs": 1, "batch_size": 8, "learning_rate": 1e-7}}
         finetuner.ft._client.create_run("default", small, config, "training", "cpu", 1, 1)
         run = wait(experiment.get_run(small))
@@ -481,16 +484,27 @@ def _():
     return opened(run, expected, QUERIES)
 
 
-@row(INFERENCE, "get_model(is_onnx=True, select_model=...), encode() of both towers of a CLIP")
-@needs_full
-def _():
-    run = fit(model="clip-base-en", train_data=pairs(), loss="CLIPLoss", to_onnx=True)
+def both_towers(model):
+    """Texts and pictures through the parts of a text-to-image model."""
+    run = fit(model=model, train_data=pairs(), loss="CLIPLoss", to_onnx=True)
     files = rgb_files()
-    expected = ours(run.save_artifact("clip"), text=QUERIES, picture=files)
+    expected = ours(run.save_artifact(model), text=QUERIES, picture=files)
     refused(lambda: finetuner.get_model(run.artifact_id, is_onnx=True), "select_model")
     return "; ".join([
         opened(run, expected["text_embeds"], QUERIES, select_model="clip-text"),
         opened(run, expected["image_embeds"], [str(file) for file in files], select_model="clip-vision")])
+
+
+@row(INFERENCE, "get_model(is_onnx=True, select_model=...), encode() of both towers of a CLIP")
+@needs_full
+def _():
+    return both_towers("clip-base-en")
+
+
+@row(INFERENCE, "get_model(is_onnx=True, select_model=...), encode() of a text model and a picture model as two towers")
+@needs_full
+def _():
+    return both_towers("clip-large-en")
 
 
 @row(INFERENCE, "get_model(is_onnx=True), encode() of a ResNet and an EfficientNet")
