@@ -29,6 +29,20 @@
 //! # }
 //! ```
 //!
+//! A model of point clouds embeds points of meshes, which [`point_cloud`] draws as
+//! the client does for a CSV file that names meshes:
+//!
+//! ```no_run
+//! use finetuner::local::{get_model, point_cloud};
+//!
+//! # fn main() -> finetuner::local::Result<()> {
+//! let chair = point_cloud("chair.off", 2048)?;
+//! let embeddings = get_model("shapes-model")?.encode_point_clouds(&[&chair])?;
+//! # let _ = embeddings;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Embeddings can be made cheaper to compute and to keep:
 //!
 //! ```no_run
@@ -70,6 +84,23 @@ use crate::{
     Finetuner,
     data::{Expected, blocking, download},
 };
+
+/// Draws points from the surface of a mesh in an OFF, OBJ or STL file. The same
+/// file gives the same points each time.
+///
+/// ```no_run
+/// # fn example() -> finetuner::local::Result<()> {
+/// let points = finetuner::local::point_cloud("chair.off", 2048)?;
+/// assert_eq!(points.len(), 2048);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::Data`] where the file can't be read, or holds no mesh.
+pub fn point_cloud(mesh: impl AsRef<Path>, points: u32) -> Result<Vec<[f32; 3]>> {
+    crate::csv::points_of(mesh.as_ref(), points).map_err(Error::Data)
+}
 
 /// Opens a saved model: a folder that [`Run::save_model`](crate::Run::save_model)
 /// wrote, or a zip of [`Run::save_artifact`](crate::Run::save_artifact).

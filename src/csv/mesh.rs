@@ -10,13 +10,19 @@ use finetuner_protocol::Document;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
 
-type Point = [f32; 3];
+pub(crate) type Point = [f32; 3];
 type Triangle = [Point; 3];
 
 /// A document with a cloud of `count` points, shape `[count, 3]`, drawn from
 /// the mesh in a file. The same file gives the same cloud each time, so that
 /// data which is pushed again is the same data.
 pub(super) fn point_cloud(path: &Path, count: u32) -> Result<Document, String> {
+    let points = points_of(path, count)?;
+    Ok(Document::tensor(points.as_flattened(), &[count, 3]))
+}
+
+/// `count` points on the surface of the mesh in a file, always the same.
+pub(crate) fn points_of(path: &Path, count: u32) -> Result<Vec<Point>, String> {
     let bytes = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let ending = path.extension().and_then(|ending| ending.to_str());
     let triangles = match ending.map(str::to_ascii_lowercase).as_deref() {
@@ -29,14 +35,13 @@ pub(super) fn point_cloud(path: &Path, count: u32) -> Result<Document, String> {
                 .to_owned(),
         ),
     };
-    let points = triangles
+    triangles
         .and_then(|triangles| draw(&triangles, count, &bytes))
-        .map_err(|reason| format!("{}: {reason}", path.display()))?;
-    Ok(Document::tensor(&points, &[count, 3]))
+        .map_err(|reason| format!("{}: {reason}", path.display()))
 }
 
 /// Points of triangles, uniform over their surface.
-fn draw(triangles: &[Triangle], count: u32, seed: &[u8]) -> Result<Vec<f32>, String> {
+fn draw(triangles: &[Triangle], count: u32, seed: &[u8]) -> Result<Vec<Point>, String> {
     if count == 0 {
         return Err("`point_cloud_size` is 0, it must be 1 at least".to_owned());
     }
@@ -53,7 +58,7 @@ fn draw(triangles: &[Triangle], count: u32, seed: &[u8]) -> Result<Vec<f32>, Str
         return Err("its faces have no area to draw points from".to_owned());
     }
     let mut random = StdRng::from_seed(Sha256::digest(seed).into());
-    let mut points = Vec::with_capacity(count as usize * 3);
+    let mut points = Vec::with_capacity(count as usize);
     for _ in 0..count {
         let place = random.random::<f64>() * total;
         let index = ends.partition_point(|&end| end <= place);
@@ -63,7 +68,7 @@ fn draw(triangles: &[Triangle], count: u32, seed: &[u8]) -> Result<Vec<f32>, Str
         if u + v > 1.0 {
             (u, v) = (1.0 - u, 1.0 - v);
         }
-        points.extend((0..3).map(|i| a[i] + u * (b[i] - a[i]) + v * (c[i] - a[i])));
+        points.push([0, 1, 2].map(|i| a[i] + u * (b[i] - a[i]) + v * (c[i] - a[i])));
     }
     Ok(points)
 }

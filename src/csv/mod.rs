@@ -35,6 +35,8 @@ use crate::{DocumentSource, Error, Result};
 
 pub(crate) use columns::Layout;
 pub use dialect::Dialect;
+#[cfg(feature = "local")]
+pub(crate) use mesh::points_of;
 
 /// A CSV file, or text in its form.
 ///

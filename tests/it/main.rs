@@ -10,6 +10,7 @@ mod data;
 mod faults;
 mod journey;
 mod login;
+mod meshes;
 mod mock;
 mod models;
 mod outage;

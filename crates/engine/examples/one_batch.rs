@@ -7,9 +7,9 @@
 //! ```
 //!
 //! The inputs are `pixel_values` `[batch, 3, side, side]`, `input_ids`
-//! `[batch, tokens]` or both, as the model takes them; where texts are of
-//! different lengths, `lengths` has them. The outputs are `image_embeds`,
-//! `text_embeds`, `loss`, `grad.` and the name of each weight, and `losses` of
+//! `[batch, tokens]` or both, or `points` `[batch, points, 3]`, as the model takes
+//! them; where texts are of different lengths, `lengths` has them. The outputs are
+//! `image_embeds`, `text_embeds`, `cloud_embeds`, `loss`, `grad.` and the name of each weight, and `losses` of
 //! some steps with AdamW. The loss of a CLIP is its own; that of another model
 //! is the mean of its embeddings times `cotangent`, of the inputs.
 
@@ -18,6 +18,7 @@ use std::{collections::HashMap, path::PathBuf};
 use candle_core::{Device, Tensor};
 use clap::Parser;
 use finetuner_engine::{
+    cloud::CloudBatch,
     loss::clip_loss,
     models::{Input, Model, ModelConfig, ModelSetup},
     optim::Adam,
@@ -109,6 +110,14 @@ fn read(inputs: &HashMap<String, RawTensor>) -> Fallible<Vec<(&'static str, Inpu
     }
     if let Some(pixels) = inputs.get("pixel_values") {
         read.push(("image_embeds", Input::Images(tensor(pixels)?)));
+    }
+    if let Some((shape, points)) = inputs.get("points") {
+        let batch = CloudBatch {
+            points: points.as_chunks().0.to_vec(),
+            lengths: vec![shape[1]; shape[0]],
+            draws: Vec::new(),
+        };
+        read.push(("cloud_embeds", Input::PointClouds(batch)));
     }
     Ok(read)
 }

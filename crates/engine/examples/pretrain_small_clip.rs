@@ -114,6 +114,7 @@ fn main() -> Fallible<()> {
             tokenizer: Some(tokenizer.into()),
             processor: Some(processor.clone()),
             features: None,
+            clouds: None,
             prompt: None,
         },
         Criterion::new(&LossSpec::new(Loss::Clip), 0, 0, args.seed)?,

@@ -40,7 +40,7 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 use crate::{
     Error, Result,
     evaluation::Metrics,
-    models::{HEAD_PREFIX, MODULE_PREFIX, Model, ModelKind, OnnxFormat},
+    models::{HEAD_PREFIX, MODULE_PREFIX, Model, ModelKind, OnnxFormat, no_onnx},
     modules::{self, Pooling, Saved},
     params::{FloatFormat, RawTensor, write_safetensors},
     prepare::Preparer,
@@ -72,7 +72,10 @@ pub(crate) fn check_forms(loaded: &LoadedModel, config: &RunConfig) -> Result<Ve
     let parts = parts(model, &loaded.preparer, description, config);
     if config.model.to_onnx {
         for part in &parts {
-            let graph = model.onnx(part.onnx, OnnxFormat::Float32);
+            let graph = match part.onnx {
+                Some(input) => model.onnx(input, OnnxFormat::Float32),
+                None => Err(no_onnx(model.kind())),
+            };
             graph.map_err(|e| match e {
                 Error::Data(reason) => Error::config("to_onnx", reason),
                 other => other,
@@ -191,8 +194,8 @@ pub(crate) fn write(
     let models = folder.join("models");
     for part in &parts {
         std::fs::create_dir_all(&models).map_err(|e| Error::io(&models, e))?;
-        if record.config.model.to_onnx {
-            model.save_onnx(&models.join(ONNX_FILE), part.onnx, OnnxFormat::Float32)?;
+        if let Some(input) = part.onnx.filter(|_| record.config.model.to_onnx) {
+            model.save_onnx(&models.join(ONNX_FILE), input, OnnxFormat::Float32)?;
         }
         if let Some(tensors) = part
             .state_dict(model, description)

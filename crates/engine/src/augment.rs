@@ -1,10 +1,9 @@
-//! Random changes to training pictures, so that a small set teaches more.
+//! Random changes to training examples, so that a small set teaches more.
 
 use image::{Rgb, RgbImage};
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use rand_chacha::rand_core::Rng;
+
+use crate::draw::Draw;
 
 /// One random change, the same for the same numbers on every machine.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,14 +21,10 @@ pub struct Augmentation {
 impl Augmentation {
     /// A light change: rotation up to 12 degrees, scale 0.8 to 1.2, shift up
     /// to a tenth, brightness of each channel 0.85 to 1.15, and every second
-    /// picture mirrored. It depends on the three numbers alone.
+    /// picture mirrored.
     #[must_use]
-    pub fn light(seed: u64, epoch: usize, example: usize) -> Self {
-        let mut key = [0; 32];
-        key[..8].copy_from_slice(&seed.to_le_bytes());
-        key[8..16].copy_from_slice(&(epoch as u64).to_le_bytes());
-        key[16..24].copy_from_slice(&(example as u64).to_le_bytes());
-        let mut rng = ChaCha8Rng::from_seed(key);
+    pub fn light(draw: &Draw) -> Self {
+        let mut rng = draw.random(0);
         let mut between = |low: f32, high: f32| {
             low + (high - low) * (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32
         };
@@ -93,19 +88,28 @@ fn bilinear(picture: &RgbImage, x: f32, y: f32) -> [f32; 3] {
 mod tests {
     use super::*;
 
+    fn light(seed: u64, epoch: usize, example: usize) -> Augmentation {
+        Augmentation::light(&Draw {
+            seed,
+            epoch,
+            example,
+            augment: true,
+        })
+    }
+
     #[test]
     fn the_same_numbers_give_the_same_change_and_others_another() {
-        let one = Augmentation::light(7, 1, 2);
-        assert_eq!(one, Augmentation::light(7, 1, 2));
-        assert_ne!(one, Augmentation::light(7, 1, 3));
-        assert_ne!(one, Augmentation::light(7, 2, 2));
-        assert_ne!(one, Augmentation::light(8, 1, 2));
+        let one = light(7, 1, 2);
+        assert_eq!(one, light(7, 1, 2));
+        assert_ne!(one, light(7, 1, 3));
+        assert_ne!(one, light(7, 2, 2));
+        assert_ne!(one, light(8, 1, 2));
     }
 
     #[test]
     fn a_plain_picture_only_changes_its_brightness() {
         let picture = RgbImage::from_pixel(9, 5, Rgb([100, 100, 100]));
-        let change = Augmentation::light(1, 1, 1);
+        let change = light(1, 1, 1);
         let changed = change.apply(&picture);
         assert_eq!(changed.dimensions(), (9, 5));
         let expected = change.gain.map(|gain| (100.0 * gain).round() as u8);

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::{
     Error, Result,
     image::ImageProcessor,
-    models::{ModelKind, OnnxFormat, OnnxInput, TokenType},
+    models::{ModelKind, OnnxFormat, OnnxInput, TokenType, no_onnx},
     source::LoadedModel,
 };
 
@@ -30,13 +30,18 @@ impl LoadedModel {
                 vec![("text_model.onnx", texts), ("vision_model.onnx", images)]
             }
             ModelKind::Features => vec![("model.onnx", features)],
+            ModelKind::PointCloud => Vec::new(),
         }
     }
 
     /// See [`crate::infer::Encoder::save_onnx`].
     pub(crate) fn save_onnx(&self, folder: &Path, format: OnnxFormat) -> Result<()> {
+        let files = self.onnx_files();
+        if files.is_empty() {
+            return Err(no_onnx(self.model.kind()));
+        }
         std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-        for (name, input) in self.onnx_files() {
+        for (name, input) in files {
             self.model.save_onnx(&folder.join(name), input, format)?;
         }
         let put = |name: &str, bytes: &[u8]| {

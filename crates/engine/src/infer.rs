@@ -1,4 +1,4 @@
-//! Using a model: texts, pictures and features to embeddings.
+//! Using a model: texts, pictures, features and point clouds to embeddings.
 
 use std::{path::Path, sync::Arc};
 
@@ -232,6 +232,18 @@ impl Encoder {
         let items = features
             .iter()
             .map(|values| ItemRef::Features((*values).into()));
+        self.encode(&items.collect::<Vec<_>>())
+    }
+
+    /// Embeds point clouds, in their order. Of a cloud with more points than the
+    /// model takes, some are drawn, always the same; clouds are brought to the
+    /// unit sphere first.
+    ///
+    /// # Errors
+    /// [`Error::Item`] where one has no points or no extent, [`Error::Data`]
+    /// where the model embeds no point clouds.
+    pub fn encode_point_clouds(&self, clouds: &[&[[f32; 3]]]) -> Result<Embeddings> {
+        let items = clouds.iter().map(|points| ItemRef::PointCloud(points));
         self.encode(&items.collect::<Vec<_>>())
     }
 

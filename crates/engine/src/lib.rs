@@ -9,7 +9,7 @@
 //! | [`plan`] | a run's configuration, checked |
 //! | [`source`] | where models come from |
 //! | [`data`] | documents to training examples |
-//! | [`prepare`], [`image`], [`augment`], [`tokenizer`] | pictures and texts to tensors |
+//! | [`prepare`], [`image`], [`cloud`], [`augment`], [`draw`], [`tokenizer`] | pictures, point clouds and texts to tensors |
 //! | [`models`], [`params`] | networks and their weights |
 //! | [`modules`] | what a model of sentence-transformers has behind its network |
 //! | [`loss`], [`optim`], [`train`] | the training loop and its parts |
@@ -22,7 +22,9 @@
 mod artifact;
 pub mod augment;
 mod callbacks;
+pub mod cloud;
 pub mod data;
+pub mod draw;
 mod error;
 pub mod evaluation;
 mod export;

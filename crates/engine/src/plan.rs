@@ -19,7 +19,7 @@ use crate::{
     callbacks::{self, TrainingCallback},
     data::{Layout, Modalities, SearchKinds},
     loss::{Criterion, LossKind, LossSpec},
-    models::{MlpConfig, ModelKind},
+    models::{MlpConfig, ModelConfig, ModelKind},
     ops::Pooler,
     optim::{OptimizerSpec, ScheduleSpec},
     options::OptionReader,
@@ -129,6 +129,10 @@ impl Plan {
             );
             return Err(Error::config("output_dim", reason));
         }
+        if model.to_onnx && kind == ModelKind::PointCloud {
+            let reason = "true: networks of point clouds have no ONNX form; leave it out";
+            return Err(Error::config("to_onnx", reason));
+        }
         if model
             .output_dim
             .is_some_and(|dim| dim == 0 || dim > 1 << 20)
@@ -142,7 +146,7 @@ impl Plan {
                 .ok_or_else(|| read.bad("seed", "a whole number is wanted"))
         })?;
         let augment = match kind {
-            ModelKind::TextImage | ModelKind::Image => {
+            ModelKind::TextImage | ModelKind::Image | ModelKind::PointCloud => {
                 read.choice("augmentation", "none", &["none", "light"])? == "light"
             }
             _ => false,
@@ -167,7 +171,7 @@ impl Plan {
             image: given(&data.image_modality, "image"),
         };
         let layout = layout(kind, &loss, &modalities)?;
-        check_batch_size(config, &loss)?;
+        check_batch_size(config, kind, &loss)?;
         // Made with any number of classes, so that every option is looked at.
         let criterion = Criterion::new(&loss, 2, 0, 0)?;
         let optimizer = OptimizerSpec {
@@ -306,6 +310,10 @@ fn source(
             let config = MlpConfig::parse(&options)?;
             return Ok((ModelSource::Mlp(Some(config)), ModelKind::Features));
         }
+        if let ModelSource::PointNet(defaults) = source {
+            let source = ModelSource::PointNet(pointnet(read, defaults)?);
+            return Ok((source, ModelKind::PointCloud));
+        }
         if source == ModelSource::Towers(None) {
             let towers = towers(config, &allowed, read)?;
             return Ok((ModelSource::Towers(Some(towers)), ModelKind::TextImage));
@@ -321,6 +329,22 @@ fn source(
         )
     })?;
     Ok((ModelSource::Artifact(artifact), kind))
+}
+
+/// The `config.json` of a new PointNet++ by the options of the run.
+fn pointnet(read: &OptionReader<'_>, mut config: Value) -> Result<Value> {
+    for name in ["hidden_dim", "embed_dim"] {
+        let default = config[name].as_u64().unwrap_or(0) as usize;
+        config[name] = read.count(name, default, 1)?.into();
+    }
+    config["dropout_rate"] = read.number("dropout_rate", 0.1, 0.0, 0.99)?.into();
+    let shape = read.choice("input_shape", "bnc", &["bnc", "bcn"])?;
+    if shape != "bnc" {
+        let wanted = "clouds are given as [points, 3], which is `bnc`; turn them before pushing";
+        return Err(read.bad("input_shape", wanted));
+    }
+    ModelConfig::parse(&config).map_err(|e| Error::config("model_options", e.to_string()))?;
+    Ok(config)
 }
 
 /// The models that become the towers of a new text-to-image model.

@@ -1,4 +1,4 @@
-//! From texts, pictures and features to the tensors that a model takes.
+//! From texts, pictures, features and point clouds to the tensors that a model takes.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -8,7 +8,9 @@ use rayon::prelude::*;
 use crate::{
     Error, Result,
     augment::Augmentation,
+    cloud::{CloudBatch, CloudSampler},
     data::{Item, Stored},
+    draw::Draw,
     image::ImageProcessor,
     models::Input,
     tokenizer::Tokenizer,
@@ -25,6 +27,8 @@ pub enum ItemRef<'a> {
     Stored(&'a Stored),
     /// Features that were made elsewhere.
     Features(Cow<'a, [f32]>),
+    /// A point cloud.
+    PointCloud(&'a [[f32; 3]]),
 }
 
 impl<'a> From<&'a Item> for ItemRef<'a> {
@@ -34,6 +38,7 @@ impl<'a> From<&'a Item> for ItemRef<'a> {
             Item::Image(bytes) => Self::Image(bytes),
             Item::Stored(stored) => Self::Stored(stored),
             Item::Features(values) => Self::Features(Cow::Borrowed(values)),
+            Item::PointCloud(points) => Self::PointCloud(points),
         }
     }
 }
@@ -74,25 +79,28 @@ pub struct Preparer {
     pub processor: Option<ImageProcessor>,
     /// Length of the features of a model that takes them.
     pub features: Option<usize>,
+    /// The sampler of a model of point clouds.
+    pub clouds: Option<CloudSampler>,
     /// A text that goes before every text.
     pub prompt: Option<Prompt>,
 }
 
 impl Preparer {
-    /// The input of one batch; all items must be of one kind. `change` says how
-    /// the picture at a place is changed.
+    /// The input of one batch; all items must be of one kind. In training, `draw`
+    /// gives the place in the run of the item at a place of the batch.
     ///
     /// # Errors
     /// [`Error::Item`] names the place of an item that can't be used.
     pub fn prepare(
         &self,
         items: &[ItemRef<'_>],
-        change: impl Fn(usize) -> Option<Augmentation> + Sync,
+        draw: impl Fn(usize) -> Option<Draw> + Sync,
         device: &Device,
     ) -> Result<Input> {
         match items.first() {
-            Some(ItemRef::Image(_) | ItemRef::Stored(_)) => self.pictures(items, change, device),
+            Some(ItemRef::Image(_) | ItemRef::Stored(_)) => self.pictures(items, draw, device),
             Some(ItemRef::Features(_)) => self.features(items, device),
+            Some(ItemRef::PointCloud(_)) => self.clouds(items, draw),
             _ => self.texts(items),
         }
     }
@@ -127,7 +135,7 @@ impl Preparer {
     fn pictures(
         &self,
         items: &[ItemRef<'_>],
-        change: impl Fn(usize) -> Option<Augmentation> + Sync,
+        draw: impl Fn(usize) -> Option<Draw> + Sync,
         device: &Device,
     ) -> Result<Input> {
         let processor = self.processor.as_ref().ok_or_else(|| refused("pictures"))?;
@@ -143,8 +151,10 @@ impl Preparer {
                     ItemRef::Stored(stored) => Cow::Owned(stored.read()?),
                     _ => return Err(mixed(i)),
                 };
+                let change = draw(i).filter(|draw| draw.augment);
+                let change = change.map(|draw| Augmentation::light(&draw));
                 processor
-                    .process(&bytes, change(i).as_ref(), out)
+                    .process(&bytes, change.as_ref(), out)
                     .map_err(|e| at(i, &e))
             })?;
         let [height, width] = processor.sides().map(|side| side as usize);
@@ -152,11 +162,29 @@ impl Preparer {
         Ok(Input::Images(pixels))
     }
 
+    fn clouds(
+        &self,
+        items: &[ItemRef<'_>],
+        draw: impl Fn(usize) -> Option<Draw> + Sync,
+    ) -> Result<Input> {
+        let sampler = self.clouds.ok_or_else(|| refused("point clouds"))?;
+        let sampled = items.par_iter().enumerate().map(|(i, item)| match item {
+            ItemRef::PointCloud(points) => {
+                let draw = draw(i);
+                let points = sampler.sample(points, draw.as_ref());
+                points.map(|points| (points, draw)).map_err(|e| at(i, &e))
+            }
+            _ => Err(mixed(i)),
+        });
+        let sampled = sampled.collect::<Result<Vec<_>>>()?;
+        Ok(Input::PointClouds(CloudBatch::of(sampled)))
+    }
+
     fn features(&self, items: &[ItemRef<'_>], device: &Device) -> Result<Input> {
         let mut length = self.features.ok_or_else(|| refused("features"))?;
-        // Features in place of texts or pictures are what a frozen network made of
-        // them: of one length for texts, and of another for pictures.
-        if (self.tokenizer.is_some() || self.processor.is_some())
+        // Features in place of other items are what a frozen network made of them:
+        // of one length for texts, and of another for pictures.
+        if (self.tokenizer.is_some() || self.processor.is_some() || self.clouds.is_some())
             && let Some(ItemRef::Features(first)) = items.first()
         {
             length = first.len();

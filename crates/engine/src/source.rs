@@ -22,7 +22,7 @@ use finetuner_protocol::{
     BACKBONES, LocalModels, Task, backbone::Backbone, find_backbone, guess_task,
 };
 pub use load::{LoadOptions, LoadedModel, ModelDescription};
-use serde_json::json;
+use serde_json::{Value, json};
 pub use towers::TowerSources;
 
 use crate::{
@@ -49,6 +49,8 @@ pub enum ModelSource {
     Towers(Option<TowerSources>),
     /// A new perceptron of these shapes; a name alone has none.
     Mlp(Option<MlpConfig>),
+    /// A new PointNet++ with this `config.json`.
+    PointNet(Value),
 }
 
 /// Says of a model of the list that it can't be fine-tuned, and what can be in
@@ -98,6 +100,10 @@ impl ModelSource {
         match find_backbone(name) {
             Some(backbone) if !backbone.trainable => Err(Error::model(name, not_yet(backbone))),
             Some(backbone) if backbone.name == "mlp" => Ok(Self::Mlp(None)),
+            Some(backbone) if backbone.task == Task::MeshToMesh => Ok(Self::PointNet(json!({
+                "model_type": "pointnet2", "hidden_dim": 1024, "embed_dim": backbone.output_dim,
+                "grouping": "nearest", "center_last": true,
+            }))),
             Some(backbone) if backbone.name == TWO_TOWERS => Ok(Self::Towers(None)),
             Some(backbone) => Ok(Self::Hub(backbone.hub_name().to_owned())),
             None if is_hub_name(name) => Ok(Self::Hub(name.to_owned())),
@@ -121,6 +127,7 @@ impl ModelSource {
             Task::TextToImage => ModelKind::TextImage,
             Task::ImageToImage => ModelKind::Image,
             Task::TextToText => ModelKind::Text,
+            Task::MeshToMesh => ModelKind::PointCloud,
             _ => ModelKind::Features,
         };
         Ok(match self {
@@ -142,6 +149,7 @@ impl ModelSource {
             }
             Self::Hub(name) => of_task(&guess_task(name)),
             Self::Mlp(_) => ModelKind::Features,
+            Self::PointNet(_) => ModelKind::PointCloud,
             Self::Towers(_) => ModelKind::TextImage,
             Self::Artifact(id) => {
                 return Err(Error::model(id.as_str(), "it was not fetched"));
@@ -205,10 +213,28 @@ impl ModelSource {
                 "mlp",
                 "its shapes are not known: give `input_size` and `hidden_sizes`",
             )),
+            Self::PointNet(config) => {
+                let mut files = ModelFiles {
+                    config: config.clone(),
+                    ..ModelFiles::default()
+                };
+                files.modules.notes.push(NO_WEIGHTS.to_owned());
+                Ok(files)
+            }
             Self::Artifact(id) => Err(Error::model(id.as_str(), "it was not fetched")),
         }
     }
+
+    /// Whether the network is a new one with random weights.
+    pub(crate) fn is_new(&self) -> bool {
+        matches!(self, Self::Mlp(_) | Self::PointNet(_))
+    }
 }
+
+/// What the log says of a new PointNet++.
+const NO_WEIGHTS: &str = "`pointnet-base` begins with random weights, since none are published that \
+                          could be loaded: its embeddings say nothing before it is trained. To begin \
+                          with weights of your own, give the folder of such a model in its place";
 
 /// Size limit and token for downloads from the model hub.
 #[derive(Clone, Default)]
@@ -331,7 +357,6 @@ mod tests {
             assert_eq!(source.kind().unwrap(), kind, "{name}");
         }
         for (name, reason) in [
-            ("pointnet-base", "nor any other mesh-to-mesh model"),
             ("clip-base-multi", "for text-to-image it can fine-tune"),
             ("no-such-model", "not in the list"),
             ("../nowhere/clip", "no config.json"),

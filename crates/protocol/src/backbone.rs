@@ -137,6 +137,9 @@ const POINTNET: &[ModelOption] = &[
     option("embed_dim", "whole number", "512"),
     option("input_shape", "bnc or bcn", "\"bnc\""),
     option("dropout_rate", "number", "0.1"),
+    SEED,
+    AUGMENTATION,
+    PRECISION,
 ];
 
 /// The name of the small CLIP that ships with the backend.
@@ -360,9 +363,9 @@ pub const BACKBONES: &[Backbone] = &[
         task: Task::MeshToMesh,
         output_dim: 512,
         architecture: "pointnet",
-        description: "PointNet++ for point clouds of 3D meshes",
+        description: "PointNet++ for point clouds of meshes, not pretrained",
         options: POINTNET,
-        trainable: false,
+        trainable: true,
         onnx: false,
     },
     Backbone {
@@ -461,8 +464,8 @@ pub fn find_backbone(name: &str) -> Option<&'static Backbone> {
 }
 
 /// What a model compares: that of the list of backbones, else what its name
-/// says: a CLIP or SigLIP, a ResNet, EfficientNet, ViT or DINOv2, or else a text
-/// model.
+/// says: a CLIP or SigLIP, a PointNet, a ResNet, EfficientNet, ViT or DINOv2, or
+/// else a text model.
 ///
 /// ```
 /// use finetuner_protocol::{Task, guess_task};
@@ -483,6 +486,8 @@ pub fn guess_task(name: &str) -> Task {
         .any(|part| has(part))
     {
         Task::TextToImage
+    } else if has("pointnet") {
+        Task::MeshToMesh
     } else if ["resnet", "efficientnet", "vit-", "dinov2"]
         .iter()
         .any(|part| has(part))

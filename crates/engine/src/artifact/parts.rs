@@ -30,8 +30,8 @@ pub(super) struct Part {
     pub(super) inputs: Value,
     /// Its `metadata.yml`.
     pub(super) metadata: Value,
-    /// Its inputs as ONNX.
-    pub(super) onnx: OnnxInput<'static>,
+    /// Its inputs as ONNX, where it has such a form.
+    pub(super) onnx: Option<OnnxInput<'static>>,
 }
 
 impl Part {
@@ -98,7 +98,7 @@ struct Inputs {
     preprocess: (&'static str, Value),
     collate: (&'static str, Value),
     tailor_shape: Value,
-    onnx: OnnxInput<'static>,
+    onnx: Option<OnnxInput<'static>>,
 }
 
 /// The parts of a model.
@@ -149,6 +149,12 @@ pub(super) fn parts(
             let length = preparer.features.unwrap_or(0);
             let inputs = features(length);
             let mut part = describe(name, "any", "MLPBuilder", inputs);
+            part.metadata["options"] = json!(config.model.options);
+            vec![part]
+        }
+        ModelKind::PointCloud => {
+            let inputs = clouds(preparer.clouds.map_or(0, |sampler| sampler.points));
+            let mut part = describe(name, "mesh-to-mesh", "MeshDataModelBuilder", inputs);
             part.metadata["options"] = json!(config.model.options);
             vec![part]
         }
@@ -252,7 +258,7 @@ fn texts(model: &Model, description: &ModelDescription, source: &str) -> Inputs 
             json!({"name": source, "truncation": true, "padding": padding, "max_length": longest}),
         ),
         tailor_shape: json!([longest]),
-        onnx: OnnxInput::Texts(TokenType::Int32),
+        onnx: Some(OnnxInput::Texts(TokenType::Int32)),
     }
 }
 
@@ -283,11 +289,11 @@ fn pictures(preparer: &Preparer, source: &str) -> Inputs {
         preprocess: ("VisionPreprocess", preprocess),
         collate,
         tailor_shape: json!([3, height, width]),
-        onnx: OnnxInput::Images {
+        onnx: Some(OnnxInput::Images {
             name,
             sides: [height as usize, width as usize],
             affine: plain.and_then(from_imagenet),
-        },
+        }),
     }
 }
 
@@ -315,6 +321,23 @@ fn features(length: usize) -> Inputs {
         preprocess: ("DefaultPreprocess", json!({})),
         collate: ("DefaultCollate", json!({})),
         tailor_shape: json!([length]),
-        onnx: OnnxInput::Features { length },
+        onnx: Some(OnnxInput::Features { length }),
+    }
+}
+
+fn clouds(points: usize) -> Inputs {
+    Inputs {
+        names: vec!["pointcloud"],
+        shape: json!(["batch-size", points, 3]),
+        dtype: "float32",
+        dynamic: json!({"0": "batch-size"}),
+        modality: "pointcloud",
+        preprocess: (
+            "PointCloudPreprocess",
+            json!({"num_points": points, "augmentation": false}),
+        ),
+        collate: ("DefaultCollate", json!({})),
+        tailor_shape: json!([points, 3]),
+        onnx: None,
     }
 }

@@ -8,13 +8,13 @@ mod search;
 use std::{collections::HashMap, sync::Arc};
 
 pub use each::Documents;
-use finetuner_protocol::{Document, text::is_blank};
+use finetuner_protocol::{Content, Document, NdArray, text::is_blank};
 pub use pictures::{PictureFile, Pictures, Stored};
 pub use read::read;
 pub use search::{Named, SearchKinds, SearchSet, Searched, read_search_set};
 use tokenizers::NormalizedString;
 
-use crate::{Result, models::ModelKind};
+use crate::{Result, cloud::check_cloud, models::ModelKind};
 
 /// Which chunk of a document is the text and which the picture.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub enum Item {
     Stored(Stored),
     /// Features that were made elsewhere.
     Features(Arc<[f32]>),
+    /// A point cloud.
+    PointCloud(Arc<[[f32; 3]]>),
 }
 
 /// One example to train on.
@@ -185,7 +187,6 @@ pub fn split(examples: Vec<Example>, part: f64, seed: u64) -> (Vec<Example>, Vec
 
 /// The features of a document, or why there are none.
 fn features(document: &Document) -> Result<Vec<f32>, String> {
-    use finetuner_protocol::Content;
     let values = match &document.content {
         Some(Content::Tensor(array)) => array.to_f32(),
         _ => None,
@@ -196,6 +197,29 @@ fn features(document: &Document) -> Result<Vec<f32>, String> {
         return Err(format!("its tensor holds {value}"));
     }
     Ok(values)
+}
+
+/// The point cloud of a document, or why there is none.
+fn point_cloud(document: &Document) -> Result<Arc<[[f32; 3]]>, String> {
+    let Some(Content::Tensor(array @ NdArray::Dense { shape, .. })) = &document.content else {
+        return Err(
+            "it holds no point cloud: give a tensor of the shape [points, 3], which \
+             `CsvOptions::create_point_clouds` draws from a mesh"
+                .to_owned(),
+        );
+    };
+    let &[count, 3] = shape.as_slice() else {
+        return Err(format!(
+            "its tensor has the shape {shape:?}; a point cloud has the shape [points, 3]"
+        ));
+    };
+    let values = array.to_f32().unwrap_or_default();
+    let points: Vec<[f32; 3]> = values.as_chunks().0.to_vec();
+    if points.len() != count as usize {
+        return Err("its tensor does not hold numbers".to_owned());
+    }
+    check_cloud(&points).map_err(|reason| format!("its point cloud {reason}"))?;
+    Ok(points.into())
 }
 
 /// The normal form of a label: no spaces around it and no characters that can't

@@ -10,7 +10,7 @@ use finetuner_protocol::{
 use super::{
     Documents, Example, Item, Layout, Modalities, Pictures,
     each::{Fault, each},
-    features,
+    features, point_cloud,
 };
 use crate::{Error, Result, models::ModelKind};
 
@@ -101,6 +101,7 @@ fn item(
         ModelKind::Text => Item::Text(text(document)?.into()),
         ModelKind::Image => pictures.take(i, document)?,
         ModelKind::Features => Item::Features(features(document)?.into()),
+        ModelKind::PointCloud => Item::PointCloud(point_cloud(document)?),
         ModelKind::TextImage => Err("a CLIP model trains on text-image pairs")?,
     })
 }

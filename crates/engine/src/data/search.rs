@@ -5,7 +5,7 @@ use finetuner_protocol::Document;
 use super::{
     Documents, Item, Modalities, Pictures,
     each::{Fault, each},
-    features, pictures,
+    features, pictures, point_cloud,
     read::label,
 };
 use crate::{Result, models::ModelKind};
@@ -152,6 +152,7 @@ impl Reader<'_> {
         let wanted = match kind {
             ModelKind::Text => "a text",
             ModelKind::Features => "a tensor of numbers",
+            ModelKind::PointCloud => "a point cloud",
             _ => "a picture",
         };
         part.ok_or_else(|| Fault::Bad(format!("it needs {wanted}")))
@@ -175,6 +176,7 @@ impl Reader<'_> {
             item: match kind {
                 ModelKind::Text => Item::Text(part.as_text().unwrap_or_default().into()),
                 ModelKind::Features => Item::Features(features(part)?.into()),
+                ModelKind::PointCloud => Item::PointCloud(point_cloud(part)?),
                 _ => self.pictures.take(i, part)?,
             },
             label: label.ok_or("it has neither a `finetuner_label` nor a text")?,
@@ -188,6 +190,7 @@ fn fits(document: &Document, kind: ModelKind) -> bool {
     match kind {
         ModelKind::Text => document.as_text().is_some(),
         ModelKind::Features => features(document).is_ok(),
+        ModelKind::PointCloud => point_cloud(document).is_ok(),
         _ => pictures::holds_one(document),
     }
 }

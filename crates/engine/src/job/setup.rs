@@ -149,8 +149,8 @@ pub(super) fn build_trainer(
     }
     let schedule = schedule.build(plan.epochs, steps, plan.learning_rate)?;
     let rate = plan.learning_rate;
-    if plan.freeze && model.config().architecture().begins_random() {
-        let note = "`freeze`: a new perceptron keeps its random weights";
+    if plan.freeze && plan.source.is_new() {
+        let note = "`freeze`: a new network keeps its random weights";
         notes.push((Level::Warning, note.to_owned()));
     }
     let trainer = Trainer::new(

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Input, ModelKind, clip, dinov2, efficientnet, gemma3, mlp, modernbert, mpnet, nomic_bert,
-    qwen3, random, resnet, siglip, t5, text, two_towers, vit,
+    pointnet, qwen3, random, resnet, siglip, t5, text, two_towers, vit,
 };
 use crate::{
     Error, Result,
@@ -42,7 +42,7 @@ pub(crate) trait Architecture: Debug + Send + Sync {
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>>;
 
     /// The family that the Python Finetuner names in an artifact's metadata:
-    /// `transformer`, `cnn` or `mlp`.
+    /// `transformer`, `cnn`, `mlp` or `pointnet`.
     fn family(&self) -> &'static str;
 
     /// The longest text in tokens, for a model that reads texts.
@@ -70,6 +70,11 @@ pub(crate) trait Architecture: Debug + Send + Sync {
 
     /// Length of the features, for a model that takes them.
     fn features(&self) -> Option<usize> {
+        None
+    }
+
+    /// Points of a cloud that are used, for a model of point clouds.
+    fn cloud_points(&self) -> Option<usize> {
         None
     }
 
@@ -201,6 +206,7 @@ const ARCHITECTURES: &[(&str, Parse)] = &[
     ("modernbert", modernbert::parse),
     ("mpnet", mpnet::parse),
     ("nomic_bert", nomic_bert::parse),
+    ("pointnet2", pointnet::parse),
     ("qwen3", qwen3::parse),
     ("resnet", resnet::parse),
     ("roberta", text::parse_roberta),

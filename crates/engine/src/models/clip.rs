@@ -13,11 +13,11 @@ use serde_json::Value;
 
 use super::{
     Architecture, Input, ModelKind, Network,
-    random::normal,
     text::{BlockShape, blocks},
 };
 use crate::{
     Error, Result,
+    draw::normal,
     image::{ImageProcessor, ProcessorClass},
     onnx::{self, Attendance, Attribute, DataType, Edge, Graph, Inputs, TextInputs},
     ops::{
@@ -370,7 +370,7 @@ impl Network for Clip {
         match input {
             Input::Texts(texts) => self.encode_texts(pass, texts).map(Some),
             Input::Images(pixels) => self.encode_images(pass, pixels).map(Some),
-            Input::Features(_) => Ok(None),
+            Input::Features(_) | Input::PointClouds(_) => Ok(None),
         }
     }
 

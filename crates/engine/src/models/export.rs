@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::Model;
+use super::{Model, ModelKind};
 use crate::{
     Error, Result,
     onnx::{BATCH, DataType, Dim, Graph, Inputs, TextInputs},
@@ -106,12 +106,8 @@ impl Model {
                 Inputs::Features(graph.input("features", DataType::Float, &dims))
             }
         };
-        let x = self.network.onnx(&mut graph, &inputs)?.ok_or_else(|| {
-            let kind = self.kind().inputs();
-            Error::data(format!(
-                "this model of {kind} can't be written as ONNX: its architecture has no ONNX form"
-            ))
-        })?;
+        let x = self.network.onnx(&mut graph, &inputs)?;
+        let x = x.ok_or_else(|| no_onnx(self.kind()))?;
         let before = self.modules[0].iter();
         let x = before.fold(x, |x, layer| layer.onnx(&mut graph, &x));
         let x = match &self.heads {
@@ -126,4 +122,12 @@ impl Model {
         graph.output(&x, OUTPUT, &[BATCH, Dim::Fixed(self.dim())]);
         Ok(graph)
     }
+}
+
+/// Says that models of this kind have no ONNX form.
+pub(crate) fn no_onnx(kind: ModelKind) -> Error {
+    let kind = kind.inputs();
+    Error::data(format!(
+        "this model of {kind} can't be written as ONNX: its architecture has no ONNX form"
+    ))
 }

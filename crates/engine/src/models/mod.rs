@@ -18,6 +18,7 @@ mod mlp;
 mod modernbert;
 mod mpnet;
 mod nomic_bert;
+mod pointnet;
 mod qwen3;
 mod random;
 mod resnet;
@@ -36,7 +37,7 @@ use serde_json::Value;
 
 pub(crate) use crate::modules::PREFIX as MODULE_PREFIX;
 pub(crate) use architecture::{Architecture, Network};
-pub(crate) use export::OUTPUT;
+pub(crate) use export::{OUTPUT, no_onnx};
 pub use export::{OnnxFormat, OnnxInput, TokenType};
 pub use head::HeadConfig;
 pub(crate) use head::{FoldedLayer, PREFIX as HEAD_PREFIX};
@@ -48,6 +49,7 @@ pub(crate) use two_towers::{
 
 use crate::{
     Error, Result,
+    cloud::CloudBatch,
     kernels::gemm::Precision,
     modules::{Layer, LayerSpec, head_place},
     ops::{Kernels, Pass, Pooler, Runtime},
@@ -71,6 +73,8 @@ pub enum ModelKind {
     Image,
     /// Features: lists of numbers.
     Features,
+    /// Point clouds: lists of places in space.
+    PointCloud,
 }
 
 /// What is embedded: one batch of one kind.
@@ -83,6 +87,8 @@ pub enum Input {
     Images(Tensor),
     /// Features, `[batch, length]`.
     Features(Tensor),
+    /// Point clouds, as [`crate::cloud::CloudSampler`] prepares them.
+    PointClouds(CloudBatch),
 }
 
 /// A network's shapes, read from its `config.json`.
@@ -387,6 +393,7 @@ impl Model {
             Input::Texts(_) => true,
             Input::Images(_) => false,
             Input::Features(_) => member == 0,
+            Input::PointClouds(_) => false,
         };
         let x = match self.setup.freeze {
             true => self.network.finish(pass, &x, texts)?,
@@ -426,6 +433,7 @@ impl Model {
             Input::Texts(_) => "texts",
             Input::Images(_) => "pictures",
             Input::Features(_) => "features",
+            Input::PointClouds(_) => "point clouds",
         };
         Error::data(format!(
             "this model embeds {}, not {kind}",
@@ -447,6 +455,7 @@ impl ModelKind {
             Self::Text => "texts",
             Self::Image => "pictures",
             Self::Features => "features",
+            Self::PointCloud => "point clouds",
         }
     }
 }

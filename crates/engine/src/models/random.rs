@@ -5,7 +5,10 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
-use crate::params::RawTensor;
+use crate::{
+    draw::{normal, uniform},
+    params::RawTensor,
+};
 
 /// Random weights of these shapes, drawn as PyTorch draws a new layer's: evenly
 /// between plus and minus one over the root of the inputs. Normalisations begin
@@ -54,15 +57,4 @@ pub(crate) fn uniform_weights(seed: u64, count: usize, bound: f64) -> Vec<f32> {
 
 fn even(rng: &mut impl Rng, bound: f64) -> f32 {
     ((2.0 * uniform(rng) - 1.0) * bound) as f32
-}
-
-/// A draw from a normal distribution around 0 (Box and Muller 1958).
-pub(super) fn normal(rng: &mut impl Rng, spread: f64) -> f32 {
-    let (a, b) = (uniform(rng), uniform(rng));
-    ((-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos() * spread) as f32
-}
-
-/// A draw between 0, which it never is, and 1.
-fn uniform(rng: &mut impl Rng) -> f64 {
-    ((f64::from(rng.next_u32()) + 0.5) / f64::from(u32::MAX)).min(1.0)
 }

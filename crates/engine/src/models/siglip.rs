@@ -359,7 +359,7 @@ impl Network for Siglip {
         match input {
             Input::Texts(texts) => self.text.encode(pass, texts).map(Some),
             Input::Images(pixels) => self.vision.encode(pass, pixels).map(Some),
-            Input::Features(_) => Ok(None),
+            Input::Features(_) | Input::PointClouds(_) => Ok(None),
         }
     }
 

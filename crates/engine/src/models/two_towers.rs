@@ -375,7 +375,7 @@ impl Network for TwoTowers {
         match input {
             Input::Texts(_) => self.text.pooled(pass, input),
             Input::Images(_) => self.vision.pooled(pass, input),
-            Input::Features(_) => Ok(None),
+            Input::Features(_) | Input::PointClouds(_) => Ok(None),
         }
     }
 

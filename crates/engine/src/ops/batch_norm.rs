@@ -20,6 +20,9 @@ pub(crate) struct BatchNorm {
     pub(super) running_mean: Arc<Param>,
     pub(super) running_var: Arc<Param>,
     pub(super) eps: f32,
+    /// The bias of the layer before, which that layer leaves out: in training
+    /// the normalisation would take it out again.
+    before: Option<Arc<Param>>,
 }
 
 /// What of a new batch goes into the running moments: PyTorch's default.
@@ -44,7 +47,26 @@ impl BatchNorm {
             running_mean: get("running_mean")?,
             running_var: get("running_var")?,
             eps,
+            before: None,
         })
+    }
+
+    /// The same behind a layer with a bias, which is not added there.
+    pub(crate) fn behind_bias(self, bias: Arc<Param>) -> Self {
+        Self {
+            before: Some(bias),
+            ..self
+        }
+    }
+
+    /// A mean of rows with the bias of the layer before them times `sign` added.
+    fn moved(&self, mean: &[f32], sign: f32) -> candle_core::Result<Vec<f32>> {
+        let Some(bias) = &self.before else {
+            return Ok(mean.to_vec());
+        };
+        let bias = floats(bias.tensor())?;
+        let both = mean.iter().zip(&*bias);
+        Ok(both.map(|(mean, bias)| mean + sign * bias).collect())
     }
 
     /// Name and shape of its tensors.
@@ -74,7 +96,8 @@ impl BatchNorm {
                 }
             })
         };
-        keep(&self.running_mean, &mean, 1.0).map_err(candle_core::Error::wrap)?;
+        let shown = self.moved(&mean, 1.0)?;
+        keep(&self.running_mean, &shown, 1.0).map_err(candle_core::Error::wrap)?;
         keep(&self.running_var, &var, unbiased).map_err(candle_core::Error::wrap)?;
         self.affine(mean, &var)
     }
@@ -89,7 +112,8 @@ impl BatchNorm {
     /// By the running moments.
     pub(super) fn settled(&self) -> candle_core::Result<Affine> {
         let var = floats(self.running_var.tensor())?.to_vec();
-        self.affine(floats(self.running_mean.tensor())?.to_vec(), &var)
+        let mean = self.moved(&floats(self.running_mean.tensor())?, -1.0)?;
+        self.affine(mean, &var)
     }
 
     fn affine(&self, mean: Vec<f32>, var: &[f32]) -> candle_core::Result<Affine> {
@@ -177,6 +201,27 @@ mod tests {
         }
     }
     use crate::ops::testing::params;
+
+    #[test]
+    fn a_bias_before_the_normalisation_moves_its_running_mean_alone() {
+        let parts = ["weight", "bias", "running_mean", "running_var", "before"];
+        let names = parts.map(|part| format!("n.{part}"));
+        let shapes = names.each_ref().map(|name| (&**name, &[1usize][..]));
+        let params = params(&shapes, &["n.running_mean", "n.running_var"]);
+        let plain = BatchNorm::load(&params, "n", 1, 1e-5).unwrap();
+        plain.running_mean.update(|m| m[0] = 2.0).unwrap();
+        plain.running_var.update(|v| v[0] = 3.0).unwrap();
+        let bias = params.get("n.before", &[1]).unwrap();
+        bias.update(|b| b[0] = 0.5).unwrap();
+        let norm = plain.clone().behind_bias(bias);
+        // z without the bias is normalised as z with it by a norm of its own.
+        let (found, expected) = (norm.settled().unwrap(), plain.settled().unwrap());
+        let apply = |affine: &Affine, z: f32| affine.scale[0] * z + affine.shift[0];
+        assert!((apply(&found, 1.0) - apply(&expected, 1.5)).abs() < 1e-6);
+        norm.learn(&[1.0, 2.0, 3.0, 6.0]).unwrap();
+        let mean = norm.running_mean.to_vec().unwrap()[0];
+        assert!((mean - (2.0 + 0.1 * (3.5 - 2.0))).abs() < 1e-6);
+    }
 
     #[test]
     fn running_moments_follow_the_batch_as_in_pytorch() {

@@ -16,6 +16,7 @@ mod block_finish;
 mod block_fused;
 mod block_inference;
 mod block_params;
+mod cloud;
 mod conv;
 mod conv_layers;
 mod conv_pool;
@@ -37,13 +38,13 @@ pub(crate) use activation::Activation;
 pub(crate) use attention::{Attention, AttentionConfig, Segments};
 pub(crate) use attention_pool::AttentionPool;
 pub(crate) use batch_norm::BatchNorm;
-pub(crate) use block_finish::Finish;
 pub(crate) use block::{Block, run_blocks};
 pub(crate) use block_finish::Finish;
 pub(crate) use block_params::{
     BERT_BLOCK, BlockForm, BlockLayers, BlockNames, BlockParams, CLIP_BLOCK, DISTILBERT_BLOCK,
     FinishNames, LayerName,
 };
+pub(crate) use cloud::{Groups, Point, ball, farthest_points, group, max_of_groups, nearest};
 pub(crate) use conv::{ConvKind, ConvNorm, Padding};
 pub(crate) use conv_layers::{Shortcut, run_layers};
 pub(crate) use conv_pool::{max_pool, scale_channels};
@@ -165,6 +166,10 @@ impl Pass {
     /// How it computes, unless it is for training.
     pub(crate) fn inference(&self) -> Option<Inference> {
         (!self.training).then_some(Inference { int8: self.int8 })
+    }
+
+    pub(crate) fn is_training(&self) -> bool {
+        self.training
     }
 
     pub(crate) fn is_fused(&self) -> bool {

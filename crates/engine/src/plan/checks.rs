@@ -27,7 +27,7 @@ pub(super) fn loss_of(config: &RunConfig, kind: ModelKind, notes: &mut Vec<Strin
 }
 
 /// Refuses batches that are too small to teach anything.
-pub(super) fn check_batch_size(config: &RunConfig, loss: &LossSpec) -> Result<()> {
+pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossSpec) -> Result<()> {
     let Some(size) = config.hyper_parameters.batch_size else {
         return Ok(());
     };
@@ -37,6 +37,11 @@ pub(super) fn check_batch_size(config: &RunConfig, loss: &LossSpec) -> Result<()
         return bad(
             "`freeze` and `output_dim` train a projection head with batch normalisation, which \
              needs at least 2 examples in a batch",
+        );
+    }
+    if size == 1 && kind == ModelKind::PointCloud {
+        return bad(
+            "the network has batch normalisation, which needs at least 2 clouds in a batch",
         );
     }
     let alone = match loss.kind() {

@@ -72,6 +72,7 @@ fn by_input(
         ModelKind::Image => &["image"],
         ModelKind::TextImage => &["text", "image"],
         ModelKind::Features => &[],
+        ModelKind::PointCloud => &["mesh"],
     };
     let field = format!("model_options.{name}");
     let mut direct = object(read, name)?;
@@ -109,6 +110,10 @@ fn refuse(field: &str, options: &Options, known: &[&str], instead: &str) -> Resu
 pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<Cutting> {
     let instead = match kind {
         ModelKind::Features => "features are taken as they are; prepare them before pushing",
+        ModelKind::PointCloud => {
+            "points are drawn, moved around the origin and scaled to the unit sphere; set \
+             `augmentation` to turn and jitter them in training"
+        }
         ModelKind::Text => {
             "texts go to the tokenizer as they are; change them before pushing, and cut them by \
              `collate_options`"
@@ -125,7 +130,8 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
     let mut collate = Options::default();
     for (field, options) in by_input(read, "collate_options", kind)? {
         if !texts || field.ends_with(".image") {
-            let instead = "batches of pictures and features have nothing to set; leave it out";
+            let instead =
+                "batches of pictures, features and point clouds have nothing to set; leave it out";
             refuse(&field, &options, &[], instead)?;
             continue;
         }

@@ -21,9 +21,10 @@ pub fn choose_device(
         let warning = format!("the device `{asked}` was asked for, but {why}: training on the CPU");
         (Device::Cpu, Some(warning))
     };
-    if kind == ModelKind::Image || needs_cpu {
+    if matches!(kind, ModelKind::Image | ModelKind::PointCloud) || needs_cpu {
         return on_cpu(
-            "convolutional networks and projection heads are trained on the CPU in this version",
+            "convolutional networks, networks of point clouds and projection heads are trained on \
+             the CPU in this version",
         );
     }
     match accelerator() {

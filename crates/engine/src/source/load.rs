@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::ModelFiles;
 use crate::{
     Error, Result,
+    cloud::CloudSampler,
     models::{HeadConfig, Model, ModelConfig, ModelSetup},
     modules::{Prompts, SentenceConfig},
     ops::Pooler,
@@ -91,6 +92,8 @@ impl ModelFiles {
             _ => None,
         };
         let features = architecture.features();
+        let clouds = architecture.cloud_points();
+        let clouds = clouds.map(|points| CloudSampler { points });
         if architecture.begins_random() && self.tensors.is_empty() {
             self.tensors = config.random_weights(options.seed);
         }
@@ -134,6 +137,7 @@ impl ModelFiles {
                 tokenizer,
                 processor,
                 features,
+                clouds,
                 prompt,
             },
             description: ModelDescription {

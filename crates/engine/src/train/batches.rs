@@ -7,8 +7,8 @@ use candle_core::Device;
 
 use crate::{
     Error, Result,
-    augment::Augmentation,
     data::{Example, TrainingSet},
+    draw::Draw,
     models::Input,
     prepare::{ItemRef, Preparer},
 };
@@ -37,8 +37,8 @@ pub(crate) struct Batches<'a> {
     pub(crate) order: Vec<Vec<usize>>,
     pub(crate) preparer: &'a Preparer,
     pub(crate) device: Device,
-    /// Seed and epoch, where pictures are changed at random.
-    pub(crate) augmentation: Option<(u64, usize)>,
+    /// In training, seed, epoch, and whether examples are changed at random.
+    pub(crate) draws: Option<(u64, usize, bool)>,
 }
 
 impl Batches<'_> {
@@ -79,12 +79,16 @@ impl Batches<'_> {
         let inputs = (0..parts).map(|part| {
             let items = examples.iter().filter_map(|e| e.parts.get(part));
             let items: Vec<ItemRef<'_>> = items.map(ItemRef::from).collect();
-            let change = |place: usize| {
-                self.augmentation
-                    .map(|(seed, epoch)| Augmentation::light(seed, epoch, chosen[place]))
+            let draw = |place: usize| {
+                self.draws.map(|(seed, epoch, augment)| Draw {
+                    seed,
+                    epoch,
+                    example: chosen[place],
+                    augment,
+                })
             };
             self.preparer
-                .prepare(&items, change, &self.device)
+                .prepare(&items, draw, &self.device)
                 .map_err(|e| match e {
                     Error::Item { place, reason } => {
                         Error::data(format!("document `{}`: {reason}", examples[place].id))

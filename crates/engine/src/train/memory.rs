@@ -36,7 +36,7 @@ pub fn choose_batch_size(
         order: vec![(0..tried).collect()],
         preparer,
         device: model.params().device().clone(),
-        augmentation: None,
+        draws: None,
     };
     let (Some(free), Some(before)) = (free_memory(), resident()) else {
         return Ok(chosen(

@@ -161,7 +161,7 @@ impl Trainer {
             order,
             preparer,
             device: model.params().device().clone(),
-            augmentation: options.augment.then_some((options.seed, epoch)),
+            draws: Some((options.seed, epoch, options.augment)),
         };
         batches.for_each(position.step, |number, batch| {
             let learning_rate = (options.learning_rate)(epoch, position.total_steps);
@@ -222,7 +222,7 @@ impl Trainer {
             order,
             preparer: &self.preparer,
             device: self.model.params().device().clone(),
-            augmentation: None,
+            draws: None,
         };
         let (model, criterion) = (&self.model, &mut self.criterion);
         let (mut sum, mut seen) = (0.0, 0);

@@ -67,7 +67,7 @@ fn poolers() -> [(&'static str, Pooler); 4] {
 /// Every trainable parameter's gradient, of the sum of the embeddings times
 /// fixed numbers. `noise` are parameters that change nothing, whose gradient is
 /// rounding.
-fn check_gradients(
+pub(crate) fn check_gradients(
     name: &str,
     model: &Model,
     input: &Input,

@@ -3,6 +3,7 @@
 
 mod backbones;
 mod clip;
+mod clouds;
 mod encoding;
 mod losses;
 mod metrics;

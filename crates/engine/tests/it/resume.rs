@@ -17,6 +17,8 @@ use finetuner_engine::{
 use finetuner_protocol::{Device, Document, DocumentArray, Event, LocalModels, RunConfig};
 use serde_json::json;
 
+use crate::clouds::{shapes, small_network};
+
 /// 22 pairs in batches of 6: the last batch of an epoch is smaller.
 const PAIRS: usize = 22;
 const STEPS: usize = 4;
@@ -36,8 +38,14 @@ fn documents(name: &str) -> DocumentArray {
     documents.into()
 }
 
-fn config() -> RunConfig {
-    serde_json::from_value(json!({
+/// A run that is stopped.
+struct Case {
+    config: RunConfig,
+    documents: fn(&str) -> DocumentArray,
+}
+
+fn pairs() -> Case {
+    let config = serde_json::from_value(json!({
         "run_name": "resumed",
         "experiment_name": "tests",
         "model": {"name": "clip-small", "options": {"augmentation": "light", "seed": 7}},
@@ -49,7 +57,30 @@ fn config() -> RunConfig {
             {"name": "BestModelCheckpoint", "options": {"monitor": "recall_at_k"}},
         ],
     }))
-    .unwrap()
+    .unwrap();
+    Case { config, documents }
+}
+
+/// Point clouds, which are drawn, turned and jittered anew in each epoch, under
+/// dropout.
+fn clouds(model: &Path) -> Case {
+    let config = serde_json::from_value(json!({
+        "run_name": "resumed",
+        "experiment_name": "tests",
+        "model": {"name": model, "options": {"augmentation": "light", "seed": 7}},
+        "data": {"train_data": "train", "eval_data": "eval"},
+        "hyper_parameters": {"loss": "TripletMarginLoss", "epochs": EPOCHS, "batch_size": 6,
+            "learning_rate": 1e-3},
+        "callbacks": [],
+    }));
+    Case {
+        config: config.unwrap(),
+        documents: |name| {
+            let mut all = shapes(6, name.len() as u64);
+            all.truncate(PAIRS);
+            all
+        },
+    }
 }
 
 /// Notes what it is told, and stops the run after so many steps.
@@ -120,21 +151,21 @@ struct Outcome {
     weights: Vec<u8>,
 }
 
-fn run(checkpoint: Option<&Path>, watcher: &mut Watcher) -> Result<Outcome, Error> {
+fn run(case: &Case, checkpoint: Option<&Path>, watcher: &mut Watcher) -> Result<Outcome, Error> {
     let folder = tempfile::tempdir().unwrap();
     let read = |name: &str| -> Result<Documents, Error> {
-        Ok(Box::new(documents(name).into_iter().map(Ok)))
+        Ok(Box::new((case.documents)(name).into_iter().map(Ok)))
     };
     let setting = Setting {
         device: &Device::Cpu,
-        local_models: &LocalModels::Nowhere,
+        local_models: &LocalModels::Anywhere,
         hub: HubRules::default(),
         read_data: &read,
         folder: folder.path(),
         earlier: None,
         checkpoint,
     };
-    let finished = job::run(&config(), &setting, watcher)?;
+    let finished = job::run(&case.config, &setting, watcher)?;
     let file = std::fs::File::open(&finished.artifact).unwrap();
     let mut zip = zip::ZipArchive::new(file).unwrap();
     let mut weights = Vec::new();
@@ -151,21 +182,35 @@ fn run(checkpoint: Option<&Path>, watcher: &mut Watcher) -> Result<Outcome, Erro
 
 #[test]
 fn a_run_that_was_stopped_ends_as_one_that_was_not() {
+    stop_and_go_on(&pairs());
+}
+
+#[test]
+fn a_run_on_point_clouds_that_was_stopped_ends_as_one_that_was_not() {
+    let model = tempfile::tempdir().unwrap();
+    small_network(model.path());
+    stop_and_go_on(&clouds(model.path()));
+}
+
+fn stop_and_go_on(case: &Case) {
     let folder = tempfile::tempdir().unwrap();
     let mut whole = Watcher::new(folder.path(), None);
     whole.asked.set(true);
-    let expected = run(None, &mut whole).unwrap();
+    let expected = run(case, None, &mut whole).unwrap();
     assert_eq!(whole.steps.len(), EPOCHS * STEPS);
 
     // In the middle of an epoch, at its last step, and in the last epoch.
     for stop in [1, STEPS, 2 * STEPS + 3] {
         let mut first = Watcher::new(folder.path(), Some((stop, Interruption::Pause)));
-        assert!(matches!(run(None, &mut first), Err(Error::Interrupted)));
+        assert!(matches!(
+            run(case, None, &mut first),
+            Err(Error::Interrupted)
+        ));
         let (checkpoint, at) = first.kept.unwrap();
         assert_eq!(at.epoch * STEPS + at.step, stop);
         let mut second = Watcher::new(folder.path(), None);
         second.asked.set(true);
-        let found = run(Some(&checkpoint), &mut second).unwrap();
+        let found = run(case, Some(&checkpoint), &mut second).unwrap();
         let steps = [first.steps, second.steps].concat();
         assert_eq!(steps, whole.steps, "stopped after {stop} steps");
         let epochs = [first.epochs, second.epochs].concat();
@@ -181,7 +226,10 @@ fn a_run_that_is_ended_for_good_leaves_no_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let mut watcher = Watcher::new(folder.path(), Some((1, Interruption::Stop)));
     watcher.asked.set(true);
-    assert!(matches!(run(None, &mut watcher), Err(Error::Interrupted)));
+    assert!(matches!(
+        run(&pairs(), None, &mut watcher),
+        Err(Error::Interrupted)
+    ));
     assert_eq!(watcher.steps.len(), 1);
     assert!(watcher.kept.is_none());
 }
@@ -191,8 +239,12 @@ fn what_is_no_checkpoint_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("none.zip");
     std::fs::write(&path, "no zip").unwrap();
-    let error = run(Some(&path), &mut Watcher::new(folder.path(), None))
-        .err()
-        .unwrap();
+    let error = run(
+        &pairs(),
+        Some(&path),
+        &mut Watcher::new(folder.path(), None),
+    )
+    .err()
+    .unwrap();
     assert!(error.to_string().contains("none.zip"), "{error}");
 }

@@ -517,10 +517,6 @@ fn configurations_that_make_no_sense_are_refused_by_field() {
             ),
             "a list of some of average_precision",
         ),
-        (
-            refused(json!({"name": "pointnet-base"}), json!({}), none()),
-            "nor any other mesh-to-mesh model",
-        ),
     ] {
         assert!(found.contains(part), "{part} is missing in: {found}");
     }

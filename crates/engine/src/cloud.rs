@@ -1,0 +1,202 @@
+//! Point clouds as a network takes them.
+
+use rand_chacha::rand_core::Rng;
+
+use crate::{
+    Error, Result,
+    draw::{Draw, normal},
+};
+
+/// How far points are moved at random in training, of a cloud of radius 1.
+const JITTER: f64 = 0.02;
+
+/// Several point clouds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CloudBatch {
+    /// The points of all clouds, one cloud behind the other.
+    pub points: Vec<[f32; 3]>,
+    /// How many points each cloud has.
+    pub lengths: Vec<usize>,
+    /// In training, the place of each cloud in the run.
+    pub draws: Vec<Draw>,
+}
+
+impl CloudBatch {
+    /// Puts clouds behind each other, each with its place in a run.
+    pub(crate) fn of(clouds: Vec<(Vec<[f32; 3]>, Option<Draw>)>) -> Self {
+        let mut batch = Self::default();
+        for (points, draw) in clouds {
+            batch.lengths.push(points.len());
+            batch.points.extend(points);
+            batch.draws.extend(draw);
+        }
+        batch
+    }
+
+    /// The points of each cloud.
+    pub(crate) fn clouds(&self) -> impl Iterator<Item = &[[f32; 3]]> {
+        let mut rest = &self.points[..];
+        self.lengths.iter().map(move |length| {
+            let (own, others) = rest.split_at((*length).min(rest.len()));
+            rest = others;
+            own
+        })
+    }
+}
+
+/// Draws points from a cloud and brings them to the unit sphere, as the Python
+/// Finetuner does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CloudSampler {
+    /// The most points of a cloud that are used.
+    pub points: usize,
+}
+
+impl CloudSampler {
+    /// Takes points of a cloud in random order, moves their mean to the origin
+    /// and scales the farthest to a distance of 1. In training another order is
+    /// drawn in every epoch, else always the same. Where the draw asks for it,
+    /// the cloud is turned around the second axis, and each point moved a little.
+    ///
+    /// # Errors
+    /// [`Error::Data`] for a cloud without extent, or with values that are no
+    /// numbers.
+    pub fn sample(&self, cloud: &[[f32; 3]], draw: Option<&Draw>) -> Result<Vec<[f32; 3]>> {
+        check_cloud(cloud).map_err(|reason| Error::data(format!("the point cloud {reason}")))?;
+        let still = Draw {
+            seed: 0,
+            epoch: 0,
+            example: 0,
+            augment: false,
+        };
+        let draw = draw.unwrap_or(&still);
+        let mut random = draw.random(0);
+        let mut points = cloud.to_vec();
+        let count = self.points.min(points.len());
+        for place in 0..count {
+            let left = (points.len() - place) as u64;
+            let other = place + (random.next_u64() % left) as usize;
+            points.swap(place, other);
+        }
+        points.truncate(count);
+        normalize(&mut points);
+        if draw.augment {
+            let angle = f64::from(random.next_u32()) / f64::from(u32::MAX);
+            let (sin, cos) = (angle * std::f64::consts::TAU).sin_cos();
+            let (sin, cos) = (sin as f32, cos as f32);
+            for point in &mut points {
+                let [x, y, z] = *point;
+                *point = [x * cos + z * sin, y, z * cos - x * sin]
+                    .map(|x| x + normal(&mut random, JITTER));
+            }
+        }
+        Ok(points)
+    }
+}
+
+/// Moves points around the origin and scales the farthest to a distance of 1.
+fn normalize(points: &mut [[f32; 3]]) {
+    let count = points.len() as f64;
+    let mean = [0, 1, 2].map(|i| points.iter().map(|p| f64::from(p[i])).sum::<f64>() / count);
+    let centred = |p: &[f32; 3]| [0, 1, 2].map(|i| f64::from(p[i]) - mean[i]);
+    let length = |p: [f64; 3]| p.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let radius = points.iter().map(|p| length(centred(p)));
+    let radius = radius.fold(0.0, f64::max);
+    // Points that were drawn from a cloud may all be one.
+    let scale = if radius > 0.0 { radius } else { 1.0 };
+    for point in points {
+        *point = centred(point).map(|x| (x / scale) as f32);
+    }
+}
+
+/// Says what is wrong with a cloud that can't be embedded.
+pub(crate) fn check_cloud(points: &[[f32; 3]]) -> Result<(), String> {
+    let Some(first) = points.first() else {
+        return Err("has no points".to_owned());
+    };
+    if let Some(value) = points.as_flattened().iter().find(|x| !x.is_finite()) {
+        return Err(format!("holds {value}"));
+    }
+    if points.iter().all(|point| point == first) {
+        return Err("has no extent: all its points are the same".to_owned());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The corners of a box.
+    fn corners() -> Vec<[f32; 3]> {
+        let corner = |i: usize| [i & 1, i >> 1 & 1, i >> 2].map(|bit| 5.0 + 2.0 * bit as f32);
+        (0..8).map(corner).collect()
+    }
+
+    fn draw(epoch: usize, augment: bool) -> Draw {
+        Draw {
+            seed: 3,
+            epoch,
+            example: 1,
+            augment,
+        }
+    }
+
+    fn sorted(mut points: Vec<[f32; 3]>) -> Vec<[f32; 3]> {
+        points.sort_by(|a, b| a.partial_cmp(b).unwrap());
+        points
+    }
+
+    #[test]
+    fn clouds_are_brought_to_the_unit_sphere() {
+        let found = CloudSampler { points: 100 }
+            .sample(&corners(), None)
+            .unwrap();
+        let side = 1.0 / 3f32.sqrt();
+        for point in &found {
+            assert!(
+                point.iter().all(|x| (x.abs() - side).abs() < 1e-6),
+                "{point:?}"
+            );
+        }
+        let signs = sorted(found.iter().map(|p| p.map(f32::signum)).collect());
+        let cube = sorted(corners().iter().map(|p| p.map(|x| x - 6.0)).collect());
+        assert_eq!(signs, cube);
+    }
+
+    #[test]
+    fn points_are_drawn_anew_in_each_epoch_and_always_alike_without_training() {
+        let sampler = CloudSampler { points: 4 };
+        let sample = |draw: Option<Draw>| sampler.sample(&corners(), draw.as_ref()).unwrap();
+        assert_eq!(sample(None), sample(None));
+        assert_eq!(sample(Some(draw(1, false))), sample(Some(draw(1, false))));
+        let epochs: Vec<_> = (0..5)
+            .map(|epoch| sample(Some(draw(epoch, false))))
+            .collect();
+        assert!(epochs.windows(2).any(|pair| pair[0] != pair[1]));
+        assert!(epochs.iter().all(|points| points.len() == 4));
+    }
+
+    #[test]
+    fn turned_clouds_keep_their_height_and_radius() {
+        let sampler = CloudSampler { points: 8 };
+        let still = sampler.sample(&corners(), Some(&draw(2, false))).unwrap();
+        let turned = sampler.sample(&corners(), Some(&draw(2, true))).unwrap();
+        assert_ne!(still, turned);
+        let around = |p: &[f32; 3]| (p[0] * p[0] + p[2] * p[2]).sqrt();
+        for (a, b) in still.iter().zip(&turned) {
+            assert!((a[1] - b[1]).abs() < 0.12 && (around(a) - around(b)).abs() < 0.12);
+        }
+    }
+
+    #[test]
+    fn clouds_without_extent_are_refused() {
+        let refused = |points: &[[f32; 3]]| {
+            let error = CloudSampler { points: 8 }.sample(points, None);
+            error.unwrap_err().to_string()
+        };
+        assert!(refused(&[]).contains("no points"));
+        assert!(refused(&[[1.0; 3]; 4]).contains("all its points are the same"));
+        assert!(refused(&[[1.0; 3], [f32::NAN; 3]]).contains("holds NaN"));
+    }
+}

@@ -1,0 +1,44 @@
+//! Random numbers that a run draws again where it goes on: they follow from
+//! seed, epoch and example.
+
+use rand_chacha::{
+    ChaCha8Rng,
+    rand_core::{Rng, SeedableRng},
+};
+
+/// The place of an example in a run. All that is random in how it is prepared
+/// follows from it, so that a run that goes on prepares it in the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// The run's seed.
+    pub seed: u64,
+    /// The epoch.
+    pub epoch: usize,
+    /// The number of the example.
+    pub example: usize,
+    /// Whether it is changed at random.
+    pub augment: bool,
+}
+
+impl Draw {
+    /// A generator of random numbers of its own; one for each use of it.
+    pub(crate) fn random(&self, stream: u64) -> ChaCha8Rng {
+        let mut key = [0; 32];
+        key[..8].copy_from_slice(&self.seed.to_le_bytes());
+        key[8..16].copy_from_slice(&(self.epoch as u64).to_le_bytes());
+        key[16..24].copy_from_slice(&(self.example as u64).to_le_bytes());
+        key[24..].copy_from_slice(&stream.to_le_bytes());
+        ChaCha8Rng::from_seed(key)
+    }
+}
+
+/// A draw from a normal distribution around 0 (Box and Muller 1958).
+pub(crate) fn normal(rng: &mut impl Rng, spread: f64) -> f32 {
+    let (a, b) = (uniform(rng), uniform(rng));
+    ((-2.0 * a.ln()).sqrt() * (2.0 * std::f64::consts::PI * b).cos() * spread) as f32
+}
+
+/// A draw between 0, which it never is, and 1.
+pub(crate) fn uniform(rng: &mut impl Rng) -> f64 {
+    ((f64::from(rng.next_u32()) + 0.5) / f64::from(u32::MAX)).min(1.0)
+}
