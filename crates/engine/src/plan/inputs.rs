@@ -72,7 +72,7 @@ fn by_input(
         ModelKind::Image => &["image"],
         ModelKind::TextImage => &["text", "image"],
         ModelKind::Features => &[],
-        ModelKind::PointCloud => &["mesh"],
+        ModelKind::PointCloud => &["pointcloud"],
     };
     let field = format!("model_options.{name}");
     let mut direct = object(read, name)?;
