@@ -58,7 +58,7 @@ fn clouds_are_embedded_as_by_pytorch() {
         assert!(error < 1e-5, "{name}: {error}");
         // A cloud with fewer points than centres, alone and beside others.
         let short = clouds[0][..5].to_vec();
-        let alone = encode(&[short.clone()]);
+        let alone = encode(std::slice::from_ref(&short));
         let error = relative_error(&alone, &values["short"].1);
         assert!(error < 1e-5, "{name}, a short cloud: {error}");
         let beside = encode(&[clouds[1].clone(), short]);
