@@ -62,7 +62,9 @@ fn main() -> Fallible<()> {
                 "emoji-clip/unseen-drawings",
                 "emoji-clip/unseen-concepts",
             ],
-            ModelKind::Features => return Err(format!("{name} embeds features").into()),
+            ModelKind::Features | ModelKind::PointCloud => {
+                return Err(format!("{name} embeds neither texts nor pictures").into());
+            }
         };
         for set in sets {
             Search::read(&args.data.join(set))?.measure(name, &encoder)?;
