@@ -44,7 +44,8 @@ use crate::{
     modules::{self, Pooling, Saved},
     params::{FloatFormat, RawTensor, write_safetensors},
     prepare::Preparer,
-    source::{EXTRAS_FILE, Extras, HEAD_FILE, LoadedModel, ModelDescription},
+    python_json,
+    source::{EXTRAS_FILE, Extras, HEAD_FILE, LoadedModel, ModelDescription, Origin},
     torch,
 };
 
@@ -146,7 +147,10 @@ pub(crate) fn write(
     let path = folder.join("artifact.zip");
     let mut zip = Zip::create(&path, &record.config.run_name)?;
     zip.yaml("config.yml", &json!(record.config))?;
-    zip.yaml("metadata.yml", &metadata(record, model))?;
+    zip.yaml(
+        "metadata.yml",
+        &metadata(record, model, &description.origins),
+    )?;
     zip.yaml("metrics.yml", &metrics(record))?;
     let parts = parts(model, preparer, description, record.config);
     let inputs = parts.iter().map(|part| {
@@ -159,7 +163,7 @@ pub(crate) fn write(
         let name = &part.folder;
         zip.yaml(&format!("models/{name}/metadata.yml"), &part.metadata)?;
     }
-    zip.json("config.json", &description.config)?;
+    zip.bytes("config.json", &python_json::to_bytes(&description.config)?)?;
     if let Some(processor) = &preparer.processor {
         zip.json("preprocessor_config.json", &processor.to_json())?;
     }
@@ -255,7 +259,11 @@ const HEAD_NOTE: &str = "config.json and model.safetensors are the backbone alon
                          this run come from the projection head on top of it, which other \
                          libraries leave out; finetuner.json describes it";
 
-fn metadata(record: &RunRecord<'_>, model: &Model) -> Value {
+fn metadata(record: &RunRecord<'_>, model: &Model, origins: &[Origin]) -> Value {
+    let backbones = origins.iter().map(
+        |origin| json!({"name": origin.name, "revision": origin.revision, "commit": origin.commit}),
+    );
+    let backbones: Vec<Value> = backbones.collect();
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let head = model.setup().head.map(|head| {
         json!({
@@ -274,6 +282,7 @@ fn metadata(record: &RunRecord<'_>, model: &Model) -> Value {
         "timestamp": now.map_or(0, |t| t.as_secs()),
         "finetuner_version": env!("CARGO_PKG_VERSION"),
         "model_type": "safetensors",
+        "backbones": backbones,
         "metrics": metrics(record),
         "example_results": {"before": {}, "after": {}},
         "product": "finetuner",

@@ -123,6 +123,9 @@ pub fn run(
         log(Level::Warning, warning);
     }
     let mut loaded = files.load(&options, &device)?;
+    for origin in &loaded.description.origins {
+        log(Level::Info, format!("Model {origin}"));
+    }
     for note in std::mem::take(&mut loaded.notes) {
         log(Level::Warning, note);
     }

@@ -44,6 +44,7 @@ mod options;
 pub mod params;
 pub mod plan;
 pub mod prepare;
+mod python_json;
 pub mod quantize;
 mod record;
 mod resume;

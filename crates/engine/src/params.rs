@@ -350,18 +350,17 @@ pub fn parse_safetensors(bytes: &[u8], origin: &str) -> Result<HashMap<String, R
         .map_err(|e| Error::checkpoint(format!("{origin} is not a valid safetensors file: {e}")))?;
     let mut tensors = HashMap::new();
     for (name, view) in file.iter() {
-        if let Some(data) = to_f32(&view) {
+        if let Some(data) = floats(view.dtype(), view.data()) {
             tensors.insert(name.to_owned(), (view.shape().to_vec(), data));
         }
     }
     Ok(tensors)
 }
 
-/// `None` for tensors of integers, such as the position ids that older
-/// versions of `transformers` saved along.
-fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
-    let bytes = view.data();
-    Some(match view.dtype() {
+/// Numbers of a tensor in 32 bits. `None` for tensors of integers, such as the
+/// position ids that older versions of `transformers` saved along.
+pub(crate) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    Some(match dtype {
         Dtype::F32 => bytes
             .as_chunks::<4>()
             .0

@@ -8,18 +8,20 @@ mod files;
 #[cfg(feature = "hub")]
 mod hub;
 mod load;
+mod open_clip;
 mod towers;
 mod untyped;
+mod weights;
 
 use std::path::{Path, PathBuf};
 
 pub use archive::open_artifact;
 pub(crate) use extras::Extras;
 pub use files::ModelFiles;
-use files::parse_json;
 pub(crate) use files::{EXTRAS_FILE, HEAD_FILE};
 use finetuner_protocol::{
-    BACKBONES, LocalModels, Task, backbone::Backbone, find_backbone, guess_task,
+    BACKBONES, LocalModels, OpenClip, Task, backbone::Backbone, find_backbone, guess_task,
+    open_clip_names,
 };
 pub use load::{LoadOptions, LoadedModel, ModelDescription};
 use serde_json::{Value, json};
@@ -28,7 +30,7 @@ pub use towers::TowerSources;
 use crate::{
     Error, Result,
     models::{MlpConfig, ModelConfig, ModelKind, TWO_TOWERS},
-    modules,
+    modules, python_json,
 };
 
 /// Where a model's files are.
@@ -39,7 +41,8 @@ pub enum ModelSource {
     Bundled(&'static str),
     /// A folder.
     Folder(PathBuf),
-    /// A repository of the hub, `owner/name`.
+    /// A repository of the hub, `owner/name`, or `owner/name@revision` for a
+    /// branch, a tag or a commit of it.
     Hub(String),
     /// The artifact of an earlier run, by its id; whoever carries out the run
     /// fetches it.
@@ -90,28 +93,57 @@ impl ModelSource {
         let path = Path::new(name);
         if path.is_absolute() || name.starts_with("./") || name.starts_with("../") {
             check_folder(name, local)?;
-            let lists = ["config.json", modules::LIST_FILE];
+            let lists = ["config.json", modules::LIST_FILE, open_clip::CONFIG_FILE];
             return if lists.iter().any(|file| path.join(file).is_file()) {
                 Ok(Self::Folder(path.to_owned()))
             } else {
                 Err(Error::model(name, "there is no config.json in that folder"))
             };
         }
-        match find_backbone(name) {
+        let (plain, revision) = match name.split_once('@') {
+            Some((plain, revision)) => (plain, Some(revision)),
+            None => (name, None),
+        };
+        let pinned = |hub: &str| match revision {
+            None => Ok(Self::Hub(hub.to_owned())),
+            Some(revision) if is_revision(revision) => Ok(Self::Hub(format!("{hub}@{revision}"))),
+            Some(revision) => {
+                let reason = format!("`{revision}` is no branch, tag or commit of the hub");
+                Err(Error::model(name, reason))
+            }
+        };
+        match finetuner_protocol::open_clip(plain).filter(|_| find_backbone(plain).is_none()) {
+            Some(OpenClip::Hub(hub)) => return pinned(hub),
+            Some(_) => {
+                let known: Vec<String> = open_clip_names().collect();
+                let reason = format!(
+                    "this model of open_clip is not supported; these are: {}",
+                    known.join(", ")
+                );
+                return Err(Error::model(name, reason));
+            }
+            None => {}
+        }
+        match find_backbone(plain) {
             Some(backbone) if !backbone.trainable => Err(Error::model(name, not_yet(backbone))),
+            Some(backbone) if revision.is_some() && !backbone.hub_name().contains('/') => {
+                let reason = "it is not of the hub and has no revisions: leave out the `@`";
+                Err(Error::model(name, reason))
+            }
             Some(backbone) if backbone.name == "mlp" => Ok(Self::Mlp(None)),
             Some(backbone) if backbone.task == Task::MeshToMesh => Ok(Self::PointNet(json!({
                 "model_type": "pointnet2", "hidden_dim": 1024, "embed_dim": backbone.output_dim,
                 "grouping": "nearest", "center_last": true,
             }))),
             Some(backbone) if backbone.name == TWO_TOWERS => Ok(Self::Towers(None)),
-            Some(backbone) => Ok(Self::Hub(backbone.hub_name().to_owned())),
-            None if is_hub_name(name) => Ok(Self::Hub(name.to_owned())),
+            Some(backbone) => pinned(backbone.hub_name()),
+            None if is_hub_name(plain) => pinned(plain),
             None => Err(Error::model(
                 name,
                 "it is not in the list of backbones. Choose one of it, such as `clip-small`, \
                  `minilm-small` or `openai/clip-vit-base-patch32`, the hub's name of a model whose \
-                 architecture is known (`owner/name`), or a folder that begins with `/` or `./`",
+                 architecture is known (`owner/name`, or `owner/name@revision`), or a folder that \
+                 begins with `/` or `./`",
             )),
         }
     }
@@ -134,20 +166,31 @@ impl ModelSource {
             Self::Bundled(name) => of_task(&guess_task(name)),
             Self::Folder(folder) => {
                 let network = match std::fs::read(folder.join(modules::LIST_FILE)) {
-                    Ok(list) => modules::network_folder(&parse_json(&list, modules::LIST_FILE)?)?,
+                    Ok(list) => {
+                        modules::network_folder(&python_json::parse(&list, modules::LIST_FILE)?)?
+                    }
                     Err(_) => String::new(),
                 };
                 let folder = folder.join(network);
-                let path = folder.join("config.json");
-                let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-                let mut config = parse_json(&bytes, "config.json")?;
-                untyped::complete(&mut config, |file| {
+                let find = |file: &str| {
                     let path = folder.join(file);
                     Ok(path.is_file().then_some(path))
+                };
+                let json = |file: &str| {
+                    let Some(path) = find(file)? else {
+                        return Ok(None);
+                    };
+                    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+                    python_json::parse(&bytes, file).map(Some)
+                };
+                let described = files::describe(&json)?;
+                let (mut config, _) = described.ok_or_else(|| {
+                    Error::model(folder.display().to_string(), "it has no config.json")
                 })?;
+                untyped::complete(&mut config, &find)?;
                 ModelConfig::parse(&config)?.kind()
             }
-            Self::Hub(name) => of_task(&guess_task(name)),
+            Self::Hub(name) => of_task(&guess_task(name.split('@').next().unwrap_or(name))),
             Self::Mlp(_) => ModelKind::Features,
             Self::PointNet(_) => ModelKind::PointCloud,
             Self::Towers(_) => ModelKind::TextImage,
@@ -236,10 +279,35 @@ const NO_WEIGHTS: &str = "`pointnet-base` begins with random weights, since none
                           could be loaded: its embeddings say nothing before it is trained. To begin \
                           with weights of your own, give the folder of such a model in its place";
 
+/// Where at the model hub a model is from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// `owner/name`.
+    pub name: String,
+    /// The branch, tag or commit that was asked for; `main` where none was.
+    pub revision: String,
+    /// The commit that this revision was.
+    pub commit: String,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            name,
+            revision,
+            commit,
+        } = self;
+        match revision == commit {
+            true => write!(f, "`{name}` at the commit {commit}"),
+            false => write!(f, "`{name}` at the commit {commit} (`{revision}`)"),
+        }
+    }
+}
+
 /// Size limit and token for downloads from the model hub.
 #[derive(Clone, Default)]
 pub struct HubRules {
-    /// The most bytes of one file; without limit where there is none.
+    /// The most bytes of all files of a model; without limit where there is none.
     pub max_bytes: Option<u64>,
     /// The token that the hub is asked with.
     pub token: Option<String>,
@@ -310,6 +378,13 @@ fn check_folder(name: &str, local: &LocalModels) -> Result<()> {
     }
 }
 
+/// Whether a text can name a branch, a tag or a commit.
+fn is_revision(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
+    let part = |part: &str| !part.is_empty() && !part.starts_with('.');
+    text.len() <= 255 && text.chars().all(allowed) && text.split('/').all(part)
+}
+
 fn is_hub_name(name: &str) -> bool {
     let part = |part: &str| {
         !part.is_empty()
@@ -351,6 +426,26 @@ mod tests {
                 ModelKind::Text,
             ),
             ("a/all-MiniLM", "a/all-MiniLM", ModelKind::Text),
+            (
+                "a/all-MiniLM@refs/pr/1",
+                "a/all-MiniLM@refs/pr/1",
+                ModelKind::Text,
+            ),
+            (
+                "ViT-B-32#openai",
+                "openai/clip-vit-base-patch32",
+                ModelKind::TextImage,
+            ),
+            (
+                "ViT-L-14::laion400m_e32",
+                "timm/vit_large_patch14_clip_224.laion400m_e32",
+                ModelKind::TextImage,
+            ),
+            (
+                "resnet50@v1.0",
+                "microsoft/resnet-50@v1.0",
+                ModelKind::Image,
+            ),
         ] {
             let source = resolve(name).unwrap();
             assert_eq!(source, hub(expected));
@@ -362,6 +457,12 @@ mod tests {
             ("../nowhere/clip", "no config.json"),
             ("clip/../../etc", "not in the list"),
             ("a/clip;rm", "not in the list"),
+            ("a/clip@../../x", "no branch, tag or commit"),
+            ("a/clip@", "no branch, tag or commit"),
+            ("RN50::openai", "open_clip is not supported"),
+            ("a/clip@a@b", "no branch, tag or commit"),
+            ("clip-small@main", "has no revisions"),
+            ("mlp@main", "has no revisions"),
             ("", "not in the list"),
         ] {
             let error = resolve(name).unwrap_err().to_string();

@@ -479,6 +479,9 @@ pub fn guess_task(name: &str) -> Task {
     if let Some(backbone) = find_backbone(name) {
         return backbone.task.clone();
     }
+    if crate::open_clip(name).is_some() {
+        return Task::TextToImage;
+    }
     let name = name.to_lowercase();
     let has = |part: &str| name.contains(part);
     if ["clip", "siglip", "dual-encoder", "two-towers"]

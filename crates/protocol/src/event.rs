@@ -141,7 +141,7 @@ pub struct Job {
 pub struct WorkRules {
     /// From which folders of the worker's machine models may be loaded.
     pub local_models: LocalModels,
-    /// The most bytes that one file of a model of the hub may have.
+    /// The most bytes of a model of the hub that may be fetched.
     pub max_hub_download: Option<u64>,
     /// Whether pictures may be fetched from private addresses.
     pub private_addresses: bool,

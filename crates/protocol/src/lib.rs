@@ -13,6 +13,7 @@
 //! | [`run`] | experiments, runs, their status and metrics |
 //! | [`event`] | what happens in a run, and how a worker reports it |
 //! | [`backbone`] | the models to start from |
+//! | [`mod@open_clip`] | models of open_clip by their names |
 //! | [`document`], [`document_array`], [`summary`] | training data, its byte stream, and a short account of it |
 //! | [`origin`] | whether a document was received or created by this program |
 //! | [`text`] | texts that show nothing, and the start of a text for errors |
@@ -28,6 +29,7 @@ pub mod document_array;
 pub mod event;
 pub mod limits;
 pub mod names;
+pub mod open_clip;
 pub mod options;
 pub mod origin;
 mod proto;
@@ -52,6 +54,7 @@ pub use event::{
 };
 pub use limits::{InvalidField, MAX_EPOCHS, MIN_LEARNING_RATE, check_name, check_workers};
 pub use names::{Device, Loss, Miner, Optimizer, RunTask, Sampler, Scheduler, Status, Task};
+pub use open_clip::{OpenClip, open_clip, open_clip_names};
 pub use options::Options;
 pub use run::{
     Config, ExamplesInfo, ExperimentInfo, MAX_POINTS, MetricPoint, MetricsInfo, NewRun, Page,

@@ -180,7 +180,7 @@ struct Serve {
         value_delimiter = ':'
     )]
     local_models: Vec<PathBuf>,
-    /// The most MiB of one file of a model that a run fetches from the model hub.
+    /// The most MiB of a model that a run fetches from the model hub.
     #[arg(long, default_value_t = 16 << 10)]
     max_hub_download: u64,
     /// A variable of the server's environment that workers get too; may be given

@@ -25,8 +25,8 @@ pub struct Settings {
     /// From which folders of this machine runs may load models; from none by
     /// default.
     pub local_models: LocalModels,
-    /// The most bytes that one file of a model may have which a run fetches from
-    /// the model hub; 16 GiB by default.
+    /// The most bytes of a model that a run fetches from the model hub; 16 GiB by
+    /// default.
     pub max_hub_download: Option<u64>,
     /// Whether pictures may be fetched from addresses of this machine and of
     /// private networks, where data names them; not by default, since whoever

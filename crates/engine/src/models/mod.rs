@@ -6,6 +6,7 @@
 
 mod alibi_bert;
 mod architecture;
+mod canonical;
 mod clip;
 mod cnn;
 mod dinov2;
@@ -154,34 +155,14 @@ impl ModelConfig {
     }
 
     /// Tensors by the names that [`ModelConfig::tensors`] has, others left out.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] lists those that are missing or of another shape.
     pub(crate) fn canonical(
         &self,
         tensors: HashMap<String, RawTensor>,
-    ) -> HashMap<String, RawTensor> {
-        let wanted: HashMap<String, Vec<usize>> = self.tensors().into_iter().collect();
-        let rename = |name: String| {
-            let prefixes = self.0.prefixes();
-            let stripped = prefixes.iter().find_map(|p| name.strip_prefix(p));
-            let name = stripped.unwrap_or(&name);
-            // Old checkpoints name the parts of a layer norm as the paper does.
-            let old = [(".gamma", ".weight"), (".beta", ".bias")];
-            let renamed = old.iter().find_map(|(old, new)| {
-                let layer = name.strip_suffix(old)?;
-                Some(format!("{layer}{new}"))
-            });
-            renamed.unwrap_or_else(|| name.to_owned())
-        };
-        let mut named: HashMap<String, RawTensor> = tensors
-            .into_iter()
-            .map(|(name, tensor)| (rename(name), tensor))
-            .collect();
-        for (other, name) in self.0.aliases() {
-            if let Some(tensor) = named.remove(*other) {
-                named.entry((*name).to_owned()).or_insert(tensor);
-            }
-        }
-        named.retain(|name, _| wanted.contains_key(name) || self.0.keeps(name));
-        named
+    ) -> Result<HashMap<String, RawTensor>> {
+        canonical::canonical(&*self.0, tensors)
     }
 }
 
@@ -256,15 +237,7 @@ impl Model {
         let is_module = |name: &String, _: &mut RawTensor| name.starts_with(MODULE_PREFIX);
         head_tensors.extend(tensors.extract_if(is_module));
         // What the model doesn't use stays out of the optimizer.
-        let mut tensors = config.canonical(tensors);
-        // CLIPs of different age have the shapes `[]` and `[1]` for one number.
-        let mut wanted = config.tensors().into_iter();
-        if let Some((shape, values)) = tensors.get_mut(LOGIT_SCALE)
-            && let Some((_, wanted)) = wanted.find(|(name, _)| name == LOGIT_SCALE)
-            && values.len() == 1
-        {
-            *shape = wanted;
-        }
+        let mut tensors = config.canonical(tensors)?;
         tensors.extend(head_tensors);
         let params = Params::new(tensors, device, |name| {
             let learned = !name.contains(".running_") && !config.0.keeps(name);

@@ -37,31 +37,29 @@ pub(crate) struct Found {
     pub(crate) notes: Vec<String>,
 }
 
+/// Reads the tensors of the file at a path, by its name in the model.
+pub(crate) type ReadTensors<'a> = dyn Fn(&Path, &str) -> Result<HashMap<String, RawTensor>> + 'a;
+
 /// How a model's files are read.
 pub(crate) struct Reader<'a> {
     /// Where a file is, if it is there.
     pub(crate) find: &'a dyn Fn(&str) -> Result<Option<PathBuf>>,
-    /// Reads the tensors of a file.
-    pub(crate) tensors: &'a dyn Fn(&Path) -> Result<HashMap<String, RawTensor>>,
+    /// Reads a file of JSON, if it is there.
+    pub(crate) json: &'a dyn Fn(&str) -> Result<Option<Value>>,
+    pub(crate) tensors: &'a ReadTensors<'a>,
 }
 
 impl Reader<'_> {
     fn json(&self, name: &str) -> Result<Option<Value>> {
-        let Some(path) = (self.find)(name)? else {
-            return Ok(None);
-        };
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        let parsed = serde_json::from_slice(&bytes);
-        parsed
-            .map(Some)
-            .map_err(|e| Error::checkpoint(format!("{name}: {e}")))
+        (self.json)(name)
     }
 
     /// The tensors of a module's folder.
     fn weights(&self, folder: &str) -> Result<HashMap<String, RawTensor>> {
         for file in ["model.safetensors", "pytorch_model.bin"] {
-            if let Some(path) = (self.find)(&format!("{folder}{file}"))? {
-                return (self.tensors)(&path);
+            let file = format!("{folder}{file}");
+            if let Some(path) = (self.find)(&file)? {
+                return (self.tensors)(&path, &file);
             }
         }
         Err(Error::checkpoint(format!(
@@ -257,9 +255,15 @@ mod tests {
             let path = folder.path().join(name);
             Ok(path.is_file().then_some(path))
         };
+        let json = |name: &str| {
+            let path = find(name)?;
+            let read = path.map(|path| std::fs::read(path).unwrap());
+            Ok(read.map(|bytes| serde_json::from_slice(&bytes).unwrap()))
+        };
         let reader = Reader {
             find: &find,
-            tensors: &|_| Ok(HashMap::new()),
+            json: &json,
+            tensors: &|_, _| Ok(HashMap::new()),
         };
         read(&reader, None, &[])
     }

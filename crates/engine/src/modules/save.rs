@@ -16,6 +16,7 @@ use crate::{
     Error, Result,
     models::FoldedLayer,
     params::{FloatFormat, RawTensor, encode_safetensors},
+    python_json,
 };
 
 /// A text model as it is saved.
@@ -143,9 +144,7 @@ impl Files {
     }
 
     fn json(&mut self, name: String, value: &Value) -> Result<()> {
-        let text = serde_json::to_vec_pretty(value)
-            .map_err(|e| Error::checkpoint(format!("{name}: {e}")))?;
-        self.files.push((name, text));
+        self.files.push((name, python_json::to_bytes(value)?));
         Ok(())
     }
 

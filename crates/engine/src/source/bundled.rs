@@ -4,16 +4,13 @@
 
 use std::collections::HashMap;
 
-use super::{
-    Extras, ModelFiles,
-    files::{SIDE_FILES, parse_json},
-    towers,
-};
+use super::{Extras, ModelFiles, files::SIDE_FILES, towers};
 use crate::{
     Error, Result,
     modules::{self, Found, SentenceConfig},
     ops::Pooler,
     params::{RawTensor, parse_safetensors},
+    python_json,
 };
 
 /// The longest text, as sentence-transformers has it.
@@ -75,7 +72,11 @@ pub(super) fn read(name: &str) -> Result<ModelFiles> {
         let mut files = model.files.iter();
         files.find(|(name, _)| *name == file).map(|(_, b)| *b)
     };
-    let json = |file: &str| find(file).map(|bytes| parse_json(bytes, file)).transpose();
+    let json = |file: &str| {
+        find(file)
+            .map(|bytes| python_json::parse(bytes, file))
+            .transpose()
+    };
     let missing = |file: &str| Error::model(name, format!("it has no {file}"));
     let weights = find("model.safetensors").ok_or_else(|| missing("model.safetensors"))?;
     let config = json("config.json")?.ok_or_else(|| missing("config.json"))?;
@@ -109,6 +110,7 @@ pub(super) fn read(name: &str) -> Result<ModelFiles> {
             },
             ..Found::default()
         },
+        origins: Vec::new(),
     })
 }
 

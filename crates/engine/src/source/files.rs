@@ -1,18 +1,16 @@
 //! Reading the files of a model, wherever they are.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, path::PathBuf};
 
 use serde_json::Value;
 
-use super::{Extras, untyped};
+use super::{Extras, Origin, open_clip, untyped, weights};
 use crate::{
     Error, Result,
     models::ModelConfig,
     modules::{self, Found, Reader},
-    params::{RawTensor, parse_safetensors},
+    params::RawTensor,
+    python_json,
 };
 
 /// Files that go with a model and are handed on unchanged.
@@ -44,6 +42,8 @@ pub struct ModelFiles {
     pub(super) extras: Extras,
     /// What sentence-transformers has behind the network.
     pub(super) modules: Found,
+    /// Where at the hub they are from; one for each of two towers.
+    pub(super) origins: Vec<Origin>,
 }
 
 impl ModelFiles {
@@ -53,23 +53,26 @@ impl ModelFiles {
         find: impl Fn(&str) -> Result<Option<PathBuf>>,
     ) -> Result<Self> {
         let read = |file: &str| -> Result<Option<Vec<u8>>> {
-            find(file)?
-                .map(|path| std::fs::read(&path).map_err(|e| Error::io(&path, e)))
-                .transpose()
+            let Some(path) = find(file)? else {
+                return Ok(None);
+            };
+            let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+            weights::refuse_pointer(&bytes, file)?;
+            Ok(Some(bytes))
         };
         let json = |file: &str| -> Result<Option<Value>> {
             read(file)?
-                .map(|bytes| parse_json(&bytes, file))
+                .map(|bytes| python_json::parse(&bytes, file))
                 .transpose()
         };
-        let missing = |file: &str| Error::model(name, format!("it has no {file}"));
         let mut extras = match json(EXTRAS_FILE)? {
             Some(own) => Extras::parse(&own)?,
             None => Extras::default(),
         };
         let reader = Reader {
             find: &find,
-            tensors: &read_weights,
+            json: &json,
+            tensors: &weights::read_file,
         };
         let modules = modules::read(&reader, extras.modules.as_ref(), &extras.head_modules)?;
         let mut modules = modules.unwrap_or_default();
@@ -83,9 +86,9 @@ impl ModelFiles {
         let find = |file: &str| find(&in_folder(file));
         let read = |file: &str| read(&in_folder(file));
         let json = |file: &str| json(&in_folder(file));
-        let missing = |file: &str| missing(&in_folder(file));
-        let mut config = json("config.json")?.ok_or_else(|| missing("config.json"))?;
-        modules.notes.extend(untyped::complete(&mut config, find)?);
+        let missing = |file: &str| Error::model(name, format!("it has no {}", in_folder(file)));
+        let (mut config, open_clip) = describe(&json)?.ok_or_else(|| missing("config.json"))?;
+        modules.notes.extend(untyped::complete(&mut config, &find)?);
         // Fail on a wrong kind of model before its weights are fetched.
         let parsed = ModelConfig::parse(&config)?;
         let mut side_files = HashMap::new();
@@ -96,28 +99,50 @@ impl ModelFiles {
                 }
             }
         }
-        let mut tensors = if let Some(bytes) = read("model.safetensors")? {
-            parse_safetensors(&bytes, "model.safetensors")?
-        } else if let Some(path) = find("pytorch_model.bin")? {
-            read_pytorch(&path)?
-        } else {
-            return Err(missing("model.safetensors"));
+        let mut tensors = match &open_clip {
+            None => weights::read(name, &weights::WHOLE, &find)?,
+            Some(_) => open_clip::rename(weights::read(name, &open_clip::WEIGHT_FILES, &find)?)?,
         };
         if extras.head.is_some() {
-            let bytes = read(HEAD_FILE)?.ok_or_else(|| missing(HEAD_FILE))?;
-            tensors.extend(parse_safetensors(&bytes, HEAD_FILE)?);
+            let path = find(HEAD_FILE)?.ok_or_else(|| missing(HEAD_FILE))?;
+            tensors.extend(weights::read_file(&path, HEAD_FILE)?);
         }
         Ok(Self {
             config,
             tensors,
-            preprocessor: preprocessor(json("processor_config.json")?, || {
-                json("preprocessor_config.json")
-            })?,
+            preprocessor: match open_clip {
+                Some(steps) => Some(steps),
+                None => preprocessor(json("processor_config.json")?, || {
+                    json("preprocessor_config.json")
+                })?,
+            },
             side_files,
             extras,
             modules,
+            origins: Vec::new(),
         })
     }
+}
+
+/// The `config.json` of a model, or what open_clip's own file means in its words,
+/// with the steps for pictures that this file says; `None` where the model has
+/// neither. A `config.json` without a `model_type` beside open_clip's file is that
+/// of another library.
+pub(super) fn describe(
+    json: &dyn Fn(&str) -> Result<Option<Value>>,
+) -> Result<Option<(Value, Option<Value>)>> {
+    let config = json("config.json")?;
+    if let Some(config) = config
+        .as_ref()
+        .filter(|config| config.get("model_type").is_some())
+    {
+        return Ok(Some((config.clone(), None)));
+    }
+    if let Some(own) = json(open_clip::CONFIG_FILE)? {
+        let described = open_clip::describe(&own)?;
+        return Ok(Some((described.config, Some(described.preprocessor))));
+    }
+    Ok(config.map(|config| (config, None)))
 }
 
 /// How pictures are prepared: `transformers` 5 writes the steps of all
@@ -130,37 +155,4 @@ fn preprocessor(
         Some(nested) => Ok(Some(nested)),
         None => own(),
     }
-}
-
-pub(super) fn parse_json(bytes: &[u8], name: &str) -> Result<Value> {
-    serde_json::from_slice(bytes).map_err(|e| Error::checkpoint(format!("{name}: {e}")))
-}
-
-/// Reads the tensors of a file of safetensors or PyTorch.
-fn read_weights(path: &Path) -> Result<HashMap<String, RawTensor>> {
-    if path.extension().is_some_and(|ext| ext == "bin") {
-        return read_pytorch(path);
-    }
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-    parse_safetensors(&bytes, &path.display().to_string())
-}
-
-/// Reads the tensors of a PyTorch file. The pickle in it is interpreted as
-/// data; nothing that it names is run.
-fn read_pytorch(path: &Path) -> Result<HashMap<String, RawTensor>> {
-    candle_core::pickle::read_all(path)
-        .map_err(|e| {
-            let reason = crate::error::without_backtrace(e);
-            Error::checkpoint(format!("{}: {reason}", path.display()))
-        })?
-        .into_iter()
-        .filter(|(_, tensor)| tensor.dtype().is_float())
-        .map(|(name, tensor)| {
-            let data = tensor
-                .flatten_all()?
-                .to_dtype(candle_core::DType::F32)?
-                .to_vec1()?;
-            Ok((name, (tensor.dims().to_vec(), data)))
-        })
-        .collect()
 }

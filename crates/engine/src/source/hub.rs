@@ -1,81 +1,212 @@
 //! The Hugging Face hub and its cache on this machine.
+//!
+//! Files lie in the cache of the hub's own tools, in their layout, so that both
+//! find what the other has fetched. All files of a model are of one commit. A
+//! file counts as absent only where the hub says so: an overloaded or slow hub
+//! is asked again, and then named in the error.
 
-use std::path::PathBuf;
+mod cache;
+mod client;
 
-use hf_hub::api::sync::{ApiBuilder, ApiError};
+use std::{
+    cell::{Cell, RefCell},
+    path::PathBuf,
+};
 
-use super::{HubRules, ModelFiles};
+use self::{
+    cache::{Cache, RepoCache},
+    client::{About, Answer, Client, Failure},
+};
+use super::{HubRules, ModelFiles, Origin};
 use crate::{Error, Result};
 
-/// Finds a model in the hub's cache, and fetches what is missing there.
+/// What a model's revision is where none is given.
+const MAIN: &str = "main";
+
+/// Finds a model in the hub's cache, and fetches what is missing there. `name`
+/// is `owner/name`, or `owner/name@revision`.
 pub(super) fn gather(name: &str, rules: &HubRules) -> Result<ModelFiles> {
-    let unreachable = |e: &dyn std::fmt::Display| {
-        Error::model(
-            name,
-            format!(
-                "its files are not in the hub's cache on this machine ({}), and the hub can't \
-                 be asked: {e}. Offline, put config.json, model.safetensors, tokenizer.json \
-                 and preprocessor_config.json into one folder and give that folder's path as \
-                 the model, or fill the cache on a machine that is online",
-                cache().path().display()
-            ),
-        )
-    };
-    let api = ApiBuilder::from_env()
-        .with_progress(false)
-        .with_token(rules.token.clone())
-        .build()
-        .map_err(|e| unreachable(&e))?;
-    let repo = api.model(name.to_owned());
-    let cached = cache().model(name.to_owned());
-    // Offline, what a model that is cached may lack is not there.
-    let may_lack = |file: &str| match file {
-        "config.json" | "tokenizer.json" => false,
-        "model.safetensors" => cached.get("pytorch_model.bin").is_some(),
-        "pytorch_model.bin" => false,
-        _ => cached.get("config.json").is_some(),
-    };
-    let absent = |file: &str, error: ApiError| match error {
-        ApiError::RequestError(e) if e.to_string().contains("404") => Ok(None),
-        _ if may_lack(file) => Ok(None),
-        error => Err(unreachable(&error)),
-    };
-    ModelFiles::gather(name, |file| {
-        // What is in the cache is not fetched again.
-        if let Some(limit) = rules.max_bytes
-            && cached.get(file).is_none()
-        {
-            match api.metadata(&repo.url(file)) {
-                Ok(about) if about.size() as u64 > limit => {
-                    let size = about.size() >> 20;
-                    let reason = format!(
-                        "its {file} has {size} MiB, this server fetches {} at most \
-                         (`--max-hub-download`): choose a smaller model",
-                        limit >> 20
-                    );
-                    return Err(Error::model(name, reason));
-                }
-                Ok(_) => {}
-                Err(error) => return absent(file, error),
-            }
-        }
-        match repo.get(file) {
-            Ok(path) => Ok(Some(path)),
-            Err(error) => absent(file, error),
-        }
-    })
+    let client = Client::from_env(rules.token.clone());
+    gather_from(name, rules, Cache::from_env(), client)
 }
 
-/// The token that the hub's own tools have kept for this user.
+fn gather_from(name: &str, rules: &HubRules, cache: Cache, client: Client) -> Result<ModelFiles> {
+    let (repo, revision) = name.split_once('@').unwrap_or((name, MAIN));
+    let cache = cache.repo(repo);
+    let hub = Hub {
+        name,
+        revision,
+        commit: RefCell::new(cache.commit(revision)),
+        cache,
+        client,
+        max_bytes: rules.max_bytes,
+        fetched: Cell::new(0),
+        unreachable: RefCell::new(None),
+    };
+    let gathered = ModelFiles::gather(name, |file| hub.find(file));
+    let unreachable = hub.unreachable.take();
+    let mut files = match (gathered, unreachable) {
+        (Ok(files), Some(_)) => {
+            tracing::warn!(
+                model = name,
+                "the model hub can't be reached: the files in the cache are taken for all of them"
+            );
+            files
+        }
+        // The file that it lacks may well be at the hub.
+        (Err(Error::Model { .. }), Some(reason)) => return Err(hub.cant_ask(&reason)),
+        (gathered, _) => gathered?,
+    };
+    let commit = hub.commit.take().unwrap_or_default();
+    tracing::info!(model = repo, revision, commit, "model of the hub");
+    files.origins = vec![Origin {
+        name: repo.to_owned(),
+        revision: revision.to_owned(),
+        commit,
+    }];
+    Ok(files)
+}
+
+/// One model at the hub.
+struct Hub<'a> {
+    name: &'a str,
+    revision: &'a str,
+    cache: RepoCache,
+    client: Client,
+    max_bytes: Option<u64>,
+    /// Bytes of the files that were fetched.
+    fetched: Cell<u64>,
+    commit: RefCell<Option<String>>,
+    /// Why the hub could not be asked, where it was not.
+    unreachable: RefCell<Option<String>>,
+}
+
+impl Hub<'_> {
+    fn find(&self, file: &str) -> Result<Option<PathBuf>> {
+        let commit = self.commit.borrow().clone();
+        if let Some(commit) = &commit {
+            // What is in the cache is not fetched again.
+            if let Some(path) = self.cache.find(commit, file) {
+                return Ok(Some(path));
+            }
+            if self.cache.is_absent(commit, file) || self.unreachable.borrow().is_some() {
+                return Ok(None);
+            }
+        }
+        let repo = self
+            .name
+            .split_once('@')
+            .map_or(self.name, |(repo, _)| repo);
+        let revision = commit.as_deref().unwrap_or(self.revision);
+        match self.client.about(repo, revision, file) {
+            Ok(Answer::Found(about)) => self.fetch(repo, file, &about).map(Some),
+            Ok(Answer::Absent(commit)) => {
+                if let Some(commit) = commit {
+                    self.keep_commit(&commit)?;
+                    self.cache.mark_absent(&commit, file)?;
+                }
+                Ok(None)
+            }
+            Err(Failure::Unreachable(reason)) if commit.is_some() => {
+                self.unreachable.replace(Some(reason));
+                Ok(None)
+            }
+            Err(failure) => Err(self.failed(file, &failure)),
+        }
+    }
+
+    fn fetch(&self, repo: &str, file: &str, about: &About) -> Result<PathBuf> {
+        self.keep_commit(&about.commit)?;
+        let all = self.fetched.get().saturating_add(about.size);
+        if let Some(limit) = self.max_bytes.filter(|limit| all > *limit) {
+            return Err(Error::model(
+                self.name,
+                format!(
+                    "its {file} has {} MiB; this server fetches {} MiB of a model at most \
+                     (`--max-hub-download`): choose a smaller model",
+                    about.size >> 20,
+                    limit >> 20
+                ),
+            ));
+        }
+        self.fetched.set(all);
+        let blob = self.cache.blob(&about.etag)?;
+        if std::fs::metadata(&blob).map_or(0, |found| found.len()) != about.size || about.size == 0
+        {
+            tracing::info!(
+                model = repo,
+                file,
+                bytes = about.size,
+                "fetching from the model hub"
+            );
+            self.client
+                .download(repo, file, about, &blob)
+                .map_err(|failure| self.failed(file, &failure))?;
+        }
+        self.cache.link(&about.commit, file, &about.etag)
+    }
+
+    /// Pins the commit that the first answer names: the others are of the same.
+    fn keep_commit(&self, commit: &str) -> Result<()> {
+        let mut known = self.commit.borrow_mut();
+        if known.is_none() {
+            self.cache.keep_commit(self.revision, commit)?;
+            *known = Some(commit.to_owned());
+        }
+        Ok(())
+    }
+
+    fn failed(&self, file: &str, failure: &Failure) -> Error {
+        let reason = match failure {
+            Failure::Unreachable(reason) => return self.cant_ask(reason),
+            Failure::NoRepository => {
+                "there is no such model at the hub, or it is private: log in with `hf auth login` \
+                 there"
+                    .to_owned()
+            }
+            Failure::NoRevision => {
+                format!("the hub has no revision `{}` of it", self.revision)
+            }
+            Failure::Forbidden(status) => format!(
+                "the hub refuses its {file} ({status}): accept the model's terms on its page, and \
+                 log in with `hf auth login`"
+            ),
+            Failure::Busy(reason) => format!(
+                "its {file} can't be fetched now: {reason}. Try again later; with HF_HUB_OFFLINE=1 \
+                 the files in the cache are used as they are"
+            ),
+            Failure::Wrong(reason) => format!("its {file} can't be fetched: {reason}"),
+        };
+        Error::model(self.name, reason)
+    }
+
+    fn cant_ask(&self, reason: &str) -> Error {
+        Error::model(
+            self.name,
+            format!(
+                "its files are not in the hub's cache on this machine ({}), and the hub can't be \
+                 asked: {reason}. Offline, put config.json, model.safetensors, tokenizer.json and \
+                 preprocessor_config.json into one folder and give that folder's path as the \
+                 model, or fill the cache on a machine that is online",
+                Cache::from_env().folder().display()
+            ),
+        )
+    }
+}
+
+/// The token that the hub's own tools use for this user.
 pub(super) fn token() -> Option<String> {
-    cache().token()
+    let given = std::env::var("HF_TOKEN").ok();
+    let given = given
+        .map(|token| token.trim().to_owned())
+        .filter(|token| !token.is_empty());
+    given.or_else(|| Cache::from_env().token())
 }
 
 /// Where models are kept on this machine.
 pub(super) fn cache_folder() -> PathBuf {
-    cache().path().clone()
+    Cache::from_env().folder().to_owned()
 }
 
-fn cache() -> hf_hub::Cache {
-    hf_hub::Cache::from_env()
-}
+#[cfg(test)]
+mod tests;

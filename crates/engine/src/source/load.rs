@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use candle_core::Device;
 use serde_json::Value;
 
-use super::ModelFiles;
+use super::{ModelFiles, Origin};
 use crate::{
     Error, Result,
     cloud::CloudSampler,
@@ -16,6 +16,22 @@ use crate::{
     prepare::{Preparer, Prompt},
     tokenizer::Tokenizer,
 };
+
+/// Notes in a `config.json` that weights are saved in 32 bits, whatever they came
+/// in. `transformers` loads them in the type that it finds there.
+fn in_32_bits(mut config: Value) -> Value {
+    for field in ["dtype", "torch_dtype"] {
+        if let Some(dtype) = config.get_mut(field).filter(|dtype| !dtype.is_null()) {
+            *dtype = "float32".into();
+        }
+    }
+    for tower in ["text_config", "vision_config"] {
+        if let Some(own) = config.get_mut(tower).filter(|own| own.is_object()) {
+            *own = in_32_bits(own.take());
+        }
+    }
+    config
+}
 
 /// How a model is put together.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +70,8 @@ pub struct ModelDescription {
     pub(crate) prompts: Prompts,
     /// Whether pooling counts the tokens of a prompt.
     pub(crate) include_prompt: bool,
+    /// Where at the hub the model is from; one for each of two towers.
+    pub origins: Vec<Origin>,
 }
 
 impl ModelFiles {
@@ -141,12 +159,13 @@ impl ModelFiles {
                 prompt,
             },
             description: ModelDescription {
-                config: self.config,
+                config: in_32_bits(self.config),
                 side_files: self.side_files,
                 max_tokens: longest,
                 sentence: self.modules.sentence,
                 prompts: self.modules.prompts,
                 include_prompt,
+                origins: self.origins,
             },
             notes: self.modules.notes,
         })
@@ -199,5 +218,30 @@ impl ModelFiles {
             false => tokenizer.cut_at(longest)?,
         };
         Ok((tokenizer, longest))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_saved_config_names_the_type_that_is_written() {
+        let config = json!({
+            "torch_dtype": "float16",
+            "text_config": {"dtype": "bfloat16", "torch_dtype": null},
+            "vision_config": null,
+            "hidden_size": 4,
+        });
+        let expected = json!({
+            "torch_dtype": "float32",
+            "text_config": {"dtype": "float32", "torch_dtype": null},
+            "vision_config": null,
+            "hidden_size": 4,
+        });
+        assert_eq!(in_32_bits(config), expected);
+        assert_eq!(in_32_bits(json!({})), json!({}));
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn join(
                           which have no place in a tower; take the network that it was made from";
             return Err(Error::model(option(wanted), reason));
         }
-        let own = config.canonical(std::mem::take(&mut files.tensors));
+        let own = config.canonical(std::mem::take(&mut files.tensors))?;
         tensors.extend(
             own.into_iter()
                 .map(|(name, t)| (format!("{prefix}{name}"), t)),
@@ -92,6 +92,7 @@ pub(super) fn join(
             ..super::Extras::default()
         },
         modules: Default::default(),
+        origins: [text.origins, vision.origins].concat(),
     })
 }
 

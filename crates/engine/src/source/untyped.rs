@@ -1,13 +1,11 @@
 //! The `config.json` of BERTs from 2018 and 2019, which names no `model_type`.
 
-use std::{
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::{Error, Result};
+use super::weights;
+use crate::Result;
 
 /// Fields that such a file has, of which no other architecture has all.
 const FIELDS: [&str; 5] = [
@@ -25,7 +23,7 @@ const TENSOR: &str = "bert.embeddings.token_type_embeddings.weight";
 /// is.
 pub(super) fn complete(
     config: &mut Value,
-    find: impl Fn(&str) -> Result<Option<PathBuf>>,
+    find: &dyn Fn(&str) -> Result<Option<PathBuf>>,
 ) -> Result<Option<String>> {
     let Some(fields) = config.as_object_mut() else {
         return Ok(None);
@@ -34,18 +32,7 @@ pub(super) fn complete(
     if named || !FIELDS.iter().all(|field| fields.contains_key(*field)) {
         return Ok(None);
     }
-    let names = if let Some(path) = find("model.safetensors")? {
-        names_of_safetensors(&path)?
-    } else if let Some(path) = find("pytorch_model.bin")? {
-        let tensors = candle_core::pickle::read_pth_tensor_info(&path, false, None);
-        let tensors = tensors.map_err(|e| {
-            let reason = crate::error::without_backtrace(e);
-            Error::checkpoint(format!("{}: {reason}", path.display()))
-        })?;
-        tensors.into_iter().map(|tensor| tensor.name).collect()
-    } else {
-        return Ok(None);
-    };
+    let names = weights::names(&weights::WHOLE, find)?;
     if !names.iter().any(|name| name == TENSOR) {
         return Ok(None);
     }
@@ -55,28 +42,6 @@ pub(super) fn complete(
          Add `\"model_type\": \"bert\"` to it, as transformers wants it"
             .to_owned(),
     ))
-}
-
-/// The most bytes that the head of a safetensors file may have.
-const LARGEST_HEAD: u64 = 100 << 20;
-
-/// The names in the head of a file; none where it is not such a file, which
-/// reading its tensors will tell.
-fn names_of_safetensors(path: &Path) -> Result<Vec<String>> {
-    let failed = |e| Error::io(path, e);
-    let mut file = std::fs::File::open(path).map_err(failed)?;
-    let mut length = [0; 8];
-    if file.read_exact(&mut length).is_err() {
-        return Ok(Vec::new());
-    }
-    let length = u64::from_le_bytes(length);
-    if length > LARGEST_HEAD {
-        return Ok(Vec::new());
-    }
-    let mut head = Vec::new();
-    file.take(length).read_to_end(&mut head).map_err(failed)?;
-    let head: Map<String, Value> = serde_json::from_slice(&head).unwrap_or_default();
-    Ok(head.into_iter().map(|(name, _)| name).collect())
 }
 
 #[cfg(test)]
@@ -100,7 +65,7 @@ mod tests {
             "type_vocab_size": 2, "vocab_size": 9,
         });
         let mut config = bert.clone();
-        assert_eq!(complete(&mut config, find).unwrap(), None, "no weights");
+        assert_eq!(complete(&mut config, &find).unwrap(), None, "no weights");
         for (tensor, found) in [
             (TENSOR, true),
             ("embeddings.token_type_embeddings.weight", false),
@@ -110,19 +75,18 @@ mod tests {
             let file = folder.path().join("model.safetensors");
             write_safetensors(&file, &tensors, FloatFormat::F32).unwrap();
             let mut config = bert.clone();
-            assert_eq!(complete(&mut config, find).unwrap().is_some(), found);
+            assert_eq!(complete(&mut config, &find).unwrap().is_some(), found);
             assert_eq!(config["model_type"] == "bert", found, "{tensor}");
         }
-        let file = folder.path().join("model.safetensors");
-        for broken in [
-            &b"short"[..],
-            b"\xff\xff\xff\xff\xff\xff\xff\x7f",
-            b"\x02\0\0\0\0\0\0\0{",
-        ] {
-            std::fs::write(&file, broken).unwrap();
-            assert_eq!(complete(&mut bert.clone(), find).unwrap(), None);
-        }
+        std::fs::write(folder.path().join("model.safetensors"), "short").unwrap();
+        let error = complete(&mut bert.clone(), &find).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors is cut short"), "{error}");
+        std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+        let index = json!({"weight_map": {TENSOR: "model-00001-of-00002.safetensors"}});
+        let file = folder.path().join("model.safetensors.index.json");
+        std::fs::write(file, index.to_string()).unwrap();
+        assert!(complete(&mut bert.clone(), &find).unwrap().is_some());
         let mut other = json!({"model_type": "clip"});
-        assert_eq!(complete(&mut other, find).unwrap(), None);
+        assert_eq!(complete(&mut other, &find).unwrap(), None);
     }
 }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use super::{Padding, config::Settings};
-use crate::{Error, Result};
+use crate::{Error, Result, python_json};
 
 /// The classes of transformers that are rebuilt from a vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,10 +143,7 @@ pub(super) fn build(files: &HashMap<String, Vec<u8>>, config: &Value) -> Result<
         },
     };
     let file = match files.get("tokenizer.json") {
-        Some(bytes) => {
-            let bad = |e| Error::checkpoint(format!("tokenizer.json: {e}"));
-            Some(serde_json::from_slice::<Value>(bytes).map_err(bad)?)
-        }
+        Some(bytes) => Some(python_json::parse(bytes, "tokenizer.json")?),
         None => None,
     };
     let empty = Value::Null;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Value, json};
 
-use crate::{Error, Result};
+use crate::{Error, Result, python_json};
 
 /// The special tokens that have names, in the order in which transformers adds
 /// them.
@@ -35,11 +35,12 @@ pub(super) struct Settings {
 impl Settings {
     pub(super) fn parse(files: &HashMap<String, Vec<u8>>) -> Result<Self> {
         let object = |name: &str| -> Result<serde_json::Map<String, Value>> {
-            match files.get(name).map(|bytes| serde_json::from_slice(bytes)) {
-                None => Ok(Default::default()),
-                Some(Ok(Value::Object(fields))) => Ok(fields),
-                Some(Ok(_)) => Err(Error::checkpoint(format!("{name}: an object is wanted"))),
-                Some(Err(e)) => Err(Error::checkpoint(format!("{name}: {e}"))),
+            let Some(bytes) = files.get(name) else {
+                return Ok(Default::default());
+            };
+            match python_json::parse(bytes, name)? {
+                Value::Object(fields) => Ok(fields),
+                _ => Err(Error::checkpoint(format!("{name}: an object is wanted"))),
             }
         };
         let mut settings = Self {

@@ -7,7 +7,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 /// Variables that say where things are, how much is computed with, and how the
 /// log is written.
-const PASSED_ON: [&str; 46] = [
+const PASSED_ON: [&str; 47] = [
     "PATH",
     "HOME",
     "USER",
@@ -38,6 +38,7 @@ const PASSED_ON: [&str; 46] = [
     "all_proxy",
     "no_proxy",
     "HF_HOME",
+    "HF_HUB_CACHE",
     "HF_ENDPOINT",
     "HF_HUB_OFFLINE",
     "RUST_LOG",

@@ -1,0 +1,111 @@
+//! JSON as Python writes it: `Infinity`, `-Infinity` and `NaN` are numbers there.
+//!
+//! A value cannot hold such numbers, so that each is kept as a string with a
+//! mark before it, and written as it was.
+
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+const TOKENS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+
+/// Stands before the name of a number that is not finite.
+const MARK: &str = "\u{0}float:";
+
+/// Reads JSON, Python's too.
+///
+/// # Errors
+/// [`Error::Checkpoint`] names the file `name`, line and column.
+pub(crate) fn parse(bytes: &[u8], name: &str) -> Result<Value> {
+    serde_json::from_slice(bytes)
+        .or_else(|error| match marked(bytes) {
+            Some(strict) => serde_json::from_slice(&strict),
+            None => Err(error),
+        })
+        .map_err(|e| Error::checkpoint(format!("{name}: {e}")))
+}
+
+/// Writes what [`parse`] has read.
+///
+/// # Errors
+/// [`Error::Checkpoint`] where the value can't be written.
+pub(crate) fn to_bytes(value: &Value) -> Result<Vec<u8>> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|e| Error::checkpoint(format!("JSON can't be written: {e}")))?;
+    for token in TOKENS {
+        // The mark's first character is escaped in JSON.
+        text = text.replace(&format!("\"\\u0000float:{token}\""), token);
+    }
+    text.push('\n');
+    Ok(text.into_bytes())
+}
+
+/// The JSON with such numbers as strings; `None` where there are none.
+fn marked(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(bytes.len() + 64);
+    let (mut in_string, mut found, mut at) = (false, false, 0);
+    while let Some(byte) = bytes.get(at) {
+        let token = match in_string {
+            true => None,
+            false => TOKENS
+                .iter()
+                .find(|token| bytes[at..].starts_with(token.as_bytes())),
+        };
+        if let Some(token) = token {
+            out.extend_from_slice(
+                format!("\"{}{token}\"", MARK.replace('\0', "\\u0000")).as_bytes(),
+            );
+            at += token.len();
+            found = true;
+            continue;
+        }
+        if in_string && *byte == b'\\' {
+            // What is escaped ends no string.
+            out.extend_from_slice(&bytes[at..(at + 2).min(bytes.len())]);
+            at += 2;
+            continue;
+        }
+        in_string ^= *byte == b'"';
+        out.push(*byte);
+        at += 1;
+    }
+    found.then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_python_are_read_and_written_as_they_were() {
+        let text = br#"{"a": [NaN, -Infinity, 1], "b": Infinity, "c": "Infinity \" NaN", "d": 2}"#;
+        let value = parse(text, "config.json").unwrap();
+        assert_eq!(value["d"], 2);
+        assert_eq!(value["c"], "Infinity \" NaN");
+        assert!(value["b"].as_f64().is_none());
+        let written = String::from_utf8(to_bytes(&value).unwrap()).unwrap();
+        assert!(written.contains("\"b\": Infinity,"), "{written}");
+        assert!(written.contains("NaN,\n    -Infinity,\n"), "{written}");
+        assert!(written.contains(r#""c": "Infinity \" NaN""#), "{written}");
+        assert_eq!(parse(written.as_bytes(), "config.json").unwrap(), value);
+    }
+
+    #[test]
+    fn other_mistakes_are_told_with_their_place() {
+        for bad in [
+            "{\"a\": infinity}",
+            "{\"a\": Infinit}",
+            "{\"a\": \"\\",
+            "",
+            "{\"a\": NaN,}",
+        ] {
+            let error = parse(bad.as_bytes(), "config.json")
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.contains("config.json") && error.contains("line 1"),
+                "{bad}: {error}"
+            );
+        }
+    }
+}

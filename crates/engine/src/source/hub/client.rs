@@ -1,0 +1,351 @@
+//! Asking the hub for files, again where it is busy.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom, Write},
+    path::Path,
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+use ureq::{Agent, Body, config::RedirectAuthHeaders, http::Response};
+
+use super::cache::is_plain;
+
+/// Attempts that bring nothing, before a file is given up.
+const ATTEMPTS: u32 = 5;
+/// The first pause between attempts; each is twice the one before.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long an answer may take to begin.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest pause, whatever the hub asks for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// A file at the hub.
+pub(super) struct About {
+    pub(super) commit: String,
+    /// The SHA-256 of a large file, another hash of a small one.
+    pub(super) etag: String,
+    pub(super) size: u64,
+}
+
+pub(super) enum Answer {
+    Found(About),
+    /// The commit has no such file; the commit, where the hub names it.
+    Absent(Option<String>),
+}
+
+/// Why a file could not be had.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// No connection: this machine is offline, or meant to be.
+    Unreachable(String),
+    /// It is there, but too slow or overloaded.
+    Busy(String),
+    NoRepository,
+    NoRevision,
+    Forbidden(u16),
+    /// An answer that means nothing, or a content that is not the one asked for.
+    Wrong(String),
+}
+
+/// The way to the hub.
+pub(super) struct Client {
+    agent: Agent,
+    endpoint: String,
+    token: Option<String>,
+    offline: bool,
+    pause: Duration,
+}
+
+impl Client {
+    /// `HF_ENDPOINT` names another hub, `HF_HUB_OFFLINE` forbids asking.
+    pub(super) fn from_env(token: Option<String>) -> Self {
+        let endpoint = std::env::var("HF_ENDPOINT")
+            .ok()
+            .filter(|url| !url.is_empty());
+        let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".to_owned());
+        let offline = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
+        let offline = ["1", "ON", "YES", "TRUE"].contains(&offline.to_uppercase().as_str());
+        Self::new(&endpoint, token, offline, PAUSE, PATIENCE)
+    }
+
+    pub(super) fn new(
+        endpoint: &str,
+        token: Option<String>,
+        offline: bool,
+        pause: Duration,
+        patience: Duration,
+    ) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .redirect_auth_headers(RedirectAuthHeaders::SameHost)
+            .user_agent(concat!("finetuner/", env!("CARGO_PKG_VERSION")))
+            .timeout_connect(Some(Duration::from_secs(20)))
+            .timeout_recv_response(Some(patience))
+            // What came until then is kept, and the rest asked for again.
+            .timeout_recv_body(Some(Duration::from_secs(120)))
+            .build();
+        Self {
+            agent: config.into(),
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            token,
+            offline,
+            pause,
+        }
+    }
+
+    /// Asks what a file is, without its content.
+    pub(super) fn about(&self, repo: &str, revision: &str, file: &str) -> Result<Answer, Failure> {
+        if self.offline {
+            return Err(Failure::Unreachable("HF_HUB_OFFLINE is set".to_owned()));
+        }
+        let mut attempt = 0;
+        loop {
+            let failure = match self.head(&self.address(repo, revision, file)) {
+                Ok(response) => match self.read_about(&response) {
+                    Err(Failure::Busy(reason)) => (reason, retry_after(&response)),
+                    answer => return answer,
+                },
+                Err(Failure::Busy(reason)) => (reason, None),
+                Err(failure) => return Err(failure),
+            };
+            attempt += 1;
+            self.wait(attempt, failure)?;
+        }
+    }
+
+    fn read_about(&self, response: &Response<Body>) -> Result<Answer, Failure> {
+        let header = |name: &str| response.headers().get(name)?.to_str().ok();
+        let commit = header("x-repo-commit").filter(|commit| is_plain(commit));
+        match response.status().as_u16() {
+            200..400 => {}
+            404 => {
+                return match header("x-error-code") {
+                    Some("RepoNotFound") => Err(Failure::NoRepository),
+                    Some("RevisionNotFound") => Err(Failure::NoRevision),
+                    _ => Ok(Answer::Absent(commit.map(str::to_owned))),
+                };
+            }
+            status => return Err(failure_of(status, header("x-error-code"))),
+        }
+        let etag = header("x-linked-etag")
+            .or(header("etag"))
+            .unwrap_or_default();
+        let etag = etag.trim_start_matches("W/").trim_matches('"');
+        let size = header("x-linked-size").or(header("content-length"));
+        match (commit, size.and_then(|size| size.parse().ok())) {
+            (Some(commit), Some(size)) if is_plain(etag) => Ok(Answer::Found(About {
+                commit: commit.to_owned(),
+                etag: etag.to_owned(),
+                size,
+            })),
+            _ => Err(Failure::Wrong(
+                "the answer does not name commit, tag and size: it is no model hub's".to_owned(),
+            )),
+        }
+    }
+
+    /// Follows redirects within the hub, such as those of renamed models, and
+    /// stops at one to where the content lies.
+    fn head(&self, address: &str) -> Result<Response<Body>, Failure> {
+        let mut address = address.to_owned();
+        for _ in 0..5 {
+            let request = self
+                .authorize(self.agent.head(&address))
+                .config()
+                .max_redirects(0)
+                .max_redirects_will_error(false)
+                .build();
+            let response = request.call().map_err(|e| self.cant(&e))?;
+            let to = response.headers().get("location");
+            let to = to.and_then(|to| to.to_str().ok()).unwrap_or_default();
+            let within = match to.strip_prefix(&self.endpoint) {
+                Some(rest) => rest,
+                None => to,
+            };
+            if !response.status().is_redirection() || !within.starts_with('/') {
+                return Ok(response);
+            }
+            address = format!("{}{within}", self.endpoint);
+        }
+        Err(Failure::Wrong("the hub redirects in circles".to_owned()))
+    }
+
+    /// Fetches a content to `blob`, going on where a connection broke, and
+    /// compares it with its size and its SHA-256.
+    pub(super) fn download(
+        &self,
+        repo: &str,
+        file: &str,
+        about: &About,
+        blob: &Path,
+    ) -> Result<(), Failure> {
+        let disk = |e: std::io::Error| Failure::Wrong(format!("{}: {e}", blob.display()));
+        let folder = blob.parent().unwrap_or(blob);
+        let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(disk)?;
+        let address = self.address(repo, &about.commit, file);
+        let (mut have, mut attempt) = (0, 0);
+        while have < about.size {
+            let before = have;
+            let failure = match self.get(&address, have) {
+                Ok(response) => {
+                    let status = response.status().as_u16();
+                    let wait = retry_after(&response);
+                    match status {
+                        200 | 206 => {
+                            // Without ranges the content begins again.
+                            have = if status == 206 { have } else { 0 };
+                            let to = temporary.as_file_mut();
+                            to.seek(SeekFrom::Start(have)).map_err(disk)?;
+                            let wanted = about.size - have;
+                            let copied = copy(response, to, wanted).map_err(disk)?;
+                            have += copied.bytes;
+                            (copied.broke, None)
+                        }
+                        status => match failure_of(status, None) {
+                            Failure::Busy(reason) => (reason, wait),
+                            failure => return Err(failure),
+                        },
+                    }
+                }
+                Err(Failure::Busy(reason) | Failure::Unreachable(reason)) => (reason, None),
+                Err(failure) => return Err(failure),
+            };
+            if have >= about.size {
+                break;
+            }
+            // Only attempts that bring nothing count.
+            attempt = if have > before { 1 } else { attempt + 1 };
+            self.wait(attempt, failure)?;
+        }
+        let written = temporary.as_file_mut();
+        written.set_len(about.size).map_err(disk)?;
+        // Of large files the tag is the content's SHA-256.
+        if about.etag.len() == 64 {
+            written.seek(SeekFrom::Start(0)).map_err(disk)?;
+            let found = sha256(written).map_err(disk)?;
+            if !found.eq_ignore_ascii_case(&about.etag) {
+                return Err(Failure::Wrong(format!(
+                    "it was damaged on the way: its SHA-256 is {found}, the hub says {}",
+                    about.etag
+                )));
+            }
+        }
+        temporary.persist(blob).map_err(|e| disk(e.error))?;
+        Ok(())
+    }
+
+    fn get(&self, address: &str, from: u64) -> Result<Response<Body>, Failure> {
+        let mut request = self.authorize(self.agent.get(address));
+        if from > 0 {
+            request = request.header("range", format!("bytes={from}-"));
+        }
+        request.call().map_err(|e| self.cant(&e))
+    }
+
+    fn authorize<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    fn address(&self, repo: &str, revision: &str, file: &str) -> String {
+        let revision = revision.replace('/', "%2F");
+        format!("{}/{repo}/resolve/{revision}/{file}", self.endpoint)
+    }
+
+    /// What an attempt without an answer means.
+    fn cant(&self, error: &ureq::Error) -> Failure {
+        match error {
+            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
+                Failure::Unreachable(format!("{}: {error}", self.endpoint))
+            }
+            ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
+                Failure::Unreachable(format!("{}: {error}", self.endpoint))
+            }
+            error => Failure::Busy(format!("{}: {error}", self.endpoint)),
+        }
+    }
+
+    /// Pauses before the next attempt, or gives up.
+    fn wait(
+        &self,
+        attempt: u32,
+        (reason, asked): (String, Option<Duration>),
+    ) -> Result<(), Failure> {
+        if attempt >= ATTEMPTS {
+            return Err(Failure::Busy(format!(
+                "{reason} (after {attempt} attempts)"
+            )));
+        }
+        let pause = self.pause * 2u32.pow(attempt - 1);
+        let pause = asked
+            .map_or(pause, |asked| asked.max(pause))
+            .min(LONGEST_PAUSE);
+        tracing::warn!(
+            "the model hub: {reason}; attempt {} in {pause:.1?}",
+            attempt + 1
+        );
+        std::thread::sleep(pause);
+        Ok(())
+    }
+}
+
+/// What a status other than success means.
+fn failure_of(status: u16, code: Option<&str>) -> Failure {
+    match status {
+        401 if code == Some("RepoNotFound") => Failure::NoRepository,
+        401 | 403 => Failure::Forbidden(status),
+        408 | 429 | 500.. => Failure::Busy(format!("the hub answers {status}")),
+        status => Failure::Wrong(format!("the hub answers {status}")),
+    }
+}
+
+fn retry_after(response: &Response<Body>) -> Option<Duration> {
+    let seconds = response.headers().get("retry-after")?.to_str().ok()?;
+    seconds.trim().parse().ok().map(Duration::from_secs)
+}
+
+struct Copied {
+    bytes: u64,
+    /// Why there are not more.
+    broke: String,
+}
+
+/// Copies at most `wanted` bytes. What comes before a break counts; only a disk
+/// that fails is an error.
+fn copy(response: Response<Body>, to: &mut File, wanted: u64) -> std::io::Result<Copied> {
+    let mut from = response.into_body().into_reader().take(wanted);
+    let mut buffer = vec![0; 1 << 18];
+    let mut bytes = 0;
+    let broke = loop {
+        match from.read(&mut buffer) {
+            Ok(0) => break "the connection ended too early".to_owned(),
+            Ok(count) => {
+                to.write_all(&buffer[..count])?;
+                bytes += count as u64;
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => break format!("the connection broke: {e}"),
+        }
+    };
+    Ok(Copied { bytes, broke })
+}
+
+fn sha256(from: &mut File) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => break,
+            count => hash.update(&buffer[..count]),
+        }
+    }
+    Ok(hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}

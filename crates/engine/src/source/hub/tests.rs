@@ -1,0 +1,428 @@
+//! A stand-in for the hub, and what becomes of its answers.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
+
+use super::*;
+
+const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// What a client asked.
+#[derive(Clone, Debug, Default)]
+struct Asked {
+    method: String,
+    path: String,
+    range: Option<u64>,
+    token: bool,
+}
+
+/// What the stand-in answers.
+#[derive(Clone, Default)]
+struct Answered {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Vec<u8>,
+    /// Bytes of the body before the connection breaks.
+    cut: Option<usize>,
+    /// No answer at all, until the test ends.
+    silent: bool,
+}
+
+fn status(status: u16) -> Answered {
+    Answered {
+        status,
+        ..Answered::default()
+    }
+}
+
+struct StandIn {
+    address: String,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    /// Silent connections end when it is dropped.
+    _end: mpsc::Sender<()>,
+}
+
+impl StandIn {
+    fn new(answer: impl Fn(usize, &Asked) -> Answered + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (_end, ended) = mpsc::channel();
+        let log = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            let mut silent = Vec::new();
+            for connection in listener.incoming() {
+                let Ok(connection) = connection else { return };
+                let request = read(&connection);
+                let mut log = log.lock().unwrap();
+                let answered = answer(log.len(), &request);
+                log.push(request.clone());
+                drop(log);
+                if answered.silent {
+                    silent.push(connection);
+                } else {
+                    write(connection, &request, &answered);
+                }
+                if ended.try_recv() == Err(mpsc::TryRecvError::Disconnected) {
+                    return;
+                }
+            }
+        });
+        Self {
+            address,
+            asked,
+            _end,
+        }
+    }
+
+    fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    fn client(&self) -> Client {
+        client(&self.address)
+    }
+}
+
+fn client(address: &str) -> Client {
+    let soon = Duration::from_millis(1);
+    Client::new(
+        address,
+        Some("hf_secret".to_owned()),
+        false,
+        soon,
+        Duration::from_millis(500),
+    )
+}
+
+fn read(connection: &TcpStream) -> Asked {
+    let mut lines = BufReader::new(connection).lines().map_while(Result::ok);
+    let first = lines.next().unwrap_or_default();
+    let mut words = first.split(' ').map(str::to_owned);
+    let mut asked = Asked {
+        method: words.next().unwrap_or_default(),
+        path: words.next().unwrap_or_default(),
+        ..Asked::default()
+    };
+    for line in lines.take_while(|line| !line.is_empty()) {
+        let line = line.to_ascii_lowercase();
+        if let Some(range) = line.strip_prefix("range: bytes=") {
+            asked.range = range.trim_end_matches('-').parse().ok();
+        }
+        asked.token |= line.starts_with("authorization: bearer hf_secret");
+    }
+    asked
+}
+
+fn write(mut connection: TcpStream, asked: &Asked, answered: &Answered) {
+    let length = answered.body.len();
+    let mut head = format!("HTTP/1.1 {} x\r\nconnection: close\r\n", answered.status);
+    let names_length = answered
+        .headers
+        .iter()
+        .any(|(name, _)| *name == "content-length");
+    if !names_length {
+        head += &format!("content-length: {length}\r\n");
+    }
+    for (name, value) in &answered.headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    let body = match asked.method.as_str() {
+        "HEAD" => &[][..],
+        _ => &answered.body[..answered.cut.unwrap_or(length)],
+    };
+    // The client may have gone.
+    let _ = connection.write_all(format!("{head}\r\n").as_bytes());
+    let _ = connection.write_all(body);
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/backbones");
+    std::fs::read(path.join(name)).unwrap()
+}
+
+/// The files of a small ResNet.
+fn content(file: &str) -> Option<Vec<u8>> {
+    match file {
+        "config.json" => Some(fixture("resnet.json")),
+        "model.safetensors" => Some(fixture("resnet.safetensors")),
+        _ => None,
+    }
+}
+
+fn sha(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// A hub that works.
+fn works(asked: &Asked) -> Answered {
+    let mut parts = asked.path.splitn(6, '/').skip(1);
+    let repo = [parts.next(), parts.next()]
+        .map(Option::unwrap_or_default)
+        .join("/");
+    let revision = parts.nth(1).unwrap_or_default().to_owned();
+    let file = parts.next().unwrap_or_default();
+    let error = |code: &str| Answered {
+        headers: vec![("x-error-code", code.to_owned())],
+        ..status(404)
+    };
+    if repo != "me/resnet" {
+        return error("RepoNotFound");
+    }
+    if !["main", "v1%2Fbest", COMMIT].contains(&revision.as_str()) {
+        return error("RevisionNotFound");
+    }
+    let commit = ("x-repo-commit", COMMIT.to_owned());
+    let Some(body) = content(file) else {
+        let mut absent = error("EntryNotFound");
+        absent.headers.push(commit);
+        return absent;
+    };
+    let mut headers = vec![commit];
+    // Small files have a hash of git's, large ones their SHA-256.
+    match file {
+        "config.json" => headers.push(("etag", "\"91a3\"".to_owned())),
+        _ => {
+            headers.push(("x-linked-etag", format!("\"{}\"", sha(&body))));
+            headers.push(("x-linked-size", body.len().to_string()));
+        }
+    }
+    let from = asked.range.unwrap_or(0) as usize;
+    Answered {
+        status: if from > 0 { 206 } else { 200 },
+        headers,
+        body: body[from..].to_vec(),
+        ..Answered::default()
+    }
+}
+
+fn fetch(name: &str, cache: &tempfile::TempDir, client: Client) -> Result<ModelFiles> {
+    gather_from(name, &HubRules::default(), Cache::at(cache.path()), client)
+}
+
+fn refused(name: &str, cache: &tempfile::TempDir, client: Client) -> String {
+    fetch(name, cache, client)
+        .map(drop)
+        .unwrap_err()
+        .to_string()
+}
+
+/// The address of a hub that is not there.
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[test]
+fn files_are_fetched_once_and_found_without_the_hub() {
+    let cache = tempfile::tempdir().unwrap();
+    let hub = StandIn::new(|_, asked| works(asked));
+    let files = fetch("me/resnet", &cache, hub.client()).unwrap();
+    let expected = Origin {
+        name: "me/resnet".to_owned(),
+        revision: "main".to_owned(),
+        commit: COMMIT.to_owned(),
+    };
+    assert_eq!(files.origins, std::slice::from_ref(&expected));
+    let asked = hub.asked();
+    assert!(asked[0].path.contains("/resolve/main/"), "{asked:?}");
+    // The first answer pins the commit of all others.
+    let pinned = |asked: &Asked| asked.path.contains(&format!("/resolve/{COMMIT}/"));
+    assert!(asked[1..].iter().all(pinned), "{asked:?}");
+    assert!(asked.iter().all(|asked| asked.token));
+    let again = fetch("me/resnet", &cache, client(&nobody())).unwrap();
+    assert_eq!(again.origins, [expected]);
+    assert_eq!(again.tensors.len(), files.tensors.len());
+    // In the layout of the hub's own tools.
+    let model = cache.path().join("models--me--resnet");
+    let config = model.join("snapshots").join(COMMIT).join("config.json");
+    assert_eq!(std::fs::read(config).unwrap(), fixture("resnet.json"));
+    assert_eq!(
+        std::fs::read_to_string(model.join("refs/main")).unwrap(),
+        COMMIT
+    );
+    assert!(model.join("blobs/91a3").is_file());
+}
+
+#[test]
+fn a_revision_can_be_pinned() {
+    for revision in ["v1/best", COMMIT] {
+        let cache = tempfile::tempdir().unwrap();
+        let hub = StandIn::new(|_, asked| works(asked));
+        let name = format!("me/resnet@{revision}");
+        let files = fetch(&name, &cache, hub.client()).unwrap();
+        let origin = &files.origins[0];
+        assert_eq!(
+            (origin.revision.as_str(), origin.commit.as_str()),
+            (revision, COMMIT)
+        );
+        assert_eq!(origin.name, "me/resnet");
+        fetch(&name, &cache, client(&nobody())).unwrap();
+        // Another revision is not in the cache.
+        let error = refused("me/resnet", &cache, client(&nobody()));
+        assert!(error.contains("can't be asked"), "{error}");
+    }
+    let (cache, hub) = (
+        tempfile::tempdir().unwrap(),
+        StandIn::new(|_, asked| works(asked)),
+    );
+    let error = refused("me/resnet@v9", &cache, hub.client());
+    assert!(error.contains("no revision `v9`"), "{error}");
+    let error = refused("me/other", &cache, hub.client());
+    assert!(error.contains("no such model"), "{error}");
+}
+
+#[test]
+fn a_busy_hub_is_asked_again() {
+    let cache = tempfile::tempdir().unwrap();
+    let hub = StandIn::new(|count, asked| match count % 4 {
+        0 => status(503),
+        1 => status(429),
+        2 => Answered {
+            silent: true,
+            ..Answered::default()
+        },
+        _ => works(asked),
+    });
+    fetch("me/resnet", &cache, hub.client()).unwrap();
+}
+
+#[test]
+fn a_hub_that_stays_busy_is_named_and_no_file_counts_as_absent() {
+    for (busy, wanted) in [
+        (status(429), "the hub answers 429 (after 5 attempts)"),
+        (status(503), "the hub answers 503 (after 5 attempts)"),
+        (
+            Answered {
+                silent: true,
+                ..Answered::default()
+            },
+            "(after 5 attempts)",
+        ),
+    ] {
+        let cache = tempfile::tempdir().unwrap();
+        let hub =
+            StandIn::new(
+                move |_, asked| match asked.path.contains("processor_config.json") {
+                    true => busy.clone(),
+                    false => works(asked),
+                },
+            );
+        let error = refused("me/resnet", &cache, hub.client());
+        assert!(
+            error.contains(wanted) && error.contains("processor_config.json"),
+            "{error}"
+        );
+        assert!(!error.contains("hf_secret"), "{error}");
+    }
+}
+
+#[test]
+fn a_refusal_is_not_taken_for_an_absent_file() {
+    for (code, wanted) in [(401, "refuses its"), (403, "(403)"), (418, "answers 418")] {
+        let cache = tempfile::tempdir().unwrap();
+        let hub = StandIn::new(
+            move |_, asked| match asked.path.ends_with("model.safetensors") {
+                true => status(code),
+                false => works(asked),
+            },
+        );
+        let error = refused("me/resnet", &cache, hub.client());
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+#[test]
+fn a_download_that_breaks_goes_on_and_one_that_is_damaged_is_refused() {
+    let cache = tempfile::tempdir().unwrap();
+    let hub = StandIn::new(|_, asked| {
+        let mut answered = works(asked);
+        if asked.method == "GET" && asked.path.ends_with("model.safetensors") {
+            answered.cut = Some(answered.body.len().div_ceil(3));
+        }
+        answered
+    });
+    fetch("me/resnet", &cache, hub.client()).unwrap();
+    let ranges: Vec<_> = hub.asked().iter().filter_map(|asked| asked.range).collect();
+    assert!(ranges.len() > 2 && ranges.is_sorted(), "{ranges:?}");
+
+    let cache = tempfile::tempdir().unwrap();
+    let hub = StandIn::new(|_, asked| {
+        let mut answered = works(asked);
+        if asked.path.ends_with("model.safetensors")
+            && let Some(last) = answered.body.last_mut()
+        {
+            *last ^= 1;
+        }
+        answered
+    });
+    let error = refused("me/resnet", &cache, hub.client());
+    assert!(
+        error.contains("damaged on the way: its SHA-256 is"),
+        "{error}"
+    );
+    let blob = sha(&content("model.safetensors").unwrap());
+    assert!(
+        !cache
+            .path()
+            .join("models--me--resnet/blobs")
+            .join(blob)
+            .exists()
+    );
+}
+
+#[test]
+fn the_whole_download_is_limited() {
+    let (config, weights) = (
+        content("config.json").unwrap(),
+        content("model.safetensors").unwrap(),
+    );
+    let whole = (config.len() + weights.len()) as u64;
+    let with = |limit: u64| {
+        let cache = tempfile::tempdir().unwrap();
+        let hub = StandIn::new(|_, asked| works(asked));
+        let rules = HubRules {
+            max_bytes: Some(limit),
+            token: None,
+        };
+        gather_from("me/resnet", &rules, Cache::at(cache.path()), hub.client())
+    };
+    assert!(with(whole).is_ok());
+    let error = with(whole - 1).map(drop).unwrap_err().to_string();
+    assert!(error.contains("`--max-hub-download`"), "{error}");
+}
+
+#[test]
+fn the_token_stays_with_the_hub() {
+    let cache = tempfile::tempdir().unwrap();
+    let store = StandIn::new(|_, asked| works(asked));
+    // Another host by its name.
+    let other = store.address.replace("127.0.0.1", "localhost");
+    let hub = StandIn::new(move |_, asked| {
+        let mut answered = works(asked);
+        if asked.path.ends_with("model.safetensors") && answered.status == 200 {
+            answered.status = 302;
+            answered.body.clear();
+            answered
+                .headers
+                .push(("location", format!("{other}{}", asked.path)));
+        }
+        answered
+    });
+    fetch("me/resnet", &cache, hub.client()).unwrap();
+    assert!(hub.asked().iter().all(|asked| asked.token));
+    let moved = store.asked();
+    assert!(
+        !moved.is_empty() && moved.iter().all(|asked| !asked.token),
+        "{moved:?}"
+    );
+}

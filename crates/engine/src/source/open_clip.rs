@@ -1,0 +1,396 @@
+//! Checkpoints of open_clip, as the CLIPs of `transformers` that they are.
+//!
+//! `open_clip_config.json` describes the same two towers with other words, and
+//! the tensors have other names. A model is renamed when it is read, and saved
+//! in the layout of `transformers`.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::{Error, Result, params::RawTensor};
+
+/// Shapes and steps of a checkpoint.
+pub(super) const CONFIG_FILE: &str = "open_clip_config.json";
+
+/// Weights of a checkpoint, in the order in which open_clip looks for them.
+pub(super) const WEIGHT_FILES: [&str; 3] = [
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+];
+
+/// A checkpoint's description in the words of `transformers`.
+#[derive(Debug)]
+pub(super) struct Described {
+    /// A `config.json`.
+    pub(super) config: Value,
+    /// A `preprocessor_config.json`.
+    pub(super) preprocessor: Value,
+}
+
+fn bad(reason: impl std::fmt::Display) -> Error {
+    Error::checkpoint(format!("{CONFIG_FILE}: {reason}"))
+}
+
+/// The fields of one part of the file. Each that is not asked for must have its
+/// default, so that none is passed over.
+struct Part<'a> {
+    name: &'static str,
+    fields: &'a Map<String, Value>,
+}
+
+impl<'a> Part<'a> {
+    fn of(json: &'a Value, name: &'static str) -> Result<Self> {
+        let fields = json.get(name).and_then(Value::as_object);
+        let fields = fields.ok_or_else(|| bad(format!("it has no `{name}`")))?;
+        Ok(Self { name, fields })
+    }
+
+    fn get(&self, field: &str) -> Option<&Value> {
+        self.fields.get(field).filter(|value| !value.is_null())
+    }
+
+    fn count(&self, field: &str, default: u64) -> Result<u64> {
+        match self.get(field) {
+            None => Ok(default),
+            Some(value) => value
+                .as_u64()
+                .filter(|n| (1..1 << 24).contains(n))
+                .ok_or_else(|| {
+                    bad(format!(
+                        "`{}.{field}` is {value}; a whole number from 1 on is wanted",
+                        self.name
+                    ))
+                }),
+        }
+    }
+
+    fn number(&self, field: &str, default: f64) -> f64 {
+        self.get(field).and_then(Value::as_f64).unwrap_or(default)
+    }
+
+    /// Refuses what is neither `known` nor off nor the default.
+    fn refuse_others(&self, known: &[&str], defaults: &[(&str, Value)]) -> Result<()> {
+        for (field, value) in self.fields {
+            let is_off = value.is_null() || *value == Value::Bool(false) || *value == json!(0.0);
+            let is_default = defaults
+                .iter()
+                .any(|(name, usual)| name == field && value == usual);
+            if !known.contains(&field.as_str()) && !is_off && !is_default {
+                return Err(bad(format!(
+                    "`{}.{field}` is {value}, which is not supported; two transformers as of \
+                     `ViT-B-32` are",
+                    self.name
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads an `open_clip_config.json`.
+///
+/// # Errors
+/// [`Error::Checkpoint`] names the field that asks for another network than two
+/// plain transformers.
+pub(super) fn describe(json: &Value) -> Result<Described> {
+    let model = json
+        .get("model_cfg")
+        .ok_or_else(|| bad("it has no `model_cfg`"))?;
+    // Other networks have parts beside the two towers.
+    for part in [
+        "multimodal_cfg",
+        "audio_cfg",
+        "genlip_cfg",
+        "genlap_cfg",
+        "init_logit_bias",
+    ] {
+        if model.get(part).is_some_and(|value| !value.is_null()) {
+            return Err(bad(format!(
+                "`model_cfg.{part}` is given, which is not supported"
+            )));
+        }
+    }
+    let (vision, text) = (Part::of(model, "vision_cfg")?, Part::of(model, "text_cfg")?);
+    vision.refuse_others(
+        &[
+            "layers",
+            "width",
+            "head_width",
+            "mlp_ratio",
+            "patch_size",
+            "image_size",
+        ],
+        &[
+            ("pos_embed_type", json!("learnable")),
+            ("pool_type", json!("tok")),
+            ("attn_pooler_queries", json!(256)),
+            ("attn_pooler_heads", json!(8)),
+            ("timm_pool", json!("avg")),
+            ("timm_proj", json!("linear")),
+            ("block_type", json!("default")),
+            // They change training in open_clip alone.
+            ("output_tokens", json!(true)),
+        ],
+    )?;
+    text.refuse_others(
+        &[
+            "context_length",
+            "vocab_size",
+            "width",
+            "heads",
+            "layers",
+            "mlp_ratio",
+        ],
+        &[
+            ("text_arch", json!("clip")),
+            ("pool_type", json!("argmax")),
+            ("proj_type", json!("linear")),
+            ("hf_model_pretrained", json!(true)),
+            ("hf_proj_type", json!("mlp")),
+            ("hf_pooler_type", json!("mean_pooler")),
+            ("hf_tokenizer_name", json!("")),
+            ("tokenizer_type", json!("")),
+            ("tiktoken_name", json!("cl100k_base")),
+            ("block_type", json!("default")),
+        ],
+    )?;
+    let (width, text_width) = (vision.count("width", 768)?, text.count("width", 512)?);
+    let activation = match model.get("quick_gelu").and_then(Value::as_bool) {
+        Some(true) => "quick_gelu",
+        _ => "gelu",
+    };
+    let tower = |part: &Part<'_>, width: u64, heads: u64| -> Result<Value> {
+        Ok(json!({
+            "hidden_size": width,
+            "intermediate_size": (width as f64 * part.number("mlp_ratio", 4.0)) as u64,
+            "num_hidden_layers": part.count("layers", 12)?,
+            "num_attention_heads": heads,
+            "hidden_act": activation,
+            "layer_norm_eps": 1e-5,
+        }))
+    };
+    let embedding = match model.get("embed_dim").and_then(Value::as_u64) {
+        Some(embedding) => embedding,
+        None => return Err(bad("it has no `model_cfg.embed_dim`")),
+    };
+    let mut text_config = tower(&text, text_width, text.count("heads", 8)?)?;
+    let tokens = text.count("vocab_size", 49_408)?;
+    text_config["vocab_size"] = tokens.into();
+    text_config["max_position_embeddings"] = text.count("context_length", 77)?.into();
+    text_config["projection_dim"] = embedding.into();
+    text_config["model_type"] = "clip_text_model".into();
+    // A text's embedding is taken from its highest token, which is the end.
+    text_config["eos_token_id"] = (tokens - 1).into();
+    text_config["bos_token_id"] = tokens.saturating_sub(2).into();
+    let heads = width / vision.count("head_width", 64)?;
+    let mut vision_config = tower(&vision, width, heads)?;
+    let size = vision.count("image_size", 224)?;
+    vision_config["image_size"] = size.into();
+    vision_config["patch_size"] = vision.count("patch_size", 16)?.into();
+    vision_config["projection_dim"] = embedding.into();
+    vision_config["model_type"] = "clip_vision_model".into();
+    Ok(Described {
+        config: json!({
+            "architectures": ["CLIPModel"],
+            "model_type": "clip",
+            "projection_dim": embedding,
+            "text_config": text_config,
+            "vision_config": vision_config,
+            "dtype": "float32",
+        }),
+        preprocessor: preprocessor(json.get("preprocess_cfg"), size)?,
+    })
+}
+
+/// The steps of `preprocess_cfg`.
+fn preprocessor(json: Option<&Value>, model: u64) -> Result<Value> {
+    let none = Map::new();
+    let fields = json.and_then(Value::as_object).unwrap_or(&none);
+    let field = |name: &str| fields.get(name).filter(|value| !value.is_null());
+    let wrong = |name: &str| bad(format!("`preprocess_cfg.{name}` is {}", fields[name]));
+    let word = |name: &str, default: &str| match field(name) {
+        None => Ok(default.to_owned()),
+        Some(value) => value.as_str().map(str::to_owned).ok_or_else(|| wrong(name)),
+    };
+    if word("mode", "RGB")? != "RGB" {
+        return Err(wrong("mode"));
+    }
+    let size = match field("size") {
+        None => model,
+        Some(Value::Array(sides)) if sides.len() == 2 && sides[0] == sides[1] => {
+            sides[0].as_u64().ok_or_else(|| wrong("size"))?
+        }
+        Some(size) => size.as_u64().ok_or_else(|| wrong("size"))?,
+    };
+    let square = json!({"height": size, "width": size});
+    let mut steps = json!({
+        "image_processor_type": "CLIPImageProcessor",
+        "crop_size": square,
+    });
+    match word("resize_mode", "shortest")?.as_str() {
+        "shortest" => steps["size"] = json!({"shortest_edge": size}),
+        "squash" => {
+            steps["size"] = square;
+            steps["do_center_crop"] = false.into();
+        }
+        _ => return Err(wrong("resize_mode")),
+    }
+    steps["resample"] = match word("interpolation", "bicubic")?.as_str() {
+        // The choice at random is made in training alone.
+        "bicubic" | "random" => 3.into(),
+        "bilinear" => 2.into(),
+        _ => return Err(wrong("interpolation")),
+    };
+    for (name, to) in [("mean", "image_mean"), ("std", "image_std")] {
+        if let Some(values) = field(name) {
+            steps[to] = values.clone();
+        }
+    }
+    Ok(steps)
+}
+
+/// Tensors by their names in `transformers`; others keep theirs.
+pub(super) fn rename(tensors: HashMap<String, RawTensor>) -> Result<HashMap<String, RawTensor>> {
+    let mut all = HashMap::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let name = name.strip_prefix("module.").unwrap_or(&name);
+        // A text tower of its own has the same names behind `text.`.
+        let plain = name.strip_prefix("text.").unwrap_or(name);
+        let (tower, inner) = match name.strip_prefix("visual.") {
+            Some(inner) => ("vision_model", inner),
+            None => ("text_model", plain),
+        };
+        if let Some(inner) = inner.strip_prefix("transformer.resblocks.") {
+            block(&mut all, &format!("{tower}.encoder.layers."), inner, tensor)?;
+            continue;
+        }
+        let renamed = match (tower, inner) {
+            ("vision_model", "class_embedding") => "vision_model.embeddings.class_embedding",
+            ("vision_model", "positional_embedding") => {
+                "vision_model.embeddings.position_embedding.weight"
+            }
+            ("vision_model", "conv1.weight") => "vision_model.embeddings.patch_embedding.weight",
+            // The name in `transformers` has this typo.
+            ("vision_model", "ln_pre.weight") => "vision_model.pre_layrnorm.weight",
+            ("vision_model", "ln_pre.bias") => "vision_model.pre_layrnorm.bias",
+            ("vision_model", "ln_post.weight") => "vision_model.post_layernorm.weight",
+            ("vision_model", "ln_post.bias") => "vision_model.post_layernorm.bias",
+            ("text_model", "token_embedding.weight") => {
+                "text_model.embeddings.token_embedding.weight"
+            }
+            ("text_model", "positional_embedding") => {
+                "text_model.embeddings.position_embedding.weight"
+            }
+            ("text_model", "ln_final.weight") => "text_model.final_layer_norm.weight",
+            ("text_model", "ln_final.bias") => "text_model.final_layer_norm.bias",
+            ("vision_model", "proj") => {
+                all.insert("visual_projection.weight".to_owned(), transposed(tensor)?);
+                continue;
+            }
+            ("text_model", "text_projection") => {
+                all.insert("text_projection.weight".to_owned(), transposed(tensor)?);
+                continue;
+            }
+            _ => plain,
+        };
+        all.insert(renamed.to_owned(), tensor);
+    }
+    Ok(all)
+}
+
+/// One tensor of a block: `inner` is its number and name.
+fn block(
+    all: &mut HashMap<String, RawTensor>,
+    layers: &str,
+    inner: &str,
+    (shape, values): RawTensor,
+) -> Result<()> {
+    let (layer, name) = inner.split_once('.').unwrap_or((inner, ""));
+    const NAMES: [(&str, &str); 5] = [
+        ("ln_1.", "layer_norm1."),
+        ("ln_2.", "layer_norm2."),
+        ("attn.out_proj.", "self_attn.out_proj."),
+        ("mlp.c_fc.", "mlp.fc1."),
+        ("mlp.c_proj.", "mlp.fc2."),
+    ];
+    for (old, new) in NAMES {
+        if let Some(part) = name.strip_prefix(old) {
+            all.insert(format!("{layers}{layer}.{new}{part}"), (shape, values));
+            return Ok(());
+        }
+    }
+    // Queries, keys and values lie in one matrix.
+    if let Some(part) = name.strip_prefix("attn.in_proj_") {
+        let third = values.len() / 3;
+        let mut shape = shape;
+        match shape.first_mut() {
+            Some(rows) if *rows % 3 == 0 && third > 0 => *rows /= 3,
+            _ => {
+                return Err(Error::checkpoint(format!(
+                    "`{name}` has the shape {shape:?}"
+                )));
+            }
+        }
+        for (of, values) in ["q_proj", "k_proj", "v_proj"]
+            .iter()
+            .zip(values.chunks(third))
+        {
+            let name = format!("{layers}{layer}.self_attn.{of}.{part}");
+            all.insert(name, (shape.clone(), values.to_vec()));
+        }
+        return Ok(());
+    }
+    all.insert(format!("{layers}{layer}.{name}"), (shape, values));
+    Ok(())
+}
+
+fn transposed((shape, values): RawTensor) -> Result<RawTensor> {
+    let [rows, columns] = shape[..] else {
+        return Err(Error::checkpoint(format!(
+            "a projection has the shape {shape:?}"
+        )));
+    };
+    let turned = (0..rows * columns).map(|i| values[i % rows * columns + i / rows]);
+    Ok((vec![columns, rows], turned.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_that_are_not_two_transformers_are_refused_by_their_field() {
+        let with = |part: &str, field: &str, value: Value| {
+            let mut json = json!({"model_cfg": {
+                "embed_dim": 8,
+                "vision_cfg": {"width": 64, "layers": 2},
+                "text_cfg": {"width": 32, "heads": 4},
+            }});
+            match part {
+                "preprocess_cfg" => json[part] = json!({field: value}),
+                part => json["model_cfg"][part][field] = value,
+            }
+            describe(&json)
+        };
+        for (part, field, value) in [
+            ("vision_cfg", "timm_model_name", json!("convnext_base")),
+            ("vision_cfg", "layers", json!([3, 4, 6, 3])),
+            ("vision_cfg", "attentional_pool", json!(true)),
+            ("vision_cfg", "pool_type", json!("avg")),
+            ("text_cfg", "hf_model_name", json!("roberta-base")),
+            ("text_cfg", "no_causal_mask", json!(true)),
+            ("text_cfg", "some_new_step", json!(true)),
+            ("preprocess_cfg", "resize_mode", json!("longest")),
+            ("preprocess_cfg", "interpolation", json!("nearest")),
+        ] {
+            let error = with(part, field, value).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{part}.{field}`")), "{error}");
+        }
+        let good = with("vision_cfg", "timm_model_name", Value::Null).unwrap();
+        assert_eq!(good.config["vision_config"]["num_attention_heads"], 1);
+        assert_eq!(good.config["text_config"]["intermediate_size"], 128);
+        assert_eq!(good.preprocessor["size"], json!({"shortest_edge": 224}));
+    }
+}

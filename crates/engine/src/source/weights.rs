@@ -1,0 +1,395 @@
+//! Reading weights: safetensors and PyTorch files, whole or in shards.
+//!
+//! One tensor at a time is read and turned into 32 bits, so that a model lies in
+//! the memory once. Maps of files into memory would be unsafe: the file may
+//! change under them.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use candle_core::pickle::PthTensors;
+use safetensors::{Dtype, tensor::Metadata};
+use serde_json::Value;
+
+use crate::{
+    Error, Result,
+    params::{RawTensor, floats},
+    python_json,
+};
+
+/// Where weights are looked for, in the order of `transformers`.
+pub(super) const WHOLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+
+/// Weights of other libraries, and how to get some that can be read.
+const OTHERS: [(&str, &str); 5] = [
+    ("onnx/model.onnx", "ONNX"),
+    ("openvino/openvino_model.xml", "OpenVINO"),
+    ("tf_model.h5", "TensorFlow"),
+    ("flax_model.msgpack", "Flax"),
+    ("model.gguf", "llama.cpp"),
+];
+
+type Tensors = HashMap<String, RawTensor>;
+
+/// Reads the weights of the model `name`, from the first of the files `whole`
+/// that `find` knows, or its shards.
+pub(super) fn read(
+    name: &str,
+    whole: &[&str],
+    find: &dyn Fn(&str) -> Result<Option<PathBuf>>,
+) -> Result<Tensors> {
+    for whole in whole {
+        if let Some(path) = find(whole)? {
+            return read_file(&path, whole);
+        }
+        let index = format!("{whole}.index.json");
+        if let Some(path) = find(&index)? {
+            return read_shards(name, &index, &path, find);
+        }
+    }
+    let looked = format!(
+        "{}, whole or in shards with an .index.json",
+        whole.join(" or ")
+    );
+    for (other, library) in OTHERS {
+        if find(other)?.is_some() {
+            let reason = format!(
+                "its weights are those of {library} alone (`{other}`), and it has no {looked}: \
+                 open it with transformers in Python and call `save_pretrained`"
+            );
+            return Err(Error::model(name, reason));
+        }
+    }
+    Err(Error::model(name, format!("it has no {looked}")))
+}
+
+/// The names of the tensors that [`read`] reads for `whole`; none where the model
+/// has no such weights. The tensors themselves are not read.
+pub(super) fn names(
+    whole: &[&str],
+    find: &dyn Fn(&str) -> Result<Option<PathBuf>>,
+) -> Result<Vec<String>> {
+    for file in whole {
+        if let Some(path) = find(file)? {
+            let head = head(&path, file)?;
+            return match file.ends_with(".safetensors") {
+                true => Ok(open_safetensors(&path, file)?.1.offset_keys()),
+                false => Ok(open_pytorch(&path, file, &head)?
+                    .tensor_infos()
+                    .keys()
+                    .cloned()
+                    .collect()),
+            };
+        }
+        let index = format!("{file}.index.json");
+        if let Some(path) = find(&index)? {
+            return Ok(weight_map(&index, &path)?
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect());
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// The first bytes of a file, which are those of weights.
+fn head(path: &Path, file: &str) -> Result<Vec<u8>> {
+    let mut head = Vec::new();
+    let opened = File::open(path).map_err(|e| Error::io(path, e))?;
+    opened
+        .take(512)
+        .read_to_end(&mut head)
+        .map_err(|e| Error::io(path, e))?;
+    refuse_pointer(&head, file)?;
+    if head.first() == Some(&b'<') {
+        return Err(Error::checkpoint(format!(
+            "{file} is a web page, not weights: download it again"
+        )));
+    }
+    Ok(head)
+}
+
+/// Reads one file of weights by its name's ending.
+pub(super) fn read_file(path: &Path, file: &str) -> Result<Tensors> {
+    let head = head(path, file)?;
+    match file.ends_with(".safetensors") {
+        true => read_safetensors(path, file),
+        false => read_pytorch(path, file, &head),
+    }
+}
+
+/// Refuses the text that git-lfs leaves in place of a file.
+pub(super) fn refuse_pointer(bytes: &[u8], file: &str) -> Result<()> {
+    if !bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
+        return Ok(());
+    }
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(512)]);
+    let size = text.lines().find_map(|line| line.strip_prefix("size "));
+    let size = size
+        .map(|size| format!(" of {size} bytes"))
+        .unwrap_or_default();
+    Err(Error::checkpoint(format!(
+        "{file} is a git-lfs pointer, not the file{size}: the model was cloned without git-lfs. Run \
+         `git lfs pull` in its folder, or download the file"
+    )))
+}
+
+/// The names of an index's tensors, each with the file that holds it.
+fn weight_map(index: &str, path: &Path) -> Result<Vec<(String, String)>> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    refuse_pointer(&bytes, index)?;
+    let bad = |reason: &str| Error::checkpoint(format!("{index}: {reason}"));
+    let json = python_json::parse(&bytes, index)?;
+    let map = json.get("weight_map").and_then(Value::as_object);
+    let map = map.ok_or_else(|| bad("it has no `weight_map`"))?;
+    let shards = map.iter().map(|(tensor, shard)| {
+        // A shard lies beside its index.
+        let shard = shard.as_str().filter(|shard| {
+            !shard.is_empty() && !shard.starts_with('.') && !shard.contains(['/', '\\'])
+        });
+        let shard = shard.ok_or_else(|| bad(&format!("`{tensor}` names no file of the folder")))?;
+        Ok((tensor.clone(), shard.to_owned()))
+    });
+    shards.collect()
+}
+
+/// Reads the shards that an index names.
+fn read_shards(
+    name: &str,
+    index: &str,
+    path: &Path,
+    find: &dyn Fn(&str) -> Result<Option<PathBuf>>,
+) -> Result<Tensors> {
+    let map = weight_map(index, path)?;
+    let shards: BTreeSet<&str> = map.iter().map(|(_, shard)| shard.as_str()).collect();
+    // Before gigabytes are read.
+    let count = shards.len();
+    let mut paths = Vec::new();
+    let mut absent = Vec::new();
+    for shard in shards {
+        match find(shard)? {
+            Some(path) => paths.push((shard, path)),
+            None => absent.push(shard),
+        }
+    }
+    if !absent.is_empty() {
+        return Err(Error::model(
+            name,
+            format!(
+                "{} of its {count} shards are missing: {}",
+                absent.len(),
+                absent.join(", ")
+            ),
+        ));
+    }
+    let mut all = Tensors::new();
+    for (shard, path) in paths {
+        all.extend(read_file(&path, shard)?);
+    }
+    Ok(all)
+}
+
+/// No header is longer, as in the library of the format.
+const LONGEST_HEADER: u64 = 100_000_000;
+/// Bytes that are turned into numbers at once.
+const CHUNK: usize = 1 << 20;
+
+/// Opens a safetensors file behind its header, which is read.
+fn open_safetensors(path: &Path, file: &str) -> Result<(File, Metadata)> {
+    let io = |e| Error::io(path, e);
+    let bad = |reason: String| Error::checkpoint(format!("{file} {reason}"));
+    let cut = |there: u64, wanted: u64| {
+        bad(format!(
+            "is cut short: it has {there} of {wanted} bytes. Download it again"
+        ))
+    };
+    let mut opened = File::open(path).map_err(io)?;
+    let size = opened.metadata().map_err(io)?.len();
+    let mut length = [0; 8];
+    if size < length.len() as u64 {
+        return Err(cut(size, length.len() as u64));
+    }
+    opened.read_exact(&mut length).map_err(io)?;
+    let length = u64::from_le_bytes(length);
+    if length > LONGEST_HEADER {
+        return Err(bad(
+            "is no safetensors file: its first bytes are no length of a header".to_owned(),
+        ));
+    }
+    let start = 8 + length;
+    if start > size {
+        return Err(cut(size, start));
+    }
+    let mut header = vec![0; length as usize];
+    opened.read_exact(&mut header).map_err(io)?;
+    let metadata: Metadata = serde_json::from_slice(&header)
+        .map_err(|e| bad(format!("is not a valid safetensors file: {e}")))?;
+    let end = start + metadata.data_len() as u64;
+    if end > size {
+        return Err(cut(size, end));
+    }
+    Ok((opened, metadata))
+}
+
+/// Reads all tensors of floating-point numbers in a safetensors file.
+fn read_safetensors(path: &Path, file: &str) -> Result<Tensors> {
+    let io = |e| Error::io(path, e);
+    let bad = |reason: String| Error::checkpoint(format!("{file} {reason}"));
+    let (mut opened, metadata) = open_safetensors(path, file)?;
+    // In the order of the file, so that it is read from front to back.
+    let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+    let mut all = Tensors::new();
+    let mut at = 0;
+    let mut chunk = vec![0; CHUNK];
+    for (name, info) in tensors {
+        let (from, to) = info.data_offsets;
+        if from < at || to < from {
+            return Err(bad(format!(
+                "is no valid safetensors file: `{name}` overlaps"
+            )));
+        }
+        skip(&mut opened, (from - at) as u64).map_err(io)?;
+        at = to;
+        if !is_float(info.dtype).map_err(|kind| {
+            bad(format!(
+                "holds `{name}` as {kind}; float64, float32, float16 and bfloat16 are read. Save the \
+                 model in one of these"
+            ))
+        })? {
+            skip(&mut opened, (to - from) as u64).map_err(io)?;
+            continue;
+        }
+        let mut values = Vec::with_capacity(info.shape.iter().product());
+        let mut left = to - from;
+        while left > 0 {
+            let part = &mut chunk[..left.min(CHUNK)];
+            opened.read_exact(part).map_err(io)?;
+            values.extend(floats(info.dtype, part).into_iter().flatten());
+            left -= part.len();
+        }
+        all.insert(name, (info.shape.clone(), values));
+    }
+    Ok(all)
+}
+
+fn skip(file: &mut File, bytes: u64) -> std::io::Result<()> {
+    use std::io::{Seek, SeekFrom};
+    match bytes {
+        0 => Ok(()),
+        bytes => file.seek(SeekFrom::Current(bytes as i64)).map(drop),
+    }
+}
+
+/// Whether a tensor holds numbers that can be read; the name of its type where
+/// it holds others that belong to the model.
+fn is_float(dtype: Dtype) -> Result<bool, String> {
+    match dtype {
+        Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(true),
+        Dtype::BOOL
+        | Dtype::U8
+        | Dtype::I8
+        | Dtype::U16
+        | Dtype::I16
+        | Dtype::U32
+        | Dtype::I32
+        | Dtype::U64
+        | Dtype::I64 => Ok(false),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+/// Reads the tensors of a PyTorch file. The pickle in it is interpreted as
+/// data; nothing that it names is run.
+fn read_pytorch(path: &Path, file: &str, head: &[u8]) -> Result<Tensors> {
+    let found = open_pytorch(path, file, head)?;
+    let mut all = Tensors::new();
+    for (name, info) in found.tensor_infos() {
+        if !info.dtype.is_float() {
+            continue;
+        }
+        let Some(tensor) = found.get(name).map_err(|e| cut_pytorch(file, e))? else {
+            continue;
+        };
+        let values = tensor
+            .flatten_all()?
+            .to_dtype(candle_core::DType::F32)?
+            .to_vec1()?;
+        all.insert(name.clone(), (tensor.dims().to_vec(), values));
+    }
+    match all.is_empty() {
+        true => Err(Error::checkpoint(format!("{file} holds no tensors"))),
+        false => Ok(all),
+    }
+}
+
+fn cut_pytorch(file: &str, e: candle_core::Error) -> Error {
+    let reason = crate::error::without_backtrace(e);
+    Error::checkpoint(format!("{file} can't be read: {reason}. Is it cut short?"))
+}
+
+/// Opens a PyTorch file: names and shapes are read.
+fn open_pytorch(path: &Path, file: &str, head: &[u8]) -> Result<PthTensors> {
+    if !head.starts_with(b"PK") {
+        // The magic number of the format before zip, as a pickle.
+        let old = head.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19");
+        return Err(Error::checkpoint(match old {
+            true => format!(
+                "{file} is in the format of PyTorch before 1.6, which is not read. Save it again: \
+                 python -c \"import torch; torch.save(torch.load('{file}', map_location='cpu'), \
+                 '{file}')\""
+            ),
+            false => format!("{file} is no file of PyTorch's: it is no zip archive"),
+        }));
+    }
+    // Training programs put the weights beside other things.
+    let mut found = PthTensors::new(path, None).map_err(|e| cut_pytorch(file, e))?;
+    for key in ["state_dict", "model_state_dict", "model"] {
+        if found.tensor_infos().is_empty() {
+            found = match PthTensors::new(path, Some(key)) {
+                Ok(nested) => nested,
+                Err(_) => continue,
+            };
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tensors_of_pytorch_are_read_however_they_lie_in_their_storage() {
+        // Written by `tests/fixtures/make_weights.py`.
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/weights");
+        let base: Vec<f32> = (0..24u8).map(f32::from).collect();
+        let eighths: Vec<f32> = base.iter().map(|x| x / 8.0).collect();
+        let transposed = (0..24).map(|i| base[i % 4 * 6 + i / 4]).collect();
+        let expected = Tensors::from(
+            [
+                ("plain", vec![4, 6], base.clone()),
+                ("part", vec![3, 4], base[6..18].to_vec()),
+                ("shared", vec![24], base.clone()),
+                ("transposed", vec![6, 4], transposed),
+                ("half", vec![24], eighths.clone()),
+                ("brain", vec![24], eighths.clone()),
+                ("double", vec![24], eighths),
+                ("scalar", vec![], vec![2.5]),
+                ("parameter", vec![4], base[..4].to_vec()),
+            ]
+            .map(|(name, shape, values)| (name.to_owned(), (shape, values))),
+        );
+        for file in ["plain.bin", "nested.bin"] {
+            assert_eq!(
+                read_file(&folder.join(file), file).unwrap(),
+                expected,
+                "{file}"
+            );
+        }
+    }
+}

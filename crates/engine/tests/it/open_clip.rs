@@ -1,0 +1,96 @@
+//! Checkpoints of open_clip against open_clip, by `fixtures/make_open_clip.py`.
+
+use candle_core::Device;
+use finetuner_engine::{
+    models::ModelKind,
+    source::{LoadOptions, LoadedModel, ModelSource},
+};
+use finetuner_protocol::LocalModels;
+use serde_json::{Value, json};
+
+use crate::support::{fixture, flat, json, pixels, relative_error, tensors, texts};
+
+/// A folder as open_clip saves it, with a tokenizer of two words.
+fn folder(change: impl Fn(&mut Value)) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = json("open-clip/open_clip_config.json");
+    change(&mut config);
+    let write = |name: &str, content: Value| {
+        std::fs::write(folder.path().join(name), content.to_string()).unwrap();
+    };
+    write("open_clip_config.json", config);
+    // What timm writes beside it says nothing of texts.
+    write(
+        "config.json",
+        json!({"architecture": "vit_base_patch32_clip_224"}),
+    );
+    write(
+        "tokenizer.json",
+        json!({
+            "version": "1.0",
+            "added_tokens": [],
+            "normalizer": null,
+            "pre_tokenizer": {"type": "Whitespace"},
+            "post_processor": null,
+            "decoder": null,
+            "model": {"type": "WordLevel", "vocab": {"a": 1, "end": 60}, "unk_token": "a"},
+        }),
+    );
+    let weights = "open_clip_model.safetensors";
+    std::fs::copy(
+        fixture("open-clip").join(weights),
+        folder.path().join(weights),
+    )
+    .unwrap();
+    folder
+}
+
+fn load(folder: &tempfile::TempDir) -> finetuner_engine::Result<LoadedModel> {
+    let name = folder.path().to_str().unwrap();
+    let source = ModelSource::resolve(name, &LocalModels::Anywhere)?;
+    assert_eq!(source.kind()?, ModelKind::TextImage);
+    source.read()?.load(&LoadOptions::default(), &Device::Cpu)
+}
+
+#[test]
+fn embeddings_are_those_of_open_clip() {
+    let values = tensors("open-clip/values.safetensors");
+    for (name, quick) in [("quick", true), ("plain", false)] {
+        let loaded = load(&folder(|json| {
+            json["model_cfg"]["quick_gelu"] = quick.into()
+        }))
+        .unwrap();
+        let model = loaded.model;
+        let text = model.encode(&model.inference(), &texts(&values)).unwrap();
+        let image = model.encode(&model.inference(), &pixels(&values)).unwrap();
+        for (kind, found) in [("text", text), ("image", image)] {
+            let expected = &values[&format!("{name}_{kind}")].1;
+            let error = relative_error(&flat(&found), expected);
+            assert!(error < 1e-5, "{name} {kind}: {error}");
+        }
+        let scale = model.logit_scale().unwrap().to_vec().unwrap();
+        assert_eq!(scale, values["logit_scale"].1);
+    }
+}
+
+#[test]
+fn pictures_are_prepared_as_by_open_clip() {
+    let (_, expected) = &tensors("open-clip/values.safetensors")["pixels"];
+    let processor = load(&folder(|_| {})).unwrap().preparer.processor.unwrap();
+    let picture = std::fs::read(fixture("open-clip/picture.png")).unwrap();
+    let mut found = vec![0.0; processor.values()];
+    processor.process(&picture, None, &mut found).unwrap();
+    assert!(relative_error(&found, expected) < 1e-6);
+}
+
+#[test]
+fn a_resnet_tower_is_refused_by_its_field() {
+    let error = load(&folder(|json| {
+        json["model_cfg"]["vision_cfg"]["layers"] = json!([3, 4, 6, 3])
+    }));
+    let error = error.map(drop).unwrap_err().to_string();
+    assert!(
+        error.contains("`vision_cfg.layers` is [3,4,6,3]"),
+        "{error}"
+    );
+}

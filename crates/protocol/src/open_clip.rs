@@ -1,0 +1,136 @@
+//! Models of open_clip by the names that the Python Finetuner gave them,
+//! `NAME::PRETRAINED`, and where the hub has their weights.
+
+/// Name, tag of the weights, and repository: in the layout of `transformers`
+/// where the same weights exist in it.
+const MODELS: [(&str, &str, &str); 20] = [
+    ("ViT-B-32", "openai", "openai/clip-vit-base-patch32"),
+    (
+        "ViT-B-32-quickgelu",
+        "openai",
+        "openai/clip-vit-base-patch32",
+    ),
+    (
+        "ViT-B-32",
+        "laion400m_e31",
+        "timm/vit_base_patch32_clip_224.laion400m_e31",
+    ),
+    (
+        "ViT-B-32",
+        "laion400m_e32",
+        "timm/vit_base_patch32_clip_224.laion400m_e32",
+    ),
+    (
+        "ViT-B-32-quickgelu",
+        "laion400m_e31",
+        "timm/vit_base_patch32_clip_224.laion400m_e31",
+    ),
+    (
+        "ViT-B-32-quickgelu",
+        "laion400m_e32",
+        "timm/vit_base_patch32_clip_224.laion400m_e32",
+    ),
+    (
+        "ViT-B-32",
+        "laion2b_e16",
+        "timm/vit_base_patch32_clip_224.laion2b_e16",
+    ),
+    (
+        "ViT-B-32",
+        "laion2b_s34b_b79k",
+        "laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+    ),
+    ("ViT-B-16", "openai", "openai/clip-vit-base-patch16"),
+    (
+        "ViT-B-16",
+        "laion400m_e31",
+        "timm/vit_base_patch16_clip_224.laion400m_e31",
+    ),
+    (
+        "ViT-B-16",
+        "laion400m_e32",
+        "timm/vit_base_patch16_clip_224.laion400m_e32",
+    ),
+    (
+        "ViT-B-16-plus-240",
+        "laion400m_e31",
+        "timm/vit_base_patch16_plus_clip_240.laion400m_e31",
+    ),
+    (
+        "ViT-B-16-plus-240",
+        "laion400m_e32",
+        "timm/vit_base_patch16_plus_clip_240.laion400m_e32",
+    ),
+    ("ViT-L-14", "openai", "openai/clip-vit-large-patch14"),
+    (
+        "ViT-L-14",
+        "laion400m_e31",
+        "timm/vit_large_patch14_clip_224.laion400m_e31",
+    ),
+    (
+        "ViT-L-14",
+        "laion400m_e32",
+        "timm/vit_large_patch14_clip_224.laion400m_e32",
+    ),
+    (
+        "ViT-L-14",
+        "laion2b_s32b_b82k",
+        "laion/CLIP-ViT-L-14-laion2B-s32B-b82K",
+    ),
+    (
+        "ViT-L-14-336",
+        "openai",
+        "openai/clip-vit-large-patch14-336",
+    ),
+    (
+        "ViT-H-14",
+        "laion2b_s32b_b79k",
+        "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
+    ),
+    (
+        "ViT-g-14",
+        "laion2b_s12b_b42k",
+        "laion/CLIP-ViT-g-14-laion2B-s12B-b42K",
+    ),
+];
+
+/// What a name of open_clip's means.
+///
+/// ```
+/// use finetuner_protocol::{OpenClip, open_clip};
+///
+/// let hub = "openai/clip-vit-base-patch32";
+/// assert_eq!(open_clip("ViT-B-32::openai"), Some(OpenClip::Hub(hub)));
+/// assert_eq!(open_clip("RN50::openai"), Some(OpenClip::Unsupported));
+/// assert_eq!(open_clip("bert-base-en"), None);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OpenClip {
+    /// The model's name on the Hugging Face hub.
+    Hub(&'static str),
+    /// It has such a name, but no model here has it.
+    Unsupported,
+}
+
+/// Looks up `NAME::PRETRAINED`, or `NAME#PRETRAINED` as it was written before
+/// version 0.6.4 of the Python Finetuner.
+#[must_use]
+pub fn open_clip(name: &str) -> Option<OpenClip> {
+    let (network, weights) = name.split_once("::").or(name.split_once('#'))?;
+    let found = MODELS
+        .iter()
+        .find(|model| (model.0, model.1) == (network, weights));
+    Some(found.map_or(OpenClip::Unsupported, |model| OpenClip::Hub(model.2)))
+}
+
+/// All names, as `NAME::PRETRAINED`.
+///
+/// ```
+/// println!("{}", finetuner_protocol::open_clip_names().collect::<Vec<_>>().join(", "));
+/// ```
+pub fn open_clip_names() -> impl Iterator<Item = String> {
+    MODELS
+        .iter()
+        .map(|(network, weights, _)| format!("{network}::{weights}"))
+}
