@@ -32,33 +32,19 @@ pub fn check(encoded: &[u8]) -> Result<()> {
 /// [`Error::Data`] where the format is unknown, the size is not allowed or a
 /// JPEG is cut short.
 pub fn check_head(encoded: &[u8]) -> Result<()> {
-    let (width, height) = reader(encoded)?
-        .into_dimensions()
-        .map_err(|e| unreadable(encoded, &e))?;
-    if width == 0 || height == 0 {
-        return Err(unreadable(encoded, &"it has no pixels"));
-    }
-    if width > MAX_SIDE || height > MAX_SIDE {
-        return Err(Error::data(format!(
-            "a picture of {width}x{height} pixels; {MAX_SIDE} a side are allowed"
-        )));
-    }
-    Ok(())
+    decoder(encoded).map(drop)
 }
 
 /// Decodes a picture to RGB: upright, and on white where it is transparent, as
 /// `transformers` has it since version 5.
 pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage> {
     let bad = |e: image::ImageError| unreadable(encoded, &e);
+    let mut decoder = decoder(encoded)?;
     let mut limits = limits();
-    let mut decoder = reader(encoded)?.into_decoder().map_err(bad)?;
     limits.reserve(decoder.total_bytes()).map_err(bad)?;
     decoder.set_limits(limits).map_err(bad)?;
     let orientation = orientation(&mut decoder);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(bad)?;
-    if picture.width() == 0 || picture.height() == 0 {
-        return Err(unreadable(encoded, &"it has no pixels"));
-    }
     picture.apply_orientation(orientation);
     if !picture.color().has_alpha() {
         return Ok(picture.into_rgb8());
@@ -91,15 +77,16 @@ fn orientation(decoder: &mut impl ImageDecoder) -> Orientation {
     found.unwrap_or(Orientation::NoTransforms)
 }
 
+/// The limits of the decoders. Those of the size are checked by [`decoder`], whose
+/// errors name them.
 fn limits() -> Limits {
-    let mut limits = Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
+    let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_DECODED_BYTES);
     limits
 }
 
-fn reader(encoded: &[u8]) -> Result<ImageReader<Cursor<&[u8]>>> {
+/// Reads the head of a picture and checks its size.
+fn decoder(encoded: &[u8]) -> Result<impl ImageDecoder> {
     let mut reader = ImageReader::new(Cursor::new(encoded))
         .with_guessed_format()
         .map_err(|e| unreadable(encoded, &e))?;
@@ -110,11 +97,41 @@ fn reader(encoded: &[u8]) -> Result<ImageReader<Cursor<&[u8]>>> {
         ));
     }
     reader.limits(limits());
-    Ok(reader)
+    let decoder = reader.into_decoder().map_err(|e| unreadable(encoded, &e))?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(unreadable(encoded, &"it has no pixels"));
+    }
+    let too_large = |reason: String| {
+        Err(Error::data(format!(
+            "a picture of {width}x{height} pixels is too large: {reason}. Make it smaller"
+        )))
+    };
+    if width > MAX_SIDE || height > MAX_SIDE {
+        return too_large(format!("{MAX_SIDE} pixels a side are allowed"));
+    }
+    let bytes = decoder.total_bytes();
+    if bytes > MAX_DECODED_BYTES {
+        return too_large(format!(
+            "decoded it takes {} MiB, and {} MiB are allowed",
+            bytes >> 20,
+            MAX_DECODED_BYTES >> 20
+        ));
+    }
+    Ok(decoder)
 }
 
 /// Says what the bytes are, where that is known, else what the decoder said.
 fn unreadable(encoded: &[u8], reason: &dyn std::fmt::Display) -> Error {
-    let reason = format::refuse(encoded).unwrap_or_else(|| reason.to_string());
+    let reason = format::refuse(encoded).unwrap_or_else(|| {
+        let said = reason.to_string();
+        // Each decoder has its own words for it.
+        let ends = ["unexpected end of file", "failed to fill whole buffer"];
+        let is_cut = ends.iter().any(|end| said.to_lowercase().contains(end));
+        match is_cut {
+            true => "the file is cut short: its end is missing".to_owned(),
+            false => said,
+        }
+    });
     Error::data(format!("not a readable picture: {reason}"))
 }

@@ -54,6 +54,19 @@ fn every_processor_makes_the_pixels_of_transformers() {
 }
 
 #[test]
+fn a_square_size_of_old_files_is_that_of_the_class() {
+    let crop = json!({"height": 8, "width": 8});
+    let old = json!({"use_square_size": true, "size": {"shortest_edge": 32}, "crop_size": crop});
+    let new = json!({"size": {"height": 224, "width": 224}, "crop_size": crop});
+    let [old, new] = [old, new].map(|config| parse(&config).unwrap());
+    let picture = "pictures/wide.png";
+    assert_eq!(
+        pixels(&old, picture).unwrap(),
+        pixels(&new, picture).unwrap()
+    );
+}
+
+#[test]
 fn pictures_are_turned_upright_in_every_format() {
     let expected = tensors("preprocessors/upright.safetensors");
     let config =
@@ -123,7 +136,7 @@ fn steps_that_are_not_known_are_refused_by_their_field() {
             clip("rescale_factor", json!("1/255")),
             "`rescale_factor` is \"1/255\"",
         ),
-        (json!([]), "no object"),
+        (json!([]), "it is not an object"),
         (
             json!({"image_processor_type": "ConvNextImageProcessor", "size": {"height": 3, "width": 3}}),
             "`shortest_edge`",
@@ -194,5 +207,34 @@ fn a_jpeg_that_is_cut_short_is_refused_and_one_with_bytes_behind_is_read() {
         for length in 0..whole.len() * 3 / 4 {
             assert!(image::check(&whole[..length]).is_err(), "{name} {length}");
         }
+        let half = image::check(&whole[..whole.len() / 2]).unwrap_err();
+        assert!(half.to_string().contains("cut short"), "{name}: {half}");
     }
+}
+
+/// The head of a BMP of 24 bits a pixel.
+fn head_of_bmp(width: u32, height: u32) -> Vec<u8> {
+    let mut head = b"BM".to_vec();
+    let fields = [54, 0, 54, 40, width, height, 1 | 24 << 16, 0, 0, 0, 0, 0, 0];
+    head.extend(fields.iter().flat_map(|field: &u32| field.to_le_bytes()));
+    head
+}
+
+#[test]
+fn a_picture_that_is_too_large_is_refused_by_its_size_and_the_limit() {
+    for (width, height, limit) in [
+        (60_000, 60_000, "16384 pixels a side"),
+        (1, 16_385, "16384 pixels a side"),
+        (16_000, 16_000, "takes 732 MiB, and 256 MiB are allowed"),
+    ] {
+        let head = head_of_bmp(width, height);
+        for error in [image::check(&head), image::check_head(&head)] {
+            let error = error.unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("{width}x{height}")) && error.contains(limit),
+                "{error}"
+            );
+        }
+    }
+    image::check_head(&head_of_bmp(16_384, 5_000)).unwrap();
 }
