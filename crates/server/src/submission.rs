@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use finetuner_engine::{
     Error as EngineError, Result as EngineResult,
-    data::Documents,
+    data::{DataName, Documents},
     job,
     models::ModelKind,
     plan::{Allowed, Plan, kind_of},
@@ -110,7 +110,7 @@ async fn find_data(
     found.ok_or_else(|| {
         ApiError::unprocessable(format!(
             "`{}`: there is no data named `{name}`; push it first, or check the name",
-            field_of(config, name)
+            DataName::of_run(config, name).field
         ))
     })
 }
@@ -172,10 +172,10 @@ async fn check_data(
         holds.push(hold);
         stored.insert(name, bytes);
     }
-    let callbacks = config.callbacks.clone();
     let sizes = |name: &str| stored.get(name).map_or(0, StoredBytes::size);
-    check_sizes(&plan, &callbacks, sizes)?;
-    let check = move || check_shapes(&plan, &stored);
+    check_sizes(&plan, &config.callbacks, sizes)?;
+    let config = config.clone();
+    let check = move || check_shapes(&plan, &config, &stored);
     let checked = app.gates.submissions.run(user_id, check).await?;
     checked.map_err(|e| ApiError::engine(&e))?;
     Ok((contents, holds))
@@ -215,11 +215,16 @@ fn check_sizes(plan: &Plan, callbacks: &[Callback], size: impl Fn(&str) -> u64) 
 }
 
 /// Checks that a run can be trained on data, and evaluated.
-fn check_shapes(plan: &Plan, stored: &HashMap<String, StoredBytes>) -> EngineResult<()> {
+fn check_shapes(
+    plan: &Plan,
+    config: &RunConfig,
+    stored: &HashMap<String, StoredBytes>,
+) -> EngineResult<()> {
     let read = |name: &str| {
         let bytes = stored.get(name).cloned();
-        let bytes = bytes.ok_or_else(|| bad(name, "it is not there any more"))?;
-        StoredDocuments::new(name, bytes).map(|documents| Box::new(documents) as Documents)
+        let shown = DataName::of_run(config, name).to_string();
+        let bytes = bytes.ok_or_else(|| bad(&shown, "it is not there any more"))?;
+        StoredDocuments::new(shown, bytes).map(|documents| Box::new(documents) as Documents)
     };
     job::check_data(plan, &read)
 }
@@ -234,26 +239,27 @@ const MAX_UNPACKED: (u64, u64) = (64 << 20, 64);
 /// handled. A picture stands in for each that the worker will fetch, so that
 /// the rest can be checked now.
 struct StoredDocuments {
-    name: String,
+    /// The data set, as messages name it.
+    shown: String,
     reader: DocumentReader<StoredBytes>,
     limit: u64,
 }
 
-fn bad(name: &str, reason: impl std::fmt::Display) -> EngineError {
-    EngineError::Data(format!("`{name}`: {reason}"))
+fn bad(shown: &str, reason: impl std::fmt::Display) -> EngineError {
+    EngineError::Data(format!("{shown}: {reason}"))
 }
 
 impl StoredDocuments {
-    fn new(name: &str, bytes: StoredBytes) -> EngineResult<Self> {
+    fn new(shown: String, bytes: StoredBytes) -> EngineResult<Self> {
         let limit = MAX_UNPACKED.0 + MAX_UNPACKED.1 * bytes.size();
-        let reader = DocumentReader::new(bytes).map_err(|e| bad(name, e))?;
+        let reader = DocumentReader::new(bytes).map_err(|e| bad(&shown, e))?;
         let count = reader.count_announced();
         if count > MAX_DOCUMENTS {
             let reason = format!("it has {count} documents, {MAX_DOCUMENTS} are allowed: split it");
-            return Err(bad(name, reason));
+            return Err(bad(&shown, reason));
         }
         Ok(Self {
-            name: name.to_owned(),
+            shown,
             reader,
             limit,
         })
@@ -264,14 +270,14 @@ impl Iterator for StoredDocuments {
     type Item = EngineResult<Document>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let document = self.reader.next()?.map_err(|e| bad(&self.name, e));
+        let document = self.reader.next()?.map_err(|e| bad(&self.shown, e));
         Some(document.and_then(|mut document| {
             if self.reader.bytes_unpacked() > self.limit {
                 let reason = format!(
                     "unpacked it has more than {} MiB, far more than what was sent",
                     self.limit >> 20
                 );
-                return Err(bad(&self.name, reason));
+                return Err(bad(&self.shown, reason));
             }
             stand_in(&mut document);
             Ok(document)
@@ -289,20 +295,6 @@ fn stand_in(document: &mut Document) {
 
 /// A PNG of one pixel.
 const PIXEL: &[u8] = include_bytes!("pixel.png");
-
-/// Which argument of `fit` names this data.
-fn field_of(config: &RunConfig, name: &str) -> &'static str {
-    if config.data.train_data == name {
-        return "train_data";
-    }
-    if config.data.eval_data.as_deref() == Some(name) {
-        return "eval_data";
-    }
-    let is_query = config.callbacks.iter().any(
-        |callback| matches!(callback, Callback::EvaluationCallback(e) if e.query_data == name),
-    );
-    if is_query { "query_data" } else { "index_data" }
-}
 
 #[cfg(test)]
 mod tests {

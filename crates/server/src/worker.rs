@@ -22,7 +22,7 @@ use std::{
 
 use finetuner_engine::{
     Error as EngineError,
-    data::Documents,
+    data::{DataName, Documents},
     job::{self, Interruption, Observer, Setting},
     source::{HubRules, hub_cache, open_artifact},
     train::Position,
@@ -254,14 +254,15 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
     let pictures = Pictures::new(job.rules.private_addresses).map_err(EngineError::Data)?;
     let signals = Arc::clone(&follower.signals);
     let read = |name: &str| {
-        let bad = |reason: String| EngineError::Data(format!("`{name}`: {reason}"));
+        let shown = DataName::of_run(&config, name).to_string();
+        let bad = |reason: String| EngineError::Data(format!("{shown}: {reason}"));
         let file = NamedTempFile::new_in(folder).map_err(|e| bad(e.to_string()))?;
         let fetched = signals.unless_interrupted(server.fetch_data(name, file.path()));
         let fetched = runtime.block_on(fetched)?;
         fetched.map_err(|e| bad(e.to_string()))?;
         let documents = FetchedDocuments {
-            name: name.to_owned(),
             reader: DocumentReader::new(BufReader::new(file)).map_err(|e| bad(e.to_string()))?,
+            shown,
             pictures: pictures.clone(),
             runtime: runtime.handle().clone(),
             signals: Arc::clone(&signals),
@@ -302,7 +303,8 @@ const TOGETHER: usize = 32;
 
 /// A data set that lies in a file, its pictures fetched where it names them.
 struct FetchedDocuments {
-    name: String,
+    /// The data set, as messages name it.
+    shown: String,
     reader: DocumentReader<BufReader<NamedTempFile>>,
     pictures: Pictures,
     runtime: Handle,
@@ -312,7 +314,7 @@ struct FetchedDocuments {
 
 impl FetchedDocuments {
     fn read_some(&mut self) -> Result<Vec<Document>, EngineError> {
-        let bad = |reason: String| EngineError::Data(format!("`{}`: {reason}", self.name));
+        let bad = |reason: String| EngineError::Data(format!("{}: {reason}", self.shown));
         let some: Result<Vec<_>, _> = self.reader.by_ref().take(TOGETHER).collect();
         let mut some = some.map_err(|e| bad(e.to_string()))?;
         let fetched = self.pictures.fetch_all(&mut some);
@@ -462,7 +464,7 @@ mod tests {
         file.write_all(bytes).unwrap();
         file.rewind().unwrap();
         FetchedDocuments {
-            name: "shoes".to_owned(),
+            shown: "`train_data` (`shoes`)".to_owned(),
             reader: DocumentReader::new(BufReader::new(file)).unwrap(),
             pictures: Pictures::new(false).unwrap(),
             runtime: runtime.handle().clone(),

@@ -7,7 +7,7 @@ use finetuner_protocol::{
 };
 use serde_json::Value;
 
-use super::{Context, TrainingCallback, check_relevance, report};
+use super::{Context, TrainingCallback, check_relevance, relevance::names, report};
 use crate::{
     Error, Result,
     data::{
@@ -206,11 +206,13 @@ fn read_whole_set(
     modalities: &Modalities,
     pictures: &Pictures,
 ) -> Result<SearchSet> {
-    let named = |name| documents(name).map(|documents| (documents, name));
-    let index = options.index_data.as_deref();
+    let (queries, index) = names(options);
     read_search_set(
-        named(options.query_data.as_str())?,
-        index.map(named).transpose()?,
+        (documents(queries.name)?, queries),
+        match index {
+            Some(index) => Some((documents(index.name)?, index)),
+            None => None,
+        },
         kinds,
         modalities,
         pictures,

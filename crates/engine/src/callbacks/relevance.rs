@@ -6,8 +6,18 @@ use finetuner_protocol::{callback::EvaluationCallback, text::start_of};
 
 use crate::{
     Error, Result,
-    data::{SearchSet, label_meaning},
+    data::{DataName, SearchSet, label_meaning},
 };
+
+/// The data that an evaluation searches with and in.
+pub(super) fn names(options: &EvaluationCallback) -> (DataName<'_>, Option<DataName<'_>>) {
+    let named = |field, name| DataName { field, name };
+    let index = options.index_data.as_deref();
+    (
+        named("query_data", &options.query_data),
+        index.map(|name| named("index_data", name)),
+    )
+}
 
 /// Looks for queries that can find nothing, since no other document of the
 /// index has their label. Returns a warning where there are some.
@@ -48,13 +58,13 @@ pub(crate) fn check_relevance(
         ),
         None => String::new(),
     };
-    let searched = options.index_data.as_ref().unwrap_or(&options.query_data);
+    let (queries, index) = names(options);
+    let searched = index.unwrap_or(queries);
     let reason = format!(
-        "{} of {} queries of `{}` can find nothing: no other document of `{searched}` has their \
+        "{} of {} queries of {queries} can find nothing: no other document of {searched} has their \
          label, such as `{}`{hint}",
         lost.len(),
         set.queries.len(),
-        options.query_data,
         start_of(&first.label)
     );
     if lost.len() < set.queries.len() {

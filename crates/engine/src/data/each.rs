@@ -3,6 +3,7 @@
 use finetuner_protocol::{Content, Document, NdArray};
 use rayon::prelude::*;
 
+use super::DataName;
 use crate::{Error, Result};
 
 /// Documents one after the other. Data sets are read like this, since they may
@@ -57,10 +58,10 @@ impl Fault {
 ///
 /// # Errors
 /// [`Error::Data`] lists documents that nothing can be made of, up to ten, by
-/// their numbers and ids: "3 of 10 documents of `name` {fault}: ...".
+/// their numbers and ids: "3 of 10 documents of {name} {fault}: ...".
 pub(super) fn each<T: Send>(
     mut documents: Documents,
-    name: &str,
+    name: DataName<'_>,
     fault: &str,
     make: impl Fn(usize, &Document) -> Result<T, Fault> + Sync,
 ) -> Result<Vec<T>> {
@@ -91,7 +92,7 @@ pub(super) fn each<T: Send>(
         }
     }
     if all == 0 {
-        return Err(Error::data(format!("`{name}` holds no documents")));
+        return Err(Error::data(format!("{name} holds no documents")));
     }
     if count > 0 {
         let more = match count - bad.len() {
@@ -99,7 +100,7 @@ pub(super) fn each<T: Send>(
             n => format!("; and {n} more"),
         };
         return Err(Error::data(format!(
-            "{count} of {all} documents of `{name}` {fault}: {}{more}",
+            "{count} of {all} documents of {name} {fault}: {}{more}",
             bad.join("; ")
         )));
     }
@@ -134,6 +135,11 @@ fn size(document: &Document) -> usize {
 mod tests {
     use super::*;
 
+    const D: DataName<'_> = DataName {
+        field: "train_data",
+        name: "d",
+    };
+
     fn documents(count: usize) -> Documents {
         Box::new((0..count).map(|n| Ok(Document::text(n.to_string()))))
     }
@@ -141,7 +147,7 @@ mod tests {
     #[test]
     fn all_are_made_in_their_order_over_many_rounds() {
         let count = 2 * TOGETHER + 7;
-        let made = each(documents(count), "d", "are bad", |i, document| {
+        let made = each(documents(count), D, "are bad", |i, document| {
             Ok((i, document.as_text().unwrap_or_default().to_owned()))
         });
         let made = made.unwrap();
@@ -156,9 +162,9 @@ mod tests {
     #[test]
     fn documents_that_can_not_be_read_end_it_and_so_does_a_failure() {
         let cut_off = documents(3).chain(std::iter::once(Err(Error::data("cut off"))));
-        let made = each(Box::new(cut_off), "d", "are bad", |_, _| Ok(()));
+        let made = each(Box::new(cut_off), D, "are bad", |_, _| Ok(()));
         assert_eq!(made.unwrap_err().to_string(), "bad data: cut off");
-        let made = each(documents(30), "d", "are bad", |i, _| {
+        let made = each(documents(30), D, "are bad", |i, _| {
             Err::<(), _>(match i {
                 20 => Fault::Failed(Error::data("the disk is full")),
                 _ => Fault::Bad("odd".to_owned()),

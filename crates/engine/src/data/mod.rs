@@ -8,13 +8,52 @@ mod search;
 use std::{collections::HashMap, sync::Arc};
 
 pub use each::Documents;
-use finetuner_protocol::{Content, Document, NdArray, text::is_blank};
+use finetuner_protocol::{Callback, Content, Document, NdArray, RunConfig, text::is_blank};
 pub use pictures::{PictureFile, Pictures, Stored};
 pub use read::read;
 pub use search::{Named, SearchKinds, SearchSet, Searched, read_search_set};
 use tokenizers::NormalizedString;
 
 use crate::{Result, cloud::check_cloud, models::ModelKind};
+
+/// A data set, as messages name it: users know it by the argument that they gave,
+/// and the server by its name, which may be generated.
+#[derive(Clone, Copy, Debug)]
+pub struct DataName<'a> {
+    /// The field of the run's configuration, such as `train_data`.
+    pub field: &'a str,
+    /// The name of the data set.
+    pub name: &'a str,
+}
+
+impl<'a> DataName<'a> {
+    /// The data set `name` of a run.
+    #[must_use]
+    pub fn of_run(config: &RunConfig, name: &'a str) -> Self {
+        let is_query = |callback: &Callback| matches!(callback, Callback::EvaluationCallback(e) if e.query_data == name);
+        let data = &config.data;
+        let field = if data.train_data == name {
+            "train_data"
+        } else if data.eval_data.as_deref() == Some(name) {
+            "eval_data"
+        } else if config.callbacks.iter().any(is_query) {
+            "query_data"
+        } else {
+            "index_data"
+        };
+        Self { field, name }
+    }
+}
+
+impl std::fmt::Display for DataName<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { field, name } = self;
+        match field == name {
+            true => write!(f, "`{field}`"),
+            false => write!(f, "`{field}` (`{name}`)"),
+        }
+    }
+}
 
 /// Which chunk of a document is the text and which the picture.
 #[derive(Clone, Debug, PartialEq, Eq)]

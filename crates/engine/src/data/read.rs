@@ -8,7 +8,7 @@ use finetuner_protocol::{
 };
 
 use super::{
-    Documents, Example, Item, Layout, Modalities, Pictures,
+    DataName, Documents, Example, Item, Layout, Modalities, Pictures,
     each::{Fault, each},
     features, point_cloud,
 };
@@ -27,7 +27,7 @@ use crate::{Error, Result, models::ModelKind};
 pub fn read(
     documents: Documents,
     layout: &Layout,
-    name: &str,
+    name: DataName<'_>,
     pictures: &Pictures,
 ) -> Result<Vec<Example>> {
     let fault = format!("are no {}", layout.describe());
@@ -54,14 +54,14 @@ pub fn read(
                 .all(|e| e.parts.len() == 1 && e.label == *first)
         {
             return Err(Error::data(format!(
-                "`{name}`: all examples have one label, so that every pair belongs to every other; \
+                "{name}: all examples have one label, so that every pair belongs to every other; \
                  there must be at least two labels to tell apart"
             )));
         }
         examples = paired(examples);
         if examples.is_empty() {
             return Err(Error::data(format!(
-                "`{name}` holds no pair: give documents two chunks, or give the same \
+                "{name} holds no pair: give documents two chunks, or give the same \
                  `finetuner_label` to those that belong together"
             )));
         }
@@ -70,7 +70,7 @@ pub fn read(
 }
 
 /// Features must all have one length.
-fn check_lengths(examples: &[Example], name: &str) -> Result<()> {
+fn check_lengths(examples: &[Example], name: DataName<'_>) -> Result<()> {
     let mut first = None;
     for example in examples {
         for part in &example.parts {
@@ -78,7 +78,7 @@ fn check_lengths(examples: &[Example], name: &str) -> Result<()> {
                 let wanted = *first.get_or_insert(values.len());
                 if values.len() != wanted {
                     return Err(Error::data(format!(
-                        "document `{}` of `{name}`: its tensor has {} values, that of the first \
+                        "document `{}` of {name}: its tensor has {} values, that of the first \
                          {wanted}",
                         example.id,
                         values.len()
@@ -285,6 +285,11 @@ mod tests {
 
     use super::*;
 
+    const D: DataName<'_> = DataName {
+        field: "train_data",
+        name: "d",
+    };
+
     /// A picture of one red pixel.
     fn png() -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -312,6 +317,10 @@ mod tests {
         name: &str,
     ) -> Result<Vec<Example>> {
         let layout = Layout::TextImage(modalities.clone());
+        let name = DataName {
+            field: "train_data",
+            name,
+        };
         read(all(documents), &layout, name, &Pictures::Checked)
     }
 
@@ -371,7 +380,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         for part in [
-            "6 of 7 documents of `train`",
+            "6 of 7 documents of `train_data` (`train`)",
             "document 2 (`plain`): it needs a chunk of modality `text`; it has 0",
             "document 3",
             "chunk of modality `image`; it has 1 of modalities [\"text\"]",
@@ -403,7 +412,7 @@ mod tests {
     fn labels_pairs_scores_and_triplets_of_texts() {
         let read = |documents: Vec<Document>, layout| {
             let documents = DocumentArray::from(documents);
-            super::read(all(&documents), &layout, "d", &Pictures::Checked)
+            super::read(all(&documents), &layout, D, &Pictures::Checked)
         };
         let kind = ModelKind::Text;
         let text = |text: &str| Item::Text(text.into());
@@ -450,7 +459,7 @@ mod tests {
     fn odd_documents_of_each_layout_are_named_with_their_fault() {
         let fault = |document: Document, layout: Layout| {
             let documents = DocumentArray::from(vec![document]);
-            let read = read(all(&documents), &layout, "d", &Pictures::Checked);
+            let read = read(all(&documents), &layout, D, &Pictures::Checked);
             read.unwrap_err().to_string()
         };
         let kind = ModelKind::Text;
@@ -493,7 +502,7 @@ mod tests {
             (
                 Document::text("a").with_label(1),
                 Layout::Pairs(kind),
-                "`d` holds no pair",
+                "`train_data` (`d`) holds no pair",
             ),
             (
                 two("a", "b"),
@@ -524,7 +533,7 @@ mod tests {
             Document::tensor(&[1.0], &[1]).with_label(1),
         ]);
         let layout = Layout::Labelled(ModelKind::Features);
-        let found = read(all(&lengths), &layout, "d", &Pictures::Checked);
+        let found = read(all(&lengths), &layout, D, &Pictures::Checked);
         let found = found.unwrap_err().to_string();
         assert!(
             found.contains("has 1 values, that of the first 2"),

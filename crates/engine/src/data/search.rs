@@ -3,7 +3,7 @@
 use finetuner_protocol::Document;
 
 use super::{
-    Documents, Item, Modalities, Pictures,
+    DataName, Documents, Item, Modalities, Pictures,
     each::{Fault, each},
     features, pictures, point_cloud,
     read::label,
@@ -58,7 +58,7 @@ pub struct SearchKinds {
 }
 
 /// Documents and the name of their data set.
-pub type Named<'a> = (Documents, &'a str);
+pub type Named<'a> = (Documents, DataName<'a>);
 
 /// Reads what an evaluation searches with and in. A document is the item
 /// itself, or has it as a chunk; without an index, the queries' documents are

@@ -9,7 +9,7 @@ use super::labels::alike;
 use crate::{
     Error, Result,
     callbacks::{check_relevance, read_set},
-    data::{self, Classes, Documents, Example, Item, Layout, Pictures, TrainingSet},
+    data::{self, Classes, DataName, Documents, Example, Item, Layout, Pictures, TrainingSet},
     loss::LossKind,
     plan::Plan,
     train::Sampling,
@@ -86,22 +86,26 @@ pub(super) fn read_data(
     documents: &dyn Fn(&str) -> Result<Documents>,
     pictures: &Pictures,
 ) -> Result<Data> {
-    let read = |name: &str| -> Result<Vec<Example>> {
-        let examples = data::read(documents(name)?, &plan.layout, name, pictures)?;
+    let read = |name: DataName<'_>| -> Result<Vec<Example>> {
+        let examples = data::read(documents(name.name)?, &plan.layout, name, pictures)?;
         if plan.loss.loss == Loss::CosineSimilarity {
             check_similarities(&examples, name)?;
         }
         Ok(examples)
     };
-    let train = read(&plan.train_data)?;
-    let (train, mut validation) = match &plan.eval_data {
+    let train_name = train_name(plan);
+    let eval_name = plan.eval_data.as_deref().map(|name| DataName {
+        field: "eval_data",
+        name,
+    });
+    let train = read(train_name)?;
+    let (train, mut validation) = match eval_name {
         Some(name) => (train, read(name)?),
         None => split(plan, train)?,
     };
     if train.len() < 2 {
         return Err(Error::data(format!(
-            "`{}` holds {} example to train on; at least 2 are needed",
-            plan.train_data,
+            "{train_name} holds {} example to train on; at least 2 are needed",
             train.len()
         )));
     }
@@ -110,7 +114,7 @@ pub(super) fn read_data(
     let train = numbers.number(train);
     let classes = numbers.len();
     if matches!(plan.layout, Layout::Labelled(_)) {
-        let bad = |what: &str| Err(Error::data(format!("`{}`: {what}", plan.train_data)));
+        let bad = |what: &str| Err(Error::data(format!("{train_name}: {what}")));
         if classes < 2 {
             return bad("all examples have one label; there must be at least two to tell apart");
         }
@@ -122,12 +126,12 @@ pub(super) fn read_data(
         if !plan.loss.has_classes()
             && let Some(reason) = compares_nothing(&validation)
         {
-            let (field, source) = match &plan.eval_data {
+            let (field, source) = match eval_name {
                 Some(name) => ("eval_data", name),
-                None => ("val_split", &plan.train_data),
+                None => ("val_split", train_name),
             };
             let reason = format!(
-                "of the {} examples of `{source}` to validate with {reason}: the validation loss \
+                "of the {} examples of {source} to validate with {reason}: the validation loss \
                  would always be 0",
                 validation.len()
             );
@@ -149,9 +153,9 @@ pub(super) fn read_data(
         let all = validation.len();
         validation.retain(|example| numbers.knows(&example.label));
         let unknown = all - validation.len();
-        let source = plan.eval_data.as_ref().unwrap_or(&plan.train_data);
+        let source = eval_name.unwrap_or(train_name);
         let reason = format!(
-            "{unknown} of the {all} examples of `{source}` to validate with have labels that no \
+            "{unknown} of the {all} examples of {source} to validate with have labels that no \
              example to train on has; `{}` has a weight for each class that it is trained on",
             plan.loss.loss
         );
@@ -174,6 +178,14 @@ pub(super) fn read_data(
         classes,
         warnings,
     })
+}
+
+/// The data to train on.
+fn train_name(plan: &Plan) -> DataName<'_> {
+    DataName {
+        field: "train_data",
+        name: &plan.train_data,
+    }
 }
 
 /// Warns of texts that have several labels.
@@ -214,13 +226,13 @@ fn compares_nothing(examples: &[Example]) -> Option<&'static str> {
 }
 
 /// Refuses scores that no cosine can reach.
-fn check_similarities(examples: &[Example], name: &str) -> Result<()> {
+fn check_similarities(examples: &[Example], name: DataName<'_>) -> Result<()> {
     let beyond = |example: &&Example| example.score.abs() > 1.0;
     let Some(first) = examples.iter().find(beyond) else {
         return Ok(());
     };
     Err(Error::data(format!(
-        "{} of {} documents of `{name}` have a `finetuner_score` outside of -1 to 1, such as {} of \
+        "{} of {} documents of {name} have a `finetuner_score` outside of -1 to 1, such as {} of \
          document `{}`: `{}` compares it with a cosine; divide all scores by the largest possible",
         examples.iter().filter(beyond).count(),
         examples.len(),
@@ -236,9 +248,9 @@ fn split(plan: &Plan, examples: Vec<Example>) -> Result<(Vec<Example>, Vec<Examp
     let (train, validation) = data::split(examples, part, plan.seed);
     let bad = |what: &str, remedy: &str| {
         let reason = format!(
-            "{part:?}: of the {all} examples of `{}` it leaves {} to train on and {} to validate \
+            "{part:?}: of the {all} examples of {} it leaves {} to train on and {} to validate \
              with, and {what} needed; {remedy}",
-            plan.train_data,
+            train_name(plan),
             train.len(),
             validation.len()
         );

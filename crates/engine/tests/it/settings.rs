@@ -400,7 +400,8 @@ fn scores_that_no_cosine_can_reach_are_refused() {
     };
     let found = refused([1.0, 4.5], "CosineSimilarityLoss");
     assert!(
-        found.contains("1 of 2 documents of `train`") && found.contains("such as 4.5"),
+        found.contains("1 of 2 documents of `train_data` (`train`)")
+            && found.contains("such as 4.5"),
         "{found}"
     );
     assert_eq!(refused([-1.0, 1.0], "CosineSimilarityLoss"), "");
@@ -421,7 +422,7 @@ fn a_split_that_leaves_nothing_is_refused_with_its_numbers() {
     let found = refused(4, 0.1);
     assert!(
         found.contains(
-            "`val_split`: 0.1: of the 4 examples of `train` it leaves 4 to train on and 0"
+            "`val_split`: 0.1: of the 4 examples of `train_data` (`train`) it leaves 4 to train on and 0"
         ),
         "{found}"
     );
@@ -454,7 +455,8 @@ fn validation_data_that_measures_nothing_is_refused() {
     ] {
         let found = refused(eval, "TripletMarginLoss");
         assert!(
-            found.contains("`eval_data`: of the 2 examples of `eval`") && found.contains(part),
+            found.contains("`eval_data`: of the 2 examples of `eval_data` (`eval`)")
+                && found.contains(part),
             "{found}"
         );
         // It compares examples with the weights of classes.
@@ -541,13 +543,13 @@ fn evaluations_that_can_find_nothing_are_refused_and_others_warn() {
     ]);
     let found = checked(config(mlp(), hyper(), callbacks()), &data).unwrap_err();
     assert!(
-        found.contains("2 of 2 queries of `query` can find nothing")
+        found.contains("2 of 2 queries of `query_data` (`query`) can find nothing")
             && found.contains("`1.0` is not `1`"),
         "{found}"
     );
     let data = HashMap::from([("train", train), ("query", labelled(&["1.0", "2"]))]);
     let run = run(config(mlp(), hyper(), callbacks()), &data).unwrap();
-    assert!(run.logged("1 of 2 queries of `query` can find nothing"));
+    assert!(run.logged("1 of 2 queries of `query_data` (`query`) can find nothing"));
 }
 
 #[test]
@@ -571,12 +573,15 @@ fn validation_data_with_other_classes_is_told() {
     let (found, _) = with(&["c", "d"]);
     let found = found.unwrap_err();
     assert!(
-        found.contains("`eval_data`: 2 of the 2 examples of `eval`"),
+        found.contains("`eval_data`: 2 of the 2 examples of `eval_data` (`eval`)"),
         "{found}"
     );
     let (found, run) = with(&["a", "d"]);
     assert_eq!(found, Ok(()));
-    assert!(run.unwrap().logged("1 of the 2 examples of `eval`"));
+    assert!(
+        run.unwrap()
+            .logged("1 of the 2 examples of `eval_data` (`eval`)")
+    );
 }
 
 #[test]
