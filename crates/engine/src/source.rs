@@ -96,6 +96,8 @@ impl ModelSource {
             let lists = ["config.json", modules::LIST_FILE, open_clip::CONFIG_FILE];
             return if lists.iter().any(|file| path.join(file).is_file()) {
                 Ok(Self::Folder(path.to_owned()))
+            } else if path.join(files::ADAPTER_FILE).is_file() {
+                Err(files::adapter(name))
             } else {
                 Err(Error::model(name, "there is no config.json in that folder"))
             };

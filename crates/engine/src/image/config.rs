@@ -254,10 +254,13 @@ impl ImageProcessor {
         }
         let (mut resize, mut resample) = (Resize::None, defaults.resample);
         if fields.flag("do_resize", true)? {
-            resize = match fields
-                .size("size", defaults.square)?
-                .unwrap_or(defaults.size)
-            {
+            let given = match fields.flag("use_square_size", false)? {
+                // `transformers` takes a square of the class's own size then,
+                // whatever `size` says.
+                true if class == ProcessorClass::Clip => Some(Size::Exact([224; 2])),
+                _ => fields.size("size", defaults.square)?,
+            };
+            resize = match given.unwrap_or(defaults.size) {
                 Size::Shortest(edge) => Resize::Shortest(edge),
                 Size::Exact([height, width]) => Resize::Exact { height, width },
             };

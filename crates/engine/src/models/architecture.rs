@@ -57,6 +57,12 @@ pub(crate) trait Architecture: Debug + Send + Sync {
         None
     }
 
+    /// Whether places in front of a text, which are padding, change its embedding,
+    /// since positions are counted from the first of them.
+    fn counts_padding(&self) -> bool {
+        false
+    }
+
     /// Rows of the table of tokens, for a model that reads texts.
     fn vocab_size(&self) -> Option<usize> {
         None
@@ -231,6 +237,15 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
             known()
         )));
     };
+    if json
+        .get("quantization_config")
+        .is_some_and(|how| !how.is_null())
+    {
+        return Err(Error::checkpoint(
+            "config.json has a `quantization_config`: weights that are quantized are not read. \
+             Take the model that it was made from",
+        ));
+    }
     match ARCHITECTURES.iter().find(|(name, _)| *name == kind) {
         Some((_, parse)) => parse(json),
         None => Err(Error::checkpoint(format!(

@@ -218,6 +218,10 @@ impl Architecture for ClipConfig {
         Some(self.text_config.max_position_embeddings)
     }
 
+    fn counts_padding(&self) -> bool {
+        true
+    }
+
     fn vocab_size(&self) -> Option<usize> {
         Some(self.text_config.vocab_size)
     }

@@ -45,6 +45,8 @@ struct File {
     mlp_bias: bool,
     /// Places that a local layer sees, half of them on each side.
     local_attention: usize,
+    /// Half of `local_attention`, in its place where both are given.
+    sliding_window: Option<usize>,
     /// The kind of each layer; written by newer versions.
     layer_types: Option<Vec<LayerType>>,
     /// Written by older versions.
@@ -70,6 +72,7 @@ impl Default for File {
             attention_bias: false,
             mlp_bias: false,
             local_attention: 128,
+            sliding_window: None,
             layer_types: None,
             global_attn_every_n_layers: 3,
             rope_parameters: None,
@@ -91,7 +94,10 @@ struct ModernBert {
 
 /// Reads a `config.json` of the type `modernbert`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
-    let file = File::deserialize(json).map_err(bad_config)?;
+    let mut file = File::deserialize(json).map_err(bad_config)?;
+    if let Some(half) = file.sliding_window {
+        file.local_attention = half.saturating_mul(2);
+    }
     check_heads("hidden_size", file.hidden_size, file.num_attention_heads)?;
     check_sizes(&[
         ("vocab_size", file.vocab_size),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network,
     encoder::{TextEncoder, bad_config, check_heads, check_sizes, load_blocks},
-    rope::{Rope, check_head},
+    rope::{Rope, check_head, check_scaling},
 };
 use crate::{
     Result,
@@ -46,6 +46,7 @@ struct File {
     hidden_act: String,
     rope_parameters: Option<Rope>,
     rotary_emb_base: f32,
+    rope_scaling: Option<Value>,
     qkv_proj_bias: bool,
     mlp_fc1_bias: bool,
     mlp_fc2_bias: bool,
@@ -65,6 +66,7 @@ impl Default for File {
             hidden_act: "silu".to_owned(),
             rope_parameters: None,
             rotary_emb_base: 1000.0,
+            rope_scaling: None,
             qkv_proj_bias: false,
             mlp_fc1_bias: false,
             mlp_fc2_bias: false,
@@ -113,6 +115,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
         )));
     }
     check_head(file.hidden_size / file.num_attention_heads)?;
+    check_scaling(file.rope_scaling.as_ref())?;
     let rope = file.rope_parameters.clone().unwrap_or_default();
     let theta = rope.theta(file.rotary_emb_base)?;
     let activation = match file.hidden_act.as_str() {

@@ -43,6 +43,7 @@ struct T5Config {
     relative_attention_max_distance: usize,
     layer_norm_epsilon: f32,
     feed_forward_proj: FeedForward,
+    is_decoder: bool,
     /// The length that the model was trained with. There is no table of
     /// positions, so that longer texts can be read.
     n_positions: usize,
@@ -64,6 +65,7 @@ impl Default for T5Config {
                 is_gated: false,
                 activation: Activation::Relu,
             },
+            is_decoder: false,
             n_positions: 512,
         }
     }
@@ -95,9 +97,29 @@ impl TryFrom<String> for FeedForward {
     }
 }
 
+/// The parts of `feed_forward_proj`.
+#[derive(Deserialize)]
+struct FeedForwardParts {
+    dense_act_fn: Option<Activation>,
+    is_gated_act: Option<bool>,
+}
+
 /// Reads a `config.json` of the type `t5`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
-    let config = T5Config::deserialize(json).map_err(bad_config)?;
+    let mut config = T5Config::deserialize(json).map_err(bad_config)?;
+    if config.is_decoder {
+        return Err(bad_config(
+            "`is_decoder` is true; only encoders, whose places see each other, are known",
+        ));
+    }
+    // `transformers` writes the parts of `feed_forward_proj` too, and believes them.
+    let parts = FeedForwardParts::deserialize(json).map_err(bad_config)?;
+    if let Some(activation) = parts.dense_act_fn {
+        config.feed_forward_proj.activation = activation;
+    }
+    if let Some(is_gated) = parts.is_gated_act {
+        config.feed_forward_proj.is_gated = is_gated;
+    }
     check_sizes(&[
         ("vocab_size", config.vocab_size),
         ("d_model", config.d_model),

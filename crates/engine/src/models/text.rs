@@ -81,6 +81,7 @@ struct File {
     layer_norm_eps: Option<f32>,
     pad_token_id: Option<u32>,
     position_embedding_type: Option<String>,
+    is_decoder: Option<bool>,
 }
 
 impl BertConfig {
@@ -124,6 +125,12 @@ impl BertConfig {
                 "`position_embedding_type` is `{kind}`; `absolute` is known"
             )));
         }
+        // A DistilBERT has no such switch.
+        if file.is_decoder == Some(true) && !distilled {
+            return Err(bad_config(
+                "`is_decoder` is true; only encoders, whose places see each other, are known",
+            ));
+        }
         let (width, heads) = (config.hidden_size, config.num_attention_heads);
         if width == 0 || heads == 0 || !width.is_multiple_of(heads) {
             return Err(bad_config(format!(
@@ -134,6 +141,10 @@ impl BertConfig {
             ("vocab_size", config.vocab_size),
             ("intermediate_size", config.intermediate_size),
             ("max_position_embeddings", config.max_position_embeddings),
+            (
+                "type_vocab_size",
+                config.type_vocab_size + usize::from(distilled),
+            ),
         ] {
             if size == 0 {
                 return Err(bad_config(format!("`{name}` is 0")));
@@ -198,6 +209,10 @@ impl Architecture for BertConfig {
             Relative::Roberta => self.max_position_embeddings - self.pad_token_id as usize - 1,
             Relative::Bert | Relative::DistilBert => self.max_position_embeddings,
         })
+    }
+
+    fn counts_padding(&self) -> bool {
+        self.relative != Relative::Roberta
     }
 
     fn vocab_size(&self) -> Option<usize> {

@@ -267,6 +267,10 @@ impl Architecture for Config {
         self.text.architecture.max_tokens()
     }
 
+    fn counts_padding(&self) -> bool {
+        self.text.architecture.counts_padding()
+    }
+
     fn vocab_size(&self) -> Option<usize> {
         self.text.architecture.vocab_size()
     }

@@ -35,6 +35,12 @@ impl Prompts {
                 )));
             }
         }
+        if let Some(dim) = file.get("truncate_dim").filter(|dim| !dim.is_null()) {
+            return Err(bad(format!(
+                "`truncate_dim` is {dim}, which is not supported: take it out, and cut the \
+                 embeddings where they are used"
+            )));
+        }
         let mut by_name = BTreeMap::new();
         match &file["prompts"] {
             Value::Null => {}

@@ -28,6 +28,8 @@ pub(super) const SIDE_FILES: [&str; 9] = [
 
 /// What a saved model is beside its network: see [`Extras`].
 pub(crate) const EXTRAS_FILE: &str = "finetuner.json";
+/// Says that the weights are those of an adapter to a model.
+pub(super) const ADAPTER_FILE: &str = "adapter_config.json";
 /// The weights of a projection head.
 pub(crate) const HEAD_FILE: &str = "projection_head.safetensors";
 
@@ -87,6 +89,9 @@ impl ModelFiles {
         let read = |file: &str| read(&in_folder(file));
         let json = |file: &str| json(&in_folder(file));
         let missing = |file: &str| Error::model(name, format!("it has no {}", in_folder(file)));
+        if find(ADAPTER_FILE)?.is_some() {
+            return Err(adapter(name));
+        }
         let (mut config, open_clip) = describe(&json)?.ok_or_else(|| missing("config.json"))?;
         modules.notes.extend(untyped::complete(&mut config, &find)?);
         // Fail on a wrong kind of model before its weights are fetched.
@@ -122,6 +127,13 @@ impl ModelFiles {
             origins: Vec::new(),
         })
     }
+}
+
+/// Says of a model that it is an adapter to another.
+pub(super) fn adapter(name: &str) -> Error {
+    let reason = "it is an adapter (`adapter_config.json`), which is not read: merge it into its model \
+                  in Python (`merge_and_unload` of peft), and save that";
+    Error::model(name, reason)
 }
 
 /// The `config.json` of a model, or what open_clip's own file means in its words,

@@ -184,6 +184,9 @@ impl ModelFiles {
         if let Some(rows) = config.vocab_size() {
             tokenizer.fits(rows)?;
         }
+        if config.architecture().counts_padding() {
+            tokenizer.pads_right()?;
+        }
         let sentence = &self.modules.sentence;
         if sentence.lowercase {
             tokenizer = tokenizer.lowercase()?;

@@ -166,9 +166,18 @@ pub(super) fn build(files: &HashMap<String, Vec<u8>>, config: &Value) -> Result<
         padding: padding(named, &settings, file.as_ref()),
         lowercase: named == "Siglip2Tokenizer",
         longest: settings.longest()?,
-        cut_left: settings.text("truncation_side") == Some("left"),
+        cut_left: match settings.text("truncation_side") {
+            Some(side) => side == "left",
+            None => is_left(file.as_ref(), "truncation"),
+        },
         implied,
     })
+}
+
+/// Whether the direction of a part of `tokenizer.json` is to the left, where
+/// `tokenizer_config.json` does not say it.
+fn is_left(file: Option<&Value>, part: &str) -> bool {
+    file.is_some_and(|file| file[part]["direction"] == "Left")
 }
 
 /// How a tokenizer of this class fills texts up.
@@ -177,7 +186,7 @@ fn padding(class: &str, settings: &Settings, file: Option<&Value>) -> Padding {
     let (usual, left) = match class {
         "GemmaTokenizer" | "Siglip2Tokenizer" => (Some("<pad>"), true),
         "SiglipTokenizer" => (Some("</s>"), false),
-        _ => (in_file, false),
+        _ => (in_file, is_left(file, "padding")),
     };
     let token = settings.token("pad_token", usual.unwrap_or_default());
     Padding {

@@ -207,6 +207,22 @@ impl Tokenizer {
         self.filled_up.map(|(length, _)| length)
     }
 
+    /// Checks that texts are padded behind their end.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] names the settings of the side.
+    pub(crate) fn pads_right(&self) -> Result<()> {
+        match self.padding.left {
+            false => Ok(()),
+            true => Err(Error::checkpoint(
+                "tokenizer_config.json: `padding_side`, or else `padding.direction` of \
+                 tokenizer.json, is left. This network counts positions from the padding on, so \
+                 that in Python the embedding of a text depends on the longest text beside it. Set \
+                 it to right",
+            )),
+        }
+    }
+
     /// Checks that the model has a row for every token of its vocabulary.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use finetuner_engine::{
     models::{Input, Model, ModelConfig, ModelSetup},
     tokenizer::TokenBatch,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{self, Tensors, flat, model, norm, pixels, relative_error, tensor, tensors};
 
@@ -189,6 +189,18 @@ fn a_text_model_that_is_not_known_is_refused_by_its_field() {
             "`rope_scaling`",
         ),
         (
+            json!({"model_type": "t5", "is_decoder": true}),
+            "`is_decoder` is true",
+        ),
+        (
+            json!({"model_type": "xlm-roberta", "is_decoder": true}),
+            "`is_decoder` is true",
+        ),
+        (
+            json!({"model_type": "nomic_bert", "rope_scaling": {"type": "linear"}}),
+            "`rope_scaling`",
+        ),
+        (
             json!({"model_type": "nomic_bert", "prenorm": true}),
             "`prenorm` is true",
         ),
@@ -220,6 +232,25 @@ fn a_text_model_that_is_not_known_is_refused_by_its_field() {
         let error = ModelConfig::parse(&config).unwrap_err().to_string();
         assert!(error.contains(part), "{config}: {error}");
     }
+}
+
+#[test]
+fn the_parts_of_a_feed_forward_field_go_before_the_field() {
+    let names = |config: Value| {
+        let tensors = ModelConfig::parse(&config).unwrap().tensors();
+        tensors
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect::<Vec<_>>()
+    };
+    let gated = names(json!({"model_type": "t5", "feed_forward_proj": "gated-gelu"}));
+    assert_eq!(
+        gated,
+        names(json!({"model_type": "t5", "is_gated_act": true}))
+    );
+    let plain =
+        json!({"model_type": "t5", "feed_forward_proj": "gated-gelu", "is_gated_act": false});
+    assert_eq!(names(plain), names(json!({"model_type": "t5"})));
 }
 
 #[test]

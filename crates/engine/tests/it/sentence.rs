@@ -248,6 +248,46 @@ fn more_tokens_than_rows_are_refused_when_the_model_is_loaded() {
 }
 
 #[test]
+fn settings_that_are_not_known_and_change_embeddings_are_refused_by_name() {
+    for (file, field, value) in [
+        ("config.json", "is_decoder", json!(true)),
+        ("config.json", "quantization_config", json!({"bits": 4})),
+        ("config.json", "type_vocab_size", json!(0)),
+        (
+            "config.json",
+            "position_embedding_type",
+            json!("relative_key"),
+        ),
+        ("tokenizer_config.json", "padding_side", json!("left")),
+        (
+            "config_sentence_transformers.json",
+            "truncate_dim",
+            json!(8),
+        ),
+    ] {
+        let folder = folder("pooling-mean");
+        let mut settings = read(folder.path(), file);
+        settings[field] = value;
+        write(folder.path(), file, &settings);
+        let error = refused(folder.path());
+        assert!(error.contains(file) && error.contains(field), "{error}");
+    }
+    let folder = folder("pooling-mean");
+    write(folder.path(), "adapter_config.json", &json!({}));
+    let error = refused(folder.path());
+    assert!(error.contains("`adapter_config.json`"), "{error}");
+    std::fs::remove_file(folder.path().join("adapter_config.json")).unwrap();
+    let mut tokenizer = read(folder.path(), "tokenizer.json");
+    tokenizer["padding"] = json!({
+        "strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": null,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]",
+    });
+    write(folder.path(), "tokenizer.json", &tokenizer);
+    let error = refused(folder.path());
+    assert!(error.contains("`padding.direction`"), "{error}");
+}
+
+#[test]
 fn a_pooler_that_does_not_fit_the_modules_is_refused() {
     let folder = folder("chain");
     let files = ModelSource::Folder(folder.path().to_owned())
