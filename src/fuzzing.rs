@@ -2,7 +2,7 @@
 
 use finetuner_protocol::{
     Config, DocumentArray, Event, ExamplesInfo, ExperimentInfo, MetricPoint, MetricsInfo, Page,
-    RunInfo, StatusInfo,
+    RunInfo, StatusInfo, Task,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -35,11 +35,11 @@ pub fn csv(bytes: &[u8]) {
         return;
     };
     let encodings = ["utf-8", "utf-16", "latin-1", "shift_jis"];
-    let models = [
-        Some("bert-base-cased"),
-        Some("clip-base-en"),
-        Some("resnet50"),
-        None,
+    let tasks = [
+        Task::TextToText,
+        Task::TextToImage,
+        Task::ImageToImage,
+        Task::MeshToMesh,
     ];
     let options = CsvOptions::new()
         .encoding(encodings[usize::from(choice & 3)])
@@ -47,7 +47,7 @@ pub fn csv(bytes: &[u8]) {
         .convert_to_blob(choice & 8 > 0);
     let layout = match choice & 16 > 0 {
         true => Ok(Layout::Texts),
-        false => Layout::of_model(models[usize::from(choice >> 5 & 3)]),
+        false => Layout::of_task(&tasks[usize::from(choice >> 5 & 3)]),
     };
     let Ok(csv) = Csv::reader(bytes) else { return };
     if let Ok(layout) = layout

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use finetuner_protocol::{Config, Device, Generation, NewRun, RunTask, text::cut};
+use finetuner_protocol::{
+    Config, Device, Generation, NewRun, RunTask, Task, listed_task, text::cut,
+};
 use reqwest::Method;
 use serde_json::Value;
 
@@ -113,14 +115,12 @@ impl Pushing {
     async fn push_all(
         self,
         finetuner: &Finetuner,
-        layout: Result<Layout>,
+        columns: &Columns,
         public: bool,
         progress: ProgressSink,
         pushed: &mut Vec<String>,
     ) -> Result<()> {
         let mut sources = Vec::new();
-        let mut layout = Some(layout);
-        let mut known = None;
         for (name, argument, data) in self.sources {
             let source = match data {
                 DataSource::Name(_) => continue,
@@ -128,10 +128,7 @@ impl Pushing {
                 DataSource::Stream(source) => source,
                 DataSource::Csv(csv) => {
                     // It matters only where there is a CSV file.
-                    if let Some(layout) = layout.take() {
-                        known = Some(layout?);
-                    }
-                    let layout = known.clone().unwrap_or(Layout::Texts);
+                    let layout = columns.layout()?;
                     data::blocking(move || csv.documents(layout)).await?
                 }
             };
@@ -172,6 +169,34 @@ impl Pushing {
     }
 }
 
+/// What the columns of a run's CSV files are.
+pub(crate) enum Columns {
+    /// They are known.
+    Known(Layout),
+    /// What the backend says of the model, or the list of backbones has of this
+    /// name; none where the run goes on from an artifact.
+    OfModel(Option<String>),
+    /// What the model compares.
+    OfTask(Task),
+}
+
+impl Columns {
+    fn layout(&self) -> Result<Layout> {
+        match self {
+            Self::Known(layout) => Ok(layout.clone()),
+            Self::OfTask(task) => Layout::of_task(task),
+            Self::OfModel(name) => match name.as_deref().and_then(listed_task) {
+                Some(task) => Layout::of_task(&task),
+                None => Err(Error::setup(
+                    "this backend does not say what the model embeds, and so what the columns of a \
+                     CSV file are: give documents, or push the file before with the `model` of the \
+                     list that it is like",
+                )),
+            },
+        }
+    }
+}
+
 /// A run to create.
 pub(crate) struct Submission {
     pub(crate) experiment: String,
@@ -206,19 +231,22 @@ impl Submission {
 pub(crate) async fn push_and_submit(
     finetuner: &Finetuner,
     pushing: Pushing,
-    layout: Result<Layout>,
+    mut columns: Columns,
     public: bool,
     progress: ProgressSink,
     submission: Submission,
 ) -> Result<Run> {
     let (experiment, body) = submission.into_body()?;
     if !pushing.sources.is_empty() {
-        ask(finetuner, &experiment, body.clone(), &pushing).await?;
+        let task = ask(finetuner, &experiment, body.clone(), &pushing).await?;
+        if let (Columns::OfModel(_), Some(task)) = (&columns, task) {
+            columns = Columns::OfTask(task);
+        }
     }
     let mut pushed = Vec::new();
     let mut submitted = false;
     let created = async {
-        let pushing = pushing.push_all(finetuner, layout, public, progress, &mut pushed);
+        let pushing = pushing.push_all(finetuner, &columns, public, progress, &mut pushed);
         pushing.await?;
         submitted = true;
         submit(finetuner, &experiment, body).await
@@ -244,14 +272,15 @@ fn is_refusal(error: &Error) -> bool {
     !error.is_maybe_done() && error.status().is_some_and(refused)
 }
 
-/// Asks whether a run would be accepted. A backend that does not know the
+/// Asks whether a run would be accepted. Returns what its model compares, if the
+/// backend says so. A backend that does not know the
 /// question says no by its status, and the run is submitted unasked.
 async fn ask(
     finetuner: &Finetuner,
     experiment: &str,
     mut body: Value,
     pushing: &Pushing,
-) -> Result<()> {
+) -> Result<Option<Task>> {
     let names: Vec<&str> = pushing
         .sources
         .iter()
@@ -263,9 +292,13 @@ async fn ask(
         "experiments/{experiment}/check",
         &[experiment],
     );
-    match finetuner.transport.done(call.json(body).repeatable()).await {
+    match finetuner.transport.text(call.json(body).repeatable()).await {
         Err(error) if matches!(error.status(), None | Some(401 | 409 | 422 | 429)) => Err(error),
-        _ => Ok(()),
+        Err(_) => Ok(None),
+        Ok(answer) => {
+            let answer: Value = serde_json::from_str(&answer).unwrap_or_default();
+            Ok(answer["task"].as_str().map(Task::from))
+        }
     }
 }
 

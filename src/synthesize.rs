@@ -15,7 +15,7 @@ use crate::{
     csv::Layout,
     names,
     progress::{ProgressSink, progress_methods},
-    submit::{Pushing, Submission, push_and_submit},
+    submit::{Columns, Pushing, Submission, push_and_submit},
 };
 
 /// Models that make training data.
@@ -315,7 +315,7 @@ impl Synthesize {
         push_and_submit(
             &self.finetuner,
             pushing,
-            Ok(Layout::Texts),
+            Columns::Known(Layout::Texts),
             self.public,
             self.progress,
             submission,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use finetuner_protocol::{Task, guess_task, text::start_of};
+use finetuner_protocol::{Task, text::start_of};
 
 use super::{CsvOptions, read::Reading, records::Record};
 use crate::{Error, Result, data::local_path};
@@ -34,22 +34,9 @@ impl Kind {
     }
 }
 
-/// What the model in a folder compares, where there is one.
-fn task_of_folder(folder: &Path) -> Option<Task> {
-    let text = std::fs::read_to_string(folder.join("config.json")).ok()?;
-    let config: serde_json::Value = serde_json::from_str(&text).ok()?;
-    config["model_type"].as_str().map(guess_task)
-}
-
 impl Layout {
-    /// What columns mean for a model. Of one that is not in the list of
-    /// backbones, the `config.json` of its folder says what it is, else its name.
-    pub(crate) fn of_model(model: Option<&str>) -> Result<Self> {
-        let task = match model {
-            Some(model) => task_of_folder(Path::new(model)).unwrap_or_else(|| guess_task(model)),
-            // What goes on from an earlier run.
-            None => Task::TextToImage,
-        };
+    /// What columns mean for a model that compares this.
+    pub(crate) fn of_task(task: &Task) -> Result<Self> {
         let (first, second) = match task {
             Task::TextToText => (Kind::Text, Kind::Text),
             Task::ImageToImage => (Kind::Image, Kind::Image),

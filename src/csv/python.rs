@@ -1,7 +1,7 @@
 //! What the Python client makes of the same files is made here: the cases are
 //! in `tests/fixtures/csv`, with the script that made them.
 
-use finetuner_protocol::Document;
+use finetuner_protocol::{Document, listed_task};
 use serde_json::{Value, json};
 
 use super::{Csv, CsvOptions, Dialect, Layout};
@@ -82,7 +82,7 @@ fn options(case: &Value, folder: &std::path::Path) -> CsvOptions {
 
 fn read(case: &Value, folder: &std::path::Path) -> Result<Vec<Value>> {
     let layout = match case["model"].as_str() {
-        Some(model) => Layout::of_model(Some(model))?,
+        Some(model) => Layout::of_task(&listed_task(model).unwrap())?,
         None => Layout::Texts,
     };
     let bytes = bytes_of(case["csv"].as_str().unwrap());

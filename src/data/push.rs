@@ -5,7 +5,9 @@ use std::{
     pin::Pin,
 };
 
-use finetuner_protocol::{Summary, check_name, text::start_of};
+use finetuner_protocol::{Summary, Task, check_name, listed_task, text::start_of};
+use reqwest::Method;
+use serde::Deserialize;
 
 use super::{
     blocking,
@@ -16,8 +18,9 @@ use super::{
 };
 use crate::{
     Error, Result,
+    csv::Layout,
     progress::{ProgressSink, progress_methods},
-    transport::Transport,
+    transport::{Call, Transport},
 };
 
 /// Data on its way to the backend, from
@@ -78,8 +81,9 @@ impl Push {
         self
     }
 
-    /// The model that a CSV file is for, which decides what its columns are.
-    /// Without one, columns are taken as for CLIP.
+    /// The model that a CSV file is for, which decides what its columns are: one of
+    /// the list, or one that the backend knows. Without one, columns are taken as
+    /// for CLIP.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -114,8 +118,7 @@ impl Push {
             DataSource::Documents(documents) => DocumentSource::of_array(documents),
             DataSource::Stream(source) => source,
             DataSource::Csv(csv) => {
-                let model = self.model.clone();
-                let layout = crate::csv::Layout::of_model(model.as_deref())?;
+                let layout = layout(&self.transport, self.model.as_deref()).await?;
                 blocking(move || csv.documents(layout)).await?
             }
         };
@@ -127,6 +130,31 @@ impl Push {
         let (checking, name) = (source.clone(), upload.name.clone());
         let checked = blocking(move || checking.check(&name)).await?;
         send_documents(&self.transport, source, checked, upload).await
+    }
+}
+
+/// What the columns of a CSV file are for a model. Of one that is not in the list
+/// of backbones the backend knows it.
+async fn layout(transport: &Transport, model: Option<&str>) -> Result<Layout> {
+    #[derive(Deserialize)]
+    struct Model {
+        task: Task,
+    }
+    let Some(name) = model else {
+        return Layout::of_task(&Task::TextToImage);
+    };
+    if let Some(task) = listed_task(name) {
+        return Layout::of_task(&task);
+    }
+    let call = Call::api(Method::GET, "models", &[]).query("name", name);
+    match transport.json(call).await {
+        Ok(Model { task }) => Layout::of_task(&task),
+        Err(error) if error.is_not_found() => Err(Error::setup(format!(
+            "this backend does not say what the model `{}` embeds, and so what the columns of the \
+             CSV file are: name a model of the list that it is like",
+            start_of(name)
+        ))),
+        Err(error) => Err(error),
     }
 }
 

@@ -12,10 +12,9 @@ use finetuner_protocol::{Device, Generation, HyperParameters, Model, RunConfig, 
 use crate::{
     CsvOptions, DataSource, Finetuner, FitCallback, Result, Run,
     client::DEFAULT_EXPERIMENT,
-    csv::Layout,
     names,
     progress::ProgressSink,
-    submit::{Pushing, Submission, push_and_submit},
+    submit::{Columns, Pushing, Submission, push_and_submit},
 };
 
 /// A fine-tuning job, from [`Finetuner::fit`]. Awaiting it submits the job.
@@ -106,8 +105,6 @@ impl Fit {
         if self.config.experiment_name.is_empty() {
             self.config.experiment_name = DEFAULT_EXPERIMENT.to_owned();
         }
-        // An artifact says nothing about columns, so that the name is kept for that.
-        let layout = Layout::of_model(self.model.as_deref());
         let (epochs, device) = match self.config.generation {
             Generation::V0_2 => {
                 self.hyper().batch_size.get_or_insert(8);
@@ -152,7 +149,7 @@ impl Fit {
         push_and_submit(
             &self.finetuner,
             pushing,
-            layout,
+            Columns::OfModel(self.model),
             public,
             self.progress,
             submission,

@@ -1,5 +1,7 @@
 //! Models of every kind, trained by the real backend.
 
+use std::path::Path;
+
 use finetuner::{
     Csv, Document, DocumentArray, EvaluationCallback, Finetuner, Loss, Optimizer, Options,
     local::Distance,
@@ -127,6 +129,44 @@ what is a lifetime,how long a reference may be used
         .iter()
         .any(|line| line.contains("3 pairs to train on"));
     assert!(told, "{lines:?}");
+    server.stop().await;
+}
+
+/// A text model in a folder of another name.
+fn text_model(named: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let model = folder.path().join(named);
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/models/minilm-small/files");
+    std::fs::create_dir_all(model.join("1_Pooling")).unwrap();
+    std::fs::write(
+        model.join("1_Pooling/config.json"),
+        r#"{"pooling_mode_mean_tokens": true}"#,
+    )
+    .unwrap();
+    for file in ["config.json", "modules.json"] {
+        std::fs::copy(files.join(file), model.join(file)).unwrap();
+    }
+    let name = model.to_str().unwrap().to_owned();
+    (folder, name)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_models_files_say_what_the_columns_of_a_csv_file_are() {
+    let (server, finetuner) = start().await;
+    let (_folder, model) = text_model("clip-resnet");
+    let rows = "what is a borrow,a reference\nwhat is a trait,methods of several types\n";
+    let push = finetuner.push("pairs", Csv::text(rows)).model(&model);
+    push.await.unwrap();
+    let pulled = finetuner.pull("pairs").await.unwrap();
+    let texts: Vec<_> = pulled.iter().filter_map(Document::as_text).collect();
+    assert_eq!(texts[..2], ["what is a borrow", "a reference"]);
+    assert_eq!(texts.len(), 4);
+    // The backend is asked whether it takes the run, and answers for what model.
+    let fit = finetuner.fit(&model, Csv::text(rows));
+    fit.loss(Loss::MultipleNegativeRanking).await.unwrap();
+    let unknown = finetuner.push("pairs", Csv::text(rows)).model("none");
+    let unknown = unknown.await.unwrap_err().to_string();
+    assert!(unknown.contains("not in the list"), "{unknown}");
     server.stop().await;
 }
 

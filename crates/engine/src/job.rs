@@ -80,7 +80,11 @@ pub fn run(
         .map(|folder| ModelSource::Folder(folder.to_owned()));
     let allowed = Allowed {
         local_models: setting.local_models.clone(),
-        earlier: earlier.as_ref().map(ModelSource::kind).transpose()?,
+        earlier: match &earlier {
+            Some(folder) => Some(folder.kind(&setting.hub)?),
+            None => None,
+        },
+        hub: setting.hub.clone(),
     };
     let plan = Plan::new(config, allowed)?;
     let mut log = |level, message: String| log(observer, level, message);

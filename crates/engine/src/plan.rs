@@ -23,7 +23,7 @@ use crate::{
     ops::Pooler,
     optim::{OptimizerSpec, ScheduleSpec},
     options::OptionReader,
-    source::{ModelSource, TowerSources},
+    source::{HubRules, ModelSource, TowerSources},
 };
 
 /// Length of the embeddings of two towers where none is given.
@@ -89,19 +89,8 @@ pub struct Allowed {
     pub local_models: LocalModels,
     /// What the model of the run embeds whose artifact `model_artifact` names.
     pub earlier: Option<ModelKind>,
-}
-
-/// What the model of a run embeds, that began with a backbone.
-///
-/// # Errors
-/// Where it began with no backbone, or one that is not known here.
-pub fn kind_of(config: &RunConfig) -> Result<ModelKind> {
-    let name = config
-        .model
-        .name
-        .as_deref()
-        .ok_or_else(|| Error::config("model", "the run did not begin with a backbone"))?;
-    ModelSource::resolve(name, &LocalModels::Anywhere)?.kind()
+    /// How the model hub is asked what a model embeds.
+    pub hub: HubRules,
 }
 
 impl Plan {
@@ -318,7 +307,7 @@ fn source(
             let towers = towers(config, &allowed, read)?;
             return Ok((ModelSource::Towers(Some(towers)), ModelKind::TextImage));
         }
-        let kind = source.kind()?;
+        let kind = source.kind(&allowed.hub)?;
         return Ok((source, kind));
     }
     let artifact = model.artifact.clone().unwrap_or_default();
@@ -358,7 +347,7 @@ fn towers(config: &RunConfig, allowed: &Allowed, read: &OptionReader<'_>) -> Res
             )
         })?;
         let source = ModelSource::resolve(name, &allowed.local_models)?;
-        let kind = source.kind()?;
+        let kind = source.kind(&allowed.hub)?;
         if kind != wanted {
             let reason = format!(
                 "that model embeds {}, and one of {} is wanted",

@@ -15,12 +15,12 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
-pub use archive::open_artifact;
+pub use archive::{kind_of_artifact, open_artifact};
 pub(crate) use extras::Extras;
 pub use files::ModelFiles;
 pub(crate) use files::{EXTRAS_FILE, HEAD_FILE};
 use finetuner_protocol::{
-    BACKBONES, LocalModels, OpenClip, Task, backbone::Backbone, find_backbone, guess_task,
+    BACKBONES, LocalModels, OpenClip, Task, backbone::Backbone, find_backbone, listed_task,
     open_clip_names,
 };
 pub use load::{LoadOptions, LoadedModel, ModelDescription};
@@ -30,7 +30,7 @@ pub use towers::TowerSources;
 use crate::{
     Error, Result,
     models::{MlpConfig, ModelConfig, ModelKind, TWO_TOWERS},
-    modules, python_json,
+    modules,
 };
 
 /// Where a model's files are.
@@ -150,49 +150,41 @@ impl ModelSource {
         }
     }
 
-    /// What the model embeds, as far as that can be told without fetching it:
-    /// of a model of the hub that is not in the list, by what its name says.
+    /// What the model embeds. Weights are not read. Of a model of the hub that is
+    /// neither in the list of backbones nor in the cache, the hub is asked for the
+    /// description, which is not kept.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where a folder's `config.json` can't be read, or
-    /// describes another kind of model.
-    pub fn kind(&self) -> Result<ModelKind> {
-        let of_task = |task: &Task| match task {
-            Task::TextToImage => ModelKind::TextImage,
-            Task::ImageToImage => ModelKind::Image,
-            Task::TextToText => ModelKind::Text,
-            Task::MeshToMesh => ModelKind::PointCloud,
-            _ => ModelKind::Features,
-        };
+    /// [`Error::Checkpoint`] where a `config.json` can't be read, or describes no
+    /// model that is known; [`Error::Model`] where the hub can't be asked.
+    pub fn kind(&self, rules: &HubRules) -> Result<ModelKind> {
+        let listed = |name: &str| listed_task(name).map(|task| ModelKind::of_task(&task));
         Ok(match self {
-            Self::Bundled(name) => of_task(&guess_task(name)),
+            Self::Bundled(name) => match listed(name) {
+                Some(kind) => kind,
+                None => ModelConfig::parse(&self.read()?.config)?.kind(),
+            },
             Self::Folder(folder) => {
-                let network = match std::fs::read(folder.join(modules::LIST_FILE)) {
-                    Ok(list) => {
-                        modules::network_folder(&python_json::parse(&list, modules::LIST_FILE)?)?
-                    }
-                    Err(_) => String::new(),
-                };
-                let folder = folder.join(network);
-                let find = |file: &str| {
+                let find = |file: &str| -> Result<Option<PathBuf>> {
                     let path = folder.join(file);
                     Ok(path.is_file().then_some(path))
                 };
-                let json = |file: &str| {
-                    let Some(path) = find(file)? else {
-                        return Ok(None);
-                    };
-                    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-                    python_json::parse(&bytes, file).map(Some)
+                let read = |file: &str| -> Result<Option<Vec<u8>>> {
+                    let read = |path: PathBuf| std::fs::read(&path).map_err(|e| Error::io(&path, e));
+                    find(file)?.map(read).transpose()
                 };
-                let described = files::describe(&json)?;
-                let (mut config, _) = described.ok_or_else(|| {
-                    Error::model(folder.display().to_string(), "it has no config.json")
-                })?;
-                untyped::complete(&mut config, &find)?;
+                let (network, mut config) = files::config(&folder.display().to_string(), &read)?;
+                untyped::complete(&mut config, &|file: &str| find(&format!("{network}{file}")))?;
                 ModelConfig::parse(&config)?.kind()
             }
-            Self::Hub(name) => of_task(&guess_task(name.split('@').next().unwrap_or(name))),
+            Self::Hub(name) => match listed(name) {
+                Some(kind) => kind,
+                None => {
+                    let (_, mut config) = Self::peek(name, rules)?;
+                    untyped::assume(&mut config);
+                    ModelConfig::parse(&config)?.kind()
+                }
+            },
             Self::Mlp(_) => ModelKind::Features,
             Self::PointNet(_) => ModelKind::PointCloud,
             Self::Towers(_) => ModelKind::TextImage,
@@ -200,6 +192,18 @@ impl ModelSource {
                 return Err(Error::model(id.as_str(), "it was not fetched"));
             }
         })
+    }
+
+    /// The folder of the network and the `config.json` of a model of the hub.
+    #[cfg(feature = "hub")]
+    fn peek(name: &str, rules: &HubRules) -> Result<(String, Value)> {
+        let hub = hub::Peek::new(name, rules);
+        files::config(name, &|file: &str| hub.read(file))
+    }
+
+    #[cfg(not(feature = "hub"))]
+    fn peek(name: &str, _: &HubRules) -> Result<(String, Value)> {
+        Err(without_hub(name))
     }
 
     /// Reads the model's files. Models of the hub are fetched as this user of
@@ -232,10 +236,7 @@ impl ModelSource {
             #[cfg(feature = "hub")]
             Self::Hub(name) => hub::gather(name, rules),
             #[cfg(not(feature = "hub"))]
-            Self::Hub(name) => Err(Error::model(
-                name.as_str(),
-                "this build can't ask the hub: give the path of a folder with the model's files",
-            )),
+            Self::Hub(name) => Err(without_hub(name)),
             Self::Towers(Some(towers)) => towers::join(
                 towers.text.read_with(rules)?,
                 towers.image.read_with(rules)?,
@@ -280,6 +281,12 @@ impl ModelSource {
 const NO_WEIGHTS: &str = "`pointnet-base` begins with random weights, since none are published that \
                           could be loaded: its embeddings say nothing before it is trained. To begin \
                           with weights of your own, give the folder of such a model in its place";
+
+#[cfg(not(feature = "hub"))]
+fn without_hub(name: &str) -> Error {
+    let reason = "this build can't ask the hub: give the path of a folder with the model's files";
+    Error::model(name, reason)
+}
 
 /// Where at the model hub a model is from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -417,41 +424,39 @@ mod tests {
             (
                 "openai/clip-vit-base-patch32",
                 "openai/clip-vit-base-patch32",
-                ModelKind::TextImage,
+                Some(ModelKind::TextImage),
             ),
-            ("laion/CLIP-x.x_y", "laion/CLIP-x.x_y", ModelKind::TextImage),
-            ("resnet50", "microsoft/resnet-50", ModelKind::Image),
-            ("me/my-resnet", "me/my-resnet", ModelKind::Image),
+            ("laion/CLIP-x.x_y", "laion/CLIP-x.x_y", None),
+            ("resnet50", "microsoft/resnet-50", Some(ModelKind::Image)),
+            ("me/my-resnet", "me/my-resnet", None),
             (
                 "bert-base-en",
                 "google-bert/bert-base-cased",
-                ModelKind::Text,
+                Some(ModelKind::Text),
             ),
-            ("a/all-MiniLM", "a/all-MiniLM", ModelKind::Text),
-            (
-                "a/all-MiniLM@refs/pr/1",
-                "a/all-MiniLM@refs/pr/1",
-                ModelKind::Text,
-            ),
+            ("a/all-MiniLM", "a/all-MiniLM", None),
+            ("a/all-MiniLM@refs/pr/1", "a/all-MiniLM@refs/pr/1", None),
             (
                 "ViT-B-32#openai",
                 "openai/clip-vit-base-patch32",
-                ModelKind::TextImage,
+                Some(ModelKind::TextImage),
             ),
             (
                 "ViT-L-14::laion400m_e32",
                 "timm/vit_large_patch14_clip_224.laion400m_e32",
-                ModelKind::TextImage,
+                Some(ModelKind::TextImage),
             ),
             (
                 "resnet50@v1.0",
                 "microsoft/resnet-50@v1.0",
-                ModelKind::Image,
+                Some(ModelKind::Image),
             ),
         ] {
             let source = resolve(name).unwrap();
             assert_eq!(source, hub(expected));
-            assert_eq!(source.kind().unwrap(), kind, "{name}");
+            // The hub is not asked about models of the list.
+            let found = listed_task(name).map(|task| ModelKind::of_task(&task));
+            assert_eq!(found, kind, "{name}");
         }
         for (name, reason) in [
             ("clip-base-multi", "for text-to-image it can fine-tune"),

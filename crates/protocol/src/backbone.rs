@@ -1,6 +1,6 @@
 //! The catalogue of backbones: what `fit` can start from.
 
-use crate::Task;
+use crate::{Task, open_clip};
 
 /// A model to start from.
 ///
@@ -463,42 +463,26 @@ pub fn find_backbone(name: &str) -> Option<&'static Backbone> {
         .find(|backbone| backbone.name == name || backbone.aliases.contains(&name))
 }
 
-/// What a model compares: that of the list of backbones, else what its name
-/// says: a CLIP or SigLIP, a PointNet, a ResNet, EfficientNet, ViT or DINOv2, or
-/// else a text model.
+/// What a model of the list of backbones compares, or one of open_clip, by any of
+/// its names, with or without `@revision`. What others compare is in their files.
 ///
 /// ```
-/// use finetuner_protocol::{Task, guess_task};
+/// use finetuner_protocol::{Task, listed_task};
 ///
-/// assert_eq!(guess_task("resnet50"), Task::ImageToImage);
-/// assert_eq!(guess_task("laion/CLIP-ViT-B-32"), Task::TextToImage);
-/// assert_eq!(guess_task("intfloat/e5-small"), Task::TextToText);
+/// assert_eq!(listed_task("microsoft/resnet-50"), Some(Task::ImageToImage));
+/// assert_eq!(listed_task("ViT-B-32::laion2b_e16"), Some(Task::TextToImage));
+/// assert_eq!(listed_task("acme/my-resnet"), None);
 /// ```
 #[must_use]
-pub fn guess_task(name: &str) -> Task {
-    if let Some(backbone) = find_backbone(name) {
-        return backbone.task.clone();
-    }
-    if crate::open_clip(name).is_some() {
-        return Task::TextToImage;
-    }
-    let name = name.to_lowercase();
-    let has = |part: &str| name.contains(part);
-    if ["clip", "siglip", "dual-encoder", "two-towers"]
-        .iter()
-        .any(|part| has(part))
-    {
-        Task::TextToImage
-    } else if has("pointnet") {
-        Task::MeshToMesh
-    } else if ["resnet", "efficientnet", "vit-", "dinov2"]
-        .iter()
-        .any(|part| has(part))
-        || name == "vit"
-    {
-        Task::ImageToImage
-    } else {
-        Task::TextToText
+pub fn listed_task(name: &str) -> Option<Task> {
+    let name = name.split_once('@').map_or(name, |(plain, _)| plain);
+    let mut backbones = BACKBONES.iter();
+    let found = backbones.find(|backbone| {
+        backbone.name == name || backbone.aliases.contains(&name) || backbone.hub_name() == name
+    });
+    match found {
+        Some(backbone) => Some(backbone.task.clone()),
+        None => open_clip::is_listed(name).then_some(Task::TextToImage),
     }
 }
 

@@ -124,6 +124,12 @@ pub fn open_clip(name: &str) -> Option<OpenClip> {
     Some(found.map_or(OpenClip::Unsupported, |model| OpenClip::Hub(model.2)))
 }
 
+/// Whether a model is in the list, by its name or that of its repository.
+pub(crate) fn is_listed(name: &str) -> bool {
+    let is_hub = MODELS.iter().any(|(.., hub)| *hub == name);
+    is_hub || matches!(open_clip(name), Some(OpenClip::Hub(_)))
+}
+
 /// All names, as `NAME::PRETRAINED`.
 ///
 /// ```

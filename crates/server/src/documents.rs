@@ -1,6 +1,6 @@
 //! A look into data sets that are stored: some documents of many.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 
 use finetuner_protocol::{Document, DocumentError, DocumentReader};
 use tokio::runtime::Handle;
@@ -91,6 +91,30 @@ impl Read for StoredBytes {
         let count = out.len().min(self.piece.len());
         out[..count].copy_from_slice(&self.piece.split_to(count));
         Ok(count)
+    }
+}
+
+impl Seek for StoredBytes {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let now = self.place - self.piece.len() as u64;
+        let (from, by) = match to {
+            SeekFrom::Start(place) => (place, 0),
+            SeekFrom::End(by) => (self.size, by),
+            SeekFrom::Current(by) => (now, by),
+        };
+        let place = from.checked_add_signed(by);
+        let place = place.ok_or(io::ErrorKind::InvalidInput)?;
+        // Within the piece nothing is read again.
+        match place.checked_sub(now).map(usize::try_from) {
+            Some(Ok(ahead)) if ahead <= self.piece.len() => {
+                drop(self.piece.split_to(ahead));
+            }
+            _ => {
+                self.piece = bytes::Bytes::new();
+                self.place = place;
+            }
+        }
+        Ok(place)
     }
 }
 

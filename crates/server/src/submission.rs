@@ -7,7 +7,8 @@ use finetuner_engine::{
     data::{DataName, Documents},
     job,
     models::ModelKind,
-    plan::{Allowed, Plan, kind_of},
+    plan::{Allowed, Plan},
+    source::{HubRules, kind_of_artifact},
 };
 use finetuner_protocol::{Callback, Content, Document, DocumentReader, MODEL_ARTIFACT, RunConfig};
 
@@ -54,20 +55,21 @@ pub(crate) async fn check(app: &App, user_id: &str, config: &RunConfig) -> Resul
 }
 
 /// Checks a configuration whose data is not all there yet: `pushing` names what
-/// is still to come. The content of data is not looked at.
+/// is still to come. The content of data is not looked at. Returns what the model
+/// embeds.
 pub(crate) async fn check_without(
     app: &App,
     user_id: &str,
     config: &RunConfig,
     pushing: &BTreeSet<String>,
-) -> Result<()> {
+) -> Result<ModelKind> {
     let (plan, _) = plan(app, user_id, config).await?;
     for name in plan.data_names() {
         if !pushing.contains(&name) {
             find_data(app, user_id, config, &name).await?;
         }
     }
-    Ok(())
+    Ok(plan.kind)
 }
 
 /// Reads a configuration as a worker will. Returns the artifact that it goes on
@@ -90,9 +92,14 @@ async fn plan(
     let allowed = Allowed {
         local_models: app.settings.local_models.clone(),
         earlier: earlier.as_ref().map(|(kind, ..)| *kind),
+        // As workers ask it.
+        hub: HubRules::default(),
     };
-    let plan = Plan::new(config, allowed).map_err(|e| ApiError::engine(&e))?;
-    Ok((plan, earlier))
+    let config = config.clone();
+    // Folders are read, and the model hub may be asked.
+    let plan = move || Plan::new(&config, allowed);
+    let plan = app.gates.submissions.run(user_id, plan).await?;
+    Ok((plan.map_err(|e| ApiError::engine(&e))?, earlier))
 }
 
 /// Finds the data of an argument by its name.
@@ -115,9 +122,6 @@ async fn find_data(
     })
 }
 
-/// Artifacts that were made from one another, one after the other.
-const LONGEST_CHAIN: usize = 1000;
-
 /// What the model in an artifact embeds, and the artifact's content.
 async fn earlier(app: &App, user_id: &str, name: &str) -> Result<(ModelKind, String, Hold)> {
     let bad =
@@ -135,23 +139,12 @@ async fn earlier(app: &App, user_id: &str, name: &str) -> Result<(ModelKind, Str
     let (artifact, hold) = found.ok_or_else(|| {
         bad("there is no such artifact; give the `artifact_id` of a run that has finished")
     })?;
-    // A run may itself have gone on from an artifact: what its model embeds was
-    // decided by the first of them.
-    let mut id = artifact.id;
-    for _ in 0..LONGEST_CHAIN {
-        let config = app.database.config_of_artifact(id).await?;
-        let config = config.ok_or_else(|| bad("the run that it is of is not there any more"))?;
-        let config: RunConfig =
-            serde_json::from_str(&config).map_err(|e| ApiError::internal(&e))?;
-        match config.model.artifact {
-            Some(before) => id = before,
-            None => {
-                let kind = kind_of(&config).map_err(|e| bad(&e.to_string()))?;
-                return Ok((kind, artifact.content, hold));
-            }
-        }
-    }
-    Err(bad("too many runs have gone on from one another"))
+    let bytes = StoredBytes::new(&app.store, &artifact.content).await;
+    let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
+    let look = move || kind_of_artifact(bytes);
+    let kind = app.gates.submissions.run(user_id, look).await?;
+    let kind = kind.map_err(|e| bad(&e.to_string()))?;
+    Ok((kind, artifact.content, hold))
 }
 
 /// Checks all data sets of a run. Returns the content of each by its name, and

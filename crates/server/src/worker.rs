@@ -488,7 +488,7 @@ mod tests {
         assert_eq!((good.len(), bad.len()), (2 * TOGETHER, 1));
         let reason = bad[0].as_ref().unwrap_err().to_string();
         assert!(
-            reason.contains("`shoes`: the stream of documents ends early"),
+            reason.contains("`train_data` (`shoes`): the stream of documents ends early"),
             "{reason}"
         );
     }

@@ -1,6 +1,6 @@
 //! Rows and the documents that they become, layout by layout.
 
-use finetuner_protocol::{Content, DocumentArray, NdArray};
+use finetuner_protocol::{Content, DocumentArray, NdArray, Task, listed_task};
 
 use super::*;
 use crate::{Csv, CsvOptions, data::Problem};
@@ -8,7 +8,7 @@ use crate::{Csv, CsvOptions, data::Problem};
 fn read(text: &str, model: &str, options: CsvOptions) -> Result<DocumentArray> {
     let layout = match model {
         "synthesis" => Layout::Texts,
-        model => Layout::of_model(Some(model))?,
+        model => Layout::of_task(&listed_task(model).unwrap())?,
     };
     let source = Csv::text(text).options(options).documents(layout)?;
     source.check("the CSV text")?;
@@ -270,7 +270,7 @@ fn a_file_is_read_as_its_documents_are_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train.csv");
     std::fs::write(&path, "a,x\nb,y\n".repeat(20_000)).unwrap();
-    let layout = Layout::of_model(Some("bert-base-cased")).unwrap();
+    let layout = Layout::of_task(&Task::TextToText).unwrap();
     let csv = Csv::path(&path).options(labelled());
     let source = csv.documents(layout).unwrap();
     let mut items = source.iter();

@@ -34,6 +34,7 @@ mod vit;
 use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{Device, Tensor};
+use finetuner_protocol::Task;
 use serde_json::Value;
 
 pub(crate) use crate::modules::PREFIX as MODULE_PREFIX;
@@ -76,6 +77,32 @@ pub enum ModelKind {
     Features,
     /// Point clouds: lists of places in space.
     PointCloud,
+}
+
+impl ModelKind {
+    /// The kind of model that compares this.
+    #[must_use]
+    pub fn of_task(task: &Task) -> Self {
+        match task {
+            Task::TextToImage => Self::TextImage,
+            Task::ImageToImage => Self::Image,
+            Task::TextToText => Self::Text,
+            Task::MeshToMesh => Self::PointCloud,
+            _ => Self::Features,
+        }
+    }
+
+    /// What a model of this kind compares.
+    #[must_use]
+    pub fn task(self) -> Task {
+        match self {
+            Self::TextImage => Task::TextToImage,
+            Self::Image => Task::ImageToImage,
+            Self::Text => Task::TextToText,
+            Self::PointCloud => Task::MeshToMesh,
+            Self::Features => Task::Any,
+        }
+    }
 }
 
 /// What is embedded: one batch of one kind.

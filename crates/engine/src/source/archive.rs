@@ -1,12 +1,49 @@
 //! The model in the artifact of an earlier run.
 
-use std::path::Path;
+use std::{
+    borrow::Cow,
+    io::{Read, Seek},
+    path::Path,
+};
 
 use super::files::{EXTRAS_FILE, HEAD_FILE, SIDE_FILES};
-use crate::{Error, Result, modules};
+use crate::{
+    Error, Result,
+    models::{ModelConfig, ModelKind},
+    modules, python_json,
+};
 
 /// No file of a model may be larger than this.
 const LARGEST_FILE: u64 = 64 << 30;
+
+/// No description of a model is larger than this.
+const LARGEST_CONFIG: u64 = 16 << 20;
+
+/// What the model in the artifact of a run embeds, by its `config.json`.
+///
+/// # Errors
+/// [`Error::Checkpoint`] where the zip is none, or holds no model that is known.
+pub fn kind_of_artifact(zip: impl Read + Seek) -> Result<ModelKind> {
+    let bad = |reason: &dyn std::fmt::Display| Error::checkpoint(format!("{reason}"));
+    let mut archive = zip::ZipArchive::new(zip).map_err(|e| bad(&e))?;
+    // Every file lies in a folder with the run's name.
+    let is_config = |name: &Cow<'_, str>| {
+        let inner = name.split_once('/');
+        inner.is_some_and(|(_, name)| name == "config.json")
+    };
+    let name = archive
+        .file_names()
+        .flatten()
+        .find(is_config)
+        .map(Cow::into_owned);
+    let name = name.ok_or_else(|| bad(&"it has no config.json"))?;
+    let file = archive.by_name(&name).map_err(|e| bad(&e))?;
+    let mut bytes = Vec::new();
+    let read = file.take(LARGEST_CONFIG).read_to_end(&mut bytes);
+    read.map_err(|e| bad(&e))?;
+    let config = python_json::parse(&bytes, "config.json")?;
+    Ok(ModelConfig::parse(&config)?.kind())
+}
 
 /// Unpacks the model in the artifact of a run into `folder`. Only files that a
 /// model is made of are taken, by their names.

@@ -136,6 +136,37 @@ pub(super) fn adapter(name: &str) -> Error {
     Error::model(name, reason)
 }
 
+/// What `read` gives of the file with a model's description: the folder of the
+/// network, empty or with a slash at its end, and its `config.json`.
+pub(super) fn config(
+    name: &str,
+    read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
+) -> Result<(String, Value)> {
+    let json = |file: &str| {
+        let bytes = read(file)?;
+        bytes
+            .map(|bytes| {
+                weights::refuse_pointer(&bytes, file)?;
+                python_json::parse(&bytes, file)
+            })
+            .transpose()
+    };
+    let network = match json(modules::LIST_FILE)? {
+        Some(list) => modules::network_folder(&list)?,
+        None => String::new(),
+    };
+    if read(&format!("{network}{ADAPTER_FILE}"))?.is_some() {
+        return Err(adapter(name));
+    }
+    match describe(&|file: &str| json(&format!("{network}{file}")))? {
+        Some((config, _)) => Ok((network, config)),
+        None => Err(Error::model(
+            name,
+            format!("it has no {network}config.json"),
+        )),
+    }
+}
+
 /// The `config.json` of a model, or what open_clip's own file means in its words,
 /// with the steps for pictures that this file says; `None` where the model has
 /// neither. A `config.json` without a `model_type` beside open_clip's file is that

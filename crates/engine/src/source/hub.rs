@@ -31,18 +31,7 @@ pub(super) fn gather(name: &str, rules: &HubRules) -> Result<ModelFiles> {
 }
 
 fn gather_from(name: &str, rules: &HubRules, cache: Cache, client: Client) -> Result<ModelFiles> {
-    let (repo, revision) = name.split_once('@').unwrap_or((name, MAIN));
-    let cache = cache.repo(repo);
-    let hub = Hub {
-        name,
-        revision,
-        commit: RefCell::new(cache.commit(revision)),
-        cache,
-        client,
-        max_bytes: rules.max_bytes,
-        fetched: Cell::new(0),
-        unreachable: RefCell::new(None),
-    };
+    let hub = Hub::new(name, cache, client, rules.max_bytes);
     let gathered = ModelFiles::gather(name, |file| hub.find(file));
     let unreachable = hub.unreachable.take();
     let mut files = match (gathered, unreachable) {
@@ -58,6 +47,7 @@ fn gather_from(name: &str, rules: &HubRules, cache: Cache, client: Client) -> Re
         (gathered, _) => gathered?,
     };
     let commit = hub.commit.take().unwrap_or_default();
+    let (repo, revision) = (hub.repo, hub.revision);
     tracing::info!(model = repo, revision, commit, "model of the hub");
     files.origins = vec![Origin {
         name: repo.to_owned(),
@@ -70,6 +60,7 @@ fn gather_from(name: &str, rules: &HubRules, cache: Cache, client: Client) -> Re
 /// One model at the hub.
 struct Hub<'a> {
     name: &'a str,
+    repo: &'a str,
     revision: &'a str,
     cache: RepoCache,
     client: Client,
@@ -81,7 +72,23 @@ struct Hub<'a> {
     unreachable: RefCell<Option<String>>,
 }
 
-impl Hub<'_> {
+impl<'a> Hub<'a> {
+    fn new(name: &'a str, cache: Cache, client: Client, max_bytes: Option<u64>) -> Self {
+        let (repo, revision) = name.split_once('@').unwrap_or((name, MAIN));
+        let cache = cache.repo(repo);
+        Self {
+            name,
+            repo,
+            revision,
+            commit: RefCell::new(cache.commit(revision)),
+            cache,
+            client,
+            max_bytes,
+            fetched: Cell::new(0),
+            unreachable: RefCell::new(None),
+        }
+    }
+
     fn find(&self, file: &str) -> Result<Option<PathBuf>> {
         let commit = self.commit.borrow().clone();
         if let Some(commit) = &commit {
@@ -93,13 +100,9 @@ impl Hub<'_> {
                 return Ok(None);
             }
         }
-        let repo = self
-            .name
-            .split_once('@')
-            .map_or(self.name, |(repo, _)| repo);
         let revision = commit.as_deref().unwrap_or(self.revision);
-        match self.client.about(repo, revision, file) {
-            Ok(Answer::Found(about)) => self.fetch(repo, file, &about).map(Some),
+        match self.client.about(self.repo, revision, file) {
+            Ok(Answer::Found(about)) => self.fetch(file, &about).map(Some),
             Ok(Answer::Absent(commit)) => {
                 if let Some(commit) = commit {
                     self.keep_commit(&commit)?;
@@ -115,7 +118,7 @@ impl Hub<'_> {
         }
     }
 
-    fn fetch(&self, repo: &str, file: &str, about: &About) -> Result<PathBuf> {
+    fn fetch(&self, file: &str, about: &About) -> Result<PathBuf> {
         self.keep_commit(&about.commit)?;
         let all = self.fetched.get().saturating_add(about.size);
         if let Some(limit) = self.max_bytes.filter(|limit| all > *limit) {
@@ -134,13 +137,13 @@ impl Hub<'_> {
         if std::fs::metadata(&blob).map_or(0, |found| found.len()) != about.size || about.size == 0
         {
             tracing::info!(
-                model = repo,
+                model = self.repo,
                 file,
                 bytes = about.size,
                 "fetching from the model hub"
             );
             self.client
-                .download(repo, file, about, &blob)
+                .download(self.repo, file, about, &blob)
                 .map_err(|failure| self.failed(file, &failure))?;
         }
         self.cache.link(&about.commit, file, &about.etag)
@@ -191,6 +194,34 @@ impl Hub<'_> {
                 Cache::from_env().folder().display()
             ),
         )
+    }
+}
+
+/// A look at small files of a model, which leaves nothing on this machine.
+pub(super) struct Peek<'a>(Hub<'a>);
+
+impl<'a> Peek<'a> {
+    pub(super) fn new(name: &'a str, rules: &HubRules) -> Self {
+        let client = Client::for_a_look(rules.token.clone());
+        Self(Hub::new(name, Cache::from_env(), client, None))
+    }
+
+    /// A file of the cache, else of the hub.
+    pub(super) fn read(&self, file: &str) -> Result<Option<Vec<u8>>> {
+        let hub = &self.0;
+        let commit = hub.commit.borrow();
+        if let Some(commit) = &*commit {
+            if let Some(path) = hub.cache.find(commit, file) {
+                let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+                return Ok(Some(bytes));
+            }
+            if hub.cache.is_absent(commit, file) {
+                return Ok(None);
+            }
+        }
+        let revision = commit.as_deref().unwrap_or(hub.revision);
+        let read = hub.client.read(hub.repo, revision, file);
+        read.map_err(|failure| hub.failed(file, &failure))
     }
 }
 

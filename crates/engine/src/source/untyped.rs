@@ -18,6 +18,20 @@ const FIELDS: [&str; 5] = [
 /// A tensor that every BERT has; with its prefix no other model has it.
 const TENSOR: &str = "bert.embeddings.token_type_embeddings.weight";
 
+/// Whether a `config.json` without a `model_type` has the fields of a BERT.
+fn may_be(config: &Value) -> bool {
+    let has = |field: &str| config.get(field).is_some();
+    !has("model_type") && FIELDS.iter().all(|field| has(field))
+}
+
+/// Adds the `model_type` of a BERT where the fields are those of one, for a model
+/// whose tensors are looked at later.
+pub(super) fn assume(config: &mut Value) {
+    if may_be(config) {
+        config["model_type"] = "bert".into();
+    }
+}
+
 /// Adds the `model_type` of a BERT where it is missing and the names of the
 /// tensors leave no doubt, and returns a note about it. `find` says where a file
 /// is.
@@ -25,18 +39,14 @@ pub(super) fn complete(
     config: &mut Value,
     find: &dyn Fn(&str) -> Result<Option<PathBuf>>,
 ) -> Result<Option<String>> {
-    let Some(fields) = config.as_object_mut() else {
-        return Ok(None);
-    };
-    let named = fields.contains_key("model_type");
-    if named || !FIELDS.iter().all(|field| fields.contains_key(*field)) {
+    if !may_be(config) {
         return Ok(None);
     }
     let names = weights::names(&weights::WHOLE, find)?;
     if !names.iter().any(|name| name == TENSOR) {
         return Ok(None);
     }
-    fields.insert("model_type".to_owned(), "bert".into());
+    assume(config);
     Ok(Some(
         "config.json has no `model_type`: by its fields and its tensors the model is a `bert`. \
          Add `\"model_type\": \"bert\"` to it, as transformers wants it"

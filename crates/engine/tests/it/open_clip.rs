@@ -3,7 +3,7 @@
 use candle_core::Device;
 use finetuner_engine::{
     models::ModelKind,
-    source::{LoadOptions, LoadedModel, ModelSource},
+    source::{HubRules, LoadOptions, LoadedModel, ModelSource},
 };
 use finetuner_protocol::LocalModels;
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ fn folder(change: impl Fn(&mut Value)) -> tempfile::TempDir {
 fn load(folder: &tempfile::TempDir) -> finetuner_engine::Result<LoadedModel> {
     let name = folder.path().to_str().unwrap();
     let source = ModelSource::resolve(name, &LocalModels::Anywhere)?;
-    assert_eq!(source.kind()?, ModelKind::TextImage);
+    assert_eq!(source.kind(&HubRules::default())?, ModelKind::TextImage);
     source.read()?.load(&LoadOptions::default(), &Device::Cpu)
 }
 

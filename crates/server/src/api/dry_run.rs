@@ -21,7 +21,8 @@ use crate::{
 /// created: neither the run nor its experiment, which may not be there yet.
 ///
 /// The body is that of the creating request. Its member `pushing` names the
-/// data sets that will be uploaded before that request.
+/// data sets that will be uploaded before that request. The answer's `task` says
+/// what the model compares, which decides what the columns of a CSV file are.
 pub(crate) async fn check(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
@@ -43,6 +44,6 @@ pub(crate) async fn check(
         return Err(runs::name_is_taken(&run, &experiment));
     }
     runs::check_quota(&app, &user).await?;
-    submission::check_without(&app, &user.id, &config, &pushing).await?;
-    Ok(Json(json!({"accepted": true})))
+    let kind = submission::check_without(&app, &user.id, &config, &pushing).await?;
+    Ok(Json(json!({"accepted": true, "task": kind.task()})))
 }

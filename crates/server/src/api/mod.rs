@@ -12,6 +12,7 @@ mod identity;
 mod json;
 mod logins;
 mod logs;
+mod models;
 mod pages;
 mod runs;
 mod tokens;
@@ -99,6 +100,7 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         (format!("{run}/cancel"), post(runs::cancel)),
         (format!("{run}/logs"), get(logs::logs)),
         (format!("{run}/logstream"), get(logs::stream)),
+        ("/api/v1/models".into(), get(models::task)),
         ("/api/v1/worker/job".into(), get(worker::job)),
         ("/api/v1/worker/data".into(), get(worker::data)),
         ("/api/v1/worker/events".into(), post(worker::events)),

@@ -372,19 +372,6 @@ impl Database {
         .await
     }
 
-    /// The configuration of the run whose artifact has this id.
-    pub(crate) async fn config_of_artifact(&self, id: String) -> rusqlite::Result<Option<String>> {
-        self.read(move |db| {
-            db.query_row(
-                "SELECT config FROM runs WHERE artifact_id = ?1",
-                [id],
-                |row| row.get(0),
-            )
-            .optional()
-        })
-        .await
-    }
-
     /// How many runs have each status.
     pub(crate) async fn count_runs(&self) -> rusqlite::Result<Vec<(String, u64)>> {
         self.read(|db| {

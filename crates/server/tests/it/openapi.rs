@@ -144,6 +144,9 @@ async fn every_route_answers_as_the_description_says() {
     call!(POST runs, json(&new));
     call!(POST runs, json(&json!({"name": "x", "config": {}})));
     call!(POST runs, json(&json!({"name": "x", "config": {"model": {"name": "none"}}})));
+    call!(GET "/api/v1/models?name=clip-small");
+    call!(GET "/api/v1/models?name=none");
+    call!(GET "/api/v1/models");
     let r = format!("{runs}/r");
     for part in [
         "",

@@ -14,6 +14,11 @@ use super::cache::is_plain;
 
 /// Attempts that bring nothing, before a file is given up.
 const ATTEMPTS: u32 = 5;
+/// Attempts for a look while somebody waits, and how long an answer may take to
+/// begin.
+const LOOK: (u32, Duration) = (2, Duration::from_secs(10));
+/// The most bytes that a look reads.
+const LARGEST_LOOK: u64 = 4 << 20;
 /// The first pause between attempts; each is twice the one before.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long an answer may take to begin.
@@ -55,19 +60,33 @@ pub(super) struct Client {
     endpoint: String,
     token: Option<String>,
     offline: bool,
+    attempts: u32,
     pause: Duration,
 }
 
 impl Client {
     /// `HF_ENDPOINT` names another hub, `HF_HUB_OFFLINE` forbids asking.
     pub(super) fn from_env(token: Option<String>) -> Self {
+        Self::with_patience(token, PATIENCE)
+    }
+
+    /// As [`Client::from_env`], but soon gives up.
+    pub(super) fn for_a_look(token: Option<String>) -> Self {
+        let (attempts, patience) = LOOK;
+        Self {
+            attempts,
+            ..Self::with_patience(token, patience)
+        }
+    }
+
+    fn with_patience(token: Option<String>, patience: Duration) -> Self {
         let endpoint = std::env::var("HF_ENDPOINT")
             .ok()
             .filter(|url| !url.is_empty());
         let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".to_owned());
         let offline = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
         let offline = ["1", "ON", "YES", "TRUE"].contains(&offline.to_uppercase().as_str());
-        Self::new(&endpoint, token, offline, PAUSE, PATIENCE)
+        Self::new(&endpoint, token, offline, PAUSE, patience)
     }
 
     pub(super) fn new(
@@ -91,6 +110,7 @@ impl Client {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             token,
             offline,
+            attempts: ATTEMPTS,
             pause,
         }
     }
@@ -118,16 +138,8 @@ impl Client {
     fn read_about(&self, response: &Response<Body>) -> Result<Answer, Failure> {
         let header = |name: &str| response.headers().get(name)?.to_str().ok();
         let commit = header("x-repo-commit").filter(|commit| is_plain(commit));
-        match response.status().as_u16() {
-            200..400 => {}
-            404 => {
-                return match header("x-error-code") {
-                    Some("RepoNotFound") => Err(Failure::NoRepository),
-                    Some("RevisionNotFound") => Err(Failure::NoRevision),
-                    _ => Ok(Answer::Absent(commit.map(str::to_owned))),
-                };
-            }
-            status => return Err(failure_of(status, header("x-error-code"))),
+        if !is_there(response)? {
+            return Ok(Answer::Absent(commit.map(str::to_owned)));
         }
         let etag = header("x-linked-etag")
             .or(header("etag"))
@@ -236,6 +248,46 @@ impl Client {
         Ok(())
     }
 
+    /// Reads a small file; `None` where the hub says that there is none.
+    pub(super) fn read(
+        &self,
+        repo: &str,
+        revision: &str,
+        file: &str,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        if self.offline {
+            return Err(Failure::Unreachable("HF_HUB_OFFLINE is set".to_owned()));
+        }
+        let address = self.address(repo, revision, file);
+        let mut attempt = 0;
+        loop {
+            let mut wait = None;
+            let read = self.get(&address, 0).and_then(|response| {
+                wait = retry_after(&response);
+                if !is_there(&response)? {
+                    return Ok(None);
+                }
+                let mut bytes = Vec::new();
+                let mut body = response.into_body().into_reader().take(LARGEST_LOOK + 1);
+                let read = body.read_to_end(&mut bytes);
+                read.map_err(|e| Failure::Busy(format!("the connection broke: {e}")))?;
+                match bytes.len() as u64 > LARGEST_LOOK {
+                    true => Err(Failure::Wrong(format!(
+                        "it has more than {} MiB",
+                        LARGEST_LOOK >> 20
+                    ))),
+                    false => Ok(Some(bytes)),
+                }
+            });
+            let reason = match read {
+                Err(Failure::Busy(reason)) => reason,
+                read => return read,
+            };
+            attempt += 1;
+            self.wait(attempt, (reason, wait))?;
+        }
+    }
+
     fn get(&self, address: &str, from: u64) -> Result<Response<Body>, Failure> {
         let mut request = self.authorize(self.agent.get(address));
         if from > 0 {
@@ -275,7 +327,7 @@ impl Client {
         attempt: u32,
         (reason, asked): (String, Option<Duration>),
     ) -> Result<(), Failure> {
-        if attempt >= ATTEMPTS {
+        if attempt >= self.attempts {
             return Err(Failure::Busy(format!(
                 "{reason} (after {attempt} attempts)"
             )));
@@ -290,6 +342,19 @@ impl Client {
         );
         std::thread::sleep(pause);
         Ok(())
+    }
+}
+
+/// Whether an answer says that the file is there.
+fn is_there(response: &Response<Body>) -> Result<bool, Failure> {
+    let code = response.headers().get("x-error-code");
+    let code = code.and_then(|code| code.to_str().ok());
+    match (response.status().as_u16(), code) {
+        (200..400, _) => Ok(true),
+        (404, Some("RepoNotFound")) => Err(Failure::NoRepository),
+        (404, Some("RevisionNotFound")) => Err(Failure::NoRevision),
+        (404, _) => Ok(false),
+        (status, code) => Err(failure_of(status, code)),
     }
 }
 

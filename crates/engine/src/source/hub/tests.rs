@@ -100,6 +100,35 @@ fn client(address: &str) -> Client {
     )
 }
 
+#[test]
+fn a_look_reads_small_files_and_keeps_nothing() {
+    let hub = StandIn::new(|_, asked| match asked.path.as_str() {
+        "/a/b/resolve/main/config.json" => Answered {
+            body: b"{}".to_vec(),
+            ..status(200)
+        },
+        "/a/b/resolve/main/large.json" => Answered {
+            body: vec![b' '; (4 << 20) + 1],
+            ..status(200)
+        },
+        "/a/b/resolve/main/modules.json" => status(404),
+        _ => status(503),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::at(folder.path());
+    let look = Peek(Hub::new("a/b", cache, hub.client(), None));
+    assert_eq!(look.read("modules.json").unwrap(), None);
+    assert_eq!(look.read("config.json").unwrap().unwrap(), b"{}");
+    for (file, reason) in [
+        ("large.json", "more than 4 MiB"),
+        ("busy.json", "answers 503"),
+    ] {
+        let error = look.read(file).unwrap_err().to_string();
+        assert!(error.contains(file) && error.contains(reason), "{error}");
+    }
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+}
+
 fn read(connection: &TcpStream) -> Asked {
     let mut lines = BufReader::new(connection).lines().map_while(Result::ok);
     let first = lines.next().unwrap_or_default();
