@@ -170,7 +170,8 @@ impl ModelSource {
                     Ok(path.is_file().then_some(path))
                 };
                 let read = |file: &str| -> Result<Option<Vec<u8>>> {
-                    let read = |path: PathBuf| std::fs::read(&path).map_err(|e| Error::io(&path, e));
+                    let read =
+                        |path: PathBuf| std::fs::read(&path).map_err(|e| Error::io(&path, e));
                     find(file)?.map(read).transpose()
                 };
                 let (network, mut config) = files::config(&folder.display().to_string(), &read)?;

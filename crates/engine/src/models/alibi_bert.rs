@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network,
     encoder::{TextEncoder, bad_config, check_heads, check_sizes, load_blocks},
+    sizes::{Sizes, text_network},
 };
 use crate::{
     Result,
@@ -23,16 +24,20 @@ use crate::{
     params::Params,
 };
 
+/// The sizes where a `config.json` has none.
+const SIZES: Sizes = Sizes {
+    vocab_size: 30_522,
+    hidden_size: 768,
+    num_hidden_layers: 12,
+    num_attention_heads: 12,
+    intermediate_size: 3072,
+    max_position_embeddings: 512,
+};
+
 /// The fields of a `config.json`, with the defaults of the published code.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 struct AlibiConfig {
-    vocab_size: usize,
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    intermediate_size: usize,
-    max_position_embeddings: usize,
     type_vocab_size: usize,
     layer_norm_eps: f32,
     feed_forward_type: String,
@@ -41,12 +46,6 @@ struct AlibiConfig {
 impl Default for AlibiConfig {
     fn default() -> Self {
         Self {
-            vocab_size: 30_522,
-            hidden_size: 768,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            intermediate_size: 3072,
-            max_position_embeddings: 512,
             type_vocab_size: 2,
             layer_norm_eps: 1e-12,
             feed_forward_type: "original".to_owned(),
@@ -56,6 +55,7 @@ impl Default for AlibiConfig {
 
 #[derive(Debug)]
 struct AlibiBert {
+    sizes: Sizes,
     config: AlibiConfig,
     activation: Activation,
 }
@@ -63,17 +63,9 @@ struct AlibiBert {
 /// Reads a `config.json` of the type `bert` with ALiBi.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let config = AlibiConfig::deserialize(json).map_err(bad_config)?;
-    check_heads(
-        "hidden_size",
-        config.hidden_size,
-        config.num_attention_heads,
-    )?;
-    check_sizes(&[
-        ("vocab_size", config.vocab_size),
-        ("intermediate_size", config.intermediate_size),
-        ("max_position_embeddings", config.max_position_embeddings),
-        ("type_vocab_size", config.type_vocab_size),
-    ])?;
+    let sizes = SIZES.read(json)?;
+    check_heads("hidden_size", sizes.hidden_size, sizes.num_attention_heads)?;
+    check_sizes(&[("type_vocab_size", config.type_vocab_size)])?;
     let activation = match config.feed_forward_type.as_str() {
         "geglu" => Activation::Gelu,
         "reglu" => Activation::Relu,
@@ -83,7 +75,11 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
             )));
         }
     };
-    Ok(Arc::new(AlibiBert { config, activation }))
+    Ok(Arc::new(AlibiBert {
+        sizes,
+        config,
+        activation,
+    }))
 }
 
 const LAYERS: BlockLayers = BlockLayers {
@@ -108,10 +104,10 @@ const LAYERS: BlockLayers = BlockLayers {
 
 impl AlibiBert {
     fn form(&self) -> BlockForm {
-        let (width, heads) = (self.config.hidden_size, self.config.num_attention_heads);
+        let (width, heads) = (self.sizes.hidden_size, self.sizes.num_attention_heads);
         BlockForm {
             width,
-            hidden: self.config.intermediate_size,
+            hidden: self.sizes.intermediate_size,
             activation: self.activation,
             norm: NormKind::Layer,
             eps: self.config.layer_norm_eps,
@@ -125,28 +121,10 @@ impl AlibiBert {
 }
 
 impl Architecture for AlibiBert {
-    fn kind(&self) -> ModelKind {
-        ModelKind::Text
-    }
-
-    fn dim(&self) -> usize {
-        self.config.hidden_size
-    }
+    text_network!();
 
     fn pooler_output(&self) -> Option<(Pooler, Option<&'static str>)> {
         Some((Pooler::Cls, Some("pooler.dense")))
-    }
-
-    fn family(&self) -> &'static str {
-        "transformer"
-    }
-
-    fn max_tokens(&self) -> Option<usize> {
-        Some(self.config.max_position_embeddings)
-    }
-
-    fn vocab_size(&self) -> Option<usize> {
-        Some(self.config.vocab_size)
     }
 
     fn prefixes(&self) -> &'static [&'static str] {
@@ -163,15 +141,15 @@ impl Architecture for AlibiBert {
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let width = self.config.hidden_size;
+        let width = self.sizes.hidden_size;
         let table = |name: &str, rows| (format!("embeddings.{name}.weight"), vec![rows, width]);
         let mut all = vec![
-            table("word_embeddings", self.config.vocab_size),
+            table("word_embeddings", self.sizes.vocab_size),
             table("token_type_embeddings", self.config.type_vocab_size),
         ];
         all.extend(NormKind::Layer.tensors("embeddings.LayerNorm", width));
         let form = self.form();
-        for layer in 0..self.config.num_hidden_layers {
+        for layer in 0..self.sizes.num_hidden_layers {
             all.extend(LAYERS.tensors(&format!("encoder.layer.{layer}"), &form));
         }
         all
@@ -179,15 +157,15 @@ impl Architecture for AlibiBert {
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
         let config = &self.config;
-        let (width, eps) = (config.hidden_size, config.layer_norm_eps);
+        let (width, eps) = (self.sizes.hidden_size, config.layer_norm_eps);
         let table =
             |name: &str, rows| params.get(&format!("embeddings.{name}.weight"), &[rows, width]);
-        let (count, form) = (config.num_hidden_layers, self.form());
+        let (count, form) = (self.sizes.num_hidden_layers, self.form());
         Ok(Box::new(TextEncoder {
             tables: TokenTables {
-                token: table("word_embeddings", config.vocab_size)?,
+                token: table("word_embeddings", self.sizes.vocab_size)?,
                 position: Positions::None {
-                    longest: config.max_position_embeddings,
+                    longest: self.sizes.max_position_embeddings,
                 },
                 kind: Some(table("token_type_embeddings", config.type_vocab_size)?),
             },

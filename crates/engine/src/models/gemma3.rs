@@ -14,6 +14,7 @@ use super::{
     Architecture, ModelKind, Network,
     encoder::{TextEncoder, bad_config, check_sizes},
     rope::{LayerType, Ropes, check_head, check_scaling, layer_types},
+    sizes::{Sizes, text_network},
 };
 use crate::{
     Result,
@@ -28,19 +29,23 @@ const TOKENS: &str = "embed_tokens.weight";
 const LAST_NORM: &str = "norm";
 const NORM: NormKind = NormKind::RmsPlusOne;
 
+/// The sizes where a `config.json` has none.
+const SIZES: Sizes = Sizes {
+    vocab_size: 262_208,
+    hidden_size: 2304,
+    num_hidden_layers: 26,
+    num_attention_heads: 8,
+    intermediate_size: 9216,
+    max_position_embeddings: 131_072,
+};
+
 /// The fields of a `config.json`, with the defaults of `transformers`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 struct File {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
     num_key_value_heads: usize,
     head_dim: usize,
     hidden_activation: Activation,
-    max_position_embeddings: usize,
     rms_norm_eps: f32,
     attention_bias: bool,
     /// Scores are divided by the root of this.
@@ -61,15 +66,9 @@ struct File {
 impl Default for File {
     fn default() -> Self {
         Self {
-            vocab_size: 262_208,
-            hidden_size: 2304,
-            intermediate_size: 9216,
-            num_hidden_layers: 26,
-            num_attention_heads: 8,
             num_key_value_heads: 4,
             head_dim: 256,
             hidden_activation: Activation::GeluTanh,
-            max_position_embeddings: 131_072,
             rms_norm_eps: 1e-6,
             attention_bias: false,
             query_pre_attn_scalar: 256.0,
@@ -88,6 +87,7 @@ impl Default for File {
 
 #[derive(Debug)]
 struct Gemma3 {
+    sizes: Sizes,
     file: File,
     types: Vec<LayerType>,
     /// The base of the rotary embeddings of global and of local layers.
@@ -97,14 +97,10 @@ struct Gemma3 {
 /// Reads a `config.json` of the type `gemma3_text`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let file = File::deserialize(json).map_err(bad_config)?;
-    let (heads, kv_heads) = (file.num_attention_heads, file.num_key_value_heads);
+    let sizes = SIZES.read(json)?;
+    let (heads, kv_heads) = (sizes.num_attention_heads, file.num_key_value_heads);
     check_sizes(&[
-        ("vocab_size", file.vocab_size),
-        ("hidden_size", file.hidden_size),
-        ("intermediate_size", file.intermediate_size),
-        ("num_attention_heads", heads),
         ("num_key_value_heads", kv_heads),
-        ("max_position_embeddings", file.max_position_embeddings),
         ("sliding_window", file.sliding_window),
         ("sliding_window_pattern", file.sliding_window_pattern),
     ])?;
@@ -127,7 +123,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     check_head(file.head_dim)?;
     check_scaling(file.rope_scaling.as_ref())?;
     let listed = file.layer_types.as_deref();
-    let types = layer_types(listed, file.num_hidden_layers, |layer| {
+    let types = layer_types(listed, sizes.num_hidden_layers, |layer| {
         match (layer + 1).is_multiple_of(file.sliding_window_pattern) {
             true => LayerType::Global,
             false => LayerType::Local,
@@ -136,6 +132,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let ropes = file.rope_parameters.clone().unwrap_or_default();
     let thetas = ropes.thetas(file.rope_theta, file.rope_local_base_freq)?;
     Ok(Arc::new(Gemma3 {
+        sizes,
         file,
         types,
         thetas,
@@ -159,10 +156,10 @@ impl Gemma3 {
 
     fn form(&self) -> BlockForm {
         let file = &self.file;
-        let heads = file.num_attention_heads;
+        let heads = self.sizes.num_attention_heads;
         BlockForm {
-            width: file.hidden_size,
-            hidden: file.intermediate_size,
+            width: self.sizes.hidden_size,
+            hidden: self.sizes.intermediate_size,
             activation: file.hidden_activation,
             norm: NORM,
             eps: file.rms_norm_eps,
@@ -199,25 +196,7 @@ impl Gemma3 {
 }
 
 impl Architecture for Gemma3 {
-    fn kind(&self) -> ModelKind {
-        ModelKind::Text
-    }
-
-    fn dim(&self) -> usize {
-        self.file.hidden_size
-    }
-
-    fn family(&self) -> &'static str {
-        "transformer"
-    }
-
-    fn max_tokens(&self) -> Option<usize> {
-        Some(self.file.max_position_embeddings)
-    }
-
-    fn vocab_size(&self) -> Option<usize> {
-        Some(self.file.vocab_size)
-    }
+    text_network!();
 
     fn prefixes(&self) -> &'static [&'static str] {
         &["model."]
@@ -228,10 +207,10 @@ impl Architecture for Gemma3 {
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let width = self.file.hidden_size;
-        let mut all = vec![(TOKENS.to_owned(), vec![self.file.vocab_size, width])];
+        let width = self.sizes.hidden_size;
+        let mut all = vec![(TOKENS.to_owned(), vec![self.sizes.vocab_size, width])];
         let (layers, form) = (self.layers(), self.form());
-        for layer in 0..self.file.num_hidden_layers {
+        for layer in 0..self.sizes.num_hidden_layers {
             all.extend(layers.tensors(&format!("layers.{layer}"), &form));
         }
         all.extend(NORM.tensors(LAST_NORM, width));
@@ -239,8 +218,8 @@ impl Architecture for Gemma3 {
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        let (file, width) = (&self.file, self.file.hidden_size);
-        let longest = file.max_position_embeddings;
+        let (file, width) = (&self.file, self.sizes.hidden_size);
+        let longest = self.sizes.max_position_embeddings;
         let rotary = self.thetas.map(|theta| Rotary::new(theta, file.head_dim));
         let block = |(layer, kind): (usize, &LayerType)| {
             let mut form = self.form();
@@ -253,7 +232,7 @@ impl Architecture for Gemma3 {
         let last_norm = LayerNorm::load_kind(params, LAST_NORM, width, file.rms_norm_eps, NORM)?;
         Ok(Box::new(TextEncoder {
             tables: TokenTables {
-                token: params.get(TOKENS, &[file.vocab_size, width])?,
+                token: params.get(TOKENS, &[self.sizes.vocab_size, width])?,
                 position: Positions::None { longest },
                 kind: None,
             },

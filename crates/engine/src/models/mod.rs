@@ -25,6 +25,7 @@ mod random;
 mod resnet;
 mod rope;
 mod siglip;
+mod sizes;
 mod t5;
 mod text;
 mod two_towers;

@@ -14,6 +14,7 @@ use super::{
     Architecture, ModelKind, Network,
     encoder::{TextEncoder, bad_config, check_heads, check_sizes},
     rope::{LayerType, Ropes, check_head, check_scaling, layer_types},
+    sizes::{Sizes, text_network},
 };
 use crate::{
     Result,
@@ -28,17 +29,21 @@ const TOKENS: &str = "embeddings.tok_embeddings.weight";
 const FIRST_NORM: &str = "embeddings.norm";
 const LAST_NORM: &str = "final_norm";
 
+/// The sizes where a `config.json` has none.
+const SIZES: Sizes = Sizes {
+    vocab_size: 50_368,
+    hidden_size: 768,
+    num_hidden_layers: 22,
+    num_attention_heads: 12,
+    intermediate_size: 1152,
+    max_position_embeddings: 8192,
+};
+
 /// The fields of a `config.json`, with the defaults of `transformers`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 struct File {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
     hidden_activation: Activation,
-    max_position_embeddings: usize,
     norm_eps: f32,
     norm_bias: bool,
     attention_bias: bool,
@@ -60,13 +65,7 @@ struct File {
 impl Default for File {
     fn default() -> Self {
         Self {
-            vocab_size: 50_368,
-            hidden_size: 768,
-            intermediate_size: 1152,
-            num_hidden_layers: 22,
-            num_attention_heads: 12,
             hidden_activation: Activation::Gelu,
-            max_position_embeddings: 8192,
             norm_eps: 1e-5,
             norm_bias: false,
             attention_bias: false,
@@ -85,6 +84,7 @@ impl Default for File {
 
 #[derive(Debug)]
 struct ModernBert {
+    sizes: Sizes,
     file: File,
     /// The kind of each layer.
     types: Vec<LayerType>,
@@ -95,24 +95,20 @@ struct ModernBert {
 /// Reads a `config.json` of the type `modernbert`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let mut file = File::deserialize(json).map_err(bad_config)?;
+    let sizes = SIZES.read(json)?;
     if let Some(half) = file.sliding_window {
         file.local_attention = half.saturating_mul(2);
     }
-    check_heads("hidden_size", file.hidden_size, file.num_attention_heads)?;
-    check_sizes(&[
-        ("vocab_size", file.vocab_size),
-        ("intermediate_size", file.intermediate_size),
-        ("max_position_embeddings", file.max_position_embeddings),
-        (
-            "global_attn_every_n_layers",
-            file.global_attn_every_n_layers,
-        ),
-    ])?;
-    check_head(file.hidden_size / file.num_attention_heads)?;
+    check_heads("hidden_size", sizes.hidden_size, sizes.num_attention_heads)?;
+    check_sizes(&[(
+        "global_attn_every_n_layers",
+        file.global_attn_every_n_layers,
+    )])?;
+    check_head(sizes.hidden_size / sizes.num_attention_heads)?;
     check_scaling(file.rope_scaling.as_ref())?;
     let types = layer_types(
         file.layer_types.as_deref(),
-        file.num_hidden_layers,
+        sizes.num_hidden_layers,
         |layer| match layer.is_multiple_of(file.global_attn_every_n_layers) {
             true => LayerType::Global,
             false => LayerType::Local,
@@ -122,6 +118,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let ropes = file.rope_parameters.clone().unwrap_or_default();
     let thetas = ropes.thetas(file.global_rope_theta, local)?;
     Ok(Arc::new(ModernBert {
+        sizes,
         file,
         types,
         thetas,
@@ -139,13 +136,13 @@ impl ModernBert {
     fn form(&self) -> BlockForm {
         let file = &self.file;
         BlockForm {
-            width: file.hidden_size,
-            hidden: file.intermediate_size,
+            width: self.sizes.hidden_size,
+            hidden: self.sizes.intermediate_size,
             activation: file.hidden_activation,
             norm: self.norm(),
             eps: file.norm_eps,
             norm_first: true,
-            attention: AttentionConfig::new(file.hidden_size, file.num_attention_heads),
+            attention: AttentionConfig::new(self.sizes.hidden_size, self.sizes.num_attention_heads),
         }
     }
 
@@ -170,25 +167,7 @@ impl ModernBert {
 }
 
 impl Architecture for ModernBert {
-    fn kind(&self) -> ModelKind {
-        ModelKind::Text
-    }
-
-    fn dim(&self) -> usize {
-        self.file.hidden_size
-    }
-
-    fn family(&self) -> &'static str {
-        "transformer"
-    }
-
-    fn max_tokens(&self) -> Option<usize> {
-        Some(self.file.max_position_embeddings)
-    }
-
-    fn vocab_size(&self) -> Option<usize> {
-        Some(self.file.vocab_size)
-    }
+    text_network!();
 
     fn prefixes(&self) -> &'static [&'static str] {
         &["model."]
@@ -199,11 +178,11 @@ impl Architecture for ModernBert {
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let width = self.file.hidden_size;
-        let mut all = vec![(TOKENS.to_owned(), vec![self.file.vocab_size, width])];
+        let width = self.sizes.hidden_size;
+        let mut all = vec![(TOKENS.to_owned(), vec![self.sizes.vocab_size, width])];
         all.extend(self.norm().tensors(FIRST_NORM, width));
         let form = self.form();
-        for layer in 0..self.file.num_hidden_layers {
+        for layer in 0..self.sizes.num_hidden_layers {
             let name = format!("layers.{layer}");
             all.extend(self.layers(layer).tensors(&name, &form));
         }
@@ -213,12 +192,12 @@ impl Architecture for ModernBert {
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
         let file = &self.file;
-        let width = file.hidden_size;
-        let longest = file.max_position_embeddings;
+        let width = self.sizes.hidden_size;
+        let longest = self.sizes.max_position_embeddings;
         let norm = |name: &str| {
             LayerNorm::load_kind(params, name, width, file.norm_eps, self.norm()).map(Some)
         };
-        let head = width / file.num_attention_heads;
+        let head = width / self.sizes.num_attention_heads;
         let rotary = self.thetas.map(|theta| Rotary::new(theta, head));
         let block = |(layer, kind): (usize, &LayerType)| {
             let mut form = self.form();
@@ -230,7 +209,7 @@ impl Architecture for ModernBert {
         };
         Ok(Box::new(TextEncoder {
             tables: TokenTables {
-                token: params.get(TOKENS, &[file.vocab_size, width])?,
+                token: params.get(TOKENS, &[self.sizes.vocab_size, width])?,
                 position: Positions::None { longest },
                 kind: None,
             },

@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::{
     Architecture, ModelKind, Network,
-    encoder::{TextEncoder, bad_config, check_heads, check_sizes, load_blocks},
+    encoder::{TextEncoder, bad_config, check_heads, load_blocks},
+    sizes::Sizes,
 };
 use crate::{
     Result,
@@ -40,86 +41,83 @@ const BLOCK: BlockNames = BlockNames {
     mlp: ["intermediate.dense", "output.dense"],
 };
 
+/// The sizes where a `config.json` has none. The positions are rows of their
+/// table, of which two are no positions.
+const SIZES: Sizes = Sizes {
+    vocab_size: 30_527,
+    hidden_size: 768,
+    num_hidden_layers: 12,
+    num_attention_heads: 12,
+    intermediate_size: 3072,
+    max_position_embeddings: 512,
+};
+
 /// The fields of a `config.json`, with the defaults of `transformers`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
-struct MpnetConfig {
-    vocab_size: usize,
-    hidden_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    intermediate_size: usize,
+struct File {
     hidden_act: Activation,
-    /// Rows of the table of positions, of which two are no positions.
-    max_position_embeddings: usize,
     layer_norm_eps: f32,
     relative_attention_num_buckets: usize,
 }
 
-impl Default for MpnetConfig {
+impl Default for File {
     fn default() -> Self {
         Self {
-            vocab_size: 30_527,
-            hidden_size: 768,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            intermediate_size: 3072,
             hidden_act: Activation::Gelu,
-            max_position_embeddings: 512,
             layer_norm_eps: 1e-12,
             relative_attention_num_buckets: BUCKETS,
         }
     }
 }
 
+#[derive(Debug)]
+struct Mpnet {
+    sizes: Sizes,
+    file: File,
+}
+
 /// Reads a `config.json` of the type `mpnet`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
-    let config = MpnetConfig::deserialize(json).map_err(bad_config)?;
-    check_heads(
-        "hidden_size",
-        config.hidden_size,
-        config.num_attention_heads,
-    )?;
-    check_sizes(&[
-        ("vocab_size", config.vocab_size),
-        ("intermediate_size", config.intermediate_size),
-    ])?;
-    let rows = config.max_position_embeddings;
+    let file = File::deserialize(json).map_err(bad_config)?;
+    let sizes = SIZES.read(json)?;
+    check_heads("hidden_size", sizes.hidden_size, sizes.num_attention_heads)?;
+    let rows = sizes.max_position_embeddings;
     if rows < PADDING as usize + 2 {
         return Err(bad_config(format!(
             "`max_position_embeddings` is {rows}; the first two are no positions"
         )));
     }
-    let buckets = config.relative_attention_num_buckets;
+    let buckets = file.relative_attention_num_buckets;
     if buckets != BUCKETS {
         return Err(bad_config(format!(
             "`relative_attention_num_buckets` is {buckets}; {BUCKETS} is known"
         )));
     }
-    Ok(Arc::new(config))
+    Ok(Arc::new(Mpnet { sizes, file }))
 }
 
-impl MpnetConfig {
+impl Mpnet {
     fn form(&self) -> BlockForm {
         BlockForm {
-            width: self.hidden_size,
-            hidden: self.intermediate_size,
-            activation: self.hidden_act,
+            width: self.sizes.hidden_size,
+            hidden: self.sizes.intermediate_size,
+            activation: self.file.hidden_act,
             norm: NormKind::Layer,
-            eps: self.layer_norm_eps,
+            eps: self.file.layer_norm_eps,
             norm_first: false,
-            attention: AttentionConfig::new(self.hidden_size, self.num_attention_heads),
+            attention: AttentionConfig::new(self.sizes.hidden_size, self.sizes.num_attention_heads),
         }
     }
 }
 
-impl Architecture for MpnetConfig {
+impl Architecture for Mpnet {
     fn kind(&self) -> ModelKind {
         ModelKind::Text
     }
 
     fn dim(&self) -> usize {
-        self.hidden_size
+        self.sizes.hidden_size
     }
 
     fn pooler_output(&self) -> Option<(Pooler, Option<&'static str>)> {
@@ -131,11 +129,11 @@ impl Architecture for MpnetConfig {
     }
 
     fn max_tokens(&self) -> Option<usize> {
-        Some(self.max_position_embeddings - PADDING as usize - 1)
+        Some(self.sizes.max_position_embeddings - PADDING as usize - 1)
     }
 
     fn vocab_size(&self) -> Option<usize> {
-        Some(self.vocab_size)
+        Some(self.sizes.vocab_size)
     }
 
     fn prefixes(&self) -> &'static [&'static str] {
@@ -152,35 +150,38 @@ impl Architecture for MpnetConfig {
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let width = self.hidden_size;
+        let width = self.sizes.hidden_size;
         let table = |name: &str, rows| (format!("embeddings.{name}.weight"), vec![rows, width]);
         let mut all = vec![
-            table("word_embeddings", self.vocab_size),
-            table("position_embeddings", self.max_position_embeddings),
-            (BIAS.to_owned(), vec![BUCKETS, self.num_attention_heads]),
+            table("word_embeddings", self.sizes.vocab_size),
+            table("position_embeddings", self.sizes.max_position_embeddings),
+            (
+                BIAS.to_owned(),
+                vec![BUCKETS, self.sizes.num_attention_heads],
+            ),
         ];
         all.extend(NormKind::Layer.tensors("embeddings.LayerNorm", width));
-        for layer in 0..self.num_hidden_layers {
+        for layer in 0..self.sizes.num_hidden_layers {
             let name = format!("encoder.layer.{layer}");
-            all.extend(BLOCK.tensors(&name, width, self.intermediate_size));
+            all.extend(BLOCK.tensors(&name, width, self.sizes.intermediate_size));
         }
         all
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        let (width, eps) = (self.hidden_size, self.layer_norm_eps);
+        let (width, eps) = (self.sizes.hidden_size, self.file.layer_norm_eps);
         let table =
             |name: &str, rows| params.get(&format!("embeddings.{name}.weight"), &[rows, width]);
-        let position = table("position_embeddings", self.max_position_embeddings)?;
+        let position = table("position_embeddings", self.sizes.max_position_embeddings)?;
         let mut form = self.form();
         form.attention.bias = Some(PositionBias::Buckets {
-            table: params.get(BIAS, &[BUCKETS, self.num_attention_heads])?,
+            table: params.get(BIAS, &[BUCKETS, self.sizes.num_attention_heads])?,
             max_distance: MAX_DISTANCE,
         });
-        let count = self.num_hidden_layers;
+        let count = self.sizes.num_hidden_layers;
         Ok(Box::new(TextEncoder {
             tables: TokenTables {
-                token: table("word_embeddings", self.vocab_size)?,
+                token: table("word_embeddings", self.sizes.vocab_size)?,
                 position: Positions::AfterPadding(position, PADDING),
                 kind: None,
             },

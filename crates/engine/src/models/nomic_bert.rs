@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::{
     Architecture, ModelKind, Network,
-    encoder::{TextEncoder, bad_config, check_heads, check_sizes, load_blocks},
+    encoder::{TextEncoder, bad_config, check_heads, load_blocks},
     rope::{Rope, check_head, check_scaling},
+    sizes::{Sizes, text_network},
 };
 use crate::{
     Result,
@@ -23,22 +24,21 @@ use crate::{
     params::Params,
 };
 
+/// The sizes where a `config.json` has none.
+const SIZES: Sizes = Sizes {
+    vocab_size: 30_528,
+    hidden_size: 768,
+    num_hidden_layers: 12,
+    num_attention_heads: 12,
+    intermediate_size: 3072,
+    max_position_embeddings: 2048,
+};
+
 /// The fields of a `config.json` by the names of `transformers`, or by those of
 /// the published checkpoints.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 struct File {
-    vocab_size: usize,
-    #[serde(alias = "n_embd")]
-    hidden_size: usize,
-    #[serde(alias = "n_layer")]
-    num_hidden_layers: usize,
-    #[serde(alias = "n_head")]
-    num_attention_heads: usize,
-    #[serde(alias = "n_inner")]
-    intermediate_size: usize,
-    #[serde(alias = "n_positions")]
-    max_position_embeddings: usize,
     type_vocab_size: usize,
     #[serde(alias = "layer_norm_epsilon")]
     layer_norm_eps: f32,
@@ -55,12 +55,6 @@ struct File {
 impl Default for File {
     fn default() -> Self {
         Self {
-            vocab_size: 30_528,
-            hidden_size: 768,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            intermediate_size: 3072,
-            max_position_embeddings: 2048,
             type_vocab_size: 2,
             layer_norm_eps: 1e-12,
             hidden_act: "silu".to_owned(),
@@ -88,6 +82,7 @@ const FIXED: [(&str, Value); 7] = [
 
 #[derive(Debug)]
 struct NomicBert {
+    sizes: Sizes,
     file: File,
     activation: Activation,
     theta: f32,
@@ -96,12 +91,8 @@ struct NomicBert {
 /// Reads a `config.json` of the type `nomic_bert`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let file = File::deserialize(json).map_err(bad_config)?;
-    check_heads("hidden_size", file.hidden_size, file.num_attention_heads)?;
-    check_sizes(&[
-        ("vocab_size", file.vocab_size),
-        ("intermediate_size", file.intermediate_size),
-        ("max_position_embeddings", file.max_position_embeddings),
-    ])?;
+    let sizes = SIZES.read(json)?;
+    check_heads("hidden_size", sizes.hidden_size, sizes.num_attention_heads)?;
     for (name, known) in &FIXED {
         let given = json.get(*name).unwrap_or(&Value::Null);
         if given != known && !given.is_null() && *given != 0 {
@@ -114,7 +105,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
             "`rotary_emb_fraction` is {fraction}; 1 is known"
         )));
     }
-    check_head(file.hidden_size / file.num_attention_heads)?;
+    check_head(sizes.hidden_size / sizes.num_attention_heads)?;
     check_scaling(file.rope_scaling.as_ref())?;
     let rope = file.rope_parameters.clone().unwrap_or_default();
     let theta = rope.theta(file.rotary_emb_base)?;
@@ -124,6 +115,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
         other => Activation::try_from(other.to_owned()).map_err(bad_config)?,
     };
     Ok(Arc::new(NomicBert {
+        sizes,
         file,
         activation,
         theta,
@@ -132,10 +124,10 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
 
 impl NomicBert {
     fn form(&self) -> BlockForm {
-        let (width, heads) = (self.file.hidden_size, self.file.num_attention_heads);
+        let (width, heads) = (self.sizes.hidden_size, self.sizes.num_attention_heads);
         BlockForm {
             width,
-            hidden: self.file.intermediate_size,
+            hidden: self.sizes.intermediate_size,
             activation: self.activation,
             norm: NormKind::Layer,
             eps: self.file.layer_norm_eps,
@@ -163,25 +155,7 @@ impl NomicBert {
 }
 
 impl Architecture for NomicBert {
-    fn kind(&self) -> ModelKind {
-        ModelKind::Text
-    }
-
-    fn dim(&self) -> usize {
-        self.file.hidden_size
-    }
-
-    fn family(&self) -> &'static str {
-        "transformer"
-    }
-
-    fn max_tokens(&self) -> Option<usize> {
-        Some(self.file.max_position_embeddings)
-    }
-
-    fn vocab_size(&self) -> Option<usize> {
-        Some(self.file.vocab_size)
-    }
+    text_network!();
 
     fn prefixes(&self) -> &'static [&'static str] {
         &["bert.", "nomic_bert."]
@@ -192,31 +166,31 @@ impl Architecture for NomicBert {
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let (file, width) = (&self.file, self.file.hidden_size);
+        let (file, width) = (&self.file, self.sizes.hidden_size);
         let table = |name: &str, rows| (format!("embeddings.{name}.weight"), vec![rows, width]);
-        let mut all = vec![table("word_embeddings", file.vocab_size)];
+        let mut all = vec![table("word_embeddings", self.sizes.vocab_size)];
         if file.type_vocab_size > 0 {
             all.push(table("token_type_embeddings", file.type_vocab_size));
         }
         all.extend(NormKind::Layer.tensors("emb_ln", width));
         let (layers, form) = (self.layers(), self.form());
-        for layer in 0..file.num_hidden_layers {
+        for layer in 0..self.sizes.num_hidden_layers {
             all.extend(layers.tensors(&format!("encoder.layers.{layer}"), &form));
         }
         all
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        let (file, width) = (&self.file, self.file.hidden_size);
+        let (file, width) = (&self.file, self.sizes.hidden_size);
         let table =
             |name: &str, rows| params.get(&format!("embeddings.{name}.weight"), &[rows, width]);
-        let longest = file.max_position_embeddings;
+        let longest = self.sizes.max_position_embeddings;
         let mut form = self.form();
         form.attention.rotary = Some(Rotary::new(self.theta, form.attention.head));
-        let (layers, count) = (self.layers(), file.num_hidden_layers);
+        let (layers, count) = (self.layers(), self.sizes.num_hidden_layers);
         Ok(Box::new(TextEncoder {
             tables: TokenTables {
-                token: table("word_embeddings", file.vocab_size)?,
+                token: table("word_embeddings", self.sizes.vocab_size)?,
                 position: Positions::None { longest },
                 kind: match file.type_vocab_size {
                     0 => None,

@@ -13,6 +13,7 @@ use super::{
     Architecture, ModelKind, Network,
     encoder::{TextEncoder, bad_config, check_sizes},
     rope::{LayerType, Rope, check_head, check_scaling, layer_types},
+    sizes::{Sizes, text_network},
 };
 use crate::{
     Result,
@@ -26,19 +27,23 @@ use crate::{
 const TOKENS: &str = "embed_tokens.weight";
 const LAST_NORM: &str = "norm";
 
+/// The sizes where a `config.json` has none.
+const SIZES: Sizes = Sizes {
+    vocab_size: 151_936,
+    hidden_size: 4096,
+    num_hidden_layers: 32,
+    num_attention_heads: 32,
+    intermediate_size: 22_016,
+    max_position_embeddings: 32_768,
+};
+
 /// The fields of a `config.json`, with the defaults of `transformers`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 struct File {
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
     num_key_value_heads: usize,
     head_dim: usize,
     hidden_act: Activation,
-    max_position_embeddings: usize,
     rms_norm_eps: f32,
     attention_bias: bool,
     use_sliding_window: bool,
@@ -54,15 +59,9 @@ struct File {
 impl Default for File {
     fn default() -> Self {
         Self {
-            vocab_size: 151_936,
-            hidden_size: 4096,
-            intermediate_size: 22_016,
-            num_hidden_layers: 32,
-            num_attention_heads: 32,
             num_key_value_heads: 32,
             head_dim: 128,
             hidden_act: Activation::Silu,
-            max_position_embeddings: 32_768,
             rms_norm_eps: 1e-6,
             attention_bias: false,
             use_sliding_window: false,
@@ -78,6 +77,7 @@ impl Default for File {
 
 #[derive(Debug)]
 struct Qwen3 {
+    sizes: Sizes,
     file: File,
     types: Vec<LayerType>,
     theta: f32,
@@ -86,15 +86,9 @@ struct Qwen3 {
 /// Reads a `config.json` of the type `qwen3`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let file = File::deserialize(json).map_err(bad_config)?;
-    let (heads, kv_heads) = (file.num_attention_heads, file.num_key_value_heads);
-    check_sizes(&[
-        ("vocab_size", file.vocab_size),
-        ("hidden_size", file.hidden_size),
-        ("intermediate_size", file.intermediate_size),
-        ("num_attention_heads", heads),
-        ("num_key_value_heads", kv_heads),
-        ("max_position_embeddings", file.max_position_embeddings),
-    ])?;
+    let sizes = SIZES.read(json)?;
+    let (heads, kv_heads) = (sizes.num_attention_heads, file.num_key_value_heads);
+    check_sizes(&[("num_key_value_heads", kv_heads)])?;
     if !heads.is_multiple_of(kv_heads) {
         return Err(bad_config(format!(
             "`num_attention_heads` {heads} can't be shared by {kv_heads} heads of keys"
@@ -104,7 +98,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     check_scaling(file.rope_scaling.as_ref())?;
     let window = file.sliding_window.filter(|_| file.use_sliding_window);
     let listed = file.layer_types.as_deref();
-    let types = layer_types(listed, file.num_hidden_layers, |layer| {
+    let types = layer_types(listed, sizes.num_hidden_layers, |layer| {
         match window.is_some() && layer >= file.max_window_layers {
             true => LayerType::Local,
             false => LayerType::Global,
@@ -117,16 +111,21 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     }
     let rope = file.rope_parameters.clone().unwrap_or_default();
     let theta = rope.theta(file.rope_theta)?;
-    Ok(Arc::new(Qwen3 { file, types, theta }))
+    Ok(Arc::new(Qwen3 {
+        sizes,
+        file,
+        types,
+        theta,
+    }))
 }
 
 impl Qwen3 {
     fn form(&self) -> BlockForm {
         let file = &self.file;
-        let heads = file.num_attention_heads;
+        let heads = self.sizes.num_attention_heads;
         BlockForm {
-            width: file.hidden_size,
-            hidden: file.intermediate_size,
+            width: self.sizes.hidden_size,
+            hidden: self.sizes.intermediate_size,
             activation: file.hidden_act,
             norm: NormKind::Rms,
             eps: file.rms_norm_eps,
@@ -159,25 +158,7 @@ impl Qwen3 {
 }
 
 impl Architecture for Qwen3 {
-    fn kind(&self) -> ModelKind {
-        ModelKind::Text
-    }
-
-    fn dim(&self) -> usize {
-        self.file.hidden_size
-    }
-
-    fn family(&self) -> &'static str {
-        "transformer"
-    }
-
-    fn max_tokens(&self) -> Option<usize> {
-        Some(self.file.max_position_embeddings)
-    }
-
-    fn vocab_size(&self) -> Option<usize> {
-        Some(self.file.vocab_size)
-    }
+    text_network!();
 
     fn prefixes(&self) -> &'static [&'static str] {
         &["model."]
@@ -188,10 +169,10 @@ impl Architecture for Qwen3 {
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let width = self.file.hidden_size;
-        let mut all = vec![(TOKENS.to_owned(), vec![self.file.vocab_size, width])];
+        let width = self.sizes.hidden_size;
+        let mut all = vec![(TOKENS.to_owned(), vec![self.sizes.vocab_size, width])];
         let (layers, form) = (self.layers(), self.form());
-        for layer in 0..self.file.num_hidden_layers {
+        for layer in 0..self.sizes.num_hidden_layers {
             all.extend(layers.tensors(&format!("layers.{layer}"), &form));
         }
         all.extend(NormKind::Rms.tensors(LAST_NORM, width));
@@ -199,8 +180,8 @@ impl Architecture for Qwen3 {
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        let (file, width) = (&self.file, self.file.hidden_size);
-        let longest = file.max_position_embeddings;
+        let (file, width) = (&self.file, self.sizes.hidden_size);
+        let longest = self.sizes.max_position_embeddings;
         let rotary = Rotary::new(self.theta, file.head_dim);
         let block = |(layer, kind): (usize, &LayerType)| {
             let mut form = self.form();
@@ -215,7 +196,7 @@ impl Architecture for Qwen3 {
             LayerNorm::load_kind(params, LAST_NORM, width, file.rms_norm_eps, NormKind::Rms)?;
         Ok(Box::new(TextEncoder {
             tables: TokenTables {
-                token: params.get(TOKENS, &[file.vocab_size, width])?,
+                token: params.get(TOKENS, &[self.sizes.vocab_size, width])?,
                 position: Positions::None { longest },
                 kind: None,
             },
