@@ -40,6 +40,14 @@ pub(crate) fn to_bytes(value: &Value) -> Result<Vec<u8>> {
     Ok(text.into_bytes())
 }
 
+/// The number of a value, which may be one that is not finite.
+pub(crate) fn number(value: &Value) -> Option<f64> {
+    match value.as_str().and_then(|text| text.strip_prefix(MARK)) {
+        Some(token) => token.parse().ok(),
+        None => value.as_f64(),
+    }
+}
+
 /// The JSON with such numbers as strings; `None` where there are none.
 fn marked(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len() + 64);
@@ -82,7 +90,12 @@ mod tests {
         let value = parse(text, "config.json").unwrap();
         assert_eq!(value["d"], 2);
         assert_eq!(value["c"], "Infinity \" NaN");
-        assert!(value["b"].as_f64().is_none());
+        assert_eq!(number(&value["b"]), Some(f64::INFINITY));
+        assert_eq!(number(&value["a"][1]), Some(f64::NEG_INFINITY));
+        assert_eq!(
+            (number(&value["d"]), number(&value["c"])),
+            (Some(2.0), None)
+        );
         let written = String::from_utf8(to_bytes(&value).unwrap()).unwrap();
         assert!(written.contains("\"b\": Infinity,"), "{written}");
         assert!(written.contains("NaN,\n    -Infinity,\n"), "{written}");

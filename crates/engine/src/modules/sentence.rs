@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{Error, Result};
+use crate::{Error, Result, python_json};
 
 /// The names that the file has had, the first of them today.
 pub(crate) const FILES: [&str; 7] = [
@@ -52,7 +52,7 @@ impl SentenceConfig {
         let fields = file.as_object().unwrap_or(&empty);
         let number = |field: &str, value: &Value| match value {
             Value::Null => Ok(None),
-            value => match value.as_f64() {
+            value => match python_json::number(value) {
                 // Python writes "no limit" as 1e30.
                 Some(n) if n >= 1.0 => Ok(Some(n.min(1e9) as usize)),
                 _ => Err(bad(format!("`{field}` is {value}; a number is wanted"))),

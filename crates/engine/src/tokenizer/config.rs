@@ -120,7 +120,7 @@ impl Settings {
         let Some((field, value)) = given else {
             return Ok(None);
         };
-        match value.as_f64() {
+        match python_json::number(value) {
             // Python writes "no limit" as 1e30.
             Some(n) if n > 1e20 => Ok(None),
             Some(n) if n >= 1.0 => Ok(Some(n as usize)),
