@@ -58,6 +58,8 @@ pub(super) enum Failure {
 pub(super) struct Client {
     agent: Agent,
     endpoint: String,
+    /// The endpoint without user and password, for messages.
+    shown: String,
     token: Option<String>,
     offline: bool,
     attempts: u32,
@@ -105,9 +107,18 @@ impl Client {
             // What came until then is kept, and the rest asked for again.
             .timeout_recv_body(Some(Duration::from_secs(120)))
             .build();
+        let endpoint = endpoint.trim_end_matches('/');
+        let shown = match endpoint.split_once("://") {
+            Some((scheme, rest)) => {
+                let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+                format!("{scheme}://{host}")
+            }
+            None => endpoint.to_owned(),
+        };
         Self {
             agent: config.into(),
-            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            endpoint: endpoint.to_owned(),
+            shown,
             token,
             offline,
             attempts: ATTEMPTS,
@@ -312,12 +323,12 @@ impl Client {
     fn cant(&self, error: &ureq::Error) -> Failure {
         match error {
             ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
-                Failure::Unreachable(format!("{}: {error}", self.endpoint))
+                Failure::Unreachable(format!("{}: {error}", self.shown))
             }
             ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::ConnectionRefused => {
-                Failure::Unreachable(format!("{}: {error}", self.endpoint))
+                Failure::Unreachable(format!("{}: {error}", self.shown))
             }
-            error => Failure::Busy(format!("{}: {error}", self.endpoint)),
+            error => Failure::Busy(format!("{}: {error}", self.shown)),
         }
     }
 

@@ -101,6 +101,15 @@ fn client(address: &str) -> Client {
 }
 
 #[test]
+fn a_password_in_the_hubs_address_is_in_no_error() {
+    let address = nobody().replace("://", "://user:pass-word@");
+    let cache = tempfile::tempdir().unwrap();
+    let error = refused("me/resnet", &cache, client(&address));
+    assert!(!error.contains("pass-word"), "{error}");
+    assert!(error.contains("127.0.0.1"), "{error}");
+}
+
+#[test]
 fn a_look_reads_small_files_and_keeps_nothing() {
     let hub = StandIn::new(|_, asked| match asked.path.as_str() {
         "/a/b/resolve/main/config.json" => Answered {
