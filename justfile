@@ -41,6 +41,7 @@ rounding:
 compare:
     python3 scripts/check_full_size.py
     python3 scripts/check_saved_model.py clip-model
+    python3 scripts/compare_model_folders.py
 
 # How much fine-tuning improves the search, over three seeds.
 quality:
