@@ -1,6 +1,7 @@
 //! The engine against the field's own code, by fixtures, and whole runs.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod adapted_settings;
 mod backbones;
 mod clip;
 mod clouds;
