@@ -83,14 +83,22 @@ enum Task {
     UnseenConcepts,
 }
 
+/// Where in the index what each query found lies, the nearest first, by the
+/// query's name.
+type Found = BTreeMap<String, Vec<u64>>;
+
 struct Follower {
     log: bool,
+    /// Before the training and after it.
+    found: Vec<Found>,
 }
 
 impl Observer for Follower {
     fn event(&mut self, event: Event) {
-        if let (true, Event::Log { message, .. }) = (self.log, event) {
-            println!("    {message}");
+        match event {
+            Event::Log { message, .. } if self.log => println!("    {message}"),
+            Event::Examples { found, .. } => self.found.extend(found.map(|found| found.places)),
+            _ => {}
         }
     }
 }
@@ -170,12 +178,15 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
         write_blank(&root, &blank, seed)?;
         model["name"] = blank.to_string_lossy().into();
     }
-    let evaluate = |limit: usize| {
-        json!({"name": "EvaluationCallback", "options": {"query_data": "queries",
-            "index_data": "index", "limit": limit, "caption": limit.to_string()}})
-    };
-    // The last is as long as the index: the mean over all that is relevant.
-    let mut callbacks = vec![evaluate(1), evaluate(10), evaluate(100_000)];
+    let (queries, index) = (
+        documents(args, &root, "queries")?,
+        documents(args, &root, "index")?,
+    );
+    // One search without a limit: the mean precision is over all that is
+    // relevant, and the ranking says the rest.
+    let mut callbacks = vec![json!({"name": "EvaluationCallback", "options": {
+        "query_data": "queries", "index_data": "index", "limit": index.len(),
+        "gather_examples": true, "num_example_queries": queries.len()}})];
     if args.keep.is_some() {
         callbacks.push(json!({"name": "WandBLogger", "options": {"metrics_logger_step": "batch"}}));
         callbacks.push(json!({"name": "MLFlowLogger", "options": {"tracking_uri": "file:mlruns"}}));
@@ -193,6 +204,10 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
         let documents = documents.map_err(|e| finetuner_engine::Error::Data(e.to_string()))?;
         Ok(Box::new(documents.into_iter().map(Ok)) as Documents)
     };
+    let mut follower = Follower {
+        log: args.log,
+        found: Vec::new(),
+    };
     let finished = job::run(
         &config,
         &Setting {
@@ -204,14 +219,34 @@ fn run(args: &Args, seed: u64, folder: &Path) -> Fallible<([f64; 3], [f64; 3])> 
             folder,
             checkpoint: None,
         },
-        &mut Follower { log: args.log },
+        &mut follower,
     )?;
     if let Some(keep) = &args.keep {
         std::fs::copy(&finished.artifact, keep)?;
     }
-    let names = ["1_hit_at_k", "10_hit_at_k", "100000_average_precision"];
-    let of = |metrics: &std::collections::BTreeMap<String, f64>| names.map(|name| metrics[name]);
-    Ok((of(&finished.before), of(&finished.after)))
+    let [before, after] = &follower.found[..] else {
+        return Err("the search was not reported before and after the training".into());
+    };
+    let row = |found: &Found, metrics: &BTreeMap<String, f64>| {
+        let hit = |limit| hits(&queries, &index, found, limit);
+        [hit(1), hit(10), metrics["average_precision"]]
+    };
+    Ok((row(before, &finished.before), row(after, &finished.after)))
+}
+
+/// The part of the queries that find something relevant among the first
+/// `limit`.
+fn hits(queries: &DocumentArray, index: &DocumentArray, found: &Found, limit: usize) -> f64 {
+    let labels: Vec<Option<String>> = index.iter().map(Document::label).collect();
+    let is_hit = |query: &&Document| {
+        let name = query.as_text().unwrap_or(&query.uri);
+        let places = found.get(name).map(Vec::as_slice).unwrap_or_default();
+        let first = places.iter().take(limit);
+        first
+            .into_iter()
+            .any(|place| labels[*place as usize] == query.label())
+    };
+    queries.iter().filter(is_hit).count() as f64 / queries.len() as f64
 }
 
 /// The shape of a CLIP that learns from the drawings alone: 0.7 million
@@ -263,7 +298,10 @@ fn documents(args: &Args, root: &Path, name: &str) -> Fallible<DocumentArray> {
     // Paths of pictures begin at the data set's own folder.
     let picture = |path: &str| -> Fallible<Document> {
         let folder = root.parent().unwrap_or(root);
-        Ok(Document::blob(std::fs::read(folder.join(path))?).with_modality("image"))
+        let mut picture = Document::blob(std::fs::read(folder.join(path))?).with_modality("image");
+        // Its name in the report of a search.
+        picture.uri = path.to_owned();
+        Ok(picture)
     };
     let text = |text: &str| Document::text(text).with_modality("text");
     // A thing never seen is only found by words that say what kind of thing it

@@ -11,8 +11,8 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use super::{
-    Input, ModelKind, clip, dinov2, efficientnet, gemma3, mlp, modernbert, mpnet, nomic_bert,
-    pointnet, qwen3, random, resnet, siglip, t5, text, two_towers, vit,
+    Input, ModelKind, clip, clip_vision, dinov2, efficientnet, gemma3, mlp, modernbert, mpnet,
+    nomic_bert, pointnet, qwen3, random, resnet, siglip, siglip_vision, t5, text, two_towers, vit,
 };
 use crate::{
     Error, Result,
@@ -204,6 +204,7 @@ const ARCHITECTURES: &[(&str, Parse)] = &[
     ("bert", text::parse_bert),
     ("camembert", text::parse_roberta),
     ("clip", clip::parse),
+    ("clip_vision_model", clip_vision::parse),
     ("dinov2", dinov2::parse),
     ("distilbert", text::parse_distilbert),
     ("efficientnet", efficientnet::parse),
@@ -218,6 +219,7 @@ const ARCHITECTURES: &[(&str, Parse)] = &[
     ("roberta", text::parse_roberta),
     ("siglip", siglip::parse),
     ("siglip2", siglip::parse_naflex),
+    ("siglip_vision_model", siglip_vision::parse),
     ("t5", t5::parse),
     (two_towers::TWO_TOWERS, two_towers::parse),
     (two_towers::DUAL_ENCODER, two_towers::parse),

@@ -13,20 +13,25 @@ use serde_json::Value;
 
 use super::{
     Architecture, Input, ModelKind, Network,
+    clip_vision::{VISION_EMBEDDINGS, VISION_NORMS, VisionConfig, VisionTower},
+    encoder::{check_heads, check_sizes},
     text::{BlockShape, blocks},
 };
 use crate::{
     Error, Result,
     draw::normal,
-    image::{ImageProcessor, ProcessorClass},
+    image::ImageProcessor,
     onnx::{self, Attendance, Attribute, DataType, Edge, Graph, Inputs, TextInputs},
     ops::{
-        Block, CLIP_BLOCK, LayerNorm, Linear, Pass, PatchDims, PatchLayers, Pooler, Positions,
-        Segments, TokenTables, layer_norm, linear, patch_embeddings, run_blocks, token_embeddings,
+        Block, CLIP_BLOCK, LayerNorm, Linear, Pass, Pooler, Positions, TokenTables, layer_norm,
+        linear, run_blocks, token_embeddings,
     },
     params::{Param, Params, RawTensor},
     tokenizer::TokenBatch,
 };
+
+/// Before the names of the picture tower's tensors.
+const VISION: &str = "vision_model.";
 
 /// Shapes of a CLIP model, read from its `config.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -71,28 +76,6 @@ pub(super) struct TextConfig {
     pub eos_token_id: u32,
 }
 
-/// Shapes of the picture tower, with the defaults of `transformers`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default)]
-pub(super) struct VisionConfig {
-    /// Width of the activations.
-    pub hidden_size: usize,
-    /// Width inside the MLPs.
-    pub intermediate_size: usize,
-    /// Number of blocks.
-    pub num_hidden_layers: usize,
-    /// Heads of a block.
-    pub num_attention_heads: usize,
-    /// Height and width of a picture in pixels.
-    pub image_size: usize,
-    /// Height and width of a patch in pixels.
-    pub patch_size: usize,
-    /// `quick_gelu` or `gelu`.
-    pub hidden_act: String,
-    /// Under the root of the layer norms.
-    pub layer_norm_eps: f32,
-}
-
 mod default {
     pub(super) fn projection_dim() -> usize {
         512
@@ -115,21 +98,6 @@ impl Default for TextConfig {
             hidden_act: "quick_gelu".to_owned(),
             layer_norm_eps: 1e-5,
             eos_token_id: 49_407,
-        }
-    }
-}
-
-impl Default for VisionConfig {
-    fn default() -> Self {
-        Self {
-            hidden_size: 768,
-            intermediate_size: 3072,
-            num_hidden_layers: 12,
-            num_attention_heads: 12,
-            image_size: 224,
-            patch_size: 32,
-            hidden_act: "quick_gelu".to_owned(),
-            layer_norm_eps: 1e-5,
         }
     }
 }
@@ -165,33 +133,14 @@ impl ClipConfig {
                 text.max_position_embeddings,
             ),
             ("text_config.intermediate_size", text.intermediate_size),
-            ("vision_config.patch_size", vision.patch_size),
-            ("vision_config.image_size", vision.image_size),
-            ("vision_config.intermediate_size", vision.intermediate_size),
         ];
-        if let Some((name, _)) = sizes.iter().find(|(_, size)| *size == 0) {
-            return Err(Error::checkpoint(format!("config.json: `{name}` is 0")));
-        }
-        for (tower, width, heads) in [
-            ("text_config", text.hidden_size, text.num_attention_heads),
-            (
-                "vision_config",
-                vision.hidden_size,
-                vision.num_attention_heads,
-            ),
-        ] {
-            if heads == 0 || width == 0 || !width.is_multiple_of(heads) {
-                return Err(Error::checkpoint(format!(
-                    "config.json: `{tower}.hidden_size` {width} can't be split into {heads} heads"
-                )));
-            }
-        }
-        if !vision.image_size.is_multiple_of(vision.patch_size) {
-            return Err(Error::checkpoint(format!(
-                "config.json: pictures of {} pixels can't be cut into patches of {}",
-                vision.image_size, vision.patch_size
-            )));
-        }
+        check_sizes(&sizes)?;
+        check_heads(
+            "text_config.hidden_size",
+            text.hidden_size,
+            text.num_attention_heads,
+        )?;
+        vision.check("vision_config.")?;
         Ok(config)
     }
 }
@@ -227,15 +176,11 @@ impl Architecture for ClipConfig {
     }
 
     fn image_size(&self) -> Option<usize> {
-        Some(self.vision_config.image_size)
+        self.vision_config.image_size()
     }
 
     fn processor(&self, file: Option<&Value>) -> Result<Option<ImageProcessor>> {
-        let size = self.vision_config.image_size as u32;
-        Ok(Some(match file {
-            Some(json) => ImageProcessor::parse(json, ProcessorClass::Clip, Some([size; 2]))?,
-            None => ImageProcessor::clip(size),
-        }))
+        self.vision_config.processor(file)
     }
 
     fn layer_marks(&self) -> &'static [&'static str] {
@@ -268,70 +213,39 @@ impl Architecture for ClipConfig {
             .collect()
     }
 
-    /// Name and shape of every tensor of the checkpoint, in the order of the
-    /// computation.
+    /// The order decides which random weights a seed gives.
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (text, vision) = (&self.text_config, &self.vision_config);
         let (tw, vw) = (text.hidden_size, vision.hidden_size);
-        let grid = vision.image_size / vision.patch_size;
+        let tower = vision.tensors().into_iter();
+        let mut tower = tower.map(|(name, shape)| (format!("{VISION}{name}"), shape));
+        let named = |name: &str, shape: &[usize]| (name.to_owned(), shape.to_vec());
         let mut all = vec![
-            ("logit_scale".to_owned(), vec![]),
-            (
-                "text_model.embeddings.token_embedding.weight".to_owned(),
-                vec![text.vocab_size, tw],
+            named("logit_scale", &[]),
+            named(
+                "text_model.embeddings.token_embedding.weight",
+                &[text.vocab_size, tw],
             ),
-            (
-                "text_model.embeddings.position_embedding.weight".to_owned(),
-                vec![text.max_position_embeddings, tw],
-            ),
-            (
-                "vision_model.embeddings.class_embedding".to_owned(),
-                vec![vw],
-            ),
-            (
-                "vision_model.embeddings.patch_embedding.weight".to_owned(),
-                vec![vw, 3, vision.patch_size, vision.patch_size],
-            ),
-            (
-                "vision_model.embeddings.position_embedding.weight".to_owned(),
-                vec![grid * grid + 1, vw],
-            ),
-            (
-                "visual_projection.weight".to_owned(),
-                vec![self.projection_dim, vw],
-            ),
-            (
-                "text_projection.weight".to_owned(),
-                vec![self.projection_dim, tw],
+            named(
+                "text_model.embeddings.position_embedding.weight",
+                &[text.max_position_embeddings, tw],
             ),
         ];
-        for (name, width) in [
-            ("vision_model.pre_layrnorm", vw),
-            ("vision_model.post_layernorm", vw),
-            ("text_model.final_layer_norm", tw),
-        ] {
-            all.push((format!("{name}.weight"), vec![width]));
-            all.push((format!("{name}.bias"), vec![width]));
+        all.extend(tower.by_ref().take(VISION_EMBEDDINGS));
+        all.push(named(
+            "visual_projection.weight",
+            &[self.projection_dim, vw],
+        ));
+        all.push(named("text_projection.weight", &[self.projection_dim, tw]));
+        all.extend(tower.by_ref().take(VISION_NORMS));
+        for part in ["weight", "bias"] {
+            all.push((format!("text_model.final_layer_norm.{part}"), vec![tw]));
         }
-        for (tower, layers, width, hidden) in [
-            (
-                "text_model",
-                text.num_hidden_layers,
-                tw,
-                text.intermediate_size,
-            ),
-            (
-                "vision_model",
-                vision.num_hidden_layers,
-                vw,
-                vision.intermediate_size,
-            ),
-        ] {
-            for layer in 0..layers {
-                let name = format!("{tower}.encoder.layers.{layer}");
-                all.extend(CLIP_BLOCK.tensors(&name, width, hidden));
-            }
+        for layer in 0..text.num_hidden_layers {
+            let name = format!("text_model.encoder.layers.{layer}");
+            all.extend(CLIP_BLOCK.tensors(&name, tw, text.intermediate_size));
         }
+        all.extend(tower);
         all
     }
 }
@@ -365,6 +279,7 @@ impl ClipConfig {
 struct Clip {
     config: ClipConfig,
     vision: VisionTower,
+    visual_projection: Linear,
     text: TextTower,
     logit_scale: Arc<Param>,
 }
@@ -391,16 +306,6 @@ impl Network for Clip {
     }
 }
 
-struct VisionTower {
-    kernel: Arc<Param>,
-    class: Arc<Param>,
-    position: Arc<Param>,
-    pre_norm: LayerNorm,
-    blocks: Vec<Block>,
-    post_norm: LayerNorm,
-    projection: Linear,
-}
-
 struct TextTower {
     tables: TokenTables,
     blocks: Vec<Block>,
@@ -414,37 +319,8 @@ impl Clip {
             config.tensors().into_iter().collect();
         let get = |name: &str| params.get(name, wanted.get(name).map_or(&[][..], Vec::as_slice));
         let (t, v) = (&config.text_config, &config.vision_config);
-        let norm = |name: &str, width, eps| LayerNorm::load(params, name, width, eps);
         let projection =
             |name: &str, width| Linear::load(params, name, width, config.projection_dim, false);
-        let vision = VisionTower {
-            kernel: get("vision_model.embeddings.patch_embedding.weight")?,
-            class: get("vision_model.embeddings.class_embedding")?,
-            position: get("vision_model.embeddings.position_embedding.weight")?,
-            // The name in the checkpoint has this typo.
-            pre_norm: norm("vision_model.pre_layrnorm", v.hidden_size, v.layer_norm_eps)?,
-            blocks: blocks(
-                params,
-                &CLIP_BLOCK,
-                "vision_model.encoder.layers",
-                v.num_hidden_layers,
-                &BlockShape {
-                    width: v.hidden_size,
-                    hidden: v.intermediate_size,
-                    heads: v.num_attention_heads,
-                    activation: &v.hidden_act,
-                    eps: v.layer_norm_eps,
-                    causal: false,
-                    norm_first: true,
-                },
-            )?,
-            post_norm: norm(
-                "vision_model.post_layernorm",
-                v.hidden_size,
-                v.layer_norm_eps,
-            )?,
-            projection: projection("visual_projection", v.hidden_size)?,
-        };
         let text = TextTower {
             tables: TokenTables {
                 token: get("text_model.embeddings.token_embedding.weight")?,
@@ -466,7 +342,8 @@ impl Clip {
                     norm_first: true,
                 },
             )?,
-            final_norm: norm(
+            final_norm: LayerNorm::load(
+                params,
                 "text_model.final_layer_norm",
                 t.hidden_size,
                 t.layer_norm_eps,
@@ -475,42 +352,18 @@ impl Clip {
         };
         Ok(Self {
             logit_scale: get("logit_scale")?,
+            vision: VisionTower::load(v, &params.under(VISION))?,
+            visual_projection: projection("visual_projection", v.hidden_size)?,
             config,
-            vision,
             text,
         })
-    }
-
-    fn patch_dims(&self) -> PatchDims {
-        let config = &self.config.vision_config;
-        PatchDims {
-            sides: [config.image_size; 2],
-            patch: config.patch_size,
-            width: config.hidden_size,
-        }
-    }
-
-    fn patch_layers(&self) -> PatchLayers {
-        PatchLayers {
-            kernel: self.vision.kernel.clone(),
-            bias: None,
-            class: Some(self.vision.class.clone()),
-            position: Some(self.vision.position.clone()),
-        }
     }
 
     /// Embeddings `[batch, projection_dim]` of pictures `[batch, 3, height,
     /// width]`, not normalised.
     fn encode_images(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
-        let tower = &self.vision;
-        let x = patch_embeddings(pass, pixels, self.patch_dims(), &self.patch_layers())?;
-        let (batch, tokens, width) = x.dims3()?;
-        let segments = Segments::uniform(batch, tokens);
-        let x = x.reshape((batch * tokens, width))?;
-        let x = layer_norm(pass, &x, &tower.pre_norm)?;
-        let class = run_blocks(&tower.blocks, pass, &x, &segments, Some(&vec![0; batch]))?;
-        let class = layer_norm(pass, &class, &tower.post_norm)?;
-        linear(pass, &class, &tower.projection)
+        let class = self.vision.encode_images(pass, pixels)?;
+        linear(pass, &class, &self.visual_projection)
     }
 
     /// Embeddings `[batch, projection_dim]` of texts, not normalised.
@@ -529,17 +382,8 @@ impl Clip {
 
     /// As [`Clip::encode_images`], in a graph.
     fn onnx_images(&self, graph: &mut Graph, pixels: &Edge) -> Edge {
-        let tower = &self.vision;
-        let x = onnx::patch_embeddings(graph, pixels, self.patch_dims(), &self.patch_layers());
-        let mut x = onnx::layer_norm(graph, &x, &tower.pre_norm);
-        let mut seen = Attendance::all();
-        for block in &tower.blocks {
-            x = onnx::block(graph, &x, block, &mut seen);
-        }
-        let first = graph.int(0);
-        let class = graph.op("Gather", &[&x, &first], &[Attribute::Int("axis", 1)]);
-        let class = onnx::layer_norm(graph, &class, &tower.post_norm);
-        onnx::linear(graph, &class, &tower.projection)
+        let class = self.vision.onnx_images(graph, pixels);
+        onnx::linear(graph, &class, &self.visual_projection)
     }
 
     /// As [`Clip::encode_texts`], in a graph.

@@ -6,7 +6,9 @@
 //! tensor names and its poolings: both towers give their `pooler_output`. The
 //! type `two-towers` is our own, for towers and poolings that `transformers`
 //! does not put together; its fields `text_pooler` and `vision_pooler` name the
-//! poolings, and all else is as in the other type.
+//! poolings, and all else is as in the other type. Its field
+//! `text_projection_hidden` puts a second layer into the text tower's projection,
+//! as open_clip does over models of `transformers`.
 //!
 //! Under `freeze` the towers stay as they are and the projections are trained,
 //! as in LiT (Zhai et al. 2022, arXiv:2111.07991).
@@ -22,7 +24,7 @@ use crate::{
     Error, Result,
     image::ImageProcessor,
     onnx::{self, Edge, Graph, Inputs},
-    ops::{Linear, Pass, Pooler, linear},
+    ops::{Activation, Linear, Pass, Pooler, linear},
     params::{Param, Params, RawTensor},
 };
 
@@ -64,6 +66,7 @@ struct File {
     vision_config: Value,
     text_pooler: Option<Pooling>,
     vision_pooler: Option<Pooling>,
+    text_projection_hidden: Option<usize>,
 }
 
 fn projection_dim() -> usize {
@@ -110,6 +113,8 @@ struct Tower {
     /// Before the names of its tensors.
     prefix: &'static str,
     projection: &'static str,
+    /// Width between two layers of the projection, where it has two.
+    hidden: Option<usize>,
 }
 
 fn bad(reason: impl std::fmt::Display) -> Error {
@@ -122,6 +127,7 @@ impl Tower {
         pooling: Pooling,
         wanted: ModelKind,
         [prefix, projection]: [&'static str; 2],
+        hidden: Option<usize>,
     ) -> Result<Self> {
         let part = match wanted {
             ModelKind::Text => "text_config",
@@ -162,6 +168,7 @@ impl Tower {
             dense,
             prefix,
             projection,
+            hidden,
         })
     }
 
@@ -191,8 +198,26 @@ impl Tower {
         Ok(BuiltTower {
             network: self.architecture.build(&own, self.pooler)?,
             dense: dense.transpose()?,
-            projection: Linear::load(params, self.projection, width, dim, false)?,
+            projection: self.layers(dim).try_fold(Vec::new(), |mut layers, layer| {
+                let (name, inputs, outputs) = layer;
+                layers.push(Linear::load(params, &name, inputs, outputs, false)?);
+                Ok::<_, Error>(layers)
+            })?,
         })
+    }
+
+    /// Name, inputs and outputs of the layers of the projection to `dim`.
+    fn layers(&self, dim: usize) -> impl Iterator<Item = (String, usize, usize)> {
+        let (name, width) = (self.projection, self.dim());
+        match self.hidden {
+            None => vec![(name.to_owned(), width, dim)],
+            // open_clip counts the curve between them as well.
+            Some(hidden) => vec![
+                (format!("{name}.0"), width, hidden),
+                (format!("{name}.2"), hidden, dim),
+            ],
+        }
+        .into_iter()
     }
 }
 
@@ -204,6 +229,15 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
         return Err(bad(format!(
             "`projection_dim` is {}; from 1 to 1048576 is possible",
             file.projection_dim
+        )));
+    }
+    if file.text_projection_hidden == Some(0) || file.text_projection_hidden > Some(1 << 20) {
+        return Err(bad("`text_projection_hidden` must be from 1 to 1048576"));
+    }
+    if !ours && file.text_projection_hidden.is_some() {
+        return Err(bad(format!(
+            "`text_projection_hidden` is for models of the type `{TWO_TOWERS}`; `{DUAL_ENCODER}` \
+             has none"
         )));
     }
     let pooling = |name: &str, given: Option<Pooling>| match (ours, given) {
@@ -218,12 +252,14 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
         pooling("text_pooler", file.text_pooler)?,
         ModelKind::Text,
         [TEXT, TEXT_PROJECTION],
+        file.text_projection_hidden,
     )?;
     let vision = Tower::parse(
         &file.vision_config,
         pooling("vision_pooler", file.vision_pooler)?,
         ModelKind::Image,
         [VISION, VISION_PROJECTION],
+        None,
     )?;
     let towers = [&text, &vision].into_iter();
     let marks = towers.flat_map(|tower| tower.architecture.layer_marks().iter().copied());
@@ -242,10 +278,10 @@ impl Config {
     }
 
     fn projections(&self) -> Vec<(String, Vec<usize>)> {
-        let shape = |tower: &Tower| vec![self.projection_dim, tower.dim()];
         let towers = self.towers().into_iter();
-        towers
-            .map(|tower| (format!("{}.weight", tower.projection), shape(tower)))
+        let layers = towers.flat_map(|tower| tower.layers(self.projection_dim));
+        layers
+            .map(|(name, inputs, outputs)| (format!("{name}.weight"), vec![outputs, inputs]))
             .collect()
     }
 }
@@ -341,10 +377,22 @@ struct TwoTowers {
 struct BuiltTower {
     network: Box<dyn Network>,
     dense: Option<Linear>,
-    projection: Linear,
+    /// One layer, or two with a curve between them.
+    projection: Vec<Linear>,
 }
 
 impl BuiltTower {
+    fn project(&self, pass: &Pass, pooled: &Tensor) -> Result<Tensor> {
+        let mut x = pooled.clone();
+        for (place, layer) in self.projection.iter().enumerate() {
+            if place > 0 {
+                x = Activation::Gelu.composite(&x)?;
+            }
+            x = linear(pass, &x, layer)?;
+        }
+        Ok(x)
+    }
+
     /// The pooled output, before the projection.
     fn pooled(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
         let x = self.network.encode(pass, input)?;
@@ -364,7 +412,13 @@ impl BuiltTower {
             let before = onnx::linear(graph, &x, dense);
             x = graph.op("Tanh", &[&before], &[]);
         }
-        Ok(Some(onnx::linear(graph, &x, &self.projection)))
+        for (place, layer) in self.projection.iter().enumerate() {
+            if place > 0 {
+                x = onnx::gelu(graph, &x);
+            }
+            x = onnx::linear(graph, &x, layer);
+        }
+        Ok(Some(x))
     }
 }
 
@@ -385,7 +439,7 @@ impl Network for TwoTowers {
 
     fn finish(&self, pass: &Pass, pooled: &Tensor, texts: bool) -> Result<Tensor> {
         let tower = if texts { &self.text } else { &self.vision };
-        linear(pass, pooled, &tower.projection)
+        tower.project(pass, pooled)
     }
 
     fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {

@@ -90,7 +90,8 @@ impl Activation {
             .for_each(|(x, g)| kernel(x, g));
     }
 
-    pub(super) fn composite(self, x: &Tensor) -> candle_core::Result<Tensor> {
+    /// From candle's operations.
+    pub(crate) fn composite(self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             // sigmoid(z) = 1 / (1 + exp(-z)); candle's own sigmoid is in candle-nn.
             Self::QuickGelu => x / ((x * -1.702)?.exp()? + 1.0)?,

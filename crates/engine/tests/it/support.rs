@@ -61,8 +61,16 @@ pub(crate) fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     norm(difference) / norm(expected.iter().copied()).max(f32::MIN_POSITIVE)
 }
 
+/// Checks that embeddings are those of the fixture, and prints the difference:
+/// `docs/measurements.md` has them.
+pub(crate) fn embeddings_agree(case: &str, found: &Tensor, expected: &[f32]) {
+    let error = relative_error(&flat(found), expected);
+    println!("{case}: embeddings differ by {error:.1e}");
+    assert!(error < 1e-5, "{case}: {error}");
+}
+
 /// Compares the gradient that `loss` gives every parameter with `grad.{name}` of
-/// the fixture.
+/// the fixture, and prints the largest difference.
 pub(crate) fn gradients_agree(case: &str, model: &Model, loss: &Tensor, values: &Tensors) {
     model.params().zero_grad();
     model.params().backward(loss).unwrap();
@@ -70,7 +78,7 @@ pub(crate) fn gradients_agree(case: &str, model: &Model, loss: &Tensor, values: 
     let lengths = values.iter().filter(|(key, _)| key.starts_with("grad."));
     let lengths = lengths.map(|(_, (_, grad))| norm(grad.iter().copied()));
     let largest = lengths.fold(0.0, f32::max);
-    let mut compared = 0;
+    let (mut compared, mut worst) = (0, 0.0_f32);
     for param in model.params().iter().filter(|p| p.is_trainable()) {
         let Some(expected) = of_fixture(param.name()) else {
             // The scale is a part of the loss alone.
@@ -83,8 +91,9 @@ pub(crate) fn gradients_agree(case: &str, model: &Model, loss: &Tensor, values: 
         let length = norm(expected.iter().copied()).max(1e-3 * largest);
         let error = norm(difference) / length;
         assert!(error < 1e-4, "{case}: {} {error}", param.name());
-        compared += 1;
+        (compared, worst) = (compared + 1, worst.max(error));
     }
+    println!("{case}: {compared} gradients differ by at most {worst:.1e}");
     let in_fixture = values.keys().filter(|key| key.starts_with("grad.")).count();
     assert_eq!(compared, in_fixture, "{case}: a parameter gets no gradient");
 }

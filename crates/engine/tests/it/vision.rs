@@ -10,7 +10,8 @@ use finetuner_engine::{
 
 use crate::{
     support::{
-        Tensors, flat, gradients_agree, json, model, pixels, relative_error, tensor, tensors,
+        Tensors, embeddings_agree, flat, gradients_agree, json, model, pixels, relative_error,
+        tensor, tensors,
     },
     towers::unpadded,
 };
@@ -47,8 +48,8 @@ fn vision_transformers_embed_and_learn_as_in_transformers() {
             for (expected, pooler) in [("mean", Some(Pooler::Mean)), ("cls", None)] {
                 let (model, values) = load(name, pooler, kernels);
                 let found = model.encode(&model.inference(), &pixels(&values)).unwrap();
-                let error = relative_error(&flat(&found), &values[expected].1);
-                assert!(error < 1e-5, "{name} {expected} {kernels:?}: {error}");
+                let case = format!("{name} {expected} {kernels:?}");
+                embeddings_agree(&case, &found, &values[expected].1);
             }
             let (model, values) = load(name, None, kernels);
             let found = model.encode(&model.training(), &pixels(&values)).unwrap();
@@ -73,19 +74,23 @@ fn a_vit_takes_pictures_of_its_own_size_alone() {
 
 #[test]
 fn two_towers_of_transformers_embed_and_learn_as_there() {
-    for kernels in BOTH {
-        let (model, values) = load("dual-encoder", None, kernels);
+    let names = ["", "-clip", "-dinov2", "-siglip"].map(|end| format!("dual-encoder{end}"));
+    for (name, kernels) in names
+        .iter()
+        .flat_map(|name| BOTH.map(|kernels| (name, kernels)))
+    {
+        let (model, values) = load(name, None, kernels);
         let pass = model.training();
         let text = model.encode(&pass, &unpadded(&values)).unwrap();
         let image = model.encode(&pass, &pixels(&values)).unwrap();
-        for (name, found) in [("text", &text), ("image", &image)] {
-            let error = relative_error(&flat(found), &values[name].1);
-            assert!(error < 1e-5, "{name} {kernels:?}: {error}");
+        for (part, found) in [("text", &text), ("image", &image)] {
+            let case = format!("{name} {part} {kernels:?}");
+            embeddings_agree(&case, found, &values[part].1);
         }
         let loss = clip_loss(&model, &pass, &text, &image).unwrap();
         let error = relative_error(&flat(&loss), &values["loss"].1);
-        assert!(error < 1e-5, "{kernels:?}: loss {error}");
+        assert!(error < 1e-5, "{name} {kernels:?}: loss {error}");
         let both = Tensor::cat(&[text, image], 0).unwrap();
-        check_gradients("dual-encoder", &model, both, &values);
+        check_gradients(name, &model, both, &values);
     }
 }
