@@ -108,12 +108,29 @@ impl Segments {
 /// Queries of a sequence that one task takes in inference.
 const QUERIES_PER_TASK: usize = 96;
 
+/// The heads of a single task stay on one thread where each has fewer
+/// multiplications than this for its scores: waking another thread takes longer.
+const WORTH_SHARING: usize = 1 << 15;
+
 /// What one thread works with in inference: keys and values of a head, and
 /// the attention weights of some queries.
 struct Scratch {
+    /// The sequence and the head that keys and values are of.
+    packed: Option<(usize, usize)>,
     keys: Packed,
     values: Packed,
     weights: Vec<f32>,
+}
+
+/// Some queries of a sequence in inference, with all of its keys and values.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    sequence: usize,
+    /// The number of the first query in the sequence.
+    first: usize,
+    query: &'a [f32],
+    key: &'a [f32],
+    value: &'a [f32],
 }
 
 /// How the places of a sequence attend to each other.
@@ -345,45 +362,87 @@ impl Attention<'_> {
             let blocks = mixed
                 .chunks_mut(QUERIES_PER_TASK * width)
                 .zip(q.chunks(QUERIES_PER_TASK * width));
-            for (block, (mixed, q)) in blocks.enumerate() {
-                tasks.push((sequence, block * QUERIES_PER_TASK, mixed, [q, k, v]));
+            for (block, (mixed, query)) in blocks.enumerate() {
+                let task = Task {
+                    sequence,
+                    first: block * QUERIES_PER_TASK,
+                    query,
+                    key: k,
+                    value: v,
+                };
+                tasks.push((task, mixed));
             }
         }
         let longest = self.longest();
         let scratch = || Scratch {
+            packed: None,
             keys: Packed::default(),
             values: Packed::default(),
             weights: vec![0.0; QUERIES_PER_TASK.min(longest) * longest],
         };
-        type Task<'a> = (usize, usize, &'a mut [f32], [&'a [f32]; 3]);
-        let run = |scratch: &mut Scratch, (sequence, first, mixed, [q, k, v]): Task<'_>| {
-            let (queries, length) = (mixed.len() / width, k.len() / kv_width);
-            let weights = &mut scratch.weights[..queries * length];
-            for head in 0..config.heads {
-                if head % config.group() == 0 {
-                    scratch.keys.pack_rows(self.key_view(k, head));
-                    scratch.values.pack(self.key_view(v, head));
+        if tasks.len() > 1 {
+            tasks
+                .into_par_iter()
+                .for_each_init(scratch, |scratch, (task, mixed)| {
+                    for head in 0..config.heads {
+                        let out = self.view_mut(mixed, head, width);
+                        self.infer_head(scratch, task, head, distances.as_ref(), out);
+                    }
+                });
+            return Ok(());
+        }
+        // The heads of a single text are shared out, if that is worth it.
+        for (task, mixed) in tasks {
+            let queries = mixed.len() / width;
+            let alone = queries * longest * config.head < WORTH_SHARING;
+            let heads = (0..config.heads).into_par_iter();
+            let heads = heads.with_min_len(if alone { config.heads } else { 1 });
+            let parts = heads.map_init(scratch, |scratch, head| {
+                let mut out = vec![0.0; queries * config.head];
+                let view = MatMut::new(&mut out, queries, config.head);
+                self.infer_head(scratch, task, head, distances.as_ref(), view);
+                out
+            });
+            let parts: Vec<Vec<f32>> = parts.collect();
+            for (head, part) in parts.iter().enumerate() {
+                let rows = mixed.chunks_exact_mut(width);
+                for (row, part) in rows.zip(part.chunks_exact(config.head)) {
+                    row[head * config.head..][..config.head].copy_from_slice(part);
                 }
-                let scores = MatMut::new(weights, queries, length);
-                let asking = self.query_view(q, head);
-                scratch.keys.multiply(scores, asking, config.scale);
-                for (query, row) in weights.chunks_exact_mut(length).enumerate() {
-                    let place = self.place(sequence, first + query);
-                    let bias = distances.as_ref().map(|d| d.row(head, place, length));
-                    config.weigh(row, place, bias);
-                }
-                let mixed = self.view_mut(mixed, head, width);
-                let weights = Mat::new(weights, queries, length);
-                scratch.values.multiply(mixed, weights, 1.0);
             }
-        };
-        if tasks.len() == 1 {
-            let mut scratch = scratch();
-            tasks.into_iter().for_each(|task| run(&mut scratch, task));
-        } else {
-            tasks.into_par_iter().for_each_init(scratch, run);
         }
         Ok(())
+    }
+
+    /// One head of some queries of a sequence, in inference.
+    fn infer_head(
+        &self,
+        scratch: &mut Scratch,
+        task: Task<'_>,
+        head: usize,
+        distances: Option<&Distances>,
+        out: MatMut<'_>,
+    ) {
+        let config = self.config;
+        let (width, kv_width) = (config.width(), config.kv_width());
+        let (queries, length) = (task.query.len() / width, task.key.len() / kv_width);
+        let kv = Some((task.sequence, head / config.group()));
+        if scratch.packed != kv {
+            scratch.keys.pack_rows(self.key_view(task.key, head));
+            scratch.values.pack(self.key_view(task.value, head));
+            scratch.packed = kv;
+        }
+        let weights = &mut scratch.weights[..queries * length];
+        let scores = MatMut::new(weights, queries, length);
+        let asking = self.query_view(task.query, head);
+        scratch.keys.multiply(scores, asking, config.scale);
+        for (query, row) in weights.chunks_exact_mut(length).enumerate() {
+            let place = self.place(task.sequence, task.first + query);
+            let bias = distances.map(|d| d.row(head, place, length));
+            config.weigh(row, place, bias);
+        }
+        let weights = Mat::new(weights, queries, length);
+        scratch.values.multiply(out, weights, 1.0);
     }
 
     /// Writes the gradients of queries, keys and values, and adds the bias's to
