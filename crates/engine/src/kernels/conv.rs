@@ -18,7 +18,7 @@ use super::{
 
 /// Elements of the rows that are laid out at once: 1 MB, so that they are still
 /// in the cache when they are multiplied.
-pub(super) const TILE: usize = 1 << 18;
+const TILE: usize = 1 << 18;
 
 /// Shapes of a convolution with square kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(crate) struct ConvDims {
 
 impl ConvDims {
     /// Pixels of one result.
-    pub(super) fn out_pixels(&self) -> usize {
+    fn out_pixels(&self) -> usize {
         self.out_height * self.out_width
     }
 
@@ -58,7 +58,7 @@ impl ConvDims {
         self.kernel * self.kernel * self.inputs
     }
 
-    pub(super) fn in_picture(&self) -> usize {
+    fn in_picture(&self) -> usize {
         self.height * self.width * self.inputs
     }
 
@@ -68,11 +68,11 @@ impl ConvDims {
     }
 
     /// Pictures of one group.
-    pub(super) fn group(&self) -> usize {
+    fn group(&self) -> usize {
         self.batch.div_ceil(rayon::current_num_threads()).max(1)
     }
 
-    pub(super) fn threads(&self) -> Threads {
+    fn threads(&self) -> Threads {
         if self.group() >= self.batch {
             Threads::All
         } else {

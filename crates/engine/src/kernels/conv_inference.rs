@@ -4,11 +4,14 @@
 use rayon::prelude::*;
 
 use super::{
-    conv::{ConvDims, TILE},
+    conv::ConvDims,
     gemm::{Factor, Product, Threads, multiply},
     pool::Pool,
     simd::{self, Curve},
 };
+
+/// Rows of the result that one task computes.
+const ROWS_PER_TASK: usize = 96;
 
 /// What follows a convolution: `curve(scale * z + shift + residual)`, scale and
 /// shift for each channel.
@@ -35,50 +38,48 @@ impl ConvDims {
         end: End<'_>,
         y: &mut [f32],
     ) {
-        let (pictures, outputs) = (self.group(), self.outputs);
-        let out = pictures * self.out_pixels() * outputs;
-        y.par_chunks_mut(out)
-            .zip(x.par_chunks(pictures * self.in_picture()))
+        let (taps, outputs) = (self.taps(), self.outputs);
+        // `first` is the first element of the result that is computed.
+        let product = |cols: &[f32], y: &mut [f32], first: usize, threads: Threads| {
+            let residual = end.residual.map(|r| &r[first..first + y.len()]);
+            let product = Product {
+                scale: Some(end.scale),
+                bias: Some(end.shift),
+                residual,
+                activate: end.curve.fast(),
+                ..Product::new(factor, y)
+            };
+            multiply(cols, &mut [product], threads);
+        };
+        if self.is_pointwise() {
+            return product(x, y, 0, Threads::All);
+        }
+        let tasks = self.rows().div_ceil(ROWS_PER_TASK);
+        if tasks >= 2 * rayon::current_num_threads() {
+            // The rows of a task are multiplied while they are in the cache.
+            y.par_chunks_mut(ROWS_PER_TASK * outputs)
+                .enumerate()
+                .for_each_init(
+                    || pool.take(ROWS_PER_TASK * taps),
+                    |cols, (i, y)| {
+                        let first = i * ROWS_PER_TASK;
+                        let rows = y.len() / outputs;
+                        let cols = &mut cols[..rows * taps];
+                        self.lay_out(x, first..first + rows, cols);
+                        product(cols, y, first * outputs, Threads::One);
+                    },
+                );
+            return;
+        }
+        // Few rows are laid out first, and shared out by columns.
+        let mut cols = pool.take(self.rows() * taps);
+        cols.par_chunks_mut(self.out_width * taps)
             .enumerate()
-            .for_each(|(i, (y, x))| {
-                let residual = end.residual.map(|r| &r[i * out..i * out + y.len()]);
-                let product = |cols: &[f32], y: &mut [f32], first: usize| {
-                    let residual = residual.map(|r| &r[first..first + y.len()]);
-                    let product = Product {
-                        scale: Some(end.scale),
-                        bias: Some(end.shift),
-                        residual,
-                        activate: end.curve.fast(),
-                        ..Product::new(factor, y)
-                    };
-                    multiply(cols, &mut [product], self.threads());
-                };
-                if self.is_pointwise() {
-                    return product(x, y, 0);
-                }
-                let rows = y.len() / outputs;
-                let tile = (TILE / self.taps()).clamp(1, rows);
-                let mut cols = pool.take(tile * self.taps());
-                for (i, y) in y.chunks_mut(tile * outputs).enumerate() {
-                    let first = i * tile;
-                    let rows = y.len() / outputs;
-                    let cols = &mut cols[..rows * self.taps()];
-                    // One thread lays out a line of places, if several may.
-                    let some = match self.threads() {
-                        Threads::All => self.out_width,
-                        Threads::One => rows,
-                    };
-                    cols.par_chunks_mut(some * self.taps())
-                        .with_min_len(rows.div_ceil(8 * some))
-                        .enumerate()
-                        .for_each(|(i, cols)| {
-                            let start = first + i * some;
-                            let end = start + cols.len() / self.taps();
-                            self.lay_out(x, start..end, cols);
-                        });
-                    product(cols, y, first * outputs);
-                }
+            .for_each(|(line, cols)| {
+                let first = line * self.out_width;
+                self.lay_out(x, first..first + self.out_width, cols);
             });
+        product(&cols, y, 0, Threads::All);
     }
 
     /// As [`ConvDims::infer`] for a depthwise convolution, `weight` as
