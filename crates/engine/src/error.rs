@@ -31,6 +31,10 @@ pub enum Error {
     /// Data that can't be trained on.
     #[error("bad data: {0}")]
     Data(String),
+    /// Data, weights or an artifact that could not be fetched or pushed: the
+    /// connection or the disk is at fault, not the content.
+    #[error("{0}")]
+    Transfer(String),
     /// One of several things to embed that can't be.
     #[error("item {}: {reason}", place + 1)]
     Item {

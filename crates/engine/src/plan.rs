@@ -369,7 +369,7 @@ fn towers(config: &RunConfig, allowed: &Allowed, read: &OptionReader<'_>) -> Res
 
 /// What data the loss wants of a model.
 fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<Layout> {
-    let name = &loss.loss;
+    let name = &loss.base();
     Ok(match (kind, loss.kind()) {
         (ModelKind::TextImage, LossKind::Clip) => Layout::TextImage(modalities.clone()),
         (ModelKind::TextImage, _) => {
@@ -389,6 +389,7 @@ fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<L
         }
         (kind, LossKind::Labels) => Layout::Labelled(kind),
         (kind, LossKind::Pairs) => Layout::Pairs(kind),
+        (kind, LossKind::Ranking) => Layout::Ranking(kind),
         (kind, LossKind::Scores) => Layout::Scored(kind),
         (kind, LossKind::Triplets) => Layout::Triplets(kind),
     })

@@ -93,6 +93,16 @@ open_enum! {
         ArcFace => "ArcFaceLoss",
         /// The base class of pytorch-metric-learning's losses; listed by the Python client.
         BaseMetricLossFunction => "BaseMetricLossFunction",
+        /// The order of scored pairs by the angle between complex numbers.
+        AnglE => "AnglELoss",
+        /// All triplets of a batch that cost something.
+        BatchAllTriplet => "BatchAllTripletLoss",
+        /// [`Loss::BatchHardTriplet`] without a margin, by `softplus`.
+        BatchHardSoftMarginTriplet => "BatchHardSoftMarginTripletLoss",
+        /// The farthest positive and the nearest negative of each sample.
+        BatchHardTriplet => "BatchHardTripletLoss",
+        /// The nearest negative that is farther than each positive.
+        BatchSemiHardTriplet => "BatchSemiHardTripletLoss",
         /// Triplets of a sample and the centroids of classes.
         CentroidTriplet => "CentroidTripletLoss",
         /// Pair weights by how far each similarity is from its optimum.
@@ -101,6 +111,8 @@ open_enum! {
         Contrastive => "ContrastiveLoss",
         /// Large margin cosine with weights per class.
         CosFace => "CosFaceLoss",
+        /// The order of scored pairs by their cosine similarities.
+        CoSent => "CoSENTLoss",
         /// Cosine similarity against a given score.
         CosineSimilarity => "CosineSimilarityLoss",
         /// Another loss over embeddings of earlier batches as well.
@@ -123,6 +135,8 @@ open_enum! {
         Margin => "MarginLoss",
         /// Margins between similarities against those of a cross-encoder.
         MarginMse => "MarginMSELoss",
+        /// Another loss over embeddings that are cut to several lengths.
+        Matryoshka => "MatryoshkaLoss",
         /// Soft weights for self, negative and positive similarities.
         MultiSimilarity => "MultiSimilarityLoss",
         /// A weighted sum of losses.

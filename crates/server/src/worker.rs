@@ -232,7 +232,7 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
         true => {
             let path = folder.join("begin.zip");
             let fetched = follower.transfer(server.fetch("checkpoint", &path))?;
-            fetched.map_err(|e| EngineError::Checkpoint(e.to_string()))?;
+            fetched.map_err(|e| not_fetched("the checkpoint", &e))?;
             Some(path)
         }
         false => None,
@@ -244,7 +244,7 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
         Some(_) => {
             let (zip, opened) = (folder.join("earlier.zip"), folder.join("earlier"));
             let fetched = follower.transfer(server.fetch_data(MODEL_ARTIFACT, &zip))?;
-            fetched.map_err(|e| EngineError::Checkpoint(e.to_string()))?;
+            fetched.map_err(|e| not_fetched("the model to start from", &e))?;
             open_artifact(&zip, &opened)?;
             // Only its weights are needed any more.
             let _ = std::fs::remove_file(&zip);
@@ -256,10 +256,13 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
     let read = |name: &str| {
         let shown = DataName::of_run(&config, name).to_string();
         let bad = |reason: String| EngineError::Data(format!("{shown}: {reason}"));
-        let file = NamedTempFile::new_in(folder).map_err(|e| bad(e.to_string()))?;
+        let file = NamedTempFile::new_in(folder).map_err(|source| EngineError::Io {
+            path: folder.to_owned(),
+            source,
+        })?;
         let fetched = signals.unless_interrupted(server.fetch_data(name, file.path()));
         let fetched = runtime.block_on(fetched)?;
-        fetched.map_err(|e| bad(e.to_string()))?;
+        fetched.map_err(|e| not_fetched(&format!("the data set {shown}"), &e))?;
         let documents = FetchedDocuments {
             reader: DocumentReader::new(BufReader::new(file)).map_err(|e| bad(e.to_string()))?,
             shown,
@@ -293,9 +296,13 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
         // A worker that was replaced has nothing to say any more.
         match follower.signals.is_stopping() {
             true => EngineError::Interrupted,
-            false => EngineError::Data(reason),
+            false => EngineError::Transfer(reason),
         }
     })
+}
+
+fn not_fetched(what: &str, error: &CallError) -> EngineError {
+    EngineError::Transfer(format!("{what} can't be fetched: {error}"))
 }
 
 /// Documents whose pictures are fetched together, and are then in memory.
@@ -490,6 +497,15 @@ mod tests {
         assert!(
             reason.contains("`train_data` (`shoes`): the stream of documents ends early"),
             "{reason}"
+        );
+    }
+
+    #[test]
+    fn a_full_disk_is_not_taken_for_bad_data() {
+        let full = CallError::File("/tmp/x: No space left on device".to_owned());
+        assert_eq!(
+            not_fetched("the data set `shoes`", &full).to_string(),
+            "the data set `shoes` can't be fetched: /tmp/x: No space left on device"
         );
     }
 }

@@ -5,7 +5,11 @@ mod pictures;
 mod read;
 mod search;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 pub use each::Documents;
 use finetuner_protocol::{Callback, Content, Document, NdArray, RunConfig, text::is_blank};
@@ -88,12 +92,27 @@ pub enum Item {
     PointCloud(Arc<[[f32; 3]]>),
 }
 
+impl Item {
+    fn content_key(&self) -> u64 {
+        match self {
+            Self::Text(text) => key(&**text),
+            Self::Image(bytes) => key(&**bytes),
+            Self::Stored(stored) => stored.content_key(),
+            Self::Features(values) => {
+                let bits: Vec<u32> = values.iter().map(|value| value.to_bits()).collect();
+                key(&bits)
+            }
+        }
+    }
+}
+
 /// One example to train on.
 #[derive(Clone, Debug)]
 pub struct Example {
     /// The id of the document, for messages.
     pub id: String,
-    /// Its members: one, or two of a pair, or three of a triplet.
+    /// Its members: one, two of a pair, three of a triplet, or a pair and its
+    /// negatives.
     pub parts: Vec<Item>,
     /// What examples that belong together share.
     pub label: String,
@@ -125,6 +144,9 @@ pub enum Layout {
     /// Documents with two chunks, or documents that share a label with
     /// another.
     Pairs(ModelKind),
+    /// As [`Layout::Pairs`]; further chunks are negatives of the first one, as
+    /// many in each document.
+    Ranking(ModelKind),
     /// Documents with two chunks and the tag `finetuner_score`.
     Scored(ModelKind),
     /// Documents with three chunks - a query, a match, and none - and the tag
@@ -138,7 +160,7 @@ impl Layout {
         match self {
             Self::TextImage(_) => "text-image pairs",
             Self::Labelled(_) => "labelled documents",
-            Self::Pairs(_) => "pairs",
+            Self::Pairs(_) | Self::Ranking(_) => "pairs",
             Self::Scored(_) => "pairs with a score",
             Self::Triplets(_) => "triplets with a score",
         }
@@ -203,6 +225,23 @@ impl TrainingSet {
     pub fn is_empty(&self) -> bool {
         self.examples.is_empty()
     }
+
+    /// Numbers for what each example holds: its class and each of its members.
+    /// Two examples that share a number are no negatives of each other.
+    pub(crate) fn shared_keys(&self) -> Vec<Vec<u64>> {
+        let of = |(example, class): (&Example, &u32)| {
+            let parts = example.parts.iter().map(Item::content_key);
+            std::iter::once(key(class)).chain(parts).collect()
+        };
+        self.examples.iter().zip(&self.classes).map(of).collect()
+    }
+}
+
+/// A number for a value, the same in one process for the same value.
+fn key(value: &(impl Hash + ?Sized)) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Splits off a part of the examples to validate with, drawn at random by

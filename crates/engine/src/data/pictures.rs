@@ -66,6 +66,7 @@ impl PictureFile {
         Ok(Stored {
             start: written.map_err(|e| Error::io(file.path(), e))?,
             length: bytes.len(),
+            content_key: super::key(bytes),
             file: Arc::clone(self),
         })
     }
@@ -77,9 +78,15 @@ pub struct Stored {
     file: Arc<PictureFile>,
     start: u64,
     length: usize,
+    content_key: u64,
 }
 
 impl Stored {
+    /// A number for what it holds, the same for the same picture.
+    pub(super) fn content_key(&self) -> u64 {
+        self.content_key
+    }
+
     /// The picture as it is stored: PNG, JPEG, GIF, WebP or BMP.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! Reading training data of every layout.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::RangeInclusive};
 
 use finetuner_protocol::{
     Document,
@@ -35,14 +35,20 @@ pub fn read(
         Layout::TextImage(modalities) => Ok(vec![text_image(pictures, i, document, modalities)?]),
         Layout::Labelled(kind) => labelled(pictures, i, document, *kind),
         // Documents without chunks are put together below.
-        Layout::Pairs(kind) if document.chunks.is_empty() => labelled(pictures, i, document, *kind),
-        Layout::Pairs(kind) => Ok(vec![members(pictures, i, document, *kind, 2)?]),
+        Layout::Pairs(kind) | Layout::Ranking(kind) if document.chunks.is_empty() => {
+            labelled(pictures, i, document, *kind)
+        }
+        Layout::Pairs(kind) => Ok(vec![members(pictures, i, document, *kind, 2..=2)?]),
+        Layout::Ranking(kind) => {
+            let count = 2..=document.chunks.len().max(2);
+            Ok(vec![members(pictures, i, document, *kind, count)?])
+        }
         Layout::Scored(kind) => scored(pictures, i, document, *kind, 2),
         Layout::Triplets(kind) => scored(pictures, i, document, *kind, 3),
     })?;
     let mut examples: Vec<Example> = found.into_iter().flatten().collect();
     check_lengths(&examples, name)?;
-    if matches!(layout, Layout::Pairs(_)) {
+    if matches!(layout, Layout::Pairs(_) | Layout::Ranking(_)) {
         let mut labels = examples
             .iter()
             .filter(|e| e.parts.len() == 1)
@@ -65,8 +71,24 @@ pub fn read(
                  `finetuner_label` to those that belong together"
             )));
         }
+        check_counts(&examples, name)?;
     }
     Ok(examples)
+}
+
+/// Each example must have as many negatives.
+fn check_counts(examples: &[Example], name: &str) -> Result<()> {
+    let count = |example: &Example| example.parts.len();
+    let wanted = examples.first().map_or(2, count);
+    match examples.iter().find(|example| count(example) != wanted) {
+        None => Ok(()),
+        Some(other) => Err(Error::data(format!(
+            "document `{}` of `{name}`: it has {} members, the first of the data set {wanted}: \
+             give each document as many negatives",
+            other.id,
+            count(other)
+        ))),
+    }
 }
 
 /// Features must all have one length.
@@ -204,12 +226,13 @@ fn members(
     i: usize,
     document: &Document,
     kind: ModelKind,
-    count: usize,
+    count: RangeInclusive<usize>,
 ) -> Result<Example, Fault> {
-    if document.chunks.len() != count {
+    if !count.contains(&document.chunks.len()) {
         Err(format!(
-            "it has {} chunks, {count} are wanted",
-            document.chunks.len()
+            "it has {} chunks, {} are wanted",
+            document.chunks.len(),
+            count.start()
         ))?;
     }
     let parts = document.chunks.iter().enumerate().map(|(number, chunk)| {
@@ -230,7 +253,7 @@ fn scored(
     kind: ModelKind,
     count: usize,
 ) -> Result<Vec<Example>, Fault> {
-    let mut example = members(pictures, i, document, kind, count)?;
+    let mut example = members(pictures, i, document, kind, count..=count)?;
     let score = document
         .tags
         .get("finetuner_score")
@@ -258,7 +281,7 @@ fn paired(examples: Vec<Example>) -> Vec<Example> {
     let mut first: HashMap<String, Item> = HashMap::new();
     let mut pairs = Vec::with_capacity(examples.len());
     for mut example in examples {
-        if example.parts.len() == 2 {
+        if example.parts.len() >= 2 {
             pairs.push(example);
             continue;
         }
@@ -406,6 +429,39 @@ mod tests {
         Document::new()
             .with_chunk(Document::text(a))
             .with_chunk(Document::text(b))
+    }
+
+    #[test]
+    fn chunks_behind_a_pair_are_its_negatives_and_as_many_everywhere() {
+        let read = |documents: Vec<Document>, layout| {
+            let documents = DocumentArray::from(documents);
+            super::read(all(&documents), &layout, "d", &Pictures::Checked)
+        };
+        let ranking = || Layout::Ranking(ModelKind::Text);
+        let with = |texts: &[&str]| {
+            let chunks = texts.iter().map(|text| Document::text(*text));
+            chunks.fold(Document::new(), Document::with_chunk)
+        };
+        let found = read(
+            vec![with(&["q", "a", "x", "y"]), with(&["r", "b", "z", "w"])],
+            ranking(),
+        );
+        let texts = ["r", "b", "z", "w"].map(|text| Item::Text(text.into()));
+        assert_eq!(found.unwrap()[1].parts, texts);
+        let uneven = read(vec![with(&["q", "a", "x"]), with(&["r", "b"])], ranking());
+        let message = uneven.unwrap_err().to_string();
+        assert!(
+            message.contains("it has 2 members, the first of the data set 3"),
+            "{message}"
+        );
+        let alone = read(vec![with(&["q"])], ranking()).unwrap_err().to_string();
+        assert!(alone.contains("it has 1 chunks, 2 are wanted"), "{alone}");
+        let more = read(vec![with(&["q", "a", "x"])], Layout::Pairs(ModelKind::Text));
+        let message = more.unwrap_err().to_string();
+        assert!(
+            message.contains("it has 3 chunks, 2 are wanted"),
+            "{message}"
+        );
     }
 
     #[test]

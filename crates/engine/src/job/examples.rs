@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use finetuner_protocol::{Loss, text::start_of};
+use finetuner_protocol::{Loss, Sampler, text::start_of};
 
 use super::labels::alike;
 use crate::{
@@ -28,7 +28,9 @@ pub(super) struct Data {
 impl Data {
     pub(super) fn describe(&self, layout: &Layout) -> String {
         let what = match layout {
-            Layout::TextImage(_) | Layout::Pairs(_) | Layout::Scored(_) => "pairs".to_owned(),
+            Layout::TextImage(_) | Layout::Pairs(_) | Layout::Ranking(_) | Layout::Scored(_) => {
+                "pairs".to_owned()
+            }
             Layout::Triplets(_) => "triplets".to_owned(),
             Layout::Labelled(_) => format!("examples of {} classes", self.classes),
         };
@@ -51,7 +53,7 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
     if let Some(batch_size) = plan.batch_size {
         // The number of steps is known.
         let (sampling, _) = choose_sampling(plan, batch_size, &data);
-        let steps = sampling.batches(&data.train.classes, batch_size, plan.seed, 0);
+        let steps = sampling.batches(&data.train, batch_size, plan.seed, 0);
         plan.schedule
             .build(plan.epochs, steps.len(), plan.learning_rate)?;
     }
@@ -70,7 +72,12 @@ pub(super) fn choose_sampling(
     data: &Data,
 ) -> (Sampling, Vec<String>) {
     if !matches!(plan.layout, Layout::Labelled(_)) {
-        return (Sampling::Random, Vec::new());
+        let has_negatives = matches!(plan.loss.kind(), LossKind::Clip | LossKind::Ranking);
+        let sampling = match has_negatives && plan.sampler != Sampler::Random {
+            true => Sampling::NoDuplicates,
+            false => Sampling::Random,
+        };
+        return (sampling, Vec::new());
     }
     Sampling::choose(
         &plan.sampler,
@@ -88,7 +95,7 @@ pub(super) fn read_data(
 ) -> Result<Data> {
     let read = |name: DataName<'_>| -> Result<Vec<Example>> {
         let examples = data::read(documents(name.name)?, &plan.layout, name, pictures)?;
-        if plan.loss.loss == Loss::CosineSimilarity {
+        if plan.loss.base() == Loss::CosineSimilarity {
             check_similarities(&examples, name)?;
         }
         Ok(examples)
@@ -148,7 +155,7 @@ pub(super) fn read_data(
         let labels = train.examples.iter().chain(&validation);
         warnings.extend(alike(labels.map(|example| example.label.as_str())));
     }
-    if plan.loss.has_classes() {
+    if plan.loss.knows_trained_classes_alone() {
         // Such a loss knows nothing of other classes.
         let all = validation.len();
         validation.retain(|example| numbers.knows(&example.label));

@@ -13,7 +13,7 @@ use crate::{
     plan::Plan,
     prepare::Preparer,
     source::{LoadedModel, ModelDescription},
-    train::{Sampling, Trainer, TrainerOptions, choose_batch_size},
+    train::{Trainer, TrainerOptions, choose_batch_size},
 };
 
 /// The most bytes that outputs of a frozen network may take.
@@ -116,10 +116,7 @@ pub(super) fn build_trainer(
     }
     let (sampling, changes) = choose_sampling(plan, batch_size, data);
     notes.extend(changes.into_iter().map(|note| (Level::Info, note)));
-    if let Sampling::Class { items_per_class } = sampling {
-        let note = format!(
-            "Batches of {batch_size} hold {items_per_class} examples of each class in them"
-        );
+    if let Some(note) = sampling.describe(&data.train, batch_size, plan.seed) {
         notes.push((Level::Info, note));
     }
     let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
@@ -141,7 +138,7 @@ pub(super) fn build_trainer(
         None
     };
     let steps = sampling
-        .batches(&data.train.classes, batch_size, plan.seed, 0)
+        .batches(&data.train, batch_size, plan.seed, 0)
         .len();
     let mut schedule = plan.schedule.clone();
     if let Some(warning) = schedule.limit_warmup(plan.epochs, steps) {

@@ -6,7 +6,7 @@ use finetuner_protocol::{Loss, Miner as MinerName, Options};
 use serde_json::Value;
 
 use super::{
-    MetricLoss,
+    MetricLoss, matryoshka,
     registry::{self, LossKind, Make, Traits},
 };
 use crate::{Error, Result, models::normal_weights, options::OptionReader, params::Param};
@@ -36,9 +36,14 @@ impl LossSpec {
         }
     }
 
+    /// The loss itself, without `MatryoshkaLoss` around it.
+    pub(crate) fn base(&self) -> Loss {
+        matryoshka::unwrap(self).map_or_else(|| self.loss.clone(), |inner| inner.loss)
+    }
+
     /// How examples for it look; for a loss that is not known, as for most.
     pub(crate) fn kind(&self) -> LossKind {
-        match registry::find(&self.loss).map(|entry| &entry.make) {
+        match registry::find(&self.base()).map(|entry| &entry.make) {
             Ok(Make::Members(kind, _)) => *kind,
             _ => LossKind::Labels,
         }
@@ -49,6 +54,18 @@ impl LossSpec {
     pub(crate) fn has_classes(&self) -> bool {
         let entry = registry::find(&self.loss);
         matches!(entry, Ok(entry) if matches!(entry.make, Make::Labels(Traits::Classifies, _)))
+    }
+
+    /// Whether the loss has a weight for each class that it is trained on, and
+    /// so knows nothing of others.
+    pub(crate) fn knows_trained_classes_alone(&self) -> bool {
+        let spec = matryoshka::unwrap(self);
+        let spec = spec.as_ref().unwrap_or(self);
+        let given = |name: &str| spec.options.as_ref().and_then(|options| options.get(name));
+        let learns_boundaries = spec.loss == Loss::Margin
+            && given("learn_beta") == Some(&Value::Bool(true))
+            && given("num_classes").is_some();
+        learns_boundaries || spec.has_classes()
     }
 }
 
@@ -151,7 +168,7 @@ fn named(value: &Value) -> Option<(Loss, Option<Options>)> {
 }
 
 /// A loss named in an option, its own options beside it or in `loss_options`.
-fn nested(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Option<Options>)> {
+pub(super) fn nested(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Option<Options>)> {
     let found = read.value(name).and_then(named);
     let (loss, inner) = found.ok_or_else(|| read.bad(name, "the name of a loss is wanted"))?;
     let beside = read.value("loss_options").and_then(Value::as_object);
@@ -174,11 +191,16 @@ impl MetricLoss for Sum {
 fn single(loss: &Loss, options: Option<&Options>, shape: Shape, prefix: &str) -> Result<Built> {
     let read = OptionReader::new("loss_options", options);
     // These follow from data and model; a value that is given must be theirs.
-    for (name, own) in [
-        ("num_classes", shape.classes),
-        ("embedding_size", shape.dim),
+    let has_shape = LossSpec::new(loss.clone()).has_classes();
+    for (name, own, counts) in [
+        (
+            "num_classes",
+            shape.classes,
+            has_shape || *loss == Loss::Margin,
+        ),
+        ("embedding_size", shape.dim, has_shape),
     ] {
-        if loss_has_shape(loss) && shape.dim > 0 && read.count(name, own, 1)? != own {
+        if counts && shape.dim > 0 && read.count(name, own, 1)? != own {
             return Err(read.bad(name, &format!("this run has {own}; leave it out")));
         }
     }
@@ -264,9 +286,4 @@ impl Maker<'_> {
         let values = normal_weights(self.seed(), shape[0] * shape[1], spread);
         self.weight(name, &shape, values)
     }
-}
-
-/// Whether a loss takes the number of classes and the length of embeddings.
-fn loss_has_shape(loss: &Loss) -> bool {
-    LossSpec::new(loss.clone()).has_classes()
 }

@@ -12,6 +12,7 @@ use super::{
     Batch, Labels, LossSpec, MetricLoss, Tuples,
     build::{Shape, build, made},
     math::rows,
+    matryoshka::{self, Matryoshka},
     memory::Memory,
     pairwise::{MemberLoss, Members},
     registry::{self, LossKind, Make},
@@ -30,6 +31,8 @@ pub struct Criterion {
     spec: LossSpec,
     objective: Objective,
     miner: Option<Miner>,
+    /// The lengths that embeddings are cut to, where it is `MatryoshkaLoss`.
+    lengths: Option<Matryoshka>,
     params: Params,
     seed: u64,
 }
@@ -57,10 +60,14 @@ impl Criterion {
     /// # Errors
     /// [`Error::Config`] names the option that can't be used.
     pub fn new(spec: &LossSpec, classes: usize, dim: usize, seed: u64) -> Result<Self> {
-        let options = spec.options.as_ref();
+        let cut = matryoshka::of(spec, dim)?;
+        let (lengths, inner) = cut.map_or((None, spec.clone()), |(lengths, inner)| {
+            (Some(lengths), inner)
+        });
+        let options = inner.options.as_ref();
         let shape = Shape { classes, dim, seed };
         let own;
-        let objective = match registry::find(&spec.loss)?.make {
+        let objective = match registry::find(&inner.loss)?.make {
             Make::Members(_, make) => {
                 let read = OptionReader::new("loss_options", options);
                 let (loss, params) = made(read, shape, "", make)?;
@@ -68,7 +75,7 @@ impl Criterion {
                 Objective::Members(loss)
             }
             _ => {
-                let built = build(&spec.loss, options, shape, "")?;
+                let built = build(&inner.loss, options, shape, "")?;
                 own = built.params;
                 Objective::Labels {
                     loss: built.loss,
@@ -106,6 +113,7 @@ impl Criterion {
             spec: spec.clone(),
             objective,
             miner,
+            lengths,
             params: Params::of(own),
             seed,
         })
@@ -141,25 +149,21 @@ impl Criterion {
         training: bool,
     ) -> Result<Tensor> {
         let seed = self.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let members = Members {
-            model,
-            pass,
-            parts,
-            scores: target.scores,
-            loss: self.spec.loss.as_str(),
+        let name = self.spec.loss.as_str();
+        let (miner, objective) = (self.miner.as_ref(), &mut self.objective);
+        let mut of = |parts: &[Tensor]| {
+            let members = Members {
+                model,
+                pass,
+                parts,
+                scores: target.scores,
+                loss: name,
+            };
+            objective.loss(&members, target.labels, miner, seed, training)
         };
-        let (miner, labels) = (self.miner.as_ref(), target.labels);
-        match &mut self.objective {
-            Objective::Members(loss) => loss.loss(&members),
-            Objective::Labels { loss, memory } => {
-                let [x] = members.widened()?;
-                match memory {
-                    Some(memory) if training => {
-                        with_memory(loss.as_ref(), memory, miner, &x, labels, seed)
-                    }
-                    _ => labelled(loss.as_ref(), miner, &x, labels, seed, training),
-                }
-            }
+        match &self.lengths {
+            None => of(parts),
+            Some(lengths) => lengths.sum(parts, seed, of),
         }
     }
 
@@ -186,6 +190,30 @@ impl Criterion {
                 ..
             } => memory.load_state(state),
             _ => Ok(()),
+        }
+    }
+}
+
+impl Objective {
+    fn loss(
+        &mut self,
+        members: &Members<'_>,
+        labels: &[u32],
+        miner: Option<&Miner>,
+        seed: u64,
+        training: bool,
+    ) -> Result<Tensor> {
+        match self {
+            Self::Members(loss) => loss.loss(members),
+            Self::Labels { loss, memory } => {
+                let [x] = members.widened()?;
+                match memory {
+                    Some(memory) if training => {
+                        with_memory(loss.as_ref(), memory, miner, &x, labels, seed)
+                    }
+                    _ => labelled(loss.as_ref(), miner, &x, labels, seed, training),
+                }
+            }
         }
     }
 }

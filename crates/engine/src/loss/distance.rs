@@ -75,7 +75,7 @@ pub(crate) fn normalize(x: &Tensor) -> Result<Tensor> {
 }
 
 /// Length of each difference.
-fn euclidean(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+pub(super) fn euclidean(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     Ok(x.contiguous()?.apply_op2(&y.contiguous()?, Euclidean)?)
 }
 

@@ -4,10 +4,13 @@
 //! few that the Python Finetuner had of its own. [`Criterion`] is a loss ready
 //! for a run: with its miner, and with the weights that some losses have.
 
+mod batch_triplets;
 mod build;
+mod cosent;
 mod criterion;
 mod distance;
 mod math;
+mod matryoshka;
 mod memory;
 mod pairs;
 mod pairwise;

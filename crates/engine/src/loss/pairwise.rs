@@ -59,10 +59,14 @@ pub(super) struct Members<'a> {
 }
 
 impl Members<'_> {
-    /// The embeddings of `N` members, in double precision on the CPU.
+    /// The embeddings of all members, in double precision on the CPU.
+    fn all_widened(&self) -> Result<Vec<Tensor>> {
+        self.parts.iter().map(widened).collect()
+    }
+
+    /// As [`Members::all_widened`], where the examples have `N` members.
     pub(super) fn widened<const N: usize>(&self) -> Result<[Tensor; N]> {
-        let parts = self.parts.iter().map(widened);
-        let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+        let parts = self.all_widened()?;
         parts.try_into().map_err(|_| self.refused())
     }
 
@@ -74,7 +78,7 @@ impl Members<'_> {
         ))
     }
 
-    fn scores(&self) -> Result<Tensor> {
+    pub(super) fn scores(&self) -> Result<Tensor> {
         vector(self.scores.iter().map(|s| f64::from(*s)).collect())
     }
 }
@@ -99,7 +103,7 @@ impl MemberLoss for Clip {
 }
 
 /// Cosine of the angle between row `i` of both.
-fn cosines(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+pub(super) fn cosines(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let product = super::distance::normalize(x)? * super::distance::normalize(y)?;
     Ok(product?.sum(D::Minus1)?)
 }
@@ -141,7 +145,8 @@ impl MemberLoss for MarginMse {
 }
 
 /// Multiple negatives ranking (Henderson et al. 2017, arXiv:1705.00652): each
-/// first member must find its second among those of the whole batch.
+/// first member must find its second among those of the whole batch, and among
+/// the further members of all examples, which are negatives.
 pub(super) struct MultipleNegatives {
     scale: f64,
 }
@@ -157,12 +162,17 @@ impl MultipleNegatives {
 
 impl MemberLoss for MultipleNegatives {
     fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
-        let [x, y] = batch.widened()?;
-        let (x, y) = (
-            super::distance::normalize(&x)?,
-            super::distance::normalize(&y)?,
-        );
-        let logits = x.matmul(&y.t()?)?.affine(self.scale, 0.0)?;
+        let parts = batch.all_widened()?;
+        let parts = parts.iter().map(super::distance::normalize);
+        let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+        let [x, candidates @ ..] = &parts[..] else {
+            return Err(batch.refused());
+        };
+        if candidates.is_empty() {
+            return Err(batch.refused());
+        }
+        let candidates = Tensor::cat(candidates, 0)?;
+        let logits = x.matmul(&candidates.t()?)?.affine(self.scale, 0.0)?;
         let classes: Vec<u32> = (0..x.dim(0)? as u32).collect();
         Ok(cross_entropy(&logits, &classes)?.mean_all()?)
     }

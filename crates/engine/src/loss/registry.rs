@@ -3,7 +3,10 @@
 use finetuner_protocol::Loss;
 
 use super::{
-    Maker, MetricLoss, pairs,
+    Maker, MetricLoss,
+    batch_triplets::BatchTriplets,
+    cosent::CoSent,
+    pairs,
     pairwise::{self, MemberLoss},
     proxies, sigmoid, triplets,
 };
@@ -18,6 +21,9 @@ pub(crate) enum LossKind {
     Labels,
     /// Pairs.
     Pairs,
+    /// Pairs, each with negatives or without; every other example of a batch is
+    /// a negative too.
+    Ranking,
     /// Pairs with a score.
     Scores,
     /// Triplets with a margin.
@@ -81,16 +87,23 @@ use Traits::{Classifies, Compares, Remembers};
 /// Every loss that can be trained with.
 #[rustfmt::skip]
 const LOSSES: &[Entry] = &[
+    members(Loss::AnglE, LossKind::Scores, CoSent::make_angle),
     members(Loss::Clip, LossKind::Clip, pairwise::Clip::make),
+    members(Loss::CoSent, LossKind::Scores, CoSent::make),
     members(Loss::CosineSimilarity, LossKind::Scores, pairwise::CosineSimilarity::make),
     members(Loss::MarginMse, LossKind::Triplets, pairwise::MarginMse::make),
-    members(Loss::MultipleNegativeRanking, LossKind::Pairs, pairwise::MultipleNegatives::make),
+    members(Loss::MultipleNegativeRanking, LossKind::Ranking, pairwise::MultipleNegatives::make),
     members(Loss::SigLip, LossKind::Clip, sigmoid::SigLip::make),
     members(Loss::VicReg, LossKind::Pairs, pairwise::VicReg::make),
     wrapper(Loss::CrossBatchMemory),
+    wrapper(Loss::Matryoshka),
     wrapper(Loss::MultipleLosses),
     labels(Loss::Angular, Remembers, triplets::Angular::make),
     labels(Loss::ArcFace, Classifies, proxies::MarginSoftmax::make_arc_face),
+    labels(Loss::BatchAllTriplet, Compares, BatchTriplets::make_all),
+    labels(Loss::BatchHardSoftMarginTriplet, Compares, BatchTriplets::make_soft),
+    labels(Loss::BatchHardTriplet, Compares, BatchTriplets::make_hard),
+    labels(Loss::BatchSemiHardTriplet, Compares, BatchTriplets::make_semi_hard),
     labels(Loss::CentroidTriplet, Compares, triplets::CentroidTriplet::make),
     labels(Loss::Circle, Remembers, pairs::Circle::make),
     labels(Loss::Contrastive, Remembers, pairs::Contrastive::make),

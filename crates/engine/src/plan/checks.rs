@@ -32,7 +32,7 @@ pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossS
         return Ok(());
     };
     let bad = |reason: &str| Err(Error::config("batch_size", format!("{size}: {reason}")));
-    let name = &loss.loss;
+    let name = &loss.base();
     if size == 1 && (config.model.freeze || config.model.output_dim.is_some()) {
         return bad(
             "`freeze` and `output_dim` train a projection head with batch normalisation, which \
@@ -45,7 +45,7 @@ pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossS
         );
     }
     let alone = match loss.kind() {
-        LossKind::Clip | LossKind::Pairs => 2,
+        LossKind::Clip | LossKind::Pairs | LossKind::Ranking => 2,
         LossKind::Scores | LossKind::Triplets => 1,
         LossKind::Labels if loss.has_classes() || *name == Loss::CrossBatchMemory => 1,
         LossKind::Labels if config.data.sampler == Sampler::Random => 2,

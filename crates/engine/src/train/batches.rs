@@ -1,7 +1,7 @@
 //! From examples to batches of tensors, prepared ahead of the training step by
 //! a thread of their own.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use candle_core::Device;
 
@@ -34,7 +34,7 @@ impl Batch {
 pub(crate) struct Batches<'a> {
     pub(crate) set: &'a TrainingSet,
     /// The places of each batch's examples.
-    pub(crate) order: Vec<Vec<usize>>,
+    pub(crate) order: Arc<Vec<Vec<usize>>>,
     pub(crate) preparer: &'a Preparer,
     pub(crate) device: Device,
     /// In training, seed, epoch, and whether examples are changed at random.

@@ -33,7 +33,7 @@ pub fn choose_batch_size(
     let tried = TRIED.min(set.len());
     let batches = Batches {
         set,
-        order: vec![(0..tried).collect()],
+        order: vec![(0..tried).collect()].into(),
         preparer,
         device: model.params().device().clone(),
         draws: None,

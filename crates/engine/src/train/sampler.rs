@@ -1,16 +1,28 @@
 //! Samplers: which examples of an epoch come together in a batch.
 
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+
 use finetuner_protocol::Sampler as SamplerName;
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
 
+use crate::data::TrainingSet;
+
+/// Examples that were put off are tried again for a batch of `n`, this many
+/// times `n` of them at most.
+const TRIES: usize = 16;
+
 /// How batches are put together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sampling {
     /// In a random order.
     Random,
+    /// In a random order, but examples that share a label, a text or a picture
+    /// come into different batches: in one they would count as each other's
+    /// negatives. Examples that share too much for that come in the last batches.
+    NoDuplicates,
     /// With as many examples of each class that is in a batch.
     Class {
         /// Examples of one class in a batch.
@@ -89,21 +101,66 @@ impl Sampling {
         (class, notes)
     }
 
+    /// Says how batches are put together, unless that is at random.
+    pub(crate) fn describe(
+        self,
+        set: &TrainingSet,
+        batch_size: usize,
+        seed: u64,
+    ) -> Option<String> {
+        match self {
+            Self::Random => None,
+            Self::NoDuplicates => {
+                let order = shuffled_order(set.len(), seed, 0);
+                let (_, crowded) = without_duplicates(order, set, batch_size);
+                let mut text = format!(
+                    "Batches of {batch_size} hold no two examples that share a text, a picture or \
+                     a label"
+                );
+                if crowded > 0 {
+                    text += &format!(
+                        ", except for {crowded} of {} examples at the end of an epoch: too much of \
+                         the data is alike",
+                        set.len()
+                    );
+                }
+                Some(text)
+            }
+            Self::Class { items_per_class } => Some(format!(
+                "Batches of {batch_size} hold {items_per_class} examples of each class in them"
+            )),
+        }
+    }
+
     /// The batches of an epoch, each a list of places. They depend on `seed`
     /// and `epoch` alone.
     #[must_use]
     pub fn batches(
         self,
-        classes: &[u32],
+        set: &TrainingSet,
         batch_size: usize,
         seed: u64,
         epoch: usize,
     ) -> Vec<Vec<usize>> {
         match self {
-            Self::Random => cut(shuffled_order(classes.len(), seed, epoch), batch_size),
-            Self::Class { items_per_class } => {
-                by_class(classes, batch_size, items_per_class, seed, epoch)
+            Self::Random => cut(shuffled_order(set.len(), seed, epoch), batch_size),
+            Self::NoDuplicates => {
+                without_duplicates(shuffled_order(set.len(), seed, epoch), set, batch_size).0
             }
+            Self::Class { items_per_class } => {
+                by_class(&set.classes, batch_size, items_per_class, seed, epoch)
+            }
+        }
+    }
+
+    /// The batches of a whole set in its own order, as far as the way in which
+    /// they are put together allows. They are always the same.
+    #[must_use]
+    pub(crate) fn fixed_batches(self, set: &TrainingSet, batch_size: usize) -> Vec<Vec<usize>> {
+        match self {
+            Self::Random => cut((0..set.len()).collect(), batch_size),
+            Self::NoDuplicates => without_duplicates((0..set.len()).collect(), set, batch_size).0,
+            by_class @ Self::Class { .. } => by_class.batches(set, batch_size, 0, 0),
         }
     }
 }
@@ -111,7 +168,13 @@ impl Sampling {
 /// Batches of `size`, one after the other. A last batch of a single example
 /// would teach a contrastive loss nothing, so that it joins the batch before.
 pub(crate) fn cut(order: Vec<usize>, size: usize) -> Vec<Vec<usize>> {
-    let mut batches: Vec<Vec<usize>> = order.chunks(size.max(1)).map(<[usize]>::to_vec).collect();
+    join_last(
+        order.chunks(size.max(1)).map(<[usize]>::to_vec).collect(),
+        size,
+    )
+}
+
+fn join_last(mut batches: Vec<Vec<usize>>, size: usize) -> Vec<Vec<usize>> {
     if size > 1
         && batches.len() > 1
         && let Some(last) = batches.pop()
@@ -122,6 +185,59 @@ pub(crate) fn cut(order: Vec<usize>, size: usize) -> Vec<Vec<usize>> {
         }
     }
     batches
+}
+
+/// The batches of [`Sampling::NoDuplicates`], as many as [`cut`] makes, and how
+/// many examples could not be kept from those that they share something with.
+fn without_duplicates(
+    order: Vec<usize>,
+    set: &TrainingSet,
+    size: usize,
+) -> (Vec<Vec<usize>>, usize) {
+    let size = size.max(1);
+    let keys = set.shared_keys();
+    let mut fresh = order.into_iter();
+    let mut put_off: VecDeque<usize> = VecDeque::new();
+    let mut batches = Vec::new();
+    let rest = loop {
+        let mut batch = Vec::with_capacity(size);
+        let mut held: HashSet<u64> = HashSet::new();
+        let mut take = |place: usize, batch: &mut Vec<usize>| {
+            let is_free = !keys[place].iter().any(|key| held.contains(key));
+            if is_free {
+                held.extend(&keys[place]);
+                batch.push(place);
+            }
+            is_free
+        };
+        for _ in 0..put_off.len().min(TRIES * size) {
+            if batch.len() == size {
+                break;
+            }
+            if let Some(place) = put_off.pop_front()
+                && !take(place, &mut batch)
+            {
+                put_off.push_back(place);
+            }
+        }
+        while batch.len() < size
+            && let Some(place) = fresh.next()
+        {
+            if !take(place, &mut batch) {
+                put_off.push_back(place);
+            }
+        }
+        if batch.len() < size {
+            break (batch, put_off);
+        }
+        batches.push(batch);
+    };
+    // The last batch holds what is left, and more batches where much is alike.
+    let (mut last, put_off) = rest;
+    let crowded = put_off.len();
+    last.extend(put_off);
+    batches.extend(last.chunks(size).map(<[usize]>::to_vec));
+    (join_last(batches, size), crowded)
 }
 
 /// Groups of `per_class` examples of one class, shuffled, so many in a batch
@@ -135,30 +251,20 @@ fn by_class(
     seed: u64,
     epoch: usize,
 ) -> Vec<Vec<usize>> {
-    let order = shuffled_order(classes.len(), seed, epoch);
-    let mut members: std::collections::BTreeMap<u32, Vec<usize>> =
-        std::collections::BTreeMap::new();
-    for place in order {
+    let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for place in shuffled_order(classes.len(), seed, epoch) {
         members.entry(classes[place]).or_default().push(place);
     }
     let mut groups: Vec<(u32, Vec<usize>)> = Vec::new();
     let mut rng = generator(seed ^ 0x5851_F42D, epoch);
     for (class, members) in members {
-        for group in members.chunks(per_class) {
+        for (number, group) in members.chunks(per_class).enumerate() {
             let mut group = group.to_vec();
-            let others: Vec<usize> = members
-                .iter()
-                .copied()
-                .filter(|place| !group.contains(place))
-                .collect();
-            while group.len() < per_class && !members.is_empty() {
-                // Others first, each once; then the same again.
-                let taken = group.len() - group.len().min(members.len() - others.len());
-                let extra = match others.get(taken) {
-                    Some(place) => *place,
-                    None => members[(rng.next_u64() % members.len() as u64) as usize],
-                };
-                group.push(extra);
+            // Others first, each once; then the same again.
+            let mut others = members[..number * per_class].iter();
+            while group.len() < per_class {
+                let again = || members[(rng.next_u64() % members.len() as u64) as usize];
+                group.push(others.next().copied().unwrap_or_else(again));
             }
             groups.push((class, group));
         }
@@ -167,30 +273,39 @@ fn by_class(
         let j = (rng.next_u64() % (i as u64 + 1)) as usize;
         groups.swap(i, j);
     }
+    // The groups of each class in their order, and the class of the first of each.
+    let mut queues: BTreeMap<u32, VecDeque<(usize, Vec<usize>)>> = BTreeMap::new();
+    for (number, (class, group)) in groups.into_iter().enumerate() {
+        queues.entry(class).or_default().push_back((number, group));
+    }
+    let next = |class: u32, queue: &VecDeque<(usize, Vec<usize>)>| {
+        queue.front().map(|(number, _)| (*number, class))
+    };
+    let mut firsts: BTreeSet<(usize, u32)> = queues
+        .iter()
+        .filter_map(|(class, queue)| next(*class, queue))
+        .collect();
     let wanted = (batch_size / per_class).max(1);
     let mut batches: Vec<Vec<usize>> = Vec::new();
-    let mut waiting: std::collections::VecDeque<(u32, Vec<usize>)> = groups.into();
-    while !waiting.is_empty() {
-        let mut batch: Vec<(u32, Vec<usize>)> = Vec::new();
-        let mut later = std::collections::VecDeque::new();
-        while batch.len() < wanted
-            && let Some((class, group)) = waiting.pop_front()
-        {
-            // A class comes once into a batch where others are left.
-            if batch.iter().any(|(other, _)| *other == class) {
-                later.push_back((class, group));
-            } else {
-                batch.push((class, group));
+    while !firsts.is_empty() {
+        let (mut batch, mut count) = (Vec::new(), 0);
+        // A class comes once into a batch where others are left.
+        while count < wanted && !firsts.is_empty() {
+            let mut used = Vec::new();
+            while count < wanted
+                && let Some((_, class)) = firsts.pop_first()
+            {
+                if let Some((_, group)) = queues.get_mut(&class).and_then(VecDeque::pop_front) {
+                    batch.extend(group);
+                    count += 1;
+                }
+                used.push(class);
             }
+            let left = |class: u32| queues.get(&class).and_then(|queue| next(class, queue));
+            firsts.extend(used.into_iter().filter_map(left));
         }
-        while batch.len() < wanted && !later.is_empty() && waiting.is_empty() {
-            batch.extend(later.pop_front());
-        }
-        later.extend(waiting);
-        waiting = later;
-        let full = batch.len() == wanted;
-        if full || batches.is_empty() {
-            batches.push(batch.into_iter().flat_map(|(_, group)| group).collect());
+        if count == wanted || batches.is_empty() {
+            batches.push(batch);
         }
     }
     batches
@@ -216,10 +331,24 @@ pub(crate) fn shuffled_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Example, Item};
+
+    fn set(classes: &[u32]) -> TrainingSet {
+        let example = |(i, class): (usize, &u32)| Example {
+            id: i.to_string(),
+            parts: vec![Item::Text(i.to_string().into())],
+            label: class.to_string(),
+            score: 0.0,
+        };
+        TrainingSet {
+            examples: classes.iter().enumerate().map(example).collect(),
+            classes: classes.to_vec(),
+        }
+    }
 
     #[test]
     fn random_batches_hold_every_example_once_and_none_alone() {
-        let classes = vec![0; 13];
+        let classes = set(&[0; 13]);
         let batches = Sampling::Random.batches(&classes, 4, 1, 0);
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 5]);
         let mut all: Vec<usize> = batches.concat();
@@ -235,7 +364,8 @@ mod tests {
         let mut classes: Vec<u32> = (0..40).map(|i| i / 4).collect();
         classes.push(10);
         let sampling = Sampling::Class { items_per_class: 2 };
-        let batches = sampling.batches(&classes, 6, 3, 0);
+        let set = set(&classes);
+        let batches = sampling.batches(&set, 6, 3, 0);
         assert_eq!(batches.len(), 7);
         for batch in &batches {
             let mut counts = std::collections::BTreeMap::new();
@@ -248,12 +378,12 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert!(seen.len() >= 40);
-        assert_eq!(batches, sampling.batches(&classes, 6, 3, 0));
+        assert_eq!(batches, sampling.batches(&set, 6, 3, 0));
     }
 
     #[test]
     fn a_short_group_is_topped_up_with_others_of_its_class() {
-        let classes = [0, 0, 0, 1, 1, 1];
+        let classes = set(&[0, 0, 0, 1, 1, 1]);
         let sampling = Sampling::Class { items_per_class: 2 };
         for batch in sampling.batches(&classes, 4, 9, 2) {
             let mut places = batch.clone();
@@ -261,6 +391,58 @@ mod tests {
             places.dedup();
             assert_eq!(places.len(), 4, "{batch:?}");
         }
+    }
+
+    #[test]
+    fn examples_that_share_something_come_into_different_batches() {
+        // Each class twice, and the first ten texts twice.
+        let mut set = set(&(0..40).map(|i| i / 2).collect::<Vec<u32>>());
+        for i in 0..10 {
+            set.examples[39 - i].parts = set.examples[i].parts.clone();
+        }
+        let sampling = Sampling::NoDuplicates;
+        let keys = set.shared_keys();
+        for seed in 0..20 {
+            let batches = sampling.batches(&set, 8, seed, 0);
+            assert_eq!(batches.len(), 5);
+            for batch in &batches {
+                let mut shared = HashSet::new();
+                let is_new = |place: &usize| keys[*place].iter().all(|key| shared.insert(*key));
+                assert!(batch.iter().all(is_new), "{batch:?}");
+            }
+            let mut all = batches.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..40).collect::<Vec<_>>());
+            assert_eq!(batches, sampling.batches(&set, 8, seed, 0));
+        }
+        assert_ne!(
+            sampling.batches(&set, 8, 0, 0),
+            sampling.batches(&set, 8, 0, 1)
+        );
+    }
+
+    #[test]
+    fn examples_that_are_all_alike_are_trained_on_all_the_same() {
+        let set = set(&[7; 21]);
+        let (batches, crowded) = without_duplicates((0..21).collect(), &set, 4);
+        assert_eq!(
+            batches.iter().map(Vec::len).collect::<Vec<_>>(),
+            [4, 4, 4, 4, 5]
+        );
+        assert_eq!(crowded, 20);
+        let mut all = batches.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..21).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn two_large_classes_fill_batches_of_both() {
+        let classes: Vec<u32> = (0..200_000).map(|i| i % 2).collect();
+        let sampling = Sampling::Class { items_per_class: 4 };
+        let batches = sampling.batches(&set(&classes), 32, 0, 0);
+        assert_eq!(batches.len(), 200_000 / 32);
+        let of_first = |batch: &Vec<usize>| batch.iter().filter(|i| classes[**i] == 0).count();
+        assert!(batches.iter().all(|batch| of_first(batch) == 16));
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The training loop: one epoch at a time, so that whoever drives it can
 //! evaluate, save or stop in between.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use candle_core::Tensor;
 
 use super::{
     batches::{Batch, Batches},
-    sampler::{Sampling, cut},
+    sampler::Sampling,
 };
 use crate::{
     Error, Result,
@@ -87,6 +87,8 @@ pub struct Trainer {
     pub(crate) loss_optimizer: Option<Box<dyn Optimizer>>,
     pub(crate) options: TrainerOptions,
     pub(crate) position: Position,
+    /// The batches of an epoch.
+    order: Option<(usize, Arc<Vec<Vec<usize>>>)>,
 }
 
 impl Trainer {
@@ -109,6 +111,7 @@ impl Trainer {
             loss_optimizer,
             options,
             position: Position::default(),
+            order: None,
         }
     }
 
@@ -118,16 +121,24 @@ impl Trainer {
         self.position
     }
 
-    fn order(&self, set: &TrainingSet, epoch: usize) -> Vec<Vec<usize>> {
-        let options = &self.options;
-        let sampling = options.sampling;
-        sampling.batches(&set.classes, options.batch_size, options.seed, epoch)
+    /// The batches of the epoch that has begun.
+    fn order(&mut self, set: &TrainingSet) -> Arc<Vec<Vec<usize>>> {
+        let (epoch, options) = (self.position.epoch, &self.options);
+        match &self.order {
+            Some((of, order)) if *of == epoch => order.clone(),
+            _ => {
+                let (size, seed) = (options.batch_size, options.seed);
+                let order = Arc::new(options.sampling.batches(set, size, seed, epoch));
+                self.order = Some((epoch, order.clone()));
+                order
+            }
+        }
     }
 
     /// Steps of the epoch that has begun, over `set`.
     #[must_use]
-    pub fn steps_per_epoch(&self, set: &TrainingSet) -> usize {
-        self.order(set, self.position.epoch).len()
+    pub fn steps_per_epoch(&mut self, set: &TrainingSet) -> usize {
+        self.order(set).len()
     }
 
     /// Trains to the end of the epoch that has begun, and gives its mean loss.
@@ -144,7 +155,7 @@ impl Trainer {
         mut after_step: impl FnMut(Step) -> Result<()>,
     ) -> Result<f64> {
         let epoch = self.position.epoch;
-        let order = self.order(set, epoch);
+        let order = self.order(set);
         let steps = order.len();
         let (started, before) = (Instant::now(), self.position.examples);
         let Self {
@@ -155,6 +166,7 @@ impl Trainer {
             loss_optimizer,
             options,
             position,
+            order: _,
         } = self;
         let batches = Batches {
             set,
@@ -177,7 +189,7 @@ impl Trainer {
             if let Some(optimizer) = loss_optimizer {
                 optimizer.step(own, options.loss_learning_rate)?;
             }
-            if criterion.spec().loss == finetuner_protocol::Loss::Clip
+            if criterion.spec().base() == finetuner_protocol::Loss::Clip
                 && let Some(scale) = model.logit_scale()
             {
                 let limit = MAX_LOGIT_SCALE.ln();
@@ -213,10 +225,9 @@ impl Trainer {
     /// # Errors
     /// [`Error::Data`] for examples that can't be read.
     pub fn validation_loss(&mut self, set: &TrainingSet) -> Result<f64> {
-        let order = match self.options.sampling {
-            Sampling::Random => cut((0..set.len()).collect(), self.options.batch_size),
-            by_class => by_class.batches(&set.classes, self.options.batch_size, 0, 0),
-        };
+        let options = &self.options;
+        let order = options.sampling.fixed_batches(set, options.batch_size);
+        let order = Arc::new(order);
         let batches = Batches {
             set,
             order,

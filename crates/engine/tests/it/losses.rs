@@ -80,7 +80,7 @@ fn any_model() -> Model {
     Model::new(config, weights, ModelSetup::default(), &Device::Cpu).unwrap()
 }
 
-fn spec(loss: &str, options: &Map<String, Value>, miner: Option<&str>) -> LossSpec {
+pub(crate) fn spec(loss: &str, options: &Map<String, Value>, miner: Option<&str>) -> LossSpec {
     LossSpec {
         options: Some(Options::from(options.clone())),
         miner: miner.map(Miner::from),
@@ -89,7 +89,7 @@ fn spec(loss: &str, options: &Map<String, Value>, miner: Option<&str>) -> LossSp
 }
 
 /// The loss of embeddings and the gradient of each of them.
-fn compute(
+pub(crate) fn compute(
     criterion: &mut Criterion,
     parts: &[&[f32]],
     dim: usize,
@@ -118,12 +118,12 @@ fn compute(
     (value, grads.collect())
 }
 
-fn check(what: &str, found: f32, expected: f32) {
+pub(crate) fn check(what: &str, found: f32, expected: f32) {
     let error = (found - expected).abs() / expected.abs().max(1e-3);
     assert!(error < 1e-5, "{what}: {found} and {expected}");
 }
 
-fn check_grad(what: &str, found: &[f32], expected: &[f32]) {
+pub(crate) fn check_grad(what: &str, found: &[f32], expected: &[f32]) {
     let largest = expected.iter().fold(0f32, |m, g| m.max(g.abs()));
     if largest < 1e-6 {
         assert!(found.iter().all(|g| g.abs() < 1e-6), "{what}: {found:?}");

@@ -16,6 +16,7 @@ mod quantized;
 mod resume;
 mod runs;
 mod sentence;
+mod sentence_losses;
 mod settings;
 mod siglip;
 mod support;

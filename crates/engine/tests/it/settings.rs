@@ -248,6 +248,24 @@ fn validation_data_that_measures_nothing_is_refused() {
 }
 
 #[test]
+fn a_boundary_of_each_class_is_for_the_classes_of_training_alone() {
+    let all: Vec<Document> = features().into_iter().collect();
+    let label = |document: &Document| format!("new {}", document.label().unwrap_or_default());
+    let other = |document: &Document| document.clone().with_label(label(document));
+    let eval: DocumentArray = all[..6].iter().map(other).collect();
+    let data = HashMap::from([("train", features()), ("eval", eval)]);
+    let options = json!({"learn_beta": true, "num_classes": 4});
+    for (options, part) in [(options, "has a weight for each class"), (json!({}), "")] {
+        let hyper =
+            json!({"loss": "MarginLoss", "loss_options": options, "epochs": 1, "batch_size": 8});
+        let mut config = config(mlp(), hyper, json!([]));
+        config["data"]["eval_data"] = "eval".into();
+        let found = checked(config, &data).err().unwrap_or_default();
+        assert!(found.contains(part), "{found}");
+    }
+}
+
+#[test]
 fn a_text_with_several_labels_is_told() {
     let mut all = texts();
     let data = HashMap::from([("train", all.clone())]);
