@@ -78,6 +78,24 @@ impl EvaluationCallback {
         self
     }
 
+    /// The metrics to measure in place of docarray's nine: some of those by
+    /// name, and the metrics of information retrieval at a rank, in whose names
+    /// `k` is any number: `accuracy@k`, `map@k`, `mrr@k`, `ndcg@k`, `precision@k`
+    /// and `recall@k`. Of these, all relevant documents count, found or not.
+    ///
+    /// ```
+    /// use finetuner::EvaluationCallback;
+    ///
+    /// let callback = EvaluationCallback::new("eval").metrics(["recall@1", "recall@10", "ndcg@10"]);
+    /// ```
+    pub fn metrics<I: IntoIterator<Item: Into<String>>>(mut self, names: I) -> Self {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        self.options
+            .extra
+            .insert("metrics".to_owned(), names.into());
+        self
+    }
+
     options! {
         /// How many documents a query finds, at least 1; 20 by default.
         ///

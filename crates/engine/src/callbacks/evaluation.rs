@@ -13,7 +13,7 @@ use crate::{
     data::{
         Documents, Item, Modalities, Pictures, SearchKinds, SearchSet, Searched, read_search_set,
     },
-    evaluation::{Distance, METRICS, Metrics, Relevance, rank},
+    evaluation::{AtK, Distance, METRICS, Metrics, Relevance, rank},
     infer::{ItemRef, embed},
     models::ModelKind,
     train::{Step, Trainer, shuffled_order},
@@ -29,8 +29,8 @@ pub(crate) struct Evaluation {
     options: EvaluationCallback,
     kinds: SearchKinds,
     distance: Distance,
-    /// The metrics that are wanted; all where none were named.
-    wanted: Option<Vec<String>>,
+    /// The metrics that are wanted.
+    wanted: Vec<String>,
     /// What metric names begin with.
     prefix: String,
     /// Whether another callback watches one of the metrics, so that they are
@@ -98,10 +98,7 @@ impl Evaluation {
             return Err(bad("query_sample_size", "0: at least 1 is needed"));
         }
         let kinds = search_kinds(options, kind)?;
-        let wanted = match options.extra.get("metrics") {
-            None | Some(Value::Null) => None,
-            Some(value) => Some(named_metrics(value)?),
-        };
+        let wanted = wanted_metrics(options)?;
         let watched = all.iter().any(|callback| match callback {
             Callback::BestModelCheckpoint(best) => !best.monitor.ends_with("loss"),
             Callback::EarlyStopping(early) => !early.monitor.ends_with("loss"),
@@ -147,14 +144,10 @@ impl Evaluation {
             None => self.read_set(context)?,
         };
         let set = self.set.insert(set);
-        let mut measured = measure(context.trainer, &self.options, self.distance, set)?;
+        let (options, wanted) = (&self.options, &self.wanted);
+        let mut measured = measure(context.trainer, options, self.distance, wanted, set)?;
         let metrics = std::mem::take(&mut measured.metrics).into_iter();
         measured.metrics = metrics
-            .filter(|(name, _)| {
-                self.wanted
-                    .as_ref()
-                    .is_none_or(|wanted| wanted.contains(name))
-            })
             .map(|(name, value)| (format!("{}{name}", self.prefix), value))
             .collect();
         Ok(measured)
@@ -222,25 +215,30 @@ fn read_whole_set(
 /// The names of the metrics that an evaluation measures.
 pub(crate) fn measured_names(options: &EvaluationCallback, kind: ModelKind) -> Result<Vec<String>> {
     let prefix = prefix(options, search_kinds(options, kind)?);
-    let wanted = match options.extra.get("metrics") {
-        None | Some(Value::Null) => METRICS.iter().map(|(name, _)| (*name).to_owned()).collect(),
-        Some(value) => named_metrics(value)?,
-    };
-    Ok(wanted
+    Ok(wanted_metrics(options)?
         .iter()
         .map(|name| format!("{prefix}{name}"))
         .collect())
 }
 
-fn named_metrics(value: &Value) -> Result<Vec<String>> {
-    let names = value.as_array().map(|list| {
-        let names = list.iter().filter_map(Value::as_str).map(str::to_owned);
-        names.collect::<Vec<_>>()
+/// The metrics that are named, or docarray's.
+fn wanted_metrics(options: &EvaluationCallback) -> Result<Vec<String>> {
+    let own = || METRICS.iter().map(|(name, _)| (*name).to_owned());
+    let value = match options.extra.get("metrics") {
+        None | Some(Value::Null) => return Ok(own().collect()),
+        Some(value) => value,
+    };
+    let is_known = |name: &&str| AtK::parse(name).is_some() || own().any(|known| known == **name);
+    let named = value.as_array().and_then(|list| {
+        let named = list.iter().map(|name| name.as_str().filter(is_known));
+        named.map(|name| name.map(str::to_owned)).collect()
     });
-    let known: Vec<&str> = METRICS.iter().map(|(name, _)| *name).collect();
-    let names = names.filter(|names| names.iter().all(|name| known.contains(&name.as_str())));
-    names.ok_or_else(|| {
-        let reason = format!("{value}: a list of some of {} is wanted", known.join(", "));
+    named.ok_or_else(|| {
+        let known: Vec<String> = own().chain(AtK::known()).collect();
+        let reason = format!(
+            "{value}: a list of some of {} is wanted, `k` being a number such as 10",
+            known.join(", ")
+        );
         bad("metrics", reason)
     })
 }
@@ -328,6 +326,7 @@ fn measure(
     trainer: &Trainer,
     options: &EvaluationCallback,
     distance: Distance,
+    wanted: &[String],
     set: &SearchSet,
 ) -> Result<Measured> {
     let (model, preparer) = (&trainer.model, &trainer.preparer);
@@ -343,12 +342,15 @@ fn measure(
     };
     let asked = encode(&set.queries, "query")?;
     let found = encode(&set.index, "document of the index")?;
+    let deepest = wanted.iter().filter_map(|name| AtK::parse(name));
+    let deepest = deepest.map(|metric| metric.k).max().unwrap_or(0);
+    let depth = options.limit.max(deepest);
     // One more than wanted, since the query itself may have to go.
     let rankings = rank(
         &asked.values,
         &found.values,
         asked.dim,
-        options.limit.saturating_add(1),
+        depth.saturating_add(1),
         distance,
     );
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
@@ -368,17 +370,20 @@ fn measure(
             let itself = |index: usize| options.exclude_self && set.index[index].id == query.id;
             let found = || {
                 let others = ranking.iter().filter(|m| !itself(m.index));
-                others.take(options.limit).map(|m| &set.index[m.index])
+                others.take(depth).map(|m| &set.index[m.index])
             };
             if options.gather_examples && examples.len() < options.num_example_queries {
-                let shown = found().map(|document| match (&document.item, document.uri.as_str()) {
-                    (Item::Text(text), _) => text.to_string().into(),
-                    (_, "") => document.label.as_str().into(),
-                    (_, uri) => uri.into(),
+                let shown = found().take(options.limit).map(|document| {
+                    match (&document.item, document.uri.as_str()) {
+                        (Item::Text(text), _) => text.to_string().into(),
+                        (_, "") => document.label.as_str().into(),
+                        (_, uri) => uri.into(),
+                    }
                 });
                 let name = query.name();
                 examples.insert(name.clone(), shown.collect());
-                let lie = found().map(|document| document.place as u64);
+                let lie = found().take(options.limit);
+                let lie = lie.map(|document| document.place as u64);
                 places.insert(name, lie.collect());
             }
             // A query that is in the index is not to be found.
@@ -393,8 +398,17 @@ fn measure(
             }
         })
         .collect();
+    // docarray's metrics look at the whole list, which `limit` cuts.
+    let cut: Vec<Relevance> = relevance.iter().map(|r| r.within(options.limit)).collect();
+    let metrics = wanted.iter().filter_map(|name| {
+        let queries = match AtK::parse(name) {
+            Some(_) => &relevance,
+            None => &cut,
+        };
+        Some((name.clone(), Relevance::mean_metric(queries, name)?))
+    });
     Ok(Measured {
-        metrics: Relevance::mean_metrics(&relevance),
+        metrics: metrics.collect(),
         examples,
         places,
     })

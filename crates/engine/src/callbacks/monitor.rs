@@ -3,7 +3,10 @@
 use finetuner_protocol::Level;
 
 use super::Context;
-use crate::{Error, Result, evaluation::METRICS};
+use crate::{
+    Error, Result,
+    evaluation::{AtK, METRICS},
+};
 
 /// The metric that a name means: `loss`, as Keras says it, is that of the
 /// training.
@@ -31,13 +34,14 @@ impl Monitor {
         let known = |name: &str| {
             ["train_loss", "val_loss"].contains(&name)
                 || METRICS.iter().any(|(metric, _)| name.ends_with(metric))
+                || name.rsplit('_').next().and_then(AtK::parse).is_some()
         };
         if !known(name) {
             return Err(Error::config(
                 format!("callbacks.{callback}.monitor"),
                 format!(
                     "`{name}` is not measured: train_loss, val_loss and the metrics of \
-                     EvaluationCallback, such as recall_at_k, are"
+                     EvaluationCallback, such as recall_at_k or recall@10, are"
                 ),
             ));
         }

@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 
+use super::at_k::AtK;
+
 /// Values by name, in alphabetical order.
 pub type Metrics = BTreeMap<String, f64>;
 
@@ -37,16 +39,36 @@ impl Relevance {
     /// The mean of every metric over some queries; empty without queries.
     #[must_use]
     pub fn mean_metrics(queries: &[Self]) -> Metrics {
-        if queries.is_empty() {
-            return Metrics::new();
-        }
-        METRICS
-            .iter()
-            .map(|(name, metric)| {
-                let sum: f64 = queries.iter().map(metric).sum();
-                ((*name).to_owned(), sum / queries.len() as f64)
-            })
+        let names = METRICS.iter().map(|(name, _)| *name);
+        names
+            .filter_map(|name| Some((name.to_owned(), Self::mean_metric(queries, name)?)))
             .collect()
+    }
+
+    /// The mean of a metric over some queries, by its name: one of [`METRICS`],
+    /// or one of information retrieval at a rank, such as `recall@10`: of
+    /// `accuracy`, `map`, `mrr`, `ndcg`, `precision` and `recall`. None without
+    /// queries, and for other names.
+    #[must_use]
+    pub fn mean_metric(queries: &[Self], name: &str) -> Option<f64> {
+        if queries.is_empty() {
+            return None;
+        }
+        if let Some(metric) = AtK::parse(name) {
+            return Some(metric.mean(queries));
+        }
+        let (_, metric) = METRICS.iter().find(|(known, _)| *known == name)?;
+        let sum: f64 = queries.iter().map(metric).sum();
+        Some(sum / queries.len() as f64)
+    }
+
+    /// What the query would have found in a list of this length.
+    #[must_use]
+    pub(crate) fn within(&self, limit: usize) -> Self {
+        Self {
+            found: self.found.iter().take(limit).copied().collect(),
+            max_relevant: self.max_relevant,
+        }
     }
 
     fn count(&self) -> usize {

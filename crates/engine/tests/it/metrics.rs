@@ -66,3 +66,37 @@ fn finds_and_measures_what_docarray_does() {
         }
     }
 }
+
+#[test]
+fn metrics_at_a_rank_are_those_of_sentence_transformers() {
+    #[derive(Deserialize)]
+    struct Query {
+        found: Vec<bool>,
+        max_relevant: usize,
+    }
+
+    #[derive(Deserialize)]
+    struct Rankings {
+        queries: Vec<Query>,
+        metrics: BTreeMap<String, f64>,
+    }
+
+    let fixture = include_str!("../fixtures/retrieval-metrics.json");
+    let fixture: Rankings = serde_json::from_str(fixture).unwrap();
+    let relevance = |query: &Query| Relevance {
+        found: query.found.clone(),
+        max_relevant: query.max_relevant,
+    };
+    let relevance: Vec<Relevance> = fixture.queries.iter().map(relevance).collect();
+    assert_eq!(fixture.metrics.len(), 24);
+    for (name, value) in &fixture.metrics {
+        let found = Relevance::mean_metric(&relevance, name).unwrap();
+        assert!(
+            (found - value).abs() < 1e-12,
+            "{name}: {found}, not {value}"
+        );
+    }
+    for name in ["recall@0", "recall@", "recall@-1", "recall", "f1@3"] {
+        assert_eq!(Relevance::mean_metric(&relevance, name), None, "{name}");
+    }
+}
