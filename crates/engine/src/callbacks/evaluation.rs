@@ -7,7 +7,7 @@ use finetuner_protocol::{
 };
 use serde_json::Value;
 
-use super::{Context, TrainingCallback, check_relevance, relevance::names, report};
+use super::{Context, TrainingCallback, check_relevance, relevance::names, report, verdict};
 use crate::{
     Error, Result,
     data::{
@@ -36,6 +36,8 @@ pub(crate) struct Evaluation {
     /// Whether another callback watches one of the metrics, so that they are
     /// wanted after every epoch.
     watched: bool,
+    /// How alike the documents of the index were before the training.
+    similarity_before: Option<f64>,
     /// What is searched with and in, once it has been read.
     set: Option<SearchSet>,
 }
@@ -111,6 +113,7 @@ impl Evaluation {
             kinds,
             wanted,
             watched,
+            similarity_before: None,
             set: None,
         })
     }
@@ -121,8 +124,19 @@ impl Evaluation {
             metrics,
             examples,
             places,
+            similarity,
         } = self.evaluate(context)?;
         report(context, stage, &metrics);
+        match stage {
+            Stage::Before => self.similarity_before = similarity,
+            Stage::After => {
+                let collapsed = verdict::collapse(self.similarity_before, similarity);
+                let worse = verdict::worse(&context.before, &metrics);
+                for warning in collapsed.into_iter().chain(worse) {
+                    context.log(Level::Warning, warning);
+                }
+            }
+        }
         if self.options.gather_examples {
             let searched = self.options.index_data.as_ref();
             let found = Some(FoundDocuments {
@@ -318,6 +332,8 @@ struct Measured {
     examples: BTreeMap<String, Vec<Value>>,
     /// Where it lies.
     places: BTreeMap<String, Vec<u64>>,
+    /// How alike the documents of the index are.
+    similarity: Option<f64>,
 }
 
 /// Embeds queries and index, searches, and compares what is found with the
@@ -411,5 +427,6 @@ fn measure(
         metrics: metrics.collect(),
         examples,
         places,
+        similarity: verdict::mean_similarity(&found.values, found.dim),
     })
 }

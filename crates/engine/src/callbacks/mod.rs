@@ -5,6 +5,7 @@ mod early_stopping;
 mod evaluation;
 mod monitor;
 mod relevance;
+mod verdict;
 mod wise_ft;
 
 use std::{collections::BTreeMap, path::Path};
