@@ -38,7 +38,11 @@ impl TrainingCallback for BestModel {
         if self.monitor.best.is_none() {
             return Ok(());
         }
-        Checkpoint::read(&self.path(context))?.apply(context.trainer)
+        // What is measured from here on is measured at the end of the training.
+        let end = context.trainer.position;
+        Checkpoint::read(&self.path(context))?.apply(context.trainer)?;
+        context.trainer.position = end;
+        Ok(())
     }
 
     fn state(&self) -> Value {

@@ -405,7 +405,8 @@ mod tests {
         for seed in 0..20 {
             let batches = sampling.batches(&set, 8, seed, 0);
             assert_eq!(batches.len(), 5);
-            for batch in &batches {
+            // The last batch takes what is left.
+            for batch in &batches[..4] {
                 let mut shared = HashSet::new();
                 let is_new = |place: &usize| keys[*place].iter().all(|key| shared.insert(*key));
                 assert!(batch.iter().all(is_new), "{batch:?}");

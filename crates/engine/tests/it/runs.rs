@@ -389,6 +389,37 @@ fn callbacks_stop_average_measure_and_log() {
 }
 
 #[test]
+fn the_best_model_is_measured_at_the_end_of_the_training() {
+    let data = HashMap::from([("train", features()), ("eval", features())]);
+    let model = json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [4]}});
+    // Nothing changes: the first epoch stays the best one.
+    let hyper = json!({"loss": "TripletMarginLoss", "epochs": 3, "batch_size": 12,
+        "learning_rate": 1e-12});
+    let callbacks = json!([
+        {"name": "EvaluationCallback", "options": {"query_data": "eval", "metrics": ["recall@3"]}},
+        {"name": "BestModelCheckpoint", "options": {"monitor": "recall@3"}},
+        {"name": "MLFlowLogger", "options": {"experiment": "x"}},
+    ]);
+    let run = run(config(model, hyper, callbacks), &data).unwrap();
+    let file = std::fs::File::open(&run.finished.artifact).unwrap();
+    let mut zip = zip::ZipArchive::new(file).unwrap();
+    let is_metric = |name: &&str| name.ends_with("/metrics/eval/recall@3");
+    let names: Vec<String> = zip
+        .file_names()
+        .map(|name| name.unwrap().to_string())
+        .collect();
+    let name = names.iter().map(String::as_str).find(is_metric).unwrap();
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut zip.by_name(name).unwrap(), &mut text).unwrap();
+    // A line of MLflow is a time, a value and a step.
+    let steps: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.split(' ').nth(2))
+        .collect();
+    assert_eq!(steps, ["0", "2", "4", "6", "6"]);
+}
+
+#[test]
 fn a_batch_size_is_chosen_and_said() {
     let data = HashMap::from([("train", features())]);
     let model = json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [4]}});
