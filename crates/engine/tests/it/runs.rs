@@ -398,7 +398,7 @@ fn the_best_model_is_measured_at_the_end_of_the_training() {
     let callbacks = json!([
         {"name": "EvaluationCallback", "options": {"query_data": "eval", "metrics": ["recall@3"]}},
         {"name": "BestModelCheckpoint", "options": {"monitor": "recall@3"}},
-        {"name": "MLFlowLogger", "options": {"experiment": "x"}},
+        {"name": "MLFlowLogger", "options": {"experiment": "x", "tracking_uri": "file:///mlruns"}},
     ]);
     let run = run(config(model, hyper, callbacks), &data).unwrap();
     let file = std::fs::File::open(&run.finished.artifact).unwrap();
