@@ -98,10 +98,8 @@ impl Item {
             Self::Text(text) => key(&**text),
             Self::Image(bytes) => key(&**bytes),
             Self::Stored(stored) => stored.content_key(),
-            Self::Features(values) => {
-                let bits: Vec<u32> = values.iter().map(|value| value.to_bits()).collect();
-                key(&bits)
-            }
+            Self::Features(values) => numbers_key(values),
+            Self::PointCloud(points) => numbers_key(points.as_flattened()),
         }
     }
 }
@@ -242,6 +240,11 @@ fn key(value: &(impl Hash + ?Sized)) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
+}
+
+fn numbers_key(values: &[f32]) -> u64 {
+    let bits: Vec<u32> = values.iter().map(|value| value.to_bits()).collect();
+    key(&bits)
 }
 
 /// Splits off a part of the examples to validate with, drawn at random by

@@ -77,13 +77,13 @@ pub fn read(
 }
 
 /// Each example must have as many negatives.
-fn check_counts(examples: &[Example], name: &str) -> Result<()> {
+fn check_counts(examples: &[Example], name: DataName<'_>) -> Result<()> {
     let count = |example: &Example| example.parts.len();
     let wanted = examples.first().map_or(2, count);
     match examples.iter().find(|example| count(example) != wanted) {
         None => Ok(()),
         Some(other) => Err(Error::data(format!(
-            "document `{}` of `{name}`: it has {} members, the first of the data set {wanted}: \
+            "document `{}` of {name}: it has {} members, the first of the data set {wanted}: \
              give each document as many negatives",
             other.id,
             count(other)
@@ -435,7 +435,7 @@ mod tests {
     fn chunks_behind_a_pair_are_its_negatives_and_as_many_everywhere() {
         let read = |documents: Vec<Document>, layout| {
             let documents = DocumentArray::from(documents);
-            super::read(all(&documents), &layout, "d", &Pictures::Checked)
+            super::read(all(&documents), &layout, D, &Pictures::Checked)
         };
         let ranking = || Layout::Ranking(ModelKind::Text);
         let with = |texts: &[&str]| {
