@@ -460,7 +460,6 @@ mod tests {
             assert_eq!(found, kind, "{name}");
         }
         for (name, reason) in [
-            ("clip-base-multi", "for text-to-image it can fine-tune"),
             ("no-such-model", "not in the list"),
             ("../nowhere/clip", "no config.json"),
             ("clip/../../etc", "not in the list"),

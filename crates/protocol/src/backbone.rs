@@ -348,13 +348,16 @@ pub const BACKBONES: &[Backbone] = &[
     },
     Backbone {
         name: "clip-base-multi",
-        aliases: &["xlm-roberta-base-ViT-B-32::laion5b_s13b_b90k"],
+        aliases: &[
+            "xlm-roberta-base-ViT-B-32::laion5b_s13b_b90k",
+            "laion/CLIP-ViT-B-32-xlm-roberta-base-laion5B-s13B-b90k",
+        ],
         task: Task::TextToImage,
         output_dim: 512,
         architecture: "transformer",
         description: "Open CLIP pretrained on LAION-5B, 100 languages",
         options: CLIP,
-        trainable: false,
+        trainable: true,
         onnx: false,
     },
     Backbone {

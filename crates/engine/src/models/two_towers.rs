@@ -319,6 +319,11 @@ impl Architecture for Config {
         self.vision.architecture.processor(file)
     }
 
+    /// A CLIP's or SigLIP's tower had one more before.
+    fn prefixes(&self) -> &'static [&'static str] {
+        &[TEXT, VISION]
+    }
+
     fn layer_marks(&self) -> &[&'static str] {
         &self.layer_marks
     }

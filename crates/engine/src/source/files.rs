@@ -94,6 +94,9 @@ impl ModelFiles {
         }
         let (mut config, open_clip) = describe(&json)?.ok_or_else(|| missing("config.json"))?;
         modules.notes.extend(untyped::complete(&mut config, &find)?);
+        if let Some(beside) = &open_clip {
+            extras.max_tokens = extras.max_tokens.or(beside.max_tokens);
+        }
         // Fail on a wrong kind of model before its weights are fetched.
         let parsed = ModelConfig::parse(&config)?;
         let mut side_files = HashMap::new();
@@ -116,7 +119,7 @@ impl ModelFiles {
             config,
             tensors,
             preprocessor: match open_clip {
-                Some(steps) => Some(steps),
+                Some(beside) => Some(beside.preprocessor),
                 None => preprocessor(json("processor_config.json")?, || {
                     json("preprocessor_config.json")
                 })?,
@@ -168,12 +171,12 @@ pub(super) fn config(
 }
 
 /// The `config.json` of a model, or what open_clip's own file means in its words,
-/// with the steps for pictures that this file says; `None` where the model has
+/// with what else this file says; `None` where the model has
 /// neither. A `config.json` without a `model_type` beside open_clip's file is that
 /// of another library.
 pub(super) fn describe(
     json: &dyn Fn(&str) -> Result<Option<Value>>,
-) -> Result<Option<(Value, Option<Value>)>> {
+) -> Result<Option<(Value, Option<open_clip::Beside>)>> {
     let config = json("config.json")?;
     if let Some(config) = config
         .as_ref()
@@ -182,8 +185,8 @@ pub(super) fn describe(
         return Ok(Some((config.clone(), None)));
     }
     if let Some(own) = json(open_clip::CONFIG_FILE)? {
-        let described = open_clip::describe(&own)?;
-        return Ok(Some((described.config, Some(described.preprocessor))));
+        let described = open_clip::describe(&own, json)?;
+        return Ok(Some((described.config, Some(described.beside))));
     }
     Ok(config.map(|config| (config, None)))
 }

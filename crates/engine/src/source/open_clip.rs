@@ -2,13 +2,17 @@
 //!
 //! `open_clip_config.json` describes the same two towers with other words, and
 //! the tensors have other names. A model is renamed when it is read, and saved
-//! in the layout of `transformers`.
+//! in the layout of `transformers`. One whose text tower is a network of
+//! `transformers` becomes two towers.
+
+mod text_network;
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
-use crate::{Error, Result, params::RawTensor};
+use crate::{Error, Result, models::TWO_TOWERS, params::RawTensor};
+use text_network::TextNetwork;
 
 /// Shapes and steps of a checkpoint.
 pub(super) const CONFIG_FILE: &str = "open_clip_config.json";
@@ -25,8 +29,16 @@ pub(super) const WEIGHT_FILES: [&str; 3] = [
 pub(super) struct Described {
     /// A `config.json`.
     pub(super) config: Value,
+    pub(super) beside: Beside,
+}
+
+/// What a checkpoint's description says beside the shapes.
+#[derive(Debug)]
+pub(super) struct Beside {
     /// A `preprocessor_config.json`.
     pub(super) preprocessor: Value,
+    /// The longest text in tokens, where it is less than the network reads.
+    pub(super) max_tokens: Option<usize>,
 }
 
 fn bad(reason: impl std::fmt::Display) -> Error {
@@ -89,12 +101,15 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Reads an `open_clip_config.json`.
+/// Reads an `open_clip_config.json`; `read` gives another file of the model.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] names the field that asks for another network than two
 /// plain transformers.
-pub(super) fn describe(json: &Value) -> Result<Described> {
+pub(super) fn describe(
+    json: &Value,
+    read: &dyn Fn(&str) -> Result<Option<Value>>,
+) -> Result<Described> {
     let model = json
         .get("model_cfg")
         .ok_or_else(|| bad("it has no `model_cfg`"))?;
@@ -134,6 +149,82 @@ pub(super) fn describe(json: &Value) -> Result<Described> {
             ("output_tokens", json!(true)),
         ],
     )?;
+    let embedding = match model.get("embed_dim").and_then(Value::as_u64) {
+        Some(embedding) => embedding,
+        None => return Err(bad("it has no `model_cfg.embed_dim`")),
+    };
+    let network = TextNetwork::of(&text, embedding, read)?;
+    let activation = match model.get("quick_gelu").and_then(Value::as_bool) {
+        Some(true) => "quick_gelu",
+        _ => "gelu",
+    };
+    let tower = |part: &Part<'_>, width: u64, heads: u64| -> Result<Value> {
+        Ok(json!({
+            "hidden_size": width,
+            "intermediate_size": (width as f64 * part.number("mlp_ratio", 4.0)) as u64,
+            "num_hidden_layers": part.count("layers", 12)?,
+            "num_attention_heads": heads,
+            "hidden_act": activation,
+            "layer_norm_eps": 1e-5,
+            "projection_dim": embedding,
+        }))
+    };
+    let (width, size) = (
+        vision.count("width", 768)?,
+        vision.count("image_size", 224)?,
+    );
+    let mut vision_config = tower(&vision, width, width / vision.count("head_width", 64)?)?;
+    vision_config["image_size"] = size.into();
+    vision_config["patch_size"] = vision.count("patch_size", 16)?.into();
+    vision_config["model_type"] = "clip_vision_model".into();
+    let preprocessor = preprocessor(json.get("preprocess_cfg"), size)?;
+    if let Some(network) = network {
+        let mut config = json!({
+            "model_type": TWO_TOWERS,
+            "projection_dim": embedding,
+            "text_pooler": network.pooler,
+            "vision_pooler": "cls",
+            "text_config": network.config,
+            "vision_config": vision_config,
+        });
+        if let Some(hidden) = network.hidden {
+            config["text_projection_hidden"] = hidden.into();
+        }
+        return Ok(Described {
+            config,
+            beside: Beside {
+                preprocessor,
+                max_tokens: Some(network.longest as usize),
+            },
+        });
+    }
+    refuse_other_text(&text)?;
+    let mut text_config = tower(&text, text.count("width", 512)?, text.count("heads", 8)?)?;
+    let tokens = text.count("vocab_size", 49_408)?;
+    text_config["vocab_size"] = tokens.into();
+    text_config["max_position_embeddings"] = text.count("context_length", 77)?.into();
+    text_config["model_type"] = "clip_text_model".into();
+    // A text's embedding is taken from its highest token, which is the end.
+    text_config["eos_token_id"] = (tokens - 1).into();
+    text_config["bos_token_id"] = tokens.saturating_sub(2).into();
+    Ok(Described {
+        config: json!({
+            "architectures": ["CLIPModel"],
+            "model_type": "clip",
+            "projection_dim": embedding,
+            "text_config": text_config,
+            "vision_config": vision_config,
+            "dtype": "float32",
+        }),
+        beside: Beside {
+            preprocessor,
+            max_tokens: None,
+        },
+    })
+}
+
+/// Refuses a text tower of open_clip's own with other parts than a CLIP's.
+fn refuse_other_text(text: &Part<'_>) -> Result<()> {
     text.refuse_others(
         &[
             "context_length",
@@ -155,53 +246,7 @@ pub(super) fn describe(json: &Value) -> Result<Described> {
             ("tiktoken_name", json!("cl100k_base")),
             ("block_type", json!("default")),
         ],
-    )?;
-    let (width, text_width) = (vision.count("width", 768)?, text.count("width", 512)?);
-    let activation = match model.get("quick_gelu").and_then(Value::as_bool) {
-        Some(true) => "quick_gelu",
-        _ => "gelu",
-    };
-    let tower = |part: &Part<'_>, width: u64, heads: u64| -> Result<Value> {
-        Ok(json!({
-            "hidden_size": width,
-            "intermediate_size": (width as f64 * part.number("mlp_ratio", 4.0)) as u64,
-            "num_hidden_layers": part.count("layers", 12)?,
-            "num_attention_heads": heads,
-            "hidden_act": activation,
-            "layer_norm_eps": 1e-5,
-        }))
-    };
-    let embedding = match model.get("embed_dim").and_then(Value::as_u64) {
-        Some(embedding) => embedding,
-        None => return Err(bad("it has no `model_cfg.embed_dim`")),
-    };
-    let mut text_config = tower(&text, text_width, text.count("heads", 8)?)?;
-    let tokens = text.count("vocab_size", 49_408)?;
-    text_config["vocab_size"] = tokens.into();
-    text_config["max_position_embeddings"] = text.count("context_length", 77)?.into();
-    text_config["projection_dim"] = embedding.into();
-    text_config["model_type"] = "clip_text_model".into();
-    // A text's embedding is taken from its highest token, which is the end.
-    text_config["eos_token_id"] = (tokens - 1).into();
-    text_config["bos_token_id"] = tokens.saturating_sub(2).into();
-    let heads = width / vision.count("head_width", 64)?;
-    let mut vision_config = tower(&vision, width, heads)?;
-    let size = vision.count("image_size", 224)?;
-    vision_config["image_size"] = size.into();
-    vision_config["patch_size"] = vision.count("patch_size", 16)?.into();
-    vision_config["projection_dim"] = embedding.into();
-    vision_config["model_type"] = "clip_vision_model".into();
-    Ok(Described {
-        config: json!({
-            "architectures": ["CLIPModel"],
-            "model_type": "clip",
-            "projection_dim": embedding,
-            "text_config": text_config,
-            "vision_config": vision_config,
-            "dtype": "float32",
-        }),
-        preprocessor: preprocessor(json.get("preprocess_cfg"), size)?,
-    })
+    )
 }
 
 /// The steps of `preprocess_cfg`.
@@ -256,6 +301,16 @@ pub(super) fn rename(tensors: HashMap<String, RawTensor>) -> Result<HashMap<Stri
     let mut all = HashMap::with_capacity(tensors.len());
     for (name, tensor) in tensors {
         let name = name.strip_prefix("module.").unwrap_or(&name);
+        if let Some(inner) = name.strip_prefix("text.transformer.")
+            && !inner.starts_with("resblocks.")
+        {
+            all.insert(format!("text_model.{inner}"), tensor);
+            continue;
+        }
+        if let Some(inner) = name.strip_prefix("text.proj.") {
+            all.insert(format!("text_projection.{inner}"), tensor);
+            continue;
+        }
         // A text tower of its own has the same names behind `text.`.
         let plain = name.strip_prefix("text.").unwrap_or(name);
         let (tower, inner) = match name.strip_prefix("visual.") {
@@ -372,14 +427,15 @@ mod tests {
                 "preprocess_cfg" => json[part] = json!({field: value}),
                 part => json["model_cfg"][part][field] = value,
             }
-            describe(&json)
+            describe(&json, &|_| Ok(None))
         };
         for (part, field, value) in [
             ("vision_cfg", "timm_model_name", json!("convnext_base")),
             ("vision_cfg", "layers", json!([3, 4, 6, 3])),
             ("vision_cfg", "attentional_pool", json!(true)),
             ("vision_cfg", "pool_type", json!("avg")),
-            ("text_cfg", "hf_model_name", json!("roberta-base")),
+            ("text_cfg", "hf_model_name", json!("camembert-base")),
+            ("text_cfg", "hf_model_name", json!("../camembert-base")),
             ("text_cfg", "no_causal_mask", json!(true)),
             ("text_cfg", "some_new_step", json!(true)),
             ("preprocess_cfg", "resize_mode", json!("longest")),
@@ -391,6 +447,9 @@ mod tests {
         let good = with("vision_cfg", "timm_model_name", Value::Null).unwrap();
         assert_eq!(good.config["vision_config"]["num_attention_heads"], 1);
         assert_eq!(good.config["text_config"]["intermediate_size"], 128);
-        assert_eq!(good.preprocessor["size"], json!({"shortest_edge": 224}));
+        assert_eq!(
+            good.beside.preprocessor["size"],
+            json!({"shortest_edge": 224})
+        );
     }
 }

@@ -1,14 +1,18 @@
 //! Checkpoints of open_clip against open_clip, by `fixtures/make_open_clip.py`.
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use finetuner_engine::{
     models::ModelKind,
+    prepare::ItemRef,
     source::{HubRules, LoadOptions, LoadedModel, ModelSource},
 };
 use finetuner_protocol::LocalModels;
 use serde_json::{Value, json};
 
-use crate::support::{fixture, flat, json, pixels, relative_error, tensors, texts};
+use crate::support::{
+    embeddings_agree, fixture, flat, gradients_agree, json, pixels, relative_error, tensor,
+    tensors, texts,
+};
 
 /// A folder as open_clip saves it, with a tokenizer of two words.
 fn folder(change: impl Fn(&mut Value)) -> tempfile::TempDir {
@@ -93,4 +97,42 @@ fn a_resnet_tower_is_refused_by_its_field() {
         error.contains("`vision_cfg.layers` is [3,4,6,3]"),
         "{error}"
     );
+}
+
+/// The layout of open_clip's `xlm-roberta-base-ViT-B-32`, by
+/// `fixtures/make_open_clip_multi.py`.
+#[test]
+fn a_text_network_of_transformers_embeds_and_learns_as_in_open_clip() {
+    let expected = tensors("open-clip-multi/expected.safetensors");
+    let name = fixture("open-clip-multi").to_str().unwrap().to_owned();
+    let source = ModelSource::resolve(&name, &LocalModels::Anywhere).unwrap();
+    let kind = source.kind(&HubRules::default()).unwrap();
+    assert_eq!(kind, ModelKind::TextImage);
+    let files = source.read().unwrap();
+    let loaded = files.load(&LoadOptions::default(), &Device::Cpu).unwrap();
+    let items = [
+        "a red dress",
+        // Cut to the context of 10 tokens.
+        "ein rotes Kleid mit einem Hut und noch einem Hut",
+        "boat",
+    ]
+    .map(ItemRef::Text);
+    let input = loaded.preparer.prepare(&items, |_| None, &Device::Cpu);
+    let model = loaded.model;
+    let pass = model.training();
+    let text = model.encode(&pass, &input.unwrap()).unwrap();
+    let image = model.encode(&pass, &pixels(&expected)).unwrap();
+    for (kind, found) in [("text", &text), ("image", &image)] {
+        embeddings_agree(&format!("clip-base-multi {kind}"), found, &expected[kind].1);
+    }
+    let both = Tensor::cat(&[text, image], 0).unwrap();
+    let loss = (both * tensor(&expected["cotangent"])).unwrap();
+    gradients_agree(
+        "clip-base-multi",
+        &model,
+        &loss.sum_all().unwrap(),
+        &expected,
+    );
+    let backbone = finetuner_protocol::find_backbone("clip-base-multi").unwrap();
+    assert!(backbone.trainable && backbone.hub_name().contains('/'));
 }

@@ -94,3 +94,17 @@ fn two_towers_of_transformers_embed_and_learn_as_there() {
         check_gradients(name, &model, both, &values);
     }
 }
+
+#[test]
+fn a_tower_of_an_older_checkpoint_is_found_by_its_longer_names() {
+    let config = json("backbones/dual-encoder-clip.json");
+    let weights = tensors("backbones/dual-encoder-clip.safetensors").into_iter();
+    let longer = weights.map(|(name, tensor)| match name.strip_prefix("vision_model.") {
+        Some(rest) => (format!("vision_model.vision_model.{rest}"), tensor),
+        None => (name, tensor),
+    });
+    let model = model(&config, longer.collect(), ModelSetup::default());
+    let values = tensors("backbones/dual-encoder-clip-values.safetensors");
+    let found = model.encode(&model.inference(), &pixels(&values)).unwrap();
+    embeddings_agree("longer names", &found, &values["image"].1);
+}

@@ -184,19 +184,6 @@ async fn fit_into_an_experiment_that_is_not_there_says_how_to_make_it() {
 }
 
 #[tokio::test]
-async fn a_listed_model_that_cannot_be_trained_is_refused_with_those_that_can() {
-    let backend = start().await;
-    backend.finetuner.push("train", pairs(4)).await.unwrap();
-    let model = "clip-base-multi";
-    let error = backend.finetuner.fit(model, "train").await.unwrap_err();
-    let error = error.to_string();
-    assert!(error.contains(model), "{error}");
-    assert!(error.contains("`clip-base-en`"), "{error}");
-    // A Python user would look for it in vain.
-    assert!(!error.contains("::"), "{error}");
-}
-
-#[tokio::test]
 async fn another_user_reads_a_public_artifact_and_goes_on_from_it() {
     let backend = start().await;
     let token = backend.server.create_token("anna", "laptop").await.unwrap();
