@@ -403,7 +403,7 @@ fn the_best_model_is_measured_at_the_end_of_the_training() {
     let run = run(config(model, hyper, callbacks), &data).unwrap();
     let file = std::fs::File::open(&run.finished.artifact).unwrap();
     let mut zip = zip::ZipArchive::new(file).unwrap();
-    let is_metric = |name: &&str| name.ends_with("/metrics/eval/recall@3");
+    let is_metric = |name: &&str| name.ends_with("/metrics/eval/recall_3");
     let names: Vec<String> = zip
         .file_names()
         .map(|name| name.unwrap().to_string())
@@ -411,7 +411,7 @@ fn the_best_model_is_measured_at_the_end_of_the_training() {
     let name = names.iter().map(String::as_str).find(is_metric).unwrap();
     let mut text = String::new();
     std::io::Read::read_to_string(&mut zip.by_name(name).unwrap(), &mut text).unwrap();
-    // A line of MLflow is a time, a value and a step.
+    // A line of MLflow is a time, a value and a step; its names have no `@`.
     let steps: Vec<&str> = text
         .lines()
         .filter_map(|line| line.split(' ').nth(2))
