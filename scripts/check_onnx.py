@@ -68,8 +68,8 @@ def picture_batches(side):
 
 
 def text_batches_of(values):
-    """Batches for a model of texts with a fixture of these values. Where the
-    fixture has one long text, so have the batches."""
+    """Batches for a model of texts with a fixture of these values. If the
+    fixture has one long text, the batches have one too."""
     ids = values["input_ids"]
     vocabulary = int(ids.max()) + 1
     batches = list(text_batches(vocabulary, ids.shape[1]))

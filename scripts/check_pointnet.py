@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 CLOUDS, POINTS = 4, 2048
-# Of PyTorch's own difference between single and double precision.
+# A multiple of PyTorch's own difference between single and double precision.
 LIMIT = 2.0
 
 

@@ -81,7 +81,7 @@ impl EvaluationCallback {
     /// The metrics to measure in place of docarray's nine: some of those by
     /// name, and the metrics of information retrieval at a rank, in whose names
     /// `k` is any number: `accuracy@k`, `map@k`, `mrr@k`, `ndcg@k`, `precision@k`
-    /// and `recall@k`. Of these, all relevant documents count, found or not.
+    /// and `recall@k`. These count all relevant documents, found or not.
     ///
     /// ```
     /// use finetuner::EvaluationCallback;

@@ -169,14 +169,14 @@ impl Pushing {
     }
 }
 
-/// What the columns of a run's CSV files are.
+/// The source of the column layout of a run's CSV files.
 pub(crate) enum Columns {
-    /// They are known.
+    /// The layout is known.
     Known(Layout),
-    /// What the backend says of the model, or the list of backbones has of this
-    /// name; none where the run goes on from an artifact.
+    /// The backend's answer about the model, or the entry with this name in the
+    /// list of backbones. `None` if the run continues from an artifact.
     OfModel(Option<String>),
-    /// What the model compares.
+    /// The task of the model.
     OfTask(Task),
 }
 
@@ -272,9 +272,9 @@ fn is_refusal(error: &Error) -> bool {
     !error.is_maybe_done() && error.status().is_some_and(refused)
 }
 
-/// Asks whether a run would be accepted. Returns what its model compares, if the
-/// backend says so. A backend that does not know the
-/// question says no by its status, and the run is submitted unasked.
+/// Asks whether a run would be accepted. Returns the task of its model, if the
+/// backend tells it. A backend that does not know the question answers with an
+/// error status, and the run is submitted without the check.
 async fn ask(
     finetuner: &Finetuner,
     experiment: &str,

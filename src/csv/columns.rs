@@ -35,7 +35,7 @@ impl Kind {
 }
 
 impl Layout {
-    /// What columns mean for a model that compares this.
+    /// Returns the layout of the columns for a model with this task.
     pub(crate) fn of_task(task: &Task) -> Result<Self> {
         let (first, second) = match task {
             Task::TextToText => (Kind::Text, Kind::Text),

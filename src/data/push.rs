@@ -133,8 +133,8 @@ impl Push {
     }
 }
 
-/// What the columns of a CSV file are for a model. Of one that is not in the list
-/// of backbones the backend knows it.
+/// Returns the layout of a CSV file's columns for a model. If the model is not in
+/// the list of backbones, this asks the backend.
 async fn layout(transport: &Transport, model: Option<&str>) -> Result<Layout> {
     #[derive(Deserialize)]
     struct Model {

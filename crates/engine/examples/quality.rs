@@ -83,8 +83,8 @@ enum Task {
     UnseenConcepts,
 }
 
-/// Where in the index what each query found lies, the nearest first, by the
-/// query's name.
+/// Places in the index of the documents that each query found, the nearest first,
+/// by the query's name.
 type Found = BTreeMap<String, Vec<u64>>;
 
 struct Follower {

@@ -73,7 +73,7 @@ fn main() -> Fallible<()> {
     Ok(())
 }
 
-/// A data set: what is searched, what for, and what fits.
+/// A data set: index and queries, with the labels that match them.
 struct Search {
     name: String,
     /// The folder that the paths of pictures start from.

@@ -7,7 +7,7 @@ use crate::{
     draw::{Draw, normal},
 };
 
-/// How far points are moved at random in training, of a cloud of radius 1.
+/// Random movement of points in training, for a cloud of radius 1.
 const JITTER: f64 = 0.02;
 
 /// Several point clouds.
@@ -17,7 +17,7 @@ pub struct CloudBatch {
     pub points: Vec<[f32; 3]>,
     /// How many points each cloud has.
     pub lengths: Vec<usize>,
-    /// In training, the place of each cloud in the run.
+    /// The place of each cloud in the run, in training.
     pub draws: Vec<Draw>,
 }
 
@@ -54,9 +54,9 @@ pub struct CloudSampler {
 
 impl CloudSampler {
     /// Takes points of a cloud in random order, moves their mean to the origin
-    /// and scales the farthest to a distance of 1. In training another order is
-    /// drawn in every epoch, else always the same. Where the draw asks for it,
-    /// the cloud is turned around the second axis, and each point moved a little.
+    /// and scales the farthest to a distance of 1. Training draws another order in
+    /// every epoch; otherwise the order is always the same. If the draw asks for
+    /// it, the cloud is turned around the second axis and each point moved a little.
     ///
     /// # Errors
     /// [`Error::Data`] for a cloud without extent, or with values that are no

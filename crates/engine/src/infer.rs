@@ -235,9 +235,9 @@ impl Encoder {
         self.encode(&items.collect::<Vec<_>>())
     }
 
-    /// Embeds point clouds, in their order. Of a cloud with more points than the
-    /// model takes, some are drawn, always the same; clouds are brought to the
-    /// unit sphere first.
+    /// Embeds point clouds, in their order. If a cloud has more points than the
+    /// model takes, some are drawn, always the same. Clouds are first moved
+    /// and scaled into the unit sphere.
     ///
     /// # Errors
     /// [`Error::Item`] where one has no points or no extent, [`Error::Data`]

@@ -89,7 +89,7 @@ pub struct Allowed {
     pub local_models: LocalModels,
     /// What the model of the run embeds whose artifact `model_artifact` names.
     pub earlier: Option<ModelKind>,
-    /// How the model hub is asked what a model embeds.
+    /// Rules for asking the model hub about the kind of a model.
     pub hub: HubRules,
 }
 

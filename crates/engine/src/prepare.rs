@@ -182,8 +182,8 @@ impl Preparer {
 
     fn features(&self, items: &[ItemRef<'_>], device: &Device) -> Result<Input> {
         let mut length = self.features.ok_or_else(|| refused("features"))?;
-        // Features in place of other items are what a frozen network made of them:
-        // of one length for texts, and of another for pictures.
+        // Features in place of other items are the output of a frozen network, with
+        // one length for texts and another for pictures.
         if (self.tokenizer.is_some() || self.processor.is_some() || self.clouds.is_some())
             && let Some(ItemRef::Features(first)) = items.first()
         {

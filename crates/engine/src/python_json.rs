@@ -68,7 +68,7 @@ fn marked(bytes: &[u8]) -> Option<Vec<u8>> {
             continue;
         }
         if in_string && *byte == b'\\' {
-            // What is escaped ends no string.
+            // An escaped quote does not end the string.
             out.extend_from_slice(&bytes[at..(at + 2).min(bytes.len())]);
             at += 2;
             continue;

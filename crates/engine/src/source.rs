@@ -150,9 +150,9 @@ impl ModelSource {
         }
     }
 
-    /// What the model embeds. Weights are not read. Of a model of the hub that is
-    /// neither in the list of backbones nor in the cache, the hub is asked for the
-    /// description, which is not kept.
+    /// Returns the kind of items that the model embeds, without reading weights.
+    /// If a model of the hub is neither in the list of backbones nor in the cache,
+    /// this asks the hub for its description and does not keep it.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] where a `config.json` can't be read, or describes no
@@ -278,7 +278,7 @@ impl ModelSource {
     }
 }
 
-/// What the log says of a new PointNet++.
+/// The log's warning about a new PointNet++.
 const NO_WEIGHTS: &str = "`pointnet-base` begins with random weights, since none are published that \
                           could be loaded: its embeddings say nothing before it is trained. To begin \
                           with weights of your own, give the folder of such a model in its place";
@@ -289,7 +289,7 @@ fn without_hub(name: &str) -> Error {
     Error::model(name, reason)
 }
 
-/// Where at the model hub a model is from.
+/// The origin of a model at the model hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// `owner/name`.

@@ -466,8 +466,9 @@ pub fn find_backbone(name: &str) -> Option<&'static Backbone> {
         .find(|backbone| backbone.name == name || backbone.aliases.contains(&name))
 }
 
-/// What a model of the list of backbones compares, or one of open_clip, by any of
-/// its names, with or without `@revision`. What others compare is in their files.
+/// Returns the task of a model in the list of backbones, or of one of open_clip,
+/// by any of its names, with or without `@revision`. Other models state their task
+/// in their files.
 ///
 /// ```
 /// use finetuner_protocol::{Task, listed_task};

@@ -94,7 +94,7 @@ const MODELS: [(&str, &str, &str); 20] = [
     ),
 ];
 
-/// What a name of open_clip's means.
+/// The meaning of one of open_clip's names.
 ///
 /// ```
 /// use finetuner_protocol::{OpenClip, open_clip};

@@ -54,9 +54,9 @@ pub(crate) async fn check(app: &App, user_id: &str, config: &RunConfig) -> Resul
     })
 }
 
-/// Checks a configuration whose data is not all there yet: `pushing` names what
-/// is still to come. The content of data is not looked at. Returns what the model
-/// embeds.
+/// Checks a configuration whose data is not all there yet: `pushing` names the
+/// data still to come. The content of data is not checked. Returns the kind of
+/// items that the model embeds.
 pub(crate) async fn check_without(
     app: &App,
     user_id: &str,

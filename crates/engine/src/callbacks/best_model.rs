@@ -38,7 +38,7 @@ impl TrainingCallback for BestModel {
         if self.monitor.best.is_none() {
             return Ok(());
         }
-        // What is measured from here on is measured at the end of the training.
+        // Measurements from here on belong to the end of the training.
         let end = context.trainer.position;
         Checkpoint::read(&self.path(context))?.apply(context.trainer)?;
         context.trainer.position = end;

@@ -1,7 +1,7 @@
 //! The metrics of information retrieval at a rank, such as `recall@10`: defined
-//! as in `InformationRetrievalEvaluator` of sentence-transformers. Of docarray's
-//! metrics they differ in that all relevant documents of the index count, found
-//! or not.
+//! as in `InformationRetrievalEvaluator` of sentence-transformers. They differ
+//! from docarray's metrics in that all relevant documents of the index count,
+//! found or not.
 
 use super::metrics::Relevance;
 

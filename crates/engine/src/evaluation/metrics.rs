@@ -62,7 +62,7 @@ impl Relevance {
         Some(sum / queries.len() as f64)
     }
 
-    /// What the query would have found in a list of this length.
+    /// Returns the relevance of the first `limit` found documents.
     #[must_use]
     pub(crate) fn within(&self, limit: usize) -> Self {
         Self {

@@ -13,8 +13,8 @@ use super::{
 /// Rows of the result that one task computes.
 const ROWS_PER_TASK: usize = 96;
 
-/// What follows a convolution: `curve(scale * z + shift + residual)`, scale and
-/// shift for each channel.
+/// The step after a convolution: `curve(scale * z + shift + residual)`, with
+/// scale and shift for each channel.
 #[derive(Clone, Copy)]
 pub(crate) struct End<'a> {
     pub(crate) scale: &'a [f32],

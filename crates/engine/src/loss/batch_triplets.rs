@@ -16,12 +16,12 @@ const MARGIN: f64 = 5.0;
 /// The triplets of a batch that count.
 #[derive(Clone, Copy)]
 enum Chosen {
-    /// Of each anchor, the farthest positive and the nearest negative.
+    /// The farthest positive and the nearest negative of each anchor.
     Hardest,
     /// All that cost something.
     All,
-    /// Of each pair of a class, the nearest negative that is farther than the
-    /// positive; where none is, the farthest.
+    /// The nearest negative that is farther than the positive, for each pair of a
+    /// class. If there is none, the farthest negative.
     SemiHard,
 }
 

@@ -20,7 +20,7 @@ const WRAPPERS: [&str; 6] = [
 const OLD: [(&str, &str); 2] = [(".gamma", ".weight"), (".beta", ".bias")];
 
 /// Tensors by the names that the architecture has. Others, such as buffers of
-/// positions and heads of other tasks, are left out. Of a tensor given twice
+/// positions and heads of other tasks, are left out. If a tensor is given twice,
 /// the one with the fewest prefixes is taken.
 ///
 /// # Errors

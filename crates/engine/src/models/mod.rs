@@ -95,7 +95,7 @@ impl ModelKind {
         }
     }
 
-    /// What a model of this kind compares.
+    /// Returns the task of a model of this kind: the items that it compares.
     #[must_use]
     pub fn task(self) -> Task {
         match self {

@@ -58,8 +58,8 @@ impl Sizes {
     }
 }
 
-/// What every text network with a field `sizes` answers alike to the questions of
-/// [`super::Architecture`].
+/// Methods of [`super::Architecture`] that are the same for every text network
+/// with a field `sizes`.
 macro_rules! text_network {
     () => {
         fn kind(&self) -> ModelKind {

@@ -44,14 +44,14 @@ impl TextInputs {
     }
 }
 
-/// How the places of a batch see each other. What several blocks need is in the
-/// graph once.
+/// The places that each place of a batch sees. Values that several blocks need
+/// are in the graph once.
 #[derive(Default)]
 pub(crate) struct Attendance {
     /// The number of places, and whether each is a token; none where all
     /// places of pictures are seen.
     texts: Option<(Edge, Edge)>,
-    /// What is added to the scores, by causality, reach and position bias.
+    /// Values added to the scores, by causality, reach and position bias.
     biases: HashMap<(bool, Option<usize>, Option<String>), Option<Edge>>,
     /// Cosines and sines of rotary embeddings, by the bits of their steps.
     turns: HashMap<Vec<u32>, [Edge; 2]>,
@@ -72,8 +72,8 @@ impl Attendance {
         }
     }
 
-    /// What a block adds to its scores, `[batch or 1, heads or 1, length or 1,
-    /// length]`.
+    /// Returns the values that a block adds to its scores, `[batch or 1, heads or
+    /// 1, length or 1, length]`.
     fn bias(&mut self, graph: &mut Graph, config: &AttentionConfig) -> Option<Edge> {
         let learned = config.bias.as_ref().map(|bias| match bias {
             PositionBias::Slopes(_) => String::new(),

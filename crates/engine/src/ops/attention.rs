@@ -112,8 +112,8 @@ const QUERIES_PER_TASK: usize = 96;
 /// multiplications than this for its scores: waking another thread takes longer.
 const WORTH_SHARING: usize = 1 << 15;
 
-/// What one thread works with in inference: keys and values of a head, and
-/// the attention weights of some queries.
+/// Values that one thread works with in inference: keys and values of a head,
+/// and the attention weights of some queries.
 struct Scratch {
     /// The sequence and the head that keys and values are of.
     packed: Option<(usize, usize)>,

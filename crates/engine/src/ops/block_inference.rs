@@ -57,7 +57,7 @@ impl FusedBlock {
         self.end_half_inference(int8, end, &mixed, residual, &mut attended)?;
         let normed = &mut normed[..len_out];
 
-        // What the MLP works on, and what its output is added to.
+        // `normed` becomes the input of the MLP. Its output is added to `base`.
         normalise(self.middle_norm(), &attended, normed)?;
         let base = if norm_first { &attended } else { &*normed };
         let mut active = pool.take(rows_out * p.fc1.outputs);

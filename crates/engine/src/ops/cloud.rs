@@ -14,8 +14,8 @@ use crate::Result;
 pub(crate) type Point = [f32; 3];
 
 /// Chooses `count` points: the first, and then always the one that is farthest
-/// from those chosen before it. Of points at the same distance it takes the
-/// first, and begins again with the first point when none is left.
+/// from those chosen before it. It takes the first of points at the same distance,
+/// and begins again with the first point when none is left.
 pub(crate) fn farthest_points(points: &[Point], count: usize) -> Vec<usize> {
     let mut nearest = vec![f32::INFINITY; points.len()];
     let mut next = 0;
@@ -35,7 +35,7 @@ pub(crate) fn farthest_points(points: &[Point], count: usize) -> Vec<usize> {
 }
 
 /// Adds `count` places of points within `radius` of `centre`, in the order of
-/// the points. Where there are fewer, the first takes the places that are left.
+/// the points. If there are fewer, the first fills the remaining places.
 pub(crate) fn ball(
     points: &[Point],
     centre: Point,
@@ -54,8 +54,8 @@ pub(crate) fn ball(
     found.resize(end, first);
 }
 
-/// Adds the places of the `count` points nearest to `centre`. Where there are
-/// fewer points, the nearest takes the places that are left.
+/// Adds the places of the `count` points nearest to `centre`. If there are fewer
+/// points, the nearest fills the remaining places.
 pub(crate) fn nearest(points: &[Point], centre: Point, count: usize, found: &mut Vec<usize>) {
     let end = found.len() + count;
     let distances = points.iter().map(|point| squared_distance(*point, centre));

@@ -40,7 +40,7 @@ pub(crate) struct PatchLayers {
 }
 
 impl PatchDims {
-    /// Rows and columns of patches. What is left at the edges is not seen.
+    /// Rows and columns of patches. Pixels left over at the edges are ignored.
     pub(crate) fn grid(self) -> [usize; 2] {
         self.sides.map(|side| side / self.patch)
     }

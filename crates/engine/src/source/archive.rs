@@ -19,10 +19,11 @@ const LARGEST_FILE: u64 = 64 << 30;
 /// No description of a model is larger than this.
 const LARGEST_CONFIG: u64 = 16 << 20;
 
-/// What the model in the artifact of a run embeds, by its `config.json`.
+/// Returns the kind of items that the model in a run's artifact embeds, from its
+/// `config.json`.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] where the zip is none, or holds no model that is known.
+/// [`Error::Checkpoint`] if the file is not a zip, or holds no known model.
 pub fn kind_of_artifact(zip: impl Read + Seek) -> Result<ModelKind> {
     let bad = |reason: &dyn std::fmt::Display| Error::checkpoint(format!("{reason}"));
     let mut archive = zip::ZipArchive::new(zip).map_err(|e| bad(&e))?;

@@ -44,7 +44,7 @@ pub struct ModelFiles {
     pub(super) extras: Extras,
     /// What sentence-transformers has behind the network.
     pub(super) modules: Found,
-    /// Where at the hub they are from; one for each of two towers.
+    /// Their origin at the hub; one for each of two towers.
     pub(super) origins: Vec<Origin>,
 }
 
@@ -139,8 +139,8 @@ pub(super) fn adapter(name: &str) -> Error {
     Error::model(name, reason)
 }
 
-/// What `read` gives of the file with a model's description: the folder of the
-/// network, empty or with a slash at its end, and its `config.json`.
+/// Reads the description of a model: the folder of the network, which is empty or
+/// ends with a slash, and its `config.json`. `read` gives the content of a file.
 pub(super) fn config(
     name: &str,
     read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
@@ -170,10 +170,10 @@ pub(super) fn config(
     }
 }
 
-/// The `config.json` of a model, or what open_clip's own file means in its words,
-/// with what else this file says; `None` where the model has
-/// neither. A `config.json` without a `model_type` beside open_clip's file is that
-/// of another library.
+/// Returns the `config.json` of a model, or open_clip's own file translated to
+/// one, with the rest of that file; `None` if the model has neither. A
+/// `config.json` without a `model_type` beside open_clip's file belongs to another
+/// library.
 pub(super) fn describe(
     json: &dyn Fn(&str) -> Result<Option<Value>>,
 ) -> Result<Option<(Value, Option<open_clip::Beside>)>> {

@@ -20,7 +20,7 @@ use self::{
 use super::{HubRules, ModelFiles, Origin};
 use crate::{Error, Result};
 
-/// What a model's revision is where none is given.
+/// The revision of a model if none is given.
 const MAIN: &str = "main";
 
 /// Finds a model in the hub's cache, and fetches what is missing there. `name`
@@ -92,7 +92,7 @@ impl<'a> Hub<'a> {
     fn find(&self, file: &str) -> Result<Option<PathBuf>> {
         let commit = self.commit.borrow().clone();
         if let Some(commit) = &commit {
-            // What is in the cache is not fetched again.
+            // Files in the cache are not fetched again.
             if let Some(path) = self.cache.find(commit, file) {
                 return Ok(Some(path));
             }

@@ -70,7 +70,7 @@ pub struct ModelDescription {
     pub(crate) prompts: Prompts,
     /// Whether pooling counts the tokens of a prompt.
     pub(crate) include_prompt: bool,
-    /// Where at the hub the model is from; one for each of two towers.
+    /// The model's origin at the hub; one for each of two towers.
     pub origins: Vec<Origin>,
 }
 

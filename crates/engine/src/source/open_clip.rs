@@ -32,7 +32,7 @@ pub(super) struct Described {
     pub(super) beside: Beside,
 }
 
-/// What a checkpoint's description says beside the shapes.
+/// The parts of a checkpoint's description other than the shapes.
 #[derive(Debug)]
 pub(super) struct Beside {
     /// A `preprocessor_config.json`.
@@ -82,7 +82,7 @@ impl<'a> Part<'a> {
         self.get(field).and_then(Value::as_f64).unwrap_or(default)
     }
 
-    /// Refuses what is neither `known` nor off nor the default.
+    /// Refuses fields that are neither `known` nor off nor have their default.
     fn refuse_others(&self, known: &[&str], defaults: &[(&str, Value)]) -> Result<()> {
         for (field, value) in self.fields {
             let is_off = value.is_null() || *value == Value::Bool(false) || *value == json!(0.0);

@@ -21,7 +21,7 @@ use crate::{
     python_json,
 };
 
-/// Where weights are looked for, in the order of `transformers`.
+/// Names of the weights' files, in the order in which `transformers` tries them.
 pub(super) const WHOLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
 /// Weights of other libraries, and how to get some that can be read.

@@ -23,7 +23,7 @@ fn folder(change: impl Fn(&mut Value)) -> tempfile::TempDir {
         std::fs::write(folder.path().join(name), content.to_string()).unwrap();
     };
     write("open_clip_config.json", config);
-    // What timm writes beside it says nothing of texts.
+    // The file that timm writes beside it says nothing about texts.
     write(
         "config.json",
         json!({"architecture": "vit_base_patch32_clip_224"}),

@@ -90,7 +90,7 @@ fn shards_are_read_by_their_index() {
     }
 }
 
-/// What is left of a number in another type.
+/// Rounds a number to another type and back.
 type Rounding = fn(f32) -> f32;
 
 #[test]

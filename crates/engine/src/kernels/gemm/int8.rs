@@ -30,8 +30,8 @@ pub(super) struct Line([[i8; GROUP]; COLS]);
 /// The exact sums of a tile.
 pub(super) type Sums = [i32; TALLEST * COLS];
 
-/// A right factor `[inputs, outputs]`. What lies behind the last input or
-/// output is zero.
+/// A right factor `[inputs, outputs]`. Values behind the last input or output
+/// are zero.
 pub(crate) struct Int8 {
     panels: Vec<Line>,
     /// For each column, also those behind the last.
@@ -51,7 +51,7 @@ pub(super) enum Means {
 }
 
 impl Means {
-    /// Sets up what this thread multiplies factors of this many groups with.
+    /// Sets up this thread's means to multiply factors of this many groups.
     pub(super) fn begin(groups: usize) -> Self {
         #[cfg(target_arch = "x86_64")]
         if groups.is_multiple_of(amx::GROUPS)
@@ -134,7 +134,7 @@ impl Int8 {
         self.outputs
     }
 
-    /// Sets up what this thread multiplies with.
+    /// Sets up this thread's means to multiply with this factor.
     pub(super) fn begin(&self) -> Means {
         Means::begin(groups_of(self.inputs))
     }
@@ -200,7 +200,7 @@ impl QuantizedRows {
     pub(super) fn new(x: &[f32], inputs: usize, parallel: bool) -> Self {
         const PER_TASK: usize = 32;
         let (rows, groups) = (x.len() / inputs, groups_of(inputs));
-        // What is behind the last input of a row is multiplied with zeros.
+        // Values behind the last input of a row are multiplied with zeros.
         let mut words = WORDS.take();
         words.resize(rows_kept(rows) * groups, [0; GROUP]);
         let mut ranges = vec![
@@ -242,8 +242,8 @@ impl Drop for QuantizedRows {
     }
 }
 
-/// Rounds a row to its own range. What is no number, or infinite, makes the
-/// scale so, and thereby every product.
+/// Rounds a row to its own range. A NaN or an infinity in the row makes the
+/// scale NaN, and with it every product.
 fn round_row(x: &[f32], out: &mut [u8]) -> Range {
     Arch::new().dispatch(
         #[inline(always)]

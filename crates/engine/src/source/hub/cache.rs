@@ -86,7 +86,7 @@ impl RepoCache {
         write(&self.absent(commit, file), b"")
     }
 
-    /// Where the content with this tag lies, or will.
+    /// Returns the path for the content with this tag, which may not exist yet.
     pub(super) fn blob(&self, etag: &str) -> Result<PathBuf> {
         let folder = self.0.join("blobs");
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;

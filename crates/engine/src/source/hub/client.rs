@@ -104,7 +104,7 @@ impl Client {
             .user_agent(concat!("finetuner/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_recv_response(Some(patience))
-            // What came until then is kept, and the rest asked for again.
+            // Bytes received until then are kept, and the rest is requested again.
             .timeout_recv_body(Some(Duration::from_secs(120)))
             .build();
         let endpoint = endpoint.trim_end_matches('/');
@@ -126,7 +126,7 @@ impl Client {
         }
     }
 
-    /// Asks what a file is, without its content.
+    /// Asks about a file, without its content.
     pub(super) fn about(&self, repo: &str, revision: &str, file: &str) -> Result<Answer, Failure> {
         if self.offline {
             return Err(Failure::Unreachable("HF_HUB_OFFLINE is set".to_owned()));
@@ -244,7 +244,7 @@ impl Client {
         }
         let written = temporary.as_file_mut();
         written.set_len(about.size).map_err(disk)?;
-        // Of large files the tag is the content's SHA-256.
+        // The tag of a large file is the SHA-256 of its content.
         if about.etag.len() == 64 {
             written.seek(SeekFrom::Start(0)).map_err(disk)?;
             let found = sha256(written).map_err(disk)?;
@@ -319,7 +319,7 @@ impl Client {
         format!("{}/{repo}/resolve/{revision}/{file}", self.endpoint)
     }
 
-    /// What an attempt without an answer means.
+    /// Returns the failure that an attempt without an answer means.
     fn cant(&self, error: &ureq::Error) -> Failure {
         match error {
             ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
@@ -369,7 +369,7 @@ fn is_there(response: &Response<Body>) -> Result<bool, Failure> {
     }
 }
 
-/// What a status other than success means.
+/// Returns the failure that a status other than success means.
 fn failure_of(status: u16, code: Option<&str>) -> Failure {
     match status {
         401 if code == Some("RepoNotFound") => Failure::NoRepository,
@@ -390,8 +390,8 @@ struct Copied {
     broke: String,
 }
 
-/// Copies at most `wanted` bytes. What comes before a break counts; only a disk
-/// that fails is an error.
+/// Copies at most `wanted` bytes. Bytes received before a break count. Only a
+/// failure of the disk is an error.
 fn copy(response: Response<Body>, to: &mut File, wanted: u64) -> std::io::Result<Copied> {
     let mut from = response.into_body().into_reader().take(wanted);
     let mut buffer = vec![0; 1 << 18];

@@ -1,4 +1,4 @@
-//! A stand-in for the hub, and what becomes of its answers.
+//! A stand-in for the hub, and tests of how its answers are handled.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -12,7 +12,7 @@ use super::*;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What a client asked.
+/// A client's request.
 #[derive(Clone, Debug, Default)]
 struct Asked {
     method: String,
@@ -21,7 +21,7 @@ struct Asked {
     token: bool,
 }
 
-/// What the stand-in answers.
+/// The stand-in's answer.
 #[derive(Clone, Default)]
 struct Answered {
     status: u16,
