@@ -115,7 +115,7 @@ def two_towers():
 def cases():
     """Name, config, weights, batches, and the poolers to check."""
     text_poolers = ["mean", "max", "cls", "gem", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", "cls,max,mean"]
-    usual, of_transformers = ["mean", "max", "cls", "gem"], ["cls", "mean", "gem"]
+    convolutional, of_transformers = ["mean", "max", "gem"], ["cls", "mean", "gem"]
     picture_poolers = {"vit": of_transformers, "dinov2": of_transformers}
     for path in sorted((FIXTURES / "backbones").glob("*.json")):
         values = path.with_name(path.stem + "-values.safetensors")
@@ -130,7 +130,7 @@ def cases():
             batches += full_batches(int(ids.max()) + 1, ids.shape[1]) if is_siglip else text_batches_of(values)
         if "pixel_values" in values:
             batches += picture_batches(values["pixel_values"].shape[2])
-            poolers = picture_poolers.get(config["model_type"], usual)
+            poolers = picture_poolers.get(config["model_type"], convolutional)
         if "projection_dim" in config or config["model_type"] == "siglip":
             # Two towers, which have poolings of their own.
             poolers = ["mean"]
