@@ -57,7 +57,7 @@ class Server:
 
 
 def fill(data, runs):
-    """An experiment `e` with so many runs, the last of which a worker has."""
+    """An experiment `e` with so many finished runs."""
     db = sqlite3.connect(Path(data) / "finetuner.sqlite")
     user = db.execute("SELECT id FROM users").fetchone()[0]
     db.execute("INSERT INTO experiments (id, user_id, name, description, created_at) "
@@ -68,8 +68,16 @@ def fill(data, runs):
         "created_at, artifact_id) VALUES (?, 1, ?, '', ?, 'cpu', 'training', 'FINISHED', 'Run finished', "
         "'2026-01-01T00:00:00.000Z', ?)",
         ((n, f"run-{n}", config, f"{n:024x}") for n in range(1, runs + 1)))
-    db.execute("UPDATE runs SET status = 'STARTED', worker_token = ?, lease_until = 1e15, attempts = 1 "
-               "WHERE id = ?", [hashlib.sha256(WORKER.encode()).digest(), runs])
+    db.commit()
+    db.close()
+
+
+def give_to_worker(data, run):
+    """Lets a run be a worker's, while the server goes on: as it starts, it takes runs from workers that it does not
+    know."""
+    db = sqlite3.connect(Path(data) / "finetuner.sqlite", timeout=10)
+    db.execute("UPDATE runs SET status = 'STARTED', worker_token = ?, attempts = 1, launches = 1 WHERE id = ?",
+               [hashlib.sha256(WORKER.encode()).digest(), run])
     db.commit()
     db.close()
 
@@ -163,6 +171,7 @@ def main():
                 for name, path, method in cases:
                     rate, p50, p99 = wrk(server, path, options.seconds, method)
                     print(f"  {name:<11} {rate:8.0f} a second   p50 {p50:6.2f} ms   p99 {p99:6.2f} ms")
+                give_to_worker(data, runs)
                 rate, p50, worst, sent = write_points(server, options.seconds)
                 print(f"  points      {rate:8.0f} a second   p50 {p50:6.2f} ms   most {worst:6.2f} ms a batch of 256")
                 took, memory = asyncio.run(follow(server, runs, sent))
