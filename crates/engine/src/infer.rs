@@ -12,7 +12,6 @@ use crate::{
     modules::Prompts,
     ops::Pass,
     prepare::{Preparer, Prompt},
-    quantize::check_truncation,
     source::{LoadOptions, LoadedModel, ModelSource},
 };
 
@@ -379,4 +378,14 @@ fn embed_with(
         Ok::<_, Error>(())
     })?;
     Ok(Embeddings { dim, values })
+}
+
+/// Refuses a truncation to no dimension, or to more than there are.
+pub(crate) fn check_truncation(dim: usize, of: usize) -> Result<()> {
+    if dim == 0 || dim > of {
+        return Err(Error::data(format!(
+            "embeddings of {of} dimensions can't be truncated to {dim}; give 1 to {of}"
+        )));
+    }
+    Ok(())
 }

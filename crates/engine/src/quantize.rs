@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::{
     Error, Result,
     evaluation::{Match, Ranking},
-    infer::Embeddings,
+    infer::{Embeddings, check_truncation},
 };
 
 /// The smallest and the largest value of each dimension, between which 256
@@ -367,16 +367,6 @@ fn round_weights(query: &[f32], steps: &[f32]) -> Vec<i8> {
     let scale = if largest > 0.0 { 127.0 / largest } else { 0.0 };
     let rounded = weights.iter().map(|w| (w * scale).round() as i8);
     rounded.collect()
-}
-
-/// Refuses a truncation to no dimension, or to more than there are.
-pub(crate) fn check_truncation(dim: usize, of: usize) -> Result<()> {
-    if dim == 0 || dim > of {
-        return Err(Error::data(format!(
-            "embeddings of {of} dimensions can't be truncated to {dim}; give 1 to {of}"
-        )));
-    }
-    Ok(())
 }
 
 fn same_dim(found: usize, expected: usize) -> Result<()> {

@@ -3,7 +3,7 @@
 //! from docarray's metrics in that all relevant documents of the index count,
 //! found or not.
 
-use super::metrics::Relevance;
+use super::relevance::Relevance;
 
 type Metric = fn(&Relevance, usize) -> f64;
 

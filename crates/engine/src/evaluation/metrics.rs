@@ -6,19 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use super::at_k::AtK;
+use super::{at_k::AtK, relevance::Relevance};
 
 /// Values by name, in alphabetical order.
 pub type Metrics = BTreeMap<String, f64>;
-
-/// What one query found.
-#[derive(Clone, Debug)]
-pub struct Relevance {
-    /// Whether each document of the list is relevant, the best match first.
-    pub found: Vec<bool>,
-    /// How many relevant documents the index holds.
-    pub max_relevant: usize,
-}
 
 type Metric = fn(&Relevance) -> f64;
 
@@ -60,19 +51,6 @@ impl Relevance {
         let (_, metric) = METRICS.iter().find(|(known, _)| *known == name)?;
         let sum: f64 = queries.iter().map(metric).sum();
         Some(sum / queries.len() as f64)
-    }
-
-    /// Returns the relevance of the first `limit` found documents.
-    #[must_use]
-    pub(crate) fn within(&self, limit: usize) -> Self {
-        Self {
-            found: self.found.iter().take(limit).copied().collect(),
-            max_relevant: self.max_relevant,
-        }
-    }
-
-    fn count(&self) -> usize {
-        self.found.iter().filter(|r| **r).count()
     }
 }
 

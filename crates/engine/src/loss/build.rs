@@ -2,72 +2,15 @@
 
 use std::sync::Arc;
 
-use finetuner_protocol::{Loss, Miner as MinerName, Options};
+use finetuner_protocol::{Loss, Options};
 use serde_json::Value;
 
 use super::{
-    MetricLoss, matryoshka,
-    registry::{self, LossKind, Make, Traits},
+    MetricLoss,
+    registry::{self, LossKind, Make},
+    spec::{LossSpec, named, nested},
 };
 use crate::{Error, Result, models::normal_weights, options::OptionReader, params::Param};
-
-/// A loss and its miner as a run's configuration names them.
-#[derive(Clone, Debug)]
-pub struct LossSpec {
-    /// The loss.
-    pub loss: Loss,
-    /// Its options.
-    pub options: Option<Options>,
-    /// The miner.
-    pub miner: Option<MinerName>,
-    /// Its options.
-    pub miner_options: Option<Options>,
-}
-
-impl LossSpec {
-    /// A loss without options and miner.
-    #[must_use]
-    pub fn new(loss: Loss) -> Self {
-        Self {
-            loss,
-            options: None,
-            miner: None,
-            miner_options: None,
-        }
-    }
-
-    /// The loss itself, without `MatryoshkaLoss` around it.
-    pub(crate) fn base(&self) -> Loss {
-        matryoshka::unwrap(self).map_or_else(|| self.loss.clone(), |inner| inner.loss)
-    }
-
-    /// How examples for it look; for a loss that is not known, as for most.
-    pub(crate) fn kind(&self) -> LossKind {
-        match registry::find(&self.base()).map(|entry| &entry.make) {
-            Ok(Make::Members(kind, _)) => *kind,
-            _ => LossKind::Labels,
-        }
-    }
-
-    /// Whether the loss has a weight for each class: it classifies, and needs no
-    /// pairs in a batch.
-    pub(crate) fn has_classes(&self) -> bool {
-        let entry = registry::find(&self.loss);
-        matches!(entry, Ok(entry) if matches!(entry.make, Make::Labels(Traits::Classifies, _)))
-    }
-
-    /// Whether the loss has a weight for each class that it is trained on, and
-    /// so knows nothing of others.
-    pub(crate) fn knows_trained_classes_alone(&self) -> bool {
-        let spec = matryoshka::unwrap(self);
-        let spec = spec.as_ref().unwrap_or(self);
-        let given = |name: &str| spec.options.as_ref().and_then(|options| options.get(name));
-        let learns_boundaries = spec.loss == Loss::Margin
-            && given("learn_beta") == Some(&Value::Bool(true))
-            && given("num_classes").is_some();
-        learns_boundaries || spec.has_classes()
-    }
-}
 
 /// What a loss is made with.
 #[derive(Clone, Copy)]
@@ -152,27 +95,6 @@ pub(super) fn build(
         }
         _ => single(loss, options, shape, prefix),
     }
-}
-
-/// `"Name"`, or `{"name": "Name", "options": {...}}`.
-fn named(value: &Value) -> Option<(Loss, Option<Options>)> {
-    match value {
-        Value::String(name) => Some((Loss::from(name.as_str()), None)),
-        Value::Object(map) => {
-            let name = map.get("name")?.as_str()?;
-            let options = map.get("options").and_then(Value::as_object);
-            Some((Loss::from(name), options.cloned().map(Options::from)))
-        }
-        _ => None,
-    }
-}
-
-/// A loss named in an option, its own options beside it or in `loss_options`.
-pub(super) fn nested(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Option<Options>)> {
-    let found = read.value(name).and_then(named);
-    let (loss, inner) = found.ok_or_else(|| read.bad(name, "the name of a loss is wanted"))?;
-    let beside = read.value("loss_options").and_then(Value::as_object);
-    Ok((loss, inner.or(beside.cloned().map(Options::from))))
 }
 
 /// The sum of some losses, each with a weight.

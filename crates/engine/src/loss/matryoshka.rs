@@ -9,10 +9,8 @@ use rand_chacha::{
 use serde_json::Value;
 
 use super::{
-    LossSpec,
-    build::nested,
     distance::normalize,
-    registry::{self, Make, Traits},
+    spec::{LossSpec, wrapped},
 };
 use crate::{Error, Result, options::OptionReader};
 
@@ -35,7 +33,7 @@ impl Matryoshka {
     pub(super) fn read(options: Option<&Options>, dim: usize) -> Result<Self> {
         let read = OptionReader::new("loss_options", options);
         let bad = |name: &str, wanted: &str| Err(read.bad(name, wanted));
-        inner(&read)?;
+        wrapped(&read)?;
         let given = read.value("matryoshka_dims").and_then(Value::as_array);
         let lengths: Option<Vec<usize>> = given.and_then(|list| {
             let length = |value: &Value| value.as_u64().filter(|n| *n > 0).map(|n| n as usize);
@@ -106,36 +104,7 @@ impl Matryoshka {
     }
 }
 
-/// The loss that is computed for each length.
-fn inner(read: &OptionReader<'_>) -> Result<(Loss, Option<Options>)> {
-    let (loss, options) = nested(read, "loss")?;
-    let reason = match registry::find(&loss)?.make {
-        Make::Members(..) | Make::Labels(Traits::Compares | Traits::Remembers, _) => {
-            return Ok((loss, options));
-        }
-        Make::Labels(Traits::Classifies, _) => {
-            format!("`{loss}` has weights of one length for each class, which can't be cut short")
-        }
-        Make::Wrapper => format!("`{loss}` can't be cut short: name the loss that it wraps"),
-    };
-    Err(read.bad("loss", &reason))
-}
-
-/// The loss within `spec`, where that is `MatryoshkaLoss`.
-pub(super) fn unwrap(spec: &LossSpec) -> Option<LossSpec> {
-    if spec.loss != Loss::Matryoshka {
-        return None;
-    }
-    let read = OptionReader::new("loss_options", spec.options.as_ref());
-    let (loss, options) = inner(&read).ok()?;
-    Some(LossSpec {
-        loss,
-        options,
-        ..spec.clone()
-    })
-}
-
-/// As [`unwrap`], with the reason why there is none.
+/// The lengths and the loss of `MatryoshkaLoss`; none for other losses.
 ///
 /// # Errors
 /// [`Error::Config`] where the options name no loss that can be cut short.
@@ -145,6 +114,6 @@ pub(super) fn of(spec: &LossSpec, dim: usize) -> Result<Option<(Matryoshka, Loss
     }
     let sizes = Matryoshka::read(spec.options.as_ref(), dim)?;
     let missing = || Error::config("loss_options", "`loss`: the name of a loss is wanted");
-    let inner = unwrap(spec).ok_or_else(missing)?;
+    let inner = spec.wrapped().ok_or_else(missing)?;
     Ok(Some((sizes, inner)))
 }

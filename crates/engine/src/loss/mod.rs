@@ -17,6 +17,7 @@ mod pairwise;
 mod proxies;
 mod registry;
 mod sigmoid;
+mod spec;
 mod triplets;
 mod tuples;
 
@@ -24,12 +25,12 @@ use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
-pub use build::LossSpec;
 use build::Maker;
 pub use criterion::{Criterion, Target};
 pub(crate) use distance::Metric;
 pub use pairwise::{MAX_LOGIT_SCALE, clip_loss};
 pub(crate) use registry::LossKind;
+pub use spec::LossSpec;
 pub(crate) use tuples::Labels;
 pub use tuples::Tuples;
 
