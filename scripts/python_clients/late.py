@@ -285,12 +285,6 @@ def _():
     assert "EvaluationCallback" in finetuner.list_callbacks()
 
 
-@row("walkthrough/choose-backbone", "a listed model that can't be trained names those that can")
-def _():
-    refused(lambda: finetuner.fit("clip-base-multi", pairs(2), loss="CLIPLoss"), "clip-base-multi", "clip-base-en")
-    return refused(lambda: finetuner.fit("jina-embedding-s-en-v1", texts()), "bert-base-en")
-
-
 # -- walkthrough/basic-concepts, walkthrough/run-job ------------------------
 
 # The page says `efficientnet_b0`, which this version of the client no longer knows.
@@ -698,15 +692,10 @@ def _():
     other.display_examples()
 
 
-@row("notebooks/multilingual_text_to_image", "clip-base-multi is refused, and names what can be trained")
+@row("notebooks/mesh_to_mesh", "pointnet-base refuses texts, and says what it takes")
 def _():
-    return refused(lambda: finetuner.fit("clip-base-multi", pairs(), loss="CLIPLoss", learning_rate=1e-6,
-                                         callbacks=[WandBLogger()]), "clip-base-en")
-
-
-@row("notebooks/mesh_to_mesh", "pointnet-base is refused")
-def _():
-    return refused(lambda: finetuner.fit("pointnet-base", texts(), loss="TripletMarginLoss"), "pointnet", "mesh-to-mesh")
+    return refused(lambda: finetuner.fit("pointnet-base", texts(), loss="TripletMarginLoss"), "it holds no point cloud",
+                   "[points, 3]")
 
 
 @row("notebooks/data_synthesis", "synthesize() is refused by name")
