@@ -1,4 +1,4 @@
-//! What a search found of what it should have found.
+//! The relevant documents that a search found, and those that it missed.
 
 /// The relevance of the documents that one query found.
 #[derive(Clone, Debug)]

@@ -129,7 +129,7 @@ fn single(loss: &Loss, options: Option<&Options>, shape: Shape, prefix: &str) ->
     let make = match registry::find(loss)?.make {
         Make::Labels(_, make) => make,
         _ => {
-            let reason = format!("`{loss}` is no loss over labels");
+            let reason = format!("`{loss}` does not take labels: it can't be part of another loss");
             return Err(Error::config("loss", reason));
         }
     };

@@ -409,7 +409,7 @@ impl Model {
         apply(&self.modules[1], pass, x)
     }
 
-    /// What the network and the modules before the head make of an input.
+    /// Embeds an input with the network and the modules before the head.
     fn encode_body(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
         let x = self.network.encode(pass, input)?;
         let x = x.ok_or_else(|| self.refused(input))?;

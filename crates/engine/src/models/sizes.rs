@@ -21,7 +21,7 @@ impl Sizes {
     /// checkpoints have them by the names of GPT-2.
     ///
     /// # Errors
-    /// [`crate::Error::Checkpoint`] where a size is no number, or 0.
+    /// [`crate::Error::Checkpoint`] where a size is 0 or is not a number.
     pub(super) fn read(self, json: &Value) -> Result<Self> {
         let size = |names: &[&'static str], default: usize| -> Result<usize> {
             let given = names.iter().find_map(|name| {

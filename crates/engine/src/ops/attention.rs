@@ -71,6 +71,12 @@ impl Segments {
         })
     }
 
+    /// The row of one place of each sequence.
+    pub(super) fn rows_of(&self, only: &[usize]) -> impl Iterator<Item = usize> {
+        let starts = self.iter().map(|(start, _)| start);
+        starts.zip(only).map(|(start, place)| start + place)
+    }
+
     /// The one length of all sequences, where they have one.
     pub(crate) fn common_length(&self) -> Option<usize> {
         let first = *self.lengths.first()?;

@@ -173,14 +173,8 @@ pub(crate) fn run_blocks(
 
 /// The row of one place of each sequence.
 pub(super) fn select_places(x: &Tensor, segments: &Segments, only: &[usize]) -> Result<Tensor> {
-    let rows: Vec<u32> = rows_of(segments, only).map(|row| row as u32).collect();
+    let rows: Vec<u32> = segments.rows_of(only).map(|row| row as u32).collect();
     Ok(x.index_select(&Tensor::from_slice(&rows, rows.len(), x.device())?, 0)?)
-}
-
-/// Where the rows of these places are.
-pub(super) fn rows_of(segments: &Segments, only: &[usize]) -> impl Iterator<Item = usize> {
-    let starts = segments.iter().map(|(start, _)| start);
-    starts.zip(only).map(|(start, place)| start + place)
 }
 
 #[cfg(test)]

@@ -9,8 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::{
-    Attention, Block, FusedOp, Inference, LayerNorm, Linear, Pass, Segments, block::rows_of,
-    block_finish::Finish,
+    Attention, Block, FusedOp, Inference, LayerNorm, Linear, Pass, Segments, block_finish::Finish,
 };
 use crate::kernels::{
     gemm::Precision,
@@ -226,7 +225,7 @@ impl FusedBlock {
         let mut chosen = self.pool.take(only.len() * width);
         for (to, row) in chosen
             .chunks_exact_mut(width)
-            .zip(rows_of(&self.segments, only))
+            .zip(self.segments.rows_of(only))
         {
             to.copy_from_slice(&x[row * width..][..width]);
         }
@@ -238,7 +237,7 @@ impl FusedBlock {
         let Some(only) = &self.only else { return g };
         let mut all = self.pool.take(self.segments.rows() * width);
         all.fill(0.0);
-        for (g, row) in g.chunks_exact(width).zip(rows_of(&self.segments, only)) {
+        for (g, row) in g.chunks_exact(width).zip(self.segments.rows_of(only)) {
             all[row * width..][..width].copy_from_slice(g);
         }
         all

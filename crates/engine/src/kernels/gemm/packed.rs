@@ -18,8 +18,7 @@ struct Line([f32; 16]);
 
 const LINES: usize = COLS / 16;
 
-/// Elements from those that are multiplied to those that the CPU is told to
-/// fetch. By itself it does not fetch across the ends of pages, and few rows
+/// How many elements ahead of the multiplication the CPU fetches. By itself it does not fetch across the ends of pages, and few rows
 /// take no longer than their weights do to come from memory.
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 512;

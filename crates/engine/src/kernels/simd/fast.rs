@@ -145,7 +145,7 @@ struct Clamp {
 impl Lanes for Clamp {
     #[inline(always)]
     fn of<S: Simd>(self, simd: S, x: S::f32s) -> S::f32s {
-        // The first argument is lost where it is no number.
+        // The maximum with a NaN is the second argument, so that a NaN stays one.
         let low = simd.max_f32s(simd.splat_f32s(0.0), x);
         simd.min_f32s(simd.splat_f32s(self.highest), low)
     }

@@ -41,7 +41,7 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Grouping {
-    /// Those within a radius.
+    /// The points within a radius.
     #[default]
     Ball,
     /// The nearest ones.
