@@ -16,8 +16,9 @@ use crate::{
 };
 
 /// From this many rows on, a product with a transposed weight is faster if the
-/// weight is turned first: rows of the weight lie so far apart in memory that
-/// the product's own way of gathering them misses the cache.
+/// weight is turned first, unless the product packs its factors: rows of the
+/// weight lie so far apart in memory that the product's own way of gathering
+/// them misses the cache.
 const ROWS_WORTH_TURNING: usize = 64;
 
 /// Weights of `[outputs, inputs]`, and one bias for each output.
@@ -117,7 +118,8 @@ impl Linear {
         let weight = floats(self.weight.tensor())?;
         let weight = &weight[self.own()];
         let mut turned = None;
-        let weight = if rows < ROWS_WORTH_TURNING || precision == Precision::Bfloat16 {
+        let packs = precision.packs(rows, self.inputs, self.outputs);
+        let weight = if rows < ROWS_WORTH_TURNING || packs {
             Mat::new(weight, self.outputs, self.inputs).t()
         } else {
             let turned = turned.insert(pool.take(weight.len()));

@@ -45,7 +45,7 @@ pub fn choose_precision(asked: Precision, device: &Device) -> (Precision, Option
         Precision::Float32 => (asked, None),
         Precision::Bfloat16 if !device.is_cpu() => instead("that is for the CPU"),
         Precision::Bfloat16 if !asked.is_available() => {
-            instead("this machine's CPU has no instructions for it (AVX-512 BF16)")
+            instead("this machine's CPU has no instructions for it (AMX or AVX-512 BF16)")
         }
         Precision::Bfloat16 => {
             let speed = asked.relative_speed();

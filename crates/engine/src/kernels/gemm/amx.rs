@@ -1,5 +1,6 @@
-//! Products of 8-bit numbers by AMX, whose instructions multiply 16 rows by 16
-//! columns at a time. They have no stable intrinsics, so they are assembly.
+//! The registers of AMX, whose instructions multiply 16 rows by 16 columns at a
+//! time, and products of 8-bit numbers with them. They have no stable
+//! intrinsics, so they are assembly.
 
 use std::{
     arch::{
@@ -21,23 +22,44 @@ pub(super) const SIDE: usize = 16;
 /// Groups along the inner dimension that a tile register holds.
 pub(super) const GROUPS: usize = 16;
 
-/// Whether this CPU has the instructions and the operating system lets this
-/// process use them.
-pub(super) fn is_available() -> bool {
-    static AVAILABLE: OnceLock<bool> = OnceLock::new();
-    *AVAILABLE.get_or_init(|| has_instructions() && is_permitted())
+/// AMX-TILE, AMX-INT8 and AMX-BF16 in leaf 7 of the CPU's features.
+const REGISTERS: u32 = 1 << 24;
+const INT8: u32 = 1 << 25;
+const BFLOAT16: u32 = 1 << 22;
+
+/// Whether this CPU has the instructions for 8-bit numbers and the operating
+/// system lets this process use them.
+pub(super) fn has_int8() -> bool {
+    features() & INT8 != 0
 }
 
-fn has_instructions() -> bool {
-    /// AMX-TILE and AMX-INT8 in leaf 7.
-    const FEATURES: u32 = 0b11 << 24;
-    /// The states that the operating system keeps for them.
+/// As [`has_int8`], for numbers in bfloat16.
+pub(super) fn has_bfloat16() -> bool {
+    features() & BFLOAT16 != 0
+}
+
+/// The features of this CPU, none where the registers can't be used.
+fn features() -> u32 {
+    static FEATURES: OnceLock<u32> = OnceLock::new();
+    *FEATURES.get_or_init(|| match found_features() {
+        found if found & REGISTERS != 0 && is_permitted() => found,
+        _ => 0,
+    })
+}
+
+fn found_features() -> u32 {
+    /// The states that the operating system keeps for the registers.
     const STATES: u64 = 0b11 << 17;
     if !(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("xsave")) {
-        return false;
+        return 0;
     }
     // SAFETY: CPUs with AVX-512 have leaf 7, and `xsave` was found.
-    unsafe { __cpuid_count(7, 0).edx & FEATURES == FEATURES && _xgetbv(0) & STATES == STATES }
+    unsafe {
+        match _xgetbv(0) & STATES == STATES {
+            true => __cpuid_count(7, 0).edx,
+            false => 0,
+        }
+    }
 }
 
 /// Asks Linux for the registers, which it gives to a process that asks.
@@ -86,7 +108,7 @@ pub(super) struct Tiles {
 impl Tiles {
     /// Sets the registers up, if the CPU has them.
     pub(super) fn begin() -> Option<Self> {
-        if !is_available() {
+        if features() == 0 {
             return None;
         }
         let (mut row_bytes, mut rows) = ([0; 16], [0; 16]);
@@ -151,13 +173,13 @@ impl Drop for Tiles {
 
 macro_rules! zero {
     ($($tile:literal),*) => {
-        $(asm!(concat!("tilezero ", $tile), options(nostack, nomem, preserves_flags));)*
+        $(std::arch::asm!(concat!("tilezero ", $tile), options(nostack, nomem, preserves_flags));)*
     };
 }
 
 macro_rules! load {
     ($tile:literal, $from:expr, $stride:expr) => {
-        asm!(
+        std::arch::asm!(
             concat!("tileloadd ", $tile, ", [{from} + {stride}]"),
             from = in(reg) $from,
             stride = in(reg) $stride,
@@ -177,7 +199,7 @@ macro_rules! multiply {
 
 macro_rules! store {
     ($tile:literal, $to:expr, $stride:expr) => {
-        asm!(
+        std::arch::asm!(
             concat!("tilestored [{to} + {stride}], ", $tile),
             to = in(reg) $to,
             stride = in(reg) $stride,
@@ -185,6 +207,8 @@ macro_rules! store {
         )
     };
 }
+
+pub(super) use {load, store, zero};
 
 /// Bytes from a line of a panel, or of the sums, to the next.
 const LINE: usize = COLS * GROUP;

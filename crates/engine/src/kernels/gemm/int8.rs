@@ -55,6 +55,7 @@ impl Means {
     pub(super) fn begin(groups: usize) -> Self {
         #[cfg(target_arch = "x86_64")]
         if groups.is_multiple_of(amx::GROUPS)
+            && amx::has_int8()
             && let Some(tiles) = amx::Tiles::begin()
         {
             return Self::Amx(tiles);
@@ -77,7 +78,7 @@ impl Means {
 fn groups_of(inputs: usize) -> usize {
     let groups = inputs.div_ceil(GROUP);
     #[cfg(target_arch = "x86_64")]
-    if groups > amx::GROUPS / 2 && amx::is_available() {
+    if groups > amx::GROUPS / 2 && amx::has_int8() {
         return groups.next_multiple_of(amx::GROUPS);
     }
     groups
@@ -86,7 +87,7 @@ fn groups_of(inputs: usize) -> usize {
 /// Rows that are kept for `rows`: AMX reads 16 at a time.
 fn rows_kept(rows: usize) -> usize {
     #[cfg(target_arch = "x86_64")]
-    if amx::is_available() {
+    if amx::has_int8() {
         return rows.next_multiple_of(amx::SIDE);
     }
     rows

@@ -16,6 +16,8 @@ mod bfloat16;
 mod int8;
 mod packed;
 mod panels;
+#[cfg(target_arch = "x86_64")]
+mod split;
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +43,7 @@ impl Precision {
         match self {
             Self::Float32 => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Bfloat16 => bfloat16::is_available(),
+            Self::Bfloat16 => split::is_available() || bfloat16::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Bfloat16 => false,
         }
@@ -68,6 +70,16 @@ impl Precision {
         time(Self::Float32).as_secs_f64() / time(self).as_secs_f64()
     }
 
+    /// Whether products of these sizes pack both factors, and so take them
+    /// equally fast in either order.
+    pub(crate) fn packs(self, rows: usize, inner: usize, cols: usize) -> bool {
+        rows.min(inner).min(cols) >= WORTH_PACKING
+            && match self {
+                Self::Float32 => has_split_products(),
+                Self::Bfloat16 => self.is_available(),
+            }
+    }
+
     /// [`matmul`] in this precision.
     pub(crate) fn matmul(
         self,
@@ -79,19 +91,30 @@ impl Precision {
         threads: Threads,
     ) {
         #[cfg(target_arch = "x86_64")]
-        if self == Self::Bfloat16
-            && out.rows.min(out.cols).min(a.cols) >= WORTH_ROUNDING
-            && bfloat16::is_available()
-        {
-            return bfloat16::matmul(out, a, b, scale, accumulate, threads);
+        if self.packs(out.rows, a.cols, out.cols) {
+            let parts = match self {
+                Self::Float32 => split::Parts::Three,
+                Self::Bfloat16 => split::Parts::One,
+            };
+            return match has_split_products() {
+                true => split::matmul(parts, out, a, b, scale, accumulate, threads),
+                false => bfloat16::matmul(out, a, b, scale, accumulate, threads),
+            };
         }
-        matmul(out, a, b, scale, accumulate, threads);
+        multiply_floats(out, a, b, scale, accumulate, threads);
     }
 }
 
+/// Whether this CPU has [`split`].
+fn has_split_products() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return split::is_available();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// A product with a shorter side takes less time than packing its factors.
-#[cfg(target_arch = "x86_64")]
-const WORTH_ROUNDING: usize = 64;
+const WORTH_PACKING: usize = 64;
 
 /// Whether a product may use all threads, or runs inside a parallel loop and
 /// must stay on its own.
@@ -196,6 +219,18 @@ fn last_index(rows: usize, cols: usize, row_stride: usize) -> usize {
 /// # Panics
 /// Where the shapes do not fit each other.
 pub(crate) fn matmul(
+    out: MatMut<'_>,
+    a: Mat<'_>,
+    b: Mat<'_>,
+    scale: f32,
+    accumulate: bool,
+    threads: Threads,
+) {
+    Precision::Float32.matmul(out, a, b, scale, accumulate, threads);
+}
+
+/// The same by the `gemm` crate.
+fn multiply_floats(
     out: MatMut<'_>,
     a: Mat<'_>,
     b: Mat<'_>,
