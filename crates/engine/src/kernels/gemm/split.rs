@@ -606,7 +606,7 @@ mod tests {
 
     #[test]
     fn three_parts_are_as_exact_as_32_bits() {
-        every_layout(Parts::Three, |x| x, 4.0 * f64::from(f32::EPSILON));
+        every_layout(Parts::Three, |x| x, 8.0 * f64::from(f32::EPSILON));
     }
 
     #[test]
