@@ -391,7 +391,8 @@ fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<L
         (kind, LossKind::Pairs) => Layout::Pairs(kind),
         (kind, LossKind::Ranking) => Layout::Ranking(kind),
         (kind, LossKind::Scores) => Layout::Scored(kind),
-        (kind, LossKind::Triplets) => Layout::Triplets(kind),
+        (kind, LossKind::Negatives) => Layout::Negatives(kind),
+        (kind, LossKind::Margins) => Layout::Margins(kind),
     })
 }
 

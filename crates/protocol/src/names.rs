@@ -85,6 +85,8 @@ open_enum! {
     pub enum Loss {
         /// Symmetric cross-entropy over the text-image pairs of a batch.
         Clip => "CLIPLoss",
+        /// Triplets of an anchor, its match and a negative, given as such.
+        Triplet => "TripletLoss",
         /// Distance to a positive against distance to a negative, with a margin.
         TripletMargin => "TripletMarginLoss",
         /// A bound on the angle at the negative of a triplet.

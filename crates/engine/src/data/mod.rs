@@ -3,6 +3,7 @@
 mod each;
 mod pictures;
 mod read;
+mod scores;
 mod search;
 
 use std::{
@@ -114,8 +115,9 @@ pub struct Example {
     pub parts: Vec<Item>,
     /// What examples that belong together share.
     pub label: String,
-    /// The score of a pair, or the margin of a triplet.
-    pub score: f32,
+    /// The score of a pair, or the margins of an anchor, its match and its
+    /// negatives; most losses need none.
+    pub scores: Vec<f32>,
 }
 
 impl Example {
@@ -126,7 +128,7 @@ impl Example {
             id: id.into(),
             parts: vec![Item::Text(text.into()), Item::Image(image.into())],
             label: text.to_owned(),
-            score: 0.0,
+            scores: Vec::new(),
         }
     }
 }
@@ -147,9 +149,12 @@ pub enum Layout {
     Ranking(ModelKind),
     /// Documents with two chunks and the tag `finetuner_score`.
     Scored(ModelKind),
-    /// Documents with three chunks - a query, a match, and none - and the tag
-    /// `finetuner_score`: by how much the match is the better one.
-    Triplets(ModelKind),
+    /// Documents with three or more chunks: an anchor, its match, and negatives,
+    /// as many in each document.
+    Negatives(ModelKind),
+    /// As [`Layout::Negatives`], with the tag `finetuner_score`: a margin for
+    /// each negative, or the scores of the match and of each negative.
+    Margins(ModelKind),
 }
 
 impl Layout {
@@ -160,7 +165,8 @@ impl Layout {
             Self::Labelled(_) => "labelled documents",
             Self::Pairs(_) | Self::Ranking(_) => "pairs",
             Self::Scored(_) => "pairs with a score",
-            Self::Triplets(_) => "triplets with a score",
+            Self::Negatives(_) => "documents of an anchor, a match and negatives",
+            Self::Margins(_) => "documents of an anchor, a match and negatives with margins",
         }
     }
 }
@@ -325,7 +331,7 @@ mod tests {
                 id: i.to_string(),
                 parts: Vec::new(),
                 label: (i % 3).to_string(),
-                score: 0.0,
+                scores: Vec::new(),
             })
             .collect()
     }

@@ -31,7 +31,13 @@ impl Data {
             Layout::TextImage(_) | Layout::Pairs(_) | Layout::Ranking(_) | Layout::Scored(_) => {
                 "pairs".to_owned()
             }
-            Layout::Triplets(_) => "triplets".to_owned(),
+            Layout::Negatives(_) | Layout::Margins(_) => {
+                let members = self.train.examples.first().map_or(0, |e| e.parts.len());
+                match members {
+                    0..=3 => "triplets".to_owned(),
+                    n => format!("pairs with {} negatives each", n - 2),
+                }
+            }
             Layout::Labelled(_) => format!("examples of {} classes", self.classes),
         };
         let train = self.train.len();
@@ -234,7 +240,8 @@ fn compares_nothing(examples: &[Example]) -> Option<&'static str> {
 
 /// Refuses scores that no cosine can reach.
 fn check_similarities(examples: &[Example], name: DataName<'_>) -> Result<()> {
-    let beyond = |example: &&Example| example.score.abs() > 1.0;
+    let score = |example: &Example| example.scores.first().copied().unwrap_or_default();
+    let beyond = |example: &&Example| score(example).abs() > 1.0;
     let Some(first) = examples.iter().find(beyond) else {
         return Ok(());
     };
@@ -243,7 +250,7 @@ fn check_similarities(examples: &[Example], name: DataName<'_>) -> Result<()> {
          document `{}`: `{}` compares it with a cosine; divide all scores by the largest possible",
         examples.iter().filter(beyond).count(),
         examples.len(),
-        first.score,
+        score(first),
         first.id,
         Loss::CosineSimilarity
     )))

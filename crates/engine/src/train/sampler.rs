@@ -338,7 +338,7 @@ mod tests {
             id: i.to_string(),
             parts: vec![Item::Text(i.to_string().into())],
             label: class.to_string(),
-            score: 0.0,
+            scores: Vec::new(),
         };
         TrainingSet {
             examples: classes.iter().enumerate().map(example).collect(),

@@ -6,6 +6,7 @@ mod backbones;
 mod clip;
 mod clouds;
 mod encoding;
+mod given_negatives;
 mod losses;
 mod metrics;
 mod onnx;
