@@ -9,7 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     ArtifactInfo, Csv, CsvOptions, Error,
     account::{PersonalToken, User},
-    csv::Layout,
+    tables::Layout,
 };
 
 /// Documents and files of them. What was read is written, and read again is the

@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use crate::{
     Csv, CsvOptions, DataSource, DocumentSource, Error, Finetuner, Result, Run,
-    csv::Layout,
     data::{self, Upload, send_documents},
     progress::ProgressSink,
+    tables::Layout,
     transport::{self, Call},
 };
 
@@ -130,6 +130,10 @@ impl Pushing {
                     // It matters only where there is a CSV file.
                     let layout = columns.layout()?;
                     data::blocking(move || csv.documents(layout)).await?
+                }
+                DataSource::Dataset(rows) => {
+                    let layout = columns.layout()?;
+                    data::blocking(move || rows.documents(layout)).await?
                 }
             };
             let checking = source.clone();

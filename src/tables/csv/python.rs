@@ -4,7 +4,7 @@
 use finetuner_protocol::{Document, listed_task};
 use serde_json::{Value, json};
 
-use super::{Csv, CsvOptions, Dialect, Layout};
+use super::{super::Layout, Csv, CsvOptions, Dialect};
 use crate::Result;
 
 /// Cases in which something else is right, and why.
@@ -114,7 +114,7 @@ fn documents_are_the_python_clients_or_the_error_is_better() {
         let content = [b"\x89PNG\r\n\x1a\n", name.as_bytes()].concat();
         std::fs::write(folder.path().join(name), content).unwrap();
     }
-    let cases = include_str!("../../tests/fixtures/csv/python.json");
+    let cases = include_str!("../../../tests/fixtures/csv/python.json");
     let cases: Vec<Value> = serde_json::from_str(cases).unwrap();
     assert_eq!(cases.len(), 31);
     for case in &cases {
