@@ -2,6 +2,7 @@
 
 mod chars;
 mod dialect;
+mod encoding;
 #[cfg(test)]
 mod python;
 mod read;
@@ -146,7 +147,8 @@ impl From<&Path> for crate::DataSource {
 pub struct CsvOptions {
     pub(super) common: Options,
     dialect: Dialect,
-    encoding: String,
+    /// Guessed where none is given.
+    encoding: Option<String>,
     header: Option<Vec<String>>,
     /// The first row holds names, whatever they are.
     has_names: bool,
@@ -157,7 +159,7 @@ impl Default for CsvOptions {
         Self {
             common: Options::default(),
             dialect: Dialect::Auto,
-            encoding: "utf-8".to_owned(),
+            encoding: None,
             header: None,
             has_names: false,
         }
@@ -215,14 +217,16 @@ impl CsvOptions {
         self
     }
 
-    /// The file's encoding, such as `utf-16` or `latin-1`; `utf-8` by default.
-    /// A byte order mark at the file's start says more than this.
+    /// The file's encoding, such as `utf-16` or `latin-1`. A byte order mark at
+    /// the file's start says more than this. By default a file is UTF-8; one that
+    /// is not, but reads well as UTF-16 or windows-1252, is taken as such, and a
+    /// warning says so.
     ///
     /// ```no_run
     /// let options = finetuner::CsvOptions::new().encoding("utf-16");
     /// ```
     pub fn encoding(mut self, encoding: impl Into<String>) -> Self {
-        self.encoding = encoding.into();
+        self.encoding = Some(encoding.into());
         self
     }
 

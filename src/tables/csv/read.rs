@@ -11,6 +11,7 @@ use super::{
     Csv, UNNAMED,
     chars::{Broken as BrokenChars, Chars, Charset, looks_like_utf16},
     dialect::{self, Dialect, Guess, Rules},
+    encoding,
     records::{Broken, MAX_CELL, Record, Records},
 };
 use crate::{Error, Result, data::Fault};
@@ -18,7 +19,7 @@ use crate::{Error, Result, data::Fault};
 /// Bytes that are looked at before the file is read.
 const SAMPLE: usize = 64 << 10;
 /// Characters from which the dialect is guessed.
-const GUESSED: usize = 4096;
+const GUESSED: usize = 16 << 10;
 
 /// How a file is read, decided from its start.
 #[derive(Debug)]
@@ -76,8 +77,12 @@ impl Reading {
     pub(super) fn new(csv: Csv) -> Result<Self> {
         let (options, name) = (&csv.options, csv.input.name(UNNAMED));
         options.common.check()?;
-        let charset = Charset::find(&options.encoding)?;
         let (bytes, is_whole) = start(&csv, &name)?;
+        let encoding = match &options.encoding {
+            Some(encoding) => encoding.clone(),
+            None => guessed_encoding(&csv, &name, &bytes)?,
+        };
+        let charset = Charset::find(&encoding)?;
         if let Some(encoding) = looks_like_utf16(&bytes)
             && matches!(charset, Charset::Web(known) if known == encoding_rs::UTF_8)
         {
@@ -114,6 +119,14 @@ impl Reading {
                  `CsvOptions::dialect` to decide",
                 char::from(rules.delimiter),
                 char::from(rival)
+            );
+        }
+        if matches!(options.dialect, Dialect::Auto) {
+            tracing::info!(
+                file = %start_of(&name),
+                "read as {encoding}, columns separated by {:?}, quotes {:?}",
+                char::from(rules.delimiter),
+                char::from(rules.quote)
             );
         }
         let sample = Records::new(whole_rows(rows, SAMPLE).chars().map(Ok), rules)
@@ -161,6 +174,31 @@ impl Reading {
             ended: false,
         })
     }
+}
+
+/// The encoding of a file where none was given. Says so where it is not UTF-8.
+fn guessed_encoding(csv: &Csv, name: &str, start: &[u8]) -> Result<String> {
+    let mut failed = None;
+    let open = || {
+        csv.input.open().map_err(|error| {
+            let told = std::io::Error::other(error.to_string());
+            failed = Some(error);
+            told
+        })
+    };
+    let guessed = encoding::guess(start, open);
+    let encoding = match (guessed, failed) {
+        (_, Some(error)) => return Err(error),
+        (Err(error), None) => return Err(Error::file(std::path::Path::new(name), error)),
+        (Ok(encoding), None) => encoding,
+    };
+    if encoding != "utf-8" {
+        tracing::warn!(
+            file = %start_of(name),
+            "the file is not UTF-8 and is read as {encoding}: set `CsvOptions::encoding` to decide"
+        );
+    }
+    Ok(encoding.to_owned())
 }
 
 /// The first bytes of a file, with one whole row where it is not too long, and
@@ -305,7 +343,7 @@ mod tests {
 
     /// The line and the reason of what ends the reading.
     fn broken(bytes: &[u8]) -> (u64, String) {
-        let error = rows(bytes, &CsvOptions::new()).unwrap_err();
+        let error = rows(bytes, &CsvOptions::new().encoding("utf-8")).unwrap_err();
         let problem = error
             .problems()
             .unwrap_or_else(|| panic!("{error}"))
@@ -350,6 +388,13 @@ mod tests {
             .collect();
         let (line, reason) = broken(&unmarked);
         assert!(line == 1 && reason.contains("utf-16le"), "{reason}");
+        // Where nothing was said, what reads well is taken.
+        let options = CsvOptions::new();
+        assert_eq!(read(b"a,b\ngr\xf6\xdfe,c\n", &options)[1], ["größe", "c"]);
+        assert_eq!(read(&unmarked, &options), [["red", "dress"]]);
+        let mixed = [text, b"gr\xf6\xdfe,c\r\n"].concat();
+        let error = rows(&mixed, &options).unwrap_err();
+        assert_eq!(error.problems().unwrap().problems[0].number, 3);
         // ASCII has no other bytes, whatever the web says.
         let ascii = CsvOptions::new().encoding("ascii");
         assert_eq!(read(b"a,b\nc,d\n", &ascii), [["a", "b"], ["c", "d"]]);

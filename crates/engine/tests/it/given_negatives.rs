@@ -84,7 +84,7 @@ fn every_loss_with_given_negatives_trains() {
     let packaged = "EmbeddingsAlreadyPackagedAsTriplets";
     for (hyper, train, told) in [
         (
-            json!({"loss": "TripletLoss", "loss_options": {"triplet_margin": 1}}),
+            json!({"loss": "TripletLoss"}),
             documents(1),
             "6 triplets to train on",
         ),
