@@ -315,7 +315,7 @@ impl Documents {
         for column in &roles.scores {
             scores.extend(self.scores(record, *column)?);
         }
-        let negatives = count - 2;
+        let negatives = usize::saturating_sub(count, 2);
         match scores.len() {
             0 => {}
             1 => document = document.with_tag(SCORE_TAG, scores.remove(0)),

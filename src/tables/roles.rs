@@ -294,6 +294,7 @@ fn recognised(names: &[String], kinds: Kinds, table: &dyn Table) -> Result<Optio
         found.map(|(_, column)| *column).collect()
     };
     let ranked = of(&|known| known <= Known::Negative(u32::MAX));
+    let ranked_is_empty = ranked.is_empty();
     let (texts, images) = (of(&|k| k == Known::Text), of(&|k| k == Known::Image));
     let labels = of(&|known| known == Known::Label);
     let scores = of(&|known| matches!(known, Known::Score(_)));
@@ -339,7 +340,9 @@ fn recognised(names: &[String], kinds: Kinds, table: &dyn Table) -> Result<Optio
         items = vec![field(*text, Kind::Text), field(*image, Kind::Image)];
         items.sort_by_key(|item| item.column);
     }
-    if items.is_empty() || (items.len() == 1 && labels.is_empty()) {
+    // Several texts that say nothing of each other are no negatives.
+    let vague = ranked_is_empty && items.len() > 2;
+    if items.is_empty() || vague || (items.len() == 1 && labels.is_empty()) {
         return Ok(None);
     }
     Roles::of_names(items, labels.first().copied(), scores, names.len(), table).map(Some)

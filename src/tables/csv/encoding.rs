@@ -61,15 +61,20 @@ fn is_western(text: &str) -> bool {
     if text.contains(['ø', 'Ø']) && text.contains(['ì', 'è', 'ù', 'Ì', 'È', 'Ù']) {
         return false;
     }
-    // Words of other alphabets have no plain letters.
+    // Words of other alphabets have no plain letters. Short ones say little: `été`.
     let words = text.split(|c: char| !c.is_alphabetic());
-    let (mut all, mut foreign) = (0, 0);
+    let (mut letters, mut accents, mut long, mut foreign) = (0, 0, 0, 0);
     for word in words.filter(|word| !word.is_ascii()) {
-        let accents = word.chars().filter(|c| !c.is_ascii()).count();
-        all += 1;
-        foreign += usize::from(accents * 2 > word.chars().count());
+        let all = word.chars().count();
+        let own = word.chars().filter(|c| !c.is_ascii()).count();
+        letters += all;
+        accents += own;
+        if all > 3 {
+            long += 1;
+            foreign += usize::from(own * 2 > all);
+        }
     }
-    foreign * 10 <= all
+    accents * 2 <= letters && foreign * 10 <= long
 }
 
 #[cfg(test)]

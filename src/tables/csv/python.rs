@@ -8,12 +8,16 @@ use super::{super::Layout, Csv, CsvOptions, Dialect};
 use crate::Result;
 
 /// Cases in which something else is right, and why.
-const BETTER: [(&str, &str); 4] = [
+const BETTER: [(&str, &str); 5] = [
     ("byte order mark", "the mark is no part of the first cell"),
     ("empty lines", "an empty line is no row, where Python fails"),
     (
         "synthesis",
         "one column of texts is read, where Python finds no delimiter and fails",
+    ),
+    (
+        "latin-1 unsaid",
+        "what reads well as windows-1252 is read as such, where Python says that the file is empty",
     ),
     (
         "ragged",
@@ -135,6 +139,7 @@ fn documents_are_the_python_clients_or_the_error_is_better() {
     assert_eq!(better("byte order mark").unwrap()[0]["text"], "one");
     assert_eq!(better("empty lines").unwrap().len(), 4);
     assert_eq!(better("synthesis").unwrap().len(), 3);
+    assert_eq!(better("latin-1 unsaid").unwrap()[0]["text"], "größe");
     let error = better("ragged").unwrap_err();
     assert_eq!(error.problems().unwrap().problems[0].number, 2, "{error}");
 }

@@ -287,7 +287,7 @@ fn texts_that_show_nothing_are_told() {
 fn errors_show_the_start_of_a_text_alone() {
     let long = "x".repeat(100_000);
     for (text, model) in [
-        (format!("a,b,{long}\nc,d,0.1\n"), "bert-base-cased"),
+        (format!("c,d,0.1\na,b,{long}\n"), "bert-base-cased"),
         (format!("{long}.png,a\nb.png,c\n"), "resnet50"),
         (format!("a,/{long}.png\n"), "clip-base-en"),
         (format!("a,\"{long}\n"), "bert-base-cased"),
