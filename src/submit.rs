@@ -150,14 +150,18 @@ impl Pushing {
             sources.push((name, argument, source, checked));
         }
         // Evaluation by labels that are written differently finds nothing.
-        let train = sources
+        let (train, others): (Vec<_>, Vec<_>) = sources
             .iter()
-            .find(|(_, argument, ..)| *argument == "train_data");
-        if let Some((.., train)) = train {
-            for (_, argument, _, checked) in &sources {
-                let compared = checked.labels.compare(&train.labels);
-                compared.map_err(|reason| Error::data(argument, reason))?;
+            .partition(|(_, argument, ..)| *argument == "train_data");
+        for (_, argument, _, checked) in others {
+            let mut reason = Ok(());
+            for (.., train) in &train {
+                reason = checked.labels.compare(&train.labels);
+                if reason.is_ok() {
+                    break;
+                }
             }
+            reason.map_err(|reason| Error::data(argument, reason))?;
         }
         for (name, _, source, checked) in sources {
             let upload = Upload {

@@ -6,8 +6,9 @@ mod processor;
 
 use checks::{check_batch_size, check_monitors, loss_of};
 use finetuner_protocol::{
-    Callback, EFFICIENTNET_SMALL, LocalModels, Loss, MINILM_SMALL, Optimizer as OptimizerName,
-    RunConfig, Sampler, callback::EvaluationCallback,
+    Callback, EFFICIENTNET_SMALL, LocalModels, Loss, MINILM_SMALL, MoreData,
+    MultiDatasetBatchSampler, Optimizer as OptimizerName, RunConfig, Sampler,
+    callback::EvaluationCallback,
 };
 pub use inputs::Cutting;
 use inputs::{input_options, pooler};
@@ -17,7 +18,7 @@ use serde_json::Value;
 use crate::{
     Error, Precision, Result,
     callbacks::{self, TrainingCallback},
-    data::{Layout, Modalities, SearchKinds},
+    data::{Layout, Mixing, Modalities, SearchKinds},
     loss::{Criterion, LossKind, LossSpec},
     models::{MlpConfig, ModelConfig, ModelKind},
     ops::Pooler,
@@ -41,6 +42,12 @@ pub struct Plan {
     pub layout: Layout,
     /// The name of the training data.
     pub train_data: String,
+    /// How often an epoch goes through it, where there is more.
+    pub train_data_weight: f64,
+    /// Further data to train on.
+    pub more_train_data: Vec<MoreData>,
+    /// How batches of several data sets follow each other.
+    pub mixing: Mixing,
     /// The name of the evaluation data.
     pub eval_data: Option<String>,
     /// The part of the training data to validate with.
@@ -182,6 +189,12 @@ impl Plan {
             modalities,
             layout,
             train_data: data.train_data.clone(),
+            train_data_weight: data.train_data_weight.unwrap_or(1.0),
+            more_train_data: data.more_train_data.clone(),
+            mixing: match data.multi_dataset_batch_sampler {
+                Some(MultiDatasetBatchSampler::RoundRobin) => Mixing::RoundRobin,
+                _ => Mixing::Proportional,
+            },
             eval_data: data.eval_data.clone(),
             val_split: data.val_split,
             epochs: hyper.epochs as usize,
@@ -241,6 +254,7 @@ impl Plan {
     #[must_use]
     pub fn train_data_names(&self) -> Vec<String> {
         let mut names = vec![self.train_data.clone()];
+        names.extend(self.more_train_data.iter().map(|data| data.name.clone()));
         names.extend(self.eval_data.clone());
         names.dedup();
         names

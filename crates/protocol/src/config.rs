@@ -6,7 +6,10 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
 
-use crate::{Callback, Loss, Miner, Optimizer, Options, Sampler, Scheduler, callback::merged};
+use crate::{
+    Callback, Loss, Miner, MoreData, MultiDatasetBatchSampler, Optimizer, Options, Sampler,
+    Scheduler, callback::merged,
+};
 
 /// Which generation of the Python client a request looks like.
 ///
@@ -84,6 +87,14 @@ pub struct Model {
 pub struct Data {
     /// The name of the training data.
     pub train_data: String,
+    /// How often an epoch goes through the training data, where there is more of
+    /// it; once by default.
+    pub train_data_weight: Option<f64>,
+    /// Further data to train on. Each batch is of one data set.
+    pub more_train_data: Vec<MoreData>,
+    /// How batches of several data sets follow each other; `proportional` where it
+    /// is not given.
+    pub multi_dataset_batch_sampler: Option<MultiDatasetBatchSampler>,
     /// The name of the data for the validation loss.
     pub eval_data: Option<String>,
     /// The part of the training data to validate with where there is no
@@ -110,6 +121,9 @@ impl Default for Data {
     fn default() -> Self {
         Self {
             train_data: String::new(),
+            train_data_weight: None,
+            more_train_data: Vec::new(),
+            multi_dataset_batch_sampler: None,
             eval_data: None,
             val_split: 0.0,
             evaluate: false,
@@ -319,6 +333,15 @@ impl Data {
                 data[key] = modality.as_str().into();
             }
         }
+        if let Some(weight) = self.train_data_weight {
+            data["train_data_weight"] = weight.into();
+        }
+        if !self.more_train_data.is_empty() {
+            data["more_train_data"] = json!(self.more_train_data);
+        }
+        if let Some(sampler) = &self.multi_dataset_batch_sampler {
+            data["multi_dataset_batch_sampler"] = sampler.as_str().into();
+        }
         merged(data, &self.extra)
     }
 }
@@ -468,7 +491,7 @@ mod tests {
     #[test]
     fn every_limit_is_kept_and_named() {
         type Change = fn(&mut RunConfig);
-        let cases: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 20] = [
             ("run_name", |c| c.run_name.clear()),
             ("run_name", |c| c.run_name = "a/b".to_owned()),
             ("run_name", |c| c.run_name = "x".repeat(256)),
@@ -479,6 +502,27 @@ mod tests {
             }),
             ("train_data", |c| c.data.train_data.clear()),
             ("val_split", |c| c.data.val_split = 1.0),
+            ("train_data_weight", |c| {
+                c.data.more_train_data = vec![MoreData::new("b")];
+                c.data.train_data_weight = Some(0.0);
+            }),
+            ("train_data_weight", |c| {
+                c.data.train_data_weight = Some(2.0)
+            }),
+            ("more_train_data", |c| {
+                c.data.more_train_data = vec![MoreData::new("b").weight(1000.5)];
+            }),
+            ("more_train_data", |c| {
+                c.data.more_train_data = vec![MoreData::new("b"), MoreData::new("t")];
+            }),
+            ("multi_dataset_batch_sampler", |c| {
+                c.data.more_train_data = vec![MoreData::new("b")];
+                c.data.multi_dataset_batch_sampler = Some("best".into());
+            }),
+            ("multi_dataset_batch_sampler", |c| {
+                c.data.more_train_data = vec![MoreData::new("b").weight(2.0)];
+                c.data.multi_dataset_batch_sampler = Some("round_robin".into());
+            }),
             ("epochs", |c| c.hyper_parameters.epochs = 0),
             ("epochs", |c| c.hyper_parameters.epochs = 50),
             ("batch_size", |c| c.hyper_parameters.batch_size = Some(0)),

@@ -277,6 +277,17 @@ open_enum! {
 }
 
 open_enum! {
+    /// How batches of several data sets follow each other. The names are those of
+    /// sentence-transformers.
+    pub enum MultiDatasetBatchSampler {
+        /// Every batch of every data set comes once in an epoch, in a random order.
+        Proportional => "proportional",
+        /// One batch of each data set in turn, until one data set is used up.
+        RoundRobin => "round_robin",
+    }
+}
+
+open_enum! {
     /// Where a run stands.
     pub enum Status {
         /// It waits to be started.

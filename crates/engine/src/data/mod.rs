@@ -1,6 +1,7 @@
 //! From documents to what a model trains on and is evaluated with.
 
 mod each;
+mod parts;
 mod pictures;
 mod read;
 mod scores;
@@ -9,11 +10,15 @@ mod search;
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
+    ops::Range,
     sync::Arc,
 };
 
 pub use each::Documents;
-use finetuner_protocol::{Callback, Content, Document, NdArray, RunConfig, text::is_blank};
+use finetuner_protocol::{
+    Callback, Content, Document, MoreData, NdArray, RunConfig, text::is_blank,
+};
+pub use parts::{Mixing, Part};
 pub use pictures::{PictureFile, Pictures, Stored};
 pub use read::read;
 pub use search::{Named, SearchKinds, SearchSet, Searched, read_search_set};
@@ -37,8 +42,11 @@ impl<'a> DataName<'a> {
     pub fn of_run(config: &RunConfig, name: &'a str) -> Self {
         let is_query = |callback: &Callback| matches!(callback, Callback::EvaluationCallback(e) if e.query_data == name);
         let data = &config.data;
+        let is_more = |more: &MoreData| more.name == name;
         let field = if data.train_data == name {
             "train_data"
+        } else if data.more_train_data.iter().any(is_more) {
+            "more_train_data"
         } else if data.eval_data.as_deref() == Some(name) {
             "eval_data"
         } else if config.callbacks.iter().any(is_query) {
@@ -178,6 +186,11 @@ pub struct TrainingSet {
     pub examples: Vec<Example>,
     /// A number for each label, the same for the same.
     pub classes: Vec<u32>,
+    /// The data sets that the examples are of, one after the other; none where
+    /// there is a single one.
+    pub parts: Vec<Part>,
+    /// How their batches follow each other.
+    pub mixing: Mixing,
 }
 
 /// The numbers of labels.
@@ -213,7 +226,11 @@ impl Classes {
                 *self.0.entry(example.label.clone()).or_insert(next)
             })
             .collect();
-        TrainingSet { examples, classes }
+        TrainingSet {
+            examples,
+            classes,
+            ..TrainingSet::default()
+        }
     }
 }
 
@@ -232,12 +249,13 @@ impl TrainingSet {
 
     /// Numbers for what each example holds: its class and each of its members.
     /// Two examples that share a number are no negatives of each other.
-    pub(crate) fn shared_keys(&self) -> Vec<Vec<u64>> {
+    pub(crate) fn shared_keys(&self, range: Range<usize>) -> Vec<Vec<u64>> {
         let of = |(example, class): (&Example, &u32)| {
             let parts = example.parts.iter().map(Item::content_key);
             std::iter::once(key(class)).chain(parts).collect()
         };
-        self.examples.iter().zip(&self.classes).map(of).collect()
+        let classes = self.classes[range.clone()].iter();
+        self.examples[range].iter().zip(classes).map(of).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     plan::Plan,
     prepare::Preparer,
     source::{LoadedModel, ModelDescription},
-    train::{Trainer, TrainerOptions, choose_batch_size},
+    train::{Trainer, TrainerOptions, choose_batch_size, describe_mix},
 };
 
 /// The most bytes that outputs of a frozen network may take.
@@ -137,9 +137,9 @@ pub(super) fn build_trainer(
     } else {
         None
     };
-    let steps = sampling
-        .batches(&data.train, batch_size, plan.seed, 0)
-        .len();
+    let batches = sampling.batches(&data.train, batch_size, plan.seed, 0);
+    notes.extend(describe_mix(&data.train, &batches).map(|note| (Level::Info, note)));
+    let steps = batches.len();
     let mut schedule = plan.schedule.clone();
     if let Some(warning) = schedule.limit_warmup(plan.epochs, steps) {
         notes.push((Level::Warning, warning));
