@@ -115,7 +115,7 @@ pub use finetuner_protocol as protocol;
 pub use finetuner_protocol::{
     Backbone, CheckpointInfo, Config, Content, Device, Document, DocumentArray, DocumentError,
     ExamplesInfo, Generation, LABEL_TAG, Loss, MAX_EPOCHS, MetricPoint, MetricsInfo, Miner,
-    ModelOption, MultiDatasetBatchSampler, NamedScore, NdArray, Optimizer, Options, Page,
+    ModelOption, MultiDatasetBatchSampler, NamedScore, NdArray, Optimizer, Options, Page, Prompts,
     RunConfig, RunTask, SCORE_TAG, Sampler, Scheduler, SchedulerOptions, Status, StatusInfo,
     Summary, SynthesisConfig, Task,
     callback::{

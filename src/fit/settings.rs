@@ -1,8 +1,8 @@
 //! The settings of a job, under the names of the Python client's arguments.
 
 use finetuner_protocol::{
-    Device, Generation, Loss, Miner, MultiDatasetBatchSampler, Optimizer, Options, Sampler,
-    Scheduler, SchedulerOptions,
+    Device, Generation, Loss, Miner, MultiDatasetBatchSampler, Optimizer, Options, Prompts,
+    Sampler, Scheduler, SchedulerOptions,
 };
 use serde_json::Value;
 
@@ -362,6 +362,24 @@ impl Fit {
     /// ```
     pub fn learning_rate(mut self, rate: f64) -> Self {
         self.hyper().learning_rate = Some(rate);
+        self
+    }
+
+    /// Texts that go before the texts of each column, in training and evaluation,
+    /// as `prompts` of the training arguments of sentence-transformers. The saved
+    /// model keeps them: those of anchors as its prompt `query`, those of their
+    /// matches as `document`. A text is one prompt for all.
+    ///
+    /// ```no_run
+    /// # fn example(fit: finetuner::Fit) {
+    /// use finetuner::Prompts;
+    ///
+    /// let prompts = Prompts::new().anchor("query: ").positive("passage: ").negative("passage: ");
+    /// let fit = fit.prompts(prompts);
+    /// # }
+    /// ```
+    pub fn prompts(mut self, prompts: impl Into<Prompts>) -> Self {
+        self.hyper().prompts = Some(prompts.into());
         self
     }
 

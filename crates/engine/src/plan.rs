@@ -3,6 +3,7 @@
 mod checks;
 mod inputs;
 mod processor;
+mod prompts;
 
 use checks::{check_batch_size, check_monitors, loss_of};
 use finetuner_protocol::{
@@ -13,6 +14,7 @@ use finetuner_protocol::{
 pub use inputs::Cutting;
 use inputs::{input_options, pooler};
 pub use processor::{choose_device, choose_precision};
+pub use prompts::RunPrompts;
 use serde_json::Value;
 
 use crate::{
@@ -83,6 +85,8 @@ pub struct Plan {
     pub(crate) sampler: Sampler,
     pub(crate) items_per_class: usize,
     callbacks: Vec<Callback>,
+    /// Texts that go before texts, where the run gives them.
+    pub(crate) prompts: Option<RunPrompts>,
     /// How texts are cut: `model_options.collate_options`.
     pub(crate) cutting: Cutting,
     /// What the configuration left open and how it was decided, for the log.
@@ -167,6 +171,7 @@ impl Plan {
             image: given(&data.image_modality, "image"),
         };
         let layout = layout(kind, &loss, &modalities)?;
+        let prompts = prompts::of_run(hyper.prompts.as_ref(), kind, &layout)?;
         check_batch_size(config, kind, &loss)?;
         // Made with any number of classes, so that every option is looked at.
         let criterion = Criterion::new(&loss, 2, 0, 0)?;
@@ -218,6 +223,7 @@ impl Plan {
             sampler: data.sampler.clone(),
             items_per_class: data.num_items_per_class.max(1) as usize,
             callbacks: config.callbacks.clone(),
+            prompts,
             cutting,
             notes,
         };

@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Callback, Loss, Miner, MoreData, MultiDatasetBatchSampler, Optimizer, Options, Sampler,
-    Scheduler, callback::merged,
+    Callback, Loss, Miner, MoreData, MultiDatasetBatchSampler, Optimizer, Options, Prompts,
+    Sampler, Scheduler, callback::merged,
 };
 
 /// Which generation of the Python client a request looks like.
@@ -172,6 +172,8 @@ pub struct HyperParameters {
     pub batch_size: Option<u64>,
     /// The learning rate; the optimizer's default where there is none.
     pub learning_rate: Option<f64>,
+    /// Texts that go before the texts of each column.
+    pub prompts: Option<Prompts>,
     /// Times that the data is gone through.
     pub epochs: u64,
     /// Members that are not known here.
@@ -195,6 +197,7 @@ impl Default for HyperParameters {
             scheduler_step: None,
             batch_size: None,
             learning_rate: None,
+            prompts: None,
             epochs: 5,
             extra: Map::new(),
         }
@@ -370,6 +373,9 @@ impl HyperParameters {
         };
         if let Some(step) = &self.scheduler_step {
             hyper["scheduler_step"] = step.as_str().into();
+        }
+        if let Some(prompts) = &self.prompts {
+            hyper["prompts"] = json!(prompts);
         }
         merged(hyper, &self.extra)
     }

@@ -33,6 +33,7 @@ pub mod names;
 pub mod open_clip;
 pub mod options;
 pub mod origin;
+mod prompts;
 mod proto;
 pub mod run;
 pub mod summary;
@@ -61,6 +62,7 @@ pub use names::{
 };
 pub use open_clip::{OpenClip, open_clip, open_clip_names};
 pub use options::Options;
+pub use prompts::Prompts;
 pub use run::{
     Config, ExamplesInfo, ExperimentInfo, MAX_POINTS, MetricPoint, MetricsInfo, NewRun, Page,
     RunInfo, StatusInfo,

@@ -35,6 +35,16 @@ pub(super) fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Resu
         return Ok(());
     }
     for set in sets {
+        if !preparer.member_prompts.is_empty() {
+            // Each member has a prompt of its own.
+            let members = set.examples.iter().map(|e| e.parts.len()).max();
+            for member in 0..members.unwrap_or(0) {
+                let preparer = preparer.of_member(member);
+                let places = (member, usize::MAX);
+                remember(model, &preparer, &mut set.examples, places, dims[0])?;
+            }
+            continue;
+        }
         // The members of a CLIP's examples are of two kinds, and embedded apart.
         let members = match model.kind() {
             ModelKind::TextImage => 2,

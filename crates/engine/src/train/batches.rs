@@ -89,6 +89,7 @@ impl Batches<'_> {
                 })
             };
             self.preparer
+                .of_member(part)
                 .prepare(&items, draw, &self.device)
                 .map_err(|e| match e {
                     Error::Item { place, reason } => {

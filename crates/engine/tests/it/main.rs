@@ -13,6 +13,7 @@ mod onnx;
 mod open_clip;
 mod precision;
 mod preprocessing;
+mod prompts;
 mod quantized;
 mod resume;
 mod runs;
