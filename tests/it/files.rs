@@ -1,6 +1,6 @@
 //! Files of rows, from their columns to a trained model.
 
-use finetuner::{Columns, Csv, CsvOptions, Dataset, Fit, Loss};
+use finetuner::{Columns, Csv, CsvOptions, Dataset, Fit, Loss, Prompts};
 
 use crate::backend::{rows, start};
 
@@ -78,5 +78,34 @@ async fn a_folder_of_pictures_trains_a_model_of_texts_and_pictures() {
     )
     .await;
     assert!(log.contains("4 pairs to train on"), "{log}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_data_sets_train_one_model_with_prompts() {
+    let (server, finetuner) = start().await;
+    let pairs = "a dress,the dress\na shoe,the shoe\na hat,the hat\n";
+    let triplets = "{\"anchor\": \"a car\", \"positive\": \"the car\", \"negative\": \"a tree\"}\n\
+                    {\"anchor\": \"a cat\", \"positive\": \"the cat\", \"negative\": \"a bush\"}\n";
+    let triplets = Dataset::json_lines_reader(triplets.as_bytes()).unwrap();
+    let prompts = Prompts::new().anchor("query: ").positive("passage: ");
+    let fit = finetuner
+        .fit("minilm-small", Csv::text(pairs))
+        .more_train_data(triplets, 3.0)
+        .loss(Loss::MultipleNegativeRanking)
+        .prompts(prompts);
+    let log = trained(fit.clone(), "two").await;
+    assert!(log.contains("5 pairs of 2 data sets to train on"), "{log}");
+    assert!(log.contains("(25 %)") && log.contains("(75 %)"), "{log}");
+    assert!(
+        log.contains("Before anchors and queries goes `query: `"),
+        "{log}"
+    );
+    let refused = fit.train_data_weight(0.0).await.unwrap_err();
+    assert!(refused.is_invalid(), "{refused:?}");
+    assert!(
+        refused.to_string().contains("`train_data_weight` is 0"),
+        "{refused}"
+    );
     server.stop().await;
 }

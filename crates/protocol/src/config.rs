@@ -488,6 +488,29 @@ mod tests {
     }
 
     #[test]
+    fn newer_settings_are_written_where_they_are_given() {
+        let mut config = valid();
+        let plain = serde_json::to_string(&config).unwrap();
+        for name in ["more_train_data", "multi_dataset", "prompts", "_weight"] {
+            assert!(!plain.contains(name), "{plain}");
+        }
+        config.data.more_train_data = vec![MoreData::new("b").weight(0.5)];
+        config.data.train_data_weight = Some(2.0);
+        config.data.multi_dataset_batch_sampler = Some("proportional".into());
+        config.hyper_parameters.prompts = Some(crate::Prompts::new().anchor("query: "));
+        let json = serde_json::to_value(&config).unwrap();
+        assert_eq!(
+            json["data"]["more_train_data"],
+            json!([{"name": "b", "weight": 0.5}])
+        );
+        assert_eq!(
+            json["hyper_parameters"]["prompts"],
+            json!({"anchor": "query: "})
+        );
+        assert_eq!(serde_json::from_value::<RunConfig>(json).unwrap(), config);
+    }
+
+    #[test]
     fn a_configuration_wrapped_into_a_text_is_read() {
         let text = serde_json::to_string(&valid()).unwrap();
         let config: RunConfig = serde_json::from_value(Value::String(text)).unwrap();

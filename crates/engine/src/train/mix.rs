@@ -39,7 +39,7 @@ pub(super) fn batches(
             let all: Vec<usize> = numbers
                 .flat_map(|(number, batches)| std::iter::repeat_n(number, batches.len()))
                 .collect();
-            let shuffled = shuffled_order(all.len(), seed ^ 0x6D69_78, epoch);
+            let shuffled = shuffled_order(all.len(), seed ^ 0x006D_6978, epoch);
             shuffled.into_iter().map(|place| all[place]).collect()
         }
         Mixing::RoundRobin => {
