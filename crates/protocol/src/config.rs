@@ -507,7 +507,9 @@ mod tests {
             json["hyper_parameters"]["prompts"],
             json!({"anchor": "query: "})
         );
-        assert_eq!(serde_json::from_value::<RunConfig>(json).unwrap(), config);
+        let again: RunConfig = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(again.data, config.data);
+        assert_eq!(serde_json::to_value(&again).unwrap(), json);
     }
 
     #[test]
