@@ -78,7 +78,8 @@ fn evaluation_and_frozen_models_use_the_prompts_too() {
     let data: HashMap<&str, DocumentArray> = HashMap::from([("train", texts())]);
     let callbacks = json!([{"name": "EvaluationCallback", "options": {"query_data": "train"}}]);
     let losses = |freeze: bool, prompts: Value| {
-        let mut hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 8});
+        let mut hyper = json!({"loss": "TripletMarginLoss", "loss_options": {"margin": 1},
+            "epochs": 1, "batch_size": 8});
         if !prompts.is_null() {
             hyper["prompts"] = prompts;
         }
