@@ -7,9 +7,9 @@ use finetuner_protocol::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    ArtifactInfo, Csv, CsvOptions, Error,
+    ArtifactInfo, Csv, CsvOptions, Dataset, Error,
     account::{PersonalToken, User},
-    csv::Layout,
+    tables::Layout,
 };
 
 /// Documents and files of them. What was read is written, and read again is the
@@ -29,7 +29,7 @@ pub fn documents(bytes: &[u8]) {
     }
 }
 
-/// CSV files; the first byte chooses the options.
+/// CSV files and JSON Lines; the first byte chooses the options.
 pub fn csv(bytes: &[u8]) {
     let Some((choice, bytes)) = bytes.split_first() else {
         return;
@@ -41,18 +41,26 @@ pub fn csv(bytes: &[u8]) {
         Task::ImageToImage,
         Task::MeshToMesh,
     ];
-    let options = CsvOptions::new()
-        .encoding(encodings[usize::from(choice & 3)])
+    let mut options = CsvOptions::new()
         .is_labeled(choice & 4 > 0)
         .convert_to_blob(choice & 8 > 0);
+    // Else the encoding is guessed.
+    if choice & 3 > 0 {
+        options = options.encoding(encodings[usize::from(choice & 3)]);
+    }
     let layout = match choice & 16 > 0 {
         true => Ok(Layout::Texts),
         false => Layout::of_task(&tasks[usize::from(choice >> 5 & 3)]),
     };
-    let Ok(csv) = Csv::reader(bytes) else { return };
-    if let Ok(layout) = layout
-        && let Ok(source) = csv.options(options).documents(layout)
-    {
+    let (Ok(csv), Ok(rows)) = (Csv::reader(bytes), Dataset::json_lines_reader(bytes)) else {
+        return;
+    };
+    let Ok(layout) = layout else { return };
+    let sources = [
+        csv.options(options).documents(layout.clone()),
+        rows.documents(layout),
+    ];
+    for source in sources.into_iter().flatten() {
         assert!(source.iter().count() <= 2 * bytes.len() + 2);
     }
 }

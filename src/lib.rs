@@ -42,7 +42,7 @@
 //! | --- | --- |
 //! | choose a backend, log in | [`Finetuner`], [`Builder`], [`Login`] |
 //! | choose a model | [`describe_models`], [`list_models`], [`list_model_options`] |
-//! | bring data | [`DataSource`]: [`Document`]s, [`Csv`] files, [`DocumentSource`]s; [`Finetuner::push`] |
+//! | bring data | [`DataSource`]: [`Document`]s, [`Csv`] files, [`Dataset`]s of JSON Lines, Parquet and pictures, [`DocumentSource`]s; [`Finetuner::push`] |
 //! | train | [`Finetuner::fit`], [`Fit`], [`Synthesize`] |
 //! | follow and save | [`Run`], [`Watch`], [`LogStream`] |
 //! | find things again | [`Finetuner::get_run`], [`Experiment`], [`List`] |
@@ -61,6 +61,7 @@
 //! | `progress` (default) | bars for uploads and downloads |
 //! | `blocking` | the same calls for programs without `async` |
 //! | `local` | using models on this machine |
+//! | `parquet` | Parquet files as training data |
 
 mod account;
 mod address;
@@ -71,7 +72,6 @@ pub mod blocking;
 mod builder;
 mod callbacks;
 mod client;
-mod csv;
 mod data;
 mod environment;
 mod error;
@@ -93,6 +93,7 @@ mod secret;
 mod submit;
 mod synthesize;
 mod table;
+mod tables;
 mod transport;
 mod watch;
 
@@ -103,7 +104,6 @@ pub use auth::{FOLDER_VARIABLE, TOKEN_VARIABLE, TokenStorage};
 pub use builder::{Builder, Login, PLAIN_HTTP_VARIABLE};
 pub use callbacks::{EvaluationCallback, FitCallback, list_callbacks};
 pub use client::{Finetuner, ListAllRuns};
-pub use csv::{Csv, CsvOptions, Dialect};
 pub use data::{
     ArtifactInfo, DataSource, DocumentSource, DocumentStream, MAX_PROBLEMS, Problem, Problems,
     Pull, Push, load_documents, save_documents,
@@ -115,8 +115,9 @@ pub use finetuner_protocol as protocol;
 pub use finetuner_protocol::{
     Backbone, CheckpointInfo, Config, Content, Device, Document, DocumentArray, DocumentError,
     ExamplesInfo, Generation, LABEL_TAG, Loss, MAX_EPOCHS, MetricPoint, MetricsInfo, Miner,
-    ModelOption, NamedScore, NdArray, Optimizer, Options, Page, RunConfig, RunTask, SCORE_TAG,
-    Sampler, Scheduler, SchedulerOptions, Status, StatusInfo, Summary, SynthesisConfig, Task,
+    ModelOption, MultiDatasetBatchSampler, NamedScore, NdArray, Optimizer, Options, Page, Prompts,
+    RunConfig, RunTask, SCORE_TAG, Sampler, Scheduler, SchedulerOptions, Status, StatusInfo,
+    Summary, SynthesisConfig, Task,
     callback::{
         BestModelCheckpoint, EarlyStopping, MLFlowLogger, TrainingCheckpoint, WandBLogger,
         WiSEFTCallback,
@@ -131,6 +132,7 @@ pub use results::{ExamplesTable, MetricsTable};
 pub use run::Run;
 pub use secret::Secret;
 pub use synthesize::{SynthesisModels, Synthesize};
+pub use tables::{Columns, Csv, CsvOptions, Dataset, Dialect};
 pub use transport::RetryPolicy;
 pub use watch::{RunProgress, Update, Watch};
 

@@ -11,9 +11,9 @@ use serde_json::Value;
 
 use crate::{
     Csv, CsvOptions, DataSource, DocumentSource, Error, Finetuner, Result, Run,
-    csv::Layout,
     data::{self, Upload, send_documents},
     progress::ProgressSink,
+    tables::Layout,
     transport::{self, Call},
 };
 
@@ -131,6 +131,10 @@ impl Pushing {
                     let layout = columns.layout()?;
                     data::blocking(move || csv.documents(layout)).await?
                 }
+                DataSource::Dataset(rows) => {
+                    let layout = columns.layout()?;
+                    data::blocking(move || rows.documents(layout)).await?
+                }
             };
             let checking = source.clone();
             let checked = data::blocking(move || {
@@ -146,14 +150,18 @@ impl Pushing {
             sources.push((name, argument, source, checked));
         }
         // Evaluation by labels that are written differently finds nothing.
-        let train = sources
+        let (train, others): (Vec<_>, Vec<_>) = sources
             .iter()
-            .find(|(_, argument, ..)| *argument == "train_data");
-        if let Some((.., train)) = train {
-            for (_, argument, _, checked) in &sources {
-                let compared = checked.labels.compare(&train.labels);
-                compared.map_err(|reason| Error::data(argument, reason))?;
+            .partition(|(_, argument, ..)| *argument == "train_data");
+        for (_, argument, _, checked) in others {
+            let mut reason = Ok(());
+            for (.., train) in &train {
+                reason = checked.labels.compare(&train.labels);
+                if reason.is_ok() {
+                    break;
+                }
             }
+            reason.map_err(|reason| Error::data(argument, reason))?;
         }
         for (name, _, source, checked) in sources {
             let upload = Upload {

@@ -12,10 +12,10 @@ use finetuner_protocol::{
 use crate::{
     CsvOptions, DataSource, Finetuner, Result, Run,
     client::DEFAULT_EXPERIMENT,
-    csv::Layout,
     names,
     progress::{ProgressSink, progress_methods},
     submit::{Columns, Pushing, Submission, push_and_submit},
+    tables::Layout,
 };
 
 /// Models that make training data.

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     Error, Result,
-    csv::Layout,
     progress::{ProgressSink, progress_methods},
+    tables::Layout,
     transport::{Call, Transport},
 };
 
@@ -120,6 +120,10 @@ impl Push {
             DataSource::Csv(csv) => {
                 let layout = layout(&self.transport, self.model.as_deref()).await?;
                 blocking(move || csv.documents(layout)).await?
+            }
+            DataSource::Dataset(rows) => {
+                let layout = layout(&self.transport, self.model.as_deref()).await?;
+                blocking(move || rows.documents(layout)).await?
             }
         };
         let upload = Upload {

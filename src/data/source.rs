@@ -1,4 +1,4 @@
-//! Where data comes from: a name, documents, a CSV file, a program's own
+//! Where data comes from: a name, documents, a file of rows, a program's own
 //! iterator.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use finetuner_protocol::DocumentArray;
 
 use super::documents::DocumentSource;
-use crate::csv::Csv;
+use crate::tables::{Csv, Dataset};
 
 /// Data for a run, or to push. What is not a name is pushed first.
 ///
@@ -30,6 +30,8 @@ pub enum DataSource {
     Documents(Arc<DocumentArray>),
     /// A CSV file.
     Csv(Csv),
+    /// JSON Lines, Parquet, or a folder of pictures.
+    Dataset(Dataset),
     /// Documents that are made as they are sent, so that they never need to be
     /// in memory together.
     Stream(DocumentSource),
@@ -41,6 +43,7 @@ impl DataSource {
         match (self, other) {
             (Self::Documents(a), Self::Documents(b)) => Arc::ptr_eq(a, b) || a == b,
             (Self::Csv(a), Self::Csv(b)) => a.is_same(b),
+            (Self::Dataset(a), Self::Dataset(b)) => a.is_same(b),
             (Self::Stream(a), Self::Stream(b)) => a.is_same(b),
             _ => false,
         }
@@ -92,6 +95,12 @@ impl From<&Arc<DocumentArray>> for DataSource {
 impl From<Csv> for DataSource {
     fn from(csv: Csv) -> Self {
         Self::Csv(csv)
+    }
+}
+
+impl From<Dataset> for DataSource {
+    fn from(dataset: Dataset) -> Self {
+        Self::Dataset(dataset)
     }
 }
 

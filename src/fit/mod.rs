@@ -7,7 +7,9 @@ use std::{
     pin::Pin,
 };
 
-use finetuner_protocol::{Device, Generation, HyperParameters, Model, RunConfig, RunTask};
+use finetuner_protocol::{
+    Device, Generation, HyperParameters, Model, MoreData, RunConfig, RunTask,
+};
 
 use crate::{
     CsvOptions, DataSource, Finetuner, FitCallback, Result, Run,
@@ -63,6 +65,8 @@ pub struct Fit {
     epochs: Option<u64>,
     description: Option<String>,
     train_data: DataSource,
+    /// Further data, each with its weight.
+    more_train_data: Vec<(DataSource, f64)>,
     eval_data: Option<DataSource>,
     csv_options: Option<CsvOptions>,
     callbacks: Vec<FitCallback>,
@@ -87,6 +91,7 @@ impl Fit {
             epochs: None,
             description: None,
             train_data,
+            more_train_data: Vec::new(),
             eval_data: None,
             csv_options: None,
             callbacks: Vec::new(),
@@ -124,6 +129,14 @@ impl Fit {
             self.csv_options,
         );
         config.data.train_data = pushing.name_of(self.train_data, "train", "train_data");
+        config.data.more_train_data = self
+            .more_train_data
+            .into_iter()
+            .map(|(data, weight)| {
+                let name = pushing.name_of(data, "train", "train_data");
+                MoreData::new(name).weight(weight)
+            })
+            .collect();
         config.data.eval_data = self
             .eval_data
             .map(|data| pushing.name_of(data, "eval", "eval_data"));

@@ -1,7 +1,8 @@
 //! The settings of a job, under the names of the Python client's arguments.
 
 use finetuner_protocol::{
-    Device, Generation, Loss, Miner, Optimizer, Options, Sampler, Scheduler, SchedulerOptions,
+    Device, Generation, Loss, Miner, MultiDatasetBatchSampler, Optimizer, Options, Prompts,
+    Sampler, Scheduler, SchedulerOptions,
 };
 use serde_json::Value;
 
@@ -43,6 +44,57 @@ impl Fit {
     /// ```
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.description = Some(text.into());
+        self
+    }
+
+    /// Further data to train on. Each batch is of one data set. An epoch goes
+    /// through it as often as `weight` says: 1.0 is once, 0.5 takes half of its
+    /// batches, 2.0 takes all twice.
+    ///
+    /// ```no_run
+    /// # fn example(fit: finetuner::Fit) {
+    /// use finetuner::Dataset;
+    ///
+    /// let fit = fit
+    ///     .more_train_data(Dataset::json_lines("questions.jsonl"), 1.0)
+    ///     .more_train_data("titles", 0.5);
+    /// # }
+    /// ```
+    pub fn more_train_data(mut self, data: impl Into<DataSource>, weight: f64) -> Self {
+        self.more_train_data.push((data.into(), weight));
+        self
+    }
+
+    /// How often an epoch goes through the first data, beside
+    /// [`Fit::more_train_data`]; once by default.
+    ///
+    /// ```no_run
+    /// # fn example(fit: finetuner::Fit) {
+    /// let fit = fit.train_data_weight(2.0).more_train_data("titles", 1.0);
+    /// # }
+    /// ```
+    pub fn train_data_weight(mut self, weight: f64) -> Self {
+        self.config.data.train_data_weight = Some(weight);
+        self
+    }
+
+    /// How batches of several data sets follow each other;
+    /// [`MultiDatasetBatchSampler::Proportional`] by default.
+    ///
+    /// ```no_run
+    /// # fn example(fit: finetuner::Fit) {
+    /// use finetuner::MultiDatasetBatchSampler;
+    ///
+    /// let fit = fit
+    ///     .more_train_data("titles", 1.0)
+    ///     .multi_dataset_batch_sampler(MultiDatasetBatchSampler::RoundRobin);
+    /// # }
+    /// ```
+    pub fn multi_dataset_batch_sampler(
+        mut self,
+        sampler: impl Into<MultiDatasetBatchSampler>,
+    ) -> Self {
+        self.config.data.multi_dataset_batch_sampler = Some(sampler.into());
         self
     }
 
@@ -310,6 +362,24 @@ impl Fit {
     /// ```
     pub fn learning_rate(mut self, rate: f64) -> Self {
         self.hyper().learning_rate = Some(rate);
+        self
+    }
+
+    /// Texts that go before the texts of each column, in training and evaluation,
+    /// as `prompts` of the training arguments of sentence-transformers. The saved
+    /// model keeps them: those of anchors as its prompt `query`, those of their
+    /// matches as `document`. A text is one prompt for all.
+    ///
+    /// ```no_run
+    /// # fn example(fit: finetuner::Fit) {
+    /// use finetuner::Prompts;
+    ///
+    /// let prompts = Prompts::new().anchor("query: ").positive("passage: ").negative("passage: ");
+    /// let fit = fit.prompts(prompts);
+    /// # }
+    /// ```
+    pub fn prompts(mut self, prompts: impl Into<Prompts>) -> Self {
+        self.hyper().prompts = Some(prompts.into());
         self
     }
 

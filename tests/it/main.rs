@@ -8,6 +8,7 @@ mod bad_input;
 mod catalogue;
 mod data;
 mod faults;
+mod files;
 mod journey;
 mod login;
 mod meshes;

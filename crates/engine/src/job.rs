@@ -142,7 +142,10 @@ pub fn run(
                 .to_owned(),
         );
     }
-    if let Some((name, text)) = loaded.description.prompts.default_prompt() {
+    if let Some(prompts) = &plan.prompts {
+        loaded.set_prompts(prompts)?;
+        log(Level::Info, prompts.describe());
+    } else if let Some((name, text)) = loaded.description.prompts.default_prompt() {
         log(
             Level::Info,
             format!(

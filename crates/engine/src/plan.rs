@@ -3,21 +3,24 @@
 mod checks;
 mod inputs;
 mod processor;
+mod prompts;
 
 use checks::{check_batch_size, check_monitors, loss_of};
 use finetuner_protocol::{
-    Callback, EFFICIENTNET_SMALL, LocalModels, Loss, MINILM_SMALL, Optimizer as OptimizerName,
-    RunConfig, Sampler, callback::EvaluationCallback,
+    Callback, EFFICIENTNET_SMALL, LocalModels, Loss, MINILM_SMALL, MoreData,
+    MultiDatasetBatchSampler, Optimizer as OptimizerName, RunConfig, Sampler,
+    callback::EvaluationCallback,
 };
 pub use inputs::Cutting;
 use inputs::{input_options, pooler};
 pub use processor::{choose_device, choose_precision};
+pub use prompts::RunPrompts;
 use serde_json::Value;
 
 use crate::{
     Error, Precision, Result,
     callbacks::{self, TrainingCallback},
-    data::{Layout, Modalities, SearchKinds},
+    data::{Layout, Mixing, Modalities, SearchKinds},
     loss::{Criterion, LossKind, LossSpec},
     models::{MlpConfig, ModelConfig, ModelKind},
     ops::Pooler,
@@ -41,6 +44,12 @@ pub struct Plan {
     pub layout: Layout,
     /// The name of the training data.
     pub train_data: String,
+    /// How often an epoch goes through it, where there is more.
+    pub train_data_weight: f64,
+    /// Further data to train on.
+    pub more_train_data: Vec<MoreData>,
+    /// How batches of several data sets follow each other.
+    pub mixing: Mixing,
     /// The name of the evaluation data.
     pub eval_data: Option<String>,
     /// The part of the training data to validate with.
@@ -76,6 +85,8 @@ pub struct Plan {
     pub(crate) sampler: Sampler,
     pub(crate) items_per_class: usize,
     callbacks: Vec<Callback>,
+    /// Texts that go before texts, where the run gives them.
+    pub(crate) prompts: Option<RunPrompts>,
     /// How texts are cut: `model_options.collate_options`.
     pub(crate) cutting: Cutting,
     /// What the configuration left open and how it was decided, for the log.
@@ -160,6 +171,7 @@ impl Plan {
             image: given(&data.image_modality, "image"),
         };
         let layout = layout(kind, &loss, &modalities)?;
+        let prompts = prompts::of_run(hyper.prompts.as_ref(), kind, &layout)?;
         check_batch_size(config, kind, &loss)?;
         // Made with any number of classes, so that every option is looked at.
         let criterion = Criterion::new(&loss, 2, 0, 0)?;
@@ -182,6 +194,12 @@ impl Plan {
             modalities,
             layout,
             train_data: data.train_data.clone(),
+            train_data_weight: data.train_data_weight.unwrap_or(1.0),
+            more_train_data: data.more_train_data.clone(),
+            mixing: match data.multi_dataset_batch_sampler {
+                Some(MultiDatasetBatchSampler::RoundRobin) => Mixing::RoundRobin,
+                _ => Mixing::Proportional,
+            },
             eval_data: data.eval_data.clone(),
             val_split: data.val_split,
             epochs: hyper.epochs as usize,
@@ -205,6 +223,7 @@ impl Plan {
             sampler: data.sampler.clone(),
             items_per_class: data.num_items_per_class.max(1) as usize,
             callbacks: config.callbacks.clone(),
+            prompts,
             cutting,
             notes,
         };
@@ -241,6 +260,7 @@ impl Plan {
     #[must_use]
     pub fn train_data_names(&self) -> Vec<String> {
         let mut names = vec![self.train_data.clone()];
+        names.extend(self.more_train_data.iter().map(|data| data.name.clone()));
         names.extend(self.eval_data.clone());
         names.dedup();
         names
@@ -391,7 +411,8 @@ fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<L
         (kind, LossKind::Pairs) => Layout::Pairs(kind),
         (kind, LossKind::Ranking) => Layout::Ranking(kind),
         (kind, LossKind::Scores) => Layout::Scored(kind),
-        (kind, LossKind::Triplets) => Layout::Triplets(kind),
+        (kind, LossKind::Negatives) => Layout::Negatives(kind),
+        (kind, LossKind::Margins) => Layout::Margins(kind),
     })
 }
 

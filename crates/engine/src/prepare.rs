@@ -83,9 +83,24 @@ pub struct Preparer {
     pub clouds: Option<CloudSampler>,
     /// A text that goes before every text.
     pub prompt: Option<Prompt>,
+    /// Others in its place, for the members of an example at each place. The last
+    /// one counts for further places.
+    pub member_prompts: Vec<Option<Prompt>>,
 }
 
 impl Preparer {
+    /// The same with the prompt of the members of an example at this place.
+    pub(crate) fn of_member(&self, place: usize) -> Cow<'_, Self> {
+        let Some(last) = self.member_prompts.len().checked_sub(1) else {
+            return Cow::Borrowed(self);
+        };
+        Cow::Owned(Self {
+            prompt: self.member_prompts[place.min(last)].clone(),
+            member_prompts: Vec::new(),
+            ..self.clone()
+        })
+    }
+
     /// The input of one batch; all items must be of one kind. In training, `draw`
     /// gives the place in the run of the item at a place of the batch.
     ///

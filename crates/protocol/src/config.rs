@@ -6,7 +6,10 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
 
-use crate::{Callback, Loss, Miner, Optimizer, Options, Sampler, Scheduler, callback::merged};
+use crate::{
+    Callback, Loss, Miner, MoreData, MultiDatasetBatchSampler, Optimizer, Options, Prompts,
+    Sampler, Scheduler, callback::merged,
+};
 
 /// Which generation of the Python client a request looks like.
 ///
@@ -84,6 +87,14 @@ pub struct Model {
 pub struct Data {
     /// The name of the training data.
     pub train_data: String,
+    /// How often an epoch goes through the training data, where there is more of
+    /// it; once by default.
+    pub train_data_weight: Option<f64>,
+    /// Further data to train on. Each batch is of one data set.
+    pub more_train_data: Vec<MoreData>,
+    /// How batches of several data sets follow each other; `proportional` where it
+    /// is not given.
+    pub multi_dataset_batch_sampler: Option<MultiDatasetBatchSampler>,
     /// The name of the data for the validation loss.
     pub eval_data: Option<String>,
     /// The part of the training data to validate with where there is no
@@ -110,6 +121,9 @@ impl Default for Data {
     fn default() -> Self {
         Self {
             train_data: String::new(),
+            train_data_weight: None,
+            more_train_data: Vec::new(),
+            multi_dataset_batch_sampler: None,
             eval_data: None,
             val_split: 0.0,
             evaluate: false,
@@ -158,6 +172,8 @@ pub struct HyperParameters {
     pub batch_size: Option<u64>,
     /// The learning rate; the optimizer's default where there is none.
     pub learning_rate: Option<f64>,
+    /// Texts that go before the texts of each column.
+    pub prompts: Option<Prompts>,
     /// Times that the data is gone through.
     pub epochs: u64,
     /// Members that are not known here.
@@ -181,6 +197,7 @@ impl Default for HyperParameters {
             scheduler_step: None,
             batch_size: None,
             learning_rate: None,
+            prompts: None,
             epochs: 5,
             extra: Map::new(),
         }
@@ -319,6 +336,15 @@ impl Data {
                 data[key] = modality.as_str().into();
             }
         }
+        if let Some(weight) = self.train_data_weight {
+            data["train_data_weight"] = weight.into();
+        }
+        if !self.more_train_data.is_empty() {
+            data["more_train_data"] = json!(self.more_train_data);
+        }
+        if let Some(sampler) = &self.multi_dataset_batch_sampler {
+            data["multi_dataset_batch_sampler"] = sampler.as_str().into();
+        }
         merged(data, &self.extra)
     }
 }
@@ -347,6 +373,9 @@ impl HyperParameters {
         };
         if let Some(step) = &self.scheduler_step {
             hyper["scheduler_step"] = step.as_str().into();
+        }
+        if let Some(prompts) = &self.prompts {
+            hyper["prompts"] = json!(prompts);
         }
         merged(hyper, &self.extra)
     }
@@ -459,6 +488,31 @@ mod tests {
     }
 
     #[test]
+    fn newer_settings_are_written_where_they_are_given() {
+        let mut config = valid();
+        let plain = serde_json::to_string(&config).unwrap();
+        for name in ["more_train_data", "multi_dataset", "prompts", "_weight"] {
+            assert!(!plain.contains(name), "{plain}");
+        }
+        config.data.more_train_data = vec![MoreData::new("b").weight(0.5)];
+        config.data.train_data_weight = Some(2.0);
+        config.data.multi_dataset_batch_sampler = Some("proportional".into());
+        config.hyper_parameters.prompts = Some(crate::Prompts::new().anchor("query: "));
+        let json = serde_json::to_value(&config).unwrap();
+        assert_eq!(
+            json["data"]["more_train_data"],
+            json!([{"name": "b", "weight": 0.5}])
+        );
+        assert_eq!(
+            json["hyper_parameters"]["prompts"],
+            json!({"anchor": "query: "})
+        );
+        let again: RunConfig = serde_json::from_value(json.clone()).unwrap();
+        assert_eq!(again.data, config.data);
+        assert_eq!(serde_json::to_value(&again).unwrap(), json);
+    }
+
+    #[test]
     fn a_configuration_wrapped_into_a_text_is_read() {
         let text = serde_json::to_string(&valid()).unwrap();
         let config: RunConfig = serde_json::from_value(Value::String(text)).unwrap();
@@ -468,7 +522,7 @@ mod tests {
     #[test]
     fn every_limit_is_kept_and_named() {
         type Change = fn(&mut RunConfig);
-        let cases: [(&str, Change); 14] = [
+        let cases: [(&str, Change); 20] = [
             ("run_name", |c| c.run_name.clear()),
             ("run_name", |c| c.run_name = "a/b".to_owned()),
             ("run_name", |c| c.run_name = "x".repeat(256)),
@@ -479,6 +533,27 @@ mod tests {
             }),
             ("train_data", |c| c.data.train_data.clear()),
             ("val_split", |c| c.data.val_split = 1.0),
+            ("train_data_weight", |c| {
+                c.data.more_train_data = vec![MoreData::new("b")];
+                c.data.train_data_weight = Some(0.0);
+            }),
+            ("train_data_weight", |c| {
+                c.data.train_data_weight = Some(2.0)
+            }),
+            ("more_train_data", |c| {
+                c.data.more_train_data = vec![MoreData::new("b").weight(1000.5)];
+            }),
+            ("more_train_data", |c| {
+                c.data.more_train_data = vec![MoreData::new("b"), MoreData::new("t")];
+            }),
+            ("multi_dataset_batch_sampler", |c| {
+                c.data.more_train_data = vec![MoreData::new("b")];
+                c.data.multi_dataset_batch_sampler = Some("best".into());
+            }),
+            ("multi_dataset_batch_sampler", |c| {
+                c.data.more_train_data = vec![MoreData::new("b").weight(2.0)];
+                c.data.multi_dataset_batch_sampler = Some("round_robin".into());
+            }),
             ("epochs", |c| c.hyper_parameters.epochs = 0),
             ("epochs", |c| c.hyper_parameters.epochs = 50),
             ("batch_size", |c| c.hyper_parameters.batch_size = Some(0)),

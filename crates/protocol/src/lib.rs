@@ -28,10 +28,12 @@ pub mod document;
 pub mod document_array;
 pub mod event;
 pub mod limits;
+mod more_data;
 pub mod names;
 pub mod open_clip;
 pub mod options;
 pub mod origin;
+mod prompts;
 mod proto;
 pub mod run;
 pub mod summary;
@@ -53,9 +55,14 @@ pub use event::{
     Outcome, Stage, WorkRules, WorkerOrders,
 };
 pub use limits::{InvalidField, MAX_EPOCHS, MIN_LEARNING_RATE, check_name, check_workers};
-pub use names::{Device, Loss, Miner, Optimizer, RunTask, Sampler, Scheduler, Status, Task};
+pub use more_data::MoreData;
+pub use names::{
+    Device, Loss, Miner, MultiDatasetBatchSampler, Optimizer, RunTask, Sampler, Scheduler, Status,
+    Task,
+};
 pub use open_clip::{OpenClip, open_clip, open_clip_names};
 pub use options::Options;
+pub use prompts::Prompts;
 pub use run::{
     Config, ExamplesInfo, ExperimentInfo, MAX_POINTS, MetricPoint, MetricsInfo, NewRun, Page,
     RunInfo, StatusInfo,

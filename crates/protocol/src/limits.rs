@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use crate::{
-    Callback, Miner, Optimizer, RunConfig, Sampler, Scheduler, backbone::find_backbone,
-    text::start_of,
+    Callback, Data, Miner, MultiDatasetBatchSampler, Optimizer, RunConfig, Sampler, Scheduler,
+    backbone::find_backbone, text::start_of,
 };
 
 /// The most epochs that a run may have; it must be below the 50 of the wire.
@@ -116,6 +116,70 @@ fn check_value(field: &str, value: &Value) -> Result<(), InvalidField> {
     }
 }
 
+/// The most data sets that a run trains on.
+const MAX_DATA_SETS: usize = 32;
+/// The most often that an epoch goes through a data set.
+const MAX_WEIGHT: f64 = 1000.0;
+
+impl Data {
+    /// Checks the settings for several data sets.
+    fn check_mix(&self) -> Result<(), InvalidField> {
+        let more = &self.more_train_data;
+        if more.len() >= MAX_DATA_SETS {
+            let allowed = "a run trains on 32 data sets at most: join some of them";
+            return Err(InvalidField::new("more_train_data", more.len(), allowed));
+        }
+        let weight_of_first = self.train_data_weight.map(|w| ("train_data_weight", w));
+        let weights = more.iter().map(|data| ("more_train_data", data.weight));
+        let weights: Vec<(&'static str, f64)> =
+            weight_of_first.into_iter().chain(weights).collect();
+        for (field, weight) in &weights {
+            if !(*weight > 0.0 && *weight <= MAX_WEIGHT) {
+                let allowed = "a weight is above 0, up to 1000";
+                return Err(InvalidField::new(field, weight, allowed));
+            }
+        }
+        if let (Some(weight), true) = (self.train_data_weight, more.is_empty()) {
+            let allowed = "it is for runs with `more_train_data`";
+            return Err(InvalidField::new("train_data_weight", weight, allowed));
+        }
+        for (place, data) in more.iter().enumerate() {
+            let before = more[..place].iter().map(|data| &data.name);
+            let twice = std::iter::once(&self.train_data)
+                .chain(before)
+                .any(|name| *name == data.name);
+            if twice || data.name.is_empty() {
+                let allowed =
+                    "each data set has a name of its own; give it a `weight` to use it more";
+                return Err(InvalidField::new(
+                    "more_train_data",
+                    start_of(&data.name),
+                    allowed,
+                ));
+            }
+        }
+        match &self.multi_dataset_batch_sampler {
+            None | Some(MultiDatasetBatchSampler::Proportional) => Ok(()),
+            Some(MultiDatasetBatchSampler::RoundRobin) => {
+                match weights.iter().find(|(_, weight)| *weight != 1.0) {
+                    None => Ok(()),
+                    Some(_) => Err(InvalidField::new(
+                        "multi_dataset_batch_sampler",
+                        "round_robin",
+                        "it takes as many batches of each data set: leave the weights out, or \
+                         choose `proportional`",
+                    )),
+                }
+            }
+            Some(other) => Err(InvalidField::new(
+                "multi_dataset_batch_sampler",
+                start_of(other.as_str()),
+                "`proportional` and `round_robin` are possible",
+            )),
+        }
+    }
+}
+
 impl RunConfig {
     /// Finds the first setting that no backend can accept.
     ///
@@ -165,6 +229,7 @@ impl RunConfig {
                 "from 0 up to, but not, 1 is allowed",
             ));
         }
+        self.data.check_mix()?;
         self.check_lengths()?;
         check_workers(self.data.num_workers)?;
         if self.data.num_items_per_class < 2 {

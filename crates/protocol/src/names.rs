@@ -85,6 +85,8 @@ open_enum! {
     pub enum Loss {
         /// Symmetric cross-entropy over the text-image pairs of a batch.
         Clip => "CLIPLoss",
+        /// Triplets of an anchor, its match and a negative, given as such.
+        Triplet => "TripletLoss",
         /// Distance to a positive against distance to a negative, with a margin.
         TripletMargin => "TripletMarginLoss",
         /// A bound on the angle at the negative of a triplet.
@@ -271,6 +273,17 @@ open_enum! {
         Class => "class",
         /// Any items.
         Random => "random",
+    }
+}
+
+open_enum! {
+    /// How batches of several data sets follow each other. The names are those of
+    /// sentence-transformers.
+    pub enum MultiDatasetBatchSampler {
+        /// Every batch of every data set comes once in an epoch, in a random order.
+        Proportional => "proportional",
+        /// One batch of each data set in turn, until one data set is used up.
+        RoundRobin => "round_robin",
     }
 }
 

@@ -346,9 +346,15 @@ fn measure(
     set: &SearchSet,
 ) -> Result<Measured> {
     let (model, preparer) = (&trainer.model, &trainer.preparer);
-    let encode = |searched: &[Searched], role: &str| {
+    let encode = |searched: &[Searched], role: &str, place: usize| {
         let items: Vec<ItemRef<'_>> = searched.iter().map(|s| (&s.item).into()).collect();
-        embed(model, preparer, &items, options.batch_size).map_err(|e| match e {
+        embed(
+            model,
+            &preparer.of_member(place),
+            &items,
+            options.batch_size,
+        )
+        .map_err(|e| match e {
             Error::Item { place, reason } => {
                 let id = &searched[place].id;
                 Error::data(format!("{role} `{id}`: {reason}"))
@@ -356,8 +362,8 @@ fn measure(
             other => other,
         })
     };
-    let asked = encode(&set.queries, "query")?;
-    let found = encode(&set.index, "document of the index")?;
+    let asked = encode(&set.queries, "query", 0)?;
+    let found = encode(&set.index, "document of the index", 1)?;
     let deepest = wanted.iter().filter_map(|name| AtK::parse(name));
     let deepest = deepest.map(|metric| metric.k).max().unwrap_or(0);
     let depth = options.limit.max(deepest);

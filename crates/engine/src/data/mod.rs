@@ -1,18 +1,24 @@
 //! From documents to what a model trains on and is evaluated with.
 
 mod each;
+mod parts;
 mod pictures;
 mod read;
+mod scores;
 mod search;
 
 use std::{
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
+    ops::Range,
     sync::Arc,
 };
 
 pub use each::Documents;
-use finetuner_protocol::{Callback, Content, Document, NdArray, RunConfig, text::is_blank};
+use finetuner_protocol::{
+    Callback, Content, Document, MoreData, NdArray, RunConfig, text::is_blank,
+};
+pub use parts::{Mixing, Part};
 pub use pictures::{PictureFile, Pictures, Stored};
 pub use read::read;
 pub use search::{Named, SearchKinds, SearchSet, Searched, read_search_set};
@@ -36,8 +42,11 @@ impl<'a> DataName<'a> {
     pub fn of_run(config: &RunConfig, name: &'a str) -> Self {
         let is_query = |callback: &Callback| matches!(callback, Callback::EvaluationCallback(e) if e.query_data == name);
         let data = &config.data;
+        let is_more = |more: &MoreData| more.name == name;
         let field = if data.train_data == name {
             "train_data"
+        } else if data.more_train_data.iter().any(is_more) {
+            "more_train_data"
         } else if data.eval_data.as_deref() == Some(name) {
             "eval_data"
         } else if config.callbacks.iter().any(is_query) {
@@ -114,8 +123,9 @@ pub struct Example {
     pub parts: Vec<Item>,
     /// What examples that belong together share.
     pub label: String,
-    /// The score of a pair, or the margin of a triplet.
-    pub score: f32,
+    /// The score of a pair, or the margins of an anchor, its match and its
+    /// negatives; most losses need none.
+    pub scores: Vec<f32>,
 }
 
 impl Example {
@@ -126,7 +136,7 @@ impl Example {
             id: id.into(),
             parts: vec![Item::Text(text.into()), Item::Image(image.into())],
             label: text.to_owned(),
-            score: 0.0,
+            scores: Vec::new(),
         }
     }
 }
@@ -147,9 +157,12 @@ pub enum Layout {
     Ranking(ModelKind),
     /// Documents with two chunks and the tag `finetuner_score`.
     Scored(ModelKind),
-    /// Documents with three chunks - a query, a match, and none - and the tag
-    /// `finetuner_score`: by how much the match is the better one.
-    Triplets(ModelKind),
+    /// Documents with three or more chunks: an anchor, its match, and negatives,
+    /// as many in each document.
+    Negatives(ModelKind),
+    /// As [`Layout::Negatives`], with the tag `finetuner_score`: a margin for
+    /// each negative, or the scores of the match and of each negative.
+    Margins(ModelKind),
 }
 
 impl Layout {
@@ -160,7 +173,8 @@ impl Layout {
             Self::Labelled(_) => "labelled documents",
             Self::Pairs(_) | Self::Ranking(_) => "pairs",
             Self::Scored(_) => "pairs with a score",
-            Self::Triplets(_) => "triplets with a score",
+            Self::Negatives(_) => "documents of an anchor, a match and negatives",
+            Self::Margins(_) => "documents of an anchor, a match and negatives with margins",
         }
     }
 }
@@ -172,6 +186,11 @@ pub struct TrainingSet {
     pub examples: Vec<Example>,
     /// A number for each label, the same for the same.
     pub classes: Vec<u32>,
+    /// The data sets that the examples are of, one after the other; none where
+    /// there is a single one.
+    pub parts: Vec<Part>,
+    /// How their batches follow each other.
+    pub mixing: Mixing,
 }
 
 /// The numbers of labels.
@@ -207,7 +226,11 @@ impl Classes {
                 *self.0.entry(example.label.clone()).or_insert(next)
             })
             .collect();
-        TrainingSet { examples, classes }
+        TrainingSet {
+            examples,
+            classes,
+            ..TrainingSet::default()
+        }
     }
 }
 
@@ -226,12 +249,13 @@ impl TrainingSet {
 
     /// Numbers for what each example holds: its class and each of its members.
     /// Two examples that share a number are no negatives of each other.
-    pub(crate) fn shared_keys(&self) -> Vec<Vec<u64>> {
+    pub(crate) fn shared_keys(&self, range: Range<usize>) -> Vec<Vec<u64>> {
         let of = |(example, class): (&Example, &u32)| {
             let parts = example.parts.iter().map(Item::content_key);
             std::iter::once(key(class)).chain(parts).collect()
         };
-        self.examples.iter().zip(&self.classes).map(of).collect()
+        let classes = self.classes[range.clone()].iter();
+        self.examples[range].iter().zip(classes).map(of).collect()
     }
 }
 
@@ -325,7 +349,7 @@ mod tests {
                 id: i.to_string(),
                 parts: Vec::new(),
                 label: (i % 3).to_string(),
-                score: 0.0,
+                scores: Vec::new(),
             })
             .collect()
     }

@@ -4,13 +4,13 @@ use std::{collections::HashMap, ops::RangeInclusive};
 
 use finetuner_protocol::{
     Document,
-    text::{is_blank, is_missing, start_of},
+    text::{is_blank, is_missing},
 };
 
 use super::{
     DataName, Documents, Example, Item, Layout, Modalities, Pictures,
     each::{Fault, each},
-    features, point_cloud,
+    features, point_cloud, scores,
 };
 use crate::{Error, Result, models::ModelKind};
 
@@ -43,8 +43,17 @@ pub fn read(
             let count = 2..=document.chunks.len().max(2);
             Ok(vec![members(pictures, i, document, *kind, count)?])
         }
-        Layout::Scored(kind) => scored(pictures, i, document, *kind, 2),
-        Layout::Triplets(kind) => scored(pictures, i, document, *kind, 3),
+        Layout::Scored(kind) => {
+            let mut example = members(pictures, i, document, *kind, 2..=2)?;
+            example.scores = scores::of_pair(document)?;
+            Ok(vec![example])
+        }
+        Layout::Negatives(kind) => Ok(vec![with_negatives(pictures, i, document, *kind)?]),
+        Layout::Margins(kind) => {
+            let mut example = with_negatives(pictures, i, document, *kind)?;
+            example.scores = scores::margins(document, example.parts.len() - 2)?;
+            Ok(vec![example])
+        }
     })?;
     let mut examples: Vec<Example> = found.into_iter().flatten().collect();
     check_lengths(&examples, name)?;
@@ -71,6 +80,11 @@ pub fn read(
                  `finetuner_label` to those that belong together"
             )));
         }
+    }
+    if matches!(
+        layout,
+        Layout::Ranking(_) | Layout::Negatives(_) | Layout::Margins(_)
+    ) {
         check_counts(&examples, name)?;
     }
     Ok(examples)
@@ -185,7 +199,7 @@ fn text_image(
         id: document.id.clone(),
         label: own.unwrap_or_else(|| caption.to_owned()),
         parts: vec![Item::Text(caption.into()), picture],
-        score: 0.0,
+        scores: Vec::new(),
     })
 }
 
@@ -201,7 +215,7 @@ fn labelled(
             id: document.id.clone(),
             parts: vec![item(pictures, i, part, kind)?],
             label,
-            score: 0.0,
+            scores: Vec::new(),
         })
     };
     if document.chunks.is_empty() {
@@ -242,37 +256,24 @@ fn members(
         id: document.id.clone(),
         parts: parts.collect::<Result<_, Fault>>()?,
         label: label(document)?.unwrap_or_else(|| format!("document {i}")),
-        score: 0.0,
+        scores: Vec::new(),
     })
 }
 
-fn scored(
+/// An anchor, its match and its negatives.
+fn with_negatives(
     pictures: &Pictures,
     i: usize,
     document: &Document,
     kind: ModelKind,
-    count: usize,
-) -> Result<Vec<Example>, Fault> {
-    let mut example = members(pictures, i, document, kind, count..=count)?;
-    let score = document
-        .tags
-        .get("finetuner_score")
-        .ok_or("it has no tag `finetuner_score`")?;
-    // A CSV file's scores are texts.
-    let number = match score {
-        serde_json::Value::String(text) => text.trim().parse().ok(),
-        other => other.as_f64(),
-    };
-    let number = number.filter(|n: &f64| n.is_finite());
-    let number = number.ok_or_else(|| {
-        let score = score.to_string();
-        format!(
-            "its `finetuner_score` is {}, not a number",
-            start_of(&score)
-        )
-    })?;
-    example.score = number as f32;
-    Ok(vec![example])
+) -> Result<Example, Fault> {
+    let count = document.chunks.len();
+    if count < 3 {
+        Err(format!(
+            "it has {count} chunks; an anchor, a match and at least one negative are wanted"
+        ))?;
+    }
+    members(pictures, i, document, kind, 3..=count)
 }
 
 /// Examples that are pairs already, and pairs of those that share a label: the
@@ -503,12 +504,12 @@ mod tests {
             vec![score(json!(0.5)), score(json!(" 0.25 "))],
             Layout::Scored(kind),
         );
-        let scores: Vec<f32> = found.unwrap().iter().map(|e| e.score).collect();
+        let scores: Vec<f32> = found.unwrap().iter().map(|e| e.scores[0]).collect();
         assert_eq!(scores, [0.5, 0.25]);
 
         let triplet = score(json!(1.5)).with_chunk(Document::text("c"));
-        let found = read(vec![triplet], Layout::Triplets(kind)).unwrap();
-        assert_eq!((found[0].parts.len(), found[0].score), (3, 1.5));
+        let found = read(vec![triplet], Layout::Margins(kind)).unwrap();
+        assert_eq!((found[0].parts.len(), &*found[0].scores), (3, &[1.5][..]));
     }
 
     #[test]
@@ -572,8 +573,8 @@ mod tests {
             ),
             (
                 two("a", "b"),
-                Layout::Triplets(kind),
-                "2 chunks, 3 are wanted",
+                Layout::Margins(kind),
+                "2 chunks; an anchor, a match and at least one negative",
             ),
             (
                 two("a", " "),

@@ -9,7 +9,9 @@ use super::labels::alike;
 use crate::{
     Error, Result,
     callbacks::{check_relevance, read_set},
-    data::{self, Classes, DataName, Documents, Example, Item, Layout, Pictures, TrainingSet},
+    data::{
+        self, Classes, DataName, Documents, Example, Item, Layout, Part, Pictures, TrainingSet,
+    },
     loss::LossKind,
     plan::Plan,
     train::Sampling,
@@ -31,13 +33,23 @@ impl Data {
             Layout::TextImage(_) | Layout::Pairs(_) | Layout::Ranking(_) | Layout::Scored(_) => {
                 "pairs".to_owned()
             }
-            Layout::Triplets(_) => "triplets".to_owned(),
+            Layout::Negatives(_) | Layout::Margins(_) => {
+                let members = self.train.examples.first().map_or(0, |e| e.parts.len());
+                match members {
+                    0..=3 => "triplets".to_owned(),
+                    n => format!("pairs with {} negatives each", n - 2),
+                }
+            }
             Layout::Labelled(_) => format!("examples of {} classes", self.classes),
         };
         let train = self.train.len();
+        let of = match self.train.parts.len() {
+            0 | 1 => String::new(),
+            n => format!(" of {n} data sets"),
+        };
         match self.validation.len() {
-            0 => format!("{train} {what} to train on"),
-            n => format!("{train} {what} to train on, {n} to validate with"),
+            0 => format!("{train} {what}{of} to train on"),
+            n => format!("{train} {what}{of} to train on, {n} to validate with"),
         }
     }
 }
@@ -100,36 +112,45 @@ pub(super) fn read_data(
         }
         Ok(examples)
     };
-    let train_name = train_name(plan);
     let eval_name = plan.eval_data.as_deref().map(|name| DataName {
         field: "eval_data",
         name,
     });
-    let train = read(train_name)?;
-    let (train, mut validation) = match eval_name {
-        Some(name) => (train, read(name)?),
-        None => split(plan, train)?,
-    };
-    if train.len() < 2 {
-        return Err(Error::data(format!(
-            "{train_name} holds {} example to train on; at least 2 are needed",
-            train.len()
-        )));
+    let (mut train, mut validation) = (Vec::new(), Vec::new());
+    let (mut parts, mut held_out) = (Vec::new(), Vec::new());
+    let names = train_names(plan);
+    let train_name = names[0].0;
+    for (name, weight) in &names {
+        let examples = read(*name)?;
+        let (own, split_off) = match eval_name {
+            Some(_) => (examples, Vec::new()),
+            None => split(plan, *name, examples)?,
+        };
+        check_examples(plan, *name, &own)?;
+        let part = |len: usize, weight: f64| Part {
+            name: name.name.to_owned(),
+            len,
+            weight,
+        };
+        parts.push(part(own.len(), *weight));
+        held_out.push(part(split_off.len(), 1.0));
+        train.extend(own);
+        validation.extend(split_off);
+    }
+    if let Some(name) = eval_name {
+        validation = read(name)?;
+        held_out.clear();
+    }
+    if names.len() == 1 {
+        parts.clear();
+        held_out.clear();
     }
     let mut warnings = Vec::new();
     let mut numbers = Classes::default();
-    let train = numbers.number(train);
+    let mut train = numbers.number(train);
+    (train.parts, train.mixing) = (parts, plan.mixing);
     let classes = numbers.len();
     if matches!(plan.layout, Layout::Labelled(_)) {
-        let bad = |what: &str| Err(Error::data(format!("{train_name}: {what}")));
-        if classes < 2 {
-            return bad("all examples have one label; there must be at least two to tell apart");
-        }
-        if !plan.loss.has_classes() && classes == train.len() {
-            return bad(
-                "no two examples share a label; the loss needs examples that belong together",
-            );
-        }
         if !plan.loss.has_classes()
             && let Some(reason) = compares_nothing(&validation)
         {
@@ -158,6 +179,12 @@ pub(super) fn read_data(
     if plan.loss.knows_trained_classes_alone() {
         // Such a loss knows nothing of other classes.
         let all = validation.len();
+        let mut start = 0;
+        for part in &mut held_out {
+            let own = &validation[start..start + part.len];
+            start += part.len;
+            part.len = own.iter().filter(|e| numbers.knows(&e.label)).count();
+        }
         validation.retain(|example| numbers.knows(&example.label));
         let unknown = all - validation.len();
         let source = eval_name.unwrap_or(train_name);
@@ -179,20 +206,52 @@ pub(super) fn read_data(
     if plan.loss.kind() == LossKind::Clip {
         warnings.extend(shared_captions(&train.examples));
     }
+    let mut validation = numbers.number(validation);
+    validation.parts = held_out;
     Ok(Data {
         train,
-        validation: numbers.number(validation),
+        validation,
         classes,
         warnings,
     })
 }
 
-/// The data to train on.
-fn train_name(plan: &Plan) -> DataName<'_> {
-    DataName {
+/// The data sets to train on, and how often an epoch goes through each.
+fn train_names(plan: &Plan) -> Vec<(DataName<'_>, f64)> {
+    let first = DataName {
         field: "train_data",
         name: &plan.train_data,
+    };
+    let more = plan.more_train_data.iter().map(|data| {
+        let field = "more_train_data";
+        let name = &data.name;
+        (DataName { field, name }, data.weight)
+    });
+    std::iter::once((first, plan.train_data_weight))
+        .chain(more)
+        .collect()
+}
+
+/// Refuses data that teaches nothing. Each batch is of one data set.
+fn check_examples(plan: &Plan, name: DataName<'_>, examples: &[Example]) -> Result<()> {
+    let bad = |what: &str| Err(Error::data(format!("{name}: {what}")));
+    if examples.len() < 2 {
+        return Err(Error::data(format!(
+            "{name} holds {} example to train on; at least 2 are needed",
+            examples.len()
+        )));
     }
+    if !matches!(plan.layout, Layout::Labelled(_)) {
+        return Ok(());
+    }
+    let labels: BTreeSet<&str> = examples.iter().map(|e| e.label.as_str()).collect();
+    if labels.len() < 2 {
+        return bad("all examples have one label; there must be at least two to tell apart");
+    }
+    if !plan.loss.has_classes() && labels.len() == examples.len() {
+        return bad("no two examples share a label; the loss needs examples that belong together");
+    }
+    Ok(())
 }
 
 /// Warns of texts that have several labels.
@@ -234,7 +293,8 @@ fn compares_nothing(examples: &[Example]) -> Option<&'static str> {
 
 /// Refuses scores that no cosine can reach.
 fn check_similarities(examples: &[Example], name: DataName<'_>) -> Result<()> {
-    let beyond = |example: &&Example| example.score.abs() > 1.0;
+    let score = |example: &Example| example.scores.first().copied().unwrap_or_default();
+    let beyond = |example: &&Example| score(example).abs() > 1.0;
     let Some(first) = examples.iter().find(beyond) else {
         return Ok(());
     };
@@ -243,21 +303,24 @@ fn check_similarities(examples: &[Example], name: DataName<'_>) -> Result<()> {
          document `{}`: `{}` compares it with a cosine; divide all scores by the largest possible",
         examples.iter().filter(beyond).count(),
         examples.len(),
-        first.score,
+        score(first),
         first.id,
         Loss::CosineSimilarity
     )))
 }
 
 /// Splits off `val_split`. Both parts must hold something.
-fn split(plan: &Plan, examples: Vec<Example>) -> Result<(Vec<Example>, Vec<Example>)> {
+fn split(
+    plan: &Plan,
+    name: DataName<'_>,
+    examples: Vec<Example>,
+) -> Result<(Vec<Example>, Vec<Example>)> {
     let (all, part) = (examples.len(), plan.val_split);
     let (train, validation) = data::split(examples, part, plan.seed);
     let bad = |what: &str, remedy: &str| {
         let reason = format!(
-            "{part:?}: of the {all} examples of {} it leaves {} to train on and {} to validate \
+            "{part:?}: of the {all} examples of {name} it leaves {} to train on and {} to validate \
              with, and {what} needed; {remedy}",
-            train_name(plan),
             train.len(),
             validation.len()
         );

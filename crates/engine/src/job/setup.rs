@@ -13,7 +13,7 @@ use crate::{
     plan::Plan,
     prepare::Preparer,
     source::{LoadedModel, ModelDescription},
-    train::{Trainer, TrainerOptions, choose_batch_size},
+    train::{Trainer, TrainerOptions, choose_batch_size, describe_mix},
 };
 
 /// The most bytes that outputs of a frozen network may take.
@@ -35,6 +35,16 @@ pub(super) fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Resu
         return Ok(());
     }
     for set in sets {
+        if !preparer.member_prompts.is_empty() {
+            // Each member has a prompt of its own.
+            let members = set.examples.iter().map(|e| e.parts.len()).max();
+            for member in 0..members.unwrap_or(0) {
+                let preparer = preparer.of_member(member);
+                let places = (member, usize::MAX);
+                remember(model, &preparer, &mut set.examples, places, dims[0])?;
+            }
+            continue;
+        }
         // The members of a CLIP's examples are of two kinds, and embedded apart.
         let members = match model.kind() {
             ModelKind::TextImage => 2,
@@ -137,9 +147,9 @@ pub(super) fn build_trainer(
     } else {
         None
     };
-    let steps = sampling
-        .batches(&data.train, batch_size, plan.seed, 0)
-        .len();
+    let batches = sampling.batches(&data.train, batch_size, plan.seed, 0);
+    notes.extend(describe_mix(&data.train, &batches).map(|note| (Level::Info, note)));
+    let steps = batches.len();
     let mut schedule = plan.schedule.clone();
     if let Some(warning) = schedule.limit_warmup(plan.epochs, steps) {
         notes.push((Level::Warning, warning));

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::Tensor;
+use finetuner_protocol::{Loss, Miner as MinerName};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
@@ -15,7 +16,7 @@ use super::{
     matryoshka::{self, Matryoshka},
     memory::Memory,
     pairwise::{MemberLoss, Members},
-    registry::{self, LossKind, Make},
+    registry::{self, Make},
 };
 use crate::{
     Error, Result,
@@ -50,7 +51,8 @@ enum Objective {
 pub struct Target<'a> {
     /// The class of each example.
     pub labels: &'a [u32],
-    /// The score of each pair, or the margin of each triplet.
+    /// The score of each pair, or the margins of each example one after the
+    /// other.
     pub scores: &'a [f32],
 }
 
@@ -85,7 +87,7 @@ impl Criterion {
         };
         let miner = match &spec.miner {
             None => None,
-            Some(name) if spec.kind() != LossKind::Labels => {
+            Some(name) if matches!(objective, Objective::Members(_)) => {
                 return Err(Error::config(
                     "miner",
                     format!(
@@ -96,6 +98,17 @@ impl Criterion {
             }
             Some(name) => Some(Miner::new(name, spec.miner_options.as_ref())?),
         };
+        if spec.takes_given_triplets() && !registry::with_memory().any(|known| *known == inner.loss)
+        {
+            let known: Vec<&str> = registry::with_memory().map(Loss::as_str).collect();
+            let reason = format!(
+                "`{}`: `{}` takes no triplets that the data gives; {} do",
+                MinerName::EmbeddingsAlreadyPackagedAsTriplets,
+                inner.loss,
+                known.join(", ")
+            );
+            return Err(Error::config("miner", reason));
+        }
         if matches!(
             (&objective, &miner),
             (
@@ -205,6 +218,9 @@ impl Objective {
     ) -> Result<Tensor> {
         match self {
             Self::Members(loss) => loss.loss(members),
+            Self::Labels { loss, .. } if members.parts.len() > 1 => {
+                given_triplets(loss.as_ref(), members, seed, training)
+            }
             Self::Labels { loss, memory } => {
                 let [x] = members.widened()?;
                 match memory {
@@ -216,6 +232,39 @@ impl Objective {
             }
         }
     }
+}
+
+/// A loss over labels, of the triplets that the data gives: each anchor with its
+/// match and each of its negatives.
+fn given_triplets(
+    loss: &dyn MetricLoss,
+    members: &Members<'_>,
+    seed: u64,
+    training: bool,
+) -> Result<Tensor> {
+    let parts = members.all_widened()?;
+    let count = parts.first().map_or(Ok(0), |part| part.dim(0))? as u32;
+    let negatives = parts.len() as u32 - 2;
+    let of_anchor = |i: u32| (0..negatives).map(move |n| [i, count + i, (2 + n) * count + i]);
+    let tuples = Tuples::Triplets((0..count).flat_map(of_anchor).collect());
+    // A match has its anchor's class, each negative one of its own.
+    let places = 0..count * parts.len() as u32;
+    let labels: Vec<u32> = places
+        .map(|i| if i < 2 * count { i % count } else { i - count })
+        .collect();
+    let x = Tensor::cat(&parts, 0)?;
+    loss.loss(&Batch {
+        x: &x,
+        y: &x,
+        labels: Labels {
+            batch: &labels,
+            reference: &labels,
+            same: true,
+        },
+        tuples: Some(&tuples),
+        seed,
+        training,
+    })
 }
 
 /// A loss over labels, of the tuples that the miner chooses.

@@ -18,6 +18,7 @@ mod proxies;
 mod registry;
 mod sigmoid;
 mod spec;
+mod triplet;
 mod triplets;
 mod tuples;
 

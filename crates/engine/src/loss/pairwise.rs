@@ -52,7 +52,7 @@ pub(super) struct Members<'a> {
     pub(super) pass: &'a Pass,
     /// `[batch, dim]` for each place in an example.
     pub(super) parts: &'a [Tensor],
-    /// The score of each pair, or the margin of each triplet.
+    /// The score of each pair, or the margins of each example.
     pub(super) scores: &'a [f32],
     /// The name of the loss, for errors.
     pub(super) loss: &'a str,
@@ -60,7 +60,7 @@ pub(super) struct Members<'a> {
 
 impl Members<'_> {
     /// The embeddings of all members, in double precision on the CPU.
-    fn all_widened(&self) -> Result<Vec<Tensor>> {
+    pub(super) fn all_widened(&self) -> Result<Vec<Tensor>> {
         self.parts.iter().map(widened).collect()
     }
 
@@ -126,7 +126,8 @@ impl MemberLoss for CosineSimilarity {
 }
 
 /// Margin MSE (Hofstätter et al. 2020, arXiv:2010.02666): mean squared
-/// difference between `q·p - q·n` and the margin that a better model gave.
+/// difference between `q·p - q·n` and the margin that a better model gave, for
+/// each negative `n`.
 pub(super) struct MarginMse;
 
 impl MarginMse {
@@ -138,9 +139,20 @@ impl MarginMse {
 
 impl MemberLoss for MarginMse {
     fn loss(&self, batch: &Members<'_>) -> Result<Tensor> {
-        let [query, positive, negative] = batch.widened()?;
-        let found = (query * (positive - negative)?)?.sum(D::Minus1)?;
-        Ok((found - batch.scores()?)?.sqr()?.mean_all()?)
+        let parts = batch.all_widened()?;
+        let [query, positive, negatives @ ..] = &parts[..] else {
+            return Err(batch.refused());
+        };
+        let margin = |negative: &Tensor| -> Result<Tensor> {
+            Ok((query * (positive - negative)?)?.sum(D::Minus1)?)
+        };
+        let found: Vec<Tensor> = negatives.iter().map(margin).collect::<Result<_>>()?;
+        if found.is_empty() {
+            return Err(batch.refused());
+        }
+        let found = Tensor::stack(&found, 1)?;
+        let wanted = batch.scores()?.reshape(found.shape())?;
+        Ok((found - wanted)?.sqr()?.mean_all()?)
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     cosent::CoSent,
     pairs,
     pairwise::{self, MemberLoss},
-    proxies, sigmoid, triplets,
+    proxies, sigmoid, triplet, triplets,
 };
 use crate::{Error, Result};
 
@@ -26,8 +26,10 @@ pub(crate) enum LossKind {
     Ranking,
     /// Pairs with a score.
     Scores,
-    /// Triplets with a margin.
-    Triplets,
+    /// An anchor, its match and negatives.
+    Negatives,
+    /// The same, with a margin for each negative.
+    Margins,
 }
 
 /// A loss of the list.
@@ -91,9 +93,10 @@ const LOSSES: &[Entry] = &[
     members(Loss::Clip, LossKind::Clip, pairwise::Clip::make),
     members(Loss::CoSent, LossKind::Scores, CoSent::make),
     members(Loss::CosineSimilarity, LossKind::Scores, pairwise::CosineSimilarity::make),
-    members(Loss::MarginMse, LossKind::Triplets, pairwise::MarginMse::make),
+    members(Loss::MarginMse, LossKind::Margins, pairwise::MarginMse::make),
     members(Loss::MultipleNegativeRanking, LossKind::Ranking, pairwise::MultipleNegatives::make),
     members(Loss::SigLip, LossKind::Clip, sigmoid::SigLip::make),
+    members(Loss::Triplet, LossKind::Negatives, triplet::Triplet::make),
     members(Loss::VicReg, LossKind::Pairs, pairwise::VicReg::make),
     wrapper(Loss::CrossBatchMemory),
     wrapper(Loss::Matryoshka),

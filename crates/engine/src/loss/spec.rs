@@ -55,8 +55,14 @@ impl LossSpec {
     pub(crate) fn kind(&self) -> LossKind {
         match registry::find(&self.base()).map(|entry| &entry.make) {
             Ok(Make::Members(kind, _)) => *kind,
+            _ if self.takes_given_triplets() => LossKind::Negatives,
             _ => LossKind::Labels,
         }
+    }
+
+    /// Whether it is a loss over labels that gets its triplets from the data.
+    pub(super) fn takes_given_triplets(&self) -> bool {
+        self.miner == Some(MinerName::EmbeddingsAlreadyPackagedAsTriplets)
     }
 
     /// Whether the loss has a weight for each class: it classifies, and needs no

@@ -111,6 +111,22 @@ impl Prompts {
         self.by_name.keys().map(String::as_str)
     }
 
+    /// The same with other prompts for queries and documents. If both are alike,
+    /// they go before every text where none is chosen.
+    pub(crate) fn replaced(&self, query: &str, document: &str) -> Result<Self> {
+        let mut file = self.to_json();
+        if !file["prompts"].is_object() {
+            file["prompts"] = json!({});
+        }
+        file["prompts"]["query"] = query.into();
+        file["prompts"]["document"] = document.into();
+        file["default_prompt_name"] = match query == document && !query.is_empty() {
+            true => "query".into(),
+            false => Value::Null,
+        };
+        Self::parse(file)
+    }
+
     /// The file as it came, or one without prompts.
     pub(crate) fn to_json(&self) -> Value {
         self.file.clone().unwrap_or_else(|| {
@@ -147,6 +163,20 @@ mod tests {
         assert!(Prompts::default().get("query").is_err());
         let none = Prompts::parse(json!({"default_prompt_name": "query"})).unwrap();
         assert_eq!(none.default_prompt(), None);
+    }
+
+    #[test]
+    fn the_prompts_of_a_run_replace_those_of_queries_and_documents() {
+        let file =
+            json!({"prompts": {"query": "q: ", "title": "t: "}, "default_prompt_name": "title"});
+        let prompts = Prompts::parse(file).unwrap();
+        let other = prompts.replaced("query: ", "passage: ").unwrap();
+        assert_eq!(other.default_prompt(), None);
+        let found = ["query", "document", "title"].map(|name| other.get(name).unwrap());
+        assert_eq!(found, ["query: ", "passage: ", "t: "]);
+        let same = Prompts::default().replaced("a: ", "a: ").unwrap();
+        assert_eq!(same.default_prompt(), Some(("query", "a: ")));
+        assert_eq!(Prompts::parse(same.to_json()).unwrap(), same);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossS
     }
     let alone = match loss.kind() {
         LossKind::Clip | LossKind::Pairs | LossKind::Ranking => 2,
-        LossKind::Scores | LossKind::Triplets => 1,
+        LossKind::Scores | LossKind::Negatives | LossKind::Margins => 1,
         LossKind::Labels if loss.has_classes() || *name == Loss::CrossBatchMemory => 1,
         LossKind::Labels if config.data.sampler == Sampler::Random => 2,
         LossKind::Labels => 4,

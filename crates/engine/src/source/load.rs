@@ -12,7 +12,7 @@ use crate::{
     models::{HeadConfig, Model, ModelConfig, ModelSetup},
     modules::{Prompts, SentenceConfig},
     ops::Pooler,
-    plan::Cutting,
+    plan::{Cutting, RunPrompts},
     prepare::{Preparer, Prompt},
     tokenizer::Tokenizer,
 };
@@ -72,6 +72,28 @@ pub struct ModelDescription {
     pub(crate) include_prompt: bool,
     /// The model's origin at the hub; one for each of two towers.
     pub origins: Vec<Origin>,
+}
+
+impl LoadedModel {
+    /// Puts the prompts of a run in the place of the model's own.
+    ///
+    /// # Errors
+    /// Where a prompt can't be tokenized.
+    pub(crate) fn set_prompts(&mut self, prompts: &RunPrompts) -> Result<()> {
+        let included = self.description.include_prompt;
+        let Some(tokenizer) = &self.preparer.tokenizer else {
+            return Ok(());
+        };
+        let prompt = |text: &String| match text.is_empty() {
+            true => Ok(None),
+            false => Prompt::new(text, tokenizer, included).map(Some),
+        };
+        self.preparer.member_prompts = prompts.members.iter().map(prompt).collect::<Result<_>>()?;
+        self.preparer.prompt = None;
+        let own = &mut self.description.prompts;
+        *own = own.replaced(prompts.query(), prompts.document())?;
+        Ok(())
+    }
 }
 
 impl ModelFiles {
@@ -157,6 +179,7 @@ impl ModelFiles {
                 features,
                 clouds,
                 prompt,
+                member_prompts: Vec::new(),
             },
             description: ModelDescription {
                 config: in_32_bits(self.config),

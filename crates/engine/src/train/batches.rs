@@ -21,6 +21,7 @@ pub(crate) struct Batch {
     /// One input for each place of the examples' members.
     pub(crate) inputs: Vec<Input>,
     pub(crate) classes: Vec<u32>,
+    /// As many for each example.
     pub(crate) scores: Vec<f32>,
 }
 
@@ -88,6 +89,7 @@ impl Batches<'_> {
                 })
             };
             self.preparer
+                .of_member(part)
                 .prepare(&items, draw, &self.device)
                 .map_err(|e| match e {
                     Error::Item { place, reason } => {
@@ -99,7 +101,10 @@ impl Batches<'_> {
         Ok(Batch {
             inputs: inputs.collect::<Result<_>>()?,
             classes: chosen.iter().map(|i| self.set.classes[*i]).collect(),
-            scores: examples.iter().map(|example| example.score).collect(),
+            scores: examples
+                .iter()
+                .flat_map(|e| e.scores.iter().copied())
+                .collect(),
         })
     }
 }

@@ -1,6 +1,9 @@
 //! Samplers: which examples of an epoch come together in a batch.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
+    ops::Range,
+};
 
 use finetuner_protocol::Sampler as SamplerName;
 use rand_chacha::{
@@ -8,6 +11,7 @@ use rand_chacha::{
     rand_core::{Rng, SeedableRng},
 };
 
+use super::mix;
 use crate::data::TrainingSet;
 
 /// Examples that were put off are tried again for a batch of `n`, this many
@@ -111,8 +115,12 @@ impl Sampling {
         match self {
             Self::Random => None,
             Self::NoDuplicates => {
-                let order = shuffled_order(set.len(), seed, 0);
-                let (_, crowded) = without_duplicates(order, set, batch_size);
+                let crowded_of = |range: Range<usize>| {
+                    let order = shuffled_order(range.len(), seed, 0);
+                    let order = order.into_iter().map(|place| place + range.start);
+                    without_duplicates(order.collect(), set, batch_size).1
+                };
+                let crowded: usize = set.ranges().into_iter().map(crowded_of).sum();
                 let mut text = format!(
                     "Batches of {batch_size} hold no two examples that share a text, a picture or \
                      a label"
@@ -142,13 +150,39 @@ impl Sampling {
         seed: u64,
         epoch: usize,
     ) -> Vec<Vec<usize>> {
+        let of = |range, seed| self.batches_of(set, range, batch_size, seed, epoch);
+        match set.parts.len() {
+            0 | 1 => of(0..set.len(), seed),
+            _ => mix::batches(set, seed, epoch, of),
+        }
+    }
+
+    /// The batches of the examples in a range.
+    fn batches_of(
+        self,
+        set: &TrainingSet,
+        range: Range<usize>,
+        batch_size: usize,
+        seed: u64,
+        epoch: usize,
+    ) -> Vec<Vec<usize>> {
+        let start = range.start;
+        let shuffled = || {
+            let mut order = shuffled_order(range.len(), seed, epoch);
+            order.iter_mut().for_each(|place| *place += start);
+            order
+        };
         match self {
-            Self::Random => cut(shuffled_order(set.len(), seed, epoch), batch_size),
-            Self::NoDuplicates => {
-                without_duplicates(shuffled_order(set.len(), seed, epoch), set, batch_size).0
-            }
+            Self::Random => cut(shuffled(), batch_size),
+            Self::NoDuplicates => without_duplicates(shuffled(), set, batch_size).0,
             Self::Class { items_per_class } => {
-                by_class(&set.classes, batch_size, items_per_class, seed, epoch)
+                let classes = &set.classes[range.clone()];
+                let mut batches = by_class(classes, batch_size, items_per_class, seed, epoch);
+                batches
+                    .iter_mut()
+                    .flatten()
+                    .for_each(|place| *place += start);
+                batches
             }
         }
     }
@@ -157,11 +191,12 @@ impl Sampling {
     /// they are put together allows. They are always the same.
     #[must_use]
     pub(crate) fn fixed_batches(self, set: &TrainingSet, batch_size: usize) -> Vec<Vec<usize>> {
-        match self {
-            Self::Random => cut((0..set.len()).collect(), batch_size),
-            Self::NoDuplicates => without_duplicates((0..set.len()).collect(), set, batch_size).0,
-            by_class @ Self::Class { .. } => by_class.batches(set, batch_size, 0, 0),
-        }
+        let of = |range: Range<usize>| match self {
+            Self::Random => cut(range.collect(), batch_size),
+            Self::NoDuplicates => without_duplicates(range.collect(), set, batch_size).0,
+            Self::Class { .. } => self.batches_of(set, range, batch_size, 0, 0),
+        };
+        set.ranges().into_iter().flat_map(of).collect()
     }
 }
 
@@ -195,7 +230,9 @@ fn without_duplicates(
     size: usize,
 ) -> (Vec<Vec<usize>>, usize) {
     let size = size.max(1);
-    let keys = set.shared_keys();
+    // The order is one of neighbours.
+    let start = order.iter().copied().min().unwrap_or(0);
+    let keys = set.shared_keys(start..start + order.len());
     let mut fresh = order.into_iter();
     let mut put_off: VecDeque<usize> = VecDeque::new();
     let mut batches = Vec::new();
@@ -203,9 +240,10 @@ fn without_duplicates(
         let mut batch = Vec::with_capacity(size);
         let mut held: HashSet<u64> = HashSet::new();
         let mut take = |place: usize, batch: &mut Vec<usize>| {
-            let is_free = !keys[place].iter().any(|key| held.contains(key));
+            let keys = &keys[place - start];
+            let is_free = !keys.iter().any(|key| held.contains(key));
             if is_free {
-                held.extend(&keys[place]);
+                held.extend(keys);
                 batch.push(place);
             }
             is_free
@@ -338,11 +376,12 @@ mod tests {
             id: i.to_string(),
             parts: vec![Item::Text(i.to_string().into())],
             label: class.to_string(),
-            score: 0.0,
+            scores: Vec::new(),
         };
         TrainingSet {
             examples: classes.iter().enumerate().map(example).collect(),
             classes: classes.to_vec(),
+            ..TrainingSet::default()
         }
     }
 
@@ -401,7 +440,7 @@ mod tests {
             set.examples[39 - i].parts = set.examples[i].parts.clone();
         }
         let sampling = Sampling::NoDuplicates;
-        let keys = set.shared_keys();
+        let keys = set.shared_keys(0..set.len());
         for seed in 0..20 {
             let batches = sampling.batches(&set, 8, seed, 0);
             assert_eq!(batches.len(), 5);

@@ -83,6 +83,31 @@ fn clouds(model: &Path) -> Case {
     }
 }
 
+/// Two data sets, one of them gone through once and a half in each epoch.
+fn two_data_sets() -> Case {
+    let config = serde_json::from_value(json!({
+        "run_name": "resumed",
+        "experiment_name": "tests",
+        "model": {"name": "minilm-small", "options": {"seed": 7}},
+        "data": {"train_data": "train", "more_train_data": [{"name": "more", "weight": 1.5}]},
+        "hyper_parameters": {"loss": "MultipleNegativeRankingLoss", "epochs": EPOCHS,
+            "batch_size": 6, "learning_rate": 1e-4},
+        "callbacks": [],
+    }));
+    Case {
+        config: config.unwrap(),
+        documents: |name| {
+            let count = if name == "train" { 6 } else { 12 };
+            let pair = |i: usize| {
+                Document::new()
+                    .with_chunk(Document::text(format!("{name} number {i}")))
+                    .with_chunk(Document::text(format!("the thing {i} of {name}")))
+            };
+            (0..count).map(pair).collect()
+        },
+    }
+}
+
 /// Notes what it is told, and stops the run after so many steps.
 struct Watcher {
     steps: Vec<(usize, usize, f64, f64)>,
@@ -190,6 +215,11 @@ fn a_run_on_point_clouds_that_was_stopped_ends_as_one_that_was_not() {
     let model = tempfile::tempdir().unwrap();
     small_network(model.path());
     stop_and_go_on(&clouds(model.path()));
+}
+
+#[test]
+fn a_run_on_two_data_sets_that_was_stopped_ends_as_one_that_was_not() {
+    stop_and_go_on(&two_data_sets());
 }
 
 fn stop_and_go_on(case: &Case) {

@@ -32,7 +32,7 @@ pub(crate) fn pairs() -> DocumentArray {
 }
 
 /// What the check of a submission says.
-fn checked(config: Value, data: &Data) -> Result<(), String> {
+pub(crate) fn checked(config: Value, data: &Data) -> Result<(), String> {
     let config: RunConfig = serde_json::from_value(config).unwrap();
     let plan = Plan::new(&config, Allowed::default()).map_err(|e| e.to_string())?;
     let read = |name: &str| {

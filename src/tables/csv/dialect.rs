@@ -1,5 +1,7 @@
 //! How columns are told apart, and how to guess it.
 
+use std::collections::BTreeMap;
+
 use super::records::Records;
 
 /// How columns are told apart. The names are those of Python's `csv`.
@@ -12,8 +14,9 @@ use super::records::Records;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Dialect {
-    /// Guessed from the first rows, among commas, tabs, semicolons and bars,
-    /// with commas where nothing fits. A first line such as `sep=;` decides.
+    /// Guessed from the first rows, among commas, tabs, semicolons and bars: what
+    /// gives the most consistent and plausible table wins, and the log says what
+    /// was taken. Commas, where nothing fits. A first line such as `sep=;` decides.
     #[default]
     Auto,
     /// Commas, and quotes where needed.
@@ -102,60 +105,87 @@ pub(super) fn hint(line: &str) -> Option<u8> {
     }
 }
 
-/// The rules under which the first rows have the same number of columns, and
-/// more than one.
+/// The rules that give the most consistent and plausible table of the first rows.
 ///
-/// Where several delimiters do, the one that stands in texts and numbers is
-/// none: a comma or semicolon before a space, a comma between two digits. Half of
-/// Europe writes semicolons between columns and commas in numbers.
+/// A table is consistent if most rows have as many columns, and more than one. A
+/// delimiter is implausible where it stands as in texts and numbers: a comma or
+/// semicolon before a space, a comma between two digits. Half of Europe writes
+/// semicolons between columns and commas in numbers. Columns of numbers make a
+/// table more plausible.
 fn guess(sample: &str) -> Guess {
-    let fits =
-        |delimiter| rules_of(sample, delimiter).map(|rules| (rules, in_texts(sample, rules)));
-    let found: Vec<(Rules, bool)> = [b',', b'\t', b';', b'|']
+    let scored = |delimiter| {
+        let rules = rules_of(sample, delimiter);
+        (rules, score(sample, rules))
+    };
+    // A tab stands in no text, so it comes first.
+    let found: Vec<(Rules, f64)> = [b'\t', b',', b';', b'|']
         .into_iter()
-        .filter_map(fits)
+        .map(scored)
+        .filter(|(_, score)| *score > 0.0)
         .collect();
-    // A tab stands in no text.
-    let tab = found.iter().find(|(rules, _)| rules.delimiter == b'\t');
-    let best = tab.or_else(|| found.iter().find(|(_, in_texts)| !in_texts));
-    let Some((rules, in_texts)) = best.or(found.first()) else {
+    let best = found.iter().map(|(_, score)| *score).fold(0.0, f64::max);
+    let near = |score: f64| score >= best * (1.0 - 1e-9);
+    let mut winners = found.iter().filter(|(_, score)| near(*score));
+    let Some((rules, _)) = winners.next() else {
         return Guess {
             rules: COMMAS,
             rival: None,
         };
     };
-    let rival = found
-        .iter()
-        .find(|(other, other_in_texts)| other != rules && other_in_texts == in_texts);
+    let rival = winners.next().filter(|_| rules.delimiter != b'\t');
     Guess {
         rules: *rules,
-        rival: rival
-            .filter(|_| tab.is_none())
-            .map(|(rules, _)| rules.delimiter),
+        rival: rival.map(|(rules, _)| rules.delimiter),
     }
 }
 
-/// The rules for a delimiter, where they fit.
-fn rules_of(sample: &str, delimiter: u8) -> Option<Rules> {
+/// How consistent and plausible the table is that the rules give; 0 where it is
+/// none.
+fn score(sample: &str, rules: Rules) -> f64 {
+    // A quote that was cut off ends the sample.
+    let rows: Vec<Vec<String>> = Records::new(sample.chars().map(Ok), rules)
+        .map_while(Result::ok)
+        .map(|record| record.cells)
+        .collect();
+    let mut counts: BTreeMap<usize, usize> = BTreeMap::new();
+    for row in &rows {
+        *counts.entry(row.len()).or_default() += 1;
+    }
+    let most = counts.iter().max_by_key(|(_, count)| **count);
+    let Some((width, count)) = most.filter(|(width, _)| **width > 1) else {
+        return 0.0;
+    };
+    let consistent = *count as f64 / rows.len() as f64;
+    if consistent <= 0.5 {
+        return 0.0;
+    }
+    let is_number = |cell: &String| cell.trim().replace(',', ".").parse::<f64>().is_ok();
+    let usual = || rows.iter().filter(|row| row.len() == *width);
+    let numeric = |column: &usize| usual().all(|row| is_number(&row[*column]));
+    let numbers = (0..*width).filter(numeric).count();
+    let plausible = 1.0 + numbers as f64 / *width as f64;
+    consistent * (1.0 - in_texts(sample, rules)) * plausible
+}
+
+/// The rules for a delimiter.
+fn rules_of(sample: &str, delimiter: u8) -> Rules {
     let single = quoted_by(sample, delimiter, b'\'');
     let quote = if single { b'\'' } else { b'"' };
-    let rules = Rules {
+    Rules {
         delimiter,
         quote,
         skip_initial_space: quoted_behind_space(sample, delimiter, quote),
         ..COMMAS
-    };
-    columns(sample, rules)
-        .is_some_and(|count| count > 1)
-        .then_some(rules)
+    }
 }
 
-/// Whether a delimiter always stands where it stands in texts and numbers.
-fn in_texts(sample: &str, rules: Rules) -> bool {
+/// The part of the delimiters that stand where they stand in texts and numbers.
+fn in_texts(sample: &str, rules: Rules) -> f64 {
     if rules.skip_initial_space {
-        return false;
+        return 0.0;
     }
     let (delimiter, quote) = (char::from(rules.delimiter), char::from(rules.quote));
+    let (mut all, mut textual) = (0u32, 0u32);
     let mut quoted = false;
     let mut before = '\n';
     let mut chars = sample.chars().peekable();
@@ -164,27 +194,12 @@ fn in_texts(sample: &str, rules: Rules) -> bool {
         if c == delimiter && !quoted {
             let behind = chars.peek().copied().unwrap_or('\n');
             let in_number = c == ',' && before.is_ascii_digit() && behind.is_ascii_digit();
-            if behind != ' ' && !in_number {
-                return false;
-            }
+            all += 1;
+            textual += u32::from(behind == ' ' || in_number);
         }
         before = c;
     }
-    true
-}
-
-/// The number of columns that all rows have.
-fn columns(text: &str, rules: Rules) -> Option<usize> {
-    let mut count = None;
-    // A quote that was cut off ends the sample.
-    for row in Records::new(text.chars().map(Ok), rules).map_while(Result::ok) {
-        match count {
-            None => count = Some(row.cells.len()),
-            Some(count) if count == row.cells.len() => {}
-            Some(_) => return None,
-        }
-    }
-    count
+    f64::from(textual) / f64::from(all.max(1))
 }
 
 /// Whether a row begins with this quote and has it before a delimiter.
@@ -246,6 +261,25 @@ mod tests {
         let both = Dialect::Auto.rules("a;b,c\nd;e,f\n");
         assert_eq!((both.rules.delimiter, both.rival), (b',', Some(b';')));
         assert_eq!(Dialect::Auto.rules("a,b\n").rival, None);
+    }
+
+    #[test]
+    fn a_few_rows_of_another_width_do_not_hide_the_delimiter() {
+        let rows = "a;b, c\nd, e;f\ng;h\n".repeat(5);
+        assert_eq!(guessed(&format!("{rows}only one\n")), (';', '"'));
+        assert_eq!(
+            guessed(&format!("title\ttext\n{rows}").replace(';', "\t")),
+            ('\t', '"')
+        );
+        // A text with several commas, without a space behind each.
+        assert_eq!(guessed("red,blue|a, b\nred|c,d\ngreen|e\n"), ('|', '"'));
+        // Numbers in a column of their own.
+        let scores = "rot,blau;0,5\ngelb,rot;0,75\n";
+        let Guess { rules, rival } = Dialect::Auto.rules(scores);
+        assert_eq!((rules.delimiter, rival), (b';', None));
+        let points = "red,blue;0.5\nblack,red;0.75\n";
+        let Guess { rules, rival } = Dialect::Auto.rules(points);
+        assert_eq!((rules.delimiter, rival), (b';', None));
     }
 
     #[test]

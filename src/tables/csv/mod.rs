@@ -1,42 +1,26 @@
-//! CSV files as training data, in the layouts of the Python client.
-//!
-//! | columns | is |
-//! | --- | --- |
-//! | item, label (with `is_labeled`) | items of one label are a positive pair |
-//! | query, document | both have the same meaning |
-//! | text, image (either order) | a pair for CLIP |
-//! | item, item, score | how similar the two are, from 0 to 1 |
-//! | any (for `synthesize`) | every cell is a text |
-//!
-//! There is no header row unless one is asked for.
-//!
-//! A file is read from its start each time that its documents are needed, once
-//! to check them and once for each attempt to send them, with a few rows in
-//! memory: [`records`] reads rows, [`columns`] decides what they hold, [`layout`]
-//! makes documents of them. Pairs keep 24 bytes for each different item.
+//! CSV files: encodings, dialects, records.
 
 mod chars;
-mod columns;
 mod dialect;
-mod layout;
-mod mesh;
+mod encoding;
 #[cfg(test)]
 mod python;
 mod read;
 mod records;
 
 use std::{
-    io::{Cursor, Read},
+    io::Read,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use crate::{DocumentSource, Error, Result};
+use super::{Columns, Layout, Table, documents, input::Input, options::Options};
+use crate::{DocumentSource, Result};
 
-pub(crate) use columns::Layout;
 pub use dialect::Dialect;
-#[cfg(feature = "local")]
-pub(crate) use mesh::points_of;
+use read::Reading;
+
+/// What stands for a file that has no name.
+const UNNAMED: &str = "the CSV text";
 
 /// A CSV file, or text in its form.
 ///
@@ -63,12 +47,6 @@ pub struct Csv {
     options: CsvOptions,
 }
 
-#[derive(Clone, Debug)]
-enum Input {
-    Path(PathBuf),
-    Bytes(Arc<[u8]>),
-}
-
 impl Csv {
     /// A file.
     ///
@@ -90,12 +68,9 @@ impl Csv {
     ///
     /// # Errors
     /// Where reading fails.
-    pub fn reader(mut reader: impl Read) -> Result<Self> {
-        let mut bytes = Vec::new();
-        let read = reader.read_to_end(&mut bytes);
-        read.map_err(|e| Error::file(Path::new("the CSV reader"), e))?;
+    pub fn reader(reader: impl Read) -> Result<Self> {
         Ok(Self {
-            input: Input::Bytes(bytes.into()),
+            input: Input::read(reader, "the CSV reader")?,
             options: CsvOptions::default(),
         })
     }
@@ -131,45 +106,20 @@ impl Csv {
     }
 
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let same = match (&self.input, &other.input) {
-            (Input::Path(a), Input::Path(b)) => a == b,
-            (Input::Bytes(a), Input::Bytes(b)) => Arc::ptr_eq(a, b),
-            _ => false,
-        };
         // Rows that are drawn are drawn anew.
-        same && self.options == other.options && self.options.sampling_rate.is_none()
-    }
-
-    /// The file's name, or what stands for it in errors.
-    fn name(&self) -> String {
-        match &self.input {
-            Input::Path(path) => path.display().to_string(),
-            Input::Bytes(_) => "the CSV text".to_owned(),
-        }
-    }
-
-    /// Opens it at its start.
-    fn open(&self) -> Result<Box<dyn Read + Send>> {
-        Ok(match &self.input {
-            Input::Path(path) => {
-                Box::new(std::fs::File::open(path).map_err(|e| Error::file(path, e))?)
-            }
-            Input::Bytes(bytes) => Box::new(Cursor::new(Arc::clone(bytes))),
-        })
+        let is_drawn = self.options.common.sampling_rate.is_some();
+        self.input.is_same(&other.input) && self.options == other.options && !is_drawn
     }
 
     /// The documents of the file for a model of this kind. It is read each time
     /// that they are asked for. Blocks.
-    pub(crate) fn documents(mut self, layout: Layout) -> Result<DocumentSource> {
-        // What can be read only once, such as a pipe.
-        if let Input::Path(path) = &self.input {
-            let about = std::fs::metadata(path).map_err(|e| Error::file(path, e))?;
-            if !about.is_file() {
-                let bytes = std::fs::read(path).map_err(|e| Error::file(path, e))?;
-                self.input = Input::Bytes(bytes.into());
-            }
-        }
-        layout::documents(self, &layout)
+    pub(crate) fn documents(self, layout: Layout) -> Result<DocumentSource> {
+        documents::documents(self.table()?, &layout)
+    }
+
+    pub(super) fn table(mut self) -> Result<Box<dyn Table>> {
+        self.input = self.input.repeatable()?;
+        Ok(Box::new(Reading::new(self)?))
     }
 }
 
@@ -195,31 +145,23 @@ impl From<&Path> for crate::DataSource {
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub struct CsvOptions {
-    pub(crate) size: Option<usize>,
-    pub(crate) sampling_rate: Option<f64>,
-    pub(crate) dialect: Dialect,
-    pub(crate) encoding: String,
-    pub(crate) is_labeled: bool,
-    pub(crate) convert_to_blob: bool,
-    pub(crate) create_point_clouds: bool,
-    pub(crate) point_cloud_size: u32,
-    pub(crate) header: Option<Vec<String>>,
-    pub(crate) base_folder: Option<PathBuf>,
+    pub(super) common: Options,
+    dialect: Dialect,
+    /// Guessed where none is given.
+    encoding: Option<String>,
+    header: Option<Vec<String>>,
+    /// The first row holds names, whatever they are.
+    has_names: bool,
 }
 
 impl Default for CsvOptions {
     fn default() -> Self {
         Self {
-            size: None,
-            sampling_rate: None,
+            common: Options::default(),
             dialect: Dialect::Auto,
-            encoding: "utf-8".to_owned(),
-            is_labeled: false,
-            convert_to_blob: true,
-            create_point_clouds: true,
-            point_cloud_size: 2048,
+            encoding: None,
             header: None,
-            base_folder: None,
+            has_names: false,
         }
     }
 }
@@ -234,13 +176,22 @@ impl CsvOptions {
         Self::default()
     }
 
+    /// Options for a file whose first row holds names.
+    pub(super) fn with_names(common: Options) -> Self {
+        Self {
+            common,
+            has_names: true,
+            ..Self::default()
+        }
+    }
+
     /// Takes this many rows at most, from the start; all by default.
     ///
     /// ```no_run
     /// let options = finetuner::CsvOptions::new().size(1000);
     /// ```
     pub fn size(mut self, rows: usize) -> Self {
-        self.size = Some(rows);
+        self.common.size = Some(rows);
         self
     }
 
@@ -250,7 +201,7 @@ impl CsvOptions {
     /// let options = finetuner::CsvOptions::new().sampling_rate(0.1);
     /// ```
     pub fn sampling_rate(mut self, rate: f64) -> Self {
-        self.sampling_rate = Some(rate);
+        self.common.sampling_rate = Some(rate);
         self
     }
 
@@ -266,14 +217,16 @@ impl CsvOptions {
         self
     }
 
-    /// The file's encoding, such as `utf-16` or `latin-1`; `utf-8` by default.
-    /// A byte order mark at the file's start says more than this.
+    /// The file's encoding, such as `utf-16` or `latin-1`. A byte order mark at
+    /// the file's start says more than this. By default a file is UTF-8; one that
+    /// is not, but reads well as UTF-16 or windows-1252, is taken as such, and a
+    /// warning says so.
     ///
     /// ```no_run
     /// let options = finetuner::CsvOptions::new().encoding("utf-16");
     /// ```
     pub fn encoding(mut self, encoding: impl Into<String>) -> Self {
-        self.encoding = encoding.into();
+        self.encoding = Some(encoding.into());
         self
     }
 
@@ -285,7 +238,7 @@ impl CsvOptions {
     /// let options = finetuner::CsvOptions::new().is_labeled(true);
     /// ```
     pub fn is_labeled(mut self, labeled: bool) -> Self {
-        self.is_labeled = labeled;
+        self.common.is_labeled = labeled;
         self
     }
 
@@ -295,7 +248,7 @@ impl CsvOptions {
     /// let options = finetuner::CsvOptions::new().convert_to_blob(false);
     /// ```
     pub fn convert_to_blob(mut self, convert: bool) -> Self {
-        self.convert_to_blob = convert;
+        self.common.convert_to_blob = convert;
         self
     }
 
@@ -308,7 +261,7 @@ impl CsvOptions {
     /// let options = finetuner::CsvOptions::new().create_point_clouds(false);
     /// ```
     pub fn create_point_clouds(mut self, create: bool) -> Self {
-        self.create_point_clouds = create;
+        self.common.create_point_clouds = create;
         self
     }
 
@@ -318,12 +271,13 @@ impl CsvOptions {
     /// let options = finetuner::CsvOptions::new().point_cloud_size(1024);
     /// ```
     pub fn point_cloud_size(mut self, points: u32) -> Self {
-        self.point_cloud_size = points;
+        self.common.point_cloud_size = points;
         self
     }
 
     /// The first row holds names, and these are they. Other names in it are an
-    /// error. By default the first row is data.
+    /// error. By default the first row is data. Names that [`Columns`] lists say
+    /// what their columns hold.
     ///
     /// ```no_run
     /// let options = finetuner::CsvOptions::new().header(["picture", "title"]);
@@ -333,13 +287,26 @@ impl CsvOptions {
         self
     }
 
+    /// What the columns hold, by their names. The first row holds the names.
+    ///
+    /// ```no_run
+    /// use finetuner::{Columns, CsvOptions};
+    ///
+    /// let columns = Columns::new().anchor("question").positive("answer").negative("wrong");
+    /// let options = CsvOptions::new().columns(columns);
+    /// ```
+    pub fn columns(mut self, columns: Columns) -> Self {
+        self.common.columns = columns;
+        self
+    }
+
     /// The folder that paths in the file begin at; the current one by default.
     ///
     /// ```no_run
     /// let options = finetuner::CsvOptions::new().base_folder("/data/fashion");
     /// ```
     pub fn base_folder(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.base_folder = Some(folder.into());
+        self.common.base_folder = Some(folder.into());
         self
     }
 }

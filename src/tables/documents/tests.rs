@@ -1,6 +1,7 @@
 //! Rows and the documents that they become, layout by layout.
 
 use finetuner_protocol::{Content, DocumentArray, NdArray, Task, listed_task};
+use serde_json::json;
 
 use super::*;
 use crate::{Csv, CsvOptions, data::Problem};
@@ -102,6 +103,77 @@ fn meshes_become_clouds_of_points() {
 }
 
 #[test]
+fn columns_behind_a_pair_are_its_negatives_with_scores_or_without() {
+    let rows = |text: &str| {
+        let documents = read(text, "bert-base-cased", CsvOptions::new()).unwrap();
+        let of = |document: &finetuner_protocol::Document| {
+            let texts = document
+                .chunks
+                .iter()
+                .map(|chunk| chunk.as_text().unwrap().to_owned());
+            (
+                texts.collect::<Vec<_>>(),
+                document.tags.get(SCORE_TAG).cloned(),
+            )
+        };
+        documents.iter().map(of).collect::<Vec<_>>()
+    };
+    let texts = |texts: &[&str]| {
+        texts
+            .iter()
+            .map(|text| (*text).to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(rows("q,a,x\nr,b,y\n")[1], (texts(&["r", "b", "y"]), None));
+    assert_eq!(
+        rows("q,a,x,y,z\n")[0],
+        (texts(&["q", "a", "x", "y", "z"]), None)
+    );
+    assert_eq!(
+        rows("q,a,x,0.5\nr,b,y,1\n")[0],
+        (texts(&["q", "a", "x"]), Some(json!("0.5")))
+    );
+    assert_eq!(
+        rows("q;a;x;y;0,5;0,25\n")[0],
+        (texts(&["q", "a", "x", "y"]), Some(json!([0.5, 0.25])))
+    );
+    assert_eq!(
+        rows("q,a,x,3,1\n")[0],
+        (texts(&["q", "a", "x"]), Some(json!([3.0, 1.0])))
+    );
+    assert_eq!(
+        rows("q\ta\tx\ty\t[0.5, 1]\n")[0],
+        (texts(&["q", "a", "x", "y", "[0.5, 1]"]), None)
+    );
+    let faults = |text: &str| faults(text, CsvOptions::new());
+    assert_eq!(
+        faults("q,a,x,y\nr,b,,z\ns,c,w\nt,d,w,v,u\n"),
+        [
+            (2, format!("column 3: {NO_TEXT}")),
+            (
+                3,
+                "it has 3 columns, 4 are wanted; columns are separated by `,`, which \
+                 `CsvOptions::dialect` can change"
+                    .to_owned()
+            ),
+            (
+                4,
+                "it has 5 columns, 4 are wanted; columns are separated by `,`, which \
+                 `CsvOptions::dialect` can change"
+                    .to_owned()
+            ),
+        ]
+    );
+    let scores = faults("q,a,x,1\nr,b,y,high\ns,c,z,2\n");
+    assert_eq!(
+        scores,
+        [(2, "its score is `high`, which is not a number".to_owned())]
+    );
+    let error = read("q,a,x,y,0.5\n", "bert-base-cased", CsvOptions::new()).unwrap_err();
+    assert!(error.to_string().contains("5 columns"), "{error}");
+}
+
+#[test]
 fn every_bad_row_is_named() {
     let (_folder, options) = pictures(&["a.png"]);
     let text = "a.png,red\nmissing.png,blue\na.png\n,green\n";
@@ -113,9 +185,11 @@ fn every_bad_row_is_named() {
         .collect();
     assert_eq!(numbers, [2, 3, 4], "{error}");
     assert!(error.to_string().contains("missing.png"), "{error}");
-    let error = read("a,b,high\n", "bert-base-cased", CsvOptions::new()).unwrap_err();
+    let scored = "a,b,0.5\na,b,high\n";
+    let error = read(scored, "bert-base-cased", CsvOptions::new()).unwrap_err();
     assert!(error.to_string().contains("`high`"), "{error}");
-    let error = read("a,b,c,d\n", "bert-base-cased", CsvOptions::new()).unwrap_err();
+    let four = "https://a/b.png,b,c,d\n";
+    let error = read(four, "clip-base-en", CsvOptions::new()).unwrap_err();
     assert!(error.to_string().contains("4 columns"), "{error}");
     let (_folder, options) = pictures(&["a.obj"]);
     let error = read("a.obj,b.obj\n", "pointnet++", options).unwrap_err();
@@ -213,7 +287,7 @@ fn texts_that_show_nothing_are_told() {
 fn errors_show_the_start_of_a_text_alone() {
     let long = "x".repeat(100_000);
     for (text, model) in [
-        (format!("a,b,{long}\nc,d,0.1\n"), "bert-base-cased"),
+        (format!("c,d,0.1\na,b,{long}\n"), "bert-base-cased"),
         (format!("{long}.png,a\nb.png,c\n"), "resnet50"),
         (format!("a,/{long}.png\n"), "clip-base-en"),
         (format!("a,\"{long}\n"), "bert-base-cased"),

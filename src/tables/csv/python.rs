@@ -4,16 +4,24 @@
 use finetuner_protocol::{Document, listed_task};
 use serde_json::{Value, json};
 
-use super::{Csv, CsvOptions, Dialect, Layout};
+use super::{super::Layout, Csv, CsvOptions, Dialect};
 use crate::Result;
 
 /// Cases in which something else is right, and why.
-const BETTER: [(&str, &str); 4] = [
+const BETTER: [(&str, &str); 6] = [
     ("byte order mark", "the mark is no part of the first cell"),
     ("empty lines", "an empty line is no row, where Python fails"),
     (
         "synthesis",
         "one column of texts is read, where Python finds no delimiter and fails",
+    ),
+    (
+        "four columns",
+        "they are an anchor, its match and two negatives",
+    ),
+    (
+        "latin-1 unsaid",
+        "what reads well as windows-1252 is read as such, where Python says that the file is empty",
     ),
     (
         "ragged",
@@ -114,7 +122,7 @@ fn documents_are_the_python_clients_or_the_error_is_better() {
         let content = [b"\x89PNG\r\n\x1a\n", name.as_bytes()].concat();
         std::fs::write(folder.path().join(name), content).unwrap();
     }
-    let cases = include_str!("../../tests/fixtures/csv/python.json");
+    let cases = include_str!("../../../tests/fixtures/csv/python.json");
     let cases: Vec<Value> = serde_json::from_str(cases).unwrap();
     assert_eq!(cases.len(), 31);
     for case in &cases {
@@ -135,6 +143,9 @@ fn documents_are_the_python_clients_or_the_error_is_better() {
     assert_eq!(better("byte order mark").unwrap()[0]["text"], "one");
     assert_eq!(better("empty lines").unwrap().len(), 4);
     assert_eq!(better("synthesis").unwrap().len(), 3);
+    let chunks = better("four columns").unwrap()[0]["chunks"].clone();
+    assert_eq!(chunks.as_array().unwrap().len(), 4);
+    assert_eq!(better("latin-1 unsaid").unwrap()[0]["text"], "größe");
     let error = better("ragged").unwrap_err();
     assert_eq!(error.problems().unwrap().problems[0].number, 2, "{error}");
 }

@@ -7,49 +7,82 @@ use finetuner_protocol::text::{cut, start_of};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 use super::{
-    Csv,
+    super::{Cell, Options, Row, Rows as TableRows, Table, row},
+    Csv, UNNAMED,
     chars::{Broken as BrokenChars, Chars, Charset, looks_like_utf16},
     dialect::{self, Dialect, Guess, Rules},
+    encoding,
     records::{Broken, MAX_CELL, Record, Records},
 };
-use crate::{
-    Error, Result,
-    data::{Fault, Problem},
-};
+use crate::{Error, Result, data::Fault};
 
 /// Bytes that are looked at before the file is read.
 const SAMPLE: usize = 64 << 10;
 /// Characters from which the dialect is guessed.
-const GUESSED: usize = 4096;
+const GUESSED: usize = 16 << 10;
 
 /// How a file is read, decided from its start.
 #[derive(Debug)]
 pub(super) struct Reading {
-    pub(super) csv: Csv,
+    csv: Csv,
+    name: String,
     charset: Charset,
-    pub(super) rules: Rules,
+    rules: Rules,
     /// The first line says what the delimiter is, and is no row.
     has_hint: bool,
     /// Decides which rows are drawn: the same ones each time.
     seed: u64,
+    /// The names of the columns, where the first row holds names.
+    names: Option<Vec<String>>,
     /// The first rows, without a header.
-    pub(super) sample: Vec<Record>,
+    sample: Vec<Row>,
+}
+
+impl From<Record> for Row {
+    fn from(record: Record) -> Self {
+        Self {
+            number: record.line,
+            cells: record.cells.into_iter().map(Cell::Text).collect(),
+        }
+    }
+}
+
+impl Table for Reading {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn options(&self) -> &Options {
+        &self.csv.options.common
+    }
+
+    fn names(&self) -> Option<&[String]> {
+        self.names.as_deref()
+    }
+
+    fn sample(&self) -> &[Row] {
+        &self.sample
+    }
+
+    fn rows(&self) -> Result<TableRows> {
+        Ok(Box::new(self.records()?.map(|row| row.map(Row::from))))
+    }
+
+    fn delimiter(&self) -> Option<char> {
+        Some(char::from(self.rules.delimiter))
+    }
 }
 
 impl Reading {
     pub(super) fn new(csv: Csv) -> Result<Self> {
-        let options = &csv.options;
-        if let Some(rate) = options.sampling_rate
-            && !(0.0..=1.0).contains(&rate)
-        {
-            return Err(Error::invalid(
-                "sampling_rate",
-                rate,
-                "from 0 to 1 is allowed",
-            ));
-        }
-        let charset = Charset::find(&options.encoding)?;
-        let (bytes, is_whole) = start(&csv)?;
+        let (options, name) = (&csv.options, csv.input.name(UNNAMED));
+        options.common.check()?;
+        let (bytes, is_whole) = start(&csv, &name)?;
+        let encoding = match &options.encoding {
+            Some(encoding) => encoding.clone(),
+            None => guessed_encoding(&csv, &name, &bytes)?,
+        };
+        let charset = Charset::find(&encoding)?;
         if let Some(encoding) = looks_like_utf16(&bytes)
             && matches!(charset, Charset::Web(known) if known == encoding_rs::UTF_8)
         {
@@ -57,7 +90,7 @@ impl Reading {
                 "every second byte is 0, as in {encoding}: say so with `CsvOptions::encoding(\
                  \"{encoding}\")`"
             );
-            return Err(Error::rows(&csv.name(), 1, reason));
+            return Err(Error::rows(&name, 1, reason));
         }
         let text: String = Chars::new(bytes.as_slice(), charset)
             .map_while(std::result::Result::ok)
@@ -81,33 +114,47 @@ impl Reading {
             rules.delimiter = delimiter;
         } else if let Some(rival) = rival {
             tracing::warn!(
-                file = %start_of(&csv.name()),
+                file = %start_of(&name),
                 "columns may be separated by `{}` or by `{}`; `{0}` is taken. Set \
                  `CsvOptions::dialect` to decide",
                 char::from(rules.delimiter),
                 char::from(rival)
             );
         }
+        if matches!(options.dialect, Dialect::Auto) {
+            tracing::info!(
+                file = %start_of(&name),
+                "read as {encoding}, columns separated by {:?}, quotes {:?}",
+                char::from(rules.delimiter),
+                char::from(rules.quote)
+            );
+        }
         let sample = Records::new(whole_rows(rows, SAMPLE).chars().map(Ok), rules)
             .suspecting_rows(matches!(options.dialect, Dialect::Auto));
-        let header = usize::from(options.header.is_some());
-        let sample = sample
-            .map_while(std::result::Result::ok)
-            .skip(header)
-            .collect();
+        let mut sample = sample.map_while(std::result::Result::ok);
+        let has_names = options.has_names || !options.common.columns.is_empty();
+        let names = match &options.header {
+            None if !has_names => None,
+            header => {
+                let first = sample.next().map(|record| record.cells).unwrap_or_default();
+                Some(header.clone().unwrap_or(first))
+            }
+        };
         Ok(Self {
             charset,
             rules,
             has_hint: hint.is_some(),
             seed: rand::random(),
-            sample,
+            names,
+            sample: sample.map(Row::from).collect(),
+            name,
             csv,
         })
     }
 
     /// Reads the rows from the start.
-    pub(super) fn rows(&self) -> Result<Rows> {
-        let chars = Chars::new(BufReader::new(self.csv.open()?), self.charset);
+    fn records(&self) -> Result<Rows> {
+        let chars = Chars::new(BufReader::new(self.csv.input.open()?), self.charset);
         let options = &self.csv.options;
         let is_guessed = matches!(options.dialect, Dialect::Auto);
         let mut records = Records::new(chars, self.rules).suspecting_rows(is_guessed);
@@ -116,23 +163,49 @@ impl Reading {
         }
         Ok(Rows {
             records,
-            name: self.csv.name(),
-            header: options.header.clone(),
+            name: self.name.clone(),
+            header: self.names.clone(),
             draw: options
+                .common
                 .sampling_rate
                 .map(|rate| (rate, StdRng::seed_from_u64(self.seed))),
-            left: options.size.unwrap_or(usize::MAX),
+            left: options.common.size.unwrap_or(usize::MAX),
             given: 0,
             ended: false,
         })
     }
 }
 
+/// The encoding of a file where none was given. Says so where it is not UTF-8.
+fn guessed_encoding(csv: &Csv, name: &str, start: &[u8]) -> Result<String> {
+    let mut failed = None;
+    let open = || {
+        csv.input.open().map_err(|error| {
+            let told = std::io::Error::other(error.to_string());
+            failed = Some(error);
+            told
+        })
+    };
+    let guessed = encoding::guess(start, open);
+    let encoding = match (guessed, failed) {
+        (_, Some(error)) => return Err(error),
+        (Err(error), None) => return Err(Error::file(std::path::Path::new(name), error)),
+        (Ok(encoding), None) => encoding,
+    };
+    if encoding != "utf-8" {
+        tracing::warn!(
+            file = %start_of(name),
+            "the file is not UTF-8 and is read as {encoding}: set `CsvOptions::encoding` to decide"
+        );
+    }
+    Ok(encoding.to_owned())
+}
+
 /// The first bytes of a file, with one whole row where it is not too long, and
 /// whether they are all.
-fn start(csv: &Csv) -> Result<(Vec<u8>, bool)> {
-    let failed = |e| Error::file(std::path::Path::new(&csv.name()), e);
-    let mut from = csv.open()?;
+fn start(csv: &Csv, name: &str) -> Result<(Vec<u8>, bool)> {
+    let failed = |e| Error::file(std::path::Path::new(name), e);
+    let mut from = csv.input.open()?;
     let mut bytes = Vec::new();
     loop {
         let wanted = SAMPLE.max(bytes.len());
@@ -225,12 +298,6 @@ impl Rows {
     }
 }
 
-/// A row that can't be used.
-pub(super) fn row(number: u64, reason: impl Into<String>) -> Fault {
-    let reason = reason.into();
-    Fault::Row(Problem { number, reason })
-}
-
 impl Iterator for Rows {
     type Item = Result<Record, Fault>;
 
@@ -256,7 +323,7 @@ mod tests {
 
     fn rows(bytes: &[u8], options: &CsvOptions) -> Result<Vec<Record>, Error> {
         let csv = Csv::reader(bytes)?.options(options.clone());
-        let rows = Reading::new(csv)?.rows()?;
+        let rows = Reading::new(csv)?.records()?;
         let error = |fault| match fault {
             Fault::Row(problem) => Error::row(problem.number, problem.reason),
             Fault::End(error) => error,
@@ -276,7 +343,7 @@ mod tests {
 
     /// The line and the reason of what ends the reading.
     fn broken(bytes: &[u8]) -> (u64, String) {
-        let error = rows(bytes, &CsvOptions::new()).unwrap_err();
+        let error = rows(bytes, &CsvOptions::new().encoding("utf-8")).unwrap_err();
         let problem = error
             .problems()
             .unwrap_or_else(|| panic!("{error}"))
@@ -321,6 +388,13 @@ mod tests {
             .collect();
         let (line, reason) = broken(&unmarked);
         assert!(line == 1 && reason.contains("utf-16le"), "{reason}");
+        // Where nothing was said, what reads well is taken.
+        let options = CsvOptions::new();
+        assert_eq!(read(b"a,b\ngr\xf6\xdfe,c\n", &options)[1], ["größe", "c"]);
+        assert_eq!(read(&unmarked, &options), [["red", "dress"]]);
+        let mixed = [text, b"gr\xf6\xdfe,c\r\n"].concat();
+        let error = rows(&mixed, &options).unwrap_err();
+        assert_eq!(error.problems().unwrap().problems[0].number, 3);
         // ASCII has no other bytes, whatever the web says.
         let ascii = CsvOptions::new().encoding("ascii");
         assert_eq!(read(b"a,b\nc,d\n", &ascii), [["a", "b"], ["c", "d"]]);
@@ -374,7 +448,7 @@ mod tests {
         let reading = Reading::new(Csv::text(&text).options(half)).unwrap();
         let drawn = || {
             reading
-                .rows()
+                .records()
                 .unwrap()
                 .map(|row| row.unwrap().line)
                 .collect::<Vec<_>>()

@@ -1,0 +1,176 @@
+//! `prompts`: texts that go before the texts of each column.
+
+use finetuner_protocol::{Prompts, text::start_of};
+use serde_json::Value;
+
+use crate::{Error, Result, data::Layout, models::ModelKind};
+
+/// The prompts of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunPrompts {
+    /// The prompt of the members of an example at each place; the last one counts
+    /// for further places.
+    pub(crate) members: Vec<String>,
+}
+
+impl RunPrompts {
+    /// The prompt of queries.
+    pub(crate) fn query(&self) -> &str {
+        self.members.first().map_or("", String::as_str)
+    }
+
+    /// The prompt of what queries are to find.
+    pub(crate) fn document(&self) -> &str {
+        let second = self.members.get(1).or(self.members.first());
+        second.map_or("", String::as_str)
+    }
+
+    /// What goes before which texts, for the log.
+    pub(crate) fn describe(&self) -> String {
+        let shown = |prompt: &String| match prompt.as_str() {
+            "" => "nothing".to_owned(),
+            prompt => format!("`{}`", start_of(prompt)),
+        };
+        match &self.members[..] {
+            [anchor, positive, negative] => format!(
+                "Before anchors and queries goes {}, before their matches and the index {}, before \
+                 negatives {}. The model keeps the first two as its prompts `query` and `document`",
+                shown(anchor),
+                shown(positive),
+                shown(negative)
+            ),
+            members => format!(
+                "Before every text goes {}. The model keeps it as its prompt",
+                members.first().map_or_else(String::new, shown)
+            ),
+        }
+    }
+}
+
+/// Reads the prompts of a run for examples of this layout.
+pub(super) fn of_run(
+    prompts: Option<&Prompts>,
+    kind: ModelKind,
+    layout: &Layout,
+) -> Result<Option<RunPrompts>> {
+    let Some(prompts) = prompts else {
+        return Ok(None);
+    };
+    let bad = |reason: String| Err(Error::config("prompts", reason));
+    if kind != ModelKind::Text {
+        let what = kind.inputs();
+        return bad(format!(
+            "the model embeds {what}: prompts are for models of texts"
+        ));
+    }
+    let columns = match prompts {
+        Prompts::All(prompt) => {
+            let members = vec![prompt.clone()];
+            return Ok(Some(RunPrompts { members }));
+        }
+        Prompts::ByColumn(columns) => columns,
+        other => {
+            let given = serde_json::to_string(other).unwrap_or_default();
+            return bad(format!(
+                "{}: a text is wanted, or an object with a text for each column",
+                start_of(&given)
+            ));
+        }
+    };
+    // Each with the names that data sets for sentence-transformers have.
+    let known: &[&[&str]] = match layout {
+        Layout::Labelled(_) => &[&["text", "sentence"]],
+        _ => &[
+            &["anchor", "query", "question", "sentence1"],
+            &["positive", "document", "passage", "answer", "sentence2"],
+            &["negative"],
+        ],
+    };
+    let mut members = vec![None; known.len()];
+    for (name, prompt) in columns {
+        let place = known
+            .iter()
+            .position(|names| names.contains(&name.as_str()));
+        let Some(place) = place else {
+            let names: Vec<&str> = known.iter().map(|names| names[0]).collect();
+            return bad(format!(
+                "`{}` is no column of this data: {} can have a prompt",
+                start_of(name),
+                names.join(", ")
+            ));
+        };
+        let Value::String(prompt) = prompt else {
+            let prompt = start_of(&prompt.to_string());
+            return bad(format!(
+                "`{}` is {prompt}: a text is wanted",
+                start_of(name)
+            ));
+        };
+        if members[place].replace(prompt.clone()).is_some() {
+            return bad(format!(
+                "`{}` is named twice, under two names",
+                known[place][0]
+            ));
+        }
+    }
+    let members = members.into_iter().map(Option::unwrap_or_default);
+    Ok(Some(RunPrompts {
+        members: members.collect(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(prompts: Value, layout: &Layout) -> Result<Vec<String>, String> {
+        let prompts: Prompts = serde_json::from_value(prompts).unwrap();
+        let found = of_run(Some(&prompts), ModelKind::Text, layout);
+        found
+            .map(|found| found.unwrap().members)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn columns_are_named_as_data_sets_name_them() {
+        let pairs = Layout::Ranking(ModelKind::Text);
+        let labelled = Layout::Labelled(ModelKind::Text);
+        assert_eq!(
+            read(json!({"query": "q: ", "negative": "n: "}), &pairs).unwrap(),
+            ["q: ", "", "n: "]
+        );
+        assert_eq!(read(json!("p: "), &pairs).unwrap(), ["p: "]);
+        assert_eq!(read(json!({"text": "t: "}), &labelled).unwrap(), ["t: "]);
+        for (prompts, layout, part) in [
+            (
+                json!({"title": "x"}),
+                &pairs,
+                "`title` is no column of this data: anchor, positive",
+            ),
+            (json!({"anchor": "x"}), &labelled, "text can have a prompt"),
+            (
+                json!({"anchor": 1}),
+                &pairs,
+                "`anchor` is 1: a text is wanted",
+            ),
+            (
+                json!({"anchor": "a", "query": "b"}),
+                &pairs,
+                "`anchor` is named twice",
+            ),
+            (json!(["a"]), &pairs, "[\"a\"]: a text is wanted"),
+        ] {
+            let found = read(prompts, layout).unwrap_err();
+            assert!(found.contains(part), "{part} is missing in: {found}");
+        }
+        let pictures = of_run(Some(&"a".into()), ModelKind::Image, &pairs);
+        assert!(
+            pictures
+                .unwrap_err()
+                .to_string()
+                .contains("prompts are for models of texts")
+        );
+    }
+}

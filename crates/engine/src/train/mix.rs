@@ -1,0 +1,178 @@
+//! Batches of several data sets, each of one of them.
+
+use std::ops::Range;
+
+use super::sampler::shuffled_order;
+use crate::data::{Mixing, TrainingSet};
+
+/// The batches of an epoch. `of` gives those of one way through a range of examples,
+/// for a seed. They depend on `seed` and `epoch` alone.
+pub(super) fn batches(
+    set: &TrainingSet,
+    seed: u64,
+    epoch: usize,
+    of: impl Fn(Range<usize>, u64) -> Vec<Vec<usize>>,
+) -> Vec<Vec<usize>> {
+    let ways = |(number, range): (usize, Range<usize>)| {
+        let weight = set.parts.get(number).map_or(1.0, |part| part.weight);
+        let way = |way: u64| {
+            let own = (number as u64) << 32 | way;
+            of(
+                range.clone(),
+                seed ^ own.wrapping_mul(0xA24B_AED4_963E_E407),
+            )
+        };
+        let mut found = way(0);
+        let wanted = ((found.len() as f64 * weight).round() as usize).max(1);
+        let mut next = 1;
+        while found.len() < wanted && !range.is_empty() {
+            found.extend(way(next));
+            next += 1;
+        }
+        found.truncate(wanted);
+        found
+    };
+    let parts: Vec<Vec<Vec<usize>>> = set.ranges().into_iter().enumerate().map(ways).collect();
+    let order: Vec<usize> = match set.mixing {
+        Mixing::Proportional => {
+            let numbers = parts.iter().enumerate();
+            let all: Vec<usize> = numbers
+                .flat_map(|(number, batches)| std::iter::repeat_n(number, batches.len()))
+                .collect();
+            let shuffled = shuffled_order(all.len(), seed ^ 0x006D_6978, epoch);
+            shuffled.into_iter().map(|place| all[place]).collect()
+        }
+        Mixing::RoundRobin => {
+            let turns = parts.iter().map(Vec::len).min().unwrap_or(0);
+            (0..turns).flat_map(|_| 0..parts.len()).collect()
+        }
+    };
+    let mut parts: Vec<_> = parts.into_iter().map(Vec::into_iter).collect();
+    order
+        .into_iter()
+        .filter_map(|number| parts.get_mut(number)?.next())
+        .collect()
+}
+
+/// Says how many batches of an epoch are of each data set; nothing where there is a
+/// single one.
+pub(crate) fn describe(set: &TrainingSet, batches: &[Vec<usize>]) -> Option<String> {
+    if set.parts.len() < 2 {
+        return None;
+    }
+    let shares = set
+        .ranges()
+        .into_iter()
+        .zip(&set.parts)
+        .map(|(range, part)| {
+            let is_of = |batch: &&Vec<usize>| batch.first().is_some_and(|i| range.contains(i));
+            let count = batches.iter().filter(is_of).count();
+            let share = 100.0 * count as f64 / batches.len().max(1) as f64;
+            format!("{count} of `{}` ({share:.0} %)", part.name)
+        });
+    let shares: Vec<String> = shares.collect();
+    Some(format!(
+        "Each batch is of one data set. Of the {} batches of an epoch, {}",
+        batches.len(),
+        shares.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        data::{Example, Item, Part},
+        train::Sampling,
+    };
+
+    fn set(parts: &[(usize, f64)], mixing: Mixing) -> TrainingSet {
+        let count = parts.iter().map(|(len, _)| len).sum();
+        let example = |i: usize| Example {
+            id: i.to_string(),
+            parts: vec![Item::Text(i.to_string().into())],
+            label: (i / 2).to_string(),
+            scores: Vec::new(),
+        };
+        let part = |(number, (len, weight)): (usize, &(usize, f64))| Part {
+            name: format!("set {number}"),
+            len: *len,
+            weight: *weight,
+        };
+        TrainingSet {
+            examples: (0..count).map(example).collect(),
+            classes: (0..count as u32).map(|i| i / 2).collect(),
+            parts: parts.iter().enumerate().map(part).collect(),
+            mixing,
+        }
+    }
+
+    /// Which data set each batch is of.
+    fn of_batches(set: &TrainingSet, batches: &[Vec<usize>]) -> Vec<usize> {
+        let ranges = set.ranges();
+        let of = |batch: &Vec<usize>| {
+            let number = ranges
+                .iter()
+                .position(|range| range.contains(&batch[0]))
+                .unwrap();
+            assert!(
+                batch.iter().all(|i| ranges[number].contains(i)),
+                "{batch:?}"
+            );
+            number
+        };
+        batches.iter().map(of).collect()
+    }
+
+    #[test]
+    fn every_batch_is_of_one_data_set_and_the_same_each_time() {
+        for sampling in [
+            Sampling::Random,
+            Sampling::NoDuplicates,
+            Sampling::Class { items_per_class: 2 },
+        ] {
+            let set = set(&[(40, 1.0), (16, 1.0)], Mixing::Proportional);
+            let batches = |epoch| sampling.batches(&set, 4, 7, epoch);
+            let mut all = batches(0).concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..56).collect::<Vec<_>>(), "{sampling:?}");
+            let of = of_batches(&set, &batches(0));
+            assert_eq!(of.iter().filter(|number| **number == 1).count(), 4);
+            assert!(of[..10].contains(&1), "{of:?}");
+            assert_eq!(batches(3), batches(3));
+            assert_ne!(batches(3), batches(4));
+            of_batches(&set, &sampling.fixed_batches(&set, 4));
+        }
+    }
+
+    #[test]
+    fn weights_say_how_often_an_epoch_goes_through_a_data_set() {
+        let set = set(&[(40, 0.5), (16, 2.5), (4, 0.01)], Mixing::Proportional);
+        let batches = Sampling::Random.batches(&set, 4, 7, 0);
+        let of = of_batches(&set, &batches);
+        let counts = [0, 1, 2].map(|wanted| of.iter().filter(|n| **n == wanted).count());
+        assert_eq!(counts, [5, 10, 1]);
+        // Each way through a data set has an order of its own.
+        let second: Vec<usize> = batches
+            .concat()
+            .into_iter()
+            .filter(|i| (40..56).contains(i))
+            .collect();
+        assert_ne!(second[..16], second[16..32]);
+        let mut twice = second[..32].to_vec();
+        twice.sort_unstable();
+        assert_eq!(twice, (40..56).flat_map(|i| [i, i]).collect::<Vec<_>>());
+        let told = describe(&set, &batches).unwrap();
+        assert!(
+            told.contains("16 batches of an epoch, 5 of `set 0` (31 %), 10 of `set 1`"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn data_sets_take_turns_until_one_is_used_up() {
+        let set = set(&[(40, 1.0), (8, 1.0)], Mixing::RoundRobin);
+        let batches = Sampling::Random.batches(&set, 4, 7, 0);
+        assert_eq!(of_batches(&set, &batches), [0, 1, 0, 1]);
+    }
+}

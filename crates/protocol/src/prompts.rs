@@ -1,0 +1,103 @@
+//! Texts that go before the texts of a run.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// Prompts for the columns of the data, as `prompts` of the training arguments of
+/// sentence-transformers.
+///
+/// ```
+/// use finetuner_protocol::Prompts;
+///
+/// let prompts = Prompts::new().anchor("query: ").positive("passage: ");
+/// assert_eq!(serde_json::to_value(&prompts)?["anchor"], "query: ");
+/// assert_eq!(serde_json::to_value(Prompts::from("text: "))?, "text: ");
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Prompts {
+    /// One for all texts.
+    All(String),
+    /// One for each column that is named.
+    ByColumn(Map<String, Value>),
+    /// Anything else.
+    Other(Value),
+}
+
+impl Default for Prompts {
+    fn default() -> Self {
+        Self::ByColumn(Map::new())
+    }
+}
+
+impl From<&str> for Prompts {
+    fn from(prompt: &str) -> Self {
+        Self::All(prompt.to_owned())
+    }
+}
+
+impl From<String> for Prompts {
+    fn from(prompt: String) -> Self {
+        Self::All(prompt)
+    }
+}
+
+impl Prompts {
+    /// No prompts.
+    ///
+    /// ```
+    /// assert_eq!(finetuner_protocol::Prompts::new(), finetuner_protocol::Prompts::default());
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The prompt of anchors: queries, questions, first sentences.
+    ///
+    /// ```
+    /// let prompts = finetuner_protocol::Prompts::new().anchor("query: ");
+    /// ```
+    #[must_use]
+    pub fn anchor(self, prompt: impl Into<String>) -> Self {
+        self.column("anchor", prompt)
+    }
+
+    /// The prompt of what belongs to the anchors.
+    ///
+    /// ```
+    /// let prompts = finetuner_protocol::Prompts::new().positive("passage: ");
+    /// ```
+    #[must_use]
+    pub fn positive(self, prompt: impl Into<String>) -> Self {
+        self.column("positive", prompt)
+    }
+
+    /// The prompt of negatives.
+    ///
+    /// ```
+    /// let prompts = finetuner_protocol::Prompts::new().negative("passage: ");
+    /// ```
+    #[must_use]
+    pub fn negative(self, prompt: impl Into<String>) -> Self {
+        self.column("negative", prompt)
+    }
+
+    /// The prompt of a column: `anchor`, `positive` and `negative`, or `text` of
+    /// labelled texts.
+    ///
+    /// ```
+    /// let prompts = finetuner_protocol::Prompts::new().column("text", "classify: ");
+    /// ```
+    #[must_use]
+    pub fn column(self, name: impl Into<String>, prompt: impl Into<String>) -> Self {
+        let mut columns = match self {
+            Self::ByColumn(columns) => columns,
+            _ => Map::new(),
+        };
+        columns.insert(name.into(), prompt.into().into());
+        Self::ByColumn(columns)
+    }
+}

@@ -1,0 +1,60 @@
+//! JSON Lines as data: rows with hard negatives, which train a sentence encoder.
+//!
+//! ```sh
+//! cargo run --release --example jsonl
+//! ```
+
+use std::io::Write;
+
+use finetuner::{Columns, Csv, CsvOptions, Dataset, EvaluationCallback, Loss};
+
+mod support;
+
+#[tokio::main]
+async fn main() -> support::Fallible<()> {
+    let (backend, finetuner) = support::connect().await?;
+
+    // A row: a term, its definition, and the definition of another term, which does
+    // not belong to it. Real negatives are hard: texts that look right and are not.
+    let folder = support::datasets().join("fashion-glossary");
+    let terms = support::first_column(&folder.join("train.csv"))?;
+    let definitions = support::first_column(&folder.join("index.csv"))?;
+    let mut file = tempfile::NamedTempFile::with_suffix(".jsonl")?;
+    let pairs = std::fs::read_to_string(folder.join("train.csv"))?;
+    for (i, (line, term)) in pairs.lines().zip(&terms).take(200).enumerate() {
+        let definition = line
+            .split_once(',')
+            .map_or("", |(_, rest)| rest.trim_matches('"'));
+        let row = serde_json::json!({
+            "term": term,
+            "definition": definition,
+            "wrong": definitions[i % definitions.len()],
+        });
+        writeln!(file, "{row}")?;
+    }
+
+    // Names such as `anchor`, `positive` and `negative` would be known by themselves.
+    let columns = Columns::new()
+        .anchor("term")
+        .positive("definition")
+        .negative("wrong");
+    let rows = Dataset::json_lines(file.path()).columns(columns);
+    let labelled = |list: &str| {
+        Csv::path(folder.join(format!("{list}.csv"))).options(CsvOptions::new().is_labeled(true))
+    };
+    let run = finetuner
+        .fit("minilm-small", rows)
+        .run_name(format!("jsonl-{}", std::process::id()))
+        .loss(Loss::MultipleNegativeRanking)
+        .epochs(1)
+        .batch_size(32)
+        .learning_rate(5e-5)
+        .callback(EvaluationCallback::new(labelled("queries")).index_data(labelled("index")))
+        .await?;
+    support::follow(&run).await?;
+
+    if let Some(backend) = backend {
+        backend.stop().await;
+    }
+    Ok(())
+}

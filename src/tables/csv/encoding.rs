@@ -1,0 +1,130 @@
+//! The encoding of a file where none was given: UTF-8, UTF-16 without a mark, or
+//! windows-1252 where nothing speaks against it. Any doubt leaves UTF-8, which is
+//! refused with the line that is none.
+
+use std::io::Read;
+
+use super::chars::looks_like_utf16;
+
+/// Returns the name of the encoding of a file that begins with `start`. `whole`
+/// reads it from its start.
+pub(super) fn guess<R: Read>(
+    start: &[u8],
+    whole: impl FnOnce() -> std::io::Result<R>,
+) -> std::io::Result<&'static str> {
+    if let Some(utf16) = looks_like_utf16(start) {
+        return Ok(utf16);
+    }
+    // The last character may be cut.
+    let is_utf8 = match std::str::from_utf8(start) {
+        Ok(_) => true,
+        Err(error) => error.error_len().is_none(),
+    };
+    if is_utf8 || start.starts_with(b"\xff\xfe") || start.starts_with(b"\xfe\xff") {
+        return Ok("utf-8");
+    }
+    let (text, _) = encoding_rs::WINDOWS_1252.decode_without_bom_handling(start);
+    match is_western(&text) && !has_utf8(whole()?)? {
+        true => Ok("windows-1252"),
+        false => Ok("utf-8"),
+    }
+}
+
+/// Whether a file holds characters of UTF-8 beside ASCII: two encodings in one
+/// file are nothing to guess at.
+fn has_utf8(mut from: impl Read) -> std::io::Result<bool> {
+    let mut bytes = vec![0; 64 << 10];
+    loop {
+        let read = match from.read(&mut bytes) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        let is_beyond = |text: &str| !text.is_ascii();
+        match read {
+            0 => return Ok(false),
+            _ if bytes[..read].utf8_chunks().any(|c| is_beyond(c.valid())) => return Ok(true),
+            _ => {}
+        }
+    }
+}
+
+/// Whether a text reads as one of western Europe: letters with accents stand among
+/// plain ones, and no two that only another code page has at these places.
+fn is_western(text: &str) -> bool {
+    const SIGNS: &str = "“”„‘’‚–—…€£§°«»·©®™\u{a0}¿¡ºª´×½¼²³µ";
+    const LETTERS: &str = "äöüßéèêëàâáãåæçñîïíìôóòõøœúùûÄÖÜÉÈÊËÀÂÁÃÅÆÇÑÎÏÍÌÔÓÒÕØŒÚÙÛ";
+    let beyond = || text.chars().filter(|c| !c.is_ascii());
+    if !beyond().all(|c| SIGNS.contains(c) || LETTERS.contains(c)) {
+        return false;
+    }
+    // Czech in windows-1250 has `ø` for `ř`, and these for `ě`, `č` and `ů`.
+    if text.contains(['ø', 'Ø']) && text.contains(['ì', 'è', 'ù', 'Ì', 'È', 'Ù']) {
+        return false;
+    }
+    // Words of other alphabets have no plain letters. Short ones say little: `été`.
+    let words = text.split(|c: char| !c.is_alphabetic());
+    let (mut letters, mut accents, mut long, mut foreign) = (0, 0, 0, 0);
+    for word in words.filter(|word| !word.is_ascii()) {
+        let all = word.chars().count();
+        let own = word.chars().filter(|c| !c.is_ascii()).count();
+        letters += all;
+        accents += own;
+        if all > 3 {
+            long += 1;
+            foreign += usize::from(own * 2 > all);
+        }
+    }
+    accents * 2 <= letters && foreign * 10 <= long
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guessed(bytes: &[u8]) -> &'static str {
+        guess(bytes, || Ok(bytes)).unwrap()
+    }
+
+    fn encoded(text: &str, encoding: &'static encoding_rs::Encoding) -> Vec<u8> {
+        encoding.encode(text).0.into_owned()
+    }
+
+    #[test]
+    fn texts_of_western_europe_are_told_from_others() {
+        use encoding_rs::{KOI8_R, WINDOWS_1250, WINDOWS_1251, WINDOWS_1252, WINDOWS_1253};
+        let german = "größe,“rot”\nkleid – blau,5 €\n";
+        let french = "une robe d’été,très légère\nà côté,déjà vu\n";
+        for text in [german, french, "el niño,mañana\n", "rødgrød,blåbær\n"] {
+            assert_eq!(
+                guessed(&encoded(text, WINDOWS_1252)),
+                "windows-1252",
+                "{text}"
+            );
+            assert_eq!(guessed(text.as_bytes()), "utf-8");
+        }
+        for (text, encoding) in [
+            ("příliš žluťoučký kůň,úpěl ďábelské ódy\n", WINDOWS_1250),
+            ("zażółć gęślą jaźń,tak\n", WINDOWS_1250),
+            ("красное платье,платье\n", WINDOWS_1251),
+            ("красное платье,платье\n", KOI8_R),
+            ("κόκκινο φόρεμα,φόρεμα\n", WINDOWS_1253),
+        ] {
+            assert_eq!(guessed(&encoded(text, encoding)), "utf-8", "{text}");
+        }
+    }
+
+    #[test]
+    fn two_encodings_in_one_file_are_not_guessed_at() {
+        let mixed = ["größe,a\n".as_bytes(), b"gr\xf6\xdfe,b\n"].concat();
+        assert_eq!(guessed(&mixed), "utf-8");
+        let far = [b"gr\xf6\xdfe,b\n".repeat(20_000), "größe,a\n".into()].concat();
+        assert_eq!(guess(&far[..1000], || Ok(&far[..])).unwrap(), "utf-8");
+        let cut = "größe".as_bytes();
+        assert_eq!(guessed(&cut[..3]), "utf-8");
+        let utf16: Vec<u8> = "red,dress\n"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        assert_eq!(guessed(&utf16), "utf-16le");
+    }
+}

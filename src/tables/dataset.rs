@@ -1,0 +1,220 @@
+//! Files of rows whose columns have names.
+
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Columns, Csv, CsvOptions, Layout, Table, documents, input::Input, json_lines::JsonLines,
+    options::Options,
+};
+use crate::{DocumentSource, Error, Result};
+
+/// A file of rows whose columns have names: JSON Lines, Parquet, or a folder of
+/// pictures. The names are those of the library `datasets`.
+///
+/// It is read as it is sent, a few rows at a time. [`Columns`] says which columns
+/// are trained on; without it, the names decide that data sets for
+/// sentence-transformers have, and the log says how. A row that can't be used is an
+/// error with its number and column.
+///
+/// | columns | train |
+/// | --- | --- |
+/// | `anchor`, `positive` | pairs |
+/// | `anchor`, `positive`, `negative` (or `negative_1`, `negative_2`, ...) | anchors with negatives |
+/// | `sentence1`, `sentence2`, `score` | scored pairs |
+/// | `query`, `positive`, `negative`, `score` (a number, or a list) | margins |
+/// | `text`, `label` | classes |
+/// | `image`, `caption` | pairs for CLIP |
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// use finetuner::Dataset;
+///
+/// let run = finetuner
+///     .fit("minilm-small", Dataset::json_lines("train.jsonl"))
+///     .loss("MultipleNegativeRankingLoss")
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    source: Source,
+    options: Options,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    JsonLines(Input),
+    #[cfg(feature = "parquet")]
+    Parquet(PathBuf),
+    ImageFolder(PathBuf),
+}
+
+impl Dataset {
+    /// A file with a JSON object in each line, in UTF-8.
+    ///
+    /// ```no_run
+    /// let rows = finetuner::Dataset::json_lines("train.jsonl");
+    /// ```
+    pub fn json_lines(path: impl Into<PathBuf>) -> Self {
+        Self::new(Source::JsonLines(Input::Path(path.into())))
+    }
+
+    /// JSON Lines that a reader gives, to its end.
+    ///
+    /// ```no_run
+    /// let rows = finetuner::Dataset::json_lines_reader(std::io::stdin())?;
+    /// # Ok::<(), finetuner::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// Where reading fails.
+    pub fn json_lines_reader(reader: impl Read) -> Result<Self> {
+        let input = Input::read(reader, "the JSON Lines reader")?;
+        Ok(Self::new(Source::JsonLines(input)))
+    }
+
+    /// A Parquet file. Pages may be uncompressed or compressed with Snappy, zstd
+    /// or gzip. Pictures may be bytes, or the struct of bytes and path that the
+    /// library `datasets` writes.
+    ///
+    /// ```no_run
+    /// let rows = finetuner::Dataset::parquet("train.parquet");
+    /// ```
+    #[cfg(feature = "parquet")]
+    pub fn parquet(path: impl Into<PathBuf>) -> Self {
+        Self::new(Source::Parquet(path.into()))
+    }
+
+    /// A folder of pictures with a `metadata.csv` or `metadata.jsonl` in it, as
+    /// `imagefolder` of the library `datasets`: the column `file_name` names
+    /// pictures of the folder, others their captions (`text`) or labels (`label`).
+    /// Pictures outside of the folder are refused.
+    ///
+    /// ```no_run
+    /// let rows = finetuner::Dataset::image_folder("pictures/train");
+    /// ```
+    pub fn image_folder(path: impl Into<PathBuf>) -> Self {
+        Self::new(Source::ImageFolder(path.into()))
+    }
+
+    fn new(source: Source) -> Self {
+        Self {
+            source,
+            options: Options::default(),
+        }
+    }
+
+    /// Names the columns to train on.
+    ///
+    /// ```no_run
+    /// use finetuner::{Columns, Dataset};
+    ///
+    /// let columns = Columns::new().anchor("title").positive("body");
+    /// let rows = Dataset::json_lines("train.jsonl").columns(columns);
+    /// ```
+    #[must_use]
+    pub fn columns(mut self, columns: Columns) -> Self {
+        self.options.columns = columns;
+        self
+    }
+
+    /// Takes this many rows at most, from the start; all by default.
+    ///
+    /// ```no_run
+    /// let rows = finetuner::Dataset::json_lines("train.jsonl").size(1000);
+    /// ```
+    #[must_use]
+    pub fn size(mut self, rows: usize) -> Self {
+        self.options.size = Some(rows);
+        self
+    }
+
+    /// Takes each row with this probability, from 0 to 1; all by default.
+    ///
+    /// ```no_run
+    /// let rows = finetuner::Dataset::json_lines("train.jsonl").sampling_rate(0.1);
+    /// ```
+    #[must_use]
+    pub fn sampling_rate(mut self, rate: f64) -> Self {
+        self.options.sampling_rate = Some(rate);
+        self
+    }
+
+    /// The folder that paths of pictures begin at; the current one by default, and
+    /// the folder itself for [`Dataset::image_folder`].
+    ///
+    /// ```no_run
+    /// let rows = finetuner::Dataset::json_lines("train.jsonl").base_folder("/data/fashion");
+    /// ```
+    #[must_use]
+    pub fn base_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.options.base_folder = Some(folder.into());
+        self
+    }
+
+    /// Whether pictures that are files of this machine are read; yes by default.
+    ///
+    /// ```no_run
+    /// let rows = finetuner::Dataset::json_lines("train.jsonl").convert_to_blob(false);
+    /// ```
+    #[must_use]
+    pub fn convert_to_blob(mut self, convert: bool) -> Self {
+        self.options.convert_to_blob = convert;
+        self
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let same = match (&self.source, &other.source) {
+            (Source::JsonLines(a), Source::JsonLines(b)) => a.is_same(b),
+            #[cfg(feature = "parquet")]
+            (Source::Parquet(a), Source::Parquet(b)) => a == b,
+            (Source::ImageFolder(a), Source::ImageFolder(b)) => a == b,
+            _ => false,
+        };
+        same && self.options == other.options && self.options.sampling_rate.is_none()
+    }
+
+    /// The documents for a model of this kind. Files are read each time that they
+    /// are asked for. Blocks.
+    pub(crate) fn documents(self, layout: Layout) -> Result<DocumentSource> {
+        let table: Box<dyn Table> = match self.source {
+            Source::JsonLines(input) => {
+                Box::new(JsonLines::new(input.repeatable()?, self.options)?)
+            }
+            #[cfg(feature = "parquet")]
+            Source::Parquet(path) => Box::new(super::parquet::Parquet::new(path, self.options)?),
+            Source::ImageFolder(folder) => image_folder(&folder, self.options)?,
+        };
+        documents::documents(table, &layout)
+    }
+}
+
+/// The table beside the pictures of a folder.
+fn image_folder(folder: &Path, mut options: Options) -> Result<Box<dyn Table>> {
+    options.base_folder.get_or_insert_with(|| folder.to_owned());
+    options.confined = true;
+    let [csv, lines] = ["metadata.csv", "metadata.jsonl"].map(|name| folder.join(name));
+    match (csv.is_file(), lines.is_file()) {
+        (true, false) => {
+            let options = CsvOptions::with_names(options);
+            Csv::path(csv).options(options).table()
+        }
+        (false, true) => Ok(Box::new(JsonLines::new(Input::Path(lines), options)?)),
+        (true, true) => Err(Error::setup(format!(
+            "`{}` has a metadata.csv and a metadata.jsonl: leave one of them there",
+            folder.display()
+        ))),
+        (false, false) => Err(Error::setup(format!(
+            "`{}` has no metadata.csv and no metadata.jsonl, whose column `file_name` names the \
+             pictures",
+            folder.display()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

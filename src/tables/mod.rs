@@ -1,0 +1,161 @@
+//! Files of rows as training data: CSV in the layouts of the Python client, JSON
+//! Lines, Parquet, and folders of pictures.
+//!
+//! | columns | is |
+//! | --- | --- |
+//! | item, label | items of one label are a positive pair |
+//! | query, document | both have the same meaning |
+//! | text, image (either order) | a pair for CLIP |
+//! | item, item, score | how similar the two are |
+//! | anchor, match, negatives | one negative or more, with scores or without |
+//! | any (for `synthesize`) | every cell is a text |
+//!
+//! A file is read from its start each time that its documents are needed, once
+//! to check them and once for each attempt to send them, with a few rows in
+//! memory: a [`Table`] reads rows, [`roles`] decides what their columns hold,
+//! [`documents`] makes documents of them. Pairs keep 24 bytes for each different
+//! item.
+
+mod columns;
+mod csv;
+mod dataset;
+mod documents;
+mod input;
+mod json_lines;
+mod mesh;
+mod options;
+#[cfg(feature = "parquet")]
+mod parquet;
+mod roles;
+
+pub use columns::Columns;
+pub use csv::{Csv, CsvOptions, Dialect};
+pub use dataset::Dataset;
+#[cfg(feature = "local")]
+pub(crate) use mesh::points_of;
+pub(crate) use roles::Layout;
+
+use options::Options;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use crate::{
+    Result,
+    data::{Fault, Problem},
+};
+
+/// What one column of a row holds.
+#[derive(Clone, Debug, PartialEq)]
+enum Cell {
+    Text(String),
+    /// Several texts or numbers, such as negatives or margins.
+    List(Vec<String>),
+    /// A picture.
+    Bytes(Vec<u8>),
+    /// Nothing: `null`, or a key that is not there.
+    Missing,
+    /// Something that no column can hold, in words.
+    Other(&'static str),
+}
+
+impl Cell {
+    /// Its text, where it is one; empty where there is nothing.
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Missing => Some(""),
+            _ => None,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.text().is_some_and(str::is_empty)
+    }
+
+    /// Whether it is a number.
+    fn is_number(&self) -> bool {
+        let text = self.text().unwrap_or_default().trim().replace(',', ".");
+        text.parse().is_ok_and(f64::is_finite)
+    }
+}
+
+/// A row, and the number that errors name: a line of a text file.
+#[derive(Clone, Debug, PartialEq)]
+struct Row {
+    number: u64,
+    cells: Vec<Cell>,
+}
+
+type Rows = Box<dyn Iterator<Item = Result<Row, Fault>> + Send>;
+
+/// A file of rows, which can be read from its start again and again.
+trait Table: Send + Sync {
+    /// The file's name, or what stands for it in errors.
+    fn name(&self) -> &str;
+
+    fn options(&self) -> &Options;
+
+    /// The names of its columns, where it has names.
+    fn names(&self) -> Option<&[String]>;
+
+    /// The first rows.
+    fn sample(&self) -> &[Row];
+
+    /// Reads the rows from the start.
+    fn rows(&self) -> Result<Rows>;
+
+    /// The delimiter of columns, where there is one.
+    fn delimiter(&self) -> Option<char> {
+        None
+    }
+
+    /// A column, as messages name it.
+    fn column(&self, column: usize) -> String {
+        match self.names().and_then(|names| names.get(column)) {
+            Some(name) => format!("column `{}`", finetuner_protocol::text::start_of(name)),
+            None => format!("column {}", column + 1),
+        }
+    }
+}
+
+/// The rows of a file that the options want.
+struct Wanted<I> {
+    rows: I,
+    draw: Option<(f64, StdRng)>,
+    left: usize,
+}
+
+impl<I> Wanted<I> {
+    /// `seed` decides which rows are drawn: the same ones each time.
+    fn new(rows: I, options: &Options, seed: u64) -> Self {
+        let rate = options.sampling_rate;
+        Self {
+            rows,
+            draw: rate.map(|rate| (rate, StdRng::seed_from_u64(seed))),
+            left: options.size.unwrap_or(usize::MAX),
+        }
+    }
+}
+
+impl<I: Iterator<Item = Result<Row, Fault>>> Iterator for Wanted<I> {
+    type Item = Result<Row, Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while self.left > 0 {
+            let row = self.rows.next()?;
+            if let Some((rate, random)) = &mut self.draw
+                && random.random::<f64>() >= *rate
+            {
+                continue;
+            }
+            self.left -= 1;
+            return Some(row);
+        }
+        None
+    }
+}
+
+/// A row that can't be used.
+fn row(number: u64, reason: impl Into<String>) -> Fault {
+    let reason = reason.into();
+    Fault::Row(Problem { number, reason })
+}
