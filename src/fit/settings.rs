@@ -338,6 +338,22 @@ impl Fit {
         self
     }
 
+    /// Batches of one step of the optimizer, 1 to 65,536; 1 by default. Their
+    /// gradients are averaged, so that a step counts as one of a larger batch.
+    /// Losses compare examples of one batch only: for more negatives, give the
+    /// loss a [`mini_batch_size`](finetuner_protocol::Options::mini_batch_size)
+    /// and a larger batch.
+    ///
+    /// ```no_run
+    /// # fn example(fit: finetuner::Fit) {
+    /// let fit = fit.batch_size(16).gradient_accumulation_steps(4);
+    /// # }
+    /// ```
+    pub fn gradient_accumulation_steps(mut self, steps: u64) -> Self {
+        self.hyper().gradient_accumulation_steps = Some(steps);
+        self
+    }
+
     /// How the learning rate changes; it stays the same by default.
     ///
     /// ```no_run

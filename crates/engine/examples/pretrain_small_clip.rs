@@ -122,6 +122,7 @@ fn main() -> Fallible<()> {
         None,
         TrainerOptions {
             batch_size: args.batch_size,
+            accumulation_steps: 1,
             sampling: Sampling::Random,
             learning_rate: Box::new(move |_, step| cosine_with_warmup(base, step, steps)),
             loss_learning_rate: 0.0,

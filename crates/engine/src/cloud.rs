@@ -1,5 +1,7 @@
 //! Point clouds as a network takes them.
 
+use std::ops::Range;
+
 use rand_chacha::rand_core::Rng;
 
 use crate::{
@@ -31,6 +33,19 @@ impl CloudBatch {
             batch.draws.extend(draw);
         }
         batch
+    }
+
+    /// The clouds at these places.
+    pub(crate) fn slice(&self, places: Range<usize>) -> Self {
+        let before: usize = self.lengths[..places.start].iter().sum();
+        let lengths = self.lengths[places.clone()].to_vec();
+        let count: usize = lengths.iter().sum();
+        Self {
+            points: self.points[before..before + count].to_vec(),
+            lengths,
+            // Without training there are none.
+            draws: self.draws.get(places).unwrap_or_default().to_vec(),
+        }
     }
 
     /// The points of each cloud.

@@ -53,9 +53,10 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
     if let Some(batch_size) = plan.batch_size {
         // The number of steps is known.
         let (sampling, _) = choose_sampling(plan, batch_size, &data);
-        let steps = sampling.batches(&data.train, batch_size, plan.seed, 0);
+        let batches = sampling.batches(&data.train, batch_size, plan.seed, 0);
+        let steps = batches.len().div_ceil(plan.accumulation_steps);
         plan.schedule
-            .build(plan.epochs, steps.len(), plan.learning_rate)?;
+            .build(plan.epochs, steps, plan.learning_rate)?;
     }
     drop(data);
     for evaluation in plan.evaluations() {

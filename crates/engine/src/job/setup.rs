@@ -120,6 +120,9 @@ pub(super) fn build_trainer(
         notes.push((Level::Info, note));
     }
     let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
+    if model.trunk_compares_rows() {
+        criterion.refuse_mini_batches()?;
+    }
     let (_, extras) = plan.optimizer.build(Default::default())?;
     let has_layers = !model.config().architecture().layer_marks().is_empty();
     if extras.layer_wise_lr_decay.is_some() && !has_layers {
@@ -139,7 +142,8 @@ pub(super) fn build_trainer(
     };
     let steps = sampling
         .batches(&data.train, batch_size, plan.seed, 0)
-        .len();
+        .len()
+        .div_ceil(plan.accumulation_steps);
     let mut schedule = plan.schedule.clone();
     if let Some(warning) = schedule.limit_warmup(plan.epochs, steps) {
         notes.push((Level::Warning, warning));
@@ -158,6 +162,7 @@ pub(super) fn build_trainer(
         loss_optimizer,
         TrainerOptions {
             batch_size,
+            accumulation_steps: plan.accumulation_steps,
             sampling,
             learning_rate: Box::new(move |epoch, step| rate * schedule.factor(epoch, step)),
             loss_learning_rate: plan.loss_optimizer.learning_rate(plan.learning_rate),

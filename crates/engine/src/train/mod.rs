@@ -4,6 +4,7 @@ mod batches;
 mod checkpoint;
 mod memory;
 mod sampler;
+mod step;
 mod trainer;
 
 pub use checkpoint::Checkpoint;

@@ -3,6 +3,7 @@
 
 mod adapted_settings;
 mod backbones;
+mod cached;
 mod clip;
 mod clouds;
 mod encoding;

@@ -64,6 +64,11 @@ impl Run {
         &self.notes.losses
     }
 
+    /// The learning rate of each step.
+    pub(crate) fn rates(&self) -> &[f64] {
+        &self.notes.rates
+    }
+
     pub(crate) fn logged(&self, part: &str) -> bool {
         self.times_logged(part) > 0
     }

@@ -41,7 +41,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// The folder of one model of the fixture.
-fn folder(name: &str) -> TempDir {
+pub(crate) fn folder(name: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     copy(&fixture("sentence/network"), folder.path());
     copy(&fixture(&format!("sentence/{name}")), folder.path());
