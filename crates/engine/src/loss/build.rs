@@ -199,7 +199,9 @@ impl Maker<'_> {
 
     /// Reads `mini_batch_size`: how many examples of a batch are embedded at once.
     pub(super) fn mini_batch_size(&mut self, default: Option<usize>) -> Result<()> {
-        let size = self.read.count("mini_batch_size", default.unwrap_or(0), 1)?;
+        let size = self
+            .read
+            .count("mini_batch_size", default.unwrap_or(0), 1)?;
         self.mini_batch = (size > 0).then_some(size);
         Ok(())
     }

@@ -412,8 +412,7 @@ impl Model {
     /// Whether training embeds a row of [`Model::encode_trunk`] differently among
     /// other rows: the network has batch normalisation and is not frozen.
     pub(crate) fn trunk_compares_rows(&self) -> bool {
-        let moments =
-            |name: &str| name.contains(".running_") && !name.starts_with(head::PREFIX);
+        let moments = |name: &str| name.contains(".running_") && !name.starts_with(head::PREFIX);
         self.trains_trunk() && self.params.iter().any(|param| moments(param.name()))
     }
 

@@ -81,8 +81,7 @@ pub(super) fn train(
     if slices.len() > 1 {
         return train_cached(model, criterion, batch, turn, &slices);
     }
-    let encode =
-        |(member, input): (usize, &Input)| model.encode_member(&pass, input, member);
+    let encode = |(member, input): (usize, &Input)| model.encode_member(&pass, input, member);
     let parts: Vec<Tensor> = members(batch).map(encode).collect::<Result<_>>()?;
     let (tensor, found) = loss(model, criterion, &pass, &parts, batch, Some(turn))?;
     collect(model, criterion, &tensor.backward()?)?;
