@@ -100,7 +100,8 @@ impl Fit {
 
     /// An option of the model. Our backend knows `seed`, a whole number that
     /// decides the order of the data (0 by default), `augmentation`, `none` or
-    /// `light`, and `precision`, `float32` or `bfloat16`.
+    /// `light`, `dropout`, `true` or `false`, and `precision`, `float32` or
+    /// `bfloat16`.
     ///
     /// ```no_run
     /// # fn example(fit: finetuner::Fit) {

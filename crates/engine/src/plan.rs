@@ -60,6 +60,8 @@ pub struct Plan {
     /// Whether pictures are changed at random; `model_options.augmentation`
     /// is `light`.
     pub augment: bool,
+    /// Whether training drops what the model's files say; `model_options.dropout`.
+    pub dropout: Option<bool>,
     /// How exact the products of training shall be; `model_options.precision`,
     /// `float32` by default. See [`choose_precision`].
     pub precision: Precision,
@@ -144,6 +146,10 @@ impl Plan {
             _ => false,
         };
         read.flag("torch", false)?;
+        let dropout = match read.value("dropout") {
+            None => None,
+            Some(_) => Some(read.flag("dropout", false)?),
+        };
         let precision = read.choice("precision", "float32", &["float32", "bfloat16"])?;
         let precision = match precision.as_str() {
             "bfloat16" => Precision::Bfloat16,
@@ -200,6 +206,7 @@ impl Plan {
             learning_rate,
             seed,
             augment,
+            dropout,
             precision,
             freeze: model.freeze,
             output_dim: model.output_dim.map(|dim| dim as usize),

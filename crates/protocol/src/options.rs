@@ -129,6 +129,17 @@ impl Options {
         self.with("layer_wise_lr_decay", factor)
     }
 
+    /// Whether training drops elements as the model's `config.json` says
+    /// (`hidden_dropout_prob` and the like). An option of the model.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().dropout(true);
+    /// ```
+    #[must_use]
+    pub fn dropout(self, dropout: bool) -> Self {
+        self.with("dropout", dropout)
+    }
+
     /// How a model makes one vector of many: `mean`, `max`, `cls` or `GeM`.
     ///
     /// ```

@@ -21,13 +21,21 @@ pub(super) struct Data {
     pub(super) validation: TrainingSet,
     /// How many classes the training data has.
     pub(super) classes: usize,
+    /// Whether the examples are texts alone, each embedded twice (Gao et al. 2021,
+    /// arXiv:2104.08821).
+    pub(super) is_twice: bool,
     /// Oddities of the data, for the log.
     pub(super) warnings: Vec<String>,
 }
 
+/// What texts alone mean.
+pub(super) const TWICE: &str =
+    "`train_data` holds texts without labels, which are embedded twice under dropout (SimCSE)";
+
 impl Data {
     pub(super) fn describe(&self, layout: &Layout) -> String {
         let what = match layout {
+            _ if self.is_twice => "texts".to_owned(),
             Layout::TextImage(_) | Layout::Pairs(_) | Layout::Ranking(_) | Layout::Scored(_) => {
                 "pairs".to_owned()
             }
@@ -118,6 +126,15 @@ pub(super) fn read_data(
         )));
     }
     let mut warnings = Vec::new();
+    let is_twice = train.iter().all(Example::is_twice);
+    if is_twice && plan.dropout == Some(false) {
+        let reason = format!("`dropout` is false: {TWICE}. Leave it out, or give pairs");
+        return Err(Error::config("model_options", reason));
+    }
+    if is_twice && plan.freeze {
+        let reason = format!("true: {TWICE}, and a frozen network drops nothing. Give pairs");
+        return Err(Error::config("freeze", reason));
+    }
     let mut numbers = Classes::default();
     let train = numbers.number(train);
     let classes = numbers.len();
@@ -184,6 +201,7 @@ pub(super) fn read_data(
         train,
         validation: numbers.number(validation),
         classes,
+        is_twice,
         warnings,
     })
 }

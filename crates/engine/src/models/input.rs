@@ -49,7 +49,6 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::draw::Draw;
 
     #[test]
     fn a_slice_has_the_items_at_its_places() {
@@ -70,21 +69,13 @@ mod tests {
             assert_eq!(part.to_vec2::<f32>().unwrap(), [[2.0, 3.0]]);
         }
 
-        let draw = |example| Draw {
-            seed: 0,
-            epoch: 0,
-            example,
-            augment: false,
-        };
         let clouds = CloudBatch {
             points: vec![[1.0; 3], [2.0; 3], [3.0; 3]],
             lengths: vec![2, 1],
-            draws: vec![draw(7), draw(8)],
         };
         let Input::PointClouds(part) = Input::PointClouds(clouds).slice(1..2).unwrap() else {
             panic!("other items");
         };
         assert_eq!((part.points, part.lengths), (vec![[3.0; 3]], vec![1]));
-        assert_eq!(part.draws, [draw(8)]);
     }
 }

@@ -24,6 +24,7 @@ mod nomic_bert;
 mod pointnet;
 mod qwen3;
 mod random;
+mod rates;
 mod resnet;
 mod rope;
 mod siglip;
@@ -402,6 +403,13 @@ impl Model {
             None => x,
         };
         apply(&self.modules[1], pass, x)
+    }
+
+    /// Whether a part that is trained drops elements in training, as its files
+    /// say.
+    pub(crate) fn has_dropout(&self) -> bool {
+        let in_modules = self.setup.modules.iter().any(LayerSpec::has_dropout);
+        self.trains_trunk() && (self.config.0.has_dropout() || in_modules)
     }
 
     /// Whether training changes a part of [`Model::encode_trunk`].

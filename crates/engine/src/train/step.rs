@@ -16,7 +16,7 @@ use crate::{
     Error, Result,
     loss::{Criterion, Target},
     models::{Input, Model},
-    ops::Pass,
+    ops::{Draws, Pass},
 };
 
 /// The loss of a batch.
@@ -50,6 +50,17 @@ pub(super) struct Turn {
     pub(super) number: u64,
     /// The share of its loss in that of the step.
     pub(super) share: f64,
+    /// The run's seed, where training drops elements.
+    pub(super) dropout: Option<u64>,
+}
+
+impl Turn {
+    /// A pass over the items at the place `member` of the examples, from example
+    /// number `first` on.
+    fn pass(&self, model: &Model, member: usize, first: usize) -> Pass {
+        let draws = |seed| Draws::new(seed, self.number, member).starting_at(first);
+        model.training().with_draws(self.dropout.map(draws))
+    }
 }
 
 /// The loss of a batch without training.
@@ -61,7 +72,7 @@ pub(super) fn evaluate(
     let pass = model.inference();
     let slices = slices(criterion, batch);
     let embed = |(member, input): (usize, &Input)| {
-        let x = embed(model, &pass, input, &slices)?;
+        let x = embed(model, |_| pass.clone(), input, &slices)?;
         model.encode_top(&pass, &x, input.is_texts(member))
     };
     let parts: Vec<Tensor> = members(batch).map(embed).collect::<Result<_>>()?;
@@ -76,13 +87,15 @@ pub(super) fn train(
     batch: &Batch,
     turn: Turn,
 ) -> Result<BatchLoss> {
-    let pass = model.training();
     let slices = slices(criterion, batch);
     if slices.len() > 1 {
         return train_cached(model, criterion, batch, turn, &slices);
     }
-    let encode = |(member, input): (usize, &Input)| model.encode_member(&pass, input, member);
+    let encode = |(member, input): (usize, &Input)| {
+        model.encode_member(&turn.pass(model, member, 0), input, member)
+    };
     let parts: Vec<Tensor> = members(batch).map(encode).collect::<Result<_>>()?;
+    let pass = model.training();
     let (tensor, found) = loss(model, criterion, &pass, &parts, batch, Some(turn))?;
     collect(model, criterion, &tensor.backward()?)?;
     Ok(found)
@@ -96,19 +109,25 @@ fn train_cached(
     turn: Turn,
     slices: &[Range<usize>],
 ) -> Result<BatchLoss> {
-    let pass = model.training();
-    let embed = |(_, input): (usize, &Input)| {
-        let embedded = embed(model, &pass, input, slices)?;
+    let embed = |(member, input): (usize, &Input)| {
+        let embedded = embed(
+            model,
+            |first| turn.pass(model, member, first),
+            input,
+            slices,
+        )?;
         Ok(Var::from_tensor(&embedded)?)
     };
     let leaves: Vec<Var> = members(batch).map(embed).collect::<Result<_>>()?;
     let finish = |(leaf, (member, input)): (&Var, (usize, &Input))| {
         // Fused operations give no gradient to a variable itself.
         let x = leaf.as_tensor().affine(1.0, 0.0)?;
+        let pass = turn.pass(model, member, 0);
         model.encode_top(&pass, &x, input.is_texts(member))
     };
     let parts = leaves.iter().zip(members(batch)).map(finish);
     let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+    let pass = model.training();
     let (tensor, found) = loss(model, criterion, &pass, &parts, batch, Some(turn))?;
     let grads = tensor.backward()?;
     collect(model, criterion, &grads)?;
@@ -116,11 +135,13 @@ fn train_cached(
     if !model.trains_trunk() {
         return Ok(found);
     }
-    for (leaf, (_, input)) in leaves.iter().zip(members(batch)) {
+    for (leaf, (member, input)) in leaves.iter().zip(members(batch)) {
         let Some(grad) = grads.get(leaf) else {
             continue;
         };
         for places in slices {
+            // The same masks as before.
+            let pass = turn.pass(model, member, places.start);
             let x = model.encode_trunk(&pass, &input.slice(places.clone())?)?;
             let grad = grad.narrow(0, places.start, places.len())?;
             // Its gradient with respect to `x` is `grad`.
@@ -144,15 +165,20 @@ fn slices(criterion: &Criterion, batch: &Batch) -> Vec<Range<usize>> {
     starts.map(|start| start..count.min(start + size)).collect()
 }
 
-/// The output of the trunk of the model, without a way back.
-fn embed(model: &Model, pass: &Pass, input: &Input, slices: &[Range<usize>]) -> Result<Tensor> {
+/// The output of the trunk of the model, without a way back. `pass` gives the
+/// pass for the mini-batch that begins at an example.
+fn embed(
+    model: &Model,
+    pass: impl Fn(usize) -> Pass,
+    input: &Input,
+    slices: &[Range<usize>],
+) -> Result<Tensor> {
     if let [_] = slices {
-        return Ok(model.encode_trunk(pass, input)?.detach());
+        return Ok(model.encode_trunk(&pass(0), input)?.detach());
     }
-    let slices = slices.iter();
-    let parts = slices.map(|places| {
-        let part = model.encode_trunk(pass, &input.slice(places.clone())?)?;
-        Ok(part.detach())
+    let parts = slices.iter().map(|places| {
+        let part = input.slice(places.clone())?;
+        Ok(model.encode_trunk(&pass(places.start), &part)?.detach())
     });
     let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
     Ok(Tensor::cat(&parts, 0)?)

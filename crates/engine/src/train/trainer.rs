@@ -9,11 +9,11 @@ use super::{
     step::{self, Turn},
 };
 use crate::{
-    Result,
+    Error, Result,
     data::TrainingSet,
     loss::{Criterion, MAX_LOGIT_SCALE},
     models::Model,
-    optim::{Optimizer, clip_gradients},
+    optim::{Optimizer, clip_gradients, not_finite},
     prepare::Preparer,
 };
 
@@ -40,6 +40,8 @@ pub struct TrainerOptions {
     pub seed: u64,
     /// Whether training pictures are changed at random.
     pub augment: bool,
+    /// Whether training drops what the model's files say.
+    pub dropout: bool,
 }
 
 /// What is known after one step.
@@ -192,6 +194,7 @@ impl Trainer {
             let turn = Turn {
                 number: (position.total_steps * together + place) as u64,
                 share: 1.0 / of_step as f64,
+                dropout: options.dropout.then_some(options.seed),
             };
             let loss = step::train(model, criterion, &batch, turn)?;
             loss.check(epoch + 1, number + 1)?;
@@ -201,6 +204,11 @@ impl Trainer {
             }
             let learning_rate = (options.learning_rate)(epoch, position.total_steps);
             let own = criterion.params();
+            if let Some(name) = not_finite(&[model.params(), own]) {
+                let (epoch, step) = (epoch + 1, number + 1);
+                let what = format!("the gradient of `{name}` in epoch {epoch}, step {step},");
+                return Err(Error::NotFinite { what });
+            }
             if let Some(limit) = options.max_grad_norm {
                 clip_gradients(&[model.params(), own], limit);
             }

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Three pairs of texts; each has so many negatives too.
-fn pairs(count: usize, negatives: usize) -> DocumentArray {
+pub(crate) fn pairs(count: usize, negatives: usize) -> DocumentArray {
     let words = [
         "a long red dress",
         "white shoe",
@@ -34,7 +34,7 @@ fn pairs(count: usize, negatives: usize) -> DocumentArray {
 }
 
 /// Pictures with the texts of `pairs`.
-fn text_images() -> DocumentArray {
+pub(crate) fn text_images() -> DocumentArray {
     let texts = pairs(6, 0);
     let with_picture = |(text, picture): (Document, Document)| {
         Document::new()
@@ -151,6 +151,10 @@ fn mini_batches_of_text_pairs_train_as_the_whole_batch() {
     compare("pairs", &model, &pairs(8, 0), &losses);
     compare("negatives", &model, &pairs(8, 2), &losses[..2]);
 
+    // Both passes have the masks of the whole batch.
+    let dropped = json!({"name": path(network.path()), "options": {"dropout": true}});
+    compare("dropout", &dropped, &pairs(8, 0), &losses[..4]);
+
     let cut = |mini: Value| {
         json!({"loss": "MatryoshkaLoss", "loss_options": {"matryoshka_dims": [6, 3],
             "loss": "MultipleNegativeRankingLoss", "loss_options": mini}})
@@ -164,10 +168,14 @@ fn a_head_with_batch_normalisation_sees_the_whole_batch() {
     let network = folder("pooling-mean");
     let ranking =
         |options: Value| json!({"loss": "MultipleNegativeRankingLoss", "loss_options": options});
-    let losses = [ranking(json!({})), ranking(json!({"mini_batch_size": 2}))];
+    let losses = [
+        ranking(json!({"scale": 2.0})),
+        ranking(json!({"scale": 2.0, "mini_batch_size": 2})),
+    ];
     for freeze in [false, true] {
         let model = json!({"name": path(network.path()), "output_dim": 8, "freeze": freeze});
-        compare(&format!("freeze {freeze}"), &model, &pairs(12, 0), &losses);
+        let what = format!("freeze {freeze}");
+        compare_at(0.002, &what, &model, &pairs(12, 0), &losses);
     }
 }
 
@@ -249,7 +257,7 @@ fn mini_batches_are_refused_where_they_change_the_embeddings() {
 }
 
 /// Pairs with scores.
-fn scored(count: usize) -> DocumentArray {
+pub(crate) fn scored(count: usize) -> DocumentArray {
     let scored = |(i, mut document): (usize, Document)| {
         let score = [0.1, 0.9, 0.4, -0.3][i % 4];
         document
