@@ -152,7 +152,8 @@ impl Fit {
 
     /// An option of the model. Our backend knows `seed`, a whole number that
     /// decides the order of the data (0 by default), `augmentation`, `none` or
-    /// `light`, and `precision`, `float32` or `bfloat16`.
+    /// `light`, `dropout`, `true` or `false`, and `precision`, `float32` or
+    /// `bfloat16`.
     ///
     /// ```no_run
     /// # fn example(fit: finetuner::Fit) {
@@ -405,6 +406,22 @@ impl Fit {
     /// ```
     pub fn batch_size(mut self, size: u64) -> Self {
         self.hyper().batch_size = Some(size);
+        self
+    }
+
+    /// Batches of one step of the optimizer, 1 to 65,536; 1 by default. Their
+    /// gradients are averaged, so that a step counts as one of a larger batch.
+    /// Losses compare examples of one batch only: for more negatives, give the
+    /// loss a [`mini_batch_size`](finetuner_protocol::Options::mini_batch_size)
+    /// and a larger batch.
+    ///
+    /// ```no_run
+    /// # fn example(fit: finetuner::Fit) {
+    /// let fit = fit.batch_size(16).gradient_accumulation_steps(4);
+    /// # }
+    /// ```
+    pub fn gradient_accumulation_steps(mut self, steps: u64) -> Self {
+        self.hyper().gradient_accumulation_steps = Some(steps);
         self
     }
 

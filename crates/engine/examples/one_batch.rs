@@ -115,7 +115,6 @@ fn read(inputs: &HashMap<String, RawTensor>) -> Fallible<Vec<(&'static str, Inpu
         let batch = CloudBatch {
             points: points.as_chunks().0.to_vec(),
             lengths: vec![shape[1]; shape[0]],
-            draws: Vec::new(),
         };
         read.push(("cloud_embeds", Input::PointClouds(batch)));
     }

@@ -123,6 +123,8 @@ fn main() -> Fallible<()> {
         None,
         TrainerOptions {
             batch_size: args.batch_size,
+            accumulation_steps: 1,
+            dropout: false,
             sampling: Sampling::Random,
             learning_rate: Box::new(move |_, step| cosine_with_warmup(base, step, steps)),
             loss_learning_rate: 0.0,

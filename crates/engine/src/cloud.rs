@@ -1,5 +1,7 @@
 //! Point clouds as a network takes them.
 
+use std::ops::Range;
+
 use rand_chacha::rand_core::Rng;
 
 use crate::{
@@ -17,20 +19,26 @@ pub struct CloudBatch {
     pub points: Vec<[f32; 3]>,
     /// How many points each cloud has.
     pub lengths: Vec<usize>,
-    /// The place of each cloud in the run, in training.
-    pub draws: Vec<Draw>,
 }
 
 impl CloudBatch {
-    /// Puts clouds behind each other, each with its place in a run.
-    pub(crate) fn of(clouds: Vec<(Vec<[f32; 3]>, Option<Draw>)>) -> Self {
-        let mut batch = Self::default();
-        for (points, draw) in clouds {
-            batch.lengths.push(points.len());
-            batch.points.extend(points);
-            batch.draws.extend(draw);
+    /// Puts clouds behind each other.
+    pub(crate) fn of(clouds: Vec<Vec<[f32; 3]>>) -> Self {
+        Self {
+            lengths: clouds.iter().map(Vec::len).collect(),
+            points: clouds.concat(),
         }
-        batch
+    }
+
+    /// The clouds at these places.
+    pub(crate) fn slice(&self, places: Range<usize>) -> Self {
+        let before: usize = self.lengths[..places.start].iter().sum();
+        let lengths = self.lengths[places].to_vec();
+        let count: usize = lengths.iter().sum();
+        Self {
+            points: self.points[before..before + count].to_vec(),
+            lengths,
+        }
     }
 
     /// The points of each cloud.

@@ -9,7 +9,7 @@ use checks::{check_batch_size, check_monitors, loss_of};
 use finetuner_protocol::{
     Callback, EFFICIENTNET_SMALL, LocalModels, Loss, MINILM_SMALL, MoreData,
     MultiDatasetBatchSampler, Optimizer as OptimizerName, RunConfig, Sampler,
-    callback::EvaluationCallback,
+    callback::EvaluationCallback, find_backbone,
 };
 pub use inputs::Cutting;
 use inputs::{input_options, pooler};
@@ -58,6 +58,9 @@ pub struct Plan {
     pub epochs: usize,
     /// Examples in a step; chosen from memory where there is none.
     pub batch_size: Option<usize>,
+    /// Batches of one step of the optimizer; `gradient_accumulation_steps`, 1 by
+    /// default.
+    pub accumulation_steps: usize,
     /// The learning rate.
     pub learning_rate: f64,
     /// Decides the order of the data and new weights; `model_options.seed`, 0
@@ -66,6 +69,8 @@ pub struct Plan {
     /// Whether pictures are changed at random; `model_options.augmentation`
     /// is `light`.
     pub augment: bool,
+    /// Whether training drops what the model's files say; `model_options.dropout`.
+    pub dropout: Option<bool>,
     /// How exact the products of training shall be; `model_options.precision`,
     /// `float32` by default. See [`choose_precision`].
     pub precision: Precision,
@@ -152,6 +157,10 @@ impl Plan {
             _ => false,
         };
         read.flag("torch", false)?;
+        let dropout = match read.value("dropout") {
+            None => None,
+            Some(_) => Some(read.flag("dropout", false)?),
+        };
         let precision = read.choice("precision", "float32", &["float32", "bfloat16"])?;
         let precision = match precision.as_str() {
             "bfloat16" => Precision::Bfloat16,
@@ -175,6 +184,13 @@ impl Plan {
         check_batch_size(config, kind, &loss)?;
         // Made with any number of classes, so that every option is looked at.
         let criterion = Criterion::new(&loss, 2, 0, 0)?;
+        let listed = model.name.as_deref().and_then(find_backbone);
+        let is_cnn = listed.is_some_and(|backbone| backbone.architecture == "CNN");
+        // Whether other networks have batch normalisation is known when the run
+        // begins.
+        if !model.freeze && (is_cnn || kind == ModelKind::PointCloud) {
+            criterion.refuse_mini_batches()?;
+        }
         let optimizer = OptimizerSpec {
             name: hyper.optimizer.clone(),
             options: hyper.optimizer_options.clone(),
@@ -204,9 +220,11 @@ impl Plan {
             val_split: data.val_split,
             epochs: hyper.epochs as usize,
             batch_size: hyper.batch_size.map(|size| size as usize),
+            accumulation_steps: hyper.gradient_accumulation_steps.unwrap_or(1) as usize,
             learning_rate,
             seed,
             augment,
+            dropout,
             precision,
             freeze: model.freeze,
             output_dim: model.output_dim.map(|dim| dim as usize),

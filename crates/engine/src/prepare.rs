@@ -185,9 +185,8 @@ impl Preparer {
         let sampler = self.clouds.ok_or_else(|| refused("point clouds"))?;
         let sampled = items.par_iter().enumerate().map(|(i, item)| match item {
             ItemRef::PointCloud(points) => {
-                let draw = draw(i);
-                let points = sampler.sample(points, draw.as_ref());
-                points.map(|points| (points, draw)).map_err(|e| at(i, &e))
+                let points = sampler.sample(points, draw(i).as_ref());
+                points.map_err(|e| at(i, &e))
             }
             _ => Err(mixed(i)),
         });

@@ -82,6 +82,7 @@ const fn option(name: &'static str, kind: &'static str, default: &'static str) -
 
 const SEED: ModelOption = option("seed", "whole number", "0");
 const AUGMENTATION: ModelOption = option("augmentation", "none or light", "\"none\"");
+const DROPOUT: ModelOption = option("dropout", "true or false", "false");
 const PRECISION: ModelOption = option("precision", "float32 or bfloat16", "\"float32\"");
 const COLLATE: ModelOption = option("collate_options", "object", "{}");
 const TEXT: &[ModelOption] = &[
@@ -93,6 +94,7 @@ const TEXT: &[ModelOption] = &[
     ),
     option("pooler_options", "object", "{}"),
     SEED,
+    DROPOUT,
     PRECISION,
 ];
 const CNN: &[ModelOption] = &[
@@ -100,9 +102,10 @@ const CNN: &[ModelOption] = &[
     option("pooler_options", "object", "{}"),
     SEED,
     AUGMENTATION,
+    DROPOUT,
     PRECISION,
 ];
-const CLIP: &[ModelOption] = &[COLLATE, SEED, AUGMENTATION, PRECISION];
+const CLIP: &[ModelOption] = &[COLLATE, SEED, AUGMENTATION, DROPOUT, PRECISION];
 const TOWERS: &[ModelOption] = &[
     ModelOption {
         name: "text_model",
@@ -117,6 +120,7 @@ const TOWERS: &[ModelOption] = &[
     COLLATE,
     SEED,
     AUGMENTATION,
+    DROPOUT,
     PRECISION,
 ];
 const MLP: &[ModelOption] = &[
@@ -139,6 +143,7 @@ const POINTNET: &[ModelOption] = &[
     option("dropout_rate", "number", "0.1"),
     SEED,
     AUGMENTATION,
+    option("dropout", "true or false", "true"),
     PRECISION,
 ];
 

@@ -170,6 +170,9 @@ pub struct HyperParameters {
     pub scheduler_step: Option<String>,
     /// Examples in a step; the backend chooses where there is none.
     pub batch_size: Option<u64>,
+    /// Batches of one step of the optimizer, whose gradients are averaged; 1 where
+    /// there is none.
+    pub gradient_accumulation_steps: Option<u64>,
     /// The learning rate; the optimizer's default where there is none.
     pub learning_rate: Option<f64>,
     /// Texts that go before the texts of each column.
@@ -196,6 +199,7 @@ impl Default for HyperParameters {
             scheduler_options: None,
             scheduler_step: None,
             batch_size: None,
+            gradient_accumulation_steps: None,
             learning_rate: None,
             prompts: None,
             epochs: 5,
@@ -377,6 +381,9 @@ impl HyperParameters {
         if let Some(prompts) = &self.prompts {
             hyper["prompts"] = json!(prompts);
         }
+        if let Some(steps) = self.gradient_accumulation_steps {
+            hyper["gradient_accumulation_steps"] = steps.into();
+        }
         merged(hyper, &self.extra)
     }
 }
@@ -513,6 +520,26 @@ mod tests {
     }
 
     #[test]
+    fn accumulation_steps_are_sent_where_they_are_set() {
+        for generation in [Generation::V0_2, Generation::V0_8] {
+            let mut config = RunConfig {
+                generation,
+                ..valid()
+            };
+            let hyper = |config: &RunConfig| {
+                let json = serde_json::to_value(config).unwrap();
+                json["hyper_parameters"].as_object().unwrap().clone()
+            };
+            assert!(!hyper(&config).contains_key("gradient_accumulation_steps"));
+            config.hyper_parameters.gradient_accumulation_steps = Some(4);
+            assert_eq!(hyper(&config)["gradient_accumulation_steps"], 4);
+            let json = serde_json::to_value(&config).unwrap();
+            let read: RunConfig = serde_json::from_value(json).unwrap();
+            assert_eq!(read.hyper_parameters.gradient_accumulation_steps, Some(4));
+        }
+    }
+
+    #[test]
     fn a_configuration_wrapped_into_a_text_is_read() {
         let text = serde_json::to_string(&valid()).unwrap();
         let config: RunConfig = serde_json::from_value(Value::String(text)).unwrap();
@@ -522,7 +549,7 @@ mod tests {
     #[test]
     fn every_limit_is_kept_and_named() {
         type Change = fn(&mut RunConfig);
-        let cases: [(&str, Change); 20] = [
+        let cases: [(&str, Change); 22] = [
             ("run_name", |c| c.run_name.clear()),
             ("run_name", |c| c.run_name = "a/b".to_owned()),
             ("run_name", |c| c.run_name = "x".repeat(256)),
@@ -557,6 +584,12 @@ mod tests {
             ("epochs", |c| c.hyper_parameters.epochs = 0),
             ("epochs", |c| c.hyper_parameters.epochs = 50),
             ("batch_size", |c| c.hyper_parameters.batch_size = Some(0)),
+            ("gradient_accumulation_steps", |c| {
+                c.hyper_parameters.gradient_accumulation_steps = Some(0)
+            }),
+            ("gradient_accumulation_steps", |c| {
+                c.hyper_parameters.gradient_accumulation_steps = Some(65_537)
+            }),
             ("learning_rate", |c| {
                 c.hyper_parameters.learning_rate = Some(f64::NAN)
             }),

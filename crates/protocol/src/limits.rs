@@ -23,6 +23,9 @@ pub const MAX_EPOCHS: u64 = 49;
 /// ```
 pub const MIN_LEARNING_RATE: f64 = 1e-12;
 
+/// The most batches of one step of the optimizer.
+const MAX_ACCUMULATION_STEPS: u64 = 1 << 16;
+
 /// The most bytes of the name of a model, a loss and the like.
 const MAX_NAME: usize = 1000;
 
@@ -261,6 +264,15 @@ impl RunConfig {
                 "batch_size",
                 0,
                 "at least 1 is needed; leave it out to have it chosen",
+            ));
+        }
+        if let Some(steps) = hyper.gradient_accumulation_steps
+            && !(1..=MAX_ACCUMULATION_STEPS).contains(&steps)
+        {
+            return Err(InvalidField::new(
+                "gradient_accumulation_steps",
+                steps,
+                "1 to 65536 are allowed; 1 is the default",
             ));
         }
         if let Some(rate) = hyper.learning_rate

@@ -105,6 +105,9 @@ open_enum! {
         BatchHardTriplet => "BatchHardTripletLoss",
         /// The nearest negative that is farther than each positive.
         BatchSemiHardTriplet => "BatchSemiHardTripletLoss",
+        /// [`Loss::MultipleNegativeRanking`] with a `mini_batch_size`, 32 by default, under the
+        /// name that sentence-transformers gives it.
+        CachedMultipleNegativesRanking => "CachedMultipleNegativesRankingLoss",
         /// Triplets of a sample and the centroids of classes.
         CentroidTriplet => "CentroidTripletLoss",
         /// Pair weights by how far each similarity is from its optimum.

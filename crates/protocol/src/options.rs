@@ -75,6 +75,18 @@ impl Options {
         self.with("temperature", temperature)
     }
 
+    /// How many examples of a batch are embedded at once; of `CLIPLoss`, `SigLIPLoss`
+    /// and `MultipleNegativeRankingLoss`. Such batches may be large: the gradients
+    /// of the embeddings are cached, and every example is embedded twice.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().mini_batch_size(32);
+    /// ```
+    #[must_use]
+    pub fn mini_batch_size(self, size: u64) -> Self {
+        self.with("mini_batch_size", size)
+    }
+
     /// How strongly an optimizer pulls weights to zero; 0 by default, 0.01 for
     /// `AdamW`.
     ///
@@ -115,6 +127,17 @@ impl Options {
     #[must_use]
     pub fn layer_wise_lr_decay(self, factor: f64) -> Self {
         self.with("layer_wise_lr_decay", factor)
+    }
+
+    /// Whether training drops elements as the model's `config.json` says
+    /// (`hidden_dropout_prob` and the like). An option of the model.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().dropout(true);
+    /// ```
+    #[must_use]
+    pub fn dropout(self, dropout: bool) -> Self {
+        self.with("dropout", dropout)
     }
 
     /// How a model makes one vector of many: `mean`, `max`, `cls` or `GeM`.

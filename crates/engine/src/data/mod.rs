@@ -129,6 +129,11 @@ pub struct Example {
 }
 
 impl Example {
+    /// Whether it is a text alone, which is embedded twice.
+    pub(crate) fn is_twice(&self) -> bool {
+        matches!(&self.parts[..], [Item::Text(a), Item::Text(b)] if Arc::ptr_eq(a, b))
+    }
+
     /// A picture and the text that belongs to it.
     #[must_use]
     pub fn text_image(id: impl Into<String>, text: &str, image: &[u8]) -> Self {

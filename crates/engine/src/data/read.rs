@@ -34,6 +34,7 @@ pub fn read(
     let found = each(documents, name, &fault, |i, document| match layout {
         Layout::TextImage(modalities) => Ok(vec![text_image(pictures, i, document, modalities)?]),
         Layout::Labelled(kind) => labelled(pictures, i, document, *kind),
+        Layout::Ranking(ModelKind::Text) if is_alone(document)? => Ok(vec![twice(i, document)?]),
         // Documents without chunks are put together below.
         Layout::Pairs(kind) | Layout::Ranking(kind) if document.chunks.is_empty() => {
             labelled(pictures, i, document, *kind)
@@ -57,6 +58,15 @@ pub fn read(
     })?;
     let mut examples: Vec<Example> = found.into_iter().flatten().collect();
     check_lengths(&examples, name)?;
+    let alone = examples.iter().filter(|example| example.is_twice()).count();
+    if alone > 0 && alone < examples.len() {
+        return Err(Error::data(format!(
+            "{alone} of the {} examples of {name} are texts without a `finetuner_label` and \
+             without a match: give all texts a label, or none (texts alone are embedded twice, as \
+             in SimCSE)",
+            examples.len()
+        )));
+    }
     if matches!(layout, Layout::Pairs(_) | Layout::Ranking(_)) {
         let mut labels = examples
             .iter()
@@ -159,6 +169,23 @@ pub(super) fn label(document: &Document) -> Result<Option<String>, String> {
         Some(label) if is_missing(&label) => bad(&format!("`{label}`, a missing value")),
         label => Ok(label),
     }
+}
+
+/// Whether a document is a text that belongs to nothing else.
+fn is_alone(document: &Document) -> Result<bool, String> {
+    let is_text = document.chunks.is_empty() && document.as_text().is_some();
+    Ok(is_text && label(document)?.is_none())
+}
+
+/// An example of a text that is embedded twice.
+fn twice(i: usize, document: &Document) -> Result<Example, Fault> {
+    let text = Item::Text(text(document)?.into());
+    Ok(Example {
+        id: document.id.clone(),
+        parts: vec![text.clone(), text],
+        label: format!("document {i}"),
+        score: 0.0,
+    })
 }
 
 fn text_image(

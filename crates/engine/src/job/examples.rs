@@ -23,13 +23,21 @@ pub(super) struct Data {
     pub(super) validation: TrainingSet,
     /// How many classes the training data has.
     pub(super) classes: usize,
+    /// Whether the examples are texts alone, each embedded twice (Gao et al. 2021,
+    /// arXiv:2104.08821).
+    pub(super) is_twice: bool,
     /// Oddities of the data, for the log.
     pub(super) warnings: Vec<String>,
 }
 
+/// What texts alone mean.
+pub(super) const TWICE: &str =
+    "`train_data` holds texts without labels, which are embedded twice under dropout (SimCSE)";
+
 impl Data {
     pub(super) fn describe(&self, layout: &Layout) -> String {
         let what = match layout {
+            _ if self.is_twice => "texts".to_owned(),
             Layout::TextImage(_) | Layout::Pairs(_) | Layout::Ranking(_) | Layout::Scored(_) => {
                 "pairs".to_owned()
             }
@@ -65,9 +73,10 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
     if let Some(batch_size) = plan.batch_size {
         // The number of steps is known.
         let (sampling, _) = choose_sampling(plan, batch_size, &data);
-        let steps = sampling.batches(&data.train, batch_size, plan.seed, 0);
+        let batches = sampling.batches(&data.train, batch_size, plan.seed, 0);
+        let steps = batches.len().div_ceil(plan.accumulation_steps);
         plan.schedule
-            .build(plan.epochs, steps.len(), plan.learning_rate)?;
+            .build(plan.epochs, steps, plan.learning_rate)?;
     }
     drop(data);
     for evaluation in plan.evaluations() {
@@ -146,6 +155,15 @@ pub(super) fn read_data(
         held_out.clear();
     }
     let mut warnings = Vec::new();
+    let is_twice = train.iter().all(Example::is_twice);
+    if is_twice && plan.dropout == Some(false) {
+        let reason = format!("`dropout` is false: {TWICE}. Leave it out, or give pairs");
+        return Err(Error::config("model_options", reason));
+    }
+    if is_twice && plan.freeze {
+        let reason = format!("true: {TWICE}, and a frozen network drops nothing. Give pairs");
+        return Err(Error::config("freeze", reason));
+    }
     let mut numbers = Classes::default();
     let mut train = numbers.number(train);
     (train.parts, train.mixing) = (parts, plan.mixing);
@@ -212,6 +230,7 @@ pub(super) fn read_data(
         train,
         validation,
         classes,
+        is_twice,
         warnings,
     })
 }

@@ -2,7 +2,7 @@
 
 use finetuner_protocol::Level;
 
-use super::examples::{Data, choose_sampling};
+use super::examples::{Data, TWICE, choose_sampling};
 use crate::{
     Error, Result,
     data::{Example, Item},
@@ -93,6 +93,35 @@ fn remember(
     Ok(())
 }
 
+/// Whether training drops what the model's files say.
+fn choose_dropout(plan: &Plan, model: &Model, data: &Data, notes: &mut Vec<Note>) -> Result<bool> {
+    let mut note = |level, text: &str| notes.push((level, text.to_owned()));
+    let has_dropout = model.has_dropout();
+    if data.is_twice {
+        if !has_dropout {
+            return Err(Error::data(format!(
+                "{TWICE}, but the model drops nothing: its config.json has no rate above 0, or \
+                 `freeze` is set. Give pairs, or a model with dropout"
+            )));
+        }
+        let text = "Texts alone: each is embedded twice under dropout, and must find itself among \
+                    the other texts of its batch (SimCSE)";
+        note(Level::Info, text);
+        return Ok(true);
+    }
+    if plan.dropout == Some(true) && !has_dropout {
+        let text = "`dropout` has no effect: the config.json of the model has no rate above 0, or \
+                    `freeze` is set";
+        note(Level::Warning, text);
+    }
+    // The network of point clouds is trained from nothing, as its rate says.
+    let wanted = plan.dropout.unwrap_or(plan.kind == ModelKind::PointCloud);
+    if wanted && has_dropout {
+        note(Level::Info, "Dropout as the config.json of the model says");
+    }
+    Ok(wanted && has_dropout)
+}
+
 /// A line for the log.
 type Note = (Level, String);
 
@@ -130,6 +159,10 @@ pub(super) fn build_trainer(
         notes.push((Level::Info, note));
     }
     let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
+    if model.trunk_compares_rows() {
+        criterion.refuse_mini_batches()?;
+    }
+    let dropout = choose_dropout(plan, &model, data, &mut notes)?;
     let (_, extras) = plan.optimizer.build(Default::default())?;
     let has_layers = !model.config().architecture().layer_marks().is_empty();
     if extras.layer_wise_lr_decay.is_some() && !has_layers {
@@ -149,7 +182,7 @@ pub(super) fn build_trainer(
     };
     let batches = sampling.batches(&data.train, batch_size, plan.seed, 0);
     notes.extend(describe_mix(&data.train, &batches).map(|note| (Level::Info, note)));
-    let steps = batches.len();
+    let steps = batches.len().div_ceil(plan.accumulation_steps);
     let mut schedule = plan.schedule.clone();
     if let Some(warning) = schedule.limit_warmup(plan.epochs, steps) {
         notes.push((Level::Warning, warning));
@@ -168,12 +201,14 @@ pub(super) fn build_trainer(
         loss_optimizer,
         TrainerOptions {
             batch_size,
+            accumulation_steps: plan.accumulation_steps,
             sampling,
             learning_rate: Box::new(move |epoch, step| rate * schedule.factor(epoch, step)),
             loss_learning_rate: plan.loss_optimizer.learning_rate(plan.learning_rate),
             max_grad_norm: extras.max_grad_norm,
             seed: plan.seed,
             augment: plan.augment,
+            dropout,
         },
     );
     Ok((trainer, description, notes))

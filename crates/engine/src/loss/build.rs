@@ -133,7 +133,7 @@ fn single(loss: &Loss, options: Option<&Options>, shape: Shape, prefix: &str) ->
             return Err(Error::config("loss", reason));
         }
     };
-    let (loss, params) = made(read, shape, prefix, make)?;
+    let Made { loss, params, .. } = made(read, shape, prefix, make)?;
     Ok(Built {
         loss,
         params,
@@ -141,23 +141,34 @@ fn single(loss: &Loss, options: Option<&Options>, shape: Shape, prefix: &str) ->
     })
 }
 
-/// Makes a loss from options that must all be known, and the weights that it
-/// has.
+/// A loss, the weights that it has, and its `mini_batch_size`.
+pub(super) struct Made<T> {
+    pub(super) loss: T,
+    pub(super) params: Vec<Arc<Param>>,
+    pub(super) mini_batch: Option<usize>,
+}
+
+/// Makes a loss from options that must all be known.
 pub(super) fn made<T>(
     read: OptionReader<'_>,
     shape: Shape,
     prefix: &str,
     make: fn(&mut Maker<'_>) -> Result<T>,
-) -> Result<(T, Vec<Arc<Param>>)> {
+) -> Result<Made<T>> {
     let mut maker = Maker {
         read,
         shape,
         prefix,
         params: Vec::new(),
+        mini_batch: None,
     };
     let loss = make(&mut maker)?;
     maker.read.finish()?;
-    Ok((loss, maker.params))
+    Ok(Made {
+        loss,
+        params: maker.params,
+        mini_batch: maker.mini_batch,
+    })
 }
 
 /// Options to make a loss from, and the weights that it gets.
@@ -167,6 +178,7 @@ pub(super) struct Maker<'a> {
     /// Names of weights begin with it.
     prefix: &'a str,
     params: Vec<Arc<Param>>,
+    mini_batch: Option<usize>,
 }
 
 impl Maker<'_> {
@@ -183,6 +195,15 @@ impl Maker<'_> {
     /// Decides random weights.
     pub(super) fn seed(&self) -> u64 {
         self.shape.seed
+    }
+
+    /// Reads `mini_batch_size`: how many examples of a batch are embedded at once.
+    pub(super) fn mini_batch_size(&mut self, default: Option<usize>) -> Result<()> {
+        let size = self
+            .read
+            .count("mini_batch_size", default.unwrap_or(0), 1)?;
+        self.mini_batch = (size > 0).then_some(size);
+        Ok(())
     }
 
     /// A weight of the loss's own.

@@ -11,7 +11,7 @@ use rand_chacha::{
 
 use super::{
     Batch, Labels, LossSpec, MetricLoss, Tuples,
-    build::{Shape, build, made},
+    build::{Made, Shape, build, made},
     math::rows,
     matryoshka::{self, Matryoshka},
     memory::Memory,
@@ -34,6 +34,7 @@ pub struct Criterion {
     miner: Option<Miner>,
     /// The lengths that embeddings are cut to, where it is `MatryoshkaLoss`.
     lengths: Option<Matryoshka>,
+    mini_batch: Option<usize>,
     params: Params,
     seed: u64,
 }
@@ -69,12 +70,13 @@ impl Criterion {
         let options = inner.options.as_ref();
         let shape = Shape { classes, dim, seed };
         let own;
+        let mut mini_batch = None;
         let objective = match registry::find(&inner.loss)?.make {
             Make::Members(_, make) => {
                 let read = OptionReader::new("loss_options", options);
-                let (loss, params) = made(read, shape, "", make)?;
-                own = params;
-                Objective::Members(loss)
+                let made: Made<_> = made(read, shape, "", make)?;
+                (own, mini_batch) = (made.params, made.mini_batch);
+                Objective::Members(made.loss)
             }
             _ => {
                 let built = build(&inner.loss, options, shape, "")?;
@@ -127,6 +129,7 @@ impl Criterion {
             objective,
             miner,
             lengths,
+            mini_batch,
             params: Params::of(own),
             seed,
         })
@@ -136,6 +139,30 @@ impl Criterion {
     #[must_use]
     pub fn params(&self) -> &Params {
         &self.params
+    }
+
+    /// `mini_batch_size`: how many examples of a batch are embedded at once, where
+    /// their gradients are to be cached.
+    #[must_use]
+    pub fn mini_batch(&self) -> Option<usize> {
+        self.mini_batch
+    }
+
+    /// Refuses `mini_batch_size` for a network that embeds an example differently
+    /// among others.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where the option was given.
+    pub(crate) fn refuse_mini_batches(&self) -> Result<()> {
+        let Some(size) = self.mini_batch else {
+            return Ok(());
+        };
+        let reason = format!(
+            "`mini_batch_size` is {size}: the network has batch normalisation, so that its \
+             embeddings depend on the whole batch. Leave it out, set `freeze`, or take a network \
+             without batch normalisation"
+        );
+        Err(Error::config("loss_options", reason))
     }
 
     /// What the loss was made from.

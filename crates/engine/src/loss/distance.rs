@@ -5,6 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
 use crate::Result;
+pub(crate) use crate::ops::normalize;
 
 /// How far apart, or how alike, two embeddings are: the classes of
 /// `pytorch_metric_learning.distances` with their defaults.
@@ -66,12 +67,6 @@ impl Metric {
     pub(crate) fn under(self, limit: f64, x: &Tensor) -> candle_core::Result<Tensor> {
         self.over(x, limit)?.neg()
     }
-}
-
-/// Rows with the length 1; a row of zeros stays one.
-pub(crate) fn normalize(x: &Tensor) -> Result<Tensor> {
-    let length = x.sqr()?.sum_keepdim(D::Minus1)?.maximum(1e-24)?.sqrt()?;
-    Ok(x.broadcast_div(&length)?)
 }
 
 /// Length of each difference.

@@ -87,8 +87,9 @@ impl Members<'_> {
 pub(super) struct Clip;
 
 impl Clip {
-    /// It has no options.
-    pub(super) fn make(_: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
+        m.mini_batch_size(None)?;
         Ok(Box::new(Self))
     }
 }
@@ -163,9 +164,24 @@ pub(super) struct MultipleNegatives {
     scale: f64,
 }
 
+/// `mini_batch_size` of sentence-transformers' cached losses.
+const CACHED_MINI_BATCH: usize = 32;
+
 impl MultipleNegatives {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
+        m.mini_batch_size(None)?;
+        Self::with_scale(m)
+    }
+
+    /// The same with the default of sentence-transformers'
+    /// `CachedMultipleNegativesRankingLoss`.
+    pub(super) fn make_cached(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
+        m.mini_batch_size(Some(CACHED_MINI_BATCH))?;
+        Self::with_scale(m)
+    }
+
+    fn with_scale(m: &Maker<'_>) -> Result<Box<dyn MemberLoss>> {
         Ok(Box::new(Self {
             scale: m.read.positive("scale", 20.0)?,
         }))

@@ -90,6 +90,7 @@ use Traits::{Classifies, Compares, Remembers};
 #[rustfmt::skip]
 const LOSSES: &[Entry] = &[
     members(Loss::AnglE, LossKind::Scores, CoSent::make_angle),
+    members(Loss::CachedMultipleNegativesRanking, LossKind::Ranking, pairwise::MultipleNegatives::make_cached),
     members(Loss::Clip, LossKind::Clip, pairwise::Clip::make),
     members(Loss::CoSent, LossKind::Scores, CoSent::make),
     members(Loss::CosineSimilarity, LossKind::Scores, pairwise::CosineSimilarity::make),

@@ -27,8 +27,9 @@ pub(super) struct SigLip {
 }
 
 impl SigLip {
-    /// It has no options.
+    /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MemberLoss>> {
+        m.mini_batch_size(None)?;
         Ok(Box::new(Self {
             bias: m.weight("logit_bias", &[1], vec![FIRST_BIAS])?,
         }))

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network,
     encoder::{TextEncoder, bad_config, check_heads, check_sizes, load_blocks},
+    rates::Rates,
     sizes::{Sizes, text_network},
 };
 use crate::{
@@ -58,6 +59,7 @@ struct AlibiBert {
     sizes: Sizes,
     config: AlibiConfig,
     activation: Activation,
+    rates: Rates,
 }
 
 /// Reads a `config.json` of the type `bert` with ALiBi.
@@ -75,10 +77,16 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
             )));
         }
     };
+    let mut rates = Rates::bert(json, 0.1)?;
+    // The published code drops inside of the MLP, and nothing behind it.
+    let [_, hidden] = rates.blocks.halves;
+    rates.blocks.halves[1] = 0.0;
+    rates.blocks.inner = hidden;
     Ok(Arc::new(AlibiBert {
         sizes,
         config,
         activation,
+        rates,
     }))
 }
 
@@ -116,6 +124,7 @@ impl AlibiBert {
                 bias: Some(PositionBias::alibi(heads)),
                 ..AttentionConfig::new(width, heads)
             },
+            rates: self.rates.blocks,
         }
     }
 }
@@ -134,6 +143,10 @@ impl Architecture for AlibiBert {
     /// A layer that embeddings don't use.
     fn keeps(&self, name: &str) -> bool {
         name.starts_with("pooler.dense.")
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.rates.any()
     }
 
     fn layer_marks(&self) -> &'static [&'static str] {
@@ -174,6 +187,7 @@ impl Architecture for AlibiBert {
             blocks: load_blocks(params, &LAYERS, "encoder.layer", count, &form)?,
             last_norm: None,
             pooler,
+            rates: self.rates,
         }))
     }
 }

@@ -99,6 +99,11 @@ pub(crate) trait Architecture: Debug + Send + Sync {
         &[]
     }
 
+    /// Whether its `config.json` asks for dropout or stochastic depth in training.
+    fn has_dropout(&self) -> bool {
+        false
+    }
+
     /// Other names of tensors in checkpoints, each with the name in
     /// [`Architecture::tensors`]. A tensor under its own name is preferred.
     fn aliases(&self) -> &'static [(&'static str, &'static str)] {

@@ -15,6 +15,7 @@ use super::{
     Architecture, Input, ModelKind, Network,
     clip_vision::{VISION_EMBEDDINGS, VISION_NORMS, VisionConfig, VisionTower},
     encoder::{check_heads, check_sizes},
+    rates::Rates,
     text::{BlockShape, blocks},
 };
 use crate::{
@@ -74,6 +75,9 @@ pub(super) struct TextConfig {
     /// The token whose output is the text's embedding. The value 2, written
     /// by early checkpoints, stands for "the token with the highest id".
     pub eos_token_id: u32,
+    /// What training drops.
+    #[serde(skip)]
+    rates: Rates,
 }
 
 mod default {
@@ -98,6 +102,7 @@ impl Default for TextConfig {
             hidden_act: "quick_gelu".to_owned(),
             layer_norm_eps: 1e-5,
             eos_token_id: 49_407,
+            rates: Rates::default(),
         }
     }
 }
@@ -122,8 +127,12 @@ impl ClipConfig {
                 json[tower] = Value::Object(serde_json::Map::new());
             }
         }
-        let config: Self = serde_json::from_value(json)
+        let rates = |tower: &str| Rates::attention(&json[tower]);
+        let (text_rates, vision_rates) = (rates("text_config")?, rates("vision_config")?);
+        let mut config: Self = serde_json::from_value(json)
             .map_err(|e| Error::checkpoint(format!("config.json: {e}")))?;
+        config.text_config.rates = text_rates;
+        config.vision_config.rates = vision_rates;
         let (text, vision) = (&config.text_config, &config.vision_config);
         let sizes = [
             ("projection_dim", config.projection_dim),
@@ -181,6 +190,10 @@ impl Architecture for ClipConfig {
 
     fn processor(&self, file: Option<&Value>) -> Result<Option<ImageProcessor>> {
         self.vision_config.processor(file)
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.text_config.rates.any() || self.vision_config.rates.any()
     }
 
     fn layer_marks(&self) -> &'static [&'static str] {
@@ -340,6 +353,7 @@ impl Clip {
                     eps: t.layer_norm_eps,
                     causal: true,
                     norm_first: true,
+                    rates: t.rates.blocks,
                 },
             )?,
             final_norm: LayerNorm::load(

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{
     Architecture, Input, ModelKind, Network,
     encoder::{bad_config, check_heads, check_sizes},
+    rates::Rates,
     text::{BlockShape, blocks},
 };
 use crate::{
@@ -51,6 +52,9 @@ pub(super) struct VisionConfig {
     pub hidden_act: String,
     /// Under the root of the layer norms.
     pub layer_norm_eps: f32,
+    /// What training drops.
+    #[serde(skip)]
+    pub(super) rates: Rates,
 }
 
 impl Default for VisionConfig {
@@ -64,13 +68,15 @@ impl Default for VisionConfig {
             patch_size: 32,
             hidden_act: "quick_gelu".to_owned(),
             layer_norm_eps: 1e-5,
+            rates: Rates::default(),
         }
     }
 }
 
 /// Reads a `config.json` of the type `clip_vision_model`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
-    let config = VisionConfig::deserialize(json).map_err(bad_config)?;
+    let mut config = VisionConfig::deserialize(json).map_err(bad_config)?;
+    config.rates = Rates::attention(json)?;
     config.check("")?;
     Ok(Arc::new(config))
 }
@@ -132,6 +138,10 @@ impl Architecture for VisionConfig {
 
     fn prefixes(&self) -> &'static [&'static str] {
         &["vision_model."]
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.rates.any()
     }
 
     fn layer_marks(&self) -> &[&'static str] {
@@ -202,6 +212,7 @@ impl VisionTower {
             eps: config.layer_norm_eps,
             causal: false,
             norm_first: true,
+            rates: config.rates.blocks,
         };
         let count = config.num_hidden_layers;
         Ok(Self {

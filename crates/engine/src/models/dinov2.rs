@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{
     Architecture, ModelKind, Network,
     encoder::{bad_config, load_blocks},
+    rates::{Rates, rate},
     vision::{Sizes, VisionFields},
 };
 use crate::{
@@ -49,8 +50,13 @@ fn layer_norm_eps() -> f32 {
 
 /// Reads a `config.json` of the type `dinov2`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
-    let config = Dinov2Config::deserialize(json).map_err(bad_config)?;
+    let mut config = Dinov2Config::deserialize(json).map_err(bad_config)?;
     config.fields.check()?;
+    let mut rates = Rates::bert(json, 0.0)?;
+    // Its blocks drop attention weights and whole halves.
+    rates.blocks.halves = [0.0; 2];
+    rates.blocks.path = rate(json, &["drop_path_rate"], 0.0)?;
+    config.fields.rates = rates;
     if !(config.mlp_ratio > 0.0 && config.mlp_ratio < 1000.0) || config.hidden() == 0 {
         return Err(bad_config(format!(
             "`mlp_ratio` is {}; a number above 0 is wanted",
@@ -132,6 +138,10 @@ impl Architecture for Dinov2Config {
 
     fn keeps(&self, name: &str) -> bool {
         name == "embeddings.mask_token"
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.fields.rates.any()
     }
 
     fn layer_marks(&self) -> &[&'static str] {

@@ -12,13 +12,17 @@ use serde_json::Value;
 use super::{
     Architecture, Input, ModelKind, Network,
     cnn::{Layer, check_pooler, cnn_processor, feature_map, load, pool_places},
+    rates::rate,
 };
 use crate::{
     Error, Result,
     image::{ImageProcessor, ProcessorClass},
     kernels::simd::Curve,
     onnx::{self, Edge, Graph, Inputs},
-    ops::{ConvNorm, Linear, Padding, Pass, Pooler, Shortcut, linear, run_layers, scale_channels},
+    ops::{
+        ConvNorm, Linear, Padding, Pass, Pooler, Shortcut, Site, dropout_examples, linear,
+        run_layers, scale_channels,
+    },
     params::Params,
 };
 
@@ -57,6 +61,10 @@ struct EfficientNetConfig {
     hidden_dim: usize,
     /// Under the root of the batch normalisations.
     batch_norm_eps: f32,
+    /// The share of elements that training drops before the last block's input is
+    /// added; earlier blocks drop less.
+    #[serde(skip)]
+    drop_connect_rate: f32,
     /// Whether the first layer and the number of blocks of the first and the
     /// last stage keep their size, as in the Lite form.
     fixed_ends: bool,
@@ -80,6 +88,7 @@ impl Default for EfficientNetConfig {
             hidden_act: "swish".to_owned(),
             hidden_dim: 2560,
             batch_norm_eps: 1e-3,
+            drop_connect_rate: 0.0,
             fixed_ends: false,
         }
     }
@@ -109,7 +118,8 @@ impl EfficientNetConfig {
     /// [`Error::Checkpoint`] where it describes shapes that no model can have.
     fn parse(json: &Value) -> Result<Self> {
         let bad = |reason: String| Error::checkpoint(format!("config.json: {reason}"));
-        let config = Self::deserialize(json).map_err(|e| bad(e.to_string()))?;
+        let mut config = Self::deserialize(json).map_err(|e| bad(e.to_string()))?;
+        config.drop_connect_rate = rate(json, &["drop_connect_rate"], 0.2)?;
         let stages = config.in_channels.len();
         let lists = [
             ("kernel_sizes", &config.kernel_sizes),
@@ -254,6 +264,10 @@ impl Architecture for EfficientNetConfig {
         cnn_processor(file, ProcessorClass::EfficientNet).map(Some)
     }
 
+    fn has_dropout(&self) -> bool {
+        self.drop_connect_rate > 0.0
+    }
+
     fn prefixes(&self) -> &'static [&'static str] {
         &["efficientnet."]
     }
@@ -306,6 +320,8 @@ struct Block {
     squeeze: Option<[Linear; 2]>,
     project: ConvNorm,
     residual: bool,
+    /// The share of elements that training drops before the input is added.
+    dropped: f32,
 }
 
 impl Network for EfficientNet {
@@ -332,7 +348,10 @@ impl EfficientNet {
     fn new(config: &EfficientNetConfig, pooler: Pooler, params: &Params) -> Result<Self> {
         let curve = config.curve()?;
         let build = |layer: &Layer, curve| load(params, layer, config.batch_norm_eps, curve);
-        let blocks = config.blocks().into_iter().map(|block| {
+        let blocks = config.blocks();
+        // As in `transformers`, which counts from 0.
+        let each = config.drop_connect_rate / blocks.len().max(1) as f32;
+        let blocks = blocks.into_iter().enumerate().map(|(number, block)| {
             let squeeze = block.squeeze.map(|s| -> Result<_> {
                 let layer = |part: &str, inputs, outputs| {
                     Linear::load_pointwise(params, &format!("{}.{part}", s.name), inputs, outputs)
@@ -348,6 +367,7 @@ impl EfficientNet {
                 squeeze: squeeze.transpose()?,
                 project: build(&block.project, Curve::Identity)?,
                 residual: block.residual,
+                dropped: each * number as f32,
             })
         });
         Ok(Self {
@@ -363,9 +383,17 @@ impl EfficientNet {
     /// width]`.
     fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let mut x = self.stem.forward(pass, &feature_map(pixels)?, None)?;
-        for block in &self.blocks {
+        for (number, block) in self.blocks.iter().enumerate() {
+            // With dropout the input is added behind the fused operation.
+            let site = (Site::Convolution(number), block.dropped);
+            let drops = block.residual && block.dropped > 0.0 && pass.has_draws();
+            let before = drops.then(|| x.clone());
+            let finished = |y: Tensor| match &before {
+                None => Ok(y),
+                Some(x) => Ok::<_, Error>((dropout_examples(pass, &y, site)? + x)?),
+            };
             let Some([reduce, expand]) = &block.squeeze else {
-                let shortcut = match block.residual {
+                let shortcut = match block.residual && !drops {
                     true => Shortcut::Input,
                     false => Shortcut::None,
                 };
@@ -373,7 +401,8 @@ impl EfficientNet {
                     block.expand.as_slice(),
                     std::slice::from_ref(&block.depthwise),
                 ];
-                x = run_layers(pass, &x, &inner.concat(), &block.project, shortcut)?;
+                let y = run_layers(pass, &x, &inner.concat(), &block.project, shortcut)?;
+                x = finished(y)?;
                 continue;
             };
             let wide = run_layers(
@@ -386,8 +415,9 @@ impl EfficientNet {
             let narrow = linear(pass, &pool_places(pass, &wide, Pooler::Mean)?, reduce)?;
             let scale = linear(pass, &self.activate(&narrow)?, expand)?;
             let scaled = scale_channels(pass, &wide, &sigmoid(&scale)?)?;
-            let residual = block.residual.then_some(&x);
-            x = block.project.forward(pass, &scaled, residual)?;
+            let residual = (block.residual && !drops).then_some(&x);
+            let y = block.project.forward(pass, &scaled, residual)?;
+            x = finished(y)?;
         }
         self.top.forward(pass, &x, None)
     }

@@ -3,13 +3,13 @@
 
 use candle_core::Tensor;
 
-use super::{Input, Network};
+use super::{Input, Network, rates::Rates};
 use crate::{
     Error, Result,
     onnx::{self, Attendance, Edge, Graph, Inputs},
     ops::{
-        Block, BlockForm, BlockLayers, LayerNorm, Pass, Pooler, TokenTables, layer_norm, pool,
-        run_blocks, token_embeddings,
+        Block, BlockForm, BlockLayers, LayerNorm, Pass, Pooler, Site, TokenTables, dropout,
+        layer_norm, pool, run_blocks, token_embeddings,
     },
     params::Params,
     tokenizer::TokenBatch,
@@ -26,6 +26,7 @@ pub(super) struct TextEncoder {
     /// Behind the blocks.
     pub(super) last_norm: Option<LayerNorm>,
     pub(super) pooler: Pooler,
+    pub(super) rates: Rates,
 }
 
 impl TextEncoder {
@@ -40,9 +41,13 @@ impl TextEncoder {
             x = (x * scale)?;
         }
         let x = norm(x, self.first_norm.as_ref())?;
+        let embeddings = (Site::Embeddings, self.rates.embeddings);
+        let x = dropout(pass, &x, embeddings, &segments, None)?;
         let only = self.pooler.only(&segments);
         let x = run_blocks(&self.blocks, pass, &x, &segments, only.as_deref())?;
         let x = norm(x, self.last_norm.as_ref())?;
+        let output = (Site::Output, self.rates.output);
+        let x = dropout(pass, &x, output, &segments, only.as_deref())?;
         match only {
             Some(_) => Ok(x),
             None => pool(pass, &x, &segments, self.pooler),

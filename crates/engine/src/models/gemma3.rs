@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network,
     encoder::{TextEncoder, bad_config, check_sizes},
+    rates::Rates,
     rope::{LayerType, Ropes, check_head, check_scaling, layer_types},
     sizes::{Sizes, text_network},
 };
@@ -92,6 +93,7 @@ struct Gemma3 {
     types: Vec<LayerType>,
     /// The base of the rotary embeddings of global and of local layers.
     thetas: [f32; 2],
+    rates: Rates,
 }
 
 /// Reads a `config.json` of the type `gemma3_text`.
@@ -136,6 +138,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
         file,
         types,
         thetas,
+        rates: Rates::attention(json)?,
     }))
 }
 
@@ -170,6 +173,7 @@ impl Gemma3 {
                 causal: !self.is_bidirectional(),
                 ..AttentionConfig::new(heads * file.head_dim, heads)
             },
+            rates: self.rates.blocks,
         }
     }
 
@@ -200,6 +204,10 @@ impl Architecture for Gemma3 {
 
     fn prefixes(&self) -> &'static [&'static str] {
         &["model."]
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.rates.any()
     }
 
     fn layer_marks(&self) -> &'static [&'static str] {
@@ -246,6 +254,7 @@ impl Architecture for Gemma3 {
                 .collect::<Result<_>>()?,
             last_norm: Some(last_norm),
             pooler,
+            rates: self.rates,
         }))
     }
 }

@@ -176,7 +176,7 @@ impl Mlp {
             }
         }
         match self.l2 {
-            true => onnx::normalize(graph, &x, None),
+            true => onnx::normalize(graph, &x),
             false => x,
         }
     }

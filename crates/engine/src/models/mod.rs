@@ -16,6 +16,7 @@ mod encoder;
 mod export;
 mod gemma3;
 mod head;
+mod input;
 mod mlp;
 mod modernbert;
 mod mpnet;
@@ -23,6 +24,7 @@ mod nomic_bert;
 mod pointnet;
 mod qwen3;
 mod random;
+mod rates;
 mod resnet;
 mod rope;
 mod siglip;
@@ -46,6 +48,7 @@ pub(crate) use export::{OUTPUT, no_onnx};
 pub use export::{OnnxFormat, OnnxInput, TokenType};
 pub use head::HeadConfig;
 pub(crate) use head::{FoldedLayer, PREFIX as HEAD_PREFIX};
+pub use input::Input;
 pub use mlp::MlpConfig;
 pub(crate) use random::{normal_weights, uniform_weights};
 pub(crate) use two_towers::{
@@ -54,12 +57,10 @@ pub(crate) use two_towers::{
 
 use crate::{
     Error, Result,
-    cloud::CloudBatch,
     kernels::gemm::Precision,
     modules::{Layer, LayerSpec, head_place},
     ops::{Kernels, Pass, Pooler, Runtime},
     params::{Param, Params, RawTensor},
-    tokenizer::TokenBatch,
 };
 
 /// The logarithm of the factor of similarities in a loss.
@@ -106,20 +107,6 @@ impl ModelKind {
             Self::Features => Task::Any,
         }
     }
-}
-
-/// What is embedded: one batch of one kind.
-#[derive(Clone, Debug)]
-pub enum Input {
-    /// Token ids.
-    Texts(TokenBatch),
-    /// Pictures, `[batch, 3, height, width]`, as
-    /// [`crate::image::ImageProcessor`] prepares them.
-    Images(Tensor),
-    /// Features, `[batch, length]`.
-    Features(Tensor),
-    /// Point clouds, as [`crate::cloud::CloudSampler`] prepares them.
-    PointClouds(CloudBatch),
 }
 
 /// A network's shapes, read from its `config.json`.
@@ -385,28 +372,56 @@ impl Model {
         input: &Input,
         member: usize,
     ) -> Result<Tensor> {
-        let x = match (self.setup.freeze, input) {
+        let x = self.encode_trunk(pass, input)?;
+        self.encode_top(pass, &x, input.is_texts(member))
+    }
+
+    /// The first part of [`Model::encode_member`]: the network and the modules
+    /// before the head. It treats each row by itself, unless
+    /// [`Model::trunk_compares_rows`].
+    pub(crate) fn encode_trunk(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
+        match (self.setup.freeze, input) {
             // What the frozen network made of it before.
-            (true, Input::Features(known)) if self.kind() != ModelKind::Features => known.clone(),
+            (true, Input::Features(known)) if self.kind() != ModelKind::Features => {
+                Ok(known.clone())
+            }
             // What is frozen needs no way back, and keeps its running moments.
-            (true, _) => self.encode_frozen(input)?,
-            (false, _) => self.encode_body(pass, input)?,
-        };
-        let texts = match input {
-            Input::Texts(_) => true,
-            Input::Images(_) => false,
-            Input::Features(_) => member == 0,
-            Input::PointClouds(_) => false,
-        };
+            (true, _) => self.encode_frozen(input),
+            (false, _) => self.encode_body(pass, input),
+        }
+    }
+
+    /// The second part of [`Model::encode_member`]: what training changes of a
+    /// frozen model, and the head with the modules behind it.
+    pub(crate) fn encode_top(&self, pass: &Pass, x: &Tensor, texts: bool) -> Result<Tensor> {
         let x = match self.setup.freeze {
-            true => self.network.finish(pass, &x, texts)?,
-            false => x,
+            true => self.network.finish(pass, x, texts)?,
+            false => x.clone(),
         };
         let x = match &self.heads {
             Some(heads) => heads.of(texts).forward(pass, &x)?,
             None => x,
         };
         apply(&self.modules[1], pass, x)
+    }
+
+    /// Whether a part that is trained drops elements in training, as its files
+    /// say.
+    pub(crate) fn has_dropout(&self) -> bool {
+        let in_modules = self.setup.modules.iter().any(LayerSpec::has_dropout);
+        self.trains_trunk() && (self.config.0.has_dropout() || in_modules)
+    }
+
+    /// Whether training changes a part of [`Model::encode_trunk`].
+    pub(crate) fn trains_trunk(&self) -> bool {
+        !self.setup.freeze
+    }
+
+    /// Whether training embeds a row of [`Model::encode_trunk`] differently among
+    /// other rows: the network has batch normalisation and is not frozen.
+    pub(crate) fn trunk_compares_rows(&self) -> bool {
+        let moments = |name: &str| name.contains(".running_") && !name.starts_with(head::PREFIX);
+        self.trains_trunk() && self.params.iter().any(|param| moments(param.name()))
     }
 
     /// Embeds an input with the network and the modules before the head.

@@ -13,14 +13,15 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network,
     encoder::{TextEncoder, bad_config, check_heads, check_sizes},
+    rates::{Rates, rate},
     rope::{LayerType, Ropes, check_head, check_scaling, layer_types},
     sizes::{Sizes, text_network},
 };
 use crate::{
     Result,
     ops::{
-        Activation, AttentionConfig, BlockForm, BlockLayers, LayerName, LayerNorm, NormKind,
-        Pooler, Positions, Rotary, TokenTables,
+        Activation, AttentionConfig, BlockForm, BlockLayers, BlockRates, LayerName, LayerNorm,
+        NormKind, Pooler, Positions, Rotary, TokenTables,
     },
     params::Params,
 };
@@ -90,6 +91,7 @@ struct ModernBert {
     types: Vec<LayerType>,
     /// The base of the rotary embeddings of global and of local layers.
     thetas: [f32; 2],
+    rates: Rates,
 }
 
 /// Reads a `config.json` of the type `modernbert`.
@@ -117,11 +119,22 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let local = file.local_rope_theta.unwrap_or(file.global_rope_theta);
     let ropes = file.rope_parameters.clone().unwrap_or_default();
     let thetas = ropes.thetas(file.global_rope_theta, local)?;
+    let attention = rate(json, &["attention_dropout"], 0.0)?;
     Ok(Arc::new(ModernBert {
         sizes,
         file,
         types,
         thetas,
+        rates: Rates {
+            embeddings: rate(json, &["embedding_dropout"], 0.0)?,
+            blocks: BlockRates {
+                attention,
+                halves: [attention, 0.0],
+                inner: rate(json, &["mlp_dropout"], 0.0)?,
+                path: 0.0,
+            },
+            output: 0.0,
+        },
     }))
 }
 
@@ -143,6 +156,7 @@ impl ModernBert {
             eps: file.norm_eps,
             norm_first: true,
             attention: AttentionConfig::new(self.sizes.hidden_size, self.sizes.num_attention_heads),
+            rates: self.rates.blocks,
         }
     }
 
@@ -171,6 +185,10 @@ impl Architecture for ModernBert {
 
     fn prefixes(&self) -> &'static [&'static str] {
         &["model."]
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.rates.any()
     }
 
     fn layer_marks(&self) -> &'static [&'static str] {
@@ -223,6 +241,7 @@ impl Architecture for ModernBert {
                 .collect::<Result<_>>()?,
             last_norm: norm(LAST_NORM)?,
             pooler,
+            rates: self.rates,
         }))
     }
 }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network,
     encoder::{TextEncoder, bad_config, check_heads, load_blocks},
+    rates::Rates,
     sizes::Sizes,
 };
 use crate::{
@@ -75,6 +76,7 @@ impl Default for File {
 struct Mpnet {
     sizes: Sizes,
     file: File,
+    rates: Rates,
 }
 
 /// Reads a `config.json` of the type `mpnet`.
@@ -94,7 +96,8 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
             "`relative_attention_num_buckets` is {buckets}; {BUCKETS} is known"
         )));
     }
-    Ok(Arc::new(Mpnet { sizes, file }))
+    let rates = Rates::bert(json, 0.1)?;
+    Ok(Arc::new(Mpnet { sizes, file, rates }))
 }
 
 impl Mpnet {
@@ -107,6 +110,7 @@ impl Mpnet {
             eps: self.file.layer_norm_eps,
             norm_first: false,
             attention: AttentionConfig::new(self.sizes.hidden_size, self.sizes.num_attention_heads),
+            rates: self.rates.blocks,
         }
     }
 }
@@ -143,6 +147,10 @@ impl Architecture for Mpnet {
     /// A layer that embeddings don't use.
     fn keeps(&self, name: &str) -> bool {
         name.starts_with("pooler.dense.")
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.rates.any()
     }
 
     fn layer_marks(&self) -> &'static [&'static str] {
@@ -190,6 +198,7 @@ impl Architecture for Mpnet {
             blocks: load_blocks(params, &BLOCK.layers(), "encoder.layer", count, &form)?,
             last_norm: None,
             pooler,
+            rates: self.rates,
         }))
     }
 }

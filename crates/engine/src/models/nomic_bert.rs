@@ -12,14 +12,15 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network,
     encoder::{TextEncoder, bad_config, check_heads, load_blocks},
+    rates::{Rates, rate},
     rope::{Rope, check_head, check_scaling},
     sizes::{Sizes, text_network},
 };
 use crate::{
     Result,
     ops::{
-        Activation, AttentionConfig, BlockForm, BlockLayers, LayerName, LayerNorm, NormKind,
-        Pooler, Positions, Rotary, TokenTables,
+        Activation, AttentionConfig, BlockForm, BlockLayers, BlockRates, LayerName, LayerNorm,
+        NormKind, Pooler, Positions, Rotary, TokenTables,
     },
     params::Params,
 };
@@ -86,6 +87,7 @@ struct NomicBert {
     file: File,
     activation: Activation,
     theta: f32,
+    rates: Rates,
 }
 
 /// Reads a `config.json` of the type `nomic_bert`.
@@ -119,6 +121,14 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
         file,
         activation,
         theta,
+        rates: Rates {
+            embeddings: rate(json, &["embd_pdrop", "hidden_dropout_prob"], 0.0)?,
+            blocks: BlockRates::new(
+                rate(json, &["attn_pdrop", "attention_probs_dropout_prob"], 0.0)?,
+                rate(json, &["resid_pdrop", "hidden_dropout_prob"], 0.0)?,
+            ),
+            output: 0.0,
+        },
     }))
 }
 
@@ -133,6 +143,7 @@ impl NomicBert {
             eps: self.file.layer_norm_eps,
             norm_first: false,
             attention: AttentionConfig::new(width, heads),
+            rates: self.rates.blocks,
         }
     }
 
@@ -159,6 +170,10 @@ impl Architecture for NomicBert {
 
     fn prefixes(&self) -> &'static [&'static str] {
         &["bert.", "nomic_bert."]
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.rates.any()
     }
 
     fn layer_marks(&self) -> &'static [&'static str] {
@@ -207,6 +222,7 @@ impl Architecture for NomicBert {
             blocks: load_blocks(params, &layers, "encoder.layers", count, &form)?,
             last_norm: None,
             pooler,
+            rates: self.rates,
         }))
     }
 }

@@ -356,6 +356,10 @@ impl Architecture for Config {
         "pointnet"
     }
 
+    fn has_dropout(&self) -> bool {
+        self.dropout > 0.0
+    }
+
     fn cloud_points(&self) -> Option<usize> {
         Some(self.num_points)
     }

@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network,
     encoder::{TextEncoder, bad_config, check_sizes},
+    rates::Rates,
     rope::{LayerType, Rope, check_head, check_scaling, layer_types},
     sizes::{Sizes, text_network},
 };
@@ -81,6 +82,7 @@ struct Qwen3 {
     file: File,
     types: Vec<LayerType>,
     theta: f32,
+    rates: Rates,
 }
 
 /// Reads a `config.json` of the type `qwen3`.
@@ -116,6 +118,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
         file,
         types,
         theta,
+        rates: Rates::attention(json)?,
     }))
 }
 
@@ -135,6 +138,7 @@ impl Qwen3 {
                 causal: true,
                 ..AttentionConfig::new(heads * file.head_dim, heads)
             },
+            rates: self.rates.blocks,
         }
     }
 
@@ -162,6 +166,10 @@ impl Architecture for Qwen3 {
 
     fn prefixes(&self) -> &'static [&'static str] {
         &["model."]
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.rates.any()
     }
 
     fn layer_marks(&self) -> &'static [&'static str] {
@@ -210,6 +218,7 @@ impl Architecture for Qwen3 {
                 .collect::<Result<_>>()?,
             last_norm: Some(last_norm),
             pooler,
+            rates: self.rates,
         }))
     }
 }

@@ -17,6 +17,7 @@ use super::{
     Architecture, Input, LOGIT_BIAS, LOGIT_SCALE, ModelKind, Network,
     encoder::{bad_config, check_sizes},
     random,
+    rates::Rates,
     siglip_vision::{Blocks, VisionConfig, VisionTower},
 };
 use crate::{
@@ -76,7 +77,9 @@ impl TextConfig {
 
 /// Reads a `config.json` of the type `siglip`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
-    let config = SiglipConfig::deserialize(json).map_err(bad_config)?;
+    let mut config = SiglipConfig::deserialize(json).map_err(bad_config)?;
+    config.text_config.blocks.rates = Rates::attention(&json["text_config"])?;
+    config.vision_config.blocks.rates = Rates::attention(&json["vision_config"])?;
     let (text, vision) = (&config.text_config, &config.vision_config);
     check_sizes(&[
         ("text_config.vocab_size", text.vocab_size),
@@ -142,6 +145,10 @@ impl Architecture for SiglipConfig {
 
     fn prefixes(&self) -> &'static [&'static str] {
         &["siglip."]
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.text_config.blocks.rates.any() || self.vision_config.blocks.rates.any()
     }
 
     fn layer_marks(&self) -> &[&'static str] {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{
     Architecture, Input, ModelKind, Network,
     encoder::{bad_config, check_heads, check_sizes, load_blocks},
+    rates::Rates,
 };
 use crate::{
     Error, Result,
@@ -44,6 +45,9 @@ pub(super) struct Blocks {
     hidden_act: Activation,
     /// Under the root of the layer norms.
     layer_norm_eps: f32,
+    /// What training drops.
+    #[serde(skip)]
+    pub(super) rates: Rates,
 }
 
 /// Shapes of the picture tower.
@@ -71,6 +75,7 @@ impl Default for Blocks {
             num_attention_heads: 12,
             hidden_act: Activation::GeluTanh,
             layer_norm_eps: 1e-6,
+            rates: Rates::default(),
         }
     }
 }
@@ -89,7 +94,8 @@ impl Default for VisionConfig {
 
 /// Reads a `config.json` of the type `siglip_vision_model`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
-    let config = VisionConfig::deserialize(json).map_err(bad_config)?;
+    let mut config = VisionConfig::deserialize(json).map_err(bad_config)?;
+    config.blocks.rates = Rates::attention(json)?;
     config.check("")?;
     Ok(Arc::new(config))
 }
@@ -113,6 +119,7 @@ impl Blocks {
             eps: self.layer_norm_eps,
             norm_first: true,
             attention: AttentionConfig::new(self.hidden_size, self.num_attention_heads),
+            rates: self.rates.blocks,
         }
     }
 
@@ -196,6 +203,10 @@ impl Architecture for VisionConfig {
 
     fn prefixes(&self) -> &'static [&'static str] {
         &["vision_model."]
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.blocks.rates.any()
     }
 
     fn layer_marks(&self) -> &[&'static str] {

@@ -13,12 +13,13 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network,
     encoder::{TextEncoder, bad_config, check_sizes, load_blocks},
+    rates::{Rates, rate},
 };
 use crate::{
     Result,
     ops::{
-        Activation, AttentionConfig, BlockForm, BlockLayers, LayerName, LayerNorm, NormKind,
-        Pooler, PositionBias, Positions, TokenTables,
+        Activation, AttentionConfig, BlockForm, BlockLayers, BlockRates, LayerName, LayerNorm,
+        NormKind, Pooler, PositionBias, Positions, TokenTables,
     },
     params::Params,
 };
@@ -47,6 +48,9 @@ struct T5Config {
     /// The length that the model was trained with. There is no table of
     /// positions, so that longer texts can be read.
     n_positions: usize,
+    /// What training drops.
+    #[serde(skip)]
+    rates: Rates,
 }
 
 impl Default for T5Config {
@@ -67,6 +71,7 @@ impl Default for T5Config {
             },
             is_decoder: false,
             n_positions: 512,
+            rates: Rates::default(),
         }
     }
 }
@@ -138,6 +143,15 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
              {distance}; at least 4 buckets and more than a quarter of them as distance are needed"
         )));
     }
+    let dropped = rate(json, &["dropout_rate"], 0.1)?;
+    config.rates = Rates {
+        embeddings: dropped,
+        blocks: BlockRates {
+            inner: dropped,
+            ..BlockRates::new(dropped, dropped)
+        },
+        output: dropped,
+    };
     Ok(Arc::new(config))
 }
 
@@ -155,6 +169,7 @@ impl T5Config {
                 scale: 1.0,
                 ..AttentionConfig::new(self.num_heads * self.d_kv, self.num_heads)
             },
+            rates: self.rates.blocks,
         }
     }
 
@@ -211,6 +226,10 @@ impl Architecture for T5Config {
         &[("encoder.embed_tokens.weight", TOKENS)]
     }
 
+    fn has_dropout(&self) -> bool {
+        self.rates.any()
+    }
+
     fn layer_marks(&self) -> &'static [&'static str] {
         &["encoder.block."]
     }
@@ -250,6 +269,7 @@ impl Architecture for T5Config {
             blocks: load_blocks(params, &self.layers(), "encoder.block", count, &form)?,
             last_norm: Some(last_norm),
             pooler,
+            rates: self.rates,
         }))
     }
 }

@@ -5,8 +5,7 @@
 //! XLM-RoBERTas.
 //!
 //! Tensor names, shapes and behaviour are those of `BertModel` and its relatives
-//! of Hugging Face's `transformers` in evaluation: dropout is left out in
-//! training too, so that runs are exact.
+//! of Hugging Face's `transformers`.
 
 use std::sync::Arc;
 
@@ -16,12 +15,13 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network, alibi_bert,
     encoder::{TextEncoder, bad_config, load_blocks},
+    rates::{Rates, rate},
 };
 use crate::{
     Result,
     ops::{
-        Activation, AttentionConfig, BERT_BLOCK, Block, BlockForm, BlockNames, DISTILBERT_BLOCK,
-        LayerNorm, NormKind, Pooler, Positions, TokenTables,
+        Activation, AttentionConfig, BERT_BLOCK, Block, BlockForm, BlockNames, BlockRates,
+        DISTILBERT_BLOCK, LayerNorm, NormKind, Pooler, Positions, TokenTables,
     },
     params::Params,
 };
@@ -60,6 +60,8 @@ struct BertConfig {
     hidden_act: String,
     /// Under the root of the layer norms.
     layer_norm_eps: f32,
+    /// What training drops.
+    rates: Rates,
 }
 
 /// The fields of all kinds of `config.json`.
@@ -115,6 +117,11 @@ impl BertConfig {
             },
             hidden_act: file.hidden_act.unwrap_or_else(|| "gelu".to_owned()),
             layer_norm_eps: file.layer_norm_eps.unwrap_or(1e-12),
+            rates: if distilled {
+                distilled_rates(json)?
+            } else {
+                Rates::bert(json, 0.1)?
+            },
             pad_token_id: file.pad_token_id.unwrap_or(u32::from(roberta)),
         };
         if let Some(kind) = file
@@ -166,6 +173,19 @@ impl BertConfig {
             Relative::Bert | Relative::Roberta => (&BERT_BLOCK, "encoder.layer"),
         }
     }
+}
+
+/// A DistilBERT drops nothing behind its attention.
+fn distilled_rates(json: &Value) -> Result<Rates> {
+    let hidden = rate(json, &["dropout"], 0.1)?;
+    Ok(Rates {
+        embeddings: hidden,
+        blocks: BlockRates {
+            halves: [0.0, hidden],
+            ..BlockRates::new(rate(json, &["attention_dropout"], 0.1)?, 0.0)
+        },
+        output: 0.0,
+    })
 }
 
 /// Reads a `config.json` of the type `bert`.
@@ -223,6 +243,10 @@ impl Architecture for BertConfig {
         &["bert.", "distilbert.", "roberta."]
     }
 
+    fn has_dropout(&self) -> bool {
+        self.rates.any()
+    }
+
     /// BERT has one layer for its pretraining alone.
     fn keeps(&self, name: &str) -> bool {
         name.starts_with("pooler.dense.")
@@ -269,10 +293,12 @@ impl Architecture for BertConfig {
                     eps: self.layer_norm_eps,
                     causal: false,
                     norm_first: false,
+                    rates: self.rates.blocks,
                 },
             )?,
             last_norm: None,
             pooler,
+            rates: self.rates,
         }))
     }
 
@@ -315,6 +341,7 @@ pub(super) struct BlockShape<'a> {
     pub(super) eps: f32,
     pub(super) causal: bool,
     pub(super) norm_first: bool,
+    pub(super) rates: BlockRates,
 }
 
 /// The blocks `{layers}.0`, `{layers}.1` and so on.
@@ -338,6 +365,7 @@ pub(super) fn blocks(
             causal: shape.causal,
             ..AttentionConfig::new(shape.width, shape.heads)
         },
+        rates: shape.rates,
     };
     load_blocks(params, &names.layers(), layers, count, &form)
 }

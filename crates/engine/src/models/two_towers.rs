@@ -324,6 +324,11 @@ impl Architecture for Config {
         &[TEXT, VISION]
     }
 
+    fn has_dropout(&self) -> bool {
+        let mut towers = self.towers().into_iter();
+        towers.any(|tower| tower.architecture.has_dropout())
+    }
+
     fn layer_marks(&self) -> &[&'static str] {
         &self.layer_marks
     }

@@ -9,13 +9,15 @@ use serde::Deserialize;
 use super::{
     Input, Network,
     encoder::{bad_config, check_heads, check_sizes},
+    rates::Rates,
 };
 use crate::{
     Error, Result,
     onnx::{self, Attendance, Attribute, Edge, Graph, Inputs},
     ops::{
         Activation, AttentionConfig, Block, BlockForm, LayerNorm, NormKind, Pass, PatchDims,
-        PatchLayers, Pooler, Segments, layer_norm, patch_embeddings, pool, run_blocks,
+        PatchLayers, Pooler, Segments, Site, dropout, layer_norm, patch_embeddings, pool,
+        run_blocks,
     },
     params::{Param, Params},
 };
@@ -40,6 +42,9 @@ pub(super) struct VisionFields {
     num_channels: usize,
     /// Whether queries, keys and values have biases.
     pub(super) qkv_bias: bool,
+    /// What training drops.
+    #[serde(skip)]
+    pub(super) rates: Rates,
 }
 
 impl Default for VisionFields {
@@ -53,6 +58,7 @@ impl Default for VisionFields {
             patch_size: 16,
             num_channels: 3,
             qkv_bias: true,
+            rates: Rates::default(),
         }
     }
 }
@@ -91,6 +97,7 @@ impl VisionFields {
             eps,
             norm_first: true,
             attention: AttentionConfig::new(self.hidden_size, self.num_attention_heads),
+            rates: self.rates.blocks,
         }
     }
 
@@ -223,6 +230,8 @@ impl VisionEncoder {
         let (batch, tokens, width) = x.dims3()?;
         let x = x.reshape((batch * tokens, width))?;
         let segments = Segments::uniform(batch, tokens);
+        let embeddings = (Site::Embeddings, self.fields.rates.embeddings);
+        let x = dropout(pass, &x, embeddings, &segments, None)?;
         let first = vec![0; batch];
         let only = (self.pooler == Pooler::Cls).then_some(&first[..]);
         let x = run_blocks(&self.blocks, pass, &x, &segments, only)?;

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{
     Architecture, ModelKind, Network,
     encoder::{bad_config, check_sizes, load_blocks},
+    rates::Rates,
     vision::{Sizes, VisionFields},
 };
 use crate::{
@@ -48,8 +49,9 @@ fn layer_norm_eps() -> f32 {
 
 /// Reads a `config.json` of the type `vit`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
-    let config = VitConfig::deserialize(json).map_err(bad_config)?;
+    let mut config = VitConfig::deserialize(json).map_err(bad_config)?;
     config.fields.check()?;
+    config.fields.rates = Rates::bert(json, 0.0)?;
     check_sizes(&[("intermediate_size", config.intermediate_size)])?;
     Ok(Arc::new(config))
 }
@@ -109,6 +111,10 @@ impl Architecture for VitConfig {
 
     fn keeps(&self, name: &str) -> bool {
         name.starts_with("pooler.dense.")
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.fields.rates.any()
     }
 
     fn layer_marks(&self) -> &[&'static str] {

@@ -1,13 +1,13 @@
 //! A module that works on pooled embeddings.
 
-use candle_core::{D, Tensor};
+use candle_core::Tensor;
 use serde_json::Value;
 
 use super::dense::{Dense, DenseSpec, only_embeddings};
 use crate::{
     Error, Result,
     onnx::{self, Edge, Graph},
-    ops::{LayerNorm, Pass, layer_norm},
+    ops::{LayerNorm, Pass, Site, dropout_examples, layer_norm, normalize},
     params::Params,
 };
 
@@ -15,8 +15,6 @@ use crate::{
 pub(crate) const PREFIX: &str = "modules.";
 /// Under the root of `torch.nn.LayerNorm`.
 const LAYER_NORM_EPS: f32 = 1e-5;
-/// `torch.nn.functional.normalize` divides by no length below this.
-const SHORTEST: f64 = 1e-12;
 
 /// A module as its folder describes it.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,8 +31,8 @@ enum Kind {
     Dense(DenseSpec),
     LayerNorm(usize),
     Normalize,
-    /// Nothing is dropped here, neither in training nor in inference.
-    Dropout,
+    /// The share of elements that training drops.
+    Dropout(f32),
 }
 
 impl LayerSpec {
@@ -61,7 +59,7 @@ impl LayerSpec {
                 only_embeddings(&config, shown)?;
                 Kind::Normalize
             }
-            "Dropout" => Kind::Dropout,
+            "Dropout" => Kind::Dropout(dropout_rate(&config, shown)?),
             _ => return Ok(None),
         };
         Ok(Some(Self {
@@ -77,14 +75,19 @@ impl LayerSpec {
             Kind::Dense(_) => "Dense",
             Kind::LayerNorm(_) => "LayerNorm",
             Kind::Normalize => "Normalize",
-            Kind::Dropout => "Dropout",
+            Kind::Dropout(_) => "Dropout",
         }
     }
 
     /// Whether it changes nothing that training could learn, and keeps the
     /// length of embeddings.
     fn has_no_weights(&self) -> bool {
-        matches!(self.kind, Kind::Normalize | Kind::Dropout)
+        matches!(self.kind, Kind::Normalize | Kind::Dropout(_))
+    }
+
+    /// Whether it drops elements in training.
+    pub(crate) fn has_dropout(&self) -> bool {
+        matches!(self.kind, Kind::Dropout(rate) if rate > 0.0)
     }
 
     /// Name and shape of its tensors, as its folder has them.
@@ -94,7 +97,7 @@ impl LayerSpec {
             Kind::LayerNorm(dim) => {
                 vec![("norm.weight", vec![*dim]), ("norm.bias", vec![*dim])]
             }
-            Kind::Normalize | Kind::Dropout => Vec::new(),
+            Kind::Normalize | Kind::Dropout(_) => Vec::new(),
         }
     }
 
@@ -106,7 +109,7 @@ impl LayerSpec {
         let (wanted, given) = match &self.kind {
             Kind::Dense(dense) => (dense.inputs, dense.outputs),
             Kind::LayerNorm(dim) => (*dim, *dim),
-            Kind::Normalize | Kind::Dropout => return Ok(inputs),
+            Kind::Normalize | Kind::Dropout(_) => return Ok(inputs),
         };
         if wanted == inputs {
             return Ok(given);
@@ -117,6 +120,20 @@ impl LayerSpec {
             self.name()
         )))
     }
+}
+
+/// The rate of a `Dropout`, with the default of sentence-transformers.
+fn dropout_rate(config: &Value, shown: &str) -> Result<f32> {
+    let value = match &config["dropout"] {
+        Value::Null => return Ok(0.2),
+        value => value,
+    };
+    let rate = value.as_f64().filter(|rate| (0.0..1.0).contains(rate));
+    rate.map(|rate| rate as f32).ok_or_else(|| {
+        Error::checkpoint(format!(
+            "{shown}: `dropout` is {value}; from 0 to below 1 is possible"
+        ))
+    })
 }
 
 /// The place among modules at which a projection head goes: before a
@@ -131,7 +148,7 @@ pub(crate) enum Layer {
     Dense(Dense),
     LayerNorm(LayerNorm),
     Normalize,
-    Dropout,
+    Dropout(Site, f32),
 }
 
 impl Layer {
@@ -147,7 +164,7 @@ impl Layer {
                 LAYER_NORM_EPS,
             )?),
             Kind::Normalize => Self::Normalize,
-            Kind::Dropout => Self::Dropout,
+            Kind::Dropout(rate) => Self::Dropout(Site::Module(place), *rate),
         })
     }
 
@@ -156,7 +173,7 @@ impl Layer {
             Self::Dense(dense) => dense.forward(pass, x),
             Self::LayerNorm(norm) => layer_norm(pass, x, norm),
             Self::Normalize => normalize(x),
-            Self::Dropout => Ok(x.clone()),
+            Self::Dropout(site, rate) => dropout_examples(pass, x, (*site, *rate)),
         }
     }
 
@@ -165,42 +182,17 @@ impl Layer {
         match self {
             Self::Dense(dense) => dense.onnx(graph, x),
             Self::LayerNorm(norm) => onnx::layer_norm(graph, x, norm),
-            Self::Normalize => onnx::normalize(graph, x, Some(SHORTEST as f32)),
-            Self::Dropout => x.clone(),
+            Self::Normalize => onnx::normalize(graph, x),
+            Self::Dropout(..) => x.clone(),
         }
     }
 }
 
-/// Each row divided by its Euclidean length, as `torch.nn.functional.normalize`
-/// does it.
-fn normalize(x: &Tensor) -> Result<Tensor> {
-    // The limit under the root keeps the gradient of a row of zeros finite.
-    let squares = x.sqr()?.sum_keepdim(D::Minus1)?;
-    let length = squares.maximum(SHORTEST * SHORTEST)?.sqrt()?;
-    Ok(x.broadcast_div(&length)?)
-}
-
 #[cfg(test)]
 mod tests {
-    use candle_core::{Device, Var};
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn a_row_of_zeros_is_normalised_without_nan() {
-        let x = Tensor::new(&[[3.0f32, 4.0], [0.0, 0.0]], &Device::Cpu).unwrap();
-        let x = Var::from_tensor(&x).unwrap();
-        let y = normalize(x.as_tensor()).unwrap();
-        assert_eq!(
-            y.to_vec2::<f32>().unwrap(),
-            [[0.6, 0.8], [0.0, 0.0]].map(Vec::from)
-        );
-        let grads = y.sum_all().unwrap().backward().unwrap();
-        let grad = grads.get(x.as_tensor()).unwrap().flatten_all().unwrap();
-        let grad: Vec<f32> = grad.to_vec1().unwrap();
-        assert!(grad.iter().all(|g| g.is_finite()), "{grad:?}");
-    }
 
     #[test]
     fn modules_that_work_on_tokens_are_refused_by_field() {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Result,
     kernels::simd::Curve,
-    ops::{Activation, LayerNorm, Linear, NormKind, Positions, TokenTables},
+    ops::{Activation, LayerNorm, Linear, NormKind, Positions, SHORTEST, TokenTables},
     params::Param,
 };
 
@@ -173,17 +173,15 @@ pub(crate) fn curve(graph: &mut Graph, x: &Edge, kind: Curve) -> Edge {
     }
 }
 
-/// Rows of the length 1. Rows shorter than `shortest` stay below it.
-pub(crate) fn normalize(graph: &mut Graph, x: &Edge, shortest: Option<f32>) -> Edge {
+/// Rows of the length 1, as `ops::normalize` makes them.
+pub(crate) fn normalize(graph: &mut Graph, x: &Edge) -> Edge {
     let given = [
         Attribute::Ints("axes", vec![-1]),
         Attribute::Int("keepdims", 1),
     ];
-    let mut length = graph.op("ReduceL2", &[x], &given);
-    if let Some(shortest) = shortest {
-        let shortest = graph.scalar(shortest);
-        length = graph.op("Max", &[&length, &shortest], &[]);
-    }
+    let length = graph.op("ReduceL2", &[x], &given);
+    let shortest = graph.scalar(SHORTEST as f32);
+    let length = graph.op("Max", &[&length, &shortest], &[]);
     graph.op("Div", &[x, &length], &[])
 }
 

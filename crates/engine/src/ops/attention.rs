@@ -1,115 +1,19 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) over
 //! sequences of different lengths, without padding between them.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::position::{Distances, PositionBias, Rotary};
+use super::{
+    Segments,
+    dropout::Masks,
+    position::{Distances, PositionBias, Rotary},
+};
 use crate::kernels::{
     gemm::{Mat, MatMut, Packed, Threads, matmul},
     simd,
 };
-
-/// Where sequences begin and end among rows that follow each other without a
-/// gap.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Segments {
-    lengths: Arc<[usize]>,
-    left_out: usize,
-}
-
-impl Segments {
-    /// Sequences of these lengths.
-    pub(crate) fn new(lengths: impl IntoIterator<Item = usize>) -> Self {
-        Self {
-            lengths: lengths.into_iter().collect(),
-            left_out: 0,
-        }
-    }
-
-    /// The same sequences, of which pooling leaves out the first `places`: a
-    /// prompt that shall not count. No sequence may be that short.
-    pub(crate) fn leaving_out(self, places: usize) -> Self {
-        let shortest = self.lengths.iter().min().copied().unwrap_or(1);
-        Self {
-            left_out: places.min(shortest.saturating_sub(1)),
-            ..self
-        }
-    }
-
-    /// Places at the beginning of each sequence that pooling leaves out.
-    pub(crate) fn left_out(&self) -> usize {
-        self.left_out
-    }
-
-    /// `count` sequences of one length.
-    pub(crate) fn uniform(count: usize, length: usize) -> Self {
-        Self::new(std::iter::repeat_n(length, count))
-    }
-
-    /// How many sequences there are.
-    pub(crate) fn count(&self) -> usize {
-        self.lengths.len()
-    }
-
-    pub(crate) fn lengths(&self) -> &[usize] {
-        &self.lengths
-    }
-
-    /// Rows of all sequences.
-    pub(crate) fn rows(&self) -> usize {
-        self.lengths.iter().sum()
-    }
-
-    /// The first row and the length of each sequence.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
-        self.lengths.iter().scan(0, |next, &length| {
-            let start = *next;
-            *next += length;
-            Some((start, length))
-        })
-    }
-
-    /// The row of one place of each sequence.
-    pub(super) fn rows_of(&self, only: &[usize]) -> impl Iterator<Item = usize> {
-        let starts = self.iter().map(|(start, _)| start);
-        starts.zip(only).map(|(start, place)| start + place)
-    }
-
-    /// The one length of all sequences, where they have one.
-    pub(crate) fn common_length(&self) -> Option<usize> {
-        let first = *self.lengths.first()?;
-        self.lengths
-            .iter()
-            .all(|length| *length == first)
-            .then_some(first)
-    }
-
-    /// Cuts `data` into one part for each sequence of as many elements as
-    /// `size` says for its length.
-    fn parts<'a>(&self, mut data: &'a [f32], size: impl Fn(usize) -> usize) -> Vec<&'a [f32]> {
-        let cut = |&length: &usize| {
-            let (part, rest) = data.split_at(size(length));
-            data = rest;
-            part
-        };
-        self.lengths.iter().map(cut).collect()
-    }
-
-    fn parts_mut<'a>(
-        &self,
-        mut data: &'a mut [f32],
-        size: impl Fn(usize) -> usize,
-    ) -> Vec<&'a mut [f32]> {
-        let cut = |&length: &usize| {
-            let (part, rest) = std::mem::take(&mut data).split_at_mut(size(length));
-            data = rest;
-            part
-        };
-        self.lengths.iter().map(cut).collect()
-    }
-}
 
 /// Queries of a sequence that one task takes in inference.
 const QUERIES_PER_TASK: usize = 96;
@@ -219,6 +123,11 @@ impl AttentionConfig {
     }
 }
 
+/// The number of a row of attention weights among all of a sequence.
+pub(super) fn attention_row(head: usize, place: usize) -> u64 {
+    ((head as u64) << 32) | place as u64
+}
+
 /// Attention over rows of `heads * head` values. Heads are not moved apart:
 /// each is a strided view.
 pub(crate) struct Attention<'a> {
@@ -226,6 +135,8 @@ pub(crate) struct Attention<'a> {
     pub(crate) segments: &'a Segments,
     /// Where each sequence has one query only, its place in the sequence.
     pub(crate) only: Option<&'a [usize]>,
+    /// What is dropped of the attention weights.
+    pub(super) masks: Option<Masks>,
 }
 
 impl Attention<'_> {
@@ -290,6 +201,33 @@ impl Attention<'_> {
         MatMut::strided(&mut sequence[head * size..], rows, size, width)
     }
 
+    /// Drops some of the attention weights of a head, or of their gradients.
+    fn drop(&self, (sequence, head): (usize, usize), weights: &mut [f32], length: usize) {
+        let Some(masks) = &self.masks else { return };
+        for (query, row) in weights.chunks_exact_mut(length).enumerate() {
+            let place = self.place(sequence, query);
+            masks.apply(sequence, attention_row(head, place), row);
+        }
+    }
+
+    /// What is left of the attention weights of a head, in `left` where some are
+    /// dropped.
+    fn dropped<'a>(
+        &self,
+        head: (usize, usize),
+        weights: &'a [f32],
+        length: usize,
+        left: &'a mut Vec<f32>,
+    ) -> &'a [f32] {
+        if self.masks.is_none() {
+            return weights;
+        }
+        left.clear();
+        left.extend_from_slice(weights);
+        self.drop(head, left, length);
+        left
+    }
+
     pub(crate) fn forward(
         &self,
         [q, k, v]: [&[f32]; 3],
@@ -311,33 +249,37 @@ impl Attention<'_> {
             .zip(s.parts(k, rows))
             .zip(s.parts(v, rows))
             .enumerate()
-            .for_each(|(sequence, ((((weights, mixed), q), k), v))| {
-                let length = k.len() / config.kv_width();
-                let queries = self.queries(length);
-                for (head, weights) in weights.chunks_exact_mut(queries * length).enumerate() {
-                    matmul(
-                        MatMut::new(weights, queries, length),
-                        self.query_view(q, head),
-                        self.key_view(k, head).t(),
-                        config.scale,
-                        false,
-                        Threads::One,
-                    );
-                    for (query, row) in weights.chunks_exact_mut(length).enumerate() {
-                        let place = self.place(sequence, query);
-                        let bias = distances.as_ref().map(|d| d.row(head, place, length));
-                        config.weigh(row, place, bias);
+            .for_each_init(
+                Vec::new,
+                |left, (sequence, ((((weights, mixed), q), k), v))| {
+                    let length = k.len() / config.kv_width();
+                    let queries = self.queries(length);
+                    for (head, weights) in weights.chunks_exact_mut(queries * length).enumerate() {
+                        matmul(
+                            MatMut::new(weights, queries, length),
+                            self.query_view(q, head),
+                            self.key_view(k, head).t(),
+                            config.scale,
+                            false,
+                            Threads::One,
+                        );
+                        for (query, row) in weights.chunks_exact_mut(length).enumerate() {
+                            let place = self.place(sequence, query);
+                            let bias = distances.as_ref().map(|d| d.row(head, place, length));
+                            config.weigh(row, place, bias);
+                        }
+                        let weights = self.dropped((sequence, head), weights, length, left);
+                        matmul(
+                            self.view_mut(mixed, head, config.width()),
+                            Mat::new(weights, queries, length),
+                            self.key_view(v, head),
+                            1.0,
+                            false,
+                            Threads::One,
+                        );
                     }
-                    matmul(
-                        self.view_mut(mixed, head, config.width()),
-                        Mat::new(weights, queries, length),
-                        self.key_view(v, head),
-                        1.0,
-                        false,
-                        Threads::One,
-                    );
-                }
-            });
+                },
+            );
         Ok(())
     }
 
@@ -480,8 +422,8 @@ impl Attention<'_> {
             .zip(inputs)
             .enumerate()
             .map_init(
-                || vec![0.0; self.queries(longest) * longest],
-                |d_weights, (sequence, (((dq, dk), dv), ((((weights, q), k), v), g)))| {
+                || (vec![0.0; self.queries(longest) * longest], Vec::new()),
+                |(d_weights, left), (sequence, (((dq, dk), dv), ((((weights, q), k), v), g)))| {
                     let length = k.len() / config.kv_width();
                     let queries = self.queries(length);
                     let d_weights = &mut d_weights[..queries * length];
@@ -497,11 +439,13 @@ impl Attention<'_> {
                         // The heads of a group add up in keys and values.
                         let more = head % config.group() > 0;
                         let (kv, kv_width) = (head / config.group(), config.kv_width());
-                        let p = Mat::new(weights, queries, length);
+                        let p = self.dropped((sequence, head), weights, length, left);
+                        let p = Mat::new(p, queries, length);
                         let g = self.query_view(g, head);
                         product(self.view_mut(dv, kv, kv_width), p.t(), g, more);
                         let out = MatMut::new(d_weights, queries, length);
                         product(out, g, self.key_view(v, head).t(), false);
+                        self.drop((sequence, head), d_weights, length);
                         for (query, (p, d)) in weights
                             .chunks_exact(length)
                             .zip(d_weights.chunks_exact_mut(length))
@@ -533,20 +477,5 @@ impl Attention<'_> {
             }
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn segments_know_where_they_lie() {
-        let segments = Segments::new([3, 1, 2]);
-        let places: Vec<_> = segments.iter().collect();
-        assert_eq!(places, [(0, 3), (3, 1), (4, 2)]);
-        assert_eq!((segments.count(), segments.rows()), (3, 6));
-        assert_eq!(segments.common_length(), None);
-        assert_eq!(Segments::uniform(4, 5).common_length(), Some(5));
     }
 }

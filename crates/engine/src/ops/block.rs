@@ -10,12 +10,18 @@
 //!
 //! A gated MLP multiplies `act(fc1(h))` with `gate(h)`. A half may end in one
 //! more operation, [`Finish`](super::block_finish::Finish), before it is added.
+//! Training may drop attention weights, the output of each half's last layer
+//! and the input of the MLP's, and whole halves.
 
 use candle_core::{D, Tensor};
 
 use super::{
-    Activation, AttentionConfig, BlockParams, Pass, Segments, block_finish::Finish,
-    block_fused::FusedBlock, layer_norm,
+    Activation, AttentionConfig, BlockParams, BlockRates, Pass, Segments,
+    attention::attention_row,
+    block_finish::Finish,
+    block_fused::FusedBlock,
+    dropout::{Masks, masked, path_factors},
+    layer_norm,
 };
 use crate::Result;
 
@@ -27,6 +33,8 @@ pub(crate) struct Block {
     pub(crate) activation: Activation,
     /// Whether the norms come before the halves.
     pub(crate) norm_first: bool,
+    /// What is dropped in training.
+    pub(crate) rates: BlockRates,
 }
 
 impl Block {
@@ -53,18 +61,31 @@ impl Block {
 
     fn composite(&self, pass: &Pass, x: &Tensor, segments: &Segments) -> Result<Tensor> {
         let p = &self.params;
-        let finished = |half: usize, x: Tensor| match &p.finish[half] {
-            Some(finish) => Finish::composite(finish, pass, &x),
-            None => Ok(x),
+        let masks = self.rates.masks(pass);
+        let places = segments.places(None);
+        let finished = |half: usize, mut x: Tensor| -> Result<Tensor> {
+            if let Some(masks) = &masks.halves[half] {
+                x = masked(&x, masks, &places)?;
+            }
+            if let Some(finish) = &p.finish[half] {
+                x = Finish::composite(finish, pass, &x)?;
+            }
+            if let Some(masks) = &masks.paths[half] {
+                x = x.broadcast_mul(&path_factors(masks, &places, &x)?)?;
+            }
+            Ok(x)
         };
         let attended = |x: &Tensor| -> Result<Tensor> {
-            let mixed = self.composite_attention(pass, x, segments)?;
+            let mixed = self.composite_attention(pass, x, segments, masks.attention.as_ref())?;
             finished(0, p.out.composite(pass, &mixed)?)
         };
         let mlp = |x: &Tensor| -> Result<Tensor> {
             let mut active = self.activation.composite(&p.fc1.composite(pass, x)?)?;
             if let Some(gate) = &p.gate {
                 active = (active * gate.composite(pass, x)?)?;
+            }
+            if let Some(masks) = &masks.inner {
+                active = masked(&active, masks, &places)?;
             }
             finished(1, p.fc2.composite(pass, &active)?)
         };
@@ -81,7 +102,13 @@ impl Block {
         }
     }
 
-    fn composite_attention(&self, pass: &Pass, x: &Tensor, segments: &Segments) -> Result<Tensor> {
+    fn composite_attention(
+        &self,
+        pass: &Pass,
+        x: &Tensor,
+        segments: &Segments,
+        masks: Option<&Masks>,
+    ) -> Result<Tensor> {
         let config = &self.attention;
         let p = &self.params;
         let (q, k, v) = (
@@ -95,7 +122,7 @@ impl Block {
             None => segments.iter().map(|(start, n)| (start, 1, n)).collect(),
         };
         let mut mixed = Vec::with_capacity(groups.len());
-        for (start, count, length) in groups {
+        for (first, (start, count, length)) in groups.into_iter().enumerate() {
             let split = |rows: &Tensor, heads: usize, norm: Option<usize>| -> Result<Tensor> {
                 let mut x = rows.narrow(0, start, count * length)?.reshape((
                     count,
@@ -141,7 +168,18 @@ impl Block {
             }
             let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?;
             let exp = shifted.exp()?;
-            let weights = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
+            let mut weights = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
+            if let Some(masks) = masks {
+                // `first` is the number of the group's first sequence.
+                let mut factors = vec![1.0; count * config.heads * length * length];
+                for (i, row) in factors.chunks_exact_mut(length).enumerate() {
+                    let (head, place) = (i / length % config.heads, i % length);
+                    let sequence = first + i / (config.heads * length);
+                    masks.apply(sequence, attention_row(head, place), row);
+                }
+                let factors = Tensor::from_vec(factors, weights.shape(), weights.device())?;
+                weights = (weights * factors)?;
+            }
             let rows = weights.matmul(&v)?.transpose(1, 2)?;
             mixed.push(rows.reshape((count * length, config.width()))?);
         }
@@ -165,10 +203,10 @@ pub(crate) fn run_blocks(
         };
     };
     let mut x = x.clone();
-    for block in others {
-        x = block.forward(pass, &x, segments, None)?;
+    for (number, block) in others.iter().enumerate() {
+        x = block.forward(&pass.in_block(number), &x, segments, None)?;
     }
-    last.forward(pass, &x, segments, only)
+    last.forward(&pass.in_block(others.len()), &x, segments, only)
 }
 
 /// The row of one place of each sequence.
@@ -183,9 +221,9 @@ mod tests {
 
     use super::*;
     use crate::ops::{
-        BERT_BLOCK, BlockForm, BlockLayers, CLIP_BLOCK, FinishNames, LayerName, NormKind,
-        PositionBias, Rotary,
-        testing::{compare, noise, params},
+        BERT_BLOCK, BlockForm, BlockLayers, CLIP_BLOCK, Draws, FinishNames, LayerName, NormKind,
+        PositionBias, Rotary, Runtime,
+        testing::{compare_with, noise, params},
     };
 
     const WIDTH: usize = 16;
@@ -201,6 +239,7 @@ mod tests {
             eps: 1e-5,
             norm_first,
             attention: AttentionConfig::new(WIDTH, HEADS),
+            rates: BlockRates::default(),
         }
     }
 
@@ -208,6 +247,30 @@ mod tests {
     /// places and for one of each sequence. `buckets` are the rows of a learned
     /// position bias.
     fn check(layers: &BlockLayers, form: &BlockForm, buckets: usize, frozen: &[&str]) {
+        check_with(layers, form, buckets, frozen, None);
+        // Everything that can be dropped, and attention weights alone.
+        let rates = BlockRates {
+            attention: 0.2,
+            halves: [0.1, 0.3],
+            inner: 0.15,
+            path: 0.4,
+        };
+        for rates in [rates, BlockRates::new(0.2, 0.0)] {
+            let form = BlockForm {
+                rates,
+                ..form.clone()
+            };
+            check_with(layers, &form, buckets, frozen, Some(Draws::new(1, 2, 0)));
+        }
+    }
+
+    fn check_with(
+        layers: &BlockLayers,
+        form: &BlockForm,
+        buckets: usize,
+        frozen: &[&str],
+        draws: Option<Draws>,
+    ) {
         let mut shapes = layers.tensors("b", form);
         if buckets > 0 {
             shapes.push(("bias".to_owned(), vec![buckets, form.attention.heads]));
@@ -231,7 +294,7 @@ mod tests {
             let last: Vec<usize> = segments.lengths().iter().map(|length| length - 1).collect();
             let middle: Vec<usize> = last.iter().map(|place| place / 2).collect();
             for only in [None, Some(&last[..]), Some(&middle)] {
-                compare(&params, &x, |pass, x| {
+                compare_with(&params, &x, draws, |pass, x| {
                     block.forward(pass, x, &segments, only)
                 });
             }
@@ -370,5 +433,82 @@ mod tests {
         for frozen in [&[][..], &["b.scale1"]] {
             check(&layers, &form(Activation::Gelu, true), 0, frozen);
         }
+    }
+
+    #[test]
+    fn gradients_under_a_fixed_mask_are_those_of_finite_differences() {
+        let form = BlockForm {
+            rates: BlockRates {
+                inner: 0.2,
+                path: 0.3,
+                ..BlockRates::new(0.2, 0.3)
+            },
+            ..form(Activation::Gelu, false)
+        };
+        let layers = BERT_BLOCK.layers();
+        let shapes = layers.tensors("b", &form);
+        let shapes: Vec<(&str, &[usize])> = shapes
+            .iter()
+            .map(|(n, s)| (n.as_str(), s.as_slice()))
+            .collect();
+        let params = params(&shapes, &[]);
+        let block = layers.load(&params, "b", &form).unwrap();
+        let segments = Segments::new([4, 9, 1, 7]);
+        let x = noise(7, segments.rows() * WIDTH);
+        let x = Tensor::from_vec(x, (segments.rows(), WIDTH), &Device::Cpu).unwrap();
+        let weights = noise(8, x.elem_count());
+        let weights = Tensor::from_vec(weights, x.shape(), x.device()).unwrap();
+        let runtime = Runtime::new(&params).unwrap();
+        let loss = |draws| {
+            let pass = runtime.training().with_draws(draws);
+            let y = block.forward(&pass, &x, &segments, None).unwrap();
+            (y * &weights).unwrap().sum_all().unwrap()
+        };
+        let value = |draws| f64::from(loss(draws).to_scalar::<f32>().unwrap());
+        let directions: Vec<Vec<f32>> = (params.iter().enumerate())
+            .map(|(i, param)| noise(50 + i as u64, param.tensor().elem_count()))
+            .collect();
+        let slope = |draws| {
+            params.zero_grad();
+            params.backward(&loss(draws)).unwrap();
+            let products = params.iter().zip(&directions).map(|(param, direction)| {
+                let grad = param.grad().unwrap();
+                let products = grad.iter().zip(direction);
+                products
+                    .map(|(g, d)| f64::from(*g) * f64::from(*d))
+                    .sum::<f64>()
+            });
+            products.sum::<f64>()
+        };
+        let step = |by: f32| {
+            for (param, direction) in params.iter().zip(&directions) {
+                let change = |value: &mut [f32]| {
+                    value
+                        .iter_mut()
+                        .zip(direction)
+                        .for_each(|(v, d)| *v += by * d);
+                };
+                param.update(change).unwrap();
+            }
+        };
+        let draws = Some(Draws::new(3, 1, 0));
+        let expected = slope(draws);
+        const STEP: f32 = 2e-3;
+        step(STEP);
+        let above = value(draws);
+        step(-2.0 * STEP);
+        let below = value(draws);
+        step(STEP);
+        let found = (above - below) / f64::from(2.0 * STEP);
+        assert!(
+            (found / expected - 1.0).abs() < 0.01,
+            "{found} and {expected}"
+        );
+        // Without the mask it is another slope.
+        let without = slope(None);
+        assert!(
+            (without / expected - 1.0).abs() > 0.1,
+            "{without} and {expected}"
+        );
     }
 }

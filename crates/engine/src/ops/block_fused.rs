@@ -9,7 +9,8 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::{
-    Attention, Block, FusedOp, Inference, LayerNorm, Linear, Pass, Segments, block_finish::Finish,
+    Attention, Block, FusedOp, Inference, LayerNorm, Linear, Pass, Segments,
+    dropout::{BlockMasks, Masks},
 };
 use crate::kernels::{
     gemm::Precision,
@@ -48,6 +49,8 @@ pub(super) struct FusedBlock {
     precision: Precision,
     pub(super) pool: Pool,
     inference: Option<Inference>,
+    /// What is dropped in training.
+    masks: BlockMasks,
     saved: Mutex<Option<Saved>>,
 }
 
@@ -96,6 +99,7 @@ impl FusedBlock {
             precision: pass.precision(),
             pool: pass.pool().clone(),
             inference: pass.inference(),
+            masks: block.rates.masks(pass),
             saved: Mutex::new(None),
         }
     }
@@ -105,6 +109,27 @@ impl FusedBlock {
             config: &self.block.attention,
             segments: &self.segments,
             only: self.only.as_deref(),
+            masks: self.masks.attention,
+        }
+    }
+
+    /// Drops elements of rows that come out.
+    fn drop_rows(&self, masks: Option<&Masks>, x: &mut [f32]) {
+        if let Some(masks) = masks {
+            let places = self.segments.places(self.only.as_deref());
+            masks.apply_rows(&places, x.len() / places.len().max(1), x);
+        }
+    }
+
+    /// Multiplies each row that comes out with the factor of its example.
+    fn scale_path(&self, masks: Option<&Masks>, x: &mut [f32]) {
+        if let Some(masks) = masks {
+            let places = self.segments.places(self.only.as_deref());
+            let width = x.len() / places.len().max(1);
+            for (row, (example, _)) in x.chunks_exact_mut(width).zip(places) {
+                let factor = masks.factor(example);
+                row.iter_mut().for_each(|x| *x *= factor);
+            }
         }
     }
 
@@ -132,22 +157,42 @@ impl FusedBlock {
         Ok(y)
     }
 
-    /// The end of a half: `y = residual + finish(layer(x))`. Gives the input of
-    /// `finish` where there is one.
+    /// The end of a half: `y = residual + finish(layer(x))`, with what training
+    /// drops. Gives the input of `finish` where there is one.
     fn end_half(
         &self,
-        (layer, finish): (&Linear, Option<&Finish>),
+        half: usize,
         x: &[f32],
         residual: &[f32],
         y: &mut [f32],
     ) -> candle_core::Result<Option<Buffer>> {
-        let Some(finish) = finish else {
+        let p = &self.block.params;
+        let layer = if half == 0 { &p.out } else { &p.fc2 };
+        let finish = p.finish[half].as_ref();
+        let (masks, path) = (&self.masks.halves[half], &self.masks.paths[half]);
+        if finish.is_none() && masks.is_none() && path.is_none() {
             layer.forward(self.precision, &self.pool, x, Some(residual), y)?;
             return Ok(None);
-        };
-        let unfinished = self.project(layer, x)?;
-        finish.forward(&unfinished, residual, y)?;
-        Ok(Some(unfinished))
+        }
+        let mut unfinished = self.project(layer, x)?;
+        self.drop_rows(masks.as_ref(), &mut unfinished);
+        if path.is_none()
+            && let Some(finish) = finish
+        {
+            finish.forward(&unfinished, residual, y)?;
+            return Ok(Some(unfinished));
+        }
+        match finish {
+            None => y.copy_from_slice(&unfinished),
+            Some(finish) => {
+                let mut nothing = self.pool.take(y.len());
+                nothing.fill(0.0);
+                finish.forward(&unfinished, &nothing, y)?;
+            }
+        }
+        self.scale_path(path.as_ref(), y);
+        simd::add_assign(y, residual);
+        Ok(finish.is_some().then_some(unfinished))
     }
 
     /// The gradient of a half's last layer from that of the half, where they
@@ -158,12 +203,24 @@ impl FusedBlock {
         unfinished: Option<&Buffer>,
         g: &[f32],
     ) -> candle_core::Result<Option<Buffer>> {
-        let finish = self.block.params.finish[half].as_ref();
-        let Some((finish, x)) = finish.zip(unfinished) else {
+        let finish = self.block.params.finish[half].as_ref().zip(unfinished);
+        let (masks, path) = (&self.masks.halves[half], &self.masks.paths[half]);
+        if finish.is_none() && masks.is_none() && path.is_none() {
             return Ok(None);
-        };
+        }
+        let scaled = path.as_ref().map(|path| {
+            let mut scaled = self.pool.take(g.len());
+            scaled.copy_from_slice(g);
+            self.scale_path(Some(path), &mut scaled);
+            scaled
+        });
+        let g = scaled.as_deref().unwrap_or(g);
         let mut dx = self.pool.take(g.len());
-        finish.backward(x, g, &mut dx)?;
+        match finish {
+            Some((finish, x)) => finish.backward(x, g, &mut dx)?,
+            None => dx.copy_from_slice(g),
+        }
+        self.drop_rows(masks.as_ref(), &mut dx);
         Ok(Some(dx))
     }
 
@@ -313,8 +370,7 @@ impl FusedOp for FusedBlock {
         let mut attended = pool.take(len_out);
         let chosen = self.chosen(x, width);
         let residual = chosen.as_deref().unwrap_or(x);
-        let end = (&p.out, p.finish[0].as_ref());
-        let unfinished = self.end_half(end, &mixed, residual, &mut attended)?;
+        let unfinished = self.end_half(0, &mixed, residual, &mut attended)?;
         let mut normed = if self.only.is_some() {
             pool.take(len_out)
         } else {
@@ -334,13 +390,13 @@ impl FusedOp for FusedBlock {
         if let Some(gate) = &gate {
             simd::multiply_assign(&mut active, gate);
         }
-        let end = (&p.fc2, p.finish[1].as_ref());
+        self.drop_rows(self.masks.inner.as_ref(), &mut active);
         let mut y = vec![0.0; len_out];
         let (last, unfinished2) = if norm_first {
-            (None, self.end_half(end, &active, base, &mut y)?)
+            (None, self.end_half(1, &active, base, &mut y)?)
         } else {
             let mut last = pool.take(len_out);
-            let unfinished = self.end_half(end, &active, base, &mut last)?;
+            let unfinished = self.end_half(1, &active, base, &mut last)?;
             p.norm2.forward(&last, &mut y)?;
             (Some(last), unfinished)
         };
@@ -397,8 +453,10 @@ impl FusedOp for FusedBlock {
         let d_out = d_out.as_deref().unwrap_or(&dh);
         p.fc2
             .backward_input(precision, d_out, &mut d_hidden, false)?;
+        self.drop_rows(self.masks.inner.as_ref(), &mut d_hidden);
         let d_gate = self.activation_backward(&mut hidden, saved.gate, &mut d_hidden);
-        let active = hidden;
+        let mut active = hidden;
+        self.drop_rows(self.masks.inner.as_ref(), &mut active);
         p.fc2.backward_params(precision, &active, d_out);
         drop(active);
         let norm = self.middle_norm();

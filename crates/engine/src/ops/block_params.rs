@@ -1,7 +1,8 @@
 //! The layers of a transformer block, and how checkpoints call them.
 
 use super::{
-    Activation, AttentionConfig, Block, LayerNorm, Linear, NormKind, block_finish::Finish,
+    Activation, AttentionConfig, Block, BlockRates, LayerNorm, Linear, NormKind,
+    block_finish::Finish,
 };
 use crate::{Result, params::Params};
 
@@ -41,6 +42,8 @@ pub(crate) struct BlockForm {
     /// Whether the norms come before the halves.
     pub(crate) norm_first: bool,
     pub(crate) attention: AttentionConfig,
+    /// What is dropped in training.
+    pub(crate) rates: BlockRates,
 }
 
 /// The name of a linear layer in a checkpoint, below the block's.
@@ -216,6 +219,7 @@ impl BlockLayers {
             attention: form.attention.clone(),
             activation: form.activation,
             norm_first: form.norm_first,
+            rates: form.rates,
         })
     }
 }
@@ -299,6 +303,7 @@ impl BlockNames {
             norm_first: false,
             // The shapes don't depend on the number of heads.
             attention: AttentionConfig::new(width, 1),
+            rates: BlockRates::default(),
         };
         self.layers().tensors(name, &form)
     }

@@ -5,9 +5,16 @@ use candle_core::{D, DType, Tensor};
 
 use crate::Result;
 
-/// Each row of `x` divided by its Euclidean length.
+/// `torch.nn.functional.normalize` divides by no length below this.
+pub(crate) const SHORTEST: f64 = 1e-12;
+
+/// Each row of `x` divided by its Euclidean length, as
+/// `torch.nn.functional.normalize` does it. A row of zeros stays one.
 pub(crate) fn normalize(x: &Tensor) -> Result<Tensor> {
-    Ok(x.broadcast_div(&x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)?)
+    // The limit under the root keeps the gradient of a row of zeros finite.
+    let squares = x.sqr()?.sum_keepdim(D::Minus1)?;
+    let length = squares.maximum(SHORTEST * SHORTEST)?.sqrt()?;
+    Ok(x.broadcast_div(&length)?)
 }
 
 /// Mean over the rows of `-log softmax(row)[row index]`: cross-entropy where
@@ -19,4 +26,26 @@ pub(crate) fn cross_entropy_of_diagonal(logits: &Tensor) -> Result<Tensor> {
     let log_sum = (sum.log()? + max)?.mean_all()?;
     let diagonal = (logits * Tensor::eye(n, DType::F32, logits.device())?)?.sum_all()?;
     Ok((log_sum - (diagonal / n as f64)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Var};
+
+    use super::*;
+
+    #[test]
+    fn a_row_of_zeros_is_normalised_without_nan() {
+        let x = Tensor::new(&[[3.0f32, 4.0], [0.0, 0.0]], &Device::Cpu).unwrap();
+        let x = Var::from_tensor(&x).unwrap();
+        let y = normalize(x.as_tensor()).unwrap();
+        assert_eq!(
+            y.to_vec2::<f32>().unwrap(),
+            [[0.6, 0.8], [0.0, 0.0]].map(Vec::from)
+        );
+        let grads = y.sum_all().unwrap().backward().unwrap();
+        let grad = grads.get(x.as_tensor()).unwrap().flatten_all().unwrap();
+        let grad: Vec<f32> = grad.to_vec1().unwrap();
+        assert!(grad.iter().all(|g| g.is_finite()), "{grad:?}");
+    }
 }

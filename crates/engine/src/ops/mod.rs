@@ -20,6 +20,7 @@ mod cloud;
 mod conv;
 mod conv_layers;
 mod conv_pool;
+mod dropout;
 mod embeddings;
 mod layer_norm;
 mod linear;
@@ -27,6 +28,7 @@ mod loss;
 mod patches;
 mod pool;
 mod position;
+mod segments;
 
 use std::{ops::Deref, sync::Arc};
 
@@ -35,7 +37,7 @@ use candle_core::{
 };
 
 pub(crate) use activation::Activation;
-pub(crate) use attention::{Attention, AttentionConfig, Segments};
+pub(crate) use attention::{Attention, AttentionConfig};
 pub(crate) use attention_pool::AttentionPool;
 pub(crate) use batch_norm::BatchNorm;
 pub(crate) use block::{Block, run_blocks};
@@ -48,14 +50,16 @@ pub(crate) use cloud::{Groups, Point, ball, farthest_points, group, max_of_group
 pub(crate) use conv::{ConvKind, ConvNorm, Padding};
 pub(crate) use conv_layers::{Shortcut, run_layers};
 pub(crate) use conv_pool::{max_pool, scale_channels};
+pub(crate) use dropout::{BlockRates, Draws, Site, dropout, dropout_examples};
 pub(crate) use embeddings::{Positions, TokenTables, token_embeddings};
 pub(crate) use layer_norm::{LayerNorm, NormKind, layer_norm};
 pub(crate) use linear::{Linear, linear};
-pub(crate) use loss::{cross_entropy_of_diagonal, normalize};
+pub(crate) use loss::{SHORTEST, cross_entropy_of_diagonal, normalize};
 pub(crate) use patches::{PatchDims, PatchLayers, patch_embeddings};
 pub(crate) use pool::pool;
 pub use pool::{Concat, Pooler};
 pub(crate) use position::{PositionBias, Rotary};
+pub(crate) use segments::Segments;
 
 use crate::{
     Result,
@@ -75,6 +79,8 @@ pub struct Pass {
     precision: Precision,
     int8: bool,
     training: bool,
+    /// What the masks of dropout follow from, in training with dropout.
+    draws: Option<Draws>,
 }
 
 /// How a pass that keeps nothing computes.
@@ -143,6 +149,7 @@ impl Runtime {
             },
             int8: false,
             training,
+            draws: None,
         }
     }
 }
@@ -153,6 +160,31 @@ impl Pass {
     #[must_use]
     pub fn with_int8(self, int8: bool) -> Self {
         Self { int8, ..self }
+    }
+
+    /// The same pass with dropout, if it is for training.
+    #[must_use]
+    pub(crate) fn with_draws(self, draws: Option<Draws>) -> Self {
+        let draws = draws.filter(|_| self.training);
+        Self { draws, ..self }
+    }
+
+    /// Whether it drops elements where the network asks for that.
+    pub(crate) fn has_draws(&self) -> bool {
+        self.draws.is_some()
+    }
+
+    fn draws(&self) -> Option<Draws> {
+        self.draws
+    }
+
+    /// The same pass for the block `number` of a network.
+    fn in_block(&self, number: usize) -> Self {
+        let draws = self.draws.map(|draws| draws.within(number as u64));
+        Self {
+            draws,
+            ..self.clone()
+        }
     }
 
     pub(crate) fn pool(&self) -> &Pool {
@@ -166,10 +198,6 @@ impl Pass {
     /// How it computes, unless it is for training.
     pub(crate) fn inference(&self) -> Option<Inference> {
         (!self.training).then_some(Inference { int8: self.int8 })
-    }
-
-    pub(crate) fn is_training(&self) -> bool {
-        self.training
     }
 
     pub(crate) fn is_fused(&self) -> bool {
@@ -373,6 +401,16 @@ pub(crate) mod testing {
         x: &Tensor,
         op: impl Fn(&Pass, &Tensor) -> Result<Tensor>,
     ) {
+        compare_with(params, x, None, op);
+    }
+
+    /// The same with dropout by `draws`.
+    pub(crate) fn compare_with(
+        params: &Params,
+        x: &Tensor,
+        draws: Option<Draws>,
+        op: impl Fn(&Pass, &Tensor) -> Result<Tensor>,
+    ) {
         let mut runtime = Runtime::new(params).unwrap();
         let mut seen = Vec::new();
         for kernels in [Kernels::Fused, Kernels::Composite] {
@@ -382,8 +420,8 @@ pub(crate) mod testing {
             // An operation before the one under test, so that its input is
             // tracked as in a model.
             let input = (x.as_tensor() * 1.0).unwrap();
-            let y = op(&runtime.training(), &input).unwrap();
-            let still = op(&runtime.inference(), &input.detach()).unwrap();
+            let y = op(&runtime.training().with_draws(draws), &input).unwrap();
+            let still = op(&runtime.inference().with_draws(draws), &input.detach()).unwrap();
             assert!(!still.track_op());
             let weights =
                 Tensor::from_vec(noise(99, y.elem_count()), y.shape(), y.device()).unwrap();
@@ -391,7 +429,9 @@ pub(crate) mod testing {
             let grads = loss.backward().unwrap();
             params.collect(&grads).unwrap();
             let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            close(&flat(&still), &flat(&y), "inference");
+            if draws.is_none() {
+                close(&flat(&still), &flat(&y), "inference");
+            }
             seen.push((
                 flat(&y),
                 grads.get(&x).map(flat).unwrap_or_default(),

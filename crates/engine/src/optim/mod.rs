@@ -161,6 +161,23 @@ impl<R: Rule> Optimizer for Stepper<R> {
     }
 }
 
+/// The first parameter whose gradient has a value that is not finite.
+pub(crate) fn not_finite<'a>(params: &[&'a Params]) -> Option<&'a str> {
+    /// Bits of a positive infinity; those of other numbers without their sign that
+    /// are not finite are above.
+    const INFINITE: u32 = 0x7F80_0000;
+    let of_part = |part: &[f32]| {
+        let bits = part.iter().map(|g| g.to_bits() & 0x7FFF_FFFF);
+        bits.fold(0, u32::max) < INFINITE
+    };
+    let mut all = params.iter().flat_map(|params| params.iter());
+    let bad = all.find(|param| {
+        let grad = param.grad();
+        grad.is_some_and(|grad| !grad.par_chunks(CHUNK).all(of_part))
+    });
+    bad.map(|param| param.name())
+}
+
 /// Scales all gradients so that their common length is at most `limit`, as
 /// `torch.nn.utils.clip_grad_norm_` does. Returns the length that they had.
 pub(crate) fn clip_gradients(params: &[&Params], limit: f64) -> f64 {

@@ -3,7 +3,7 @@
 mod build;
 mod config;
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ops::Range};
 
 use serde_json::Value;
 use tokenizers::{
@@ -42,6 +42,18 @@ impl TokenBatch {
     pub fn uniform(ids: Vec<u32>, length: usize) -> Self {
         let count = ids.len() / length.max(1);
         Self::new(ids, vec![length; count])
+    }
+
+    /// The texts at these places.
+    pub(crate) fn slice(&self, places: Range<usize>) -> Self {
+        let before: usize = self.lengths[..places.start].iter().sum();
+        let lengths = self.lengths[places].to_vec();
+        let count: usize = lengths.iter().sum();
+        Self {
+            ids: self.ids[before..before + count].to_vec(),
+            lengths,
+            left_out: self.left_out,
+        }
     }
 
     pub(crate) fn segments(&self) -> Segments {

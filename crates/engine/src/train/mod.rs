@@ -5,6 +5,7 @@ mod checkpoint;
 mod memory;
 mod mix;
 mod sampler;
+mod step;
 mod trainer;
 
 pub use checkpoint::Checkpoint;

@@ -3,18 +3,17 @@
 
 use std::{sync::Arc, time::Instant};
 
-use candle_core::Tensor;
-
 use super::{
-    batches::{Batch, Batches},
+    batches::Batches,
     sampler::Sampling,
+    step::{self, Turn},
 };
 use crate::{
     Error, Result,
     data::TrainingSet,
-    loss::{Criterion, MAX_LOGIT_SCALE, Target},
+    loss::{Criterion, MAX_LOGIT_SCALE},
     models::Model,
-    optim::{Optimizer, clip_gradients},
+    optim::{Optimizer, clip_gradients, not_finite},
     prepare::Preparer,
 };
 
@@ -24,8 +23,11 @@ pub type LearningRate = Box<dyn Fn(usize, usize) -> f64 + Send + Sync>;
 
 /// What a training run depends on beside model, data, loss and optimizer.
 pub struct TrainerOptions {
-    /// Examples of one step.
+    /// Examples of one batch.
     pub batch_size: usize,
+    /// Batches of one step of the optimizer, at least 1; the last step of an epoch
+    /// may have fewer.
+    pub accumulation_steps: usize,
     /// How batches are put together.
     pub sampling: Sampling,
     /// Learning rate of the model.
@@ -38,6 +40,8 @@ pub struct TrainerOptions {
     pub seed: u64,
     /// Whether training pictures are changed at random.
     pub augment: bool,
+    /// Whether training drops what the model's files say.
+    pub dropout: bool,
 }
 
 /// What is known after one step.
@@ -49,7 +53,7 @@ pub struct Step {
     pub step: usize,
     /// Steps of an epoch.
     pub steps: usize,
-    /// Loss of this step's batch.
+    /// Mean loss of this step's batches.
     pub loss: f32,
     /// Mean loss of the epoch so far.
     pub mean_loss: f64,
@@ -138,7 +142,8 @@ impl Trainer {
     /// Steps of the epoch that has begun, over `set`.
     #[must_use]
     pub fn steps_per_epoch(&mut self, set: &TrainingSet) -> usize {
-        self.order(set).len()
+        let batches = self.order(set).len();
+        batches.div_ceil(self.options.accumulation_steps.max(1))
     }
 
     /// Trains to the end of the epoch that has begun, and gives its mean loss.
@@ -156,7 +161,8 @@ impl Trainer {
     ) -> Result<f64> {
         let epoch = self.position.epoch;
         let order = self.order(set);
-        let steps = order.len();
+        let (count, together) = (order.len(), self.options.accumulation_steps.max(1));
+        let steps = count.div_ceil(together);
         let (started, before) = (Instant::now(), self.position.examples);
         let Self {
             model,
@@ -175,13 +181,34 @@ impl Trainer {
             device: model.params().device().clone(),
             draws: Some((options.seed, epoch, options.augment)),
         };
-        batches.for_each(position.step, |number, batch| {
-            let learning_rate = (options.learning_rate)(epoch, position.total_steps);
-            let step = position.total_steps as u64;
-            let loss = compute_loss(model, criterion, &batch, Some(step))?;
+        let mut sum = StepSum::default();
+        batches.for_each(position.step * together, |number, batch| {
+            let (number, place) = (number / together, number % together);
+            // The last step of an epoch may have fewer batches.
+            let of_step = together.min(count - number * together);
+            if place == 0 {
+                sum = StepSum::default();
+                model.params().zero_grad();
+                criterion.params().zero_grad();
+            }
+            let turn = Turn {
+                number: (position.total_steps * together + place) as u64,
+                share: 1.0 / of_step as f64,
+                dropout: options.dropout.then_some(options.seed),
+            };
+            let loss = step::train(model, criterion, &batch, turn)?;
             loss.check(epoch + 1, number + 1)?;
-            backward(model, criterion, &loss.tensor)?;
+            sum.add(loss.value, batch.len());
+            if place + 1 < of_step {
+                return Ok(());
+            }
+            let learning_rate = (options.learning_rate)(epoch, position.total_steps);
             let own = criterion.params();
+            if let Some(name) = not_finite(&[model.params(), own]) {
+                let (epoch, step) = (epoch + 1, number + 1);
+                let what = format!("the gradient of `{name}` in epoch {epoch}, step {step},");
+                return Err(Error::NotFinite { what });
+            }
             if let Some(limit) = options.max_grad_norm {
                 clip_gradients(&[model.params(), own], limit);
             }
@@ -197,13 +224,13 @@ impl Trainer {
             }
             position.step = number + 1;
             position.total_steps += 1;
-            position.loss_sum += f64::from(loss.value) * batch.len() as f64;
-            position.examples += batch.len();
+            position.loss_sum += sum.weighted;
+            position.examples += sum.examples;
             after_step(Step {
                 epoch: epoch + 1,
                 step: number + 1,
                 steps,
-                loss: loss.value,
+                loss: (sum.losses / of_step as f64) as f32,
                 mean_loss: position.loss_sum / position.examples as f64,
                 learning_rate,
                 examples_per_second: (position.examples - before) as f64
@@ -239,7 +266,7 @@ impl Trainer {
         let (mut sum, mut seen) = (0.0, 0);
         let Position { epoch, step, .. } = self.position;
         batches.for_each(0, |_, batch| {
-            let loss = compute_loss(model, criterion, &batch, None)?;
+            let loss = step::evaluate(model, criterion, &batch)?;
             loss.check(epoch.max(1), step)?;
             sum += f64::from(loss.value) * batch.len() as f64;
             seen += batch.len();
@@ -249,73 +276,19 @@ impl Trainer {
     }
 }
 
-struct Loss {
-    tensor: Tensor,
-    value: f32,
-    /// Whether all embeddings of the batch are finite. Distances that are not
-    /// numbers may count as no loss.
-    finite: bool,
+/// The losses of the batches of one step.
+#[derive(Default)]
+struct StepSum {
+    losses: f64,
+    /// Each loss times the examples of its batch.
+    weighted: f64,
+    examples: usize,
 }
 
-impl Loss {
-    /// Ends a run that has diverged.
-    fn check(&self, epoch: usize, step: usize) -> Result<()> {
-        if !self.value.is_finite() {
-            let loss = self.value;
-            return Err(Error::Diverged { loss, epoch, step });
-        }
-        if !self.finite {
-            let what = format!("the embeddings of epoch {epoch}, step {step},");
-            return Err(Error::NotFinite { what });
-        }
-        Ok(())
+impl StepSum {
+    fn add(&mut self, loss: f32, examples: usize) {
+        self.losses += f64::from(loss);
+        self.weighted += f64::from(loss) * examples as f64;
+        self.examples += examples;
     }
-}
-
-/// The loss of a batch: in training step `step`, or without training.
-fn compute_loss(
-    model: &Model,
-    criterion: &mut Criterion,
-    batch: &Batch,
-    step: Option<u64>,
-) -> Result<Loss> {
-    let pass = match step {
-        Some(_) => model.training(),
-        None => model.inference(),
-    };
-    if step.is_some() {
-        model.params().zero_grad();
-        criterion.params().zero_grad();
-    }
-    let inputs = batch.inputs.iter().enumerate();
-    let parts = inputs.map(|(member, input)| model.encode_member(&pass, input, member));
-    let parts = parts.collect::<Result<Vec<_>>>()?;
-    // A sum is finite where all values are.
-    let sums = parts.iter().map(|part| part.sum_all()?.to_scalar::<f32>());
-    let sums = sums.collect::<candle_core::Result<Vec<f32>>>()?;
-    let target = Target {
-        labels: &batch.classes,
-        scores: &batch.scores,
-    };
-    let tensor = criterion.loss(
-        model,
-        &pass,
-        &parts,
-        target,
-        step.unwrap_or(0),
-        step.is_some(),
-    )?;
-    let value = tensor.to_dtype(candle_core::DType::F32)?.to_scalar()?;
-    Ok(Loss {
-        tensor,
-        value,
-        finite: sums.iter().all(|sum| sum.is_finite()),
-    })
-}
-
-/// Leaves the gradients of model and loss with their parameters.
-fn backward(model: &Model, criterion: &Criterion, loss: &Tensor) -> Result<()> {
-    let grads = loss.backward()?;
-    model.params().collect(&grads)?;
-    criterion.params().collect(&grads)
 }

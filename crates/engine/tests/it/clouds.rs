@@ -41,7 +41,6 @@ fn input(clouds: &[Vec<Point>]) -> Input {
     Input::PointClouds(CloudBatch {
         points: clouds.concat(),
         lengths: clouds.iter().map(Vec::len).collect(),
-        draws: Vec::new(),
     })
 }
 

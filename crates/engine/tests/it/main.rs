@@ -3,8 +3,10 @@
 
 mod adapted_settings;
 mod backbones;
+mod cached;
 mod clip;
 mod clouds;
+mod dropout;
 mod encoding;
 mod given_negatives;
 mod losses;
@@ -16,6 +18,7 @@ mod preprocessing;
 mod prompts;
 mod quantized;
 mod resume;
+mod resume_table;
 mod runs;
 mod sentence;
 mod sentence_losses;

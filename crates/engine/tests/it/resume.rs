@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     io::Read,
     path::{Path, PathBuf},
 };
@@ -39,9 +40,9 @@ fn documents(name: &str) -> DocumentArray {
 }
 
 /// A run that is stopped.
-struct Case {
-    config: RunConfig,
-    documents: fn(&str) -> DocumentArray,
+pub(crate) struct Case {
+    pub(crate) config: RunConfig,
+    pub(crate) documents: fn(&str) -> DocumentArray,
 }
 
 fn pairs() -> Case {
@@ -109,13 +110,13 @@ fn two_data_sets() -> Case {
 }
 
 /// Notes what it is told, and stops the run after so many steps.
-struct Watcher {
-    steps: Vec<(usize, usize, f64, f64)>,
-    epochs: Vec<(usize, f64, Option<f64>)>,
+pub(crate) struct Watcher {
+    pub(crate) steps: Vec<(usize, usize, f64, f64)>,
+    pub(crate) epochs: Vec<(usize, f64, Option<f64>)>,
     stop_after: Option<(usize, Interruption)>,
     /// Where checkpoints are kept.
     folder: PathBuf,
-    kept: Option<(PathBuf, Position)>,
+    pub(crate) kept: Option<(PathBuf, Position)>,
     asked: Cell<bool>,
 }
 
@@ -129,6 +130,13 @@ impl Watcher {
             kept: None,
             asked: Cell::new(false),
         }
+    }
+
+    /// One that asks for no checkpoint on the way.
+    pub(crate) fn quiet(folder: &Path, stop_after: Option<usize>) -> Self {
+        let watcher = Self::new(folder, stop_after.map(|steps| (steps, Interruption::Pause)));
+        watcher.asked.set(true);
+        watcher
     }
 }
 
@@ -170,13 +178,18 @@ impl Observer for Watcher {
     }
 }
 
-struct Outcome {
+pub(crate) struct Outcome {
     after: Metrics,
     before: Metrics,
-    weights: Vec<u8>,
+    /// All files with weights, in the order of their names.
+    pub(crate) weights: BTreeMap<String, Vec<u8>>,
 }
 
-fn run(case: &Case, checkpoint: Option<&Path>, watcher: &mut Watcher) -> Result<Outcome, Error> {
+pub(crate) fn run(
+    case: &Case,
+    checkpoint: Option<&Path>,
+    watcher: &mut Watcher,
+) -> Result<Outcome, Error> {
     let folder = tempfile::tempdir().unwrap();
     let read = |name: &str| -> Result<Documents, Error> {
         Ok(Box::new((case.documents)(name).into_iter().map(Ok)))
@@ -193,11 +206,17 @@ fn run(case: &Case, checkpoint: Option<&Path>, watcher: &mut Watcher) -> Result<
     let finished = job::run(&case.config, &setting, watcher)?;
     let file = std::fs::File::open(&finished.artifact).unwrap();
     let mut zip = zip::ZipArchive::new(file).unwrap();
-    let mut weights = Vec::new();
-    zip.by_name("resumed/model.safetensors")
-        .unwrap()
-        .read_to_end(&mut weights)
-        .unwrap();
+    let mut weights = BTreeMap::new();
+    for place in 0..zip.len() {
+        let mut entry = zip.by_index(place).unwrap();
+        let name = entry.name().unwrap().into_owned();
+        if name.ends_with(".safetensors") {
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            weights.insert(name, bytes);
+        }
+    }
+    assert!(weights.contains_key("resumed/model.safetensors"));
     Ok(Outcome {
         after: finished.after,
         before: finished.before,

@@ -19,6 +19,7 @@ struct Notes {
     log: Vec<String>,
     losses: Vec<f64>,
     rates: Vec<f64>,
+    validated: Vec<f64>,
 }
 
 impl Observer for Notes {
@@ -33,6 +34,7 @@ impl Observer for Notes {
                 self.losses.push(loss);
                 self.rates.push(learning_rate);
             }
+            Event::Epoch { val_loss, .. } => self.validated.extend(val_loss),
             _ => {}
         }
     }
@@ -62,6 +64,16 @@ impl Run {
     /// The loss of each step.
     pub(crate) fn losses(&self) -> &[f64] {
         &self.notes.losses
+    }
+
+    /// The validation loss of each epoch.
+    pub(crate) fn validated(&self) -> &[f64] {
+        &self.notes.validated
+    }
+
+    /// The learning rate of each step.
+    pub(crate) fn rates(&self) -> &[f64] {
+        &self.notes.rates
     }
 
     pub(crate) fn logged(&self, part: &str) -> bool {
@@ -256,6 +268,8 @@ fn a_perceptron_learns_from_features() {
         "{:?}",
         run.finished.after
     );
+    let losses = run.losses();
+    assert!(losses.last() < Some(&(0.8 * losses[0])), "{losses:?}");
     let encoder = run.encoder();
     let found = encoder.encode_features(&[&[1.0; 5]]).unwrap();
     let length: f32 = found.values.iter().map(|v| v * v).sum();

@@ -1,7 +1,6 @@
 //! The computation of a PointNet++.
 
 use candle_core::Tensor;
-use rand_chacha::rand_core::Rng;
 use rayon::prelude::*;
 use serde::Deserialize;
 
@@ -11,8 +10,8 @@ use crate::{
     kernels::simd::Curve,
     models::{Input, Network},
     ops::{
-        BatchNorm, ConvKind, ConvNorm, Groups, Linear, Padding, Pass, Point, Shortcut, ball,
-        farthest_points, group, linear, max_of_groups, nearest, run_layers,
+        BatchNorm, ConvKind, ConvNorm, Groups, Linear, Padding, Pass, Point, Shortcut, Site, ball,
+        dropout_examples, farthest_points, group, linear, max_of_groups, nearest, run_layers,
     },
     params::Params,
 };
@@ -122,31 +121,11 @@ impl PointNet {
         };
         let x = group(pass, features.as_ref(), groups)?;
         let x = pooled(pass, &x, &self.last)?;
-        let x = self.dropped(pass, x, batch)?;
+        let x = dropout_examples(pass, &x, (Site::Output, self.dropout))?;
         match &self.projector {
             Some(projector) => projector.forward(pass, &x),
             None => Ok(x),
         }
-    }
-
-    /// Leaves out elements at random in training: which ones follows from the
-    /// place of each cloud in the run.
-    fn dropped(&self, pass: &Pass, x: Tensor, batch: &CloudBatch) -> Result<Tensor> {
-        if self.dropout == 0.0 || !pass.is_training() || batch.draws.is_empty() {
-            return Ok(x);
-        }
-        let (rows, width) = x.dims2()?;
-        let kept = 1.0 / (1.0 - self.dropout);
-        let factors = batch.draws.iter().flat_map(|draw| {
-            // Another stream than the one that chose the points.
-            let mut rng = draw.random(1);
-            (0..width).map(move |_| {
-                let share = (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32;
-                if share < self.dropout { 0.0 } else { kept }
-            })
-        });
-        let factors = Tensor::from_iter(factors, x.device())?.reshape((rows, width))?;
-        Ok((x * factors)?)
     }
 }
 

@@ -1,0 +1,86 @@
+//! What a network drops in training, as its `config.json` says.
+
+use serde_json::Value;
+
+use super::encoder::bad_config;
+use crate::{Result, ops::BlockRates};
+
+/// Shares of elements that training drops.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Rates {
+    /// Of what goes into the blocks.
+    pub(super) embeddings: f32,
+    pub(super) blocks: BlockRates,
+    /// Of what comes out of the network's last norm.
+    pub(super) output: f32,
+}
+
+impl Rates {
+    /// The rates of BERT and its relatives: one of attention weights, and one of
+    /// everything else.
+    pub(super) fn bert(json: &Value, default: f32) -> Result<Self> {
+        let hidden = rate(json, &["hidden_dropout_prob"], default)?;
+        let attention = rate(json, &["attention_probs_dropout_prob"], default)?;
+        Ok(Self {
+            embeddings: hidden,
+            blocks: BlockRates::new(attention, hidden),
+            output: 0.0,
+        })
+    }
+
+    /// Attention weights alone, as in CLIP, SigLIP, Gemma and Qwen.
+    pub(super) fn attention(json: &Value) -> Result<Self> {
+        let attention = rate(json, &["attention_dropout"], 0.0)?;
+        Ok(Self {
+            blocks: BlockRates::new(attention, 0.0),
+            ..Self::default()
+        })
+    }
+
+    /// Whether anything is dropped.
+    pub(super) fn any(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+/// A rate under the first of these names that a `config.json` has.
+pub(super) fn rate(json: &Value, names: &[&str], default: f32) -> Result<f32> {
+    let given = names.iter().find_map(|name| {
+        let value = json.get(*name).filter(|value| !value.is_null())?;
+        Some((name, value))
+    });
+    let Some((name, value)) = given else {
+        return Ok(default);
+    };
+    match value.as_f64().filter(|rate| (0.0..1.0).contains(rate)) {
+        Some(rate) => Ok(rate as f32),
+        None => Err(bad_config(format!(
+            "`{name}` is {value}; from 0 to below 1 is possible"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rates_have_their_defaults_and_their_limits() {
+        let rates = Rates::bert(&json!({"hidden_dropout_prob": 0.25}), 0.1).unwrap();
+        assert_eq!(rates.embeddings, 0.25);
+        assert_eq!(rates.blocks, BlockRates::new(0.1, 0.25));
+        assert!(
+            !Rates::attention(&json!({"attention_dropout": null}))
+                .unwrap()
+                .any()
+        );
+        for bad in [json!(1), json!(-0.1), json!("x")] {
+            let error = Rates::attention(&json!({"attention_dropout": bad})).unwrap_err();
+            let error = error.to_string();
+            let wanted = format!("`attention_dropout` is {bad}; from 0 to below 1");
+            assert!(error.contains(&wanted), "{error}");
+        }
+    }
+}

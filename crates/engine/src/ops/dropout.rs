@@ -1,0 +1,323 @@
+//! Dropout (Srivastava et al. 2014) and stochastic depth (Huang et al. 2016,
+//! arXiv:1603.09382) with masks that follow from where they are used.
+//!
+//! A mask follows from the run's seed, the number of the batch, the place of
+//! the items in their examples, the place in the network, the number of the
+//! example in its batch, and the element. It follows from nothing else. So a
+//! run that goes on has the same masks, and so has the second pass over a
+//! mini-batch.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use super::{Pass, Segments};
+use crate::Result;
+
+/// The fractional part of the golden ratio, which spreads counters over 64 bits.
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+/// Elements that one number of 64 bits decides about.
+const LANES: usize = 4;
+/// Rates are multiples of one part in this many.
+const PARTS: f64 = 65_536.0;
+
+/// The last step of SplitMix64 (Steele et al. 2014): a bijection in which each
+/// bit of the result depends on all bits of `x`.
+fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 31)
+}
+
+/// A key that follows from another and a number.
+fn then(key: u64, number: u64) -> u64 {
+    mix(key.wrapping_add(number.wrapping_add(1).wrapping_mul(GOLDEN)))
+}
+
+/// The masks of a training pass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Draws {
+    key: u64,
+    /// The number of the pass's first example in its batch.
+    first: usize,
+}
+
+impl Draws {
+    /// Those of a batch, for the items at the place `member` of its examples.
+    pub(crate) fn new(seed: u64, batch: u64, member: usize) -> Self {
+        Self {
+            key: then(then(then(0, seed), batch), member as u64),
+            first: 0,
+        }
+    }
+
+    /// The same for a pass over the examples from number `first` on.
+    pub(crate) fn starting_at(self, first: usize) -> Self {
+        Self { first, ..self }
+    }
+
+    /// Those of a part of the network.
+    pub(super) fn within(self, part: u64) -> Self {
+        let key = then(self.key, part);
+        Self { key, ..self }
+    }
+}
+
+/// The masks of one operation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Masks {
+    draws: Draws,
+    /// Of so many parts, those in which an element is dropped.
+    dropped: u64,
+    /// Factor of an element that is kept.
+    kept: f32,
+}
+
+impl Masks {
+    /// The masks of the operation `site` of a pass; `None` where it drops nothing.
+    pub(crate) fn new(pass: &Pass, site: u64, rate: f32) -> Option<Self> {
+        let draws = pass.draws()?;
+        let dropped = (f64::from(rate) * PARTS).round().clamp(0.0, PARTS - 1.0);
+        (dropped > 0.0).then(|| Self {
+            draws: draws.within(site),
+            dropped: dropped as u64,
+            kept: (1.0 / (1.0 - dropped / PARTS)) as f32,
+        })
+    }
+
+    /// Drops elements of the row `row` of an example, and scales the others.
+    pub(super) fn apply(&self, example: usize, row: u64, x: &mut [f32]) {
+        let example = (self.draws.first + example) as u64;
+        let key = then(then(self.draws.key, example), row);
+        for (i, part) in x.chunks_mut(LANES).enumerate() {
+            let mut word = mix(key.wrapping_add((i as u64).wrapping_mul(GOLDEN)));
+            for x in part {
+                *x = match word & 0xFFFF < self.dropped {
+                    true => 0.0,
+                    false => *x * self.kept,
+                };
+                word >>= 16;
+            }
+        }
+    }
+
+    /// Drops elements of rows of `width` elements, each given by its example and
+    /// its place there.
+    pub(super) fn apply_rows(&self, places: &[(usize, usize)], width: usize, x: &mut [f32]) {
+        x.par_chunks_exact_mut(width)
+            .zip(places)
+            .for_each(|(row, (example, place))| self.apply(*example, *place as u64, row));
+    }
+
+    /// The factor of a whole example: 0, or that of what is kept.
+    pub(super) fn factor(&self, example: usize) -> f32 {
+        let mut factor = [1.0];
+        self.apply(example, 0, &mut factor);
+        factor[0]
+    }
+}
+
+/// What a block drops in training, as shares of all elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct BlockRates {
+    /// Of the attention weights.
+    pub(crate) attention: f32,
+    /// Of the output of each half's last layer.
+    pub(crate) halves: [f32; 2],
+    /// Of the input of the MLP's last layer.
+    pub(crate) inner: f32,
+    /// Of examples for which a half counts nothing (stochastic depth).
+    pub(crate) path: f32,
+}
+
+/// The masks of a block.
+#[derive(Clone, Copy, Default)]
+pub(super) struct BlockMasks {
+    pub(super) attention: Option<Masks>,
+    pub(super) halves: [Option<Masks>; 2],
+    pub(super) inner: Option<Masks>,
+    pub(super) paths: [Option<Masks>; 2],
+}
+
+impl BlockRates {
+    /// The rates of a block of BERT: `hidden` behind both halves.
+    pub(crate) fn new(attention: f32, hidden: f32) -> Self {
+        Self {
+            attention,
+            halves: [hidden; 2],
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn masks(&self, pass: &Pass) -> BlockMasks {
+        let masks = |site, rate| Masks::new(pass, site, rate);
+        BlockMasks {
+            attention: masks(0, self.attention),
+            halves: [masks(1, self.halves[0]), masks(2, self.halves[1])],
+            inner: masks(3, self.inner),
+            paths: [masks(4, self.path), masks(5, self.path)],
+        }
+    }
+}
+
+/// Operations outside of the blocks that drop elements. Blocks have the numbers
+/// from 0 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Site {
+    /// What goes into the blocks.
+    Embeddings,
+    /// What comes out of the network.
+    Output,
+    /// The module of sentence-transformers at this place.
+    Module(usize),
+    /// The block at this place of a convolutional network.
+    Convolution(usize),
+}
+
+impl Site {
+    fn number(self) -> u64 {
+        let (kind, place) = match self {
+            Self::Embeddings => (1, 0),
+            Self::Output => (2, 0),
+            Self::Module(place) => (3, place),
+            Self::Convolution(place) => (4, place),
+        };
+        (kind << 32) | place as u64
+    }
+}
+
+/// Drops elements of the rows of several sequences, `[rows, width]`, or of the
+/// rows at one place of each sequence where `only` says these places.
+pub(crate) fn dropout(
+    pass: &Pass,
+    x: &Tensor,
+    (site, rate): (Site, f32),
+    segments: &Segments,
+    only: Option<&[usize]>,
+) -> Result<Tensor> {
+    match Masks::new(pass, site.number(), rate) {
+        None => Ok(x.clone()),
+        Some(masks) => masked(x, &masks, &segments.places(only)),
+    }
+}
+
+/// Drops elements of whole examples, `[batch, ..]`.
+pub(crate) fn dropout_examples(
+    pass: &Pass,
+    x: &Tensor,
+    (site, rate): (Site, f32),
+) -> Result<Tensor> {
+    let batch = x.dim(0)?;
+    let rows = x.reshape((batch, x.elem_count() / batch.max(1)))?;
+    let dropped = dropout(
+        pass,
+        &rows,
+        (site, rate),
+        &Segments::uniform(batch, 1),
+        None,
+    )?;
+    Ok(dropped.reshape(x.shape())?)
+}
+
+/// `x` with its masks, from candle's operations.
+pub(super) fn masked(x: &Tensor, masks: &Masks, places: &[(usize, usize)]) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let mut factors = vec![1.0; rows * width];
+    masks.apply_rows(places, width, &mut factors);
+    Ok((x * Tensor::from_vec(factors, (rows, width), x.device())?)?)
+}
+
+/// A factor for each row, `[rows, 1]`: that of its example.
+pub(super) fn path_factors(masks: &Masks, places: &[(usize, usize)], x: &Tensor) -> Result<Tensor> {
+    let factors = places.iter().map(|(example, _)| masks.factor(*example));
+    Ok(Tensor::from_iter(factors, x.device())?.reshape((places.len(), 1))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn masks(draws: Draws, rate: f64) -> Masks {
+        Masks {
+            draws,
+            dropped: (rate * PARTS) as u64,
+            kept: (1.0 / (1.0 - rate)) as f32,
+        }
+    }
+
+    fn row(masks: &Masks, example: usize, row: u64) -> Vec<f32> {
+        let mut x = vec![1.0; 1000];
+        masks.apply(example, row, &mut x);
+        x
+    }
+
+    #[test]
+    fn masks_have_the_mean_and_the_variance_of_their_rate() {
+        for rate in [0.1, 0.5, 0.9] {
+            let masks = masks(Draws::new(7, 3, 1), rate);
+            let values: Vec<f32> = (0..200)
+                .flat_map(|i| row(&masks, i / 10, i as u64))
+                .collect();
+            let count = values.len() as f64;
+            let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
+            let squares = values.iter().map(|x| (f64::from(*x) - 1.0).powi(2));
+            let variance = squares.sum::<f64>() / count;
+            // Each is 0 with the rate, else 1 / (1 - rate).
+            let expected = rate / (1.0 - rate);
+            assert!(
+                (mean - 1.0).abs() < 5.0 * (expected / count).sqrt(),
+                "{rate}: {mean}"
+            );
+            assert!(
+                (variance / expected - 1.0).abs() < 0.03,
+                "{rate}: {variance}"
+            );
+            // Neighbours, in a row and between rows, are independent.
+            for step in [1, 2, 3, 4, 1000] {
+                let pairs = values.iter().zip(&values[step..]);
+                let products = pairs.map(|(a, b)| f64::from(a - 1.0) * f64::from(b - 1.0));
+                let covariance = products.sum::<f64>() / (count - step as f64);
+                assert!(
+                    covariance.abs() < 5.0 * expected / count.sqrt(),
+                    "{rate}, {step} apart: {covariance}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_part_of_the_key_gives_another_mask_and_the_same_key_the_same() {
+        let draws = Draws::new(7, 3, 1);
+        let first = row(&masks(draws, 0.5), 0, 0);
+        assert_eq!(first, row(&masks(draws, 0.5), 0, 0));
+        let others = [
+            row(&masks(Draws::new(8, 3, 1), 0.5), 0, 0),
+            row(&masks(Draws::new(7, 4, 1), 0.5), 0, 0),
+            row(&masks(Draws::new(7, 3, 0), 0.5), 0, 0),
+            row(&masks(draws.within(0), 0.5), 0, 0),
+            row(&masks(draws.within(1), 0.5), 0, 0),
+            row(&masks(draws, 0.5), 1, 0),
+            row(&masks(draws, 0.5), 0, 1),
+        ];
+        for (i, other) in others.iter().enumerate() {
+            // Half of the elements are equal by chance.
+            let equal = first.iter().zip(other).filter(|(a, b)| a == b).count();
+            assert!(
+                (400..600).contains(&equal),
+                "{i}: {equal} of 1000 are equal"
+            );
+        }
+        // A mini-batch that begins at an example goes on with its masks.
+        let later = masks(draws.starting_at(5), 0.5);
+        assert_eq!(row(&later, 2, 9), row(&masks(draws, 0.5), 7, 9));
+    }
+
+    #[test]
+    fn an_example_is_dropped_as_often_as_the_rate_says() {
+        let masks = masks(Draws::new(1, 2, 3), 0.25);
+        let factors: Vec<f32> = (0..4000).map(|example| masks.factor(example)).collect();
+        let dropped = factors.iter().filter(|factor| **factor == 0.0).count();
+        assert!((880..1120).contains(&dropped), "{dropped}");
+        let kept = factors.iter().filter(|factor| **factor > 0.0);
+        assert!(kept.clone().all(|factor| (factor - 4.0 / 3.0).abs() < 1e-6));
+    }
+}

@@ -1,0 +1,136 @@
+//! Where sequences lie among rows.
+
+use std::sync::Arc;
+
+/// Where sequences begin and end among rows that follow each other without a
+/// gap.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Segments {
+    lengths: Arc<[usize]>,
+    left_out: usize,
+}
+
+impl Segments {
+    /// Sequences of these lengths.
+    pub(crate) fn new(lengths: impl IntoIterator<Item = usize>) -> Self {
+        Self {
+            lengths: lengths.into_iter().collect(),
+            left_out: 0,
+        }
+    }
+
+    /// The same sequences, of which pooling leaves out the first `places`: a
+    /// prompt that shall not count. No sequence may be that short.
+    pub(crate) fn leaving_out(self, places: usize) -> Self {
+        let shortest = self.lengths.iter().min().copied().unwrap_or(1);
+        Self {
+            left_out: places.min(shortest.saturating_sub(1)),
+            ..self
+        }
+    }
+
+    /// Places at the beginning of each sequence that pooling leaves out.
+    pub(crate) fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// `count` sequences of one length.
+    pub(crate) fn uniform(count: usize, length: usize) -> Self {
+        Self::new(std::iter::repeat_n(length, count))
+    }
+
+    /// How many sequences there are.
+    pub(crate) fn count(&self) -> usize {
+        self.lengths.len()
+    }
+
+    pub(crate) fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// Rows of all sequences.
+    pub(crate) fn rows(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    /// The first row and the length of each sequence.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
+        self.lengths.iter().scan(0, |next, &length| {
+            let start = *next;
+            *next += length;
+            Some((start, length))
+        })
+    }
+
+    /// The sequence and the place there of each row, or of the rows at one place
+    /// of each sequence.
+    pub(super) fn places(&self, only: Option<&[usize]>) -> Vec<(usize, usize)> {
+        match only {
+            Some(only) => only.iter().copied().enumerate().collect(),
+            None => {
+                let lengths = self.lengths.iter().enumerate();
+                lengths
+                    .flat_map(|(sequence, length)| (0..*length).map(move |place| (sequence, place)))
+                    .collect()
+            }
+        }
+    }
+
+    /// The row of one place of each sequence.
+    pub(super) fn rows_of(&self, only: &[usize]) -> impl Iterator<Item = usize> {
+        let starts = self.iter().map(|(start, _)| start);
+        starts.zip(only).map(|(start, place)| start + place)
+    }
+
+    /// The one length of all sequences, where they have one.
+    pub(crate) fn common_length(&self) -> Option<usize> {
+        let first = *self.lengths.first()?;
+        self.lengths
+            .iter()
+            .all(|length| *length == first)
+            .then_some(first)
+    }
+
+    /// Cuts `data` into one part for each sequence of as many elements as
+    /// `size` says for its length.
+    pub(super) fn parts<'a>(
+        &self,
+        mut data: &'a [f32],
+        size: impl Fn(usize) -> usize,
+    ) -> Vec<&'a [f32]> {
+        let cut = |&length: &usize| {
+            let (part, rest) = data.split_at(size(length));
+            data = rest;
+            part
+        };
+        self.lengths.iter().map(cut).collect()
+    }
+
+    pub(super) fn parts_mut<'a>(
+        &self,
+        mut data: &'a mut [f32],
+        size: impl Fn(usize) -> usize,
+    ) -> Vec<&'a mut [f32]> {
+        let cut = |&length: &usize| {
+            let (part, rest) = std::mem::take(&mut data).split_at_mut(size(length));
+            data = rest;
+            part
+        };
+        self.lengths.iter().map(cut).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_know_where_they_lie() {
+        let segments = Segments::new([3, 1, 2]);
+        let places: Vec<_> = segments.iter().collect();
+        assert_eq!(places, [(0, 3), (3, 1), (4, 2)]);
+        assert_eq!((segments.count(), segments.rows()), (3, 6));
+        assert_eq!(segments.common_length(), None);
+        assert_eq!(Segments::uniform(4, 5).common_length(), Some(5));
+    }
+}

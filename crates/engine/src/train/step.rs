@@ -1,0 +1,221 @@
+//! One batch of a training step: its loss, and the gradients that it gives.
+//!
+//! A batch that a loss splits into mini-batches is trained on with cached
+//! gradients (Gao et al. 2021, arXiv:2101.06983). All mini-batches are embedded
+//! first, and their graphs dropped. The loss of the whole batch gives the
+//! gradients of the embeddings. Then each mini-batch is embedded again and goes
+//! back from its part of them. The memory is that of one mini-batch, and the
+//! gradients are those of the whole batch.
+
+use std::ops::Range;
+
+use candle_core::{DType, Tensor, Var, backprop::GradStore};
+
+use super::batches::Batch;
+use crate::{
+    Error, Result,
+    loss::{Criterion, Target},
+    models::{Input, Model},
+    ops::{Draws, Pass},
+};
+
+/// The loss of a batch.
+pub(super) struct BatchLoss {
+    pub(super) value: f32,
+    /// Whether all embeddings of the batch are finite. Distances that are not
+    /// numbers may count as no loss.
+    finite: bool,
+}
+
+impl BatchLoss {
+    /// Ends a run that has diverged.
+    pub(super) fn check(&self, epoch: usize, step: usize) -> Result<()> {
+        if !self.value.is_finite() {
+            let loss = self.value;
+            return Err(Error::Diverged { loss, epoch, step });
+        }
+        if !self.finite {
+            let what = format!("the embeddings of epoch {epoch}, step {step},");
+            return Err(Error::NotFinite { what });
+        }
+        Ok(())
+    }
+}
+
+/// How a batch counts in its run.
+#[derive(Clone, Copy)]
+pub(super) struct Turn {
+    /// The number of the batch over all epochs, which decides what is drawn at
+    /// random.
+    pub(super) number: u64,
+    /// The share of its loss in that of the step.
+    pub(super) share: f64,
+    /// The run's seed, where training drops elements.
+    pub(super) dropout: Option<u64>,
+}
+
+impl Turn {
+    /// A pass over the items at the place `member` of the examples, from example
+    /// number `first` on.
+    fn pass(&self, model: &Model, member: usize, first: usize) -> Pass {
+        let draws = |seed| Draws::new(seed, self.number, member).starting_at(first);
+        model.training().with_draws(self.dropout.map(draws))
+    }
+}
+
+/// The loss of a batch without training.
+pub(super) fn evaluate(
+    model: &Model,
+    criterion: &mut Criterion,
+    batch: &Batch,
+) -> Result<BatchLoss> {
+    let pass = model.inference();
+    let slices = slices(criterion, batch);
+    let embed = |(member, input): (usize, &Input)| {
+        let x = embed(model, |_| pass.clone(), input, &slices)?;
+        model.encode_top(&pass, &x, input.is_texts(member))
+    };
+    let parts: Vec<Tensor> = members(batch).map(embed).collect::<Result<_>>()?;
+    Ok(loss(model, criterion, &pass, &parts, batch, None)?.1)
+}
+
+/// The loss of a batch in training. Its gradients are added to those of the
+/// parameters of model and loss.
+pub(super) fn train(
+    model: &Model,
+    criterion: &mut Criterion,
+    batch: &Batch,
+    turn: Turn,
+) -> Result<BatchLoss> {
+    let slices = slices(criterion, batch);
+    if slices.len() > 1 {
+        return train_cached(model, criterion, batch, turn, &slices);
+    }
+    let encode = |(member, input): (usize, &Input)| {
+        model.encode_member(&turn.pass(model, member, 0), input, member)
+    };
+    let parts: Vec<Tensor> = members(batch).map(encode).collect::<Result<_>>()?;
+    let pass = model.training();
+    let (tensor, found) = loss(model, criterion, &pass, &parts, batch, Some(turn))?;
+    collect(model, criterion, &tensor.backward()?)?;
+    Ok(found)
+}
+
+/// As [`train`], with the graph of one mini-batch at a time.
+fn train_cached(
+    model: &Model,
+    criterion: &mut Criterion,
+    batch: &Batch,
+    turn: Turn,
+    slices: &[Range<usize>],
+) -> Result<BatchLoss> {
+    let embed = |(member, input): (usize, &Input)| {
+        let embedded = embed(
+            model,
+            |first| turn.pass(model, member, first),
+            input,
+            slices,
+        )?;
+        Ok(Var::from_tensor(&embedded)?)
+    };
+    let leaves: Vec<Var> = members(batch).map(embed).collect::<Result<_>>()?;
+    let finish = |(leaf, (member, input)): (&Var, (usize, &Input))| {
+        // Fused operations give no gradient to a variable itself.
+        let x = leaf.as_tensor().affine(1.0, 0.0)?;
+        let pass = turn.pass(model, member, 0);
+        model.encode_top(&pass, &x, input.is_texts(member))
+    };
+    let parts = leaves.iter().zip(members(batch)).map(finish);
+    let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+    let pass = model.training();
+    let (tensor, found) = loss(model, criterion, &pass, &parts, batch, Some(turn))?;
+    let grads = tensor.backward()?;
+    collect(model, criterion, &grads)?;
+    drop((parts, tensor));
+    if !model.trains_trunk() {
+        return Ok(found);
+    }
+    for (leaf, (member, input)) in leaves.iter().zip(members(batch)) {
+        let Some(grad) = grads.get(leaf) else {
+            continue;
+        };
+        for places in slices {
+            // The same masks as before.
+            let pass = turn.pass(model, member, places.start);
+            let x = model.encode_trunk(&pass, &input.slice(places.clone())?)?;
+            let grad = grad.narrow(0, places.start, places.len())?;
+            // Its gradient with respect to `x` is `grad`.
+            let product = (x * grad)?.sum_all()?;
+            model.params().collect(&product.backward()?)?;
+        }
+    }
+    Ok(found)
+}
+
+/// The inputs of a batch with their places in the examples.
+fn members(batch: &Batch) -> impl Iterator<Item = (usize, &Input)> {
+    batch.inputs.iter().enumerate()
+}
+
+/// The places of each mini-batch.
+fn slices(criterion: &Criterion, batch: &Batch) -> Vec<Range<usize>> {
+    let count = batch.len();
+    let size = criterion.mini_batch().unwrap_or(count).max(1);
+    let starts = (0..count).step_by(size);
+    starts.map(|start| start..count.min(start + size)).collect()
+}
+
+/// The output of the trunk of the model, without a way back. `pass` gives the
+/// pass for the mini-batch that begins at an example.
+fn embed(
+    model: &Model,
+    pass: impl Fn(usize) -> Pass,
+    input: &Input,
+    slices: &[Range<usize>],
+) -> Result<Tensor> {
+    if let [_] = slices {
+        return Ok(model.encode_trunk(&pass(0), input)?.detach());
+    }
+    let parts = slices.iter().map(|places| {
+        let part = input.slice(places.clone())?;
+        Ok(model.encode_trunk(&pass(places.start), &part)?.detach())
+    });
+    let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+    Ok(Tensor::cat(&parts, 0)?)
+}
+
+/// The loss of embeddings, in training where `turn` is given.
+fn loss(
+    model: &Model,
+    criterion: &mut Criterion,
+    pass: &Pass,
+    parts: &[Tensor],
+    batch: &Batch,
+    turn: Option<Turn>,
+) -> Result<(Tensor, BatchLoss)> {
+    // A sum is finite where all values are.
+    let sums = parts.iter().map(|part| part.sum_all()?.to_scalar::<f32>());
+    let sums = sums.collect::<candle_core::Result<Vec<f32>>>()?;
+    let target = Target {
+        labels: &batch.classes,
+        scores: &batch.scores,
+    };
+    let number = turn.map_or(0, |turn| turn.number);
+    let tensor = criterion.loss(model, pass, parts, target, number, turn.is_some())?;
+    let found = BatchLoss {
+        value: tensor.to_dtype(DType::F32)?.to_scalar()?,
+        finite: sums.iter().all(|sum| sum.is_finite()),
+    };
+    let share = turn.map_or(1.0, |turn| turn.share);
+    let tensor = match share == 1.0 {
+        true => tensor,
+        false => tensor.affine(share, 0.0)?,
+    };
+    Ok((tensor, found))
+}
+
+/// Adds gradients to those of the parameters of model and loss.
+fn collect(model: &Model, criterion: &Criterion, grads: &GradStore) -> Result<()> {
+    model.params().collect(grads)?;
+    criterion.params().collect(grads)
+}
