@@ -21,5 +21,6 @@ mod retries;
 mod runs;
 mod saving;
 mod secrets;
+mod synthesis;
 mod tokens;
 mod wire;

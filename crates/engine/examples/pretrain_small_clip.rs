@@ -116,6 +116,7 @@ fn main() -> Fallible<()> {
             features: None,
             clouds: None,
             prompt: None,
+            pairs: false,
         },
         Criterion::new(&LossSpec::new(Loss::Clip), 0, 0, args.seed)?,
         Adam::adamw().weight_decay(0.1).betas(0.9, 0.98).build(),

@@ -83,9 +83,21 @@ pub struct Preparer {
     pub clouds: Option<CloudSampler>,
     /// A text that goes before every text.
     pub prompt: Option<Prompt>,
+    /// Whether two texts make one input: of a cross-encoder.
+    pub pairs: bool,
 }
 
 impl Preparer {
+    /// The input of one batch of a cross-encoder.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where a text can't be tokenized, [`Error::Item`] where a
+    /// pair is too long and may not be cut.
+    pub fn prepare_pairs(&self, pairs: &[[&str; 2]]) -> Result<Input> {
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| refused("texts"))?;
+        Ok(Input::Texts(tokenizer.encode_pairs(pairs)?))
+    }
+
     /// The input of one batch; all items must be of one kind. In training, `draw`
     /// gives the place in the run of the item at a place of the batch.
     ///
@@ -211,7 +223,7 @@ impl Preparer {
 }
 
 fn refused(kind: &str) -> Error {
-    Error::data(format!("this model does not embed {kind}"))
+    Error::data(format!("this model does not take {kind}"))
 }
 
 fn mixed(place: usize) -> Error {

@@ -4,6 +4,7 @@ mod each;
 mod pictures;
 mod read;
 mod search;
+mod texts;
 
 use std::{
     collections::HashMap,
@@ -16,6 +17,7 @@ use finetuner_protocol::{Callback, Content, Document, NdArray, RunConfig, text::
 pub use pictures::{PictureFile, Pictures, Stored};
 pub use read::read;
 pub use search::{Named, SearchKinds, SearchSet, Searched, read_search_set};
+pub(crate) use texts::{read_text, texts};
 use tokenizers::NormalizedString;
 
 use crate::{Result, cloud::check_cloud, models::ModelKind};

@@ -5,6 +5,7 @@ mod adapted_settings;
 mod backbones;
 mod clip;
 mod clouds;
+mod cross_encoders;
 mod encoding;
 mod losses;
 mod metrics;
