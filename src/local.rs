@@ -43,6 +43,24 @@
 //! # }
 //! ```
 //!
+//! A cross-encoder scores pairs of texts, and ranks again the documents that a
+//! search has found:
+//!
+//! ```no_run
+//! use finetuner::local::CrossEncoder;
+//!
+//! # fn main() -> finetuner::local::Result<()> {
+//! let model = CrossEncoder::from_folder("reranker")?;
+//! let scores = model.predict(&[["red shoes", "a pair of red sneakers"]])?;
+//! println!("{:.3}", scores.values[0]);
+//! let documents = ["a green hat", "a pair of red sneakers"];
+//! for found in model.rank("red shoes", &documents, Some(1))? {
+//!     println!("{:.3} {}", found.score, documents[found.corpus_id]);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Embeddings can be made cheaper to compute and to keep:
 //!
 //! ```no_run
@@ -74,7 +92,7 @@ use tokio::io::AsyncWriteExt;
 pub use finetuner_engine::{
     Error, Result,
     evaluation::{Distance, Match, Ranking, cos_sim},
-    infer::{Embeddings, Encoder},
+    infer::{CrossEncoder, Embeddings, Encoder, Ranked, Scores},
     models::{ModelKind, OnnxFormat},
     modules::Prompts,
     quantize::{BinaryEmbeddings, Found, Int8Embeddings, Ranges},

@@ -156,7 +156,8 @@ impl Synthesize {
         self
     }
 
-    /// Documents for each query, at least 1; 10 by default.
+    /// Texts of the corpus for each query, its match among them; 10 by default. Each
+    /// of the others makes one training example, so that at least 2 are needed.
     ///
     /// ```no_run
     /// # fn example(synthesize: finetuner::Synthesize) {
@@ -241,7 +242,7 @@ impl Synthesize {
         self
     }
 
-    /// How CSV files are read that have no options of their own.
+    /// Default options for CSV files.
     ///
     /// ```no_run
     /// # fn example(synthesize: finetuner::Synthesize) {

@@ -53,6 +53,20 @@ pub(crate) fn first_column(path: &Path) -> Fallible<Vec<String>> {
         .collect())
 }
 
+/// The rows of a CSV file of two columns.
+pub(crate) fn rows(path: &Path) -> Fallible<Vec<(String, String)>> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let plain = |cell: &str| cell.trim_matches('"').replace("\"\"", "\"");
+    let row = |line: &str| {
+        let (first, second) = match line.starts_with('"') {
+            true => line.split_once("\","),
+            false => line.split_once(','),
+        }?;
+        Some((plain(first), plain(second)))
+    };
+    Ok(text.lines().filter_map(row).collect())
+}
+
 /// Pictures of clothes with their titles: a CSV file whose paths begin at the
 /// data's folder.
 pub(crate) fn fashion(list: &str) -> Csv {

@@ -176,6 +176,17 @@ def _():
         with tempfile.TemporaryDirectory() as folder:
             zipfile.ZipFile(run.save_artifact(folder)).extractall(folder)
             into_cache(Path(folder) / small, *names[small])
+    scored = DocumentArray(Document(chunks=[Document(content=a), Document(content=b)],
+                                    tags={"finetuner_score": float(x == y)})
+                           for a, x in TEXTS for b, y in TEXTS)
+    scored.push("scored", public=False)
+    config = {"model": {"name": "minilm-small"}, "data": {"train_data": "scored"},
+              "hyper_parameters": {"loss": "BinaryCrossEntropyLoss", "epochs": 1, "batch_size": 16}}
+    finetuner.ft._client.create_run("default", "cross-encoder", config, "training", "cpu", 1, 1)
+    run = wait(experiment.get_run("cross-encoder"))
+    with tempfile.TemporaryDirectory() as folder:
+        zipfile.ZipFile(run.save_artifact(folder)).extractall(folder)
+        into_cache(Path(folder) / "cross-encoder", "cross-encoder/ms-marco-MiniLM-L-6-v2")
     finetuner.delete_runs()
 
 
@@ -698,10 +709,17 @@ def _():
                    "[points, 3]")
 
 
-@row("notebooks/data_synthesis", "synthesize() is refused by name")
+@row("notebooks/data_synthesis", "synthesize(), run.train_data, fit(loss='MarginMSELoss')")
 def _():
     from finetuner.model import synthesis_model_en
-    return refused(lambda: finetuner.synthesize(texts(), texts(), models=synthesis_model_en, num_relations=3), "task")
+    run = wait(finetuner.synthesize(["How do I greet?", "How do I leave?"], texts(), models=synthesis_model_en,
+                                    num_relations=3, device="cpu"))
+    data = DocumentArray.pull(run.train_data)
+    assert len(data) == 4 and all(len(document.chunks) == 3 for document in data)
+    assert data[0].chunks[0].text == "How do I greet?"
+    assert all(isinstance(document.tags["finetuner_score"], float) for document in data)
+    assert finetuner.get_run(run.name).train_data == run.train_data
+    fit(model="sbert-base-en", train_data=run.train_data, loss="MarginMSELoss")
 
 
 # -- What the client documents and its server had to make out ---------------

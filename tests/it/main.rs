@@ -22,5 +22,6 @@ mod retries;
 mod runs;
 mod saving;
 mod secrets;
+mod synthesis;
 mod tokens;
 mod wire;

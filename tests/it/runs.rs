@@ -194,12 +194,8 @@ async fn runs_and_experiments_are_deleted() {
 }
 
 #[tokio::test]
-async fn what_this_backend_can_not_do_is_refused_with_a_reason() {
+async fn a_synthesis_without_relations_is_refused_with_a_reason() {
     let (_server, finetuner) = backend::start().await;
-    let texts = || finetuner::Csv::text("a\nb\n");
-    let error = finetuner.synthesize(texts(), texts()).await.unwrap_err();
-    assert!(error.is_invalid(), "{error}");
-    assert!(error.to_string().contains("training data"), "{error}");
     let error = finetuner
         .synthesize("q", "c")
         .num_relations(0)

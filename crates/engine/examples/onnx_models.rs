@@ -113,12 +113,7 @@ fn input(
             let lengths: Vec<usize> = lengths?.1.iter().map(|n| *n as usize).collect();
             let rows = values.chunks(shape[1]).zip(&lengths);
             let ids = rows.flat_map(|(row, length)| row[..*length].iter().map(|id| *id as u32));
-            let ids = ids.collect();
-            let texts = Input::Texts(TokenBatch {
-                ids,
-                lengths,
-                left_out: 0,
-            });
+            let texts = Input::Texts(TokenBatch::new(ids.collect(), lengths));
             (Ok(texts), OnnxInput::Texts(TokenType::Int64))
         }
         "pixel_values" => {

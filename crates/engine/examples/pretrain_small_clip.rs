@@ -117,6 +117,7 @@ fn main() -> Fallible<()> {
             clouds: None,
             prompt: None,
             member_prompts: Vec::new(),
+            pairs: false,
         },
         Criterion::new(&LossSpec::new(Loss::Clip), 0, 0, args.seed)?,
         Adam::adamw().weight_decay(0.1).betas(0.9, 0.98).build(),

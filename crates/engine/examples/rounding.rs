@@ -62,7 +62,7 @@ fn main() -> Fallible<()> {
                 "emoji-clip/unseen-drawings",
                 "emoji-clip/unseen-concepts",
             ],
-            ModelKind::Features | ModelKind::PointCloud => {
+            ModelKind::Features | ModelKind::PointCloud | ModelKind::TextPairs => {
                 return Err(format!("{name} embeds neither texts nor pictures").into());
             }
         };

@@ -132,9 +132,14 @@ pub(crate) fn write(
     let (head, body): (HashMap<_, _>, HashMap<_, _>) = weights
         .into_iter()
         .partition(|(name, _)| name.starts_with(HEAD_PREFIX));
-    let (layers, body) = body
+    let (layers, body): (HashMap<_, _>, HashMap<_, _>) = body
         .into_iter()
         .partition(|(name, _)| name.starts_with(MODULE_PREFIX));
+    let architecture = model.config().architecture();
+    let saved = body.into_iter();
+    let body: HashMap<_, _> = saved
+        .map(|(name, tensor): (String, RawTensor)| (architecture.saved_name(&name), tensor))
+        .collect();
     let weights = folder.join("model.safetensors");
     write_safetensors(&weights, &body, FloatFormat::F32)?;
     drop(body);
@@ -229,10 +234,13 @@ fn modules(
     head: &HashMap<String, RawTensor>,
 ) -> Result<modules::Files> {
     let longest = description.max_tokens;
+    let setup = model.setup();
+    if let Some(files) = description.classifier_files(setup.activation)? {
+        return Ok(modules::Files::of(files));
+    }
     let (ModelKind::Text, Some(longest)) = (model.kind(), longest) else {
         return Ok(modules::Files::default());
     };
-    let setup = model.setup();
     let folded = setup.head.map(|config| config.folded(head));
     Saved {
         pooling: Pooling {

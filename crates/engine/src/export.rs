@@ -30,6 +30,10 @@ impl LoadedModel {
                 vec![("text_model.onnx", texts), ("vision_model.onnx", images)]
             }
             ModelKind::Features => vec![("model.onnx", features)],
+            ModelKind::TextPairs => {
+                let pairs = OnnxInput::TextPairs(TokenType::Int64);
+                vec![("model.onnx", pairs)]
+            }
             ModelKind::PointCloud => Vec::new(),
         }
     }
@@ -58,6 +62,11 @@ impl LoadedModel {
         }
         for (name, bytes) in &self.description.side_files {
             put(name, bytes)?;
+        }
+        let activation = self.model.setup().activation;
+        let files = self.description.classifier_files(activation)?;
+        for (name, bytes) in files.into_iter().flatten() {
+            put(&name, &bytes)?;
         }
         Ok(())
     }

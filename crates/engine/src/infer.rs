@@ -1,8 +1,14 @@
-//! Using a model: texts, pictures, features and point clouds to embeddings.
+//! Using a model: texts, pictures, features and point clouds to embeddings, and
+//! pairs of texts to scores.
+
+mod cross_encoder;
 
 use std::{path::Path, sync::Arc};
 
 use candle_core::{Device, Tensor};
+
+pub(crate) use cross_encoder::score;
+pub use cross_encoder::{CrossEncoder, Ranked, Scores};
 
 pub use crate::prepare::ItemRef;
 use crate::{
@@ -12,7 +18,7 @@ use crate::{
     modules::Prompts,
     ops::Pass,
     prepare::{Preparer, Prompt},
-    source::{LoadOptions, LoadedModel, ModelSource},
+    source::{LoadOptions, LoadedModel, ModelFiles, ModelSource},
 };
 
 /// Things embedded at once where nothing else was said.
@@ -109,10 +115,19 @@ impl Encoder {
     }
 
     fn from_source(source: &ModelSource) -> Result<Self> {
-        let loaded = source.read()?.load(&LoadOptions::default(), &Device::Cpu)?;
-        for note in &loaded.notes {
+        let encoder = Self::load(source.read()?)?;
+        for note in &encoder.loaded.notes {
             tracing::warn!("{note}");
         }
+        Ok(encoder)
+    }
+
+    /// Puts a model together from its files.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where they do not fit each other.
+    pub fn load(files: ModelFiles) -> Result<Self> {
+        let loaded = files.load(&LoadOptions::default(), &Device::Cpu)?;
         Ok(Self {
             preparer: loaded.preparer.clone(),
             loaded: Arc::new(loaded),
@@ -331,28 +346,43 @@ fn embed_with(
     encode: impl Fn(&Input) -> Result<Tensor> + Sync,
 ) -> Result<Embeddings> {
     let device = model.params().device();
+    let lengths = items.iter().map(|item| match item {
+        ItemRef::Text(text) => text.len(),
+        _ => 0,
+    });
+    let prepare = |chosen: &[usize]| {
+        let part: Vec<ItemRef<'_>> = chosen.iter().map(|i| items[*i].clone()).collect();
+        preparer.prepare(&part, |_| None, device)
+    };
+    let values = in_batches(&lengths.collect::<Vec<_>>(), batch, dim, prepare, encode)?;
+    Ok(Embeddings { dim, values })
+}
+
+/// Outputs of `dim` values for each of several things, a batch at a time, in
+/// their order. The next batch is prepared meanwhile.
+fn in_batches(
+    lengths: &[usize],
+    batch: usize,
+    dim: usize,
+    prepare: impl Fn(&[usize]) -> Result<Input> + Sync,
+    encode: impl Fn(&Input) -> Result<Tensor> + Sync,
+) -> Result<Vec<f32>> {
     let batch = batch.max(1);
     // Texts of about one length side by side are attended to more evenly by
     // the threads. The longest go first, so that buffers are large enough for
     // all that follow; the order is put right again at the end.
-    let mut order: Vec<usize> = (0..items.len()).collect();
-    order.sort_by_key(|i| match &items[*i] {
-        ItemRef::Text(text) => std::cmp::Reverse(text.len()),
-        _ => std::cmp::Reverse(0),
-    });
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(lengths[*i]));
     let prepare = |chosen: &[usize]| {
-        let part: Vec<ItemRef<'_>> = chosen.iter().map(|i| items[*i].clone()).collect();
-        preparer
-            .prepare(&part, |_| None, device)
-            .map_err(|e| match e {
-                Error::Item { place, reason } => Error::Item {
-                    place: chosen[place],
-                    reason,
-                },
-                other => other,
-            })
+        prepare(chosen).map_err(|e| match e {
+            Error::Item { place, reason } => Error::Item {
+                place: chosen[place],
+                reason,
+            },
+            other => other,
+        })
     };
-    let mut values = vec![0.0; items.len() * dim];
+    let mut values = vec![0.0; lengths.len() * dim];
     // On a thread of the pool: from outside, each operation would wake one and
     // wait for it.
     rayon::scope(|_| {
@@ -377,7 +407,7 @@ fn embed_with(
         }
         Ok::<_, Error>(())
     })?;
-    Ok(Embeddings { dim, values })
+    Ok(values)
 }
 
 /// Refuses a truncation to no dimension, or to more than there are.

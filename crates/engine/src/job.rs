@@ -27,7 +27,7 @@ use crate::{
     plan::{Allowed, Plan, choose_device, choose_precision},
     record::{self, History},
     resume,
-    source::{HubRules, LoadOptions, ModelDescription, ModelSource},
+    source::{HubRules, LoadOptions, ModelDescription, ModelSource, Top},
     train::{Checkpoint, Position, Step, Trainer},
 };
 
@@ -116,6 +116,10 @@ pub fn run(
         freeze: plan.freeze,
         seed: plan.seed,
         cutting: plan.cutting,
+        top: match plan.kind {
+            ModelKind::TextPairs => Top::NewScores,
+            _ => Top::Embedding,
+        },
     };
     let files = source.read_with(&setting.hub)?;
     let needs_cpu = plan.freeze

@@ -15,6 +15,7 @@
 //! | [`loss`], [`optim`], [`train`] | the training loop and its parts |
 //! | [`evaluation`] | retrieval and its metrics |
 //! | [`job`] | a run from end to end |
+//! | [`synthesis`] | training data out of texts without labels |
 //! | [`infer`], [`quantize`] | embeddings from a saved model, and smaller ones |
 //!
 //! The same configuration, data and seed give the same losses on one machine.
@@ -49,6 +50,7 @@ pub mod quantize;
 mod record;
 mod resume;
 pub mod source;
+pub mod synthesis;
 pub mod tokenizer;
 mod torch;
 pub mod train;

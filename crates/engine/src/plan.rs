@@ -5,7 +5,7 @@ mod inputs;
 mod processor;
 mod prompts;
 
-use checks::{check_batch_size, check_monitors, loss_of};
+use checks::{check_batch_size, check_monitors, loss_of, scores_or_embeds};
 use finetuner_protocol::{
     Callback, EFFICIENTNET_SMALL, LocalModels, Loss, MINILM_SMALL, MoreData,
     MultiDatasetBatchSampler, Optimizer as OptimizerName, RunConfig, Sampler,
@@ -123,6 +123,7 @@ impl Plan {
         let mut notes = Vec::new();
         let read = OptionReader::new("model_options", model.options.as_ref());
         let (source, kind) = source(config, allowed, &read, &mut notes)?;
+        let kind = scores_or_embeds(config, kind, &mut notes)?;
         if kind == ModelKind::TextImage
             && !matches!(source, ModelSource::Towers(_))
             && !model.freeze
@@ -385,7 +386,7 @@ fn towers(config: &RunConfig, allowed: &Allowed, read: &OptionReader<'_>) -> Res
             )
         })?;
         let source = ModelSource::resolve(name, &allowed.local_models)?;
-        let kind = source.kind(&allowed.hub)?;
+        let kind = source.kind(&allowed.hub)?.of_network();
         if kind != wanted {
             let reason = format!(
                 "that model embeds {}, and one of {} is wanted",
@@ -417,6 +418,7 @@ fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<L
             );
             return Err(Error::config("loss", reason));
         }
+        (ModelKind::TextPairs, _) => Layout::Scored(ModelKind::Text),
         (_, LossKind::Clip) => {
             let reason = format!(
                 "`{name}` is for models that embed texts and pictures; `{}` is the usual loss of \
@@ -428,7 +430,7 @@ fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<L
         (kind, LossKind::Labels) => Layout::Labelled(kind),
         (kind, LossKind::Pairs) => Layout::Pairs(kind),
         (kind, LossKind::Ranking) => Layout::Ranking(kind),
-        (kind, LossKind::Scores) => Layout::Scored(kind),
+        (kind, LossKind::Scores | LossKind::PairScores) => Layout::Scored(kind),
         (kind, LossKind::Negatives) => Layout::Negatives(kind),
         (kind, LossKind::Margins) => Layout::Margins(kind),
     })

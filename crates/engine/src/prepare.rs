@@ -86,6 +86,8 @@ pub struct Preparer {
     /// Others in its place, for the members of an example at each place. The last
     /// one counts for further places.
     pub member_prompts: Vec<Option<Prompt>>,
+    /// Whether two texts make one input: of a cross-encoder.
+    pub pairs: bool,
 }
 
 impl Preparer {
@@ -99,6 +101,16 @@ impl Preparer {
             member_prompts: Vec::new(),
             ..self.clone()
         })
+    }
+
+    /// The input of one batch of a cross-encoder.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where a text can't be tokenized, [`Error::Item`] where a
+    /// pair is too long and may not be cut.
+    pub fn prepare_pairs(&self, pairs: &[[&str; 2]]) -> Result<Input> {
+        let tokenizer = self.tokenizer.as_ref().ok_or_else(|| refused("texts"))?;
+        Ok(Input::Texts(tokenizer.encode_pairs(pairs)?))
     }
 
     /// The input of one batch; all items must be of one kind. In training, `draw`
@@ -225,7 +237,7 @@ impl Preparer {
 }
 
 fn refused(kind: &str) -> Error {
-    Error::data(format!("this model does not embed {kind}"))
+    Error::data(format!("this model does not take {kind}"))
 }
 
 fn mixed(place: usize) -> Error {

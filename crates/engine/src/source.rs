@@ -20,10 +20,10 @@ pub(crate) use extras::Extras;
 pub use files::ModelFiles;
 pub(crate) use files::{EXTRAS_FILE, HEAD_FILE};
 use finetuner_protocol::{
-    BACKBONES, LocalModels, OpenClip, Task, backbone::Backbone, find_backbone, listed_task,
-    open_clip_names,
+    BACKBONES, LocalModels, OpenClip, Task, backbone::Backbone, cross_encoder_hub_name,
+    find_backbone, listed_task, open_clip_names,
 };
-pub use load::{LoadOptions, LoadedModel, ModelDescription};
+pub use load::{LoadOptions, LoadedModel, ModelDescription, Top};
 use serde_json::{Value, json};
 pub use towers::TowerSources;
 
@@ -102,6 +102,7 @@ impl ModelSource {
                 Err(Error::model(name, "there is no config.json in that folder"))
             };
         }
+        let name = cross_encoder_hub_name(name).unwrap_or(name);
         let (plain, revision) = match name.split_once('@') {
             Some((plain, revision)) => (plain, Some(revision)),
             None => (name, None),
@@ -162,7 +163,7 @@ impl ModelSource {
         Ok(match self {
             Self::Bundled(name) => match listed(name) {
                 Some(kind) => kind,
-                None => ModelConfig::parse(&self.read()?.config)?.kind(),
+                None => ModelConfig::kind_of(&self.read()?.config)?,
             },
             Self::Folder(folder) => {
                 let find = |file: &str| -> Result<Option<PathBuf>> {
@@ -176,14 +177,14 @@ impl ModelSource {
                 };
                 let (network, mut config) = files::config(&folder.display().to_string(), &read)?;
                 untyped::complete(&mut config, &|file: &str| find(&format!("{network}{file}")))?;
-                ModelConfig::parse(&config)?.kind()
+                ModelConfig::kind_of(&config)?
             }
             Self::Hub(name) => match listed(name) {
                 Some(kind) => kind,
                 None => {
                     let (_, mut config) = Self::peek(name, rules)?;
                     untyped::assume(&mut config);
-                    ModelConfig::parse(&config)?.kind()
+                    ModelConfig::kind_of(&config)?
                 }
             },
             Self::Mlp(_) => ModelKind::Features,

@@ -471,6 +471,33 @@ pub fn find_backbone(name: &str) -> Option<&'static Backbone> {
         .find(|backbone| backbone.name == name || backbone.aliases.contains(&name))
 }
 
+/// The cross-encoders that the Python client names for data synthesis, with
+/// their names on the hub.
+const CROSS_ENCODERS: [(&str, &str); 2] = [
+    (
+        "crossencoder-base-en",
+        "cross-encoder/ms-marco-MiniLM-L-6-v2",
+    ),
+    (
+        "crossencoder-base-ml",
+        "cross-encoder/mmarco-mMiniLMv2-L12-H384-v1",
+    ),
+];
+
+/// Returns the name on the hub of a cross-encoder that the Python client names.
+///
+/// ```
+/// use finetuner_protocol::cross_encoder_hub_name;
+///
+/// let name = cross_encoder_hub_name("crossencoder-base-en");
+/// assert_eq!(name, Some("cross-encoder/ms-marco-MiniLM-L-6-v2"));
+/// ```
+#[must_use]
+pub fn cross_encoder_hub_name(name: &str) -> Option<&'static str> {
+    let found = CROSS_ENCODERS.iter().find(|(known, _)| *known == name);
+    found.map(|(_, hub)| *hub)
+}
+
 /// Returns the task of a model in the list of backbones, or of one of open_clip,
 /// by any of its names, with or without `@revision`. Other models state their task
 /// in their files.

@@ -42,7 +42,7 @@ pub mod text;
 
 pub use backbone::{
     BACKBONES, Backbone, CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL, ModelOption,
-    TWO_TOWERS_SMALL, find_backbone, listed_task,
+    TWO_TOWERS_SMALL, cross_encoder_hub_name, find_backbone, listed_task,
 };
 pub use callback::Callback;
 pub use config::{Data, Generation, HyperParameters, Model, RunConfig, SchedulerOptions};

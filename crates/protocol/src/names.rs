@@ -93,6 +93,9 @@ open_enum! {
         Angular => "AngularLoss",
         /// Additive angular margin with weights per class.
         ArcFace => "ArcFaceLoss",
+        /// Cross-entropy of a cross-encoder's score for a pair and whether its
+        /// texts belong together.
+        BinaryCrossEntropy => "BinaryCrossEntropyLoss",
         /// The base class of pytorch-metric-learning's losses; listed by the Python client.
         BaseMetricLossFunction => "BaseMetricLossFunction",
         /// The order of scored pairs by the angle between complex numbers.
@@ -142,6 +145,9 @@ open_enum! {
         MarginMse => "MarginMSELoss",
         /// Another loss over embeddings that are cut to several lengths.
         Matryoshka => "MatryoshkaLoss",
+        /// Squared difference between a cross-encoder's score for a pair and the
+        /// given one.
+        Mse => "MSELoss",
         /// Soft weights for self, negative and positive similarities.
         MultiSimilarity => "MultiSimilarityLoss",
         /// A weighted sum of losses.

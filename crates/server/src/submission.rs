@@ -9,8 +9,11 @@ use finetuner_engine::{
     models::ModelKind,
     plan::{Allowed, Plan},
     source::{HubRules, kind_of_artifact},
+    synthesis::SynthesisPlan,
 };
-use finetuner_protocol::{Callback, Content, Document, DocumentReader, MODEL_ARTIFACT, RunConfig};
+use finetuner_protocol::{
+    Callback, Content, Document, DocumentReader, MODEL_ARTIFACT, RunConfig, SynthesisConfig,
+};
 
 use crate::{
     app::App,
@@ -66,10 +69,59 @@ pub(crate) async fn check_without(
     let (plan, _) = plan(app, user_id, config).await?;
     for name in plan.data_names() {
         if !pushing.contains(&name) {
-            find_data(app, user_id, config, &name).await?;
+            find_data(app, user_id, DataName::of_run(config, &name)).await?;
         }
     }
     Ok(plan.kind)
+}
+
+/// Checks the configuration of a synthesis run, and all that it names.
+pub(crate) async fn check_synthesis(
+    app: &App,
+    user_id: &str,
+    config: &SynthesisConfig,
+) -> Result<Checked> {
+    let plan = synthesis_plan(app, user_id, config).await?;
+    let (contents, holds, stored) =
+        stored(app, user_id, plan.data_names(), |name| plan.data_name(name)).await?;
+    let check = move || plan.check_data(&|name| open(&stored, plan.data_name(name)));
+    let checked = app.gates.submissions.run(user_id, check).await?;
+    checked.map_err(|e| ApiError::engine(&e))?;
+    Ok(Checked {
+        contents,
+        keep_checkpoints: 0,
+        holds,
+    })
+}
+
+/// Checks the configuration of a synthesis run whose data is not all there yet:
+/// `pushing` names the data still to come.
+pub(crate) async fn check_synthesis_without(
+    app: &App,
+    user_id: &str,
+    config: &SynthesisConfig,
+    pushing: &BTreeSet<String>,
+) -> Result<()> {
+    let plan = synthesis_plan(app, user_id, config).await?;
+    for name in plan.data_names() {
+        if !pushing.contains(&name) {
+            find_data(app, user_id, plan.data_name(&name)).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the configuration of a synthesis run as a worker will.
+async fn synthesis_plan(
+    app: &App,
+    user_id: &str,
+    config: &SynthesisConfig,
+) -> Result<SynthesisPlan> {
+    let (config, local) = (config.clone(), app.settings.local_models.clone());
+    // Folders are read, and the model hub may be asked.
+    let plan = move || SynthesisPlan::new(&config, &local, &HubRules::default());
+    let plan = app.gates.submissions.run(user_id, plan).await?;
+    plan.map_err(|e| ApiError::engine(&e))
 }
 
 /// Reads a configuration as a worker will. Returns the artifact that it goes on
@@ -106,8 +158,7 @@ async fn plan(
 async fn find_data(
     app: &App,
     user_id: &str,
-    config: &RunConfig,
-    name: &str,
+    DataName { field, name }: DataName<'_>,
 ) -> Result<(ArtifactRow, Hold)> {
     let find = || {
         let data = &app.database;
@@ -116,8 +167,7 @@ async fn find_data(
     let found = app.held(find, |artifact| &artifact.content).await?;
     found.ok_or_else(|| {
         ApiError::unprocessable(format!(
-            "`{}`: there is no data named `{name}`; push it first, or check the name",
-            DataName::of_run(config, name).field
+            "`{field}`: there is no data named `{name}`; push it first, or check the name"
         ))
     })
 }
@@ -155,16 +205,10 @@ async fn check_data(
     plan: Plan,
     config: &RunConfig,
 ) -> Result<(BTreeMap<String, String>, Vec<Hold>)> {
-    let (mut contents, mut stored) = (BTreeMap::new(), HashMap::new());
-    let mut holds = Vec::new();
-    for name in plan.data_names() {
-        let (artifact, hold) = find_data(app, user_id, config, &name).await?;
-        let bytes = StoredBytes::new(&app.store, &artifact.content).await;
-        let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
-        contents.insert(name.clone(), artifact.content);
-        holds.push(hold);
-        stored.insert(name, bytes);
-    }
+    let (contents, holds, stored) = stored(app, user_id, plan.data_names(), |name| {
+        DataName::of_run(config, name)
+    })
+    .await?;
     let sizes = |name: &str| stored.get(name).map_or(0, StoredBytes::size);
     check_sizes(&plan, &config.callbacks, sizes)?;
     let config = config.clone();
@@ -172,6 +216,30 @@ async fn check_data(
     let checked = app.gates.submissions.run(user_id, check).await?;
     checked.map_err(|e| ApiError::engine(&e))?;
     Ok((contents, holds))
+}
+
+/// Data sets by their names.
+type Stored = HashMap<String, StoredBytes>;
+
+/// Finds data sets. Returns the content of each by its name, what holds them, and
+/// their bytes.
+async fn stored(
+    app: &App,
+    user_id: &str,
+    names: Vec<String>,
+    named: impl for<'a> Fn(&'a str) -> DataName<'a>,
+) -> Result<(BTreeMap<String, String>, Vec<Hold>, Stored)> {
+    let (mut contents, mut stored) = (BTreeMap::new(), Stored::new());
+    let mut holds = Vec::new();
+    for name in names {
+        let (artifact, hold) = find_data(app, user_id, named(&name)).await?;
+        let bytes = StoredBytes::new(&app.store, &artifact.content).await;
+        let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
+        contents.insert(name.clone(), artifact.content);
+        holds.push(hold);
+        stored.insert(name, bytes);
+    }
+    Ok((contents, holds, stored))
 }
 
 /// The names of the data that an evaluation reads.
@@ -208,18 +276,16 @@ fn check_sizes(plan: &Plan, callbacks: &[Callback], size: impl Fn(&str) -> u64) 
 }
 
 /// Checks that a run can be trained on data, and evaluated.
-fn check_shapes(
-    plan: &Plan,
-    config: &RunConfig,
-    stored: &HashMap<String, StoredBytes>,
-) -> EngineResult<()> {
-    let read = |name: &str| {
-        let bytes = stored.get(name).cloned();
-        let shown = DataName::of_run(config, name).to_string();
-        let bytes = bytes.ok_or_else(|| bad(&shown, "it is not there any more"))?;
-        StoredDocuments::new(shown, bytes).map(|documents| Box::new(documents) as Documents)
-    };
-    job::check_data(plan, &read)
+fn check_shapes(plan: &Plan, config: &RunConfig, stored: &Stored) -> EngineResult<()> {
+    job::check_data(plan, &|name| open(stored, DataName::of_run(config, name)))
+}
+
+/// The documents of a data set.
+fn open(stored: &Stored, name: DataName<'_>) -> EngineResult<Documents> {
+    let bytes = stored.get(name.name).cloned();
+    let shown = name.to_string();
+    let bytes = bytes.ok_or_else(|| bad(&shown, "it is not there any more"))?;
+    StoredDocuments::new(shown, bytes).map(|documents| Box::new(documents) as Documents)
 }
 
 /// The most documents of one data set.

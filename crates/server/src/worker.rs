@@ -25,11 +25,13 @@ use finetuner_engine::{
     data::{DataName, Documents},
     job::{self, Interruption, Observer, Setting},
     source::{HubRules, hub_cache, open_artifact},
+    synthesis::{SynthesisPlan, synthesize},
     train::Position,
 };
 use finetuner_protocol::{
-    Document, DocumentReader, Event, Job, Level, MODEL_ARTIFACT, Outcome, RunConfig,
+    Config, Document, DocumentReader, Event, Job, Level, MODEL_ARTIFACT, Outcome, RunConfig,
 };
+use serde::Deserialize;
 use tempfile::NamedTempFile;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
@@ -237,9 +239,12 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
         }
         false => None,
     };
-    let config: RunConfig = serde_json::from_value(job.config.clone())
-        .map_err(|e| EngineError::Data(format!("the configuration can't be read: {e}")))?;
-    let earlier = match &config.model.artifact {
+    let work = Work::of(job)?;
+    let artifact = match &work {
+        Work::Training(config) => config.model.artifact.as_ref(),
+        Work::Synthesis(_) => None,
+    };
+    let earlier = match artifact {
         None => None,
         Some(_) => {
             let (zip, opened) = (folder.join("earlier.zip"), folder.join("earlier"));
@@ -254,7 +259,7 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
     let pictures = Pictures::new(job.rules.private_addresses).map_err(EngineError::Data)?;
     let signals = Arc::clone(&follower.signals);
     let read = |name: &str| {
-        let shown = DataName::of_run(&config, name).to_string();
+        let shown = work.data_name(name).to_string();
         let bad = |reason: String| EngineError::Data(format!("{shown}: {reason}"));
         let file = NamedTempFile::new_in(folder).map_err(|source| EngineError::Io {
             path: folder.to_owned(),
@@ -276,21 +281,21 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
     let setting = Setting {
         device: &job.device,
         local_models: &job.rules.local_models,
-        hub: HubRules {
-            max_bytes: job.rules.max_hub_download,
-            token: None,
-        },
+        hub: hub_rules(job),
         earlier: earlier.as_deref(),
         read_data: &read,
         folder,
         checkpoint: checkpoint.as_deref(),
     };
-    let finished = job::run(&config, &setting, follower)?;
+    let made = match &work {
+        Work::Training(config) => job::run(config, &setting, follower)?.artifact,
+        Work::Synthesis(plan) => synthesize(plan, &setting, follower)?.file,
+    };
     follower.event(Event::Log {
         level: Level::Info,
         message: "Pushing artifact ...".to_owned(),
     });
-    let pushed = runtime.block_on(server.upload("artifact", &[], &finished.artifact));
+    let pushed = runtime.block_on(server.upload("artifact", &[], &made));
     pushed.map_err(|reason| {
         let reason = format!("the artifact can't be pushed: {reason}");
         // A worker that was replaced has nothing to say any more.
@@ -299,6 +304,43 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
             false => EngineError::Transfer(reason),
         }
     })
+}
+
+fn hub_rules(job: &Job) -> HubRules {
+    HubRules {
+        max_bytes: job.rules.max_hub_download,
+        token: None,
+    }
+}
+
+/// What a run is to do.
+enum Work {
+    Training(Box<RunConfig>),
+    Synthesis(Box<SynthesisPlan>),
+}
+
+impl Work {
+    fn of(job: &Job) -> Result<Self, EngineError> {
+        let bad = |e: serde_json::Error| {
+            EngineError::Data(format!("the configuration can't be read: {e}"))
+        };
+        let config = Config::deserialize(&job.config).map_err(bad)?;
+        if let Some(config) = config.synthesis() {
+            let plan = SynthesisPlan::new(config, &job.rules.local_models, &hub_rules(job))?;
+            return Ok(Self::Synthesis(Box::new(plan)));
+        }
+        // Read again, so that an error says which field is at fault.
+        let config = RunConfig::deserialize(&job.config).map_err(bad)?;
+        Ok(Self::Training(Box::new(config)))
+    }
+
+    /// A data set, as messages name it.
+    fn data_name<'a>(&self, name: &'a str) -> DataName<'a> {
+        match self {
+            Self::Training(config) => DataName::of_run(config, name),
+            Self::Synthesis(plan) => plan.data_name(name),
+        }
+    }
 }
 
 fn not_fetched(what: &str, error: &CallError) -> EngineError {

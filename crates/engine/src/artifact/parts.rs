@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::state_dict::state_dict;
 use crate::{
     image::{IMAGENET_MEAN, IMAGENET_STD, ImageProcessor, Resample, Resize},
-    models::{Model, ModelKind, OUTPUT, OnnxInput, TokenType},
+    models::{Model, ModelKind, OnnxInput, TokenType, output_name},
     ops::Pooler,
     prepare::Preparer,
     source::ModelDescription,
@@ -126,6 +126,14 @@ pub(super) fn parts(
                 pictures(),
             ),
         ],
+        ModelKind::TextPairs => {
+            let mut inputs = texts();
+            if model.config().architecture().token_kinds() > 1 {
+                inputs.names.push("token_type_ids");
+            }
+            inputs.onnx = Some(OnnxInput::TextPairs(TokenType::Int32));
+            vec![describe(name, "text-to-text", "", inputs)]
+        }
         ModelKind::Text => vec![describe(
             name,
             "text-to-text",
@@ -184,7 +192,8 @@ fn describe(
     for name in &inputs.names {
         dynamic.insert((*name).to_owned(), inputs.dynamic.clone());
     }
-    dynamic.insert(OUTPUT.to_owned(), json!({"0": "batch-size"}));
+    let output = output_name(model.kind());
+    dynamic.insert(output.to_owned(), json!({"0": "batch-size"}));
     let of_modality = |value: Value| json!({inputs.modality: value});
     let metadata = json!({
         "name": name,
@@ -196,7 +205,7 @@ fn describe(
         "input_names": inputs.names,
         "input_shapes": vec![inputs.shape; count],
         "input_dtypes": vec![inputs.dtype; count],
-        "output_name": OUTPUT,
+        "output_name": output,
         "output_shape": ["batch-size", model.dim()],
         "dynamic_axes": dynamic,
         "preprocess_types": of_modality(inputs.preprocess.0.into()),

@@ -77,6 +77,15 @@ pub(crate) fn search_kinds(options: &EvaluationCallback, kind: ModelKind) -> Res
     })
 }
 
+/// Whether a callback watches a metric, so that all are wanted after every epoch.
+pub(super) fn is_watched(all: &[Callback]) -> bool {
+    all.iter().any(|callback| match callback {
+        Callback::BestModelCheckpoint(best) => !best.monitor.ends_with("loss"),
+        Callback::EarlyStopping(early) => !early.monitor.ends_with("loss"),
+        _ => false,
+    })
+}
+
 impl Evaluation {
     /// Checks the options; `all` are the callbacks of the run.
     pub(crate) fn new(
@@ -101,11 +110,7 @@ impl Evaluation {
         }
         let kinds = search_kinds(options, kind)?;
         let wanted = wanted_metrics(options)?;
-        let watched = all.iter().any(|callback| match callback {
-            Callback::BestModelCheckpoint(best) => !best.monitor.ends_with("loss"),
-            Callback::EarlyStopping(early) => !early.monitor.ends_with("loss"),
-            _ => false,
-        });
+        let watched = is_watched(all);
         Ok(Self {
             distance: Distance::parse(&options.distance)?,
             prefix: prefix(options, kinds),
@@ -228,6 +233,9 @@ fn read_whole_set(
 
 /// The names of the metrics that an evaluation measures.
 pub(crate) fn measured_names(options: &EvaluationCallback, kind: ModelKind) -> Result<Vec<String>> {
+    if kind == ModelKind::TextPairs {
+        return super::reranking::measured_names(options);
+    }
     let prefix = prefix(options, search_kinds(options, kind)?);
     Ok(wanted_metrics(options)?
         .iter()

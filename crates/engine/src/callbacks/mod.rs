@@ -5,6 +5,7 @@ mod early_stopping;
 mod evaluation;
 mod monitor;
 mod relevance;
+mod reranking;
 mod verdict;
 mod wise_ft;
 
@@ -16,6 +17,7 @@ use serde_json::Value;
 pub(crate) use evaluation::{measured_names, read_set, search_kinds};
 pub(crate) use monitor::metric_name;
 pub(crate) use relevance::check_relevance;
+pub(crate) use reranking::check_pairs;
 
 use crate::{
     Result,
@@ -121,6 +123,9 @@ pub(crate) fn build(
             }
             Callback::EarlyStopping(options) => {
                 built.push(Box::new(early_stopping::EarlyStopping::new(options)?));
+            }
+            Callback::EvaluationCallback(options) if kind == ModelKind::TextPairs => {
+                built.push(Box::new(reranking::Reranking::new(options, callbacks)?));
             }
             Callback::EvaluationCallback(options) => {
                 let evaluation = evaluation::Evaluation::new(options, callbacks, kind)?;

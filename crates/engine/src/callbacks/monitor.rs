@@ -2,7 +2,7 @@
 
 use finetuner_protocol::Level;
 
-use super::Context;
+use super::{Context, reranking::WITHOUT_RANK};
 use crate::{
     Error, Result,
     evaluation::{AtK, METRICS},
@@ -34,7 +34,8 @@ impl Monitor {
         let known = |name: &str| {
             ["train_loss", "val_loss"].contains(&name)
                 || METRICS.iter().any(|(metric, _)| name.ends_with(metric))
-                || name.rsplit('_').next().and_then(AtK::parse).is_some()
+                || (name.rsplit('_').next())
+                    .is_some_and(|name| AtK::parse(name).is_some() || WITHOUT_RANK.contains(&name))
         };
         if !known(name) {
             return Err(Error::config(

@@ -6,6 +6,7 @@ mod pictures;
 mod read;
 mod scores;
 mod search;
+mod texts;
 
 use std::{
     collections::HashMap,
@@ -22,6 +23,7 @@ pub use parts::{Mixing, Part};
 pub use pictures::{PictureFile, Pictures, Stored};
 pub use read::read;
 pub use search::{Named, SearchKinds, SearchSet, Searched, read_search_set};
+pub(crate) use texts::{read_text, texts};
 use tokenizers::NormalizedString;
 
 use crate::{Result, cloud::check_cloud, models::ModelKind};

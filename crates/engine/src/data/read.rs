@@ -11,6 +11,7 @@ use super::{
     DataName, Documents, Example, Item, Layout, Modalities, Pictures,
     each::{Fault, each},
     features, point_cloud, scores,
+    texts::text,
 };
 use crate::{Error, Result, models::ModelKind};
 
@@ -144,17 +145,12 @@ fn item(
     kind: ModelKind,
 ) -> Result<Item, Fault> {
     Ok(match kind {
-        ModelKind::Text => Item::Text(text(document)?.into()),
+        ModelKind::Text | ModelKind::TextPairs => Item::Text(text(document)?.into()),
         ModelKind::Image => pictures.take(i, document)?,
         ModelKind::Features => Item::Features(features(document)?.into()),
         ModelKind::PointCloud => Item::PointCloud(point_cloud(document)?),
         ModelKind::TextImage => Err("a CLIP model trains on text-image pairs")?,
     })
-}
-
-fn text(document: &Document) -> Result<&str, String> {
-    let text = document.as_text().filter(|text| !is_blank(text));
-    text.ok_or_else(|| "it holds no text".to_owned())
 }
 
 /// The label of a document, where it has one.

@@ -1,18 +1,22 @@
 //! The examples of a run, and whether anything can be learned from them. The
 //! same checks are made when a run is submitted and when it begins.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use finetuner_protocol::{Loss, Sampler, text::start_of};
 
 use super::labels::alike;
 use crate::{
     Error, Result,
-    callbacks::{check_relevance, read_set},
+    callbacks::{check_pairs, check_relevance, read_set},
     data::{
         self, Classes, DataName, Documents, Example, Item, Layout, Part, Pictures, TrainingSet,
     },
     loss::LossKind,
+    models::ModelKind,
     plan::Plan,
     train::Sampling,
 };
@@ -80,6 +84,10 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
     }
     drop(data);
     for evaluation in plan.evaluations() {
+        if plan.kind == ModelKind::TextPairs {
+            check_pairs(evaluation, documents)?;
+            continue;
+        }
         let set = read_set(evaluation, plan.kind, &plan.modalities, documents)?;
         check_relevance(evaluation, &set)?;
     }
@@ -116,8 +124,22 @@ pub(super) fn read_data(
 ) -> Result<Data> {
     let read = |name: DataName<'_>| -> Result<Vec<Example>> {
         let examples = data::read(documents(name.name)?, &plan.layout, name, pictures)?;
-        if plan.loss.base() == Loss::CosineSimilarity {
-            check_similarities(&examples, name)?;
+        match plan.loss.base() {
+            Loss::CosineSimilarity => check_scores(
+                &examples,
+                name,
+                -1.0..=1.0,
+                "`CosineSimilarityLoss` compares it with a cosine; divide all scores by the largest \
+                 possible",
+            )?,
+            Loss::BinaryCrossEntropy => check_scores(
+                &examples,
+                name,
+                0.0..=1.0,
+                "`BinaryCrossEntropyLoss` takes it for a probability: 1 where the texts belong \
+                 together, 0 where they don't. `MSELoss` takes any score",
+            )?,
+            _ => {}
         }
         Ok(examples)
     };
@@ -310,21 +332,27 @@ fn compares_nothing(examples: &[Example]) -> Option<&'static str> {
     }
 }
 
-/// Refuses scores that no cosine can reach.
-fn check_similarities(examples: &[Example], name: DataName<'_>) -> Result<()> {
+/// Refuses scores outside of a range.
+fn check_scores(
+    examples: &[Example],
+    name: DataName<'_>,
+    range: RangeInclusive<f32>,
+    reason: &str,
+) -> Result<()> {
     let score = |example: &Example| example.scores.first().copied().unwrap_or_default();
-    let beyond = |example: &&Example| score(example).abs() > 1.0;
+    let beyond = |example: &&Example| !range.contains(&score(example));
     let Some(first) = examples.iter().find(beyond) else {
         return Ok(());
     };
     Err(Error::data(format!(
-        "{} of {} documents of {name} have a `finetuner_score` outside of -1 to 1, such as {} of \
-         document `{}`: `{}` compares it with a cosine; divide all scores by the largest possible",
+        "{} of {} documents of {name} have a `finetuner_score` outside of {} to {}, such as {} of \
+         document `{}`: {reason}",
         examples.iter().filter(beyond).count(),
         examples.len(),
+        range.start(),
+        range.end(),
         score(first),
         first.id,
-        Loss::CosineSimilarity
     )))
 }
 

@@ -31,7 +31,8 @@ pub(super) fn remember_frozen(loaded: &mut LoadedModel, data: &mut Data) -> Resu
         .sum();
     let dims = model.frozen_dims();
     let longest = dims[0].max(dims[1]);
-    if model.kind() == ModelKind::Features || items * longest * 4 > REMEMBERED {
+    let apart = !matches!(model.kind(), ModelKind::Features | ModelKind::TextPairs);
+    if !apart || items * longest * 4 > REMEMBERED {
         return Ok(());
     }
     for set in sets {
@@ -157,6 +158,14 @@ pub(super) fn build_trainer(
     notes.extend(changes.into_iter().map(|note| (Level::Info, note)));
     if let Some(note) = sampling.describe(&data.train, batch_size, plan.seed) {
         notes.push((Level::Info, note));
+    }
+    if model.kind() == ModelKind::TextPairs && model.dim() != 1 {
+        let reason = format!(
+            "`{}` trains cross-encoders with one label; the model has {}",
+            plan.loss.loss,
+            model.dim()
+        );
+        return Err(Error::config("loss", reason));
     }
     let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
     if model.trunk_compares_rows() {

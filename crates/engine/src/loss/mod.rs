@@ -12,6 +12,7 @@ mod distance;
 mod math;
 mod matryoshka;
 mod memory;
+mod pair_scores;
 mod pairs;
 mod pairwise;
 mod proxies;

@@ -6,6 +6,7 @@ use super::{
     Maker, MetricLoss,
     batch_triplets::BatchTriplets,
     cosent::CoSent,
+    pair_scores::{BinaryCrossEntropy, Mse},
     pairs,
     pairwise::{self, MemberLoss},
     proxies, sigmoid, triplet, triplets,
@@ -24,6 +25,8 @@ pub(crate) enum LossKind {
     /// Pairs, each with negatives or without; every other example of a batch is
     /// a negative too.
     Ranking,
+    /// Pairs with a score, which a cross-encoder scores itself.
+    PairScores,
     /// Pairs with a score.
     Scores,
     /// An anchor, its match and negatives.
@@ -89,11 +92,13 @@ use Traits::{Classifies, Compares, Remembers};
 /// Every loss that can be trained with.
 #[rustfmt::skip]
 const LOSSES: &[Entry] = &[
+    members(Loss::BinaryCrossEntropy, LossKind::PairScores, BinaryCrossEntropy::make),
     members(Loss::AnglE, LossKind::Scores, CoSent::make_angle),
     members(Loss::CachedMultipleNegativesRanking, LossKind::Ranking, pairwise::MultipleNegatives::make_cached),
     members(Loss::Clip, LossKind::Clip, pairwise::Clip::make),
     members(Loss::CoSent, LossKind::Scores, CoSent::make),
     members(Loss::CosineSimilarity, LossKind::Scores, pairwise::CosineSimilarity::make),
+    members(Loss::Mse, LossKind::PairScores, Mse::make),
     members(Loss::MarginMse, LossKind::Margins, pairwise::MarginMse::make),
     members(Loss::MultipleNegativeRanking, LossKind::Ranking, pairwise::MultipleNegatives::make),
     members(Loss::SigLip, LossKind::Clip, sigmoid::SigLip::make),

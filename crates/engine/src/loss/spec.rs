@@ -110,6 +110,9 @@ pub(super) fn nested(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Optio
 pub(super) fn wrapped(read: &OptionReader<'_>) -> Result<(Loss, Option<Options>)> {
     let (loss, options) = nested(read, "loss")?;
     let reason = match registry::find(&loss)?.make {
+        Make::Members(LossKind::PairScores, _) => {
+            format!("`{loss}` is for cross-encoders, which give no embeddings to be cut short")
+        }
         Make::Members(..) | Make::Labels(Traits::Compares | Traits::Remembers, _) => {
             return Ok((loss, options));
         }

@@ -11,8 +11,9 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use super::{
-    Input, ModelKind, clip, clip_vision, dinov2, efficientnet, gemma3, mlp, modernbert, mpnet,
-    nomic_bert, pointnet, qwen3, random, resnet, siglip, siglip_vision, t5, text, two_towers, vit,
+    Input, ModelKind, classifier::ClassifierHead, clip, clip_vision, dinov2, efficientnet, gemma3,
+    mlp, modernbert, mpnet, nomic_bert, pointnet, qwen3, random, resnet, siglip, siglip_vision, t5,
+    text, two_towers, vit,
 };
 use crate::{
     Error, Result,
@@ -61,6 +62,12 @@ pub(crate) trait Architecture: Debug + Send + Sync {
     /// since positions are counted from the first of them.
     fn counts_padding(&self) -> bool {
         false
+    }
+
+    /// Kinds of tokens that are told apart, such as those of the two texts of a
+    /// pair; 1 where none are.
+    fn token_kinds(&self) -> usize {
+        1
     }
 
     /// Rows of the table of tokens, for a model that reads texts.
@@ -148,6 +155,17 @@ pub(crate) trait Architecture: Debug + Send + Sync {
     /// picture, for a network of which training changes a part under `freeze`.
     fn frozen_dims(&self) -> Option<[usize; 2]> {
         None
+    }
+
+    /// What sequence classifiers of this network have on top of it; `None` where
+    /// no library has such classifiers.
+    fn classifier(&self) -> Option<ClassifierHead> {
+        None
+    }
+
+    /// The name of a tensor in a saved model.
+    fn saved_name(&self, name: &str) -> String {
+        name.to_owned()
     }
 
     /// Random weights of these shapes. The same seed gives the same weights.

@@ -384,7 +384,7 @@ impl Clip {
     fn encode_texts(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
         let tower = &self.text;
         let segments = texts.segments();
-        let x = token_embeddings(pass, &texts.ids, &segments, &tower.tables)?;
+        let x = token_embeddings(pass, &texts.ids, &texts.kinds, &segments, &tower.tables)?;
         let ends: Vec<usize> = segments
             .iter()
             .map(|(start, length)| self.end_of_text(&texts.ids[start..start + length]))
@@ -403,7 +403,7 @@ impl Clip {
     /// As [`Clip::encode_texts`], in a graph.
     fn onnx_texts(&self, graph: &mut Graph, texts: &TextInputs) -> Edge {
         let tower = &self.text;
-        let mut x = onnx::token_embeddings(graph, &texts.ids, &tower.tables);
+        let mut x = onnx::token_embeddings(graph, &texts.ids, texts.kinds.as_ref(), &tower.tables);
         let mut seen = Attendance::of_texts(graph, texts);
         for block in &tower.blocks {
             x = onnx::block(graph, &x, block, &mut seen);

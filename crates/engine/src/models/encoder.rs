@@ -36,7 +36,7 @@ impl TextEncoder {
             Some(norm) => layer_norm(pass, &x, norm),
             None => Ok(x),
         };
-        let mut x = token_embeddings(pass, &texts.ids, &segments, &self.tables)?;
+        let mut x = token_embeddings(pass, &texts.ids, &texts.kinds, &segments, &self.tables)?;
         if let Some(scale) = self.scale {
             x = (x * scale)?;
         }
@@ -72,7 +72,7 @@ impl Network for TextEncoder {
             Some(norm) => onnx::layer_norm(graph, &x, norm),
             None => x,
         };
-        let mut x = onnx::token_embeddings(graph, &texts.ids, &self.tables);
+        let mut x = onnx::token_embeddings(graph, &texts.ids, texts.kinds.as_ref(), &self.tables);
         if let Some(scale) = self.scale {
             let scale = graph.scalar(scale as f32);
             x = graph.op("Mul", &[&x, &scale], &[]);

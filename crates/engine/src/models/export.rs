@@ -9,7 +9,18 @@ use crate::{
 };
 
 /// The name of an ONNX model's output.
-pub(crate) const OUTPUT: &str = "embedding";
+const OUTPUT: &str = "embedding";
+/// That of a cross-encoder: its scores before their activation, as
+/// `transformers` names them.
+const SCORES: &str = "logits";
+
+/// The name of the output of a model of this kind.
+pub(crate) fn output_name(kind: ModelKind) -> &'static str {
+    match kind {
+        ModelKind::TextPairs => SCORES,
+        _ => OUTPUT,
+    }
+}
 
 /// The input that an ONNX model takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -18,6 +29,9 @@ pub enum OnnxInput<'a> {
     /// mask is 0 for padding. A model that reads padding too, as a SigLIP, takes
     /// texts of one length alone and ignores the mask.
     Texts(TokenType),
+    /// The same for a cross-encoder, with `token_type_ids` where the network tells
+    /// the two texts of a pair apart.
+    TextPairs(TokenType),
     /// Pictures as [`crate::image::ImageProcessor`] prepares them, `[batch, 3,
     /// height, width]`.
     Images {
@@ -58,7 +72,8 @@ pub enum OnnxFormat {
 }
 
 impl Model {
-    /// Writes the model as ONNX to `path`, from an input to `embedding`. Weights
+    /// Writes the model as ONNX to `path`, from an input to `embedding`, or to
+    /// the `logits` of a cross-encoder. Weights
     /// of more than 2 GiB go to `{path}.data`.
     ///
     /// # Errors
@@ -73,14 +88,16 @@ impl Model {
     pub(crate) fn onnx(&self, input: OnnxInput<'_>, format: OnnxFormat) -> Result<Graph> {
         let mut graph = Graph::new(format == OnnxFormat::Int8);
         let inputs = match input {
-            OnnxInput::Texts(kind) => {
+            OnnxInput::Texts(kind) | OnnxInput::TextPairs(kind) => {
                 let kind = match kind {
                     TokenType::Int32 => DataType::Int32,
                     TokenType::Int64 => DataType::Int64,
                 };
                 let length = self.config.architecture().text_length();
                 let length = self.setup.text_length.or(length);
-                Inputs::Texts(TextInputs::new(&mut graph, kind, length))
+                let is_pair = matches!(input, OnnxInput::TextPairs(_));
+                let with_kinds = is_pair && self.config.architecture().token_kinds() > 1;
+                Inputs::Texts(TextInputs::new(&mut graph, kind, length, with_kinds))
             }
             OnnxInput::Images {
                 name,
@@ -119,7 +136,11 @@ impl Model {
         };
         let behind = self.modules[1].iter();
         let x = behind.fold(x, |x, layer| layer.onnx(&mut graph, &x));
-        graph.output(&x, OUTPUT, &[BATCH, Dim::Fixed(self.dim())]);
+        graph.output(
+            &x,
+            output_name(self.kind()),
+            &[BATCH, Dim::Fixed(self.dim())],
+        );
         Ok(graph)
     }
 }

@@ -7,6 +7,7 @@
 mod alibi_bert;
 mod architecture;
 mod canonical;
+mod classifier;
 mod clip;
 mod clip_vision;
 mod cnn;
@@ -44,8 +45,9 @@ use serde_json::Value;
 
 pub(crate) use crate::modules::PREFIX as MODULE_PREFIX;
 pub(crate) use architecture::{Architecture, Network};
-pub(crate) use export::{OUTPUT, no_onnx};
+pub(crate) use classifier::{describe_classifier, is_classifier, new_head};
 pub use export::{OnnxFormat, OnnxInput, TokenType};
+pub(crate) use export::{no_onnx, output_name};
 pub use head::HeadConfig;
 pub(crate) use head::{FoldedLayer, PREFIX as HEAD_PREFIX};
 pub use input::Input;
@@ -58,7 +60,7 @@ pub(crate) use two_towers::{
 use crate::{
     Error, Result,
     kernels::gemm::Precision,
-    modules::{Layer, LayerSpec, head_place},
+    modules::{Activation, Layer, LayerSpec, head_place},
     ops::{Kernels, Pass, Pooler, Runtime},
     params::{Param, Params, RawTensor},
 };
@@ -81,6 +83,9 @@ pub enum ModelKind {
     Features,
     /// Point clouds: lists of places in space.
     PointCloud,
+    /// Pairs of texts, which it scores in place of embedding them: a
+    /// cross-encoder.
+    TextPairs,
 }
 
 impl ModelKind {
@@ -102,7 +107,7 @@ impl ModelKind {
         match self {
             Self::TextImage => Task::TextToImage,
             Self::Image => Task::ImageToImage,
-            Self::Text => Task::TextToText,
+            Self::Text | Self::TextPairs => Task::TextToText,
             Self::PointCloud => Task::MeshToMesh,
             Self::Features => Task::Any,
         }
@@ -121,6 +126,32 @@ impl ModelConfig {
     /// describes shapes that no model can have.
     pub fn parse(json: &Value) -> Result<Self> {
         architecture::parse(json).map(Self)
+    }
+
+    /// Returns what the model of a `config.json` takes: pairs of texts where it
+    /// describes a sequence classifier.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::parse`].
+    pub(crate) fn kind_of(json: &Value) -> Result<ModelKind> {
+        let parsed = Self::parse(json)?;
+        let pairs = is_classifier(json) && parsed.0.classifier().is_some();
+        Ok(if pairs {
+            ModelKind::TextPairs
+        } else {
+            parsed.kind()
+        })
+    }
+
+    /// Reads the `config.json` of a cross-encoder: a network of texts with a
+    /// classification head. Where it describes no classifier, the head is a new
+    /// one with one label.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::parse`], and where the architecture has no
+    /// classification head.
+    pub fn parse_classifier(json: &Value) -> Result<Self> {
+        classifier::parse(json).map(Self)
     }
 
     /// What it embeds.
@@ -203,6 +234,9 @@ pub struct ModelSetup {
     /// model reads the padding too and its tokenizer allows fewer tokens than
     /// its `config.json`.
     pub text_length: Option<usize>,
+    /// The activation of a cross-encoder's scores where they are used, which
+    /// training leaves to the loss.
+    pub activation: Option<Activation>,
 }
 
 impl ModelSetup {
@@ -454,7 +488,7 @@ impl Model {
             Input::PointClouds(_) => "point clouds",
         };
         Error::data(format!(
-            "this model embeds {}, not {kind}",
+            "this model takes {}, not {kind}",
             self.kind().inputs()
         ))
     }
@@ -466,6 +500,14 @@ fn apply(layers: &[Layer], pass: &Pass, x: Tensor) -> Result<Tensor> {
 }
 
 impl ModelKind {
+    /// The kind of the network alone: that of a sequence classifier reads texts.
+    pub(crate) fn of_network(self) -> Self {
+        match self {
+            Self::TextPairs => Self::Text,
+            other => other,
+        }
+    }
+
     /// What it embeds, in words.
     pub(crate) fn inputs(self) -> &'static str {
         match self {
@@ -474,6 +516,7 @@ impl ModelKind {
             Self::Image => "pictures",
             Self::Features => "features",
             Self::PointCloud => "point clouds",
+            Self::TextPairs => "pairs of texts",
         }
     }
 }

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, ModelKind, Network,
+    classifier::{ClassifierHead, HeadActivation, HeadLayer},
     encoder::{TextEncoder, bad_config, check_heads, check_sizes},
     rates::{Rates, rate},
     rope::{LayerType, Ropes, check_head, check_scaling, layer_types},
@@ -19,9 +20,10 @@ use super::{
 };
 use crate::{
     Result,
+    modules::Activation,
     ops::{
-        Activation, AttentionConfig, BlockForm, BlockLayers, BlockRates, LayerName, LayerNorm,
-        NormKind, Pooler, Positions, Rotary, TokenTables,
+        Activation as BlockActivation, AttentionConfig, BlockForm, BlockLayers, BlockRates,
+        LayerName, LayerNorm, NormKind, Pooler, Positions, Rotary, TokenTables,
     },
     params::Params,
 };
@@ -44,7 +46,7 @@ const SIZES: Sizes = Sizes {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 struct File {
-    hidden_activation: Activation,
+    hidden_activation: BlockActivation,
     norm_eps: f32,
     norm_bias: bool,
     attention_bias: bool,
@@ -61,12 +63,23 @@ struct File {
     global_rope_theta: f32,
     local_rope_theta: Option<f32>,
     rope_scaling: Option<Value>,
+    classifier_pooling: ClassifierPooling,
+    classifier_bias: bool,
+    classifier_activation: HeadActivation,
+}
+
+/// How a sequence classifier pools.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ClassifierPooling {
+    Cls,
+    Mean,
 }
 
 impl Default for File {
     fn default() -> Self {
         Self {
-            hidden_activation: Activation::Gelu,
+            hidden_activation: BlockActivation::Gelu,
             norm_eps: 1e-5,
             norm_bias: false,
             attention_bias: false,
@@ -79,6 +92,9 @@ impl Default for File {
             global_rope_theta: 160_000.0,
             local_rope_theta: Some(10_000.0),
             rope_scaling: None,
+            classifier_pooling: ClassifierPooling::Cls,
+            classifier_bias: false,
+            classifier_activation: HeadActivation(Activation::Gelu),
         }
     }
 }
@@ -206,6 +222,31 @@ impl Architecture for ModernBert {
         }
         all.extend(self.norm().tensors(LAST_NORM, width));
         all
+    }
+
+    fn classifier(&self) -> Option<ClassifierHead> {
+        let file = &self.file;
+        let pooler = match file.classifier_pooling {
+            ClassifierPooling::Cls => Pooler::Cls,
+            ClassifierPooling::Mean => Pooler::Mean,
+        };
+        Some(ClassifierHead {
+            prefix: "model.",
+            pooler,
+            layers: vec![
+                HeadLayer::Dense {
+                    name: "head.dense",
+                    bias: file.classifier_bias,
+                    activation: file.classifier_activation.0,
+                },
+                HeadLayer::Norm {
+                    name: "head.norm",
+                    kind: self.norm(),
+                    eps: file.norm_eps,
+                },
+                HeadLayer::scores("classifier"),
+            ],
+        })
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, ModelKind, Network,
+    classifier::ClassifierHead,
     encoder::{TextEncoder, bad_config, check_heads, load_blocks},
     rates::Rates,
     sizes::Sizes,
@@ -174,6 +175,10 @@ impl Architecture for Mpnet {
             all.extend(BLOCK.tensors(&name, width, self.sizes.intermediate_size));
         }
         all
+    }
+
+    fn classifier(&self) -> Option<ClassifierHead> {
+        Some(ClassifierHead::of_roberta("mpnet."))
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {

@@ -263,7 +263,7 @@ impl TextTower {
     /// Embeddings `[batch, dim]` of texts with their padding.
     fn encode(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
         let segments = texts.segments();
-        let x = token_embeddings(pass, &texts.ids, &segments, &self.tables)?;
+        let x = token_embeddings(pass, &texts.ids, &texts.kinds, &segments, &self.tables)?;
         let last = Pooler::LastToken.only(&segments);
         let x = run_blocks(&self.blocks, pass, &x, &segments, last.as_deref())?;
         let x = layer_norm(pass, &x, &self.norm)?;
@@ -271,7 +271,7 @@ impl TextTower {
     }
 
     fn onnx(&self, graph: &mut Graph, ids: &Edge) -> Edge {
-        let mut x = onnx::token_embeddings(graph, ids, &self.tables);
+        let mut x = onnx::token_embeddings(graph, ids, None, &self.tables);
         for block in &self.blocks {
             x = onnx::block(graph, &x, block, &mut Attendance::all());
         }

@@ -14,13 +14,16 @@ use serde_json::Value;
 
 use super::{
     Architecture, ModelKind, Network, alibi_bert,
+    classifier::{ClassifierHead, HeadLayer},
     encoder::{TextEncoder, bad_config, load_blocks},
     rates::{Rates, rate},
 };
 use crate::{
     Result,
+    modules::Activation,
     ops::{
-        Activation, AttentionConfig, BERT_BLOCK, Block, BlockForm, BlockNames, BlockRates,
+        Activation as BlockActivation, AttentionConfig, BERT_BLOCK, Block, BlockForm, BlockNames,
+        BlockRates,
         DISTILBERT_BLOCK, LayerNorm, NormKind, Pooler, Positions, TokenTables,
     },
     params::Params,
@@ -235,6 +238,10 @@ impl Architecture for BertConfig {
         self.relative != Relative::Roberta
     }
 
+    fn token_kinds(&self) -> usize {
+        self.type_vocab_size.max(1)
+    }
+
     fn vocab_size(&self) -> Option<usize> {
         Some(self.vocab_size)
     }
@@ -254,6 +261,28 @@ impl Architecture for BertConfig {
 
     fn layer_marks(&self) -> &'static [&'static str] {
         &["encoder.layer.", "transformer.layer."]
+    }
+
+    fn classifier(&self) -> Option<ClassifierHead> {
+        Some(match self.relative {
+            Relative::Bert => ClassifierHead {
+                prefix: "bert.",
+                pooler: Pooler::Cls,
+                layers: vec![
+                    HeadLayer::dense("pooler.dense", Activation::Tanh),
+                    HeadLayer::scores("classifier"),
+                ],
+            },
+            Relative::DistilBert => ClassifierHead {
+                prefix: "distilbert.",
+                pooler: Pooler::Cls,
+                layers: vec![
+                    HeadLayer::dense("pre_classifier", Activation::Relu),
+                    HeadLayer::scores("classifier"),
+                ],
+            },
+            Relative::Roberta => ClassifierHead::of_roberta("roberta."),
+        })
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
@@ -352,7 +381,7 @@ pub(super) fn blocks(
     count: usize,
     shape: &BlockShape<'_>,
 ) -> Result<Vec<Block>> {
-    let activation = Activation::try_from(shape.activation.to_owned())
+    let activation = BlockActivation::try_from(shape.activation.to_owned())
         .map_err(|reason| bad_config(format!("`hidden_act`: {reason}")))?;
     let form = BlockForm {
         width: shape.width,

@@ -14,16 +14,27 @@ use crate::{
 
 /// The activations of `torch.nn` that are supported, with their default options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Activation {
+pub enum Activation {
+    /// The value itself.
     Identity,
+    /// The hyperbolic tangent.
     Tanh,
+    /// `max(x, 0)`
     Relu,
+    /// `x * Phi(x)`
     Gelu,
+    /// `1 / (1 + exp(-x))`
     Sigmoid,
+    /// `x * sigmoid(x)`
     Silu,
+    /// `max(x, 0)`, and a hundredth of negative values.
     LeakyRelu,
+    /// `x`, and `exp(x) - 1` of negative values.
     Elu,
 }
+
+/// What the paths of PyTorch's classes begin with.
+pub(super) const TORCH: &str = "torch.";
 
 const ACTIVATIONS: [(&str, Activation); 8] = [
     ("Identity", Activation::Identity),
@@ -48,24 +59,39 @@ impl Activation {
                 )));
             }
         };
-        if !path.starts_with("torch.") {
+        if !path.starts_with(TORCH) {
             notes.push(format!(
                 "{shown}: the activation `{path}` is not one of PyTorch's. Tanh takes its place, \
                  as in sentence-transformers"
             ));
             return Ok(Self::Tanh);
         }
+        Self::of_path(path).map_err(|reason| Error::checkpoint(format!("{shown}: {reason}")))
+    }
+
+    /// The activation of a class of PyTorch, such as
+    /// `torch.nn.modules.activation.Sigmoid`.
+    pub(crate) fn of_path(path: &str) -> Result<Self, String> {
         let name = path.rsplit('.').next().unwrap_or_default();
         let found = ACTIVATIONS.iter().find(|(known, _)| *known == name);
         found.map(|(_, activation)| *activation).ok_or_else(|| {
             let known = ACTIVATIONS.map(|(name, _)| name).join(", ");
-            Error::checkpoint(format!(
-                "{shown}: the activation `{path}` is not supported; {known} are"
-            ))
+            format!("the activation `{path}` is not supported; {known} are")
         })
     }
 
-    fn forward(self, x: &Tensor) -> Result<Tensor> {
+    /// The path of its class in PyTorch.
+    pub(crate) fn path(self) -> String {
+        let found = ACTIVATIONS.iter().find(|(_, known)| *known == self);
+        let name = found.map_or("Identity", |(name, _)| name);
+        let module = match self {
+            Self::Identity => "linear",
+            _ => "activation",
+        };
+        format!("torch.nn.modules.{module}.{name}")
+    }
+
+    pub(crate) fn forward(self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Self::Identity => x.clone(),
             Self::Tanh => x.tanh()?,
@@ -78,7 +104,7 @@ impl Activation {
         })
     }
 
-    fn onnx(self, graph: &mut Graph, x: &Edge) -> Edge {
+    pub(crate) fn onnx(self, graph: &mut Graph, x: &Edge) -> Edge {
         let alpha = [Attribute::Float("alpha", 0.01)];
         match self {
             Self::Identity => x.clone(),

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{
     LIST_FILE,
+    classifier::ClassifierFiles,
     layer::{LayerSpec, PREFIX},
     pooling::Pooling,
     prompts::{self, Prompts},
@@ -33,6 +34,8 @@ pub(crate) struct Found {
     pub(crate) tensors: HashMap<String, RawTensor>,
     pub(crate) prompts: Prompts,
     pub(crate) sentence: SentenceConfig,
+    /// What a cross-encoder has beside its network.
+    pub(crate) classifier: Option<ClassifierFiles>,
     /// What of it is not as its author may expect, for the log.
     pub(crate) notes: Vec<String>,
 }
@@ -113,7 +116,19 @@ pub(crate) fn read(
         Some((_, first)) => return Err(unknown(&first.class)),
         None => return Err(Error::checkpoint(format!("{LIST_FILE}: it is empty"))),
     };
+    let settings = reader.json(prompts::FILE)?;
     let mut rest = entries.peekable();
+    if found.sentence.classifies || ClassifierFiles::are_settings(settings.as_ref()) {
+        if let Some(other) = rest.peek() {
+            return Err(Error::checkpoint(format!(
+                "{LIST_FILE}: `{}` behind the network of a cross-encoder is not supported; only \
+                 sequence classifiers are, which have a Transformer alone",
+                other.class
+            )));
+        }
+        found.classifier = Some(ClassifierFiles::parse(settings)?);
+        return Ok(Some(found));
+    }
     if pools {
         match rest.next_if(|entry| entry.name() == "Pooling") {
             Some(entry) => {
@@ -150,7 +165,7 @@ pub(crate) fn read(
         }
         found.layers.push(spec);
     }
-    if let Some(json) = reader.json(prompts::FILE)? {
+    if let Some(json) = settings {
         found.prompts = Prompts::parse(json)?;
     }
     Ok(Some(found))

@@ -7,6 +7,7 @@
 //! have weights, and saved again, so that both libraries give the same
 //! embeddings. A module or a setting that is unknown here is refused by name.
 
+mod classifier;
 mod dense;
 mod layer;
 mod list;
@@ -15,6 +16,8 @@ mod prompts;
 mod save;
 mod sentence;
 
+pub(crate) use classifier::ClassifierFiles;
+pub use dense::Activation;
 pub use layer::LayerSpec;
 pub(crate) use layer::{Layer, PREFIX, head_place};
 pub(crate) use list::{Found, Reader, is_file, network_folder, read};

@@ -127,6 +127,14 @@ fn class(name: &str) -> String {
 }
 
 impl Files {
+    /// Files alone, by name and content.
+    pub(crate) fn of(files: Vec<(String, Vec<u8>)>) -> Self {
+        Self {
+            files,
+            ..Self::default()
+        }
+    }
+
     /// Adds a module to the list, and returns its folder.
     fn module(&mut self, name: &str, class: &str) -> String {
         let number = self.list.len();

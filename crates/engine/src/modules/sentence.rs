@@ -41,6 +41,8 @@ pub(crate) struct SentenceConfig {
     pub(crate) max_tokens: Option<usize>,
     /// Whether texts are lowercased before they are tokenized.
     pub(crate) lowercase: bool,
+    /// Whether the network is a sequence classifier: a cross-encoder.
+    pub(crate) classifies: bool,
     /// The file, which is written again with the limit that was used.
     file: Option<Value>,
 }
@@ -60,6 +62,7 @@ impl SentenceConfig {
         };
         let mut max_tokens = None;
         let mut lowercase = false;
+        let classifies = file["transformer_task"] == "sequence-classification";
         for (field, value) in fields {
             match field.as_str() {
                 "max_seq_length" => {
@@ -91,7 +94,9 @@ impl SentenceConfig {
                         }
                     }
                 }
-                "transformer_task" if value == "feature-extraction" => {}
+                "transformer_task" if classifies || value == "feature-extraction" => {}
+                "module_output_name" if classifies && value == "scores" => {}
+                "modality_config" if classifies && reads_logits(value) => {}
                 "module_output_name" if value == "token_embeddings" => {}
                 "modality_config" if reads_hidden_states(value) => {}
                 "processing_kwargs" if value.as_object().is_none_or(Map::is_empty) => {}
@@ -112,6 +117,7 @@ impl SentenceConfig {
         Ok(Self {
             max_tokens,
             lowercase,
+            classifies,
             file: Some(file),
         })
     }
@@ -145,6 +151,12 @@ fn reads_hidden_states(modalities: &Value) -> bool {
             && way["method"] == "forward"
             && way["method_output_name"] == "last_hidden_state"
     })
+}
+
+/// Whether texts go through a classifier to its scores.
+fn reads_logits(modalities: &Value) -> bool {
+    let way = &modalities["text"];
+    way["method"] == "forward" && way["method_output_name"] == "logits"
 }
 
 #[cfg(test)]

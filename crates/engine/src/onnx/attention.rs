@@ -30,17 +30,25 @@ pub(crate) struct TextInputs {
     pub(crate) ids: Edge,
     /// Whether a place is a token, not padding.
     pub(crate) mask: Edge,
+    /// The kind of each token; all are of the first where there are none.
+    pub(crate) kinds: Option<Edge>,
 }
 
 impl TextInputs {
-    /// Adds `input_ids` and `attention_mask`, whole numbers of this type, for
-    /// texts of any length or of one alone.
-    pub(crate) fn new(graph: &mut Graph, kind: DataType, length: Option<usize>) -> Self {
+    /// Adds `input_ids`, `attention_mask` and, `with_kinds`, `token_type_ids`:
+    /// whole numbers of this type, for texts of any length or of one alone.
+    pub(crate) fn new(
+        graph: &mut Graph,
+        kind: DataType,
+        length: Option<usize>,
+        with_kinds: bool,
+    ) -> Self {
         let dims = [BATCH, length.map_or(SEQUENCE, Dim::Fixed)];
         let ids = graph.input("input_ids", kind, &dims);
         let mask = graph.input("attention_mask", kind, &dims);
+        let kinds = with_kinds.then(|| graph.input("token_type_ids", kind, &dims));
         let mask = graph.cast(&mask, DataType::Bool);
-        Self { ids, mask }
+        Self { ids, mask, kinds }
     }
 }
 

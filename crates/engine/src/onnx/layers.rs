@@ -185,9 +185,29 @@ pub(crate) fn normalize(graph: &mut Graph, x: &Edge) -> Edge {
     graph.op("Div", &[x, &length], &[])
 }
 
-/// `token[id] + position[i]`, with the first row of the table of token kinds
-/// where there is one: `[batch, length, width]` of ids `[batch, length]`.
-pub(crate) fn token_embeddings(graph: &mut Graph, ids: &Edge, tables: &TokenTables) -> Edge {
+/// `token[id] + position[i] + kind[kind]`, `[batch, length, width]` of ids and
+/// kinds `[batch, length]`; without kinds every token is of the first.
+pub(crate) fn token_embeddings(
+    graph: &mut Graph,
+    ids: &Edge,
+    kinds: Option<&Edge>,
+    tables: &TokenTables,
+) -> Edge {
+    if let (Some(kinds), Some(table)) = (kinds, &tables.kind) {
+        let others = TokenTables {
+            kind: None,
+            ..tables.clone()
+        };
+        let tokens = embed_tokens(graph, ids, &others);
+        let table = graph.weight(table);
+        let kinds = graph.op("Gather", &[&table, kinds], &[]);
+        return graph.op("Add", &[&tokens, &kinds], &[]);
+    }
+    embed_tokens(graph, ids, tables)
+}
+
+/// The same with the first row of the table of kinds, where there is one.
+fn embed_tokens(graph: &mut Graph, ids: &Edge, tables: &TokenTables) -> Edge {
     let tokens = if graph.int8 {
         int8::lookup(graph, ids, &tables.token)
     } else {

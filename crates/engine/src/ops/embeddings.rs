@@ -15,8 +15,8 @@ pub(crate) struct TokenTables {
     /// `[vocabulary, width]`
     pub(crate) token: Arc<Param>,
     pub(crate) position: Positions,
-    /// `[kinds, width]`, of which the first row is added to every token: BERT's
-    /// "first sentence".
+    /// `[kinds, width]`: the row of a token's kind is added to it, such as the
+    /// first or the second text of a pair.
     pub(crate) kind: Option<Arc<Param>>,
 }
 
@@ -73,10 +73,12 @@ impl Positions {
     }
 }
 
-/// `token[id] + position[row]` for the ids of several texts, `[rows, width]`.
+/// `token[id] + position[row] + kind[kind]` for the ids of several texts, `[rows,
+/// width]`. Without `kinds` every token is of the first kind.
 pub(crate) fn token_embeddings(
     pass: &Pass,
     ids: &[u32],
+    kinds: &[u32],
     segments: &Segments,
     tables: &TokenTables,
 ) -> Result<Tensor> {
@@ -103,6 +105,7 @@ pub(crate) fn token_embeddings(
             segments.rows()
         )));
     }
+    check_kinds(kinds, ids.len(), tables)?;
     let places: Vec<u32> = segments
         .iter()
         .flat_map(|(start, length)| tables.position.rows(&ids[start..start + length]))
@@ -110,6 +113,7 @@ pub(crate) fn token_embeddings(
     if pass.is_fused() {
         return pass.apply_source(TokenEmbeddings {
             ids: ids.to_vec(),
+            kinds: kinds.to_vec(),
             places,
             width,
             tables: tables.clone(),
@@ -125,12 +129,36 @@ pub(crate) fn token_embeddings(
     }
     match &tables.kind {
         None => Ok(sum),
-        Some(kind) => Ok(sum.broadcast_add(&rows(kind, &[0])?)?),
+        Some(kind) if kinds.is_empty() => Ok(sum.broadcast_add(&rows(kind, &[0])?)?),
+        Some(kind) => Ok((sum + rows(kind, kinds)?)?),
+    }
+}
+
+/// Checks that there is a kind for each of `tokens`, and a row for each kind.
+fn check_kinds(kinds: &[u32], tokens: usize, tables: &TokenTables) -> Result<()> {
+    if !kinds.is_empty() && kinds.len() != tokens {
+        return Err(Error::data(format!(
+            "{} kinds of tokens for {tokens} token ids",
+            kinds.len()
+        )));
+    }
+    let Some(table) = &tables.kind else {
+        return Ok(());
+    };
+    let rows = table.tensor().dim(0)?;
+    match kinds.iter().find(|kind| **kind as usize >= rows) {
+        None => Ok(()),
+        Some(kind) => Err(Error::data(format!(
+            "a token of the kind {kind} does not fit the model's {rows} kinds: `model_input_names` \
+             of tokenizer_config.json must not list `token_type_ids` for it"
+        ))),
     }
 }
 
 struct TokenEmbeddings {
     ids: Vec<u32>,
+    /// The kind of each token; empty where all are of the first.
+    kinds: Vec<u32>,
     /// The row of each token in the table of positions.
     places: Vec<u32>,
     width: usize,
@@ -154,18 +182,20 @@ impl FusedOp for TokenEmbeddings {
         let kind = self.tables.kind.as_ref();
         let kind = kind.map(|kind| floats(kind.tensor())).transpose()?;
         let mut y = vec![0.0; self.ids.len() * self.width];
-        let rows = self.ids.par_iter().zip(&self.places);
-        rows.zip(y.par_chunks_exact_mut(self.width))
-            .for_each(|((&id, &place), y)| {
+        let rows = self.ids.par_iter().zip(&self.places).enumerate();
+        rows.zip(y.par_chunks_exact_mut(self.width)).for_each(
+            |((token_place, (&id, &place)), y)| {
                 let token = &token[self.row(id)];
                 match &position {
                     Some(position) => simd::add(token, &position[self.row(place)], y),
                     None => y.copy_from_slice(token),
                 }
                 if let Some(kind) = &kind {
-                    simd::add_assign(y, &kind[..self.width]);
+                    let of_token = self.kinds.get(token_place).copied().unwrap_or(0);
+                    simd::add_assign(y, &kind[self.row(of_token)]);
                 }
-            });
+            },
+        );
         Ok((y, vec![self.ids.len(), self.width]))
     }
 
@@ -188,9 +218,12 @@ impl FusedOp for TokenEmbeddings {
             add(position, &self.places);
         }
         if let Some(kind) = &self.tables.kind {
-            with_grad(kind, |grad| {
-                kernels::add_column_sums(g, &mut grad[..self.width]);
-            });
+            match self.kinds.is_empty() {
+                true => with_grad(kind, |grad| {
+                    kernels::add_column_sums(g, &mut grad[..self.width]);
+                }),
+                false => add(kind, &self.kinds),
+            }
         }
         Ok(None)
     }
@@ -223,10 +256,15 @@ mod tests {
             };
             let embed = |pass: &Pass, ids: &[u32], lengths: &[usize]| {
                 let segments = Segments::new(lengths.iter().copied());
-                token_embeddings(pass, ids, &segments, &tables)
+                token_embeddings(pass, ids, &[], &segments, &tables)
             };
             let x = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
             compare(&params, &x, |pass, _| embed(pass, &IDS, &LENGTHS));
+            let segments = Segments::new(LENGTHS);
+            let kinds = [0, 1, 0, 1, 1, 1, 0];
+            compare(&params, &x, |pass, _| {
+                token_embeddings(pass, &IDS, &kinds, &segments, &tables)
+            });
             let pass = crate::ops::Runtime::new(&params).unwrap().inference();
             let message = |ids: &[u32], lengths: &[usize]| {
                 embed(&pass, ids, lengths).unwrap_err().to_string()
@@ -234,6 +272,15 @@ mod tests {
             assert!(message(&[10], &[1]).contains("token id 10"));
             assert!(message(&[1; 5], &[5]).contains("5 tokens"));
             assert!(message(&[1; 5], &[2, 2]).contains("5 token ids"));
+            let kinds = |kinds: &[u32]| {
+                let segments = Segments::new([1]);
+                token_embeddings(&pass, &[1], kinds, &segments, &tables)
+                    .map_err(|error| error.to_string())
+            };
+            assert!(kinds(&[0, 1]).unwrap_err().contains("2 kinds of tokens"));
+            if with_kind {
+                assert!(kinds(&[2]).unwrap_err().contains("2 kinds: `model_input"));
+            }
         }
     }
 
@@ -249,7 +296,7 @@ mod tests {
                 position: position.clone(),
                 kind: None,
             };
-            token_embeddings(pass, &IDS, &segments, &tables)
+            token_embeddings(pass, &IDS, &[], &segments, &tables)
         };
         let x = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
         let behind = Positions::AfterPadding(position.clone(), 1);
@@ -264,7 +311,7 @@ mod tests {
                 position: Positions::None { longest: 4 },
                 kind: None,
             };
-            token_embeddings(pass, &IDS, &segments, &tables)
+            token_embeddings(pass, &IDS, &[], &segments, &tables)
         });
         let pass = crate::ops::Runtime::new(&params).unwrap().inference();
         let behind = Positions::AfterPadding(position, 2);

@@ -33,7 +33,10 @@ pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossS
     };
     let bad = |reason: &str| Err(Error::config("batch_size", format!("{size}: {reason}")));
     let name = &loss.base();
-    if size == 1 && (config.model.freeze || config.model.output_dim.is_some()) {
+    if size == 1
+        && kind != ModelKind::TextPairs
+        && (config.model.freeze || config.model.output_dim.is_some())
+    {
         return bad(
             "`freeze` and `output_dim` train a projection head with batch normalisation, which \
              needs at least 2 examples in a batch",
@@ -46,7 +49,7 @@ pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossS
     }
     let alone = match loss.kind() {
         LossKind::Clip | LossKind::Pairs | LossKind::Ranking => 2,
-        LossKind::Scores | LossKind::Negatives | LossKind::Margins => 1,
+        LossKind::PairScores | LossKind::Scores | LossKind::Negatives | LossKind::Margins => 1,
         LossKind::Labels if loss.has_classes() || *name == Loss::CrossBatchMemory => 1,
         LossKind::Labels if config.data.sampler == Sampler::Random => 2,
         LossKind::Labels => 4,
@@ -142,4 +145,36 @@ pub(super) fn check_monitors(
         return bad(&format!("it is not measured; {} are", all.join(", ")));
     }
     Ok(())
+}
+
+/// What the model of a run is trained as: a cross-encoder by a loss over the
+/// scores of pairs, an embedding model by any other.
+pub(super) fn scores_or_embeds(
+    config: &RunConfig,
+    kind: ModelKind,
+    notes: &mut Vec<String>,
+) -> Result<ModelKind> {
+    let loss = &config.hyper_parameters.loss;
+    let scores = LossSpec::new(loss.clone()).kind() == LossKind::PairScores;
+    match (kind, scores) {
+        (ModelKind::Text | ModelKind::TextPairs, true) => Ok(ModelKind::TextPairs),
+        (_, true) => Err(Error::config(
+            "loss",
+            format!(
+                "`{loss}` trains cross-encoders, which score pairs of texts; the model embeds {}",
+                kind.inputs()
+            ),
+        )),
+        (ModelKind::TextPairs, false) => {
+            notes.push(format!(
+                "The model is a sequence classifier: with `{loss}` its network is trained as an \
+                 embedding model, without the classification head. `{}` and `{}` train it as a \
+                 cross-encoder",
+                Loss::BinaryCrossEntropy,
+                Loss::Mse
+            ));
+            Ok(ModelKind::Text)
+        }
+        _ => Ok(kind),
+    }
 }

@@ -68,7 +68,7 @@ fn by_input(
     kind: ModelKind,
 ) -> Result<Vec<(String, Options)>> {
     let inputs: &[&str] = match kind {
-        ModelKind::Text => &["text"],
+        ModelKind::Text | ModelKind::TextPairs => &["text"],
         ModelKind::Image => &["image"],
         ModelKind::TextImage => &["text", "image"],
         ModelKind::Features => &[],
@@ -114,7 +114,7 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
             "points are drawn, moved around the origin and scaled to the unit sphere; set \
              `augmentation` to turn and jitter them in training"
         }
-        ModelKind::Text => {
+        ModelKind::Text | ModelKind::TextPairs => {
             "texts go to the tokenizer as they are; change them before pushing, and cut them by \
              `collate_options`"
         }
@@ -126,7 +126,10 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
     for (field, options) in by_input(read, "preprocess_options", kind)? {
         refuse(&field, &options, &[], instead)?;
     }
-    let texts = matches!(kind, ModelKind::Text | ModelKind::TextImage);
+    let texts = matches!(
+        kind,
+        ModelKind::Text | ModelKind::TextImage | ModelKind::TextPairs
+    );
     let mut collate = Options::default();
     for (field, options) in by_input(read, "collate_options", kind)? {
         if !texts || field.ends_with(".image") {

@@ -43,7 +43,7 @@ pub fn kind_of_artifact(zip: impl Read + Seek) -> Result<ModelKind> {
     let read = file.take(LARGEST_CONFIG).read_to_end(&mut bytes);
     read.map_err(|e| bad(&e))?;
     let config = python_json::parse(&bytes, "config.json")?;
-    Ok(ModelConfig::parse(&config)?.kind())
+    ModelConfig::kind_of(&config)
 }
 
 /// Unpacks the model in the artifact of a run into `folder`. Only files that a

@@ -9,8 +9,10 @@ use super::{ModelFiles, Origin};
 use crate::{
     Error, Result,
     cloud::CloudSampler,
-    models::{HeadConfig, Model, ModelConfig, ModelSetup},
-    modules::{Prompts, SentenceConfig},
+    models::{
+        HeadConfig, Model, ModelConfig, ModelSetup, describe_classifier, is_classifier, new_head,
+    },
+    modules::{Activation, ClassifierFiles, Prompts, SentenceConfig},
     ops::Pooler,
     plan::{Cutting, RunPrompts},
     prepare::{Preparer, Prompt},
@@ -46,6 +48,20 @@ pub struct LoadOptions {
     pub seed: u64,
     /// How long texts are cut, in place of what the model's files say.
     pub cutting: Cutting,
+    /// What the model gives.
+    pub top: Top,
+}
+
+/// What a model of texts gives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Top {
+    /// Embeddings.
+    #[default]
+    Embedding,
+    /// Scores of pairs of texts, by its own classification head.
+    Scores,
+    /// The same; a model without a classification head gets a new one.
+    NewScores,
 }
 
 /// A model, ready to be used.
@@ -70,6 +86,8 @@ pub struct ModelDescription {
     pub(crate) prompts: Prompts,
     /// Whether pooling counts the tokens of a prompt.
     pub(crate) include_prompt: bool,
+    /// What a cross-encoder has beside its network.
+    pub(crate) classifier: Option<ClassifierFiles>,
     /// The model's origin at the hub; one for each of two towers.
     pub origins: Vec<Origin>,
 }
@@ -96,6 +114,22 @@ impl LoadedModel {
     }
 }
 
+impl ModelDescription {
+    /// The files with which sentence-transformers opens a cross-encoder whose
+    /// scores have this activation; none of other models.
+    pub(crate) fn classifier_files(
+        &self,
+        activation: Option<Activation>,
+    ) -> Result<Option<Vec<(String, Vec<u8>)>>> {
+        match (&self.classifier, activation, self.max_tokens) {
+            (Some(files), Some(activation), Some(longest)) => {
+                files.files(activation, &self.sentence, longest).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
 impl ModelFiles {
     /// Returns whether the model has a projection head.
     pub(crate) fn has_head(&self) -> bool {
@@ -108,7 +142,10 @@ impl ModelFiles {
     /// [`Error::Checkpoint`] where the files do not fit each other;
     /// [`Error::Config`] where the options don't.
     pub fn load(mut self, options: &LoadOptions, device: &Device) -> Result<LoadedModel> {
-        let config = ModelConfig::parse(&self.config)?;
+        let config = match options.top {
+            Top::Embedding => self.embeds()?,
+            Top::Scores | Top::NewScores => self.classifies(options)?,
+        };
         let architecture = config.architecture();
         let processor = architecture.processor(self.preprocessor.as_ref())?;
         let (tokenizer, longest) = match config.max_tokens() {
@@ -144,6 +181,19 @@ impl ModelFiles {
             freeze: options.freeze,
             seed: options.seed,
             text_length,
+            activation: None,
+        };
+        let scores = options.top != Top::Embedding;
+        let classifier = match scores {
+            false => None,
+            true => {
+                setup.pooler = None;
+                let files = self.modules.classifier.take().unwrap_or_default();
+                let notes = &mut self.modules.notes;
+                let activation = files.activation(&self.config, config.dim(), notes)?;
+                setup.activation = Some(activation);
+                Some(files)
+            }
         };
         let dim = setup.body_dim(&config)?;
         let wanted = options.output_dim;
@@ -180,6 +230,7 @@ impl ModelFiles {
                 clouds,
                 prompt,
                 member_prompts: Vec::new(),
+                pairs: scores,
             },
             description: ModelDescription {
                 config: in_32_bits(self.config),
@@ -188,10 +239,57 @@ impl ModelFiles {
                 sentence: self.modules.sentence,
                 prompts: self.modules.prompts,
                 include_prompt,
+                classifier,
                 origins: self.origins,
             },
             notes: self.modules.notes,
         })
+    }
+
+    /// The shapes of a model that embeds.
+    fn embeds(&self) -> Result<ModelConfig> {
+        if self.modules.classifier.is_some() {
+            return Err(Error::checkpoint(
+                "its files describe a cross-encoder, which scores pairs of texts and gives no \
+                 embeddings. Open it with `CrossEncoder`; train it with `BinaryCrossEntropyLoss` or \
+                 `MSELoss`",
+            ));
+        }
+        ModelConfig::parse(&self.config)
+    }
+
+    /// The shapes of a cross-encoder. A model that has no classification head gets
+    /// a new one where the options allow it.
+    fn classifies(&mut self, options: &LoadOptions) -> Result<ModelConfig> {
+        let config = ModelConfig::parse_classifier(&self.config)?;
+        if self.extras.head.take().is_some() || !self.modules.layers.is_empty() {
+            self.modules.notes.push(
+                "The layers behind the network of the embedding model are left out: a \
+                 cross-encoder has a classification head in their place"
+                    .to_owned(),
+            );
+        }
+        self.modules.layers.clear();
+        self.modules.tensors.clear();
+        self.modules.prompts = Prompts::default();
+        if is_classifier(&self.config) {
+            return Ok(config);
+        }
+        if options.top == Top::Scores {
+            return Err(Error::checkpoint(format!(
+                "`architectures` of config.json is {}, no sequence classifier: the model has no \
+                 classification head to score with. Train it with `BinaryCrossEntropyLoss` first",
+                self.config["architectures"]
+            )));
+        }
+        let added = new_head(config.architecture(), &mut self.tensors, options.seed);
+        self.modules.notes.push(format!(
+            "The model is no sequence classifier: it gets a classification head of one label, whose \
+             new weights are random ({})",
+            added.join(", ")
+        ));
+        describe_classifier(&mut self.config);
+        ModelConfig::parse_classifier(&self.config)
     }
 
     /// The tokenizer, and the longest text in tokens: by the run's options, else

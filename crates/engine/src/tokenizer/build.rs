@@ -394,6 +394,7 @@ impl Vocabulary {
                 ];
                 let mut pair = single.to_vec();
                 pair.push(json!({"Sequence": {"id": "B", "type_id": 1}}));
+                pair.push(json!({"SpecialToken": {"id": sep, "type_id": 1}}));
                 let template = json!({
                     "type": "TemplateProcessing",
                     "single": single,

@@ -7,12 +7,12 @@ use std::{collections::HashMap, ops::Range};
 
 use serde_json::Value;
 use tokenizers::{
-    Model as _, NormalizerWrapper, PostProcessor as _, TruncationParams,
+    Encoding, Model as _, NormalizerWrapper, PostProcessor as _, TruncationParams,
     normalizers::{Lowercase, Sequence},
     utils::truncation::{TruncationDirection, TruncationStrategy},
 };
 
-use crate::{Error, Result, ops::Segments};
+use crate::{Error, Result, ops::Segments, python_json};
 
 /// Token ids of several texts, one after the other, without padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,9 @@ pub struct TokenBatch {
     pub ids: Vec<u32>,
     /// How many of them each text has.
     pub lengths: Vec<usize>,
+    /// The kind of each token, such as the first or the second text of a pair;
+    /// empty where all are of the first.
+    pub kinds: Vec<u32>,
     /// Tokens at the beginning of each text that pooling leaves out: those of a
     /// prompt, in models of sentence-transformers that say so. 0 elsewhere.
     pub left_out: usize,
@@ -33,6 +36,7 @@ impl TokenBatch {
         Self {
             ids,
             lengths,
+            kinds: Vec::new(),
             left_out: 0,
         }
     }
@@ -51,6 +55,10 @@ impl TokenBatch {
         let count: usize = lengths.iter().sum();
         Self {
             ids: self.ids[before..before + count].to_vec(),
+            kinds: self
+                .kinds
+                .get(before..before + count)
+                .map_or_else(Vec::new, <[u32]>::to_vec),
             lengths,
             left_out: self.left_out,
         }
@@ -71,6 +79,8 @@ pub struct Tokenizer {
     /// Special tokens that no file lists: they may lie behind the model's table.
     implied: Vec<String>,
     padding: Padding,
+    /// Whether the model is told which text of a pair a token belongs to.
+    tells_kinds: bool,
     /// Length of every text with its padding, and the padding's id, for a model
     /// that reads it.
     filled_up: Option<(usize, u32)>,
@@ -110,6 +120,7 @@ impl Tokenizer {
             cut_left: built.cut_left,
             implied: built.implied,
             padding: built.padding,
+            tells_kinds: tells_kinds(files)?,
             ..Self::read(&built.json)?
         };
         let tokenizer = match built.lowercase {
@@ -130,6 +141,7 @@ impl Tokenizer {
             cut_left: false,
             implied: Vec::new(),
             padding: Padding::default(),
+            tells_kinds: true,
             filled_up: None,
         })
     }
@@ -283,11 +295,49 @@ impl Tokenizer {
             .inner
             .encode_batch_fast(texts.to_vec(), true)
             .map_err(|e| Error::data(format!("a text can't be tokenized: {e}")))?;
+        self.batch(&encoded, |place| texts[place])
+    }
+
+    /// Token ids of pairs of texts, which are cut together, the longer one first.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_pairs(&self, pairs: &[[&str; 2]]) -> Result<TokenBatch> {
+        let special = self.inner.get_post_processor();
+        let special = special.map_or(0, |post| post.added_tokens(true));
+        if let Some(cut) = self.inner.get_truncation()
+            && cut.max_length < special
+        {
+            return Err(Error::data(format!(
+                "pairs are cut to {} tokens, and {special} of a pair are special: raise the limit \
+                 to more than that",
+                cut.max_length
+            )));
+        }
+        let given: Vec<(&str, &str)> = pairs.iter().map(|[a, b]| (*a, *b)).collect();
+        let encoded = self
+            .inner
+            .encode_batch_fast(given, true)
+            .map_err(|e| Error::data(format!("a pair can't be tokenized: {e}")))?;
+        let mut batch = self.batch(&encoded, |place| pairs[place][0])?;
+        if self.tells_kinds && self.filled_up.is_none() {
+            let kinds = encoded.iter().flat_map(|e| e.get_type_ids());
+            batch.kinds = kinds.copied().collect();
+        }
+        Ok(batch)
+    }
+
+    /// The tokens of several texts. `shown` gives the beginning of one.
+    fn batch<'a>(
+        &self,
+        encoded: &[Encoding],
+        shown: impl Fn(usize) -> &'a str,
+    ) -> Result<TokenBatch> {
         let lengths: Vec<usize> = encoded.iter().map(|e| e.get_ids().len()).collect();
         if let Some(text) = lengths.iter().position(|length| *length == 0) {
             return Err(Error::data(format!(
                 "the tokenizer found no token in `{}`",
-                texts[text].chars().take(40).collect::<String>()
+                shown(text).chars().take(40).collect::<String>()
             )));
         }
         if let Some(limit) = self.limit
@@ -303,8 +353,8 @@ impl Tokenizer {
             let ids = encoded.iter().flat_map(|e| e.get_ids()).copied().collect();
             return Ok(TokenBatch::new(ids, lengths));
         };
-        let mut ids = Vec::with_capacity(length * texts.len());
-        for text in &encoded {
+        let mut ids = Vec::with_capacity(length * encoded.len());
+        for text in encoded {
             let text = text.get_ids();
             let empty = length.saturating_sub(text.len());
             let before = if self.padding.left { empty } else { 0 };
@@ -314,4 +364,17 @@ impl Tokenizer {
         }
         Ok(TokenBatch::uniform(ids, length))
     }
+}
+
+/// Whether the tokenizer of `transformers` tells the model the kinds of tokens.
+fn tells_kinds(files: &HashMap<String, Vec<u8>>) -> Result<bool> {
+    const FILE: &str = "tokenizer_config.json";
+    let Some(bytes) = files.get(FILE) else {
+        return Ok(true);
+    };
+    let config = python_json::parse(bytes, FILE)?;
+    Ok(match config["model_input_names"].as_array() {
+        None => true,
+        Some(names) => names.iter().any(|name| name == "token_type_ids"),
+    })
 }

@@ -7,7 +7,7 @@ use candle_core::Device;
 
 use crate::{
     Error, Result,
-    data::{Example, TrainingSet},
+    data::{Example, Item, TrainingSet},
     draw::Draw,
     models::Input,
     prepare::{ItemRef, Preparer},
@@ -76,6 +76,9 @@ impl Batches<'_> {
     /// The batch of these examples.
     pub(crate) fn prepare(&self, chosen: &[usize]) -> Result<Batch> {
         let examples: Vec<&Example> = chosen.iter().map(|i| &self.set.examples[*i]).collect();
+        if self.preparer.pairs {
+            return self.prepare_pairs(chosen, &examples);
+        }
         let parts = examples.first().map_or(0, |example| example.parts.len());
         let inputs = (0..parts).map(|part| {
             let items = examples.iter().filter_map(|e| e.parts.get(part));
@@ -91,20 +94,46 @@ impl Batches<'_> {
             self.preparer
                 .of_member(part)
                 .prepare(&items, draw, &self.device)
-                .map_err(|e| match e {
-                    Error::Item { place, reason } => {
-                        Error::data(format!("document `{}`: {reason}", examples[place].id))
-                    }
-                    other => other,
-                })
+                .map_err(|e| of_document(e, &examples))
         });
-        Ok(Batch {
-            inputs: inputs.collect::<Result<_>>()?,
+        let inputs = inputs.collect::<Result<_>>()?;
+        Ok(self.batch(inputs, chosen, &examples))
+    }
+
+    /// The batch of a cross-encoder, which reads both texts of a pair at once.
+    fn prepare_pairs(&self, chosen: &[usize], examples: &[&Example]) -> Result<Batch> {
+        let texts = examples.iter().map(|example| match &example.parts[..] {
+            [Item::Text(first), Item::Text(second)] => Ok([&**first, &**second]),
+            _ => Err(Error::data(format!(
+                "document `{}`: it is no pair of texts",
+                example.id
+            ))),
+        });
+        let input = self
+            .preparer
+            .prepare_pairs(&texts.collect::<Result<Vec<_>>>()?);
+        let input = input.map_err(|e| of_document(e, examples))?;
+        Ok(self.batch(vec![input], chosen, examples))
+    }
+
+    fn batch(&self, inputs: Vec<Input>, chosen: &[usize], examples: &[&Example]) -> Batch {
+        Batch {
+            inputs,
             classes: chosen.iter().map(|i| self.set.classes[*i]).collect(),
             scores: examples
                 .iter()
                 .flat_map(|e| e.scores.iter().copied())
                 .collect(),
-        })
+        }
+    }
+}
+
+/// An error about the example at a place of a batch, by the id of its document.
+fn of_document(error: Error, examples: &[&Example]) -> Error {
+    match error {
+        Error::Item { place, reason } => {
+            Error::data(format!("document `{}`: {reason}", examples[place].id))
+        }
+        other => other,
     }
 }

@@ -7,6 +7,7 @@ mod cached;
 mod clip;
 mod clouds;
 mod dropout;
+mod cross_encoders;
 mod encoding;
 mod given_negatives;
 mod losses;

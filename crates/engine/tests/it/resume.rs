@@ -18,7 +18,10 @@ use finetuner_engine::{
 use finetuner_protocol::{Device, Document, DocumentArray, Event, LocalModels, RunConfig};
 use serde_json::json;
 
-use crate::clouds::{shapes, small_network};
+use crate::{
+    clouds::{shapes, small_network},
+    support::fixture,
+};
 
 /// 22 pairs in batches of 6: the last batch of an epoch is smaller.
 const PAIRS: usize = 22;
@@ -296,4 +299,39 @@ fn what_is_no_checkpoint_is_told() {
     .err()
     .unwrap();
     assert!(error.to_string().contains("none.zip"), "{error}");
+}
+
+/// Scored pairs of a cross-encoder.
+fn scored_pairs(model: &Path) -> Case {
+    let config = serde_json::from_value(json!({
+        "run_name": "resumed",
+        "experiment_name": "tests",
+        "model": {"name": model, "options": {"seed": 7}},
+        "data": {"train_data": "train", "eval_data": "eval"},
+        "hyper_parameters": {"loss": "BinaryCrossEntropyLoss", "epochs": EPOCHS, "batch_size": 6,
+            "learning_rate": 1e-3, "optimizer_options": {"layer_wise_lr_decay": 0.9}},
+        "callbacks": [
+            {"name": "EvaluationCallback", "options": {"query_data": "eval"}},
+            {"name": "BestModelCheckpoint", "options": {"monitor": "map"}},
+        ],
+    }));
+    Case {
+        config: config.unwrap(),
+        documents: |name| {
+            let words = ["red", "blue", "shoe", "hat", "boat"];
+            let pair = |number: usize| {
+                let word = |n: usize| words[(n + name.len()) % words.len()];
+                Document::new()
+                    .with_chunk(Document::text(format!("a {}", word(number / 4))))
+                    .with_chunk(Document::text(format!("the {} on", word(number))))
+                    .with_tag("finetuner_score", f64::from(u8::from(number % 3 == 0)))
+            };
+            (0..PAIRS).map(pair).collect::<Vec<_>>().into()
+        },
+    }
+}
+
+#[test]
+fn a_run_of_a_cross_encoder_that_was_stopped_ends_as_one_that_was_not() {
+    stop_and_go_on(&scored_pairs(&fixture("cross-encoders/bert")));
 }

@@ -64,11 +64,7 @@ pub(crate) fn unpadded(values: &Tensors) -> Input {
     let lengths: Vec<usize> = values["lengths"].1.iter().map(|n| *n as usize).collect();
     let rows = ids.chunks(shape[1]).zip(&lengths);
     let ids = rows.flat_map(|(row, length)| row[..*length].iter().map(|id| *id as u32));
-    Input::Texts(TokenBatch {
-        ids: ids.collect(),
-        lengths,
-        left_out: 0,
-    })
+    Input::Texts(TokenBatch::new(ids.collect(), lengths))
 }
 
 /// The rows of `x` times the transposed `weight`.

@@ -7,7 +7,7 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use finetuner_protocol::check_name;
+use finetuner_protocol::{Config, Task, check_name};
 use serde_json::{Value, json};
 
 use super::{auth::Writer, json::JsonObject, runs};
@@ -36,14 +36,25 @@ pub(crate) async fn check(
         Some(names) => serde_json::from_value(names.clone())
             .map_err(|e| ApiError::unprocessable(format!("`pushing`: {e}")))?,
     };
-    let (new, config) = runs::read(&body, &experiment)?;
+    let new = runs::read(&body, &experiment)?;
     let found = app.database.experiment(user.id.clone(), experiment).await?;
     if let Some(experiment) = found
-        && let Some(run) = app.database.run(experiment.id, new.name).await?
+        && let Some(run) = app.database.run(experiment.id, new.name.clone()).await?
     {
         return Err(runs::name_is_taken(&run, &experiment));
     }
     runs::check_quota(&app, &user).await?;
-    let kind = submission::check_without(&app, &user.id, &config, &pushing).await?;
-    Ok(Json(json!({"accepted": true, "task": kind.task()})))
+    let task = match &new.config {
+        Config::Synthesis(config) => {
+            submission::check_synthesis_without(&app, &user.id, config, &pushing).await?;
+            Task::TextToText
+        }
+        config => {
+            let config = config.training();
+            let config = config.ok_or_else(|| ApiError::unprocessable("`config` is missing"))?;
+            let kind = submission::check_without(&app, &user.id, config, &pushing).await?;
+            kind.task()
+        }
+    };
+    Ok(Json(json!({"accepted": true, "task": task})))
 }

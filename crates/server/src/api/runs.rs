@@ -11,7 +11,7 @@ use axum::{
 use finetuner_protocol::{
     Callback, CheckpointInfo, Config, Data, Event, ExamplesInfo, HyperParameters, MAX_POINTS,
     MetricPoint, MetricsInfo, Model, NewRun, RunConfig, RunTask, Stage, Status, StatusInfo,
-    check_name,
+    SynthesisConfig, check_name, text::cut,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -46,7 +46,7 @@ pub(crate) async fn create(
 ) -> Result<(StatusCode, Json<Value>)> {
     let experiment = experiments::find(&app, user.id.clone(), experiment).await?;
     let sent_config = body.get("config").map(ToString::to_string);
-    let (new, config) = read(&body, &experiment.name)?;
+    let new = read(&body, &experiment.name)?;
 
     let idempotency_key = experiments::idempotency_key(&headers)?;
     let existing = app.database.run(experiment.id, new.name.clone()).await?;
@@ -54,7 +54,19 @@ pub(crate) async fn create(
         return same_request(run, &experiment, idempotency_key.as_deref());
     }
     check_quota(&app, &user).await?;
-    let checked = submission::check(&app, &user.id, &config).await?;
+    let (checked, task) = match &new.config {
+        Config::Synthesis(config) => {
+            let checked = submission::check_synthesis(&app, &user.id, config).await?;
+            (checked, RunTask::Generation)
+        }
+        config => {
+            let config = config
+                .training()
+                .ok_or_else(|| not_a_training(&body["config"]))?;
+            let checked = submission::check(&app, &user.id, config).await?;
+            (checked, RunTask::Training)
+        }
+    };
 
     let row = NewRunRow {
         experiment_id: experiment.id,
@@ -62,7 +74,7 @@ pub(crate) async fn create(
         description: new.description.unwrap_or_default(),
         config: sent_config.unwrap_or_default(),
         device: new.device.to_string(),
-        task: RunTask::Training.to_string(),
+        task: task.to_string(),
         details: WAITS.to_owned(),
         artifact_id: secret::new_id(),
         idempotency_key,
@@ -73,27 +85,55 @@ pub(crate) async fn create(
     submit(&app, &experiment, row, checked.holds).await
 }
 
-/// Reads a submission for an experiment.
-pub(super) fn read(body: &Value, experiment: &str) -> Result<(NewRun, RunConfig)> {
-    if body["task"] == RunTask::Generation.as_str() {
-        return Err(ApiError::unprocessable(
-            "`task`: making training data is not possible on this server; `training` is",
-        ));
-    }
+/// Reads a submission for an experiment: a training or a synthesis run.
+pub(super) fn read(body: &Value, experiment: &str) -> Result<NewRun> {
     let sent_config = body.get("config").map(ToString::to_string);
     check_length("config", sent_config.as_deref(), MAX_CONFIG)?;
     let mut new: NewRun = json::from_value(body, "")?;
     check_name("run_name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
     check_length("description", new.description.as_deref(), MAX_DESCRIPTION)?;
-    let Config::Training(config) = &mut new.config else {
-        return Err(not_a_training(&body["config"]));
-    };
+    let makes_data = new.task == Some(RunTask::Generation);
     // The address and the name beside the configuration decide.
-    config.run_name.clone_from(&new.name);
-    experiment.clone_into(&mut config.experiment_name);
-    let config = config.clone();
-    Ok((new, *config))
+    match &mut new.config {
+        Config::Training(config) if !makes_data => {
+            config.run_name.clone_from(&new.name);
+            experiment.clone_into(&mut config.experiment_name);
+        }
+        Config::Synthesis(config) if new.task != Some(RunTask::Training) => {
+            config.run_name.clone_from(&new.name);
+            experiment.clone_into(&mut config.experiment_name);
+        }
+        _ if makes_data => return Err(not_a_synthesis(&body["config"])),
+        _ => return Err(not_a_training(&body["config"])),
+    }
+    Ok(new)
 }
+
+/// What is wrong with a configuration that could not be read as that of a
+/// synthesis run.
+fn not_a_synthesis(config: &Value) -> ApiError {
+    let needed = "`config` is not that of a synthesis run, which `task` announces: it needs `data`, \
+                  `relation_mining` and `cross_encoder`";
+    if config.get("relation_mining").is_none() {
+        return ApiError::unprocessable(needed);
+    }
+    let read = json::from_value::<SynthesisConfig>(config, "config");
+    read.err()
+        .unwrap_or_else(|| ApiError::unprocessable(needed))
+}
+
+/// The name of the data that a synthesis run makes. It is the run's own: no other
+/// run or upload has its id.
+pub(super) fn train_data_name(run: &RunRow) -> String {
+    let (experiment, name) = (cut(&run.experiment, MAX_NAME), cut(&run.name, MAX_NAME));
+    format!(
+        "finetuner-synthesis-{experiment}-{name}-{}",
+        run.artifact_id
+    )
+}
+
+/// Bytes of the names of experiment and run in the name of data.
+const MAX_NAME: usize = 80;
 
 /// The most bytes of a run's configuration.
 const MAX_CONFIG: usize = 256 << 10;
@@ -479,6 +519,8 @@ pub(crate) async fn find(
 /// A run with all that any generation of the client reads. The configuration
 /// goes back as it came.
 fn info(run: RunRow) -> Value {
+    let makes_data = run.task == RunTask::Generation.as_str();
+    let is_made = makes_data && run.status() == Status::Finished;
     let config: Value = serde_json::from_str(&run.config).unwrap_or_default();
     json!({
         "name": run.name,
@@ -486,7 +528,7 @@ fn info(run: RunRow) -> Value {
         "config": config,
         "created_at": run.created_at,
         "task": run.task,
-        "train_data": null,
+        "train_data": is_made.then(|| train_data_name(&run)),
         "artifact_id": run.artifact_id,
         "model_ids": json!([run.artifact_id]).to_string(),
     })

@@ -12,13 +12,13 @@ use axum::{
     response::IntoResponse,
 };
 use finetuner_protocol::{
-    Device, Event, EventBatch, Job, Level, Outcome, Status, WorkRules, WorkerOrders,
+    Device, Event, EventBatch, Job, Level, Outcome, RunTask, Status, WorkRules, WorkerOrders,
 };
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::auth::WorkerRun;
+use super::{auth::WorkerRun, runs::train_data_name};
 use crate::{
     app::{App, to_the_end},
     database::{CheckpointRow, End, NewArtifact, Release},
@@ -192,7 +192,7 @@ pub(crate) async fn events(
     }))
 }
 
-/// The bytes of the finished model.
+/// The bytes of the finished model, or of the data that a synthesis run has made.
 pub(crate) async fn artifact(
     State(app): State<Arc<App>>,
     WorkerRun { run, token }: WorkerRun,
@@ -201,11 +201,15 @@ pub(crate) async fn artifact(
     let upload = receive(&app, body).await?;
     to_the_end(async move {
         app.keep(upload, async |stored| {
+            let (name, kind) = match run.task == RunTask::Generation.as_str() {
+                true => (Some(train_data_name(&run)), "documentArray"),
+                false => (None, "model"),
+            };
             let model = NewArtifact {
                 id: run.artifact_id,
                 user_id: run.user_id,
-                name: None,
-                kind: "model".to_owned(),
+                name,
+                kind: kind.to_owned(),
                 public: is_public(&run.config),
                 meta_data: "{}".to_owned(),
                 content: stored.content.clone(),
@@ -242,6 +246,9 @@ pub(crate) async fn outcome(
                 format!("Artifact pushed under ID '{}'", run.artifact_id),
                 format!("Artifact size is {size:.3} MB"),
             ];
+            if let Some(name) = &artifact.name {
+                lines.push(format!("Training data pushed as '{name}'"));
+            }
             if artifact.public {
                 let line = "The artifact is public: every user of this server who knows its ID can \
                             download it and go on from it";

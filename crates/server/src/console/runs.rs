@@ -7,7 +7,7 @@ use axum::{
     http::HeaderMap,
     response::{Redirect, Response, sse::Event as Message},
 };
-use finetuner_protocol::{Event, ExamplesInfo, MetricsInfo, Status};
+use finetuner_protocol::{Event, ExamplesInfo, MetricsInfo, RunTask, Status};
 use futures_util::StreamExt;
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -184,9 +184,53 @@ pub(super) fn config_of(run: &RunRow) -> Value {
     serde_json::from_str(&run.config).unwrap_or_default()
 }
 
+/// The model that a run trains, or those that a synthesis run uses.
 fn model_of(run: &RunRow) -> String {
-    let name = config_of(run)["model"]["name"].as_str().map(str::to_owned);
-    name.unwrap_or_default()
+    let config = config_of(run);
+    let names = match makes_data(run) {
+        true => models_of_synthesis(&config).concat(),
+        false => texts(&config["model"]["name"]),
+    };
+    names.join(", ")
+}
+
+/// Whether a run makes training data.
+fn makes_data(run: &RunRow) -> bool {
+    run.task == RunTask::Generation.as_str()
+}
+
+/// The relation miners and the cross-encoder of a synthesis run.
+fn models_of_synthesis(config: &Value) -> [Vec<String>; 2] {
+    [
+        texts(&config["relation_mining"]["models"]),
+        texts(&config["cross_encoder"]),
+    ]
+}
+
+/// A text, or those of a list.
+fn texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(text) => vec![text.clone()],
+        Value::Array(list) => list.iter().flat_map(texts).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// What a run works with, in rows of a name and a value.
+fn facts(run: &RunRow) -> Vec<(&'static str, String)> {
+    if !makes_data(run) {
+        return vec![("Model", model_of(run))];
+    }
+    let config = config_of(run);
+    let [miners, cross_encoder] = models_of_synthesis(&config);
+    let data = &config["data"];
+    vec![
+        ("Makes", "training data".to_owned()),
+        ("Relation miner", miners.join(", ")),
+        ("Cross-encoder", cross_encoder.join(", ")),
+        ("Queries", texts(&data["queries"]).concat()),
+        ("Corpus", texts(&data["corpus"]).concat()),
+    ]
 }
 
 pub(super) fn metrics_of(run: &RunRow) -> MetricsInfo {
@@ -240,8 +284,14 @@ pub(crate) async fn page(
         }
         @if let Some(artifact) = &artifact {
             section aria-labelledby="artifact" {
-                h2 id="artifact" { "Artifact" }
+                h2 id="artifact" {
+                    @if makes_data(&run) { "Training data" } @else { "Artifact" }
+                }
                 dl {
+                    @if let Some(name) = &artifact.name {
+                        dt { "Name" }
+                        dd { a href=(path(&["data", &artifact.id])) { (name) } }
+                    }
                     dt { "Id" } dd { code { (artifact.id) } }
                     dt { "Size" } dd { (bytes(artifact.size)) }
                     dt { "SHA-256" } dd { code .long { (artifact.content) } }
@@ -265,7 +315,8 @@ pub(crate) async fn page(
                     button .quiet type="submit" { "Cancel the run" }
                 }
             }
-            form method="post" action={ (here) "/delete" } data-confirm="Delete the run and its model?" {
+            form method="post" action={ (here) "/delete" } data-confirm={ "Delete the run and its "
+                @if makes_data(&run) { "training data?" } @else { "model?" } } {
                 button .quiet type="submit" { "Delete the run" }
             }
         }
@@ -290,7 +341,7 @@ async fn state(app: &App, run: &RunRow, checkpoints: &[CheckpointRow]) -> Page {
         }
         (progress(run))
         dl {
-            dt { "Model" } dd { (model_of(run)) }
+            @for (name, value) in facts(run) { dt { (name) } dd { (value) } }
             dt { "Device" } dd { (run.device) }
             dt { "Made" } dd { (time(&run.created_at)) }
             @if let (Some(started), Some(ended)) = (run.started_at, run.ended_at) {

@@ -1,0 +1,280 @@
+//! `EvaluationCallback` of a cross-encoder: how well it ranks the texts of each
+//! query, and how well its scores agree with the given ones. The query data are
+//! pairs with scores, as in training.
+//!
+//! Metrics are those of `CrossEncoderRerankingEvaluator` and
+//! `CrossEncoderCorrelationEvaluator` of sentence-transformers.
+
+use std::collections::HashMap;
+
+use finetuner_protocol::{Callback, Level, Stage, callback::EvaluationCallback};
+use serde_json::Value;
+
+use super::{Context, TrainingCallback, evaluation::is_watched, relevance::names, report, verdict};
+use crate::{
+    Error, Result,
+    data::{self, Documents, Example, Item, Layout, Pictures},
+    evaluation::{AtK, Metrics, Relevance, pearson, spearman},
+    infer::score,
+    models::ModelKind,
+    modules::Activation,
+    train::{Step, Trainer},
+};
+
+/// Texts with a higher score belong to their query.
+const RELEVANT: f32 = 0.5;
+/// The metrics whose names have no rank.
+pub(super) const WITHOUT_RANK: [&str; 3] = ["map", "pearson", "spearman"];
+/// The metrics that are measured where none are named.
+const DEFAULT: [&str; 5] = ["map", "mrr@10", "ndcg@10", "pearson", "spearman"];
+
+pub(crate) struct Reranking {
+    options: EvaluationCallback,
+    wanted: Vec<String>,
+    prefix: String,
+    /// Whether another callback watches one of the metrics.
+    watched: bool,
+    /// What is scored, once it has been read.
+    pairs: Option<Vec<Example>>,
+}
+
+fn bad(field: &str, reason: impl Into<String>) -> Error {
+    Error::config(format!("callbacks.EvaluationCallback.{field}"), reason)
+}
+
+/// The names of the metrics that an evaluation of a cross-encoder measures.
+pub(super) fn measured_names(options: &EvaluationCallback) -> Result<Vec<String>> {
+    let prefix = prefix(options);
+    let wanted = wanted_metrics(options)?.into_iter();
+    Ok(wanted.map(|name| format!("{prefix}{name}")).collect())
+}
+
+fn wanted_metrics(options: &EvaluationCallback) -> Result<Vec<String>> {
+    let value = match options.extra.get("metrics") {
+        None | Some(Value::Null) => return Ok(DEFAULT.map(str::to_owned).to_vec()),
+        Some(value) => value,
+    };
+    let is_known = |name: &&str| WITHOUT_RANK.contains(name) || AtK::parse(name).is_some();
+    let named = value.as_array().and_then(|list| {
+        let named = list.iter().map(|name| name.as_str().filter(is_known));
+        named.map(|name| name.map(str::to_owned)).collect()
+    });
+    named.ok_or_else(|| {
+        let known: Vec<String> = AtK::known().collect();
+        let reason = format!(
+            "{value}: a list of some of map, pearson, spearman, {} is wanted, `k` being a number \
+             such as 10",
+            known.join(", ")
+        );
+        bad("metrics", reason)
+    })
+}
+
+fn prefix(options: &EvaluationCallback) -> String {
+    let caption = options.caption.iter().map(|caption| format!("{caption}_"));
+    caption.collect()
+}
+
+/// Checks the data of an evaluation.
+pub(crate) fn check_pairs(
+    options: &EvaluationCallback,
+    documents: &dyn Fn(&str) -> Result<Documents>,
+) -> Result<()> {
+    read(options, documents, &Pictures::Checked).map(drop)
+}
+
+fn read(
+    options: &EvaluationCallback,
+    documents: &dyn Fn(&str) -> Result<Documents>,
+    pictures: &Pictures,
+) -> Result<Vec<Example>> {
+    let (name, _) = names(options);
+    let layout = Layout::Scored(ModelKind::Text);
+    let pairs = data::read(documents(name.name)?, &layout, name, pictures)?;
+    match pairs.is_empty() {
+        true => Err(Error::data(format!(
+            "{name} holds no pair to evaluate with"
+        ))),
+        false => Ok(pairs),
+    }
+}
+
+impl Reranking {
+    /// Checks the options; `all` are the callbacks of the run.
+    pub(crate) fn new(options: &EvaluationCallback, all: &[Callback]) -> Result<Self> {
+        if options.query_data.is_empty() {
+            return Err(bad("query_data", "empty: name the pairs to evaluate with"));
+        }
+        if let Some(index) = &options.index_data {
+            let reason = format!(
+                "`{index}`: a cross-encoder searches no index. Give pairs with scores as \
+                 `query_data`: each query with its texts"
+            );
+            return Err(bad("index_data", reason));
+        }
+        if options.gather_examples {
+            let reason = "true: a cross-encoder searches nothing that could be shown; leave it out";
+            return Err(bad("gather_examples", reason));
+        }
+        if let Some(size) = options.query_sample_size {
+            let reason = format!("{size}: a cross-encoder scores all pairs; leave it out");
+            return Err(bad("query_sample_size", reason));
+        }
+        let positive = [
+            ("batch_size", options.batch_size),
+            (
+                "steps_per_interval",
+                options.steps_per_interval.unwrap_or(1),
+            ),
+        ];
+        if let Some((field, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(bad(field, "0: at least 1 is needed"));
+        }
+        Ok(Self {
+            wanted: wanted_metrics(options)?,
+            prefix: prefix(options),
+            watched: is_watched(all),
+            options: options.clone(),
+            pairs: None,
+        })
+    }
+
+    fn evaluate(&mut self, context: &mut Context<'_>) -> Result<Metrics> {
+        let pairs = match self.pairs.take() {
+            Some(pairs) => pairs,
+            None => read(&self.options, context.data, context.pictures)?,
+        };
+        let pairs = self.pairs.insert(pairs);
+        let found = measure(
+            context.trainer,
+            pairs,
+            self.options.batch_size,
+            &self.wanted,
+        )?;
+        let named = found.into_iter();
+        Ok(named
+            .map(|(name, value)| (format!("{}{name}", self.prefix), value))
+            .collect())
+    }
+
+    fn evaluate_stage(&mut self, context: &mut Context<'_>, stage: Stage) -> Result<()> {
+        let metrics = self.evaluate(context)?;
+        report(context, stage, &metrics);
+        if stage == Stage::After
+            && let Some(warning) = verdict::worse(&context.before, &metrics)
+        {
+            context.log(Level::Warning, warning);
+        }
+        Ok(())
+    }
+}
+
+impl TrainingCallback for Reranking {
+    fn on_fit_begin(&mut self, context: &mut Context<'_>) -> Result<()> {
+        self.evaluate_stage(context, Stage::Before)
+    }
+
+    fn wants_interval(&self, step: &Step) -> bool {
+        let steps = (step.epoch - 1) * step.steps + step.step;
+        let interval = self.options.steps_per_interval;
+        interval.is_some_and(|interval| steps.is_multiple_of(interval))
+    }
+
+    fn on_interval(&mut self, context: &mut Context<'_>) -> Result<()> {
+        let metrics = self.evaluate(context)?;
+        let steps = context.trainer.position().total_steps;
+        for (name, value) in metrics {
+            context.history.add(&format!("eval/{name}"), steps, value);
+            let message = format!("Metric: '{name}' after {steps} steps: {value:.5}");
+            context.log(Level::Info, message);
+        }
+        Ok(())
+    }
+
+    fn on_epoch_end(&mut self, context: &mut Context<'_>) -> Result<()> {
+        if self.watched {
+            let metrics = self.evaluate(context)?;
+            let steps = context.trainer.position().total_steps;
+            for (name, value) in &metrics {
+                context.history.add(&format!("eval/{name}"), steps, *value);
+            }
+            context.metrics.extend(metrics);
+        }
+        Ok(())
+    }
+
+    fn after_fit(&mut self, context: &mut Context<'_>) -> Result<()> {
+        self.evaluate_stage(context, Stage::After)
+    }
+}
+
+/// Scores the pairs, and compares the scores with those that are wanted.
+fn measure(
+    trainer: &Trainer,
+    pairs: &[Example],
+    batch: usize,
+    wanted: &[String],
+) -> Result<Metrics> {
+    let texts = pairs.iter().map(|pair| match &pair.parts[..] {
+        [Item::Text(query), Item::Text(text)] => Ok([&**query, &**text]),
+        _ => Err(Error::data(format!(
+            "document `{}`: it is no pair of texts",
+            pair.id
+        ))),
+    });
+    let texts: Vec<[&str; 2]> = texts.collect::<Result<_>>()?;
+    let model = &trainer.model;
+    let activation = model.setup().activation.unwrap_or(Activation::Identity);
+    let scores = score(model, &trainer.preparer, &texts, batch, activation);
+    let scores = scores.map_err(|e| match e {
+        Error::Item { place, reason } => {
+            Error::data(format!("document `{}`: {reason}", pairs[place].id))
+        }
+        other => other,
+    })?;
+    Ok(metrics(&texts, &scores, pairs, wanted))
+}
+
+/// The score that a pair should have.
+fn given_score(pair: &Example) -> f32 {
+    pair.scores.first().copied().unwrap_or_default()
+}
+
+fn metrics(texts: &[[&str; 2]], scores: &[f32], pairs: &[Example], wanted: &[String]) -> Metrics {
+    let mut queries: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (place, [query, _]) in texts.iter().enumerate() {
+        queries.entry(query).or_default().push(place);
+    }
+    // In one order, so that sums are the same each time.
+    let mut ranked: Vec<Vec<usize>> = queries.into_values().collect();
+    ranked.sort();
+    let relevance: Vec<Relevance> = ranked
+        .into_iter()
+        .map(|mut places| {
+            places.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+            let found: Vec<bool> = places
+                .iter()
+                .map(|place| given_score(&pairs[*place]) > RELEVANT)
+                .collect();
+            Relevance {
+                max_relevant: found.iter().filter(|relevant| **relevant).count(),
+                found,
+            }
+        })
+        .collect();
+    let found: Vec<f64> = scores.iter().copied().map(f64::from).collect();
+    let given: Vec<f64> = pairs
+        .iter()
+        .map(|pair| f64::from(given_score(pair)))
+        .collect();
+    let value = |name: &str| match name {
+        "pearson" => Some(pearson(&found, &given)),
+        "spearman" => Some(spearman(&found, &given)),
+        "map" => AtK::parse(&format!("map@{}", usize::MAX)).map(|map| map.mean(&relevance)),
+        name => AtK::parse(name).map(|metric| metric.mean(&relevance)),
+    };
+    let measured = wanted.iter();
+    measured
+        .filter_map(|name| Some((name.clone(), value(name)?)))
+        .collect()
+}

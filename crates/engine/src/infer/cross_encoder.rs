@@ -1,0 +1,215 @@
+//! Scoring pairs of texts with a cross-encoder.
+
+use std::{path::Path, sync::Arc};
+
+use candle_core::Device;
+use finetuner_protocol::LocalModels;
+
+use super::{BATCH, in_batches};
+use crate::{
+    Error, Result,
+    models::{Model, OnnxFormat},
+    modules::Activation,
+    prepare::Preparer,
+    source::{LoadOptions, LoadedModel, ModelFiles, ModelSource, Top},
+};
+
+/// Scores pairs of texts with a sequence classifier: a cross-encoder of
+/// sentence-transformers, or the model of a run with `BinaryCrossEntropyLoss` or
+/// `MSELoss`.
+///
+/// It reads both texts of a pair at once, which is slower than comparing
+/// embeddings, and more exact: usually it ranks again what a search by
+/// embeddings has found.
+#[derive(Clone)]
+pub struct CrossEncoder {
+    loaded: Arc<LoadedModel>,
+    activation: Activation,
+    softmax: bool,
+    batch: usize,
+}
+
+/// The scores of several pairs, one pair after the other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    /// Scores of one pair.
+    pub labels: usize,
+    /// All values, `labels` for each pair.
+    pub values: Vec<f32>,
+}
+
+impl Scores {
+    /// The scores pair by pair.
+    pub fn iter(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks_exact(self.labels.max(1))
+    }
+
+    /// The scores of one pair; empty where there is no such pair.
+    #[must_use]
+    pub fn get(&self, pair: usize) -> &[f32] {
+        self.iter().nth(pair).unwrap_or_default()
+    }
+}
+
+/// A document and how well it fits a query.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ranked {
+    /// The document's place in the list that was given.
+    pub corpus_id: usize,
+    /// Its score.
+    pub score: f32,
+}
+
+impl CrossEncoder {
+    /// Loads a cross-encoder from a folder in Hugging Face layout.
+    ///
+    /// # Errors
+    /// Where the folder holds no sequence classifier.
+    pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
+        Self::from_source(&ModelSource::Folder(folder.as_ref().to_owned()))
+    }
+
+    /// Loads a cross-encoder by its name: of the hub, or of the list of models.
+    ///
+    /// # Errors
+    /// Where there is no such model, or it is no sequence classifier.
+    pub fn from_name(name: &str) -> Result<Self> {
+        Self::from_source(&ModelSource::resolve(name, &LocalModels::Anywhere)?)
+    }
+
+    fn from_source(source: &ModelSource) -> Result<Self> {
+        let model = Self::load(source.read()?)?;
+        for note in &model.loaded.notes {
+            tracing::warn!("{note}");
+        }
+        Ok(model)
+    }
+
+    /// Puts a cross-encoder together from its files.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] where they are those of no sequence classifier.
+    pub fn load(files: ModelFiles) -> Result<Self> {
+        let options = LoadOptions {
+            top: Top::Scores,
+            ..LoadOptions::default()
+        };
+        let loaded = files.load(&options, &Device::Cpu)?;
+        let activation = loaded.model.setup().activation;
+        Ok(Self {
+            activation: activation.unwrap_or(Activation::Identity),
+            loaded: Arc::new(loaded),
+            softmax: false,
+            batch: BATCH,
+        })
+    }
+
+    /// Sets how many pairs are scored at once; 32 by default.
+    #[must_use]
+    pub fn batch_size(mut self, size: usize) -> Self {
+        self.batch = size.max(1);
+        self
+    }
+
+    /// Turns the scores of a model with several labels into probabilities
+    /// (`apply_softmax` in Python); not by default.
+    #[must_use]
+    pub fn softmax(mut self) -> Self {
+        self.softmax = true;
+        self
+    }
+
+    /// Leaves out the activation behind the scores: [`CrossEncoder::predict`]
+    /// gives the logits.
+    #[must_use]
+    pub fn without_activation(mut self) -> Self {
+        self.activation = Activation::Identity;
+        self
+    }
+
+    /// The number of scores of a pair.
+    #[must_use]
+    pub fn labels(&self) -> usize {
+        self.loaded.model.dim()
+    }
+
+    /// Scores pairs of texts, in their order.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where a text can't be tokenized.
+    pub fn predict(&self, pairs: &[[&str; 2]]) -> Result<Scores> {
+        let (model, preparer) = (&self.loaded.model, &self.loaded.preparer);
+        let labels = model.dim();
+        let mut values = score(model, preparer, pairs, self.batch, self.activation)?;
+        if self.softmax && labels > 1 {
+            values.chunks_exact_mut(labels).for_each(softmax);
+        }
+        Ok(Scores { labels, values })
+    }
+
+    /// Writes the model as ONNX into a folder, with the files of its tokenizer:
+    /// `model.onnx` takes `input_ids`, `attention_mask` and, of a network that
+    /// tells the texts of a pair apart, `token_type_ids`, and gives `logits`,
+    /// `[batch, labels]`: the scores before their activation. `CrossEncoder` of
+    /// sentence-transformers opens the folder with `backend="onnx"`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file can't be written.
+    pub fn save_onnx(&self, folder: impl AsRef<Path>, format: OnnxFormat) -> Result<()> {
+        self.loaded.save_onnx(folder.as_ref(), format)
+    }
+
+    /// Ranks documents by how well they fit a query, the best first, and returns
+    /// the `top_k` best, or all where none is given.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where the model has several labels, or a text can't be
+    /// tokenized.
+    pub fn rank(
+        &self,
+        query: &str,
+        documents: &[&str],
+        top_k: Option<usize>,
+    ) -> Result<Vec<Ranked>> {
+        if self.labels() != 1 {
+            return Err(Error::data(format!(
+                "the model gives {} scores for a pair; documents are ranked by a model with one",
+                self.labels()
+            )));
+        }
+        let pairs: Vec<[&str; 2]> = documents.iter().map(|text| [query, *text]).collect();
+        let scores = self.predict(&pairs)?.values.into_iter().enumerate();
+        let mut ranked: Vec<Ranked> = scores
+            .map(|(corpus_id, score)| Ranked { corpus_id, score })
+            .collect();
+        ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
+        ranked.truncate(top_k.unwrap_or(usize::MAX));
+        Ok(ranked)
+    }
+}
+
+/// The scores of pairs by a model in evaluation, behind an activation.
+pub(crate) fn score(
+    model: &Model,
+    preparer: &Preparer,
+    pairs: &[[&str; 2]],
+    batch: usize,
+    activation: Activation,
+) -> Result<Vec<f32>> {
+    let pass = model.inference();
+    let lengths: Vec<usize> = pairs.iter().map(|[a, b]| a.len() + b.len()).collect();
+    let prepare = |chosen: &[usize]| {
+        let part: Vec<[&str; 2]> = chosen.iter().map(|i| pairs[*i]).collect();
+        preparer.prepare_pairs(&part)
+    };
+    in_batches(&lengths, batch, model.dim(), prepare, |input| {
+        activation.forward(&model.encode(&pass, input)?)
+    })
+}
+
+fn softmax(scores: &mut [f32]) {
+    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    scores.iter_mut().for_each(|x| *x = (*x - most).exp());
+    let sum: f32 = scores.iter().sum();
+    scores.iter_mut().for_each(|x| *x /= sum);
+}

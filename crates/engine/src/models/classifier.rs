@@ -1,0 +1,384 @@
+//! Sequence classifiers: a text network with a classification head, which gives
+//! a score for each label in place of an embedding. Cross-encoders are such
+//! models: they read a pair of texts as one sequence.
+//!
+//! An architecture says in [`Architecture::classifier`] what its classifiers
+//! have on top of the network. Names and behaviour are those of the
+//! `...ForSequenceClassification` classes of Hugging Face's `transformers`.
+
+use std::{collections::HashMap, sync::Arc};
+
+use candle_core::Tensor;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Architecture, Input, ModelKind, Network, architecture, encoder::bad_config,
+    random::normal_weights,
+};
+use crate::{
+    Result,
+    modules::Activation,
+    onnx::{self, Edge, Graph, Inputs},
+    ops::{LayerNorm, Linear, NormKind, Pass, Pooler, layer_norm, linear},
+    params::{Params, RawTensor},
+};
+
+/// The end of the names of classes that classify.
+const CLASS: &str = "ForSequenceClassification";
+/// The classes by the `model_type` of a `config.json`.
+const CLASSES: [(&str, &str); 7] = [
+    ("bert", "Bert"),
+    ("camembert", "Camembert"),
+    ("distilbert", "DistilBert"),
+    ("modernbert", "ModernBert"),
+    ("mpnet", "MPNet"),
+    ("roberta", "Roberta"),
+    ("xlm-roberta", "XLMRoberta"),
+];
+/// Labels of a classifier whose `config.json` names none.
+const DEFAULT_LABELS: usize = 2;
+/// The most labels of a classifier.
+const MOST_LABELS: usize = 1 << 16;
+/// Spread of a new head's weights, as in `transformers`.
+const SPREAD: f64 = 0.02;
+
+/// What a classifier has on top of its network.
+#[derive(Clone, Debug)]
+pub(crate) struct ClassifierHead {
+    /// What the names of the network's own tensors begin with in a saved
+    /// classifier.
+    pub(super) prefix: &'static str,
+    /// How the places of a text become one vector.
+    pub(super) pooler: Pooler,
+    /// In their order; the last one gives the scores.
+    pub(super) layers: Vec<HeadLayer>,
+}
+
+/// A layer of a classification head.
+#[derive(Clone, Debug)]
+pub(crate) enum HeadLayer {
+    /// A linear map and an activation, as wide as the network.
+    Dense {
+        name: &'static str,
+        bias: bool,
+        activation: Activation,
+    },
+    /// A normalisation.
+    Norm {
+        name: &'static str,
+        kind: NormKind,
+        eps: f32,
+    },
+    /// A linear map to a score for each label.
+    Scores { name: &'static str },
+}
+
+impl HeadLayer {
+    pub(super) fn dense(name: &'static str, activation: Activation) -> Self {
+        Self::Dense {
+            name,
+            bias: true,
+            activation,
+        }
+    }
+
+    pub(super) fn scores(name: &'static str) -> Self {
+        Self::Scores { name }
+    }
+
+    fn tensors(&self, width: usize, labels: usize) -> Vec<(String, Vec<usize>)> {
+        let (name, outputs, bias) = match self {
+            Self::Norm { name, kind, .. } => return kind.tensors(name, width),
+            Self::Dense { name, bias, .. } => (name, width, *bias),
+            Self::Scores { name } => (name, labels, true),
+        };
+        let mut all = vec![(format!("{name}.weight"), vec![outputs, width])];
+        if bias {
+            all.push((format!("{name}.bias"), vec![outputs]));
+        }
+        all
+    }
+}
+
+impl ClassifierHead {
+    /// That of a RoBERTa and its relatives.
+    pub(super) fn of_roberta(prefix: &'static str) -> Self {
+        Self {
+            prefix,
+            pooler: Pooler::Cls,
+            layers: vec![
+                HeadLayer::dense("classifier.dense", Activation::Tanh),
+                HeadLayer::scores("classifier.out_proj"),
+            ],
+        }
+    }
+}
+
+/// An activation as a `config.json` names it.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct HeadActivation(pub(super) Activation);
+
+impl TryFrom<String> for HeadActivation {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Ok(Self(match name.as_str() {
+            "gelu" => Activation::Gelu,
+            "relu" => Activation::Relu,
+            "silu" | "swish" => Activation::Silu,
+            "tanh" => Activation::Tanh,
+            other => {
+                return Err(format!(
+                    "`classifier_activation` is `{other}`; gelu, relu, silu, swish and tanh are \
+                     known"
+                ));
+            }
+        }))
+    }
+}
+
+/// Whether a `config.json` describes a sequence classifier.
+pub(crate) fn is_classifier(json: &Value) -> bool {
+    let class = json["architectures"][0].as_str();
+    class.is_some_and(|class| class.ends_with(CLASS))
+}
+
+/// The number of labels of a `config.json`, as `transformers` reads it; that of
+/// a new head is 1.
+fn labels(json: &Value) -> Result<usize> {
+    if !is_classifier(json) {
+        return Ok(1);
+    }
+    let labels = match (&json["id2label"], &json["num_labels"]) {
+        (Value::Object(names), _) => names.len(),
+        (_, Value::Null) => DEFAULT_LABELS,
+        (_, count) => count.as_u64().map_or(0, |count| count as usize),
+    };
+    match (1..=MOST_LABELS).contains(&labels) {
+        true => Ok(labels),
+        false => Err(bad_config(format!(
+            "`id2label` or `num_labels` gives {labels} labels; 1 to {MOST_LABELS} are possible"
+        ))),
+    }
+}
+
+/// Reads the `config.json` of a classifier.
+pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
+    let body = architecture::parse(json)?;
+    let head = body.classifier().ok_or_else(|| {
+        let known: Vec<&str> = CLASSES.iter().map(|(kind, _)| *kind).collect();
+        bad_config(format!(
+            "a model of the type {} has no classification head; cross-encoders of the types {} \
+             are known",
+            json["model_type"],
+            known.join(", ")
+        ))
+    })?;
+    let labels = labels(json)?;
+    Ok(Arc::new(Classifier { body, head, labels }))
+}
+
+/// Describes a classifier with a new head of one label in a `config.json`.
+pub(crate) fn describe_classifier(config: &mut Value) {
+    let kind = config["model_type"].as_str().unwrap_or_default();
+    if let Some((_, class)) = CLASSES.iter().find(|(known, _)| *known == kind) {
+        config["architectures"] = json!([format!("{class}{CLASS}")]);
+    }
+    config["id2label"] = json!({"0": "LABEL_0"});
+    config["label2id"] = json!({"LABEL_0": 0});
+    if let Some(fields) = config.as_object_mut() {
+        fields.remove("num_labels");
+    }
+}
+
+/// Adds new weights for those layers of a head that a checkpoint has not, and
+/// returns their names.
+pub(crate) fn new_head(
+    architecture: &dyn Architecture,
+    tensors: &mut HashMap<String, RawTensor>,
+    seed: u64,
+) -> Vec<String> {
+    let mut added = Vec::new();
+    for (place, (name, shape)) in architecture.tensors().into_iter().enumerate() {
+        let saved = architecture.saved_name(&name);
+        let is_there = tensors.contains_key(&name) || tensors.contains_key(&saved);
+        if !architecture.trains_frozen(&name) || is_there {
+            continue;
+        }
+        let count = shape.iter().product();
+        let values = match (shape.len(), name.ends_with(".weight")) {
+            (1, true) => vec![1.0; count],
+            (1, false) => vec![0.0; count],
+            _ => normal_weights(seed.wrapping_add(place as u64), count, SPREAD),
+        };
+        tensors.insert(name.clone(), (shape, values));
+        added.push(name);
+    }
+    added
+}
+
+#[derive(Debug)]
+struct Classifier {
+    body: Arc<dyn Architecture>,
+    head: ClassifierHead,
+    labels: usize,
+}
+
+impl Classifier {
+    fn head_tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
+        let width = self.head.pooler.dim(self.body.dim());
+        let layers = self.head.layers.iter();
+        layers.flat_map(move |layer| layer.tensors(width, self.labels))
+    }
+}
+
+impl Architecture for Classifier {
+    fn kind(&self) -> ModelKind {
+        ModelKind::TextPairs
+    }
+
+    fn dim(&self) -> usize {
+        self.labels
+    }
+
+    fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let mut all = self.body.tensors();
+        all.extend(self.head_tensors());
+        all
+    }
+
+    fn build(&self, params: &Params, _: Pooler) -> Result<Box<dyn Network>> {
+        let width = self.head.pooler.dim(self.body.dim());
+        let load = |layer: &HeadLayer| {
+            Ok(match layer {
+                HeadLayer::Dense {
+                    name,
+                    bias,
+                    activation,
+                } => {
+                    let linear = Linear::load(params, name, width, width, *bias)?;
+                    Layer::Dense(linear, *activation)
+                }
+                HeadLayer::Norm { name, kind, eps } => {
+                    Layer::Norm(LayerNorm::load_kind(params, name, width, *eps, *kind)?)
+                }
+                HeadLayer::Scores { name } => {
+                    let linear = Linear::load(params, name, width, self.labels, true)?;
+                    Layer::Dense(linear, Activation::Identity)
+                }
+            })
+        };
+        let layers = self.head.layers.iter().map(load);
+        Ok(Box::new(ClassifierNetwork {
+            layers: layers.collect::<Result<_>>()?,
+            body: self.body.build(params, self.head.pooler)?,
+        }))
+    }
+
+    fn family(&self) -> &'static str {
+        self.body.family()
+    }
+
+    fn max_tokens(&self) -> Option<usize> {
+        self.body.max_tokens()
+    }
+
+    fn counts_padding(&self) -> bool {
+        self.body.counts_padding()
+    }
+
+    fn token_kinds(&self) -> usize {
+        self.body.token_kinds()
+    }
+
+    fn vocab_size(&self) -> Option<usize> {
+        self.body.vocab_size()
+    }
+
+    fn prefixes(&self) -> &'static [&'static str] {
+        self.body.prefixes()
+    }
+
+    fn has_dropout(&self) -> bool {
+        self.body.has_dropout()
+    }
+
+    fn aliases(&self) -> &'static [(&'static str, &'static str)] {
+        self.body.aliases()
+    }
+
+    fn layer_marks(&self) -> &[&'static str] {
+        self.body.layer_marks()
+    }
+
+    /// Under `freeze` the head alone is trained.
+    fn trains_frozen(&self, name: &str) -> bool {
+        self.head_tensors().any(|(own, _)| own == name)
+    }
+
+    fn frozen_dims(&self) -> Option<[usize; 2]> {
+        Some([self.head.pooler.dim(self.body.dim()); 2])
+    }
+
+    /// The network's tensors have its prefix. The pooler of a BERT is a part of
+    /// its network.
+    fn saved_name(&self, name: &str) -> String {
+        match self.trains_frozen(name) && !name.starts_with("pooler.") {
+            true => name.to_owned(),
+            false => format!("{}{name}", self.head.prefix),
+        }
+    }
+}
+
+enum Layer {
+    Dense(Linear, Activation),
+    Norm(LayerNorm),
+}
+
+struct ClassifierNetwork {
+    body: Box<dyn Network>,
+    layers: Vec<Layer>,
+}
+
+impl ClassifierNetwork {
+    fn head(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
+        let mut layers = self.layers.iter();
+        layers.try_fold(x.clone(), |x, layer| match layer {
+            Layer::Dense(dense, activation) => activation.forward(&linear(pass, &x, dense)?),
+            Layer::Norm(norm) => layer_norm(pass, &x, norm),
+        })
+    }
+}
+
+impl Network for ClassifierNetwork {
+    fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        let x = self.body.encode(pass, input)?;
+        x.map(|x| self.head(pass, &x)).transpose()
+    }
+
+    fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
+        let Some(mut x) = self.body.onnx(graph, inputs)? else {
+            return Ok(None);
+        };
+        for layer in &self.layers {
+            x = match layer {
+                Layer::Dense(dense, activation) => {
+                    let y = onnx::linear(graph, &x, dense);
+                    activation.onnx(graph, &y)
+                }
+                Layer::Norm(norm) => onnx::layer_norm(graph, &x, norm),
+            };
+        }
+        Ok(Some(x))
+    }
+
+    fn encode_frozen(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
+        self.body.encode(pass, input)
+    }
+
+    fn finish(&self, pass: &Pass, frozen: &Tensor, _: bool) -> Result<Tensor> {
+        self.head(pass, frozen)
+    }
+}

@@ -1,0 +1,298 @@
+//! Data synthesis: training data for `MarginMSELoss` out of queries and a corpus
+//! without labels.
+//!
+//! Models of texts, the relation miners, find the texts of the corpus that are
+//! most like each query. The most similar one counts as its match, the others do
+//! not. A cross-encoder scores all of them. Each document that is made has three
+//! chunks, the query, the match and one of the others, and the tag
+//! `finetuner_score`: the score of the match less that of the other.
+//!
+//! The corpus is embedded and searched block by block, and the queries in groups,
+//! so that memory grows with neither.
+
+mod mine;
+mod write;
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use finetuner_protocol::{Device, Event, Level, LocalModels, SynthesisConfig};
+use mine::{Candidate, Progress, Search, candidates, merge};
+use write::Writer;
+
+use crate::{
+    Error, Result,
+    data::{DataName, Documents, read_text, texts},
+    infer::{CrossEncoder, Encoder},
+    job::Setting,
+    models::ModelKind,
+    observer::Observer,
+    source::{HubRules, ModelSource},
+};
+
+/// Texts of the corpus that are searched together.
+const BLOCK: usize = 4096;
+/// Queries that are searched for together.
+const QUERIES: usize = 32_768;
+/// Queries whose candidates are scored together.
+const SCORED: usize = 128;
+/// A long step says how far it is this often.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A synthesis run that can be carried out.
+pub struct SynthesisPlan {
+    /// The name of the queries.
+    pub queries: String,
+    /// The name of the texts to find for them.
+    pub corpus: String,
+    miners: Vec<ModelSource>,
+    cross_encoder: ModelSource,
+    /// Texts for each query, the match among them.
+    relations: usize,
+    /// The most documents to make.
+    most: usize,
+}
+
+/// Training data that was made.
+#[derive(Debug)]
+pub struct Synthesized {
+    /// A file with the documents.
+    pub file: PathBuf,
+    /// How many there are.
+    pub documents: u64,
+}
+
+impl SynthesisPlan {
+    /// Checks a configuration.
+    ///
+    /// # Errors
+    /// [`Error::Config`] names the field, its value and what is possible;
+    /// [`Error::Model`] is about the name of a model.
+    pub fn new(config: &SynthesisConfig, local: &LocalModels, hub: &HubRules) -> Result<Self> {
+        config
+            .check()
+            .map_err(|e| Error::config(e.field, format!("{}: {}", e.value, e.limit)))?;
+        let mining = &config.relation_mining;
+        if mining.num_relations < 2 {
+            let reason = "1: at least 2 are needed, the match of a query and another text";
+            return Err(Error::config("num_relations", reason));
+        }
+        let miner = |name: &String| {
+            let source = ModelSource::resolve(name, local)?;
+            match source.kind(hub)? {
+                ModelKind::Text => Ok(source),
+                other => Err(Error::config(
+                    "relation_miner",
+                    format!(
+                        "`{name}` is a model of {}; one that embeds texts is wanted",
+                        other.inputs()
+                    ),
+                )),
+            }
+        };
+        let name = &config.cross_encoder;
+        let cross_encoder = ModelSource::resolve(name, local)?;
+        let kind = cross_encoder.kind(hub)?;
+        if kind != ModelKind::TextPairs {
+            let reason = format!(
+                "`{name}` is a model of {}; a cross-encoder is wanted, whose config.json names a \
+                 sequence classifier under `architectures`",
+                kind.inputs()
+            );
+            return Err(Error::config("cross_encoder", reason));
+        }
+        let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+        Ok(Self {
+            queries: config.data.queries.clone(),
+            corpus: config.data.corpus.clone(),
+            miners: mining.models.iter().map(miner).collect::<Result<_>>()?,
+            cross_encoder,
+            relations: count(mining.num_relations),
+            most: config.max_num_docs.map_or(usize::MAX, count),
+        })
+    }
+
+    /// The names of all data sets that the run reads, each once.
+    #[must_use]
+    pub fn data_names(&self) -> Vec<String> {
+        let mut names = vec![self.queries.clone(), self.corpus.clone()];
+        names.dedup();
+        names
+    }
+
+    /// The field of the data set of this name.
+    #[must_use]
+    pub fn data_name<'a>(&self, name: &'a str) -> DataName<'a> {
+        let field = match name == self.queries {
+            true => "query_data",
+            false => "corpus_data",
+        };
+        DataName { field, name }
+    }
+
+    /// Checks that every document of the data is a text, without keeping any.
+    ///
+    /// # Errors
+    /// [`Error::Data`] names the documents at fault.
+    pub fn check_data(&self, documents: &dyn Fn(&str) -> Result<Documents>) -> Result<()> {
+        for name in self.data_names() {
+            texts(documents(&name)?, self.data_name(&name), |_| ())?;
+        }
+        Ok(())
+    }
+}
+
+/// Carries out a synthesis run.
+///
+/// # Errors
+/// Whatever is wrong with models or data, and [`Error::Interrupted`].
+pub fn synthesize(
+    plan: &SynthesisPlan,
+    setting: &Setting<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Synthesized> {
+    let mut run = Run {
+        plan,
+        setting,
+        observer,
+        last: Instant::now(),
+    };
+    run.log("Starting data synthesis run ...".to_owned());
+    if *setting.device != Device::Cpu {
+        let message = format!(
+            "the device `{}` was asked for, but data is synthesized on the CPU",
+            setting.device
+        );
+        run.note(Level::Warning, message);
+    }
+    let queries: Vec<Arc<str>> = texts(
+        (setting.read_data)(&plan.queries)?,
+        plan.data_name(&plan.queries),
+        |text| Arc::from(text),
+    )?;
+    run.log(format!("{} queries", queries.len()));
+    let found = run.mine(&queries)?;
+    let lonely = found.iter().filter(|found| found.len() < 2).count();
+    if lonely == found.len() {
+        return Err(Error::data(format!(
+            "{} holds fewer than 2 texts that could be found for any query: give a larger corpus",
+            plan.data_name(&plan.corpus)
+        )));
+    }
+    if lonely > 0 {
+        let message = format!("{lonely} queries are left out: fewer than 2 texts were found");
+        run.note(Level::Warning, message);
+    }
+    run.score(&queries, &found)
+}
+
+/// A synthesis run in progress.
+struct Run<'a, 'b> {
+    plan: &'a SynthesisPlan,
+    setting: &'a Setting<'b>,
+    observer: &'a mut dyn Observer,
+    /// When the log last said how far it is.
+    last: Instant,
+}
+
+impl Run<'_, '_> {
+    fn note(&mut self, level: Level, message: String) {
+        self.observer.event(Event::Log { level, message });
+    }
+
+    fn log(&mut self, message: String) {
+        self.note(Level::Info, message);
+    }
+
+    /// Ends the run where that is asked for, and says from time to time how far
+    /// it is.
+    fn step(&mut self, message: impl FnOnce() -> String) -> Result<()> {
+        if self.observer.interrupted().is_some() {
+            return Err(Error::Interrupted);
+        }
+        if self.last.elapsed() >= PROGRESS_INTERVAL {
+            self.last = Instant::now();
+            self.log(message());
+        }
+        Ok(())
+    }
+
+    /// The texts of the corpus that are most like each query, by all miners.
+    fn mine(&mut self, queries: &[Arc<str>]) -> Result<Vec<Vec<Candidate>>> {
+        let plan = self.plan;
+        let search = Search {
+            count: plan.relations,
+            block: BLOCK,
+        };
+        let mut found: Vec<Vec<Vec<Candidate>>> = vec![Vec::new(); queries.len()];
+        for (number, source) in plan.miners.iter().enumerate() {
+            let model = Encoder::load(source.read_with(&self.setting.hub)?)?;
+            let which = match plan.miners.len() {
+                1 => String::new(),
+                all => format!(" by model {} of {all}", number + 1),
+            };
+            self.log(format!("Mining relations{which} ..."));
+            for (group, places) in queries.chunks(QUERIES).zip(found.chunks_mut(QUERIES)) {
+                let documents = (self.setting.read_data)(&plan.corpus)?;
+                let name = plan.data_name(&plan.corpus);
+                let corpus = documents.map(|document| read_text(&document?, name));
+                let found = candidates(&model, group, corpus, search, |progress| {
+                    let Progress { seen } = progress;
+                    self.step(|| format!("Mining relations{which}: {seen} documents searched"))
+                })?;
+                for (place, found) in places.iter_mut().zip(found) {
+                    place.push(found);
+                }
+            }
+        }
+        Ok(found
+            .into_iter()
+            .map(|lists| merge(lists, plan.relations))
+            .collect())
+    }
+
+    /// Scores the candidates, and writes the documents.
+    fn score(&mut self, queries: &[Arc<str>], found: &[Vec<Candidate>]) -> Result<Synthesized> {
+        let model = CrossEncoder::load(self.plan.cross_encoder.read_with(&self.setting.hub)?)?;
+        if model.labels() != 1 {
+            let reason = format!(
+                "the model gives {} scores for a pair; one with a single label is wanted",
+                model.labels()
+            );
+            return Err(Error::config("cross_encoder", reason));
+        }
+        self.log("Scoring relations ...".to_owned());
+        let all: usize = found
+            .iter()
+            .map(|found| found.len().saturating_sub(1))
+            .sum();
+        let all = all.min(self.plan.most);
+        let mut writer = Writer::create(self.setting.folder, all as u64)?;
+        let groups = queries.chunks(SCORED).zip(found.chunks(SCORED));
+        for (number, (queries, found)) in groups.enumerate() {
+            if writer.is_full() {
+                break;
+            }
+            self.step(|| format!("Scoring relations: {} queries", number * SCORED))?;
+            let pairs = queries.iter().zip(found).flat_map(|(query, found)| {
+                found
+                    .iter()
+                    .map(move |candidate| [&**query, &*candidate.text])
+            });
+            let scores = model.predict(&pairs.collect::<Vec<_>>())?.values;
+            let mut scores = scores.as_slice();
+            for (query, found) in queries.iter().zip(found) {
+                let own;
+                (own, scores) = scores.split_at(found.len());
+                writer.add(query, found, own)?;
+            }
+        }
+        let made = writer.finish()?;
+        self.log(format!("{} training examples made", made.documents));
+        self.log("Done ✨".to_owned());
+        Ok(made)
+    }
+}
