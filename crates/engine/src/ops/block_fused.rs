@@ -452,28 +452,28 @@ impl FusedOp for FusedBlock {
         let d_out = self.unfinish(1, saved.unfinished[1].as_ref(), &dh)?;
         let d_out = d_out.as_deref().unwrap_or(&dh);
         p.fc2
-            .backward_input(precision, d_out, &mut d_hidden, false)?;
+            .backward_input(precision, pool, d_out, &mut d_hidden, false)?;
         self.drop_rows(self.masks.inner.as_ref(), &mut d_hidden);
         let d_gate = self.activation_backward(&mut hidden, saved.gate, &mut d_hidden);
         let mut active = hidden;
         self.drop_rows(self.masks.inner.as_ref(), &mut active);
-        p.fc2.backward_params(precision, &active, d_out);
+        p.fc2.backward_params(precision, pool, &active, d_out)?;
         drop(active);
         let norm = self.middle_norm();
         let mut normed = pool.take(g.len());
         normalise(norm, &saved.attended, &mut normed)?;
-        p.fc1.backward_params(precision, &normed, &d_hidden);
+        p.fc1.backward_params(precision, pool, &normed, &d_hidden)?;
         let mut d_normed = pool.take(g.len());
         if !norm_first {
             // What the MLP works on is also what its output is added to.
             std::mem::swap(&mut dh, &mut d_normed);
         }
         p.fc1
-            .backward_input(precision, &d_hidden, &mut d_normed, !norm_first)?;
+            .backward_input(precision, pool, &d_hidden, &mut d_normed, !norm_first)?;
         drop(d_hidden);
         if let (Some(gate), Some(d_gate)) = (&p.gate, &d_gate) {
-            gate.backward_params(precision, &normed, d_gate);
-            gate.backward_input(precision, d_gate, &mut d_normed, true)?;
+            gate.backward_params(precision, pool, &normed, d_gate)?;
+            gate.backward_input(precision, pool, d_gate, &mut d_normed, true)?;
         }
         drop(d_gate);
         if !norm_first {
@@ -484,10 +484,11 @@ impl FusedOp for FusedBlock {
         // Attention. `dh` is now the gradient of input and attention together.
         let d_out = self.unfinish(0, saved.unfinished[0].as_ref(), &dh)?;
         let d_out = d_out.as_deref().unwrap_or(&dh);
-        p.out.backward_params(precision, &saved.mixed, d_out);
+        p.out
+            .backward_params(precision, pool, &saved.mixed, d_out)?;
         let mut d_mixed = pool.take(saved.mixed.len());
         p.out
-            .backward_input(precision, d_out, &mut d_mixed, false)?;
+            .backward_input(precision, pool, d_out, &mut d_mixed, false)?;
         let mut dq = pool.take(saved.query.len());
         let mut dk = pool.take(saved.key.len());
         let mut dv = pool.take(saved.value.len());
@@ -513,18 +514,19 @@ impl FusedOp for FusedBlock {
         let attend_to = normed.as_deref().unwrap_or(x);
         let asking = self.chosen(attend_to, width);
         let asking = asking.as_deref().unwrap_or(attend_to);
-        p.query.backward_params(precision, asking, &dq);
-        p.key.backward_params(precision, attend_to, &dk);
-        p.value.backward_params(precision, attend_to, &dv);
+        p.query.backward_params(precision, pool, asking, &dq)?;
+        p.key.backward_params(precision, pool, attend_to, &dk)?;
+        p.value.backward_params(precision, pool, attend_to, &dv)?;
         // The norm's own parameters want theirs where the input wants none.
         if norm1.is_none() && !wanted {
             return Ok(None);
         }
         let into_projections = |mut d: Buffer, accumulate| {
-            p.query.backward_input(precision, &dq, &mut d, accumulate)?;
+            p.query
+                .backward_input(precision, pool, &dq, &mut d, accumulate)?;
             let mut d = self.spread(d, width);
-            p.key.backward_input(precision, &dk, &mut d, true)?;
-            p.value.backward_input(precision, &dv, &mut d, true)?;
+            p.key.backward_input(precision, pool, &dk, &mut d, true)?;
+            p.value.backward_input(precision, pool, &dv, &mut d, true)?;
             Ok::<_, candle_core::Error>(d)
         };
         let dx = match norm1 {

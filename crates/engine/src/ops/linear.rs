@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use candle_core::Tensor;
 
-use super::{FusedOp, Inference, Pass, floats, with_grad};
+use super::{FusedOp, Inference, Pass, adapter::Adapter, floats, with_grad};
 use crate::{
     Result, kernels,
     kernels::{
@@ -30,6 +30,8 @@ pub(crate) struct Linear {
     /// The first row of both that is used. Some checkpoints keep several layers
     /// in one tensor: query, key and value, or an MLP and its gate.
     pub(crate) first: usize,
+    /// A low-rank addition, which is trained in place of the weight.
+    pub(crate) adapter: Option<Adapter>,
 }
 
 impl Linear {
@@ -55,8 +57,10 @@ impl Linear {
         (part, parts): (usize, usize),
     ) -> Result<Self> {
         let rows = parts * outputs;
+        let weight = params.get(&format!("{name}.weight"), &[rows, inputs])?;
+        params.note_linear(&weight);
         Ok(Self {
-            weight: params.get(&format!("{name}.weight"), &[rows, inputs])?,
+            weight,
             bias: if bias {
                 Some(params.get(&format!("{name}.bias"), &[rows])?)
             } else {
@@ -65,6 +69,7 @@ impl Linear {
             inputs,
             outputs,
             first: part * outputs,
+            adapter: Adapter::load(params, name, inputs, rows)?,
         })
     }
 
@@ -93,6 +98,7 @@ impl Linear {
             inputs,
             outputs,
             first: 0,
+            adapter: None,
         })
     }
 
@@ -132,7 +138,10 @@ impl Linear {
             self.bias.is_some() || residual.is_some(),
             Threads::All,
         );
-        Ok(())
+        match &self.adapter {
+            Some(adapter) => adapter.forward(self, pool, x, y),
+            None => Ok(()),
+        }
     }
 
     /// The weight as inference multiplies with it.
@@ -142,10 +151,12 @@ impl Linear {
             outputs: self.outputs,
             int8,
         };
-        let pack = |weight: &[f32]| Factor::new(&weight[self.own()], self.inputs, int8);
-        self.weight
-            .factor(key, pack)
-            .map_err(candle_core::Error::wrap)
+        let pack = |weight: &[f32]| Ok(Factor::new(&weight[self.own()], self.inputs, int8));
+        let factor = match &self.adapter {
+            Some(adapter) => adapter.factor(self, key),
+            None => self.weight.factor(key, pack),
+        };
+        factor.map_err(candle_core::Error::wrap)
     }
 
     /// `y = x Wᵀ + b` for inference, on top of `residual` where one is given.
@@ -168,7 +179,13 @@ impl Linear {
 
     /// Adds `gᵀ x` to the weight's gradient and the column sums of `g` to the
     /// bias's.
-    pub(crate) fn backward_params(&self, precision: Precision, x: &[f32], g: &[f32]) {
+    pub(crate) fn backward_params(
+        &self,
+        precision: Precision,
+        pool: &Pool,
+        x: &[f32],
+        g: &[f32],
+    ) -> candle_core::Result<()> {
         let rows = x.len() / self.inputs;
         with_grad(&self.weight, |grad| {
             precision.matmul(
@@ -185,12 +202,17 @@ impl Linear {
                 kernels::add_column_sums(g, &mut grad[self.own_bias()]);
             });
         }
+        match &self.adapter {
+            Some(adapter) => adapter.backward_params(self, pool, x, g),
+            None => Ok(()),
+        }
     }
 
     /// `dx = g W`, or `dx += g W` where `accumulate` is set.
     pub(crate) fn backward_input(
         &self,
         precision: Precision,
+        pool: &Pool,
         g: &[f32],
         dx: &mut [f32],
         accumulate: bool,
@@ -205,14 +227,20 @@ impl Linear {
             accumulate,
             Threads::All,
         );
-        Ok(())
+        match &self.adapter {
+            Some(adapter) => adapter.backward_input(self, pool, g, dx),
+            None => Ok(()),
+        }
     }
 
     /// The same map from candle's operations.
     pub(crate) fn composite(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
         let own = |tensor: Tensor| tensor.narrow(0, self.first, self.outputs);
         let weight = own(pass.value(&self.weight))?;
-        let y = x.broadcast_matmul(&weight.t()?)?;
+        let mut y = x.broadcast_matmul(&weight.t()?)?;
+        if let Some(adapter) = &self.adapter {
+            y = (y + adapter.composite(pass, self, x)?)?;
+        }
         Ok(match &self.bias {
             Some(bias) => y.broadcast_add(&own(pass.value(bias))?)?,
             None => y,
@@ -316,13 +344,14 @@ impl FusedOp for FusedLinear {
         g: &[f32],
         wanted: bool,
     ) -> candle_core::Result<Option<Vec<f32>>> {
-        self.linear.backward_params(self.precision, x, g);
+        self.linear
+            .backward_params(self.precision, &self.pool, x, g)?;
         if !wanted {
             return Ok(None);
         }
         let mut dx = vec![0.0; x.len()];
         self.linear
-            .backward_input(self.precision, g, &mut dx, false)?;
+            .backward_input(self.precision, &self.pool, g, &mut dx, false)?;
         Ok(Some(dx))
     }
 }

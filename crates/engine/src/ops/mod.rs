@@ -8,6 +8,7 @@
 //! device, and is what the fused form is tested against.
 
 mod activation;
+mod adapter;
 mod attention;
 mod attention_pool;
 mod batch_norm;
@@ -37,6 +38,7 @@ use candle_core::{
 };
 
 pub(crate) use activation::Activation;
+pub(crate) use adapter::{A as ADAPTER_A, B as ADAPTER_B, add_product};
 pub(crate) use attention::{Attention, AttentionConfig};
 pub(crate) use attention_pool::AttentionPool;
 pub(crate) use batch_norm::BatchNorm;

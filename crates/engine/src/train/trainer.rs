@@ -217,7 +217,7 @@ impl Trainer {
                 optimizer.step(own, options.loss_learning_rate)?;
             }
             if criterion.spec().base() == finetuner_protocol::Loss::Clip
-                && let Some(scale) = model.logit_scale()
+                && let Some(scale) = model.logit_scale().filter(|scale| scale.is_trainable())
             {
                 let limit = MAX_LOGIT_SCALE.ln();
                 scale.update(|scale| scale.iter_mut().for_each(|s| *s = s.min(limit)))?;

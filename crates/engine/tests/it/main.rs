@@ -8,6 +8,7 @@ mod clip;
 mod clouds;
 mod dropout;
 mod encoding;
+mod lora;
 mod losses;
 mod metrics;
 mod onnx;
