@@ -97,12 +97,6 @@ impl LoraSpec {
             Some(_) => names(&read, "modules_to_save")?,
         };
         let lora_dropout = read.number("lora_dropout", 0.0, 0.0, 0.99)?;
-        if lora_dropout > 0.0 {
-            return Err(read.bad(
-                "lora_dropout",
-                "adapters are trained without dropout; 0 is possible",
-            ));
-        }
         // PEFT's other settings have one value here.
         read.choice("bias", "none", &["none"])?;
         read.choice("task_type", "FEATURE_EXTRACTION", &["FEATURE_EXTRACTION"])?;

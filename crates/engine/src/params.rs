@@ -209,10 +209,19 @@ impl<F: FnOnce(&mut [f32])> InplaceOp1 for InPlace<F> {
 pub struct Params {
     by_name: BTreeMap<String, Arc<Param>>,
     device: Device,
-    /// Factor of the output of adapters, where there are some.
-    adapter_scale: Option<f32>,
+    /// What adapters have in common, where there are some.
+    adapter_form: Option<AdapterForm>,
     /// The names of weights of linear layers, as networks take them.
     linears: Arc<Mutex<BTreeSet<String>>>,
+}
+
+/// What the adapters of a model have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdapterForm {
+    /// Factor of their output.
+    pub(crate) scale: f32,
+    /// The share of their inputs that training drops.
+    pub(crate) dropped: f32,
 }
 
 /// Shape and content of one tensor of a checkpoint.
@@ -238,7 +247,7 @@ impl Params {
         Ok(Self {
             by_name,
             device: device.clone(),
-            adapter_scale: None,
+            adapter_form: None,
             linears: Arc::default(),
         })
     }
@@ -249,7 +258,7 @@ impl Params {
         Self {
             by_name: named.collect(),
             device: Device::Cpu,
-            adapter_scale: None,
+            adapter_form: None,
             linears: Arc::default(),
         }
     }
@@ -272,27 +281,26 @@ impl Params {
         Ok(param.clone())
     }
 
-    /// The same with the factors of adapters, whose output is multiplied by
-    /// `scale`.
+    /// The same with the factors of adapters.
     ///
     /// # Errors
     /// Where the device fails.
     pub(crate) fn with_adapters(
         mut self,
         factors: impl IntoIterator<Item = (String, RawTensor)>,
-        scale: f32,
+        form: AdapterForm,
     ) -> Result<Self> {
         for (name, tensor) in factors {
             let param = Param::new(&name, tensor, &self.device, true)?;
             self.by_name.insert(name, param);
         }
-        self.adapter_scale = Some(scale);
+        self.adapter_form = Some(form);
         Ok(self)
     }
 
-    /// The factor of the output of adapters, where there are some.
-    pub(crate) fn adapter_scale(&self) -> Option<f32> {
-        self.adapter_scale
+    /// What adapters have in common, where there are some.
+    pub(crate) fn adapter_form(&self) -> Option<AdapterForm> {
+        self.adapter_form
     }
 
     /// The rows of the parameter of that name, if there is one.
@@ -322,7 +330,7 @@ impl Params {
         Self {
             by_name: own.collect(),
             device: self.device.clone(),
-            adapter_scale: self.adapter_scale,
+            adapter_form: self.adapter_form,
             linears: self.linears.clone(),
         }
     }

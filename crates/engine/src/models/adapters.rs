@@ -8,7 +8,7 @@ use crate::{
     Error, Result,
     lora::LoraSpec,
     ops::{ADAPTER_A, ADAPTER_B, add_product},
-    params::{Params, RawTensor},
+    params::{AdapterForm, Params, RawTensor},
 };
 
 /// What PEFT puts before the names of a model's layers.
@@ -59,7 +59,11 @@ pub(super) fn add(
         let seed = seed.wrapping_add((number as u64 + 1) << 32);
         factors.extend(lora.factors(layer, shape, seed));
     }
-    params.with_adapters(factors, lora.scale())
+    let form = AdapterForm {
+        scale: lora.scale(),
+        dropped: lora.lora_dropout as f32,
+    };
+    params.with_adapters(factors, form)
 }
 
 /// An adapter in the form of PEFT's files.
@@ -71,6 +75,12 @@ pub(crate) struct SavedAdapter {
 }
 
 impl Model {
+    /// Whether training drops inputs of adapters.
+    pub(crate) fn drops_in_adapters(&self) -> bool {
+        let form = self.params.adapter_form();
+        form.is_some_and(|form| form.dropped > 0.0)
+    }
+
     /// How many layers have adapters.
     pub(crate) fn adapted_layers(&self) -> usize {
         let factors = self.params.iter();
@@ -114,7 +124,7 @@ impl Model {
     /// # Errors
     /// Where the device fails.
     pub(crate) fn merge_adapters(&self) -> Result<()> {
-        let Some(scale) = self.params.adapter_scale() else {
+        let Some(AdapterForm { scale, .. }) = self.params.adapter_form() else {
             return Ok(());
         };
         for a in self.params.iter() {

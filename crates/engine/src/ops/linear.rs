@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use candle_core::Tensor;
 
-use super::{FusedOp, Inference, Pass, adapter::Adapter, floats, with_grad};
+use super::{Draws, FusedOp, Inference, Pass, adapter::Adapter, floats, with_grad};
 use crate::{
     Result, kernels,
     kernels::{
@@ -19,6 +19,15 @@ use crate::{
 /// weight is turned first: rows of the weight lie so far apart in memory that
 /// the product's own way of gathering them misses the cache.
 const ROWS_WORTH_TURNING: usize = 64;
+
+/// How a training step computes.
+#[derive(Clone, Copy)]
+pub(crate) struct Step<'a> {
+    pub(crate) precision: Precision,
+    pub(crate) pool: &'a Pool,
+    /// What adapters drop follows from it, if they drop anything.
+    pub(crate) adapters: Option<Draws>,
+}
 
 /// Weights of `[outputs, inputs]`, and one bias for each output.
 #[derive(Clone)]
@@ -105,13 +114,12 @@ impl Linear {
     /// `y = x Wᵀ + b`, on top of `residual` where one is given.
     pub(crate) fn forward(
         &self,
-        precision: Precision,
-        pool: &Pool,
+        step: &Step<'_>,
         x: &[f32],
         residual: Option<&[f32]>,
         y: &mut [f32],
     ) -> candle_core::Result<()> {
-        let rows = x.len() / self.inputs;
+        let (rows, precision) = (x.len() / self.inputs, step.precision);
         match (&self.bias, residual) {
             (Some(bias), residual) => {
                 let bias = floats(bias.tensor())?;
@@ -126,7 +134,7 @@ impl Linear {
         let weight = if rows < ROWS_WORTH_TURNING || precision == Precision::Bfloat16 {
             Mat::new(weight, self.outputs, self.inputs).t()
         } else {
-            let turned = turned.insert(pool.take(weight.len()));
+            let turned = turned.insert(step.pool.take(weight.len()));
             kernels::transpose(weight, self.inputs, turned);
             Mat::new(turned, self.inputs, self.outputs)
         };
@@ -139,7 +147,7 @@ impl Linear {
             Threads::All,
         );
         match &self.adapter {
-            Some(adapter) => adapter.forward(self, pool, x, y),
+            Some(adapter) => adapter.forward(self, step, x, y),
             None => Ok(()),
         }
     }
@@ -181,14 +189,13 @@ impl Linear {
     /// bias's.
     pub(crate) fn backward_params(
         &self,
-        precision: Precision,
-        pool: &Pool,
+        step: &Step<'_>,
         x: &[f32],
         g: &[f32],
     ) -> candle_core::Result<()> {
         let rows = x.len() / self.inputs;
         with_grad(&self.weight, |grad| {
-            precision.matmul(
+            step.precision.matmul(
                 MatMut::new(&mut grad[self.own()], self.outputs, self.inputs),
                 Mat::new(g, rows, self.outputs).t(),
                 Mat::new(x, rows, self.inputs),
@@ -203,7 +210,7 @@ impl Linear {
             });
         }
         match &self.adapter {
-            Some(adapter) => adapter.backward_params(self, pool, x, g),
+            Some(adapter) => adapter.backward_params(self, step, x, g),
             None => Ok(()),
         }
     }
@@ -211,15 +218,14 @@ impl Linear {
     /// `dx = g W`, or `dx += g W` where `accumulate` is set.
     pub(crate) fn backward_input(
         &self,
-        precision: Precision,
-        pool: &Pool,
+        step: &Step<'_>,
         g: &[f32],
         dx: &mut [f32],
         accumulate: bool,
     ) -> candle_core::Result<()> {
         let rows = g.len() / self.outputs;
         let weight = floats(self.weight.tensor())?;
-        precision.matmul(
+        step.precision.matmul(
             MatMut::new(dx, rows, self.inputs),
             Mat::new(g, rows, self.outputs),
             Mat::new(&weight[self.own()], self.outputs, self.inputs),
@@ -228,7 +234,7 @@ impl Linear {
             Threads::All,
         );
         match &self.adapter {
-            Some(adapter) => adapter.backward_input(self, pool, g, dx),
+            Some(adapter) => adapter.backward_input(self, step, g, dx),
             None => Ok(()),
         }
     }
@@ -302,6 +308,7 @@ pub(crate) fn linear(pass: &Pass, x: &Tensor, linear: &Linear) -> Result<Tensor>
             precision: pass.precision(),
             pool: pass.pool().clone(),
             inference: pass.inference(),
+            adapters: pass.adapters,
         };
         pass.apply(x, op)
     } else {
@@ -314,6 +321,17 @@ struct FusedLinear {
     precision: Precision,
     pool: Pool,
     inference: Option<Inference>,
+    adapters: Option<Draws>,
+}
+
+impl FusedLinear {
+    fn step(&self) -> Step<'_> {
+        Step {
+            precision: self.precision,
+            pool: &self.pool,
+            adapters: self.adapters,
+        }
+    }
 }
 
 impl FusedOp for FusedLinear {
@@ -326,9 +344,7 @@ impl FusedOp for FusedLinear {
         let mut y = vec![0.0; x.len() / inputs * outputs];
         match self.inference {
             Some(Inference { int8 }) => self.linear.infer(int8, x, None, &mut y)?,
-            None => self
-                .linear
-                .forward(self.precision, &self.pool, x, None, &mut y)?,
+            None => self.linear.forward(&self.step(), x, None, &mut y)?,
         }
         let mut shape = shape.to_vec();
         if let Some(last) = shape.last_mut() {
@@ -344,14 +360,13 @@ impl FusedOp for FusedLinear {
         g: &[f32],
         wanted: bool,
     ) -> candle_core::Result<Option<Vec<f32>>> {
-        self.linear
-            .backward_params(self.precision, &self.pool, x, g)?;
+        self.linear.backward_params(&self.step(), x, g)?;
         if !wanted {
             return Ok(None);
         }
         let mut dx = vec![0.0; x.len()];
         self.linear
-            .backward_input(self.precision, &self.pool, g, &mut dx, false)?;
+            .backward_input(&self.step(), g, &mut dx, false)?;
         Ok(Some(dx))
     }
 }

@@ -121,6 +121,7 @@ pub fn choose_batch_size(
             number: 0,
             share: 1.0,
             dropout: None,
+            adapters: None,
         };
         let (peak, trained) =
             Memory::peak_of(|| step::train(model, &mut criterion, &batch, turn).map(drop));

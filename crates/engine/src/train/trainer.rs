@@ -195,6 +195,7 @@ impl Trainer {
                 number: (position.total_steps * together + place) as u64,
                 share: 1.0 / of_step as f64,
                 dropout: options.dropout.then_some(options.seed),
+                adapters: model.drops_in_adapters().then_some(options.seed),
             };
             let loss = step::train(model, criterion, &batch, turn)?;
             loss.check(epoch + 1, number + 1)?;
