@@ -184,10 +184,8 @@ pub(super) fn build_trainer(
     } else {
         None
     };
-    let steps = sampling
-        .batches(&data.train, batch_size, plan.seed, 0)
-        .len()
-        .div_ceil(plan.accumulation_steps);
+    let first_epoch = sampling.batches(&data.train, batch_size, plan.seed, 0);
+    let steps = first_epoch.len().div_ceil(plan.accumulation_steps);
     let mut schedule = plan.schedule.clone();
     if let Some(warning) = schedule.limit_warmup(plan.epochs, steps) {
         notes.push((Level::Warning, warning));
@@ -216,5 +214,5 @@ pub(super) fn build_trainer(
             dropout,
         },
     );
-    Ok((trainer, description, notes))
+    Ok((trainer.with_first_epoch(first_epoch), description, notes))
 }

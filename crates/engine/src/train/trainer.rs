@@ -119,6 +119,12 @@ impl Trainer {
         }
     }
 
+    /// The same with the batches of its first epoch, where they are known.
+    pub(crate) fn with_first_epoch(mut self, batches: Vec<Vec<usize>>) -> Self {
+        self.order = Some((0, Arc::new(batches)));
+        self
+    }
+
     /// Where the run stands.
     #[must_use]
     pub fn position(&self) -> Position {
