@@ -1,7 +1,7 @@
 //! The settings of a job, under the names of the Python client's arguments.
 
 use finetuner_protocol::{
-    Device, Generation, Loss, Miner, MultiDatasetBatchSampler, Optimizer, Options, Prompts,
+    Device, Generation, Lora, Loss, Miner, MultiDatasetBatchSampler, Optimizer, Options, Prompts,
     Sampler, Scheduler, SchedulerOptions,
 };
 use serde_json::Value;
@@ -147,6 +147,23 @@ impl Fit {
     /// ```
     pub fn model_options(mut self, options: impl Into<Options>) -> Self {
         self.config.model.options = Some(options.into());
+        self
+    }
+
+    /// Trains low-rank adapters in place of the model's weights: less memory, and
+    /// an adapter of a few megabytes beside the model. An option of the model,
+    /// which [`Fit::model_options`] would replace when it is called later.
+    ///
+    /// ```no_run
+    /// # fn example(fit: finetuner::Fit) {
+    /// use finetuner::Lora;
+    ///
+    /// let fit = fit.lora(Lora::new().r(16).lora_alpha(32.0).all_linear());
+    /// # }
+    /// ```
+    pub fn lora(mut self, lora: Lora) -> Self {
+        let options = self.config.model.options.take().unwrap_or_default();
+        self.config.model.options = Some(options.lora(lora));
         self
     }
 

@@ -24,7 +24,7 @@ use finetuner_engine::{
     params::{FloatFormat, write_safetensors},
     prepare::Preparer,
     tokenizer::Tokenizer,
-    train::{Checkpoint, Sampling, Trainer, TrainerOptions},
+    train::{Sampling, Trainer, TrainerOptions, read_checkpoint, write_checkpoint},
 };
 use finetuner_protocol::Loss;
 use rand_chacha::{
@@ -136,7 +136,7 @@ fn main() -> Fallible<()> {
     );
     let checkpoint = args.out.join("checkpoint.safetensors");
     if checkpoint.exists() {
-        Checkpoint::read(&checkpoint)?.apply(&mut trainer)?;
+        read_checkpoint(&mut trainer, &checkpoint)?;
         println!("going on after epoch {}", trainer.position().epoch);
     }
     while trainer.position().epoch < args.epochs {
@@ -166,7 +166,7 @@ fn main() -> Fallible<()> {
             epoch + 1,
             args.epochs
         );
-        Checkpoint::of(&trainer)?.write(&checkpoint)?;
+        write_checkpoint(&trainer, &checkpoint)?;
     }
 
     let snapshot = trainer.model.params().snapshot()?;

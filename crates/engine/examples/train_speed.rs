@@ -14,6 +14,7 @@ use candle_core::{Device, Tensor};
 use clap::Parser;
 use finetuner_engine::{
     Precision,
+    lora::{LoraSpec, Targets},
     loss::{Criterion, LossSpec, Target},
     models::{Input, Model, ModelConfig, ModelKind, ModelSetup},
     optim::Adam,
@@ -48,6 +49,9 @@ struct Args {
     /// Trains in bfloat16, where the CPU can.
     #[arg(long)]
     bfloat16: bool,
+    /// Trains adapters of this rank in all linear layers, in place of the weights.
+    #[arg(long)]
+    lora: Option<usize>,
     /// Embeds without training.
     #[arg(long)]
     encode: bool,
@@ -65,7 +69,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let inputs = inputs(&config, last, &args)?;
     let clip = config.kind() == ModelKind::TextImage;
     let weights = config.random_weights(0);
-    let mut model = Model::new(config, weights, ModelSetup::default(), &Device::Cpu)?;
+    let setup = ModelSetup {
+        lora: args.lora.map(|r| LoraSpec {
+            r,
+            target_modules: Targets::AllLinear,
+            ..LoraSpec::default()
+        }),
+        ..ModelSetup::default()
+    };
+    let mut model = Model::new(config, weights, setup, &Device::Cpu)?;
     if args.bfloat16 {
         model.set_precision(Precision::Bfloat16);
     }
@@ -117,6 +129,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "step": step, "forward": forward, "backward": backward, "optimizer": optimizer,
             "examples_per_second": args.batch_size as f64 / step,
             "peak_mb": peak_memory_mb(),
+            "trained": model.params().trained_count(),
             "losses": losses,
         })
     );

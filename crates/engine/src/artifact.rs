@@ -18,6 +18,10 @@
 //! <run>/finetuner.json, projection_head.safetensors
 //!                        the pooler, and the projection head as it was trained, with its
 //!                        normalisations; of a CLIP a head for each tower
+//! <run>/adapter/adapter_config.json, adapter_model.safetensors
+//!                        of a run with LoRA, the adapters in the layout of PEFT, which
+//!                        `PeftModel.from_pretrained` puts on the backbone; they are part of
+//!                        the weights above too
 //! <run>/logs/            TensorBoard's event file, and what loggers were asked for
 //! ```
 
@@ -40,9 +44,15 @@ use zip::{CompressionMethod, ZipWriter, write::SimpleFileOptions};
 use crate::{
     Error, Result,
     evaluation::Metrics,
-    models::{HEAD_PREFIX, MODULE_PREFIX, Model, ModelKind, OnnxFormat, no_onnx},
+    models::{
+        HEAD_PREFIX, MODULE_PREFIX, Model, ModelKind, OnnxFormat, SavedAdapter, is_adapter, no_onnx,
+    },
     modules::{self, Pooling, Saved},
-    params::{FloatFormat, RawTensor, write_safetensors},
+    params::{
+        FloatFormat, RawTensor, encode_safetensors,
+        stream::{self, Entry},
+        write_safetensors,
+    },
     prepare::Preparer,
     python_json,
     source::{EXTRAS_FILE, Extras, HEAD_FILE, LoadedModel, ModelDescription, Origin},
@@ -53,6 +63,11 @@ use crate::{
 const ONNX_FILE: &str = "model.onnx";
 /// The weights of a part that is too large for one file.
 const ONNX_DATA_FILE: &str = "model.onnx.data";
+
+/// The description of a run's adapters.
+const ADAPTER_CONFIG_FILE: &str = "adapter/adapter_config.json";
+/// The adapters of a run.
+const ADAPTER_WEIGHTS_FILE: &str = "adapter/adapter_model.safetensors";
 
 /// A part's weights as PyTorch saves them.
 const TORCH_FILE: &str = "model.pt";
@@ -121,27 +136,44 @@ pub(crate) fn write(
     logs: &Path,
     record: &RunRecord<'_>,
 ) -> Result<PathBuf> {
-    let weights = model.params().snapshot()?;
-    let bad = weights
+    let adapter = model.saved_adapter()?;
+    model.merge_adapters()?;
+    let params = model
+        .params()
         .iter()
-        .find(|(_, (_, values))| values.iter().any(|value| !value.is_finite()));
-    if let Some((name, _)) = bad {
-        let what = format!("the weights `{name}` of the trained model");
-        return Err(Error::NotFinite { what });
+        .filter(|param| !is_adapter(param.name()));
+    let params: Vec<_> = params.collect();
+    for param in &params {
+        if !param.read(|values| values.iter().all(|value| value.is_finite()))? {
+            let what = format!("the weights `{}` of the trained model", param.name());
+            return Err(Error::NotFinite { what });
+        }
     }
-    let (head, body): (HashMap<_, _>, HashMap<_, _>) = weights
-        .into_iter()
-        .partition(|(name, _)| name.starts_with(HEAD_PREFIX));
-    let (layers, body): (HashMap<_, _>, HashMap<_, _>) = body
-        .into_iter()
-        .partition(|(name, _)| name.starts_with(MODULE_PREFIX));
+    let of = |prefix: &str| -> Result<HashMap<String, RawTensor>> {
+        let of = params
+            .iter()
+            .filter(|param| param.name().starts_with(prefix));
+        let of = of.map(|p| {
+            Ok((
+                p.name().to_owned(),
+                (p.tensor().dims().to_vec(), p.to_vec()?),
+            ))
+        });
+        of.collect()
+    };
+    let (head, layers) = (of(HEAD_PREFIX)?, of(MODULE_PREFIX)?);
     let architecture = model.config().architecture();
-    let saved = body.into_iter();
-    let body: HashMap<_, _> = saved
-        .map(|(name, tensor): (String, RawTensor)| (architecture.saved_name(&name), tensor))
-        .collect();
     let weights = folder.join("model.safetensors");
-    write_safetensors(&weights, &body, FloatFormat::F32)?;
+    let body = params.iter().filter(|param| {
+        !param.name().starts_with(HEAD_PREFIX) && !param.name().starts_with(MODULE_PREFIX)
+    });
+    let entry = |param| {
+        let entry = Entry::of_param("", param);
+        let name = architecture.saved_name(&entry.name);
+        Entry { name, ..entry }
+    };
+    let body: Vec<Entry<'_>> = body.map(entry).collect();
+    stream::write(&weights, &body)?;
     drop(body);
     let head_weights = folder.join(HEAD_FILE);
     let setup = model.setup();
@@ -196,6 +228,15 @@ pub(crate) fn write(
         zip.bytes(&name, &bytes)?;
     }
     zip.file("model.safetensors", &weights)?;
+    if let Some(adapter) = &adapter {
+        zip.json(
+            ADAPTER_CONFIG_FILE,
+            &adapter_config(model, adapter, description, record),
+        )?;
+        let bytes = encode_safetensors(&adapter.tensors, FloatFormat::F32)?;
+        zip.start(ADAPTER_WEIGHTS_FILE, CompressionMethod::Stored)?;
+        zip.zip.write_all(&bytes).map_err(|e| Error::io(&path, e))?;
+    }
     if setup.head.is_some() {
         zip.file(HEAD_FILE, &head_weights)?;
         std::fs::remove_file(&head_weights).map_err(|e| Error::io(&head_weights, e))?;
@@ -224,6 +265,27 @@ pub(crate) fn write(
     zip.finish()?;
     std::fs::remove_file(&weights).map_err(|e| Error::io(&weights, e))?;
     Ok(path)
+}
+
+/// `adapter_config.json` of PEFT. The backbone has the name that the run gave it,
+/// or the one at the hub with its commit.
+fn adapter_config(
+    model: &Model,
+    adapter: &SavedAdapter,
+    description: &ModelDescription,
+    record: &RunRecord<'_>,
+) -> Value {
+    let given = &record.config.model;
+    let base = match description.origins.as_slice() {
+        [origin] => Some((origin.name.as_str(), Some(origin.commit.as_str()))),
+        _ => given
+            .name
+            .as_ref()
+            .or(given.artifact.as_ref())
+            .map(|name| (name.as_str(), None)),
+    };
+    let lora = model.setup().lora.as_ref();
+    lora.map_or(Value::Null, |lora| lora.to_json(&adapter.layers, base))
 }
 
 /// The files that let sentence-transformers open a text model; none for others.

@@ -23,12 +23,12 @@ use crate::{
     callbacks::{Context, TrainingCallback},
     data::{Documents, Pictures},
     evaluation::Metrics,
-    models::ModelKind,
+    models::{Model, ModelKind},
     plan::{Allowed, Plan, choose_device, choose_precision},
     record::{self, History},
     resume,
     source::{HubRules, LoadOptions, ModelDescription, ModelSource, Top},
-    train::{Checkpoint, Position, Step, Trainer},
+    train::{Position, Step, Trainer, read_checkpoint, write_checkpoint},
 };
 
 /// A long epoch says how far it is this often.
@@ -87,6 +87,7 @@ pub fn run(
         hub: setting.hub.clone(),
     };
     let plan = Plan::new(config, allowed)?;
+    let memory_limit = observer.memory_limit();
     let mut log = |level, message: String| log(observer, level, message);
     log(Level::Info, "Starting finetuning run ...".to_owned());
     for note in &plan.notes {
@@ -114,6 +115,7 @@ pub fn run(
         pooler: plan.pooler,
         output_dim: plan.output_dim,
         freeze: plan.freeze,
+        lora: plan.lora.clone(),
         seed: plan.seed,
         cutting: plan.cutting,
         top: match plan.kind {
@@ -179,6 +181,9 @@ pub fn run(
             rayon::current_num_threads()
         ),
     );
+    if let Some(note) = told_of_adapters(&loaded.model) {
+        log(Level::Info, note);
+    }
     let (precision, note) = choose_precision(plan.precision, &device);
     if let Some((level, note)) = note {
         log(level, note);
@@ -190,7 +195,8 @@ pub fn run(
     let given = plan
         .batch_size
         .or(resumed.as_ref().map(|progress| progress.batch_size));
-    let (mut trainer, description, notes) = build_trainer(&plan, loaded, &data, given)?;
+    let (mut trainer, description, notes) =
+        build_trainer(&plan, loaded, &data, given, memory_limit)?;
     for (level, note) in notes {
         log(level, note);
     }
@@ -239,6 +245,23 @@ pub fn run(
         before,
         after,
     })
+}
+
+/// Says how much of a model with adapters is trained.
+fn told_of_adapters(model: &Model) -> Option<String> {
+    let lora = model.setup().lora.as_ref()?;
+    let (trained, all) = (model.params().trained_count(), model.params().count());
+    let whole = match lora.modules_to_save.is_empty() {
+        true => String::new(),
+        false => format!(", and {} whole", lora.modules_to_save.join(", ")),
+    };
+    Some(format!(
+        "LoRA: adapters of rank {} in {} layers{whole}; {trained} of {all} weights are trained \
+         ({:.2} %)",
+        lora.r,
+        model.adapted_layers(),
+        100.0 * trained as f64 / all.max(1) as f64
+    ))
 }
 
 /// Says what was found, and writes the artifact.
@@ -455,7 +478,7 @@ impl Progress {
         context: &mut Context<'_>,
     ) -> Result<()> {
         let state = context.folder.join(TRAINER_FILE);
-        Checkpoint::of(context.trainer)?.write(&state)?;
+        write_checkpoint(context.trainer, &state)?;
         let record = resume::Progress {
             before: context.before.clone(),
             callbacks: callbacks.iter().map(|callback| callback.state()).collect(),
@@ -483,7 +506,7 @@ impl Progress {
         context: &mut Context<'_>,
     ) -> Result<()> {
         let state = context.folder.join(TRAINER_FILE);
-        Checkpoint::read(&state)?.apply(context.trainer)?;
+        read_checkpoint(context.trainer, &state)?;
         std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
         if record.callbacks.len() != callbacks.len() {
             return Err(Error::checkpoint("it is of a run with other callbacks"));

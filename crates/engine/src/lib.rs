@@ -13,6 +13,7 @@
 //! | [`models`], [`params`] | networks and their weights |
 //! | [`modules`] | what a model of sentence-transformers has behind its network |
 //! | [`loss`], [`optim`], [`train`] | the training loop and its parts |
+//! | [`lora`] | training small factors in place of a model's weights |
 //! | [`evaluation`] | retrieval and its metrics |
 //! | [`job`] | a run from end to end |
 //! | [`synthesis`] | training data out of texts without labels |
@@ -33,7 +34,9 @@ pub mod image;
 pub mod infer;
 pub mod job;
 mod kernels;
+pub mod lora;
 pub mod loss;
+mod memory;
 mod miner;
 pub mod models;
 pub mod modules;

@@ -11,6 +11,12 @@ pub trait Observer {
     /// Something happened. It must not take long: training waits.
     fn event(&mut self, event: Event);
 
+    /// The most bytes of memory that the run may hold, where there is a limit
+    /// beside the machine's own.
+    fn memory_limit(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether the run shall stop at the next step, and how.
     fn interrupted(&self) -> Option<Interruption> {
         None

@@ -3,13 +3,18 @@
 //! Names and shapes are those of the Hugging Face checkpoint, so that what is
 //! loaded and what is saved can be exchanged with `transformers`.
 
+pub(crate) mod stream;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Tensor, Var, backprop::GradStore};
+use candle_core::{
+    CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, Var, backprop::GradStore,
+};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::{Error, Result, kernels::gemm::Factor};
@@ -100,6 +105,11 @@ impl Param {
             .map(|grad| grad.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether training changes the value, by gradients or as running moments.
+    pub(crate) fn changes(&self) -> bool {
+        self.is_trainable() || self.name.contains(".running_")
+    }
+
     /// The value as a flat list in row-major order.
     ///
     /// # Errors
@@ -108,12 +118,27 @@ impl Param {
         Ok(self.tensor().flatten_all()?.to_vec1()?)
     }
 
+    /// Calls `read` with the value, without a copy of it on the CPU.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
+        let (storage, layout) = self.tensor().storage_and_layout();
+        if let (Storage::Cpu(CpuStorage::F32(data)), Some((start, end))) =
+            (&*storage, layout.contiguous_offsets())
+        {
+            return Ok(read(&data[start..end]));
+        }
+        drop(storage);
+        Ok(read(&self.to_vec()?))
+    }
+
     /// A part of the value as a factor of products, which `pack` makes of the
     /// whole value at the first use.
     pub(crate) fn factor(
         &self,
         key: FactorKey,
-        pack: impl FnOnce(&[f32]) -> Factor,
+        pack: impl FnOnce(&[f32]) -> Result<Factor>,
     ) -> Result<Arc<Factor>> {
         let changes = {
             let factors = self.factors.read().unwrap_or_else(PoisonError::into_inner);
@@ -124,7 +149,7 @@ impl Param {
         };
         // Without the lock: packing waits for other threads, and meanwhile this
         // one may begin another inference that needs the same factor.
-        let factor = Arc::new(pack(&self.to_vec()?));
+        let factor = Arc::new(pack(&self.to_vec()?)?);
         let mut factors = self.factors.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(factor) = factors.get(key) {
             return Ok(factor);
@@ -184,6 +209,19 @@ impl<F: FnOnce(&mut [f32])> InplaceOp1 for InPlace<F> {
 pub struct Params {
     by_name: BTreeMap<String, Arc<Param>>,
     device: Device,
+    /// What adapters have in common, where there are some.
+    adapter_form: Option<AdapterForm>,
+    /// The names of weights of linear layers, as networks take them.
+    linears: Arc<Mutex<BTreeSet<String>>>,
+}
+
+/// What the adapters of a model have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AdapterForm {
+    /// Factor of their output.
+    pub(crate) scale: f32,
+    /// The share of their inputs that training drops.
+    pub(crate) dropped: f32,
 }
 
 /// Shape and content of one tensor of a checkpoint.
@@ -209,6 +247,8 @@ impl Params {
         Ok(Self {
             by_name,
             device: device.clone(),
+            adapter_form: None,
+            linears: Arc::default(),
         })
     }
 
@@ -218,6 +258,8 @@ impl Params {
         Self {
             by_name: named.collect(),
             device: Device::Cpu,
+            adapter_form: None,
+            linears: Arc::default(),
         }
     }
 
@@ -239,6 +281,46 @@ impl Params {
         Ok(param.clone())
     }
 
+    /// The same with the factors of adapters.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub(crate) fn with_adapters(
+        mut self,
+        factors: impl IntoIterator<Item = (String, RawTensor)>,
+        form: AdapterForm,
+    ) -> Result<Self> {
+        for (name, tensor) in factors {
+            let param = Param::new(&name, tensor, &self.device, true)?;
+            self.by_name.insert(name, param);
+        }
+        self.adapter_form = Some(form);
+        Ok(self)
+    }
+
+    /// What adapters have in common, where there are some.
+    pub(crate) fn adapter_form(&self) -> Option<AdapterForm> {
+        self.adapter_form
+    }
+
+    /// The rows of the parameter of that name, if there is one.
+    pub(crate) fn rows(&self, name: &str) -> Option<usize> {
+        let param = self.by_name.get(name)?;
+        param.tensor().dims().first().copied()
+    }
+
+    /// Notes that a network has a linear layer with this weight.
+    pub(crate) fn note_linear(&self, weight: &Param) {
+        let mut linears = self.linears.lock().unwrap_or_else(PoisonError::into_inner);
+        linears.insert(weight.name.clone());
+    }
+
+    /// The names of weights of linear layers that networks have taken.
+    pub(crate) fn linears(&self) -> BTreeSet<String> {
+        let linears = self.linears.lock().unwrap_or_else(PoisonError::into_inner);
+        linears.clone()
+    }
+
     /// Those whose names begin with `prefix`, by the rest of their names.
     pub(crate) fn under(&self, prefix: &str) -> Self {
         let own = self.by_name.iter().filter_map(|(name, param)| {
@@ -248,6 +330,8 @@ impl Params {
         Self {
             by_name: own.collect(),
             device: self.device.clone(),
+            adapter_form: self.adapter_form,
+            linears: self.linears.clone(),
         }
     }
 
@@ -262,10 +346,22 @@ impl Params {
         &self.device
     }
 
+    /// The parameter of that name, if there is one.
+    pub(crate) fn find(&self, name: &str) -> Option<&Arc<Param>> {
+        self.by_name.get(name)
+    }
+
     /// The number of scalar weights.
     #[must_use]
     pub fn count(&self) -> usize {
         self.iter().map(|p| p.tensor().elem_count()).sum()
+    }
+
+    /// The number of scalar weights that training changes.
+    #[must_use]
+    pub fn trained_count(&self) -> usize {
+        let trained = self.iter().filter(|p| p.is_trainable());
+        trained.map(|p| p.tensor().elem_count()).sum()
     }
 
     /// Forgets all gradients.
@@ -300,7 +396,7 @@ impl Params {
         Ok(())
     }
 
-    /// A copy of every value, for checkpoints and for going back to the best.
+    /// A copy of every value.
     ///
     /// # Errors
     /// Where the device fails.
@@ -329,6 +425,34 @@ impl Params {
             }
         }
         Ok(())
+    }
+
+    /// Those that training changes: parameters that it trains, and running
+    /// moments.
+    pub(crate) fn changing(&self) -> impl Iterator<Item = &Arc<Param>> {
+        self.iter().filter(|param| param.changes())
+    }
+
+    /// A number that tells the weights that training leaves as they are from
+    /// others.
+    ///
+    /// # Errors
+    /// Where the device fails.
+    pub(crate) fn fingerprint_of_frozen(&self) -> Result<u64> {
+        use rayon::prelude::*;
+        // FNV-1a, by words of 32 bits.
+        const START: u64 = 0xCBF2_9CE4_8422_2325;
+        let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01B3);
+        let frozen: Vec<_> = self.iter().filter(|param| !param.changes()).collect();
+        let hashes = frozen.par_iter().map(|param| {
+            let name = param.name.bytes().fold(START, |h, b| mix(h, u64::from(b)));
+            let values = param.to_vec()?;
+            Ok(values
+                .iter()
+                .fold(name, |h, x| mix(h, u64::from(x.to_bits()))))
+        });
+        let hashes = hashes.collect::<Result<Vec<u64>>>()?;
+        Ok(hashes.into_iter().fold(START, mix))
     }
 }
 
@@ -398,6 +522,19 @@ pub fn write_safetensors(
     tensors: &HashMap<String, RawTensor>,
     format: FloatFormat,
 ) -> Result<()> {
+    if format == FloatFormat::F32 {
+        let mut names: Vec<&String> = tensors.keys().collect();
+        names.sort();
+        let entries = names.into_iter().filter_map(|name| {
+            let (shape, values) = tensors.get(name)?;
+            Some(stream::Entry {
+                name: name.clone(),
+                shape: shape.clone(),
+                values: stream::Values::Floats(Cow::Borrowed(values)),
+            })
+        });
+        return stream::write(path, &entries.collect::<Vec<_>>());
+    }
     let encoded = encode(tensors, format);
     safetensors::serialize_to_file(views(&encoded, format)?, Some(note()), path)
         .map_err(|e| Error::io(path, std::io::Error::other(e)))
@@ -462,8 +599,8 @@ mod tests {
         int8: false,
     };
 
-    fn pack(value: &[f32]) -> Factor {
-        Factor::new(value, 2, false)
+    fn pack(value: &[f32]) -> Result<Factor> {
+        Ok(Factor::new(value, 2, false))
     }
 
     fn param() -> Arc<Param> {

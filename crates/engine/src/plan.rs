@@ -12,7 +12,7 @@ use finetuner_protocol::{
     callback::EvaluationCallback, find_backbone,
 };
 pub use inputs::Cutting;
-use inputs::{input_options, pooler};
+use inputs::{adapters, input_options, pooler};
 pub use processor::{choose_device, choose_precision};
 pub use prompts::RunPrompts;
 use serde_json::Value;
@@ -21,6 +21,7 @@ use crate::{
     Error, Precision, Result,
     callbacks::{self, TrainingCallback},
     data::{Layout, Mixing, Modalities, SearchKinds},
+    lora::LoraSpec,
     loss::{Criterion, LossKind, LossSpec},
     models::{MlpConfig, ModelConfig, ModelKind},
     ops::Pooler,
@@ -76,6 +77,9 @@ pub struct Plan {
     pub precision: Precision,
     /// Whether training changes a new head alone.
     pub freeze: bool,
+    /// Adapters to train in place of the network's weights;
+    /// `model_options.lora`.
+    pub lora: Option<LoraSpec>,
     /// The length of the embeddings, where it shall be another.
     pub output_dim: Option<usize>,
     /// How places become one vector, where that was said.
@@ -169,6 +173,7 @@ impl Plan {
         };
         let pooler = pooler(&read, kind)?;
         let cutting = input_options(&read, kind)?;
+        let lora = adapters(&read, kind, &source, model.freeze)?;
         read.finish()?;
         let loss = LossSpec {
             loss: loss_of(config, kind, &mut notes),
@@ -228,6 +233,7 @@ impl Plan {
             dropout,
             precision,
             freeze: model.freeze,
+            lora,
             output_dim: model.output_dim.map(|dim| dim as usize),
             pooler,
             keep_checkpoints: keep_checkpoints(&config.callbacks),

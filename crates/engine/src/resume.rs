@@ -17,7 +17,7 @@ use crate::{Error, Result, evaluation::Metrics, record::History};
 /// The entry with a [`Progress`].
 const PROGRESS: &str = "progress.json";
 /// The form of the file. A file of another form is refused.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What a run has come to, beside the files that belong to it.
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! Where models come from: those that ship with the engine, a folder in Hugging
 //! Face layout, or the Hugging Face hub and its cache on this machine.
 
+mod adapter;
 mod archive;
 mod bundled;
 mod extras;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 pub use archive::{kind_of_artifact, open_artifact};
 pub(crate) use extras::Extras;
+use files::Described;
 pub use files::ModelFiles;
 pub(crate) use files::{EXTRAS_FILE, HEAD_FILE};
 use finetuner_protocol::{
@@ -93,11 +95,18 @@ impl ModelSource {
         let path = Path::new(name);
         if path.is_absolute() || name.starts_with("./") || name.starts_with("../") {
             check_folder(name, local)?;
-            let lists = ["config.json", modules::LIST_FILE, open_clip::CONFIG_FILE];
+            let lists = [
+                "config.json",
+                modules::LIST_FILE,
+                open_clip::CONFIG_FILE,
+                adapter::ADAPTER_FILE,
+            ];
             return if lists.iter().any(|file| path.join(file).is_file()) {
+                // The model of an adapter must be allowed too.
+                if let Ok(Described::AdapterOf(base)) = describe_folder(path) {
+                    Self::base(&base, Some(path), local)?;
+                }
                 Ok(Self::Folder(path.to_owned()))
-            } else if path.join(files::ADAPTER_FILE).is_file() {
-                Err(files::adapter(name))
             } else {
                 Err(Error::model(name, "there is no config.json in that folder"))
             };
@@ -166,23 +175,26 @@ impl ModelSource {
                 None => ModelConfig::kind_of(&self.read()?.config)?,
             },
             Self::Folder(folder) => {
-                let find = |file: &str| -> Result<Option<PathBuf>> {
-                    let path = folder.join(file);
-                    Ok(path.is_file().then_some(path))
+                let (network, mut config) = match describe_folder(folder)? {
+                    Described::Network(network, config) => (network, config),
+                    Described::AdapterOf(base) => {
+                        return Self::base(&base, Some(folder), &LocalModels::Anywhere)?
+                            .kind(rules);
+                    }
                 };
-                let read = |file: &str| -> Result<Option<Vec<u8>>> {
-                    let read =
-                        |path: PathBuf| std::fs::read(&path).map_err(|e| Error::io(&path, e));
-                    find(file)?.map(read).transpose()
-                };
-                let (network, mut config) = files::config(&folder.display().to_string(), &read)?;
-                untyped::complete(&mut config, &|file: &str| find(&format!("{network}{file}")))?;
+                let find = |file: &str| Ok(find_in(folder, &format!("{network}{file}")));
+                untyped::complete(&mut config, &find)?;
                 ModelConfig::kind_of(&config)?
             }
             Self::Hub(name) => match listed(name) {
                 Some(kind) => kind,
                 None => {
-                    let (_, mut config) = Self::peek(name, rules)?;
+                    let mut config = match Self::peek(name, rules)? {
+                        Described::Network(_, config) => config,
+                        Described::AdapterOf(base) => {
+                            return Self::base(&base, None, &LocalModels::Nowhere)?.kind(rules);
+                        }
+                    };
                     untyped::assume(&mut config);
                     ModelConfig::kind_of(&config)?
                 }
@@ -196,15 +208,33 @@ impl ModelSource {
         })
     }
 
-    /// The folder of the network and the `config.json` of a model of the hub.
+    /// The model with this name, which an adapter is for. An adapter of the hub may
+    /// name no folder.
+    fn base(name: &str, folder: Option<&Path>, local: &LocalModels) -> Result<Self> {
+        let near = folder.filter(|_| adapter::is_path(name) && Path::new(name).is_relative());
+        let base = match near.map(|folder| folder.join(name)) {
+            Some(path) if path.is_dir() => Self::resolve(&path.display().to_string(), local)?,
+            _ => Self::resolve(name, local)?,
+        };
+        let adapted = match &base {
+            Self::Folder(folder) => matches!(describe_folder(folder), Ok(Described::AdapterOf(_))),
+            _ => false,
+        };
+        match adapted {
+            true => Err(Error::model(name, NESTED)),
+            false => Ok(base),
+        }
+    }
+
+    /// What the files of a model of the hub say of its network.
     #[cfg(feature = "hub")]
-    fn peek(name: &str, rules: &HubRules) -> Result<(String, Value)> {
+    fn peek(name: &str, rules: &HubRules) -> Result<Described> {
         let hub = hub::Peek::new(name, rules);
         files::config(name, &|file: &str| hub.read(file))
     }
 
     #[cfg(not(feature = "hub"))]
-    fn peek(name: &str, _: &HubRules) -> Result<(String, Value)> {
+    fn peek(name: &str, _: &HubRules) -> Result<Described> {
         Err(without_hub(name))
     }
 
@@ -224,19 +254,33 @@ impl ModelSource {
     /// As [`ModelSource::read`]; [`Error::Model`] too where a file of the hub is
     /// larger than the rules allow.
     pub fn read_with(&self, rules: &HubRules) -> Result<ModelFiles> {
+        // The folder's own name was checked against the allowed ones, and that of
+        // its base with it.
+        let (folder, local) = match self {
+            Self::Folder(folder) => (Some(folder.as_path()), LocalModels::Anywhere),
+            _ => (None, LocalModels::Nowhere),
+        };
+        self.read_on(rules, &|base| {
+            let nested = |_: &str| Err(Error::model(base, NESTED));
+            Self::base(base, folder, &local)?.read_on(rules, &nested)
+        })
+    }
+
+    fn read_on(
+        &self,
+        rules: &HubRules,
+        base: &dyn Fn(&str) -> Result<ModelFiles>,
+    ) -> Result<ModelFiles> {
         #[cfg(not(feature = "hub"))]
         let _ = rules;
         match self {
             Self::Bundled(name) => bundled::read(name),
             Self::Folder(folder) => {
                 let name = folder.display().to_string();
-                ModelFiles::gather(&name, |file| {
-                    let path = folder.join(file);
-                    Ok(path.is_file().then_some(path))
-                })
+                ModelFiles::gather(&name, |file| Ok(find_in(folder, file)), base)
             }
             #[cfg(feature = "hub")]
-            Self::Hub(name) => hub::gather(name, rules),
+            Self::Hub(name) => hub::gather(name, rules, base),
             #[cfg(not(feature = "hub"))]
             Self::Hub(name) => Err(without_hub(name)),
             Self::Towers(Some(towers)) => towers::join(
@@ -277,6 +321,24 @@ impl ModelSource {
     pub(crate) fn is_new(&self) -> bool {
         matches!(self, Self::Mlp(_) | Self::PointNet(_))
     }
+}
+
+/// An adapter's model that is no model by itself.
+const NESTED: &str = "an adapter is for this model, which is an adapter itself: merge it in Python \
+                      (`merge_and_unload` of peft), and save that model";
+
+/// A file of a folder, if it is there.
+fn find_in(folder: &Path, file: &str) -> Option<PathBuf> {
+    let path = folder.join(file);
+    path.is_file().then_some(path)
+}
+
+/// What the files of a folder say of its network.
+fn describe_folder(folder: &Path) -> Result<Described> {
+    files::config(&folder.display().to_string(), &|file| {
+        let read = |path: PathBuf| std::fs::read(&path).map_err(|e| Error::io(&path, e));
+        find_in(folder, file).map(read).transpose()
+    })
 }
 
 /// The log's warning about a new PointNet++.

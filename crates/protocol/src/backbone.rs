@@ -84,6 +84,7 @@ const SEED: ModelOption = option("seed", "whole number", "0");
 const AUGMENTATION: ModelOption = option("augmentation", "none or light", "\"none\"");
 const DROPOUT: ModelOption = option("dropout", "true or false", "false");
 const PRECISION: ModelOption = option("precision", "float32 or bfloat16", "\"float32\"");
+const LORA: ModelOption = option("lora", "object", "null");
 const COLLATE: ModelOption = option("collate_options", "object", "{}");
 const TEXT: &[ModelOption] = &[
     COLLATE,
@@ -96,6 +97,7 @@ const TEXT: &[ModelOption] = &[
     SEED,
     DROPOUT,
     PRECISION,
+    LORA,
 ];
 const CNN: &[ModelOption] = &[
     option("pooler", "null or GeM", "null"),
@@ -105,7 +107,7 @@ const CNN: &[ModelOption] = &[
     DROPOUT,
     PRECISION,
 ];
-const CLIP: &[ModelOption] = &[COLLATE, SEED, AUGMENTATION, DROPOUT, PRECISION];
+const CLIP: &[ModelOption] = &[COLLATE, SEED, AUGMENTATION, DROPOUT, PRECISION, LORA];
 const TOWERS: &[ModelOption] = &[
     ModelOption {
         name: "text_model",
@@ -122,6 +124,7 @@ const TOWERS: &[ModelOption] = &[
     AUGMENTATION,
     DROPOUT,
     PRECISION,
+    LORA,
 ];
 const MLP: &[ModelOption] = &[
     ModelOption {

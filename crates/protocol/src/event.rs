@@ -126,6 +126,9 @@ pub struct Job {
     /// one that was read and written again would be of one generation of clients,
     /// and lose what that one does not know.
     pub config: serde_json::Value,
+    /// A name that no other run has, for trackers.
+    #[serde(default)]
+    pub run: String,
     /// The processor asked for.
     pub device: Device,
     /// Which worker of the run it is, counted from 1.
@@ -143,7 +146,8 @@ pub struct WorkRules {
     pub local_models: LocalModels,
     /// The most bytes of a model of the hub that may be fetched.
     pub max_hub_download: Option<u64>,
-    /// Whether pictures may be fetched from private addresses.
+    /// Whether pictures may be fetched from private addresses, and trackers be
+    /// told there.
     pub private_addresses: bool,
     /// Seconds between two checkpoints.
     pub checkpoint_seconds: f64,

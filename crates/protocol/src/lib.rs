@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | [`config`], [`synthesis`] | the configuration of a run |
 //! | [`limits`] | what settings may be |
-//! | [`options`] | options of losses, optimizers and so on |
+//! | [`options`], [`lora`] | options of losses, optimizers, models and so on |
 //! | [`callback`] | what happens beside the training |
 //! | [`names`] | losses, optimizers, statuses: names that may be unknown |
 //! | [`run`] | experiments, runs, their status and metrics |
@@ -28,6 +28,7 @@ pub mod document;
 pub mod document_array;
 pub mod event;
 pub mod limits;
+pub mod lora;
 mod more_data;
 pub mod names;
 pub mod open_clip;
@@ -55,6 +56,7 @@ pub use event::{
     Outcome, Stage, WorkRules, WorkerOrders,
 };
 pub use limits::{InvalidField, MAX_EPOCHS, MIN_LEARNING_RATE, check_name, check_workers};
+pub use lora::Lora;
 pub use more_data::MoreData;
 pub use names::{
     Device, Loss, Miner, MultiDatasetBatchSampler, Optimizer, RunTask, Sampler, Scheduler, Status,

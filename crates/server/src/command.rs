@@ -191,7 +191,8 @@ struct Serve {
     /// The server must run as root for that.
     #[arg(long, value_name = "USER")]
     worker_user: Option<String>,
-    /// Let runs fetch pictures from this machine and private networks.
+    /// Let runs fetch pictures from this machine and private networks, and name
+    /// trackers there.
     #[arg(long)]
     private_addresses: bool,
     /// Seconds of silence after which a worker counts as lost.

@@ -35,6 +35,7 @@ mod error;
 mod gate;
 mod http;
 pub mod launcher;
+mod outside;
 mod pace;
 mod peer;
 mod pictures;

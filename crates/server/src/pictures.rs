@@ -1,22 +1,14 @@
-//! Pictures that data names by their address. They are fetched by the worker,
-//! over http and https alone, and, unless the operator allows it, never from
-//! this machine or a private network: whoever may start a run must not be able
-//! to look around there.
+//! Pictures that data names by their address. The worker fetches them, from
+//! addresses that [`outside`] allows.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::time::Duration;
 
 use finetuner_protocol::{Content, Document, text::start_of};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use reqwest::{
-    Client,
-    dns::{Addrs, Name, Resolve, Resolving},
-    redirect,
-};
-use url::{Host, Url};
+use reqwest::Client;
+use url::Url;
+
+use crate::outside;
 
 /// The most bytes of a picture.
 const MAX_BYTES: usize = 32 << 20;
@@ -46,37 +38,7 @@ pub(crate) fn address_of(document: &Document) -> Option<Url> {
 impl Pictures {
     /// `private` allows addresses of this machine and of private networks.
     pub(crate) fn new(private: bool) -> Result<Self, String> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?;
-        // Where the machine has no certificates to trust, plain http still works.
-        let tls = match rustls_platform_verifier::Verifier::new(provider) {
-            Ok(verifier) => tls
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
-                .with_no_client_auth(),
-            Err(_) => tls
-                .with_root_certificates(rustls::RootCertStore::empty())
-                .with_no_client_auth(),
-        };
-        let mut builder = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .timeout(TIMEOUT)
-            .redirect(redirect::Policy::custom(move |attempt| {
-                if attempt.previous().len() > MAX_REDIRECTS {
-                    return attempt.error("it redirects in circles");
-                }
-                match check(attempt.url(), private) {
-                    Ok(()) => attempt.follow(),
-                    Err(reason) => attempt.error(reason),
-                }
-            }));
-        if !private {
-            // A proxy would look addresses up by itself.
-            builder = builder.no_proxy().dns_resolver(Arc::new(PublicAddresses));
-        }
-        let client = builder.build().map_err(|e| e.to_string())?;
+        let client = outside::client(private, TIMEOUT, MAX_REDIRECTS)?;
         Ok(Self { client, private })
     }
 
@@ -102,7 +64,8 @@ impl Pictures {
     }
 
     async fn fetch(&self, url: &Url) -> Result<Vec<u8>, String> {
-        check(url, self.private)?;
+        let hint = "load the picture into a blob before pushing";
+        outside::check(url, self.private).map_err(|e| format!("{e}: {hint}"))?;
         let text = |error: reqwest::Error| {
             let mut cause: &dyn std::error::Error = &error;
             while let Some(deeper) = cause.source() {
@@ -136,133 +99,9 @@ fn gather<'a>(document: &'a mut Document, wanted: &mut Vec<(&'a mut Document, Ur
     }
 }
 
-/// Whether an address may be asked. Names are looked at once they are resolved.
-fn check(url: &Url, private: bool) -> Result<(), String> {
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("`{}` is not http or https", url.scheme()));
-    }
-    let ip: Option<IpAddr> = match url.host() {
-        Some(Host::Ipv4(ip)) => Some(ip.into()),
-        Some(Host::Ipv6(ip)) => Some(ip.into()),
-        _ => None,
-    };
-    match ip {
-        Some(ip) if !private && !is_public(ip) => Err(not_public(ip)),
-        _ => Ok(()),
-    }
-}
-
-fn not_public(ip: IpAddr) -> String {
-    format!(
-        "{ip} is an address of this machine or of a private network, which the server does not \
-         allow: load the picture into a blob before pushing"
-    )
-}
-
-/// Resolves names, and gives back addresses of the public network alone. The
-/// connection is made to what was checked.
-struct PublicAddresses;
-
-impl Resolve for PublicAddresses {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let found: Vec<SocketAddr> = found.collect();
-            let public = found.iter().copied().filter(|a| is_public(a.ip()));
-            let public: Vec<SocketAddr> = public.collect();
-            match (public.is_empty(), found.first()) {
-                (true, Some(private)) => Err(not_public(private.ip()).into()),
-                _ => Ok(Box::new(public.into_iter()) as Addrs),
-            }
-        })
-    }
-}
-
-/// Whether an address is one of the public internet.
-fn is_public(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => is_public_v4(ip),
-        IpAddr::V6(ip) => is_public_v6(ip),
-    }
-}
-
-fn is_public_v4(ip: Ipv4Addr) -> bool {
-    let [a, b, c, _] = ip.octets();
-    !(a == 0
-        || ip.is_loopback()
-        || ip.is_private()
-        || ip.is_link_local()
-        || ip.is_multicast()
-        || ip.is_documentation()
-        // Shared by providers, protocol assignments, benchmarks, the rest.
-        || (a == 100 && b & 0xC0 == 64)
-        || (a, b, c) == (192, 0, 0)
-        || (a == 198 && b & 0xFE == 18)
-        || a >= 240)
-}
-
-fn is_public_v6(ip: Ipv6Addr) -> bool {
-    let segments = ip.segments();
-    let [a, b, ..] = segments;
-    let inner = |high: u16, low: u16| {
-        let [p, q] = high.to_be_bytes();
-        let [r, s] = low.to_be_bytes();
-        is_public_v4(Ipv4Addr::new(p, q, r, s))
-    };
-    // Addresses that lead to others of the older kind.
-    if let Some(v4) = ip.to_ipv4_mapped() {
-        return is_public_v4(v4);
-    }
-    if segments[..6] == [0x64, 0xFF9B, 0, 0, 0, 0] {
-        return inner(segments[6], segments[7]);
-    }
-    if a == 0x2002 {
-        return inner(segments[1], segments[2]);
-    }
-    // 2000::/3 is the public network, without documentation and Teredo.
-    a & 0xE000 == 0x2000 && (a, b) != (0x2001, 0xDB8) && (a, b) != (0x2001, 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_of_private_networks_are_known() {
-        for private in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "0.0.0.0",
-            "100.64.0.1",
-            "198.18.0.1",
-            "224.0.0.1",
-            "255.255.255.255",
-            "192.0.0.8",
-            "::1",
-            "::",
-            "fe80::1",
-            "fd00::1",
-            "ff02::1",
-            "::ffff:127.0.0.1",
-            "64:ff9b::a9fe:a9fe",
-            "2002:7f00:1::",
-            "2001:db8::1",
-            "2001::1",
-        ] {
-            assert!(!is_public(private.parse().unwrap()), "{private}");
-        }
-        for public in [
-            "1.1.1.1",
-            "93.184.216.34",
-            "2606:4700::1111",
-            "64:ff9b::101:101",
-        ] {
-            assert!(is_public(public.parse().unwrap()), "{public}");
-        }
-    }
 
     fn picture(uri: &str) -> Document {
         Document::new().with_chunk(Document::uri(uri).with_modality("image"))

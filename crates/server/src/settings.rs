@@ -29,8 +29,8 @@ pub struct Settings {
     /// default.
     pub max_hub_download: Option<u64>,
     /// Whether pictures may be fetched from addresses of this machine and of
-    /// private networks, where data names them; not by default, since whoever
-    /// may start a run could look around there.
+    /// private networks, where data names them, and runs told to trackers there;
+    /// not by default, since whoever may start a run could look around there.
     pub private_addresses: bool,
     /// How long a worker may be silent before it counts as lost; 30 seconds by
     /// default.

@@ -9,6 +9,7 @@ mod calls;
 mod events;
 mod isolation;
 mod limits;
+mod trackers;
 
 use std::{
     io::BufReader,
@@ -42,6 +43,7 @@ use self::{
     calls::{CallError, Server},
     isolation::Closed,
     limits::Limits,
+    trackers::{End, Environment, Tracked, Trackers},
 };
 use crate::pictures::Pictures;
 
@@ -164,13 +166,30 @@ fn carry_out_and_tell(
         Duration::from_secs_f64(job.rules.heartbeat_seconds.clamp(0.01, 60.0)),
         place,
     ));
+    let config: Result<RunConfig, _> = serde_json::from_value(job.config.clone());
+    let trackers = config.as_ref().map(|config| {
+        let tracked = Tracked {
+            config,
+            run: &job.run,
+            private: job.rules.private_addresses,
+        };
+        let environment = Environment::of_this_process();
+        Trackers::of_run(&tracked, &environment, runtime.handle(), || {
+            let events = events.clone();
+            Box::new(move |level, message| {
+                let _ = events.send(events::Item::Event(Event::Log { level, message }));
+            })
+        })
+    });
     let mut follower = Follower {
+        trackers: trackers.unwrap_or_default(),
         events,
         signals: Arc::clone(&signals),
         runtime,
         server,
         every: Duration::from_secs_f64(job.rules.checkpoint_seconds.clamp(0.0, 1e9)),
         last: Instant::now(),
+        memory_limit: job.rules.max_memory,
     };
     if let Some(message) = note {
         let level = Level::Debug;
@@ -190,8 +209,16 @@ fn carry_out_and_tell(
         },
     };
     // Ends the reports, all of which must be there before the outcome is.
+    let trackers = std::mem::take(&mut follower.trackers);
     drop(follower);
     runtime.block_on(async {
+        trackers
+            .end(match outcome {
+                Outcome::Finished => End::Finished,
+                Outcome::Failed { .. } => End::Failed,
+                _ => End::Left,
+            })
+            .await;
         reports.await.map_err(|e| e.to_string())??;
         tell(server, &outcome).await
     })
@@ -449,6 +476,7 @@ impl Signals {
 
 /// Follows the run: takes its events and keeps its checkpoints.
 struct Follower<'a> {
+    trackers: Trackers,
     events: mpsc::UnboundedSender<events::Item>,
     signals: Arc<Signals>,
     runtime: &'a Runtime,
@@ -457,6 +485,8 @@ struct Follower<'a> {
     every: Duration,
     /// When the last one was done.
     last: Instant,
+    /// The most bytes of memory that the worker may hold.
+    memory_limit: Option<u64>,
 }
 
 impl Follower<'_> {
@@ -468,8 +498,13 @@ impl Follower<'_> {
 
 impl Observer for Follower<'_> {
     fn event(&mut self, event: Event) {
+        self.trackers.event(&event);
         // The receiver is gone only where the server is, which also stops us.
         let _ = self.events.send(events::Item::Event(event));
+    }
+
+    fn memory_limit(&self) -> Option<u64> {
+        self.memory_limit
     }
 
     fn interrupted(&self) -> Option<Interruption> {

@@ -1,7 +1,11 @@
 //! The weights of a part as the builders of the Python client name them, for its
 //! `get_model` without ONNX.
 
-use crate::{models::Model, ops::Pooler, torch::TorchTensor};
+use crate::{
+    models::{Model, is_adapter},
+    ops::Pooler,
+    torch::TorchTensor,
+};
 
 /// Names that a tower's tensors begin with, and its projection.
 const TOWERS: [(&str, &str, &str); 2] = [
@@ -46,7 +50,8 @@ pub(super) fn state_dict(
         _ => return None,
     };
     let mut tensors = Vec::new();
-    for param in model.params().iter() {
+    let own = model.params().iter();
+    for param in own.filter(|param| !is_adapter(param.name())) {
         let Some(name) = rename(param.name()) else {
             continue;
         };

@@ -4,7 +4,10 @@ use finetuner_protocol::callback::BestModelCheckpoint;
 use serde_json::{Value, json};
 
 use super::{Context, TrainingCallback, monitor::Monitor};
-use crate::{Result, train::Checkpoint};
+use crate::{
+    Result,
+    train::{read_checkpoint, write_checkpoint},
+};
 
 /// The state of the best epoch, in the run's folder.
 const FILE: &str = "best_model.safetensors";
@@ -29,7 +32,7 @@ impl BestModel {
 impl TrainingCallback for BestModel {
     fn on_epoch_end(&mut self, context: &mut Context<'_>) -> Result<()> {
         if self.monitor.improved(context) == Some(true) {
-            Checkpoint::of(context.trainer)?.write(&self.path(context))?;
+            write_checkpoint(context.trainer, &self.path(context))?;
         }
         Ok(())
     }
@@ -40,7 +43,8 @@ impl TrainingCallback for BestModel {
         }
         // Measurements from here on belong to the end of the training.
         let end = context.trainer.position;
-        Checkpoint::read(&self.path(context))?.apply(context.trainer)?;
+        let path = self.path(context);
+        read_checkpoint(context.trainer, &path)?;
         context.trainer.position = end;
         Ok(())
     }

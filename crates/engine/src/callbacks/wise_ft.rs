@@ -2,12 +2,15 @@
 //! (Wortsman et al. 2022, arXiv:2109.01903): `(1 - alpha) * before + alpha *
 //! after`.
 
+use std::collections::HashSet;
+
 use finetuner_protocol::{Level, callback::WiSEFTCallback};
 
 use super::{Context, TrainingCallback};
 use crate::{
     Error, Result,
-    params::{FloatFormat, parse_safetensors, write_safetensors},
+    ops::ADAPTER_A,
+    params::stream::{self, Entry},
 };
 
 /// The weights before the training, in the run's folder.
@@ -33,25 +36,37 @@ impl WiseFt {
 
 impl TrainingCallback for WiseFt {
     fn on_fit_begin(&mut self, context: &mut Context<'_>) -> Result<()> {
-        let before = context.trainer.model.params().snapshot()?;
-        write_safetensors(&context.folder.join(FILE), &before, FloatFormat::F32)
+        let before = context.trainer.model.params().changing();
+        let before: Vec<Entry<'_>> = before.map(|param| Entry::of_param("", param)).collect();
+        stream::write_atomically(&context.folder.join(FILE), &before)
     }
 
     fn on_fit_end(&mut self, context: &mut Context<'_>) -> Result<()> {
         let path = context.folder.join(FILE);
-        let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
-        let before = parse_safetensors(&bytes, FILE)?;
         let (keep, take) = ((1.0 - self.alpha) as f32, self.alpha as f32);
-        for param in context.trainer.model.params().iter() {
-            let Some((_, old)) = before.get(param.name()) else {
-                let what = format!("no `{}` before the training", param.name());
-                return Err(Error::checkpoint(what));
+        let params = context.trainer.model.params();
+        let mut left: HashSet<&str> = params.changing().map(|param| param.name()).collect();
+        stream::read(&path, FILE, |name, shape, old| {
+            let param = params
+                .find(&name)
+                .filter(|param| param.tensor().dims() == shape);
+            let Some(param) = param.filter(|_| left.remove(name.as_str())) else {
+                return Ok(());
             };
+            // The second factor of an adapter begins at zero: weighing it weighs
+            // the product of both.
+            if name.ends_with(ADAPTER_A) {
+                return Ok(());
+            }
             param.update(|value| {
-                for (value, old) in value.iter_mut().zip(old) {
+                for (value, old) in value.iter_mut().zip(&old) {
                     *value = keep * old + take * *value;
                 }
-            })?;
+            })
+        })?;
+        if let Some(name) = left.into_iter().next() {
+            let what = format!("no `{name}` before the training");
+            return Err(Error::checkpoint(what));
         }
         let message = format!("Weights are {take} of the fine-tuned and {keep} of the ones before");
         context.log(Level::Info, message);

@@ -133,6 +133,7 @@ pub(super) fn build_trainer(
     loaded: LoadedModel,
     data: &Data,
     batch_size: Option<usize>,
+    memory_limit: Option<u64>,
 ) -> Result<(Trainer, ModelDescription, Vec<Note>)> {
     let LoadedModel {
         model,
@@ -144,7 +145,17 @@ pub(super) fn build_trainer(
     let batch_size = match batch_size {
         Some(size) => size,
         None => {
-            let (size, note) = choose_batch_size(&model, &preparer, &data.train)?;
+            // Trying steps may move the state of a loss: this one is not the run's.
+            let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
+            let moments = plan.optimizer.build(Default::default())?.0.moments();
+            let (size, note) = choose_batch_size(
+                &model,
+                criterion,
+                &preparer,
+                &data.train,
+                moments,
+                memory_limit,
+            )?;
             notes.push((Level::Info, note));
             size
         }
@@ -180,7 +191,10 @@ pub(super) fn build_trainer(
         notes.push((Level::Warning, note.to_owned()));
     }
     let scales = match extras.layer_wise_lr_decay {
-        Some(decay) => layer_scales(model.config(), decay),
+        Some(decay) => {
+            let names = model.params().iter().map(|param| param.name());
+            layer_scales(model.config(), names, decay)
+        }
         None => Default::default(),
     };
     let (optimizer, _) = plan.optimizer.build(scales)?;
@@ -189,9 +203,9 @@ pub(super) fn build_trainer(
     } else {
         None
     };
-    let batches = sampling.batches(&data.train, batch_size, plan.seed, 0);
-    notes.extend(describe_mix(&data.train, &batches).map(|note| (Level::Info, note)));
-    let steps = batches.len().div_ceil(plan.accumulation_steps);
+    let first_epoch = sampling.batches(&data.train, batch_size, plan.seed, 0);
+    notes.extend(describe_mix(&data.train, &first_epoch).map(|note| (Level::Info, note)));
+    let steps = first_epoch.len().div_ceil(plan.accumulation_steps);
     let mut schedule = plan.schedule.clone();
     if let Some(warning) = schedule.limit_warmup(plan.epochs, steps) {
         notes.push((Level::Warning, warning));
@@ -220,5 +234,5 @@ pub(super) fn build_trainer(
             dropout,
         },
     );
-    Ok((trainer, description, notes))
+    Ok((trainer.with_first_epoch(first_epoch), description, notes))
 }

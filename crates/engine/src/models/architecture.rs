@@ -117,6 +117,12 @@ pub(crate) trait Architecture: Debug + Send + Sync {
         &[]
     }
 
+    /// The name of a tensor or a layer in the classes of `transformers`, which
+    /// from version 5 on may differ from the one in checkpoints.
+    fn module_name(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
     /// Whether a tensor, though not used, is kept so that a saved model is
     /// whole.
     fn keeps(&self, name: &str) -> bool {

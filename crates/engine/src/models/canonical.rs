@@ -98,6 +98,22 @@ pub(super) fn canonical(
     }
 }
 
+/// The known name behind the prefixes of a name.
+pub(super) fn known_name<T>(
+    architecture: &dyn Architecture,
+    name: &str,
+    known: &HashMap<String, T>,
+) -> Option<String> {
+    let is_known = |name: &str| known.contains_key(name);
+    let found = rename(
+        name,
+        architecture.prefixes(),
+        architecture.aliases(),
+        is_known,
+    )?;
+    Some(found.0)
+}
+
 /// The first ten names, and how many more there are.
 fn shown(names: &[String]) -> String {
     const SHOWN: usize = 10;

@@ -136,6 +136,10 @@ impl Architecture for Dinov2Config {
         &["dinov2."]
     }
 
+    fn module_name(&self, name: &str) -> String {
+        super::vision::module_name(name)
+    }
+
     fn keeps(&self, name: &str) -> bool {
         name == "embeddings.mask_token"
     }

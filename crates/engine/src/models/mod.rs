@@ -4,6 +4,7 @@
 //! was asked for. [`ModelConfig`] is its `config.json`, read. One file describes
 //! one architecture; `architecture` has the list of them.
 
+mod adapters;
 mod alibi_bert;
 mod architecture;
 mod canonical;
@@ -44,6 +45,7 @@ use finetuner_protocol::Task;
 use serde_json::Value;
 
 pub(crate) use crate::modules::PREFIX as MODULE_PREFIX;
+pub(crate) use adapters::{PEFT_PREFIX, SavedAdapter, is_adapter};
 pub(crate) use architecture::{Architecture, Network};
 pub(crate) use classifier::{describe_classifier, is_classifier, new_head};
 pub use export::{OnnxFormat, OnnxInput, TokenType};
@@ -60,6 +62,7 @@ pub(crate) use two_towers::{
 use crate::{
     Error, Result,
     kernels::gemm::Precision,
+    lora::LoraSpec,
     modules::{Activation, Layer, LayerSpec, head_place},
     ops::{Kernels, Pass, Pooler, Runtime},
     params::{Param, Params, RawTensor},
@@ -212,6 +215,21 @@ impl ModelConfig {
     ) -> Result<HashMap<String, RawTensor>> {
         canonical::canonical(&*self.0, tensors)
     }
+
+    /// The name of each tensor, by itself and by the one in `transformers`.
+    pub(crate) fn module_names(&self) -> HashMap<String, String> {
+        let tensors = self.tensors().into_iter();
+        let names = tensors.flat_map(|(name, _)| {
+            let theirs = self.0.module_name(&name);
+            [(theirs, name.clone()), (name.clone(), name)]
+        });
+        names.collect()
+    }
+
+    /// The name of `known` behind the prefixes of a tensor's name.
+    pub(crate) fn known_name<T>(&self, name: &str, known: &HashMap<String, T>) -> Option<String> {
+        canonical::known_name(&*self.0, name, known)
+    }
 }
 
 /// What a network is built with beside its weights.
@@ -230,6 +248,8 @@ pub struct ModelSetup {
     pub freeze: bool,
     /// Decides the weights of a new head.
     pub seed: u64,
+    /// Adapters to train in place of the network's weights.
+    pub lora: Option<LoraSpec>,
     /// The number of tokens to which texts are filled up with padding, where a
     /// model reads the padding too and its tokenizer allows fewer tokens than
     /// its `config.json`.
@@ -274,7 +294,7 @@ impl Model {
     pub fn new(
         config: ModelConfig,
         mut tensors: HashMap<String, RawTensor>,
-        setup: ModelSetup,
+        mut setup: ModelSetup,
         device: &Device,
     ) -> Result<Self> {
         let towers = config.kind() == ModelKind::TextImage;
@@ -290,8 +310,14 @@ impl Model {
         // What the model doesn't use stays out of the optimizer.
         let mut tensors = config.canonical(tensors)?;
         tensors.extend(head_tensors);
-        let params = Params::new(tensors, device, |name| {
+        if let Some(lora) = &mut setup.lora {
+            adapters::whole_modules(&config, lora)?;
+        }
+        let mut params = Params::new(tensors, device, |name| {
             let learned = !name.contains(".running_") && !config.0.keeps(name);
+            if let Some(lora) = &setup.lora {
+                return learned && adapters::is_trained_whole(&config, lora, name);
+            }
             // Scale and bias of a loss belong to no tower.
             let of_towers = !name.starts_with(head::PREFIX)
                 && ![LOGIT_SCALE, LOGIT_BIAS].contains(&name)
@@ -299,7 +325,11 @@ impl Model {
             learned && !(setup.freeze && of_towers)
         })?;
         let pooler = setup.pooler.unwrap_or(config.0.default_pooler());
-        let network = config.0.build(&params, pooler)?;
+        let mut network = config.0.build(&params, pooler)?;
+        if let Some(lora) = &setup.lora {
+            params = adapters::add(&config, lora, params, setup.seed)?;
+            network = config.0.build(&params, pooler)?;
+        }
         let body_dim = setup.body_dim(&config)?;
         let layers = setup.modules.iter().enumerate();
         let layers = layers.map(|(place, spec)| Layer::load(spec, place, &params));

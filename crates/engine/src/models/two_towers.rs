@@ -342,6 +342,19 @@ impl Architecture for Config {
         })
     }
 
+    fn module_name(&self, name: &str) -> String {
+        let mut towers = self.towers().into_iter();
+        let own = towers.find_map(|tower| {
+            let own = name.strip_prefix(tower.prefix)?;
+            Some(format!(
+                "{}{}",
+                tower.prefix,
+                tower.architecture.module_name(own)
+            ))
+        });
+        own.unwrap_or_else(|| name.to_owned())
+    }
+
     fn trains_frozen(&self, name: &str) -> bool {
         self.projections().iter().any(|(own, _)| own == name)
     }

@@ -172,6 +172,23 @@ impl VisionFields {
     }
 }
 
+/// The name of a tensor or layer of a block in `transformers` from version 5 on.
+pub(super) fn module_name(name: &str) -> String {
+    const RENAMED: [(&str, &str); 6] = [
+        ("attention.attention.query", "attention.q_proj"),
+        ("attention.attention.key", "attention.k_proj"),
+        ("attention.attention.value", "attention.v_proj"),
+        ("attention.output.dense", "attention.o_proj"),
+        ("intermediate.dense", "mlp.fc1"),
+        ("output.dense", "mlp.fc2"),
+    ];
+    let found = RENAMED.iter().find(|(own, _)| name.contains(own));
+    match found {
+        Some((own, theirs)) => name.replacen(own, theirs, 1),
+        None => name.to_owned(),
+    }
+}
+
 /// Which sizes of pictures a network takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sizes {

@@ -12,7 +12,7 @@ use super::{
     Architecture, ModelKind, Network,
     encoder::{bad_config, check_sizes, load_blocks},
     rates::Rates,
-    vision::{Sizes, VisionFields},
+    vision::{self, Sizes, VisionFields},
 };
 use crate::{
     Result,
@@ -107,6 +107,10 @@ impl Architecture for VitConfig {
 
     fn prefixes(&self) -> &'static [&'static str] {
         &["vit."]
+    }
+
+    fn module_name(&self, name: &str) -> String {
+        vision::module_name(&name.replacen("encoder.layer.", "layers.", 1))
     }
 
     fn keeps(&self, name: &str) -> bool {

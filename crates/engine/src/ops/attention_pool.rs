@@ -51,6 +51,7 @@ impl AttentionPool {
             inputs: width,
             outputs: width,
             first: part * width,
+            adapter: None,
         };
         let layer = |part: &str, inputs, outputs| {
             Linear::load(params, &format!("{name}.{part}"), inputs, outputs, true)
@@ -60,7 +61,16 @@ impl AttentionPool {
             query: part(0),
             key: part(1),
             value: part(2),
-            out: layer("attention.out_proj", width, width)?,
+            out: Linear {
+                // PyTorch's `MultiheadAttention` reads this weight itself, so
+                // that it is no layer for an adapter.
+                weight: params.get(&format!("{attention}.out_proj.weight"), &[width, width])?,
+                bias: Some(params.get(&format!("{attention}.out_proj.bias"), &[width])?),
+                inputs: width,
+                outputs: width,
+                first: 0,
+                adapter: None,
+            },
             norm: LayerNorm::load(params, &format!("{name}.layernorm"), width, form.eps)?,
             fc1: layer("mlp.fc1", width, hidden)?,
             fc2: layer("mlp.fc2", hidden, width)?,

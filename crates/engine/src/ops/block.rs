@@ -196,6 +196,19 @@ pub(crate) fn run_blocks(
     segments: &Segments,
     only: Option<&[usize]>,
 ) -> Result<Tensor> {
+    run_blocks_from(0, blocks, pass, x, segments, only)
+}
+
+/// The same for blocks of which the first has the number `first` in its network.
+/// The masks of dropout follow from a block's number.
+pub(crate) fn run_blocks_from(
+    first: usize,
+    blocks: &[Block],
+    pass: &Pass,
+    x: &Tensor,
+    segments: &Segments,
+    only: Option<&[usize]>,
+) -> Result<Tensor> {
     let Some((last, others)) = blocks.split_last() else {
         return match only {
             None => Ok(x.clone()),
@@ -203,10 +216,10 @@ pub(crate) fn run_blocks(
         };
     };
     let mut x = x.clone();
-    for (number, block) in others.iter().enumerate() {
-        x = block.forward(&pass.in_block(number), &x, segments, None)?;
+    for (place, block) in others.iter().enumerate() {
+        x = block.forward(&pass.in_block(first + place), &x, segments, None)?;
     }
-    last.forward(&pass.in_block(others.len()), &x, segments, only)
+    last.forward(&pass.in_block(first + others.len()), &x, segments, only)
 }
 
 /// The row of one place of each sequence.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::{
-    Attention, Block, FusedOp, Inference, LayerNorm, Linear, Pass, Segments,
+    Attention, Block, Draws, FusedOp, Inference, LayerNorm, Linear, Pass, Segments, Step,
     dropout::{BlockMasks, Masks},
 };
 use crate::kernels::{
@@ -51,6 +51,7 @@ pub(super) struct FusedBlock {
     inference: Option<Inference>,
     /// What is dropped in training.
     masks: BlockMasks,
+    adapters: Option<Draws>,
     saved: Mutex<Option<Saved>>,
 }
 
@@ -100,6 +101,7 @@ impl FusedBlock {
             pool: pass.pool().clone(),
             inference: pass.inference(),
             masks: block.rates.masks(pass),
+            adapters: pass.adapters,
             saved: Mutex::new(None),
         }
     }
@@ -110,6 +112,15 @@ impl FusedBlock {
             segments: &self.segments,
             only: self.only.as_deref(),
             masks: self.masks.attention,
+        }
+    }
+
+    /// How the block's layers compute in training.
+    fn step(&self) -> Step<'_> {
+        Step {
+            precision: self.precision,
+            pool: &self.pool,
+            adapters: self.adapters,
         }
     }
 
@@ -153,7 +164,7 @@ impl FusedBlock {
     /// The output of a layer.
     fn project(&self, layer: &Linear, x: &[f32]) -> candle_core::Result<Buffer> {
         let mut y = self.pool.take(x.len() / layer.inputs * layer.outputs);
-        layer.forward(self.precision, &self.pool, x, None, &mut y)?;
+        layer.forward(&self.step(), x, None, &mut y)?;
         Ok(y)
     }
 
@@ -171,7 +182,7 @@ impl FusedBlock {
         let finish = p.finish[half].as_ref();
         let (masks, path) = (&self.masks.halves[half], &self.masks.paths[half]);
         if finish.is_none() && masks.is_none() && path.is_none() {
-            layer.forward(self.precision, &self.pool, x, Some(residual), y)?;
+            layer.forward(&self.step(), x, Some(residual), y)?;
             return Ok(None);
         }
         let mut unfinished = self.project(layer, x)?;
@@ -434,7 +445,7 @@ impl FusedOp for FusedBlock {
         let Some(saved) = saved else {
             candle_core::bail!("a block goes back once for each time it went forward")
         };
-        let (p, pool, precision) = (&self.block.params, &self.pool, self.precision);
+        let (p, pool, step) = (&self.block.params, &self.pool, self.step());
         let norm_first = self.block.norm_first;
 
         // The MLP, from its end. `dh` is the gradient of what its output is
@@ -451,29 +462,28 @@ impl FusedOp for FusedBlock {
         let mut d_hidden = pool.take(hidden.len());
         let d_out = self.unfinish(1, saved.unfinished[1].as_ref(), &dh)?;
         let d_out = d_out.as_deref().unwrap_or(&dh);
-        p.fc2
-            .backward_input(precision, d_out, &mut d_hidden, false)?;
+        p.fc2.backward_input(&step, d_out, &mut d_hidden, false)?;
         self.drop_rows(self.masks.inner.as_ref(), &mut d_hidden);
         let d_gate = self.activation_backward(&mut hidden, saved.gate, &mut d_hidden);
         let mut active = hidden;
         self.drop_rows(self.masks.inner.as_ref(), &mut active);
-        p.fc2.backward_params(precision, &active, d_out);
+        p.fc2.backward_params(&step, &active, d_out)?;
         drop(active);
         let norm = self.middle_norm();
         let mut normed = pool.take(g.len());
         normalise(norm, &saved.attended, &mut normed)?;
-        p.fc1.backward_params(precision, &normed, &d_hidden);
+        p.fc1.backward_params(&step, &normed, &d_hidden)?;
         let mut d_normed = pool.take(g.len());
         if !norm_first {
             // What the MLP works on is also what its output is added to.
             std::mem::swap(&mut dh, &mut d_normed);
         }
         p.fc1
-            .backward_input(precision, &d_hidden, &mut d_normed, !norm_first)?;
+            .backward_input(&step, &d_hidden, &mut d_normed, !norm_first)?;
         drop(d_hidden);
         if let (Some(gate), Some(d_gate)) = (&p.gate, &d_gate) {
-            gate.backward_params(precision, &normed, d_gate);
-            gate.backward_input(precision, d_gate, &mut d_normed, true)?;
+            gate.backward_params(&step, &normed, d_gate)?;
+            gate.backward_input(&step, d_gate, &mut d_normed, true)?;
         }
         drop(d_gate);
         if !norm_first {
@@ -484,10 +494,9 @@ impl FusedOp for FusedBlock {
         // Attention. `dh` is now the gradient of input and attention together.
         let d_out = self.unfinish(0, saved.unfinished[0].as_ref(), &dh)?;
         let d_out = d_out.as_deref().unwrap_or(&dh);
-        p.out.backward_params(precision, &saved.mixed, d_out);
+        p.out.backward_params(&step, &saved.mixed, d_out)?;
         let mut d_mixed = pool.take(saved.mixed.len());
-        p.out
-            .backward_input(precision, d_out, &mut d_mixed, false)?;
+        p.out.backward_input(&step, d_out, &mut d_mixed, false)?;
         let mut dq = pool.take(saved.query.len());
         let mut dk = pool.take(saved.key.len());
         let mut dv = pool.take(saved.value.len());
@@ -513,18 +522,18 @@ impl FusedOp for FusedBlock {
         let attend_to = normed.as_deref().unwrap_or(x);
         let asking = self.chosen(attend_to, width);
         let asking = asking.as_deref().unwrap_or(attend_to);
-        p.query.backward_params(precision, asking, &dq);
-        p.key.backward_params(precision, attend_to, &dk);
-        p.value.backward_params(precision, attend_to, &dv);
+        p.query.backward_params(&step, asking, &dq)?;
+        p.key.backward_params(&step, attend_to, &dk)?;
+        p.value.backward_params(&step, attend_to, &dv)?;
         // The norm's own parameters want theirs where the input wants none.
         if norm1.is_none() && !wanted {
             return Ok(None);
         }
         let into_projections = |mut d: Buffer, accumulate| {
-            p.query.backward_input(precision, &dq, &mut d, accumulate)?;
+            p.query.backward_input(&step, &dq, &mut d, accumulate)?;
             let mut d = self.spread(d, width);
-            p.key.backward_input(precision, &dk, &mut d, true)?;
-            p.value.backward_input(precision, &dv, &mut d, true)?;
+            p.key.backward_input(&step, &dk, &mut d, true)?;
+            p.value.backward_input(&step, &dv, &mut d, true)?;
             Ok::<_, candle_core::Error>(d)
         };
         let dx = match norm1 {

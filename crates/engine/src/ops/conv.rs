@@ -214,7 +214,7 @@ impl ConvNorm {
                     int8,
                 };
                 let factor = weight
-                    .factor(key, |weight| dims.factor(weight, int8))
+                    .factor(key, |weight| Ok(dims.factor(weight, int8)))
                     .map_err(candle_core::Error::wrap)?;
                 dims.infer(pool, x, &factor, end, &mut y);
             }

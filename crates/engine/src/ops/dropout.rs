@@ -75,7 +75,11 @@ pub(crate) struct Masks {
 impl Masks {
     /// The masks of the operation `site` of a pass; `None` where it drops nothing.
     pub(crate) fn new(pass: &Pass, site: u64, rate: f32) -> Option<Self> {
-        let draws = pass.draws()?;
+        Self::of(pass.draws()?, site, rate)
+    }
+
+    /// The masks of the operation `site`; `None` where it drops nothing.
+    pub(super) fn of(draws: Draws, site: u64, rate: f32) -> Option<Self> {
         let dropped = (f64::from(rate) * PARTS).round().clamp(0.0, PARTS - 1.0);
         (dropped > 0.0).then(|| Self {
             draws: draws.within(site),

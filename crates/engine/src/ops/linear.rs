@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use candle_core::Tensor;
 
-use super::{FusedOp, Inference, Pass, floats, with_grad};
+use super::{Draws, FusedOp, Inference, Pass, adapter::Adapter, floats, with_grad};
 use crate::{
     Result, kernels,
     kernels::{
@@ -21,6 +21,15 @@ use crate::{
 /// them misses the cache.
 const ROWS_WORTH_TURNING: usize = 64;
 
+/// How a training step computes.
+#[derive(Clone, Copy)]
+pub(crate) struct Step<'a> {
+    pub(crate) precision: Precision,
+    pub(crate) pool: &'a Pool,
+    /// What adapters drop follows from it, if they drop anything.
+    pub(crate) adapters: Option<Draws>,
+}
+
 /// Weights of `[outputs, inputs]`, and one bias for each output.
 #[derive(Clone)]
 pub(crate) struct Linear {
@@ -31,6 +40,8 @@ pub(crate) struct Linear {
     /// The first row of both that is used. Some checkpoints keep several layers
     /// in one tensor: query, key and value, or an MLP and its gate.
     pub(crate) first: usize,
+    /// A low-rank addition, which is trained in place of the weight.
+    pub(crate) adapter: Option<Adapter>,
 }
 
 impl Linear {
@@ -56,8 +67,10 @@ impl Linear {
         (part, parts): (usize, usize),
     ) -> Result<Self> {
         let rows = parts * outputs;
+        let weight = params.get(&format!("{name}.weight"), &[rows, inputs])?;
+        params.note_linear(&weight);
         Ok(Self {
-            weight: params.get(&format!("{name}.weight"), &[rows, inputs])?,
+            weight,
             bias: if bias {
                 Some(params.get(&format!("{name}.bias"), &[rows])?)
             } else {
@@ -66,6 +79,7 @@ impl Linear {
             inputs,
             outputs,
             first: part * outputs,
+            adapter: Adapter::load(params, name, inputs, rows)?,
         })
     }
 
@@ -94,19 +108,19 @@ impl Linear {
             inputs,
             outputs,
             first: 0,
+            adapter: None,
         })
     }
 
     /// `y = x Wᵀ + b`, on top of `residual` where one is given.
     pub(crate) fn forward(
         &self,
-        precision: Precision,
-        pool: &Pool,
+        step: &Step<'_>,
         x: &[f32],
         residual: Option<&[f32]>,
         y: &mut [f32],
     ) -> candle_core::Result<()> {
-        let rows = x.len() / self.inputs;
+        let (rows, precision) = (x.len() / self.inputs, step.precision);
         match (&self.bias, residual) {
             (Some(bias), residual) => {
                 let bias = floats(bias.tensor())?;
@@ -122,7 +136,7 @@ impl Linear {
         let weight = if rows < ROWS_WORTH_TURNING || packs {
             Mat::new(weight, self.outputs, self.inputs).t()
         } else {
-            let turned = turned.insert(pool.take(weight.len()));
+            let turned = turned.insert(step.pool.take(weight.len()));
             kernels::transpose(weight, self.inputs, turned);
             Mat::new(turned, self.inputs, self.outputs)
         };
@@ -134,7 +148,10 @@ impl Linear {
             self.bias.is_some() || residual.is_some(),
             Threads::All,
         );
-        Ok(())
+        match &self.adapter {
+            Some(adapter) => adapter.forward(self, step, x, y),
+            None => Ok(()),
+        }
     }
 
     /// The weight as inference multiplies with it.
@@ -144,10 +161,12 @@ impl Linear {
             outputs: self.outputs,
             int8,
         };
-        let pack = |weight: &[f32]| Factor::new(&weight[self.own()], self.inputs, int8);
-        self.weight
-            .factor(key, pack)
-            .map_err(candle_core::Error::wrap)
+        let pack = |weight: &[f32]| Ok(Factor::new(&weight[self.own()], self.inputs, int8));
+        let factor = match &self.adapter {
+            Some(adapter) => adapter.factor(self, key),
+            None => self.weight.factor(key, pack),
+        };
+        factor.map_err(candle_core::Error::wrap)
     }
 
     /// `y = x Wᵀ + b` for inference, on top of `residual` where one is given.
@@ -170,10 +189,15 @@ impl Linear {
 
     /// Adds `gᵀ x` to the weight's gradient and the column sums of `g` to the
     /// bias's.
-    pub(crate) fn backward_params(&self, precision: Precision, x: &[f32], g: &[f32]) {
+    pub(crate) fn backward_params(
+        &self,
+        step: &Step<'_>,
+        x: &[f32],
+        g: &[f32],
+    ) -> candle_core::Result<()> {
         let rows = x.len() / self.inputs;
         with_grad(&self.weight, |grad| {
-            precision.matmul(
+            step.precision.matmul(
                 MatMut::new(&mut grad[self.own()], self.outputs, self.inputs),
                 Mat::new(g, rows, self.outputs).t(),
                 Mat::new(x, rows, self.inputs),
@@ -187,19 +211,23 @@ impl Linear {
                 kernels::add_column_sums(g, &mut grad[self.own_bias()]);
             });
         }
+        match &self.adapter {
+            Some(adapter) => adapter.backward_params(self, step, x, g),
+            None => Ok(()),
+        }
     }
 
     /// `dx = g W`, or `dx += g W` where `accumulate` is set.
     pub(crate) fn backward_input(
         &self,
-        precision: Precision,
+        step: &Step<'_>,
         g: &[f32],
         dx: &mut [f32],
         accumulate: bool,
     ) -> candle_core::Result<()> {
         let rows = g.len() / self.outputs;
         let weight = floats(self.weight.tensor())?;
-        precision.matmul(
+        step.precision.matmul(
             MatMut::new(dx, rows, self.inputs),
             Mat::new(g, rows, self.outputs),
             Mat::new(&weight[self.own()], self.outputs, self.inputs),
@@ -207,14 +235,20 @@ impl Linear {
             accumulate,
             Threads::All,
         );
-        Ok(())
+        match &self.adapter {
+            Some(adapter) => adapter.backward_input(self, step, g, dx),
+            None => Ok(()),
+        }
     }
 
     /// The same map from candle's operations.
     pub(crate) fn composite(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
         let own = |tensor: Tensor| tensor.narrow(0, self.first, self.outputs);
         let weight = own(pass.value(&self.weight))?;
-        let y = x.broadcast_matmul(&weight.t()?)?;
+        let mut y = x.broadcast_matmul(&weight.t()?)?;
+        if let Some(adapter) = &self.adapter {
+            y = (y + adapter.composite(pass, self, x)?)?;
+        }
         Ok(match &self.bias {
             Some(bias) => y.broadcast_add(&own(pass.value(bias))?)?,
             None => y,
@@ -276,6 +310,7 @@ pub(crate) fn linear(pass: &Pass, x: &Tensor, linear: &Linear) -> Result<Tensor>
             precision: pass.precision(),
             pool: pass.pool().clone(),
             inference: pass.inference(),
+            adapters: pass.adapters,
         };
         pass.apply(x, op)
     } else {
@@ -288,6 +323,17 @@ struct FusedLinear {
     precision: Precision,
     pool: Pool,
     inference: Option<Inference>,
+    adapters: Option<Draws>,
+}
+
+impl FusedLinear {
+    fn step(&self) -> Step<'_> {
+        Step {
+            precision: self.precision,
+            pool: &self.pool,
+            adapters: self.adapters,
+        }
+    }
 }
 
 impl FusedOp for FusedLinear {
@@ -300,9 +346,7 @@ impl FusedOp for FusedLinear {
         let mut y = vec![0.0; x.len() / inputs * outputs];
         match self.inference {
             Some(Inference { int8 }) => self.linear.infer(int8, x, None, &mut y)?,
-            None => self
-                .linear
-                .forward(self.precision, &self.pool, x, None, &mut y)?,
+            None => self.linear.forward(&self.step(), x, None, &mut y)?,
         }
         let mut shape = shape.to_vec();
         if let Some(last) = shape.last_mut() {
@@ -318,13 +362,13 @@ impl FusedOp for FusedLinear {
         g: &[f32],
         wanted: bool,
     ) -> candle_core::Result<Option<Vec<f32>>> {
-        self.linear.backward_params(self.precision, x, g);
+        self.linear.backward_params(&self.step(), x, g)?;
         if !wanted {
             return Ok(None);
         }
         let mut dx = vec![0.0; x.len()];
         self.linear
-            .backward_input(self.precision, g, &mut dx, false)?;
+            .backward_input(&self.step(), g, &mut dx, false)?;
         Ok(Some(dx))
     }
 }

@@ -8,6 +8,7 @@
 //! device, and is what the fused form is tested against.
 
 mod activation;
+mod adapter;
 mod attention;
 mod attention_pool;
 mod batch_norm;
@@ -37,6 +38,7 @@ use candle_core::{
 };
 
 pub(crate) use activation::Activation;
+pub(crate) use adapter::{A as ADAPTER_A, B as ADAPTER_B, add_product};
 pub(crate) use attention::{Attention, AttentionConfig};
 pub(crate) use attention_pool::AttentionPool;
 pub(crate) use batch_norm::BatchNorm;
@@ -53,7 +55,7 @@ pub(crate) use conv_pool::{max_pool, scale_channels};
 pub(crate) use dropout::{BlockRates, Draws, Site, dropout, dropout_examples};
 pub(crate) use embeddings::{Positions, TokenTables, token_embeddings};
 pub(crate) use layer_norm::{LayerNorm, NormKind, layer_norm};
-pub(crate) use linear::{Linear, linear};
+pub(crate) use linear::{Linear, Step, linear};
 pub(crate) use loss::{SHORTEST, cross_entropy_of_diagonal, normalize};
 pub(crate) use patches::{PatchDims, PatchLayers, patch_embeddings};
 pub(crate) use pool::pool;
@@ -81,6 +83,8 @@ pub struct Pass {
     training: bool,
     /// What the masks of dropout follow from, in training with dropout.
     draws: Option<Draws>,
+    /// The same for the inputs of adapters.
+    adapters: Option<Draws>,
 }
 
 /// How a pass that keeps nothing computes.
@@ -150,6 +154,7 @@ impl Runtime {
             int8: false,
             training,
             draws: None,
+            adapters: None,
         }
     }
 }
@@ -167,6 +172,14 @@ impl Pass {
     pub(crate) fn with_draws(self, draws: Option<Draws>) -> Self {
         let draws = draws.filter(|_| self.training);
         Self { draws, ..self }
+    }
+
+    /// The same pass with dropout of the inputs of adapters, if it is for
+    /// training.
+    #[must_use]
+    pub(crate) fn with_adapter_draws(self, draws: Option<Draws>) -> Self {
+        let adapters = draws.filter(|_| self.training);
+        Self { adapters, ..self }
     }
 
     /// Whether it drops elements where the network asks for that.

@@ -186,7 +186,7 @@ impl FusedOp for PatchEmbeddings {
                 int8,
             };
             let elements = self.dims.elements();
-            let pack = |kernel: &[f32]| Factor::new(kernel, elements, int8);
+            let pack = |kernel: &[f32]| Ok(Factor::new(kernel, elements, int8));
             let kernel = self.layers.kernel.factor(key, pack);
             let kernel = kernel.map_err(candle_core::Error::wrap)?;
             let mut out = vec![0.0; y.len()];

@@ -6,7 +6,7 @@ mod choose;
 mod rules;
 mod schedule;
 
-use std::collections::HashMap;
+use std::{borrow::Cow, collections::HashMap};
 
 use rayon::prelude::*;
 
@@ -14,10 +14,7 @@ pub use adam::Adam;
 pub use choose::{OptimizerSpec, layer_scales};
 pub use schedule::{Schedule, ScheduleSpec};
 
-use crate::{
-    Error, Result,
-    params::{Params, RawTensor},
-};
+use crate::{Error, Result, params::Params};
 
 /// Elements of a parameter handled by one task.
 const CHUNK: usize = 1 << 16;
@@ -31,14 +28,18 @@ pub trait Optimizer: Send {
     /// Where the device fails.
     fn step(&mut self, params: &Params, learning_rate: f64) -> Result<()>;
 
-    /// All that the next step depends on beside the parameters.
-    fn state(&self) -> HashMap<String, RawTensor>;
+    /// How many numbers are kept for each weight.
+    fn moments(&self) -> usize;
+
+    /// All that the next step depends on beside the parameters: lists of numbers
+    /// by name, as the optimizer holds them.
+    fn state(&self) -> Vec<(String, Cow<'_, [f32]>)>;
 
     /// Goes on from a [`Optimizer::state`].
     ///
     /// # Errors
     /// Where the state is not one of this optimizer.
-    fn load_state(&mut self, state: HashMap<String, RawTensor>) -> Result<()>;
+    fn load_state(&mut self, state: HashMap<String, Vec<f32>>) -> Result<()>;
 }
 
 /// A part of a parameter, its gradient, and what the optimizer keeps of it.
@@ -123,22 +124,27 @@ impl<R: Rule> Optimizer for Stepper<R> {
         Ok(())
     }
 
-    fn state(&self) -> HashMap<String, RawTensor> {
-        let mut state = HashMap::new();
+    fn moments(&self) -> usize {
+        self.rule.slots().len()
+    }
+
+    fn state(&self) -> Vec<(String, Cow<'_, [f32]>)> {
         // A step count beyond f32's integers would take years to reach.
-        state.insert("steps".to_owned(), (vec![1], vec![self.steps as f32]));
-        for (name, kept) in &self.kept {
-            for (slot, values) in self.rule.slots().iter().zip(kept) {
-                let tensor = (vec![values.len()], values.clone());
-                state.insert(format!("{name}.{slot}"), tensor);
+        let steps: Cow<'_, [f32]> = Cow::Owned(vec![self.steps as f32]);
+        let mut state = vec![("steps".to_owned(), steps)];
+        let mut names: Vec<&String> = self.kept.keys().collect();
+        names.sort();
+        for name in names {
+            for (slot, values) in self.rule.slots().iter().zip(&self.kept[name]) {
+                state.push((format!("{name}.{slot}"), Cow::Borrowed(values.as_slice())));
             }
         }
         state
     }
 
-    fn load_state(&mut self, mut state: HashMap<String, RawTensor>) -> Result<()> {
+    fn load_state(&mut self, mut state: HashMap<String, Vec<f32>>) -> Result<()> {
         let missing = |what: &str| Error::checkpoint(format!("no `{what}` of the optimizer"));
-        let (_, steps) = state.remove("steps").ok_or_else(|| missing("steps"))?;
+        let steps = state.remove("steps").ok_or_else(|| missing("steps"))?;
         self.steps = steps.first().copied().ok_or_else(|| missing("steps"))? as u64;
         self.kept.clear();
         let slots = self.rule.slots();
@@ -152,7 +158,7 @@ impl<R: Rule> Optimizer for Stepper<R> {
         for name in names {
             let kept = slots.iter().map(|slot| {
                 let key = format!("{name}.{slot}");
-                state.remove(&key).map(|t| t.1).ok_or_else(|| missing(&key))
+                state.remove(&key).ok_or_else(|| missing(&key))
             });
             let kept = kept.collect::<Result<Vec<_>>>()?;
             self.kept.insert(name, kept);

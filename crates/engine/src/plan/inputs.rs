@@ -1,9 +1,13 @@
-//! Options of a model that say how its inputs are prepared and pooled.
+//! Options of a model that say how its inputs are prepared and pooled, and which
+//! of its weights are trained.
 
 use finetuner_protocol::Options;
 use serde_json::Value;
 
-use crate::{Error, Result, models::ModelKind, ops::Pooler, options::OptionReader};
+use crate::{
+    Error, Result, lora::LoraSpec, models::ModelKind, ops::Pooler, options::OptionReader,
+    source::ModelSource,
+};
 
 /// How long texts are cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,6 +52,29 @@ pub(super) fn pooler(read: &OptionReader<'_>, kind: ModelKind) -> Result<Option<
     };
     read.finish()?;
     Ok(Some(pooler))
+}
+
+/// `lora` of `model_options`.
+pub(super) fn adapters(
+    read: &OptionReader<'_>,
+    kind: ModelKind,
+    source: &ModelSource,
+    freeze: bool,
+) -> Result<Option<LoraSpec>> {
+    if read.value("lora").is_none() {
+        return Ok(None);
+    }
+    let lora = LoraSpec::parse(&object(read, "lora")?)?;
+    if freeze {
+        let reason = "`freeze` leaves the network as it is; leave out one of the two";
+        return Err(Error::config("model_options.lora", reason));
+    }
+    if source.is_new() || kind == ModelKind::PointCloud {
+        let reason = "adapters are for pretrained transformers; leave it out to train the network \
+                      itself";
+        return Err(Error::config("model_options.lora", reason));
+    }
+    Ok(Some(lora))
 }
 
 /// An option that is an object, empty where it is not given.

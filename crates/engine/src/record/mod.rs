@@ -154,17 +154,16 @@ pub(crate) fn write(folder: &Path, history: &History, config: &RunConfig) -> Res
     Ok(())
 }
 
-/// Says of each logger of a run where its files are: nothing is sent from here,
-/// and nobody looks into an artifact without a reason.
+/// Says of each logger of a run where its files are: nobody looks into an artifact
+/// without a reason.
 pub(crate) fn told(config: &RunConfig) -> Vec<String> {
     let line = |callback: &Callback| match callback {
         Callback::WandBLogger(_) => Some(
-            "Weights & Biases: nothing was sent. The artifact has the run under logs/wandb: unzip \
-             it and run `wandb sync logs/wandb/offline-run-*`",
+            "Weights & Biases: the artifact has the run under logs/wandb too: to send it from there, \
+             unzip it and run `wandb sync logs/wandb/offline-run-*`",
         ),
         Callback::MLFlowLogger(_) => Some(
-            "MLflow: nothing was sent. The artifact has the run under logs/mlruns: unzip it and \
-             run `mlflow ui --backend-store-uri logs/mlruns`",
+            "MLflow: the artifact has the run under logs/mlruns too: to see it there, unzip it and run `mlflow ui --backend-store-uri logs/mlruns`",
         ),
         _ => None,
     };

@@ -4,10 +4,14 @@ use std::{collections::HashMap, path::PathBuf};
 
 use serde_json::Value;
 
-use super::{Extras, Origin, open_clip, untyped, weights};
+use super::{
+    Extras, Origin,
+    adapter::{self, ADAPTER_FILE},
+    open_clip, untyped, weights,
+};
 use crate::{
     Error, Result,
-    models::ModelConfig,
+    models::{HEAD_PREFIX, ModelConfig},
     modules::{self, Found, Reader},
     params::RawTensor,
     python_json,
@@ -28,8 +32,6 @@ pub(super) const SIDE_FILES: [&str; 9] = [
 
 /// What a saved model is beside its network: see [`Extras`].
 pub(crate) const EXTRAS_FILE: &str = "finetuner.json";
-/// Says that the weights are those of an adapter to a model.
-pub(super) const ADAPTER_FILE: &str = "adapter_config.json";
 /// The weights of a projection head.
 pub(crate) const HEAD_FILE: &str = "projection_head.safetensors";
 
@@ -49,10 +51,12 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// Reads the files that `find` knows.
+    /// Reads the files that `find` knows. `base` reads the model that an adapter
+    /// without one is for.
     pub(super) fn gather(
         name: &str,
         find: impl Fn(&str) -> Result<Option<PathBuf>>,
+        base: &dyn Fn(&str) -> Result<Self>,
     ) -> Result<Self> {
         let read = |file: &str| -> Result<Option<Vec<u8>>> {
             let Some(path) = find(file)? else {
@@ -77,6 +81,7 @@ impl ModelFiles {
             tensors: &weights::read_file,
         };
         let modules = modules::read(&reader, extras.modules.as_ref(), &extras.head_modules)?;
+        let has_modules = modules.is_some();
         let mut modules = modules.unwrap_or_default();
         if let Some(pooling) = modules.pooling {
             extras.pooler = Some(pooling.pooler);
@@ -89,10 +94,25 @@ impl ModelFiles {
         let read = |file: &str| read(&in_folder(file));
         let json = |file: &str| json(&in_folder(file));
         let missing = |file: &str| Error::model(name, format!("it has no {}", in_folder(file)));
-        if find(ADAPTER_FILE)?.is_some() {
-            return Err(adapter(name));
+        let adapter = json(ADAPTER_FILE)?;
+        let described = describe(&json)?;
+        if let (Some(adapter), None) = (&adapter, &described) {
+            let mut files = base(&adapter::base_name(name, adapter)?)?;
+            files.add_adapter(name, adapter, &find)?;
+            for file in SIDE_FILES {
+                if let Some(bytes) = read(file)? {
+                    files.side_files.insert(file.to_owned(), bytes);
+                }
+            }
+            if has_modules {
+                let notes = std::mem::take(&mut files.modules.notes);
+                modules.notes.extend(notes);
+                files.modules = modules;
+                files.extras = extras;
+            }
+            return Ok(files);
         }
-        let (mut config, open_clip) = describe(&json)?.ok_or_else(|| missing("config.json"))?;
+        let (mut config, open_clip) = described.ok_or_else(|| missing("config.json"))?;
         modules.notes.extend(untyped::complete(&mut config, &find)?);
         if let Some(beside) = &open_clip {
             extras.max_tokens = extras.max_tokens.or(beside.max_tokens);
@@ -115,7 +135,7 @@ impl ModelFiles {
             let path = find(HEAD_FILE)?.ok_or_else(|| missing(HEAD_FILE))?;
             tensors.extend(weights::read_file(&path, HEAD_FILE)?);
         }
-        Ok(Self {
+        let mut files = Self {
             config,
             tensors,
             preprocessor: match open_clip {
@@ -128,23 +148,49 @@ impl ModelFiles {
             extras,
             modules,
             origins: Vec::new(),
-        })
+        };
+        if let Some(adapter) = &adapter {
+            files.add_adapter(name, adapter, &find)?;
+        }
+        Ok(files)
+    }
+
+    /// Merges the adapter that `find` knows into the weights.
+    fn add_adapter(
+        &mut self,
+        name: &str,
+        adapter: &Value,
+        find: &dyn Fn(&str) -> Result<Option<PathBuf>>,
+    ) -> Result<()> {
+        let config = ModelConfig::parse(&self.config)?;
+        let all = std::mem::take(&mut self.tensors).into_iter();
+        let (head, base) = all.partition(|(name, _)| name.starts_with(HEAD_PREFIX));
+        let factors = adapter::read(name, find)?;
+        self.tensors = adapter::merge(&config, base, adapter, factors)?;
+        self.tensors.extend::<HashMap<_, _>>(head);
+        self.modules.notes.push(
+            "its adapter is merged into its weights, and training changes these; \
+             `model_options.lora` trains a new adapter in their place"
+                .to_owned(),
+        );
+        Ok(())
     }
 }
 
-/// Says of a model that it is an adapter to another.
-pub(super) fn adapter(name: &str) -> Error {
-    let reason = "it is an adapter (`adapter_config.json`), which is not read: merge it into its model \
-                  in Python (`merge_and_unload` of peft), and save that";
-    Error::model(name, reason)
+/// What the files of a model say of its network.
+pub(super) enum Described {
+    /// The folder of the network, which is empty or ends with a slash, and its
+    /// `config.json`.
+    Network(String, Value),
+    /// It is that of another model, with an adapter.
+    AdapterOf(String),
 }
 
-/// Reads the description of a model: the folder of the network, which is empty or
-/// ends with a slash, and its `config.json`. `read` gives the content of a file.
+/// Reads the description of a model. `read` gives the content of a file.
 pub(super) fn config(
     name: &str,
     read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
-) -> Result<(String, Value)> {
+) -> Result<Described> {
     let json = |file: &str| {
         let bytes = read(file)?;
         bytes
@@ -158,11 +204,11 @@ pub(super) fn config(
         Some(list) => modules::network_folder(&list)?,
         None => String::new(),
     };
-    if read(&format!("{network}{ADAPTER_FILE}"))?.is_some() {
-        return Err(adapter(name));
+    if let Some((config, _)) = describe(&|file: &str| json(&format!("{network}{file}")))? {
+        return Ok(Described::Network(network, config));
     }
-    match describe(&|file: &str| json(&format!("{network}{file}")))? {
-        Some((config, _)) => Ok((network, config)),
+    match json(&format!("{network}{ADAPTER_FILE}"))? {
+        Some(adapter) => Ok(Described::AdapterOf(adapter::base_name(name, &adapter)?)),
         None => Err(Error::model(
             name,
             format!("it has no {network}config.json"),

@@ -25,14 +25,24 @@ const MAIN: &str = "main";
 
 /// Finds a model in the hub's cache, and fetches what is missing there. `name`
 /// is `owner/name`, or `owner/name@revision`.
-pub(super) fn gather(name: &str, rules: &HubRules) -> Result<ModelFiles> {
+pub(super) fn gather(
+    name: &str,
+    rules: &HubRules,
+    base: &dyn Fn(&str) -> Result<ModelFiles>,
+) -> Result<ModelFiles> {
     let client = Client::from_env(rules.token.clone());
-    gather_from(name, rules, Cache::from_env(), client)
+    gather_from(name, rules, Cache::from_env(), client, base)
 }
 
-fn gather_from(name: &str, rules: &HubRules, cache: Cache, client: Client) -> Result<ModelFiles> {
+fn gather_from(
+    name: &str,
+    rules: &HubRules,
+    cache: Cache,
+    client: Client,
+    base: &dyn Fn(&str) -> Result<ModelFiles>,
+) -> Result<ModelFiles> {
     let hub = Hub::new(name, cache, client, rules.max_bytes);
-    let gathered = ModelFiles::gather(name, |file| hub.find(file));
+    let gathered = ModelFiles::gather(name, |file| hub.find(file), base);
     let unreachable = hub.unreachable.take();
     let mut files = match (gathered, unreachable) {
         (Ok(files), Some(_)) => {
@@ -49,11 +59,11 @@ fn gather_from(name: &str, rules: &HubRules, cache: Cache, client: Client) -> Re
     let commit = hub.commit.take().unwrap_or_default();
     let (repo, revision) = (hub.repo, hub.revision);
     tracing::info!(model = repo, revision, commit, "model of the hub");
-    files.origins = vec![Origin {
+    files.origins.push(Origin {
         name: repo.to_owned(),
         revision: revision.to_owned(),
         commit,
-    }];
+    });
     Ok(files)
 }
 

@@ -9,6 +9,7 @@ use super::{ModelFiles, Origin};
 use crate::{
     Error, Result,
     cloud::CloudSampler,
+    lora::LoraSpec,
     models::{
         HeadConfig, Model, ModelConfig, ModelSetup, describe_classifier, is_classifier, new_head,
     },
@@ -44,6 +45,8 @@ pub struct LoadOptions {
     pub output_dim: Option<usize>,
     /// Whether training changes a projection head alone.
     pub freeze: bool,
+    /// Adapters to train in place of the network's weights.
+    pub lora: Option<LoraSpec>,
     /// Decides new weights.
     pub seed: u64,
     /// How long texts are cut, in place of what the model's files say.
@@ -179,6 +182,10 @@ impl ModelFiles {
             modules: self.modules.layers,
             head: None,
             freeze: options.freeze,
+            lora: options.lora.as_ref().map(|lora| {
+                let kind = self.config["model_type"].as_str();
+                lora.of_model(kind.unwrap_or_default())
+            }),
             seed: options.seed,
             text_length,
             activation: None,

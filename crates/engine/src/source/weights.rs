@@ -12,12 +12,11 @@ use std::{
 };
 
 use candle_core::pickle::PthTensors;
-use safetensors::{Dtype, tensor::Metadata};
 use serde_json::Value;
 
 use crate::{
     Error, Result,
-    params::{RawTensor, floats},
+    params::{RawTensor, stream},
     python_json,
 };
 
@@ -77,7 +76,7 @@ pub(super) fn names(
         if let Some(path) = find(file)? {
             let head = head(&path, file)?;
             return match file.ends_with(".safetensors") {
-                true => Ok(open_safetensors(&path, file)?.1.offset_keys()),
+                true => Ok(stream::open(&path, file)?.1.offset_keys()),
                 false => Ok(open_pytorch(&path, file, &head)?
                     .tensor_infos()
                     .keys()
@@ -193,114 +192,14 @@ fn read_shards(
     Ok(all)
 }
 
-/// No header is longer, as in the library of the format.
-const LONGEST_HEADER: u64 = 100_000_000;
-/// Bytes that are turned into numbers at once.
-const CHUNK: usize = 1 << 20;
-
-/// Opens a safetensors file behind its header, which is read.
-fn open_safetensors(path: &Path, file: &str) -> Result<(File, Metadata)> {
-    let io = |e| Error::io(path, e);
-    let bad = |reason: String| Error::checkpoint(format!("{file} {reason}"));
-    let cut = |there: u64, wanted: u64| {
-        bad(format!(
-            "is cut short: it has {there} of {wanted} bytes. Download it again"
-        ))
-    };
-    let mut opened = File::open(path).map_err(io)?;
-    let size = opened.metadata().map_err(io)?.len();
-    let mut length = [0; 8];
-    if size < length.len() as u64 {
-        return Err(cut(size, length.len() as u64));
-    }
-    opened.read_exact(&mut length).map_err(io)?;
-    let length = u64::from_le_bytes(length);
-    if length > LONGEST_HEADER {
-        return Err(bad(
-            "is no safetensors file: its first bytes are no length of a header".to_owned(),
-        ));
-    }
-    let start = 8 + length;
-    if start > size {
-        return Err(cut(size, start));
-    }
-    let mut header = vec![0; length as usize];
-    opened.read_exact(&mut header).map_err(io)?;
-    let metadata: Metadata = serde_json::from_slice(&header)
-        .map_err(|e| bad(format!("is not a valid safetensors file: {e}")))?;
-    let end = start + metadata.data_len() as u64;
-    if end > size {
-        return Err(cut(size, end));
-    }
-    Ok((opened, metadata))
-}
-
 /// Reads all tensors of floating-point numbers in a safetensors file.
 fn read_safetensors(path: &Path, file: &str) -> Result<Tensors> {
-    let io = |e| Error::io(path, e);
-    let bad = |reason: String| Error::checkpoint(format!("{file} {reason}"));
-    let (mut opened, metadata) = open_safetensors(path, file)?;
-    // In the order of the file, so that it is read from front to back.
-    let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
-    tensors.sort_by_key(|(_, info)| info.data_offsets);
     let mut all = Tensors::new();
-    let mut at = 0;
-    let mut chunk = vec![0; CHUNK];
-    for (name, info) in tensors {
-        let (from, to) = info.data_offsets;
-        if from < at || to < from {
-            return Err(bad(format!(
-                "is no valid safetensors file: `{name}` overlaps"
-            )));
-        }
-        skip(&mut opened, (from - at) as u64).map_err(io)?;
-        at = to;
-        if !is_float(info.dtype).map_err(|kind| {
-            bad(format!(
-                "holds `{name}` as {kind}; float64, float32, float16 and bfloat16 are read. Save the \
-                 model in one of these"
-            ))
-        })? {
-            skip(&mut opened, (to - from) as u64).map_err(io)?;
-            continue;
-        }
-        let mut values = Vec::with_capacity(info.shape.iter().product());
-        let mut left = to - from;
-        while left > 0 {
-            let part = &mut chunk[..left.min(CHUNK)];
-            opened.read_exact(part).map_err(io)?;
-            values.extend(floats(info.dtype, part).into_iter().flatten());
-            left -= part.len();
-        }
-        all.insert(name, (info.shape.clone(), values));
-    }
+    stream::read(path, file, |name, shape, values| {
+        all.insert(name, (shape, values));
+        Ok(())
+    })?;
     Ok(all)
-}
-
-fn skip(file: &mut File, bytes: u64) -> std::io::Result<()> {
-    use std::io::{Seek, SeekFrom};
-    match bytes {
-        0 => Ok(()),
-        bytes => file.seek(SeekFrom::Current(bytes as i64)).map(drop),
-    }
-}
-
-/// Whether a tensor holds numbers that can be read; the name of its type where
-/// it holds others that belong to the model.
-fn is_float(dtype: Dtype) -> Result<bool, String> {
-    match dtype {
-        Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(true),
-        Dtype::BOOL
-        | Dtype::U8
-        | Dtype::I8
-        | Dtype::U16
-        | Dtype::I16
-        | Dtype::U32
-        | Dtype::I32
-        | Dtype::U64
-        | Dtype::I64 => Ok(false),
-        other => Err(format!("{other:?}")),
-    }
 }
 
 /// Reads the tensors of a PyTorch file. The pickle in it is interpreted as

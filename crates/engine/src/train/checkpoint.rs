@@ -2,14 +2,22 @@
 //!
 //! A run stopped at a checkpoint and taken up again gives the same losses as
 //! one undisturbed: order and changes of the data follow from seed, epoch and
-//! number, so position, parameters and optimizer state are everything.
+//! number, so position, what training changes and optimizer state are
+//! everything. Weights that training leaves as they are come from the model that
+//! the run begins with; a number tells whether they are the same.
+//!
+//! Tensors are written from where they are, one after the other, and read back
+//! so: a checkpoint needs no second copy of them.
 
 use std::{collections::HashMap, path::Path};
 
 use super::trainer::{Position, Trainer};
 use crate::{
     Error, Result,
-    params::{FloatFormat, RawTensor, parse_safetensors, write_safetensors},
+    params::{
+        Params, RawTensor,
+        stream::{self, Entry, Values},
+    },
 };
 
 const MODEL: &str = "model/";
@@ -17,141 +25,123 @@ const OPTIMIZER: &str = "optimizer/";
 const LOSS: &str = "loss/";
 const LOSS_STATE: &str = "loss_state/";
 const LOSS_OPTIMIZER: &str = "loss_optimizer/";
+/// Position, and the fingerprint of what training leaves as it is.
+const POSITION: &str = "position";
+/// Numbers of 64 bits in it.
+const NUMBERS: usize = 6;
 
-type Tensors = HashMap<String, RawTensor>;
-
-/// A saved state of a [`Trainer`].
-pub struct Checkpoint {
-    position: Position,
-    model: Tensors,
-    optimizer: Tensors,
-    loss: Tensors,
-    loss_state: Tensors,
-    loss_optimizer: Tensors,
+/// Writes the state of `trainer` to `path`: to a temporary name first, so that a
+/// crash or a full disk leaves the file before.
+///
+/// # Errors
+/// [`Error::Io`] where the file can't be written.
+pub fn write_checkpoint(trainer: &Trainer, path: &Path) -> Result<()> {
+    let Position {
+        epoch,
+        step,
+        total_steps,
+        loss_sum,
+        examples,
+    } = trainer.position;
+    let (model, loss) = (trainer.model.params(), trainer.criterion.params());
+    // Counts as pairs of 16-bit halves, and the sum by its bits, so that single
+    // precision holds them exactly.
+    let halves = |bits: u64| (0..4).map(move |i| ((bits >> (16 * i)) & 0xFFFF) as f32);
+    let numbers: [u64; NUMBERS] = [
+        epoch as u64,
+        step as u64,
+        total_steps as u64,
+        loss_sum.to_bits(),
+        examples as u64,
+        model.fingerprint_of_frozen()?,
+    ];
+    let numbers: Vec<f32> = numbers.into_iter().flat_map(halves).collect();
+    let mut entries = vec![Entry::list(POSITION.to_owned(), numbers)];
+    entries.extend(model.changing().map(|param| Entry::of_param(MODEL, param)));
+    entries.extend(loss.changing().map(|param| Entry::of_param(LOSS, param)));
+    let state = trainer.criterion.state();
+    entries.extend(state.into_iter().map(|(name, (shape, values))| Entry {
+        name: format!("{LOSS_STATE}{name}"),
+        shape,
+        values: Values::Floats(values.into()),
+    }));
+    let own = trainer.loss_optimizer.iter();
+    let optimizers = own
+        .map(|own| (LOSS_OPTIMIZER, own))
+        .chain([(OPTIMIZER, &trainer.optimizer)]);
+    for (prefix, optimizer) in optimizers {
+        let state = optimizer.state().into_iter();
+        entries.extend(state.map(|(name, values)| Entry::list(format!("{prefix}{name}"), values)));
+    }
+    stream::write_atomically(path, &entries)
 }
 
-impl Checkpoint {
-    /// The state of `trainer` now.
-    ///
-    /// # Errors
-    /// Where the device fails.
-    pub fn of(trainer: &Trainer) -> Result<Self> {
-        Ok(Self {
-            position: trainer.position,
-            model: trainer.model.params().snapshot()?,
-            optimizer: trainer.optimizer.state(),
-            loss: trainer.criterion.params().snapshot()?,
-            loss_state: trainer.criterion.state(),
-            loss_optimizer: match &trainer.loss_optimizer {
-                Some(optimizer) => optimizer.state(),
-                None => HashMap::new(),
-            },
-        })
-    }
-
-    /// Puts `trainer` into this state.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] where the checkpoint is of another model.
-    pub fn apply(self, trainer: &mut Trainer) -> Result<()> {
-        trainer.model.params().restore(&self.model)?;
-        trainer.optimizer.load_state(self.optimizer)?;
-        trainer.criterion.params().restore(&self.loss)?;
-        trainer.criterion.load_state(&self.loss_state)?;
-        if let Some(optimizer) = &mut trainer.loss_optimizer {
-            optimizer.load_state(self.loss_optimizer)?;
+/// Puts `trainer` into the state that [`write_checkpoint`] wrote.
+///
+/// # Errors
+/// [`Error::Io`] where the file can't be read; [`Error::Checkpoint`] where it is no
+/// whole checkpoint, or one of another model. The trainer can't be used then.
+pub fn read_checkpoint(trainer: &mut Trainer, path: &Path) -> Result<()> {
+    let mut numbers = None;
+    let mut loss_state: HashMap<String, RawTensor> = HashMap::new();
+    let (mut optimizer, mut loss_optimizer) = (HashMap::new(), HashMap::new());
+    let (mut of_model, mut of_loss) = (0, 0);
+    stream::read(path, &path.display().to_string(), |name, shape, values| {
+        if name == POSITION {
+            numbers = Some(values);
+        } else if let Some(name) = name.strip_prefix(MODEL) {
+            put_back(trainer.model.params(), name, &shape, &values)?;
+            of_model += 1;
+        } else if let Some(name) = name.strip_prefix(LOSS) {
+            put_back(trainer.criterion.params(), name, &shape, &values)?;
+            of_loss += 1;
+        } else if let Some(name) = name.strip_prefix(LOSS_STATE) {
+            loss_state.insert(name.to_owned(), (shape, values));
+        } else if let Some(name) = name.strip_prefix(OPTIMIZER) {
+            optimizer.insert(name.to_owned(), values);
+        } else if let Some(name) = name.strip_prefix(LOSS_OPTIMIZER) {
+            loss_optimizer.insert(name.to_owned(), values);
         }
-        trainer.position = self.position;
         Ok(())
+    })?;
+    let numbers = numbers
+        .filter(|values| values.len() == 4 * NUMBERS)
+        .ok_or_else(|| Error::checkpoint("it has no position"))?;
+    let number = |i: usize| {
+        let halves = numbers[4 * i..4 * i + 4].iter().rev();
+        halves.fold(0u64, |bits, half| (bits << 16) | *half as u64)
+    };
+    let (model, loss) = (trainer.model.params(), trainer.criterion.params());
+    if of_model != model.changing().count() || of_loss != loss.changing().count() {
+        return Err(Error::checkpoint(
+            "it lacks values of the model or of the loss",
+        ));
     }
+    if number(5) != model.fingerprint_of_frozen()? {
+        return Err(Error::checkpoint(
+            "the weights that the run doesn't train are others than those that it began with: the \
+             model that it starts from has changed. Start the run anew",
+        ));
+    }
+    trainer.optimizer.load_state(optimizer)?;
+    trainer.criterion.load_state(&loss_state)?;
+    if let Some(own) = &mut trainer.loss_optimizer {
+        own.load_state(loss_optimizer)?;
+    }
+    trainer.position = Position {
+        epoch: number(0) as usize,
+        step: number(1) as usize,
+        total_steps: number(2) as usize,
+        loss_sum: f64::from_bits(number(3)),
+        examples: number(4) as usize,
+    };
+    Ok(())
+}
 
-    /// Writes the state to `path`: to a temporary name first, so that a crash
-    /// leaves the file before.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where the file can't be written.
-    pub fn write(self, path: &Path) -> Result<()> {
-        let Position {
-            epoch,
-            step,
-            total_steps,
-            loss_sum,
-            examples,
-        } = self.position;
-        // Counts as pairs of 16-bit halves, and the sum by its bits, so that
-        // single precision holds them exactly.
-        let halves = |bits: u64| (0..4).map(move |i| ((bits >> (16 * i)) & 0xFFFF) as f32);
-        let position: Vec<f32> = [
-            epoch as u64,
-            step as u64,
-            total_steps as u64,
-            loss_sum.to_bits(),
-            examples as u64,
-        ]
-        .into_iter()
-        .flat_map(halves)
-        .collect();
-        let mut all = HashMap::from([("position".to_owned(), (vec![5, 4], position))]);
-        for (prefix, tensors) in [
-            (MODEL, self.model),
-            (OPTIMIZER, self.optimizer),
-            (LOSS, self.loss),
-            (LOSS_STATE, self.loss_state),
-            (LOSS_OPTIMIZER, self.loss_optimizer),
-        ] {
-            let named = tensors.into_iter();
-            all.extend(named.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)));
-        }
-        let temporary = path.with_extension("tmp");
-        write_safetensors(&temporary, &all, FloatFormat::F32)?;
-        std::fs::rename(&temporary, path).map_err(|e| Error::io(path, e))
-    }
-
-    /// Reads a state that [`Checkpoint::write`] wrote.
-    ///
-    /// # Errors
-    /// [`Error::Io`] and [`Error::Checkpoint`].
-    pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let mut all = parse_safetensors(&bytes, &path.display().to_string())?;
-        let (_, position) = all
-            .remove("position")
-            .filter(|(_, values)| values.len() == 20)
-            .ok_or_else(|| Error::checkpoint("it has no position"))?;
-        let number = |i: usize| {
-            position[4 * i..4 * i + 4]
-                .iter()
-                .rev()
-                .fold(0u64, |bits, half| (bits << 16) | *half as u64)
-        };
-        let position = Position {
-            epoch: number(0) as usize,
-            step: number(1) as usize,
-            total_steps: number(2) as usize,
-            loss_sum: f64::from_bits(number(3)),
-            examples: number(4) as usize,
-        };
-        let mut take = |prefix: &str| -> Tensors {
-            let names: Vec<String> = all
-                .keys()
-                .filter(|name| name.starts_with(prefix))
-                .cloned()
-                .collect();
-            names
-                .into_iter()
-                .filter_map(|name| {
-                    let tensor = all.remove(&name)?;
-                    Some((name[prefix.len()..].to_owned(), tensor))
-                })
-                .collect()
-        };
-        Ok(Self {
-            position,
-            model: take(MODEL),
-            optimizer: take(OPTIMIZER),
-            loss: take(LOSS),
-            loss_state: take(LOSS_STATE),
-            loss_optimizer: take(LOSS_OPTIMIZER),
-        })
-    }
+/// Gives a parameter its value back.
+fn put_back(params: &Params, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
+    let param = params.find(name).filter(|param| param.changes());
+    let param = param.filter(|param| param.tensor().dims() == shape);
+    let param = param.ok_or_else(|| Error::checkpoint(format!("no value that fits `{name}`")))?;
+    param.update(|own| own.copy_from_slice(values))
 }

@@ -1,15 +1,15 @@
 //! Training: batches in, better parameters out.
 
+mod batch_size;
 mod batches;
 mod checkpoint;
-mod memory;
 mod mix;
 mod sampler;
 mod step;
 mod trainer;
 
-pub use checkpoint::Checkpoint;
-pub use memory::choose_batch_size;
+pub use batch_size::choose_batch_size;
+pub use checkpoint::{read_checkpoint, write_checkpoint};
 pub(crate) use mix::describe as describe_mix;
 pub use sampler::Sampling;
 pub(crate) use sampler::shuffled_order;

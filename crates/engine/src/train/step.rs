@@ -52,6 +52,8 @@ pub(super) struct Turn {
     pub(super) share: f64,
     /// The run's seed, where training drops elements.
     pub(super) dropout: Option<u64>,
+    /// The same for inputs of adapters.
+    pub(super) adapters: Option<u64>,
 }
 
 impl Turn {
@@ -59,7 +61,8 @@ impl Turn {
     /// number `first` on.
     fn pass(&self, model: &Model, member: usize, first: usize) -> Pass {
         let draws = |seed| Draws::new(seed, self.number, member).starting_at(first);
-        model.training().with_draws(self.dropout.map(draws))
+        let pass = model.training().with_draws(self.dropout.map(draws));
+        pass.with_adapter_draws(self.adapters.map(draws))
     }
 }
 

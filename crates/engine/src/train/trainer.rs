@@ -119,6 +119,12 @@ impl Trainer {
         }
     }
 
+    /// The same with the batches of its first epoch, where they are known.
+    pub(crate) fn with_first_epoch(mut self, batches: Vec<Vec<usize>>) -> Self {
+        self.order = Some((0, Arc::new(batches)));
+        self
+    }
+
     /// Where the run stands.
     #[must_use]
     pub fn position(&self) -> Position {
@@ -195,6 +201,7 @@ impl Trainer {
                 number: (position.total_steps * together + place) as u64,
                 share: 1.0 / of_step as f64,
                 dropout: options.dropout.then_some(options.seed),
+                adapters: model.drops_in_adapters().then_some(options.seed),
             };
             let loss = step::train(model, criterion, &batch, turn)?;
             loss.check(epoch + 1, number + 1)?;
@@ -217,7 +224,7 @@ impl Trainer {
                 optimizer.step(own, options.loss_learning_rate)?;
             }
             if criterion.spec().base() == finetuner_protocol::Loss::Clip
-                && let Some(scale) = model.logit_scale()
+                && let Some(scale) = model.logit_scale().filter(|scale| scale.is_trainable())
             {
                 let limit = MAX_LOGIT_SCALE.ln();
                 scale.update(|scale| scale.iter_mut().for_each(|s| *s = s.min(limit)))?;

@@ -10,6 +10,7 @@ mod dropout;
 mod cross_encoders;
 mod encoding;
 mod given_negatives;
+mod lora;
 mod losses;
 mod metrics;
 mod onnx;

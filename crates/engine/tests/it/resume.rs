@@ -112,6 +112,15 @@ fn two_data_sets() -> Case {
     }
 }
 
+/// Pairs for a CLIP whose two towers are trained by adapters.
+fn adapters() -> Case {
+    let mut case = pairs();
+    let lora = json!({"r": 4, "lora_alpha": 8, "modules_to_save": ["text_model.final_layer_norm"]});
+    let options = case.config.model.options.as_mut().unwrap();
+    options.insert("lora".to_owned(), lora);
+    case
+}
+
 /// Notes what it is told, and stops the run after so many steps.
 pub(crate) struct Watcher {
     pub(crate) steps: Vec<(usize, usize, f64, f64)>,
@@ -230,6 +239,71 @@ pub(crate) fn run(
 #[test]
 fn a_run_that_was_stopped_ends_as_one_that_was_not() {
     stop_and_go_on(&pairs());
+}
+
+#[test]
+fn a_run_with_adapters_that_was_stopped_ends_as_one_that_was_not() {
+    stop_and_go_on(&adapters());
+}
+
+#[test]
+fn a_checkpoint_of_a_run_with_adapters_holds_what_is_trained_alone() {
+    let size = |case: &Case| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut watcher = Watcher::new(folder.path(), Some((1, Interruption::Pause)));
+        assert!(matches!(
+            run(case, None, &mut watcher),
+            Err(Error::Interrupted)
+        ));
+        std::fs::metadata(watcher.kept.unwrap().0).unwrap().len()
+    };
+    // Weights and the two moments of Adam, beside adapters of rank 4.
+    assert!(size(&adapters()) * 10 < size(&pairs()));
+}
+
+#[test]
+fn a_checkpoint_fits_the_model_that_the_run_began_with_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = Watcher::new(folder.path(), Some((1, Interruption::Pause)));
+    assert!(run(&adapters(), None, &mut first).is_err());
+    // The model behind the run's name is another one.
+    let changed = tempfile::tempdir().unwrap();
+    let mut other = adapters();
+    other.config.model.name = Some(changed.path().display().to_string());
+    other_clip(changed.path());
+    let (checkpoint, _) = first.kept.unwrap();
+    let mut second = Watcher::new(folder.path(), None);
+    let error = run(&other, Some(&checkpoint), &mut second).err().unwrap();
+    assert!(
+        error
+            .to_string()
+            .contains("the model that it starts from has changed"),
+        "{error}"
+    );
+}
+
+/// A copy of `clip-small` with one weight of another value, as a run saves it.
+fn other_clip(folder: &Path) {
+    let mut case = pairs();
+    case.config.hyper_parameters.epochs = 1;
+    case.config.callbacks.clear();
+    let root = tempfile::tempdir().unwrap();
+    let read = |name: &str| -> Result<Documents, Error> {
+        Ok(Box::new((case.documents)(name).into_iter().map(Ok)))
+    };
+    let setting = Setting {
+        device: &Device::Cpu,
+        local_models: &LocalModels::Anywhere,
+        hub: HubRules::default(),
+        read_data: &read,
+        folder: root.path(),
+        earlier: None,
+        checkpoint: None,
+    };
+    let mut watcher = Watcher::new(root.path(), None);
+    watcher.asked.set(true);
+    let finished = job::run(&case.config, &setting, &mut watcher).unwrap();
+    finetuner_engine::source::open_artifact(&finished.artifact, folder).unwrap();
 }
 
 #[test]

@@ -234,6 +234,27 @@ fn rows(models: &Models) -> Vec<Row> {
     ] {
         row(name.to_owned(), &ranking, hyper, model, none());
     }
+    let adapters = |options: Value| {
+        let mut lora = json!({"r": 4, "target_modules": "all-linear"});
+        merge(&mut lora, options);
+        json!({"options": {"lora": lora, "seed": 3}})
+    };
+    let whole = json!({"modules_to_save": ["LayerNorm"], "lora_dropout": 0.3});
+    for (name, hyper, model) in [
+        ("adapters", none(), adapters(none())),
+        (
+            "adapters under dropout",
+            none(),
+            adapters(json!({"lora_dropout": 0.3})),
+        ),
+        (
+            "adapters under dropout and cached gradients",
+            cached.clone(),
+            adapters(whole),
+        ),
+    ] {
+        row(name.to_owned(), &ranking, hyper, model, none());
+    }
     let alone = base(
         text.clone(),
         json!({"loss": "MultipleNegativeRankingLoss"}),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{Callback, check_name_given, merged};
+use super::{Callback, invalid, merged};
 use crate::{Generation, InvalidField};
 
 /// Sends metrics to an MLflow server. Backends of the last Python client don't
@@ -19,7 +19,7 @@ use crate::{Generation, InvalidField};
 pub struct MLFlowLogger {
     /// The experiment's name.
     pub experiment: String,
-    /// The server's address.
+    /// The address of an MLflow server; if empty, the backend's own.
     pub tracking_uri: String,
     /// Options that are not known here.
     #[serde(flatten)]
@@ -45,7 +45,16 @@ impl MLFlowLogger {
 
     /// Finds the first option that can't be used.
     pub(super) fn check(&self) -> Result<(), InvalidField> {
-        check_name_given("MLFlowLogger", "tracking_uri", &self.tracking_uri)
+        let control = self.tracking_uri.chars().any(char::is_control);
+        match control {
+            false => Ok(()),
+            true => Err(invalid(
+                "MLFlowLogger",
+                "tracking_uri",
+                "it has control characters",
+                "give an address such as `http://mlflow.example.org`",
+            )),
+        }
     }
 
     pub(super) fn options(&self, _: Generation) -> Map<String, Value> {

@@ -51,6 +51,7 @@ pub(crate) async fn job(State(app): State<Arc<App>>, worker: WorkerRun) -> Resul
     let settings = &app.settings;
     Ok(Json(Job {
         config,
+        run: run.artifact_id,
         device: Device::from(run.device),
         attempt: run.attempts,
         has_checkpoint: app.database.last_checkpoint(run.id).await?.is_some(),

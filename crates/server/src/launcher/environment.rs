@@ -7,7 +7,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 /// Variables that say where things are, how much is computed with, and how the
 /// log is written.
-const PASSED_ON: [&str; 47] = [
+const PASSED_ON: [&str; 49] = [
     "PATH",
     "HOME",
     "USER",
@@ -41,6 +41,8 @@ const PASSED_ON: [&str; 47] = [
     "HF_HUB_CACHE",
     "HF_ENDPOINT",
     "HF_HUB_OFFLINE",
+    "MLFLOW_TRACKING_URI",
+    "WANDB_BASE_URL",
     "RUST_LOG",
     "RUST_BACKTRACE",
     "RUST_LIB_BACKTRACE",

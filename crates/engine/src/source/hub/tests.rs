@@ -243,8 +243,19 @@ fn works(asked: &Asked) -> Answered {
     }
 }
 
+/// No model here is an adapter.
+fn no_base(name: &str) -> Result<ModelFiles> {
+    Err(Error::model(name, "it is not asked for"))
+}
+
 fn fetch(name: &str, cache: &tempfile::TempDir, client: Client) -> Result<ModelFiles> {
-    gather_from(name, &HubRules::default(), Cache::at(cache.path()), client)
+    gather_from(
+        name,
+        &HubRules::default(),
+        Cache::at(cache.path()),
+        client,
+        &no_base,
+    )
 }
 
 fn refused(name: &str, cache: &tempfile::TempDir, client: Client) -> String {
@@ -432,7 +443,13 @@ fn the_whole_download_is_limited() {
             max_bytes: Some(limit),
             token: None,
         };
-        gather_from("me/resnet", &rules, Cache::at(cache.path()), hub.client())
+        gather_from(
+            "me/resnet",
+            &rules,
+            Cache::at(cache.path()),
+            hub.client(),
+            &no_base,
+        )
     };
     assert!(with(whole).is_ok());
     let error = with(whole - 1).map(drop).unwrap_err().to_string();

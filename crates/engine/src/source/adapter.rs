@@ -1,0 +1,196 @@
+//! Adapters in PEFT's layout: their base model, and their merge into its weights.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use super::weights;
+use crate::{
+    Error, Result,
+    lora::scale,
+    models::{ModelConfig, PEFT_PREFIX},
+    ops::{ADAPTER_A, ADAPTER_B, add_product},
+    params::RawTensor,
+};
+
+/// Describes an adapter.
+pub(super) const ADAPTER_FILE: &str = "adapter_config.json";
+/// The weights of an adapter.
+const WEIGHT_FILES: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
+
+type Tensors = HashMap<String, RawTensor>;
+
+fn bad(reason: impl std::fmt::Display) -> Error {
+    Error::checkpoint(format!("{ADAPTER_FILE}: {reason}"))
+}
+
+/// The model that an adapter is for.
+///
+/// # Errors
+/// [`Error::Model`] where the adapter names none.
+pub(super) fn base_name(name: &str, adapter: &Value) -> Result<String> {
+    let base = adapter["base_model_name_or_path"].as_str();
+    let base = base.filter(|base| !base.is_empty()).ok_or_else(|| {
+        let reason = format!(
+            "its {ADAPTER_FILE} has no `base_model_name_or_path`: name the model that the adapter \
+             is for, or put that model's files beside it"
+        );
+        Error::model(name, reason)
+    })?;
+    let revision = adapter["revision"].as_str();
+    let revision = revision.filter(|revision| !revision.is_empty() && !is_path(base));
+    Ok(match revision {
+        Some(revision) if !base.contains('@') && base.contains('/') => {
+            format!("{base}@{revision}")
+        }
+        _ => base.to_owned(),
+    })
+}
+
+/// Whether the name of a model is that of a folder.
+pub(super) fn is_path(name: &str) -> bool {
+    Path::new(name).is_absolute() || name.starts_with("./") || name.starts_with("../")
+}
+
+/// Reads the tensors of an adapter.
+pub(super) fn read(name: &str, find: &dyn Fn(&str) -> Result<Option<PathBuf>>) -> Result<Tensors> {
+    for file in WEIGHT_FILES {
+        if let Some(path) = find(file)? {
+            return weights::read_file(&path, file);
+        }
+    }
+    let reason = format!(
+        "it has {ADAPTER_FILE}, and no {}",
+        WEIGHT_FILES.join(" or ")
+    );
+    Err(Error::model(name, reason))
+}
+
+/// Merges an adapter into the weights of its base model.
+///
+/// # Errors
+/// [`Error::Checkpoint`] names the setting that is not supported, or the tensor
+/// that belongs to no layer of the model.
+pub(super) fn merge(
+    config: &ModelConfig,
+    base: Tensors,
+    adapter: &Value,
+    mut factors: Tensors,
+) -> Result<Tensors> {
+    check(adapter)?;
+    let mut base = config.canonical(base)?;
+    let known = config.module_names();
+    let tensor_of = |name: &str| {
+        let found = name.strip_prefix(PEFT_PREFIX).unwrap_or(name);
+        let found = config.known_name(found, &known)?;
+        known.get(&found).cloned()
+    };
+    let mut names: Vec<String> = factors.keys().cloned().collect();
+    names.sort();
+    for name in names {
+        let Some(layer) = name.strip_suffix(ADAPTER_A) else {
+            continue;
+        };
+        let second = format!("{layer}{ADAPTER_B}");
+        let (Some((a_shape, a)), Some((b_shape, b))) =
+            (factors.remove(&name), factors.remove(&second))
+        else {
+            return Err(bad(format!("`{second}` is missing")));
+        };
+        let weight = tensor_of(&format!("{layer}.weight"));
+        let weight = weight.and_then(|weight| base.get_mut(&weight));
+        let Some((shape, values)) = weight else {
+            return Err(bad(format!("the model has no layer for `{name}`")));
+        };
+        let fits = match (&a_shape[..], &b_shape[..], &shape[..]) {
+            (&[rank, inputs], &[rows, other], &[own_rows, own_inputs]) => {
+                rank == other && rank > 0 && inputs == own_inputs && rows == own_rows
+            }
+            _ => false,
+        };
+        if !fits {
+            return Err(bad(format!(
+                "`{name}` {a_shape:?} and `{second}` {b_shape:?} don't fit a layer of {shape:?}"
+            )));
+        }
+        let rank = a_shape[0];
+        let alpha = alpha_of(adapter, layer)?;
+        let by_root = adapter["use_rslora"].as_bool().unwrap_or(false);
+        add_product(values, &a, &b, rank, scale(alpha, rank, by_root));
+    }
+    // Modules that were trained whole, and biases.
+    for (name, (shape, values)) in factors {
+        let plain = name
+            .replace(".modules_to_save.default", "")
+            .replace(".modules_to_save", "")
+            .replace(".base_layer", "");
+        let own = tensor_of(&plain).and_then(|own| base.get_mut(&own));
+        match own {
+            Some(own) if own.0 == shape => own.1 = values,
+            Some(own) => {
+                return Err(bad(format!(
+                    "`{name}` is {shape:?}; the model's is {:?}",
+                    own.0
+                )));
+            }
+            // A part of the model that embeddings don't need.
+            None if ["pooler.", "classifier.", "score."]
+                .iter()
+                .any(|part| plain.contains(part)) => {}
+            None => return Err(bad(format!("the model has nothing for `{name}`"))),
+        }
+    }
+    Ok(base)
+}
+
+/// Refuses kinds of adapters that are not known.
+fn check(adapter: &Value) -> Result<()> {
+    let kind = adapter["peft_type"].as_str().unwrap_or_default();
+    if kind != "LORA" {
+        return Err(bad(format!("`peft_type` is `{kind}`; `LORA` is known")));
+    }
+    let off = [
+        "use_dora",
+        "lora_bias",
+        "layer_replication",
+        "target_parameters",
+        "trainable_token_indices",
+        "alora_invocation_tokens",
+        "use_qalora",
+        "use_bdlora",
+    ];
+    for field in off {
+        let value = &adapter[field];
+        if !(value.is_null() || value == &Value::Bool(false)) {
+            return Err(bad(format!(
+                "`{field}` is {value}, which is not supported: merge the adapter in Python \
+                 (`merge_and_unload` of peft), and save that model"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// `lora_alpha` of a layer.
+fn alpha_of(adapter: &Value, layer: &str) -> Result<f64> {
+    let mut of_layer = &adapter["lora_alpha"];
+    if let Some(patterns) = adapter["alpha_pattern"].as_object() {
+        for (pattern, alpha) in patterns {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            if !pattern.chars().all(plain) {
+                let reason = format!("`alpha_pattern` has `{pattern}`; names of layers are known");
+                return Err(bad(reason));
+            }
+            let before = layer.strip_suffix(pattern.as_str());
+            if before.is_some_and(|before| before.is_empty() || before.ends_with('.')) {
+                of_layer = alpha;
+                break;
+            }
+        }
+    }
+    let alpha = of_layer.as_f64().filter(|alpha| alpha.is_finite());
+    alpha.ok_or_else(|| bad(format!("`lora_alpha` is {of_layer}; a number is wanted")))
+}

@@ -1,0 +1,185 @@
+//! Settings of low-rank adapters (LoRA).
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::Options;
+
+/// Trains small low-rank adapters in place of a model's weights (LoRA, Hu et al.
+/// 2021): the option `lora` of a model.
+///
+/// Names, defaults and meaning are those of `LoraConfig` of PEFT, for the task
+/// `FEATURE_EXTRACTION`. What is not set is left to these defaults.
+///
+/// ```
+/// use finetuner_protocol::Lora;
+///
+/// let lora = Lora::new().r(16).lora_alpha(32.0).all_linear();
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lora {
+    /// The rank of the adapters; 8 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r: Option<u64>,
+    /// The adapters' output is multiplied by this, divided by the rank; 8 by
+    /// default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_alpha: Option<f64>,
+    /// The part of the adapters' inputs that is dropped in training; 0 by
+    /// default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora_dropout: Option<f64>,
+    /// The layers that get adapters: a list of names, or `all-linear`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_modules: Option<Value>,
+    /// Modules that are trained and saved whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub modules_to_save: Option<Vec<String>>,
+    /// Whether to divide by the root of the rank; false by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_rslora: Option<bool>,
+    /// Members that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl Lora {
+    /// PEFT's defaults: rank 8, and adapters for the layers that PEFT chooses for
+    /// the type of the model. Models that PEFT has no choice for get adapters in
+    /// all linear layers.
+    ///
+    /// ```
+    /// let lora = finetuner_protocol::Lora::new();
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the rank of the adapters.
+    ///
+    /// ```
+    /// let lora = finetuner_protocol::Lora::new().r(16);
+    /// ```
+    #[must_use]
+    pub fn r(mut self, rank: u64) -> Self {
+        self.r = Some(rank);
+        self
+    }
+
+    /// Sets the factor of the adapters' output, which is divided by the rank.
+    ///
+    /// ```
+    /// let lora = finetuner_protocol::Lora::new().r(16).lora_alpha(32.0);
+    /// ```
+    #[must_use]
+    pub fn lora_alpha(mut self, alpha: f64) -> Self {
+        self.lora_alpha = Some(alpha);
+        self
+    }
+
+    /// Sets the part of the adapters' inputs that is dropped in training.
+    ///
+    /// ```
+    /// let lora = finetuner_protocol::Lora::new().lora_dropout(0.1);
+    /// ```
+    #[must_use]
+    pub fn lora_dropout(mut self, part: f64) -> Self {
+        self.lora_dropout = Some(part);
+        self
+    }
+
+    /// Gives adapters to the layers with these names, or whose names end with
+    /// them.
+    ///
+    /// ```
+    /// let lora = finetuner_protocol::Lora::new().target_modules(["query", "value"]);
+    /// ```
+    #[must_use]
+    pub fn target_modules<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
+        let names: Vec<String> = names.into_iter().map(Into::into).collect();
+        self.target_modules = Some(names.into());
+        self
+    }
+
+    /// Gives adapters to all linear layers of the network.
+    ///
+    /// ```
+    /// let lora = finetuner_protocol::Lora::new().all_linear();
+    /// ```
+    #[must_use]
+    pub fn all_linear(mut self) -> Self {
+        self.target_modules = Some("all-linear".into());
+        self
+    }
+
+    /// Trains and saves these modules whole.
+    ///
+    /// ```
+    /// let lora = finetuner_protocol::Lora::new().modules_to_save(["embeddings.LayerNorm"]);
+    /// ```
+    #[must_use]
+    pub fn modules_to_save<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
+        self.modules_to_save = Some(names.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Divides by the root of the rank, which keeps large ranks effective
+    /// (Kalajdzievski 2023).
+    ///
+    /// ```
+    /// let lora = finetuner_protocol::Lora::new().r(64).use_rslora(true);
+    /// ```
+    #[must_use]
+    pub fn use_rslora(mut self, use_rslora: bool) -> Self {
+        self.use_rslora = Some(use_rslora);
+        self
+    }
+}
+
+impl From<Lora> for Value {
+    fn from(lora: Lora) -> Self {
+        // Numbers that are not finite become null, and count as not given.
+        serde_json::to_value(lora).unwrap_or_default()
+    }
+}
+
+impl Options {
+    /// Sets the adapters of a model; see [`Lora`].
+    ///
+    /// ```
+    /// use finetuner_protocol::{Lora, Options};
+    ///
+    /// let options = Options::new().lora(Lora::new().r(16));
+    /// assert_eq!(options["lora"]["r"], 16);
+    /// ```
+    #[must_use]
+    pub fn lora(self, lora: Lora) -> Self {
+        self.with("lora", lora)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_that_are_not_given_are_not_sent() {
+        assert_eq!(Value::from(Lora::new()), json!({}));
+        let lora = Lora::new().r(4).lora_alpha(8.0).target_modules(["query"]);
+        let sent = json!({"r": 4, "lora_alpha": 8.0, "target_modules": ["query"]});
+        assert_eq!(Value::from(lora.clone()), sent);
+        let known: Lora = serde_json::from_value(sent).unwrap();
+        assert_eq!(known, lora);
+    }
+
+    #[test]
+    fn a_setting_that_is_not_known_is_kept() {
+        let sent = json!({"use_dora": true, "target_modules": "all-linear"});
+        let lora: Lora = serde_json::from_value(sent.clone()).unwrap();
+        assert_eq!(Value::from(lora), sent);
+    }
+}

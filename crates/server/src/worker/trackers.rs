@@ -1,0 +1,432 @@
+//! Trackers, which are told of a run while it goes: MLflow and Weights & Biases,
+//! over their HTTP APIs, where an address or a key is given.
+//!
+//! A tracker never fails or slows a run. Each has a task and a queue of its own.
+//! One that can't be reached is asked again, with growing pauses; what doesn't fit
+//! into the queue meanwhile is left out, and the run's log says so. The files in
+//! the artifact have all of it.
+
+mod mlflow;
+mod setup;
+mod wandb;
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use finetuner_protocol::{Event, Level, Stage};
+use reqwest::{Response, StatusCode};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+pub(super) use setup::{Environment, Tracked};
+
+/// Rows that wait for a tracker, at most.
+const WAITING: usize = 10_000;
+/// Rows of one request.
+const TOGETHER: usize = 250;
+/// How often a tracker is told.
+const EVERY: Duration = Duration::from_secs(2);
+/// A tracker that hears nothing for longer takes the run for dead.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+/// Pauses after failures.
+const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 1000 });
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long the end of a run waits for its trackers.
+const ENDS_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
+/// What was measured at one step.
+#[derive(Clone, Debug, PartialEq)]
+struct Row {
+    /// Steps since the start of the training.
+    step: usize,
+    /// Seconds since 1970.
+    time: f64,
+    values: Vec<(String, f64)>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Finished,
+    Failed,
+    /// It goes on in another worker, or was stopped by its owner.
+    Left,
+}
+
+enum Note {
+    Row(Row),
+    End(End),
+}
+
+/// Why a tracker did not take something.
+#[derive(Debug)]
+enum Failure {
+    /// It may take it later.
+    Passing(String),
+    /// It never will.
+    Refused(String),
+}
+
+impl Failure {
+    fn reason(&self) -> &str {
+        match self {
+            Self::Passing(reason) | Self::Refused(reason) => reason,
+        }
+    }
+}
+
+/// One tracker.
+enum Tracker {
+    MlFlow(mlflow::MlFlow),
+    WandB(wandb::WandB),
+}
+
+impl Tracker {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::MlFlow(_) => "MLflow",
+            Self::WandB(_) => "Weights & Biases",
+        }
+    }
+
+    /// Finds the run there, or creates it. Returns its address, for people.
+    async fn begin(&mut self) -> Result<String, Failure> {
+        match self {
+            Self::MlFlow(mlflow) => mlflow.begin().await,
+            Self::WandB(wandb) => wandb.begin().await,
+        }
+    }
+
+    /// Which rows and values it wants.
+    fn wants(&self, row: &mut Row) -> bool {
+        match self {
+            Self::MlFlow(_) => true,
+            Self::WandB(wandb) => wandb.wants(row),
+        }
+    }
+
+    /// Sends rows; none are a sign of life.
+    async fn send(&mut self, rows: &[Row]) -> Result<(), Failure> {
+        match self {
+            Self::MlFlow(mlflow) => mlflow.send(rows).await,
+            Self::WandB(wandb) => wandb.send(rows).await,
+        }
+    }
+
+    async fn end(&mut self, end: End) -> Result<(), Failure> {
+        match self {
+            Self::MlFlow(mlflow) => mlflow.end(end).await,
+            Self::WandB(wandb) => wandb.end(end).await,
+        }
+    }
+}
+
+/// What is done for one tracker.
+struct Task {
+    notes: mpsc::Sender<Note>,
+    handle: JoinHandle<()>,
+    /// Rows that found no room.
+    left_out: Arc<AtomicUsize>,
+}
+
+/// The trackers of a run.
+#[derive(Default)]
+pub(super) struct Trackers {
+    tasks: Vec<Task>,
+    /// Steps that are done.
+    done: usize,
+}
+
+/// Takes lines for the run's log.
+type Log = Box<dyn Fn(Level, String) + Send + Sync>;
+
+impl Trackers {
+    /// Starts a task for each tracker of a run.
+    fn start(trackers: Vec<Tracker>, runtime: &Handle, log: impl Fn() -> Log) -> Self {
+        let tasks = trackers.into_iter().map(|tracker| {
+            let (notes, received) = mpsc::channel(WAITING);
+            let left_out = Arc::<AtomicUsize>::default();
+            let following = follow(tracker, received, Arc::clone(&left_out), log());
+            Task {
+                notes,
+                handle: runtime.spawn(following),
+                left_out,
+            }
+        });
+        Self {
+            tasks: tasks.collect(),
+            done: 0,
+        }
+    }
+
+    /// Hands an event on, without waiting.
+    pub(super) fn event(&mut self, event: &Event) {
+        if self.tasks.is_empty() {
+            return;
+        }
+        let named = |name: &str, value: f64| (name.to_owned(), value);
+        let (step, values) = match event {
+            Event::Step {
+                epoch,
+                step,
+                steps,
+                loss,
+                learning_rate,
+                ..
+            } => {
+                self.done = (epoch - 1) * steps + step;
+                let values = vec![
+                    named("step/loss", *loss),
+                    named("step/learning_rate", *learning_rate),
+                ];
+                (self.done, values)
+            }
+            Event::Epoch {
+                train_loss,
+                val_loss,
+                ..
+            } => {
+                let mut values = vec![named("epoch/train_loss", *train_loss)];
+                values.extend(val_loss.map(|loss| named("epoch/val_loss", loss)));
+                (self.done, values)
+            }
+            Event::Evaluation { stage, metrics } => {
+                let values = metrics
+                    .iter()
+                    .map(|(name, value)| named(&format!("eval/{name}"), *value));
+                let step = match stage {
+                    Stage::Before => 0,
+                    Stage::After => self.done,
+                };
+                (step, values.collect())
+            }
+            _ => return,
+        };
+        let row = Row {
+            step,
+            time: now(),
+            values,
+        };
+        for task in &self.tasks {
+            if task.notes.try_send(Note::Row(row.clone())).is_err() {
+                task.left_out.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Tells the trackers that the run has ended, and waits a moment for them.
+    pub(super) async fn end(self, end: End) {
+        let last = Instant::now() + ENDS_WITHIN;
+        for task in self.tasks {
+            let abort = task.handle.abort_handle();
+            let told = async {
+                let _ = task.notes.send(Note::End(end)).await;
+                task.handle.await
+            };
+            let left = last.saturating_duration_since(Instant::now());
+            if timeout(left, told).await.is_err() {
+                abort.abort();
+            }
+        }
+    }
+}
+
+fn now() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0.0, |now| now.as_secs_f64())
+}
+
+/// Tells a tracker what comes, until the run has ended.
+async fn follow(
+    mut tracker: Tracker,
+    mut notes: mpsc::Receiver<Note>,
+    left_out: Arc<AtomicUsize>,
+    log: Log,
+) {
+    let name = tracker.name();
+    let mut waiting: VecDeque<Row> = VecDeque::new();
+    let mut ended = None;
+    let mut begun = false;
+    let mut pause = FIRST_PAUSE;
+    let mut silent = false;
+    let mut said = Instant::now();
+    // When the tracker is told next.
+    let mut next = Instant::now();
+    loop {
+        let closed = tokio::select! {
+            note = notes.recv(), if ended.is_none() => {
+                match note {
+                    Some(Note::Row(mut row)) => {
+                        if tracker.wants(&mut row) {
+                            waiting.push_back(row);
+                        }
+                        if waiting.len() > WAITING {
+                            waiting.pop_front();
+                            left_out.fetch_add(1, Ordering::Relaxed);
+                        }
+                        false
+                    }
+                    Some(Note::End(end)) => {
+                        ended = Some(end);
+                        true
+                    }
+                    None => {
+                        ended = Some(End::Left);
+                        true
+                    }
+                }
+            }
+            () = tokio::time::sleep_until(next) => true,
+        };
+        if !closed || (silent && Instant::now() < next) {
+            continue;
+        }
+        let told = tell(&mut tracker, &mut waiting, &mut begun, ended, said, &log).await;
+        match told {
+            Ok(sent) => {
+                if sent {
+                    said = Instant::now();
+                }
+                if silent {
+                    log(Level::Info, format!("{name} takes the run again"));
+                }
+                (silent, pause) = (false, FIRST_PAUSE);
+                next = Instant::now() + EVERY;
+                if ended.is_some() && waiting.is_empty() {
+                    break;
+                }
+            }
+            Err(Failure::Passing(reason)) => {
+                if !silent {
+                    let line = format!(
+                        "{name} can't be reached: {reason}. It is asked again, and the training goes on"
+                    );
+                    log(Level::Warning, line);
+                }
+                silent = true;
+                next = Instant::now() + pause;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(refused) => {
+                let line = format!(
+                    "{name} does not take the run: {}. The artifact has it under logs",
+                    refused.reason()
+                );
+                log(Level::Warning, line);
+                return;
+            }
+        }
+    }
+    let left_out = left_out.load(Ordering::Relaxed);
+    if left_out > 0 {
+        let line = format!(
+            "{name} could not be reached for so long that {left_out} values were left out: the \
+             artifact has all of them under logs"
+        );
+        log(Level::Warning, line);
+    }
+}
+
+/// Sends what waits, and the end. Returns whether anything was sent.
+async fn tell(
+    tracker: &mut Tracker,
+    waiting: &mut VecDeque<Row>,
+    begun: &mut bool,
+    ended: Option<End>,
+    said: Instant,
+    log: &Log,
+) -> Result<bool, Failure> {
+    if !*begun {
+        let address = tracker.begin().await?;
+        *begun = true;
+        log(
+            Level::Info,
+            format!("{} shows the run: {address}", tracker.name()),
+        );
+    }
+    let mut sent = false;
+    while !waiting.is_empty() {
+        let rows: Vec<Row> = waiting.iter().take(TOGETHER).cloned().collect();
+        tracker.send(&rows).await?;
+        waiting.drain(..rows.len());
+        sent = true;
+    }
+    if let Some(end) = ended {
+        tracker.end(end).await?;
+        return Ok(true);
+    }
+    if !sent && said.elapsed() > HEARTBEAT {
+        tracker.send(&[]).await?;
+        sent = true;
+    }
+    Ok(sent)
+}
+
+/// Sends a request, and reads the JSON of its answer.
+async fn json(request: reqwest::RequestBuilder) -> Result<serde_json::Value, Failure> {
+    let answer = request
+        .send()
+        .await
+        .map_err(|e| Failure::Passing(cause(e)))?;
+    read(answer).await
+}
+
+/// Reads an answer. Its words are told, without what was sent.
+async fn read(answer: Response) -> Result<serde_json::Value, Failure> {
+    /// The most bytes of an answer.
+    const LONGEST: usize = 4 << 20;
+    let status = answer.status();
+    let mut bytes = Vec::new();
+    let mut answer = answer;
+    while let Some(piece) = answer
+        .chunk()
+        .await
+        .map_err(|e| Failure::Passing(cause(e)))?
+    {
+        bytes.extend_from_slice(&piece);
+        if bytes.len() > LONGEST {
+            return Err(Failure::Refused(
+                "its answer has more than 4 MiB".to_owned(),
+            ));
+        }
+    }
+    if status.is_success() {
+        return Ok(serde_json::from_slice(&bytes).unwrap_or_default());
+    }
+    let words = finetuner_protocol::text::start_of(&String::from_utf8_lossy(&bytes)).to_string();
+    let reason = format!("the answer is {status}: {words}");
+    let passes = status.is_server_error()
+        || [
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::REQUEST_TIMEOUT,
+            StatusCode::CONFLICT,
+        ]
+        .contains(&status);
+    Err(match passes {
+        true => Failure::Passing(reason),
+        false => Failure::Refused(reason),
+    })
+}
+
+/// The cause of a failed request, without its address, which may hold a secret.
+fn cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,378 @@
+//! Which trackers a run has, and what they are allowed.
+//!
+//! A run's own address must be one of the public network, unless the operator
+//! allows others. The address in the server's environment is the operator's: runs
+//! may name it, wherever it is. The operator's keys go to that address alone.
+
+use finetuner_protocol::{
+    Callback, Level, RunConfig,
+    callback::{MLFlowLogger, WandBLogger},
+};
+use reqwest::Client;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use url::Url;
+
+use super::{
+    Log, Tracker, Trackers,
+    mlflow::{self, Login, MlFlow},
+    wandb::{self, WandB},
+};
+use crate::outside;
+
+/// The service of Weights & Biases.
+const WANDB: &str = "https://api.wandb.ai";
+/// How long an answer may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// Redirects would turn requests into others.
+const REDIRECTS: usize = 0;
+
+/// What the operator has set for trackers, under the names of their own programs.
+#[derive(Clone, Default)]
+pub(in super::super) struct Environment {
+    pub(super) mlflow_uri: Option<String>,
+    mlflow_token: Option<String>,
+    mlflow_login: Option<(String, String)>,
+    pub(super) wandb_url: Option<String>,
+    wandb_key: Option<String>,
+}
+
+impl Environment {
+    /// That of this process.
+    pub(in super::super) fn of_this_process() -> Self {
+        Self::of(|name| std::env::var(name).ok())
+    }
+
+    pub(super) fn of(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let given = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
+        let user = given("MLFLOW_TRACKING_USERNAME");
+        Self {
+            mlflow_uri: given("MLFLOW_TRACKING_URI"),
+            mlflow_token: given("MLFLOW_TRACKING_TOKEN"),
+            mlflow_login: user.zip(given("MLFLOW_TRACKING_PASSWORD")),
+            wandb_url: given("WANDB_BASE_URL"),
+            wandb_key: given("WANDB_API_KEY"),
+        }
+    }
+}
+
+/// A run, as its trackers are told of it.
+pub(in super::super) struct Tracked<'a> {
+    pub(in super::super) config: &'a RunConfig,
+    /// No other run has it.
+    pub(in super::super) run: &'a str,
+    /// Whether addresses of this machine and of private networks are allowed.
+    pub(in super::super) private: bool,
+}
+
+impl Trackers {
+    /// Starts the trackers that a run asks for. `log` gives what takes lines for
+    /// the run's log.
+    pub(in super::super) fn of_run(
+        tracked: &Tracked<'_>,
+        environment: &Environment,
+        runtime: &Handle,
+        log: impl Fn() -> Log,
+    ) -> Self {
+        let mut trackers = Vec::new();
+        for callback in &tracked.config.callbacks {
+            let found = match callback {
+                Callback::MLFlowLogger(options) => mlflow_of(tracked, options, environment),
+                Callback::WandBLogger(options) => wandb_of(tracked, options, environment),
+                _ => continue,
+            };
+            match found {
+                Ok(found) => trackers.extend(found),
+                Err(reason) => log()(Level::Warning, reason),
+            }
+        }
+        Self::start(trackers, runtime, log)
+    }
+}
+
+/// An address, and a client that may ask it.
+struct Target {
+    client: Client,
+    address: Url,
+    /// Whether it is the operator's.
+    own: bool,
+}
+
+/// The tracker at `given`; none where it is no address by http.
+fn target(
+    name: &str,
+    given: &str,
+    own: Option<&str>,
+    private: bool,
+) -> Result<Option<Target>, String> {
+    let address = Url::parse(given.trim()).ok();
+    let address = address.filter(|url| matches!(url.scheme(), "http" | "https"));
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    let own = own.and_then(|own| Url::parse(own.trim()).ok());
+    let own = own.is_some_and(|own| own.origin() == address.origin());
+    let allowed = private || own;
+    let host = address.host_str().unwrap_or_default().to_owned();
+    let client = outside::check(&address, allowed)
+        .and_then(|()| outside::client(allowed, TIMEOUT, REDIRECTS))
+        .map_err(|reason| {
+            format!("{name} at {host} is not asked: {reason}. The artifact has the run under logs")
+        })?;
+    Ok(Some(Target {
+        client,
+        address,
+        own,
+    }))
+}
+
+fn mlflow_of(
+    tracked: &Tracked<'_>,
+    options: &MLFlowLogger,
+    environment: &Environment,
+) -> Result<Option<Tracker>, String> {
+    let own = environment.mlflow_uri.as_deref();
+    let given = match options.tracking_uri.trim() {
+        "" => own.unwrap_or_default(),
+        given => given,
+    };
+    let Some(mut target) = target("MLflow", given, own, tracked.private)? else {
+        return Ok(None);
+    };
+    let decoded = |text: &str| {
+        let text = format!("x={}", text.replace('+', "%2B"));
+        let pairs = url::form_urlencoded::parse(text.as_bytes());
+        pairs
+            .map(|(_, value)| value.into_owned())
+            .next()
+            .unwrap_or_default()
+    };
+    let user = decoded(target.address.username());
+    let login = match target.address.password() {
+        Some(password) => Login::Password(user, decoded(password)),
+        None if target.own => match (&environment.mlflow_token, &environment.mlflow_login) {
+            (Some(token), _) => Login::Token(token.clone()),
+            (None, Some((user, password))) => Login::Password(user.clone(), password.clone()),
+            (None, None) => Login::None,
+        },
+        None => Login::None,
+    };
+    // Neither is part of any address from here on.
+    let _ = (
+        target.address.set_username(""),
+        target.address.set_password(None),
+    );
+    let config = tracked.config;
+    let about = mlflow::About {
+        experiment: match options.experiment.as_str() {
+            "" => config.experiment_name.clone(),
+            name => name.to_owned(),
+        },
+        run_name: config.run_name.clone(),
+        run: tracked.run.to_owned(),
+        params: settings(config)
+            .into_iter()
+            .map(|(name, value)| match value {
+                Value::String(text) => (name, text),
+                value => (name, value.to_string()),
+            })
+            .collect(),
+        tags: vec![
+            ("mlflow.source.name".to_owned(), "finetuner".to_owned()),
+            ("mlflow.source.type".to_owned(), "JOB".to_owned()),
+            (
+                "finetuner.experiment".to_owned(),
+                config.experiment_name.clone(),
+            ),
+        ],
+    };
+    let mlflow = MlFlow::new(target.client, target.address, login, about);
+    Ok(Some(Tracker::MlFlow(mlflow)))
+}
+
+fn wandb_of(
+    tracked: &Tracked<'_>,
+    options: &WandBLogger,
+    environment: &Environment,
+) -> Result<Option<Tracker>, String> {
+    let argument = |name: &str| options.wandb_args.as_ref()?.get(name).cloned();
+    let text = |name: &str| argument(name)?.as_str().map(str::to_owned);
+    if text("mode").is_some_and(|mode| mode != "online") {
+        return Ok(None);
+    }
+    let extra = |name: &str| options.extra.get(name)?.as_str().map(str::to_owned);
+    let keys = [
+        options.api_key.clone(),
+        extra("wandb_api_key"),
+        text("api_key"),
+        environment.wandb_key.clone(),
+    ];
+    let key = keys
+        .into_iter()
+        .flatten()
+        .find(|key| !key.trim().is_empty());
+    let Some(key) = key else {
+        return Ok(None);
+    };
+    let own = environment.wandb_url.as_deref();
+    let given = own.unwrap_or(WANDB);
+    let Some(target) = target("Weights & Biases", given, own, tracked.private)? else {
+        return Ok(None);
+    };
+    let config = tracked.config;
+    let experiment = match options.experiment.as_str() {
+        "" => config.experiment_name.clone(),
+        name => name.to_owned(),
+    };
+    let digest = Sha256::digest(tracked.run.as_bytes());
+    let tags = argument("tags");
+    let tags = tags
+        .as_ref()
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let about = wandb::About {
+        project: text("project").unwrap_or(experiment),
+        entity: text("entity"),
+        id: digest.iter().take(4).map(|b| format!("{b:02x}")).collect(),
+        name: text("name").unwrap_or_else(|| config.run_name.clone()),
+        notes: text("notes"),
+        tags: tags.filter_map(Value::as_str).map(str::to_owned).collect(),
+        config: settings(config),
+        steps: options.metrics_logger_step == "batch",
+        start: options.log_zero_shot,
+    };
+    let wandb = WandB::new(target.client, target.address, key.trim().to_owned(), about);
+    Ok(Some(Tracker::WandB(wandb)))
+}
+
+/// The settings of a run that trackers show. Options of callbacks, which may hold
+/// keys, are not among them.
+fn settings(config: &RunConfig) -> Vec<(String, Value)> {
+    let (model, hyper, data) = (&config.model, &config.hyper_parameters, &config.data);
+    let all = json!({
+        "model": model.name.clone().or(model.artifact.clone()),
+        "model_options": model.options,
+        "freeze": model.freeze,
+        "output_dim": model.output_dim,
+        "train_data": data.train_data,
+        "eval_data": data.eval_data,
+        "loss": hyper.loss,
+        "loss_options": hyper.loss_options,
+        "miner": hyper.miner,
+        "optimizer": hyper.optimizer,
+        "optimizer_options": hyper.optimizer_options,
+        "scheduler": hyper.scheduler,
+        "learning_rate": hyper.learning_rate,
+        "batch_size": hyper.batch_size,
+        "epochs": hyper.epochs,
+    });
+    let Value::Object(all) = all else {
+        return Vec::new();
+    };
+    all.into_iter()
+        .filter(|(_, value)| !value.is_null())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(callback: impl Into<Callback>) -> RunConfig {
+        RunConfig {
+            run_name: "shoes".to_owned(),
+            experiment_name: "fashion".to_owned(),
+            callbacks: vec![callback.into()],
+            ..RunConfig::default()
+        }
+    }
+
+    fn tracked(config: &RunConfig, private: bool) -> Tracked<'_> {
+        Tracked {
+            config,
+            run: "0123",
+            private,
+        }
+    }
+
+    fn environment(of: &[(&str, &str)]) -> Environment {
+        Environment::of(|name| {
+            let found = of.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    fn mlflow(uri: &str, private: bool, own: &[(&str, &str)]) -> Result<Option<MlFlow>, String> {
+        let options = MLFlowLogger::new("", uri);
+        let config = config(options.clone());
+        let found = mlflow_of(&tracked(&config, private), &options, &environment(own))?;
+        Ok(found.map(|tracker| match tracker {
+            Tracker::MlFlow(mlflow) => mlflow,
+            Tracker::WandB(_) => panic!("another tracker"),
+        }))
+    }
+
+    #[test]
+    fn a_run_names_no_address_of_the_servers_network_unless_that_is_allowed() {
+        for private in [
+            "http://127.0.0.1:5000",
+            "http://169.254.169.254/latest",
+            "http://10.0.0.7",
+            "http://[::1]:5000",
+        ] {
+            let reason = mlflow(private, false, &[]).err().unwrap();
+            assert!(reason.contains("private network"), "{reason}");
+            assert!(mlflow(private, true, &[]).unwrap().is_some());
+            // The operator's own address is allowed, and no other port of it.
+            let own = [("MLFLOW_TRACKING_URI", private)];
+            assert!(mlflow(private, false, &own).unwrap().is_some());
+        }
+        let own = [("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")];
+        assert!(mlflow("http://127.0.0.1:5001", false, &own).is_err());
+        assert!(mlflow("http://example.org", false, &[]).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_is_no_address_by_http_gets_files_alone() {
+        for uri in ["./mlruns", "file:///tmp/mlruns", "sqlite:///x.db", ""] {
+            assert!(mlflow(uri, false, &[]).unwrap().is_none(), "{uri}");
+        }
+        let own = [("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")];
+        assert!(mlflow("", false, &own).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_operators_keys_go_to_the_operators_address_alone() {
+        let own = [
+            ("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000"),
+            ("MLFLOW_TRACKING_TOKEN", "secret"),
+        ];
+        let login = |uri: &str| mlflow(uri, true, &own).unwrap().unwrap().login();
+        assert!(
+            matches!(login("http://127.0.0.1:5000/"), Login::Token(token) if token == "secret")
+        );
+        assert!(matches!(login("http://127.0.0.1:5001/"), Login::None));
+        let of_run = login("http://ann:p%40ss@127.0.0.1:5001/");
+        assert!(
+            matches!(of_run, Login::Password(user, password) if user == "ann" && password == "p@ss")
+        );
+    }
+
+    #[test]
+    fn weights_and_biases_is_told_where_there_is_a_key() {
+        let found = |options: WandBLogger, own: &[(&str, &str)]| {
+            let config = config(options.clone());
+            wandb_of(&tracked(&config, false), &options, &environment(own))
+                .unwrap()
+                .is_some()
+        };
+        assert!(!found(WandBLogger::new(), &[]));
+        assert!(found(WandBLogger::new().api_key("k"), &[]));
+        assert!(found(WandBLogger::new(), &[("WANDB_API_KEY", "k")]));
+        let offline = WandBLogger::new().api_key("k").wandb_arg("mode", "offline");
+        assert!(!found(offline, &[]));
+    }
+}

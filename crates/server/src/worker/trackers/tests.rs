@@ -1,0 +1,367 @@
+//! Trackers against stand-ins of both APIs.
+
+use std::sync::Mutex;
+
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::StatusCode,
+    response::IntoResponse,
+};
+use finetuner_protocol::{
+    Callback, RunConfig,
+    callback::{MLFlowLogger, WandBLogger},
+};
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A call that a stand-in got: path, authorization and body.
+type Call = (String, String, Value);
+
+/// A stand-in of a tracker's server.
+struct StandIn {
+    calls: Mutex<Vec<Call>>,
+    /// Answers to calls, by the end of their path and what their body holds.
+    answer: fn(&str, &Value, usize) -> (StatusCode, Value),
+}
+
+async fn take(State(stand_in): State<Arc<StandIn>>, request: Request) -> impl IntoResponse {
+    let path = request.uri().path().to_owned();
+    let login = request.headers().get("authorization");
+    let login = login.map_or("", |login| login.to_str().unwrap()).to_owned();
+    let body = axum::body::to_bytes(request.into_body(), 1 << 20)
+        .await
+        .unwrap();
+    let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let mut calls = stand_in.calls.lock().unwrap();
+    let before = calls.iter().filter(|(known, ..)| *known == path).count();
+    let (status, answer) = (stand_in.answer)(&path, &body, before);
+    calls.push((path, login, body));
+    (status, Json(answer))
+}
+
+impl StandIn {
+    /// Its address, and itself.
+    async fn start(answer: fn(&str, &Value, usize) -> (StatusCode, Value)) -> (String, Arc<Self>) {
+        let stand_in = Arc::new(Self {
+            calls: Mutex::default(),
+            answer,
+        });
+        let router = Router::new()
+            .fallback(take)
+            .with_state(Arc::clone(&stand_in));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (address, stand_in)
+    }
+
+    /// The bodies of the calls whose path ends so.
+    fn bodies(&self, end: &str) -> Vec<Value> {
+        let calls = self.calls.lock().unwrap();
+        let calls = calls.iter().filter(|(path, ..)| path.ends_with(end));
+        calls.map(|(_, _, body)| body.clone()).collect()
+    }
+
+    fn logins(&self) -> Vec<String> {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().map(|(_, login, _)| login.clone()).collect()
+    }
+}
+
+/// A run of two epochs of two steps, from step `from` on, with its trackers; gives
+/// the lines of its log.
+async fn run(callback: impl Into<Callback>, environment: &Environment, from: usize) -> Vec<String> {
+    let config = RunConfig {
+        run_name: "shoes".to_owned(),
+        experiment_name: "fashion".to_owned(),
+        callbacks: vec![callback.into()],
+        ..RunConfig::default()
+    };
+    let tracked = Tracked {
+        config: &config,
+        run: "0123456789abcdef",
+        private: true,
+    };
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let mut trackers = Trackers::of_run(&tracked, environment, &Handle::current(), || {
+        let lines = Arc::clone(&lines);
+        Box::new(move |_, line| lines.lock().unwrap().push(line))
+    });
+    for step in from..4 {
+        trackers.event(&Event::Step {
+            epoch: step / 2 + 1,
+            epochs: 2,
+            step: step % 2 + 1,
+            steps: 2,
+            loss: 1.0 / (step + 1) as f64,
+            mean_loss: 0.5,
+            learning_rate: 1e-3,
+        });
+        if step % 2 == 1 {
+            trackers.event(&Event::Epoch {
+                epoch: step / 2 + 1,
+                epochs: 2,
+                train_loss: 0.25,
+                val_loss: None,
+            });
+        }
+    }
+    trackers.end(End::Finished).await;
+    let lines = lines.lock().unwrap();
+    lines.clone()
+}
+
+fn of_mlflow(path: &str, body: &Value, _: usize) -> (StatusCode, Value) {
+    let absent = json!({"error_code": "RESOURCE_DOES_NOT_EXIST"});
+    match path.rsplit_once("/api/2.0/mlflow/").unwrap().1 {
+        "experiments/get-by-name" => (StatusCode::NOT_FOUND, absent),
+        "experiments/create" => (StatusCode::OK, json!({"experiment_id": "7"})),
+        "runs/search" => (StatusCode::OK, json!({})),
+        "runs/create" => {
+            assert_eq!(body["experiment_id"], "7");
+            (StatusCode::OK, json!({"run": {"info": {"run_id": "r1"}}}))
+        }
+        _ => (StatusCode::OK, json!({})),
+    }
+}
+
+/// Key and step of each metric that was sent.
+fn sent(stand_in: &StandIn) -> Vec<(String, u64)> {
+    let bodies = stand_in.bodies("runs/log-batch");
+    let metrics = bodies
+        .iter()
+        .filter_map(|body| body["metrics"].as_array())
+        .flatten();
+    let metrics = metrics.map(|metric| {
+        let key = metric["key"].as_str().unwrap().to_owned();
+        (key, metric["step"].as_u64().unwrap())
+    });
+    metrics.collect()
+}
+
+#[tokio::test]
+async fn mlflow_gets_the_run_while_it_goes() {
+    let (address, stand_in) = StandIn::start(of_mlflow).await;
+    let with_login = address.replace("http://", "http://ann:secret@");
+    let log = run(
+        MLFlowLogger::new("", with_login),
+        &Environment::default(),
+        0,
+    )
+    .await;
+    assert!(
+        log[0].contains(&format!("{address}/#/experiments/7/runs/r1")),
+        "{log:?}"
+    );
+    assert!(!log.concat().contains("secret"), "{log:?}");
+    assert_eq!(
+        stand_in.bodies("experiments/create"),
+        [json!({"name": "fashion"})]
+    );
+    let created = &stand_in.bodies("runs/create")[0];
+    assert_eq!(created["run_name"], "shoes");
+    let tags = created["tags"].as_array().unwrap();
+    assert!(tags.contains(&json!({"key": "finetuner.run", "value": "0123456789abcdef"})));
+    let params = &stand_in.bodies("runs/log-batch")[0]["params"];
+    assert!(
+        params
+            .as_array()
+            .unwrap()
+            .contains(&json!({"key": "epochs", "value": "5"}))
+    );
+    let metrics = sent(&stand_in);
+    for (key, steps) in [
+        ("step/loss", vec![1, 2, 3, 4]),
+        ("epoch/train_loss", vec![2, 4]),
+    ] {
+        let found = metrics.iter().filter(|(name, _)| name == key);
+        let found: Vec<u64> = found.map(|(_, step)| *step).collect();
+        assert_eq!(found, steps, "{key}");
+    }
+    let end = stand_in.bodies("runs/update");
+    assert_eq!(end.len(), 1);
+    assert_eq!(end[0]["status"], "FINISHED");
+    // `ann:secret`
+    assert!(
+        stand_in
+            .logins()
+            .iter()
+            .all(|login| login == "Basic YW5uOnNlY3JldA==")
+    );
+}
+
+#[tokio::test]
+async fn a_run_that_goes_on_does_so_in_the_same_run_of_mlflow() {
+    let (address, stand_in) = StandIn::start(|path, body, before| {
+        if path.ends_with("runs/search") {
+            assert!(
+                body["filter"]
+                    .as_str()
+                    .unwrap()
+                    .contains("0123456789abcdef")
+            );
+            let metrics =
+                json!([{"key": "step/loss", "step": 3}, {"key": "epoch/train_loss", "step": "2"}]);
+            let known = json!({"info": {"run_id": "r0"}, "data": {"metrics": metrics}});
+            return (StatusCode::OK, json!({"runs": [known]}));
+        }
+        of_mlflow(path, body, before)
+    })
+    .await;
+    run(MLFlowLogger::new("", address), &Environment::default(), 1).await;
+    assert!(stand_in.bodies("runs/create").is_empty());
+    let updates = stand_in.bodies("runs/update");
+    assert_eq!(updates[0], json!({"run_id": "r0", "status": "RUNNING"}));
+    let metrics = sent(&stand_in);
+    // What the server had is not sent again.
+    assert!(metrics.contains(&("step/loss".to_owned(), 4)));
+    assert!(!metrics.contains(&("step/loss".to_owned(), 3)));
+    assert!(metrics.contains(&("epoch/train_loss".to_owned(), 4)));
+}
+
+#[tokio::test]
+async fn a_tracker_that_is_down_fails_no_run_and_is_asked_again() {
+    let (address, stand_in) = StandIn::start(|path, body, before| match before {
+        0 if path.ends_with("get-by-name") => (StatusCode::BAD_GATEWAY, json!({})),
+        _ => of_mlflow(path, body, before),
+    })
+    .await;
+    let log = run(MLFlowLogger::new("", address), &Environment::default(), 0).await;
+    assert!(
+        log[0].contains("MLflow can't be reached: the answer is 502"),
+        "{log:?}"
+    );
+    assert!(
+        log.iter().any(|line| line.contains("takes the run again")),
+        "{log:?}"
+    );
+    assert_eq!(stand_in.bodies("runs/update")[0]["status"], "FINISHED");
+    // One that nobody is at.
+    let log = run(
+        MLFlowLogger::new("", "http://127.0.0.1:1"),
+        &Environment::default(),
+        0,
+    )
+    .await;
+    assert!(log[0].contains("MLflow can't be reached"), "{log:?}");
+}
+
+#[tokio::test]
+async fn a_tracker_that_refuses_is_left_alone() {
+    let (address, stand_in) =
+        StandIn::start(|_, _, _| (StatusCode::UNAUTHORIZED, json!({"message": "who are you?"})))
+            .await;
+    let log = run(MLFlowLogger::new("", address), &Environment::default(), 0).await;
+    assert!(
+        log[0].contains("MLflow does not take the run: the answer is 401"),
+        "{log:?}"
+    );
+    assert!(log[0].contains("who are you?"), "{log:?}");
+    assert_eq!(stand_in.calls.lock().unwrap().len(), 1);
+}
+
+fn of_wandb(path: &str, body: &Value, _: usize) -> (StatusCode, Value) {
+    if path != "/graphql" {
+        return (StatusCode::OK, json!({}));
+    }
+    assert!(body["query"].as_str().unwrap().contains("upsertBucket"));
+    let project = json!({"name": "fashion", "entity": {"name": "ann"}});
+    let bucket = json!({"id": "x", "project": project, "historyLineCount": 0});
+    let data = json!({"upsertBucket": {"bucket": bucket, "inserted": true}});
+    (StatusCode::OK, json!({"data": data}))
+}
+
+fn at(address: &str) -> Environment {
+    Environment::of(|name| (name == "WANDB_BASE_URL").then(|| address.to_owned()))
+}
+
+/// The lines of the history that were sent, each with its number.
+fn history(stand_in: &StandIn) -> Vec<(u64, Value)> {
+    let mut lines = Vec::new();
+    for body in stand_in.bodies("/file_stream") {
+        let history = &body["files"]["wandb-history.jsonl"];
+        let first = history["offset"].as_u64().unwrap_or(0);
+        let content = history["content"].as_array().cloned().unwrap_or_default();
+        for (number, line) in (first..).zip(content) {
+            lines.push((
+                number,
+                serde_json::from_str(line.as_str().unwrap()).unwrap(),
+            ));
+        }
+    }
+    lines
+}
+
+#[tokio::test]
+async fn weights_and_biases_gets_the_run_while_it_goes() {
+    let (address, stand_in) = StandIn::start(of_wandb).await;
+    let options = WandBLogger::new()
+        .api_key("secret")
+        .metrics_logger_step("batch")
+        .wandb_arg("tags", vec!["shoes"]);
+    let log = run(options, &at(&address), 0).await;
+    assert!(
+        log[0].contains(&format!("{address}/ann/fashion/runs/")),
+        "{log:?}"
+    );
+    assert!(!log.concat().contains("secret"), "{log:?}");
+    let asked = &stand_in.bodies("/graphql")[0]["variables"];
+    assert_eq!(
+        (&asked["project"], &asked["displayName"]),
+        (&json!("fashion"), &json!("shoes"))
+    );
+    assert_eq!(asked["tags"], json!(["shoes"]));
+    let config: Value = serde_json::from_str(asked["config"].as_str().unwrap()).unwrap();
+    assert_eq!(config["epochs"], json!({"value": 5}));
+    let lines = history(&stand_in);
+    let numbers: Vec<u64> = lines.iter().map(|(number, _)| *number).collect();
+    assert_eq!(numbers, (0..lines.len() as u64).collect::<Vec<_>>());
+    let losses = lines
+        .iter()
+        .filter_map(|(_, line)| line["step/loss"].as_f64());
+    assert_eq!(losses.collect::<Vec<_>>(), [1.0, 0.5, 1.0 / 3.0, 0.25]);
+    let streamed = stand_in.bodies("/file_stream");
+    assert_eq!(
+        *streamed.last().unwrap(),
+        json!({"complete": true, "exitcode": 0})
+    );
+    // `api:secret`
+    assert!(
+        stand_in
+            .logins()
+            .iter()
+            .all(|login| login == "Basic YXBpOnNlY3JldA==")
+    );
+}
+
+#[tokio::test]
+async fn a_run_that_goes_on_does_so_in_the_same_run_of_weights_and_biases() {
+    let (address, stand_in) = StandIn::start(|path, body, before| {
+        let (status, mut answer) = match path {
+            "/graphql" if body["query"].as_str().unwrap().starts_with("query") => {
+                let tail = json!([json!({"_step": 3}).to_string()]).to_string();
+                let bucket = json!({"historyLineCount": 5, "historyTail": tail});
+                (
+                    StatusCode::OK,
+                    json!({"data": {"model": {"bucket": bucket}}}),
+                )
+            }
+            _ => of_wandb(path, body, before),
+        };
+        if let Some(bucket) = answer.pointer_mut("/data/upsertBucket/bucket") {
+            bucket["historyLineCount"] = 5.into();
+        }
+        (status, answer)
+    })
+    .await;
+    let options = WandBLogger::new().api_key("k").metrics_logger_step("batch");
+    run(options, &at(&address), 1).await;
+    let lines = history(&stand_in);
+    assert_eq!(lines[0].0, 5);
+    assert!(
+        lines.iter().all(|(_, line)| line["_step"] == 4),
+        "{lines:?}"
+    );
+}

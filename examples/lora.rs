@@ -1,0 +1,85 @@
+//! LoRA: fine-tunes a sentence encoder by training low-rank adapters in place of
+//! its weights. The run saves the merged model, and the adapter for PEFT beside
+//! it.
+//!
+//! ```sh
+//! cargo run --release --example lora
+//! ```
+//!
+//! It needs nothing else: a backend is started inside the program, and the small
+//! model comes with it. A larger one is named as the first argument, such as
+//! `sentence-transformers/all-MiniLM-L6-v2`, or a folder that begins with `./`. A
+//! second argument names the folder to save to.
+
+use finetuner::{
+    Csv, CsvOptions, EvaluationCallback, Lora, Loss, Optimizer,
+    local::{Distance, get_model},
+};
+
+mod support;
+
+/// Training allocates and frees large buffers all the time, which this
+/// allocator is much faster at than the system's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> support::Fallible<()> {
+    let mut arguments = std::env::args().skip(1);
+    let model = arguments.next();
+    let model = model.as_deref().unwrap_or("minilm-small");
+    let temporary = tempfile::tempdir()?;
+    let folder = match arguments.next() {
+        Some(folder) => folder.into(),
+        None => temporary.path().join("model"),
+    };
+    let (backend, finetuner) = support::connect().await?;
+
+    // Rows of a term and its definition: what is in one row belongs together.
+    let data = support::datasets().join("fashion-glossary");
+    let labelled = |list: &str| {
+        Csv::path(data.join(format!("{list}.csv"))).options(CsvOptions::new().is_labeled(true))
+    };
+    let evaluation = EvaluationCallback::new(labelled("queries"))
+        .index_data(labelled("index"))
+        .limit(10);
+    let run = finetuner
+        .fit(model, Csv::path(data.join("train.csv")))
+        .run_name(format!("lora-{}", std::process::id()))
+        .loss(Loss::MultipleNegativeRanking)
+        // Adapters need a higher learning rate than the weights do.
+        .lora(Lora::new().r(16).lora_alpha(32.0).all_linear())
+        .learning_rate(1e-3)
+        .optimizer(Optimizer::AdamW)
+        .epochs(3)
+        .batch_size(32)
+        .callback(evaluation)
+        .await?;
+    support::follow(&run).await?;
+
+    let saved = run.save_model(&folder).await?;
+    for file in std::fs::read_dir(saved.join("adapter"))? {
+        let file = file?;
+        println!(
+            "adapter/{}: {} bytes",
+            file.file_name().display(),
+            file.metadata()?.len()
+        );
+    }
+    // The folder itself holds the merged model.
+    let model = get_model(saved)?;
+    let definitions = support::first_column(&data.join("index.csv"))?;
+    let texts: Vec<&str> = definitions.iter().map(String::as_str).collect();
+    let index = model.encode_texts(&texts)?;
+    for query in ["something to keep the rain off", "a ring for the finger"] {
+        println!("\n{query}");
+        let asked = model.encode_texts(&[query])?;
+        for found in &index.search(&asked, 3, Distance::Cosine)?[0] {
+            println!("  {:.3} {}", 1.0 - found.distance, texts[found.index]);
+        }
+    }
+    if let Some(backend) = backend {
+        backend.stop().await;
+    }
+    Ok(())
+}
