@@ -180,7 +180,7 @@ fn twice(i: usize, document: &Document) -> Result<Example, Fault> {
         id: document.id.clone(),
         parts: vec![text.clone(), text],
         label: format!("document {i}"),
-        score: 0.0,
+        scores: Vec::new(),
     })
 }
 
