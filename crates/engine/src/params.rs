@@ -7,7 +7,7 @@ mod files;
 pub(crate) mod stream;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
@@ -16,7 +16,6 @@ use candle_core::{
 };
 pub(crate) use files::encode_safetensors;
 pub use files::{FloatFormat, parse_safetensors, write_safetensors};
-pub(crate) use stream::floats;
 
 use crate::{Error, Result, kernels::gemm::Factor};
 
