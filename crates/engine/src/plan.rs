@@ -139,6 +139,14 @@ impl Plan {
             );
             return Err(Error::config("output_dim", reason));
         }
+        if kind == ModelKind::TextPairs
+            && let Some(dim) = model.output_dim
+        {
+            let reason = format!(
+                "{dim}: a cross-encoder gives one score of a pair, and no embeddings; leave it out"
+            );
+            return Err(Error::config("output_dim", reason));
+        }
         if model.to_onnx && kind == ModelKind::PointCloud {
             let reason = "true: networks of point clouds have no ONNX form; leave it out";
             return Err(Error::config("to_onnx", reason));

@@ -34,11 +34,11 @@ pub fn read(
     let fault = format!("are no {}", layout.describe());
     let found = each(documents, name, &fault, |i, document| match layout {
         Layout::TextImage(modalities) => Ok(vec![text_image(pictures, i, document, modalities)?]),
-        Layout::Labelled(kind) => labelled(pictures, i, document, *kind),
+        Layout::Labelled(kind) => labelled(pictures, i, document, *kind, name),
         Layout::Ranking(ModelKind::Text) if is_alone(document)? => Ok(vec![twice(i, document)?]),
         // Documents without chunks are put together below.
         Layout::Pairs(kind) | Layout::Ranking(kind) if document.chunks.is_empty() => {
-            labelled(pictures, i, document, *kind)
+            labelled(pictures, i, document, *kind, name)
         }
         Layout::Pairs(kind) => Ok(vec![members(pictures, i, document, *kind, 2..=2)?]),
         Layout::Ranking(kind) => {
@@ -226,12 +226,14 @@ fn text_image(
     })
 }
 
-/// A document with a label, or the chunks of one that belong together.
+/// A document with a label, or the chunks of one that belong together. The number
+/// of a document is no label in another data set.
 fn labelled(
     pictures: &Pictures,
     i: usize,
     document: &Document,
     kind: ModelKind,
+    name: DataName<'_>,
 ) -> Result<Vec<Example>, Fault> {
     let example = |part: &Document, label: String| -> Result<Example, Fault> {
         Ok(Example {
@@ -246,7 +248,7 @@ fn labelled(
             .ok_or("it has no tag `finetuner_label`, which says what belongs together")?;
         return Ok(vec![example(document, label)?]);
     }
-    let shared = label(document)?.unwrap_or_else(|| format!("document {i}"));
+    let shared = label(document)?.unwrap_or_else(|| format!("document {i} of {}", name.name));
     let chunks = document.chunks.iter().enumerate();
     chunks
         .map(|(number, chunk)| {
@@ -453,6 +455,21 @@ mod tests {
         Document::new()
             .with_chunk(Document::text(a))
             .with_chunk(Document::text(b))
+    }
+
+    #[test]
+    fn documents_of_two_data_sets_share_no_label_that_none_of_them_has() {
+        let layout = Layout::Labelled(ModelKind::Text);
+        let labels = |name| {
+            let documents = DocumentArray::from(vec![two("a", "b"), two("c", "d").with_label(7)]);
+            let name = DataName { name, ..D };
+            let read = read(all(&documents), &layout, name, &Pictures::Checked).unwrap();
+            read.into_iter().map(|e| e.label).collect::<Vec<_>>()
+        };
+        let (first, second) = (labels("first"), labels("second"));
+        assert_eq!(first[0], first[1]);
+        assert_ne!(first[0], second[0]);
+        assert_eq!(first[2..], second[2..]);
     }
 
     #[test]

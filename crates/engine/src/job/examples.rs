@@ -27,7 +27,7 @@ pub(super) struct Data {
     pub(super) validation: TrainingSet,
     /// How many classes the training data has.
     pub(super) classes: usize,
-    /// Whether the examples are texts alone, each embedded twice (Gao et al. 2021,
+    /// Whether some data set is of texts alone, each embedded twice (Gao et al. 2021,
     /// arXiv:2104.08821).
     pub(super) is_twice: bool,
     /// Oddities of the data, for the log.
@@ -36,12 +36,12 @@ pub(super) struct Data {
 
 /// What texts alone mean.
 pub(super) const TWICE: &str =
-    "`train_data` holds texts without labels, which are embedded twice under dropout (SimCSE)";
+    "the training data holds texts without labels, which are embedded twice under dropout (SimCSE)";
 
 impl Data {
     pub(super) fn describe(&self, layout: &Layout) -> String {
         let what = match layout {
-            _ if self.is_twice => "texts".to_owned(),
+            _ if self.train.examples.iter().all(Example::is_twice) => "texts".to_owned(),
             Layout::TextImage(_) | Layout::Pairs(_) | Layout::Ranking(_) | Layout::Scored(_) => {
                 "pairs".to_owned()
             }
@@ -177,7 +177,7 @@ pub(super) fn read_data(
         held_out.clear();
     }
     let mut warnings = Vec::new();
-    let is_twice = train.iter().all(Example::is_twice);
+    let is_twice = train.iter().any(Example::is_twice);
     if is_twice && plan.dropout == Some(false) {
         let reason = format!("`dropout` is false: {TWICE}. Leave it out, or give pairs");
         return Err(Error::config("model_options", reason));

@@ -1,11 +1,11 @@
 //! The trainer, which a run sets up before its first step.
 
-use finetuner_protocol::Level;
+use finetuner_protocol::{Level, Sampler};
 
 use super::examples::{Data, TWICE, choose_sampling};
 use crate::{
     Error, Result,
-    data::{Example, Item},
+    data::{Example, Item, Layout},
     infer::{ItemRef, embed_frozen},
     loss::Criterion,
     models::{Model, ModelKind},
@@ -98,6 +98,12 @@ fn remember(
 fn choose_dropout(plan: &Plan, model: &Model, data: &Data, notes: &mut Vec<Note>) -> Result<bool> {
     let mut note = |level, text: &str| notes.push((level, text.to_owned()));
     let has_dropout = model.has_dropout();
+    if data.validation.examples.iter().any(Example::is_twice) {
+        let text = "The texts to validate with have no match. Without dropout each finds itself, so \
+                    that `val_loss` says how far texts lie apart, and not how good a search is: give \
+                    pairs as `eval_data`";
+        note(Level::Warning, text);
+    }
     if data.is_twice {
         if !has_dropout {
             return Err(Error::data(format!(
@@ -183,6 +189,10 @@ pub(super) fn build_trainer(
         criterion.refuse_mini_batches()?;
     }
     let dropout = choose_dropout(plan, &model, data, &mut notes)?;
+    if plan.sampler == Sampler::Class && !matches!(plan.layout, Layout::Labelled(_)) {
+        let note = "`sampler` `class` has no effect: the examples have no classes to choose by";
+        notes.push((Level::Warning, note.to_owned()));
+    }
     let (_, extras) = plan.optimizer.build(Default::default())?;
     let has_layers = !model.config().architecture().layer_marks().is_empty();
     if extras.layer_wise_lr_decay.is_some() && !has_layers {

@@ -227,6 +227,14 @@ struct Classifier {
 }
 
 impl Classifier {
+    /// Whether a tensor, or a layer, lies beside the network and not in it. The
+    /// pooler of a BERT is a part of its network.
+    fn is_beside(&self, name: &str) -> bool {
+        let mut own = self.head_tensors().map(|(own, _)| own);
+        let is_own = own.any(|own| own == name || own.strip_suffix(".weight") == Some(name));
+        is_own && !name.starts_with("pooler.")
+    }
+
     fn head_tensors(&self) -> impl Iterator<Item = (String, Vec<usize>)> {
         let width = self.head.pooler.dim(self.body.dim());
         let layers = self.head.layers.iter();
@@ -322,10 +330,16 @@ impl Architecture for Classifier {
         Some([self.head.pooler.dim(self.body.dim()); 2])
     }
 
-    /// The network's tensors have its prefix. The pooler of a BERT is a part of
-    /// its network.
+    fn module_name(&self, name: &str) -> String {
+        match self.is_beside(name) {
+            true => name.to_owned(),
+            false => format!("{}{}", self.head.prefix, self.body.module_name(name)),
+        }
+    }
+
+    /// The network's tensors have its prefix.
     fn saved_name(&self, name: &str) -> String {
-        match self.trains_frozen(name) && !name.starts_with("pooler.") {
+        match self.is_beside(name) {
             true => name.to_owned(),
             false => format!("{}{name}", self.head.prefix),
         }

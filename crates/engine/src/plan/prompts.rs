@@ -86,13 +86,18 @@ pub(super) fn of_run(
             &["negative"],
         ],
     };
+    // Pairs have no negatives.
+    let usable = match layout {
+        Layout::Pairs(_) | Layout::Scored(_) => &known[..2],
+        _ => known,
+    };
     let mut members = vec![None; known.len()];
     for (name, prompt) in columns {
-        let place = known
+        let place = usable
             .iter()
             .position(|names| names.contains(&name.as_str()));
         let Some(place) = place else {
-            let names: Vec<&str> = known.iter().map(|names| names[0]).collect();
+            let names: Vec<&str> = usable.iter().map(|names| names[0]).collect();
             return bad(format!(
                 "`{}` is no column of this data: {} can have a prompt",
                 start_of(name),
@@ -150,6 +155,11 @@ mod tests {
                 "`title` is no column of this data: anchor, positive",
             ),
             (json!({"anchor": "x"}), &labelled, "text can have a prompt"),
+            (
+                json!({"negative": "n: "}),
+                &Layout::Scored(ModelKind::Text),
+                "anchor, positive can have a prompt",
+            ),
             (
                 json!({"anchor": 1}),
                 &pairs,

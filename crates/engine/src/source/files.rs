@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    models::{HEAD_PREFIX, ModelConfig},
+    models::{HEAD_PREFIX, ModelConfig, ModelKind},
     modules::{self, Found, Reader},
     params::RawTensor,
     python_json,
@@ -162,7 +162,11 @@ impl ModelFiles {
         adapter: &Value,
         find: &dyn Fn(&str) -> Result<Option<PathBuf>>,
     ) -> Result<()> {
-        let config = ModelConfig::parse(&self.config)?;
+        // A cross-encoder keeps its classification head.
+        let config = match ModelConfig::kind_of(&self.config)? {
+            ModelKind::TextPairs => ModelConfig::parse_classifier(&self.config)?,
+            _ => ModelConfig::parse(&self.config)?,
+        };
         let all = std::mem::take(&mut self.tensors).into_iter();
         let (head, base) = all.partition(|(name, _)| name.starts_with(HEAD_PREFIX));
         let factors = adapter::read(name, find)?;

@@ -1,6 +1,6 @@
 //! Choosing a batch size that fits into memory.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, ops::Range};
 
 use super::{
     batches::Batches,
@@ -147,10 +147,23 @@ pub fn choose_batch_size(
     Ok(chosen(size, &why))
 }
 
-/// The places of the longest examples, as many as are tried, the longest first.
+/// The places of the longest examples, as many as are tried, the longest first. A
+/// batch is of one data set: of several, they are those of the one whose longest
+/// examples hold most.
 fn longest(set: &TrainingSet) -> Vec<usize> {
-    let most = TRIED[1].min(set.len());
-    let mut places: Vec<usize> = (0..set.len()).collect();
+    let held = |places: &Vec<usize>| -> (usize, usize) {
+        let examples = places.iter().map(|place| &set.examples[*place]);
+        let texts = examples.clone().map(|example| length(example).1).sum();
+        (texts, examples.map(|example| example.parts.len()).sum())
+    };
+    let of_sets = set.ranges().into_iter().map(|range| longest_of(set, range));
+    of_sets.max_by_key(held).unwrap_or_default()
+}
+
+/// The same of one data set.
+fn longest_of(set: &TrainingSet, range: Range<usize>) -> Vec<usize> {
+    let most = TRIED[1].min(range.len());
+    let mut places: Vec<usize> = range.collect();
     let by_length = |place: &usize| (Reverse(length(&set.examples[*place])), *place);
     if most < places.len() {
         places.select_nth_unstable_by_key(most, by_length);
@@ -182,6 +195,31 @@ fn running(params: &Params) -> Result<Vec<(&crate::params::Param, Vec<f32>)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::Part;
+
+    #[test]
+    fn the_examples_that_are_tried_are_of_one_data_set() {
+        let example = |(i, (parts, length)): (usize, (usize, usize))| Example {
+            id: i.to_string(),
+            parts: vec![Item::Text("x".repeat(length).into()); parts],
+            label: String::new(),
+            scores: Vec::new(),
+        };
+        let part = |name: &str, len| Part {
+            name: name.to_owned(),
+            len,
+            weight: 1.0,
+        };
+        // The first has the longest text, the second more texts.
+        let rows = [(2, 9), (2, 1), (4, 7), (4, 8), (4, 6)];
+        let set = TrainingSet {
+            examples: rows.into_iter().enumerate().map(example).collect(),
+            classes: vec![0; rows.len()],
+            parts: vec![part("pairs", 2), part("negatives", 3)],
+            ..TrainingSet::default()
+        };
+        assert_eq!(longest(&set), [3, 2, 4]);
+    }
 
     #[test]
     fn what_a_step_needs_follows_from_two_of_them() {

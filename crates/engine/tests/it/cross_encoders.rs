@@ -350,6 +350,10 @@ fn what_no_cross_encoder_can_learn_from_is_refused_by_name() {
     assert!(message.contains("map, pearson, spearman"), "{message}");
     let message = refused("bert", hyper("CosineSimilarityLoss"), json!([]), &good);
     assert!(message.contains("`BinaryCrossEntropyLoss` or"), "{message}");
+    let longer = json!({"name": folder("bert"), "output_dim": 8});
+    let message = run(config(longer, binary(), json!([])), &good);
+    let message = message.err().unwrap().to_string();
+    assert!(message.contains("`output_dim`: 8"), "{message}");
     let mut options = binary();
     options["loss_options"] = json!({"activation_fn": "torch.nn.Softsign"});
     let message = refused("bert", options, json!([]), &good);

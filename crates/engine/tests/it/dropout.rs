@@ -161,6 +161,22 @@ fn texts_alone_are_embedded_twice_and_tell_themselves_apart() {
 }
 
 #[test]
+fn texts_alone_beside_a_data_set_of_pairs_are_dropped_from_too() {
+    let network = folder("pooling-mean");
+    let hyper = json!({"loss": "MultipleNegativeRankingLoss", "epochs": 1, "batch_size": 4});
+    let mut mixed = config(json!({"name": name(network.path())}), hyper, json!([]));
+    mixed["data"]["more_train_data"] = json!([{"name": "more"}]);
+    mixed["data"]["val_split"] = 0.25.into();
+    let data = Data::from([("train", pairs(8, 0)), ("more", texts(8))]);
+    let made = run(mixed.clone(), &data).unwrap();
+    assert!(made.logged("(SimCSE)"), "{:?}", made.log());
+    assert!(made.logged("Without dropout each finds itself"));
+    mixed["model"]["options"] = json!({"dropout": false});
+    let error = run(mixed, &data).err().unwrap().to_string();
+    assert!(error.contains("`dropout` is false"), "{error}");
+}
+
+#[test]
 fn a_gradient_that_is_not_finite_ends_the_run() {
     // Loss and embeddings are finite. The gradients of both equal members are
     // beyond the largest number, and cancel to none.

@@ -6,13 +6,14 @@ use std::{collections::BTreeSet, path::Path};
 use candle_core::Tensor;
 use finetuner_engine::{
     Kernels, Pooler,
-    infer::Encoder,
+    infer::{CrossEncoder, Encoder},
     lora::{LoraSpec, Targets},
     models::{Input, Model, ModelSetup},
     params::{FloatFormat, write_safetensors},
     source::{LoadOptions, ModelSource},
     tokenizer::TokenBatch,
 };
+use finetuner_protocol::Document;
 use serde_json::{Value, json};
 
 use crate::{
@@ -373,6 +374,23 @@ fn trained(lora: Value, options: Value, callbacks: Value) -> Result<Run, finetun
     run(config(model, hyper, callbacks), &data)
 }
 
+/// The adapter of a run alone, on the model of a folder.
+fn saved_adapter(run: &Run, base: &Path) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let file = std::fs::File::open(&run.finished.artifact).unwrap();
+    let mut zip = zip::ZipArchive::new(file).unwrap();
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        let mut entry = zip.by_name(&format!("r/adapter/{name}")).unwrap();
+        let mut to = std::fs::File::create(folder.path().join(name)).unwrap();
+        std::io::copy(&mut entry, &mut to).unwrap();
+    }
+    let file = folder.path().join("adapter_config.json");
+    let mut adapter: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    adapter["base_model_name_or_path"] = base.to_str().unwrap().into();
+    std::fs::write(&file, adapter.to_string()).unwrap();
+    folder
+}
+
 #[test]
 fn a_run_saves_its_adapter_and_the_merged_model() {
     let run = trained(
@@ -394,26 +412,51 @@ fn a_run_saves_its_adapter_and_the_merged_model() {
     assert!(change > 1e-3, "nothing was learned: {change}");
 
     // The adapter alone, on the model that the run began with.
-    let folder = tempfile::tempdir().unwrap();
-    let file = std::fs::File::open(&run.finished.artifact).unwrap();
-    let mut zip = zip::ZipArchive::new(file).unwrap();
-    for name in ["adapter_config.json", "adapter_model.safetensors"] {
-        let mut entry = zip.by_name(&format!("r/adapter/{name}")).unwrap();
-        let mut to = std::fs::File::create(folder.path().join(name)).unwrap();
-        std::io::copy(&mut entry, &mut to).unwrap();
-    }
+    let folder = saved_adapter(&run, plain.path());
     let file = folder.path().join("adapter_config.json");
-    let mut adapter: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let adapter: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
     assert_eq!(adapter["peft_type"], "LORA");
     assert_eq!(adapter["r"], 4);
     // Each linear layer of both blocks.
     assert_eq!(adapter["target_modules"].as_array().unwrap().len() % 6, 0);
-    adapter["base_model_name_or_path"] = plain.path().to_str().unwrap().into();
-    std::fs::write(&file, adapter.to_string()).unwrap();
     let again = Encoder::from_folder(folder.path()).unwrap();
     let again = again.encode_texts(&texts).unwrap();
     let error = relative_error(&again.values, &embedded.values);
     assert!(error < 1e-6, "{error}");
+}
+
+#[test]
+fn the_adapter_of_a_cross_encoder_has_the_names_of_its_class_and_keeps_its_head() {
+    let base = fixture("cross-encoders/bert");
+    let pair = |i: usize| {
+        let pair = Document::new().with_chunk(Document::text("a hat"));
+        let pair = pair.with_chunk(Document::text(["a red hat", "the lake"][i % 2]));
+        pair.with_tag("finetuner_score", (i % 2) as f64)
+    };
+    let data = Data::from([("train", (0..6).map(pair).collect())]);
+    let hyper = json!({"loss": "BinaryCrossEntropyLoss", "epochs": 2, "batch_size": 3,
+        "learning_rate": 1e-2});
+    let model = json!({"name": base, "options": {"lora": {"target_modules": "all-linear"}}});
+    let run = run(config(model, hyper, json!([])), &data).unwrap();
+    let adapter = saved_adapter(&run, &base);
+    let names = tensors_of(&adapter.path().join("adapter_model.safetensors"));
+    let known = ["bert.encoder.layer.", "bert.pooler.dense.", "classifier."];
+    for part in known {
+        let begins = format!("{PREFIX}{part}");
+        assert!(names.keys().any(|name| name.starts_with(&begins)), "{part}");
+    }
+    let is_known = |name: &String| {
+        let name = name.strip_prefix(PREFIX).unwrap();
+        known.iter().any(|part| name.starts_with(part))
+    };
+    assert!(names.keys().all(is_known), "{:?}", names.keys());
+    let scores = |folder: &Path| {
+        let model = CrossEncoder::from_folder(folder).unwrap();
+        model.predict(&[["a hat", "a red hat"], ["a hat", "the lake"]])
+    };
+    let merged = scores(run.opened().path()).unwrap().values;
+    let again = scores(adapter.path()).unwrap().values;
+    assert!(relative_error(&again, &merged) < 1e-5, "{again:?} {merged:?}");
 }
 
 #[test]
