@@ -456,7 +456,10 @@ fn the_adapter_of_a_cross_encoder_has_the_names_of_its_class_and_keeps_its_head(
     };
     let merged = scores(run.opened().path()).unwrap().values;
     let again = scores(adapter.path()).unwrap().values;
-    assert!(relative_error(&again, &merged) < 1e-5, "{again:?} {merged:?}");
+    assert!(
+        relative_error(&again, &merged) < 1e-5,
+        "{again:?} {merged:?}"
+    );
 }
 
 #[test]
