@@ -193,6 +193,20 @@ pub(crate) fn describe_classifier(config: &mut Value) {
     }
 }
 
+/// Describes the network of a classifier alone in a `config.json`: what is saved
+/// with it has no classification head.
+pub(crate) fn describe_network(config: &mut Value) {
+    let class = config["architectures"][0].as_str();
+    let network = class.and_then(|class| class.strip_suffix(CLASS));
+    let known = |network: &&str| CLASSES.iter().any(|(_, known)| known == network);
+    let renamed = network
+        .filter(known)
+        .map(|network| format!("{network}Model"));
+    if let Some(class) = renamed {
+        config["architectures"] = json!([class]);
+    }
+}
+
 /// Adds new weights for those layers of a head that a checkpoint has not, and
 /// returns their names.
 pub(crate) fn new_head(
@@ -394,5 +408,46 @@ impl Network for ClassifierNetwork {
 
     fn finish(&self, pass: &Pass, frozen: &Tensor, _: bool) -> Result<Tensor> {
         self.head(pass, frozen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_network_of_a_classifier_alone_is_no_classifier() {
+        for (class, wanted) in [
+            ("XLMRobertaForSequenceClassification", "XLMRobertaModel"),
+            ("BertModel", "BertModel"),
+            (
+                "Qwen3ForSequenceClassification",
+                "Qwen3ForSequenceClassification",
+            ),
+        ] {
+            let mut config = json!({"architectures": [class]});
+            describe_network(&mut config);
+            assert_eq!(config["architectures"], json!([wanted]));
+        }
+        let mut nothing = json!({"model_type": "bert"});
+        describe_network(&mut nothing);
+        assert_eq!(nothing, json!({"model_type": "bert"}));
+    }
+
+    #[test]
+    fn layers_have_the_names_of_the_class() {
+        let config = json!({"model_type": "bert"});
+        let architecture = parse(&config).unwrap();
+        for (own, theirs) in [
+            (
+                "encoder.layer.0.output.dense",
+                "bert.encoder.layer.0.output.dense",
+            ),
+            ("pooler.dense.weight", "bert.pooler.dense.weight"),
+            ("classifier", "classifier"),
+            ("classifier.bias", "classifier.bias"),
+        ] {
+            assert_eq!(architecture.module_name(own), theirs);
+        }
     }
 }

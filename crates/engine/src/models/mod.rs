@@ -47,7 +47,7 @@ use serde_json::Value;
 pub(crate) use crate::modules::PREFIX as MODULE_PREFIX;
 pub(crate) use adapters::{PEFT_PREFIX, SavedAdapter, is_adapter};
 pub(crate) use architecture::{Architecture, Network};
-pub(crate) use classifier::{describe_classifier, is_classifier, new_head};
+pub(crate) use classifier::{describe_classifier, describe_network, is_classifier, new_head};
 pub use export::{OnnxFormat, OnnxInput, TokenType};
 pub(crate) use export::{no_onnx, output_name};
 pub use head::HeadConfig;

@@ -11,7 +11,8 @@ use crate::{
     cloud::CloudSampler,
     lora::LoraSpec,
     models::{
-        HeadConfig, Model, ModelConfig, ModelSetup, describe_classifier, is_classifier, new_head,
+        HeadConfig, Model, ModelConfig, ModelSetup, describe_classifier, describe_network,
+        is_classifier, new_head,
     },
     modules::{Activation, ClassifierFiles, NamedFiles, Prompts, SentenceConfig},
     ops::Pooler,
@@ -254,7 +255,7 @@ impl ModelFiles {
     }
 
     /// The shapes of a model that embeds.
-    fn embeds(&self) -> Result<ModelConfig> {
+    fn embeds(&mut self) -> Result<ModelConfig> {
         if self.modules.classifier.is_some() {
             return Err(Error::checkpoint(
                 "its files describe a cross-encoder, which scores pairs of texts and gives no \
@@ -262,7 +263,9 @@ impl ModelFiles {
                  `MSELoss`",
             ));
         }
-        ModelConfig::parse(&self.config)
+        let config = ModelConfig::parse(&self.config)?;
+        describe_network(&mut self.config);
+        Ok(config)
     }
 
     /// The shapes of a cross-encoder. A model that has no classification head gets
