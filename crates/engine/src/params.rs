@@ -446,10 +446,10 @@ impl Params {
         let frozen: Vec<_> = self.iter().filter(|param| !param.changes()).collect();
         let hashes = frozen.par_iter().map(|param| {
             let name = param.name.bytes().fold(START, |h, b| mix(h, u64::from(b)));
-            let values = param.to_vec()?;
-            Ok(values
-                .iter()
-                .fold(name, |h, x| mix(h, u64::from(x.to_bits()))))
+            param.read(|values| {
+                let bits = values.iter().map(|x| u64::from(x.to_bits()));
+                bits.fold(name, mix)
+            })
         });
         let hashes = hashes.collect::<Result<Vec<u64>>>()?;
         Ok(hashes.into_iter().fold(START, mix))
