@@ -146,6 +146,12 @@ impl Data {
             let allowed = "it is for runs with `more_train_data`";
             return Err(InvalidField::new("train_data_weight", weight, allowed));
         }
+        if let (Some(sampler), true) = (&self.multi_dataset_batch_sampler, more.is_empty()) {
+            let allowed = "it is for runs with `more_train_data`";
+            let given = start_of(sampler.as_str());
+            let field = "multi_dataset_batch_sampler";
+            return Err(InvalidField::new(field, given, allowed));
+        }
         for (place, data) in more.iter().enumerate() {
             let before = more[..place].iter().map(|data| &data.name);
             let twice = std::iter::once(&self.train_data)

@@ -98,7 +98,7 @@ fn a_configuration_wrapped_into_a_text_is_read() {
 #[test]
 fn every_limit_is_kept_and_named() {
     type Change = fn(&mut RunConfig);
-    let cases: [(&str, Change); 22] = [
+    let cases: [(&str, Change); 23] = [
         ("run_name", |c| c.run_name.clear()),
         ("run_name", |c| c.run_name = "a/b".to_owned()),
         ("run_name", |c| c.run_name = "x".repeat(256)),
@@ -121,6 +121,9 @@ fn every_limit_is_kept_and_named() {
         }),
         ("more_train_data", |c| {
             c.data.more_train_data = vec![MoreData::new("b"), MoreData::new("t")];
+        }),
+        ("multi_dataset_batch_sampler", |c| {
+            c.data.multi_dataset_batch_sampler = Some("proportional".into());
         }),
         ("multi_dataset_batch_sampler", |c| {
             c.data.more_train_data = vec![MoreData::new("b")];
