@@ -518,7 +518,7 @@ mod tests {
         let mixed = vec![Document::text("a").with_label(1), two("b", "c")];
         let found = read(mixed, Layout::Labelled(kind)).unwrap();
         let labels: Vec<&str> = found.iter().map(|e| e.label.as_str()).collect();
-        assert_eq!(labels, ["1", "document 1", "document 1"]);
+        assert_eq!(labels, ["1", "document 1 of d", "document 1 of d"]);
 
         // Pairs as they are, and of those that share a label.
         let mixed = vec![
