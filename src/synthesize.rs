@@ -157,7 +157,7 @@ impl Synthesize {
     }
 
     /// Texts of the corpus for each query, its match among them; 10 by default. Each
-    /// of the others makes one training example, so that at least 2 are needed.
+    /// of the others makes one training example: 2 to 1000 are allowed.
     ///
     /// ```no_run
     /// # fn example(synthesize: finetuner::Synthesize) {

@@ -234,7 +234,7 @@ async fn a_tracker_that_is_down_fails_no_run_and_is_asked_again() {
         "{log:?}"
     );
     assert!(
-        log.iter().any(|line| line.contains("takes the run again")),
+        log.iter().any(|line| line.contains("can be reached again")),
         "{log:?}"
     );
     assert_eq!(stand_in.bodies("runs/update")[0]["status"], "FINISHED");
@@ -255,7 +255,7 @@ async fn a_tracker_that_refuses_is_left_alone() {
             .await;
     let log = run(MLFlowLogger::new("", address), &Environment::default(), 0).await;
     assert!(
-        log[0].contains("MLflow does not take the run: the answer is 401"),
+        log[0].contains("MLflow refuses the run: the answer is 401"),
         "{log:?}"
     );
     assert!(log[0].contains("who are you?"), "{log:?}");
