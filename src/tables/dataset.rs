@@ -19,6 +19,10 @@ use crate::{DocumentSource, Error, Result};
 /// sentence-transformers have, and the log says which were taken. A row that can't
 /// be used is an error with its number and column.
 ///
+/// Pictures that rows name are uploaded with the data. Before pushing a file that
+/// somebody else has written, look at the paths in it. Only
+/// [`Dataset::image_folder`] refuses files outside of its folder.
+///
 /// | columns | training data |
 /// | --- | --- |
 /// | `anchor`, `positive` | pairs |

@@ -1,4 +1,4 @@
-//! Where the bytes of a file of rows come from.
+//! The bytes of a file of rows.
 
 use std::{
     fs::File,

@@ -50,6 +50,10 @@ enum Cell {
     /// Several texts or numbers, such as negatives or margins.
     List(Vec<String>),
     /// A picture.
+    #[cfg_attr(
+        not(feature = "parquet"),
+        expect(dead_code, reason = "only Parquet files hold bytes")
+    )]
     Bytes(Vec<u8>),
     /// No value: `null`, or an absent key.
     Missing,

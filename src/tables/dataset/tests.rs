@@ -371,7 +371,7 @@ mod parquet {
         assert!(broken("empty", b"").contains("can't be read"));
         assert!(broken("text", b"anchor,positive\na,b\n").contains("can't be read"));
         assert!(broken("cut", &whole[..whole.len() - 20]).contains("can't be read"));
-        // Whatever byte is wrong, there is an error or there are rows.
+        // Any wrong byte gives an error or rows, and no panic.
         for place in (4..whole.len()).step_by(7) {
             let mut bytes = whole.clone();
             bytes[place] ^= 0xff;

@@ -308,7 +308,7 @@ pub(crate) async fn page(
         }
         section aria-labelledby="configuration" {
             h2 id="configuration" { "Configuration" }
-            details { summary { "Everything that was sent" } pre { (pretty(&config_of(&run))) } }
+            details { summary { "As it was sent, without keys" } pre { (pretty(&config_of(&run))) } }
         }
         section .row aria-label="Actions" {
             @if is_open {

@@ -215,7 +215,7 @@ async fn a_run_that_goes_on_does_so_in_the_same_run_of_mlflow() {
     let updates = stand_in.bodies("runs/update");
     assert_eq!(updates[0], json!({"run_id": "r0", "status": "RUNNING"}));
     let metrics = sent(&stand_in);
-    // What the server had is not sent again.
+    // Steps that the server had are not sent again.
     assert!(metrics.contains(&("step/loss".to_owned(), 4)));
     assert!(!metrics.contains(&("step/loss".to_owned(), 3)));
     assert!(metrics.contains(&("epoch/train_loss".to_owned(), 4)));
@@ -238,7 +238,7 @@ async fn a_tracker_that_is_down_fails_no_run_and_is_asked_again() {
         "{log:?}"
     );
     assert_eq!(stand_in.bodies("runs/update")[0]["status"], "FINISHED");
-    // One that nobody is at.
+    // An address without a server.
     let log = run(
         MLFlowLogger::new("", "http://127.0.0.1:1"),
         &Environment::default(),
