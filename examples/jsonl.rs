@@ -14,17 +14,13 @@ mod support;
 async fn main() -> support::Fallible<()> {
     let (backend, finetuner) = support::connect().await?;
 
-    // A row: a term, its definition, and the definition of another term, which does
-    // not belong to it. Real negatives are hard: texts that look right and are not.
+    // A row holds a term, its definition and the definition of another term. Good
+    // negatives are hard ones: texts that look right and are not.
     let folder = support::datasets().join("fashion-glossary");
-    let terms = support::first_column(&folder.join("train.csv"))?;
+    let pairs = support::rows(&folder.join("train.csv"))?;
     let definitions = support::first_column(&folder.join("index.csv"))?;
     let mut file = tempfile::NamedTempFile::with_suffix(".jsonl")?;
-    let pairs = std::fs::read_to_string(folder.join("train.csv"))?;
-    for (i, (line, term)) in pairs.lines().zip(&terms).take(200).enumerate() {
-        let definition = line
-            .split_once(',')
-            .map_or("", |(_, rest)| rest.trim_matches('"'));
+    for (i, (term, definition)) in pairs.iter().take(200).enumerate() {
         let row = serde_json::json!({
             "term": term,
             "definition": definition,
@@ -33,7 +29,7 @@ async fn main() -> support::Fallible<()> {
         writeln!(file, "{row}")?;
     }
 
-    // Names such as `anchor`, `positive` and `negative` would be known by themselves.
+    // Names such as `anchor`, `positive` and `negative` need no `Columns`.
     let columns = Columns::new()
         .anchor("term")
         .positive("definition")

@@ -78,9 +78,9 @@ impl SynthesisModels {
     }
 }
 
-/// A data synthesis job, from [`Finetuner::synthesize`]: for each query it finds
-/// documents of a corpus, one similar and others not, and scores them. What it
-/// makes is training data for `MarginMSELoss`. Awaiting it submits the job.
+/// A data synthesis job, from [`Finetuner::synthesize`]. It finds the texts of a
+/// corpus that are most like each query, scores them, and makes training data for
+/// `MarginMSELoss`. Awaiting it submits the job.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -157,7 +157,7 @@ impl Synthesize {
     }
 
     /// Texts of the corpus for each query, its match among them; 10 by default. Each
-    /// of the others makes one training example, so that at least 2 are needed.
+    /// of the others makes one training example: 2 to 1000 are allowed.
     ///
     /// ```no_run
     /// # fn example(synthesize: finetuner::Synthesize) {

@@ -1,5 +1,4 @@
-//! Where data comes from: a name, documents, a file of rows, a program's own
-//! iterator.
+//! Sources of data: a name, documents, a file of rows, a program's own iterator.
 
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@ use super::Fit;
 use crate::{CsvOptions, DataSource};
 
 impl Fit {
-    /// Further data to train on. Each batch is of one data set. An epoch goes
+    /// Further data to train on. Each batch comes from one data set. An epoch goes
     /// through it as often as `weight` says: 1.0 is once, 0.5 takes half of its
     /// batches, 2.0 takes all twice.
     ///
@@ -70,8 +70,8 @@ impl Fit {
         self
     }
 
-    /// The part of the training data to validate with where there is no
-    /// `eval_data`, from 0 up to 1; 0 by default.
+    /// The part of the training data to validate with if there is no `eval_data`, from
+    /// 0 up to 1; 0 by default.
     ///
     /// ```no_run
     /// # fn example(fit: finetuner::Fit) {
@@ -120,10 +120,10 @@ impl Fit {
         self
     }
 
-    /// Texts that go before the texts of each column, in training and evaluation,
-    /// as `prompts` of the training arguments of sentence-transformers. The saved
-    /// model keeps them: those of anchors as its prompt `query`, those of their
-    /// matches as `document`. A text is one prompt for all.
+    /// Prompts before the texts of each column, in training and evaluation, as
+    /// `prompts` in the training arguments of sentence-transformers. The saved model
+    /// keeps them: the prompt of anchors as `query`, that of their matches as
+    /// `document`. A plain text is one prompt for all columns.
     ///
     /// ```no_run
     /// # fn example(fit: finetuner::Fit) {
@@ -138,7 +138,7 @@ impl Fit {
         self
     }
 
-    /// How CSV files are read that have no options of their own.
+    /// Default options for CSV files.
     ///
     /// ```no_run
     /// # fn example(fit: finetuner::Fit) {

@@ -1,10 +1,10 @@
-//! Which column holds what, by the names of columns.
+//! The meaning of columns, by their names.
 
-/// Names the columns of a file by what they hold. Columns that are not named
-/// here are left out.
+/// Names the columns of a file by their meaning. Columns that are not named here are
+/// left out.
 ///
-/// Without it, the names that data sets for sentence-transformers have are
-/// known: `anchor`, `query`, `question`, `sentence1` for the first item;
+/// Without it, columns are recognised by the names that data sets for
+/// sentence-transformers have: `anchor`, `query`, `question`, `sentence1` for the first item;
 /// `positive`, `answer`, `document`, `sentence2` for its match; `negative`,
 /// `negative_1`, `negative_2`, ... for its negatives; `text` or `sentence` with
 /// `label`; `score`; `image` with `caption`.
@@ -30,7 +30,7 @@ pub struct Columns {
 }
 
 impl Columns {
-    /// No columns.
+    /// Names no columns.
     ///
     /// ```no_run
     /// let columns = finetuner::Columns::new();
@@ -49,7 +49,7 @@ impl Columns {
         self
     }
 
-    /// The item that belongs to the first one, or is compared with it.
+    /// The item that matches the first one, or is compared with it.
     ///
     /// ```no_run
     /// let columns = finetuner::Columns::new().anchor("question").positive("answer");
@@ -59,8 +59,8 @@ impl Columns {
         self
     }
 
-    /// An item that does not belong to the first one; may be called several
-    /// times. In JSON Lines and Parquet, a column may hold a list of them.
+    /// An item that does not match the first one; may be called several times. In
+    /// JSON Lines and Parquet, a column may hold a list of them.
     ///
     /// ```no_run
     /// let columns = finetuner::Columns::new().anchor("q").positive("a").negative("n").negative("m");

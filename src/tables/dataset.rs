@@ -14,12 +14,16 @@ use crate::{DocumentSource, Error, Result};
 /// A file of rows whose columns have names: JSON Lines, Parquet, or a folder of
 /// pictures. The names are those of the library `datasets`.
 ///
-/// It is read as it is sent, a few rows at a time. [`Columns`] says which columns
-/// are trained on; without it, the names decide that data sets for
-/// sentence-transformers have, and the log says how. A row that can't be used is an
-/// error with its number and column.
+/// Rows are read as they are sent, a few at a time. [`Columns`] names the columns to
+/// train on. Without it, columns are recognised by the names that data sets for
+/// sentence-transformers have, and the log says which were taken. A row that can't
+/// be used is an error with its number and column.
 ///
-/// | columns | train |
+/// Pictures that rows name are uploaded with the data. Before pushing a file that
+/// somebody else has written, look at the paths in it. Only
+/// [`Dataset::image_folder`] refuses files outside of its folder.
+///
+/// | columns | training data |
 /// | --- | --- |
 /// | `anchor`, `positive` | pairs |
 /// | `anchor`, `positive`, `negative` (or `negative_1`, `negative_2`, ...) | anchors with negatives |
@@ -63,7 +67,7 @@ impl Dataset {
         Self::new(Source::JsonLines(Input::Path(path.into())))
     }
 
-    /// JSON Lines that a reader gives, to its end.
+    /// JSON Lines from a reader, which is read to its end into memory.
     ///
     /// ```no_run
     /// let rows = finetuner::Dataset::json_lines_reader(std::io::stdin())?;
@@ -71,7 +75,7 @@ impl Dataset {
     /// ```
     ///
     /// # Errors
-    /// Where reading fails.
+    /// Returns an error if reading fails.
     pub fn json_lines_reader(reader: impl Read) -> Result<Self> {
         let input = Input::read(reader, "the JSON Lines reader")?;
         Ok(Self::new(Source::JsonLines(input)))
@@ -79,7 +83,8 @@ impl Dataset {
 
     /// A Parquet file. Pages may be uncompressed or compressed with Snappy, zstd
     /// or gzip. Pictures may be bytes, or the struct of bytes and path that the
-    /// library `datasets` writes.
+    /// library `datasets` writes. One page of each column is in memory at a time,
+    /// decompressed.
     ///
     /// ```no_run
     /// let rows = finetuner::Dataset::parquet("train.parquet");
@@ -92,7 +97,8 @@ impl Dataset {
     /// A folder of pictures with a `metadata.csv` or `metadata.jsonl` in it, as
     /// `imagefolder` of the library `datasets`: the column `file_name` names
     /// pictures of the folder, others their captions (`text`) or labels (`label`).
-    /// Pictures outside of the folder are refused.
+    /// Pictures outside of the folder are refused, and so are links that lead out of
+    /// it.
     ///
     /// ```no_run
     /// let rows = finetuner::Dataset::image_folder("pictures/train");
@@ -156,7 +162,7 @@ impl Dataset {
         self
     }
 
-    /// Whether pictures that are files of this machine are read; yes by default.
+    /// Whether to read pictures that are files of this machine; yes by default.
     ///
     /// ```no_run
     /// let rows = finetuner::Dataset::json_lines("train.jsonl").convert_to_blob(false);
@@ -178,8 +184,8 @@ impl Dataset {
         same && self.options == other.options && self.options.sampling_rate.is_none()
     }
 
-    /// The documents for a model of this kind. Files are read each time that they
-    /// are asked for. Blocks.
+    /// Returns the documents for a layout. Each iteration reads the file again.
+    /// Blocks.
     pub(crate) fn documents(self, layout: Layout) -> Result<DocumentSource> {
         let table: Box<dyn Table> = match self.source {
             Source::JsonLines(input) => {

@@ -1,4 +1,4 @@
-//! From rows to documents, one row after the other.
+//! Converts rows to documents, one row at a time.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -26,8 +26,8 @@ use crate::{
     data::{Fault, Item, Numbered, local_path},
 };
 
-/// The documents of a file for a layout. The file is read anew each time that
-/// they are asked for, and only a few rows are in memory.
+/// Returns the documents of a file for a layout. Each iteration reads the file from
+/// its start, with a few rows in memory.
 pub(super) fn documents(table: Box<dyn Table>, layout: &Layout) -> Result<DocumentSource> {
     let (name, reads_files) = (table.name().to_owned(), table.options().convert_to_blob);
     let roles = Roles::of_table(layout, &*table)?;
@@ -44,7 +44,7 @@ pub(super) fn documents(table: Box<dyn Table>, layout: &Layout) -> Result<Docume
 struct Shared {
     table: Box<dyn Table>,
     roles: Roles,
-    /// Which warnings were given.
+    /// Warnings that were given already.
     told: [AtomicBool; 3],
 }
 
@@ -64,14 +64,14 @@ struct Documents {
     shared: Arc<Shared>,
     rows: Option<Rows>,
     failed: Option<Fault>,
-    /// Documents of the last row.
+    /// Documents of the last row that were not returned yet.
     ready: VecDeque<Document>,
     line: u64,
     related: Related,
 }
 
-/// What is known of earlier rows: the label of each cell, by its hash, so that
-/// memory does not grow with the length of texts.
+/// Labels of the cells of earlier rows, by the hash of each cell, so that memory
+/// does not grow with the length of texts.
 #[derive(Default)]
 struct Related {
     labels: HashMap<[u8; 16], u64>,
@@ -95,7 +95,7 @@ impl Documents {
         }
     }
 
-    /// Makes the documents of a row. Some rows have none.
+    /// Makes the documents of a row. Empty and repeated rows have none.
     fn take(&mut self, mut record: Row) -> Result<(), Fault> {
         self.line = record.number;
         let shared = Arc::clone(&self.shared);
@@ -105,7 +105,7 @@ impl Documents {
         }
         if let Some(delimiter) = shared.table.delimiter() {
             let filled = filled(&record);
-            // Delimiters alone, with which spreadsheets fill up.
+            // Spreadsheets fill up with rows of delimiters only.
             if filled == 0 && record.cells.len() > 1 {
                 return Ok(());
             }
@@ -138,7 +138,7 @@ impl Documents {
         }
     }
 
-    /// Every cell that is not empty is a text.
+    /// Takes every cell that is not empty as a text.
     fn texts(&mut self, record: &Row) -> Result<(), Fault> {
         for (column, cell) in record.cells.iter().enumerate() {
             let texts = match cell {
@@ -160,7 +160,7 @@ impl Documents {
         Ok(())
     }
 
-    /// The text of a cell.
+    /// Returns the text of a cell.
     fn text<'a>(&self, record: &'a Row, column: usize) -> Result<&'a str, Fault> {
         let what = match record.cells.get(column) {
             None => return Ok(""),
@@ -179,7 +179,7 @@ impl Documents {
         ))
     }
 
-    /// The label of a row.
+    /// Returns the label of a row.
     fn label(&self, record: &Row, column: usize) -> Result<String, Fault> {
         let cell = self.text(record, column)?;
         let label = cell.trim();
@@ -229,8 +229,7 @@ impl Documents {
         Ok(())
     }
 
-    /// The scores in a column, as the texts that they are. The Python client sends
-    /// them as such.
+    /// Returns the scores in a column as texts, as the Python client sends them.
     fn scores(&self, record: &Row, column: usize) -> Result<Vec<String>, Fault> {
         let list = match record.cells.get(column) {
             Some(Cell::List(list)) => list.clone(),
@@ -249,7 +248,7 @@ impl Documents {
         let comma = self.shared.table.delimiter() == Some(',');
         let score = |cell: String| {
             let mut score = cell.clone();
-            // A comma can be decimal where it does not separate columns.
+            // A comma that does not separate columns may be decimal.
             if !comma && cell.matches(',').count() == 1 {
                 score = cell.replace(',', ".");
             }
@@ -284,7 +283,7 @@ impl Documents {
         Ok(())
     }
 
-    /// One document of all items: an anchor, its match and its negatives.
+    /// Makes one document of all items: an anchor, its match and its negatives.
     fn members(&mut self, record: &Row, roles: &Roles) -> Result<(), Fault> {
         let mut document = Document::new();
         let (mut problems, mut count) = (Vec::new(), 0);
@@ -339,8 +338,7 @@ impl Documents {
         Ok(())
     }
 
-    /// Pairs of the same meaning: each query with all its documents has a label
-    /// of its own.
+    /// Makes documents of pairs: each query and all its documents share a label.
     fn related(&mut self, record: &Row, roles: &Roles) -> Result<(), Fault> {
         let [first, second] = roles.items[..] else {
             return Ok(());
@@ -386,7 +384,7 @@ impl Documents {
         Ok(())
     }
 
-    /// The items in a cell: one, or those of a list.
+    /// Returns the items in a cell: one, or those of a list.
     fn items(&self, record: &Row, field: Field) -> Result<Vec<Document>, Fault> {
         let Some(Cell::List(list)) = record.cells.get(field.column) else {
             return self.item(record, field).map(|item| vec![item]);
@@ -399,7 +397,7 @@ impl Documents {
         list.iter().map(item).collect()
     }
 
-    /// The item in a cell.
+    /// Returns the item in a cell.
     fn item(&self, record: &Row, field: Field) -> Result<Document, Fault> {
         match record.cells.get(field.column) {
             Some(Cell::Bytes(bytes)) if field.kind == Kind::Image => {
@@ -432,13 +430,13 @@ impl Documents {
         if options.leads_out(&path) {
             let shown = start_of(cell);
             return Err(bad(format!(
-                "`{shown}` leads out of the folder of pictures"
+                "`{shown}` leads out of the folder of pictures: copy the file into the folder"
             )));
         }
         let path = options.path(&path);
         if !path.is_file() {
             return Err(bad(format!(
-                "there is no file {}, and it is no address",
+                "there is no file `{}`, and it is no address",
                 start_of(&path.to_string_lossy())
             )));
         }
@@ -450,7 +448,7 @@ impl Documents {
         Ok(with_type(Document::uri(uri), &path))
     }
 
-    /// Says how many rows told nothing new.
+    /// Warns of rows that repeated earlier ones.
     fn end(&self) {
         let left_out = self.related.left_out;
         if left_out > 0 && self.shared.is_new(1) {
@@ -462,7 +460,7 @@ impl Documents {
     }
 }
 
-/// Both items, or all that is wrong with them.
+/// Returns both items, or the problems of both in one error.
 fn both(
     one: Result<Document, Fault>,
     two: Result<Document, Fault>,
@@ -507,7 +505,7 @@ impl Iterator for Documents {
     }
 }
 
-/// The document with the media type that its file's name says.
+/// Sets the media type by the ending of the file's name.
 fn with_type(document: Document, path: &Path) -> Document {
     let ending = path
         .extension()

@@ -1,4 +1,4 @@
-//! Where the bytes of a file of rows come from.
+//! The bytes of a file of rows.
 
 use std::{
     fs::File,
@@ -17,7 +17,7 @@ pub(super) enum Input {
 }
 
 impl Input {
-    /// What a reader gives, to its end. `what` names it in errors.
+    /// Reads a reader to its end. `what` names it in errors.
     pub(super) fn read(mut reader: impl Read, what: &str) -> Result<Self> {
         let mut bytes = Vec::new();
         let read = reader.read_to_end(&mut bytes);
@@ -25,7 +25,7 @@ impl Input {
         Ok(Self::Bytes(bytes.into()))
     }
 
-    /// The same, in memory where it can be read only once, such as a pipe.
+    /// Reads input that can be read only once, such as a pipe, into memory.
     pub(super) fn repeatable(self) -> Result<Self> {
         let Self::Path(path) = &self else {
             return Ok(self);
@@ -37,7 +37,7 @@ impl Input {
         Ok(Self::Bytes(std::fs::read(path).map_err(failed)?.into()))
     }
 
-    /// The file's name, or what stands for it in errors.
+    /// Returns the file's name, or `what` for bytes.
     pub(super) fn name(&self, what: &str) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),

@@ -1,6 +1,9 @@
-//! JSON Lines: an object in each line, whose members are the columns.
+//! JSON Lines: one object in each line. The members of the objects are the columns.
 
-use std::io::{BufRead, BufReader, Read};
+use std::{
+    collections::HashSet,
+    io::{BufRead, BufReader, Read},
+};
 
 use finetuner_protocol::text::start_of;
 use serde_json::{Map, Value};
@@ -8,14 +11,14 @@ use serde_json::{Map, Value};
 use super::{Cell, Options, Row, Rows, Table, Wanted, input::Input, row};
 use crate::{Error, Result, data::Fault};
 
-/// What stands for a file that has no name.
+/// Name of input without a file, in errors.
 const UNNAMED: &str = "the JSON lines";
 /// The most bytes of a line.
 const MAX_LINE: u64 = 64 << 20;
-/// Rows that are looked at before the file is read, and their bytes.
+/// The most rows and bytes of the sample that decides the roles of the columns.
 const SAMPLE: (usize, usize) = (200, 256 << 10);
 
-/// A file that was looked at.
+/// A JSON Lines file and its sample.
 pub(super) struct JsonLines {
     input: Input,
     options: Options,
@@ -30,6 +33,7 @@ impl JsonLines {
         options.check()?;
         let name = input.name(UNNAMED);
         let (mut names, mut objects): (Vec<String>, Vec<(u64, Object)>) = Default::default();
+        let mut known = HashSet::new();
         let mut lines = Lines::new(input.open()?);
         let mut end = None;
         while objects.len() < SAMPLE.0 && lines.bytes < SAMPLE.1 {
@@ -40,14 +44,13 @@ impl JsonLines {
                     break;
                 }
                 Some(Ok((number, object))) => {
-                    let new = object.keys().filter(|key| !names.contains(key));
-                    let new: Vec<String> = new.cloned().collect();
-                    names.extend(new);
+                    let new = object.keys().filter(|key| known.insert((*key).clone()));
+                    names.extend(new.cloned());
                     objects.push((number, object));
                 }
             }
         }
-        // Without a row nothing is known of the columns.
+        // The columns follow from the sample: it needs a row.
         if objects.is_empty() {
             return Err(match end {
                 Some(Fault::Row(problem)) => Error::rows(&name, problem.number, problem.reason),
@@ -70,7 +73,7 @@ impl JsonLines {
     }
 }
 
-/// An error of reading, with the file's name.
+/// Returns an error of reading with the file's name.
 fn named(error: Error, name: &str) -> Error {
     match error.into_problems() {
         Ok(problems) => {
@@ -112,7 +115,7 @@ impl Table for JsonLines {
 
 type Object = Map<String, Value>;
 
-/// The members of an object as cells of the columns.
+/// Returns the members of an object as cells of the columns.
 fn cells(number: u64, mut object: Object, names: &[String]) -> Row {
     let cell = |name: &String| object.remove(name).map_or(Cell::Missing, cell);
     Row {
@@ -121,7 +124,7 @@ fn cells(number: u64, mut object: Object, names: &[String]) -> Row {
     }
 }
 
-/// What a column can hold of a value.
+/// Returns a JSON value as a cell.
 fn cell(value: Value) -> Cell {
     match value {
         Value::Null => Cell::Missing,
@@ -147,7 +150,7 @@ fn cell(value: Value) -> Cell {
     }
 }
 
-/// Reads objects, a line at a time. Empty lines are none.
+/// Reads objects, a line at a time, and skips empty lines.
 struct Lines {
     from: BufReader<Box<dyn Read + Send>>,
     line: u64,
@@ -208,13 +211,13 @@ impl Iterator for Lines {
     }
 }
 
-/// The object in a line, or why it is none.
+/// Returns the object in a line, or the reason why there is none.
 fn object(text: &[u8]) -> Result<Object, String> {
     let shown = start_of(&String::from_utf8_lossy(&text[..text.len().min(400)]));
     match serde_json::from_slice(text) {
         Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(format!(
-            "it is no JSON object, such as {{\"anchor\": \"...\", \"positive\": \"...\"}}: `{shown}`"
+            "it is not a JSON object such as {{\"anchor\": \"...\", \"positive\": \"...\"}}: `{shown}`"
         )),
         Err(_) if text == b"[" || text == b"{" => Err(
             "the file is one JSON value over many lines: write one object in each line, as \
@@ -227,7 +230,7 @@ fn object(text: &[u8]) -> Result<Object, String> {
                 .rsplit_once(" at line")
                 .map_or(&*words, |(words, _)| words);
             Err(format!(
-                "it is no JSON at character {} ({words}): `{shown}`",
+                "it is not valid JSON at byte {} ({words}): `{shown}`",
                 error.column()
             ))
         }
@@ -279,16 +282,20 @@ mod tests {
         assert!(found[0].is_ok() && found[3].is_ok());
         let told = |i: usize| found[i].clone().unwrap_err();
         assert!(
-            told(1).starts_with("2: it is no JSON at character 7"),
+            told(1).starts_with("2: it is not valid JSON at byte 7"),
             "{}",
             told(1)
         );
         assert!(
-            told(2).starts_with("3: it is no JSON object"),
+            told(2).starts_with("3: it is not a JSON object"),
             "{}",
             told(2)
         );
-        assert!(told(4).starts_with("5: it is no JSON"), "{}", told(4));
+        assert!(
+            told(4).starts_with("5: it is not valid JSON"),
+            "{}",
+            told(4)
+        );
     }
 
     #[test]
@@ -301,6 +308,6 @@ mod tests {
         };
         assert!(refused("\n \n").contains("there are no rows"));
         assert!(refused("[\n{\"a\": 1},\n").contains("one object in each line"));
-        assert!(refused("a,b\n").contains("1: it is no JSON"));
+        assert!(refused("a,b\n").contains("1: it is not valid JSON"));
     }
 }

@@ -1,7 +1,7 @@
 //! Files of rows as training data: CSV in the layouts of the Python client, JSON
 //! Lines, Parquet, and folders of pictures.
 //!
-//! | columns | is |
+//! | columns | meaning |
 //! | --- | --- |
 //! | item, label | items of one label are a positive pair |
 //! | query, document | both have the same meaning |
@@ -43,22 +43,26 @@ use crate::{
     data::{Fault, Problem},
 };
 
-/// What one column of a row holds.
+/// The value of one column of a row.
 #[derive(Clone, Debug, PartialEq)]
 enum Cell {
     Text(String),
     /// Several texts or numbers, such as negatives or margins.
     List(Vec<String>),
     /// A picture.
+    #[cfg_attr(
+        not(feature = "parquet"),
+        expect(dead_code, reason = "only Parquet files hold bytes")
+    )]
     Bytes(Vec<u8>),
-    /// Nothing: `null`, or a key that is not there.
+    /// No value: `null`, or an absent key.
     Missing,
-    /// Something that no column can hold, in words.
+    /// A value that no column can use, in words.
     Other(&'static str),
 }
 
 impl Cell {
-    /// Its text, where it is one; empty where there is nothing.
+    /// Returns the text of a text, and an empty one for a missing value.
     fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -71,14 +75,14 @@ impl Cell {
         self.text().is_some_and(str::is_empty)
     }
 
-    /// Whether it is a number.
+    /// Returns whether the text is a number.
     fn is_number(&self) -> bool {
         let text = self.text().unwrap_or_default().trim().replace(',', ".");
         text.parse().is_ok_and(f64::is_finite)
     }
 }
 
-/// A row, and the number that errors name: a line of a text file.
+/// A row with the number that errors name: the line of a text file.
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
     number: u64,
@@ -87,14 +91,14 @@ struct Row {
 
 type Rows = Box<dyn Iterator<Item = Result<Row, Fault>> + Send>;
 
-/// A file of rows, which can be read from its start again and again.
+/// A file of rows that can be read from its start any number of times.
 trait Table: Send + Sync {
-    /// The file's name, or what stands for it in errors.
+    /// Returns the file's name, or its substitute in errors.
     fn name(&self) -> &str;
 
     fn options(&self) -> &Options;
 
-    /// The names of its columns, where it has names.
+    /// Returns the names of the columns, if the file has names.
     fn names(&self) -> Option<&[String]>;
 
     /// The first rows.
@@ -103,12 +107,12 @@ trait Table: Send + Sync {
     /// Reads the rows from the start.
     fn rows(&self) -> Result<Rows>;
 
-    /// The delimiter of columns, where there is one.
+    /// Returns the delimiter of columns, if there is one.
     fn delimiter(&self) -> Option<char> {
         None
     }
 
-    /// A column, as messages name it.
+    /// Returns a column's name for messages.
     fn column(&self, column: usize) -> String {
         match self.names().and_then(|names| names.get(column)) {
             Some(name) => format!("column `{}`", finetuner_protocol::text::start_of(name)),
@@ -117,7 +121,7 @@ trait Table: Send + Sync {
     }
 }
 
-/// The rows of a file that the options want.
+/// The rows of a file that the options select.
 struct Wanted<I> {
     rows: I,
     draw: Option<(f64, StdRng)>,
@@ -154,7 +158,7 @@ impl<I: Iterator<Item = Result<Row, Fault>>> Iterator for Wanted<I> {
     }
 }
 
-/// A row that can't be used.
+/// Returns the error for a row that can't be used.
 fn row(number: u64, reason: impl Into<String>) -> Fault {
     let reason = reason.into();
     Fault::Row(Problem { number, reason })

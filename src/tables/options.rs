@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use super::Columns;
 use crate::{Error, Result, data::local_path};
 
-/// How rows become documents.
+/// Options for reading rows and making documents of them.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Options {
     pub(super) columns: Columns,
@@ -16,7 +16,7 @@ pub(super) struct Options {
     pub(super) create_point_clouds: bool,
     pub(super) point_cloud_size: u32,
     pub(super) base_folder: Option<PathBuf>,
-    /// Whether files must be in the base folder.
+    /// Whether files must lie in the base folder.
     pub(super) confined: bool,
 }
 
@@ -37,7 +37,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Refuses numbers that can't be.
+    /// Refuses numbers out of range.
     pub(super) fn check(&self) -> Result<()> {
         match self.sampling_rate {
             Some(rate) if !(0.0..=1.0).contains(&rate) => Err(Error::invalid(
@@ -56,14 +56,29 @@ impl Options {
         }
     }
 
-    /// Whether a path leads out of the folder that it must be in.
+    /// Returns whether a path of a cell leads out of the folder that it must lie in,
+    /// by its own parts or by a link.
     pub(super) fn leads_out(&self, path: &Path) -> bool {
+        if !self.confined {
+            return false;
+        }
         let is_inside =
             |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
-        self.confined && !path.components().all(is_inside)
+        if !path.components().all(is_inside) {
+            return true;
+        }
+        let folder = match &self.base_folder {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        match (folder.canonicalize(), self.path(path).canonicalize()) {
+            (Ok(folder), Ok(file)) => !file.starts_with(folder),
+            // A file that does not exist gets an error of its own.
+            _ => false,
+        }
     }
 
-    /// Whether a cell is an address, a file, or could be one.
+    /// Returns whether a cell is an address or a path, or looks like one.
     pub(super) fn names_something(&self, cell: &str) -> bool {
         match local_path(cell) {
             None => !cell.is_empty() && !cell.contains(char::is_whitespace),

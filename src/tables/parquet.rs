@@ -1,4 +1,4 @@
-//! Parquet files, one row group after the other.
+//! Parquet files, read one page of each column at a time.
 
 use std::{
     fs::File,
@@ -10,17 +10,17 @@ use bytes::Bytes;
 use finetuner_protocol::text::start_of;
 use parquet::{
     errors::ParquetError,
-    file::reader::{FileReader, SerializedFileReader},
+    file::reader::{ChunkReader, FileReader, SerializedFileReader},
     record::{Field, Row as Record, reader::RowIter},
 };
 
 use super::{Cell, Options, Row, Rows, Table, Wanted, input::Input};
 use crate::{Error, Result, data::Fault};
 
-/// Rows that are looked at before the file is read.
+/// Rows of the sample that decides the roles of the columns.
 const SAMPLE: usize = 50;
 
-/// A file that was looked at.
+/// A Parquet file and its sample.
 pub(super) struct Parquet {
     input: Input,
     options: Options,
@@ -57,8 +57,7 @@ impl Parquet {
         let mut records = Some(RowIter::from_file_into(reader));
         Ok((1..).map_while(move |number| {
             let from = records.as_mut()?;
-            // The reader panics at some broken files.
-            let next = catch_unwind(AssertUnwindSafe(|| from.next()));
+            let next = catching(|| from.next());
             let end = match next {
                 Ok(None) => return None,
                 Ok(Some(Ok(record))) => {
@@ -69,7 +68,7 @@ impl Parquet {
                     }));
                 }
                 Ok(Some(Err(error))) => broken(&name, number, &error.to_string()),
-                Err(_) => broken(&name, number, "the file is broken"),
+                Err(Panicked) => broken(&name, number, BROKEN),
             };
             records = None;
             Some(Err(Fault::End(end)))
@@ -86,18 +85,32 @@ fn broken(name: &str, number: u64, reason: &str) -> Error {
     )
 }
 
+/// The reason for a file at which the reader panicked.
+const BROKEN: &str = "the file is broken";
+
+/// The reader panicked.
+struct Panicked;
+
+/// Calls the reader, which panics at some broken files.
+fn catching<T>(read: impl FnOnce() -> T) -> Result<T, Panicked> {
+    catch_unwind(AssertUnwindSafe(read)).map_err(|_| Panicked)
+}
+
 fn open(input: &Input, name: &str) -> Result<Box<dyn FileReader>> {
-    let failed = |e: ParquetError| broken(name, 0, &e.to_string());
-    Ok(match input {
+    fn reader(from: impl ChunkReader + 'static) -> Result<Box<dyn FileReader>, ParquetError> {
+        Ok(Box::new(SerializedFileReader::new(from)?))
+    }
+    let opened = match input {
         Input::Path(path) => {
             let file = File::open(path).map_err(|e| Error::file(path, e))?;
-            Box::new(SerializedFileReader::new(file).map_err(failed)?)
+            catching(|| reader(file))
         }
-        Input::Bytes(bytes) => {
-            let bytes = Bytes::from_owner(bytes.clone());
-            Box::new(SerializedFileReader::new(bytes).map_err(failed)?)
-        }
-    })
+        Input::Bytes(bytes) => catching(|| reader(Bytes::from_owner(bytes.clone()))),
+    };
+    match opened {
+        Ok(opened) => opened.map_err(|e| broken(name, 0, &e.to_string())),
+        Err(Panicked) => Err(broken(name, 0, BROKEN)),
+    }
 }
 
 impl Table for Parquet {
@@ -126,7 +139,7 @@ impl Table for Parquet {
     }
 }
 
-/// What a column can hold of a value.
+/// Returns a Parquet value as a cell.
 fn cell(field: &Field) -> Cell {
     match field {
         Field::Null => Cell::Missing,
@@ -160,7 +173,7 @@ fn cell(field: &Field) -> Cell {
     }
 }
 
-/// A picture, as the library `datasets` writes it: its bytes, or its path.
+/// Returns a picture that the library `datasets` has written: its bytes, or its path.
 fn of_picture(picture: &Record) -> Cell {
     let member = |wanted: &str| {
         let mut members = picture.get_column_iter();

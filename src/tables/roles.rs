@@ -1,12 +1,12 @@
-//! What the columns of a file hold: as the options say, by their names, or by the
-//! look of the first rows.
+//! The roles of a file's columns: given by the options, by the columns' names, or by
+//! the first rows.
 
 use finetuner_protocol::{Task, text::start_of};
 
 use super::{Cell, Columns, Row, Table};
 use crate::{Error, Result};
 
-/// What columns mean.
+/// The kind of data that a file's rows hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Layout {
     /// Items of the two kinds that a model compares.
@@ -15,7 +15,7 @@ pub(crate) enum Layout {
     Texts,
 }
 
-/// What an item is.
+/// The kind of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Text,
@@ -43,7 +43,7 @@ impl Layout {
             Task::MeshToMesh => (Kind::Mesh, Kind::Mesh),
             other => {
                 return Err(Error::setup(format!(
-                    "a model for {other} can't be trained on a CSV file: give documents"
+                    "a model for {other} can't be trained on a file of rows: give documents"
                 )));
             }
         };
@@ -51,7 +51,7 @@ impl Layout {
     }
 }
 
-/// What the rows of a file are.
+/// The meaning of a file's rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
     /// An item and its label.
@@ -74,7 +74,7 @@ pub(super) struct Field {
     pub(super) kind: Kind,
 }
 
-/// What each column of a file is.
+/// The roles of a file's columns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Roles {
     pub(super) meaning: Meaning,
@@ -82,11 +82,11 @@ pub(super) struct Roles {
     pub(super) items: Vec<Field>,
     pub(super) label: Option<usize>,
     pub(super) scores: Vec<usize>,
-    /// How many columns each row has.
+    /// Number of columns of each row.
     pub(super) width: usize,
 }
 
-/// What the model compares.
+/// The kinds of the two items that a model compares.
 type Kinds = (Kind, Kind);
 
 impl Roles {
@@ -123,8 +123,8 @@ impl Roles {
         }
     }
 
-    /// The roles of columns with names. A label of numbers beside two items is a
-    /// score, as data sets for sentence-transformers have it.
+    /// Returns the roles of columns with names. A label of numbers beside two items
+    /// is a score, as in data sets for sentence-transformers.
     fn of_names(
         items: Vec<Field>,
         mut label: Option<usize>,
@@ -174,7 +174,7 @@ impl Roles {
     }
 }
 
-/// The columns that the options name.
+/// Returns the roles that the options give.
 fn given(columns: &Columns, names: &[String], kinds: Kinds, table: &dyn Table) -> Result<Roles> {
     let file = start_of(table.name());
     let find = |name: &String| {
@@ -243,7 +243,7 @@ fn given(columns: &Columns, names: &[String], kinds: Kinds, table: &dyn Table) -
     Roles::of_names(items, label, scores, names.len(), table)
 }
 
-/// What the name of a column says.
+/// The role that the name of a column gives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Known {
     Anchor,
@@ -257,7 +257,7 @@ enum Known {
     Score(u32),
 }
 
-/// Returns what a name says, as data sets for sentence-transformers use it.
+/// Returns the role of a name in data sets for sentence-transformers.
 fn known(name: &str) -> Option<Known> {
     let name = name.trim().to_ascii_lowercase().replace(['-', ' '], "_");
     let letters = name.trim_end_matches(|c: char| c.is_ascii_digit());
@@ -281,7 +281,7 @@ fn known(name: &str) -> Option<Known> {
     })
 }
 
-/// The roles that names give; none where they say too little.
+/// Returns the roles that names give, or `None` if the names say too little.
 fn recognised(names: &[String], kinds: Kinds, table: &dyn Table) -> Result<Option<Roles>> {
     let mut columns: Vec<(Known, usize)> = names
         .iter()
@@ -348,8 +348,8 @@ fn recognised(names: &[String], kinds: Kinds, table: &dyn Table) -> Result<Optio
     Roles::of_names(items, labels.first().copied(), scores, names.len(), table).map(Some)
 }
 
-/// Columns with names that are not known: two items in their order, or an item
-/// with its label.
+/// Returns the roles of columns with unknown names: two items in their order, or an
+/// item with its label.
 fn in_order(names: &[String], kinds: Kinds, table: &dyn Table) -> Result<Roles> {
     let is = |column: usize, wanted: fn(Known) -> bool| known(&names[column]).is_some_and(wanted);
     let all = 0..names.len();
@@ -383,7 +383,7 @@ fn in_order(names: &[String], kinds: Kinds, table: &dyn Table) -> Result<Roles> 
     Ok(roles)
 }
 
-/// Says what was found.
+/// Logs the roles of the columns.
 fn tell(roles: &Roles, names: &[String], table: &dyn Table) {
     let shown = |columns: &mut dyn Iterator<Item = usize>| -> String {
         let names = columns.filter_map(|column| names.get(column));
@@ -403,7 +403,8 @@ fn tell(roles: &Roles, names: &[String], table: &dyn Table) {
     );
 }
 
-/// Roles by the number of columns and their look, as the Python client has them.
+/// Returns the roles by the number of columns and their first cells, as the Python
+/// client does.
 fn by_place(kinds: Kinds, table: &dyn Table) -> Result<Roles> {
     let (options, sample) = (table.options(), table.sample());
     // Text and picture may come in either order, the same in all rows.
@@ -466,13 +467,13 @@ fn by_place(kinds: Kinds, table: &dyn Table) -> Result<Roles> {
     Ok(roles)
 }
 
-/// Whether a column holds a number or nothing in some row.
+/// Returns whether a column holds a number or nothing in some row.
 fn has_number(sample: &[Row], column: usize) -> bool {
     let mut cells = sample.iter().filter_map(|row| row.cells.get(column));
     cells.any(|cell| cell.is_number() || cell.is_empty())
 }
 
-/// Whether at least this part of a column's cells are numbers.
+/// Returns whether at least this part of a column's cells are numbers.
 fn is_numeric(sample: &[Row], column: usize, part: f64) -> bool {
     let cells = || sample.iter().filter_map(|row| row.cells.get(column));
     let numbers = cells().filter(|cell| cell.is_number()).count();
@@ -484,8 +485,8 @@ pub(super) fn columns(count: usize) -> String {
     format!("{count} column{}", if count == 1 { "" } else { "s" })
 }
 
-/// The number of columns that most rows have, empty ones at the end left out;
-/// of the first row, where that is in doubt.
+/// Returns the number of columns that most rows have, without empty ones at the end,
+/// or that of the first row if there is no majority.
 fn usual_width(sample: &[Row]) -> Option<usize> {
     let widths: Vec<usize> = sample
         .iter()
@@ -502,7 +503,7 @@ fn usual_width(sample: &[Row]) -> Option<usize> {
     })
 }
 
-/// How many columns a row has up to the last that is not empty.
+/// Returns the number of columns of a row up to the last that is not empty.
 pub(super) fn filled(row: &Row) -> usize {
     let last = row.cells.iter().rposition(|cell| !cell.is_empty());
     last.map_or(0, |last| last + 1)

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use finetuner::{EvaluationCallback, Finetuner, Secret, WandBLogger};
+use finetuner::{EvaluationCallback, Finetuner, MLFlowLogger, Secret, WandBLogger};
 use serde_json::json;
 use wiremock::ResponseTemplate;
 
@@ -55,6 +55,10 @@ async fn nothing_that_is_printed_shows_a_token() {
     let fit = finetuner
         .fit("m", "t")
         .callback(WandBLogger::new().api_key(TOKEN))
+        .callback(MLFlowLogger::new(
+            "e",
+            format!("https://user:{TOKEN}@example.org"),
+        ))
         .callback(EvaluationCallback::new("q"));
     let errors = [
         finetuner.get_experiment("echo").await.unwrap_err(),

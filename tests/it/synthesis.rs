@@ -138,6 +138,10 @@ async fn what_makes_no_training_data_is_refused_by_name() {
     let pictures = SynthesisModels::new(["efficientnet-small"], cross_encoder());
     for (job, parts) in [
         (start().num_relations(1), ["num_relations", "at least 2"]),
+        (
+            start().num_relations(u64::MAX),
+            ["num_relations", "1 to 1000"],
+        ),
         (start().models(embeds), ["cross_encoder", "model of texts"]),
         (
             start().models(scores),

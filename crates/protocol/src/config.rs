@@ -87,13 +87,12 @@ pub struct Model {
 pub struct Data {
     /// The name of the training data.
     pub train_data: String,
-    /// How often an epoch goes through the training data, where there is more of
-    /// it; once by default.
+    /// How often an epoch goes through `train_data`, in a run with
+    /// `more_train_data`; once by default.
     pub train_data_weight: Option<f64>,
-    /// Further data to train on. Each batch is of one data set.
+    /// Further data to train on. Each batch comes from one data set.
     pub more_train_data: Vec<MoreData>,
-    /// How batches of several data sets follow each other; `proportional` where it
-    /// is not given.
+    /// The order of batches of several data sets; `proportional` by default.
     pub multi_dataset_batch_sampler: Option<MultiDatasetBatchSampler>,
     /// The name of the data for the validation loss.
     pub eval_data: Option<String>,
@@ -170,12 +169,12 @@ pub struct HyperParameters {
     pub scheduler_step: Option<String>,
     /// Examples in a step; the backend chooses where there is none.
     pub batch_size: Option<u64>,
-    /// Batches of one step of the optimizer, whose gradients are averaged; 1 where
-    /// there is none.
+    /// Batches of one step of the optimizer, whose gradients are averaged; 1 by
+    /// default.
     pub gradient_accumulation_steps: Option<u64>,
     /// The learning rate; the optimizer's default where there is none.
     pub learning_rate: Option<f64>,
-    /// Texts that go before the texts of each column.
+    /// Prompts before the texts of each column.
     pub prompts: Option<Prompts>,
     /// Times that the data is gone through.
     pub epochs: u64,

@@ -9,7 +9,7 @@ use crate::Options;
 /// 2021): the option `lora` of a model.
 ///
 /// Names, defaults and meaning are those of `LoraConfig` of PEFT, for the task
-/// `FEATURE_EXTRACTION`. What is not set is left to these defaults.
+/// `FEATURE_EXTRACTION`. Options that are not set have these defaults.
 ///
 /// ```
 /// use finetuner_protocol::Lora;

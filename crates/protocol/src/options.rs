@@ -75,9 +75,10 @@ impl Options {
         self.with("temperature", temperature)
     }
 
-    /// How many examples of a batch are embedded at once; of `CLIPLoss`, `SigLIPLoss`
-    /// and `MultipleNegativeRankingLoss`. Such batches may be large: the gradients
-    /// of the embeddings are cached, and every example is embedded twice.
+    /// Number of examples of a batch that are embedded together; an option of
+    /// `CLIPLoss`, `SigLIPLoss` and `MultipleNegativeRankingLoss`. It saves memory in
+    /// large batches: the gradients of the embeddings are cached, and every example is
+    /// embedded twice.
     ///
     /// ```
     /// let options = finetuner_protocol::Options::new().mini_batch_size(32);
@@ -129,8 +130,8 @@ impl Options {
         self.with("layer_wise_lr_decay", factor)
     }
 
-    /// Whether training drops elements as the model's `config.json` says
-    /// (`hidden_dropout_prob` and the like). An option of the model.
+    /// Whether to train with the dropout of the model's `config.json`
+    /// (`hidden_dropout_prob` and the like); an option of the model.
     ///
     /// ```
     /// let options = finetuner_protocol::Options::new().dropout(true);

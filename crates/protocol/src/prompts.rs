@@ -1,4 +1,4 @@
-//! Texts that go before the texts of a run.
+//! Prompts: texts that go before the texts of a run.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -18,9 +18,9 @@ use serde_json::{Map, Value};
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum Prompts {
-    /// One for all texts.
+    /// One prompt for all texts.
     All(String),
-    /// One for each column that is named.
+    /// One prompt for each column that is named.
     ByColumn(Map<String, Value>),
     /// Anything else.
     Other(Value),
@@ -65,7 +65,7 @@ impl Prompts {
         self.column("anchor", prompt)
     }
 
-    /// The prompt of what belongs to the anchors.
+    /// The prompt of the anchors' matches.
     ///
     /// ```
     /// let prompts = finetuner_protocol::Prompts::new().positive("passage: ");

@@ -1,10 +1,13 @@
-//! The configuration of a synthesis run: what `synthesize` serializes. Such a
-//! run makes training data out of queries and a corpus without labels.
+//! The configuration of a synthesis run, as `synthesize` serializes it. Such a run
+//! makes training data out of queries and a corpus without labels.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{InvalidField, check_name};
+
+/// The most texts for each query.
+const MAX_RELATIONS: u64 = 1000;
 
 /// All settings of a synthesis run.
 ///
@@ -15,15 +18,15 @@ use crate::{InvalidField, check_name};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SynthesisConfig {
-    /// Whether others may read what the run makes.
+    /// Whether other users may read the training data.
     pub public: bool,
     /// The run's name.
     pub run_name: String,
     /// The experiment that the run belongs to.
     pub experiment_name: String,
-    /// What data is made from.
+    /// The data to make training data from.
     pub data: SynthesisData,
-    /// How documents are found for a query.
+    /// Settings of the search for texts that are like a query.
     pub relation_mining: RelationMining,
     /// The model that scores pairs.
     pub cross_encoder: String,
@@ -47,13 +50,14 @@ pub struct SynthesisData {
     pub extra: Map<String, Value>,
 }
 
-/// How documents are found for a query.
+/// Settings of the search for texts that are like a query.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RelationMining {
     /// Models that embed queries and documents.
     pub models: Vec<String>,
-    /// Documents for each query: one similar, the others not; 10 by default.
+    /// Texts of the corpus for each query, its match among them, up to 1000; 10 by
+    /// default.
     pub num_relations: u64,
     /// Members that are not known here.
     #[serde(flatten)]
@@ -101,11 +105,11 @@ impl SynthesisConfig {
                 "name at least one model that embeds texts",
             ));
         }
-        if mining.num_relations == 0 {
+        if !(1..=MAX_RELATIONS).contains(&mining.num_relations) {
             return Err(InvalidField::new(
                 "num_relations",
-                0,
-                "at least 1 is needed",
+                mining.num_relations,
+                "1 to 1000 are allowed",
             ));
         }
         if self.max_num_docs == Some(0) {

@@ -191,7 +191,7 @@ struct Serve {
     /// The server must run as root for that.
     #[arg(long, value_name = "USER")]
     worker_user: Option<String>,
-    /// Let runs fetch pictures from this machine and private networks, and name
+    /// Let runs fetch pictures from this machine and private networks, and report to
     /// trackers there.
     #[arg(long)]
     private_addresses: bool,

@@ -43,6 +43,7 @@ mod private;
 mod queue;
 #[cfg(test)]
 mod races;
+mod redaction;
 mod run_folders;
 mod secret;
 mod server;

@@ -1,6 +1,6 @@
-//! Addresses outside of the server that data and runs of users name: over http
-//! and https alone, and, unless the operator allows it, never of this machine or a
-//! private network. Whoever may start a run must not be able to look around there.
+//! Requests to addresses that the data and runs of users name: http and https
+//! only. Addresses of this machine and of private networks are refused unless the
+//! operator allows them, so that a run cannot explore the server's network.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -15,14 +15,15 @@ use reqwest::{
 };
 use url::{Host, Url};
 
-/// A client for addresses outside. `private` allows those of this machine and of
-/// private networks; up to `redirects` redirects are followed.
+/// Returns a client for such addresses. `private` allows those of this machine and
+/// of private networks. Up to `redirects` redirects are followed, and each target
+/// is checked.
 pub(crate) fn client(private: bool, timeout: Duration, redirects: usize) -> Result<Client, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|e| e.to_string())?;
-    // Where the machine has no certificates to trust, plain http still works.
+    // Plain http works on a machine without trusted certificates too.
     let tls = match rustls_platform_verifier::Verifier::new(provider) {
         Ok(verifier) => tls
             .dangerous()
@@ -37,7 +38,10 @@ pub(crate) fn client(private: bool, timeout: Duration, redirects: usize) -> Resu
         .timeout(timeout)
         .redirect(redirect::Policy::custom(move |attempt| {
             if attempt.previous().len() > redirects {
-                return attempt.error("it redirects in circles");
+                return attempt.error(match redirects {
+                    0 => "it redirects to another address, which is not followed".to_owned(),
+                    most => format!("it redirects more than {most} times"),
+                });
             }
             match check(attempt.url(), private) {
                 Ok(()) => attempt.follow(),
@@ -45,13 +49,25 @@ pub(crate) fn client(private: bool, timeout: Duration, redirects: usize) -> Resu
             }
         }));
     if !private {
-        // A proxy would look addresses up by itself.
+        // A proxy resolves names by itself, unchecked.
         builder = builder.no_proxy().dns_resolver(Arc::new(PublicAddresses));
     }
     builder.build().map_err(|e| e.to_string())
 }
 
-/// Whether an address may be asked. Names are looked at once they are resolved.
+/// Returns an address without user name, password, query and fragment, which may
+/// hold keys.
+pub(crate) fn without_secrets(url: &Url) -> Url {
+    let mut shown = url.clone();
+    // Both fail only for addresses without a host, which have no user name.
+    let _ = (shown.set_username(""), shown.set_password(None));
+    shown.set_query(None);
+    shown.set_fragment(None);
+    shown
+}
+
+/// Checks the scheme, and the IP address if the host is one. [`PublicAddresses`]
+/// checks names when they are resolved.
 pub(crate) fn check(url: &Url, private: bool) -> Result<(), String> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(format!("`{}` is not http or https", url.scheme()));
@@ -74,8 +90,8 @@ fn not_public(ip: IpAddr) -> String {
     )
 }
 
-/// Resolves names, and gives back addresses of the public network alone. The
-/// connection is made to what was checked.
+/// Resolves names to public addresses only. The connection uses the addresses that
+/// were checked, so a second answer of the name server changes nothing.
 struct PublicAddresses;
 
 impl Resolve for PublicAddresses {
@@ -93,7 +109,7 @@ impl Resolve for PublicAddresses {
     }
 }
 
-/// Whether an address is one of the public internet.
+/// Returns whether an address belongs to the public internet.
 fn is_public(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_public_v4(ip),
@@ -109,9 +125,10 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
         || ip.is_link_local()
         || ip.is_multicast()
         || ip.is_documentation()
-        // Shared by providers, protocol assignments, benchmarks, the rest.
+        // RFC 6598, 6890, 7526 and 2544, and the reserved rest.
         || (a == 100 && b & 0xC0 == 64)
         || (a, b, c) == (192, 0, 0)
+        || (a, b, c) == (192, 88, 99)
         || (a == 198 && b & 0xFE == 18)
         || a >= 240)
 }
@@ -124,7 +141,7 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
         let [r, s] = low.to_be_bytes();
         is_public_v4(Ipv4Addr::new(p, q, r, s))
     };
-    // Addresses that lead to others of the older kind.
+    // Addresses that embed an IPv4 address: mapped, NAT64 and 6to4.
     if let Some(v4) = ip.to_ipv4_mapped() {
         return is_public_v4(v4);
     }
@@ -134,13 +151,22 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
     if a == 0x2002 {
         return inner(segments[1], segments[2]);
     }
-    // 2000::/3 is the public network, without documentation and Teredo.
-    a & 0xE000 == 0x2000 && (a, b) != (0x2001, 0xDB8) && (a, b) != (0x2001, 0)
+    // 2000::/3 is the public network, except protocol assignments (2001::/23, Teredo
+    // among them) and documentation (2001:db8::/32 and 3fff::/20).
+    a & 0xE000 == 0x2000
+        && !(a == 0x2001 && (b < 0x200 || b == 0xDB8))
+        && !(a == 0x3FFF && b < 0x1000)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_are_shown_without_what_may_be_a_key() {
+        let url = Url::parse("https://ann:secret@example.org/a/b?token=secret#secret").unwrap();
+        assert_eq!(without_secrets(&url).as_str(), "https://example.org/a/b");
+    }
 
     #[test]
     fn addresses_of_private_networks_are_known() {
@@ -156,6 +182,7 @@ mod tests {
             "224.0.0.1",
             "255.255.255.255",
             "192.0.0.8",
+            "192.88.99.1",
             "::1",
             "::",
             "fe80::1",
@@ -166,6 +193,10 @@ mod tests {
             "2002:7f00:1::",
             "2001:db8::1",
             "2001::1",
+            "2001:20::1",
+            "3fff::1",
+            "64:ff9b:1::a9fe:a9fe",
+            "::127.0.0.1",
         ] {
             assert!(!is_public(private.parse().unwrap()), "{private}");
         }

@@ -52,6 +52,7 @@ impl Pictures {
             .map(|(document, url)| async move {
                 let fetched = self.fetch(&url).await;
                 let bytes = fetched.map_err(|e| {
+                    let url = outside::without_secrets(&url);
                     let url = start_of(url.as_str());
                     format!("document `{}`: {url}: {e}", document.id)
                 })?;
@@ -67,6 +68,7 @@ impl Pictures {
         let hint = "load the picture into a blob before pushing";
         outside::check(url, self.private).map_err(|e| format!("{e}: {hint}"))?;
         let text = |error: reqwest::Error| {
+            let error = error.without_url();
             let mut cause: &dyn std::error::Error = &error;
             while let Some(deeper) = cause.source() {
                 cause = deeper;

@@ -28,9 +28,9 @@ pub struct Settings {
     /// The most bytes of a model that a run fetches from the model hub; 16 GiB by
     /// default.
     pub max_hub_download: Option<u64>,
-    /// Whether pictures may be fetched from addresses of this machine and of
-    /// private networks, where data names them, and runs told to trackers there;
-    /// not by default, since whoever may start a run could look around there.
+    /// Whether runs may fetch pictures from addresses of this machine and of private
+    /// networks, and report to trackers there; no by default, since users could
+    /// explore the server's network by their runs.
     pub private_addresses: bool,
     /// How long a worker may be silent before it counts as lost; 30 seconds by
     /// default.

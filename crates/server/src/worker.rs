@@ -340,7 +340,7 @@ fn hub_rules(job: &Job) -> HubRules {
     }
 }
 
-/// What a run is to do.
+/// The work of a run.
 enum Work {
     Training(Box<RunConfig>),
     Synthesis(Box<SynthesisPlan>),

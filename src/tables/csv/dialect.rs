@@ -1,10 +1,10 @@
-//! How columns are told apart, and how to guess it.
+//! Delimiters and quotes, and how to guess them.
 
 use std::collections::BTreeMap;
 
 use super::records::Records;
 
-/// How columns are told apart. The names are those of Python's `csv`.
+/// Delimiter and quotes of a CSV file. The names are those of Python's `csv`.
 ///
 /// ```no_run
 /// use finetuner::{CsvOptions, Dialect};
@@ -14,9 +14,9 @@ use super::records::Records;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Dialect {
-    /// Guessed from the first rows, among commas, tabs, semicolons and bars: what
-    /// gives the most consistent and plausible table wins, and the log says what
-    /// was taken. Commas, where nothing fits. A first line such as `sep=;` decides.
+    /// Guessed from the first rows, among commas, tabs, semicolons and bars: the
+    /// delimiter of the most consistent and plausible table, or a comma if none fits.
+    /// The log names it. A first line such as `sep=;` decides.
     #[default]
     Auto,
     /// Commas, and quotes where needed.
@@ -27,7 +27,7 @@ pub enum Dialect {
     Unix,
     /// Anything else.
     Custom {
-        /// What stands between two columns.
+        /// The delimiter between two columns.
         delimiter: u8,
         /// What stands around a column that holds delimiters or line ends.
         quote: u8,

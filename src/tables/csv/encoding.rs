@@ -1,6 +1,6 @@
-//! The encoding of a file where none was given: UTF-8, UTF-16 without a mark, or
-//! windows-1252 where nothing speaks against it. Any doubt leaves UTF-8, which is
-//! refused with the line that is none.
+//! Guesses the encoding of a file: UTF-8, UTF-16 without a byte order mark, or
+//! windows-1252 if the text looks like one of western Europe. UTF-8 in doubt: a line
+//! that is not UTF-8 is an error.
 
 use std::io::Read;
 
@@ -30,8 +30,8 @@ pub(super) fn guess<R: Read>(
     }
 }
 
-/// Whether a file holds characters of UTF-8 beside ASCII: two encodings in one
-/// file are nothing to guess at.
+/// Returns whether a file holds characters of UTF-8 other than ASCII. A file with two
+/// encodings is not guessed.
 fn has_utf8(mut from: impl Read) -> std::io::Result<bool> {
     let mut bytes = vec![0; 64 << 10];
     loop {
@@ -48,8 +48,8 @@ fn has_utf8(mut from: impl Read) -> std::io::Result<bool> {
     }
 }
 
-/// Whether a text reads as one of western Europe: letters with accents stand among
-/// plain ones, and no two that only another code page has at these places.
+/// Returns whether a text looks like one of western Europe: letters with accents
+/// among plain ones, without combinations that only another code page explains.
 fn is_western(text: &str) -> bool {
     const SIGNS: &str = "“”„‘’‚–—…€£§°«»·©®™\u{a0}¿¡ºª´×½¼²³µ";
     const LETTERS: &str = "äöüßéèêëàâáãåæçñîïíìôóòõøœúùûÄÖÜÉÈÊËÀÂÁÃÅÆÇÑÎÏÍÌÔÓÒÕØŒÚÙÛ";

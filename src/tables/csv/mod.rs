@@ -19,15 +19,15 @@ use crate::{DocumentSource, Result};
 pub use dialect::Dialect;
 use read::Reading;
 
-/// What stands for a file that has no name.
+/// Name of input without a file, in errors.
 const UNNAMED: &str = "the CSV text";
 
 /// A CSV file, or text in its form.
 ///
 /// A row that can't be used is an error with its line, and so is a quote that is
-/// not closed in its row. What may be meant is a warning through `tracing`: a
-/// first row that looks like a header, columns that could be separated
-/// otherwise, labels with spaces around them.
+/// not closed in its row. Doubtful contents are warnings through `tracing`: a first
+/// row that looks like a header, columns that could be separated otherwise, labels
+/// with spaces around them.
 ///
 /// The pictures and meshes that it names are uploaded when it is pushed. Before
 /// pushing a file that somebody else has written, look at the paths in it.
@@ -60,14 +60,14 @@ impl Csv {
         }
     }
 
-    /// What a reader gives, to its end.
+    /// Text from a reader, which is read to its end into memory.
     ///
     /// ```no_run
     /// let csv = finetuner::Csv::reader(std::io::stdin());
     /// ```
     ///
     /// # Errors
-    /// Where reading fails.
+    /// Returns an error if reading fails.
     pub fn reader(reader: impl Read) -> Result<Self> {
         Ok(Self {
             input: Input::read(reader, "the CSV reader")?,
@@ -88,7 +88,7 @@ impl Csv {
         }
     }
 
-    /// How it is read.
+    /// Sets the options of the file.
     ///
     /// ```no_run
     /// use finetuner::{Csv, CsvOptions};
@@ -106,13 +106,13 @@ impl Csv {
     }
 
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        // Rows that are drawn are drawn anew.
+        // Random rows differ each time.
         let is_drawn = self.options.common.sampling_rate.is_some();
         self.input.is_same(&other.input) && self.options == other.options && !is_drawn
     }
 
-    /// The documents of the file for a model of this kind. It is read each time
-    /// that they are asked for. Blocks.
+    /// Returns the documents of the file for a layout. Each iteration reads the file
+    /// again. Blocks.
     pub(crate) fn documents(self, layout: Layout) -> Result<DocumentSource> {
         documents::documents(self.table()?, &layout)
     }
@@ -135,7 +135,7 @@ impl From<&Path> for crate::DataSource {
     }
 }
 
-/// How a CSV file is read. The defaults are the Python client's.
+/// Options for reading a CSV file. The defaults are the Python client's.
 ///
 /// ```no_run
 /// use finetuner::{Csv, CsvOptions};
@@ -147,7 +147,7 @@ impl From<&Path> for crate::DataSource {
 pub struct CsvOptions {
     pub(super) common: Options,
     dialect: Dialect,
-    /// Guessed where none is given.
+    /// `None`: guessed.
     encoding: Option<String>,
     header: Option<Vec<String>>,
     /// The first row holds names, whatever they are.
@@ -205,7 +205,7 @@ impl CsvOptions {
         self
     }
 
-    /// How columns are told apart; [`Dialect::Auto`] by default.
+    /// Delimiter and quotes; [`Dialect::Auto`] by default.
     ///
     /// ```no_run
     /// use finetuner::{CsvOptions, Dialect};
@@ -217,10 +217,9 @@ impl CsvOptions {
         self
     }
 
-    /// The file's encoding, such as `utf-16` or `latin-1`. A byte order mark at
-    /// the file's start says more than this. By default a file is UTF-8; one that
-    /// is not, but reads well as UTF-16 or windows-1252, is taken as such, and a
-    /// warning says so.
+    /// The file's encoding, such as `utf-16` or `latin-1`. A byte order mark at the
+    /// file's start overrides it. By default a file is UTF-8. A file that is not, but
+    /// reads well as UTF-16 or windows-1252, is read as such with a warning.
     ///
     /// ```no_run
     /// let options = finetuner::CsvOptions::new().encoding("utf-16");
@@ -242,7 +241,7 @@ impl CsvOptions {
         self
     }
 
-    /// Whether pictures that are files of this machine are read; yes by default.
+    /// Whether to read pictures that are files of this machine; yes by default.
     ///
     /// ```no_run
     /// let options = finetuner::CsvOptions::new().convert_to_blob(false);
@@ -275,9 +274,8 @@ impl CsvOptions {
         self
     }
 
-    /// The first row holds names, and these are they. Other names in it are an
-    /// error. By default the first row is data. Names that [`Columns`] lists say
-    /// what their columns hold.
+    /// The names in the first row. A file with other names is an error. By default the
+    /// first row is data. Names that [`Columns`] lists give their columns a role.
     ///
     /// ```no_run
     /// let options = finetuner::CsvOptions::new().header(["picture", "title"]);
@@ -287,7 +285,7 @@ impl CsvOptions {
         self
     }
 
-    /// What the columns hold, by their names. The first row holds the names.
+    /// Names the columns to train on. The first row of the file holds their names.
     ///
     /// ```no_run
     /// use finetuner::{Columns, CsvOptions};

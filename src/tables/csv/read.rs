@@ -388,7 +388,7 @@ mod tests {
             .collect();
         let (line, reason) = broken(&unmarked);
         assert!(line == 1 && reason.contains("utf-16le"), "{reason}");
-        // Where nothing was said, what reads well is taken.
+        // Without an encoding, it is guessed.
         let options = CsvOptions::new();
         assert_eq!(read(b"a,b\ngr\xf6\xdfe,c\n", &options)[1], ["größe", "c"]);
         assert_eq!(read(&unmarked, &options), [["red", "dress"]]);

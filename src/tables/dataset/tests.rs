@@ -371,7 +371,7 @@ mod parquet {
         assert!(broken("empty", b"").contains("can't be read"));
         assert!(broken("text", b"anchor,positive\na,b\n").contains("can't be read"));
         assert!(broken("cut", &whole[..whole.len() - 20]).contains("can't be read"));
-        // Whatever byte is wrong, there is an error or there are rows.
+        // Any wrong byte gives an error or rows, and no panic.
         for place in (4..whole.len()).step_by(7) {
             let mut bytes = whole.clone();
             bytes[place] ^= 0xff;
@@ -392,4 +392,45 @@ fn a_value_of_every_kind_has_a_text() {
         (found[0].as_text(), found[0].label().unwrap()),
         (Some("1.5"), "true".to_owned())
     );
+}
+
+#[cfg(unix)]
+#[test]
+fn links_out_of_a_folder_of_pictures_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let outside = tempfile::NamedTempFile::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("a.png"), "a").unwrap();
+    std::os::unix::fs::symlink(path("a.png"), path("inside.png")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), path("outside.png")).unwrap();
+    let lines = "{\"file_name\": \"inside.png\", \"label\": 0}\n\
+                 {\"file_name\": \"outside.png\", \"label\": 1}\n\
+                 {\"file_name\": \"a\\u0000.png\", \"label\": 1}\n";
+    std::fs::write(path("metadata.jsonl"), lines).unwrap();
+    let error = documents(Dataset::image_folder(folder.path()), &Task::ImageToImage).unwrap_err();
+    let problems = &error.problems().unwrap().problems;
+    let told: Vec<(u64, &str)> = problems
+        .iter()
+        .map(|p| (p.number, p.reason.as_str()))
+        .collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].0 == 2 && told[0].1.contains("`outside.png` leads out"),
+        "{told:?}"
+    );
+    assert!(
+        told[1].0 == 3 && told[1].1.contains("there is no file"),
+        "{told:?}"
+    );
+}
+
+#[test]
+fn a_line_with_many_columns_is_read_in_time() {
+    let members: Vec<String> = (0..100_000).map(|n| format!("\"c{n}\": {n}")).collect();
+    let text = format!(
+        "{{\"anchor\": \"a\", \"positive\": \"p\", {}}}\n",
+        members.join(", ")
+    );
+    let found = texts(lines(&text)).unwrap();
+    assert_eq!(found.len(), 2);
 }

@@ -1,4 +1,4 @@
-//! Finding the texts of a corpus that are most like queries, block by block.
+//! Search for the texts of a corpus that are most like queries, block by block.
 
 use std::{
     collections::HashSet,
@@ -12,7 +12,7 @@ use crate::{
     infer::Encoder,
 };
 
-/// How the corpus is searched.
+/// Settings of the search.
 #[derive(Clone, Copy)]
 pub(super) struct Search {
     /// Texts to find for each query.
@@ -28,15 +28,15 @@ pub(super) struct Candidate {
     distance: f32,
 }
 
-/// How far a search is.
+/// Progress of a search.
 pub(super) struct Progress {
-    /// Texts of the corpus that were searched.
+    /// Number of texts of the corpus that were searched.
     pub(super) seen: usize,
 }
 
-/// The texts of the corpus nearest to each query, the nearest first. A
-/// text that is the query itself is left out, and one that the corpus holds
-/// several times counts once. `report` is called after each block.
+/// Returns the texts of the corpus nearest to each query, the nearest first. A text
+/// that equals the query is left out, and a text that the corpus holds several times
+/// counts once. `report` is called after each block of queries and of the corpus.
 pub(super) fn candidates(
     model: &Encoder,
     queries: &[Arc<str>],
@@ -44,7 +44,12 @@ pub(super) fn candidates(
     Search { count, block }: Search,
     mut report: impl FnMut(Progress) -> Result<()>,
 ) -> Result<Vec<Vec<Candidate>>> {
-    let asked = embed(&prompted(model, &["query"])?, queries)?;
+    let asking = prompted(model, &["query"])?;
+    let mut asked = Vec::with_capacity(queries.len() * model.dim());
+    for part in queries.chunks(block) {
+        asked.extend(embed(&asking, part)?);
+        report(Progress { seen: 0 })?;
+    }
     let documents = prompted(model, &["document", "passage"])?;
     let mut found: Vec<Vec<Candidate>> = vec![Vec::new(); queries.len()];
     let (mut known, mut seen) = (HashSet::new(), 0);
@@ -59,15 +64,21 @@ pub(super) fn candidates(
             .filter(|text| known.insert(key(text)))
             .collect();
         let embedded = embed(&documents, &new)?;
-        // One more, since the query itself may have to go.
-        let rankings = rank(&asked, &embedded, model.dim(), count + 1, Distance::Cosine);
+        // One more, since the query itself may be among them.
+        let rankings = rank(
+            &asked,
+            &embedded,
+            model.dim(),
+            count.saturating_add(1),
+            Distance::Cosine,
+        );
         for ((found, ranking), query) in found.iter_mut().zip(rankings).zip(queries) {
             let others = ranking.iter().filter(|near| new[near.index] != *query);
             found.extend(others.map(|near| Candidate {
                 text: new[near.index].clone(),
                 distance: near.distance,
             }));
-            // Stable: of texts that are equally far the earlier one stays first.
+            // Stable: the earlier of two equally near texts stays first.
             found.sort_by(|a, b| a.distance.total_cmp(&b.distance));
             found.truncate(count);
         }
@@ -86,7 +97,7 @@ fn embed(model: &Encoder, texts: &[Arc<str>]) -> Result<Vec<f32>> {
     Ok(model.encode_texts(&texts)?.values)
 }
 
-/// The model with the first of these prompts that it has.
+/// Returns the model with the first of these prompts that it has.
 fn prompted(model: &Encoder, names: &[&str]) -> Result<Encoder> {
     let has = |name: &&&str| model.prompts().names().any(|known| known == **name);
     match names.iter().find(has) {
@@ -95,8 +106,8 @@ fn prompted(model: &Encoder, names: &[&str]) -> Result<Encoder> {
     }
 }
 
-/// One list out of those of several models: the best of each in turn, every text
-/// once, up to `count`.
+/// Merges the lists of several models: the best of each in turn, every text once, up
+/// to `count`.
 pub(super) fn merge(lists: Vec<Vec<Candidate>>, count: usize) -> Vec<Candidate> {
     let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
     let mut merged: Vec<Candidate> = Vec::new();
@@ -139,7 +150,9 @@ mod tests {
             let mut seen = Vec::new();
             let search = Search { count: 3, block };
             let found = candidates(&model, &queries, corpus, search, |progress| {
-                seen.push(progress.seen);
+                if progress.seen > 0 {
+                    seen.push(progress.seen);
+                }
                 Ok(())
             });
             let texts = found.unwrap().into_iter().map(|found| {

@@ -2,13 +2,14 @@
 //! without labels.
 //!
 //! Models of texts, the relation miners, find the texts of the corpus that are
-//! most like each query. The most similar one counts as its match, the others do
-//! not. A cross-encoder scores all of them. Each document that is made has three
+//! most like each query. The most similar text counts as the query's match. A
+//! cross-encoder scores it and the others. Each document that is made has three
 //! chunks, the query, the match and one of the others, and the tag
 //! `finetuner_score`: the score of the match less that of the other.
 //!
-//! The corpus is embedded and searched block by block, and the queries in groups,
-//! so that memory grows with neither.
+//! The corpus is embedded and searched block by block, and the queries in groups.
+//! Memory holds the queries with the texts found for them, and a hash of 8 bytes
+//! for each text of the corpus.
 
 mod mine;
 mod write;
@@ -39,14 +40,14 @@ const BLOCK: usize = 4096;
 const QUERIES: usize = 32_768;
 /// Queries whose candidates are scored together.
 const SCORED: usize = 128;
-/// A long step says how far it is this often.
+/// Interval between two lines of the log about the progress of a long step.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A synthesis run that can be carried out.
+/// A synthesis run whose configuration was checked.
 pub struct SynthesisPlan {
     /// The name of the queries.
     pub queries: String,
-    /// The name of the texts to find for them.
+    /// The name of the corpus.
     pub corpus: String,
     miners: Vec<ModelSource>,
     cross_encoder: ModelSource,
@@ -56,12 +57,12 @@ pub struct SynthesisPlan {
     most: usize,
 }
 
-/// Training data that was made.
+/// Training data from a synthesis run.
 #[derive(Debug)]
 pub struct Synthesized {
     /// A file with the documents.
     pub file: PathBuf,
-    /// How many there are.
+    /// The number of documents.
     pub documents: u64,
 }
 
@@ -148,7 +149,7 @@ impl SynthesisPlan {
 /// Carries out a synthesis run.
 ///
 /// # Errors
-/// Whatever is wrong with models or data, and [`Error::Interrupted`].
+/// Errors of models and data, and [`Error::Interrupted`].
 pub fn synthesize(
     plan: &SynthesisPlan,
     setting: &Setting<'_>,
@@ -183,7 +184,9 @@ pub fn synthesize(
         )));
     }
     if lonely > 0 {
-        let message = format!("{lonely} queries are left out: fewer than 2 texts were found");
+        let message = format!(
+            "{lonely} queries are left out: fewer than 2 texts of the corpus were found for each"
+        );
         run.note(Level::Warning, message);
     }
     run.score(&queries, &found)
@@ -194,7 +197,7 @@ struct Run<'a, 'b> {
     plan: &'a SynthesisPlan,
     setting: &'a Setting<'b>,
     observer: &'a mut dyn Observer,
-    /// When the log last said how far it is.
+    /// Time of the last line about the progress.
     last: Instant,
 }
 
@@ -207,8 +210,7 @@ impl Run<'_, '_> {
         self.note(Level::Info, message);
     }
 
-    /// Ends the run where that is asked for, and says from time to time how far
-    /// it is.
+    /// Ends the run if it was interrupted, and logs the progress from time to time.
     fn step(&mut self, message: impl FnOnce() -> String) -> Result<()> {
         if self.observer.interrupted().is_some() {
             return Err(Error::Interrupted);
@@ -220,7 +222,7 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// The texts of the corpus that are most like each query, by all miners.
+    /// Returns the texts of the corpus that are most like each query, by all miners.
     fn mine(&mut self, queries: &[Arc<str>]) -> Result<Vec<Vec<Candidate>>> {
         let plan = self.plan;
         let search = Search {
@@ -283,6 +285,10 @@ impl Run<'_, '_> {
                     .map(move |candidate| [&**query, &*candidate.text])
             });
             let scores = model.predict(&pairs.collect::<Vec<_>>())?.values;
+            if let Some(score) = scores.iter().find(|score| !score.is_finite()) {
+                let reason = format!("the model gives the score {score}: its weights are broken");
+                return Err(Error::config("cross_encoder", reason));
+            }
             let mut scores = scores.as_slice();
             for (query, found) in queries.iter().zip(found) {
                 let own;

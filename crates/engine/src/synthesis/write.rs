@@ -1,4 +1,4 @@
-//! Writing the documents that were made.
+//! Writes the documents of a synthesis run.
 
 use std::{
     fs::File,
@@ -11,18 +11,18 @@ use finetuner_protocol::{Document, stream_frame, stream_head};
 use super::{Synthesized, mine::Candidate};
 use crate::{Error, Result};
 
-/// Writes as many documents as it was made for.
+/// Writes a fixed number of documents.
 pub(super) struct Writer {
     path: PathBuf,
     out: BufWriter<File>,
     written: u64,
     all: u64,
-    /// Queries that were seen, for the ids of documents.
+    /// Number of queries so far, for the ids of documents.
     queries: u64,
 }
 
 impl Writer {
-    /// Begins a file of `all` documents in a folder.
+    /// Creates a file of `all` documents in a folder.
     pub(super) fn create(folder: &Path, all: u64) -> Result<Self> {
         let path = folder.join("train_data");
         let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
@@ -37,7 +37,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// Whether all documents are written.
+    /// Returns whether all documents are written.
     pub(super) fn is_full(&self) -> bool {
         self.written >= self.all
     }

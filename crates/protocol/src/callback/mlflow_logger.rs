@@ -6,20 +6,21 @@ use serde_json::{Map, Value, json};
 use super::{Callback, invalid, merged};
 use crate::{Generation, InvalidField};
 
-/// Sends metrics to an MLflow server. Backends of the last Python client don't
-/// know it.
+/// Sends metrics to an MLflow server while a run goes. Backends of the last Python
+/// client don't know it.
 ///
 /// ```
 /// use finetuner_protocol::callback::MLFlowLogger;
 ///
 /// let callback = MLFlowLogger::new("fashion", "http://127.0.0.1:5000");
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MLFlowLogger {
     /// The experiment's name.
     pub experiment: String,
-    /// The address of an MLflow server; if empty, the backend's own.
+    /// The address of an MLflow server, which may hold a user name and a password; if
+    /// empty, the backend's own. `Debug` does not print the address.
     pub tracking_uri: String,
     /// Options that are not known here.
     #[serde(flatten)]
@@ -62,6 +63,15 @@ impl MLFlowLogger {
             "experiment": self.experiment, "tracking_uri": self.tracking_uri,
         });
         merged(options, &self.extra)
+    }
+}
+
+impl std::fmt::Debug for MLFlowLogger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The address and unknown options may hold a password.
+        f.debug_struct("MLFlowLogger")
+            .field("experiment", &self.experiment)
+            .finish_non_exhaustive()
     }
 }
 

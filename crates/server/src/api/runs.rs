@@ -29,6 +29,7 @@ use crate::{
         is_duplicate,
     },
     error::{ApiError, Result},
+    redaction::shown_config,
     secret,
     store::Hold,
     submission,
@@ -109,8 +110,7 @@ pub(super) fn read(body: &Value, experiment: &str) -> Result<NewRun> {
     Ok(new)
 }
 
-/// What is wrong with a configuration that could not be read as that of a
-/// synthesis run.
+/// Returns the error for a configuration that is not one of a synthesis run.
 fn not_a_synthesis(config: &Value) -> ApiError {
     let needed = "`config` is not that of a synthesis run, which `task` announces: it needs `data`, \
                   `relation_mining` and `cross_encoder`";
@@ -122,8 +122,8 @@ fn not_a_synthesis(config: &Value) -> ApiError {
         .unwrap_or_else(|| ApiError::unprocessable(needed))
 }
 
-/// The name of the data that a synthesis run makes. It is the run's own: no other
-/// run or upload has its id.
+/// Returns the name of the data that a synthesis run makes. It ends with the id of
+/// the run's artifact, so that no two runs make data of one name.
 pub(super) fn train_data_name(run: &RunRow) -> String {
     let (experiment, name) = (cut(&run.experiment, MAX_NAME), cut(&run.name, MAX_NAME));
     format!(
@@ -132,7 +132,7 @@ pub(super) fn train_data_name(run: &RunRow) -> String {
     )
 }
 
-/// Bytes of the names of experiment and run in the name of data.
+/// The most bytes of the experiment's and of the run's name in the name of data.
 const MAX_NAME: usize = 80;
 
 /// The most bytes of a run's configuration.
@@ -516,12 +516,12 @@ pub(crate) async fn find(
     })
 }
 
-/// A run with all that any generation of the client reads. The configuration
-/// goes back as it came.
+/// Returns a run with the fields that any generation of the client reads. The
+/// configuration is the one that was sent, without the keys of trackers.
 fn info(run: RunRow) -> Value {
     let makes_data = run.task == RunTask::Generation.as_str();
     let is_made = makes_data && run.status() == Status::Finished;
-    let config: Value = serde_json::from_str(&run.config).unwrap_or_default();
+    let config = shown_config(&run.config);
     json!({
         "name": run.name,
         "description": run.description,

@@ -23,6 +23,7 @@ use crate::{
     app::App,
     database::{CheckpointRow, Found, RunFilter, RunRow, StoredEvent},
     error::ApiError,
+    redaction::shown_config,
 };
 
 /// Runs of a page.
@@ -181,7 +182,7 @@ fn progress(run: &RunRow) -> Markup {
 }
 
 pub(super) fn config_of(run: &RunRow) -> Value {
-    serde_json::from_str(&run.config).unwrap_or_default()
+    shown_config(&run.config)
 }
 
 /// The model that a run trains, or those that a synthesis run uses.
@@ -216,7 +217,7 @@ fn texts(value: &Value) -> Vec<String> {
     }
 }
 
-/// What a run works with, in rows of a name and a value.
+/// Returns models and data of a run, in rows of a name and a value.
 fn facts(run: &RunRow) -> Vec<(&'static str, String)> {
     if !makes_data(run) {
         return vec![("Model", model_of(run))];
@@ -307,7 +308,7 @@ pub(crate) async fn page(
         }
         section aria-labelledby="configuration" {
             h2 id="configuration" { "Configuration" }
-            details { summary { "Everything that was sent" } pre { (pretty(&config_of(&run))) } }
+            details { summary { "As it was sent, without keys" } pre { (pretty(&config_of(&run))) } }
         }
         section .row aria-label="Actions" {
             @if is_open {

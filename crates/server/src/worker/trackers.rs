@@ -1,10 +1,10 @@
-//! Trackers, which are told of a run while it goes: MLflow and Weights & Biases,
-//! over their HTTP APIs, where an address or a key is given.
+//! Trackers that follow a run while it goes: MLflow and Weights & Biases, over
+//! their HTTP APIs. They need an address or a key.
 //!
 //! A tracker never fails or slows a run. Each has a task and a queue of its own.
-//! One that can't be reached is asked again, with growing pauses; what doesn't fit
-//! into the queue meanwhile is left out, and the run's log says so. The files in
-//! the artifact have all of it.
+//! Requests to a tracker that can't be reached are repeated, with growing pauses.
+//! Rows that don't fit into the queue meanwhile are left out, and the run's log
+//! says so. The files in the artifact hold everything.
 
 mod mlflow;
 mod setup;
@@ -30,21 +30,22 @@ use tokio::{
 
 pub(super) use setup::{Environment, Tracked};
 
-/// Rows that wait for a tracker, at most.
+/// The most rows that wait for a tracker.
 const WAITING: usize = 10_000;
-/// Rows of one request.
+/// The most rows of one request.
 const TOGETHER: usize = 250;
-/// How often a tracker is told.
+/// Interval between two requests.
 const EVERY: Duration = Duration::from_secs(2);
-/// A tracker that hears nothing for longer takes the run for dead.
+/// Interval between two heartbeats: a tracker that gets nothing for longer takes
+/// the run for dead.
 const HEARTBEAT: Duration = Duration::from_secs(30);
-/// Pauses after failures.
+/// Pauses after failures: each is twice as long as the one before.
 const FIRST_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 1000 });
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long the end of a run waits for its trackers.
 const ENDS_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
-/// What was measured at one step.
+/// Measurements of one step.
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
     /// Steps since the start of the training.
@@ -59,7 +60,7 @@ struct Row {
 pub(super) enum End {
     Finished,
     Failed,
-    /// It goes on in another worker, or was stopped by its owner.
+    /// The run continues in another worker.
     Left,
 }
 
@@ -68,12 +69,12 @@ enum Note {
     End(End),
 }
 
-/// Why a tracker did not take something.
+/// The reason why a request failed.
 #[derive(Debug)]
 enum Failure {
-    /// It may take it later.
+    /// The request may succeed later.
     Passing(String),
-    /// It never will.
+    /// The request will never succeed.
     Refused(String),
 }
 
@@ -99,7 +100,7 @@ impl Tracker {
         }
     }
 
-    /// Finds the run there, or creates it. Returns its address, for people.
+    /// Finds or creates the tracker's run. Returns the address of its page.
     async fn begin(&mut self) -> Result<String, Failure> {
         match self {
             Self::MlFlow(mlflow) => mlflow.begin().await,
@@ -107,7 +108,8 @@ impl Tracker {
         }
     }
 
-    /// Which rows and values it wants.
+    /// Removes the values that the tracker does not show. Returns whether to send
+    /// the row.
     fn wants(&self, row: &mut Row) -> bool {
         match self {
             Self::MlFlow(_) => true,
@@ -115,7 +117,7 @@ impl Tracker {
         }
     }
 
-    /// Sends rows; none are a sign of life.
+    /// Sends rows. An empty list is a heartbeat.
     async fn send(&mut self, rows: &[Row]) -> Result<(), Failure> {
         match self {
             Self::MlFlow(mlflow) => mlflow.send(rows).await,
@@ -131,11 +133,11 @@ impl Tracker {
     }
 }
 
-/// What is done for one tracker.
+/// The task of one tracker.
 struct Task {
     notes: mpsc::Sender<Note>,
     handle: JoinHandle<()>,
-    /// Rows that found no room.
+    /// Number of rows that did not fit into the queue.
     left_out: Arc<AtomicUsize>,
 }
 
@@ -143,11 +145,11 @@ struct Task {
 #[derive(Default)]
 pub(super) struct Trackers {
     tasks: Vec<Task>,
-    /// Steps that are done.
+    /// Number of finished steps.
     done: usize,
 }
 
-/// Takes lines for the run's log.
+/// Writes a line of the run's log.
 type Log = Box<dyn Fn(Level, String) + Send + Sync>;
 
 impl Trackers {
@@ -169,7 +171,7 @@ impl Trackers {
         }
     }
 
-    /// Hands an event on, without waiting.
+    /// Queues an event's measurements, without waiting.
     pub(super) fn event(&mut self, event: &Event) {
         if self.tasks.is_empty() {
             return;
@@ -224,7 +226,7 @@ impl Trackers {
         }
     }
 
-    /// Tells the trackers that the run has ended, and waits a moment for them.
+    /// Tells the trackers that the run has ended. Waits [`ENDS_WITHIN`] at most.
     pub(super) async fn end(self, end: End) {
         let last = Instant::now() + ENDS_WITHIN;
         for task in self.tasks {
@@ -246,7 +248,7 @@ fn now() -> f64 {
     now.map_or(0.0, |now| now.as_secs_f64())
 }
 
-/// Tells a tracker what comes, until the run has ended.
+/// Sends queued rows to a tracker until the run has ended.
 async fn follow(
     mut tracker: Tracker,
     mut notes: mpsc::Receiver<Note>,
@@ -260,7 +262,7 @@ async fn follow(
     let mut pause = FIRST_PAUSE;
     let mut silent = false;
     let mut said = Instant::now();
-    // When the tracker is told next.
+    // Time of the next request.
     let mut next = Instant::now();
     loop {
         let closed = tokio::select! {
@@ -298,7 +300,7 @@ async fn follow(
                     said = Instant::now();
                 }
                 if silent {
-                    log(Level::Info, format!("{name} takes the run again"));
+                    log(Level::Info, format!("{name} can be reached again"));
                 }
                 (silent, pause) = (false, FIRST_PAUSE);
                 next = Instant::now() + EVERY;
@@ -309,7 +311,8 @@ async fn follow(
             Err(Failure::Passing(reason)) => {
                 if !silent {
                     let line = format!(
-                        "{name} can't be reached: {reason}. It is asked again, and the training goes on"
+                        "{name} can't be reached: {reason}. Requests are repeated; the training \
+                         goes on"
                     );
                     log(Level::Warning, line);
                 }
@@ -319,7 +322,7 @@ async fn follow(
             }
             Err(refused) => {
                 let line = format!(
-                    "{name} does not take the run: {}. The artifact has it under logs",
+                    "{name} refuses the run: {}. The artifact holds the measurements under logs",
                     refused.reason()
                 );
                 log(Level::Warning, line);
@@ -330,14 +333,14 @@ async fn follow(
     let left_out = left_out.load(Ordering::Relaxed);
     if left_out > 0 {
         let line = format!(
-            "{name} could not be reached for so long that {left_out} values were left out: the \
-             artifact has all of them under logs"
+            "{name} could not be reached for too long: {left_out} rows were left out. The artifact \
+             holds all of them under logs"
         );
         log(Level::Warning, line);
     }
 }
 
-/// Sends what waits, and the end. Returns whether anything was sent.
+/// Sends the waiting rows, and the end. Returns whether anything was sent.
 async fn tell(
     tracker: &mut Tracker,
     waiting: &mut VecDeque<Row>,
@@ -381,7 +384,7 @@ async fn json(request: reqwest::RequestBuilder) -> Result<serde_json::Value, Fai
     read(answer).await
 }
 
-/// Reads an answer. Its words are told, without what was sent.
+/// Reads an answer. Errors hold the start of its body and nothing of the request.
 async fn read(answer: Response) -> Result<serde_json::Value, Failure> {
     /// The most bytes of an answer.
     const LONGEST: usize = 4 << 20;
@@ -418,7 +421,7 @@ async fn read(answer: Response) -> Result<serde_json::Value, Failure> {
     })
 }
 
-/// The cause of a failed request, without its address, which may hold a secret.
+/// Returns the cause of a failed request, without its address.
 fn cause(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut cause: &dyn std::error::Error = &error;

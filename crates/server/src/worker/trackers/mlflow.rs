@@ -2,20 +2,21 @@
 
 use std::collections::HashMap;
 
+use finetuner_protocol::text::start_of;
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Value, json};
 use url::Url;
 
 use super::{End, Failure, Row, json, now};
 
-/// The most metrics of one request, as MLflow has it.
+/// MLflow's limit of metrics in one request.
 const BATCH: usize = 1000;
-/// The longest value of a parameter.
+/// MLflow's limit of characters in a parameter's value.
 const LONGEST_PARAM: usize = 6000;
-/// The tag by which a run is found again.
+/// The tag that identifies a run when it continues.
 const TAG: &str = "finetuner.run";
 
-/// How MLflow knows who asks.
+/// Credentials for MLflow.
 #[derive(Clone)]
 pub(super) enum Login {
     None,
@@ -23,11 +24,11 @@ pub(super) enum Login {
     Password(String, String),
 }
 
-/// What of a run MLflow is told at its start.
+/// Facts about a run that MLflow gets at its start.
 pub(super) struct About {
     pub(super) experiment: String,
     pub(super) run_name: String,
-    /// No other run has it.
+    /// The run's unique id.
     pub(super) run: String,
     pub(super) params: Vec<(String, String)>,
     pub(super) tags: Vec<(String, String)>,
@@ -40,8 +41,8 @@ pub(super) struct MlFlow {
     login: Login,
     about: About,
     run_id: String,
-    /// The last step of each metric that the server had at the start: a run that
-    /// goes on repeats some.
+    /// The last step of each metric that the server already had at the start. A run
+    /// that continues repeats some steps.
     known: HashMap<String, usize>,
 }
 
@@ -55,6 +56,11 @@ impl MlFlow {
             run_id: String::new(),
             known: HashMap::new(),
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn address(&self) -> Url {
+        self.address.clone()
     }
 
     #[cfg(test)]
@@ -103,7 +109,7 @@ impl MlFlow {
             .await;
         match created {
             Ok(created) => text(&created["experiment_id"]).ok_or_else(odd),
-            // Another run was faster.
+            // Another run has created it in between.
             Err(Failure::Refused(reason)) if reason.contains("RESOURCE_ALREADY_EXISTS") => {
                 self.find_experiment().await?.ok_or_else(odd)
             }
@@ -160,12 +166,11 @@ impl MlFlow {
         let params: Vec<Value> = params.collect();
         let told = json!({"run_id": self.run_id, "params": params});
         self.post("runs/log-batch", &told).await?;
-        let mut shown = self.address.clone();
-        let _ = (shown.set_username(""), shown.set_password(None));
-        let base = shown.as_str().trim_end_matches('/');
+        let base = self.address.as_str().trim_end_matches('/');
         Ok(format!(
-            "{base}/#/experiments/{experiment}/runs/{}",
-            self.run_id
+            "{base}/#/experiments/{}/runs/{}",
+            start_of(&experiment),
+            start_of(&self.run_id)
         ))
     }
 
@@ -204,7 +209,7 @@ impl MlFlow {
     }
 }
 
-/// A metric's name of characters that MLflow takes.
+/// Returns a metric's name with characters that MLflow accepts.
 fn key(name: &str) -> String {
     let known = |c: char| c.is_ascii_alphanumeric() || "_-. /".contains(c);
     name.chars()
@@ -224,5 +229,5 @@ fn text(value: &Value) -> Option<String> {
 }
 
 fn odd() -> Failure {
-    Failure::Refused("its answer is not that of MLflow".to_owned())
+    Failure::Refused("the server at this address does not answer like MLflow".to_owned())
 }

@@ -1,8 +1,9 @@
-//! Which trackers a run has, and what they are allowed.
+//! The trackers of a run, and the addresses and keys that they may use.
 //!
-//! A run's own address must be one of the public network, unless the operator
-//! allows others. The address in the server's environment is the operator's: runs
-//! may name it, wherever it is. The operator's keys go to that address alone.
+//! An address that a run names must belong to the public network, unless the
+//! operator allows others. The address in the server's environment is the
+//! operator's: runs may name it, wherever it is. The operator's keys are sent to
+//! that address only, scheme, host, port and path included.
 
 use finetuner_protocol::{
     Callback, Level, RunConfig,
@@ -24,12 +25,13 @@ use crate::outside;
 
 /// The service of Weights & Biases.
 const WANDB: &str = "https://api.wandb.ai";
-/// How long an answer may take.
+/// Time limit of a request.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Redirects would turn requests into others.
+/// A redirect would turn a POST into a GET, and might lead to another host.
 const REDIRECTS: usize = 0;
 
-/// What the operator has set for trackers, under the names of their own programs.
+/// The operator's settings for trackers, under the names that MLflow and Weights &
+/// Biases use.
 #[derive(Clone, Default)]
 pub(in super::super) struct Environment {
     pub(super) mlflow_uri: Option<String>,
@@ -40,7 +42,7 @@ pub(in super::super) struct Environment {
 }
 
 impl Environment {
-    /// That of this process.
+    /// Reads the environment of this process.
     pub(in super::super) fn of_this_process() -> Self {
         Self::of(|name| std::env::var(name).ok())
     }
@@ -58,18 +60,18 @@ impl Environment {
     }
 }
 
-/// A run, as its trackers are told of it.
+/// A run that trackers follow.
 pub(in super::super) struct Tracked<'a> {
     pub(in super::super) config: &'a RunConfig,
-    /// No other run has it.
+    /// The run's unique id.
     pub(in super::super) run: &'a str,
     /// Whether addresses of this machine and of private networks are allowed.
     pub(in super::super) private: bool,
 }
 
 impl Trackers {
-    /// Starts the trackers that a run asks for. `log` gives what takes lines for
-    /// the run's log.
+    /// Starts the trackers that a run asks for. `log` returns a writer of the run's
+    /// log.
     pub(in super::super) fn of_run(
         tracked: &Tracked<'_>,
         environment: &Environment,
@@ -92,15 +94,15 @@ impl Trackers {
     }
 }
 
-/// An address, and a client that may ask it.
+/// An address and a client for it.
 struct Target {
     client: Client,
     address: Url,
-    /// Whether it is the operator's.
+    /// Whether the address is the operator's.
     own: bool,
 }
 
-/// The tracker at `given`; none where it is no address by http.
+/// Returns the target at `given`, or `None` if that is not an address by http.
 fn target(
     name: &str,
     given: &str,
@@ -109,17 +111,25 @@ fn target(
 ) -> Result<Option<Target>, String> {
     let address = Url::parse(given.trim()).ok();
     let address = address.filter(|url| matches!(url.scheme(), "http" | "https"));
-    let Some(address) = address else {
+    let Some(mut address) = address else {
         return Ok(None);
     };
+    // Paths of the API are appended: a query would swallow them.
+    address.set_query(None);
+    address.set_fragment(None);
     let own = own.and_then(|own| Url::parse(own.trim()).ok());
-    let own = own.is_some_and(|own| own.origin() == address.origin());
+    let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
+    let own =
+        own.is_some_and(|own| own.origin() == address.origin() && path(&own) == path(&address));
     let allowed = private || own;
     let host = address.host_str().unwrap_or_default().to_owned();
     let client = outside::check(&address, allowed)
         .and_then(|()| outside::client(allowed, TIMEOUT, REDIRECTS))
         .map_err(|reason| {
-            format!("{name} at {host} is not asked: {reason}. The artifact has the run under logs")
+            format!(
+                "{name} at {host} gets nothing of the run: {reason}. The artifact holds the \
+                 measurements under logs"
+            )
         })?;
     Ok(Some(Target {
         client,
@@ -159,7 +169,7 @@ fn mlflow_of(
         },
         None => Login::None,
     };
-    // Neither is part of any address from here on.
+    // The login goes into a header, never into an address.
     let _ = (
         target.address.set_username(""),
         target.address.set_password(None),
@@ -248,8 +258,8 @@ fn wandb_of(
     Ok(Some(Tracker::WandB(wandb)))
 }
 
-/// The settings of a run that trackers show. Options of callbacks, which may hold
-/// keys, are not among them.
+/// Returns the settings of a run that trackers show. Options of callbacks are left
+/// out, since they may hold keys.
 fn settings(config: &RunConfig) -> Vec<(String, Value)> {
     let (model, hyper, data) = (&config.model, &config.hyper_parameters, &config.data);
     let all = json!({
@@ -326,12 +336,22 @@ mod tests {
             let reason = mlflow(private, false, &[]).err().unwrap();
             assert!(reason.contains("private network"), "{reason}");
             assert!(mlflow(private, true, &[]).unwrap().is_some());
-            // The operator's own address is allowed, and no other port of it.
+            // The operator's own address is allowed, but no other port or path there.
             let own = [("MLFLOW_TRACKING_URI", private)];
             assert!(mlflow(private, false, &own).unwrap().is_some());
         }
         let own = [("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")];
-        assert!(mlflow("http://127.0.0.1:5001", false, &own).is_err());
+        for other in [
+            "http://127.0.0.1:5001",
+            "http://127.0.0.1:5000/admin",
+            "http://127.0.0.1:5000/admin?x=",
+        ] {
+            assert!(mlflow(other, false, &own).is_err(), "{other}");
+        }
+        for same in ["http://127.0.0.1:5000/?x=1", "http://127.0.0.1:5000#x"] {
+            let address = mlflow(same, false, &own).unwrap().unwrap().address();
+            assert_eq!(address.as_str(), "http://127.0.0.1:5000/", "{same}");
+        }
         assert!(mlflow("http://example.org", false, &[]).unwrap().is_some());
     }
 
@@ -354,7 +374,9 @@ mod tests {
         assert!(
             matches!(login("http://127.0.0.1:5000/"), Login::Token(token) if token == "secret")
         );
-        assert!(matches!(login("http://127.0.0.1:5001/"), Login::None));
+        for other in ["http://127.0.0.1:5001/", "http://127.0.0.1:5000/mine"] {
+            assert!(matches!(login(other), Login::None), "{other}");
+        }
         let of_run = login("http://ann:p%40ss@127.0.0.1:5001/");
         assert!(
             matches!(of_run, Login::Password(user, password) if user == "ann" && password == "p@ss")

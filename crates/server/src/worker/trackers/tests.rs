@@ -215,7 +215,7 @@ async fn a_run_that_goes_on_does_so_in_the_same_run_of_mlflow() {
     let updates = stand_in.bodies("runs/update");
     assert_eq!(updates[0], json!({"run_id": "r0", "status": "RUNNING"}));
     let metrics = sent(&stand_in);
-    // What the server had is not sent again.
+    // Steps that the server had are not sent again.
     assert!(metrics.contains(&("step/loss".to_owned(), 4)));
     assert!(!metrics.contains(&("step/loss".to_owned(), 3)));
     assert!(metrics.contains(&("epoch/train_loss".to_owned(), 4)));
@@ -234,11 +234,11 @@ async fn a_tracker_that_is_down_fails_no_run_and_is_asked_again() {
         "{log:?}"
     );
     assert!(
-        log.iter().any(|line| line.contains("takes the run again")),
+        log.iter().any(|line| line.contains("can be reached again")),
         "{log:?}"
     );
     assert_eq!(stand_in.bodies("runs/update")[0]["status"], "FINISHED");
-    // One that nobody is at.
+    // An address without a server.
     let log = run(
         MLFlowLogger::new("", "http://127.0.0.1:1"),
         &Environment::default(),
@@ -255,7 +255,7 @@ async fn a_tracker_that_refuses_is_left_alone() {
             .await;
     let log = run(MLFlowLogger::new("", address), &Environment::default(), 0).await;
     assert!(
-        log[0].contains("MLflow does not take the run: the answer is 401"),
+        log[0].contains("MLflow refuses the run: the answer is 401"),
         "{log:?}"
     );
     assert!(log[0].contains("who are you?"), "{log:?}");

@@ -1,6 +1,7 @@
 //! Weights & Biases, over the API of its own client: GraphQL for the run, a stream
 //! of lines for what was measured.
 
+use finetuner_protocol::text::start_of;
 use reqwest::{Client, RequestBuilder};
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -13,26 +14,26 @@ const UPSERT: &str = "mutation UpsertBucket($name: String, $project: String, $en
     upsertBucket(input: {name: $name, modelName: $project, entityName: $entity, \
     displayName: $displayName, config: $config, tags: $tags, notes: $notes}) { \
     bucket { id name displayName project { name entity { name } } historyLineCount } inserted } }";
-/// Asks for the last line of a run that goes on.
+/// Asks for the last history line of a run that continues.
 const RESUME: &str = "query RunResumeStatus($project: String, $entity: String, $name: String!) { \
     model(name: $project, entityName: $entity) { \
     bucket(name: $name, missingOk: true) { historyLineCount historyTail } } }";
 const HISTORY: &str = "wandb-history.jsonl";
 const SUMMARY: &str = "wandb-summary.json";
 
-/// What of a run Weights & Biases is told at its start.
+/// Facts about a run that Weights & Biases gets at its start.
 pub(super) struct About {
     pub(super) project: String,
     pub(super) entity: Option<String>,
-    /// The run's id there: no other run of the project has it.
+    /// The run's id at Weights & Biases, unique in its project.
     pub(super) id: String,
     pub(super) name: String,
     pub(super) notes: Option<String>,
     pub(super) tags: Vec<String>,
     pub(super) config: Vec<(String, Value)>,
-    /// Whether the values of single steps are wanted.
+    /// Whether to send the values of single steps.
     pub(super) steps: bool,
-    /// Whether what was measured before the training is wanted.
+    /// Whether to send the evaluation before the training.
     pub(super) start: bool,
 }
 
@@ -44,9 +45,9 @@ pub(super) struct WandB {
     about: About,
     entity: String,
     project: String,
-    /// Lines that it has.
+    /// History lines that the server has.
     lines: usize,
-    /// The last step that it had at the start.
+    /// The last step that the server had at the start.
     known: Option<usize>,
     started: Option<f64>,
     summary: Map<String, Value>,
@@ -83,7 +84,7 @@ impl WandB {
         let body = json!({"query": query, "variables": variables});
         let answer = json(self.post(format!("{}/graphql", self.base()), &body)).await?;
         if let Some(error) = answer["errors"][0]["message"].as_str() {
-            return Err(Failure::Refused(error.to_owned()));
+            return Err(Failure::Refused(start_of(error)));
         }
         Ok(answer["data"].clone())
     }
@@ -111,7 +112,7 @@ impl WandB {
             (name(&project["name"]), name(&project["entity"]["name"]))
         else {
             return Err(Failure::Refused(
-                "its answer is not that of Weights & Biases".to_owned(),
+                "the server at this address does not answer like Weights & Biases".to_owned(),
             ));
         };
         (self.project, self.entity) = (project, entity);
@@ -124,7 +125,7 @@ impl WandB {
             self.lines = bucket["historyLineCount"]
                 .as_u64()
                 .map_or(self.lines, |n| n as usize);
-            // A list of lines, as text.
+            // A JSON list of lines, as text.
             let tail: Vec<String> = bucket["historyTail"]
                 .as_str()
                 .and_then(|tail| serde_json::from_str(tail).ok())
@@ -141,7 +142,9 @@ impl WandB {
         };
         Ok(format!(
             "{shown}/{}/{}/runs/{}",
-            self.entity, self.project, self.about.id
+            start_of(&self.entity),
+            start_of(&self.project),
+            self.about.id
         ))
     }
 
@@ -152,12 +155,12 @@ impl WandB {
         !row.values.is_empty() && (self.about.start || row.step > 0)
     }
 
-    /// The lines of rows: one for each step, as later values of a step are added to
+    /// Returns one history line for each step: later values of a step are added to
     /// the earlier ones.
     fn lines(&mut self, rows: &[Row]) -> Vec<String> {
         let mut lines: Vec<Map<String, Value>> = Vec::new();
         for row in rows {
-            // A run that goes on repeats some steps.
+            // A run that continues repeats some steps.
             if self.known.is_some_and(|known| row.step <= known) {
                 continue;
             }
@@ -188,21 +191,23 @@ impl WandB {
     }
 
     async fn stream(&self, body: &Value) -> Result<(), Failure> {
-        let url = format!(
-            "{}/files/{}/{}/{}/file_stream",
-            self.base(),
-            self.entity,
-            self.project,
-            self.about.id
-        );
-        json(self.post(url, body)).await.map(drop)
+        let mut url = self.address.clone();
+        // Addresses by http always have segments. Names are escaped here.
+        if let Ok(mut path) = url.path_segments_mut() {
+            let names = [&*self.entity, &self.project, &self.about.id];
+            path.pop_if_empty()
+                .push("files")
+                .extend(names)
+                .push("file_stream");
+        }
+        json(self.post(url.into(), body)).await.map(drop)
     }
 
     pub(super) async fn send(&mut self, rows: &[Row]) -> Result<(), Failure> {
         let before = self.summary.clone();
         let lines = self.lines(rows);
         let body = match lines.is_empty() {
-            // A sign of life.
+            // A heartbeat.
             true => json!({}),
             false => {
                 let summary = Value::Object(self.summary.clone()).to_string();
