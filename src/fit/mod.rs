@@ -1,5 +1,6 @@
 //! A fine-tuning job in the making.
 
+mod negatives;
 mod settings;
 
 use std::{
@@ -64,6 +65,8 @@ pub struct Fit {
     description: Option<String>,
     train_data: DataSource,
     eval_data: Option<DataSource>,
+    /// What hard negatives are mined from.
+    corpus: Option<DataSource>,
     csv_options: Option<CsvOptions>,
     callbacks: Vec<FitCallback>,
     progress: ProgressSink,
@@ -88,6 +91,7 @@ impl Fit {
             description: None,
             train_data,
             eval_data: None,
+            corpus: None,
             csv_options: None,
             callbacks: Vec::new(),
             progress: ProgressSink::default(),
@@ -127,6 +131,11 @@ impl Fit {
         config.data.eval_data = self
             .eval_data
             .map(|data| pushing.name_of(data, "eval", "eval_data"));
+        if let Some(data) = self.corpus {
+            let mining = &mut config.hyper_parameters.mine_hard_negatives;
+            let name = pushing.name_of(data, "corpus", "corpus");
+            mining.get_or_insert_default().corpus = Some(name);
+        }
         config.callbacks = self
             .callbacks
             .into_iter()

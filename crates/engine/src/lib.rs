@@ -14,6 +14,7 @@
 //! | [`modules`] | what a model of sentence-transformers has behind its network |
 //! | [`loss`], [`optim`], [`train`] | the training loop and its parts |
 //! | [`evaluation`] | retrieval and its metrics |
+//! | [`hard_negatives`] | mining of negatives from a corpus |
 //! | [`job`] | a run from end to end |
 //! | [`infer`], [`quantize`] | embeddings from a saved model, and smaller ones |
 //!
@@ -28,6 +29,7 @@ pub mod draw;
 mod error;
 pub mod evaluation;
 mod export;
+pub mod hard_negatives;
 pub mod image;
 pub mod infer;
 pub mod job;

@@ -4,10 +4,10 @@ mod checks;
 mod inputs;
 mod processor;
 
-use checks::{check_batch_size, check_monitors, loss_of};
+use checks::{check_batch_size, check_monitors, loss_of, mining};
 use finetuner_protocol::{
-    Callback, EFFICIENTNET_SMALL, LocalModels, Loss, MINILM_SMALL, Optimizer as OptimizerName,
-    RunConfig, Sampler, callback::EvaluationCallback,
+    Callback, EFFICIENTNET_SMALL, HardNegatives, LocalModels, Loss, MINILM_SMALL,
+    Optimizer as OptimizerName, RunConfig, Sampler, callback::EvaluationCallback,
 };
 pub use inputs::Cutting;
 use inputs::{input_options, pooler};
@@ -75,6 +75,8 @@ pub struct Plan {
     pub(crate) schedule: ScheduleSpec,
     pub(crate) sampler: Sampler,
     pub(crate) items_per_class: usize,
+    /// How the pairs get hard negatives before the training.
+    pub(crate) mining: Option<HardNegatives>,
     callbacks: Vec<Callback>,
     /// How texts are cut: `model_options.collate_options`.
     pub(crate) cutting: Cutting,
@@ -161,6 +163,7 @@ impl Plan {
         };
         let layout = layout(kind, &loss, &modalities)?;
         check_batch_size(config, kind, &loss)?;
+        let mining = mining(config, &source, &loss)?;
         // Made with any number of classes, so that every option is looked at.
         let criterion = Criterion::new(&loss, 2, 0, 0)?;
         let optimizer = OptimizerSpec {
@@ -204,6 +207,7 @@ impl Plan {
             },
             sampler: data.sampler.clone(),
             items_per_class: data.num_items_per_class.max(1) as usize,
+            mining,
             callbacks: config.callbacks.clone(),
             cutting,
             notes,
@@ -227,6 +231,7 @@ impl Plan {
     #[must_use]
     pub fn data_names(&self) -> Vec<String> {
         let mut names = self.train_data_names();
+        names.extend(self.corpus().map(str::to_owned));
         for evaluation in self.evaluations() {
             names.push(evaluation.query_data.clone());
             names.extend(evaluation.index_data.clone());
@@ -244,6 +249,13 @@ impl Plan {
         names.extend(self.eval_data.clone());
         names.dedup();
         names
+    }
+
+    /// The name of the data that hard negatives are mined from, beside the
+    /// training data.
+    #[must_use]
+    pub fn corpus(&self) -> Option<&str> {
+        self.mining.as_ref()?.corpus.as_deref()
     }
 
     /// The evaluations of the run.

@@ -6,7 +6,10 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
 
-use crate::{Callback, Loss, Miner, Optimizer, Options, Sampler, Scheduler, callback::merged};
+use crate::{
+    Callback, HardNegatives, Loss, Miner, Optimizer, Options, Sampler, Scheduler, callback::merged,
+    hard_negatives,
+};
 
 /// Which generation of the Python client a request looks like.
 ///
@@ -154,6 +157,8 @@ pub struct HyperParameters {
     pub scheduler_options: Option<SchedulerOptions>,
     /// `batch` or `epoch`, where clients up to 0.7.1 put it.
     pub scheduler_step: Option<String>,
+    /// Gives the pairs of the training data hard negatives before the training.
+    pub mine_hard_negatives: Option<HardNegatives>,
     /// Examples in a step; the backend chooses where there is none.
     pub batch_size: Option<u64>,
     /// The learning rate; the optimizer's default where there is none.
@@ -179,6 +184,7 @@ impl Default for HyperParameters {
             scheduler: None,
             scheduler_options: None,
             scheduler_step: None,
+            mine_hard_negatives: None,
             batch_size: None,
             learning_rate: None,
             epochs: 5,
@@ -347,6 +353,9 @@ impl HyperParameters {
         };
         if let Some(step) = &self.scheduler_step {
             hyper["scheduler_step"] = step.as_str().into();
+        }
+        if let Some(mining) = &self.mine_hard_negatives {
+            hyper[hard_negatives::FIELD] = json!(mining);
         }
         merged(hyper, &self.extra)
     }

@@ -6,6 +6,7 @@
 //! | module | what it defines |
 //! | --- | --- |
 //! | [`config`], [`synthesis`] | the configuration of a run |
+//! | [`hard_negatives`] | how negatives are mined from a corpus |
 //! | [`limits`] | what settings may be |
 //! | [`options`] | options of losses, optimizers and so on |
 //! | [`callback`] | what happens beside the training |
@@ -27,6 +28,7 @@ pub mod config;
 pub mod document;
 pub mod document_array;
 pub mod event;
+pub mod hard_negatives;
 pub mod limits;
 pub mod names;
 pub mod open_clip;
@@ -52,6 +54,7 @@ pub use event::{
     CheckpointInfo, Event, EventBatch, FoundDocuments, Job, Level, LocalModels, MODEL_ARTIFACT,
     Outcome, Stage, WorkRules, WorkerOrders,
 };
+pub use hard_negatives::HardNegatives;
 pub use limits::{InvalidField, MAX_EPOCHS, MIN_LEARNING_RATE, check_name, check_workers};
 pub use names::{Device, Loss, Miner, Optimizer, RunTask, Sampler, Scheduler, Status, Task};
 pub use open_clip::{OpenClip, open_clip, open_clip_names};

@@ -15,7 +15,7 @@ use std::{
 pub use each::Documents;
 use finetuner_protocol::{Callback, Content, Document, NdArray, RunConfig, text::is_blank};
 pub use pictures::{PictureFile, Pictures, Stored};
-pub use read::read;
+pub use read::{read, read_corpus};
 pub use search::{Named, SearchKinds, SearchSet, Searched, read_search_set};
 use tokenizers::NormalizedString;
 
@@ -31,18 +31,24 @@ pub struct DataName<'a> {
     pub name: &'a str,
 }
 
+/// The field with the data that hard negatives are mined from.
+pub(crate) const CORPUS: &str = "mine_hard_negatives.corpus";
+
 impl<'a> DataName<'a> {
     /// The data set `name` of a run.
     #[must_use]
     pub fn of_run(config: &RunConfig, name: &'a str) -> Self {
         let is_query = |callback: &Callback| matches!(callback, Callback::EvaluationCallback(e) if e.query_data == name);
         let data = &config.data;
+        let mined = config.hyper_parameters.mine_hard_negatives.as_ref();
         let field = if data.train_data == name {
             "train_data"
         } else if data.eval_data.as_deref() == Some(name) {
             "eval_data"
         } else if config.callbacks.iter().any(is_query) {
             "query_data"
+        } else if mined.is_some_and(|mining| mining.corpus.as_deref() == Some(name)) {
+            CORPUS
         } else {
             "index_data"
         };
@@ -94,7 +100,7 @@ pub enum Item {
 }
 
 impl Item {
-    fn content_key(&self) -> u64 {
+    pub(crate) fn content_key(&self) -> u64 {
         match self {
             Self::Text(text) => key(&**text),
             Self::Image(bytes) => key(&**bytes),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use finetuner_protocol::{Loss, Sampler, text::start_of};
 
-use super::labels::alike;
+use super::{labels::alike, negatives};
 use crate::{
     Error, Result,
     callbacks::{check_relevance, read_set},
@@ -56,7 +56,12 @@ impl Data {
 /// that does not fit the data.
 pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) -> Result<()> {
     let data = read_data(plan, documents, &Pictures::Checked)?;
-    if let Some(batch_size) = plan.batch_size {
+    if plan.mining.is_some() {
+        negatives::pairs_of(&data.train.examples)?;
+        negatives::pairs_of(&data.validation.examples)?;
+    }
+    // Mining changes the number of examples.
+    if let Some(batch_size) = plan.batch_size.filter(|_| plan.mining.is_none()) {
         // The number of steps is known.
         let (sampling, _) = choose_sampling(plan, batch_size, &data);
         let steps = sampling.batches(&data.train, batch_size, plan.seed, 0);
@@ -64,6 +69,9 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
             .build(plan.epochs, steps.len(), plan.learning_rate)?;
     }
     drop(data);
+    if let Some(name) = plan.corpus() {
+        negatives::corpus(plan, name, documents, &Pictures::Checked)?;
+    }
     for evaluation in plan.evaluations() {
         let set = read_set(evaluation, plan.kind, &plan.modalities, documents)?;
         check_relevance(evaluation, &set)?;

@@ -1,11 +1,12 @@
 //! Settings that fit no run together, and the loss where none was chosen.
 
-use finetuner_protocol::{Callback, Loss, RunConfig, Sampler};
+use finetuner_protocol::{Callback, HardNegatives, Loss, RunConfig, Sampler};
 
 use crate::{
-    Error, Result, callbacks,
+    Error, Result, callbacks, hard_negatives,
     loss::{LossKind, LossSpec},
     models::ModelKind,
+    source::ModelSource,
 };
 
 /// The loss of a run. The Python client sends its default where no loss was
@@ -24,6 +25,53 @@ pub(super) fn loss_of(config: &RunConfig, kind: ModelKind, notes: &mut Vec<Strin
         Loss::Clip
     ));
     Loss::Clip
+}
+
+/// The mining of hard negatives, if it is asked for and possible.
+pub(super) fn mining(
+    config: &RunConfig,
+    source: &ModelSource,
+    loss: &LossSpec,
+) -> Result<Option<HardNegatives>> {
+    let Some(options) = &config.hyper_parameters.mine_hard_negatives else {
+        return Ok(None);
+    };
+    const FIELD: &str = "mine_hard_negatives";
+    hard_negatives::check(options)?;
+    let bad = |name: &str, reason: String| Err(Error::config(format!("{FIELD}{name}"), reason));
+    if loss.kind() != LossKind::Ranking {
+        let reason = format!(
+            "`{}` takes no negatives beside its pairs; `{}` does",
+            loss.base(),
+            Loss::MultipleNegativeRanking
+        );
+        return bad("", reason);
+    }
+    if source.is_new() || config.model.freeze || config.model.output_dim.is_some() {
+        let reason = "a new network or a new projection head begins with random weights, by which \
+                      nothing can be searched: leave out `freeze` and `output_dim`, or mine with \
+                      another model before (`local::mine_hard_negatives`)";
+        return bad("", reason.to_owned());
+    }
+    if options.include_positives {
+        let reason = "true: a run would learn that matches are negatives; it is for \
+                      `local::mine_hard_negatives`";
+        return bad(".include_positives", reason.to_owned());
+    }
+    if options.output_scores {
+        let reason = format!("true: `{}` takes no scores; leave it out", loss.base());
+        return bad(".output_scores", reason);
+    }
+    let format = &options.output_format;
+    if !["triplet", "n-tuple"].contains(&format.as_str()) {
+        let reason = format!(
+            "`{format}`: `{}` takes `triplet` or `n-tuple`; the other formats are for \
+             `local::mine_hard_negatives`",
+            loss.base()
+        );
+        return bad(".output_format", reason);
+    }
+    Ok(Some(options.clone()))
 }
 
 /// Refuses batches that are too small to teach anything.

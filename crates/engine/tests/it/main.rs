@@ -7,6 +7,7 @@ mod clip;
 mod clouds;
 mod encoding;
 mod given_negatives;
+mod hard_negatives;
 mod losses;
 mod metrics;
 mod onnx;
