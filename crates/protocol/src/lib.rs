@@ -58,7 +58,7 @@ pub use hard_negatives::HardNegatives;
 pub use limits::{InvalidField, MAX_EPOCHS, MIN_LEARNING_RATE, check_name, check_workers};
 pub use names::{Device, Loss, Miner, Optimizer, RunTask, Sampler, Scheduler, Status, Task};
 pub use open_clip::{OpenClip, open_clip, open_clip_names};
-pub use options::Options;
+pub use options::{Class, Options};
 pub use run::{
     Config, ExamplesInfo, ExperimentInfo, MAX_POINTS, MetricPoint, MetricsInfo, NewRun, Page,
     RunInfo, StatusInfo,

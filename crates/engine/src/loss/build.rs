@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use super::{
     MetricLoss,
+    distance::{Limit, Metric},
+    reduce::{self, PartLoss, Reduced, Reducer},
     registry::{self, LossKind, Make},
     spec::{LossSpec, named, nested},
 };
@@ -183,6 +185,28 @@ impl Maker<'_> {
     /// Decides random weights.
     pub(super) fn seed(&self) -> u64 {
         self.shape.seed
+    }
+
+    /// The option `distance`.
+    pub(super) fn metric(&self, default: Metric, limit: Limit) -> Result<Metric> {
+        Metric::read(&self.read, default, limit)
+    }
+
+    /// A loss with the option `reducer`.
+    pub(super) fn reduced<L: PartLoss + 'static>(
+        &self,
+        loss: L,
+        default: Reducer,
+        shape: reduce::Shape,
+    ) -> Result<Box<dyn MetricLoss>> {
+        // The plan makes losses before the number of classes is known.
+        let classes = if self.shape.dim > 0 {
+            self.classes()
+        } else {
+            0
+        };
+        let reducer = Reducer::read(&self.read, default, shape, classes)?;
+        Ok(Box::new(Reduced { loss, reducer }))
     }
 
     /// A weight of the loss's own.

@@ -394,7 +394,7 @@ fn mine(
     let flat = |t: &Tensor| -> Result<Vec<f64>> { Ok(t.detach().flatten_all()?.to_vec1()?) };
     let batch = flat(x)?;
     let others = if same { batch.clone() } else { flat(y)? };
-    Ok(Some(miner.mine(&Mined {
+    let tuples = miner.mine(&Mined {
         labels: Labels {
             batch: labels,
             reference,
@@ -404,5 +404,6 @@ fn mine(
         reference: &others,
         dim: x.dim(1)?,
         seed,
-    })))
+    })?;
+    Ok(Some(tuples))
 }

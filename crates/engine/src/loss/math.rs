@@ -12,6 +12,14 @@ pub(crate) fn zero() -> Result<Tensor> {
     Ok(Tensor::zeros((), DType::F64, &Device::Cpu)?)
 }
 
+/// The mean of all elements; zero where there is none.
+pub(crate) fn mean(losses: &Tensor) -> Result<Tensor> {
+    match losses.elem_count() {
+        0 => zero(),
+        _ => Ok(losses.mean_all()?),
+    }
+}
+
 /// The mean of the elements that are above zero; zero where there is none.
 pub(crate) fn mean_of_positive(losses: &Tensor) -> Result<Tensor> {
     let mask = losses.gt(0f64)?.to_dtype(DType::F64)?;

@@ -15,6 +15,7 @@ mod memory;
 mod pairs;
 mod pairwise;
 mod proxies;
+mod reduce;
 mod registry;
 mod sigmoid;
 mod spec;
@@ -28,7 +29,7 @@ use candle_core::{DType, Tensor};
 
 use build::Maker;
 pub use criterion::{Criterion, Target};
-pub(crate) use distance::Metric;
+pub(crate) use distance::{Limit, Metric};
 pub use pairwise::{MAX_LOGIT_SCALE, clip_loss};
 pub(crate) use registry::LossKind;
 pub use spec::LossSpec;

@@ -98,6 +98,27 @@ pub(super) fn named(value: &Value) -> Option<(Loss, Option<Options>)> {
     }
 }
 
+/// A class named in an option, and its options: `"Name"`, or
+/// `{"name": "Name", "options": {...}}`.
+pub(super) fn class(
+    read: &OptionReader<'_>,
+    name: &str,
+) -> Result<Option<(String, Option<Options>)>> {
+    let Some(value) = read.value(name) else {
+        return Ok(None);
+    };
+    let members = value.as_object();
+    let known = |key: &String| key == "name" || key == "options";
+    let found = named(value).filter(|_| members.is_none_or(|members| members.keys().all(known)));
+    let (class, options) = found.ok_or_else(|| {
+        read.bad(
+            name,
+            "a name, or an object with `name` and `options`, is wanted",
+        )
+    })?;
+    Ok(Some((class.as_str().to_owned(), options)))
+}
+
 /// A loss named in an option, its own options beside it or in `loss_options`.
 pub(super) fn nested(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Option<Options>)> {
     let found = read.value(name).and_then(named);

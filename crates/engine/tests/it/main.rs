@@ -5,6 +5,7 @@ mod adapted_settings;
 mod backbones;
 mod clip;
 mod clouds;
+mod distances;
 mod encoding;
 mod given_negatives;
 mod hard_negatives;
