@@ -266,6 +266,12 @@ impl Plan {
         })
     }
 
+    /// The metrics other than losses that callbacks watch, each with the name of
+    /// its callback.
+    pub(crate) fn watched_metrics(&self) -> impl Iterator<Item = (&str, &str)> {
+        callbacks::watched_metrics(&self.callbacks)
+    }
+
     /// What an evaluation of the run searches with and in.
     ///
     /// # Errors

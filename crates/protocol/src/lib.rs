@@ -61,7 +61,7 @@ pub use open_clip::{OpenClip, open_clip, open_clip_names};
 pub use options::{Class, Options};
 pub use run::{
     Config, ExamplesInfo, ExperimentInfo, MAX_POINTS, MetricPoint, MetricsInfo, NewRun, Page,
-    RunInfo, StatusInfo,
+    RunInfo, StatusInfo, greater_is_better,
 };
 pub use summary::{Summary, SummaryCounter};
 pub use synthesis::{RelationMining, SynthesisConfig, SynthesisData};

@@ -8,7 +8,7 @@ use finetuner_protocol::{Loss, Sampler, text::start_of};
 use super::{labels::alike, negatives};
 use crate::{
     Error, Result,
-    callbacks::{check_relevance, read_set},
+    callbacks::check_evaluation,
     data::{self, Classes, DataName, Documents, Example, Item, Layout, Pictures, TrainingSet},
     loss::LossKind,
     plan::Plan,
@@ -72,9 +72,22 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
     if let Some(name) = plan.corpus() {
         negatives::corpus(plan, name, documents, &Pictures::Checked)?;
     }
+    let mut measured = Vec::new();
     for evaluation in plan.evaluations() {
-        let set = read_set(evaluation, plan.kind, &plan.modalities, documents)?;
-        check_relevance(evaluation, &set)?;
+        let names = check_evaluation(evaluation, plan.kind, &plan.modalities, documents)?;
+        measured.extend(names);
+    }
+    // What an evaluation measures may depend on its data.
+    for (callback, monitor) in plan.watched_metrics() {
+        if !measured.iter().any(|name| name == monitor) {
+            return Err(Error::config(
+                format!("callbacks.{callback}.monitor"),
+                format!(
+                    "`{monitor}`: it is not measured; {} are",
+                    measured.join(", ")
+                ),
+            ));
+        }
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod clouds;
 mod distances;
 mod encoding;
 mod given_negatives;
+mod graded;
 mod hard_negatives;
 mod losses;
 mod metrics;
