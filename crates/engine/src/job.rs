@@ -190,13 +190,23 @@ pub fn run(
         mining.run(&loaded, &mut data, resumed.is_some(), observer)?;
     }
     let mut log = |level, message: String| self::log(observer, level, message);
-    if plan.freeze && !plan.augment {
+    let guide = match &plan.guide {
+        None => None,
+        Some(source) => {
+            let guide = setup::load_guide(source, &setting.hub, setting.device, plan.kind)?;
+            log(Level::Info, guide.1);
+            Some(guide.0)
+        }
+    };
+    // A guide reads what a frozen network does not need any more.
+    if plan.freeze && !plan.augment && guide.is_none() {
         remember_frozen(&mut loaded, &mut data)?;
     }
     let given = plan
         .batch_size
         .or(resumed.as_ref().map(|progress| progress.batch_size));
     let (mut trainer, description, notes) = build_trainer(&plan, loaded, &data, given)?;
+    trainer.guide = guide;
     for (level, note) in notes {
         log(level, note);
     }

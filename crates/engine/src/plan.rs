@@ -4,7 +4,7 @@ mod checks;
 mod inputs;
 mod processor;
 
-use checks::{check_batch_size, check_monitors, loss_of, mining};
+use checks::{check_batch_size, check_layers, check_monitors, guide, loss_of, mining};
 use finetuner_protocol::{
     Callback, EFFICIENTNET_SMALL, HardNegatives, LocalModels, Loss, MINILM_SMALL,
     Optimizer as OptimizerName, RunConfig, Sampler, callback::EvaluationCallback,
@@ -77,6 +77,8 @@ pub struct Plan {
     pub(crate) items_per_class: usize,
     /// How the pairs get hard negatives before the training.
     pub(crate) mining: Option<HardNegatives>,
+    /// The model that the loss asks beside the one that is trained.
+    pub(crate) guide: Option<ModelSource>,
     callbacks: Vec<Callback>,
     /// How texts are cut: `model_options.collate_options`.
     pub(crate) cutting: Cutting,
@@ -108,6 +110,7 @@ impl Plan {
         let (hyper, model, data) = (&config.hyper_parameters, &config.model, &config.data);
         let mut notes = Vec::new();
         let read = OptionReader::new("model_options", model.options.as_ref());
+        let guides = allowed.clone();
         let (source, kind) = source(config, allowed, &read, &mut notes)?;
         if kind == ModelKind::TextImage
             && !matches!(source, ModelSource::Towers(_))
@@ -164,6 +167,8 @@ impl Plan {
         let layout = layout(kind, &loss, &modalities)?;
         check_batch_size(config, kind, &loss)?;
         let mining = mining(config, &source, &loss)?;
+        check_layers(config, kind, &loss)?;
+        let guide = guide(&loss, kind, &guides)?;
         // Made with any number of classes, so that every option is looked at.
         let criterion = Criterion::new(&loss, 2, 0, 0)?;
         let optimizer = OptimizerSpec {
@@ -208,6 +213,7 @@ impl Plan {
             sampler: data.sampler.clone(),
             items_per_class: data.num_items_per_class.max(1) as usize,
             mining,
+            guide,
             callbacks: config.callbacks.clone(),
             cutting,
             notes,
@@ -406,6 +412,7 @@ fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<L
             return Err(Error::config("loss", reason));
         }
         (kind, LossKind::Labels) => Layout::Labelled(kind),
+        (kind, LossKind::Items) => Layout::Items(kind),
         (kind, LossKind::Pairs) => Layout::Pairs(kind),
         (kind, LossKind::Ranking) => Layout::Ranking(kind),
         (kind, LossKind::Scores) => Layout::Scored(kind),

@@ -89,6 +89,8 @@ open_enum! {
         Triplet => "TripletLoss",
         /// Distance to a positive against distance to a negative, with a margin.
         TripletMargin => "TripletMarginLoss",
+        /// Another loss over the output of earlier layers too.
+        AdaptiveLayer => "AdaptiveLayerLoss",
         /// A bound on the angle at the negative of a triplet.
         Angular => "AngularLoss",
         /// Additive angular margin with weights per class.
@@ -119,6 +121,10 @@ open_enum! {
         CosineSimilarity => "CosineSimilarityLoss",
         /// Another loss over embeddings of earlier batches as well.
         CrossBatchMemory => "CrossBatchMemory",
+        /// Divergence of a query's similarities from those of a teacher.
+        DistillKlDiv => "DistillKLDivLoss",
+        /// Embeddings against those of a teacher.
+        EmbedDistill => "EmbedDistillLoss",
         /// A helper class of pytorch-metric-learning; listed by the Python client.
         EmbeddingRegularizerMixin => "EmbeddingRegularizerMixin",
         /// Average precision by histogram binning.
@@ -127,6 +133,8 @@ open_enum! {
         GeneralizedLiftedStructure => "GeneralizedLiftedStructureLoss",
         /// The base class of pair losses; listed by the Python client.
         GenericPair => "GenericPairLoss",
+        /// [`Loss::MultipleNegativeRanking`] without the negatives that a guide takes for matches.
+        Gist => "GISTEmbedLoss",
         /// Variance of pair similarities.
         IntraPairVariance => "IntraPairVarianceLoss",
         /// Multiplicative angular margin with weights per class.
@@ -139,6 +147,8 @@ open_enum! {
         MarginMse => "MarginMSELoss",
         /// Another loss over embeddings that are cut to several lengths.
         Matryoshka => "MatryoshkaLoss",
+        /// [`Loss::AdaptiveLayer`] and [`Loss::Matryoshka`] together.
+        Matryoshka2d => "Matryoshka2dLoss",
         /// Soft weights for self, negative and positive similarities.
         MultiSimilarity => "MultiSimilarityLoss",
         /// A weighted sum of losses.

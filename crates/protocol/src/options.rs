@@ -5,6 +5,8 @@ use std::ops::{Deref, DerefMut};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::Loss;
+
 /// Values by name, as JSON has them. Any name may be set; the methods set
 /// those that most people need.
 ///
@@ -97,6 +99,57 @@ impl Options {
     #[must_use]
     pub fn reducer(self, reducer: impl Into<Class>) -> Self {
         self.with("reducer", reducer.into())
+    }
+
+    /// The loss that `MatryoshkaLoss`, `AdaptiveLayerLoss` or `Matryoshka2dLoss`
+    /// is around, and its options.
+    ///
+    /// ```
+    /// use finetuner_protocol::{Loss, Options};
+    ///
+    /// let options = Options::new()
+    ///     .around(Loss::MultipleNegativeRanking, Options::from([("scale", 30)]))
+    ///     .matryoshka_dims([384, 128, 64]);
+    /// ```
+    #[must_use]
+    pub fn around(self, loss: impl Into<Loss>, options: impl Into<Self>) -> Self {
+        let name = loss.into().as_str().to_owned();
+        let options: Self = options.into();
+        self.with("loss", name).with("loss_options", options.0)
+    }
+
+    /// The lengths that `MatryoshkaLoss` and `Matryoshka2dLoss` cut embeddings
+    /// to.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().matryoshka_dims([384, 128, 64]);
+    /// ```
+    #[must_use]
+    pub fn matryoshka_dims(self, dims: impl IntoIterator<Item = u32>) -> Self {
+        let dims: Vec<u32> = dims.into_iter().collect();
+        self.with("matryoshka_dims", dims)
+    }
+
+    /// The model that `GISTEmbedLoss` asks which examples are no negatives: any
+    /// name that a model can be trained from.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().guide("sentence-transformers/all-MiniLM-L6-v2");
+    /// ```
+    #[must_use]
+    pub fn guide(self, model: impl Into<String>) -> Self {
+        self.with("guide", model.into())
+    }
+
+    /// The model that `EmbedDistillLoss` and `DistillKLDivLoss` learn from: any
+    /// name that a model can be trained from.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().teacher("sentence-transformers/all-MiniLM-L6-v2");
+    /// ```
+    #[must_use]
+    pub fn teacher(self, model: impl Into<String>) -> Self {
+        self.with("teacher", model.into())
     }
 
     /// How strongly an optimizer pulls weights to zero; 0 by default, 0.01 for

@@ -147,6 +147,8 @@ pub enum Layout {
     /// Documents with the tag `finetuner_label`, or documents whose chunks
     /// belong together.
     Labelled(ModelKind),
+    /// Documents with an item, or with chunks, as many in each.
+    Items(ModelKind),
     /// Documents with two chunks, or documents that share a label with
     /// another.
     Pairs(ModelKind),
@@ -169,6 +171,7 @@ impl Layout {
         match self {
             Self::TextImage(_) => "text-image pairs",
             Self::Labelled(_) => "labelled documents",
+            Self::Items(_) => "items to embed",
             Self::Pairs(_) | Self::Ranking(_) => "pairs",
             Self::Scored(_) => "pairs with a score",
             Self::Negatives(_) => "documents of an anchor, a match and negatives",

@@ -34,6 +34,7 @@ pub fn read(
     let found = each(documents, name, &fault, |i, document| match layout {
         Layout::TextImage(modalities) => Ok(vec![text_image(pictures, i, document, modalities)?]),
         Layout::Labelled(kind) => labelled(pictures, i, document, *kind),
+        Layout::Items(kind) => Ok(vec![items(pictures, i, document, *kind)?]),
         // Documents without chunks are put together below.
         Layout::Pairs(kind) | Layout::Ranking(kind) if document.chunks.is_empty() => {
             labelled(pictures, i, document, *kind)
@@ -83,7 +84,7 @@ pub fn read(
     }
     if matches!(
         layout,
-        Layout::Ranking(_) | Layout::Negatives(_) | Layout::Margins(_)
+        Layout::Ranking(_) | Layout::Items(_) | Layout::Negatives(_) | Layout::Margins(_)
     ) {
         check_counts(&examples, name)?;
     }
@@ -121,7 +122,7 @@ fn check_counts(examples: &[Example], name: DataName<'_>) -> Result<()> {
         None => Ok(()),
         Some(other) => Err(Error::data(format!(
             "document `{}` of {name}: it has {} members, the first of the data set {wanted}: \
-             give each document as many negatives",
+             give each document as many",
             other.id,
             count(other)
         ))),
@@ -255,6 +256,25 @@ fn labelled(
                 .map_err(|e| e.of(&format!("its chunk {}", number + 1)))
         })
         .collect()
+}
+
+/// An example of a document's item, or of its chunks.
+fn items(
+    pictures: &Pictures,
+    i: usize,
+    document: &Document,
+    kind: ModelKind,
+) -> Result<Example, Fault> {
+    let count = document.chunks.len();
+    if count > 0 {
+        return members(pictures, i, document, kind, 1..=count);
+    }
+    Ok(Example {
+        id: document.id.clone(),
+        parts: vec![item(pictures, i, document, kind)?],
+        label: label(document)?.unwrap_or_else(|| format!("document {i}")),
+        scores: Vec::new(),
+    })
 }
 
 /// An example whose members are the chunks of a document.

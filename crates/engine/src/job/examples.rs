@@ -31,6 +31,7 @@ impl Data {
             Layout::TextImage(_) | Layout::Pairs(_) | Layout::Ranking(_) | Layout::Scored(_) => {
                 "pairs".to_owned()
             }
+            Layout::Items(_) => "examples".to_owned(),
             Layout::Negatives(_) | Layout::Margins(_) => {
                 let members = self.train.examples.first().map_or(0, |e| e.parts.len());
                 match members {

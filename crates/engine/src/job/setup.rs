@@ -1,6 +1,6 @@
 //! The trainer, which a run sets up before its first step.
 
-use finetuner_protocol::Level;
+use finetuner_protocol::{Device as AskedDevice, Level};
 
 use super::examples::{Data, choose_sampling};
 use crate::{
@@ -10,10 +10,10 @@ use crate::{
     loss::Criterion,
     models::{Model, ModelKind},
     optim::layer_scales,
-    plan::Plan,
+    plan::{Plan, choose_device},
     prepare::Preparer,
-    source::{LoadedModel, ModelDescription},
-    train::{Trainer, TrainerOptions, choose_batch_size},
+    source::{HubRules, LoadOptions, LoadedModel, ModelDescription, ModelSource},
+    train::{Guide, Trainer, TrainerOptions, choose_batch_size},
 };
 
 /// The most bytes that outputs of a frozen network may take.
@@ -83,6 +83,37 @@ fn remember(
     Ok(())
 }
 
+/// Loads the model that the loss asks, and says what it is.
+pub(super) fn load_guide(
+    source: &ModelSource,
+    hub: &HubRules,
+    device: &AskedDevice,
+    kind: ModelKind,
+) -> Result<(Guide, String)> {
+    let bad = |e: Error| Error::config("loss_options", format!("the loss's further model: {e}"));
+    let files = source.read_with(hub).map_err(bad)?;
+    let (device, _) = choose_device(device, kind, files.has_head());
+    let loaded = files.load(&LoadOptions::default(), &device).map_err(bad)?;
+    let origins: Vec<String> = loaded
+        .description
+        .origins
+        .iter()
+        .map(|origin| format!(" ({origin})"))
+        .collect();
+    let note = format!(
+        "The loss asks a further model, which is not trained{}: embeddings of {} values, {} \
+         parameters",
+        origins.concat(),
+        loaded.model.dim(),
+        loaded.model.params().count()
+    );
+    let guide = Guide {
+        model: loaded.model,
+        preparer: loaded.preparer,
+    };
+    Ok((guide, note))
+}
+
 /// A line for the log.
 type Note = (Level, String);
 
@@ -120,6 +151,13 @@ pub(super) fn build_trainer(
         notes.push((Level::Info, note));
     }
     let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
+    if plan.loss.takes_layers() && model.earlier_layers() == 0 {
+        let reason = format!(
+            "`{}` needs a network that is made of layers of one kind; this one is not",
+            plan.loss.loss
+        );
+        return Err(Error::config("loss", reason));
+    }
     let (_, extras) = plan.optimizer.build(Default::default())?;
     let has_layers = !model.config().architecture().layer_marks().is_empty();
     if extras.layer_wise_lr_decay.is_some() && !has_layers {

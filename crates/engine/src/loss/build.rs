@@ -12,7 +12,12 @@ use super::{
     registry::{self, LossKind, Make},
     spec::{LossSpec, named, nested},
 };
-use crate::{Error, Result, models::normal_weights, options::OptionReader, params::Param};
+use crate::{
+    Error, Result,
+    models::{normal_weights, uniform_weights},
+    options::OptionReader,
+    params::Param,
+};
 
 /// What a loss is made with.
 #[derive(Clone, Copy)]
@@ -220,6 +225,19 @@ impl Maker<'_> {
         let param = Param::trainable(&name, shape.to_vec(), values)?;
         self.params.push(param.clone());
         Ok(param)
+    }
+
+    /// Weight and bias of a linear layer from the embeddings to `rows` values,
+    /// as `torch.nn.Linear` begins with them.
+    pub(super) fn linear(&mut self, name: &str, rows: usize) -> Result<(Arc<Param>, Arc<Param>)> {
+        let (dim, seed) = (self.dim(), self.seed());
+        let bound = 1.0 / (dim as f64).sqrt();
+        let weight = uniform_weights(seed, rows * dim, bound);
+        let bias = uniform_weights(seed.wrapping_add(1), rows, bound);
+        Ok((
+            self.weight(&format!("{name}.weight"), &[rows, dim], weight)?,
+            self.weight(&format!("{name}.bias"), &[rows], bias)?,
+        ))
     }
 
     /// One drawn from a normal distribution around 0.

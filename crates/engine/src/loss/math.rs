@@ -102,6 +102,13 @@ pub(crate) fn rows(x: &Tensor, places: &[u32]) -> Result<Tensor> {
     Ok(x.index_select(&index, 0)?)
 }
 
+/// `log(softmax)` over the last dimension.
+pub(crate) fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
+    let sum = shifted.exp()?.sum_keepdim(D::Minus1)?;
+    Ok(shifted.broadcast_sub(&sum.log()?)?)
+}
+
 /// `softmax` over the last dimension.
 pub(crate) fn softmax(x: &Tensor) -> Result<Tensor> {
     let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;

@@ -31,9 +31,12 @@ impl LossSpec {
         }
     }
 
-    /// The loss within, where this is `MatryoshkaLoss`.
+    /// The loss within, where this is one around another.
     pub(super) fn wrapped(&self) -> Option<Self> {
-        if self.loss != Loss::Matryoshka {
+        if !matches!(
+            self.loss,
+            Loss::AdaptiveLayer | Loss::Matryoshka | Loss::Matryoshka2d
+        ) {
             return None;
         }
         let read = OptionReader::new("loss_options", self.options.as_ref());
@@ -45,7 +48,29 @@ impl LossSpec {
         })
     }
 
-    /// The loss itself, without `MatryoshkaLoss` around it.
+    /// The option that names a further model which the loss asks, and the name;
+    /// nothing for a loss that asks none.
+    pub(crate) fn guide(&self) -> Option<(&'static str, Option<String>)> {
+        let spec = self.wrapped();
+        let spec = spec.as_ref().unwrap_or(self);
+        let option = match spec.loss {
+            Loss::Gist => "guide",
+            Loss::DistillKlDiv | Loss::EmbedDistill => "teacher",
+            _ => return None,
+        };
+        let name = spec
+            .options
+            .as_ref()
+            .and_then(|options| options.get(option));
+        Some((option, name.and_then(Value::as_str).map(str::to_owned)))
+    }
+
+    /// Whether the loss is computed for earlier layers too.
+    pub(crate) fn takes_layers(&self) -> bool {
+        matches!(self.loss, Loss::AdaptiveLayer | Loss::Matryoshka2d)
+    }
+
+    /// The loss itself, without one around it.
     pub(crate) fn base(&self) -> Loss {
         self.wrapped()
             .map_or_else(|| self.loss.clone(), |inner| inner.loss)
@@ -127,10 +152,14 @@ pub(super) fn nested(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Optio
     Ok((loss, inner.or(beside.cloned().map(Options::from))))
 }
 
-/// The loss that `MatryoshkaLoss` computes for each length.
+/// The loss that `MatryoshkaLoss` computes for each length, and
+/// `AdaptiveLayerLoss` for each layer.
 pub(super) fn wrapped(read: &OptionReader<'_>) -> Result<(Loss, Option<Options>)> {
     let (loss, options) = nested(read, "loss")?;
     let reason = match registry::find(&loss)?.make {
+        Make::Members(LossKind::Items, _) => {
+            format!("`{loss}` compares whole embeddings with those of a teacher")
+        }
         Make::Members(..) | Make::Labels(Traits::Compares | Traits::Remembers, _) => {
             return Ok((loss, options));
         }

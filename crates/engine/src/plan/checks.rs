@@ -2,6 +2,7 @@
 
 use finetuner_protocol::{Callback, HardNegatives, Loss, RunConfig, Sampler};
 
+use super::Allowed;
 use crate::{
     Error, Result, callbacks, hard_negatives,
     loss::{LossKind, LossSpec},
@@ -94,7 +95,7 @@ pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossS
     }
     let alone = match loss.kind() {
         LossKind::Clip | LossKind::Pairs | LossKind::Ranking => 2,
-        LossKind::Scores | LossKind::Negatives | LossKind::Margins => 1,
+        LossKind::Items | LossKind::Scores | LossKind::Negatives | LossKind::Margins => 1,
         LossKind::Labels if loss.has_classes() || *name == Loss::CrossBatchMemory => 1,
         LossKind::Labels if config.data.sampler == Sampler::Random => 2,
         LossKind::Labels => 4,
@@ -111,6 +112,55 @@ pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossS
     bad(&format!(
         "`{name}` compares the examples of a batch with each other: at least 2 are needed"
     ))
+}
+
+/// The further model that the loss asks, which must embed the same items.
+pub(super) fn guide(
+    loss: &LossSpec,
+    kind: ModelKind,
+    allowed: &Allowed,
+) -> Result<Option<ModelSource>> {
+    let Some((option, name)) = loss.guide() else {
+        return Ok(None);
+    };
+    let bad = |reason: String| Err(Error::config("loss_options", format!("`{option}`{reason}")));
+    let Some(name) = name else {
+        return bad(format!(
+            ": `{}` wants the name of a model, such as `sentence-transformers/all-MiniLM-L6-v2`",
+            loss.base()
+        ));
+    };
+    let resolved = ModelSource::resolve(&name, &allowed.local_models);
+    let resolved = resolved.and_then(|source| Ok((source.kind(&allowed.hub)?, source)));
+    let (found, source) = match resolved {
+        Ok(resolved) => resolved,
+        Err(error) => return bad(format!(": {error}")),
+    };
+    if found != kind {
+        let (found, wanted) = (found.inputs(), kind.inputs());
+        return bad(format!(
+            " is `{name}`: that model embeds {found}, and the run's {wanted}"
+        ));
+    }
+    if source.is_new() {
+        return bad(format!(" is `{name}`: it begins with random weights"));
+    }
+    Ok(Some(source))
+}
+
+/// Refuses losses over earlier layers of models that have none to train.
+pub(super) fn check_layers(config: &RunConfig, kind: ModelKind, loss: &LossSpec) -> Result<()> {
+    if !loss.takes_layers() {
+        return Ok(());
+    }
+    let bad = |reason: &str| Err(Error::config("loss", format!("`{}` {reason}", loss.loss)));
+    if kind != ModelKind::Text {
+        return bad("is for models of texts, which are made of layers of one kind");
+    }
+    if config.model.freeze {
+        return bad("trains earlier layers, which `freeze` keeps as they are");
+    }
+    Ok(())
 }
 
 /// Looks for callbacks that watch what is never measured.

@@ -9,17 +9,25 @@ use crate::{
     Error, Result,
     data::{Example, TrainingSet},
     draw::Draw,
-    models::Input,
+    models::{Input, Model},
     prepare::{ItemRef, Preparer},
 };
 
 /// Batches that wait, ready, for the training step.
 const AHEAD: usize = 2;
 
+/// A frozen model that a loss asks beside the one that is trained.
+pub(crate) struct Guide {
+    pub(crate) model: Model,
+    pub(crate) preparer: Preparer,
+}
+
 /// The examples of one step.
 pub(crate) struct Batch {
     /// One input for each place of the examples' members.
     pub(crate) inputs: Vec<Input>,
+    /// The same for the model that the loss asks, if there is one.
+    pub(crate) guide: Vec<Input>,
     pub(crate) classes: Vec<u32>,
     /// As many for each example.
     pub(crate) scores: Vec<f32>,
@@ -37,6 +45,8 @@ pub(crate) struct Batches<'a> {
     /// The places of each batch's examples.
     pub(crate) order: Arc<Vec<Vec<usize>>>,
     pub(crate) preparer: &'a Preparer,
+    /// What the inputs of the model that the loss asks are made with.
+    pub(crate) guide: Option<&'a Guide>,
     pub(crate) device: Device,
     /// In training, seed, epoch, and whether examples are changed at random.
     pub(crate) draws: Option<(u64, usize, bool)>,
@@ -76,29 +86,24 @@ impl Batches<'_> {
     /// The batch of these examples.
     pub(crate) fn prepare(&self, chosen: &[usize]) -> Result<Batch> {
         let examples: Vec<&Example> = chosen.iter().map(|i| &self.set.examples[*i]).collect();
-        let parts = examples.first().map_or(0, |example| example.parts.len());
-        let inputs = (0..parts).map(|part| {
-            let items = examples.iter().filter_map(|e| e.parts.get(part));
-            let items: Vec<ItemRef<'_>> = items.map(ItemRef::from).collect();
-            let draw = |place: usize| {
-                self.draws.map(|(seed, epoch, augment)| Draw {
-                    seed,
-                    epoch,
-                    example: chosen[place],
-                    augment,
-                })
-            };
-            self.preparer
-                .prepare(&items, draw, &self.device)
-                .map_err(|e| match e {
-                    Error::Item { place, reason } => {
-                        Error::data(format!("document `{}`: {reason}", examples[place].id))
-                    }
-                    other => other,
-                })
-        });
+        let draw = |place: usize| {
+            self.draws.map(|(seed, epoch, augment)| Draw {
+                seed,
+                epoch,
+                example: chosen[place],
+                augment,
+            })
+        };
+        let guide = match self.guide {
+            None => Vec::new(),
+            Some(Guide { model, preparer }) => {
+                let device = model.params().device();
+                inputs(&examples, preparer, device, |_| None)?
+            }
+        };
         Ok(Batch {
-            inputs: inputs.collect::<Result<_>>()?,
+            inputs: inputs(&examples, self.preparer, &self.device, draw)?,
+            guide,
             classes: chosen.iter().map(|i| self.set.classes[*i]).collect(),
             scores: examples
                 .iter()
@@ -106,4 +111,25 @@ impl Batches<'_> {
                 .collect(),
         })
     }
+}
+
+/// One input for each place of the examples' members.
+fn inputs(
+    examples: &[&Example],
+    preparer: &Preparer,
+    device: &Device,
+    draw: impl Fn(usize) -> Option<Draw> + Sync + Copy,
+) -> Result<Vec<Input>> {
+    let parts = examples.first().map_or(0, |example| example.parts.len());
+    let inputs = (0..parts).map(|part| {
+        let items = examples.iter().filter_map(|e| e.parts.get(part));
+        let items: Vec<ItemRef<'_>> = items.map(ItemRef::from).collect();
+        preparer.prepare(&items, draw, device).map_err(|e| match e {
+            Error::Item { place, reason } => {
+                Error::data(format!("document `{}`: {reason}", examples[place].id))
+            }
+            other => other,
+        })
+    });
+    inputs.collect()
 }

@@ -35,6 +35,7 @@ pub fn choose_batch_size(
         set,
         order: vec![(0..tried).collect()].into(),
         preparer,
+        guide: None,
         device: model.params().device().clone(),
         draws: None,
     };

@@ -6,13 +6,14 @@ use std::{sync::Arc, time::Instant};
 use candle_core::Tensor;
 
 use super::{
-    batches::{Batch, Batches},
+    batches::{Batch, Batches, Guide},
+    beside,
     sampler::Sampling,
 };
 use crate::{
     Error, Result,
     data::TrainingSet,
-    loss::{Criterion, MAX_LOGIT_SCALE, Target},
+    loss::{Beside, Criterion, MAX_LOGIT_SCALE, Target},
     models::Model,
     optim::{Optimizer, clip_gradients},
     prepare::Preparer,
@@ -85,6 +86,8 @@ pub struct Trainer {
     pub(crate) optimizer: Box<dyn Optimizer>,
     /// Of the loss's own weights.
     pub(crate) loss_optimizer: Option<Box<dyn Optimizer>>,
+    /// The model that the loss asks beside.
+    pub(crate) guide: Option<Guide>,
     pub(crate) options: TrainerOptions,
     pub(crate) position: Position,
     /// The batches of an epoch.
@@ -109,6 +112,7 @@ impl Trainer {
             criterion,
             optimizer,
             loss_optimizer,
+            guide: None,
             options,
             position: Position::default(),
             order: None,
@@ -164,6 +168,7 @@ impl Trainer {
             criterion,
             optimizer,
             loss_optimizer,
+            guide,
             options,
             position,
             order: _,
@@ -172,13 +177,20 @@ impl Trainer {
             set,
             order,
             preparer,
+            guide: guide.as_ref(),
             device: model.params().device().clone(),
             draws: Some((options.seed, epoch, options.augment)),
         };
         batches.for_each(position.step, |number, batch| {
             let learning_rate = (options.learning_rate)(epoch, position.total_steps);
             let step = position.total_steps as u64;
-            let loss = compute_loss(model, criterion, &batch, Some(step))?;
+            let loss = compute_loss(
+                model,
+                guide.as_ref().map(|guide| &guide.model),
+                criterion,
+                &batch,
+                Some(step),
+            )?;
             loss.check(epoch + 1, number + 1)?;
             backward(model, criterion, &loss.tensor)?;
             let own = criterion.params();
@@ -232,14 +244,16 @@ impl Trainer {
             set,
             order,
             preparer: &self.preparer,
+            guide: self.guide.as_ref(),
             device: self.model.params().device().clone(),
             draws: None,
         };
         let (model, criterion) = (&self.model, &mut self.criterion);
+        let guide = self.guide.as_ref().map(|guide| &guide.model);
         let (mut sum, mut seen) = (0.0, 0);
         let Position { epoch, step, .. } = self.position;
         batches.for_each(0, |_, batch| {
-            let loss = compute_loss(model, criterion, &batch, None)?;
+            let loss = compute_loss(model, guide, criterion, &batch, None)?;
             loss.check(epoch.max(1), step)?;
             sum += f64::from(loss.value) * batch.len() as f64;
             seen += batch.len();
@@ -275,6 +289,7 @@ impl Loss {
 /// The loss of a batch: in training step `step`, or without training.
 fn compute_loss(
     model: &Model,
+    guide: Option<&Model>,
     criterion: &mut Criterion,
     batch: &Batch,
     step: Option<u64>,
@@ -287,9 +302,14 @@ fn compute_loss(
         model.params().zero_grad();
         criterion.params().zero_grad();
     }
-    let inputs = batch.inputs.iter().enumerate();
-    let parts = inputs.map(|(member, input)| model.encode_member(&pass, input, member));
-    let parts = parts.collect::<Result<Vec<_>>>()?;
+    let guided = beside::guided(guide, batch)?;
+    let number = step.unwrap_or(0);
+    let layers = criterion.layers_of_step(model.earlier_layers(), number);
+    let (parts, layers) = beside::embed(model, &pass, batch, &layers)?;
+    let beside = Beside {
+        guide: &guided,
+        layers: &layers,
+    };
     // A sum is finite where all values are.
     let sums = parts.iter().map(|part| part.sum_all()?.to_scalar::<f32>());
     let sums = sums.collect::<candle_core::Result<Vec<f32>>>()?;
@@ -297,14 +317,8 @@ fn compute_loss(
         labels: &batch.classes,
         scores: &batch.scores,
     };
-    let tensor = criterion.loss(
-        model,
-        &pass,
-        &parts,
-        target,
-        step.unwrap_or(0),
-        step.is_some(),
-    )?;
+    let training = step.is_some();
+    let tensor = criterion.loss_beside(model, &pass, &parts, beside, target, number, training)?;
     let value = tensor.to_dtype(candle_core::DType::F32)?.to_scalar()?;
     Ok(Loss {
         tensor,

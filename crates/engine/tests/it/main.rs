@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod adapted_settings;
+mod adaptive_layers;
 mod backbones;
 mod clip;
 mod clouds;
@@ -9,6 +10,7 @@ mod distances;
 mod encoding;
 mod given_negatives;
 mod graded;
+mod guided_losses;
 mod hard_negatives;
 mod losses;
 mod metrics;
