@@ -1,5 +1,6 @@
 //! From documents to what a model trains on and is evaluated with.
 
+mod corpus;
 mod each;
 mod pictures;
 mod read;
@@ -12,10 +13,11 @@ use std::{
     sync::Arc,
 };
 
+pub use corpus::read_corpus;
 pub use each::Documents;
 use finetuner_protocol::{Callback, Content, Document, NdArray, RunConfig, text::is_blank};
 pub use pictures::{PictureFile, Pictures, Stored};
-pub use read::{read, read_corpus};
+pub use read::read;
 pub use search::{Named, SearchKinds, SearchSet, Searched, read_search_set};
 use tokenizers::NormalizedString;
 

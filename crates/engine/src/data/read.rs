@@ -91,29 +91,6 @@ pub fn read(
     Ok(examples)
 }
 
-/// Reads the items of a corpus: each document is one, or each of its chunks.
-///
-/// # Errors
-/// [`Error::Data`] lists the documents that hold nothing to embed.
-pub fn read_corpus(
-    documents: Documents,
-    kind: ModelKind,
-    name: DataName<'_>,
-    pictures: &Pictures,
-) -> Result<Vec<Item>> {
-    let found = each(documents, name, "can't be mined from", |i, document| {
-        if document.chunks.is_empty() {
-            return Ok(vec![item(pictures, i, document, kind)?]);
-        }
-        let chunks = document.chunks.iter().enumerate();
-        let items = chunks.map(|(number, chunk)| {
-            item(pictures, i, chunk, kind).map_err(|e| e.of(&format!("its chunk {}", number + 1)))
-        });
-        items.collect()
-    })?;
-    Ok(found.into_iter().flatten().collect())
-}
-
 /// Each example must have as many negatives.
 fn check_counts(examples: &[Example], name: DataName<'_>) -> Result<()> {
     let count = |example: &Example| example.parts.len();
@@ -151,7 +128,7 @@ fn check_lengths(examples: &[Example], name: DataName<'_>) -> Result<()> {
 }
 
 /// What a document or a chunk holds, of the kind that the model embeds.
-fn item(
+pub(super) fn item(
     pictures: &Pictures,
     i: usize,
     document: &Document,
