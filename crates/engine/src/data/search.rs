@@ -6,7 +6,7 @@ use super::{
     DataName, Documents, Item, Modalities, Pictures,
     each::{Fault, each},
     features, pictures, point_cloud,
-    read::label,
+    example::label,
 };
 use crate::{Result, models::ModelKind};
 
