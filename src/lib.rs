@@ -116,9 +116,8 @@ pub use finetuner_protocol::{
     Backbone, CheckpointInfo, Class, Config, Content, Device, Document, DocumentArray,
     DocumentError, ExamplesInfo, Generation, HardNegatives, LABEL_TAG, Lora, Loss, MAX_EPOCHS,
     MetricPoint, MetricsInfo, Miner, ModelOption, MultiDatasetBatchSampler, NamedScore, NdArray,
-    Optimizer, Options, Page, Prompts,
-    RunConfig, RunTask, SCORE_TAG, Sampler, Scheduler, SchedulerOptions, Status, StatusInfo,
-    Summary, SynthesisConfig, Task,
+    Optimizer, Options, Page, Prompts, RunConfig, RunTask, SCORE_TAG, Sampler, Scheduler,
+    SchedulerOptions, Status, StatusInfo, Summary, SynthesisConfig, Task,
     callback::{
         BestModelCheckpoint, EarlyStopping, MLFlowLogger, TrainingCheckpoint, WandBLogger,
         WiSEFTCallback,

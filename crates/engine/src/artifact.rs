@@ -167,12 +167,14 @@ pub(crate) fn write(
     let body = params.iter().filter(|param| {
         !param.name().starts_with(HEAD_PREFIX) && !param.name().starts_with(MODULE_PREFIX)
     });
-    let entry = |param| {
+    let body = body.map(|param| {
         let entry = Entry::of_param("", param);
-        let name = architecture.saved_name(&entry.name);
-        Entry { name, ..entry }
-    };
-    let body: Vec<Entry<'_>> = body.map(entry).collect();
+        Entry {
+            name: architecture.saved_name(&entry.name),
+            ..entry
+        }
+    });
+    let body: Vec<Entry<'_>> = body.collect();
     stream::write(&weights, &body)?;
     drop(body);
     let head_weights = folder.join(HEAD_FILE);

@@ -7,9 +7,7 @@ use finetuner_protocol::{
     text::{is_blank, is_missing},
 };
 
-use super::{
-    Example, Item, Modalities, Pictures, each::Fault, features, point_cloud, texts::text,
-};
+use super::{Example, Item, Modalities, Pictures, each::Fault, features, point_cloud, texts::text};
 use crate::{Result, models::ModelKind};
 
 /// What a document or a chunk holds, of the kind that the model embeds.

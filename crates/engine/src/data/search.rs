@@ -5,8 +5,8 @@ use finetuner_protocol::Document;
 use super::{
     DataName, Documents, Item, Modalities, Pictures,
     each::{Fault, each},
-    features, pictures, point_cloud,
     example::label,
+    features, pictures, point_cloud,
 };
 use crate::{Result, models::ModelKind};
 

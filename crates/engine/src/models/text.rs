@@ -23,8 +23,7 @@ use crate::{
     modules::Activation,
     ops::{
         Activation as BlockActivation, AttentionConfig, BERT_BLOCK, Block, BlockForm, BlockNames,
-        BlockRates,
-        DISTILBERT_BLOCK, LayerNorm, NormKind, Pooler, Positions, TokenTables,
+        BlockRates, DISTILBERT_BLOCK, LayerNorm, NormKind, Pooler, Positions, TokenTables,
     },
     params::Params,
 };

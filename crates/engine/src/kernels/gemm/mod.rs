@@ -12,12 +12,12 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
+mod amx_bfloat16;
+#[cfg(target_arch = "x86_64")]
 mod bfloat16;
 mod int8;
 mod packed;
 mod panels;
-#[cfg(target_arch = "x86_64")]
-mod split;
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ impl Precision {
         match self {
             Self::Float32 => true,
             #[cfg(target_arch = "x86_64")]
-            Self::Bfloat16 => split::is_available() || bfloat16::is_available(),
+            Self::Bfloat16 => amx_bfloat16::is_available() || bfloat16::is_available(),
             #[cfg(not(target_arch = "x86_64"))]
             Self::Bfloat16 => false,
         }
@@ -73,11 +73,7 @@ impl Precision {
     /// Whether products of these sizes pack both factors, and so take them
     /// equally fast in either order.
     pub(crate) fn packs(self, rows: usize, inner: usize, cols: usize) -> bool {
-        rows.min(inner).min(cols) >= WORTH_PACKING
-            && match self {
-                Self::Float32 => has_split_products(),
-                Self::Bfloat16 => self.is_available(),
-            }
+        self == Self::Bfloat16 && rows.min(inner).min(cols) >= WORTH_PACKING && self.is_available()
     }
 
     /// [`matmul`] in this precision.
@@ -92,25 +88,13 @@ impl Precision {
     ) {
         #[cfg(target_arch = "x86_64")]
         if self.packs(out.rows, a.cols, out.cols) {
-            let parts = match self {
-                Self::Float32 => split::Parts::Three,
-                Self::Bfloat16 => split::Parts::One,
-            };
-            return match has_split_products() {
-                true => split::matmul(parts, out, a, b, scale, accumulate, threads),
+            return match amx_bfloat16::is_available() {
+                true => amx_bfloat16::matmul(out, a, b, scale, accumulate, threads),
                 false => bfloat16::matmul(out, a, b, scale, accumulate, threads),
             };
         }
-        multiply_floats(out, a, b, scale, accumulate, threads);
+        matmul(out, a, b, scale, accumulate, threads);
     }
-}
-
-/// Whether this CPU has [`split`].
-fn has_split_products() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return split::is_available();
-    #[cfg(not(target_arch = "x86_64"))]
-    false
 }
 
 /// A product with a shorter side takes less time than packing its factors.
@@ -219,18 +203,6 @@ fn last_index(rows: usize, cols: usize, row_stride: usize) -> usize {
 /// # Panics
 /// Where the shapes do not fit each other.
 pub(crate) fn matmul(
-    out: MatMut<'_>,
-    a: Mat<'_>,
-    b: Mat<'_>,
-    scale: f32,
-    accumulate: bool,
-    threads: Threads,
-) {
-    Precision::Float32.matmul(out, a, b, scale, accumulate, threads);
-}
-
-/// The same by the `gemm` crate.
-fn multiply_floats(
     out: MatMut<'_>,
     a: Mat<'_>,
     b: Mat<'_>,

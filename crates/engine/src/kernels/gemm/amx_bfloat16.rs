@@ -1,16 +1,10 @@
-//! Matrix products by the bfloat16 instructions of AMX: 16 rows by 16 columns
-//! at a time, with sums of 32 bits.
+//! Matrix products of factors that are rounded to bfloat16, by the instructions
+//! of AMX: 16 rows by 16 columns at a time, with sums of 32 bits. Numbers below
+//! 2^-126 count as zero.
 //!
-//! A number of 32 bits is the exact sum of three numbers in bfloat16: its upper
-//! eight bits, the next eight and the rest. Six of the nine products of two
-//! such sums are computed; the other three are below the last bit of the
-//! largest. So a product in 32 bits takes six instructions in place of the 16
-//! that vector units need for the same multiplications (the idea is that of
-//! [Henry, Tang and Heinecke 2019](https://arxiv.org/abs/1904.06376)). With
-//! one part for each number it is a product of factors rounded to bfloat16.
-//!
-//! An infinite factor gives NaN where vector units would give infinity, and
-//! numbers below 2^-126 count as zero.
+//! Both factors are packed into panels of 32 lines, in the order in which the
+//! registers take them. A tile of the result stays in its registers while it
+//! runs along one panel of each, as in [`super::bfloat16`].
 
 use std::{
     arch::x86_64::*,
@@ -48,24 +42,6 @@ struct Register([[u32; SIDE]; SIDE]);
 
 const EMPTY: Register = Register([[0; SIDE]; SIDE]);
 
-/// How many parts a number is split into.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Parts {
-    /// It is rounded to bfloat16.
-    One,
-    /// Together they are the number itself.
-    Three,
-}
-
-impl Parts {
-    fn count(self) -> usize {
-        match self {
-            Self::One => 1,
-            Self::Three => 3,
-        }
-    }
-}
-
 /// Whether this CPU has the instructions.
 pub(super) fn is_available() -> bool {
     super::amx::has_bfloat16() && is_x86_feature_detected!("avx512bw")
@@ -78,7 +54,6 @@ pub(super) fn is_available() -> bool {
 /// Where the shapes do not fit each other, or the CPU has no instructions for
 /// it.
 pub(super) fn matmul(
-    parts: Parts,
     out: MatMut<'_>,
     a: Mat<'_>,
     b: Mat<'_>,
@@ -107,16 +82,16 @@ pub(super) fn matmul(
     let columns = cols.div_ceil(TILE);
     let steps = a.cols.div_ceil(STEP);
     let depth = steps.div_ceil(a.cols.div_ceil(DEPTH)) * STEP;
-    with_registers(&PANELS, columns * panel_length(parts, depth), |panels| {
+    with_registers(&PANELS, columns * panel_length(depth), |panels| {
         for start in (0..a.cols).step_by(depth) {
             let inner = start..(start + depth).min(a.cols);
-            let length = panel_length(parts, inner.len());
+            let length = panel_length(inner.len());
             let panels = &mut panels[..columns * length];
             panels
                 .par_chunks_exact_mut(length)
                 .with_min_len(tasks)
                 .enumerate()
-                .for_each(|(i, panel)| right.pack(parts, i * TILE, &inner, panel));
+                .for_each(|(i, panel)| right.pack(i * TILE, &inner, panel));
             let panels = &*panels;
             let update = Update {
                 scale,
@@ -134,7 +109,7 @@ pub(super) fn matmul(
                         cols,
                         row_stride,
                     };
-                    block(parts, out, (left, first), &inner, panels, update);
+                    block(out, (left, first), &inner, panels, update);
                 });
         }
     });
@@ -142,7 +117,6 @@ pub(super) fn matmul(
 
 /// Multiplies some rows of the left factor with all panels.
 fn block(
-    parts: Parts,
     out: MatMut<'_>,
     (left, first): (Lines<'_>, usize),
     inner: &Range<usize>,
@@ -152,17 +126,17 @@ fn block(
     let Some(tiles) = Tiles::begin() else {
         unreachable!("checked by the caller");
     };
-    let length = panel_length(parts, inner.len());
+    let length = panel_length(inner.len());
     let height = out.rows.div_ceil(TILE);
     let mut sums = Sums([0.0; TILE * TILE]);
     with_registers(&ROWS, height * length, |packed| {
         for (i, panel) in packed.chunks_exact_mut(length).enumerate() {
-            left.pack(parts, first + i * TILE, inner, panel);
+            left.pack(first + i * TILE, inner, panel);
         }
         for (i, right) in panels.chunks_exact(length).enumerate() {
             let (col, width) = (i * TILE, (out.cols - i * TILE).min(TILE));
             for (j, left) in packed.chunks_exact(length).enumerate() {
-                multiply(&tiles, parts, left, right, &mut sums);
+                multiply(&tiles, left, right, &mut sums);
                 let (row, height) = (j * TILE, (out.rows - j * TILE).min(TILE));
                 let lines = out.data[row * out.row_stride + col..].chunks_mut(out.row_stride);
                 let lines = lines.take(height).map(|line| &mut line[..width]);
@@ -193,10 +167,10 @@ fn with_registers(
     kept.set(take(&mut registers));
 }
 
-/// Registers of a panel: for each step along the inner dimension and each part
-/// two, for the first 16 lines and the others.
-fn panel_length(parts: Parts, depth: usize) -> usize {
-    depth.div_ceil(STEP) * parts.count() * 2
+/// Registers of a panel: for each step along the inner dimension two, for the
+/// first 16 lines and the others.
+fn panel_length(depth: usize) -> usize {
+    depth.div_ceil(STEP) * 2
 }
 
 /// What lies along the lines of a register.
@@ -239,89 +213,54 @@ impl<'a> Lines<'a> {
     }
 
     /// Packs 32 lines from `first` on, zeros for those that there are not.
-    fn pack(self, parts: Parts, first: usize, inner: &Range<usize>, panel: &mut [Register]) {
+    fn pack(self, first: usize, inner: &Range<usize>, panel: &mut [Register]) {
         for (half, first) in [first, first + SIDE].into_iter().enumerate() {
             let starts = inner.clone().step_by(STEP);
-            for (start, registers) in starts.zip(panel.chunks_exact_mut(2 * parts.count())) {
+            for (start, registers) in starts.zip(panel.as_chunks_mut::<2>().0) {
                 let inner = start..(start + STEP).min(inner.end);
-                let out = &mut registers[half..];
                 // SAFETY: `is_available` was asserted.
-                unsafe {
-                    match parts {
-                        Parts::One => self.pack_step::<1>(first, inner, out),
-                        Parts::Three => self.pack_step::<3>(first, inner, out),
-                    }
-                }
+                registers[half] = unsafe { self.pack_step(first, inner) };
             }
         }
     }
 
-    /// Packs 16 lines of one step into every second register.
+    /// The register of 16 lines of one step.
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn pack_step<const PARTS: usize>(
-        self,
-        first: usize,
-        inner: Range<usize>,
-        out: &mut [Register],
-    ) {
+    fn pack_step(self, first: usize, inner: Range<usize>) -> Register {
         let lines = self.count.saturating_sub(first).min(SIDE);
-        let mut words = [[_mm512_setzero_si512(); SIDE]; PARTS];
+        let mut words = [_mm512_setzero_si512(); SIDE];
         let by_line = self.inner_stride == 1;
         if by_line {
-            for i in 0..lines {
+            for (i, word) in words.iter_mut().enumerate().take(lines) {
                 let start = (first + i) * self.line_stride;
                 let line = &self.data[start + inner.start..start + inner.end];
                 let (low, high) = line.split_at(line.len().min(SIDE));
-                let low = split::<PARTS>(numbers(low));
-                let high = split::<PARTS>(numbers(high));
-                for part in 0..PARTS {
-                    words[part][i] = neighbours(low[part], high[part]);
-                }
+                *word = neighbours(nearest(numbers(low)), nearest(numbers(high)));
             }
         } else if lines > 0 {
-            for (i, place) in PLACES.into_iter().enumerate() {
-                let of = inner.start + place;
-                let start = of * self.inner_stride + first * self.line_stride;
-                if of + 1 < inner.end {
-                    let next = start + self.inner_stride;
-                    let one = split::<PARTS>(numbers(&self.data[start..start + lines]));
-                    let other = split::<PARTS>(numbers(&self.data[next..next + lines]));
-                    for part in 0..PARTS {
-                        words[part][i] = pairs(one[part], other[part]);
+            for (word, place) in words.iter_mut().zip(PLACES) {
+                let of = |i: usize| match i < inner.end {
+                    true => {
+                        let start = i * self.inner_stride + first * self.line_stride;
+                        numbers(&self.data[start..start + lines])
                     }
-                } else if of < inner.end {
-                    let one = split::<PARTS>(numbers(&self.data[start..start + lines]));
-                    for part in 0..PARTS {
-                        words[part][i] = pairs(one[part], _mm512_setzero_si512());
-                    }
-                }
+                    false => _mm512_setzero_ps(),
+                };
+                let i = inner.start + place;
+                *word = pairs(nearest(of(i)), nearest(of(i + 1)));
             }
         }
-        let as_it_lies = by_line == (self.side == Side::Left);
-        for (words, out) in words.into_iter().zip(out.iter_mut().step_by(2)) {
-            let words = if as_it_lies { words } else { turned(words) };
-            // SAFETY: 16 registers of 16 words are as many words.
-            out.0 = unsafe { transmute::<[__m512i; SIDE], [[u32; SIDE]; SIDE]>(words) };
+        if by_line != (self.side == Side::Left) {
+            words = turned(words);
         }
+        // SAFETY: 16 registers of 16 words are as many words.
+        Register(unsafe { transmute::<[__m512i; SIDE], [[u32; SIDE]; SIDE]>(words) })
     }
 }
 
 /// The first element of each word of a register, within its step: the order in
 /// which [`neighbours`] leaves a line's elements.
 const PLACES: [usize; SIDE] = [0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30];
-
-/// The parts of each number, one or three.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn split<const PARTS: usize>(x: __m512) -> [__m512i; PARTS] {
-    let mut out = [_mm512_setzero_si512(); PARTS];
-    if PARTS == 1 {
-        out[0] = nearest(x);
-    } else {
-        out.copy_from_slice(&in_three(x));
-    }
-    out
-}
 
 /// Up to 16 numbers, and zeros behind them.
 #[inline]
@@ -354,20 +293,6 @@ fn nearest(x: __m512) -> __m512i {
         is_nan,
         quiet,
     ))
-}
-
-/// Three numbers in bfloat16 that add up to each number, the largest first.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn in_three(x: __m512) -> [__m512i; 3] {
-    // Rounded, so that the rest has either sign and errors even out.
-    let half = _mm512_set1_epi32(0x8000);
-    let first = upper(_mm512_add_epi32(_mm512_castps_si512(x), half));
-    // What is left has 16 bits, then eight. NaN is left of NaN.
-    let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(first));
-    let second = upper(_mm512_castps_si512(rest));
-    let rest = _mm512_sub_ps(rest, _mm512_castsi512_ps(second));
-    [first, second, _mm512_castps_si512(rest)]
 }
 
 /// Words of neighbours in one line, in the order of [`PLACES`].
@@ -462,66 +387,25 @@ macro_rules! products {
     };
 }
 
-/// All four products of the loaded registers.
-macro_rules! four_products {
-    () => {
-        products!(
-            "tmm0" += "tmm4" * "tmm6",
-            "tmm1" += "tmm4" * "tmm7",
-            "tmm2" += "tmm5" * "tmm6",
-            "tmm3" += "tmm5" * "tmm7"
-        )
-    };
-}
-
 /// Multiplies a panel of rows with one of columns.
-fn multiply(_: &Tiles, parts: Parts, left: &[Register], right: &[Register], sums: &mut Sums) {
+fn multiply(_: &Tiles, left: &[Register], right: &[Register], sums: &mut Sums) {
     const LINE: usize = size_of::<[u32; SIDE]>();
-    let registers = 2 * parts.count();
-    assert!(
-        left.len() == right.len() && left.len().is_multiple_of(registers),
-        "shapes of a tile"
-    );
-    let steps = left.len() / registers;
-    let (a, b) = (left.as_ptr(), right.as_ptr());
-    macro_rules! rows {
-        ($step:ident, $part:literal) => {
-            let rows = a.add($step * registers + 2 * $part);
-            load!("tmm4", rows, LINE);
-            load!("tmm5", rows.add(1), LINE);
-        };
-    }
-    macro_rules! columns {
-        ($step:ident, $part:literal) => {
-            let columns = b.add($step * registers + 2 * $part);
-            load!("tmm6", columns, LINE);
-            load!("tmm7", columns.add(1), LINE);
-        };
-    }
-    // SAFETY: the registers are set up, the panels have as many steps, and the
-    // sums hold 32 lines of two registers.
+    assert_eq!(left.len(), right.len(), "shapes of a tile");
+    // SAFETY: the registers of AMX are set up, every step has two registers of
+    // both panels, and the sums hold 32 lines of two registers.
     unsafe {
         zero!("tmm0", "tmm1", "tmm2", "tmm3");
-        if parts == Parts::Three {
-            // The small products first, which leaves fewer bits to round off.
-            for step in 0..steps {
-                rows!(step, 0);
-                columns!(step, 2);
-                four_products!();
-                columns!(step, 1);
-                four_products!();
-                rows!(step, 1);
-                four_products!();
-                columns!(step, 0);
-                four_products!();
-                rows!(step, 2);
-                four_products!();
-            }
-        }
-        for step in 0..steps {
-            rows!(step, 0);
-            columns!(step, 0);
-            four_products!();
+        for (rows, columns) in left.as_chunks::<2>().0.iter().zip(right.as_chunks::<2>().0) {
+            load!("tmm4", &raw const rows[0], LINE);
+            load!("tmm6", &raw const columns[0], LINE);
+            load!("tmm7", &raw const columns[1], LINE);
+            load!("tmm5", &raw const rows[1], LINE);
+            products!(
+                "tmm0" += "tmm4" * "tmm6",
+                "tmm1" += "tmm4" * "tmm7",
+                "tmm2" += "tmm5" * "tmm6",
+                "tmm3" += "tmm5" * "tmm7"
+            );
         }
         let sums = sums.0.as_mut_ptr().cast::<u8>();
         let below = sums.add(SIDE * 2 * LINE);
@@ -549,12 +433,12 @@ mod tests {
         (257, 129, 96),
     ];
 
-    /// Calls `check` with the result and the tolerated difference of every
-    /// size, layout and way of writing.
-    fn every_layout(parts: Parts, seen: fn(f32) -> f32, tolerance: f64) {
+    #[test]
+    fn products_are_those_of_rounded_factors_in_every_layout() {
         if !is_available() {
             return;
         }
+        let seen = |x: f32| bf16::from_f32(x).to_f32();
         for (m, k, n) in SIZES {
             let (a, b) = (noise(1, m * k), noise(2, k * n));
             let turned = |x: &[f32], cols: usize| {
@@ -582,7 +466,7 @@ mod tests {
                     for threads in [Threads::All, Threads::One] {
                         let mut out = vec![7.0; (m - 1) * stride + n];
                         let view = MatMut::strided(&mut out, m, n, stride);
-                        matmul(parts, view, left, right, scale, accumulate, threads);
+                        matmul(view, left, right, scale, accumulate, threads);
                         for (place, found) in out.iter().enumerate() {
                             let (i, j) = (place / stride, place % stride);
                             if j >= n {
@@ -592,7 +476,8 @@ mod tests {
                             let (sum, size) = expected(i, j);
                             let start = if accumulate { 7.0 } else { 0.0 };
                             let expected = f64::from(scale) * sum + start;
-                            let allowed = tolerance * (size.sqrt() + start + sum.abs());
+                            let allowed =
+                                8.0 * f64::from(f32::EPSILON) * (size.sqrt() + start + sum.abs());
                             assert!(
                                 (f64::from(*found) - expected).abs() <= allowed,
                                 "{m}x{k}x{n} at {i}, {j}: {found} for {expected}"
@@ -605,63 +490,21 @@ mod tests {
     }
 
     #[test]
-    fn three_parts_are_as_exact_as_32_bits() {
-        every_layout(Parts::Three, |x| x, 8.0 * f64::from(f32::EPSILON));
-    }
-
-    #[test]
-    fn one_part_is_the_product_of_rounded_factors() {
-        let rounded = |x: f32| bf16::from_f32(x).to_f32();
-        every_layout(Parts::One, rounded, 8.0 * f64::from(f32::EPSILON));
-    }
-
-    #[test]
-    fn three_parts_add_up_to_every_number() {
-        if !is_available() {
-            return;
-        }
-        #[target_feature(enable = "avx512f")]
-        fn parts(x: f32) -> [f32; 3] {
-            in_three(_mm512_set1_ps(x)).map(|part| _mm512_cvtss_f32(_mm512_castsi512_ps(part)))
-        }
-        for bits in (0..=u32::MAX).step_by(65_519) {
-            let x = f32::from_bits(bits);
-            // Rests of smaller numbers have no place; larger ones round to infinity.
-            if !(1e-30..3.3e38).contains(&x.abs()) {
-                continue;
-            }
-            // SAFETY: the instructions are there.
-            let parts = unsafe { parts(x) };
-            assert_eq!(
-                parts.iter().map(|part| f64::from(*part)).sum::<f64>(),
-                f64::from(x)
-            );
-            assert!(
-                parts.iter().all(|part| part.to_bits() & 0xffff == 0),
-                "{parts:?}"
-            );
-        }
-    }
-
-    #[test]
     fn what_is_no_number_is_not_hidden() {
         if !is_available() {
             return;
         }
-        for parts in [Parts::One, Parts::Three] {
-            for bad in [f32::NAN, f32::from_bits(0x7fff_ffff), f32::INFINITY] {
-                let mut out = [0.0; 1];
-                matmul(
-                    parts,
-                    MatMut::new(&mut out, 1, 1),
-                    Mat::new(&[1.0, bad, 1.0], 1, 3),
-                    Mat::new(&[1.0, 1.0, 1.0], 3, 1),
-                    1.0,
-                    false,
-                    Threads::One,
-                );
-                assert!(!out[0].is_finite());
-            }
+        for bad in [f32::NAN, f32::from_bits(0x7fff_ffff), f32::INFINITY] {
+            let mut out = [0.0; 1];
+            matmul(
+                MatMut::new(&mut out, 1, 1),
+                Mat::new(&[1.0, bad, 1.0], 1, 3),
+                Mat::new(&[1.0, 1.0, 1.0], 3, 1),
+                1.0,
+                false,
+                Threads::One,
+            );
+            assert!(!out[0].is_finite());
         }
     }
 }
