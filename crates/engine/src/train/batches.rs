@@ -97,14 +97,14 @@ impl Batches<'_> {
                         augment,
                     })
                 };
-                inputs(&examples, self.preparer, &self.device, draw)?
+                member_inputs(&examples, self.preparer, &self.device, draw)?
             }
         };
         let guide = match self.guide {
             None => Vec::new(),
             Some(Guide { model, preparer }) => {
                 let device = model.params().device();
-                inputs(&examples, preparer, device, |_| None)?
+                member_inputs(&examples, preparer, device, |_| None)?
             }
         };
         Ok(Batch {
@@ -144,7 +144,7 @@ fn of_document(error: Error, examples: &[&Example]) -> Error {
 }
 
 /// One input for each place of the examples' members.
-fn inputs(
+fn member_inputs(
     examples: &[&Example],
     preparer: &Preparer,
     device: &Device,
