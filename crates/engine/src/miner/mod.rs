@@ -274,12 +274,35 @@ mod tests {
                 assert!(error.contains("`distance`"), "{error}");
                 continue;
             }
-            let wanted: Vec<Vec<u32>> = case[2..]
+            let mut wanted: Vec<Vec<u32>> = case[2..]
                 .iter()
                 .map(|places| serde_json::from_value(places.clone()).unwrap())
                 .collect();
-            compare(mine(name, &options, &batch, fixture.dim), &wanted, &what);
+            let mut found = mine(name, &options, &batch, fixture.dim);
+            // A pair and its reverse are equally far, and this miner may cut between
+            // them.
+            if name == "HDCMiner" {
+                found = unordered(found);
+                for places in wanted.as_chunks_mut::<2>().0 {
+                    let [a, b] = places;
+                    for (a, b) in a.iter_mut().zip(b).filter(|(a, b)| a > b) {
+                        std::mem::swap(a, b);
+                    }
+                }
+            }
+            compare(found, &wanted, &what);
         }
+    }
+
+    /// Pairs, the smaller place first.
+    fn unordered(tuples: Tuples) -> Tuples {
+        let (mut positive, mut negative) = tuples.into_pairs();
+        for (a, b) in positive.iter_mut().chain(&mut negative) {
+            if *a > *b {
+                std::mem::swap(a, b);
+            }
+        }
+        Tuples::Pairs { positive, negative }
     }
 
     #[test]

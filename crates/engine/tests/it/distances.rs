@@ -44,6 +44,7 @@ fn near(found: f64, wanted: f64) -> bool {
 fn each_loss_takes_each_distance_and_reducer_as_the_library_does() {
     let fixture = fixture();
     assert!(fixture.cases.len() > 2000);
+    let mut others = Vec::new();
     for case in &fixture.cases {
         let (i, j, k) = (case[0] as usize, case[1] as usize, case[2] as usize);
         let (name, options) = &fixture.losses[i];
@@ -84,12 +85,14 @@ fn each_loss_takes_each_distance_and_reducer_as_the_library_does() {
             grad().map(|g| g * g).sum::<f64>().sqrt(),
             grad().zip(&fixture.direction).map(|(g, d)| g * d).sum(),
         ];
-        assert!(near(found[0], value), "{what}: {found:?} {case:?}");
-        assert!(near(found[1], length), "{what}: {found:?} {case:?}");
-        // It may cancel out.
+        // The product may cancel out.
         let error = (found[2] - product).abs();
-        assert!(error < 1e-6 + 2e-5 * length, "{what}: {found:?} {case:?}");
+        let same = near(found[0], value) && near(found[1], length);
+        if !same || error >= 1e-6 + 2e-5 * length {
+            others.push(format!("{what}: {found:?} {case:?}"));
+        }
     }
+    assert!(others.is_empty(), "{}", others.join("\n"));
 }
 
 #[test]

@@ -181,8 +181,9 @@ fn data() -> Data {
 }
 
 fn with(loss: &str, options: Value, data: &str) -> Value {
-    let hyper = json!({"loss": loss, "loss_options": options, "epochs": 2, "batch_size": 4,
-        "learning_rate": 1e-3});
+    // Each step is over all examples, so that its loss can be compared with others.
+    let hyper = json!({"loss": loss, "loss_options": options, "epochs": 4, "batch_size": 8,
+        "learning_rate": 1e-4});
     let mut config = config(json!({"name": "minilm-small"}), hyper, json!([]));
     config["data"]["train_data"] = data.into();
     config
