@@ -1,5 +1,6 @@
 //! A fine-tuning job in the making.
 
+mod data;
 mod negatives;
 mod settings;
 

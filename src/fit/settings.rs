@@ -1,13 +1,12 @@
 //! The settings of a job, under the names of the Python client's arguments.
 
 use finetuner_protocol::{
-    Device, Generation, Lora, Loss, Miner, MultiDatasetBatchSampler, Optimizer, Options, Prompts,
-    Sampler, Scheduler, SchedulerOptions,
+    Device, Generation, Lora, Loss, Miner, Optimizer, Options, Sampler, Scheduler, SchedulerOptions,
 };
 use serde_json::Value;
 
 use super::Fit;
-use crate::{CsvOptions, DataSource, FitCallback, progress::progress_methods};
+use crate::{FitCallback, progress::progress_methods};
 
 impl Fit {
     /// The run's name, unique in its experiment; one is made up by default.
@@ -44,82 +43,6 @@ impl Fit {
     /// ```
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.description = Some(text.into());
-        self
-    }
-
-    /// Further data to train on. Each batch is of one data set. An epoch goes
-    /// through it as often as `weight` says: 1.0 is once, 0.5 takes half of its
-    /// batches, 2.0 takes all twice.
-    ///
-    /// ```no_run
-    /// # fn example(fit: finetuner::Fit) {
-    /// use finetuner::Dataset;
-    ///
-    /// let fit = fit
-    ///     .more_train_data(Dataset::json_lines("questions.jsonl"), 1.0)
-    ///     .more_train_data("titles", 0.5);
-    /// # }
-    /// ```
-    pub fn more_train_data(mut self, data: impl Into<DataSource>, weight: f64) -> Self {
-        self.more_train_data.push((data.into(), weight));
-        self
-    }
-
-    /// How often an epoch goes through the first data, beside
-    /// [`Fit::more_train_data`]; once by default.
-    ///
-    /// ```no_run
-    /// # fn example(fit: finetuner::Fit) {
-    /// let fit = fit.train_data_weight(2.0).more_train_data("titles", 1.0);
-    /// # }
-    /// ```
-    pub fn train_data_weight(mut self, weight: f64) -> Self {
-        self.config.data.train_data_weight = Some(weight);
-        self
-    }
-
-    /// How batches of several data sets follow each other;
-    /// [`MultiDatasetBatchSampler::Proportional`] by default.
-    ///
-    /// ```no_run
-    /// # fn example(fit: finetuner::Fit) {
-    /// use finetuner::MultiDatasetBatchSampler;
-    ///
-    /// let fit = fit
-    ///     .more_train_data("titles", 1.0)
-    ///     .multi_dataset_batch_sampler(MultiDatasetBatchSampler::RoundRobin);
-    /// # }
-    /// ```
-    pub fn multi_dataset_batch_sampler(
-        mut self,
-        sampler: impl Into<MultiDatasetBatchSampler>,
-    ) -> Self {
-        self.config.data.multi_dataset_batch_sampler = Some(sampler.into());
-        self
-    }
-
-    /// Data for the validation loss after each epoch.
-    ///
-    /// ```no_run
-    /// # fn example(fit: finetuner::Fit) {
-    /// let fit = fit.eval_data("clip-fashion-eval-data");
-    /// # }
-    /// ```
-    pub fn eval_data(mut self, data: impl Into<DataSource>) -> Self {
-        self.eval_data = Some(data.into());
-        self
-    }
-
-    /// The part of the training data to validate with where there is no
-    /// `eval_data`, from 0 up to 1; 0 by default.
-    ///
-    /// ```no_run
-    /// # fn example(fit: finetuner::Fit) {
-    /// let fit = fit.val_split(0.1);
-    /// # }
-    /// ```
-    pub fn val_split(mut self, part: f64) -> Self {
-        self.config.data.val_split = part;
         self
     }
 
@@ -218,43 +141,6 @@ impl Fit {
     /// ```
     pub fn to_onnx(mut self, onnx: bool) -> Self {
         self.config.model.to_onnx = onnx;
-        self
-    }
-
-    /// Whether the model has two towers. Backends see that by the model; the
-    /// argument is from the clients of 2022.
-    ///
-    /// ```no_run
-    /// # fn example(fit: finetuner::Fit) {
-    /// let fit = fit.multi_modal(true);
-    /// # }
-    /// ```
-    pub fn multi_modal(mut self, multi_modal: bool) -> Self {
-        self.config.model.multi_modal = Some(multi_modal);
-        self
-    }
-
-    /// The modality of the chunks with pictures; `image` by default.
-    ///
-    /// ```no_run
-    /// # fn example(fit: finetuner::Fit) {
-    /// let fit = fit.image_modality("photo");
-    /// # }
-    /// ```
-    pub fn image_modality(mut self, modality: impl Into<String>) -> Self {
-        self.config.data.image_modality = Some(modality.into());
-        self
-    }
-
-    /// The modality of the chunks with texts; `text` by default.
-    ///
-    /// ```no_run
-    /// # fn example(fit: finetuner::Fit) {
-    /// let fit = fit.text_modality("title");
-    /// # }
-    /// ```
-    pub fn text_modality(mut self, modality: impl Into<String>) -> Self {
-        self.config.data.text_modality = Some(modality.into());
         self
     }
 
@@ -383,24 +269,6 @@ impl Fit {
         self
     }
 
-    /// Texts that go before the texts of each column, in training and evaluation,
-    /// as `prompts` of the training arguments of sentence-transformers. The saved
-    /// model keeps them: those of anchors as its prompt `query`, those of their
-    /// matches as `document`. A text is one prompt for all.
-    ///
-    /// ```no_run
-    /// # fn example(fit: finetuner::Fit) {
-    /// use finetuner::Prompts;
-    ///
-    /// let prompts = Prompts::new().anchor("query: ").positive("passage: ").negative("passage: ");
-    /// let fit = fit.prompts(prompts);
-    /// # }
-    /// ```
-    pub fn prompts(mut self, prompts: impl Into<Prompts>) -> Self {
-        self.hyper().prompts = Some(prompts.into());
-        self
-    }
-
     /// Times that the data is gone through, 1 to
     /// [`MAX_EPOCHS`](crate::MAX_EPOCHS); 5 by default.
     ///
@@ -517,20 +385,6 @@ impl Fit {
     /// ```
     pub fn callbacks(mut self, callbacks: impl IntoIterator<Item = FitCallback>) -> Self {
         self.callbacks = callbacks.into_iter().collect();
-        self
-    }
-
-    /// How CSV files are read that have no options of their own.
-    ///
-    /// ```no_run
-    /// # fn example(fit: finetuner::Fit) {
-    /// use finetuner::CsvOptions;
-    ///
-    /// let fit = fit.csv_options(CsvOptions::new().is_labeled(true));
-    /// # }
-    /// ```
-    pub fn csv_options(mut self, options: CsvOptions) -> Self {
-        self.csv_options = Some(options);
         self
     }
 

@@ -3,19 +3,19 @@
 //! Names and shapes are those of the Hugging Face checkpoint, so that what is
 //! loaded and what is saved can be exchanged with `transformers`.
 
+mod files;
 pub(crate) mod stream;
 
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use candle_core::{
     CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, Var, backprop::GradStore,
 };
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+pub(crate) use files::encode_safetensors;
+pub use files::{FloatFormat, parse_safetensors, write_safetensors};
 
 use crate::{Error, Result, kernels::gemm::Factor};
 
@@ -454,139 +454,6 @@ impl Params {
         let hashes = hashes.collect::<Result<Vec<u64>>>()?;
         Ok(hashes.into_iter().fold(START, mix))
     }
-}
-
-/// The format that weights are written in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FloatFormat {
-    /// IEEE 754 single precision.
-    F32,
-    /// IEEE 754 half precision: half the size, three decimal digits.
-    F16,
-}
-
-/// Reads all floating-point tensors of a safetensors file.
-///
-/// # Errors
-/// [`Error::Checkpoint`] for anything but a whole and valid file.
-pub fn parse_safetensors(bytes: &[u8], origin: &str) -> Result<HashMap<String, RawTensor>> {
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|e| Error::checkpoint(format!("{origin} is not a valid safetensors file: {e}")))?;
-    let mut tensors = HashMap::new();
-    for (name, view) in file.iter() {
-        if let Some(data) = floats(view.dtype(), view.data()) {
-            tensors.insert(name.to_owned(), (view.shape().to_vec(), data));
-        }
-    }
-    Ok(tensors)
-}
-
-/// Numbers of a tensor in 32 bits. `None` for tensors of integers, such as the
-/// position ids that older versions of `transformers` saved along.
-pub(crate) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    Some(match dtype {
-        Dtype::F32 => bytes
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|b| f32::from_le_bytes(*b))
-            .collect(),
-        Dtype::F16 => bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|b| half::f16::from_le_bytes(*b).to_f32())
-            .collect(),
-        Dtype::BF16 => bytes
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|b| half::bf16::from_le_bytes(*b).to_f32())
-            .collect(),
-        Dtype::F64 => bytes
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|b| f64::from_le_bytes(*b) as f32)
-            .collect(),
-        _ => return None,
-    })
-}
-
-/// Writes named tensors as a safetensors file, in the order of their names.
-///
-/// # Errors
-/// [`Error::Io`] where the file can't be written.
-pub fn write_safetensors(
-    path: &Path,
-    tensors: &HashMap<String, RawTensor>,
-    format: FloatFormat,
-) -> Result<()> {
-    if format == FloatFormat::F32 {
-        let mut names: Vec<&String> = tensors.keys().collect();
-        names.sort();
-        let entries = names.into_iter().filter_map(|name| {
-            let (shape, values) = tensors.get(name)?;
-            Some(stream::Entry {
-                name: name.clone(),
-                shape: shape.clone(),
-                values: stream::Values::Floats(Cow::Borrowed(values)),
-            })
-        });
-        return stream::write(path, &entries.collect::<Vec<_>>());
-    }
-    let encoded = encode(tensors, format);
-    safetensors::serialize_to_file(views(&encoded, format)?, Some(note()), path)
-        .map_err(|e| Error::io(path, std::io::Error::other(e)))
-}
-
-/// The bytes of a safetensors file with these tensors.
-pub(crate) fn encode_safetensors(
-    tensors: &HashMap<String, RawTensor>,
-    format: FloatFormat,
-) -> Result<Vec<u8>> {
-    let encoded = encode(tensors, format);
-    safetensors::serialize(views(&encoded, format)?, Some(note()))
-        .map_err(|e| Error::checkpoint(e.to_string()))
-}
-
-/// `transformers` refuses files without this note.
-fn note() -> HashMap<String, String> {
-    HashMap::from([("format".to_owned(), "pt".to_owned())])
-}
-
-type Encoded<'a> = BTreeMap<&'a str, (&'a [usize], Vec<u8>)>;
-
-fn encode(tensors: &HashMap<String, RawTensor>, format: FloatFormat) -> Encoded<'_> {
-    let encoded = tensors.iter().map(|(name, (shape, data))| {
-        let bytes = match format {
-            FloatFormat::F32 => data.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            FloatFormat::F16 => data
-                .iter()
-                .flat_map(|x| half::f16::from_f32(*x).to_le_bytes())
-                .collect(),
-        };
-        (name.as_str(), (shape.as_slice(), bytes))
-    });
-    encoded.collect()
-}
-
-fn views<'a>(
-    encoded: &'a Encoded<'_>,
-    format: FloatFormat,
-) -> Result<Vec<(&'a str, TensorView<'a>)>> {
-    let dtype = match format {
-        FloatFormat::F32 => Dtype::F32,
-        FloatFormat::F16 => Dtype::F16,
-    };
-    encoded
-        .iter()
-        .map(|(name, (shape, bytes))| {
-            TensorView::new(dtype, shape.to_vec(), bytes)
-                .map(|view| (*name, view))
-                .map_err(|e| Error::checkpoint(format!("`{name}`: {e}")))
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    LIST_FILE,
+    LIST_FILE, NamedFiles,
     dense::{Activation, TORCH},
     prompts,
     sentence::{self, SentenceConfig},
@@ -97,7 +97,7 @@ impl ClassifierFiles {
         activation: Activation,
         sentence: &SentenceConfig,
         longest: usize,
-    ) -> Result<Vec<(String, Vec<u8>)>> {
+    ) -> Result<NamedFiles> {
         let list = json!([{
             "idx": 0,
             "name": "0",

@@ -23,7 +23,7 @@ pub(crate) use layer::{Layer, PREFIX, head_place};
 pub(crate) use list::{Found, Reader, is_file, network_folder, read};
 pub(crate) use pooling::Pooling;
 pub use prompts::Prompts;
-pub(crate) use save::{Files, Saved};
+pub(crate) use save::{Files, NamedFiles, Saved};
 pub(crate) use sentence::SentenceConfig;
 
 /// The list of modules.

@@ -19,6 +19,9 @@ use crate::{
     python_json,
 };
 
+/// Files by their names.
+pub(crate) type NamedFiles = Vec<(String, Vec<u8>)>;
+
 /// A text model as it is saved.
 pub(crate) struct Saved<'a> {
     pub(crate) pooling: Pooling,
@@ -39,7 +42,7 @@ pub(crate) struct Saved<'a> {
 #[derive(Default)]
 pub(crate) struct Files {
     /// Name and content.
-    pub(crate) files: Vec<(String, Vec<u8>)>,
+    pub(crate) files: NamedFiles,
     /// The places of the projection head's layers in the list of modules.
     pub(crate) head: Vec<usize>,
     /// The list of modules, where sentence-transformers can't open the model:
@@ -128,7 +131,7 @@ fn class(name: &str) -> String {
 
 impl Files {
     /// Files alone, by name and content.
-    pub(crate) fn of(files: Vec<(String, Vec<u8>)>) -> Self {
+    pub(crate) fn of(files: NamedFiles) -> Self {
         Self {
             files,
             ..Self::default()

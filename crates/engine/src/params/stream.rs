@@ -11,7 +11,7 @@ use std::{
 use safetensors::{Dtype, tensor::Metadata};
 use serde_json::{Map, Value, json};
 
-use super::{Param, floats};
+use super::Param;
 use crate::{Error, Result};
 
 /// No header is longer, as in the library of the format.
@@ -240,6 +240,38 @@ fn is_float(dtype: Dtype) -> Result<bool, String> {
         | Dtype::I64 => Ok(false),
         other => Err(format!("{other:?}")),
     }
+}
+
+/// Numbers of a tensor in 32 bits. `None` for tensors of integers, such as the
+/// position ids that older versions of `transformers` saved along.
+pub(crate) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+    Some(match dtype {
+        Dtype::F32 => bytes
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
+        Dtype::F16 => bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|b| half::f16::from_le_bytes(*b).to_f32())
+            .collect(),
+        Dtype::BF16 => bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|b| half::bf16::from_le_bytes(*b).to_f32())
+            .collect(),
+        Dtype::F64 => bytes
+            .as_chunks::<8>()
+            .0
+            .iter()
+            .map(|b| f64::from_le_bytes(*b) as f32)
+            .collect(),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

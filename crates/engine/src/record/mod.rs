@@ -159,11 +159,11 @@ pub(crate) fn write(folder: &Path, history: &History, config: &RunConfig) -> Res
 pub(crate) fn told(config: &RunConfig) -> Vec<String> {
     let line = |callback: &Callback| match callback {
         Callback::WandBLogger(_) => Some(
-            "Weights & Biases: the artifact has the run under logs/wandb too: to send it from there, \
+            "Weights & Biases: the artifact has the run under logs/wandb: to send it from there, \
              unzip it and run `wandb sync logs/wandb/offline-run-*`",
         ),
         Callback::MLFlowLogger(_) => Some(
-            "MLflow: the artifact has the run under logs/mlruns too: to see it there, unzip it and run `mlflow ui --backend-store-uri logs/mlruns`",
+            "MLflow: the artifact has the run under logs/mlruns: to see it there, unzip it and run `mlflow ui --backend-store-uri logs/mlruns`",
         ),
         _ => None,
     };

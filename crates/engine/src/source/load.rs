@@ -13,7 +13,7 @@ use crate::{
     models::{
         HeadConfig, Model, ModelConfig, ModelSetup, describe_classifier, is_classifier, new_head,
     },
-    modules::{Activation, ClassifierFiles, Prompts, SentenceConfig},
+    modules::{Activation, ClassifierFiles, NamedFiles, Prompts, SentenceConfig},
     ops::Pooler,
     plan::{Cutting, RunPrompts},
     prepare::{Preparer, Prompt},
@@ -123,7 +123,7 @@ impl ModelDescription {
     pub(crate) fn classifier_files(
         &self,
         activation: Option<Activation>,
-    ) -> Result<Option<Vec<(String, Vec<u8>)>>> {
+    ) -> Result<Option<NamedFiles>> {
         match (&self.classifier, activation, self.max_tokens) {
             (Some(files), Some(activation), Some(longest)) => {
                 files.files(activation, &self.sentence, longest).map(Some)
