@@ -148,6 +148,11 @@ fn layers_are_drawn_in_each_step_of_a_run() {
             json!({"loss": "TripletMarginLoss", "matryoshka_dims": [8]}),
             "matryoshka_dims",
         ),
+        (
+            json!({"loss": "MultipleNegativeRankingLoss",
+                "loss_options": {"mini_batch_size": 2}}),
+            "`mini_batch_size` is 2: `AdaptiveLayerLoss` takes embeddings of several layers",
+        ),
     ] {
         let error = with(options).unwrap_err().to_string();
         assert!(error.contains(part), "{part} is missing in: {error}");

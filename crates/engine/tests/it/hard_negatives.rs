@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use finetuner_engine::{
     Error,
     data::Item,
-    hard_negatives::{Format, Mined, Prompts, Row, Source, mine, mine_with},
+    hard_negatives::{Format, Mined, Prompts, Role, Row, Source, mine, mine_with},
     infer::{Embeddings, Encoder},
 };
 use finetuner_protocol::{Document, DocumentArray, HardNegatives, SCORE_TAG};
@@ -263,6 +263,7 @@ fn data() -> Data {
         ("train", DocumentArray::from(pairs())),
         ("corpus", corpus.into()),
         ("ready", ready.collect::<Vec<_>>().into()),
+        ("texts", ["a", "b", "c"].map(Document::text).to_vec().into()),
     ])
 }
 
@@ -290,12 +291,50 @@ fn a_run_trains_on_the_negatives_that_its_model_finds() {
 }
 
 #[test]
+fn queries_and_documents_are_mined_with_the_prompts_of_their_columns() {
+    let mut config = mining(json!({"num_negatives": 1}), json!({"name": "minilm-small"}));
+    config["hyper_parameters"]["prompts"] = json!({"anchor": "query: ", "positive": "passage: "});
+    let done = run(config, &data()).unwrap();
+    let encoder = Encoder::from_backbone("minilm-small").unwrap();
+    let found: Vec<[Item; 2]> = pairs()
+        .iter()
+        .map(|pair| [0, 1].map(|i| Item::Text(pair.chunks[i].as_text().unwrap().into())))
+        .collect();
+    let mined = |query: &str, document: &str| {
+        let mut embed = |role: Role, items: &[&Item]| {
+            let prompt = match role {
+                Role::Query => query,
+                Role::Document => document,
+            };
+            let texts = items.iter().map(|item| format!("{prompt}{}", text(item)));
+            let texts: Vec<String> = texts.collect();
+            encoder.encode_texts(&texts.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        let source = Source {
+            pairs: &found,
+            ..Source::default()
+        };
+        let options = HardNegatives::new().num_negatives(1);
+        let mined = mine(source, &options, 0, &mut embed, &mut |_, _| Ok(()));
+        mined.unwrap().report.lines()
+    };
+    let lines = mined("query: ", "passage: ");
+    assert!(lines.iter().any(|line| line.starts_with("Mean ")));
+    for line in &lines {
+        assert!(done.logged(line), "{line}");
+    }
+    assert_ne!(lines, mined("passage: ", "query: "));
+}
+
+#[test]
 fn a_run_that_can_not_mine_says_why() {
     let model = || json!({"name": "minilm-small"});
-    let ready = |mut config: Value| {
-        config["data"]["train_data"] = "ready".into();
+    let from = |name: &str, mut config: Value| {
+        config["data"]["train_data"] = name.into();
         config
     };
+    let mut several = mining(json!({}), model());
+    several["data"]["more_train_data"] = json!([{"name": "ready"}]);
     let with_loss = |loss: &str| {
         let hyper = json!({"loss": loss, "mine_hard_negatives": {}});
         config(model(), hyper, json!([]))
@@ -336,7 +375,15 @@ fn a_run_that_can_not_mine_says_why() {
             ),
             "of 8 pairs it leaves 0 with enough negatives",
         ),
-        (ready(mining(json!({}), model())), "has 1 negatives already"),
+        (
+            from("ready", mining(json!({}), model())),
+            "has 1 negatives already",
+        ),
+        (
+            from("texts", mining(json!({}), model())),
+            "embedded twice under dropout (SimCSE): leave the mining out",
+        ),
+        (several, "`more_train_data` names `ready` beside it"),
     ] {
         let error = run(config, &data()).err().unwrap().to_string();
         assert!(error.contains(part), "{part} is missing in: {error}");
