@@ -107,8 +107,8 @@ async fn several_miners_take_turns_and_the_number_of_documents_is_limited() {
         let documents = texts.iter().map(|text| finetuner::Document::text(*text));
         DocumentArray::from(documents.collect::<Vec<_>>())
     };
-    finetuner.push("queries", &texts(&QUERIES)).await.unwrap();
-    finetuner.push("corpus", &texts(&CORPUS)).await.unwrap();
+    finetuner.push("queries", texts(&QUERIES)).await.unwrap();
+    finetuner.push("corpus", texts(&CORPUS)).await.unwrap();
     let run = finetuner
         .synthesize("queries", "corpus")
         .models(SynthesisModels::new(["minilm-small"; 2], cross_encoder()))

@@ -433,7 +433,7 @@ fn scored_pairs(model: &Path) -> Case {
                 Document::new()
                     .with_chunk(Document::text(format!("a {}", word(number / 4))))
                     .with_chunk(Document::text(format!("the {} on", word(number))))
-                    .with_tag("finetuner_score", f64::from(u8::from(number % 3 == 0)))
+                    .with_tag("finetuner_score", f64::from(u8::from(number.is_multiple_of(3))))
             };
             (0..PAIRS).map(pair).collect::<Vec<_>>().into()
         },
