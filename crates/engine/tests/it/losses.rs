@@ -329,7 +329,7 @@ fn options_that_make_no_sense_are_refused_by_name() {
             "TripletMarginLoss",
             json!({"margn": 1}),
             None,
-            "`margn` is 1: margin, smooth_loss",
+            "`margn` is 1: distance, margin, reducer, smooth_loss",
         ),
         (
             "TripletMarginLoss",
