@@ -83,6 +83,14 @@ impl EvaluationCallback {
     /// `k` is any number: `accuracy@k`, `map@k`, `mrr@k`, `ndcg@k`, `precision@k`
     /// and `recall@k`. These count all relevant documents, found or not.
     ///
+    /// If the query data are pairs with a score, or documents of an anchor, a match
+    /// and negatives, other metrics are measured, each for `cosine` (the default),
+    /// `dot`, `euclidean` and `manhattan`: `spearman_cosine` and `pearson_cosine` of
+    /// scored pairs; `cosine_accuracy` of triplets; and of pairs with the score 1 or
+    /// 0 `cosine_accuracy`, `cosine_f1`, `cosine_precision`, `cosine_recall`,
+    /// `cosine_ap`, `cosine_mcc`, `cosine_accuracy_threshold` and
+    /// `cosine_f1_threshold`.
+    ///
     /// ```
     /// use finetuner::EvaluationCallback;
     ///

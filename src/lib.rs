@@ -113,11 +113,11 @@ pub use experiment::Experiment;
 pub use finetuner_protocol as protocol;
 #[doc(inline)]
 pub use finetuner_protocol::{
-    Backbone, CheckpointInfo, Config, Content, Device, Document, DocumentArray, DocumentError,
-    ExamplesInfo, Generation, LABEL_TAG, Lora, Loss, MAX_EPOCHS, MetricPoint, MetricsInfo, Miner,
-    ModelOption, MultiDatasetBatchSampler, NamedScore, NdArray, Optimizer, Options, Page, Prompts,
-    RunConfig, RunTask, SCORE_TAG, Sampler, Scheduler, SchedulerOptions, Status, StatusInfo,
-    Summary, SynthesisConfig, Task,
+    Backbone, CheckpointInfo, Class, Config, Content, Device, Document, DocumentArray,
+    DocumentError, ExamplesInfo, Generation, HardNegatives, LABEL_TAG, Lora, Loss, MAX_EPOCHS,
+    MetricPoint, MetricsInfo, Miner, ModelOption, MultiDatasetBatchSampler, NamedScore, NdArray,
+    Optimizer, Options, Page, Prompts, RunConfig, RunTask, SCORE_TAG, Sampler, Scheduler,
+    SchedulerOptions, Status, StatusInfo, Summary, SynthesisConfig, Task,
     callback::{
         BestModelCheckpoint, EarlyStopping, MLFlowLogger, TrainingCheckpoint, WandBLogger,
         WiSEFTCallback,

@@ -80,10 +80,15 @@
 //! # }
 //! ```
 //!
+//! Pairs get hard negatives, which a model finds similar to their queries:
+//! [`mine_hard_negatives`].
+//!
 //! The names are the Python client's: `get_model` opens what `save_model` or
 //! `save_artifact` wrote, `build_model` a backbone. Training and tokenizing
 //! happen in the engine; the calls here block, so that async programs make them
 //! on a thread for that (`tokio::task::spawn_blocking`).
+
+mod negatives;
 
 use std::path::Path;
 
@@ -92,11 +97,14 @@ use tokio::io::AsyncWriteExt;
 pub use finetuner_engine::{
     Error, Result,
     evaluation::{Distance, Match, Ranking, cos_sim},
+    hard_negatives::{Mined, Report, Spread},
     infer::{CrossEncoder, Embeddings, Encoder, Ranked, Scores},
     models::{ModelKind, OnnxFormat},
     modules::Prompts,
     quantize::{BinaryEmbeddings, Found, Int8Embeddings, Ranges},
 };
+
+pub use negatives::{MineHardNegatives, mine_hard_negatives};
 
 use crate::{
     Finetuner,

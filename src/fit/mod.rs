@@ -1,6 +1,7 @@
 //! A fine-tuning job in the making.
 
 mod data;
+mod negatives;
 mod settings;
 
 use std::{
@@ -69,6 +70,8 @@ pub struct Fit {
     /// Further data, each with its weight.
     more_train_data: Vec<(DataSource, f64)>,
     eval_data: Option<DataSource>,
+    /// What hard negatives are mined from.
+    corpus: Option<DataSource>,
     csv_options: Option<CsvOptions>,
     callbacks: Vec<FitCallback>,
     progress: ProgressSink,
@@ -94,6 +97,7 @@ impl Fit {
             train_data,
             more_train_data: Vec::new(),
             eval_data: None,
+            corpus: None,
             csv_options: None,
             callbacks: Vec::new(),
             progress: ProgressSink::default(),
@@ -141,6 +145,11 @@ impl Fit {
         config.data.eval_data = self
             .eval_data
             .map(|data| pushing.name_of(data, "eval", "eval_data"));
+        if let Some(data) = self.corpus {
+            let mining = &mut config.hyper_parameters.mine_hard_negatives;
+            let name = pushing.name_of(data, "corpus", "corpus");
+            mining.get_or_insert_default().corpus = Some(name);
+        }
         config.callbacks = self
             .callbacks
             .into_iter()

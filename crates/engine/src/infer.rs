@@ -292,7 +292,8 @@ impl Encoder {
         self.loaded.save_onnx(folder.as_ref(), format)
     }
 
-    fn encode(&self, items: &[ItemRef<'_>]) -> Result<Embeddings> {
+    /// Embeds items of the kind that the model embeds, in their order.
+    pub(crate) fn encode(&self, items: &[ItemRef<'_>]) -> Result<Embeddings> {
         let model = &self.loaded.model;
         let pass = model.inference().with_int8(self.int8);
         let found = embed_by(&pass, model, &self.preparer, items, self.batch)?;

@@ -2,6 +2,7 @@
 
 mod examples;
 mod labels;
+mod negatives;
 mod setup;
 
 use std::{
@@ -15,6 +16,7 @@ use finetuner_protocol::{Device, Event, Level, LocalModels, RunConfig};
 pub use crate::observer::{Interruption, Observer};
 pub use examples::check_data;
 use examples::{Data, read_data};
+use negatives::Mining;
 use setup::{build_trainer, remember_frozen};
 
 use crate::{
@@ -189,14 +191,34 @@ pub fn run(
         log(level, note);
     }
     loaded.model.set_precision(precision);
-    if plan.freeze && !plan.augment {
+    if let Some(options) = &plan.mining {
+        let mining = Mining {
+            plan: &plan,
+            options,
+            documents: setting.read_data,
+            pictures: &pictures,
+            folder: setting.folder,
+        };
+        mining.run(&loaded, &mut data, resumed.is_some(), observer)?;
+    }
+    let mut log = |level, message: String| self::log(observer, level, message);
+    let guide = match &plan.guide {
+        None => None,
+        Some(source) => {
+            let guide = setup::load_guide(source, &setting.hub, setting.device, &plan)?;
+            log(Level::Info, guide.1);
+            Some(guide.0)
+        }
+    };
+    // A guide reads what a frozen network does not need any more.
+    if plan.freeze && !plan.augment && guide.is_none() {
         remember_frozen(&mut loaded, &mut data)?;
     }
     let given = plan
         .batch_size
         .or(resumed.as_ref().map(|progress| progress.batch_size));
     let (mut trainer, description, notes) =
-        build_trainer(&plan, loaded, &data, given, memory_limit)?;
+        build_trainer(&plan, loaded, guide, &data, given, memory_limit)?;
     for (level, note) in notes {
         log(level, note);
     }
@@ -533,7 +555,10 @@ const TRAINER_FILE: &str = "trainer.safetensors";
 /// All files of a checkpoint.
 fn file_names(callbacks: &[Box<dyn TrainingCallback>]) -> Vec<&'static str> {
     let own = callbacks.iter().filter_map(|callback| callback.file());
-    std::iter::once(TRAINER_FILE).chain(own).collect()
+    [TRAINER_FILE, negatives::FILE]
+        .into_iter()
+        .chain(own)
+        .collect()
 }
 
 fn log(observer: &mut dyn Observer, level: Level, message: impl Into<String>) {

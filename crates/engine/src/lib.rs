@@ -15,6 +15,7 @@
 //! | [`loss`], [`optim`], [`train`] | the training loop and its parts |
 //! | [`lora`] | training small factors in place of a model's weights |
 //! | [`evaluation`] | retrieval and its metrics |
+//! | [`hard_negatives`] | mining of negatives from a corpus |
 //! | [`job`] | a run from end to end |
 //! | [`synthesis`] | training data out of texts without labels |
 //! | [`infer`], [`quantize`] | embeddings from a saved model, and smaller ones |
@@ -30,6 +31,7 @@ pub mod draw;
 mod error;
 pub mod evaluation;
 mod export;
+pub mod hard_negatives;
 pub mod image;
 pub mod infer;
 pub mod job;

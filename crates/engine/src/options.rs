@@ -29,6 +29,11 @@ impl<'a> OptionReader<'a> {
         }
     }
 
+    /// The field of the configuration that holds the options.
+    pub(crate) fn field(&self) -> &str {
+        self.field
+    }
+
     /// An error about an option.
     pub(crate) fn bad(&self, name: &str, wanted: &str) -> Error {
         let value = self.options.get(name).cloned().unwrap_or(Value::Null);

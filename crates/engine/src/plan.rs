@@ -5,9 +5,11 @@ mod inputs;
 mod processor;
 mod prompts;
 
-use checks::{check_batch_size, check_monitors, loss_of, scores_or_embeds};
+use checks::{
+    check_batch_size, check_layers, check_monitors, guide, loss_of, mining, scores_or_embeds,
+};
 use finetuner_protocol::{
-    Callback, EFFICIENTNET_SMALL, LocalModels, Loss, MINILM_SMALL, MoreData,
+    Callback, EFFICIENTNET_SMALL, HardNegatives, LocalModels, Loss, MINILM_SMALL, MoreData,
     MultiDatasetBatchSampler, Optimizer as OptimizerName, RunConfig, Sampler,
     callback::EvaluationCallback, find_backbone,
 };
@@ -93,6 +95,10 @@ pub struct Plan {
     pub(crate) schedule: ScheduleSpec,
     pub(crate) sampler: Sampler,
     pub(crate) items_per_class: usize,
+    /// How the pairs get hard negatives before the training.
+    pub(crate) mining: Option<HardNegatives>,
+    /// The model that the loss asks beside the one that is trained.
+    pub(crate) guide: Option<ModelSource>,
     callbacks: Vec<Callback>,
     /// Texts that go before texts, where the run gives them.
     pub(crate) prompts: Option<RunPrompts>,
@@ -126,6 +132,7 @@ impl Plan {
         let (hyper, model, data) = (&config.hyper_parameters, &config.model, &config.data);
         let mut notes = Vec::new();
         let read = OptionReader::new("model_options", model.options.as_ref());
+        let guides = allowed.clone();
         let (source, kind) = source(config, allowed, &read, &mut notes)?;
         let kind = scores_or_embeds(config, kind, &mut notes)?;
         if kind == ModelKind::TextImage
@@ -196,6 +203,9 @@ impl Plan {
         let layout = layout(kind, &loss, &modalities)?;
         let prompts = prompts::of_run(hyper.prompts.as_ref(), kind, &layout)?;
         check_batch_size(config, kind, &loss)?;
+        let mining = mining(config, &source, &loss)?;
+        check_layers(config, kind, &loss)?;
+        let guide = guide(&loss, kind, &guides)?;
         // Made with any number of classes, so that every option is looked at.
         let criterion = Criterion::new(&loss, 2, 0, 0)?;
         let listed = model.name.as_deref().and_then(find_backbone);
@@ -255,6 +265,8 @@ impl Plan {
             },
             sampler: data.sampler.clone(),
             items_per_class: data.num_items_per_class.max(1) as usize,
+            mining,
+            guide,
             callbacks: config.callbacks.clone(),
             prompts,
             cutting,
@@ -279,6 +291,7 @@ impl Plan {
     #[must_use]
     pub fn data_names(&self) -> Vec<String> {
         let mut names = self.train_data_names();
+        names.extend(self.corpus().map(str::to_owned));
         for evaluation in self.evaluations() {
             names.push(evaluation.query_data.clone());
             names.extend(evaluation.index_data.clone());
@@ -299,12 +312,25 @@ impl Plan {
         names
     }
 
+    /// The name of the data that hard negatives are mined from, beside the
+    /// training data.
+    #[must_use]
+    pub fn corpus(&self) -> Option<&str> {
+        self.mining.as_ref()?.corpus.as_deref()
+    }
+
     /// The evaluations of the run.
     pub(crate) fn evaluations(&self) -> impl Iterator<Item = &EvaluationCallback> {
         self.callbacks.iter().filter_map(|callback| match callback {
             Callback::EvaluationCallback(evaluation) => Some(evaluation),
             _ => None,
         })
+    }
+
+    /// The metrics other than losses that callbacks watch, each with the name of
+    /// its callback.
+    pub(crate) fn watched_metrics(&self) -> impl Iterator<Item = (&str, &str)> {
+        callbacks::watched_metrics(&self.callbacks)
     }
 
     /// What an evaluation of the run searches with and in.
@@ -442,6 +468,7 @@ fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<L
             return Err(Error::config("loss", reason));
         }
         (kind, LossKind::Labels) => Layout::Labelled(kind),
+        (kind, LossKind::Items) => Layout::Items(kind),
         (kind, LossKind::Pairs) => Layout::Pairs(kind),
         (kind, LossKind::Ranking) => Layout::Ranking(kind),
         (kind, LossKind::Scores | LossKind::PairScores) => Layout::Scored(kind),

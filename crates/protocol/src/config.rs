@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Callback, Loss, Miner, MoreData, MultiDatasetBatchSampler, Optimizer, Options, Prompts,
-    Sampler, Scheduler, callback::merged,
+    Callback, HardNegatives, Loss, Miner, MoreData, MultiDatasetBatchSampler, Optimizer, Options,
+    Prompts, Sampler, Scheduler, callback::merged, hard_negatives,
 };
 
 /// Which generation of the Python client a request looks like.
@@ -167,6 +167,8 @@ pub struct HyperParameters {
     pub scheduler_options: Option<SchedulerOptions>,
     /// `batch` or `epoch`, where clients up to 0.7.1 put it.
     pub scheduler_step: Option<String>,
+    /// Gives the pairs of the training data hard negatives before the training.
+    pub mine_hard_negatives: Option<HardNegatives>,
     /// Examples in a step; the backend chooses where there is none.
     pub batch_size: Option<u64>,
     /// Batches of one step of the optimizer, whose gradients are averaged; 1 by
@@ -197,6 +199,7 @@ impl Default for HyperParameters {
             scheduler: None,
             scheduler_options: None,
             scheduler_step: None,
+            mine_hard_negatives: None,
             batch_size: None,
             gradient_accumulation_steps: None,
             learning_rate: None,
@@ -382,6 +385,9 @@ impl HyperParameters {
         }
         if let Some(steps) = self.gradient_accumulation_steps {
             hyper["gradient_accumulation_steps"] = steps.into();
+        }
+        if let Some(mining) = &self.mine_hard_negatives {
+            hyper[hard_negatives::FIELD] = json!(mining);
         }
         merged(hyper, &self.extra)
     }

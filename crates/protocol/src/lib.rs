@@ -6,6 +6,7 @@
 //! | module | what it defines |
 //! | --- | --- |
 //! | [`config`], [`synthesis`] | the configuration of a run |
+//! | [`hard_negatives`] | how negatives are mined from a corpus |
 //! | [`limits`] | what settings may be |
 //! | [`options`], [`lora`] | options of losses, optimizers, models and so on |
 //! | [`callback`] | what happens beside the training |
@@ -27,6 +28,7 @@ pub mod config;
 pub mod document;
 pub mod document_array;
 pub mod event;
+pub mod hard_negatives;
 pub mod limits;
 pub mod lora;
 mod more_data;
@@ -55,6 +57,7 @@ pub use event::{
     CheckpointInfo, Event, EventBatch, FoundDocuments, Job, Level, LocalModels, MODEL_ARTIFACT,
     Outcome, Stage, WorkRules, WorkerOrders,
 };
+pub use hard_negatives::HardNegatives;
 pub use limits::{InvalidField, MAX_EPOCHS, MIN_LEARNING_RATE, check_name, check_workers};
 pub use lora::Lora;
 pub use more_data::MoreData;
@@ -63,11 +66,11 @@ pub use names::{
     Task,
 };
 pub use open_clip::{OpenClip, open_clip, open_clip_names};
-pub use options::Options;
+pub use options::{Class, Options};
 pub use prompts::Prompts;
 pub use run::{
     Config, ExamplesInfo, ExperimentInfo, MAX_POINTS, MetricPoint, MetricsInfo, NewRun, Page,
-    RunInfo, StatusInfo,
+    RunInfo, StatusInfo, greater_is_better,
 };
 pub use summary::{Summary, SummaryCounter};
 pub use synthesis::{RelationMining, SynthesisConfig, SynthesisData};

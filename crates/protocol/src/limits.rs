@@ -258,6 +258,9 @@ impl RunConfig {
         if self.model.output_dim == Some(0) {
             return Err(InvalidField::new("output_dim", 0, "at least 1 is needed"));
         }
+        if let Some(mining) = &hyper.mine_hard_negatives {
+            mining.check()?;
+        }
         if hyper.epochs == 0 || hyper.epochs > MAX_EPOCHS {
             return Err(InvalidField::new(
                 "epochs",

@@ -89,6 +89,8 @@ open_enum! {
         Triplet => "TripletLoss",
         /// Distance to a positive against distance to a negative, with a margin.
         TripletMargin => "TripletMarginLoss",
+        /// Another loss over the output of earlier layers too.
+        AdaptiveLayer => "AdaptiveLayerLoss",
         /// A bound on the angle at the negative of a triplet.
         Angular => "AngularLoss",
         /// Additive angular margin with weights per class.
@@ -125,6 +127,10 @@ open_enum! {
         CosineSimilarity => "CosineSimilarityLoss",
         /// Another loss over embeddings of earlier batches as well.
         CrossBatchMemory => "CrossBatchMemory",
+        /// Divergence of a query's similarities from those of a teacher.
+        DistillKlDiv => "DistillKLDivLoss",
+        /// Embeddings against those of a teacher.
+        EmbedDistill => "EmbedDistillLoss",
         /// A helper class of pytorch-metric-learning; listed by the Python client.
         EmbeddingRegularizerMixin => "EmbeddingRegularizerMixin",
         /// Average precision by histogram binning.
@@ -133,6 +139,8 @@ open_enum! {
         GeneralizedLiftedStructure => "GeneralizedLiftedStructureLoss",
         /// The base class of pair losses; listed by the Python client.
         GenericPair => "GenericPairLoss",
+        /// [`Loss::MultipleNegativeRanking`] without the negatives that a guide takes for matches.
+        Gist => "GISTEmbedLoss",
         /// Variance of pair similarities.
         IntraPairVariance => "IntraPairVarianceLoss",
         /// Multiplicative angular margin with weights per class.
@@ -145,6 +153,8 @@ open_enum! {
         MarginMse => "MarginMSELoss",
         /// Another loss over embeddings that are cut to several lengths.
         Matryoshka => "MatryoshkaLoss",
+        /// [`Loss::AdaptiveLayer`] and [`Loss::Matryoshka`] together.
+        Matryoshka2d => "Matryoshka2dLoss",
         /// Squared difference between a cross-encoder's score for a pair and the
         /// given one.
         Mse => "MSELoss",

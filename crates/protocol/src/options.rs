@@ -3,7 +3,9 @@
 use std::ops::{Deref, DerefMut};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+
+use crate::Loss;
 
 /// Values by name, as JSON has them. Any name may be set; the methods set
 /// those that most people need.
@@ -88,6 +90,81 @@ impl Options {
         self.with("mini_batch_size", size)
     }
 
+    /// How a loss or a miner of pytorch-metric-learning compares embeddings:
+    /// `CosineSimilarity`, `DotProductSimilarity`, `LpDistance` or `SNRDistance`.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().distance("CosineSimilarity");
+    /// ```
+    #[must_use]
+    pub fn distance(self, distance: impl Into<Class>) -> Self {
+        self.with("distance", distance.into())
+    }
+
+    /// How a loss of pytorch-metric-learning makes one number of those of pairs,
+    /// triplets or examples, such as `SumReducer`.
+    ///
+    /// ```
+    /// use finetuner_protocol::{Class, Options};
+    ///
+    /// let options = Options::new().reducer(Class::new("ThresholdReducer").with("high", 2.0));
+    /// ```
+    #[must_use]
+    pub fn reducer(self, reducer: impl Into<Class>) -> Self {
+        self.with("reducer", reducer.into())
+    }
+
+    /// The loss that `MatryoshkaLoss`, `AdaptiveLayerLoss` or `Matryoshka2dLoss`
+    /// is around, and its options.
+    ///
+    /// ```
+    /// use finetuner_protocol::{Loss, Options};
+    ///
+    /// let options = Options::new()
+    ///     .around(Loss::MultipleNegativeRanking, Options::from([("scale", 30)]))
+    ///     .matryoshka_dims([384, 128, 64]);
+    /// ```
+    #[must_use]
+    pub fn around(self, loss: impl Into<Loss>, options: impl Into<Self>) -> Self {
+        let name = loss.into().as_str().to_owned();
+        let options: Self = options.into();
+        self.with("loss", name).with("loss_options", options.0)
+    }
+
+    /// The lengths that `MatryoshkaLoss` and `Matryoshka2dLoss` cut embeddings
+    /// to.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().matryoshka_dims([384, 128, 64]);
+    /// ```
+    #[must_use]
+    pub fn matryoshka_dims(self, dims: impl IntoIterator<Item = u32>) -> Self {
+        let dims: Vec<u32> = dims.into_iter().collect();
+        self.with("matryoshka_dims", dims)
+    }
+
+    /// The model that `GISTEmbedLoss` asks which examples are no negatives: any
+    /// name that a model can be trained from.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().guide("sentence-transformers/all-MiniLM-L6-v2");
+    /// ```
+    #[must_use]
+    pub fn guide(self, model: impl Into<String>) -> Self {
+        self.with("guide", model.into())
+    }
+
+    /// The model that `EmbedDistillLoss` and `DistillKLDivLoss` learn from: any
+    /// name that a model can be trained from.
+    ///
+    /// ```
+    /// let options = finetuner_protocol::Options::new().teacher("sentence-transformers/all-MiniLM-L6-v2");
+    /// ```
+    #[must_use]
+    pub fn teacher(self, model: impl Into<String>) -> Self {
+        self.with("teacher", model.into())
+    }
+
     /// How strongly an optimizer pulls weights to zero; 0 by default, 0.01 for
     /// `AdamW`.
     ///
@@ -149,6 +226,64 @@ impl Options {
     #[must_use]
     pub fn pooler(self, pooler: &str) -> Self {
         self.with("pooler", pooler)
+    }
+}
+
+/// A class of a library by its name, with options of its own: a distance or a
+/// reducer of pytorch-metric-learning.
+///
+/// ```
+/// use finetuner_protocol::{Class, Options};
+///
+/// let manhattan = Class::new("LpDistance").with("p", 1).with("normalize_embeddings", false);
+/// let options = Options::new().distance(manhattan).reducer("SumReducer");
+/// assert_eq!(options["reducer"], "SumReducer");
+/// assert_eq!(options["distance"]["options"]["p"], 1);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Class {
+    name: String,
+    options: Options,
+}
+
+impl Class {
+    /// A class with the defaults of its options.
+    ///
+    /// ```
+    /// let class = finetuner_protocol::Class::new("CosineSimilarity");
+    /// ```
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            options: Options::new(),
+        }
+    }
+
+    /// Sets an option of the class.
+    ///
+    /// ```
+    /// let class = finetuner_protocol::Class::new("ThresholdReducer").with("low", 0.1);
+    /// ```
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.options = self.options.with(name, value);
+        self
+    }
+}
+
+impl From<&str> for Class {
+    fn from(name: &str) -> Self {
+        Self::new(name)
+    }
+}
+
+impl From<Class> for Value {
+    fn from(class: Class) -> Self {
+        match class.options.is_empty() {
+            true => class.name.into(),
+            false => json!({"name": class.name, "options": class.options}),
+        }
     }
 }
 

@@ -245,6 +245,24 @@ pub struct MetricsInfo {
     pub after: BTreeMap<String, f64>,
 }
 
+/// Whether greater values of a metric are better; `None` for one that is neither
+/// better nor worse, such as a threshold.
+///
+/// ```
+/// use finetuner_protocol::greater_is_better;
+///
+/// assert_eq!(greater_is_better("recall@10"), Some(true));
+/// assert_eq!(greater_is_better("val_loss"), Some(false));
+/// assert_eq!(greater_is_better("cosine_f1_threshold"), None);
+/// ```
+#[must_use]
+pub fn greater_is_better(metric: &str) -> Option<bool> {
+    match metric {
+        name if name.ends_with("_threshold") => None,
+        name => Some(!name.ends_with("loss")),
+    }
+}
+
 /// What example queries found before and after the training, by query. A
 /// match is what the backend shows of it: a text, or the name of a picture.
 ///

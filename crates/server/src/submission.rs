@@ -261,7 +261,7 @@ fn searched(callback: &Callback) -> impl Iterator<Item = &str> {
 /// Checks that a run reads no more than can be checked in reasonable time.
 fn check_sizes(plan: &Plan, callbacks: &[Callback], size: impl Fn(&str) -> u64) -> Result<()> {
     let trained = plan.train_data_names();
-    let names = trained.iter().map(String::as_str);
+    let names = trained.iter().map(String::as_str).chain(plan.corpus());
     let names = names.chain(callbacks.iter().flat_map(searched));
     let total = names.map(size).fold(0, u64::saturating_add);
     if total <= MAX_READ {

@@ -7,13 +7,18 @@ use finetuner_protocol::{
 };
 use serde_json::Value;
 
-use super::{Context, TrainingCallback, check_relevance, relevance::names, report, verdict};
+use super::{
+    Context, TrainingCallback,
+    graded::{self, Graded},
+    relevance::{check_relevance, names},
+    report, verdict,
+};
 use crate::{
     Error, Result,
     data::{
         Documents, Item, Modalities, Pictures, SearchKinds, SearchSet, Searched, read_search_set,
     },
-    evaluation::{AtK, Distance, METRICS, Metrics, Relevance, rank},
+    evaluation::{AtK, Distance, GradedKind, METRICS, Metrics, Relevance, is_graded, rank},
     infer::{ItemRef, embed},
     models::ModelKind,
     train::{Step, Trainer, shuffled_order},
@@ -38,8 +43,16 @@ pub(crate) struct Evaluation {
     watched: bool,
     /// How alike the documents of the index were before the training.
     similarity_before: Option<f64>,
-    /// What is searched with and in, once it has been read.
-    set: Option<SearchSet>,
+    /// What is measured on, once it has been read.
+    set: Option<Set>,
+}
+
+/// What an evaluation measures on.
+enum Set {
+    /// Queries, and what they search in.
+    Search(SearchSet),
+    /// Pairs with scores, or triplets.
+    Graded(Graded),
 }
 
 fn bad(field: &str, reason: impl Into<String>) -> Error {
@@ -110,6 +123,7 @@ impl Evaluation {
         }
         let kinds = search_kinds(options, kind)?;
         let wanted = wanted_metrics(options)?;
+        graded::may_be(options, kind)?;
         let watched = is_watched(all);
         Ok(Self {
             distance: Distance::parse(&options.distance)?,
@@ -164,7 +178,17 @@ impl Evaluation {
         };
         let set = self.set.insert(set);
         let (options, wanted) = (&self.options, &self.wanted);
-        let mut measured = measure(context.trainer, options, self.distance, wanted, set)?;
+        let mut measured = match set {
+            Set::Search(set) => measure(context.trainer, options, self.distance, wanted, set)?,
+            Set::Graded(graded) => {
+                let (metrics, found, dim) = graded.measure(context.trainer, options)?;
+                Measured {
+                    metrics,
+                    similarity: verdict::mean_similarity(&found, dim),
+                    ..Measured::default()
+                }
+            }
+        };
         let metrics = std::mem::take(&mut measured.metrics).into_iter();
         measured.metrics = metrics
             .map(|(name, value)| (format!("{}{name}", self.prefix), value))
@@ -172,14 +196,18 @@ impl Evaluation {
         Ok(measured)
     }
 
-    fn read_set(&self, context: &mut Context<'_>) -> Result<SearchSet> {
-        let mut set = read_whole_set(
+    fn read_set(&self, context: &mut Context<'_>) -> Result<Set> {
+        let set = read_whole_set(
             &self.options,
             self.kinds,
             context.data,
             context.modalities,
             context.pictures,
         )?;
+        let mut set = match set {
+            Set::Search(set) => set,
+            graded @ Set::Graded(_) => return Ok(graded),
+        };
         if let Some(warning) = check_relevance(&self.options, &set)? {
             context.log(Level::Warning, warning);
         }
@@ -196,19 +224,32 @@ impl Evaluation {
                 chosen.binary_search(&(place - 1)).is_ok()
             });
         }
-        Ok(set)
+        Ok(Set::Search(set))
     }
 }
 
-/// Reads what an evaluation searches with and in, to be checked.
-pub(crate) fn read_set(
+/// Reads what an evaluation measures on, and checks it. Returns the names of the
+/// metrics.
+pub(crate) fn check_evaluation(
     options: &EvaluationCallback,
     kind: ModelKind,
     modalities: &Modalities,
     documents: &dyn Fn(&str) -> Result<Documents>,
-) -> Result<SearchSet> {
+) -> Result<Vec<String>> {
     let kinds = search_kinds(options, kind)?;
-    read_whole_set(options, kinds, documents, modalities, &Pictures::Checked)
+    let set = read_whole_set(options, kinds, documents, modalities, &Pictures::Checked)?;
+    let wanted = match set {
+        Set::Search(set) => {
+            check_relevance(options, &set)?;
+            wanted_metrics(options)?
+        }
+        Set::Graded(graded) => graded.wanted(options),
+    };
+    let prefix = prefix(options, kinds);
+    Ok(wanted
+        .iter()
+        .map(|name| format!("{prefix}{name}"))
+        .collect())
 }
 
 fn read_whole_set(
@@ -217,10 +258,18 @@ fn read_whole_set(
     documents: &dyn Fn(&str) -> Result<Documents>,
     modalities: &Modalities,
     pictures: &Pictures,
-) -> Result<SearchSet> {
+) -> Result<Set> {
     let (queries, index) = names(options);
-    read_search_set(
-        (documents(queries.name)?, queries),
+    let mut query_data = documents(queries.name)?;
+    let one_kind = kinds.queries == kinds.index;
+    if one_kind && graded::may_be(options, kinds.queries)? {
+        match graded::read(options, kinds.queries, query_data, pictures)? {
+            graded::Read::Graded(graded) => return Ok(Set::Graded(graded)),
+            graded::Read::Other(documents) => query_data = documents,
+        }
+    }
+    let set = read_search_set(
+        (query_data, queries),
         match index {
             Some(index) => Some((documents(index.name)?, index)),
             None => None,
@@ -228,19 +277,25 @@ fn read_whole_set(
         kinds,
         modalities,
         pictures,
-    )
+    )?;
+    Ok(Set::Search(set))
 }
 
-/// The names of the metrics that an evaluation measures.
+/// The names of the metrics that an evaluation measures, or may measure where
+/// that depends on the data.
 pub(crate) fn measured_names(options: &EvaluationCallback, kind: ModelKind) -> Result<Vec<String>> {
     if kind == ModelKind::TextPairs {
         return super::reranking::measured_names(options);
     }
     let prefix = prefix(options, search_kinds(options, kind)?);
-    Ok(wanted_metrics(options)?
-        .iter()
-        .map(|name| format!("{prefix}{name}"))
-        .collect())
+    let mut names = wanted_metrics(options)?;
+    if graded::named(options).is_none() && graded::may_be(options, kind)? {
+        let kinds = [GradedKind::Scored, GradedKind::Binary, GradedKind::Triplets];
+        names.extend(kinds.iter().flat_map(|kind| kind.default_names()));
+    }
+    names.sort();
+    names.dedup();
+    Ok(names.iter().map(|name| format!("{prefix}{name}")).collect())
 }
 
 /// The metrics that are named, or docarray's.
@@ -250,13 +305,16 @@ fn wanted_metrics(options: &EvaluationCallback) -> Result<Vec<String>> {
         None | Some(Value::Null) => return Ok(own().collect()),
         Some(value) => value,
     };
-    let is_known = |name: &&str| AtK::parse(name).is_some() || own().any(|known| known == **name);
+    let is_known = |name: &&str| {
+        AtK::parse(name).is_some() || is_graded(name) || own().any(|known| known == **name)
+    };
     let named = value.as_array().and_then(|list| {
         let named = list.iter().map(|name| name.as_str().filter(is_known));
         named.map(|name| name.map(str::to_owned)).collect()
     });
     named.ok_or_else(|| {
-        let known: Vec<String> = own().chain(AtK::known()).collect();
+        let graded = ["spearman_cosine", "cosine_accuracy", "cosine_ap"].map(str::to_owned);
+        let known: Vec<String> = own().chain(AtK::known()).chain(graded).collect();
         let reason = format!(
             "{value}: a list of some of {} is wanted, `k` being a number such as 10",
             known.join(", ")

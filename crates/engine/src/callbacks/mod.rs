@@ -3,6 +3,7 @@
 mod best_model;
 mod early_stopping;
 mod evaluation;
+mod graded;
 mod monitor;
 mod relevance;
 mod reranking;
@@ -14,9 +15,8 @@ use std::{collections::BTreeMap, path::Path};
 use finetuner_protocol::{Callback, Event, Level, Stage};
 use serde_json::Value;
 
-pub(crate) use evaluation::{measured_names, read_set, search_kinds};
-pub(crate) use monitor::metric_name;
-pub(crate) use relevance::check_relevance;
+pub(crate) use evaluation::{check_evaluation, measured_names, search_kinds};
+pub(crate) use monitor::{metric_name, watched_metrics};
 pub(crate) use reranking::check_pairs;
 
 use crate::{

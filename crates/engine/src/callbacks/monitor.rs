@@ -1,11 +1,11 @@
 //! Watching one metric from epoch to epoch.
 
-use finetuner_protocol::Level;
+use finetuner_protocol::{Callback, Level, greater_is_better};
 
 use super::{Context, reranking::WITHOUT_RANK};
 use crate::{
     Error, Result,
-    evaluation::{AtK, METRICS},
+    evaluation::{AtK, METRICS, is_graded},
 };
 
 /// The metric that a name means: `loss`, as Keras says it, is that of the
@@ -15,6 +15,26 @@ pub(crate) fn metric_name(monitor: &str) -> &str {
         "loss" => "train_loss",
         other => other,
     }
+}
+
+/// Whether a name is that of a metric of pairs or triplets, with a caption before
+/// it or without.
+fn is_of_pairs(name: &str) -> bool {
+    let starts = name.match_indices('_').map(|(place, _)| place + 1);
+    std::iter::once(0)
+        .chain(starts)
+        .any(|start| is_graded(&name[start..]))
+}
+
+/// The metrics other than losses that callbacks watch, each with the name of its
+/// callback.
+pub(crate) fn watched_metrics(callbacks: &[Callback]) -> impl Iterator<Item = (&str, &str)> {
+    let watched = callbacks.iter().filter_map(|callback| match callback {
+        Callback::BestModelCheckpoint(best) => Some((callback.name(), metric_name(&best.monitor))),
+        Callback::EarlyStopping(early) => Some((callback.name(), metric_name(&early.monitor))),
+        _ => None,
+    });
+    watched.filter(|(_, name)| !["train_loss", "val_loss"].contains(name))
 }
 
 /// A metric, and which way is better.
@@ -34,6 +54,7 @@ impl Monitor {
         let known = |name: &str| {
             ["train_loss", "val_loss"].contains(&name)
                 || METRICS.iter().any(|(metric, _)| name.ends_with(metric))
+                || is_of_pairs(name)
                 || (name.rsplit('_').next())
                     .is_some_and(|name| AtK::parse(name).is_some() || WITHOUT_RANK.contains(&name))
         };
@@ -46,10 +67,21 @@ impl Monitor {
                 ),
             ));
         }
+        let greater = greater_is_better(name);
+        if greater.is_none() && mode == "auto" {
+            let reason = format!(
+                "`{name}` is where the best pairs are cut off, and neither high nor low is better: \
+                 watch what it gives, or set `mode`"
+            );
+            return Err(Error::config(
+                format!("callbacks.{callback}.monitor"),
+                reason,
+            ));
+        }
         let smaller_is_better = match mode {
             "min" => true,
             "max" => false,
-            "auto" => name.ends_with("loss"),
+            "auto" => greater == Some(false),
             other => {
                 return Err(Error::config(
                     format!("callbacks.{callback}.mode"),

@@ -1,6 +1,8 @@
 //! Whether training did harm: a search that got worse, embeddings that
 //! collapsed.
 
+use finetuner_protocol::greater_is_better;
+
 use crate::evaluation::Metrics;
 
 /// Embeddings whose mean cosine similarity is above this tell nothing apart.
@@ -41,7 +43,10 @@ pub(super) fn collapse(before: Option<f64>, after: Option<f64>) -> Option<String
 /// A warning where the search got worse.
 pub(super) fn worse(before: &Metrics, after: &Metrics) -> Option<String> {
     let fell = |(name, after): (&String, &f64)| {
-        let before = before.get(name)?;
+        // A threshold is no quality.
+        let before = before
+            .get(name)
+            .filter(|_| greater_is_better(name).is_some())?;
         (after < before).then(|| format!("{name} {before:.3} -> {after:.3}"))
     };
     let fallen: Vec<String> = after.iter().filter_map(fell).collect();

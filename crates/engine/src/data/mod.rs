@@ -1,6 +1,8 @@
 //! From documents to what a model trains on and is evaluated with.
 
+mod corpus;
 mod each;
+mod example;
 mod parts;
 mod pictures;
 mod read;
@@ -15,6 +17,7 @@ use std::{
     sync::Arc,
 };
 
+pub use corpus::read_corpus;
 pub use each::Documents;
 use finetuner_protocol::{
     Callback, Content, Document, MoreData, NdArray, RunConfig, text::is_blank,
@@ -38,6 +41,9 @@ pub struct DataName<'a> {
     pub name: &'a str,
 }
 
+/// The field with the data that hard negatives are mined from.
+pub(crate) const CORPUS: &str = "mine_hard_negatives.corpus";
+
 impl<'a> DataName<'a> {
     /// The data set `name` of a run.
     #[must_use]
@@ -45,6 +51,7 @@ impl<'a> DataName<'a> {
         let is_query = |callback: &Callback| matches!(callback, Callback::EvaluationCallback(e) if e.query_data == name);
         let data = &config.data;
         let is_more = |more: &MoreData| more.name == name;
+        let mined = config.hyper_parameters.mine_hard_negatives.as_ref();
         let field = if data.train_data == name {
             "train_data"
         } else if data.more_train_data.iter().any(is_more) {
@@ -53,6 +60,8 @@ impl<'a> DataName<'a> {
             "eval_data"
         } else if config.callbacks.iter().any(is_query) {
             "query_data"
+        } else if mined.is_some_and(|mining| mining.corpus.as_deref() == Some(name)) {
+            CORPUS
         } else {
             "index_data"
         };
@@ -104,7 +113,7 @@ pub enum Item {
 }
 
 impl Item {
-    fn content_key(&self) -> u64 {
+    pub(crate) fn content_key(&self) -> u64 {
         match self {
             Self::Text(text) => key(&**text),
             Self::Image(bytes) => key(&**bytes),
@@ -156,6 +165,8 @@ pub enum Layout {
     /// Documents with the tag `finetuner_label`, or documents whose chunks
     /// belong together.
     Labelled(ModelKind),
+    /// Documents with an item, or with chunks, as many in each.
+    Items(ModelKind),
     /// Documents with two chunks, or documents that share a label with
     /// another.
     Pairs(ModelKind),
@@ -178,6 +189,7 @@ impl Layout {
         match self {
             Self::TextImage(_) => "text-image pairs",
             Self::Labelled(_) => "labelled documents",
+            Self::Items(_) => "items to embed",
             Self::Pairs(_) | Self::Ranking(_) => "pairs",
             Self::Scored(_) => "pairs with a score",
             Self::Negatives(_) => "documents of an anchor, a match and negatives",

@@ -1,17 +1,12 @@
 //! Reading training data of every layout.
 
-use std::{collections::HashMap, ops::RangeInclusive};
-
-use finetuner_protocol::{
-    Document,
-    text::{is_blank, is_missing},
-};
+use std::collections::HashMap;
 
 use super::{
-    DataName, Documents, Example, Item, Layout, Modalities, Pictures,
-    each::{Fault, each},
-    features, point_cloud, scores,
-    texts::text,
+    DataName, Documents, Example, Item, Layout, Pictures,
+    each::each,
+    example::{is_alone, items, labelled, members, text_image, twice, with_negatives},
+    scores,
 };
 use crate::{Error, Result, models::ModelKind};
 
@@ -36,6 +31,7 @@ pub fn read(
         Layout::TextImage(modalities) => Ok(vec![text_image(pictures, i, document, modalities)?]),
         Layout::Labelled(kind) => labelled(pictures, i, document, *kind, name),
         Layout::Ranking(ModelKind::Text) if is_alone(document)? => Ok(vec![twice(i, document)?]),
+        Layout::Items(kind) => Ok(vec![items(pictures, i, document, *kind)?]),
         // Documents without chunks are put together below.
         Layout::Pairs(kind) | Layout::Ranking(kind) if document.chunks.is_empty() => {
             labelled(pictures, i, document, *kind, name)
@@ -94,7 +90,7 @@ pub fn read(
     }
     if matches!(
         layout,
-        Layout::Ranking(_) | Layout::Negatives(_) | Layout::Margins(_)
+        Layout::Ranking(_) | Layout::Items(_) | Layout::Negatives(_) | Layout::Margins(_)
     ) {
         check_counts(&examples, name)?;
     }
@@ -109,7 +105,7 @@ fn check_counts(examples: &[Example], name: DataName<'_>) -> Result<()> {
         None => Ok(()),
         Some(other) => Err(Error::data(format!(
             "document `{}` of {name}: it has {} members, the first of the data set {wanted}: \
-             give each document as many negatives",
+             give each document as many",
             other.id,
             count(other)
         ))),
@@ -135,170 +131,6 @@ fn check_lengths(examples: &[Example], name: DataName<'_>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// What a document or a chunk holds, of the kind that the model embeds.
-fn item(
-    pictures: &Pictures,
-    i: usize,
-    document: &Document,
-    kind: ModelKind,
-) -> Result<Item, Fault> {
-    Ok(match kind {
-        ModelKind::Text | ModelKind::TextPairs => Item::Text(text(document)?.into()),
-        ModelKind::Image => pictures.take(i, document)?,
-        ModelKind::Features => Item::Features(features(document)?.into()),
-        ModelKind::PointCloud => Item::PointCloud(point_cloud(document)?),
-        ModelKind::TextImage => Err("a CLIP model trains on text-image pairs")?,
-    })
-}
-
-/// The label of a document, where it has one.
-pub(super) fn label(document: &Document) -> Result<Option<String>, String> {
-    let bad = |what: &str| {
-        Err(format!(
-            "its `finetuner_label` is {what}: leave such documents out, or say what they belong to"
-        ))
-    };
-    match document.label() {
-        Some(label) if is_blank(&label) => bad("empty"),
-        Some(label) if is_missing(&label) => bad(&format!("`{label}`, a missing value")),
-        label => Ok(label),
-    }
-}
-
-/// Whether a document is a text that belongs to nothing else.
-fn is_alone(document: &Document) -> Result<bool, String> {
-    let is_text = document.chunks.is_empty() && document.as_text().is_some();
-    Ok(is_text && label(document)?.is_none())
-}
-
-/// An example of a text that is embedded twice.
-fn twice(i: usize, document: &Document) -> Result<Example, Fault> {
-    let text = Item::Text(text(document)?.into());
-    Ok(Example {
-        id: document.id.clone(),
-        parts: vec![text.clone(), text],
-        label: format!("document {i}"),
-        scores: Vec::new(),
-    })
-}
-
-fn text_image(
-    pictures: &Pictures,
-    i: usize,
-    document: &Document,
-    modalities: &Modalities,
-) -> Result<Example, Fault> {
-    let named = document.chunks.iter().any(|c| !c.modality.is_empty());
-    let find =
-        |modality: &str, by_content: &dyn Fn(&Document) -> bool| {
-            let chunk = document.chunks.iter().find(|chunk| {
-                if named {
-                    chunk.modality == modality
-                } else {
-                    by_content(chunk)
-                }
-            });
-            chunk.ok_or_else(|| {
-            let present: Vec<&str> = document.chunks.iter().map(|c| c.modality.as_str()).collect();
-            format!(
-                "it needs a chunk of modality `{modality}`; it has {} of modalities {present:?}",
-                document.chunks.len()
-            )
-        })
-        };
-    let text_chunk = find(&modalities.text, &|c| c.as_text().is_some())?;
-    let image = find(&modalities.image, &|c| c.as_text().is_none())?;
-    let caption = text(text_chunk).map_err(|e| format!("its text chunk: {e}"))?;
-    let picture = pictures
-        .take(i, image)
-        .map_err(|e| e.of("its image chunk"))?;
-    let own = match label(document)? {
-        None => label(text_chunk)?,
-        own => own,
-    };
-    Ok(Example {
-        id: document.id.clone(),
-        label: own.unwrap_or_else(|| caption.to_owned()),
-        parts: vec![Item::Text(caption.into()), picture],
-        scores: Vec::new(),
-    })
-}
-
-/// A document with a label, or the chunks of one that belong together. The number
-/// of a document is no label in another data set.
-fn labelled(
-    pictures: &Pictures,
-    i: usize,
-    document: &Document,
-    kind: ModelKind,
-    name: DataName<'_>,
-) -> Result<Vec<Example>, Fault> {
-    let example = |part: &Document, label: String| -> Result<Example, Fault> {
-        Ok(Example {
-            id: document.id.clone(),
-            parts: vec![item(pictures, i, part, kind)?],
-            label,
-            scores: Vec::new(),
-        })
-    };
-    if document.chunks.is_empty() {
-        let label = label(document)?
-            .ok_or("it has no tag `finetuner_label`, which says what belongs together")?;
-        return Ok(vec![example(document, label)?]);
-    }
-    let shared = label(document)?.unwrap_or_else(|| format!("document {i} of {}", name.name));
-    let chunks = document.chunks.iter().enumerate();
-    chunks
-        .map(|(number, chunk)| {
-            let own = label(chunk).map_err(Fault::from);
-            own.and_then(|own| example(chunk, own.unwrap_or_else(|| shared.clone())))
-                .map_err(|e| e.of(&format!("its chunk {}", number + 1)))
-        })
-        .collect()
-}
-
-/// An example whose members are the chunks of a document.
-fn members(
-    pictures: &Pictures,
-    i: usize,
-    document: &Document,
-    kind: ModelKind,
-    count: RangeInclusive<usize>,
-) -> Result<Example, Fault> {
-    if !count.contains(&document.chunks.len()) {
-        Err(format!(
-            "it has {} chunks, {} are wanted",
-            document.chunks.len(),
-            count.start()
-        ))?;
-    }
-    let parts = document.chunks.iter().enumerate().map(|(number, chunk)| {
-        item(pictures, i, chunk, kind).map_err(|e| e.of(&format!("its chunk {}", number + 1)))
-    });
-    Ok(Example {
-        id: document.id.clone(),
-        parts: parts.collect::<Result<_, Fault>>()?,
-        label: label(document)?.unwrap_or_else(|| format!("document {i}")),
-        scores: Vec::new(),
-    })
-}
-
-/// An anchor, its match and its negatives.
-fn with_negatives(
-    pictures: &Pictures,
-    i: usize,
-    document: &Document,
-    kind: ModelKind,
-) -> Result<Example, Fault> {
-    let count = document.chunks.len();
-    if count < 3 {
-        Err(format!(
-            "it has {count} chunks; an anchor, a match and at least one negative are wanted"
-        ))?;
-    }
-    members(pictures, i, document, kind, 3..=count)
 }
 
 /// Examples that are pairs already, and pairs of those that share a label: the
@@ -329,10 +161,11 @@ fn paired(examples: Vec<Example>) -> Vec<Example> {
 
 #[cfg(test)]
 mod tests {
-    use finetuner_protocol::DocumentArray;
+    use finetuner_protocol::{Document, DocumentArray};
     use serde_json::json;
 
     use super::*;
+    use crate::data::Modalities;
 
     const D: DataName<'_> = DataName {
         field: "train_data",

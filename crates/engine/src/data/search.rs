@@ -5,8 +5,8 @@ use finetuner_protocol::Document;
 use super::{
     DataName, Documents, Item, Modalities, Pictures,
     each::{Fault, each},
+    example::label,
     features, pictures, point_cloud,
-    read::label,
 };
 use crate::{Result, models::ModelKind};
 

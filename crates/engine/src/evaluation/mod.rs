@@ -1,13 +1,17 @@
 //! How good embeddings are for search.
 
 mod at_k;
+mod binary;
 mod correlation;
+mod graded;
 mod metrics;
 mod relevance;
 mod retrieval;
+mod similarity;
 
 pub(crate) use at_k::AtK;
 pub(crate) use correlation::{pearson, spearman};
+pub(crate) use graded::{GradedKind, GradedSet, is_graded};
 pub use metrics::{METRICS, Metrics};
 pub use relevance::Relevance;
 pub use retrieval::{Distance, Match, Ranking, cos_sim, rank};

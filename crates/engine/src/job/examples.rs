@@ -8,10 +8,10 @@ use std::{
 
 use finetuner_protocol::{Loss, Sampler, text::start_of};
 
-use super::labels::alike;
+use super::{labels::alike, negatives};
 use crate::{
     Error, Result,
-    callbacks::{check_pairs, check_relevance, read_set},
+    callbacks::{check_evaluation, check_pairs, measured_names},
     data::{
         self, Classes, DataName, Documents, Example, Item, Layout, Part, Pictures, TrainingSet,
     },
@@ -45,6 +45,7 @@ impl Data {
             Layout::TextImage(_) | Layout::Pairs(_) | Layout::Ranking(_) | Layout::Scored(_) => {
                 "pairs".to_owned()
             }
+            Layout::Items(_) => "examples".to_owned(),
             Layout::Negatives(_) | Layout::Margins(_) => {
                 let members = self.train.examples.first().map_or(0, |e| e.parts.len());
                 match members {
@@ -74,7 +75,12 @@ impl Data {
 /// that does not fit the data.
 pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) -> Result<()> {
     let data = read_data(plan, documents, &Pictures::Checked)?;
-    if let Some(batch_size) = plan.batch_size {
+    if plan.mining.is_some() {
+        negatives::pairs_of(&data.train.examples)?;
+        negatives::pairs_of(&data.validation.examples)?;
+    }
+    // Mining changes the number of examples.
+    if let Some(batch_size) = plan.batch_size.filter(|_| plan.mining.is_none()) {
         // The number of steps is known.
         let (sampling, _) = choose_sampling(plan, batch_size, &data);
         let batches = sampling.batches(&data.train, batch_size, plan.seed, 0);
@@ -83,13 +89,30 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
             .build(plan.epochs, steps, plan.learning_rate)?;
     }
     drop(data);
+    if let Some(name) = plan.corpus() {
+        negatives::corpus(plan, name, documents, &Pictures::Checked)?;
+    }
+    let mut measured = Vec::new();
     for evaluation in plan.evaluations() {
         if plan.kind == ModelKind::TextPairs {
             check_pairs(evaluation, documents)?;
+            measured.extend(measured_names(evaluation, plan.kind)?);
             continue;
         }
-        let set = read_set(evaluation, plan.kind, &plan.modalities, documents)?;
-        check_relevance(evaluation, &set)?;
+        let names = check_evaluation(evaluation, plan.kind, &plan.modalities, documents)?;
+        measured.extend(names);
+    }
+    // What an evaluation measures may depend on its data.
+    for (callback, monitor) in plan.watched_metrics() {
+        if !measured.iter().any(|name| name == monitor) {
+            return Err(Error::config(
+                format!("callbacks.{callback}.monitor"),
+                format!(
+                    "`{monitor}`: it is not measured; {} are",
+                    measured.join(", ")
+                ),
+            ));
+        }
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The trainer, which a run sets up before its first step.
 
-use finetuner_protocol::{Level, Sampler};
+use finetuner_protocol::{Device as AskedDevice, Level, Sampler};
 
 use super::examples::{Data, TWICE, choose_sampling};
 use crate::{
@@ -10,10 +10,10 @@ use crate::{
     loss::Criterion,
     models::{Model, ModelKind},
     optim::layer_scales,
-    plan::Plan,
+    plan::{Plan, choose_device},
     prepare::Preparer,
-    source::{LoadedModel, ModelDescription},
-    train::{Trainer, TrainerOptions, choose_batch_size, describe_mix},
+    source::{HubRules, LoadOptions, LoadedModel, ModelDescription, ModelSource},
+    train::{Guide, Trainer, TrainerOptions, choose_batch_size, describe_mix},
 };
 
 /// The most bytes that outputs of a frozen network may take.
@@ -129,6 +129,41 @@ fn choose_dropout(plan: &Plan, model: &Model, data: &Data, notes: &mut Vec<Note>
     Ok(wanted && has_dropout)
 }
 
+/// Loads the model that the loss asks, and says what it is.
+pub(super) fn load_guide(
+    source: &ModelSource,
+    hub: &HubRules,
+    device: &AskedDevice,
+    plan: &Plan,
+) -> Result<(Guide, String)> {
+    let bad = |e: Error| Error::config("loss_options", format!("the loss's further model: {e}"));
+    let files = source.read_with(hub).map_err(bad)?;
+    let (device, _) = choose_device(device, plan.kind, files.has_head());
+    let mut loaded = files.load(&LoadOptions::default(), &device).map_err(bad)?;
+    // It reads the texts as the trained model does.
+    if let Some(prompts) = &plan.prompts {
+        loaded.set_prompts(prompts).map_err(bad)?;
+    }
+    let origins: Vec<String> = loaded
+        .description
+        .origins
+        .iter()
+        .map(|origin| format!(" ({origin})"))
+        .collect();
+    let note = format!(
+        "The loss asks a further model, which is not trained{}: embeddings of {} values, {} \
+         parameters",
+        origins.concat(),
+        loaded.model.dim(),
+        loaded.model.params().count()
+    );
+    let guide = Guide {
+        model: loaded.model,
+        preparer: loaded.preparer,
+    };
+    Ok((guide, note))
+}
+
 /// A line for the log.
 type Note = (Level, String);
 
@@ -137,6 +172,7 @@ type Note = (Level, String);
 pub(super) fn build_trainer(
     plan: &Plan,
     loaded: LoadedModel,
+    guide: Option<Guide>,
     data: &Data,
     batch_size: Option<usize>,
     memory_limit: Option<u64>,
@@ -158,6 +194,7 @@ pub(super) fn build_trainer(
                 &model,
                 criterion,
                 &preparer,
+                guide.as_ref(),
                 &data.train,
                 moments,
                 memory_limit,
@@ -185,6 +222,13 @@ pub(super) fn build_trainer(
         return Err(Error::config("loss", reason));
     }
     let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
+    if plan.loss.takes_layers() && model.earlier_layers() == 0 {
+        let reason = format!(
+            "`{}` needs a network that is made of layers of one kind; this one is not",
+            plan.loss.loss
+        );
+        return Err(Error::config("loss", reason));
+    }
     if model.trunk_compares_rows() {
         criterion.refuse_mini_batches()?;
     }
@@ -226,7 +270,7 @@ pub(super) fn build_trainer(
         let note = "`freeze`: a new network keeps its random weights";
         notes.push((Level::Warning, note.to_owned()));
     }
-    let trainer = Trainer::new(
+    let mut trainer = Trainer::new(
         model,
         preparer,
         criterion,
@@ -244,5 +288,6 @@ pub(super) fn build_trainer(
             dropout,
         },
     );
+    trainer.guide = guide;
     Ok((trainer.with_first_epoch(first_epoch), description, notes))
 }

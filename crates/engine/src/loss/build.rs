@@ -7,10 +7,17 @@ use serde_json::Value;
 
 use super::{
     MetricLoss,
+    distance::{Limit, Metric},
+    reduce::{self, PartLoss, Reduced, Reducer},
     registry::{self, LossKind, Make},
     spec::{LossSpec, named, nested},
 };
-use crate::{Error, Result, models::normal_weights, options::OptionReader, params::Param};
+use crate::{
+    Error, Result,
+    models::{normal_weights, uniform_weights},
+    options::OptionReader,
+    params::Param,
+};
 
 /// What a loss is made with.
 #[derive(Clone, Copy)]
@@ -206,6 +213,28 @@ impl Maker<'_> {
         Ok(())
     }
 
+    /// The option `distance`.
+    pub(super) fn metric(&self, default: Metric, limit: Limit) -> Result<Metric> {
+        Metric::read(&self.read, default, limit)
+    }
+
+    /// A loss with the option `reducer`.
+    pub(super) fn reduced<L: PartLoss + 'static>(
+        &self,
+        loss: L,
+        default: Reducer,
+        shape: reduce::Shape,
+    ) -> Result<Box<dyn MetricLoss>> {
+        // The plan makes losses before the number of classes is known.
+        let classes = if self.shape.dim > 0 {
+            self.classes()
+        } else {
+            0
+        };
+        let reducer = Reducer::read(&self.read, default, shape, classes)?;
+        Ok(Box::new(Reduced { loss, reducer }))
+    }
+
     /// A weight of the loss's own.
     pub(super) fn weight(
         &mut self,
@@ -217,6 +246,19 @@ impl Maker<'_> {
         let param = Param::trainable(&name, shape.to_vec(), values)?;
         self.params.push(param.clone());
         Ok(param)
+    }
+
+    /// Weight and bias of a linear layer from the embeddings to `rows` values,
+    /// as `torch.nn.Linear` begins with them.
+    pub(super) fn linear(&mut self, name: &str, rows: usize) -> Result<(Arc<Param>, Arc<Param>)> {
+        let (dim, seed) = (self.dim(), self.seed());
+        let bound = 1.0 / (dim as f64).sqrt();
+        let weight = uniform_weights(seed, rows * dim, bound);
+        let bias = uniform_weights(seed.wrapping_add(1), rows, bound);
+        Ok((
+            self.weight(&format!("{name}.weight"), &[rows, dim], weight)?,
+            self.weight(&format!("{name}.bias"), &[rows], bias)?,
+        ))
     }
 
     /// One drawn from a normal distribution around 0.

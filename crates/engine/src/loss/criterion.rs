@@ -13,10 +13,10 @@ use super::{
     Batch, Labels, LossSpec, MetricLoss, Tuples,
     build::{Made, Shape, build, made},
     math::rows,
-    matryoshka::{self, Matryoshka},
     memory::Memory,
     pairwise::{MemberLoss, Members},
     registry::{self, Make},
+    wrappers::Wrappers,
 };
 use crate::{
     Error, Result,
@@ -32,8 +32,8 @@ pub struct Criterion {
     spec: LossSpec,
     objective: Objective,
     miner: Option<Miner>,
-    /// The lengths that embeddings are cut to, where it is `MatryoshkaLoss`.
-    lengths: Option<Matryoshka>,
+    /// What is around the loss, such as `MatryoshkaLoss`.
+    wrappers: Wrappers,
     mini_batch: Option<usize>,
     params: Params,
     seed: u64,
@@ -57,16 +57,23 @@ pub struct Target<'a> {
     pub scores: &'a [f32],
 }
 
+/// What a few losses need beside the embeddings.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'a> {
+    /// The embeddings of a guide or a teacher, one tensor for each place.
+    pub guide: &'a [Tensor],
+    /// Numbers of earlier layers, and the embeddings that they give.
+    pub layers: &'a [(usize, Vec<Tensor>)],
+}
+
 impl Criterion {
     /// Makes a loss for embeddings of length `dim` and that many classes.
     ///
     /// # Errors
     /// [`Error::Config`] names the option that can't be used.
     pub fn new(spec: &LossSpec, classes: usize, dim: usize, seed: u64) -> Result<Self> {
-        let cut = matryoshka::of(spec, dim)?;
-        let (lengths, inner) = cut.map_or((None, spec.clone()), |(lengths, inner)| {
-            (Some(lengths), inner)
-        });
+        let wrappers = Wrappers::of(spec, dim)?;
+        let inner = wrappers.inner.clone();
         let options = inner.options.as_ref();
         let shape = Shape { classes, dim, seed };
         let own;
@@ -87,6 +94,14 @@ impl Criterion {
                 }
             }
         };
+        if let Some(size) = mini_batch.filter(|_| wrappers.layers.is_some()) {
+            let reason = format!(
+                "`mini_batch_size` is {size}: `{}` takes embeddings of several layers, which are \
+                 not embedded in parts. Leave it out",
+                spec.loss
+            );
+            return Err(Error::config("loss_options", reason));
+        }
         let miner = match &spec.miner {
             None => None,
             Some(name) if matches!(objective, Objective::Members(_)) => {
@@ -128,7 +143,7 @@ impl Criterion {
             spec: spec.clone(),
             objective,
             miner,
-            lengths,
+            wrappers,
             mini_batch,
             params: Params::of(own),
             seed,
@@ -188,22 +203,62 @@ impl Criterion {
         step: u64,
         training: bool,
     ) -> Result<Tensor> {
-        let seed = self.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let beside = Beside::default();
+        self.loss_beside(model, pass, parts, beside, target, step, training)
+    }
+
+    /// The earlier layers that a step needs beside the last one, of `count` in
+    /// all; none for most losses.
+    pub(crate) fn layers_of_step(&self, count: usize, step: u64) -> Vec<usize> {
+        let layers = self.wrappers.layers.as_ref();
+        layers.map_or_else(Vec::new, |layers| layers.of_step(count, self.seed_of(step)))
+    }
+
+    fn seed_of(&self, step: u64) -> u64 {
+        self.seed ^ step.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+    }
+
+    /// As [`Criterion::loss`], for losses that ask a guide, or that are computed
+    /// for earlier layers too.
+    ///
+    /// # Errors
+    /// As [`Criterion::loss`].
+    #[allow(clippy::too_many_arguments)]
+    pub fn loss_beside(
+        &mut self,
+        model: &Model,
+        pass: &Pass,
+        parts: &[Tensor],
+        beside: Beside<'_>,
+        target: Target<'_>,
+        step: u64,
+        training: bool,
+    ) -> Result<Tensor> {
+        let seed = self.seed_of(step);
         let name = self.spec.loss.as_str();
         let (miner, objective) = (self.miner.as_ref(), &mut self.objective);
-        let mut of = |parts: &[Tensor]| {
-            let members = Members {
-                model,
-                pass,
-                parts,
-                scores: target.scores,
-                loss: name,
+        let lengths = self.wrappers.lengths.as_ref();
+        let mut of = |parts: &[Tensor], call: u64| {
+            let seed = seed.wrapping_add(call);
+            let mut of = |parts: &[Tensor]| {
+                let members = Members {
+                    model,
+                    pass,
+                    parts,
+                    scores: target.scores,
+                    guide: beside.guide,
+                    loss: name,
+                };
+                objective.loss(&members, target.labels, miner, seed, training)
             };
-            objective.loss(&members, target.labels, miner, seed, training)
+            match lengths {
+                None => of(parts),
+                Some(lengths) => lengths.sum(parts, seed, of),
+            }
         };
-        match &self.lengths {
-            None => of(parts),
-            Some(lengths) => lengths.sum(parts, seed, of),
+        match &self.wrappers.layers {
+            None => of(parts, 0),
+            Some(layers) => layers.sum(parts, beside.layers, of),
         }
     }
 
@@ -421,7 +476,7 @@ fn mine(
     let flat = |t: &Tensor| -> Result<Vec<f64>> { Ok(t.detach().flatten_all()?.to_vec1()?) };
     let batch = flat(x)?;
     let others = if same { batch.clone() } else { flat(y)? };
-    Ok(Some(miner.mine(&Mined {
+    let tuples = miner.mine(&Mined {
         labels: Labels {
             batch: labels,
             reference,
@@ -431,5 +486,6 @@ fn mine(
         reference: &others,
         dim: x.dim(1)?,
         seed,
-    })))
+    })?;
+    Ok(Some(tuples))
 }

@@ -12,6 +12,14 @@ pub(crate) fn zero() -> Result<Tensor> {
     Ok(Tensor::zeros((), DType::F64, &Device::Cpu)?)
 }
 
+/// The mean of all elements; zero where there is none.
+pub(crate) fn mean(losses: &Tensor) -> Result<Tensor> {
+    match losses.elem_count() {
+        0 => zero(),
+        _ => Ok(losses.mean_all()?),
+    }
+}
+
 /// The mean of the elements that are above zero; zero where there is none.
 pub(crate) fn mean_of_positive(losses: &Tensor) -> Result<Tensor> {
     let mask = losses.gt(0f64)?.to_dtype(DType::F64)?;
@@ -92,6 +100,13 @@ pub(crate) fn vector(values: Vec<f64>) -> Result<Tensor> {
 pub(crate) fn rows(x: &Tensor, places: &[u32]) -> Result<Tensor> {
     let index = Tensor::from_slice(places, places.len(), &Device::Cpu)?;
     Ok(x.index_select(&index, 0)?)
+}
+
+/// `log(softmax)` over the last dimension.
+pub(crate) fn log_softmax(x: &Tensor) -> Result<Tensor> {
+    let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?;
+    let sum = shifted.exp()?.sum_keepdim(D::Minus1)?;
+    Ok(shifted.broadcast_sub(&sum.log()?)?)
 }
 
 /// `softmax` over the last dimension.

@@ -1,18 +1,14 @@
 //! A loss over embeddings that are cut short.
 
 use candle_core::Tensor;
-use finetuner_protocol::{Loss, Options};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
 };
 use serde_json::Value;
 
-use super::{
-    distance::normalize,
-    spec::{LossSpec, wrapped},
-};
-use crate::{Error, Result, options::OptionReader};
+use super::distance::normalize;
+use crate::{Result, options::OptionReader};
 
 /// `MatryoshkaLoss` (Kusupati et al. 2022, arXiv:2205.13147): the sum of another
 /// loss over embeddings that are cut to several lengths and normalised, so that
@@ -26,14 +22,17 @@ pub(super) struct Matryoshka {
 }
 
 impl Matryoshka {
-    /// Reads the options, and the loss that they name.
+    /// Reads the options beside the loss that is wrapped. `per_step` is the
+    /// default of `n_dims_per_step`; none takes all.
     ///
     /// # Errors
-    /// [`Error::Config`] names the option that can't be used.
-    pub(super) fn read(options: Option<&Options>, dim: usize) -> Result<Self> {
-        let read = OptionReader::new("loss_options", options);
+    /// [`crate::Error::Config`] names the option that can't be used.
+    pub(super) fn read(
+        read: &OptionReader<'_>,
+        dim: usize,
+        per_step: Option<usize>,
+    ) -> Result<Self> {
         let bad = |name: &str, wanted: &str| Err(read.bad(name, wanted));
-        wrapped(&read)?;
         let given = read.value("matryoshka_dims").and_then(Value::as_array);
         let lengths: Option<Vec<usize>> = given.and_then(|list| {
             let length = |value: &Value| value.as_u64().filter(|n| *n > 0).map(|n| n as usize);
@@ -59,11 +58,11 @@ impl Matryoshka {
             return bad("matryoshka_weights", "a number for each length is wanted");
         };
         let per_step = match read.value("n_dims_per_step").map(Value::as_i64) {
-            None | Some(Some(-1)) => lengths.len(),
+            None => per_step.unwrap_or(lengths.len()).min(lengths.len()),
+            Some(Some(-1)) => lengths.len(),
             Some(Some(n)) if n > 0 => (n as usize).min(lengths.len()),
             _ => return bad("n_dims_per_step", "-1 (all) or a number above 0 is wanted"),
         };
-        read.finish()?;
         let mut dims: Vec<(usize, f64)> = lengths.into_iter().zip(weights).collect();
         dims.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
         Ok(Self { dims, per_step })
@@ -102,18 +101,4 @@ impl Matryoshka {
         }
         dims
     }
-}
-
-/// The lengths and the loss of `MatryoshkaLoss`; none for other losses.
-///
-/// # Errors
-/// [`Error::Config`] where the options name no loss that can be cut short.
-pub(super) fn of(spec: &LossSpec, dim: usize) -> Result<Option<(Matryoshka, LossSpec)>> {
-    if spec.loss != Loss::Matryoshka {
-        return Ok(None);
-    }
-    let sizes = Matryoshka::read(spec.options.as_ref(), dim)?;
-    let missing = || Error::config("loss_options", "`loss`: the name of a loss is wanted");
-    let inner = spec.wrapped().ok_or_else(missing)?;
-    Ok(Some((sizes, inner)))
 }

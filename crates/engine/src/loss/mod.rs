@@ -4,11 +4,14 @@
 //! few that the Python Finetuner had of its own. [`Criterion`] is a loss ready
 //! for a run: with its miner, and with the weights that some losses have.
 
+mod adaptive_layer;
 mod batch_triplets;
 mod build;
 mod cosent;
 mod criterion;
 mod distance;
+mod distill;
+mod gist;
 mod math;
 mod matryoshka;
 mod memory;
@@ -16,20 +19,22 @@ mod pair_scores;
 mod pairs;
 mod pairwise;
 mod proxies;
+mod reduce;
 mod registry;
 mod sigmoid;
 mod spec;
 mod triplet;
 mod triplets;
 mod tuples;
+mod wrappers;
 
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
 use build::Maker;
-pub use criterion::{Criterion, Target};
-pub(crate) use distance::Metric;
+pub use criterion::{Beside, Criterion, Target};
+pub(crate) use distance::{Limit, Metric};
 pub use pairwise::{MAX_LOGIT_SCALE, clip_loss};
 pub(crate) use registry::LossKind;
 pub use spec::LossSpec;

@@ -4,10 +4,9 @@ use candle_core::{DType, Tensor};
 
 use super::{
     Batch, Maker, MetricLoss,
-    distance::Metric,
-    math::{
-        cross_entropy, log_sum_exp, mask, mean_of_positive, rows, softplus, turned, vector, zero,
-    },
+    distance::{Limit, Metric},
+    math::{cross_entropy, log_sum_exp, mask, rows, softplus, turned, vector},
+    reduce::{Part, PartLoss, Reducer, Shape},
     tuples::{Pairs, Tuples, pick},
 };
 use crate::Result;
@@ -48,41 +47,43 @@ pub(super) struct Contrastive {
 impl Contrastive {
     /// Reads its options; distances are Euclidean.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Self::with_metric(m, Metric::Lp)
+        let metric = m.metric(Metric::LP, Limit::None)?;
+        Self::with_metric(m, metric)
     }
 
     /// The same, with the distance of Yuan et al. (2019, arXiv:1904.02616).
     pub(super) fn make_snr(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Self::with_metric(m, Metric::Snr)
+        let metric = m.metric(Metric::SNR, Limit::Snr)?;
+        Self::with_metric(m, metric)
     }
 
     fn with_metric(m: &Maker<'_>, metric: Metric) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             pos_margin: m.read.any_number("pos_margin", 0.0)?,
             neg_margin: m.read.any_number("neg_margin", 1.0)?,
             metric,
-        }))
+        };
+        m.reduced(loss, Reducer::NON_ZERO, Shape::Pairs)
     }
 }
 
-impl MetricLoss for Contrastive {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+impl PartLoss for Contrastive {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         let Some((matrix, positive, negative)) = pairs(self.metric, batch)? else {
-            return zero();
+            return Ok(Vec::new());
         };
-        let mut sum = zero()?;
+        let mut parts = Vec::new();
         if !positive.is_empty() {
-            let far = self
-                .metric
-                .over(&pick(&matrix, positive.into_iter())?, self.pos_margin)?;
-            sum = (sum + mean_of_positive(&far.relu()?)?)?;
+            let found = pick(&matrix, positive.iter().copied())?;
+            let far = self.metric.over(&found, self.pos_margin)?.relu()?;
+            parts.push(Part::of_pairs(far, positive));
         }
         if !negative.is_empty() {
-            let near = pick(&matrix, negative.into_iter())?;
-            let near = self.metric.under(self.neg_margin, &near)?;
-            sum = (sum + mean_of_positive(&near.relu()?)?)?;
+            let found = pick(&matrix, negative.iter().copied())?;
+            let near = self.metric.under(self.neg_margin, &found)?.relu()?;
+            parts.push(Part::of_pairs(near, negative));
         }
-        Ok(sum)
+        Ok(parts)
     }
 }
 
@@ -90,36 +91,44 @@ impl MetricLoss for Contrastive {
 pub(super) struct IntraPairVariance {
     pos_eps: f64,
     neg_eps: f64,
+    metric: Metric,
 }
 
 impl IntraPairVariance {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             pos_eps: m.read.any_number("pos_eps", 0.01)?,
             neg_eps: m.read.any_number("neg_eps", 0.01)?,
-        }))
+            metric: m.metric(Metric::COSINE, Limit::None)?,
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Pairs)
     }
 }
 
-impl MetricLoss for IntraPairVariance {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let Some((matrix, positive, negative)) = pairs(Metric::Cosine, batch)? else {
-            return zero();
+impl PartLoss for IntraPairVariance {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
+        let Some((matrix, positive, negative)) = pairs(self.metric, batch)? else {
+            return Ok(Vec::new());
         };
-        let mut sum = zero()?;
+        let part = |pairs: Pairs, eps: f64, is_to_grow: bool| -> Result<Part> {
+            let found = pick(&matrix, pairs.iter().copied())?;
+            let mean = found.mean_all()?;
+            let short = match is_to_grow {
+                true => found.neg()?.broadcast_add(&mean.affine(1.0 - eps, 0.0)?)?,
+                false => found.broadcast_sub(&mean.affine(1.0 + eps, 0.0)?)?,
+            };
+            Ok(Part::of_pairs(short.relu()?.sqr()?, pairs))
+        };
+        let mut parts = Vec::new();
+        let is_similarity = self.metric.is_similarity();
         if !positive.is_empty() {
-            let found = pick(&matrix, positive.into_iter())?;
-            let wanted = found.mean_all()?.affine(1.0 - self.pos_eps, 0.0)?;
-            let short = found.neg()?.broadcast_add(&wanted)?;
-            sum = (sum + short.relu()?.sqr()?.mean_all()?)?;
+            parts.push(part(positive, self.pos_eps, is_similarity)?);
         }
         if !negative.is_empty() {
-            let found = pick(&matrix, negative.into_iter())?;
-            let wanted = found.mean_all()?.affine(1.0 + self.neg_eps, 0.0)?;
-            sum = (sum + found.broadcast_sub(&wanted)?.relu()?.sqr()?.mean_all()?)?;
+            parts.push(part(negative, self.neg_eps, !is_similarity)?);
         }
-        Ok(sum)
+        Ok(parts)
     }
 }
 
@@ -149,69 +158,75 @@ fn repeated(negatives: &Tensor, positives: usize) -> Result<Tensor> {
 /// arXiv:1807.03748; Chen et al. 2020, arXiv:2002.05709).
 pub(super) struct NtXent {
     temperature: f64,
+    metric: Metric,
 }
 
 impl NtXent {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             temperature: m.read.positive("temperature", 0.07)?,
-        }))
+            metric: m.metric(Metric::COSINE, Limit::None)?,
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Pairs)
     }
 }
 
-impl MetricLoss for NtXent {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let Some((matrix, positive, negative)) = pairs(Metric::Cosine, batch)? else {
-            return zero();
+impl PartLoss for NtXent {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
+        let Some((matrix, positive, negative)) = pairs(self.metric, batch)? else {
+            return Ok(Vec::new());
         };
         if positive.is_empty() || negative.is_empty() {
-            return zero();
+            return Ok(Vec::new());
         }
         let keep = negatives_per_positive(&positive, &negative, |(a, _), b| a == b)?;
         let n = positive.len();
-        let matrix = (matrix / self.temperature)?;
-        let found = pick(&matrix, positive.into_iter())?;
+        let matrix = (self.metric.alike(matrix)? / self.temperature)?;
+        let found = pick(&matrix, positive.iter().copied())?;
         let others = repeated(&pick(&matrix, negative.into_iter())?, n)?;
         // -log(e^p / (e^p + sum e^n)) = log(1 + sum e^(n - p))
         let over = others.broadcast_sub(&found.reshape((n, 1))?)?;
         let losses = log_sum_exp(&over, Some(&keep), true, 1)?;
         // A row without any negative is log(1) = 0 already.
-        Ok(losses.mean_all()?)
+        Ok(vec![Part::of_pairs(losses, positive)])
     }
 }
 
 /// Supervised contrastive loss (Khosla et al. 2020, arXiv:2004.11362).
 pub(super) struct SupCon {
     temperature: f64,
+    metric: Metric,
 }
 
 impl SupCon {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             temperature: m.read.positive("temperature", 0.1)?,
-        }))
+            metric: m.metric(Metric::COSINE, Limit::None)?,
+        };
+        m.reduced(loss, Reducer::NON_ZERO, Shape::Examples)
     }
 }
 
-impl MetricLoss for SupCon {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let Some((matrix, positive, negative)) = masks(Metric::Cosine, batch)? else {
-            return zero();
+impl PartLoss for SupCon {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
+        let Some((matrix, positive, negative)) = masks(self.metric, batch)? else {
+            return Ok(Vec::new());
         };
         let some =
             |mask: &Tensor| -> Result<bool> { Ok(mask.sum_all()?.to_scalar::<f64>()? > 0.0) };
         if !some(&positive)? || !some(&negative)? {
-            return zero();
+            return Ok(Vec::new());
         }
-        let matrix = (matrix / self.temperature)?;
+        let matrix = (self.metric.alike(matrix)? / self.temperature)?;
         let all = (&positive + &negative)?;
         let denominator = log_sum_exp(&matrix, Some(&all), false, 1)?.unsqueeze(1)?;
         let log_prob = matrix.broadcast_sub(&denominator)?;
         let count = (positive.sum(1)? + f64::from(f32::MIN_POSITIVE))?;
         let losses = ((positive * log_prob)?.sum(1)? / count)?.neg()?;
-        mean_of_positive(&losses)
+        Ok(vec![Part::of_batch(losses, batch)])
     }
 }
 
@@ -219,22 +234,25 @@ impl MetricLoss for SupCon {
 pub(super) struct Circle {
     m: f64,
     gamma: f64,
+    metric: Metric,
 }
 
 impl Circle {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             m: m.read.any_number("m", 0.4)?,
             gamma: m.read.any_number("gamma", 80.0)?,
-        }))
+            metric: m.metric(Metric::COSINE, Limit::Cosine)?,
+        };
+        m.reduced(loss, Reducer::NON_ZERO, Shape::Examples)
     }
 }
 
-impl MetricLoss for Circle {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let Some((matrix, positive, negative)) = masks(Metric::Cosine, batch)? else {
-            return zero();
+impl PartLoss for Circle {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
+        let Some((matrix, positive, negative)) = masks(self.metric, batch)? else {
+            return Ok(Vec::new());
         };
         // The optima are 1 + m and -m, the margins 1 - m and m; weights get no
         // gradient.
@@ -247,7 +265,7 @@ impl MetricLoss for Circle {
             + log_sum_exp(&of_negative, Some(&negative), false, 1)?)?;
         // Rows that lack one of both teach nothing.
         let both = (positive.max(1)? * negative.max(1)?)?;
-        mean_of_positive(&(softplus(&sum)? * both)?)
+        Ok(vec![Part::of_batch((softplus(&sum)? * both)?, batch)])
     }
 }
 
@@ -256,32 +274,35 @@ pub(super) struct MultiSimilarity {
     alpha: f64,
     beta: f64,
     base: f64,
+    metric: Metric,
 }
 
 impl MultiSimilarity {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             alpha: m.read.positive("alpha", 2.0)?,
             beta: m.read.positive("beta", 50.0)?,
             base: m.read.any_number("base", 0.5)?,
-        }))
+            metric: m.metric(Metric::COSINE, Limit::None)?,
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Examples)
     }
 }
 
-impl MetricLoss for MultiSimilarity {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let Some((matrix, positive, negative)) = masks(Metric::Cosine, batch)? else {
-            return zero();
+impl PartLoss for MultiSimilarity {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
+        let Some((matrix, positive, negative)) = masks(self.metric, batch)? else {
+            return Ok(Vec::new());
         };
         let part = |weight: f64, over: Tensor, mask: &Tensor| -> Result<Tensor> {
             let sum = log_sum_exp(&over.affine(weight, 0.0)?, Some(mask), true, 1)?;
             Ok(sum.affine(1.0 / weight, 0.0)?)
         };
-        let far = Metric::Cosine.over(&matrix, self.base)?;
-        let near = Metric::Cosine.under(self.base, &matrix)?;
+        let far = self.metric.over(&matrix, self.base)?;
+        let near = self.metric.under(self.base, &matrix)?;
         let losses = (part(self.alpha, far, &positive)? + part(self.beta, near, &negative)?)?;
-        Ok(losses.mean_all()?)
+        Ok(vec![Part::of_batch(losses, batch)])
     }
 }
 
@@ -289,33 +310,39 @@ impl MetricLoss for MultiSimilarity {
 pub(super) struct LiftedStructure {
     pos_margin: f64,
     neg_margin: f64,
+    metric: Metric,
 }
 
 impl LiftedStructure {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             pos_margin: m.read.any_number("pos_margin", 0.0)?,
             neg_margin: m.read.any_number("neg_margin", 1.0)?,
-        }))
+            metric: m.metric(Metric::LP, Limit::None)?,
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Pairs)
     }
 }
 
-impl MetricLoss for LiftedStructure {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let Some((matrix, positive, negative)) = pairs(Metric::Lp, batch)? else {
-            return zero();
+impl PartLoss for LiftedStructure {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
+        let Some((matrix, positive, negative)) = pairs(self.metric, batch)? else {
+            return Ok(Vec::new());
         };
         if positive.is_empty() || negative.is_empty() {
-            return zero();
+            return Ok(Vec::new());
         }
         let n = positive.len();
         let keep = negatives_per_positive(&positive, &negative, |(a, p), b| b == a || b == p)?;
-        let far = Metric::Lp.over(&pick(&matrix, positive.into_iter())?, self.pos_margin)?;
-        let near = Metric::Lp.under(self.neg_margin, &pick(&matrix, negative.into_iter())?)?;
+        let far = pick(&matrix, positive.iter().copied())?;
+        let far = self.metric.over(&far, self.pos_margin)?;
+        let near = pick(&matrix, negative.into_iter())?;
+        let near = self.metric.under(self.neg_margin, &near)?;
         let near = log_sum_exp(&repeated(&near, n)?, Some(&keep), false, 1)?;
         // Halved, since every pair is seen from both ends.
-        Ok(((near + far)?.relu()?.sqr()?.mean_all()? / 2.0)?)
+        let losses = ((near + far)?.relu()?.sqr()? / 2.0)?;
+        Ok(vec![Part::of_pairs(losses, positive)])
     }
 }
 
@@ -323,28 +350,31 @@ impl MetricLoss for LiftedStructure {
 pub(super) struct GeneralizedLiftedStructure {
     pos_margin: f64,
     neg_margin: f64,
+    metric: Metric,
 }
 
 impl GeneralizedLiftedStructure {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             pos_margin: m.read.any_number("pos_margin", 0.0)?,
             neg_margin: m.read.any_number("neg_margin", 1.0)?,
-        }))
+            metric: m.metric(Metric::LP, Limit::None)?,
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Examples)
     }
 }
 
-impl MetricLoss for GeneralizedLiftedStructure {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let Some((matrix, positive, negative)) = masks(Metric::Lp, batch)? else {
-            return zero();
+impl PartLoss for GeneralizedLiftedStructure {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
+        let Some((matrix, positive, negative)) = masks(self.metric, batch)? else {
+            return Ok(Vec::new());
         };
-        let far = Metric::Lp.over(&matrix, self.pos_margin)?;
-        let near = Metric::Lp.under(self.neg_margin, &matrix)?;
+        let far = self.metric.over(&matrix, self.pos_margin)?;
+        let near = self.metric.under(self.neg_margin, &matrix)?;
         let sum = (log_sum_exp(&far, Some(&positive), false, 1)?
             + log_sum_exp(&near, Some(&negative), false, 1)?)?;
-        Ok(sum.relu()?.mean_all()?)
+        Ok(vec![Part::of_batch(sum.relu()?, batch)])
     }
 }
 
@@ -352,73 +382,80 @@ impl MetricLoss for GeneralizedLiftedStructure {
 pub(super) struct TupletMargin {
     margin: f64,
     scale: f64,
+    metric: Metric,
 }
 
 impl TupletMargin {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             margin: m.read.number("margin", 5.73, 0.0, 180.0)?,
             scale: m.read.positive("scale", 64.0)?,
-        }))
+            metric: m.metric(Metric::COSINE, Limit::Cosine)?,
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Pairs)
     }
 }
 
-impl MetricLoss for TupletMargin {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
-        let Some((matrix, positive, negative)) = pairs(Metric::Cosine, batch)? else {
-            return zero();
+impl PartLoss for TupletMargin {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
+        let Some((matrix, positive, negative)) = pairs(self.metric, batch)? else {
+            return Ok(Vec::new());
         };
         if positive.is_empty() || negative.is_empty() {
-            return zero();
+            return Ok(Vec::new());
         }
         let n = positive.len();
         let keep = negatives_per_positive(&positive, &negative, |(a, _), b| a == b)?;
-        let found = pick(&matrix, positive.into_iter())?;
+        let found = pick(&matrix, positive.iter().copied())?;
         let eased = turned(&found, -self.margin.to_radians())?;
         let others = repeated(&pick(&matrix, negative.into_iter())?, n)?;
         let over = others.broadcast_sub(&eased.reshape((n, 1))?)?;
         let over = over.affine(self.scale, 0.0)?;
-        Ok(log_sum_exp(&over, Some(&keep), true, 1)?.mean_all()?)
+        let losses = log_sum_exp(&over, Some(&keep), true, 1)?;
+        Ok(vec![Part::of_pairs(losses, positive)])
     }
 }
 
 /// Neighbourhood components analysis (Goldberger et al. 2004).
 pub(super) struct Nca {
     softmax_scale: f64,
+    metric: Metric,
 }
 
 impl Nca {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             softmax_scale: m.read.positive("softmax_scale", 1.0)?,
-        }))
+            metric: m.metric(Metric::LP_SQUARED, Limit::None)?,
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Examples)
     }
 }
 
-impl MetricLoss for Nca {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+impl PartLoss for Nca {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         if batch.labels.batch.len() <= 1 {
-            return zero();
+            return Ok(Vec::new());
         }
-        nca(batch, batch.y, batch.labels.reference, self.softmax_scale)
+        let reference = (batch.y, batch.labels.reference);
+        nca(batch, reference, self.metric, self.softmax_scale)
     }
 }
 
 /// The loss of embeddings against others, or against proxies.
 pub(super) fn nca(
     batch: &Batch<'_>,
-    reference: &Tensor,
-    reference_labels: &[u32],
+    (reference, reference_labels): (&Tensor, &[u32]),
+    metric: Metric,
     scale: f64,
-) -> Result<Tensor> {
+) -> Result<Vec<Part>> {
     let same = batch.labels.same && std::ptr::eq(reference, batch.y);
     let labels = batch.labels.batch;
     let (n, m) = (labels.len(), reference_labels.len());
-    let logits = Metric::LpSquared
-        .matrix(batch.x, reference)?
-        .affine(-scale, 0.0)?;
+    let logits = metric.alike(metric.matrix(batch.x, reference)?)?;
+    let logits = logits.affine(scale, 0.0)?;
     // What is compared with itself is left out.
     let places = (0..n).flat_map(|i| (0..m).map(move |j| (i, j)));
     let others = places.clone().filter(|(i, j)| !(same && i == j));
@@ -439,30 +476,33 @@ pub(super) fn nca(
         .map(|(i, _)| i as u32)
         .collect();
     if counted.is_empty() {
-        return zero();
+        return Ok(Vec::new());
     }
     let weights = vector(Tuples::weights(batch.tuples, n, !same))?;
-    let losses = ((all - of_class)? * weights)?;
-    Ok(rows(&losses, &counted)?.mean_all()?)
+    let losses = rows(&((all - of_class)? * weights)?, &counted)?;
+    Ok(vec![Part::of_examples(losses, counted)])
 }
 
 /// FastAP (Cakir et al. 2019, arXiv:1904.05939): average precision by a soft
 /// histogram of distances.
 pub(super) struct FastAp {
     num_bins: usize,
+    metric: Metric,
 }
 
 impl FastAp {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             num_bins: m.read.count("num_bins", 10, 1)?,
-        }))
+            metric: m.metric(Metric::LP_SQUARED, Limit::EuclideanPower)?,
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Examples)
     }
 }
 
-impl MetricLoss for FastAp {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+impl PartLoss for FastAp {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         let n = batch.labels.batch.len();
         let positive = mask(batch.labels.positive().into_iter(), n, n)?;
         let negative = mask(batch.labels.negative().into_iter(), n, n)?;
@@ -471,12 +511,11 @@ impl MetricLoss for FastAp {
             .filter(|i| counts[*i as usize] > 0.0)
             .collect();
         if safe.is_empty() {
-            return zero();
+            return Ok(Vec::new());
         }
-        let distances = Metric::LpSquared.matrix(batch.x, batch.y)?;
-        // Squared distances of normalised embeddings, to 2^power of PyTorch
-        // Metric Learning: 4.
-        let (end, bins) = (4.0, self.num_bins);
+        let distances = self.metric.matrix(batch.x, batch.y)?;
+        // Normalised embeddings are at most 2 apart.
+        let (end, bins) = (2f64.powf(self.metric.power), self.num_bins);
         let width = end / bins as f64;
         let histogram = |of: &Tensor| -> Result<Vec<Tensor>> {
             (0..=bins)
@@ -503,23 +542,25 @@ impl MetricLoss for FastAp {
         let weights = vector(safe.iter().map(|i| weights[*i as usize]).collect())?;
         let counts = vector(safe.iter().map(|i| counts[*i as usize]).collect())?;
         let precision = (rows(&sum, &safe)? / counts)?;
-        Ok((precision.affine(-1.0, 1.0)? * weights)?.mean_all()?)
+        let losses = (precision.affine(-1.0, 1.0)? * weights)?;
+        Ok(vec![Part::of_examples(losses, safe)])
     }
 }
 
 /// N-pairs loss (Sohn 2016): one positive pair of each class, told apart by
 /// cross-entropy.
-pub(super) struct NPairs;
+pub(super) struct NPairs(Metric);
 
 impl NPairs {
-    /// It has no options.
-    pub(super) fn make(_: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self))
+    /// Reads its options.
+    pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
+        let loss = Self(m.metric(Metric::DOT, Limit::None)?);
+        m.reduced(loss, Reducer::Mean, Shape::Examples)
     }
 }
 
-impl MetricLoss for NPairs {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+impl PartLoss for NPairs {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         let (positive, _) = batch.pairs();
         let labels = batch.labels.batch;
         let mut first = std::collections::BTreeMap::new();
@@ -527,12 +568,14 @@ impl MetricLoss for NPairs {
             first.entry(labels[a as usize]).or_insert((a, p));
         }
         if first.is_empty() {
-            return zero();
+            return Ok(Vec::new());
         }
         let (anchors, positives): (Vec<u32>, Vec<u32>) = first.into_values().unzip();
-        let logits =
-            Metric::Cosine.matrix(&rows(batch.x, &anchors)?, &rows(batch.x, &positives)?)?;
+        let logits = self
+            .0
+            .matrix(&rows(batch.x, &anchors)?, &rows(batch.x, &positives)?)?;
         let classes: Vec<u32> = (0..anchors.len() as u32).collect();
-        Ok(cross_entropy(&logits, &classes)?.mean_all()?)
+        let losses = cross_entropy(&self.0.alike(logits)?, &classes)?;
+        Ok(vec![Part::of_examples(losses, anchors)])
     }
 }

@@ -54,6 +54,8 @@ pub(super) struct Members<'a> {
     pub(super) parts: &'a [Tensor],
     /// The score of each pair, or the margins of each example.
     pub(super) scores: &'a [f32],
+    /// The embeddings that a guide or a teacher gives for the same members.
+    pub(super) guide: &'a [Tensor],
     /// The name of the loss, for errors.
     pub(super) loss: &'a str,
 }

@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 use super::{
     Batch, Maker, MetricLoss,
-    distance::{Metric, normalize},
+    distance::{Limit, Metric},
     math::{cross_entropy, log_sum_exp, mask, softmax, turned, vector},
     pairs::nca,
+    reduce::{Of, Part, PartLoss, Reducer, Shape},
     tuples::{Tuples, pick},
 };
 use crate::{Result, models::uniform_weights, params::Param};
@@ -37,6 +38,7 @@ pub(super) struct MarginSoftmax {
     weight: Arc<Param>,
     margin: f64,
     scale: f64,
+    metric: Metric,
 }
 
 impl MarginSoftmax {
@@ -70,12 +72,14 @@ impl MarginSoftmax {
         margin: f64,
         scale: f64,
     ) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             kind,
             margin,
             scale: m.read.positive("scale", scale)?,
             weight: m.normal_weight("W", [m.dim(), m.classes()], 1.0)?,
-        }))
+            metric: m.metric(Metric::COSINE, Limit::Cosine)?,
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Examples)
     }
 }
 
@@ -138,34 +142,38 @@ fn power(x: &Tensor, n: usize) -> Result<Tensor> {
     Ok(product)
 }
 
-impl MetricLoss for MarginSoftmax {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+impl PartLoss for MarginSoftmax {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         let weight = batch.own(&self.weight)?;
         let classes = batch.labels.batch;
         let (n, count) = (classes.len(), weight.dim(1)?);
-        let cosine = Metric::Cosine.matrix(batch.x, &weight.t()?)?;
+        let cosine = self.metric.matrix(batch.x, &weight.t()?)?;
         let places = || classes.iter().enumerate().map(|(i, c)| (i as u32, *c));
         let of_class = pick(&cosine, places())?;
         let changed = (self.with_margin(&of_class)? - &of_class)?;
         let target = mask(places(), n, count)?;
         let mut logits = (cosine + target.broadcast_mul(&changed.unsqueeze(1)?)?)?;
-        let length = |x: &Tensor, dim: usize| x.sqr()?.sum_keepdim(dim)?.maximum(1e-24)?.sqrt();
-        if matches!(self.kind, MarginKind::LargeMargin | MarginKind::SphereFace) {
-            logits = logits.broadcast_mul(&length(batch.x, 1)?)?;
-        }
-        if self.kind == MarginKind::LargeMargin {
-            logits = logits.broadcast_mul(&length(&weight, 0)?)?;
+        match self.kind {
+            MarginKind::SphereFace => {
+                logits = logits.broadcast_mul(&Metric::LP.lengths(batch.x)?)?;
+            }
+            MarginKind::LargeMargin => {
+                let of_weights = self.metric.lengths(&weight.t()?)?.t()?;
+                logits = logits.broadcast_mul(&self.metric.lengths(batch.x)?)?;
+                logits = logits.broadcast_mul(&of_weights)?;
+            }
+            MarginKind::ArcFace | MarginKind::CosFace => {}
         }
         let losses = cross_entropy(&logits.affine(self.scale, 0.0)?, classes)?;
-        weighted_mean(&losses, batch)
+        weighted(&losses, batch)
     }
 }
 
-/// The mean of the examples' losses, each weighted by how often a miner chose
-/// it.
-fn weighted_mean(losses: &Tensor, batch: &Batch<'_>) -> Result<Tensor> {
+/// The examples' losses, each weighted by how often a miner chose it.
+fn weighted(losses: &Tensor, batch: &Batch<'_>) -> Result<Vec<Part>> {
     let weights = Tuples::weights(batch.tuples, batch.labels.batch.len(), false);
-    Ok((losses * vector(weights)?)?.mean_all()?)
+    let losses = (losses * vector(weights)?)?;
+    Ok(vec![Part::of_batch(losses, batch)])
 }
 
 /// Normalized softmax loss (Zhai and Wu 2019, arXiv:1811.12649).
@@ -173,24 +181,28 @@ pub(super) struct NormalizedSoftmax {
     /// `[dim, classes]`
     weight: Arc<Param>,
     temperature: f64,
+    metric: Metric,
 }
 
 impl NormalizedSoftmax {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             temperature: m.read.positive("temperature", 0.05)?,
             weight: m.normal_weight("W", [m.dim(), m.classes()], 1.0)?,
-        }))
+            metric: m.metric(Metric::DOT, Limit::None)?,
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Examples)
     }
 }
 
-impl MetricLoss for NormalizedSoftmax {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+impl PartLoss for NormalizedSoftmax {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         let weight = batch.own(&self.weight)?.t()?;
-        let logits = normalize(batch.x)?.matmul(&normalize(&weight)?.t()?)?;
+        let weight = self.metric.normalized(&weight)?;
+        let logits = self.metric.alike(self.metric.matrix(batch.x, &weight)?)?;
         let logits = (logits / self.temperature)?;
-        weighted_mean(&cross_entropy(&logits, batch.labels.batch)?, batch)
+        weighted(&cross_entropy(&logits, batch.labels.batch)?, batch)
     }
 }
 
@@ -199,23 +211,26 @@ pub(super) struct ProxyNca {
     /// `[classes, dim]`
     proxies: Arc<Param>,
     softmax_scale: f64,
+    metric: Metric,
 }
 
 impl ProxyNca {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        let loss = Self {
             softmax_scale: m.read.positive("softmax_scale", 1.0)?,
             proxies: m.normal_weight("proxies", [m.classes(), m.dim()], 1.0)?,
-        }))
+            metric: m.metric(Metric::LP_SQUARED, Limit::None)?,
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Examples)
     }
 }
 
-impl MetricLoss for ProxyNca {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+impl PartLoss for ProxyNca {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         let proxies = batch.own(&self.proxies)?;
         let labels: Vec<u32> = (0..proxies.dim(0)? as u32).collect();
-        nca(batch, &proxies, &labels, self.softmax_scale)
+        nca(batch, (&proxies, &labels), self.metric, self.softmax_scale)
     }
 }
 
@@ -225,26 +240,29 @@ pub(super) struct ProxyAnchor {
     proxies: Arc<Param>,
     margin: f64,
     alpha: f64,
+    metric: Metric,
 }
 
 impl ProxyAnchor {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
         let spread = (2.0 / m.classes() as f64).sqrt();
-        Ok(Box::new(Self {
+        let loss = Self {
             margin: m.read.any_number("margin", 0.1)?,
             alpha: m.read.positive("alpha", 32.0)?,
             proxies: m.normal_weight("proxies", [m.classes(), m.dim()], spread)?,
-        }))
+            metric: m.metric(Metric::COSINE, Limit::None)?,
+        };
+        m.reduced(loss, Reducer::Divisor, Shape::DividedClasses)
     }
 }
 
-impl MetricLoss for ProxyAnchor {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+impl PartLoss for ProxyAnchor {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         let proxies = batch.own(&self.proxies)?;
         let classes = batch.labels.batch;
         let (n, count) = (classes.len(), proxies.dim(0)?);
-        let cosine = Metric::Cosine.matrix(batch.x, &proxies)?;
+        let found = self.metric.matrix(batch.x, &proxies)?;
         let positive = mask(
             classes.iter().enumerate().map(|(i, c)| (i as u32, *c)),
             n,
@@ -253,18 +271,21 @@ impl MetricLoss for ProxyAnchor {
         let negative = positive.affine(-1.0, 1.0)?;
         let weights = Tuples::weights(batch.tuples, n, false);
         let weights = vector(weights.iter().map(|w| w - 1.0).collect())?.unsqueeze(1)?;
-        let term = |over: Tensor, mask: &Tensor| -> Result<Tensor> {
+        let term = |over: Tensor, mask: &Tensor, divisor: f64| -> Result<Part> {
             let over = over.affine(self.alpha, 0.0)?.broadcast_add(&weights)?;
-            Ok(log_sum_exp(&over, Some(mask), true, 0)?.sum_all()?)
+            Ok(Part {
+                losses: log_sum_exp(&over, Some(mask), true, 0)?,
+                of: Of::Other,
+                divisor: Some(divisor),
+            })
         };
-        let of_positive = term(Metric::Cosine.over(&cosine, self.margin)?, &positive)?;
-        let of_negative = term(Metric::Cosine.under(-self.margin, &cosine)?, &negative)?;
-        let present: f64 = positive
-            .max(0)?
-            .to_dtype(DType::F64)?
-            .sum_all()?
-            .to_scalar()?;
-        Ok(((of_positive / present.max(1.0))? + (of_negative / count as f64)?)?)
+        let present = positive.max(0)?.sum_all()?.to_scalar()?;
+        let far = self.metric.over(&found, self.margin)?;
+        let near = self.metric.under(-self.margin, &found)?;
+        Ok(vec![
+            term(far, &positive, present)?,
+            term(near, &negative, count as f64)?,
+        ])
     }
 }
 
@@ -277,6 +298,7 @@ pub(super) struct SoftTriple {
     la: f64,
     gamma: f64,
     margin: f64,
+    metric: Metric,
 }
 
 impl SoftTriple {
@@ -286,28 +308,30 @@ impl SoftTriple {
         let (dim, columns) = (m.dim(), m.classes() * centers_per_class);
         let bound = 1.0 / (columns as f64).sqrt();
         let values = uniform_weights(m.seed(), dim * columns, bound);
-        Ok(Box::new(Self {
+        let loss = Self {
             centers_per_class,
             la: m.read.positive("la", 20.0)?,
             gamma: m.read.positive("gamma", 0.1)?,
             margin: m.read.any_number("margin", 0.01)?,
             centers: m.weight("fc", &[dim, columns], values)?,
-        }))
+            metric: m.metric(Metric::COSINE, Limit::Similarity)?,
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Examples)
     }
 }
 
-impl MetricLoss for SoftTriple {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+impl PartLoss for SoftTriple {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         let centers = batch.own(&self.centers)?;
         let classes = batch.labels.batch;
         let (n, count) = (classes.len(), centers.dim(1)? / self.centers_per_class);
-        let alike = Metric::Cosine.matrix(batch.x, &centers.t()?)?;
+        let alike = self.metric.matrix(batch.x, &centers.t()?)?;
         let alike = alike.reshape((n, count, self.centers_per_class))?;
         let share = softmax(&alike.affine(1.0 / self.gamma, 0.0)?)?;
         let alike = (share * alike)?.sum(2)?;
         let places = classes.iter().enumerate().map(|(i, c)| (i as u32, *c));
         let margin = mask(places, n, count)?.affine(self.margin, 0.0)?;
         let logits = (alike - margin)?.affine(self.la, 0.0)?;
-        weighted_mean(&cross_entropy(&logits, classes)?, batch)
+        weighted(&cross_entropy(&logits, classes)?, batch)
     }
 }

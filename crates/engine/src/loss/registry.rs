@@ -6,6 +6,8 @@ use super::{
     Maker, MetricLoss,
     batch_triplets::BatchTriplets,
     cosent::CoSent,
+    distill::{DistillKlDiv, EmbedDistill},
+    gist::Gist,
     pair_scores::{BinaryCrossEntropy, Mse},
     pairs,
     pairwise::{self, MemberLoss},
@@ -20,6 +22,8 @@ pub(crate) enum LossKind {
     Clip,
     /// Examples with labels.
     Labels,
+    /// Any number of items, which are compared with nothing in their batch.
+    Items,
     /// Pairs.
     Pairs,
     /// Pairs, each with negatives or without; every other example of a batch is
@@ -99,13 +103,18 @@ const LOSSES: &[Entry] = &[
     members(Loss::CoSent, LossKind::Scores, CoSent::make),
     members(Loss::CosineSimilarity, LossKind::Scores, pairwise::CosineSimilarity::make),
     members(Loss::Mse, LossKind::PairScores, Mse::make),
+    members(Loss::DistillKlDiv, LossKind::Negatives, DistillKlDiv::make),
+    members(Loss::EmbedDistill, LossKind::Items, EmbedDistill::make),
+    members(Loss::Gist, LossKind::Ranking, Gist::make),
     members(Loss::MarginMse, LossKind::Margins, pairwise::MarginMse::make),
     members(Loss::MultipleNegativeRanking, LossKind::Ranking, pairwise::MultipleNegatives::make),
     members(Loss::SigLip, LossKind::Clip, sigmoid::SigLip::make),
     members(Loss::Triplet, LossKind::Negatives, triplet::Triplet::make),
     members(Loss::VicReg, LossKind::Pairs, pairwise::VicReg::make),
+    wrapper(Loss::AdaptiveLayer),
     wrapper(Loss::CrossBatchMemory),
     wrapper(Loss::Matryoshka),
+    wrapper(Loss::Matryoshka2d),
     wrapper(Loss::MultipleLosses),
     labels(Loss::Angular, Remembers, triplets::Angular::make),
     labels(Loss::ArcFace, Classifies, proxies::MarginSoftmax::make_arc_face),

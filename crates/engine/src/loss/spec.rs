@@ -31,9 +31,12 @@ impl LossSpec {
         }
     }
 
-    /// The loss within, where this is `MatryoshkaLoss`.
+    /// The loss within, where this is one around another.
     pub(super) fn wrapped(&self) -> Option<Self> {
-        if self.loss != Loss::Matryoshka {
+        if !matches!(
+            self.loss,
+            Loss::AdaptiveLayer | Loss::Matryoshka | Loss::Matryoshka2d
+        ) {
             return None;
         }
         let read = OptionReader::new("loss_options", self.options.as_ref());
@@ -45,7 +48,29 @@ impl LossSpec {
         })
     }
 
-    /// The loss itself, without `MatryoshkaLoss` around it.
+    /// The option that names a further model which the loss asks, and the name;
+    /// nothing for a loss that asks none.
+    pub(crate) fn guide(&self) -> Option<(&'static str, Option<String>)> {
+        let spec = self.wrapped();
+        let spec = spec.as_ref().unwrap_or(self);
+        let option = match spec.loss {
+            Loss::Gist => "guide",
+            Loss::DistillKlDiv | Loss::EmbedDistill => "teacher",
+            _ => return None,
+        };
+        let name = spec
+            .options
+            .as_ref()
+            .and_then(|options| options.get(option));
+        Some((option, name.and_then(Value::as_str).map(str::to_owned)))
+    }
+
+    /// Whether the loss is computed for earlier layers too.
+    pub(crate) fn takes_layers(&self) -> bool {
+        matches!(self.loss, Loss::AdaptiveLayer | Loss::Matryoshka2d)
+    }
+
+    /// The loss itself, without one around it.
     pub(crate) fn base(&self) -> Loss {
         self.wrapped()
             .map_or_else(|| self.loss.clone(), |inner| inner.loss)
@@ -98,6 +123,27 @@ pub(super) fn named(value: &Value) -> Option<(Loss, Option<Options>)> {
     }
 }
 
+/// A class named in an option, and its options: `"Name"`, or
+/// `{"name": "Name", "options": {...}}`.
+pub(super) fn class(
+    read: &OptionReader<'_>,
+    name: &str,
+) -> Result<Option<(String, Option<Options>)>> {
+    let Some(value) = read.value(name) else {
+        return Ok(None);
+    };
+    let members = value.as_object();
+    let known = |key: &String| key == "name" || key == "options";
+    let found = named(value).filter(|_| members.is_none_or(|members| members.keys().all(known)));
+    let (class, options) = found.ok_or_else(|| {
+        read.bad(
+            name,
+            "a name, or an object with `name` and `options`, is wanted",
+        )
+    })?;
+    Ok(Some((class.as_str().to_owned(), options)))
+}
+
 /// A loss named in an option, its own options beside it or in `loss_options`.
 pub(super) fn nested(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Option<Options>)> {
     let found = read.value(name).and_then(named);
@@ -106,12 +152,16 @@ pub(super) fn nested(read: &OptionReader<'_>, name: &str) -> Result<(Loss, Optio
     Ok((loss, inner.or(beside.cloned().map(Options::from))))
 }
 
-/// The loss that `MatryoshkaLoss` computes for each length.
+/// The loss that `MatryoshkaLoss` computes for each length, and
+/// `AdaptiveLayerLoss` for each layer.
 pub(super) fn wrapped(read: &OptionReader<'_>) -> Result<(Loss, Option<Options>)> {
     let (loss, options) = nested(read, "loss")?;
     let reason = match registry::find(&loss)?.make {
         Make::Members(LossKind::PairScores, _) => {
             format!("`{loss}` is for cross-encoders, which give no embeddings to be cut short")
+        }
+        Make::Members(LossKind::Items, _) => {
+            format!("`{loss}` compares whole embeddings with those of a teacher")
         }
         Make::Members(..) | Make::Labels(Traits::Compares | Traits::Remembers, _) => {
             return Ok((loss, options));

@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use super::{
     Batch, Maker, MetricLoss,
-    distance::{Metric, normalize},
+    distance::{Limit, Metric, normalize},
     math::{log_sum_exp, mask, mean_of_positive, rows, softplus, vector, zero},
+    reduce::{Of, Part, PartLoss, Reducer, Shape},
     tuples::pick,
 };
 use crate::{Result, params::Param};
@@ -31,12 +32,8 @@ fn triplets_per_anchor(m: &Maker<'_>) -> Result<Option<usize>> {
 
 /// Triplet margin loss (Schroff et al. 2015, arXiv:1503.03832).
 pub(super) struct TripletMargin {
-    margin: f64,
-    /// Whether the distance between positive and negative counts where that is
-    /// smaller than the anchor's.
-    swap: bool,
-    /// `log(1 + exp(x))` in place of `max(x, 0)`.
-    smooth_loss: bool,
+    options: Violation,
+    metric: Metric,
     /// Triplets drawn for each anchor; none takes all.
     triplets_per_anchor: Option<usize>,
 }
@@ -44,55 +41,78 @@ pub(super) struct TripletMargin {
 impl TripletMargin {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self::read(m)?))
+        let loss = Self {
+            options: Violation::read(m)?,
+            metric: m.metric(Metric::LP, Limit::None)?,
+            triplets_per_anchor: triplets_per_anchor(m)?,
+        };
+        m.reduced(loss, Reducer::NON_ZERO, Shape::Triplets)
     }
+}
 
+/// By how much a triplet is not as it should be.
+struct Violation {
+    margin: f64,
+    /// Whether the distance between positive and negative counts where that is
+    /// smaller than the anchor's.
+    swap: bool,
+    /// `log(1 + exp(x))` in place of `max(x, 0)`.
+    smooth_loss: bool,
+}
+
+impl Violation {
     fn read(m: &Maker<'_>) -> Result<Self> {
         Ok(Self {
             margin: m.read.any_number("margin", 0.05)?,
             swap: m.read.flag("swap", false)?,
             smooth_loss: m.read.flag("smooth_loss", false)?,
-            triplets_per_anchor: triplets_per_anchor(m)?,
         })
     }
-}
 
-impl TripletMargin {
-    fn of(&self, matrix: &Tensor, triplets: &[[u32; 3]]) -> Result<Tensor> {
-        let of = |a: usize, b: usize| pick(matrix, triplets.iter().map(move |t| (t[a], t[b])));
-        let positive = of(0, 1)?;
-        let mut negative = of(0, 2)?;
-        if self.swap {
-            negative = negative.minimum(&of(1, 2)?)?;
+    /// The loss of each triplet whose positive is farther than its negative by
+    /// so much.
+    fn of(&self, farther: &Tensor) -> Result<Tensor> {
+        let violation = (farther + self.margin)?;
+        match self.smooth_loss {
+            true => softplus(&violation),
+            false => Ok(violation.relu()?),
         }
-        let violation = ((positive - negative)? + self.margin)?;
-        mean_of_positive(&if self.smooth_loss {
-            softplus(&violation)?
-        } else {
-            violation.relu()?
-        })
     }
 }
 
-impl MetricLoss for TripletMargin {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+impl PartLoss for TripletMargin {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         let triplets = triplets(batch, self.triplets_per_anchor);
         if triplets.is_empty() {
-            return zero();
+            return Ok(Vec::new());
         }
-        self.of(&Metric::Lp.matrix(batch.x, batch.y)?, &triplets)
+        let matrix = self.metric.matrix(batch.x, batch.y)?;
+        let of = |a: usize, b: usize| pick(&matrix, triplets.iter().map(move |t| (t[a], t[b])));
+        let positive = of(0, 1)?;
+        let mut negative = of(0, 2)?;
+        if self.options.swap {
+            negative = self.metric.nearer(&negative, &of(1, 2)?)?;
+        }
+        let farther = self.metric.margin(&positive, &negative)?;
+        Ok(vec![Part::of_triplets(
+            self.options.of(&farther)?,
+            &triplets,
+        )])
     }
 }
 
 /// Centroid triplet loss (Wieczorek et al. 2021, arXiv:2104.13643): each
 /// example against the mean of the others of its class, and the means of other
 /// classes.
-pub(super) struct CentroidTriplet(TripletMargin);
+pub(super) struct CentroidTriplet(Violation);
 
 impl CentroidTriplet {
-    /// Reads its options: those of [`TripletMargin`].
+    /// Reads its options: those of [`TripletMargin`], without distance and
+    /// reducer.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self(TripletMargin::read(m)?)))
+        let loss = Self(Violation::read(m)?);
+        triplets_per_anchor(m)?;
+        Ok(Box::new(loss))
     }
 }
 
@@ -134,22 +154,17 @@ impl MetricLoss for CentroidTriplet {
         if triplets.is_empty() {
             return zero();
         }
-        let matrix = Metric::Lp.matrix(batch.x, &means)?;
+        let matrix = Metric::LP.matrix(batch.x, &means)?;
         let of = |b: usize| pick(&matrix, triplets.iter().map(move |t| (t[0], t[b])));
         let negative = if self.0.swap {
             // The negative's distance from the positive's centroid.
-            let between = Metric::Lp.matrix(&means, &means)?;
+            let between = Metric::LP.matrix(&means, &means)?;
             let other = pick(&between, triplets.iter().map(|t| (t[1], t[2])))?;
             of(2)?.minimum(&other)?
         } else {
             of(2)?
         };
-        let violation = ((of(1)? - negative)? + self.0.margin)?;
-        mean_of_positive(&if self.0.smooth_loss {
-            softplus(&violation)?
-        } else {
-            violation.relu()?
-        })
+        mean_of_positive(&self.0.of(&(of(1)? - negative)?)?)
     }
 }
 
@@ -159,6 +174,7 @@ pub(super) struct Margin {
     margin: f64,
     nu: f64,
     beta: Beta,
+    metric: Metric,
     triplets_per_anchor: Option<usize>,
 }
 
@@ -176,12 +192,14 @@ impl Margin {
         } else {
             Beta::Fixed(beta)
         };
-        Ok(Box::new(Self {
+        let loss = Self {
             margin: m.read.any_number("margin", 0.2)?,
             nu: m.read.any_number("nu", 0.0)?,
             beta,
+            metric: m.metric(Metric::LP, Limit::None)?,
             triplets_per_anchor: triplets_per_anchor(m)?,
-        }))
+        };
+        m.reduced(loss, Reducer::Divisor, Shape::DividedTriplets)
     }
 }
 
@@ -194,13 +212,13 @@ enum Beta {
     },
 }
 
-impl MetricLoss for Margin {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+impl PartLoss for Margin {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         let triplets = triplets(batch, self.triplets_per_anchor);
         if triplets.is_empty() {
-            return zero();
+            return Ok(Vec::new());
         }
-        let matrix = Metric::Lp.matrix(batch.x, batch.y)?;
+        let matrix = self.metric.matrix(batch.x, batch.y)?;
         let of = |b: usize| pick(&matrix, triplets.iter().map(move |t| (t[0], t[b])));
         let beta = match &self.beta {
             Beta::Fixed(beta) => vector(vec![*beta; triplets.len()])?,
@@ -213,27 +231,32 @@ impl MetricLoss for Margin {
                 rows(&batch.own(beta)?, &places)?
             }
         };
-        let far = ((of(1)? - &beta)? + self.margin)?.relu()?;
-        let near = ((&beta - of(2)?)? + self.margin)?.relu()?;
+        let far = (self.metric.margin(&of(1)?, &beta)? + self.margin)?.relu()?;
+        let near = (self.metric.margin(&beta, &of(2)?)? + self.margin)?.relu()?;
         let above = |x: &Tensor| -> Result<f64> {
             Ok(x.gt(0f64)?.to_dtype(DType::F64)?.sum_all()?.to_scalar()?)
         };
-        let divisor = above(&far)? + above(&near)?;
-        let divided = |x: &Tensor| -> Result<Tensor> {
-            match divisor {
-                0.0 => zero(),
-                n => Ok((x.sum_all()? / n)?),
-            }
-        };
-        let loss = divided(&(far + near)?)?;
+        let divisor = Some(above(&far)? + above(&near)?);
+        let mut parts = vec![Part {
+            divisor,
+            ..Part::of_triplets((far + near)?, &triplets)
+        }];
         match &self.beta {
-            Beta::Fixed(_) => Ok(loss),
-            Beta::Learned { beta, per_class } if !per_class => {
-                let penalty = batch.own(beta)?.sum_all()?.affine(self.nu, 0.0)?;
-                Ok((loss + penalty)?)
+            Beta::Fixed(_) => {}
+            Beta::Learned { beta, per_class } if !per_class => parts.push(Part {
+                losses: batch.own(beta)?.affine(self.nu, 0.0)?,
+                of: Of::All,
+                divisor: None,
+            }),
+            Beta::Learned { .. } => {
+                let anchors = triplets.iter().map(|[anchor, ..]| *anchor).collect();
+                parts.push(Part {
+                    divisor,
+                    ..Part::of_examples(beta.affine(self.nu, 0.0)?, anchors)
+                });
             }
-            Beta::Learned { .. } => Ok((loss + divided(&beta.affine(self.nu, 0.0)?)?)?),
         }
+        Ok(parts)
     }
 }
 
@@ -245,17 +268,19 @@ pub(super) struct Angular {
 impl Angular {
     /// Reads its options.
     pub(super) fn make(m: &mut Maker<'_>) -> Result<Box<dyn MetricLoss>> {
-        Ok(Box::new(Self {
+        m.metric(Metric::LP, Limit::Euclidean)?;
+        let loss = Self {
             alpha: m.read.number("alpha", 40.0, 0.0, 89.0)?,
-        }))
+        };
+        m.reduced(loss, Reducer::Mean, Shape::Pairs)
     }
 }
 
-impl MetricLoss for Angular {
-    fn loss(&self, batch: &Batch<'_>) -> Result<Tensor> {
+impl PartLoss for Angular {
+    fn parts(&self, batch: &Batch<'_>) -> Result<Vec<Part>> {
         let (positive, negative) = batch.pairs();
         if positive.is_empty() || negative.is_empty() {
-            return zero();
+            return Ok(Vec::new());
         }
         let (anchors, positives): (Vec<u32>, Vec<u32>) = positive.iter().copied().unzip();
         let a = normalize(&rows(batch.x, &anchors)?)?;
@@ -274,6 +299,7 @@ impl MetricLoss for Angular {
             .affine(2.0 * (1.0 + square), 0.0)?;
         let to_others = (a + p)?.matmul(&batch.y.t()?)?.affine(4.0 * square, 0.0)?;
         let logits = to_others.broadcast_sub(&between)?;
-        Ok(log_sum_exp(&logits, Some(&keep), true, 1)?.mean_all()?)
+        let losses = log_sum_exp(&logits, Some(&keep), true, 1)?;
+        Ok(vec![Part::of_pairs(losses, positive)])
     }
 }

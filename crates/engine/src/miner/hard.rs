@@ -3,7 +3,7 @@
 use super::{Mine, Mined, Miner};
 use crate::{
     Result,
-    loss::{Metric, Tuples},
+    loss::{Limit, Metric, Tuples},
     options::OptionReader,
 };
 
@@ -11,6 +11,7 @@ use crate::{
 /// arXiv:1904.06627).
 pub(super) struct MultiSimilarity {
     epsilon: f64,
+    metric: Metric,
 }
 
 impl MultiSimilarity {
@@ -18,20 +19,24 @@ impl MultiSimilarity {
     pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
         Ok(Miner::tuples(Self {
             epsilon: read.any_number("epsilon", 0.1)?,
+            metric: Miner::metric(read, Metric::COSINE, Limit::None)?,
         }))
     }
 }
 
 impl Mine for MultiSimilarity {
-    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+    fn mine(&self, batch: &Mined<'_>) -> Result<Tuples> {
         let (mut positive, mut negative) = (batch.labels.positive(), batch.labels.negative());
         if positive.is_empty() || negative.is_empty() {
-            return Tuples::Pairs {
+            return Ok(Tuples::Pairs {
                 positive: Vec::new(),
                 negative: Vec::new(),
-            };
+            });
         }
-        let matrix = batch.matrix(Metric::Cosine);
+        let mut matrix = batch.matrix(self.metric)?;
+        if !self.metric.is_similarity() {
+            matrix.iter_mut().flatten().for_each(|x| *x = -*x);
+        }
         let n = matrix.len();
         let of = |pair: &(u32, u32)| matrix[pair.0 as usize][pair.1 as usize];
         let mut nearest_negative = vec![f64::NEG_INFINITY; n];
@@ -46,32 +51,35 @@ impl Mine for MultiSimilarity {
         }
         positive.retain(|pair| of(pair) - self.epsilon < nearest_negative[pair.0 as usize]);
         negative.retain(|pair| of(pair) + self.epsilon > farthest_positive[pair.0 as usize]);
-        Tuples::Pairs { positive, negative }
+        Ok(Tuples::Pairs { positive, negative })
     }
 }
 
 /// The hardest positive and the hardest negative of each anchor (Hermans et
 /// al. 2017, arXiv:1703.07737).
-pub(super) struct BatchHard;
+pub(super) struct BatchHard(Metric);
 
 impl BatchHard {
-    /// It has no options.
-    pub(super) fn make(_: &OptionReader<'_>) -> Result<Miner> {
-        Ok(Miner::tuples(Self))
+    /// Reads its options.
+    pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
+        let metric = Miner::metric(read, Metric::LP, Limit::None)?;
+        Ok(Miner::tuples(Self(metric)))
     }
 }
 
 impl Mine for BatchHard {
-    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+    fn mine(&self, batch: &Mined<'_>) -> Result<Tuples> {
         let miner = BatchEasyHard {
             positive: Strategy::Hard,
             negative: Strategy::Hard,
             allowed_positive: None,
             allowed_negative: None,
+            metric: self.0,
         };
-        let (positive, negative) = miner.mine(batch).into_pairs();
+        let (positive, negative) = miner.mine(batch)?.into_pairs();
         let triplets = positive.iter().zip(&negative);
-        Tuples::Triplets(triplets.map(|((a, p), (_, n))| [*a, *p, *n]).collect())
+        let triplets = triplets.map(|((a, p), (_, n))| [*a, *p, *n]);
+        Ok(Tuples::Triplets(triplets.collect()))
     }
 }
 
@@ -102,6 +110,7 @@ pub(super) struct BatchEasyHard {
     negative: Strategy,
     allowed_positive: Option<(f64, f64)>,
     allowed_negative: Option<(f64, f64)>,
+    metric: Metric,
 }
 
 impl BatchEasyHard {
@@ -129,6 +138,7 @@ impl BatchEasyHard {
             negative: Strategy::read(read, "neg_strategy", "semihard")?,
             allowed_positive: range("allowed_pos_range")?,
             allowed_negative: range("allowed_neg_range")?,
+            metric: Miner::metric(read, Metric::LP, Limit::None)?,
         };
         use Strategy::{All, Semihard};
         match (miner.positive, miner.negative) {
@@ -189,30 +199,24 @@ fn choose(
 }
 
 impl Mine for BatchEasyHard {
-    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+    fn mine(&self, batch: &Mined<'_>) -> Result<Tuples> {
         use Strategy::{All, Easy, Semihard};
-        let matrix = batch.matrix(Metric::Lp);
+        let matrix = batch.distances(self.metric)?;
+        // Ranges are of similarities, which have changed their sign.
+        let range = |range: Option<(f64, f64)>| match range {
+            Some((low, high)) if self.metric.is_similarity() => Some((-high, -low)),
+            range => range,
+        };
+        let allowed = (range(self.allowed_positive), range(self.allowed_negative));
         let (all_positive, all_negative) = (batch.labels.positive(), batch.labels.negative());
         let positives = |limits: Option<&Found>| {
             // A hard positive is far, a hard negative near.
             let farthest = self.positive != Easy;
-            choose(
-                &matrix,
-                &all_positive,
-                farthest,
-                self.allowed_positive,
-                limits,
-            )
+            choose(&matrix, &all_positive, farthest, allowed.0, limits)
         };
         let negatives = |limits: Option<&Found>| {
             let farthest = self.negative == Easy;
-            choose(
-                &matrix,
-                &all_negative,
-                farthest,
-                self.allowed_negative,
-                limits,
-            )
+            choose(&matrix, &all_negative, farthest, allowed.1, limits)
         };
         let (positive, negative) = if self.positive == Semihard {
             let negative = negatives(None);
@@ -241,6 +245,6 @@ impl Mine for BatchEasyHard {
                 listed(&negative, Some(&positive)),
             ),
         };
-        Tuples::Pairs { positive, negative }
+        Ok(Tuples::Pairs { positive, negative })
     }
 }

@@ -8,7 +8,7 @@ use rand_chacha::{
 use super::{Mine, Mined, Miner};
 use crate::{
     Result,
-    loss::{Metric, Tuples},
+    loss::{Limit, Metric, Tuples},
     options::OptionReader,
 };
 
@@ -21,6 +21,7 @@ pub(super) struct Angular {
 impl Angular {
     /// Reads its options.
     pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
+        Miner::metric(read, Metric::LP, Limit::Euclidean)?;
         Ok(Miner::tuples(Self {
             angle: read.number("angle", 20.0, 0.0, 90.0)?.to_radians(),
         }))
@@ -28,7 +29,7 @@ impl Angular {
 }
 
 impl Mine for Angular {
-    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+    fn mine(&self, batch: &Mined<'_>) -> Result<Tuples> {
         let distance = |a: &[f64], b: &[f64]| {
             let squares = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b));
             squares.sum::<f64>().sqrt()
@@ -46,7 +47,7 @@ impl Mine for Angular {
             let angle = (distance(anchor, positive) / (2.0 * distance(negative, &center))).atan();
             angle > self.angle
         });
-        Tuples::Triplets(triplets)
+        Ok(Tuples::Triplets(triplets))
     }
 }
 
@@ -54,6 +55,7 @@ impl Mine for Angular {
 pub(super) struct TripletMargin {
     margin: f64,
     kind: String,
+    metric: Metric,
 }
 
 impl TripletMargin {
@@ -63,13 +65,14 @@ impl TripletMargin {
         Ok(Miner::tuples(Self {
             margin: read.any_number("margin", 0.2)?,
             kind: read.choice("type_of_triplets", "all", &kinds)?,
+            metric: Miner::metric(read, Metric::LP, Limit::None)?,
         }))
     }
 }
 
 impl Mine for TripletMargin {
-    fn mine(&self, batch: &Mined<'_>) -> Tuples {
-        let matrix = batch.matrix(Metric::Lp);
+    fn mine(&self, batch: &Mined<'_>) -> Result<Tuples> {
+        let matrix = batch.distances(self.metric)?;
         let mut triplets = batch.labels.triplets();
         triplets.retain(|[a, p, n]| {
             let row = &matrix[*a as usize];
@@ -81,7 +84,7 @@ impl Mine for TripletMargin {
                 _ => margin <= self.margin,
             }
         });
-        Tuples::Triplets(triplets)
+        Ok(Tuples::Triplets(triplets))
     }
 }
 
@@ -89,6 +92,7 @@ impl Mine for TripletMargin {
 pub(super) struct PairMargin {
     pos_margin: f64,
     neg_margin: f64,
+    metric: Metric,
 }
 
 impl PairMargin {
@@ -97,23 +101,31 @@ impl PairMargin {
         Ok(Miner::tuples(Self {
             pos_margin: read.any_number("pos_margin", 0.2)?,
             neg_margin: read.any_number("neg_margin", 0.8)?,
+            metric: Miner::metric(read, Metric::LP, Limit::None)?,
         }))
     }
 }
 
 impl Mine for PairMargin {
-    fn mine(&self, batch: &Mined<'_>) -> Tuples {
-        let matrix = batch.matrix(Metric::Lp);
+    fn mine(&self, batch: &Mined<'_>) -> Result<Tuples> {
+        let matrix = batch.distances(self.metric)?;
         let (mut positive, mut negative) = (batch.labels.positive(), batch.labels.negative());
-        positive.retain(|(a, p)| matrix[*a as usize][*p as usize] > self.pos_margin);
-        negative.retain(|(a, n)| matrix[*a as usize][*n as usize] < self.neg_margin);
-        Tuples::Pairs { positive, negative }
+        let sign = if self.metric.is_similarity() {
+            -1.0
+        } else {
+            1.0
+        };
+        let (far, near) = (sign * self.pos_margin, sign * self.neg_margin);
+        positive.retain(|(a, p)| matrix[*a as usize][*p as usize] > far);
+        negative.retain(|(a, n)| matrix[*a as usize][*n as usize] < near);
+        Ok(Tuples::Pairs { positive, negative })
     }
 }
 
 /// The hardest part of all pairs (Yuan et al. 2017, arXiv:1611.05720).
 pub(super) struct Hdc {
     filter_percentage: f64,
+    metric: Metric,
 }
 
 impl Hdc {
@@ -121,13 +133,14 @@ impl Hdc {
     pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
         Ok(Miner::tuples(Self {
             filter_percentage: read.number("filter_percentage", 0.5, 0.0, 1.0)?,
+            metric: Miner::metric(read, Metric::LP, Limit::None)?,
         }))
     }
 }
 
 impl Mine for Hdc {
-    fn mine(&self, batch: &Mined<'_>) -> Tuples {
-        let matrix = batch.matrix(Metric::Lp);
+    fn mine(&self, batch: &Mined<'_>) -> Result<Tuples> {
+        let matrix = batch.distances(self.metric)?;
         let hardest = |mut pairs: Vec<(u32, u32)>, farthest: bool| {
             let wanted = (self.filter_percentage * pairs.len() as f64).ceil() as usize;
             let of = |pair: &(u32, u32)| matrix[pair.0 as usize][pair.1 as usize];
@@ -141,10 +154,10 @@ impl Mine for Hdc {
             pairs.truncate(wanted);
             pairs
         };
-        Tuples::Pairs {
+        Ok(Tuples::Pairs {
             positive: hardest(batch.labels.positive(), true),
             negative: hardest(batch.labels.negative(), false),
-        }
+        })
     }
 }
 
@@ -158,6 +171,7 @@ pub(super) struct DistanceWeighted {
 impl DistanceWeighted {
     /// Reads its options.
     pub(super) fn make(read: &OptionReader<'_>) -> Result<Miner> {
+        Miner::metric(read, Metric::LP, Limit::Euclidean)?;
         Ok(Miner::tuples(Self {
             cutoff: read.positive("cutoff", 0.5)?,
             nonzero_loss_cutoff: read.positive("nonzero_loss_cutoff", 1.4)?,
@@ -174,8 +188,8 @@ impl DistanceWeighted {
 }
 
 impl Mine for DistanceWeighted {
-    fn mine(&self, batch: &Mined<'_>) -> Tuples {
-        let matrix = batch.matrix(Metric::Lp);
+    fn mine(&self, batch: &Mined<'_>) -> Result<Tuples> {
+        let matrix = batch.matrix(Metric::LP)?;
         let log = |i: usize, j: usize| self.log_weight(matrix[i][j], batch.dim);
         let places = (0..batch.labels.batch.len())
             .flat_map(|i| (0..batch.labels.reference.len()).map(move |j| (i, j)));
@@ -192,11 +206,10 @@ impl Mine for DistanceWeighted {
                 0.0
             }
         };
-        Tuples::Triplets(
-            batch
-                .labels
-                .random_triplets(None, Some(&weight), batch.seed),
-        )
+        let triplets = batch
+            .labels
+            .random_triplets(None, Some(&weight), batch.seed);
+        Ok(Tuples::Triplets(triplets))
     }
 }
 
@@ -205,6 +218,7 @@ pub(super) struct UniformHistogram {
     num_bins: usize,
     pos_per_bin: usize,
     neg_per_bin: usize,
+    metric: Metric,
 }
 
 impl UniformHistogram {
@@ -214,13 +228,14 @@ impl UniformHistogram {
             num_bins: read.count("num_bins", 100, 1)?,
             pos_per_bin: read.count("pos_per_bin", 10, 1)?,
             neg_per_bin: read.count("neg_per_bin", 10, 1)?,
+            metric: Miner::metric(read, Metric::LP, Limit::None)?,
         }))
     }
 }
 
 impl Mine for UniformHistogram {
-    fn mine(&self, batch: &Mined<'_>) -> Tuples {
-        let matrix = batch.matrix(Metric::Lp);
+    fn mine(&self, batch: &Mined<'_>) -> Result<Tuples> {
+        let matrix = batch.matrix(self.metric)?;
         let mut rng = ChaCha8Rng::seed_from_u64(batch.seed);
         let mut even = |pairs: Vec<(u32, u32)>, per_bin: usize| {
             let of = |pair: &(u32, u32)| matrix[pair.0 as usize][pair.1 as usize];
@@ -243,10 +258,10 @@ impl Mine for UniformHistogram {
             }
             chosen
         };
-        Tuples::Pairs {
+        Ok(Tuples::Pairs {
             positive: even(batch.labels.positive(), self.pos_per_bin),
             negative: even(batch.labels.negative(), self.neg_per_bin),
-        }
+        })
     }
 }
 
@@ -261,8 +276,9 @@ impl Packaged {
 }
 
 impl Mine for Packaged {
-    fn mine(&self, batch: &Mined<'_>) -> Tuples {
+    fn mine(&self, batch: &Mined<'_>) -> Result<Tuples> {
         let whole = batch.labels.batch.len() as u32 / 3;
-        Tuples::Triplets((0..whole).map(|i| [3 * i, 3 * i + 1, 3 * i + 2]).collect())
+        let triplets = (0..whole).map(|i| [3 * i, 3 * i + 1, 3 * i + 2]);
+        Ok(Tuples::Triplets(triplets.collect()))
     }
 }

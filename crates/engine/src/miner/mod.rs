@@ -4,11 +4,12 @@
 mod hard;
 mod margin;
 
+use candle_core::{Device, Tensor};
 use finetuner_protocol::{Miner as MinerName, Options};
 
 use crate::{
     Error, Result,
-    loss::{Labels, Metric, Tuples},
+    loss::{Labels, Limit, Metric, Tuples},
     options::OptionReader,
 };
 
@@ -30,39 +31,31 @@ impl Mined<'_> {
         &rows[i as usize * dim..(i as usize + 1) * dim]
     }
 
-    /// Rows of the length 1.
-    fn normalized(&self, rows: &[f64]) -> Vec<f64> {
-        let rows = rows.chunks_exact(self.dim.max(1));
-        rows.flat_map(|row| {
-            let length = row.iter().map(|x| x * x).sum::<f64>().sqrt().max(1e-12);
-            row.iter().map(move |x| x / length)
-        })
-        .collect()
+    /// The distance or similarity of each member of the batch to each of the
+    /// others, `[batch][reference]`.
+    fn matrix(&self, metric: Metric) -> Result<Vec<Vec<f64>>> {
+        let tensor = |rows: &[f64]| {
+            let shape = (rows.len() / self.dim.max(1), self.dim);
+            Tensor::from_slice(rows, shape, &Device::Cpu)
+        };
+        let matrix = metric.matrix(&tensor(self.batch)?, &tensor(self.reference)?)?;
+        Ok(matrix.to_vec2()?)
     }
 
-    /// The distance or similarity of each member of the batch to each of the
-    /// others, all normalised, `[batch][reference]`.
-    fn matrix(&self, metric: Metric) -> Vec<Vec<f64>> {
-        let between = |a: &[f64], b: &[f64]| match metric {
-            Metric::Cosine => a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>(),
-            _ => {
-                let squares = a.iter().zip(b).map(|(a, b)| (a - b) * (a - b));
-                squares.sum::<f64>().sqrt()
-            }
-        };
-        let (batch, reference) = (self.normalized(self.batch), self.normalized(self.reference));
-        let rows = batch.chunks_exact(self.dim.max(1));
-        rows.map(|a| {
-            let others = reference.chunks_exact(self.dim.max(1));
-            others.map(|b| between(a, b)).collect()
-        })
-        .collect()
+    /// How far apart they are: similarities change their sign, so that less is
+    /// nearer.
+    fn distances(&self, metric: Metric) -> Result<Vec<Vec<f64>>> {
+        let mut matrix = self.matrix(metric)?;
+        if metric.is_similarity() {
+            matrix.iter_mut().flatten().for_each(|x| *x = -*x);
+        }
+        Ok(matrix)
     }
 }
 
 /// Chooses pairs or triplets.
 pub(crate) trait Mine: Send {
-    fn mine(&self, batch: &Mined<'_>) -> Tuples;
+    fn mine(&self, batch: &Mined<'_>) -> Result<Tuples>;
 }
 
 /// A miner, ready to choose, or a part of the batch to look at.
@@ -120,6 +113,11 @@ impl Miner {
         let miner = make(&read)?;
         read.finish()?;
         Ok(miner)
+    }
+
+    /// The option `distance`.
+    fn metric(read: &OptionReader<'_>, default: Metric, limit: Limit) -> Result<Metric> {
+        Metric::read(read, default, limit)
     }
 
     fn tuples(miner: impl Mine + 'static) -> Self {
@@ -182,17 +180,19 @@ mod tests {
         let Miner::Tuples(miner) = miner else {
             panic!("{name} chooses no tuples")
         };
-        miner.mine(&Mined {
-            labels: Labels {
-                batch: &batch.labels,
-                reference: &batch.labels,
-                same: true,
-            },
-            batch: &batch.embeddings,
-            reference: &batch.embeddings,
-            dim,
-            seed: 5,
-        })
+        miner
+            .mine(&Mined {
+                labels: Labels {
+                    batch: &batch.labels,
+                    reference: &batch.labels,
+                    same: true,
+                },
+                batch: &batch.embeddings,
+                reference: &batch.embeddings,
+                dim,
+                seed: 5,
+            })
+            .unwrap()
     }
 
     /// All tuples, sorted: their order means nothing.
@@ -209,6 +209,23 @@ mod tests {
             .collect()
     }
 
+    fn compare(found: Tuples, wanted: &[Vec<u32>], what: &str) {
+        match found {
+            Tuples::Triplets(found) => {
+                let found = found.iter().map(|t| t.to_vec()).collect();
+                assert_eq!(sorted(found), sorted(rows(wanted)), "{what}");
+            }
+            Tuples::Pairs { positive, negative } => {
+                let listed = |pairs: Vec<(u32, u32)>| {
+                    sorted(pairs.into_iter().map(|(a, b)| vec![a, b]).collect())
+                };
+                let expected = |from: usize| sorted(rows(&wanted[from..from + 2]));
+                assert_eq!(listed(positive), expected(0), "{what}");
+                assert_eq!(listed(negative), expected(2), "{what}");
+            }
+        }
+    }
+
     #[test]
     fn chosen_tuples_are_those_of_pytorch_metric_learning() {
         let fixture = fixture();
@@ -216,21 +233,76 @@ mod tests {
         for case in &fixture.cases {
             let batch = &fixture.batches[&case.batch];
             let what = format!("{} {:?} {}", case.miner, case.options, case.batch);
-            match mine(&case.miner, &case.options, batch, fixture.dim) {
-                Tuples::Triplets(found) => {
-                    let found = found.iter().map(|t| t.to_vec()).collect();
-                    assert_eq!(sorted(found), sorted(rows(&case.tuples)), "{what}");
-                }
-                Tuples::Pairs { positive, negative } => {
-                    let listed = |pairs: Vec<(u32, u32)>| {
-                        sorted(pairs.into_iter().map(|(a, b)| vec![a, b]).collect())
-                    };
-                    let expected = |from: usize| sorted(rows(&case.tuples[from..from + 2]));
-                    assert_eq!(listed(positive), expected(0), "{what}");
-                    assert_eq!(listed(negative), expected(2), "{what}");
+            let found = mine(&case.miner, &case.options, batch, fixture.dim);
+            compare(found, &case.tuples, &what);
+        }
+    }
+
+    /// Written by `tests/fixtures/make_distances.py`.
+    #[derive(Deserialize)]
+    struct Distances {
+        dim: usize,
+        labels: Vec<u32>,
+        embeddings: Vec<f64>,
+        distances: Vec<Option<(String, Value)>>,
+        miners: Vec<(String, Map<String, Value>)>,
+        mined: Vec<Vec<Value>>,
+    }
+
+    #[test]
+    fn tuples_are_chosen_by_each_distance() {
+        let fixture = include_str!("../../tests/fixtures/distances.json");
+        let fixture: Distances = serde_json::from_str(fixture).unwrap();
+        let batch = Batch {
+            labels: fixture.labels,
+            embeddings: fixture.embeddings,
+        };
+        assert_eq!(fixture.mined.len(), 81);
+        for case in &fixture.mined {
+            let place = |i: usize| case[i].as_u64().unwrap() as usize;
+            let (name, options) = &fixture.miners[place(0)];
+            let mut options = options.clone();
+            if let Some((distance, its)) = &fixture.distances[place(1)] {
+                let distance = serde_json::json!({"name": distance, "options": its});
+                options.insert("distance".to_owned(), distance);
+            }
+            let what = format!("{name} {options:?}");
+            if case.len() == 2 {
+                let name = MinerName::from(name.as_str());
+                let error = Miner::new(&name, Some(&options.into())).err();
+                let error = error.unwrap_or_else(|| panic!("{what}")).to_string();
+                assert!(error.contains("`distance`"), "{error}");
+                continue;
+            }
+            let mut wanted: Vec<Vec<u32>> = case[2..]
+                .iter()
+                .map(|places| serde_json::from_value(places.clone()).unwrap())
+                .collect();
+            let mut found = mine(name, &options, &batch, fixture.dim);
+            // A pair and its reverse are equally far, and this miner may cut between
+            // them.
+            if name == "HDCMiner" {
+                found = unordered(found);
+                for places in wanted.as_chunks_mut::<2>().0 {
+                    let [a, b] = places;
+                    for (a, b) in a.iter_mut().zip(b).filter(|(a, b)| a > b) {
+                        std::mem::swap(a, b);
+                    }
                 }
             }
+            compare(found, &wanted, &what);
         }
+    }
+
+    /// Pairs, the smaller place first.
+    fn unordered(tuples: Tuples) -> Tuples {
+        let (mut positive, mut negative) = tuples.into_pairs();
+        for (a, b) in positive.iter_mut().chain(&mut negative) {
+            if *a > *b {
+                std::mem::swap(a, b);
+            }
+        }
+        Tuples::Pairs { positive, negative }
     }
 
     #[test]

@@ -191,6 +191,25 @@ pub(crate) trait Network: Send + Sync {
     /// network takes no input of that kind.
     fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>>;
 
+    /// How many layers there are whose output [`Network::encode_layers`] gives
+    /// beside that of the last one; 0 for a network that doesn't.
+    fn earlier_layers(&self) -> usize {
+        0
+    }
+
+    /// As [`Network::encode`], also for the output of some earlier layers, as if
+    /// they were the last: layer 0 is that of the tables, and so on. The last
+    /// layer's embeddings come last.
+    fn encode_layers(
+        &self,
+        pass: &Pass,
+        input: &Input,
+        layers: &[usize],
+    ) -> Result<Option<Vec<Tensor>>> {
+        let _ = (pass, input, layers);
+        Ok(None)
+    }
+
     /// What `encode` computes in evaluation, as operators of ONNX; `None` where
     /// the network takes no input of that kind, or can't be written so.
     ///

@@ -9,7 +9,7 @@ use crate::{
     onnx::{self, Attendance, Edge, Graph, Inputs},
     ops::{
         Block, BlockForm, BlockLayers, LayerNorm, Pass, Pooler, Site, TokenTables, dropout,
-        layer_norm, pool, run_blocks, token_embeddings,
+        layer_norm, pool, run_blocks_from, token_embeddings,
     },
     params::Params,
     tokenizer::TokenBatch,
@@ -30,7 +30,13 @@ pub(super) struct TextEncoder {
 }
 
 impl TextEncoder {
-    fn encode_texts(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
+    /// The embeddings of these earlier layers, and those of the last one.
+    fn encode_texts(
+        &self,
+        pass: &Pass,
+        texts: &TokenBatch,
+        layers: &[usize],
+    ) -> Result<Vec<Tensor>> {
         let segments = texts.segments();
         let norm = |x: Tensor, norm: Option<&LayerNorm>| match norm {
             Some(norm) => layer_norm(pass, &x, norm),
@@ -42,23 +48,54 @@ impl TextEncoder {
         }
         let x = norm(x, self.first_norm.as_ref())?;
         let embeddings = (Site::Embeddings, self.rates.embeddings);
-        let x = dropout(pass, &x, embeddings, &segments, None)?;
+        let mut x = dropout(pass, &x, embeddings, &segments, None)?;
         let only = self.pooler.only(&segments);
-        let x = run_blocks(&self.blocks, pass, &x, &segments, only.as_deref())?;
+        let mut found = Vec::with_capacity(layers.len() + 1);
+        let mut done = 0;
+        let mut order: Vec<usize> = (0..layers.len()).collect();
+        order.sort_by_key(|place| layers[*place]);
+        for place in &order {
+            let layer = layers[*place].min(self.blocks.len());
+            let blocks = &self.blocks[done..layer];
+            x = run_blocks_from(done, blocks, pass, &x, &segments, None)?;
+            done = layer;
+            found.push((*place, pool(pass, &x, &segments, self.pooler)?));
+        }
+        found.sort_by_key(|(place, _)| *place);
+        let rest = &self.blocks[done..];
+        let x = run_blocks_from(done, rest, pass, &x, &segments, only.as_deref())?;
         let x = norm(x, self.last_norm.as_ref())?;
         let output = (Site::Output, self.rates.output);
         let x = dropout(pass, &x, output, &segments, only.as_deref())?;
-        match only {
-            Some(_) => Ok(x),
-            None => pool(pass, &x, &segments, self.pooler),
-        }
+        let last = match only {
+            Some(_) => x,
+            None => pool(pass, &x, &segments, self.pooler)?,
+        };
+        let found = found.into_iter().map(|(_, x)| x);
+        Ok(found.chain([last]).collect())
     }
 }
 
 impl Network for TextEncoder {
     fn encode(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
         match input {
-            Input::Texts(texts) => self.encode_texts(pass, texts).map(Some),
+            Input::Texts(texts) => Ok(self.encode_texts(pass, texts, &[])?.pop()),
+            _ => Ok(None),
+        }
+    }
+
+    fn earlier_layers(&self) -> usize {
+        self.blocks.len()
+    }
+
+    fn encode_layers(
+        &self,
+        pass: &Pass,
+        input: &Input,
+        layers: &[usize],
+    ) -> Result<Option<Vec<Tensor>>> {
+        match input {
+            Input::Texts(texts) => self.encode_texts(pass, texts, layers).map(Some),
             _ => Ok(None),
         }
     }

@@ -469,6 +469,37 @@ impl Model {
         apply(&self.modules[1], pass, x)
     }
 
+    /// How many layers there are before the last one whose output can be
+    /// embedded: the tables and all blocks but one. 0 for a network that is not
+    /// made of such blocks.
+    #[must_use]
+    pub fn earlier_layers(&self) -> usize {
+        match self.setup.freeze {
+            true => 0,
+            false => self.network.earlier_layers(),
+        }
+    }
+
+    /// Embeddings of some earlier layers, as if they were the last, and those of
+    /// the last layer behind them. Layer 0 is the output of the tables.
+    ///
+    /// # Errors
+    /// As [`Model::encode`]; and where the network has no such layers.
+    pub fn encode_layers(
+        &self,
+        pass: &Pass,
+        input: &Input,
+        layers: &[usize],
+    ) -> Result<Vec<Tensor>> {
+        let found = self.network.encode_layers(pass, input, layers)?;
+        let found = found.ok_or_else(|| self.refused(input))?.into_iter();
+        let finished = found.map(|x| {
+            let x = apply(&self.modules[0], pass, x)?;
+            self.encode_top(pass, &x, true)
+        });
+        finished.collect()
+    }
+
     /// Whether a part that is trained drops elements in training, as its files
     /// say.
     pub(crate) fn has_dropout(&self) -> bool {

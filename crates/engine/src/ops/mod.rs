@@ -42,7 +42,7 @@ pub(crate) use adapter::{A as ADAPTER_A, B as ADAPTER_B, add_product};
 pub(crate) use attention::{Attention, AttentionConfig};
 pub(crate) use attention_pool::AttentionPool;
 pub(crate) use batch_norm::BatchNorm;
-pub(crate) use block::{Block, run_blocks};
+pub(crate) use block::{Block, run_blocks, run_blocks_from};
 pub(crate) use block_finish::Finish;
 pub(crate) use block_params::{
     BERT_BLOCK, BlockForm, BlockLayers, BlockNames, BlockParams, CLIP_BLOCK, DISTILBERT_BLOCK,

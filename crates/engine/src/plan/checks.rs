@@ -1,11 +1,13 @@
 //! Settings that fit no run together, and the loss where none was chosen.
 
-use finetuner_protocol::{Callback, Loss, RunConfig, Sampler};
+use finetuner_protocol::{Callback, HardNegatives, Loss, RunConfig, Sampler, text::start_of};
 
+use super::Allowed;
 use crate::{
-    Error, Result, callbacks,
+    Error, Result, callbacks, hard_negatives,
     loss::{LossKind, LossSpec},
     models::ModelKind,
+    source::ModelSource,
 };
 
 /// The loss of a run. The Python client sends its default where no loss was
@@ -24,6 +26,62 @@ pub(super) fn loss_of(config: &RunConfig, kind: ModelKind, notes: &mut Vec<Strin
         Loss::Clip
     ));
     Loss::Clip
+}
+
+/// The mining of hard negatives, if it is asked for and possible.
+pub(super) fn mining(
+    config: &RunConfig,
+    source: &ModelSource,
+    loss: &LossSpec,
+) -> Result<Option<HardNegatives>> {
+    let Some(options) = &config.hyper_parameters.mine_hard_negatives else {
+        return Ok(None);
+    };
+    const FIELD: &str = "mine_hard_negatives";
+    hard_negatives::check(options)?;
+    let bad = |name: &str, reason: String| Err(Error::config(format!("{FIELD}{name}"), reason));
+    if loss.kind() != LossKind::Ranking {
+        let reason = format!(
+            "`{}` takes no negatives beside its pairs; `{}` does",
+            loss.base(),
+            Loss::MultipleNegativeRanking
+        );
+        return bad("", reason);
+    }
+    if let Some(more) = config.data.more_train_data.first() {
+        let reason = format!(
+            "negatives are mined from one data set, and `more_train_data` names `{}` beside it: \
+             leave one of the two out, or mine each data set before \
+             (`local::mine_hard_negatives`)",
+            start_of(&more.name)
+        );
+        return bad("", reason);
+    }
+    if source.is_new() || config.model.freeze || config.model.output_dim.is_some() {
+        let reason = "a new network or a new projection head begins with random weights, by which \
+                      nothing can be searched: leave out `freeze` and `output_dim`, or mine with \
+                      another model before (`local::mine_hard_negatives`)";
+        return bad("", reason.to_owned());
+    }
+    if options.include_positives {
+        let reason = "true: a run would learn that matches are negatives; it is for \
+                      `local::mine_hard_negatives`";
+        return bad(".include_positives", reason.to_owned());
+    }
+    if options.output_scores {
+        let reason = format!("true: `{}` takes no scores; leave it out", loss.base());
+        return bad(".output_scores", reason);
+    }
+    let format = &options.output_format;
+    if !["triplet", "n-tuple"].contains(&format.as_str()) {
+        let reason = format!(
+            "`{format}`: `{}` takes `triplet` or `n-tuple`; the other formats are for \
+             `local::mine_hard_negatives`",
+            loss.base()
+        );
+        return bad(".output_format", reason);
+    }
+    Ok(Some(options.clone()))
 }
 
 /// Refuses batches that are too small to teach anything.
@@ -49,7 +107,11 @@ pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossS
     }
     let alone = match loss.kind() {
         LossKind::Clip | LossKind::Pairs | LossKind::Ranking => 2,
-        LossKind::PairScores | LossKind::Scores | LossKind::Negatives | LossKind::Margins => 1,
+        LossKind::Items
+        | LossKind::PairScores
+        | LossKind::Scores
+        | LossKind::Negatives
+        | LossKind::Margins => 1,
         LossKind::Labels if loss.has_classes() || *name == Loss::CrossBatchMemory => 1,
         LossKind::Labels if config.data.sampler == Sampler::Random => 2,
         LossKind::Labels => 4,
@@ -66,6 +128,55 @@ pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossS
     bad(&format!(
         "`{name}` compares the examples of a batch with each other: at least 2 are needed"
     ))
+}
+
+/// The further model that the loss asks, which must embed the same items.
+pub(super) fn guide(
+    loss: &LossSpec,
+    kind: ModelKind,
+    allowed: &Allowed,
+) -> Result<Option<ModelSource>> {
+    let Some((option, name)) = loss.guide() else {
+        return Ok(None);
+    };
+    let bad = |reason: String| Err(Error::config("loss_options", format!("`{option}`{reason}")));
+    let Some(name) = name else {
+        return bad(format!(
+            ": `{}` wants the name of a model, such as `sentence-transformers/all-MiniLM-L6-v2`",
+            loss.base()
+        ));
+    };
+    let resolved = ModelSource::resolve(&name, &allowed.local_models);
+    let resolved = resolved.and_then(|source| Ok((source.kind(&allowed.hub)?, source)));
+    let (found, source) = match resolved {
+        Ok(resolved) => resolved,
+        Err(error) => return bad(format!(": {error}")),
+    };
+    if found != kind {
+        let (found, wanted) = (found.inputs(), kind.inputs());
+        return bad(format!(
+            " is `{name}`: that model embeds {found}, and the run's {wanted}"
+        ));
+    }
+    if source.is_new() {
+        return bad(format!(" is `{name}`: it begins with random weights"));
+    }
+    Ok(Some(source))
+}
+
+/// Refuses losses over earlier layers of models that have none to train.
+pub(super) fn check_layers(config: &RunConfig, kind: ModelKind, loss: &LossSpec) -> Result<()> {
+    if !loss.takes_layers() {
+        return Ok(());
+    }
+    let bad = |reason: &str| Err(Error::config("loss", format!("`{}` {reason}", loss.loss)));
+    if kind != ModelKind::Text {
+        return bad("is for models of texts, which are made of layers of one kind");
+    }
+    if config.model.freeze {
+        return bad("trains earlier layers, which `freeze` keeps as they are");
+    }
+    Ok(())
 }
 
 /// Looks for callbacks that watch what is never measured.

@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, ops::Range};
 
 use super::{
-    batches::Batches,
+    batches::{Batches, Guide},
     step::{self, Turn},
 };
 use crate::{
@@ -75,10 +75,11 @@ impl Need {
 ///
 /// # Errors
 /// Where the examples can't be read.
-pub fn choose_batch_size(
+pub(crate) fn choose_batch_size(
     model: &Model,
     mut criterion: Criterion,
     preparer: &Preparer,
+    guide: Option<&Guide>,
     set: &TrainingSet,
     moments: usize,
     limit: Option<u64>,
@@ -113,6 +114,7 @@ pub fn choose_batch_size(
             set,
             order: vec![longest[..count].to_vec()].into(),
             preparer,
+            guide,
             device: model.params().device().clone(),
             draws: None,
         };
@@ -123,8 +125,9 @@ pub fn choose_batch_size(
             dropout: None,
             adapters: None,
         };
+        let asked = guide.map(|guide| &guide.model);
         let (peak, trained) =
-            Memory::peak_of(|| step::train(model, &mut criterion, &batch, turn).map(drop));
+            Memory::peak_of(|| step::train(model, asked, &mut criterion, &batch, turn).map(drop));
         // A loss may find nothing to compare among these examples; what the
         // embeddings need was seen.
         if let Err(error) = trained {

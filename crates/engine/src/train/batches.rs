@@ -9,17 +9,25 @@ use crate::{
     Error, Result,
     data::{Example, Item, TrainingSet},
     draw::Draw,
-    models::Input,
+    models::{Input, Model},
     prepare::{ItemRef, Preparer},
 };
 
 /// Batches that wait, ready, for the training step.
 const AHEAD: usize = 2;
 
+/// A frozen model that a loss asks beside the one that is trained.
+pub(crate) struct Guide {
+    pub(crate) model: Model,
+    pub(crate) preparer: Preparer,
+}
+
 /// The examples of one step.
 pub(crate) struct Batch {
     /// One input for each place of the examples' members.
     pub(crate) inputs: Vec<Input>,
+    /// The same for the model that the loss asks, if there is one.
+    pub(crate) guide: Vec<Input>,
     pub(crate) classes: Vec<u32>,
     /// As many for each example.
     pub(crate) scores: Vec<f32>,
@@ -37,6 +45,8 @@ pub(crate) struct Batches<'a> {
     /// The places of each batch's examples.
     pub(crate) order: Arc<Vec<Vec<usize>>>,
     pub(crate) preparer: &'a Preparer,
+    /// What the inputs of the model that the loss asks are made with.
+    pub(crate) guide: Option<&'a Guide>,
     pub(crate) device: Device,
     /// In training, seed, epoch, and whether examples are changed at random.
     pub(crate) draws: Option<(u64, usize, bool)>,
@@ -76,32 +86,40 @@ impl Batches<'_> {
     /// The batch of these examples.
     pub(crate) fn prepare(&self, chosen: &[usize]) -> Result<Batch> {
         let examples: Vec<&Example> = chosen.iter().map(|i| &self.set.examples[*i]).collect();
-        if self.preparer.pairs {
-            return self.prepare_pairs(chosen, &examples);
-        }
-        let parts = examples.first().map_or(0, |example| example.parts.len());
-        let inputs = (0..parts).map(|part| {
-            let items = examples.iter().filter_map(|e| e.parts.get(part));
-            let items: Vec<ItemRef<'_>> = items.map(ItemRef::from).collect();
-            let draw = |place: usize| {
-                self.draws.map(|(seed, epoch, augment)| Draw {
-                    seed,
-                    epoch,
-                    example: chosen[place],
-                    augment,
-                })
-            };
-            self.preparer
-                .of_member(part)
-                .prepare(&items, draw, &self.device)
-                .map_err(|e| of_document(e, &examples))
-        });
-        let inputs = inputs.collect::<Result<_>>()?;
-        Ok(self.batch(inputs, chosen, &examples))
+        let inputs = match self.preparer.pairs {
+            true => vec![self.pairs(&examples)?],
+            false => {
+                let draw = |place: usize| {
+                    self.draws.map(|(seed, epoch, augment)| Draw {
+                        seed,
+                        epoch,
+                        example: chosen[place],
+                        augment,
+                    })
+                };
+                member_inputs(&examples, self.preparer, &self.device, draw)?
+            }
+        };
+        let guide = match self.guide {
+            None => Vec::new(),
+            Some(Guide { model, preparer }) => {
+                let device = model.params().device();
+                member_inputs(&examples, preparer, device, |_| None)?
+            }
+        };
+        Ok(Batch {
+            inputs,
+            guide,
+            classes: chosen.iter().map(|i| self.set.classes[*i]).collect(),
+            scores: examples
+                .iter()
+                .flat_map(|e| e.scores.iter().copied())
+                .collect(),
+        })
     }
 
-    /// The batch of a cross-encoder, which reads both texts of a pair at once.
-    fn prepare_pairs(&self, chosen: &[usize], examples: &[&Example]) -> Result<Batch> {
+    /// The input of a cross-encoder, which reads both texts of a pair at once.
+    fn pairs(&self, examples: &[&Example]) -> Result<Input> {
         let texts = examples.iter().map(|example| match &example.parts[..] {
             [Item::Text(first), Item::Text(second)] => Ok([&**first, &**second]),
             _ => Err(Error::data(format!(
@@ -109,22 +127,9 @@ impl Batches<'_> {
                 example.id
             ))),
         });
-        let input = self
-            .preparer
-            .prepare_pairs(&texts.collect::<Result<Vec<_>>>()?);
-        let input = input.map_err(|e| of_document(e, examples))?;
-        Ok(self.batch(vec![input], chosen, examples))
-    }
-
-    fn batch(&self, inputs: Vec<Input>, chosen: &[usize], examples: &[&Example]) -> Batch {
-        Batch {
-            inputs,
-            classes: chosen.iter().map(|i| self.set.classes[*i]).collect(),
-            scores: examples
-                .iter()
-                .flat_map(|e| e.scores.iter().copied())
-                .collect(),
-        }
+        let texts = texts.collect::<Result<Vec<_>>>()?;
+        let input = self.preparer.prepare_pairs(&texts);
+        input.map_err(|e| of_document(e, examples))
     }
 }
 
@@ -136,4 +141,22 @@ fn of_document(error: Error, examples: &[&Example]) -> Error {
         }
         other => other,
     }
+}
+
+/// One input for each place of the examples' members.
+fn member_inputs(
+    examples: &[&Example],
+    preparer: &Preparer,
+    device: &Device,
+    draw: impl Fn(usize) -> Option<Draw> + Sync + Copy,
+) -> Result<Vec<Input>> {
+    let parts = examples.first().map_or(0, |example| example.parts.len());
+    let inputs = (0..parts).map(|part| {
+        let items = examples.iter().filter_map(|e| e.parts.get(part));
+        let items: Vec<ItemRef<'_>> = items.map(ItemRef::from).collect();
+        let preparer = preparer.of_member(part);
+        let input = preparer.prepare(&items, draw, device);
+        input.map_err(|e| of_document(e, examples))
+    });
+    inputs.collect()
 }

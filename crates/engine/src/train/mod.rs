@@ -8,7 +8,8 @@ mod sampler;
 mod step;
 mod trainer;
 
-pub use batch_size::choose_batch_size;
+pub(crate) use batch_size::choose_batch_size;
+pub(crate) use batches::Guide;
 pub use checkpoint::{read_checkpoint, write_checkpoint};
 pub(crate) use mix::describe as describe_mix;
 pub use sampler::Sampling;

@@ -14,7 +14,7 @@ use candle_core::{DType, Tensor, Var, backprop::GradStore};
 use super::batches::Batch;
 use crate::{
     Error, Result,
-    loss::{Criterion, Target},
+    loss::{Beside, Criterion, Target},
     models::{Input, Model},
     ops::{Draws, Pass},
 };
@@ -69,37 +69,66 @@ impl Turn {
 /// The loss of a batch without training.
 pub(super) fn evaluate(
     model: &Model,
+    guide: Option<&Model>,
     criterion: &mut Criterion,
     batch: &Batch,
 ) -> Result<BatchLoss> {
     let pass = model.inference();
+    let guided = guided(guide, batch)?;
+    let layers = criterion.layers_of_step(model.earlier_layers(), 0);
+    if !layers.is_empty() {
+        let (parts, layers) = embed_layers(model, |_| pass.clone(), batch, &layers)?;
+        let beside = Beside {
+            guide: &guided,
+            layers: &layers,
+        };
+        return Ok(loss(model, criterion, &pass, &parts, beside, batch, None)?.1);
+    }
     let slices = slices(criterion, batch);
     let embed = |(member, input): (usize, &Input)| {
         let x = embed(model, |_| pass.clone(), input, &slices)?;
         model.encode_top(&pass, &x, input.is_texts(member))
     };
     let parts: Vec<Tensor> = members(batch).map(embed).collect::<Result<_>>()?;
-    Ok(loss(model, criterion, &pass, &parts, batch, None)?.1)
+    let beside = Beside {
+        guide: &guided,
+        layers: &[],
+    };
+    Ok(loss(model, criterion, &pass, &parts, beside, batch, None)?.1)
 }
 
 /// The loss of a batch in training. Its gradients are added to those of the
 /// parameters of model and loss.
 pub(super) fn train(
     model: &Model,
+    guide: Option<&Model>,
     criterion: &mut Criterion,
     batch: &Batch,
     turn: Turn,
 ) -> Result<BatchLoss> {
+    let guided = guided(guide, batch)?;
     let slices = slices(criterion, batch);
     if slices.len() > 1 {
-        return train_cached(model, criterion, batch, turn, &slices);
+        return train_cached(model, &guided, criterion, batch, turn, &slices);
     }
-    let encode = |(member, input): (usize, &Input)| {
-        model.encode_member(&turn.pass(model, member, 0), input, member)
+    let layers = criterion.layers_of_step(model.earlier_layers(), turn.number);
+    let pass = |member: usize| turn.pass(model, member, 0);
+    let (parts, layers) = match layers.is_empty() {
+        true => {
+            let encode = |(member, input): (usize, &Input)| {
+                model.encode_member(&pass(member), input, member)
+            };
+            let parts = members(batch).map(encode).collect::<Result<_>>()?;
+            (parts, Vec::new())
+        }
+        false => embed_layers(model, pass, batch, &layers)?,
     };
-    let parts: Vec<Tensor> = members(batch).map(encode).collect::<Result<_>>()?;
+    let beside = Beside {
+        guide: &guided,
+        layers: &layers,
+    };
     let pass = model.training();
-    let (tensor, found) = loss(model, criterion, &pass, &parts, batch, Some(turn))?;
+    let (tensor, found) = loss(model, criterion, &pass, &parts, beside, batch, Some(turn))?;
     collect(model, criterion, &tensor.backward()?)?;
     Ok(found)
 }
@@ -107,6 +136,7 @@ pub(super) fn train(
 /// As [`train`], with the graph of one mini-batch at a time.
 fn train_cached(
     model: &Model,
+    guided: &[Tensor],
     criterion: &mut Criterion,
     batch: &Batch,
     turn: Turn,
@@ -130,8 +160,12 @@ fn train_cached(
     };
     let parts = leaves.iter().zip(members(batch)).map(finish);
     let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
+    let beside = Beside {
+        guide: guided,
+        layers: &[],
+    };
     let pass = model.training();
-    let (tensor, found) = loss(model, criterion, &pass, &parts, batch, Some(turn))?;
+    let (tensor, found) = loss(model, criterion, &pass, &parts, beside, batch, Some(turn))?;
     let grads = tensor.backward()?;
     collect(model, criterion, &grads)?;
     drop((parts, tensor));
@@ -153,6 +187,41 @@ fn train_cached(
         }
     }
     Ok(found)
+}
+
+/// The embeddings of the model that a loss asks, if there is one.
+fn guided(guide: Option<&Model>, batch: &Batch) -> Result<Vec<Tensor>> {
+    let Some(guide) = guide else {
+        return Ok(Vec::new());
+    };
+    let pass = guide.inference();
+    let embed = |input: &Input| Ok(guide.encode(&pass, input)?.detach());
+    batch.guide.iter().map(embed).collect()
+}
+
+/// The embeddings of the last layer, and those of some earlier layers with their
+/// numbers.
+type Layers = (Vec<Tensor>, Vec<(usize, Vec<Tensor>)>);
+
+/// Embeds each member of a batch by the last layer and by earlier ones. `pass`
+/// gives the pass for the members at a place.
+fn embed_layers(
+    model: &Model,
+    pass: impl Fn(usize) -> Pass,
+    batch: &Batch,
+    layers: &[usize],
+) -> Result<Layers> {
+    let mut last = Vec::new();
+    let mut earlier: Vec<(usize, Vec<Tensor>)> =
+        layers.iter().map(|layer| (*layer, Vec::new())).collect();
+    for (member, input) in members(batch) {
+        let mut found = model.encode_layers(&pass(member), input, layers)?;
+        last.extend(found.pop());
+        for ((_, parts), x) in earlier.iter_mut().zip(found) {
+            parts.push(x);
+        }
+    }
+    Ok((last, earlier))
 }
 
 /// The inputs of a batch with their places in the examples.
@@ -193,6 +262,7 @@ fn loss(
     criterion: &mut Criterion,
     pass: &Pass,
     parts: &[Tensor],
+    beside: Beside<'_>,
     batch: &Batch,
     turn: Option<Turn>,
 ) -> Result<(Tensor, BatchLoss)> {
@@ -204,7 +274,8 @@ fn loss(
         scores: &batch.scores,
     };
     let number = turn.map_or(0, |turn| turn.number);
-    let tensor = criterion.loss(model, pass, parts, target, number, turn.is_some())?;
+    let training = turn.is_some();
+    let tensor = criterion.loss_beside(model, pass, parts, beside, target, number, training)?;
     let found = BatchLoss {
         value: tensor.to_dtype(DType::F32)?.to_scalar()?,
         finite: sums.iter().all(|sum| sum.is_finite()),

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use super::{
-    batches::Batches,
+    batches::{Batches, Guide},
     sampler::Sampling,
     step::{self, Turn},
 };
@@ -89,6 +89,8 @@ pub struct Trainer {
     pub(crate) optimizer: Box<dyn Optimizer>,
     /// Of the loss's own weights.
     pub(crate) loss_optimizer: Option<Box<dyn Optimizer>>,
+    /// The model that the loss asks beside.
+    pub(crate) guide: Option<Guide>,
     pub(crate) options: TrainerOptions,
     pub(crate) position: Position,
     /// The batches of an epoch.
@@ -113,6 +115,7 @@ impl Trainer {
             criterion,
             optimizer,
             loss_optimizer,
+            guide: None,
             options,
             position: Position::default(),
             order: None,
@@ -176,6 +179,7 @@ impl Trainer {
             criterion,
             optimizer,
             loss_optimizer,
+            guide,
             options,
             position,
             order: _,
@@ -184,6 +188,7 @@ impl Trainer {
             set,
             order,
             preparer,
+            guide: guide.as_ref(),
             device: model.params().device().clone(),
             draws: Some((options.seed, epoch, options.augment)),
         };
@@ -203,7 +208,8 @@ impl Trainer {
                 dropout: options.dropout.then_some(options.seed),
                 adapters: model.drops_in_adapters().then_some(options.seed),
             };
-            let loss = step::train(model, criterion, &batch, turn)?;
+            let guide = guide.as_ref().map(|guide| &guide.model);
+            let loss = step::train(model, guide, criterion, &batch, turn)?;
             loss.check(epoch + 1, number + 1)?;
             sum.add(loss.value, batch.len());
             if place + 1 < of_step {
@@ -266,14 +272,16 @@ impl Trainer {
             set,
             order,
             preparer: &self.preparer,
+            guide: self.guide.as_ref(),
             device: self.model.params().device().clone(),
             draws: None,
         };
         let (model, criterion) = (&self.model, &mut self.criterion);
+        let guide = self.guide.as_ref().map(|guide| &guide.model);
         let (mut sum, mut seen) = (0.0, 0);
         let Position { epoch, step, .. } = self.position;
         batches.for_each(0, |_, batch| {
-            let loss = step::evaluate(model, criterion, &batch)?;
+            let loss = step::evaluate(model, guide, criterion, &batch)?;
             loss.check(epoch.max(1), step)?;
             sum += f64::from(loss.value) * batch.len() as f64;
             seen += batch.len();

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{Device, Tensor, Var};
 use finetuner_engine::{
-    loss::{Criterion, LossSpec, Target},
+    loss::{Beside, Criterion, LossSpec, Target},
     models::{Model, ModelConfig, ModelSetup},
 };
 use finetuner_protocol::{Loss, Miner, Options};
@@ -96,6 +96,18 @@ pub(crate) fn compute(
     labels: &[u32],
     scores: &[f32],
 ) -> (f32, Vec<Vec<f32>>) {
+    compute_beside(criterion, parts, dim, &[], labels, scores)
+}
+
+/// As [`compute`], with the embeddings of a guide.
+pub(crate) fn compute_beside(
+    criterion: &mut Criterion,
+    parts: &[&[f32]],
+    dim: usize,
+    guide: &[Tensor],
+    labels: &[u32],
+    scores: &[f32],
+) -> (f32, Vec<Vec<f32>>) {
     let model = any_model();
     let vars: Vec<Var> = parts
         .iter()
@@ -105,8 +117,9 @@ pub(crate) fn compute(
     let target = Target { labels, scores };
     let pass = model.training();
     criterion.params().zero_grad();
+    let beside = Beside { guide, layers: &[] };
     let loss = criterion
-        .loss(&model, &pass, &inputs, target, 0, true)
+        .loss_beside(&model, &pass, &inputs, beside, target, 0, true)
         .unwrap();
     let value = loss.to_scalar::<f64>().unwrap() as f32;
     criterion.params().backward(&loss).unwrap();
@@ -316,7 +329,7 @@ fn options_that_make_no_sense_are_refused_by_name() {
             "TripletMarginLoss",
             json!({"margn": 1}),
             None,
-            "`margn` is 1: margin, smooth_loss",
+            "`margn` is 1: distance, margin, reducer, smooth_loss",
         ),
         (
             "TripletMarginLoss",

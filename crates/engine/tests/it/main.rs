@@ -2,14 +2,19 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod adapted_settings;
+mod adaptive_layers;
 mod backbones;
 mod cached;
 mod clip;
 mod clouds;
 mod cross_encoders;
+mod distances;
 mod dropout;
 mod encoding;
 mod given_negatives;
+mod graded;
+mod guided_losses;
+mod hard_negatives;
 mod lora;
 mod losses;
 mod metrics;

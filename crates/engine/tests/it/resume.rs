@@ -112,6 +112,36 @@ fn two_data_sets() -> Case {
     }
 }
 
+/// Pairs of texts that get hard negatives first, drawn at random.
+fn mined() -> Case {
+    let config = serde_json::from_value(json!({
+        "run_name": "resumed",
+        "experiment_name": "tests",
+        "model": {"name": "minilm-small", "options": {"seed": 7}},
+        "data": {"train_data": "train", "eval_data": "eval", "sampler": "random"},
+        "hyper_parameters": {"loss": "MultipleNegativeRankingLoss", "epochs": EPOCHS,
+            "batch_size": 6, "learning_rate": 1e-3, "mine_hard_negatives": {
+                "output_format": "n-tuple", "sampling_strategy": "random", "range_max": 9,
+                "corpus": "corpus"}},
+        "callbacks": [],
+    }));
+    Case {
+        config: config.unwrap(),
+        documents: |name| {
+            let text = |what: &str, n: usize| Document::text(format!("{name} {what} {n}"));
+            let pair = |n: usize| {
+                let query = Document::new().with_chunk(text("number", n));
+                query.with_chunk(text("value", n))
+            };
+            let documents: Vec<Document> = match name {
+                "corpus" => (0..9).map(|n| text("other", n)).collect(),
+                _ => (0..PAIRS).map(pair).collect(),
+            };
+            documents.into()
+        },
+    }
+}
+
 /// Pairs for a CLIP whose two towers are trained by adapters.
 fn adapters() -> Case {
     let mut case = pairs();
@@ -304,6 +334,11 @@ fn other_clip(folder: &Path) {
     watcher.asked.set(true);
     let finished = job::run(&case.config, &setting, &mut watcher).unwrap();
     finetuner_engine::source::open_artifact(&finished.artifact, folder).unwrap();
+}
+
+#[test]
+fn a_run_that_mined_negatives_goes_on_with_the_same_ones() {
+    stop_and_go_on(&mined());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
-use finetuner_protocol::MetricsInfo;
+use finetuner_protocol::{MetricsInfo, greater_is_better};
 use maud::html;
 use serde_json::Value;
 
@@ -83,8 +83,11 @@ pub(crate) async fn page(
                 tr { th scope="row" { "Status" } @for run in &runs { td { (status(&run.status)) } } }
                 @for name in names { tr {
                     th scope="row" { (name) " after" }
-                    @for metrics in &metrics {
-                        td .number { @if let Some(value) = metrics.after.get(name) { (number(*value)) } }
+                    @for own in &metrics {
+                        td .number { @if let Some(value) = own.after.get(name) {
+                            @if is_best(&metrics, name, *value) { strong { (number(*value)) } }
+                            @else { (number(*value)) }
+                        } }
                     }
                 } }
                 @for field in fields.iter().filter(differ) { tr {
@@ -95,6 +98,24 @@ pub(crate) async fn page(
         } }
     };
     Ok(shown(&session, "Experiments", "Compare", &content))
+}
+
+/// Whether a value is the best that any of these runs has come to, and another
+/// has come to less.
+fn is_best(runs: &[MetricsInfo], metric: &str, value: f64) -> bool {
+    let Some(greater) = greater_is_better(metric) else {
+        return false;
+    };
+    let mut others = runs.iter().filter_map(|run| run.after.get(metric));
+    let worse = |other: f64| {
+        if greater {
+            other < value
+        } else {
+            other > value
+        }
+    };
+    others.clone().any(|other| worse(*other))
+        && others.all(|other| worse(*other) || *other == value)
 }
 
 /// The fields of a configuration with their whole names.
@@ -140,5 +161,34 @@ mod tests {
             .map(|(a, b)| (a.as_str(), b.as_str()))
             .collect();
         assert_eq!(fields, expected);
+    }
+
+    #[test]
+    fn the_best_value_of_a_metric_is_known_by_its_direction() {
+        let run = |values: &[(&str, f64)]| MetricsInfo {
+            after: values
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), *value))
+                .collect(),
+            ..MetricsInfo::default()
+        };
+        let runs = [
+            run(&[
+                ("recall@10", 0.5),
+                ("val_loss", 0.2),
+                ("cosine_ap_threshold", 0.1),
+            ]),
+            run(&[
+                ("recall@10", 0.7),
+                ("val_loss", 0.3),
+                ("cosine_ap_threshold", 0.2),
+            ]),
+            run(&[("recall@10", 0.7)]),
+        ];
+        assert!(is_best(&runs, "recall@10", 0.7) && !is_best(&runs, "recall@10", 0.5));
+        assert!(is_best(&runs, "val_loss", 0.2) && !is_best(&runs, "val_loss", 0.3));
+        assert!(!is_best(&runs, "cosine_ap_threshold", 0.2));
+        // Of equal ones none is the best.
+        assert!(!is_best(&runs[1..], "recall@10", 0.7));
     }
 }

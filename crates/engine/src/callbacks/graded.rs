@@ -1,0 +1,190 @@
+//! Evaluation data of pairs with scores, or of triplets: the layout of the data
+//! says what is measured.
+
+use finetuner_protocol::{Document, SCORE_TAG, callback::EvaluationCallback};
+use serde_json::Value;
+
+use super::relevance::names;
+use crate::{
+    Error, Result,
+    data::{self, Documents, Example, Item, Layout, Pictures},
+    evaluation::{GradedKind, GradedSet, Metrics, is_graded},
+    infer::{ItemRef, embed},
+    models::ModelKind,
+    train::Trainer,
+};
+
+/// What is measured on such data.
+pub(super) struct Graded {
+    kind: GradedKind,
+    examples: Vec<Example>,
+}
+
+fn bad(reason: impl Into<String>) -> Error {
+    Error::config("callbacks.EvaluationCallback.metrics", reason)
+}
+
+/// The metrics that are named, if some are.
+pub(super) fn named(options: &EvaluationCallback) -> Option<Vec<&str>> {
+    let list = options.extra.get("metrics").and_then(Value::as_array)?;
+    Some(list.iter().filter_map(Value::as_str).collect())
+}
+
+/// Whether data may be such: it has no index, and nothing else is asked for.
+///
+/// # Errors
+/// [`Error::Config`] where metrics of both kinds are named, or an index is given
+/// beside metrics that need none.
+pub(super) fn may_be(options: &EvaluationCallback, kind: ModelKind) -> Result<bool> {
+    let named = named(options).unwrap_or_default();
+    let graded: Vec<&str> = named
+        .iter()
+        .copied()
+        .filter(|name| is_graded(name))
+        .collect();
+    let Some(first) = graded.first() else {
+        let one_kind = kind != ModelKind::TextImage;
+        return Ok(named.is_empty() && options.index_data.is_none() && one_kind);
+    };
+    if kind == ModelKind::TextImage {
+        let reason =
+            format!("`{first}` is measured on items of one kind, not on texts and pictures");
+        return Err(bad(reason));
+    }
+    if let Some(other) = named.iter().find(|name| !graded.contains(name)) {
+        return Err(bad(format!(
+            "`{first}` is measured on pairs or triplets and `{other}` by a search: give each an \
+             `EvaluationCallback` of its own"
+        )));
+    }
+    if options.index_data.is_some() {
+        let reason =
+            format!("`{first}` is measured on the query data alone: leave `index_data` out");
+        return Err(bad(reason));
+    }
+    Ok(true)
+}
+
+/// The layout of data that begins with this document, if it is such data.
+fn layout(document: &Document, kind: ModelKind) -> Option<Layout> {
+    let has_score = document
+        .tags
+        .get(SCORE_TAG)
+        .is_some_and(|score| !score.is_null());
+    match document.chunks.len() {
+        2 if has_score => Some(Layout::Scored(kind)),
+        0..=2 => None,
+        _ => Some(Layout::Ranking(kind)),
+    }
+}
+
+/// Evaluation data that is such, or the documents again.
+pub(super) enum Read {
+    Graded(Graded),
+    Other(Documents),
+}
+
+/// Reads evaluation data by the layout of its first document.
+///
+/// # Errors
+/// [`Error::Data`] lists documents of another layout, [`Error::Config`] names a
+/// metric that is of other data.
+pub(super) fn read(
+    options: &EvaluationCallback,
+    kind: ModelKind,
+    mut documents: Documents,
+    pictures: &Pictures,
+) -> Result<Read> {
+    let first = documents.next().transpose()?;
+    let layout = first.as_ref().and_then(|document| layout(document, kind));
+    let documents = Box::new(first.into_iter().map(Ok).chain(documents));
+    let named = named(options);
+    let Some(layout) = layout else {
+        let Some(name) = named.as_ref().and_then(|names| names.first()) else {
+            return Ok(Read::Other(documents));
+        };
+        return Err(bad(format!(
+            "`{name}` is measured on pairs with a `finetuner_score` or on triplets; the first \
+             document of the query data is neither"
+        )));
+    };
+    let (name, _) = names(options);
+    let examples = data::read(documents, &layout, name, pictures)?;
+    let is_binary = examples
+        .iter()
+        .flat_map(|e| &e.scores)
+        .all(|score| [0.0, 1.0].contains(score));
+    let found = match layout {
+        Layout::Scored(_) if is_binary => GradedKind::Binary,
+        Layout::Scored(_) => GradedKind::Scored,
+        _ => GradedKind::Triplets,
+    };
+    let known = found.names();
+    let unknown = |name: &&&str| !known.iter().any(|known| known == **name);
+    if let Some(name) = named.iter().flatten().find(unknown) {
+        return Err(bad(format!(
+            "`{name}` is not measured on {}; {} are",
+            found.describe(),
+            known.join(", ")
+        )));
+    }
+    Ok(Read::Graded(Graded {
+        kind: found,
+        examples,
+    }))
+}
+
+impl Graded {
+    /// The names of what is measured.
+    pub(super) fn wanted(&self, options: &EvaluationCallback) -> Vec<String> {
+        match named(options) {
+            Some(names) if !names.is_empty() => names.into_iter().map(str::to_owned).collect(),
+            _ => self.kind.default_names(),
+        }
+    }
+
+    /// Measures, and gives the embeddings of the matches with their length.
+    pub(super) fn measure(
+        &self,
+        trainer: &Trainer,
+        options: &EvaluationCallback,
+    ) -> Result<(Metrics, Vec<f32>, usize)> {
+        let count = self
+            .examples
+            .first()
+            .map_or(0, |example| example.parts.len());
+        let encode = |place: usize| -> Result<Vec<f32>> {
+            let items = self.examples.iter().filter_map(|e| e.parts.get(place));
+            let items: Vec<ItemRef<'_>> = items.map(|item: &Item| item.into()).collect();
+            let (model, preparer) = (&trainer.model, &trainer.preparer);
+            let preparer = preparer.of_member(place);
+            let found = embed(model, &preparer, &items, options.batch_size);
+            let found = found.map_err(|e| match e {
+                Error::Item { place, reason } => {
+                    let id = &self.examples[place].id;
+                    Error::Data(format!("document `{id}`: {reason}"))
+                }
+                other => other,
+            });
+            Ok(found?.values)
+        };
+        let mut parts: Vec<Vec<f32>> = (0..count).map(encode).collect::<Result<_>>()?;
+        let negatives = parts.split_off(2.min(count));
+        let scores = self.examples.iter().flat_map(|e| &e.scores);
+        let scores = scores.map(|score| f64::from(*score));
+        let scores: Vec<f64> = scores.collect();
+        let dim = trainer.model.dim();
+        let (Some(matches), Some(anchors)) = (parts.pop(), parts.pop()) else {
+            return Ok((Metrics::new(), Vec::new(), dim));
+        };
+        let set = GradedSet {
+            kind: self.kind,
+            dim,
+            anchors: &anchors,
+            matches: &matches,
+            negatives: &negatives,
+            scores: &scores,
+        };
+        Ok((set.measure(&self.wanted(options)), matches, dim))
+    }
+}

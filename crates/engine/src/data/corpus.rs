@@ -1,0 +1,27 @@
+//! Reading documents to mine negatives from.
+
+use super::{DataName, Documents, Item, Pictures, each::each, example::item};
+use crate::{Result, models::ModelKind};
+
+/// Reads the items of a corpus: each document is one, or each of its chunks.
+///
+/// # Errors
+/// [`crate::Error::Data`] lists the documents that hold nothing to embed.
+pub fn read_corpus(
+    documents: Documents,
+    kind: ModelKind,
+    name: DataName<'_>,
+    pictures: &Pictures,
+) -> Result<Vec<Item>> {
+    let found = each(documents, name, "can't be mined from", |i, document| {
+        if document.chunks.is_empty() {
+            return Ok(vec![item(pictures, i, document, kind)?]);
+        }
+        let chunks = document.chunks.iter().enumerate();
+        let items = chunks.map(|(number, chunk)| {
+            item(pictures, i, chunk, kind).map_err(|e| e.of(&format!("its chunk {}", number + 1)))
+        });
+        items.collect()
+    })?;
+    Ok(found.into_iter().flatten().collect())
+}

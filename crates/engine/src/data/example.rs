@@ -1,0 +1,196 @@
+//! From one document to its examples.
+
+use std::ops::RangeInclusive;
+
+use finetuner_protocol::{
+    Document,
+    text::{is_blank, is_missing},
+};
+
+use super::{
+    DataName, Example, Item, Modalities, Pictures, each::Fault, features, point_cloud, texts::text,
+};
+use crate::{Result, models::ModelKind};
+
+/// What a document or a chunk holds, of the kind that the model embeds.
+pub(super) fn item(
+    pictures: &Pictures,
+    i: usize,
+    document: &Document,
+    kind: ModelKind,
+) -> Result<Item, Fault> {
+    Ok(match kind {
+        ModelKind::Text | ModelKind::TextPairs => Item::Text(text(document)?.into()),
+        ModelKind::Image => pictures.take(i, document)?,
+        ModelKind::Features => Item::Features(features(document)?.into()),
+        ModelKind::PointCloud => Item::PointCloud(point_cloud(document)?),
+        ModelKind::TextImage => Err("a CLIP model trains on text-image pairs")?,
+    })
+}
+
+/// The label of a document, where it has one.
+pub(super) fn label(document: &Document) -> Result<Option<String>, String> {
+    let bad = |what: &str| {
+        Err(format!(
+            "its `finetuner_label` is {what}: leave such documents out, or say what they belong to"
+        ))
+    };
+    match document.label() {
+        Some(label) if is_blank(&label) => bad("empty"),
+        Some(label) if is_missing(&label) => bad(&format!("`{label}`, a missing value")),
+        label => Ok(label),
+    }
+}
+
+/// Whether a document is a text that belongs to nothing else.
+pub(super) fn is_alone(document: &Document) -> Result<bool, String> {
+    let is_text = document.chunks.is_empty() && document.as_text().is_some();
+    Ok(is_text && label(document)?.is_none())
+}
+
+/// An example of a text that is embedded twice.
+pub(super) fn twice(i: usize, document: &Document) -> Result<Example, Fault> {
+    let text = Item::Text(text(document)?.into());
+    Ok(Example {
+        id: document.id.clone(),
+        parts: vec![text.clone(), text],
+        label: format!("document {i}"),
+        scores: Vec::new(),
+    })
+}
+
+pub(super) fn text_image(
+    pictures: &Pictures,
+    i: usize,
+    document: &Document,
+    modalities: &Modalities,
+) -> Result<Example, Fault> {
+    let named = document.chunks.iter().any(|c| !c.modality.is_empty());
+    let find =
+        |modality: &str, by_content: &dyn Fn(&Document) -> bool| {
+            let chunk = document.chunks.iter().find(|chunk| {
+                if named {
+                    chunk.modality == modality
+                } else {
+                    by_content(chunk)
+                }
+            });
+            chunk.ok_or_else(|| {
+            let present: Vec<&str> = document.chunks.iter().map(|c| c.modality.as_str()).collect();
+            format!(
+                "it needs a chunk of modality `{modality}`; it has {} of modalities {present:?}",
+                document.chunks.len()
+            )
+        })
+        };
+    let text_chunk = find(&modalities.text, &|c| c.as_text().is_some())?;
+    let image = find(&modalities.image, &|c| c.as_text().is_none())?;
+    let caption = text(text_chunk).map_err(|e| format!("its text chunk: {e}"))?;
+    let picture = pictures
+        .take(i, image)
+        .map_err(|e| e.of("its image chunk"))?;
+    let own = match label(document)? {
+        None => label(text_chunk)?,
+        own => own,
+    };
+    Ok(Example {
+        id: document.id.clone(),
+        label: own.unwrap_or_else(|| caption.to_owned()),
+        parts: vec![Item::Text(caption.into()), picture],
+        scores: Vec::new(),
+    })
+}
+
+/// A document with a label, or the chunks of one that belong together. The number
+/// of a document is no label in another data set.
+pub(super) fn labelled(
+    pictures: &Pictures,
+    i: usize,
+    document: &Document,
+    kind: ModelKind,
+    name: DataName<'_>,
+) -> Result<Vec<Example>, Fault> {
+    let example = |part: &Document, label: String| -> Result<Example, Fault> {
+        Ok(Example {
+            id: document.id.clone(),
+            parts: vec![item(pictures, i, part, kind)?],
+            label,
+            scores: Vec::new(),
+        })
+    };
+    if document.chunks.is_empty() {
+        let label = label(document)?
+            .ok_or("it has no tag `finetuner_label`, which says what belongs together")?;
+        return Ok(vec![example(document, label)?]);
+    }
+    let shared = label(document)?.unwrap_or_else(|| format!("document {i} of {}", name.name));
+    let chunks = document.chunks.iter().enumerate();
+    chunks
+        .map(|(number, chunk)| {
+            let own = label(chunk).map_err(Fault::from);
+            own.and_then(|own| example(chunk, own.unwrap_or_else(|| shared.clone())))
+                .map_err(|e| e.of(&format!("its chunk {}", number + 1)))
+        })
+        .collect()
+}
+
+/// An example of a document's item, or of its chunks.
+pub(super) fn items(
+    pictures: &Pictures,
+    i: usize,
+    document: &Document,
+    kind: ModelKind,
+) -> Result<Example, Fault> {
+    let count = document.chunks.len();
+    if count > 0 {
+        return members(pictures, i, document, kind, 1..=count);
+    }
+    Ok(Example {
+        id: document.id.clone(),
+        parts: vec![item(pictures, i, document, kind)?],
+        label: label(document)?.unwrap_or_else(|| format!("document {i}")),
+        scores: Vec::new(),
+    })
+}
+
+/// An example whose members are the chunks of a document.
+pub(super) fn members(
+    pictures: &Pictures,
+    i: usize,
+    document: &Document,
+    kind: ModelKind,
+    count: RangeInclusive<usize>,
+) -> Result<Example, Fault> {
+    if !count.contains(&document.chunks.len()) {
+        Err(format!(
+            "it has {} chunks, {} are wanted",
+            document.chunks.len(),
+            count.start()
+        ))?;
+    }
+    let parts = document.chunks.iter().enumerate().map(|(number, chunk)| {
+        item(pictures, i, chunk, kind).map_err(|e| e.of(&format!("its chunk {}", number + 1)))
+    });
+    Ok(Example {
+        id: document.id.clone(),
+        parts: parts.collect::<Result<_, Fault>>()?,
+        label: label(document)?.unwrap_or_else(|| format!("document {i}")),
+        scores: Vec::new(),
+    })
+}
+
+/// An anchor, its match and its negatives.
+pub(super) fn with_negatives(
+    pictures: &Pictures,
+    i: usize,
+    document: &Document,
+    kind: ModelKind,
+) -> Result<Example, Fault> {
+    let count = document.chunks.len();
+    if count < 3 {
+        Err(format!(
+            "it has {count} chunks; an anchor, a match and at least one negative are wanted"
+        ))?;
+    }
+    members(pictures, i, document, kind, 3..=count)
+}

@@ -1,0 +1,241 @@
+//! What was mined, in numbers and in the words of sentence-transformers.
+
+use std::fmt;
+
+use super::{
+    Mined,
+    choose::{Rules, Skipped},
+    rows::Format,
+};
+
+/// How the scores of matches and negatives lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spread {
+    /// Mean.
+    pub mean: f64,
+    /// Median; the lower one of two.
+    pub median: f64,
+    /// Standard deviation.
+    pub std: f64,
+    /// The least.
+    pub min: f64,
+    /// A quarter, half and three quarters of all are below.
+    pub quartiles: [f64; 3],
+    /// The largest.
+    pub max: f64,
+}
+
+impl Spread {
+    fn of(values: &mut [f64]) -> Self {
+        values.sort_by(f64::total_cmp);
+        let n = values.len();
+        let (Some(min), Some(max)) = (values.first(), values.last()) else {
+            return Self {
+                mean: f64::NAN,
+                median: f64::NAN,
+                std: f64::NAN,
+                min: f64::INFINITY,
+                quartiles: [f64::INFINITY; 3],
+                max: f64::NEG_INFINITY,
+            };
+        };
+        let mean = values.iter().sum::<f64>() / n as f64;
+        let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
+        let quartile = |part: f64| {
+            let place = part * (n - 1) as f64;
+            let below = values[place.floor() as usize];
+            below + (values[place.ceil() as usize] - below) * place.fract()
+        };
+        Self {
+            mean,
+            median: values[(n - 1) / 2],
+            std: match n {
+                1 => f64::NAN,
+                _ => (squares / (n - 1) as f64).sqrt(),
+            },
+            min: *min,
+            quartiles: [quartile(0.25), quartile(0.5), quartile(0.75)],
+            max: *max,
+        }
+    }
+}
+
+/// What was mined. It is shown as the library prints it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Report {
+    /// Matches, without those that a query has twice.
+    pub positives: usize,
+    /// Negatives of all documents of the output.
+    pub negatives: usize,
+    /// Scores of matches, of negatives, and the differences of both.
+    pub spreads: [Spread; 3],
+    /// Documents of the output that there are not, for lack of negatives.
+    pub missing: usize,
+    /// What comes before the table.
+    notes: Vec<String>,
+    /// What comes behind it.
+    remarks: Vec<String>,
+}
+
+impl Report {
+    /// Returns the lines that the library prints.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let row = |name: &str, cells: [String; 3]| {
+            let [a, b, c] = cells;
+            format!("{name:<6} {a:>14} {b:>14} {c:>14}")
+        };
+        let mut lines = self.notes.clone();
+        lines.push("Negative candidates mined, preparing dataset...".to_owned());
+        let head = ["Positive", "Negative", "Difference"].map(str::to_owned);
+        lines.push(row("Metric", head));
+        let counts = [
+            with_commas(self.positives),
+            with_commas(self.negatives),
+            String::new(),
+        ];
+        lines.push(row("Count", counts));
+        type Value = fn(&Spread) -> f64;
+        let values: [(&str, Value); 8] = [
+            ("Mean", |s| s.mean),
+            ("Median", |s| s.median),
+            ("Std", |s| s.std),
+            ("Min", |s| s.min),
+            ("25%", |s| s.quartiles[0]),
+            ("50%", |s| s.quartiles[1]),
+            ("75%", |s| s.quartiles[2]),
+            ("Max", |s| s.max),
+        ];
+        for (name, value) in values {
+            lines.push(row(name, self.spreads.map(|spread| number(value(&spread)))));
+        }
+        lines.extend(self.remarks.iter().cloned());
+        lines
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.lines().join("\n"))
+    }
+}
+
+/// A number as Python's `:.4f` writes it.
+fn number(value: f64) -> String {
+    match value.is_nan() {
+        true => "nan".to_owned(),
+        false => format!("{value:.4}"),
+    }
+}
+
+fn with_commas(count: usize) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// What was mined of `pairs` pairs.
+pub(super) fn of(mined: &Mined, rules: &Rules, skipped: Vec<Skipped>, pairs: usize) -> Report {
+    let (mut positive, mut negative, mut difference) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rows = 0;
+    for found in &mined.found {
+        let counted = match mined.format {
+            Format::Tuple if found.negatives.len() < mined.num_negatives => &[],
+            _ => &found.negatives[..],
+        };
+        rows += found.matches.len();
+        for matched in &found.matches {
+            positive.push(f64::from(matched.score));
+            for (_, score) in counted {
+                negative.push(f64::from(*score));
+                difference.push(f64::from(matched.score - score));
+            }
+        }
+    }
+    let most = match mined.format {
+        Format::Triplet => rows * rules.num_negatives,
+        Format::LabeledPair => rules.queries * rules.num_negatives + pairs,
+        Format::Tuple | Format::LabeledList => rows,
+    };
+    let missing = most.saturating_sub(mined.rows().count());
+    let mut remarks: Vec<String> = skipped.iter().map(told).collect();
+    if missing > 0 {
+        remarks.push(too_few(rules, missing, most));
+    }
+    Report {
+        positives: positive.len(),
+        negatives: negative.len(),
+        spreads: [positive, negative, difference].map(|mut values| Spread::of(&mut values)),
+        missing,
+        notes: notes(rules),
+        remarks,
+    }
+}
+
+fn notes(rules: &Rules) -> Vec<String> {
+    let mut notes = Vec::new();
+    if rules.range_was_set {
+        notes.push(format!(
+            "Setting range_max to {} based on the provided parameters.",
+            rules.range_max
+        ));
+    }
+    if rules.queries != rules.pairs {
+        notes.push(format!(
+            "Found {} unique queries out of {} total queries.",
+            rules.queries, rules.pairs
+        ));
+    }
+    if rules.most_pairs > 1 {
+        let mean = rules.pairs as f64 / rules.queries.max(1) as f64;
+        notes.push(format!(
+            "Found an average of {mean:.3} positives per query."
+        ));
+    }
+    notes
+}
+
+fn told(skipped: &Skipped) -> String {
+    let Skipped {
+        option,
+        value,
+        count,
+        part,
+    } = skipped;
+    format!(
+        "Skipped {} potential negatives ({:.2}%) due to the {option} of {value:?}.",
+        with_commas(*count),
+        part * 100.0
+    )
+}
+
+fn too_few(rules: &Rules, missing: usize, most: usize) -> String {
+    let options = [
+        ("range_max", true),
+        ("range_min", rules.range_min > 0),
+        ("absolute_margin", rules.absolute_margin.is_some()),
+        ("relative_margin", rules.relative_margin.is_some()),
+        ("max_score", rules.max_score.is_some()),
+    ];
+    let options: Vec<&str> = options
+        .into_iter()
+        .filter_map(|(name, set)| set.then_some(name))
+        .collect();
+    let (named, plural) = match &options[..] {
+        [first @ .., last] if !first.is_empty() => {
+            (format!("{} and {last}", first.join(", ")), "s")
+        }
+        alone => (alone.concat(), ""),
+    };
+    let part = missing as f64 / most as f64 * 100.0;
+    format!(
+        "Could not find enough negatives for {missing} samples ({part:.2}%). Consider adjusting the \
+         {named} parameter{plural} if you'd like to find more valid negatives."
+    )
+}
