@@ -155,7 +155,7 @@ impl GradedSet<'_> {
     }
 
     /// The part of the triplets whose match is the more similar one.
-    fn accuracy(&self, found: &[f32], between: &dyn Fn(&[f32], &[f32]) -> Vec<f32>) -> f64 {
+    fn accuracy(&self, found: &[f32], between: impl Fn(&[f32], &[f32]) -> Vec<f32>) -> f64 {
         let (mut right, mut all) = (0usize, 0usize);
         for negatives in self.negatives {
             let others = between(self.anchors, negatives);

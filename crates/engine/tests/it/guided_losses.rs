@@ -20,6 +20,9 @@ struct Fixture {
     cases: Vec<Case>,
 }
 
+/// Shape, values and gradient.
+type Weight = (Vec<usize>, Vec<f32>, Vec<f32>);
+
 #[derive(Deserialize)]
 struct Case {
     loss: String,
@@ -29,7 +32,7 @@ struct Case {
     guide_dim: usize,
     value: f32,
     grads: Vec<Vec<f32>>,
-    weights: BTreeMap<String, (Vec<usize>, Vec<f32>, Vec<f32>)>,
+    weights: BTreeMap<String, Weight>,
 }
 
 #[test]

@@ -36,8 +36,8 @@ fn fixture() -> Fixture {
     serde_json::from_str(include_str!("../fixtures/hard-negatives.json")).unwrap()
 }
 
-fn item(text: &String) -> Item {
-    Item::Text(text.as_str().into())
+fn item(text: &str) -> Item {
+    Item::Text(text.into())
 }
 
 fn text(item: &Item) -> &str {
@@ -54,7 +54,12 @@ impl Fixture {
             .iter()
             .map(|p| [item(&p[0]), item(&p[1])])
             .collect();
-        let corpus: Vec<Item> = self.corpus.iter().filter(|_| corpus).map(item).collect();
+        let corpus: Vec<Item> = self
+            .corpus
+            .iter()
+            .filter(|_| corpus)
+            .map(|text| item(text))
+            .collect();
         let source = Source {
             pairs: &pairs,
             corpus: &corpus,
