@@ -59,10 +59,10 @@ where
 /// Hard negatives to be mined, from [`mine_hard_negatives`].
 ///
 /// ```no_run
-/// # fn example(model: &finetuner::local::Encoder) -> finetuner::local::Result<()> {
+/// # fn example(model: &finetuner::local::Encoder, pairs: finetuner::DocumentArray) -> finetuner::local::Result<()> {
 /// use finetuner::local::mine_hard_negatives;
 ///
-/// let mined = mine_hard_negatives(model, finetuner::load_documents("pairs.bin").unwrap()).run()?;
+/// let mined = mine_hard_negatives(model, pairs).run()?;
 /// # Ok(())
 /// # }
 /// ```

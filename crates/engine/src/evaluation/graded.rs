@@ -124,7 +124,7 @@ impl GradedSet<'_> {
         let found = between(self.anchors, self.matches);
         let names = self.kind.with(similarity.name());
         let values = match self.kind {
-            GradedKind::Triplets => vec![self.accuracy(&found, &between)],
+            GradedKind::Triplets => vec![self.accuracy(&found, between)],
             GradedKind::Scored => self.correlations(&found).to_vec(),
             GradedKind::Binary => {
                 let labels: Vec<bool> = self.scores.iter().map(|score| *score == 1.0).collect();
