@@ -302,13 +302,111 @@ def _(folder):
     tokenizer.save(str(folder / "tokenizer.json"))
 
 
+def spread(model):
+    """Biases of zero and norms of one would hide mistakes."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim():
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model.eval()
+
+
+VISION = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8)
+TEXT = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=64)
+
+
+def pictures_alone(name, config, model, processor):
+    @kind(f"network: {name}")
+    def _(folder):
+        torch.manual_seed(0)
+        spread(model(config())).save_pretrained(folder)
+        write(folder / "preprocessor_config.json", processor)
+
+
+pictures_alone("ViT", lambda: tf.ViTConfig(**VISION, intermediate_size=48), tf.ViTModel,
+               {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}})
+# Smaller pictures than its positions are for, as the published ones.
+pictures_alone("DINOv2", lambda: tf.Dinov2Config(**{**VISION, "image_size": 48}, mlp_ratio=2), tf.Dinov2Model,
+               {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 36}, "resample": 3,
+                "crop_size": {"height": 32, "width": 32}, "image_mean": [0.485, 0.456, 0.406],
+                "image_std": [0.229, 0.224, 0.225]})
+
+
+@kind("network: SigLIP")
+def _(folder):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(FIXTURES / "siglip" / file, folder / file)
+    rows = max(read(folder / "tokenizer.json")["model"]["vocab"].values()) + 1
+    torch.manual_seed(0)
+    config = tf.SiglipConfig(text_config={**TEXT, "vocab_size": rows, "max_position_embeddings": 12},
+                             vision_config={**VISION, "intermediate_size": 48})
+    spread(tf.SiglipModel(config)).save_pretrained(folder)
+    write(folder / "preprocessor_config.json", {"image_processor_type": "SiglipImageProcessor",
+                                               "size": {"height": 32, "width": 32}})
+
+
+def dual_encoder(name, vision, text, processor):
+    @kind(f"network: {name}")
+    def _(folder):
+        torch.manual_seed(0)
+        config = tf.VisionTextDualEncoderConfig.from_vision_text_configs(vision(), text(), projection_dim=16)
+        spread(tf.VisionTextDualEncoderModel(config=config)).save_pretrained(folder)
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(NETWORK / file, folder / file)
+        write(folder / "preprocessor_config.json", processor)
+
+
+dual_encoder("ViT and BERT as a dual encoder", lambda: tf.ViTConfig(**VISION, intermediate_size=48),
+             lambda: tf.BertConfig(**SIZES),
+             {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}})
+dual_encoder("CLIP's tower and XLM-RoBERTa as a dual encoder", lambda: tf.CLIPVisionConfig(**VISION, intermediate_size=48),
+             lambda: tf.XLMRobertaConfig(**SIZES, **IDS),
+             {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32},
+              "crop_size": {"height": 32, "width": 32}})
+
+
 # ---- Embeddings ----
+
+def pixels(folder):
+    processor = tf.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    return processor(images=[Image.open(path).convert("RGB") for path in PICTURES], return_tensors="pt").pixel_values
+
+
+def vision_alone(folder):
+    model = tf.AutoModel.from_pretrained(folder).float().eval()
+    with torch.no_grad():
+        return {"image_embeds": model(pixel_values=pixels(folder)).last_hidden_state[:, 0].numpy()}
+
+
+def siglip(folder):
+    model = tf.SiglipModel.from_pretrained(folder).float().eval()
+    # As it was trained: padding is read, so no mask goes in.
+    ids = tf.AutoTokenizer.from_pretrained(folder)(TEXTS, padding="max_length", truncation=True, return_tensors="pt",
+                                                   max_length=model.config.text_config.max_position_embeddings).input_ids
+    with torch.no_grad():
+        return {"text_embeds": model.get_text_features(input_ids=ids).pooler_output.numpy(),
+                "image_embeds": model.get_image_features(pixel_values=pixels(folder)).pooler_output.numpy()}
+
+
+def towers(folder):
+    model = tf.VisionTextDualEncoderModel.from_pretrained(folder).float().eval()
+    tokens = tf.AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, truncation=True, max_length=64,
+                                                      return_token_type_ids=False, return_tensors="pt")
+    with torch.no_grad():
+        return {"text_embeds": model.text_projection(model.text_model(**tokens).pooler_output).numpy(),
+                "image_embeds": model.visual_projection(model.vision_model(pixels(folder)).pooler_output).numpy()}
+
+
+LIBRARIES = {"vit": vision_alone, "dinov2": vision_alone, "siglip": siglip, "vision-text-dual-encoder": towers}
+
 
 def theirs(folder):
     """The embeddings of the folder's own library."""
     config = read(folder / "config.json") if (folder / "config.json").exists() else {}
     if (folder / "open_clip_config.json").exists():
         return open_clip(folder)
+    if library := LIBRARIES.get(config.get("model_type")):
+        return library(folder)
     if config.get("model_type") == "clip":
         model = tf.CLIPModel.from_pretrained(folder).float().eval()
         if (folder / "tokenizer_config.json").exists():
@@ -318,13 +416,10 @@ def theirs(folder):
         longest = model.config.text_config.max_position_embeddings
         tokens = tokenizer(TEXTS, padding=True, truncation=True, max_length=longest,
                            return_token_type_ids=False, return_tensors="pt")
-        processor = tf.AutoImageProcessor.from_pretrained(folder, backend="pil")
-        pictures = [Image.open(path).convert("RGB") for path in PICTURES]
         with torch.no_grad():
             return {
                 "text_embeds": model.text_projection(model.text_model(**tokens).pooler_output).numpy(),
-                "image_embeds": model.visual_projection(model.vision_model(
-                    **processor(images=pictures, return_tensors="pt")).pooler_output).numpy(),
+                "image_embeds": model.visual_projection(model.vision_model(pixels(folder)).pooler_output).numpy(),
             }
     from sentence_transformers import SentenceTransformer
     return {"text_embeds": SentenceTransformer(str(folder), device="cpu").float().encode(TEXTS)}
@@ -348,10 +443,14 @@ def has_pictures(folder):
     return any((folder / file).exists() for file in ("preprocessor_config.json", "open_clip_config.json"))
 
 
+def has_texts(folder):
+    return any((folder / file).exists() for file in ("tokenizer.json", "modules.json", "vocab.txt"))
+
+
 def ours(folder):
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary) / "embeddings.safetensors"
-        arguments = [f"--text={text}" for text in TEXTS]
+        arguments = [f"--text={text}" for text in TEXTS] if has_texts(folder) else []
         if has_pictures(folder):
             arguments += itertools.chain(*(("--picture", path) for path in PICTURES))
         example("embed", folder, output, *arguments)
@@ -380,9 +479,11 @@ def train(folder, to, rate):
     saved = to / "saved.zip"
     hyper = {"learning_rate": rate, "batch_size": 4, "epochs": 1, "loss": "TripletMarginLoss", "optimizer": "Adam"}
     if has_pictures(folder):
-        hyper |= {"batch_size": 8, "loss": "CLIPLoss", "scheduler": None, "optimizer_options": {}}
-        example("quality", "fashion", "--model", folder, "--seeds", 1, "--model-settings",
-                json.dumps({"options": {"augmentation": "none"}}), "--hyper", json.dumps(hyper), "--keep", saved)
+        loss = "CLIPLoss" if has_texts(folder) else "TripletMarginLoss"
+        task = "fashion" if has_texts(folder) else "image-to-image"
+        hyper |= {"batch_size": 8, "loss": loss, "scheduler": None, "optimizer_options": {}}
+        example("quality", task, "--model", folder, "--seeds", 1, "--model-settings",
+                json.dumps({"freeze": False, "options": {"augmentation": "none"}}), "--hyper", json.dumps(hyper), "--keep", saved)
     else:
         rows = [("a red dress", "dress"), ("a long dress", "dress"), ("a white shoe", "shoe"), ("running shoe", "shoe")]
         config, data = to / "config.json", to / "train.da"

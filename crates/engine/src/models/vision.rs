@@ -42,6 +42,8 @@ pub(super) struct VisionFields {
     num_channels: usize,
     /// Whether queries, keys and values have biases.
     pub(super) qkv_bias: bool,
+    /// Whether a place sees none behind it; no is known.
+    is_causal: Option<bool>,
     /// What training drops.
     #[serde(skip)]
     pub(super) rates: Rates,
@@ -58,6 +60,7 @@ impl Default for VisionFields {
             patch_size: 16,
             num_channels: 3,
             qkv_bias: true,
+            is_causal: None,
             rates: Rates::default(),
         }
     }
@@ -76,6 +79,11 @@ impl VisionFields {
                 "`num_channels` is {}; 3 is known",
                 self.num_channels
             )));
+        }
+        if self.is_causal == Some(true) {
+            return Err(bad_config(
+                "`is_causal` is true; only networks whose places see each other are known",
+            ));
         }
         if self.image_size < self.patch_size {
             return Err(bad_config(format!(
@@ -331,5 +339,25 @@ impl Network for VisionEncoder {
         let map = graph.transpose(&patches, &[0, 2, 1]);
         let map = graph.unsqueeze(&map, &[3]);
         onnx::pool_places(graph, &map, self.pooler).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::models::ModelConfig;
+
+    #[test]
+    fn networks_whose_places_do_not_see_each_other_are_refused() {
+        for kind in ["vit", "dinov2"] {
+            let parse = |causal: bool| {
+                let config = json!({"model_type": kind, "is_causal": causal});
+                ModelConfig::parse(&config).map(drop)
+            };
+            assert!(parse(false).is_ok());
+            let refused = parse(true).unwrap_err().to_string();
+            assert!(refused.contains("`is_causal` is true"), "{refused}");
+        }
     }
 }
