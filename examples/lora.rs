@@ -11,10 +11,7 @@
 //! `sentence-transformers/all-MiniLM-L6-v2`, or a folder that begins with `./`. A
 //! second argument names the folder to save to.
 
-use finetuner::{
-    Csv, CsvOptions, EvaluationCallback, Lora, Loss, Optimizer,
-    local::{Distance, get_model},
-};
+use finetuner::{Csv, CsvOptions, EvaluationCallback, Lora, Loss, Optimizer, local::get_model};
 
 mod support;
 
@@ -68,16 +65,7 @@ async fn main() -> support::Fallible<()> {
     }
     // The folder itself holds the merged model.
     let model = get_model(saved)?;
-    let definitions = support::first_column(&data.join("index.csv"))?;
-    let texts: Vec<&str> = definitions.iter().map(String::as_str).collect();
-    let index = model.encode_texts(&texts)?;
-    for query in ["something to keep the rain off", "a ring for the finger"] {
-        println!("\n{query}");
-        let asked = model.encode_texts(&[query])?;
-        for found in &index.search(&asked, 3, Distance::Cosine)?[0] {
-            println!("  {:.3} {}", 1.0 - found.distance, texts[found.index]);
-        }
-    }
+    support::search_definitions(&model, &data.join("index.csv"))?;
     if let Some(backend) = backend {
         backend.stop().await;
     }

@@ -11,7 +11,7 @@
 
 use finetuner::{
     Csv, CsvOptions, EvaluationCallback, Loss, Optimizer, Scheduler, SchedulerOptions,
-    local::{Distance, get_model},
+    local::get_model,
 };
 
 mod support;
@@ -55,16 +55,7 @@ async fn main() -> support::Fallible<()> {
     let saved = tempfile::tempdir()?;
     let model = run.save_model(saved.path().join("model")).await?;
     let model = get_model(model)?;
-    let definitions = support::first_column(&folder.join("index.csv"))?;
-    let texts: Vec<&str> = definitions.iter().map(String::as_str).collect();
-    let index = model.encode_texts(&texts)?;
-    for query in ["something to keep the rain off", "a ring for the finger"] {
-        println!("\n{query}");
-        let asked = model.encode_texts(&[query])?;
-        for found in &index.search(&asked, 3, Distance::Cosine)?[0] {
-            println!("  {:.3} {}", 1.0 - found.distance, texts[found.index]);
-        }
-    }
+    support::search_definitions(&model, &folder.join("index.csv"))?;
     if let Some(backend) = backend {
         backend.stop().await;
     }

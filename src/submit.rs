@@ -35,7 +35,7 @@ pub(crate) struct Pushing {
     generation: Generation,
     /// What comes before the purpose in the names under which data is pushed.
     prefix: String,
-    /// What comes behind it.
+    /// The text after the table.
     suffix: String,
     csv_options: Option<CsvOptions>,
     /// Name, argument, data.

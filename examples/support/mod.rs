@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use finetuner::{Csv, CsvOptions, Finetuner, HUBBLE_VARIABLE, REGISTRY_VARIABLE, Run};
+use finetuner::{
+    Csv, CsvOptions, Finetuner, HUBBLE_VARIABLE, REGISTRY_VARIABLE, Run,
+    local::{Distance, Encoder},
+};
 use finetuner_server::{RunningServer, Server};
 
 /// What an example may fail with.
@@ -97,5 +100,20 @@ pub(crate) async fn follow(run: &Run) -> Fallible<()> {
     // Says why, where it has failed.
     run.wait().await?;
     println!("\n{}", run.display_metrics().await?);
+    Ok(())
+}
+
+/// Searches definitions, the first column of a CSV file, for two descriptions.
+pub(crate) fn search_definitions(model: &Encoder, file: &Path) -> Fallible<()> {
+    let definitions = first_column(file)?;
+    let texts: Vec<&str> = definitions.iter().map(String::as_str).collect();
+    let index = model.encode_texts(&texts)?;
+    for query in ["something to keep the rain off", "a ring for the finger"] {
+        println!("\n{query}");
+        let asked = model.encode_texts(&[query])?;
+        for found in &index.search(&asked, 3, Distance::Cosine)?[0] {
+            println!("  {:.3} {}", 1.0 - found.distance, texts[found.index]);
+        }
+    }
     Ok(())
 }

@@ -70,7 +70,7 @@ pub struct Fit {
     /// Further data, each with its weight.
     more_train_data: Vec<(DataSource, f64)>,
     eval_data: Option<DataSource>,
-    /// What hard negatives are mined from.
+    /// The source of hard negatives.
     corpus: Option<DataSource>,
     csv_options: Option<CsvOptions>,
     callbacks: Vec<FitCallback>,

@@ -131,17 +131,7 @@ fn cell(value: Value) -> Cell {
         Value::String(text) => Cell::Text(text),
         Value::Number(number) => Cell::Text(number.to_string()),
         Value::Bool(value) => Cell::Text(value.to_string()),
-        Value::Array(values) => {
-            let texts = values.into_iter().map(|value| match cell(value) {
-                Cell::Text(text) => Some(text),
-                _ => None,
-            });
-            let texts: Option<Vec<String>> = texts.collect();
-            texts.map_or(
-                Cell::Other("a list with other things than texts and numbers"),
-                Cell::List,
-            )
-        }
+        Value::Array(values) => Cell::of_list(values.into_iter().map(cell)),
         // A picture, as the library `datasets` writes it.
         Value::Object(mut picture) => match (picture.remove("path"), picture.get("bytes")) {
             (Some(Value::String(path)), None | Some(Value::Null)) => Cell::Text(path),

@@ -62,6 +62,18 @@ enum Cell {
 }
 
 impl Cell {
+    /// Returns a list of texts and numbers as a cell.
+    fn of_list(cells: impl Iterator<Item = Self>) -> Self {
+        let texts = cells.map(|cell| match cell {
+            Self::Text(text) => Some(text),
+            _ => None,
+        });
+        texts.collect::<Option<_>>().map_or(
+            Self::Other("a list with other things than texts and numbers"),
+            Self::List,
+        )
+    }
+
     /// Returns the text of a text, and an empty one for a missing value.
     fn text(&self) -> Option<&str> {
         match self {

@@ -146,17 +146,7 @@ fn cell(field: &Field) -> Cell {
         Field::Str(text) => Cell::Text(text.clone()),
         Field::Bytes(bytes) => Cell::Bytes(bytes.data().to_vec()),
         Field::Group(picture) => of_picture(picture),
-        Field::ListInternal(list) => {
-            let texts = list.elements().iter().map(|field| match cell(field) {
-                Cell::Text(text) => Some(text),
-                _ => None,
-            });
-            let texts: Option<Vec<String>> = texts.collect();
-            texts.map_or(
-                Cell::Other("a list with other things than texts and numbers"),
-                Cell::List,
-            )
-        }
+        Field::ListInternal(list) => Cell::of_list(list.elements().iter().map(cell)),
         Field::Bool(value) => Cell::Text(value.to_string()),
         Field::Byte(n) => Cell::Text(n.to_string()),
         Field::Short(n) => Cell::Text(n.to_string()),

@@ -42,3 +42,21 @@ pub(crate) fn normal(rng: &mut impl Rng, spread: f64) -> f32 {
 pub(crate) fn uniform(rng: &mut impl Rng) -> f64 {
     ((f64::from(rng.next_u32()) + 0.5) / f64::from(u32::MAX)).min(1.0)
 }
+
+/// A generator of random numbers of an epoch.
+pub(crate) fn generator(seed: u64, epoch: usize) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(seed ^ (epoch as u64).wrapping_mul(0x9E37_79B9))
+}
+
+/// The numbers below `n` in a random order that depends on `seed` and `epoch`
+/// alone.
+pub(crate) fn shuffled_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
+    let mut rng = generator(seed, epoch);
+    let mut order: Vec<usize> = (0..n).collect();
+    for i in (1..n).rev() {
+        // The bias of the remainder is below 2^-40 for any data set.
+        let j = (rng.next_u64() % (i as u64 + 1)) as usize;
+        order.swap(i, j);
+    }
+    order
+}

@@ -126,6 +126,11 @@ impl Error {
         Self::Checkpoint(reason.into())
     }
 
+    /// A `config.json` that can't be used.
+    pub(crate) fn config_json(reason: impl std::fmt::Display) -> Self {
+        Self::checkpoint(format!("config.json: {reason}"))
+    }
+
     pub(crate) fn data(reason: impl Into<String>) -> Self {
         Self::Data(reason.into())
     }

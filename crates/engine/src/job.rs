@@ -3,6 +3,7 @@
 mod examples;
 mod labels;
 mod negatives;
+mod prepared;
 mod setup;
 
 use std::{
@@ -15,8 +16,9 @@ use finetuner_protocol::{Device, Event, Level, LocalModels, RunConfig};
 
 pub use crate::observer::{Interruption, Observer};
 pub use examples::check_data;
-use examples::{Data, read_data};
+use examples::read_data;
 use negatives::Mining;
+use prepared::Data;
 use setup::{build_trainer, remember_frozen};
 
 use crate::{

@@ -52,6 +52,7 @@ pub mod plan;
 pub mod prepare;
 mod python_json;
 pub mod quantize;
+mod random;
 mod record;
 mod resume;
 pub mod source;

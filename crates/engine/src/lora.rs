@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use crate::{
     Error, Result,
-    models::uniform_weights,
     ops::{ADAPTER_A, ADAPTER_B},
     options::OptionReader,
     params::RawTensor,
+    random::uniform_weights,
 };
 
 /// The field of a run's configuration.

@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn the_peak_of_some_work_is_seen() {
         let before = Memory::of_this_machine(None).held().unwrap();
-        // What it gives is held when the memory is looked at last.
+        // Its output is held while the memory is read the last time.
         let (peak, numbers) = Memory::peak_of(|| vec![1u8; 200 << 20]);
         assert_eq!(numbers.len(), 200 << 20);
         assert!(peak.unwrap() >= before + (150 << 20), "{peak:?} {before}");

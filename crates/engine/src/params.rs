@@ -113,7 +113,7 @@ impl Param {
     /// The value as a flat list in row-major order.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// The device fails.
     pub fn to_vec(&self) -> Result<Vec<f32>> {
         Ok(self.tensor().flatten_all()?.to_vec1()?)
     }
@@ -121,7 +121,7 @@ impl Param {
     /// Calls `read` with the value, without a copy of it on the CPU.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// The device fails.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
         let (storage, layout) = self.tensor().storage_and_layout();
         if let (Storage::Cpu(CpuStorage::F32(data)), Some((start, end))) =
@@ -163,7 +163,7 @@ impl Param {
     /// Lets `change` rewrite the value.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// The device fails.
     pub fn update(&self, change: impl FnOnce(&mut [f32])) -> Result<()> {
         let changed = self.rewrite(change);
         // Dropped after the change: factors that were packed in between are old.
@@ -209,7 +209,7 @@ impl<F: FnOnce(&mut [f32])> InplaceOp1 for InPlace<F> {
 pub struct Params {
     by_name: BTreeMap<String, Arc<Param>>,
     device: Device,
-    /// What adapters have in common, where there are some.
+    /// Settings that all adapters share, if there are adapters.
     adapter_form: Option<AdapterForm>,
     /// The names of weights of linear layers, as networks take them.
     linears: Arc<Mutex<BTreeSet<String>>>,
@@ -284,7 +284,7 @@ impl Params {
     /// The same with the factors of adapters.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// The device fails.
     pub(crate) fn with_adapters(
         mut self,
         factors: impl IntoIterator<Item = (String, RawTensor)>,
@@ -298,7 +298,7 @@ impl Params {
         Ok(self)
     }
 
-    /// What adapters have in common, where there are some.
+    /// Settings that all adapters share, if there are adapters.
     pub(crate) fn adapter_form(&self) -> Option<AdapterForm> {
         self.adapter_form
     }
@@ -399,7 +399,7 @@ impl Params {
     /// A copy of every value.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// The device fails.
     pub fn snapshot(&self) -> Result<HashMap<String, RawTensor>> {
         self.iter()
             .map(|p| Ok((p.name.clone(), (p.tensor().dims().to_vec(), p.to_vec()?))))
@@ -437,7 +437,7 @@ impl Params {
     /// others.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// The device fails.
     pub(crate) fn fingerprint_of_frozen(&self) -> Result<u64> {
         use rayon::prelude::*;
         // FNV-1a, by words of 32 bits.

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{
     Context, TrainingCallback,
     graded::{self, Graded},
+    monitor::is_watched,
     relevance::{check_relevance, names},
     report, verdict,
 };
@@ -18,10 +19,11 @@ use crate::{
     data::{
         Documents, Item, Modalities, Pictures, SearchKinds, SearchSet, Searched, read_search_set,
     },
+    draw::shuffled_order,
     evaluation::{AtK, Distance, GradedKind, METRICS, Metrics, Relevance, is_graded, rank},
     infer::{ItemRef, embed},
     models::ModelKind,
-    train::{Step, Trainer, shuffled_order},
+    train::{Step, Trainer},
 };
 
 /// The parts of a CLIP, as the Python Finetuner names them.
@@ -43,11 +45,11 @@ pub(crate) struct Evaluation {
     watched: bool,
     /// How alike the documents of the index were before the training.
     similarity_before: Option<f64>,
-    /// What is measured on, once it has been read.
+    /// The documents that are compared, once they have been read.
     set: Option<Set>,
 }
 
-/// What an evaluation measures on.
+/// The documents of an evaluation.
 enum Set {
     /// Queries, and what they search in.
     Search(SearchSet),
@@ -87,15 +89,6 @@ pub(crate) fn search_kinds(options: &EvaluationCallback, kind: ModelKind) -> Res
     Ok(SearchKinds {
         queries,
         index: index?.unwrap_or(ModelKind::Image),
-    })
-}
-
-/// Whether a callback watches a metric, so that all are wanted after every epoch.
-pub(super) fn is_watched(all: &[Callback]) -> bool {
-    all.iter().any(|callback| match callback {
-        Callback::BestModelCheckpoint(best) => !best.monitor.ends_with("loss"),
-        Callback::EarlyStopping(early) => !early.monitor.ends_with("loss"),
-        _ => false,
     })
 }
 

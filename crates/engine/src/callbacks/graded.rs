@@ -14,7 +14,7 @@ use crate::{
     train::Trainer,
 };
 
-/// What is measured on such data.
+/// Evaluation data, with the kind of metrics that its layout has.
 pub(super) struct Graded {
     kind: GradedKind,
     examples: Vec<Example>,

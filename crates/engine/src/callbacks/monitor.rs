@@ -2,11 +2,14 @@
 
 use finetuner_protocol::{Callback, Level, greater_is_better};
 
-use super::{Context, reranking::WITHOUT_RANK};
+use super::Context;
 use crate::{
     Error, Result,
     evaluation::{AtK, METRICS, is_graded},
 };
+
+/// The metrics of reranking whose names have no rank.
+pub(super) const WITHOUT_RANK: [&str; 3] = ["map", "pearson", "spearman"];
 
 /// The metric that a name means: `loss`, as Keras says it, is that of the
 /// training.
@@ -15,6 +18,15 @@ pub(crate) fn metric_name(monitor: &str) -> &str {
         "loss" => "train_loss",
         other => other,
     }
+}
+
+/// Whether a callback watches a metric, so that all are wanted after every epoch.
+pub(super) fn is_watched(all: &[Callback]) -> bool {
+    all.iter().any(|callback| match callback {
+        Callback::BestModelCheckpoint(best) => !best.monitor.ends_with("loss"),
+        Callback::EarlyStopping(early) => !early.monitor.ends_with("loss"),
+        _ => false,
+    })
 }
 
 /// Whether a name is that of a metric of pairs or triplets, with a caption before

@@ -10,7 +10,12 @@ use std::collections::HashMap;
 use finetuner_protocol::{Callback, Level, Stage, callback::EvaluationCallback};
 use serde_json::Value;
 
-use super::{Context, TrainingCallback, evaluation::is_watched, relevance::names, report, verdict};
+use super::{
+    Context, TrainingCallback,
+    monitor::{WITHOUT_RANK, is_watched},
+    relevance::names,
+    report, verdict,
+};
 use crate::{
     Error, Result,
     data::{self, Documents, Example, Item, Layout, Pictures},
@@ -23,8 +28,6 @@ use crate::{
 
 /// Texts with a higher score belong to their query.
 const RELEVANT: f32 = 0.5;
-/// The metrics whose names have no rank.
-pub(super) const WITHOUT_RANK: [&str; 3] = ["map", "pearson", "spearman"];
 /// The metrics that are measured where none are named.
 const DEFAULT: [&str; 5] = ["map", "mrr@10", "ndcg@10", "pearson", "spearman"];
 
@@ -34,7 +37,7 @@ pub(crate) struct Reranking {
     prefix: String,
     /// Whether another callback watches one of the metrics.
     watched: bool,
-    /// What is scored, once it has been read.
+    /// The pairs that are scored, once they have been read.
     pairs: Option<Vec<Example>>,
 }
 
@@ -218,7 +221,7 @@ fn measure(
     let texts = pairs.iter().map(|pair| match &pair.parts[..] {
         [Item::Text(query), Item::Text(text)] => Ok([&**query, &**text]),
         _ => Err(Error::data(format!(
-            "document `{}`: it is no pair of texts",
+            "document `{}`: it does not hold two texts",
             pair.id
         ))),
     });

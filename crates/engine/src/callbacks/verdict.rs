@@ -43,7 +43,7 @@ pub(super) fn collapse(before: Option<f64>, after: Option<f64>) -> Option<String
 /// A warning where the search got worse.
 pub(super) fn worse(before: &Metrics, after: &Metrics) -> Option<String> {
     let fell = |(name, after): (&String, &f64)| {
-        // A threshold is no quality.
+        // A threshold does not say how good a model is.
         let before = before
             .get(name)
             .filter(|_| greater_is_better(name).is_some())?;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Result, models::ModelKind};
 
-/// What a document or a chunk holds, of the kind that the model embeds.
+/// The content of a document or a chunk, of the kind that the model embeds.
 pub(super) fn item(
     pictures: &Pictures,
     i: usize,
@@ -101,8 +101,8 @@ pub(super) fn text_image(
     })
 }
 
-/// A document with a label, or the chunks of one that belong together. The number
-/// of a document is no label in another data set.
+/// A document with a label, or the chunks of one that belong together. The
+/// label `document N` is told apart from that of another data set.
 pub(super) fn labelled(
     pictures: &Pictures,
     i: usize,

@@ -295,7 +295,7 @@ fn numbers_key(values: &[f32]) -> u64 {
 #[must_use]
 pub fn split(examples: Vec<Example>, part: f64, seed: u64) -> (Vec<Example>, Vec<Example>) {
     let held_out = (examples.len() as f64 * part).round() as usize;
-    let mut order = crate::train::shuffled_order(examples.len(), seed, usize::MAX);
+    let mut order = crate::draw::shuffled_order(examples.len(), seed, usize::MAX);
     let mut chosen = order.split_off(examples.len() - held_out.min(examples.len()));
     chosen.sort_unstable();
     let (mut train, mut validation) = (Vec::new(), Vec::new());

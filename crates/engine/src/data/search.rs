@@ -13,9 +13,9 @@ use crate::{Result, models::ModelKind};
 /// What to search with and what to search in.
 #[derive(Clone, Debug)]
 pub struct SearchSet {
-    /// What is searched with.
+    /// The queries.
     pub queries: Vec<Searched>,
-    /// What is searched in.
+    /// The documents that are searched.
     pub index: Vec<Searched>,
 }
 

@@ -37,7 +37,7 @@ const BINARY: [&str; 8] = [
 const CORRELATIONS: [&str; 2] = ["spearman", "pearson"];
 
 impl GradedKind {
-    /// What the data is, in words.
+    /// The kind of data, in words.
     pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Scored => "pairs with a score",

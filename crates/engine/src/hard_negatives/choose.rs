@@ -40,7 +40,7 @@ pub(super) struct Skipped {
     pub(super) value: f64,
     /// How many candidates were left out.
     pub(super) count: usize,
-    /// What part of the candidates that is.
+    /// Their part of the candidates.
     pub(super) part: f64,
 }
 

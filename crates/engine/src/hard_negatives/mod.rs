@@ -35,9 +35,9 @@ pub type Embed<'a> = dyn FnMut(Role, &[&Item]) -> Result<Embeddings> + 'a;
 /// What items are embedded as; models may have a prompt for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// What is searched with.
+    /// The queries.
     Query,
-    /// What is searched in.
+    /// The documents that are searched.
     Document,
 }
 
@@ -78,7 +78,7 @@ pub struct Mined {
     format: Format,
     output_scores: bool,
     num_negatives: usize,
-    /// What was mined, in numbers.
+    /// The outcome of mining, in numbers.
     pub report: Report,
 }
 
@@ -301,7 +301,7 @@ impl Mined {
         self.found.iter().map(places).collect()
     }
 
-    /// What [`mine`] gave where it chose this, without embedding anything;
+    /// The outcome of [`mine`] that chose this, without embedding anything;
     /// scores are left out.
     ///
     /// # Errors

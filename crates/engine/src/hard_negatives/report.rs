@@ -1,4 +1,4 @@
-//! What was mined, in numbers and in the words of sentence-transformers.
+//! The outcome of mining, in numbers and in the words of sentence-transformers.
 
 use std::fmt;
 
@@ -71,9 +71,9 @@ pub struct Report {
     pub spreads: [Spread; 3],
     /// Documents of the output that there are not, for lack of negatives.
     pub missing: usize,
-    /// What comes before the table.
+    /// The text before the table.
     notes: Vec<String>,
-    /// What comes behind it.
+    /// The text after the table.
     remarks: Vec<String>,
 }
 

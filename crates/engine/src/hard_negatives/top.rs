@@ -6,7 +6,7 @@ pub(super) struct Top {
     size: usize,
     /// At most twice as many as are kept; sorted out when they are full.
     kept: Vec<(u32, f32)>,
-    /// What a document must have to be one of the best so far.
+    /// The similarity that a document needs to be one of the best so far.
     least: f32,
 }
 

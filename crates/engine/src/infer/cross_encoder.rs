@@ -64,7 +64,7 @@ impl CrossEncoder {
     /// Loads a cross-encoder from a folder in Hugging Face layout.
     ///
     /// # Errors
-    /// Where the folder holds no sequence classifier.
+    /// The folder holds no sequence classifier.
     pub fn from_folder(folder: impl AsRef<Path>) -> Result<Self> {
         Self::from_source(&ModelSource::Folder(folder.as_ref().to_owned()))
     }
@@ -72,7 +72,7 @@ impl CrossEncoder {
     /// Loads a cross-encoder by its name: of the hub, or of the list of models.
     ///
     /// # Errors
-    /// Where there is no such model, or it is no sequence classifier.
+    /// The model does not exist, or is no sequence classifier.
     pub fn from_name(name: &str) -> Result<Self> {
         Self::from_source(&ModelSource::resolve(name, &LocalModels::Anywhere)?)
     }

@@ -8,35 +8,20 @@ use std::{
 
 use finetuner_protocol::{Loss, Sampler, text::start_of};
 
-use super::{labels::alike, negatives};
+use super::{
+    labels::alike,
+    negatives,
+    prepared::{Data, TWICE},
+};
 use crate::{
     Error, Result,
     callbacks::{check_evaluation, check_pairs, measured_names},
-    data::{
-        self, Classes, DataName, Documents, Example, Item, Layout, Part, Pictures, TrainingSet,
-    },
+    data::{self, Classes, DataName, Documents, Example, Item, Layout, Part, Pictures},
     loss::LossKind,
     models::ModelKind,
     plan::Plan,
     train::Sampling,
 };
-
-/// The training and validation examples of a run.
-pub(super) struct Data {
-    pub(super) train: TrainingSet,
-    pub(super) validation: TrainingSet,
-    /// How many classes the training data has.
-    pub(super) classes: usize,
-    /// Whether some data set is of texts alone, each embedded twice (Gao et al. 2021,
-    /// arXiv:2104.08821).
-    pub(super) is_twice: bool,
-    /// Oddities of the data, for the log.
-    pub(super) warnings: Vec<String>,
-}
-
-/// What texts alone mean.
-pub(super) const TWICE: &str =
-    "the training data holds texts without labels, which are embedded twice under dropout (SimCSE)";
 
 impl Data {
     pub(super) fn describe(&self, layout: &Layout) -> String {
@@ -102,7 +87,7 @@ pub fn check_data(plan: &Plan, documents: &dyn Fn(&str) -> Result<Documents>) ->
         let names = check_evaluation(evaluation, plan.kind, &plan.modalities, documents)?;
         measured.extend(names);
     }
-    // What an evaluation measures may depend on its data.
+    // The metrics of an evaluation may depend on its data.
     for (callback, monitor) in plan.watched_metrics() {
         if !measured.iter().any(|name| name == monitor) {
             return Err(Error::config(

@@ -7,9 +7,8 @@ use std::{path::Path, time::Instant};
 use finetuner_protocol::{HardNegatives, Level};
 
 use super::{
-    PROGRESS_INTERVAL,
-    examples::{Data, TWICE},
-    log,
+    PROGRESS_INTERVAL, log,
+    prepared::{Data, TWICE},
 };
 use crate::{
     Error, Result,

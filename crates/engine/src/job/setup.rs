@@ -2,7 +2,10 @@
 
 use finetuner_protocol::{Device as AskedDevice, Level, Sampler};
 
-use super::examples::{Data, TWICE, choose_sampling};
+use super::{
+    examples::choose_sampling,
+    prepared::{Data, TWICE},
+};
 use crate::{
     Error, Result,
     data::{Example, Item, Layout},

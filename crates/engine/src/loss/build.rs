@@ -7,16 +7,17 @@ use serde_json::Value;
 
 use super::{
     MetricLoss,
+    class::named,
     distance::{Limit, Metric},
     reduce::{self, PartLoss, Reduced, Reducer},
     registry::{self, LossKind, Make},
-    spec::{LossSpec, named, nested},
+    spec::{LossSpec, nested},
 };
 use crate::{
     Error, Result,
-    models::{normal_weights, uniform_weights},
     options::OptionReader,
     params::Param,
+    random::{normal_weights, uniform_weights},
 };
 
 /// What a loss is made with.

@@ -32,7 +32,7 @@ pub struct Criterion {
     spec: LossSpec,
     objective: Objective,
     miner: Option<Miner>,
-    /// What is around the loss, such as `MatryoshkaLoss`.
+    /// Losses around this one, such as `MatryoshkaLoss`.
     wrappers: Wrappers,
     mini_batch: Option<usize>,
     params: Params,

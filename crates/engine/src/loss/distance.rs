@@ -4,7 +4,7 @@
 use candle_core::{CpuStorage, CustomOp2, D, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::spec::class;
+use super::class::class;
 pub(crate) use crate::ops::normalize;
 use crate::{Result, options::OptionReader};
 

@@ -7,6 +7,7 @@
 mod adaptive_layer;
 mod batch_triplets;
 mod build;
+mod class;
 mod cosent;
 mod criterion;
 mod distance;

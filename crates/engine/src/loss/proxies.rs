@@ -14,7 +14,7 @@ use super::{
     reduce::{Of, Part, PartLoss, Reducer, Shape},
     tuples::{Tuples, pick},
 };
-use crate::{Result, models::uniform_weights, params::Param};
+use crate::{Result, params::Param, random::uniform_weights};
 
 /// How the margin of a softmax over classes is put in.
 #[derive(Clone, Copy, Debug, PartialEq)]

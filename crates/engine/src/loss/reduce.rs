@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::{
     Batch, MetricLoss,
+    class::class,
     math::{mask, mean, rows, vector, zero},
-    spec::class,
     tuples::Pairs,
 };
 use crate::{Result, options::OptionReader};
@@ -18,13 +18,13 @@ use crate::{Result, options::OptionReader};
 pub(super) struct Part {
     /// `[count]`
     pub(super) losses: Tensor,
-    /// What each of the losses belongs to.
+    /// The examples, pairs or triplets of the losses.
     pub(super) of: Of,
-    /// What `DivisorReducer` divides by.
+    /// The divisor of `DivisorReducer`.
     pub(super) divisor: Option<f64>,
 }
 
-/// What losses belong to.
+/// The owners of losses.
 pub(super) enum Of {
     /// Examples of the batch.
     Examples(Vec<u32>),

@@ -90,7 +90,7 @@ impl Model {
     /// Returns the adapters as PEFT saves them; `None` for a model without.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// The device fails.
     pub(crate) fn saved_adapter(&self) -> Result<Option<SavedAdapter>> {
         let Some(lora) = &self.setup.lora else {
             return Ok(None);
@@ -122,7 +122,7 @@ impl Model {
     /// the model computes what it did before.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// The device fails.
     pub(crate) fn merge_adapters(&self) -> Result<()> {
         let Some(AdapterForm { scale, .. }) = self.params.adapter_form() else {
             return Ok(());

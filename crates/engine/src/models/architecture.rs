@@ -11,8 +11,8 @@ use candle_core::Tensor;
 use serde_json::Value;
 
 use super::{
-    Input, ModelKind, classifier::ClassifierHead, clip, clip_vision, dinov2, efficientnet, gemma3,
-    mlp, modernbert, mpnet, nomic_bert, pointnet, qwen3, random, resnet, siglip, siglip_vision, t5,
+    Input, ModelKind, classifier_head::ClassifierHead, clip, clip_vision, dinov2, efficientnet,
+    gemma3, mlp, modernbert, mpnet, nomic_bert, pointnet, qwen3, resnet, siglip, siglip_vision, t5,
     text, two_towers, vit,
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     onnx::{Edge, Graph, Inputs},
     ops::{Pass, Pooler},
     params::{Param, Params, RawTensor},
+    random,
 };
 
 /// The shapes of one model, read from its `config.json`.

@@ -75,7 +75,7 @@ pub(super) struct TextConfig {
     /// The token whose output is the text's embedding. The value 2, written
     /// by early checkpoints, stands for "the token with the highest id".
     pub eos_token_id: u32,
-    /// What training drops.
+    /// Rates of dropout in training.
     #[serde(skip)]
     rates: Rates,
 }

@@ -52,7 +52,7 @@ pub(super) struct VisionConfig {
     pub hidden_act: String,
     /// Under the root of the layer norms.
     pub layer_norm_eps: f32,
-    /// What training drops.
+    /// Rates of dropout in training.
     #[serde(skip)]
     pub(super) rates: Rates,
 }

@@ -139,7 +139,7 @@ pub(super) fn load_blocks(
 
 /// An error about a `config.json`.
 pub(super) fn bad_config(reason: impl std::fmt::Display) -> Error {
-    Error::checkpoint(format!("config.json: {reason}"))
+    Error::config_json(reason)
 }
 
 /// Refuses sizes of 0.

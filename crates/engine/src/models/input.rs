@@ -1,4 +1,4 @@
-//! What models embed: one batch of one kind of items.
+//! Inputs of models: one batch of one kind of items.
 
 use std::ops::Range;
 

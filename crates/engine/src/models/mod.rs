@@ -9,6 +9,7 @@ mod alibi_bert;
 mod architecture;
 mod canonical;
 mod classifier;
+mod classifier_head;
 mod clip;
 mod clip_vision;
 mod cnn;
@@ -25,7 +26,6 @@ mod mpnet;
 mod nomic_bert;
 mod pointnet;
 mod qwen3;
-mod random;
 mod rates;
 mod resnet;
 mod rope;
@@ -54,7 +54,6 @@ pub use head::HeadConfig;
 pub(crate) use head::{FoldedLayer, PREFIX as HEAD_PREFIX};
 pub use input::Input;
 pub use mlp::MlpConfig;
-pub(crate) use random::{normal_weights, uniform_weights};
 pub(crate) use two_towers::{
     FIRST_LOGIT_SCALE, TEXT as TEXT_TOWER, TWO_TOWERS, VISION as VISION_TOWER, new_projections,
 };
@@ -66,6 +65,7 @@ use crate::{
     modules::{Activation, Layer, LayerSpec, head_place},
     ops::{Kernels, Pass, Pooler, Runtime},
     params::{Param, Params, RawTensor},
+    random,
 };
 
 /// The logarithm of the factor of similarities in a loss.

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, ModelKind, Network,
-    classifier::{ClassifierHead, HeadActivation, HeadLayer},
+    classifier_head::{ClassifierHead, HeadActivation, HeadLayer},
     encoder::{TextEncoder, bad_config, check_heads, check_sizes},
     rates::{Rates, rate},
     rope::{LayerType, Ropes, check_head, check_scaling, layer_types},

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, ModelKind, Network,
-    classifier::ClassifierHead,
+    classifier_head::ClassifierHead,
     encoder::{TextEncoder, bad_config, check_heads, load_blocks},
     rates::Rates,
     sizes::Sizes,

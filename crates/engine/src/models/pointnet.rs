@@ -20,13 +20,13 @@ use serde_json::Value;
 use super::{
     Architecture, ModelKind, Network,
     encoder::{bad_config, check_sizes},
-    random,
 };
 use crate::{
     Result,
     kernels::simd::Curve,
     ops::{BatchNorm, ConvKind, ConvNorm, Padding, Pooler},
     params::{Params, RawTensor},
+    random,
 };
 
 /// Coordinates of a point.

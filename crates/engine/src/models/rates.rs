@@ -1,9 +1,8 @@
-//! What a network drops in training, as its `config.json` says.
+//! Rates of dropout and stochastic depth, as a network's `config.json` has them.
 
 use serde_json::Value;
 
-use super::encoder::bad_config;
-use crate::{Result, ops::BlockRates};
+use crate::{Error, Result, ops::BlockRates};
 
 /// Shares of elements that training drops.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -54,7 +53,7 @@ pub(super) fn rate(json: &Value, names: &[&str], default: f32) -> Result<f32> {
     };
     match value.as_f64().filter(|rate| (0.0..1.0).contains(rate)) {
         Some(rate) => Ok(rate as f32),
-        None => Err(bad_config(format!(
+        None => Err(Error::config_json(format!(
             "`{name}` is {value}; from 0 to below 1 is possible"
         ))),
     }

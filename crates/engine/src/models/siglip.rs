@@ -16,7 +16,6 @@ use serde_json::Value;
 use super::{
     Architecture, Input, LOGIT_BIAS, LOGIT_SCALE, ModelKind, Network,
     encoder::{bad_config, check_sizes},
-    random,
     rates::Rates,
     siglip_vision::{Blocks, VisionConfig, VisionTower},
 };
@@ -29,6 +28,7 @@ use crate::{
         run_blocks, token_embeddings,
     },
     params::{Param, Params, RawTensor},
+    random,
     tokenizer::TokenBatch,
 };
 

@@ -45,7 +45,7 @@ pub(super) struct Blocks {
     hidden_act: Activation,
     /// Under the root of the layer norms.
     layer_norm_eps: f32,
-    /// What training drops.
+    /// Rates of dropout in training.
     #[serde(skip)]
     pub(super) rates: Rates,
 }

@@ -48,7 +48,7 @@ struct T5Config {
     /// The length that the model was trained with. There is no table of
     /// positions, so that longer texts can be read.
     n_positions: usize,
-    /// What training drops.
+    /// Rates of dropout in training.
     #[serde(skip)]
     rates: Rates,
 }

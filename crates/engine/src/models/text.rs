@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, ModelKind, Network, alibi_bert,
-    classifier::{ClassifierHead, HeadLayer},
+    classifier_head::{ClassifierHead, HeadLayer},
     encoder::{TextEncoder, bad_config, load_blocks},
     rates::{Rates, rate},
 };
@@ -62,7 +62,7 @@ struct BertConfig {
     hidden_act: String,
     /// Under the root of the layer norms.
     layer_norm_eps: f32,
-    /// What training drops.
+    /// Rates of dropout in training.
     rates: Rates,
 }
 

@@ -19,13 +19,14 @@ use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Architecture, Input, LOGIT_SCALE, ModelKind, Network, architecture, random};
+use super::{Architecture, Input, LOGIT_SCALE, ModelKind, Network, architecture};
 use crate::{
     Error, Result,
     image::ImageProcessor,
     onnx::{self, Edge, Graph, Inputs},
     ops::{Activation, Linear, Pass, Pooler, linear},
     params::{Param, Params, RawTensor},
+    random,
 };
 
 /// The type of `transformers`.

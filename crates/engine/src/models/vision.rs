@@ -44,7 +44,7 @@ pub(super) struct VisionFields {
     pub(super) qkv_bias: bool,
     /// Whether a place sees none behind it; no is known.
     is_causal: Option<bool>,
-    /// What training drops.
+    /// Rates of dropout in training.
     #[serde(skip)]
     pub(super) rates: Rates,
 }

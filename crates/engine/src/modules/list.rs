@@ -34,7 +34,7 @@ pub(crate) struct Found {
     pub(crate) tensors: HashMap<String, RawTensor>,
     pub(crate) prompts: Prompts,
     pub(crate) sentence: SentenceConfig,
-    /// What a cross-encoder has beside its network.
+    /// The files of a cross-encoder beside its network.
     pub(crate) classifier: Option<ClassifierFiles>,
     /// What of it is not as its author may expect, for the log.
     pub(crate) notes: Vec<String>,

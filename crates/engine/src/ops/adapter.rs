@@ -71,7 +71,7 @@ impl Adapter {
         }))
     }
 
-    /// What of its input a training step drops.
+    /// The part of its input that a training step drops.
     fn masks(&self, step: &Step<'_>) -> Option<Masks> {
         step.adapters
             .and_then(|draws| Masks::of(draws, self.site, self.dropped))

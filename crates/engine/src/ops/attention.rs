@@ -135,7 +135,7 @@ pub(crate) struct Attention<'a> {
     pub(crate) segments: &'a Segments,
     /// Where each sequence has one query only, its place in the sequence.
     pub(crate) only: Option<&'a [usize]>,
-    /// What is dropped of the attention weights.
+    /// Dropout of the attention weights.
     pub(super) masks: Option<Masks>,
 }
 

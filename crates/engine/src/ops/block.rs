@@ -33,7 +33,7 @@ pub(crate) struct Block {
     pub(crate) activation: Activation,
     /// Whether the norms come before the halves.
     pub(crate) norm_first: bool,
-    /// What is dropped in training.
+    /// Dropout in training.
     pub(crate) rates: BlockRates,
 }
 

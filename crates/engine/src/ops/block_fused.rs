@@ -49,7 +49,7 @@ pub(super) struct FusedBlock {
     precision: Precision,
     pub(super) pool: Pool,
     inference: Option<Inference>,
-    /// What is dropped in training.
+    /// Dropout in training.
     masks: BlockMasks,
     adapters: Option<Draws>,
     saved: Mutex<Option<Saved>>,

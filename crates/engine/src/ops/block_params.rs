@@ -42,7 +42,7 @@ pub(crate) struct BlockForm {
     /// Whether the norms come before the halves.
     pub(crate) norm_first: bool,
     pub(crate) attention: AttentionConfig,
-    /// What is dropped in training.
+    /// Dropout in training.
     pub(crate) rates: BlockRates,
 }
 

@@ -167,9 +167,9 @@ impl BlockRates {
 /// from 0 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Site {
-    /// What goes into the blocks.
+    /// The input of the blocks.
     Embeddings,
-    /// What comes out of the network.
+    /// The output of the network.
     Output,
     /// The module of sentence-transformers at this place.
     Module(usize),

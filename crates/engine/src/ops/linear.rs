@@ -26,7 +26,7 @@ const ROWS_WORTH_TURNING: usize = 64;
 pub(crate) struct Step<'a> {
     pub(crate) precision: Precision,
     pub(crate) pool: &'a Pool,
-    /// What adapters drop follows from it, if they drop anything.
+    /// The source of the masks of adapters, if they drop inputs.
     pub(crate) adapters: Option<Draws>,
 }
 

@@ -81,7 +81,7 @@ pub struct Pass {
     precision: Precision,
     int8: bool,
     training: bool,
-    /// What the masks of dropout follow from, in training with dropout.
+    /// The source of dropout masks, in training with dropout.
     draws: Option<Draws>,
     /// The same for the inputs of adapters.
     adapters: Option<Draws>,

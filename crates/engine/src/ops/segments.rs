@@ -1,4 +1,4 @@
-//! Where sequences lie among rows.
+//! Places of sequences among rows.
 
 use std::sync::Arc;
 

@@ -25,7 +25,7 @@ pub trait Optimizer: Send {
     /// given learning rate.
     ///
     /// # Errors
-    /// Where the device fails.
+    /// The device fails.
     fn step(&mut self, params: &Params, learning_rate: f64) -> Result<()>;
 
     /// How many numbers are kept for each weight.

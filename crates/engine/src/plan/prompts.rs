@@ -25,7 +25,7 @@ impl RunPrompts {
         second.map_or("", String::as_str)
     }
 
-    /// What goes before which texts, for the log.
+    /// The prompts and their columns, for the log.
     pub(crate) fn describe(&self) -> String {
         let shown = |prompt: &String| match prompt.as_str() {
             "" => "nothing".to_owned(),

@@ -52,7 +52,7 @@ pub struct LoadOptions {
     pub seed: u64,
     /// How long texts are cut, in place of what the model's files say.
     pub cutting: Cutting,
-    /// What the model gives.
+    /// The output of the model.
     pub top: Top,
 }
 
@@ -90,7 +90,7 @@ pub struct ModelDescription {
     pub(crate) prompts: Prompts,
     /// Whether pooling counts the tokens of a prompt.
     pub(crate) include_prompt: bool,
-    /// What a cross-encoder has beside its network.
+    /// The files of a cross-encoder beside its network.
     pub(crate) classifier: Option<ClassifierFiles>,
     /// The model's origin at the hub; one for each of two towers.
     pub origins: Vec<Origin>,
@@ -100,7 +100,7 @@ impl LoadedModel {
     /// Puts the prompts of a run in the place of the model's own.
     ///
     /// # Errors
-    /// Where a prompt can't be tokenized.
+    /// A prompt can't be tokenized.
     pub(crate) fn set_prompts(&mut self, prompts: &RunPrompts) -> Result<()> {
         let included = self.description.include_prompt;
         let Some(tokenizer) = &self.preparer.tokenizer else {

@@ -45,7 +45,7 @@ pub(crate) struct Batches<'a> {
     /// The places of each batch's examples.
     pub(crate) order: Arc<Vec<Vec<usize>>>,
     pub(crate) preparer: &'a Preparer,
-    /// What the inputs of the model that the loss asks are made with.
+    /// Makes the inputs of the model that the loss asks.
     pub(crate) guide: Option<&'a Guide>,
     pub(crate) device: Device,
     /// In training, seed, epoch, and whether examples are changed at random.
@@ -123,7 +123,7 @@ impl Batches<'_> {
         let texts = examples.iter().map(|example| match &example.parts[..] {
             [Item::Text(first), Item::Text(second)] => Ok([&**first, &**second]),
             _ => Err(Error::data(format!(
-                "document `{}`: it is no pair of texts",
+                "document `{}`: it does not hold two texts",
                 example.id
             ))),
         });

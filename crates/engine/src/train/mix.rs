@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
-use super::sampler::shuffled_order;
-use crate::data::{Mixing, TrainingSet};
+use crate::{
+    data::{Mixing, TrainingSet},
+    draw::shuffled_order,
+};
 
 /// The batches of an epoch. `of` gives those of one way through a range of examples,
 /// for a seed. They depend on `seed` and `epoch` alone.

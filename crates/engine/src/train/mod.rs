@@ -13,5 +13,4 @@ pub(crate) use batches::Guide;
 pub use checkpoint::{read_checkpoint, write_checkpoint};
 pub(crate) use mix::describe as describe_mix;
 pub use sampler::Sampling;
-pub(crate) use sampler::shuffled_order;
 pub use trainer::{LearningRate, Position, Step, Trainer, TrainerOptions};

@@ -6,13 +6,13 @@ use std::{
 };
 
 use finetuner_protocol::Sampler as SamplerName;
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use rand_chacha::rand_core::Rng;
 
 use super::mix;
-use crate::data::TrainingSet;
+use crate::{
+    data::TrainingSet,
+    draw::{generator, shuffled_order},
+};
 
 /// Examples that were put off are tried again for a batch of `n`, this many
 /// times `n` of them at most.
@@ -347,23 +347,6 @@ fn by_class(
         }
     }
     batches
-}
-
-fn generator(seed: u64, epoch: usize) -> ChaCha8Rng {
-    ChaCha8Rng::seed_from_u64(seed ^ (epoch as u64).wrapping_mul(0x9E37_79B9))
-}
-
-/// The numbers below `n` in a random order that depends on `seed` and `epoch`
-/// alone.
-pub(crate) fn shuffled_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {
-    let mut rng = generator(seed, epoch);
-    let mut order: Vec<usize> = (0..n).collect();
-    for i in (1..n).rev() {
-        // The bias of the remainder is below 2^-40 for any data set.
-        let j = (rng.next_u64() % (i as u64 + 1)) as usize;
-        order.swap(i, j);
-    }
-    order
 }
 
 #[cfg(test)]

@@ -11,10 +11,7 @@ use std::{
     sync::OnceLock,
 };
 
-use super::{
-    int8::{GROUP, Line, Sums},
-    panels::COLS,
-};
+use super::tile::{COLS, GROUP, Line, Sums};
 
 /// Rows and columns of a tile register.
 pub(super) const SIDE: usize = 16;

@@ -18,6 +18,7 @@ use rayon::prelude::*;
 use super::{
     Mat, MatMut, Threads,
     amx::{SIDE, Tiles, load, store, zero},
+    bfloat16::{Lines, Update},
     check_shapes,
 };
 
@@ -91,7 +92,7 @@ pub(super) fn matmul(
                 .par_chunks_exact_mut(length)
                 .with_min_len(tasks)
                 .enumerate()
-                .for_each(|(i, panel)| right.pack(i * TILE, &inner, panel));
+                .for_each(|(i, panel)| right.pack_registers(Side::Right, i * TILE, &inner, panel));
             let panels = &*panels;
             let update = Update {
                 scale,
@@ -131,7 +132,7 @@ fn block(
     let mut sums = Sums([0.0; TILE * TILE]);
     with_registers(&ROWS, height * length, |packed| {
         for (i, panel) in packed.chunks_exact_mut(length).enumerate() {
-            left.pack(first + i * TILE, inner, panel);
+            left.pack_registers(Side::Left, first + i * TILE, inner, panel);
         }
         for (i, right) in panels.chunks_exact(length).enumerate() {
             let (col, width) = (i * TILE, (out.cols - i * TILE).min(TILE));
@@ -183,50 +184,28 @@ enum Side {
     Right,
 }
 
-/// A factor as lines, rows of the left and columns of the right one, of
-/// elements along the inner dimension.
-#[derive(Clone, Copy)]
-struct Lines<'a> {
-    data: &'a [f32],
-    count: usize,
-    line_stride: usize,
-    inner_stride: usize,
-    side: Side,
-}
-
-impl<'a> Lines<'a> {
-    fn rows(a: Mat<'a>) -> Self {
-        Self {
-            data: a.data,
-            count: a.rows,
-            line_stride: a.row_stride,
-            inner_stride: a.col_stride,
-            side: Side::Left,
-        }
-    }
-
-    fn cols(b: Mat<'a>) -> Self {
-        Self {
-            side: Side::Right,
-            ..Self::rows(b.t())
-        }
-    }
-
+impl Lines<'_> {
     /// Packs 32 lines from `first` on, zeros for those that there are not.
-    fn pack(self, first: usize, inner: &Range<usize>, panel: &mut [Register]) {
+    fn pack_registers(
+        self,
+        side: Side,
+        first: usize,
+        inner: &Range<usize>,
+        panel: &mut [Register],
+    ) {
         for (half, first) in [first, first + SIDE].into_iter().enumerate() {
             let starts = inner.clone().step_by(STEP);
             for (start, registers) in starts.zip(panel.as_chunks_mut::<2>().0) {
                 let inner = start..(start + STEP).min(inner.end);
                 // SAFETY: `is_available` was asserted.
-                registers[half] = unsafe { self.pack_step(first, inner) };
+                registers[half] = unsafe { self.pack_step(side, first, inner) };
             }
         }
     }
 
     /// The register of 16 lines of one step.
     #[target_feature(enable = "avx512f,avx512bw")]
-    fn pack_step(self, first: usize, inner: Range<usize>) -> Register {
+    fn pack_step(self, side: Side, first: usize, inner: Range<usize>) -> Register {
         let lines = self.count.saturating_sub(first).min(SIDE);
         let mut words = [_mm512_setzero_si512(); SIDE];
         let by_line = self.inner_stride == 1;
@@ -250,7 +229,7 @@ impl<'a> Lines<'a> {
                 *word = pairs(nearest(of(i)), nearest(of(i + 1)));
             }
         }
-        if by_line != (self.side == Side::Left) {
+        if by_line != (side == Side::Left) {
             words = turned(words);
         }
         // SAFETY: 16 registers of 16 words are as many words.
@@ -346,13 +325,6 @@ fn turned(x: [__m512i; SIDE]) -> [__m512i; SIDE] {
     out
 }
 
-/// How a tile changes the result.
-#[derive(Clone, Copy)]
-struct Update {
-    scale: f32,
-    accumulate: bool,
-}
-
 /// Writes sums to the lines of the result.
 #[target_feature(enable = "avx512f")]
 fn write<'a>(sums: &Sums, lines: impl Iterator<Item = &'a mut [f32]>, update: Update) {
@@ -418,93 +390,22 @@ fn multiply(_: &Tiles, left: &[Register], right: &[Register], sums: &mut Sums) {
 
 #[cfg(test)]
 mod tests {
-    use half::bf16;
-
-    use super::*;
-    use crate::{kernels::transpose, ops::testing::noise};
-
-    /// Sizes with one tile, ends of tiles, several blocks and steps.
-    const SIZES: [(usize, usize, usize); 6] = [
-        (32, 32, 32),
-        (1, 1, 1),
-        (13, 7, 33),
-        (61, 401, 70),
-        (130, 768, 65),
-        (257, 129, 96),
-    ];
+    use super::{
+        super::bfloat16::tests::{check_every_layout, check_that_nothing_is_hidden},
+        *,
+    };
 
     #[test]
-    fn products_are_those_of_rounded_factors_in_every_layout() {
-        if !is_available() {
-            return;
-        }
-        let seen = |x: f32| bf16::from_f32(x).to_f32();
-        for (m, k, n) in SIZES {
-            let (a, b) = (noise(1, m * k), noise(2, k * n));
-            let turned = |x: &[f32], cols: usize| {
-                let mut out = vec![0.0; x.len()];
-                transpose(x, cols, &mut out);
-                out
-            };
-            let (at, bt) = (turned(&a, k), turned(&b, n));
-            let expected = |i: usize, j: usize| -> (f64, f64) {
-                let products =
-                    (0..k).map(|l| f64::from(seen(a[i * k + l])) * f64::from(seen(b[l * n + j])));
-                products.fold((0.0, 0.0), |(sum, size), x| (sum + x, size + x * x))
-            };
-            for layout in 0..4 {
-                let left = match layout & 1 {
-                    0 => Mat::new(&a, m, k),
-                    _ => Mat::new(&at, k, m).t(),
-                };
-                let right = match layout & 2 {
-                    0 => Mat::new(&b, k, n),
-                    _ => Mat::new(&bt, n, k).t(),
-                };
-                let stride = n + 3;
-                for (scale, accumulate) in [(1.0, false), (1.0, true), (2.0, false), (0.5, true)] {
-                    for threads in [Threads::All, Threads::One] {
-                        let mut out = vec![7.0; (m - 1) * stride + n];
-                        let view = MatMut::strided(&mut out, m, n, stride);
-                        matmul(view, left, right, scale, accumulate, threads);
-                        for (place, found) in out.iter().enumerate() {
-                            let (i, j) = (place / stride, place % stride);
-                            if j >= n {
-                                assert_eq!(*found, 7.0);
-                                continue;
-                            }
-                            let (sum, size) = expected(i, j);
-                            let start = if accumulate { 7.0 } else { 0.0 };
-                            let expected = f64::from(scale) * sum + start;
-                            let allowed =
-                                8.0 * f64::from(f32::EPSILON) * (size.sqrt() + start + sum.abs());
-                            assert!(
-                                (f64::from(*found) - expected).abs() <= allowed,
-                                "{m}x{k}x{n} at {i}, {j}: {found} for {expected}"
-                            );
-                        }
-                    }
-                }
-            }
+    fn equals_the_definition_in_every_layout() {
+        if is_available() {
+            check_every_layout(matmul, 8.0);
         }
     }
 
     #[test]
     fn what_is_no_number_is_not_hidden() {
-        if !is_available() {
-            return;
-        }
-        for bad in [f32::NAN, f32::from_bits(0x7fff_ffff), f32::INFINITY] {
-            let mut out = [0.0; 1];
-            matmul(
-                MatMut::new(&mut out, 1, 1),
-                Mat::new(&[1.0, bad, 1.0], 1, 3),
-                Mat::new(&[1.0, 1.0, 1.0], 3, 1),
-                1.0,
-                false,
-                Threads::One,
-            );
-            assert!(!out[0].is_finite());
+        if is_available() {
+            check_that_nothing_is_hidden(matmul);
         }
     }
 }

@@ -104,15 +104,15 @@ pub(super) fn matmul(
 /// A factor as lines, rows of the left and columns of the right one, of
 /// elements along the inner dimension.
 #[derive(Clone, Copy)]
-struct Lines<'a> {
-    data: &'a [f32],
-    count: usize,
-    line_stride: usize,
-    inner_stride: usize,
+pub(super) struct Lines<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) count: usize,
+    pub(super) line_stride: usize,
+    pub(super) inner_stride: usize,
 }
 
 impl<'a> Lines<'a> {
-    fn rows(a: Mat<'a>) -> Self {
+    pub(super) fn rows(a: Mat<'a>) -> Self {
         Self {
             data: a.data,
             count: a.rows,
@@ -121,7 +121,7 @@ impl<'a> Lines<'a> {
         }
     }
 
-    fn cols(b: Mat<'a>) -> Self {
+    pub(super) fn cols(b: Mat<'a>) -> Self {
         Self::rows(b.t())
     }
 
@@ -196,9 +196,9 @@ fn round(x: f32) -> u32 {
 
 /// How a tile changes the result.
 #[derive(Clone, Copy)]
-struct Update {
-    scale: f32,
-    accumulate: bool,
+pub(super) struct Update {
+    pub(super) scale: f32,
+    pub(super) accumulate: bool,
 }
 
 /// Multiplies a panel of rows with one of columns, and writes the first
@@ -238,7 +238,7 @@ fn tile<'a>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use half::bf16;
 
     use super::*;
@@ -287,16 +287,33 @@ mod tests {
 
     #[test]
     fn equals_the_definition_in_every_layout() {
-        if !is_available() {
-            return;
+        if is_available() {
+            check_every_layout(matmul, 16.0);
         }
-        // One tile, ends of tiles, several blocks and panels.
+    }
+
+    #[test]
+    fn what_is_no_number_is_not_hidden() {
+        if is_available() {
+            check_that_nothing_is_hidden(matmul);
+        }
+    }
+
+    type Product = fn(MatMut<'_>, Mat<'_>, Mat<'_>, f32, bool, Threads);
+
+    /// Compares a product of rounded factors with the definition, plain and
+    /// transposed, scaled and added. Sums may be off by `roundings` of 32-bit
+    /// numbers of their size.
+    pub(in super::super) fn check_every_layout(matmul: Product, roundings: f64) {
+        // One tile, ends of tiles, several blocks, panels and steps.
         for (m, k, n) in [
+            (32, 32, 32),
             (12, 2, 32),
             (1, 1, 1),
             (13, 7, 33),
             (61, 401, 70),
-            (100, 768, 65),
+            (130, 768, 65),
+            (257, 129, 96),
         ] {
             let (a, b) = (noise(1, m * k), noise(2, k * n));
             let turned = |x: &[f32], cols: usize| {
@@ -306,10 +323,12 @@ mod tests {
             };
             let (at, bt) = (turned(&a, k), turned(&b, n));
             let rounded = |x: f32| f64::from(bf16::from_f32(x).to_f32());
-            let expected = |i: usize, j: usize| -> f64 {
-                (0..k)
-                    .map(|l| rounded(a[i * k + l]) * rounded(b[l * n + j]))
-                    .sum()
+            // The sum, and the root of the sum of squares, which rounding follows.
+            let expected = |i: usize, j: usize| -> (f64, f64) {
+                let products = (0..k).map(|l| rounded(a[i * k + l]) * rounded(b[l * n + j]));
+                let (sum, squares) =
+                    products.fold((0.0, 0.0), |(sum, squares), x| (sum + x, squares + x * x));
+                (sum, squares.sqrt())
             };
             for layout in 0..4 {
                 let left = match layout & 1 {
@@ -321,37 +340,41 @@ mod tests {
                     _ => Mat::new(&bt, n, k).t(),
                 };
                 let stride = n + 3;
-                let mut plain = vec![7.0; (m - 1) * stride + n];
-                let mut added = plain.clone();
-                let view = |out| MatMut::strided(out, m, n, stride);
-                matmul(view(&mut plain), left, right, 2.0, false, Threads::All);
-                matmul(view(&mut added), left, right, 2.0, true, Threads::One);
-                for (place, (plain, added)) in plain.iter().zip(&added).enumerate() {
-                    let (i, j) = (place / stride, place % stride);
-                    if j >= n {
-                        assert_eq!((*plain, *added), (7.0, 7.0));
-                        continue;
+                let updates = [(1.0, false), (1.0, true), (2.0, false), (0.5, true)];
+                for (scale, accumulate) in updates {
+                    for threads in [Threads::All, Threads::One] {
+                        let mut out = vec![7.0; (m - 1) * stride + n];
+                        let view = MatMut::strided(&mut out, m, n, stride);
+                        matmul(view, left, right, scale, accumulate, threads);
+                        for (place, found) in out.iter().enumerate() {
+                            let (i, j) = (place / stride, place % stride);
+                            if j >= n {
+                                assert_eq!(*found, 7.0);
+                                continue;
+                            }
+                            let (sum, size) = expected(i, j);
+                            let before = if accumulate { 7.0 } else { 0.0 };
+                            let expected = f64::from(scale) * sum + before;
+                            let size = size + before + sum.abs();
+                            let allowed = roundings * f64::from(f32::EPSILON) * size;
+                            assert!(
+                                (f64::from(*found) - expected).abs() <= allowed,
+                                "{m}x{k}x{n} at {i}, {j}: {found} for {expected}"
+                            );
+                        }
                     }
-                    let product = 2.0 * expected(i, j);
-                    let near = |x: f32, y: f64| (f64::from(x) - y).abs() < 2e-5;
-                    assert!(near(*plain, product), "{m}x{k}x{n} at {i}, {j}");
-                    assert!(near(*added, product + 7.0), "{m}x{k}x{n} at {i}, {j}");
                 }
             }
         }
     }
 
-    #[test]
-    fn what_is_no_number_is_not_hidden() {
-        if !is_available() {
-            return;
-        }
-        let mut out = [0.0; 1];
+    /// Checks that a factor that is not finite gives a result that is not.
+    pub(in super::super) fn check_that_nothing_is_hidden(matmul: Product) {
         for bad in [f32::NAN, f32::from_bits(0x7fff_ffff), f32::INFINITY] {
-            let a = [1.0, bad, 1.0];
+            let mut out = [0.0; 1];
             matmul(
                 MatMut::new(&mut out, 1, 1),
-                Mat::new(&a, 1, 3),
+                Mat::new(&[1.0, bad, 1.0], 1, 3),
                 Mat::new(&[1.0, 1.0, 1.0], 3, 1),
                 1.0,
                 false,

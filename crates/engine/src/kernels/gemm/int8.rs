@@ -15,20 +15,9 @@ use std::cell::Cell;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::panels::{COLS, ROWS, TALLEST, Tile};
+use super::tile::{COLS, GROUP, Line, ROWS, Sums, TALLEST, Tile};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, packed::for_height};
-
-/// Neighbours along the inner dimension that are multiplied at once.
-pub(super) const GROUP: usize = 4;
-
-/// A group of each column of a panel.
-#[derive(Clone, Copy)]
-#[repr(C, align(64))]
-pub(super) struct Line([[i8; GROUP]; COLS]);
-
-/// The exact sums of a tile.
-pub(super) type Sums = [i32; TALLEST * COLS];
 
 /// A right factor `[inputs, outputs]`. Values behind the last input or output
 /// are zero.

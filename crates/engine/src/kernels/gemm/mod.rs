@@ -18,6 +18,7 @@ mod bfloat16;
 mod int8;
 mod packed;
 mod panels;
+mod tile;
 
 use std::time::{Duration, Instant};
 

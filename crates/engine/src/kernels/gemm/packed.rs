@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     Mat, MatMut,
-    panels::{COLS, ROWS, TALLEST, Tile},
+    tile::{COLS, ROWS, TALLEST, Tile},
 };
 
 /// A cache line.

@@ -15,29 +15,18 @@ use super::{
     Threads,
     int8::{Int8, Means, QuantizedRows},
     packed::Packed,
+    tile::{COLS, TALLEST},
 };
 use crate::kernels::simd::{self, Activate};
 
-/// Columns of a panel.
-pub(super) const COLS: usize = 32;
-
-/// Rows of a tile, at most, where the vector units compute it.
-pub(super) const ROWS: usize = 12;
-
-/// Rows of a tile, at most.
-pub(super) const TALLEST: usize = 32;
-
-/// Rows of the result that one task takes: a multiple of [`ROWS`] and
-/// [`TALLEST`].
+/// Rows of the result that one task takes: a multiple of [`super::tile::ROWS`]
+/// and [`TALLEST`].
 const BLOCK: usize = 96;
 
 /// A product stays on one thread where the weights have fewer elements than
 /// this and there are fewer than 16 times as many multiplications: waking
 /// another thread takes longer.
 const WORTH_SHARING: usize = 1 << 16;
-
-/// The sums of a tile, row by row.
-pub(super) type Tile = [f32; TALLEST * COLS];
 
 /// A right factor `[inputs, outputs]` in panels.
 pub(crate) enum Factor {
