@@ -327,8 +327,8 @@ fn features(document: &Document) -> Result<Vec<f32>, String> {
 fn point_cloud(document: &Document) -> Result<Arc<[[f32; 3]]>, String> {
     let Some(Content::Tensor(array @ NdArray::Dense { shape, .. })) = &document.content else {
         return Err(
-            "it holds no point cloud: give a tensor of the shape [points, 3], which \
-             `CsvOptions::create_point_clouds` draws from a mesh"
+            "it holds no point cloud: give a tensor of the shape [points, 3]. The CSV option \
+             `create_point_clouds` draws one from a mesh"
                 .to_owned(),
         );
     };
