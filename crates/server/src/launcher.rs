@@ -15,16 +15,63 @@ mod threads;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    path::Path,
+    sync::Arc,
 };
 
+use documented::DocumentedFields;
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
-pub(crate) use environment::Account;
-pub(crate) use processes::Processes;
+use processes::{Processes, ProcessesSettings};
 pub(crate) use threads::Threads;
 
-/// The longest name of a job. Kubernetes appends to it within its 63 characters.
-pub(crate) const LONGEST_NAME: usize = 52;
+/// The launchers by their names in the settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    Threads,
+    #[default]
+    Processes,
+}
+
+/// Where runs are carried out. The table of the chosen launcher counts, and the
+/// others are ignored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct LauncherSettings {
+    /// What starts workers: `processes` of this machine, or `threads` of the server.
+    pub(crate) kind: Kind,
+    /// Child processes of the server.
+    pub(crate) processes: ProcessesSettings,
+}
+
+/// What a launcher knows of its server.
+pub(crate) struct Home<'a> {
+    /// How the names of the server's jobs begin, `ft-{server}-`.
+    pub(crate) prefix: String,
+    /// The data folder, where a launcher may have a folder of its own.
+    pub(crate) folder: &'a Path,
+}
+
+/// Makes the chosen launcher. An error begins with the key of the setting that
+/// can't be used.
+pub(crate) fn make(
+    settings: &LauncherSettings,
+    home: &Home<'_>,
+) -> Result<Arc<dyn Launcher>, String> {
+    Ok(match settings.kind {
+        Kind::Threads => Arc::new(Threads::default()),
+        Kind::Processes => Arc::new(Processes::new(&settings.processes, home)?),
+    })
+}
+
+/// How the names of a server's jobs begin. Eight digits of its id keep a name
+/// within 52 characters, so that Kubernetes can append to it.
+pub(crate) fn prefix_of(server_id: &str) -> String {
+    let id = server_id.get(..8).unwrap_or(server_id);
+    format!("ft-{id}-")
+}
 
 /// What a worker must be told, and what it needs.
 #[derive(Clone)]
@@ -57,6 +104,7 @@ pub struct WorkOrder {
 
 impl fmt::Debug for WorkOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the token.
         f.debug_struct("WorkOrder")
             .field("name", &self.name)
             .field("url", &self.url)
@@ -99,6 +147,9 @@ pub enum StartError {
 }
 
 /// An engine that runs workers.
+///
+/// The queue calls it from one task, with a time limit for each call: a future
+/// that is dropped has failed.
 pub trait Launcher: Send + Sync {
     /// Starts a job. A job that exists under this name is success: the answer to
     /// an earlier attempt may have been lost.
@@ -130,5 +181,31 @@ pub trait Launcher: Send + Sync {
     /// that the settings name.
     fn is_remote(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_jobs_fit_every_engine() {
+        let longest = format!("{}{}-{}", prefix_of("0123456789abcdef"), i64::MAX, i64::MAX);
+        assert_eq!(longest.len(), 52);
+        assert!(longest.starts_with("ft-01234567-"));
+    }
+
+    #[test]
+    fn an_order_shows_no_token() {
+        let order = WorkOrder {
+            name: "ft-0-1-1".into(),
+            url: "http://127.0.0.1:1".into(),
+            start_token: "ft_secret".into(),
+            folder: "f".into(),
+            ca: None,
+            resources: Resources::default(),
+            labels: BTreeMap::new(),
+        };
+        assert!(!format!("{order:?}").contains("secret"));
     }
 }

@@ -178,6 +178,17 @@ impl Database {
         .await
     }
 
+    /// Whether this is the start token of a job whose run is open.
+    pub(crate) async fn is_start_token(&self, start_token: Vec<u8>) -> rusqlite::Result<bool> {
+        self.read(move |db| {
+            db.prepare_cached(&format!(
+                "SELECT EXISTS (SELECT 1 FROM runs WHERE start_token = ?1 AND {OPEN})"
+            ))?
+            .query_row([start_token], |row| row.get(0))
+        })
+        .await
+    }
+
     /// The name of the run's owner.
     pub(crate) async fn owner_of(&self, run_id: i64) -> rusqlite::Result<String> {
         self.read(move |db| {

@@ -425,7 +425,8 @@ impl Database {
 impl Database {
     /// Gives a run to a job whose worker has this token.
     pub(crate) async fn give_worker(&self, id: i64, token: Vec<u8>) -> rusqlite::Result<()> {
-        let statement = "UPDATE runs SET job = 'j', worker_token = ?2, status = 'STARTED' WHERE id = ?1";
+        let statement =
+            "UPDATE runs SET job = 'j', worker_token = ?2, status = 'STARTED' WHERE id = ?1";
         let given = self.write(move |db| db.execute(statement, params![id, token]));
         given.await.map(drop)
     }
@@ -483,7 +484,10 @@ pub(super) mod tests {
         run.has_job = false;
         run.status = "STARTED".into();
         run.attempts = 1;
-        assert_eq!(run.details(0, None), "Run waits to be carried on, attempt 2");
+        assert_eq!(
+            run.details(0, None),
+            "Run waits to be carried on, attempt 2"
+        );
         run.has_job = true;
         let waits = Some("waiting in Slurm's queue, job 812");
         let told = "Run waits to be carried on, attempt 1: waiting in Slurm's queue, job 812";

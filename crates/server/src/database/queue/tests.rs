@@ -123,7 +123,10 @@ async fn a_start_token_is_exchanged_once() {
     let db = in_memory();
     let run = with_run(&db, "r").await;
     let job = claim_only(&db, b"start").await.unwrap();
-    assert_eq!((job.job.as_str(), job.has_worker), ("ft-0a1b2c3d-1-1", false));
+    assert_eq!(
+        (job.job.as_str(), job.has_worker),
+        ("ft-0a1b2c3d-1-1", false)
+    );
     let exchange = async |start: &[u8], token: &[u8]| {
         let exchanged = db.exchange(start.to_vec(), token.to_vec());
         exchanged.await.unwrap().is_some()
