@@ -278,7 +278,9 @@ fn job(name: &str) -> String {
 
 /// How a job failed, without the log that Ray appends but for its last line.
 fn failure(message: &str) -> String {
-    let (how, log) = message.split_once(", last available logs").unwrap_or((message, ""));
+    let (how, log) = message
+        .split_once(", last available logs")
+        .unwrap_or((message, ""));
     let how = how.trim_start_matches("Job entrypoint command failed with ");
     match log.lines().rfind(|line| !line.trim().is_empty()) {
         Some(last) => remote::shortened(&format!("{how}\n{last}")),

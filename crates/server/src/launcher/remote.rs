@@ -27,16 +27,16 @@ impl Variables {
     pub(super) fn of(key: &str, list: &[String]) -> Result<Self, String> {
         let pair = |text: &String| {
             let bad = |reason: &str| format!("{key}: `{text}`: {reason}");
-            let (name, value) = text
-                .split_once('=')
-                .ok_or_else(|| bad("give NAME=value"))?;
+            let (name, value) = text.split_once('=').ok_or_else(|| bad("give NAME=value"))?;
             let is_name = |name: &str| {
                 name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
                     && !name.starts_with(|c: char| c.is_ascii_digit())
                     && !name.is_empty()
             };
             if !is_name(name) {
-                return Err(bad("a name has letters, digits and `_`, and no digit first"));
+                return Err(bad(
+                    "a name has letters, digits and `_`, and no digit first",
+                ));
             }
             if name.starts_with("FINETUNER_WORKER_") {
                 return Err(bad("the server sets the variables FINETUNER_WORKER_..."));
@@ -90,11 +90,18 @@ pub(super) fn quoted(text: &str) -> String {
 /// The first and the last line of a message: what happened, and the last thing
 /// that a program or a traceback says.
 pub(super) fn shortened(message: &str) -> String {
-    let mut lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut lines = message
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or_default();
     let half = MAX_MESSAGE / 2;
     match lines.next_back() {
-        Some(last) => format!("{}: {}", cut(first.trim_end_matches([':', '.']), half), cut(last, half)),
+        Some(last) => format!(
+            "{}: {}",
+            cut(first.trim_end_matches([':', '.']), half),
+            cut(last, half)
+        ),
         None => cut(first, MAX_MESSAGE).to_owned(),
     }
 }
@@ -128,14 +135,19 @@ mod tests {
     fn a_quoted_text_is_one_word_of_a_shell() {
         for text in ["", "a b", "it's", "$(id)`id`\\", "-----BEGIN\nEND"] {
             let script = format!("printf %s {}", quoted(text));
-            let said = std::process::Command::new("sh").args(["-c", &script]).output();
+            let said = std::process::Command::new("sh")
+                .args(["-c", &script])
+                .output();
             assert_eq!(said.unwrap().stdout, text.as_bytes());
         }
     }
 
     #[test]
     fn a_traceback_is_shortened_to_its_first_and_last_line() {
-        assert_eq!(shortened("Failed.\n  at x\n\nOSError: none\n"), "Failed: OSError: none");
+        assert_eq!(
+            shortened("Failed.\n  at x\n\nOSError: none\n"),
+            "Failed: OSError: none"
+        );
         assert_eq!(shortened("Failed."), "Failed.");
         assert_eq!(shortened(""), "");
         assert!(shortened(&"ä\n".repeat(9)).len() < 10);

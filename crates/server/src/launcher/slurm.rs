@@ -17,10 +17,7 @@ use std::collections::HashMap;
 use finetuner_protocol::text::cut;
 use futures_util::future::BoxFuture;
 
-use super::{
-    Home, JobState, Launcher, StartError, WorkOrder,
-    remote::{self, Variables},
-};
+use super::{Home, JobState, Launcher, StartError, WorkOrder, remote::Variables};
 use command::run;
 pub(super) use settings::SlurmSettings;
 
@@ -118,12 +115,7 @@ impl Slurm {
     }
 
     async fn jobs(&self) -> Result<HashMap<String, JobState>, String> {
-        let arguments = [
-            "--noheader",
-            "--me",
-            "--states=all",
-            "--format=%i|%j|%T|%r",
-        ];
+        let arguments = ["--noheader", "--me", "--states=all", "--format=%i|%j|%T|%r"];
         let listed = run(&self.settings.squeue, &arguments, "").await?;
         let mut jobs: HashMap<String, JobState> = HashMap::new();
         for line in listed.lines() {
@@ -208,7 +200,9 @@ fn job(line: &str, prefix: &str) -> Option<(String, JobState)> {
 
 fn comment(order: &WorkOrder) -> String {
     let labels = order.labels.iter();
-    let labels: Vec<_> = labels.map(|(name, value)| format!("{name}={value}")).collect();
+    let labels: Vec<_> = labels
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     let text = labels.join(" ").replace(char::is_control, " ");
     cut(&text, MAX_COMMENT).to_owned()
 }

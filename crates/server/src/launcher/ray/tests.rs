@@ -57,7 +57,11 @@ impl StandIn {
 
     fn sent(&self, what: &str) -> Asked {
         let asked = self.asked.lock().unwrap();
-        asked.iter().find(|asked| asked.what == what).unwrap().clone()
+        asked
+            .iter()
+            .find(|asked| asked.what == what)
+            .unwrap()
+            .clone()
     }
 }
 
@@ -192,13 +196,20 @@ async fn what_ray_refuses_is_told_by_the_last_line_of_its_traceback() {
     let StartError::Refused(reason) = error else {
         panic!("{error:?}");
     };
-    assert!(reason.starts_with("Ray answers 400 Bad Request: TypeError: "), "{reason}");
+    assert!(
+        reason.starts_with("Ray answers 400 Bad Request: TypeError: "),
+        "{reason}"
+    );
     // Any other failure may pass, and a job that is not there was not started.
     dashboard.gives(SUBMIT, "submitted again");
     let error = ray(&settings).start(&order()).await.unwrap_err();
     assert!(matches!(error, StartError::Retry(_)), "{error:?}");
     let asked = dashboard.asked();
-    assert_eq!(asked.last().unwrap(), KNOWS, "it is looked for after a failure");
+    assert_eq!(
+        asked.last().unwrap(),
+        KNOWS,
+        "it is looked for after a failure"
+    );
 }
 
 #[tokio::test]
@@ -220,14 +231,24 @@ async fn each_state_of_ray_has_its_state_here() {
     assert_eq!(ended(2), "Ray stopped its job");
     assert_eq!(ended(3), "it ended without saying how");
     let how = ended(4);
-    assert!(how.starts_with("its Ray job failed: exit code 127: "), "{how}");
+    assert!(
+        how.starts_with("its Ray job failed: exit code 127: "),
+        "{how}"
+    );
     assert!(how.ends_with("finetuner-server: not found"), "{how}");
-    assert!(ended(7).contains("runtime_env setup failed"), "{}", ended(7));
+    assert!(
+        ended(7).contains("runtime_env setup failed"),
+        "{}",
+        ended(7)
+    );
     assert_eq!(state(5), JobState::Running);
     let JobState::Pending(why) = state(6) else {
         panic!("{:?}", state(6));
     };
-    assert!(why.starts_with("job ft-0123abcd-6-1: It may be waiting for resources"), "{why}");
+    assert!(
+        why.starts_with("job ft-0123abcd-6-1: It may be waiting for resources"),
+        "{why}"
+    );
     dashboard.gives("GET /api/jobs/", "list without a node");
     let JobState::Ended(how) = launcher.list().await.unwrap().remove(JOB).unwrap() else {
         panic!("its node is gone");
@@ -271,7 +292,10 @@ async fn jobs_that_ended_long_ago_are_deleted() {
     });
     launcher.list().await.unwrap();
     let asked = dashboard.asked();
-    let mut deleted: Vec<_> = asked.iter().filter(|asked| asked.starts_with("DELETE ")).collect();
+    let mut deleted: Vec<_> = asked
+        .iter()
+        .filter(|asked| asked.starts_with("DELETE "))
+        .collect();
     deleted.sort();
     let expected = [2, 3, 4, 7].map(|n| format!("DELETE /api/jobs/ft-0123abcd-{n}-1"));
     assert_eq!(deleted, expected.iter().collect::<Vec<_>>());
@@ -291,7 +315,10 @@ async fn the_clusters_token_is_read_at_each_call_and_never_shown() {
     assert!(error.starts_with("launcher.ray.token_file: "), "{error}");
     std::fs::write(&file, "old\n").unwrap();
     let error = launcher.list().await.unwrap_err();
-    assert!(error.contains("403 Forbidden") && error.contains("token_file"), "{error}");
+    assert!(
+        error.contains("403 Forbidden") && error.contains("token_file"),
+        "{error}"
+    );
     assert!(!error.contains("old"), "{error}");
     std::fs::write(&file, "new\n").unwrap();
     dashboard.gives("GET /api/jobs/", "list");
@@ -308,9 +335,15 @@ async fn a_dashboard_that_is_away_is_an_error() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     drop(listener);
-    let launcher = ray(&RaySettings { address, ..settings });
+    let launcher = ray(&RaySettings {
+        address,
+        ..settings
+    });
     let error = launcher.list().await.unwrap_err();
-    assert!(error.starts_with("Ray's dashboard at http://127.0.0.1:"), "{error}");
+    assert!(
+        error.starts_with("Ray's dashboard at http://127.0.0.1:"),
+        "{error}"
+    );
     let error = launcher.start(&order()).await.unwrap_err();
     assert!(matches!(error, StartError::Retry(_)), "{error:?}");
     launcher.stop(JOB).await.unwrap_err();
@@ -325,10 +358,16 @@ fn settings_that_cannot_be_used_are_named() {
     };
     for (error, key) in [
         (check(|s| s.address = "ray-head".to_owned()), "address"),
-        (check(|s| s.address = "ftp://ray-head".to_owned()), "address"),
+        (
+            check(|s| s.address = "ftp://ray-head".to_owned()),
+            "address",
+        ),
         (check(|s| s.program = "-x".to_owned()), "program"),
     ] {
-        assert!(error.starts_with(&format!("launcher.ray.{key}: ")), "{error}");
+        assert!(
+            error.starts_with(&format!("launcher.ray.{key}: ")),
+            "{error}"
+        );
     }
     let error = check(|s| s.address = "http://ada:secret@ray-head".to_owned());
     assert!(!error.contains("secret"), "{error}");

@@ -39,7 +39,12 @@ pub(super) async fn run(
     let both = async { tokio::join!(write, child.wait_with_output()).1 };
     let ended = tokio::time::timeout(ENDS_WITHIN, both).await;
     let output = ended
-        .map_err(|_| format!("{program} gave no answer within {} seconds", ENDS_WITHIN.as_secs()))?
+        .map_err(|_| {
+            format!(
+                "{program} gave no answer within {} seconds",
+                ENDS_WITHIN.as_secs()
+            )
+        })?
         .map_err(|e| format!("{program}: {e}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());

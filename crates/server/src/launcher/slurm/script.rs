@@ -26,7 +26,10 @@ pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variab
     lines.push("export TMPDIR=\"$folder\"".to_owned());
     let mut file = |variable: &str, name: &str, content: &str| {
         // `printf` is a part of the shell, so no process has this as its argument.
-        lines.push(format!("printf %s {} >\"$folder/{name}\" || exit 1", quoted(content)));
+        lines.push(format!(
+            "printf %s {} >\"$folder/{name}\" || exit 1",
+            quoted(content)
+        ));
         lines.push(format!("export {variable}=\"$folder/{name}\""));
     };
     file(remote::START, "start", &order.start_token);
@@ -36,11 +39,17 @@ pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variab
     for (name, value) in variables.of_worker(order, settings.cache.as_deref()) {
         lines.push(format!("export {name}={}", quoted(&value)));
     }
-    lines.push(format!("{} worker {} &", quoted(&settings.program), order.name));
+    lines.push(format!(
+        "{} worker {} &",
+        quoted(&settings.program),
+        order.name
+    ));
     lines.push("worker=$!".to_owned());
     lines.push("trap 'kill -TERM \"$worker\" 2>/dev/null' TERM INT".to_owned());
     // A signal ends `wait`, but not the worker.
-    lines.push("while wait \"$worker\"; code=$?; kill -0 \"$worker\" 2>/dev/null; do :; done".to_owned());
+    lines.push(
+        "while wait \"$worker\"; code=$?; kill -0 \"$worker\" 2>/dev/null; do :; done".to_owned(),
+    );
     lines.push("exit \"$code\"".to_owned());
     lines.push(String::new());
     lines.join("\n")

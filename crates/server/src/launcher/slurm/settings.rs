@@ -84,7 +84,11 @@ impl SlurmSettings {
                 remote::one_word(&format!("launcher.slurm.{key}"), value)?;
             }
         }
-        match self.arguments.iter().find(|argument| !argument.starts_with("--")) {
+        match self
+            .arguments
+            .iter()
+            .find(|argument| !argument.starts_with("--"))
+        {
             // It would be taken for the script.
             Some(argument) => Err(format!(
                 "launcher.slurm.arguments: `{argument}`: give `--name=value` in one piece"

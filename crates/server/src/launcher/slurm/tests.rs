@@ -1,12 +1,7 @@
 //! The launcher against shell scripts in the place of Slurm's commands. What they
 //! answer was written down from Slurm 22.05, which `scripts/check_slurm.py` starts.
 
-use std::{
-    collections::BTreeMap,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    process::Command,
-};
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use tempfile::TempDir;
 
@@ -175,8 +170,12 @@ async fn what_no_machine_has_is_refused_and_the_rest_may_pass() {
     let failed = "sbatch: error: Batch job submission failed: ";
     for (said, expected) in [
         (
-            format!("sbatch: error: Memory specification can not be satisfied\n{failed}Requested node configuration is not available\n"),
-            refused(&format!("sbatch: error: Memory specification can not be satisfied: {failed}Requested node configuration is not available")),
+            format!(
+                "sbatch: error: Memory specification can not be satisfied\n{failed}Requested node configuration is not available\n"
+            ),
+            refused(&format!(
+                "sbatch: error: Memory specification can not be satisfied: {failed}Requested node configuration is not available"
+            )),
         ),
         (
             "sbatch: error: Invalid generic resource (gres) specification\n".to_owned(),
@@ -184,11 +183,17 @@ async fn what_no_machine_has_is_refused_and_the_rest_may_pass() {
         ),
         (
             format!("{failed}Unable to contact slurm controller (connect failure)\n"),
-            retry(&format!("{failed}Unable to contact slurm controller (connect failure)")),
+            retry(&format!(
+                "{failed}Unable to contact slurm controller (connect failure)"
+            )),
         ),
         (
-            format!("sbatch: error: invalid partition specified: nope\n{failed}Invalid partition name specified\n"),
-            retry(&format!("sbatch: error: invalid partition specified: nope: {failed}Invalid partition name specified")),
+            format!(
+                "sbatch: error: invalid partition specified: nope\n{failed}Invalid partition name specified\n"
+            ),
+            retry(&format!(
+                "sbatch: error: invalid partition specified: nope: {failed}Invalid partition name specified"
+            )),
         ),
     ] {
         commands.answers("sbatch", "", &said, 1);
@@ -199,7 +204,10 @@ async fn what_no_machine_has_is_refused_and_the_rest_may_pass() {
         ..commands.settings()
     });
     let error = launcher.start(&order()).await.unwrap_err();
-    assert!(matches!(&error, StartError::Retry(reason) if reason.contains("/none/sbatch")), "{error:?}");
+    assert!(
+        matches!(&error, StartError::Retry(reason) if reason.contains("/none/sbatch")),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -220,7 +228,12 @@ async fn each_state_of_slurm_has_its_state_here() {
         (16, pending("job 16 (its machine is prepared)")),
         (17, JobState::Running),
         (18, ended("Slurm's job 18 is PREEMPTED")),
-        (19, ended("Slurm's job 19 is NODE_FAIL (Nodes required for job are DOWN, DRAINED | reserved)")),
+        (
+            19,
+            ended(
+                "Slurm's job 19 is NODE_FAIL (Nodes required for job are DOWN, DRAINED | reserved)",
+            ),
+        ),
         (20, JobState::Running),
         // Submitted twice, and one of the two runs.
         (21, JobState::Running),
@@ -251,14 +264,20 @@ async fn a_command_that_hangs_is_an_error() {
     commands.does("squeue", "exec sleep 1000");
     let launcher = commands.slurm();
     let error = launcher.list().await.unwrap_err();
-    assert!(error.ends_with("gave no answer within 12 seconds"), "{error}");
+    assert!(
+        error.ends_with("gave no answer within 12 seconds"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn a_job_is_stopped_by_its_name() {
     let commands = Commands::new();
     commands.slurm().stop(JOB).await.unwrap();
-    assert_eq!(commands.was_given("scancel.arguments"), format!("--name={JOB}\n"));
+    assert_eq!(
+        commands.was_given("scancel.arguments"),
+        format!("--name={JOB}\n")
+    );
 }
 
 /// Runs the script of an order with a shell script in the place of the worker.
@@ -340,9 +359,15 @@ fn settings_that_cannot_be_used_are_named() {
         (check(|s| s.sbatch = String::new()), "sbatch"),
         (check(|s| s.folder = Some("a\nb".to_owned())), "folder"),
         (check(|s| s.partition = Some("-x".to_owned())), "partition"),
-        (check(|s| s.arguments = vec!["long".to_owned()]), "arguments"),
+        (
+            check(|s| s.arguments = vec!["long".to_owned()]),
+            "arguments",
+        ),
     ] {
-        assert!(error.starts_with(&format!("launcher.slurm.{key}: ")), "{error}");
+        assert!(
+            error.starts_with(&format!("launcher.slurm.{key}: ")),
+            "{error}"
+        );
     }
     SlurmSettings::default().check().unwrap();
 }
