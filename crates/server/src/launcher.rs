@@ -10,6 +10,9 @@
 
 mod environment;
 mod processes;
+mod ray;
+mod remote;
+mod slurm;
 mod threads;
 
 use std::{
@@ -24,6 +27,8 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use processes::{Processes, ProcessesSettings};
+use ray::{Ray, RaySettings};
+use slurm::{Slurm, SlurmSettings};
 pub(crate) use threads::Threads;
 
 /// The launchers by their names in the settings.
@@ -33,6 +38,8 @@ pub(crate) enum Kind {
     Threads,
     #[default]
     Processes,
+    Ray,
+    Slurm,
 }
 
 /// Where runs are carried out. The table of the chosen launcher counts, and the
@@ -40,10 +47,15 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct LauncherSettings {
-    /// What starts workers: `processes` of this machine, or `threads` of the server.
+    /// What starts workers: `processes` of this machine, `threads` of the server, or
+    /// jobs of `ray` or `slurm`.
     pub(crate) kind: Kind,
     /// Child processes of the server.
     pub(crate) processes: ProcessesSettings,
+    /// Jobs of a Ray cluster.
+    pub(crate) ray: RaySettings,
+    /// Batch jobs of Slurm.
+    pub(crate) slurm: SlurmSettings,
 }
 
 /// What a launcher knows of its server.
@@ -63,6 +75,8 @@ pub(crate) fn make(
     Ok(match settings.kind {
         Kind::Threads => Arc::new(Threads::default()),
         Kind::Processes => Arc::new(Processes::new(&settings.processes, home)?),
+        Kind::Ray => Arc::new(Ray::new(&settings.ray, home)?),
+        Kind::Slurm => Arc::new(Slurm::new(&settings.slurm, home)?),
     })
 }
 

@@ -352,7 +352,9 @@ impl SettingsFile {
 /// The table of the launcher, and one of each launcher that has settings.
 fn launchers(text: &mut String, launcher: &LauncherSettings) -> Result<(), String> {
     group(text, "launcher", launcher)?;
-    group(text, "launcher.processes", &launcher.processes)
+    group(text, "launcher.processes", &launcher.processes)?;
+    group(text, "launcher.ray", &launcher.ray)?;
+    group(text, "launcher.slurm", &launcher.slurm)
 }
 
 /// Writes a table: the keys in their order, and those without a value as comments.

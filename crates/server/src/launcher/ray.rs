@@ -1,0 +1,347 @@
+//! Workers as jobs of a Ray cluster, by the REST interface of its dashboard
+//! (Ray Jobs, Ray 2.9 or newer).
+//!
+//! Everyone who reaches the dashboard sees a job's command, labels and variables.
+//! So the start token travels in the job's working folder, a zip that Ray keeps
+//! for the job and unpacks on its machine; the worker removes the file when it
+//! has read it.
+//!
+//! Ray stops a job with SIGTERM, and with SIGKILL after the seconds that the
+//! job's own variable `RAY_JOB_STOP_WAIT_TIME_S` allows.
+
+mod package;
+mod settings;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::BoxFuture;
+use reqwest::{Client, Method, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{
+    Home, JobState, Launcher, StartError, WorkOrder,
+    remote::{self, Variables},
+};
+pub(super) use settings::RaySettings;
+
+/// How long the dashboard may take to answer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
+const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
+/// Ended jobs that one listing deletes at most.
+const DELETED_AT_ONCE: usize = 20;
+
+/// Starts workers as Ray jobs.
+pub(super) struct Ray {
+    client: Client,
+    settings: RaySettings,
+    variables: Variables,
+    /// How the names of this server's jobs begin.
+    prefix: String,
+    /// Jobs that were stopped. Ray stops a job that waits only when it begins, so
+    /// until then it is told here that it is over.
+    stopped: Mutex<HashSet<String>>,
+}
+
+/// What Ray says of a job. There are more fields.
+#[derive(Deserialize)]
+struct Details {
+    /// Jobs that other programs start by `ray.init` have none.
+    submission_id: Option<String>,
+    status: Option<String>,
+    message: Option<String>,
+    /// In milliseconds since 1970.
+    end_time: Option<u64>,
+}
+
+impl Ray {
+    pub(super) fn new(settings: &RaySettings, home: &Home<'_>) -> Result<Self, String> {
+        settings.check()?;
+        let environment = &settings.environment;
+        Ok(Self {
+            client: client(&settings.address)?,
+            variables: Variables::of("launcher.ray.environment", environment)?,
+            settings: settings.clone(),
+            prefix: home.prefix.clone(),
+            stopped: Mutex::default(),
+        })
+    }
+
+    fn stopped(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.stopped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a request. An error is in words, without the address's secrets.
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<(&'static str, Vec<u8>)>,
+    ) -> Result<Response, String> {
+        let address = self.settings.address.trim_end_matches('/');
+        let mut request = self.client.request(method, format!("{address}{path}"));
+        if let Some(token) = self.settings.token().await? {
+            request = request.bearer_auth(token);
+        }
+        if let Some((kind, bytes)) = body {
+            request = request.header("content-type", kind).body(bytes);
+        }
+        let sent = request.send().await;
+        sent.map_err(|e| format!("Ray's dashboard at {address}: {}", in_words(e)))
+    }
+
+    /// Whether Ray knows a job.
+    async fn knows(&self, name: &str) -> Result<bool, String> {
+        let answer = self.call(Method::GET, &job(name), None).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => Err(said(answer).await),
+        }
+    }
+
+    fn submission(&self, order: &WorkOrder) -> Value {
+        let mut variables: serde_json::Map<String, Value> = self
+            .variables
+            .of_worker(order, self.settings.cache.as_deref())
+            .into_iter()
+            .map(|(name, value)| (name, value.into()))
+            .collect();
+        let seconds = self.settings.stop_seconds.to_string();
+        variables.insert("RAY_JOB_STOP_WAIT_TIME_S".to_owned(), seconds.into());
+        // Paths in the working folder, where Ray starts the command.
+        variables.insert(remote::START.to_owned(), package::START.into());
+        if order.ca.is_some() {
+            variables.insert(remote::CA.to_owned(), package::CA.into());
+        }
+        let resources = order.resources;
+        let mut submission = json!({
+            "submission_id": order.name,
+            // In the place of the shell, so that nothing is between Ray and it.
+            "entrypoint": format!(
+                "exec {} worker {}",
+                remote::quoted(&self.settings.program),
+                order.name
+            ),
+            // Without any resource, Ray starts it on the head node.
+            "entrypoint_num_cpus": resources.cpus.unwrap_or(1),
+            "metadata": order.labels,
+            "runtime_env": {
+                "working_dir": format!("gcs://{}", package::name(&order.name)),
+                "env_vars": variables,
+            },
+        });
+        if let Some(gpus) = resources.gpus {
+            submission["entrypoint_num_gpus"] = gpus.into();
+        }
+        if let Some(memory) = resources.memory {
+            submission["entrypoint_memory"] = memory.into();
+        }
+        submission
+    }
+
+    async fn submit(&self, order: &WorkOrder) -> Result<(), StartError> {
+        let retry = StartError::Retry;
+        // The answer to an earlier attempt may have been lost.
+        if self.knows(&order.name).await.map_err(retry)? {
+            return Ok(());
+        }
+        let package = package::zip(order).map_err(retry)?;
+        let path = format!("/api/packages/gcs/{}", package::name(&order.name));
+        let body = Some(("application/zip", package));
+        let sent = self.call(Method::PUT, &path, body).await.map_err(retry)?;
+        if !sent.status().is_success() {
+            return Err(retry(said(sent).await));
+        }
+        let body = self.submission(order).to_string().into_bytes();
+        let body = Some(("application/json", body));
+        let answer = self.call(Method::POST, "/api/jobs/", body).await;
+        let answer = answer.map_err(retry)?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let reason = said(answer).await;
+        // One that exists is refused with the status of any failure.
+        if matches!(self.knows(&order.name).await, Ok(true)) {
+            return Ok(());
+        }
+        match status {
+            StatusCode::BAD_REQUEST => Err(StartError::Refused(reason)),
+            _ => Err(retry(reason)),
+        }
+    }
+
+    async fn jobs(&self) -> Result<HashMap<String, JobState>, String> {
+        let answer = self.call(Method::GET, "/api/jobs/", None).await?;
+        if !answer.status().is_success() {
+            return Err(said(answer).await);
+        }
+        let all: Vec<Details> = answer
+            .json()
+            .await
+            .map_err(|e| format!("Ray's list of jobs is not understood: {}", in_words(e)))?;
+        let ours = all.into_iter().filter_map(|details| {
+            let name = details.submission_id.clone()?;
+            name.starts_with(&self.prefix).then_some((name, details))
+        });
+        let ours: HashMap<String, Details> = ours.collect();
+        self.stopped().retain(|name| ours.contains_key(name));
+        self.delete_old(&ours).await;
+        let state = |(name, details): (String, Details)| {
+            let state = self.state(&name, &details);
+            (name, state)
+        };
+        Ok(ours.into_iter().map(state).collect())
+    }
+
+    fn state(&self, name: &str, details: &Details) -> JobState {
+        let message = details.message.as_deref().unwrap_or_default();
+        match details.status.as_deref() {
+            Some("PENDING") if self.stopped().contains(name) => {
+                JobState::Ended("it was stopped before it began".to_owned())
+            }
+            Some("PENDING") => {
+                let reason = message.trim_start_matches("Job has not started yet. ");
+                JobState::Pending(format!("job {name}: {}", remote::shortened(reason)))
+            }
+            Some("STOPPED") => JobState::Ended("Ray stopped its job".to_owned()),
+            Some("SUCCEEDED") => JobState::Ended("it ended without saying how".to_owned()),
+            Some("FAILED") => JobState::Ended(format!("its Ray job failed: {}", failure(message))),
+            // A state of a later version: only the worker's silence counts.
+            _ => JobState::Running,
+        }
+    }
+
+    /// Deletes jobs that ended long ago, so that Ray's list does not grow.
+    async fn delete_old(&self, jobs: &HashMap<String, Details>) {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let now = now.unwrap_or_default();
+        let keep = Duration::from_secs(self.settings.keep_ended_seconds);
+        let is_old = |details: &Details| {
+            let ended = details.end_time.map(Duration::from_millis);
+            let status = details.status.as_deref();
+            matches!(status, Some("STOPPED" | "SUCCEEDED" | "FAILED"))
+                && ended.is_some_and(|ended| now.saturating_sub(ended) > keep)
+        };
+        let old = jobs.iter().filter(|(_, details)| is_old(details));
+        for (name, _) in old.take(DELETED_AT_ONCE) {
+            let deleted = self.call(Method::DELETE, &job(name), None).await;
+            if let Err(error) = deleted {
+                tracing::debug!("{name} can't be deleted: {error}");
+                return;
+            }
+        }
+    }
+}
+
+impl Launcher for Ray {
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>> {
+        Box::pin(self.submit(order))
+    }
+
+    fn stop<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let path = format!("{}/stop", job(name));
+            let answer = self.call(Method::POST, &path, None).await?;
+            match answer.status() {
+                status if status.is_success() => {
+                    self.stopped().insert(name.to_owned());
+                    Ok(())
+                }
+                StatusCode::NOT_FOUND => Ok(()),
+                _ => Err(said(answer).await),
+            }
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<HashMap<String, JobState>, String>> {
+        Box::pin(self.jobs())
+    }
+
+    fn engine(&self) -> &'static str {
+        "Ray"
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+}
+
+fn job(name: &str) -> String {
+    format!("/api/jobs/{name}")
+}
+
+/// How a job failed, without the log that Ray appends but for its last line.
+fn failure(message: &str) -> String {
+    let (how, log) = message
+        .split_once(", last available logs")
+        .unwrap_or((message, ""));
+    let how = how.trim_start_matches("Job entrypoint command failed with ");
+    match log.lines().rfind(|line| !line.trim().is_empty()) {
+        Some(last) => remote::shortened(&format!("{how}\n{last}")),
+        None => remote::shortened(how),
+    }
+}
+
+/// What Ray answered, in one line: its errors are Python tracebacks.
+async fn said(answer: Response) -> String {
+    let status = answer.status();
+    let text = answer.text().await.unwrap_or_default();
+    let last = text.lines().rfind(|line| line.trim().len() > 1);
+    let remedy = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            "; `launcher.ray.token_file` names the file with the cluster's token"
+        }
+        _ => "",
+    };
+    match last {
+        Some(last) => format!("Ray answers {status}: {}{remedy}", remote::shortened(last)),
+        None => format!("Ray answers {status}{remedy}"),
+    }
+}
+
+fn in_words(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut words = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
+}
+
+/// A client without the proxies of the environment: the dashboard is in the
+/// operator's own network.
+fn client(address: &str) -> Result<Client, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?;
+    let tls = match address.starts_with("https:") {
+        true => {
+            let verifier = rustls_platform_verifier::Verifier::new(provider);
+            let verifier = verifier.map_err(|e| e.to_string())?;
+            tls.dangerous()
+                .with_custom_certificate_verifier(Arc::new(verifier))
+        }
+        false => tls.with_root_certificates(rustls::RootCertStore::empty()),
+    };
+    Client::builder()
+        .tls_backend_preconfigured(tls.with_no_client_auth())
+        .no_proxy()
+        // A redirect would lose the token or the method.
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECTS_WITHIN)
+        .timeout(ANSWERS_WITHIN)
+        .build()
+        .map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests;

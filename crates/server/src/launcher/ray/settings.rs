@@ -1,0 +1,85 @@
+//! The settings of the launcher for Ray.
+
+use std::path::PathBuf;
+
+use documented::DocumentedFields;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::launcher::remote;
+
+/// Jobs of a Ray cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RaySettings {
+    /// The address of the cluster's dashboard.
+    pub(crate) address: String,
+    /// A file with the cluster's token, where Ray asks for one
+    /// (RAY_AUTH_MODE=token). It is read at each call, so it may be replaced.
+    pub(crate) token_file: Option<PathBuf>,
+    /// The program on the cluster's machines that runs workers: a path, or a name
+    /// that is in their PATH.
+    pub(crate) program: String,
+    /// Variables of workers beside their own, "NAME=value" each. Everyone who reaches
+    /// the dashboard can read them.
+    pub(crate) environment: Vec<String>,
+    /// The folder on each machine where workers keep models of the hub.
+    pub(crate) cache: Option<String>,
+    /// Seconds that a worker which is told to stop has for its checkpoint before Ray
+    /// kills it.
+    pub(crate) stop_seconds: u32,
+    /// Seconds after which ended jobs are deleted from Ray's list.
+    pub(crate) keep_ended_seconds: u64,
+}
+
+impl Default for RaySettings {
+    fn default() -> Self {
+        Self {
+            address: "http://127.0.0.1:8265".to_owned(),
+            token_file: None,
+            program: remote::PROGRAM.to_owned(),
+            environment: Vec::new(),
+            cache: None,
+            stop_seconds: 60,
+            keep_ended_seconds: 3600,
+        }
+    }
+}
+
+impl RaySettings {
+    /// An error begins with the key of the setting that can't be used.
+    pub(super) fn check(&self) -> Result<(), String> {
+        remote::one_word("launcher.ray.program", &self.program)?;
+        let bad = |reason: &str| format!("launcher.ray.address: {reason}");
+        let remedy = "give the address of the dashboard, such as http://ray-head:8265";
+        let url = Url::parse(&self.address).map_err(|_| bad(remedy))?;
+        if !matches!(url.scheme(), "http" | "https") || url.query().is_some() {
+            return Err(bad(remedy));
+        }
+        // Errors show the address.
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(bad(
+                "it holds a name or a password; `token_file` names a file with a token",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The cluster's token, if it asks for one.
+    pub(super) async fn token(&self) -> Result<Option<String>, String> {
+        let Some(path) = &self.token_file else {
+            return Ok(None);
+        };
+        let bad = |reason: &dyn std::fmt::Display| {
+            format!("launcher.ray.token_file: {}: {reason}", path.display())
+        };
+        let text = tokio::fs::read_to_string(path).await.map_err(|e| bad(&e))?;
+        match text.trim() {
+            "" => Err(bad(&"it is empty")),
+            token if !token.bytes().all(|b| b.is_ascii_graphic()) => {
+                Err(bad(&"it holds more than one token"))
+            }
+            token => Ok(Some(token.to_owned())),
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! The launcher against a stand-in of the dashboard that gives answers which
+//! `scripts/check_ray.py --record` has written down from a real one.
+
+use std::{
+    collections::BTreeMap,
+    io::Read,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use axum::{
+    Router,
+    body::Bytes,
+    extract::State,
+    http::{HeaderMap, Method, StatusCode, Uri},
+};
+use serde_json::Value;
+
+use super::*;
+use crate::launcher::Resources;
+
+const JOB: &str = "ft-0123abcd-1-1";
+const TOKEN: &str = "ft_secret";
+
+/// A request that the stand-in was sent.
+#[derive(Clone, Debug)]
+struct Asked {
+    what: String,
+    authorization: Option<String>,
+    body: Vec<u8>,
+}
+
+/// Answers by the method and the path. Others are 404, as Ray answers for jobs that
+/// it does not know.
+#[derive(Clone, Default)]
+struct StandIn {
+    answers: Arc<Mutex<HashMap<String, (StatusCode, String)>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl StandIn {
+    /// From now on, the recorded answer `name` is given.
+    fn gives(&self, what: &str, name: &str) {
+        let recorded: Value = serde_json::from_str(include_str!("recorded.json")).unwrap();
+        let answer = &recorded[name];
+        let status = answer["status"].as_u64().unwrap().try_into().unwrap();
+        let status = StatusCode::from_u16(status).unwrap();
+        let body = answer["body"].as_str().unwrap().to_owned();
+        let mut answers = self.answers.lock().unwrap();
+        answers.insert(what.to_owned(), (status, body));
+    }
+
+    fn asked(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().map(|asked| asked.what.clone()).collect()
+    }
+
+    fn sent(&self, what: &str) -> Asked {
+        let asked = self.asked.lock().unwrap();
+        asked
+            .iter()
+            .find(|asked| asked.what == what)
+            .unwrap()
+            .clone()
+    }
+}
+
+async fn answer(
+    State(stand_in): State<StandIn>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> (StatusCode, String) {
+    let what = format!("{method} {}", uri.path());
+    let authorization = headers.get("authorization");
+    let asked = Asked {
+        what: what.clone(),
+        authorization: authorization.map(|value| value.to_str().unwrap().to_owned()),
+        body: body.to_vec(),
+    };
+    stand_in.asked.lock().unwrap().push(asked);
+    let answers = stand_in.answers.lock().unwrap();
+    let unknown = (StatusCode::NOT_FOUND, "Job does not exist".to_owned());
+    answers.get(&what).cloned().unwrap_or(unknown)
+}
+
+async fn stand_in() -> (StandIn, RaySettings) {
+    let stand_in = StandIn::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}/", listener.local_addr().unwrap());
+    let router = Router::new().fallback(answer).with_state(stand_in.clone());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let settings = RaySettings {
+        address,
+        ..RaySettings::default()
+    };
+    (stand_in, settings)
+}
+
+fn ray(settings: &RaySettings) -> Ray {
+    let home = Home {
+        prefix: "ft-0123abcd-".to_owned(),
+        folder: Path::new("/none"),
+    };
+    Ray::new(settings, &home).unwrap()
+}
+
+fn order() -> WorkOrder {
+    WorkOrder {
+        name: JOB.to_owned(),
+        url: "https://head-node:8642".to_owned(),
+        start_token: TOKEN.to_owned(),
+        folder: "finetuner-run-1-1-".to_owned(),
+        ca: Some("-----BEGIN CERTIFICATE-----\n".to_owned()),
+        resources: Resources {
+            cpus: Some(2),
+            gpus: Some(1),
+            memory: Some(3 << 30),
+        },
+        labels: BTreeMap::from([("run".to_owned(), "it's a run".to_owned())]),
+    }
+}
+
+const KNOWS: &str = "GET /api/jobs/ft-0123abcd-1-1";
+const PACKAGE: &str = "PUT /api/packages/gcs/ft-0123abcd-1-1.zip";
+const SUBMIT: &str = "POST /api/jobs/";
+
+#[tokio::test]
+async fn the_token_is_in_the_package_and_nowhere_else() {
+    let (dashboard, settings) = stand_in().await;
+    dashboard.gives(PACKAGE, "package");
+    dashboard.gives(SUBMIT, "submitted");
+    let settings = RaySettings {
+        program: "/opt/it's/finetuner-server".to_owned(),
+        environment: vec!["HF_HOME=/shared/hf".to_owned()],
+        cache: Some("/scratch/cache".to_owned()),
+        ..settings
+    };
+    ray(&settings).start(&order()).await.unwrap();
+    assert_eq!(dashboard.asked(), [KNOWS, PACKAGE, SUBMIT]);
+
+    let package = dashboard.sent(PACKAGE).body;
+    let mut package = zip::ZipArchive::new(std::io::Cursor::new(package)).unwrap();
+    let mut read = |name: &str| {
+        let mut file = package.by_name(name).unwrap();
+        assert_eq!(file.unix_mode().unwrap() & 0o777, 0o600);
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        text
+    };
+    assert_eq!(read("start"), TOKEN);
+    assert!(read("ca.pem").contains("CERTIFICATE"));
+
+    let submission = dashboard.sent(SUBMIT).body;
+    assert!(!String::from_utf8_lossy(&submission).contains(TOKEN));
+    let submission: Value = serde_json::from_slice(&submission).unwrap();
+    let expected = json!({
+        "submission_id": JOB,
+        "entrypoint": r"exec '/opt/it'\''s/finetuner-server' worker ft-0123abcd-1-1",
+        "entrypoint_num_cpus": 2,
+        "entrypoint_num_gpus": 1,
+        "entrypoint_memory": 3_221_225_472_u64,
+        "metadata": {"run": "it's a run"},
+        "runtime_env": {
+            "working_dir": "gcs://ft-0123abcd-1-1.zip",
+            "env_vars": {
+                "RAYON_NUM_THREADS": "2",
+                "HF_HOME": "/shared/hf",
+                "FINETUNER_WORKER_URL": "https://head-node:8642",
+                "FINETUNER_WORKER_FOLDER": "finetuner-run-1-1-",
+                "FINETUNER_WORKER_CACHE": "/scratch/cache",
+                "RAY_JOB_STOP_WAIT_TIME_S": "60",
+                "FINETUNER_WORKER_START": "start",
+                "FINETUNER_WORKER_CA": "ca.pem",
+            },
+        },
+    });
+    assert_eq!(submission, expected);
+}
+
+#[tokio::test]
+async fn a_job_that_exists_was_started() {
+    let (dashboard, settings) = stand_in().await;
+    dashboard.gives(KNOWS, "known");
+    ray(&settings).start(&order()).await.unwrap();
+    assert_eq!(dashboard.asked(), [KNOWS]);
+}
+
+#[tokio::test]
+async fn what_ray_refuses_is_told_by_the_last_line_of_its_traceback() {
+    let (dashboard, settings) = stand_in().await;
+    dashboard.gives(PACKAGE, "package");
+    dashboard.gives(SUBMIT, "wrong field");
+    let error = ray(&settings).start(&order()).await.unwrap_err();
+    let StartError::Refused(reason) = error else {
+        panic!("{error:?}");
+    };
+    assert!(
+        reason.starts_with("Ray answers 400 Bad Request: TypeError: "),
+        "{reason}"
+    );
+    // Any other failure may pass, and a job that is not there was not started.
+    dashboard.gives(SUBMIT, "submitted again");
+    let error = ray(&settings).start(&order()).await.unwrap_err();
+    assert!(matches!(error, StartError::Retry(_)), "{error:?}");
+    let asked = dashboard.asked();
+    assert_eq!(
+        asked.last().unwrap(),
+        KNOWS,
+        "it is looked for after a failure"
+    );
+}
+
+#[tokio::test]
+async fn each_state_of_ray_has_its_state_here() {
+    let (dashboard, settings) = stand_in().await;
+    dashboard.gives("GET /api/jobs/", "list");
+    let launcher = ray(&RaySettings {
+        keep_ended_seconds: u64::MAX,
+        ..settings.clone()
+    });
+    let jobs = launcher.list().await.unwrap();
+    assert_eq!(jobs.len(), 7);
+    let state = |n: u32| jobs[&format!("ft-0123abcd-{n}-1")].clone();
+    let ended = |n: u32| match state(n) {
+        JobState::Ended(how) => how,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(state(1), JobState::Running);
+    assert_eq!(ended(2), "Ray stopped its job");
+    assert_eq!(ended(3), "it ended without saying how");
+    let how = ended(4);
+    assert!(
+        how.starts_with("its Ray job failed: exit code 127: "),
+        "{how}"
+    );
+    assert!(how.ends_with("finetuner-server: not found"), "{how}");
+    assert!(
+        ended(7).contains("runtime_env setup failed"),
+        "{}",
+        ended(7)
+    );
+    assert_eq!(state(5), JobState::Running);
+    let JobState::Pending(why) = state(6) else {
+        panic!("{:?}", state(6));
+    };
+    assert!(
+        why.starts_with("job ft-0123abcd-6-1: It may be waiting for resources"),
+        "{why}"
+    );
+    dashboard.gives("GET /api/jobs/", "list without a node");
+    let JobState::Ended(how) = launcher.list().await.unwrap().remove(JOB).unwrap() else {
+        panic!("its node is gone");
+    };
+    assert!(how.contains("Job supervisor actor died"), "{how}");
+    // Another server's jobs are not this one's.
+    let home = Home {
+        prefix: "ft-4567cdef-".to_owned(),
+        folder: Path::new("/none"),
+    };
+    let other = Ray::new(&settings, &home).unwrap();
+    assert!(other.list().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_job_that_waits_is_over_once_it_is_stopped() {
+    let (dashboard, settings) = stand_in().await;
+    dashboard.gives("GET /api/jobs/", "list");
+    for n in [1, 6] {
+        dashboard.gives(&format!("POST /api/jobs/ft-0123abcd-{n}-1/stop"), "stopped");
+    }
+    let launcher = ray(&settings);
+    for n in [1, 6, 99] {
+        launcher.stop(&format!("ft-0123abcd-{n}-1")).await.unwrap();
+    }
+    let jobs = launcher.list().await.unwrap();
+    // It makes its checkpoint.
+    assert_eq!(jobs["ft-0123abcd-1-1"], JobState::Running);
+    let state = &jobs["ft-0123abcd-6-1"];
+    assert!(matches!(state, JobState::Ended(_)), "{state:?}");
+}
+
+#[tokio::test]
+async fn jobs_that_ended_long_ago_are_deleted() {
+    let (dashboard, settings) = stand_in().await;
+    dashboard.gives("GET /api/jobs/", "list");
+    // Those of the list ended longer ago than that.
+    let launcher = ray(&RaySettings {
+        keep_ended_seconds: 0,
+        ..settings
+    });
+    launcher.list().await.unwrap();
+    let asked = dashboard.asked();
+    let mut deleted: Vec<_> = asked
+        .iter()
+        .filter(|asked| asked.starts_with("DELETE "))
+        .collect();
+    deleted.sort();
+    let expected = [2, 3, 4, 7].map(|n| format!("DELETE /api/jobs/ft-0123abcd-{n}-1"));
+    assert_eq!(deleted, expected.iter().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn the_clusters_token_is_read_at_each_call_and_never_shown() {
+    let (dashboard, settings) = stand_in().await;
+    dashboard.gives("GET /api/jobs/", "no token");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let launcher = ray(&RaySettings {
+        token_file: Some(file.clone()),
+        ..settings
+    });
+    let error = launcher.list().await.unwrap_err();
+    assert!(error.starts_with("launcher.ray.token_file: "), "{error}");
+    std::fs::write(&file, "old\n").unwrap();
+    let error = launcher.list().await.unwrap_err();
+    assert!(
+        error.contains("403 Forbidden") && error.contains("token_file"),
+        "{error}"
+    );
+    assert!(!error.contains("old"), "{error}");
+    std::fs::write(&file, "new\n").unwrap();
+    dashboard.gives("GET /api/jobs/", "list");
+    launcher.list().await.unwrap();
+    let asked = dashboard.asked.lock().unwrap();
+    let tokens = asked.iter().filter(|asked| asked.what == "GET /api/jobs/");
+    let tokens: Vec<_> = tokens.map(|asked| asked.authorization.as_deref()).collect();
+    assert_eq!(tokens, [Some("Bearer old"), Some("Bearer new")]);
+}
+
+#[tokio::test]
+async fn a_dashboard_that_is_away_is_an_error() {
+    let (_, settings) = stand_in().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let launcher = ray(&RaySettings {
+        address,
+        ..settings
+    });
+    let error = launcher.list().await.unwrap_err();
+    assert!(
+        error.starts_with("Ray's dashboard at http://127.0.0.1:"),
+        "{error}"
+    );
+    let error = launcher.start(&order()).await.unwrap_err();
+    assert!(matches!(error, StartError::Retry(_)), "{error:?}");
+    launcher.stop(JOB).await.unwrap_err();
+}
+
+#[test]
+fn settings_that_cannot_be_used_are_named() {
+    let check = |change: fn(&mut RaySettings)| {
+        let mut settings = RaySettings::default();
+        change(&mut settings);
+        settings.check().unwrap_err()
+    };
+    for (error, key) in [
+        (check(|s| s.address = "ray-head".to_owned()), "address"),
+        (
+            check(|s| s.address = "ftp://ray-head".to_owned()),
+            "address",
+        ),
+        (check(|s| s.program = "-x".to_owned()), "program"),
+    ] {
+        assert!(
+            error.starts_with(&format!("launcher.ray.{key}: ")),
+            "{error}"
+        );
+    }
+    let error = check(|s| s.address = "http://ada:secret@ray-head".to_owned());
+    assert!(!error.contains("secret"), "{error}");
+    RaySettings::default().check().unwrap();
+}

@@ -1,0 +1,156 @@
+//! What launchers of other machines have in common: the variables of a worker
+//! there, and how the engine's words are shortened.
+
+use finetuner_protocol::text::cut;
+
+use super::WorkOrder;
+use crate::worker::{WORKER_FOLDER, WORKER_URL};
+
+/// The environment variable with the path of the file that holds the start token.
+pub(super) const START: &str = "FINETUNER_WORKER_START";
+/// The environment variable with the path of a certificate authority in PEM form.
+pub(super) const CA: &str = "FINETUNER_WORKER_CA";
+/// The environment variable with the folder of the machine's cache.
+pub(super) const CACHE: &str = "FINETUNER_WORKER_CACHE";
+/// The program that runs workers, found in the `PATH` of the other machine.
+pub(super) const PROGRAM: &str = "finetuner-server";
+
+/// The longest part of an engine's message that a run's log shows, in bytes.
+const MAX_MESSAGE: usize = 400;
+
+/// The variables that the operator names for workers, `NAME=value` each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Variables(Vec<(String, String)>);
+
+impl Variables {
+    /// Reads the list of a setting. An error begins with `key`.
+    pub(super) fn of(key: &str, list: &[String]) -> Result<Self, String> {
+        let pair = |text: &String| {
+            let bad = |reason: &str| format!("{key}: `{text}`: {reason}");
+            let (name, value) = text.split_once('=').ok_or_else(|| bad("give NAME=value"))?;
+            let is_name = |name: &str| {
+                name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+                    && !name.starts_with(|c: char| c.is_ascii_digit())
+                    && !name.is_empty()
+            };
+            if !is_name(name) {
+                return Err(bad(
+                    "a name has letters, digits and `_`, and no digit first",
+                ));
+            }
+            if name.starts_with("FINETUNER_WORKER_") {
+                return Err(bad("the server sets the variables FINETUNER_WORKER_..."));
+            }
+            if value.contains(char::is_control) {
+                return Err(bad("a value has no control characters"));
+            }
+            Ok((name.to_owned(), value.to_owned()))
+        };
+        list.iter().map(pair).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// The variables of a worker, without the paths of its files.
+    pub(super) fn of_worker(
+        &self,
+        order: &WorkOrder,
+        cache: Option<&str>,
+    ) -> Vec<(String, String)> {
+        let mut all = Vec::new();
+        // Threads beyond the cores of the job would slow down its neighbours. The
+        // operator's value comes later, and counts.
+        if let Some(cpus) = order.resources.cpus {
+            all.push(("RAYON_NUM_THREADS".to_owned(), cpus.to_string()));
+        }
+        all.extend(self.0.iter().cloned());
+        all.push((WORKER_URL.to_owned(), order.url.clone()));
+        all.push((WORKER_FOLDER.to_owned(), order.folder.clone()));
+        if let Some(cache) = cache {
+            all.push((CACHE.to_owned(), cache.to_owned()));
+        }
+        all
+    }
+}
+
+/// Refuses a program or an address that the shell or the engine would not take as
+/// one word. An error begins with `key`.
+pub(super) fn one_word(key: &str, text: &str) -> Result<(), String> {
+    match text.is_empty() || text.starts_with('-') || text.contains(char::is_control) {
+        true => Err(format!(
+            "{key}: `{text}`: give a name or a path without control characters"
+        )),
+        false => Ok(()),
+    }
+}
+
+/// A text as one word of a POSIX shell.
+pub(super) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The first and the last line of a message: what happened, and the last thing
+/// that a program or a traceback says.
+pub(super) fn shortened(message: &str) -> String {
+    let mut lines = message
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let half = MAX_MESSAGE / 2;
+    match lines.next_back() {
+        Some(last) => format!(
+            "{}: {}",
+            cut(first.trim_end_matches([':', '.']), half),
+            cut(last, half)
+        ),
+        None => cut(first, MAX_MESSAGE).to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_of_the_settings_are_checked() {
+        let list = |text: &str| Variables::of("launcher.x.environment", &[text.to_owned()]);
+        assert_eq!(
+            list("HF_HOME=/a=b"),
+            Ok(Variables(vec![("HF_HOME".to_owned(), "/a=b".to_owned())]))
+        );
+        for (text, told) in [
+            ("HF_HOME", "NAME=value"),
+            ("=x", "a name has letters"),
+            ("1A=x", "a name has letters"),
+            ("A B=x", "a name has letters"),
+            ("FINETUNER_WORKER_URL=x", "the server sets"),
+            ("A=x\ny", "no control characters"),
+        ] {
+            let error = list(text).unwrap_err();
+            assert!(error.starts_with("launcher.x.environment: "), "{error}");
+            assert!(error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_quoted_text_is_one_word_of_a_shell() {
+        for text in ["", "a b", "it's", "$(id)`id`\\", "-----BEGIN\nEND"] {
+            let script = format!("printf %s {}", quoted(text));
+            let said = std::process::Command::new("sh")
+                .args(["-c", &script])
+                .output();
+            assert_eq!(said.unwrap().stdout, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_traceback_is_shortened_to_its_first_and_last_line() {
+        assert_eq!(
+            shortened("Failed.\n  at x\n\nOSError: none\n"),
+            "Failed: OSError: none"
+        );
+        assert_eq!(shortened("Failed."), "Failed.");
+        assert_eq!(shortened(""), "");
+        assert!(shortened(&"ä\n".repeat(9)).len() < 10);
+        assert!(shortened(&"ä".repeat(900)).len() <= MAX_MESSAGE);
+    }
+}

@@ -1,0 +1,57 @@
+//! Slurm's commands, each with a limit on its time.
+
+use std::{process::Stdio, time::Duration};
+
+use tokio::{io::AsyncWriteExt, process::Command};
+
+use crate::launcher::{environment, remote};
+
+/// How long a command may take. Slurm's own limit is about a minute where its
+/// controller does not answer.
+const ENDS_WITHIN: Duration = Duration::from_secs(12);
+/// Where a cluster's configuration is, if not in the usual place.
+const CONFIGURATION: &str = "SLURM_CONF";
+
+/// Runs a command with `input` at its standard input. Returns its output.
+pub(super) async fn run(
+    program: &str,
+    arguments: &[impl AsRef<std::ffi::OsStr>],
+    input: &str,
+) -> Result<String, String> {
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(environment::of_workers(&[CONFIGURATION.to_owned()]))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // One that hangs does not stay.
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| format!("{program} can't be run: {e}"))?;
+    let stdin = child.stdin.take();
+    let write = async {
+        if let Some(mut stdin) = stdin {
+            // One that fails early does not read it, and says why by its status.
+            let _ = stdin.write_all(input.as_bytes()).await;
+        }
+    };
+    let both = async { tokio::join!(write, child.wait_with_output()).1 };
+    let ended = tokio::time::timeout(ENDS_WITHIN, both).await;
+    let output = ended
+        .map_err(|_| {
+            format!(
+                "{program} gave no answer within {} seconds",
+                ENDS_WITHIN.as_secs()
+            )
+        })?
+        .map_err(|e| format!("{program}: {e}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    match said.trim() {
+        "" => Err(format!("{program} ended with {}", output.status)),
+        said => Err(remote::shortened(said)),
+    }
+}

@@ -1,0 +1,56 @@
+//! The script of a batch job.
+
+use super::{SlurmSettings, WorkOrder};
+use crate::launcher::remote::{self, Variables, quoted};
+
+/// The script of an order, for any POSIX shell.
+///
+/// The shell waits for the worker and passes on SIGTERM, which Slurm sends to the
+/// shell alone before a time limit. It removes the worker's files, also where the
+/// worker was killed.
+pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variables) -> String {
+    let mut lines = vec![
+        "#!/bin/sh".to_owned(),
+        "# A worker of Finetuner. The start token is good for one use.".to_owned(),
+        "umask 077".to_owned(),
+    ];
+    if let Some(folder) = &settings.folder {
+        lines.push(format!("TMPDIR={}", quoted(folder)));
+    }
+    lines.push(format!(
+        "folder=$(mktemp -d \"${{TMPDIR:-/tmp}}/{}.XXXXXX\") || exit 1",
+        order.name
+    ));
+    lines.push("trap 'rm -rf \"$folder\"' EXIT".to_owned());
+    lines.push("trap 'exit 143' TERM INT".to_owned());
+    lines.push("export TMPDIR=\"$folder\"".to_owned());
+    let mut file = |variable: &str, name: &str, content: &str| {
+        // `printf` is a part of the shell, so no process has this as its argument.
+        lines.push(format!(
+            "printf %s {} >\"$folder/{name}\" || exit 1",
+            quoted(content)
+        ));
+        lines.push(format!("export {variable}=\"$folder/{name}\""));
+    };
+    file(remote::START, "start", &order.start_token);
+    if let Some(ca) = &order.ca {
+        file(remote::CA, "ca.pem", ca);
+    }
+    for (name, value) in variables.of_worker(order, settings.cache.as_deref()) {
+        lines.push(format!("export {name}={}", quoted(&value)));
+    }
+    lines.push(format!(
+        "{} worker {} &",
+        quoted(&settings.program),
+        order.name
+    ));
+    lines.push("worker=$!".to_owned());
+    lines.push("trap 'kill -TERM \"$worker\" 2>/dev/null' TERM INT".to_owned());
+    // A signal ends `wait`, but not the worker.
+    lines.push(
+        "while wait \"$worker\"; code=$?; kill -0 \"$worker\" 2>/dev/null; do :; done".to_owned(),
+    );
+    lines.push("exit \"$code\"".to_owned());
+    lines.push(String::new());
+    lines.join("\n")
+}

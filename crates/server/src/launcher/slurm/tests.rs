@@ -1,0 +1,373 @@
+//! The launcher against shell scripts in the place of Slurm's commands. What they
+//! answer was written down from Slurm 22.05, which `scripts/check_slurm.py` starts.
+
+use std::{collections::BTreeMap, os::unix::fs::PermissionsExt, path::Path, process::Command};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::launcher::Resources;
+
+const JOB: &str = "ft-0123abcd-1-1";
+const TOKEN: &str = "ft_it's secret";
+/// `squeue --noheader --me --states=all --format='%i|%j|%T|%r'`.
+const LISTED: &str = "\
+8|wrap|COMPLETED|None
+9|ft-0123abcd-9-1|COMPLETED|None
+10|ft-0123abcd-10-1|FAILED|NonZeroExitCode
+11|ft-0123abcd-11-1|PENDING|PartitionConfig
+12|ft-0123abcd-12-1|PENDING|Resources
+13|ft-0123abcd-13-1|FAILED|BadConstraints
+15|ft-0123abcd-15-1|COMPLETING|None
+16|ft-0123abcd-16-1|CONFIGURING|None
+17|ft-0123abcd-17-1|RUNNING|None
+18|ft-0123abcd-18-1|PREEMPTED|None
+19|ft-0123abcd-19-1|NODE_FAIL|Nodes required for job are DOWN, DRAINED | reserved
+20|ft-0123abcd-20-1|A_NEW_STATE|None
+21|ft-0123abcd-21-1|CANCELLED|None
+22|ft-0123abcd-21-1|RUNNING|None
+23|ft-4567cdef-1-1|RUNNING|None
+";
+
+/// Commands in a folder, which write down how they were called.
+struct Commands {
+    folder: TempDir,
+}
+
+impl Commands {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let commands = Self { folder };
+        for name in ["sbatch", "squeue", "scancel"] {
+            commands.answers(name, "", "", 0);
+        }
+        commands
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// From now on, a command gives this answer.
+    fn answers(&self, name: &str, output: &str, error: &str, status: i32) {
+        std::fs::write(self.path(&format!("{name}.out")), output).unwrap();
+        std::fs::write(self.path(&format!("{name}.err")), error).unwrap();
+        self.does(
+            name,
+            &format!(
+                "printf '%s\\n' \"$@\" >'{0}.arguments'; env >'{0}.env'; cat >'{0}.in'
+                 cat '{0}.out'; cat '{0}.err' >&2; exit {status}",
+                self.path(name)
+            ),
+        );
+    }
+
+    fn does(&self, name: &str, script: &str) {
+        let path = self.path(name);
+        // Written under another name: a file that is open for writing can't be run.
+        let new = format!("{path}.new");
+        std::fs::write(&new, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&new, PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::rename(new, path).unwrap();
+    }
+
+    fn was_given(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    fn settings(&self) -> SlurmSettings {
+        SlurmSettings {
+            sbatch: self.path("sbatch"),
+            squeue: self.path("squeue"),
+            scancel: self.path("scancel"),
+            ..SlurmSettings::default()
+        }
+    }
+
+    fn slurm(&self) -> Slurm {
+        slurm(&self.settings())
+    }
+}
+
+fn slurm(settings: &SlurmSettings) -> Slurm {
+    let home = Home {
+        prefix: "ft-0123abcd-".to_owned(),
+        folder: Path::new("/none"),
+    };
+    Slurm::new(settings, &home).unwrap()
+}
+
+fn order() -> WorkOrder {
+    WorkOrder {
+        name: JOB.to_owned(),
+        url: "https://head-node:8642".to_owned(),
+        start_token: TOKEN.to_owned(),
+        folder: "finetuner-run-1-1-".to_owned(),
+        ca: Some("-----BEGIN CERTIFICATE-----\n".to_owned()),
+        resources: Resources {
+            cpus: Some(2),
+            gpus: Some(1),
+            memory: Some((3 << 30) + 1),
+        },
+        labels: BTreeMap::from([("run".to_owned(), "a\nrun".to_owned())]),
+    }
+}
+
+#[tokio::test]
+async fn the_token_is_in_the_script_and_nowhere_else() {
+    let commands = Commands::new();
+    let launcher = slurm(&SlurmSettings {
+        partition: Some("low".to_owned()),
+        time: Some("1:00:00".to_owned()),
+        gres: "gpu:a100".to_owned(),
+        arguments: vec!["--qos=long".to_owned()],
+        logs: Some("/shared/logs/".to_owned()),
+        ..commands.settings()
+    });
+    launcher.start(&order()).await.unwrap();
+    let arguments = commands.was_given("sbatch.arguments");
+    let arguments: Vec<_> = arguments.lines().collect();
+    let expected = [
+        "--parsable",
+        "--job-name=ft-0123abcd-1-1",
+        "--comment=run=a run",
+        "--output=/shared/logs/%x.log",
+        "--no-requeue",
+        "--signal=B:TERM@60",
+        "--export=NONE",
+        "--chdir=/",
+        "--nodes=1",
+        "--ntasks=1",
+        "--cpus-per-task=2",
+        "--mem=3073M",
+        "--gres=gpu:a100:1",
+        "--partition=low",
+        "--time=1:00:00",
+        "--qos=long",
+    ];
+    assert_eq!(arguments, expected);
+    let environment = commands.was_given("sbatch.env");
+    assert!(environment.contains("PATH="), "{environment}");
+    // Cargo sets it for tests; a server's secrets are left out in the same way.
+    assert!(!environment.contains("CARGO_MANIFEST_DIR"), "{environment}");
+    let script = commands.was_given("sbatch.in");
+    assert!(script.contains(r"'ft_it'\''s secret'"), "{script}");
+}
+
+#[tokio::test]
+async fn a_job_that_is_listed_is_not_submitted_again() {
+    let commands = Commands::new();
+    commands.answers("squeue", &format!("812|{JOB}|PENDING|Priority\n"), "", 0);
+    commands.slurm().start(&order()).await.unwrap();
+    assert_eq!(commands.was_given("sbatch.arguments"), "");
+}
+
+#[tokio::test]
+async fn what_no_machine_has_is_refused_and_the_rest_may_pass() {
+    let commands = Commands::new();
+    let retry = |error: &str| StartError::Retry(error.to_owned());
+    let refused = |error: &str| StartError::Refused(error.to_owned());
+    let failed = "sbatch: error: Batch job submission failed: ";
+    for (said, expected) in [
+        (
+            format!(
+                "sbatch: error: Memory specification can not be satisfied\n{failed}Requested node configuration is not available\n"
+            ),
+            refused(&format!(
+                "sbatch: error: Memory specification can not be satisfied: {failed}Requested node configuration is not available"
+            )),
+        ),
+        (
+            "sbatch: error: Invalid generic resource (gres) specification\n".to_owned(),
+            refused("sbatch: error: Invalid generic resource (gres) specification"),
+        ),
+        (
+            format!("{failed}Unable to contact slurm controller (connect failure)\n"),
+            retry(&format!(
+                "{failed}Unable to contact slurm controller (connect failure)"
+            )),
+        ),
+        (
+            format!(
+                "sbatch: error: invalid partition specified: nope\n{failed}Invalid partition name specified\n"
+            ),
+            retry(&format!(
+                "sbatch: error: invalid partition specified: nope: {failed}Invalid partition name specified"
+            )),
+        ),
+    ] {
+        commands.answers("sbatch", "", &said, 1);
+        assert_eq!(commands.slurm().start(&order()).await, Err(expected));
+    }
+    let launcher = slurm(&SlurmSettings {
+        sbatch: "/none/sbatch".to_owned(),
+        ..commands.settings()
+    });
+    let error = launcher.start(&order()).await.unwrap_err();
+    assert!(
+        matches!(&error, StartError::Retry(reason) if reason.contains("/none/sbatch")),
+        "{error:?}"
+    );
+}
+
+#[tokio::test]
+async fn each_state_of_slurm_has_its_state_here() {
+    let commands = Commands::new();
+    commands.answers("squeue", LISTED, "", 0);
+    let jobs = commands.slurm().list().await.unwrap();
+    assert_eq!(jobs.len(), 12);
+    let pending = |words: &str| JobState::Pending(words.to_owned());
+    let ended = |words: &str| JobState::Ended(words.to_owned());
+    for (n, state) in [
+        (9, ended("Slurm's job 9 is COMPLETED")),
+        (10, ended("Slurm's job 10 is FAILED (NonZeroExitCode)")),
+        (11, pending("job 11 (PartitionConfig)")),
+        (12, pending("job 12 (Resources)")),
+        (13, ended("Slurm's job 13 is FAILED (BadConstraints)")),
+        (15, JobState::Running),
+        (16, pending("job 16 (its machine is prepared)")),
+        (17, JobState::Running),
+        (18, ended("Slurm's job 18 is PREEMPTED")),
+        (
+            19,
+            ended(
+                "Slurm's job 19 is NODE_FAIL (Nodes required for job are DOWN, DRAINED | reserved)",
+            ),
+        ),
+        (20, JobState::Running),
+        // Submitted twice, and one of the two runs.
+        (21, JobState::Running),
+    ] {
+        assert_eq!(jobs[&format!("ft-0123abcd-{n}-1")], state);
+    }
+    let arguments = commands.was_given("squeue.arguments");
+    assert!(arguments.contains("--states=all"), "{arguments}");
+}
+
+#[tokio::test]
+async fn a_controller_that_is_away_is_an_error() {
+    let commands = Commands::new();
+    let said = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)";
+    commands.answers("squeue", "", said, 1);
+    commands.answers("scancel", "", said, 1);
+    let launcher = commands.slurm();
+    assert_eq!(launcher.list().await, Err(said.to_owned()));
+    assert_eq!(launcher.stop(JOB).await, Err(said.to_owned()));
+    let error = launcher.start(&order()).await;
+    assert_eq!(error, Err(StartError::Retry(said.to_owned())));
+    assert_eq!(commands.was_given("sbatch.arguments"), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_command_that_hangs_is_an_error() {
+    let commands = Commands::new();
+    commands.does("squeue", "exec sleep 1000");
+    let launcher = commands.slurm();
+    let error = launcher.list().await.unwrap_err();
+    assert!(
+        error.ends_with("gave no answer within 12 seconds"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_job_is_stopped_by_its_name() {
+    let commands = Commands::new();
+    commands.slurm().stop(JOB).await.unwrap();
+    assert_eq!(
+        commands.was_given("scancel.arguments"),
+        format!("--name={JOB}\n")
+    );
+}
+
+/// Runs the script of an order with a shell script in the place of the worker.
+fn in_a_job(worker: &str) -> (TempDir, std::process::Child) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    std::fs::create_dir(path("scratch")).unwrap();
+    std::fs::write(path("worker"), worker).unwrap();
+    std::fs::set_permissions(path("worker"), PermissionsExt::from_mode(0o755)).unwrap();
+    let settings = SlurmSettings {
+        program: path("worker"),
+        folder: Some(path("scratch")),
+        cache: Some("/a cache".to_owned()),
+        ..SlurmSettings::default()
+    };
+    let variables = Variables::of("", &["HF_HOME=/it's".to_owned()]).unwrap();
+    let script = script::of(&order(), &settings, &variables);
+    std::fs::write(path("script"), script).unwrap();
+    let child = Command::new("sh")
+        .arg(path("script"))
+        .env("OUT", path("out"))
+        .spawn()
+        .unwrap();
+    (folder, child)
+}
+
+fn is_clean(folder: &TempDir) -> bool {
+    let mut left = std::fs::read_dir(folder.path().join("scratch")).unwrap();
+    left.next().is_none()
+}
+
+#[test]
+fn the_script_hands_the_worker_its_files_and_removes_them() {
+    let (folder, mut job) = in_a_job(
+        "#!/bin/sh
+        { echo \"$@\"; cat \"$FINETUNER_WORKER_START\"; echo; cat \"$FINETUNER_WORKER_CA\"
+        stat -c %a \"$FINETUNER_WORKER_START\" \"$TMPDIR\"
+        echo \"$FINETUNER_WORKER_URL $FINETUNER_WORKER_FOLDER $FINETUNER_WORKER_CACHE\"
+        echo \"$HF_HOME $RAYON_NUM_THREADS\"; } >\"$OUT\"
+        touch \"$TMPDIR/left\"; exit 7",
+    );
+    assert_eq!(job.wait().unwrap().code(), Some(7));
+    let said = std::fs::read_to_string(folder.path().join("out")).unwrap();
+    let expected = format!(
+        "worker {JOB}\n{TOKEN}\n-----BEGIN CERTIFICATE-----\n600\n700\n\
+         https://head-node:8642 finetuner-run-1-1- /a cache\n/it's 2\n"
+    );
+    assert_eq!(said, expected);
+    assert!(is_clean(&folder));
+}
+
+#[test]
+fn the_script_passes_on_sigterm_and_waits_for_the_checkpoint() {
+    let (folder, mut job) = in_a_job(
+        "#!/bin/sh
+        trap 'echo told >>\"$OUT\"; sleep 0.3; echo saved >>\"$OUT\"; exit 0' TERM
+        echo ready >\"$OUT\"
+        while :; do sleep 0.05; done",
+    );
+    let said = || std::fs::read_to_string(folder.path().join("out")).unwrap_or_default();
+    while said() != "ready\n" {
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_child(&job);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(job.wait().unwrap().code(), Some(0));
+    assert_eq!(said(), "ready\ntold\nsaved\n");
+    assert!(is_clean(&folder));
+}
+
+#[test]
+fn settings_that_cannot_be_used_are_named() {
+    let check = |change: fn(&mut SlurmSettings)| {
+        let mut settings = SlurmSettings::default();
+        change(&mut settings);
+        settings.check().unwrap_err()
+    };
+    for (error, key) in [
+        (check(|s| s.sbatch = String::new()), "sbatch"),
+        (check(|s| s.folder = Some("a\nb".to_owned())), "folder"),
+        (check(|s| s.partition = Some("-x".to_owned())), "partition"),
+        (
+            check(|s| s.arguments = vec!["long".to_owned()]),
+            "arguments",
+        ),
+    ] {
+        assert!(
+            error.starts_with(&format!("launcher.slurm.{key}: ")),
+            "{error}"
+        );
+    }
+    SlurmSettings::default().check().unwrap();
+}

@@ -1,0 +1,196 @@
+"""Runs a server against a real Slurm on this machine, with a controller and two
+nodes of one core each, and disturbs it:
+
+    node            the node of a training run is killed with its processes
+    head            slurmctld is killed and started again
+    server          the server is killed and started again
+    stopped_server  the server is stopped in order and started again
+    away            slurmctld stands still (2 minutes, see --away)
+    pending         a job waits for longer than a lease
+    preempt         a job of a higher partition takes the node
+    cancel          runs are deleted, while one trains and while one waits
+    two             two servers share the cluster, and one of them is killed
+
+Each run must end once, with the losses of a run in a child process to the bit.
+
+    apt-get install slurm-wlm munge
+    python scripts/check_slurm.py [--quick] [--fault node] [--rounds 1] [--binary PATH]
+
+Root is needed. Nothing of the machine's own configuration is touched.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+from cluster_check import Failure, Namespace, main, wait_for
+
+NODES = ["node1", "node2"]
+CONFIGURATION = """
+ClusterName=check
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.sock
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=3,bf_interval=3
+ReturnToService=2
+SlurmdTimeout=10
+KillWait=10
+MinJobAge=300
+MpiDefault=none
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=2000
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=2000
+PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=off
+"""
+
+
+class Slurm:
+    name = "Slurm"
+
+    @staticmethod
+    def add_options(parser):
+        pass
+
+    def __init__(self, options, folder):
+        missing = [p for p in ("slurmctld", "slurmd", "sbatch", "munged") if not shutil.which(p)]
+        if missing:
+            raise SystemExit(f"{', '.join(missing)} not found: apt-get install slurm-wlm munge")
+        self.options, self.folder = options, folder / "slurm"
+        self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf")}
+        self.controller = self.munge = None
+        self.nodes = {}
+
+    def start(self):
+        (self.folder / "state").mkdir(parents=True)
+        key = self.folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o600)
+        ports = []
+        with contextlib.ExitStack() as stack:
+            for _ in range(3):
+                free = stack.enter_context(socket.socket())
+                free.bind(("127.0.0.1", 0))
+                ports.append(free.getsockname()[1])
+        (self.folder / "slurm.conf").write_text(
+            CONFIGURATION.format(host=socket.gethostname(), folder=self.folder, ports=ports))
+        f = self.folder
+        self.munge = subprocess.Popen(
+            ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={f}/munge.sock",
+             f"--pid-file={f}/munged.pid", f"--seed-file={f}/munge.seed", f"--log-file={f}/munge.log"],
+            stdout=subprocess.DEVNULL, stderr=open(f / "munged.out", "ab"), start_new_session=True)
+        wait_for("munged starts", (f / "munge.sock").exists, 20)
+        self.start_head()
+        for node in NODES:
+            self.start_node(node)
+        wait_for("both nodes are idle", lambda: self.say("sinfo", "-h", "-N", "-o", "%T").split()[:2] == ["idle"] * 2, 60)
+
+    def start_head(self):
+        self.controller = subprocess.Popen(
+            ["slurmctld", "-D"], env=dict(os.environ, **self.environment), stdout=subprocess.DEVNULL,
+            stderr=open(self.folder / "slurmctld.out", "ab"), start_new_session=True)
+        wait_for("slurmctld answers", lambda: "UP" in self.say("scontrol", "ping"), 60)
+
+    def start_node(self, node=None):
+        node = node or self.killed
+        (self.folder / f"spool-{node}").mkdir(exist_ok=True)
+        self.nodes[node] = Namespace(["slurmd", "-D", "-N", node], self.folder / f"{node}.out", self.environment)
+
+    def say(self, *command, check=False):
+        said = subprocess.run(command, env=dict(os.environ, **self.environment), capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, timeout=60)
+        if check and said.returncode:
+            raise Failure(f"{' '.join(command)}: {said.stderr}")
+        return said.stdout
+
+    def version(self):
+        return self.say("sbatch", "--version").strip()
+
+    def settings(self):
+        return f"""[launcher]
+kind = "slurm"
+[launcher.slurm]
+program = "{self.options.binary}"
+partition = "low"
+logs = "{self.folder}"
+folder = "{self.folder}"
+"""
+
+    def jobs(self, state="RUNNING"):
+        lines = self.say("squeue", "-h", "--me", f"--states={state}", "-o", "%i %j %N").splitlines()
+        return [line.split() for line in lines if line.split()[1].startswith("ft-")]
+
+    def open_jobs(self):
+        return self.jobs("PENDING,RUNNING,SUSPENDED,COMPLETING,CONFIGURING")
+
+    def kill_node(self):
+        [(_, _, self.killed)] = self.jobs()
+        self.nodes[self.killed].kill()
+        # Slurm must see it before it is there again, as with a machine that boots.
+        wait_for("slurmctld sees it", lambda: not self.jobs(), 60)
+
+    def restart_head(self):
+        self.controller.kill()
+        self.controller.wait()
+        time.sleep(5)
+        self.start_head()
+        return f"{len(self.jobs())} job went on under the new slurmctld"
+
+    @contextlib.contextmanager
+    def away(self):
+        self.controller.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.controller.send_signal(signal.SIGCONT)
+
+    @contextlib.contextmanager
+    def full(self):
+        fillers = [self.say("sbatch", "--parsable", "--output=/dev/null", "--partition=high", "--wrap=sleep 600",
+                            check=True).strip() for _ in NODES]
+        try:
+            wait_for("the cluster is full", lambda: self.say(
+                "squeue", "-h", "--states=RUNNING", "-j", ",".join(fillers)).count("\n") == len(NODES), 60)
+            yield
+        finally:
+            self.say("scancel", *fillers)
+
+    def preempt(self):
+        [(job, _, _)] = self.jobs()
+        high = [self.say("sbatch", "--parsable", "--output=/dev/null", "--partition=high", "--wrap=sleep 15",
+                         check=True).strip() for _ in NODES]
+        wait_for("the job is preempted", lambda: self.say("squeue", "-h", "-j", job, "-o", "%T").strip() != "RUNNING", 120)
+        self.state = self.say("squeue", "-h", "--states=all", "-j", job, "-o", "%T %r").strip()
+        return high
+
+    def stop(self):
+        for node in self.nodes.values():
+            node.kill()
+        for process in (self.controller, self.munge):
+            if process and process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+if __name__ == "__main__":
+    main(Slurm, __doc__, "node")
