@@ -231,6 +231,10 @@ struct Serve {
     /// headers are believed, such as 127.0.0.1,10.0.0.0/8.
     #[arg(long, env = "FINETUNER_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network)]
     trusted_proxies: Vec<IpNet>,
+    /// Let workers fetch data, models and checkpoints from S3 itself, by addresses
+    /// that are good for some minutes. They must reach it where the server does.
+    #[arg(long, env = "FINETUNER_PRESIGNED")]
+    presigned: bool,
     /// Seconds that runs have to pause when the server is told to stop.
     #[arg(long, default_value_t = 30.0, value_parser = seconds)]
     grace: f64,
@@ -277,6 +281,7 @@ impl Serve {
             max_stored: self.max_stored.map(|mib| mib.saturating_mul(1 << 20)),
             disk_reserve: self.disk_reserve.map(|mib| mib.saturating_mul(1 << 20)),
             trusted_proxies: self.trusted_proxies.clone(),
+            presigned: self.presigned,
             grace: Duration::from_secs_f64(self.grace),
         }
     }
