@@ -225,8 +225,8 @@ impl Submission {
             finetuner_version: self.task.is_some().then(|| SCHEMA_VERSION.to_owned()),
             task: self.task,
             device: self.device,
-            cpus: self.cpus,
-            gpus: 1,
+            cpus: Some(self.cpus),
+            gpus: Some(1),
             description: self.description,
         };
         let body = serde_json::to_value(new).map_err(Error::setup)?;

@@ -180,12 +180,13 @@ pub struct NewRun {
     /// The processor to run on.
     #[serde(default = "cpu")]
     pub device: Device,
-    /// Threads that load data.
-    #[serde(default = "one")]
-    pub cpus: u64,
-    /// Graphics processors; every client says 1.
-    #[serde(default = "one")]
-    pub gpus: u64,
+    /// Cores to ask for, which are the threads that load data. Every client names
+    /// a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u64>,
+    /// Graphics processors to ask for, where `device` is one; every client says 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpus: Option<u64>,
     /// Free text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
@@ -193,10 +194,6 @@ pub struct NewRun {
 
 fn cpu() -> Device {
     Device::Cpu
-}
-
-fn one() -> u64 {
-    1
 }
 
 /// Where a run stands, and why.

@@ -21,7 +21,7 @@ use crate::{
     database::{Database, End, NewArtifact, Put, RunRow, Which, now_ms},
     error::{ApiError, Result},
     gate::Gates,
-    queue::{Health, Leases},
+    queue::{Health, Leases, Waits},
     run_folders::RunFolders,
     secret,
     settings::Settings,
@@ -51,6 +51,8 @@ pub(crate) struct App {
     pub(crate) leases: Leases,
     /// Whether the queue does its work.
     pub(crate) queue: Health,
+    /// Where the jobs of runs wait.
+    pub(crate) waits: Waits,
     pub(crate) uploads: Uploads,
     pub(crate) logins: Logins,
     pub(crate) attempts: LoginAttempts,
@@ -81,6 +83,7 @@ impl App {
         Arc::new(Self {
             leases: Leases::new(clock.clone(), settings.lease),
             queue: Health::new(clock.clone()),
+            waits: Waits::default(),
             clock,
             database,
             store,

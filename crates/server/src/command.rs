@@ -1,25 +1,25 @@
 //! The command line, `finetuner-server`.
 
+mod options;
+
 use std::{
     io::{BufRead, IsTerminal},
-    net::IpAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
-    time::Duration,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
-use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 
+use self::options::Options;
 use crate::{
-    LocalModels, Server, Settings, accounts, backup, check,
+    Server, accounts, backup, check,
     database::{Database, Scope},
-    launcher::{Account, Processes},
     restore,
-    server::{DEFAULT_ADDRESS, FIRST_USER, attach_database},
-    worker::{self, ANY_FOLDER, Place, WORKER_FOLDER, WORKER_TOKEN, WORKER_URL},
+    server::{FIRST_USER, attach_database},
+    settings_file::{LogFormat, SettingsFile},
+    worker::{self, ANY_FOLDER, Place, WORKER_FOLDER, WORKER_URL},
 };
 
 /// Fine-tunes embedding models for Finetuner clients.
@@ -28,28 +28,22 @@ use crate::{
 pub struct Command {
     #[command(subcommand)]
     action: Action,
-    /// How the log on standard error is written.
-    #[arg(
-        long,
-        global = true,
-        env = "FINETUNER_LOG_FORMAT",
-        default_value = "text"
-    )]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
+    /// How the log on standard error is written; as text by default.
+    #[arg(long, global = true, env = "FINETUNER_LOG_FORMAT")]
+    log_format: Option<LogFormat>,
+    /// A settings file, in which every option has its key: `config` prints one.
+    /// Options and variables of the environment come before what it says.
+    #[arg(long, global = true, value_name = "FILE", env = "FINETUNER_SETTINGS")]
+    settings: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Answer clients and train their models.
-    Serve(Box<Serve>),
+    Serve(Box<Options>),
+    /// Print the settings file that says what this command line, the environment
+    /// and `--settings` say together, with a comment for each key.
+    Config(Box<Options>),
     /// Make a token for a client, and print it.
     Token {
         /// Whose token it is; a new name makes a new user.
@@ -96,14 +90,17 @@ enum Action {
     },
     /// Carry out one run; the server starts this itself.
     #[command(hide = true)]
-    Worker,
+    Worker {
+        /// The job's name, for people who list processes.
+        name: Option<String>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
 struct Data {
-    /// The folder of the server's data.
-    #[arg(long, env = "FINETUNER_DATA", default_value = "finetuner-data")]
-    data: PathBuf,
+    /// The folder of the server's data; `finetuner-data` by default.
+    #[arg(long, env = "FINETUNER_DATA")]
+    data: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -153,153 +150,11 @@ enum UserAction {
     },
 }
 
-#[derive(Debug, clap::Args)]
-struct Serve {
-    /// Where to listen.
-    #[arg(long, env = "FINETUNER_ADDRESS", default_value = DEFAULT_ADDRESS)]
-    address: String,
-    #[command(flatten)]
-    data: Data,
-    #[command(flatten)]
-    store: StoreAddress,
-    /// A certificate in PEM form, to speak https.
-    #[arg(long, env = "FINETUNER_TLS_CERT", requires = "tls_key")]
-    tls_cert: Option<PathBuf>,
-    /// The certificate's key in PEM form.
-    #[arg(long, env = "FINETUNER_TLS_KEY", requires = "tls_cert")]
-    tls_key: Option<PathBuf>,
-    /// How many runs may go on at once.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    runs_at_once: u16,
-    /// A folder whose models runs may start from; may be given several times.
-    /// `/` stands for every folder of this machine.
-    #[arg(
-        long,
-        value_name = "FOLDER",
-        env = "FINETUNER_LOCAL_MODELS",
-        value_delimiter = ':'
-    )]
-    local_models: Vec<PathBuf>,
-    /// The most MiB of a model that a run fetches from the model hub.
-    #[arg(long, default_value_t = 16 << 10)]
-    max_hub_download: u64,
-    /// A variable of the server's environment that workers get too; may be given
-    /// several times. They get no keys and tokens otherwise.
-    #[arg(long, value_name = "NAME")]
-    worker_env: Vec<String>,
-    /// The user of this machine, by name or number, whose processes workers are.
-    /// The server must run as root for that.
-    #[arg(long, value_name = "USER")]
-    worker_user: Option<String>,
-    /// Let runs fetch pictures from this machine and private networks, and report to
-    /// trackers there.
-    #[arg(long)]
-    private_addresses: bool,
-    /// Seconds of silence after which a worker counts as lost.
-    #[arg(long, default_value_t = 30.0, value_parser = seconds)]
-    lease: f64,
-    /// How many workers a run may lose before it counts as failed.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    attempts: u32,
-    /// Seconds between two checkpoints of a run.
-    #[arg(long, default_value_t = 60.0, value_parser = seconds)]
-    checkpoint_every: f64,
-    /// The most seconds that a run may take.
-    #[arg(long, value_parser = seconds)]
-    max_run_time: Option<f64>,
-    /// The most MiB of memory that a run may use.
-    #[arg(long)]
-    max_run_memory: Option<u64>,
-    /// The most MiB that a run's files may take.
-    #[arg(long)]
-    max_run_disk: Option<u64>,
-    /// The most runs of one user that wait or train at a time.
-    #[arg(long, env = "FINETUNER_MAX_OPEN_RUNS", value_parser = clap::value_parser!(u64).range(1..))]
-    max_open_runs: Option<u64>,
-    /// The most uploads of one user that are in progress at a time.
-    #[arg(long, env = "FINETUNER_MAX_UPLOADS", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
-    max_uploads: u16,
-    /// The most MiB of data, models and checkpoints that one user may store.
-    #[arg(long, env = "FINETUNER_MAX_STORED")]
-    max_stored: Option<u64>,
-    /// MiB of the disk that are kept for runs in progress: new uploads and runs
-    /// are refused when there is less room. By default 512, or a twentieth of a
-    /// smaller disk.
-    #[arg(long, env = "FINETUNER_DISK_RESERVE")]
-    disk_reserve: Option<u64>,
-    /// Addresses or networks of proxies whose `Forwarded` and `X-Forwarded-For`
-    /// headers are believed, such as 127.0.0.1,10.0.0.0/8.
-    #[arg(long, env = "FINETUNER_TRUSTED_PROXIES", value_delimiter = ',', value_parser = network)]
-    trusted_proxies: Vec<IpNet>,
-    /// Let workers fetch data, models and checkpoints from S3 itself, by addresses
-    /// that are good for some minutes. They must reach it where the server does.
-    #[arg(long, env = "FINETUNER_PRESIGNED")]
-    presigned: bool,
-    /// Seconds that runs have to pause when the server is told to stop.
-    #[arg(long, default_value_t = 30.0, value_parser = seconds)]
-    grace: f64,
-}
-
-/// A number of seconds that can be waited for.
-fn seconds(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| "a number is wanted".to_owned())?;
-    match (0.0..=1e9).contains(&number) {
-        true => Ok(number),
-        false => Err("0 to 1000000000 seconds are possible".to_owned()),
-    }
-}
-
-/// An address, or a network such as `10.0.0.0/8`.
-fn network(text: &str) -> Result<IpNet, String> {
-    let address = text.parse::<IpAddr>().map(IpNet::from);
-    address
-        .or_else(|_| text.parse::<IpNet>())
-        .map_err(|_| "give an address such as 10.0.0.1, or a network such as 10.0.0.0/8".to_owned())
-}
-
-impl Serve {
-    fn settings(&self) -> Settings {
-        Settings {
-            runs_at_once: self.runs_at_once.into(),
-            local_models: match self.local_models.as_slice() {
-                [] => LocalModels::Nowhere,
-                folders if folders.iter().any(|folder| folder == Path::new("/")) => {
-                    LocalModels::Anywhere
-                }
-                folders => LocalModels::In(folders.to_vec()),
-            },
-            max_hub_download: Some(self.max_hub_download << 20),
-            private_addresses: self.private_addresses,
-            lease: Duration::from_secs_f64(self.lease),
-            attempts: self.attempts,
-            checkpoint_every: Duration::from_secs_f64(self.checkpoint_every),
-            max_run_time: self.max_run_time.map(Duration::from_secs_f64),
-            max_run_memory: self.max_run_memory.map(|mib| mib << 20),
-            max_run_disk: self.max_run_disk.map(|mib| mib << 20),
-            max_open_runs: self.max_open_runs,
-            max_uploads: self.max_uploads.into(),
-            max_stored: self.max_stored.map(|mib| mib.saturating_mul(1 << 20)),
-            disk_reserve: self.disk_reserve.map(|mib| mib.saturating_mul(1 << 20)),
-            trusted_proxies: self.trusted_proxies.clone(),
-            presigned: self.presigned,
-            grace: Duration::from_secs_f64(self.grace),
-        }
-    }
-}
-
 impl Command {
     /// Does what the command line says, and prints what went wrong.
     #[must_use]
     pub fn run(self) -> ExitCode {
-        self.begin_log();
-        match self.action {
-            Action::Worker => work(),
-            action => match tokio::runtime::Runtime::new() {
-                Ok(runtime) => runtime.block_on(act(action)),
-                Err(error) => Err(error.to_string()),
-            },
-        }
-        .map_or_else(
+        self.act().map_or_else(
             |error| {
                 eprintln!("finetuner-server: {error}");
                 ExitCode::FAILURE
@@ -308,16 +163,30 @@ impl Command {
         )
     }
 
-    fn begin_log(&self) {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal());
-        match self.log_format {
-            LogFormat::Text => log.init(),
-            LogFormat::Json => log.json().init(),
+    fn act(self) -> Result<(), String> {
+        if let Action::Worker { .. } = self.action {
+            begin_log(self.log_format.unwrap_or_default());
+            return work();
         }
+        let mut settings = SettingsFile::read(self.settings.as_deref())?;
+        if let Some(format) = self.log_format {
+            settings.server.log_format = format;
+        }
+        begin_log(settings.server.log_format);
+        let runtime = tokio::runtime::Runtime::new().map_err(|e| e.to_string())?;
+        runtime.block_on(act(self.action, settings))
+    }
+}
+
+fn begin_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
     }
 }
 
@@ -325,16 +194,20 @@ fn work() -> Result<(), String> {
     let variable = |name| std::env::var(name).map_err(|_| format!("{name} is not set"));
     worker::run(
         &variable(WORKER_URL)?,
-        variable(WORKER_TOKEN)?,
+        worker::start_token()?,
         &variable(WORKER_FOLDER).unwrap_or_else(|_| ANY_FOLDER.to_owned()),
         Arc::default(),
         Place::Process,
     )
 }
 
-async fn act(action: Action) -> Result<(), String> {
+async fn act(action: Action, file: SettingsFile) -> Result<(), String> {
     match action {
-        Action::Serve(options) => serve(*options).await,
+        Action::Serve(options) => serve(&options.over(file)).await,
+        Action::Config(options) => {
+            print!("{}", options.over(file).text()?);
+            Ok(())
+        }
         Action::Token {
             user,
             name,
@@ -345,14 +218,14 @@ async fn act(action: Action) -> Result<(), String> {
                 TokenScope::All => Scope::All,
                 TokenScope::Read => Scope::Read,
             };
-            let database = data.open()?;
+            let database = data.open(&file)?;
             let made = database.create_token(user, name, scope).await;
             println!("{}", made.map_err(|e| e.to_string())?);
             Ok(())
         }
-        Action::User { action } => user(action).await,
+        Action::User { action } => user(action, &file).await,
         Action::Check { data, store } => {
-            let report = check(&data.data, store.store.as_deref()).await;
+            let report = check(data.folder(&file), store.address(&file)).await;
             let report = report.map_err(|e| e.to_string())?;
             println!("{} contents are whole", report.good);
             if report.unused_bytes > 0 {
@@ -369,7 +242,7 @@ async fn act(action: Action) -> Result<(), String> {
             data,
             store,
         } => {
-            let copied = backup(&data.data, store.store.as_deref(), &target).await;
+            let copied = backup(data.folder(&file), store.address(&file), &target).await;
             let copied = copied.map_err(|e| e.to_string())?;
             println!(
                 "{copied} contents and the database are in {}",
@@ -382,31 +255,42 @@ async fn act(action: Action) -> Result<(), String> {
             data,
             store,
         } => {
-            let restored = restore(&source, &data.data, store.store.as_deref()).await;
+            let folder = data.folder(&file);
+            let restored = restore(&source, folder, store.address(&file)).await;
             let restored = restored.map_err(|e| e.to_string())?;
             println!(
                 "{restored} contents and the database are in {}",
-                data.data.display()
+                folder.display()
             );
             Ok(())
         }
-        Action::Worker => Ok(()),
+        Action::Worker { .. } => Ok(()),
     }
 }
 
 impl Data {
+    fn folder<'a>(&'a self, file: &'a SettingsFile) -> &'a Path {
+        self.data.as_deref().unwrap_or(&file.server.data)
+    }
+
     /// The database of the folder, which must be that of a server: a typing
     /// error must not make a new one.
-    fn open(&self) -> Result<Database, String> {
-        attach_database(&self.data).map_err(|e| e.to_string())
+    fn open(&self, file: &SettingsFile) -> Result<Database, String> {
+        attach_database(self.folder(file)).map_err(|e| e.to_string())
     }
 }
 
-async fn user(action: UserAction) -> Result<(), String> {
+impl StoreAddress {
+    fn address<'a>(&'a self, file: &'a SettingsFile) -> Option<&'a str> {
+        self.store.as_deref().or(file.server.store.as_deref())
+    }
+}
+
+async fn user(action: UserAction, file: &SettingsFile) -> Result<(), String> {
     let failed = |e: rusqlite::Error| e.to_string();
     match action {
         UserAction::Add { name, data } => {
-            let database = data.open()?;
+            let database = data.open(file)?;
             finetuner_protocol::check_name("name", &name).map_err(|e| e.to_string())?;
             if !database.add_user(name.clone()).await.map_err(failed)? {
                 return Err(format!("there is a user `{name}` already"));
@@ -416,7 +300,7 @@ async fn user(action: UserAction) -> Result<(), String> {
             Ok(())
         }
         UserAction::Password { name, data } => {
-            let database = data.open()?;
+            let database = data.open(file)?;
             if std::io::stdin().is_terminal() {
                 eprintln!("The new password of {name}, which is shown as you type it:");
             }
@@ -431,14 +315,14 @@ async fn user(action: UserAction) -> Result<(), String> {
             }
         }
         UserAction::List { data } => {
-            for (name, has_password) in data.open()?.users().await.map_err(failed)? {
+            for (name, has_password) in data.open(file)?.users().await.map_err(failed)? {
                 let password = if has_password { "" } else { " (no password)" };
                 println!("{name}{password}");
             }
             Ok(())
         }
         UserAction::Delete { name, data } => {
-            let deleted = data.open()?.delete_user(name.clone()).await;
+            let deleted = data.open(file)?.delete_user(name.clone()).await;
             match deleted.map_err(failed)? {
                 true => Ok(()),
                 false => Err(format!("there is no user `{name}`")),
@@ -447,9 +331,11 @@ async fn user(action: UserAction) -> Result<(), String> {
     }
 }
 
-async fn serve(options: Serve) -> Result<(), String> {
-    let data = options.data.data.clone();
-    for folder in &options.local_models {
+async fn serve(file: &SettingsFile) -> Result<(), String> {
+    let SettingsFile {
+        server: own, runs, ..
+    } = file;
+    for folder in &runs.local_models {
         if !folder.is_dir() {
             return Err(format!(
                 "`--local-models {}`: this is no folder. Name the folders that hold models",
@@ -457,25 +343,23 @@ async fn serve(options: Serve) -> Result<(), String> {
             ));
         }
     }
-    let account = options.worker_user.as_deref().map(Account::find);
-    let account = account
-        .transpose()
-        .map_err(|reason| format!("`--worker-user`: {reason}"))?;
-    let processes = Processes::default()
-        .pass_on(options.worker_env.clone())
-        .run_as(account);
-    let mut server = Server::standalone(data.clone(), processes)
-        .address(options.address.clone())
-        .settings(options.settings());
-    if let Some(store) = &options.store.store {
+    let mut server = Server::standalone(own.data.clone(), file.launcher.clone())
+        .address(own.address.clone())
+        .settings(file.settings());
+    if let Some(store) = &own.store {
         server = server.store(store);
     }
-    if let (Some(certificate), Some(key)) = (&options.tls_cert, &options.tls_key) {
-        server = server.tls(certificate, key);
+    match (&own.tls_cert, &own.tls_key) {
+        (Some(certificate), Some(key)) => server = server.tls(certificate, key),
+        (None, None) => {}
+        _ => {
+            let reason = "`server.tls_cert` and `server.tls_key`: give both, or none of them";
+            return Err(reason.to_owned());
+        }
     }
     let server = server.start().await.map_err(|e| e.to_string())?;
     println!("Finetuner is ready at {}", server.url());
-    println!("Data and models are kept in {}", data.display());
+    println!("Data and models are kept in {}", own.data.display());
     match server.first_token() {
         Some(token) => {
             println!(

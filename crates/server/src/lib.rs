@@ -6,7 +6,7 @@
 //!
 //! | module | what it is for |
 //! | --- | --- |
-//! | `server`, `http`, `settings` | starting and stopping, connections |
+//! | `server`, `http`, `reach`, `settings`, `settings_file` | starting and stopping, connections |
 //! | `peer`, `pace`, `gate` | where a request comes from, clients that are too slow, work that waits for its turn |
 //! | `api` | the routes, one file a group |
 //! | `console` | the pages for people |
@@ -43,11 +43,13 @@ mod private;
 mod queue;
 #[cfg(test)]
 mod races;
+mod reach;
 mod redaction;
 mod run_folders;
 mod secret;
 mod server;
 mod settings;
+mod settings_file;
 mod space;
 mod store;
 mod submission;
@@ -59,5 +61,5 @@ pub use error::StartError;
 pub use finetuner_protocol::LocalModels;
 pub use ipnet::IpNet;
 pub use server::{DEFAULT_ADDRESS, RunningServer, Server, create_token};
-pub use settings::Settings;
+pub use settings::{Settings, Workers};
 pub use upkeep::{Report, backup, check, restore};

@@ -1,13 +1,30 @@
-//! The order in which runs are carried out, and who looks after their workers.
+//! The order in which runs are carried out, and who looks after their jobs.
 //!
-//! Users take turns, and the oldest run of a user comes first. Workers that are
-//! lost are replaced; workers without a run are ended. Only a run's own faults
-//! count as attempts: a launcher that can't start anything, and whatever ends
-//! because the server stops, cost none.
+//! Users take turns, and the oldest run of a user comes first. A run's job is
+//! submitted to an engine under a name that is in the database before; its worker
+//! has a lease from its first call on. What the engine lists and what the
+//! database wants are compared at every look, so a server that is started again
+//! needs no other knowledge:
+//!
+//! | the engine says | the run |
+//! | --- | --- |
+//! | nothing: it can't be asked | stays as it is, and nothing is submitted |
+//! | the job waits | waits, for as long as it takes |
+//! | the job runs | goes on while the worker keeps its lease |
+//! | the job has ended | gets another one |
+//! | it knows no such job | gets another one after a grace, if no lease holds |
+//!
+//! Jobs that no run wants are stopped. Only a run's own faults count as attempts:
+//! an engine that can't start anything, and whatever ends because the server or
+//! the engine stops it, cost none.
 
+mod engine;
 mod health;
 mod leases;
 mod pauses;
+mod sightings;
+mod stop;
+mod waits;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,41 +33,43 @@ use std::{
     time::Duration,
 };
 
-use finetuner_protocol::Level;
+use finetuner_protocol::{Device, Level};
 use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 
+pub(crate) use engine::Engine;
 pub(crate) use health::Health;
 pub(crate) use leases::Leases;
+pub(crate) use stop::end_all;
+pub(crate) use waits::Waits;
 
-use self::pauses::Pauses;
+use self::{engine::is_over, pauses::Pauses, sightings::Sightings};
 use crate::{
     app::App,
-    database::{Launched, Release},
-    error::Result,
-    launcher::{Launcher, WorkOrder},
+    database::{Claim, Launched, Release},
+    error::{ApiError, Result},
+    launcher::{JobState, Resources, StartError, WorkOrder},
     secret,
 };
 
 /// How often the queue looks after everything, unless it is called.
 const TICK: Duration = Duration::from_millis(500);
+/// The same where each look asks another machine.
+const REMOTE_TICK: Duration = Duration::from_secs(5);
 /// How long a worker without a run may take to stop by itself.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
+/// How long after a job was told to stop it is told again.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
 /// A pause between two looks that is longer than this, and than half a lease,
 /// means that the server stood still: no sign of life could be heard.
 const STOOD_STILL: Duration = Duration::from_secs(5);
 
 /// Runs the queue until the server has stopped. A queue that panics is started
 /// again.
-pub(crate) async fn serve(
-    app: Arc<App>,
-    launcher: Arc<dyn Launcher>,
-    url: String,
-    has_moved: bool,
-) {
+pub(crate) async fn serve(app: Arc<App>, engine: Engine, has_moved: bool) {
     let mut has_moved = has_moved;
     loop {
-        let queue = Queue::new(Arc::clone(&app), Arc::clone(&launcher), url.clone());
+        let queue = Queue::new(Arc::clone(&app), engine.clone());
         match AssertUnwindSafe(queue.serve(has_moved))
             .catch_unwind()
             .await
@@ -66,77 +85,71 @@ pub(crate) async fn serve(
     }
 }
 
-/// Ends all workers at once and takes their runs from them, at no cost: the
-/// server stops.
-pub(crate) async fn end_all(app: &App, launcher: &dyn Launcher) {
-    let launched = app.database.launched().await.unwrap_or_else(|error| {
-        tracing::error!("The queue can't be read: {error}");
-        Vec::new()
-    });
-    let known = launched.iter().filter_map(|run| run.job.clone());
-    let running = launcher.running().await.unwrap_or_default();
-    for job in known.chain(running).collect::<HashSet<_>>() {
-        if let Err(error) = launcher.kill(&job).await {
-            tracing::error!("{job} can't be ended: {error}");
-        }
-    }
-    for run in launched {
-        let message = "The server stopped before the run had paused. The run goes on from its \
-                       last checkpoint when the server is started again";
-        let release = Release {
-            counts: false,
-            worked: app.leases.take_worked(run.held()),
-            line: Some((Level::Warning, message.to_owned())),
-        };
-        let released = app.database.release(run.held(), release, || true).await;
-        if let Err(error) = released {
-            tracing::error!("run {}: it can't be paused: {error}", run.id);
-        }
-        app.changes.notify(run.id);
-    }
-}
-
 /// Looks after runs and workers.
 struct Queue {
     app: Arc<App>,
-    launcher: Arc<dyn Launcher>,
-    /// Where workers find the server.
-    url: String,
-    /// Workers without a run, and since when.
-    over: HashMap<String, Duration>,
-    /// Workers that this server has started or taken over.
-    known: HashSet<String>,
-    /// The run and the launch of workers that have not ended, as far as known.
+    engine: Engine,
+    /// Jobs without a run.
+    over: HashMap<String, Over>,
+    sightings: Sightings,
+    /// The run and the launch of jobs that have not ended, as far as known.
     working: HashMap<String, (i64, u64)>,
     pauses: Pauses,
     looked_at: Duration,
+    /// Why the engine could not be asked, if so.
+    away: Option<String>,
+}
+
+/// A job without a run.
+struct Over {
+    since: Duration,
+    /// When it was last told to stop.
+    told: Option<Duration>,
+}
+
+/// What has become of a run's job.
+enum Fate {
+    /// There is nothing to do.
+    Good,
+    /// Its worker is gone.
+    Lost {
+        reason: String,
+        /// Whether a sign of life shows that this is wrong.
+        is_silent: bool,
+        /// Whether it is the run's own fault, as far as can be known.
+        counts: bool,
+    },
 }
 
 impl Queue {
-    fn new(app: Arc<App>, launcher: Arc<dyn Launcher>, url: String) -> Self {
+    fn new(app: Arc<App>, engine: Engine) -> Self {
         Self {
             looked_at: app.clock.now(),
             app,
-            launcher,
-            url,
+            engine,
             over: HashMap::new(),
-            known: HashSet::new(),
+            sightings: Sightings::default(),
             working: HashMap::new(),
             pauses: Pauses::default(),
+            away: None,
         }
     }
 
     /// Looks after everything until the server stops and no worker is left.
     async fn serve(mut self, has_moved: bool) {
-        let mut taken_over = false;
+        let mut is_adopted = false;
+        let tick = match self.engine.launcher.is_remote() {
+            true => REMOTE_TICK,
+            false => TICK,
+        };
         loop {
             // Registered before the look, so that no submission is missed.
             let app = Arc::clone(&self.app);
             let called = app.submitted.notified();
             let looked = async {
-                if !taken_over {
-                    self.take_over(has_moved).await?;
-                    taken_over = true;
+                if !is_adopted {
+                    self.adopt(has_moved).await?;
+                    is_adopted = true;
                 }
                 self.look().await
             };
@@ -153,58 +166,66 @@ impl Queue {
                     }
                 }
             }
-            let _ = tokio::time::timeout(TICK, called).await;
+            let _ = tokio::time::timeout(tick, called).await;
         }
     }
 
-    /// Takes over the workers of an earlier server. Where this one `has_moved`
-    /// to another port, they can't find it and are ended.
-    async fn take_over(&mut self, has_moved: bool) -> Result<()> {
+    /// Gives the workers of an earlier server a full lease. Where this one
+    /// `has_moved` to another port, they can't find it and are stopped.
+    async fn adopt(&mut self, has_moved: bool) -> Result<()> {
         for run in self.app.database.launched().await? {
-            self.app.leases.grant(run.held(), run.is_started);
-            let Some(job) = &run.job else {
-                // The server ended between the claim and the start.
-                self.release_for_free(&run, None).await?;
-                continue;
-            };
-            match self.launcher.take_over(job).await {
-                Ok(true) => {
-                    self.known.insert(job.clone());
-                    self.working.insert(job.clone(), run.held());
-                }
-                Ok(false) => {}
-                Err(error) => tracing::warn!("{job} can't be taken over: {error}"),
+            if run.has_worker {
+                self.app.leases.grant(run.held(), run.is_started);
             }
             if has_moved {
-                if let Err(error) = self.launcher.kill(job).await {
-                    tracing::warn!("{job} can't be ended: {error}");
-                }
+                self.engine.stop(&run.job).await;
                 let message = "The server has another port now, where the worker can't find it. \
                                The run goes on from its last checkpoint";
                 let line = (Level::Warning, message.to_owned());
                 self.release_for_free(&run, Some(line)).await?;
             }
         }
+        if self.engine.launcher.is_remote() {
+            return Ok(());
+        }
         // Workers may have been killed while no server was there.
         let launched = self.app.database.launched().await?;
         let mut wanted: HashSet<_> = launched.iter().map(Launched::held).collect();
-        wanted.extend(self.working.values());
+        let listed = self
+            .engine
+            .list()
+            .await
+            .map_err(|e| ApiError::internal(&e))?;
+        let going_on = listed.iter().filter(|(_, state)| !is_over(state));
+        wanted.extend(going_on.filter_map(|(job, _)| self.engine.held(job)));
         // None may be started meanwhile.
         let swept = self.sweep(move |launch| wanted.contains(&launch));
         let _ = swept.await;
         Ok(())
     }
 
-    /// Removes the files of workers that have ended.
-    fn sweep_after(&mut self, running: &HashSet<String>) {
+    /// Removes the files of workers of this machine that have ended.
+    fn sweep_after(&mut self, jobs: &HashMap<String, JobState>) {
+        if self.engine.launcher.is_remote() {
+            return;
+        }
         let mut ended = HashSet::new();
         self.working.retain(|job, launch| {
-            let runs = running.contains(job);
-            if !runs {
+            let goes_on = jobs.get(job).is_some_and(|state| !is_over(state));
+            if !goes_on {
                 ended.insert(*launch);
             }
-            runs
+            goes_on
         });
+        for job in jobs
+            .iter()
+            .filter(|(_, state)| !is_over(state))
+            .map(|job| job.0)
+        {
+            if let Some(held) = self.engine.held(job) {
+                self.working.insert(job.clone(), held);
+            }
+        }
         if !ended.is_empty() {
             drop(self.sweep(move |launch| !ended.contains(&launch)));
         }
@@ -219,28 +240,33 @@ impl Queue {
     /// Looks once after everything. Returns whether a worker is left.
     async fn look(&mut self) -> Result<bool> {
         self.notice_standstill();
-        let running: HashSet<String> = match self.launcher.running().await {
-            Ok(running) => running.into_iter().collect(),
-            Err(error) => {
-                tracing::warn!("The launcher can't list its workers: {error}");
-                self.known.clone()
+        let Some(jobs) = self.list().await else {
+            let launched = self.app.database.launched().await?;
+            for run in &launched {
+                self.end_if_too_long(run).await?;
             }
+            return Ok(!launched.is_empty());
         };
-        self.sweep_after(&running);
-        for run in self.app.database.launched().await? {
+        self.sweep_after(&jobs);
+        let launched = self.app.database.launched().await?;
+        self.tell_where_they_wait(&launched, &jobs);
+        for run in &launched {
             // One run that can't be looked after must not stop the others.
-            if let Err(error) = self.look_after(&run, &running).await {
+            if let Err(error) = self.look_after(run, jobs.get(&run.job)).await {
                 tracing::error!("run {}: {}", run.id, error.message());
             }
         }
         let launched = self.app.database.launched().await?;
         let held = launched.iter().map(Launched::held).collect();
         self.app.leases.retain(&held);
-        self.end_those_without_a_run(&launched, &running).await;
-        // Runs whose worker the launcher does not list take a place as well.
-        let is_listed = |run: &&Launched| run.job.as_ref().is_some_and(|job| running.contains(job));
-        let others = launched.len() - launched.iter().filter(is_listed).count();
-        let mut free = (self.app.settings.runs_at_once).saturating_sub(running.len() + others);
+        let wanted: HashSet<&str> = launched.iter().map(|run| run.job.as_str()).collect();
+        self.sightings.retain(|job| wanted.contains(job));
+        self.stop_those_without_a_run(&wanted, &jobs).await;
+        let going_on = |job: &str| jobs.get(job).is_some_and(|state| !is_over(state));
+        // Runs whose job is not listed take a place as well.
+        let unlisted = launched.iter().filter(|run| !going_on(&run.job)).count();
+        let listed = jobs.values().filter(|state| !is_over(state)).count();
+        let mut free = (self.app.settings.runs_at_once).saturating_sub(listed + unlisted);
         while free > 0
             && !self.app.is_stopping()
             && self.pauses.may_start(self.app.clock.now())
@@ -248,7 +274,44 @@ impl Queue {
         {
             free -= 1;
         }
-        Ok(!running.is_empty() || !launched.is_empty())
+        if !self.app.is_stopping() || !self.engine.launcher.outlives_the_server() {
+            return Ok(listed + launched.len() > 0);
+        }
+        // Jobs whose workers have not called may wait for the next server.
+        let stay = launched.iter().filter(|run| !run.has_worker);
+        let stay: HashSet<&str> = stay.map(|run| run.job.as_str()).collect();
+        let ends = |job: &str| going_on(job) && !stay.contains(job);
+        Ok(launched.iter().any(|run| run.has_worker) || jobs.keys().any(|job| ends(job)))
+    }
+
+    /// This server's jobs; none where the engine can't be asked.
+    async fn list(&mut self) -> Option<HashMap<String, JobState>> {
+        let engine = self.engine.launcher.engine();
+        let listed = self.engine.list().await;
+        // Not even a slow answer means that the server stood still.
+        self.looked_at = self.app.clock.now();
+        match listed {
+            Ok(jobs) => {
+                if self.away.take().is_some() {
+                    tracing::info!("The jobs on {engine} can be listed again");
+                }
+                for job in jobs.keys() {
+                    self.sightings.seen(job);
+                }
+                Some(jobs)
+            }
+            Err(reason) => {
+                if self.away.as_ref() != Some(&reason) {
+                    tracing::warn!(
+                        "The jobs on {engine} can't be listed: {reason}. Runs go on, and none is \
+                         started until they can be"
+                    );
+                }
+                self.away = Some(reason);
+                self.sightings.begin_anew();
+                None
+            }
+        }
     }
 
     /// Gives every worker a full lease where the server itself stood still: it
@@ -257,47 +320,66 @@ impl Queue {
         let now = self.app.clock.now();
         let pause = now.saturating_sub(self.looked_at);
         self.looked_at = now;
-        if pause > STOOD_STILL.max(self.app.settings.lease / 2) {
+        let usual = match self.engine.launcher.is_remote() {
+            true => 2 * REMOTE_TICK,
+            false => STOOD_STILL,
+        };
+        if pause > usual.max(self.app.settings.lease / 2) {
             tracing::warn!(
                 "The server stood still for {} seconds. All workers get a new lease.",
                 pause.as_secs()
             );
             self.app.leases.grant_all();
+            self.sightings.begin_anew();
         }
     }
 
+    /// Tells those who follow a run where its job waits.
+    fn tell_where_they_wait(&self, launched: &[Launched], jobs: &HashMap<String, JobState>) {
+        let engine = self.engine.launcher.engine();
+        let waits = launched.iter().filter(|run| !run.has_worker);
+        let waits = waits.filter_map(|run| match jobs.get(&run.job)? {
+            JobState::Pending(reason) => Some((run.id, waits::told(engine, reason))),
+            _ => None,
+        });
+        for run_id in self.app.waits.replace(waits.collect()) {
+            self.app.changes.notify(run_id);
+        }
+    }
+
+    /// Ends a run that has taken longer than is allowed. Returns whether it has.
+    async fn end_if_too_long(&self, run: &Launched) -> Result<bool> {
+        let Some(limit) = self.app.settings.max_run_time else {
+            return Ok(false);
+        };
+        if run.worked + self.app.leases.worked(run.held()) <= limit {
+            return Ok(false);
+        }
+        let reason = format!(
+            "the run has taken longer than this server allows, {} seconds: fewer `epochs` or \
+             less data need less",
+            limit.as_secs()
+        );
+        self.app.fail(run.id, None, reason).await?;
+        Ok(true)
+    }
+
     /// Checks that a run's worker is alive and within its limits.
-    async fn look_after(&mut self, run: &Launched, running: &HashSet<String>) -> Result<()> {
-        let held = run.held();
-        let is_at_work = self.app.leases.is_at_work(held);
+    async fn look_after(&mut self, run: &Launched, state: Option<&JobState>) -> Result<()> {
+        let is_at_work = self.app.leases.is_at_work(run.held());
         if is_at_work {
             self.pauses.worked(run.id);
         }
-        let limit = self.app.settings.max_run_time;
-        if let Some(limit) = limit
-            && run.worked + self.app.leases.worked(held) > limit
-        {
-            let reason = format!(
-                "the run has taken longer than this server allows, {} seconds: fewer `epochs` or \
-                 less data need less",
-                limit.as_secs()
-            );
-            self.app.fail(run.id, None, reason).await?;
+        if self.end_if_too_long(run).await? {
             return Ok(());
         }
-        let job = run.job.as_ref().filter(|job| self.known.contains(*job));
-        let gone = job.filter(|job| !running.contains(*job));
-        let (reason, is_silent) = match gone {
-            Some(job) => {
-                let end = self.launcher.end_of(job);
-                (end.unwrap_or_else(|| "it is gone".to_owned()), false)
-            }
-            None if self.app.leases.is_over(held) => {
-                let seconds = self.app.settings.lease.as_secs_f64();
-                let reason = format!("it has given no sign of life for {seconds} seconds");
-                (reason, true)
-            }
-            None => return Ok(()),
+        let Fate::Lost {
+            reason,
+            is_silent,
+            counts,
+        } = self.fate(run, state)
+        else {
+            return Ok(());
         };
         if run.stopped || self.app.is_stopping() {
             let message = format!(
@@ -308,9 +390,79 @@ impl Queue {
                 .release_for_free(run, Some((Level::Info, message)))
                 .await;
         }
-        match is_at_work {
-            true => self.lost(run, reason, is_silent).await,
-            false => self.not_started(run, reason).await,
+        match (is_at_work, counts) {
+            (true, true) => self.lost(run, reason, is_silent).await,
+            (true, false) => {
+                let message = format!(
+                    "The worker was lost: {reason}. The run goes on in another one, which costs \
+                     no attempt"
+                );
+                tracing::warn!("run {}: {message}", run.id);
+                self.release_for_free(run, Some((Level::Warning, message)))
+                    .await
+            }
+            (false, _) => self.not_started(run, reason).await,
+        }
+    }
+
+    /// What has become of a run's job, by what the engine says and by the
+    /// worker's signs of life.
+    fn fate(&mut self, run: &Launched, state: Option<&JobState>) -> Fate {
+        let launcher = &self.engine.launcher;
+        let engine = launcher.engine();
+        let settings = &self.app.settings;
+        let (held, now) = (run.held(), self.app.clock.now());
+        let has_lease = run.has_worker && !self.app.leases.is_over(held);
+        let silent_for =
+            |seconds: f64| format!("it has given no sign of life for {seconds} seconds");
+        let lost = |reason: String, is_silent, counts| Fate::Lost {
+            reason,
+            is_silent,
+            counts,
+        };
+        match state {
+            Some(JobState::Ended(how)) => lost(how.clone(), false, true),
+            Some(_) if has_lease => Fate::Good,
+            Some(JobState::Pending(_)) if !run.has_worker => Fate::Good,
+            Some(JobState::Pending(_)) => lost(
+                format!("{engine} has put its job back into the queue"),
+                true,
+                false,
+            ),
+            Some(JobState::Running) if run.has_worker => {
+                lost(silent_for(settings.lease.as_secs_f64()), true, true)
+            }
+            Some(JobState::Running) => {
+                let limit = settings.first_call;
+                if self.sightings.silent(&run.job, now) <= limit {
+                    return Fate::Good;
+                }
+                let reason = format!(
+                    "its job runs on {engine}, and has not called {} for {} seconds: check that \
+                     its machine reaches this address",
+                    self.engine.url,
+                    limit.as_secs_f64()
+                );
+                lost(reason, false, false)
+            }
+            None if !launcher.outlives_the_server() => {
+                lost("it ended with the server".to_owned(), false, true)
+            }
+            None => {
+                let missing = self.sightings.missing(&run.job, now);
+                let grace = match launcher.is_remote() {
+                    true => settings.job_grace,
+                    // What this machine does not list is gone.
+                    false => Duration::ZERO,
+                };
+                if has_lease || missing < grace {
+                    return Fate::Good;
+                }
+                let reason = format!("{engine} knows no job of the name {}", run.job);
+                // What became of it while no server looked can't be known.
+                let counts = self.sightings.has_seen(&run.job) || !launcher.is_remote();
+                lost(reason, run.has_worker, counts)
+            }
         }
     }
 
@@ -371,51 +523,102 @@ impl Queue {
         Ok(())
     }
 
-    /// Ends workers that have no run any more and don't stop by themselves.
-    async fn end_those_without_a_run(&mut self, launched: &[Launched], running: &HashSet<String>) {
-        let wanted: HashSet<&String> = launched.iter().filter_map(|run| run.job.as_ref()).collect();
-        self.over.retain(|job, _| running.contains(job));
-        self.known
-            .retain(|job| running.contains(job) || wanted.contains(job));
+    /// Stops jobs that have no run any more and don't end by themselves.
+    async fn stop_those_without_a_run(
+        &mut self,
+        wanted: &HashSet<&str>,
+        jobs: &HashMap<String, JobState>,
+    ) {
+        let is_left = |job: &str| {
+            let goes_on = jobs.get(job).is_some_and(|state| !is_over(state));
+            goes_on && !wanted.contains(job)
+        };
+        self.over.retain(|job, _| is_left(job));
         let now = self.app.clock.now();
-        for job in running.iter().filter(|job| !wanted.contains(job)) {
-            let since = *self.over.entry(job.clone()).or_insert(now);
-            if now.saturating_sub(since) > STOPS_WITHIN
-                && let Err(error) = self.launcher.kill(job).await
-            {
-                tracing::error!("{job} can't be ended: {error}");
+        for (job, state) in jobs.iter().filter(|(job, _)| is_left(job)) {
+            let over = self.over.entry(job.clone()).or_insert(Over {
+                since: now,
+                told: None,
+            });
+            // One that waits can't stop by itself.
+            let waits = matches!(state, JobState::Pending(_));
+            let is_due = match over.told {
+                None => waits || now.saturating_sub(over.since) > STOPS_WITHIN,
+                Some(told) => now.saturating_sub(told) > TOLD_AGAIN,
+            };
+            if is_due {
+                over.told = Some(now);
+                self.engine.stop(job).await;
             }
         }
     }
 
-    /// Starts a worker for the next run that waits. Returns whether there was
-    /// one.
+    /// Submits a job for the next run that waits. Returns whether there was one.
     async fn launch(&mut self) -> Result<bool> {
         let token = secret::new_token();
-        let waiting = self.pauses.waiting(self.app.clock.now());
-        let claim = self
-            .app
-            .database
-            .claim(secret::hash(&token), waiting)
-            .await?;
-        let Some(run) = claim else {
+        let claim = Claim {
+            prefix: self.engine.prefix.clone(),
+            start_token: secret::hash(&token),
+            delayed: self.pauses.waiting(self.app.clock.now()),
+        };
+        let Some(run) = self.app.database.claim(claim).await? else {
             return Ok(false);
         };
-        self.app.leases.grant(run.held(), false);
-        let order = WorkOrder {
-            url: self.url.clone(),
-            token,
-            folder: self.app.run_folders.prefix_of(run.held()),
-        };
-        match self.launcher.start(order).await {
-            Ok(job) => {
-                self.known.insert(job.clone());
-                self.working.insert(job.clone(), run.held());
-                self.app.database.set_job(run.held(), job).await?;
+        let order = match self.order(&run, token).await {
+            Ok(order) => order,
+            Err(error) => {
+                self.release_for_free(&run, None).await?;
+                return Err(error);
             }
-            Err(reason) => self.not_started(&run, reason).await?,
+        };
+        self.sightings.seen(&run.job);
+        let started = self.engine.start(&order).await;
+        // Not even a slow answer means that the server stood still.
+        self.looked_at = self.app.clock.now();
+        match started {
+            Ok(()) => {
+                if !self.engine.launcher.is_remote() {
+                    self.working.insert(run.job.clone(), run.held());
+                }
+            }
+            // It may have been submitted all the same: it is stopped where it is
+            // listed.
+            Err(StartError::Retry(reason)) => self.not_started(&run, reason).await?,
+            Err(StartError::Refused(reason)) => {
+                let engine = self.engine.launcher.engine();
+                let reason = format!("{engine} refuses the job: {reason}");
+                self.app.fail(run.id, None, reason).await?;
+            }
         }
         Ok(true)
+    }
+
+    async fn order(&self, launched: &Launched, start_token: String) -> Result<WorkOrder> {
+        let run = self.app.database.run_by_id(launched.id).await?;
+        let run = run.ok_or_else(|| ApiError::internal(&"a run was deleted as it was claimed"))?;
+        let user = self.app.database.owner_of(run.id).await?;
+        let settings = &self.app.settings;
+        let labels = [
+            ("run", run.name),
+            ("user", user),
+            ("experiment", run.experiment),
+        ];
+        Ok(WorkOrder {
+            name: launched.job.clone(),
+            url: self.engine.url.clone(),
+            start_token,
+            folder: self.app.run_folders.prefix_of(launched.held()),
+            ca: self.engine.ca.clone(),
+            resources: Resources {
+                cpus: settings.workers.cpus(run.cpus),
+                gpus: match Device::from(run.device) {
+                    Device::Cpu => None,
+                    _ => settings.workers.gpus(run.gpus),
+                },
+                memory: settings.max_run_memory,
+            },
+            labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
+        })
     }
 }
 

@@ -33,6 +33,18 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// The bytes that hex digits stand for.
+pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u32>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let (pairs, []) = digits.as_deref()?.as_chunks::<2>() else {
+        return None;
+    };
+    let bytes = pairs
+        .iter()
+        .map(|[high, low]| u8::try_from(16 * high + low));
+    bytes.collect::<Result<_, _>>().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,6 +55,9 @@ mod tests {
         assert_ne!(a, b);
         assert!(a.starts_with("ft_") && a.len() == 67);
         assert_eq!(new_id().len(), 24);
+        let bytes = vec![0, 15, 0xa7, 255];
+        assert_eq!(from_hex(&hex(&bytes)), Some(bytes));
+        assert_eq!((from_hex("abc"), from_hex("xy")), (None, None));
         assert_eq!(
             hex(&hash("abc")),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -17,9 +17,10 @@ use crate::{
     database::{self, Database, Scope},
     error::StartError,
     http,
-    launcher::{Launcher, Processes, Threads},
+    launcher::{self, Home, Launcher, LauncherSettings, Threads},
     private::private_folder,
-    queue,
+    queue::{self, Engine},
+    reach,
     settings::Settings,
     space::Space,
     store::Store,
@@ -52,8 +53,16 @@ pub struct Server {
     /// Where artifacts are, where that is not in the folder.
     store: Option<String>,
     tls: Option<(PathBuf, PathBuf)>,
-    launcher: Arc<dyn Launcher>,
+    launcher: Chosen,
     settings: Settings,
+}
+
+/// What starts workers.
+#[derive(Clone)]
+enum Chosen {
+    Given(Arc<dyn Launcher>),
+    /// One that is made when the server knows its data.
+    Named(LauncherSettings),
 }
 
 impl Server {
@@ -66,7 +75,7 @@ impl Server {
             folder: None,
             store: None,
             tls: None,
-            launcher: Arc::new(Threads::default()),
+            launcher: Chosen::Given(Arc::new(Threads::default())),
             settings: Settings {
                 local_models: LocalModels::Anywhere,
                 ..Settings::default()
@@ -74,13 +83,12 @@ impl Server {
         }
     }
 
-    /// A server of its own, as `finetuner-server serve` starts it: each run is
-    /// a child process of the same program.
-    pub(crate) fn standalone(folder: PathBuf, processes: Processes) -> Self {
+    /// A server of its own, as `finetuner-server serve` starts it.
+    pub(crate) fn standalone(folder: PathBuf, launcher: LauncherSettings) -> Self {
         Self {
             address: DEFAULT_ADDRESS.to_owned(),
             folder: Some(folder),
-            launcher: Arc::new(processes),
+            launcher: Chosen::Named(launcher),
             settings: Settings::default(),
             ..Self::embedded()
         }
@@ -123,7 +131,7 @@ impl Server {
 
     /// Where workers are started; in threads of this process by default.
     pub fn launcher(mut self, launcher: impl Launcher + 'static) -> Self {
-        self.launcher = Arc::new(launcher);
+        self.launcher = Chosen::Given(Arc::new(launcher));
         self
     }
 
@@ -154,6 +162,28 @@ impl Server {
         let first_token = first_token(&database).await.map_err(|e| bad(&e))?;
         let key = database.signing_key().await.map_err(|e| bad(&e))?;
         let id = database.server_id().await.map_err(|e| bad(&e))?;
+        let home = Home {
+            prefix: launcher::prefix_of(&id),
+            folder: &folder,
+        };
+        let launcher = match &self.launcher {
+            Chosen::Given(launcher) => Arc::clone(launcher),
+            Chosen::Named(settings) => {
+                launcher::make(settings, &home).map_err(|reason| StartError::Setting {
+                    setting: "launcher",
+                    reason,
+                })?
+            }
+        };
+        let prefix = home.prefix;
+        let remote_url = match launcher.is_remote() {
+            true => Some(reach::for_other_machines(
+                &self.settings.workers,
+                launcher.engine(),
+            )?),
+            false => None,
+        };
+        let ca = reach::authority(&self.settings.workers)?;
 
         let listener = bind(&self.address).await?;
         let listen = |source| StartError::Listen {
@@ -169,9 +199,11 @@ impl Server {
         // Workers of this machine need no certificate's name. Those that live on
         // while the server is started again must find it, whatever its address is.
         let mut has_moved = false;
-        let worker_url = match tls.is_some() || self.launcher.outlives_the_server() {
-            false => format!("http://{}", reachable(address)),
-            true => {
+        let has_own_port = tls.is_some() || launcher.outlives_the_server();
+        let url = match remote_url {
+            Some(url) => url,
+            None if !has_own_port => format!("http://{}", reachable(address)),
+            None => {
                 let own;
                 (own, has_moved) = bind_for_workers(&app.database).await?;
                 let url = own.local_addr().map_err(listen)?;
@@ -183,12 +215,13 @@ impl Server {
         };
         let is_secure = tls.is_some();
         serving.push(tokio::spawn(http::serve(listener, tls, router, stopped)));
-        let queue = queue::serve(
-            Arc::clone(&app),
-            Arc::clone(&self.launcher),
-            worker_url,
-            has_moved,
-        );
+        let engine = Engine {
+            launcher,
+            prefix,
+            url,
+            ca,
+        };
+        let queue = queue::serve(Arc::clone(&app), engine.clone(), has_moved);
         let tasks = vec![
             tokio::spawn(Arc::clone(&app).keep_house()),
             tokio::spawn(upkeep::sweep(Arc::clone(&app))),
@@ -199,7 +232,7 @@ impl Server {
             is_secure,
             first_token,
             app,
-            launcher: self.launcher,
+            engine,
             stop,
             queue: Some(tokio::spawn(queue)),
             serving,
@@ -349,7 +382,7 @@ pub struct RunningServer {
     is_secure: bool,
     first_token: Option<String>,
     app: Arc<App>,
-    launcher: Arc<dyn Launcher>,
+    engine: Engine,
     stop: watch::Sender<bool>,
     queue: Option<JoinHandle<()>>,
     serving: Vec<JoinHandle<()>>,
@@ -414,7 +447,10 @@ impl RunningServer {
                 queue.abort();
                 // It may still be in the middle of a look.
                 let _ = queue.await;
-                queue::end_all(&self.app, &*self.launcher).await;
+                // A folder that goes away has no next server.
+                let everything =
+                    self._temporary.is_some() || !self.engine.launcher.outlives_the_server();
+                queue::end_all(&self.app, &self.engine, everything).await;
             }
         }
         self.app.write_uses().await;

@@ -1,6 +1,6 @@
 //! What an operator decides.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use finetuner_protocol::LocalModels;
 use ipnet::IpNet;
@@ -8,7 +8,7 @@ use ipnet::IpNet;
 /// How a server carries out runs, and what it allows them.
 ///
 /// ```
-/// use std::time::Duration;
+/// use std::{path::PathBuf, time::Duration};
 ///
 /// let settings = finetuner_server::Settings {
 ///     runs_at_once: 2,
@@ -75,6 +75,60 @@ pub struct Settings {
     pub presigned: bool,
     /// How long stopping may wait for workers to pause; 30 seconds by default.
     pub grace: Duration,
+    /// How long the engine of a launcher may know nothing of a job before the job
+    /// counts as gone, where its worker gives no sign of life either; 30 seconds by
+    /// default.
+    pub job_grace: Duration,
+    /// How long a job may run before its worker calls the server; 15 minutes by
+    /// default. Time in the engine's queue does not count.
+    pub first_call: Duration,
+    /// What workers on other machines are told, and what they ask for.
+    pub workers: Workers,
+}
+
+/// Where workers on other machines find the server, and what they ask the engine
+/// for.
+///
+/// ```
+/// let workers = finetuner_server::Workers {
+///     url: Some("https://finetuner.example.org".to_owned()),
+///     max_cpus: Some(4),
+///     ..finetuner_server::Workers::default()
+/// };
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Workers {
+    /// The address under which workers on other machines reach this server.
+    pub url: Option<String>,
+    /// A file with a certificate authority in PEM form that workers trust beside the
+    /// system's.
+    pub ca: Option<PathBuf>,
+    /// Cores of a run whose client names no number.
+    pub cpus: Option<u32>,
+    /// Graphics processors of a run on one whose client names no number.
+    pub gpus: Option<u32>,
+    /// The most cores that a run gets. Clients ask for as many as `num_workers` says,
+    /// which is 8 by default.
+    pub max_cpus: Option<u32>,
+    /// The most graphics processors that a run gets.
+    pub max_gpus: Option<u32>,
+}
+
+impl Workers {
+    /// The cores of a run that has asked for so many.
+    pub(crate) fn cpus(&self, asked: Option<u32>) -> Option<u32> {
+        at_most(asked.or(self.cpus), self.max_cpus)
+    }
+
+    /// The graphics processors of a run on one that has asked for so many.
+    pub(crate) fn gpus(&self, asked: Option<u32>) -> Option<u32> {
+        at_most(asked.or(self.gpus), self.max_gpus)
+    }
+}
+
+/// At least one, where there is a number.
+fn at_most(wanted: Option<u32>, most: Option<u32>) -> Option<u32> {
+    wanted.map(|wanted| wanted.min(most.unwrap_or(u32::MAX)).max(1))
 }
 
 impl Default for Settings {
@@ -97,6 +151,26 @@ impl Default for Settings {
             trusted_proxies: Vec::new(),
             presigned: false,
             grace: Duration::from_secs(30),
+            job_grace: Duration::from_secs(30),
+            first_call: Duration::from_secs(15 * 60),
+            workers: Workers::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_gets_what_it_asks_for_within_the_limit() {
+        let workers = Workers {
+            cpus: Some(2),
+            max_cpus: Some(4),
+            ..Workers::default()
+        };
+        let all = [None, Some(3), Some(8), Some(0)].map(|asked| workers.cpus(asked));
+        assert_eq!(all, [Some(2), Some(3), Some(4), Some(1)]);
+        assert_eq!((workers.gpus(None), workers.gpus(Some(9))), (None, Some(9)));
     }
 }

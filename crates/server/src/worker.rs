@@ -1,5 +1,6 @@
 //! The worker: carries out one run, and speaks to the server over HTTP with a
-//! token that is good for this run alone.
+//! token that is good for this run alone. It makes that token itself: the one that
+//! it was started with is good for its first call only.
 //!
 //! Where it is a process of its own, it takes SIGINT and SIGTERM as the order to
 //! make a checkpoint and pause, and closes itself off from the machine's other
@@ -11,6 +12,7 @@ mod contents;
 mod events;
 mod isolation;
 mod limits;
+mod start;
 mod tls;
 mod trackers;
 
@@ -54,9 +56,11 @@ use self::{
 };
 use crate::pictures::Pictures;
 
+pub(crate) use start::token as start_token;
+
 /// The environment variable with the server's address.
 pub(crate) const WORKER_URL: &str = "FINETUNER_WORKER_URL";
-/// The environment variable with the token.
+/// The environment variable with the start token, for child processes alone.
 pub(crate) const WORKER_TOKEN: &str = "FINETUNER_WORKER_TOKEN";
 /// The environment variable with the start of the temporary folder's name.
 pub(crate) const WORKER_FOLDER: &str = "FINETUNER_WORKER_FOLDER";
@@ -75,12 +79,12 @@ pub(crate) enum Place {
     Process,
 }
 
-/// Carries out the run that `token` is good for. The server is told how it
+/// Carries out the run that `start_token` is good for. The server is told how it
 /// ended; an error is what could not be told. The name of its temporary folder
 /// begins with `folder`. The run stops when `stop` is set.
 pub(crate) fn run(
     url: &str,
-    token: String,
+    start_token: String,
     folder: &str,
     stop: Arc<AtomicBool>,
     place: Place,
@@ -90,7 +94,7 @@ pub(crate) fn run(
         Place::Process => (Authorities::of_this_process()?, Cache::of_this_process()),
         Place::Thread => (Authorities::default(), Ok(None)),
     };
-    let server = Server::new(url, token, &authorities)?;
+    let server = start::exchange(url, start_token, &authorities)?;
     let signals = Arc::new(Signals {
         stop,
         ..Signals::default()

@@ -100,6 +100,7 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         (format!("{run}/logs"), get(logs::logs)),
         (format!("{run}/logstream"), get(logs::stream)),
         ("/api/v1/models".into(), get(models::task)),
+        ("/api/v1/worker/start".into(), post(worker::start)),
         ("/api/v1/worker/job".into(), get(worker::job)),
         ("/api/v1/worker/content".into(), get(worker::content)),
         ("/api/v1/worker/data".into(), get(worker::data)),

@@ -75,6 +75,8 @@ pub(crate) async fn create(
         description: new.description.unwrap_or_default(),
         config: sent_config.unwrap_or_default(),
         device: new.device.to_string(),
+        cpus: new.cpus.map(number),
+        gpus: new.gpus.map(number),
         task: task.to_string(),
         details: WAITS.to_owned(),
         artifact_id: secret::new_id(),
@@ -84,6 +86,11 @@ pub(crate) async fn create(
         data: json!(checked.contents).to_string(),
     };
     submit(&app, &experiment, row, checked.holds).await
+}
+
+/// A number of cores. No engine has more than fit.
+fn number(asked: u64) -> u32 {
+    u32::try_from(asked).unwrap_or(u32::MAX)
 }
 
 /// Reads a submission for an experiment: a training or a synthesis run.
@@ -275,12 +282,13 @@ pub(crate) async fn status(
 pub(crate) async fn status_of(app: &App, run: &RunRow) -> Result<StatusInfo> {
     let status = run.status();
     let ahead = match status {
-        Status::Created => app.database.ahead(run.id).await?,
+        Status::Created if !run.has_job => app.database.ahead(run.id).await?,
         _ => 0,
     };
+    let waits = app.waits.of(run.id);
     Ok(StatusInfo {
         status,
-        details: run.details(ahead),
+        details: run.details(ahead, waits.as_deref()),
     })
 }
 
@@ -439,6 +447,8 @@ pub(crate) async fn go_on(
         description: new.description.unwrap_or_default(),
         config: sent.to_string(),
         device: run.device,
+        cpus: run.cpus,
+        gpus: run.gpus,
         task: run.task,
         details: WAITS.to_owned(),
         artifact_id: secret::new_id(),

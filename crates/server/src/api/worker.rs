@@ -7,8 +7,8 @@ use std::sync::Arc;
 use axum::{
     Json,
     body::Body,
-    extract::{Query, State},
-    http::header,
+    extract::{Query, State, rejection::JsonRejection},
+    http::{HeaderMap, StatusCode, header},
     response::IntoResponse,
 };
 use finetuner_protocol::{
@@ -19,15 +19,51 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{auth::WorkerRun, runs::train_data_name};
+use super::{
+    auth::{self, WorkerRun},
+    runs::train_data_name,
+};
 use crate::{
     app::{App, to_the_end},
     database::{CheckpointRow, End, NewArtifact, Release, RunRow},
     error::{ApiError, Result},
+    secret,
     store::Upload,
 };
 
-/// The first call: the run starts.
+#[derive(Deserialize)]
+pub(crate) struct NewToken {
+    /// 64 hex digits.
+    token_sha256: String,
+}
+
+/// The first call: the start token, which the request shows, is exchanged for a
+/// token that the worker has made. Its lease begins.
+pub(crate) async fn start(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Result<Json<NewToken>, JsonRejection>,
+) -> Result<StatusCode> {
+    let shown = auth::token(&headers).ok_or_else(ApiError::unauthorized)?;
+    let start_token = secret::hash(shown);
+    // Nobody without a token is told what a body must be like.
+    let is_known = app.database.is_start_token(start_token.clone()).await?;
+    let Json(NewToken { token_sha256 }) = match is_known {
+        true => body.map_err(|e| ApiError::unprocessable(e.body_text()))?,
+        false => return Err(ApiError::unauthorized()),
+    };
+    let token = secret::from_hex(&token_sha256)
+        .filter(|hash| hash.len() == 32)
+        .ok_or_else(|| {
+            ApiError::unprocessable("`token_sha256`: the 64 hex digits of a SHA-256 are wanted")
+        })?;
+    let held = app.database.exchange(start_token, token).await?;
+    app.leases
+        .grant(held.ok_or_else(ApiError::unauthorized)?, false);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The run starts.
 pub(crate) async fn job(State(app): State<Arc<App>>, worker: WorkerRun) -> Result<Json<Job>> {
     let WorkerRun { run, token } = worker;
     let mut config: Value = match serde_json::from_str(&run.config) {
@@ -273,11 +309,18 @@ pub(crate) async fn outcome(
         Outcome::Failed { reason } => app.fail(run.id, Some(token), reason).await.map(drop),
         Outcome::Paused => {
             let held = (run.id, run.launches);
-            let message = "The run has paused: it goes on when the server does".to_owned();
+            let message = match app.is_stopping() {
+                true => "The run has paused: it goes on when the server does",
+                // Told to end by somebody else, such as an engine that needs its place.
+                false => {
+                    "The run has paused, since its worker was told to end: it goes on in \
+                          another one"
+                }
+            };
             let release = Release {
                 counts: false,
                 worked: app.leases.take_worked(held),
-                line: Some((Level::Info, message)),
+                line: Some((Level::Info, message.to_owned())),
             };
             app.database.release(held, release, || true).await?;
             app.changes.notify(run.id);

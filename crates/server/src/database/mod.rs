@@ -28,18 +28,19 @@ pub(crate) use events::StoredEvent;
 pub(crate) use experiments::ExperimentRow;
 pub(crate) use finetuner_protocol::FoundDocuments as Found;
 pub(crate) use open::replace;
-pub(crate) use queue::{End, Launched, Release};
+pub(crate) use queue::{Claim, End, Launched, Release};
 #[cfg(test)]
 pub(crate) use runs::tests::with_run;
 pub(crate) use runs::{Created, NewRunRow, RunFilter, RunRow};
 
 /// One entry for each version of the schema. Entries are never changed, only
 /// added.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("0001_first.sql"),
     include_str!("0002_accounts.sql"),
     include_str!("0003_queue.sql"),
     include_str!("0004_launches.sql"),
+    include_str!("0005_jobs.sql"),
 ];
 
 /// The time in UTC as SQL.

@@ -1,6 +1,7 @@
-//! Which run has which worker. What a worker writes is compared with the token
-//! of the run's worker in the same transaction, so that a worker that was
-//! replaced can write nothing more.
+//! Which run has which job, and which worker. A job's worker exchanges the job's
+//! start token for one of its own. What it writes is compared with that token in
+//! the same transaction, so that a worker that was replaced can write nothing
+//! more.
 
 use std::time::Duration;
 
@@ -8,9 +9,22 @@ use finetuner_protocol::{Event, Level, Stage, Status};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde_json::Value;
 
-use super::{CheckpointRow, Database, NewArtifact, artifacts, checkpoints, events, now_ms};
+use super::{
+    CheckpointRow, Database, NewArtifact, artifacts, checkpoints, events, is_duplicate, now_ms,
+};
 
-/// A run that has a worker.
+/// A job for the next run that waits.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    /// How the names of this server's jobs begin; the run and the launch follow.
+    pub(crate) prefix: String,
+    /// The hash of the job's start token.
+    pub(crate) start_token: Vec<u8>,
+    /// Runs that wait longer.
+    pub(crate) delayed: Vec<i64>,
+}
+
+/// A run that has a job.
 #[derive(Clone, Debug)]
 pub(crate) struct Launched {
     pub(crate) id: i64,
@@ -18,8 +32,10 @@ pub(crate) struct Launched {
     pub(crate) launches: u64,
     /// Which attempt this is: faults of the run itself count, others don't.
     pub(crate) attempts: u32,
-    /// The launcher's name of the worker; none between the claim and the start.
-    pub(crate) job: Option<String>,
+    /// The job's name.
+    pub(crate) job: String,
+    /// Whether the job's worker has called.
+    pub(crate) has_worker: bool,
     /// The time that was spent on the run.
     pub(crate) worked: Duration,
     /// Whether the run has ever been in progress.
@@ -56,7 +72,8 @@ pub(crate) struct End {
 
 const OPEN: &str = "status IN ('CREATED', 'STARTED')";
 
-const LAUNCHED: &str = "id, launches, attempts, job, worked, started_at IS NOT NULL, stopped";
+const LAUNCHED: &str = "id, launches, attempts, job, worked, started_at IS NOT NULL, stopped,
+    worker_token IS NOT NULL";
 
 fn launched(row: &Row<'_>) -> rusqlite::Result<Launched> {
     Ok(Launched {
@@ -67,6 +84,7 @@ fn launched(row: &Row<'_>) -> rusqlite::Result<Launched> {
         worked: Duration::from_millis(row.get(4)?),
         is_started: row.get(5)?,
         stopped: row.get(6)?,
+        has_worker: row.get(7)?,
     })
 }
 
@@ -90,23 +108,19 @@ fn log(db: &Connection, run_id: i64, level: Level, message: String) -> rusqlite:
 }
 
 impl Database {
-    /// Gives the next run that waits to a worker with this token: users take
-    /// turns, and the oldest run of a user comes first. Runs in `delayed` wait
-    /// longer.
-    pub(crate) async fn claim(
-        &self,
-        token: Vec<u8>,
-        delayed: Vec<i64>,
-    ) -> rusqlite::Result<Option<Launched>> {
+    /// Gives the next run that waits a job: users take turns, and the oldest run
+    /// of a user comes first. The job's name is stored before anybody submits it,
+    /// so that it is found again whatever happens meanwhile.
+    pub(crate) async fn claim(&self, claim: Claim) -> rusqlite::Result<Option<Launched>> {
         self.write(move |db| {
             let transaction = db.transaction()?;
-            let delayed = serde_json::json!(delayed).to_string();
+            let delayed = serde_json::json!(claim.delayed).to_string();
             let next: Option<(i64, String)> = transaction
                 .prepare_cached(&format!(
                     "SELECT min(runs.id), user_id FROM runs
                          JOIN experiments ON experiments.id = experiment_id
                          JOIN users ON users.id = user_id
-                     WHERE {OPEN} AND worker_token IS NULL
+                     WHERE {OPEN} AND job IS NULL
                          AND runs.id NOT IN (SELECT value FROM json_each(?1))
                      GROUP BY user_id ORDER BY turn, min(runs.id) LIMIT 1"
                 ))?
@@ -117,12 +131,12 @@ impl Database {
             };
             let claimed = transaction.query_row(
                 &format!(
-                    "UPDATE runs SET worker_token = ?2, attempts = attempts + 1,
-                         launches = launches + 1, received = 0, job = NULL, stopped = 0,
-                         pace_step = NULL, pace_at = NULL
+                    "UPDATE runs SET start_token = ?2, job = ?3 || id || '-' || (launches + 1),
+                         attempts = attempts + 1, launches = launches + 1, received = 0,
+                         stopped = 0, pace_step = NULL, pace_at = NULL
                      WHERE id = ?1 RETURNING {LAUNCHED}"
                 ),
-                params![id, token],
+                params![id, claim.start_token, claim.prefix],
                 launched,
             )?;
             transaction.execute(
@@ -135,24 +149,65 @@ impl Database {
         .await
     }
 
-    /// Notes what the launcher calls the worker of a launch.
-    pub(crate) async fn set_job(&self, held: (i64, u64), job: String) -> rusqlite::Result<()> {
+    /// A worker's first call: exchanges the start token of its job for the token
+    /// of this hash. Repeated with the same hash, it is done again; with another
+    /// one, the start token is void. Returns the run and its launch.
+    pub(crate) async fn exchange(
+        &self,
+        start_token: Vec<u8>,
+        token: Vec<u8>,
+    ) -> rusqlite::Result<Option<(i64, u64)>> {
         self.write(move |db| {
-            db.execute(
-                "UPDATE runs SET job = ?3 WHERE id = ?1 AND launches = ?2",
-                params![held.0, held.1, job],
-            )
-            .map(drop)
+            let exchanged = db
+                .query_row(
+                    &format!(
+                        "UPDATE runs SET worker_token = ?2
+                         WHERE start_token = ?1 AND coalesce(worker_token, ?2) = ?2 AND {OPEN}
+                         RETURNING id, launches"
+                    ),
+                    params![start_token, token],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
+                .optional();
+            match exchanged {
+                // The worker of another run has this token.
+                Err(error) if is_duplicate(&error) => Ok(None),
+                other => other,
+            }
         })
         .await
     }
 
-    /// The runs that have a worker.
+    /// Whether this is the start token of a job whose run is open.
+    pub(crate) async fn is_start_token(&self, start_token: Vec<u8>) -> rusqlite::Result<bool> {
+        self.read(move |db| {
+            db.prepare_cached(&format!(
+                "SELECT EXISTS (SELECT 1 FROM runs WHERE start_token = ?1 AND {OPEN})"
+            ))?
+            .query_row([start_token], |row| row.get(0))
+        })
+        .await
+    }
+
+    /// The name of the run's owner.
+    pub(crate) async fn owner_of(&self, run_id: i64) -> rusqlite::Result<String> {
+        self.read(move |db| {
+            db.query_row(
+                "SELECT users.name FROM runs JOIN experiments ON experiments.id = experiment_id
+                     JOIN users ON users.id = user_id WHERE runs.id = ?1",
+                [run_id],
+                |row| row.get(0),
+            )
+        })
+        .await
+    }
+
+    /// The runs that have a job.
     pub(crate) async fn launched(&self) -> rusqlite::Result<Vec<Launched>> {
         self.read(|db| {
             db.prepare_cached(&format!(
                 "SELECT {LAUNCHED} FROM runs
-                 WHERE {OPEN} AND worker_token IS NOT NULL ORDER BY id"
+                 WHERE {OPEN} AND job IS NOT NULL ORDER BY id"
             ))?
             .query_map([], launched)?
             .collect()
@@ -171,7 +226,7 @@ impl Database {
         .await
     }
 
-    /// Takes a run from the worker of this launch, so that it waits for another
+    /// Takes a run from the job of this launch, so that it waits for another
     /// one, if `still` holds in the transaction. Returns whether that happened.
     pub(crate) async fn release(
         &self,
@@ -183,9 +238,9 @@ impl Database {
             let transaction = db.transaction()?;
             let changed = transaction.execute(
                 &format!(
-                    "UPDATE runs SET worker_token = NULL, job = NULL,
+                    "UPDATE runs SET worker_token = NULL, start_token = NULL, job = NULL,
                          attempts = attempts - ?3, worked = worked + ?4
-                     WHERE id = ?1 AND launches = ?2 AND worker_token IS NOT NULL AND {OPEN}"
+                     WHERE id = ?1 AND launches = ?2 AND job IS NOT NULL AND {OPEN}"
                 ),
                 params![
                     held.0,
@@ -206,7 +261,7 @@ impl Database {
         .await
     }
 
-    /// A worker's first call: the run is in progress. Says whether the worker
+    /// A worker asks for its job: the run is in progress. Says whether the worker
     /// has it.
     pub(crate) async fn begin(&self, run_id: i64, token: Vec<u8>) -> rusqlite::Result<bool> {
         self.write(move |db| {

@@ -34,7 +34,13 @@ pub(crate) struct RunRow {
     pub(crate) attempts: u32,
     /// The number of the last launch.
     pub(crate) launches: u64,
+    /// Whether a job was submitted for it.
+    pub(crate) has_job: bool,
+    /// Whether the worker of the job has called.
     pub(crate) has_worker: bool,
+    /// Cores and graphics processors, where the client named a number.
+    pub(crate) cpus: Option<u32>,
+    pub(crate) gpus: Option<u32>,
     /// In milliseconds since 1970, as all times here.
     pub(crate) started_at: Option<i64>,
     pub(crate) ended_at: Option<i64>,
@@ -102,14 +108,19 @@ impl RunRow {
     }
 
     /// What there is to say about the status: the place in the queue, how far
-    /// it is, why it has ended. `ahead` is how many runs come before it.
-    pub(crate) fn details(&self, ahead: u64) -> String {
+    /// it is, why it has ended. `ahead` is how many runs come before it, and
+    /// `waits` says where its job waits.
+    pub(crate) fn details(&self, ahead: u64, waits: Option<&str>) -> String {
         let progress = &self.progress;
+        let waits = waits.map_or(String::new(), |waits| format!(": {waits}"));
         match self.status() {
+            Status::Created if self.has_job => format!("{}{waits}", self.noted),
             Status::Created if ahead == 1 => format!("{}: 1 run is before it", self.noted),
             Status::Created if ahead > 1 => format!("{}: {ahead} runs are before it", self.noted),
             Status::Started if !self.has_worker => {
-                format!("Run waits to be carried on, attempt {}", self.attempts + 1)
+                // The attempt counts from the submission of its job.
+                let attempt = self.attempts + u32::from(!self.has_job);
+                format!("Run waits to be carried on, attempt {attempt}{waits}")
             }
             Status::Started if progress.epoch > 0 => {
                 let left = progress.left(now_ms());
@@ -144,6 +155,8 @@ pub(crate) struct NewRunRow {
     pub(crate) description: String,
     pub(crate) config: String,
     pub(crate) device: String,
+    pub(crate) cpus: Option<u32>,
+    pub(crate) gpus: Option<u32>,
     pub(crate) task: String,
     pub(crate) details: String,
     pub(crate) artifact_id: String,
@@ -166,7 +179,7 @@ pub(crate) enum Created {
 const SELECT: &str = "SELECT runs.id, experiments.name, user_id, runs.name, runs.description,
     config, device, task, status, details, runs.created_at, artifact_id, runs.idempotency_key,
     attempts, worker_token IS NOT NULL, started_at, ended_at, epoch, epochs, step, steps,
-    pace_step, pace_at, metrics, data, launches
+    pace_step, pace_at, metrics, data, launches, job IS NOT NULL, cpus, gpus
     FROM runs JOIN experiments ON experiments.id = experiment_id";
 
 fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
@@ -198,6 +211,9 @@ fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         metrics: row.get(23)?,
         data: row.get(24)?,
         launches: row.get(25)?,
+        has_job: row.get(26)?,
+        cpus: row.get(27)?,
+        gpus: row.get(28)?,
     })
 }
 
@@ -236,9 +252,9 @@ impl Database {
                 &format!(
                     "INSERT INTO runs (experiment_id, name, description, config, device, task,
                          status, details, created_at, artifact_id, idempotency_key,
-                         keep_checkpoints, first_checkpoint, data)
+                         keep_checkpoints, first_checkpoint, data, cpus, gpus)
                      VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'CREATED', ?7, {NOW}, ?8, ?9, ?10, ?11,
-                         ?12)"
+                         ?12, ?13, ?14)"
                 ),
                 params![
                     new.experiment_id,
@@ -252,7 +268,9 @@ impl Database {
                     new.idempotency_key,
                     new.keep_checkpoints,
                     new.first_checkpoint,
-                    new.data
+                    new.data,
+                    new.cpus,
+                    new.gpus
                 ],
             )?;
             transaction.commit()?;
@@ -353,7 +371,7 @@ impl Database {
             db.prepare_cached(
                 "WITH waiting AS (
                      SELECT id, experiment_id FROM runs
-                     WHERE status IN ('CREATED', 'STARTED') AND worker_token IS NULL
+                     WHERE status IN ('CREATED', 'STARTED') AND job IS NULL
                      ORDER BY id LIMIT 1000),
                  placed AS (
                      SELECT waiting.id, turn,
@@ -405,9 +423,10 @@ impl Database {
 
 #[cfg(test)]
 impl Database {
-    /// Gives a run to a worker with this token.
+    /// Gives a run to a job whose worker has this token.
     pub(crate) async fn give_worker(&self, id: i64, token: Vec<u8>) -> rusqlite::Result<()> {
-        let statement = "UPDATE runs SET worker_token = ?2, status = 'STARTED' WHERE id = ?1";
+        let statement =
+            "UPDATE runs SET job = 'j', worker_token = ?2, status = 'STARTED' WHERE id = ?1";
         let given = self.write(move |db| db.execute(statement, params![id, token]));
         given.await.map(drop)
     }
@@ -433,6 +452,8 @@ pub(super) mod tests {
                 description: String::new(),
                 config: "{}".into(),
                 device: "cpu".into(),
+                cpus: None,
+                gpus: None,
                 task: "training".into(),
                 details: "Run submitted".into(),
                 artifact_id: secret::new_id(),
@@ -453,12 +474,24 @@ pub(super) mod tests {
         let db = in_memory();
         let id = with_run(&db, "r").await;
         let mut run = db.run_by_id(id).await.unwrap().unwrap();
-        assert_eq!(run.details(0), "Run submitted");
-        assert_eq!(run.details(1), "Run submitted: 1 run is before it");
-        assert_eq!(run.details(7), "Run submitted: 7 runs are before it");
+        assert_eq!(run.details(0, None), "Run submitted");
+        assert_eq!(run.details(1, None), "Run submitted: 1 run is before it");
+        assert_eq!(run.details(7, None), "Run submitted: 7 runs are before it");
+        run.has_job = true;
+        let waits = Some("waiting in Slurm's queue, job 812");
+        let told = "Run submitted: waiting in Slurm's queue, job 812";
+        assert_eq!(run.details(3, waits), told);
+        run.has_job = false;
         run.status = "STARTED".into();
         run.attempts = 1;
-        assert_eq!(run.details(0), "Run waits to be carried on, attempt 2");
+        assert_eq!(
+            run.details(0, None),
+            "Run waits to be carried on, attempt 2"
+        );
+        run.has_job = true;
+        let waits = Some("waiting in Slurm's queue, job 812");
+        let told = "Run waits to be carried on, attempt 1: waiting in Slurm's queue, job 812";
+        assert_eq!(run.details(3, waits), told);
         run.has_worker = true;
         run.noted = "Run is being executed".into();
         run.progress = Progress {
@@ -470,12 +503,12 @@ pub(super) mod tests {
         };
         assert_eq!(run.progress.share(), 15.0 / 40.0);
         assert_eq!(
-            run.details(0),
+            run.details(0, None),
             "Run is being executed: epoch 2 of 4, step 5 of 10, about 25 seconds left"
         );
         run.status = "FAILED".into();
         run.noted = "why".into();
-        assert_eq!(run.details(0), "why");
+        assert_eq!(run.details(0, None), "why");
     }
 
     #[test]
@@ -505,6 +538,8 @@ pub(super) mod tests {
                     description: row.description,
                     config: row.config,
                     device: row.device,
+                    cpus: row.cpus,
+                    gpus: row.gpus,
                     task: row.task,
                     details: row.noted,
                     artifact_id: secret::new_id(),

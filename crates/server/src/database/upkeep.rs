@@ -40,8 +40,9 @@ impl Database {
         self.write(|db| {
             let transaction = db.transaction()?;
             transaction.execute(
-                "UPDATE runs SET worker_token = NULL, job = NULL, attempts = max(attempts - 1, 0)
-                 WHERE worker_token IS NOT NULL",
+                "UPDATE runs SET worker_token = NULL, start_token = NULL, job = NULL,
+                     attempts = max(attempts - 1, 0)
+                 WHERE job IS NOT NULL",
                 [],
             )?;
             transaction.execute(

@@ -77,7 +77,7 @@ mod tests {
         let claimed = token.clone();
         db.write(move |db| {
             db.execute(
-                "UPDATE runs SET worker_token = ?1, status = 'STARTED'",
+                "UPDATE runs SET job = 'j', worker_token = ?1, status = 'STARTED'",
                 [claimed],
             )
         })

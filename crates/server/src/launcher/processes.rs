@@ -2,39 +2,78 @@
 //!
 //! Each has a process group of its own, so Ctrl-C in the server's terminal does
 //! not reach it: the server asks it to pause. It goes on when the server is
-//! killed, and the next server takes it over.
+//! killed. A file named like the job says which process it is, so that the next
+//! server finds it.
+
+mod foreign;
 
 use std::{
     collections::HashMap,
-    path::PathBuf,
-    process::Stdio,
-    sync::{Mutex, PoisonError},
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use documented::DocumentedFields;
+use futures_util::future::{BoxFuture, ready};
+use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
-use super::{Account, Launcher, WorkOrder, environment};
+use super::{
+    Home, JobState, Launcher, StartError, WorkOrder,
+    environment::{self, Account},
+};
 use crate::worker::{WORKER_FOLDER, WORKER_TOKEN, WORKER_URL};
+use foreign::{Foreign, Signal};
 
 /// Makes a worker's allocator keep what is freed: a step needs the same large
 /// buffers as the one before, and the system would clear each of them anew.
 const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
 
+/// How long a worker that is stopped may take for a checkpoint before it is
+/// killed.
+const KILLED_AFTER: Duration = Duration::from_secs(5);
+
+/// Child processes of the server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ProcessesSettings {
+    /// Variables of the server's environment that workers get beside the usual
+    /// ones. They get no keys and tokens otherwise. (`--worker-env`)
+    pub(crate) environment: Vec<String>,
+    /// The user of this machine, by name or number, as whom workers run. The server
+    /// must run as root for that. (`--worker-user`)
+    pub(crate) user: Option<String>,
+}
+
 /// Starts workers in child processes.
-#[derive(Default)]
 pub(crate) struct Processes {
-    jobs: Mutex<HashMap<String, Process>>,
+    jobs: Arc<Jobs>,
     /// Variables that workers get beside the usual ones.
     more_environment: Vec<String>,
     /// Whose processes they are, if not the server's own user's.
     account: Option<Account>,
 }
 
+/// The processes by the names of their jobs.
+struct Jobs {
+    /// Where their files are.
+    folder: PathBuf,
+    all: Mutex<HashMap<String, Job>>,
+}
+
+struct Job {
+    process: Process,
+    is_stopping: bool,
+    /// Whether a list has said that it has ended.
+    is_told: bool,
+}
+
 enum Process {
     Running(Child),
     /// Of an earlier server.
-    TakenOver(Foreign),
+    Foreign(Foreign),
     Ended(String),
 }
 
@@ -43,8 +82,8 @@ impl Process {
     fn look(&mut self) {
         let end = match self {
             Self::Ended(_) => return,
-            Self::TakenOver(process) if process.is_running() => return,
-            Self::TakenOver(_) => "it ended while or after the server was away".to_owned(),
+            Self::Foreign(process) if process.is_running() => return,
+            Self::Foreign(_) => "it ended while or after the server was away".to_owned(),
             Self::Running(child) => match child.try_wait() {
                 Ok(None) => return,
                 Ok(Some(status)) => in_words(status),
@@ -53,9 +92,25 @@ impl Process {
         };
         *self = Self::Ended(end);
     }
+
+    fn send(&mut self, signal: Signal) -> Result<(), String> {
+        self.look();
+        match self {
+            Self::Ended(_) => Ok(()),
+            Self::Foreign(process) => process.send(signal),
+            Self::Running(child) => match child.id() {
+                // Not waited for yet, so the id means no other process.
+                Some(pid) => foreign::send_to_child(pid, signal).or_else(|error| match signal {
+                    Signal::Terminate => Err(error),
+                    Signal::Kill => child.start_kill().map_err(|e| e.to_string()),
+                }),
+                None => Ok(()),
+            },
+        }
+    }
 }
 
-fn in_words(status: std::process::ExitStatus) -> String {
+fn in_words(status: ExitStatus) -> String {
     if status.success() {
         return "it ended without saying how".to_owned();
     }
@@ -71,41 +126,111 @@ fn in_words(status: std::process::ExitStatus) -> String {
 }
 
 #[cfg(unix)]
-fn signal(status: &std::process::ExitStatus) -> Option<i32> {
+fn signal(status: &ExitStatus) -> Option<i32> {
     std::os::unix::process::ExitStatusExt::signal(status)
 }
 
 #[cfg(not(unix))]
-fn signal(_: &std::process::ExitStatus) -> Option<i32> {
+fn signal(_: &ExitStatus) -> Option<i32> {
     None
 }
 
+impl Jobs {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Job>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The jobs of an earlier server, by the files that it has left.
+    fn of_earlier_server(folder: &Path, prefix: &str) -> std::io::Result<HashMap<String, Job>> {
+        let mut jobs = HashMap::new();
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str().filter(|name| name.starts_with(prefix)) else {
+                continue;
+            };
+            let noted = std::fs::read_to_string(entry.path()).unwrap_or_default();
+            // Without a start time, the process with this id may be another one.
+            if let Some(process) = Foreign::parse(&noted) {
+                let process = match process.is_worker(name) {
+                    true => Process::Foreign(process),
+                    false => Process::Ended("it ended while the server was away".to_owned()),
+                };
+                jobs.insert(name.to_owned(), Job::new(process));
+            }
+            remove(&entry.path(), &jobs, name);
+        }
+        Ok(jobs)
+    }
+
+    /// Notes which process a job is.
+    fn note(&self, name: &str, pid: u32) {
+        let noted = Foreign::started(pid).map_or(String::new(), |process| process.to_string());
+        if let Err(error) = std::fs::write(self.folder.join(name), noted) {
+            tracing::warn!(
+                "{name} will not be found by the next server, which goes by its lease: {}: {error}",
+                self.folder.display()
+            );
+        }
+    }
+
+    fn send(&self, name: &str, signal: Signal) -> Result<(), String> {
+        match self.lock().get_mut(name) {
+            Some(job) => job.process.send(signal),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Removes the file of a job that runs no more.
+fn remove(path: &Path, jobs: &HashMap<String, Job>, name: &str) {
+    let runs = jobs
+        .get(name)
+        .is_some_and(|job| !matches!(job.process, Process::Ended(_)));
+    if !runs && let Err(error) = std::fs::remove_file(path) {
+        tracing::debug!("{}: {error}", path.display());
+    }
+}
+
+impl Job {
+    fn new(process: Process) -> Self {
+        Self {
+            process,
+            is_stopping: false,
+            is_told: false,
+        }
+    }
+}
+
 impl Processes {
-    /// Passes these variables on to workers too.
-    pub(crate) fn pass_on(mut self, names: Vec<String>) -> Self {
-        self.more_environment = names;
-        self
-    }
-
-    /// Runs workers as another user.
-    pub(crate) fn run_as(mut self, account: Option<Account>) -> Self {
-        self.account = account;
-        self
-    }
-
-    fn jobs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Process>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Finds the processes that an earlier server has started.
+    pub(super) fn new(settings: &ProcessesSettings, home: &Home<'_>) -> Result<Self, String> {
+        let account = settings.user.as_deref().map(Account::find).transpose();
+        let account = account.map_err(|reason| format!("launcher.processes.user: {reason}"))?;
+        let folder = home.folder.join("jobs");
+        let found = std::fs::create_dir_all(&folder)
+            .and_then(|()| Jobs::of_earlier_server(&folder, &home.prefix));
+        let found = found.map_err(|e| format!("server.data: {}: {e}", folder.display()))?;
+        Ok(Self {
+            jobs: Arc::new(Jobs {
+                folder,
+                all: Mutex::new(found),
+            }),
+            more_environment: settings.environment.clone(),
+            account,
+        })
     }
 
     fn command(&self, order: &WorkOrder) -> Result<Command, String> {
         let mut command = Command::new(program()?);
         command
-            .arg("worker")
+            // The name is for people who list processes, and for the next server.
+            .args(["worker", &order.name])
             .env_clear()
             .envs(environment::of_workers(&self.more_environment))
             // Not as arguments, which others on the machine can see.
             .env(WORKER_URL, &order.url)
-            .env(WORKER_TOKEN, &order.token)
+            .env(WORKER_TOKEN, &order.start_token)
             .env(WORKER_FOLDER, &order.folder)
             .stdin(Stdio::null());
         if std::env::var_os(KEEP_MEMORY.0).is_none() {
@@ -122,6 +247,23 @@ impl Processes {
         }
         Ok(command)
     }
+
+    fn spawn(&self, order: &WorkOrder) -> Result<(), String> {
+        let mut jobs = self.jobs.lock();
+        if jobs.contains_key(&order.name) {
+            return Ok(());
+        }
+        let child = self
+            .command(order)?
+            .spawn()
+            .map_err(|e| format!("the worker can't be started: {e}"))?;
+        if let Some(pid) = child.id() {
+            self.jobs.note(&order.name, pid);
+        }
+        jobs.retain(|_, job| !job.is_told);
+        jobs.insert(order.name.clone(), Job::new(Process::Running(child)));
+        Ok(())
+    }
 }
 
 /// This program, also where its file was replaced by an upgrade since.
@@ -135,192 +277,65 @@ fn program() -> Result<PathBuf, String> {
 }
 
 impl Launcher for Processes {
-    fn start(&self, order: WorkOrder) -> BoxFuture<'_, Result<String, String>> {
-        let spawn = || -> Result<String, String> {
-            let child = self
-                .command(&order)?
-                .spawn()
-                .map_err(|e| format!("the worker can't be started: {e}"))?;
-            let pid = child.id().unwrap_or_default();
-            let job = match Foreign::started(pid) {
-                Some(process) => format!("process-{pid}-{}", process.started),
-                None => format!("process-{pid}"),
-            };
-            let mut jobs = self.jobs();
-            // Nobody asks for workers that ended before the last ones.
-            jobs.retain(|_, process| !matches!(process, Process::Ended(_)));
-            jobs.insert(job.clone(), Process::Running(child));
-            Ok(job)
-        };
-        Box::pin(std::future::ready(spawn()))
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>> {
+        Box::pin(ready(self.spawn(order).map_err(StartError::Retry)))
     }
 
-    fn kill<'a>(&'a self, job: &'a str) -> BoxFuture<'a, Result<(), String>> {
-        let killed = match self.jobs().get_mut(job) {
-            Some(Process::Running(child)) => match child.start_kill() {
-                // It has ended in between.
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Ok(()),
-                other => other.map_err(|e| e.to_string()),
-            },
-            Some(Process::TakenOver(process)) => process.kill(),
-            _ => Ok(()),
-        };
-        Box::pin(std::future::ready(killed))
-    }
-
-    fn running(&self) -> BoxFuture<'_, Result<Vec<String>, String>> {
-        let mut running = Vec::new();
-        for (job, process) in self.jobs().iter_mut() {
-            process.look();
-            if !matches!(process, Process::Ended(_)) {
-                running.push(job.clone());
+    fn stop<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            match self.jobs.lock().get_mut(name) {
+                Some(job) if !job.is_stopping => job.is_stopping = true,
+                _ => return Ok(()),
             }
-        }
-        Box::pin(std::future::ready(Ok(running)))
-    }
-
-    fn end_of(&self, job: &str) -> Option<String> {
-        match self.jobs().get(job)? {
-            Process::Ended(how) => Some(how.clone()),
-            _ => None,
-        }
-    }
-
-    fn take_over<'a>(&'a self, job: &'a str) -> BoxFuture<'a, Result<bool, String>> {
-        let process = Foreign::parse(job);
-        let known = process.is_some();
-        if let Some(process) = process {
-            // After a start of the machine, ids and times may be those of another.
-            let process = match process.is_worker() {
-                true => Process::TakenOver(process),
-                false => Process::Ended("it ended while the server was away".to_owned()),
+            // A process that has no such signal is killed at once.
+            let told = self.jobs.send(name, Signal::Terminate);
+            let after = if told.is_ok() {
+                KILLED_AFTER
+            } else {
+                Duration::ZERO
             };
-            self.jobs().insert(job.to_owned(), process);
-        }
-        Box::pin(std::future::ready(Ok(known)))
-    }
-
-    fn outlives_the_server(&self) -> bool {
-        true
-    }
-}
-
-/// A process that is not our child. Process ids are used again, so it is known
-/// by its start time as well.
-struct Foreign {
-    pid: u32,
-    /// In clock ticks since the machine was started.
-    started: u64,
-}
-
-impl Foreign {
-    fn parse(job: &str) -> Option<Self> {
-        let (pid, started) = job.strip_prefix("process-")?.split_once('-')?;
-        Some(Self {
-            pid: pid.parse().ok()?,
-            started: started.parse().ok()?,
+            let (jobs, name) = (Arc::clone(&self.jobs), name.to_owned());
+            tokio::spawn(async move {
+                tokio::time::sleep(after).await;
+                if let Err(error) = jobs.send(&name, Signal::Kill) {
+                    tracing::error!("{name} can't be killed: {error}");
+                }
+            });
+            Ok(())
         })
     }
 
-    /// The process that has this id now, where the system tells when it began.
-    fn started(pid: u32) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The program's name, in parentheses, may hold anything.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let is_dead = matches!(*fields.first()?, "Z" | "X");
-        let started = fields.get(19)?.parse().ok()?;
-        (!is_dead).then_some(Self { pid, started })
-    }
-
-    fn is_running(&self) -> bool {
-        let now = Self::started(self.pid);
-        now.is_some_and(|now| now.started == self.started)
-    }
-
-    fn is_worker(&self) -> bool {
-        let line = std::fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
-        line.split(|byte| *byte == 0).any(|part| part == b"worker")
-    }
-
-    #[cfg(target_os = "linux")]
-    fn kill(&self) -> Result<(), String> {
-        use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-
-        let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
-        // Opened before the look: the descriptor never means another process.
-        let Some(Ok(process)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else {
-            return Ok(());
-        };
-        match self.is_running() {
-            true => pidfd_send_signal(process, Signal::KILL).map_err(|e| e.to_string()),
-            false => Ok(()),
+    fn list(&self) -> BoxFuture<'_, Result<HashMap<String, JobState>, String>> {
+        let mut listed = HashMap::new();
+        let mut jobs = self.jobs.lock();
+        for (name, job) in jobs.iter_mut() {
+            job.process.look();
+            let state = match &job.process {
+                Process::Ended(how) => JobState::Ended(how.clone()),
+                _ => JobState::Running,
+            };
+            listed.insert(name.clone(), state);
         }
+        let ended: Vec<String> = jobs
+            .iter_mut()
+            .filter(|(_, job)| matches!(job.process, Process::Ended(_)) && !job.is_told)
+            .map(|(name, job)| {
+                job.is_told = true;
+                name.clone()
+            })
+            .collect();
+        for name in ended {
+            remove(&self.jobs.folder.join(&name), &jobs, &name);
+        }
+        drop(jobs);
+        Box::pin(ready(Ok(listed)))
     }
 
-    #[cfg(not(target_os = "linux"))]
-    fn kill(&self) -> Result<(), String> {
-        Err("a worker of an earlier server can't be ended on this system".to_owned())
+    fn engine(&self) -> &'static str {
+        "this machine"
     }
 }
 
 #[cfg(test)]
 #[cfg(target_os = "linux")]
-mod tests {
-    use super::*;
-
-    /// A process that waits, and is called a worker.
-    fn sleeper() -> Child {
-        Command::new("sh")
-            .args(["-c", "read line", "worker"])
-            .stdin(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_worker_of_an_earlier_server_is_listed_and_can_be_killed() {
-        let mut child = sleeper();
-        let process = Foreign::started(child.id().unwrap()).unwrap();
-        // Its command line is there a moment after its process.
-        while !process.is_worker() {
-            tokio::task::yield_now().await;
-        }
-        let job = format!("process-{}-{}", process.pid, process.started);
-        let other = format!("process-{}-{}", process.pid, process.started + 1);
-        let processes = Processes::default();
-        assert!(processes.take_over(&job).await.unwrap());
-        assert!(processes.take_over(&other).await.unwrap());
-        assert!(!processes.take_over("thread-1").await.unwrap());
-        // Another process with the same id is not the worker.
-        assert_eq!(processes.running().await.unwrap(), [job.as_str()]);
-        assert!(processes.end_of(&other).is_some());
-        processes.kill(&other).await.unwrap();
-        assert_eq!(processes.running().await.unwrap(), [job.as_str()]);
-        processes.kill(&job).await.unwrap();
-        assert_eq!(signal(&child.wait().await.unwrap()), Some(9));
-        assert!(processes.running().await.unwrap().is_empty());
-        let end = processes.end_of(&job).unwrap();
-        assert!(end.contains("ended"), "{end}");
-    }
-
-    #[tokio::test]
-    async fn a_worker_knows_nothing_of_the_servers_secrets() {
-        let order = WorkOrder {
-            url: "http://127.0.0.1:1".into(),
-            token: "t".into(),
-            folder: "f".into(),
-        };
-        let processes = Processes::default().pass_on(vec!["CARGO_MANIFEST_DIR".into()]);
-        let command = processes.command(&order).unwrap();
-        let names: Vec<String> = command
-            .as_std()
-            .get_envs()
-            .filter(|(_, value)| value.is_some())
-            .map(|(name, _)| name.to_string_lossy().into_owned())
-            .collect();
-        let has = |name: &str| names.iter().any(|has| has == name);
-        assert!(has("PATH") && has(WORKER_TOKEN) && has("CARGO_MANIFEST_DIR"));
-        assert!(!has("CARGO_PKG_NAME"), "{names:?}");
-    }
-}
+mod tests;

@@ -4,20 +4,25 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 
-use super::{Launcher, WorkOrder};
+use super::{JobState, Launcher, StartError, WorkOrder};
 use crate::worker::{self, Place};
 
 /// Starts workers in threads.
 #[derive(Default)]
 pub(crate) struct Threads {
-    started: AtomicU64,
-    jobs: Mutex<HashMap<String, Arc<Thread>>>,
+    jobs: Mutex<HashMap<String, Job>>,
+}
+
+struct Job {
+    thread: Arc<Thread>,
+    /// Whether a list has said that it has ended.
+    is_told: bool,
 }
 
 #[derive(Default)]
@@ -35,23 +40,26 @@ impl Thread {
 }
 
 impl Threads {
-    fn jobs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Thread>>> {
+    fn jobs(&self) -> std::sync::MutexGuard<'_, HashMap<String, Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Launcher for Threads {
-    fn start(&self, order: WorkOrder) -> BoxFuture<'_, Result<String, String>> {
-        let number = self.started.fetch_add(1, Ordering::Relaxed);
-        let job = format!("thread-{number}");
+    fn spawn(&self, order: &WorkOrder) -> Result<(), StartError> {
+        let mut jobs = self.jobs();
+        if jobs.contains_key(&order.name) {
+            return Ok(());
+        }
         let thread = Arc::new(Thread::default());
-        let work = Arc::clone(&thread);
+        let (work, order) = (Arc::clone(&thread), order.clone());
+        let name = order.name.clone();
         let spawned = std::thread::Builder::new()
             .name("finetuner-worker".to_owned())
             .spawn(move || {
                 let stop = Arc::clone(&work.stop);
-                let run =
-                    || worker::run(&order.url, order.token, &order.folder, stop, Place::Thread);
+                let run = || {
+                    let token = order.start_token;
+                    worker::run(&order.url, token, &order.folder, stop, Place::Thread)
+                };
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
                 let end = match result {
                     Ok(Ok(())) => "it ended without saying how".to_owned(),
@@ -60,47 +68,54 @@ impl Launcher for Threads {
                 };
                 *work.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
             });
-        let started = spawned
-            .map_err(|e| format!("no thread for the worker: {e}"))
-            .map(|_| {
-                let mut jobs = self.jobs();
-                // Nobody asks for workers that ended before the last ones.
-                jobs.retain(|_, thread| thread.ended().is_none());
-                jobs.insert(job.clone(), thread);
-                job
-            });
-        Box::pin(std::future::ready(started))
+        spawned.map_err(|e| StartError::Retry(format!("no thread for the worker: {e}")))?;
+        jobs.retain(|_, job| !job.is_told);
+        let is_told = false;
+        jobs.insert(name, Job { thread, is_told });
+        Ok(())
+    }
+}
+
+impl Launcher for Threads {
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>> {
+        Box::pin(ready(self.spawn(order)))
     }
 
     /// A thread can't be ended from outside: it stops at its next step.
-    fn kill<'a>(&'a self, job: &'a str) -> BoxFuture<'a, Result<(), String>> {
-        if let Some(thread) = self.jobs().get(job) {
-            thread.stop.store(true, Ordering::Relaxed);
+    fn stop<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        if let Some(job) = self.jobs().get(name) {
+            job.thread.stop.store(true, Ordering::Relaxed);
         }
-        Box::pin(std::future::ready(Ok(())))
+        Box::pin(ready(Ok(())))
     }
 
-    fn running(&self) -> BoxFuture<'_, Result<Vec<String>, String>> {
-        let jobs = self.jobs();
-        let running = jobs.iter().filter(|(_, thread)| thread.ended().is_none());
-        let running = running.map(|(job, _)| job.clone()).collect();
-        Box::pin(std::future::ready(Ok(running)))
+    fn list(&self) -> BoxFuture<'_, Result<HashMap<String, JobState>, String>> {
+        let mut jobs = self.jobs();
+        let listed = jobs.iter_mut().map(|(name, job)| {
+            let ended = job.thread.ended();
+            job.is_told = ended.is_some();
+            (
+                name.clone(),
+                ended.map_or(JobState::Running, JobState::Ended),
+            )
+        });
+        let listed = listed.collect();
+        Box::pin(ready(Ok(listed)))
     }
 
-    fn end_of(&self, job: &str) -> Option<String> {
-        self.jobs().get(job)?.ended()
+    fn engine(&self) -> &'static str {
+        "the server"
     }
 
-    /// The threads of an earlier server have ended with it.
-    fn take_over<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<bool, String>> {
-        Box::pin(std::future::ready(Ok(true)))
+    fn outlives_the_server(&self) -> bool {
+        false
     }
 }
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        for thread in self.jobs().values() {
-            thread.stop.store(true, Ordering::Relaxed);
+        for job in self.jobs().values() {
+            job.thread.stop.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -44,8 +44,8 @@ impl Leases {
         f(&mut held, self.clock.now())
     }
 
-    /// Gives a worker a full lease. `at_work` says whether it has asked for its
-    /// job already.
+    /// Gives a worker a full lease, which it has from its first call on. `at_work`
+    /// says whether it has asked for its job already.
     pub(crate) fn grant(&self, held: Held, at_work: bool) {
         self.with(|all, now| {
             let lease = Lease {

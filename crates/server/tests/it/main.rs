@@ -13,6 +13,7 @@ mod logins;
 mod openapi;
 mod queue;
 mod security;
+mod start;
 mod storage;
 mod support;
 mod survival;

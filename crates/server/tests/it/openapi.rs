@@ -241,6 +241,7 @@ async fn every_route_answers_as_the_description_says() {
     call!(DELETE e);
     // Workers' calls want a worker's token.
     for (method, call) in [
+        (Method::POST, "start"),
         (Method::GET, "job"),
         (Method::GET, "data?name=x"),
         (Method::GET, "checkpoint"),

@@ -1,8 +1,9 @@
 //! Runs and their workers: one after the other, cancelled, lost, carried on.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -11,12 +12,12 @@ use std::{
 use finetuner::{Status, TrainingCheckpoint};
 use finetuner_server::{
     Server, Settings,
-    launcher::{Launcher, WorkOrder},
+    launcher::{JobState, Launcher, StartError, WorkOrder},
 };
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::json;
 
-use crate::support::{Http, connect, fit, losses, pairs, reach, start, start_with};
+use crate::support::{Http, connect, exchange, fit, losses, pairs, reach, start, start_with};
 
 /// Often, so that what is lost is little.
 fn checkpoint_always() -> Settings {
@@ -232,50 +233,65 @@ async fn pictures_at_addresses_are_fetched_by_the_worker_where_that_is_allowed()
     }
 }
 
-/// Starts workers that ask for their job and do nothing more.
-struct Idle(Arc<AtomicUsize>);
+/// Starts workers that ask for their job and do nothing more. Each start counts,
+/// and the first one fails.
+#[derive(Clone, Default)]
+struct Idle {
+    starts: Arc<AtomicUsize>,
+    jobs: Arc<Mutex<Vec<String>>>,
+}
 
 impl Launcher for Idle {
-    fn start(&self, order: WorkOrder) -> BoxFuture<'_, Result<String, String>> {
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>> {
         assert!(order.url.starts_with("http://127.0.0.1:"));
-        assert!(!format!("{order:?}").contains(&order.token));
-        let number = self.0.fetch_add(1, Ordering::SeqCst);
+        assert!(!format!("{order:?}").contains(&order.start_token));
+        let number = self.starts.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             if number == 0 {
-                return Err("the cluster is full".to_owned());
+                return Err(StartError::Retry("the cluster is full".to_owned()));
             }
-            let worker = Http::new(&order.url, Some(&order.token));
+            assert!(order.name.ends_with(&format!("-1-{}", number + 1)));
+            let token = format!("the token of worker {number}");
+            let starter = Http::new(&order.url, Some(&order.start_token));
+            assert_eq!(exchange(&starter, &token).await, 204);
+            let worker = Http::new(&order.url, Some(&token));
             let job = worker.get("/api/v1/worker/job").send().await;
             assert!(job.unwrap().status().is_success());
-            Ok(format!("job-{number}"))
+            self.jobs.lock().unwrap().push(order.name.clone());
+            Ok(())
         })
     }
 
-    fn kill<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+    fn stop<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        self.jobs.lock().unwrap().clear();
         Box::pin(std::future::ready(Ok(())))
     }
 
-    fn running(&self) -> BoxFuture<'_, Result<Vec<String>, String>> {
-        Box::pin(std::future::ready(Ok(vec!["job-2".to_owned()])))
+    fn list(&self) -> BoxFuture<'_, Result<HashMap<String, JobState>, String>> {
+        let states = [
+            JobState::Ended("node 7 is down".to_owned()),
+            JobState::Running,
+        ];
+        let jobs = self.jobs.lock().unwrap().clone().into_iter();
+        let listed = jobs.zip(states).collect();
+        Box::pin(std::future::ready(Ok(listed)))
     }
 
-    fn end_of(&self, job: &str) -> Option<String> {
-        (job == "job-1").then(|| "node 7 is down".to_owned())
+    fn engine(&self) -> &'static str {
+        "a test"
     }
 }
 
 #[tokio::test]
 async fn a_run_that_loses_all_its_workers_fails_and_says_why() {
-    let started = Arc::new(AtomicUsize::new(0));
+    let idle = Idle::default();
     let settings = Settings {
         lease: Duration::from_millis(300),
         attempts: 2,
         runs_at_once: 2,
         ..Settings::default()
     };
-    let server = Server::embedded()
-        .settings(settings)
-        .launcher(Idle(Arc::clone(&started)));
+    let server = Server::embedded().settings(settings).launcher(idle.clone());
     let server = server.start().await.unwrap();
     let finetuner = connect(&server.url(), server.first_token().unwrap()).await;
     finetuner.push("train", pairs(4)).await.unwrap();
@@ -288,7 +304,7 @@ async fn a_run_that_loses_all_its_workers_fails_and_says_why() {
     for reason in ["the cluster is full", "node 7 is down"] {
         assert!(log.contains(reason), "{log}");
     }
-    assert_eq!(started.load(Ordering::SeqCst), 3);
+    assert_eq!(idle.starts.load(Ordering::SeqCst), 3);
     server.stop().await;
 }
 

@@ -83,6 +83,11 @@ fn general() -> Vec<(Method, String, Body)> {
             "artifact.deleteMany",
             Body::Form(vec![("names", "train".into())]),
         ),
+        (
+            Method::POST,
+            "/api/v1/worker/start".to_owned(),
+            Body::Json(json!({"token_sha256": "0".repeat(64)})),
+        ),
         (Method::GET, "/api/v1/worker/job".to_owned(), Body::None),
         (
             Method::GET,

@@ -7,6 +7,7 @@ use finetuner::{
 };
 use finetuner_server::{RunningServer, Server, Settings};
 use reqwest::{Client, Method, RequestBuilder};
+use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
@@ -156,6 +157,17 @@ impl Http {
     pub(crate) fn post(&self, path: &str) -> RequestBuilder {
         self.request(Method::POST, path)
     }
+}
+
+/// A worker's first call, by somebody who shows a start token. Returns the status.
+pub(crate) async fn exchange(starter: &Http, token: &str) -> reqwest::StatusCode {
+    use sha2::Digest;
+
+    let hash = sha2::Sha256::digest(token);
+    let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let call = starter.post("/api/v1/worker/start");
+    let answer = call.json(&json!({"token_sha256": digits})).send().await;
+    answer.unwrap().status()
 }
 
 /// The first pairs of the fashion data.

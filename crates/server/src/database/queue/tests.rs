@@ -6,7 +6,20 @@ use crate::database::{in_memory, runs::tests::with_run};
 const NO_TIME: Duration = Duration::ZERO;
 
 async fn claim(db: &Database, token: &[u8]) -> Option<Launched> {
-    db.claim(token.to_vec(), Vec::new()).await.unwrap()
+    let launched = claim_only(db, token).await?;
+    // Its worker calls at once, with a token like the job's.
+    let exchanged = db.exchange(token.to_vec(), token.to_vec()).await.unwrap();
+    assert_eq!(exchanged, Some(launched.held()));
+    Some(launched)
+}
+
+async fn claim_only(db: &Database, token: &[u8]) -> Option<Launched> {
+    let claim = Claim {
+        prefix: "ft-0a1b2c3d-".into(),
+        start_token: token.to_vec(),
+        delayed: Vec::new(),
+    };
+    db.claim(claim).await.unwrap()
 }
 
 async fn release(db: &Database, held: (i64, u64), counts: bool) -> bool {
@@ -103,6 +116,59 @@ async fn a_worker_that_was_replaced_can_write_nothing() {
     assert!(ended.unwrap().is_none());
     let run = db.run_by_id(run).await.unwrap().unwrap();
     assert_eq!(run.status(), Status::Finished);
+}
+
+#[tokio::test]
+async fn a_start_token_is_exchanged_once() {
+    let db = in_memory();
+    let run = with_run(&db, "r").await;
+    let job = claim_only(&db, b"start").await.unwrap();
+    assert_eq!(
+        (job.job.as_str(), job.has_worker),
+        ("ft-0a1b2c3d-1-1", false)
+    );
+    let exchange = async |start: &[u8], token: &[u8]| {
+        let exchanged = db.exchange(start.to_vec(), token.to_vec());
+        exchanged.await.unwrap().is_some()
+    };
+    // A start token opens nothing by itself.
+    assert!(!db.begin(run, b"start".to_vec()).await.unwrap());
+    assert!(!exchange(b"other", b"own").await);
+    assert!(exchange(b"start", b"own").await);
+    assert!(exchange(b"start", b"own").await, "the answer was lost");
+    assert!(!exchange(b"start", b"thief").await);
+    assert!(db.begin(run, b"own".to_vec()).await.unwrap());
+    assert!(db.launched().await.unwrap()[0].has_worker);
+    // Not the token of another run's worker.
+    with_second_run(&db).await;
+    claim_only(&db, b"start 2").await.unwrap();
+    assert!(!exchange(b"start 2", b"own").await);
+    // A run that was given to another job, or has ended, takes no worker.
+    assert!(release(&db, job.held(), false).await);
+    assert!(!exchange(b"start", b"own").await);
+    let again = claim_only(&db, b"start 3").await.unwrap();
+    assert_eq!(again.job, "ft-0a1b2c3d-1-2");
+    let end = End {
+        status: Status::Failed,
+        details: String::new(),
+        lines: Vec::new(),
+    };
+    assert!(db.end_run(run, None, end).await.unwrap().is_some());
+    assert!(!exchange(b"start 3", b"own").await);
+}
+
+/// Makes a second run beside that of [`with_run`].
+async fn with_second_run(db: &Database) {
+    db.write(|db| {
+        db.execute(
+            "INSERT INTO runs (experiment_id, name, description, config, device, task, status,
+                 details, created_at, artifact_id)
+             VALUES (1, 'second', '', '{}', 'cpu', 'training', 'CREATED', '', '', 'second')",
+            [],
+        )
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]

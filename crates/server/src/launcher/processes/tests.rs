@@ -1,0 +1,127 @@
+//! Child processes, and those of an earlier server.
+
+use std::collections::BTreeMap;
+
+use tokio::io::AsyncBufReadExt;
+
+use super::*;
+use crate::launcher::Resources;
+
+const JOB: &str = "ft-0a1b2c3d-1-1";
+
+/// A process that waits, and is called as the worker of a job.
+fn sleeper(script: &str, job: &str) -> Child {
+    Command::new("sh")
+        .args(["-c", script, "worker", job])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// The note of a process. Its command line is there a moment after it.
+async fn noted(child: &Child, job: &str) -> Foreign {
+    let process = Foreign::started(child.id().unwrap()).unwrap();
+    while !process.is_worker(job) {
+        tokio::task::yield_now().await;
+    }
+    process
+}
+
+fn processes(folder: &Path) -> Processes {
+    let home = Home {
+        prefix: "ft-0a1b2c3d-".into(),
+        folder,
+    };
+    Processes::new(&ProcessesSettings::default(), &home).unwrap()
+}
+
+async fn state(processes: &Processes, job: &str) -> Option<JobState> {
+    processes.list().await.unwrap().remove(job)
+}
+
+#[tokio::test]
+async fn a_job_of_an_earlier_server_is_found_by_name_and_stopped() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = folder.path().join("jobs");
+    std::fs::create_dir(&jobs).unwrap();
+    let mut child = sleeper("read line", JOB);
+    let process = noted(&child, JOB).await;
+    let note = |job: &str, text: String| std::fs::write(jobs.join(job), text).unwrap();
+    note(JOB, process.to_string());
+    // The same id at another time, the process of another job, no process, and
+    // the job of another server.
+    let later = process.started + 1;
+    note("ft-0a1b2c3d-2-1", format!("{} {later}", process.pid));
+    note("ft-0a1b2c3d-3-1", process.to_string());
+    note("ft-0a1b2c3d-4-1", String::new());
+    note("ft-99999999-1-1", process.to_string());
+    let processes = processes(folder.path());
+    let listed = processes.list().await.unwrap();
+    let mut names: Vec<&str> = listed.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(names, [JOB, "ft-0a1b2c3d-2-1", "ft-0a1b2c3d-3-1"]);
+    assert_eq!(listed[JOB], JobState::Running);
+    assert!(matches!(listed["ft-0a1b2c3d-2-1"], JobState::Ended(_)));
+    assert!(matches!(listed["ft-0a1b2c3d-3-1"], JobState::Ended(_)));
+    assert!(jobs.join(JOB).exists() && !jobs.join("ft-0a1b2c3d-2-1").exists());
+    assert!(jobs.join("ft-99999999-1-1").exists(), "of another server");
+    for name in ["ft-0a1b2c3d-3-1", "unknown", JOB] {
+        processes.stop(name).await.unwrap();
+    }
+    assert_eq!(signal(&child.wait().await.unwrap()), Some(15));
+    let end = state(&processes, JOB).await;
+    assert!(matches!(end, Some(JobState::Ended(how)) if how.contains("ended")));
+    assert!(!jobs.join(JOB).exists());
+}
+
+#[tokio::test]
+async fn a_job_that_does_not_pause_is_killed_after_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let processes = processes(folder.path());
+    let mut child = sleeper("trap '' TERM; echo; read line", JOB);
+    let process = noted(&child, JOB).await;
+    // It says a line once it no longer ends on SIGTERM.
+    let said = child.stdout.take().unwrap();
+    tokio::io::BufReader::new(said)
+        .read_line(&mut String::new())
+        .await
+        .unwrap();
+    let foreign = Job::new(Process::Foreign(process));
+    processes.jobs.lock().insert(JOB.to_owned(), foreign);
+    tokio::time::pause();
+    processes.stop(JOB).await.unwrap();
+    assert_eq!(state(&processes, JOB).await, Some(JobState::Running));
+    tokio::time::advance(KILLED_AFTER + Duration::from_secs(1)).await;
+    tokio::time::resume();
+    assert_eq!(signal(&child.wait().await.unwrap()), Some(9));
+}
+
+#[tokio::test]
+async fn a_worker_knows_nothing_of_the_servers_secrets() {
+    let order = WorkOrder {
+        name: JOB.into(),
+        url: "http://127.0.0.1:1".into(),
+        start_token: "ft_secret".into(),
+        folder: "f".into(),
+        ca: None,
+        resources: Resources::default(),
+        labels: BTreeMap::new(),
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut processes = processes(folder.path());
+    processes.more_environment = vec!["CARGO_MANIFEST_DIR".into()];
+    let command = processes.command(&order).unwrap();
+    let names: Vec<String> = command
+        .as_std()
+        .get_envs()
+        .filter(|(_, value)| value.is_some())
+        .map(|(name, _)| name.to_string_lossy().into_owned())
+        .collect();
+    let has = |name: &str| names.iter().any(|has| has == name);
+    assert!(has("PATH") && has(WORKER_TOKEN) && has("CARGO_MANIFEST_DIR"));
+    assert!(!has("CARGO_PKG_NAME"), "{names:?}");
+    let arguments: Vec<_> = command.as_std().get_args().collect();
+    assert_eq!(arguments, ["worker", JOB]);
+}

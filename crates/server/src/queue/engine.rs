@@ -1,0 +1,58 @@
+//! The engine that runs jobs, as the queue uses it: each call has a limit, and
+//! only this server's jobs are seen.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use crate::launcher::{JobState, Launcher, StartError, WorkOrder};
+
+/// How long the engine may take to answer.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
+
+/// Where the jobs of a server run, and what they are told of it.
+#[derive(Clone)]
+pub(crate) struct Engine {
+    pub(crate) launcher: Arc<dyn Launcher>,
+    /// How the names of this server's jobs begin.
+    pub(crate) prefix: String,
+    /// Where workers find the server.
+    pub(crate) url: String,
+    /// A certificate authority in PEM form that workers trust.
+    pub(crate) ca: Option<String>,
+}
+
+impl Engine {
+    /// This server's jobs. Others may share the engine.
+    pub(super) async fn list(&self) -> std::result::Result<HashMap<String, JobState>, String> {
+        let listed = tokio::time::timeout(ANSWERS_WITHIN, self.launcher.list()).await;
+        let mut jobs = listed.map_err(|_| no_answer())??;
+        jobs.retain(|name, _| name.starts_with(&self.prefix));
+        Ok(jobs)
+    }
+
+    pub(super) async fn start(&self, order: &WorkOrder) -> std::result::Result<(), StartError> {
+        let started = tokio::time::timeout(ANSWERS_WITHIN, self.launcher.start(order)).await;
+        started.unwrap_or_else(|_| Err(StartError::Retry(no_answer())))
+    }
+
+    pub(super) async fn stop(&self, job: &str) {
+        let stopped = tokio::time::timeout(ANSWERS_WITHIN, self.launcher.stop(job)).await;
+        if let Err(error) = stopped.unwrap_or_else(|_| Err(no_answer())) {
+            tracing::error!("{job} can't be stopped: {error}");
+        }
+    }
+
+    /// The run and the launch of a job.
+    pub(super) fn held(&self, job: &str) -> Option<(i64, u64)> {
+        let (run, launch) = job.strip_prefix(&self.prefix)?.split_once('-')?;
+        Some((run.parse().ok()?, launch.parse().ok()?))
+    }
+}
+
+fn no_answer() -> String {
+    format!("no answer within {} seconds", ANSWERS_WITHIN.as_secs())
+}
+
+/// Whether a job has ended.
+pub(super) fn is_over(state: &JobState) -> bool {
+    matches!(state, JobState::Ended(_))
+}

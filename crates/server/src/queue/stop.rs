@@ -1,0 +1,67 @@
+//! The end of jobs when the server stops.
+
+use std::{collections::HashSet, time::Duration};
+
+use finetuner_protocol::Level;
+
+use super::engine::{Engine, is_over};
+use crate::{app::App, database::Release};
+
+/// How long stopping waits for processes that were told to stop.
+const ENDS_WITHIN: Duration = Duration::from_secs(15);
+
+/// Stops all workers and takes their runs from them, at no cost: the server
+/// stops. Jobs whose workers have not called stay, unless `everything` ends: the
+/// next server finds them by their names.
+pub(crate) async fn end_all(app: &App, engine: &Engine, everything: bool) {
+    let launched = app.database.launched().await.unwrap_or_else(|error| {
+        tracing::error!("The queue can't be read: {error}");
+        Vec::new()
+    });
+    let (ending, staying): (Vec<_>, Vec<_>) = launched
+        .into_iter()
+        .partition(|run| everything || run.has_worker);
+    let mut jobs: HashSet<String> = ending.iter().map(|run| run.job.clone()).collect();
+    let listed = engine.list().await.unwrap_or_default();
+    jobs.extend(
+        listed
+            .into_iter()
+            .filter(|job| !is_over(&job.1))
+            .map(|job| job.0),
+    );
+    for run in &staying {
+        jobs.remove(&run.job);
+    }
+    for job in &jobs {
+        engine.stop(job).await;
+    }
+    for run in ending {
+        let message = "The server stopped before the run had paused. The run goes on from its \
+                       last checkpoint when the server is started again";
+        let release = Release {
+            counts: false,
+            worked: app.leases.take_worked(run.held()),
+            line: Some((Level::Warning, message.to_owned())),
+        };
+        let released = app.database.release(run.held(), release, || true).await;
+        if let Err(error) = released {
+            tracing::error!("run {}: it can't be paused: {error}", run.id);
+        }
+        app.changes.notify(run.id);
+    }
+    // Nobody else ends processes of this machine once the server has gone.
+    if engine.launcher.outlives_the_server() && !engine.launcher.is_remote() {
+        let ended = async {
+            while let Ok(listed) = engine.list().await
+                && listed
+                    .iter()
+                    .any(|(job, state)| jobs.contains(job) && !is_over(state))
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        if tokio::time::timeout(ENDS_WITHIN, ended).await.is_err() {
+            tracing::error!("Some workers go on: they don't end though they were stopped");
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! The settings file of `finetuner-server serve`.
+//!
+//! Every option of the command line has its key here. What the command line says
+//! comes first, then the environment, then the file, then the defaults. A key that
+//! is not known is refused, with its line.
+
+use std::{
+    fmt::Write,
+    num::NonZeroU16,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use documented::DocumentedFields;
+use finetuner_protocol::LocalModels;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    launcher::LauncherSettings,
+    server::DEFAULT_ADDRESS,
+    settings::{Settings, Workers},
+};
+
+/// All settings of a server.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct SettingsFile {
+    pub(crate) server: ServerGroup,
+    pub(crate) runs: RunsGroup,
+    pub(crate) users: UsersGroup,
+    pub(crate) workers: WorkersGroup,
+    pub(crate) launcher: LauncherSettings,
+}
+
+/// The server itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct ServerGroup {
+    /// Where to listen. (`--address`, FINETUNER_ADDRESS)
+    pub(crate) address: String,
+    /// The folder of the server's data. (`--data`, FINETUNER_DATA)
+    pub(crate) data: PathBuf,
+    /// Where artifacts are kept, such as s3://bucket/folder; in the data folder by
+    /// default. Keys come from the environment. (`--store`, FINETUNER_STORE)
+    pub(crate) store: Option<String>,
+    /// A certificate in PEM form, to speak https. (`--tls-cert`, FINETUNER_TLS_CERT)
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's key in PEM form. (`--tls-key`, FINETUNER_TLS_KEY)
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Addresses or networks of proxies whose `Forwarded` and `X-Forwarded-For`
+    /// headers are believed, such as "10.0.0.0/8". (`--trusted-proxies`,
+    /// FINETUNER_TRUSTED_PROXIES)
+    pub(crate) trusted_proxies: Vec<Network>,
+    /// MiB of the disk that are kept for runs in progress; by default 512, or a
+    /// twentieth of a smaller disk. (`--disk-reserve`, FINETUNER_DISK_RESERVE)
+    pub(crate) disk_reserve: Option<u64>,
+    /// Seconds that runs have to pause when the server is told to stop. (`--grace`)
+    pub(crate) grace: Seconds,
+    /// How the log on standard error is written, `text` or `json`. (`--log-format`,
+    /// FINETUNER_LOG_FORMAT)
+    pub(crate) log_format: LogFormat,
+}
+
+impl Default for ServerGroup {
+    fn default() -> Self {
+        Self {
+            address: DEFAULT_ADDRESS.to_owned(),
+            data: "finetuner-data".into(),
+            store: None,
+            tls_cert: None,
+            tls_key: None,
+            trusted_proxies: Vec::new(),
+            disk_reserve: None,
+            grace: Settings::default().grace.into(),
+            log_format: LogFormat::Text,
+        }
+    }
+}
+
+/// Runs, and what they may use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RunsGroup {
+    /// How many runs may have a job at once, those that wait in an engine's queue
+    /// among them. (`--runs-at-once`)
+    pub(crate) at_once: NonZeroU16,
+    /// Folders whose models runs may start from; "/" stands for every folder of the
+    /// worker's machine. (`--local-models`, FINETUNER_LOCAL_MODELS)
+    pub(crate) local_models: Vec<PathBuf>,
+    /// The most MiB of a model that a run fetches from the model hub.
+    /// (`--max-hub-download`)
+    pub(crate) max_hub_download: u64,
+    /// Whether runs may fetch pictures from private networks, and report to trackers
+    /// there. (`--private-addresses`)
+    pub(crate) private_addresses: bool,
+    /// Seconds of silence after which a worker counts as lost. (`--lease`)
+    pub(crate) lease: Seconds,
+    /// How many workers a run may lose before it counts as failed. (`--attempts`)
+    pub(crate) attempts: NonZeroU16,
+    /// Seconds between two checkpoints of a run. (`--checkpoint-every`)
+    pub(crate) checkpoint_every: Seconds,
+    /// The most seconds that a run may take. (`--max-run-time`)
+    pub(crate) max_time: Option<Seconds>,
+    /// The most MiB of memory that a run may use, which its job asks the engine for.
+    /// (`--max-run-memory`)
+    pub(crate) max_memory: Option<u64>,
+    /// The most MiB that a run's files may take. (`--max-run-disk`)
+    pub(crate) max_disk: Option<u64>,
+}
+
+impl Default for RunsGroup {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            at_once: NonZeroU16::MIN,
+            local_models: Vec::new(),
+            max_hub_download: settings.max_hub_download.unwrap_or_default() >> 20,
+            private_addresses: settings.private_addresses,
+            lease: settings.lease.into(),
+            attempts: u16::try_from(settings.attempts)
+                .ok()
+                .and_then(NonZeroU16::new)
+                .unwrap_or(NonZeroU16::MIN),
+            checkpoint_every: settings.checkpoint_every.into(),
+            max_time: None,
+            max_memory: None,
+            max_disk: None,
+        }
+    }
+}
+
+/// What one user may have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct UsersGroup {
+    /// The most runs of one user that wait or train at a time. (`--max-open-runs`,
+    /// FINETUNER_MAX_OPEN_RUNS)
+    pub(crate) max_open_runs: Option<std::num::NonZeroU64>,
+    /// The most uploads of one user that are in progress at a time. (`--max-uploads`,
+    /// FINETUNER_MAX_UPLOADS)
+    pub(crate) max_uploads: NonZeroU16,
+    /// The most MiB of data, models and checkpoints that one user may store.
+    /// (`--max-stored`, FINETUNER_MAX_STORED)
+    pub(crate) max_stored: Option<u64>,
+}
+
+impl Default for UsersGroup {
+    fn default() -> Self {
+        Self {
+            max_open_runs: None,
+            max_uploads: u16::try_from(Settings::default().max_uploads)
+                .ok()
+                .and_then(NonZeroU16::new)
+                .unwrap_or(NonZeroU16::MIN),
+            max_stored: None,
+        }
+    }
+}
+
+/// Workers, wherever they run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct WorkersGroup {
+    /// The address under which workers on other machines reach this server, such as
+    /// "https://finetuner.example.org:8642". Launchers of other machines need it.
+    pub(crate) url: Option<String>,
+    /// A file with a certificate authority in PEM form that workers trust beside the
+    /// system's.
+    pub(crate) ca: Option<PathBuf>,
+    /// Cores of a run whose client names no number.
+    pub(crate) cpus: Option<u32>,
+    /// Graphics processors of a run on one whose client names no number.
+    pub(crate) gpus: Option<u32>,
+    /// The most cores that a run gets. Clients ask for as many as `num_workers` says,
+    /// which is 8 by default.
+    pub(crate) max_cpus: Option<u32>,
+    /// The most graphics processors that a run gets.
+    pub(crate) max_gpus: Option<u32>,
+    /// Seconds for which the engine may know nothing of a job before the job counts as
+    /// gone, where its worker gives no sign of life either.
+    pub(crate) job_grace: Seconds,
+    /// Seconds for which a job may run before its worker calls the server.
+    pub(crate) first_call: Seconds,
+}
+
+impl Default for WorkersGroup {
+    fn default() -> Self {
+        let settings = Settings::default();
+        Self {
+            url: None,
+            ca: None,
+            cpus: None,
+            gpus: None,
+            max_cpus: None,
+            max_gpus: None,
+            job_grace: settings.job_grace.into(),
+            first_call: settings.first_call.into(),
+        }
+    }
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A number of seconds that can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub(crate) struct Seconds(Duration);
+
+impl TryFrom<f64> for Seconds {
+    type Error = &'static str;
+
+    fn try_from(number: f64) -> Result<Self, Self::Error> {
+        match (0.0..=1e9).contains(&number) {
+            true => Ok(Self(Duration::from_secs_f64(number))),
+            false => Err("0 to 1000000000 seconds are possible"),
+        }
+    }
+}
+
+impl std::str::FromStr for Seconds {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number: f64 = text.parse().map_err(|_| "a number is wanted")?;
+        Self::try_from(number)
+    }
+}
+
+impl From<Seconds> for f64 {
+    fn from(seconds: Seconds) -> Self {
+        seconds.0.as_secs_f64()
+    }
+}
+
+impl From<Duration> for Seconds {
+    fn from(duration: Duration) -> Self {
+        Self(duration)
+    }
+}
+
+/// An address, or a network such as `10.0.0.0/8`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(crate) struct Network(IpNet);
+
+impl std::str::FromStr for Network {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let address = text.parse::<std::net::IpAddr>().map(IpNet::from);
+        let network = address.or_else(|_| text.parse::<IpNet>()).map(Self);
+        network.map_err(|_| "give an address such as 10.0.0.1, or a network such as 10.0.0.0/8")
+    }
+}
+
+impl TryFrom<String> for Network {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<Network> for String {
+    fn from(network: Network) -> Self {
+        network.0.to_string()
+    }
+}
+
+impl SettingsFile {
+    /// Reads a file; without one, everything is as it is by default.
+    pub(crate) fn read(path: Option<&Path>) -> Result<Self, String> {
+        let Some(path) = path else {
+            return Ok(Self::default());
+        };
+        let bad = |reason: &dyn std::fmt::Display| {
+            format!("the settings file {}: {reason}", path.display())
+        };
+        let text = std::fs::read_to_string(path).map_err(|e| bad(&e))?;
+        toml::from_str(&text).map_err(|e| bad(&e))
+    }
+
+    /// How runs are carried out, and what they may use.
+    pub(crate) fn settings(&self) -> Settings {
+        let Self {
+            server,
+            runs,
+            users,
+            workers,
+            ..
+        } = self;
+        let bytes = |mib: Option<u64>| mib.map(|mib| mib.saturating_mul(1 << 20));
+        Settings {
+            runs_at_once: runs.at_once.get().into(),
+            local_models: match runs.local_models.as_slice() {
+                [] => LocalModels::Nowhere,
+                folders if folders.iter().any(|folder| folder == Path::new("/")) => {
+                    LocalModels::Anywhere
+                }
+                folders => LocalModels::In(folders.to_vec()),
+            },
+            max_hub_download: bytes(Some(runs.max_hub_download)),
+            private_addresses: runs.private_addresses,
+            lease: runs.lease.0,
+            attempts: runs.attempts.get().into(),
+            checkpoint_every: runs.checkpoint_every.0,
+            max_run_time: runs.max_time.map(|seconds| seconds.0),
+            max_run_memory: bytes(runs.max_memory),
+            max_run_disk: bytes(runs.max_disk),
+            max_open_runs: users.max_open_runs.map(Into::into),
+            max_uploads: users.max_uploads.get().into(),
+            max_stored: bytes(users.max_stored),
+            disk_reserve: bytes(server.disk_reserve),
+            trusted_proxies: server.trusted_proxies.iter().map(|net| net.0).collect(),
+            grace: server.grace.0,
+            job_grace: workers.job_grace.0,
+            first_call: workers.first_call.0,
+            workers: Workers {
+                url: workers.url.clone(),
+                ca: workers.ca.clone(),
+                cpus: workers.cpus,
+                gpus: workers.gpus,
+                max_cpus: workers.max_cpus,
+                max_gpus: workers.max_gpus,
+            },
+        }
+    }
+
+    /// The whole file, with a comment for each key. No key holds a secret.
+    pub(crate) fn text(&self) -> Result<String, String> {
+        let mut text = String::new();
+        group(&mut text, "server", &self.server)?;
+        group(&mut text, "runs", &self.runs)?;
+        group(&mut text, "users", &self.users)?;
+        group(&mut text, "workers", &self.workers)?;
+        launchers(&mut text, &self.launcher)?;
+        Ok(text)
+    }
+}
+
+/// The table of the launcher, and one of each launcher that has settings.
+fn launchers(text: &mut String, launcher: &LauncherSettings) -> Result<(), String> {
+    group(text, "launcher", launcher)?;
+    group(text, "launcher.processes", &launcher.processes)
+}
+
+/// Writes a table: the keys in their order, and those without a value as comments.
+/// Tables inside it are left out.
+fn group<T>(text: &mut String, name: &str, group: &T) -> Result<(), String>
+where
+    T: Serialize + DeserializeOwned + DocumentedFields,
+{
+    let values = toml::Table::try_from(group).map_err(|e| e.to_string())?;
+    // Writing to a String can't fail.
+    let _ = writeln!(text, "{}[{name}]", if text.is_empty() { "" } else { "\n" });
+    for key in T::FIELD_NAMES {
+        let value = values.get(*key);
+        if value.is_some_and(toml::Value::is_table) {
+            continue;
+        }
+        let comment = T::get_field_docs(key).map_err(|e| e.to_string())?;
+        for line in comment.lines() {
+            let _ = writeln!(text, "# {}", line.trim());
+        }
+        let _ = match value {
+            Some(value) => writeln!(text, "{key} = {value}"),
+            None => writeln!(text, "# {key} ="),
+        };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<SettingsFile, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("settings.toml");
+        std::fs::write(&path, text).unwrap();
+        SettingsFile::read(Some(&path))
+    }
+
+    #[test]
+    fn an_empty_file_says_what_no_file_says() {
+        let empty = read("").unwrap();
+        assert_eq!(empty, SettingsFile::default());
+        assert_eq!(empty.settings(), Settings::default());
+    }
+
+    #[test]
+    fn the_printed_file_is_read_as_what_was_printed() {
+        let settings = read(
+            "[server]\ntrusted_proxies = ['127.0.0.1', '10.0.0.0/8']\n[runs]\nlease = 5\n\
+             max_time = 2.5\nlocal_models = ['/models']\n[workers]\nurl = 'https://head:1'\n\
+             [launcher]\nkind = 'threads'\n[launcher.processes]\nenvironment = ['A']",
+        );
+        let settings = settings.unwrap();
+        let text = settings.text().unwrap();
+        assert_eq!(read(&text).unwrap(), settings, "{text}");
+        assert!(text.contains("\nlease = 5.0\n"), "{text}");
+        assert!(text.contains("# Seconds of silence after which"), "{text}");
+        assert!(text.contains("\n# max_gpus =\n"), "{text}");
+        // Every key has a comment.
+        let keys = |line: &&str| !line.starts_with(['#', '[']) && line.contains(" = ");
+        assert!(text.lines().filter(keys).count() > 15);
+        for pair in text.lines().collect::<Vec<_>>().windows(2) {
+            assert!(!keys(&pair[1]) || pair[0].starts_with("# "), "{pair:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        for (text, told) in [
+            ("[runs]\n\nattemps = 3", ["line 3", "attemps"]),
+            ("[server]\n[launcher.slrum]", ["line 2", "slrum"]),
+            ("[runs]\nlease = -1", ["line 2", "0 to 1000000000"]),
+            ("[runs]\nat_once = 0", ["line 2", "nonzero"]),
+            ("[users]\nmax_uploads = 'x'", ["line 2", "max_uploads"]),
+            (
+                "[server]\ntrusted_proxies = ['x']",
+                ["line 2", "10.0.0.0/8"],
+            ),
+            ("[launcher]\nkind = 'slrum'", ["line 2", "slrum"]),
+        ] {
+            let error = read(text).unwrap_err();
+            for part in told {
+                assert!(error.contains(part), "{error}");
+            }
+        }
+        let error = SettingsFile::read(Some(Path::new("/none"))).unwrap_err();
+        assert!(error.contains("the settings file /none"), "{error}");
+    }
+}
