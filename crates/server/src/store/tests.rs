@@ -305,6 +305,7 @@ async fn a_copy_replaces_a_content_that_is_damaged_and_has_the_same_size() {
 #[tokio::test]
 #[cfg(feature = "s3")]
 async fn s3_signs_addresses_of_contents_and_a_folder_does_not() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let address = url::Url::parse("s3://bucket/some/folder").unwrap();
     let settings = [
         ("AWS_ENDPOINT", "https://s3.example:9000"),

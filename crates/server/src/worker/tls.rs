@@ -97,7 +97,7 @@ pub(super) fn distrust(error: &(dyn Error + 'static)) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
     use super::*;
     use crate::{
@@ -106,10 +106,11 @@ mod tests {
     };
 
     /// An authority, and a server's certificate and key that it has signed.
-    fn authority() -> (String, String, String) {
+    fn authority(name: &str) -> (String, String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
         let ca = params.self_signed(&key).unwrap();
         let issuer = Issuer::new(params, key);
         let own = KeyPair::generate().unwrap();
@@ -127,8 +128,11 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             path
         };
-        let (ca, certificate, key) = authority();
-        let (ca, other) = (write("ca.pem", ca), write("other.pem", authority().0));
+        let (ca, certificate, key) = authority("ours");
+        let (ca, other) = (
+            write("ca.pem", ca),
+            write("other.pem", authority("another").0),
+        );
         let tls = http::tls(&write("cert.pem", certificate), &write("key.pem", key)).unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
