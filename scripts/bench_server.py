@@ -76,7 +76,8 @@ def give_to_worker(data, run):
     """Lets a run be a worker's, while the server goes on: as it starts, it takes runs from workers that it does not
     know."""
     db = sqlite3.connect(Path(data) / "finetuner.sqlite", timeout=10)
-    db.execute("UPDATE runs SET status = 'STARTED', worker_token = ?, attempts = 1, launches = 1 WHERE id = ?",
+    db.execute("UPDATE runs SET status = 'STARTED', job = 'bench', worker_token = ?, attempts = 1, launches = 1"
+               " WHERE id = ?",
                [hashlib.sha256(WORKER.encode()).digest(), run])
     db.commit()
     db.close()

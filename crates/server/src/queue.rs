@@ -18,7 +18,9 @@
 //! an engine that can't start anything, and whatever ends because the server or
 //! the engine stops it, cost none.
 
+mod adoption;
 mod engine;
+mod fate;
 mod health;
 mod leases;
 mod pauses;
@@ -35,7 +37,6 @@ use std::{
 
 use finetuner_protocol::{Device, Level};
 use futures_util::FutureExt;
-use tokio::task::JoinHandle;
 
 pub(crate) use engine::Engine;
 pub(crate) use health::Health;
@@ -43,7 +44,7 @@ pub(crate) use leases::Leases;
 pub(crate) use stop::end_all;
 pub(crate) use waits::Waits;
 
-use self::{engine::is_over, pauses::Pauses, sightings::Sightings};
+use self::{engine::is_over, fate::Fate, pauses::Pauses, sightings::Sightings};
 use crate::{
     app::App,
     database::{Claim, Launched, Release},
@@ -107,20 +108,6 @@ struct Over {
     told: Option<Duration>,
 }
 
-/// What has become of a run's job.
-enum Fate {
-    /// There is nothing to do.
-    Good,
-    /// Its worker is gone.
-    Lost {
-        reason: String,
-        /// Whether a sign of life shows that this is wrong.
-        is_silent: bool,
-        /// Whether it is the run's own fault, as far as can be known.
-        counts: bool,
-    },
-}
-
 impl Queue {
     fn new(app: Arc<App>, engine: Engine) -> Self {
         Self {
@@ -168,73 +155,6 @@ impl Queue {
             }
             let _ = tokio::time::timeout(tick, called).await;
         }
-    }
-
-    /// Gives the workers of an earlier server a full lease. Where this one
-    /// `has_moved` to another port, they can't find it and are stopped.
-    async fn adopt(&mut self, has_moved: bool) -> Result<()> {
-        for run in self.app.database.launched().await? {
-            if run.has_worker {
-                self.app.leases.grant(run.held(), run.is_started);
-            }
-            if has_moved {
-                self.engine.stop(&run.job).await;
-                let message = "The server has another port now, where the worker can't find it. \
-                               The run goes on from its last checkpoint";
-                let line = (Level::Warning, message.to_owned());
-                self.release_for_free(&run, Some(line)).await?;
-            }
-        }
-        if self.engine.launcher.is_remote() {
-            return Ok(());
-        }
-        // Workers may have been killed while no server was there.
-        let launched = self.app.database.launched().await?;
-        let mut wanted: HashSet<_> = launched.iter().map(Launched::held).collect();
-        let listed = self
-            .engine
-            .list()
-            .await
-            .map_err(|e| ApiError::internal(&e))?;
-        let going_on = listed.iter().filter(|(_, state)| !is_over(state));
-        wanted.extend(going_on.filter_map(|(job, _)| self.engine.held(job)));
-        // None may be started meanwhile.
-        let swept = self.sweep(move |launch| wanted.contains(&launch));
-        let _ = swept.await;
-        Ok(())
-    }
-
-    /// Removes the files of workers of this machine that have ended.
-    fn sweep_after(&mut self, jobs: &HashMap<String, JobState>) {
-        if self.engine.launcher.is_remote() {
-            return;
-        }
-        let mut ended = HashSet::new();
-        self.working.retain(|job, launch| {
-            let goes_on = jobs.get(job).is_some_and(|state| !is_over(state));
-            if !goes_on {
-                ended.insert(*launch);
-            }
-            goes_on
-        });
-        for job in jobs
-            .iter()
-            .filter(|(_, state)| !is_over(state))
-            .map(|job| job.0)
-        {
-            if let Some(held) = self.engine.held(job) {
-                self.working.insert(job.clone(), held);
-            }
-        }
-        if !ended.is_empty() {
-            drop(self.sweep(move |launch| !ended.contains(&launch)));
-        }
-    }
-
-    /// Removes the files of launches that are not `wanted`, in the background.
-    fn sweep(&self, wanted: impl Fn((i64, u64)) -> bool + Send + 'static) -> JoinHandle<()> {
-        let folders = self.app.run_folders.clone();
-        tokio::task::spawn_blocking(move || folders.sweep(wanted))
     }
 
     /// Looks once after everything. Returns whether a worker is left.
@@ -402,67 +322,6 @@ impl Queue {
                     .await
             }
             (false, _) => self.not_started(run, reason).await,
-        }
-    }
-
-    /// What has become of a run's job, by what the engine says and by the
-    /// worker's signs of life.
-    fn fate(&mut self, run: &Launched, state: Option<&JobState>) -> Fate {
-        let launcher = &self.engine.launcher;
-        let engine = launcher.engine();
-        let settings = &self.app.settings;
-        let (held, now) = (run.held(), self.app.clock.now());
-        let has_lease = run.has_worker && !self.app.leases.is_over(held);
-        let silent_for =
-            |seconds: f64| format!("it has given no sign of life for {seconds} seconds");
-        let lost = |reason: String, is_silent, counts| Fate::Lost {
-            reason,
-            is_silent,
-            counts,
-        };
-        match state {
-            Some(JobState::Ended(how)) => lost(how.clone(), false, true),
-            Some(_) if has_lease => Fate::Good,
-            Some(JobState::Pending(_)) if !run.has_worker => Fate::Good,
-            Some(JobState::Pending(_)) => lost(
-                format!("{engine} has put its job back into the queue"),
-                true,
-                false,
-            ),
-            Some(JobState::Running) if run.has_worker => {
-                lost(silent_for(settings.lease.as_secs_f64()), true, true)
-            }
-            Some(JobState::Running) => {
-                let limit = settings.first_call;
-                if self.sightings.silent(&run.job, now) <= limit {
-                    return Fate::Good;
-                }
-                let reason = format!(
-                    "its job runs on {engine}, and has not called {} for {} seconds: check that \
-                     its machine reaches this address",
-                    self.engine.url,
-                    limit.as_secs_f64()
-                );
-                lost(reason, false, false)
-            }
-            None if !launcher.outlives_the_server() => {
-                lost("it ended with the server".to_owned(), false, true)
-            }
-            None => {
-                let missing = self.sightings.missing(&run.job, now);
-                let grace = match launcher.is_remote() {
-                    true => settings.job_grace,
-                    // What this machine does not list is gone.
-                    false => Duration::ZERO,
-                };
-                if has_lease || missing < grace {
-                    return Fate::Good;
-                }
-                let reason = format!("{engine} knows no job of the name {}", run.job);
-                // What became of it while no server looked can't be known.
-                let counts = self.sightings.has_seen(&run.job) || !launcher.is_remote();
-                lost(reason, run.has_worker, counts)
-            }
         }
     }
 

@@ -407,8 +407,8 @@ mod tests {
             [0; 32],
             &crate::secret::new_id(),
         );
-        let claimed = app.database.claim(secret::hash("t"), Vec::new()).await;
-        assert_eq!(claimed.unwrap().unwrap().id, 1);
+        let given = app.database.give_worker(1, secret::hash("t"));
+        given.await.unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = tokio::sync::watch::channel(false);

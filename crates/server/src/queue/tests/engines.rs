@@ -1,0 +1,311 @@
+//! What engines say of jobs, and what becomes of the runs.
+
+use super::*;
+
+#[tokio::test]
+async fn a_job_that_waits_for_hours_never_expires_and_the_status_says_where() {
+    let mut stage = remote(one_attempt()).await;
+    stage.script.state().begins = Some(pending("job 812"));
+    stage.look().await;
+    for hour in 0..3 {
+        stage.app.clock.advance(Duration::from_secs(3600));
+        stage.look().await;
+        stage.awake_for(2).await;
+        assert_eq!(stage.script.jobs(), [job(1, 1)], "hour {hour}");
+    }
+    let told = "Run submitted: waiting in Slurm's queue, job 812";
+    assert_eq!(stage.details().await, told);
+    stage.script.set(&job(1, 1), JobState::Running);
+    stage.look().await;
+    assert_eq!(stage.details().await, "Run submitted");
+    let run = stage.begin().await;
+    assert_eq!((run.launches, run.attempts), (1, 1));
+    assert!(stage.script.state().stopped.is_empty());
+}
+
+#[tokio::test]
+async fn a_job_that_is_not_listed_counts_as_lost_after_a_grace_and_without_a_lease() {
+    let mut stage = remote(Settings::default()).await;
+    stage.look().await;
+    stage.begin().await;
+    stage.script.forget(&job(1, 1));
+    // The engine has forgotten it, and the worker calls on.
+    stage.alive_for(600).await;
+    assert_eq!(stage.launched().await[0].launches, 1);
+    // The last lease.
+    stage.awake_for(28).await;
+    assert_eq!(stage.launched().await[0].launches, 1);
+    stage.awake_for(4).await;
+    let [run] = stage.launched().await.try_into().unwrap();
+    assert_eq!((run.launches, run.attempts), (2, 2));
+    let log = stage.log().await;
+    assert!(
+        log.contains("Slurm knows no job of the name ft-0a1b2c3d-1-1"),
+        "{log}"
+    );
+
+    // Without a worker there is no lease, and a grace all the same.
+    stage.script.forget(&job(1, 2));
+    stage.awake_for(28).await;
+    assert_eq!(stage.launched().await[0].launches, 2);
+    stage.script.set(&job(1, 2), JobState::Running);
+    stage.awake_for(1).await;
+    stage.script.forget(&job(1, 2));
+    stage.awake_for(29).await;
+    assert_eq!(
+        stage.launched().await[0].launches,
+        2,
+        "the grace began anew"
+    );
+    stage.awake_for(5).await;
+    let [run] = stage.launched().await.try_into().unwrap();
+    assert_eq!((run.launches, run.attempts), (3, 2), "at no cost");
+}
+
+#[tokio::test]
+async fn an_engine_that_is_away_for_minutes_changes_nothing() {
+    let settings = Settings {
+        runs_at_once: 3,
+        attempts: 1,
+        ..Settings::default()
+    };
+    let mut stage = remote(settings).await;
+    stage.look().await;
+    stage.begin().await;
+    add_run(&stage.app.database, "pending").await;
+    stage.script.state().begins = Some(pending("job 813"));
+    stage.look().await;
+    stage.script.state().away = Some("no route to the controller".into());
+    add_run(&stage.app.database, "new").await;
+    stage.alive_for(60).await;
+    // Not even a silent worker is given up as long as nothing is known.
+    stage.awake_for(120).await;
+    let launched = stage.launched().await;
+    let held: Vec<_> = launched.iter().map(Launched::held).collect();
+    assert_eq!(held, [(1, 1), (2, 1)]);
+    assert_eq!(stage.script.state().starts, 2, "nothing is started");
+    assert!(stage.script.state().stopped.is_empty());
+    let failed = stage.app.database.run_by_id(3).await.unwrap().unwrap();
+    assert_eq!(failed.status, "CREATED");
+    // It comes back, and the worker too.
+    stage.script.state().away = None;
+    stage.app.leases.renew((1, 1));
+    stage.look().await;
+    assert_eq!(stage.launched().await.len(), 3);
+    let log = stage.log().await;
+    assert!(!log.contains("lost"), "{log}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_started_again_finds_its_jobs_by_their_names() {
+    let settings = Settings {
+        runs_at_once: 3,
+        attempts: 1,
+        ..Settings::default()
+    };
+    let mut stage = remote(settings).await;
+    add_run(&stage.app.database, "pending").await;
+    add_run(&stage.app.database, "unknown").await;
+    stage.look().await;
+    let orders: Vec<String> = {
+        let state = stage.script.state();
+        state
+            .orders
+            .iter()
+            .map(|order| order.name.clone())
+            .collect()
+    };
+    assert_eq!(orders, [job(1, 1), job(2, 1), job(3, 1)]);
+    // The first job's worker has called, the second waits, and of the third the
+    // engine has never heard. One is left of a run that nobody knows any more.
+    let state = std::mem::take(&mut *stage.script.state());
+    stage.script.state().is_remote = true;
+    stage.script.state().orders = vec![state.orders[0].clone()];
+    stage.begin().await;
+    stage.script.set(&job(1, 1), JobState::Running);
+    stage.script.set(&job(2, 1), pending("job 813"));
+    stage.script.set(&job(9, 4), pending("job 7"));
+    stage.restart().await;
+    stage.alive_for(3).await;
+    assert_eq!(stage.script.state().stopped, [job(9, 4)]);
+    let held = async |stage: &Stage| {
+        let launched = stage.launched().await;
+        launched.iter().map(Launched::held).collect::<Vec<_>>()
+    };
+    assert_eq!(held(&stage).await, [(1, 1), (2, 1), (3, 1)]);
+    stage.alive_for(20).await;
+    assert_eq!(
+        stage.script.state().starts,
+        0,
+        "its submission may be under way"
+    );
+    stage.alive_for(12).await;
+    assert_eq!(held(&stage).await, [(1, 1), (2, 1), (3, 2)]);
+    let run = stage.app.database.run_by_id(3).await.unwrap().unwrap();
+    assert_eq!(run.attempts, 1, "it cost none");
+    // The worker that was adopted and is lost while no server looked costs none.
+    stage.script.forget(&job(1, 1));
+    stage.restart().await;
+    stage.awake_for(35).await;
+    let run = stage.run().await;
+    assert_eq!(
+        (run.launches, run.attempts, run.status.as_str()),
+        (2, 1, "STARTED")
+    );
+}
+
+#[tokio::test]
+async fn an_order_that_is_refused_fails_the_run_and_says_why() {
+    let mut stage = remote(Settings::default()).await;
+    let reason = "no machine has 64 graphics processors".to_owned();
+    stage
+        .script
+        .state()
+        .refusals
+        .push_back(StartError::Refused(reason));
+    stage.look().await;
+    let run = stage.run().await;
+    assert_eq!(run.status, "FAILED");
+    assert_eq!(
+        run.noted,
+        "Slurm refuses the job: no machine has 64 graphics processors"
+    );
+    stage.awake_for(5).await;
+    assert_eq!(stage.script.state().starts, 1);
+}
+
+#[tokio::test]
+async fn a_start_that_failed_and_worked_all_the_same_leaves_no_job() {
+    let mut stage = remote(one_attempt()).await;
+    stage.script.fail_starts(1);
+    stage.look().await;
+    assert!(stage.launched().await.is_empty());
+    // The answer was lost, and the job is there: its worker gets nothing.
+    stage.script.set(&job(1, 1), JobState::Running);
+    stage.awake_for(13).await;
+    assert_eq!(stage.script.state().stopped, [job(1, 1)]);
+    assert_eq!(stage.script.jobs(), [job(1, 2)]);
+    assert_eq!(stage.begin().await.attempts, 1);
+}
+
+#[tokio::test]
+async fn a_worker_that_the_engine_ends_pauses_and_costs_no_attempt() {
+    let mut stage = remote(one_attempt()).await;
+    for launch in 1..=4 {
+        stage.look().await;
+        let run = stage.begin().await;
+        assert_eq!((run.launches, run.attempts), (launch, 1));
+        // What the worker tells when it got SIGTERM and has made its checkpoint.
+        let paused = Release {
+            counts: false,
+            worked: Duration::ZERO,
+            line: None,
+        };
+        let released = stage.app.database.release(run.held(), paused, || true);
+        assert!(released.await.unwrap());
+        let ended = JobState::Ended("preempted".into());
+        stage.script.set(&run.job, ended);
+    }
+    // An engine that puts the job back itself: its start token is spent.
+    stage.look().await;
+    let run = stage.begin().await;
+    stage.script.set(&run.job, pending("requeued"));
+    stage.awake_for(29).await;
+    assert_eq!(stage.launched().await[0].launches, 5);
+    stage.awake_for(5).await;
+    let run = stage.run().await;
+    assert_eq!(
+        (run.launches, run.attempts),
+        (6, 1),
+        "{}",
+        stage.log().await
+    );
+    assert!(stage.script.state().stopped.contains(&job(1, 5)));
+}
+
+#[tokio::test]
+async fn a_job_that_runs_and_never_calls_is_given_up_at_no_cost() {
+    let mut stage = remote(one_attempt()).await;
+    stage.look().await;
+    stage.awake_for(15 * 60 - 2).await;
+    assert_eq!(stage.launched().await[0].launches, 1);
+    stage.awake_for(18).await;
+    let run = stage.run().await;
+    assert_eq!((run.launches, run.attempts), (2, 1));
+    let log = stage.log().await;
+    assert!(
+        log.contains("has not called http://127.0.0.1:1 for 900 seconds"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn two_servers_on_one_cluster_leave_each_others_jobs_alone() {
+    let mut stage = remote(Settings::default()).await;
+    let others = ["ft-99999999-1-1", "ft-0a1b2c3-1-1", "training"];
+    for other in others {
+        stage.script.set(other, JobState::Running);
+    }
+    stage.look().await;
+    stage.begin().await;
+    stage.alive_for(60).await;
+    assert!(stage.script.state().stopped.is_empty());
+    assert_eq!(stage.script.jobs().len(), 4, "and they take no place");
+    stage.app.begin_to_stop().await;
+    end_all(&stage.app, &engine(&stage.script), true).await;
+    assert_eq!(stage.script.state().stopped, [job(1, 1)]);
+}
+
+#[tokio::test]
+async fn a_job_that_waits_is_left_for_the_next_server() {
+    let mut stage = remote(Settings::default()).await;
+    stage.script.state().begins = Some(pending("job 812"));
+    stage.look().await;
+    stage.app.begin_to_stop().await;
+    assert!(!stage.queue.look().await.unwrap(), "nothing is waited for");
+    end_all(&stage.app, &engine(&stage.script), false).await;
+    assert_eq!(stage.script.jobs(), [job(1, 1)]);
+    let [run] = stage.launched().await.try_into().unwrap();
+    assert!(!run.stopped);
+    // A folder that goes away has no next server.
+    end_all(&stage.app, &engine(&stage.script), true).await;
+    assert!(stage.script.jobs().is_empty());
+}
+
+#[tokio::test]
+async fn an_order_says_what_the_run_asks_for() {
+    let settings = Settings {
+        max_run_memory: Some(1 << 30),
+        workers: Workers {
+            cpus: Some(2),
+            gpus: Some(1),
+            max_cpus: Some(4),
+            ..Workers::default()
+        },
+        ..Settings::default()
+    };
+    let mut stage = remote(settings).await;
+    let disturb = "UPDATE runs SET device = 'gpu', cpus = 8 WHERE id = 1";
+    stage.app.database.disturb(disturb).await;
+    stage.look().await;
+    let order = stage.script.state().orders[0].clone();
+    let wanted = Resources {
+        cpus: Some(4),
+        gpus: Some(1),
+        memory: Some(1 << 30),
+    };
+    assert_eq!(order.resources, wanted);
+    assert_eq!(order.name, job(1, 1));
+    let labels: Vec<&str> = order.labels.values().map(String::as_str).collect();
+    assert_eq!(labels, ["e", "r", "u"], "experiment, run, user");
+    // A run on the main processor asks for no other.
+    let disturb = "UPDATE runs SET device = 'cpu', cpus = NULL, job = NULL WHERE id = 1";
+    stage.app.database.disturb(disturb).await;
+    stage.script.state().jobs.clear();
+    stage.look().await;
+    let order = stage.script.state().orders[1].clone();
+    assert_eq!(
+        (order.resources.cpus, order.resources.gpus),
+        (Some(2), None)
+    );
+}
