@@ -63,6 +63,43 @@ async fn a_token_needs_the_folder_of_a_server() {
     assert!(error.contains("holds no data of a server"), "{error}");
 }
 
+#[tokio::test]
+async fn settings_come_from_options_then_the_environment_then_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("finetuner.toml");
+    let config = async |text: &str| {
+        std::fs::write(&file, text).unwrap();
+        let done = server()
+            .args(["config", "--lease", "9", "--settings"])
+            .arg(&file)
+            .env("FINETUNER_STORE", "s3://environment/a")
+            .output()
+            .await
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (done.status.success(), text(done.stdout), text(done.stderr))
+    };
+    let text = "[server]\nstore = 's3://file/a'\ngrace = 7\n[runs]\nlease = 5\n";
+    let (done, printed, error) = config(text).await;
+    assert!(done, "{error}");
+    for line in [
+        "lease = 9.0",
+        "store = \"s3://environment/a\"",
+        "grace = 7.0",
+        "attempts = 3",
+    ] {
+        assert!(printed.lines().any(|printed| printed == line), "{printed}");
+    }
+    // What was printed can be served, and says the same.
+    assert_eq!(config(&printed).await.1, printed);
+    let (done, _, error) = config("[runs]\nleese = 5\n").await;
+    assert!(!done && error.contains("line 2"), "{error}");
+    assert!(
+        error.contains("finetuner.toml") && error.contains("leese"),
+        "{error}"
+    );
+}
+
 /// Such as a snapshot, or a disk that was mounted for reading alone.
 #[cfg(target_os = "linux")]
 #[tokio::test]
