@@ -9,6 +9,7 @@
 //! any time, and finds its jobs again by their names.
 
 mod environment;
+mod kubernetes;
 mod processes;
 mod threads;
 
@@ -23,6 +24,7 @@ use documented::DocumentedFields;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use kubernetes::KubernetesSettings;
 use processes::{Processes, ProcessesSettings};
 pub(crate) use threads::Threads;
 
@@ -33,6 +35,7 @@ pub(crate) enum Kind {
     Threads,
     #[default]
     Processes,
+    Kubernetes,
 }
 
 /// Where runs are carried out. The table of the chosen launcher counts, and the
@@ -40,10 +43,13 @@ pub(crate) enum Kind {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct LauncherSettings {
-    /// What starts workers: `processes` of this machine, or `threads` of the server.
+    /// What starts workers: `processes` of this machine, `threads` of the server, or
+    /// `kubernetes`.
     pub(crate) kind: Kind,
     /// Child processes of the server.
     pub(crate) processes: ProcessesSettings,
+    /// Jobs of Kubernetes.
+    pub(crate) kubernetes: KubernetesSettings,
 }
 
 /// What a launcher knows of its server.
@@ -63,6 +69,7 @@ pub(crate) fn make(
     Ok(match settings.kind {
         Kind::Threads => Arc::new(Threads::default()),
         Kind::Processes => Arc::new(Processes::new(&settings.processes, home)?),
+        Kind::Kubernetes => kubernetes::make(&settings.kubernetes, home)?,
     })
 }
 
