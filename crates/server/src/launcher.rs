@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn names_of_jobs_fit_every_engine() {
         let longest = format!("{}{}-{}", prefix_of("0123456789abcdef"), i64::MAX, i64::MAX);
-        assert_eq!(longest.len(), 52);
+        assert!(longest.len() <= 52, "{longest}");
         assert!(longest.starts_with("ft-01234567-"));
     }
 

@@ -355,7 +355,7 @@ async fn what_ends_while_the_server_stops_costs_no_attempt() {
     stage.script.state().jobs.clear();
     assert!(!stage.queue.look().await.unwrap(), "nothing is left");
     let run = stage.app.database.run_by_id(1).await.unwrap().unwrap();
-    assert_eq!((run.attempts, run.status.as_str()), (0, "CREATED"));
+    assert_eq!((run.attempts, run.status.as_str()), (0, "STARTED"));
     let log = stage.log().await;
     assert!(log.contains("ended as the server stopped"), "{log}");
 }

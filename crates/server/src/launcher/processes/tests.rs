@@ -84,6 +84,8 @@ async fn a_job_that_does_not_pause_is_killed_after_a_while() {
     let process = noted(&child, JOB).await;
     // It says a line once it no longer ends on SIGTERM.
     let said = child.stdout.take().unwrap();
+    // Waiting for it would close its input, at which it ends by itself.
+    let _input = child.stdin.take();
     tokio::io::BufReader::new(said)
         .read_line(&mut String::new())
         .await
