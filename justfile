@@ -60,6 +60,16 @@ bench-server:
     python3 scripts/bench_server.py
     python3 scripts/kill_server.py
 
+# The container, the manifests and the unit (see the script for what to install); data that a
+# worker fetches from S3 itself; the CUDA code, without a GPU.
+check-deploy:
+    python3 scripts/check_deploy.py
+check-presigned:
+    cargo build -p finetuner-server
+    python3 scripts/check_presigned.py
+check-cuda:
+    scripts/check_cuda.sh
+
 # The console in chromium; the Python clients against the server (see the scripts for what to install).
 check-console:
     python3 scripts/check_console.py

@@ -24,6 +24,8 @@ class StandIn:
     def __init__(self, seed=1):
         self.objects, self.uploads, self.lock = {}, {}, threading.Lock()
         self.faults, self.stalled, self.resets = 0.0, 0, 0
+        # Requests with a signed address, as (key, headers), and whether they are refused.
+        self.presigned, self.refuse_presigned = [], False
         self.draw = random.Random(seed)
         stand_in = self
 
@@ -100,6 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
             body = self.body()
             if self.fault():
                 return
+            if "X-Amz-Signature" in query:
+                self.s3.presigned.append((key, dict(self.headers)))
+                if self.s3.refuse_presigned:
+                    return self.answer(403, b"<Error><Code>AccessDenied</Code></Error>")
             self.work(key, query, body)
         except OSError:
             self.close_connection = True

@@ -1,7 +1,7 @@
 //! What happens in a run, in order. A worker sends events, a server stores and
 //! numbers them; logs, metrics and examples are views of them.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -89,8 +89,8 @@ pub enum Level {
     Error,
 }
 
-impl std::fmt::Display for Level {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Debug => "DEBUG",
             Self::Info => "INFO",
@@ -118,6 +118,33 @@ pub enum Stage {
 /// assert!(finetuner_protocol::check_name("train_data", name).is_err());
 /// ```
 pub const MODEL_ARTIFACT: &str = "/model_artifact";
+
+/// The name under which a worker asks for the checkpoint that its run goes on
+/// from.
+pub const LAST_CHECKPOINT: &str = "/checkpoint";
+
+/// What a worker is told about a content before it fetches it.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct WorkContent {
+    /// SHA-256 of its bytes, as hex digits.
+    pub sha256: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// An address of the store that gives the bytes without a token, for a few
+    /// minutes. The server gives them, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+impl fmt::Debug for WorkContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whoever has the address can read the content.
+        f.debug_struct("WorkContent")
+            .field("sha256", &self.sha256)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}
 
 /// What a worker asks for first: the run that it was started for.
 #[derive(Clone, Debug, Serialize, Deserialize)]

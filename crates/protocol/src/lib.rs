@@ -54,8 +54,8 @@ pub use document_array::{
     DocumentArray, DocumentError, DocumentReader, MAX_DOCUMENT_BYTES, stream_frame, stream_head,
 };
 pub use event::{
-    CheckpointInfo, Event, EventBatch, FoundDocuments, Job, Level, LocalModels, MODEL_ARTIFACT,
-    Outcome, Stage, WorkRules, WorkerOrders,
+    CheckpointInfo, Event, EventBatch, FoundDocuments, Job, LAST_CHECKPOINT, Level, LocalModels,
+    MODEL_ARTIFACT, Outcome, Stage, WorkContent, WorkRules, WorkerOrders,
 };
 pub use hard_negatives::HardNegatives;
 pub use limits::{InvalidField, MAX_EPOCHS, MIN_LEARNING_RATE, check_name, check_workers};

@@ -9,6 +9,7 @@
 //! any time, and finds its jobs again by their names.
 
 mod environment;
+mod kubernetes;
 mod processes;
 mod ray;
 mod remote;
@@ -26,6 +27,7 @@ use documented::DocumentedFields;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use kubernetes::KubernetesSettings;
 use processes::{Processes, ProcessesSettings};
 use ray::{Ray, RaySettings};
 use slurm::{Slurm, SlurmSettings};
@@ -40,6 +42,7 @@ pub(crate) enum Kind {
     Processes,
     Ray,
     Slurm,
+    Kubernetes,
 }
 
 /// Where runs are carried out. The table of the chosen launcher counts, and the
@@ -48,7 +51,7 @@ pub(crate) enum Kind {
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct LauncherSettings {
     /// What starts workers: `processes` of this machine, `threads` of the server, or
-    /// jobs of `ray` or `slurm`.
+    /// jobs of `ray`, `slurm` or `kubernetes`.
     pub(crate) kind: Kind,
     /// Child processes of the server.
     pub(crate) processes: ProcessesSettings,
@@ -56,6 +59,8 @@ pub(crate) struct LauncherSettings {
     pub(crate) ray: RaySettings,
     /// Batch jobs of Slurm.
     pub(crate) slurm: SlurmSettings,
+    /// Jobs of Kubernetes.
+    pub(crate) kubernetes: KubernetesSettings,
 }
 
 /// What a launcher knows of its server.
@@ -77,6 +82,7 @@ pub(crate) fn make(
         Kind::Processes => Arc::new(Processes::new(&settings.processes, home)?),
         Kind::Ray => Arc::new(Ray::new(&settings.ray, home)?),
         Kind::Slurm => Arc::new(Slurm::new(&settings.slurm, home)?),
+        Kind::Kubernetes => kubernetes::make(&settings.kubernetes, home)?,
     })
 }
 

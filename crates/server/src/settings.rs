@@ -68,6 +68,11 @@ pub struct Settings {
     /// The networks of the proxies in front of the server. Only their
     /// `Forwarded` and `X-Forwarded-For` headers are believed; none by default.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether workers fetch data, models and checkpoints from the store itself, by
+    /// addresses that the server signs; no by default. They must be able to reach
+    /// the store at the server's own address of it. Without effect on a store in a
+    /// folder.
+    pub presigned: bool,
     /// How long stopping may wait for workers to pause; 30 seconds by default.
     pub grace: Duration,
     /// How long the engine of a launcher may know nothing of a job before the job
@@ -144,6 +149,7 @@ impl Default for Settings {
             max_stored: None,
             disk_reserve: None,
             trusted_proxies: Vec::new(),
+            presigned: false,
             grace: Duration::from_secs(30),
             job_grace: Duration::from_secs(30),
             first_call: Duration::from_secs(15 * 60),

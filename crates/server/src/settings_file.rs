@@ -45,6 +45,10 @@ pub(crate) struct ServerGroup {
     /// Where artifacts are kept, such as s3://bucket/folder; in the data folder by
     /// default. Keys come from the environment. (`--store`, FINETUNER_STORE)
     pub(crate) store: Option<String>,
+    /// Whether workers fetch data, models and checkpoints from S3 itself, by addresses
+    /// that are good for some minutes. They must reach it where the server does.
+    /// (`--presigned`, FINETUNER_PRESIGNED)
+    pub(crate) presigned: bool,
     /// A certificate in PEM form, to speak https. (`--tls-cert`, FINETUNER_TLS_CERT)
     pub(crate) tls_cert: Option<PathBuf>,
     /// The certificate's key in PEM form. (`--tls-key`, FINETUNER_TLS_KEY)
@@ -69,6 +73,7 @@ impl Default for ServerGroup {
             address: DEFAULT_ADDRESS.to_owned(),
             data: "finetuner-data".into(),
             store: None,
+            presigned: Settings::default().presigned,
             tls_cert: None,
             tls_key: None,
             trusted_proxies: Vec::new(),
@@ -323,6 +328,7 @@ impl SettingsFile {
             max_stored: bytes(users.max_stored),
             disk_reserve: bytes(server.disk_reserve),
             trusted_proxies: server.trusted_proxies.iter().map(|net| net.0).collect(),
+            presigned: server.presigned,
             grace: server.grace.0,
             job_grace: workers.job_grace.0,
             first_call: workers.first_call.0,
@@ -354,7 +360,8 @@ fn launchers(text: &mut String, launcher: &LauncherSettings) -> Result<(), Strin
     group(text, "launcher", launcher)?;
     group(text, "launcher.processes", &launcher.processes)?;
     group(text, "launcher.ray", &launcher.ray)?;
-    group(text, "launcher.slurm", &launcher.slurm)
+    group(text, "launcher.slurm", &launcher.slurm)?;
+    group(text, "launcher.kubernetes", &launcher.kubernetes)
 }
 
 /// Writes a table: the keys in their order, and those without a value as comments.

@@ -6,11 +6,14 @@
 //! make a checkpoint and pause, and closes itself off from the machine's other
 //! files once it has its job.
 
+mod cache;
 mod calls;
+mod contents;
 mod events;
 mod isolation;
 mod limits;
 mod start;
+mod tls;
 mod trackers;
 
 use std::{
@@ -32,7 +35,8 @@ use finetuner_engine::{
     train::Position,
 };
 use finetuner_protocol::{
-    Config, Document, DocumentReader, Event, Job, Level, MODEL_ARTIFACT, Outcome, RunConfig,
+    Config, Document, DocumentReader, Event, Job, LAST_CHECKPOINT, Level, MODEL_ARTIFACT, Outcome,
+    RunConfig,
 };
 use serde::Deserialize;
 use tempfile::NamedTempFile;
@@ -42,9 +46,12 @@ use tokio::{
 };
 
 use self::{
+    cache::Cache,
     calls::{CallError, Server},
+    contents::Contents,
     isolation::Closed,
     limits::Limits,
+    tls::Authorities,
     trackers::{End, Environment, Tracked, Trackers},
 };
 use crate::pictures::Pictures;
@@ -82,7 +89,12 @@ pub(crate) fn run(
     stop: Arc<AtomicBool>,
     place: Place,
 ) -> Result<(), String> {
-    let server = start::exchange(url, start_token)?;
+    // A thread of another program is not what that program's environment is for.
+    let (authorities, cache) = match place {
+        Place::Process => (Authorities::of_this_process()?, Cache::of_this_process()),
+        Place::Thread => (Authorities::default(), Ok(None)),
+    };
+    let server = start::exchange(url, start_token, &authorities)?;
     let signals = Arc::new(Signals {
         stop,
         ..Signals::default()
@@ -90,18 +102,26 @@ pub(crate) fn run(
     let folder = tempfile::Builder::new().prefix(folder).tempdir();
     let folder = folder.map_err(|e| format!("no temporary folder can be made: {e}"))?;
     let job = ask_for_job(&server)?;
-    let mut note = None;
+    let mut notes = Vec::new();
+    let cache = cache.unwrap_or_else(|reason| {
+        let words = format!("This machine's cache can't be used, contents are fetched: {reason}");
+        notes.push((Level::Warning, words));
+        None
+    });
     if place == Place::Process {
         limits::tell_the_system(&job.rules)?;
-        let cache = hub_cache();
+        let hub = hub_cache();
         // It must be there before it can be allowed.
-        let _ = std::fs::create_dir_all(&cache);
+        let _ = std::fs::create_dir_all(&hub);
+        let mut caches = vec![hub.as_path()];
+        caches.extend(cache.as_ref().map(Cache::folder));
         if let Closed::Not(reason) =
-            isolation::close_in(&job.rules.local_models, folder.path(), &cache)
+            isolation::close_in(&job.rules.local_models, folder.path(), &caches)
         {
-            note = Some(format!(
+            let words = format!(
                 "The worker can read all files of its user, the server's data among them: {reason}"
-            ));
+            );
+            notes.push((Level::Debug, words));
         }
     }
     // Its threads are closed in as well.
@@ -109,7 +129,21 @@ pub(crate) fn run(
     if place == Place::Process {
         runtime.spawn(pause_when_told(Arc::clone(&signals)));
     }
-    carry_out_and_tell(&job, folder.path(), &server, signals, &runtime, place, note)
+    let files = Files {
+        folder: folder.path(),
+        authorities,
+        cache,
+    };
+    carry_out_and_tell(&job, files, &server, signals, &runtime, place, notes)
+}
+
+/// Where a worker's files are, and come from.
+struct Files<'a> {
+    /// Temporary ones.
+    folder: &'a Path,
+    /// Trusted where contents come from.
+    authorities: Authorities,
+    cache: Option<Cache>,
 }
 
 fn runtime() -> Result<Runtime, String> {
@@ -154,13 +188,14 @@ async fn tell(server: &Server, outcome: &Outcome) -> Result<(), String> {
 
 fn carry_out_and_tell(
     job: &Job,
-    folder: &Path,
+    files: Files<'_>,
     server: &Server,
     signals: Arc<Signals>,
     runtime: &Runtime,
     place: Place,
-    note: Option<String>,
+    notes: Vec<(Level, String)>,
 ) -> Result<(), String> {
+    let folder = files.folder;
     let (events, received) = mpsc::unbounded_channel();
     let reports = runtime.spawn(events::report(
         server.clone(),
@@ -195,11 +230,19 @@ fn carry_out_and_tell(
         last: Instant::now(),
         memory_limit: job.rules.max_memory,
     };
-    if let Some(message) = note {
-        let level = Level::Debug;
+    for (level, message) in notes {
         follower.event(Event::Log { level, message });
     }
-    let outcome = match carry_out(job, folder, &mut follower) {
+    let log = follower.events.clone();
+    let warn = move |message| {
+        let level = Level::Warning;
+        let _ = log.send(events::Item::Event(Event::Log { level, message }));
+    };
+    let contents = Contents::new(server.clone(), files.authorities, files.cache, warn);
+    let carried_out = carry_out(job, folder, &contents, &mut follower);
+    // The reports end when nobody can send any more.
+    drop(contents);
+    let outcome = match carried_out {
         Ok(()) => Outcome::Finished,
         Err(EngineError::Interrupted) => match signals.failure() {
             Some(reason) => Outcome::Failed { reason },
@@ -259,12 +302,17 @@ async fn pause_when_told(signals: Arc<Signals>) {
     }
 }
 
-fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<(), EngineError> {
+fn carry_out(
+    job: &Job,
+    folder: &Path,
+    contents: &Contents,
+    follower: &mut Follower<'_>,
+) -> Result<(), EngineError> {
     let (runtime, server) = (follower.runtime, follower.server);
     let checkpoint = match job.has_checkpoint {
         true => {
             let path = folder.join("begin.zip");
-            let fetched = follower.transfer(server.fetch("checkpoint", &path))?;
+            let fetched = follower.transfer(contents.fetch(LAST_CHECKPOINT, &path))?;
             fetched.map_err(|e| not_fetched("the checkpoint", &e))?;
             Some(path)
         }
@@ -279,7 +327,7 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
         None => None,
         Some(_) => {
             let (zip, opened) = (folder.join("earlier.zip"), folder.join("earlier"));
-            let fetched = follower.transfer(server.fetch_data(MODEL_ARTIFACT, &zip))?;
+            let fetched = follower.transfer(contents.fetch(MODEL_ARTIFACT, &zip))?;
             fetched.map_err(|e| not_fetched("the model to start from", &e))?;
             open_artifact(&zip, &opened)?;
             // Only its weights are needed any more.
@@ -296,7 +344,7 @@ fn carry_out(job: &Job, folder: &Path, follower: &mut Follower<'_>) -> Result<()
             path: folder.to_owned(),
             source,
         })?;
-        let fetched = signals.unless_interrupted(server.fetch_data(name, file.path()));
+        let fetched = signals.unless_interrupted(contents.fetch(name, file.path()));
         let fetched = runtime.block_on(fetched)?;
         fetched.map_err(|e| not_fetched(&format!("the data set {shown}"), &e))?;
         let documents = FetchedDocuments {

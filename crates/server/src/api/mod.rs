@@ -41,7 +41,6 @@ pub(crate) use logins::Logins;
 pub(crate) use logs::{as_it_comes, follow, text as log_text};
 pub(crate) use runs::{examples_of, find as find_run, status_of};
 pub(crate) use uploads::Uploads;
-pub(crate) use worker::SHA256;
 
 use crate::{
     app::App,
@@ -103,13 +102,12 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         ("/api/v1/models".into(), get(models::task)),
         ("/api/v1/worker/start".into(), post(worker::start)),
         ("/api/v1/worker/job".into(), get(worker::job)),
+        ("/api/v1/worker/content".into(), get(worker::content)),
         ("/api/v1/worker/data".into(), get(worker::data)),
         ("/api/v1/worker/events".into(), post(worker::events)),
         (
             "/api/v1/worker/checkpoint".into(),
-            get(worker::last_checkpoint)
-                .post(worker::checkpoint)
-                .layer(DefaultBodyLimit::disable()),
+            post(worker::checkpoint).layer(DefaultBodyLimit::disable()),
         ),
         (
             "/api/v1/worker/artifact".into(),

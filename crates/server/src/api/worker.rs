@@ -12,7 +12,8 @@ use axum::{
     response::IntoResponse,
 };
 use finetuner_protocol::{
-    Device, Event, EventBatch, Job, Level, Outcome, RunTask, Status, WorkRules, WorkerOrders,
+    Device, Event, EventBatch, Job, LAST_CHECKPOINT, Level, Outcome, RunTask, Status, WorkContent,
+    WorkRules, WorkerOrders,
 };
 use futures_util::StreamExt;
 use serde::Deserialize;
@@ -24,14 +25,11 @@ use super::{
 };
 use crate::{
     app::{App, to_the_end},
-    database::{CheckpointRow, End, NewArtifact, Release},
+    database::{CheckpointRow, End, NewArtifact, Release, RunRow},
     error::{ApiError, Result},
     secret,
     store::Upload,
 };
-
-/// The header with the SHA-256 of an answer's bytes, as hex digits.
-pub(crate) const SHA256: &str = "x-content-sha256";
 
 #[derive(Deserialize)]
 pub(crate) struct NewToken {
@@ -109,37 +107,46 @@ pub(crate) struct DataQuery {
     name: String,
 }
 
-/// Data of the run, as it was when the run was made.
+/// The bytes of a content of the run.
 pub(crate) async fn data(
     State(app): State<Arc<App>>,
     WorkerRun { run, .. }: WorkerRun,
     Query(DataQuery { name }): Query<DataQuery>,
 ) -> Result<impl IntoResponse> {
-    let data: Value = serde_json::from_str(&run.data).map_err(|e| ApiError::internal(&e))?;
-    let content = data[&name].as_str();
-    let content =
-        content.ok_or_else(|| ApiError::not_found(format!("the run has no data `{name}`")))?;
-    content_of(&app, content).await
+    let content = content_named(&app, &run, &name).await?;
+    let (size, body) = app.store.body(&content).await?;
+    Ok(([(header::CONTENT_LENGTH, size.to_string())], body))
 }
 
-/// The bytes of a content, with what its receiver can check them by.
-async fn content_of(app: &App, content: &str) -> Result<impl IntoResponse + use<>> {
-    let (size, body) = app.store.body(content).await?;
-    let headers = [
-        (header::CONTENT_LENGTH, size.to_string()),
-        (header::HeaderName::from_static(SHA256), content.to_owned()),
-    ];
-    Ok((headers, body))
-}
-
-/// The checkpoint that the run goes on from.
-pub(crate) async fn last_checkpoint(
+/// What a worker must know to take a content from its own cache, or from the
+/// store.
+pub(crate) async fn content(
     State(app): State<Arc<App>>,
     WorkerRun { run, .. }: WorkerRun,
-) -> Result<impl IntoResponse> {
-    let content = app.database.last_checkpoint(run.id).await?;
-    let content = content.ok_or_else(|| ApiError::not_found("the run has no checkpoint"))?;
-    content_of(&app, &content).await
+    Query(DataQuery { name }): Query<DataQuery>,
+) -> Result<Json<WorkContent>> {
+    let sha256 = content_named(&app, &run, &name).await?;
+    let size = app.store.size(&sha256).await?;
+    let url = match app.settings.presigned {
+        false => None,
+        true => app.store.presigned(&sha256).await.unwrap_or_else(|error| {
+            tracing::warn!("The store signs no address, workers fetch through the server: {error}");
+            None
+        }),
+    };
+    Ok(Json(WorkContent { sha256, size, url }))
+}
+
+/// The content of the run with this name: data as it was when the run was made,
+/// or the checkpoint that it goes on from.
+async fn content_named(app: &App, run: &RunRow, name: &str) -> Result<String> {
+    if name == LAST_CHECKPOINT {
+        let content = app.database.last_checkpoint(run.id).await?;
+        return content.ok_or_else(|| ApiError::not_found("the run has no checkpoint"));
+    }
+    let data: Value = serde_json::from_str(&run.data).map_err(|e| ApiError::internal(&e))?;
+    let content = data[name].as_str().map(str::to_owned);
+    content.ok_or_else(|| ApiError::not_found(format!("the run has no data `{name}`")))
 }
 
 #[derive(Deserialize)]

@@ -18,6 +18,10 @@ pub(super) struct Options {
     data: Data,
     #[command(flatten)]
     store: StoreAddress,
+    /// Let workers fetch data, models and checkpoints from S3 itself, by addresses
+    /// that are good for some minutes. They must reach it where the server does.
+    #[arg(long, env = "FINETUNER_PRESIGNED")]
+    presigned: bool,
     /// A certificate in PEM form, to speak https.
     #[arg(long, env = "FINETUNER_TLS_CERT")]
     tls_cert: Option<PathBuf>,
@@ -123,6 +127,7 @@ impl Options {
         put(&mut server.address, self.address);
         put(&mut server.data, self.data.data);
         put_some(&mut server.store, self.store.store);
+        server.presigned |= self.presigned;
         put_some(&mut server.tls_cert, self.tls_cert);
         put_some(&mut server.tls_key, self.tls_key);
         put_all(&mut server.trusted_proxies, self.trusted_proxies);

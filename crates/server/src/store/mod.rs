@@ -10,6 +10,7 @@ use std::{
     io::Read,
     path::{Path as FilePath, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::body::Body;
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use futures_util::{Stream, TryStreamExt, stream};
 use object_store::{
     GetResultPayload, ObjectStore, ObjectStoreExt, local::LocalFileSystem, path::Path,
-    prefix::PrefixStore,
+    prefix::PrefixStore, signer::Signer,
 };
 use sha2::{Digest, Sha256};
 
@@ -36,10 +37,17 @@ pub(crate) const MAX_ARTIFACT_BYTES: u64 = 4 << 30;
 /// Bytes of a content that are read at once.
 const PIECE_BYTES: u64 = 1 << 20;
 
+/// How long an address that a worker is given is good for. A download that has
+/// begun may take longer.
+const PRESIGNED_FOR: Duration = Duration::from_secs(600);
+
 /// A store of contents. Clones share what is held.
 #[derive(Clone)]
 pub(crate) struct Store {
     objects: Arc<dyn ObjectStore>,
+    /// Signs addresses of objects below a place, if the store is one that gives
+    /// them to whoever has such an address.
+    signer: Option<(Arc<dyn Signer>, Path)>,
     holds: Holds,
     /// Where the objects are, if they are files of this machine.
     folder: Option<Arc<PathBuf>>,
@@ -64,6 +72,7 @@ impl Store {
     fn new(objects: Arc<dyn ObjectStore>) -> Self {
         Self {
             objects,
+            signer: None,
             holds: Holds::default(),
             folder: None,
         }
@@ -85,7 +94,25 @@ impl Store {
         // Its client takes the process's TLS, where it has one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (store, path) = object_store::parse_url_opts(address, std::env::vars())?;
-        Ok(Self::new(Arc::new(PrefixStore::new(store, path))))
+        Ok(Self {
+            signer: signer(address, std::env::vars())?.map(|signer| (signer, path.clone())),
+            ..Self::new(Arc::new(PrefixStore::new(store, path)))
+        })
+    }
+
+    /// An address at which the store gives a content to whoever has it, for some
+    /// minutes. There is none where the store is a folder.
+    pub(crate) async fn presigned(
+        &self,
+        content: &str,
+    ) -> Result<Option<String>, object_store::Error> {
+        let Some((signer, below)) = &self.signer else {
+            return Ok(None);
+        };
+        let place = place(content);
+        let path = below.parts().chain(place.parts()).collect();
+        let url = signer.signed_url(axum::http::Method::GET, &path, PRESIGNED_FOR);
+        Ok(Some(url.await?.into()))
     }
 
     fn objects(&self) -> Arc<dyn ObjectStore> {
@@ -279,6 +306,39 @@ fn digest_of(mut file: std::fs::File) -> std::io::Result<(u64, String)> {
             }
         }
     }
+}
+
+/// What signs addresses in the store at an address. Settings are those that
+/// [`object_store::parse_url_opts`] takes.
+#[cfg(feature = "s3")]
+fn signer(
+    address: &url::Url,
+    settings: impl Iterator<Item = (String, String)>,
+) -> Result<Option<Arc<dyn Signer>>, object_store::Error> {
+    use object_store::{ObjectStoreScheme, aws::AmazonS3Builder};
+
+    if !matches!(
+        ObjectStoreScheme::parse(address),
+        Ok((ObjectStoreScheme::AmazonS3, _))
+    ) {
+        return Ok(None);
+    }
+    let builder = AmazonS3Builder::new().with_url(address.as_str());
+    let builder = settings.fold(builder, |builder, (name, value)| {
+        match name.to_ascii_lowercase().parse() {
+            Ok(name) => builder.with_config(name, value),
+            Err(_) => builder,
+        }
+    });
+    Ok(Some(Arc::new(builder.build()?)))
+}
+
+#[cfg(not(feature = "s3"))]
+fn signer(
+    _: &url::Url,
+    _: impl Iterator<Item = (String, String)>,
+) -> Result<Option<Arc<dyn Signer>>, object_store::Error> {
+    Ok(None)
 }
 
 fn place(content: &str) -> Path {

@@ -301,3 +301,30 @@ async fn a_copy_replaces_a_content_that_is_damaged_and_has_the_same_size() {
     faulty.next(Call::Put, Fault::Reset);
     assert!(from.copy(&stored.content, &to).await.unwrap());
 }
+
+#[tokio::test]
+#[cfg(feature = "s3")]
+async fn s3_signs_addresses_of_contents_and_a_folder_does_not() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let address = url::Url::parse("s3://bucket/some/folder").unwrap();
+    let settings = [
+        ("AWS_ENDPOINT", "https://s3.example:9000"),
+        ("AWS_REGION", "eu-west-1"),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+    ];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::in_folder(folder.path()).unwrap();
+    assert_eq!(store.presigned("abcd").await.unwrap(), None);
+    let signer = signer(&address, settings.into_iter()).unwrap().unwrap();
+    store.signer = Some((signer, Path::from("some/folder")));
+    let signed = store.presigned("abcd").await.unwrap().unwrap();
+    let signed = url::Url::parse(&signed).unwrap();
+    assert_eq!(signed.host_str(), Some("s3.example"));
+    assert_eq!(signed.path(), "/bucket/some/folder/objects/ab/abcd");
+    let value = |name| signed.query_pairs().find(|(n, _)| n == name).unwrap().1;
+    assert_eq!(value("X-Amz-Expires"), "600");
+    assert!(value("X-Amz-Credential").starts_with("key/"));
+    assert!(!signed.as_str().contains("secret"));
+}

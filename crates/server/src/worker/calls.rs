@@ -5,13 +5,15 @@
 //! example because its disk is full, is asked again for an hour: nothing that
 //! was trained is thrown away because of it.
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{fmt, path::Path, time::Duration};
 
+use finetuner_protocol::WorkContent;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
 use sha2::{Digest, Sha256};
 use tokio::{io::AsyncWriteExt, time::Instant};
 
-use crate::{api::SHA256, secret};
+use super::tls::{self, Authorities};
+use crate::secret;
 
 /// How long a server that can't be reached is looked for, so that one that is
 /// started again is found.
@@ -114,10 +116,10 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(url: &str, token: String) -> Result<Self, String> {
+    pub(super) fn new(url: &str, token: String, authorities: &Authorities) -> Result<Self, String> {
         Ok(Self {
-            client: client(url, TIMEOUT)?,
-            uploads: client(url, UPLOAD_TIMEOUT)?,
+            client: client(url, TIMEOUT, authorities)?,
+            uploads: client(url, UPLOAD_TIMEOUT, authorities)?,
             url: url.trim_end_matches('/').to_owned(),
             token,
             longest_pause: LONGEST_PAUSE,
@@ -132,7 +134,7 @@ impl Server {
         }
     }
 
-    fn get(&self, call: &str) -> RequestBuilder {
+    pub(super) fn get(&self, call: &str) -> RequestBuilder {
         self.with_token(self.client.get(self.address(call)))
     }
 
@@ -156,6 +158,13 @@ impl Server {
         answer.json().await.map_err(not_understood)
     }
 
+    /// Asks about a content of the run.
+    pub(super) async fn content(&self, name: &str) -> Result<WorkContent, CallError> {
+        let request = || self.get("content").query(&[("name", name)]);
+        let answer = self.send(request).await?;
+        answer.json().await.map_err(not_understood)
+    }
+
     /// Sends a request until it is answered.
     pub(super) async fn send(
         &self,
@@ -170,49 +179,23 @@ impl Server {
         }
     }
 
-    /// Takes an answer's body into a file.
-    pub(super) async fn fetch(&self, call: &str, path: &Path) -> Result<(), CallError> {
-        self.save(|| self.get(call), path).await
-    }
-
-    /// Fetches a data set, or another content of the run, into a file.
-    pub(super) async fn fetch_data(&self, name: &str, path: &Path) -> Result<(), CallError> {
-        let request = || self.get("data").query(&[("name", name)]);
-        self.save(request, path).await
-    }
-
-    /// Sends a request until its answer has come whole, and is in a file.
-    async fn save(
+    /// Fetches a content of the run into a file, until it has come whole.
+    pub(super) async fn fetch(
         &self,
-        request: impl Fn() -> RequestBuilder,
+        name: &str,
+        content: &WorkContent,
         path: &Path,
     ) -> Result<(), CallError> {
-        let failed = |e: std::io::Error| CallError::File(format!("{}: {e}", path.display()));
         let mut patience = Patience::new(self.longest_pause);
         let mut damaged = 0;
         loop {
-            let mut answer = self.send(&request).await?;
-            let expected = answer.headers().get(SHA256).cloned();
-            let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
-            let mut sum = Sha256::new();
-            let cut_off = loop {
-                match answer.chunk().await {
-                    Ok(Some(bytes)) => {
-                        sum.update(&bytes);
-                        file.write_all(&bytes).await.map_err(failed)?;
-                    }
-                    Ok(None) => break None,
-                    Err(error) => break Some(without_url(error)),
-                }
-            };
-            let reason = match cut_off {
-                Some(error) => format!("its answer was cut off: {error}"),
-                None => {
-                    file.flush().await.map_err(failed)?;
-                    let sum = secret::hex(&sum.finalize());
-                    if expected.is_none_or(|expected| expected.as_bytes() == sum.as_bytes()) {
-                        return Ok(());
-                    }
+            let request = || self.get("data").query(&[("name", name)]);
+            let answer = self.send(request).await?;
+            let reason = match save(answer, content, path).await {
+                Ok(()) => return Ok(()),
+                Err(NotSaved::File(reason)) => return Err(CallError::File(reason)),
+                Err(NotSaved::CutOff(reason)) => format!("its answer was cut off: {reason}"),
+                Err(NotSaved::Damaged) => {
                     damaged += 1;
                     "what it sent is not what it keeps: the SHA-256 differs".to_owned()
                 }
@@ -251,12 +234,47 @@ impl Server {
     }
 }
 
+/// Why the body of an answer is not in its file.
+#[derive(Debug)]
+pub(super) enum NotSaved {
+    /// The file can't be written.
+    File(String),
+    /// The body has ended early.
+    CutOff(String),
+    /// The body is another content.
+    Damaged,
+}
+
+/// Takes an answer's body into a file, and compares it with its SHA-256.
+pub(super) async fn save(
+    mut answer: Response,
+    content: &WorkContent,
+    path: &Path,
+) -> Result<(), NotSaved> {
+    let failed = |e: std::io::Error| NotSaved::File(format!("{}: {e}", path.display()));
+    let mut file = tokio::fs::File::create(path).await.map_err(failed)?;
+    let (mut sum, mut size) = (Sha256::new(), 0);
+    while let Some(bytes) = (answer.chunk().await).map_err(|e| NotSaved::CutOff(in_words(e)))? {
+        size += bytes.len() as u64;
+        if size > content.size {
+            return Err(NotSaved::Damaged);
+        }
+        sum.update(&bytes);
+        file.write_all(&bytes).await.map_err(failed)?;
+    }
+    file.flush().await.map_err(failed)?;
+    match secret::hex(&sum.finalize()) == content.sha256 {
+        true => Ok(()),
+        false => Err(NotSaved::Damaged),
+    }
+}
+
 async fn outcome(
     answer: reqwest::Result<Response>,
 ) -> Result<Result<Response, Passing>, CallError> {
     let answer = match answer {
         Ok(answer) => answer,
-        Err(error) => return Ok(Err(Passing::Unanswered(without_url(error)))),
+        Err(error) => return Ok(Err(Passing::Unanswered(in_words(error)))),
     };
     let status = answer.status();
     if status.is_success() {
@@ -279,14 +297,15 @@ async fn detail(answer: Response) -> String {
 }
 
 pub(super) fn not_understood(error: reqwest::Error) -> CallError {
-    CallError::Gone(format!(
-        "its answer is not understood: {}",
-        without_url(error)
-    ))
+    CallError::Gone(format!("its answer is not understood: {}", in_words(error)))
 }
 
-fn without_url(error: reqwest::Error) -> String {
+/// An error without its address, which may be signed.
+pub(super) fn in_words(error: reqwest::Error) -> String {
     let error = error.without_url();
+    if let Some(distrust) = tls::distrust(&error) {
+        return distrust;
+    }
     let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
     format!("{error}{}", cause.unwrap_or_default())
 }
@@ -294,22 +313,9 @@ fn without_url(error: reqwest::Error) -> String {
 /// A client without the proxies of the environment: the address that a worker
 /// is given is the server's own. It leaves a program around us the choice of
 /// its own TLS.
-fn client(url: &str, read_timeout: Duration) -> Result<Client, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?;
-    let tls = match url.starts_with("https:") {
-        true => {
-            let verifier = rustls_platform_verifier::Verifier::new(provider);
-            let verifier = verifier.map_err(|e| e.to_string())?;
-            tls.dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
-        }
-        false => tls.with_root_certificates(rustls::RootCertStore::empty()),
-    };
+fn client(url: &str, read_timeout: Duration, authorities: &Authorities) -> Result<Client, String> {
     Client::builder()
-        .tls_backend_preconfigured(tls.with_no_client_auth())
+        .tls_backend_preconfigured(tls::config(url, authorities)?)
         .no_proxy()
         .read_timeout(read_timeout)
         .build()
@@ -323,21 +329,26 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_content_with_another_sum_is_not_taken() {
-        let sum = secret::hex(&Sha256::digest("good"));
-        let answer = |body: &'static str, sum: String| get(async move || ([(SHA256, sum)], body));
-        let routes = Router::new()
-            .route("/api/v1/worker/good", answer("good", sum.clone()))
-            .route("/api/v1/worker/bad", answer("bad!", sum));
+    async fn a_content_with_another_sum_or_size_is_not_taken() {
+        let routes = Router::new().route("/api/v1/worker/data", get(async || "good"));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, routes).await });
-        let server = Server::new(&url, "t".into()).unwrap();
+        let server = Server::new(&url, "t".into(), &Authorities::default()).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        server.fetch("good", &path).await.unwrap();
+        let content = |bytes: &str, size| WorkContent {
+            sha256: secret::hex(&Sha256::digest(bytes)),
+            size,
+            url: None,
+        };
+        let good = content("good", 4);
+        server.fetch("train", &good, &path).await.unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"good");
-        let error = server.fetch("bad", &path).await.unwrap_err().to_string();
-        assert!(error.contains("the SHA-256 differs"), "{error}");
+        for bad in [content("bad!", 4), content("good", 3)] {
+            let error = server.fetch("train", &bad, &path).await.unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("the SHA-256 differs"), "{error}");
+        }
     }
 }

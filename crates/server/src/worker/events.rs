@@ -298,6 +298,7 @@ fn size_of(query: &str, matches: &[Value], places: &[u64]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::tls::Authorities;
     use crate::{
         api,
         app::App,
@@ -421,7 +422,10 @@ mod tests {
             served.await;
             drop(stop);
         });
-        (app, Server::new(&url, "t".into()).unwrap())
+        (
+            app,
+            Server::new(&url, "t".into(), &Authorities::default()).unwrap(),
+        )
     }
 
     #[tokio::test]

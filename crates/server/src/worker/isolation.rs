@@ -2,7 +2,7 @@
 //!
 //! On Linux the kernel (Landlock) lets it read programs, libraries and
 //! settings of the system and the folders of local models, and write its own
-//! temporary folder and the cache of the model hub. Everything else, the
+//! temporary folder and the caches of the model hub and of the node. Everything else, the
 //! server's data among it, is out of reach, also for code that a broken file
 //! might make it run.
 
@@ -23,7 +23,7 @@ pub(super) enum Closed {
 pub(super) fn close_in(
     _: &finetuner_protocol::LocalModels,
     _: &std::path::Path,
-    _: &std::path::Path,
+    _: &[&std::path::Path],
 ) -> Closed {
     Closed::Not("this system has no Landlock".to_owned())
 }
@@ -50,13 +50,14 @@ mod linux {
     const VERSION: ABI = ABI::V5;
 
     /// Closes this thread, and all that it starts, off from the other files of
-    /// the machine. `temporary` is the run's folder, `cache` that of the hub.
+    /// the machine. `temporary` is the run's folder, `caches` are those of the
+    /// model hub and of the node.
     pub(in super::super) fn close_in(
         models: &LocalModels,
         temporary: &Path,
-        cache: &Path,
+        caches: &[&Path],
     ) -> Closed {
-        match restrict(models, temporary, cache) {
+        match restrict(models, temporary, caches) {
             Ok(RulesetStatus::NotEnforced) => Closed::Not("this kernel has no Landlock".to_owned()),
             Ok(_) => Closed::In,
             Err(error) => Closed::Not(error.to_string()),
@@ -66,7 +67,7 @@ mod linux {
     fn restrict(
         models: &LocalModels,
         temporary: &Path,
-        cache: &Path,
+        caches: &[&Path],
     ) -> Result<RulesetStatus, RulesetError> {
         let mut readable: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
         match models {
@@ -80,7 +81,8 @@ mod linux {
             let paths = std::env::var_os(name).unwrap_or_default();
             readable.extend(std::env::split_paths(&paths).filter(|path| path.is_absolute()));
         }
-        let writable = [temporary, cache, Path::new(DEVICES)];
+        let writable = [temporary, Path::new(DEVICES)].into_iter();
+        let writable = writable.chain(caches.iter().copied());
         let status = Ruleset::default()
             .handle_access(AccessFs::from_all(VERSION))?
             .create()?
@@ -111,23 +113,31 @@ mod tests {
             std::fs::write(folder.join("file"), "x").unwrap();
             folder
         };
-        let (data, models, own, cache) = (at("data"), at("models"), at("own"), at("cache"));
+        let (data, models, own) = (at("data"), at("models"), at("own"));
+        let (cache, contents) = (at("cache"), at("contents"));
         let allowed = LocalModels::In(vec![models.clone()]);
         let read = |folder: &std::path::Path| std::fs::read(folder.join("file")).is_ok();
         let write = |folder: &std::path::Path| std::fs::write(folder.join("new"), "x").is_ok();
         let closed_in = || {
-            let closed = close_in(&allowed, &own, &cache);
-            let seen = [&data, &models, &own, &cache].map(|folder| (read(folder), write(folder)));
+            let closed = close_in(&allowed, &own, &[&cache, &contents]);
+            let seen = [&data, &models, &own, &cache, &contents]
+                .map(|folder| (read(folder), write(folder)));
             std::fs::remove_dir_all(&own).unwrap();
             (closed, seen)
         };
         // A thread of its own: it can't be opened again.
         let (closed, seen) = std::thread::scope(|scope| scope.spawn(closed_in).join().unwrap());
         let expected = match closed {
-            Closed::In => [(false, false), (true, false), (true, true), (true, true)],
+            Closed::In => [
+                (false, false),
+                (true, false),
+                (true, true),
+                (true, true),
+                (true, true),
+            ],
             Closed::Not(reason) => {
                 assert!(reason.contains("Landlock"), "{reason}");
-                [(true, true); 4]
+                [(true, true); 5]
             }
         };
         assert_eq!(seen, expected);

@@ -8,7 +8,7 @@
 use serde_json::json;
 use tokio::runtime::Builder;
 
-use super::{WORKER_TOKEN, calls::Server};
+use super::{WORKER_TOKEN, calls::Server, tls::Authorities};
 use crate::secret;
 
 /// The environment variable with the path of the file that holds the start token.
@@ -32,13 +32,17 @@ pub(crate) fn token() -> Result<String, String> {
 
 /// Exchanges the start token. Returns the server as it is called with the token
 /// that came of it.
-pub(super) fn exchange(url: &str, start_token: String) -> Result<Server, String> {
+pub(super) fn exchange(
+    url: &str,
+    start_token: String,
+    authorities: &Authorities,
+) -> Result<Server, String> {
     let token = secret::new_token();
     let body = json!({"token_sha256": secret::hex(&secret::hash(&token))});
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| e.to_string())?;
-    let server = Server::new(url, start_token)?;
+    let server = Server::new(url, start_token, authorities)?;
     let exchanged = runtime.block_on(server.send(|| server.post("start").json(&body)));
     exchanged.map_err(|e| format!("the worker could not begin: {e}"))?;
-    Server::new(url, token)
+    Server::new(url, token, authorities)
 }

@@ -243,8 +243,8 @@ async fn every_route_answers_as_the_description_says() {
     for (method, call) in [
         (Method::POST, "start"),
         (Method::GET, "job"),
+        (Method::GET, "content?name=x"),
         (Method::GET, "data?name=x"),
-        (Method::GET, "checkpoint"),
         (Method::POST, "checkpoint?epoch=0&step=0"),
         (Method::POST, "events"),
         (Method::POST, "artifact"),

@@ -91,7 +91,7 @@ fn general() -> Vec<(Method, String, Body)> {
         (Method::GET, "/api/v1/worker/job".to_owned(), Body::None),
         (
             Method::GET,
-            "/api/v1/worker/checkpoint".to_owned(),
+            "/api/v1/worker/content?name=train_data".to_owned(),
             Body::None,
         ),
     ]

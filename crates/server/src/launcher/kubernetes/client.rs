@@ -1,0 +1,257 @@
+//! The launcher's calls to the cluster.
+
+use std::{collections::HashMap, error::Error as _, time::Duration};
+
+use futures_util::future::BoxFuture;
+use k8s_openapi::api::{
+    batch::v1::Job,
+    core::v1::{Pod, Secret},
+};
+use kube::{
+    Api, Client, Config, Error,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+
+use super::{KubernetesSettings, manifest, states};
+use crate::launcher::{JobState, Launcher, StartError, WorkOrder};
+
+/// How long the cluster may take to be reached, and to answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Starts workers as Jobs.
+pub(crate) struct Kubernetes {
+    settings: KubernetesSettings,
+    /// The value of the server's label.
+    server: String,
+    /// Made at the first call, and again after the cluster refused it: a kubeconfig
+    /// may have been replaced.
+    cluster: Mutex<Option<Cluster>>,
+}
+
+/// The cluster, as this server reaches it.
+#[derive(Clone)]
+struct Cluster {
+    jobs: Api<Job>,
+    pods: Api<Pod>,
+    secrets: Api<Secret>,
+}
+
+/// Why a call was in vain.
+enum Failure {
+    /// The cluster has answered.
+    Answer(u16, String),
+    /// It has not.
+    Unreached(String),
+}
+
+impl Failure {
+    fn words(self) -> String {
+        match self {
+            Self::Answer(code @ (401 | 403), words) => format!(
+                "Kubernetes refused ({code}): {words}; look at the role of the server's account"
+            ),
+            Self::Answer(code, words) => format!("Kubernetes answered {code}: {words}"),
+            Self::Unreached(words) => format!("Kubernetes can't be reached: {words}"),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        if let Error::Api(status) = error {
+            return Self::Answer(status.code, status.message);
+        }
+        let (mut words, mut cause) = (error.to_string(), error.source());
+        while let Some(error) = cause {
+            let more = error.to_string();
+            if !words.contains(&more) {
+                words = format!("{words}: {more}");
+            }
+            cause = error.source();
+        }
+        Self::Unreached(words)
+    }
+}
+
+impl Kubernetes {
+    /// A launcher whose server's jobs are called `prefix` and more. An error begins
+    /// with the key of the setting that can't be used.
+    pub(crate) fn new(settings: KubernetesSettings, prefix: &str) -> Result<Self, String> {
+        settings.check()?;
+        Ok(Self {
+            settings,
+            server: prefix.trim_end_matches('-').to_owned(),
+            cluster: Mutex::new(None),
+        })
+    }
+
+    async fn cluster(&self) -> Result<Cluster, Failure> {
+        let mut cluster = self.cluster.lock().await;
+        if let Some(cluster) = &*cluster {
+            return Ok(cluster.clone());
+        }
+        // Its client takes the process's TLS, where it has one.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let failed = |e: &dyn std::fmt::Display| Failure::Unreached(e.to_string());
+        let mut config = match &self.settings.kubeconfig {
+            None => Config::incluster().map_err(|e| {
+                failed(&format!(
+                    "{e}; outside of a cluster, name a `kubeconfig` in the settings"
+                ))
+            })?,
+            Some(path) => {
+                let file = Kubeconfig::read_from(path).map_err(|e| failed(&e))?;
+                let options = KubeConfigOptions {
+                    context: self.settings.context.clone(),
+                    ..KubeConfigOptions::default()
+                };
+                let config = Config::from_custom_kubeconfig(file, &options).await;
+                config.map_err(|e| failed(&e))?
+            }
+        };
+        config.connect_timeout = Some(CONNECT_TIMEOUT);
+        let namespace = self.settings.namespace.clone();
+        let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+        let client = Client::try_from(config)?;
+        let made = Cluster {
+            jobs: Api::namespaced(client.clone(), &namespace),
+            pods: Api::namespaced(client.clone(), &namespace),
+            secrets: Api::namespaced(client, &namespace),
+        };
+        *cluster = Some(made.clone());
+        Ok(made)
+    }
+
+    /// Makes calls to the cluster, within the time that they may take.
+    async fn call<T>(
+        &self,
+        work: impl AsyncFnOnce(Cluster) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let called = async { work(self.cluster().await?).await };
+        let done = tokio::time::timeout(TIMEOUT, called).await;
+        let done = done.unwrap_or_else(|_| {
+            let seconds = TIMEOUT.as_secs();
+            let words = format!("it has not answered within {seconds} seconds");
+            Err(Failure::Unreached(words))
+        });
+        if matches!(done, Err(Failure::Answer(401, _))) {
+            *self.cluster.lock().await = None;
+        }
+        done
+    }
+
+    async fn create(&self, cluster: Cluster, order: &WorkOrder) -> Result<(), Failure> {
+        let (name, post) = (order.name.as_str(), PostParams::default());
+        let patch = PatchParams::default();
+        // Before the Job, whose pod would wait for it.
+        let secret = typed(manifest::secret(order, &self.server))?;
+        match cluster.secrets.create(&post, &secret).await {
+            Err(Error::Api(status)) if status.code == 409 => {
+                let data = Patch::Merge(json!({"stringData": manifest::secret_data(order)}));
+                cluster.secrets.patch(name, &patch, &data).await?;
+            }
+            created => drop(created?),
+        }
+        let job = typed(manifest::job(order, &self.server, &self.settings))?;
+        let job = match cluster.jobs.create(&post, &job).await {
+            Err(Error::Api(status)) if status.code == 409 => cluster.jobs.get(name).await?,
+            Ok(job) => job,
+            Err(error) => {
+                let failure = Failure::from(error);
+                // Nothing else would remove the Secret. Without a clear answer there may
+                // be a Job, which needs it.
+                if matches!(failure, Failure::Answer(400..=499, _)) {
+                    let _ = cluster.secrets.delete(name, &DeleteParams::default()).await;
+                }
+                return Err(failure);
+            }
+        };
+        // From now on it goes with the Job.
+        let owner = Patch::Merge(json!({"metadata": {"ownerReferences": [{
+            "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job.metadata.uid,
+        }]}}));
+        if let Err(error) = cluster.secrets.patch(name, &patch, &owner).await {
+            let words = Failure::from(error).words();
+            tracing::warn!("The Secret {name} stays when its Job goes: {words}");
+        }
+        Ok(())
+    }
+
+    /// All Jobs of this server, with their states.
+    async fn states(&self, cluster: Cluster) -> Result<HashMap<String, JobState>, Failure> {
+        let ours = format!("{}={}", manifest::SERVER_LABEL, self.server);
+        let ours = ListParams::default().labels(&ours);
+        // First the Jobs: a Job that comes between the two lists is not told without
+        // its pod.
+        let jobs = cluster.jobs.list(&ours).await?;
+        let pods = cluster.pods.list(&ours).await?;
+        let mut by_job: HashMap<&str, Vec<&Pod>> = HashMap::new();
+        for pod in &pods.items {
+            let labels = pod.metadata.labels.as_ref();
+            if let Some(job) = labels.and_then(|labels| labels.get(manifest::JOB_LABEL)) {
+                by_job.entry(job).or_default().push(pod);
+            }
+        }
+        let named = jobs.items.iter().filter_map(|job| {
+            let name = job.metadata.name.as_ref()?;
+            let pods = by_job.get(name.as_str()).map(Vec::as_slice);
+            let state = states::state(job, pods.unwrap_or_default());
+            Some((name.clone(), state))
+        });
+        Ok(named.collect())
+    }
+}
+
+/// A manifest, as the client's types have it.
+fn typed<T: DeserializeOwned>(manifest: Value) -> Result<T, Failure> {
+    // The tests read every field that a manifest can have.
+    serde_json::from_value(manifest).map_err(|e| Failure::Unreached(e.to_string()))
+}
+
+impl Launcher for Kubernetes {
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>> {
+        Box::pin(async move {
+            let started = self.call(async |cluster| self.create(cluster, order).await);
+            started.await.map_err(|failure| match failure {
+                // The order itself is at fault: no try will be taken.
+                Failure::Answer(400 | 413 | 422, _) => StartError::Refused(failure.words()),
+                // A quota, a role or a namespace may change.
+                _ => StartError::Retry(failure.words()),
+            })
+        })
+    }
+
+    fn stop<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let stopped = self.call(async |cluster| {
+                // The Job stays until its pod has ended, within the pod's grace period.
+                let how = DeleteParams::foreground();
+                match cluster.jobs.delete(name, &how).await {
+                    Err(Error::Api(status)) if status.code == 404 => Ok(()),
+                    deleted => Ok(drop(deleted?)),
+                }
+            });
+            stopped.await.map_err(Failure::words)
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<HashMap<String, JobState>, String>> {
+        Box::pin(async move {
+            let listed = self.call(async |cluster| self.states(cluster).await);
+            listed.await.map_err(Failure::words)
+        })
+    }
+
+    fn engine(&self) -> &'static str {
+        "Kubernetes"
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+}

