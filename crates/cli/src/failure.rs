@@ -154,4 +154,4 @@ impl From<tokio::task::JoinError> for Failure {
 }
 
 /// The result of a command.
-pub(crate) type Result<T = ()> = std::result::Result<T, Failure>;
+pub(crate) type Result<T = (), E = Failure> = std::result::Result<T, E>;

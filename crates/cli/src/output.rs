@@ -110,7 +110,7 @@ pub(crate) fn without_controls(text: &str) -> String {
 /// A table for people: the first line holds the names of the columns.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
+    table.load_style(presets::NOTHING);
     table.set_header(header.iter().map(|name| name.to_uppercase()));
     table.set_content_arrangement(ContentArrangement::Dynamic);
     if std::io::stdout().is_terminal()

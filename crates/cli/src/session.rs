@@ -58,9 +58,13 @@ impl Session {
     /// Whether the backend is inside the program.
     pub(crate) fn is_embedded(&self) -> bool {
         #[cfg(feature = "embedded")]
-        return self.global.embedded;
+        {
+            self.global.embedded
+        }
         #[cfg(not(feature = "embedded"))]
-        false
+        {
+            false
+        }
     }
 
     /// The options that name the backend, for a command line that is shown.

@@ -112,6 +112,7 @@ impl Reading {
                 delimiter,
                 quote: b'"',
                 escape: None,
+                skip_initial_space: false,
             });
         }
         Csv::path(path).options(options)

@@ -90,7 +90,8 @@ impl Pull {
             }
         };
         let finetuner = session.connect().await?;
-        let documents = finetuner.pull(&self.name).await?;
+        let documents = finetuner.pull(&self.name).await;
+        let documents = documents.map_err(|error| named(error, &self.name))?;
         let count = documents.len();
         match is_text {
             true => {

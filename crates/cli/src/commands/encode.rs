@@ -7,7 +7,8 @@ use std::{
 
 use clap::Args;
 use finetuner::local::Embeddings;
-use serde_json::json;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::items::{self, Items};
 use crate::{
@@ -91,10 +92,19 @@ impl Encode {
     }
 }
 
-fn line(items: &Items, embeddings: &Embeddings, place: usize) -> serde_json::Value {
-    let mut line = items.as_json(place);
-    line["embedding"] = json!(embeddings.get(place));
-    line
+/// A line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(flatten)]
+    item: Value,
+    embedding: &'a [f32],
+}
+
+fn line<'a>(items: &Items, embeddings: &'a Embeddings, place: usize) -> Line<'a> {
+    Line {
+        item: items.as_json(place),
+        embedding: embeddings.get(place),
+    }
 }
 
 /// The file appears whole or not at all.
@@ -106,7 +116,8 @@ fn write(path: &Path, items: &Items, embeddings: &Embeddings) -> std::io::Result
         write_npy(&mut out, embeddings)?;
     } else {
         for place in 0..items.len() {
-            writeln!(out, "{}", line(items, embeddings, place))?;
+            serde_json::to_writer(&mut out, &line(items, embeddings, place))?;
+            out.write_all(b"\n")?;
         }
     }
     let file = out.into_inner().map_err(|e| e.into_error())?;

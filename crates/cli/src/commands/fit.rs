@@ -6,17 +6,10 @@ mod settings;
 use std::path::PathBuf;
 
 use clap::Args;
-use finetuner::{EvaluationCallback, FitCallback, HardNegatives, protocol::Callback};
-use serde_json::{Map, Value};
+use finetuner::{EvaluationCallback, FitCallback, protocol::Callback};
 
 use super::submitted::{self, Following};
-use crate::{
-    failure::{Failure, Result},
-    output::Output,
-    session::Session,
-    sources::Reading,
-    values,
-};
+use crate::{failure::Result, output::Output, session::Session, sources::Reading};
 
 use config::Described;
 use settings::Settings;
@@ -123,32 +116,4 @@ async fn with_data(callback: Callback, reading: &Reading) -> Result<FitCallback>
         evaluation = evaluation.index_data(data);
     }
     Ok(evaluation.into())
-}
-
-/// The options of mining, where any are given.
-fn mining(pairs: &[values::Pair]) -> Result<Option<Map<String, Value>>> {
-    if pairs.is_empty() {
-        return Ok(None);
-    }
-    let options = values::object(pairs);
-    // An unknown name would be kept and ignored.
-    let known = serde_json::to_value(HardNegatives::new()).unwrap_or_default();
-    let optional = [
-        "corpus",
-        "range_max",
-        "max_score",
-        "min_score",
-        "absolute_margin",
-        "relative_margin",
-        "seed",
-    ];
-    for name in options.keys() {
-        if known.get(name).is_none() && !optional.contains(&name.as_str()) {
-            return Err(Failure::usage(format!(
-                "`--mine-hard-negatives {name}=...`: there is no such option. They are those of \
-                 sentence-transformers, such as num_negatives, range_min and relative_margin"
-            )));
-        }
-    }
-    Ok(Some(options))
 }

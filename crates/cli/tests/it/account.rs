@@ -11,10 +11,8 @@ fn nobody_gets_in_without_a_token() {
     assert_eq!((done.code, done.out.as_str()), (Some(4), ""));
     assert!(done.err.contains("finetuner login"), "{}", done.err);
     let mut command = machine.bare(&["whoami", "--json"]);
-    let done = finish(std::mem::replace(
-        command.env("JINA_AUTH_TOKEN", "not-a-token-at-all"),
-        machine.bare(&[]),
-    ));
+    command.env("JINA_AUTH_TOKEN", "not-a-token-at-all");
+    let done = finish(command);
     assert_eq!((done.code, done.out.as_str()), (Some(4), ""));
     assert!(!done.err.contains("not-a-token-at-all"), "{}", done.err);
     // A program without a terminal does not wait for a browser.

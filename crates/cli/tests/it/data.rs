@@ -97,7 +97,7 @@ fn rows_come_through_standard_input() {
 fn bad_rows_are_all_named() {
     let machine = Machine::new("sloppy");
     machine.file("bad.csv", "nowhere/a.png,a\nnowhere/b.png,b\n");
-    let error = machine.error(1, &["push", "bad", "bad.csv"]);
+    let error = machine.error(2, &["push", "bad", "bad.csv"]);
     assert!(
         error.contains("nowhere/a.png") && error.contains("nowhere/b.png"),
         "{error}"

@@ -1,8 +1,11 @@
 //! `--embedded`, a whole tool in one process, and `serve`, a backend of its own.
 
+#[cfg(unix)]
 use std::io::{BufRead, BufReader};
 
-use crate::program::{Machine, finish, interrupt, start};
+use crate::program::{Machine, finish};
+#[cfg(unix)]
+use crate::program::{interrupt, start};
 
 #[test]
 fn one_program_trains_saves_and_remembers() {

@@ -6,7 +6,7 @@ use std::{
     sync::LazyLock,
 };
 
-use finetuner_server::{RunningServer, Server};
+use finetuner_server::{LocalModels, RunningServer, Server, Settings};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -14,7 +14,13 @@ use tokio::runtime::Runtime;
 /// The backend of all tests, which lives as long as the test program.
 static BACKEND: LazyLock<(Runtime, RunningServer)> = LazyLock::new(|| {
     let runtime = Runtime::new().unwrap();
-    let server = runtime.block_on(Server::embedded().start()).unwrap();
+    let settings = Settings {
+        runs_at_once: 4,
+        local_models: LocalModels::Anywhere,
+        ..Settings::default()
+    };
+    let server = Server::embedded().settings(settings).start();
+    let server = runtime.block_on(server).unwrap();
     (runtime, server)
 });
 

@@ -2,10 +2,14 @@
 
 use std::path::Path;
 
-use finetuner::RunConfig;
+use finetuner::{
+    HardNegatives, RunConfig,
+    protocol::{Data, HyperParameters, Model},
+};
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use super::{mining, settings::Settings};
+use super::settings::Settings;
 use crate::{
     failure::{Failure, Result},
     sources::extension,
@@ -228,6 +232,34 @@ fn add_pairs(config: &mut Map<String, Value>, settings: &Settings) -> Result {
     Ok(())
 }
 
+/// The options of mining, where any are given.
+fn mining(pairs: &[values::Pair]) -> Result<Option<Map<String, Value>>> {
+    if pairs.is_empty() {
+        return Ok(None);
+    }
+    let options = values::object(pairs);
+    // An unknown name would be kept and ignored.
+    let known = serde_json::to_value(HardNegatives::new()).unwrap_or_default();
+    let optional = [
+        "corpus",
+        "range_max",
+        "max_score",
+        "min_score",
+        "absolute_margin",
+        "relative_margin",
+        "seed",
+    ];
+    for name in options.keys() {
+        if known.get(name).is_none() && !optional.contains(&name.as_str()) {
+            return Err(Failure::usage(format!(
+                "`--mine-hard-negatives {name}=...`: there is no such option. They are those of \
+                 sentence-transformers, such as num_negatives, range_min and relative_margin"
+            )));
+        }
+    }
+    Ok(Some(options))
+}
+
 /// Takes a text out of the configuration.
 fn text(config: &mut Map<String, Value>, name: &str) -> Result<Option<String>> {
     match config.remove(name) {
@@ -241,15 +273,14 @@ fn text(config: &mut Map<String, Value>, name: &str) -> Result<Option<String>> {
 
 /// Reads the configuration. Members that nobody knows are refused: they are
 /// typing errors more often than not.
-fn parsed(config: Map<String, Value>) -> Result<RunConfig> {
-    let config: RunConfig =
-        serde_path_to_error::deserialize(Value::from(config)).map_err(|error| {
-            let path = error.path().to_string();
-            Failure::usage(format!(
-                "`{path}` of the run can't be used: {}",
-                error.inner()
-            ))
-        })?;
+fn parsed(mut config: Map<String, Value>) -> Result<RunConfig> {
+    part::<Model>(&config, "model")?;
+    part::<Data>(&config, "data")?;
+    part::<HyperParameters>(&config, "hyper_parameters")?;
+    // Configurations without it are read as those of the clients of 2022.
+    config.entry("public").or_insert(false.into());
+    let config: RunConfig = serde_json::from_value(config.into())
+        .map_err(|e| Failure::usage(format!("the run's settings can't be used: {e}")))?;
     let unknown = [
         ("", &config.extra),
         ("model.", &config.model.extra),
@@ -266,6 +297,21 @@ fn parsed(config: Map<String, Value>) -> Result<RunConfig> {
         }
     }
     Ok(config)
+}
+
+/// Reads a part of the configuration, so that an error names the member.
+fn part<T: DeserializeOwned>(config: &Map<String, Value>, name: &str) -> Result {
+    let Some(value) = config.get(name) else {
+        return Ok(());
+    };
+    match serde_path_to_error::deserialize::<_, T>(value) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(Failure::usage(format!(
+            "`{name}.{}` of the run can't be used: {}",
+            error.path(),
+            error.inner()
+        ))),
+    }
 }
 
 #[cfg(test)]
@@ -396,11 +442,6 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_place() {
-        let settings = Options::try_parse_from(["fit"]).map(|o| o.settings);
-        let names = <Options as clap::CommandFactory>::command();
-        let plain = names
-            .get_arguments()
-            .filter(|argument| argument.get_id() != "help" && settings.is_ok());
         let others = [
             "device",
             "description",
@@ -410,7 +451,7 @@ mod tests {
             "evaluate_options",
             "set",
         ];
-        for argument in plain {
+        for argument in <Options as clap::CommandFactory>::command().get_arguments() {
             let id = argument.get_id().as_str();
             let has_place = PLACES.iter().any(|(name, _)| *name == id);
             assert!(has_place || others.contains(&id), "{id}");
