@@ -51,11 +51,6 @@ impl Output {
         !self.quiet && std::io::stderr().is_terminal()
     }
 
-    /// Whether notes on standard error are wanted.
-    pub(crate) fn has_notes(&self) -> bool {
-        !self.quiet
-    }
-
     /// One JSON value on a line of its own.
     pub(crate) fn value(&self, value: &impl Serialize) -> Result {
         let text = serde_json::to_string(value)

@@ -130,9 +130,11 @@ impl View {
                     "epoch {epoch} of {epochs}: loss {train_loss:.4}{validation}"
                 ));
             }
-            Event::Evaluation { stage, metrics } => {
-                self.note(&format!("{}: {}", stage_words(*stage), few_metrics(metrics)))
-            }
+            Event::Evaluation { stage, metrics } => self.note(&format!(
+                "{}: {}",
+                stage_words(*stage),
+                few_metrics(metrics)
+            )),
             _ => {}
         }
         Ok(())

@@ -16,11 +16,22 @@ epochs = 3
 device = "cpu"
 "#;
 
-/// A machine with pushed data and a configuration.
+/// Options of a run that takes longer than anybody waits here.
+const LONG: [&str; 6] = [
+    "much.csv",
+    "--config",
+    "short.toml",
+    "--epochs",
+    "49",
+    "--batch-size=2",
+];
+
+/// A machine with data and configurations.
 fn prepared(user: &str) -> Machine {
     let machine = Machine::new(user);
     machine.fashion("train.csv", "train", 8);
     machine.fashion("test.csv", "eval", 6);
+    machine.fashion("much.csv", "train", 60);
     machine.file("short.toml", SHORT);
     machine
 }
@@ -49,7 +60,7 @@ fn a_run_is_followed_saved_and_searched_with() {
         "--option",
         "seed=3",
         "--loss-option",
-        "temperature=0.1",
+        "mini_batch_size=4",
         "--description",
         "eight pictures",
         "--watch",
@@ -172,7 +183,7 @@ fn a_run_is_followed_saved_and_searched_with() {
     assert_eq!(bytes.len(), 128 + 2 * 8 * 4);
 
     // Submitted without watching, then ended and deleted.
-    let name = machine.text(&["fit", "train", "--config", "short.toml", "--epochs", "1000"]);
+    let name = machine.text(&[&["fit"], &LONG[..]].concat());
     let name = name.trim();
     let runs = machine.json(&["runs"]);
     assert_eq!(runs.as_array().unwrap().len(), 2);
@@ -203,18 +214,8 @@ fn a_run_is_followed_saved_and_searched_with() {
 #[test]
 fn a_watch_that_is_interrupted_leaves_the_run_going() {
     let machine = prepared("impatient");
-    let words = [
-        "fit",
-        "train.csv",
-        "--config",
-        "short.toml",
-        "--epochs",
-        "1000",
-        "--run-name",
-        "long",
-        "--watch",
-        "--json",
-    ];
+    let more = ["--run-name", "long", "--watch", "--json"];
+    let words = [&["fit"], &LONG[..], &more].concat();
     let mut child = start(machine.command(&words));
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let started = lines.any(|line| line.unwrap().contains("\"progress\""));
@@ -236,14 +237,7 @@ fn a_watch_that_is_interrupted_leaves_the_run_going() {
 #[test]
 fn a_log_that_nobody_reads_any_more_ends_the_program() {
     let machine = prepared("short-reader");
-    let name = machine.text(&[
-        "fit",
-        "train.csv",
-        "--config",
-        "short.toml",
-        "--epochs",
-        "1000",
-    ]);
+    let name = machine.text(&[&["fit"], &LONG[..]].concat());
     let mut child = start(machine.command(&["logs", "-f", name.trim()]));
     let mut out = BufReader::new(child.stdout.take().unwrap());
     out.read_line(&mut String::new()).unwrap();
