@@ -71,7 +71,12 @@ async fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
     let session = Session::new(cli.global);
     let ended = tokio::select! {
         ended = commands::run(&session, output, cli.command) => ended,
-        () = interrupted() => Err(Failure::interrupted(session.hint())),
+        () = interrupted() => {
+            if session.is_embedded() {
+                output.note("Stopping. Ctrl-C once more ends the program at once");
+            }
+            Err(Failure::interrupted(session.hint()))
+        }
     };
     tokio::select! {
         () = session.close() => ended,

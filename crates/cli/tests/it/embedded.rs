@@ -80,6 +80,42 @@ fn one_program_trains_saves_and_remembers() {
 
 #[cfg(unix)]
 #[test]
+fn an_interrupted_run_pauses_and_is_found_again() {
+    let machine = Machine::new("traveller");
+    machine.fashion("much.csv", "train", 60);
+    let mut program = start(machine.bare(&[
+        "fit",
+        "much.csv",
+        "--embedded",
+        "--model=clip-small",
+        "--loss=CLIPLoss",
+        "--epochs=49",
+        "--batch-size=2",
+        "--device=cpu",
+        "--run-name=long",
+        "--json",
+    ]));
+    let mut lines = BufReader::new(program.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("\"progress\"")));
+    interrupt(&program);
+    lines.for_each(drop);
+    let output = program.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{error}");
+    assert!(error.contains("finetuner watch long --embedded"), "{error}");
+
+    let status = finish(machine.bare(&["status", "long", "--embedded"]));
+    let is_open = status.out.starts_with("STARTED") || status.out.starts_with("CREATED");
+    assert!(is_open, "{}{}", status.out, status.err);
+    // It goes on with the program, and ends when it is told to.
+    let cancelled = finish(machine.bare(&["cancel", "long", "--embedded"]));
+    assert_eq!(cancelled.code, Some(0), "{}", cancelled.err);
+    let watched = finish(machine.bare(&["watch", "long", "--embedded"]));
+    assert_eq!(watched.code, Some(1), "{}", watched.out);
+}
+
+#[cfg(unix)]
+#[test]
 fn serve_trains_for_other_programs() {
     let machine = Machine::new("operator");
     machine.fashion("train.csv", "train", 8);

@@ -273,7 +273,10 @@ fn training_data_is_made_of_queries_and_a_corpus() {
         "--watch",
         "--quiet",
     ];
-    let name = machine.text(&words);
+    let done = machine.run(&words);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    assert_eq!(done.err, "", "`--quiet` leaves errors alone");
+    let name = done.out;
     let pulled = machine.json(&["pull", name.trim(), "-o", "made.jsonl"]);
     assert_eq!(pulled["documents"], 2);
 }
