@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use finetuner::{
-    Run, RunProgress, StatusInfo, Update,
+    Progress, Run, RunProgress, Status, StatusInfo, Update,
     protocol::{Event, Stage},
 };
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
 use crate::{
@@ -26,37 +26,78 @@ pub(crate) async fn follow(run: &Run, output: &Output) -> Result<StatusInfo> {
     }
     view.bar.finish_and_clear();
     match last {
-        Some(status) if status.status == finetuner::Status::Failed => {
-            Err(Failure::failed(format!(
-                "the run `{}` has failed: {}",
-                run.name(),
-                output::without_controls(&status.details)
-            )))
-        }
+        Some(status) if status.status == Status::Failed => Err(Failure::failed(format!(
+            "the run `{}` has failed: {}",
+            run.name(),
+            output::without_controls(&status.details)
+        ))),
         Some(status) => Ok(status),
         None => Err(Failure::failed("the backend told no status of the run")),
+    }
+}
+
+/// A bar on standard error for an upload or a download, which is gone when this
+/// is dropped. It is hidden where standard error is no terminal.
+pub(crate) struct Transfer(ProgressBar);
+
+impl Transfer {
+    /// A bar with a title, for things that are counted or for bytes.
+    pub(crate) fn new(output: Output, title: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(None, target(output));
+        style(&bar, "{prefix} {wide_bar} {pos}/{len} {msg} {elapsed}");
+        bar.set_prefix(title.to_owned());
+        Self(bar)
+    }
+
+    /// What is to be told how far the transfer is.
+    pub(crate) fn watcher(&self) -> impl Fn(Progress) + Send + Sync + 'static {
+        let bar = self.0.clone();
+        move |progress| {
+            bar.set_length(progress.total.unwrap_or(progress.done));
+            bar.set_position(progress.done);
+            bar.set_message(format!("({})", HumanBytes(progress.bytes)));
+        }
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Where bars are drawn.
+pub(crate) fn target(output: Output) -> ProgressDrawTarget {
+    match output.has_bars() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    }
+}
+
+fn style(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("━╸ "));
     }
 }
 
 /// What people and programs see of a run.
 struct View {
     output: Output,
-    /// Hidden where standard error is no terminal.
+    /// Hidden before the first step, and where standard error is no terminal.
     bar: ProgressBar,
+    /// The last status, of which notes tell changes alone.
+    status: Option<Status>,
 }
 
 impl View {
     fn new(output: Output) -> Self {
-        let target = match output.has_bars() {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        let bar = ProgressBar::with_draw_target(None, target);
-        let template = "{msg} {wide_bar} {pos}/{len} steps, {elapsed} gone, {eta} to go";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("━━╺"));
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        style(&bar, "{msg} {wide_bar} {pos}/{len} steps, {elapsed}");
+        Self {
+            output,
+            bar,
+            status: None,
         }
-        Self { output, bar }
     }
 
     /// Shows an update and gives it back.
@@ -70,12 +111,17 @@ impl View {
         Ok(update)
     }
 
-    fn status(&self, status: &StatusInfo) -> Result {
+    fn status(&mut self, status: &StatusInfo) -> Result {
         if self.output.is_json() {
             return self.output.value(&json!({
                 "event": "status", "status": status.status, "details": status.details,
             }));
         }
+        // The details change with every step.
+        if self.status.as_ref() == Some(&status.status) {
+            return Ok(());
+        }
+        self.status = Some(status.status.clone());
         let mut line = output::status(status.status.as_str());
         // The reason of a failure is the error that follows.
         if !status.details.is_empty() && !status.status.is_final() {
@@ -86,6 +132,10 @@ impl View {
     }
 
     fn progress(&self, progress: RunProgress) -> Result {
+        if self.bar.length().is_none() {
+            self.bar.reset_elapsed();
+            self.bar.set_draw_target(target(self.output));
+        }
         self.bar.set_length(progress.steps);
         self.bar.set_position(progress.step);
         if self.output.is_json() {

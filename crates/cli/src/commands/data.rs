@@ -13,6 +13,7 @@ use super::runs::confirm;
 use crate::{
     failure::{Failure, Result},
     output::{self, Output},
+    progress::Transfer,
     session::Session,
     sources::{Reading, extension},
 };
@@ -46,14 +47,16 @@ impl Push {
             )));
         }
         let finetuner = session.connect().await?;
+        let transfer = Transfer::new(*output, "Pushing");
         let mut push = finetuner
             .push(&self.name, source)
             .public(self.public)
-            .show_progress(output.has_bars());
+            .on_progress(transfer.watcher());
         if let Some(model) = self.model {
             push = push.model(model);
         }
         push.await?;
+        drop(transfer);
         let info = finetuner.describe_documents(&self.name).await?;
         output.either(&as_json(&info), || match info.length() {
             Some(length) => format!("Pushed {length} documents as {}", self.name),

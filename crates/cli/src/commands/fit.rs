@@ -9,7 +9,9 @@ use clap::Args;
 use finetuner::{EvaluationCallback, FitCallback, protocol::Callback};
 
 use super::submitted::{self, Following};
-use crate::{failure::Result, output::Output, session::Session, sources::Reading};
+use crate::{
+    failure::Result, output::Output, progress::Transfer, session::Session, sources::Reading,
+};
 
 use config::Described;
 use settings::Settings;
@@ -74,13 +76,14 @@ impl Fit {
             callbacks.push(with_data(callback, reading).await?);
         }
 
+        let transfer = Transfer::new(*output, "Pushing data");
         let finetuner = session.connect().await?;
         let mut fit = finetuner
             .fit("", "")
             .config(config)
             .train_data(train_data)
             .callbacks(callbacks)
-            .show_progress(output.has_bars());
+            .on_progress(transfer.watcher());
         for (source, weight) in more {
             fit = fit.more_train_data(source, weight);
         }
@@ -97,6 +100,7 @@ impl Fit {
             fit = fit.description(description);
         }
         let run = fit.await?;
+        drop(transfer);
         submitted::finish(&run, self.following, session, output).await
     }
 }

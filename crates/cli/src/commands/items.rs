@@ -6,12 +6,13 @@ use std::{
 };
 
 use finetuner::local::{self, Embeddings, Encoder};
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
 use crate::{
     failure::{Failure, Result},
     output::Output,
+    progress,
     sources::{extension, is_picture, pictures},
 };
 
@@ -81,11 +82,7 @@ impl Items {
 
     /// Embeds all of them, with a bar on standard error.
     pub(super) fn embed(&self, model: &Encoder, output: Output) -> Result<Embeddings> {
-        let target = match output.has_bars() {
-            true => ProgressDrawTarget::stderr(),
-            false => ProgressDrawTarget::hidden(),
-        };
-        let bar = ProgressBar::with_draw_target(Some(self.len() as u64), target);
+        let bar = ProgressBar::with_draw_target(Some(self.len() as u64), progress::target(output));
         let mut all = Embeddings {
             dim: model.dim(),
             values: Vec::new(),

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::runs::Named;
-use crate::{failure::Result, output::Output, session::Session};
+use crate::{failure::Result, output::Output, progress::Transfer, session::Session};
 
 /// `save`.
 #[derive(Debug, Args)]
@@ -33,7 +33,9 @@ impl Save {
             true => run.save_artifact(self.output.unwrap_or_else(|| ".".into())),
             false => run.save_model(self.output.unwrap_or_else(|| run.name().into())),
         };
-        let saved = save.show_progress(output.has_bars()).await?;
+        let transfer = Transfer::new(*output, "Saving");
+        let saved = save.on_progress(transfer.watcher()).await?;
+        drop(transfer);
         let mut value = json!({"run": run.name(), "path": saved});
         #[cfg(feature = "local")]
         if let Some(folder) = &self.onnx {

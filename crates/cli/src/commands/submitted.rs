@@ -8,7 +8,12 @@ use finetuner::{Run, RunTask};
 use serde_json::json;
 
 use super::{results::metrics_table, runs};
-use crate::{failure::Result, output::Output, progress, session::Session};
+use crate::{
+    failure::Result,
+    output::Output,
+    progress::{self, Transfer},
+    session::Session,
+};
 
 /// What to do with a run that was submitted.
 #[derive(Debug, Args)]
@@ -69,7 +74,8 @@ pub(crate) async fn end(run: &Run, folder: Option<PathBuf>, output: &Output) -> 
     };
     let saved = match folder {
         Some(folder) if is_training => {
-            let save = run.save_model(folder).show_progress(output.has_bars());
+            let transfer = Transfer::new(*output, "Saving");
+            let save = run.save_model(folder).on_progress(transfer.watcher());
             Some(save.await?)
         }
         _ => None,

@@ -4,7 +4,9 @@ use clap::Args;
 use finetuner::SynthesisModels;
 
 use super::submitted::{self, Following};
-use crate::{failure::Result, output::Output, session::Session, sources::Reading};
+use crate::{
+    failure::Result, output::Output, progress::Transfer, session::Session, sources::Reading,
+};
 
 /// `synthesize`.
 #[derive(Debug, Args)]
@@ -64,12 +66,13 @@ impl Synthesize {
         if let Some(model) = self.cross_encoder {
             models.cross_encoder = model;
         }
+        let transfer = Transfer::new(*output, "Pushing data");
         let finetuner = session.connect().await?;
         let mut job = finetuner
             .synthesize(queries, corpus)
             .models(models)
             .public(self.public)
-            .show_progress(output.has_bars());
+            .on_progress(transfer.watcher());
         if let Some(count) = self.num_relations {
             job = job.num_relations(count);
         }
@@ -92,6 +95,7 @@ impl Synthesize {
             job = job.num_workers(count);
         }
         let run = job.await?;
+        drop(transfer);
         let following = Following {
             watch: self.watch,
             output: None,
