@@ -67,6 +67,20 @@ impl EvaluationCallback {
         self
     }
 
+    /// The data to search with, in place of that given to
+    /// [`EvaluationCallback::new`].
+    ///
+    /// ```
+    /// use finetuner::{Csv, EvaluationCallback};
+    ///
+    /// let named = finetuner::protocol::callback::EvaluationCallback::new("test.csv").limit(10);
+    /// let callback = EvaluationCallback::from(named).query_data(Csv::path("test.csv"));
+    /// ```
+    pub fn query_data(mut self, data: impl Into<DataSource>) -> Self {
+        self.query_data = data.into();
+        self
+    }
+
     /// Documents embedded at once, at least 1; 32 by default, as in the last
     /// Python client (8 as in that of the guide).
     ///
@@ -188,6 +202,18 @@ impl EvaluationCallback {
         /// let callback = finetuner::EvaluationCallback::new("eval").query_sample_size(1000);
         /// ```
         query_sample_size: usize,
+    }
+}
+
+/// The callback of a run configuration, whose data has names.
+impl From<callback::EvaluationCallback> for EvaluationCallback {
+    fn from(options: callback::EvaluationCallback) -> Self {
+        Self {
+            query_data: options.query_data.as_str().into(),
+            index_data: options.index_data.as_deref().map(DataSource::from),
+            batch_size: Some(options.batch_size),
+            options,
+        }
     }
 }
 

@@ -1,12 +1,57 @@
 //! The data of a job and how it is read, under the names of the Python client's
 //! arguments where it has them.
 
-use finetuner_protocol::{MultiDatasetBatchSampler, Prompts};
+use finetuner_protocol::{MultiDatasetBatchSampler, Prompts, RunConfig};
 
 use super::Fit;
 use crate::{CsvOptions, DataSource};
 
 impl Fit {
+    /// All settings and data of a run configuration, such as one that a file
+    /// holds, in place of what was set before. Its data has names. What is set
+    /// later replaces parts of it.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// // The same training once more, with more epochs.
+    /// let before = finetuner.get_run("clip-fashion-1").await?;
+    /// if let Some(config) = before.config().training() {
+    ///     let fit = finetuner.fit("", "").config(config.clone());
+    ///     let run = fit.run_name("clip-fashion-2").epochs(10).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn config(mut self, config: RunConfig) -> Self {
+        let data = &config.data;
+        self.train_data = data.train_data.as_str().into();
+        self.more_train_data = data
+            .more_train_data
+            .iter()
+            .map(|more| (more.name.as_str().into(), more.weight))
+            .collect();
+        self.eval_data = data.eval_data.as_deref().map(DataSource::from);
+        self.corpus = None;
+        self.callbacks = config.callbacks.iter().cloned().map(Into::into).collect();
+        self.epochs = Some(config.hyper_parameters.epochs);
+        self.model = config.model.name.clone();
+        self.config = config;
+        self
+    }
+
+    /// The data to train on, in place of that given to
+    /// [`Finetuner::fit`](crate::Finetuner::fit).
+    ///
+    /// ```no_run
+    /// # fn example(fit: finetuner::Fit) {
+    /// let fit = fit.train_data(finetuner::Csv::path("train.csv"));
+    /// # }
+    /// ```
+    pub fn train_data(mut self, data: impl Into<DataSource>) -> Self {
+        self.train_data = data.into();
+        self
+    }
+
     /// Further data to train on. Each batch comes from one data set. An epoch goes
     /// through it as often as `weight` says: 1.0 is once, 0.5 takes half of its
     /// batches, 2.0 takes all twice.

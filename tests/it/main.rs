@@ -6,6 +6,7 @@
 mod backend;
 mod bad_input;
 mod catalogue;
+mod configurations;
 mod data;
 mod faults;
 mod files;

@@ -60,6 +60,6 @@ mod worker;
 pub use error::StartError;
 pub use finetuner_protocol::LocalModels;
 pub use ipnet::IpNet;
-pub use server::{DEFAULT_ADDRESS, RunningServer, Server, create_token};
+pub use server::{DEFAULT_ADDRESS, FIRST_USER, RunningServer, Server, create_token};
 pub use settings::{Settings, Workers};
 pub use upkeep::{Report, backup, check, restore};

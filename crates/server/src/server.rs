@@ -32,7 +32,7 @@ use crate::{
 pub const DEFAULT_ADDRESS: &str = "127.0.0.1:8642";
 
 /// The user who owns the first token.
-pub(crate) const FIRST_USER: &str = "finetuner";
+pub const FIRST_USER: &str = "finetuner";
 
 /// Settings of a server.
 ///

@@ -1,0 +1,244 @@
+//! `push`, `pull`, `data`.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+use finetuner::{ArtifactInfo, Content, Document, DocumentArray};
+use serde_json::{Value, json};
+
+use super::runs::confirm;
+use crate::{
+    failure::{Failure, Result},
+    output::{self, Output},
+    progress::Transfer,
+    session::Session,
+    sources::{Reading, extension},
+};
+
+/// `push`.
+#[derive(Debug, Args)]
+pub(crate) struct Push {
+    /// Name to store the data under; what has it before is replaced
+    name: String,
+    /// A CSV, JSON Lines or Parquet file, a folder of pictures, a file of
+    /// documents, or - for JSON Lines on standard input
+    file: String,
+    /// The model that the data is for, which decides what the columns of a file
+    /// mean [default: one for texts and pictures]
+    #[arg(long)]
+    model: Option<String>,
+    /// Let others read the data
+    #[arg(long)]
+    public: bool,
+    #[command(flatten)]
+    reading: Reading,
+}
+
+impl Push {
+    pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
+        let source = self.reading.source("FILE", &self.file).await?;
+        if let finetuner::DataSource::Name(_) = source {
+            return Err(Failure::usage(format!(
+                "`FILE {}`: there is no such file or folder. Check the path",
+                self.file
+            )));
+        }
+        let finetuner = session.connect().await?;
+        let transfer = Transfer::new(*output, "Pushing");
+        let mut push = finetuner
+            .push(&self.name, source)
+            .public(self.public)
+            .on_progress(transfer.watcher());
+        if let Some(model) = self.model {
+            push = push.model(model);
+        }
+        push.await?;
+        drop(transfer);
+        let info = finetuner.describe_documents(&self.name).await?;
+        output.either(&as_json(&info), || match info.length() {
+            Some(length) => format!("Pushed {length} documents as {}", self.name),
+            None => format!("Pushed {}", self.name),
+        })
+    }
+}
+
+/// `pull`.
+#[derive(Debug, Args)]
+pub(crate) struct Pull {
+    /// Name of the data, or OWNER/NAME of data that somebody else made public
+    name: String,
+    /// File to write: .da for docarray and `push`, or .jsonl for people [default:
+    /// NAME.da]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl Pull {
+    pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
+        let path = self.output.unwrap_or_else(|| {
+            let name = self.name.rsplit('/').next().unwrap_or_default();
+            PathBuf::from(format!("{name}.da"))
+        });
+        let is_text = match extension(&path).as_str() {
+            "da" | "bin" | "docs" | "protobuf" => false,
+            "jsonl" | "ndjson" => true,
+            _ => {
+                return Err(Failure::usage(format!(
+                    "`--output {}`: the name must end with .da or .jsonl",
+                    path.display()
+                )));
+            }
+        };
+        let finetuner = session.connect().await?;
+        let documents = finetuner.pull(&self.name).await;
+        let documents = documents.map_err(|error| named(error, &self.name))?;
+        let count = documents.len();
+        match is_text {
+            true => {
+                let path = path.clone();
+                tokio::task::spawn_blocking(move || write_lines(&path, &documents)).await??;
+            }
+            false => finetuner::save_documents(&path, documents).await?,
+        }
+        let value = json!({"name": self.name, "path": path, "documents": count});
+        output.either(&value, || {
+            format!("Wrote {count} documents to {}", path.display())
+        })
+    }
+}
+
+fn write_lines(path: &Path, documents: &DocumentArray) -> Result {
+    let failed = |e: std::io::Error| Failure::file("--output", path, &e);
+    let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(failed)?);
+    for place in 0..documents.len() {
+        writeln!(file, "{}", document(&documents[place])).map_err(failed)?;
+    }
+    file.flush().map_err(failed)
+}
+
+/// A document for people: bytes and arrays are told by their size alone.
+fn document(document: &Document) -> Value {
+    let mut value = json!({"id": document.id});
+    match &document.content {
+        Some(Content::Text(text)) => value["text"] = text.as_str().into(),
+        Some(Content::Blob(bytes)) => value["blob_bytes"] = bytes.len().into(),
+        Some(_) => value["tensor"] = true.into(),
+        None => {}
+    }
+    for (key, text) in [("uri", &document.uri), ("modality", &document.modality)] {
+        if !text.is_empty() {
+            value[key] = text.as_str().into();
+        }
+    }
+    if !document.tags.is_empty() {
+        value["tags"] = document.tags.clone().into();
+    }
+    if !document.chunks.is_empty() {
+        let chunks = document.chunks.iter().map(self::document);
+        value["chunks"] = chunks.collect::<Vec<_>>().into();
+    }
+    value
+}
+
+/// `data`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Data {
+    /// List the data that was pushed
+    List,
+    /// Show what is known about data
+    Show {
+        /// Its name
+        name: String,
+    },
+    /// Delete data
+    Delete {
+        /// Names of the data
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Do not ask
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+impl Data {
+    pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
+        let finetuner = session.connect().await?;
+        match self {
+            Self::List => {
+                let data = finetuner.list_documents().await?;
+                if output.is_json() {
+                    return output.value(&data.iter().map(as_json).collect::<Vec<_>>());
+                }
+                let rows = data.iter().map(row);
+                output.line(&output::table(
+                    &["name", "documents", "visibility", "pushed"],
+                    rows,
+                ))
+            }
+            Self::Show { name } => {
+                let info = finetuner.describe_documents(&name).await;
+                let info = info.map_err(|error| named(error, &name))?;
+                if output.is_json() {
+                    return output.value(&as_json(&info));
+                }
+                let summary = info.meta_data["summary"].as_array();
+                let rows = summary.into_iter().flatten().map(|item| {
+                    let text = |key: &str| match &item[key] {
+                        Value::String(text) => text.clone(),
+                        other => other.to_string(),
+                    };
+                    vec![text("name"), text("value")]
+                });
+                output.line(&output::table(&["field", "value"], rows))
+            }
+            Self::Delete { names, yes } => {
+                for name in &names {
+                    let found = finetuner.describe_documents(name).await;
+                    found.map_err(|error| named(error, name))?;
+                }
+                let what = format!("the data {}", names.join(", "));
+                confirm(yes, &what, output).await?;
+                for name in &names {
+                    finetuner.delete_documents(name).await?;
+                }
+                let deleted = json!({"deleted": names});
+                output.either(&deleted, || format!("Deleted {}", names.join(", ")))
+            }
+        }
+    }
+}
+
+fn named(error: finetuner::Error, name: &str) -> Failure {
+    match error.is_not_found() {
+        true => Failure::not_found(format!(
+            "there is no data `{name}`; `finetuner data list` shows those there are"
+        )),
+        false => error.into(),
+    }
+}
+
+fn row(info: &ArtifactInfo) -> Vec<String> {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    vec![
+        text(&info.name),
+        info.length().map_or_else(String::new, |n| n.to_string()),
+        text(&info.visibility),
+        text(if info.updated_at.is_some() {
+            &info.updated_at
+        } else {
+            &info.created_at
+        }),
+    ]
+}
+
+fn as_json(info: &ArtifactInfo) -> Value {
+    json!({
+        "id": info.id, "name": info.name, "documents": info.length(),
+        "visibility": info.visibility, "created_at": info.created_at,
+        "updated_at": info.updated_at, "meta_data": info.meta_data,
+    })
+}

@@ -1,0 +1,260 @@
+//! Texts and pictures on this machine, and the model that embeds them.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+};
+
+use finetuner::local::{self, Embeddings, Encoder};
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+
+use crate::{
+    failure::{Failure, Result},
+    output::Output,
+    progress,
+    sources::{extension, is_picture, pictures},
+};
+
+/// Things that are read and embedded at a time.
+const CHUNK: usize = 256;
+
+/// What a model embeds.
+#[derive(Debug)]
+pub(super) enum Items {
+    Texts(Vec<String>),
+    Pictures(Vec<PathBuf>),
+}
+
+impl Items {
+    /// Reads a file of texts, a picture, a folder of pictures, or texts on
+    /// standard input (`-`). `option` is what errors call it.
+    pub(super) fn read(option: &str, path: &Path, column: Option<&str>) -> Result<Self> {
+        let failed = |e: std::io::Error| Failure::file(option, path, &e);
+        let items = match extension(path).as_str() {
+            _ if path.is_dir() => Self::Pictures(pictures(path).map_err(failed)?),
+            _ if path == Path::new("-") => Self::Texts(lines(std::io::stdin().lock(), failed)?),
+            _ if is_picture(path) && path.is_file() => Self::Pictures(vec![path.to_owned()]),
+            kind => {
+                let file = std::fs::File::open(path).map_err(failed)?;
+                Self::Texts(match kind {
+                    "csv" => cells(file, option, path, column)?,
+                    "jsonl" | "ndjson" => {
+                        members(lines(file, failed)?, option, path, column.unwrap_or("text"))?
+                    }
+                    _ => lines(file, failed)?,
+                })
+            }
+        };
+        match items.len() {
+            0 => Err(Failure::usage(format!(
+                "`{option} {}`: there is no text and no picture in it",
+                path.display()
+            ))),
+            _ => Ok(items),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Texts(texts) => texts.len(),
+            Self::Pictures(paths) => paths.len(),
+        }
+    }
+
+    /// One of them, for people.
+    pub(super) fn shown(&self, place: usize) -> String {
+        match self {
+            Self::Texts(texts) => texts.get(place).cloned().unwrap_or_default(),
+            Self::Pictures(paths) => paths
+                .get(place)
+                .map_or_else(String::new, |path| path.display().to_string()),
+        }
+    }
+
+    /// One of them, for programs.
+    pub(super) fn as_json(&self, place: usize) -> Value {
+        match self {
+            Self::Texts(_) => json!({"text": self.shown(place)}),
+            Self::Pictures(_) => json!({"file": self.shown(place)}),
+        }
+    }
+
+    /// Embeds all of them, with a bar on standard error.
+    pub(super) fn embed(&self, model: &Encoder, output: Output) -> Result<Embeddings> {
+        let bar = ProgressBar::with_draw_target(Some(self.len() as u64), progress::target(output));
+        let mut all = Embeddings {
+            dim: model.dim(),
+            values: Vec::new(),
+        };
+        let places: Vec<usize> = (0..self.len()).collect();
+        for places in places.chunks(CHUNK) {
+            let (start, end) = (places[0], places[0] + places.len());
+            let embeddings = match self {
+                Self::Texts(texts) => {
+                    let texts: Vec<&str> = texts[start..end].iter().map(String::as_str).collect();
+                    model.encode_texts(&texts)
+                }
+                Self::Pictures(paths) => {
+                    let read = |path: &PathBuf| {
+                        std::fs::read(path)
+                            .map_err(|e| Failure::failed(format!("{}: {e}", path.display())))
+                    };
+                    let files = paths[start..end].iter().map(read);
+                    let files = files.collect::<Result<Vec<Vec<u8>>>>()?;
+                    let bytes: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
+                    model.encode_images(&bytes)
+                }
+            };
+            let embeddings = embeddings.map_err(|error| self.named(error, start))?;
+            all.values.extend(embeddings.values);
+            bar.inc(places.len() as u64);
+        }
+        bar.finish_and_clear();
+        Ok(all)
+    }
+
+    /// Names the item that an error is about.
+    fn named(&self, error: local::Error, start: usize) -> Failure {
+        match error {
+            local::Error::Item { place, reason } => {
+                Failure::failed(format!("{}: {reason}", self.shown(start + place)))
+            }
+            error => error.into(),
+        }
+    }
+}
+
+/// Lines that are not blank.
+fn lines(file: impl Read, failed: impl Fn(std::io::Error) -> Failure) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let line = line.map_err(&failed)?;
+        if !line.trim().is_empty() {
+            found.push(line);
+        }
+    }
+    Ok(found)
+}
+
+/// The texts of a member of each line of JSON. A line may be a text itself.
+fn members(lines: Vec<String>, option: &str, path: &Path, name: &str) -> Result<Vec<String>> {
+    let text = |(number, line): (usize, String)| {
+        let bad = |reason: String| {
+            let (path, number) = (path.display(), number + 1);
+            Failure::usage(format!("`{option} {path}`: line {number}: {reason}"))
+        };
+        let value: Value =
+            serde_json::from_str(&line).map_err(|e| bad(format!("it is no JSON: {e}")))?;
+        match &value {
+            Value::String(text) => Ok(text.clone()),
+            value => value[name].as_str().map(str::to_owned).ok_or_else(|| {
+                bad(format!(
+                    "it has no text `{name}`: name the member with `--column`"
+                ))
+            }),
+        }
+    };
+    lines.into_iter().enumerate().map(text).collect()
+}
+
+/// The cells of a column of a CSV file: by its name, where the first row holds
+/// names, or by its number, from 1.
+fn cells(
+    file: std::fs::File,
+    option: &str,
+    path: &Path,
+    column: Option<&str>,
+) -> Result<Vec<String>> {
+    let bad = |reason: String| Failure::usage(format!("`{option} {}`: {reason}", path.display()));
+    let number = match column {
+        None => Some(1),
+        Some(column) => column.parse::<usize>().ok().filter(|number| *number > 0),
+    };
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(number.is_none())
+        .flexible(true)
+        .from_reader(BufReader::new(file));
+    let place = match (number, column) {
+        (None, Some(name)) => {
+            let names = reader.headers().map_err(|e| bad(e.to_string()))?;
+            let place = names.iter().position(|known| known == name);
+            place.ok_or_else(|| {
+                let names: Vec<&str> = names.iter().collect();
+                bad(format!(
+                    "there is no column `{name}` in the first row: it has {}. Give `--column` one \
+                     of these, or a number from 1 on",
+                    names.join(", ")
+                ))
+            })?
+        }
+        (number, _) => number.unwrap_or(1) - 1,
+    };
+    let mut found = Vec::new();
+    for record in reader.records() {
+        let record = record.map_err(|e| bad(e.to_string()))?;
+        if let Some(cell) = record.get(place).filter(|cell| !cell.trim().is_empty()) {
+            found.push(cell.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// Opens a saved model, or a backbone by its name.
+pub(super) fn open(model: &str) -> Result<Encoder> {
+    if Path::new(model).exists() {
+        return Ok(local::get_model(model)?);
+    }
+    match finetuner::list_model_options(model) {
+        Some(_) => Ok(local::build_model(model)?),
+        None => Err(Failure::usage(format!(
+            "`MODEL {model}`: there is no such folder or zip, and no model of that name in \
+             `finetuner models`. `finetuner save RUN` makes the folder"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(name: &str, content: &str, column: Option<&str>) -> Result<Vec<String>> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join(name);
+        std::fs::write(&path, content)?;
+        match Items::read("ITEMS", &path, column)? {
+            Items::Texts(texts) => Ok(texts),
+            Items::Pictures(_) => Err(Failure::failed("pictures")),
+        }
+    }
+
+    #[test]
+    fn texts_are_lines_cells_or_members() {
+        let two = vec!["a, b".to_owned(), "c".to_owned()];
+        assert_eq!(texts("a.txt", "a, b\n\nc\n", None).unwrap(), two);
+        let csv = "x,name\n1,\"a, b\"\n2,c\n";
+        assert_eq!(texts("a.csv", csv, Some("name")).unwrap(), two);
+        assert_eq!(texts("a.csv", "\"a, b\",1\nc\n", None).unwrap(), two);
+        assert_eq!(texts("a.csv", "1,\"a, b\"\n2,c\n", Some("2")).unwrap(), two);
+        let lines = "{\"t\": \"a, b\"}\n\"c\"\n";
+        assert_eq!(texts("a.jsonl", lines, Some("t")).unwrap(), two);
+    }
+
+    #[test]
+    fn bad_files_are_named() {
+        for (name, content, column, words) in [
+            ("a.txt", "\n", None, "no text and no picture"),
+            ("a.csv", "x\n1\n", Some("y"), "it has x"),
+            ("a.jsonl", "{}\n", None, "line 1: it has no text `text`"),
+            ("a.jsonl", "{", None, "line 1: it is no JSON"),
+        ] {
+            let failure = texts(name, content, column).unwrap_err().to_string();
+            assert!(
+                failure.contains(words) && failure.contains(name),
+                "{failure}"
+            );
+        }
+        let missing = Items::read("ITEMS", Path::new("nowhere.txt"), None).unwrap_err();
+        assert!(missing.to_string().contains("`ITEMS nowhere.txt`"));
+    }
+}

@@ -1,0 +1,294 @@
+//! `runs`, `status`, `watch`, `logs`, `cancel`, `delete`.
+
+use std::{
+    io::{BufRead, IsTerminal},
+    path::PathBuf,
+};
+
+use clap::Args;
+use finetuner::{Experiment, Run, Status, StatusInfo};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+
+use super::submitted;
+use crate::{
+    failure::{Failure, Result},
+    output::{self, Output},
+    session::Session,
+};
+
+/// The experiment of runs that were given none.
+const DEFAULT_EXPERIMENT: &str = "default";
+/// Statuses that are asked for at a time.
+const AT_ONCE: usize = 8;
+
+/// One run.
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// Name of the run, or EXPERIMENT/RUN
+    run: String,
+    /// Experiment of the run [default: default]
+    #[arg(long, short)]
+    experiment: Option<String>,
+}
+
+impl Named {
+    /// Looks for the run.
+    pub(crate) async fn find(&self, session: &Session) -> Result<Run> {
+        let (experiment, run) = split(&self.run, self.experiment.as_deref());
+        find(session, experiment, run).await
+    }
+}
+
+/// Names hold no slash, so that one can lead from the experiment to the run.
+fn split<'a>(run: &'a str, experiment: Option<&'a str>) -> (&'a str, &'a str) {
+    match (experiment, run.split_once('/')) {
+        (Some(experiment), _) => (experiment, run),
+        (None, Some(both)) => both,
+        (None, None) => (DEFAULT_EXPERIMENT, run),
+    }
+}
+
+async fn find(session: &Session, experiment: &str, run: &str) -> Result<Run> {
+    let finetuner = session.connect().await?;
+    let found = finetuner.experiment(experiment).get_run(run).await;
+    found.map_err(|error| match error.is_not_found() {
+        true => Failure::not_found(format!(
+            "there is no run `{run}` in the experiment `{experiment}`; `finetuner runs` lists all \
+             runs"
+        )),
+        false => error.into(),
+    })
+}
+
+/// The options that name a run, and its backend, for a command line that is
+/// shown.
+pub(crate) fn options_of(run: &Run, session: &Session) -> String {
+    let name = match run.experiment() {
+        DEFAULT_EXPERIMENT => run.name().to_owned(),
+        experiment => format!("{experiment}/{}", run.name()),
+    };
+    format!("{name}{}", session.backend_options())
+}
+
+/// A run as `--json` shows it.
+pub(crate) fn as_json(run: &Run, status: Option<&StatusInfo>) -> Value {
+    json!({
+        "experiment": run.experiment(), "name": run.name(), "task": run.task(),
+        "status": status.map(|s| &s.status), "details": status.map(|s| &s.details),
+        "description": run.description(), "created_at": run.created_at(),
+    })
+}
+
+/// `watch`.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    named: Named,
+    /// Save the model in this folder at the end
+    #[arg(long, short, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+impl Watch {
+    pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
+        let run = self.named.find(session).await?;
+        let following = submitted::Following {
+            watch: true,
+            output: self.output,
+        };
+        submitted::finish(&run, following, session, output).await
+    }
+}
+
+/// `runs`.
+#[derive(Debug, Args)]
+pub(crate) struct Runs {
+    /// Only runs of this experiment
+    #[arg(long, short)]
+    experiment: Option<String>,
+    /// Only runs with this status: created, started, finished or failed; may be
+    /// given several times
+    #[arg(long, short, value_parser = status_of)]
+    status: Vec<Status>,
+    /// The most runs to show, the newest of each experiment
+    #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+}
+
+fn status_of(text: &str) -> Result<Status, String> {
+    match Status::from(text.to_ascii_uppercase()) {
+        Status::Other(_) => Err("use one of created, started, finished, failed".to_owned()),
+        status => Ok(status),
+    }
+}
+
+impl Runs {
+    pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
+        let finetuner = session.connect().await?;
+        let experiments: Vec<Experiment> = match &self.experiment {
+            Some(name) => vec![finetuner.get_experiment(name).await.map_err(|error| {
+                match error.is_not_found() {
+                    true => Failure::not_found(format!("there is no experiment `{name}`")),
+                    false => error.into(),
+                }
+            })?],
+            None => finetuner.list_experiments().await?,
+        };
+        let mut runs = Vec::new();
+        for experiment in &experiments {
+            runs.extend(experiment.list_runs().await?);
+        }
+        runs.sort_by(|a, b| a.created_at().cmp(b.created_at()));
+        let limit = self.limit as usize;
+        // A status is one more request, so only the runs that are shown have theirs asked for.
+        if self.status.is_empty() && runs.len() > limit {
+            output.note(&format!(
+                "The newest {limit} of {} runs; `--limit N` shows more",
+                runs.len()
+            ));
+            runs.drain(..runs.len() - limit);
+        }
+        let mut listed: Vec<(Run, StatusInfo)> = stream::iter(runs)
+            .map(|run| async move {
+                let status = run.status().await?;
+                Ok::<_, Failure>((run, status))
+            })
+            .buffered(AT_ONCE)
+            .try_filter(|(_, status)| {
+                let is_wanted = self.status.is_empty() || self.status.contains(&status.status);
+                std::future::ready(is_wanted)
+            })
+            .try_collect()
+            .await?;
+        listed.drain(..listed.len().saturating_sub(limit));
+        if output.is_json() {
+            let runs: Vec<Value> = listed
+                .iter()
+                .map(|(run, status)| as_json(run, Some(status)))
+                .collect();
+            return output.value(&runs);
+        }
+        let rows = listed.iter().map(|(run, status)| {
+            vec![
+                run.experiment().to_owned(),
+                run.name().to_owned(),
+                status.status.to_string(),
+                run.created_at().to_owned(),
+                run.description().to_owned(),
+            ]
+        });
+        let header = ["experiment", "run", "status", "created", "description"];
+        output.line(&output::table(&header, rows))
+    }
+}
+
+pub(crate) async fn status(named: &Named, session: &Session, output: &Output) -> Result {
+    let run = named.find(session).await?;
+    let status = run.status().await?;
+    output.either(&as_json(&run, Some(&status)), || {
+        let word = output::status(status.status.as_str());
+        let text = format!("{word} {}", output::without_controls(&status.details));
+        text.trim_end().to_owned()
+    })
+}
+
+/// `logs`.
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    #[command(flatten)]
+    named: Named,
+    /// Go on until the run has ended
+    #[arg(long, short)]
+    follow: bool,
+}
+
+impl Logs {
+    pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
+        let run = self.named.find(session).await?;
+        if !self.follow {
+            let log = run.logs().await?;
+            for line in log.lines() {
+                log_line(line, output)?;
+            }
+            return Ok(());
+        }
+        let options = options_of(&run, session);
+        session.set_hint(format!(
+            "The run goes on. Follow its log with `finetuner logs -f {options}`"
+        ));
+        let mut lines = run.stream_logs();
+        while let Some(line) = lines.next().await {
+            log_line(&line?, output)?;
+        }
+        Ok(())
+    }
+}
+
+fn log_line(line: &str, output: &Output) -> Result {
+    let line = output::without_controls(line);
+    output.either(&json!({"line": line}), || line.clone())
+}
+
+pub(crate) async fn cancel(named: &Named, session: &Session, output: &Output) -> Result {
+    let run = named.find(session).await?;
+    run.cancel().await?;
+    let status = run.status().await?;
+    output.either(&as_json(&run, Some(&status)), || {
+        format!("{}: {}", run.name(), output::status(status.status.as_str()))
+    })
+}
+
+/// `delete`.
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// Names of the runs, or EXPERIMENT/RUN
+    #[arg(required = true)]
+    runs: Vec<String>,
+    /// Experiment of the runs [default: default]
+    #[arg(long, short)]
+    experiment: Option<String>,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+impl Delete {
+    pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
+        let mut found = Vec::new();
+        for run in &self.runs {
+            let (experiment, run) = split(run, self.experiment.as_deref());
+            found.push(find(session, experiment, run).await?);
+        }
+        let names: Vec<String> = found.iter().map(|run| run.name().to_owned()).collect();
+        let what = format!("the run {} and its model", names.join(", "));
+        confirm(self.yes, &what, output).await?;
+        for run in found {
+            run.delete().await?;
+        }
+        let deleted = json!({"deleted": names});
+        output.either(&deleted, || format!("Deleted {}", names.join(", ")))
+    }
+}
+
+/// Asks whether something may be deleted. Without a terminal, `--yes` is needed.
+pub(crate) async fn confirm(yes: bool, what: &str, output: &Output) -> Result {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() || output.is_json() {
+        return Err(Failure::usage(format!(
+            "nobody can be asked whether to delete {what}. Give `--yes` if it may be deleted"
+        )));
+    }
+    eprint!("Delete {what}? [y/N] ");
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut answer = String::new();
+        let read = std::io::stdin().lock().read_line(&mut answer);
+        read.map(|_| answer)
+    });
+    match answer.await?.unwrap_or_default().trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::failed("nothing was deleted")),
+    }
+}

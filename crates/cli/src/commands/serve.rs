@@ -1,0 +1,38 @@
+//! `serve`: the same backend as `finetuner-server serve`, with the same options.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{Args, Parser};
+use finetuner_server::command;
+
+use crate::cli::Global;
+
+/// `serve`.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub(crate) struct Serve {
+    /// The options of `finetuner-server serve`, such as --address and
+    /// --runs-at-once; `finetuner serve --help` lists them
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "OPTIONS"
+    )]
+    options: Vec<OsString>,
+}
+
+/// Serves until Ctrl-C or the signal to end.
+pub(crate) fn run(global: &Global, serve: &Serve) -> ExitCode {
+    let mut words: Vec<OsString> = vec!["finetuner".into(), "serve".into()];
+    // Before the options of `serve`, it was taken for the one of `--embedded`.
+    if let Some(folder) = &global.data {
+        words.extend(["--data".into(), folder.into()]);
+    }
+    words.extend(serve.options.iter().cloned());
+    command::Command::parse_from(words).run()
+}
+
+/// Carries out one run, as the backend that started this asks.
+pub(crate) fn worker() -> ExitCode {
+    command::Command::parse_from(["finetuner", "worker"]).run()
+}

@@ -1,0 +1,157 @@
+//! Errors as one plain sentence, with the exit code that belongs to it.
+
+use std::{fmt, io, process::ExitCode};
+
+/// The exit codes, as `--help` lists them.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    the run has failed, or another error
+  2    an option, its value or the data behind it can't be used
+  3    there is no run, experiment, data or token of that name
+  4    not logged in, or the token is not accepted
+  130  interrupted by Ctrl-C";
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    message: String,
+    code: u8,
+}
+
+impl Failure {
+    /// An error that has no code of its own.
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            code: 1,
+        }
+    }
+
+    /// An option, or what it names, can't be used.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            code: 2,
+        }
+    }
+
+    /// There is nothing of that name.
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            code: 3,
+        }
+    }
+
+    /// Ctrl-C was pressed; `hint` says how to go on.
+    pub(crate) fn interrupted(hint: Option<String>) -> Self {
+        Self {
+            message: match hint {
+                Some(hint) => format!("interrupted. {hint}"),
+                None => "interrupted".to_owned(),
+            },
+            code: 130,
+        }
+    }
+
+    /// Nobody reads the output any more, as behind `| head`. That is no error.
+    fn unread() -> Self {
+        Self {
+            message: String::new(),
+            code: 0,
+        }
+    }
+
+    /// A file that can't be read or written.
+    pub(crate) fn file(option: &str, path: &std::path::Path, error: &io::Error) -> Self {
+        Self::usage(format!("`{option} {}`: {error}", path.display()))
+    }
+
+    /// Whether there is anything to say.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.message.is_empty()
+    }
+
+    pub(crate) fn code(&self) -> ExitCode {
+        self.code.into()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// A failed write to standard output.
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::unread(),
+            _ => Self::failed(format!("standard output can't be written: {error}")),
+        }
+    }
+}
+
+impl From<finetuner::Error> for Failure {
+    fn from(error: finetuner::Error) -> Self {
+        if error.is_unauthorized() {
+            return Self {
+                message: match error.status() {
+                    // The SDK's words are for programs.
+                    None if error.to_string().contains("there is no token") => {
+                        "you are not logged in. Run `finetuner login`, or set JINA_AUTH_TOKEN"
+                            .to_owned()
+                    }
+                    None => error.to_string(),
+                    Some(_) => format!(
+                        "{error}. Run `finetuner login --force`, or set JINA_AUTH_TOKEN to \
+                         another token"
+                    ),
+                },
+                code: 4,
+            };
+        }
+        let code = match () {
+            () if error.is_not_found() => 3,
+            () if error.is_invalid() => 2,
+            () => 1,
+        };
+        let mut message = error.to_string();
+        if error.is_connect() {
+            let server = "`cargo run --release -p finetuner-server -- serve`";
+            message = message.replace(server, "`finetuner serve`").replace(
+                "set JINA_FINETUNER_REGISTRY to the address of one that runs",
+                "give the address of one that runs with `--url` or JINA_FINETUNER_REGISTRY",
+            );
+        }
+        Self { message, code }
+    }
+}
+
+#[cfg(feature = "local")]
+impl From<finetuner::local::Error> for Failure {
+    fn from(error: finetuner::local::Error) -> Self {
+        Self::failed(error.to_string())
+    }
+}
+
+#[cfg(feature = "embedded")]
+impl From<finetuner_server::StartError> for Failure {
+    fn from(error: finetuner_server::StartError) -> Self {
+        Self::failed(format!(
+            "the backend inside the program can't start: {error}"
+        ))
+    }
+}
+
+/// A thread that ended without a result.
+impl From<tokio::task::JoinError> for Failure {
+    fn from(error: tokio::task::JoinError) -> Self {
+        Self::failed(format!("a thread ended early: {error}"))
+    }
+}
+
+/// The result of a command.
+pub(crate) type Result<T = (), E = Failure> = std::result::Result<T, E>;

@@ -1,0 +1,148 @@
+//! Standard output: tables and texts for people, or JSON alone. Notes go to
+//! standard error.
+
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::{
+    cli::Global,
+    failure::{Failure, Result},
+};
+
+const BOLD: Style = Style::new().bold();
+const RED: Style = AnsiColor::Red.on_default().bold();
+const GREEN: Style = AnsiColor::Green.on_default();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+
+/// How results are written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    json: bool,
+    quiet: bool,
+}
+
+/// Whether colours are wanted on standard error: a terminal, no `NO_COLOR`, no
+/// `--no-color`.
+pub(crate) fn colours_on_standard_error() -> bool {
+    anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
+}
+
+impl Output {
+    pub(crate) fn new(global: &Global) -> Self {
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+        }
+    }
+
+    /// Whether results are JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Whether bars are drawn.
+    pub(crate) fn has_bars(&self) -> bool {
+        !self.quiet && std::io::stderr().is_terminal()
+    }
+
+    /// One JSON value on a line of its own.
+    pub(crate) fn value(&self, value: &impl Serialize) -> Result {
+        let text = serde_json::to_string(value)
+            .map_err(|e| Failure::failed(format!("the result can't be written as JSON: {e}")))?;
+        self.line(&text)
+    }
+
+    /// The value where JSON is wanted, else the text.
+    pub(crate) fn either(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result {
+        match self.json {
+            true => self.value(value),
+            false => self.line(&text()),
+        }
+    }
+
+    /// A line or more. Colours are left out where they are not wanted.
+    pub(crate) fn line(&self, text: &str) -> Result {
+        let mut out = anstream::stdout().lock();
+        writeln!(out, "{text}")?;
+        out.flush()?;
+        Ok(())
+    }
+
+    /// A note for people on standard error; none with `--quiet`.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            // Without standard error there is nobody to tell.
+            let _ = writeln!(anstream::stderr().lock(), "{text}");
+        }
+    }
+
+    /// Tells why the command failed, and returns its exit code.
+    pub(crate) fn report(&self, failure: &Failure) -> ExitCode {
+        if !failure.is_silent() {
+            let _ = writeln!(
+                anstream::stderr().lock(),
+                "{RED}error:{RED:#} {}",
+                without_controls(&failure.to_string())
+            );
+        }
+        failure.code()
+    }
+}
+
+/// Text of a server or a file without the control characters that a terminal
+/// would obey; line feeds and tabs stay.
+pub(crate) fn without_controls(text: &str) -> String {
+    let is_kept = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+    text.chars().filter(is_kept).collect()
+}
+
+/// A table for people: the first line holds the names of the columns.
+pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.iter().map(|name| name.to_uppercase()));
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    if std::io::stdout().is_terminal()
+        && let Some((width, _)) = terminal_size::terminal_size()
+    {
+        table.set_width(width.0);
+    }
+    for row in rows {
+        table.add_row(row.iter().map(|cell| without_controls(cell)));
+    }
+    // No space at either end of a line.
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let text = table.to_string();
+    let mut lines = text.lines().map(str::trim_end);
+    let first = lines.next().unwrap_or_default();
+    let mut text = format!("{BOLD}{first}{BOLD:#}");
+    for line in lines {
+        text.push('\n');
+        text.push_str(line);
+    }
+    text
+}
+
+/// A status in its colour.
+pub(crate) fn status(status: &str) -> String {
+    let style = match status {
+        "FINISHED" => GREEN,
+        "FAILED" => RED,
+        "STARTED" => YELLOW,
+        _ => Style::new(),
+    };
+    format!("{style}{status}{style:#}")
+}
+
+/// A text in bold.
+pub(crate) fn bold(text: &str) -> String {
+    format!("{BOLD}{text}{BOLD:#}")
+}

@@ -1,0 +1,217 @@
+//! Following a run: a bar on standard error for people, JSON lines for programs.
+
+use std::collections::BTreeMap;
+
+use finetuner::{
+    Progress, Run, RunProgress, Status, StatusInfo, Update,
+    protocol::{Event, Stage},
+};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use crate::{
+    failure::{Failure, Result},
+    output::{self, Output},
+};
+
+/// Follows a run to its end. A run that fails is an error.
+pub(crate) async fn follow(run: &Run, output: &Output) -> Result<StatusInfo> {
+    let mut view = View::new(*output);
+    let mut last = None;
+    let mut watch = run.watch();
+    while let Some(update) = watch.next().await {
+        if let Update::Status(status) = view.show(update?)? {
+            last = Some(status);
+        }
+    }
+    view.bar.finish_and_clear();
+    match last {
+        Some(status) if status.status == Status::Failed => Err(Failure::failed(format!(
+            "the run `{}` has failed: {}",
+            run.name(),
+            output::without_controls(&status.details)
+        ))),
+        Some(status) => Ok(status),
+        None => Err(Failure::failed("the backend told no status of the run")),
+    }
+}
+
+/// A bar on standard error for an upload or a download, which is gone when this
+/// is dropped. It is hidden where standard error is no terminal.
+pub(crate) struct Transfer(ProgressBar);
+
+impl Transfer {
+    /// A bar with a title, for things that are counted or for bytes.
+    pub(crate) fn new(output: Output, title: &str) -> Self {
+        let bar = ProgressBar::with_draw_target(None, target(output));
+        style(&bar, "{prefix} {wide_bar} {pos}/{len} {msg} {elapsed}");
+        bar.set_prefix(title.to_owned());
+        Self(bar)
+    }
+
+    /// What is to be told how far the transfer is.
+    pub(crate) fn watcher(&self) -> impl Fn(Progress) + Send + Sync + 'static {
+        let bar = self.0.clone();
+        move |progress| {
+            bar.set_length(progress.total.unwrap_or(progress.done));
+            bar.set_position(progress.done);
+            bar.set_message(format!("({})", HumanBytes(progress.bytes)));
+        }
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
+/// Where bars are drawn.
+pub(crate) fn target(output: Output) -> ProgressDrawTarget {
+    match output.has_bars() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    }
+}
+
+fn style(bar: &ProgressBar, template: &str) {
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style.progress_chars("━╸ "));
+    }
+}
+
+/// What people and programs see of a run.
+struct View {
+    output: Output,
+    /// Hidden before the first step, and where standard error is no terminal.
+    bar: ProgressBar,
+    /// The last status, of which notes tell changes alone.
+    status: Option<Status>,
+}
+
+impl View {
+    fn new(output: Output) -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+        style(&bar, "{msg} {wide_bar} {pos}/{len} steps, {elapsed}");
+        Self {
+            output,
+            bar,
+            status: None,
+        }
+    }
+
+    /// Shows an update and gives it back.
+    fn show(&mut self, update: Update) -> Result<Update> {
+        match &update {
+            Update::Status(status) => self.status(status)?,
+            Update::Progress(progress) => self.progress(*progress)?,
+            Update::Point(point) => self.event(&point.event)?,
+            _ => {}
+        }
+        Ok(update)
+    }
+
+    fn status(&mut self, status: &StatusInfo) -> Result {
+        if self.output.is_json() {
+            return self.output.value(&json!({
+                "event": "status", "status": status.status, "details": status.details,
+            }));
+        }
+        // The details change with every step.
+        if self.status.as_ref() == Some(&status.status) {
+            return Ok(());
+        }
+        self.status = Some(status.status.clone());
+        let mut line = output::status(status.status.as_str());
+        // The reason of a failure is the error that follows.
+        if !status.details.is_empty() && !status.status.is_final() {
+            line.push_str(&format!(" {}", output::without_controls(&status.details)));
+        }
+        self.note(&line);
+        Ok(())
+    }
+
+    fn progress(&self, progress: RunProgress) -> Result {
+        if self.bar.length().is_none() {
+            self.bar.reset_elapsed();
+            self.bar.set_draw_target(target(self.output));
+        }
+        self.bar.set_length(progress.steps);
+        self.bar.set_position(progress.step);
+        if self.output.is_json() {
+            self.output.value(&json!({
+                "event": "progress", "step": progress.step, "steps": progress.steps,
+                "epoch": progress.epoch, "epochs": progress.epochs,
+            }))?;
+        }
+        Ok(())
+    }
+
+    fn event(&self, event: &Event) -> Result {
+        if self.output.is_json() {
+            let mut value = json!({"event": "point"});
+            if let (Some(object), Ok(serde_json::Value::Object(point))) =
+                (value.as_object_mut(), serde_json::to_value(event))
+            {
+                object.extend(point);
+            }
+            return self.output.value(&value);
+        }
+        match event {
+            Event::Step {
+                epoch,
+                epochs,
+                mean_loss,
+                ..
+            } => self
+                .bar
+                .set_message(format!("epoch {epoch}/{epochs}, loss {mean_loss:.4}")),
+            Event::Epoch {
+                epoch,
+                epochs,
+                train_loss,
+                val_loss,
+            } => {
+                let validation = match val_loss {
+                    Some(loss) => format!(", validation loss {loss:.4}"),
+                    None => String::new(),
+                };
+                self.note(&format!(
+                    "epoch {epoch} of {epochs}: loss {train_loss:.4}{validation}"
+                ));
+            }
+            Event::Evaluation { stage, metrics } => self.note(&format!(
+                "{}: {}",
+                stage_words(*stage),
+                few_metrics(metrics)
+            )),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A line above the bar.
+    fn note(&self, line: &str) {
+        self.bar.suspend(|| self.output.note(line));
+    }
+}
+
+fn stage_words(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Before => "before the training",
+        Stage::After => "after the training",
+    }
+}
+
+/// The first metrics of an evaluation; `metrics` shows all.
+fn few_metrics(metrics: &BTreeMap<String, f64>) -> String {
+    let first = metrics.iter().take(4);
+    let words: Vec<String> = first
+        .map(|(name, value)| format!("{} {value:.4}", output::without_controls(name)))
+        .collect();
+    let more = metrics.len().saturating_sub(words.len());
+    match more {
+        0 => words.join(", "),
+        more => format!("{}, and {more} more", words.join(", ")),
+    }
+}

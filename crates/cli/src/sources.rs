@@ -1,0 +1,253 @@
+//! Data that an option names: a file, a folder of pictures, standard input, or a
+//! name at the backend.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use finetuner::{
+    Columns, Csv, CsvOptions, DataSource, Dataset, Dialect, Document, DocumentSource, LABEL_TAG,
+};
+
+use crate::failure::{Failure, Result};
+
+/// What the names of pictures end with.
+const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "gif", "webp", "bmp"];
+
+/// How files of rows are read.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Reading files")]
+pub(crate) struct Reading {
+    /// The meaning of a column that has a name: anchor, positive, negative,
+    /// text, image, label or score, such as anchor=title; may be given several
+    /// times
+    #[arg(long = "column", value_name = "ROLE=NAME", value_parser = column)]
+    columns: Vec<(Role, String)>,
+    /// CSV: the last column holds labels
+    #[arg(long)]
+    labeled: bool,
+    /// The most rows to take of each file, from its start
+    #[arg(long, value_name = "N")]
+    rows: Option<usize>,
+    /// Take each row with this probability, from 0 to 1
+    #[arg(long, value_name = "PART")]
+    sampling_rate: Option<f64>,
+    /// Folder that paths of pictures in the file begin at [default: the current
+    /// one]
+    #[arg(long, value_name = "DIR")]
+    base_folder: Option<PathBuf>,
+    /// CSV: the encoding, such as windows-1252 [default: recognised]
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<String>,
+    /// CSV: the delimiter, one character [default: recognised]
+    #[arg(long, value_name = "CHAR", value_parser = delimiter)]
+    delimiter: Option<u8>,
+}
+
+/// The meaning of a column.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Role {
+    Anchor,
+    Positive,
+    Negative,
+    Text,
+    Image,
+    Label,
+    Score,
+}
+
+fn column(text: &str) -> Result<(Role, String), String> {
+    let remedy = "write ROLE=NAME with one of the roles anchor, positive, negative, text, image, \
+                  label, score";
+    let (role, name) = text
+        .split_once('=')
+        .ok_or_else(|| format!("there is no `=` in it: {remedy}"))?;
+    let role = Role::from_str(role, true).map_err(|_| format!("`{role}` is no role: {remedy}"))?;
+    Ok((role, name.to_owned()))
+}
+
+fn delimiter(text: &str) -> Result<u8, String> {
+    match text.as_bytes() {
+        b"\\t" | b"tab" => Ok(b'\t'),
+        [one] if one.is_ascii() => Ok(*one),
+        _ => Err("give one ASCII character, or `tab`".to_owned()),
+    }
+}
+
+impl Reading {
+    fn columns(&self) -> Columns {
+        let mut columns = Columns::new();
+        for (role, name) in &self.columns {
+            columns = match role {
+                Role::Anchor => columns.anchor(name),
+                Role::Positive => columns.positive(name),
+                Role::Negative => columns.negative(name),
+                Role::Text => columns.text(name),
+                Role::Image => columns.image(name),
+                Role::Label => columns.label(name),
+                Role::Score => columns.score(name),
+            };
+        }
+        columns
+    }
+
+    fn csv(&self, path: &Path) -> Csv {
+        let mut options = CsvOptions::new().is_labeled(self.labeled);
+        if !self.columns.is_empty() {
+            options = options.columns(self.columns());
+        }
+        if let Some(rows) = self.rows {
+            options = options.size(rows);
+        }
+        if let Some(rate) = self.sampling_rate {
+            options = options.sampling_rate(rate);
+        }
+        if let Some(folder) = &self.base_folder {
+            options = options.base_folder(folder);
+        }
+        if let Some(encoding) = &self.encoding {
+            options = options.encoding(encoding);
+        }
+        if let Some(delimiter) = self.delimiter {
+            options = options.dialect(Dialect::Custom {
+                delimiter,
+                quote: b'"',
+                escape: None,
+                skip_initial_space: false,
+            });
+        }
+        Csv::path(path).options(options)
+    }
+
+    fn dataset(&self, mut rows: Dataset) -> Dataset {
+        if !self.columns.is_empty() {
+            rows = rows.columns(self.columns());
+        }
+        if let Some(count) = self.rows {
+            rows = rows.size(count);
+        }
+        if let Some(rate) = self.sampling_rate {
+            rows = rows.sampling_rate(rate);
+        }
+        if let Some(folder) = &self.base_folder {
+            rows = rows.base_folder(folder);
+        }
+        rows
+    }
+
+    /// The data that an option gives. `option` is what errors call it.
+    ///
+    /// A path of this machine is a file or a folder; `-` is JSON Lines on
+    /// standard input; `name:` before it, and any other text, is a name at the
+    /// backend.
+    pub(crate) async fn source(&self, option: &str, text: &str) -> Result<DataSource> {
+        if let Some(name) = text.strip_prefix("name:") {
+            return Ok(name.into());
+        }
+        if text == "-" {
+            let rows =
+                tokio::task::spawn_blocking(|| Dataset::json_lines_reader(std::io::stdin().lock()));
+            return Ok(self.dataset(rows.await??).into());
+        }
+        let path = Path::new(text);
+        let kind = extension(path);
+        if path.is_dir() {
+            return self.folder(option, path);
+        }
+        if !path.exists() {
+            return match FILES.contains(&kind.as_str()) {
+                true => Err(Failure::usage(format!(
+                    "`{option} {text}`: there is no such file. Check the path; for data of that \
+                     name at the backend write name:{text}"
+                ))),
+                false => Ok(text.into()),
+            };
+        }
+        match kind.as_str() {
+            "csv" | "tsv" | "txt" => Ok(self.csv(path).into()),
+            "jsonl" | "ndjson" => Ok(self.dataset(Dataset::json_lines(path)).into()),
+            #[cfg(feature = "parquet")]
+            "parquet" => Ok(self.dataset(Dataset::parquet(path)).into()),
+            #[cfg(not(feature = "parquet"))]
+            "parquet" => Err(Failure::usage(format!(
+                "`{option} {text}`: this program was built without Parquet. Build it with the \
+                 feature `parquet`, or write the rows as JSON Lines"
+            ))),
+            "da" | "bin" | "docs" | "protobuf" => Ok(finetuner::load_documents(path).await?.into()),
+            _ => Err(Failure::usage(format!(
+                "`{option} {text}`: the end of the file's name says nothing of what it holds. \
+                 Rename it to end with one of .{}",
+                FILES.join(", .")
+            ))),
+        }
+    }
+
+    /// Pictures with a list beside them, or in one folder for each class.
+    fn folder(&self, option: &str, folder: &Path) -> Result<DataSource> {
+        let has_list = ["metadata.csv", "metadata.jsonl"]
+            .iter()
+            .any(|name| folder.join(name).is_file());
+        if has_list {
+            return Ok(self.dataset(Dataset::image_folder(folder)).into());
+        }
+        let pictures = classes(folder).map_err(|e| Failure::file(option, folder, &e))?;
+        if pictures.is_empty() {
+            return Err(Failure::usage(format!(
+                "`{option} {}`: the folder has neither a metadata.csv or metadata.jsonl, whose \
+                 column `file_name` names its pictures, nor folders of pictures, one for each \
+                 class. For data of that name at the backend write name:{0}",
+                folder.display()
+            )));
+        }
+        Ok(DocumentSource::new(move || {
+            pictures.clone().into_iter().map(|(class, path)| {
+                Document::uri(path.to_string_lossy()).with_tag(LABEL_TAG, class)
+            })
+        })
+        .into())
+    }
+}
+
+/// The ends of names that are known to be files.
+const FILES: [&str; 10] = [
+    "csv", "tsv", "txt", "jsonl", "ndjson", "parquet", "da", "bin", "docs", "protobuf",
+];
+
+/// The end of a file's name, in small letters.
+pub(crate) fn extension(path: &Path) -> String {
+    let extension = path.extension().unwrap_or_default();
+    extension.to_string_lossy().to_ascii_lowercase()
+}
+
+/// The pictures of the folders in a folder, each with the name of its own.
+fn classes(folder: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let class = entry?.path();
+        if class.is_dir() {
+            let name = class.file_name().unwrap_or_default();
+            let name = name.to_string_lossy().into_owned();
+            let pictures = pictures(&class)?.into_iter();
+            found.extend(pictures.map(|picture| (name.clone(), picture)));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The pictures in a folder, in the order of their names.
+pub(crate) fn pictures(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if is_picture(&path) && path.is_file() {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether a file's name is that of a picture.
+pub(crate) fn is_picture(path: &Path) -> bool {
+    PICTURES.contains(&extension(path).as_str())
+}

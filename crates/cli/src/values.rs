@@ -1,0 +1,186 @@
+//! Values of options: `key=value` pairs and callbacks.
+
+use serde_json::{Map, Value};
+
+/// A setting by its name. Dots lead into objects: `distance.name`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Pair {
+    key: String,
+    value: Value,
+}
+
+impl Pair {
+    /// Puts the value into an object.
+    pub(crate) fn put_into(&self, object: &mut Map<String, Value>) {
+        set(object, &self.key, self.value.clone());
+    }
+}
+
+/// Reads `KEY=VALUE`. A value that is JSON is taken as such, any other as text.
+pub(crate) fn pair(text: &str) -> Result<Pair, String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or("there is no `=` in it: write KEY=VALUE, such as margin=0.3")?;
+    let key = key.trim();
+    if key.split('.').any(str::is_empty) {
+        return Err(format!(
+            "`{key}` is no name: write KEY=VALUE, such as margin=0.3"
+        ));
+    }
+    Ok(Pair {
+        key: key.to_owned(),
+        value: json_or_text(value.trim()),
+    })
+}
+
+/// JSON where the text is JSON, else the text itself.
+fn json_or_text(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
+
+/// Pairs as an object.
+pub(crate) fn object(pairs: &[Pair]) -> Map<String, Value> {
+    let mut object = Map::new();
+    for pair in pairs {
+        pair.put_into(&mut object);
+    }
+    object
+}
+
+/// Sets the member at a path whose parts are joined by dots. An object is
+/// merged into one that is there.
+pub(crate) fn set(object: &mut Map<String, Value>, path: &str, value: Value) {
+    match path.split_once('.') {
+        Some((first, rest)) => {
+            let inner = object.entry(first).or_insert_with(|| Map::new().into());
+            if !inner.is_object() {
+                *inner = Map::new().into();
+            }
+            if let Value::Object(inner) = inner {
+                set(inner, rest, value);
+            }
+        }
+        None => match (object.get_mut(path), value) {
+            (Some(Value::Object(old)), Value::Object(new)) => {
+                for (key, value) in new {
+                    set_member(old, key, value);
+                }
+            }
+            (_, value) => drop(object.insert(path.to_owned(), value)),
+        },
+    }
+}
+
+/// As [`set`], for a name that may hold dots.
+fn set_member(object: &mut Map<String, Value>, key: String, value: Value) {
+    match (object.get_mut(&key), value) {
+        (Some(Value::Object(old)), Value::Object(new)) => {
+            for (key, value) in new {
+                set_member(old, key, value);
+            }
+        }
+        (_, value) => drop(object.insert(key, value)),
+    }
+}
+
+/// Reads a callback: `NAME`, `NAME:KEY=VALUE,KEY=VALUE` or `NAME:{JSON}`.
+pub(crate) fn callback(text: &str) -> Result<Value, String> {
+    let (name, options) = text.split_once(':').unwrap_or((text, ""));
+    if name.trim().is_empty() {
+        return Err("write NAME:KEY=VALUE,KEY=VALUE, such as EarlyStopping:patience=3".to_owned());
+    }
+    let options = match options.trim() {
+        json if json.starts_with('{') => serde_json::from_str(json)
+            .map_err(|e| format!("the options are no JSON object: {e}"))?,
+        list => {
+            let pairs = parts(list).into_iter().map(pair);
+            object(&pairs.collect::<Result<Vec<_>, _>>()?)
+        }
+    };
+    Ok(serde_json::json!({"name": name.trim(), "options": options}))
+}
+
+/// Splits at commas that stand in no brackets and no quotes.
+fn parts(text: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut depth, mut quoted) = (Vec::new(), 0, 0_i32, false);
+    for (place, c) in text.char_indices() {
+        match c {
+            '"' => quoted = !quoted,
+            '[' | '{' if !quoted => depth += 1,
+            ']' | '}' if !quoted => depth -= 1,
+            ',' if !quoted && depth <= 0 => {
+                parts.push(&text[start..place]);
+                start = place + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&text[start..]);
+    parts.retain(|part| !part.trim().is_empty());
+    parts
+}
+
+/// A data set and how often an epoch goes through it: `DATA` or `DATA=WEIGHT`.
+pub(crate) fn weighted(text: &str) -> Result<Value, String> {
+    let (name, weight) = match text.rsplit_once('=') {
+        Some((name, weight)) => {
+            let number = weight.trim().parse::<f64>().ok().filter(|w| w.is_finite());
+            let number = number.ok_or_else(|| {
+                format!("`{weight}` is no number: write DATA or DATA=WEIGHT, such as more.csv=0.5")
+            })?;
+            (name, number)
+        }
+        None => (text, 1.0),
+    };
+    Ok(serde_json::json!({"name": name, "weight": weight}))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_json_or_text() {
+        let pairs = ["a=1", "b.c=true", "b.d=x=y", "e=[1,2]", "f=0.5e", "b.c=2"];
+        let pairs: Vec<Pair> = pairs.iter().map(|text| pair(text).unwrap()).collect();
+        let expected = json!({"a": 1, "b": {"c": 2, "d": "x=y"}, "e": [1, 2], "f": "0.5e"});
+        assert_eq!(Value::from(object(&pairs)), expected);
+        for bad in ["a", "=1", "a..b=1", ".=1"] {
+            assert!(pair(bad).unwrap_err().contains("KEY=VALUE"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn objects_are_merged_and_other_values_replaced() {
+        let mut map = Map::new();
+        set(&mut map, "model.options", json!({"a": {"b": 1}, "c": 1}));
+        set(&mut map, "model.options", json!({"a": {"d": 2}, "c": [2]}));
+        set(&mut map, "model.name", json!("m"));
+        let expected =
+            json!({"model": {"options": {"a": {"b": 1, "d": 2}, "c": [2]}, "name": "m"}});
+        assert_eq!(Value::from(map), expected);
+    }
+
+    #[test]
+    fn callbacks_take_lists_and_json() {
+        let plain = callback("BestModelCheckpoint").unwrap();
+        assert_eq!(plain, json!({"name": "BestModelCheckpoint", "options": {}}));
+        let list = callback(r#"X:a=1,b=["c","d,e"],f=a b"#).unwrap();
+        let options = json!({"a": 1, "b": ["c", "d,e"], "f": "a b"});
+        assert_eq!(list["options"], options);
+        assert_eq!(callback(r#"X:{"a": 1}"#).unwrap()["options"]["a"], 1);
+        for bad in ["", ":a=1", "X:a", "X:{"] {
+            assert!(callback(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn data_may_have_a_weight() {
+        assert_eq!(weighted("a").unwrap(), json!({"name": "a", "weight": 1.0}));
+        let half = json!({"name": "a=b", "weight": 0.5});
+        assert_eq!(weighted("a=b=0.5").unwrap(), half);
+        assert!(weighted("a=b").unwrap_err().contains("DATA=WEIGHT"));
+    }
+}

@@ -1,0 +1,173 @@
+//! The program, its home folder, and the backend that it talks to.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::LazyLock,
+};
+
+use finetuner_server::{LocalModels, RunningServer, Server, Settings};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// The backend of all tests, which lives as long as the test program.
+static BACKEND: LazyLock<(Runtime, RunningServer)> = LazyLock::new(|| {
+    let runtime = Runtime::new().unwrap();
+    let settings = Settings {
+        runs_at_once: 4,
+        local_models: LocalModels::Anywhere,
+        ..Settings::default()
+    };
+    let server = Server::embedded().settings(settings).start();
+    let server = runtime.block_on(server).unwrap();
+    (runtime, server)
+});
+
+pub(crate) fn url() -> String {
+    BACKEND.1.url()
+}
+
+/// A user's machine: a home folder, a working folder, and an account of its own.
+pub(crate) struct Machine {
+    home: TempDir,
+    pub(crate) token: String,
+}
+
+/// What a program did.
+pub(crate) struct Done {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Machine {
+    /// A new user of the backend.
+    pub(crate) fn new(user: &str) -> Self {
+        let (runtime, server) = &*BACKEND;
+        let token = runtime.block_on(server.create_token(user, "test")).unwrap();
+        Self {
+            home: tempfile::tempdir().unwrap(),
+            token,
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Writes a file into the working folder.
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+
+    /// The program in an environment that holds nothing of the tester's.
+    pub(crate) fn bare(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_finetuner"));
+        command
+            .args(words)
+            .env_clear()
+            .env("HOME", self.home.path())
+            .env("JINA_HUB_ROOT", self.path("jina"))
+            .env("JINA_FINETUNER_REGISTRY", url())
+            .current_dir(self.home.path())
+            .stdin(Stdio::null());
+        // Windows needs it for sockets.
+        if let Some(root) = std::env::var_os("SystemRoot") {
+            command.env("SystemRoot", root);
+        }
+        command
+    }
+
+    /// The program of somebody who is logged in.
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
+        let mut command = self.bare(words);
+        command.env("JINA_AUTH_TOKEN", &self.token);
+        command
+    }
+
+    pub(crate) fn run(&self, words: &[&str]) -> Done {
+        finish(self.command(words))
+    }
+
+    /// Standard output of a command that succeeds.
+    pub(crate) fn text(&self, words: &[&str]) -> String {
+        let done = self.run(words);
+        assert_eq!(done.code, Some(0), "{words:?}: {}{}", done.out, done.err);
+        done.out
+    }
+
+    /// The one JSON value that a command writes.
+    pub(crate) fn json(&self, words: &[&str]) -> Value {
+        let mut all = words.to_vec();
+        all.push("--json");
+        let text = self.text(&all);
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{words:?}: {e}: {text}"))
+    }
+
+    /// The JSON values that a command writes, one on each line.
+    pub(crate) fn json_lines(&self, words: &[&str]) -> Vec<Value> {
+        let mut all = words.to_vec();
+        all.push("--json");
+        let text = self.text(&all);
+        let value = |line: &str| serde_json::from_str(line).unwrap();
+        text.lines().map(value).collect()
+    }
+
+    /// Standard error of a command that ends with this code, and writes nothing
+    /// on standard output.
+    pub(crate) fn error(&self, code: i32, words: &[&str]) -> String {
+        let done = self.run(words);
+        let shown = format!("{words:?}: {}{}", done.out, done.err);
+        assert_eq!((done.code, done.out.as_str()), (Some(code), ""), "{shown}");
+        assert!(!done.err.contains(&self.token), "a token is shown");
+        done.err
+    }
+
+    /// The first rows of a list of the fashion data, whose pictures are named by
+    /// their whole path.
+    pub(crate) fn fashion(&self, name: &str, list: &str, count: usize) {
+        let folder = emoji();
+        let csv = std::fs::read_to_string(folder.join(format!("fashion/{list}.csv"))).unwrap();
+        let row = |line: &str| {
+            let (picture, title) = line.split_once(',').unwrap();
+            format!("{},{title}\n", folder.join(picture).display())
+        };
+        self.file(name, csv.lines().take(count).map(row).collect::<String>());
+    }
+}
+
+/// Waits for a program.
+pub(crate) fn finish(mut command: Command) -> Done {
+    let output = command.output().unwrap();
+    Done {
+        code: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// Starts a program whose output is read as it comes.
+pub(crate) fn start(mut command: Command) -> Child {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+/// Presses Ctrl-C.
+#[cfg(unix)]
+pub(crate) fn interrupt(child: &Child) {
+    let id = child.id().to_string();
+    let killed = Command::new("kill").args(["-INT", &id]).status().unwrap();
+    assert!(killed.success());
+}
+
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The folder of the bundled pictures.
+pub(crate) fn emoji() -> PathBuf {
+    root().join("datasets/emoji-clip").canonicalize().unwrap()
+}
