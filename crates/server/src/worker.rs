@@ -15,6 +15,7 @@ mod limits;
 mod start;
 mod tls;
 mod trackers;
+mod variables;
 
 use std::{
     io::BufReader,
@@ -57,13 +58,8 @@ use self::{
 use crate::pictures::Pictures;
 
 pub(crate) use start::token as start_token;
+pub(crate) use variables::*;
 
-/// The environment variable with the server's address.
-pub(crate) const WORKER_URL: &str = "FINETUNER_WORKER_URL";
-/// The environment variable with the start token, for child processes alone.
-pub(crate) const WORKER_TOKEN: &str = "FINETUNER_WORKER_TOKEN";
-/// The environment variable with the start of the temporary folder's name.
-pub(crate) const WORKER_FOLDER: &str = "FINETUNER_WORKER_FOLDER";
 /// The start of that name where none is given.
 pub(crate) const ANY_FOLDER: &str = "finetuner-run-";
 

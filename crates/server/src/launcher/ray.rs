@@ -27,6 +27,7 @@ use super::{
     Home, JobState, Launcher, StartError, WorkOrder,
     remote::{self, Variables},
 };
+use crate::worker::{WORKER_CA, WORKER_START};
 pub(super) use settings::RaySettings;
 
 /// How long the dashboard may take to answer.
@@ -114,9 +115,9 @@ impl Ray {
         let seconds = self.settings.stop_seconds.to_string();
         variables.insert("RAY_JOB_STOP_WAIT_TIME_S".to_owned(), seconds.into());
         // Paths in the working folder, where Ray starts the command.
-        variables.insert(remote::START.to_owned(), package::START.into());
+        variables.insert(WORKER_START.to_owned(), package::START.into());
         if order.ca.is_some() {
-            variables.insert(remote::CA.to_owned(), package::CA.into());
+            variables.insert(WORKER_CA.to_owned(), package::CA.into());
         }
         let resources = order.resources;
         let mut submission = json!({

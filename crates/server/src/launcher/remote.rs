@@ -4,14 +4,8 @@
 use finetuner_protocol::text::cut;
 
 use super::WorkOrder;
-use crate::worker::{WORKER_FOLDER, WORKER_URL};
+use crate::worker::{WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_URL};
 
-/// The environment variable with the path of the file that holds the start token.
-pub(super) const START: &str = "FINETUNER_WORKER_START";
-/// The environment variable with the path of a certificate authority in PEM form.
-pub(super) const CA: &str = "FINETUNER_WORKER_CA";
-/// The environment variable with the folder of the machine's cache.
-pub(super) const CACHE: &str = "FINETUNER_WORKER_CACHE";
 /// The program that runs workers, found in the `PATH` of the other machine.
 pub(super) const PROGRAM: &str = "finetuner-server";
 
@@ -38,7 +32,7 @@ impl Variables {
                     "a name has letters, digits and `_`, and no digit first",
                 ));
             }
-            if name.starts_with("FINETUNER_WORKER_") {
+            if name.starts_with("FINETUNER_WORKER_") && name != WORKER_CACHE_MB {
                 return Err(bad("the server sets the variables FINETUNER_WORKER_..."));
             }
             if value.contains(char::is_control) {
@@ -56,16 +50,19 @@ impl Variables {
         cache: Option<&str>,
     ) -> Vec<(String, String)> {
         let mut all = Vec::new();
-        // Threads beyond the cores of the job would slow down its neighbours. The
-        // operator's value comes later, and counts.
+        // Of two values the last one counts, so the operator's replace these. Threads
+        // beyond the cores of the job would slow down its neighbours.
         if let Some(cpus) = order.resources.cpus {
             all.push(("RAYON_NUM_THREADS".to_owned(), cpus.to_string()));
+        }
+        if let Some(cache) = cache {
+            all.push(("HF_HUB_CACHE".to_owned(), format!("{cache}/hub")));
         }
         all.extend(self.0.iter().cloned());
         all.push((WORKER_URL.to_owned(), order.url.clone()));
         all.push((WORKER_FOLDER.to_owned(), order.folder.clone()));
         if let Some(cache) = cache {
-            all.push((CACHE.to_owned(), cache.to_owned()));
+            all.push((WORKER_CACHE.to_owned(), cache.to_owned()));
         }
         all
     }

@@ -16,12 +16,8 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
+use super::variables::{WORKER_CACHE, WORKER_CACHE_MB};
 use crate::{private::private_folder, secret::hex};
-
-/// The environment variable with the folder. There is no cache without it.
-pub(crate) const WORKER_CACHE: &str = "FINETUNER_WORKER_CACHE";
-/// The environment variable with the most MiB of all files.
-pub(crate) const WORKER_CACHE_MB: &str = "FINETUNER_WORKER_CACHE_MB";
 
 /// The most MiB of all files by default.
 const LIMIT_MB: u64 = 20 << 10;

@@ -8,11 +8,12 @@
 use serde_json::json;
 use tokio::runtime::Builder;
 
-use super::{WORKER_TOKEN, calls::Server, tls::Authorities};
+use super::{
+    calls::Server,
+    tls::Authorities,
+    variables::{WORKER_START, WORKER_TOKEN},
+};
 use crate::secret;
-
-/// The environment variable with the path of the file that holds the start token.
-const WORKER_START: &str = "FINETUNER_WORKER_START";
 
 /// Reads the start token from its file, which is removed, or for a child process
 /// from its variable.

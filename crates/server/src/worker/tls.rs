@@ -8,9 +8,7 @@ use rustls::{
     pki_types::{CertificateDer, pem::PemObject},
 };
 
-/// The environment variable with the path of a PEM file: authorities that are
-/// trusted beside those of the system.
-pub(crate) const WORKER_CA: &str = "FINETUNER_WORKER_CA";
+use super::variables::WORKER_CA;
 
 /// Authorities that are trusted beside those of the system.
 #[derive(Clone, Default)]

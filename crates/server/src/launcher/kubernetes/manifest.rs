@@ -3,7 +3,12 @@
 use serde_json::{Map, Value, json};
 
 use super::settings::{KubernetesSettings, pair, taint};
-use crate::launcher::WorkOrder;
+use crate::{
+    launcher::WorkOrder,
+    worker::{
+        WORKER_CA, WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_START, WORKER_URL,
+    },
+};
 
 /// Says which server a Job and its pod belong to.
 pub(super) const SERVER_LABEL: &str = "finetuner/server";
@@ -174,21 +179,21 @@ fn environment(order: &WorkOrder, settings: &KubernetesSettings) -> Vec<Value> {
     all.extend(own.map(|(name, value)| variable(name, value)));
     // The last of two with the same name counts.
     all.extend([
-        variable("FINETUNER_WORKER_URL", &order.url),
+        variable(WORKER_URL, &order.url),
         variable(
-            "FINETUNER_WORKER_START",
+            WORKER_START,
             &format!("{START_FOLDER}/{START_KEY}"),
         ),
-        variable("FINETUNER_WORKER_FOLDER", &order.folder),
+        variable(WORKER_FOLDER, &order.folder),
     ]);
     if order.ca.is_some() {
         let path = format!("{START_FOLDER}/{CA_KEY}");
-        all.push(variable("FINETUNER_WORKER_CA", &path));
+        all.push(variable(WORKER_CA, &path));
     }
     if has_cache(settings) {
-        all.push(variable("FINETUNER_WORKER_CACHE", CACHE));
+        all.push(variable(WORKER_CACHE, CACHE));
         let size = settings.cache_size.to_string();
-        all.push(variable("FINETUNER_WORKER_CACHE_MB", &size));
+        all.push(variable(WORKER_CACHE_MB, &size));
     }
     all
 }

@@ -23,7 +23,8 @@ pub(crate) struct RaySettings {
     /// Variables of workers beside their own, "NAME=value" each. Everyone who reaches
     /// the dashboard can read them.
     pub(crate) environment: Vec<String>,
-    /// The folder on each machine where workers keep models of the hub.
+    /// The folder on each machine where workers keep data, checkpoints and models of
+    /// the hub for the next run.
     pub(crate) cache: Option<String>,
     /// Seconds that a worker which is told to stop has for its checkpoint before Ray
     /// kills it.

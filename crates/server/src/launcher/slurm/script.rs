@@ -1,7 +1,10 @@
 //! The script of a batch job.
 
 use super::{SlurmSettings, WorkOrder};
-use crate::launcher::remote::{self, Variables, quoted};
+use crate::{
+    launcher::remote::{Variables, quoted},
+    worker::{WORKER_CA, WORKER_START},
+};
 
 /// The script of an order, for any POSIX shell.
 ///
@@ -32,9 +35,9 @@ pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variab
         ));
         lines.push(format!("export {variable}=\"$folder/{name}\""));
     };
-    file(remote::START, "start", &order.start_token);
+    file(WORKER_START, "start", &order.start_token);
     if let Some(ca) = &order.ca {
-        file(remote::CA, "ca.pem", ca);
+        file(WORKER_CA, "ca.pem", ca);
     }
     for (name, value) in variables.of_worker(order, settings.cache.as_deref()) {
         lines.push(format!("export {name}={}", quoted(&value)));

@@ -33,7 +33,8 @@ pub(crate) struct SlurmSettings {
     pub(crate) arguments: Vec<String>,
     /// Variables of workers beside those of the user's login shell, "NAME=value" each.
     pub(crate) environment: Vec<String>,
-    /// The folder on each machine where workers keep models of the hub.
+    /// The folder on each machine where workers keep data, checkpoints and models of
+    /// the hub for the next run.
     pub(crate) cache: Option<String>,
     /// The folder on each machine for the temporary files of workers; TMPDIR, or /tmp,
     /// where it is not given.
