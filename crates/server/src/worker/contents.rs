@@ -99,7 +99,7 @@ impl Contents {
         let Some(url) = &content.url else {
             return Ok(false);
         };
-        let reason = match self.from_store(url, content, path).await {
+        let reason = match self.fetch_from_store(url, content, path).await {
             Ok(()) => return Ok(true),
             Err(NotSaved::File(reason)) => return Err(CallError::File(reason)),
             Err(NotSaved::CutOff(reason)) => reason,
@@ -112,7 +112,7 @@ impl Contents {
         Ok(false)
     }
 
-    async fn from_store(
+    async fn fetch_from_store(
         &self,
         url: &str,
         content: &WorkContent,

@@ -233,7 +233,8 @@ impl Launcher for Kubernetes {
                 let how = DeleteParams::foreground();
                 match cluster.jobs.delete(name, &how).await {
                     Err(Error::Api(status)) if status.code == 404 => Ok(()),
-                    deleted => Ok(drop(deleted?)),
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(error.into()),
                 }
             });
             stopped.await.map_err(Failure::words)
