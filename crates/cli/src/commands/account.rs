@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::{
     failure::{Failure, Result},
-    output::Output,
+    output::{self, Output},
     session::Session,
 };
 
@@ -43,7 +43,9 @@ impl Login {
         }
         let finetuner = login.await?;
         let user = known(&finetuner).await?;
-        output.either(&as_json(&user), || format!("Logged in as {}", user.name))
+        output.either(&as_json(&user), || {
+            format!("Logged in as {}", output::without_controls(&user.name))
+        })
     }
 }
 
@@ -86,7 +88,9 @@ pub(crate) async fn logout(session: &Session, output: &Output) -> Result {
 
 pub(crate) async fn whoami(session: &Session, output: &Output) -> Result {
     let user = session.connect().await?.whoami().await?;
-    output.either(&as_json(&user), || format!("{} ({})", user.name, user.id))
+    output.either(&as_json(&user), || {
+        output::without_controls(&format!("{} ({})", user.name, user.id))
+    })
 }
 
 async fn known(finetuner: &Finetuner) -> Result<User> {

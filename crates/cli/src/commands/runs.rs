@@ -33,6 +33,11 @@ pub(crate) struct Named {
 }
 
 impl Named {
+    /// The run's name as it was given. What a backend calls it may be anything.
+    pub(crate) fn name(&self) -> &str {
+        split(&self.run, self.experiment.as_deref()).1
+    }
+
     /// Looks for the run.
     pub(crate) async fn find(&self, session: &Session) -> Result<Run> {
         let (experiment, run) = split(&self.run, self.experiment.as_deref());
@@ -68,7 +73,8 @@ pub(crate) fn options_of(run: &Run, session: &Session) -> String {
         DEFAULT_EXPERIMENT => run.name().to_owned(),
         experiment => format!("{experiment}/{}", run.name()),
     };
-    format!("{name}{}", session.backend_options())
+    let options = format!("{name}{}", session.backend_options());
+    output::without_controls(&options)
 }
 
 /// A run as `--json` shows it.
@@ -235,7 +241,8 @@ pub(crate) async fn cancel(named: &Named, session: &Session, output: &Output) ->
     run.cancel().await?;
     let status = run.status().await?;
     output.either(&as_json(&run, Some(&status)), || {
-        format!("{}: {}", run.name(), output::status(status.status.as_str()))
+        let word = output::status(status.status.as_str());
+        format!("{}: {word}", named.name())
     })
 }
 
@@ -258,9 +265,9 @@ impl Delete {
         let mut found = Vec::new();
         for run in &self.runs {
             let (experiment, run) = split(run, self.experiment.as_deref());
-            found.push(find(session, experiment, run).await?);
+            found.push((run.to_owned(), find(session, experiment, run).await?));
         }
-        let names: Vec<String> = found.iter().map(|run| run.name().to_owned()).collect();
+        let (names, found): (Vec<String>, Vec<Run>) = found.into_iter().unzip();
         let what = format!("the run {} and its model", names.join(", "));
         confirm(self.yes, &what, output).await?;
         for run in found {

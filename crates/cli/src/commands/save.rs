@@ -31,12 +31,12 @@ impl Save {
         let run = self.named.find(session).await?;
         let save = match self.zip {
             true => run.save_artifact(self.output.unwrap_or_else(|| ".".into())),
-            false => run.save_model(self.output.unwrap_or_else(|| run.name().into())),
+            false => run.save_model(self.output.unwrap_or_else(|| self.named.name().into())),
         };
         let transfer = Transfer::new(*output, "Saving");
         let saved = save.on_progress(transfer.watcher()).await?;
         drop(transfer);
-        let mut value = json!({"run": run.name(), "path": saved});
+        let mut value = json!({"run": self.named.name(), "path": saved});
         #[cfg(feature = "local")]
         if let Some(folder) = &self.onnx {
             write_onnx(saved.clone(), folder.clone()).await?;

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{results::metrics_table, runs};
 use crate::{
     failure::Result,
-    output::Output,
+    output::{self, Output},
     progress::{self, Transfer},
     session::Session,
 };
@@ -39,7 +39,9 @@ pub(crate) async fn finish(
     let watch = following.watch || following.output.is_some() || session.is_embedded();
     if !watch {
         let status = run.status().await?;
-        output.either(&runs::as_json(run, Some(&status)), || run.name().to_owned())?;
+        output.either(&runs::as_json(run, Some(&status)), || {
+            output::without_controls(run.name())
+        })?;
         output.note(&format!("Follow it with `finetuner watch {options}`"));
         return Ok(());
     }
@@ -55,13 +57,15 @@ pub(crate) async fn finish(
             "event": "run", "experiment": run.experiment(), "run": run.name(),
         }))?;
     } else {
-        output.note(&format!("Run {} of {}", run.name(), run.experiment()));
+        let name = output::without_controls(run.name());
+        output.note(&format!("Run {name} of {}", run.experiment()));
     }
-    end(run, following.output, output).await
+    end(run, following.output, &options, output).await
 }
 
 /// Follows a run to its end, and saves its model where a folder is given.
-pub(crate) async fn end(run: &Run, folder: Option<PathBuf>, output: &Output) -> Result {
+/// `options` name the run on the command line that is shown.
+async fn end(run: &Run, folder: Option<PathBuf>, options: &str, output: &Output) -> Result {
     let status = progress::follow(run, output).await?;
     let is_training = *run.task() != RunTask::Generation;
     let metrics = match is_training {
@@ -90,12 +94,12 @@ pub(crate) async fn end(run: &Run, folder: Option<PathBuf>, output: &Output) -> 
         output.line(&metrics_table(&metrics))?;
     }
     if let Some(data) = data {
-        output.line(&data)?;
+        output.line(&output::without_controls(&data))?;
     }
     match saved {
         Some(folder) => output.line(&format!("Saved the model in {}", folder.display())),
         None if is_training => {
-            output.note(&format!("`finetuner save {}` saves the model", run.name()));
+            output.note(&format!("`finetuner save {options}` saves the model"));
             Ok(())
         }
         None => Ok(()),
