@@ -5,9 +5,7 @@ use serde_json::{Map, Value, json};
 use super::settings::{KubernetesSettings, pair, taint};
 use crate::{
     launcher::WorkOrder,
-    worker::{
-        WORKER_CA, WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_START, WORKER_URL,
-    },
+    worker::{WORKER_CA, WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_START, WORKER_URL},
 };
 
 /// Says which server a Job and its pod belong to.
@@ -180,10 +178,7 @@ fn environment(order: &WorkOrder, settings: &KubernetesSettings) -> Vec<Value> {
     // The last of two with the same name counts.
     all.extend([
         variable(WORKER_URL, &order.url),
-        variable(
-            WORKER_START,
-            &format!("{START_FOLDER}/{START_KEY}"),
-        ),
+        variable(WORKER_START, &format!("{START_FOLDER}/{START_KEY}")),
         variable(WORKER_FOLDER, &order.folder),
     ]);
     if order.ca.is_some() {
