@@ -137,6 +137,14 @@ stop_seconds = 20
     def open_jobs(self):
         return self.jobs("PENDING", "RUNNING")
 
+    def shown(self):
+        """All that Ray shows of the jobs, and the files of their packages that are left."""
+        [job] = self.jobs("RUNNING")
+        paths = ["/api/jobs/", "/api/v0/jobs?detail=1", "/api/v0/actors?detail=1", "/api/v0/runtime_envs?detail=1",
+                 f"/api/jobs/{job['submission_id']}/logs"]
+        left = [file.read_text() for file in Path(self.temporary).glob("*/runtime_resources/**/start")]
+        return "".join(self.call("GET", path)[1] for path in paths) + "".join(left)
+
     def kill_node(self):
         self.node.kill()
 

@@ -147,6 +147,12 @@ folder = "{self.folder}"
     def open_jobs(self):
         return self.jobs("PENDING,RUNNING,SUSPENDED,COMPLETING,CONFIGURING")
 
+    def shown(self):
+        """All that Slurm shows of the jobs to a user who does not own them."""
+        [(job, _, _)] = self.jobs()
+        script = self.say("runuser", "-u", "nobody", "--", "scontrol", "write", "batch_script", job, "-")
+        return self.say("runuser", "-u", "nobody", "--", "scontrol", "-dd", "show", "job") + script
+
     def kill_node(self):
         [(_, _, self.killed)] = self.jobs()
         self.nodes[self.killed].kill()
