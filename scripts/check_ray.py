@@ -7,7 +7,7 @@ in process namespaces of their own, and disturbs it:
     stopped_server  the server is stopped in order and started again
     away            the dashboard stands still (2 minutes, see --away)
     pending         a job waits for longer than a lease
-    preempt         somebody else stops the job: SIGTERM
+    stopped_job     somebody stops the job: SIGTERM
     cancel          runs are deleted, while one trains and while one waits
     two             two servers share the cluster, and one of them is killed
 
@@ -46,6 +46,7 @@ HEAD, WORKERS = "127.0.0.2", ["127.0.0.3", "127.0.0.4"]
 
 class Ray:
     name = "Ray"
+    faults = ["node", "head", "server", "stopped_server", "away", "pending", "stopped_job", "cancel", "two"]
     environment = {}
 
     @staticmethod
@@ -136,6 +137,14 @@ stop_seconds = 20
     def open_jobs(self):
         return self.jobs("PENDING", "RUNNING")
 
+    def shown(self):
+        """All that Ray shows of the jobs, and the files of their packages that are left."""
+        [job] = self.jobs("RUNNING")
+        paths = ["/api/jobs/", "/api/v0/jobs?detail=1", "/api/v0/actors?detail=1", "/api/v0/runtime_envs?detail=1",
+                 f"/api/jobs/{job['submission_id']}/logs"]
+        left = [file.read_text() for file in Path(self.temporary).glob("*/runtime_resources/**/start")]
+        return "".join(self.call("GET", path)[1] for path in paths) + "".join(left)
+
     def kill_node(self):
         self.node.kill()
 
@@ -181,7 +190,7 @@ stop_seconds = 20
             return status == 200 and json.loads(text)["status"] in states
         wait_for(f"{name} is {states}", state, 60)
 
-    def preempt(self):
+    def stop_job(self):
         [job] = self.jobs("RUNNING")
         self.call("POST", f"/api/jobs/{job['submission_id']}/stop")
 

@@ -3,10 +3,12 @@ nodes of one core each, and disturbs it:
 
     node            the node of a training run is killed with its processes
     head            slurmctld is killed and started again
+    restart         slurmctld is stopped in order and started again
     server          the server is killed and started again
     stopped_server  the server is stopped in order and started again
     away            slurmctld stands still (2 minutes, see --away)
     pending         a job waits for longer than a lease
+    stopped_job     somebody cancels the job: SIGTERM
     preempt         a job of a higher partition takes the node
     cancel          runs are deleted, while one trains and while one waits
     two             two servers share the cluster, and one of them is killed
@@ -67,6 +69,8 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 
 class Slurm:
     name = "Slurm"
+    faults = ["node", "head", "restart", "server", "stopped_server", "away", "pending", "stopped_job", "preempt",
+              "cancel", "two"]
 
     @staticmethod
     def add_options(parser):
@@ -143,18 +147,29 @@ folder = "{self.folder}"
     def open_jobs(self):
         return self.jobs("PENDING,RUNNING,SUSPENDED,COMPLETING,CONFIGURING")
 
+    def shown(self):
+        """All that Slurm shows of the jobs to a user who does not own them."""
+        [(job, _, _)] = self.jobs()
+        script = self.say("runuser", "-u", "nobody", "--", "scontrol", "write", "batch_script", job, "-")
+        return self.say("runuser", "-u", "nobody", "--", "scontrol", "-dd", "show", "job") + script
+
     def kill_node(self):
         [(_, _, self.killed)] = self.jobs()
         self.nodes[self.killed].kill()
         # Slurm must see it before it is there again, as with a machine that boots.
         wait_for("slurmctld sees it", lambda: not self.jobs(), 60)
 
-    def restart_head(self):
-        self.controller.kill()
+    def restart_head(self, in_order=False):
+        before = [job for job, _, _ in self.jobs()]
+        if in_order:
+            self.controller.terminate()
+        else:
+            self.controller.kill()
         self.controller.wait()
-        time.sleep(5)
+        time.sleep(3)
         self.start_head()
-        return f"{len(self.jobs())} job went on under the new slurmctld"
+        states = self.say("squeue", "-h", "--states=all", "-j", ",".join(before), "-o", "%T").split()
+        return f"the job under the new slurmctld: {' '.join(states) or 'forgotten'}"
 
     @contextlib.contextmanager
     def away(self):
@@ -175,13 +190,19 @@ folder = "{self.folder}"
         finally:
             self.say("scancel", *fillers)
 
+    def stop_job(self):
+        self.say("scancel", *[job for job, _, _ in self.jobs()])
+
     def preempt(self):
-        [(job, _, _)] = self.jobs()
-        high = [self.say("sbatch", "--parsable", "--output=/dev/null", "--partition=high", "--wrap=sleep 15",
-                         check=True).strip() for _ in NODES]
-        wait_for("the job is preempted", lambda: self.say("squeue", "-h", "-j", job, "-o", "%T").strip() != "RUNNING", 120)
-        self.state = self.say("squeue", "-h", "--states=all", "-j", job, "-o", "%T %r").strip()
-        return high
+        [(job, _, node)] = self.jobs()
+        urgent = ["sbatch", "--output=/dev/null", "--partition=high"]
+        self.say(*urgent, f"--nodelist={node}", "--wrap=sleep 10", check=True)
+
+        def is_preempted():
+            # Slurm thinks of preemption once a minute, and whenever a job ends.
+            self.say(*urgent, "--wrap=true")
+            return self.say("squeue", "-h", "-j", job, "-o", "%T").strip() != "RUNNING"
+        wait_for("the job is preempted", is_preempted, 120, pause=1)
 
     def stop(self):
         for node in self.nodes.values():

@@ -12,10 +12,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from kill_server import PAIRS, Server, documents
@@ -48,6 +45,13 @@ def wait_for(what, condition, seconds=180, pause=0.3):
             return found
         time.sleep(pause)
     raise Failure(f"not within {seconds} s: {what}")
+
+
+def read(path):
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 class Failure(Exception):
@@ -259,16 +263,28 @@ class Trial:
         server.wait_for_end(run)
         return server.verify(run, expected)
 
+    def resumed(self, server, run, expected):
+        told = self.end(server, run, expected)
+        if "Going on from a checkpoint" not in server.log_of(run):
+            raise Failure(f"the fault came too late, or no checkpoint was used: {server.log_of(run)}")
+        return told
+
     def fault_none(self, server, run, expected):
-        server.submit(run, self.options.epochs)
-        return self.end(server, run, expected)
+        self.begin(server, run)
+        arguments = [read(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
+        shown = self.cluster.shown() + "".join(arguments)
+        if re.search("ft_[0-9a-f]{64}", shown):
+            raise Failure(f"others see a token: {shown}")
+        if run not in shown:
+            raise Failure(f"the names of runs are not shown: {shown}")
+        return f"{self.end(server, run, expected)}; no token in {len(shown)} bytes that others see"
 
     def fault_node(self, server, run, expected):
         """The node of the job is killed with all its processes."""
         self.begin(server, run)
         self.cluster.kill_node()
         self.cluster.start_node()
-        return self.end(server, run, expected)
+        return self.resumed(server, run, expected)
 
     def fault_head(self, server, run, expected):
         """The engine's head is killed and started again."""
@@ -319,11 +335,23 @@ class Trial:
         found = re.search(r"waiting in [^\"]*queue, job [^\"]*", told)
         return found and found.group()
 
+    def fault_stopped_job(self, server, run, expected):
+        """Somebody stops the job by the engine's own means."""
+        self.begin(server, run)
+        self.cluster.stop_job()
+        return self.resumed(server, run, expected)
+
     def fault_preempt(self, server, run, expected):
-        """The job is told to end by the engine, not by the server."""
+        """The engine needs the machine for something more urgent."""
         self.begin(server, run)
         self.cluster.preempt()
-        return self.end(server, run, expected)
+        return self.resumed(server, run, expected)
+
+    def fault_restart(self, server, run, expected):
+        """The engine's controller is stopped in order and started again."""
+        self.begin(server, run)
+        told = self.cluster.restart_head(in_order=True)
+        return f"{self.end(server, run, expected)}; {told}"
 
     def fault_cancel(self, server, run, expected):
         """A run is deleted while it trains, and another while it waits."""
@@ -352,29 +380,27 @@ class Trial:
             other.stop()
 
 
-FAULTS = ["node", "head", "server", "stopped_server", "away", "pending", "preempt", "cancel", "two"]
-
-
-def main(make_cluster, description, quick):
+def main(cluster_type, description, quick):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", type=Path, help="finetuner-server; built in debug mode where it is not given")
     parser.add_argument("--quick", action="store_true", help=f"one run without a fault, and one with `{quick}`")
-    parser.add_argument("--fault", dest="faults", choices=FAULTS, action="append", help="all by default")
+    parser.add_argument("--fault", dest="faults", choices=cluster_type.faults, action="append", help="all by default")
     parser.add_argument("--rounds", type=int, default=1, help="of each fault")
     parser.add_argument("--epochs", type=int, default=12, help="of each run")
     parser.add_argument("--away", type=float, default=120, help="seconds for which the engine does not answer")
     parser.add_argument("--keep", action="store_true", help="keep all logs, and say where")
-    cluster_type = make_cluster
     cluster_type.add_options(parser)
     options = parser.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("root is needed, for nodes in namespaces of their own")
-    options.faults = [quick] if options.quick else options.faults or FAULTS
+    options.faults = [quick] if options.quick else options.faults or cluster_type.faults
     if options.binary is None:
         subprocess.run(["cargo", "build", "-p", "finetuner-server", "--bins"], check=True, cwd=ROOT)
         options.binary = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/finetuner-server"
     options.binary = options.binary.resolve()
     folder = Path(tempfile.mkdtemp(prefix="finetuner-cluster-"))
+    # Another user must find the cluster's configuration.
+    folder.chmod(0o711)
     begun = time.monotonic()
     good = False
     try:

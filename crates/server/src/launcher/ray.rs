@@ -206,10 +206,7 @@ impl Ray {
             Some("PENDING") if self.stopped().contains(name) => {
                 JobState::Ended("it was stopped before it began".to_owned())
             }
-            Some("PENDING") => {
-                let reason = message.trim_start_matches("Job has not started yet. ");
-                JobState::Pending(format!("job {name}: {}", remote::shortened(reason)))
-            }
+            Some("PENDING") => JobState::Pending(format!("job {name}: {}", waits(message))),
             Some("STOPPED") => JobState::Ended("Ray stopped its job".to_owned()),
             Some("SUCCEEDED") => JobState::Ended("it ended without saying how".to_owned()),
             Some("FAILED") => JobState::Ended(format!("its Ray job failed: {}", failure(message))),
@@ -275,6 +272,13 @@ impl Launcher for Ray {
 
 fn job(name: &str) -> String {
     format!("/api/jobs/{name}")
+}
+
+/// Why a job waits, without the other reasons that Ray thinks possible.
+fn waits(message: &str) -> String {
+    let reason = message.trim_start_matches("Job has not started yet. ");
+    let reason = reason.split(". ").next().unwrap_or_default();
+    remote::shortened(reason.trim_start_matches("It may be "))
 }
 
 /// How a job failed, without the log that Ray appends but for its last line.

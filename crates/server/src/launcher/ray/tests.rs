@@ -245,9 +245,10 @@ async fn each_state_of_ray_has_its_state_here() {
     let JobState::Pending(why) = state(6) else {
         panic!("{:?}", state(6));
     };
-    assert!(
-        why.starts_with("job ft-0123abcd-6-1: It may be waiting for resources"),
-        "{why}"
+    assert_eq!(
+        why,
+        "job ft-0123abcd-6-1: waiting for resources (CPUs, GPUs, memory, custom resources) to \
+         become available"
     );
     dashboard.gives("GET /api/jobs/", "list without a node");
     let JobState::Ended(how) = launcher.list().await.unwrap().remove(JOB).unwrap() else {
