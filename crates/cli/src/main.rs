@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use cli::{Cli, Command};
+use cli::Cli;
 use failure::Failure;
 use output::Output;
 use session::Session;
@@ -41,11 +41,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(&cli.global);
     #[cfg(feature = "embedded")]
-    if let Command::Serve(options) = &cli.command {
+    if let cli::Command::Serve(options) = &cli.command {
         return commands::serve::run(&cli.global, options);
     }
     #[cfg(feature = "embedded")]
-    if let Command::Worker = &cli.command {
+    if let cli::Command::Worker = &cli.command {
         return commands::serve::worker();
     }
     begin_log(cli.global.quiet);

@@ -36,14 +36,17 @@ impl Save {
         let transfer = Transfer::new(*output, "Saving");
         let saved = save.on_progress(transfer.watcher()).await?;
         drop(transfer);
-        let mut value = json!({"run": self.named.name(), "path": saved});
         #[cfg(feature = "local")]
-        if let Some(folder) = &self.onnx {
+        let onnx = self.onnx;
+        #[cfg(not(feature = "local"))]
+        let onnx: Option<PathBuf> = None;
+        #[cfg(feature = "local")]
+        if let Some(folder) = &onnx {
             write_onnx(saved.clone(), folder.clone()).await?;
-            value["onnx"] = json!(folder);
         }
-        let text = match value["onnx"].as_str() {
-            Some(onnx) => format!("{}\n{onnx}", saved.display()),
+        let value = json!({"run": self.named.name(), "path": saved, "onnx": onnx});
+        let text = match onnx {
+            Some(onnx) => format!("{}\n{}", saved.display(), onnx.display()),
             None => saved.display().to_string(),
         };
         output.either(&value, || text)
