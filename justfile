@@ -76,6 +76,12 @@ check-console:
 check-python-clients late early:
     python3 scripts/check_python_clients.py --late {{late}} --early {{early}}
 
+# Runs on a real Ray and a real Slurm of this machine (see the scripts for what to install).
+check-ray ray="ray":
+    python3 scripts/check_ray.py --ray {{ray}}
+check-slurm:
+    python3 scripts/check_slurm.py
+
 # Every set of the client's features (cargo install cargo-hack); native-tls needs OpenSSL's headers.
 powerset:
     cargo hack check -p finetuner --feature-powerset --no-dev-deps

@@ -62,7 +62,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=2000
 NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=2000
-PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=20
+PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=off
 """
 
@@ -195,14 +195,9 @@ folder = "{self.folder}"
 
     def preempt(self):
         [(job, _, node)] = self.jobs()
-        urgent = ["sbatch", "--output=/dev/null", "--partition=high"]
-        self.say(*urgent, f"--nodelist={node}", "--wrap=sleep 10", check=True)
-
-        def is_preempted():
-            # Slurm thinks of preemption once a minute, and whenever a job ends.
-            self.say(*urgent, "--wrap=true")
-            return self.say("squeue", "-h", "-j", job, "-o", "%T").strip() != "RUNNING"
-        wait_for("the job is preempted", is_preempted, 120, pause=1)
+        self.say("sbatch", "--output=/dev/null", "--partition=high", f"--nodelist={node}", "--wrap=sleep 10", check=True)
+        wait_for("the job is preempted",
+                 lambda: self.say("squeue", "-h", "-j", job, "-o", "%T").strip() != "RUNNING", 120)
 
     def stop(self):
         for node in self.nodes.values():

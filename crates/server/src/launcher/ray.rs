@@ -1,5 +1,5 @@
-//! Workers as jobs of a Ray cluster, by the REST interface of its dashboard
-//! (Ray Jobs, Ray 2.9 or newer).
+//! Workers as jobs of a Ray cluster, by the REST interface of its dashboard (Ray
+//! Jobs).
 //!
 //! Everyone who reaches the dashboard sees a job's command, labels and variables.
 //! So the start token travels in the job's working folder, a zip that Ray keeps
