@@ -5,7 +5,7 @@
 //! The contract is what every batch system can do: submit a job under a name,
 //! stop it, list the jobs with their states. Which run has which worker, how
 //! often it is tried and how it ends is decided by the server's queue. A launcher
-//! keeps no state that the engine does not have: the server may be replaced at
+//! keeps no state that another server would need: the server may be replaced at
 //! any time, and finds its jobs again by their names.
 
 mod environment;
@@ -93,7 +93,7 @@ pub(crate) fn prefix_of(server_id: &str) -> String {
     format!("ft-{id}-")
 }
 
-/// What a worker must be told, and what it needs.
+/// Everything that a launcher needs to start a job.
 #[derive(Clone)]
 pub struct WorkOrder {
     /// The job's name, `ft-{server}-{run}-{launch}`: lower-case letters, digits
@@ -112,8 +112,8 @@ pub struct WorkOrder {
     /// `FINETUNER_WORKER_FOLDER`. A server on the same machine removes the folder
     /// of a worker that was killed.
     pub folder: String,
-    /// A certificate authority in PEM form that the worker trusts beside the
-    /// system's, for the file that `FINETUNER_WORKER_CA` names.
+    /// A certificate authority in PEM form that a worker on another machine trusts
+    /// beside the system's, for the file that `FINETUNER_WORKER_CA` names.
     pub ca: Option<String>,
     /// What the job asks the engine for.
     pub resources: Resources,

@@ -100,8 +100,8 @@ pub struct Settings {
 pub struct Workers {
     /// The address under which workers on other machines reach this server.
     pub url: Option<String>,
-    /// A file with a certificate authority in PEM form that workers trust beside the
-    /// system's.
+    /// A file with a certificate authority in PEM form that workers on other machines
+    /// trust beside the system's.
     pub ca: Option<PathBuf>,
     /// Cores of a run whose client names no number.
     pub cpus: Option<u32>,

@@ -1,8 +1,8 @@
 //! The settings file of `finetuner-server serve`.
 //!
-//! Every option of the command line has its key here. What the command line says
-//! comes first, then the environment, then the file, then the defaults. A key that
-//! is not known is refused, with its line.
+//! Every option of `serve` has its key here. Options take precedence over variables
+//! of the environment, variables over the file, the file over the defaults. An
+//! unknown key is refused, with its line.
 
 use std::{
     fmt::Write,
@@ -171,8 +171,8 @@ pub(crate) struct WorkersGroup {
     /// The address under which workers on other machines reach this server, such as
     /// "https://finetuner.example.org:8642". Launchers of other machines need it.
     pub(crate) url: Option<String>,
-    /// A file with a certificate authority in PEM form that workers trust beside the
-    /// system's.
+    /// A file with a certificate authority in PEM form that workers on other machines
+    /// trust beside the system's.
     pub(crate) ca: Option<PathBuf>,
     /// Cores of a run whose client names no number.
     pub(crate) cpus: Option<u32>,
@@ -284,7 +284,7 @@ impl From<Network> for String {
 }
 
 impl SettingsFile {
-    /// Reads a file; without one, everything is as it is by default.
+    /// Reads a file. Without a path, returns the defaults.
     pub(crate) fn read(path: Option<&Path>) -> Result<Self, String> {
         let Some(path) = path else {
             return Ok(Self::default());

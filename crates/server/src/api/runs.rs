@@ -88,7 +88,7 @@ pub(crate) async fn create(
     submit(&app, &experiment, row, checked.holds).await
 }
 
-/// A number of cores. No engine has more than fit.
+/// A number of cores or graphics processors. No machine has more than fit.
 fn number(asked: u64) -> u32 {
     u32::try_from(asked).unwrap_or(u32::MAX)
 }

@@ -1,5 +1,6 @@
-//! The options of `serve`, which come before the environment's and the settings
-//! file's. Their defaults are the file's.
+//! The options of `serve`. An option takes precedence over its variable of the
+//! environment, and the variable over the settings file. What neither gives is
+//! taken from the file.
 
 use std::{
     num::{NonZeroU16, NonZeroU64},
@@ -120,7 +121,7 @@ fn put_all<T>(place: &mut Vec<T>, given: Vec<T>) {
 }
 
 impl Options {
-    /// What holds: these options, and the file for the others.
+    /// Returns the file's settings, with the given options in their places.
     pub(super) fn over(self, file: SettingsFile) -> SettingsFile {
         let mut all = file;
         let server = &mut all.server;

@@ -215,8 +215,8 @@ impl Database {
         .await
     }
 
-    /// The server begins to stop: what becomes of its workers from now on costs
-    /// no attempt, even where the next server finds it out.
+    /// Notes that the server begins to stop: workers that end from now on cost no
+    /// attempt, even if only the next server notices.
     pub(crate) async fn note_stop(&self) -> rusqlite::Result<()> {
         self.write(|db| {
             let statement =
@@ -227,7 +227,8 @@ impl Database {
     }
 
     /// Takes a run from the job of this launch, so that it waits for another
-    /// one, if `still` holds in the transaction. Returns whether that happened.
+    /// one. Does nothing unless `still` holds in the transaction. Returns whether
+    /// the run was taken.
     pub(crate) async fn release(
         &self,
         held: (i64, u64),
@@ -279,9 +280,9 @@ impl Database {
     }
 
     /// Stores a worker's events, of which the first is number `first` of its
-    /// launch, and adds `worked` to the time spent on the run. Among the events, those that have come before are skipped, and so are steps and
-    /// epochs that an earlier worker has reported. Returns whether the worker
-    /// still has the run.
+    /// launch, and adds `worked` to the time spent on the run. Skips events that
+    /// have come before, and steps and epochs that an earlier worker has
+    /// reported. Returns whether the worker still has the run.
     pub(crate) async fn add_worker_events(
         &self,
         run_id: i64,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Queue {
-    /// Gives the workers of an earlier server a full lease. Where this one
+    /// Gives the workers of an earlier server a full lease. If this server
     /// `has_moved` to another port, they can't find it and are stopped.
     pub(super) async fn adopt(&mut self, has_moved: bool) -> Result<()> {
         for run in self.app.database.launched().await? {

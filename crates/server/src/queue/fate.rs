@@ -1,5 +1,5 @@
-//! What becomes of a job, by what the engine says and by its worker's signs of
-//! life.
+//! Decides what becomes of a job, by the state that the engine tells and by its
+//! worker's signs of life.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(super) enum Fate {
         reason: String,
         /// Whether a sign of life shows that this is wrong.
         is_silent: bool,
-        /// Whether it is the run's own fault, as far as can be known.
+        /// Whether it costs the run an attempt.
         counts: bool,
     },
 }

@@ -1,9 +1,9 @@
-//! What of the machine's files a worker's process may see.
+//! Restricts which files of the machine a worker's process may see.
 //!
-//! On Linux the kernel (Landlock) lets it read programs, libraries and
-//! settings of the system and the folders of local models, and write its own
-//! temporary folder and the caches of the model hub and of the node. Everything else, the
-//! server's data among it, is out of reach, also for code that a broken file
+//! On Linux the kernel (Landlock) lets it read programs, libraries and settings
+//! of the system and the folders of local models. It may write its own temporary
+//! folder and the caches of the model hub and of the node. Everything else, the
+//! server's data included, is out of reach, also for code that a broken file
 //! might make it run.
 
 #[cfg(target_os = "linux")]
