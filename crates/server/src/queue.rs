@@ -14,9 +14,9 @@
 //! | the job has ended | gets another one |
 //! | it knows no such job | gets another one after a grace, if no lease holds |
 //!
-//! Jobs that no run wants are stopped. Only a run's own faults count as attempts:
-//! an engine that can't start anything, and whatever ends because the server or
-//! the engine stops it, cost none.
+//! Jobs that no run wants are stopped. A worker that is lost while it works on its
+//! run costs an attempt. A start that fails costs none, and neither does a pause,
+//! whoever asked for it: the server or the engine.
 
 mod adoption;
 mod engine;
@@ -204,11 +204,11 @@ impl Queue {
         Ok(launched.iter().any(|run| run.has_worker) || jobs.keys().any(|job| ends(job)))
     }
 
-    /// This server's jobs; none where the engine can't be asked.
+    /// Lists this server's jobs. Returns `None` where the engine can't be asked.
     async fn list(&mut self) -> Option<HashMap<String, JobState>> {
         let engine = self.engine.launcher.engine();
         let listed = self.engine.list().await;
-        // Not even a slow answer means that the server stood still.
+        // A slow answer does not mean that the server stood still.
         self.looked_at = self.app.clock.now();
         match listed {
             Ok(jobs) => {
@@ -408,6 +408,8 @@ impl Queue {
             if is_due {
                 over.told = Some(now);
                 self.engine.stop(job).await;
+                // A slow answer does not mean that the server stood still.
+                self.looked_at = self.app.clock.now();
             }
         }
     }
@@ -432,7 +434,7 @@ impl Queue {
         };
         self.sightings.seen(&run.job);
         let started = self.engine.start(&order).await;
-        // Not even a slow answer means that the server stood still.
+        // A slow answer does not mean that the server stood still.
         self.looked_at = self.app.clock.now();
         match started {
             Ok(()) => {

@@ -33,8 +33,9 @@ pub(super) use settings::RaySettings;
 /// How long the dashboard may take to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 const CONNECTS_WITHIN: Duration = Duration::from_secs(5);
-/// Ended jobs that one listing deletes at most.
+/// Ended jobs that one listing deletes at most, and the time that it spends on them.
 const DELETED_AT_ONCE: usize = 20;
+const DELETES_WITHIN: Duration = Duration::from_secs(5);
 
 /// Starts workers as Ray jobs.
 pub(super) struct Ray {
@@ -192,7 +193,8 @@ impl Ray {
         });
         let ours: HashMap<String, Details> = ours.collect();
         self.stopped().retain(|name| ours.contains_key(name));
-        self.delete_old(&ours).await;
+        // A dashboard that deletes slowly must not make the list fail.
+        let _ = tokio::time::timeout(DELETES_WITHIN, self.delete_old(&ours)).await;
         let state = |(name, details): (String, Details)| {
             let state = self.state(&name, &details);
             (name, state)

@@ -20,7 +20,9 @@ impl Variables {
     /// Reads the list of a setting. An error begins with `key`.
     pub(super) fn of(key: &str, list: &[String]) -> Result<Self, String> {
         let pair = |text: &String| {
-            let bad = |reason: &str| format!("{key}: `{text}`: {reason}");
+            // Not the value, which may be a key.
+            let shown = text.split('=').next().unwrap_or_default();
+            let bad = |reason: &str| format!("{key}: `{shown}`: {reason}");
             let (name, value) = text.split_once('=').ok_or_else(|| bad("give NAME=value"))?;
             let is_name = |name: &str| {
                 name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -50,8 +52,8 @@ impl Variables {
         cache: Option<&str>,
     ) -> Vec<(String, String)> {
         let mut all = Vec::new();
-        // Of two values the last one counts, so the operator's replace these. Threads
-        // beyond the cores of the job would slow down its neighbours.
+        // The last of two values with the same name counts, so the operator's replace
+        // these. Threads beyond the cores of the job would slow down its neighbours.
         if let Some(cpus) = order.resources.cpus {
             all.push(("RAYON_NUM_THREADS".to_owned(), cpus.to_string()));
         }

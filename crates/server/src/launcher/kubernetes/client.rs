@@ -19,9 +19,10 @@ use tokio::sync::Mutex;
 use super::{KubernetesSettings, manifest, states};
 use crate::launcher::{JobState, Launcher, StartError, WorkOrder};
 
-/// How long the cluster may take to be reached, and to answer.
+/// How long the cluster may take to be reached, and to answer. The queue itself gives
+/// up a call after 30 seconds, without the words that are told here.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Starts workers as Jobs.
 pub(crate) struct Kubernetes {

@@ -166,6 +166,7 @@ async fn the_token_is_in_the_package_and_nowhere_else() {
             "working_dir": "gcs://ft-0123abcd-1-1.zip",
             "env_vars": {
                 "RAYON_NUM_THREADS": "2",
+                "HF_HUB_CACHE": "/scratch/cache/hub",
                 "HF_HOME": "/shared/hf",
                 "FINETUNER_WORKER_URL": "https://head-node:8642",
                 "FINETUNER_WORKER_FOLDER": "finetuner-run-1-1-",
