@@ -124,7 +124,10 @@ pub(crate) enum Command {
     /// Carry out one run; `serve` starts this itself
     #[cfg(feature = "embedded")]
     #[command(hide = true)]
-    Worker,
+    Worker {
+        /// The job's name, for people who list processes
+        name: Option<String>,
+    },
     /// Print the completions of a shell
     Completions(commands::generate::Completions),
     /// Write the man pages into a folder

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         return commands::serve::run(&cli.global, options);
     }
     #[cfg(feature = "embedded")]
-    if let cli::Command::Worker = &cli.command {
+    if let cli::Command::Worker { .. } = &cli.command {
         return commands::serve::worker();
     }
     begin_log(cli.global.quiet);

@@ -50,7 +50,7 @@ pub(crate) async fn run(session: &Session, output: &Output, command: Command) ->
         Command::Synthesize(options) => options.run(session, output).await,
         // `main` starts these, which have a runtime and a log of their own.
         #[cfg(feature = "embedded")]
-        Command::Serve(_) | Command::Worker => Ok(()),
+        Command::Serve(_) | Command::Worker { .. } => Ok(()),
         Command::Completions(options) => options.run(output),
         Command::Man(options) => options.run(output),
     }

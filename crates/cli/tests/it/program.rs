@@ -3,7 +3,12 @@
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::LazyLock,
+    sync::{
+        LazyLock,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::Duration,
 };
 
 use finetuner_server::{LocalModels, RunningServer, Server, Settings};
@@ -139,9 +144,22 @@ impl Machine {
     }
 }
 
-/// Waits for a program.
-pub(crate) fn finish(mut command: Command) -> Done {
-    let output = command.output().unwrap();
+/// The longest that a program may take, so that one that hangs fails its test.
+const LIMIT: Duration = Duration::from_secs(300);
+
+/// Waits for a program, and kills it at the limit.
+pub(crate) fn finish(command: Command) -> Done {
+    let child = start(command);
+    let id = child.id().to_string();
+    let (done, is_done) = mpsc::channel::<()>();
+    let guard = thread::spawn(move || {
+        if is_done.recv_timeout(LIMIT) == Err(RecvTimeoutError::Timeout) {
+            let _ = Command::new("kill").args(["-KILL", &id]).status();
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(done);
+    guard.join().unwrap();
     Done {
         code: output.status.code(),
         out: String::from_utf8(output.stdout).unwrap(),
