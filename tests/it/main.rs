@@ -22,6 +22,7 @@ mod retries;
 mod runs;
 mod saving;
 mod secrets;
+mod service;
 mod synthesis;
 mod tokens;
 mod wire;
