@@ -16,7 +16,7 @@ use crate::{
     address::Addresses,
     auth::{self, Link, TOKEN_VARIABLE, TokenOrigin, Vault},
     environment::{process as environment, variable},
-    transport::{HttpSettings, Timeouts, Transport},
+    transport::{HttpService, HttpSettings, RequestBody, Timeouts, Transport},
 };
 
 /// Allows plain http to other machines where it is `1` or `true`.
@@ -241,6 +241,41 @@ impl Builder {
     /// ```
     pub fn user_agent(mut self, name: impl Into<String>) -> Self {
         self.http.user_agent = Some(name.into());
+        self
+    }
+
+    /// Sends all requests through this service in place of the SDK's own HTTP
+    /// client: a client with middleware, a connection of another kind, or a
+    /// backend in the same process for tests.
+    ///
+    /// Time-outs, retries and the rules of [`Builder::outage_limit`] stay the
+    /// SDK's own. The service makes connections, so TLS, proxies and redirects
+    /// are its part; [`Builder::proxy`], [`Builder::root_certificate`] and
+    /// [`Builder::connect_timeout`] are refused together with it. A cause of its
+    /// errors that is an [`std::io::Error`] of the kind `ConnectionRefused` or
+    /// `TimedOut` makes [`Error::is_connect`] or [`Error::is_timeout`] true.
+    ///
+    /// ```no_run
+    /// # fn example(builder: finetuner::Builder) {
+    /// use finetuner::RequestBody;
+    ///
+    /// let service = tower::service_fn(|request: http::Request<RequestBody>| async move {
+    ///     let answer = format!("nothing at {}", request.uri().path());
+    ///     http::Response::builder().status(404).body(answer)
+    /// });
+    /// let builder = builder.http_service(service);
+    /// # }
+    /// ```
+    pub fn http_service<S, B>(mut self, service: S) -> Self
+    where
+        S: tower::Service<http::Request<RequestBody>, Response = http::Response<B>>,
+        S: Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.http.service = Some(HttpService::new(service));
         self
     }
 

@@ -47,6 +47,7 @@
 //! | follow and save | [`Run`], [`Watch`], [`LogStream`] |
 //! | find things again | [`Finetuner::get_run`], [`Experiment`], [`List`] |
 //! | know what went wrong | [`Error`] |
+//! | test your own code | the crate `finetuner-test`, [`Builder::http_service`] |
 //!
 //! Handles ([`Experiment`], [`Run`]) are cheap to clone, and dropping one stops
 //! nothing: a run goes on without anybody looking.
@@ -133,7 +134,7 @@ pub use run::Run;
 pub use secret::Secret;
 pub use synthesize::{SynthesisModels, Synthesize};
 pub use tables::{Columns, Csv, CsvOptions, Dataset, Dialect};
-pub use transport::RetryPolicy;
+pub use transport::{RequestBody, RetryPolicy};
 pub use watch::{RunProgress, Update, Watch};
 
 /// The code of the README, compiled as tests.

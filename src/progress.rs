@@ -23,6 +23,19 @@ pub struct Progress {
     pub bytes: u64,
 }
 
+impl Progress {
+    /// Progress as a transfer reports it, for tests of code that shows it.
+    ///
+    /// ```
+    /// let half = finetuner::Progress::new(5, Some(10), 4096);
+    /// assert_eq!(half.total, Some(10));
+    /// ```
+    #[must_use]
+    pub fn new(done: u64, total: Option<u64>, bytes: u64) -> Self {
+        Self { done, total, bytes }
+    }
+}
+
 /// The two ways to see how far something is, for a builder with a field
 /// `progress`; `$what` is what is told, `$made` makes such a builder in an
 /// example, `$title` stands beside the bar.

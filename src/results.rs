@@ -34,6 +34,27 @@ pub struct ExamplesTable {
     pub(crate) k: usize,
 }
 
+impl From<MetricsInfo> for MetricsTable {
+    fn from(metrics: MetricsInfo) -> Self {
+        Self(metrics)
+    }
+}
+
+impl ExamplesTable {
+    /// The table of these examples, with `k` matches of each query.
+    ///
+    /// ```
+    /// use finetuner::{ExamplesInfo, ExamplesTable};
+    ///
+    /// let table = ExamplesTable::new(ExamplesInfo::default(), 3);
+    /// assert!(table.to_string().contains("after fine-tuning"));
+    /// ```
+    #[must_use]
+    pub fn new(examples: ExamplesInfo, k: usize) -> Self {
+        Self { examples, k }
+    }
+}
+
 impl fmt::Display for MetricsTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let table = |stage: &str, metrics: &BTreeMap<String, f64>| Table {

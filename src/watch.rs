@@ -73,6 +73,26 @@ pub struct RunProgress {
     pub epochs: u64,
 }
 
+impl RunProgress {
+    /// Progress as a watched run reports it, for tests of code that shows it.
+    ///
+    /// ```
+    /// use finetuner::{RunProgress, Update};
+    ///
+    /// let update = Update::Progress(RunProgress::new(5, 8, 2, 2));
+    /// # drop(update);
+    /// ```
+    #[must_use]
+    pub fn new(step: u64, steps: u64, epoch: u64, epochs: u64) -> Self {
+        Self {
+            step,
+            steps,
+            epoch,
+            epochs,
+        }
+    }
+}
+
 /// A run that is followed, from [`Run::watch`]. It has two faces: awaited, it
 /// gives the run's end; as a [`Stream`], what happens until then. Dropping it
 /// stops looking, not the run.

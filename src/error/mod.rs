@@ -1,5 +1,6 @@
 //! What can go wrong, and how to tell.
 
+mod made;
 mod predicates;
 mod words;
 
@@ -9,8 +10,8 @@ use finetuner_protocol::{DocumentError, InvalidField};
 use reqwest::StatusCode;
 use url::Url;
 
-use crate::data::Problems;
-use words::{innermost, not_made, not_understood, words};
+use crate::{data::Problems, transport::BoxError};
+use words::{innermost, io_kind, not_made, not_understood, words};
 pub(crate) use words::{is_passing, is_web_page, start_of};
 
 /// The reason why the bytes of an upload could not be made. Sending it again
@@ -66,13 +67,13 @@ enum Kind {
     #[error(
         "nobody answers ({}). Start a backend with `cargo run --release -p finetuner-server -- \
          serve`, or set JINA_FINETUNER_REGISTRY to the address of one that runs",
-        innermost(.0)
+        innermost(.0.as_ref())
     )]
-    Connect(#[source] reqwest::Error),
+    Connect(#[source] BoxError),
     #[error("no answer in {0:?}")]
     Timeout(Duration),
-    #[error("the connection broke: {}", innermost(.0))]
-    Broken(#[source] reqwest::Error),
+    #[error("the connection broke: {}", innermost(.0.as_ref()))]
+    Broken(#[source] BoxError),
     #[error("{0}")]
     BrokenOff(&'static str),
     #[error("{} ({status})", words(*status, message, body))]
@@ -136,13 +137,29 @@ impl Error {
         }
         // A connection that takes too long was never there.
         Self::new(if error.is_connect() {
-            Kind::Connect(error)
+            Kind::Connect(error.into())
         } else if error.is_timeout() {
             Kind::Timeout(limit)
         } else if error.is_redirect() {
             Kind::Redirect(innermost(&error))
         } else {
-            Kind::Broken(error)
+            Kind::Broken(error.into())
+        })
+    }
+
+    /// What went wrong in an HTTP service of the program's own.
+    pub(crate) fn service(error: BoxError, limit: Duration) -> Self {
+        let error = match error.downcast::<reqwest::Error>() {
+            Ok(error) => return Self::transport(*error, limit),
+            Err(error) => error,
+        };
+        if let Some(reason) = not_made(&*error) {
+            return Self::setup(reason);
+        }
+        Self::new(match io_kind(&*error) {
+            Some(io::ErrorKind::ConnectionRefused) => Kind::Connect(error),
+            Some(io::ErrorKind::TimedOut) => Kind::Timeout(limit),
+            _ => Kind::Broken(error),
         })
     }
 
@@ -341,7 +358,7 @@ impl fmt::Display for Error {
                 f,
                 "not reached through the proxy {proxy} ({}). Is it the right proxy, and does it \
                  run? NO_PROXY lists the hosts that are reached without one",
-                innermost(cause)
+                innermost(cause.as_ref())
             )?,
             (kind, _) => kind.fmt(f)?,
         }

@@ -19,7 +19,7 @@ pub(crate) fn is_passing(status: StatusCode) -> bool {
 }
 
 /// Returns why the body of a request could not be made, where that broke it.
-pub(super) fn not_made(error: &reqwest::Error) -> Option<String> {
+pub(super) fn not_made(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         // An `io::Error` is not the source of itself.
@@ -33,6 +33,12 @@ pub(super) fn not_made(error: &reqwest::Error) -> Option<String> {
         cause = error.source();
     }
     None
+}
+
+/// The kind of the first I/O error among an error and its causes.
+pub(super) fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()))
 }
 
 /// Whether a body is a web page.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::{Client, redirect};
 use url::Url;
 
-use super::proxy::Proxies;
+use super::{proxy::Proxies, service::HttpService};
 use crate::{Error, Result, address::is_loopback};
 
 /// Redirects followed for one call.
@@ -20,20 +20,45 @@ pub(crate) struct HttpSettings {
     pub(crate) root_certificates: Vec<Vec<u8>>,
     pub(crate) allow_plain_http: bool,
     pub(crate) user_agent: Option<String>,
+    /// Sends requests in the place of our own client.
+    pub(crate) service: Option<HttpService>,
+}
+
+impl HttpSettings {
+    /// Refuses settings of our own client that a service of the program's would
+    /// not know.
+    pub(crate) fn check_service(&self) -> Result<()> {
+        let unused = [
+            ("connect_timeout", self.connect_timeout.is_some()),
+            ("proxy", self.proxy.is_some()),
+            ("root_certificate", !self.root_certificates.is_empty()),
+        ];
+        match unused.iter().find(|(_, is_set)| *is_set) {
+            Some((setting, _)) if self.service.is_some() => Err(Error::setup(format!(
+                "`{setting}` has no effect together with `http_service`, which makes connections \
+                 itself: set it there, and leave it out here"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What the program and this client call themselves.
+pub(super) fn user_agent(settings: &HttpSettings) -> String {
+    let ours = concat!("finetuner-rs/", env!("CARGO_PKG_VERSION"));
+    match &settings.user_agent {
+        Some(theirs) => format!("{theirs} {ours}"),
+        None => ours.to_owned(),
+    }
 }
 
 /// How long it may take to reach the server.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn client(settings: &HttpSettings, proxies: &Proxies) -> Result<Client> {
-    let ours = concat!("finetuner-rs/", env!("CARGO_PKG_VERSION"));
-    let user_agent = match &settings.user_agent {
-        Some(theirs) => format!("{theirs} {ours}"),
-        None => ours.to_owned(),
-    };
     let builder = Client::builder()
         .connect_timeout(settings.connect_timeout.unwrap_or(CONNECT_TIMEOUT))
-        .user_agent(user_agent)
+        .user_agent(user_agent(settings))
         .redirect(redirects(settings.allow_plain_http));
     let builder = proxies.apply(builder)?;
     tls::configure(builder, &settings.root_certificates)?

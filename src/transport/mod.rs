@@ -11,6 +11,7 @@ mod http;
 mod outage;
 mod proxy;
 mod retry;
+mod service;
 
 use std::{
     borrow::Cow,
@@ -42,6 +43,9 @@ pub(crate) use outage::Outage;
 use proxy::Proxies;
 pub use retry::RetryPolicy;
 pub(crate) use retry::{Tries, may_repeat};
+pub use service::RequestBody;
+use service::Sender;
+pub(crate) use service::{BoxError, HttpService};
 
 /// How long most answers may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -69,7 +73,9 @@ pub(crate) struct Transport(Arc<Shared>);
 
 #[derive(Clone)]
 struct Shared {
+    /// Makes requests, and sends them unless the program has a service for that.
     client: Client,
+    sender: Sender,
     proxies: Proxies,
     addresses: Addresses,
     token: Option<Secret>,
@@ -105,15 +111,22 @@ impl Transport {
                     crate::PLAIN_HTTP_VARIABLE,
                 )));
             }
-            if url.scheme() == "https" && !http::HAS_TLS {
+            if url.scheme() == "https" && !http::HAS_TLS && http.service.is_none() {
                 return Err(Error::setup(
                     "https needs the feature `rustls` or `native-tls` of the crate `finetuner`",
                 ));
             }
         }
+        http.check_service()?;
+        // A service of the program's own connects as it wants.
+        let environment = |name: &str| match http.service {
+            Some(_) => None,
+            None => environment(name),
+        };
         let proxies = Proxies::new(http.proxy.as_ref(), &addresses, environment)?;
         Ok(Self(Arc::new(Shared {
             client: http::client(http, &proxies)?,
+            sender: Sender::new(http),
             proxies,
             addresses,
             token: None,
@@ -321,19 +334,18 @@ impl Transport {
     /// Sends a call, and waits for the head of the answer.
     async fn send(&self, call: &Call, seen: &Seen, limit: Duration) -> Result<Response> {
         let sent = Arc::new(AtomicU64::new(0));
-        let answer = self.request(call, seen, &sent)?.send();
-        let answer = if call.is_upload() {
+        let request = self.request(call, seen, &sent)?.build();
+        let request = request.map_err(|e| Error::transport(e, limit))?;
+        let answer = self.0.sender.send(&self.0.client, request, limit);
+        if call.is_upload() {
             tokio::select! {
                 answer = answer => answer,
-                limit = self.stands_still(&sent, limit) => return Err(Error::timeout(limit)),
+                limit = self.stands_still(&sent, limit) => Err(Error::timeout(limit)),
             }
         } else {
-            match tokio::time::timeout(limit, answer).await {
-                Ok(answer) => answer,
-                Err(_) => return Err(Error::timeout(limit)),
-            }
-        };
-        answer.map_err(|e| Error::transport(e, limit))
+            let answer = tokio::time::timeout(limit, answer).await;
+            answer.unwrap_or_else(|_| Err(Error::timeout(limit)))
+        }
     }
 
     /// Ends once nothing of an upload has gone out for too long; returns how

@@ -3,16 +3,17 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use finetuner::Finetuner;
+use finetuner_test::{Fault, TestBackend};
 use serde_json::json;
 use wiremock::{MockServer, ResponseTemplate};
 
 use crate::mock::{
     ARTIFACT, Sequence, TOKEN, WHOAMI, agreeable, count, impatient, login, on, proxy_that_loses,
-    raw_server, send, with_run,
+    raw_server, send, tested, tested_run, with_run,
 };
 
 const STATUS: &str = "/api/v1/experiments/default/runs/r/status";
@@ -66,33 +67,40 @@ async fn a_wrong_token_is_told_at_login() {
 
 #[tokio::test]
 async fn reading_is_tried_again_until_the_server_is_well() {
-    let answers = [status(502), status(503), good_status()];
-    let (server, _, run) = with_run("/status", Sequence::new(answers)).await;
-    assert_eq!(run.status().await.unwrap().status.as_str(), "STARTED");
-    assert_eq!(count(&server, "/status").await, 3);
+    let (backend, _, run) = tested_run().await;
+    backend.fault(Fault::status(502).on("/status"));
+    backend.fault(Fault::status(503).on("/status"));
+    assert_eq!(run.status().await.unwrap().status.as_str(), "FINISHED");
+    assert_eq!(backend.count("/status"), 3);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_server_that_asks_to_wait_is_waited_for() {
-    let busy = status(429).insert_header("retry-after", "1");
-    let (server, _, run) = with_run("/status", Sequence::new([busy, good_status()])).await;
-    let started = Instant::now();
-    run.status().await.unwrap();
-    assert!(started.elapsed() >= Duration::from_secs(1));
-    assert_eq!(count(&server, "/status").await, 2);
+    let backend = TestBackend::start().await.unwrap();
+    let finetuner = Finetuner::builder()
+        .registry(backend.url())
+        .token(backend.token())
+        .http_service(backend.service());
+    let finetuner = finetuner.login().await.unwrap();
+    let minute = Duration::from_secs(60);
+    backend.fault(Fault::status(429).retry_after(minute).on("whoami"));
+    let started = tokio::time::Instant::now();
+    finetuner.whoami().await.unwrap();
+    assert!(started.elapsed() >= minute);
+    assert_eq!(backend.count("whoami"), 3, "one of them at login");
 }
 
 #[tokio::test]
 async fn a_web_page_in_place_of_an_answer_is_kept_in_the_error() {
     let page = "<html><body>504 Gateway Time-out</body></html>";
-    let answer = status(504).set_body_raw(page, "text/html");
-    let (server, _, run) = with_run("/status", answer).await;
+    let (backend, _, run) = tested_run().await;
+    backend.fault(Fault::status(504).body(page).on("/status").always());
     let error = run.status().await.unwrap_err();
     assert_eq!(error.status(), Some(504));
     assert!(error.is_retryable());
     assert_eq!(error.body(), Some(page));
     assert!(error.to_string().contains("504"), "{error}");
-    assert_eq!(count(&server, "/status").await, 4, "the policy's attempts");
+    assert_eq!(backend.count("/status"), 4, "the policy's attempts");
 }
 
 #[tokio::test]
@@ -256,7 +264,11 @@ async fn a_download_that_is_not_what_was_announced_leaves_nothing_behind() {
 
 #[tokio::test]
 async fn what_only_a_finished_run_has_is_refused_before() {
-    let (_server, _, run) = with_run("/status", good_status()).await;
+    let (backend, finetuner) = tested().await;
+    let control = backend.run("r");
+    control.start();
+    let run = finetuner.fit("clip-small", "t").run_name("r");
+    let run = run.await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     for error in [
         run.save_model(folder.path().join("m"))
@@ -268,8 +280,7 @@ async fn what_only_a_finished_run_has_is_refused_before() {
     ] {
         assert!(error.is_run_in_progress(), "{error}");
     }
-    let failed = json!({"status": "FAILED", "details": "out of memory"});
-    let (_server, _, run) = with_run("/status", status(200).set_body_json(failed)).await;
+    control.fail("out of memory");
     let error = run.wait().await.unwrap_err();
     assert!(
         error.is_run_failed() && error.to_string().contains("out of memory"),

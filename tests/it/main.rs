@@ -23,6 +23,7 @@ mod retries;
 mod runs;
 mod saving;
 mod secrets;
+mod service;
 mod synthesis;
 mod tokens;
 mod wire;

@@ -1,6 +1,7 @@
 //! A server that answers what it is told to, and remembers what it was asked.
 
 use finetuner::{DocumentArray, Finetuner, RetryPolicy, Run};
+use finetuner_test::TestBackend;
 use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
@@ -230,4 +231,25 @@ pub(crate) fn proxy_that_loses(target: String, lost: &'static str) -> String {
         }
     });
     url
+}
+
+/// A test backend, and a client that is logged in there.
+pub(crate) async fn tested() -> (TestBackend, Finetuner) {
+    let backend = TestBackend::start().await.unwrap();
+    backend.accept_any_data();
+    let login = Finetuner::builder()
+        .registry(backend.url())
+        .token(backend.token())
+        .retry(impatient())
+        .login();
+    let finetuner = login.await.unwrap();
+    (backend, finetuner)
+}
+
+/// As [`tested`], with a run `r` that has finished.
+pub(crate) async fn tested_run() -> (TestBackend, Finetuner, Run) {
+    let (backend, finetuner) = tested().await;
+    let run = finetuner.fit("minilm-small", "t").run_name("r");
+    let run = run.await.unwrap();
+    (backend, finetuner, run)
 }

@@ -11,38 +11,33 @@ use std::{
 };
 
 use finetuner::{Finetuner, Run, Update};
+use finetuner_test::{Fault, TestBackend};
 use serde_json::json;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use wiremock::ResponseTemplate;
 
-use crate::mock::{ARTIFACT, Sequence, TOKEN, count, impatient, on, raw_server, send, with_run};
+use crate::mock::{ARTIFACT, TOKEN, impatient, raw_server, send, tested_run};
 
-fn status_is(status: &str) -> ResponseTemplate {
-    ResponseTemplate::new(200).set_body_json(json!({"status": status, "details": ""}))
-}
-
-/// More failures than a call has tries.
-fn away() -> impl Iterator<Item = ResponseTemplate> {
-    [502, 503, 500, 520, 504, 502, 502]
-        .map(ResponseTemplate::new)
-        .into_iter()
+/// More failures of looking at a run than a call has tries.
+fn let_fail(backend: &TestBackend) {
+    for status in [502, 503, 500, 520, 504, 502, 502] {
+        backend.fault(Fault::status(status).on("/status"));
+    }
 }
 
 #[tokio::test]
 async fn waiting_outlives_more_failures_than_a_call() {
-    let answers = [status_is("STARTED")].into_iter().chain(away());
-    let answers = answers.chain([status_is("FINISHED")]);
-    let (server, _, run) = with_run("/status", Sequence::new(answers)).await;
+    let (backend, _, run) = tested_run().await;
+    let_fail(&backend);
     run.wait().await.unwrap();
-    assert_eq!(count(&server, "/status").await, 9);
+    assert_eq!(backend.count("/status"), 8);
 }
 
 #[tokio::test]
 async fn watching_outlives_more_failures_than_a_call() {
-    let answers = away().chain([status_is("FINISHED")]);
-    let (server, _, run) = with_run("/status", Sequence::new(answers)).await;
-    let history = "/api/v1/experiments/default/runs/r/history";
-    on(&server, "GET", history, ResponseTemplate::new(404)).await;
+    let (backend, _, run) = tested_run().await;
+    let_fail(&backend);
+    // An old server has no curves.
+    backend.fault(Fault::status(404).on("/history").always());
     let mut watch = run.watch();
     let mut seen = Vec::new();
     while let Some(update) = watch.next().await {
@@ -53,12 +48,12 @@ async fn watching_outlives_more_failures_than_a_call() {
 
 #[tokio::test]
 async fn what_is_no_outage_ends_the_waiting() {
-    let gone = ResponseTemplate::new(404).set_body_json(json!({"detail": "there is no run"}));
-    let (server, _, run) = with_run("/status", gone).await;
+    let (backend, finetuner, run) = tested_run().await;
+    finetuner.delete_run("r").await.unwrap();
     assert!(run.wait().await.unwrap_err().is_not_found());
     let error = run.watch().next().await.unwrap().unwrap_err();
     assert!(error.is_not_found(), "{error}");
-    assert_eq!(count(&server, "/status").await, 2);
+    assert_eq!(backend.count("/status"), 2);
 }
 
 /// Lines that are logged, as they come.
@@ -161,24 +156,13 @@ fn send_run(connection: &mut TcpStream) {
 
 #[tokio::test]
 async fn waiting_outlives_a_restart_and_says_so() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let first = serve_until(listener, |_, connection| {
-        send_run(connection);
-        false
-    });
-    let run = run_at(address).await;
-    let away = Away::at(first.join().unwrap());
+    let (backend, _, run) = tested_run().await;
+    backend.go_away().await;
     let (_guard, mut lines) = logged();
     let waiting = tokio::spawn(async move { run.wait().await });
     wait_for(&mut lines, "does not answer").await;
-    let second = serve_until(away.end(address), |request, connection| {
-        assert!(request.contains("/status"), "{request}");
-        send(connection, r#"{"status": "FINISHED", "details": ""}"#);
-        false
-    });
+    backend.come_back().await.unwrap();
     waiting.await.unwrap().unwrap();
-    second.join().unwrap();
     wait_for(&mut lines, "answers again").await;
 }
 

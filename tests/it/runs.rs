@@ -6,13 +6,12 @@ use finetuner::{
     Error, EvaluationCallback, Experiment, Finetuner, Fit, Run, RunTask, Status, Update, Watch,
     protocol::Event,
 };
+use finetuner_test::Fault;
 use futures_util::TryStreamExt;
-use serde_json::json;
-use wiremock::ResponseTemplate;
 
 use crate::{
     backend::{self, EVAL_DATA, TRAIN_DATA, short_fit, with_data},
-    mock::with_run,
+    mock::tested_run,
 };
 
 #[tokio::test]
@@ -147,8 +146,11 @@ async fn a_run_that_is_cancelled_ends_and_makes_room_for_the_next() {
 
 #[tokio::test]
 async fn what_a_backend_can_not_do_is_told_from_what_is_not_there() {
-    let unknown = || ResponseTemplate::new(404).set_body_json(json!({"detail": "Not Found"}));
-    let (_server, _, run) = with_run("/(checkpoints|history|cancel|1/runs)", unknown()).await;
+    let (backend, _, run) = tested_run().await;
+    let unknown = |path| backend.fault(Fault::status(404).on(path).always());
+    for path in ["/checkpoints", "/history", "/cancel"] {
+        unknown(path);
+    }
     let errors = [
         run.checkpoints().await.err().unwrap(),
         run.metric_history(None).await.err().unwrap(),
@@ -158,7 +160,7 @@ async fn what_a_backend_can_not_do_is_told_from_what_is_not_there() {
     for error in errors {
         assert!(error.is_unsupported(), "{error}");
     }
-    let (_server, _, run) = with_run("/(checkpoints|status)", unknown()).await;
+    unknown("/status");
     let error = run.checkpoints().await.unwrap_err();
     assert!(error.is_not_found() && !error.is_unsupported(), "{error}");
 }
@@ -232,8 +234,7 @@ async fn futures_are_small_and_may_change_threads() {
     shared::<Fit>();
     fn sent<T: Send>() {}
     sent::<Watch>();
-    let (_server, finetuner) = crate::mock::agreeable().await;
-    let run = finetuner.get_run("r").await.unwrap();
+    let (_backend, finetuner, run) = tested_run().await;
     let sizes = [
         ("status", is_send(run.status())),
         ("logs", is_send(run.logs())),

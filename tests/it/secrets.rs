@@ -3,10 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use finetuner::{EvaluationCallback, Finetuner, MLFlowLogger, Secret, WandBLogger};
+use finetuner_test::Fault;
 use serde_json::json;
-use wiremock::ResponseTemplate;
 
-use crate::mock::{TOKEN, agreeable, on};
+use crate::mock::{tested, tested_run};
+
+/// The token of the test backend.
+const TOKEN: &str = "test-token";
 
 /// A place for what the program logs.
 #[derive(Clone, Default)]
@@ -33,23 +36,22 @@ async fn nothing_that_is_printed_shows_a_token() {
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
 
-    let (server, finetuner) = agreeable().await;
+    let (backend, finetuner, run) = tested_run().await;
+    assert_eq!(backend.token(), TOKEN);
     // A server that repeats what it was sent, as some proxies do.
-    let echo = json!({"detail": format!("bad header: token {TOKEN}")});
-    let echo = ResponseTemplate::new(400).set_body_json(echo);
-    on(&server, "GET", "/api/v1/experiments/echo", echo).await;
-    let page = ResponseTemplate::new(200).set_body_string(format!("<html>{TOKEN}</html>"));
-    on(&server, "GET", "/api/v1/experiments/page", page).await;
-    let status = "/api/v1/experiments/default/runs/r/status";
-    let cut = ResponseTemplate::new(503).set_body_string(TOKEN);
-    let run = finetuner.get_run("r").await.unwrap();
-    let experiment = finetuner.get_experiment("fashion").await.unwrap();
+    let echo = json!({"detail": format!("bad header: token {TOKEN}")}).to_string();
+    backend.fault(Fault::status(400).body(echo).on("/experiments/echo"));
+    let page = format!("<html>{TOKEN}</html>");
+    backend.fault(Fault::garbage(page).on("/experiments/page"));
+    let experiment = finetuner.get_experiment("default").await.unwrap();
     let watch = run.watch();
+    backend.put_data("x", []).unwrap();
     let stream = finetuner.pull("x").stream().await.unwrap();
-    on(&server, "GET", status, cut).await;
+    let busy = Fault::status(503).body(TOKEN).on("/runs/r/status");
+    backend.fault(busy.always());
 
     let builder = Finetuner::builder()
-        .registry("http://user:secret-token@127.0.0.1:1")
+        .registry(format!("http://user:{TOKEN}@127.0.0.1:1"))
         .proxy(format!("http://user:{TOKEN}@proxy:1"))
         .token(TOKEN);
     let fit = finetuner
@@ -67,7 +69,7 @@ async fn nothing_that_is_printed_shows_a_token() {
         builder.clone().login().await.unwrap_err(),
     ];
     let created = finetuner.create_token("ci").await.unwrap();
-    assert_eq!(created.expose(), "pat");
+    assert!(created.expose().starts_with("token-"));
     let printed = [
         format!("{finetuner:?} {run:?} {experiment:?} {watch:?} {stream:?}"),
         format!("{builder:?} {:?} {fit:?}", builder.clone().login()),
@@ -101,48 +103,53 @@ async fn nothing_that_is_printed_shows_a_token() {
 
 #[tokio::test]
 async fn every_call_but_the_download_carries_the_token_and_no_address_does() {
-    let (server, finetuner) = agreeable().await;
-    finetuner.get_run("r").await.unwrap();
+    let (backend, finetuner) = tested().await;
+    backend.put_data("x", []).unwrap();
+    finetuner.list_runs().await.unwrap();
     finetuner.pull("x").await.unwrap();
-    let requests = server.received_requests().await.unwrap();
-    assert!(requests.iter().any(|r| r.url.path() == "/v2/download/key"));
-    for request in requests {
-        let given = request.headers.get("authorization");
-        if request.url.path() == "/v2/download/key" {
+    assert_eq!(backend.count("/v2/download/"), 1);
+    for request in backend.received() {
+        let given = request.header("authorization");
+        if request.path.starts_with("/v2/download/") {
             assert_eq!(given, None, "a download address is its own permission");
         } else {
-            assert_eq!(given.unwrap(), format!("token {TOKEN}").as_str());
+            assert_eq!(given.unwrap(), format!("token {TOKEN}"));
         }
-        assert!(!request.url.as_str().contains(TOKEN));
-        assert_eq!(request.headers["x-request-id"].len(), 32);
-        let agent = request.headers["user-agent"].to_str().unwrap();
+        assert!(!request.path.contains(TOKEN) && !request.query.contains(TOKEN));
+        assert_eq!(request.header("x-request-id").unwrap().len(), 32);
+        let agent = request.header("user-agent").unwrap();
         assert!(agent.starts_with("finetuner-rs/"), "{agent}");
     }
 }
 
 #[tokio::test]
 async fn a_redirect_to_another_host_does_not_take_the_token_along() {
-    let (elsewhere, _) = agreeable().await;
-    let (server, finetuner) = agreeable().await;
-    let target = format!("{}/api/v1/experiments/moved", elsewhere.uri());
-    let moved = ResponseTemplate::new(307).insert_header("location", target.as_str());
-    on(&server, "GET", "/api/v1/experiments/moved", moved).await;
-    let target = format!("{}/api/v1/experiments/fashion", server.uri());
-    let near = ResponseTemplate::new(307).insert_header("location", target.as_str());
-    on(&server, "GET", "/api/v1/experiments/near", near).await;
-    finetuner.get_experiment("moved").await.unwrap();
-    let there = elsewhere.received_requests().await.unwrap();
+    let (elsewhere, _) = tested().await;
+    let (backend, finetuner) = tested().await;
+    finetuner.create_experiment("fashion").await.unwrap();
+    let redirect = |from: &str, target: String| {
+        backend.fault(Fault::status(307).header("location", &target).on(from));
+    };
+    redirect(
+        "/moved",
+        format!("{}/api/v1/experiments/moved", elsewhere.url()),
+    );
+    redirect(
+        "/near",
+        format!("{}/api/v1/experiments/fashion", backend.url()),
+    );
+    let refused = finetuner.get_experiment("moved").await.unwrap_err();
+    assert!(refused.is_unauthorized(), "{refused}");
+    let there = elsewhere.received();
     let followed = there.last().unwrap();
-    assert_eq!(followed.url.path(), "/api/v1/experiments/moved");
-    assert!(!followed.headers.contains_key("authorization"));
+    assert_eq!(followed.path, "/api/v1/experiments/moved");
+    assert_eq!(followed.header("authorization"), None);
     // On the same host it goes along.
     finetuner.get_experiment("near").await.unwrap();
-    let here = server.received_requests().await.unwrap();
-    assert_eq!(
-        here.last().unwrap().url.path(),
-        "/api/v1/experiments/fashion"
-    );
-    assert!(here.last().unwrap().headers.contains_key("authorization"));
+    let here = backend.received();
+    let followed = here.last().unwrap();
+    assert_eq!(followed.path, "/api/v1/experiments/fashion");
+    assert!(followed.header("authorization").is_some());
 }
 
 #[tokio::test]

@@ -1,0 +1,66 @@
+//! Answers in the forms of both APIs.
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+
+/// The answer to a call.
+pub(crate) type Result<T> = std::result::Result<T, Refusal>;
+
+/// An answer that is not a success.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    status: StatusCode,
+    message: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Self { status, message }
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, message)
+    }
+
+    pub(crate) fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, message)
+    }
+
+    pub(crate) fn unprocessable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(refusal(self.status, &self.message))).into_response()
+    }
+}
+
+/// The body of a refusal: the Finetuner API's `detail`, and the envelope of
+/// Hubble.
+pub(crate) fn refusal(status: StatusCode, message: &str) -> Value {
+    let status = status.as_u16();
+    json!({
+        "detail": message,
+        "code": status,
+        "status": u32::from(status) * 100 + 1,
+        "message": message,
+        "readableMessage": message,
+        "data": null,
+    })
+}
+
+/// A Hubble answer that all went well.
+pub(crate) fn success(data: Value) -> Json<Value> {
+    Json(json!({"code": 200, "status": 20000, "data": data}))
+}

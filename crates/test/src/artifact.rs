@@ -1,0 +1,175 @@
+//! Data that was pushed, models that runs made, and uploads in parts.
+
+use bytes::{Bytes, BytesMut};
+use finetuner_protocol::check_name;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    answer::{Refusal, Result},
+    state::{CREATED_AT, State},
+};
+
+/// The kind of data for training and evaluation.
+pub(crate) const DOCUMENTS: &str = "documentArray";
+/// The kind of what a training run makes.
+pub(crate) const MODEL: &str = "model";
+/// Bytes before the documents of a stream: a version, then their number.
+const HEAD: usize = 9;
+
+pub(crate) struct Artifact {
+    pub(crate) id: String,
+    pub(crate) name: Option<String>,
+    pub(crate) kind: String,
+    public: bool,
+    meta_data: Value,
+    pub(crate) bytes: Bytes,
+    pub(crate) sha256: String,
+}
+
+impl Artifact {
+    pub(crate) fn about(&self) -> Value {
+        json!({
+            "_id": self.id,
+            "name": self.name,
+            "type": self.kind,
+            "metaData": self.meta_data,
+            "visibility": if self.public { "public" } else { "private" },
+            "size": self.bytes.len(),
+            "sha256": self.sha256,
+            "createdAt": CREATED_AT,
+            "updatedAt": CREATED_AT,
+        })
+    }
+}
+
+/// The fields of an upload beside its file.
+#[derive(Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct UploadFields {
+    pub(crate) name: Option<String>,
+    #[serde(rename = "type")]
+    pub(crate) kind: Option<String>,
+    /// `True` or `False`, as Python writes it.
+    pub(crate) public: String,
+    pub(crate) meta_data: String,
+}
+
+impl UploadFields {
+    pub(crate) fn check(&self) -> Result<()> {
+        let name = self.name.as_deref().filter(|name| !name.is_empty());
+        let checked = name.map_or(Ok(()), |name| check_name("name", name));
+        checked.map_err(|e| Refusal::bad_request(e.to_string()))
+    }
+}
+
+/// What the client says that it sent.
+#[derive(Default)]
+pub(crate) struct Told {
+    pub(crate) sha256: Option<String>,
+    pub(crate) documents: Option<u64>,
+}
+
+impl Told {
+    /// Refuses content that is not what the client sent, as the server does.
+    pub(crate) fn compare(&self, bytes: &[u8]) -> Result<()> {
+        let found = sha256(bytes);
+        if let Some(told) = &self.sha256
+            && !told.eq_ignore_ascii_case(&found)
+        {
+            return Err(Refusal::unprocessable(format!(
+                "`sha256`: {} bytes have come, and they have another SHA-256: send the data again",
+                bytes.len()
+            )));
+        }
+        let announced = match bytes.first_chunk::<HEAD>() {
+            Some([1, count @ ..]) => u64::from_be_bytes(*count),
+            _ => 0,
+        };
+        match self.documents {
+            Some(told) if told != announced => Err(Refusal::unprocessable(format!(
+                "`documents` is {told}, but {announced} documents have come: send the data again"
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An upload in parts.
+#[derive(Default)]
+pub(crate) struct Upload {
+    pub(crate) fields: UploadFields,
+    pub(crate) bytes: BytesMut,
+    /// The answer to `finish`, for when it is repeated.
+    pub(crate) done: Option<Value>,
+}
+
+/// An artifact by its id or its name.
+#[derive(Deserialize)]
+pub(crate) struct Asked {
+    pub(crate) id: Option<String>,
+    pub(crate) name: Option<String>,
+}
+
+impl State {
+    /// Stores content. Content with a name replaces what had the name, under its
+    /// id. Returns the id.
+    pub(crate) fn put_artifact(
+        &mut self,
+        id: Option<String>,
+        fields: UploadFields,
+        bytes: Bytes,
+    ) -> String {
+        let name = fields.name.filter(|name| !name.is_empty());
+        let same = |artifact: &Artifact| name.is_some() && artifact.name == name;
+        let replaced = self.artifacts.iter().position(same);
+        let replaced = replaced.map(|at| self.artifacts.remove(at).id);
+        let id = id.or(replaced).unwrap_or_else(|| self.new_id());
+        self.artifacts.push(Artifact {
+            id: id.clone(),
+            name,
+            kind: fields.kind.unwrap_or_default(),
+            public: fields.public.eq_ignore_ascii_case("true"),
+            meta_data: serde_json::from_str(&fields.meta_data).unwrap_or_default(),
+            sha256: sha256(&bytes),
+            bytes,
+        });
+        id
+    }
+
+    fn place(&self, asked: &Asked) -> Result<usize> {
+        let place = match (&asked.id, &asked.name) {
+            (Some(id), _) => self.artifacts.iter().position(|a| a.id == *id),
+            (None, Some(_)) => self.artifacts.iter().position(|a| a.name == asked.name),
+            (None, None) => return Err(Refusal::bad_request("`id` or `name` is needed")),
+        };
+        place.ok_or_else(|| {
+            let asked = asked.id.as_ref().or(asked.name.as_ref());
+            let asked = asked.map(String::as_str).unwrap_or_default();
+            Refusal::not_found(format!("there is no artifact `{asked}`"))
+        })
+    }
+
+    pub(crate) fn artifact(&self, asked: &Asked) -> Result<&Artifact> {
+        self.place(asked).map(|at| &self.artifacts[at])
+    }
+
+    pub(crate) fn remove_artifact(&mut self, asked: &Asked) -> Result<()> {
+        let at = self.place(asked)?;
+        self.artifacts.remove(at);
+        Ok(())
+    }
+
+    /// Whether there is data with this name.
+    pub(crate) fn has_data(&self, name: &str) -> bool {
+        self.artifacts
+            .iter()
+            .any(|a| a.name.as_deref() == Some(name))
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
+    hash.iter().map(|byte| format!("{byte:02x}")).collect()
+}

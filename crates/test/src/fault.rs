@@ -1,0 +1,228 @@
+//! Calls that go wrong.
+
+use std::{io, time::Duration};
+
+use axum::{
+    body::Body,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+
+use crate::answer::refusal;
+
+/// A call that goes wrong; for [`TestBackend::fault`](crate::TestBackend::fault).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use finetuner_test::Fault;
+///
+/// let busy = Fault::status(429).retry_after(Duration::from_secs(2)).times(3).on("/runs");
+/// # drop(busy);
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a fault happens once `TestBackend::fault` has it"]
+pub struct Fault {
+    kind: Kind,
+    /// A part of the path.
+    on: String,
+    method: Option<String>,
+    /// How often it is still to happen; for ever without it.
+    left: Option<u32>,
+    headers: HeaderMap,
+    body: Option<Bytes>,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Status(StatusCode),
+    Garbage,
+    Slow(Duration),
+    Cut(usize),
+    Dropped,
+    Lost,
+}
+
+/// What a fault does before the call is carried out.
+pub(crate) enum Before {
+    Answer(Response),
+    Break,
+    Nothing,
+}
+
+impl Fault {
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            on: String::new(),
+            method: None,
+            left: Some(1),
+            headers: HeaderMap::new(),
+            body: None,
+        }
+    }
+
+    /// Answers with this status in place of carrying the call out. What is not
+    /// an HTTP status counts as 500.
+    pub fn status(status: u16) -> Self {
+        let status = StatusCode::from_u16(status);
+        Self::new(Kind::Status(
+            status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        ))
+    }
+
+    /// Answers with 200 and this body, such as broken JSON or a web page, in
+    /// place of carrying the call out.
+    pub fn garbage(body: impl Into<Bytes>) -> Self {
+        Self::new(Kind::Garbage).body(body)
+    }
+
+    /// Carries the call out after this time. `Duration::MAX` is never.
+    pub fn slow(pause: Duration) -> Self {
+        Self::new(Kind::Slow(pause))
+    }
+
+    /// Carries the call out, and breaks the connection after so many bytes of the
+    /// answer's body. A shorter body comes whole.
+    pub fn cut_after(bytes: usize) -> Self {
+        Self::new(Kind::Cut(bytes))
+    }
+
+    /// Breaks the connection in place of carrying the call out.
+    pub fn dropped() -> Self {
+        Self::new(Kind::Dropped)
+    }
+
+    /// Carries the call out, and breaks the connection in place of answering.
+    pub fn lost() -> Self {
+        Self::new(Kind::Lost)
+    }
+
+    /// Asks the client to wait before it tries again. Parts of a second count as
+    /// a whole one.
+    pub fn retry_after(mut self, pause: Duration) -> Self {
+        let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
+        self.headers
+            .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        self
+    }
+
+    /// Adds a header to the answer, for a fault with a status. What is not a
+    /// header is left out.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+            self.headers.insert(name, value);
+        }
+        self
+    }
+
+    /// Sets the body of the answer, for a fault with a status.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = Some(body.into());
+        self
+    }
+
+    /// Sets how many calls go wrong; one by default.
+    pub fn times(mut self, times: u32) -> Self {
+        self.left = Some(times);
+        self
+    }
+
+    /// Lets all such calls go wrong, until
+    /// [`TestBackend::clear_faults`](crate::TestBackend::clear_faults).
+    pub fn always(mut self) -> Self {
+        self.left = None;
+        self
+    }
+
+    /// Lets only calls go wrong whose path contains this text; all by default.
+    pub fn on(mut self, path: impl Into<String>) -> Self {
+        self.on = path.into();
+        self
+    }
+
+    /// Lets only calls with this method go wrong, such as `POST`; all by default.
+    pub fn method(mut self, method: impl Into<String>) -> Self {
+        self.method = Some(method.into());
+        self
+    }
+
+    /// Takes the fault of a call out of the list: the first that is meant.
+    pub(crate) fn take(faults: &mut Vec<Self>, method: &str, path: &str) -> Option<Self> {
+        let is_meant = |fault: &Self| {
+            let same = |wanted: &String| wanted.eq_ignore_ascii_case(method);
+            fault.left != Some(0)
+                && path.contains(&fault.on)
+                && fault.method.as_ref().is_none_or(same)
+        };
+        let fault = faults.iter_mut().find(|fault| is_meant(fault))?;
+        let found = fault.clone();
+        fault.left = fault.left.map(|left| left - 1);
+        faults.retain(|fault| fault.left != Some(0));
+        Some(found)
+    }
+
+    /// What happens before the call is carried out.
+    pub(crate) async fn before(&self) -> Before {
+        match self.kind {
+            Kind::Status(status) => {
+                let default = || Bytes::from(refusal(status, "a fault of the test").to_string());
+                let body = self.body.clone().unwrap_or_else(default);
+                let kind = content_type(&body);
+                let mut answer = (status, [(header::CONTENT_TYPE, kind)], body).into_response();
+                answer.headers_mut().extend(self.headers.clone());
+                Before::Answer(answer)
+            }
+            Kind::Garbage => {
+                let body = self.body.clone().unwrap_or_default();
+                let kind = content_type(&body);
+                Before::Answer(([(header::CONTENT_TYPE, kind)], body).into_response())
+            }
+            Kind::Slow(pause) => {
+                tokio::time::sleep(pause).await;
+                Before::Nothing
+            }
+            Kind::Dropped => Before::Break,
+            Kind::Cut(_) | Kind::Lost => Before::Nothing,
+        }
+    }
+
+    /// What becomes of the answer; none if the connection breaks.
+    pub(crate) fn after(&self, answer: Response) -> Option<Response> {
+        match self.kind {
+            Kind::Lost => None,
+            Kind::Cut(bytes) => Some(answer.map(|body| cut(body, bytes))),
+            _ => Some(answer),
+        }
+    }
+}
+
+fn content_type(body: &[u8]) -> &'static str {
+    match body.trim_ascii_start().first() {
+        Some(b'<') => "text/html",
+        _ => "application/json",
+    }
+}
+
+/// The first bytes of a body, then an error.
+fn cut(body: Body, left: usize) -> Body {
+    let pieces = stream::unfold(Some((body.into_data_stream(), left)), |state| async move {
+        let (mut body, left) = state?;
+        if left == 0 {
+            // Lets the server send what it has before the connection breaks.
+            tokio::task::yield_now().await;
+            let error = io::Error::from(io::ErrorKind::ConnectionReset);
+            return Some((Err(axum::Error::new(error)), None));
+        }
+        let mut bytes = match body.next().await? {
+            Ok(bytes) => bytes,
+            Err(error) => return Some((Err(error), None)),
+        };
+        bytes.truncate(left);
+        let left = left - bytes.len();
+        Some((Ok(bytes), Some((body, left))))
+    });
+    Body::from_stream(pieces)
+}

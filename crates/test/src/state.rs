@@ -1,0 +1,107 @@
+//! Everything that the backend knows, behind one lock.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use finetuner_protocol::{ExperimentInfo, Task};
+use tokio::sync::watch;
+
+use crate::{
+    Fault, Received,
+    artifact::{Artifact, Upload},
+    runs::RunRecord,
+};
+
+/// When everything happened: the same in every test.
+pub(crate) const CREATED_AT: &str = "2026-01-01T00:00:00";
+
+/// What the backend knows.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) experiments: Vec<Experiment>,
+    pub(crate) runs: Vec<RunRecord>,
+    pub(crate) artifacts: Vec<Artifact>,
+    pub(crate) uploads: BTreeMap<String, Upload>,
+    /// Names of tokens with their secrets.
+    pub(crate) tokens: BTreeMap<String, String>,
+    /// Models that the catalogue does not list.
+    pub(crate) models: BTreeMap<String, Task>,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) received: Vec<Received>,
+    /// Whether new runs wait for the test.
+    pub(crate) holds_runs: bool,
+    /// Whether runs may name data that was never pushed.
+    pub(crate) accepts_any_data: bool,
+    ids: u64,
+}
+
+pub(crate) struct Experiment {
+    pub(crate) info: ExperimentInfo,
+    /// The idempotency key of the request that created it.
+    pub(crate) key: Option<String>,
+}
+
+impl State {
+    /// 24 hex digits that no other call returned.
+    pub(crate) fn new_id(&mut self) -> String {
+        self.ids += 1;
+        format!("{:024x}", self.ids)
+    }
+}
+
+/// The state, and who waits for a change of it.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Counts changes.
+    changes: watch::Sender<u64>,
+    is_away: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::default(),
+            changes: watch::Sender::new(0),
+            is_away: AtomicBool::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.lock())
+    }
+
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.lock());
+        self.changes.send_modify(|count| *count += 1);
+        changed
+    }
+
+    /// Waits until there is something to return.
+    pub(crate) async fn until<T>(&self, look: impl Fn(&State) -> Option<T>) -> T {
+        let mut changes = self.changes.subscribe();
+        loop {
+            if let Some(found) = self.look(&look) {
+                return found;
+            }
+            // The sender lives as long as `self`, so this is no busy loop.
+            let _ = changes.changed().await;
+        }
+    }
+
+    pub(crate) fn is_away(&self) -> bool {
+        self.is_away.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn set_away(&self, is_away: bool) {
+        self.is_away.store(is_away, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,28 @@
+//! The program and the test that docs/testing.md shows.
+
+#![allow(missing_docs, unreachable_pub, clippy::panic)]
+
+// The test names the crate that it tests.
+extern crate self as answers;
+
+#[path = "users_program/lib.rs"]
+mod program;
+#[path = "users_program/training.rs"]
+mod training;
+
+pub use program::{Outcome, train};
+
+#[test]
+fn the_page_shows_this_program() {
+    let page = include_str!("../../../docs/testing.md");
+    for file in [
+        include_str!("users_program/lib.rs"),
+        include_str!("users_program/training.rs"),
+    ] {
+        let block = format!("```rust,ignore\n{file}```");
+        assert!(
+            page.contains(&block),
+            "docs/testing.md differs from crates/test/tests/users_program:\n{file}"
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! What carries a request to the server: our own HTTP client, or an HTTP
+//! service of the program's.
+
+use std::{
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
+use reqwest::{
+    Client, Request, Response,
+    header::{ACCEPT, HeaderValue, USER_AGENT},
+};
+use tower::{Service, ServiceExt, util::BoxCloneSyncService};
+
+use super::http::{HttpSettings, user_agent};
+use crate::{Error, Result};
+
+/// An error of any type.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request that is handed to the service of
+/// [`Builder::http_service`](crate::Builder::http_service). It is an
+/// `http_body::Body`.
+///
+/// ```
+/// use finetuner::RequestBody;
+///
+/// fn is_body<B: http_body::Body<Data = bytes::Bytes>>() {}
+/// is_body::<RequestBody>();
+/// ```
+pub struct RequestBody(reqwest::Body);
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let body = Pin::new(&mut self.get_mut().0);
+        body.poll_frame(context).map_err(BoxError::from)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+impl fmt::Debug for RequestBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBody").finish_non_exhaustive()
+    }
+}
+
+/// An HTTP service of the program's.
+#[derive(Clone)]
+pub(crate) struct HttpService(BoxCloneSyncService<http::Request<RequestBody>, Response, BoxError>);
+
+impl HttpService {
+    pub(crate) fn new<S, B>(service: S) -> Self
+    where
+        S: Service<http::Request<RequestBody>, Response = http::Response<B>>,
+        S: Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let service = service.map_response(read_by_us::<B>).map_err(Into::into);
+        Self(BoxCloneSyncService::new(service))
+    }
+}
+
+/// The answer in the form in which our own client gives it.
+fn read_by_us<B>(answer: http::Response<B>) -> Response
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let answer = answer.map(|body| reqwest::Body::wrap_stream(body.into_data_stream()));
+    Response::from(answer)
+}
+
+impl fmt::Debug for HttpService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpService").finish_non_exhaustive()
+    }
+}
+
+/// Sends requests.
+#[derive(Clone)]
+pub(super) enum Sender {
+    /// The client that also makes requests.
+    Own,
+    /// The program's own service.
+    Service {
+        service: HttpService,
+        /// reqwest adds it only to what it sends itself.
+        user_agent: Option<HeaderValue>,
+    },
+}
+
+impl Sender {
+    pub(super) fn new(settings: &HttpSettings) -> Self {
+        match &settings.service {
+            None => Self::Own,
+            Some(service) => Self::Service {
+                service: service.clone(),
+                user_agent: HeaderValue::from_str(&user_agent(settings)).ok(),
+            },
+        }
+    }
+
+    /// Sends a request, and waits for the head of the answer.
+    pub(super) async fn send(
+        &self,
+        client: &Client,
+        request: Request,
+        limit: Duration,
+    ) -> Result<Response> {
+        let (service, user_agent) = match self {
+            Self::Own => {
+                let answer = client.execute(request).await;
+                return answer.map_err(|e| Error::transport(e, limit));
+            }
+            Self::Service {
+                service,
+                user_agent,
+            } => (service.clone(), user_agent.clone()),
+        };
+        let request: http::Request<reqwest::Body> =
+            request.try_into().map_err(|e| Error::transport(e, limit))?;
+        let mut request = request.map(RequestBody);
+        let headers = request.headers_mut();
+        if let Some(user_agent) = user_agent {
+            headers.entry(USER_AGENT).or_insert(user_agent);
+        }
+        headers
+            .entry(ACCEPT)
+            .or_insert(HeaderValue::from_static("*/*"));
+        let answer = service.0.oneshot(request).await;
+        answer.map_err(|e| Error::service(e, limit))
+    }
+}
