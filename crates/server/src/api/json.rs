@@ -62,30 +62,6 @@ pub(super) fn from_value<'a, T: Deserialize<'a>>(value: &'a Value, field: &str) 
     read(value, field)
 }
 
-/// Refuses the fields of a part of a body that its type does not know, unless
-/// they are null. Passing over one would change what is asked for.
-pub(super) fn refuse_unknown<'a, T: Deserialize<'a>>(value: &'a Value, field: &str) -> Result<()> {
-    let mut unknown = Vec::new();
-    let read = serde_ignored::deserialize::<_, _, T>(value, |path| unknown.push(path.to_string()));
-    let asks = |path: &String| {
-        let pointer = format!("/{}", path.replace('.', "/"));
-        value.pointer(&pointer).is_none_or(|value| !value.is_null())
-    };
-    let unknown: Vec<String> = unknown
-        .iter()
-        .filter(|path| asks(path))
-        .map(|path| format!("`{field}.{path}`"))
-        .collect();
-    match (read, unknown.is_empty()) {
-        (Ok(_), false) => Err(ApiError::unprocessable(format!(
-            "{}: there is no such field; check its name and its place",
-            unknown.join(", ")
-        ))),
-        // What can't be read is refused by its reader.
-        _ => Ok(()),
-    }
-}
-
 fn read<'de, T: Deserialize<'de>>(
     from: impl Deserializer<'de, Error = serde_json::Error>,
     field: &str,
@@ -124,19 +100,6 @@ mod tests {
         name: String,
         #[serde(default)]
         inner: HashMap<String, Vec<u8>>,
-    }
-
-    #[test]
-    fn fields_without_a_meaning_are_refused_by_name() {
-        let check = |value| refuse_unknown::<Sent>(&value, "config");
-        let good = serde_json::json!({"name": "a", "inner": {"x": [1]}, "other": null});
-        assert!(check(good).is_ok());
-        let error = check(serde_json::json!({"name": "a", "nmae": 1, "y": {}})).unwrap_err();
-        assert!(
-            error.message().starts_with("`config.nmae`, `config.y`: "),
-            "{}",
-            error.message()
-        );
     }
 
     #[test]

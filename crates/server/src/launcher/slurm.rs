@@ -208,6 +208,5 @@ fn comment(order: &WorkOrder) -> String {
 }
 
 // The commands are shell scripts there.
-#[cfg(test)]
-#[cfg(unix)]
+#[cfg(all(test, unix))]
 mod tests;
