@@ -571,3 +571,31 @@ async fn calls_go_through_a_proxy_that_was_given() {
         assert!(error.to_string().contains("`root_certificate`"), "{error}");
     }
 }
+
+#[test]
+fn the_recorded_clients_send_nothing_that_a_backend_would_pass_over() {
+    let mut count = 0;
+    for file in ["python-client-0.2.2.jsonl", "python-client-0.8.1.jsonl"] {
+        let path = format!("{}/tests/fixtures/{file}", env!("CARGO_MANIFEST_DIR"));
+        for line in std::fs::read_to_string(path).unwrap().lines() {
+            let request: serde_json::Value = serde_json::from_str(line).unwrap();
+            let config = &request["json"]["config"];
+            if config.is_null() {
+                continue;
+            }
+            let unknown = match config.get("relation_mining") {
+                None => {
+                    let config = serde_json::from_value::<finetuner_protocol::RunConfig>(config.clone());
+                    config.unwrap().unknown_members()
+                }
+                Some(_) => {
+                    let config = serde_json::from_value::<finetuner_protocol::SynthesisConfig>(config.clone());
+                    config.unwrap().unknown_members()
+                }
+            };
+            assert_eq!(unknown, [""; 0], "{config}");
+            count += 1;
+        }
+    }
+    assert!(count > 5, "{count} configurations");
+}

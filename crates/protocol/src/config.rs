@@ -278,6 +278,26 @@ impl SchedulerOptions {
 }
 
 impl RunConfig {
+    /// Returns the members that are not known here and are not null, by their
+    /// paths. A backend that passed over one would do something else than it is
+    /// asked for.
+    ///
+    /// ```
+    /// let config = serde_json::json!({"hyper_parameters": {"learning_rat": 1e-4}});
+    /// let config: finetuner_protocol::RunConfig = serde_json::from_value(config)?;
+    /// assert_eq!(config.unknown_members(), ["hyper_parameters.learning_rat"]);
+    /// # Ok::<(), serde_json::Error>(())
+    /// ```
+    #[must_use]
+    pub fn unknown_members(&self) -> Vec<String> {
+        unknown_members(&[
+            ("", &self.extra),
+            ("model.", &self.model.extra),
+            ("data.", &self.data.extra),
+            ("hyper_parameters.", &self.hyper_parameters.extra),
+        ])
+    }
+
     fn to_json(&self) -> Value {
         let callbacks: Vec<Value> = self
             .callbacks
@@ -450,6 +470,15 @@ impl<'de> Deserialize<'de> for RunConfig {
             extra: wire.extra,
         })
     }
+}
+
+/// The members of these parts that are not null, by their paths.
+pub(crate) fn unknown_members(parts: &[(&str, &Map<String, Value>)]) -> Vec<String> {
+    let members = parts.iter().flat_map(|(part, extra)| {
+        let asks = extra.iter().filter(|(_, value)| !value.is_null());
+        asks.map(move |(name, _)| format!("{part}{name}"))
+    });
+    members.collect()
 }
 
 #[cfg(test)]

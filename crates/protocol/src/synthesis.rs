@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{InvalidField, check_name};
+use crate::{InvalidField, check_name, config::unknown_members};
 
 /// The most texts for each query.
 const MAX_RELATIONS: u64 = 1000;
@@ -75,6 +75,18 @@ impl Default for RelationMining {
 }
 
 impl SynthesisConfig {
+    /// Returns the members that are not known here and are not null, by their
+    /// paths, as [`RunConfig::unknown_members`](crate::RunConfig::unknown_members)
+    /// does.
+    #[must_use]
+    pub fn unknown_members(&self) -> Vec<String> {
+        unknown_members(&[
+            ("", &self.extra),
+            ("data.", &self.data.extra),
+            ("relation_mining.", &self.relation_mining.extra),
+        ])
+    }
+
     /// Finds the first setting that no backend can accept.
     ///
     /// ```

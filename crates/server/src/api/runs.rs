@@ -104,10 +104,12 @@ pub(super) fn read(body: &Value, experiment: &str) -> Result<NewRun> {
     // The address and the name beside the configuration decide.
     match &mut new.config {
         Config::Training(config) if !makes_data => {
+            refuse(&config.unknown_members())?;
             config.run_name.clone_from(&new.name);
             experiment.clone_into(&mut config.experiment_name);
         }
         Config::Synthesis(config) if new.task != Some(RunTask::Training) => {
+            refuse(&config.unknown_members())?;
             config.run_name.clone_from(&new.name);
             experiment.clone_into(&mut config.experiment_name);
         }
@@ -115,6 +117,21 @@ pub(super) fn read(body: &Value, experiment: &str) -> Result<NewRun> {
         _ => return Err(not_a_training(&body["config"])),
     }
     Ok(new)
+}
+
+/// Refuses members of a configuration that mean nothing here.
+fn refuse(unknown: &[String]) -> Result<()> {
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = unknown
+        .iter()
+        .map(|name| format!("`config.{name}`"))
+        .collect();
+    Err(ApiError::unprocessable(format!(
+        "{}: this backend knows no such member; check its name and its place",
+        names.join(", ")
+    )))
 }
 
 /// Returns the error for a configuration that is not one of a synthesis run.

@@ -7,6 +7,8 @@ use std::{
     path::PathBuf,
 };
 
+use clap::builder::BoolishValueParser;
+
 use super::{Data, StoreAddress};
 use crate::settings_file::{Network, Seconds, SettingsFile};
 
@@ -21,8 +23,15 @@ pub(super) struct Options {
     store: StoreAddress,
     /// Let workers fetch data, models and checkpoints from S3 itself, by addresses
     /// that are good for some minutes. They must reach it where the server does.
-    #[arg(long, env = "FINETUNER_PRESIGNED")]
-    presigned: bool,
+    #[arg(
+        long,
+        env = "FINETUNER_PRESIGNED",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    presigned: Option<bool>,
     /// A certificate in PEM form, to speak https.
     #[arg(long, env = "FINETUNER_TLS_CERT")]
     tls_cert: Option<PathBuf>,
@@ -55,8 +64,14 @@ pub(super) struct Options {
     worker_user: Option<String>,
     /// Let runs fetch pictures from this machine and private networks, and report to
     /// trackers there.
-    #[arg(long)]
-    private_addresses: bool,
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new()
+    )]
+    private_addresses: Option<bool>,
     /// Seconds of silence after which a worker counts as lost; 30 by default.
     #[arg(long)]
     lease: Option<Seconds>,
@@ -128,7 +143,7 @@ impl Options {
         put(&mut server.address, self.address);
         put(&mut server.data, self.data.data);
         put_some(&mut server.store, self.store.store);
-        server.presigned |= self.presigned;
+        put(&mut server.presigned, self.presigned);
         put_some(&mut server.tls_cert, self.tls_cert);
         put_some(&mut server.tls_key, self.tls_key);
         put_all(&mut server.trusted_proxies, self.trusted_proxies);
@@ -138,7 +153,7 @@ impl Options {
         put(&mut runs.at_once, self.runs_at_once);
         put_all(&mut runs.local_models, self.local_models);
         put(&mut runs.max_hub_download, self.max_hub_download);
-        runs.private_addresses |= self.private_addresses;
+        put(&mut runs.private_addresses, self.private_addresses);
         put(&mut runs.lease, self.lease);
         put(&mut runs.attempts, self.attempts);
         put(&mut runs.checkpoint_every, self.checkpoint_every);

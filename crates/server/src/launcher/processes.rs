@@ -24,12 +24,8 @@ use super::{
     Home, JobState, Launcher, StartError, WorkOrder,
     environment::{self, Account},
 };
-use crate::worker::{WORKER_FOLDER, WORKER_TOKEN, WORKER_URL};
+use crate::worker::{KEEP_MEMORY, WORKER_FOLDER, WORKER_TOKEN, WORKER_URL};
 use foreign::{Foreign, Signal};
-
-/// Makes a worker's allocator keep what is freed: a step needs the same large
-/// buffers as the one before, and the system would clear each of them anew.
-const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
 
 /// How long a worker that is stopped may take for a checkpoint before it is
 /// killed.

@@ -4,7 +4,7 @@
 use finetuner_protocol::text::cut;
 
 use super::WorkOrder;
-use crate::worker::{WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_URL};
+use crate::worker::{KEEP_MEMORY, WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_URL};
 
 /// The program that runs workers, found in the `PATH` of the other machine.
 pub(super) const PROGRAM: &str = "finetuner-server";
@@ -51,13 +51,16 @@ impl Variables {
         order: &WorkOrder,
         cache: Option<&str>,
     ) -> Vec<(String, String)> {
-        let mut all = Vec::new();
+        let mut all = vec![(KEEP_MEMORY.0.to_owned(), KEEP_MEMORY.1.to_owned())];
         // The last of two values with the same name counts, so the operator's replace
         // these. Threads beyond the cores of the job would slow down its neighbours.
         if let Some(cpus) = order.resources.cpus {
             all.push(("RAYON_NUM_THREADS".to_owned(), cpus.to_string()));
         }
-        if let Some(cache) = cache {
+        let has_hub = |(name, _): &(String, String)| name == "HF_HOME" || name == "HF_HUB_CACHE";
+        if let Some(cache) = cache
+            && !self.0.iter().any(has_hub)
+        {
             all.push(("HF_HUB_CACHE".to_owned(), format!("{cache}/hub")));
         }
         all.extend(self.0.iter().cloned());
@@ -78,6 +81,16 @@ pub(super) fn one_word(key: &str, text: &str) -> Result<(), String> {
             "{key}: `{text}`: give a name or a path without control characters"
         )),
         false => Ok(()),
+    }
+}
+
+/// Refuses a folder that would be another one for each job. An error begins with
+/// `key`.
+pub(super) fn whole_path(key: &str, path: &str) -> Result<(), String> {
+    one_word(key, path)?;
+    match path.starts_with('/') {
+        true => Ok(()),
+        false => Err(format!("{key}: `{path}`: give a path that begins with `/`")),
     }
 }
 

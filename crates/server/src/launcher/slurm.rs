@@ -208,5 +208,6 @@ fn comment(order: &WorkOrder) -> String {
 }
 
 // The commands are shell scripts there.
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;

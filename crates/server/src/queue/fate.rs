@@ -39,7 +39,10 @@ impl Queue {
         match state {
             Some(JobState::Ended(how)) => lost(how.clone(), false, true),
             Some(_) if has_lease => Fate::Good,
-            Some(JobState::Pending(_)) if !run.has_worker => Fate::Good,
+            Some(JobState::Pending(_)) if !run.has_worker => {
+                self.sightings.waits(&run.job);
+                Fate::Good
+            }
             Some(JobState::Pending(_)) => lost(
                 format!("{engine} has put its job back into the queue"),
                 true,

@@ -7,8 +7,9 @@ use std::{
 
 use crate::clock::Clock;
 
-/// A look of the queue that takes longer than this hangs.
-const LONGEST_LOOK: Duration = Duration::from_secs(60);
+/// A look of the queue that takes longer than this hangs. It may ask a slow
+/// engine several times, for half a minute each.
+const LONGEST_LOOK: Duration = Duration::from_secs(300);
 
 /// What the queue has said of itself last.
 pub(crate) struct Health {

@@ -45,12 +45,14 @@ impl Leases {
     }
 
     /// Gives a worker a full lease, which it has from its first call on. `at_work`
-    /// says whether it has asked for its job already.
+    /// says whether it has asked for its job already. A first call that comes a
+    /// second time changes nothing about that.
     pub(crate) fn grant(&self, held: Held, at_work: bool) {
         self.with(|all, now| {
+            let counted = all.get(&held).and_then(|lease| lease.counted);
             let lease = Lease {
                 until: now + self.length,
-                counted: at_work.then_some(now),
+                counted: counted.or(at_work.then_some(now)),
             };
             all.insert(held, lease);
         });
@@ -166,7 +168,8 @@ mod tests {
         assert!(!leases.is_at_work(ONE));
         assert_eq!(seconds(leases.worked(ONE)), 0, "it has no job yet");
         leases.begin(ONE);
-        assert!(leases.is_at_work(ONE));
+        leases.grant(ONE, false);
+        assert!(leases.is_at_work(ONE), "its first call was repeated");
         clock.advance(Duration::from_secs(7));
         assert_eq!(seconds(leases.worked(ONE)), 7);
         assert_eq!(seconds(leases.take_worked(ONE)), 7);

@@ -30,6 +30,11 @@ impl Sightings {
         now.saturating_sub(*self.missing.entry(job.to_owned()).or_insert(now))
     }
 
+    /// A job waits, perhaps for a second time.
+    pub(super) fn waits(&mut self, job: &str) {
+        self.silent.remove(job);
+    }
+
     /// A job runs, and its worker has not called. Returns for how long.
     pub(super) fn silent(&mut self, job: &str, now: Duration) -> Duration {
         now.saturating_sub(*self.silent.entry(job.to_owned()).or_insert(now))

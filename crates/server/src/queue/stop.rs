@@ -3,12 +3,17 @@
 use std::{collections::HashSet, time::Duration};
 
 use finetuner_protocol::Level;
+use futures_util::{StreamExt, stream};
 
 use super::engine::{Engine, is_over};
 use crate::{app::App, database::Release};
 
 /// How long stopping waits for processes that were told to stop.
 const ENDS_WITHIN: Duration = Duration::from_secs(15);
+/// How long it may take to tell all jobs to stop.
+const TOLD_WITHIN: Duration = Duration::from_secs(45);
+/// How many jobs are told at a time.
+const TOLD_AT_ONCE: usize = 16;
 
 /// Stops all workers and takes their runs from them, at no cost: the server
 /// stops. Jobs whose workers have not called stay, unless `everything` ends: the
@@ -32,9 +37,7 @@ pub(crate) async fn end_all(app: &App, engine: &Engine, everything: bool) {
     for run in &staying {
         jobs.remove(&run.job);
     }
-    for job in &jobs {
-        engine.stop(job).await;
-    }
+    // Before the jobs are told, which may take longer than the server has.
     for run in ending {
         let message = "The server stopped before the run had paused. The run goes on from its \
                        last checkpoint when the server is started again";
@@ -48,6 +51,10 @@ pub(crate) async fn end_all(app: &App, engine: &Engine, everything: bool) {
             tracing::error!("run {}: it can't be paused: {error}", run.id);
         }
         app.changes.notify(run.id);
+    }
+    let told = stream::iter(&jobs).for_each_concurrent(TOLD_AT_ONCE, |job| engine.stop(job));
+    if tokio::time::timeout(TOLD_WITHIN, told).await.is_err() {
+        tracing::error!("Some jobs were not told to stop; the next server stops them");
     }
     // Nobody else ends processes of this machine once the server has gone.
     if engine.launcher.outlives_the_server() && !engine.launcher.is_remote() {

@@ -2,6 +2,9 @@
 
 /// The server's address.
 pub(crate) const WORKER_URL: &str = "FINETUNER_WORKER_URL";
+/// Makes a worker's allocator keep what is freed: a step needs the same large
+/// buffers as the one before, and the system would clear each of them anew.
+pub(crate) const KEEP_MEMORY: (&str, &str) = ("MIMALLOC_PURGE_DELAY", "-1");
 /// The path of the file that holds the start token.
 pub(crate) const WORKER_START: &str = "FINETUNER_WORKER_START";
 /// The start token, for child processes alone.

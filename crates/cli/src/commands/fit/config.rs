@@ -281,22 +281,14 @@ fn parsed(mut config: Map<String, Value>) -> Result<RunConfig> {
     config.entry("public").or_insert(false.into());
     let config: RunConfig = serde_json::from_value(config.into())
         .map_err(|e| Failure::usage(format!("the run's settings can't be used: {e}")))?;
-    let unknown = [
-        ("", &config.extra),
-        ("model.", &config.model.extra),
-        ("data.", &config.data.extra),
-        ("hyper_parameters.", &config.hyper_parameters.extra),
-    ];
-    for (part, extra) in unknown {
-        if let Some(name) = extra.keys().next() {
-            return Err(Failure::usage(format!(
-                "there is no setting `{part}{name}` of a run. `finetuner fit --help` lists the \
-                 settings; options of the model, the loss and so on go into `model_options`, \
-                 `loss_options` and so on"
-            )));
-        }
+    match config.unknown_members().first() {
+        None => Ok(config),
+        Some(name) => Err(Failure::usage(format!(
+            "there is no setting `{name}` of a run. `finetuner fit --help` lists the settings; \
+             options of the model, the loss and so on go into `model_options`, `loss_options` and \
+             so on"
+        ))),
     }
-    Ok(config)
 }
 
 /// Reads a part of the configuration, so that an error names the member.

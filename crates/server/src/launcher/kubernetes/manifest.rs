@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::settings::{KubernetesSettings, pair, taint};
 use crate::{
     launcher::WorkOrder,
-    worker::{WORKER_CA, WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_START, WORKER_URL},
+    worker::{KEEP_MEMORY, WORKER_CA, WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_START, WORKER_URL},
 };
 
 /// Says which server a Job and its pod belong to.
@@ -170,8 +170,7 @@ fn environment(order: &WorkOrder, settings: &KubernetesSettings) -> Vec<Value> {
         variable("HOME", TEMPORARY),
         variable("TMPDIR", TEMPORARY),
         variable("HF_HUB_CACHE", &hub),
-        // A step needs the same large buffers as the one before.
-        variable("MIMALLOC_PURGE_DELAY", "-1"),
+        variable(KEEP_MEMORY.0, KEEP_MEMORY.1),
     ];
     let own = settings.environment.iter().filter_map(|text| pair(text));
     all.extend(own.map(|(name, value)| variable(name, value)));

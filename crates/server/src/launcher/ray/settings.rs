@@ -51,6 +51,9 @@ impl RaySettings {
     /// An error begins with the key of the setting that can't be used.
     pub(super) fn check(&self) -> Result<(), String> {
         remote::one_word("launcher.ray.program", &self.program)?;
+        if let Some(cache) = &self.cache {
+            remote::whole_path("launcher.ray.cache", cache)?;
+        }
         let bad = |reason: &str| format!("launcher.ray.address: {reason}");
         let remedy = "give the address of the dashboard, such as http://ray-head:8265";
         let url = Url::parse(&self.address).map_err(|_| bad(remedy))?;

@@ -165,8 +165,8 @@ async fn the_token_is_in_the_package_and_nowhere_else() {
         "runtime_env": {
             "working_dir": "gcs://ft-0123abcd-1-1.zip",
             "env_vars": {
+                "MIMALLOC_PURGE_DELAY": "-1",
                 "RAYON_NUM_THREADS": "2",
-                "HF_HUB_CACHE": "/scratch/cache/hub",
                 "HF_HOME": "/shared/hf",
                 "FINETUNER_WORKER_URL": "https://head-node:8642",
                 "FINETUNER_WORKER_FOLDER": "finetuner-run-1-1-",

@@ -76,10 +76,17 @@ impl SlurmSettings {
             ("account", self.account.as_ref()),
             ("time", self.time.as_ref()),
             ("gres", Some(&self.gres)),
-            ("cache", self.cache.as_ref()),
-            ("folder", self.folder.as_ref()),
-            ("logs", self.logs.as_ref()),
         ];
+        let folders = [
+            ("cache", &self.cache),
+            ("folder", &self.folder),
+            ("logs", &self.logs),
+        ];
+        for (key, path) in folders {
+            if let Some(path) = path {
+                remote::whole_path(&format!("launcher.slurm.{key}"), path)?;
+            }
+        }
         for (key, value) in words {
             if let Some(value) = value {
                 remote::one_word(&format!("launcher.slurm.{key}"), value)?;
