@@ -62,7 +62,7 @@ pub struct Server {
 enum Chosen {
     Given(Arc<dyn Launcher>),
     /// One that is made when the server knows its data.
-    Named(LauncherSettings),
+    Named(Box<LauncherSettings>),
 }
 
 impl Server {
@@ -88,7 +88,7 @@ impl Server {
         Self {
             address: DEFAULT_ADDRESS.to_owned(),
             folder: Some(folder),
-            launcher: Chosen::Named(launcher),
+            launcher: Chosen::Named(Box::new(launcher)),
             settings: Settings::default(),
             ..Self::embedded()
         }

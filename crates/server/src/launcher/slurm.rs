@@ -207,6 +207,5 @@ fn comment(order: &WorkOrder) -> String {
     cut(&text, MAX_COMMENT).to_owned()
 }
 
-// The commands are shell scripts there.
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests;
