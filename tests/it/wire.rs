@@ -585,11 +585,14 @@ fn the_recorded_clients_send_nothing_that_a_backend_would_pass_over() {
             }
             let unknown = match config.get("relation_mining") {
                 None => {
-                    let config = serde_json::from_value::<finetuner_protocol::RunConfig>(config.clone());
+                    let config =
+                        serde_json::from_value::<finetuner_protocol::RunConfig>(config.clone());
                     config.unwrap().unknown_members()
                 }
                 Some(_) => {
-                    let config = serde_json::from_value::<finetuner_protocol::SynthesisConfig>(config.clone());
+                    let config = serde_json::from_value::<finetuner_protocol::SynthesisConfig>(
+                        config.clone(),
+                    );
                     config.unwrap().unknown_members()
                 }
             };

@@ -207,7 +207,5 @@ fn comment(order: &WorkOrder) -> String {
     cut(&text, MAX_COMMENT).to_owned()
 }
 
-// The commands are shell scripts there.
 #[cfg(test)]
-#[cfg(unix)]
 mod tests;

@@ -1,6 +1,8 @@
 //! The launcher against shell scripts in the place of Slurm's commands. What they
 //! answer was written down from Slurm 22.05, which `scripts/check_slurm.py` starts.
 
+#![cfg(unix)]
+
 use std::{collections::BTreeMap, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use tempfile::TempDir;
