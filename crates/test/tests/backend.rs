@@ -70,7 +70,8 @@ async fn a_whole_fit_with_data() {
     assert_eq!(config.hyper_parameters.epochs, 2);
     let pushed = backend.pushed(&config.data.train_data).unwrap();
     assert_eq!(words(&pushed.unwrap()), words(&texts(8)));
-    assert_eq!(backend.data_names(), [config.data.train_data.clone()]);
+    let train_data = &config.data.train_data;
+    assert_eq!(backend.data_names(), std::slice::from_ref(train_data));
 
     let folder = tempfile::tempdir().unwrap();
     let model = run.save_model(folder.path().join("model")).await.unwrap();
