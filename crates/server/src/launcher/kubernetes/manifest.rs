@@ -5,7 +5,10 @@ use serde_json::{Map, Value, json};
 use super::settings::{KubernetesSettings, pair, taint};
 use crate::{
     launcher::WorkOrder,
-    worker::{KEEP_MEMORY, WORKER_CA, WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_START, WORKER_URL},
+    worker::{
+        KEEP_MEMORY, WORKER_CA, WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_START,
+        WORKER_URL,
+    },
 };
 
 /// Says which server a Job and its pod belong to.
