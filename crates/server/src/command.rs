@@ -3,7 +3,7 @@
 mod options;
 
 use std::{
-    io::{BufRead, IsTerminal},
+    io::{BufRead, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -156,7 +156,7 @@ impl Command {
     pub fn run(self) -> ExitCode {
         self.act().map_or_else(
             |error| {
-                eprintln!("finetuner-server: {error}");
+                let _ = writeln!(std::io::stderr(), "finetuner-server: {error}");
                 ExitCode::FAILURE
             },
             |()| ExitCode::SUCCESS,
@@ -182,6 +182,8 @@ fn begin_log(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Its own errors would go to the same closed pipe, by a panic.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match format {
@@ -358,27 +360,36 @@ async fn serve(file: &SettingsFile) -> Result<(), String> {
         }
     }
     let server = server.start().await.map_err(|e| e.to_string())?;
-    println!("Finetuner is ready at {}", server.url());
-    println!("Data and models are kept in {}", own.data.display());
+    say(&format!("Finetuner is ready at {}", server.url()));
+    say(&format!(
+        "Data and models are kept in {}",
+        own.data.display()
+    ));
     match server.first_token() {
         Some(token) => {
-            println!(
+            say(&format!(
                 "Token, shown this once: {token}\n\n\
                  export JINA_FINETUNER_REGISTRY={}\nexport JINA_AUTH_TOKEN={token}\n",
                 server.url()
-            );
+            ));
             let link = server.console_link().await.map_err(|e| e.to_string())?;
-            println!("Console, to sign in once within an hour: {link}");
+            say(&format!("Console, to sign in once within an hour: {link}"));
         }
         None => {
-            println!("Console: {}/console/", server.url());
-            println!("`finetuner-server token` makes a token");
+            say(&format!("Console: {}/console/", server.url()));
+            say("`finetuner-server token` makes a token");
         }
     }
     ended().await;
-    println!("Stopping");
+    say("Stopping");
     server.stop().await;
     Ok(())
+}
+
+/// Writes a line to standard output. Nobody may read it any more, which is no
+/// reason to end without pausing the runs.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Waits for Ctrl-C or for the signal to end.

@@ -87,7 +87,7 @@ pub(super) async fn report(
                 let outcome = Outcome::Failed { reason };
                 let told = server.send(|| server.post("outcome").json(&outcome)).await;
                 if let Err(error) = told {
-                    eprintln!("finetuner-server: {error}");
+                    tracing::error!("The end of the run can't be told: {error}");
                 }
                 // Nothing else removes them after the exit.
                 let _ = std::fs::remove_dir_all(limits.folder());

@@ -1,8 +1,13 @@
 //! `finetuner-server` as it is installed: the process that serves, the child
 //! process that trains, and the token made beside them.
 
+use std::process::Stdio;
+
 use finetuner::{Loss, Status};
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
 
 use crate::support::{Serving, pairs, server};
 
@@ -47,6 +52,34 @@ async fn a_run_is_trained_by_a_child_process() {
     let finetuner = serving.log_in(&token).await.unwrap();
     let status = finetuner.get_run("one").await.unwrap().status().await;
     assert_eq!(status.unwrap().status, Status::Finished);
+}
+
+#[tokio::test]
+async fn a_server_whose_output_nobody_reads_stops_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = server()
+        .args(["serve", "--address", "127.0.0.1:0", "--data"])
+        .arg(folder.path().join("data"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    while !lines
+        .next_line()
+        .await
+        .unwrap()
+        .unwrap()
+        .starts_with("Console")
+    {}
+    drop(lines);
+    drop(process.stderr.take());
+    let pid = process.id().unwrap().to_string();
+    let told = Command::new("kill").arg(pid).status().await.unwrap();
+    assert!(told.success());
+    let status = process.wait().await.unwrap();
+    assert!(status.success(), "{status}");
 }
 
 #[tokio::test]
