@@ -85,8 +85,8 @@ mod tests {
         assert_eq!(problem, "the queue does not work: the disk is full");
         health.good();
         assert_eq!(health.problem(), None);
-        clock.advance(Duration::from_secs(61));
+        clock.advance(LONGEST_LOOK + Duration::from_secs(1));
         let problem = health.problem().unwrap();
-        assert!(problem.contains("for 61 seconds"), "{problem}");
+        assert!(problem.contains("for 301 seconds"), "{problem}");
     }
 }
