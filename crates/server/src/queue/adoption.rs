@@ -31,8 +31,11 @@ impl Queue {
         if self.engine.launcher.is_remote() {
             return Ok(());
         }
-        // Workers may have been killed while no server was there.
+        // Workers may have been killed while no server was there. The end of those
+        // whose run is still theirs is noticed by the next list.
         let launched = self.app.database.launched().await?;
+        let jobs = launched.iter().map(|run| (run.job.clone(), run.held()));
+        self.working.extend(jobs);
         let mut wanted: HashSet<_> = launched.iter().map(Launched::held).collect();
         let listed = self
             .engine
