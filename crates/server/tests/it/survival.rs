@@ -126,9 +126,12 @@ async fn a_run_survives_whatever_is_killed() {
         let names = found.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.collect::<Vec<_>>()
     };
-    while left().len() > 1 {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let removed = async {
+        while left().len() > 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(60), removed).await;
     assert_eq!(left(), ["finetuner-run-of-another"]);
     let http = Http::new(&server.url, Some(&token));
     let counted = http
