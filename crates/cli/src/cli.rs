@@ -1,8 +1,14 @@
-//! The options that all commands share, and the list of commands.
+//! The program with its commands, each of which a file of `commands` carries out.
 
-use clap::{Args, Parser, Subcommand, builder::styling};
+use clap::{CommandFactory, Parser, Subcommand, builder::styling};
 
-use crate::{commands, failure::EXIT_CODES};
+use crate::{
+    commands,
+    failure::{EXIT_CODES, Result},
+    global::Global,
+    output::Output,
+    session::Session,
+};
 
 const STYLES: styling::Styles = styling::Styles::styled()
     .header(styling::AnsiColor::Green.on_default().bold())
@@ -37,38 +43,6 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// Options that every command takes.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Global options")]
-pub(crate) struct Global {
-    /// Address of the backend [default: JINA_FINETUNER_REGISTRY, then
-    /// http://127.0.0.1:8642]
-    #[arg(long, global = true, value_name = "URL")]
-    pub(crate) url: Option<String>,
-    /// Write JSON on standard output: one value, or one value on each line
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-    /// Write no notes, bars and warnings on standard error, only errors
-    #[arg(long, short, global = true)]
-    pub(crate) quiet: bool,
-    /// Write no colours
-    #[arg(long, global = true)]
-    pub(crate) no_color: bool,
-    /// The most seconds to wait for an answer of the backend [default: 30]
-    #[arg(long, global = true, value_name = "SECONDS",
-          value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    pub(crate) timeout: Option<u64>,
-    /// Run the backend inside this program, without a server
-    #[cfg(feature = "embedded")]
-    #[arg(long, global = true, conflicts_with = "url")]
-    pub(crate) embedded: bool,
-    /// Folder of the data, runs and models of `--embedded` [default: `finetuner`
-    /// in the user's data folder]
-    #[cfg(feature = "embedded")]
-    #[arg(long, global = true, value_name = "DIR")]
-    pub(crate) data: Option<std::path::PathBuf>,
-}
-
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -93,7 +67,7 @@ pub(crate) enum Command {
     /// Fine-tune a model
     Fit(Box<commands::fit::Fit>),
     /// Follow a run to its end
-    Watch(commands::runs::Watch),
+    Watch(commands::submitted::Watch),
     /// List runs
     Runs(commands::runs::Runs),
     /// Show the status of a run
@@ -132,4 +106,40 @@ pub(crate) enum Command {
     Completions(commands::generate::Completions),
     /// Write the man pages into a folder
     Man(commands::generate::Man),
+}
+
+impl Command {
+    /// Carries out the command.
+    pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
+        match self {
+            Self::Login(options) => options.run(session, output).await,
+            Self::Logout => commands::account::logout(session, output).await,
+            Self::Whoami => commands::account::whoami(session, output).await,
+            Self::Token(action) => action.run(session, output).await,
+            Self::Models(options) => options.run(output),
+            Self::Push(options) => options.run(session, output).await,
+            Self::Pull(options) => options.run(session, output).await,
+            Self::Data(action) => action.run(session, output).await,
+            Self::Fit(options) => options.run(session, output).await,
+            Self::Watch(options) => options.run(session, output).await,
+            Self::Runs(options) => options.run(session, output).await,
+            Self::Status(named) => commands::runs::status(&named, session, output).await,
+            Self::Logs(options) => options.run(session, output).await,
+            Self::Metrics(options) => options.run(session, output).await,
+            Self::Examples(options) => options.run(session, output).await,
+            Self::Cancel(named) => commands::runs::cancel(&named, session, output).await,
+            Self::Delete(options) => options.run(session, output).await,
+            Self::Save(options) => options.run(session, output).await,
+            #[cfg(feature = "local")]
+            Self::Search(options) => options.run(output).await,
+            #[cfg(feature = "local")]
+            Self::Encode(options) => options.run(output).await,
+            Self::Synthesize(options) => options.run(session, output).await,
+            // `main` starts these, which have a runtime and a log of their own.
+            #[cfg(feature = "embedded")]
+            Self::Serve(_) | Self::Worker { .. } => Ok(()),
+            Self::Completions(options) => options.run(Cli::command(), output),
+            Self::Man(options) => options.run(Cli::command(), output),
+        }
+    }
 }

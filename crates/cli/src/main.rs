@@ -12,6 +12,7 @@
 mod cli;
 mod commands;
 mod failure;
+mod global;
 mod output;
 mod progress;
 mod session;
@@ -70,7 +71,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
     let session = Session::new(cli.global);
     let ended = tokio::select! {
-        ended = commands::run(&session, output, cli.command) => ended,
+        ended = cli.command.run(&session, output) => ended,
         () = interrupted() => {
             if session.is_embedded() {
                 output.note("Stopping. Ctrl-C once more ends the program at once");

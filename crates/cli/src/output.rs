@@ -11,8 +11,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
 use crate::{
-    cli::Global,
     failure::{Failure, Result},
+    global::Global,
 };
 
 const BOLD: Style = Style::new().bold();

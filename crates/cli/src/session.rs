@@ -4,7 +4,7 @@ use std::{sync::Mutex, time::Duration};
 
 use finetuner::{Builder, Finetuner};
 
-use crate::{cli::Global, failure::Result};
+use crate::{failure::Result, global::Global};
 
 #[cfg(feature = "embedded")]
 mod embedded;

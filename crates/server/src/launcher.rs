@@ -9,6 +9,8 @@
 //! any time, and finds its jobs again by their names.
 
 mod environment;
+#[cfg(test)]
+mod example;
 mod kubernetes;
 mod processes;
 mod ray;

@@ -9,21 +9,19 @@
 mod cache;
 mod calls;
 mod contents;
+mod documents;
 mod events;
 mod isolation;
 mod limits;
+mod signals;
 mod start;
 mod tls;
 mod trackers;
 mod variables;
 
 use std::{
-    io::BufReader,
     path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -36,13 +34,12 @@ use finetuner_engine::{
     train::Position,
 };
 use finetuner_protocol::{
-    Config, Document, DocumentReader, Event, Job, LAST_CHECKPOINT, Level, MODEL_ARTIFACT, Outcome,
-    RunConfig,
+    Config, Event, Job, LAST_CHECKPOINT, Level, MODEL_ARTIFACT, Outcome, RunConfig,
 };
 use serde::Deserialize;
 use tempfile::NamedTempFile;
 use tokio::{
-    runtime::{Builder, Handle, Runtime},
+    runtime::{Builder, Runtime},
     sync::{mpsc, oneshot},
 };
 
@@ -50,8 +47,10 @@ use self::{
     cache::Cache,
     calls::{CallError, Server},
     contents::Contents,
+    documents::FetchedDocuments,
     isolation::Closed,
     limits::Limits,
+    signals::Signals,
     tls::Authorities,
     trackers::{End, Environment, Tracked, Trackers},
 };
@@ -62,9 +61,6 @@ pub(crate) use variables::*;
 
 /// The start of that name where none is given.
 pub(crate) const ANY_FOLDER: &str = "finetuner-run-";
-
-/// How often a long transfer looks whether the run was interrupted.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// Where a worker runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,10 +87,7 @@ pub(crate) fn run(
         Place::Thread => (Authorities::default(), Ok(None)),
     };
     let server = start::exchange(url, start_token, &authorities)?;
-    let signals = Arc::new(Signals {
-        stop,
-        ..Signals::default()
-    });
+    let signals = Arc::new(Signals::new(stop));
     let folder = tempfile::Builder::new().prefix(folder).tempdir();
     let folder = folder.map_err(|e| format!("no temporary folder can be made: {e}"))?;
     let job = ask_for_job(&server)?;
@@ -335,7 +328,6 @@ fn carry_out(
     let signals = Arc::clone(&follower.signals);
     let read = |name: &str| {
         let shown = work.data_name(name).to_string();
-        let bad = |reason: String| EngineError::Data(format!("{shown}: {reason}"));
         let file = NamedTempFile::new_in(folder).map_err(|source| EngineError::Io {
             path: folder.to_owned(),
             source,
@@ -343,14 +335,13 @@ fn carry_out(
         let fetched = signals.unless_interrupted(contents.fetch(name, file.path()));
         let fetched = runtime.block_on(fetched)?;
         fetched.map_err(|e| not_fetched(&format!("the data set {shown}"), &e))?;
-        let documents = FetchedDocuments {
-            reader: DocumentReader::new(BufReader::new(file)).map_err(|e| bad(e.to_string()))?,
+        let documents = FetchedDocuments::new(
+            file,
             shown,
-            pictures: pictures.clone(),
-            runtime: runtime.handle().clone(),
-            signals: Arc::clone(&signals),
-            ready: Vec::new().into_iter(),
-        };
+            pictures.clone(),
+            runtime.handle().clone(),
+            Arc::clone(&signals),
+        )?;
         Ok(Box::new(documents) as Documents)
     };
     let setting = Setting {
@@ -422,106 +413,6 @@ fn not_fetched(what: &str, error: &CallError) -> EngineError {
     EngineError::Transfer(format!("{what} can't be fetched: {error}"))
 }
 
-/// Documents whose pictures are fetched together, and are then in memory.
-const TOGETHER: usize = 32;
-
-/// A data set that lies in a file, its pictures fetched where it names them.
-struct FetchedDocuments {
-    /// The data set, as messages name it.
-    shown: String,
-    reader: DocumentReader<BufReader<NamedTempFile>>,
-    pictures: Pictures,
-    runtime: Handle,
-    signals: Arc<Signals>,
-    ready: std::vec::IntoIter<Document>,
-}
-
-impl FetchedDocuments {
-    fn read_some(&mut self) -> Result<Vec<Document>, EngineError> {
-        let bad = |reason: String| EngineError::Data(format!("{}: {reason}", self.shown));
-        let some: Result<Vec<_>, _> = self.reader.by_ref().take(TOGETHER).collect();
-        let mut some = some.map_err(|e| bad(e.to_string()))?;
-        let fetched = self.pictures.fetch_all(&mut some);
-        let fetched = self.signals.unless_interrupted(fetched);
-        self.runtime.block_on(fetched)?.map_err(bad)?;
-        Ok(some)
-    }
-}
-
-impl Iterator for FetchedDocuments {
-    type Item = Result<Document, EngineError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.ready.len() == 0 {
-            match self.read_some() {
-                Ok(some) => self.ready = some.into_iter(),
-                Err(error) => return Some(Err(error)),
-            }
-        }
-        self.ready.next().map(Ok)
-    }
-}
-
-/// What tells a run to stop.
-#[derive(Default)]
-struct Signals {
-    /// For good.
-    stop: Arc<AtomicBool>,
-    /// To go on later.
-    pause: AtomicBool,
-    /// With a failure, such as a limit that was passed.
-    failure: Mutex<Option<String>>,
-}
-
-impl Signals {
-    fn stop(&self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    fn pause(&self) {
-        self.pause.store(true, Ordering::Relaxed);
-    }
-
-    fn is_pausing(&self) -> bool {
-        self.pause.load(Ordering::Relaxed)
-    }
-
-    fn fail(&self, reason: String) {
-        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.get_or_insert(reason);
-    }
-
-    fn failure(&self) -> Option<String> {
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.clone()
-    }
-
-    fn interruption(&self) -> Option<Interruption> {
-        if self.is_stopping() || self.failure().is_some() {
-            return Some(Interruption::Stop);
-        }
-        self.is_pausing().then_some(Interruption::Pause)
-    }
-
-    /// Carries out something long, unless the run is interrupted first.
-    async fn unless_interrupted<T>(&self, work: impl Future<Output = T>) -> Result<T, EngineError> {
-        let interrupted = async {
-            while self.interruption().is_none() {
-                tokio::time::sleep(LOOK).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = interrupted => Err(EngineError::Interrupted),
-            done = work => Ok(done),
-        }
-    }
-}
-
 /// Follows the run: takes its events and keeps its checkpoints.
 struct Follower<'a> {
     trackers: Trackers,
@@ -585,45 +476,7 @@ impl Observer for Follower<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Seek, Write};
-
-    use finetuner_protocol::DocumentArray;
-
     use super::*;
-
-    fn fetched(bytes: &[u8], runtime: &Runtime) -> FetchedDocuments {
-        let mut file = NamedTempFile::new().unwrap();
-        file.write_all(bytes).unwrap();
-        file.rewind().unwrap();
-        FetchedDocuments {
-            shown: "`train_data` (`shoes`)".to_owned(),
-            reader: DocumentReader::new(BufReader::new(file)).unwrap(),
-            pictures: Pictures::new(false).unwrap(),
-            runtime: runtime.handle().clone(),
-            signals: Arc::default(),
-            ready: Vec::new().into_iter(),
-        }
-    }
-
-    #[test]
-    fn documents_come_in_their_order_and_a_cut_is_said_once() {
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let all: Vec<Document> = (0..2 * TOGETHER + 3)
-            .map(|n| Document::text(n.to_string()))
-            .collect();
-        let bytes = DocumentArray::from(all.clone()).to_bytes().unwrap();
-        let read: Result<Vec<_>, _> = fetched(&bytes, &runtime).collect();
-        assert_eq!(read.unwrap(), all);
-
-        let cut = fetched(&bytes[..bytes.len() - 1], &runtime);
-        let (good, bad): (Vec<_>, Vec<_>) = cut.partition(Result::is_ok);
-        assert_eq!((good.len(), bad.len()), (2 * TOGETHER, 1));
-        let reason = bad[0].as_ref().unwrap_err().to_string();
-        assert!(
-            reason.contains("`train_data` (`shoes`): the stream of documents ends early"),
-            "{reason}"
-        );
-    }
 
     #[test]
     fn a_full_disk_is_not_taken_for_bad_data() {

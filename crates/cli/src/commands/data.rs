@@ -42,7 +42,7 @@ impl Push {
         let source = self.reading.source("FILE", &self.file).await?;
         if let finetuner::DataSource::Name(_) = source {
             return Err(Failure::usage(format!(
-                "`FILE {}`: there is no such file or folder. Check the path",
+                "`FILE {}` does not exist: give the path of a file or folder",
                 self.file
             )));
         }
@@ -215,7 +215,7 @@ impl Data {
 fn named(error: finetuner::Error, name: &str) -> Failure {
     match error.is_not_found() {
         true => Failure::not_found(format!(
-            "there is no data `{name}`; `finetuner data list` shows those there are"
+            "data `{name}` does not exist; `finetuner data list` shows all data"
         )),
         false => error.into(),
     }

@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
 use serde_json::json;
 
 use crate::{
-    cli::Cli,
     failure::{Failure, Result},
     output::Output,
 };
@@ -20,9 +19,9 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(crate) fn run(self, output: &Output) -> Result {
+    pub(crate) fn run(self, mut program: Command, output: &Output) -> Result {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "finetuner", &mut script);
+        clap_complete::generate(self.shell, &mut program, "finetuner", &mut script);
         let script = String::from_utf8_lossy(&script).into_owned();
         let value = json!({"shell": self.shell.to_string(), "script": script});
         output.either(&value, || script.trim_end().to_owned())
@@ -37,10 +36,10 @@ pub(crate) struct Man {
 }
 
 impl Man {
-    pub(crate) fn run(self, output: &Output) -> Result {
+    pub(crate) fn run(self, program: Command, output: &Output) -> Result {
         let failed = |e| Failure::file("DIR", &self.folder, &e);
         std::fs::create_dir_all(&self.folder).map_err(failed)?;
-        clap_mangen::generate_to(Cli::command(), &self.folder).map_err(failed)?;
+        clap_mangen::generate_to(program, &self.folder).map_err(failed)?;
         output.either(&json!({"path": self.folder}), || {
             format!("Wrote the man pages into {}", self.folder.display())
         })

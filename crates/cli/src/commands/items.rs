@@ -19,7 +19,7 @@ use crate::{
 /// Things that are read and embedded at a time.
 const CHUNK: usize = 256;
 
-/// What a model embeds.
+/// The kind of items that a model embeds.
 #[derive(Debug)]
 pub(super) enum Items {
     Texts(Vec<String>),

@@ -1,16 +1,12 @@
 //! `runs`, `status`, `watch`, `logs`, `cancel`, `delete`.
 
-use std::{
-    io::{BufRead, IsTerminal},
-    path::PathBuf,
-};
+use std::io::{BufRead, IsTerminal};
 
 use clap::Args;
 use finetuner::{Experiment, Run, Status, StatusInfo};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
-use super::submitted;
 use crate::{
     failure::{Failure, Result},
     output::{self, Output},
@@ -84,27 +80,6 @@ pub(crate) fn as_json(run: &Run, status: Option<&StatusInfo>) -> Value {
         "status": status.map(|s| &s.status), "details": status.map(|s| &s.details),
         "description": run.description(), "created_at": run.created_at(),
     })
-}
-
-/// `watch`.
-#[derive(Debug, Args)]
-pub(crate) struct Watch {
-    #[command(flatten)]
-    named: Named,
-    /// Save the model in this folder at the end
-    #[arg(long, short, value_name = "DIR")]
-    output: Option<PathBuf>,
-}
-
-impl Watch {
-    pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
-        let run = self.named.find(session).await?;
-        let following = submitted::Following {
-            watch: true,
-            output: self.output,
-        };
-        submitted::finish(&run, following, session, output).await
-    }
 }
 
 /// `runs`.

@@ -5,7 +5,7 @@ use std::{ffi::OsString, process::ExitCode};
 use clap::{Args, Parser};
 use finetuner_server::command;
 
-use crate::cli::Global;
+use crate::global::Global;
 
 /// `serve`.
 #[derive(Debug, Args)]

@@ -105,3 +105,24 @@ async fn end(run: &Run, folder: Option<PathBuf>, options: &str, output: &Output)
         None => Ok(()),
     }
 }
+
+/// `watch`.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    named: runs::Named,
+    /// Save the model in this folder at the end
+    #[arg(long, short, value_name = "DIR")]
+    output: Option<PathBuf>,
+}
+
+impl Watch {
+    pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
+        let run = self.named.find(session).await?;
+        let following = Following {
+            watch: true,
+            output: self.output,
+        };
+        finish(&run, following, session, output).await
+    }
+}

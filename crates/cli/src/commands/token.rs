@@ -71,7 +71,7 @@ impl Token {
                 finetuner.delete_token(&name).await.map_err(|error| {
                     match error.is_not_found() {
                         true => Failure::not_found(format!(
-                            "there is no token `{name}`; `finetuner token list` shows those there are"
+                            "token `{name}` does not exist; `finetuner token list` shows all tokens"
                         )),
                         false => error.into(),
                     }

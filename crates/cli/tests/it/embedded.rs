@@ -7,6 +7,22 @@ use crate::program::{Machine, finish};
 #[cfg(unix)]
 use crate::program::{interrupt, start};
 
+/// One epoch on `train.csv`.
+const SHORT_FIT: [&str; 12] = [
+    "fit",
+    "train.csv",
+    "--model",
+    "clip-small",
+    "--loss",
+    "CLIPLoss",
+    "--epochs",
+    "1",
+    "--batch-size",
+    "4",
+    "--device",
+    "cpu",
+];
+
 #[test]
 fn one_program_trains_saves_and_remembers() {
     let machine = Machine::new("alone");
@@ -19,25 +35,8 @@ fn one_program_trains_saves_and_remembers() {
         assert_eq!(done.code, Some(0), "{words:?}: {}", done.err);
         done
     };
-    let fitted = run(&[
-        "fit",
-        "train.csv",
-        "--model",
-        "clip-small",
-        "--loss",
-        "CLIPLoss",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "4",
-        "--device",
-        "cpu",
-        "--run-name",
-        "alone",
-        "--embedded",
-        "--output",
-        "model",
-    ]);
+    let more = ["--run-name", "alone", "--embedded", "--output", "model"];
+    let fitted = run(&[&SHORT_FIT[..], &more].concat());
     assert!(
         fitted.out.contains("Saved the model in model"),
         "{}",
@@ -128,24 +127,8 @@ fn serve_trains_for_other_programs() {
         value.unwrap()
     };
     let (url, token) = (value("JINA_FINETUNER_REGISTRY"), value("JINA_AUTH_TOKEN"));
-    let mut command = machine.bare(&[
-        "fit",
-        "train.csv",
-        "--url",
-        &url,
-        "--model",
-        "clip-small",
-        "--loss",
-        "CLIPLoss",
-        "--epochs",
-        "1",
-        "--batch-size",
-        "4",
-        "--device",
-        "cpu",
-        "--watch",
-        "--json",
-    ]);
+    let more = ["--url", &url, "--watch", "--json"];
+    let mut command = machine.bare(&[&SHORT_FIT[..], &more].concat());
     let done = finish({
         command.env("JINA_AUTH_TOKEN", token);
         command

@@ -73,7 +73,7 @@ const LOGIT_SCALE: &str = "logit_scale";
 /// The addend of similarities in a loss.
 const LOGIT_BIAS: &str = "logit_bias";
 
-/// What a model embeds.
+/// The kind of data that a model embeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelKind {
     /// Texts and pictures, into one space.

@@ -12,9 +12,10 @@ use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Place, Signals,
+    Place,
     calls::{CallError, Server, not_understood},
     limits::Limits,
+    signals::Signals,
 };
 
 /// The most events of one report.

@@ -113,12 +113,12 @@ pub(super) fn describe(
     let needed = [
         (
             config.data.train_data.is_empty(),
-            "there is no training data: name it behind `fit`, or as `train_data` in `--config`",
+            "the training data is missing: give it after `fit`, or as `train_data` in `--config`",
         ),
         (
             config.model.name.as_deref().unwrap_or_default().is_empty()
                 && config.model.artifact.is_none(),
-            "there is no model: name one with `--model`; `finetuner models` lists them",
+            "the model is missing: give `--model`; `finetuner models` lists the models",
         ),
     ];
     match needed.iter().find(|(is_missing, _)| *is_missing) {
@@ -166,7 +166,7 @@ fn place(config: &mut Map<String, Value>, settings: Map<String, Value>) -> Resul
             (_, Some((_, place)), value) => set(config, place, value),
             (_, None, _) => {
                 return Err(Failure::usage(format!(
-                    "there is no setting `{name}`. Settings have the names of the options of \
+                    "`{name}` is not a setting. Settings have the names of the options of \
                      `finetuner fit`, with underscores, such as learning_rate"
                 )));
             }
@@ -252,7 +252,7 @@ fn mining(pairs: &[values::Pair]) -> Result<Option<Map<String, Value>>> {
     for name in options.keys() {
         if known.get(name).is_none() && !optional.contains(&name.as_str()) {
             return Err(Failure::usage(format!(
-                "`--mine-hard-negatives {name}=...`: there is no such option. They are those of \
+                "`--mine-hard-negatives {name}=...`: `{name}` is not an option. The options are those of \
                  sentence-transformers, such as num_negatives, range_min and relative_margin"
             )));
         }
@@ -284,7 +284,7 @@ fn parsed(mut config: Map<String, Value>) -> Result<RunConfig> {
     match config.unknown_members().first() {
         None => Ok(config),
         Some(name) => Err(Failure::usage(format!(
-            "there is no setting `{name}` of a run. `finetuner fit --help` lists the settings; \
+            "`{name}` is not a setting of a run. `finetuner fit --help` lists the settings; \
              options of the model, the loss and so on go into `model_options`, `loss_options` and \
              so on"
         ))),

@@ -2,9 +2,7 @@
 //! `scripts/check_ray.py --record` has written down from a real one.
 
 use std::{
-    collections::BTreeMap,
     io::Read,
-    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -17,9 +15,8 @@ use axum::{
 use serde_json::Value;
 
 use super::*;
-use crate::launcher::Resources;
+use crate::launcher::example::{self, JOB};
 
-const JOB: &str = "ft-0123abcd-1-1";
 const TOKEN: &str = "ft_secret";
 
 /// A request that the stand-in was sent.
@@ -99,27 +96,11 @@ async fn stand_in() -> (StandIn, RaySettings) {
 }
 
 fn ray(settings: &RaySettings) -> Ray {
-    let home = Home {
-        prefix: "ft-0123abcd-".to_owned(),
-        folder: Path::new("/none"),
-    };
-    Ray::new(settings, &home).unwrap()
+    Ray::new(settings, &example::home()).unwrap()
 }
 
 fn order() -> WorkOrder {
-    WorkOrder {
-        name: JOB.to_owned(),
-        url: "https://head-node:8642".to_owned(),
-        start_token: TOKEN.to_owned(),
-        folder: "finetuner-run-1-1-".to_owned(),
-        ca: Some("-----BEGIN CERTIFICATE-----\n".to_owned()),
-        resources: Resources {
-            cpus: Some(2),
-            gpus: Some(1),
-            memory: Some(3 << 30),
-        },
-        labels: BTreeMap::from([("run".to_owned(), "it's a run".to_owned())]),
-    }
+    example::order(TOKEN, "it's a run")
 }
 
 const KNOWS: &str = "GET /api/jobs/ft-0123abcd-1-1";
@@ -259,7 +240,7 @@ async fn each_state_of_ray_has_its_state_here() {
     // Another server's jobs are not this one's.
     let home = Home {
         prefix: "ft-4567cdef-".to_owned(),
-        folder: Path::new("/none"),
+        ..example::home()
     };
     let other = Ray::new(&settings, &home).unwrap();
     assert!(other.list().await.unwrap().is_empty());

@@ -3,14 +3,13 @@
 
 #![cfg(unix)]
 
-use std::{collections::BTreeMap, os::unix::fs::PermissionsExt, path::Path, process::Command};
+use std::{os::unix::fs::PermissionsExt, process::Command};
 
 use tempfile::TempDir;
 
 use super::*;
-use crate::launcher::Resources;
+use crate::launcher::example::{self, JOB};
 
-const JOB: &str = "ft-0123abcd-1-1";
 const TOKEN: &str = "ft_it's secret";
 /// `squeue --noheader --me --states=all --format='%i|%j|%T|%r'`.
 const LISTED: &str = "\
@@ -92,27 +91,14 @@ impl Commands {
 }
 
 fn slurm(settings: &SlurmSettings) -> Slurm {
-    let home = Home {
-        prefix: "ft-0123abcd-".to_owned(),
-        folder: Path::new("/none"),
-    };
-    Slurm::new(settings, &home).unwrap()
+    Slurm::new(settings, &example::home()).unwrap()
 }
 
 fn order() -> WorkOrder {
-    WorkOrder {
-        name: JOB.to_owned(),
-        url: "https://head-node:8642".to_owned(),
-        start_token: TOKEN.to_owned(),
-        folder: "finetuner-run-1-1-".to_owned(),
-        ca: Some("-----BEGIN CERTIFICATE-----\n".to_owned()),
-        resources: Resources {
-            cpus: Some(2),
-            gpus: Some(1),
-            memory: Some((3 << 30) + 1),
-        },
-        labels: BTreeMap::from([("run".to_owned(), "a\nrun".to_owned())]),
-    }
+    let mut order = example::order(TOKEN, "a\nrun");
+    // Rounded up to MiB.
+    order.resources.memory = Some((3 << 30) + 1);
+    order
 }
 
 #[tokio::test]

@@ -1,0 +1,85 @@
+//! The orders that end or pause a run, which all parts of a worker share.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use finetuner_engine::{Error as EngineError, job::Interruption};
+
+/// How often a long transfer looks whether the run was interrupted.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The orders that end or pause a run.
+#[derive(Default)]
+pub(super) struct Signals {
+    /// For good.
+    stop: Arc<AtomicBool>,
+    /// To go on later.
+    pause: AtomicBool,
+    /// With a failure, such as a limit that was passed.
+    failure: Mutex<Option<String>>,
+}
+
+impl Signals {
+    /// A run that also stops when `stop` is set.
+    pub(super) fn new(stop: Arc<AtomicBool>) -> Self {
+        Self {
+            stop,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn pause(&self) {
+        self.pause.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_pausing(&self) -> bool {
+        self.pause.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn fail(&self, reason: String) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(reason);
+    }
+
+    pub(super) fn failure(&self) -> Option<String> {
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.clone()
+    }
+
+    pub(super) fn interruption(&self) -> Option<Interruption> {
+        if self.is_stopping() || self.failure().is_some() {
+            return Some(Interruption::Stop);
+        }
+        self.is_pausing().then_some(Interruption::Pause)
+    }
+
+    /// Carries out something long, unless the run is interrupted first.
+    pub(super) async fn unless_interrupted<T>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, EngineError> {
+        let interrupted = async {
+            while self.interruption().is_none() {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = interrupted => Err(EngineError::Interrupted),
+            done = work => Ok(done),
+        }
+    }
+}
