@@ -1,4 +1,4 @@
-//! `runs`, `status`, `watch`, `logs`, `cancel`, `delete`.
+//! `runs`, `status`, `logs`, `cancel`, `delete`.
 
 use std::io::{BufRead, IsTerminal};
 

@@ -79,7 +79,7 @@ fn tokens_are_created_listed_and_revoked() {
 
     machine.text(&["token", "revoke", "ci"]);
     let error = machine.error(3, &["token", "revoke", "ci"]);
-    assert!(error.contains("there is no token `ci`"), "{error}");
+    assert!(error.contains("token `ci` does not exist"), "{error}");
     let error = machine.error(2, &["token", "create", "x", "--days", "0"]);
     assert!(error.contains("--days"), "{error}");
 }

@@ -44,8 +44,8 @@ fn bad_input_is_told_in_one_sentence() {
         );
     }
     for (words, said) in [
-        (&["fit"][..], "no training data"),
-        (&["fit", "train"], "no model"),
+        (&["fit"][..], "the training data is missing"),
+        (&["fit", "train"], "the model is missing"),
         (&["fit", "a.unknown", "--model", "m"], "`DATA a.unknown`"),
         (&["fit", "folder", "--model", "m"], "metadata.csv"),
         (&["push", "x", "nowhere"], "`FILE nowhere`"),
