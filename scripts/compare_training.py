@@ -120,9 +120,9 @@ def train_by_library(job):
     if count := way.get("negatives"):
         data = mine_hard_negatives(data, model, num_negatives=count, relative_margin=0.05, output_format="n-tuple")
     if rank := way.get("lora"):
-        from peft import LoraConfig, TaskType
-        model.add_adapter(LoraConfig(task_type=TaskType.FEATURE_EXTRACTION, r=rank, lora_alpha=rank,
-                                     target_modules="all-linear"))
+        from peft import LoraConfig, get_peft_model
+        lora = LoraConfig(r=rank, lora_alpha=rank, target_modules="all-linear")
+        model[0].model = get_peft_model(model[0].model, lora)
     if not way.get("dropout"):
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
@@ -140,21 +140,8 @@ def train_by_library(job):
         use_cpu=True, save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True)
     SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss).train()
     if way.get("lora"):
-        model[0].auto_model = model[0].auto_model.merge_and_unload() if hasattr(
-            model[0].auto_model, "merge_and_unload") else merged(model[0].auto_model)
+        model[0].model = model[0].model.merge_and_unload()
     model.save(job["to"])
-
-
-def merged(network):
-    """The network with its adapters in its weights."""
-    from peft.tuners.lora import LoraLayer
-    for name, module in list(network.named_modules()):
-        if isinstance(module, LoraLayer):
-            module.merge()
-            parent, _, last = name.rpartition(".")
-            setattr(network.get_submodule(parent), last, module.base_layer)
-    network._hf_peft_config_loaded = False
-    return network
 
 
 # ---- Both ----

@@ -52,6 +52,11 @@ impl ApiError {
         )
     }
 
+    /// About something that has ended for good.
+    pub(crate) fn gone(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, message)
+    }
+
     /// With something else than a token that is not good.
     pub(crate) fn unauthenticated(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, message)

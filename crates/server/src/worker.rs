@@ -238,7 +238,13 @@ fn carry_out_and_tell(
             // From the last checkpoint that was kept, or from the beginning.
             None if signals.is_pausing() && !signals.is_stopping() => Outcome::Paused,
             // Whoever has stopped us knows why.
-            None => return Ok(()),
+            None => {
+                if signals.is_over() {
+                    let trackers = std::mem::take(&mut follower.trackers);
+                    runtime.block_on(trackers.end(End::Cancelled));
+                }
+                return Ok(());
+            }
         },
         Err(error) => Outcome::Failed {
             reason: error.to_string(),

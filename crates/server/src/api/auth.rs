@@ -64,10 +64,11 @@ impl FromRequestParts<Arc<App>> for WorkerRun {
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         let token = secret::hash(token(&parts.headers).ok_or_else(ApiError::unauthorized)?);
         let run = app.database.run_of_worker(token.clone()).await?;
-        // Ended runs are over for their workers too.
-        run.filter(|run| !run.status().is_final())
-            .map(|run| Self { run, token })
-            .ok_or_else(ApiError::unauthorized)
+        let run = run.ok_or_else(ApiError::unauthorized)?;
+        match run.status().is_final() {
+            true => Err(ApiError::gone("the run is over")),
+            false => Ok(Self { run, token }),
+        }
     }
 }
 

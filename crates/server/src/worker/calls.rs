@@ -32,8 +32,10 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Why a call was in vain.
 #[derive(Debug)]
 pub(super) enum CallError {
-    /// The run belongs to another worker now, or is over.
+    /// The run belongs to another worker now, or was deleted.
     Void,
+    /// The run has ended, for example because its user cancelled it.
+    Over,
     /// The server does not take what was sent.
     Refused(StatusCode, String),
     /// The server is gone, or could not do its work for too long.
@@ -45,7 +47,8 @@ pub(super) enum CallError {
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Void => f.write_str("the run has been given to another worker, or is over"),
+            Self::Void => f.write_str("the run has been given to another worker, or was deleted"),
+            Self::Over => f.write_str("the run is over"),
             Self::Refused(status, reason) => write!(f, "the server refused it: {status}: {reason}"),
             Self::Gone(reason) => write!(f, "the server can't be reached: {reason}"),
             Self::File(reason) => f.write_str(reason),
@@ -286,6 +289,7 @@ async fn outcome(
         || status == StatusCode::REQUEST_TIMEOUT;
     match status {
         StatusCode::UNAUTHORIZED => Err(CallError::Void),
+        StatusCode::GONE => Err(CallError::Over),
         status if may_pass => Ok(Err(Passing::Answered(format!("{status}: {reason}")))),
         status => Err(CallError::Refused(status, reason)),
     }

@@ -70,6 +70,9 @@ pub(super) async fn report(
                 Ok(WorkerOrders::GoOn) => {}
                 Ok(WorkerOrders::Pause) => signals.pause(),
                 Err(error) => {
+                    if matches!(error, CallError::Over) {
+                        signals.end();
+                    }
                     signals.stop();
                     return Err(error.to_string());
                 }

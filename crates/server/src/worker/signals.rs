@@ -18,6 +18,8 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) struct Signals {
     /// For good.
     stop: Arc<AtomicBool>,
+    /// Whether the run has ended at the server.
+    over: AtomicBool,
     /// To go on later.
     pause: AtomicBool,
     /// With a failure, such as a limit that was passed.
@@ -39,6 +41,15 @@ impl Signals {
 
     pub(super) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// The server says that the run has ended.
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
     }
 
     pub(super) fn pause(&self) {

@@ -60,6 +60,8 @@ struct Row {
 pub(super) enum End {
     Finished,
     Failed,
+    /// The run was ended at the server.
+    Cancelled,
     /// The run continues in another worker.
     Left,
 }

@@ -85,6 +85,6 @@ async fn a_start_token_is_good_once_and_for_nothing_else() {
     assert_eq!(job(&own).await, StatusCode::OK);
     run.cancel().await.unwrap();
     assert_eq!(exchange(&starter, "own").await, StatusCode::UNAUTHORIZED);
-    assert_eq!(job(&own).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(job(&own).await, StatusCode::GONE);
     server.stop().await;
 }

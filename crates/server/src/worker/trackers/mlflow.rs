@@ -200,6 +200,7 @@ impl MlFlow {
         let status = match end {
             End::Finished => "FINISHED",
             End::Failed => "FAILED",
+            End::Cancelled => "KILLED",
             End::Left => return Ok(()),
         };
         let told = json!({

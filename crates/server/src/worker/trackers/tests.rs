@@ -73,6 +73,16 @@ impl StandIn {
 /// A run of two epochs of two steps, from step `from` on, with its trackers; gives
 /// the lines of its log.
 async fn run(callback: impl Into<Callback>, environment: &Environment, from: usize) -> Vec<String> {
+    run_until(End::Finished, callback, environment, from).await
+}
+
+/// The same with another end.
+async fn run_until(
+    end: End,
+    callback: impl Into<Callback>,
+    environment: &Environment,
+    from: usize,
+) -> Vec<String> {
     let config = RunConfig {
         run_name: "shoes".to_owned(),
         experiment_name: "fashion".to_owned(),
@@ -108,7 +118,7 @@ async fn run(callback: impl Into<Callback>, environment: &Environment, from: usi
             });
         }
     }
-    trackers.end(End::Finished).await;
+    trackers.end(end).await;
     let lines = lines.lock().unwrap();
     lines.clone()
 }
@@ -219,6 +229,24 @@ async fn a_run_that_goes_on_does_so_in_the_same_run_of_mlflow() {
     assert!(metrics.contains(&("step/loss".to_owned(), 4)));
     assert!(!metrics.contains(&("step/loss".to_owned(), 3)));
     assert!(metrics.contains(&("epoch/train_loss".to_owned(), 4)));
+}
+
+#[tokio::test]
+async fn a_cancelled_run_is_killed_at_mlflow_and_one_that_is_left_goes_on_there() {
+    for (end, expected) in [
+        (End::Cancelled, Some("KILLED")),
+        (End::Failed, Some("FAILED")),
+        (End::Left, None),
+    ] {
+        let (address, stand_in) = StandIn::start(of_mlflow).await;
+        let logger = MLFlowLogger::new("", address);
+        run_until(end, logger, &Environment::default(), 0).await;
+        let updates = stand_in.bodies("runs/update");
+        let status = updates
+            .last()
+            .map(|update| update["status"].as_str().unwrap());
+        assert_eq!(status, expected, "{end:?}");
+    }
 }
 
 #[tokio::test]

@@ -229,6 +229,11 @@ impl WandB {
         match end {
             End::Finished => self.stream(&json!({"complete": true, "exitcode": 0})).await,
             End::Failed => self.stream(&json!({"complete": true, "exitcode": 1})).await,
+            // What its own client sends after Ctrl-C.
+            End::Cancelled => {
+                self.stream(&json!({"complete": true, "exitcode": 255}))
+                    .await
+            }
             End::Left => self.stream(&json!({"preempting": true})).await,
         }
     }
