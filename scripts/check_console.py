@@ -297,8 +297,9 @@ def main():
     if options.shots:
         options.shots.mkdir(parents=True, exist_ok=True)
     release = ["--release"] if options.profile == "release" else []
-    # With the examples, so that what tests have built is used.
-    build = ["cargo", "build", "--quiet", *release, "--workspace", "--bins", "--examples"]
+    # As the gate's tests build them, which are used where they are there.
+    build = ["cargo", "build", "--quiet", *release, "--workspace", "--bins", "--examples",
+             "--features", "finetuner-server/kubernetes"]
     subprocess.run(build, check=True, cwd=ROOT)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / options.profile
     with tempfile.TemporaryDirectory() as folder:
