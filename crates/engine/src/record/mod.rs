@@ -1,7 +1,6 @@
 //! All that a run has measured, and its form for other programs: TensorBoard
 //! always, Weights & Biases and MLflow where they were asked for.
 
-mod bytes;
 mod mlflow;
 mod tensorboard;
 mod wandb;

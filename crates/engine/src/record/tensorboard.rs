@@ -1,25 +1,59 @@
 //! TensorBoard's event file: records of a length, a masked CRC-32C of it, an
 //! `Event` message, and a masked CRC-32C of that.
+//!
+//! Messages and field numbers: `tensorflow/core/util/event.proto` and
+//! `tensorflow/core/framework/summary.proto`.
 
 use std::path::Path;
 
-use super::{
-    History, Row,
-    bytes::{Message, crc32c},
-};
+use crc::{CRC_32_ISCSI, Crc};
+use prost::Message;
+
+use super::{History, Row};
 use crate::{Error, Result};
 
+/// Castagnoli's polynomial.
+const CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
+
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Scalar>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Scalar {
+    #[prost(string, tag = "1")]
+    tag: String,
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
+
 fn masked(bytes: &[u8]) -> [u8; 4] {
-    let crc = crc32c(bytes);
+    let crc = CRC32C.checksum(bytes);
     (crc.rotate_right(15).wrapping_add(0xA282_EAD8)).to_le_bytes()
 }
 
-fn record(out: &mut Vec<u8>, event: Message) {
-    let length = (event.0.len() as u64).to_le_bytes();
+fn record(out: &mut Vec<u8>, event: &Event) {
+    let event = event.encode_to_vec();
+    let length = (event.len() as u64).to_le_bytes();
     out.extend(length);
     out.extend(masked(&length));
-    out.extend(&event.0);
-    out.extend(masked(&event.0));
+    out.extend(&event);
+    out.extend(masked(&event));
 }
 
 /// Writes one event file into `folder`.
@@ -28,20 +62,26 @@ pub(super) fn write(folder: &Path, history: &History) -> Result<()> {
     let rows = history.rows();
     let start = rows.first().map_or(0.0, |row| row.time);
     let mut out = Vec::new();
-    let version = Message::default().double(1, start).text(3, "brain.Event:2");
-    record(&mut out, version);
+    let version = Event {
+        wall_time: start,
+        file_version: Some("brain.Event:2".to_owned()),
+        ..Event::default()
+    };
+    record(&mut out, &version);
     for Row { step, time, values } in rows {
-        let summary = values
-            .iter()
-            .fold(Message::default(), |summary, (name, value)| {
-                let scalar = Message::default().text(1, name).float(2, *value as f32);
-                summary.message(1, scalar)
-            });
-        let event = Message::default()
-            .double(1, time)
-            .number(2, step as u64)
-            .message(5, summary);
-        record(&mut out, event);
+        let value = values.iter().map(|(name, value)| Scalar {
+            tag: (*name).to_owned(),
+            simple_value: Some(*value as f32),
+        });
+        let event = Event {
+            wall_time: time,
+            step: step as i64,
+            summary: Some(Summary {
+                value: value.collect(),
+            }),
+            ..Event::default()
+        };
+        record(&mut out, &event);
     }
     let path = folder.join(format!("events.out.tfevents.{}.finetuner", start as u64));
     std::fs::write(&path, out).map_err(|e| Error::io(&path, e))

@@ -1,16 +1,17 @@
 //! The folder of an offline run of Weights & Biases, which `wandb sync` sends:
 //! a file of records in the log format of LevelDB, each a `Record` message.
+//!
+//! Messages and field numbers: `wandb/proto/wandb_internal.proto`.
 
 use std::path::Path;
 
+use crc::{CRC_32_ISO_HDLC, Crc};
 use finetuner_protocol::{RunConfig, callback::WandBLogger};
+use prost::{Message, Oneof};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{
-    History, Row,
-    bytes::{Message, crc32},
-};
+use super::{History, Row};
 use crate::{Error, Result};
 
 /// Records are cut so that none crosses the end of a block.
@@ -20,6 +21,89 @@ const HEADER: usize = 7;
 
 /// The file's beginning: a mark, a number, a version.
 const IDENT: &[u8; HEADER] = b":W&B\xE1\xBE\x00";
+
+/// The checksum of zip files.
+const CRC32: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
+
+#[derive(Clone, PartialEq, Message)]
+struct Record {
+    #[prost(int64, tag = "1")]
+    number: i64,
+    #[prost(oneof = "Content", tags = "2, 3, 17, 18")]
+    content: Option<Content>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+enum Content {
+    #[prost(message, tag = "2")]
+    History(Line),
+    #[prost(message, tag = "3")]
+    Summary(Items),
+    #[prost(message, tag = "17")]
+    Run(Run),
+    #[prost(message, tag = "18")]
+    Exit(Exit),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Run {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, optional, tag = "2")]
+    entity: Option<String>,
+    #[prost(string, tag = "3")]
+    project: String,
+    #[prost(message, optional, tag = "4")]
+    config: Option<Items>,
+    #[prost(string, tag = "8")]
+    display_name: String,
+    #[prost(message, optional, tag = "17")]
+    start_time: Option<Timestamp>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Timestamp {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+/// A `HistoryRecord`.
+#[derive(Clone, PartialEq, Message)]
+struct Line {
+    #[prost(message, repeated, tag = "1")]
+    item: Vec<Item>,
+    #[prost(message, optional, tag = "2")]
+    step: Option<Step>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Step {
+    #[prost(int64, tag = "1")]
+    num: i64,
+}
+
+/// A `ConfigRecord` or a `SummaryRecord`.
+#[derive(Clone, PartialEq, Message)]
+struct Items {
+    #[prost(message, repeated, tag = "1")]
+    update: Vec<Item>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Item {
+    #[prost(string, tag = "1")]
+    key: String,
+    #[prost(string, tag = "16")]
+    value_json: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Exit {
+    #[prost(int32, tag = "1")]
+    exit_code: i32,
+}
 
 struct Log(Vec<u8>);
 
@@ -43,7 +127,7 @@ impl Log {
                 (false, true) => 4,
             };
             let checked = [&[kind], piece].concat();
-            self.0.extend(crc32(&checked).to_le_bytes());
+            self.0.extend(CRC32.checksum(&checked).to_le_bytes());
             self.0.extend((length as u16).to_le_bytes());
             self.0.extend(checked);
             rest = behind;
@@ -55,15 +139,12 @@ impl Log {
     }
 }
 
-fn items(values: &[(String, Value)], field: u32) -> Message {
-    values
-        .iter()
-        .fold(Message::default(), |message, (name, value)| {
-            let item = Message::default()
-                .text(1, name)
-                .text(16, &value.to_string());
-            message.message(field, item)
-        })
+fn items(values: &[(String, Value)]) -> Vec<Item> {
+    let item = |(key, value): &(String, Value)| Item {
+        key: key.clone(),
+        value_json: value.to_string(),
+    };
+    values.iter().map(item).collect()
 }
 
 /// Writes `offline-run-<date>-<id>/run-<id>.wandb` into `folder`.
@@ -88,10 +169,10 @@ pub(super) fn write(
 
     let mut log = Log(IDENT.to_vec());
     let mut number = 0;
-    let mut record = |field: u32, message: Message| {
+    let mut record = |content: Content| {
         number += 1;
-        let record = Message::default().number(1, number).message(field, message);
-        log.append(&record.0);
+        let content = Some(content);
+        log.append(&Record { number, content }.encode_to_vec());
     };
     let settings = [
         ("model".to_owned(), json!(config.model.name)),
@@ -110,18 +191,19 @@ pub(super) fn write(
         ),
         ("epochs".to_owned(), json!(config.hyper_parameters.epochs)),
     ];
-    let started = Message::default()
-        .number(1, start as u64)
-        .number(2, (start.fract() * 1e9) as u64);
-    let mut run = Message::default().text(1, &id).text(3, &project);
-    if let Some(entity) = text("entity") {
-        run = run.text(2, &entity);
-    }
-    let run = run
-        .message(4, items(&settings, 1))
-        .text(8, &name)
-        .message(17, started);
-    record(17, run);
+    record(Content::Run(Run {
+        id: id.clone(),
+        entity: text("entity"),
+        project,
+        config: Some(Items {
+            update: items(&settings),
+        }),
+        display_name: name,
+        start_time: Some(Timestamp {
+            seconds: start as i64,
+            nanos: (start.fract() * 1e9) as i32,
+        }),
+    }));
     let mut last: Vec<(String, Value)> = Vec::new();
     for Row { step, time, values } in &rows {
         let mut logged = vec![
@@ -134,13 +216,15 @@ pub(super) fn write(
             last.retain(|(known, _)| known != name);
             last.push(((*name).to_owned(), json!(value)));
         }
-        let number = Message::default().number(1, *step as u64);
-        let mut line = items(&logged, 1);
-        line.0.extend(Message::default().message(2, number).0);
-        record(2, line);
+        record(Content::History(Line {
+            item: items(&logged),
+            step: Some(Step { num: *step as i64 }),
+        }));
     }
-    record(3, items(&last, 1));
-    record(18, Message::default().number(1, 0));
+    record(Content::Summary(Items {
+        update: items(&last),
+    }));
+    record(Content::Exit(Exit { exit_code: 0 }));
 
     let run_folder = folder.join(format!("offline-run-{}-{id}", stamp(start)));
     std::fs::create_dir_all(&run_folder).map_err(|e| Error::io(&run_folder, e))?;
