@@ -64,6 +64,8 @@
 //! | `local` | using models on this machine |
 //! | `parquet` | Parquet files as training data |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod account;
 mod address;
 mod artifact;

@@ -14,7 +14,7 @@ pub use program::{Outcome, train};
 
 #[test]
 fn the_page_shows_this_program() {
-    let page = include_str!("../../../docs/testing.md");
+    let page = finetuner_docs::page("testing").map_or("", |page| page.markdown);
     for file in [
         include_str!("users_program/lib.rs"),
         include_str!("users_program/training.rs"),
