@@ -43,7 +43,7 @@ book:
 
 # The picture of the README (see the script for what to install).
 picture:
-    python3 scripts/check_console.py --picture docs/console.png
+    python3 scripts/console_picture.py docs/console.png
 
 # Training speed beside PyTorch (pip install torch transformers).
 bench:

@@ -261,6 +261,10 @@ def check(server, browser):
     waiting.join(30)
     assert granted["event"] == "authorize" and granted["data"]["code"]
 
+    # The guides, among them the one with the widest tables.
+    browser.look("guides", "/docs/", "First run")
+    browser.look("guide", "/docs/training.html", "Losses, miners")
+
     # With the keyboard alone: the first stop leads to the content.
     browser.open("/console/")
     webdriver.ActionChains(driver).send_keys(Keys.TAB).perform()
@@ -297,8 +301,9 @@ def main():
     if options.shots:
         options.shots.mkdir(parents=True, exist_ok=True)
     release = ["--release"] if options.profile == "release" else []
-    # With the examples, so that what tests have built is used.
-    build = ["cargo", "build", "--quiet", *release, "--workspace", "--bins", "--examples"]
+    # With the examples and features of the tests, so that what they have built is used.
+    build = ["cargo", "build", "--quiet", *release, "--workspace", "--bins", "--examples",
+             "--features", "finetuner-server/kubernetes"]
     subprocess.run(build, check=True, cwd=ROOT)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / options.profile
     with tempfile.TemporaryDirectory() as folder:
