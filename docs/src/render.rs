@@ -168,7 +168,9 @@ mod tests {
 
     #[test]
     fn hidden_lines_of_code_are_not_shown() {
-        let html = html("```rust,no_run\n# fn main() {\n#[test]\nlet a = 1;\n# }\n```\n\n```sh\n# a comment\n```\n");
+        let html = html(
+            "```rust,no_run\n# fn main() {\n#[test]\nlet a = 1;\n# }\n```\n\n```sh\n# a comment\n```\n",
+        );
         assert!(!html.contains("fn main"), "{html}");
         assert!(html.contains("#[test]\nlet a = 1;\n<"), "{html}");
         assert!(html.contains("# a comment"), "{html}");
@@ -176,7 +178,8 @@ mod tests {
 
     #[test]
     fn there_is_neither_markup_of_the_text_nor_a_style() {
-        let html = html("<script>x</script>\n\na <b>c</b>\n\n| a | b |\n| ---: | --- |\n| 1 | 2 |\n");
+        let html =
+            html("<script>x</script>\n\na <b>c</b>\n\n| a | b |\n| ---: | --- |\n| 1 | 2 |\n");
         assert!(html.contains("&lt;script&gt;"), "{html}");
         assert!(html.contains("&lt;b&gt;"), "{html}");
         assert!(!html.contains("style="), "{html}");

@@ -61,13 +61,22 @@ fn links_lead_to_a_page_and_to_a_heading() {
 fn links_of_the_files_at_the_root_lead_to_files() -> Fallible {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut wrong = Vec::new();
-    for name in ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"] {
+    for name in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "CHANGELOG.md",
+    ] {
         let text = fs::read_to_string(root.join(name)).map_err(|e| format!("{name}: {e}"))?;
         for link in links(&text) {
             let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
-            let book = file.strip_prefix("docs/").and_then(|f| f.strip_suffix(".md"));
+            let book = file
+                .strip_prefix("docs/")
+                .and_then(|f| f.strip_suffix(".md"));
             let there = match book.and_then(page) {
-                Some(page) => anchor.is_empty() || page.links_and_ids().1.iter().any(|id| id == anchor),
+                Some(page) => {
+                    anchor.is_empty() || page.links_and_ids().1.iter().any(|id| id == anchor)
+                }
                 None => file.is_empty() || root.join(file).exists(),
             };
             if !there {
@@ -92,7 +101,15 @@ fn links(text: &str) -> Vec<String> {
 #[test]
 fn every_block_of_code_says_its_language() {
     let known = [
-        "console", "json", "python", "rust", "rust,no_run", "rust,ignore", "sh", "text", "toml",
+        "console",
+        "json",
+        "python",
+        "rust",
+        "rust,no_run",
+        "rust,ignore",
+        "sh",
+        "text",
+        "toml",
     ];
     for page in PAGES {
         let mut open = false;

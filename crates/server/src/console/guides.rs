@@ -3,12 +3,7 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::Path,
-    response::Redirect,
-    routing::get,
-};
+use axum::{Router, extract::Path, response::Redirect, routing::get};
 use finetuner_docs::{contents, page};
 use maud::{Markup, html};
 
@@ -20,7 +15,10 @@ pub(super) fn router() -> Router<Arc<App>> {
         .route("/docs", get(async || Redirect::to("/docs/")))
         .route("/docs/", get(async || show("index")))
         .route("/docs/{file}", get(file))
-        .route("/docs/book.css", asset("text/css", include_str!("guides.css")))
+        .route(
+            "/docs/book.css",
+            asset("text/css", include_str!("guides.css")),
+        )
 }
 
 async fn file(Path(file): Path<String>) -> Page {
