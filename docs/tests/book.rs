@@ -133,3 +133,51 @@ fn a_page_begins_with_its_title() {
         assert_eq!(html.matches("<h1").count(), 1, "{}.md", page.name);
     }
 }
+
+/// Variables that the server sets for its workers, and those of tests.
+const INTERNAL: [&str; 4] = [
+    "FINETUNER_WORKER_URL",
+    "FINETUNER_WORKER_START",
+    "FINETUNER_WORKER_TOKEN",
+    "FINETUNER_WORKER_FOLDER",
+];
+
+#[test]
+fn every_variable_of_ours_is_in_the_table() -> Fallible {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut files = Vec::new();
+    for folder in ["src", "crates/cli/src", "crates/engine/src", "crates/server/src"] {
+        sources(&root.join(folder), &mut files)?;
+    }
+    let mut found = BTreeSet::new();
+    for file in &files {
+        for literal in fs::read_to_string(file)?.split('"') {
+            let ours = ["FINETUNER_", "JINA_"].iter().any(|start| literal.starts_with(start));
+            let name = |c: char| c.is_ascii_uppercase() || c == '_';
+            if ours && literal.chars().all(name) && !literal.ends_with('_') {
+                found.insert(literal.to_owned());
+            }
+        }
+    }
+    found.retain(|name| !INTERNAL.contains(&name.as_str()) && !name.contains("_TEST_"));
+    assert!(found.len() > 15, "{found:?}");
+    let table = page("settings").map_or("", |page| page.markdown);
+    let missing: Vec<&String> = found
+        .iter()
+        .filter(|name| !table.contains(&format!("`{name}`")))
+        .collect();
+    assert!(missing.is_empty(), "settings.md lacks {missing:?}");
+    Ok(())
+}
+
+fn sources(folder: &Path, files: &mut Vec<std::path::PathBuf>) -> std::io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sources(&path, files)?;
+        } else if path.extension().is_some_and(|kind| kind == "rs") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
