@@ -146,13 +146,20 @@ const INTERNAL: [&str; 4] = [
 fn every_variable_of_ours_is_in_the_table() -> Fallible {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut files = Vec::new();
-    for folder in ["src", "crates/cli/src", "crates/engine/src", "crates/server/src"] {
+    for folder in [
+        "src",
+        "crates/cli/src",
+        "crates/engine/src",
+        "crates/server/src",
+    ] {
         sources(&root.join(folder), &mut files)?;
     }
     let mut found = BTreeSet::new();
     for file in &files {
         for literal in fs::read_to_string(file)?.split('"') {
-            let ours = ["FINETUNER_", "JINA_"].iter().any(|start| literal.starts_with(start));
+            let ours = ["FINETUNER_", "JINA_"]
+                .iter()
+                .any(|start| literal.starts_with(start));
             let name = |c: char| c.is_ascii_uppercase() || c == '_';
             if ours && literal.chars().all(name) && !literal.ends_with('_') {
                 found.insert(literal.to_owned());
