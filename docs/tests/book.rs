@@ -106,7 +106,7 @@ fn every_block_of_code_says_its_language() {
         "python",
         "rust",
         "rust,no_run",
-        "rust,ignore",
+        "rs",
         "sh",
         "text",
         "toml",

@@ -19,7 +19,7 @@ fn the_page_shows_this_program() {
         include_str!("users_program/lib.rs"),
         include_str!("users_program/training.rs"),
     ] {
-        let block = format!("```rust,ignore\n{file}```");
+        let block = format!("```rs\n{file}```");
         assert!(
             page.contains(&block),
             "docs/testing.md differs from crates/test/tests/users_program:\n{file}"
