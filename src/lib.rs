@@ -38,16 +38,23 @@
 //! # }
 //! ```
 //!
-//! | to do this | look at |
-//! | --- | --- |
-//! | choose a backend, log in | [`Finetuner`], [`Builder`], [`Login`] |
-//! | choose a model | [`describe_models`], [`list_models`], [`list_model_options`] |
-//! | bring data | [`DataSource`]: [`Document`]s, [`Csv`] files, [`Dataset`]s of JSON Lines, Parquet and pictures, [`DocumentSource`]s; [`Finetuner::push`] |
-//! | train | [`Finetuner::fit`], [`Fit`], [`Synthesize`] |
-//! | follow and save | [`Run`], [`Watch`], [`LogStream`] |
-//! | find things again | [`Finetuner::get_run`], [`Experiment`], [`List`] |
-//! | know what went wrong | [`Error`] |
-//! | test your own code | the crate `finetuner-test`, [`Builder::http_service`] |
+//! | to do this | look at | guide |
+//! | --- | --- | --- |
+//! | see it work | the example `text_to_image` | `first-run` |
+//! | choose a backend, log in | [`Finetuner`], [`Builder`], [`Login`] | `first-run`, `settings` |
+//! | choose a model and a loss | [`describe_models`], [`list_models`], [`list_model_options`], [`Loss`] | `choose` |
+//! | bring data | [`DataSource`]: [`Document`]s, [`Csv`] files, [`Dataset`]s of JSON Lines, Parquet and pictures, [`DocumentSource`]s; [`Finetuner::push`] | `data` |
+//! | train | [`Finetuner::fit`], [`Fit`], [`Synthesize`] | `training`, `cross-encoders` |
+//! | know whether the model is better | [`EvaluationCallback`], [`Run::metrics`], [`Run::display_examples`] | `evaluate` |
+//! | follow and save | [`Run`], [`Watch`], [`LogStream`] | |
+//! | find things again | [`Finetuner::get_run`], [`Experiment`], [`List`] | |
+//! | know what went wrong | [`Error`] | `troubleshooting` |
+//! | test your own code | the crate `finetuner-test`, [`Builder::http_service`] | `testing` |
+//! | run a server, or use a cluster | the crate `finetuner-server` | `server`, `cluster` |
+//! | come from Python | | `python-and-rust` |
+//!
+//! The guides are the files of these names in `docs/` of the source, the crate
+//! `finetuner-docs`, and pages of every server at `/docs/`.
 //!
 //! Handles ([`Experiment`], [`Run`]) are cheap to clone, and dropping one stops
 //! nothing: a run goes on without anybody looking.
@@ -62,7 +69,10 @@
 //! | `progress` (default) | bars for uploads and downloads |
 //! | `blocking` | the same calls for programs without `async` |
 //! | `local` | using models on this machine |
+//! | `bundled-models` (default) | with `local`: the small models that need no download, 24 MB of them |
 //! | `parquet` | Parquet files as training data |
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod account;
 mod address;

@@ -22,6 +22,8 @@
 //!
 //! The same configuration, data and seed give the same losses on one machine.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod artifact;
 pub mod augment;
 mod callbacks;

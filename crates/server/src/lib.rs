@@ -20,6 +20,8 @@
 //! | `upkeep` | checks, copies, cleaning |
 //! | `app`, `clock`, `counters`, `cached` | what all of them share |
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod accounts;
 mod api;
 mod app;

@@ -14,12 +14,12 @@ pub use program::{Outcome, train};
 
 #[test]
 fn the_page_shows_this_program() {
-    let page = include_str!("../../../docs/testing.md");
+    let page = finetuner_docs::page("testing").map_or("", |page| page.markdown);
     for file in [
         include_str!("users_program/lib.rs"),
         include_str!("users_program/training.rs"),
     ] {
-        let block = format!("```rust,ignore\n{file}```");
+        let block = format!("```rs\n{file}```");
         assert!(
             page.contains(&block),
             "docs/testing.md differs from crates/test/tests/users_program:\n{file}"

@@ -6,6 +6,7 @@ mod account;
 mod chart;
 mod compare;
 mod data;
+mod guides;
 mod runs;
 mod sign_in;
 mod tokens;
@@ -79,6 +80,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
             "/console/icon.svg",
             asset("image/svg+xml", include_str!("icon.svg")),
         )
+        .merge(guides::router())
         .layer(middleware::from_fn(guarded))
         .with_state(Arc::clone(app))
 }
@@ -225,6 +227,7 @@ fn page(session: &Session, here: &str, title: &str, content: &Markup) -> Markup 
                 (part("Experiments", "/console/"))
                 (part("Data", "/console/data"))
                 (part("Tokens", "/console/tokens"))
+                (part("Guides", "/docs/"))
             }
             form method="post" action="/console/signout" {
                 span .who { a href="/console/account" { (session.user.name) } }

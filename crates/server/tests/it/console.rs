@@ -273,3 +273,27 @@ async fn everything_from_users_is_escaped() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_guides_are_there_without_a_login() {
+    let backend = start().await;
+    let browser = Browser {
+        backend: &backend,
+        cookie: String::new(),
+    };
+    let front = browser.get("/docs/").await.1;
+    assert!(front.contains("href=\"/docs/first-run.html\""), "{front}");
+    let (status, guide) = browser.get("/docs/server.html").await;
+    assert_eq!(status, StatusCode::OK, "{guide}");
+    assert!(guide.contains("<h1 id=\"running-a-server\">"), "{guide}");
+    assert!(guide.contains("href=\"#users\""), "{guide}");
+    assert!(!guide.contains("style="), "{guide}");
+    for wrong in ["/docs/nothing.html", "/docs/..%2FCargo.toml"] {
+        let (status, page) = browser.get(wrong).await;
+        assert_eq!(status, StatusCode::NOT_FOUND, "{wrong}: {page}");
+        assert!(page.contains("/docs/"), "{page}");
+    }
+    let (status, style) = browser.get("/docs/book.css").await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(style.contains(".book"), "{style}");
+}
