@@ -176,3 +176,142 @@ impl ConvDims {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{kernels::simd::Curve, ops::testing::noise};
+
+    /// The definition, in 64 bits.
+    fn exact(dims: &ConvDims, x: &[f32], weight: &[f32], end: End<'_>, at: usize) -> f64 {
+        let (row, output) = (at / dims.outputs, at % dims.outputs);
+        let (line, column) = (row / dims.out_width, row % dims.out_width);
+        let (picture, line) = (line / dims.out_height, line % dims.out_height);
+        let taps = dims.kernel * dims.kernel;
+        let mut sum = 0.0;
+        for tap in 0..taps {
+            let from_y = (line * dims.stride + tap / dims.kernel).wrapping_sub(dims.pad);
+            let from_x = (column * dims.stride + tap % dims.kernel).wrapping_sub(dims.pad);
+            if from_y >= dims.height || from_x >= dims.width {
+                continue;
+            }
+            let place = (picture * dims.height + from_y) * dims.width + from_x;
+            for input in 0..dims.inputs {
+                let x = f64::from(x[place * dims.inputs + input]);
+                sum += x * f64::from(weight[(output * dims.inputs + input) * taps + tap]);
+            }
+        }
+        let value = sum * f64::from(end.scale[output]) + f64::from(end.shift[output]);
+        let value = value + end.residual.map_or(0.0, |r| f64::from(r[at]));
+        match end.curve {
+            Curve::Relu => value.max(0.0),
+            _ => value,
+        }
+    }
+
+    /// Channels in and out, kernel, stride, zeros before and after.
+    type Shape = ([usize; 2], usize, usize, [usize; 2]);
+
+    fn dims(batch: usize, [height, width]: [usize; 2], shape: Shape) -> ConvDims {
+        let ([inputs, outputs], kernel, stride, [before, after]) = shape;
+        let out = |side: usize| (side + before + after - kernel) / stride + 1;
+        ConvDims {
+            batch,
+            height,
+            width,
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            pad: before,
+            out_height: out(height),
+            out_width: out(width),
+        }
+    }
+
+    #[test]
+    fn every_way_equals_the_definition_at_any_size() {
+        // Odd and even sides, several pictures, panels that are not full, padding
+        // on all sides, on two and on none.
+        let winograd = [
+            (1, [10, 10], ([32, 32], 3, 1, [1, 1]), Curve::Identity),
+            (2, [11, 13], ([48, 40], 3, 1, [1, 1]), Curve::Relu),
+            (3, [12, 17], ([32, 70], 3, 1, [0, 0]), Curve::Relu),
+            (1, [13, 12], ([64, 33], 3, 1, [0, 1]), Curve::Identity),
+            (1, [11, 10], ([32, 32], 3, 1, [2, 2]), Curve::Relu),
+            (1, [56, 57], ([32, 32], 3, 1, [1, 1]), Curve::Relu),
+        ];
+        let others = [
+            (2, [21, 18], ([3, 34], 7, 2, [3, 3]), Curve::Relu),
+            (2, [16, 15], ([16, 33], 3, 2, [1, 1]), Curve::Identity),
+            (1, [15, 16], ([8, 8], 3, 2, [0, 1]), Curve::Relu),
+            (3, [7, 7], ([32, 40], 3, 1, [1, 1]), Curve::Relu),
+            (2, [14, 13], ([16, 48], 1, 2, [0, 0]), Curve::Identity),
+            (1, [9, 8], ([5, 6], 5, 1, [0, 0]), Curve::Relu),
+            (1, [4, 230], ([3, 16], 3, 1, [1, 1]), Curve::Relu),
+            // Lines that are too short to be read where they lie.
+            (9, [4, 5], ([16, 40], 3, 1, [1, 1]), Curve::Relu),
+            (1, [3, 4], ([6, 7], 3, 2, [1, 1]), Curve::Relu),
+        ];
+        let cases = winograd.map(|case| (case, true)).into_iter();
+        let cases = cases.chain(others.map(|case| (case, false)));
+        for (number, ((batch, sides, shape, curve), by_winograd)) in cases.enumerate() {
+            let dims = dims(batch, sides, shape);
+            assert_eq!(winograd::suits(&dims), by_winograd, "{dims:?}");
+            let outputs = dims.outputs;
+            let x = noise(1, batch * dims.height * dims.width * dims.inputs);
+            let weight = noise(2, outputs * dims.taps());
+            let (scale, shift) = (noise(3, outputs), noise(4, outputs));
+            let residual = noise(5, dims.rows() * outputs);
+            let end = End {
+                scale: &scale,
+                shift: &shift,
+                residual: (number % 2 == 0).then_some(&residual),
+                curve,
+            };
+            let factor = dims.factor(&weight, false);
+            assert_eq!(factor.outputs(), dims.factor_columns(false));
+            let mut y = vec![f32::NAN; dims.rows() * outputs];
+            dims.infer(&Pool::default(), &x, &factor, end, &mut y);
+            let expected: Vec<f64> = (0..y.len())
+                .map(|at| exact(&dims, &x, &weight, end, at))
+                .collect();
+            let largest = expected.iter().fold(0.0f64, |most, y| most.max(y.abs()));
+            for (at, (y, expected)) in y.iter().zip(&expected).enumerate() {
+                let off = (f64::from(*y) - expected).abs() / largest;
+                assert!(off < 1e-6, "{dims:?} {at}: {y} and {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_picture_has_the_same_result_to_the_last_bit_among_others() {
+        let shapes = [
+            ([32, 64], 3, 1, [1, 1]),
+            ([32, 64], 3, 2, [1, 1]),
+            ([32, 64], 3, 4, [1, 1]),
+        ];
+        for shape in shapes {
+            let dims = dims(5, [14, 14], shape);
+            let x = noise(1, 5 * 14 * 14 * 32);
+            let factor = dims.factor(&noise(2, 64 * 32 * 9), false);
+            let ones = [1.0; 64];
+            let end = End {
+                scale: &ones,
+                shift: &ones,
+                residual: None,
+                curve: Curve::Identity,
+            };
+            let run = |dims: ConvDims, x: &[f32]| {
+                let mut y = vec![0.0; dims.rows() * 64];
+                dims.infer(&Pool::default(), x, &factor, end, &mut y);
+                y
+            };
+            let all = run(dims, &x);
+            let one = dims.out_height * dims.out_width * 64;
+            for (x, y) in x.chunks_exact(14 * 14 * 32).zip(all.chunks_exact(one)) {
+                assert_eq!(run(ConvDims { batch: 1, ..dims }, x), y);
+            }
+        }
+    }
+}

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::{
     conv::{ConvDims, End},
-    gemm::{COLS, Factor, Packed, Part, ROWS, Rows},
+    gemm::{COLS, Factor, Next, Packed, Part, ROWS, Rows},
     pool::Pool,
     simd::{PIXELS, POINTS, TILE, TileLine, winograd_input, winograd_output},
     split_evenly,
@@ -103,10 +103,7 @@ pub(super) fn infer(
     };
     let (across, lines) = (layer.across(), dims.batch * layer.lines());
     let panels = dims.outputs.div_ceil(COLS);
-    let blocks = (lines * across)
-        .div_ceil(TILES_PER_TASK)
-        .min(lines)
-        .max(1);
+    let blocks = (lines * across).div_ceil(TILES_PER_TASK).min(lines).max(1);
     // Where there are few tiles, panels are shared out too, and each task
     // transforms the tiles for itself.
     let groups = match rayon::current_num_threads() {
@@ -205,11 +202,18 @@ impl Layer<'_> {
         let mut sums = [0.0; POINTS * SUMS];
         let mut pixels = [[0.0; ROWS * PIXELS * COLS]; 2];
         for panel in task.panels.clone() {
-            for tiles in split_evenly(rows.len(), rows.len().div_ceil(ROWS)) {
+            let groups = rows.len().div_ceil(ROWS);
+            for (group, tiles) in split_evenly(rows.len(), groups).enumerate() {
                 for (point, sums) in sums.chunks_exact_mut(SUMS).enumerate() {
                     let points = &points[tiles.start * stride + point * inputs..];
+                    let next = Next {
+                        panel: (panel + 1) * POINTS + point,
+                        part: group,
+                        parts: groups,
+                    };
                     let panel = panel * POINTS + point;
-                    self.factor.tile(points, layout, tiles.len(), panel, sums);
+                    self.factor
+                        .tile(points, layout, tiles.len(), panel, next, sums);
                 }
                 self.finish(&mut task, panel, &rows[tiles], &sums, &mut pixels);
             }
@@ -260,126 +264,6 @@ impl Layer<'_> {
             if let Some(row) = row {
                 task.out.write(*row, column, &pixel[..width]);
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{kernels::simd::Curve, ops::testing::noise};
-
-    /// The definition, in 64 bits.
-    fn exact(dims: &ConvDims, x: &[f32], weight: &[f32], end: End<'_>, at: usize) -> f64 {
-        let (row, output) = (at / dims.outputs, at % dims.outputs);
-        let (line, column) = (row / dims.out_width, row % dims.out_width);
-        let (picture, line) = (line / dims.out_height, line % dims.out_height);
-        let mut sum = 0.0;
-        for tap in 0..9 {
-            let y = (line + tap / 3).wrapping_sub(dims.pad);
-            let x_at = (column + tap % 3).wrapping_sub(dims.pad);
-            if y >= dims.height || x_at >= dims.width {
-                continue;
-            }
-            let place = (picture * dims.height + y) * dims.width + x_at;
-            for input in 0..dims.inputs {
-                let x = f64::from(x[place * dims.inputs + input]);
-                sum += x * f64::from(weight[(output * dims.inputs + input) * 9 + tap]);
-            }
-        }
-        let value = sum * f64::from(end.scale[output]) + f64::from(end.shift[output]);
-        let value = value + end.residual.map_or(0.0, |r| f64::from(r[at]));
-        match end.curve {
-            Curve::Relu => value.max(0.0),
-            _ => value,
-        }
-    }
-
-    #[test]
-    fn equals_the_definition_at_any_size() {
-        // Odd and even sides, several pictures, panels that are not full, padding
-        // on all sides, on two and on none.
-        let cases = [
-            (1, [10, 10], [32, 32], 1, [10, 10], Curve::Identity, false),
-            (2, [11, 13], [48, 40], 1, [11, 13], Curve::Relu, true),
-            (3, [12, 17], [32, 70], 0, [10, 15], Curve::Relu, false),
-            (1, [13, 12], [64, 33], 0, [12, 11], Curve::Identity, true),
-            (1, [11, 10], [32, 32], 2, [13, 12], Curve::Relu, true),
-        ];
-        for (batch, [height, width], [inputs, outputs], pad, out, curve, add) in cases {
-            let dims = ConvDims {
-                batch,
-                height,
-                width,
-                inputs,
-                outputs,
-                kernel: 3,
-                stride: 1,
-                pad,
-                out_height: out[0],
-                out_width: out[1],
-            };
-            assert!(suits(&dims));
-            let x = noise(1, batch * height * width * inputs);
-            let weight = noise(2, outputs * inputs * 9);
-            let (scale, shift) = (noise(3, outputs), noise(4, outputs));
-            let residual = noise(5, dims.rows() * outputs);
-            let end = End {
-                scale: &scale,
-                shift: &shift,
-                residual: add.then_some(&residual),
-                curve,
-            };
-            let factor = dims.factor(&weight, false);
-            assert_eq!(factor.outputs(), dims.factor_columns(false));
-            let mut y = vec![f32::NAN; dims.rows() * outputs];
-            let pool = Pool::default();
-            dims.infer(&pool, &x, &factor, end, &mut y);
-            let expected: Vec<f64> = (0..y.len())
-                .map(|at| exact(&dims, &x, &weight, end, at))
-                .collect();
-            let largest = expected.iter().fold(0.0f64, |most, y| most.max(y.abs()));
-            for (at, (y, expected)) in y.iter().zip(&expected).enumerate() {
-                let off = (f64::from(*y) - expected).abs() / largest;
-                assert!(off < 1e-6, "{dims:?} {at}: {y} and {expected}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_picture_has_the_same_result_to_the_last_bit_among_others() {
-        let dims = ConvDims {
-            batch: 5,
-            height: 14,
-            width: 14,
-            inputs: 32,
-            outputs: 64,
-            kernel: 3,
-            stride: 1,
-            pad: 1,
-            out_height: 14,
-            out_width: 14,
-        };
-        let x = noise(1, 5 * 14 * 14 * 32);
-        let factor = dims.factor(&noise(2, 64 * 32 * 9), false);
-        let ones = [1.0; 64];
-        let end = End {
-            scale: &ones,
-            shift: &ones,
-            residual: None,
-            curve: Curve::Identity,
-        };
-        let run = |dims: ConvDims, x: &[f32]| {
-            let mut y = vec![0.0; dims.rows() * 64];
-            dims.infer(&Pool::default(), x, &factor, end, &mut y);
-            y
-        };
-        let all = run(dims, &x);
-        for (x, y) in x
-            .chunks_exact(14 * 14 * 32)
-            .zip(all.chunks_exact(14 * 14 * 64))
-        {
-            assert_eq!(run(ConvDims { batch: 1, ..dims }, x), y);
         }
     }
 }

@@ -23,7 +23,7 @@ mod tile;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use packed::{Packed, Rows};
+pub(crate) use packed::{Next, Packed, Rows};
 pub(crate) use panels::{Factor, Places, Product, multiply, multiply_places};
 pub(crate) use part::Part;
 pub(crate) use tile::{COLS, ROWS};

@@ -55,6 +55,17 @@ impl Rows {
     }
 }
 
+/// What of a factor comes into the second cache while a tile is computed: one
+/// of several equal parts of the panels that the next tiles take. Without that
+/// the first tile of a panel waits for memory, and the others do not.
+#[derive(Clone, Copy)]
+pub(crate) struct Next {
+    /// The first panel that is fetched.
+    pub(crate) panel: usize,
+    pub(crate) part: usize,
+    pub(crate) parts: usize,
+}
+
 /// A right factor `[inputs, outputs]`. Columns behind the last may hold anything.
 #[derive(Default)]
 pub(crate) struct Packed {
@@ -151,9 +162,14 @@ impl Packed {
             let width = (self.outputs - first).min(COLS);
             for row in (0..x.rows).step_by(ROWS) {
                 let rows = (x.rows - row).min(ROWS);
+                let next = Next {
+                    panel: panel + 1,
+                    part: row / ROWS,
+                    parts: x.rows.div_ceil(ROWS),
+                };
                 let from = &x.data[row * x.row_stride..];
                 let layout = Rows::whole(x.row_stride, self.inputs);
-                self.tile(from, layout, rows, panel, &mut sums);
+                self.tile(from, layout, rows, panel, next, &mut sums);
                 for (i, line) in sums.as_chunks::<COLS>().0.iter().take(rows).enumerate() {
                     let at = (row + i) * out.row_stride + first;
                     for (out, sum) in out.data[at..at + width].iter_mut().zip(line) {
@@ -183,15 +199,39 @@ impl Packed {
         layout: Rows,
         rows: usize,
         panel: usize,
+        next: Next,
         sums: &mut [f32],
     ) {
         let length = self.inputs * LINES;
         let panel = &self.panels[panel * length..(panel + 1) * length];
-        tile(x, layout, rows, panel, sums);
+        // A panel's only tile takes as long as the panel needs to come: nothing
+        // is won by more at a time.
+        let step = match next.parts {
+            0 | 1 => 0,
+            parts => COLS.div_ceil(parts),
+        };
+        let start = self.panels.as_ptr().wrapping_add(next.panel * length);
+        let far = Far {
+            start: start
+                .cast::<f32>()
+                .wrapping_add(next.part * self.inputs * step),
+            step,
+        };
+        tile(x, layout, rows, panel, far, sums);
     }
 }
 
-fn tile(x: &[f32], layout: Rows, rows: usize, panel: &[Line], sums: &mut [f32]) {
+/// Addresses that are fetched, one for each element of the inner dimension. They
+/// may lie behind the factor: fetching reads nothing.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
+struct Far {
+    start: *const f32,
+    /// In elements.
+    step: usize,
+}
+
+fn tile(x: &[f32], layout: Rows, rows: usize, panel: &[Line], far: Far, sums: &mut [f32]) {
     assert!(
         (1..=ROWS).contains(&rows)
             && layout.pieces > 0
@@ -203,13 +243,14 @@ fn tile(x: &[f32], layout: Rows, rows: usize, panel: &[Line], sums: &mut [f32]) 
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
         // SAFETY: the instructions are there, and the sizes were checked.
-        unsafe { avx512::tile(x, layout, rows, panel, sums) };
+        unsafe { avx512::tile(x, layout, rows, panel, far, sums) };
         return;
     } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         // SAFETY: as above.
-        unsafe { avx2::tile(x, layout, rows, panel, sums) };
+        unsafe { avx2::tile(x, layout, rows, panel, far, sums) };
         return;
     }
+    let _ = far;
     portable(x, layout, rows, panel, sums);
 }
 
@@ -271,11 +312,12 @@ mod avx512 {
         layout: Rows,
         rows: usize,
         panel: &[Line],
+        far: Far,
         sums: &mut [f32],
     ) {
         let (x, panel) = (x.as_ptr(), panel.as_ptr().cast::<f32>());
         // SAFETY: the caller's promise.
-        unsafe { for_height!(rows, rows_of, x, layout, panel, sums) }
+        unsafe { for_height!(rows, rows_of, x, layout, panel, far, sums) }
     }
 
     /// # Safety
@@ -285,9 +327,11 @@ mod avx512 {
         x: *const f32,
         layout: Rows,
         mut line: *const f32,
+        far: Far,
         sums: &mut [f32],
     ) {
         let mut acc = [[_mm512_setzero_ps(); 2]; R];
+        let mut next = far.start;
         for piece in 0..layout.pieces {
             // SAFETY: the piece is inside of the first row.
             let x = unsafe { x.add(piece * layout.apart) };
@@ -296,6 +340,7 @@ mod avx512 {
                 unsafe {
                     _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
                     _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD + 16).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
                     let (low, high) = (_mm512_load_ps(line), _mm512_load_ps(line.add(16)));
                     for (row, acc) in acc.iter_mut().enumerate() {
                         let x = _mm512_set1_ps(*x.add(row * layout.stride + i));
@@ -304,6 +349,7 @@ mod avx512 {
                     }
                 }
                 line = line.wrapping_add(COLS);
+                next = next.wrapping_add(far.step);
             }
         }
         let (lines, _) = sums.as_chunks_mut::<COLS>();
@@ -329,6 +375,7 @@ mod avx2 {
         layout: Rows,
         rows: usize,
         panel: &[Line],
+        far: Far,
         sums: &mut [f32],
     ) {
         for half in 0..LINES {
@@ -338,7 +385,7 @@ mod avx2 {
                 let sums = &mut sums[first * COLS + half * 16..];
                 let rows = (rows - first).min(6);
                 // SAFETY: the caller's promise.
-                unsafe { for_height!(rows, rows_of, from, layout, lines, sums) }
+                unsafe { for_height!(rows, rows_of, from, layout, lines, far, sums) }
             }
         }
     }
@@ -350,9 +397,11 @@ mod avx2 {
         x: *const f32,
         layout: Rows,
         mut line: *const f32,
+        far: Far,
         sums: &mut [f32],
     ) {
         let mut acc = [[_mm256_setzero_ps(); 2]; R];
+        let mut next = far.start;
         for piece in 0..layout.pieces {
             // SAFETY: the piece is inside of the first row.
             let x = unsafe { x.add(piece * layout.apart) };
@@ -361,6 +410,7 @@ mod avx2 {
                 // and the one behind the last is not read.
                 unsafe {
                     _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
                     let (low, high) = (_mm256_load_ps(line), _mm256_load_ps(line.add(8)));
                     for (row, acc) in acc.iter_mut().enumerate() {
                         let x = _mm256_set1_ps(*x.add(row * layout.stride + i));
@@ -369,6 +419,7 @@ mod avx2 {
                     }
                 }
                 line = line.wrapping_add(COLS);
+                next = next.wrapping_add(far.step);
             }
         }
         for (line, acc) in sums.chunks_mut(COLS).zip(acc) {
@@ -412,6 +463,11 @@ mod tests {
             for panel in 0..2 {
                 let lines = &factor.panels[panel * inputs * LINES..][..inputs * LINES];
                 let layout = Rows::whole(40, inputs);
+                #[cfg(target_arch = "x86_64")]
+                let far = Far {
+                    start: x.as_ptr(),
+                    step: 1,
+                };
                 let mut sums = [f32::NAN; TALLEST * COLS];
                 portable(&x, layout, rows, lines, &mut sums);
                 found.push((panel, sums));
@@ -419,12 +475,12 @@ mod tests {
                 {
                     if is_x86_feature_detected!("avx512f") {
                         // SAFETY: the instructions are there, the sizes fit.
-                        unsafe { avx512::tile(&x, layout, rows, lines, &mut sums) };
+                        unsafe { avx512::tile(&x, layout, rows, lines, far, &mut sums) };
                         found.push((panel, sums));
                     }
                     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                         // SAFETY: as above.
-                        unsafe { avx2::tile(&x, layout, rows, lines, &mut sums) };
+                        unsafe { avx2::tile(&x, layout, rows, lines, far, &mut sums) };
                         found.push((panel, sums));
                     }
                 }

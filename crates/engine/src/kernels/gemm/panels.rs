@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::{
     Threads,
     int8::{Int8, Means, QuantizedRows},
-    packed::{Packed, Rows},
+    packed::{Next, Packed, Rows},
     part::Part,
     tile::{COLS, ROWS, TALLEST, Tile},
 };
@@ -295,22 +295,18 @@ impl Task<'_> {
                     }
                 }
                 (Factor::Float(factor), _) => {
-                    let mut start = self.rows.start;
-                    while start < self.rows.end {
-                        // A tile is of rows of one line.
-                        let across = left.places.across;
-                        let end = (start / across + 1) * across;
-                        let line = start..end.min(self.rows.end);
-                        // Tiles of about one height: a tile of one row takes a third of the
-                        // time of twelve.
-                        for rows in split_evenly(line.len(), line.len().div_ceil(ROWS)) {
-                            let rows = start + rows.start..start + rows.end;
-                            let x = left.places.from_row(rows.start);
-                            let layout = left.places.layout;
-                            factor.tile(x, layout, rows.len(), panel, &mut sums[0]);
-                            self.finish(panel, rows, &mut sums);
-                        }
-                        start = line.end;
+                    let tiles = tiles(self.rows.clone(), left.places.across);
+                    let parts = tiles.len();
+                    for (part, rows) in tiles.into_iter().enumerate() {
+                        let next = Next {
+                            panel: panel + 1,
+                            part,
+                            parts,
+                        };
+                        let x = left.places.from_row(rows.start);
+                        let layout = left.places.layout;
+                        factor.tile(x, layout, rows.len(), panel, next, &mut sums[0]);
+                        self.finish(panel, rows, &mut sums);
                     }
                 }
                 (Factor::Int8(_), None) => {}
@@ -343,4 +339,19 @@ impl Task<'_> {
                 .write(row - self.rows.start, column, &line[..width]);
         }
     }
+}
+
+/// Rows in tiles that do not go over the ends of lines of `across` rows. The
+/// tiles of a line are of about one height: a tile of one row takes a third of
+/// the time of one of twelve.
+fn tiles(rows: Range<usize>, across: usize) -> Vec<Range<usize>> {
+    let mut tiles = Vec::with_capacity(rows.len().div_ceil(ROWS) + 1);
+    let mut start = rows.start;
+    while start < rows.end {
+        let end = ((start / across + 1) * across).min(rows.end);
+        let parts = split_evenly(end - start, (end - start).div_ceil(ROWS));
+        tiles.extend(parts.map(|part| start + part.start..start + part.end));
+        start = end;
+    }
+    tiles
 }
