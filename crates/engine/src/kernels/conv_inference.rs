@@ -247,7 +247,7 @@ mod tests {
             (1, [15, 16], ([8, 8], 3, 2, [0, 1]), Curve::Relu),
             (3, [7, 7], ([32, 40], 3, 1, [1, 1]), Curve::Relu),
             (2, [14, 13], ([16, 48], 1, 2, [0, 0]), Curve::Identity),
-            (1, [9, 8], ([5, 6], 5, 1, [0, 0]), Curve::Relu),
+            (1, [9, 12], ([5, 6], 5, 1, [0, 0]), Curve::Relu),
             (1, [4, 230], ([3, 16], 3, 1, [1, 1]), Curve::Relu),
             // Lines that are too short to be read where they lie.
             (9, [4, 5], ([16, 40], 3, 1, [1, 1]), Curve::Relu),
