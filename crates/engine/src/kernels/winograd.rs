@@ -262,7 +262,11 @@ impl Layer<'_> {
         let pixels = pixels.as_chunks::<COLS>().0;
         for (pixel, row) in pixels.iter().zip(rows.as_flattened()) {
             if let Some(row) = row {
-                task.out.write(*row, column, &pixel[..width]);
+                match width {
+                    // A constant length makes a few moves of it.
+                    COLS => task.out.write(*row, column, pixel),
+                    _ => task.out.write(*row, column, &pixel[..width]),
+                }
             }
         }
     }

@@ -335,8 +335,12 @@ impl Task<'_> {
         };
         let column = first - self.panels.start * COLS;
         for (row, line) in rows.zip(done.as_chunks::<COLS>().0) {
-            self.out
-                .write(row - self.rows.start, column, &line[..width]);
+            let row = row - self.rows.start;
+            match width {
+                // A constant length makes a few moves of it.
+                COLS => self.out.write(row, column, line),
+                _ => self.out.write(row, column, &line[..width]),
+            }
         }
     }
 }

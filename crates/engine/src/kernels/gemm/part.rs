@@ -49,6 +49,7 @@ impl<'a> Part<'a> {
     ///
     /// # Panics
     /// Where they lie outside of this part.
+    #[inline]
     pub(crate) fn write(&mut self, row: usize, column: usize, values: &[f32]) {
         assert!(
             row < self.rows

@@ -59,24 +59,31 @@ impl WithSimd for Input<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        // Loops in place of `map`: a closure would be compiled without the
+        // instructions of `S`.
         let Self { line, stride, out } = self;
         let channels = line.zeros.len();
+        let zero = simd.splat_f32s(0.0);
         for (tile, out) in out.chunks_exact_mut(stride).enumerate() {
-            let places: [[&[S::f32s]; SIDE]; SIDE] = std::array::from_fn(|y| {
-                std::array::from_fn(|x| {
-                    let place = line.place(TILE * line.line + y, TILE * tile + x);
-                    S::as_simd_f32s(place).0
-                })
-            });
             let (out, _) = S::as_mut_simd_f32s(&mut out[..POINTS * channels]);
             let n = out.len() / POINTS;
-            let places = places.map(|line| line.map(|place| &place[..n]));
+            let mut places: [[&[S::f32s]; SIDE]; SIDE] = [[&[]; SIDE]; SIDE];
+            for (y, places) in places.iter_mut().enumerate() {
+                for (x, values) in places.iter_mut().enumerate() {
+                    let place = line.place(TILE * line.line + y, TILE * tile + x);
+                    *values = &S::as_simd_f32s(place).0[..n];
+                }
+            }
             for i in 0..n {
-                let columns = places.map(|line| transform(simd, line.map(|place| place[i])));
+                let mut lines = [[zero; SIDE]; SIDE];
+                for (line, [a, b, c, d]) in lines.iter_mut().zip(&places) {
+                    *line = transform(simd, [a[i], b[i], c[i], d[i]]);
+                }
                 for x in 0..SIDE {
-                    let column = transform(simd, columns.map(|line| line[x]));
-                    for (y, value) in column.into_iter().enumerate() {
-                        out[(y * SIDE + x) * n + i] = value;
+                    let column = [lines[0][x], lines[1][x], lines[2][x], lines[3][x]];
+                    let column = transform(simd, column);
+                    for (y, value) in column.iter().enumerate() {
+                        out[(y * SIDE + x) * n + i] = *value;
                     }
                 }
             }
@@ -140,21 +147,25 @@ impl WithSimd for Output<'_> {
         let columns = scale.len();
         let ((scale, _), (shift, _)) = (S::as_simd_f32s(scale), S::as_simd_f32s(shift));
         let n = scale.len();
-        let points: [&[S::f32s]; POINTS] = std::array::from_fn(|point| {
+        let mut points: [[&[S::f32s]; SIDE]; SIDE] = [[&[]; SIDE]; SIDE];
+        for (point, values) in points.as_flattened_mut().iter_mut().enumerate() {
             let sums = &sums[point * distance..][..tiles * columns];
-            S::as_simd_f32s(sums).0
-        });
+            *values = &S::as_simd_f32s(sums).0[..tiles * n];
+        }
         let (pixels, _) = S::as_mut_simd_f32s(&mut pixels[..tiles * PIXELS * columns]);
+        let zero = simd.splat_f32s(0.0);
         for tile in 0..tiles {
             for i in 0..n {
                 let at = tile * n + i;
-                let lines: [[S::f32s; TILE]; SIDE] = std::array::from_fn(|y| {
-                    gather(simd, std::array::from_fn(|x| points[y * SIDE + x][at]))
-                });
+                let mut lines = [[zero; TILE]; SIDE];
+                for (line, [a, b, c, d]) in lines.iter_mut().zip(&points) {
+                    *line = gather(simd, [a[at], b[at], c[at], d[at]]);
+                }
                 for x in 0..TILE {
-                    let column = gather(simd, lines.map(|line| line[x]));
-                    for (y, value) in column.into_iter().enumerate() {
-                        let value = simd.mul_add_e_f32s(value, scale[i], shift[i]);
+                    let column = [lines[0][x], lines[1][x], lines[2][x], lines[3][x]];
+                    let column = gather(simd, column);
+                    for (y, value) in column.iter().enumerate() {
+                        let value = simd.mul_add_e_f32s(*value, scale[i], shift[i]);
                         pixels[(tile * PIXELS + y * TILE + x) * n + i] = value;
                     }
                 }
