@@ -266,7 +266,7 @@ mod tests {
             let end = End {
                 scale: &scale,
                 shift: &shift,
-                residual: (number % 2 == 0).then_some(&residual),
+                residual: number.is_multiple_of(2).then_some(&residual),
                 curve,
             };
             let factor = dims.factor(&weight, false);
