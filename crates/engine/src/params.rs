@@ -24,7 +24,7 @@ use crate::{Error, Result, kernels::gemm::Factor};
 pub(crate) struct FactorKey {
     /// The first row that is used.
     pub(crate) first: usize,
-    /// Rows that are used.
+    /// Columns of the factor.
     pub(crate) outputs: usize,
     /// Whether it is rounded to 8 bits.
     pub(crate) int8: bool,

@@ -5,6 +5,7 @@
 //! levels in between, in the order of Pillow 13.
 
 use image::RgbImage;
+use pulp::Arch;
 
 use crate::{Error, Result};
 
@@ -145,36 +146,48 @@ fn across(from: &[u8], width: usize, new_width: usize, filter: Resample) -> Vec<
     let windows = windows(width, new_width, filter);
     let height = from.len() / (width * CHANNELS);
     let mut to = Vec::with_capacity(height * new_width * CHANNELS);
-    for row in from.chunks_exact(width * CHANNELS) {
-        for window in &windows {
-            let mut sums = [HALF; CHANNELS];
-            let pixels = row[window.start * CHANNELS..].as_chunks::<CHANNELS>().0;
-            for (weight, pixel) in window.weights.iter().zip(pixels) {
-                for (sum, value) in sums.iter_mut().zip(pixel) {
-                    *sum += i32::from(*value) * weight;
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for row in from.chunks_exact(width * CHANNELS) {
+                for window in &windows {
+                    let mut sums = [HALF; CHANNELS];
+                    let pixels = row[window.start * CHANNELS..].as_chunks::<CHANNELS>().0;
+                    for (weight, pixel) in window.weights.iter().zip(pixels) {
+                        for (sum, value) in sums.iter_mut().zip(pixel) {
+                            *sum += i32::from(*value) * weight;
+                        }
+                    }
+                    to.extend(sums.map(level));
                 }
             }
-            to.extend(sums.map(level));
-        }
-    }
+        },
+    );
     to
 }
 
 fn down(from: &[u8], width: usize, new_height: usize, filter: Resample) -> Vec<u8> {
     let row = width * CHANNELS;
     let windows = windows(from.len() / row, new_height, filter);
-    let mut to = Vec::with_capacity(new_height * row);
+    let mut to = vec![0; new_height * row];
     let mut sums = vec![0; row];
-    for window in &windows {
-        sums.fill(HALF);
-        let rows = from[window.start * row..].chunks_exact(row);
-        for (weight, pixels) in window.weights.iter().zip(rows) {
-            for (sum, value) in sums.iter_mut().zip(pixels) {
-                *sum += i32::from(*value) * weight;
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (window, to) in windows.iter().zip(to.chunks_exact_mut(row)) {
+                sums.fill(HALF);
+                let rows = from[window.start * row..].chunks_exact(row);
+                for (weight, pixels) in window.weights.iter().zip(rows) {
+                    for (sum, value) in sums.iter_mut().zip(pixels) {
+                        *sum += i32::from(*value) * weight;
+                    }
+                }
+                for (to, sum) in to.iter_mut().zip(&sums) {
+                    *to = level(*sum);
+                }
             }
-        }
-        to.extend(sums.iter().map(|sum| level(*sum)));
-    }
+        },
+    );
     to
 }
 

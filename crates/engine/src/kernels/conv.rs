@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::{
     gemm::{Mat, MatMut, Precision, Threads},
-    simd,
+    simd::{self, Curve},
 };
 
 /// Elements of the rows that are laid out at once: 1 MB, so that they are still
@@ -35,6 +35,16 @@ pub(crate) struct ConvDims {
     pub(crate) pad: usize,
     pub(crate) out_height: usize,
     pub(crate) out_width: usize,
+}
+
+/// The step after a convolution: `curve(scale * z + shift + residual)`, with
+/// scale and shift for each channel.
+#[derive(Clone, Copy)]
+pub(crate) struct End<'a> {
+    pub(crate) scale: &'a [f32],
+    pub(crate) shift: &'a [f32],
+    pub(crate) residual: Option<&'a [f32]>,
+    pub(crate) curve: Curve,
 }
 
 impl ConvDims {

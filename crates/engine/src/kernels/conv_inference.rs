@@ -4,29 +4,49 @@
 use rayon::prelude::*;
 
 use super::{
-    conv::ConvDims,
-    gemm::{Factor, Product, Threads, multiply},
-    pool::Pool,
-    simd::{self, Curve},
+    conv::{ConvDims, End},
+    gemm::{Factor, Places, Product, Rows, Threads, multiply, multiply_places},
+    pool::{Buffer, Pool},
+    simd, winograd,
 };
 
 /// Rows of the result that one task computes.
 const ROWS_PER_TASK: usize = 96;
 
-/// The step after a convolution: `curve(scale * z + shift + residual)`, with
-/// scale and shift for each channel.
-#[derive(Clone, Copy)]
-pub(crate) struct End<'a> {
-    pub(crate) scale: &'a [f32],
-    pub(crate) shift: &'a [f32],
-    pub(crate) residual: Option<&'a [f32]>,
-    pub(crate) curve: Curve,
+/// Results with shorter lines are computed from rows that are laid out: a tile
+/// of a product is of pixels of one line, and low ones are slow.
+const SHORTEST_LINE: usize = 6;
+
+/// Elements that one task copies.
+const COPIED_PER_TASK: usize = 1 << 16;
+
+/// The elements `y` of a layer's result, of which the first is the element
+/// `first` of the whole.
+fn product<'a>(factor: &'a Factor, end: End<'a>, first: usize, y: &'a mut [f32]) -> Product<'a> {
+    Product {
+        scale: Some(end.scale),
+        bias: Some(end.shift),
+        residual: end.residual.map(|r| &r[first..first + y.len()]),
+        activate: end.curve.fast(),
+        ..Product::new(factor, y)
+    }
 }
 
 impl ConvDims {
+    /// Columns of the factor that [`ConvDims::factor`] makes.
+    pub(crate) fn factor_columns(&self, int8: bool) -> usize {
+        match !int8 && winograd::suits(self) {
+            true => winograd::columns(self.outputs),
+            false => self.outputs,
+        }
+    }
+
     /// A checkpoint's weight as a factor for [`ConvDims::infer`].
     pub(crate) fn factor(&self, weight: &[f32], int8: bool) -> Factor {
-        Factor::new(&self.channels_last(weight), self.taps(), int8)
+        match !int8 && winograd::suits(self) {
+            true => winograd::factor(weight, self.inputs),
+            false => Factor::new(&self.channels_last(weight), self.taps(), int8),
+        }
     }
 
     /// The layer's result for `x`.
@@ -38,21 +58,36 @@ impl ConvDims {
         end: End<'_>,
         y: &mut [f32],
     ) {
+        if let Factor::Float(points) = factor
+            && winograd::suits(self)
+        {
+            return winograd::infer(self, pool, x, points, end, y);
+        }
         let (taps, outputs) = (self.taps(), self.outputs);
-        // `first` is the first element of the result that is computed.
-        let product = |cols: &[f32], y: &mut [f32], first: usize, threads: Threads| {
-            let residual = end.residual.map(|r| &r[first..first + y.len()]);
-            let product = Product {
-                scale: Some(end.scale),
-                bias: Some(end.shift),
-                residual,
-                activate: end.curve.fast(),
-                ..Product::new(factor, y)
-            };
-            multiply(cols, &mut [product], threads);
-        };
         if self.is_pointwise() {
-            return product(x, y, 0, Threads::All);
+            return multiply(x, &mut [product(factor, end, 0, y)], Threads::All);
+        }
+        if matches!(factor, Factor::Float(_)) && self.out_width >= SHORTEST_LINE {
+            let padded = self.padded(pool, x);
+            let [height, width] = match padded {
+                Some(_) => self.reach(),
+                None => [self.height, self.width],
+            };
+            let line = width * self.inputs;
+            let places = Places {
+                pictures: padded.as_deref().unwrap_or(x),
+                picture: height * line,
+                lines: self.out_height,
+                down: self.stride * line,
+                across: self.out_width,
+                layout: Rows {
+                    stride: self.stride * self.inputs,
+                    pieces: self.kernel,
+                    length: self.kernel * self.inputs,
+                    apart: line,
+                },
+            };
+            return multiply_places(places, product(factor, end, 0, y));
         }
         let tasks = self.rows().div_ceil(ROWS_PER_TASK);
         if tasks >= 2 * rayon::current_num_threads() {
@@ -66,7 +101,8 @@ impl ConvDims {
                         let rows = y.len() / outputs;
                         let cols = &mut cols[..rows * taps];
                         self.lay_out(x, first..first + rows, cols);
-                        product(cols, y, first * outputs, Threads::One);
+                        let product = product(factor, end, first * outputs, y);
+                        multiply(cols, &mut [product], Threads::One);
                     },
                 );
             return;
@@ -79,7 +115,39 @@ impl ConvDims {
                 let first = line * self.out_width;
                 self.lay_out(x, first..first + self.out_width, cols);
             });
-        product(&cols, y, 0, Threads::All);
+        multiply(&cols, &mut [product(factor, end, 0, y)], Threads::All);
+    }
+
+    /// Height and width of what the kernel reaches over, padding included.
+    fn reach(&self) -> [usize; 2] {
+        [self.out_height, self.out_width].map(|out| (out - 1) * self.stride + self.kernel)
+    }
+
+    /// The pictures with zeros around, where the kernel reaches beyond them.
+    fn padded(&self, pool: &Pool, x: &[f32]) -> Option<Buffer> {
+        let [height, width] = self.reach();
+        if self.pad == 0 && height <= self.height && width <= self.width {
+            return None;
+        }
+        let line = width * self.inputs;
+        let mut padded = pool.take(self.batch * height * line);
+        padded
+            .par_chunks_exact_mut(line)
+            .enumerate()
+            .with_min_len(COPIED_PER_TASK.div_ceil(line))
+            .for_each(|(i, line)| {
+                let (picture, y) = (i / height, (i % height).wrapping_sub(self.pad));
+                if y >= self.height {
+                    return line.fill(0.0);
+                }
+                let (before, rest) = line.split_at_mut(self.pad * self.inputs);
+                let from = &x[(picture * self.height + y) * self.width * self.inputs..];
+                let (inside, after) = rest.split_at_mut(rest.len().min(self.width * self.inputs));
+                before.fill(0.0);
+                inside.copy_from_slice(&from[..inside.len()]);
+                after.fill(0.0);
+            });
+        Some(padded)
     }
 
     /// As [`ConvDims::infer`] for a depthwise convolution, `weight` as
@@ -106,5 +174,144 @@ impl ConvDims {
                 }
             },
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{kernels::simd::Curve, ops::testing::noise};
+
+    /// The definition, in 64 bits.
+    fn exact(dims: &ConvDims, x: &[f32], weight: &[f32], end: End<'_>, at: usize) -> f64 {
+        let (row, output) = (at / dims.outputs, at % dims.outputs);
+        let (line, column) = (row / dims.out_width, row % dims.out_width);
+        let (picture, line) = (line / dims.out_height, line % dims.out_height);
+        let taps = dims.kernel * dims.kernel;
+        let mut sum = 0.0;
+        for tap in 0..taps {
+            let from_y = (line * dims.stride + tap / dims.kernel).wrapping_sub(dims.pad);
+            let from_x = (column * dims.stride + tap % dims.kernel).wrapping_sub(dims.pad);
+            if from_y >= dims.height || from_x >= dims.width {
+                continue;
+            }
+            let place = (picture * dims.height + from_y) * dims.width + from_x;
+            for input in 0..dims.inputs {
+                let x = f64::from(x[place * dims.inputs + input]);
+                sum += x * f64::from(weight[(output * dims.inputs + input) * taps + tap]);
+            }
+        }
+        let value = sum * f64::from(end.scale[output]) + f64::from(end.shift[output]);
+        let value = value + end.residual.map_or(0.0, |r| f64::from(r[at]));
+        match end.curve {
+            Curve::Relu => value.max(0.0),
+            _ => value,
+        }
+    }
+
+    /// Channels in and out, kernel, stride, zeros before and after.
+    type Shape = ([usize; 2], usize, usize, [usize; 2]);
+
+    fn dims(batch: usize, [height, width]: [usize; 2], shape: Shape) -> ConvDims {
+        let ([inputs, outputs], kernel, stride, [before, after]) = shape;
+        let out = |side: usize| (side + before + after - kernel) / stride + 1;
+        ConvDims {
+            batch,
+            height,
+            width,
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            pad: before,
+            out_height: out(height),
+            out_width: out(width),
+        }
+    }
+
+    #[test]
+    fn every_way_equals_the_definition_at_any_size() {
+        // Odd and even sides, several pictures, panels that are not full, padding
+        // on all sides, on two and on none.
+        let winograd = [
+            (1, [10, 10], ([32, 32], 3, 1, [1, 1]), Curve::Identity),
+            (2, [11, 13], ([48, 40], 3, 1, [1, 1]), Curve::Relu),
+            (3, [12, 17], ([32, 70], 3, 1, [0, 0]), Curve::Relu),
+            (1, [13, 12], ([64, 33], 3, 1, [0, 1]), Curve::Identity),
+            (1, [11, 10], ([32, 32], 3, 1, [2, 2]), Curve::Relu),
+            (1, [56, 57], ([32, 32], 3, 1, [1, 1]), Curve::Relu),
+        ];
+        let others = [
+            (2, [21, 18], ([3, 34], 7, 2, [3, 3]), Curve::Relu),
+            (2, [16, 15], ([16, 33], 3, 2, [1, 1]), Curve::Identity),
+            (1, [15, 16], ([8, 8], 3, 2, [0, 1]), Curve::Relu),
+            (3, [7, 7], ([32, 40], 3, 1, [1, 1]), Curve::Relu),
+            (2, [14, 13], ([16, 48], 1, 2, [0, 0]), Curve::Identity),
+            (1, [9, 12], ([5, 6], 5, 1, [0, 0]), Curve::Relu),
+            (1, [4, 230], ([3, 16], 3, 1, [1, 1]), Curve::Relu),
+            // Lines that are too short to be read where they lie.
+            (9, [4, 5], ([16, 40], 3, 1, [1, 1]), Curve::Relu),
+            (1, [3, 4], ([6, 7], 3, 2, [1, 1]), Curve::Relu),
+        ];
+        let cases = winograd.map(|case| (case, true)).into_iter();
+        let cases = cases.chain(others.map(|case| (case, false)));
+        for (number, ((batch, sides, shape, curve), by_winograd)) in cases.enumerate() {
+            let dims = dims(batch, sides, shape);
+            assert_eq!(winograd::suits(&dims), by_winograd, "{dims:?}");
+            let outputs = dims.outputs;
+            let x = noise(1, batch * dims.height * dims.width * dims.inputs);
+            let weight = noise(2, outputs * dims.taps());
+            let (scale, shift) = (noise(3, outputs), noise(4, outputs));
+            let residual = noise(5, dims.rows() * outputs);
+            let end = End {
+                scale: &scale,
+                shift: &shift,
+                residual: number.is_multiple_of(2).then_some(&residual),
+                curve,
+            };
+            let factor = dims.factor(&weight, false);
+            assert_eq!(factor.outputs(), dims.factor_columns(false));
+            let mut y = vec![f32::NAN; dims.rows() * outputs];
+            dims.infer(&Pool::default(), &x, &factor, end, &mut y);
+            let expected: Vec<f64> = (0..y.len())
+                .map(|at| exact(&dims, &x, &weight, end, at))
+                .collect();
+            let largest = expected.iter().fold(0.0f64, |most, y| most.max(y.abs()));
+            for (at, (y, expected)) in y.iter().zip(&expected).enumerate() {
+                let off = (f64::from(*y) - expected).abs() / largest;
+                assert!(off < 1e-6, "{dims:?} {at}: {y} and {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_picture_has_the_same_result_to_the_last_bit_among_others() {
+        let shapes = [
+            ([32, 64], 3, 1, [1, 1]),
+            ([32, 64], 3, 2, [1, 1]),
+            ([32, 64], 3, 4, [1, 1]),
+        ];
+        for shape in shapes {
+            let dims = dims(5, [14, 14], shape);
+            let x = noise(1, 5 * 14 * 14 * 32);
+            let factor = dims.factor(&noise(2, 64 * 32 * 9), false);
+            let ones = [1.0; 64];
+            let end = End {
+                scale: &ones,
+                shift: &ones,
+                residual: None,
+                curve: Curve::Identity,
+            };
+            let run = |dims: ConvDims, x: &[f32]| {
+                let mut y = vec![0.0; dims.rows() * 64];
+                dims.infer(&Pool::default(), x, &factor, end, &mut y);
+                y
+            };
+            let all = run(dims, &x);
+            let one = dims.out_height * dims.out_width * 64;
+            for (x, y) in x.chunks_exact(14 * 14 * 32).zip(all.chunks_exact(one)) {
+                assert_eq!(run(ConvDims { batch: 1, ..dims }, x), y);
+            }
+        }
     }
 }

@@ -10,6 +10,9 @@ pub(crate) mod gemm;
 pub(crate) mod pool;
 pub(crate) mod rms_norm;
 pub(crate) mod simd;
+mod winograd;
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -145,6 +148,11 @@ const ROWS: usize = 64 * 1024;
 /// Whole rows of about 64 k elements, for one task.
 pub(crate) fn whole_rows(width: usize) -> usize {
     (ROWS / width).max(1) * width
+}
+
+/// `0..n` in so many ranges, none more than one longer than another.
+fn split_evenly(n: usize, parts: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..parts).map(move |i| i * n / parts..(i + 1) * n / parts)
 }
 
 #[cfg(test)]

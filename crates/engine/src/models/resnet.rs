@@ -16,7 +16,7 @@ use crate::{
     image::{ImageProcessor, ProcessorClass},
     kernels::simd::Curve,
     onnx::{self, Attribute, Edge, Graph, Inputs},
-    ops::{ConvNorm, Pass, Pooler, Shortcut, max_pool, run_layers},
+    ops::{ConvNorm, FeatureMaps, Pass, Pooler, Shortcut, max_pool, run_layers},
     params::Params,
 };
 
@@ -256,6 +256,13 @@ impl ResNet {
     /// `[batch, height, width, channels]` of pictures `[batch, 3, height,
     /// width]`.
     fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
+        if let Some(maps) = FeatureMaps::of_pictures(pass, pixels)? {
+            let mut maps = maps.layer(&self.stem)?.max_pool()?;
+            for block in &self.blocks {
+                maps = maps.block(&block.inner, &block.last, block.shortcut.as_ref())?;
+            }
+            return maps.to_tensor();
+        }
         let x = self.stem.forward(pass, &feature_map(pixels)?, None)?;
         let mut x = max_pool(pass, &x)?;
         for block in &self.blocks {

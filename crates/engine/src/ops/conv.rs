@@ -10,8 +10,7 @@ use super::{BatchNorm, Pass, Shortcut, batch_norm::Affine, floats, run_layers, w
 use crate::{
     Result, kernels,
     kernels::{
-        conv::ConvDims,
-        conv_inference::End,
+        conv::{ConvDims, End},
         gemm::Precision,
         pool::{Buffer, Pool},
         simd::{self, Curve},
@@ -210,7 +209,7 @@ impl ConvNorm {
             (ConvKind::Full, Some(weight)) => {
                 let key = FactorKey {
                     first: 0,
-                    outputs: self.outputs,
+                    outputs: dims.factor_columns(int8),
                     int8,
                 };
                 let factor = weight

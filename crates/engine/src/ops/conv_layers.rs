@@ -186,22 +186,13 @@ impl FusedLayers {
         shape: &[usize],
         second: &[f32],
     ) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
-        type Map<'a> = (&'a [f32], &'a [usize]);
-        let run = |layer: &ConvNorm, input: Map<'_>, residual: Option<&[f32]>| {
-            layer.infer(&self.pool, int8, input, residual)
-        };
+        let means = (&self.pool, int8);
         let made = match &self.adds {
-            Adds::Layer(layer) => Some(run(layer, (x, shape), None)?.0),
+            Adds::Layer(layer) => Some(layer.infer(&self.pool, int8, (x, shape), None)?.0),
             _ => None,
         };
-        let mut input: Option<(Buffer, Vec<usize>)> = None;
-        for layer in &self.inner {
-            let from = input.as_ref().map_or((x, shape), |(x, shape)| (x, shape));
-            input = Some(run(layer, from, None)?);
-        }
-        let from = input.as_ref().map_or((x, shape), |(x, shape)| (x, shape));
         let residual = self.residual(x, made.as_deref(), second);
-        let (y, shape) = run(&self.last, from, residual)?;
+        let (y, shape) = infer_layers(means, (x, shape), &self.inner, &self.last, residual)?;
         Ok((y.to_vec(), shape))
     }
 
@@ -256,6 +247,24 @@ impl FusedLayers {
         layer.undo(&means, behind, before, x, into)?;
         Ok((dx, d_second))
     }
+}
+
+/// Layers one after the other in inference, `residual` added to the last one's
+/// result before its curve: that and its shape.
+pub(super) fn infer_layers(
+    (pool, int8): (&Pool, bool),
+    (x, shape): (&[f32], &[usize]),
+    inner: &[ConvNorm],
+    last: &ConvNorm,
+    residual: Option<&[f32]>,
+) -> candle_core::Result<(Buffer, Vec<usize>)> {
+    let mut input: Option<(Buffer, Vec<usize>)> = None;
+    for layer in inner {
+        let from = input.as_ref().map_or((x, shape), |(x, shape)| (x, shape));
+        input = Some(layer.infer(pool, int8, from, None)?);
+    }
+    let from = input.as_ref().map_or((x, shape), |(x, shape)| (x, shape));
+    last.infer(pool, int8, from, residual)
 }
 
 impl CustomOp3 for FusedLayers {

@@ -20,6 +20,7 @@ mod block_params;
 mod cloud;
 mod conv;
 mod conv_layers;
+mod conv_maps;
 mod conv_pool;
 mod dropout;
 mod embeddings;
@@ -51,6 +52,7 @@ pub(crate) use block_params::{
 pub(crate) use cloud::{Groups, Point, ball, farthest_points, group, max_of_groups, nearest};
 pub(crate) use conv::{ConvKind, ConvNorm, Padding};
 pub(crate) use conv_layers::{Shortcut, run_layers};
+pub(crate) use conv_maps::FeatureMaps;
 pub(crate) use conv_pool::{max_pool, scale_channels};
 pub(crate) use dropout::{BlockRates, Draws, Site, dropout, dropout_examples};
 pub(crate) use embeddings::{Positions, TokenTables, token_embeddings};

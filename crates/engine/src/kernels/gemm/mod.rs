@@ -18,12 +18,15 @@ mod bfloat16;
 mod int8;
 mod packed;
 mod panels;
+mod part;
 mod tile;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use packed::Packed;
-pub(crate) use panels::{Factor, Product, multiply};
+pub(crate) use packed::{Next, Packed, Rows};
+pub(crate) use panels::{Factor, Places, Product, multiply, multiply_places};
+pub(crate) use part::Part;
+pub(crate) use tile::{COLS, ROWS};
 
 /// How exact the products are that training is made of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{
     Mat, MatMut,
-    tile::{COLS, ROWS, TALLEST, Tile},
+    tile::{COLS, ROWS, TALLEST},
 };
 
 /// A cache line.
@@ -22,6 +22,49 @@ const LINES: usize = COLS / 16;
 /// take no longer than their weights do to come from memory.
 #[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 512;
+
+/// Where the rows of a left factor lie.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows {
+    /// Elements from one row to the next.
+    pub(crate) stride: usize,
+    /// Pieces of a row.
+    pub(crate) pieces: usize,
+    /// Elements of a piece.
+    pub(crate) length: usize,
+    /// Elements from one piece to the next.
+    pub(crate) apart: usize,
+}
+
+impl Rows {
+    /// Rows without gaps inside.
+    pub(crate) fn whole(stride: usize, length: usize) -> Self {
+        Self {
+            stride,
+            pieces: 1,
+            length,
+            apart: length,
+        }
+    }
+
+    /// The elements that `rows` rows reach over.
+    fn reach(self, rows: usize) -> usize {
+        let last = (rows - 1).saturating_mul(self.stride);
+        let piece = (self.pieces - 1).saturating_mul(self.apart);
+        last.saturating_add(piece).saturating_add(self.length)
+    }
+}
+
+/// What of a factor comes into the second cache while a tile is computed: one
+/// of several equal parts of the panels that the next tiles take. Without that
+/// the first tile of a panel waits for memory, and the others do not.
+#[derive(Clone, Copy)]
+pub(crate) struct Next {
+    /// The first panel that is fetched.
+    pub(crate) panel: usize,
+    pub(crate) part: usize,
+    pub(crate) parts: usize,
+}
 
 /// A right factor `[inputs, outputs]`. Columns behind the last may hold anything.
 #[derive(Default)]
@@ -119,8 +162,14 @@ impl Packed {
             let width = (self.outputs - first).min(COLS);
             for row in (0..x.rows).step_by(ROWS) {
                 let rows = (x.rows - row).min(ROWS);
+                let next = Next {
+                    panel: panel + 1,
+                    part: row / ROWS,
+                    parts: x.rows.div_ceil(ROWS),
+                };
                 let from = &x.data[row * x.row_stride..];
-                self.tile(from, x.row_stride, rows, panel, &mut sums);
+                let layout = Rows::whole(x.row_stride, self.inputs);
+                self.tile(from, layout, rows, panel, next, &mut sums);
                 for (i, line) in sums.as_chunks::<COLS>().0.iter().take(rows).enumerate() {
                     let at = (row + i) * out.row_stride + first;
                     for (out, sum) in out.data[at..at + width].iter_mut().zip(line) {
@@ -139,53 +188,83 @@ impl Packed {
         self.outputs
     }
 
-    /// Multiplies `rows` rows, which start `stride` elements apart, with a
-    /// panel.
-    pub(super) fn tile(
+    /// Multiplies the first `rows` rows of `x` with a panel. The sums of a row
+    /// come behind those of the row before.
+    ///
+    /// # Panics
+    /// Where there are no such rows, or no room for their sums.
+    pub(crate) fn tile(
         &self,
         x: &[f32],
-        stride: usize,
+        layout: Rows,
         rows: usize,
         panel: usize,
-        sums: &mut Tile,
+        next: Next,
+        sums: &mut [f32],
     ) {
         let length = self.inputs * LINES;
         let panel = &self.panels[panel * length..(panel + 1) * length];
-        tile(x, stride, rows, self.inputs, panel, sums);
+        // A panel's only tile takes as long as the panel needs to come: nothing
+        // is won by more at a time.
+        let step = match next.parts {
+            0 | 1 => 0,
+            parts => COLS.div_ceil(parts),
+        };
+        let start = self.panels.as_ptr().wrapping_add(next.panel * length);
+        let far = Far {
+            start: start
+                .cast::<f32>()
+                .wrapping_add(next.part * self.inputs * step),
+            step,
+        };
+        tile(x, layout, rows, panel, far, sums);
     }
 }
 
-/// Multiplies `rows` rows of `inputs` elements with a panel.
-fn tile(x: &[f32], stride: usize, rows: usize, inputs: usize, panel: &[Line], sums: &mut Tile) {
+/// Addresses that are fetched, one for each element of the inner dimension. They
+/// may lie behind the factor: fetching reads nothing.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code))]
+struct Far {
+    start: *const f32,
+    /// In elements.
+    step: usize,
+}
+
+fn tile(x: &[f32], layout: Rows, rows: usize, panel: &[Line], far: Far, sums: &mut [f32]) {
     assert!(
         (1..=ROWS).contains(&rows)
-            && (rows - 1) * stride + inputs <= x.len()
-            && panel.len() == inputs * LINES,
+            && layout.pieces > 0
+            && layout.reach(rows) <= x.len()
+            && panel.len() == layout.pieces * layout.length * LINES
+            && rows * COLS <= sums.len(),
         "shapes of a tile"
     );
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
         // SAFETY: the instructions are there, and the sizes were checked.
-        unsafe { avx512::tile(x, stride, rows, inputs, panel, sums) };
+        unsafe { avx512::tile(x, layout, rows, panel, far, sums) };
         return;
     } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         // SAFETY: as above.
-        unsafe { avx2::tile(x, stride, rows, inputs, panel, sums) };
+        unsafe { avx2::tile(x, layout, rows, panel, far, sums) };
         return;
     }
-    portable(x, stride, rows, panel, sums);
+    let _ = far;
+    portable(x, layout, rows, panel, sums);
 }
 
 /// The same without instructions of a certain CPU.
-fn portable(x: &[f32], stride: usize, rows: usize, panel: &[Line], sums: &mut Tile) {
+fn portable(x: &[f32], layout: Rows, rows: usize, panel: &[Line], sums: &mut [f32]) {
     const HEIGHT: usize = 4;
     for half in 0..LINES {
         for first in (0..rows).step_by(HEIGHT) {
             let height = (rows - first).min(HEIGHT);
             let mut block = [[0.0f32; 16]; HEIGHT];
             for (i, lines) in panel.chunks_exact(LINES).enumerate() {
+                let at = i / layout.length * layout.apart + i % layout.length;
                 for (row, block) in block.iter_mut().enumerate().take(height) {
-                    let x = x[(first + row) * stride + i];
+                    let x = x[(first + row) * layout.stride + at];
                     for (sum, value) in block.iter_mut().zip(&lines[half].0) {
                         *sum += x * value;
                     }
@@ -230,40 +309,47 @@ mod avx512 {
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn tile(
         x: &[f32],
-        stride: usize,
+        layout: Rows,
         rows: usize,
-        inputs: usize,
         panel: &[Line],
-        sums: &mut Tile,
+        far: Far,
+        sums: &mut [f32],
     ) {
         let (x, panel) = (x.as_ptr(), panel.as_ptr().cast::<f32>());
         // SAFETY: the caller's promise.
-        unsafe { for_height!(rows, rows_of, x, stride, inputs, panel, sums) }
+        unsafe { for_height!(rows, rows_of, x, layout, panel, far, sums) }
     }
 
     /// # Safety
-    /// `x` holds `R` rows, and `panel` `inputs` lines of a panel.
+    /// `x` holds `R` rows, and `panel` a line for each element of a row.
     #[target_feature(enable = "avx512f")]
     unsafe fn rows_of<const R: usize>(
         x: *const f32,
-        stride: usize,
-        inputs: usize,
-        panel: *const f32,
-        sums: &mut Tile,
+        layout: Rows,
+        mut line: *const f32,
+        far: Far,
+        sums: &mut [f32],
     ) {
         let mut acc = [[_mm512_setzero_ps(); 2]; R];
-        for i in 0..inputs {
-            // SAFETY: `i` is below `inputs`; lines are aligned.
-            unsafe {
-                let line = panel.add(i * COLS);
-                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
-                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD + 16).cast());
-                let (low, high) = (_mm512_load_ps(line), _mm512_load_ps(line.add(16)));
-                for (row, acc) in acc.iter_mut().enumerate() {
-                    let x = _mm512_set1_ps(*x.add(row * stride + i));
-                    acc[0] = _mm512_fmadd_ps(x, low, acc[0]);
-                    acc[1] = _mm512_fmadd_ps(x, high, acc[1]);
+        let mut next = far.start;
+        for piece in 0..layout.pieces {
+            // SAFETY: the piece is inside of the first row.
+            let x = unsafe { x.add(piece * layout.apart) };
+            for i in 0..layout.length {
+                // SAFETY: `i` is below the length of a piece; lines are aligned.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD + 16).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                    let (low, high) = (_mm512_load_ps(line), _mm512_load_ps(line.add(16)));
+                    for (row, acc) in acc.iter_mut().enumerate() {
+                        let x = _mm512_set1_ps(*x.add(row * layout.stride + i));
+                        acc[0] = _mm512_fmadd_ps(x, low, acc[0]);
+                        acc[1] = _mm512_fmadd_ps(x, high, acc[1]);
+                    }
                 }
+                line = line.wrapping_add(COLS);
+                next = next.wrapping_add(far.step);
             }
         }
         let (lines, _) = sums.as_chunks_mut::<COLS>();
@@ -286,46 +372,54 @@ mod avx2 {
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn tile(
         x: &[f32],
-        stride: usize,
+        layout: Rows,
         rows: usize,
-        inputs: usize,
         panel: &[Line],
-        sums: &mut Tile,
+        far: Far,
+        sums: &mut [f32],
     ) {
         for half in 0..LINES {
             for first in (0..rows).step_by(6) {
-                let from = x[first * stride..].as_ptr();
+                let from = x[first * layout.stride..].as_ptr();
                 let lines = panel[half..].as_ptr().cast::<f32>();
                 let sums = &mut sums[first * COLS + half * 16..];
                 let rows = (rows - first).min(6);
                 // SAFETY: the caller's promise.
-                unsafe { for_height!(rows, rows_of, from, stride, inputs, lines, sums) }
+                unsafe { for_height!(rows, rows_of, from, layout, lines, far, sums) }
             }
         }
     }
 
     /// # Safety
-    /// `x` holds `R` rows, and `panel` `inputs` half lines of a panel.
+    /// `x` holds `R` rows, and `panel` half a line for each element of a row.
     #[target_feature(enable = "avx2,fma")]
     unsafe fn rows_of<const R: usize>(
         x: *const f32,
-        stride: usize,
-        inputs: usize,
-        panel: *const f32,
+        layout: Rows,
+        mut line: *const f32,
+        far: Far,
         sums: &mut [f32],
     ) {
         let mut acc = [[_mm256_setzero_ps(); 2]; R];
-        for i in 0..inputs {
-            // SAFETY: `i` is below `inputs`; lines are aligned.
-            unsafe {
-                let line = panel.add(i * COLS);
-                _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
-                let (low, high) = (_mm256_load_ps(line), _mm256_load_ps(line.add(8)));
-                for (row, acc) in acc.iter_mut().enumerate() {
-                    let x = _mm256_set1_ps(*x.add(row * stride + i));
-                    acc[0] = _mm256_fmadd_ps(x, low, acc[0]);
-                    acc[1] = _mm256_fmadd_ps(x, high, acc[1]);
+        let mut next = far.start;
+        for piece in 0..layout.pieces {
+            // SAFETY: the piece is inside of the first row.
+            let x = unsafe { x.add(piece * layout.apart) };
+            for i in 0..layout.length {
+                // SAFETY: `i` is below the length of a piece; lines are aligned,
+                // and the one behind the last is not read.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(line.wrapping_add(AHEAD).cast());
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                    let (low, high) = (_mm256_load_ps(line), _mm256_load_ps(line.add(8)));
+                    for (row, acc) in acc.iter_mut().enumerate() {
+                        let x = _mm256_set1_ps(*x.add(row * layout.stride + i));
+                        acc[0] = _mm256_fmadd_ps(x, low, acc[0]);
+                        acc[1] = _mm256_fmadd_ps(x, high, acc[1]);
+                    }
                 }
+                line = line.wrapping_add(COLS);
+                next = next.wrapping_add(far.step);
             }
         }
         for (line, acc) in sums.chunks_mut(COLS).zip(acc) {
@@ -368,19 +462,25 @@ mod tests {
             let mut found = Vec::new();
             for panel in 0..2 {
                 let lines = &factor.panels[panel * inputs * LINES..][..inputs * LINES];
+                let layout = Rows::whole(40, inputs);
+                #[cfg(target_arch = "x86_64")]
+                let far = Far {
+                    start: x.as_ptr(),
+                    step: 1,
+                };
                 let mut sums = [f32::NAN; TALLEST * COLS];
-                portable(&x, 40, rows, lines, &mut sums);
+                portable(&x, layout, rows, lines, &mut sums);
                 found.push((panel, sums));
                 #[cfg(target_arch = "x86_64")]
                 {
                     if is_x86_feature_detected!("avx512f") {
                         // SAFETY: the instructions are there, the sizes fit.
-                        unsafe { avx512::tile(&x, 40, rows, inputs, lines, &mut sums) };
+                        unsafe { avx512::tile(&x, layout, rows, lines, far, &mut sums) };
                         found.push((panel, sums));
                     }
                     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
                         // SAFETY: as above.
-                        unsafe { avx2::tile(&x, 40, rows, inputs, lines, &mut sums) };
+                        unsafe { avx2::tile(&x, layout, rows, lines, far, &mut sums) };
                         found.push((panel, sums));
                     }
                 }

@@ -14,13 +14,17 @@ use rayon::prelude::*;
 use super::{
     Threads,
     int8::{Int8, Means, QuantizedRows},
-    packed::Packed,
-    tile::{COLS, TALLEST},
+    packed::{Next, Packed, Rows},
+    part::Part,
+    tile::{COLS, ROWS, TALLEST, Tile},
 };
-use crate::kernels::simd::{self, Activate};
+use crate::kernels::{
+    simd::{self, Activate},
+    split_evenly,
+};
 
-/// Rows of the result that one task takes: a multiple of [`super::tile::ROWS`]
-/// and [`TALLEST`].
+/// Rows of the result that one task takes: a multiple of [`ROWS`] and
+/// [`TALLEST`].
 const BLOCK: usize = 96;
 
 /// A product stays on one thread where the weights have fewer elements than
@@ -91,6 +95,33 @@ impl<'a> Product<'a> {
     }
 }
 
+/// Rows of a left factor that are read where they lie in pictures: the places
+/// under a convolution's kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Places<'a> {
+    pub(crate) pictures: &'a [f32],
+    /// Elements of a picture.
+    pub(crate) picture: usize,
+    /// Lines of rows that a picture has.
+    pub(crate) lines: usize,
+    /// Elements from the first row of a line to that of the next.
+    pub(crate) down: usize,
+    /// Rows of a line.
+    pub(crate) across: usize,
+    /// Where the rows of a line lie.
+    pub(crate) layout: Rows,
+}
+
+impl<'a> Places<'a> {
+    /// The elements from a row on.
+    fn from_row(&self, row: usize) -> &'a [f32] {
+        let (line, column) = (row / self.across, row % self.across);
+        let (picture, line) = (line / self.lines, line % self.lines);
+        let start = picture * self.picture + line * self.down + column * self.layout.stride;
+        &self.pictures[start..]
+    }
+}
+
 /// Computes several products of the same rows `x`.
 ///
 /// # Panics
@@ -102,12 +133,69 @@ pub(crate) fn multiply(x: &[f32], products: &mut [Product<'_>], threads: Threads
     let inputs = first.factor.inputs();
     let rows = x.len() / inputs;
     assert!(rows * inputs == x.len(), "rows of another length");
-    let mut weights = 0;
+    let int8 = products.iter().any(|p| matches!(p.factor, Factor::Int8(_)));
+    let threads = threads_for(rows, products, threads);
+    let rounded = int8.then(|| QuantizedRows::new(x, inputs, threads > 1));
+    let left = Left {
+        places: Places {
+            pictures: x,
+            picture: x.len(),
+            lines: 1,
+            down: 0,
+            across: rows,
+            layout: Rows::whole(inputs, inputs),
+        },
+        rounded: rounded.as_ref(),
+    };
+    let blocks = (0..rows).step_by(BLOCK);
+    let blocks = blocks.map(|row| row..(row + BLOCK).min(rows));
+    share(left, blocks.collect(), products, threads);
+}
+
+/// Computes a product, in 32 bits, of rows that lie in pictures.
+///
+/// # Panics
+/// Where the shapes do not fit each other.
+pub(crate) fn multiply_places(places: Places<'_>, product: Product<'_>) {
+    let rows = product.out.len() / product.factor.outputs();
+    let lines = rows / places.across;
+    let products = &mut [product];
+    let threads = threads_for(rows, products, Threads::All);
+    let blocks = match rows.div_ceil(BLOCK) {
+        1 => 1,
+        blocks => blocks.next_multiple_of(threads).min(lines),
+    };
+    let blocks = split_evenly(lines, blocks)
+        .map(|lines| lines.start * places.across..lines.end * places.across);
+    let left = Left {
+        places,
+        rounded: None,
+    };
+    share(left, blocks.collect(), products, threads);
+}
+
+/// How many threads products are worth.
+fn threads_for(rows: usize, products: &[Product<'_>], threads: Threads) -> usize {
+    let weights: usize = products
+        .iter()
+        .map(|p| p.factor.inputs() * p.factor.outputs())
+        .sum();
+    let large = weights >= WORTH_SHARING || weights * rows >= 16 * WORTH_SHARING;
+    match threads {
+        Threads::All if large => rayon::current_num_threads(),
+        _ => 1,
+    }
+}
+
+/// Computes products of blocks of rows, which follow each other.
+fn share(left: Left<'_>, blocks: Vec<Range<usize>>, products: &mut [Product<'_>], threads: usize) {
+    let layout = left.places.layout;
+    let rows = blocks.last().map_or(0, |block| block.end);
     for product in &*products {
         let outputs = product.factor.outputs();
         let fits = |slice: &[f32]| slice.len() == rows * outputs;
         assert!(
-            product.factor.inputs() == inputs
+            product.factor.inputs() == layout.pieces * layout.length
                 && fits(product.out)
                 && product.residual.is_none_or(fits)
                 && [product.scale, product.bias]
@@ -116,153 +204,158 @@ pub(crate) fn multiply(x: &[f32], products: &mut [Product<'_>], threads: Threads
                     .all(|columns| columns.len() == outputs),
             "shapes of a product"
         );
-        weights += inputs * outputs;
     }
-    let large = weights >= WORTH_SHARING || weights * rows >= 16 * WORTH_SHARING;
-    let threads = match threads {
-        Threads::All if large => rayon::current_num_threads(),
-        _ => 1,
-    };
-    let int8 = products.iter().any(|p| matches!(p.factor, Factor::Int8(_)));
-    let rounded = int8.then(|| QuantizedRows::new(x, inputs, threads > 1));
-    let left = Left {
-        x,
-        inputs,
-        rounded: rounded.as_ref(),
-    };
-
-    let blocks = rows.div_ceil(BLOCK);
     let panels: usize = products
         .iter()
         .map(|p| p.factor.outputs().div_ceil(COLS))
         .sum();
     // Panels are shared out where there are too few rows to.
-    let parts = if threads == 1 {
-        1
-    } else {
-        (4 * threads).div_ceil(blocks).min(panels)
+    let parts = match threads {
+        1 => 1,
+        _ => (4 * threads).div_ceil(blocks.len().max(1)).min(panels),
     };
     let per_part = panels.div_ceil(parts.max(1));
-    let mut tasks = Vec::with_capacity(blocks * (parts + products.len()));
-    for block in 0..blocks {
-        let rows = block * BLOCK..((block + 1) * BLOCK).min(rows);
-        for product in &mut *products {
-            let panels = product.factor.outputs().div_ceil(COLS);
+    let mut tasks = Vec::with_capacity(blocks.len() * (parts + products.len()));
+    let mut products: Vec<_> = products
+        .iter_mut()
+        .map(|p| {
+            let out = Part::new(&mut *p.out, p.factor.outputs());
+            let end = End {
+                scale: p.scale,
+                bias: p.bias,
+                residual: p.residual,
+                activate: p.activate,
+            };
+            (p.factor, end, out)
+        })
+        .collect();
+    for rows in blocks {
+        for (factor, end, out) in &mut products {
+            let mut line = out.take_rows(rows.len());
+            let panels = factor.outputs().div_ceil(COLS);
             for first in (0..panels).step_by(per_part) {
                 tasks.push(Task {
-                    factor: product.factor,
-                    scale: product.scale,
-                    bias: product.bias,
-                    residual: product.residual,
-                    activate: product.activate,
+                    factor: *factor,
+                    end: *end,
                     rows: rows.clone(),
                     panels: first..(first + per_part).min(panels),
-                    out: Shared {
-                        start: product.out.as_mut_ptr(),
-                        len: product.out.len(),
-                    },
+                    out: line.take_columns(per_part * COLS),
                 });
             }
         }
     }
     if threads == 1 || tasks.len() == 1 {
-        tasks.iter().for_each(|task| task.run(left));
+        tasks.into_iter().for_each(|task| task.run(left));
     } else {
-        tasks.par_iter().for_each(|task| task.run(left));
+        tasks.into_par_iter().for_each(|task| task.run(left));
     }
 }
 
 /// The rows of the left factor.
 #[derive(Clone, Copy)]
 struct Left<'a> {
-    x: &'a [f32],
-    inputs: usize,
+    places: Places<'a>,
     rounded: Option<&'a QuantizedRows>,
+}
+
+/// What a product gets besides.
+#[derive(Clone, Copy)]
+struct End<'a> {
+    scale: Option<&'a [f32]>,
+    bias: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
+    activate: Option<Activate>,
 }
 
 /// A part of a result: some rows of some panels.
 struct Task<'a> {
     factor: &'a Factor,
-    scale: Option<&'a [f32]>,
-    bias: Option<&'a [f32]>,
-    residual: Option<&'a [f32]>,
-    activate: Option<Activate>,
+    end: End<'a>,
     rows: Range<usize>,
     panels: Range<usize>,
-    out: Shared,
-}
-
-/// A result that several tasks write to.
-struct Shared {
-    start: *mut f32,
-    len: usize,
-}
-
-// SAFETY: tasks write to disjoint elements: no two have a row and a panel in
-// common.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// # Safety
-    /// No other task writes to this range.
-    unsafe fn write(&self, at: usize, values: &[f32]) {
-        assert!(at + values.len() <= self.len, "outside the result");
-        // SAFETY: the range lies inside the result, which the caller of
-        // `multiply` has borrowed mutably for as long as the tasks run.
-        unsafe {
-            std::ptr::copy_nonoverlapping(values.as_ptr(), self.start.add(at), values.len());
-        }
-    }
+    out: Part<'a>,
 }
 
 impl Task<'_> {
-    fn run(&self, left: Left<'_>) {
-        let outputs = self.factor.outputs();
+    fn run(mut self, left: Left<'_>) {
         let means = match self.factor {
             Factor::Float(_) => Means::Vectors,
             Factor::Int8(factor) => factor.begin(),
         };
         let mut exact = [0; TALLEST * COLS];
-        let mut sums = [0.0; TALLEST * COLS];
-        let mut curved = [0.0; TALLEST * COLS];
+        let mut sums = [[0.0; TALLEST * COLS]; 2];
         for panel in self.panels.clone() {
-            let first = panel * COLS;
-            let width = (outputs - first).min(COLS);
-            for row in self.rows.clone().step_by(means.rows()) {
-                let rows = row..(row + means.rows()).min(self.rows.end);
-                match (self.factor, left.rounded) {
-                    (Factor::Int8(factor), Some(rounded)) => {
+            match (self.factor, left.rounded) {
+                (Factor::Int8(factor), Some(rounded)) => {
+                    for row in self.rows.clone().step_by(means.rows()) {
+                        let rows = row..(row + means.rows()).min(self.rows.end);
                         let from = (rounded, rows.clone());
-                        factor.tile(&means, from, panel, &mut exact, &mut sums);
+                        factor.tile(&means, from, panel, &mut exact, &mut sums[0]);
+                        self.finish(panel, rows, &mut sums);
                     }
-                    (Factor::Float(factor), _) => {
-                        let x = &left.x[row * left.inputs..];
-                        factor.tile(x, left.inputs, rows.len(), panel, &mut sums);
-                    }
-                    (Factor::Int8(_), None) => continue,
                 }
-                let residual = self
-                    .residual
-                    .map(|r| (&r[row * outputs + first..], outputs));
-                let [scale, bias] = [self.scale, self.bias]
-                    .map(|columns| columns.map(|columns| &columns[first..first + width]));
-                let tile = &mut sums[..rows.len() * COLS];
-                simd::finish_tile(tile, (COLS, width), scale, bias, residual);
-                let done = match self.activate {
-                    None => &sums,
-                    Some(activate) => {
-                        let len = rows.len() * COLS;
-                        activate(&sums[..len], &mut curved[..len]);
-                        &curved
+                (Factor::Float(factor), _) => {
+                    let tiles = tiles(self.rows.clone(), left.places.across);
+                    let parts = tiles.len();
+                    for (part, rows) in tiles.into_iter().enumerate() {
+                        let next = Next {
+                            panel: panel + 1,
+                            part,
+                            parts,
+                        };
+                        let x = left.places.from_row(rows.start);
+                        let layout = left.places.layout;
+                        factor.tile(x, layout, rows.len(), panel, next, &mut sums[0]);
+                        self.finish(panel, rows, &mut sums);
                     }
-                };
-                for (row, line) in rows.zip(done.as_chunks::<COLS>().0) {
-                    // SAFETY: this task alone has this row of this panel.
-                    unsafe { self.out.write(row * outputs + first, &line[..width]) };
                 }
+                (Factor::Int8(_), None) => {}
             }
         }
     }
+
+    /// Writes the results of some rows, whose sums are in the first tile.
+    fn finish(&mut self, panel: usize, rows: Range<usize>, tiles: &mut [Tile; 2]) {
+        let outputs = self.factor.outputs();
+        let first = panel * COLS;
+        let width = (outputs - first).min(COLS);
+        let residual = self.end.residual;
+        let residual = residual.map(|r| (&r[rows.start * outputs + first..], outputs));
+        let [scale, bias] = [self.end.scale, self.end.bias]
+            .map(|columns| columns.map(|columns| &columns[first..first + width]));
+        let [sums, curved] = tiles;
+        let len = rows.len() * COLS;
+        simd::finish_tile(&mut sums[..len], (COLS, width), scale, bias, residual);
+        let done = match self.end.activate {
+            None => sums,
+            Some(activate) => {
+                activate(&sums[..len], &mut curved[..len]);
+                curved
+            }
+        };
+        let column = first - self.panels.start * COLS;
+        for (row, line) in rows.zip(done.as_chunks::<COLS>().0) {
+            let row = row - self.rows.start;
+            match width {
+                // A constant length makes a few moves of it.
+                COLS => self.out.write(row, column, line),
+                _ => self.out.write(row, column, &line[..width]),
+            }
+        }
+    }
+}
+
+/// Rows in tiles that do not go over the ends of lines of `across` rows. The
+/// tiles of a line are of about one height: a tile of one row takes a third of
+/// the time of one of twelve.
+fn tiles(rows: Range<usize>, across: usize) -> Vec<Range<usize>> {
+    let mut tiles = Vec::with_capacity(rows.len().div_ceil(ROWS) + 1);
+    let mut start = rows.start;
+    while start < rows.end {
+        let end = ((start / across + 1) * across).min(rows.end);
+        let parts = split_evenly(end - start, (end - start).div_ceil(ROWS));
+        tiles.extend(parts.map(|part| start + part.start..start + part.end));
+        start = end;
+    }
+    tiles
 }

@@ -1,10 +1,10 @@
 //! Sizes of the tiles and panels that packed products are made of.
 
 /// Columns of a panel.
-pub(super) const COLS: usize = 32;
+pub(crate) const COLS: usize = 32;
 
 /// Rows of a tile, at most, where the vector units compute it.
-pub(super) const ROWS: usize = 12;
+pub(crate) const ROWS: usize = 12;
 
 /// Rows of a tile, at most.
 pub(super) const TALLEST: usize = 32;

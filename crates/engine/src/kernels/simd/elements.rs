@@ -130,3 +130,19 @@ pub(crate) fn weighted_sum(x: &[f32], weight: &[f32], places: &[(usize, usize)],
         },
     );
 }
+
+/// The largest of `x[i..]`, element by element, for the places `i`.
+pub(crate) fn largest(x: &[f32], places: &[usize], y: &mut [f32]) {
+    Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            y.fill(f32::NEG_INFINITY);
+            for at in places {
+                for (y, x) in y.iter_mut().zip(&x[*at..]) {
+                    // A NaN is never larger.
+                    *y = if *x > *y { *x } else { *y };
+                }
+            }
+        },
+    );
+}

@@ -12,6 +12,7 @@ mod fast;
 mod math;
 mod norm;
 mod softmax;
+mod winograd;
 
 pub(crate) use activation::{
     gelu, gelu_backward, gelu_tanh, gelu_tanh_backward, quick_gelu, quick_gelu_backward, relu,
@@ -20,7 +21,7 @@ pub(crate) use activation::{
 pub(crate) use adam::{AdamStep, adam};
 pub(crate) use curve::{Curve, combine_columns, scale_shift_curve, scale_shift_curve_backward};
 pub(crate) use elements::{
-    add, add_assign, add_squared_differences, finish_tile, multiply_add, multiply_assign,
+    add, add_assign, add_squared_differences, finish_tile, largest, multiply_add, multiply_assign,
     weighted_sum,
 };
 pub(crate) use fast::{
@@ -30,3 +31,4 @@ pub(crate) use norm::{
     layer_norm_backward_rows, layer_norm_rows, rms_norm_backward_rows, rms_norm_rows,
 };
 pub(crate) use softmax::{softmax_backward_row, softmax_row};
+pub(crate) use winograd::{PIXELS, POINTS, TILE, TileLine, winograd_input, winograd_output};
