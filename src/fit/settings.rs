@@ -92,8 +92,8 @@ impl Fit {
 
     /// An option of the model. Our backend knows `seed`, a whole number that
     /// decides the order of the data (0 by default), `augmentation`, `none` or
-    /// `light`, `dropout`, `true` or `false`, and `precision`, `float32` or
-    /// `bfloat16`.
+    /// `light`, `dropout`, `true` or `false`, `precision`, `float32`, `bfloat16`
+    /// or `tf32`, and `gradient_checkpointing`, `true` or `false`.
     ///
     /// ```no_run
     /// # fn example(fit: finetuner::Fit) {

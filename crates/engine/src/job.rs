@@ -28,7 +28,7 @@ use crate::{
     data::{Documents, Pictures},
     evaluation::Metrics,
     models::{Model, ModelKind},
-    plan::{Allowed, Plan, choose_device, choose_precision},
+    plan::{Allowed, Plan, check_checkpointing, choose_device, choose_precision},
     record::{self, History},
     resume,
     source::{HubRules, LoadOptions, ModelDescription, ModelSource, Top},
@@ -128,11 +128,7 @@ pub fn run(
         },
     };
     let files = source.read_with(&setting.hub)?;
-    let needs_cpu = plan.freeze
-        || plan.output_dim.is_some()
-        || matches!(plan.source, ModelSource::Towers(_))
-        || files.has_head();
-    let (device, warning) = choose_device(setting.device, plan.kind, needs_cpu);
+    let (device, warning) = choose_device(setting.device);
     if let Some(warning) = warning {
         log(Level::Warning, warning);
     }
@@ -193,6 +189,12 @@ pub fn run(
         log(level, note);
     }
     loaded.model.set_precision(precision);
+    if let Some((level, note)) = check_checkpointing(plan.gradient_checkpointing, &device) {
+        log(level, note);
+    }
+    loaded
+        .model
+        .set_gradient_checkpointing(plan.gradient_checkpointing);
     if let Some(options) = &plan.mining {
         let mining = Mining {
             plan: &plan,

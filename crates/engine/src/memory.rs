@@ -1,13 +1,14 @@
 //! How much memory this process has, and how much it may still take.
 
+mod room;
+
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
+
+pub(crate) use room::Room;
 
 /// How often memory is looked at while something runs.
 const LOOK: Duration = Duration::from_millis(1);
@@ -79,32 +80,26 @@ impl Memory {
     fn text(&self, file: &str) -> Option<String> {
         std::fs::read_to_string(self.root.join(file)).ok()
     }
+}
 
-    /// The most bytes that this process held while `work` ran, and what `work`
-    /// gave.
-    pub(crate) fn peak_of<T>(work: impl FnOnce() -> T) -> (Option<u64>, T) {
-        let (ended, most) = (
-            Arc::new(AtomicBool::new(false)),
-            Arc::new(AtomicU64::new(0)),
-        );
-        let watched = std::thread::scope(|scope| {
-            let (ended_there, most_there) = (Arc::clone(&ended), Arc::clone(&most));
-            scope.spawn(move || {
-                let memory = Self::of_this_machine(None);
-                let look = || most_there.fetch_max(memory.held().unwrap_or(0), Ordering::Relaxed);
-                while !ended_there.load(Ordering::Relaxed) {
-                    look();
-                    std::thread::sleep(LOOK);
-                }
+/// The most bytes that `held` told while `work` ran, and what `work` gave.
+fn peak_of<T>(held: impl Fn() -> Option<u64> + Sync, work: impl FnOnce() -> T) -> (Option<u64>, T) {
+    let (ended, most) = (AtomicBool::new(false), AtomicU64::new(0));
+    let look = || most.fetch_max(held().unwrap_or(0), Ordering::Relaxed);
+    let watched = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
                 look();
-            });
-            // Also where `work` panics: the thread would never end.
-            let _ends = Ends(&ended);
-            work()
+                std::thread::sleep(LOOK);
+            }
+            look();
         });
-        let most = most.load(Ordering::Relaxed);
-        ((most > 0).then_some(most), watched)
-    }
+        // Also where `work` panics: the thread would never end.
+        let _ends = Ends(&ended);
+        work()
+    });
+    let most = most.load(Ordering::Relaxed);
+    ((most > 0).then_some(most), watched)
 }
 
 struct Ends<'a>(&'a AtomicBool);
@@ -228,7 +223,8 @@ mod tests {
     fn the_peak_of_some_work_is_seen() {
         let before = Memory::of_this_machine(None).held().unwrap();
         // Its output is held while the memory is read the last time.
-        let (peak, numbers) = Memory::peak_of(|| vec![1u8; 200 << 20]);
+        let room = Room::Host(Memory::of_this_machine(None));
+        let (peak, numbers) = room.peak_of(|| vec![1u8; 200 << 20]);
         assert_eq!(numbers.len(), 200 << 20);
         assert!(peak.unwrap() >= before + (150 << 20), "{peak:?} {before}");
     }

@@ -4,206 +4,22 @@
 //! loaded and what is saved can be exchanged with `transformers`.
 
 mod files;
+mod gradient;
+mod param;
 pub(crate) mod stream;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use candle_core::{
-    CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, Var, backprop::GradStore,
-};
+use candle_core::{Device, Tensor, backprop::GradStore};
 pub(crate) use files::encode_safetensors;
 pub use files::{FloatFormat, parse_safetensors, write_safetensors};
+pub(crate) use param::FactorKey;
+pub use param::Param;
 
-use crate::{Error, Result, kernels::gemm::Factor};
-
-/// Which factor of products it is that is made of a parameter.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct FactorKey {
-    /// The first row that is used.
-    pub(crate) first: usize,
-    /// Columns of the factor.
-    pub(crate) outputs: usize,
-    /// Whether it is rounded to 8 bits.
-    pub(crate) int8: bool,
-}
-
-/// One named parameter.
-pub struct Param {
-    name: String,
-    value: Var,
-    /// What backward passes have added up since the last optimizer step;
-    /// `None` for a frozen parameter.
-    grad: Option<Mutex<Vec<f32>>>,
-    factors: RwLock<Factors>,
-}
-
-/// A parameter's value, or parts of it, as inference multiplies with them:
-/// packed at the first use, and dropped when the value changes.
-#[derive(Default)]
-struct Factors {
-    packed: Vec<(FactorKey, Arc<Factor>)>,
-    /// How often the value has changed.
-    changes: u64,
-}
-
-impl Factors {
-    fn get(&self, key: FactorKey) -> Option<Arc<Factor>> {
-        let found = self.packed.iter().find(|(other, _)| *other == key);
-        found.map(|(_, factor)| factor.clone())
-    }
-}
-
-impl Param {
-    /// A parameter of its own, on the CPU, which training changes.
-    pub(crate) fn trainable(name: &str, shape: Vec<usize>, data: Vec<f32>) -> Result<Arc<Self>> {
-        Self::new(name, (shape, data), &Device::Cpu, true)
-    }
-
-    fn new(
-        name: &str,
-        (shape, data): RawTensor,
-        device: &Device,
-        trainable: bool,
-    ) -> Result<Arc<Self>> {
-        let grad = trainable.then(|| Mutex::new(vec![0.0; data.len()]));
-        let value = Var::from_tensor(&Tensor::from_vec(data, shape, device)?)?;
-        Ok(Arc::new(Self {
-            name: name.to_owned(),
-            value,
-            grad,
-            factors: Default::default(),
-        }))
-    }
-
-    /// The name in the checkpoint.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The current value.
-    #[must_use]
-    pub fn tensor(&self) -> &Tensor {
-        self.value.as_tensor()
-    }
-
-    /// Whether training changes this parameter.
-    #[must_use]
-    pub fn is_trainable(&self) -> bool {
-        self.grad.is_some()
-    }
-
-    /// The gradient added up since the last [`Params::zero_grad`]; `None` for
-    /// a frozen parameter.
-    #[must_use]
-    pub fn grad(&self) -> Option<MutexGuard<'_, Vec<f32>>> {
-        self.grad
-            .as_ref()
-            .map(|grad| grad.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Whether training changes the value, by gradients or as running moments.
-    pub(crate) fn changes(&self) -> bool {
-        self.is_trainable() || self.name.contains(".running_")
-    }
-
-    /// The value as a flat list in row-major order.
-    ///
-    /// # Errors
-    /// The device fails.
-    pub fn to_vec(&self) -> Result<Vec<f32>> {
-        Ok(self.tensor().flatten_all()?.to_vec1()?)
-    }
-
-    /// Calls `read` with the value, without a copy of it on the CPU.
-    ///
-    /// # Errors
-    /// The device fails.
-    pub(crate) fn read<T>(&self, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
-        let (storage, layout) = self.tensor().storage_and_layout();
-        if let (Storage::Cpu(CpuStorage::F32(data)), Some((start, end))) =
-            (&*storage, layout.contiguous_offsets())
-        {
-            return Ok(read(&data[start..end]));
-        }
-        drop(storage);
-        Ok(read(&self.to_vec()?))
-    }
-
-    /// A part of the value as a factor of products, which `pack` makes of the
-    /// whole value at the first use.
-    pub(crate) fn factor(
-        &self,
-        key: FactorKey,
-        pack: impl FnOnce(&[f32]) -> Result<Factor>,
-    ) -> Result<Arc<Factor>> {
-        let changes = {
-            let factors = self.factors.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(factor) = factors.get(key) {
-                return Ok(factor);
-            }
-            factors.changes
-        };
-        // Without the lock: packing waits for other threads, and meanwhile this
-        // one may begin another inference that needs the same factor.
-        let factor = Arc::new(pack(&self.to_vec()?)?);
-        let mut factors = self.factors.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(factor) = factors.get(key) {
-            return Ok(factor);
-        }
-        if factors.changes == changes {
-            factors.packed.push((key, factor.clone()));
-        }
-        Ok(factor)
-    }
-
-    /// Lets `change` rewrite the value.
-    ///
-    /// # Errors
-    /// The device fails.
-    pub fn update(&self, change: impl FnOnce(&mut [f32])) -> Result<()> {
-        let changed = self.rewrite(change);
-        // Dropped after the change: factors that were packed in between are old.
-        let mut factors = self.factors.write().unwrap_or_else(PoisonError::into_inner);
-        factors.packed.clear();
-        factors.changes += 1;
-        changed
-    }
-
-    fn rewrite(&self, change: impl FnOnce(&mut [f32])) -> Result<()> {
-        if self.tensor().device().is_cpu() {
-            let op = InPlace(Mutex::new(Some(change)));
-            return Ok(self.tensor().inplace_op1(&op)?);
-        }
-        let mut value = self.to_vec()?;
-        change(&mut value);
-        let tensor = Tensor::from_vec(value, self.tensor().shape(), self.tensor().device())?;
-        Ok(self.value.set(&tensor)?)
-    }
-}
-
-/// Lends a tensor's memory to a closure.
-struct InPlace<F>(Mutex<Option<F>>);
-
-impl<F: FnOnce(&mut [f32])> InplaceOp1 for InPlace<F> {
-    fn name(&self) -> &'static str {
-        "update"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let change = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (storage, layout.contiguous_offsets(), change) {
-            (CpuStorage::F32(data), Some((start, end)), Some(change)) => {
-                change(&mut data[start..end]);
-                Ok(())
-            }
-            _ => candle_core::bail!("a parameter is contiguous f32"),
-        }
-    }
-}
+use crate::{Error, Result};
 
 /// All parameters of a model, by name.
 pub struct Params {
@@ -366,31 +182,43 @@ impl Params {
 
     /// Forgets all gradients.
     pub fn zero_grad(&self) {
-        use rayon::prelude::*;
-        for param in self.iter() {
-            if let Some(mut grad) = param.grad() {
-                grad.par_chunks_mut(1 << 16).for_each(|part| part.fill(0.0));
-            }
+        for grad in self.iter().filter_map(|param| param.grad.as_ref()) {
+            grad.clear();
+        }
+    }
+
+    /// Keeps gradients as tensors, as on a device other than the CPU. Fused
+    /// operations can't add to them.
+    pub(crate) fn keep_gradients_as_tensors(&self) {
+        for grad in self.iter().filter_map(|param| param.grad.as_ref()) {
+            grad.keep_as_tensor();
         }
     }
 
     /// Runs the backward pass from a scalar loss and adds every trainable
-    /// parameter's gradient to [`Param::grad`].
+    /// parameter's gradient to its own.
     ///
     /// # Errors
     /// Where an operation has no backward pass, or the device fails.
     pub fn backward(&self, loss: &Tensor) -> Result<()> {
+        Self::backward_of([self], loss)
+    }
+
+    /// The same for the parameters of several parts, such as a model and its loss.
+    ///
+    /// # Errors
+    /// As [`Params::backward`].
+    pub fn backward_of<const N: usize>(all: [&Self; N], loss: &Tensor) -> Result<()> {
         let grads = loss.backward()?;
-        self.collect(&grads)
+        all.iter().try_for_each(|params| params.collect(&grads))
     }
 
     /// Adds what candle's own operations found; the fused ones have already
     /// added theirs.
     pub(crate) fn collect(&self, grads: &GradStore) -> Result<()> {
         for param in self.iter() {
-            if let (Some(mut sum), Some(found)) = (param.grad(), grads.get(&param.value)) {
-                let found: Vec<f32> = found.flatten_all()?.to_vec1()?;
-                crate::kernels::simd::add_assign(&mut sum, &found);
+            if let Some(found) = grads.get(&param.value) {
+                param.add_gradient(found)?;
             }
         }
         Ok(())
@@ -453,53 +281,5 @@ impl Params {
         });
         let hashes = hashes.collect::<Result<Vec<u64>>>()?;
         Ok(hashes.into_iter().fold(START, mix))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const KEY: FactorKey = FactorKey {
-        first: 0,
-        outputs: 3,
-        int8: false,
-    };
-
-    fn pack(value: &[f32]) -> Result<Factor> {
-        Ok(Factor::new(value, 2, false))
-    }
-
-    fn param() -> Arc<Param> {
-        let tensor = (vec![3, 2], vec![1.0; 6]);
-        Param::new("weight", tensor, &Device::Cpu, true).unwrap()
-    }
-
-    #[test]
-    fn a_factor_may_be_asked_for_while_it_is_packed() {
-        let param = param();
-        let mut inner = None;
-        let outer = param.factor(KEY, |value| {
-            inner = Some(param.factor(KEY, pack).unwrap());
-            pack(value)
-        });
-        let kept = param.factor(KEY, |_| unreachable!("it is kept")).unwrap();
-        assert!(Arc::ptr_eq(&outer.unwrap(), &kept));
-        assert!(Arc::ptr_eq(&inner.unwrap(), &kept));
-    }
-
-    #[test]
-    fn a_factor_of_a_value_that_has_changed_is_not_kept() {
-        let param = param();
-        let change = || param.update(|value| value.fill(2.0)).unwrap();
-        let before = param.factor(KEY, pack).unwrap();
-        change();
-        let between = param.factor(KEY, |value| {
-            change();
-            pack(value)
-        });
-        let after = param.factor(KEY, pack).unwrap();
-        assert!(!Arc::ptr_eq(&before, &after));
-        assert!(!Arc::ptr_eq(&between.unwrap(), &after));
     }
 }

@@ -15,6 +15,7 @@ use finetuner_protocol::{
 };
 pub use inputs::Cutting;
 use inputs::{adapters, input_options, pooler};
+pub(crate) use processor::check_checkpointing;
 pub use processor::{choose_device, choose_precision};
 pub use prompts::RunPrompts;
 use serde_json::Value;
@@ -77,6 +78,9 @@ pub struct Plan {
     /// How exact the products of training shall be; `model_options.precision`,
     /// `float32` by default. See [`choose_precision`].
     pub precision: Precision,
+    /// Whether training on a GPU keeps the inputs of a transformer's blocks alone
+    /// and runs each again on the way back; `model_options.gradient_checkpointing`.
+    pub gradient_checkpointing: bool,
     /// Whether training changes a new head alone.
     pub freeze: bool,
     /// Adapters to train in place of the network's weights;
@@ -181,11 +185,9 @@ impl Plan {
             None => None,
             Some(_) => Some(read.flag("dropout", false)?),
         };
-        let precision = read.choice("precision", "float32", &["float32", "bfloat16"])?;
-        let precision = match precision.as_str() {
-            "bfloat16" => Precision::Bfloat16,
-            _ => Precision::Float32,
-        };
+        let precision = read.choice("precision", "float32", &Precision::NAMES)?;
+        let precision = Precision::parse(&precision).unwrap_or_default();
+        let gradient_checkpointing = read.flag("gradient_checkpointing", false)?;
         let pooler = pooler(&read, kind)?;
         let cutting = input_options(&read, kind)?;
         let lora = adapters(&read, kind, &source, model.freeze)?;
@@ -250,6 +252,7 @@ impl Plan {
             augment,
             dropout,
             precision,
+            gradient_checkpointing,
             freeze: model.freeze,
             lora,
             output_dim: model.output_dim.map(|dim| dim as usize),

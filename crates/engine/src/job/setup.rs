@@ -141,7 +141,7 @@ pub(super) fn load_guide(
 ) -> Result<(Guide, String)> {
     let bad = |e: Error| Error::config("loss_options", format!("the loss's further model: {e}"));
     let files = source.read_with(hub).map_err(bad)?;
-    let (device, _) = choose_device(device, plan.kind, files.has_head());
+    let (device, _) = choose_device(device);
     let mut loaded = files.load(&LoadOptions::default(), &device).map_err(bad)?;
     // It reads the texts as the trained model does.
     if let Some(prompts) = &plan.prompts {

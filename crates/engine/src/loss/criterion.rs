@@ -304,12 +304,14 @@ impl Objective {
                 given_triplets(loss.as_ref(), members, seed, training)
             }
             Self::Labels { loss, memory } => {
-                let [x] = members.widened()?;
+                let [x] = &members.all_on_cpu()?[..] else {
+                    return Err(members.refused());
+                };
                 match memory {
                     Some(memory) if training => {
-                        with_memory(loss.as_ref(), memory, miner, &x, labels, seed)
+                        with_memory(loss.as_ref(), memory, miner, x, labels, seed)
                     }
-                    _ => labelled(loss.as_ref(), miner, &x, labels, seed, training),
+                    _ => labelled(loss.as_ref(), miner, x, labels, seed, training),
                 }
             }
         }
@@ -324,7 +326,7 @@ fn given_triplets(
     seed: u64,
     training: bool,
 ) -> Result<Tensor> {
-    let parts = members.all_widened()?;
+    let parts = members.all_on_cpu()?;
     let count = parts.first().map_or(Ok(0), |part| part.dim(0))? as u32;
     let negatives = parts.len() as u32 - 2;
     let of_anchor = |i: u32| (0..negatives).map(move |n| [i, count + i, (2 + n) * count + i]);

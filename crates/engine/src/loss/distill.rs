@@ -6,10 +6,9 @@ use candle_core::{D, Tensor};
 
 use super::{
     Maker,
-    distance::{euclidean, normalize},
+    distance::normalize,
     math::{log_softmax, softmax},
     pairwise::{MemberLoss, Members, cosines, widened},
-    tuples::pick,
 };
 use crate::{Error, Result, params::Param};
 
@@ -67,7 +66,11 @@ impl MemberLoss for EmbedDistill {
             let wanted = widened(wanted.ok_or_else(|| batch.refused())?)?;
             let mut found = widened(part)?;
             if let Some((weight, bias)) = &self.projection {
-                let value = |param: &Arc<Param>| widened(&batch.pass.value(param));
+                // The loss's own weights are on the CPU.
+                let value = |param: &Arc<Param>| {
+                    let value = widened(&batch.pass.value(param))?;
+                    Ok::<_, Error>(value.to_device(found.device())?)
+                };
                 let (weight, bias) = (value(weight)?, value(bias)?);
                 found = found.matmul(&weight.t()?)?.broadcast_add(&bias)?;
             }
@@ -84,8 +87,9 @@ impl MemberLoss for EmbedDistill {
             losses.push(match self.distance {
                 Distance::Mse => (found - wanted)?.sqr()?.mean_all()?,
                 Distance::L2 => {
-                    let rows = 0..found.dim(0)? as u32;
-                    pick(&euclidean(&found, &wanted)?, rows.map(|i| (i, i)))?.mean_all()?
+                    let squares = (found - wanted)?.sqr()?.sum(D::Minus1)?;
+                    // No difference has no slope; that of a root has no end.
+                    squares.maximum(f64::MIN_POSITIVE)?.sqrt()?.mean_all()?
                 }
                 Distance::Cosine => cosines(&found, &wanted)?.affine(-1.0, 1.0)?.mean_all()?,
             });

@@ -98,7 +98,7 @@ pub(crate) fn vector(values: Vec<f64>) -> Result<Tensor> {
 
 /// The rows of `x` at these places.
 pub(crate) fn rows(x: &Tensor, places: &[u32]) -> Result<Tensor> {
-    let index = Tensor::from_slice(places, places.len(), &Device::Cpu)?;
+    let index = Tensor::from_slice(places, places.len(), x.device())?;
     Ok(x.index_select(&index, 0)?)
 }
 

@@ -61,9 +61,15 @@ pub(super) struct Members<'a> {
 }
 
 impl Members<'_> {
-    /// The embeddings of all members, in double precision on the CPU.
+    /// The embeddings of all members, in double precision.
     pub(super) fn all_widened(&self) -> Result<Vec<Tensor>> {
         self.parts.iter().map(widened).collect()
+    }
+
+    /// The same on the CPU, for losses over labels: which examples are compared is
+    /// chosen there.
+    pub(super) fn all_on_cpu(&self) -> Result<Vec<Tensor>> {
+        self.parts.iter().map(on_cpu).collect()
     }
 
     /// As [`Members::all_widened`], where the examples have `N` members.
@@ -80,8 +86,13 @@ impl Members<'_> {
         ))
     }
 
+    /// The scores beside the widened embeddings.
     pub(super) fn scores(&self) -> Result<Tensor> {
-        vector(self.scores.iter().map(|s| f64::from(*s)).collect())
+        let scores = vector(self.scores.iter().map(|s| f64::from(*s)).collect())?;
+        match self.parts.first() {
+            Some(part) if part.device().is_cuda() => Ok(scores.to_device(part.device())?),
+            _ => Ok(scores),
+        }
     }
 }
 
@@ -251,8 +262,17 @@ impl MemberLoss for VicReg {
     }
 }
 
-/// Double precision on the CPU, where losses are computed.
+/// Double precision, in which losses are computed: where `x` is if the device has
+/// it, else on the CPU.
 pub(super) fn widened(x: &Tensor) -> Result<Tensor> {
+    match x.device().is_cuda() {
+        true => Ok(x.to_dtype(DType::F64)?),
+        false => on_cpu(x),
+    }
+}
+
+/// Double precision on the CPU.
+fn on_cpu(x: &Tensor) -> Result<Tensor> {
     Ok(x.to_device(&candle_core::Device::Cpu)?
         .to_dtype(DType::F64)?)
 }

@@ -1,6 +1,6 @@
 //! Which examples of a batch are compared with which.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
@@ -189,7 +189,7 @@ impl Tuples {
 pub(crate) fn pick(matrix: &Tensor, places: impl Iterator<Item = (u32, u32)>) -> Result<Tensor> {
     let columns = matrix.dim(1)? as u32;
     let flat: Vec<u32> = places.map(|(row, column)| row * columns + column).collect();
-    let index = Tensor::from_slice(&flat, flat.len(), &Device::Cpu)?;
+    let index = Tensor::from_slice(&flat, flat.len(), matrix.device())?;
     Ok(matrix.flatten_all()?.index_select(&index, 0)?)
 }
 

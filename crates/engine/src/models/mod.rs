@@ -400,10 +400,30 @@ impl Model {
         }
     }
 
+    /// Computes on the CPU as on another device: composite operations, and
+    /// gradients as tensors, so that steps of optimizers are those of tensors too.
+    /// It is for tests of what runs on devices that are not at hand.
+    pub fn compute_as_on_a_device(&mut self) {
+        self.set_kernels(Kernels::Composite);
+        self.params.keep_gradients_as_tensors();
+    }
+
     /// Chooses how exact the products of training steps are;
-    /// [`Precision::Float32`] by default. Only fused operations know another.
+    /// [`Precision::Float32`] by default.
     pub fn set_precision(&mut self, precision: Precision) {
         self.runtime.precision = precision;
+        #[cfg(feature = "cuda")]
+        if self.params.device().is_cuda() {
+            // One setting for the process: its other models train so too.
+            candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
+        }
+    }
+
+    /// Keeps the inputs of the blocks of a transformer alone in training, and runs
+    /// each block again on the way back (gradient checkpointing): less memory for
+    /// a third more time. Fused operations keep what they need in any case.
+    pub fn set_gradient_checkpointing(&mut self, on: bool) {
+        self.runtime.remakes = on;
     }
 
     /// A pass for a training step.

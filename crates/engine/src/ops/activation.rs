@@ -1,10 +1,13 @@
 //! The activation between the two layers of a transformer's MLP.
 
+use std::f64::consts::{FRAC_1_SQRT_2, PI};
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use crate::{kernels, kernels::simd};
+use super::{Pass, node::node, tensors::sigmoid};
+use crate::{Result, kernels, kernels::simd};
 
 /// The activation between the two layers of the MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -90,7 +93,51 @@ impl Activation {
             .for_each(|(x, g)| kernel(x, g));
     }
 
-    /// From candle's operations.
+    /// On any device. The way back needs the input alone.
+    pub(super) fn map(self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
+        let y = self.composite(&x.detach())?;
+        let kept = x.detach();
+        node(pass, x, y, move |g, wanted| {
+            let dx = wanted.then(|| g * self.slope(&kept)?);
+            dx.transpose()
+        })
+    }
+
+    /// The derivative.
+    fn slope(self, x: &Tensor) -> candle_core::Result<Tensor> {
+        match self {
+            Self::QuickGelu => {
+                const STEEPNESS: f64 = 1.702;
+                let s = sigmoid(&(x * STEEPNESS)?)?;
+                // s + 1.702 x s (1 - s)
+                &s + ((x * STEEPNESS)? * (&s - s.sqr()?)?)?
+            }
+            Self::Gelu => {
+                let normal = (x.sqr()? * -0.5)?.exp()?;
+                let density = (normal * (1.0 / (2.0 * PI).sqrt()))?;
+                let below = (x * FRAC_1_SQRT_2)?.erf()?.affine(0.5, 0.5)?;
+                below + (x * density)?
+            }
+            Self::GeluTanh => {
+                const CUBIC: f64 = 0.044_715;
+                let factor = (2.0 / PI).sqrt();
+                let square = x.sqr()?;
+                let inner = (x * square.affine(factor * CUBIC, factor)?)?;
+                let t = inner.tanh()?;
+                let d_inner = square.affine(3.0 * factor * CUBIC, factor)?;
+                let curve = (t.sqr()?.affine(-0.5, 0.5)? * (x * d_inner)?)?;
+                t.affine(0.5, 0.5)? + curve
+            }
+            Self::Relu => x.gt(0f32)?.to_dtype(x.dtype()),
+            Self::Silu => {
+                let s = sigmoid(x)?;
+                // s (1 + x (1 - s))
+                &s * ((x * s.affine(-1.0, 1.0)?)? + 1.0)?
+            }
+        }
+    }
+
+    /// From candle's operations, with candle's way back.
     pub(crate) fn composite(self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             // sigmoid(z) = 1 / (1 + exp(-z)); candle's own sigmoid is in candle-nn.

@@ -13,12 +13,14 @@ use candle_core::Tensor;
 use super::{
     Linear, Pass, Step,
     dropout::{Masks, masked},
-    floats, with_grad,
+    floats,
+    map_rows::{Rows, map_rows},
+    with_grad,
 };
 use crate::{
     Result,
     kernels::{
-        gemm::{Factor, Mat, MatMut, Threads, matmul},
+        gemm::{Factor, Mat, MatMut, Precision, Threads, matmul},
         pool::{Buffer, Pool},
         simd,
     },
@@ -242,9 +244,8 @@ impl Adapter {
         })
     }
 
-    /// The same addition from candle's operations.
+    /// The same addition on any device.
     pub(super) fn composite(&self, pass: &Pass, layer: &Linear, x: &Tensor) -> Result<Tensor> {
-        let b = pass.value(&self.b).narrow(0, layer.first, layer.outputs)?;
         let masks = pass
             .adapters
             .and_then(|draws| Masks::of(draws, self.site, self.dropped));
@@ -258,8 +259,18 @@ impl Adapter {
             None => None,
         };
         let x = dropped.as_ref().unwrap_or(x);
-        let h = x.broadcast_matmul(&pass.value(&self.a).t()?)?;
-        Ok((h.broadcast_matmul(&b.t()?)? * f64::from(self.scale))?)
+        // The factors are small: they are not rounded, as in the fused form.
+        let pass = &Pass {
+            precision: Precision::Float32,
+            ..pass.clone()
+        };
+        let h = map_rows(pass, x, Rows::all(&self.a), None, self.rank)?;
+        let b = Rows {
+            param: &self.b,
+            first: layer.first,
+        };
+        let y = map_rows(pass, &h, b, None, layer.outputs)?;
+        Ok((y * f64::from(self.scale))?)
     }
 }
 

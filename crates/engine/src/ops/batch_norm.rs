@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::floats;
+use super::{Pass, floats, node::node, tensors::column_sums};
 use crate::{
     Result,
     kernels::{simd, whole_rows},
@@ -27,6 +28,8 @@ pub(crate) struct BatchNorm {
 
 /// What of a new batch goes into the running moments: PyTorch's default.
 const MOMENTUM: f32 = 0.1;
+
+const TOO_FEW: &str = "batch normalisation needs more than one value of each channel in training";
 
 /// How a normalisation maps values, column by column.
 pub(super) struct Affine {
@@ -64,9 +67,11 @@ impl BatchNorm {
         let Some(bias) = &self.before else {
             return Ok(mean.to_vec());
         };
-        let bias = floats(bias.tensor())?;
-        let both = mean.iter().zip(&*bias);
-        Ok(both.map(|(mean, bias)| mean + sign * bias).collect())
+        let both = bias.read(|bias| {
+            let both = mean.iter().zip(bias);
+            both.map(|(mean, bias)| mean + sign * bias).collect()
+        });
+        both.map_err(candle_core::Error::wrap)
     }
 
     /// Name and shape of its tensors.
@@ -82,9 +87,7 @@ impl BatchNorm {
         let width = weight.len();
         let rows = z.len() / width;
         if rows < 2 {
-            candle_core::bail!(
-                "batch normalisation needs more than one value of each channel in training"
-            )
+            candle_core::bail!("{TOO_FEW}")
         }
         let Moments { mean, squares, .. } = moments(z, width);
         let var: Vec<f32> = squares.iter().map(|s| s / rows as f32).collect();
@@ -111,15 +114,17 @@ impl BatchNorm {
 
     /// By the running moments.
     pub(super) fn settled(&self) -> candle_core::Result<Affine> {
-        let var = floats(self.running_var.tensor())?.to_vec();
-        let mean = self.moved(&floats(self.running_mean.tensor())?, -1.0)?;
-        self.affine(mean, &var)
+        let copy = |param: &Arc<Param>| param.to_vec().map_err(candle_core::Error::wrap);
+        let mean = self.moved(&copy(&self.running_mean)?, -1.0)?;
+        self.affine(mean, &copy(&self.running_var)?)
     }
 
     fn affine(&self, mean: Vec<f32>, var: &[f32]) -> candle_core::Result<Affine> {
-        let (weight, bias) = (floats(self.weight.tensor())?, floats(self.bias.tensor())?);
+        // Copies of a few numbers, on whatever device they are.
+        let copy = |param: &Arc<Param>| param.to_vec().map_err(candle_core::Error::wrap);
+        let (weight, bias) = (copy(&self.weight)?, copy(&self.bias)?);
         let rstd: Vec<f32> = var.iter().map(|v| 1.0 / (v + self.eps).sqrt()).collect();
-        let scale: Vec<f32> = rstd.iter().zip(&*weight).map(|(r, w)| r * w).collect();
+        let scale: Vec<f32> = rstd.iter().zip(&weight).map(|(r, w)| r * w).collect();
         let shift = bias
             .iter()
             .zip(&mean)
@@ -131,6 +136,75 @@ impl BatchNorm {
             mean,
             rstd,
         })
+    }
+}
+
+impl BatchNorm {
+    /// Normalises the rows of `[rows, width]` on any device: in training by their
+    /// moments, which also go into the running ones.
+    pub(super) fn composite(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
+        let z = x.detach();
+        let eps = f64::from(self.eps);
+        let value = |param: &Arc<Param>| param.tensor().detach();
+        let (weight, bias) = (value(&self.weight), value(&self.bias));
+        if !pass.training {
+            let mut mean = value(&self.running_mean);
+            if let Some(before) = &self.before {
+                mean = (mean - value(before))?;
+            }
+            let rstd = (value(&self.running_var) + eps)?.sqrt()?.recip()?;
+            let scale = (rstd * weight)?;
+            let shift = (bias - (mean * &scale)?)?;
+            return Ok(z.broadcast_mul(&scale)?.broadcast_add(&shift)?);
+        }
+        let rows = z.dim(0)?;
+        if rows < 2 {
+            return Err(candle_core::Error::Msg(TOO_FEW.to_owned()).into());
+        }
+        let means = move |x: &Tensor| column_sums(x)?.affine(1.0 / rows as f64, 0.0);
+        let mean = means(&z)?;
+        let var = means(&z.broadcast_sub(&mean)?.sqr()?)?;
+        self.follow(&mean, &var, rows)?;
+        let rstd = (var + eps)?.sqrt()?.recip()?;
+        let normal = {
+            let (mean, rstd) = (mean.clone(), rstd.clone());
+            move |z: &Tensor| z.broadcast_sub(&mean)?.broadcast_mul(&rstd)
+        };
+        let y = normal(&z)?.broadcast_mul(&weight)?.broadcast_add(&bias)?;
+        let (own_weight, own_bias) = (Arc::clone(&self.weight), Arc::clone(&self.bias));
+        node(pass, x, y, move |g, wanted| {
+            let normal = normal(&z)?;
+            let (sum, along) = (column_sums(g)?, column_sums(&(g * &normal)?)?);
+            own_weight.add_gradient(&along)?;
+            own_bias.add_gradient(&sum)?;
+            if !wanted {
+                return Ok(None);
+            }
+            // dz = scale (g - mean(g) - n mean(g n)), n the normalised input
+            let part = 1.0 / rows as f64;
+            let inner = g
+                .broadcast_sub(&sum.affine(part, 0.0)?)?
+                .sub(&normal.broadcast_mul(&along.affine(part, 0.0)?)?)?;
+            // The weight of this step: it changes behind it.
+            let scale = (&rstd * own_weight.tensor().detach())?;
+            Ok(Some(inner.broadcast_mul(&scale)?))
+        })
+    }
+
+    /// Moves the running moments towards those of a batch.
+    fn follow(&self, mean: &Tensor, var: &Tensor, rows: usize) -> Result<()> {
+        let shown = match &self.before {
+            Some(before) => (mean + before.tensor().detach())?,
+            None => mean.clone(),
+        };
+        let unbiased = rows as f64 / (rows - 1) as f64;
+        let move_to = |running: &Arc<Param>, new: Tensor| {
+            let momentum = f64::from(MOMENTUM);
+            let old = running.tensor().detach().affine(1.0 - momentum, 0.0)?;
+            running.set(&(old + new.affine(momentum, 0.0)?)?)
+        };
+        move_to(&self.running_mean, shown)?;
+        move_to(&self.running_var, var.affine(unbiased, 0.0)?)
     }
 }
 

@@ -13,15 +13,17 @@
 //! Training may drop attention weights, the output of each half's last layer
 //! and the input of the MLP's, and whole halves.
 
-use candle_core::{D, Tensor};
+use candle_core::{Tensor, Var};
 
 use super::{
     Activation, AttentionConfig, BlockParams, BlockRates, Pass, Segments,
-    attention::attention_row,
+    attention_tensors::attend,
     block_finish::Finish,
     block_fused::FusedBlock,
     dropout::{Masks, masked, path_factors},
     layer_norm,
+    node::node,
+    rows::take_rows,
 };
 use crate::Result;
 
@@ -49,20 +51,54 @@ impl Block {
         segments: &Segments,
         only: Option<&[usize]>,
     ) -> Result<Tensor> {
-        if !pass.is_fused() {
-            let y = self.composite(pass, x, segments)?;
-            return match only {
-                None => Ok(y),
-                Some(only) => select_places(&y, segments, only),
-            };
+        if pass.is_fused() {
+            return pass.apply(x, FusedBlock::new(self, pass, segments, only));
         }
-        pass.apply(x, FusedBlock::new(self, pass, segments, only))
+        match pass.training && pass.remakes {
+            true => self.remade(pass, x, segments, only),
+            false => self.composite(pass, x, segments, only),
+        }
     }
 
-    fn composite(&self, pass: &Pass, x: &Tensor, segments: &Segments) -> Result<Tensor> {
+    /// As [`Block::composite`], keeping nothing but the input: the way back runs
+    /// the block again (gradient checkpointing; Chen et al. 2016,
+    /// arXiv:1604.06174).
+    fn remade(
+        &self,
+        pass: &Pass,
+        x: &Tensor,
+        segments: &Segments,
+        only: Option<&[usize]>,
+    ) -> Result<Tensor> {
+        let y = self.composite(&pass.without_graph(), &x.detach(), segments, only)?;
+        let (block, own, kept) = (self.clone(), pass.clone(), x.detach());
+        let (segments, only) = (segments.clone(), only.map(<[usize]>::to_vec));
+        node(pass, x, y, move |g, wanted| {
+            let leaf = Var::from_tensor(&kept)?;
+            // Operations give no gradient to a variable itself.
+            let input = match wanted {
+                true => leaf.as_tensor().affine(1.0, 0.0)?,
+                false => kept.clone(),
+            };
+            let y = block
+                .composite(&own, &input, &segments, only.as_deref())
+                .map_err(candle_core::Error::wrap)?;
+            // Its gradient with respect to `y` is `g`.
+            let grads = (y * g)?.sum_all()?.backward()?;
+            Ok(grads.get(&leaf).map(Tensor::detach))
+        })
+    }
+
+    fn composite(
+        &self,
+        pass: &Pass,
+        x: &Tensor,
+        segments: &Segments,
+        only: Option<&[usize]>,
+    ) -> Result<Tensor> {
         let p = &self.params;
         let masks = self.rates.masks(pass);
-        let places = segments.places(None);
+        let places = segments.places(only);
         let finished = |half: usize, mut x: Tensor| -> Result<Tensor> {
             if let Some(masks) = &masks.halves[half] {
                 x = masked(&x, masks, &places)?;
@@ -75,12 +111,18 @@ impl Block {
             }
             Ok(x)
         };
+        // For one place of each sequence the others are keys and values alone.
+        let chosen = |x: &Tensor| match only {
+            Some(only) => select_places(pass, x, segments, only),
+            None => Ok(x.clone()),
+        };
         let attended = |x: &Tensor| -> Result<Tensor> {
-            let mixed = self.composite_attention(pass, x, segments, masks.attention.as_ref())?;
+            let masks = masks.attention.as_ref();
+            let mixed = self.composite_attention(pass, x, &chosen(x)?, segments, only, masks)?;
             finished(0, p.out.composite(pass, &mixed)?)
         };
         let mlp = |x: &Tensor| -> Result<Tensor> {
-            let mut active = self.activation.composite(&p.fc1.composite(pass, x)?)?;
+            let mut active = self.activation.map(pass, &p.fc1.composite(pass, x)?)?;
             if let Some(gate) = &p.gate {
                 active = (active * gate.composite(pass, x)?)?;
             }
@@ -94,96 +136,45 @@ impl Block {
             None => Ok(x.clone()),
         };
         if self.norm_first {
-            let h = (x + attended(&norm1(x)?)?)?;
+            let h = (chosen(x)? + attended(&norm1(x)?)?)?;
             Ok((&h + mlp(&layer_norm(pass, &h, &p.norm2)?)?)?)
         } else {
-            let h = norm1(&(x + attended(x)?)?)?;
+            let h = norm1(&(chosen(x)? + attended(x)?)?)?;
             layer_norm(pass, &(&h + mlp(&h)?)?, &p.norm2)
         }
     }
 
+    /// Attention of the rows `asking` to the rows of `x`.
     fn composite_attention(
         &self,
         pass: &Pass,
         x: &Tensor,
+        asking: &Tensor,
         segments: &Segments,
+        only: Option<&[usize]>,
         masks: Option<&Masks>,
     ) -> Result<Tensor> {
         let config = &self.attention;
         let p = &self.params;
-        let (q, k, v) = (
-            p.query.composite(pass, x)?,
-            p.key.composite(pass, x)?,
-            p.value.composite(pass, x)?,
-        );
-        // Sequences of one length at once, others one by one.
-        let groups: Vec<(usize, usize, usize)> = match segments.common_length() {
-            Some(length) => vec![(0, segments.count(), length)],
-            None => segments.iter().map(|(start, n)| (start, 1, n)).collect(),
+        // Norms of heads, and what turns rows by their places.
+        let prepared = |x: Tensor, norm: usize, only: Option<&[usize]>| -> Result<Tensor> {
+            let mut x = x;
+            if let Some(norms) = &p.head_norms {
+                let shape = x.shape().clone();
+                let heads = x.reshape(((), config.head))?;
+                x = layer_norm(pass, &heads, &norms[norm])?.reshape(shape)?;
+            }
+            if let Some(rotary) = &config.rotary {
+                let places = segments.places(only);
+                let places: Vec<usize> = places.into_iter().map(|(_, place)| place).collect();
+                x = rotary.composite(pass, &x, &places)?;
+            }
+            Ok(x)
         };
-        let mut mixed = Vec::with_capacity(groups.len());
-        for (first, (start, count, length)) in groups.into_iter().enumerate() {
-            let split = |rows: &Tensor, heads: usize, norm: Option<usize>| -> Result<Tensor> {
-                let mut x = rows.narrow(0, start, count * length)?.reshape((
-                    count,
-                    length,
-                    heads,
-                    config.head,
-                ))?;
-                if let (Some(norms), Some(norm)) = (&p.head_norms, norm) {
-                    x = layer_norm(pass, &x, &norms[norm])?;
-                }
-                Ok(x.transpose(1, 2)?.contiguous()?)
-            };
-            let turned = |x: Tensor| match &config.rotary {
-                Some(rotary) => rotary.composite(&x),
-                None => Ok(x),
-            };
-            // A head of keys and values for each of queries.
-            let spread = |x: Tensor| -> Result<Tensor> {
-                if config.group() == 1 {
-                    return Ok(x);
-                }
-                let shape = (count, config.kv_heads, config.group(), length, config.head);
-                let all = (count, config.heads, length, config.head);
-                Ok(x.unsqueeze(2)?.broadcast_as(shape)?.reshape(all)?)
-            };
-            let q = turned(split(&q, config.heads, Some(0))?)?;
-            let k = spread(turned(split(&k, config.kv_heads, Some(1))?)?)?;
-            let v = spread(split(&v, config.kv_heads, None)?)?;
-            let mut scores = (q.matmul(&k.transpose(2, 3)?)? * f64::from(config.scale))?;
-            if let Some(bias) = &config.bias {
-                scores = scores.broadcast_add(&bias.composite(pass, length, x.device())?)?;
-            }
-            if config.causal || config.reach.is_some() {
-                let mask: Vec<f32> = (0..length * length)
-                    .map(|i| {
-                        let visible = config.visible(i / length, length);
-                        let seen = visible.contains(&(i % length));
-                        if seen { 0.0 } else { f32::MIN }
-                    })
-                    .collect();
-                let mask = Tensor::from_vec(mask, (1, 1, length, length), x.device())?;
-                scores = scores.broadcast_add(&mask)?;
-            }
-            let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?;
-            let exp = shifted.exp()?;
-            let mut weights = exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)?;
-            if let Some(masks) = masks {
-                // `first` is the number of the group's first sequence.
-                let mut factors = vec![1.0; count * config.heads * length * length];
-                for (i, row) in factors.chunks_exact_mut(length).enumerate() {
-                    let (head, place) = (i / length % config.heads, i % length);
-                    let sequence = first + i / (config.heads * length);
-                    masks.apply(sequence, attention_row(head, place), row);
-                }
-                let factors = Tensor::from_vec(factors, weights.shape(), weights.device())?;
-                weights = (weights * factors)?;
-            }
-            let rows = weights.matmul(&v)?.transpose(1, 2)?;
-            mixed.push(rows.reshape((count * length, config.width()))?);
-        }
-        Ok(Tensor::cat(&mixed, 0)?)
+        let q = prepared(p.query.composite(pass, asking)?, 0, only)?;
+        let k = prepared(p.key.composite(pass, x)?, 1, None)?;
+        let v = p.value.composite(pass, x)?;
+        attend(pass, config, [&q, &k, &v], segments, only, masks)
     }
 }
 
@@ -212,7 +203,7 @@ pub(crate) fn run_blocks_from(
     let Some((last, others)) = blocks.split_last() else {
         return match only {
             None => Ok(x.clone()),
-            Some(only) => select_places(x, segments, only),
+            Some(only) => select_places(pass, x, segments, only),
         };
     };
     let mut x = x.clone();
@@ -223,9 +214,14 @@ pub(crate) fn run_blocks_from(
 }
 
 /// The row of one place of each sequence.
-pub(super) fn select_places(x: &Tensor, segments: &Segments, only: &[usize]) -> Result<Tensor> {
+pub(super) fn select_places(
+    pass: &Pass,
+    x: &Tensor,
+    segments: &Segments,
+    only: &[usize],
+) -> Result<Tensor> {
     let rows: Vec<u32> = segments.rows_of(only).map(|row| row as u32).collect();
-    Ok(x.index_select(&Tensor::from_slice(&rows, rows.len(), x.device())?, 0)?)
+    take_rows(pass, x, rows)
 }
 
 #[cfg(test)]

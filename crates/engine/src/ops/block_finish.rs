@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::{LayerNorm, Pass, floats, layer_norm, with_grad};
+use super::{LayerNorm, Pass, floats, layer_norm, node::node, tensors::column_sums, with_grad};
 use crate::{Result, kernels::simd, params::Param};
 
 /// The last operation of a half.
@@ -65,11 +65,20 @@ impl Finish {
         }
     }
 
-    /// `finish(x)` from candle's operations.
+    /// `finish(x)` on any device.
     pub(super) fn composite(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Scale(scale) => Ok(x.broadcast_mul(&pass.value(scale))?),
-            Self::Norm(norm) => layer_norm(pass, x, norm),
-        }
+        let scale = match self {
+            Self::Scale(scale) => scale,
+            Self::Norm(norm) => return layer_norm(pass, x, norm),
+        };
+        let y = x.detach().broadcast_mul(&scale.tensor().detach())?;
+        let (kept, scale) = (x.detach(), Arc::clone(scale));
+        node(pass, x, y, move |g, wanted| {
+            if scale.is_trainable() {
+                scale.add_gradient(&column_sums(&(g * &kept)?)?)?;
+            }
+            let dx = wanted.then(|| g.broadcast_mul(&scale.tensor().detach()));
+            dx.transpose()
+        })
     }
 }

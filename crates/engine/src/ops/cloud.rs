@@ -1,13 +1,13 @@
 //! Operations on groups of points (PointNet++; Qi et al. 2017,
 //! arXiv:1706.02413): which points are the centres of groups, which belong to
-//! each, and the largest value of each group. They run on the CPU alone.
+//! each, and the largest value of each group. Groups are chosen on the CPU.
 
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{FusedOp, Pass};
+use super::{FusedOp, Pass, largest::first_largest, rows::take_rows};
 use crate::Result;
 
 /// A place in space.
@@ -91,15 +91,25 @@ pub(crate) struct Groups {
 /// groups, points, 3 + width]` of features `[rows, width]`, which have the same
 /// number of rows for each cloud.
 pub(crate) fn group(pass: &Pass, features: Option<&Tensor>, groups: Groups) -> Result<Tensor> {
-    match features {
-        Some(features) => pass.apply(features, Group(groups)),
-        None => {
-            let [clouds, count, points] = groups.shape;
-            let values: Vec<f32> = groups.coordinates.into_iter().flatten().collect();
-            let shape = (clouds, count, points, 3);
-            Ok(Tensor::from_vec(values, shape, pass.anchor.device())?)
-        }
-    }
+    let features = match features {
+        Some(features) if pass.is_fused() => return pass.apply(features, Group(groups)),
+        features => features,
+    };
+    let [clouds, count, points] = groups.shape;
+    let values: Vec<f32> = groups.coordinates.into_iter().flatten().collect();
+    let shape = (clouds, count, points, 3);
+    let coordinates = Tensor::from_vec(values, shape, pass.anchor.device())?;
+    let Some(features) = features else {
+        return Ok(coordinates);
+    };
+    let rows = groups.rows.iter().map(|row| *row as u32).collect();
+    let features = take_rows(pass, features, rows)?;
+    let features = features.reshape((clouds, count, points, ()))?;
+    let parts = match groups.coordinates_first {
+        true => [coordinates, features],
+        false => [features, coordinates],
+    };
+    Ok(Tensor::cat(&parts, 3)?)
 }
 
 struct Group(Groups);
@@ -171,6 +181,10 @@ impl FusedOp for Group {
 /// The largest value of each group, `[clouds * groups, width]` of `[clouds,
 /// groups, points, width]`.
 pub(crate) fn max_of_groups(pass: &Pass, x: &Tensor) -> Result<Tensor> {
+    if !pass.is_fused() {
+        let (clouds, groups, points, width) = x.dims4()?;
+        return first_largest(pass, &x.reshape((clouds * groups, points, width))?);
+    }
     pass.apply(x, MaxOfGroups::default())
 }
 
@@ -238,9 +252,18 @@ mod tests {
 
     use super::*;
     use crate::ops::{
-        Runtime,
+        Kernels, Runtime,
         testing::{close, noise, params},
     };
+
+    /// A runtime of each form.
+    fn both() -> [Runtime; 2] {
+        [Kernels::Fused, Kernels::Composite].map(|kernels| {
+            let mut runtime = Runtime::new(&params(&[], &[])).unwrap();
+            runtime.kernels = kernels;
+            runtime
+        })
+    }
 
     const LINE: [Point; 5] = [
         [0.0, 0.0, 0.0],
@@ -285,7 +308,6 @@ mod tests {
 
     #[test]
     fn groups_hold_what_indexing_finds_and_give_gradients_back() {
-        let runtime = Runtime::new(&params(&[], &[])).unwrap();
         let (width, clouds) = (4, 2);
         let rows = vec![0, 2, 2, 1, 4, 4, 3, 5];
         let coordinates: Vec<Point> = noise(1, 3 * rows.len())
@@ -294,7 +316,10 @@ mod tests {
             .collect();
         let x = Var::from_vec(noise(2, 6 * width), (6, width), &Device::Cpu).unwrap();
         let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        for coordinates_first in [true, false] {
+        for (runtime, coordinates_first) in both()
+            .into_iter()
+            .flat_map(|runtime| [true, false].map(|first| (runtime.clone(), first)))
+        {
             let input = (x.as_tensor() * 1.0).unwrap();
             let places: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
             let places = Tensor::from_vec(places, rows.len(), &Device::Cpu).unwrap();
@@ -327,19 +352,20 @@ mod tests {
 
     #[test]
     fn the_largest_of_a_group_gets_the_gradient_once() {
-        let runtime = Runtime::new(&params(&[], &[])).unwrap();
         // Two groups of two points of two elements; 5 occurs twice.
         let values = vec![5.0f32, 1.0, 5.0, 2.0, -3.0, 8.0, -1.0, 7.0];
-        let x = Var::from_vec(values, (1, 2, 2, 2), &Device::Cpu).unwrap();
-        let input = (x.as_tensor() * 1.0).unwrap();
-        let y = max_of_groups(&runtime.training(), &input).unwrap();
-        assert_eq!(y.to_vec2::<f32>().unwrap(), [[5.0, 2.0], [-1.0, 8.0]]);
-        let g = Tensor::from_vec(vec![1f32, 2.0, 4.0, 8.0], (2, 2), &Device::Cpu).unwrap();
-        let grads = (y * g).unwrap().sum_all().unwrap().backward().unwrap();
-        let found = grads.get(&x).unwrap().flatten_all().unwrap();
-        assert_eq!(
-            found.to_vec1::<f32>().unwrap(),
-            [1.0, 0.0, 0.0, 2.0, 0.0, 8.0, 4.0, 0.0]
-        );
+        for runtime in both() {
+            let x = Var::from_vec(values.clone(), (1, 2, 2, 2), &Device::Cpu).unwrap();
+            let input = (x.as_tensor() * 1.0).unwrap();
+            let y = max_of_groups(&runtime.training(), &input).unwrap();
+            assert_eq!(y.to_vec2::<f32>().unwrap(), [[5.0, 2.0], [-1.0, 8.0]]);
+            let g = Tensor::from_vec(vec![1f32, 2.0, 4.0, 8.0], (2, 2), &Device::Cpu).unwrap();
+            let grads = (y * g).unwrap().sum_all().unwrap().backward().unwrap();
+            let found = grads.get(&x).unwrap().flatten_all().unwrap();
+            assert_eq!(
+                found.to_vec1::<f32>().unwrap(),
+                [1.0, 0.0, 0.0, 2.0, 0.0, 8.0, 4.0, 0.0]
+            );
+        }
     }
 }

@@ -1,5 +1,5 @@
 //! Layers of convolutional networks, channels last: `[batch, height, width,
-//! channels]`. They run on the CPU alone.
+//! channels]`.
 
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ impl Padding {
 }
 
 impl ConvNorm {
-    fn dims(&self, shape: &[usize]) -> candle_core::Result<ConvDims> {
+    pub(super) fn dims(&self, shape: &[usize]) -> candle_core::Result<ConvDims> {
         let [batch, height, width, inputs] = *shape else {
             candle_core::bail!("a convolution takes [batch, height, width, channels]")
         };
@@ -376,12 +376,12 @@ mod tests {
 
     use super::*;
     use crate::ops::{
-        Runtime,
+        Kernels, Runtime,
         testing::{close, noise, params},
     };
 
     /// The same layer from candle's operations, channels first inside.
-    fn composite(pass: &Pass, layer: &ConvNorm, x: &Tensor, residual: Option<&Tensor>) -> Tensor {
+    fn primitive(pass: &Pass, layer: &ConvNorm, x: &Tensor, residual: Option<&Tensor>) -> Tensor {
         let x = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
         let z = match (&layer.weight, layer.padding) {
             (None, _) => x,
@@ -529,21 +529,32 @@ mod tests {
             let found = layer
                 .forward(&still, &input.detach(), detached.as_ref())
                 .unwrap();
-            let expected = composite(&still, &layer, &input.detach(), detached.as_ref());
-            close(
-                &flat(&found),
-                &flat(&expected),
-                &format!("{what}: inference"),
-            );
+            let expected = primitive(&still, &layer, &input.detach(), detached.as_ref());
+            let mut composite = runtime.clone();
+            composite.kernels = Kernels::Composite;
+            let on_a_device = layer
+                .forward(&composite.inference(), &input.detach(), detached.as_ref())
+                .unwrap();
+            for found in [&found, &on_a_device] {
+                let what = format!("{what}: inference");
+                close(&flat(found), &flat(&expected), &what);
+            }
 
             let mut seen = Vec::new();
-            for fused in [true, false] {
+            let before: Vec<Vec<f32>> = params.iter().map(|p| p.to_vec().unwrap()).collect();
+            for form in ["fused", "composite", "primitive"] {
                 params.zero_grad();
-                let pass = runtime.training();
-                let y = if fused {
-                    layer.forward(&pass, &input, added.as_ref()).unwrap()
-                } else {
-                    composite(&pass, &layer, &input, added.as_ref())
+                // Each moves the running moments from the same start.
+                for (param, value) in params.iter().zip(&before) {
+                    param.update(|own| own.copy_from_slice(value)).unwrap();
+                }
+                let pass = match form {
+                    "composite" => composite.training(),
+                    _ => runtime.training(),
+                };
+                let y = match form {
+                    "primitive" => primitive(&pass, &layer, &input, added.as_ref()),
+                    _ => layer.forward(&pass, &input, added.as_ref()).unwrap(),
                 };
                 let weights = Tensor::from_vec(noise(9, y.elem_count()), y.shape(), y.device());
                 let loss = (&y * weights.unwrap()).unwrap().sum_all().unwrap();
@@ -555,10 +566,19 @@ mod tests {
                 for param in params.iter().filter(|p| p.is_trainable()) {
                     all.push((param.name().to_owned(), param.grad().unwrap().clone()));
                 }
+                let moments = params.iter().filter(|p| !p.is_trainable());
+                if form != "primitive" {
+                    all.extend(moments.map(|p| (p.name().to_owned(), p.to_vec().unwrap())));
+                }
                 seen.push(all);
             }
-            for ((name, found), (_, expected)) in seen[0].iter().zip(&seen[1]) {
-                close(found, expected, &format!("{what}: {name}"));
+            for (form, found) in ["fused", "composite"].iter().zip(&seen) {
+                for ((name, found), (_, expected)) in found.iter().zip(&seen[2]) {
+                    close(found, expected, &format!("{what}: {name}, {form}"));
+                }
+            }
+            for ((name, found), (_, expected)) in seen[1].iter().zip(&seen[0]) {
+                close(found, expected, &format!("{what}: {name}, both forms"));
             }
         }
     }

@@ -12,10 +12,10 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use super::{
     ConvNorm, Inference, Pass, argument,
     conv::{InputGradient, Means, Saved},
-    floats,
+    conv_tensors, floats,
 };
 use crate::{
-    Error, Result,
+    Result,
     kernels::{
         gemm::Precision,
         pool::{Buffer, Pool},
@@ -45,9 +45,7 @@ pub(crate) fn run_layers(
     shortcut: Shortcut<'_>,
 ) -> Result<Tensor> {
     if !pass.is_fused() {
-        return Err(Error::from(candle_core::Error::Msg(
-            "convolutional networks run on the CPU alone".to_owned(),
-        )));
+        return conv_tensors::run(pass, x, inner, last, shortcut);
     }
     let op = FusedLayers {
         inner: inner.to_vec(),
@@ -313,7 +311,7 @@ mod tests {
     use crate::{
         kernels::simd::Curve,
         ops::{
-            BatchNorm, ConvKind, Padding, Runtime,
+            BatchNorm, ConvKind, Kernels, Padding, Runtime,
             testing::{close, noise, params},
         },
         params::Params,
@@ -413,13 +411,17 @@ mod tests {
                 let what = format!("{count} layers, step {stride}, {name}");
                 close(&flat(&run(&still, true)), &flat(&run(&still, false)), &what);
 
-                let seen = [true, false].map(|together| {
+                let mut composite = runtime.clone();
+                composite.kernels = Kernels::Composite;
+                let seen = [(&runtime, true), (&runtime, false), (&composite, true)];
+                let seen = seen.map(|(runtime, together)| {
                     params.zero_grad();
                     let y = run(&runtime.training(), together);
                     let weights = noise(9, y.elem_count());
                     let weights = Tensor::from_vec(weights, y.shape(), y.device()).unwrap();
                     let loss = (&y * weights).unwrap().sum_all().unwrap();
                     let grads = loss.backward().unwrap();
+                    params.collect(&grads).unwrap();
                     let mut all = vec![flat(&y)];
                     for variable in [&x, &other] {
                         all.push(grads.get(variable).map(flat).unwrap_or_default());
@@ -427,8 +429,10 @@ mod tests {
                     all.extend(params.iter().filter_map(|p| p.grad()).map(|g| g.clone()));
                     all
                 });
-                for (i, (found, expected)) in seen[0].iter().zip(&seen[1]).enumerate() {
-                    close(found, expected, &format!("{what}: {i}"));
+                for form in [0, 2] {
+                    for (i, (found, expected)) in seen[form].iter().zip(&seen[1]).enumerate() {
+                        close(found, expected, &format!("{what}: {i}, form {form}"));
+                    }
                 }
                 assert!(seen[0][1].iter().any(|g| *g != 0.0), "{what}: no gradient");
             }

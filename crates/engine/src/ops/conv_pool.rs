@@ -5,12 +5,15 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::{FusedOp, Pass, argument, floats};
+use super::{FusedOp, Pass, argument, conv_tensors, floats};
 use crate::{Result, kernels::simd};
 
 /// The largest of 3x3 places, every second place across and down, one place
 /// beyond the border.
 pub(crate) fn max_pool(pass: &Pass, x: &Tensor) -> Result<Tensor> {
+    if !pass.is_fused() {
+        return conv_tensors::max_pool(pass, x);
+    }
     pass.apply(
         x,
         MaxPool {
@@ -91,6 +94,10 @@ impl FusedOp for MaxPool {
 /// Each picture's channels, `[batch, height, width, channels]`, times a number
 /// for each: `[batch, channels]`.
 pub(crate) fn scale_channels(pass: &Pass, x: &Tensor, by: &Tensor) -> Result<Tensor> {
+    if !pass.is_fused() {
+        let (batch, channels) = by.dims2()?;
+        return Ok(x.broadcast_mul(&by.reshape((batch, 1, 1, channels))?)?);
+    }
     pass.apply3(x, Some(by), ScaleChannels)
 }
 
@@ -164,9 +171,18 @@ mod tests {
 
     use super::*;
     use crate::ops::{
-        Runtime,
+        Kernels, Runtime,
         testing::{noise, params},
     };
+
+    /// A runtime of each form.
+    fn both() -> [Runtime; 2] {
+        [Kernels::Fused, Kernels::Composite].map(|kernels| {
+            let mut runtime = Runtime::new(&params(&[], &[])).unwrap();
+            runtime.kernels = kernels;
+            runtime
+        })
+    }
 
     fn flat(t: &Tensor) -> Vec<f32> {
         t.flatten_all().unwrap().to_vec1().unwrap()
@@ -174,41 +190,62 @@ mod tests {
 
     #[test]
     fn the_largest_place_is_taken_and_gets_the_gradient() {
-        let runtime = Runtime::new(&params(&[], &[])).unwrap();
-        // One channel: the largest of the top left four is 9.
-        let x: Vec<f32> = vec![1.0, 9.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
-        let x = Var::from_vec(x, (1, 3, 3, 1), &Device::Cpu).unwrap();
-        let input = (x.as_tensor() * 1.0).unwrap();
-        let y = max_pool(&runtime.training(), &input).unwrap();
-        assert_eq!(y.dims(), [1, 2, 2, 1]);
-        assert_eq!(flat(&y), [9.0, 9.0, 7.0, 8.0]);
-        let g = Tensor::from_vec(vec![1f32, 2.0, 4.0, 8.0], y.shape(), y.device()).unwrap();
-        let grads = (y * g).unwrap().sum_all().unwrap().backward().unwrap();
-        let found = flat(grads.get(&x).unwrap());
-        assert_eq!(found, [0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 4.0, 8.0]);
+        for runtime in both() {
+            // One channel: the largest of the top left four is 9.
+            let x: Vec<f32> = vec![1.0, 9.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
+            let x = Var::from_vec(x, (1, 3, 3, 1), &Device::Cpu).unwrap();
+            let input = (x.as_tensor() * 1.0).unwrap();
+            let y = max_pool(&runtime.training(), &input).unwrap();
+            assert_eq!(y.dims(), [1, 2, 2, 1]);
+            assert_eq!(flat(&y), [9.0, 9.0, 7.0, 8.0]);
+            let g = Tensor::from_vec(vec![1f32, 2.0, 4.0, 8.0], y.shape(), y.device()).unwrap();
+            let grads = (y * g).unwrap().sum_all().unwrap().backward().unwrap();
+            let found = flat(grads.get(&x).unwrap());
+            assert_eq!(found, [0.0, 3.0, 0.0, 0.0, 0.0, 0.0, 0.0, 4.0, 8.0]);
+        }
+    }
+
+    #[test]
+    fn pools_of_pictures_of_any_sides_and_of_equal_places_are_the_same_in_both_forms() {
+        for (height, width) in [(5, 6), (6, 5), (1, 7), (8, 2)] {
+            let [fused, composite] = both().map(|runtime| {
+                let x = noise(1, 2 * height * width * 3);
+                // Many places are equal: the first gets the gradient.
+                let x: Vec<f32> = x.iter().map(|x| (x * 2.0).round().max(0.0)).collect();
+                let x = Var::from_vec(x, (2, height, width, 3), &Device::Cpu).unwrap();
+                let input = (x.as_tensor() * 1.0).unwrap();
+                let y = max_pool(&runtime.training(), &input).unwrap();
+                let g = Tensor::from_vec(noise(2, y.elem_count()), y.shape(), y.device()).unwrap();
+                let grads = (&y * g).unwrap().sum_all().unwrap().backward().unwrap();
+                (flat(&y), flat(grads.get(&x).unwrap()))
+            });
+            assert_eq!(fused.0, composite.0);
+            crate::ops::testing::close(&fused.1, &composite.1, "x");
+        }
     }
 
     #[test]
     fn channels_are_scaled_as_by_broadcasting() {
-        let runtime = Runtime::new(&params(&[], &[])).unwrap();
-        let x = Var::from_vec(noise(1, 2 * 3 * 2 * 5), (2, 3, 2, 5), &Device::Cpu).unwrap();
-        let by = Var::from_vec(noise(2, 10), (2, 5), &Device::Cpu).unwrap();
-        let (input, scale) = (
-            (x.as_tensor() * 1.0).unwrap(),
-            (by.as_tensor() * 1.0).unwrap(),
-        );
-        let plain = input
-            .broadcast_mul(&scale.reshape((2, 1, 1, 5)).unwrap())
-            .unwrap();
-        let fused = scale_channels(&runtime.training(), &input, &scale).unwrap();
-        assert_eq!(flat(&plain), flat(&fused));
-        let g = Tensor::from_vec(noise(3, 60), fused.shape(), fused.device()).unwrap();
-        let of = |y: Tensor| {
-            let grads = (y * &g).unwrap().sum_all().unwrap().backward().unwrap();
-            (flat(grads.get(&x).unwrap()), flat(grads.get(&by).unwrap()))
-        };
-        let (found, expected) = (of(fused), of(plain));
-        crate::ops::testing::close(&found.0, &expected.0, "x");
-        crate::ops::testing::close(&found.1, &expected.1, "by");
+        for runtime in both() {
+            let x = Var::from_vec(noise(1, 2 * 3 * 2 * 5), (2, 3, 2, 5), &Device::Cpu).unwrap();
+            let by = Var::from_vec(noise(2, 10), (2, 5), &Device::Cpu).unwrap();
+            let (input, scale) = (
+                (x.as_tensor() * 1.0).unwrap(),
+                (by.as_tensor() * 1.0).unwrap(),
+            );
+            let plain = input
+                .broadcast_mul(&scale.reshape((2, 1, 1, 5)).unwrap())
+                .unwrap();
+            let found = scale_channels(&runtime.training(), &input, &scale).unwrap();
+            assert_eq!(flat(&plain), flat(&found));
+            let g = Tensor::from_vec(noise(3, 60), found.shape(), found.device()).unwrap();
+            let of = |y: Tensor| {
+                let grads = (y * &g).unwrap().sum_all().unwrap().backward().unwrap();
+                (flat(grads.get(&x).unwrap()), flat(grads.get(&by).unwrap()))
+            };
+            let (found, expected) = (of(found), of(plain));
+            crate::ops::testing::close(&found.0, &expected.0, "x");
+            crate::ops::testing::close(&found.1, &expected.1, "by");
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{FusedOp, Pass, Segments, floats, with_grad};
+use super::{FusedOp, Pass, Segments, floats, rows::look_up, with_grad};
 use crate::{Error, Result, kernels, kernels::simd, params::Param};
 
 /// The tables that a text transformer begins with.
@@ -119,10 +119,7 @@ pub(crate) fn token_embeddings(
             tables: tables.clone(),
         });
     }
-    let rows = |table: &Arc<Param>, rows: &[u32]| -> Result<Tensor> {
-        let index = Tensor::from_slice(rows, rows.len(), table.tensor().device())?;
-        Ok(pass.value(table).index_select(&index, 0)?)
-    };
+    let rows = |table: &Arc<Param>, rows: &[u32]| look_up(pass, table, rows);
     let mut sum = rows(&tables.token, ids)?;
     if let Some(position) = tables.position.table() {
         sum = (sum + rows(position, &places)?)?;

@@ -5,7 +5,11 @@ use std::{borrow::Cow, sync::Arc};
 
 use candle_core::{D, Tensor};
 
-use super::{FusedOp, Pass, floats};
+use super::{
+    FusedOp, Pass, floats,
+    node::node,
+    tensors::{column_sums, row_means},
+};
 use crate::{
     Result, kernels,
     kernels::rms_norm,
@@ -126,23 +130,76 @@ pub(crate) fn layer_norm(pass: &Pass, x: &Tensor, norm: &LayerNorm) -> Result<Te
     if pass.is_fused() {
         return pass.apply(x, norm.clone());
     }
-    let centered = if norm.is_rms() {
-        x.clone()
-    } else {
-        x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?
-    };
-    let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
-    let mut weight = pass.value(&norm.weight);
-    if norm.kind == NormKind::RmsPlusOne {
-        weight = (weight + 1.0)?;
+    composite(pass, x, norm)
+}
+
+/// The same on any device. The way back needs the input alone.
+fn composite(pass: &Pass, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
+    let width = x.dim(D::Minus1)?;
+    let shape = x.shape();
+    let rows = x
+        .reshape((x.elem_count() / width.max(1), width))?
+        .contiguous()?;
+    let parts = norm.parts(&rows.detach())?;
+    let mut y = parts.normal.broadcast_mul(&norm.scale()?)?;
+    if let Some(bias) = &norm.bias {
+        y = y.broadcast_add(&bias.tensor().detach())?;
     }
-    let scaled = centered
-        .broadcast_div(&(variance + f64::from(norm.eps))?.sqrt()?)?
-        .broadcast_mul(&weight)?;
-    Ok(match &norm.bias {
-        Some(bias) => scaled.broadcast_add(&pass.value(bias))?,
-        None => scaled,
-    })
+    let (kept, norm) = (rows.detach(), norm.clone());
+    let y = node(pass, &rows, y, move |g, wanted| {
+        let Parts { normal, rstd } = norm.parts(&kept)?;
+        let product = (g * &normal)?;
+        if norm.weight.is_trainable() {
+            norm.weight.add_gradient(&column_sums(&product)?)?;
+        }
+        if let Some(bias) = norm.bias.as_ref().filter(|bias| bias.is_trainable()) {
+            bias.add_gradient(&column_sums(g)?)?;
+        }
+        if !wanted {
+            return Ok(None);
+        }
+        // dx = rstd (dn - mean(dn) - n mean(dn n)), dn = g weight, n the
+        // normalised input; without a mean in the norm there is none here.
+        let dn = g.broadcast_mul(&norm.scale()?)?;
+        let along = row_means(&(&dn * &normal)?)?;
+        let mut dx = (&dn - normal.broadcast_mul(&along)?)?;
+        if !norm.is_rms() {
+            dx = dx.broadcast_sub(&row_means(&dn)?)?;
+        }
+        Ok(Some(dx.broadcast_mul(&rstd)?))
+    })?;
+    Ok(y.reshape(shape)?)
+}
+
+/// Rows without their mean and spread.
+struct Parts {
+    normal: Tensor,
+    /// One over the standard deviation, `[rows, 1]`.
+    rstd: Tensor,
+}
+
+impl LayerNorm {
+    fn parts(&self, x: &Tensor) -> candle_core::Result<Parts> {
+        let centered = match self.is_rms() {
+            true => x.clone(),
+            false => x.broadcast_sub(&row_means(x)?)?,
+        };
+        let variance = row_means(&centered.sqr()?)?;
+        let rstd = (variance + f64::from(self.eps))?.sqrt()?.recip()?;
+        Ok(Parts {
+            normal: centered.broadcast_mul(&rstd)?,
+            rstd,
+        })
+    }
+
+    /// The factors of a normalised row, as a tensor.
+    fn scale(&self) -> candle_core::Result<Tensor> {
+        let weight = self.weight.tensor().detach();
+        match self.kind {
+            NormKind::RmsPlusOne => weight + 1.0,
+            _ => Ok(weight),
+        }
+    }
 }
 
 impl FusedOp for LayerNorm {

@@ -4,7 +4,13 @@ use std::{ops::Range, sync::Arc};
 
 use candle_core::Tensor;
 
-use super::{Draws, FusedOp, Inference, Pass, adapter::Adapter, floats, with_grad};
+use super::{
+    Draws, FusedOp, Inference, Pass,
+    adapter::Adapter,
+    floats,
+    map_rows::{Rows, map_rows},
+    with_grad,
+};
 use crate::{
     Result, kernels,
     kernels::{
@@ -241,18 +247,17 @@ impl Linear {
         }
     }
 
-    /// The same map from candle's operations.
+    /// The same map on any device.
     pub(crate) fn composite(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
-        let own = |tensor: Tensor| tensor.narrow(0, self.first, self.outputs);
-        let weight = own(pass.value(&self.weight))?;
-        let mut y = x.broadcast_matmul(&weight.t()?)?;
-        if let Some(adapter) = &self.adapter {
-            y = (y + adapter.composite(pass, self, x)?)?;
+        let weight = Rows {
+            param: &self.weight,
+            first: self.first,
+        };
+        let y = map_rows(pass, x, weight, self.bias.as_ref(), self.outputs)?;
+        match &self.adapter {
+            Some(adapter) => Ok((y + adapter.composite(pass, self, x)?)?),
+            None => Ok(y),
         }
-        Ok(match &self.bias {
-            Some(bias) => y.broadcast_add(&own(pass.value(bias))?)?,
-            None => y,
-        })
     }
 }
 

@@ -5,32 +5,42 @@
 //! busy, buffers from a pool. Its parameters live inside the operation, and
 //! their gradients are added straight to [`Param::grad`], frozen ones skipped.
 //! The *composite* form is made of candle's primitive operations, runs on any
-//! device, and is what the fused form is tested against.
+//! device, and is what the fused form is tested against. Its costly parts are
+//! nodes of their own too (`node`), whose way back is written by hand with
+//! tensors. Gradients of parameters stay in the memory of the device.
 
 mod activation;
 mod adapter;
 mod attention;
 mod attention_pool;
+mod attention_tensors;
 mod batch_norm;
 mod block;
 mod block_finish;
 mod block_fused;
 mod block_inference;
 mod block_params;
+mod buckets;
 mod cloud;
 mod conv;
 mod conv_layers;
 mod conv_maps;
 mod conv_pool;
+mod conv_tensors;
 mod dropout;
 mod embeddings;
+mod largest;
 mod layer_norm;
 mod linear;
 mod loss;
+mod map_rows;
+mod node;
 mod patches;
 mod pool;
 mod position;
+mod rows;
 mod segments;
+mod tensors;
 
 use std::{ops::Deref, sync::Arc};
 
@@ -87,6 +97,8 @@ pub struct Pass {
     draws: Option<Draws>,
     /// The same for the inputs of adapters.
     adapters: Option<Draws>,
+    /// Whether composite blocks keep their inputs alone.
+    remakes: bool,
 }
 
 /// How a pass that keeps nothing computes.
@@ -111,8 +123,11 @@ pub(crate) struct Runtime {
     pool: Pool,
     anchor: Var,
     pub(crate) kernels: Kernels,
-    /// How exact the products of fused operations are in training.
+    /// How exact products are in training.
     pub(crate) precision: Precision,
+    /// Whether composite blocks keep their inputs alone in training, and make
+    /// the rest again on the way back.
+    pub(crate) remakes: bool,
 }
 
 impl Runtime {
@@ -126,6 +141,7 @@ impl Runtime {
                 Kernels::Composite
             },
             precision: Precision::Float32,
+            remakes: false,
         })
     }
 
@@ -157,6 +173,7 @@ impl Runtime {
             training,
             draws: None,
             adapters: None,
+            remakes: self.remakes,
         }
     }
 }
@@ -198,6 +215,15 @@ impl Pass {
         let draws = self.draws.map(|draws| draws.within(number as u64));
         Self {
             draws,
+            ..self.clone()
+        }
+    }
+
+    /// The same computation, precision and dropout included, of which nothing is
+    /// kept.
+    fn without_graph(&self) -> Self {
+        Self {
+            training: false,
             ..self.clone()
         }
     }

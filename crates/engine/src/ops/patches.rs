@@ -6,7 +6,11 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use super::{FusedOp, Inference, Pass, floats, with_grad};
+use super::{
+    FusedOp, Inference, Pass, floats,
+    map_rows::{Rows, map_rows},
+    with_grad,
+};
 use crate::{
     Error, Result,
     kernels::{
@@ -95,12 +99,8 @@ pub(crate) fn patch_embeddings(
         .permute([0, 2, 4, 1, 3, 5])?
         .contiguous()?
         .reshape((batch, rows * columns, dims.elements()))?;
-    let kernel = pass.value(&layers.kernel);
-    let kernel = kernel.reshape((width, dims.elements()))?;
-    let mut x = patches.broadcast_matmul(&kernel.t()?)?;
-    if let Some(bias) = &layers.bias {
-        x = x.broadcast_add(&pass.value(bias))?;
-    }
+    let (kernel, bias) = (Rows::all(&layers.kernel), layers.bias.as_ref());
+    let mut x = map_rows(pass, &patches, kernel, bias, width)?;
     if let Some(class) = &layers.class {
         let class = pass.value(class).reshape((1, 1, width))?;
         x = Tensor::cat(&[class.broadcast_as((batch, 1, width))?, x], 1)?;

@@ -4,7 +4,10 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
 
-use super::{FusedOp, Pass, Segments, block::select_places};
+use super::{
+    FusedOp, Pass, Segments, block::select_places, largest::first_largest, rows::take_rows,
+    tensors::NO_ROW,
+};
 use crate::{Result, kernels::simd};
 
 /// How the outputs of all places become one embedding. Only the places of a
@@ -137,7 +140,7 @@ impl Pooler {
 /// [`Segments::left_out`] counts at the beginning of each sequence are left out.
 pub(crate) fn pool(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     if let Some(only) = pooler.only(segments) {
-        return select_places(x, segments, &only);
+        return select_places(pass, x, segments, &only);
     }
     if let Pooler::Concat(concat) = pooler {
         let parts = concat
@@ -153,29 +156,68 @@ pub(crate) fn pool(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler)
         };
         return pass.apply(x, op);
     }
-    let left_out = segments.left_out();
-    let pooled: Vec<Tensor> = pooled_places(segments)
-        .map(|(start, length)| -> candle_core::Result<Tensor> {
-            let rows = x.narrow(0, start, length)?;
-            match pooler {
-                Pooler::Max => rows.max_keepdim(0),
-                Pooler::GeM { p, eps } => rows
-                    .maximum(eps)?
-                    .powf(f64::from(p))?
-                    .mean_keepdim(0)?
-                    .powf(1.0 / f64::from(p)),
-                Pooler::MeanSqrtLength => rows.sum_keepdim(0)? / (length as f64).sqrt(),
-                Pooler::WeightedMean => {
-                    let weights = position_weights(left_out, length);
-                    let weights = Tensor::from_vec(weights, (1, length), x.device())?;
-                    weights.matmul(&rows)
-                }
-                _ => rows.mean_keepdim(0),
-            }
-        })
-        .collect::<candle_core::Result<_>>()?;
-    Ok(Tensor::cat(&pooled, 0)?)
+    composite(pass, x, segments, pooler)
 }
+
+/// The same on any device.
+fn composite(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
+    match pooler {
+        Pooler::Max => {
+            let longest = pooled_places(segments).map(|(_, length)| length).max();
+            let longest = longest.unwrap_or(0);
+            let rows = pooled_places(segments).flat_map(|(start, length)| {
+                (0..longest).map(move |place| match place < length {
+                    true => (start + place) as u32,
+                    false => NO_ROW,
+                })
+            });
+            let rows: Vec<u32> = rows.collect();
+            let below = rows.iter().map(|row| match *row {
+                NO_ROW => BELOW_ALL,
+                _ => 0.0,
+            });
+            let below: Vec<f32> = below.collect();
+            let (count, width) = (segments.count(), x.dim(1)?);
+            let below = Tensor::from_vec(below, (count, longest, 1), x.device())?;
+            let x = take_rows(pass, x, rows)?.reshape((count, longest, width))?;
+            first_largest(pass, &x.broadcast_add(&below)?)
+        }
+        Pooler::GeM { p, eps } => {
+            let powers = x.maximum(eps)?.powf(f64::from(p))?;
+            let means = weighted(&powers, segments, Pooler::Mean)?;
+            Ok(means.powf(1.0 / f64::from(p))?)
+        }
+        pooler => weighted(x, segments, pooler),
+    }
+}
+
+/// The sum of the places of each sequence, each times its weight.
+fn weighted(x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
+    let (rows, width) = x.dims2()?;
+    let (count, left_out) = (segments.count(), segments.left_out());
+    if let (Some(length), false) = (
+        segments.common_length().filter(|_| left_out == 0),
+        pooler == Pooler::WeightedMean,
+    ) {
+        let sums = x.reshape((count, length, width))?.sum(1)?;
+        return Ok(sums.affine(1.0 / f64::from(divisor(pooler, length)), 0.0)?);
+    }
+    // A product with a row of weights for each sequence.
+    let mut weights = vec![0f32; count * rows];
+    let places = pooled_places(segments).zip(weights.chunks_exact_mut(rows.max(1)));
+    for ((start, length), row) in places {
+        let own = &mut row[start..start + length];
+        match pooler {
+            Pooler::WeightedMean => own.copy_from_slice(&position_weights(left_out, length)),
+            pooler => own.fill(1.0 / divisor(pooler, length)),
+        }
+    }
+    let weights = Tensor::from_vec(weights, (count, rows), x.device())?;
+    Ok(weights.matmul(x)?)
+}
+
+/// What is added to a place that is not pooled.
+const BELOW_ALL: f32 = -1e30;
 
 /// The first row and the number of the rows of each sequence that are pooled.
 fn pooled_places(segments: &Segments) -> impl Iterator<Item = (usize, usize)> {

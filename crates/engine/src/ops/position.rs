@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
-use super::{Pass, floats, with_grad};
+use super::{Pass, floats, node::node, tensors::rows_at, with_grad};
 use crate::{Result, params::Param};
 
 /// Rotary embeddings (Su et al. 2021, arXiv:2104.09864). Element `i` of a head
@@ -65,17 +65,36 @@ impl Rotary {
         }
     }
 
-    /// The same of `[sequences, heads, length, head]` from candle's operations.
-    pub(super) fn composite(&self, x: &Tensor) -> Result<Tensor> {
-        let (half, length) = (self.steps.len(), x.dim(2)?);
-        let table = self.table(length);
-        let table = table.map(|values| Tensor::from_vec(values, (1, 1, length, half), x.device()));
-        let [cos, sin] = table;
+    /// The same on any device, of `[rows, heads * head]`, whose rows have these
+    /// places.
+    pub(super) fn composite(&self, pass: &Pass, x: &Tensor, places: &[usize]) -> Result<Tensor> {
+        let longest = places.iter().max().map_or(0, |place| place + 1);
+        let half = self.steps.len();
+        let index: Vec<u32> = places.iter().map(|place| *place as u32).collect();
+        let index = Tensor::from_vec(index, places.len(), x.device())?;
+        let tables = self.table(longest).map(|values| {
+            let table = Tensor::from_vec(values, (longest, half), x.device())?;
+            table.index_select(&index, 0)?.unsqueeze(1)
+        });
+        let [cos, sin] = tables;
         let (cos, sin) = (cos?, sin?);
-        let (a, b) = (x.narrow(3, 0, half)?, x.narrow(3, half, half)?);
-        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        Ok(Tensor::cat(&[first, second], 3)?)
+        // The way of gradients is the turn back.
+        let turn = move |x: &Tensor, back: bool| -> candle_core::Result<Tensor> {
+            let (rows, width) = x.dims2()?;
+            let x = x.reshape((rows, width / (2 * half).max(1), 2 * half))?;
+            let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
+            let (a_sin, b_sin) = (a.broadcast_mul(&sin)?, b.broadcast_mul(&sin)?);
+            let (a_cos, b_cos) = (a.broadcast_mul(&cos)?, b.broadcast_mul(&cos)?);
+            let halves = match back {
+                false => [(a_cos - b_sin)?, (b_cos + a_sin)?],
+                true => [(a_cos + b_sin)?, (b_cos - a_sin)?],
+            };
+            Tensor::cat(&halves, 2)?.reshape((rows, width))
+        };
+        let y = turn(&x.detach(), false)?;
+        node(pass, x, y, move |g, wanted| {
+            wanted.then(|| turn(g, true)).transpose()
+        })
     }
 }
 
@@ -222,35 +241,52 @@ impl PositionBias {
         Ok(())
     }
 
-    /// `[1, heads, length, length]` from candle's operations.
-    pub(super) fn composite(&self, pass: &Pass, length: usize, device: &Device) -> Result<Tensor> {
-        let distances = (0..length * length).map(|i| (i % length) as isize - (i / length) as isize);
+    /// The numbers of these distances on any device, `[heads, distances]`.
+    pub(super) fn at(&self, distances: &[isize], device: &Device) -> candle_core::Result<Tensor> {
         match self {
             Self::Slopes(slopes) => {
-                let distances: Vec<isize> = distances.collect();
                 let values = slopes.iter().flat_map(|slope| {
                     let values = distances.iter();
                     values.map(move |distance| -slope * distance.unsigned_abs() as f32)
                 });
-                let shape = (1, slopes.len(), length, length);
-                Ok(Tensor::from_vec(
-                    values.collect::<Vec<f32>>(),
-                    shape,
-                    device,
-                )?)
+                let values: Vec<f32> = values.collect();
+                Tensor::from_vec(values, (slopes.len(), distances.len()), device)
             }
             Self::Buckets {
                 table,
                 max_distance,
             } => {
-                let (count, heads) = table.tensor().dims2()?;
-                let rows = distances.map(|d| bucket(d, count, *max_distance) as u32);
-                let rows = Tensor::from_iter(rows, device)?;
-                let values = pass.value(table).index_select(&rows, 0)?;
-                let values = values.reshape((1, length, length, heads))?;
-                Ok(values.permute((0, 3, 1, 2))?.contiguous()?)
+                let count = table.tensor().dim(0)?;
+                let rows = distances.iter();
+                let rows: Vec<u32> = rows
+                    .map(|distance| bucket(*distance, count, *max_distance) as u32)
+                    .collect();
+                rows_at(&table.tensor().detach(), &rows)?.t()?.contiguous()
             }
         }
+    }
+
+    /// Adds the gradients of [`PositionBias::at`] to the table's.
+    pub(super) fn add_gradient_at(
+        &self,
+        distances: &[isize],
+        g: &Tensor,
+    ) -> candle_core::Result<()> {
+        let Self::Buckets {
+            table,
+            max_distance,
+        } = self
+        else {
+            return Ok(());
+        };
+        let count = table.tensor().dim(0)?;
+        // A row with a single 1 for each distance: there are few buckets.
+        let mut member = vec![0f32; distances.len() * count];
+        for (row, distance) in member.chunks_exact_mut(count).zip(distances) {
+            row[bucket(*distance, count, *max_distance)] = 1.0;
+        }
+        let member = Tensor::from_vec(member, (distances.len(), count), g.device())?;
+        table.add_gradient(&g.matmul(&member)?.t()?)
     }
 }
 

@@ -1,13 +1,17 @@
 //! Places of sequences among rows.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+use super::buckets::Buckets;
 
 /// Where sequences begin and end among rows that follow each other without a
 /// gap.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Segments {
     lengths: Arc<[usize]>,
     left_out: usize,
+    /// Made at the first use, for all blocks of a network.
+    buckets: Arc<OnceLock<Arc<Buckets>>>,
 }
 
 impl Segments {
@@ -16,7 +20,14 @@ impl Segments {
         Self {
             lengths: lengths.into_iter().collect(),
             left_out: 0,
+            buckets: Arc::default(),
         }
+    }
+
+    /// The sequences in groups of similar lengths.
+    pub(super) fn buckets(&self) -> Arc<Buckets> {
+        let buckets = self.buckets.get_or_init(|| Arc::new(Buckets::of(self)));
+        Arc::clone(buckets)
     }
 
     /// The same sequences, of which pooling leaves out the first `places`: a

@@ -84,6 +84,25 @@ impl Adam {
         self.scaled(HashMap::new())
     }
 
+    /// The numbers of a step, counted from 1.
+    pub(super) fn step(&self, step: u64, learning_rate: f64) -> AdamStep {
+        let steps = step as f64;
+        let decay = self.weight_decay;
+        AdamStep {
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            rate: (learning_rate / (1.0 - self.beta1.powf(steps))) as f32,
+            second_scale: (1.0 / (1.0 - self.beta2.powf(steps)).sqrt()) as f32,
+            eps: self.eps as f32,
+            shrink: if self.decoupled {
+                (1.0 - learning_rate * decay) as f32
+            } else {
+                1.0
+            },
+            l2: if self.decoupled { 0.0 } else { decay as f32 },
+        }
+    }
+
     pub(super) fn scaled(self, scales: HashMap<String, f64>) -> Box<dyn Optimizer> {
         Box::new(Stepper::new(self, scales))
     }
@@ -99,21 +118,7 @@ impl Rule for Adam {
     }
 
     fn apply(&self, mut part: Part<'_>, step: u64, learning_rate: f64) {
-        let steps = step as f64;
-        let decay = self.weight_decay;
-        let step = AdamStep {
-            beta1: self.beta1 as f32,
-            beta2: self.beta2 as f32,
-            rate: (learning_rate / (1.0 - self.beta1.powf(steps))) as f32,
-            second_scale: (1.0 / (1.0 - self.beta2.powf(steps)).sqrt()) as f32,
-            eps: self.eps as f32,
-            shrink: if self.decoupled {
-                (1.0 - learning_rate * decay) as f32
-            } else {
-                1.0
-            },
-            l2: if self.decoupled { 0.0 } else { decay as f32 },
-        };
+        let step = self.step(step, learning_rate);
         match &mut part.slots[..] {
             [m, v] => adam(part.value, m, v, part.grad, &step),
             [m, v, most] => {

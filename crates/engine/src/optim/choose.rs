@@ -286,13 +286,14 @@ pub fn layer_scales<'a>(
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Tensor;
     use finetuner_protocol::{Scheduler, SchedulerOptions};
     use serde::Deserialize;
     use serde_json::{Map, Value, json};
 
     use super::*;
     use crate::{
-        optim::{ScheduleSpec, clip_gradients},
+        optim::{ScheduleSpec, clip_gradients, not_finite},
         params::{Param, Params},
     };
 
@@ -339,9 +340,18 @@ mod tests {
         ])
     }
 
+    /// The same with the gradient as on a device.
+    fn on_device(start: &[f32]) -> Params {
+        let params = params(start);
+        params.keep_gradients_as_tensors();
+        params
+    }
+
     fn set_grad(params: &Params, grad: &[f32]) {
+        params.zero_grad();
+        let grad = Tensor::from_slice(grad, grad.len(), params.device()).unwrap();
         for param in params.iter() {
-            param.grad().unwrap().copy_from_slice(grad);
+            param.add_gradient(&grad).unwrap();
         }
     }
 
@@ -353,16 +363,21 @@ mod tests {
     fn twenty_steps_of_every_optimizer_are_those_of_torch() {
         let fixture = fixture();
         let mut names = std::collections::BTreeSet::new();
-        for case in &fixture.optimizers {
+        for (case, params) in fixture
+            .optimizers
+            .iter()
+            .flat_map(|case| [(case, params as fn(&[f32]) -> Params), (case, on_device)])
+        {
             // Stopped in the middle and taken up again, as a checkpoint does.
             let build = || {
                 let spec = spec(&case.name, case.options.clone());
                 spec.build(HashMap::new()).unwrap().0
             };
             let (mut optimizer, params) = (build(), params(&fixture.start));
+            let in_host_memory = params.iter().all(|param| param.grad().is_some());
             for (step, (grad, expected)) in fixture.grads.iter().zip(&case.values).enumerate() {
                 if step == 11 {
-                    let state = optimizer.state().into_iter();
+                    let state = optimizer.state().unwrap().into_iter();
                     let state = state
                         .map(|(name, values)| (name, values.into_owned()))
                         .collect();
@@ -373,7 +388,10 @@ mod tests {
                 optimizer.step(&params, fixture.learning_rate).unwrap();
                 for (found, expected) in value(&params).iter().zip(expected) {
                     let error = (found - expected).abs() / expected.abs().max(0.1);
-                    let what = format!("{} {:?} step {step}", case.name, case.options);
+                    let what = format!(
+                        "{} {:?} step {step}, in host memory: {in_host_memory}",
+                        case.name, case.options
+                    );
                     assert!(error < 1e-4, "{what}: {found} and {expected}");
                 }
             }
@@ -470,14 +488,33 @@ mod tests {
 
     #[test]
     fn gradients_are_clipped_to_their_common_length() {
-        let (a, b) = (params(&[0.0; 2]), params(&[0.0; 2]));
-        set_grad(&a, &[3.0, 0.0]);
-        set_grad(&b, &[0.0, 4.0]);
-        assert_eq!(clip_gradients(&[&a, &b], 10.0), 5.0);
-        let grad = |p: &Params| p.iter().next().unwrap().grad().unwrap().clone();
-        assert_eq!(grad(&a), [3.0, 0.0]);
-        clip_gradients(&[&a, &b], 1.0);
-        assert!((grad(&a)[0] - 0.6).abs() < 1e-6 && (grad(&b)[1] - 0.8).abs() < 1e-6);
+        let grad = |p: &Params| p.iter().next().unwrap().gradient().unwrap().unwrap();
+        // Those of a model on a device, and of a loss on the CPU.
+        for a in [params(&[0.0; 2]), on_device(&[0.0; 2])] {
+            let b = params(&[0.0; 2]);
+            set_grad(&a, &[3.0, 0.0]);
+            set_grad(&b, &[0.0, 4.0]);
+            assert_eq!(clip_gradients(&[&a, &b], 10.0).unwrap(), 5.0);
+            assert_eq!(grad(&a), [3.0, 0.0]);
+            clip_gradients(&[&a, &b], 1.0).unwrap();
+            assert!((grad(&a)[0] - 0.6).abs() < 1e-6 && (grad(&b)[1] - 0.8).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_is_found_wherever_it_is() {
+        for params in [params(&[0.0; 2]), on_device(&[0.0; 2])] {
+            for (grad, found) in [
+                ([1.0, 2.0], None),
+                // Their squares are too large for 32 bits; they are not.
+                ([1e30, 1.0], None),
+                ([f32::NAN, 1.0], Some("p")),
+                ([1.0, f32::NEG_INFINITY], Some("p")),
+            ] {
+                set_grad(&params, &grad);
+                assert_eq!(not_finite(&[&params]).unwrap(), found, "{grad:?}");
+            }
+        }
     }
 
     #[test]

@@ -3,16 +3,21 @@
 
 mod adam;
 mod choose;
+mod gradients;
 mod rules;
 mod schedule;
+mod tensors;
 
 use std::{borrow::Cow, collections::HashMap};
 
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 pub use adam::Adam;
 pub use choose::{OptimizerSpec, layer_scales};
+pub(crate) use gradients::{clip_gradients, not_finite};
 pub use schedule::{Schedule, ScheduleSpec};
+use tensors::{Step, TensorRule};
 
 use crate::{Error, Result, params::Params};
 
@@ -32,8 +37,11 @@ pub trait Optimizer: Send {
     fn moments(&self) -> usize;
 
     /// All that the next step depends on beside the parameters: lists of numbers
-    /// by name, as the optimizer holds them.
-    fn state(&self) -> Vec<(String, Cow<'_, [f32]>)>;
+    /// by name, as the optimizer holds them, or copies of those on a device.
+    ///
+    /// # Errors
+    /// The device fails.
+    fn state(&self) -> Result<Vec<(String, Cow<'_, [f32]>)>>;
 
     /// Goes on from a [`Optimizer::state`].
     ///
@@ -50,7 +58,7 @@ pub(crate) struct Part<'a> {
 }
 
 /// An optimizer that treats every element alike: what it keeps, and one step.
-pub(crate) trait Rule: Send + Sync {
+pub(crate) trait Rule: TensorRule + Send + Sync {
     /// The names of what is kept for each element, as in `torch.optim`.
     fn slots(&self) -> &'static [&'static str];
 
@@ -68,10 +76,40 @@ pub(crate) struct Stepper<R> {
     rule: R,
     steps: u64,
     /// What is kept, slot by slot, of each parameter.
-    kept: HashMap<String, Vec<Vec<f32>>>,
+    kept: HashMap<String, Vec<Slot>>,
     /// What the learning rate of a parameter is multiplied with, where it is
     /// not 1.
     scales: HashMap<String, f64>,
+}
+
+/// Numbers that an optimizer keeps of a parameter, where its gradient is.
+enum Slot {
+    Floats(Vec<f32>),
+    Tensor(Tensor),
+}
+
+impl Slot {
+    fn len(&self) -> usize {
+        match self {
+            Self::Floats(values) => values.len(),
+            Self::Tensor(values) => values.elem_count(),
+        }
+    }
+
+    /// The numbers as a tensor like this one.
+    fn tensor(&self, like: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Floats(values) => Tensor::from_slice(values, like.shape(), like.device())?,
+            Self::Tensor(values) => values.clone(),
+        })
+    }
+
+    fn values(&self) -> Result<Cow<'_, [f32]>> {
+        Ok(match self {
+            Self::Floats(values) => Cow::Borrowed(values),
+            Self::Tensor(values) => Cow::Owned(values.flatten_all()?.to_vec1()?),
+        })
+    }
 }
 
 impl<R: Rule> Stepper<R> {
@@ -89,25 +127,50 @@ impl<R: Rule> Optimizer for Stepper<R> {
     fn step(&mut self, params: &Params, learning_rate: f64) -> Result<()> {
         self.steps += 1;
         let (rule, step) = (&self.rule, self.steps);
-        for param in params.iter() {
-            let Some(grad) = param.grad() else { continue };
+        let slots = rule.slots();
+        for param in params.iter().filter(|param| param.is_trainable()) {
             let rate = learning_rate * self.scales.get(param.name()).copied().unwrap_or(1.0);
-            let slots = rule.slots();
+            let count = param.tensor().elem_count();
             let kept = self.kept.entry(param.name().to_owned()).or_insert_with(|| {
                 let first = slots.iter().map(|slot| rule.initial(slot, rate));
-                first.map(|value| vec![value; grad.len()]).collect()
+                first
+                    .map(|value| Slot::Floats(vec![value; count]))
+                    .collect()
             });
-            if kept.iter().any(|slot| slot.len() != grad.len()) {
+            if kept.iter().any(|slot| slot.len() != count) {
                 return Err(Error::checkpoint(format!(
                     "the optimizer's state does not fit `{}`",
                     param.name()
                 )));
             }
+            if let Some(grad) = param.tensor_gradient()? {
+                let value = param.tensor().detach();
+                let own = kept.iter().map(|slot| slot.tensor(&value));
+                let mut own = own.collect::<Result<Vec<_>>>()?;
+                let step = Step { number: step, rate };
+                let changed = rule.apply_tensors(&value, &grad, &mut own, step)?;
+                *kept = own.into_iter().map(Slot::Tensor).collect();
+                param.set(&changed)?;
+                continue;
+            }
+            let Some(grad) = param.grad() else { continue };
+            let mut own: Vec<&mut Vec<f32>> = Vec::with_capacity(kept.len());
+            for slot in kept {
+                match slot {
+                    Slot::Floats(values) => own.push(values),
+                    Slot::Tensor(_) => {
+                        return Err(Error::checkpoint(format!(
+                            "the optimizer's state of `{}` is on a device",
+                            param.name()
+                        )));
+                    }
+                }
+            }
             param.update(|value| {
                 // Chunks of all slots, side by side.
                 let chunks = grad.len().div_ceil(CHUNK);
                 let mut parts: Vec<Vec<&mut [f32]>> = (0..chunks).map(|_| Vec::new()).collect();
-                for slot in &mut *kept {
+                for slot in own {
                     for (part, chunk) in parts.iter_mut().zip(slot.chunks_mut(CHUNK)) {
                         part.push(chunk);
                     }
@@ -128,7 +191,7 @@ impl<R: Rule> Optimizer for Stepper<R> {
         self.rule.slots().len()
     }
 
-    fn state(&self) -> Vec<(String, Cow<'_, [f32]>)> {
+    fn state(&self) -> Result<Vec<(String, Cow<'_, [f32]>)>> {
         // A step count beyond f32's integers would take years to reach.
         let steps: Cow<'_, [f32]> = Cow::Owned(vec![self.steps as f32]);
         let mut state = vec![("steps".to_owned(), steps)];
@@ -136,10 +199,10 @@ impl<R: Rule> Optimizer for Stepper<R> {
         names.sort();
         for name in names {
             for (slot, values) in self.rule.slots().iter().zip(&self.kept[name]) {
-                state.push((format!("{name}.{slot}"), Cow::Borrowed(values.as_slice())));
+                state.push((format!("{name}.{slot}"), values.values()?));
             }
         }
-        state
+        Ok(state)
     }
 
     fn load_state(&mut self, mut state: HashMap<String, Vec<f32>>) -> Result<()> {
@@ -158,55 +221,12 @@ impl<R: Rule> Optimizer for Stepper<R> {
         for name in names {
             let kept = slots.iter().map(|slot| {
                 let key = format!("{name}.{slot}");
-                state.remove(&key).ok_or_else(|| missing(&key))
+                let values = state.remove(&key).ok_or_else(|| missing(&key));
+                values.map(Slot::Floats)
             });
             let kept = kept.collect::<Result<Vec<_>>>()?;
             self.kept.insert(name, kept);
         }
         Ok(())
     }
-}
-
-/// The first parameter whose gradient has a value that is not finite.
-pub(crate) fn not_finite<'a>(params: &[&'a Params]) -> Option<&'a str> {
-    /// Bits of a positive infinity; those of other numbers without their sign that
-    /// are not finite are above.
-    const INFINITE: u32 = 0x7F80_0000;
-    let of_part = |part: &[f32]| {
-        let bits = part.iter().map(|g| g.to_bits() & 0x7FFF_FFFF);
-        bits.fold(0, u32::max) < INFINITE
-    };
-    let mut all = params.iter().flat_map(|params| params.iter());
-    let bad = all.find(|param| {
-        let grad = param.grad();
-        grad.is_some_and(|grad| !grad.par_chunks(CHUNK).all(of_part))
-    });
-    bad.map(|param| param.name())
-}
-
-/// Scales all gradients so that their common length is at most `limit`, as
-/// `torch.nn.utils.clip_grad_norm_` does. Returns the length that they had.
-pub(crate) fn clip_gradients(params: &[&Params], limit: f64) -> f64 {
-    let mut squares = 0.0;
-    for param in params.iter().flat_map(|params| params.iter()) {
-        if let Some(grad) = param.grad() {
-            // Chunk by chunk in their order: the same sum on every run.
-            let parts: Vec<f64> = grad
-                .par_chunks(CHUNK)
-                .map(|part| part.iter().map(|g| f64::from(*g) * f64::from(*g)).sum())
-                .collect();
-            squares += parts.iter().sum::<f64>();
-        }
-    }
-    let length = squares.sqrt();
-    let factor = (limit / (length + 1e-6)) as f32;
-    if factor < 1.0 {
-        for param in params.iter().flat_map(|params| params.iter()) {
-            if let Some(mut grad) = param.grad() {
-                grad.par_chunks_mut(CHUNK)
-                    .for_each(|part| part.iter_mut().for_each(|g| *g *= factor));
-            }
-        }
-    }
-    length
 }

@@ -189,6 +189,16 @@ impl NAdam {
     fn momentum(&self, step: u64) -> f64 {
         self.betas.0 * (1.0 - 0.5 * 0.96f64.powf(step as f64 * self.momentum_decay))
     }
+
+    /// What gradient and mean are multiplied with in a step.
+    pub(super) fn rates(&self, step: u64, learning_rate: f64) -> [f64; 2] {
+        let product: f64 = (1..=step).map(|t| self.momentum(t)).product();
+        let (now, next) = (self.momentum(step), self.momentum(step + 1));
+        [
+            learning_rate * (1.0 - now) / (1.0 - product),
+            learning_rate * next / (1.0 - product * next),
+        ]
+    }
 }
 
 impl Rule for NAdam {
@@ -199,10 +209,7 @@ impl Rule for NAdam {
     fn apply(&self, mut part: Part<'_>, step: u64, learning_rate: f64) {
         let (beta1, beta2) = (self.betas.0 as f32, self.betas.1 as f32);
         let correction = 1.0 - self.betas.1.powf(step as f64);
-        let product: f64 = (1..=step).map(|t| self.momentum(t)).product();
-        let (now, next) = (self.momentum(step), self.momentum(step + 1));
-        let of_grad = (learning_rate * (1.0 - now) / (1.0 - product)) as f32;
-        let of_mean = (learning_rate * next / (1.0 - product * next)) as f32;
+        let [of_grad, of_mean] = self.rates(step, learning_rate).map(|rate| rate as f32);
         let decay = Decay::new(self.weight_decay, self.decoupled, learning_rate);
         if let [m, v] = &mut part.slots[..] {
             for i in 0..part.grad.len() {
@@ -224,6 +231,22 @@ pub(super) struct RAdam {
     pub(super) decoupled: bool,
 }
 
+impl RAdam {
+    /// What the variance of the average is put right with, from the step on in
+    /// which it is known.
+    pub(super) fn rectification(&self, step: u64) -> Option<f64> {
+        let (t, beta2) = (step as f64, self.betas.1);
+        // The length of the average.
+        let longest = 2.0 / (1.0 - beta2) - 1.0;
+        let length = longest - 2.0 * t * beta2.powf(t) / (1.0 - beta2.powf(t));
+        (length > 5.0).then(|| {
+            ((length - 4.0) * (length - 2.0) * longest
+                / ((longest - 4.0) * (longest - 2.0) * length))
+                .sqrt()
+        })
+    }
+}
+
 impl Rule for RAdam {
     fn slots(&self) -> &'static [&'static str] {
         &["exp_avg", "exp_avg_sq"]
@@ -234,14 +257,7 @@ impl Rule for RAdam {
         let (beta1, beta2) = self.betas;
         let first = 1.0 - beta1.powf(t);
         let second = 1.0 - beta2.powf(t);
-        // The length of the average, and what its variance is put right with.
-        let longest = 2.0 / (1.0 - beta2) - 1.0;
-        let length = longest - 2.0 * t * beta2.powf(t) / second;
-        let rectify = (length > 5.0).then(|| {
-            ((length - 4.0) * (length - 2.0) * longest
-                / ((longest - 4.0) * (longest - 2.0) * length))
-                .sqrt()
-        });
+        let rectify = self.rectification(step);
         let decay = Decay::new(self.weight_decay, self.decoupled, learning_rate);
         if let [m, v] = &mut part.slots[..] {
             for i in 0..part.grad.len() {

@@ -4,32 +4,22 @@
 use candle_core::Device;
 use finetuner_protocol::{Device as AskedDevice, Level};
 
-use crate::{Precision, models::ModelKind};
+use crate::Precision;
 
 /// The device that a run gets, and a warning where it isn't the one asked for.
-/// `needs_cpu` says that a part of the model runs on the CPU alone.
 #[must_use]
-pub fn choose_device(
-    asked: &AskedDevice,
-    kind: ModelKind,
-    needs_cpu: bool,
-) -> (Device, Option<String>) {
+pub fn choose_device(asked: &AskedDevice) -> (Device, Option<String>) {
     if *asked == AskedDevice::Cpu {
         return (Device::Cpu, None);
     }
-    let on_cpu = |why: &str| {
-        let warning = format!("the device `{asked}` was asked for, but {why}: training on the CPU");
-        (Device::Cpu, Some(warning))
-    };
-    if matches!(kind, ModelKind::Image | ModelKind::PointCloud) || needs_cpu {
-        return on_cpu(
-            "convolutional networks, networks of point clouds and projection heads are trained on \
-             the CPU in this version",
-        );
-    }
     match accelerator() {
         Some(device) => (device, None),
-        None => on_cpu("this machine has none"),
+        None => {
+            let warning = format!(
+                "the device `{asked}` was asked for, but this machine has none: training on the CPU"
+            );
+            (Device::Cpu, Some(warning))
+        }
     }
 }
 
@@ -38,16 +28,22 @@ pub fn choose_device(
 #[must_use]
 pub fn choose_precision(asked: Precision, device: &Device) -> (Precision, Option<(Level, String)>) {
     let instead = |why: &str| {
-        let note = format!("`precision` is bfloat16, but {why}: training in float32");
+        let name = asked.name();
+        let note = format!("`precision` is {name}, but {why}: training in float32");
         (Precision::Float32, Some((Level::Warning, note)))
     };
     match asked {
         Precision::Float32 => (asked, None),
-        Precision::Bfloat16 if !device.is_cpu() => instead("that is for the CPU"),
-        Precision::Bfloat16 if !asked.is_available() => {
+        Precision::Tf32 if !device.is_cuda() => instead("that is for GPUs of NVIDIA"),
+        _ if !device.is_cpu() => {
+            let name = asked.name();
+            let note = format!("Products of layers in {name}, everything else in float32");
+            (asked, Some((Level::Info, note)))
+        }
+        _ if !asked.is_available() => {
             instead("this machine's CPU has no instructions for it (AMX or AVX-512 BF16)")
         }
-        Precision::Bfloat16 => {
+        Precision::Bfloat16 | Precision::Tf32 => {
             let speed = asked.relative_speed();
             let note = format!("Products in bfloat16 are {speed:.2} times as fast as in float32");
             let note = if speed > 1.0 {
@@ -59,6 +55,16 @@ pub fn choose_precision(asked: Precision, device: &Device) -> (Precision, Option
             (asked, Some(note))
         }
     }
+}
+
+/// Says that a setting for GPUs has no effect on the CPU.
+#[must_use]
+pub(crate) fn check_checkpointing(asked: bool, device: &Device) -> Option<(Level, String)> {
+    (asked && device.is_cpu()).then(|| {
+        let note = "`gradient_checkpointing` has no effect on the CPU, where blocks keep what is \
+                    dear to make again alone";
+        (Level::Warning, note.to_owned())
+    })
 }
 
 fn accelerator() -> Option<Device> {

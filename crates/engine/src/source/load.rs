@@ -135,11 +135,6 @@ impl ModelDescription {
 }
 
 impl ModelFiles {
-    /// Returns whether the model has a projection head.
-    pub(crate) fn has_head(&self) -> bool {
-        self.extras.head.is_some()
-    }
-
     /// Puts the model together.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use crate::{
     Result,
     data::{Example, Item, TrainingSet},
     loss::Criterion,
-    memory::Memory,
+    memory::Room,
     models::Model,
     params::Params,
     prepare::Preparer,
@@ -91,11 +91,11 @@ pub(crate) fn choose_batch_size(
         );
         (size, note)
     };
-    let memory = Memory::of_this_machine(limit);
+    let memory = Room::of(model.params().device(), limit);
     let (Some(free), Some(before)) = (memory.free(), memory.held()) else {
         return Ok(chosen(
             WANTED,
-            "since this system does not say how much memory is free",
+            "since it is not known how much memory is free",
         ));
     };
     let weights = (model.params().trained_count() + criterion.params().trained_count()) as f64;
@@ -127,7 +127,7 @@ pub(crate) fn choose_batch_size(
         };
         let asked = guide.map(|guide| &guide.model);
         let (peak, trained) =
-            Memory::peak_of(|| step::train(model, asked, &mut criterion, &batch, turn).map(drop));
+            memory.peak_of(|| step::train(model, asked, &mut criterion, &batch, turn).map(drop));
         // A loss may find nothing to compare among these examples; what the
         // embeddings need was seen.
         if let Err(error) = trained {
@@ -143,9 +143,10 @@ pub(crate) fn choose_batch_size(
     let size = need.fitting(left);
     let megabytes = |bytes: f64| (bytes / 1e6).round();
     let why = format!(
-        "which need about {} of {} MB of free memory, as steps of the longest examples say",
+        "which need about {} of {} MB of {}, as steps of the longest examples say",
         megabytes(need.step(size)),
-        megabytes(free as f64)
+        megabytes(free as f64),
+        memory.name()
     );
     Ok(chosen(size, &why))
 }

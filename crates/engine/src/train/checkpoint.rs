@@ -70,7 +70,7 @@ pub fn write_checkpoint(trainer: &Trainer, path: &Path) -> Result<()> {
         .map(|own| (LOSS_OPTIMIZER, own))
         .chain([(OPTIMIZER, &trainer.optimizer)]);
     for (prefix, optimizer) in optimizers {
-        let state = optimizer.state().into_iter();
+        let state = optimizer.state()?.into_iter();
         entries.extend(state.map(|(name, values)| Entry::list(format!("{prefix}{name}"), values)));
     }
     stream::write_atomically(path, &entries)

@@ -19,6 +19,25 @@ use crate::{
     ops::{Draws, Pass},
 };
 
+/// The loss of a batch on its device. It is read behind the way back, so that a
+/// device is not waited for before.
+struct Seen {
+    value: Tensor,
+    /// The sum of the embeddings of each member, which is finite where all are.
+    sums: Vec<Tensor>,
+}
+
+impl Seen {
+    fn read(self) -> Result<BatchLoss> {
+        let sums = self.sums.iter().map(|sum| sum.to_scalar::<f32>());
+        let sums = sums.collect::<candle_core::Result<Vec<f32>>>()?;
+        Ok(BatchLoss {
+            value: self.value.to_dtype(DType::F32)?.to_scalar()?,
+            finite: sums.iter().all(|sum| sum.is_finite()),
+        })
+    }
+}
+
 /// The loss of a batch.
 pub(super) struct BatchLoss {
     pub(super) value: f32,
@@ -82,7 +101,8 @@ pub(super) fn evaluate(
             guide: &guided,
             layers: &layers,
         };
-        return Ok(loss(model, criterion, &pass, &parts, beside, batch, None)?.1);
+        let (_, seen) = loss(model, criterion, &pass, &parts, beside, batch, None)?;
+        return seen.read();
     }
     let slices = slices(criterion, batch);
     let embed = |(member, input): (usize, &Input)| {
@@ -94,7 +114,8 @@ pub(super) fn evaluate(
         guide: &guided,
         layers: &[],
     };
-    Ok(loss(model, criterion, &pass, &parts, beside, batch, None)?.1)
+    let (_, seen) = loss(model, criterion, &pass, &parts, beside, batch, None)?;
+    seen.read()
 }
 
 /// The loss of a batch in training. Its gradients are added to those of the
@@ -128,9 +149,9 @@ pub(super) fn train(
         layers: &layers,
     };
     let pass = model.training();
-    let (tensor, found) = loss(model, criterion, &pass, &parts, beside, batch, Some(turn))?;
+    let (tensor, seen) = loss(model, criterion, &pass, &parts, beside, batch, Some(turn))?;
     collect(model, criterion, &tensor.backward()?)?;
-    Ok(found)
+    seen.read()
 }
 
 /// As [`train`], with the graph of one mini-batch at a time.
@@ -165,12 +186,12 @@ fn train_cached(
         layers: &[],
     };
     let pass = model.training();
-    let (tensor, found) = loss(model, criterion, &pass, &parts, beside, batch, Some(turn))?;
+    let (tensor, seen) = loss(model, criterion, &pass, &parts, beside, batch, Some(turn))?;
     let grads = tensor.backward()?;
     collect(model, criterion, &grads)?;
     drop((parts, tensor));
     if !model.trains_trunk() {
-        return Ok(found);
+        return seen.read();
     }
     for (leaf, (member, input)) in leaves.iter().zip(members(batch)) {
         let Some(grad) = grads.get(leaf) else {
@@ -186,7 +207,7 @@ fn train_cached(
             model.params().collect(&product.backward()?)?;
         }
     }
-    Ok(found)
+    seen.read()
 }
 
 /// The embeddings of the model that a loss asks, if there is one.
@@ -265,10 +286,9 @@ fn loss(
     beside: Beside<'_>,
     batch: &Batch,
     turn: Option<Turn>,
-) -> Result<(Tensor, BatchLoss)> {
-    // A sum is finite where all values are.
-    let sums = parts.iter().map(|part| part.sum_all()?.to_scalar::<f32>());
-    let sums = sums.collect::<candle_core::Result<Vec<f32>>>()?;
+) -> Result<(Tensor, Seen)> {
+    let sums = parts.iter().map(|part| part.detach().sum_all());
+    let sums = sums.collect::<candle_core::Result<_>>()?;
     let target = Target {
         labels: &batch.classes,
         scores: &batch.scores,
@@ -276,16 +296,16 @@ fn loss(
     let number = turn.map_or(0, |turn| turn.number);
     let training = turn.is_some();
     let tensor = criterion.loss_beside(model, pass, parts, beside, target, number, training)?;
-    let found = BatchLoss {
-        value: tensor.to_dtype(DType::F32)?.to_scalar()?,
-        finite: sums.iter().all(|sum| sum.is_finite()),
+    let seen = Seen {
+        value: tensor.detach(),
+        sums,
     };
     let share = turn.map_or(1.0, |turn| turn.share);
     let tensor = match share == 1.0 {
         true => tensor,
         false => tensor.affine(share, 0.0)?,
     };
-    Ok((tensor, found))
+    Ok((tensor, seen))
 }
 
 /// Adds gradients to those of the parameters of model and loss.

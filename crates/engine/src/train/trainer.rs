@@ -217,13 +217,13 @@ impl Trainer {
             }
             let learning_rate = (options.learning_rate)(epoch, position.total_steps);
             let own = criterion.params();
-            if let Some(name) = not_finite(&[model.params(), own]) {
+            if let Some(name) = not_finite(&[model.params(), own])? {
                 let (epoch, step) = (epoch + 1, number + 1);
                 let what = format!("the gradient of `{name}` in epoch {epoch}, step {step},");
                 return Err(Error::NotFinite { what });
             }
             if let Some(limit) = options.max_grad_norm {
-                clip_gradients(&[model.params(), own], limit);
+                clip_gradients(&[model.params(), own], limit)?;
             }
             optimizer.step(model.params(), learning_rate)?;
             if let Some(optimizer) = loss_optimizer {
@@ -232,8 +232,7 @@ impl Trainer {
             if criterion.spec().base() == finetuner_protocol::Loss::Clip
                 && let Some(scale) = model.logit_scale().filter(|scale| scale.is_trainable())
             {
-                let limit = MAX_LOGIT_SCALE.ln();
-                scale.update(|scale| scale.iter_mut().for_each(|s| *s = s.min(limit)))?;
+                scale.limit(MAX_LOGIT_SCALE.ln())?;
             }
             position.step = number + 1;
             position.total_steps += 1;

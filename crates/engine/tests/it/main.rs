@@ -8,6 +8,7 @@ mod cached;
 mod clip;
 mod clouds;
 mod cross_encoders;
+mod device_forms;
 mod distances;
 mod dropout;
 mod encoding;

@@ -36,16 +36,40 @@ pub enum Precision {
     Float32,
     /// Mixed: factors rounded to bfloat16, everything else in 32 bits. For
     /// large products on CPUs that have instructions for it; others stay as
-    /// they are.
+    /// they are. On a GPU for all products of layers.
     Bfloat16,
+    /// Factors rounded to 19 bits (TensorFloat-32), everything else in 32 bits:
+    /// by the matrix units of NVIDIA's GPUs alone.
+    Tf32,
 }
 
 impl Precision {
+    /// The names that [`Precision::parse`] knows.
+    pub(crate) const NAMES: [&'static str; 3] = ["float32", "bfloat16", "tf32"];
+
+    /// The precision of a name in a run's options.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        [Self::Float32, Self::Bfloat16, Self::Tf32]
+            .into_iter()
+            .find(|precision| precision.name() == name)
+    }
+
+    /// Its name in a run's options.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Float32 => "float32",
+            Self::Bfloat16 => "bfloat16",
+            Self::Tf32 => "tf32",
+        }
+    }
+
     /// Whether this CPU can compute so.
     #[must_use]
     pub fn is_available(self) -> bool {
         match self {
             Self::Float32 => true,
+            Self::Tf32 => false,
             #[cfg(target_arch = "x86_64")]
             Self::Bfloat16 => amx_bfloat16::is_available() || bfloat16::is_available(),
             #[cfg(not(target_arch = "x86_64"))]

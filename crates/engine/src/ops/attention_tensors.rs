@@ -1,0 +1,296 @@
+//! Attention on any device: sequences of similar lengths are computed together,
+//! filled up with padding that nothing sees. The way back makes the attention
+//! weights again, so that they take memory for one block at a time.
+
+use std::sync::Arc;
+
+use candle_core::{Device, Tensor};
+
+use super::{
+    AttentionConfig, Pass, Segments,
+    attention::attention_row,
+    buckets::{Bucket, Buckets},
+    dropout::Masks,
+    node::node_of,
+    tensors::{Index, NO_ROW, product, softmax},
+};
+use crate::{Result, kernels::gemm::Precision};
+
+/// What is added to the score of a place that is not seen. Two of them are still
+/// a number.
+const NEVER: f32 = -1e30;
+
+/// How a pass attends, beside queries, keys and values.
+struct Attending {
+    config: AttentionConfig,
+    buckets: Arc<Buckets>,
+    /// Where each sequence has one query only, its place in the sequence.
+    only: Option<Vec<usize>>,
+    /// Dropout of the attention weights.
+    masks: Option<Masks>,
+    precision: Precision,
+}
+
+/// The outputs for queries `[rows, heads * head]`, or `[sequences, heads * head]`
+/// where `only` says the place of the one query of each sequence.
+pub(super) fn attend(
+    pass: &Pass,
+    config: &AttentionConfig,
+    [q, k, v]: [&Tensor; 3],
+    segments: &Segments,
+    only: Option<&[usize]>,
+    masks: Option<&Masks>,
+) -> Result<Tensor> {
+    let attending = Attending {
+        config: config.clone(),
+        buckets: segments.buckets(),
+        only: only.map(<[usize]>::to_vec),
+        masks: masks.copied(),
+        precision: pass.precision(),
+    };
+    let kept = [q, k, v].map(Tensor::detach);
+    let y = attending.forward(&kept)?;
+    node_of(pass, [q, k, v].map(Some), y, move |g, _| {
+        Ok(attending.backward(&kept, g)?.map(Some))
+    })
+}
+
+impl Attending {
+    /// Queries of each sequence of a bucket.
+    fn queries(&self, bucket: &Bucket) -> usize {
+        match self.only {
+            Some(_) => 1,
+            None => bucket.length,
+        }
+    }
+
+    /// The rows of the queries of a bucket.
+    fn query_rows<'a>(&self, bucket: &'a Bucket) -> &'a Index {
+        match self.only {
+            Some(_) => &bucket.of_sequences,
+            None => &bucket.rows,
+        }
+    }
+
+    /// The rows of a bucket as `[sequences, heads, places, head]`.
+    fn split(
+        &self,
+        x: &Tensor,
+        (bucket, rows): (&Bucket, &Index),
+        heads: usize,
+    ) -> candle_core::Result<Tensor> {
+        let taken = match self.buckets.is_plain {
+            true => x.clone(),
+            false => rows.take(x)?,
+        };
+        let (count, head) = (bucket.sequences.len(), self.config.head);
+        let places = rows.rows().len() / count.max(1);
+        let x = taken.reshape((count, places, heads, head))?;
+        x.transpose(1, 2)?.contiguous()
+    }
+
+    fn split_queries(&self, x: &Tensor, bucket: &Bucket) -> candle_core::Result<Tensor> {
+        self.split(x, (bucket, self.query_rows(bucket)), self.config.heads)
+    }
+
+    /// Keys or values, a head of them for each head of the queries.
+    fn split_keys(&self, x: &Tensor, bucket: &Bucket) -> candle_core::Result<Tensor> {
+        let config = &self.config;
+        let x = self.split(x, (bucket, &bucket.rows), config.kv_heads)?;
+        if config.group() == 1 {
+            return Ok(x);
+        }
+        let (count, kv, length, head) = x.dims4()?;
+        let shape = (count, kv, config.group(), length, head);
+        let x = x.unsqueeze(2)?.broadcast_as(shape)?;
+        x.contiguous()?.reshape((count, config.heads, length, head))
+    }
+
+    /// The way back of [`Attending::split`], without its order: `[places of all
+    /// sequences, heads * head]`.
+    fn joined(x: &Tensor) -> candle_core::Result<Tensor> {
+        let (count, heads, places, head) = x.dims4()?;
+        let x = x.transpose(1, 2)?.contiguous()?;
+        x.reshape((count * places, heads * head))
+    }
+
+    /// The same for gradients of keys and values, which the heads of a group share.
+    fn joined_keys(&self, x: Tensor) -> candle_core::Result<Tensor> {
+        let config = &self.config;
+        if config.group() == 1 {
+            return Self::joined(&x);
+        }
+        let (count, _, length, head) = x.dims4()?;
+        let shape = (count, config.kv_heads, config.group(), length, head);
+        Self::joined(&x.reshape(shape)?.sum(2)?)
+    }
+
+    /// What was computed bucket by bucket, in the order of the rows, or of the
+    /// sequences where it is of queries and each has one.
+    fn together(&self, parts: Vec<Tensor>, of_queries: bool) -> candle_core::Result<Tensor> {
+        let all = Tensor::cat(&parts, 0)?;
+        if self.buckets.is_plain {
+            return Ok(all);
+        }
+        match of_queries && self.only.is_some() {
+            true => self.buckets.order.take(&all),
+            false => self.buckets.places.take(&all),
+        }
+    }
+
+    /// The place of each query of a bucket, once for all sequences where they
+    /// agree: the queries of the first, of the second, and so on.
+    fn places(&self, bucket: &Bucket) -> Vec<usize> {
+        match &self.only {
+            Some(only) => bucket.sequences.iter().map(|s| only[*s]).collect(),
+            None => (0..bucket.length).collect(),
+        }
+    }
+
+    /// The distance from each query to each key.
+    fn distances(&self, bucket: &Bucket) -> Vec<isize> {
+        let keys = 0..bucket.length as isize;
+        let places = self.places(bucket).into_iter();
+        places
+            .flat_map(|place| keys.clone().map(move |key| key - place as isize))
+            .collect()
+    }
+
+    /// `[1 or sequences, heads or 1, queries, keys]` of numbers for each head, or
+    /// of one for all of them, query and key.
+    fn spread(&self, x: &Tensor, bucket: &Bucket) -> candle_core::Result<Tensor> {
+        let heads = x.dim(0)?;
+        match self.only {
+            Some(_) => {
+                let shape = (heads, bucket.sequences.len(), 1, bucket.length);
+                x.reshape(shape)?.transpose(0, 1)
+            }
+            None => x.reshape((1, heads, bucket.length, bucket.length)),
+        }
+    }
+
+    /// The attention weights of a bucket, `[sequences, heads, queries, keys]`.
+    fn weights(&self, q: &Tensor, k: &Tensor, bucket: &Bucket) -> candle_core::Result<Tensor> {
+        let (config, device) = (&self.config, q.device());
+        let scores = product(self.precision, q, &k.t()?)?;
+        let mut scores = scores.affine(f64::from(config.scale), 0.0)?;
+        if let Some(bias) = &config.bias {
+            let bias = bias.at(&self.distances(bucket), device)?;
+            scores = scores.broadcast_add(&self.spread(&bias, bucket)?)?;
+        }
+        if config.causal || config.reach.is_some() {
+            let seen = self.places(bucket).into_iter().flat_map(|place| {
+                let visible = config.visible(place, bucket.length);
+                (0..bucket.length).map(move |key| match visible.contains(&key) {
+                    true => 0.0,
+                    false => NEVER,
+                })
+            });
+            let seen: Vec<f32> = seen.collect();
+            let count = seen.len();
+            let seen = Tensor::from_vec(seen, (1, count), device)?;
+            scores = scores.broadcast_add(&self.spread(&seen, bucket)?)?;
+        }
+        if bucket.is_padded {
+            scores = scores.broadcast_add(&padding(bucket, device)?)?;
+        }
+        softmax(&scores)
+    }
+
+    /// The factors of the attention weights of a bucket under dropout.
+    fn factors(&self, bucket: &Bucket, device: &Device) -> candle_core::Result<Option<Tensor>> {
+        let Some(masks) = &self.masks else {
+            return Ok(None);
+        };
+        let (heads, queries, length) = (self.config.heads, self.queries(bucket), bucket.length);
+        let count = bucket.sequences.len();
+        let mut factors = vec![1.0; count * heads * queries * length];
+        for (i, row) in factors.chunks_exact_mut(length).enumerate() {
+            let sequence = bucket.sequences[i / (heads * queries)];
+            let head = i / queries % heads;
+            let place = match &self.only {
+                Some(only) => only[sequence],
+                None => i % queries,
+            };
+            // Elements of a row are drawn one after the other: those behind the
+            // sequence's own change nothing.
+            masks.apply(sequence, attention_row(head, place), row);
+        }
+        let shape = (count, heads, queries, length);
+        Tensor::from_vec(factors, shape, device).map(Some)
+    }
+
+    fn forward(&self, [q, k, v]: &[Tensor; 3]) -> candle_core::Result<Tensor> {
+        let mut parts = Vec::new();
+        for bucket in &self.buckets.all {
+            let query = self.split_queries(q, bucket)?;
+            let (key, value) = (self.split_keys(k, bucket)?, self.split_keys(v, bucket)?);
+            let mut weights = self.weights(&query, &key, bucket)?;
+            if let Some(factors) = self.factors(bucket, q.device())? {
+                weights = (weights * factors)?;
+            }
+            parts.push(Self::joined(&product(self.precision, &weights, &value)?)?);
+        }
+        self.together(parts, true)
+    }
+
+    /// The gradients of queries, keys and values; the bias's is added to its own.
+    fn backward(&self, [q, k, v]: &[Tensor; 3], g: &Tensor) -> candle_core::Result<[Tensor; 3]> {
+        let precision = self.precision;
+        let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
+        for bucket in &self.buckets.all {
+            let (query, g) = (
+                self.split_queries(q, bucket)?,
+                self.split_queries(g, bucket)?,
+            );
+            let (key, value) = (self.split_keys(k, bucket)?, self.split_keys(v, bucket)?);
+            let weights = self.weights(&query, &key, bucket)?;
+            let factors = self.factors(bucket, q.device())?;
+            let dropped = match &factors {
+                Some(factors) => (&weights * factors)?,
+                None => weights.clone(),
+            };
+            let d_value = product(precision, &dropped.t()?, &g)?;
+            let mut d_weights = product(precision, &g, &value.t()?)?;
+            if let Some(factors) = &factors {
+                d_weights = (d_weights * factors)?;
+            }
+            let along = (&d_weights * &weights)?.sum_keepdim(3)?;
+            let d_scores = (&weights * d_weights.broadcast_sub(&along)?)?;
+            self.add_bias_gradient(&d_scores, bucket)?;
+            let d_scores = d_scores.affine(f64::from(self.config.scale), 0.0)?;
+            dq.push(Self::joined(&product(precision, &d_scores, &key)?)?);
+            let d_key = product(precision, &d_scores.t()?, &query)?;
+            dk.push(self.joined_keys(d_key)?);
+            dv.push(self.joined_keys(d_value)?);
+        }
+        Ok([
+            self.together(dq, true)?,
+            self.together(dk, false)?,
+            self.together(dv, false)?,
+        ])
+    }
+
+    fn add_bias_gradient(&self, d_scores: &Tensor, bucket: &Bucket) -> candle_core::Result<()> {
+        let Some(bias) = self.config.bias.as_ref().filter(|bias| bias.is_trainable()) else {
+            return Ok(());
+        };
+        let d_bias = match self.only {
+            Some(_) => d_scores.transpose(0, 1)?.contiguous()?,
+            None => d_scores.sum(0)?,
+        };
+        let d_bias = d_bias.reshape((self.config.heads, ()))?;
+        bias.add_gradient_at(&self.distances(bucket), &d_bias)
+    }
+}
+
+/// What is added to the scores of keys that are padding, `[sequences, 1, 1,
+/// keys]`.
+fn padding(bucket: &Bucket, device: &Device) -> candle_core::Result<Tensor> {
+    let rows = bucket.rows.rows().iter();
+    let values: Vec<f32> = rows
+        .map(|row| if *row == NO_ROW { NEVER } else { 0.0 })
+        .collect();
+    let shape = (bucket.sequences.len(), 1, 1, bucket.length);
+    Tensor::from_vec(values, shape, device)
+}

@@ -1,0 +1,133 @@
+//! Sequences of similar lengths side by side, filled up with padding: a device
+//! with thousands of threads computes a few large groups faster than many
+//! sequences one after the other.
+
+use super::{
+    Segments,
+    tensors::{Index, NO_ROW},
+};
+
+/// Sequences that are computed together.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    /// The numbers of the sequences.
+    pub(super) sequences: Vec<usize>,
+    /// The same as an index.
+    pub(super) of_sequences: Index,
+    /// Places of each with its padding: as many as the longest has.
+    pub(super) length: usize,
+    /// The row of each place of each sequence; [`NO_ROW`] for padding.
+    pub(super) rows: Index,
+    /// Whether there is padding.
+    pub(super) is_padded: bool,
+}
+
+/// All sequences in groups.
+#[derive(Debug)]
+pub(super) struct Buckets {
+    pub(super) all: Vec<Bucket>,
+    /// For each row its place among those of all buckets, one after the other.
+    pub(super) places: Index,
+    /// For each sequence its place among those of all buckets.
+    pub(super) order: Index,
+    /// Whether places are rows: no bucket has padding or another order.
+    pub(super) is_plain: bool,
+}
+
+/// The least difference of lengths that counts.
+const STEP: usize = 8;
+
+/// The longest sequences that are filled up to the same length as this one: up to
+/// a quarter of it is padding.
+fn limit(length: usize) -> usize {
+    let step = (length.next_power_of_two() / 8).max(STEP);
+    length.div_ceil(step) * step
+}
+
+impl Buckets {
+    pub(super) fn of(segments: &Segments) -> Self {
+        let all: Vec<(usize, usize)> = segments.iter().collect();
+        let mut order: Vec<usize> = (0..all.len()).collect();
+        if segments.common_length().is_none() {
+            // Stable, so that each bucket keeps the order.
+            order.sort_by_key(|sequence| limit(all[*sequence].1));
+        }
+        let mut buckets: Vec<Bucket> = Vec::new();
+        let same = |a: &usize, b: &usize| limit(all[*a].1) == limit(all[*b].1);
+        for sequences in order.chunk_by(same) {
+            let lengths = sequences.iter().map(|sequence| all[*sequence].1);
+            let length = lengths.clone().max().unwrap_or(0);
+            let rows = sequences.iter().flat_map(|sequence| {
+                let (start, own) = all[*sequence];
+                (0..length).map(move |place| match place < own {
+                    true => (start + place) as u32,
+                    false => NO_ROW,
+                })
+            });
+            buckets.push(Bucket {
+                rows: Index::new(rows.collect()),
+                of_sequences: Index::new(sequences.iter().map(|s| *s as u32).collect()),
+                is_padded: lengths.clone().any(|own| own < length),
+                sequences: sequences.to_vec(),
+                length,
+            });
+        }
+        let mut places = vec![0; segments.rows()];
+        let rows = buckets.iter().flat_map(|bucket| bucket.rows.rows());
+        for (place, row) in rows.enumerate() {
+            if *row != NO_ROW {
+                places[*row as usize] = place as u32;
+            }
+        }
+        let mut of_sequence = vec![0; all.len()];
+        for (place, sequence) in order.iter().enumerate() {
+            of_sequence[*sequence] = place as u32;
+        }
+        Self {
+            is_plain: buckets.len() <= 1 && !buckets.iter().any(|bucket| bucket.is_padded),
+            all: buckets,
+            places: Index::new(places),
+            order: Index::new(of_sequence),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_of_one_length_stay_as_they_are() {
+        let buckets = Buckets::of(&Segments::uniform(3, 5));
+        assert!(buckets.is_plain);
+        assert_eq!(buckets.all[0].rows.rows(), (0..15).collect::<Vec<u32>>());
+        assert_eq!(buckets.places.rows(), (0..15).collect::<Vec<u32>>());
+        assert!(Buckets::of(&Segments::new([])).all.is_empty());
+    }
+
+    #[test]
+    fn sequences_of_similar_lengths_are_filled_up_together() {
+        let buckets = Buckets::of(&Segments::new([2, 60, 3, 57]));
+        let sequences: Vec<_> = buckets.all.iter().map(|b| b.sequences.clone()).collect();
+        assert_eq!(sequences, [vec![0, 2], vec![1, 3]]);
+        assert_eq!(buckets.all[0].rows.rows(), [0, 1, NO_ROW, 62, 63, 64]);
+        assert_eq!(buckets.all[1].length, 60);
+        assert_eq!(buckets.order.rows(), [0, 2, 1, 3]);
+        // Each row is found again.
+        let rows = buckets.all.iter().flat_map(|b| b.rows.rows());
+        let all: Vec<u32> = rows.copied().collect();
+        for (row, place) in buckets.places.rows().iter().enumerate() {
+            assert_eq!(all[*place as usize], row as u32);
+        }
+        assert!(!buckets.is_plain);
+    }
+
+    #[test]
+    fn no_more_than_a_quarter_of_a_long_sequence_is_padding() {
+        for length in 1..600 {
+            let most = limit(length);
+            assert!(most >= length);
+            assert!(most - length < (length / 4).max(STEP), "{length}: {most}");
+        }
+    }
+}

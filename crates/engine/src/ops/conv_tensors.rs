@@ -1,0 +1,382 @@
+//! Layers of convolutional networks on any device, channels last: products of
+//! the windows under a kernel with its weights. Windows are cut out again on the
+//! way back.
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+
+use super::{
+    ConvKind, ConvNorm, Pass, Shortcut,
+    largest::first_largest,
+    map_rows::{Rows, map_rows},
+    node::node,
+    tensors::{column_sums, padded, product, sigmoid},
+};
+use crate::{
+    Error, Result,
+    kernels::{conv::ConvDims, simd::Curve},
+    params::Param,
+};
+
+/// Runs the layers of `inner` and then `last`, and adds the shortcut before the
+/// last one's curve.
+pub(super) fn run(
+    pass: &Pass,
+    x: &Tensor,
+    inner: &[ConvNorm],
+    last: &ConvNorm,
+    shortcut: Shortcut<'_>,
+) -> Result<Tensor> {
+    let residual = match shortcut {
+        Shortcut::None => None,
+        Shortcut::Input => Some(x.clone()),
+        Shortcut::Layer(layer) => Some(one(pass, layer, x, None)?),
+        Shortcut::Given(tensor) => Some(tensor.clone()),
+    };
+    let mut x = x.clone();
+    for layer in inner {
+        x = one(pass, layer, &x, None)?;
+    }
+    one(pass, last, &x, residual.as_ref())
+}
+
+/// `curve(norm(conv(x)) + residual)`
+fn one(pass: &Pass, layer: &ConvNorm, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+    let dims = layer.dims(x.dims())?;
+    let rows = convolved(pass, layer, &dims, x)?;
+    let mut y = layer
+        .norm
+        .composite(pass, &rows)?
+        .reshape(dims.out_shape())?;
+    if let Some(residual) = residual {
+        if residual.dims() != y.dims() {
+            return Err(message("a residual of another size"));
+        }
+        y = (y + residual)?;
+    }
+    curved(pass, layer.curve, &y)
+}
+
+fn message(text: &str) -> Error {
+    candle_core::Error::Msg(text.to_owned()).into()
+}
+
+/// A kernel that moves over pictures.
+#[derive(Clone, Copy)]
+struct Moves {
+    kernel: usize,
+    stride: usize,
+    /// Rows and columns of the result.
+    out: [usize; 2],
+}
+
+impl Moves {
+    /// Pads a side of a picture by `before`, and behind it so that the last step
+    /// is a whole one.
+    fn reach(
+        self,
+        x: &Tensor,
+        dim: usize,
+        before: usize,
+        value: f32,
+    ) -> candle_core::Result<Tensor> {
+        let size = x.dim(dim)?;
+        let reach = self.out[dim - 1] * self.stride + self.kernel - 1;
+        let after = reach.saturating_sub(before + size);
+        padded(x, dim, (before, after), value)
+    }
+
+    /// Both sides of it.
+    fn padded(self, x: &Tensor, before: usize, value: f32) -> candle_core::Result<Tensor> {
+        self.reach(&self.reach(x, 1, before, value)?, 2, before, value)
+    }
+
+    /// The places under each element of the kernel, row by row:
+    /// `[batch * rows * columns, channels]` each.
+    fn windows(self, x: &Tensor) -> impl Iterator<Item = candle_core::Result<Tensor>> + use<> {
+        let Self {
+            kernel,
+            stride,
+            out: [rows, columns],
+        } = self;
+        let x = x.clone();
+        (0..kernel * kernel).map(move |element| {
+            let (batch, _, _, channels) = x.dims4()?;
+            let part = x.narrow(1, element / kernel, rows * stride)?.narrow(
+                2,
+                element % kernel,
+                columns * stride,
+            )?;
+            let part = match stride {
+                1 => part,
+                stride => part
+                    .contiguous()?
+                    .reshape(&[batch, rows, stride, columns, stride, channels])?
+                    .narrow(2, 0, 1)?
+                    .narrow(4, 0, 1)?,
+            };
+            part.contiguous()?
+                .reshape((batch * rows * columns, channels))
+        })
+    }
+
+    /// `[batch * rows * columns, kernel * kernel * channels]`
+    fn unfolded(self, x: &Tensor) -> candle_core::Result<Tensor> {
+        let windows = self.windows(x).collect::<candle_core::Result<Vec<_>>>()?;
+        match &windows[..] {
+            [one] => Ok(one.clone()),
+            several => Tensor::cat(several, 1),
+        }
+    }
+
+    /// Zeros between the places of a result, so that each stands where the kernel
+    /// began: `[batch, rows * stride, columns * stride, channels]`.
+    fn dilated(self, g: &Tensor, batch: usize) -> candle_core::Result<Tensor> {
+        let Self {
+            stride,
+            out: [rows, columns],
+            ..
+        } = self;
+        let channels = g.dim(1)?;
+        if stride == 1 {
+            return g.reshape((batch, rows, columns, channels));
+        }
+        g.reshape(&[batch, rows, 1, columns, 1, channels][..])?
+            .pad_with_zeros(2, 0, stride - 1)?
+            .pad_with_zeros(4, 0, stride - 1)?
+            .contiguous()?
+            .reshape((batch, rows * stride, columns * stride, channels))
+    }
+}
+
+/// Takes `size` places of a dimension from `start` on, which may begin before it
+/// and end behind it: there are zeros.
+fn cut(x: &Tensor, dim: usize, start: isize, size: usize) -> candle_core::Result<Tensor> {
+    let before = (-start).max(0) as usize;
+    let first = (start.max(0) as usize).min(x.dim(dim)?);
+    let length = (x.dim(dim)? - first).min(size - before.min(size));
+    let x = x.narrow(dim, first, length)?;
+    padded(&x, dim, (before, size - before - length), 0.0)
+}
+
+/// A convolution and the sides of its input.
+#[derive(Clone, Copy)]
+struct Geometry {
+    moves: Moves,
+    batch: usize,
+    sides: [usize; 2],
+    before: usize,
+}
+
+impl Geometry {
+    fn of(dims: &ConvDims) -> Self {
+        Self {
+            moves: Moves {
+                kernel: dims.kernel,
+                stride: dims.stride,
+                out: [dims.out_height, dims.out_width],
+            },
+            batch: dims.batch,
+            sides: [dims.height, dims.width],
+            before: dims.pad,
+        }
+    }
+
+    /// The gradient of the result as the input of a convolution with the turned
+    /// kernel, which gives the gradient of the input; and how that kernel moves.
+    fn turned(self, g: &Tensor) -> candle_core::Result<(Tensor, Moves)> {
+        let kernel = self.moves.kernel;
+        let mut x = self.moves.dilated(g, self.batch)?;
+        let start = self.before as isize + 1 - kernel as isize;
+        for (dim, side) in self.sides.iter().enumerate() {
+            x = cut(&x, dim + 1, start, side + kernel - 1)?;
+        }
+        let moves = Moves {
+            kernel,
+            stride: 1,
+            out: self.sides,
+        };
+        // The last step of a window is a whole one there too.
+        Ok((moves.padded(&x, 0, 0.0)?, moves))
+    }
+}
+
+/// The result of the convolution as `[batch * rows * columns, outputs]`.
+fn convolved(pass: &Pass, layer: &ConvNorm, dims: &ConvDims, x: &Tensor) -> Result<Tensor> {
+    let geometry = Geometry::of(dims);
+    let (Some(weight), true) = (&layer.weight, layer.kind != ConvKind::None) else {
+        return Ok(x.reshape((dims.rows(), layer.outputs))?);
+    };
+    let sides = [dims.height, dims.width];
+    if layer.kernel == 1 && layer.stride == 1 && geometry.moves.out == sides {
+        let weight = Rows::all(weight);
+        let y = map_rows(pass, x, weight, None, layer.outputs)?;
+        return Ok(y.reshape((dims.rows(), layer.outputs))?);
+    }
+    match layer.kind {
+        ConvKind::Depthwise => depthwise(pass, weight, geometry, x),
+        _ => full(pass, weight, geometry, x),
+    }
+}
+
+/// Every output sees every input.
+fn full(pass: &Pass, weight: &Arc<Param>, geometry: Geometry, x: &Tensor) -> Result<Tensor> {
+    let (moves, precision) = (geometry.moves, pass.precision());
+    let unfolded = move |x: &Tensor| moves.unfolded(&moves.padded(x, geometry.before, 0.0)?);
+    // [outputs, kernel, kernel, inputs], in the order of the windows.
+    let turned =
+        |weight: &Param, order: [usize; 4]| weight.tensor().detach().permute(order)?.contiguous();
+    let (outputs, inputs, kernel, _) = weight.tensor().dims4()?;
+    let matrix = turned(weight, [0, 2, 3, 1])?.reshape((outputs, ()))?;
+    let y = product(precision, &unfolded(&x.detach())?, &matrix.t()?)?;
+    let (weight, kept) = (Arc::clone(weight), x.detach());
+    node(pass, x, y, move |g, wanted| {
+        if weight.is_trainable() {
+            let dw = product(precision, &g.t()?, &unfolded(&kept)?)?;
+            let dw = dw.reshape((outputs, kernel, kernel, inputs))?;
+            weight.add_gradient(&dw.permute((0, 3, 1, 2))?.contiguous()?)?;
+        }
+        if !wanted {
+            return Ok(None);
+        }
+        let (x, moves) = geometry.turned(g)?;
+        // The windows of the turned kernel in the order of the kernel's elements.
+        let mut windows = moves.windows(&x).collect::<candle_core::Result<Vec<_>>>()?;
+        windows.reverse();
+        let windows = Tensor::cat(&windows, 1)?;
+        let matrix = turned(&weight, [2, 3, 0, 1])?.reshape(((), inputs))?;
+        let dx = product(precision, &windows, &matrix)?;
+        let [height, width] = geometry.sides;
+        Ok(Some(dx.reshape((geometry.batch, height, width, inputs))?))
+    })
+}
+
+/// The sum of `windows`, each column times that of a row of `weights`.
+fn combined(
+    windows: impl Iterator<Item = candle_core::Result<Tensor>>,
+    weights: &Tensor,
+) -> candle_core::Result<Tensor> {
+    let mut sum: Option<Tensor> = None;
+    for (element, window) in windows.enumerate() {
+        let part = window?.broadcast_mul(&weights.get(element)?)?;
+        sum = Some(match sum {
+            None => part,
+            Some(sum) => (sum + part)?,
+        });
+    }
+    match sum {
+        Some(sum) => Ok(sum),
+        None => candle_core::bail!("a kernel of 0 places"),
+    }
+}
+
+/// Each channel for itself.
+fn depthwise(pass: &Pass, weight: &Arc<Param>, geometry: Geometry, x: &Tensor) -> Result<Tensor> {
+    let moves = geometry.moves;
+    let windows = move |x: &Tensor| {
+        let x = moves.padded(x, geometry.before, 0.0)?;
+        Ok::<_, candle_core::Error>(moves.windows(&x))
+    };
+    let (channels, _, kernel, _) = weight.tensor().dims4()?;
+    // [kernel * kernel, channels]
+    let elements = move |weight: &Param| {
+        let rows = weight
+            .tensor()
+            .detach()
+            .reshape((channels, kernel * kernel))?;
+        rows.t()?.contiguous()
+    };
+    let y = combined(windows(&x.detach())?, &elements(weight)?)?;
+    let (weight, kept) = (Arc::clone(weight), x.detach());
+    node(pass, x, y, move |g, wanted| {
+        if weight.is_trainable() {
+            let sums = windows(&kept)?.map(|window| column_sums(&(window? * g)?));
+            let sums = sums.collect::<candle_core::Result<Vec<_>>>()?;
+            weight.add_gradient(&Tensor::stack(&sums, 1)?)?;
+        }
+        if !wanted {
+            return Ok(None);
+        }
+        let (x, moves) = geometry.turned(g)?;
+        let mut windows: Vec<_> = moves.windows(&x).collect();
+        windows.reverse();
+        let dx = combined(windows.into_iter(), &elements(&weight)?)?;
+        let [height, width] = geometry.sides;
+        Ok(Some(dx.reshape((
+            geometry.batch,
+            height,
+            width,
+            channels,
+        ))?))
+    })
+}
+
+/// The activation behind a layer.
+pub(super) fn curved(pass: &Pass, curve: Curve, x: &Tensor) -> Result<Tensor> {
+    let kept = x.detach();
+    let y = match curve {
+        Curve::Identity => return Ok(x.clone()),
+        Curve::Relu => kept.relu()?,
+        Curve::Relu6 => kept.clamp(0f32, 6f32)?,
+        Curve::Swish => (&kept * sigmoid(&kept)?)?,
+    };
+    node(pass, x, y, move |g, wanted| {
+        if !wanted {
+            return Ok(None);
+        }
+        let floats = |mask: Tensor| mask.to_dtype(kept.dtype());
+        let slope = match curve {
+            Curve::Identity => kept.ones_like()?,
+            Curve::Relu => floats(kept.gt(0f32)?)?,
+            Curve::Relu6 => (floats(kept.gt(0f32)?)? * floats(kept.lt(6f32)?)?)?,
+            Curve::Swish => {
+                let s = sigmoid(&kept)?;
+                (&s * ((&kept * s.affine(-1.0, 1.0)?)? + 1.0)?)?
+            }
+        };
+        Ok(Some((g * slope)?))
+    })
+}
+
+/// Less than every value: what stands beyond the border of a picture.
+const BELOW_ALL: f32 = -1e30;
+
+/// The largest of 3x3 places, every second place across and down, one place
+/// beyond the border.
+pub(super) fn max_pool(pass: &Pass, x: &Tensor) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let moves = Moves {
+        kernel: 3,
+        stride: 2,
+        out: [height.div_ceil(2), width.div_ceil(2)],
+    };
+    let detached = x.detach();
+    let windows = moves.windows(&moves.padded(&detached, 1, BELOW_ALL)?);
+    let windows = windows.collect::<candle_core::Result<Vec<_>>>()?;
+    let stacked = Tensor::stack(&windows, 1)?;
+    let sides = [height, width];
+    // [places, 9, channels], from whose gradient that of the picture is made.
+    let stacked = node(pass, x, stacked, move |g, wanted| {
+        if !wanted {
+            return Ok(None);
+        }
+        let mut sum: Option<Tensor> = None;
+        for element in 0..9 {
+            let part = g.narrow(1, element, 1)?.squeeze(1)?.contiguous()?;
+            let mut part = moves.dilated(&part, batch)?;
+            for (dim, (side, offset)) in sides.iter().zip([element / 3, element % 3]).enumerate() {
+                // The window began `offset` behind one place before the picture.
+                part = cut(&part, dim + 1, 1 - offset as isize, *side)?;
+            }
+            sum = Some(match sum {
+                None => part,
+                Some(sum) => (sum + part)?,
+            });
+        }
+        Ok(sum)
+    })?;
+    let [rows, columns] = moves.out;
+    let y = first_largest(pass, &stacked)?;
+    Ok(y.reshape((batch, rows, columns, channels))?)
+}

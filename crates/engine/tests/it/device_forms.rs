@@ -1,0 +1,495 @@
+//! What runs on a device other than the CPU (composite operations, gradients as
+//! tensors, optimizers on tensors) beside what runs on the CPU: every
+//! architecture and every loss. No such device is needed: the same operations run
+//! here on the CPU.
+
+use std::collections::BTreeSet;
+
+use candle_core::{DType, Device, Tensor};
+use finetuner_engine::{
+    Precision,
+    cloud::CloudBatch,
+    loss::{Beside, Criterion, LossSpec, Target},
+    models::{Input, Model, ModelConfig, ModelKind, ModelSetup},
+    optim::Adam,
+    params::Params,
+    tokenizer::TokenBatch,
+};
+use finetuner_protocol::Loss;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    losses::spec,
+    support::{Tensors, fixture, flat, json as fixture_json, norm, relative_error, tensors},
+};
+
+/// How far embeddings, a loss and all gradients together may be apart, as a part of
+/// their length.
+const CLOSE: f32 = 2e-5;
+/// How far a gradient may be apart, as a part of its length or, where it is smaller,
+/// of a thousandth of the longest.
+const CLOSE_GRADIENT: f32 = 1e-4;
+/// How far weights may be apart after some steps, as a part of the way that they
+/// have gone.
+const CLOSE_WEIGHTS: f32 = 1e-3;
+
+/// `n` numbers without a pattern that matters, from -1 to 1.
+fn numbers(n: usize, step: usize) -> Vec<f32> {
+    let number = |i: usize| (i * step % 997) as f32 / 498.0 - 1.0;
+    (0..n).map(number).collect()
+}
+
+fn tensor(shape: &[usize], step: usize) -> Tensor {
+    let values = numbers(shape.iter().product(), step);
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// A `config.json`, and its weights where there are some.
+type Case = (String, Value, Option<Tensors>);
+
+/// A small model of every architecture.
+fn cases() -> Vec<Case> {
+    let mut all: Vec<Case> = Vec::new();
+    let mut names: Vec<String> = std::fs::read_dir(fixture("backbones"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter_map(|name| Some(name.strip_suffix(".json")?.to_owned()))
+        .collect();
+    names.sort();
+    for name in names {
+        let config = fixture_json(&format!("backbones/{name}.json"));
+        let weights = tensors(&format!("backbones/{name}.safetensors"));
+        all.push((name, config, Some(weights)));
+    }
+    let clip = fixture_json("tiny-clip/config.json");
+    let weights = tensors("tiny-clip/model.safetensors");
+    all.push(("clip".to_owned(), clip, Some(weights)));
+    let renamed = |config: &Value, name: &str| {
+        let mut config = config.clone();
+        config["model_type"] = name.into();
+        (name.to_owned(), config, None)
+    };
+    let of = |name: &str| fixture_json(&format!("backbones/{name}.json"));
+    all.push(renamed(&of("roberta"), "camembert"));
+    all.push(renamed(&of("roberta"), "xlm-roberta"));
+    all.push(renamed(&of("dual-encoder"), "two-towers"));
+    let vision = |name: &str| of(name)["vision_config"].clone();
+    all.push(renamed(&vision("dual-encoder-clip"), "clip_vision_model"));
+    all.push(renamed(
+        &vision("dual-encoder-siglip"),
+        "siglip_vision_model",
+    ));
+    let perceptron = json!({"model_type": "mlp", "input_size": 6, "hidden_sizes": [8, 5],
+        "activation": "tanh", "l2": true});
+    all.push(("mlp".to_owned(), perceptron, None));
+    all
+}
+
+fn model(config: &Value, weights: Option<&Tensors>, setup: ModelSetup) -> Model {
+    let config = ModelConfig::parse(config).unwrap();
+    let weights = weights.cloned().unwrap_or_else(|| config.random_weights(3));
+    Model::new(config, weights, setup, &Device::Cpu).unwrap()
+}
+
+/// A batch of each kind of items that a model takes. Texts are of several lengths.
+fn inputs(model: &Model, json: &Value) -> Vec<Input> {
+    let config = model.config();
+    let mut all = Vec::new();
+    if let (Some(longest), Some(vocabulary)) = (config.max_tokens(), config.vocab_size()) {
+        let lengths = [5, 2, 12, 3, 11, 4, 1, 12].map(|n: usize| n.min(longest));
+        let lengths = match model.kind() {
+            // A SigLIP reads texts with their padding.
+            ModelKind::TextImage if json["model_type"] == "siglip" => vec![longest; 8],
+            _ => lengths.to_vec(),
+        };
+        let count = lengths.iter().sum();
+        let id = |i: usize| (3 + i * 7 % (vocabulary - 4)) as u32;
+        let ids = (0..count).map(id).collect();
+        all.push(Input::Texts(TokenBatch::new(ids, lengths)));
+    }
+    match model.kind() {
+        ModelKind::TextImage | ModelKind::Image => {
+            let side = config.image_size().unwrap_or(32);
+            all.push(Input::Images(tensor(&[8, 3, side, side], 31)));
+        }
+        ModelKind::Features => {
+            let length = json["input_size"].as_u64().unwrap() as usize;
+            all.push(Input::Features(tensor(&[8, length], 31)));
+        }
+        ModelKind::PointCloud => {
+            let lengths = vec![30, 24, 30, 17];
+            let count: usize = lengths.iter().sum();
+            let points = numbers(3 * count, 37).as_chunks().0.to_vec();
+            all.push(Input::PointClouds(CloudBatch { points, lengths }));
+        }
+        ModelKind::Text | ModelKind::TextPairs => {}
+    }
+    assert!(!all.is_empty());
+    all
+}
+
+/// What one step finds: embeddings, the loss, and gradients by name.
+struct Found {
+    embeddings: Vec<Vec<f32>>,
+    loss: f32,
+    gradients: Vec<(String, Vec<f32>)>,
+}
+
+/// The embeddings times fixed numbers, and all gradients of their sum.
+fn step(model: &Model, inputs: &[Input]) -> Found {
+    model.params().zero_grad();
+    let pass = model.training();
+    let parts = inputs.iter().map(|input| model.encode(&pass, input));
+    let parts: Vec<Tensor> = parts.collect::<Result<_, _>>().unwrap();
+    let mut loss: Option<Tensor> = None;
+    for part in &parts {
+        let product = (part * tensor(part.dims(), 53)).unwrap().sum_all().unwrap();
+        loss = Some(match loss {
+            None => product,
+            Some(loss) => (loss + product).unwrap(),
+        });
+    }
+    let loss = loss.unwrap();
+    model.params().backward(&loss).unwrap();
+    let trained = model.params().iter().filter(|param| param.is_trainable());
+    Found {
+        embeddings: parts.iter().map(flat).collect(),
+        loss: loss.to_scalar().unwrap(),
+        gradients: trained
+            .map(|param| (param.name().to_owned(), param.gradient().unwrap().unwrap()))
+            .collect(),
+    }
+}
+
+fn check_gradients(
+    what: &str,
+    found: &[(String, Vec<f32>)],
+    expected: &[(String, Vec<f32>)],
+    limit: f32,
+) {
+    let lengths = expected.iter().map(|(_, grad)| norm(grad.iter().copied()));
+    let largest = lengths.fold(0.0, f32::max);
+    assert!(largest > 0.0, "{what}: no gradient");
+    assert_eq!(found.len(), expected.len(), "{what}");
+    for ((name, found), (_, expected)) in found.iter().zip(expected) {
+        assert_eq!(found.len(), expected.len(), "{what}: {name}");
+        let apart = norm(found.iter().zip(expected).map(|(a, b)| a - b));
+        let length = norm(expected.iter().copied()).max(1e-3 * largest);
+        let error = apart / length;
+        assert!(error < limit, "{what}: {name} {error}");
+    }
+}
+
+fn weights(model: &Model) -> Vec<f32> {
+    let values = model.params().iter().map(|param| param.to_vec().unwrap());
+    values.flatten().collect()
+}
+
+/// Steps of AdamW that leave out what rounding alone says: a weight whose gradient
+/// is far below `eps` hardly moves.
+fn train(model: &Model, inputs: &[Input]) -> Vec<f32> {
+    let mut optimizer = Adam::adamw().eps(1e-2).build();
+    for _ in 0..4 {
+        step(model, inputs);
+        optimizer.step(model.params(), 1e-2).unwrap();
+    }
+    weights(model)
+}
+
+#[test]
+fn every_architecture_computes_and_learns_on_a_device_as_on_the_cpu() {
+    let mut seen = BTreeSet::new();
+    for (name, config, tensors) in cases() {
+        let load = || model(&config, tensors.as_ref(), ModelSetup::default());
+        let (fused, mut composite) = (load(), load());
+        composite.compute_as_on_a_device();
+        let inputs = inputs(&fused, &config);
+        for input in &inputs {
+            let of = |model: &Model| flat(&model.encode(&model.inference(), input).unwrap());
+            let error = relative_error(&of(&composite), &of(&fused));
+            assert!(error < CLOSE, "{name}: embeddings {error}");
+        }
+        // Normalising by a handful of values takes digits away: PyTorch itself is
+        // 1e-2 away from its own double precision for an EfficientNet.
+        let (close, limit) = match config["model_type"].as_str() {
+            Some("efficientnet") => (2e-4, 5e-3),
+            Some("resnet" | "pointnet2") => (2e-4, 1e-3),
+            _ => (CLOSE, CLOSE_GRADIENT),
+        };
+        let before = weights(&fused);
+        let (expected, found) = (step(&fused, &inputs), step(&composite, &inputs));
+        for (a, b) in found.embeddings.iter().zip(&expected.embeddings) {
+            let error = relative_error(a, b);
+            assert!(error < close, "{name}: embeddings in training {error}");
+        }
+        let sizes = expected.embeddings.concat();
+        let apart = (found.loss - expected.loss).abs();
+        assert!(
+            apart < close * norm(sizes.into_iter()),
+            "{name}: loss {apart}"
+        );
+        check_gradients(&name, &found.gradients, &expected.gradients, limit);
+
+        let (expected, found) = (train(&fused, &inputs), train(&composite, &inputs));
+        let way = norm(before.iter().zip(&expected).map(|(a, b)| a - b));
+        let apart = norm(found.iter().zip(&expected).map(|(a, b)| a - b));
+        assert!(way > 1e-3, "{name}: trained by {way} only");
+        let limit = CLOSE_WEIGHTS.max(limit);
+        assert!(apart < limit * way, "{name}: {apart} apart after {way}");
+        seen.insert(config["model_type"].as_str().unwrap().to_owned());
+    }
+    let unknown = ModelConfig::parse(&json!({"model_type": "none"})).unwrap_err();
+    let unknown = unknown.to_string();
+    let known = unknown.split("; ").nth(1).unwrap();
+    for name in known.trim_end_matches(" are known").split(", ") {
+        // It is known to be refused.
+        assert!(
+            seen.contains(name) || name == "siglip2",
+            "{name} is missing"
+        );
+    }
+}
+
+#[test]
+fn gradient_checkpointing_changes_memory_and_no_gradient() {
+    for name in ["bert", "modernbert", "gemma3", "t5", "dinov2", "siglip"] {
+        let config = fixture_json(&format!("backbones/{name}.json"));
+        let weights = tensors(&format!("backbones/{name}.safetensors"));
+        let of = |on: bool| {
+            let mut model = model(&config, Some(&weights), ModelSetup::default());
+            model.compute_as_on_a_device();
+            model.set_gradient_checkpointing(on);
+            step(&model, &inputs(&model, &config))
+        };
+        let (plain, checkpointed) = (of(false), of(true));
+        assert_eq!(plain.loss, checkpointed.loss, "{name}");
+        check_gradients(name, &checkpointed.gradients, &plain.gradients, 1e-5);
+    }
+}
+
+#[test]
+fn bfloat16_on_a_device_is_as_near_to_32_bits_as_its_rounding() {
+    let config = fixture_json("backbones/bert.json");
+    let weights = tensors("backbones/bert.safetensors");
+    let of = |precision| {
+        let mut model = model(&config, Some(&weights), ModelSetup::default());
+        model.compute_as_on_a_device();
+        model.set_precision(precision);
+        let inputs = inputs(&model, &config);
+        let still = flat(&model.encode(&model.inference(), &inputs[0]).unwrap());
+        (still, step(&model, &inputs))
+    };
+    let (exact, mixed) = (of(Precision::Float32), of(Precision::Bfloat16));
+    // A model is used in 32 bits, whatever it is trained in.
+    assert_eq!(exact.0, mixed.0);
+    let all = |found: &Found| {
+        let gradients = found.gradients.iter().flat_map(|(_, grad)| grad.clone());
+        gradients.collect::<Vec<f32>>()
+    };
+    let error = relative_error(&all(&mixed.1), &all(&exact.1));
+    assert!(error > 1e-4 && error < 5e-2, "{error}");
+}
+
+/// The layout of the examples that a loss is for.
+#[derive(Clone, Copy, PartialEq)]
+enum Layout {
+    /// Examples with labels.
+    Labels,
+    /// So many members, with as many scores for each example.
+    Members(usize, usize),
+    /// Pairs that a cross-encoder scores itself.
+    Scored,
+}
+
+/// A loss of the table: its options, its examples, and whether it asks a guide.
+fn row(loss: &Loss) -> (Value, Layout, bool) {
+    let none = json!({});
+    match loss {
+        Loss::BinaryCrossEntropy | Loss::Mse => (none, Layout::Scored, false),
+        Loss::AnglE | Loss::CoSent | Loss::CosineSimilarity => (none, Layout::Members(2, 1), false),
+        Loss::Clip | Loss::SigLip | Loss::VicReg => (none, Layout::Members(2, 0), false),
+        Loss::MultipleNegativeRanking | Loss::CachedMultipleNegativesRanking => {
+            (none, Layout::Members(3, 0), false)
+        }
+        Loss::DistillKlDiv | Loss::Gist => (none, Layout::Members(3, 0), true),
+        Loss::EmbedDistill => {
+            let options = json!({"distance_metric": "l2", "projection_dim": 5});
+            (options, Layout::Members(2, 0), true)
+        }
+        Loss::MarginMse => (none, Layout::Members(4, 2), false),
+        Loss::Triplet => (none, Layout::Members(4, 0), false),
+        Loss::AdaptiveLayer | Loss::Matryoshka | Loss::Matryoshka2d => {
+            let mut options = json!({"loss": "MultipleNegativeRankingLoss"});
+            if *loss != Loss::AdaptiveLayer {
+                options["matryoshka_dims"] = json!([8, 4]);
+            }
+            (options, Layout::Members(2, 0), false)
+        }
+        Loss::CrossBatchMemory => {
+            let options = json!({"loss": "NTXentLoss", "memory_size": 20});
+            (options, Layout::Labels, false)
+        }
+        Loss::MultipleLosses => {
+            let options = json!({"losses": ["ArcFaceLoss", "NTXentLoss"]});
+            (options, Layout::Labels, false)
+        }
+        _ => (none, Layout::Labels, false),
+    }
+}
+
+/// A model of texts, or of texts and pictures for the losses of pairs of both.
+fn of_loss(loss: &Loss) -> Model {
+    match loss {
+        Loss::Clip | Loss::SigLip => {
+            let config = fixture_json("tiny-clip/config.json");
+            let weights = tensors("tiny-clip/model.safetensors");
+            model(&config, Some(&weights), ModelSetup::default())
+        }
+        _ => {
+            let config = fixture_json("backbones/bert.json");
+            let weights = tensors("backbones/bert.safetensors");
+            model(&config, Some(&weights), ModelSetup::default())
+        }
+    }
+}
+
+/// Texts of a member of eight examples.
+fn member(model: &Model, number: usize) -> Input {
+    let lengths = vec![5, 2, 12, 3, 11, 4, 1, 12];
+    let count: usize = lengths.iter().sum();
+    let vocabulary = model.config().vocab_size().unwrap();
+    let id = |i: usize| (3 + (i * 7 + number * 11) % (vocabulary - 4)) as u32;
+    Input::Texts(TokenBatch::new((0..count).map(id).collect(), lengths))
+}
+
+/// Some steps with a loss: the value and the gradients of the first, and the
+/// weights behind the last.
+fn with_loss(loss: &Loss, spec: &LossSpec, as_on_a_device: bool) -> (f64, Found, Vec<f32>) {
+    let (_, layout, guided) = row(loss);
+    let mut model = of_loss(loss);
+    if as_on_a_device {
+        model.compute_as_on_a_device();
+    }
+    let mut criterion = Criterion::new(spec, 3, model.dim(), 0).unwrap();
+    let (members, scores) = match layout {
+        Layout::Labels => (1, 0),
+        Layout::Members(members, scores) => (members, scores),
+        Layout::Scored => (1, 1),
+    };
+    let inputs: Vec<Input> = match loss {
+        Loss::Clip | Loss::SigLip => {
+            let config = fixture_json("tiny-clip/config.json");
+            inputs(&model, &config)
+        }
+        _ => (0..members).map(|number| member(&model, number)).collect(),
+    };
+    // From 0 to 1.
+    let scores: Vec<f32> = numbers(8 * scores, 41)
+        .iter()
+        .map(|x| x / 2.0 + 0.5)
+        .collect();
+    let target = Target {
+        labels: &[0, 1, 2, 0, 1, 2, 0, 1],
+        scores: &scores,
+    };
+    let guide: Vec<Tensor> = match guided {
+        true => (0..members).map(|n| tensor(&[8, 5], 17 + 2 * n)).collect(),
+        false => Vec::new(),
+    };
+    let has_layers = matches!(loss, Loss::AdaptiveLayer | Loss::Matryoshka2d);
+    let mut optimizers = [(); 2].map(|()| Adam::adamw().eps(1e-2).build());
+    let mut first = None;
+    for number in 0..3 {
+        model.params().zero_grad();
+        criterion.params().zero_grad();
+        let pass = model.training();
+        let (mut parts, mut earlier) = (Vec::new(), Vec::new());
+        for input in &inputs {
+            if has_layers {
+                let mut found = model.encode_layers(&pass, input, &[0]).unwrap();
+                parts.extend(found.pop());
+                earlier.extend(found);
+                continue;
+            }
+            let part = model.encode(&pass, input).unwrap();
+            // The scores of a cross-encoder are one number each.
+            parts.push(match layout {
+                Layout::Scored => part.narrow(1, 0, 1).unwrap(),
+                _ => part,
+            });
+        }
+        let layers = match has_layers {
+            true => vec![(0, earlier)],
+            false => Vec::new(),
+        };
+        let beside = Beside {
+            guide: &guide,
+            layers: &layers,
+        };
+        let loss = criterion
+            .loss_beside(&model, &pass, &parts, beside, target, number, true)
+            .unwrap();
+        let grads = |params: &Params| {
+            let trained = params.iter().filter(|param| param.is_trainable());
+            trained
+                .map(|param| (param.name().to_owned(), param.gradient().unwrap().unwrap()))
+                .collect::<Vec<_>>()
+        };
+        Params::backward_of([model.params(), criterion.params()], &loss).unwrap();
+        if first.is_none() {
+            let value = loss
+                .to_dtype(DType::F64)
+                .unwrap()
+                .to_scalar::<f64>()
+                .unwrap();
+            let mut gradients = grads(model.params());
+            gradients.extend(grads(criterion.params()));
+            let found = Found {
+                embeddings: parts.iter().map(flat).collect(),
+                loss: value as f32,
+                gradients,
+            };
+            first = Some((value, found));
+        }
+        optimizers[0].step(model.params(), 1e-2).unwrap();
+        optimizers[1].step(criterion.params(), 1e-2).unwrap();
+    }
+    let (value, found) = first.unwrap();
+    (value, found, weights(&model))
+}
+
+#[test]
+fn every_loss_is_the_same_on_a_device_as_on_the_cpu() {
+    let mut compared = 0;
+    for loss in Loss::KNOWN {
+        let (options, ..) = row(loss);
+        let spec = spec(
+            loss.as_str(),
+            options.as_object().unwrap_or(&Map::new()),
+            None,
+        );
+        if let Err(error) = Criterion::new(&spec, 3, 16, 0) {
+            let error = error.to_string();
+            assert!(error.contains("is a base class"), "{loss}: {error}");
+            continue;
+        }
+        let (expected_value, expected, expected_weights) = with_loss(loss, &spec, false);
+        let (value, found, weights) = with_loss(loss, &spec, true);
+        let what = loss.as_str();
+        for (a, b) in found.embeddings.iter().zip(&expected.embeddings) {
+            let error = relative_error(a, b);
+            assert!(error < CLOSE, "{what}: embeddings {error}");
+        }
+        let apart = (value - expected_value).abs() as f32;
+        // A loss near zero is a difference of larger numbers.
+        assert!(
+            apart < CLOSE_GRADIENT * expected.loss.abs().max(0.1),
+            "{what}: {value} and {expected_value}"
+        );
+        check_gradients(what, &found.gradients, &expected.gradients, CLOSE_GRADIENT);
+        let error = relative_error(&weights, &expected_weights);
+        assert!(error < CLOSE_WEIGHTS, "{what}: weights {error} apart");
+        compared += 1;
+    }
+    assert_eq!(compared, 50);
+}
