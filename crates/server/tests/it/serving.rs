@@ -148,10 +148,11 @@ async fn requests_of_many_clients_are_batched_and_one_bad_input_harms_no_other()
     // The head of a picture is checked first, the rest in the batch.
     let whole = picture(0);
     let broken = data_uri(&whole[..whole.len() / 2]);
-    let asked = texts.iter().map(|text| async {
+    let (http, broken) = (&backend.http, broken.as_str());
+    let asked = texts.iter().map(|text| async move {
         let good = json!({"model": "mine", "input": [text, data_uri(&picture(1))]});
         let bad = json!({"model": "mine", "input": ["x", broken]});
-        tokio::join!(embed(&backend.http, &good), post(&backend.http, &bad))
+        tokio::join!(embed(http, &good), post(http, &bad))
     });
     let answers = futures_util::future::join_all(asked).await;
     let picture = local.encode_images(&[&picture(1)]).unwrap();
