@@ -209,6 +209,21 @@ impl Encoder {
         self.truncate.unwrap_or(self.loaded.model.dim())
     }
 
+    /// Counts the tokens that the model reads of each text: those of the prompt
+    /// among them, and no more than texts are cut to.
+    ///
+    /// # Errors
+    /// [`Error::Data`] where a text can't be tokenized, or the model embeds no
+    /// texts.
+    pub fn count_tokens(&self, texts: &[&str]) -> Result<Vec<usize>> {
+        let items: Vec<ItemRef<'_>> = texts.iter().map(|text| ItemRef::Text(text)).collect();
+        let device = self.loaded.model.params().device();
+        match self.preparer.prepare(&items, |_| None, device)? {
+            Input::Texts(batch) => Ok(batch.lengths),
+            _ => Ok(Vec::new()),
+        }
+    }
+
     /// Embeds texts, in their order.
     ///
     /// # Errors

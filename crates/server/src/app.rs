@@ -24,6 +24,7 @@ use crate::{
     queue::{Health, Leases, Waits},
     run_folders::RunFolders,
     secret,
+    serving::Serving,
     settings::Settings,
     space::Space,
     store::{Hold, Store, Stored, Unnamed, Upload},
@@ -62,6 +63,7 @@ pub(crate) struct App {
     /// Whether the database answers, for `/readyz`.
     pub(crate) readiness: Cached<std::result::Result<(), String>>,
     pub(crate) counters: Counters,
+    pub(crate) serving: Serving,
     pub(crate) spent_codes: SpentCodes,
     /// Tokens that were used since this was last written down.
     used_tokens: Mutex<HashSet<Vec<u8>>>,
@@ -80,6 +82,8 @@ impl App {
         server_id: &str,
     ) -> Arc<Self> {
         let clock = Clock::default();
+        let counters = Counters::default();
+        let serving = Serving::new(store.clone(), settings.max_loaded, counters.serving());
         Arc::new(Self {
             leases: Leases::new(clock.clone(), settings.lease),
             queue: Health::new(clock.clone()),
@@ -99,7 +103,8 @@ impl App {
             gates: Gates::default(),
             run_counts: Cached::new(Duration::from_secs(5)),
             readiness: Cached::new(Duration::from_secs(1)),
-            counters: Counters::default(),
+            counters,
+            serving,
             spent_codes: SpentCodes::default(),
             used_tokens: Mutex::default(),
             space,

@@ -11,6 +11,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::serving::ServingCounters;
+
 /// Bounds of the time that an answer takes, in seconds.
 const BOUNDS: [f64; 8] = [0.001, 0.005, 0.02, 0.05, 0.2, 1.0, 5.0, 30.0];
 
@@ -22,6 +24,7 @@ pub(crate) struct Counters {
     events: Counter,
     workers_lost: Counter,
     runs: Family<StatusLabels, Gauge<u64, AtomicU64>>,
+    serving: ServingCounters,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -64,6 +67,7 @@ impl Default for Counters {
         );
         registry.register("runs", "Runs by their status", runs.clone());
         Self {
+            serving: ServingCounters::register(&mut registry),
             registry,
             requests,
             seconds,
@@ -97,6 +101,11 @@ impl Counters {
 
     pub(crate) fn worker_lost(&self) {
         self.workers_lost.inc();
+    }
+
+    /// What finished models in use are counted with.
+    pub(crate) fn serving(&self) -> ServingCounters {
+        self.serving.clone()
     }
 
     /// All of it as a text. `runs` is how many runs have each status.

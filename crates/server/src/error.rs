@@ -185,7 +185,7 @@ impl ApiError {
     }
 
     /// The message, cut where somebody's value makes it very long.
-    fn shown(&self) -> Cow<'_, str> {
+    pub(crate) fn shown(&self) -> Cow<'_, str> {
         match self.message.char_indices().nth(MAX_MESSAGE) {
             Some((end, _)) => format!("{}…", &self.message[..end]).into(),
             None => self.message.as_str().into(),

@@ -12,6 +12,7 @@
 //! | `console` | the pages for people |
 //! | `submission` | whether a new run's data is there and fits |
 //! | `queue`, `launcher`, `worker` | how a run is carried out |
+//! | `serving`, `trial` | finished models in use, and what they find in data |
 //! | `pictures` | pictures that data names by their address |
 //! | `database`, `store` | what is kept: rows in SQLite, bytes in a folder or in S3 |
 //! | `space` | the room on the disk |
@@ -50,12 +51,14 @@ mod redaction;
 mod run_folders;
 mod secret;
 mod server;
+mod serving;
 mod settings;
 mod settings_file;
 mod space;
 mod store;
 mod submission;
 mod ticket;
+mod trial;
 mod upkeep;
 mod worker;
 

@@ -61,6 +61,10 @@ pub struct Settings {
     /// The bytes that one user's data, models and checkpoints may take; without
     /// limit by default.
     pub max_stored: Option<u64>,
+    /// The bytes of memory that finished models may take which are used over
+    /// `/v1/embeddings` and tried in the console; 2 GiB by default. The least
+    /// recently used go first, and one that needs more is refused.
+    pub max_loaded: u64,
     /// The bytes of the data folder's disk that are kept for runs in progress:
     /// new uploads and runs are refused when there is less room. By default 512
     /// MiB, or a twentieth of a smaller disk.
@@ -147,6 +151,7 @@ impl Default for Settings {
             max_open_runs: None,
             max_uploads: 16,
             max_stored: None,
+            max_loaded: 2 << 30,
             disk_reserve: None,
             trusted_proxies: Vec::new(),
             presigned: false,

@@ -57,6 +57,9 @@ pub(crate) struct ServerGroup {
     /// headers are believed, such as "10.0.0.0/8". (`--trusted-proxies`,
     /// FINETUNER_TRUSTED_PROXIES)
     pub(crate) trusted_proxies: Vec<Network>,
+    /// The most MiB of memory of the finished models that are used over
+    /// `/v1/embeddings` and tried in the console. (`--max-loaded`, FINETUNER_MAX_LOADED)
+    pub(crate) max_loaded: u64,
     /// MiB of the disk that are kept for runs in progress; by default 512, or a
     /// twentieth of a smaller disk. (`--disk-reserve`, FINETUNER_DISK_RESERVE)
     pub(crate) disk_reserve: Option<u64>,
@@ -77,6 +80,7 @@ impl Default for ServerGroup {
             tls_cert: None,
             tls_key: None,
             trusted_proxies: Vec::new(),
+            max_loaded: Settings::default().max_loaded >> 20,
             disk_reserve: None,
             grace: Settings::default().grace.into(),
             log_format: LogFormat::Text,
@@ -326,6 +330,7 @@ impl SettingsFile {
             max_open_runs: users.max_open_runs.map(Into::into),
             max_uploads: users.max_uploads.get().into(),
             max_stored: bytes(users.max_stored),
+            max_loaded: server.max_loaded.saturating_mul(1 << 20),
             disk_reserve: bytes(server.disk_reserve),
             trusted_proxies: server.trusted_proxies.iter().map(|net| net.0).collect(),
             presigned: server.presigned,

@@ -35,6 +35,15 @@ pub fn check_head(encoded: &[u8]) -> Result<()> {
     decoder(encoded).map(drop)
 }
 
+/// Returns width and height of a picture, as its head says.
+///
+/// # Errors
+/// As [`check_head`].
+pub fn size(encoded: &[u8]) -> Result<[u32; 2]> {
+    let (width, height) = decoder(encoded)?.dimensions();
+    Ok([width, height])
+}
+
 /// Decodes a picture to RGB: upright, and on white where it is transparent, as
 /// `transformers` has it since version 5.
 pub(super) fn decode(encoded: &[u8]) -> Result<RgbImage> {

@@ -13,7 +13,7 @@ use image::RgbImage;
 
 pub use self::{
     config::ProcessorClass,
-    decode::{check, check_head},
+    decode::{check, check_head, size},
     resize::Resample,
 };
 use crate::{Error, Result, augment::Augmentation};

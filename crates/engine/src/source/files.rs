@@ -51,6 +51,13 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
+    /// Returns how many bytes the weights take.
+    #[must_use]
+    pub fn weight_bytes(&self) -> u64 {
+        let values = self.tensors.values().map(|(_, values)| values.len());
+        (values.sum::<usize>() * size_of::<f32>()) as u64
+    }
+
     /// Reads the files that `find` knows. `base` reads the model that an adapter
     /// without one is for.
     pub(super) fn gather(

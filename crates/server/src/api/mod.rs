@@ -13,6 +13,7 @@ mod json;
 mod logins;
 mod logs;
 mod models;
+mod openai;
 mod pages;
 mod runs;
 mod tokens;
@@ -39,6 +40,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub(crate) use auth::by_token;
 pub(crate) use logins::Logins;
 pub(crate) use logs::{as_it_comes, follow, text as log_text};
+pub(crate) use openai::check_picture;
 pub(crate) use runs::{examples_of, find as find_run, status_of};
 pub(crate) use uploads::Uploads;
 
@@ -174,6 +176,16 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
             get(identity::signing_keys),
         ),
         ("/v2/download/{key}".into(), get(artifacts::download)),
+        (
+            "/v1/embeddings".into(),
+            post(openai::create_embeddings).layer(DefaultBodyLimit::max(openai::MAX_BODY)),
+        ),
+        ("/v1/models".into(), get(openai::list_models)),
+        ("/v1/models/{model}".into(), get(openai::model)),
+        (
+            "/v1/models/{experiment}/{run}".into(),
+            get(openai::model_of_experiment),
+        ),
         ("/openapi.json".into(), get(openapi)),
         ("/health".into(), get(async || "ok\n")),
         ("/healthz".into(), get(async || "ok\n")),
@@ -232,11 +244,15 @@ async fn front(headers: HeaderMap) -> Response {
 
 /// Answers for an address that is none of the server's. Hubble had services for
 /// packages and payments too, whose calls an SDK may still make.
-async fn nothing_here(address: Uri) -> ApiError {
-    match address.path().strip_prefix("/v2/rpc/") {
+async fn nothing_here(address: Uri) -> Response {
+    if address.path().starts_with("/v1/") {
+        return openai::nothing_here();
+    }
+    let error = match address.path().strip_prefix("/v2/rpc/") {
         Some(method) => ApiError::no_method(method.trim_end_matches('/')),
         None => ApiError::not_found("there is nothing at this address"),
-    }
+    };
+    error.into_response()
 }
 
 /// The description of this API.

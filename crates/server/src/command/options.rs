@@ -99,6 +99,10 @@ pub(super) struct Options {
     /// The most MiB of data, models and checkpoints that one user may store.
     #[arg(long, env = "FINETUNER_MAX_STORED")]
     max_stored: Option<u64>,
+    /// The most MiB of memory of the finished models that are used over
+    /// `/v1/embeddings` and tried in the console; 2048 by default.
+    #[arg(long, env = "FINETUNER_MAX_LOADED")]
+    max_loaded: Option<u64>,
     /// MiB of the disk that are kept for runs in progress: new uploads and runs
     /// are refused when there is less room. By default 512, or a twentieth of a
     /// smaller disk.
@@ -147,6 +151,7 @@ impl Options {
         put_some(&mut server.tls_cert, self.tls_cert);
         put_some(&mut server.tls_key, self.tls_key);
         put_all(&mut server.trusted_proxies, self.trusted_proxies);
+        put(&mut server.max_loaded, self.max_loaded);
         put_some(&mut server.disk_reserve, self.disk_reserve);
         put(&mut server.grace, self.grace);
         let runs = &mut all.runs;

@@ -101,7 +101,7 @@ pub(crate) async fn list(
     Ok(shown(&session, "Data", "Data and models", &content))
 }
 
-fn name_of(artifact: &ArtifactRow) -> &str {
+pub(super) fn name_of(artifact: &ArtifactRow) -> &str {
     artifact.name.as_deref().unwrap_or(&artifact.id)
 }
 

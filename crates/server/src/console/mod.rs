@@ -9,14 +9,16 @@ mod data;
 mod guides;
 mod runs;
 mod sign_in;
+mod snippets;
 mod tokens;
+mod try_it;
 
 use std::sync::Arc;
 
 use axum::{
     Router,
     body::Body,
-    extract::{FromRequestParts, Request},
+    extract::{DefaultBodyLimit, FromRequestParts, Request},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Redirect, Response},
@@ -50,6 +52,12 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
         .route(&format!("{run}/live"), get(runs::live))
         .route(&format!("{run}/cancel"), post(runs::cancel))
         .route(&format!("{run}/delete"), post(runs::delete))
+        .route(
+            &format!("{run}/try"),
+            get(try_it::page)
+                .post(try_it::search)
+                .layer(DefaultBodyLimit::max(try_it::MAX_FORM)),
+        )
         .route("/console/compare", get(compare::page))
         .route("/console/data", get(data::list))
         .route("/console/data/{id}", get(data::page))

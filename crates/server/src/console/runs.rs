@@ -297,7 +297,10 @@ pub(crate) async fn page(
                     dt { "Size" } dd { (bytes(artifact.size)) }
                     dt { "SHA-256" } dd { code .long { (artifact.content) } }
                 }
-                p { a .button href=(path(&["data", &artifact.id, "download"])) download { "Download" } }
+                p .row {
+                    a .button href=(path(&["data", &artifact.id, "download"])) download { "Download" }
+                    @if !makes_data(&run) { a .button .quiet href={ (here) "/try" } { "Try and use it" } }
+                }
             }
         }
         (examples(&app, &session, &run).await?)

@@ -10,6 +10,7 @@ mod experiments;
 mod open;
 mod queue;
 mod runs;
+mod served;
 mod upkeep;
 mod usage;
 
@@ -32,6 +33,7 @@ pub(crate) use queue::{Claim, End, Launched, Release};
 #[cfg(test)]
 pub(crate) use runs::tests::with_run;
 pub(crate) use runs::{Created, NewRunRow, RunFilter, RunRow};
+pub(crate) use served::ModelRow;
 
 /// One entry for each version of the schema. Entries are never changed, only
 /// added.

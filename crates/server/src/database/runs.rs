@@ -176,13 +176,14 @@ pub(crate) enum Created {
     TooManyOpen(u64),
 }
 
-const SELECT: &str = "SELECT runs.id, experiments.name, user_id, runs.name, runs.description,
+pub(super) const SELECT: &str =
+    "SELECT runs.id, experiments.name, user_id, runs.name, runs.description,
     config, device, task, status, details, runs.created_at, artifact_id, runs.idempotency_key,
     attempts, worker_token IS NOT NULL, started_at, ended_at, epoch, epochs, step, steps,
     pace_step, pace_at, metrics, data, launches, job IS NOT NULL, cpus, gpus
     FROM runs JOIN experiments ON experiments.id = experiment_id";
 
-fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
+pub(super) fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
     Ok(RunRow {
         id: row.get(0)?,
         experiment: row.get(1)?,

@@ -167,6 +167,18 @@ async fn every_route_answers_as_the_description_says() {
     call!(POST format!("{r}/cancel"));
     call!(POST format!("{r}/checkpoints/1/runs"), json(&json!({"name": "n"})));
 
+    // Finished models.
+    let input = json!({"model": "default/r", "input": ["x", "y"], "dimensions": 4});
+    call!(POST "/v1/embeddings", json(&input));
+    let input = json!({"model": "r", "input": "x", "encoding_format": "base64"});
+    call!(POST "/v1/embeddings", json(&input));
+    call!(POST "/v1/embeddings", json(&json!({"model": "none", "input": "x"})));
+    call!(POST "/v1/embeddings", body("no json"));
+    call!(GET "/v1/models");
+    call!(GET "/v1/models/default%2Fr");
+    call!(GET "/v1/models/none");
+    call!(GET "/v1/models/default/r");
+
     // Accounts.
     let v = "/v2/rpc";
     call!(GET format!("{v}/user.identity.whoami"));

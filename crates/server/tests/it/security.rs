@@ -57,6 +57,17 @@ fn routes(run: &str, artifact: &str) -> Vec<(Method, String, Body)> {
             format!("{v}/artifact.finishUpload"),
             json(json!({"uploadId": artifact, "sha256": ""})),
         ),
+        get(format!("/v1/models/{run}")),
+        get(format!("/v1/models/default/{run}")),
+        get(format!("/v1/models/{artifact}")),
+        post(
+            "/v1/embeddings".to_owned(),
+            json(json!({"model": format!("default/{run}"), "input": "x"})),
+        ),
+        post(
+            "/v1/embeddings".to_owned(),
+            json(json!({"model": artifact, "input": "x"})),
+        ),
     ]
 }
 
@@ -94,6 +105,7 @@ fn general() -> Vec<(Method, String, Body)> {
             "/api/v1/worker/content?name=train_data".to_owned(),
             Body::None,
         ),
+        (Method::GET, "/v1/models".to_owned(), Body::None),
     ]
 }
 
@@ -135,12 +147,14 @@ async fn nobody_gets_in_without_a_good_token() {
         let http = backend.http.with_token(token);
         for route in routes("mine", &artifact).into_iter().chain(general()) {
             let place = format!("{} {} with {token:?}", route.0, route.1);
+            let as_openai = route.1.starts_with("/v1/");
             let (status, body) = send(&http, route).await;
             assert_eq!(status, StatusCode::UNAUTHORIZED, "{place}");
-            assert!(
-                body["detail"].is_string() && body["status"] == 40103,
-                "{place}: {body}"
-            );
+            let told = match as_openai {
+                true => body["error"]["code"] == "invalid_api_key",
+                false => body["detail"].is_string() && body["status"] == 40103,
+            };
+            assert!(told, "{place}: {body}");
         }
     }
     assert!(run.status().await.is_ok(), "it is still there");
@@ -229,6 +243,7 @@ async fn a_token_for_reading_changes_nothing() {
                 "artifact.list",
                 "getDetail",
                 "getDownloadUrl",
+                "/v1/embeddings",
             ]
             .iter()
             .any(|end| route.1.ends_with(end));

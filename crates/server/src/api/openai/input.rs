@@ -1,0 +1,305 @@
+//! The body of a request for embeddings.
+
+use finetuner_engine::image;
+use serde_json::{Map, Value};
+
+use super::{OpenAiError, Result};
+use crate::serving::Item;
+
+/// The most inputs of a request, as OpenAI has it.
+const MAX_INPUTS: usize = 2048;
+/// The most bytes of a text.
+const MAX_TEXT: usize = 256 << 10;
+/// The most bytes of a picture, decoded from base64.
+const MAX_PICTURE: usize = 8 << 20;
+/// The most pixels of a picture.
+const MAX_PIXELS: u64 = 40_000_000;
+
+/// How vectors are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// As a list of numbers.
+    Float,
+    /// As the bytes of little-endian 32-bit floats, in base64.
+    Base64,
+}
+
+/// What is wanted.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) model: String,
+    pub(super) inputs: Vec<String>,
+    pub(super) encoding: Encoding,
+    /// The dimensions to keep of each embedding.
+    pub(super) dimensions: Option<usize>,
+    /// The prompt that goes before texts; the model's default where there is none.
+    pub(super) prompt: Option<String>,
+}
+
+impl Asked {
+    pub(super) fn read(mut body: Map<String, Value>) -> Result<Self> {
+        let model = text(&mut body, "model")?;
+        let model = model.filter(|model| !model.is_empty()).ok_or_else(|| {
+            OpenAiError::invalid("model", "it is needed: the name of a run, `experiment/run`")
+        })?;
+        let encoding = match text(&mut body, "encoding_format")?.as_deref() {
+            None | Some("float") => Encoding::Float,
+            Some("base64") => Encoding::Base64,
+            Some(other) => {
+                let reason = format!("`{other:.40}`: `float` or `base64` is wanted");
+                return Err(OpenAiError::invalid("encoding_format", reason));
+            }
+        };
+        let dimensions = match body.remove("dimensions") {
+            None | Some(Value::Null) => None,
+            Some(value) => {
+                let count = value.as_u64().and_then(|count| usize::try_from(count).ok());
+                let count = count.filter(|count| *count > 0);
+                Some(count.ok_or_else(|| {
+                    OpenAiError::invalid("dimensions", "a whole number above 0 is wanted")
+                })?)
+            }
+        };
+        let prompt = text(&mut body, "prompt_name")?;
+        text(&mut body, "user")?;
+        let inputs = inputs(body.remove("input").unwrap_or_default())?;
+        if let Some(name) = body.keys().next() {
+            let name: String = name.chars().take(100).collect();
+            let reason = "there is no such member: known are `model`, `input`, `encoding_format`, \
+                          `dimensions`, `user` and `prompt_name`";
+            return Err(OpenAiError::invalid(name, reason));
+        }
+        Ok(Self {
+            model,
+            inputs,
+            encoding,
+            dimensions,
+            prompt,
+        })
+    }
+}
+
+/// Takes a member that is a text, or null.
+fn text(body: &mut Map<String, Value>, name: &'static str) -> Result<Option<String>> {
+    match body.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(OpenAiError::invalid(name, "a text is wanted")),
+    }
+}
+
+fn inputs(input: Value) -> Result<Vec<String>> {
+    let wanted = "a text or a list of texts is wanted; a picture is a text that begins with \
+                  `data:image/`";
+    let inputs = match input {
+        Value::String(text) => vec![Value::String(text)],
+        Value::Array(inputs) => inputs,
+        _ => return Err(OpenAiError::invalid("input", wanted)),
+    };
+    if inputs.is_empty() {
+        return Err(OpenAiError::invalid("input", "it is empty"));
+    }
+    if inputs.len() > MAX_INPUTS {
+        let reason = format!(
+            "{} inputs; {MAX_INPUTS} are allowed in a request",
+            inputs.len()
+        );
+        return Err(OpenAiError::invalid("input", reason));
+    }
+    let inputs = inputs
+        .into_iter()
+        .enumerate()
+        .map(|(place, input)| match input {
+            Value::String(text) if text.is_empty() => Err(at(place, "it is empty")),
+            Value::String(text) => Ok(text),
+            Value::Number(_) | Value::Array(_) => Err(OpenAiError::invalid(
+                "input",
+                "lists of token ids are not supported, since each model has its own tokens: send \
+             texts (LangChain: `OpenAIEmbeddings(check_embedding_ctx_length=False)`)",
+            )),
+            _ => Err(at(place, wanted)),
+        });
+    inputs.collect()
+}
+
+/// An input that can't be used.
+pub(super) fn at(place: usize, reason: impl std::fmt::Display) -> OpenAiError {
+    OpenAiError::invalid(format!("input[{place}]"), reason)
+}
+
+/// Texts and pictures out of inputs. Pictures are decoded from base64, and their
+/// heads are checked.
+pub(super) fn items(inputs: Vec<String>) -> Result<Vec<Item>> {
+    let items = inputs.into_iter().enumerate();
+    items.map(|(place, input)| item(place, input)).collect()
+}
+
+fn item(place: usize, input: String) -> Result<Item> {
+    if !is_picture(&input) {
+        return match input.len() {
+            0..=MAX_TEXT => Ok(Item::Text(input)),
+            length => {
+                let limit = MAX_TEXT >> 10;
+                Err(at(
+                    place,
+                    format!("a text of {length} bytes; {limit} KiB are allowed"),
+                ))
+            }
+        };
+    }
+    let bytes = decoded(&input).map_err(|reason| at(place, reason))?;
+    check_picture(&bytes).map_err(|reason| at(place, reason))?;
+    Ok(Item::Picture(bytes.into()))
+}
+
+/// Whether an input is a picture rather than a text.
+fn is_picture(input: &str) -> bool {
+    let start = input.get(..11).unwrap_or_default();
+    start.eq_ignore_ascii_case("data:image/")
+}
+
+fn decoded(uri: &str) -> Result<Vec<u8>, String> {
+    let bad = |reason: &dyn std::fmt::Debug| {
+        format!("it is no data URI of a picture, `data:image/png;base64,...`: {reason:?}")
+    };
+    let parsed = data_url::DataUrl::process(uri).map_err(|e| bad(&e))?;
+    let (bytes, _) = parsed.decode_to_vec().map_err(|e| bad(&e))?;
+    Ok(bytes)
+}
+
+/// Checks the size of a picture, and that it is one.
+pub(crate) fn check_picture(bytes: &[u8]) -> Result<(), String> {
+    if bytes.len() > MAX_PICTURE {
+        let (size, limit) = (bytes.len(), MAX_PICTURE >> 20);
+        return Err(format!(
+            "a picture of {size} bytes; {limit} MiB are allowed"
+        ));
+    }
+    let [width, height] = image::size(bytes).map_err(|e| e.to_string())?;
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        let limit = MAX_PIXELS / 1_000_000;
+        return Err(format!(
+            "a picture of {width}x{height} pixels; {limit} million are allowed: make it smaller"
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(body: Value) -> Result<Asked> {
+        match body {
+            Value::Object(body) => Asked::read(body),
+            _ => unreachable!("an object is given"),
+        }
+    }
+
+    #[test]
+    fn a_request_is_read_in_all_its_forms() {
+        let asked = read(json!({"model": "a/b", "input": "x", "user": "u"})).unwrap();
+        assert_eq!(
+            (asked.model.as_str(), asked.inputs),
+            ("a/b", vec!["x".to_owned()])
+        );
+        assert_eq!((asked.encoding, asked.dimensions), (Encoding::Float, None));
+        let asked = read(json!({
+            "model": "a", "input": ["x", "y"], "encoding_format": "base64", "dimensions": 8,
+            "prompt_name": "query", "user": null,
+        }));
+        let asked = asked.unwrap();
+        assert_eq!(
+            (asked.encoding, asked.dimensions),
+            (Encoding::Base64, Some(8))
+        );
+        assert_eq!(
+            (asked.inputs.len(), asked.prompt.as_deref()),
+            (2, Some("query"))
+        );
+    }
+
+    #[test]
+    fn errors_name_the_member() {
+        let many = vec!["x"; MAX_INPUTS + 1];
+        for (member, value, said) in [
+            ("model", json!(""), "it is needed"),
+            ("model", json!(7), "a text is wanted"),
+            ("input", json!(null), "a list of texts"),
+            ("input", json!([]), "it is empty"),
+            ("input", json!(many), "2049 inputs; 2048 are allowed"),
+            ("input", json!([1, 2]), "check_embedding_ctx_length=False"),
+            ("input", json!([[1, 2], [3]]), "token ids"),
+            ("input[1]", json!(["x", ""]), "it is empty"),
+            ("input[0]", json!([{"image": "x"}]), "data:image/"),
+            ("encoding_format", json!("hex"), "`float` or `base64`"),
+            ("dimensions", json!(0), "above 0"),
+            ("dimensions", json!("8"), "above 0"),
+            ("prompt_name", json!([]), "a text is wanted"),
+            ("user", json!(1), "a text is wanted"),
+            ("truncate", json!(true), "no such member"),
+        ] {
+            let mut body = json!({"model": "a", "input": "x"});
+            let name = member.split('[').next().unwrap();
+            body[name] = value;
+            let error = read(body).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(member));
+            let message = error.error.message();
+            assert!(
+                message.contains(said) && message.contains(member),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn pictures_are_told_from_texts_and_checked() {
+        let items = |input: &str| items(vec!["first".to_owned(), input.to_owned()]);
+        // One transparent pixel.
+        let png = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA\
+                   AABJRU5ErkJggg==";
+        for start in ["data:image/png;base64,", "DATA:Image/PNG;base64,"] {
+            let items = items(&format!("{start}{png}")).unwrap();
+            assert!(matches!(&items[..], [Item::Text(_), Item::Picture(_)]));
+        }
+        for text in ["data: a text", "datä:image/png", "data:text/plain,x"] {
+            let items = items(text).unwrap();
+            assert_eq!(items[1], Item::Text(text.to_owned()));
+        }
+        let large = format!(
+            "data:image/png;base64,{}",
+            "A".repeat((MAX_PICTURE + 3) / 3 * 4)
+        );
+        for (input, said) in [
+            ("data:image/png;base64,!!", "no data URI"),
+            ("data:image/png;base64,AAAA", "not a readable picture"),
+            ("data:image/svg+xml,<svg/>", "not a readable picture"),
+            (large.as_str(), "8 MiB are allowed"),
+            (&"x".repeat(MAX_TEXT + 1), "256 KiB are allowed"),
+        ] {
+            let error = items(input).unwrap_err();
+            assert_eq!(error.param.as_deref(), Some("input[1]"));
+            assert!(error.error.message().contains(said), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_picture_of_very_many_pixels_is_refused_by_its_head() {
+        // A BMP of 16,000 x 4,000 pixels with 1 bit each, of which the head alone is
+        // there.
+        let mut bmp = b"BM".to_vec();
+        bmp.extend([0; 8]);
+        bmp.extend(62_u32.to_le_bytes());
+        bmp.extend(40_u32.to_le_bytes());
+        bmp.extend(16_000_i32.to_le_bytes());
+        bmp.extend(4_000_i32.to_le_bytes());
+        bmp.extend(1_u16.to_le_bytes());
+        bmp.extend(1_u16.to_le_bytes());
+        bmp.extend([0; 24]);
+        bmp.extend([0, 0, 0, 0, 255, 255, 255, 0]);
+        let error = check_picture(&bmp).unwrap_err();
+        assert!(error.contains("40 million are allowed"), "{error}");
+    }
+}

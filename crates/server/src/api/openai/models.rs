@@ -1,0 +1,181 @@
+//! `/v1/models`: the finished models that a user may use, and which one a name
+//! means.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use finetuner_protocol::{RunTask, Status};
+use serde::Serialize;
+
+use super::{Caller, OpenAiError, Result};
+use crate::{
+    app::App,
+    database::{ArtifactRow, ModelRow, RunRow},
+    error::ApiError,
+    store::Hold,
+};
+
+/// The most models of a list, the newest.
+const MOST: u64 = 1000;
+/// Runs of one name that an error tells apart.
+const NAMED: u64 = 10;
+/// The most bytes of a model's name.
+const MAX_NAME: usize = 1024;
+/// The kind of artifact that is a model.
+const MODEL: &str = "model";
+
+/// A finished model.
+pub(crate) struct Served {
+    /// `experiment/run`, or the id of the artifact.
+    pub(super) label: String,
+    pub(super) artifact: ArtifactRow,
+    /// Its content stays until this is dropped.
+    pub(super) hold: Hold,
+}
+
+/// Finds the model that a name means to a user: `experiment/run`, the name of a
+/// run if no other experiment has one of it, or the id of an artifact.
+pub(super) async fn find(app: &App, user_id: &str, name: &str) -> Result<Served> {
+    if name.len() > MAX_NAME {
+        let reason = format!("it has {} bytes; {MAX_NAME} are allowed", name.len());
+        return Err(OpenAiError::invalid("model", reason));
+    }
+    let (experiment, run) = match name.split_once('/') {
+        Some((experiment, run)) => (Some(experiment.to_owned()), run),
+        None => (None, name),
+    };
+    let user = user_id.to_owned();
+    let named = app
+        .database
+        .runs_named(user, experiment, run.to_owned(), NAMED);
+    let mut named = named.await.map_err(ApiError::from)?;
+    if named.len() > 1 {
+        let names: Vec<String> = named
+            .iter()
+            .map(|run| format!("`{}`", label(run)))
+            .collect();
+        let reason = format!(
+            "you have several runs `{name}`: name one of {}",
+            names.join(", ")
+        );
+        return Err(OpenAiError::invalid("model", reason));
+    }
+    let (label, id) = match named.pop() {
+        Some(run) => {
+            check_finished(&run)?;
+            (label(&run), run.artifact_id)
+        }
+        None => (name.to_owned(), name.to_owned()),
+    };
+    let find = || app.database.artifact(user_id.to_owned(), id.clone());
+    let found = app.held(find, |artifact| &artifact.content).await?;
+    match found {
+        Some((artifact, hold)) if artifact.kind == MODEL => Ok(Served {
+            label,
+            artifact,
+            hold,
+        }),
+        _ => Err(missing(name)),
+    }
+}
+
+/// How a run is named in answers.
+fn label(run: &RunRow) -> String {
+    format!("{}/{}", run.experiment, run.name)
+}
+
+fn check_finished(run: &RunRow) -> Result<()> {
+    let status = run.status();
+    let reason = if run.task != RunTask::Training.as_str() {
+        "it makes training data and has no model".to_owned()
+    } else if status == Status::Finished {
+        return Ok(());
+    } else if status.is_final() {
+        format!("its status is {status}, so that it has no model")
+    } else {
+        format!("its status is {status}: its model can be used when it is FINISHED")
+    };
+    let error = ApiError::bad_request(format!("`model`: run `{}`: {reason}", label(run)));
+    Err(OpenAiError::model(error, Some("model_not_ready")))
+}
+
+fn missing(name: &str) -> OpenAiError {
+    let error = ApiError::not_found(format!(
+        "`model`: you have no finished run and no artifact `{name}`: give `experiment/run`, as \
+         `/v1/models` lists them"
+    ));
+    OpenAiError::model(error, Some("model_not_found"))
+}
+
+#[derive(Serialize)]
+struct About {
+    id: String,
+    object: &'static str,
+    /// Seconds since 1970.
+    created: i64,
+    owned_by: String,
+}
+
+impl About {
+    fn of(model: &ModelRow, owner: &str) -> Self {
+        Self {
+            id: format!("{}/{}", model.experiment, model.run),
+            object: "model",
+            created: model.created,
+            owned_by: owner.to_owned(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+pub(crate) struct List {
+    object: &'static str,
+    data: Vec<About>,
+}
+
+pub(crate) async fn list(State(app): State<Arc<App>>, Caller(user): Caller) -> Result<Json<List>> {
+    let models = app.database.models(user.id, MOST).await;
+    let models = models.map_err(ApiError::from)?;
+    let data = models.iter().map(|model| About::of(model, &user.name));
+    Ok(Json(List {
+        object: "list",
+        data: data.collect(),
+    }))
+}
+
+pub(crate) async fn one(
+    app: State<Arc<App>>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<impl Serialize>> {
+    described(app, caller, name).await
+}
+
+/// The same for clients that send the slash of a name as it is.
+pub(crate) async fn one_of_experiment(
+    app: State<Arc<App>>,
+    caller: Caller,
+    Path((experiment, run)): Path<(String, String)>,
+) -> Result<Json<impl Serialize>> {
+    described(app, caller, format!("{experiment}/{run}")).await
+}
+
+async fn described(
+    State(app): State<Arc<App>>,
+    Caller(user): Caller,
+    name: String,
+) -> Result<Json<About>> {
+    let Served {
+        label, artifact, ..
+    } = find(&app, &user.id, &name).await?;
+    let created = app.database.created(artifact.id).await;
+    Ok(Json(About {
+        id: label,
+        object: "model",
+        created: created.map_err(ApiError::from)?,
+        owned_by: user.name,
+    }))
+}

@@ -1,0 +1,226 @@
+//! How a finished model is used elsewhere: code to copy.
+
+use finetuner_engine::models::ModelKind;
+use maud::{Markup, html};
+use serde_json::json;
+
+use crate::database::RunRow;
+
+/// Code for a program or a shell.
+struct Snippet {
+    title: &'static str,
+    note: &'static str,
+    code: String,
+}
+
+/// Code that uses a run's model over the API of the server at `address`, and out of
+/// its folder.
+pub(super) fn snippets(run: &RunRow, kind: ModelKind, address: &str) -> Markup {
+    let all = match kind {
+        ModelKind::Text | ModelKind::Image | ModelKind::TextImage => all(run, kind, address),
+        _ => vec![rust(run, kind)],
+    };
+    html! {
+        @for (i, snippet) in all.iter().enumerate() {
+            details open[i == 0] {
+                summary { (snippet.title) }
+                @if !snippet.note.is_empty() { p .hint { (snippet.note) } }
+                pre tabindex="0" { code { (snippet.code) } }
+            }
+        }
+    }
+}
+
+fn all(run: &RunRow, kind: ModelKind, address: &str) -> Vec<Snippet> {
+    let mut all = vec![
+        curl(run, kind, address),
+        openai(run, kind, address),
+        rust(run, kind),
+    ];
+    if kind == ModelKind::Text {
+        all.push(sentence_transformers(run));
+    }
+    all.push(transformers(run, kind));
+    all.push(onnxruntime(run, kind));
+    all
+}
+
+/// A text as code in Python and Rust, in double quotes.
+fn quoted(text: &str) -> String {
+    json!(text).to_string()
+}
+
+/// A text for a shell, in single quotes.
+fn for_shell(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn model_name(run: &RunRow) -> String {
+    format!("{}/{}", run.experiment, run.name)
+}
+
+/// What the examples embed.
+fn input(kind: ModelKind) -> &'static str {
+    match kind {
+        ModelKind::Image => "data:image/png;base64,...",
+        _ => "a long red dress",
+    }
+}
+
+fn curl(run: &RunRow, kind: ModelKind, address: &str) -> Snippet {
+    let body = json!({"model": model_name(run), "input": [input(kind)]});
+    Snippet {
+        title: "curl",
+        note: "JINA_AUTH_TOKEN is one of your tokens.",
+        code: format!(
+            "curl {address}/v1/embeddings \\\n  -H \"Authorization: Bearer $JINA_AUTH_TOKEN\" \\\n  \
+             -H 'Content-Type: application/json' \\\n  -d {}",
+            for_shell(&body.to_string())
+        ),
+    }
+}
+
+fn openai(run: &RunRow, kind: ModelKind, address: &str) -> Snippet {
+    let (model, base) = (quoted(&model_name(run)), quoted(&format!("{address}/v1")));
+    let input = match kind {
+        ModelKind::Text => format!("[{}]", quoted(input(kind))),
+        ModelKind::Image => "[picture]".to_owned(),
+        _ => format!("[{}, picture]", quoted(input(kind))),
+    };
+    let picture = match kind {
+        ModelKind::Text => "",
+        _ => {
+            "with open(\"dress.png\", \"rb\") as file:\n    picture = \"data:image/png;base64,\" + \
+             base64.b64encode(file.read()).decode()\n"
+        }
+    };
+    let import = match kind {
+        ModelKind::Text => "import os\n",
+        _ => "import base64\nimport os\n",
+    };
+    Snippet {
+        title: "Python, openai",
+        note: "LangChain: OpenAIEmbeddings(model=..., base_url=..., check_embedding_ctx_length=False).",
+        code: format!(
+            "{import}\nfrom openai import OpenAI\n\nclient = OpenAI(base_url={base}, \
+             api_key=os.environ[\"JINA_AUTH_TOKEN\"])\n{picture}answer = \
+             client.embeddings.create(model={model}, input={input})\nprint(answer.data[0].embedding)"
+        ),
+    }
+}
+
+fn rust(run: &RunRow, kind: ModelKind) -> Snippet {
+    let open = match kind {
+        ModelKind::TextPairs => "CrossEncoder::from_folder(folder)?",
+        _ => "get_model(folder)?",
+    };
+    let (experiment, name) = (quoted(&run.experiment), quoted(&run.name));
+    Snippet {
+        title: "Rust",
+        note: "The feature `local` runs the model in your program.",
+        code: format!(
+            "let finetuner = finetuner::Finetuner::login().await?;\nlet run = \
+             finetuner.get_experiment({experiment}).await?.get_run({name}).await?;\nlet folder = \
+             run.save_model(\"model\").await?;\nlet model = finetuner::local::{open};",
+        ),
+    }
+}
+
+/// The command that saves the model as a folder.
+fn save(run: &RunRow, more: &str) -> String {
+    let name = for_shell(&model_name(run));
+    format!("# finetuner save {name} --output model{more}\n")
+}
+
+fn sentence_transformers(run: &RunRow) -> Snippet {
+    Snippet {
+        title: "Python, sentence-transformers",
+        note: "",
+        code: format!(
+            "{}from sentence_transformers import SentenceTransformer\n\nmodel = \
+             SentenceTransformer(\"model\")\nprint(model.encode([\"a long red dress\"]))",
+            save(run, "")
+        ),
+    }
+}
+
+fn transformers(run: &RunRow, kind: ModelKind) -> Snippet {
+    let code = match kind {
+        ModelKind::Text => {
+            "from transformers import AutoModel, AutoTokenizer\n\n\
+             tokenizer = AutoTokenizer.from_pretrained(\"model\")\n\
+             model = AutoModel.from_pretrained(\"model\")\n\
+             tokens = tokenizer([\"a long red dress\"], padding=True, truncation=True, return_tensors=\"pt\")\n\
+             states = model(**tokens).last_hidden_state"
+        }
+        ModelKind::Image => {
+            "from PIL import Image\nfrom transformers import AutoImageProcessor, AutoModel\n\n\
+             processor = AutoImageProcessor.from_pretrained(\"model\")\n\
+             model = AutoModel.from_pretrained(\"model\")\n\
+             pixels = processor(Image.open(\"dress.png\").convert(\"RGB\"), return_tensors=\"pt\")\n\
+             states = model(**pixels).last_hidden_state"
+        }
+        _ => {
+            "from PIL import Image\nfrom transformers import AutoModel, AutoProcessor\n\n\
+             processor = AutoProcessor.from_pretrained(\"model\")\n\
+             model = AutoModel.from_pretrained(\"model\")\n\
+             inputs = processor(text=[\"a long red dress\"], images=Image.open(\"dress.png\").convert(\"RGB\"),\n    \
+             padding=True, return_tensors=\"pt\")\n\
+             outputs = model(**inputs)\n\
+             print(outputs.text_embeds, outputs.image_embeds)"
+        }
+    };
+    Snippet {
+        title: "Python, transformers",
+        note: match kind {
+            ModelKind::Text | ModelKind::Image => {
+                "The network alone: pooling and projection head are yours to apply."
+            }
+            _ => "Projection heads that a run with `freeze` has trained are not applied.",
+        },
+        code: format!("{}{code}", save(run, "")),
+    }
+}
+
+fn onnxruntime(run: &RunRow, kind: ModelKind) -> Snippet {
+    let (file, text) = match kind {
+        ModelKind::Text => ("model.onnx", true),
+        ModelKind::Image => ("model.onnx", false),
+        _ => ("text_model.onnx", true),
+    };
+    let code = match text {
+        true => {
+            "import numpy as np\nimport onnxruntime\nfrom tokenizers import Tokenizer\n\n\
+             tokens = Tokenizer.from_file(\"onnx/tokenizer.json\").encode(\"a long red dress\").ids\n\
+             inputs = {\n    \"input_ids\": np.array([tokens], np.int64),\n    \
+             \"attention_mask\": np.ones((1, len(tokens)), np.int64),\n}\n"
+        }
+        false => {
+            "import numpy as np\nimport onnxruntime\nfrom PIL import Image\n\
+             from transformers import AutoImageProcessor\n\n\
+             processor = AutoImageProcessor.from_pretrained(\"onnx\")\n\
+             picture = Image.open(\"dress.png\").convert(\"RGB\")\n\
+             inputs = {\"pixel_values\": processor(picture, return_tensors=\"np\")[\"pixel_values\"]}\n"
+        }
+    };
+    Snippet {
+        title: "Python, onnxruntime",
+        note: "Pooling, projection head and normalisation are in the file.",
+        code: format!(
+            "{}{code}session = onnxruntime.InferenceSession(\"onnx/{file}\")\n\
+             print(session.run([\"embedding\"], inputs)[0])",
+            save(run, " --onnx onnx")
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_for_each_language() {
+        assert_eq!(for_shell("it's"), r"'it'\''s'");
+        assert_eq!(quoted("a \"b\" \\"), r#""a \"b\" \\""#);
+    }
+}

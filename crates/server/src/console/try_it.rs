@@ -1,0 +1,285 @@
+//! Trying a finished run: a text or a picture, and what the model finds for it in
+//! a data set, beside what the model finds that it was trained from.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Multipart, Path, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use finetuner_engine::models::ModelKind;
+use maud::{Markup, html};
+
+use super::{
+    Page, Session, data::name_of, page as shown, path, runs::run_path, snippets::snippets,
+};
+use crate::{
+    api::{address, check_picture, find_run},
+    app::App,
+    database::{ArtifactList, ArtifactRow, RunRow},
+    error::{ApiError, Result},
+    serving::{Found, Item, MOST_SEARCHED},
+    trial::{self, Answer, Finished},
+};
+
+/// The most bytes of the form: a picture, and some for the rest.
+pub(super) const MAX_FORM: usize = 9 << 20;
+/// The most bytes of a query.
+const MAX_QUERY: usize = 16 << 10;
+/// Data sets that can be chosen, the newest.
+const DATA: u64 = 200;
+
+/// What was filled in.
+#[derive(Default)]
+struct Form {
+    query: String,
+    picture: Vec<u8>,
+    data: String,
+}
+
+impl Form {
+    async fn read(mut form: Multipart) -> Result<Self> {
+        let mut read = Self::default();
+        let broken = |e: axum::extract::multipart::MultipartError| {
+            ApiError::rejected(e.status(), e.body_text())
+        };
+        while let Some(field) = form.next_field().await.map_err(broken)? {
+            let name = field.name().unwrap_or_default().to_owned();
+            let bytes = field.bytes().await.map_err(broken)?;
+            let text = || String::from_utf8_lossy(&bytes).trim().to_owned();
+            match name.as_str() {
+                "query" => read.query = text(),
+                "data" => read.data = text(),
+                "picture" => read.picture = bytes.to_vec(),
+                _ => {}
+            }
+        }
+        Ok(read)
+    }
+
+    /// The query: a text or a picture.
+    fn item(&self) -> Result<Item> {
+        match (self.query.is_empty(), self.picture.is_empty()) {
+            (true, true) => Err(ApiError::bad_request("type a query, or choose a picture")),
+            (false, false) => Err(ApiError::bad_request(
+                "there are a query and a picture: search with one of them",
+            )),
+            (false, true) if self.query.len() > MAX_QUERY => Err(ApiError::bad_request(format!(
+                "the query has {} bytes; {} KiB are allowed",
+                self.query.len(),
+                MAX_QUERY >> 10
+            ))),
+            (false, true) => Ok(Item::Text(self.query.clone())),
+            (true, false) => {
+                check_picture(&self.picture).map_err(ApiError::bad_request)?;
+                Ok(Item::Picture(self.picture.clone().into()))
+            }
+        }
+    }
+}
+
+/// What was found, or why nothing was.
+struct Results {
+    data: ArtifactRow,
+    tuned: Answer,
+    /// The name of the model before, and what it finds.
+    before: (String, Result<Answer>),
+}
+
+pub(crate) async fn page(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(place): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Page {
+    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let finished = trial::finished(&app, &run).await?;
+    let form = Form::default();
+    let page = whole(&app, &session, &headers, &run, &finished, &form, None);
+    Ok(page.await?)
+}
+
+pub(crate) async fn search(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(place): Path<(String, String)>,
+    headers: HeaderMap,
+    form: Multipart,
+) -> Page<Response> {
+    let run = find_run(&app, session.user.id.clone(), place).await?;
+    // A picture is in memory until it was searched with.
+    let _turn = app.gates.embeddings.enter(&session.user.id).await?;
+    let form = Form::read(form).await?;
+    let results = results(&app, &session.user.id, &run, &form).await;
+    let status = match &results {
+        Ok(_) => StatusCode::OK,
+        Err(error) => error.status(),
+    };
+    let finished = trial::finished(&app, &run).await?;
+    let page = whole(
+        &app,
+        &session,
+        &headers,
+        &run,
+        &finished,
+        &form,
+        Some(results),
+    );
+    Ok((status, page.await?).into_response())
+}
+
+async fn results(app: &Arc<App>, user_id: &str, run: &RunRow, form: &Form) -> Result<Results> {
+    let query = form.item()?;
+    let data = trial::data(app, user_id, &form.data).await?;
+    let finished = trial::finished(app, run).await?;
+    let (tuned, before) = tokio::join!(
+        trial::search(app, user_id, finished.open(app), &data, query.clone()),
+        trial::search(
+            app,
+            user_id,
+            trial::backbone(app, user_id, run),
+            &data,
+            query
+        ),
+    );
+    Ok(Results {
+        data: data.artifact,
+        tuned: tuned?,
+        before: (trial::backbone_name(run), before),
+    })
+}
+
+/// The page with the form, what came of it, and ways to use the model elsewhere.
+async fn whole(
+    app: &App,
+    session: &Session,
+    headers: &HeaderMap,
+    run: &RunRow,
+    finished: &Finished,
+    form: &Form,
+    results: Option<Result<Results>>,
+) -> Result<Markup> {
+    let kind = finished.kind(app, &session.user.id).await?;
+    let list = ArtifactList {
+        kind: Some("documentArray".to_owned()),
+        newest_first: true,
+        page: (0, DATA),
+        ..ArtifactList::default()
+    };
+    let (data, _) = app
+        .database
+        .artifacts(session.user.id.clone(), list)
+        .await?;
+    let content = html! {
+        p .crumbs {
+            a href="/console/" { "Experiments" } " / "
+            a href=(path(&["experiments", &run.experiment])) { (run.experiment) } " / "
+            a href=(run_path(run)) { (run.name) }
+        }
+        h1 { "Try " (run.name) }
+        @match kind {
+            ModelKind::Text | ModelKind::Image | ModelKind::TextImage => {
+                (search_form(run, kind, form, &data))
+                @match &results {
+                    None => {}
+                    Some(Err(error)) => { p .problem role="alert" { (error.message()) } }
+                    Some(Ok(results)) => { (sides(form, results)) }
+                }
+            }
+            _ => { p { "Models of texts and pictures can be tried here. This one embeds other things." } }
+        }
+        section aria-labelledby="use" {
+            h2 id="use" { "Use it" }
+            p { a .button href=(path(&["data", &finished.artifact.id, "download"])) download { "Download" } }
+            (snippets(run, kind, &address(headers)?))
+        }
+    };
+    let title = format!("Try {}", run.name);
+    Ok(shown(session, "Experiments", &title, &content))
+}
+
+fn search_form(run: &RunRow, kind: ModelKind, form: &Form, data: &[ArtifactRow]) -> Markup {
+    let (texts, pictures) = (kind != ModelKind::Image, kind != ModelKind::Text);
+    let chosen = match form.data.is_empty() {
+        false => Some(form.data.as_str()),
+        // The data that the run was made with.
+        true => {
+            let used: serde_json::Value = serde_json::from_str(&run.data).unwrap_or_default();
+            let own = data.iter().find(|data| used.get(name_of(data)).is_some());
+            own.map(|data| data.id.as_str())
+        }
+    };
+    html! {
+        @if data.is_empty() {
+            p { "There is no data to search yet. Push some with " code { "push" } ", and come back." }
+        } @else {
+            form .stacked method="post" enctype="multipart/form-data" action={ (run_path(run)) "/try" } {
+                @if texts {
+                    label for="query" { "Query" }
+                    input id="query" name="query" value=(form.query) maxlength="2000" autocomplete="off";
+                }
+                @if pictures {
+                    label for="picture" { @if texts { "or a picture" } @else { "Picture" } }
+                    input id="picture" name="picture" type="file" accept="image/png,image/jpeg,image/gif,image/webp,image/bmp";
+                }
+                label for="data" { "Data" }
+                select id="data" name="data" {
+                    @for data in data {
+                        option value=(data.id) selected[chosen == Some(&data.id)] { (name_of(data)) }
+                    }
+                }
+                button type="submit" { "Search" }
+            }
+            p .hint {
+                "The first " (MOST_SEARCHED) " texts or pictures of the data are searched. The first \
+                 search embeds them; those after it are fast."
+            }
+        }
+    }
+}
+
+fn sides(form: &Form, results: &Results) -> Markup {
+    let (name, before) = &results.before;
+    html! {
+        section aria-labelledby="found" {
+            h2 id="found" {
+                @if form.query.is_empty() { "Found for the picture" } @else { "Found for “" (form.query) "”" }
+            }
+            div .sides {
+                div { h3 { "This run" } (side(&results.data, Ok(&results.tuned))) }
+                div { h3 { "Before: " (name) } (side(&results.data, before.as_ref())) }
+            }
+        }
+    }
+}
+
+fn side(data: &ArtifactRow, answer: Result<&Answer, &ApiError>) -> Markup {
+    html! { @match answer {
+        Err(error) => { p .hint { "It can't be shown: " (error.message()) } }
+        Ok(Answer::Embedding(done)) => {
+            p role="status" { "The model is being loaded and the data embedded: " (done) " done so far. Search \
+                again to see what is found." }
+        }
+        Ok(Answer::Found { found, searched, documents }) => {
+            p .hint { (searched) " searched of " (documents) " documents" }
+            ol .found { @for found in found { li { (one(data, found)) } } }
+        }
+    } }
+}
+
+fn one(data: &ArtifactRow, Found { shown, score }: &Found) -> Markup {
+    html! {
+        span .hint { (format!("{score:.3}")) } " "
+        @if shown.is_picture {
+            @let caption = match shown.text.is_empty() {
+                true => format!("picture of document {}", shown.document + 1),
+                false => shown.text.clone(),
+            };
+            img loading="lazy" alt=(caption) title=(caption)
+                src={ (path(&["data", &data.id, "picture"])) "?document=" (shown.document) "&part=" (shown.part) };
+        } @else {
+            (shown.text)
+        }
+    }
+}

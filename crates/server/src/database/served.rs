@@ -1,0 +1,79 @@
+//! Finished models, as programs that use them see them.
+
+use finetuner_protocol::RunTask;
+use rusqlite::params;
+
+use super::{
+    Database,
+    runs::{RunRow, SELECT, run},
+};
+
+/// A finished model, for lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ModelRow {
+    pub(crate) experiment: String,
+    pub(crate) run: String,
+    /// When it was made, in seconds since 1970.
+    pub(crate) created: i64,
+}
+
+impl Database {
+    /// The user's runs of a name: in one experiment, or in any. At most `most`.
+    pub(crate) async fn runs_named(
+        &self,
+        user_id: String,
+        experiment: Option<String>,
+        name: String,
+        most: u64,
+    ) -> rusqlite::Result<Vec<RunRow>> {
+        self.read(move |db| {
+            db.prepare_cached(&format!(
+                "{SELECT} WHERE user_id = ?1 AND runs.name = ?2
+                 AND experiments.name = coalesce(?3, experiments.name)
+                 ORDER BY runs.id LIMIT ?4"
+            ))?
+            .query_map(params![user_id, name, experiment, most], run)?
+            .collect()
+        })
+        .await
+    }
+
+    /// The user's finished models, the newest first. At most `most`.
+    pub(crate) async fn models(
+        &self,
+        user_id: String,
+        most: u64,
+    ) -> rusqlite::Result<Vec<ModelRow>> {
+        self.read(move |db| {
+            db.prepare_cached(
+                "SELECT experiments.name, runs.name, unixepoch(artifacts.created_at)
+                 FROM runs JOIN experiments ON experiments.id = experiment_id
+                     JOIN artifacts ON artifacts.id = artifact_id
+                 WHERE experiments.user_id = ?1 AND artifacts.user_id = ?1
+                     AND status = 'FINISHED' AND task = ?2
+                 ORDER BY runs.id DESC LIMIT ?3",
+            )?
+            .query_map(params![user_id, RunTask::Training.as_str(), most], |row| {
+                Ok(ModelRow {
+                    experiment: row.get(0)?,
+                    run: row.get(1)?,
+                    created: row.get(2)?,
+                })
+            })?
+            .collect()
+        })
+        .await
+    }
+
+    /// When an artifact was made, in seconds since 1970.
+    pub(crate) async fn created(&self, artifact: String) -> rusqlite::Result<i64> {
+        self.read(move |db| {
+            db.query_row(
+                "SELECT unixepoch(created_at) FROM artifacts WHERE id = ?1",
+                [artifact],
+                |row| row.get(0),
+            )
+        })
+        .await
+    }
+}

@@ -1,0 +1,116 @@
+//! Opening a model to use it: the artifact of a run, out of the store, or a
+//! backbone as it was before fine-tuning.
+
+use std::path::Path;
+
+use finetuner_engine::{
+    Error as EngineError,
+    infer::Encoder,
+    source::{HubRules, ModelFiles, ModelSource, open_artifact},
+};
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+
+use super::{batch::Model, cache::Room};
+use crate::{
+    error::{ApiError, Result},
+    secret::hex,
+    store::{Hold, Store},
+};
+
+/// Bytes that are fetched at once.
+const PIECE: u64 = 8 << 20;
+/// A model's memory beside its weights: tokenizer, tables, buffers.
+const BESIDE_WEIGHTS: u64 = 16 << 20;
+
+/// Opens the model in an artifact.
+pub(super) async fn artifact(
+    store: &Store,
+    content: &str,
+    // It stays until the model is loaded.
+    hold: Hold,
+    room: Room<Model>,
+) -> Result<Model> {
+    let folder = tempfile::Builder::new()
+        .prefix("finetuner-model-")
+        .tempdir()?;
+    let zip = folder.path().join("artifact.zip");
+    fetch(store, content, &zip).await?;
+    let load = move || {
+        let _hold = hold;
+        let opened = folder.path().join("model");
+        let open = || {
+            open_artifact(&zip, &opened)?;
+            // Only the unpacked files are needed.
+            let _ = std::fs::remove_file(&zip);
+            ModelSource::Folder(opened.clone()).read_with(&HubRules::default())
+        };
+        let files = open().map_err(|error| said(&error, folder.path()))?;
+        put_together(files, &room, folder.path())
+    };
+    tokio::task::spawn_blocking(load)
+        .await
+        .map_err(|e| ApiError::internal(&e))?
+}
+
+/// Opens a backbone.
+pub(super) async fn backbone(
+    source: ModelSource,
+    rules: HubRules,
+    room: Room<Model>,
+) -> Result<Model> {
+    let load = move || {
+        let files = source.read_with(&rules).map_err(|e| ApiError::engine(&e))?;
+        put_together(files, &room, Path::new(""))
+    };
+    tokio::task::spawn_blocking(load)
+        .await
+        .map_err(|e| ApiError::internal(&e))?
+}
+
+fn put_together(files: ModelFiles, room: &Room<Model>, folder: &Path) -> Result<Model> {
+    // Inference keeps the weights of products once more, packed.
+    room.take(2 * files.weight_bytes() + BESIDE_WEIGHTS)?;
+    let encoder = Encoder::load(files).map_err(|error| said(&error, folder))?;
+    Ok(Model::new(encoder))
+}
+
+/// An error about a model, without the temporary folder that it was unpacked to.
+fn said(error: &EngineError, folder: &Path) -> ApiError {
+    match error {
+        EngineError::Checkpoint(reason) | EngineError::Model { reason, .. } => {
+            let folder = folder.display().to_string();
+            let reason = match folder.is_empty() {
+                true => reason.clone(),
+                false => reason.replace(&folder, ""),
+            };
+            ApiError::unprocessable(format!("the model can't be opened: {reason}"))
+        }
+        error => ApiError::engine(error),
+    }
+}
+
+/// Copies a content into a new file, and compares it with its name.
+async fn fetch(store: &Store, content: &str, to: &Path) -> Result<()> {
+    let size = store.size(content).await?;
+    let mut file = tokio::fs::File::create(to).await?;
+    let (mut sum, mut start) = (Sha256::new(), 0);
+    while start < size {
+        let end = (start + PIECE).min(size);
+        let piece = store.range(content, start..end).await?;
+        let hashed = tokio::task::spawn_blocking(move || {
+            sum.update(&piece);
+            (sum, piece)
+        });
+        let (next, piece) = hashed.await.map_err(|e| ApiError::internal(&e))?;
+        file.write_all(&piece).await?;
+        (sum, start) = (next, end);
+    }
+    file.flush().await?;
+    match hex(&sum.finalize()) == content {
+        true => Ok(()),
+        false => Err(ApiError::internal(&format!(
+            "content {content} is damaged: see `finetuner-server check`"
+        ))),
+    }
+}

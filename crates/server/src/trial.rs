@@ -1,0 +1,314 @@
+//! Trying a finished run: what its model finds in a data set, and what the model
+//! finds that it was trained from.
+
+use std::{sync::Arc, time::Duration};
+
+use finetuner_engine::{
+    models::ModelKind,
+    plan::{Allowed, Plan},
+    source::{HubRules, kind_of_artifact},
+};
+use finetuner_protocol::{Config, RunConfig, Status};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+
+use crate::{
+    app::App,
+    database::{ArtifactRow, RunRow},
+    documents::StoredBytes,
+    error::{ApiError, Result},
+    serving::{Found, Held, Index, Item, Model, Prompted, Refused, Room, gather},
+    store::Hold,
+};
+
+/// Things that are found.
+const FOUND: usize = 10;
+/// How long a page waits for models and data sets that are used for the first time.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Chunks of a data set that are read ahead.
+const AHEAD: usize = 2;
+
+/// The model of a run that has finished, in the store.
+pub(crate) struct Finished {
+    pub(crate) artifact: ArtifactRow,
+    hold: Hold,
+}
+
+/// A model in use, and the name of it among all that are.
+pub(crate) struct Used {
+    key: String,
+    model: Held<Model>,
+}
+
+/// A data set to search.
+pub(crate) struct Data {
+    pub(crate) artifact: ArtifactRow,
+    hold: Hold,
+}
+
+/// What a query has come to.
+pub(crate) enum Answer {
+    Found {
+        found: Vec<Found>,
+        /// How much was searched, out of how many documents.
+        searched: usize,
+        documents: u64,
+    },
+    /// The data set is still being embedded: so many texts or pictures are.
+    Embedding(usize),
+}
+
+/// The model of a run.
+///
+/// # Errors
+/// The run has not finished, or its model was deleted.
+pub(crate) async fn finished(app: &App, run: &RunRow) -> Result<Finished> {
+    if run.status() != Status::Finished {
+        return Err(ApiError::conflict(format!(
+            "run `{}` is {}: its model can be tried when it is FINISHED",
+            run.name,
+            run.status()
+        )));
+    }
+    let gone = || ApiError::not_found(format!("run `{}` has no model any more", run.name));
+    let (artifact, hold) = own_artifact(app, &run.user_id, &run.artifact_id)
+        .await?
+        .filter(|(artifact, _)| artifact.kind == "model")
+        .ok_or_else(gone)?;
+    Ok(Finished { artifact, hold })
+}
+
+async fn own_artifact(app: &App, user_id: &str, id: &str) -> Result<Option<(ArtifactRow, Hold)>> {
+    let find = || app.database.artifact(user_id.to_owned(), id.to_owned());
+    app.held(find, |artifact| &artifact.content).await
+}
+
+impl Finished {
+    /// What the model embeds, as its files say.
+    pub(crate) async fn kind(&self, app: &App, user_id: &str) -> Result<ModelKind> {
+        let bytes = StoredBytes::new(&app.store, &self.artifact.content).await;
+        let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
+        let look = move || kind_of_artifact(bytes);
+        let kind = app.gates.previews.run(user_id, look).await?;
+        kind.map_err(|e| ApiError::engine(&e))
+    }
+
+    /// Loads the model.
+    pub(crate) async fn open(self, app: &App) -> Result<Used> {
+        let key = self.artifact.content;
+        let model = app.serving.model(&key, self.hold).await?;
+        Ok(Used { key, model })
+    }
+}
+
+/// The model that a run was trained from, as it was before.
+///
+/// # Errors
+/// It can't be had here; the message says why.
+pub(crate) async fn backbone(app: &App, user_id: &str, run: &RunRow) -> Result<Used> {
+    let unreadable = |e: serde_json::Error| ApiError::internal(&e);
+    let config: serde_json::Value = serde_json::from_str(&run.config).map_err(unreadable)?;
+    let config = Config::deserialize(&config).map_err(unreadable)?;
+    let config = config.training().cloned();
+    let config = config.ok_or_else(|| ApiError::conflict("the run trains no model"))?;
+    if let Some(earlier) = &config.model.artifact {
+        return going_on_from(app, user_id, earlier).await;
+    }
+    let rules = HubRules {
+        max_bytes: app.settings.max_hub_download,
+        token: None,
+    };
+    let plan = plan_of(app, config, rules.clone());
+    let plan = app.gates.submissions.run(user_id, plan).await?;
+    let source = plan.map_err(|e| ApiError::engine(&e))?.source;
+    let key = format!("{source:?}");
+    let model = app.serving.backbone(&key, source, rules).await?;
+    Ok(Used {
+        key: format!("backbone {key}"),
+        model,
+    })
+}
+
+/// Reads a configuration. Folders are looked at, and the model hub may be asked.
+fn plan_of(
+    app: &App,
+    config: RunConfig,
+    hub: HubRules,
+) -> impl FnOnce() -> finetuner_engine::Result<Plan> + Send + 'static {
+    let allowed = Allowed {
+        local_models: app.settings.local_models.clone(),
+        earlier: None,
+        hub,
+    };
+    move || Plan::new(&config, allowed)
+}
+
+/// The model of an artifact that a run went on from.
+async fn going_on_from(app: &App, user_id: &str, earlier: &str) -> Result<Used> {
+    let by_name = || {
+        let data = &app.database;
+        data.artifact_by_name(user_id.to_owned(), earlier.to_owned())
+    };
+    let found = match own_artifact(app, user_id, earlier).await? {
+        None => app.held(by_name, |artifact| &artifact.content).await?,
+        found => found,
+    };
+    let gone = || ApiError::not_found(format!("the artifact `{earlier}` is not there any more"));
+    let (artifact, hold) = found.ok_or_else(gone)?;
+    Finished { artifact, hold }.open(app).await
+}
+
+/// A data set of the user's, or a public one, by its id.
+pub(crate) async fn data(app: &App, user_id: &str, id: &str) -> Result<Data> {
+    let found = own_artifact(app, user_id, id).await?;
+    let found = found.filter(|(artifact, _)| artifact.kind == "documentArray");
+    let (artifact, hold) =
+        found.ok_or_else(|| ApiError::not_found(format!("there is no data set `{id}`")))?;
+    Ok(Data { artifact, hold })
+}
+
+/// What a query finds in a data set by a model, which `open` loads. Loading and
+/// embedding go on if they take too long to wait for.
+pub(crate) async fn search(
+    app: &Arc<App>,
+    user_id: &str,
+    open: impl Future<Output = Result<Used>>,
+    data: &Data,
+    query: Item,
+) -> Result<Answer> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let Ok(used) = tokio::time::timeout_at(deadline, open).await else {
+        return Ok(Answer::Embedding(0));
+    };
+    let used = used?;
+    check_query(used.model.encoder.kind(), &query)?;
+    let key = format!("{} {}", used.key, data.artifact.content);
+    let index = index(app, user_id, &used, data, key.clone());
+    let Ok(index) = tokio::time::timeout_at(deadline, index).await else {
+        return Ok(Answer::Embedding(app.serving.progress.of(&key)));
+    };
+    let index = index?;
+    let prompted = prompted(&used.model, "query")?;
+    let embedded = app.serving.embed(&used.model, &prompted, vec![query]);
+    let query = embedded.await.map_err(|refused| refused.error)?;
+    let (documents, searched) = (index.documents, index.len());
+    let find = move || index.search(&query, FOUND);
+    let found = tokio::task::spawn_blocking(find).await;
+    let found = found.map_err(|e| ApiError::internal(&e))?;
+    Ok(Answer::Found {
+        found: found.map_err(|e| ApiError::engine(&e))?,
+        searched,
+        documents,
+    })
+}
+
+/// Refuses a query of a kind that the model does not embed.
+fn check_query(kind: ModelKind, query: &Item) -> Result<()> {
+    let good = match query {
+        Item::Text(_) => matches!(kind, ModelKind::Text | ModelKind::TextImage),
+        Item::Picture(_) => matches!(kind, ModelKind::Image | ModelKind::TextImage),
+    };
+    match (good, query) {
+        (true, _) => Ok(()),
+        (false, Item::Text(_)) => Err(ApiError::bad_request("the model embeds no texts")),
+        (false, Item::Picture(_)) => Err(ApiError::bad_request("the model embeds no pictures")),
+    }
+}
+
+/// The model with one of the prompts that models of sentence-transformers have, if
+/// it has this one.
+fn prompted(model: &Held<Model>, name: &str) -> Result<Prompted> {
+    let has = model.encoder.prompts().names().any(|known| known == name);
+    let prompted = Prompted::new(model, has.then_some(name));
+    prompted.map_err(|e| ApiError::engine(&e))
+}
+
+/// The data set as the model has embedded it, now or before.
+async fn index(
+    app: &Arc<App>,
+    user_id: &str,
+    used: &Used,
+    data: &Data,
+    key: String,
+) -> Result<Held<Index>> {
+    let building = Building {
+        app: Arc::clone(app),
+        user_id: user_id.to_owned(),
+        model: used.model.clone(),
+        content: data.artifact.content.clone(),
+        _hold: data.hold.clone(),
+        key: key.clone(),
+    };
+    let build = move |room| async move { building.run(room).await };
+    app.serving.indexes.get(&key, build).await
+}
+
+/// What embedding a data set needs.
+struct Building {
+    app: Arc<App>,
+    user_id: String,
+    model: Held<Model>,
+    content: String,
+    _hold: Hold,
+    key: String,
+}
+
+impl Drop for Building {
+    fn drop(&mut self) {
+        self.app.serving.progress.end(&self.key);
+    }
+}
+
+impl Building {
+    async fn run(self, room: Room<Index>) -> Result<Index> {
+        let app = &self.app;
+        let _turn = app.gates.indexes.enter(&self.user_id).await?;
+        let bytes = StoredBytes::new(&app.store, &self.content).await;
+        let bytes = bytes.map_err(|e| ApiError::internal(&e))?;
+        let kind = self.model.encoder.kind();
+        let (send, mut chunks) = mpsc::channel(AHEAD);
+        let reading = tokio::task::spawn_blocking(move || {
+            gather(bytes, kind, |chunk| send.blocking_send(chunk).is_ok())
+        });
+        let prompted = prompted(&self.model, "document")?;
+        let mut index = Index::new(self.model.encoder.dim());
+        while let Some(chunk) = chunks.recv().await {
+            let (shown, items): (Vec<_>, Vec<_>) = chunk.into_iter().unzip();
+            let found = app.serving.embed(&self.model, &prompted, items).await;
+            let found = found.map_err(|Refused { place, error }| {
+                match place.and_then(|place| shown.get(place)) {
+                    Some(shown) => ApiError::unprocessable(format!(
+                        "document {}: {}",
+                        shown.document + 1,
+                        error.message()
+                    )),
+                    None => error,
+                }
+            })?;
+            index.extend(shown, &found);
+            app.serving.progress.note(&self.key, index.len());
+        }
+        let documents = reading.await.map_err(|e| ApiError::internal(&e))?;
+        index.documents = documents.map_err(|e| ApiError::unprocessable(e.to_string()))?;
+        if index.len() == 0 {
+            return Err(ApiError::unprocessable(
+                "the data set holds nothing that this model embeds; pictures must be in the data, \
+                 not named by their address",
+            ));
+        }
+        room.take(index.bytes())?;
+        Ok(index)
+    }
+}
+
+/// What a run's model was before, for people.
+pub(crate) fn backbone_name(run: &RunRow) -> String {
+    let config: serde_json::Value = serde_json::from_str(&run.config).unwrap_or_default();
+    let model = &config["model"];
+    let text = |member: &str| model[member].as_str().filter(|text| !text.is_empty());
+    match (text("name"), text("artifact")) {
+        (Some(name), _) => name.to_owned(),
+        (None, Some(earlier)) => format!("artifact {earlier}"),
+        (None, None) => "its backbone".to_owned(),
+    }
+}
