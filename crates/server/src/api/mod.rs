@@ -39,7 +39,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 pub(crate) use auth::by_token;
 pub(crate) use logins::Logins;
 pub(crate) use logs::{as_it_comes, follow, text as log_text};
-pub(crate) use runs::{examples_of, find as find_run, status_of};
+pub(crate) use runs::{
+    Continuation, continue_from, create_from, examples_of, find as find_run, status_of,
+};
 pub(crate) use uploads::Uploads;
 
 use crate::{
