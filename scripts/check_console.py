@@ -1,17 +1,19 @@
 """The console in a real browser: signs in, looks at every page, follows a live
-run to its end, compares, downloads, lets a program in. Light and dark, wide and
-as narrow as a phone, with the keyboard alone and without JavaScript.
+run to its end, compares, clones, downloads, authorizes a program. Light and dark,
+wide and as narrow as a phone, with the keyboard alone and without JavaScript.
 
     apt-get install chromium chromium-driver
     pip install selenium requests
-    python scripts/check_console.py [--shots FOLDER] [--profile release]
+    npm pack axe-core && tar xzf axe-core-*.tgz package/axe.min.js
+    python scripts/check_console.py [--shots FOLDER] [--axe package/axe.min.js] [--profile release]
 
 Ends with an error where a page is not as it should be, where it is wider than a
 phone, or where the browser complains of anything. `--shots` keeps a picture of
-each page.
+each page, `--axe` checks each for what keeps people out.
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -30,7 +32,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
 ROOT = Path(__file__).resolve().parent.parent
-WIDE, NARROW = (1280, 900), (375, 800)
+WIDE, NARROW = (1400, 900), (390, 844)
+LIST, RUNS = "/console/experiments/default", "/console/experiments/default/runs"
 # How long anything may take that is waited for.
 PATIENCE = 300
 
@@ -55,21 +58,22 @@ class Server:
         answer.raise_for_status()
         return answer.json()
 
-    def fit(self, name, epochs):
+    def fit(self, name, epochs, **more):
         config = {
             "model": {"name": "clip-small"},
             "data": {"train_data": "clip-fashion-train-data", "eval_data": "clip-fashion-eval-data"},
             "callbacks": [{"name": "EvaluationCallback", "options": {
-                "query_data": "clip-fashion-eval-data", "gather_examples": True, "limit": 8}}],
+                "query_data": "clip-fashion-eval-data", "gather_examples": True, "limit": 8,
+                "steps_per_interval": 10}}],
             "hyper_parameters": {"loss": "CLIPLoss", "epochs": epochs, "batch_size": 8,
-                                 "learning_rate": 1e-4},
+                                 "learning_rate": 1e-4, **more},
         }
         body = {"name": name, "config": config, "device": "cpu", "cpus": 1, "gpus": 1}
         self.call("POST", "/api/v1/experiments/default/runs", json=body)
 
 
 class Browser:
-    def __init__(self, server, shots):
+    def __init__(self, server, shots, axe):
         options = webdriver.ChromeOptions()
         for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic",
                      "--no-first-run", "--disable-background-networking",
@@ -79,7 +83,7 @@ class Browser:
         options.binary_location = shutil.which("chromium") or shutil.which("chromium-browser")
         service = webdriver.ChromeService(shutil.which("chromedriver"))
         self.driver = webdriver.Chrome(options=options, service=service)
-        self.server, self.shots = server, shots
+        self.server, self.shots, self.axe = server, shots, axe
         self.seen = []
         self.size(WIDE)
 
@@ -109,6 +113,25 @@ class Browser:
     def text(self):
         return self.find("main").text
 
+    def photograph(self, name):
+        """A picture of the whole page, however long."""
+        if self.shots:
+            height = self.driver.execute_script("return document.documentElement.scrollHeight")
+            width = self.driver.execute_script("return innerWidth")
+            picture = self.driver.execute_cdp_cmd("Page.captureScreenshot", {
+                "captureBeyondViewport": True,
+                "clip": {"x": 0, "y": 0, "width": width, "height": min(height, 6000), "scale": 1}})
+            (self.shots / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
+
+    def barriers(self, name):
+        """What keeps people out, as axe-core finds it."""
+        if self.axe:
+            self.driver.execute_script(self.axe)
+            found = self.driver.execute_async_script(
+                "const done = arguments[0]; axe.run().then(r => done(r.violations))")
+            told = [f"{v['id']}: {v['help']}: {[n['html'][:200] for n in v['nodes'][:3]]}" for v in found]
+            assert not told, f"{name}: {told}"
+
     def says(self, text, what=None):
         """Waits until a page says something."""
         self.wait(what or f"`{text}`", lambda: text in self.text())
@@ -127,9 +150,8 @@ class Browser:
             self.size(size)
             for dark in (False, True):
                 self.dark(dark)
-                if self.shots:
-                    shade = "dark" if dark else "light"
-                    self.driver.save_screenshot(str(self.shots / f"{name}-{how}-{shade}.png"))
+                self.photograph(f"{name}-{how}-{'dark' if dark else 'light'}")
+                self.barriers(f"{name}, {how}, {'dark' if dark else 'light'}")
             width = self.driver.execute_script("return document.scrollingElement.scrollWidth")
             assert width <= size[0], f"{name} is {width} pixels wide on a screen of {size[0]}"
             assert self.contrast() >= 4.5, f"{name}: the contrast is {self.contrast()}"
@@ -139,7 +161,8 @@ class Browser:
         for image in self.all("img"):
             assert image.get_attribute("alt"), f"{name}: a picture has no words"
         for field in self.all("input:not([type=hidden]), select"):
-            label = field.get_attribute("aria-label") or self.all(f"label[for='{field.get_attribute('id')}']")
+            label = field.get_attribute("aria-label") or self.driver.execute_script(
+                "return arguments[0].labels.length > 0", field)
             assert label, f"{name}: a field has no label"
         self.clean(name)
         self.seen.append(name)
@@ -172,56 +195,112 @@ def check(server, browser):
     browser.look("sign-in", "/console/signin", "Sign in to finetuner")
     browser.find("#password").send_keys("wrong", Keys.ENTER)
     browser.says("is wrong")
+    browser.find("#name").send_keys("nobody")
+    browser.find("#password").send_keys("wrong", Keys.ENTER)
+    browser.says("password is wrong")
+    assert browser.find("#name").get_attribute("value") == "nobody", "what was typed is lost"
+    browser.find("#name").clear()
     driver.get_log("browser")
     browser.open("/console/data")
     browser.find("#password").send_keys(server.token, Keys.ENTER)
     browser.wait("the page that was wanted", lambda: driver.current_url.endswith("/console/data"))
 
-    # A live run: its log grows, its curves are drawn and its status changes
-    # while nobody touches the page.
+    # A live run: its log grows, its curves are drawn and its state changes
+    # while nobody touches the page, and what is selected stays so.
     server.fit("live", 12)
-    browser.open("/console/experiments/default/runs/live")
+    browser.open(f"{RUNS}/live")
     driver.execute_script("window.untouched = true")
-    browser.wait("the run to start", lambda: "STARTED" in browser.find("#state").text)
-    browser.wait("curves", lambda: browser.all("#curves ~ figure polyline.line"))
+    browser.wait("the run to start", lambda: "Running" in browser.find("#top").text)
+    browser.wait("curves", lambda: browser.all("#curves polyline.line"))
+    driver.execute_script("getSelection().selectAllChildren(document.querySelector('dl.facts dd'))")
     lines = lambda: browser.find("#lines").text.count("\n")
     before = lines()
     browser.wait("new lines", lambda: lines() > before)
     assert driver.execute_script("return window.untouched"), "the page was loaded anew"
-    browser.look("run-live", "/console/experiments/default/runs/live", "Cancel the run")
-    browser.wait("the end", lambda: "FINISHED" in browser.find("#state").text and "Download" in browser.text())
+    chosen = driver.execute_script("return String(getSelection())")
+    assert chosen.strip() == "clip-small", f"the selection became `{chosen}`"
+    driver.execute_script("getSelection().empty()")
+    browser.look("run-live", f"{RUNS}/live", "Cancel run")
+    finished = lambda: "Finished" in browser.find("#top").text and "Download" in browser.text()
+    browser.wait("the end", finished)
     log = browser.find("#lines").text
     assert log.count("Finished") == 1, "lines came twice"
-    server.fit("second", 2)
-    browser.open("/console/experiments/default/runs/second")
-    browser.wait("the end", lambda: "FINISHED" in browser.find("#state").text and "Download" in browser.text())
+    # A list is live as well.
+    browser.open(LIST)
+    for epochs, name in ((2, "second"), (3, "third")):
+        server.fit(name, epochs, learning_rate=2e-4)
+    row = lambda name: [r for r in browser.all("tbody tr") if r.find_element(By.CSS_SELECTOR, "th").text == name]
+    browser.wait("both runs in the list", lambda: all(
+        row(name) and "Finished" in row(name)[0].text for name in ("second", "third")))
     browser.clean("live")
 
     browser.look("experiments", "/console/", "default")
-    browser.look("runs", "/console/experiments/default", "live", "second", "FINISHED", "recall_at_k before")
-    browser.look("run", "/console/experiments/default/runs/live", "Metrics", "Examples", "SHA-256", "polyline")
-    browser.driver.execute_script("document.querySelector('#examples').scrollIntoView()")
+    browser.look("runs", LIST, "live", "second", "Finished", "recall_at_8 before")
+    browser.look("run", f"{RUNS}/live", "Metrics", "Examples", "polyline", "recall_at_8")
+    driver.execute_script("document.querySelector('#examples').scrollIntoView()")
     pictures_are_there(browser)
-    if browser.shots:
-        driver.save_screenshot(str(browser.shots / "run-examples.png"))
-        driver.execute_script("document.querySelector('#curves').scrollIntoView()")
-        driver.save_screenshot(str(browser.shots / "run-curves.png"))
-    browser.open("/console/experiments/default")
+    for tab in ("configuration", "checkpoints", "files"):
+        browser.look(f"run-{tab}", f"{RUNS}/live?tab={tab}#details")
+
+    # Values of curves under the pointer and at the arrow keys.
+    browser.open(f"{RUNS}/live")
+    chart = browser.find(".chart")
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
+    webdriver.ActionChains(driver).move_to_element(chart).perform()
+    reading = lambda: browser.find(".reading").text
+    browser.wait("a reading", lambda: "loss" in reading() and "step" in reading())
+    browser.photograph("run-pointer")
+    driver.execute_script("arguments[0].focus()", chart)
+    chart.send_keys(Keys.HOME)
+    browser.wait("the first step", lambda: reading().startswith("step 1\n"))
+    chart.send_keys(Keys.ARROW_RIGHT)
+    browser.wait("the next step", lambda: reading().startswith("step 2\n"))
+    assert "step 2: loss" in chart.get_attribute("aria-valuetext")
+    # Another view of the curves, without a reload.
+    driver.execute_script("window.untouched = true")
+    Select(browser.find("select[name=x]")).select_by_value("time")
+    browser.wait("times", lambda: "time of training" in browser.find(".figures").text)
+    Select(browser.find("select[name=scale]")).select_by_value("log")
+    browser.wait("the scale", lambda: "logarithmic" in browser.find(".figures").text)
+    Select(browser.find("select[name=smooth]")).select_by_value("0.9")
+    browser.wait("the rough curve", lambda: browser.all("polyline.rough"))
+    assert "x=time" in driver.current_url and driver.execute_script("return window.untouched")
+    browser.look("run-view", driver.current_url[len(server.url):], "logarithmic")
+
+    # Filters, the order, and comparing.
+    browser.open(LIST)
     browser.find("#q").send_keys("sec", Keys.ENTER)
-    browser.wait("the filtered list", lambda: "1 runs" in browser.text())
-    browser.open("/console/experiments/default")
-    Select(browser.find("#order")).select_by_value("oldest")
-    browser.find("form[role=search] button").click()
-    browser.wait("the order", lambda: browser.find("tbody th a").text != "second")
-    for box in browser.all("tbody input[type=checkbox]")[:2]:
+    browser.wait("the filtered list", lambda: "1 run" == browser.find("caption").text)
+    browser.open(LIST)
+    browser.find("#filter").send_keys("learning_rate>1e-4, epochs<3", Keys.ENTER)
+    browser.wait("the condition", lambda: [r.text for r in browser.all("tbody th")] == ["second"])
+    browser.open(LIST)
+    [head] = [a for a in browser.all("thead a") if a.text == "Epochs"]
+    head.click()
+    browser.wait("the order", lambda: browser.all("th[aria-sort=descending]") and
+                 browser.find("tbody th a").text == "live")
+    browser.look("runs-sorted", driver.current_url[len(server.url):])
+    for box in browser.all("tbody input[type=checkbox]")[:3]:
         box.click()
     browser.find("form[action='/console/compare'] button").click()
-    browser.wait("both", lambda: len(browser.all("polyline.line")) == 2)
-    browser.look("compare", driver.current_url[len(server.url):], "side by side", "hyper_parameters.epochs")
+    browser.wait("all three", lambda: "Compare 3 runs" in browser.text())
+    # The example's run has no values between the steps.
+    browser.look("compare", driver.current_url[len(server.url):], "Differences", "epochs", "Validation loss")
+    browser.look("compare-none", "/console/compare?experiment=default", "0 runs")
+
+    # A run with another's settings.
+    browser.open(f"{RUNS}/second")
+    [button] = [a for a in browser.all(".actions a") if a.text == "Clone"]
+    button.click()
+    browser.wait("the form", lambda: browser.all("#name"))
+    assert browser.find("#name").get_attribute("value") == "second-2"
+    browser.look("clone", driver.current_url[len(server.url):], "Clone")
+    browser.find("main form button").click()
+    browser.wait("the new run", lambda: driver.current_url.endswith("/second-2") and finished())
 
     # What is downloaded is what the page says.
-    browser.open("/console/experiments/default/runs/live")
-    wanted = browser.find("code.long").text
+    browser.open(f"{RUNS}/live?tab=files")
+    wanted = browser.find("#sha256").text
     link = browser.find("a.button").get_attribute("href")
     cookies = {c["name"]: c["value"] for c in driver.get_cookies()}
     found = hashlib.sha256(requests.get(link, cookies=cookies, timeout=60).content).hexdigest()
@@ -235,7 +314,7 @@ def check(server, browser):
     pictures_are_there(browser)
     browser.look("documents", driver.current_url[len(server.url):], "documents", "SHA-256")
 
-    browser.look("tokens", "/console/tokens", "Make a token")
+    browser.look("tokens", "/console/tokens", "Create token")
     browser.find("#name").send_keys("laptop", Keys.ENTER)
     browser.wait("the token", lambda: browser.all("pre.secret"))
     token = browser.find("pre.secret").text
@@ -255,9 +334,9 @@ def check(server, browser):
         granted.update(next(events))
     waiting = threading.Thread(target=program)
     waiting.start()
-    browser.look("consent", page[len(server.url):], "Let a program in?")
+    browser.look("consent", page[len(server.url):], "Authorize this program?")
     browser.find("button[value=yes]").click()
-    browser.wait("the answer", lambda: "The program goes on" in browser.text())
+    browser.wait("the answer", lambda: "The program has access" in browser.text())
     waiting.join(30)
     assert granted["event"] == "authorize" and granted["data"]["code"]
 
@@ -268,7 +347,7 @@ def check(server, browser):
     # With the keyboard alone: the first stop leads to the content.
     browser.open("/console/")
     webdriver.ActionChains(driver).send_keys(Keys.TAB).perform()
-    assert driver.switch_to.active_element.text == "To the content"
+    assert driver.switch_to.active_element.text == "Skip to content"
     webdriver.ActionChains(driver).send_keys(Keys.ENTER, Keys.TAB).perform()
     assert driver.switch_to.active_element.text == "default"
     webdriver.ActionChains(driver).send_keys(Keys.ENTER).perform()
@@ -276,26 +355,50 @@ def check(server, browser):
 
     # Without JavaScript everything is there to read.
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
-    browser.open("/console/experiments/default/runs/live")
-    for text in ("FINISHED", "Metrics", "Curves", "Training [12/12]"):
+    browser.open(f"{RUNS}/live")
+    for text in ("Finished", "Metrics", "Curves", "Training [12/12]", "Apply"):
         browser.says(text, f"`{text}` without JavaScript")
+    browser.find("nav.tabs a[href*=configuration]").click()
+    browser.says("CLIPLoss")
+    browser.open(f"{RUNS}/live/delete")
+    browser.says("Delete this run?")
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
     # Cancelling and deleting.
     server.fit("cancelled", 49)
-    browser.open("/console/experiments/default/runs/cancelled")
-    browser.wait("the button", lambda: browser.find("form[action$=cancel] button").click() or True)
-    browser.wait("the end", lambda: "FAILED" in browser.text() and "cancelled by" in browser.text())
-    browser.look("run-failed", "/console/experiments/default/runs/cancelled", "FAILED")
-    browser.find("form[action$=delete] button").click()
-    driver.switch_to.alert.accept()
-    browser.wait("the list", lambda: "cancelled" not in browser.text())
-    browser.clean("the end")
+    browser.open(f"{RUNS}/cancelled")
+    browser.wait("the run to start", lambda: "Running" in browser.find("#top").text)
+    browser.find(".actions a[href$=cancel]").click()
+    browser.look("cancel", f"{RUNS}/cancelled/cancel", "Cancel this run?")
+    browser.find("main form button").click()
+    browser.wait("the end", lambda: "Cancelled" in browser.text() and "cancelled by" in browser.text())
+    browser.look("run-cancelled", f"{RUNS}/cancelled", "Cancelled")
+    browser.find(".actions a[href$=delete]").click()
+    browser.wait("the question", lambda: "Delete this run?" in browser.text())
+    browser.find("main form button").click()
+    browser.wait("the list", lambda: driver.current_url.endswith(LIST) and "cancelled" not in browser.find("tbody").text)
+    browser.look("error", "/console/nothing")
+
+    # How heavy and how slow a page is.
+    session = requests.Session()
+    for cookie in driver.get_cookies():
+        session.cookies.set(cookie["name"], cookie["value"])
+    for path in ("/console/", LIST, f"{RUNS}/live"):
+        answer = session.get(server.url + path, timeout=60)
+        print(f"{path}: {len(answer.content) / 1024:.0f} KiB in {answer.elapsed.total_seconds() * 1000:.0f} ms")
+    driver.get_log("browser")
+
+    # A server that is down: a page that is open says so.
+    browser.open(LIST)
+    server.process.terminate()
+    browser.wait("what is said of it", lambda: "has not answered since" in browser.find("#connection").text)
+    browser.photograph("down")
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--shots", type=Path)
+    parser.add_argument("--axe", type=Path)
     parser.add_argument("--profile", choices=["debug", "release"], default="debug")
     options = parser.parse_args()
     if options.shots:
@@ -316,7 +419,7 @@ def main():
             subprocess.run(
                 [target / "examples/text_to_image", "--epochs", "1", "--output", Path(folder) / "model"],
                 env=environment, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
-            browser = Browser(server, options.shots)
+            browser = Browser(server, options.shots, options.axe and options.axe.read_text())
             check(server, browser)
             print(f"looked at {', '.join(browser.seen)}: all good")
         finally:

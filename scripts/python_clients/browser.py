@@ -13,7 +13,7 @@ def main(page):
     browser = requests.Session()
     browser.headers["Origin"] = base
     browser.post(f"{base}/console/signin", data={"password": os.environ["USER_TOKEN"]})
-    assert "Let a program in" in browser.get(page).text, "the page asks"
+    assert "Authorize this program" in browser.get(page).text, "the page asks"
     agreed = browser.post(f"{base}/console/authorize",
                           data={"request": page.split("request=")[1], "answer": "yes"})
     if 'action="http://localhost' not in agreed.text:

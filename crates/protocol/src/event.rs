@@ -73,6 +73,12 @@ pub struct FoundDocuments {
     pub data: String,
     /// By query, the number of each match in it, counted from 0.
     pub places: BTreeMap<String, Vec<u64>>,
+    /// By query, whether each match belongs to it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub hits: BTreeMap<String, Vec<bool>>,
+    /// By query, how far each match is from it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub distances: BTreeMap<String, Vec<f32>>,
 }
 
 /// How important a log line is.

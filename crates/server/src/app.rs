@@ -18,7 +18,7 @@ use crate::{
     cached::Cached,
     clock::Clock,
     counters::Counters,
-    database::{Database, End, NewArtifact, Put, RunRow, Which, now_ms},
+    database::{CANCELLED, Database, End, NewArtifact, Put, RunRow, Which, now_ms},
     error::{ApiError, Result},
     gate::Gates,
     queue::{Health, Leases, Waits},
@@ -155,6 +155,12 @@ impl App {
             details: reason,
         };
         self.end(run_id, token, end).await
+    }
+
+    /// Ends a run on behalf of a user, unless it has ended.
+    pub(crate) async fn cancel(self: &Arc<Self>, run_id: i64, user: &str) -> Result<()> {
+        let reason = format!("{CANCELLED}{user}");
+        self.fail(run_id, None, reason).await.map(drop)
     }
 
     /// Ends a run, unless it has ended. Says whether it was ended.

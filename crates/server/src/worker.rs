@@ -11,6 +11,7 @@ mod calls;
 mod contents;
 mod documents;
 mod events;
+mod examples;
 mod isolation;
 mod limits;
 mod signals;

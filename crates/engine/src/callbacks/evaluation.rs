@@ -135,7 +135,7 @@ impl Evaluation {
         let Measured {
             metrics,
             examples,
-            places,
+            mut found,
             similarity,
         } = self.evaluate(context)?;
         report(context, stage, &metrics);
@@ -151,14 +151,11 @@ impl Evaluation {
         }
         if self.options.gather_examples {
             let searched = self.options.index_data.as_ref();
-            let found = Some(FoundDocuments {
-                data: searched.unwrap_or(&self.options.query_data).clone(),
-                places,
-            });
+            found.data = searched.unwrap_or(&self.options.query_data).clone();
             context.observer.event(Event::Examples {
                 stage,
                 examples,
-                found,
+                found: Some(found),
             });
         }
         Ok(())
@@ -389,8 +386,8 @@ struct Measured {
     metrics: Metrics,
     /// What the first queries found, where examples are wanted.
     examples: BTreeMap<String, Vec<Value>>,
-    /// Where it lies.
-    places: BTreeMap<String, Vec<u64>>,
+    /// Where it lies, and whether it is right.
+    found: FoundDocuments,
     /// How alike the documents of the index are.
     similarity: Option<f64>,
 }
@@ -443,16 +440,17 @@ fn measure(
         .iter()
         .map(|document| (document.id.as_str(), document.label.as_str()))
         .collect();
-    let (mut examples, mut places) = (BTreeMap::new(), BTreeMap::new());
+    let (mut examples, mut documents) = (BTreeMap::new(), FoundDocuments::default());
     let relevance: Vec<Relevance> = rankings
         .iter()
         .zip(&set.queries)
         .map(|(ranking, query)| {
             let itself = |index: usize| options.exclude_self && set.index[index].id == query.id;
-            let found = || {
+            let matches = || {
                 let others = ranking.iter().filter(|m| !itself(m.index));
-                others.take(depth).map(|m| &set.index[m.index])
+                others.take(depth)
             };
+            let found = || matches().map(|m| &set.index[m.index]);
             if options.gather_examples && examples.len() < options.num_example_queries {
                 let shown = found().take(options.limit).map(|document| {
                     match (&document.item, document.uri.as_str()) {
@@ -464,8 +462,14 @@ fn measure(
                 let name = query.name();
                 examples.insert(name.clone(), shown.collect());
                 let lie = found().take(options.limit);
-                let lie = lie.map(|document| document.place as u64);
-                places.insert(name, lie.collect());
+                let places = lie.clone().map(|document| document.place as u64);
+                documents.places.insert(name.clone(), places.collect());
+                let hits = lie.map(|document| document.label == query.label);
+                documents.hits.insert(name.clone(), hits.collect());
+                let distances = matches()
+                    .take(options.limit)
+                    .map(|m| m.distance.min(f32::MAX));
+                documents.distances.insert(name, distances.collect());
             }
             // A query that is in the index is not to be found.
             let own =
@@ -491,7 +495,7 @@ fn measure(
     Ok(Measured {
         metrics: metrics.collect(),
         examples,
-        places,
+        found: documents,
         similarity: verdict::mean_similarity(&found.values, found.dim),
     })
 }

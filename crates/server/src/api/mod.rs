@@ -41,7 +41,9 @@ pub(crate) use auth::by_token;
 pub(crate) use logins::Logins;
 pub(crate) use logs::{as_it_comes, follow, text as log_text};
 pub(crate) use openai::check_picture;
-pub(crate) use runs::{examples_of, find as find_run, status_of};
+pub(crate) use runs::{
+    Continuation, continue_from, create_from, examples_of, find as find_run, status_of,
+};
 pub(crate) use uploads::Uploads;
 
 use crate::{

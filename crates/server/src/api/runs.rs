@@ -45,26 +45,39 @@ pub(crate) async fn create(
     headers: HeaderMap,
     JsonObject(body): JsonObject<Value>,
 ) -> Result<(StatusCode, Json<Value>)> {
-    let experiment = experiments::find(&app, user.id.clone(), experiment).await?;
-    let sent_config = body.get("config").map(ToString::to_string);
-    let new = read(&body, &experiment.name)?;
+    let key = experiments::idempotency_key(&headers)?;
+    let (status, run) = create_from(&app, &user, experiment, &body, key).await?;
+    Ok((status, Json(info(run))))
+}
 
-    let idempotency_key = experiments::idempotency_key(&headers)?;
+/// Checks a submission and makes a run of it, or finds the one that an earlier
+/// attempt with this key has made.
+pub(crate) async fn create_from(
+    app: &App,
+    user: &UserRow,
+    experiment: String,
+    body: &Value,
+    idempotency_key: Option<String>,
+) -> Result<(StatusCode, RunRow)> {
+    let experiment = experiments::find(app, user.id.clone(), experiment).await?;
+    let sent_config = body.get("config").map(ToString::to_string);
+    let new = read(body, &experiment.name)?;
+
     let existing = app.database.run(experiment.id, new.name.clone()).await?;
     if let Some(run) = existing {
         return same_request(run, &experiment, idempotency_key.as_deref());
     }
-    check_quota(&app, &user).await?;
+    check_quota(app, user).await?;
     let (checked, task) = match &new.config {
         Config::Synthesis(config) => {
-            let checked = submission::check_synthesis(&app, &user.id, config).await?;
+            let checked = submission::check_synthesis(app, &user.id, config).await?;
             (checked, RunTask::Generation)
         }
         config => {
             let config = config
                 .training()
                 .ok_or_else(|| not_a_training(&body["config"]))?;
-            let checked = submission::check(&app, &user.id, config).await?;
+            let checked = submission::check(app, &user.id, config).await?;
             (checked, RunTask::Training)
         }
     };
@@ -85,7 +98,7 @@ pub(crate) async fn create(
         first_checkpoint: None,
         data: json!(checked.contents).to_string(),
     };
-    submit(&app, &experiment, row, checked.holds).await
+    submit(app, &experiment, row, checked.holds).await
 }
 
 /// A number of cores or graphics processors. No machine has more than fit.
@@ -199,7 +212,7 @@ async fn submit(
     row: NewRunRow,
     // Its contents stay at least until the row names them.
     _holds: Vec<Hold>,
-) -> Result<(StatusCode, Json<Value>)> {
+) -> Result<(StatusCode, RunRow)> {
     let (name, key) = (row.name.clone(), row.idempotency_key.clone());
     let most = app.settings.max_open_runs;
     let is_new = match app.database.create_run(row, most).await {
@@ -216,7 +229,7 @@ async fn submit(
         return same_request(run, experiment, key.as_deref());
     }
     app.submitted.notify_one();
-    Ok((StatusCode::CREATED, Json(info(run))))
+    Ok((StatusCode::CREATED, run))
 }
 
 /// Refuses a run of a user who has too many already, before its data is checked.
@@ -249,9 +262,9 @@ fn same_request(
     run: RunRow,
     experiment: &ExperimentRow,
     key: Option<&str>,
-) -> Result<(StatusCode, Json<Value>)> {
+) -> Result<(StatusCode, RunRow)> {
     if key.is_some() && run.idempotency_key.as_deref() == key {
-        return Ok((StatusCode::OK, Json(info(run))));
+        return Ok((StatusCode::OK, run));
     }
     Err(name_is_taken(&run, experiment))
 }
@@ -417,16 +430,14 @@ pub(crate) async fn checkpoints(
 /// A run that goes on from another one's checkpoint.
 #[derive(Deserialize)]
 pub(crate) struct Continuation {
-    name: String,
+    pub(crate) name: String,
     #[serde(default)]
-    description: Option<String>,
+    pub(crate) description: Option<String>,
     /// All epochs, with those that are done; as many as before by default.
     #[serde(default)]
-    epochs: Option<u32>,
+    pub(crate) epochs: Option<u32>,
 }
 
-/// Makes a run that goes on from a checkpoint: with the configuration of its
-/// run, but for the name and the number of epochs.
 pub(crate) async fn go_on(
     State(app): State<Arc<App>>,
     Writer(user): Writer,
@@ -434,17 +445,31 @@ pub(crate) async fn go_on(
     headers: HeaderMap,
     JsonObject(new): JsonObject<Continuation>,
 ) -> Result<(StatusCode, Json<Value>)> {
+    let key = experiments::idempotency_key(&headers)?;
+    let run = find(&app, user.id.clone(), (experiment, run)).await?;
+    let (status, run) = continue_from(&app, &user, run, number, new, key).await?;
+    Ok((status, Json(info(run))))
+}
+
+/// Makes a run that goes on from a checkpoint: with the configuration of its
+/// run, but for the name and the number of epochs.
+pub(crate) async fn continue_from(
+    app: &App,
+    user: &UserRow,
+    run: RunRow,
+    number: u64,
+    new: Continuation,
+    idempotency_key: Option<String>,
+) -> Result<(StatusCode, RunRow)> {
     check_name("name", &new.name).map_err(|e| ApiError::unprocessable(e.to_string()))?;
     check_length("description", new.description.as_deref(), MAX_DESCRIPTION)?;
-    let run = find(&app, user.id.clone(), (experiment.clone(), run)).await?;
-    let experiment = experiments::find(&app, user.id.clone(), experiment).await?;
+    let experiment = experiments::find(app, user.id.clone(), run.experiment.clone()).await?;
     let find = || app.database.checkpoint(run.id, number);
     // The next checkpoint of the run may replace this one.
     let checkpoint = app.held(find, |row| &row.content).await?;
     let (checkpoint, hold) = checkpoint.ok_or_else(|| {
         ApiError::not_found(format!("run `{}` has no checkpoint {number}", run.name))
     })?;
-    let idempotency_key = experiments::idempotency_key(&headers)?;
     let existing = app.database.run(experiment.id, new.name.clone()).await?;
     if let Some(run) = existing {
         return same_request(run, &experiment, idempotency_key.as_deref());
@@ -455,8 +480,8 @@ pub(crate) async fn go_on(
         sent["hyper_parameters"]["epochs"] = epochs.into();
     }
     let config: RunConfig = json::from_value(&sent, "config")?;
-    check_quota(&app, &user).await?;
-    let mut checked = submission::check(&app, &user.id, &config).await?;
+    check_quota(app, user).await?;
+    let mut checked = submission::check(app, &user.id, &config).await?;
     checked.holds.push(hold);
     let row = NewRunRow {
         experiment_id: experiment.id,
@@ -474,7 +499,7 @@ pub(crate) async fn go_on(
         first_checkpoint: Some(checkpoint.content),
         data: json!(checked.contents).to_string(),
     };
-    submit(&app, &experiment, row, checked.holds).await
+    submit(app, &experiment, row, checked.holds).await
 }
 
 /// Ends a run. One that has ended stays as it is.
@@ -484,8 +509,7 @@ pub(crate) async fn cancel(
     Path(path): Path<(String, String)>,
 ) -> Result<Json<StatusInfo>> {
     let run = find(&app, user.id.clone(), path.clone()).await?;
-    let reason = format!("Run cancelled by {}", user.name);
-    app.fail(run.id, None, reason).await?;
+    app.cancel(run.id, &user.name).await?;
     let run = find(&app, user.id, path).await?;
     Ok(Json(status_of(&app, &run).await?))
 }

@@ -1,11 +1,15 @@
-//! What a user has taken of the server, and how much they may take.
+//! The account of a user: what it uses of the server, and its limits.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use maud::{Markup, html};
 
-use super::{Page, Session, bytes, page};
+use super::{
+    Page, Session,
+    frame::page,
+    words::{bytes, name},
+};
 use crate::app::App;
 
 pub(crate) async fn show(State(app): State<Arc<App>>, session: Session) -> Page {
@@ -15,18 +19,21 @@ pub(crate) async fn show(State(app): State<Arc<App>>, session: Session) -> Page 
     let count = |number: u64| number.to_string();
     let content = html! {
         h1 { "Account" }
-        p { "Signed in as " b { (session.user.name) } "." }
-        p { a .button href="/console/password" { "Change the password" } }
+        p { "Signed in as " b { (name(&session.user.name)) } "."
+            @if !session.writes() { " This session is read-only." } }
+        @if session.writes() {
+            p { a .button href="/console/password" { "Change password" } }
+        }
         h2 { "Usage" }
         div .scroll { table {
             thead { tr {
-                th scope="col" { "What" } th scope="col" .number { "Used" }
+                th scope="col" { "Resource" } th scope="col" .number { "Used" }
                 th scope="col" .number { "Limit" } th scope="col" { span .hidden { "Share" } }
             } }
             tbody {
-                (row("Runs that wait or train", usage.open_runs, settings.max_open_runs, count))
+                (row("Runs waiting or running", usage.open_runs, settings.max_open_runs, count))
                 (row("Uploads in progress", uploads, Some(settings.max_uploads as u64), count))
-                (row("Data, models and checkpoints", usage.stored, settings.max_stored, bytes))
+                (row("Storage: data, models and checkpoints", usage.stored, settings.max_stored, bytes))
             }
         } }
         p .hint { "The operator of this server sets the limits." }

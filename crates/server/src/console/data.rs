@@ -12,7 +12,11 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Page, Session, bytes, page as shown, pager, path, query, time};
+use super::{
+    Page, Session,
+    frame::{page as framed, pager, pages},
+    words::{bytes, count, name as shown_name, path, query, time},
+};
 use crate::{
     app::App,
     database::{ArtifactList, ArtifactRow},
@@ -43,20 +47,18 @@ pub(crate) async fn list(
     State(app): State<Arc<App>>,
     session: Session,
     Query(asked): Query<ListQuery>,
-) -> Page {
+) -> Page<Response> {
     let number = asked.page.unwrap_or(1).max(1);
     let given = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
     let list = ArtifactList {
         kind: given(&asked.kind),
-        name: given(&asked.q),
+        name: given(asked.q.trim()),
         newest_first: true,
         by_name: false,
         page: ((number - 1).saturating_mul(PAGE), PAGE),
     };
-    let (artifacts, total) = app
-        .database
-        .artifacts(session.user.id.clone(), list)
-        .await?;
+    let user_id = session.user.id.clone();
+    let (artifacts, total) = app.database.artifacts(user_id.clone(), list).await?;
     let link = |page: u64| {
         let page = page.to_string();
         let fields = [
@@ -66,6 +68,12 @@ pub(crate) async fn list(
         ];
         format!("/console/data{}", query(&fields))
     };
+    if number > pages(total, PAGE) {
+        return Ok(Redirect::to(&link(pages(total, PAGE))).into_response());
+    }
+    let nameless = artifacts.iter().filter(|artifact| artifact.name.is_none());
+    let nameless = nameless.map(|artifact| artifact.id.clone()).collect();
+    let makers = app.database.makers(user_id, nameless).await?;
     let content = html! {
         h1 { "Data and models" }
         form .row method="get" action="/console/data" role="search" {
@@ -75,21 +83,23 @@ pub(crate) async fn list(
             select id="kind" name="kind" {
                 option value="" { "any" }
                 @for kind in ["documentArray", "model"] {
-                    option value=(kind) selected[asked.kind == kind] { (kind) }
+                    option value=(kind) selected[asked.kind == kind] { (kind_name(kind)) }
                 }
             }
-            button type="submit" { "Show" }
+            button type="submit" { "Filter" }
         }
         div .scroll { table {
-            caption { (total) " artifacts" }
+            caption { (count(total, "item")) }
             thead { tr {
                 th scope="col" { "Name" } th scope="col" { "Kind" }
                 th scope="col" .number { "Documents" } th scope="col" .number { "Size" }
-                th scope="col" { "Who may see it" } th scope="col" { "Pushed" }
+                th scope="col" { "Visible to" } th scope="col" { "Updated" }
             } }
             tbody { @for artifact in &artifacts { tr {
-                th scope="row" { a href=(path(&["data", &artifact.id])) { (name_of(artifact)) } }
-                td { (artifact.kind) }
+                th scope="row" { a href=(path(&["data", &artifact.id])) {
+                    (shown_title(artifact, makers.get(&artifact.id)))
+                } }
+                td { (kind_name(&artifact.kind)) }
                 td .number { (length_of(artifact).map_or(String::new(), |n| n.to_string())) }
                 td .number { (bytes(artifact.size)) }
                 td { (if artifact.public { "everybody" } else { "you" }) }
@@ -98,11 +108,40 @@ pub(crate) async fn list(
         } }
         (pager(total, number, PAGE, link))
     };
-    Ok(shown(&session, "Data", "Data and models", &content))
+    let title = "Data and models";
+    Ok(framed(&session, title, title, &content).into_response())
 }
 
+/// The name that whoever pushed it has given, else its ID.
 pub(super) fn name_of(artifact: &ArtifactRow) -> &str {
     artifact.name.as_deref().unwrap_or(&artifact.id)
+}
+
+/// The name of an artifact. One that a run has made without a name is named by
+/// the run: its ID tells people nothing.
+fn shown_title(artifact: &ArtifactRow, maker: Option<&(String, String)>) -> Markup {
+    match (&artifact.name, maker) {
+        (Some(name), _) => shown_name(name),
+        (None, Some((_, run))) => html! { "Model of run " (shown_name(run)) },
+        (None, None) => shown_name(&artifact.id),
+    }
+}
+
+/// The title of an artifact's page.
+fn title_of(artifact: &ArtifactRow, maker: Option<&(String, String)>) -> String {
+    match (&artifact.name, maker) {
+        (Some(name), _) => name.clone(),
+        (None, Some((_, run))) => format!("Model of run {run}"),
+        (None, None) => artifact.id.clone(),
+    }
+}
+
+/// The kind of an artifact in the words of pages.
+fn kind_name(kind: &str) -> &str {
+    match kind {
+        "documentArray" => "dataset",
+        other => other,
+    }
 }
 
 /// How many documents there are, as whoever pushed them has said.
@@ -117,7 +156,7 @@ async fn find(app: &App, session: &Session, id: String) -> Result<ArtifactRow, A
         .database
         .artifact(session.user.id.clone(), id.clone())
         .await?;
-    found.ok_or_else(|| ApiError::not_found(format!("there is no artifact `{id}`")))
+    found.ok_or_else(|| ApiError::not_found(format!("there is no dataset or model `{id}`")))
 }
 
 #[derive(Default, Deserialize)]
@@ -132,37 +171,58 @@ pub(crate) async fn page(
     session: Session,
     Path(id): Path<String>,
     Query(PageQuery { page }): Query<PageQuery>,
-) -> Page {
+) -> Page<Response> {
     let artifact = find(&app, &session, id).await?;
     let number = page.unwrap_or(1).max(1);
     let first = (number - 1).saturating_mul(DOCUMENTS);
     let here = path(&["data", &artifact.id]);
+    let user_id = &session.user.id;
     let documents = match artifact.kind.as_str() {
         "documentArray" => {
-            let user_id = &session.user.id;
             Some(documents::read(&app, user_id, &artifact.content, first, DOCUMENTS).await)
         }
         _ => None,
     };
+    if let Some(Ok((_, total))) = &documents
+        && number > pages(*total, DOCUMENTS)
+    {
+        let last = pages(*total, DOCUMENTS);
+        return Ok(Redirect::to(&format!("{here}?page={last}")).into_response());
+    }
+    let makers = app
+        .database
+        .makers(user_id.clone(), vec![artifact.id.clone()]);
+    let makers = makers.await?;
+    let maker = makers.get(&artifact.id);
     let content = html! {
-        p .crumbs { a href="/console/data" { "Data and models" } }
-        h1 { (name_of(&artifact)) }
-        dl {
-            dt { "Id" } dd { code { (artifact.id) } }
-            dt { "Kind" } dd { (artifact.kind) }
-            dt { "Size" } dd { (bytes(artifact.size)) }
-            dt { "SHA-256" } dd { code .long { (artifact.content) } }
-            dt { "Pushed" } dd { (time(&artifact.updated_at)) }
+        nav .crumbs aria-label="Path" { a href="/console/data" { "Data and models" } }
+        div .head {
+            h1 { (shown_title(&artifact, maker)) }
+            div .actions role="group" aria-label="Actions" {
+                a .button href={ (here) "/download" } download { "Download" }
+            }
         }
-        p { a .button href={ (here) "/download" } download { "Download" } }
+        dl .facts {
+            @if let Some((experiment, run)) = maker {
+                dt { "Created by run" }
+                dd { a href=(path(&["experiments", experiment, "runs", run])) { (shown_name(run)) } }
+            }
+            dt { "Kind" } dd { (kind_name(&artifact.kind)) }
+            dt { "Size" } dd { (bytes(artifact.size)) }
+            dt { "Updated" } dd { (time(&artifact.updated_at)) }
+            dt { "Visible to" } dd { (if artifact.public { "everybody" } else { "you" }) }
+            dt { "ID" } dd { code .long { (artifact.id) } }
+            dt { "SHA-256" } dd { code .long { (artifact.content) } }
+        }
         @match &documents {
             None => {}
             Some(Err(reason)) => { p .problem { "The documents can't be shown: " (reason.message()) } }
             Some(Ok((documents, total))) => {
-                h2 { (total) " documents" }
+                h2 { (count(*total, "document")) }
                 ol .documents start=(first + 1) {
                     @for (i, document) in documents.iter().enumerate() {
-                        li { (shown_document(document, &here, first + i as u64, &mut Vec::new())) }
+                        @let place = first + i as u64;
+                        li id={ "d" (place) } { (shown_document(document, &here, place, &mut Vec::new())) }
                     }
                 }
                 @if (documents.len() as u64) < DOCUMENTS.min(total.saturating_sub(first)) {
@@ -172,11 +232,28 @@ pub(crate) async fn page(
             }
         }
     };
-    Ok(shown(&session, "Data", name_of(&artifact), &content))
+    let title = title_of(&artifact, maker);
+    Ok(framed(&session, "Data and models", &title, &content).into_response())
+}
+
+/// The address of a document of a data set, counted from 0.
+pub(super) fn document_address(id: &str, place: u64) -> String {
+    let page = place / DOCUMENTS + 1;
+    format!("{}?page={page}#d{place}", path(&["data", id]))
+}
+
+/// The address of the first picture in a document.
+pub(super) fn picture_address(id: &str, place: u64) -> String {
+    format!("{}/picture?document={place}", path(&["data", id]))
 }
 
 /// A document with its parts; `place` says which part of the document this is.
-fn shown_document(document: &Document, here: &str, number: u64, place: &mut Vec<usize>) -> Markup {
+pub(super) fn shown_document(
+    document: &Document,
+    here: &str,
+    number: u64,
+    place: &mut Vec<usize>,
+) -> Markup {
     let parts = html! {
         @if !document.chunks.is_empty() && place.len() < DEPTH {
             ul .parts {
@@ -194,9 +271,9 @@ fn shown_document(document: &Document, here: &str, number: u64, place: &mut Vec<
         .collect::<Vec<_>>()
         .join(".");
     html! {
-        @if !document.modality.is_empty() { span .modality { (document.modality) } " " }
+        @if !document.modality.is_empty() { span .modality { (shown_name(&document.modality)) } " " }
         @match &document.content {
-            Some(Content::Text(text)) => { span .text { (cut(text)) } }
+            Some(Content::Text(text)) => { span .text { (shown_name(&cut(text))) } }
             Some(Content::Blob(blob)) if image_kind(blob).is_some() => {
                 img loading="lazy" alt={ "picture of document " (number + 1) }
                     src={ (here) "/picture?document=" (number) "&part=" (part) };
@@ -205,9 +282,9 @@ fn shown_document(document: &Document, here: &str, number: u64, place: &mut Vec<
             Some(Content::Tensor(_)) => { "a tensor" }
             None => {}
         }
-        @if document.content.is_none() && !document.uri.is_empty() { code { (cut(&document.uri)) } }
+        @if document.content.is_none() && !document.uri.is_empty() { code { (shown_name(&cut(&document.uri))) } }
         @for (name, value) in document.tags.iter().take(PARTS) {
-            " " span .tag { (name) ": " (cut(&value.to_string())) }
+            " " span .tag { (shown_name(name)) ": " (shown_name(&cut(&value.to_string()))) }
         }
         (parts)
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use axum::{Router, extract::Path, response::Redirect, routing::get};
 use finetuner_docs::{contents, page};
-use maud::{Markup, html};
+use maud::{Markup, PreEscaped, html};
 
-use super::{Failure, Page, asset, document, raw};
+use super::{Failure, Page, asset, frame::document};
 use crate::{app::App, error::ApiError};
 
 pub(super) fn router() -> Router<Arc<App>> {
@@ -33,7 +33,7 @@ fn show(name: &str) -> Page {
     })?;
     let body = html! {
         link rel="stylesheet" href="/docs/book.css";
-        a .skip href="#content" { "To the content" }
+        a .skip href="#content" { "Skip to content" }
         header {
             nav aria-label="Parts" {
                 a .brand href="/console/" { "finetuner" }
@@ -52,7 +52,7 @@ fn show(name: &str) -> Page {
                     }
                 }
             }
-            main id="content" { (raw(here.html())) }
+            main id="content" { (PreEscaped(here.html())) }
         }
     };
     Ok(document(here.title(), &body))

@@ -1,29 +1,150 @@
-"use strict";
 // What is live on a page. Everything is there without it, after a reload.
+import { charts } from "./charts.js";
 
-// Parts of the page that change while a run goes on.
-async function refresh(part) {
-  const answer = await fetch(part.dataset.from, { headers: { accept: "text/html" } });
-  if (!answer.ok || answer.redirected) return false;
-  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-  part.replaceChildren(...page.body.childNodes);
-  return part.querySelector("[data-final]") === null;
+// Times in the zone of the browser.
+function localTimes(root) {
+  const form = new Intl.DateTimeFormat([], {
+    year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit",
+    hourCycle: "h23", timeZoneName: "short",
+  });
+  for (const time of root.querySelectorAll("time[datetime]")) {
+    const date = new Date(time.dateTime);
+    if (Number.isNaN(date.getTime())) continue;
+    const part = {};
+    for (const { type, value } of form.formatToParts(date)) part[type] = value;
+    time.textContent = `${part.year}-${part.month}-${part.day} ${part.hour}:${part.minute} ${part.timeZoneName}`;
+    time.title = time.dateTime;
+  }
 }
 
-for (const part of document.querySelectorAll("[data-live=state]")) {
+// Makes an element like a fresh one and touches only what differs: what is
+// selected, focused or ticked stays so.
+const own = new Set(["tabindex", "role", "aria-label", "aria-valuenow", "aria-valuemin",
+  "aria-valuemax", "aria-valuetext"]);
+
+function attributes(have, want) {
+  const chart = have.classList.contains("chart");
+  const kept = (name) => (chart && own.has(name)) || (have.nodeName === "DETAILS" && name === "open");
+  for (const { name } of [...have.attributes]) {
+    if (!want.hasAttribute(name) && !kept(name)) have.removeAttribute(name);
+  }
+  for (const { name, value } of want.attributes) {
+    if (have.getAttribute(name) !== value && !kept(name)) have.setAttribute(name, value);
+  }
+}
+
+const key = (node) => (node.nodeType === Node.ELEMENT_NODE ? node.dataset.key ?? (node.id || null) : null);
+
+function morph(have, want) {
+  const keyed = new Map();
+  for (const node of have.children) if (key(node) !== null) keyed.set(key(node), node);
+  let next = have.firstChild;
+  for (const wanted of [...want.childNodes]) {
+    const name = key(wanted);
+    let found = name === null ? next : keyed.get(name) ?? null;
+    const alike = found !== null && found.nodeName === wanted.nodeName && key(found) === name;
+    if (!alike) {
+      have.insertBefore(wanted, next);
+      continue;
+    }
+    if (found === next) next = next.nextSibling;
+    else have.insertBefore(found, next);
+    if (found.nodeType !== Node.ELEMENT_NODE) {
+      if (found.data !== wanted.data) found.data = wanted.data;
+      continue;
+    }
+    if ("keep" in found.dataset) continue;
+    attributes(found, wanted);
+    morph(found, wanted);
+  }
+  while (next !== null) {
+    const gone = next;
+    next = next.nextSibling;
+    gone.remove();
+  }
+}
+
+// Says on the page that what it shows may be old.
+const connection = document.querySelector("#connection");
+let lost = null;
+function connected(is) {
+  if (connection === null) return;
+  if (is) {
+    lost = null;
+    connection.textContent = "";
+  } else if (lost === null) {
+    lost = new Date();
+    const time = lost.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    connection.textContent = `The server has not answered since ${time}. This page may be out of date.`;
+  }
+}
+
+async function load(address) {
+  const answer = await fetch(address, { headers: { accept: "text/html" } });
+  // A proxy answers for a server that is down.
+  if (answer.status >= 500) throw new Error(answer.statusText);
+  connected(true);
+  if (!answer.ok || answer.redirected) return null;
+  const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+  localTimes(page);
+  return page;
+}
+
+// Whether somebody has marked a text that would be lost.
+function isMarked(part) {
+  const selection = document.getSelection();
+  return selection !== null && !selection.isCollapsed && selection.containsNode(part, true);
+}
+
+function enhance(root) {
+  charts(root);
+  for (const form of root.querySelectorAll("form[data-auto]")) form.classList.add("auto");
+}
+
+// Shows a whole page in place of this one.
+async function replace(address) {
+  const page = await load(address);
+  if (page === null) return location.assign(address);
+  const main = document.querySelector("main");
+  morph(main, page.querySelector("main"));
+  enhance(main);
+  return undefined;
+}
+
+// Parts of the page that change while a run goes on. Returns whether there will
+// be more.
+async function refresh(live) {
+  const page = await load(live.dataset.live);
+  if (page === null) return false;
+  for (const fresh of [...page.body.children]) {
+    const part = document.getElementById(fresh.id);
+    if (part === null || isMarked(part)) continue;
+    morph(part, fresh);
+    enhance(part);
+  }
+  return page.querySelector("[data-final]") === null;
+}
+
+for (const live of document.querySelectorAll("[data-live]")) {
+  const pause = Number(live.dataset.every ?? 2) * 1000;
   const again = async () => {
-    let open = true;
+    let more = true;
     // A page that nobody sees need not be new.
-    if (!document.hidden) open = await refresh(part).catch(() => true);
-    if (open) setTimeout(again, 2000);
-    else location.reload();
+    if (!document.hidden && live.dataset.live !== undefined) {
+      more = await refresh(live).catch(() => { connected(false); return true; });
+    }
+    if (more) setTimeout(again, pause);
+    else await replace(location.href).catch(() => connected(false));
   };
-  setTimeout(again, 2000);
+  setTimeout(again, pause);
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) refresh(live).catch(() => connected(false));
+  });
 }
 
 // The log: lines are added as they come.
 for (const log of document.querySelectorAll("[data-follow]")) {
-  let known = Number(log.dataset.lines);
+  const known = Number(log.dataset.lines);
   const atEnd = () => log.scrollHeight - log.scrollTop - log.clientHeight < 40;
   log.scrollTop = log.scrollHeight;
   const lines = new EventSource(log.dataset.follow);
@@ -40,11 +161,24 @@ for (const log of document.querySelectorAll("[data-follow]")) {
   lines.addEventListener("end", () => lines.close());
 }
 
-for (const form of document.querySelectorAll("form[data-confirm]")) {
-  form.addEventListener("submit", (event) => {
-    if (!confirm(form.dataset.confirm)) event.preventDefault();
-  });
-}
+// Forms that need no button.
+document.addEventListener("change", (event) => {
+  const form = event.target.closest("form[data-auto]");
+  if (form === null) return;
+  const fields = new URLSearchParams(new FormData(form));
+  for (const [name, value] of [...fields]) if (value === "") fields.delete(name, value);
+  const address = new URL(`${form.getAttribute("action")}?${fields}`, location.href);
+  history.replaceState(null, "", address);
+  for (const live of document.querySelectorAll("[data-live]")) {
+    const from = new URL(address);
+    from.searchParams.set("part", "live");
+    live.dataset.live = from;
+  }
+  replace(address.href).catch(() => connected(false));
+});
+
+localTimes(document);
+enhance(document);
 
 // Brings the answer of a login to the program that waits for it.
 for (const form of document.querySelectorAll("form[data-submit]")) form.requestSubmit();

@@ -6,25 +6,30 @@ mod account;
 mod chart;
 mod compare;
 mod data;
+mod experiments;
+mod frame;
 mod guides;
+mod metrics;
+mod run;
 mod runs;
 mod sign_in;
 mod snippets;
+mod state;
 mod tokens;
 mod try_it;
+mod words;
 
 use std::sync::Arc;
 
 use axum::{
     Router,
     body::Body,
-    extract::{DefaultBodyLimit, FromRequestParts, Request},
+    extract::{DefaultBodyLimit, FromRequestParts, Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts},
     middleware::{self, Next},
     response::{IntoResponse, Redirect, Response},
-    routing::{MethodRouter, get, post},
+    routing::{MethodRouter, any, get, post},
 };
-use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use crate::{
     api::{self, by_token},
@@ -32,6 +37,7 @@ use crate::{
     database::{Scope, UserRow},
     error::ApiError,
 };
+use frame::{Failure, Page};
 
 /// The cookie with the session's token.
 const COOKIE: &str = "finetuner_session";
@@ -45,13 +51,27 @@ const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; i
 pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
     let run = "/console/experiments/{experiment}/runs/{run}";
     Router::new()
-        .route("/console/", get(runs::experiments))
+        .route("/console/", get(experiments::page))
         .route("/console", get(async || Redirect::to("/console/")))
-        .route("/console/experiments/{experiment}", get(runs::list))
-        .route(run, get(runs::page))
-        .route(&format!("{run}/live"), get(runs::live))
-        .route(&format!("{run}/cancel"), post(runs::cancel))
-        .route(&format!("{run}/delete"), post(runs::delete))
+        .route("/console/experiments/{experiment}", get(runs::page))
+        .route(run, get(run::page))
+        .route(&format!("{run}/live"), get(run::live))
+        .route(
+            &format!("{run}/cancel"),
+            get(run::ask_to_cancel).post(run::cancel),
+        )
+        .route(
+            &format!("{run}/delete"),
+            get(run::ask_to_delete).post(run::delete),
+        )
+        .route(
+            &format!("{run}/clone"),
+            get(run::clone_form).post(run::clone),
+        )
+        .route(
+            &format!("{run}/continue"),
+            get(run::continue_form).post(run::go_on),
+        )
         .route(
             &format!("{run}/try"),
             get(try_it::page)
@@ -85,12 +105,22 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
             asset("text/javascript", include_str!("live.js")),
         )
         .route(
+            "/console/charts.js",
+            asset("text/javascript", include_str!("charts.js")),
+        )
+        .route(
             "/console/icon.svg",
             asset("image/svg+xml", include_str!("icon.svg")),
         )
         .merge(guides::router())
-        .layer(middleware::from_fn(guarded))
+        .route("/console/{*rest}", any(nothing_here))
+        .method_not_allowed_fallback(async || Failure::from(ApiError::method_not_allowed()))
+        .layer(middleware::from_fn_with_state(Arc::clone(app), guarded))
         .with_state(Arc::clone(app))
+}
+
+async fn nothing_here() -> Failure {
+    ApiError::not_found("there is no page at this address").into()
 }
 
 fn asset(kind: &'static str, text: &'static str) -> MethodRouter<Arc<App>> {
@@ -103,15 +133,25 @@ fn asset(kind: &'static str, text: &'static str) -> MethodRouter<Arc<App>> {
     })
 }
 
-/// Refuses forms that other sites send, and says to the browser what pages may
-/// do.
-async fn guarded(request: Request<Body>, next: Next) -> Response {
+/// Refuses forms that other sites send, makes pages of refusals, and says to the
+/// browser what pages may do.
+async fn guarded(State(app): State<Arc<App>>, request: Request<Body>, next: Next) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
-    if changes && !is_own_form(request.headers()) {
+    let token = cookie(request.headers(), COOKIE).map(str::to_owned);
+    let mut answer = if changes && !is_own_form(request.headers()) {
         let text = "This form did not come from a page of this server.";
-        return (StatusCode::FORBIDDEN, text).into_response();
+        frame::refusal(None, (StatusCode::FORBIDDEN, text).into_response()).await
+    } else {
+        next.run(request).await
+    };
+    if frame::is_refusal(&answer) {
+        let user = match &token {
+            Some(token) => by_token(&app, token).await.ok(),
+            None => None,
+        };
+        let session = user.map(|user| Session { user });
+        answer = frame::refusal(session.as_ref(), answer).await;
     }
-    let mut answer = next.run(request).await;
     let headers = answer.headers_mut();
     let mut set = |name: header::HeaderName, value: &'static str| {
         if !headers.contains_key(&name) {
@@ -157,21 +197,24 @@ impl FromRequestParts<Arc<App>> for Session {
                 Method::GET => wanted,
                 _ => "/console/",
             };
-            let query = url::form_urlencoded::Serializer::new(String::new())
-                .append_pair("next", next)
-                .finish();
-            Redirect::to(&format!("/console/signin?{query}")).into_response()
+            let query = words::query(&[("next", next)]);
+            Redirect::to(&format!("/console/signin{query}")).into_response()
         })
     }
 }
 
 impl Session {
-    /// Fails where the session's token is good for reading alone.
+    /// Whether the session's token is good for changing things.
+    fn writes(&self) -> bool {
+        self.user.scope == Scope::All
+    }
+
+    /// Fails if the session's token is good for reading alone.
     pub(crate) fn may_write(&self) -> Result<(), Failure> {
-        match self.user.scope {
-            Scope::All => Ok(()),
-            Scope::Read => Err(ApiError::forbidden(
-                "you are signed in with a token that is good for reading alone",
+        match self.writes() {
+            true => Ok(()),
+            false => Err(ApiError::forbidden(
+                "you are signed in with a read-only token: sign in with one of full access",
             )
             .into()),
         }
@@ -186,158 +229,6 @@ fn cookie<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
         .filter_map(|pair| pair.trim().split_once('='))
         .find(|(name, _)| *name == wanted)
         .map(|(_, value)| value)
-}
-
-/// What went wrong, as a page.
-pub(crate) struct Failure(ApiError);
-
-impl<E: Into<ApiError>> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self(error.into())
-    }
-}
-
-impl IntoResponse for Failure {
-    fn into_response(self) -> Response {
-        let status = self.0.status();
-        let title = status.canonical_reason().unwrap_or("Error");
-        let body = html! {
-            main {
-                h1 { (title) }
-                p { (self.0.message()) }
-                p { a href="/console/" { "To the experiments" } }
-            }
-        };
-        let mut answer = (status, document(title, &body)).into_response();
-        if let Some(seconds) = self.0.retry_after() {
-            let seconds = HeaderValue::from(seconds);
-            answer.headers_mut().insert(header::RETRY_AFTER, seconds);
-        }
-        answer
-    }
-}
-
-pub(crate) type Page<T = Markup> = Result<T, Failure>;
-
-/// A whole page for somebody who is signed in. `here` is which part of the
-/// console it belongs to.
-fn page(session: &Session, here: &str, title: &str, content: &Markup) -> Markup {
-    let part = |name: &str, href: &str| {
-        html! {
-            a href=(href) aria-current=[(name == here).then_some("page")] { (name) }
-        }
-    };
-    let body = html! {
-        a .skip href="#content" { "To the content" }
-        header {
-            nav aria-label="Parts" {
-                a .brand href="/console/" { "finetuner" }
-                (part("Experiments", "/console/"))
-                (part("Data", "/console/data"))
-                (part("Tokens", "/console/tokens"))
-                (part("Guides", "/docs/"))
-            }
-            form method="post" action="/console/signout" {
-                span .who { a href="/console/account" { (session.user.name) } }
-                button .quiet type="submit" { "Sign out" }
-            }
-        }
-        main id="content" { (content) }
-    };
-    document(title, &body)
-}
-
-/// A whole page.
-fn document(title: &str, body: &Markup) -> Markup {
-    html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="color-scheme" content="light dark";
-                title { (title) " · finetuner" }
-                link rel="stylesheet" href="/console/style.css";
-                link rel="icon" href="/console/icon.svg";
-                script src="/console/live.js" defer {}
-            }
-            body { (body) }
-        }
-    }
-}
-
-/// A time of the database's, `2026-01-31T12:34:56.789Z`, for people.
-fn time(text: &str) -> Markup {
-    let shown = text.get(..16).unwrap_or(text).replace('T', " ");
-    html! { time datetime=(text) { (shown) } }
-}
-
-/// Bytes, for people.
-fn bytes(count: u64) -> String {
-    let units = ["bytes", "KiB", "MiB", "GiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    match unit {
-        0 => format!("{count} bytes"),
-        _ => format!("{value:.1} {}", units[unit]),
-    }
-}
-
-/// A status as a coloured word.
-fn status(text: &str) -> Markup {
-    html! { span class={ "status " (text.to_ascii_lowercase()) } { (text) } }
-}
-
-/// Names in an address.
-fn path(parts: &[&str]) -> String {
-    let mut url = match url::Url::parse("http://x/console/") {
-        Ok(url) => url,
-        Err(_) => return "/console/".to_owned(),
-    };
-    if let Ok(mut segments) = url.path_segments_mut() {
-        segments.pop_if_empty().extend(parts);
-    }
-    url.path().to_owned()
-}
-
-/// Links to other pages of a list, where there are any.
-fn pager(total: u64, number: u64, size: u64, link: impl Fn(u64) -> String) -> Markup {
-    let pages = total.div_ceil(size).max(1);
-    html! {
-        @if pages > 1 {
-            nav .pager aria-label="Pages" {
-                @if number > 1 { a rel="prev" href=(link(number - 1)) { "Previous" } }
-                span { "Page " (number) " of " (pages) }
-                @if number < pages { a rel="next" href=(link(number + 1)) { "Next" } }
-            }
-        }
-    }
-}
-
-/// A query string of those fields that are not empty.
-fn query(fields: &[(&str, &str)]) -> String {
-    let mut text = url::form_urlencoded::Serializer::new(String::new());
-    for (name, value) in fields.iter().filter(|(_, value)| !value.is_empty()) {
-        text.append_pair(name, value);
-    }
-    match text.finish() {
-        empty if empty.is_empty() => empty,
-        text => format!("?{text}"),
-    }
-}
-
-/// JSON, indented, for people.
-fn pretty(value: &serde_json::Value) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_default()
-}
-
-/// SVG and other markup that was made here.
-fn raw(text: String) -> PreEscaped<String> {
-    PreEscaped(text)
 }
 
 #[cfg(test)]
@@ -361,20 +252,5 @@ mod tests {
         assert!(!own(&[host, ("origin", "https://evil.example")]));
         assert!(!own(&[host, ("origin", "null")]));
         assert!(!own(&[host]));
-    }
-
-    #[test]
-    fn names_are_quoted_in_addresses() {
-        let address = path(&["experiments", "a/b ?\"<x>", "runs", "r"]);
-        assert_eq!(address, "/console/experiments/a%2Fb%20%3F%22%3Cx%3E/runs/r");
-        assert_eq!(query(&[("q", "a&b"), ("x", "")]), "?q=a%26b");
-        assert_eq!(query(&[("x", "")]), "");
-    }
-
-    #[test]
-    fn sizes_are_told_in_their_unit() {
-        assert_eq!(bytes(10), "10 bytes");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(5 << 40), "5120.0 GiB");
     }
 }

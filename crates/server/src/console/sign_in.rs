@@ -1,4 +1,4 @@
-//! Signing in and out, and letting programs in.
+//! Signing in and out, passwords, and access for programs.
 
 use std::sync::Arc;
 
@@ -11,7 +11,11 @@ use axum::{
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{COOKIE, Failure, POLICY, Page, Session, api, cookie, document, page as shown};
+use super::{
+    COOKIE, Failure, POLICY, Page, Session, api, cookie,
+    frame::{document, page as shown},
+    words::name as shown_name,
+};
 use crate::{
     accounts,
     api::by_token,
@@ -46,40 +50,46 @@ pub(crate) async fn page(
     if !query.code.is_empty() {
         return match accounts::redeem_code(&app, &query.code) {
             Some(user_id) => open(&app, &headers, user_id, "/console/").await,
-            None => Ok(form(
-                &query.next,
-                Some("This link was used, or is too old."),
-            )),
+            None => {
+                let reason = "this link has expired or was used already";
+                let error = ApiError::unauthenticated(reason);
+                Ok(form(&query.next, "", Some(&error)))
+            }
         };
     }
-    Ok(form(&query.next, None))
+    Ok(form(&query.next, "", None))
 }
 
-fn form(next: &str, problem: Option<&str>) -> Response {
+/// The form, with the name that was typed and what was wrong.
+fn form(next: &str, name: &str, problem: Option<&ApiError>) -> Response {
     let body = html! {
         main .narrow {
             h1 { "Sign in to finetuner" }
-            @if let Some(problem) = problem { p .problem role="alert" { (problem) } }
+            @if let Some(problem) = problem {
+                p .problem .message role="alert" { (problem.message()) }
+            }
             form method="post" action="/console/signin" .stacked {
                 input type="hidden" name="next" value=(next);
                 label for="name" { "Name" }
-                input id="name" name="name" autocomplete="username" autocapitalize="none";
-                label for="password" { "Password, or a token without a name" }
+                input id="name" name="name" value=(name) autocomplete="username" autocapitalize="none";
+                label for="password" { "Password, or a token (leave the name empty)" }
                 input id="password" name="password" type="password" required
                     autocomplete="current-password";
                 button type="submit" { "Sign in" }
             }
             p .hint {
-                "A token is made with " code { "finetuner-server token" } ", a password with "
-                code { "finetuner-server user password" } "."
+                "The operator of this server creates tokens with " code { "finetuner-server token" }
+                " and sets passwords with " code { "finetuner-server user password" } "."
             }
         }
     };
-    let status = match problem {
-        Some(_) => StatusCode::UNAUTHORIZED,
-        None => StatusCode::OK,
-    };
-    (status, document("Sign in", &body)).into_response()
+    let status = problem.map_or(StatusCode::OK, ApiError::status);
+    let mut answer = (status, document("Sign in", &body)).into_response();
+    if let Some(seconds) = problem.and_then(ApiError::retry_after) {
+        let seconds = HeaderValue::from(seconds);
+        answer.headers_mut().insert(header::RETRY_AFTER, seconds);
+    }
+    answer
 }
 
 #[derive(Deserialize)]
@@ -99,37 +109,37 @@ pub(crate) async fn sign_in(
 ) -> Page<Response> {
     let next = local(&given.next);
     let name = given.name.trim().to_owned();
+    let password = given.password.trim();
+    if name.is_empty() {
+        // A token is too long to be guessed: the wrong ones of others must not
+        // keep out a good one.
+        match by_token(&app, password).await {
+            Ok(user) if user.scope == Scope::Read => {
+                // The browser goes on with the token itself: no more is allowed.
+                return Ok(with_cookie(&headers, password, Redirect::to(next)));
+            }
+            Ok(user) => return open(&app, &headers, user.id, next).await,
+            Err(error) if error.status() == StatusCode::UNAUTHORIZED => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     let device = cookie(&headers, DEVICE_COOKIE);
     let attempt = app.attempts.begin(&Candidate {
         user: &name,
         address: peer.0,
         device: device.and_then(|cookie| accounts::known_device(&app, &name, cookie)),
-    })?;
-    let password = given.password.trim();
-    if name.is_empty() {
-        let user = match by_token(&app, password).await {
-            Ok(user) => Some(user),
-            Err(error) if error.status() == StatusCode::UNAUTHORIZED => None,
-            Err(error) => {
-                attempt.undecided();
-                return Err(error.into());
-            }
-        };
-        if let Some(user) = user {
-            attempt.right();
-            if user.scope == Scope::Read {
-                // The browser goes on with the token itself: no more is allowed.
-                return Ok(with_cookie(&headers, password, Redirect::to(next)));
-            }
-            return open(&app, &headers, user.id, next).await;
-        }
-    } else {
+    });
+    let attempt = match attempt {
+        Ok(attempt) => attempt,
+        Err(error) => return Ok(form(&given.next, &name, Some(&error))),
+    };
+    if !name.is_empty() {
         let checked = accounts::check_password(&app, name.clone(), given.password.clone()).await;
         let checked = match checked {
             Ok(checked) => checked,
             Err(error) => {
                 attempt.undecided();
-                return Err(error.into());
+                return Ok(form(&given.next, &name, Some(&error)));
             }
         };
         if let Some(user_id) = checked {
@@ -141,10 +151,11 @@ pub(crate) async fn sign_in(
             return Ok(answer);
         }
     }
-    Ok(form(
-        &given.next,
-        Some("The name, the password or the token is wrong."),
-    ))
+    let wrong = ApiError::unauthenticated(match name.is_empty() {
+        true => "the token is wrong or has expired; with a password, give your name as well",
+        false => "the name or the password is wrong",
+    });
+    Ok(form(&given.next, &name, Some(&wrong)))
 }
 
 /// Where to go after signing in: pages of the console alone.
@@ -195,26 +206,25 @@ pub(crate) async fn sign_out(State(app): State<Arc<App>>, headers: HeaderMap) ->
     Ok(answer)
 }
 
-fn password_form(session: &Session, said: Option<(&str, bool)>) -> Markup {
+fn password_form(session: &Session, problem: Option<&str>) -> Markup {
     let content = html! {
         h1 { "Password" }
-        @if let Some((said, good)) = said {
-            p role="alert" class=(if good { "done" } else { "problem" }) { (said) }
-        }
-        p { "With a password you can sign in at this console as " b { (session.user.name) } "." }
+        @if let Some(problem) = problem { p .problem .message role="alert" { (problem) } }
+        p { "With a password you can sign in here as " b { (shown_name(&session.user.name)) } "." }
         form method="post" .stacked {
-            label for="password" { "New password, 8 characters at least" }
+            label for="password" { "New password, at least 8 characters" }
             input id="password" name="password" type="password" required minlength="8"
                 autocomplete="new-password";
-            button type="submit" { "Set it" }
+            button type="submit" { "Change password" }
         }
-        p .hint { "All browsers that are signed in, this one too, must sign in anew then." }
+        p .hint { "This signs out all browsers, this one too." }
     };
     shown(session, "", "Password", &content)
 }
 
-pub(crate) async fn password(session: Session) -> Markup {
-    password_form(&session, None)
+pub(crate) async fn password(session: Session) -> Page {
+    session.may_write()?;
+    Ok(password_form(&session, None))
 }
 
 #[derive(Deserialize)]
@@ -231,7 +241,10 @@ pub(crate) async fn set_password(
     let hash = move || accounts::hash_password(&password);
     let hash = match app.gates.passwords.run("", hash).await? {
         Ok(hash) => hash,
-        Err(reason) => return Ok(password_form(&session, Some((&reason, false))).into_response()),
+        Err(reason) => {
+            let page = password_form(&session, Some(&reason));
+            return Ok((StatusCode::UNPROCESSABLE_ENTITY, page).into_response());
+        }
     };
     let name = session.user.name.clone();
     app.database.set_password(name, hash).await?;
@@ -243,7 +256,7 @@ pub(crate) struct Asked {
     request: String,
 }
 
-/// Asks the user whether a program may be let in.
+/// Asks the user whether a program may have access.
 pub(crate) async fn consent(
     State(app): State<Arc<App>>,
     session: Session,
@@ -252,21 +265,21 @@ pub(crate) async fn consent(
     session.may_write()?;
     let program = app.logins.program(&request).ok_or_else(ended)?;
     let content = html! {
-        h1 { "Let a program in?" }
+        h1 { "Authorize this program?" }
         p {
-            "A program that calls itself " b { (program.name) }
+            "A program named " b { (shown_name(&program.name)) }
             @if let Some(address) = program.address { " at " b { (address) } }
-            " asks for a token. With it, it can do everything that you, "
-            b { (session.user.name) } ", can do here, for 90 days or until you delete the token."
+            " asks for access. It gets a token with full access to the account of "
+            b { (shown_name(&session.user.name)) } ", for 90 days or until you delete the token."
         }
-        p .problem { "Say yes only if you have just started such a program yourself." }
+        p .problem { "Authorize it only if you have just started this program yourself." }
         form method="post" .row {
             input type="hidden" name="request" value=(request);
-            button name="answer" value="yes" type="submit" { "Yes, let it in" }
-            button .quiet name="answer" value="no" type="submit" { "No" }
+            button name="answer" value="yes" type="submit" { "Authorize" }
+            button .quiet name="answer" value="no" type="submit" { "Deny" }
         }
     };
-    let mut answer = shown(&session, "", "Let a program in", &content).into_response();
+    let mut answer = shown(&session, "", "Authorize a program", &content).into_response();
     if let Some(redirect) = &program.redirect {
         // The answer leads on to the program, and browsers look at that too.
         let origin = redirect.origin().ascii_serialization();
@@ -283,7 +296,7 @@ pub(crate) async fn consent(
 }
 
 fn ended() -> Failure {
-    ApiError::not_found("nobody waits for this any more: start the program's login again").into()
+    ApiError::not_found("this request has ended: start the login of the program again").into()
 }
 
 #[derive(Deserialize)]
@@ -302,22 +315,22 @@ pub(crate) async fn answer(
     let agreed = (answer == "yes").then(|| session.user.id.clone());
     let code = app.logins.answer(&request, agreed);
     let content = match (code, program.redirect) {
-        (None, _) => html! { h1 { "Refused" } p { "The program was told so." } },
+        (None, _) => html! { h1 { "Denied" } p { "The program gets no access." } },
         (Some(_), None) => html! {
             h1 { "Done" }
-            p { "The program goes on. You can close this page." }
+            p { "The program has access now. You can close this page." }
         },
         (Some(code), Some(redirect)) => html! {
             h1 { "Done" }
-            p { "One more step brings the answer to the program on your machine." }
+            p { "Continue to the program on your machine." }
             form method="post" action=(redirect) data-submit="" {
                 input type="hidden" name="code" value=(code.code);
                 input type="hidden" name="state" value=(code.state);
-                button type="submit" { "Go on" }
+                button type="submit" { "Continue" }
             }
         },
     };
-    let mut answer = shown(&session, "", "Let a program in", &content).into_response();
+    let mut answer = shown(&session, "", "Authorize a program", &content).into_response();
     let policy = POLICY.replace(
         "form-action 'self'",
         "form-action 'self' http://localhost:* http://127.0.0.1:*",

@@ -5,69 +5,105 @@ use std::sync::Arc;
 use axum::{
     Form,
     extract::State,
+    http::StatusCode,
     response::{IntoResponse, Redirect, Response},
 };
 use finetuner_protocol::check_name;
 use maud::{Markup, html};
 use serde::Deserialize;
 
-use super::{Page, Session, page, time};
+use super::{
+    Failure, Page, Session,
+    frame::page,
+    words::{count, name, time, visible},
+};
 use crate::{
     app::App,
-    database::{NewToken, Scope},
+    database::{NewToken, Scope, TokenRow},
     error::ApiError,
 };
 
-pub(crate) async fn list(State(app): State<Arc<App>>, session: Session) -> Page {
-    show(&app, &session, None).await
+/// What was typed into the form for a new token.
+#[derive(Clone, Deserialize)]
+pub(crate) struct Typed {
+    name: String,
+    #[serde(default)]
+    days: String,
+    scope: String,
 }
 
-async fn show(app: &App, session: &Session, new: Option<(&str, &str)>) -> Page {
+impl Default for Typed {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            days: "90".to_owned(),
+            scope: Scope::All.as_str().to_owned(),
+        }
+    }
+}
+
+pub(crate) async fn list(State(app): State<Arc<App>>, session: Session) -> Page {
+    let typed = Typed::default();
+    show(&app, &session, &html! {}, &typed).await
+}
+
+/// What a scope allows, in the words of pages.
+fn access(scope: &str) -> &'static str {
+    match Scope::parse(scope) {
+        Some(Scope::Read) => "read-only",
+        _ => "full",
+    }
+}
+
+async fn show(app: &App, session: &Session, said: &Markup, typed: &Typed) -> Page {
     let tokens = app.database.tokens(session.user.id.clone()).await?;
     let content = html! {
         h1 { "Tokens" }
-        @if let Some((name, token)) = new {
-            section .done role="alert" {
-                p { "The token " b { (name) } " is shown this once. Copy it now:" }
-                pre .secret tabindex="0" { (token) }
+        p { "Programs show a token to use this server in your name." }
+        (said)
+        @if session.writes() {
+            form method="post" action="/console/tokens" .row {
+                label { "Name " input name="name" value=(typed.name) required maxlength="128" #name; }
+                label { "Expires after " input name="days" type="number" min="1" max="3650"
+                    value=(typed.days) #days; " days" }
+                label { "Access " select name="scope" #scope {
+                    @for scope in [Scope::All, Scope::Read] {
+                        option value=(scope.as_str()) selected[scope.as_str() == typed.scope] {
+                            (access(scope.as_str()))
+                        }
+                    }
+                } }
+                button type="submit" { "Create token" }
             }
-        }
-        form method="post" .row {
-            label for="name" { "Name" }
-            input id="name" name="name" required maxlength="128";
-            label for="days" { "Days" }
-            input id="days" name="days" type="number" min="1" max="3650" value="90";
-            label for="scope" { "Good for" }
-            select id="scope" name="scope" {
-                option value="all" { "everything" }
-                option value="read" { "reading" }
-            }
-            button type="submit" { "Make a token" }
         }
         div .scroll { table {
-            caption { (tokens.len()) " tokens" }
+            caption { (count(tokens.len() as u64, "token")) }
             thead { tr {
-                th scope="col" { "Name" } th scope="col" { "Kind" } th scope="col" { "Good for" }
-                th scope="col" { "Made" } th scope="col" { "Ends" } th scope="col" { "Last used" }
-                th scope="col" { span .hidden { "Actions" } }
+                th scope="col" { "Name" } th scope="col" { "Kind" } th scope="col" { "Access" }
+                th scope="col" { "Created" } th scope="col" { "Expires" } th scope="col" { "Last used" }
+                @if session.writes() { th scope="col" { span .hidden { "Actions" } } }
             } }
-            tbody { @for token in &tokens { tr {
-                th scope="row" { (token.name) }
-                td { (token.kind) }
-                td { (if token.scope == "all" { "everything" } else { "reading" }) }
-                td { (time(&token.created_at)) }
-                td { (moment(token.expires_at.as_deref())) }
-                td { (moment(token.last_used_at.as_deref())) }
-                td {
-                    form method="post" action="/console/tokens/delete" {
-                        input type="hidden" name="name" value=(token.name);
-                        button .quiet type="submit" aria-label={ "Delete " (token.name) } { "Delete" }
-                    }
-                }
-            } } }
+            tbody { @for token in &tokens { (row(session, token)) } }
         } }
     };
     Ok(page(session, "Tokens", "Tokens", &content))
+}
+
+fn row(session: &Session, token: &TokenRow) -> Markup {
+    html! { tr {
+        th scope="row" { (name(&token.name)) }
+        td { (token.kind) }
+        td { (access(&token.scope)) }
+        td { (time(&token.created_at)) }
+        td { (moment(token.expires_at.as_deref())) }
+        td { (moment(token.last_used_at.as_deref())) }
+        @if session.writes() { td {
+            form method="post" action="/console/tokens/delete" {
+                input type="hidden" name="name" value=(token.name);
+                button .quiet type="submit" aria-label={ "Delete " (visible(&token.name)) } { "Delete" }
+            }
+        } }
+    } }
 }
 
 fn moment(text: Option<&str>) -> Markup {
@@ -77,44 +113,57 @@ fn moment(text: Option<&str>) -> Markup {
     }
 }
 
-#[derive(Deserialize)]
-pub(crate) struct Wanted {
-    name: String,
-    #[serde(default)]
-    days: String,
-    scope: String,
+/// Reads what was typed.
+fn read(typed: &Typed) -> Result<NewToken, ApiError> {
+    check_name("name", &typed.name).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    let days = match typed.days.trim() {
+        "" => None,
+        days => {
+            let read = days.parse().ok().filter(|days| (1..=3650).contains(days));
+            Some(read.ok_or_else(|| {
+                ApiError::bad_request(format!("`days` is `{days}`: 1 to 3650 are allowed"))
+            })?)
+        }
+    };
+    let scope = Scope::parse(&typed.scope).ok_or_else(|| {
+        ApiError::bad_request(format!("`scope` is `{}`: all or read", typed.scope))
+    })?;
+    Ok(NewToken {
+        name: typed.name.clone(),
+        kind: "personal",
+        scope,
+        days,
+    })
 }
 
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
     session: Session,
-    Form(wanted): Form<Wanted>,
+    Form(typed): Form<Typed>,
 ) -> Page<Response> {
     session.may_write()?;
-    check_name("name", &wanted.name).map_err(|e| ApiError::bad_request(e.to_string()))?;
-    let bad = |what: String| ApiError::bad_request(what);
-    let days = match wanted.days.trim() {
-        "" => None,
-        days => Some(
-            days.parse()
-                .ok()
-                .filter(|days| (1..=3650).contains(days))
-                .ok_or_else(|| bad(format!("`days` is `{days}`: 1 to 3650 are allowed")))?,
-        ),
+    let refused = async |status: StatusCode, reason: &str| {
+        let said = html! { p .problem .message role="alert" { (reason) } };
+        let page = show(&app, &session, &said, &typed).await?;
+        Ok::<_, Failure>((status, page).into_response())
     };
-    let scope = Scope::parse(&wanted.scope)
-        .ok_or_else(|| bad(format!("`scope` is `{}`: all or read", wanted.scope)))?;
-    let new = NewToken {
-        name: wanted.name.clone(),
-        kind: "personal",
-        scope,
-        days,
+    let new = match read(&typed) {
+        Ok(new) => new,
+        Err(error) => return refused(error.status(), error.message()).await,
     };
-    let token = app.database.add_token(session.user.id.clone(), new).await?;
-    let token = token
-        .ok_or_else(|| ApiError::conflict(format!("there is a token `{}` already", wanted.name)))?;
-    let shown = show(&app, &session, Some((&wanted.name, &token))).await?;
-    Ok(shown.into_response())
+    let made = app.database.add_token(session.user.id.clone(), new).await?;
+    let Some(token) = made else {
+        let reason = format!("there is a token `{}` already", visible(&typed.name));
+        return refused(StatusCode::CONFLICT, &reason).await;
+    };
+    let said = html! {
+        section .done role="alert" {
+            p { "This is the token " b { (name(&typed.name)) } ". It is not shown again. Copy it now:" }
+            pre .secret tabindex="0" { (token) }
+        }
+    };
+    let empty = Typed::default();
+    Ok(show(&app, &session, &said, &empty).await?.into_response())
 }
 
 #[derive(Deserialize)]

@@ -12,7 +12,12 @@ use finetuner_engine::models::ModelKind;
 use maud::{Markup, html};
 
 use super::{
-    Page, Session, data::name_of, page as shown, path, runs::run_path, snippets::snippets,
+    Page, Session,
+    data::name_of,
+    frame::page as framed,
+    run::run_path,
+    snippets::snippets,
+    words::{name, path, visible},
 };
 use crate::{
     api::{address, check_picture, find_run},
@@ -172,12 +177,12 @@ async fn whole(
         .artifacts(session.user.id.clone(), list)
         .await?;
     let content = html! {
-        p .crumbs {
+        nav .crumbs aria-label="Path" {
             a href="/console/" { "Experiments" } " / "
-            a href=(path(&["experiments", &run.experiment])) { (run.experiment) } " / "
-            a href=(run_path(run)) { (run.name) }
+            a href=(path(&["experiments", &run.experiment])) { (name(&run.experiment)) } " / "
+            a href=(run_path(run)) { (name(&run.name)) }
         }
-        h1 { "Try " (run.name) }
+        h1 { "Try " (name(&run.name)) }
         @match kind {
             ModelKind::Text | ModelKind::Image | ModelKind::TextImage => {
                 (search_form(run, kind, form, &data))
@@ -196,7 +201,7 @@ async fn whole(
         }
     };
     let title = format!("Try {}", run.name);
-    Ok(shown(session, "Experiments", &title, &content))
+    Ok(framed(session, "Experiments", &title, &content))
 }
 
 fn search_form(run: &RunRow, kind: ModelKind, form: &Form, data: &[ArtifactRow]) -> Markup {
@@ -226,7 +231,7 @@ fn search_form(run: &RunRow, kind: ModelKind, form: &Form, data: &[ArtifactRow])
                 label for="data" { "Data" }
                 select id="data" name="data" {
                     @for data in data {
-                        option value=(data.id) selected[chosen == Some(&data.id)] { (name_of(data)) }
+                        option value=(data.id) selected[chosen == Some(&data.id)] { (visible(name_of(data))) }
                     }
                 }
                 button type="submit" { "Search" }
@@ -240,7 +245,7 @@ fn search_form(run: &RunRow, kind: ModelKind, form: &Form, data: &[ArtifactRow])
 }
 
 fn sides(form: &Form, results: &Results) -> Markup {
-    let (name, before) = &results.before;
+    let (backbone, before) = &results.before;
     html! {
         section aria-labelledby="found" {
             h2 id="found" {
@@ -248,7 +253,7 @@ fn sides(form: &Form, results: &Results) -> Markup {
             }
             div .sides {
                 div { h3 { "This run" } (side(&results.data, Ok(&results.tuned))) }
-                div { h3 { "Before: " (name) } (side(&results.data, before.as_ref())) }
+                div { h3 { "Before: " (name(backbone)) } (side(&results.data, before.as_ref())) }
             }
         }
     }

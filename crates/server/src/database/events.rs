@@ -94,6 +94,42 @@ impl Database {
         self.events(run_id, Some(&["epoch"]), 0, usize::MAX).await
     }
 
+    /// Lines of a run's log that warn, at most `limit`.
+    pub(crate) async fn warnings(&self, run_id: i64, limit: u64) -> rusqlite::Result<Vec<String>> {
+        self.lines(run_id, "event ->> '$.level' = 'WARNING'", limit)
+            .await
+    }
+
+    /// Lines of a run's log that begin with `start`, which is one of ours.
+    pub(crate) async fn lines_that_begin(
+        &self,
+        run_id: i64,
+        start: &'static str,
+        limit: u64,
+    ) -> rusqlite::Result<Vec<String>> {
+        let start = start.replace('\'', "''");
+        let condition = format!("instr(event ->> '$.message', '{start}') = 1");
+        self.lines(run_id, &condition, limit).await
+    }
+
+    async fn lines(
+        &self,
+        run_id: i64,
+        condition: &str,
+        limit: u64,
+    ) -> rusqlite::Result<Vec<String>> {
+        let query = format!(
+            "SELECT event ->> '$.message' FROM events INDEXED BY events_by_kind
+             WHERE run_id = ?1 AND kind = 'log' AND {condition} ORDER BY number LIMIT ?2"
+        );
+        self.read(move |db| {
+            db.prepare_cached(&query)?
+                .query_map(params![run_id, limit], |row| row.get(0))?
+                .collect()
+        })
+        .await
+    }
+
     /// Where the matches of example queries lie, before and after.
     pub(crate) async fn found_documents(
         &self,
@@ -111,6 +147,8 @@ impl Database {
                 match (all, found) {
                     (Some(all), Some(found)) if all.data == found.data => {
                         all.places.extend(found.places);
+                        all.hits.extend(found.hits);
+                        all.distances.extend(found.distances);
                     }
                     (all, found) => *all = found.or(all.take()),
                 }
@@ -188,5 +226,16 @@ mod tests {
         }
         assert_eq!(db.sampled_steps(run, 5000).await.unwrap().len(), 1000);
         assert_eq!(db.found_documents(run).await.unwrap(), [None, None]);
+        let warning = Event::Log {
+            level: Level::Warning,
+            message: "it's hot".into(),
+        };
+        db.write(move |db| append(db, run, &[warning]))
+            .await
+            .unwrap();
+        assert_eq!(db.warnings(run, 9).await.unwrap(), ["it's hot"]);
+        let lines = db.lines_that_begin(run, "it's", 9).await.unwrap();
+        assert_eq!(lines, ["it's hot"]);
+        assert_eq!(db.lines_that_begin(run, "x", 0).await.unwrap().len(), 0);
     }
 }

@@ -9,6 +9,7 @@ mod events;
 mod experiments;
 mod open;
 mod queue;
+mod run_lists;
 mod runs;
 mod served;
 mod upkeep;
@@ -22,7 +23,7 @@ use std::{
 
 use connections::{BUSY, Connections, READERS};
 
-pub(crate) use accounts::{NewToken, Scope, UserRow};
+pub(crate) use accounts::{NewToken, Scope, TokenRow, UserRow};
 pub(crate) use artifacts::{ArtifactList, ArtifactRow, NewArtifact, Put, Which};
 pub(crate) use checkpoints::CheckpointRow;
 pub(crate) use events::StoredEvent;
@@ -30,9 +31,10 @@ pub(crate) use experiments::ExperimentRow;
 pub(crate) use finetuner_protocol::FoundDocuments as Found;
 pub(crate) use open::replace;
 pub(crate) use queue::{Claim, End, Launched, Release};
+pub(crate) use run_lists::{Outline, RunFilter};
 #[cfg(test)]
 pub(crate) use runs::tests::with_run;
-pub(crate) use runs::{Created, NewRunRow, RunFilter, RunRow};
+pub(crate) use runs::{CANCELLED, Created, NewRunRow, RunRow};
 pub(crate) use served::ModelRow;
 
 /// One entry for each version of the schema. Entries are never changed, only

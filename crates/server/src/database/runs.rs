@@ -13,6 +13,9 @@ use super::{
     usage::open_runs,
 };
 
+/// What the details of a run that a user has ended begin with.
+pub(crate) const CANCELLED: &str = "Run cancelled by ";
+
 /// A run.
 #[derive(Clone, Debug)]
 pub(crate) struct RunRow {
@@ -133,18 +136,6 @@ impl RunRow {
             _ => self.noted.clone(),
         }
     }
-}
-
-/// Which runs of an experiment are wanted, and in which order.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RunFilter {
-    /// With this status alone.
-    pub(crate) status: Option<String>,
-    /// With this in their name alone.
-    pub(crate) name: Option<String>,
-    pub(crate) newest_first: bool,
-    /// Offset and limit; all of them where there is none.
-    pub(crate) page: Option<(u64, u64)>,
 }
 
 /// A run to create.
@@ -307,64 +298,6 @@ impl Database {
         self.read(move |db| find(db, "runs.id = ?1", [id])).await
     }
 
-    /// The runs of an experiment, and how many there are in all.
-    pub(crate) async fn runs(
-        &self,
-        experiment_id: i64,
-        filter: RunFilter,
-    ) -> rusqlite::Result<(Vec<RunRow>, u64)> {
-        let (offset, limit) = super::bounds(filter.page);
-        self.read(move |db| {
-            let is_all = filter.status.is_none() && filter.name.is_none();
-            let wanted = match is_all {
-                true => "experiment_id = ?1 AND ?2 IS NULL AND ?3 IS NULL",
-                false => {
-                    "experiment_id = ?1 AND status = coalesce(?2, status)
-                     AND (?3 IS NULL OR instr(name, ?3) > 0)"
-                }
-            };
-            let values = params![experiment_id, filter.status, filter.name];
-            let total: i64 = match is_all {
-                true => db
-                    .prepare_cached("SELECT runs FROM experiments WHERE id = ?1")?
-                    .query_row([experiment_id], |row| row.get(0))
-                    .optional()?
-                    .unwrap_or_default(),
-                false => db.query_row(
-                    &format!("SELECT count(*) FROM runs WHERE {wanted}"),
-                    values,
-                    |row| row.get(0),
-                )?,
-            };
-            let [order, reverse] = match filter.newest_first {
-                true => ["DESC", "ASC"],
-                false => ["ASC", "DESC"],
-            };
-            // A page far behind is found in the index, without its rows, and
-            // from the end that is nearer.
-            let (offset, limit, inner) = match limit >= 0 && offset > total / 2 {
-                true => {
-                    let left = (total - offset).clamp(0, limit);
-                    ((total - offset - left).max(0), left, reverse)
-                }
-                false => (offset, limit, order),
-            };
-            let rows = db
-                .prepare_cached(&format!(
-                    "{SELECT} WHERE runs.id IN (
-                         SELECT id FROM runs WHERE {wanted} ORDER BY id {inner} LIMIT ?4 OFFSET ?5)
-                     ORDER BY runs.id {order}"
-                ))?
-                .query_map(
-                    params![experiment_id, filter.status, filter.name, limit, offset],
-                    run,
-                )?
-                .collect::<Result<_, _>>()?;
-            Ok((rows, u64::try_from(total).unwrap_or_default()))
-        })
-        .await
-    }
-
     /// How many runs that wait come before this one, up to 1000: users take
     /// turns, and each one's oldest run comes first.
     pub(crate) async fn ahead(&self, id: i64) -> rusqlite::Result<u64> {
@@ -523,78 +456,5 @@ pub(super) mod tests {
         ] {
             assert_eq!(about(Duration::from_secs(seconds)), text);
         }
-    }
-
-    #[tokio::test]
-    async fn lists_are_filtered_sorted_and_counted() {
-        let db = in_memory();
-        let first = with_run(&db, "a-1").await;
-        let experiment = 1;
-        for name in ["b-1", "a-2"] {
-            let row = db.run_by_id(first).await.unwrap().unwrap();
-            db.create_run(
-                NewRunRow {
-                    experiment_id: experiment,
-                    name: name.into(),
-                    description: row.description,
-                    config: row.config,
-                    device: row.device,
-                    cpus: row.cpus,
-                    gpus: row.gpus,
-                    task: row.task,
-                    details: row.noted,
-                    artifact_id: secret::new_id(),
-                    idempotency_key: None,
-                    keep_checkpoints: 0,
-                    first_checkpoint: None,
-                    data: row.data,
-                },
-                None,
-            )
-            .await
-            .unwrap();
-        }
-        let names = async |filter: RunFilter| {
-            let (runs, total) = db.runs(experiment, filter).await.unwrap();
-            let names: Vec<String> = runs.into_iter().map(|run| run.name).collect();
-            (names.join(" "), total)
-        };
-        let all = RunFilter::default();
-        assert_eq!(names(all.clone()).await, ("a-1 b-1 a-2".into(), 3));
-        let filter = RunFilter {
-            name: Some("a-".into()),
-            newest_first: true,
-            ..all.clone()
-        };
-        assert_eq!(names(filter).await, ("a-2 a-1".into(), 2));
-        let filter = RunFilter {
-            page: Some((1, 1)),
-            ..all.clone()
-        };
-        assert_eq!(names(filter).await, ("b-1".into(), 3));
-        for (page, expected) in [((2, 1), "a-2"), ((2, 5), "a-2"), ((1, 2), "b-1 a-2")] {
-            let filter = RunFilter {
-                page: Some(page),
-                ..all.clone()
-            };
-            assert_eq!(names(filter).await, (expected.into(), 3), "{page:?}");
-        }
-        for (page, expected) in [((2, 2), "a-1"), ((3, 2), ""), ((9, 2), "")] {
-            let filter = RunFilter {
-                page: Some(page),
-                newest_first: true,
-                ..all.clone()
-            };
-            assert_eq!(names(filter).await, (expected.into(), 3), "{page:?}");
-        }
-        let filter = RunFilter {
-            status: Some("FAILED".into()),
-            ..all.clone()
-        };
-        assert_eq!(names(filter).await, (String::new(), 0));
-        assert_eq!(db.ahead(first).await.unwrap(), 0);
-        assert_eq!(db.ahead(first + 2).await.unwrap(), 2);
-        db.delete_run(first).await.unwrap();
-        assert_eq!(names(all).await, ("b-1 a-2".into(), 2));
     }
 }

@@ -2,18 +2,17 @@
 //! batches, and sent in their order.
 
 use std::{
-    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use finetuner_protocol::{Event, EventBatch, FoundDocuments, Level, Outcome, Stage, WorkerOrders};
-use serde_json::Value;
+use finetuner_protocol::{Event, EventBatch, Level, Outcome, WorkerOrders};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Place,
     calls::{CallError, Server, not_understood},
+    examples::{cut, parts},
     limits::Limits,
     signals::Signals,
 };
@@ -22,12 +21,8 @@ use super::{
 const BATCH: usize = 256;
 /// The most bytes of one report's events; the server takes 4 MiB.
 const BATCH_BYTES: usize = 1 << 20;
-/// The most bytes of one event.
-const EVENT_BYTES: usize = 256 << 10;
-/// The most bytes of a line of the log, and of a text among examples where all
-/// of them are too long.
+/// The most bytes of a line of the log.
 const LINE_BYTES: usize = 64 << 10;
-const EXAMPLE_BYTES: usize = 2 << 10;
 /// How long a run that has passed a limit may take to stop at its next step.
 const STOPS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -175,134 +170,20 @@ fn bound(event: Event) -> Vec<Event> {
             stage,
             examples,
             found,
-        } => Parts::of(stage, found.as_ref().map(|found| found.data.clone())).fill(
-            examples,
-            found.map(|found| found.places).unwrap_or_default(),
-        ),
+        } => parts(stage, examples, found),
         other => vec![other],
     }
 }
 
-/// The start of a text, and how much is left out.
-fn cut(text: &str, bytes: usize) -> String {
-    let mut end = bytes.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    format!(
-        "{} … ({} bytes are left out)",
-        &text[..end],
-        text.len() - end
-    )
-}
-
-/// Examples, spread over several events.
-struct Parts {
-    stage: Stage,
-    /// The name of the data that was searched.
-    data: Option<String>,
-    done: Vec<Event>,
-    examples: BTreeMap<String, Vec<Value>>,
-    places: BTreeMap<String, Vec<u64>>,
-    size: usize,
-    /// Queries whose matches were cut.
-    were_cut: usize,
-}
-
-impl Parts {
-    fn of(stage: Stage, data: Option<String>) -> Self {
-        Self {
-            stage,
-            data,
-            done: Vec::new(),
-            examples: BTreeMap::new(),
-            places: BTreeMap::new(),
-            size: 0,
-            were_cut: 0,
-        }
-    }
-
-    fn fill(
-        mut self,
-        examples: BTreeMap<String, Vec<Value>>,
-        mut places: BTreeMap<String, Vec<u64>>,
-    ) -> Vec<Event> {
-        for (query, mut matches) in examples {
-            let mut found = places.remove(&query).unwrap_or_default();
-            let mut query = query;
-            let mut size = size_of(&query, &matches, &found);
-            if size > EVENT_BYTES {
-                self.were_cut += 1;
-                if query.len() > EXAMPLE_BYTES {
-                    query = cut(&query, EXAMPLE_BYTES);
-                }
-                for text in &mut matches {
-                    if let Value::String(text) = text
-                        && text.len() > EXAMPLE_BYTES
-                    {
-                        *text = cut(text, EXAMPLE_BYTES);
-                    }
-                }
-                size = size_of(&query, &matches, &found);
-                while size > EVENT_BYTES && !matches.is_empty() {
-                    matches.truncate(matches.len() / 2);
-                    found.truncate(matches.len());
-                    size = size_of(&query, &matches, &found);
-                }
-            }
-            if self.size + size > EVENT_BYTES {
-                self.end_part();
-            }
-            self.size += size;
-            if !found.is_empty() {
-                self.places.insert(query.clone(), found);
-            }
-            self.examples.insert(query, matches);
-        }
-        self.places.append(&mut places);
-        if self.size > 0 || !self.places.is_empty() || self.done.is_empty() {
-            self.end_part();
-        }
-        if self.were_cut > 0 {
-            let message = format!(
-                "The examples of {} queries are too long and were cut",
-                self.were_cut
-            );
-            self.done.push(Event::Log {
-                level: Level::Warning,
-                message,
-            });
-        }
-        self.done
-    }
-
-    fn end_part(&mut self) {
-        let places = std::mem::take(&mut self.places);
-        let found = self
-            .data
-            .clone()
-            .map(|data| FoundDocuments { data, places });
-        self.done.push(Event::Examples {
-            stage: self.stage,
-            examples: std::mem::take(&mut self.examples),
-            found,
-        });
-        self.size = 0;
-    }
-}
-
-fn size_of(query: &str, matches: &[Value], places: &[u64]) -> usize {
-    let size = |value: serde_json::Result<Vec<u8>>| value.map_or(0, |bytes| bytes.len());
-    // The query stands with its matches and with their places.
-    2 * size(serde_json::to_vec(query))
-        + size(serde_json::to_vec(matches))
-        + size(serde_json::to_vec(places))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use finetuner_protocol::{FoundDocuments, Stage};
+    use serde_json::Value;
+
     use super::*;
-    use crate::worker::tls::Authorities;
+    use crate::worker::{examples::EVENT_BYTES, tls::Authorities};
     use crate::{
         api,
         app::App,
@@ -326,6 +207,12 @@ mod tests {
             found: Some(FoundDocuments {
                 data: "train".into(),
                 places: (0..queries).map(|n| (query(n), places(n))).collect(),
+                hits: (0..queries)
+                    .map(|n| (query(n), vec![n % 2 == 0; matches]))
+                    .collect(),
+                distances: (0..queries)
+                    .map(|n| (query(n), vec![0.5; matches]))
+                    .collect(),
             }),
         }
     }
@@ -344,7 +231,7 @@ mod tests {
         else {
             unreachable!()
         };
-        let (mut all, mut places) = (BTreeMap::new(), BTreeMap::new());
+        let (mut all, mut together) = (BTreeMap::new(), FoundDocuments::default());
         for part in &parts {
             let Event::Examples {
                 examples, found, ..
@@ -353,10 +240,14 @@ mod tests {
                 panic!("{part:?}")
             };
             all.extend(examples.clone());
-            places.extend(found.clone().unwrap().places);
+            let found = found.clone().unwrap();
+            together.data = found.data;
+            together.places.extend(found.places);
+            together.hits.extend(found.hits);
+            together.distances.extend(found.distances);
         }
         assert_eq!(all, expected);
-        assert_eq!(places, expected_found.places);
+        assert_eq!(together, expected_found);
         let batches = batches(parts);
         for batch in batches {
             let size: usize = batch.iter().map(bytes).sum();

@@ -8,13 +8,13 @@ use crate::{
     support::{Backend, finished_run, pairs, start},
 };
 
-struct Browser<'a> {
-    backend: &'a Backend,
-    cookie: String,
+pub(crate) struct Browser<'a> {
+    pub(crate) backend: &'a Backend,
+    pub(crate) cookie: String,
 }
 
 impl Browser<'_> {
-    async fn get(&self, path: &str) -> (StatusCode, String) {
+    pub(crate) async fn get(&self, path: &str) -> (StatusCode, String) {
         let http = self.backend.http.with_token(None);
         let answer = http
             .get(path)
@@ -32,7 +32,7 @@ impl Browser<'_> {
         (status, answer.text().await.unwrap())
     }
 
-    async fn page(&self, path: &str) -> String {
+    pub(crate) async fn page(&self, path: &str) -> String {
         let (status, page) = self.get(path).await;
         assert_eq!(status, StatusCode::OK, "{path}: {page}");
         // Nothing comes from elsewhere, and nothing runs that is not our file.
@@ -53,7 +53,7 @@ impl Browser<'_> {
         page
     }
 
-    async fn post(&self, path: &str, form: &[(&str, &str)]) -> (StatusCode, String) {
+    pub(crate) async fn post(&self, path: &str, form: &[(&str, &str)]) -> (StatusCode, String) {
         let http = self.backend.http.with_token(None);
         let request = http.post(path).form(form).header("cookie", &self.cookie);
         let answer = request
@@ -76,25 +76,25 @@ async fn every_page_shows_what_there_is() {
         cookie: sign_in(&backend).await,
     };
     let experiments = browser.page("/console/").await;
-    assert!(experiments.contains("/console/experiments/default\">default</a>"));
+    assert!(experiments.contains("/console/experiments/default\"><bdi>default</bdi></a>"));
 
     let list = browser.page("/console/experiments/default").await;
     for part in [
         "first",
         "second",
-        "FINISHED",
-        "recall_at_k before",
+        "Finished",
+        "recall_at_20 before",
         "clip-small",
         "2 runs",
     ] {
         assert!(list.contains(part), "{part} is not in {list}");
     }
     let filtered = browser
-        .page("/console/experiments/default?q=sec&status=FINISHED")
+        .page("/console/experiments/default?q=SEC&state=finished")
         .await;
-    assert!(filtered.contains("1 runs") && !filtered.contains("runs/first\""));
+    assert!(filtered.contains("1 run<") && !filtered.contains("runs/first\""));
     let none = browser
-        .page("/console/experiments/default?status=FAILED")
+        .page("/console/experiments/default?state=failed")
         .await;
     assert!(none.contains("0 runs"));
 
@@ -103,13 +103,22 @@ async fn every_page_shows_what_there_is() {
         .await;
     let artifact = run.artifact_id().await.unwrap();
     for part in [
-        "Run finished",
+        "Finished</span>",
         "<polyline",
-        "recall_at_k",
+        "recall_at_20",
         "Finished 🚀",
-        artifact,
-        "SHA-256",
+        "/clone\"",
     ] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    for (tab, part) in [
+        ("configuration", "&quot;loss&quot;: &quot;CLIPLoss&quot;"),
+        ("checkpoints", "There are no checkpoints"),
+        ("files", artifact),
+        ("files", "SHA-256"),
+    ] {
+        let address = format!("/console/experiments/default/runs/first?tab={tab}");
+        let page = browser.page(&address).await;
         assert!(page.contains(part), "{part} is not in {page}");
     }
     assert!(
@@ -132,20 +141,21 @@ async fn every_page_shows_what_there_is() {
     let (status, _) = browser.get(&picture).await;
     assert_eq!(status, StatusCode::OK);
     let part = browser
-        .get("/console/experiments/default/runs/first?part=state")
+        .get("/console/experiments/default/runs/first?part=live&x=epoch&scale=log&smooth=0.9")
         .await
         .1;
     assert!(!part.contains("<html") && part.contains("<polyline"));
 
     let both = "run=default%2Ffirst&run=default%2Fsecond";
     let compared = browser.page(&format!("/console/compare?{both}")).await;
-    assert_eq!(compared.matches("<polyline").count(), 2);
+    // A loss and a learning rate each.
+    assert_eq!(compared.matches("<polyline").count(), 4);
     let (status, _) = browser.get("/console/compare?run=default%2Ffirst").await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
 
     let data = browser.page("/console/data").await;
     assert!(
-        data.contains(">train</a>") && data.contains("documentArray"),
+        data.contains("<bdi>train</bdi></a>") && data.contains("<td>dataset</td>"),
         "{data}"
     );
     let id = backend
@@ -239,6 +249,8 @@ async fn everything_from_users_is_escaped() {
         .description(EVIL)
         .callback(evaluation);
     run.await.unwrap().wait().await.unwrap();
+    let other = crate::support::fit(&backend.finetuner, "plain", 1).await;
+    other.unwrap().wait().await.unwrap();
     let browser = Browser {
         backend: &backend,
         cookie: sign_in(&backend).await,
@@ -253,9 +265,16 @@ async fn everything_from_users_is_escaped() {
     for path in [
         "/console/".to_owned(),
         format!("/console/experiments/{quoted}"),
-        format!("/console/experiments/{quoted}?q={quoted}&status={quoted}&order={quoted}"),
+        format!("/console/experiments/{quoted}?q={quoted}&state={quoted}&sort={quoted}"),
+        format!("/console/experiments/{quoted}?filter={quoted}&metric={quoted}"),
         format!("/console/experiments/{quoted}/runs/{quoted}"),
-        format!("/console/compare?run={quoted}%2F{quoted}&run={quoted}%2F{quoted}"),
+        format!("/console/experiments/{quoted}/runs/{quoted}?x={quoted}&tab={quoted}"),
+        format!("/console/experiments/{quoted}/runs/{quoted}?tab=configuration"),
+        format!("/console/experiments/{quoted}/runs/{quoted}/delete"),
+        format!("/console/experiments/{quoted}/runs/{quoted}/clone"),
+        format!("/console/compare?run={quoted}%2F{quoted}&run=default%2Fplain"),
+        format!("/console/compare?experiment={quoted}"),
+        format!("/console/{quoted}"),
         format!("/console/data?q={quoted}&kind={quoted}"),
         format!("/console/data/{id}"),
         "/console/tokens".to_owned(),

@@ -206,7 +206,7 @@ async fn the_console_shows_what_a_user_has_taken_of_what_is_allowed() {
         .await
         .unwrap();
     for row in [
-        "Runs that wait or train</th><td class=\"number\">0</td><td class=\"number\">12</td>",
+        "Runs waiting or running</th><td class=\"number\">0</td><td class=\"number\">12</td>",
         "Uploads in progress</th><td class=\"number\">1</td><td class=\"number\">1</td>",
         "<td class=\"number\">3.0 GiB</td>",
     ] {

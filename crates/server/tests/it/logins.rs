@@ -45,7 +45,7 @@ pub(crate) async fn answer(http: &Http, cookie: &str, address: &str, answer: &st
         .await
         .unwrap();
     let page = page.text().await.unwrap();
-    assert!(page.contains("Let a program in?"), "{page}");
+    assert!(page.contains("Authorize this program?"), "{page}");
     let request = path.split_once("request=").unwrap().1;
     let form = [("request", request), ("answer", answer)];
     let sent = http

@@ -4,6 +4,9 @@
 mod cache;
 mod command;
 mod console;
+mod console_forms;
+mod console_lists;
+mod console_security;
 mod hostile;
 mod hubble;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,326 @@
+//! Curves as SVG. Lengths are parts of the figure, so that curves fill whatever
+//! room there is while labels keep their size. Colours are the style sheet's.
+
+mod ticks;
+mod view;
+
+use std::fmt::Write;
+
+use maud::{Markup, PreEscaped, html};
+
+use super::words::{number, visible};
+use view::Axis;
+pub(super) use view::{View, ViewQuery};
+
+/// Both sides of the field in which curves are drawn.
+const SIDE: f64 = 1000.0;
+/// Curves that have a colour of their own. Further ones are dashed.
+pub(super) const COLOURS: usize = 8;
+/// Curves that a figure names. Of more, a table elsewhere on the page tells the
+/// colours.
+const NAMED: usize = 12;
+/// How curves of one colour are told apart.
+const DASHES: usize = 3;
+
+/// A value, and where in the training it was measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Point {
+    /// Counted over all epochs.
+    pub(super) step: f64,
+    /// Epochs that are done, with the part of the one that goes on.
+    pub(super) epoch: f64,
+    /// Seconds since the first step.
+    pub(super) time: f64,
+    pub(super) value: f64,
+}
+
+/// One curve.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Curve {
+    pub(super) name: String,
+    pub(super) points: Vec<Point>,
+}
+
+/// A curve as it is drawn.
+struct Drawn<'a> {
+    name: &'a str,
+    points: Vec<(f64, f64)>,
+    /// Before it was smoothed.
+    rough: Option<Vec<(f64, f64)>>,
+}
+
+/// The classes that give a curve its colour and its dashes.
+pub(super) fn style_of(place: usize) -> String {
+    format!("c{} d{}", place % COLOURS, place / COLOURS % DASHES)
+}
+
+/// A figure of curves over a common axis, with the main values as a table for
+/// those who can't see it.
+pub(super) fn figure(title: &str, curves: &[Curve], view: &View) -> Markup {
+    let drawn: Vec<Drawn<'_>> = curves.iter().map(|curve| drawn(curve, view)).collect();
+    let all = || drawn.iter().flat_map(|curve| &curve.points).copied();
+    let Some(first) = all().next() else {
+        return html! {};
+    };
+    let log = view.log && all().all(|(_, y)| y > 0.0);
+    let range = |value: fn((f64, f64)) -> f64| {
+        all().fold((value(first), value(first)), |(low, high), point| {
+            (low.min(value(point)), high.max(value(point)))
+        })
+    };
+    let x = ticks::Scale::new(range(|p| p.0), false);
+    let y = ticks::Scale::new(range(|p| p.1), log);
+    let name = view.axis.name();
+    let summary = summary(&drawn);
+    html! {
+        figure .figure {
+            figcaption {
+                span .title { (title) }
+                @if (2..=NAMED).contains(&drawn.len()) { @for (i, curve) in drawn.iter().enumerate() {
+                    span class={ "key " (style_of(i)) } { bdi { (visible(curve.name)) } }
+                } }
+            }
+            div .chart role="img" aria-label={ (title) " by " (name) ". " (summary) }
+                data-x=(view.axis.word()) data-label={ (title) " by " (name) } {
+                (labels(&y, "ys", |place, text| format!(
+                    "<text x=\"100%\" y=\"{place:.2}%\" dy=\".32em\">{text}</text>"
+                ), true, ticks::text))
+                (field(&drawn, &x, &y))
+                (labels(&x, "xs", |place, text| format!(
+                    "<text x=\"{place:.2}%\" y=\"1em\" class=\"{}\">{text}</text>", anchor(place)
+                ), false, |value, step| view.axis.text(value, step)))
+                span .axis { (name) @if log { ", logarithmic" } }
+            }
+            p .reading aria-hidden="true" {}
+            details .values {
+                summary { (title) " as a table" }
+                (table(&drawn, &view.axis))
+            }
+        }
+    }
+}
+
+fn anchor(place: f64) -> &'static str {
+    match place {
+        place if place < 4.0 => "first",
+        place if place > 96.0 => "last",
+        _ => "middle",
+    }
+}
+
+/// Those points of a curve that are numbers, by the axis that is wanted.
+fn drawn<'a>(curve: &'a Curve, view: &View) -> Drawn<'a> {
+    let points = curve
+        .points
+        .iter()
+        .map(|point| (view.axis.of(point), point.value));
+    let points: Vec<(f64, f64)> = points
+        .filter(|(x, y)| x.is_finite() && y.is_finite())
+        .collect();
+    match view.smoothed(&points) {
+        None => Drawn {
+            name: &curve.name,
+            points,
+            rough: None,
+        },
+        Some(smooth) => Drawn {
+            name: &curve.name,
+            points: smooth,
+            rough: Some(points),
+        },
+    }
+}
+
+/// The labels of an axis.
+fn labels(
+    scale: &ticks::Scale,
+    class: &str,
+    label: impl Fn(f64, &str) -> String,
+    upwards: bool,
+    text: impl Fn(f64, f64) -> String,
+) -> PreEscaped<String> {
+    let mut svg = format!("<svg class=\"{class}\" aria-hidden=\"true\">");
+    for value in scale.ticks() {
+        let place = scale.place(value) * 100.0;
+        let place = if upwards { 100.0 - place } else { place };
+        svg.push_str(&label(place, &text(value, scale.step())));
+    }
+    svg.push_str("</svg>");
+    PreEscaped(svg)
+}
+
+/// The lines of the grid and the curves.
+fn field(curves: &[Drawn<'_>], x: &ticks::Scale, y: &ticks::Scale) -> PreEscaped<String> {
+    let mut svg = String::from("<svg class=\"field\" aria-hidden=\"true\">");
+    // Writing to a String can't fail.
+    let mut draw = |text: std::fmt::Arguments<'_>| {
+        let _ = svg.write_fmt(text);
+    };
+    for value in y.ticks() {
+        let place = 100.0 - y.place(value) * 100.0;
+        draw(format_args!(
+            "<line class=\"grid\" x1=\"0\" x2=\"100%\" y1=\"{place:.2}%\" y2=\"{place:.2}%\"/>"
+        ));
+    }
+    draw(format_args!(
+        "<svg viewBox=\"0 0 {SIDE} {SIDE}\" preserveAspectRatio=\"none\">"
+    ));
+    let place = |(px, py): (f64, f64)| (x.place(px) * SIDE, SIDE - y.place(py) * SIDE);
+    for (i, curve) in curves.iter().enumerate() {
+        if let Some(rough) = &curve.rough {
+            // What the scale of a smoothed curve has no room for is cut.
+            let points = rough.iter().filter(|(_, py)| y.holds(*py));
+            draw(format_args!(
+                "<polyline class=\"line rough {}\" points=\"{}\"/>",
+                style_of(i),
+                joined(points.copied().map(place))
+            ));
+        }
+    }
+    for (i, curve) in curves.iter().enumerate() {
+        let raw = |value: fn(&(f64, f64)) -> f64| {
+            let texts = curve.points.iter().map(|point| precise(value(point)));
+            texts.collect::<Vec<_>>().join(" ")
+        };
+        let points = match curve.points.as_slice() {
+            // A line without length is drawn as a dot.
+            [one] => joined([place(*one), place(*one)].into_iter()),
+            points => joined(points.iter().copied().map(place)),
+        };
+        let single = if curve.points.len() == 1 { " dot" } else { "" };
+        draw(format_args!(
+            "<polyline class=\"line{single} {}\" points=\"{points}\" data-name=\"{}\" \
+             data-xs=\"{}\" data-ys=\"{}\"/>",
+            style_of(i),
+            escape(&visible(curve.name)),
+            raw(|p| p.0),
+            raw(|p| p.1)
+        ));
+    }
+    draw(format_args!("</svg></svg>"));
+    PreEscaped(svg)
+}
+
+fn joined(points: impl Iterator<Item = (f64, f64)>) -> String {
+    let mut text = String::new();
+    for (x, y) in points {
+        let _ = write!(text, "{x:.1},{y:.1} ");
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// A value of enough digits to be read from a curve.
+fn precise(value: f64) -> String {
+    let text = format!("{value:.5e}");
+    let value: f64 = text.parse().unwrap_or(value);
+    value.to_string()
+}
+
+/// The first and the last value of each curve.
+fn summary(curves: &[Drawn<'_>]) -> String {
+    let told = curves.iter().filter_map(|curve| {
+        let (first, last) = (curve.points.first()?, curve.points.last()?);
+        let name = visible(curve.name);
+        Some(format!(
+            "{name} from {} to {}",
+            number(first.1),
+            number(last.1)
+        ))
+    });
+    told.collect::<Vec<_>>().join(", ")
+}
+
+/// What one would read from the curves.
+fn table(curves: &[Drawn<'_>], axis: &Axis) -> Markup {
+    let lowest = |points: &[(f64, f64)]| points.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1));
+    let highest = |points: &[(f64, f64)]| points.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1));
+    let cell = |point: Option<(f64, f64)>| match point {
+        Some((x, y)) => html! { td .number { (number(y)) " at " (axis.text(x, 0.0)) } },
+        None => html! { td {} },
+    };
+    html! { div .scroll tabindex="0" role="region" aria-label="Values" { table {
+        thead { tr {
+            th scope="col" { "Curve" } th scope="col" .number { "First" }
+            th scope="col" .number { "Lowest" } th scope="col" .number { "Highest" }
+            th scope="col" .number { "Last" }
+        } }
+        tbody { @for curve in curves { tr {
+            th scope="row" { bdi { (visible(curve.name)) } }
+            (cell(curve.points.first().copied()))
+            (cell(lowest(&curve.points)))
+            (cell(highest(&curve.points)))
+            (cell(curve.points.last().copied()))
+        } } }
+    } } }
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn curve(points: &[(f64, f64)]) -> Curve {
+        let points = points.iter().map(|&(step, value)| Point {
+            step,
+            epoch: step / 10.0,
+            time: step * 60.0,
+            value,
+        });
+        Curve {
+            name: "<script>\"&".to_owned(),
+            points: points.collect(),
+        }
+    }
+
+    fn draw(points: &[(f64, f64)], view: &View) -> String {
+        figure("<b>", &[curve(points)], view).0
+    }
+
+    #[test]
+    fn curves_of_any_kind_are_drawn_and_names_escaped() {
+        let view = View::default();
+        let svg = draw(&[(0.0, 1.0), (1.0, 3.0), (2.0, 2.0)], &view);
+        assert!(
+            svg.contains("points=\"0.0,1000.0 500.0,0.0 1000.0,500.0\""),
+            "{svg}"
+        );
+        assert!(svg.contains("data-ys=\"1 3 2\""), "{svg}");
+        assert!(svg.contains("from 1 to 2") && !svg.contains("<script") && !svg.contains("<b>"));
+        assert!(draw(&[(3.0, 3.0)], &view).contains("line dot c0"));
+        assert_eq!(draw(&[], &view), "");
+        let odd = draw(&[(0.0, f64::NAN), (1.0, 1.0), (2.0, 1.0)], &view);
+        assert!(!odd.contains("NaN"), "{odd}");
+    }
+
+    #[test]
+    fn the_view_chooses_axis_scale_and_smoothing() {
+        let points = [(0.0, 100.0), (10.0, 10.0), (20.0, 1.0)];
+        let view = View {
+            axis: Axis::Epoch,
+            log: true,
+            smooth: 0.0,
+        };
+        let svg = draw(&points, &view);
+        assert!(
+            svg.contains("points=\"0.0,0.0 500.0,500.0 1000.0,1000.0\""),
+            "{svg}"
+        );
+        assert!(svg.contains("logarithmic") && svg.contains("data-xs=\"0 1 2\""));
+        // Not all are positive.
+        let zero = draw(&[(0.0, 0.0), (1.0, 1.0)], &view);
+        assert!(!zero.contains("logarithmic"), "{zero}");
+        let smooth = View {
+            smooth: 0.5,
+            ..View::default()
+        };
+        let svg = draw(&points, &smooth);
+        assert!(svg.contains("line rough c0"), "{svg}");
+    }
+}

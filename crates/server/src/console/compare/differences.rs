@@ -1,0 +1,199 @@
+//! What runs were asked to do differently. A setting that one run names and the
+//! other leaves at the same default is no difference, nor is data of another
+//! name with the same content.
+
+use std::collections::BTreeMap;
+
+use finetuner_protocol::{Generation, RunConfig};
+use serde_json::Value;
+
+use crate::{console::run::config_of, database::RunRow};
+
+/// Names of a run, which always differ, and what has no effect on it.
+const NAMES: [&str; 4] = ["run_name", "experiment_name", "data.evaluate", "public"];
+
+/// A setting in which runs differ.
+#[derive(Debug, PartialEq)]
+pub(super) struct Difference {
+    pub(super) label: String,
+    /// By run; `None` for one that does not name it.
+    pub(super) values: Vec<Option<String>>,
+}
+
+/// The settings in which runs differ.
+pub(super) fn of(runs: &[RunRow]) -> Vec<Difference> {
+    let configs = runs.iter().map(|run| {
+        let contents: Value = serde_json::from_str(&run.data).unwrap_or_default();
+        (flat(config_of(run)), contents)
+    });
+    let mut configs: Vec<(BTreeMap<String, String>, Value)> = configs.collect();
+    let devices = runs.iter().zip(&mut configs);
+    for (run, (config, _)) in devices {
+        config.insert("device".to_owned(), run.device.clone());
+    }
+    between(&configs)
+}
+
+fn between(configs: &[(BTreeMap<String, String>, Value)]) -> Vec<Difference> {
+    let mut fields: Vec<&String> = configs
+        .iter()
+        .flat_map(|(config, _)| config.keys())
+        .collect();
+    fields.sort();
+    fields.dedup();
+    let fields = fields.into_iter().filter_map(|field| {
+        let values = configs.iter().map(|(config, _)| config.get(field).cloned());
+        let values: Vec<Option<String>> = values.collect();
+        // Data is what it holds, whatever it is called.
+        let compared = configs.iter().map(|(config, contents)| {
+            let value = config.get(field)?;
+            Some(contents[value].as_str().unwrap_or(value).to_owned())
+        });
+        let compared: Vec<Option<String>> = compared.collect();
+        let differ = compared.iter().any(|value| *value != compared[0]);
+        (differ && !NAMES.contains(&field.as_str())).then(|| Difference {
+            label: label(field),
+            values,
+        })
+    });
+    fields.collect()
+}
+
+/// A field without the parts that everybody knows.
+fn label(field: &str) -> String {
+    match field {
+        "model.name" => "model".to_owned(),
+        "model.artifact" => "model of artifact".to_owned(),
+        field => {
+            let starts = ["hyper_parameters.", "callbacks.", "data."];
+            let start = starts.iter().find_map(|start| field.strip_prefix(start));
+            start.unwrap_or(field).to_owned()
+        }
+    }
+}
+
+/// The settings of a configuration by their whole names, in the words of one
+/// generation of clients, with the defaults of those that were not sent.
+fn flat(config: Value) -> BTreeMap<String, String> {
+    let read = serde_json::from_value::<RunConfig>(config.clone()).ok();
+    let is_training = config["model"].is_object();
+    let whole = read.filter(|_| is_training).and_then(|mut read| {
+        read.generation = Generation::V0_8;
+        serde_json::to_value(read).ok()
+    });
+    let mut all = BTreeMap::new();
+    walk("", whole.as_ref().unwrap_or(&config), &mut all);
+    all
+}
+
+fn walk(prefix: &str, value: &Value, into: &mut BTreeMap<String, String>) {
+    let below = |name: &str| match prefix {
+        "" => name.to_owned(),
+        prefix => format!("{prefix}.{name}"),
+    };
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                walk(&below(name), value, into);
+            }
+        }
+        Value::Array(values) if values.iter().any(|v| v.is_object() || v.is_array()) => {
+            for (i, value) in values.iter().enumerate() {
+                let number = (i + 1).to_string();
+                match (value["name"].as_str(), value["options"].is_object()) {
+                    // Callbacks are known by their names, wherever they stand.
+                    (Some(name), true) => {
+                        let mut name = below(name);
+                        while into.contains_key(&name) {
+                            name.push('+');
+                        }
+                        into.insert(name.clone(), "yes".to_owned());
+                        walk(&name, &value["options"], into);
+                    }
+                    (Some(name), false) => {
+                        into.insert(below(name), "yes".to_owned());
+                    }
+                    (None, _) => walk(&below(&number), value, into),
+                }
+            }
+        }
+        Value::Array(values) if !values.is_empty() => {
+            let texts = values.iter().filter_map(text);
+            into.insert(prefix.to_owned(), texts.collect::<Vec<_>>().join(", "));
+        }
+        value => {
+            if let Some(text) = text(value).filter(|text| !text.is_empty()) {
+                into.insert(prefix.to_owned(), text);
+            }
+        }
+    }
+}
+
+/// A plain value as a text. Numbers that are the same look the same.
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Bool(value) => Some(if *value { "yes" } else { "no" }.to_owned()),
+        Value::Number(number) => Some(match number.as_f64() {
+            Some(value) if value != 0.0 && value.abs() < 1e-3 => format!("{value:e}"),
+            Some(value) => value.to_string(),
+            None => number.to_string(),
+        }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn differ(one: (Value, Value), other: (Value, Value)) -> Vec<(String, Vec<Option<String>>)> {
+        let [one, other] = [one, other].map(|(config, data)| (flat(config), data));
+        let found = between(&[one, other]).into_iter();
+        found.map(|field| (field.label, field.values)).collect()
+    }
+
+    #[test]
+    fn defaults_and_names_are_no_differences() {
+        let short = json!({"model": {"name": "m"}, "data": {"train_data": "a-1"}, "run_name": "x"});
+        let long = json!({
+            "model": {"name": "m", "freeze": false, "output_dim": null},
+            "data": {"train_data": "a-2", "val_split": 0.0, "num_workers": 4},
+            "hyper_parameters": {"epochs": 5, "optimizer": "Adam", "loss_options": {}},
+            "callbacks": [], "run_name": "y",
+        });
+        let same = differ(
+            (short.clone(), json!({"a-1": "0f"})),
+            (long.clone(), json!({"a-2": "0f"})),
+        );
+        assert_eq!(same, []);
+        let found = differ((short, json!({"a-1": "0f"})), (long, json!({"a-2": "1e"})));
+        let names = vec![Some("a-1".to_owned()), Some("a-2".to_owned())];
+        assert_eq!(found, [("train_data".to_owned(), names)]);
+    }
+
+    #[test]
+    fn lists_are_taken_apart() {
+        let config = |limit: u64, rate: &str| {
+            let rate: Value = serde_json::from_str(rate).unwrap();
+            json!({
+                "model": {"name": "m"}, "data": {"train_data": "a"},
+                "hyper_parameters": {"learning_rate": rate, "loss_options": {"dims": [2, limit]}},
+                "callbacks": [
+                    {"name": "BestModelCheckpoint", "options": {}},
+                    {"name": "EvaluationCallback", "options": {"query_data": "q", "limit": limit}},
+                ],
+            })
+        };
+        let none = Value::Null;
+        let found = differ(
+            (config(8, "0.00001"), none.clone()),
+            (config(20, "1e-5"), none),
+        );
+        let labels: Vec<&str> = found.iter().map(|(label, _)| label.as_str()).collect();
+        assert_eq!(labels, ["EvaluationCallback.limit", "loss_options.dims"]);
+        assert_eq!(found[1].1[1].as_deref(), Some("2, 20"));
+    }
+}

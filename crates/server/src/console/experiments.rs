@@ -1,0 +1,43 @@
+//! The list of experiments.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use maud::html;
+
+use super::{
+    Page, Session,
+    frame::page as framed,
+    words::{name, path, time},
+};
+use crate::app::App;
+
+pub(crate) async fn page(State(app): State<Arc<App>>, session: Session) -> Page {
+    let (experiments, _) = app
+        .database
+        .experiments(session.user.id.clone(), None)
+        .await?;
+    let content = html! {
+        h1 { "Experiments" }
+        @if experiments.is_empty() {
+            p { "There are no experiments yet. The first run that a program starts with "
+                code { "fit" } " creates the experiment " code { "default" } "." }
+        } @else {
+            div .scroll { table {
+                thead { tr {
+                    th scope="col" { "Name" } th scope="col" .number { "Runs" }
+                    th scope="col" { "Created" } th scope="col" { "Description" }
+                } }
+                tbody { @for experiment in experiments.iter().rev() { tr {
+                    th scope="row" {
+                        a href=(path(&["experiments", &experiment.name])) { (name(&experiment.name)) }
+                    }
+                    td .number { (experiment.runs) }
+                    td { (time(&experiment.created_at)) }
+                    td { (name(&experiment.description)) }
+                } } }
+            } }
+        }
+    };
+    Ok(framed(&session, "Experiments", "Experiments", &content))
+}

@@ -1,0 +1,155 @@
+//! The frame of a page: its head, the navigation, links to other pages of a
+//! list, and pages that say what went wrong.
+
+use axum::{
+    body::{Body, to_bytes},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use maud::{DOCTYPE, Markup, html};
+
+use super::{
+    Session,
+    words::{name, visible},
+};
+use crate::error::ApiError;
+
+/// The most bytes of a refusal that are shown.
+const MAX_REFUSAL: usize = 64 << 10;
+
+/// What went wrong. [`refusal`] makes a page of it.
+pub(crate) struct Failure(ApiError);
+
+impl<E: Into<ApiError>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl Failure {
+    pub(super) fn error(&self) -> &ApiError {
+        &self.0
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut answer = (self.0.status(), self.0.message().to_owned()).into_response();
+        if let Some(seconds) = self.0.retry_after() {
+            let seconds = HeaderValue::from(seconds);
+            answer.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        answer
+    }
+}
+
+pub(crate) type Page<T = Markup> = Result<T, Failure>;
+
+/// Whether an answer is a refusal that is not a page yet.
+pub(super) fn is_refusal(answer: &Response) -> bool {
+    let kind = answer.headers().get(header::CONTENT_TYPE);
+    let is_page = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+    let status = answer.status();
+    (status.is_client_error() || status.is_server_error()) && !is_page
+}
+
+/// Makes a page of a refusal, in the frame of whoever is signed in.
+pub(super) async fn refusal(session: Option<&Session>, answer: Response) -> Response {
+    let (mut head, body) = answer.into_parts();
+    let text = to_bytes(body, MAX_REFUSAL).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let title = title_of(head.status);
+    let content = html! {
+        h1 { (title) }
+        p .message { (visible(&text)) }
+        p { a href="/console/" { "Back to the experiments" } }
+    };
+    let shown = match session {
+        Some(session) => page(session, "", title, &content),
+        None => document(title, &html! { main .narrow { (content) } }),
+    };
+    head.headers.remove(header::CONTENT_LENGTH);
+    let kind = HeaderValue::from_static("text/html; charset=utf-8");
+    head.headers.insert(header::CONTENT_TYPE, kind);
+    Response::from_parts(head, Body::from(shown.into_string()))
+}
+
+fn title_of(status: StatusCode) -> &'static str {
+    match status {
+        StatusCode::NOT_FOUND => "Not found",
+        StatusCode::FORBIDDEN => "Not allowed",
+        StatusCode::TOO_MANY_REQUESTS => "Too many requests",
+        StatusCode::METHOD_NOT_ALLOWED => "Nothing to see here",
+        status if status.is_client_error() => "This can't be done",
+        _ => "The server has a problem",
+    }
+}
+
+/// A whole page for somebody who is signed in. `here` is the part of the console
+/// that it belongs to.
+pub(super) fn page(session: &Session, here: &str, title: &str, content: &Markup) -> Markup {
+    let part = |name: &str, href: &str| {
+        html! {
+            a href=(href) aria-current=[(name == here).then_some("page")] { (name) }
+        }
+    };
+    let body = html! {
+        a .skip href="#content" { "Skip to content" }
+        header {
+            nav aria-label="Main" {
+                a .brand href="/console/" { "finetuner" }
+                (part("Experiments", "/console/"))
+                (part("Data and models", "/console/data"))
+                (part("Tokens", "/console/tokens"))
+                (part("Guides", "/docs/"))
+            }
+            form method="post" action="/console/signout" {
+                @if !session.writes() { span .tag { "read-only" } }
+                span .who { a href="/console/account" { (name(&session.user.name)) } }
+                button .quiet type="submit" { "Sign out" }
+            }
+        }
+        // The script says here that the server does not answer.
+        p #connection role="status" {}
+        main id="content" { (content) }
+    };
+    document(title, &body)
+}
+
+/// A whole page.
+pub(super) fn document(title: &str, body: &Markup) -> Markup {
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                title { (visible(title)) " · finetuner" }
+                link rel="stylesheet" href="/console/style.css";
+                link rel="icon" href="/console/icon.svg";
+                script type="module" src="/console/live.js" {}
+            }
+            body { (body) }
+        }
+    }
+}
+
+/// How many pages a list has, at least 1.
+pub(super) fn pages(total: u64, size: u64) -> u64 {
+    total.div_ceil(size).max(1)
+}
+
+/// Links to other pages of a list, if there are any.
+pub(super) fn pager(total: u64, number: u64, size: u64, link: impl Fn(u64) -> String) -> Markup {
+    let pages = pages(total, size);
+    html! {
+        @if pages > 1 {
+            nav .pager aria-label="Pages" {
+                @if number > 1 { a rel="prev" href=(link(number - 1)) { "Previous" } }
+                span { "Page " (number) " of " (pages) }
+                @if number < pages { a rel="next" href=(link(number + 1)) { "Next" } }
+            }
+        }
+    }
+}

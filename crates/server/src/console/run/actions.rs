@@ -1,0 +1,102 @@
+//! Cancelling and deleting a run. Both ask first, on a page of their own.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{Path, State},
+    response::Redirect,
+};
+use maud::html;
+
+use super::{crumbs, makes_data, run_path};
+use crate::{
+    api::find_run,
+    app::App,
+    console::{
+        Page, Session,
+        frame::page as framed,
+        words::{name, path},
+    },
+    database::RunRow,
+};
+
+/// A question before something that can't be taken back.
+struct Question<'a> {
+    title: &'static str,
+    consequence: &'a str,
+    action: &'static str,
+    button: &'static str,
+}
+
+fn ask(session: &Session, run: &RunRow, question: &Question<'_>) -> Page {
+    session.may_write()?;
+    let here = run_path(run);
+    let content = html! {
+        (crumbs(run))
+        h1 { (question.title) }
+        p { "Run " b { (name(&run.name)) } ". " (question.consequence) }
+        form .row method="post" action={ (here) "/" (question.action) } {
+            button .danger type="submit" { (question.button) }
+            a .button .quiet href=(here) { "Back" }
+        }
+    };
+    Ok(framed(session, "Experiments", question.title, &content))
+}
+
+pub(crate) async fn ask_to_cancel(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(place): Path<(String, String)>,
+) -> Page {
+    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let question = Question {
+        title: "Cancel this run?",
+        consequence: "It ends without a model. Its checkpoints stay: another run can continue \
+                      from the last one.",
+        action: "cancel",
+        button: "Cancel the run",
+    };
+    ask(&session, &run, &question)
+}
+
+pub(crate) async fn ask_to_delete(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(place): Path<(String, String)>,
+) -> Page {
+    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let consequence = match makes_data(&run) {
+        true => "Its log and the training data that it made are deleted with it.",
+        false => "Its model, checkpoints, curves and log are deleted with it.",
+    };
+    let question = Question {
+        title: "Delete this run?",
+        consequence,
+        action: "delete",
+        button: "Delete the run",
+    };
+    ask(&session, &run, &question)
+}
+
+pub(crate) async fn cancel(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(place): Path<(String, String)>,
+) -> Page<Redirect> {
+    session.may_write()?;
+    let run = find_run(&app, session.user.id.clone(), place).await?;
+    app.cancel(run.id, &session.user.name).await?;
+    Ok(Redirect::to(&run_path(&run)))
+}
+
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(place): Path<(String, String)>,
+) -> Page<Redirect> {
+    session.may_write()?;
+    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let list = path(&["experiments", &run.experiment]);
+    app.delete_run(run).await?;
+    Ok(Redirect::to(&list))
+}

@@ -1,0 +1,177 @@
+//! What example queries found, before and after the training side by side.
+
+use std::collections::BTreeMap;
+
+use finetuner_protocol::ExamplesInfo;
+use maud::{Markup, html};
+use serde_json::Value;
+
+use super::{Shown, makes_data};
+use crate::{
+    api::examples_of,
+    app::App,
+    console::{
+        Page, Session,
+        data::{document_address, picture_address, shown_document},
+        words::{count, name, number, path, visible},
+    },
+    database::{ArtifactRow, Found, RunRow},
+    documents,
+    error::ApiError,
+};
+
+/// Example queries that are shown.
+const EXAMPLES: usize = 5;
+/// Matches that are shown of each.
+const MATCHES: usize = 8;
+/// Documents that are shown of data that a run has made.
+const DOCUMENTS: u64 = 5;
+
+/// What one query found, in order.
+struct Side<'a> {
+    texts: &'a [Value],
+    places: &'a [u64],
+    hits: &'a [bool],
+    distances: &'a [f32],
+}
+
+impl<'a> Side<'a> {
+    fn of(found: Option<&'a Found>, texts: &'a BTreeMap<String, Vec<Value>>, query: &str) -> Self {
+        Self {
+            texts: texts.get(query).map_or(&[][..], Vec::as_slice),
+            places: found
+                .and_then(|found| found.places.get(query))
+                .map_or(&[][..], Vec::as_slice),
+            hits: found
+                .and_then(|found| found.hits.get(query))
+                .map_or(&[][..], Vec::as_slice),
+            distances: found
+                .and_then(|found| found.distances.get(query))
+                .map_or(&[][..], Vec::as_slice),
+        }
+    }
+
+    /// The place of the first hit, counted from 1.
+    fn first_hit(&self) -> Option<usize> {
+        self.hits.iter().position(|hit| *hit).map(|place| place + 1)
+    }
+}
+
+pub(super) async fn section(app: &App, session: &Session, shown: &Shown) -> Page {
+    if makes_data(&shown.run) {
+        return made_data(app, session, shown).await;
+    }
+    let run = &shown.run;
+    let all: ExamplesInfo = examples_of(app, run.id).await?;
+    let queries: Vec<&String> = all.after.keys().take(EXAMPLES).collect();
+    let queries = match queries.is_empty() {
+        true => all.before.keys().take(EXAMPLES).collect(),
+        false => queries,
+    };
+    if queries.is_empty() {
+        return Ok(html! {});
+    }
+    let [before, after] = app.database.found_documents(run.id).await?;
+    let data = searched(app, session, run, after.as_ref().or(before.as_ref())).await?;
+    Ok(html! { section .examples aria-labelledby="examples" {
+        h2 #examples { "Examples" }
+        @if after.as_ref().is_some_and(|found| !found.hits.is_empty()) {
+            p .hint { span .hit-mark { "✓" } " marks documents that belong to the query. The number is the "
+                "distance to the query." }
+        }
+        @for query in queries {
+            @let sides = [
+                Side::of(before.as_ref(), &all.before, query),
+                Side::of(after.as_ref(), &all.after, query),
+            ];
+            section .example aria-label={ "Query: " (visible(query)) } {
+                h3 { (name(query)) (verdict(&sides)) }
+                div .sides {
+                    div { h4 { "Before" } (found(&data, &sides[0])) }
+                    div { h4 { "After" } (found(&data, &sides[1])) }
+                }
+            }
+        }
+    } })
+}
+
+/// Whether the first document that belongs to the query moved.
+fn verdict([before, after]: &[Side<'_>; 2]) -> Markup {
+    let place = |side: &Side<'_>| match side.first_hit() {
+        Some(place) => format!("place {place}"),
+        None => "none".to_owned(),
+    };
+    if before.hits.is_empty() || after.hits.is_empty() {
+        return html! {};
+    }
+    let rank = |side: &Side<'_>| side.first_hit().unwrap_or(usize::MAX);
+    let class = match rank(after).cmp(&rank(before)) {
+        std::cmp::Ordering::Less => "better",
+        std::cmp::Ordering::Equal => "same",
+        std::cmp::Ordering::Greater => "worse",
+    };
+    html! { " " span class={ "change " (class) } { "first hit: " (place(before)) " → " (place(after)) } }
+}
+
+/// The data that the examples were found in, if it is what it was.
+async fn searched(
+    app: &App,
+    session: &Session,
+    run: &RunRow,
+    found: Option<&Found>,
+) -> Result<Option<ArtifactRow>, ApiError> {
+    let Some(found) = found else { return Ok(None) };
+    let data = app
+        .database
+        .artifact_by_name(session.user.id.clone(), found.data.clone())
+        .await?;
+    // What was pushed since may hold other pictures.
+    let used: Value = serde_json::from_str(&run.data).unwrap_or_default();
+    Ok(data.filter(|data| {
+        let name = data.name.as_deref().unwrap_or_default();
+        used[name] == data.content.as_str()
+    }))
+}
+
+/// What a query found.
+fn found(data: &Option<ArtifactRow>, side: &Side<'_>) -> Markup {
+    html! { ol .found { @for (i, text) in side.texts.iter().take(MATCHES).enumerate() {
+        @let text = text.as_str().map_or_else(|| text.to_string(), str::to_owned);
+        @let hit = side.hits.get(i).copied().unwrap_or_default();
+        @let place = side.places.get(i);
+        li .hit[hit] {
+            @if let (Some(data), Some(place)) = (data, place) {
+                a href=(document_address(&data.id, *place)) {
+                    img loading="lazy" alt=(visible(&text)) src=(picture_address(&data.id, *place));
+                }
+            }
+            span .caption {
+                @if hit { span .hit-mark { "✓" } span .hidden { " hit " } " " }
+                (name(&text))
+                @if let Some(distance) = side.distances.get(i) {
+                    " " span .score { (number(f64::from(*distance))) }
+                }
+            }
+        }
+    } } }
+}
+
+/// The first documents that a synthesis run has made.
+async fn made_data(app: &App, session: &Session, shown: &Shown) -> Page {
+    let Some(artifact) = &shown.artifact else {
+        return Ok(html! {});
+    };
+    let read = documents::read(app, &session.user.id, &artifact.content, 0, DOCUMENTS).await;
+    let Ok((documents, total)) = read else {
+        return Ok(html! {});
+    };
+    let here = path(&["data", &artifact.id]);
+    Ok(html! { section .examples aria-labelledby="examples" {
+        h2 #examples { "Examples" }
+        p .hint { "The first of " (count(total, "document")) ". "
+            a href=(here) { "Look at all of them" } }
+        ol .documents { @for (i, document) in documents.iter().enumerate() {
+            li { (shown_document(document, &here, i as u64, &mut Vec::new())) }
+        } }
+    } })
+}

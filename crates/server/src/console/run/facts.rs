@@ -1,0 +1,173 @@
+//! What a run was asked to do: model, data and main settings.
+
+use maud::{Markup, html};
+use serde_json::Value;
+
+use super::makes_data;
+use crate::{
+    app::App,
+    console::{
+        Session,
+        frame::Failure,
+        words::{name, path, seconds, time},
+    },
+    database::{RunRow, now_ms},
+    error::ApiError,
+    redaction::shown_config,
+};
+
+/// A run's configuration without secrets.
+pub(in crate::console) fn config_of(run: &RunRow) -> Value {
+    shown_config(&run.config)
+}
+
+/// The model that a run trains, or those that a synthesis run uses.
+pub(in crate::console) fn model_of(run: &RunRow, config: &Value) -> String {
+    let names = match makes_data(run) {
+        true => models_of_synthesis(config).concat(),
+        false => texts(&config["model"]["name"]),
+    };
+    names.join(", ")
+}
+
+/// The relation miners and the cross-encoder of a synthesis run.
+fn models_of_synthesis(config: &Value) -> [Vec<String>; 2] {
+    [
+        texts(&config["relation_mining"]["models"]),
+        texts(&config["cross_encoder"]),
+    ]
+}
+
+/// A text, or those of a list.
+fn texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(text) => vec![text.clone()],
+        Value::Array(list) => list.iter().flat_map(texts).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A hyper-parameter as a text; empty if the configuration does not name it.
+pub(in crate::console) fn setting(config: &Value, field: &str) -> String {
+    match &config["hyper_parameters"][field] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The facts of a run, as a list of names and values.
+pub(super) async fn list(app: &App, session: &Session, run: &RunRow) -> Result<Markup, Failure> {
+    let config = config_of(run);
+    let own = match makes_data(run) {
+        true => synthesis(app, session, &config).await?,
+        false => training(app, session, run, &config).await?,
+    };
+    Ok(html! {
+        dl .facts {
+            (own)
+            (fact("Device", &run.device))
+            dt { "Created" } dd { (time(&run.created_at)) }
+            @if let Some(started) = run.started_at {
+                @let label = if run.ended_at.is_some() { "Duration" } else { "Running for" };
+                dt { (label) } dd { (seconds(run.ended_at.unwrap_or_else(now_ms) - started)) }
+            }
+            @if run.attempts > 1 { dt { "Attempts" } dd { (run.attempts) } }
+        }
+    })
+}
+
+async fn training(
+    app: &App,
+    session: &Session,
+    run: &RunRow,
+    config: &Value,
+) -> Result<Markup, ApiError> {
+    let data = &config["data"];
+    let train = datasets(app, session, &texts(&data["train_data"])).await?;
+    let more = texts_of(&data["more_train_data"], "train_data");
+    let more = datasets(app, session, &more).await?;
+    let eval = datasets(app, session, &texts(&data["eval_data"])).await?;
+    let evaluations = config["callbacks"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    let queries = evaluations.iter();
+    let mut queries: Vec<String> = queries
+        .flat_map(|callback| texts(&callback["options"]["query_data"]))
+        .collect();
+    queries.dedup();
+    let queries = datasets(app, session, &queries).await?;
+    Ok(html! {
+        dt { "Model" } dd { (model(app, session, run, config).await?) }
+        dt { "Training data" } dd { (train) @if !more.0.is_empty() { ", " (more) } }
+        @if !eval.0.is_empty() { dt { "Validation data" } dd { (eval) } }
+        @if !queries.0.is_empty() { dt { "Evaluated on" } dd { (queries) } }
+        @for (label, field) in [
+            ("Loss", "loss"), ("Epochs", "epochs"), ("Batch size", "batch_size"),
+            ("Learning rate", "learning_rate"), ("Optimizer", "optimizer"),
+        ] { (fact(label, &setting(config, field))) }
+    })
+}
+
+/// The texts of one field of all objects in a list.
+fn texts_of(list: &Value, field: &str) -> Vec<String> {
+    let list = list.as_array().map_or(&[][..], Vec::as_slice);
+    list.iter().flat_map(|value| texts(&value[field])).collect()
+}
+
+async fn synthesis(app: &App, session: &Session, config: &Value) -> Result<Markup, ApiError> {
+    let [miners, cross_encoder] = models_of_synthesis(config);
+    let data = &config["data"];
+    let queries = datasets(app, session, &texts(&data["queries"])).await?;
+    let corpus = datasets(app, session, &texts(&data["corpus"])).await?;
+    Ok(html! {
+        (fact("Makes", "training data"))
+        (fact("Relation miner", &miners.join(", ")))
+        (fact("Cross-encoder", &cross_encoder.join(", ")))
+        dt { "Queries" } dd { (queries) }
+        dt { "Corpus" } dd { (corpus) }
+    })
+}
+
+fn fact(label: &str, value: &str) -> Markup {
+    html! { @if !value.is_empty() { dt { (label) } dd { (name(value)) } } }
+}
+
+/// The model that a run began with: its name, or the run that has made it.
+async fn model(
+    app: &App,
+    session: &Session,
+    run: &RunRow,
+    config: &Value,
+) -> Result<Markup, ApiError> {
+    let own = model_of(run, config);
+    let Some(artifact) = config["model"]["artifact"].as_str() else {
+        return Ok(name(&own));
+    };
+    let artifacts = vec![artifact.to_owned()];
+    let makers = app.database.makers(session.user.id.clone(), artifacts);
+    let makers = makers.await?;
+    Ok(match makers.get(artifact) {
+        Some((experiment, maker)) => {
+            let address = path(&["experiments", experiment, "runs", maker]);
+            html! { "the model of run " a href=(address) { (name(maker)) } }
+        }
+        None => html! { "the model " code { (artifact) } },
+    })
+}
+
+/// Links to data sets that are still there.
+async fn datasets(app: &App, session: &Session, names: &[String]) -> Result<Markup, ApiError> {
+    let mut all = Vec::new();
+    for one in names {
+        let found = app
+            .database
+            .artifact_by_name(session.user.id.clone(), one.clone())
+            .await?;
+        all.push(match found {
+            Some(found) => html! { a href=(path(&["data", &found.id])) { (name(one)) } },
+            None => name(one),
+        });
+    }
+    Ok(html! { @for (i, one) in all.iter().enumerate() { @if i > 0 { ", " } (one) } })
+}

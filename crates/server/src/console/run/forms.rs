@@ -1,0 +1,330 @@
+//! Runs that begin with another one: with its settings, or with a checkpoint.
+
+use std::sync::Arc;
+
+use axum::{
+    Form,
+    extract::{Path, State},
+    response::{IntoResponse, Redirect, Response},
+};
+use maud::{Markup, html};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{config_of, crumbs, makes_data, run_path, setting};
+use crate::{
+    api::{Continuation, continue_from, create_from, find_run},
+    app::App,
+    console::{
+        Page, Session,
+        frame::{Failure, page as framed},
+        words::{count, name},
+    },
+    database::{CheckpointRow, RunRow},
+    error::ApiError,
+};
+
+/// Hyper-parameters that can be changed in a clone, and whether a number is
+/// whole.
+const SETTINGS: [(&str, &str, bool); 3] = [
+    ("epochs", "Epochs", true),
+    ("batch_size", "Batch size", true),
+    ("learning_rate", "Learning rate", false),
+];
+
+/// What was typed into one of the forms.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Typed {
+    name: String,
+    description: String,
+    epochs: String,
+    batch_size: String,
+    learning_rate: String,
+    checkpoint: String,
+}
+
+impl Typed {
+    fn setting(&self, field: &str) -> &str {
+        match field {
+            "epochs" => self.epochs.trim(),
+            "batch_size" => self.batch_size.trim(),
+            _ => self.learning_rate.trim(),
+        }
+    }
+}
+
+fn problem(text: Option<&str>) -> Markup {
+    html! { @if let Some(text) = text { p .problem .message role="alert" { (text) } } }
+}
+
+/// The fields that all of these forms have.
+fn names(typed: &Typed) -> Markup {
+    html! {
+        label for="name" { "Name" }
+        input #name name="name" value=(typed.name) required maxlength="255" autocapitalize="none";
+        label for="description" { "Description" }
+        input #description name="description" value=(typed.description);
+    }
+}
+
+/// A name that stands for another attempt: `x-2` for `x`, `x-3` for `x-2`.
+fn next_name(name: &str) -> String {
+    let (start, number) = match name.rsplit_once('-') {
+        Some((start, end)) if !start.is_empty() => (start, end.parse::<u32>().ok()),
+        _ => (name, None),
+    };
+    match number.and_then(|number| number.checked_add(1)) {
+        Some(next) => format!("{start}-{next}"),
+        None => format!("{name}-2"),
+    }
+}
+
+fn clone_page(session: &Session, run: &RunRow, typed: &Typed, wrong: Option<&str>) -> Markup {
+    let here = run_path(run);
+    let content = html! {
+        (crumbs(run))
+        h1 { "Clone " (name(&run.name)) }
+        (problem(wrong))
+        p { "The new run has the same model, data and settings, except for what you change here." }
+        form .stacked method="post" action={ (here) "/clone" } {
+            (names(typed))
+            @if !makes_data(run) {
+                @for (field, label, is_whole) in SETTINGS {
+                    label for=(field) { (label) @if field != "epochs" { " (empty: chosen for you)" } }
+                    input id=(field) name=(field) value=(typed.setting(field))
+                        inputmode=(if is_whole { "numeric" } else { "decimal" });
+                }
+            }
+            div .row {
+                button type="submit" { "Start the run" }
+                a .button .quiet href=(here) { "Back" }
+            }
+        }
+    };
+    framed(session, "Experiments", "Clone a run", &content)
+}
+
+pub(crate) async fn clone_form(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(place): Path<(String, String)>,
+) -> Page {
+    session.may_write()?;
+    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let config = config_of(&run);
+    let typed = Typed {
+        name: next_name(&run.name),
+        description: run.description.clone(),
+        epochs: setting(&config, "epochs"),
+        batch_size: setting(&config, "batch_size"),
+        learning_rate: setting(&config, "learning_rate"),
+        ..Typed::default()
+    };
+    Ok(clone_page(&session, &run, &typed, None))
+}
+
+pub(crate) async fn clone(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(place): Path<(String, String)>,
+    Form(typed): Form<Typed>,
+) -> Page<Response> {
+    session.may_write()?;
+    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let made = match body_of_clone(&run, &typed) {
+        Ok(body) => create_from(&app, &session.user, run.experiment.clone(), &body, None).await,
+        Err(error) => Err(error),
+    };
+    Ok(match made {
+        Ok((_, made)) => Redirect::to(&run_path(&made)).into_response(),
+        Err(error) => {
+            let page = clone_page(&session, &run, &typed, Some(error.message()));
+            (error.status(), page).into_response()
+        }
+    })
+}
+
+/// The submission of a run with another one's settings.
+fn body_of_clone(run: &RunRow, typed: &Typed) -> Result<Value, ApiError> {
+    let mut config: Value =
+        serde_json::from_str(&run.config).map_err(|e| ApiError::internal(&e))?;
+    let new_name = typed.name.trim();
+    config["run_name"] = new_name.into();
+    if !makes_data(run) {
+        let shown = config_of(run);
+        if config["hyper_parameters"].is_null() {
+            config["hyper_parameters"] = json!({});
+        }
+        if !config["hyper_parameters"].is_object() {
+            let reason = "`hyper_parameters` of this run is not an object: it can't be changed";
+            return Err(ApiError::unprocessable(reason));
+        }
+        for (field, label, is_whole) in SETTINGS {
+            let text = typed.setting(field);
+            // As it was sent, where nothing was changed.
+            if text == setting(&shown, field) {
+                continue;
+            }
+            config["hyper_parameters"][field] = number_of(label, text, is_whole)?;
+        }
+    }
+    let mut body = json!({
+        "name": new_name, "description": typed.description, "config": config,
+        "device": run.device, "task": run.task,
+    });
+    for (field, number) in [("cpus", run.cpus), ("gpus", run.gpus)] {
+        if let Some(number) = number {
+            body[field] = number.into();
+        }
+    }
+    Ok(body)
+}
+
+/// A number that was typed; null for nothing.
+fn number_of(label: &str, text: &str, is_whole: bool) -> Result<Value, ApiError> {
+    let read = match (text, is_whole) {
+        ("", _) => Some(Value::Null),
+        (text, true) => text.parse::<u64>().ok().map(Value::from),
+        (text, false) => text
+            .parse::<f64>()
+            .ok()
+            .filter(|x| x.is_finite())
+            .map(Value::from),
+    };
+    let kind = if is_whole {
+        "a whole number"
+    } else {
+        "a number, such as 1e-5,"
+    };
+    read.ok_or_else(|| ApiError::unprocessable(format!("{label} is `{text}`: {kind} is wanted")))
+}
+
+fn continue_page(
+    session: &Session,
+    run: &RunRow,
+    checkpoints: &[CheckpointRow],
+    typed: &Typed,
+    wrong: Option<&str>,
+) -> Markup {
+    let here = run_path(run);
+    let content = html! {
+        (crumbs(run))
+        h1 { "Continue " (name(&run.name)) }
+        (problem(wrong))
+        p { "A new run goes on from a checkpoint of this one, with the same model, data and settings." }
+        form .stacked method="post" action={ (here) "/continue" } {
+            (names(typed))
+            label for="checkpoint" { "Checkpoint" }
+            select #checkpoint name="checkpoint" {
+                @for checkpoint in checkpoints.iter().rev() {
+                    @let number = checkpoint.number.to_string();
+                    option value=(number) selected[number == typed.checkpoint] {
+                        (number) ": " (count(checkpoint.epoch, "epoch")) ", " (count(checkpoint.step, "step"))
+                    }
+                }
+            }
+            label for="epochs" { "Epochs in all, with those that are done" }
+            input #epochs name="epochs" value=(typed.epochs) inputmode="numeric" required;
+            div .row {
+                button type="submit" { "Start the run" }
+                a .button .quiet href=(here) { "Back" }
+            }
+        }
+    };
+    framed(session, "Experiments", "Continue a run", &content)
+}
+
+pub(crate) async fn continue_form(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(place): Path<(String, String)>,
+) -> Page {
+    session.may_write()?;
+    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let checkpoints = app.database.checkpoints(run.id).await?;
+    let none = || ApiError::not_found(format!("run `{}` has no checkpoint", run.name));
+    let last = checkpoints.last().ok_or_else(none)?;
+    let typed = Typed {
+        name: next_name(&run.name),
+        epochs: setting(&config_of(&run), "epochs"),
+        checkpoint: last.number.to_string(),
+        ..Typed::default()
+    };
+    Ok(continue_page(&session, &run, &checkpoints, &typed, None))
+}
+
+pub(crate) async fn go_on(
+    State(app): State<Arc<App>>,
+    session: Session,
+    Path(place): Path<(String, String)>,
+    Form(typed): Form<Typed>,
+) -> Page<Response> {
+    session.may_write()?;
+    let run = find_run(&app, session.user.id.clone(), place).await?;
+    let made = continued(&app, &session, &run, &typed).await;
+    Ok(match made {
+        Ok(made) => Redirect::to(&run_path(&made)).into_response(),
+        Err(failure) => {
+            let checkpoints = app.database.checkpoints(run.id).await?;
+            let error = failure.error();
+            let wrong = Some(error.message());
+            let page = continue_page(&session, &run, &checkpoints, &typed, wrong);
+            (error.status(), page).into_response()
+        }
+    })
+}
+
+async fn continued(
+    app: &App,
+    session: &Session,
+    run: &RunRow,
+    typed: &Typed,
+) -> Result<RunRow, Failure> {
+    let whole = |label: &str, text: &str| {
+        let number = text.trim().parse::<u32>().ok();
+        number.ok_or_else(|| {
+            ApiError::unprocessable(format!("{label} is `{text}`: a whole number is wanted"))
+        })
+    };
+    let number = whole("Checkpoint", &typed.checkpoint)?;
+    let new = Continuation {
+        name: typed.name.trim().to_owned(),
+        description: Some(typed.description.clone()),
+        epochs: Some(whole("Epochs", &typed.epochs)?),
+    };
+    let made = continue_from(app, &session.user, run.clone(), number.into(), new, None).await?;
+    Ok(made.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_attempt_has_the_next_number() {
+        for (name, next) in [
+            ("x", "x-2"),
+            ("x-2", "x-3"),
+            ("clip-fashion", "clip-fashion-2"),
+            ("-7", "-7-2"),
+            ("x-4294967295", "x-4294967295-2"),
+        ] {
+            assert_eq!(next_name(name), next);
+        }
+    }
+
+    #[test]
+    fn what_was_typed_is_a_number_or_nothing() {
+        assert_eq!(number_of("Epochs", "", true).unwrap(), Value::Null);
+        assert_eq!(number_of("Epochs", "3", true).unwrap(), json!(3));
+        assert_eq!(
+            number_of("Learning rate", "1e-4", false).unwrap(),
+            json!(1e-4)
+        );
+        for (text, is_whole) in [("3.5", true), ("x", false), ("inf", false), ("-1", true)] {
+            let error = number_of("Epochs", text, is_whole).unwrap_err();
+            assert!(error.message().contains(text), "{}", error.message());
+        }
+    }
+}

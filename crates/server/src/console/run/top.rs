@@ -1,0 +1,213 @@
+//! The top of a run's page: its name, what can be done with it, what came of
+//! it, and what it was asked to do.
+
+use finetuner_protocol::{Event, Status};
+use maud::{Markup, html};
+
+use super::{Shown, crumbs, facts, makes_data, run_path};
+use crate::{
+    api::status_of,
+    app::App,
+    console::{
+        Page, Session,
+        metrics::{self, Change},
+        state::{State, badge, progress},
+        words::{count, name, number, path, visible},
+    },
+    database::RunRow,
+    documents,
+    error::ApiError,
+};
+
+/// Warnings of a log that are shown.
+const WARNINGS: u64 = 20;
+/// What a run's log says where the training did harm.
+const HARM: [&str; 2] = ["THE EMBEDDINGS COLLAPSED", "THE SEARCH GOT WORSE"];
+
+pub(super) async fn markup(app: &App, session: &Session, shown: &Shown) -> Page {
+    let run = &shown.run;
+    let details = status_of(app, run).await?.details;
+    let warnings = app.database.warnings(run.id, WARNINGS).await?;
+    let (harm, other): (Vec<&String>, Vec<&String>) = warnings
+        .iter()
+        .partition(|line| HARM.iter().any(|start| line.starts_with(start)));
+    let metrics = metrics::of(run);
+    Ok(html! {
+        (crumbs(run))
+        div .head {
+            h1 { (name(&run.name)) }
+            (badge(run))
+            (actions(session, shown))
+        }
+        @if !run.description.is_empty() { p { (name(&run.description)) } }
+        @match State::of(run) {
+            State::Failed => { p .problem role="alert" { (visible(&details)) } }
+            State::Cancelled => { p .hint { (visible(&details)) } }
+            State::Waiting | State::Running => { p { (visible(&details)) } (progress(run)) }
+            State::Finished | State::Worse => {}
+        }
+        @for line in &harm { p .warning { (sentence(line)) } }
+        @if !other.is_empty() {
+            details .warnings {
+                summary { (count(other.len() as u64, "warning")) " in the log" }
+                ul { @for line in &other { li { (visible(line)) } } }
+            }
+        }
+        (result(app, session, shown, &metrics).await?)
+        div .columns {
+            section aria-labelledby="settings" {
+                h2 #settings { "Settings" }
+                (facts::list(app, session, run).await?)
+            }
+            @if !metrics.before.is_empty() || !metrics.after.is_empty() {
+                section aria-labelledby="metrics" {
+                    h2 #metrics { "Metrics" }
+                    (metrics::table(&metrics))
+                }
+            }
+        }
+    })
+}
+
+/// A warning of the log, whose capitals are for terminals.
+fn sentence(line: &str) -> Markup {
+    let found = HARM
+        .iter()
+        .find_map(|start| Some((start, line.strip_prefix(start)?)));
+    match found {
+        Some((start, rest)) => {
+            let mut words = start.to_lowercase();
+            words.replace_range(..1, &start[..1]);
+            html! { b { (words) } (visible(rest)) }
+        }
+        None => html! { (visible(line)) },
+    }
+}
+
+/// What can be done with a run. What destroys asks first, on a page of its own.
+fn actions(session: &Session, shown: &Shown) -> Markup {
+    let run = &shown.run;
+    let here = run_path(run);
+    let is_open = !run.status().is_final();
+    html! {
+        div .actions role="group" aria-label="Actions" {
+            @if let Some(artifact) = &shown.artifact {
+                a .button href=(path(&["data", &artifact.id, "download"])) download {
+                    "Download" span .hidden { @if makes_data(run) { " the data" } @else { " the model" } }
+                }
+                @if !makes_data(run) { a .button .quiet href={ (here) "/try" } { "Try and use it" } }
+            }
+            @if session.writes() {
+                a .button .quiet href={ (here) "/clone" } { "Clone" }
+                @if !shown.checkpoints.is_empty() && !makes_data(run) {
+                    a .button .quiet href={ (here) "/continue" } { "Continue" }
+                }
+                @if is_open { a .button .quiet .danger href={ (here) "/cancel" } { "Cancel run" } }
+                a .button .quiet .danger href={ (here) "/delete" } { "Delete" }
+            }
+        }
+    }
+}
+
+/// What came of a run: the metric that tells most, or else the loss.
+async fn result(
+    app: &App,
+    session: &Session,
+    shown: &Shown,
+    metrics: &finetuner_protocol::MetricsInfo,
+) -> Result<Markup, ApiError> {
+    if makes_data(&shown.run) {
+        return made_data(app, session, shown).await;
+    }
+    if let Some(change) = metrics::headline(metrics) {
+        return Ok(headline(&change, ["Before", "After"]));
+    }
+    let loss = losses(app, &shown.run).await?;
+    Ok(html! {
+        @if let Some(change) = &loss { (headline(change, ["First epoch", "Last epoch"])) }
+        @if shown.run.status() == Status::Finished {
+            p .hint { "Nothing was measured: give the run an " code { "EvaluationCallback" }
+                " to see how well queries find their documents before and after the training." }
+        }
+    })
+}
+
+/// A metric in large figures.
+fn headline(change: &Change, labels: [&str; 2]) -> Markup {
+    let [first, second] = labels;
+    let value = |value: Option<f64>| value.map_or("–".to_owned(), number);
+    html! {
+        section .headline aria-label={ (visible(&change.name)) } {
+            p .metric { (name(&change.name)) }
+            dl {
+                div { dt { (first) } dd { (value(change.before)) } }
+                div { dt { (second) } dd .large { (value(change.after)) } }
+                @if change.difference().is_some() {
+                    div { dt { "Change" } dd { (metrics::change(change)) (relative(change)) } }
+                }
+            }
+        }
+    }
+}
+
+/// A change in percent of what was before.
+fn relative(change: &Change) -> Markup {
+    let percent = match (change.before, change.after) {
+        (Some(before), Some(after)) if before > 0.0 => (after / before - 1.0) * 100.0,
+        _ => return html! {},
+    };
+    match percent.abs() {
+        size if !(0.5..10_000.0).contains(&size) => html! {},
+        size => {
+            let sign = if percent < 0.0 { "−" } else { "+" };
+            html! { " " span .hint { "(" (sign) (size.round()) " %)" } }
+        }
+    }
+}
+
+/// The loss of the first epoch and of the last: of the evaluation data, if there
+/// is any.
+async fn losses(app: &App, run: &RunRow) -> Result<Option<Change>, ApiError> {
+    let epochs = app.database.epochs(run.id).await?;
+    let losses = |of_evaluation: bool| -> Vec<f64> {
+        let losses = epochs.iter().filter_map(|stored| match stored.event {
+            Event::Epoch { val_loss, .. } if of_evaluation => val_loss,
+            Event::Epoch { train_loss, .. } => Some(train_loss),
+            _ => None,
+        });
+        losses.collect()
+    };
+    let (name, values) = match losses(true) {
+        values if !values.is_empty() => ("val_loss", values),
+        _ => ("loss", losses(false)),
+    };
+    Ok(values.first().map(|&first| Change {
+        name: name.to_owned(),
+        before: Some(first),
+        after: values.last().filter(|_| values.len() > 1).copied(),
+    }))
+}
+
+/// The data that a synthesis run has made.
+async fn made_data(app: &App, session: &Session, shown: &Shown) -> Result<Markup, ApiError> {
+    let Some(artifact) = &shown.artifact else {
+        return Ok(html! {});
+    };
+    let read = documents::read(app, &session.user.id, &artifact.content, 0, 0).await;
+    let total = read.ok().map(|(_, total)| total);
+    Ok(html! {
+        section .headline aria-label="Training data" {
+            p .metric { "Training data" }
+            dl {
+                @if let Some(total) = total {
+                    div { dt { "Documents" } dd .large { (total) } }
+                }
+                div { dt { "Name" } dd {
+                    a href=(path(&["data", &artifact.id])) {
+                        (name(artifact.name.as_deref().unwrap_or(&artifact.id)))
+                    }
+                } }
+            }
+        }
+    })
+}

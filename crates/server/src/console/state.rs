@@ -1,0 +1,88 @@
+//! Where a run stands, in the words of pages.
+
+use finetuner_protocol::Status;
+use maud::{Markup, html};
+
+use super::metrics;
+use crate::database::{CANCELLED, RunRow};
+
+/// Where a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Waits for its first worker, or for another one.
+    Waiting,
+    Running,
+    Finished,
+    /// Finished, and most metrics fell.
+    Worse,
+    Failed,
+    /// Ended by a user.
+    Cancelled,
+}
+
+impl State {
+    /// Those that a list can be filtered by.
+    pub(super) const ALL: [Self; 5] = [
+        Self::Waiting,
+        Self::Running,
+        Self::Finished,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
+    pub(super) fn of(run: &RunRow) -> Self {
+        match run.status() {
+            Status::Finished if metrics::got_worse(&metrics::of(run)) => Self::Worse,
+            Status::Finished => Self::Finished,
+            Status::Failed if run.noted.starts_with(CANCELLED) => Self::Cancelled,
+            Status::Failed => Self::Failed,
+            Status::Started if run.has_worker => Self::Running,
+            _ => Self::Waiting,
+        }
+    }
+
+    /// The class in the style sheet, and the value in addresses.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Finished => "finished",
+            Self::Worse => "worse",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Waiting => "Waiting",
+            Self::Running => "Running",
+            Self::Finished => "Finished",
+            Self::Worse => "Finished, worse",
+            Self::Failed => "Failed",
+            Self::Cancelled => "Cancelled",
+        }
+    }
+}
+
+/// The state as a coloured word.
+pub(super) fn badge(run: &RunRow) -> Markup {
+    let state = State::of(run);
+    html! { span class={ "status " (state.word()) } { (state.label()) } }
+}
+
+/// How far a run is.
+pub(super) fn progress(run: &RunRow) -> Markup {
+    let share = match run.status() {
+        Status::Finished => 1.0,
+        _ => run.progress.share(),
+    };
+    let percent = (share * 100.0).floor();
+    html! { progress max="100" value=(percent) aria-label="Progress" { (percent) "%" } }
+}
+
+/// How long a run has taken, in milliseconds: until now if it goes on.
+pub(super) fn duration(run: &RunRow, now: i64) -> Option<i64> {
+    let started = run.started_at?;
+    Some(run.ended_at.unwrap_or(now).saturating_sub(started).max(0))
+}

@@ -1,0 +1,141 @@
+//! Lists of the console, and what they say about runs.
+
+use finetuner::EvaluationCallback;
+use reqwest::StatusCode;
+
+use crate::{
+    console::Browser,
+    logins::sign_in,
+    support::{finished_run, fit, pairs, start},
+};
+
+#[tokio::test]
+async fn metrics_over_different_numbers_of_documents_are_not_mixed() {
+    let backend = start().await;
+    backend.finetuner.push("train", pairs(8)).await.unwrap();
+    for (name, limit) in [("twenty", 20), ("four", 4)] {
+        let evaluation = EvaluationCallback::new("train").limit(limit);
+        let run = fit(&backend.finetuner, name, 1).callback(evaluation);
+        run.await.unwrap().wait().await.unwrap();
+    }
+    let browser = Browser {
+        backend: &backend,
+        cookie: sign_in(&backend).await,
+    };
+    let list = "/console/experiments/default";
+    let page = browser.page(&format!("{list}?metric=recall_at_4")).await;
+    assert!(page.contains("recall_at_4 before"), "{page}");
+    // 8 documents are all found by 20, and by 4 never more than half are.
+    let page = browser
+        .page(&format!("{list}?filter=recall_at_20%3D1"))
+        .await;
+    assert!(
+        page.contains("runs/twenty\"") && !page.contains("runs/four\""),
+        "{page}"
+    );
+    let page = browser
+        .page(&format!("{list}?sort=-recall_at_20&filter=epochs%3C2"))
+        .await;
+    let place = |name: &str| page.find(&format!("runs/{name}\"")).unwrap();
+    assert!(place("twenty") < place("four"), "{page}");
+    assert!(page.contains("aria-sort=\"descending\""), "{page}");
+    let (status, page) = browser.get(&format!("{list}?filter=epochs")).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(page.contains("`epochs` is not a condition") && page.contains("value=\"epochs\""));
+    let both = "run=default%2Ftwenty&run=default%2Ffour";
+    let page = browser.page(&format!("/console/compare?{both}")).await;
+    for part in [
+        ">recall_at_4<",
+        ">recall_at_20<",
+        ">EvaluationCallback.limit<",
+    ] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    assert!(
+        !page.contains(">learning_rate<"),
+        "they have the same: {page}"
+    );
+}
+
+#[tokio::test]
+async fn as_many_runs_are_compared_as_are_selected() {
+    let backend = start().await;
+    backend.finetuner.push("train", pairs(4)).await.unwrap();
+    let mut query = Vec::new();
+    for n in 0..8 {
+        let run = fit(&backend.finetuner, &format!("r{n}"), 1).await.unwrap();
+        run.wait().await.unwrap();
+        query.push(format!("run=default%2Fr{n}"));
+    }
+    let browser = Browser {
+        backend: &backend,
+        cookie: sign_in(&backend).await,
+    };
+    let address = format!("/console/compare?{}", query.join("&"));
+    let page = browser.page(&address).await;
+    assert!(page.contains("Compare 8 runs") && page.contains("the same model, data and settings"));
+    assert_eq!(
+        page.matches("data-name=\"r").count(),
+        16,
+        "losses and rates"
+    );
+    // Too few are told on a page with a way back.
+    for (asked, count) in [("", "0 runs"), ("&run=default%2Fr1", "1 run.")] {
+        let address = format!("/console/compare?experiment=default{asked}");
+        let (status, page) = browser.get(&address).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(page.contains(count), "{page}");
+        assert!(page.contains("aria-label=\"Main\"") && page.contains("experiments/default\""));
+    }
+    // A page behind the last one leads to the last.
+    for list in ["/console/experiments/default", "/console/data"] {
+        let http = backend.http.with_token(None);
+        let request = http.get(&format!("{list}?page=999"));
+        let answer = request
+            .header("cookie", &browser.cookie)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), StatusCode::SEE_OTHER, "{list}");
+        let to = answer.headers()["location"].to_str().unwrap();
+        assert!(to.starts_with(list) && !to.contains("999"), "{to}");
+    }
+}
+
+#[tokio::test]
+async fn names_are_what_people_call_things() {
+    let backend = start().await;
+    let run = finished_run(&backend.finetuner, "maker").await;
+    let artifact = run.artifact_id().await.unwrap().to_owned();
+    // A name that turns what follows it around.
+    let evil = "right\u{202e}left";
+    let again = fit(&backend.finetuner, evil, 1);
+    again.await.unwrap().wait().await.unwrap();
+    let browser = Browser {
+        backend: &backend,
+        cookie: sign_in(&backend).await,
+    };
+    let data = browser.page("/console/data?kind=model").await;
+    assert!(data.contains("Model of run <bdi>maker</bdi>"), "{data}");
+    let page = browser.page(&format!("/console/data/{artifact}")).await;
+    assert!(page.contains("<title>Model of run maker"), "{page}");
+    assert!(
+        page.contains("/console/experiments/default/runs/maker\""),
+        "{page}"
+    );
+    for address in [
+        "/console/experiments/default".to_owned(),
+        format!("/console/experiments/default/runs/{evil}"),
+        format!("/console/experiments/default/runs/{evil}/delete"),
+        format!("/console/compare?run=default%2Fmaker&run=default%2F{evil}"),
+    ] {
+        let address = address.replace('\u{202e}', "%E2%80%AE");
+        let page = browser.page(&address).await;
+        let shown = page.replace("value=\"default/right\u{202e}left\"", "");
+        assert!(!shown.contains('\u{202e}'), "{address}: {page}");
+        assert!(shown.contains("right\u{fffd}left"), "{address}: {page}");
+    }
+    // Times have a zone.
+    let list = browser.page("/console/experiments/default").await;
+    assert!(list.contains(" UTC</time>"), "{list}");
+}
