@@ -299,7 +299,7 @@ fn size_of(query: &str, matches: &[Value], places: &[u64]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker::tls::Authorities;
+    use crate::requests::Authorities;
     use crate::{
         api,
         app::App,
