@@ -1,21 +1,22 @@
 """Runs a server against a real Ray on this machine, with a head and a worker node
 in process namespaces of their own, and disturbs it:
 
-    node            the node of a training run is killed with its processes
+    node            the node of training runs is killed with its processes
     head            the head is killed and a new one started: Ray forgets its jobs
     server          the server is killed and started again
     stopped_server  the server is stopped in order and started again
     away            the dashboard stands still (2 minutes, see --away)
-    pending         a job waits for longer than a lease
-    stopped_job     somebody stops the job: SIGTERM
+    pending         jobs wait for longer than a lease (see --pending)
+    stopped_job     somebody stops the jobs: SIGTERM
     cancel          runs are deleted, while one trains and while one waits
     two             two servers share the cluster, and one of them is killed
 
-Each run must end once, with the losses of a run in a child process to the bit. The
-cluster asks for a token.
+With --runs 20, twenty runs are under way or wait at each fault. Each must end once, with
+the losses of a run in a child process to the bit. The cluster asks for a token.
 
     python -m venv /tmp/ray && /tmp/ray/bin/pip install "ray[default]"
-    python scripts/check_ray.py --ray /tmp/ray/bin/ray [--quick] [--fault node] [--rounds 1] [--binary PATH]
+    python scripts/check_ray.py --ray /tmp/ray/bin/ray [--quick] [--fault node] [--runs 1] [--rounds 1]
+        [--binary PATH]
     python scripts/check_ray.py --ray /tmp/ray/bin/ray --record crates/server/src/launcher/ray/recorded.json
 
 Root is needed. The second form writes Ray's answers down for the tests of the
@@ -39,7 +40,8 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-from cluster_check import Failure, Namespace, descendants_named, main, wait_for
+from cluster_check import main
+from cluster_server import Failure, Namespace, descendants_named, wait_for
 
 HEAD, WORKERS = "127.0.0.2", ["127.0.0.3", "127.0.0.4"]
 
@@ -67,6 +69,8 @@ class Ray:
                 one.bind(("127.0.0.1", 0))
             self.port, self.dashboard = (one.getsockname()[1] for one in sockets)
         self.head = self.node = None
+        # Whatever this machine has.
+        self.cores = max(2, options.places)
         self.fillers = 0
         # Paths of Ray's sockets must be short.
         self.temporary = tempfile.mkdtemp(prefix="ray-")
@@ -88,7 +92,7 @@ class Ray:
     def start_node(self):
         self.fillers += 1
         self.node = self.begin(
-            "worker.log", f"--address={HEAD}:{self.port}", "--num-cpus=2",
+            "worker.log", f"--address={HEAD}:{self.port}", f"--num-cpus={self.cores}",
             f"--node-ip-address={WORKERS[self.fillers % 2]}")
 
     def start(self):
@@ -139,14 +143,16 @@ stop_seconds = 20
 
     def shown(self):
         """All that Ray shows of the jobs, and the files of their packages that are left."""
-        [job] = self.jobs("RUNNING")
+        job = self.jobs("RUNNING")[0]
         paths = ["/api/jobs/", "/api/v0/jobs?detail=1", "/api/v0/actors?detail=1", "/api/v0/runtime_envs?detail=1",
                  f"/api/jobs/{job['submission_id']}/logs"]
         left = [file.read_text() for file in Path(self.temporary).glob("*/runtime_resources/**/start")]
         return "".join(self.call("GET", path)[1] for path in paths) + "".join(left)
 
-    def kill_node(self):
+    def kill_nodes(self):
         self.node.kill()
+        self.start_node()
+        return 1
 
     def restart_head(self):
         self.head.kill()
@@ -154,9 +160,10 @@ stop_seconds = 20
         self.start_head()
         # Nodes of the old head end by themselves after a minute; an operator, or a
         # service manager, starts them anew.
+        killed = time.time()
         self.node.kill()
         self.start_node()
-        return "a new head knows no jobs"
+        return "a new head knows no jobs", killed
 
     @contextlib.contextmanager
     def away(self):
@@ -174,7 +181,7 @@ stop_seconds = 20
     @contextlib.contextmanager
     def full(self):
         name = f"filler-{secrets.token_hex(4)}"
-        self.submit(name, "exec sleep 600", entrypoint_num_cpus=2)
+        self.submit(name, "exec sleep 3600", entrypoint_num_cpus=self.cores)
         self.wait(name, "RUNNING")
         try:
             yield
@@ -190,9 +197,9 @@ stop_seconds = 20
             return status == 200 and json.loads(text)["status"] in states
         wait_for(f"{name} is {states}", state, 60)
 
-    def stop_job(self):
-        [job] = self.jobs("RUNNING")
-        self.call("POST", f"/api/jobs/{job['submission_id']}/stop")
+    def stop_jobs(self):
+        for job in self.jobs("RUNNING"):
+            self.call("POST", f"/api/jobs/{job['submission_id']}/stop")
 
     def stop(self):
         for node in (self.node, self.head):
@@ -244,7 +251,7 @@ stop_seconds = 20
         job(6, "exec sleep 600")
         self.wait(job(7, "true", runtime_env={"working_dir": "gcs://none.zip"}, entrypoint_num_cpus=0)[0], "FAILED")
         note("list", self.call("GET", "/api/jobs/"))
-        self.kill_node()
+        self.node.kill()
         self.wait(name, "FAILED")
         note("list without a node", self.call("GET", "/api/jobs/"))
         note("deleted", self.call("DELETE", f"/api/jobs/{name}"))
@@ -257,6 +264,7 @@ def record(path):
     parser.add_argument("--record")
     Ray.add_options(parser)
     options = parser.parse_args()
+    options.places = 1
     with tempfile.TemporaryDirectory() as folder:
         ray = Ray(options, Path(folder))
         try:

@@ -1,22 +1,25 @@
 """Runs a server against a real Slurm on this machine, with a controller and two
-nodes of one core each, and disturbs it:
+nodes, and disturbs it:
 
-    node            the node of a training run is killed with its processes
+    node            the nodes of training runs are killed with their processes
     head            slurmctld is killed and started again
     restart         slurmctld is stopped in order and started again
     server          the server is killed and started again
     stopped_server  the server is stopped in order and started again
     away            slurmctld stands still (2 minutes, see --away)
-    pending         a job waits for longer than a lease
-    stopped_job     somebody cancels the job: SIGTERM
-    preempt         a job of a higher partition takes the node
+    pending         jobs wait for longer than a lease (see --pending)
+    stopped_job     somebody cancels the jobs: SIGTERM
+    preempt         jobs of a higher partition take the nodes
+    time_limit      the jobs come near their time limit
     cancel          runs are deleted, while one trains and while one waits
     two             two servers share the cluster, and one of them is killed
 
-Each run must end once, with the losses of a run in a child process to the bit.
+With --runs 20, twenty runs are under way or wait at each fault. Each must end once, with
+the losses of a run in a child process to the bit.
 
     apt-get install slurm-wlm munge
-    python scripts/check_slurm.py [--quick] [--fault node] [--rounds 1] [--binary PATH]
+    python scripts/check_slurm.py [--quick] [--fault node] [--runs 1] [--places 1] [--rounds 1]
+        [--binary PATH]
 
 Root is needed. Nothing of the machine's own configuration is touched.
 """
@@ -29,7 +32,8 @@ import socket
 import subprocess
 import time
 
-from cluster_check import Failure, Namespace, main, wait_for
+from cluster_check import main
+from cluster_server import Failure, Namespace, wait_for
 
 NODES = ["node1", "node2"]
 CONFIGURATION = """
@@ -60,8 +64,9 @@ MinJobAge=300
 MpiDefault=none
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 RealMemory=2000
-NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 RealMemory=2000
+SlurmdParameters=config_overrides
+NodeName=node1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cores} RealMemory=2000
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cores} RealMemory=2000
 PartitionName=low Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1
 PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=off
 """
@@ -70,7 +75,7 @@ PartitionName=high Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10 PreemptMo
 class Slurm:
     name = "Slurm"
     faults = ["node", "head", "restart", "server", "stopped_server", "away", "pending", "stopped_job", "preempt",
-              "cancel", "two"]
+              "time_limit", "cancel", "two"]
 
     @staticmethod
     def add_options(parser):
@@ -81,6 +86,8 @@ class Slurm:
         if missing:
             raise SystemExit(f"{', '.join(missing)} not found: apt-get install slurm-wlm munge")
         self.options, self.folder = options, folder / "slurm"
+        # Of each node: as many as runs may need, whatever this machine has.
+        self.cores = (options.places + 1) // 2
         self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf")}
         self.controller = self.munge = None
         self.nodes = {}
@@ -97,7 +104,8 @@ class Slurm:
                 free.bind(("127.0.0.1", 0))
                 ports.append(free.getsockname()[1])
         (self.folder / "slurm.conf").write_text(
-            CONFIGURATION.format(host=socket.gethostname(), folder=self.folder, ports=ports))
+            CONFIGURATION.format(
+                host=socket.gethostname(), folder=self.folder, ports=ports, cores=self.cores))
         f = self.folder
         self.munge = subprocess.Popen(
             ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={f}/munge.sock",
@@ -115,8 +123,7 @@ class Slurm:
             stderr=open(self.folder / "slurmctld.out", "ab"), start_new_session=True)
         wait_for("slurmctld answers", lambda: "UP" in self.say("scontrol", "ping"), 60)
 
-    def start_node(self, node=None):
-        node = node or self.killed
+    def start_node(self, node):
         (self.folder / f"spool-{node}").mkdir(exist_ok=True)
         self.nodes[node] = Namespace(["slurmd", "-D", "-N", node], self.folder / f"{node}.out", self.environment)
 
@@ -149,15 +156,19 @@ folder = "{self.folder}"
 
     def shown(self):
         """All that Slurm shows of the jobs to a user who does not own them."""
-        [(job, _, _)] = self.jobs()
+        job = self.jobs()[0][0]
         script = self.say("runuser", "-u", "nobody", "--", "scontrol", "write", "batch_script", job, "-")
         return self.say("runuser", "-u", "nobody", "--", "scontrol", "-dd", "show", "job") + script
 
-    def kill_node(self):
-        [(_, _, self.killed)] = self.jobs()
-        self.nodes[self.killed].kill()
-        # Slurm must see it before it is there again, as with a machine that boots.
+    def kill_nodes(self):
+        killed = {node for _, _, node in self.jobs()}
+        for node in killed:
+            self.nodes[node].kill()
+        # Slurm must see it before they are there again, as with machines that boot.
         wait_for("slurmctld sees it", lambda: not self.jobs(), 60)
+        for node in killed:
+            self.start_node(node)
+        return len(killed)
 
     def restart_head(self, in_order=False):
         before = [job for job, _, _ in self.jobs()]
@@ -169,7 +180,8 @@ folder = "{self.folder}"
         time.sleep(3)
         self.start_head()
         states = self.say("squeue", "-h", "--states=all", "-j", ",".join(before), "-o", "%T").split()
-        return f"the job under the new slurmctld: {' '.join(states) or 'forgotten'}"
+        counted = {state: states.count(state) for state in set(states)}
+        return f"the jobs under the new slurmctld: {counted or 'forgotten'}", None
 
     @contextlib.contextmanager
     def away(self):
@@ -181,8 +193,8 @@ folder = "{self.folder}"
 
     @contextlib.contextmanager
     def full(self):
-        fillers = [self.say("sbatch", "--parsable", "--output=/dev/null", "--partition=high", "--wrap=sleep 600",
-                            check=True).strip() for _ in NODES]
+        fillers = [self.say("sbatch", "--parsable", "--output=/dev/null", "--partition=high", "--exclusive",
+                            "--wrap=sleep 3600", check=True).strip() for _ in NODES]
         try:
             wait_for("the cluster is full", lambda: self.say(
                 "squeue", "-h", "--states=RUNNING", "-j", ",".join(fillers)).count("\n") == len(NODES), 60)
@@ -190,14 +202,19 @@ folder = "{self.folder}"
         finally:
             self.say("scancel", *fillers)
 
-    def stop_job(self):
+    def stop_jobs(self):
         self.say("scancel", *[job for job, _, _ in self.jobs()])
 
     def preempt(self):
-        [(job, _, node)] = self.jobs()
-        self.say("sbatch", "--output=/dev/null", "--partition=high", f"--nodelist={node}", "--wrap=sleep 10", check=True)
-        wait_for("the job is preempted",
-                 lambda: self.say("squeue", "-h", "-j", job, "-o", "%T").strip() != "RUNNING", 120)
+        before = {job for job, _, _ in self.jobs()}
+        for node in {node for _, _, node in self.jobs()}:
+            self.say("sbatch", "--output=/dev/null", "--partition=high", f"--nodelist={node}", "--exclusive",
+                     "--wrap=sleep 10", check=True)
+        wait_for("the jobs are preempted", lambda: not before & {job for job, _, _ in self.jobs()}, 120)
+
+    def limit_time(self):
+        for job, _, _ in self.jobs():
+            self.say("scontrol", "update", f"JobId={job}", "TimeLimit=1", check=True)
 
     def stop(self):
         for node in self.nodes.values():
@@ -209,4 +226,4 @@ folder = "{self.folder}"
 
 
 if __name__ == "__main__":
-    main(Slurm, __doc__, "node")
+    main(Slurm, __doc__, "stopped_job")

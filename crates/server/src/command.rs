@@ -6,7 +6,6 @@ use std::{
     io::{BufRead, IsTerminal, Write},
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
 };
 
 use clap::{Parser, Subcommand, ValueEnum};
@@ -19,7 +18,7 @@ use crate::{
     restore,
     server::{FIRST_USER, attach_database},
     settings_file::{LogFormat, SettingsFile},
-    worker::{self, ANY_FOLDER, Place, WORKER_FOLDER, WORKER_URL},
+    worker::{self, ANY_FOLDER, Place, Signals, WORKER_FOLDER, WORKER_URL},
 };
 
 /// Fine-tunes embedding models for Finetuner clients.
@@ -193,12 +192,15 @@ fn begin_log(format: LogFormat) {
 }
 
 fn work() -> Result<(), String> {
+    let signals = Signals::of_this_process();
+    let signals = signals.map_err(|e| format!("signals can't be heard: {e}"))?;
     let variable = |name| std::env::var(name).map_err(|_| format!("{name} is not set"));
     worker::run(
         &variable(WORKER_URL)?,
         worker::start_token()?,
         &variable(WORKER_FOLDER).unwrap_or_else(|_| ANY_FOLDER.to_owned()),
-        Arc::default(),
+        worker::authorities_of_this_process()?,
+        signals,
         Place::Process,
     )
 }

@@ -319,3 +319,13 @@ pub enum StartError {
         reason: String,
     },
 }
+
+impl StartError {
+    /// A setting, by its key, that can't be used for a reason.
+    pub(crate) fn setting(setting: &'static str, reason: impl Into<String>) -> Self {
+        Self::Setting {
+            setting,
+            reason: reason.into(),
+        }
+    }
+}

@@ -21,7 +21,7 @@ mod threads;
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -34,6 +34,8 @@ use processes::{Processes, ProcessesSettings};
 use ray::{Ray, RaySettings};
 use slurm::{Slurm, SlurmSettings};
 pub(crate) use threads::Threads;
+
+use crate::error::StartError;
 
 /// The launchers by their names in the settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,14 +73,18 @@ pub(crate) struct Home<'a> {
     pub(crate) prefix: String,
     /// The data folder, where a launcher may have a folder of its own.
     pub(crate) folder: &'a Path,
+    /// The file with the certificate authority that workers trust.
+    pub(crate) ca: Option<PathBuf>,
 }
 
-/// Makes the chosen launcher. An error begins with the key of the setting that
-/// can't be used.
+/// Makes the chosen launcher.
+///
+/// # Errors
+/// [`StartError::Setting`] with the key of the setting that can't be used.
 pub(crate) fn make(
     settings: &LauncherSettings,
     home: &Home<'_>,
-) -> Result<Arc<dyn Launcher>, String> {
+) -> Result<Arc<dyn Launcher>, StartError> {
     Ok(match settings.kind {
         Kind::Threads => Arc::new(Threads::default()),
         Kind::Processes => Arc::new(Processes::new(&settings.processes, home)?),
@@ -114,8 +120,8 @@ pub struct WorkOrder {
     /// `FINETUNER_WORKER_FOLDER`. A server on the same machine removes the folder
     /// of a worker that was killed.
     pub folder: String,
-    /// A certificate authority in PEM form that a worker on another machine trusts
-    /// beside the system's, for the file that `FINETUNER_WORKER_CA` names.
+    /// A certificate authority in PEM form that the worker trusts beside the
+    /// system's, for the file that `FINETUNER_WORKER_CA` names.
     pub ca: Option<String>,
     /// What the job asks the engine for.
     pub resources: Resources,
@@ -160,7 +166,7 @@ pub enum JobState {
 
 /// Why a job was not started.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StartError {
+pub enum LaunchError {
     /// It may work later, for example when the engine answers again.
     Retry(String),
     /// It will never work for this order, for example because it asks for more
@@ -175,7 +181,7 @@ pub enum StartError {
 pub trait Launcher: Send + Sync {
     /// Starts a job. A job that exists under this name is success: the answer to
     /// an earlier attempt may have been lost.
-    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>>;
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), LaunchError>>;
 
     /// Asks a job to pause (SIGTERM), and kills it if it does not end within a
     /// while. A job that has ended or is not known is no error. Returns without

@@ -6,7 +6,7 @@
 //!
 //! | module | what it is for |
 //! | --- | --- |
-//! | `server`, `http`, `reach`, `settings`, `settings_file` | starting and stopping, connections |
+//! | `server`, `http`, `reach`, `requests`, `settings`, `settings_file` | starting and stopping, connections |
 //! | `peer`, `pace`, `gate` | where a request comes from, clients that are too slow, work that waits for its turn |
 //! | `api` | the routes, one file a group |
 //! | `console` | the pages for people |
@@ -48,6 +48,7 @@ mod queue;
 mod races;
 mod reach;
 mod redaction;
+mod requests;
 mod run_folders;
 mod secret;
 mod server;

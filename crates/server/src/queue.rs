@@ -23,6 +23,7 @@ mod engine;
 mod fate;
 mod health;
 mod leases;
+mod orders;
 mod pauses;
 mod sightings;
 mod stop;
@@ -35,7 +36,7 @@ use std::{
     time::Duration,
 };
 
-use finetuner_protocol::{Device, Level};
+use finetuner_protocol::Level;
 use futures_util::FutureExt;
 
 pub(crate) use engine::Engine;
@@ -47,10 +48,9 @@ pub(crate) use waits::Waits;
 use self::{engine::is_over, fate::Fate, pauses::Pauses, sightings::Sightings};
 use crate::{
     app::App,
-    database::{Claim, Launched, Release},
-    error::{ApiError, Result},
-    launcher::{JobState, Resources, StartError, WorkOrder},
-    secret,
+    database::{Launched, Release},
+    error::Result,
+    launcher::JobState,
 };
 
 /// How often the queue looks after everything, unless it is called.
@@ -97,6 +97,8 @@ struct Queue {
     working: HashMap<String, (i64, u64)>,
     pauses: Pauses,
     looked_at: Duration,
+    /// Whether the last look had no time to start all jobs that could be.
+    is_short_of_time: bool,
     /// Why the engine could not be asked, if so.
     away: Option<String>,
 }
@@ -112,6 +114,7 @@ impl Queue {
     fn new(app: Arc<App>, engine: Engine) -> Self {
         Self {
             looked_at: app.clock.now(),
+            is_short_of_time: false,
             app,
             engine,
             over: HashMap::new(),
@@ -153,12 +156,31 @@ impl Queue {
                     }
                 }
             }
-            let _ = tokio::time::timeout(tick, called).await;
+            let _ = tokio::time::timeout(self.pause(tick), called).await;
         }
+    }
+
+    /// The pause before the next look. A worker that dies is noticed when its lease
+    /// ends, not a tick later.
+    fn pause(&self, tick: Duration) -> Duration {
+        if self.is_short_of_time {
+            return Duration::ZERO;
+        }
+        // A job whose run has just ended makes room soon.
+        let now = self.app.clock.now();
+        let mut over = self.over.values();
+        let tick = match over.any(|over| now.saturating_sub(over.since) < STOPS_WITHIN) {
+            true => tick.min(2 * TICK),
+            false => tick,
+        };
+        // A lease has ended once its last moment has passed.
+        let end = self.app.leases.next_end().unwrap_or(tick) + Duration::from_millis(10);
+        end.clamp(TICK.min(tick), tick)
     }
 
     /// Looks once after everything. Returns whether a worker is left.
     async fn look(&mut self) -> Result<bool> {
+        self.is_short_of_time = false;
         self.notice_standstill();
         let Some(jobs) = self.list().await else {
             let launched = self.app.database.launched().await?;
@@ -186,14 +208,8 @@ impl Queue {
         // Runs whose job is not listed take a place as well.
         let unlisted = launched.iter().filter(|run| !going_on(&run.job)).count();
         let listed = jobs.values().filter(|state| !is_over(state)).count();
-        let mut free = (self.app.settings.runs_at_once).saturating_sub(listed + unlisted);
-        while free > 0
-            && !self.app.is_stopping()
-            && self.pauses.may_start(self.app.clock.now())
-            && self.launch().await?
-        {
-            free -= 1;
-        }
+        let free = (self.app.settings.runs_at_once).saturating_sub(listed + unlisted);
+        self.start(free).await?;
         if !self.app.is_stopping() || !self.engine.launcher.outlives_the_server() {
             return Ok(listed + launched.len() > 0);
         }
@@ -212,6 +228,7 @@ impl Queue {
         self.looked_at = self.app.clock.now();
         match listed {
             Ok(jobs) => {
+                self.app.queue.engine(engine, true);
                 if self.away.take().is_some() {
                     tracing::info!("The jobs on {engine} can be listed again");
                 }
@@ -221,6 +238,7 @@ impl Queue {
                 Some(jobs)
             }
             Err(reason) => {
+                self.app.queue.engine(engine, false);
                 if self.away.as_ref() != Some(&reason) {
                     tracing::warn!(
                         "The jobs on {engine} can't be listed: {reason}. Runs go on, and none is \
@@ -301,6 +319,11 @@ impl Queue {
         else {
             return Ok(());
         };
+        if state.is_none() {
+            // It may come to be known late, or have left something behind.
+            self.engine.stop(&run.job).await;
+            self.looked_at = self.app.clock.now();
+        }
         if run.stopped || self.app.is_stopping() {
             let message = format!(
                 "The worker ended as the server stopped: {reason}. The run goes on from its last \
@@ -412,74 +435,6 @@ impl Queue {
                 self.looked_at = self.app.clock.now();
             }
         }
-    }
-
-    /// Submits a job for the next run that waits. Returns whether there was one.
-    async fn launch(&mut self) -> Result<bool> {
-        let token = secret::new_token();
-        let claim = Claim {
-            prefix: self.engine.prefix.clone(),
-            start_token: secret::hash(&token),
-            delayed: self.pauses.waiting(self.app.clock.now()),
-        };
-        let Some(run) = self.app.database.claim(claim).await? else {
-            return Ok(false);
-        };
-        let order = match self.order(&run, token).await {
-            Ok(order) => order,
-            Err(error) => {
-                self.release_for_free(&run, None).await?;
-                return Err(error);
-            }
-        };
-        self.sightings.seen(&run.job);
-        let started = self.engine.start(&order).await;
-        // A slow answer does not mean that the server stood still.
-        self.looked_at = self.app.clock.now();
-        match started {
-            Ok(()) => {
-                if !self.engine.launcher.is_remote() {
-                    self.working.insert(run.job.clone(), run.held());
-                }
-            }
-            // It may have been submitted all the same: it is stopped where it is
-            // listed.
-            Err(StartError::Retry(reason)) => self.not_started(&run, reason).await?,
-            Err(StartError::Refused(reason)) => {
-                let engine = self.engine.launcher.engine();
-                let reason = format!("{engine} refuses the job: {reason}");
-                self.app.fail(run.id, None, reason).await?;
-            }
-        }
-        Ok(true)
-    }
-
-    async fn order(&self, launched: &Launched, start_token: String) -> Result<WorkOrder> {
-        let run = self.app.database.run_by_id(launched.id).await?;
-        let run = run.ok_or_else(|| ApiError::internal(&"a run was deleted as it was claimed"))?;
-        let user = self.app.database.owner_of(run.id).await?;
-        let settings = &self.app.settings;
-        let labels = [
-            ("run", run.name),
-            ("user", user),
-            ("experiment", run.experiment),
-        ];
-        Ok(WorkOrder {
-            name: launched.job.clone(),
-            url: self.engine.url.clone(),
-            start_token,
-            folder: self.app.run_folders.prefix_of(launched.held()),
-            ca: self.engine.ca.clone(),
-            resources: Resources {
-                cpus: settings.workers.cpus(run.cpus),
-                gpus: match Device::from(run.device) {
-                    Device::Cpu => None,
-                    _ => settings.workers.gpus(run.gpus),
-                },
-                memory: settings.max_run_memory,
-            },
-            labels: labels.map(|(key, value)| (key.to_owned(), value)).into(),
-        })
     }
 }
 

@@ -3,10 +3,9 @@
 
 use std::net::IpAddr;
 
-use rustls::pki_types::{CertificateDer, pem::PemObject};
 use url::{Host, Url};
 
-use crate::{error::StartError, settings::Workers};
+use crate::{error::StartError, requests::Authorities, settings::Workers};
 
 /// The address for workers on other machines.
 pub(crate) fn for_other_machines(workers: &Workers, engine: &str) -> Result<String, StartError> {
@@ -73,12 +72,10 @@ pub(crate) fn authority(workers: &Workers) -> Result<Option<String>, StartError>
         reason: format!("{}: {reason}", path.display()),
     };
     let text = std::fs::read_to_string(path).map_err(|e| bad(&e))?;
-    let certificates = CertificateDer::pem_slice_iter(text.as_bytes());
-    let certificates = certificates.collect::<Result<Vec<_>, _>>();
-    match certificates.map_err(|e| bad(&e))?.is_empty() {
-        true => Err(bad(&"it holds no certificate in PEM form")),
-        // It travels to every worker.
-        false if text.contains("PRIVATE KEY") => Err(bad(
+    Authorities::in_pem(text.as_bytes()).map_err(|e| bad(&e))?;
+    // It travels to every worker.
+    match text.contains("PRIVATE KEY") {
+        true => Err(bad(
             &"it holds a private key: name a file with certificates alone",
         )),
         false => Ok(Some(text)),

@@ -165,15 +165,11 @@ impl Server {
         let home = Home {
             prefix: launcher::prefix_of(&id),
             folder: &folder,
+            ca: self.settings.workers.ca.clone(),
         };
         let launcher = match &self.launcher {
             Chosen::Given(launcher) => Arc::clone(launcher),
-            Chosen::Named(settings) => {
-                launcher::make(settings, &home).map_err(|reason| StartError::Setting {
-                    setting: "launcher",
-                    reason,
-                })?
-            }
+            Chosen::Named(settings) => launcher::make(settings, &home)?,
         };
         let prefix = home.prefix;
         let remote_url = match launcher.is_remote() {

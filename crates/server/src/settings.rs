@@ -114,7 +114,8 @@ pub struct Workers {
     /// The most cores that a run gets. Clients ask for as many as `num_workers` says,
     /// which is 8 by default.
     pub max_cpus: Option<u32>,
-    /// The most graphics processors that a run gets.
+    /// The most graphics processors that a run gets. 0 says that the machines have
+    /// none: runs on one train on the main processor, as they do on such a machine.
     pub max_gpus: Option<u32>,
 }
 
@@ -126,7 +127,10 @@ impl Workers {
 
     /// The graphics processors of a run on one that has asked for so many.
     pub(crate) fn gpus(&self, asked: Option<u32>) -> Option<u32> {
-        at_most(asked.or(self.gpus), self.max_gpus)
+        match self.max_gpus {
+            Some(0) => None,
+            most => at_most(asked.or(self.gpus), most),
+        }
     }
 }
 

@@ -185,7 +185,7 @@ pub(crate) struct WorkersGroup {
     /// The most cores that a run gets. Clients ask for as many as `num_workers` says,
     /// which is 8 by default.
     pub(crate) max_cpus: Option<u32>,
-    /// The most graphics processors that a run gets.
+    /// The most graphics processors that a run gets; 0 where the machines have none.
     pub(crate) max_gpus: Option<u32>,
     /// Seconds for which the engine may know nothing of a job before the job counts as
     /// gone, where its worker gives no sign of life either.

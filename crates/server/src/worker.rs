@@ -3,8 +3,8 @@
 //! it was started with is good for its first call only.
 //!
 //! Where it is a process of its own, it takes SIGINT and SIGTERM as the order to
-//! make a checkpoint and pause, and closes itself off from the machine's other
-//! files once it has its job.
+//! make a checkpoint and pause from its beginning on, and closes itself off from
+//! the machine's other files once it has its job.
 
 mod cache;
 mod calls;
@@ -22,7 +22,7 @@ mod variables;
 
 use std::{
     path::Path,
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -51,13 +51,13 @@ use self::{
     documents::FetchedDocuments,
     isolation::Closed,
     limits::Limits,
-    signals::Signals,
-    tls::Authorities,
     trackers::{End, Environment, Tracked, Trackers},
 };
-use crate::pictures::Pictures;
+use crate::{pictures::Pictures, requests::Authorities};
 
+pub(crate) use signals::Signals;
 pub(crate) use start::token as start_token;
+pub(crate) use tls::authorities_of_this_process;
 pub(crate) use variables::*;
 
 /// The start of that name where none is given.
@@ -74,24 +74,27 @@ pub(crate) enum Place {
 
 /// Carries out the run that `start_token` is good for. The server is told how it
 /// ended; an error is what could not be told. The name of its temporary folder
-/// begins with `folder`. The run stops when `stop` is set.
+/// begins with `folder`. `authorities` are trusted beside those of the system.
 pub(crate) fn run(
     url: &str,
     start_token: String,
     folder: &str,
-    stop: Arc<AtomicBool>,
+    authorities: Authorities,
+    signals: Signals,
     place: Place,
 ) -> Result<(), String> {
     // A thread of another program is not what that program's environment is for.
-    let (authorities, cache) = match place {
-        Place::Process => (Authorities::of_this_process()?, Cache::of_this_process()),
-        Place::Thread => (Authorities::default(), Ok(None)),
+    let cache = match place {
+        Place::Process => Cache::of_this_process(),
+        Place::Thread => Ok(None),
     };
-    let server = start::exchange(url, start_token, &authorities)?;
-    let signals = Arc::new(Signals::new(stop));
+    let signals = Arc::new(signals);
+    let server = start::exchange(url, start_token, &authorities, &signals)?;
     let folder = tempfile::Builder::new().prefix(folder).tempdir();
     let folder = folder.map_err(|e| format!("no temporary folder can be made: {e}"))?;
-    let job = ask_for_job(&server)?;
+    let Some(job) = ask_for_job(&server, &signals)? else {
+        return Ok(());
+    };
     let mut notes = Vec::new();
     let cache = cache.unwrap_or_else(|reason| {
         let words = format!("This machine's cache can't be used, contents are fetched: {reason}");
@@ -116,6 +119,7 @@ pub(crate) fn run(
     }
     // Its threads are closed in as well.
     let runtime = runtime()?;
+    #[cfg(not(unix))]
     if place == Place::Process {
         runtime.spawn(pause_when_told(Arc::clone(&signals)));
     }
@@ -145,18 +149,21 @@ fn runtime() -> Result<Runtime, String> {
 }
 
 /// Asks for the job, before this process has any thread: what closes it in
-/// holds for threads that are started later.
-fn ask_for_job(server: &Server) -> Result<Job, String> {
+/// holds for threads that are started later. There is none where the worker is told
+/// to stop first.
+fn ask_for_job(server: &Server, signals: &Signals) -> Result<Option<Job>, String> {
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| e.to_string())?;
     runtime.block_on(async {
-        match server.json("job").await {
-            Err(refused @ CallError::Refused(..)) => {
+        match signals.unless_interrupted(server.json("job")).await {
+            Ok(Err(refused @ CallError::Refused(..))) => {
                 let reason = format!("the worker could not get its job: {refused}");
                 tell(server, &Outcome::Failed { reason }).await?;
                 Err(refused.to_string())
             }
-            other => other.map_err(|e: CallError| e.to_string()),
+            Ok(job) => job.map(Some).map_err(|e: CallError| e.to_string()),
+            Err(_) if signals.is_stopping() => Ok(None),
+            Err(_) => tell(server, &Outcome::Paused).await.map(|()| None),
         }
     })
 }
@@ -267,30 +274,7 @@ fn carry_out_and_tell(
     })
 }
 
-/// Takes SIGINT and SIGTERM as the order to pause.
-#[cfg(unix)]
-async fn pause_when_told(signals: Arc<Signals>) {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    // A file that is larger than allowed is an error, not the process's end.
-    #[cfg(target_os = "linux")]
-    let _too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
-    let (interrupt, terminate) = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    );
-    let (Ok(mut interrupt), Ok(mut terminate)) = (interrupt, terminate) else {
-        return;
-    };
-    loop {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        signals.pause();
-    }
-}
-
+/// Takes Ctrl-C as the order to pause.
 #[cfg(not(unix))]
 async fn pause_when_told(signals: Arc<Signals>) {
     if tokio::signal::ctrl_c().await.is_ok() {

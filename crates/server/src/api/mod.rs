@@ -265,7 +265,7 @@ async fn openapi() -> Response {
 }
 
 /// Whether the server can do its work.
-async fn ready(State(app): State<Arc<App>>) -> Result<&'static str> {
+async fn ready(State(app): State<Arc<App>>) -> Result<String> {
     if app.is_stopping() {
         return Err(ApiError::unavailable("the server is about to stop"));
     }
@@ -278,7 +278,11 @@ async fn ready(State(app): State<Arc<App>>) -> Result<&'static str> {
     ready.map_err(|e| ApiError::unavailable(format!("the database does not answer: {e}")))?;
     match app.queue.problem() {
         Some(problem) => Err(ApiError::unavailable(problem)),
-        None => Ok("ok\n"),
+        // Clients and workers are served all the same.
+        None => Ok(match app.queue.note() {
+            Some(note) => format!("ok\n{note}\n"),
+            None => "ok\n".to_owned(),
+        }),
     }
 }
 

@@ -7,7 +7,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 /// Variables that say where things are, how much is computed with, and how the
 /// log is written.
-const PASSED_ON: [&str; 51] = [
+const PASSED_ON: [&str; 52] = [
     "PATH",
     "HOME",
     "USER",
@@ -47,6 +47,7 @@ const PASSED_ON: [&str; 51] = [
     "RUST_BACKTRACE",
     "RUST_LIB_BACKTRACE",
     "FINETUNER_LOG_FORMAT",
+    "FINETUNER_WORKER_CA",
     "FINETUNER_WORKER_CACHE",
     "FINETUNER_WORKER_CACHE_MB",
     "RAYON_NUM_THREADS",

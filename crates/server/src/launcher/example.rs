@@ -11,6 +11,7 @@ pub(super) fn home() -> Home<'static> {
     Home {
         prefix: "ft-0123abcd-".to_owned(),
         folder: Path::new("/none"),
+        ca: None,
     }
 }
 

@@ -9,6 +9,8 @@
 mod client;
 #[cfg(feature = "kubernetes")]
 mod manifest;
+#[cfg(feature = "kubernetes")]
+mod names;
 mod settings;
 #[cfg(feature = "kubernetes")]
 mod states;
@@ -21,22 +23,22 @@ use std::sync::Arc;
 pub(super) use settings::KubernetesSettings;
 
 use super::{Home, Launcher};
+use crate::error::StartError;
 
-/// Makes the launcher. An error begins with the key of the setting that can't be
-/// used.
+/// Makes the launcher.
 #[cfg(feature = "kubernetes")]
 pub(super) fn make(
     settings: &KubernetesSettings,
     home: &Home<'_>,
-) -> Result<Arc<dyn Launcher>, String> {
+) -> Result<Arc<dyn Launcher>, StartError> {
     let made = client::Kubernetes::new(settings.clone(), &home.prefix);
-    Ok(Arc::new(made.map_err(|e| format!("`kubernetes`: {e}"))?))
+    Ok(Arc::new(made?))
 }
 
 #[cfg(not(feature = "kubernetes"))]
-pub(super) fn make(_: &KubernetesSettings, _: &Home<'_>) -> Result<Arc<dyn Launcher>, String> {
-    Err(
-        "`kind`: this program was built without Kubernetes; build it with `--features kubernetes`"
-            .to_owned(),
-    )
+pub(super) fn make(_: &KubernetesSettings, _: &Home<'_>) -> Result<Arc<dyn Launcher>, StartError> {
+    Err(StartError::setting(
+        "launcher.kind",
+        "this program was built without Kubernetes; build it with `--features kubernetes`",
+    ))
 }

@@ -21,10 +21,13 @@ use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 
 use super::{
-    Home, JobState, Launcher, StartError, WorkOrder,
+    Home, JobState, LaunchError, Launcher, WorkOrder,
     environment::{self, Account},
 };
-use crate::worker::{KEEP_MEMORY, WORKER_FOLDER, WORKER_TOKEN, WORKER_URL};
+use crate::{
+    error::StartError,
+    worker::{KEEP_MEMORY, WORKER_CA, WORKER_FOLDER, WORKER_TOKEN, WORKER_URL},
+};
 use foreign::{Foreign, Signal};
 
 /// How long a worker that is stopped may take for a checkpoint before it is
@@ -50,6 +53,8 @@ pub(crate) struct Processes {
     more_environment: Vec<String>,
     /// Whose processes they are, if not the server's own user's.
     account: Option<Account>,
+    /// The file with the certificate authority that they trust.
+    ca: Option<PathBuf>,
 }
 
 /// The processes by the names of their jobs.
@@ -200,13 +205,16 @@ impl Job {
 
 impl Processes {
     /// Finds the processes that an earlier server has started.
-    pub(super) fn new(settings: &ProcessesSettings, home: &Home<'_>) -> Result<Self, String> {
+    pub(super) fn new(settings: &ProcessesSettings, home: &Home<'_>) -> Result<Self, StartError> {
         let account = settings.user.as_deref().map(Account::find).transpose();
-        let account = account.map_err(|reason| format!("launcher.processes.user: {reason}"))?;
+        let account = account.map_err(|e| StartError::setting("launcher.processes.user", e))?;
         let folder = home.folder.join("jobs");
         let found = std::fs::create_dir_all(&folder)
             .and_then(|()| Jobs::of_earlier_server(&folder, &home.prefix));
-        let found = found.map_err(|e| format!("server.data: {}: {e}", folder.display()))?;
+        let found = found.map_err(|e| {
+            let reason = format!("{}: {e}", folder.display());
+            StartError::setting("server.data", reason)
+        })?;
         Ok(Self {
             jobs: Arc::new(Jobs {
                 folder,
@@ -214,6 +222,7 @@ impl Processes {
             }),
             more_environment: settings.environment.clone(),
             account,
+            ca: home.ca.clone(),
         })
     }
 
@@ -229,6 +238,9 @@ impl Processes {
             .env(WORKER_TOKEN, &order.start_token)
             .env(WORKER_FOLDER, &order.folder)
             .stdin(Stdio::null());
+        if let Some(path) = &self.ca {
+            command.env(WORKER_CA, path);
+        }
         if std::env::var_os(KEEP_MEMORY.0).is_none() {
             command.env(KEEP_MEMORY.0, KEEP_MEMORY.1);
         }
@@ -273,8 +285,8 @@ fn program() -> Result<PathBuf, String> {
 }
 
 impl Launcher for Processes {
-    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>> {
-        Box::pin(ready(self.spawn(order).map_err(StartError::Retry)))
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), LaunchError>> {
+        Box::pin(ready(self.spawn(order).map_err(LaunchError::Retry)))
     }
 
     fn stop<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), String>> {

@@ -14,7 +14,7 @@ mod settings;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -24,10 +24,14 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Home, JobState, Launcher, StartError, WorkOrder,
+    Home, JobState, LaunchError, Launcher, WorkOrder,
     remote::{self, Variables},
 };
-use crate::worker::{WORKER_CA, WORKER_START};
+use crate::{
+    error::StartError,
+    requests::{self, Authorities, in_words},
+    worker::{WORKER_CA, WORKER_START},
+};
 pub(super) use settings::RaySettings;
 
 /// How long the dashboard may take to answer.
@@ -61,11 +65,12 @@ struct Details {
 }
 
 impl Ray {
-    pub(super) fn new(settings: &RaySettings, home: &Home<'_>) -> Result<Self, String> {
+    pub(super) fn new(settings: &RaySettings, home: &Home<'_>) -> Result<Self, StartError> {
         settings.check()?;
         let environment = &settings.environment;
         Ok(Self {
-            client: client(&settings.address)?,
+            client: client(&settings.address)
+                .map_err(|e| StartError::setting("launcher.ray.address", e))?,
             variables: Variables::of("launcher.ray.environment", environment)?,
             settings: settings.clone(),
             prefix: home.prefix.clone(),
@@ -107,9 +112,11 @@ impl Ray {
     }
 
     fn submission(&self, order: &WorkOrder) -> Value {
+        // Without any resource, Ray starts it on the head node.
+        let cores = order.resources.cpus.unwrap_or(1);
         let mut variables: serde_json::Map<String, Value> = self
             .variables
-            .of_worker(order, self.settings.cache.as_deref())
+            .of_worker(order, Some(cores), self.settings.cache.as_deref())
             .into_iter()
             .map(|(name, value)| (name, value.into()))
             .collect();
@@ -129,8 +136,7 @@ impl Ray {
                 remote::quoted(&self.settings.program),
                 order.name
             ),
-            // Without any resource, Ray starts it on the head node.
-            "entrypoint_num_cpus": resources.cpus.unwrap_or(1),
+            "entrypoint_num_cpus": cores,
             "metadata": order.labels,
             "runtime_env": {
                 "working_dir": format!("gcs://{}", package::name(&order.name)),
@@ -146,8 +152,8 @@ impl Ray {
         submission
     }
 
-    async fn submit(&self, order: &WorkOrder) -> Result<(), StartError> {
-        let retry = StartError::Retry;
+    async fn submit(&self, order: &WorkOrder) -> Result<(), LaunchError> {
+        let retry = LaunchError::Retry;
         // The answer to an earlier attempt may have been lost.
         if self.knows(&order.name).await.map_err(retry)? {
             return Ok(());
@@ -173,7 +179,7 @@ impl Ray {
             return Ok(());
         }
         match status {
-            StatusCode::BAD_REQUEST => Err(StartError::Refused(reason)),
+            StatusCode::BAD_REQUEST => Err(LaunchError::Refused(reason)),
             _ => Err(retry(reason)),
         }
     }
@@ -240,7 +246,7 @@ impl Ray {
 }
 
 impl Launcher for Ray {
-    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>> {
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), LaunchError>> {
         Box::pin(self.submit(order))
     }
 
@@ -312,35 +318,11 @@ async fn said(answer: Response) -> String {
     }
 }
 
-fn in_words(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut words = error.to_string();
-    let mut cause = std::error::Error::source(&error);
-    while let Some(error) = cause {
-        words = format!("{words}: {error}");
-        cause = error.source();
-    }
-    words
-}
-
 /// A client without the proxies of the environment: the dashboard is in the
 /// operator's own network.
 fn client(address: &str) -> Result<Client, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?;
-    let tls = match address.starts_with("https:") {
-        true => {
-            let verifier = rustls_platform_verifier::Verifier::new(provider);
-            let verifier = verifier.map_err(|e| e.to_string())?;
-            tls.dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
-        }
-        false => tls.with_root_certificates(rustls::RootCertStore::empty()),
-    };
     Client::builder()
-        .tls_backend_preconfigured(tls.with_no_client_auth())
+        .tls_backend_preconfigured(requests::tls(address, &Authorities::default())?)
         .no_proxy()
         // A redirect would lose the token or the method.
         .redirect(reqwest::redirect::Policy::none())

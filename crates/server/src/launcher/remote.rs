@@ -4,10 +4,16 @@
 use finetuner_protocol::text::cut;
 
 use super::WorkOrder;
-use crate::worker::{KEEP_MEMORY, WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_URL};
+use crate::{
+    error::StartError,
+    worker::{KEEP_MEMORY, WORKER_CACHE, WORKER_CACHE_MB, WORKER_FOLDER, WORKER_URL},
+};
 
 /// The program that runs workers, found in the `PATH` of the other machine.
 pub(super) const PROGRAM: &str = "finetuner-server";
+
+/// How many threads a worker computes with.
+pub(super) const THREADS: &str = "RAYON_NUM_THREADS";
 
 /// The longest part of an engine's message that a run's log shows, in bytes.
 const MAX_MESSAGE: usize = 400;
@@ -17,12 +23,12 @@ const MAX_MESSAGE: usize = 400;
 pub(super) struct Variables(Vec<(String, String)>);
 
 impl Variables {
-    /// Reads the list of a setting. An error begins with `key`.
-    pub(super) fn of(key: &str, list: &[String]) -> Result<Self, String> {
+    /// Reads the list of the setting `key`.
+    pub(super) fn of(key: &'static str, list: &[String]) -> Result<Self, StartError> {
         let pair = |text: &String| {
             // Not the value, which may be a key.
             let shown = text.split('=').next().unwrap_or_default();
-            let bad = |reason: &str| format!("{key}: `{shown}`: {reason}");
+            let bad = |reason: &str| StartError::setting(key, format!("`{shown}`: {reason}"));
             let (name, value) = text.split_once('=').ok_or_else(|| bad("give NAME=value"))?;
             let is_name = |name: &str| {
                 name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
@@ -45,17 +51,19 @@ impl Variables {
         list.iter().map(pair).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The variables of a worker, without the paths of its files.
+    /// The variables of a worker that has so many cores, without the paths of its
+    /// files.
     pub(super) fn of_worker(
         &self,
         order: &WorkOrder,
+        cores: Option<u32>,
         cache: Option<&str>,
     ) -> Vec<(String, String)> {
         let mut all = vec![(KEEP_MEMORY.0.to_owned(), KEEP_MEMORY.1.to_owned())];
         // The last of two values with the same name counts, so the operator's replace
         // these. Threads beyond the cores of the job would slow down its neighbours.
-        if let Some(cpus) = order.resources.cpus {
-            all.push(("RAYON_NUM_THREADS".to_owned(), cpus.to_string()));
+        if let Some(cores) = cores {
+            all.push((THREADS.to_owned(), cores.to_string()));
         }
         let has_hub = |(name, _): &(String, String)| name == "HF_HOME" || name == "HF_HUB_CACHE";
         if let Some(cache) = cache
@@ -74,23 +82,26 @@ impl Variables {
 }
 
 /// Refuses a program or an address that the shell or the engine would not take as
-/// one word. An error begins with `key`.
-pub(super) fn one_word(key: &str, text: &str) -> Result<(), String> {
+/// one word.
+pub(super) fn one_word(key: &'static str, text: &str) -> Result<(), StartError> {
     match text.is_empty() || text.starts_with('-') || text.contains(char::is_control) {
-        true => Err(format!(
-            "{key}: `{text}`: give a name or a path without control characters"
+        true => Err(StartError::setting(
+            key,
+            format!("`{text}`: give a name or a path without control characters"),
         )),
         false => Ok(()),
     }
 }
 
-/// Refuses a folder that would be another one for each job. An error begins with
-/// `key`.
-pub(super) fn whole_path(key: &str, path: &str) -> Result<(), String> {
+/// Refuses a folder that would be another one for each job.
+pub(super) fn whole_path(key: &'static str, path: &str) -> Result<(), StartError> {
     one_word(key, path)?;
     match path.starts_with('/') {
         true => Ok(()),
-        false => Err(format!("{key}: `{path}`: give a path that begins with `/`")),
+        false => Err(StartError::setting(
+            key,
+            format!("`{path}`: give a path that begins with `/`"),
+        )),
     }
 }
 
@@ -126,8 +137,8 @@ mod tests {
     fn variables_of_the_settings_are_checked() {
         let list = |text: &str| Variables::of("launcher.x.environment", &[text.to_owned()]);
         assert_eq!(
-            list("HF_HOME=/a=b"),
-            Ok(Variables(vec![("HF_HOME".to_owned(), "/a=b".to_owned())]))
+            list("HF_HOME=/a=b").unwrap(),
+            Variables(vec![("HF_HOME".to_owned(), "/a=b".to_owned())])
         );
         for (text, told) in [
             ("HF_HOME", "NAME=value"),
@@ -137,8 +148,8 @@ mod tests {
             ("FINETUNER_WORKER_URL=x", "the server sets"),
             ("A=x\ny", "no control characters"),
         ] {
-            let error = list(text).unwrap_err();
-            assert!(error.starts_with("launcher.x.environment: "), "{error}");
+            let error = list(text).unwrap_err().to_string();
+            assert!(error.starts_with("`launcher.x.environment`: "), "{error}");
             assert!(error.contains(told), "{error}");
         }
     }

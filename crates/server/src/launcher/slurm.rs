@@ -17,7 +17,8 @@ use std::collections::HashMap;
 use finetuner_protocol::text::cut;
 use futures_util::future::BoxFuture;
 
-use super::{Home, JobState, Launcher, StartError, WorkOrder, remote::Variables};
+use super::{Home, JobState, LaunchError, Launcher, WorkOrder, remote::Variables};
+use crate::error::StartError;
 use command::run;
 pub(super) use settings::SlurmSettings;
 
@@ -43,7 +44,7 @@ pub(super) struct Slurm {
 }
 
 impl Slurm {
-    pub(super) fn new(settings: &SlurmSettings, home: &Home<'_>) -> Result<Self, String> {
+    pub(super) fn new(settings: &SlurmSettings, home: &Home<'_>) -> Result<Self, StartError> {
         settings.check()?;
         let environment = &settings.environment;
         Ok(Self {
@@ -98,9 +99,9 @@ impl Slurm {
         all
     }
 
-    async fn submit(&self, order: &WorkOrder) -> Result<(), StartError> {
+    async fn submit(&self, order: &WorkOrder) -> Result<(), LaunchError> {
         // The answer to an earlier attempt may have been lost.
-        let listed = self.jobs().await.map_err(StartError::Retry)?;
+        let listed = self.jobs().await.map_err(LaunchError::Retry)?;
         if listed.contains_key(&order.name) {
             return Ok(());
         }
@@ -108,8 +109,8 @@ impl Slurm {
         let submitted = run(&self.settings.sbatch, &self.arguments(order), &script).await;
         submitted.map(drop).map_err(|reason| {
             match NEVER.iter().any(|words| reason.contains(words)) {
-                true => StartError::Refused(reason),
-                false => StartError::Retry(reason),
+                true => LaunchError::Refused(reason),
+                false => LaunchError::Retry(reason),
             }
         })
     }
@@ -134,7 +135,7 @@ impl Slurm {
 }
 
 impl Launcher for Slurm {
-    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>> {
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), LaunchError>> {
         Box::pin(self.submit(order))
     }
 

@@ -10,8 +10,11 @@ use std::{
 
 use futures_util::future::{BoxFuture, ready};
 
-use super::{JobState, Launcher, StartError, WorkOrder};
-use crate::worker::{self, Place};
+use super::{JobState, LaunchError, Launcher, WorkOrder};
+use crate::{
+    requests::Authorities,
+    worker::{self, Place, Signals},
+};
 
 /// Starts workers in threads.
 #[derive(Default)]
@@ -44,7 +47,7 @@ impl Threads {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn spawn(&self, order: &WorkOrder) -> Result<(), StartError> {
+    fn spawn(&self, order: &WorkOrder) -> Result<(), LaunchError> {
         let mut jobs = self.jobs();
         if jobs.contains_key(&order.name) {
             return Ok(());
@@ -55,10 +58,18 @@ impl Threads {
         let spawned = std::thread::Builder::new()
             .name("finetuner-worker".to_owned())
             .spawn(move || {
-                let stop = Arc::clone(&work.stop);
+                let signals = Signals::new(Arc::clone(&work.stop));
                 let run = || {
-                    let token = order.start_token;
-                    worker::run(&order.url, token, &order.folder, stop, Place::Thread)
+                    let ca = order.ca.as_deref();
+                    let authorities = ca.map(|text| Authorities::in_pem(text.as_bytes()));
+                    worker::run(
+                        &order.url,
+                        order.start_token,
+                        &order.folder,
+                        authorities.transpose()?.unwrap_or_default(),
+                        signals,
+                        Place::Thread,
+                    )
                 };
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
                 let end = match result {
@@ -68,7 +79,7 @@ impl Threads {
                 };
                 *work.ended.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
             });
-        spawned.map_err(|e| StartError::Retry(format!("no thread for the worker: {e}")))?;
+        spawned.map_err(|e| LaunchError::Retry(format!("no thread for the worker: {e}")))?;
         jobs.retain(|_, job| !job.is_told);
         let is_told = false;
         jobs.insert(name, Job { thread, is_told });
@@ -77,7 +88,7 @@ impl Threads {
 }
 
 impl Launcher for Threads {
-    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>> {
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), LaunchError>> {
         Box::pin(ready(self.spawn(order)))
     }
 

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use crate::launcher::{JobState, Launcher, StartError, WorkOrder};
+use crate::launcher::{JobState, LaunchError, Launcher, WorkOrder};
 
 /// How long the engine may take to answer.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(30);
@@ -29,9 +29,9 @@ impl Engine {
         Ok(jobs)
     }
 
-    pub(super) async fn start(&self, order: &WorkOrder) -> std::result::Result<(), StartError> {
+    pub(super) async fn start(&self, order: &WorkOrder) -> std::result::Result<(), LaunchError> {
         let started = tokio::time::timeout(ANSWERS_WITHIN, self.launcher.start(order)).await;
-        started.unwrap_or_else(|_| Err(StartError::Retry(no_answer())))
+        started.unwrap_or_else(|_| Err(LaunchError::Retry(no_answer())))
     }
 
     pub(super) async fn stop(&self, job: &str) {

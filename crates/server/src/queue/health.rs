@@ -21,13 +21,15 @@ pub(crate) struct Health {
 struct State {
     looked_at: Duration,
     failure: Option<String>,
+    /// The engine that does not answer, and since when.
+    away: Option<(&'static str, Duration)>,
 }
 
 impl Health {
     pub(crate) fn new(clock: Clock) -> Self {
         let state = State {
             looked_at: clock.now(),
-            failure: None,
+            ..State::default()
         };
         Self {
             clock,
@@ -41,10 +43,28 @@ impl Health {
 
     /// The queue has looked after everything.
     pub(super) fn good(&self) {
-        *self.state() = State {
-            looked_at: self.clock.now(),
-            failure: None,
+        let mut state = self.state();
+        state.looked_at = self.clock.now();
+        state.failure = None;
+    }
+
+    /// The engine has answered, or has not.
+    pub(super) fn engine(&self, engine: &'static str, answers: bool) {
+        let mut state = self.state();
+        state.away = match answers {
+            true => None,
+            false => state.away.or(Some((engine, self.clock.now()))),
         };
+    }
+
+    /// What the operator should know of a queue that works. Anybody may read it.
+    pub(crate) fn note(&self) -> Option<String> {
+        let (engine, since) = self.state().away?;
+        let seconds = self.clock.now().saturating_sub(since).as_secs();
+        Some(format!(
+            "{engine} has not answered for {seconds} seconds: no run is started until it does; \
+             the server's log says why"
+        ))
     }
 
     /// The queue could not do its work. Returns whether this is new.
@@ -73,6 +93,25 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_engine_that_is_away_is_told_and_is_no_problem_of_the_queue() {
+        let clock = Clock::default();
+        let health = Health::new(clock.clone());
+        assert_eq!(health.note(), None);
+        health.engine("Slurm", false);
+        clock.advance(Duration::from_secs(70));
+        health.engine("Slurm", false);
+        health.good();
+        let note = health.note().unwrap();
+        assert!(
+            note.starts_with("Slurm has not answered for 70 s"),
+            "{note}"
+        );
+        assert_eq!(health.problem(), None);
+        health.engine("Slurm", true);
+        assert_eq!(health.note(), None);
+    }
 
     #[test]
     fn a_queue_that_fails_or_hangs_is_reported() {

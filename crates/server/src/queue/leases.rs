@@ -100,6 +100,15 @@ impl Leases {
         self.with(|all, now| all.get(&held).is_some_and(|lease| now > lease.until))
     }
 
+    /// How long until the next lease ends, of those that have not.
+    pub(crate) fn next_end(&self) -> Option<Duration> {
+        self.with(|all, now| {
+            let ends = all.values().map(|lease| lease.until);
+            let ends = ends.filter(|end| *end >= now);
+            ends.min().map(|end| end.saturating_sub(now))
+        })
+    }
+
     /// Whether the worker has asked for its job.
     pub(crate) fn is_at_work(&self, held: Held) -> bool {
         self.with(|all, _| {
@@ -150,8 +159,11 @@ mod tests {
         leases.renew(ONE);
         clock.advance(Duration::from_secs(29));
         assert!(!leases.is_over(ONE));
+        let next = leases.next_end().unwrap();
+        assert!(next <= Duration::from_secs(1), "{next:?}");
         clock.advance(Duration::from_secs(2));
         assert!(leases.is_over(ONE));
+        assert_eq!(leases.next_end(), None);
         leases.grant_all();
         assert!(!leases.is_over(ONE), "one full lease after a jump");
         leases.retain(&HashSet::new());

@@ -11,8 +11,10 @@ use futures_util::future::{BoxFuture, ready};
 
 use super::*;
 use crate::{
+    clock::Clock,
     database::{Database, NewRunRow, Scope, in_memory},
-    launcher::Launcher,
+    launcher::{LaunchError, Launcher, Resources, WorkOrder},
+    secret,
     settings::{Settings, Workers},
     space::Space,
     store::Store,
@@ -28,7 +30,7 @@ struct Engineered {
     /// Why it can't be asked, if so.
     away: Option<String>,
     /// What the next starts come to; they work where there is nothing.
-    refusals: VecDeque<StartError>,
+    refusals: VecDeque<LaunchError>,
     /// The state of a new job, if it is not running.
     begins: Option<JobState>,
     orders: Vec<WorkOrder>,
@@ -36,6 +38,8 @@ struct Engineered {
     stopped: Vec<String>,
     is_remote: bool,
     panics: bool,
+    /// A clock, and how long each start takes.
+    slow: Option<(Clock, Duration)>,
 }
 
 impl Script {
@@ -61,7 +65,7 @@ impl Script {
     }
 
     fn fail_starts(&self, count: usize) {
-        let full = || StartError::Retry("the cluster is full".to_owned());
+        let full = || LaunchError::Retry("the cluster is full".to_owned());
         self.state().refusals.extend((0..count).map(|_| full()));
     }
 }
@@ -70,9 +74,12 @@ impl Launcher for Arc<Script> {
     fn start<'a>(
         &'a self,
         order: &'a WorkOrder,
-    ) -> BoxFuture<'a, std::result::Result<(), StartError>> {
+    ) -> BoxFuture<'a, std::result::Result<(), LaunchError>> {
         let mut state = self.state();
         state.starts += 1;
+        if let Some((clock, time)) = &state.slow {
+            clock.advance(*time);
+        }
         let started = match state.refusals.pop_front() {
             Some(refusal) => Err(refusal),
             None => {

@@ -12,8 +12,11 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
 use sha2::{Digest, Sha256};
 use tokio::{io::AsyncWriteExt, time::Instant};
 
-use super::tls::{self, Authorities};
-use crate::secret;
+use super::tls::in_words;
+use crate::{
+    requests::{self, Authorities},
+    secret,
+};
 
 /// How long a server that can't be reached is looked for, so that one that is
 /// started again is found.
@@ -304,22 +307,11 @@ pub(super) fn not_understood(error: reqwest::Error) -> CallError {
     CallError::Gone(format!("its answer is not understood: {}", in_words(error)))
 }
 
-/// An error without its address, which may be signed.
-pub(super) fn in_words(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    if let Some(distrust) = tls::distrust(&error) {
-        return distrust;
-    }
-    let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-    format!("{error}{}", cause.unwrap_or_default())
-}
-
 /// A client without the proxies of the environment: the address that a worker
-/// is given is the server's own. It leaves a program around us the choice of
-/// its own TLS.
+/// is given is the server's own.
 fn client(url: &str, read_timeout: Duration, authorities: &Authorities) -> Result<Client, String> {
     Client::builder()
-        .tls_backend_preconfigured(tls::config(url, authorities)?)
+        .tls_backend_preconfigured(requests::tls(url, authorities)?)
         .no_proxy()
         .read_timeout(read_timeout)
         .build()

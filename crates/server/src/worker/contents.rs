@@ -14,8 +14,9 @@ use reqwest::{Client, redirect::Policy};
 use super::{
     cache::Cache,
     calls::{self, CallError, NotSaved, Server},
-    tls::{self, Authorities},
+    tls::in_words,
 };
+use crate::requests::{self, Authorities};
 
 /// How long the store may be silent.
 const STORE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -119,16 +120,16 @@ impl Contents {
         path: &Path,
     ) -> Result<(), NotSaved> {
         // The store gets no token, and another address gets nothing.
-        let tls = tls::config(url, &self.authorities).map_err(NotSaved::CutOff)?;
+        let tls = requests::tls(url, &self.authorities).map_err(NotSaved::CutOff)?;
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(Policy::none())
             .connect_timeout(STORE_TIMEOUT)
             .read_timeout(STORE_TIMEOUT)
             .build()
-            .map_err(|e| NotSaved::CutOff(calls::in_words(e)))?;
+            .map_err(|e| NotSaved::CutOff(in_words(e)))?;
         let answer = client.get(url).send().await;
-        let answer = answer.map_err(|e| NotSaved::CutOff(calls::in_words(e)))?;
+        let answer = answer.map_err(|e| NotSaved::CutOff(in_words(e)))?;
         match answer.status() {
             status if status.is_success() => calls::save(answer, content, path).await,
             status => Err(NotSaved::CutOff(format!("the store answers {status}"))),

@@ -183,7 +183,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::worker::{examples::EVENT_BYTES, tls::Authorities};
+    use crate::{requests::Authorities, worker::examples::EVENT_BYTES};
     use crate::{
         api,
         app::App,

@@ -15,24 +15,49 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// The orders that end or pause a run.
 #[derive(Default)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     /// For good.
     stop: Arc<AtomicBool>,
     /// Whether the run has ended at the server.
     over: AtomicBool,
     /// To go on later.
-    pause: AtomicBool,
+    pause: Arc<AtomicBool>,
     /// With a failure, such as a limit that was passed.
     failure: Mutex<Option<String>>,
 }
 
 impl Signals {
     /// A run that also stops when `stop` is set.
-    pub(super) fn new(stop: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(stop: Arc<AtomicBool>) -> Self {
         Self {
             stop,
             ..Self::default()
         }
+    }
+
+    /// SIGINT and SIGTERM to this process are the order to pause. The first process
+    /// of a container ignores both until this was called.
+    #[cfg(unix)]
+    pub(crate) fn of_this_process() -> std::io::Result<Self> {
+        use signal_hook::{
+            consts::{SIGINT, SIGTERM},
+            flag::register,
+        };
+
+        let signals = Self::default();
+        for signal in [SIGINT, SIGTERM] {
+            register(signal, Arc::clone(&signals.pause))?;
+        }
+        // A file that is larger than allowed is an error, not the process's end.
+        #[cfg(target_os = "linux")]
+        register(signal_hook::consts::SIGXFSZ, Arc::default())?;
+        Ok(signals)
+    }
+
+    /// Nothing comes before the runtime listens for Ctrl-C.
+    #[cfg(not(unix))]
+    pub(crate) fn of_this_process() -> std::io::Result<Self> {
+        Ok(Self::default())
     }
 
     pub(super) fn stop(&self) {

@@ -10,10 +10,10 @@ use tokio::runtime::Builder;
 
 use super::{
     calls::Server,
-    tls::Authorities,
+    signals::Signals,
     variables::{WORKER_START, WORKER_TOKEN},
 };
-use crate::secret;
+use crate::{requests::Authorities, secret};
 
 /// Reads the start token from its file, which is removed, or for a child process
 /// from its variable.
@@ -31,19 +31,22 @@ pub(crate) fn token() -> Result<String, String> {
     Ok(token.trim().to_owned())
 }
 
-/// Exchanges the start token. Returns the server as it is called with the token
-/// that came of it.
+/// Exchanges the start token, unless the worker is told to stop. Returns the server
+/// as it is called with the token that came of it.
 pub(super) fn exchange(
     url: &str,
     start_token: String,
     authorities: &Authorities,
+    signals: &Signals,
 ) -> Result<Server, String> {
     let token = secret::new_token();
     let body = json!({"token_sha256": secret::hex(&secret::hash(&token))});
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| e.to_string())?;
     let server = Server::new(url, start_token, authorities)?;
-    let exchanged = runtime.block_on(server.send(|| server.post("start").json(&body)));
+    let exchange = server.send(|| server.post("start").json(&body));
+    let exchanged = runtime.block_on(signals.unless_interrupted(exchange));
+    let exchanged = exchanged.map_err(|_| "the worker was told to stop before it began")?;
     exchanged.map_err(|e| format!("the worker could not begin: {e}"))?;
     Server::new(url, token, authorities)
 }

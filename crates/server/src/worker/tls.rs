@@ -1,96 +1,41 @@
 //! Which servers a worker trusts: those whose certificate is signed by an
 //! authority of its system, or by one that the order names.
 
-use std::{error::Error, path::Path, sync::Arc};
-
-use rustls::{
-    ClientConfig,
-    pki_types::{CertificateDer, pem::PemObject},
-};
+use std::path::Path;
 
 use super::variables::WORKER_CA;
+use crate::requests::{self, Authorities};
 
-/// Authorities that are trusted beside those of the system.
-#[derive(Clone, Default)]
-pub(super) struct Authorities(Vec<CertificateDer<'static>>);
-
-impl Authorities {
-    /// Those that the environment names.
-    pub(super) fn of_this_process() -> Result<Self, String> {
-        match std::env::var_os(WORKER_CA).filter(|path| !path.is_empty()) {
-            Some(path) => Self::in_file(Path::new(&path)),
-            None => Ok(Self::default()),
-        }
-    }
-
-    fn in_file(path: &Path) -> Result<Self, String> {
-        let bad = |reason: &dyn std::fmt::Display| {
-            format!(
-                "{WORKER_CA} ({}): {reason}; it must name a PEM file of certificate authorities \
-                 that the worker can read",
-                path.display()
-            )
-        };
-        let read = CertificateDer::pem_file_iter(path)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|e| bad(&e))?;
-        match read.is_empty() {
-            true => Err(bad(&"it holds no certificate")),
-            false => Ok(Self(read)),
-        }
+/// The authorities that the environment names.
+pub(crate) fn authorities_of_this_process() -> Result<Authorities, String> {
+    match std::env::var_os(WORKER_CA).filter(|path| !path.is_empty()) {
+        Some(path) => in_file(Path::new(&path)),
+        None => Ok(Authorities::default()),
     }
 }
 
-/// What a client for an address needs. It leaves a program around us the choice
-/// of its own TLS.
-pub(super) fn config(url: &str, authorities: &Authorities) -> Result<ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?;
-    let tls = match url.starts_with("https:") {
-        true => {
-            let more = authorities.0.iter().cloned();
-            let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(more, provider);
-            let verifier = verifier.map_err(|e| {
-                format!(
-                    "no authority can be trusted: {e}; install the system's certificates \
-                     (`ca-certificates`), or name a PEM file in {WORKER_CA}"
-                )
-            })?;
-            tls.dangerous()
-                .with_custom_certificate_verifier(Arc::new(verifier))
-        }
-        false => tls.with_root_certificates(rustls::RootCertStore::empty()),
-    };
-    Ok(tls.with_no_client_auth())
+fn in_file(path: &Path) -> Result<Authorities, String> {
+    let read = std::fs::read(path).map_err(|e| e.to_string());
+    let read = read.and_then(|text| Authorities::in_pem(&text));
+    read.map_err(|reason| {
+        format!(
+            "{WORKER_CA} ({}): {reason}; it must name a PEM file of certificate authorities that \
+             the worker can read",
+            path.display()
+        )
+    })
 }
 
-/// Says what to do where a call has failed because of the server's certificate.
-pub(super) fn distrust(error: &(dyn Error + 'static)) -> Option<String> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        // An I/O error hides the error that it was made of.
-        let inner = error
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        let tls = match inner {
-            Some(inner) => inner.downcast_ref::<rustls::Error>(),
-            None => error.downcast_ref::<rustls::Error>(),
-        };
-        if let Some(tls @ rustls::Error::InvalidCertificate(_)) = tls {
-            return Some(format!(
-                "the server's certificate is not trusted ({tls}): {WORKER_CA} must name a PEM file \
-                 with the authority that has signed it, and it must be good for the server's \
-                 address now"
-            ));
-        }
-        cause = match inner {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
+/// A failed request in words, with what to do where the server is not trusted.
+pub(super) fn in_words(error: reqwest::Error) -> String {
+    match requests::distrust(&error) {
+        Some(reason) => format!(
+            "the server's certificate is not trusted ({reason}): {WORKER_CA} must name a PEM file \
+             with the authority that has signed it, and it must be good for the server's address \
+             now"
+        ),
+        None => requests::in_words(error),
     }
-    None
 }
 
 #[cfg(test)]
@@ -98,10 +43,7 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
     use super::*;
-    use crate::{
-        http,
-        worker::calls::{Server, in_words},
-    };
+    use crate::{http, worker::calls::Server};
 
     /// An authority, and a server's certificate and key that it has signed.
     fn authority(name: &str) -> (String, String, String) {
@@ -140,7 +82,7 @@ mod tests {
         tokio::spawn(http::serve(listener, Some(tls), routes, stopped));
 
         let server = |path: Option<&Path>| {
-            let authorities = path.map(|path| Authorities::in_file(path).unwrap());
+            let authorities = path.map(|path| in_file(path).unwrap());
             Server::new(&url, "t".into(), &authorities.unwrap_or_default()).unwrap()
         };
         let job: String = server(Some(&ca)).json("job").await.unwrap();
@@ -163,7 +105,7 @@ mod tests {
             if let Some(text) = text {
                 std::fs::write(&file, text).unwrap();
             }
-            let error = Authorities::in_file(&file).err().unwrap();
+            let error = in_file(&file).err().unwrap();
             assert!(
                 error.contains("FINETUNER_WORKER_CA (") && error.contains("ca.pem"),
                 "{error}"

@@ -12,7 +12,7 @@ use std::{
 use finetuner::{Status, TrainingCheckpoint};
 use finetuner_server::{
     Server, Settings,
-    launcher::{JobState, Launcher, StartError, WorkOrder},
+    launcher::{JobState, LaunchError, Launcher, WorkOrder},
 };
 use futures_util::future::{BoxFuture, join_all};
 use serde_json::json;
@@ -242,13 +242,13 @@ struct Idle {
 }
 
 impl Launcher for Idle {
-    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>> {
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), LaunchError>> {
         assert!(order.url.starts_with("http://127.0.0.1:"));
         assert!(!format!("{order:?}").contains(&order.start_token));
         let number = self.starts.fetch_add(1, Ordering::SeqCst);
         Box::pin(async move {
             if number == 0 {
-                return Err(StartError::Retry("the cluster is full".to_owned()));
+                return Err(LaunchError::Retry("the cluster is full".to_owned()));
             }
             assert!(order.name.ends_with(&format!("-1-{}", number + 1)));
             let token = format!("the token of worker {number}");

@@ -2,25 +2,28 @@
 
 use std::{
     collections::HashMap,
+    process::Stdio,
     sync::{Arc, Mutex},
 };
 
+use axum::{Router, extract::State, http::Uri};
 use finetuner_server::{
     Server,
-    launcher::{JobState, Launcher, StartError, WorkOrder},
+    launcher::{JobState, LaunchError, Launcher, WorkOrder},
 };
 use futures_util::future::BoxFuture;
 use reqwest::StatusCode;
 use serde_json::json;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::support::{Http, connect, exchange, fit, pairs};
+use crate::support::{self, Http, connect, exchange, fit, pairs};
 
 /// Hands out the start tokens of its jobs, and runs none.
 #[derive(Clone, Default)]
 struct Orders(Arc<Mutex<Vec<WorkOrder>>>);
 
 impl Launcher for Orders {
-    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>> {
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), LaunchError>> {
         self.0.lock().unwrap().push(order.clone());
         Box::pin(std::future::ready(Ok(())))
     }
@@ -87,4 +90,63 @@ async fn a_start_token_is_good_once_and_for_nothing_else() {
     assert_eq!(exchange(&starter, "own").await, StatusCode::UNAUTHORIZED);
     assert_eq!(job(&own).await, StatusCode::GONE);
     server.stop().await;
+}
+
+/// A call to the stand-in, and its body.
+type Asked = (String, String);
+
+/// Answers every call but `silent`.
+async fn answer(
+    State((asked, silent)): State<(UnboundedSender<Asked>, &'static str)>,
+    uri: Uri,
+    body: String,
+) -> StatusCode {
+    let call = uri.path().trim_start_matches("/api/v1/worker/").to_owned();
+    let is_silent = call == silent;
+    asked.send((call, body)).unwrap();
+    if is_silent {
+        std::future::pending::<()>().await;
+    }
+    StatusCode::NO_CONTENT
+}
+
+/// A server that tells what it was asked, and does not answer the call `silent`.
+async fn stand_in(silent: &'static str) -> (String, UnboundedReceiver<Asked>) {
+    let (asked, calls) = unbounded_channel();
+    let routes = Router::new().fallback(answer).with_state((asked, silent));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    (url, calls)
+}
+
+/// As an engine stops a job that has just begun.
+#[tokio::test]
+async fn a_worker_obeys_sigterm_before_it_has_its_job() {
+    for silent in ["start", "job"] {
+        let (url, mut calls) = stand_in(silent).await;
+        let worker = support::server()
+            .arg("worker")
+            .env("FINETUNER_WORKER_URL", url)
+            .env("FINETUNER_WORKER_TOKEN", "ft_start")
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        while calls.recv().await.unwrap().0 != silent {}
+        let pid = i32::try_from(worker.id().unwrap()).unwrap();
+        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let ended = worker.wait_with_output().await.unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        if silent == "start" {
+            assert_eq!(ended.status.code(), Some(1), "{said}");
+            assert!(said.contains("told to stop before it began"), "{said}");
+        } else {
+            assert_eq!(ended.status.code(), Some(0), "{said}");
+            let (call, outcome) = calls.recv().await.unwrap();
+            assert_eq!(call, "outcome");
+            assert!(outcome.to_lowercase().contains("paused"), "{outcome}");
+        }
+    }
 }

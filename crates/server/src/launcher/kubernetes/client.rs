@@ -1,6 +1,11 @@
 //! The launcher's calls to the cluster.
 
-use std::{collections::HashMap, error::Error as _, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    error::Error as _,
+    sync::PoisonError,
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use k8s_openapi::api::{
@@ -17,7 +22,10 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
 use super::{KubernetesSettings, manifest, states};
-use crate::launcher::{JobState, Launcher, StartError, WorkOrder};
+use crate::{
+    error::StartError,
+    launcher::{JobState, LaunchError, Launcher, WorkOrder},
+};
 
 /// How long the cluster may take to be reached, and to answer. The queue itself gives
 /// up a call after 30 seconds, without the words that are told here.
@@ -32,6 +40,9 @@ pub(crate) struct Kubernetes {
     /// Made at the first call, and again after the cluster refused it: a kubeconfig
     /// may have been replaced.
     cluster: Mutex<Option<Cluster>>,
+    /// Jobs whose creation had no clear answer. Where there is none of them, its
+    /// Secret must go.
+    unsure: std::sync::Mutex<HashSet<String>>,
 }
 
 /// The cluster, as this server reaches it.
@@ -45,7 +56,12 @@ struct Cluster {
 /// Why a call was in vain.
 enum Failure {
     /// The cluster has answered.
-    Answer(u16, String),
+    Answer {
+        code: u16,
+        words: String,
+        /// The fields that it names as wrong.
+        fields: Vec<String>,
+    },
     /// It has not.
     Unreached(String),
 }
@@ -53,11 +69,31 @@ enum Failure {
 impl Failure {
     fn words(self) -> String {
         match self {
-            Self::Answer(code @ (401 | 403), words) => format!(
+            Self::Answer {
+                code: code @ (401 | 403),
+                words,
+                ..
+            } => format!(
                 "Kubernetes refused ({code}): {words}; look at the role of the server's account"
             ),
-            Self::Answer(code, words) => format!("Kubernetes answered {code}: {words}"),
+            Self::Answer { code, words, .. } => format!("Kubernetes answered {code}: {words}"),
             Self::Unreached(words) => format!("Kubernetes can't be reached: {words}"),
+        }
+    }
+
+    /// Whether the cluster takes all of a Job but what the run itself asks for: no
+    /// try will be taken. Everything else in it is the operator's to correct.
+    fn is_of_the_run(&self) -> bool {
+        match self {
+            Self::Answer {
+                code: 422, fields, ..
+            } => {
+                !fields.is_empty()
+                    && fields
+                        .iter()
+                        .all(|field| field.contains(".containers[0].resources"))
+            }
+            _ => false,
         }
     }
 }
@@ -65,7 +101,13 @@ impl Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         if let Error::Api(status) = error {
-            return Self::Answer(status.code, status.message);
+            let causes = status.details.map(|details| details.causes);
+            let causes = causes.unwrap_or_default().into_iter();
+            return Self::Answer {
+                code: status.code,
+                words: status.message,
+                fields: causes.map(|cause| cause.field).collect(),
+            };
         }
         let (mut words, mut cause) = (error.to_string(), error.source());
         while let Some(error) = cause {
@@ -80,15 +122,19 @@ impl From<Error> for Failure {
 }
 
 impl Kubernetes {
-    /// A launcher whose server's jobs are called `prefix` and more. An error begins
-    /// with the key of the setting that can't be used.
-    pub(crate) fn new(settings: KubernetesSettings, prefix: &str) -> Result<Self, String> {
+    /// A launcher whose server's jobs are called `prefix` and more.
+    pub(crate) fn new(settings: KubernetesSettings, prefix: &str) -> Result<Self, StartError> {
         settings.check()?;
         Ok(Self {
             settings,
             server: prefix.trim_end_matches('-').to_owned(),
             cluster: Mutex::new(None),
+            unsure: std::sync::Mutex::default(),
         })
+    }
+
+    fn unsure(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.unsure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn cluster(&self) -> Result<Cluster, Failure> {
@@ -140,7 +186,7 @@ impl Kubernetes {
             let words = format!("it has not answered within {seconds} seconds");
             Err(Failure::Unreached(words))
         });
-        if matches!(done, Err(Failure::Answer(401, _))) {
+        if matches!(done, Err(Failure::Answer { code: 401, .. })) {
             *self.cluster.lock().await = None;
         }
         done
@@ -149,6 +195,8 @@ impl Kubernetes {
     async fn create(&self, cluster: Cluster, order: &WorkOrder) -> Result<(), Failure> {
         let (name, post) = (order.name.as_str(), PostParams::default());
         let patch = PatchParams::default();
+        // Also where this is given up in the middle.
+        self.unsure().insert(name.to_owned());
         // Before the Job, whose pod would wait for it.
         let secret = typed(manifest::secret(order, &self.server))?;
         match cluster.secrets.create(&post, &secret).await {
@@ -164,23 +212,62 @@ impl Kubernetes {
             Ok(job) => job,
             Err(error) => {
                 let failure = Failure::from(error);
-                // Nothing else would remove the Secret. Without a clear answer there may
-                // be a Job, which needs it.
-                if matches!(failure, Failure::Answer(400..=499, _)) {
-                    let _ = cluster.secrets.delete(name, &DeleteParams::default()).await;
+                // Without a clear answer there may be a Job, which needs the Secret.
+                if matches!(
+                    failure,
+                    Failure::Answer {
+                        code: 400..=499,
+                        ..
+                    }
+                ) {
+                    self.remove_secret(&cluster, name).await;
                 }
                 return Err(failure);
             }
         };
-        // From now on it goes with the Job.
+        self.hand_over_secret(&cluster, name, &job).await;
+        Ok(())
+    }
+
+    /// Makes a Job the owner of its Secret, which goes with it from now on.
+    async fn hand_over_secret(&self, cluster: &Cluster, name: &str, job: &Job) {
         let owner = Patch::Merge(json!({"metadata": {"ownerReferences": [{
             "apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job.metadata.uid,
         }]}}));
-        if let Err(error) = cluster.secrets.patch(name, &patch, &owner).await {
-            let words = Failure::from(error).words();
-            tracing::warn!("The Secret {name} stays when its Job goes: {words}");
+        let patch = PatchParams::default();
+        match cluster.secrets.patch(name, &patch, &owner).await {
+            Ok(_) => drop(self.unsure().remove(name)),
+            Err(error) => {
+                let words = Failure::from(error).words();
+                tracing::warn!("The Job {name} does not own its Secret yet: {words}");
+            }
         }
-        Ok(())
+    }
+
+    /// Removes the Secret of a Job that is not there: nothing else would.
+    async fn remove_secret(&self, cluster: &Cluster, name: &str) {
+        match cluster.secrets.delete(name, &DeleteParams::default()).await {
+            Ok(_) => drop(self.unsure().remove(name)),
+            Err(Error::Api(status)) if status.code == 404 => drop(self.unsure().remove(name)),
+            Err(error) => {
+                let words = Failure::from(error).words();
+                tracing::warn!("The Secret {name} can't be removed yet: {words}");
+            }
+        }
+    }
+
+    /// Looks after the Secrets of Jobs whose creation had no clear answer.
+    async fn look_after_secrets(&self, cluster: &Cluster, jobs: &[Job]) {
+        let unsure = self.unsure().clone();
+        for name in unsure {
+            let job = jobs
+                .iter()
+                .find(|job| job.metadata.name.as_ref() == Some(&name));
+            match job {
+                Some(job) => self.hand_over_secret(cluster, &name, job).await,
+                None => self.remove_secret(cluster, &name).await,
+            }
+        }
     }
 
     /// All Jobs of this server, with their states.
@@ -190,6 +277,7 @@ impl Kubernetes {
         // First the Jobs: a Job that comes between the two lists is not told without
         // its pod.
         let jobs = cluster.jobs.list(&ours).await?;
+        self.look_after_secrets(&cluster, &jobs.items).await;
         let pods = cluster.pods.list(&ours).await?;
         let mut by_job: HashMap<&str, Vec<&Pod>> = HashMap::new();
         for pod in &pods.items {
@@ -215,14 +303,20 @@ fn typed<T: DeserializeOwned>(manifest: Value) -> Result<T, Failure> {
 }
 
 impl Launcher for Kubernetes {
-    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), StartError>> {
+    fn start<'a>(&'a self, order: &'a WorkOrder) -> BoxFuture<'a, Result<(), LaunchError>> {
         Box::pin(async move {
             let started = self.call(async |cluster| self.create(cluster, order).await);
             started.await.map_err(|failure| match failure {
-                // The order itself is at fault: no try will be taken.
-                Failure::Answer(400 | 413 | 422, _) => StartError::Refused(failure.words()),
+                failure if failure.is_of_the_run() => LaunchError::Refused(failure.words()),
+                Failure::Answer {
+                    code: 400 | 413 | 422,
+                    ..
+                } => LaunchError::Retry(format!(
+                    "{}; correct `launcher.kubernetes` in the server's settings",
+                    failure.words()
+                )),
                 // A quota, a role or a namespace may change.
-                _ => StartError::Retry(failure.words()),
+                _ => LaunchError::Retry(failure.words()),
             })
         })
     }
@@ -233,7 +327,11 @@ impl Launcher for Kubernetes {
                 // The Job stays until its pod has ended, within the pod's grace period.
                 let how = DeleteParams::foreground();
                 match cluster.jobs.delete(name, &how).await {
-                    Err(Error::Api(status)) if status.code == 404 => Ok(()),
+                    Err(Error::Api(status)) if status.code == 404 => {
+                        // Of a Job that an earlier server could not create.
+                        self.remove_secret(&cluster, name).await;
+                        Ok(())
+                    }
                     Ok(_) => Ok(()),
                     Err(error) => Err(error.into()),
                 }

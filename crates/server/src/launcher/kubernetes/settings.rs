@@ -5,6 +5,20 @@ use std::path::PathBuf;
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "kubernetes")]
+use super::names;
+#[cfg(feature = "kubernetes")]
+use crate::{error::StartError, launcher::remote::Variables};
+
+/// The largest number of a user, and of seconds after which a Job goes.
+#[cfg(feature = "kubernetes")]
+const MOST: u32 = i32::MAX as u32;
+/// What labels and taints are made of.
+#[cfg(feature = "kubernetes")]
+const LABELS: &str = "names and values have letters, digits, `-`, `_` and `.`, begin and end with \
+                      a letter or a digit, and are 63 characters at most; a name may have a domain \
+                      and a slash before it";
+
 /// Jobs of Kubernetes. Needs a build with the feature `kubernetes`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
 #[serde(default, deny_unknown_fields)]
@@ -87,41 +101,143 @@ impl Default for KubernetesSettings {
 
 #[cfg(feature = "kubernetes")]
 impl KubernetesSettings {
-    /// Checks what a type can't say. An error begins with the key.
-    pub(super) fn check(&self) -> Result<(), String> {
-        let has = |text: &Option<String>| text.is_some();
+    /// Checks what a type can't say, so that the cluster refuses no Job because of a
+    /// setting.
+    pub(super) fn check(&self) -> Result<(), StartError> {
+        self.check_image_and_user()?;
+        self.check_storage()?;
+        self.check_names()?;
+        self.check_placement()?;
+        // Kubernetes takes more in a variable's name, which shells don't.
+        Variables::of("launcher.kubernetes.environment", &self.environment).map(drop)
+    }
+
+    fn check_image_and_user(&self) -> Result<(), StartError> {
+        let bad = |key, reason: &str| StartError::setting(key, reason);
         if self.image.trim().is_empty() {
-            return Err("`image`: name the image of workers".to_owned());
+            let remedy = "name the image of workers";
+            return Err(bad("launcher.kubernetes.image", remedy));
         }
-        if self.user == 0 {
-            return Err("`user`: 0 is root, which pods may not run as; 10001 is good".to_owned());
+        if self.image.trim() != self.image {
+            let reason = format!("`{}` begins or ends with a space", self.image);
+            return Err(bad("launcher.kubernetes.image", &reason));
         }
-        if has(&self.cache_folder) && has(&self.cache_claim) {
-            return Err("`cache_claim`: there is a `cache_folder` already; name one".to_owned());
+        if self.user == 0 || self.user > MOST {
+            let user = self.user;
+            let reason = match user {
+                0 => "0 is root, which pods may not run as; 10001 is good".to_owned(),
+                _ => format!("{user} is more than {MOST}; 10001 is good"),
+            };
+            return Err(bad("launcher.kubernetes.user", &reason));
         }
-        if let Some(folder) = self.cache_folder.as_ref().filter(|f| !f.starts_with('/')) {
-            return Err(format!(
-                "`cache_folder`: `{folder}` must begin with a slash"
+        if self.keep_ended > MOST {
+            let reason = format!("{} is more than {MOST} seconds", self.keep_ended);
+            return Err(bad("launcher.kubernetes.keep_ended", &reason));
+        }
+        match self.kubeconfig.as_ref().filter(|path| !path.is_file()) {
+            Some(path) => {
+                let reason = format!("{} is no file", path.display());
+                Err(bad("launcher.kubernetes.kubeconfig", &reason))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_storage(&self) -> Result<(), StartError> {
+        let bad = |key, reason: &str| StartError::setting(key, reason);
+        if self.cache_folder.is_some() && self.cache_claim.is_some() {
+            return Err(bad(
+                "launcher.kubernetes.cache_claim",
+                "there is a `cache_folder` already; name one",
             ));
         }
-        if has(&self.temporary_storage_class) && self.temporary.is_none() {
-            return Err("`temporary_storage_class`: it needs a size, `temporary`".to_owned());
+        if let Some(folder) = &self.cache_folder
+            && (!folder.starts_with('/') || folder.split('/').any(|part| part == ".."))
+        {
+            return Err(bad(
+                "launcher.kubernetes.cache_folder",
+                &format!("`{folder}` must begin with a slash and have no `..`"),
+            ));
         }
-        if let Some(path) = self.kubeconfig.as_ref().filter(|path| !path.is_file()) {
-            return Err(format!("`kubeconfig`: {} is no file", path.display()));
+        match (&self.temporary_storage_class, self.temporary) {
+            (Some(_), None) => Err(bad(
+                "launcher.kubernetes.temporary_storage_class",
+                "it needs a size, `temporary`",
+            )),
+            (_, Some(0)) => Err(bad(
+                "launcher.kubernetes.temporary",
+                "0 MiB is no room for a run; 20480 is good",
+            )),
+            _ => Ok(()),
         }
-        for (key, list) in [
-            ("node_selector", &self.node_selector),
-            ("environment", &self.environment),
-        ] {
-            if let Some(bad) = list.iter().find(|text| pair(text).is_none()) {
-                return Err(format!("`{key}`: `{bad}` must be NAME=VALUE"));
+    }
+
+    fn check_names(&self) -> Result<(), StartError> {
+        if let Some(namespace) = &self.namespace
+            && !names::is_dns_label(namespace)
+        {
+            return Err(StartError::setting(
+                "launcher.kubernetes.namespace",
+                format!("`{namespace}` is no name of a namespace: a-z, 0-9 and `-`, 63 at most"),
+            ));
+        }
+        let objects = [
+            (
+                "launcher.kubernetes.image_pull_secret",
+                &self.image_pull_secret,
+            ),
+            (
+                "launcher.kubernetes.environment_secret",
+                &self.environment_secret,
+            ),
+            ("launcher.kubernetes.runtime_class", &self.runtime_class),
+            ("launcher.kubernetes.priority_class", &self.priority_class),
+            (
+                "launcher.kubernetes.temporary_storage_class",
+                &self.temporary_storage_class,
+            ),
+            ("launcher.kubernetes.cache_claim", &self.cache_claim),
+        ];
+        for (key, name) in objects {
+            if let Some(name) = name
+                && !names::is_subdomain(name)
+            {
+                let reason = format!("`{name}` is no name: a-z, 0-9, `-` and `.`, 253 at most");
+                return Err(StartError::setting(key, reason));
             }
         }
+        match names::is_extended_resource(&self.gpu_resource) {
+            true => Ok(()),
+            false => Err(StartError::setting(
+                "launcher.kubernetes.gpu_resource",
+                format!(
+                    "`{}` is no name of a resource, such as nvidia.com/gpu",
+                    self.gpu_resource
+                ),
+            )),
+        }
+    }
+
+    fn check_placement(&self) -> Result<(), StartError> {
+        let is_label = |text: &&String| {
+            pair(text).is_some_and(|(name, value)| {
+                names::is_qualified(name) && names::is_label_value(value)
+            })
+        };
+        if let Some(bad) = self.node_selector.iter().find(|text| !is_label(text)) {
+            let reason = format!("`{bad}` must be NAME=VALUE: {LABELS}");
+            return Err(StartError::setting(
+                "launcher.kubernetes.node_selector",
+                reason,
+            ));
+        }
         match self.tolerations.iter().find(|text| taint(text).is_none()) {
-            Some(bad) => Err(format!(
-                "`tolerations`: `{bad}` must be KEY=VALUE:EFFECT or KEY:EFFECT, with the effect \
-                 NoSchedule, PreferNoSchedule or NoExecute"
+            Some(bad) => Err(StartError::setting(
+                "launcher.kubernetes.tolerations",
+                format!(
+                    "`{bad}` must be KEY=VALUE:EFFECT or KEY:EFFECT, with the effect NoSchedule, \
+                     PreferNoSchedule or NoExecute: {LABELS}"
+                ),
             )),
             None => Ok(()),
         }
@@ -150,5 +266,6 @@ pub(super) fn taint(text: &str) -> Option<Taint<'_>> {
         None => (taint, None),
     };
     let is_known = matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute");
-    (is_known && !key.is_empty()).then_some(Taint { key, value, effect })
+    let is_label = names::is_qualified(key) && value.is_none_or(names::is_label_value);
+    (is_known && is_label).then_some(Taint { key, value, effect })
 }

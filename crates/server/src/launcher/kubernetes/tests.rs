@@ -1,6 +1,8 @@
 //! The launcher against a stand-in for the API server, with the answers that
 //! Kubernetes documents.
 
+mod manifests;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard},
@@ -21,7 +23,7 @@ use k8s_openapi::api::{
 use serde_json::{Value, json};
 
 use super::{KubernetesSettings, client::Kubernetes, manifest, states};
-use crate::launcher::{JobState, Launcher, Resources, StartError, WorkOrder};
+use crate::launcher::{JobState, LaunchError, Launcher, Resources, WorkOrder};
 
 /// The token of the server's account.
 const ACCOUNT: &str = "account-t0ken";
@@ -32,8 +34,11 @@ struct Objects {
     secrets: BTreeMap<String, Value>,
     jobs: BTreeMap<String, Value>,
     pods: BTreeMap<String, Value>,
-    /// What the next creation of a Job is answered with.
-    refusal: Option<(u16, &'static str)>,
+    /// What the next creation of a Job is answered with: the code, the words, and the
+    /// field at fault.
+    refusal: Option<(u16, &'static str, Option<&'static str>)>,
+    /// Whether the Job is created all the same.
+    is_created: bool,
     /// How objects were deleted.
     deletions: Vec<Value>,
 }
@@ -46,10 +51,18 @@ fn locked(objects: &Shared) -> MutexGuard<'_, Objects> {
 }
 
 fn refuse(code: u16, message: &str) -> Response {
-    let body = json!({
+    refuse_field(code, message, None)
+}
+
+fn refuse_field(code: u16, message: &str, field: Option<&str>) -> Response {
+    let mut body = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": message, "reason": "Because", "code": code,
     });
+    if let Some(field) = field {
+        let cause = json!({"reason": "FieldValueInvalid", "message": message, "field": field});
+        body["details"] = json!({"causes": [cause]});
+    }
     (StatusCode::from_u16(code).unwrap(), Json(body)).into_response()
 }
 
@@ -97,7 +110,12 @@ fn merge(object: &mut Value, changes: &Value) {
 async fn create_job(State(objects): State<Shared>, Json(job): Json<Value>) -> Response {
     let mut objects = locked(&objects);
     match objects.refusal.take() {
-        Some((code, message)) => refuse(code, message),
+        Some((code, message, field)) => {
+            if std::mem::take(&mut objects.is_created) {
+                add(&mut objects.jobs, job);
+            }
+            refuse_field(code, message, field)
+        }
         None => add(&mut objects.jobs, job),
     }
 }
@@ -269,24 +287,77 @@ async fn a_job_begins_with_its_secret_and_goes_with_it() {
 async fn an_order_that_can_never_work_is_told_from_one_that_may() {
     let cluster = Cluster::new().await;
     let launcher = cluster.launcher("ft-a1-");
-    for (code, message, is_final) in [
-        (422, "Job is invalid: spec.template", true),
-        (403, "exceeded quota: gpus", false),
-        (500, "etcdserver: request timed out", false),
+    for (code, message, field, is_final) in [
+        (
+            422,
+            "Job is invalid: must be less than or equal to cpu limit",
+            Some("spec.template.spec.containers[0].resources.requests"),
+            true,
+        ),
+        // What the operator has set, or nobody knows.
+        (
+            422,
+            "Job is invalid: a lowercase RFC 1123 subdomain must consist of",
+            Some("spec.template.spec.nodeSelector"),
+            false,
+        ),
+        (
+            422,
+            "Job is invalid: must be greater than zero",
+            Some("spec.template.spec.volumes[1].ephemeral.volumeClaimTemplate.spec.resources"),
+            false,
+        ),
+        (422, "Job is invalid", None, false),
+        (400, "Job in version \"v1\" cannot be handled", None, false),
+        (403, "exceeded quota: gpus", None, false),
+        (500, "etcdserver: request timed out", None, false),
     ] {
-        cluster.objects().refusal = Some((code, message));
+        cluster.objects().refusal = Some((code, message, field));
         let error = launcher.start(&order("ft-a1-7-1")).await.unwrap_err();
         let (refused, words) = match &error {
-            StartError::Refused(words) => (true, words),
-            StartError::Retry(words) => (false, words),
+            LaunchError::Refused(words) => (true, words),
+            LaunchError::Retry(words) => (false, words),
         };
         assert_eq!(refused, is_final, "{error:?}");
         assert!(words.contains(message), "{words}");
+        let is_settings = words.contains("correct `launcher.kubernetes`");
+        assert_eq!(
+            is_settings,
+            !is_final && matches!(code, 400 | 422),
+            "{words}"
+        );
         assert!(!words.contains("s3cret"), "{words}");
         // Without a clear answer there may be a Job that needs it.
         let left = cluster.objects().secrets.contains_key("ft-a1-7-1");
         assert_eq!(left, code == 500);
     }
+}
+
+#[tokio::test]
+async fn no_secret_is_left_of_a_job_that_could_not_be_created() {
+    let cluster = Cluster::new().await;
+    let launcher = cluster.launcher("ft-a1-");
+    let lost = Some((500, "etcdserver: request timed out", None));
+    cluster.objects().refusal = lost;
+    launcher.start(&order("ft-a1-7-1")).await.unwrap_err();
+    // The answer was lost, and the Job is there.
+    cluster.objects().refusal = lost;
+    cluster.objects().is_created = true;
+    launcher.start(&order("ft-a1-7-2")).await.unwrap_err();
+    assert_eq!(cluster.objects().secrets.len(), 2);
+    launcher.list().await.unwrap();
+    {
+        let objects = cluster.objects();
+        let names: Vec<&str> = objects.secrets.keys().map(String::as_str).collect();
+        assert_eq!(names, ["ft-a1-7-2"]);
+        let owner = &objects.secrets["ft-a1-7-2"]["metadata"]["ownerReferences"][0];
+        assert_eq!(owner["uid"], "uid-of-ft-a1-7-2", "it goes with its Job");
+    }
+    // A server that died in between is followed by one that knows nothing of it.
+    cluster.objects().refusal = lost;
+    launcher.start(&order("ft-a1-7-3")).await.unwrap_err();
+    cluster.launcher("ft-a1-").stop("ft-a1-7-3").await.unwrap();
+    assert_eq!(cluster.objects().secrets.len(), 1);
 }
 
 #[tokio::test]
@@ -312,7 +383,7 @@ async fn a_cluster_that_is_out_of_reach_says_nothing_of_jobs() {
     assert!(error.contains("Kubernetes can't be reached"), "{error}");
     assert!(!error.contains(ACCOUNT), "{error}");
     let error = launcher.start(&order("ft-a1-7-1")).await.unwrap_err();
-    assert!(matches!(error, StartError::Retry(_)), "{error:?}");
+    assert!(matches!(error, LaunchError::Retry(_)), "{error:?}");
 }
 
 /// The state of a Job with this status, and one pod with that one.
@@ -425,112 +496,5 @@ fn what_has_ended_says_how() {
             JobState::Ended(how) => assert!(how.contains(words), "{how}"),
             other => panic!("{other:?} of {pod:?}"),
         }
-    }
-}
-
-/// Settings that use every field of a manifest.
-fn everything() -> (WorkOrder, KubernetesSettings) {
-    let text = |text: &str| Some(text.to_owned());
-    let labels = [("run", "shoes 1"), ("user", "anna"), ("experiment", "é")];
-    let order = WorkOrder {
-        ca: text("-----BEGIN CERTIFICATE-----"),
-        resources: Resources {
-            cpus: Some(8),
-            gpus: Some(2),
-            memory: Some(64 << 30),
-        },
-        labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
-        ..order("ft-a1-7-1")
-    };
-    let settings = KubernetesSettings {
-        image: "registry.example/finetuner-server:1".to_owned(),
-        image_pull_secret: text("registry"),
-        node_selector: vec!["pool=training".to_owned()],
-        tolerations: vec![
-            "nvidia.com/gpu:NoSchedule".to_owned(),
-            "team=ml:NoExecute".to_owned(),
-        ],
-        runtime_class: text("nvidia"),
-        priority_class: text("batch"),
-        environment: vec!["HF_ENDPOINT=https://models.example?a=b".to_owned()],
-        environment_secret: text("trackers"),
-        temporary: Some(10240),
-        temporary_storage_class: text("fast"),
-        cache_claim: text("cache"),
-        ..KubernetesSettings::default()
-    };
-    (order, settings)
-}
-
-/// `scripts/check_manifests.py` compares the file with the schema of Kubernetes.
-const MANIFESTS: &str = include_str!("manifests.json");
-
-#[test]
-fn manifests_are_as_they_were_checked() {
-    let (order, settings) = everything();
-    settings.check().unwrap();
-    let plain = KubernetesSettings {
-        cache_claim: None,
-        cache_folder: Some("/var/lib/finetuner-cache".to_owned()),
-        temporary_storage_class: None,
-        ..settings.clone()
-    };
-    let least = KubernetesSettings {
-        image: settings.image.clone(),
-        ..KubernetesSettings::default()
-    };
-    let made = json!([
-        manifest::secret(&order, "ft-a1"),
-        manifest::job(&order, "ft-a1", &settings),
-        manifest::job(&order, "ft-a1", &plain),
-        manifest::job(&super::tests::order("ft-a1-7-2"), "ft-a1", &least),
-    ]);
-    let expected: Value = serde_json::from_str(MANIFESTS).unwrap();
-    assert_eq!(
-        made,
-        expected,
-        "the manifests have changed; after a look at them, they are:\n{}",
-        serde_json::to_string_pretty(&made).unwrap()
-    );
-    // The client's types know every field.
-    let secret: Secret = serde_json::from_value(made[0].clone()).unwrap();
-    assert_eq!(serde_json::to_value(secret).unwrap(), made[0]);
-    for job in &made.as_array().unwrap()[1..] {
-        let typed: Job = serde_json::from_value(job.clone()).unwrap();
-        assert_eq!(&serde_json::to_value(typed).unwrap(), job);
-    }
-}
-
-#[test]
-fn a_setting_that_can_not_work_is_named() {
-    let good = || everything().1;
-    type Change = fn(&mut KubernetesSettings);
-    let changes: [(Change, &str); 8] = [
-        (|s| s.image = String::new(), "`image`"),
-        (|s| s.user = 0, "`user`: 0"),
-        (|s| s.cache_folder = Some("/c".into()), "`cache_claim`"),
-        (
-            |s| (s.cache_claim, s.cache_folder) = (None, Some("c".into())),
-            "`cache_folder`: `c`",
-        ),
-        (|s| s.temporary = None, "`temporary_storage_class`"),
-        (
-            |s| s.kubeconfig = Some("/none".into()),
-            "`kubeconfig`: /none",
-        ),
-        (
-            |s| s.node_selector = vec!["x".into()],
-            "`node_selector`: `x`",
-        ),
-        (
-            |s| s.tolerations = vec!["x:Never".into()],
-            "`tolerations`: `x:Never`",
-        ),
-    ];
-    for (change, told) in changes {
-        let mut settings = good();
-        change(&mut settings);
-        let error = Kubernetes::new(settings, "ft-a1-").err().unwrap();
-        assert!(error.starts_with(told), "{error}");
     }
 }

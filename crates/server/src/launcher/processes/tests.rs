@@ -23,9 +23,13 @@ fn sleeper(script: &str, job: &str) -> Child {
 /// The note of a process. Its command line is there a moment after it.
 async fn noted(child: &Child, job: &str) -> Foreign {
     let process = Foreign::started(child.id().unwrap()).unwrap();
-    while !process.is_worker(job) {
-        tokio::task::yield_now().await;
-    }
+    let is_there = async {
+        while !process.is_worker(job) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), is_there).await;
+    waited.expect("a process with the job's name in its command line");
     process
 }
 
@@ -33,6 +37,7 @@ fn processes(folder: &Path) -> Processes {
     let home = Home {
         prefix: "ft-0a1b2c3d-".into(),
         folder,
+        ca: Some("/etc/ca.pem".into()),
     };
     Processes::new(&ProcessesSettings::default(), &home).unwrap()
 }
@@ -123,6 +128,8 @@ async fn a_worker_knows_nothing_of_the_servers_secrets() {
         .collect();
     let has = |name: &str| names.iter().any(|has| has == name);
     assert!(has("PATH") && has(WORKER_TOKEN) && has("CARGO_MANIFEST_DIR"));
+    let mut set = command.as_std().get_envs();
+    assert!(set.any(|set| set == (WORKER_CA.as_ref(), Some("/etc/ca.pem".as_ref()))));
     assert!(!has("CARGO_PKG_NAME"), "{names:?}");
     let arguments: Vec<_> = command.as_std().get_args().collect();
     assert_eq!(arguments, ["worker", JOB]);

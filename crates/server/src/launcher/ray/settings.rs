@@ -6,7 +6,7 @@ use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::launcher::remote;
+use crate::{error::StartError, launcher::remote};
 
 /// Jobs of a Ray cluster.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
@@ -48,13 +48,12 @@ impl Default for RaySettings {
 }
 
 impl RaySettings {
-    /// An error begins with the key of the setting that can't be used.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), StartError> {
         remote::one_word("launcher.ray.program", &self.program)?;
         if let Some(cache) = &self.cache {
             remote::whole_path("launcher.ray.cache", cache)?;
         }
-        let bad = |reason: &str| format!("launcher.ray.address: {reason}");
+        let bad = |reason: &str| StartError::setting("launcher.ray.address", reason);
         let remedy = "give the address of the dashboard, such as http://ray-head:8265";
         let url = Url::parse(&self.address).map_err(|_| bad(remedy))?;
         if !matches!(url.scheme(), "http" | "https") || url.query().is_some() {

@@ -15,7 +15,10 @@ use axum::{
 use serde_json::Value;
 
 use super::*;
-use crate::launcher::example::{self, JOB};
+use crate::launcher::{
+    Resources,
+    example::{self, JOB},
+};
 
 const TOKEN: &str = "ft_secret";
 
@@ -162,6 +165,21 @@ async fn the_token_is_in_the_package_and_nowhere_else() {
 }
 
 #[tokio::test]
+async fn a_job_that_asks_for_no_cores_gets_one_and_its_worker_takes_no_more() {
+    let (dashboard, settings) = stand_in().await;
+    dashboard.gives(PACKAGE, "package");
+    dashboard.gives(SUBMIT, "submitted");
+    let mut order = order();
+    order.resources = Resources::default();
+    ray(&settings).start(&order).await.unwrap();
+    let submission = dashboard.sent(SUBMIT).body;
+    let submission: Value = serde_json::from_slice(&submission).unwrap();
+    assert_eq!(submission["entrypoint_num_cpus"], 1);
+    let variables = &submission["runtime_env"]["env_vars"];
+    assert_eq!(variables["RAYON_NUM_THREADS"], "1");
+}
+
+#[tokio::test]
 async fn a_job_that_exists_was_started() {
     let (dashboard, settings) = stand_in().await;
     dashboard.gives(KNOWS, "known");
@@ -175,7 +193,7 @@ async fn what_ray_refuses_is_told_by_the_last_line_of_its_traceback() {
     dashboard.gives(PACKAGE, "package");
     dashboard.gives(SUBMIT, "wrong field");
     let error = ray(&settings).start(&order()).await.unwrap_err();
-    let StartError::Refused(reason) = error else {
+    let LaunchError::Refused(reason) = error else {
         panic!("{error:?}");
     };
     assert!(
@@ -185,7 +203,7 @@ async fn what_ray_refuses_is_told_by_the_last_line_of_its_traceback() {
     // Any other failure may pass, and a job that is not there was not started.
     dashboard.gives(SUBMIT, "submitted again");
     let error = ray(&settings).start(&order()).await.unwrap_err();
-    assert!(matches!(error, StartError::Retry(_)), "{error:?}");
+    assert!(matches!(error, LaunchError::Retry(_)), "{error:?}");
     let asked = dashboard.asked();
     assert_eq!(
         asked.last().unwrap(),
@@ -328,7 +346,7 @@ async fn a_dashboard_that_is_away_is_an_error() {
         "{error}"
     );
     let error = launcher.start(&order()).await.unwrap_err();
-    assert!(matches!(error, StartError::Retry(_)), "{error:?}");
+    assert!(matches!(error, LaunchError::Retry(_)), "{error:?}");
     launcher.stop(JOB).await.unwrap_err();
 }
 
@@ -337,7 +355,7 @@ fn settings_that_cannot_be_used_are_named() {
     let check = |change: fn(&mut RaySettings)| {
         let mut settings = RaySettings::default();
         change(&mut settings);
-        settings.check().unwrap_err()
+        settings.check().unwrap_err().to_string()
     };
     for (error, key) in [
         (check(|s| s.address = "ray-head".to_owned()), "address"),
@@ -348,7 +366,7 @@ fn settings_that_cannot_be_used_are_named() {
         (check(|s| s.program = "-x".to_owned()), "program"),
     ] {
         assert!(
-            error.starts_with(&format!("launcher.ray.{key}: ")),
+            error.starts_with(&format!("`launcher.ray.{key}`: ")),
             "{error}"
         );
     }

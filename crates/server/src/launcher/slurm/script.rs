@@ -2,7 +2,7 @@
 
 use super::{SlurmSettings, WorkOrder};
 use crate::{
-    launcher::remote::{Variables, quoted},
+    launcher::remote::{THREADS, Variables, quoted},
     worker::{WORKER_CA, WORKER_START},
 };
 
@@ -39,7 +39,12 @@ pub(super) fn of(order: &WorkOrder, settings: &SlurmSettings, variables: &Variab
     if let Some(ca) = &order.ca {
         file(WORKER_CA, "ca.pem", ca);
     }
-    for (name, value) in variables.of_worker(order, settings.cache.as_deref()) {
+    let cores = order.resources.cpus;
+    if cores.is_none() {
+        // As many cores as Slurm gives by default. A variable that follows replaces it.
+        lines.push(format!("export {THREADS}=\"${{SLURM_CPUS_ON_NODE:-1}}\""));
+    }
+    for (name, value) in variables.of_worker(order, cores, settings.cache.as_deref()) {
         lines.push(format!("export {name}={}", quoted(&value)));
     }
     lines.push(format!(

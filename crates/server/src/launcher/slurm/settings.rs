@@ -3,7 +3,7 @@
 use documented::DocumentedFields;
 use serde::{Deserialize, Serialize};
 
-use crate::launcher::remote;
+use crate::{error::StartError, launcher::remote};
 
 /// Batch jobs of Slurm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DocumentedFields)]
@@ -65,41 +65,38 @@ impl Default for SlurmSettings {
 }
 
 impl SlurmSettings {
-    /// An error begins with the key of the setting that can't be used.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn check(&self) -> Result<(), StartError> {
         let words = [
-            ("sbatch", Some(&self.sbatch)),
-            ("squeue", Some(&self.squeue)),
-            ("scancel", Some(&self.scancel)),
-            ("program", Some(&self.program)),
-            ("partition", self.partition.as_ref()),
-            ("account", self.account.as_ref()),
-            ("time", self.time.as_ref()),
-            ("gres", Some(&self.gres)),
+            ("launcher.slurm.sbatch", Some(&self.sbatch)),
+            ("launcher.slurm.squeue", Some(&self.squeue)),
+            ("launcher.slurm.scancel", Some(&self.scancel)),
+            ("launcher.slurm.program", Some(&self.program)),
+            ("launcher.slurm.partition", self.partition.as_ref()),
+            ("launcher.slurm.account", self.account.as_ref()),
+            ("launcher.slurm.time", self.time.as_ref()),
+            ("launcher.slurm.gres", Some(&self.gres)),
         ];
         let folders = [
-            ("cache", &self.cache),
-            ("folder", &self.folder),
-            ("logs", &self.logs),
+            ("launcher.slurm.cache", &self.cache),
+            ("launcher.slurm.folder", &self.folder),
+            ("launcher.slurm.logs", &self.logs),
         ];
         for (key, path) in folders {
             if let Some(path) = path {
-                remote::whole_path(&format!("launcher.slurm.{key}"), path)?;
+                remote::whole_path(key, path)?;
             }
         }
         for (key, value) in words {
             if let Some(value) = value {
-                remote::one_word(&format!("launcher.slurm.{key}"), value)?;
+                remote::one_word(key, value)?;
             }
         }
-        match self
-            .arguments
-            .iter()
-            .find(|argument| !argument.starts_with("--"))
-        {
+        let mut arguments = self.arguments.iter();
+        match arguments.find(|argument| !argument.starts_with("--")) {
             // It would be taken for the script.
-            Some(argument) => Err(format!(
-                "launcher.slurm.arguments: `{argument}`: give `--name=value` in one piece"
+            Some(argument) => Err(StartError::setting(
+                "launcher.slurm.arguments",
+                format!("`{argument}`: give `--name=value` in one piece"),
             )),
             None => Ok(()),
         }

@@ -3,7 +3,11 @@
 
 #![cfg(unix)]
 
-use std::{os::unix::fs::PermissionsExt, process::Command};
+use std::{
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+};
 
 use tempfile::TempDir;
 
@@ -153,8 +157,8 @@ async fn a_job_that_is_listed_is_not_submitted_again() {
 #[tokio::test]
 async fn what_no_machine_has_is_refused_and_the_rest_may_pass() {
     let commands = Commands::new();
-    let retry = |error: &str| StartError::Retry(error.to_owned());
-    let refused = |error: &str| StartError::Refused(error.to_owned());
+    let retry = |error: &str| LaunchError::Retry(error.to_owned());
+    let refused = |error: &str| LaunchError::Refused(error.to_owned());
     let failed = "sbatch: error: Batch job submission failed: ";
     for (said, expected) in [
         (
@@ -193,7 +197,7 @@ async fn what_no_machine_has_is_refused_and_the_rest_may_pass() {
     });
     let error = launcher.start(&order()).await.unwrap_err();
     assert!(
-        matches!(&error, StartError::Retry(reason) if reason.contains("/none/sbatch")),
+        matches!(&error, LaunchError::Retry(reason) if reason.contains("/none/sbatch")),
         "{error:?}"
     );
 }
@@ -242,7 +246,7 @@ async fn a_controller_that_is_away_is_an_error() {
     assert_eq!(launcher.list().await, Err(said.to_owned()));
     assert_eq!(launcher.stop(JOB).await, Err(said.to_owned()));
     let error = launcher.start(&order()).await;
-    assert_eq!(error, Err(StartError::Retry(said.to_owned())));
+    assert_eq!(error, Err(LaunchError::Retry(said.to_owned())));
     assert_eq!(commands.was_given("sbatch.arguments"), "");
 }
 
@@ -269,7 +273,7 @@ async fn a_job_is_stopped_by_its_name() {
 }
 
 /// Runs the script of an order with a shell script in the place of the worker.
-fn in_a_job(worker: &str) -> (TempDir, std::process::Child) {
+fn in_a_job(order: &WorkOrder, worker: &str) -> (TempDir, std::process::Child) {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     std::fs::create_dir(path("scratch")).unwrap();
@@ -282,11 +286,13 @@ fn in_a_job(worker: &str) -> (TempDir, std::process::Child) {
         ..SlurmSettings::default()
     };
     let variables = Variables::of("", &["HF_HOME=/it's".to_owned()]).unwrap();
-    let script = script::of(&order(), &settings, &variables);
+    let script = script::of(order, &settings, &variables);
     std::fs::write(path("script"), script).unwrap();
     let child = Command::new("sh")
         .arg(path("script"))
         .env("OUT", path("out"))
+        .env("SLURM_CPUS_ON_NODE", "3")
+        .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     (folder, child)
@@ -300,6 +306,7 @@ fn is_clean(folder: &TempDir) -> bool {
 #[test]
 fn the_script_hands_the_worker_its_files_and_removes_them() {
     let (folder, mut job) = in_a_job(
+        &order(),
         "#!/bin/sh
         { echo \"$@\"; cat \"$FINETUNER_WORKER_START\"; echo; cat \"$FINETUNER_WORKER_CA\"
         stat -c %a \"$FINETUNER_WORKER_START\" \"$TMPDIR\"
@@ -318,21 +325,34 @@ fn the_script_hands_the_worker_its_files_and_removes_them() {
 }
 
 #[test]
+fn a_worker_without_a_number_of_cores_takes_those_that_slurm_gives() {
+    let mut order = order();
+    order.resources.cpus = None;
+    let (folder, mut job) = in_a_job(&order, "#!/bin/sh\necho \"$RAYON_NUM_THREADS\" >\"$OUT\"");
+    assert_eq!(job.wait().unwrap().code(), Some(0));
+    let said = std::fs::read_to_string(folder.path().join("out")).unwrap();
+    assert_eq!(said, "3\n");
+}
+
+#[test]
 fn the_script_passes_on_sigterm_and_waits_for_the_checkpoint() {
     let (folder, mut job) = in_a_job(
+        &order(),
         "#!/bin/sh
         trap 'echo told >>\"$OUT\"; sleep 0.3; echo saved >>\"$OUT\"; exit 0' TERM
-        echo ready >\"$OUT\"
+        echo ready
         while :; do sleep 0.05; done",
     );
-    let said = || std::fs::read_to_string(folder.path().join("out")).unwrap_or_default();
-    while said() != "ready\n" {
-        std::thread::yield_now();
-    }
+    let mut ready = String::new();
+    // There is no line where the job has ended.
+    let mut output = BufReader::new(job.stdout.take().unwrap());
+    output.read_line(&mut ready).unwrap();
+    assert_eq!(ready, "ready\n");
     let pid = rustix::process::Pid::from_child(&job);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(job.wait().unwrap().code(), Some(0));
-    assert_eq!(said(), "ready\ntold\nsaved\n");
+    let said = std::fs::read_to_string(folder.path().join("out")).unwrap();
+    assert_eq!(said, "told\nsaved\n");
     assert!(is_clean(&folder));
 }
 
@@ -341,7 +361,7 @@ fn settings_that_cannot_be_used_are_named() {
     let check = |change: fn(&mut SlurmSettings)| {
         let mut settings = SlurmSettings::default();
         change(&mut settings);
-        settings.check().unwrap_err()
+        settings.check().unwrap_err().to_string()
     };
     for (error, key) in [
         (check(|s| s.sbatch = String::new()), "sbatch"),
@@ -353,7 +373,7 @@ fn settings_that_cannot_be_used_are_named() {
         ),
     ] {
         assert!(
-            error.starts_with(&format!("launcher.slurm.{key}: ")),
+            error.starts_with(&format!("`launcher.slurm.{key}`: ")),
             "{error}"
         );
     }

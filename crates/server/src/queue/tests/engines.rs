@@ -44,6 +44,9 @@ async fn a_job_that_is_not_listed_counts_as_lost_after_a_grace_and_without_a_lea
         "{log}"
     );
 
+    // A job that comes to be known late is not wanted any more.
+    assert_eq!(stage.script.state().stopped, [job(1, 1)]);
+
     // Without a worker there is no lease, and a grace all the same.
     stage.script.forget(&job(1, 2));
     stage.awake_for(28).await;
@@ -78,6 +81,11 @@ async fn an_engine_that_is_away_for_minutes_changes_nothing() {
     stage.script.state().away = Some("no route to the controller".into());
     add_run(&stage.app.database, "new").await;
     stage.alive_for(60).await;
+    let note = stage.app.queue.note().unwrap();
+    assert!(
+        note.starts_with("Slurm has not answered for 59 s"),
+        "{note}"
+    );
     // Not even a silent worker is given up as long as nothing is known.
     stage.awake_for(120).await;
     let launched = stage.launched().await;
@@ -91,6 +99,7 @@ async fn an_engine_that_is_away_for_minutes_changes_nothing() {
     stage.script.state().away = None;
     stage.app.leases.renew((1, 1));
     stage.look().await;
+    assert_eq!(stage.app.queue.note(), None);
     assert_eq!(stage.launched().await.len(), 3);
     let log = stage.log().await;
     assert!(!log.contains("lost"), "{log}");
@@ -162,7 +171,7 @@ async fn an_order_that_is_refused_fails_the_run_and_says_why() {
         .script
         .state()
         .refusals
-        .push_back(StartError::Refused(reason));
+        .push_back(LaunchError::Refused(reason));
     stage.look().await;
     let run = stage.run().await;
     assert_eq!(run.status, "FAILED");
@@ -240,6 +249,58 @@ async fn a_job_that_runs_and_never_calls_is_given_up_at_no_cost() {
 }
 
 #[tokio::test]
+async fn starting_many_jobs_on_a_slow_engine_leaves_time_to_look_after_workers() {
+    let settings = Settings {
+        runs_at_once: 9,
+        ..Settings::default()
+    };
+    let mut stage = remote(settings).await;
+    for n in 0..8 {
+        add_run(&stage.app.database, &format!("r{n}")).await;
+    }
+    let clock = stage.app.clock.clone();
+    stage.script.state().slow = Some((clock, Duration::from_secs(2)));
+    for expected in [3, 6, 9] {
+        stage.look().await;
+        assert_eq!(stage.script.state().starts, expected);
+        let pause = stage.queue.pause(REMOTE_TICK);
+        assert_eq!(pause == Duration::ZERO, expected < 9, "{pause:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_place_of_a_run_that_has_ended_is_looked_for_soon_and_not_for_long() {
+    let mut stage = remote(Settings::default()).await;
+    stage.look().await;
+    let run = stage.begin().await;
+    stage
+        .app
+        .fail(run.id, None, "cancelled".into())
+        .await
+        .unwrap();
+    // Its job is still listed.
+    stage.look().await;
+    assert_eq!(stage.queue.pause(REMOTE_TICK), 2 * TICK);
+    stage.awake_for(10).await;
+    assert_eq!(stage.queue.pause(REMOTE_TICK), REMOTE_TICK);
+}
+
+#[tokio::test]
+async fn a_silent_worker_is_noticed_when_its_lease_ends() {
+    let mut stage = remote(Settings::default()).await;
+    stage.look().await;
+    assert_eq!(stage.queue.pause(REMOTE_TICK), REMOTE_TICK);
+    stage.begin().await;
+    assert_eq!(stage.queue.pause(REMOTE_TICK), REMOTE_TICK);
+    stage.awake_for(28).await;
+    let pause = stage.queue.pause(REMOTE_TICK);
+    assert!(pause < Duration::from_millis(2011), "{pause:?}");
+    stage.app.clock.advance(pause);
+    stage.look().await;
+    assert!(stage.launched().await.is_empty());
+}
+
+#[tokio::test]
 async fn two_servers_on_one_cluster_leave_each_others_jobs_alone() {
     let mut stage = remote(Settings::default()).await;
     let others = ["ft-99999999-1-1", "ft-0a1b2c3-1-1", "training"];
@@ -298,6 +359,11 @@ async fn an_order_says_what_the_run_asks_for() {
     assert_eq!(order.name, job(1, 1));
     let labels: Vec<&str> = order.labels.values().map(String::as_str).collect();
     assert_eq!(labels, ["e", "r", "u"], "experiment, run, user");
+    let workers = Workers {
+        max_gpus: Some(0),
+        ..Workers::default()
+    };
+    assert_eq!(workers.gpus(Some(1)), None, "the machines have none");
     // A run on the main processor asks for no other.
     let disturb = "UPDATE runs SET device = 'cpu', cpus = NULL, job = NULL WHERE id = 1";
     stage.app.database.disturb(disturb).await;

@@ -1,0 +1,236 @@
+"""A thousand runs of two users over the two nodes of a real Slurm on this machine:
+
+    over the nodes    `at_once` is the cluster's size, and the server keeps the rest:
+                      how long a free place stays empty, whether the users get equal
+                      shares though one of them came first, and how busy the server is
+    into the queue    `at_once` is larger than the number of runs, and the cluster is
+                      full: how fast the server submits all jobs, and what else it can
+                      do meanwhile
+
+Each run trains a perceptron for one step: most of its time is the start of a worker.
+
+    apt-get install slurm-wlm munge
+    python scripts/check_many.py [--runs 1000] [--places 16] [--binary PATH]
+
+Root is needed.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sqlite3
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import zlib
+from pathlib import Path
+
+from check_slurm import Slurm
+from cluster_server import ClusterServer, Failure, wait_for
+from kill_server import field
+
+ROOT = Path(__file__).resolve().parent.parent
+FEATURES = 8
+DOCUMENTS = 8
+
+
+def documents():
+    """Features of two labels."""
+    frames = b""
+    for n in range(DOCUMENTS):
+        values = [float((n * 7 + i * 3) % 11) for i in range(FEATURES)]
+        dense = field(1, struct.pack(f"<{FEATURES}f", *values)) + field(2, bytes([FEATURES])) + field(3, b"<f4")
+        label = field(1, field(1, b"finetuner_label") + field(2, field(3, b"ab"[n % 2:n % 2 + 1])))
+        document = field(1, b"d%d" % n) + field(3, field(1, dense) + field(3, b"numpy")) + field(17, label)
+        packer = zlib.compressobj(wbits=31)
+        frame = packer.compress(document) + packer.flush()
+        frames += struct.pack(">I", len(frame)) + frame
+    return b"\x01" + struct.pack(">Q", DOCUMENTS) + frames
+
+
+class ManyServer(ClusterServer):
+    """A server with two users."""
+
+    def prepare(self):
+        self.tokens = {"anna": self.new_token("anna"), "ben": self.new_token("ben")}
+        for user in self.tokens:
+            self.token = self.tokens[user]
+            self.call("POST", "/api/v1/experiments", b'{"name": "e"}')
+            self.upload("train", documents())
+
+    def new_token(self, user):
+        made = subprocess.run([self.binary, "token", user, "--data", self.data], capture_output=True, text=True,
+                              check=True)
+        return made.stdout.strip()
+
+    def submit_many(self, user, count):
+        """Submits runs one after the other. Returns how long each call took."""
+        config = {
+            "model": {"name": "mlp", "options": {"input_size": FEATURES, "hidden_sizes": [4]}},
+            "data": {"train_data": "train"},
+            "hyper_parameters": {"loss": "TripletMarginLoss", "epochs": 1, "batch_size": DOCUMENTS}}
+        took = []
+        for n in range(count):
+            body = json.dumps({"name": f"{user}-{n}", "config": config, "device": "cpu", "cpus": 1}).encode()
+            request = urllib.request.Request(
+                f"{self.url}/api/v1/experiments/e/runs", body, method="POST",
+                headers={"Authorization": f"token {self.tokens[user]}", "Content-Type": "application/json"})
+            begun = time.perf_counter()
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                answer.read()
+            took.append(time.perf_counter() - begun)
+        return took
+
+    def rows(self, query):
+        with sqlite3.connect(f"file:{self.data}/finetuner.sqlite?mode=ro", uri=True, timeout=60) as database:
+            return database.execute(query).fetchall()
+
+    def states(self):
+        return dict(self.rows("SELECT status, count(*) FROM runs GROUP BY status"))
+
+    def used(self):
+        """Seconds of the processor, and MiB of memory."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        ticks = int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+class Watch(threading.Thread):
+    """Asks a server again and again how it is, and writes down how long that took."""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self.server, self.ended, self.took = server, threading.Event(), []
+        self.memory, self.begun, (self.cpu, _) = 0, time.monotonic(), server.used()
+        self.start()
+
+    def run(self):
+        path = f"{self.server.url}/api/v1/experiments/e/runs/anna-0/status"
+        headers = {"Authorization": f"token {self.server.tokens['anna']}"}
+        while not self.ended.wait(0.5):
+            begun = time.perf_counter()
+            try:
+                with urllib.request.urlopen(urllib.request.Request(path, headers=headers), timeout=60) as answer:
+                    answer.read()
+            except OSError:
+                continue
+            self.took.append(time.perf_counter() - begun)
+            self.memory = max(self.memory, self.server.used()[1])
+
+    def end(self):
+        self.ended.set()
+        self.join()
+        share = (self.server.used()[0] - self.cpu) / (time.monotonic() - self.begun)
+        return f"server: {share * 100:.0f} % of a core, {self.memory:.0f} MiB; status: {spread(self.took)}"
+
+
+def spread(seconds):
+    """The median, the 99th percentile and the most of times, in milliseconds."""
+    ordered = sorted(seconds)
+    if not ordered:
+        return "none"
+    at = [ordered[len(ordered) // 2], ordered[len(ordered) * 99 // 100], ordered[-1]]
+    return " / ".join(f"{1000 * s:.0f}" for s in at) + " ms (median, 99 %, most)"
+
+
+def row(what, told):
+    print(f"{what:<28} {told}", flush=True)
+
+
+def over_the_nodes(slurm, options, folder):
+    server = ManyServer(folder / "nodes", options.binary, slurm.settings(), slurm.environment, options.places)
+    try:
+        server.prepare()
+        watch, begun = Watch(server), time.time()
+        took = server.submit_many("anna", options.runs // 2)
+        second = time.time()
+        took += server.submit_many("ben", options.runs // 2)
+        row("submitting", f"{options.runs} runs in {time.time() - begun:.0f} s, each {spread(took)}")
+        wait_for("all runs end", lambda: server.states().get("FINISHED") == options.runs, 3600, 2)
+        row("over the nodes", f"{options.runs} runs, {options.places} at once, in {time.time() - begun:.0f} s; "
+                              f"{watch.end()}")
+        events = server.rows("""SELECT users.name, min(at), max(at) FROM events
+            JOIN runs ON runs.id = run_id JOIN experiments ON experiments.id = experiment_id
+            JOIN users ON users.id = user_id GROUP BY run_id ORDER BY min(at)""")
+        begins = [at / 1000 for _, at, _ in events]
+        ends = sorted(at / 1000 for _, _, at in events)
+        gaps = [begin - end for begin, end in zip(begins[options.places:], ends)]
+        row("a free place stays empty", f"{statistics.median(gaps):.1f} s (median), {max(gaps):.1f} s (most)")
+        # From when both had runs that waited until one of them had none.
+        both = [user for user, at, _ in events if at / 1000 > second + 10]
+        last = min(max(i for i, user in enumerate(both) if user == name) for name in ("anna", "ben"))
+        both = both[:last + 1]
+        ahead, widest = 0, 0
+        for user in both:
+            ahead += 1 if user == "anna" else -1
+            widest = max(widest, abs(ahead))
+        row("fairness", f"while both waited, anna began {both.count('anna')} runs and ben {both.count('ben')}; "
+                        f"neither was ever more than {widest} ahead")
+        lost = server.rows("SELECT count(*) FROM runs WHERE launches > 1")[0][0]
+        row("launched more than once", f"{lost} runs")
+    finally:
+        server.stop()
+
+
+def into_the_queue(slurm, options, folder):
+    server = ManyServer(folder / "queue", options.binary, slurm.settings(), slurm.environment, options.runs + 100)
+    try:
+        server.prepare()
+        with slurm.full():
+            watch, begun = Watch(server), time.time()
+            threads = [threading.Thread(target=server.submit_many, args=(user, options.runs // 2))
+                       for user in server.tokens]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            submitted = time.time() - begun
+            wait_for("all jobs are in Slurm's queue", lambda: len(slurm.open_jobs()) >= options.runs, 1800, 2)
+            row("into the queue", f"{options.runs} runs submitted in {submitted:.0f} s, their jobs in Slurm's queue "
+                                  f"after {time.time() - begun:.0f} s; {watch.end()}")
+            begun = time.time()
+            for user in server.tokens:
+                server.token = server.tokens[user]
+                server.call("DELETE", "/api/v1/experiments/e")
+            wait_for("no job is left", lambda: not slurm.open_jobs(), 1800, 2)
+            row("cancelled", f"{options.runs} runs whose jobs wait, in {time.time() - begun:.0f} s")
+    finally:
+        server.stop()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--binary", type=Path, help="finetuner-server; built in debug mode where it is not given")
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--places", type=int, default=16, help="runs that the cluster has room for")
+    options = parser.parse_args()
+    if os.geteuid() != 0:
+        raise SystemExit("root is needed, for nodes in namespaces of their own")
+    if options.binary is None:
+        subprocess.run(["cargo", "build", "-p", "finetuner-server", "--bins"], check=True, cwd=ROOT)
+        options.binary = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/finetuner-server"
+    options.binary = options.binary.resolve()
+    folder = Path(tempfile.mkdtemp(prefix="finetuner-many-"))
+    folder.chmod(0o711)
+    slurm = Slurm(argparse.Namespace(places=options.places, binary=options.binary), folder)
+    try:
+        slurm.start()
+        over_the_nodes(slurm, options, folder)
+        into_the_queue(slurm, options, folder)
+    except Failure as failure:
+        print(f"FAILED: {failure}\nThe logs are in {folder}")
+        sys.exit(1)
+    finally:
+        slurm.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
