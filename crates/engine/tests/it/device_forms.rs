@@ -29,6 +29,11 @@ const CLOSE: f32 = 2e-5;
 /// How far a gradient may be apart, as a part of its length or, where it is smaller,
 /// of a thousandth of the longest.
 const CLOSE_GRADIENT: f32 = 1e-4;
+/// How far all gradients together may be apart, as a part of their length.
+const CLOSE_TOGETHER: f32 = 1e-3;
+/// How far a gradient may be apart that a loss gives: a distance between similar
+/// embeddings is the difference of larger numbers.
+const CLOSE_UNDER_A_LOSS: f32 = 5e-4;
 /// How far weights may be apart after some steps, as a part of the way that they
 /// have gone.
 const CLOSE_WEIGHTS: f32 = 1e-3;
@@ -171,6 +176,13 @@ fn check_gradients(
     let largest = lengths.fold(0.0, f32::max);
     assert!(largest > 0.0, "{what}: no gradient");
     assert_eq!(found.len(), expected.len(), "{what}");
+    let all = |list: &[(String, Vec<f32>)]| {
+        let values = list.iter().flat_map(|(_, grad)| grad.iter().copied());
+        values.collect::<Vec<f32>>()
+    };
+    let together = relative_error(&all(found), &all(expected));
+    println!("{what}: all gradients together differ by {together:.1e}");
+    assert!(together < limit.min(CLOSE_TOGETHER), "{what}: {together}");
     for ((name, found), (_, expected)) in found.iter().zip(expected) {
         assert_eq!(found.len(), expected.len(), "{what}: {name}");
         let apart = norm(found.iter().zip(expected).map(|(a, b)| a - b));
@@ -486,7 +498,8 @@ fn every_loss_is_the_same_on_a_device_as_on_the_cpu() {
             apart < CLOSE_GRADIENT * expected.loss.abs().max(0.1),
             "{what}: {value} and {expected_value}"
         );
-        check_gradients(what, &found.gradients, &expected.gradients, CLOSE_GRADIENT);
+        let gradients = (&found.gradients, &expected.gradients);
+        check_gradients(what, gradients.0, gradients.1, CLOSE_UNDER_A_LOSS);
         let error = relative_error(&weights, &expected_weights);
         assert!(error < CLOSE_WEIGHTS, "{what}: weights {error} apart");
         compared += 1;

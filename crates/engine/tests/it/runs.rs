@@ -335,7 +335,7 @@ fn a_run_goes_on_from_the_artifact_of_an_earlier_one() {
 }
 
 #[test]
-fn a_projection_head_that_an_artifact_brings_is_trained_on_the_cpu() {
+fn a_projection_head_that_an_artifact_brings_goes_on_without_the_gpu_that_was_asked_for() {
     let data = HashMap::from([("train", texts())]);
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 9});
     let model = json!({"name": "minilm-small", "output_dim": 8});
@@ -345,7 +345,7 @@ fn a_projection_head_that_an_artifact_brings_is_trained_on_the_cpu() {
     let second = config(json!({"artifact": "an-id"}), hyper, json!([]));
     let second = run_on(&Device::Gpu, second, &data, Some(opened.path())).unwrap();
     assert!(
-        second.logged("projection heads are trained on the CPU"),
+        second.logged("this machine has none: training on the CPU"),
         "{:?}",
         second.notes.log
     );
@@ -515,7 +515,7 @@ fn configurations_that_make_no_sense_are_refused_by_field() {
         ),
         (
             refused(with("precision", json!("float16")), json!({}), none()),
-            "`precision` is \"float16\": one of float32, bfloat16 is wanted",
+            "`precision` is \"float16\": one of float32, bfloat16, tf32 is wanted",
         ),
         (
             refused(json!({"name": "mlp"}), json!({}), none()),
