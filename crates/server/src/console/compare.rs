@@ -142,6 +142,8 @@ fn flat(value: &Value) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::json;
 
     use super::*;
@@ -165,12 +167,12 @@ mod tests {
 
     #[test]
     fn the_best_value_of_a_metric_is_known_by_its_direction() {
-        let run = |values: &[(&str, f64)]| MetricsInfo {
-            after: values
+        let run = |values: &[(&str, f64)]| {
+            let after = values
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), *value))
-                .collect(),
-            ..MetricsInfo::default()
+                .collect();
+            MetricsInfo::new(BTreeMap::new(), after)
         };
         let runs = [
             run(&[

@@ -194,7 +194,7 @@ fn shown_document(document: &Document, here: &str, number: u64, place: &mut Vec<
         .collect::<Vec<_>>()
         .join(".");
     html! {
-        @if !document.modality.is_empty() { span .modality { (document.modality) } " " }
+        @if let Some(modality) = &document.modality { span .modality { (modality) } " " }
         @match &document.content {
             Some(Content::Text(text)) => { span .text { (cut(text)) } }
             Some(Content::Blob(blob)) if image_kind(blob).is_some() => {

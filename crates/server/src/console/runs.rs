@@ -416,7 +416,7 @@ fn metrics_table(metrics: &MetricsInfo) -> Markup {
 }
 
 /// Over all epochs, counted from 1.
-fn step_number(epoch: usize, step: usize, steps: usize) -> f64 {
+fn step_number(epoch: u64, step: u64, steps: u64) -> f64 {
     (epoch.saturating_sub(1) * steps + step) as f64
 }
 

@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use finetuner_protocol::{Event, EventBatch, FoundDocuments, Level, Outcome, Stage, WorkerOrders};
+use finetuner_protocol::{
+    Event, FoundDocuments, Level, Stage,
+    worker::{EventBatch, Outcome, WorkerOrders},
+};
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 
@@ -278,7 +281,7 @@ impl Parts {
         let found = self
             .data
             .clone()
-            .map(|data| FoundDocuments { data, places });
+            .map(|data| FoundDocuments::new(data, places));
         self.done.push(Event::Examples {
             stage: self.stage,
             examples: std::mem::take(&mut self.examples),
@@ -320,10 +323,10 @@ mod tests {
         Event::Examples {
             stage: Stage::After,
             examples: (0..queries).map(|n| (query(n), texts(n))).collect(),
-            found: Some(FoundDocuments {
-                data: "train".into(),
-                places: (0..queries).map(|n| (query(n), places(n))).collect(),
-            }),
+            found: Some(FoundDocuments::new(
+                "train",
+                (0..queries).map(|n| (query(n), places(n))).collect(),
+            )),
         }
     }
 
