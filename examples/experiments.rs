@@ -36,7 +36,9 @@ async fn main() -> support::Fallible<()> {
     let page = finetuner.list_experiments().page(1, 10).await?;
     println!("{} experiments, of which the first are:", page.total);
     for experiment in page.items {
-        println!("  {} of {}", experiment.name(), experiment.created_at());
+        if let Some(created) = experiment.created_at() {
+            println!("  {} of {created}", experiment.name());
+        }
     }
     finetuner.delete_experiment(&name).await?;
 

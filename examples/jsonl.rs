@@ -33,7 +33,7 @@ async fn main() -> support::Fallible<()> {
     let columns = Columns::new()
         .anchor("term")
         .positive("definition")
-        .negative("wrong");
+        .add_negative("wrong");
     let rows = Dataset::json_lines(file.path()).columns(columns);
     let labelled = |list: &str| {
         Csv::path(folder.join(format!("{list}.csv"))).options(CsvOptions::new().is_labeled(true))

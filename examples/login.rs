@@ -18,7 +18,8 @@ async fn main() -> support::Fallible<()> {
     let name = format!("example-{}", std::process::id());
     let token = finetuner.create_token(&name).expires_in_days(7).await?;
     for token in finetuner.list_tokens().await? {
-        let end = token.expires_at.as_deref().unwrap_or("never");
+        let end = token.expires_at;
+        let end = end.map_or_else(|| "never".to_owned(), |end| end.to_string());
         println!("  token {:<20} ends {end}", token.name);
     }
 

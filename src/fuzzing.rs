@@ -7,9 +7,9 @@ use finetuner_protocol::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    ArtifactInfo, Csv, CsvOptions, Dataset, Error,
-    account::{PersonalToken, User},
-    tables::Layout,
+    client::{PersonalToken, User},
+    data::{ArtifactInfo, Csv, CsvOptions, Dataset, Layout},
+    error::Error,
 };
 
 /// Documents and files of them. What was read is written, and read again is the
@@ -104,8 +104,8 @@ pub fn answers(bytes: &[u8]) {
         }
     }
     // However a log stream is cut, it says the same.
-    let lines = crate::logs::parse_all([bytes].into_iter());
-    let cut = crate::logs::parse_all(bytes.chunks(3));
+    let lines = crate::transport::parse_all([bytes].into_iter());
+    let cut = crate::transport::parse_all(bytes.chunks(3));
     assert_eq!(lines, cut);
 }
 
@@ -118,7 +118,7 @@ pub fn artifact(bytes: &[u8]) {
     if std::fs::create_dir(&inner).is_err() {
         return;
     }
-    let _ = crate::artifact::unpack_bytes(bytes, &inner, 1 << 20);
+    let _ = crate::runs::unpack_bytes(bytes, &inner, 1 << 20);
     let beside = std::fs::read_dir(folder.path()).map(Iterator::count);
     assert_eq!(beside.ok(), Some(1), "something was written outside");
 }

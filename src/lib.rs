@@ -74,78 +74,69 @@
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod account;
-mod address;
-mod artifact;
 mod auth;
 #[cfg(feature = "blocking")]
 pub mod blocking;
-mod builder;
-mod callbacks;
 mod client;
 mod data;
 mod environment;
 mod error;
-mod experiment;
-mod fit;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod list;
+mod jobs;
 #[cfg(feature = "local")]
 pub mod local;
-mod logs;
-mod models;
-mod names;
-mod progress;
-mod results;
-mod run;
+mod runs;
 mod secret;
-mod submit;
-mod synthesize;
-mod table;
-mod tables;
 mod transport;
-mod watch;
 
-pub use account::{CreateToken, PersonalToken, User};
-pub use address::{DEFAULT_ADDRESS, HUBBLE_VARIABLE, REGISTRY_VARIABLE};
-pub use artifact::SaveArtifact;
 pub use auth::{FOLDER_VARIABLE, TOKEN_VARIABLE, TokenStorage};
-pub use builder::{Builder, Login, PLAIN_HTTP_VARIABLE};
-pub use callbacks::{EvaluationCallback, FitCallback, list_callbacks};
-pub use client::{Finetuner, ListAllRuns};
+pub use client::{Builder, CreateToken, Finetuner, Login, PersonalToken, User};
 pub use data::{
-    ArtifactInfo, DataSource, DocumentSource, DocumentStream, MAX_PROBLEMS, Problem, Problems,
-    Pull, Push, load_documents, save_documents,
+    ArtifactInfo, Columns, Csv, CsvOptions, DataSource, Dataset, Dialect, DocumentSource,
+    DocumentStream, Pull, Push, load_documents, save_documents,
 };
-pub use error::{Error, Result};
-pub use experiment::Experiment;
-pub use finetuner_protocol as protocol;
+pub use error::{Error, ErrorKind, MAX_PROBLEMS, Problem, Problems, Result};
 #[doc(inline)]
 pub use finetuner_protocol::{
-    Backbone, CheckpointInfo, Class, Config, Content, Device, Document, DocumentArray,
-    DocumentError, ExamplesInfo, Generation, HardNegatives, LABEL_TAG, Lora, Loss, MAX_EPOCHS,
-    MetricPoint, MetricsInfo, Miner, ModelOption, MultiDatasetBatchSampler, NamedScore, NdArray,
-    Optimizer, Options, Page, Prompts, RunConfig, RunTask, SCORE_TAG, Sampler, Scheduler,
-    SchedulerOptions, Status, StatusInfo, Summary, SynthesisConfig, Task,
+    Backbone, CheckpointInfo, Class, Config, Content, Device, Distance, Document, DocumentArray,
+    DocumentError, ExamplesInfo, Generation, HardNegatives, InvalidField, LABEL_TAG, Lora, Loss,
+    MAX_EPOCHS, MetricPoint, MetricsInfo, Miner, Modality, ModelOption, MonitorMode,
+    MultiDatasetBatchSampler, NamedScore, NdArray, NegativesFormat, Optimizer, Options, Page,
+    Prompts, RunConfig, RunTask, SCORE_TAG, Sampler, SamplingStrategy, Scheduler, SchedulerOptions,
+    SchedulerStep, Status, StatusInfo, Summary, SynthesisConfig, Task,
     callback::{
         BestModelCheckpoint, EarlyStopping, MLFlowLogger, TrainingCheckpoint, WandBLogger,
         WiSEFTCallback,
     },
+    time::Timestamp,
 };
-pub use fit::Fit;
-pub use list::{List, Stream};
-pub use logs::LogStream;
-pub use models::{ModelTable, describe_models, list_model_options, list_models};
-pub use progress::Progress;
-pub use results::{ExamplesTable, MetricsTable};
-pub use run::Run;
+pub use jobs::{
+    BaseModel, EvaluationCallback, Fit, FitCallback, ModelTable, SynthesisModels, Synthesize,
+    describe_models, list_callbacks, list_model_options, list_models,
+};
+pub use runs::{
+    ExamplesTable, Experiment, GoOnFrom, ListAllRuns, LogStream, MetricsTable, Run, RunProgress,
+    SaveArtifact, Update, Watch,
+};
 pub use secret::Secret;
-pub use synthesize::{SynthesisModels, Synthesize};
-pub use tables::{Columns, Csv, CsvOptions, Dataset, Dialect};
-pub use transport::{RequestBody, RetryPolicy};
-pub use watch::{RunProgress, Update, Watch};
+pub use transport::{
+    DEFAULT_ADDRESS, HUBBLE_VARIABLE, List, ListStream, PLAIN_HTTP_VARIABLE, Progress,
+    REGISTRY_VARIABLE, RequestBody, RetryPolicy,
+};
+
+/// What travels between a client and its backend, as far as programs see it:
+/// the parts of run configurations, the callbacks as they are sent, and what
+/// happens in a run.
+pub mod protocol {
+    #[doc(inline)]
+    pub use finetuner_protocol::{
+        BACKBONES, Callback, Data, DocumentReader, Event, FoundDocuments, HyperParameters, Level,
+        MAX_DOCUMENT_BYTES, MIN_LEARNING_RATE, Model, MoreData, RelationMining, Stage,
+        SummaryCounter, SynthesisData, callback, greater_is_better,
+    };
+}
 
 /// The code of the README, compiled as tests.
 #[cfg(all(doctest, feature = "local"))]

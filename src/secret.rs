@@ -2,40 +2,40 @@
 
 use std::fmt;
 
-/// A secret text. It prints as `[redacted]`.
+use secrecy::{ExposeSecret, SecretString};
+
+/// A secret text. It prints as `[redacted]`, and its memory is overwritten when it
+/// is dropped.
 ///
-/// ```no_run
-/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
-/// let token = finetuner.create_token("nightly-job").await?;
-/// // Neither shows it.
-/// println!("{token:?}");
-/// # Ok(())
-/// # }
 /// ```
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+/// let token = finetuner::Secret::from("a-token");
+/// assert_eq!(format!("{token:?}"), "[redacted]");
+/// assert_eq!(token.expose(), "a-token");
+/// ```
+#[derive(Clone)]
+pub struct Secret(SecretString);
 
 impl Secret {
     /// The secret itself.
-    ///
-    /// ```no_run
-    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
-    /// let token = finetuner.create_token("nightly-job").await?;
-    /// std::fs::write("token", token.expose()).ok();
-    /// # Ok(())
-    /// # }
-    /// ```
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        self.0.expose_secret()
     }
 }
 
 impl<T: Into<String>> From<T> for Secret {
     fn from(text: T) -> Self {
-        Self(text.into())
+        Self(text.into().into())
     }
 }
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -11,7 +11,8 @@ use serde_json::Value;
 use url::Url;
 
 use crate::{
-    Error, Result, Secret,
+    error::{Error, Result},
+    secret::Secret,
     transport::{Call, Transport},
 };
 

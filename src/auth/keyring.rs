@@ -16,8 +16,8 @@ use std::{
 
 use keyring_core::{Entry, Error as KeyringError};
 
-use super::Failure;
-use crate::Secret;
+use super::failure::Failure;
+use crate::secret::Secret;
 
 /// How long the keyring may take.
 const LIMIT: Duration = Duration::from_secs(3);

@@ -23,8 +23,15 @@ use std::{
 use serde_json::{Map, Value};
 use tempfile::NamedTempFile;
 
-use super::{Backend, FOLDER_VARIABLE};
-use crate::{Error, Result, Secret, environment::variable};
+use super::backend::Backend;
+use crate::{
+    environment::variable,
+    error::{Error, Result},
+    secret::Secret,
+};
+
+/// The folder of `config.json`, in place of `.jina` in the home folder.
+pub const FOLDER_VARIABLE: &str = "JINA_HUB_ROOT";
 
 /// The Python client's token.
 const PYTHON_TOKEN: &str = "auth_token";
@@ -61,9 +68,8 @@ impl TokenFile {
     pub(super) fn of(
         backend: &Backend,
         environment: impl Fn(&str) -> Option<String>,
+        home: Option<PathBuf>,
     ) -> Option<Self> {
-        let home = variable(&environment, "HOME").or_else(|| variable(&environment, "USERPROFILE"));
-        let home = home.map(PathBuf::from);
         let folder = match variable(&environment, FOLDER_VARIABLE) {
             Some(folder) => expanded(folder, home)?,
             None => home?.join(".jina"),
@@ -277,7 +283,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::address::Addresses;
+    use crate::transport::Addresses;
 
     fn backend(address: &str) -> Backend {
         let addresses = Addresses::choose(Some(address.to_owned()), None, |_| None);
@@ -434,23 +440,22 @@ mod tests {
 
     #[test]
     fn the_environment_says_where_it_is() {
-        let of = |variables: &'static [(&'static str, &'static str)]| {
-            let read = |name: &str| {
-                let found = variables.iter().find(|(known, _)| *known == name);
-                found.map(|(_, value)| (*value).to_owned())
-            };
-            TokenFile::of(&backend("http://127.0.0.1:1"), read).map(|file| file.path)
-        };
         let path = |text: &str| Some(PathBuf::from(text));
-        assert_eq!(of(&[(FOLDER_VARIABLE, "/x")]), path("/x/config.json"));
-        assert_eq!(of(&[("HOME", "/x")]), path("/x/.jina/config.json"));
-        let both = of(&[(FOLDER_VARIABLE, " "), ("HOME", "/x")]);
-        assert_eq!(both, path("/x/.jina/config.json"));
-        let tilde = of(&[(FOLDER_VARIABLE, "~/jina"), ("HOME", "/x")]);
-        assert_eq!(tilde, path("/x/jina/config.json"));
-        let home = of(&[(FOLDER_VARIABLE, "~"), ("HOME", "/x")]);
-        assert_eq!(home, path("/x/config.json"));
-        assert_eq!(of(&[(FOLDER_VARIABLE, "~/jina")]), None);
-        assert_eq!(of(&[("HOME", "")]), None);
+        let of = |folder: Option<&'static str>, home: Option<&str>| {
+            let read = |name: &str| {
+                folder
+                    .filter(|_| name == FOLDER_VARIABLE)
+                    .map(str::to_owned)
+            };
+            let home = home.map(PathBuf::from);
+            TokenFile::of(&backend("http://127.0.0.1:1"), read, home).map(|file| file.path)
+        };
+        assert_eq!(of(Some("/x"), None), path("/x/config.json"));
+        assert_eq!(of(None, Some("/x")), path("/x/.jina/config.json"));
+        assert_eq!(of(Some(" "), Some("/x")), path("/x/.jina/config.json"));
+        assert_eq!(of(Some("~/jina"), Some("/x")), path("/x/jina/config.json"));
+        assert_eq!(of(Some("~"), Some("/x")), path("/x/config.json"));
+        assert_eq!(of(Some("~/jina"), None), None);
+        assert_eq!(of(None, None), None);
     }
 }

@@ -10,11 +10,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use etcetera::BaseStrategy;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
-use super::download::{hash_of, hex};
-use crate::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    transport::{hash_of, hex},
+};
 
 /// The most bytes of all files by default.
 pub(super) const CACHE_SIZE: u64 = 16 << 30;
@@ -29,13 +32,10 @@ const FOLDER_VARIABLE: &str = "FINETUNER_CACHE";
 
 /// The folder for what was pulled, where the program names none.
 pub(super) fn default_folder() -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    set(FOLDER_VARIABLE).map(PathBuf::from).or_else(|| {
-        let cache = set("XDG_CACHE_HOME")
-            .or_else(|| set("LOCALAPPDATA"))
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(set("HOME")?).join(".cache")))?;
-        Some(cache.join("finetuner"))
+    let named = std::env::var_os(FOLDER_VARIABLE).filter(|value| !value.is_empty());
+    named.map(PathBuf::from).or_else(|| {
+        let folders = etcetera::choose_base_strategy().ok()?;
+        Some(folders.cache_dir().join("finetuner"))
     })
 }
 

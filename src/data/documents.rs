@@ -5,10 +5,10 @@ use std::{path::PathBuf, sync::Arc};
 use finetuner_protocol::{Document, DocumentArray, SummaryCounter};
 
 use super::{
-    check::{Problem, Problems, check_document, local_path},
+    check::{check_document, local_path},
     labels::Labels,
 };
-use crate::{Error, Result};
+use crate::error::{Error, Problem, Problems, Result};
 
 /// A document, with the row or the place in its source that errors name.
 #[derive(Debug)]
@@ -145,25 +145,6 @@ impl DocumentSource {
     /// one that names a local file is refused, so that nobody can make a program
     /// upload files by sharing data. `true` reads the files of all documents,
     /// `false` those of none.
-    ///
-    /// ```no_run
-    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
-    /// use finetuner::{Document, DocumentSource, load_documents};
-    ///
-    /// // The server's workers fetch the pictures.
-    /// let source = DocumentSource::new(|| {
-    ///     (0..3).map(|n| Document::uri(format!("https://example.com/{n}.png")))
-    /// })
-    /// .reads_files(false);
-    /// finetuner.push("addresses", source).await?;
-    ///
-    /// // An own file of documents, which name pictures of this machine.
-    /// let documents = load_documents("train.da").await?;
-    /// let source = DocumentSource::from(documents).reads_files(true);
-    /// finetuner.push("train", source).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
     #[must_use]
     pub fn reads_files(mut self, read: bool) -> Self {
         self.files = if read { Files::All } else { Files::None };

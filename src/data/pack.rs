@@ -15,27 +15,16 @@ use futures_util::{StreamExt, stream};
 use sha2::{Digest, Sha256};
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use super::{documents::DocumentSource, download::hex, ended};
-use crate::{Error, Result, error::NotMade, progress::ProgressSink, transport::ByteStream};
+use super::{documents::DocumentSource, thread::ended};
+use crate::{
+    error::{Error, NotMade, Result},
+    transport::{Packed, ProgressSink, Seal, hex},
+};
 
 /// Bytes handed over at once.
 const CHUNK: usize = 256 << 10;
 /// Chunks that wait for the network.
 const AHEAD: usize = 8;
-
-/// What was packed, known once all of it was.
-#[derive(Clone, Debug)]
-pub(super) struct Seal {
-    pub(super) documents: u64,
-    /// SHA-256 of all bytes, as hex digits.
-    pub(super) sha256: String,
-}
-
-/// Bytes as they are packed, and the seal that is there behind the last of them.
-pub(super) struct Packed {
-    pub(super) bytes: ByteStream,
-    pub(super) seal: Arc<OnceLock<Seal>>,
-}
 
 /// Packs a source, anew for every attempt to send it.
 #[derive(Clone)]

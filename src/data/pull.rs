@@ -16,18 +16,27 @@ use tempfile::NamedTempFile;
 use tokio::sync::mpsc;
 
 use super::{
-    blocking,
     cache::{CACHE_SIZE, Slot, default_folder},
-    download::{Download, Expected, download},
+    thread::blocking,
 };
 use crate::{
-    Error, Result,
-    progress::{ProgressSink, progress_methods},
-    transport::Transport,
+    client::Finetuner,
+    error::{Error, Result},
+    transport::{Download, Expected, ProgressSink, Transport, download, progress_methods},
 };
 
 /// Chunks that wait to be unpacked, and documents that wait to be taken.
 const AHEAD: usize = 32;
+
+impl Finetuner {
+    /// Fetches documents by their name: your own, or `owner/name` for somebody
+    /// else's that are public. Awaiting it gives them all; see [`Pull`] for one
+    /// after the other.
+    pub fn pull(&self, name: impl Into<String>) -> Pull {
+        let user = self.user().map(|user| user.id.clone());
+        Pull::new(self.transport.clone(), user, name.into())
+    }
+}
 
 /// Data on its way back, from [`Finetuner::pull`](crate::Finetuner::pull).
 /// Awaiting it gives all documents; [`Pull::stream`] gives one after the other
@@ -77,26 +86,12 @@ impl Pull {
     /// Whether a copy is kept on this machine, so that data that has not changed
     /// is not fetched again; not by default. Copies are in `finetuner` in the
     /// user's cache folder, or where `FINETUNER_CACHE` says.
-    ///
-    /// ```no_run
-    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
-    /// let documents = finetuner.pull("train").local_cache(true).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
     pub fn local_cache(mut self, cache: bool) -> Self {
         self.local_cache = cache;
         self
     }
 
     /// Keeps a copy in this folder; see [`Pull::local_cache`].
-    ///
-    /// ```no_run
-    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
-    /// let documents = finetuner.pull("train").cache_folder("/var/cache/train").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
     pub fn cache_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.local_cache = true;
         self.cache_folder = Some(folder.into());
@@ -105,23 +100,15 @@ impl Pull {
 
     /// Sets how many bytes the copies may have together; 16 GiB by default.
     /// Those that were not used for longest make room.
-    ///
-    /// ```no_run
-    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
-    /// let documents = finetuner.pull("train").local_cache(true).cache_size(1 << 30).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
     pub fn cache_size(mut self, bytes: u64) -> Self {
         self.cache_size = bytes;
         self
     }
 
-    progress_methods!(
-        "download is, in bytes",
-        "finetuner.pull(\"train\")",
-        |pull| format!("Pulling {}", pull.name)
-    );
+    progress_methods!("download, in bytes", |pull| format!(
+        "Pulling {}",
+        pull.name
+    ));
 
     /// The documents one after the other.
     ///
@@ -181,8 +168,12 @@ impl IntoFuture for Pull {
     }
 }
 
-/// Documents one after the other, from [`Pull::stream`]. It is a [`Stream`];
-/// [`DocumentStream::next`] saves importing anything for that.
+/// Documents one after the other, from [`Pull::stream`]. It is a [`Stream`]; with
+/// [`DocumentStream::next`] nothing has to be imported.
+///
+/// # Cancel safety
+/// [`DocumentStream::next`] may be dropped before it is ready, as in
+/// `tokio::select!`: no document is lost, and the download goes on.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {

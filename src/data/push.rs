@@ -3,6 +3,7 @@
 use std::{
     future::{Future, IntoFuture},
     pin::Pin,
+    sync::Arc,
 };
 
 use finetuner_protocol::{Summary, Task, check_name, listed_task, text::start_of};
@@ -10,18 +11,41 @@ use reqwest::Method;
 use serde::Deserialize;
 
 use super::{
-    blocking,
     documents::{Checked, DocumentSource},
     pack::Packing,
     source::DataSource,
-    upload,
+    tables::Layout,
+    thread::blocking,
 };
 use crate::{
-    Error, Result,
-    progress::{ProgressSink, progress_methods},
-    tables::Layout,
-    transport::{Call, Transport},
+    client::Finetuner,
+    error::{Error, Result},
+    transport::{Call, ProgressSink, Transport, progress_methods, upload},
 };
+
+impl Finetuner {
+    /// Stores data under a name, for `fit` or for [`Finetuner::pull`]; awaiting
+    /// it does so. What had that name before is overwritten. See [`Push`].
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> Result<(), Box<dyn std::error::Error>> {
+    /// use finetuner::{Document, DocumentArray};
+    ///
+    /// let mut train_data = DocumentArray::new();
+    /// let picture = std::fs::read("sneakers.png")?;
+    /// train_data.push(
+    ///     Document::new()
+    ///         .with_chunk(Document::blob(picture).with_modality("image"))
+    ///         .with_chunk(Document::text("red sneakers").with_modality("text")),
+    /// );
+    /// finetuner.push("clip-fashion-train-data", &train_data).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn push(&self, name: impl Into<String>, data: impl Into<DataSource>) -> Push {
+        Push::new(self.transport.clone(), name.into(), data.into())
+    }
+}
 
 /// Data on its way to the backend, from
 /// [`Finetuner::push`](crate::Finetuner::push). Awaiting it sends it.
@@ -67,15 +91,6 @@ impl Push {
     }
 
     /// Whether everybody who knows its name may pull it; not by default.
-    ///
-    /// ```no_run
-    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
-    /// use finetuner::Csv;
-    ///
-    /// finetuner.push("train", Csv::path("train.csv")).public(true).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
     pub fn public(mut self, public: bool) -> Self {
         self.public = public;
         self
@@ -84,26 +99,15 @@ impl Push {
     /// The model that a CSV file is for, which decides what its columns are: one of
     /// the list, or one that the backend knows. Without one, columns are taken as
     /// for CLIP.
-    ///
-    /// ```no_run
-    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
-    /// use finetuner::Csv;
-    ///
-    /// // Both columns are texts.
-    /// finetuner.push("train", Csv::path("pairs.csv")).model("bert-base-cased").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = Some(model.into());
         self
     }
 
-    progress_methods!(
-        "upload is, in documents",
-        "finetuner.push(\"train\", finetuner::Csv::path(\"train.csv\"))",
-        |push| format!("Pushing {}", push.name)
-    );
+    progress_methods!("upload, in documents", |push| format!(
+        "Pushing {}",
+        push.name
+    ));
 
     async fn run(self) -> Result<Summary> {
         check_name("name", &self.name)?;
@@ -183,22 +187,23 @@ pub(crate) async fn send_documents(
     transport: &Transport,
     source: DocumentSource,
     checked: Checked,
-    upload: Upload,
+    stored: Upload,
 ) -> Result<Summary> {
     let summary = checked.counter.finish();
     let mut meta_data = summary.to_meta_data();
     meta_data["version"] = serde_json::json!({"finetuner-rs": env!("CARGO_PKG_VERSION")});
     let fields = vec![
-        ("name", upload.name),
+        ("name", stored.name),
         ("type", "documentArray".to_owned()),
         (
             "public",
-            if upload.public { "True" } else { "False" }.to_owned(),
+            if stored.public { "True" } else { "False" }.to_owned(),
         ),
         ("metaData", meta_data.to_string()),
     ];
-    let packing = Packing::new(source, summary.length, upload.progress);
-    let sent = upload::send(transport, &packing, fields).await;
+    let packing = Packing::new(source, summary.length, stored.progress);
+    let packed = packing.clone();
+    let sent = upload(transport, Arc::new(move || packed.pack()), fields).await;
     // What went wrong with the data is told, rather than the connection that
     // broke because of it.
     match packing.failure() {

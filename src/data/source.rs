@@ -1,11 +1,16 @@
 //! Sources of data: a name, documents, a file of rows, a program's own iterator.
 
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use finetuner_protocol::DocumentArray;
 
-use super::documents::DocumentSource;
-use crate::tables::{Csv, Dataset};
+use super::{
+    documents::DocumentSource,
+    tables::{Csv, Dataset},
+};
 
 /// Data for a run, or to push. What is not a name is pushed first.
 ///
@@ -106,5 +111,17 @@ impl From<Dataset> for DataSource {
 impl From<DocumentSource> for DataSource {
     fn from(source: DocumentSource) -> Self {
         Self::Stream(source)
+    }
+}
+
+impl From<PathBuf> for DataSource {
+    fn from(path: PathBuf) -> Self {
+        Self::Csv(Csv::path(path))
+    }
+}
+
+impl From<&Path> for DataSource {
+    fn from(path: &Path) -> Self {
+        Self::Csv(Csv::path(path))
     }
 }

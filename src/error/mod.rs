@@ -1,7 +1,9 @@
 //! What can go wrong, and how to tell.
 
+mod kind;
 mod made;
 mod predicates;
+mod problems;
 mod words;
 
 use std::{fmt, io, time::Duration};
@@ -10,29 +12,21 @@ use finetuner_protocol::{DocumentError, InvalidField};
 use reqwest::StatusCode;
 use url::Url;
 
-use crate::{data::Problems, transport::BoxError};
+pub use kind::ErrorKind;
+pub use problems::{MAX_PROBLEMS, Problem, Problems};
+pub(crate) use words::{NotMade, is_passing, is_web_page, start_of};
 use words::{innermost, io_kind, not_made, not_understood, words};
-pub(crate) use words::{is_passing, is_web_page, start_of};
 
-/// The reason why the bytes of an upload could not be made. Sending it again
-/// would not help.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct NotMade(pub(crate) String);
+/// An error of any type.
+pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The result of a call.
-///
-/// ```no_run
-/// async fn name() -> finetuner::Result<String> {
-///     let finetuner = finetuner::Finetuner::login().await?;
-///     Ok(finetuner.whoami().await?.name)
-/// }
-/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call did not do what was asked. What kind of failure it was is told
-/// by the methods that begin with `is_`, each of which says what to do.
+/// Why a call failed. [`Error::kind`] and the predicates (`is_..`) tell failures
+/// apart; each predicate says what to do.
 ///
+/// The message is complete: it includes the causes, and what the backend said.
 /// No token is ever part of an error.
 ///
 /// ```no_run
@@ -48,7 +42,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error(Box<Inner>);
 
 struct Inner {
-    kind: Kind,
+    reason: Reason,
     /// Tries made, and how long they took together.
     attempts: u32,
     elapsed: Duration,
@@ -63,17 +57,17 @@ struct Inner {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum Kind {
+enum Reason {
     #[error(
         "nobody answers ({}). Start a backend with `cargo run --release -p finetuner-server -- \
          serve`, or set JINA_FINETUNER_REGISTRY to the address of one that runs",
         innermost(.0.as_ref())
     )]
-    Connect(#[source] BoxError),
+    Connect(BoxError),
     #[error("no answer in {0:?}")]
     Timeout(Duration),
     #[error("the connection broke: {}", innermost(.0.as_ref()))]
-    Broken(#[source] BoxError),
+    Broken(BoxError),
     #[error("{0}")]
     BrokenOff(&'static str),
     #[error("{} ({status})", words(*status, message, body))]
@@ -106,10 +100,10 @@ enum Kind {
     RunFailed { name: String, details: String },
     #[error("this backend can't {0}")]
     Unsupported(&'static str),
-    #[error(transparent)]
+    #[error("{0}")]
     Documents(DocumentError),
-    #[error("{path}: {source}")]
-    File { path: String, source: io::Error },
+    #[error("{path}: {error}")]
+    File { path: String, error: io::Error },
     #[error("the artifact can't be used: {0}")]
     Artifact(String),
     #[error("{0}")]
@@ -117,9 +111,9 @@ enum Kind {
 }
 
 impl Error {
-    fn new(kind: Kind) -> Self {
+    fn new(reason: Reason) -> Self {
         Self(Box::new(Inner {
-            kind,
+            reason,
             attempts: 1,
             elapsed: Duration::ZERO,
             url: None,
@@ -137,13 +131,13 @@ impl Error {
         }
         // A connection that takes too long was never there.
         Self::new(if error.is_connect() {
-            Kind::Connect(error.into())
+            Reason::Connect(error.into())
         } else if error.is_timeout() {
-            Kind::Timeout(limit)
+            Reason::Timeout(limit)
         } else if error.is_redirect() {
-            Kind::Redirect(innermost(&error))
+            Reason::Redirect(innermost(&error))
         } else {
-            Kind::Broken(error.into())
+            Reason::Broken(error.into())
         })
     }
 
@@ -157,19 +151,19 @@ impl Error {
             return Self::setup(reason);
         }
         Self::new(match io_kind(&*error) {
-            Some(io::ErrorKind::ConnectionRefused) => Kind::Connect(error),
-            Some(io::ErrorKind::TimedOut) => Kind::Timeout(limit),
-            _ => Kind::Broken(error),
+            Some(io::ErrorKind::ConnectionRefused) => Reason::Connect(error),
+            Some(io::ErrorKind::TimedOut) => Reason::Timeout(limit),
+            _ => Reason::Broken(error),
         })
     }
 
     pub(crate) fn timeout(limit: Duration) -> Self {
-        Self::new(Kind::Timeout(limit))
+        Self::new(Reason::Timeout(limit))
     }
 
     /// A stream that ended before it was complete.
     pub(crate) fn broken_off(reason: &'static str) -> Self {
-        Self::new(Kind::BrokenOff(reason))
+        Self::new(Reason::BrokenOff(reason))
     }
 
     /// An answer that is not a success. The server's words are looked for in
@@ -183,7 +177,7 @@ impl Error {
                 serde_json::Value::String(text) => Some(text.clone()),
                 other => Some(other.to_string()),
             });
-        Self::new(Kind::Status {
+        Self::new(Reason::Status {
             status,
             message: message.unwrap_or_default(),
             body: start_of(body),
@@ -191,52 +185,52 @@ impl Error {
     }
 
     pub(crate) fn decode(reason: impl fmt::Display, body: &[u8]) -> Self {
-        Self::new(Kind::Decode {
+        Self::new(Reason::Decode {
             reason: reason.to_string(),
             body: start_of(body),
         })
     }
 
     pub(crate) fn not_logged_in() -> Self {
-        Self::new(Kind::NotLoggedIn)
+        Self::new(Reason::NotLoggedIn)
     }
 
     pub(crate) fn login(reason: impl fmt::Display) -> Self {
-        Self::new(Kind::Login(reason.to_string()))
+        Self::new(Reason::Login(reason.to_string()))
     }
 
     pub(crate) fn in_progress(what: &'static str) -> Self {
-        Self::new(Kind::InProgress(what))
+        Self::new(Reason::InProgress(what))
     }
 
     pub(crate) fn preparing() -> Self {
-        Self::new(Kind::Preparing)
+        Self::new(Reason::Preparing)
     }
 
     pub(crate) fn unsupported(what: &'static str) -> Self {
-        Self::new(Kind::Unsupported(what))
+        Self::new(Reason::Unsupported(what))
     }
 
     pub(crate) fn run_failed(name: &str, details: &str) -> Self {
-        Self::new(Kind::RunFailed {
+        Self::new(Reason::RunFailed {
             name: name.to_owned(),
             details: details.to_owned(),
         })
     }
 
-    pub(crate) fn file(path: &std::path::Path, source: io::Error) -> Self {
-        Self::new(Kind::File {
+    pub(crate) fn file(path: &std::path::Path, error: io::Error) -> Self {
+        Self::new(Reason::File {
             path: path.display().to_string(),
-            source,
+            error,
         })
     }
 
     pub(crate) fn artifact(reason: impl fmt::Display) -> Self {
-        Self::new(Kind::Artifact(reason.to_string()))
+        Self::new(Reason::Artifact(reason.to_string()))
     }
 
     pub(crate) fn setup(reason: impl fmt::Display) -> Self {
-        Self::new(Kind::Setup(reason.to_string()))
+        Self::new(Reason::Setup(reason.to_string()))
     }
 
     /// A row or document that can't be used.
@@ -255,11 +249,7 @@ impl Error {
 
     /// A setting that can't be used.
     pub(crate) fn invalid(field: &str, value: impl fmt::Display, limit: &str) -> Self {
-        Self::from(InvalidField {
-            field: field.to_owned(),
-            value: value.to_string(),
-            limit: limit.to_owned(),
-        })
+        InvalidField::new(field, value, limit).into()
     }
 
     /// Data that can't be used as a whole.
@@ -271,22 +261,9 @@ impl Error {
 
     /// Returns what is wrong with the data, where that is the error.
     pub(crate) fn into_problems(self) -> Result<Problems> {
-        match self.0.kind {
-            Kind::Data(problems) => Ok(problems),
+        match self.0.reason {
+            Reason::Data(problems) => Ok(problems),
             _ => Err(self),
-        }
-    }
-
-    /// A word for logs, which shows nothing of the call.
-    pub(crate) fn kind_name(&self) -> &'static str {
-        match self.0.kind {
-            Kind::Connect(_) => "connect",
-            Kind::Timeout(_) => "timeout",
-            Kind::Broken(_) | Kind::BrokenOff(_) => "broken",
-            Kind::Status { .. } => "status",
-            Kind::Decode { .. } => "decode",
-            Kind::Redirect(_) => "redirect",
-            _ => "other",
         }
     }
 
@@ -321,10 +298,6 @@ impl Error {
         self
     }
 
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
-        self.0.retry_after
-    }
-
     /// Notes whether an earlier try may have had its effect.
     pub(crate) fn maybe_done(mut self, maybe: bool) -> Self {
         self.0.maybe_done = maybe;
@@ -353,8 +326,8 @@ impl fmt::Display for Error {
         {
             write!(f, "{url}: ")?;
         }
-        match (&self.0.kind, &self.0.proxy) {
-            (Kind::Connect(cause), Some(proxy)) => write!(
+        match (&self.0.reason, &self.0.proxy) {
+            (Reason::Connect(cause), Some(proxy)) => write!(
                 f,
                 "not reached through the proxy {proxy} ({}). Is it the right proxy, and does it \
                  run? NO_PROXY lists the hosts that are reached without one",
@@ -384,7 +357,8 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Error")
-            .field("kind", &self.0.kind)
+            .field("kind", &self.kind())
+            .field("reason", &self.0.reason)
             .field("attempts", &self.0.attempts)
             .field("elapsed", &self.0.elapsed)
             .field("url", &self.0.url.as_ref().map(Url::as_str))
@@ -394,26 +368,23 @@ impl fmt::Debug for Error {
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.kind.source()
-    }
-}
+// The message includes the causes; `Error::get_ref` returns them.
+impl std::error::Error for Error {}
 
 impl From<InvalidField> for Error {
     fn from(field: InvalidField) -> Self {
-        Self::new(Kind::Invalid(field))
+        Self::new(Reason::Invalid(field))
     }
 }
 
 impl From<DocumentError> for Error {
     fn from(error: DocumentError) -> Self {
-        Self::new(Kind::Documents(error))
+        Self::new(Reason::Documents(error))
     }
 }
 
 impl From<Problems> for Error {
     fn from(problems: Problems) -> Self {
-        Self::new(Kind::Data(problems))
+        Self::new(Reason::Data(problems))
     }
 }

@@ -4,7 +4,11 @@ use std::{borrow::Cow, io};
 
 use reqwest::StatusCode;
 
-use super::NotMade;
+/// The reason why the bytes of an upload could not be made. Sending it again
+/// would not help.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotMade(pub(crate) String);
 
 /// The most of an answer's body that an error keeps.
 const BODY_START: usize = 500;

@@ -88,15 +88,6 @@ impl fmt::Debug for MineHardNegatives<'_> {
 impl<'a> MineHardNegatives<'a> {
     /// Documents to choose from, beside the matches of all pairs. Each is one
     /// item, or each of its chunks is. They are read once.
-    ///
-    /// ```no_run
-    /// # fn example(model: &finetuner::local::Encoder, pairs: Vec<finetuner::Document>) {
-    /// use finetuner::{Document, local::mine_hard_negatives};
-    ///
-    /// let articles = (0..1_000_000).map(|n| Document::text(format!("article {n}")));
-    /// let mining = mine_hard_negatives(model, pairs).corpus(articles);
-    /// # }
-    /// ```
     pub fn corpus<C>(mut self, documents: C) -> Self
     where
         C: IntoIterator<Item = Document, IntoIter: 'static>,
@@ -107,15 +98,6 @@ impl<'a> MineHardNegatives<'a> {
 
     /// Sets the options. `corpus` of theirs names data of a backend and is
     /// refused here.
-    ///
-    /// ```no_run
-    /// # fn example(model: &finetuner::local::Encoder, pairs: Vec<finetuner::Document>) {
-    /// use finetuner::{HardNegatives, local::mine_hard_negatives};
-    ///
-    /// let options = HardNegatives::new().range_min(10).output_format("n-tuple");
-    /// let mining = mine_hard_negatives(model, pairs).options(options);
-    /// # }
-    /// ```
     pub fn options(mut self, options: HardNegatives) -> Self {
         self.options = options;
         self
@@ -123,12 +105,6 @@ impl<'a> MineHardNegatives<'a> {
 
     /// Sets the model's prompt for queries. By default that is `query`, where
     /// the model has one, else its default prompt.
-    ///
-    /// ```no_run
-    /// # fn example(model: &finetuner::local::Encoder, pairs: Vec<finetuner::Document>) {
-    /// let mining = finetuner::local::mine_hard_negatives(model, pairs).query_prompt_name("question");
-    /// # }
-    /// ```
     pub fn query_prompt_name(mut self, name: impl Into<String>) -> Self {
         self.prompts.query = Some(name.into());
         self
@@ -136,12 +112,6 @@ impl<'a> MineHardNegatives<'a> {
 
     /// Sets the model's prompt for documents. By default that is `document`,
     /// `passage` or `corpus`, where the model has one, else its default prompt.
-    ///
-    /// ```no_run
-    /// # fn example(model: &finetuner::local::Encoder, pairs: Vec<finetuner::Document>) {
-    /// let mining = finetuner::local::mine_hard_negatives(model, pairs).corpus_prompt_name("answer");
-    /// # }
-    /// ```
     pub fn corpus_prompt_name(mut self, name: impl Into<String>) -> Self {
         self.prompts.corpus = Some(name.into());
         self
@@ -149,25 +119,12 @@ impl<'a> MineHardNegatives<'a> {
 
     /// Calls `each` with the number of documents that have been compared, and
     /// how many there are.
-    ///
-    /// ```no_run
-    /// # fn example(model: &finetuner::local::Encoder, pairs: Vec<finetuner::Document>) {
-    /// let mining = finetuner::local::mine_hard_negatives(model, pairs)
-    ///     .on_progress(|done, all| eprintln!("{done} of {all}"));
-    /// # }
-    /// ```
     pub fn on_progress(mut self, each: impl FnMut(usize, usize) + 'a) -> Self {
         self.progress = Box::new(each);
         self
     }
 
     /// Mines. It blocks: async programs call it on a thread for that.
-    ///
-    /// ```no_run
-    /// # fn example(model: &finetuner::local::Encoder, pairs: Vec<finetuner::Document>) {
-    /// let mined = finetuner::local::mine_hard_negatives(model, pairs).run();
-    /// # }
-    /// ```
     ///
     /// # Errors
     /// [`Error::Config`](super::Error::Config) names the option that can't be

@@ -11,8 +11,8 @@ use reqwest::{
 use serde_json::Value;
 use url::Url;
 
-use super::retry;
-use crate::{Error, Result, address::Addresses};
+use super::{addresses::Addresses, id::random_id, retry};
+use crate::error::{Error, Result};
 
 /// Bytes of an upload, as they are made.
 pub(crate) type ByteStream = BoxStream<'static, io::Result<Bytes>>;
@@ -150,7 +150,7 @@ impl Call {
     /// Marks a creating call with a key by which a server knows it again. It is
     /// the same for all attempts.
     pub(crate) fn keyed(self) -> Self {
-        let key = super::random_id();
+        let key = random_id();
         self.header("idempotency-key", &key)
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::retry::{RetryPolicy, back_off};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// How long a backend may be away by default.
 pub(crate) const OUTAGE_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -81,7 +81,7 @@ impl Outage {
         if is_due {
             self.reported = Some(Instant::now());
             tracing::warn!(
-                kind = error.kind_name(),
+                kind = error.kind().as_str(),
                 status = error.status(),
                 seconds = elapsed.as_secs(),
                 limit_seconds = self.limit.as_secs(),

@@ -12,11 +12,14 @@ use std::{net::IpAddr, sync::Arc};
 use reqwest::ClientBuilder;
 use url::{Host, Url};
 
-use super::http::HAS_TLS;
+use super::{
+    addresses::{Addresses, is_loopback},
+    tls::HAS_TLS,
+};
 use crate::{
-    Error, Result, Secret,
-    address::{Addresses, is_loopback},
     environment::variable,
+    error::{Error, Result},
+    secret::Secret,
 };
 
 /// The proxies of one client.

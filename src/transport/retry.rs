@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use reqwest::{StatusCode, header::HeaderMap};
 use tokio::time::Instant;
 
-use crate::{Error, Result, error::is_passing};
+use crate::error::{Error, Result, is_passing};
 
 /// How hard calls try before they fail. Three limits count, each on its own:
 /// the number of tries that bring nothing new, the pauses between them, and,
@@ -52,28 +52,12 @@ impl Default for RetryPolicy {
 
 impl RetryPolicy {
     /// Makes every call once.
-    ///
-    /// ```no_run
-    /// # fn example(builder: finetuner::Builder) {
-    /// use finetuner::RetryPolicy;
-    ///
-    /// let builder = builder.retry(RetryPolicy::never());
-    /// # }
-    /// ```
     pub fn never() -> Self {
         Self::default().attempts(1)
     }
 
     /// Sets how often a call is made at most, the first time included. A
     /// download that brings new bytes begins to count anew.
-    ///
-    /// ```no_run
-    /// # fn example(builder: finetuner::Builder) {
-    /// use finetuner::RetryPolicy;
-    ///
-    /// let builder = builder.retry(RetryPolicy::default().attempts(2));
-    /// # }
-    /// ```
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
         self
@@ -81,17 +65,6 @@ impl RetryPolicy {
 
     /// Sets the limit of the whole: no try begins later than this after the
     /// first. Without it, a transfer may take as long as it moves.
-    ///
-    /// ```no_run
-    /// # fn example(builder: finetuner::Builder) {
-    /// use std::time::Duration;
-    ///
-    /// use finetuner::RetryPolicy;
-    ///
-    /// let policy = RetryPolicy::default().time_limit(Duration::from_secs(20));
-    /// let builder = builder.retry(policy);
-    /// # }
-    /// ```
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = Some(limit);
         self
@@ -100,54 +73,18 @@ impl RetryPolicy {
     /// Sets how long all pauses of a call may be together; five minutes by
     /// default. A server that asks to wait longer (`Retry-After`) is not asked
     /// again.
-    ///
-    /// ```no_run
-    /// # fn example(builder: finetuner::Builder) {
-    /// use std::time::Duration;
-    ///
-    /// use finetuner::RetryPolicy;
-    ///
-    /// let policy = RetryPolicy::default().pause_limit(Duration::from_secs(3600));
-    /// let builder = builder.retry(policy);
-    /// # }
-    /// ```
     pub fn pause_limit(mut self, limit: Duration) -> Self {
         self.pause_limit = limit;
         self
     }
 
     /// Sets the pause before the second try; each further one is twice as long.
-    ///
-    /// ```no_run
-    /// # fn example(builder: finetuner::Builder) {
-    /// use std::time::Duration;
-    ///
-    /// use finetuner::RetryPolicy;
-    ///
-    /// let policy = RetryPolicy::default().first_pause(Duration::from_millis(50));
-    /// let builder = builder.retry(policy);
-    /// # }
-    /// ```
     pub fn first_pause(mut self, pause: Duration) -> Self {
         self.first_pause = pause;
         self
     }
 
     /// Sets what the pauses grow to; eight seconds by default.
-    ///
-    /// ```no_run
-    /// # fn example(builder: finetuner::Builder) {
-    /// use std::time::Duration;
-    ///
-    /// use finetuner::RetryPolicy;
-    ///
-    /// let policy = RetryPolicy::default()
-    ///     .attempts(20)
-    ///     .longest_pause(Duration::from_secs(60))
-    ///     .pause_limit(Duration::from_secs(1200));
-    /// let builder = builder.retry(policy);
-    /// # }
-    /// ```
     pub fn longest_pause(mut self, pause: Duration) -> Self {
         self.longest_pause = pause;
         self

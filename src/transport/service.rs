@@ -17,11 +17,7 @@ use reqwest::{
 };
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
-use super::http::{HttpSettings, user_agent};
-use crate::{Error, Result};
-
-/// An error of any type.
-pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+use crate::error::{BoxError, Error, Result};
 
 /// The body of a request that is handed to the service of
 /// [`Builder::http_service`](crate::Builder::http_service). It is an
@@ -111,12 +107,12 @@ pub(super) enum Sender {
 }
 
 impl Sender {
-    pub(super) fn new(settings: &HttpSettings) -> Self {
-        match &settings.service {
+    pub(super) fn new(service: Option<&HttpService>, user_agent: &str) -> Self {
+        match service {
             None => Self::Own,
             Some(service) => Self::Service {
                 service: service.clone(),
-                user_agent: HeaderValue::from_str(&user_agent(settings)).ok(),
+                user_agent: HeaderValue::from_str(user_agent).ok(),
             },
         }
     }

@@ -33,7 +33,7 @@ async fn a_configuration_is_sent_as_it_is_and_later_settings_replace_parts() {
     assert_eq!(run.name(), "again");
     assert_eq!(as_json(run.config().training().unwrap()), as_json(&config));
 
-    let fit = finetuner.fit("", "").config(config).epochs(3);
+    let fit = finetuner.fit_config(config).epochs(3);
     let run = fit.train_data("titles").run_name("b").await.unwrap();
     let sent = as_json(run.config().training().unwrap());
     assert_eq!(sent["hyper_parameters"]["epochs"], 3);

@@ -49,8 +49,8 @@ async fn rows_with_negatives_train_every_loss_that_takes_them() {
     let columns = Columns::new()
         .anchor("q")
         .positive("good")
-        .negative("wrong")
-        .score("margin");
+        .add_negative("wrong")
+        .add_score("margin");
     let csv = Csv::text(csv).options(CsvOptions::new().columns(columns));
     let fit = finetuner.fit("minilm-small", csv).loss(Loss::MarginMse);
     let log = trained(fit, "margins").await;

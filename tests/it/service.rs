@@ -83,7 +83,10 @@ async fn settings_that_a_service_would_not_know_are_refused() {
     let builder = || builder().http_service(backend.service());
     for (builder, setting) in [
         (builder().proxy("http://proxy:3128"), "proxy"),
-        (builder().root_certificate("pem"), "root_certificate"),
+        (
+            builder().add_root_certificate("pem"),
+            "add_root_certificate",
+        ),
         (
             builder().connect_timeout(std::time::Duration::from_secs(1)),
             "connect_timeout",

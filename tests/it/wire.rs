@@ -2,9 +2,9 @@
 //! requests are in `tests/fixtures`: method, path, query, headers and body.
 
 use finetuner::{
-    BestModelCheckpoint, Csv, Document, DocumentArray, EarlyStopping, EvaluationCallback,
-    Finetuner, Generation, Loss, MLFlowLogger, Options, SchedulerOptions, SynthesisModels,
-    TrainingCheckpoint, WandBLogger, WiSEFTCallback, protocol::DocumentReader,
+    BaseModel, BestModelCheckpoint, Csv, Document, DocumentArray, EarlyStopping,
+    EvaluationCallback, Finetuner, Generation, Loss, MLFlowLogger, Options, SchedulerOptions,
+    SynthesisModels, TrainingCheckpoint, WandBLogger, WiSEFTCallback, protocol::DocumentReader,
 };
 use finetuner_protocol::Config;
 use serde_json::{Value, json};
@@ -326,8 +326,7 @@ async fn trainings(finetuner: &Finetuner) {
         .index_model("clip-vision")
         .gather_examples(true);
     finetuner
-        .fit("", "t")
-        .model_artifact(ARTIFACT)
+        .fit(BaseModel::artifact(ARTIFACT), "t")
         .experiment_name("fashion")
         .run_name("full")
         .eval_data("e")
@@ -568,8 +567,15 @@ async fn calls_go_through_a_proxy_that_was_given() {
     let error = builder().proxy("no proxy").connect().await.unwrap_err();
     assert!(error.to_string().contains("`proxy`"), "{error}");
     for pem in ["", "-----BEGIN CERTIFICATE-----\nAAAA"] {
-        let error = builder().root_certificate(pem).connect().await.unwrap_err();
-        assert!(error.to_string().contains("`root_certificate`"), "{error}");
+        let error = builder()
+            .add_root_certificate(pem)
+            .connect()
+            .await
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("`add_root_certificate`"),
+            "{error}"
+        );
     }
 }
 

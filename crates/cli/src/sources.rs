@@ -27,7 +27,7 @@ pub(crate) struct Reading {
     labeled: bool,
     /// The most rows to take of each file, from its start
     #[arg(long, value_name = "N")]
-    rows: Option<usize>,
+    rows: Option<u64>,
     /// Take each row with this probability, from 0 to 1
     #[arg(long, value_name = "PART")]
     sampling_rate: Option<f64>,
@@ -80,11 +80,11 @@ impl Reading {
             columns = match role {
                 Role::Anchor => columns.anchor(name),
                 Role::Positive => columns.positive(name),
-                Role::Negative => columns.negative(name),
+                Role::Negative => columns.add_negative(name),
                 Role::Text => columns.text(name),
                 Role::Image => columns.image(name),
                 Role::Label => columns.label(name),
-                Role::Score => columns.score(name),
+                Role::Score => columns.add_score(name),
             };
         }
         columns

@@ -17,7 +17,7 @@ use finetuner_engine::{
     job::{self, Observer, Setting},
     source::HubRules,
 };
-use finetuner_protocol::{Device, DocumentArray, Event, LocalModels, RunConfig};
+use finetuner_protocol::{Device, DocumentArray, Event, RunConfig, worker::LocalModels};
 
 #[derive(Parser)]
 struct Args {

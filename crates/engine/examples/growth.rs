@@ -18,7 +18,7 @@ use finetuner_engine::{
     job::{self, Observer, Setting},
     source::HubRules,
 };
-use finetuner_protocol::{Device, Document, Event, LocalModels, RunConfig};
+use finetuner_protocol::{Device, Document, Event, RunConfig, worker::LocalModels};
 use serde_json::json;
 
 mod memory;

@@ -19,8 +19,8 @@ use finetuner_engine::{
     source::{HubRules, open_artifact},
 };
 use finetuner_protocol::{
-    Device, Document, DocumentArray, EFFICIENTNET_SMALL, Event, LocalModels, MINILM_SMALL,
-    RunConfig,
+    Device, Document, DocumentArray, EFFICIENTNET_SMALL, Event, MINILM_SMALL, RunConfig,
+    worker::LocalModels,
 };
 use serde_json::json;
 

@@ -19,7 +19,7 @@ use finetuner_engine::{
     params::{FloatFormat, write_safetensors},
     source::HubRules,
 };
-use finetuner_protocol::{Device, Document, DocumentArray, Event, LocalModels, RunConfig};
+use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig, worker::LocalModels};
 use serde_json::{Value, json};
 
 mod rows;

@@ -110,7 +110,7 @@ impl Encoder {
     pub fn from_backbone(name: &str) -> Result<Self> {
         Self::from_source(&ModelSource::resolve(
             name,
-            &finetuner_protocol::LocalModels::Anywhere,
+            &finetuner_protocol::worker::LocalModels::Anywhere,
         )?)
     }
 

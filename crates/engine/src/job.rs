@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use finetuner_protocol::{Device, Event, Level, LocalModels, RunConfig};
+use finetuner_protocol::{Device, Event, Level, RunConfig, worker::LocalModels};
 
 pub use crate::observer::{Interruption, Observer};
 pub use examples::check_data;
@@ -415,8 +415,8 @@ fn train_epoch(
         Some(context.trainer.validation_loss(&data.validation)?)
     };
     context.observer.event(Event::Epoch {
-        epoch,
-        epochs: plan.epochs,
+        epoch: epoch as u64,
+        epochs: plan.epochs as u64,
         train_loss,
         val_loss,
     });
@@ -453,10 +453,10 @@ fn report_step(step: &Step, epochs: usize, observer: &mut dyn Observer, history:
     history.add("step/loss", done, f64::from(step.loss));
     history.add("step/learning_rate", done, step.learning_rate);
     observer.event(Event::Step {
-        epoch: step.epoch,
-        epochs,
-        step: step.step,
-        steps: step.steps,
+        epoch: step.epoch as u64,
+        epochs: epochs as u64,
+        step: step.step as u64,
+        steps: step.steps as u64,
         loss: f64::from(step.loss),
         mean_loss: step.mean_loss,
         learning_rate: step.learning_rate,

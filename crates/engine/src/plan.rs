@@ -9,9 +9,9 @@ use checks::{
     check_batch_size, check_layers, check_monitors, guide, loss_of, mining, scores_or_embeds,
 };
 use finetuner_protocol::{
-    Callback, EFFICIENTNET_SMALL, HardNegatives, LocalModels, Loss, MINILM_SMALL, MoreData,
+    Callback, EFFICIENTNET_SMALL, HardNegatives, Loss, MINILM_SMALL, Modality, MoreData,
     MultiDatasetBatchSampler, Optimizer as OptimizerName, RunConfig, Sampler,
-    callback::EvaluationCallback, find_backbone,
+    callback::EvaluationCallback, find_backbone, worker::LocalModels,
 };
 pub use inputs::Cutting;
 use inputs::{adapters, input_options, pooler};
@@ -514,13 +514,16 @@ fn loss_optimizer(
 
 fn keep_checkpoints(callbacks: &[Callback]) -> usize {
     let wanted = callbacks.iter().filter_map(|callback| match callback {
-        Callback::TrainingCheckpoint(options) => Some(options.last_k_epochs),
+        Callback::TrainingCheckpoint(options) => Some(options.last_k_epochs as usize),
         _ => None,
     });
     wanted.max().unwrap_or(0)
 }
 
-fn given(modality: &Option<String>, default: &str) -> String {
-    let given = modality.as_deref().filter(|name| !name.is_empty());
-    given.unwrap_or(default).to_owned()
+fn given(modality: &Option<Modality>, default: &str) -> String {
+    let given = modality.as_ref().map(Modality::as_str);
+    given
+        .filter(|name| !name.is_empty())
+        .unwrap_or(default)
+        .to_owned()
 }

@@ -22,8 +22,8 @@ use files::Described;
 pub use files::ModelFiles;
 pub(crate) use files::{EXTRAS_FILE, HEAD_FILE};
 use finetuner_protocol::{
-    BACKBONES, LocalModels, OpenClip, Task, backbone::Backbone, cross_encoder_hub_name,
-    find_backbone, listed_task, open_clip_names,
+    BACKBONES, OpenClip, Task, backbone::Backbone, cross_encoder_hub_name, find_backbone,
+    listed_task, open_clip_names, worker::LocalModels,
 };
 pub use load::{LoadOptions, LoadedModel, ModelDescription, Top};
 use serde_json::{Value, json};

@@ -37,11 +37,6 @@ pub struct Backbone {
 impl Backbone {
     /// The model's name on the Hugging Face hub, or its name here where it has
     /// none there.
-    ///
-    /// ```
-    /// let backbone = finetuner_protocol::find_backbone("clip-base-en");
-    /// println!("{:?}", backbone.map(|backbone| backbone.hub_name()));
-    /// ```
     #[must_use]
     pub fn hub_name(&self) -> &'static str {
         let names = std::iter::once(&self.name).chain(self.aliases);
@@ -151,40 +146,20 @@ const POINTNET: &[ModelOption] = &[
 ];
 
 /// The name of the small CLIP that ships with the backend.
-///
-/// ```
-/// assert!(finetuner_protocol::find_backbone(finetuner_protocol::CLIP_SMALL).is_some());
-/// ```
 pub const CLIP_SMALL: &str = "clip-small";
 
 /// The name of the small text model that ships with the backend.
-///
-/// ```
-/// assert!(finetuner_protocol::find_backbone(finetuner_protocol::MINILM_SMALL).is_some());
-/// ```
 pub const MINILM_SMALL: &str = "minilm-small";
 
 /// The name of the small picture model that ships with the backend.
-///
-/// ```
-/// assert!(finetuner_protocol::find_backbone(finetuner_protocol::EFFICIENTNET_SMALL).is_some());
-/// ```
 pub const EFFICIENTNET_SMALL: &str = "efficientnet-small";
 
 /// The name of the small model of two towers that ships with the backend:
 /// [`MINILM_SMALL`] and [`EFFICIENTNET_SMALL`] under two projections.
-///
-/// ```
-/// assert!(finetuner_protocol::find_backbone(finetuner_protocol::TWO_TOWERS_SMALL).is_some());
-/// ```
 pub const TWO_TOWERS_SMALL: &str = "two-towers-small";
 
 /// All backbones: those of the Python client's guide in its order, then those
 /// that its last version added, then ours.
-///
-/// ```
-/// println!("{} backbones", finetuner_protocol::BACKBONES.len());
-/// ```
 pub const BACKBONES: &[Backbone] = &[
     Backbone {
         name: "resnet50",

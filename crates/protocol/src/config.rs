@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    Callback, HardNegatives, Loss, Miner, MoreData, MultiDatasetBatchSampler, Optimizer, Options,
-    Prompts, Sampler, Scheduler, callback::merged, hard_negatives,
+    Callback, HardNegatives, Loss, Miner, Modality, MoreData, MultiDatasetBatchSampler, Optimizer,
+    Options, Prompts, Sampler, Scheduler, SchedulerStep, callback::merged, hard_negatives,
 };
 
 /// Which generation of the Python client a request looks like.
@@ -37,6 +37,7 @@ pub enum Generation {
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct RunConfig {
     /// How the configuration is written.
     pub generation: Generation,
@@ -61,6 +62,7 @@ pub struct RunConfig {
 /// What is trained.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Model {
     /// The backbone's name.
     pub name: Option<String>,
@@ -84,6 +86,7 @@ pub struct Model {
 /// What a model is trained on.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Data {
     /// The name of the training data.
     pub train_data: String,
@@ -108,9 +111,9 @@ pub struct Data {
     /// Documents of one class in a batch.
     pub num_items_per_class: u64,
     /// The modality of pictures; `image` where it is not given.
-    pub image_modality: Option<String>,
+    pub image_modality: Option<Modality>,
     /// The modality of texts; `text` where it is not given.
-    pub text_modality: Option<String>,
+    pub text_modality: Option<Modality>,
     /// Members that are not known here.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -144,6 +147,7 @@ impl Default for Data {
 /// ```
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct HyperParameters {
     /// The optimizer.
     pub optimizer: Optimizer,
@@ -166,7 +170,7 @@ pub struct HyperParameters {
     /// Its options.
     pub scheduler_options: Option<SchedulerOptions>,
     /// `batch` or `epoch`, where clients up to 0.7.1 put it.
-    pub scheduler_step: Option<String>,
+    pub scheduler_step: Option<SchedulerStep>,
     /// Gives the pairs of the training data hard negatives before the training.
     pub mine_hard_negatives: Option<HardNegatives>,
     /// Examples in a step; the backend chooses where there is none.
@@ -219,13 +223,14 @@ impl Default for HyperParameters {
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct SchedulerOptions {
     /// Steps over which the learning rate rises from zero.
     pub num_warmup_steps: u64,
     /// Steps in all, or `"auto"`.
     pub num_training_steps: Value,
     /// Whether the learning rate changes by `batch` or by `epoch`.
-    pub scheduler_step: String,
+    pub scheduler_step: SchedulerStep,
     /// Members that are not known here.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -236,7 +241,7 @@ impl Default for SchedulerOptions {
         Self {
             num_warmup_steps: 0,
             num_training_steps: "auto".into(),
-            scheduler_step: "batch".to_owned(),
+            scheduler_step: SchedulerStep::Batch,
             extra: Map::new(),
         }
     }
@@ -244,10 +249,6 @@ impl Default for SchedulerOptions {
 
 impl SchedulerOptions {
     /// Sets [`SchedulerOptions::num_warmup_steps`].
-    ///
-    /// ```
-    /// let options = finetuner_protocol::SchedulerOptions::default().num_warmup_steps(100);
-    /// ```
     #[must_use]
     pub fn num_warmup_steps(mut self, steps: u64) -> Self {
         self.num_warmup_steps = steps;
@@ -255,10 +256,6 @@ impl SchedulerOptions {
     }
 
     /// Sets [`SchedulerOptions::num_training_steps`] to a number.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::SchedulerOptions::default().num_training_steps(1000);
-    /// ```
     #[must_use]
     pub fn num_training_steps(mut self, steps: u64) -> Self {
         self.num_training_steps = steps.into();
@@ -266,12 +263,8 @@ impl SchedulerOptions {
     }
 
     /// Sets [`SchedulerOptions::scheduler_step`], `batch` or `epoch`.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::SchedulerOptions::default().scheduler_step("epoch");
-    /// ```
     #[must_use]
-    pub fn scheduler_step(mut self, step: impl Into<String>) -> Self {
+    pub fn scheduler_step(mut self, step: impl Into<SchedulerStep>) -> Self {
         self.scheduler_step = step.into();
         self
     }
@@ -383,7 +376,7 @@ impl HyperParameters {
                 "optimizer_options": self.optimizer_options.clone().unwrap_or_default(),
                 "miner": self.miner, "batch_size": self.batch_size,
                 "learning_rate": self.learning_rate, "epochs": self.epochs,
-                "scheduler_step": self.scheduler_step.as_deref().unwrap_or("batch"),
+                "scheduler_step": self.scheduler_step.as_ref().unwrap_or(&SchedulerStep::Batch),
             }),
             Generation::V0_8 => json!({
                 "optimizer": self.optimizer, "optimizer_options": self.optimizer_options,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{InvalidField, check_name};
+use crate::{InvalidField, NegativesFormat, SamplingStrategy, check_name};
 
 /// The field of a configuration that holds [`HardNegatives`].
 pub(crate) const FIELD: &str = "mine_hard_negatives";
@@ -32,6 +32,7 @@ const MAX_RANK: u64 = 100_000;
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct HardNegatives {
     /// The name of data to mine from, beside the second members of the pairs.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,7 +63,7 @@ pub struct HardNegatives {
     pub num_negatives: u64,
     /// `top`, the default, takes the most similar ones; `random` draws from all
     /// that are left.
-    pub sampling_strategy: String,
+    pub sampling_strategy: SamplingStrategy,
     /// Whether the query's own matches count as candidates, which shows how a
     /// model ranks them. The format is `n-tuple` then.
     pub include_positives: bool,
@@ -71,7 +72,7 @@ pub struct HardNegatives {
     /// `labeled-pair`: a query and a document, with the score 1 or 0.
     /// `labeled-list`: a query, its match and the negatives that were found,
     /// with the tag `labels`.
-    pub output_format: String,
+    pub output_format: NegativesFormat,
     /// Whether documents get the similarities: in the tag `scores`, or as the
     /// score of a `labeled-pair`.
     pub output_scores: bool,
@@ -96,9 +97,9 @@ impl Default for HardNegatives {
             absolute_margin: None,
             relative_margin: None,
             num_negatives: 3,
-            sampling_strategy: "top".to_owned(),
+            sampling_strategy: SamplingStrategy::Top,
             include_positives: false,
-            output_format: "triplet".to_owned(),
+            output_format: NegativesFormat::Triplet,
             output_scores: false,
             batch_size: 32,
             seed: None,
@@ -109,18 +110,8 @@ impl Default for HardNegatives {
 
 /// A method that sets a field of [`HardNegatives`].
 macro_rules! setter {
-    ($name:ident, $type:ty, $example:expr, $value:ident => $stored:expr) => {
+    ($name:ident, $type:ty, $value:ident => $stored:expr) => {
         #[doc = concat!("Sets [`HardNegatives::", stringify!($name), "`].")]
-        ///
-        /// ```
-        #[doc = concat!(
-                                    "let options = finetuner_protocol::HardNegatives::new().",
-                                    stringify!($name),
-                                    "(",
-                                    $example,
-                                    ");"
-                                )]
-        /// ```
         #[must_use]
         pub fn $name(mut self, $value: $type) -> Self {
             self.$name = $stored;
@@ -131,38 +122,27 @@ macro_rules! setter {
 
 impl HardNegatives {
     /// The default options.
-    ///
-    /// ```
-    /// assert_eq!(finetuner_protocol::HardNegatives::new().num_negatives, 3);
-    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    setter!(corpus, impl Into<String>, "\"articles\"", name => Some(name.into()));
-    setter!(range_min, u64, "10", rank => rank);
-    setter!(range_max, u64, "100", rank => Some(rank));
-    setter!(max_score, f64, "0.8", score => Some(score));
-    setter!(min_score, f64, "0.2", score => Some(score));
-    setter!(absolute_margin, f64, "0.1", margin => Some(margin));
-    setter!(relative_margin, f64, "0.05", margin => Some(margin));
-    setter!(num_negatives, u64, "5", count => count);
-    setter!(sampling_strategy, impl Into<String>, "\"random\"", strategy => strategy.into());
-    setter!(include_positives, bool, "true", include => include);
-    setter!(output_format, impl Into<String>, "\"n-tuple\"", format => format.into());
-    setter!(output_scores, bool, "true", scores => scores);
-    setter!(batch_size, u64, "64", size => size);
-    setter!(seed, u64, "7", seed => Some(seed));
+    setter!(corpus, impl Into<String>, name => Some(name.into()));
+    setter!(range_min, u64, rank => rank);
+    setter!(range_max, u64, rank => Some(rank));
+    setter!(max_score, f64, score => Some(score));
+    setter!(min_score, f64, score => Some(score));
+    setter!(absolute_margin, f64, margin => Some(margin));
+    setter!(relative_margin, f64, margin => Some(margin));
+    setter!(num_negatives, u64, count => count);
+    setter!(sampling_strategy, impl Into<SamplingStrategy>, strategy => strategy.into());
+    setter!(include_positives, bool, include => include);
+    setter!(output_format, impl Into<NegativesFormat>, format => format.into());
+    setter!(output_scores, bool, scores => scores);
+    setter!(batch_size, u64, size => size);
+    setter!(seed, u64, seed => Some(seed));
 
     /// Finds the first option that can't be used.
-    ///
-    /// ```
-    /// use finetuner_protocol::HardNegatives;
-    ///
-    /// let error = HardNegatives::new().num_negatives(0).check().unwrap_err();
-    /// assert!(error.to_string().starts_with("`mine_hard_negatives.num_negatives` is 0"));
-    /// ```
     ///
     /// # Errors
     /// [`InvalidField`] names the option, its value and what is possible.
@@ -191,12 +171,12 @@ impl HardNegatives {
         let words: [(&str, &str, &[&str]); 2] = [
             (
                 "sampling_strategy",
-                &self.sampling_strategy,
+                self.sampling_strategy.as_str(),
                 &["top", "random"],
             ),
             (
                 "output_format",
-                &self.output_format,
+                self.output_format.as_str(),
                 &["triplet", "n-tuple", "labeled-pair", "labeled-list"],
             ),
         ];

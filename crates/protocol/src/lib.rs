@@ -12,11 +12,13 @@
 //! | [`callback`] | what happens beside the training |
 //! | [`names`] | losses, optimizers, statuses: names that may be unknown |
 //! | [`run`] | experiments, runs, their status and metrics |
-//! | [`event`] | what happens in a run, and how a worker reports it |
+//! | [`event`] | what happens in a run |
 //! | [`backbone`] | the models to start from |
 //! | [`mod@open_clip`] | models of open_clip by their names |
 //! | [`document`], [`document_array`], [`summary`] | training data, its byte stream, and a short account of it |
 //! | [`origin`] | whether a document was received or created by this program |
+//! | `worker` (feature `worker`) | what only a server and its workers say to each other |
+//! | [`time`] | moments, as backends write them |
 //! | [`text`] | texts that show nothing, and the start of a text for errors |
 //!
 //! Reading never fails on a member or a name that is new; both are kept and
@@ -42,6 +44,9 @@ pub mod run;
 pub mod summary;
 pub mod synthesis;
 pub mod text;
+pub mod time;
+#[cfg(feature = "worker")]
+pub mod worker;
 
 pub use backbone::{
     BACKBONES, Backbone, CLIP_SMALL, EFFICIENTNET_SMALL, MINILM_SMALL, ModelOption,
@@ -53,17 +58,15 @@ pub use document::{Content, Document, LABEL_TAG, NamedScore, NdArray, SCORE_TAG}
 pub use document_array::{
     DocumentArray, DocumentError, DocumentReader, MAX_DOCUMENT_BYTES, stream_frame, stream_head,
 };
-pub use event::{
-    CheckpointInfo, Event, EventBatch, FoundDocuments, Job, LAST_CHECKPOINT, Level, LocalModels,
-    MODEL_ARTIFACT, Outcome, Stage, WorkContent, WorkRules, WorkerOrders,
-};
+pub use event::{CheckpointInfo, Event, FoundDocuments, Level, Stage};
 pub use hard_negatives::HardNegatives;
 pub use limits::{InvalidField, MAX_EPOCHS, MIN_LEARNING_RATE, check_name, check_workers};
 pub use lora::Lora;
 pub use more_data::MoreData;
 pub use names::{
-    Device, Loss, Miner, MultiDatasetBatchSampler, Optimizer, RunTask, Sampler, Scheduler, Status,
-    Task,
+    Device, Distance, Loss, Miner, Modality, MonitorMode, MultiDatasetBatchSampler,
+    NegativesFormat, Optimizer, RunTask, Sampler, SamplingStrategy, Scheduler, SchedulerStep,
+    Status, Task,
 };
 pub use open_clip::{OpenClip, open_clip, open_clip_names};
 pub use options::{Class, Options};

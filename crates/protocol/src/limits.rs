@@ -5,22 +5,14 @@ use serde_json::Value;
 
 use crate::{
     Callback, Data, Miner, MultiDatasetBatchSampler, Optimizer, RunConfig, Sampler, Scheduler,
-    backbone::find_backbone, text::start_of,
+    SchedulerStep, backbone::find_backbone, text::start_of,
 };
 
 /// The most epochs that a run may have; it must be below the 50 of the wire.
-///
-/// ```
-/// assert_eq!(finetuner_protocol::MAX_EPOCHS, 49);
-/// ```
 pub const MAX_EPOCHS: u64 = 49;
 
 /// The smallest learning rate. A step of a smaller one is lost in the rounding of
 /// any weight above 1e-5.
-///
-/// ```
-/// assert_eq!(finetuner_protocol::MIN_LEARNING_RATE, 1e-12);
-/// ```
 pub const MIN_LEARNING_RATE: f64 = 1e-12;
 
 /// The most batches of one step of the optimizer.
@@ -32,17 +24,25 @@ const MAX_NAME: usize = 1000;
 /// A setting that can be known to be wrong without looking at any data.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` is {value}: {limit}")]
+#[non_exhaustive]
 pub struct InvalidField {
-    /// The argument of `fit`, as Python names it.
+    /// The argument of `fit`, as Python names it, or the path of an option.
     pub field: String,
-    /// What it was.
+    /// Its value, cut where it is long.
     pub value: String,
-    /// What it may be.
+    /// What is allowed.
     pub limit: String,
 }
 
 impl InvalidField {
-    pub(crate) fn new(field: &str, value: impl ToString, limit: &str) -> Self {
+    /// Names an argument, its value and what is allowed.
+    ///
+    /// ```
+    /// let error = finetuner_protocol::InvalidField::new("epochs", 50, "1 to 49 are allowed");
+    /// assert_eq!(error.to_string(), "`epochs` is 50: 1 to 49 are allowed");
+    /// ```
+    #[must_use]
+    pub fn new(field: &str, value: impl ToString, limit: &str) -> Self {
         Self {
             field: field.to_owned(),
             value: start_of(&value.to_string()),
@@ -294,14 +294,11 @@ impl RunConfig {
             ));
         }
         let steps = [
-            hyper.scheduler_step.as_deref(),
-            hyper
-                .scheduler_options
-                .as_ref()
-                .map(|o| o.scheduler_step.as_str()),
+            hyper.scheduler_step.as_ref(),
+            hyper.scheduler_options.as_ref().map(|o| &o.scheduler_step),
         ];
         for step in steps.into_iter().flatten() {
-            if step != "batch" && step != "epoch" {
+            if matches!(step, SchedulerStep::Other(_)) {
                 return Err(InvalidField::new(
                     "scheduler_step",
                     format!("`{step}`"),
@@ -473,7 +470,7 @@ mod tests {
         configs[0].model.name = Some(long.clone());
         configs[1].hyper_parameters.loss = long.as_str().into();
         configs[2].hyper_parameters.loss_options = Some([(long.clone(), 1)].into());
-        configs[3].hyper_parameters.scheduler_step = Some(long);
+        configs[3].hyper_parameters.scheduler_step = Some(long.into());
         for config in configs {
             let found = config.check().unwrap_err().to_string();
             assert!(found.len() < 300 && found.contains("xxxx…"), "{found}");

@@ -18,6 +18,7 @@ use crate::Options;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct Lora {
     /// The rank of the adapters; 8 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -48,20 +49,12 @@ impl Lora {
     /// PEFT's defaults: rank 8, and adapters for the layers that PEFT chooses for
     /// the type of the model. Models that PEFT has no choice for get adapters in
     /// all linear layers.
-    ///
-    /// ```
-    /// let lora = finetuner_protocol::Lora::new();
-    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets the rank of the adapters.
-    ///
-    /// ```
-    /// let lora = finetuner_protocol::Lora::new().r(16);
-    /// ```
     #[must_use]
     pub fn r(mut self, rank: u64) -> Self {
         self.r = Some(rank);
@@ -69,10 +62,6 @@ impl Lora {
     }
 
     /// Sets the factor of the adapters' output, which is divided by the rank.
-    ///
-    /// ```
-    /// let lora = finetuner_protocol::Lora::new().r(16).lora_alpha(32.0);
-    /// ```
     #[must_use]
     pub fn lora_alpha(mut self, alpha: f64) -> Self {
         self.lora_alpha = Some(alpha);
@@ -80,10 +69,6 @@ impl Lora {
     }
 
     /// Sets the part of the adapters' inputs that is dropped in training.
-    ///
-    /// ```
-    /// let lora = finetuner_protocol::Lora::new().lora_dropout(0.1);
-    /// ```
     #[must_use]
     pub fn lora_dropout(mut self, part: f64) -> Self {
         self.lora_dropout = Some(part);
@@ -92,10 +77,6 @@ impl Lora {
 
     /// Gives adapters to the layers with these names, or whose names end with
     /// them.
-    ///
-    /// ```
-    /// let lora = finetuner_protocol::Lora::new().target_modules(["query", "value"]);
-    /// ```
     #[must_use]
     pub fn target_modules<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
@@ -104,10 +85,6 @@ impl Lora {
     }
 
     /// Gives adapters to all linear layers of the network.
-    ///
-    /// ```
-    /// let lora = finetuner_protocol::Lora::new().all_linear();
-    /// ```
     #[must_use]
     pub fn all_linear(mut self) -> Self {
         self.target_modules = Some("all-linear".into());
@@ -115,10 +92,6 @@ impl Lora {
     }
 
     /// Trains and saves these modules whole.
-    ///
-    /// ```
-    /// let lora = finetuner_protocol::Lora::new().modules_to_save(["embeddings.LayerNorm"]);
-    /// ```
     #[must_use]
     pub fn modules_to_save<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
         self.modules_to_save = Some(names.into_iter().map(Into::into).collect());
@@ -127,10 +100,6 @@ impl Lora {
 
     /// Divides by the root of the rank, which keeps large ranks effective
     /// (Kalajdzievski 2023).
-    ///
-    /// ```
-    /// let lora = finetuner_protocol::Lora::new().r(64).use_rslora(true);
-    /// ```
     #[must_use]
     pub fn use_rslora(mut self, use_rslora: bool) -> Self {
         self.use_rslora = Some(use_rslora);
@@ -147,13 +116,6 @@ impl From<Lora> for Value {
 
 impl Options {
     /// Sets the adapters of a model; see [`Lora`].
-    ///
-    /// ```
-    /// use finetuner_protocol::{Lora, Options};
-    ///
-    /// let options = Options::new().lora(Lora::new().r(16));
-    /// assert_eq!(options["lora"]["r"], 16);
-    /// ```
     #[must_use]
     pub fn lora(self, lora: Lora) -> Self {
         self.with("lora", lora)

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MoreData {
     /// Its name.
     pub name: String,
@@ -28,10 +29,6 @@ fn once() -> f64 {
 
 impl MoreData {
     /// A data set that each epoch goes through once.
-    ///
-    /// ```
-    /// assert_eq!(finetuner_protocol::MoreData::new("questions").weight, 1.0);
-    /// ```
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -42,10 +39,6 @@ impl MoreData {
     }
 
     /// Sets [`MoreData::weight`].
-    ///
-    /// ```
-    /// assert_eq!(finetuner_protocol::MoreData::new("questions").weight(2.0).weight, 2.0);
-    /// ```
     #[must_use]
     pub fn weight(mut self, weight: f64) -> Self {
         self.weight = weight;

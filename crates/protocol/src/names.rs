@@ -1,6 +1,16 @@
 //! Names on the wire, as enums that also hold names they don't know: a newer
-//! server may send what an older client never heard of, and back it goes as it
-//! came.
+//! server may send a name that an older client does not know, and the client sends
+//! it back as it came.
+//!
+//! ```
+//! use finetuner_protocol::Loss;
+//!
+//! assert_eq!(Loss::from("CLIPLoss"), Loss::Clip);
+//! assert_eq!(Loss::Clip, "CLIPLoss");
+//! // A name that is not known is kept.
+//! let next: Loss = "NextLoss".parse().unwrap();
+//! assert_eq!(next.to_string(), "NextLoss");
+//! ```
 
 macro_rules! open_enum {
     (
@@ -10,12 +20,6 @@ macro_rules! open_enum {
         }
     ) => {
         $(#[$meta])*
-        ///
-        #[doc = concat!(
-            "```\nuse finetuner_protocol::", stringify!($name), ";\n\n",
-            "// A name that is not known is kept.\n",
-            "assert_eq!(", stringify!($name), "::from(\"Next\").to_string(), \"Next\");\n```",
-        )]
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum $name {
@@ -29,12 +33,6 @@ macro_rules! open_enum {
             pub const KNOWN: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The name on the wire.
-            ///
-            #[doc = concat!(
-                "```\nuse finetuner_protocol::", stringify!($name), ";\n\n",
-                "for known in ", stringify!($name), "::KNOWN {\n",
-                "    assert_eq!(", stringify!($name), "::from(known.as_str()), *known);\n}\n```",
-            )]
             #[must_use]
             pub fn as_str(&self) -> &str {
                 match self {
@@ -56,6 +54,47 @@ macro_rules! open_enum {
         impl From<String> for $name {
             fn from(name: String) -> Self {
                 Self::from(name.as_str())
+            }
+        }
+
+        impl From<&String> for $name {
+            fn from(name: &String) -> Self {
+                Self::from(name.as_str())
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> Self {
+                match name {
+                    $name::Other(name) => name,
+                    known => known.as_str().to_owned(),
+                }
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = std::convert::Infallible;
+
+            fn from_str(name: &str) -> Result<Self, Self::Err> {
+                Ok(Self::from(name))
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                self.as_str()
+            }
+        }
+
+        impl PartialEq<str> for $name {
+            fn eq(&self, name: &str) -> bool {
+                self.as_str() == name
+            }
+        }
+
+        impl PartialEq<&str> for $name {
+            fn eq(&self, name: &&str) -> bool {
+                self.as_str() == *name
             }
         }
 
@@ -322,12 +361,6 @@ open_enum! {
 
 impl Status {
     /// Whether nothing more will happen.
-    ///
-    /// ```
-    /// use finetuner_protocol::Status;
-    ///
-    /// assert!(Status::Failed.is_final() && !Status::Started.is_final());
-    /// ```
     #[must_use]
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Finished | Self::Failed)
@@ -346,13 +379,6 @@ open_enum! {
 
 impl Device {
     /// What the Python client makes of its argument: `cuda` is `gpu`.
-    ///
-    /// ```
-    /// use finetuner_protocol::Device;
-    ///
-    /// // What the Python client calls `cuda`, the wire calls `gpu`.
-    /// assert_eq!(Device::from_python("cuda".into()), Device::Gpu);
-    /// ```
     #[must_use]
     pub fn from_python(self) -> Self {
         match self {
@@ -385,5 +411,121 @@ open_enum! {
         MeshToMesh => "mesh-to-mesh",
         /// Anything with anything.
         Any => "any",
+    }
+}
+
+open_enum! {
+    /// How an evaluation compares embeddings.
+    pub enum Distance {
+        /// One minus the cosine of the angle.
+        Cosine => "cosine",
+        /// The length of the difference.
+        Euclidean => "euclidean",
+        /// The square of the length of the difference.
+        SqEuclidean => "sqeuclidean",
+    }
+}
+
+open_enum! {
+    /// What a document is, which decides the part of a model that embeds it.
+    pub enum Modality {
+        /// A text.
+        Text => "text",
+        /// A picture.
+        Image => "image",
+        /// A 3D mesh or a point cloud.
+        Mesh => "mesh",
+    }
+}
+
+open_enum! {
+    /// How often a scheduler changes the learning rate.
+    pub enum SchedulerStep {
+        /// After each batch.
+        Batch => "batch",
+        /// After each epoch.
+        Epoch => "epoch",
+    }
+}
+
+open_enum! {
+    /// Which values of a monitored metric are better.
+    pub enum MonitorMode {
+        /// Smaller ones for losses, greater ones for everything else.
+        Auto => "auto",
+        /// Smaller ones.
+        Min => "min",
+        /// Greater ones.
+        Max => "max",
+    }
+}
+
+open_enum! {
+    /// Which of the candidates become hard negatives.
+    pub enum SamplingStrategy {
+        /// The most similar ones.
+        Top => "top",
+        /// Any of them.
+        Random => "random",
+    }
+}
+
+open_enum! {
+    /// The documents that mining of hard negatives makes.
+    pub enum NegativesFormat {
+        /// A query, its match and one negative.
+        Triplet => "triplet",
+        /// A query, its match and all its negatives.
+        NTuple => "n-tuple",
+        /// A query and a document, with the score 1 or 0.
+        LabeledPair => "labeled-pair",
+        /// A query, its match and its negatives, with the tag `labels`.
+        LabeledList => "labeled-list",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<T>(known: &[T])
+    where
+        T: Clone + std::fmt::Debug + PartialEq + std::fmt::Display + for<'a> From<&'a str>,
+        T: std::str::FromStr<Err = std::convert::Infallible> + Into<String> + AsRef<str>,
+        T: serde::Serialize + serde::de::DeserializeOwned,
+    {
+        assert!(!known.is_empty());
+        for name in known.iter().cloned().chain([T::from("of next year")]) {
+            let text: String = name.clone().into();
+            assert_eq!(
+                (name.to_string(), name.as_ref()),
+                (text.clone(), text.as_str())
+            );
+            assert_eq!(T::from(&text), name);
+            assert_eq!(text.parse::<T>().unwrap(), name);
+            let json = serde_json::to_value(&name).unwrap();
+            assert_eq!(json, text);
+            assert_eq!(serde_json::from_value::<T>(json).unwrap(), name);
+        }
+    }
+
+    #[test]
+    fn every_name_is_read_and_written_as_it_is() {
+        check(Loss::KNOWN);
+        check(Miner::KNOWN);
+        check(Optimizer::KNOWN);
+        check(Scheduler::KNOWN);
+        check(Sampler::KNOWN);
+        check(MultiDatasetBatchSampler::KNOWN);
+        check(Status::KNOWN);
+        check(Device::KNOWN);
+        check(RunTask::KNOWN);
+        check(Task::KNOWN);
+        check(Distance::KNOWN);
+        check(Modality::KNOWN);
+        check(SchedulerStep::KNOWN);
+        check(MonitorMode::KNOWN);
+        check(SamplingStrategy::KNOWN);
+        check(NegativesFormat::KNOWN);
     }
 }

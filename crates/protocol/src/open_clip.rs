@@ -131,10 +131,6 @@ pub(crate) fn is_listed(name: &str) -> bool {
 }
 
 /// All names, as `NAME::PRETRAINED`.
-///
-/// ```
-/// println!("{}", finetuner_protocol::open_clip_names().collect::<Vec<_>>().join(", "));
-/// ```
 pub fn open_clip_names() -> impl Iterator<Item = String> {
     MODELS
         .iter()

@@ -24,20 +24,12 @@ pub struct Options(Map<String, Value>);
 
 impl Options {
     /// No options.
-    ///
-    /// ```
-    /// assert!(finetuner_protocol::Options::new().is_empty());
-    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets an option.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().with("smooth_loss", true);
-    /// ```
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.0.insert(name.into(), value.into());
@@ -46,10 +38,6 @@ impl Options {
 
     /// How much nearer a positive must be than a negative; of
     /// `TripletMarginLoss` (0.05 there by default) and most miners (0.2).
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().margin(0.3);
-    /// ```
     #[must_use]
     pub fn margin(self, margin: f64) -> Self {
         self.with("margin", margin)
@@ -57,10 +45,6 @@ impl Options {
 
     /// Which triplets `TripletMarginMiner` keeps: `all` (its default), `easy`,
     /// `semihard` or `hard`.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().type_of_triplets("semihard");
-    /// ```
     #[must_use]
     pub fn type_of_triplets(self, kind: &str) -> Self {
         self.with("type_of_triplets", kind)
@@ -68,10 +52,6 @@ impl Options {
 
     /// What is multiplied with a similarity's inverse, above 0; of losses such
     /// as `NTXentLoss` (0.07 there by default).
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().temperature(0.07);
-    /// ```
     #[must_use]
     pub fn temperature(self, temperature: f64) -> Self {
         self.with("temperature", temperature)
@@ -81,10 +61,6 @@ impl Options {
     /// `CLIPLoss`, `SigLIPLoss` and `MultipleNegativeRankingLoss`. It saves memory in
     /// large batches: the gradients of the embeddings are cached, and every example is
     /// embedded twice.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().mini_batch_size(32);
-    /// ```
     #[must_use]
     pub fn mini_batch_size(self, size: u64) -> Self {
         self.with("mini_batch_size", size)
@@ -92,10 +68,6 @@ impl Options {
 
     /// How a loss or a miner of pytorch-metric-learning compares embeddings:
     /// `CosineSimilarity`, `DotProductSimilarity`, `LpDistance` or `SNRDistance`.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().distance("CosineSimilarity");
-    /// ```
     #[must_use]
     pub fn distance(self, distance: impl Into<Class>) -> Self {
         self.with("distance", distance.into())
@@ -103,12 +75,6 @@ impl Options {
 
     /// How a loss of pytorch-metric-learning makes one number of those of pairs,
     /// triplets or examples, such as `SumReducer`.
-    ///
-    /// ```
-    /// use finetuner_protocol::{Class, Options};
-    ///
-    /// let options = Options::new().reducer(Class::new("ThresholdReducer").with("high", 2.0));
-    /// ```
     #[must_use]
     pub fn reducer(self, reducer: impl Into<Class>) -> Self {
         self.with("reducer", reducer.into())
@@ -116,14 +82,6 @@ impl Options {
 
     /// The loss that `MatryoshkaLoss`, `AdaptiveLayerLoss` or `Matryoshka2dLoss`
     /// is around, and its options.
-    ///
-    /// ```
-    /// use finetuner_protocol::{Loss, Options};
-    ///
-    /// let options = Options::new()
-    ///     .around(Loss::MultipleNegativeRanking, Options::from([("scale", 30)]))
-    ///     .matryoshka_dims([384, 128, 64]);
-    /// ```
     #[must_use]
     pub fn around(self, loss: impl Into<Loss>, options: impl Into<Self>) -> Self {
         let name = loss.into().as_str().to_owned();
@@ -133,10 +91,6 @@ impl Options {
 
     /// The lengths that `MatryoshkaLoss` and `Matryoshka2dLoss` cut embeddings
     /// to.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().matryoshka_dims([384, 128, 64]);
-    /// ```
     #[must_use]
     pub fn matryoshka_dims(self, dims: impl IntoIterator<Item = u32>) -> Self {
         let dims: Vec<u32> = dims.into_iter().collect();
@@ -145,10 +99,6 @@ impl Options {
 
     /// The model that `GISTEmbedLoss` asks which examples are no negatives: any
     /// name that a model can be trained from.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().guide("sentence-transformers/all-MiniLM-L6-v2");
-    /// ```
     #[must_use]
     pub fn guide(self, model: impl Into<String>) -> Self {
         self.with("guide", model.into())
@@ -156,10 +106,6 @@ impl Options {
 
     /// The model that `EmbedDistillLoss` and `DistillKLDivLoss` learn from: any
     /// name that a model can be trained from.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().teacher("sentence-transformers/all-MiniLM-L6-v2");
-    /// ```
     #[must_use]
     pub fn teacher(self, model: impl Into<String>) -> Self {
         self.with("teacher", model.into())
@@ -167,30 +113,18 @@ impl Options {
 
     /// How strongly an optimizer pulls weights to zero; 0 by default, 0.01 for
     /// `AdamW`.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().weight_decay(0.01);
-    /// ```
     #[must_use]
     pub fn weight_decay(self, decay: f64) -> Self {
         self.with("weight_decay", decay)
     }
 
     /// How slowly an `Adam`'s two averages change; 0.9 and 0.999 by default.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().betas(0.9, 0.98);
-    /// ```
     #[must_use]
     pub fn betas(self, first: f64, second: f64) -> Self {
         self.with("betas", vec![first, second])
     }
 
     /// How much of the last step `SGD` takes again; 0 by default.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().momentum(0.9);
-    /// ```
     #[must_use]
     pub fn momentum(self, momentum: f64) -> Self {
         self.with("momentum", momentum)
@@ -198,10 +132,6 @@ impl Options {
 
     /// Lower learning rates for earlier layers: each has this times that of the
     /// layer behind it, such as 0.98. An option of all optimizers.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().layer_wise_lr_decay(0.9);
-    /// ```
     #[must_use]
     pub fn layer_wise_lr_decay(self, factor: f64) -> Self {
         self.with("layer_wise_lr_decay", factor)
@@ -209,20 +139,12 @@ impl Options {
 
     /// Whether to train with the dropout of the model's `config.json`
     /// (`hidden_dropout_prob` and the like); an option of the model.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().dropout(true);
-    /// ```
     #[must_use]
     pub fn dropout(self, dropout: bool) -> Self {
         self.with("dropout", dropout)
     }
 
     /// How a model makes one vector of many: `mean`, `max`, `cls` or `GeM`.
-    ///
-    /// ```
-    /// let options = finetuner_protocol::Options::new().pooler("mean");
-    /// ```
     #[must_use]
     pub fn pooler(self, pooler: &str) -> Self {
         self.with("pooler", pooler)
@@ -248,10 +170,6 @@ pub struct Class {
 
 impl Class {
     /// A class with the defaults of its options.
-    ///
-    /// ```
-    /// let class = finetuner_protocol::Class::new("CosineSimilarity");
-    /// ```
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -261,10 +179,6 @@ impl Class {
     }
 
     /// Sets an option of the class.
-    ///
-    /// ```
-    /// let class = finetuner_protocol::Class::new("ThresholdReducer").with("low", 0.1);
-    /// ```
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.options = self.options.with(name, value);

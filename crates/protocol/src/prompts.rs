@@ -46,40 +46,24 @@ impl From<String> for Prompts {
 
 impl Prompts {
     /// No prompts.
-    ///
-    /// ```
-    /// assert_eq!(finetuner_protocol::Prompts::new(), finetuner_protocol::Prompts::default());
-    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// The prompt of anchors: queries, questions, first sentences.
-    ///
-    /// ```
-    /// let prompts = finetuner_protocol::Prompts::new().anchor("query: ");
-    /// ```
     #[must_use]
     pub fn anchor(self, prompt: impl Into<String>) -> Self {
         self.column("anchor", prompt)
     }
 
     /// The prompt of the anchors' matches.
-    ///
-    /// ```
-    /// let prompts = finetuner_protocol::Prompts::new().positive("passage: ");
-    /// ```
     #[must_use]
     pub fn positive(self, prompt: impl Into<String>) -> Self {
         self.column("positive", prompt)
     }
 
     /// The prompt of negatives.
-    ///
-    /// ```
-    /// let prompts = finetuner_protocol::Prompts::new().negative("passage: ");
-    /// ```
     #[must_use]
     pub fn negative(self, prompt: impl Into<String>) -> Self {
         self.column("negative", prompt)
@@ -87,10 +71,6 @@ impl Prompts {
 
     /// The prompt of a column: `anchor`, `positive` and `negative`, or `text` of
     /// labelled texts.
-    ///
-    /// ```
-    /// let prompts = finetuner_protocol::Prompts::new().column("text", "classify: ");
-    /// ```
     #[must_use]
     pub fn column(self, name: impl Into<String>, prompt: impl Into<String>) -> Self {
         let mut columns = match self {

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::{Device, RunConfig, RunTask, Status, SynthesisConfig};
+use crate::{Device, RunConfig, RunTask, Status, SynthesisConfig, time::Timestamp};
 
 /// A group of runs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ExperimentInfo {
     /// Its name, unique for its owner.
     pub name: String,
@@ -26,8 +27,23 @@ pub struct ExperimentInfo {
     pub extra: Map<String, Value>,
 }
 
+impl ExperimentInfo {
+    /// An active experiment of this name.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            description: String::new(),
+            status: "ACTIVE".to_owned(),
+            created_at: String::new(),
+            extra: Map::new(),
+        }
+    }
+}
+
 /// A run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct RunInfo {
     /// Its name, unique in its experiment.
     pub name: String,
@@ -78,12 +94,6 @@ pub enum Config {
 
 impl Config {
     /// The settings of a training run.
-    ///
-    /// ```
-    /// use finetuner_protocol::{Config, RunConfig};
-    ///
-    /// assert!(Config::Training(RunConfig::default().into()).training().is_some());
-    /// ```
     #[must_use]
     pub fn training(&self) -> Option<&RunConfig> {
         match self {
@@ -93,12 +103,6 @@ impl Config {
     }
 
     /// The settings of a synthesis run.
-    ///
-    /// ```
-    /// use finetuner_protocol::{Config, RunConfig};
-    ///
-    /// assert!(Config::Training(RunConfig::default().into()).synthesis().is_none());
-    /// ```
     #[must_use]
     pub fn synthesis(&self) -> Option<&SynthesisConfig> {
         match self {
@@ -166,6 +170,7 @@ fn training() -> RunTask {
 
 /// What a client sends to create a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct NewRun {
     /// The run's name.
     pub name: String,
@@ -192,6 +197,23 @@ pub struct NewRun {
     pub description: Option<String>,
 }
 
+impl NewRun {
+    /// A run on the main processor.
+    #[must_use]
+    pub fn new(name: impl Into<String>, config: impl Into<Config>) -> Self {
+        Self {
+            name: name.into(),
+            config: config.into(),
+            task: None,
+            finetuner_version: None,
+            device: cpu(),
+            cpus: None,
+            gpus: None,
+            description: None,
+        }
+    }
+}
+
 fn cpu() -> Device {
     Device::Cpu
 }
@@ -205,12 +227,24 @@ fn cpu() -> Device {
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct StatusInfo {
     /// Where it stands.
     pub status: Status,
     /// More about it, for people.
     #[serde(default)]
     pub details: String,
+}
+
+impl StatusInfo {
+    /// A status, and more about it.
+    #[must_use]
+    pub fn new(status: impl Into<Status>, details: impl Into<String>) -> Self {
+        Self {
+            status: status.into(),
+            details: details.into(),
+        }
+    }
 }
 
 impl std::fmt::Display for StatusInfo {
@@ -233,6 +267,7 @@ impl std::fmt::Display for StatusInfo {
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MetricsInfo {
     /// Of the backbone as it was.
     #[serde(default)]
@@ -240,6 +275,14 @@ pub struct MetricsInfo {
     /// Of the fine-tuned model.
     #[serde(default)]
     pub after: BTreeMap<String, f64>,
+}
+
+impl MetricsInfo {
+    /// Metrics of the backbone and of the fine-tuned model.
+    #[must_use]
+    pub fn new(before: BTreeMap<String, f64>, after: BTreeMap<String, f64>) -> Self {
+        Self { before, after }
+    }
 }
 
 /// Whether greater values of a metric are better; `None` for one that is neither
@@ -270,6 +313,7 @@ pub fn greater_is_better(metric: &str) -> Option<bool> {
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ExamplesInfo {
     /// With the backbone as it was.
     #[serde(default)]
@@ -279,11 +323,15 @@ pub struct ExamplesInfo {
     pub after: BTreeMap<String, Vec<Value>>,
 }
 
+impl ExamplesInfo {
+    /// What the backbone and the fine-tuned model found.
+    #[must_use]
+    pub fn new(before: BTreeMap<String, Vec<Value>>, after: BTreeMap<String, Vec<Value>>) -> Self {
+        Self { before, after }
+    }
+}
+
 /// The most points of a run's curves in one answer.
-///
-/// ```
-/// println!("{} points at most in one answer", finetuner_protocol::MAX_POINTS);
-/// ```
 pub const MAX_POINTS: usize = 10_000;
 
 /// A point of a run's curves.
@@ -298,14 +346,24 @@ pub const MAX_POINTS: usize = 10_000;
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct MetricPoint {
     /// Its number in the run; later points have greater ones.
     pub number: u64,
-    /// When, in milliseconds since 1970.
-    pub at: u64,
+    /// When; milliseconds since 1970 on the wire.
+    #[serde(with = "crate::time::milliseconds")]
+    pub at: Timestamp,
     /// What happened: a step, an epoch or an evaluation.
     #[serde(flatten)]
     pub event: crate::Event,
+}
+
+impl MetricPoint {
+    /// A point with its number in the run.
+    #[must_use]
+    pub fn new(number: u64, at: Timestamp, event: crate::Event) -> Self {
+        Self { number, at, event }
+    }
 }
 
 /// One page of a list. Servers of clients up to 0.6 answer with the bare list,
@@ -318,6 +376,7 @@ pub struct MetricPoint {
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Page<T> {
     /// The items of the page.
     pub items: Vec<T>,
@@ -330,6 +389,17 @@ pub struct Page<T> {
 }
 
 impl<T> Page<T> {
+    /// A page of `size` items at most, out of `total` on all pages.
+    #[must_use]
+    pub fn new(items: Vec<T>, total: u64, page: u64, size: u64) -> Self {
+        Self {
+            items,
+            total,
+            page,
+            size,
+        }
+    }
+
     /// The page with something else in the place of each item.
     ///
     /// ```

@@ -53,12 +53,6 @@ impl Summary {
     }
 
     /// The summary in the form in which docarray sends it along with an upload.
-    ///
-    /// ```
-    /// use finetuner_protocol::{DocumentArray, Summary};
-    ///
-    /// println!("{}", Summary::of(&DocumentArray::new()).to_meta_data());
-    /// ```
     #[must_use]
     pub fn to_meta_data(&self) -> Value {
         let item = |name: &str, value: Value, description: &str| {
@@ -167,8 +161,9 @@ impl SummaryCounter {
             if part.tags.contains_key(LABEL_TAG) {
                 self.labels.extend(part.label());
             }
-            if !part.modality.is_empty() {
-                *self.modalities.entry(part.modality.clone()).or_default() += 1;
+            if let Some(modality) = &part.modality {
+                let count = self.modalities.entry(modality.to_string());
+                *count.or_default() += 1;
             }
         }
     }
@@ -199,7 +194,7 @@ fn attributes(document: &Document) -> Vec<&'static str> {
         ("uri", !document.uri.is_empty()),
         ("tags", !document.tags.is_empty()),
         ("embedding", document.embedding.is_some()),
-        ("modality", !document.modality.is_empty()),
+        ("modality", document.modality.is_some()),
         ("scores", !document.scores.is_empty()),
         ("chunks", !document.chunks.is_empty()),
         ("matches", !document.matches.is_empty()),

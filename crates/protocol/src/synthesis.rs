@@ -17,6 +17,7 @@ const MAX_RELATIONS: u64 = 1000;
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct SynthesisConfig {
     /// Whether other users may read the training data.
     pub public: bool,
@@ -40,6 +41,7 @@ pub struct SynthesisConfig {
 /// Names of the data that a synthesis run reads.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct SynthesisData {
     /// Queries.
     pub queries: String,
@@ -53,6 +55,7 @@ pub struct SynthesisData {
 /// Settings of the search for texts that are like a query.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct RelationMining {
     /// Models that embed queries and documents.
     pub models: Vec<String>,
@@ -88,11 +91,6 @@ impl SynthesisConfig {
     }
 
     /// Finds the first setting that no backend can accept.
-    ///
-    /// ```
-    /// let config = finetuner_protocol::SynthesisConfig::default();
-    /// assert!(config.check().is_err(), "it has no data yet");
-    /// ```
     ///
     /// # Errors
     /// [`InvalidField`] names the argument, its value and its limits.

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use finetuner_protocol::{Content, Document, DocumentArray, NdArray};
+use finetuner_protocol::{Content, Document, DocumentArray, Modality, NdArray};
 use serde_json::{Value, json};
 
 fn array(array: &NdArray) -> Value {
@@ -34,7 +34,7 @@ fn words(document: &Document) -> Value {
         "tensor": tensor,
         "embedding": document.embedding.as_ref().map(array),
         "uri": document.uri,
-        "modality": document.modality,
+        "modality": document.modality.as_ref().map_or("", Modality::as_str),
         "mime_type": document.mime_type,
         "tags": document.tags,
         "scores": scores,

@@ -64,7 +64,7 @@ mod upkeep;
 mod worker;
 
 pub use error::StartError;
-pub use finetuner_protocol::LocalModels;
+pub use finetuner_protocol::worker::LocalModels;
 pub use ipnet::IpNet;
 pub use server::{DEFAULT_ADDRESS, FIRST_USER, RunningServer, Server, create_token};
 pub use settings::{Settings, Workers};

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use finetuner_protocol::LocalModels;
+use finetuner_protocol::worker::LocalModels;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use finetuner_protocol::LocalModels;
+use finetuner_protocol::worker::LocalModels;
 use ipnet::IpNet;
 
 /// How a server carries out runs, and what it allows them.

@@ -13,7 +13,7 @@ use std::{
 
 use clap::ValueEnum;
 use documented::DocumentedFields;
-use finetuner_protocol::LocalModels;
+use finetuner_protocol::worker::LocalModels;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

@@ -12,7 +12,7 @@ use finetuner_engine::{
     synthesis::SynthesisPlan,
 };
 use finetuner_protocol::{
-    Callback, Content, Document, DocumentReader, MODEL_ARTIFACT, RunConfig, SynthesisConfig,
+    Callback, Content, Document, DocumentReader, RunConfig, SynthesisConfig, worker::MODEL_ARTIFACT,
 };
 
 use crate::{

@@ -35,7 +35,8 @@ use finetuner_engine::{
     train::Position,
 };
 use finetuner_protocol::{
-    Config, Event, Job, LAST_CHECKPOINT, Level, MODEL_ARTIFACT, Outcome, RunConfig,
+    Config, Event, Level, RunConfig,
+    worker::{Job, LAST_CHECKPOINT, MODEL_ARTIFACT, Outcome},
 };
 use serde::Deserialize;
 use tempfile::NamedTempFile;

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use finetuner_protocol::{
     CheckpointInfo, DocumentArray, DocumentError, Event, ExamplesInfo, Level, MetricsInfo, Status,
+    time,
 };
 
 use crate::{
@@ -70,12 +71,7 @@ impl TestRun {
     }
 
     /// Adds a training step. Steps and epochs count from 1.
-    pub fn step(
-        &self,
-        (epoch, epochs): (usize, usize),
-        (step, steps): (usize, usize),
-        loss: f64,
-    ) -> &Self {
+    pub fn step(&self, (epoch, epochs): (u64, u64), (step, steps): (u64, u64), loss: f64) -> &Self {
         self.event(Event::Step {
             epoch,
             epochs,
@@ -90,7 +86,7 @@ impl TestRun {
     /// Adds the end of an epoch, which counts from 1.
     pub fn epoch(
         &self,
-        (epoch, epochs): (usize, usize),
+        (epoch, epochs): (u64, u64),
         train_loss: f64,
         val_loss: Option<f64>,
     ) -> &Self {
@@ -124,14 +120,10 @@ impl TestRun {
     /// Adds a checkpoint after so many epochs.
     pub fn checkpoint(&self, epochs: u64) -> &Self {
         self.change(|run| {
-            run.checkpoints.push(CheckpointInfo {
-                number: run.checkpoints.len() as u64 + 1,
-                epoch: epochs,
-                step: 0,
-                size: 0,
-                sha256: String::new(),
-                created_at: CREATED_AT.to_owned(),
-            });
+            let number = run.checkpoints.len() as u64 + 1;
+            let created_at = time::parse(CREATED_AT);
+            let info = CheckpointInfo::new(number, (epochs, 0), 0, "", created_at);
+            run.checkpoints.push(info);
         })
     }
 

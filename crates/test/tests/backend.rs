@@ -184,7 +184,7 @@ async fn a_run_does_what_the_test_says() {
     assert_eq!(points, 2);
     assert_eq!(run.metrics().await.unwrap().after["recall_at_k"], 0.75);
     let checkpoint = run.checkpoints().await.unwrap()[0].number;
-    let next = run.go_on_from(checkpoint, "next", Some(5)).await.unwrap();
+    let next = run.go_on_from(checkpoint, "next").epochs(5).await.unwrap();
     let submitted = backend.submitted();
     let config = submitted[1].training().unwrap();
     assert_eq!((next.name(), config.hyper_parameters.epochs), ("next", 5));

@@ -128,10 +128,11 @@ fn document(document: &Document) -> Value {
         Some(_) => value["tensor"] = true.into(),
         None => {}
     }
-    for (key, text) in [("uri", &document.uri), ("modality", &document.modality)] {
-        if !text.is_empty() {
-            value[key] = text.as_str().into();
-        }
+    if !document.uri.is_empty() {
+        value["uri"] = document.uri.as_str().into();
+    }
+    if let Some(modality) = &document.modality {
+        value["modality"] = modality.as_str().into();
     }
     if !document.tags.is_empty() {
         value["tags"] = document.tags.clone().into();
@@ -227,11 +228,9 @@ fn row(info: &ArtifactInfo) -> Vec<String> {
         text(&info.name),
         info.length().map_or_else(String::new, |n| n.to_string()),
         text(&info.visibility),
-        text(if info.updated_at.is_some() {
-            &info.updated_at
-        } else {
-            &info.created_at
-        }),
+        info.updated_at
+            .or(info.created_at)
+            .map_or_else(String::new, |at| at.to_string()),
     ]
 }
 

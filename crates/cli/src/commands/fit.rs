@@ -79,8 +79,7 @@ impl Fit {
         let transfer = Transfer::new(*output, "Pushing data");
         let finetuner = session.connect().await?;
         let mut fit = finetuner
-            .fit("", "")
-            .config(config)
+            .fit_config(config)
             .train_data(train_data)
             .callbacks(callbacks)
             .on_progress(transfer.watcher());

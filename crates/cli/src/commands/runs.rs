@@ -120,7 +120,7 @@ impl Runs {
         for experiment in &experiments {
             runs.extend(experiment.list_runs().await?);
         }
-        runs.sort_by(|a, b| a.created_at().cmp(b.created_at()));
+        runs.sort_by_key(Run::created_at);
         let limit = self.limit as usize;
         // A status is one more request, so only the runs that are shown have theirs asked for.
         if self.status.is_empty() && runs.len() > limit {
@@ -155,7 +155,8 @@ impl Runs {
                 run.experiment().to_owned(),
                 run.name().to_owned(),
                 status.status.to_string(),
-                run.created_at().to_owned(),
+                run.created_at()
+                    .map_or_else(String::new, |at| at.to_string()),
                 run.description().to_owned(),
             ]
         });

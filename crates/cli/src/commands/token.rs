@@ -51,8 +51,12 @@ impl Token {
                     vec![
                         token.name,
                         token.kind.unwrap_or_default(),
-                        token.created_at.unwrap_or_default(),
-                        token.expires_at.unwrap_or_else(|| "never".to_owned()),
+                        token
+                            .created_at
+                            .map_or_else(String::new, |at| at.to_string()),
+                        token
+                            .expires_at
+                            .map_or_else(|| "never".to_owned(), |at| at.to_string()),
                     ]
                 });
                 output.line(&output::table(&["name", "type", "created", "ends"], rows))

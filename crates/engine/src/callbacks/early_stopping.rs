@@ -21,7 +21,7 @@ impl EarlyStopping {
         monitor.best = options.baseline;
         Ok(Self {
             monitor,
-            patience: options.patience,
+            patience: options.patience as usize,
             waited: 0,
         })
     }

@@ -119,7 +119,7 @@ impl Evaluation {
         graded::may_be(options, kind)?;
         let watched = is_watched(all);
         Ok(Self {
-            distance: Distance::parse(&options.distance)?,
+            distance: Distance::parse(options.distance.as_str())?,
             prefix: prefix(options, kinds),
             options: options.clone(),
             kinds,
@@ -201,7 +201,7 @@ impl Evaluation {
         if let Some(warning) = check_relevance(&self.options, &set)? {
             context.log(Level::Warning, warning);
         }
-        if let Some(size) = self.options.query_sample_size
+        if let Some(size) = self.options.query_sample_size.map(|size| size as usize)
             && size < set.queries.len()
         {
             // The same queries each time, so that metrics can be compared.
@@ -349,7 +349,7 @@ impl TrainingCallback for Evaluation {
     fn wants_interval(&self, step: &Step) -> bool {
         let interval = self.options.steps_per_interval;
         let steps = (step.epoch - 1) * step.steps + step.step;
-        interval.is_some_and(|interval| steps.is_multiple_of(interval))
+        interval.is_some_and(|interval| (steps as u64).is_multiple_of(interval))
     }
 
     fn on_interval(&mut self, context: &mut Context<'_>) -> Result<()> {
@@ -408,7 +408,7 @@ fn measure(
             model,
             &preparer.of_member(place),
             &items,
-            options.batch_size,
+            options.batch_size as usize,
         )
         .map_err(|e| match e {
             Error::Item { place, reason } => {
@@ -422,7 +422,8 @@ fn measure(
     let found = encode(&set.index, "document of the index", 1)?;
     let deepest = wanted.iter().filter_map(|name| AtK::parse(name));
     let deepest = deepest.map(|metric| metric.k).max().unwrap_or(0);
-    let depth = options.limit.max(deepest);
+    let limit = usize::try_from(options.limit).unwrap_or(usize::MAX);
+    let depth = limit.max(deepest);
     // One more than wanted, since the query itself may have to go.
     let rankings = rank(
         &asked.values,
@@ -451,8 +452,8 @@ fn measure(
                 others.take(depth)
             };
             let found = || matches().map(|m| &set.index[m.index]);
-            if options.gather_examples && examples.len() < options.num_example_queries {
-                let shown = found().take(options.limit).map(|document| {
+            if options.gather_examples && (examples.len() as u64) < options.num_example_queries {
+                let shown = found().take(limit).map(|document| {
                     match (&document.item, document.uri.as_str()) {
                         (Item::Text(text), _) => text.to_string().into(),
                         (_, "") => document.label.as_str().into(),
@@ -461,14 +462,12 @@ fn measure(
                 });
                 let name = query.name();
                 examples.insert(name.clone(), shown.collect());
-                let lie = found().take(options.limit);
+                let lie = found().take(limit);
                 let places = lie.clone().map(|document| document.place as u64);
                 documents.places.insert(name.clone(), places.collect());
                 let hits = lie.map(|document| document.label == query.label);
                 documents.hits.insert(name.clone(), hits.collect());
-                let distances = matches()
-                    .take(options.limit)
-                    .map(|m| m.distance.min(f32::MAX));
+                let distances = matches().take(limit).map(|m| m.distance.min(f32::MAX));
                 documents.distances.insert(name, distances.collect());
             }
             // A query that is in the index is not to be found.
@@ -484,7 +483,7 @@ fn measure(
         })
         .collect();
     // docarray's metrics look at the whole list, which `limit` cuts.
-    let cut: Vec<Relevance> = relevance.iter().map(|r| r.within(options.limit)).collect();
+    let cut: Vec<Relevance> = relevance.iter().map(|r| r.within(limit)).collect();
     let metrics = wanted.iter().filter_map(|name| {
         let queries = match AtK::parse(name) {
             Some(_) => &relevance,

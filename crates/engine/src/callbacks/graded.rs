@@ -158,7 +158,7 @@ impl Graded {
             let items: Vec<ItemRef<'_>> = items.map(|item: &Item| item.into()).collect();
             let (model, preparer) = (&trainer.model, &trainer.preparer);
             let preparer = preparer.of_member(place);
-            let found = embed(model, &preparer, &items, options.batch_size);
+            let found = embed(model, &preparer, &items, options.batch_size as usize);
             let found = found.map_err(|e| match e {
                 Error::Item { place, reason } => {
                     let id = &self.examples[place].id;

@@ -1,6 +1,6 @@
 //! Watching one metric from epoch to epoch.
 
-use finetuner_protocol::{Callback, Level, greater_is_better};
+use finetuner_protocol::{Callback, Level, MonitorMode, greater_is_better};
 
 use super::Context;
 use crate::{
@@ -60,7 +60,12 @@ pub(super) struct Monitor {
 
 impl Monitor {
     /// Checks the options of the callback `callback`.
-    pub(super) fn new(callback: &str, name: &str, mode: &str, min_delta: f64) -> Result<Self> {
+    pub(super) fn new(
+        callback: &str,
+        name: &str,
+        mode: &MonitorMode,
+        min_delta: f64,
+    ) -> Result<Self> {
         let name = metric_name(name);
         // A metric may be named with a caption or its model before it.
         let known = |name: &str| {
@@ -80,7 +85,7 @@ impl Monitor {
             ));
         }
         let greater = greater_is_better(name);
-        if greater.is_none() && mode == "auto" {
+        if greater.is_none() && *mode == MonitorMode::Auto {
             let reason = format!(
                 "`{name}` is where the best pairs are cut off, and neither high nor low is better: \
                  watch what it gives, or set `mode`"
@@ -91,9 +96,9 @@ impl Monitor {
             ));
         }
         let smaller_is_better = match mode {
-            "min" => true,
-            "max" => false,
-            "auto" => greater == Some(false),
+            MonitorMode::Min => true,
+            MonitorMode::Max => false,
+            MonitorMode::Auto => greater == Some(false),
             other => {
                 return Err(Error::config(
                     format!("callbacks.{callback}.mode"),

@@ -151,7 +151,7 @@ impl Reranking {
         let found = measure(
             context.trainer,
             pairs,
-            self.options.batch_size,
+            self.options.batch_size as usize,
             &self.wanted,
         )?;
         let named = found.into_iter();
@@ -180,7 +180,7 @@ impl TrainingCallback for Reranking {
     fn wants_interval(&self, step: &Step) -> bool {
         let steps = (step.epoch - 1) * step.steps + step.step;
         let interval = self.options.steps_per_interval;
-        interval.is_some_and(|interval| steps.is_multiple_of(interval))
+        interval.is_some_and(|interval| (steps as u64).is_multiple_of(interval))
     }
 
     fn on_interval(&mut self, context: &mut Context<'_>) -> Result<()> {

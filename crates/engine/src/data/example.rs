@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use finetuner_protocol::{
-    Document,
+    Document, Modality,
     text::{is_blank, is_missing},
 };
 
@@ -65,18 +65,19 @@ pub(super) fn text_image(
     document: &Document,
     modalities: &Modalities,
 ) -> Result<Example, Fault> {
-    let named = document.chunks.iter().any(|c| !c.modality.is_empty());
+    let named = document.chunks.iter().any(|c| c.modality.is_some());
     let find =
         |modality: &str, by_content: &dyn Fn(&Document) -> bool| {
             let chunk = document.chunks.iter().find(|chunk| {
                 if named {
-                    chunk.modality == modality
+                    chunk.modality.as_ref().is_some_and(|own| own == modality)
                 } else {
                     by_content(chunk)
                 }
             });
             chunk.ok_or_else(|| {
-            let present: Vec<&str> = document.chunks.iter().map(|c| c.modality.as_str()).collect();
+            let present = document.chunks.iter().map(|c| c.modality.as_ref());
+            let present: Vec<&str> = present.map(|own| own.map_or("", Modality::as_str)).collect();
             format!(
                 "it needs a chunk of modality `{modality}`; it has {} of modalities {present:?}",
                 document.chunks.len()

@@ -215,8 +215,8 @@ mod tests {
         assert_eq!(found[0].parts[1], Item::Image([].into()));
 
         let mut renamed = array.clone();
-        renamed[0].chunks[0].modality = "photo".to_owned();
-        renamed[0].chunks[1].modality = "title".to_owned();
+        renamed[0].chunks[0].modality = Some("photo".into());
+        renamed[0].chunks[1].modality = Some("title".into());
         renamed[0].chunks[1] = renamed[0].chunks[1].clone().with_label(7);
         let names = Modalities {
             text: "title".to_owned(),
@@ -226,7 +226,7 @@ mod tests {
 
         let mut unnamed = array;
         for chunk in &mut unnamed[0].chunks {
-            chunk.modality.clear();
+            chunk.modality = None;
         }
         let found = pairs(&unnamed, &names, "train").unwrap();
         assert_eq!(found[0].parts[0], Item::Text("a shoe".into()));

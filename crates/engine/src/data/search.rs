@@ -138,11 +138,14 @@ impl Reader<'_> {
             ModelKind::Text => &self.modalities.text,
             _ => &self.modalities.image,
         };
-        let named = self.mixed && document.chunks.iter().any(|c| !c.modality.is_empty());
-        let mut chunks = document
-            .chunks
-            .iter()
-            .filter(|c| fits(c, kind) && (!named || c.modality == *modality));
+        let named = self.mixed && document.chunks.iter().any(|c| c.modality.is_some());
+        let mut chunks = document.chunks.iter().filter(|c| {
+            fits(c, kind)
+                && (!named
+                    || c.modality
+                        .as_ref()
+                        .is_some_and(|own| own == modality.as_str()))
+        });
         let first = chunks.next();
         let part = if second {
             chunks.next().or(first)

@@ -1,6 +1,6 @@
 //! Which of a query's best documents become its negatives.
 
-use finetuner_protocol::HardNegatives;
+use finetuner_protocol::{HardNegatives, SamplingStrategy};
 use rand_chacha::{
     ChaCha8Rng,
     rand_core::{Rng, SeedableRng},
@@ -76,7 +76,7 @@ impl Rules {
         Self {
             format: match options.include_positives {
                 true => Format::Tuple,
-                false => Format::parse(&options.output_format),
+                false => Format::of(&options.output_format),
             },
             num_negatives,
             width: range_max + most_pairs,
@@ -91,7 +91,7 @@ impl Rules {
             max_score: options.max_score,
             min_score: options.min_score,
             include_positives: options.include_positives,
-            random: options.sampling_strategy == "random",
+            random: options.sampling_strategy == SamplingStrategy::Random,
             seed: options.seed.unwrap_or(seed),
         }
     }

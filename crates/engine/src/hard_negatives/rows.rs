@@ -1,5 +1,7 @@
 //! The documents that mined negatives are given out in.
 
+use finetuner_protocol::NegativesFormat;
+
 use super::{Found, Match, Mined};
 use crate::data::{Example, Item};
 
@@ -18,12 +20,12 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format of a checked name.
-    pub(super) fn parse(name: &str) -> Self {
-        match name {
-            "n-tuple" => Self::Tuple,
-            "labeled-pair" => Self::LabeledPair,
-            "labeled-list" => Self::LabeledList,
+    /// The format of checked options.
+    pub(super) fn of(format: &NegativesFormat) -> Self {
+        match format {
+            NegativesFormat::NTuple => Self::Tuple,
+            NegativesFormat::LabeledPair => Self::LabeledPair,
+            NegativesFormat::LabeledList => Self::LabeledList,
             _ => Self::Triplet,
         }
     }

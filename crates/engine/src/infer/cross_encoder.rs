@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use candle_core::Device;
-use finetuner_protocol::LocalModels;
+use finetuner_protocol::worker::LocalModels;
 
 use super::{BATCH, in_batches};
 use crate::{

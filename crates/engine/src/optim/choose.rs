@@ -405,13 +405,11 @@ mod tests {
     fn every_schedule_is_that_of_transformers() {
         let fixture = fixture();
         for case in &fixture.schedules {
+            let mut options = SchedulerOptions::default().num_warmup_steps(case.warmup);
+            options.extra = case.options.clone();
             let schedule = ScheduleSpec {
                 scheduler: Some(Scheduler::from(case.name.as_str())),
-                options: Some(SchedulerOptions {
-                    num_warmup_steps: case.warmup,
-                    extra: case.options.clone(),
-                    ..SchedulerOptions::default()
-                }),
+                options: Some(options),
                 step: None,
             };
             let schedule = schedule.build(4, 5, fixture.learning_rate).unwrap();

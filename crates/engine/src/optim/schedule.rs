@@ -1,7 +1,7 @@
 //! Schedules: how the learning rate changes over a run. Names and formulas are
 //! those of `transformers.get_scheduler`.
 
-use finetuner_protocol::{Scheduler, SchedulerOptions};
+use finetuner_protocol::{Scheduler, SchedulerOptions, SchedulerStep};
 use serde_json::Value;
 
 use crate::{Error, Result, options::OptionReader};
@@ -14,7 +14,7 @@ pub struct ScheduleSpec {
     /// Its options.
     pub options: Option<SchedulerOptions>,
     /// `batch` or `epoch`, where clients up to 0.7.1 put it.
-    pub step: Option<String>,
+    pub step: Option<SchedulerStep>,
 }
 
 /// What a learning rate is multiplied with at each step.
@@ -66,10 +66,11 @@ impl ScheduleSpec {
     /// no sense.
     fn steps(&self, epochs: usize, steps_per_epoch: usize) -> Option<u64> {
         let options = self.options.clone().unwrap_or_default();
-        let by_epoch = match (&self.step, options.scheduler_step.as_str()) {
-            (Some(old), "batch") => old == "epoch",
-            (_, new) => new == "epoch",
+        let by = match (&self.step, &options.scheduler_step) {
+            (Some(old), SchedulerStep::Batch) => old,
+            (_, new) => new,
         };
+        let by_epoch = *by == SchedulerStep::Epoch;
         match &options.num_training_steps {
             Value::Number(number) => number.as_u64(),
             _ if by_epoch => Some(epochs as u64),
@@ -95,13 +96,13 @@ impl ScheduleSpec {
                 format!("`{name}` is {value}: {wanted}"),
             )
         };
-        let by = match (&self.step, options.scheduler_step.as_str()) {
-            (Some(old), "batch") => old.as_str(),
+        let by = match (&self.step, &options.scheduler_step) {
+            (Some(old), SchedulerStep::Batch) => old,
             (_, new) => new,
         };
         let by_epoch = match by {
-            "epoch" => true,
-            "batch" => false,
+            SchedulerStep::Epoch => true,
+            SchedulerStep::Batch => false,
             other => {
                 return Err(bad(
                     "scheduler_step",

@@ -1,6 +1,8 @@
 //! Settings that fit no run together, and the loss where none was chosen.
 
-use finetuner_protocol::{Callback, HardNegatives, Loss, RunConfig, Sampler, text::start_of};
+use finetuner_protocol::{
+    Callback, HardNegatives, Loss, NegativesFormat, RunConfig, Sampler, text::start_of,
+};
 
 use super::Allowed;
 use crate::{
@@ -73,7 +75,7 @@ pub(super) fn mining(
         return bad(".output_scores", reason);
     }
     let format = &options.output_format;
-    if !["triplet", "n-tuple"].contains(&format.as_str()) {
+    if !matches!(format, NegativesFormat::Triplet | NegativesFormat::NTuple) {
         let reason = format!(
             "`{format}`: `{}` takes `triplet` or `n-tuple`; the other formats are for \
              `local::mine_hard_negatives`",

@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use finetuner_protocol::{Device, Event, Level, LocalModels, SynthesisConfig};
+use finetuner_protocol::{Device, Event, Level, SynthesisConfig, worker::LocalModels};
 use mine::{Candidate, Progress, Search, candidates, merge};
 use write::Writer;
 

@@ -247,7 +247,7 @@ fn a_folder_with_an_adapter_opens_merged_beside_its_base_or_naming_it() {
             }
             let source = ModelSource::resolve(
                 root.path().to_str().unwrap(),
-                &finetuner_protocol::LocalModels::Anywhere,
+                &finetuner_protocol::worker::LocalModels::Anywhere,
             );
             let options = LoadOptions {
                 pooler: Some(pooler),
@@ -352,7 +352,7 @@ fn an_adapter_names_no_folder_outside_of_the_allowed_ones() {
         let mut adapter: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
         adapter["base_model_name_or_path"] = path.into();
         std::fs::write(&file, adapter.to_string()).unwrap();
-        let local = finetuner_protocol::LocalModels::In(vec![allowed.clone()]);
+        let local = finetuner_protocol::worker::LocalModels::In(vec![allowed.clone()]);
         let error = ModelSource::resolve(allowed.to_str().unwrap(), &local);
         let error = error.unwrap_err().to_string();
         assert!(error.contains("only from folders in"), "{error}");

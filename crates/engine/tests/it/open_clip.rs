@@ -6,7 +6,7 @@ use finetuner_engine::{
     prepare::ItemRef,
     source::{HubRules, LoadOptions, LoadedModel, ModelSource},
 };
-use finetuner_protocol::LocalModels;
+use finetuner_protocol::worker::LocalModels;
 use serde_json::{Value, json};
 
 use crate::support::{

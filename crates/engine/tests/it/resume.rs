@@ -15,7 +15,7 @@ use finetuner_engine::{
     source::HubRules,
     train::Position,
 };
-use finetuner_protocol::{Device, Document, DocumentArray, Event, LocalModels, RunConfig};
+use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig, worker::LocalModels};
 use serde_json::json;
 
 use crate::{
@@ -153,8 +153,8 @@ fn adapters() -> Case {
 
 /// Notes what it is told, and stops the run after so many steps.
 pub(crate) struct Watcher {
-    pub(crate) steps: Vec<(usize, usize, f64, f64)>,
-    pub(crate) epochs: Vec<(usize, f64, Option<f64>)>,
+    pub(crate) steps: Vec<(u64, u64, f64, f64)>,
+    pub(crate) epochs: Vec<(u64, f64, Option<f64>)>,
     stop_after: Option<(usize, Interruption)>,
     /// Where checkpoints are kept.
     folder: PathBuf,

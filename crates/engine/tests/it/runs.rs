@@ -10,7 +10,7 @@ use finetuner_engine::{
     models::ModelKind,
     source::{HubRules, open_artifact},
 };
-use finetuner_protocol::{Device, Document, DocumentArray, Event, LocalModels, RunConfig};
+use finetuner_protocol::{Device, Document, DocumentArray, Event, RunConfig, worker::LocalModels};
 use serde_json::{Value, json};
 
 /// Keeps the log and the losses.

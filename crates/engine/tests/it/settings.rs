@@ -9,7 +9,7 @@ use finetuner_engine::{
     plan::{Allowed, Plan},
     source::open_artifact,
 };
-use finetuner_protocol::{Document, DocumentArray, RunConfig};
+use finetuner_protocol::{Document, DocumentArray, Modality, RunConfig};
 use serde_json::{Value, json};
 
 use crate::runs::{Data, config, features, pictures, run, run_from, texts};
@@ -455,7 +455,7 @@ fn captions_that_repeat_are_told() {
         let text = document
             .chunks
             .iter_mut()
-            .find(|chunk| chunk.modality == "text");
+            .find(|chunk| chunk.modality == Some(Modality::Text));
         *text.unwrap() = Document::text("the same").with_modality("text");
     }
     let data = HashMap::from([("train", repeated)]);

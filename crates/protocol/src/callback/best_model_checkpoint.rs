@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Callback, check_monitor, merged};
-use crate::{Generation, InvalidField};
+use crate::{Generation, InvalidField, MonitorMode};
 
 /// Keeps the weights of the epoch with the best value of a metric, and puts
 /// them into the artifact.
@@ -16,13 +16,14 @@ use crate::{Generation, InvalidField};
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct BestModelCheckpoint {
     /// The metric: `train_loss`, `val_loss` or one of an
     /// [`EvaluationCallback`](super::EvaluationCallback). `val_loss` by default.
     pub monitor: String,
     /// `min`, `max`, or `auto`: the smaller the better for losses, the greater
     /// for everything else.
-    pub mode: String,
+    pub mode: MonitorMode,
     /// Sent by clients up to 0.2.2; without effect.
     pub save_dir: String,
     /// Sent by clients up to 0.2.2; without effect.
@@ -36,7 +37,7 @@ impl Default for BestModelCheckpoint {
     fn default() -> Self {
         Self {
             monitor: "val_loss".to_owned(),
-            mode: "auto".to_owned(),
+            mode: MonitorMode::Auto,
             save_dir: "best_model_chckpt".to_owned(),
             verbose: false,
             extra: Map::new(),
@@ -57,12 +58,6 @@ impl BestModelCheckpoint {
     }
 
     /// Sets [`BestModelCheckpoint::monitor`].
-    ///
-    /// ```
-    /// use finetuner_protocol::callback::BestModelCheckpoint;
-    ///
-    /// let callback = BestModelCheckpoint::new().monitor("train_loss");
-    /// ```
     #[must_use]
     pub fn monitor(mut self, metric: impl Into<String>) -> Self {
         self.monitor = metric.into();
@@ -70,14 +65,8 @@ impl BestModelCheckpoint {
     }
 
     /// Sets [`BestModelCheckpoint::mode`].
-    ///
-    /// ```
-    /// use finetuner_protocol::callback::BestModelCheckpoint;
-    ///
-    /// let callback = BestModelCheckpoint::new().monitor("my_metric").mode("max");
-    /// ```
     #[must_use]
-    pub fn mode(mut self, mode: impl Into<String>) -> Self {
+    pub fn mode(mut self, mode: impl Into<MonitorMode>) -> Self {
         self.mode = mode.into();
         self
     }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Callback, check_monitor, check_positive, invalid, merged};
-use crate::{Generation, InvalidField};
+use crate::{Generation, InvalidField, MonitorMode};
 
 /// Ends the training once a metric has not improved for some epochs.
 ///
@@ -15,15 +15,16 @@ use crate::{Generation, InvalidField};
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct EarlyStopping {
     /// The metric: `train_loss`, `val_loss` or one of an
     /// [`EvaluationCallback`](super::EvaluationCallback). `val_loss` by default.
     pub monitor: String,
     /// `min`, `max`, or `auto`: the smaller the better for losses, the greater
     /// for everything else.
-    pub mode: String,
+    pub mode: MonitorMode,
     /// Epochs without improvement before the training ends; 2 by default.
-    pub patience: usize,
+    pub patience: u64,
     /// The least change that is an improvement; 0 by default. A number; clients
     /// send whole numbers without a decimal point.
     pub min_delta: Value,
@@ -40,7 +41,7 @@ impl Default for EarlyStopping {
     fn default() -> Self {
         Self {
             monitor: "val_loss".to_owned(),
-            mode: "auto".to_owned(),
+            mode: MonitorMode::Auto,
             patience: 2,
             min_delta: 0.into(),
             baseline: None,
@@ -52,20 +53,12 @@ impl Default for EarlyStopping {
 
 impl EarlyStopping {
     /// Watches the validation loss.
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EarlyStopping::new();
-    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets [`EarlyStopping::monitor`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EarlyStopping::new().monitor("train_loss");
-    /// ```
     #[must_use]
     pub fn monitor(mut self, metric: impl Into<String>) -> Self {
         self.monitor = metric.into();
@@ -73,32 +66,20 @@ impl EarlyStopping {
     }
 
     /// Sets [`EarlyStopping::mode`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EarlyStopping::new().mode("min");
-    /// ```
     #[must_use]
-    pub fn mode(mut self, mode: impl Into<String>) -> Self {
+    pub fn mode(mut self, mode: impl Into<MonitorMode>) -> Self {
         self.mode = mode.into();
         self
     }
 
     /// Sets [`EarlyStopping::patience`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EarlyStopping::new().patience(3);
-    /// ```
     #[must_use]
-    pub fn patience(mut self, epochs: usize) -> Self {
+    pub fn patience(mut self, epochs: u64) -> Self {
         self.patience = epochs;
         self
     }
 
     /// Sets [`EarlyStopping::min_delta`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EarlyStopping::new().min_delta(0.01);
-    /// ```
     #[must_use]
     pub fn min_delta(mut self, delta: f64) -> Self {
         self.min_delta = delta.into();
@@ -106,10 +87,6 @@ impl EarlyStopping {
     }
 
     /// Sets [`EarlyStopping::baseline`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EarlyStopping::new().baseline(0.5);
-    /// ```
     #[must_use]
     pub fn baseline(mut self, value: f64) -> Self {
         self.baseline = Some(value);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{Callback, check_name_given, check_positive, invalid, merged};
-use crate::{Generation, InvalidField};
+use crate::{Distance, Generation, InvalidField};
 
 /// Measures how well queries find their documents, before and after the
 /// training.
@@ -16,6 +16,7 @@ use crate::{Generation, InvalidField};
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct EvaluationCallback {
     /// The name of the query data. Pairs of a text and a picture are queries
     /// and index at once.
@@ -23,13 +24,13 @@ pub struct EvaluationCallback {
     /// The name of the data to search in; the query data where there is none.
     pub index_data: Option<String>,
     /// Documents embedded at once; 32 by default (8 up to client 0.2.2).
-    pub batch_size: usize,
+    pub batch_size: u64,
     /// Whether a document may find itself where queries and index are one.
     pub exclude_self: bool,
     /// How many documents a query finds; 20 by default.
-    pub limit: usize,
+    pub limit: u64,
     /// `cosine`, `euclidean` or `sqeuclidean`.
-    pub distance: String,
+    pub distance: Distance,
     /// Which part of the model embeds the queries.
     pub model: Option<String>,
     /// Which part of the model embeds the index.
@@ -37,19 +38,19 @@ pub struct EvaluationCallback {
     /// Whether queries and index are of two kinds.
     pub multi_modal: bool,
     /// Evaluate every so many steps as well.
-    pub steps_per_interval: Option<usize>,
+    pub steps_per_interval: Option<u64>,
     /// Whether to keep some queries with what they found.
     pub gather_examples: bool,
     /// How many queries to keep.
-    pub num_example_queries: usize,
+    pub num_example_queries: u64,
     /// Threads that load data.
-    pub num_workers: usize,
+    pub num_workers: u64,
     /// A note to tell this evaluation from others.
     pub caption: Option<String>,
     /// Whether metric names begin with the name of the model.
     pub output_model_names: bool,
     /// How many queries to draw from the query data; all by default.
-    pub query_sample_size: Option<usize>,
+    pub query_sample_size: Option<u64>,
     /// Options that are not known here.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -63,7 +64,7 @@ impl Default for EvaluationCallback {
             batch_size: 32,
             exclude_self: true,
             limit: 20,
-            distance: "cosine".to_owned(),
+            distance: Distance::Cosine,
             model: None,
             index_model: None,
             multi_modal: false,
@@ -81,10 +82,6 @@ impl Default for EvaluationCallback {
 
 impl EvaluationCallback {
     /// Evaluates with the query data of this name.
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval");
-    /// ```
     #[must_use]
     pub fn new(query_data: impl Into<String>) -> Self {
         Self {
@@ -94,10 +91,6 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::index_data`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").index_data("pictures");
-    /// ```
     #[must_use]
     pub fn index_data(mut self, name: impl Into<String>) -> Self {
         self.index_data = Some(name.into());
@@ -105,43 +98,27 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::limit`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").limit(10);
-    /// ```
     #[must_use]
-    pub fn limit(mut self, limit: usize) -> Self {
+    pub fn limit(mut self, limit: u64) -> Self {
         self.limit = limit;
         self
     }
 
     /// Sets [`EvaluationCallback::batch_size`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").batch_size(64);
-    /// ```
     #[must_use]
-    pub fn batch_size(mut self, batch_size: usize) -> Self {
+    pub fn batch_size(mut self, batch_size: u64) -> Self {
         self.batch_size = batch_size;
         self
     }
 
     /// Sets [`EvaluationCallback::distance`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").distance("euclidean");
-    /// ```
     #[must_use]
-    pub fn distance(mut self, distance: impl Into<String>) -> Self {
+    pub fn distance(mut self, distance: impl Into<Distance>) -> Self {
         self.distance = distance.into();
         self
     }
 
     /// Sets [`EvaluationCallback::exclude_self`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").exclude_self(false);
-    /// ```
     #[must_use]
     pub fn exclude_self(mut self, value: bool) -> Self {
         self.exclude_self = value;
@@ -149,10 +126,6 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::model`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").model("clip-text");
-    /// ```
     #[must_use]
     pub fn model(mut self, value: impl Into<String>) -> Self {
         self.model = Some(value.into());
@@ -160,10 +133,6 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::index_model`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").index_model("clip-vision");
-    /// ```
     #[must_use]
     pub fn index_model(mut self, value: impl Into<String>) -> Self {
         self.index_model = Some(value.into());
@@ -171,10 +140,6 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::multi_modal`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").multi_modal(true);
-    /// ```
     #[must_use]
     pub fn multi_modal(mut self, value: bool) -> Self {
         self.multi_modal = value;
@@ -182,21 +147,13 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::steps_per_interval`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").steps_per_interval(100);
-    /// ```
     #[must_use]
-    pub fn steps_per_interval(mut self, value: usize) -> Self {
+    pub fn steps_per_interval(mut self, value: u64) -> Self {
         self.steps_per_interval = Some(value);
         self
     }
 
     /// Sets [`EvaluationCallback::gather_examples`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").gather_examples(true);
-    /// ```
     #[must_use]
     pub fn gather_examples(mut self, value: bool) -> Self {
         self.gather_examples = value;
@@ -204,32 +161,20 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::num_example_queries`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").num_example_queries(10);
-    /// ```
     #[must_use]
-    pub fn num_example_queries(mut self, value: usize) -> Self {
+    pub fn num_example_queries(mut self, value: u64) -> Self {
         self.num_example_queries = value;
         self
     }
 
     /// Sets [`EvaluationCallback::num_workers`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").num_workers(2);
-    /// ```
     #[must_use]
-    pub fn num_workers(mut self, value: usize) -> Self {
+    pub fn num_workers(mut self, value: u64) -> Self {
         self.num_workers = value;
         self
     }
 
     /// Sets [`EvaluationCallback::caption`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").caption("eval");
-    /// ```
     #[must_use]
     pub fn caption(mut self, value: impl Into<String>) -> Self {
         self.caption = Some(value.into());
@@ -237,10 +182,6 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::output_model_names`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").output_model_names(true);
-    /// ```
     #[must_use]
     pub fn output_model_names(mut self, value: bool) -> Self {
         self.output_model_names = value;
@@ -248,12 +189,8 @@ impl EvaluationCallback {
     }
 
     /// Sets [`EvaluationCallback::query_sample_size`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::EvaluationCallback::new("eval").query_sample_size(1000);
-    /// ```
     #[must_use]
-    pub fn query_sample_size(mut self, value: usize) -> Self {
+    pub fn query_sample_size(mut self, value: u64) -> Self {
         self.query_sample_size = Some(value);
         self
     }
@@ -273,7 +210,7 @@ impl EvaluationCallback {
         if let Some(size) = self.query_sample_size {
             check_positive(NAME, "query_sample_size", size)?;
         }
-        if !["cosine", "euclidean", "sqeuclidean"].contains(&self.distance.as_str()) {
+        if matches!(self.distance, Distance::Other(_)) {
             return Err(invalid(
                 NAME,
                 "distance",

@@ -16,6 +16,7 @@ use crate::{Generation, InvalidField};
 /// ```
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct MLFlowLogger {
     /// The experiment's name.
     pub experiment: String,
@@ -29,12 +30,6 @@ pub struct MLFlowLogger {
 
 impl MLFlowLogger {
     /// Sends metrics of this experiment to this address.
-    ///
-    /// ```
-    /// use finetuner_protocol::callback::MLFlowLogger;
-    ///
-    /// let callback = MLFlowLogger::new("fashion", "http://127.0.0.1:5000");
-    /// ```
     #[must_use]
     pub fn new(experiment: impl Into<String>, tracking_uri: impl Into<String>) -> Self {
         Self {

@@ -20,7 +20,7 @@ pub use training_checkpoint::TrainingCheckpoint;
 pub use wandb_logger::WandBLogger;
 pub use wise_ft::WiSEFTCallback;
 
-use crate::{Generation, InvalidField};
+use crate::{Generation, InvalidField, MonitorMode};
 
 /// A callback of a run. The constructors take the Python client's defaults.
 ///
@@ -60,10 +60,6 @@ pub enum Callback {
 }
 
 /// The names of all callbacks that have types of their own here.
-///
-/// ```
-/// assert!(finetuner_protocol::callback::CALLBACKS.contains(&"EarlyStopping"));
-/// ```
 pub const CALLBACKS: &[&str] = &[
     "BestModelCheckpoint",
     "TrainingCheckpoint",
@@ -76,12 +72,6 @@ pub const CALLBACKS: &[&str] = &[
 
 impl Callback {
     /// The name on the wire.
-    ///
-    /// ```
-    /// use finetuner_protocol::{Callback, callback::EarlyStopping};
-    ///
-    /// assert_eq!(Callback::from(EarlyStopping::new()).name(), "EarlyStopping");
-    /// ```
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -170,9 +160,9 @@ fn invalid(callback: &str, option: &str, value: impl ToString, limit: &str) -> I
     InvalidField::new(&format!("callbacks.{callback}.{option}"), value, limit)
 }
 
-fn check_monitor(callback: &str, monitor: &str, mode: &str) -> Result<(), InvalidField> {
+fn check_monitor(callback: &str, monitor: &str, mode: &MonitorMode) -> Result<(), InvalidField> {
     check_name_given(callback, "monitor", monitor)?;
-    if !["auto", "min", "max"].contains(&mode) {
+    if matches!(mode, MonitorMode::Other(_)) {
         let limit = "it is one of auto, min, max";
         return Err(invalid(callback, "mode", format!("`{mode}`"), limit));
     }
@@ -186,7 +176,7 @@ fn check_name_given(callback: &str, option: &str, name: &str) -> Result<(), Inva
     Ok(())
 }
 
-fn check_positive(callback: &str, option: &str, value: usize) -> Result<(), InvalidField> {
+fn check_positive(callback: &str, option: &str, value: u64) -> Result<(), InvalidField> {
     if value == 0 {
         return Err(invalid(callback, option, 0, "at least 1 is needed"));
     }

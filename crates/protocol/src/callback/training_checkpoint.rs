@@ -13,9 +13,10 @@ use crate::{Generation, InvalidField};
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct TrainingCheckpoint {
     /// How many epochs to keep, counted from the last; 1 by default.
-    pub last_k_epochs: usize,
+    pub last_k_epochs: u64,
     /// Sent by clients up to 0.2.2; without effect.
     pub save_dir: String,
     /// Sent by clients up to 0.2.2; without effect.
@@ -49,12 +50,8 @@ impl TrainingCheckpoint {
     }
 
     /// Sets [`TrainingCheckpoint::last_k_epochs`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::TrainingCheckpoint::new().last_k_epochs(3);
-    /// ```
     #[must_use]
-    pub fn last_k_epochs(mut self, count: usize) -> Self {
+    pub fn last_k_epochs(mut self, count: u64) -> Self {
         self.last_k_epochs = count;
         self
     }

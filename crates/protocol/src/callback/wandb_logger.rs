@@ -13,6 +13,7 @@ use crate::{Generation, InvalidField};
 /// ```
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct WandBLogger {
     /// `epoch` (the default) or `batch`: how often metrics are sent.
     pub metrics_logger_step: String,
@@ -44,20 +45,12 @@ impl Default for WandBLogger {
 
 impl WandBLogger {
     /// Sends metrics after each epoch.
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::WandBLogger::new();
-    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets [`WandBLogger::metrics_logger_step`], `epoch` or `batch`.
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::WandBLogger::new().metrics_logger_step("epoch");
-    /// ```
     #[must_use]
     pub fn metrics_logger_step(mut self, step: impl Into<String>) -> Self {
         self.metrics_logger_step = step.into();
@@ -65,10 +58,6 @@ impl WandBLogger {
     }
 
     /// Sets one of [`WandBLogger::wandb_args`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::WandBLogger::new().wandb_arg("project", "fashion");
-    /// ```
     #[must_use]
     pub fn wandb_arg(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         let args = self.wandb_args.get_or_insert_default();
@@ -77,10 +66,6 @@ impl WandBLogger {
     }
 
     /// Sets [`WandBLogger::log_zero_shot`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::WandBLogger::new().log_zero_shot(true);
-    /// ```
     #[must_use]
     pub fn log_zero_shot(mut self, log: bool) -> Self {
         self.log_zero_shot = log;
@@ -88,10 +73,6 @@ impl WandBLogger {
     }
 
     /// Sets [`WandBLogger::experiment`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::WandBLogger::new().experiment("fashion");
-    /// ```
     #[must_use]
     pub fn experiment(mut self, name: impl Into<String>) -> Self {
         self.experiment = name.into();
@@ -99,10 +80,6 @@ impl WandBLogger {
     }
 
     /// Sets [`WandBLogger::api_key`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::WandBLogger::new().api_key("the-key");
-    /// ```
     #[must_use]
     pub fn api_key(mut self, key: impl Into<String>) -> Self {
         self.api_key = Some(key.into());

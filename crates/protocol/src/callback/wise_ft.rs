@@ -15,6 +15,7 @@ use crate::{Generation, InvalidField};
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
+#[non_exhaustive]
 pub struct WiSEFTCallback {
     /// The share of the fine-tuned weights, from 0 to 1; 0.4 by default. The
     /// result is `(1 - alpha) * backbone + alpha * fine_tuned`.
@@ -35,20 +36,12 @@ impl Default for WiSEFTCallback {
 
 impl WiSEFTCallback {
     /// Takes four parts of ten from the fine-tuned weights.
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::WiSEFTCallback::new();
-    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Sets [`WiSEFTCallback::alpha`].
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::WiSEFTCallback::new().alpha(0.4);
-    /// ```
     #[must_use]
     pub fn alpha(mut self, alpha: f64) -> Self {
         self.alpha = alpha;

@@ -147,7 +147,7 @@ fn every_limit_is_kept_and_named() {
         }),
         ("sampler", |c| c.data.sampler = "best".into()),
         ("scheduler_step", |c| {
-            c.hyper_parameters.scheduler_step = Some("hour".to_owned())
+            c.hyper_parameters.scheduler_step = Some("hour".into())
         }),
     ];
     assert_eq!(valid().check(), Ok(()));

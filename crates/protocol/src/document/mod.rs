@@ -9,28 +9,16 @@ use std::collections::BTreeMap;
 use prost::Message;
 use serde_json::{Map, Value as Json};
 
-use crate::{DocumentError, origin::Origin, proto::DocumentProto};
+use crate::{DocumentError, Modality, origin::Origin, proto::DocumentProto};
 
 pub use nd_array::{NdArray, Opaque};
 pub(crate) use wire::array_from_message;
 
 /// The tag that holds a document's label. Two documents with the same label
 /// are a positive pair.
-///
-/// ```
-/// use finetuner_protocol::{Document, LABEL_TAG};
-///
-/// assert!(Document::text("a").with_label(3).tags.contains_key(LABEL_TAG));
-/// ```
 pub const LABEL_TAG: &str = "finetuner_label";
 
 /// The tag that holds the similarity of a pair, between 0 and 1.
-///
-/// ```
-/// use finetuner_protocol::{Document, SCORE_TAG};
-///
-/// assert!(Document::new().with_score(0.5).tags.contains_key(SCORE_TAG));
-/// ```
 pub const SCORE_TAG: &str = "finetuner_score";
 
 /// One piece of data, as docarray 0.x defines it.
@@ -44,6 +32,7 @@ pub const SCORE_TAG: &str = "finetuner_score";
 /// assert_eq!(pair.chunks[0].as_text(), Some("red sneakers"));
 /// ```
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Document {
     /// Unique among the documents of an array: 32 hex digits where it was not
     /// given.
@@ -52,8 +41,8 @@ pub struct Document {
     pub content: Option<Content>,
     /// Where the content can be read, a URL or a path.
     pub uri: String,
-    /// `text`, `image` and so on: which part of a model the document is for.
-    pub modality: String,
+    /// Which part of a model the document is for.
+    pub modality: Option<Modality>,
     /// The content's media type.
     pub mime_type: String,
     /// Free values by name. Labels and scores are here.
@@ -72,6 +61,7 @@ pub struct Document {
 
 /// Fields that fine-tuning doesn't use.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Other {
     /// Depth in a tree of chunks.
     pub granularity: u32,
@@ -117,13 +107,11 @@ pub enum Content {
 /// ```
 /// use finetuner_protocol::NamedScore;
 ///
-/// let score = NamedScore {
-///     value: 0.3,
-///     op_name: "cosine".to_owned(),
-///     ..NamedScore::default()
-/// };
+/// let score = NamedScore::new(0.3, "cosine");
+/// assert_eq!(score.op_name, "cosine");
 /// ```
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct NamedScore {
     /// The value.
     pub value: f32,
@@ -135,6 +123,18 @@ pub struct NamedScore {
     pub ref_id: String,
 }
 
+impl NamedScore {
+    /// A value, and how it was computed.
+    #[must_use]
+    pub fn new(value: f32, op_name: impl Into<String>) -> Self {
+        Self {
+            value,
+            op_name: op_name.into(),
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for Document {
     fn default() -> Self {
         Self::new()
@@ -143,31 +143,19 @@ impl Default for Document {
 
 impl Document {
     /// An empty document with a new id.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// let pair = Document::new().with_chunk(Document::text("a")).with_chunk(Document::text("b"));
-    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::with_id(random_id())
     }
 
     /// An empty document with this id.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// assert_eq!(Document::with_id("shoe-1").id, "shoe-1");
-    /// ```
     #[must_use]
     pub fn with_id(id: impl Into<String>) -> Self {
         Self {
             id: id.into(),
             content: None,
             uri: String::new(),
-            modality: String::new(),
+            modality: None,
             mime_type: String::new(),
             tags: Map::new(),
             chunks: Vec::new(),
@@ -179,12 +167,6 @@ impl Document {
     }
 
     /// A text.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// assert_eq!(Document::text("a red shoe").as_text(), Some("a red shoe"));
-    /// ```
     #[must_use]
     pub fn text(text: impl Into<String>) -> Self {
         Self {
@@ -194,12 +176,6 @@ impl Document {
     }
 
     /// Bytes, such as a picture as PNG or JPEG.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// let picture = Document::blob(&b"\x89PNG..."[..]);
-    /// ```
     #[must_use]
     pub fn blob(bytes: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -210,12 +186,6 @@ impl Document {
 
     /// Something that can be read at a URL or a path. A picture in a file of this
     /// machine is read when the document is pushed.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// let picture = Document::uri("pictures/shoe.png");
-    /// ```
     #[must_use]
     pub fn uri(uri: impl Into<String>) -> Self {
         Self {
@@ -226,13 +196,6 @@ impl Document {
 
     /// Numbers of any shape, such as features for `mlp` or the points of a
     /// cloud. `shape` says how many there are in each dimension.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// // Two points in space.
-    /// let cloud = Document::tensor(&[0.0, 0.0, 1.0, 0.5, 0.5, 0.0], &[2, 3]);
-    /// ```
     #[must_use]
     pub fn tensor(values: &[f32], shape: &[u32]) -> Self {
         Self {
@@ -242,26 +205,13 @@ impl Document {
     }
 
     /// Sets [`Document::modality`].
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// let title = Document::text("a red shoe").with_modality("text");
-    /// ```
     #[must_use]
-    pub fn with_modality(mut self, modality: impl Into<String>) -> Self {
-        self.modality = modality.into();
+    pub fn with_modality(mut self, modality: impl Into<Modality>) -> Self {
+        self.modality = Some(modality.into());
         self
     }
 
     /// Sets the tag [`LABEL_TAG`].
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// let shoe = Document::uri("shoe.png").with_label("shoe");
-    /// assert_eq!(shoe.label().as_deref(), Some("shoe"));
-    /// ```
     #[must_use]
     pub fn with_label(mut self, label: impl Into<Json>) -> Self {
         self.tags.insert(LABEL_TAG.to_owned(), label.into());
@@ -269,12 +219,6 @@ impl Document {
     }
 
     /// Sets [`Document::mime_type`].
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// let picture = Document::uri("shoe").with_mime_type("image/png");
-    /// ```
     #[must_use]
     pub fn with_mime_type(mut self, mime_type: impl Into<String>) -> Self {
         self.mime_type = mime_type.into();
@@ -283,27 +227,12 @@ impl Document {
 
     /// Sets the tag [`SCORE_TAG`]: how similar the two parts are, between 0 and
     /// 1.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// let pair = Document::new()
-    ///     .with_chunk(Document::text("a shoe"))
-    ///     .with_chunk(Document::text("a sneaker"))
-    ///     .with_score(0.8);
-    /// ```
     #[must_use]
     pub fn with_score(self, score: f64) -> Self {
         self.with_tag(SCORE_TAG, score)
     }
 
     /// Sets a tag.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// let shoe = Document::uri("shoe.png").with_tag("brand", "none");
-    /// ```
     #[must_use]
     pub fn with_tag(mut self, name: impl Into<String>, value: impl Into<Json>) -> Self {
         self.tags.insert(name.into(), value.into());
@@ -311,12 +240,6 @@ impl Document {
     }
 
     /// Sets [`Document::embedding`] to these values.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// let found = Document::text("a shoe").with_embedding(&[0.1, 0.2]);
-    /// ```
     #[must_use]
     pub fn with_embedding(mut self, values: &[f32]) -> Self {
         let length = u32::try_from(values.len()).unwrap_or(u32::MAX);
@@ -325,13 +248,6 @@ impl Document {
     }
 
     /// Adds a part, and notes in it whose part it is.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// let parent = Document::new().with_chunk(Document::text("a part"));
-    /// assert_eq!(parent.chunks[0].as_text(), Some("a part"));
-    /// ```
     #[must_use]
     pub fn with_chunk(mut self, mut chunk: Self) -> Self {
         chunk.other.parent_id.clone_from(&self.id);
@@ -341,12 +257,6 @@ impl Document {
     }
 
     /// The text, where the document holds one.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// assert_eq!(Document::uri("shoe.png").as_text(), None);
-    /// ```
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
         match &self.content {
@@ -356,12 +266,6 @@ impl Document {
     }
 
     /// The bytes, where the document holds some.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// assert_eq!(Document::blob(&b"abc"[..]).as_blob(), Some(&b"abc"[..]));
-    /// ```
     #[must_use]
     pub fn as_blob(&self) -> Option<&[u8]> {
         match &self.content {
@@ -372,12 +276,6 @@ impl Document {
 
     /// The label as a text. Numbers that are whole have no decimals, since
     /// docarray keeps every number as a double.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// assert_eq!(Document::text("a").with_label(3).label().as_deref(), Some("3"));
-    /// ```
     #[must_use]
     pub fn label(&self) -> Option<String> {
         match self.tags.get(LABEL_TAG)? {
@@ -405,26 +303,12 @@ impl Document {
     }
 
     /// The document as an encoded protobuf message.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// let shoe = Document::text("a shoe");
-    /// assert_eq!(Document::from_bytes(&shoe.to_bytes())?, shoe);
-    /// # Ok::<(), finetuner_protocol::DocumentError>(())
-    /// ```
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         DocumentProto::from(self.clone()).encode_to_vec()
     }
 
     /// Reads an encoded protobuf message.
-    ///
-    /// ```
-    /// use finetuner_protocol::Document;
-    ///
-    /// assert!(Document::from_bytes(b"no document").is_err());
-    /// ```
     ///
     /// # Errors
     /// [`DocumentError::Malformed`] where the bytes are not such a message.

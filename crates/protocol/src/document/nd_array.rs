@@ -52,12 +52,6 @@ impl NdArray {
 
     /// The values of a dense array as 32-bit numbers, row by row; none where
     /// the array is sparse or holds no numbers.
-    ///
-    /// ```
-    /// use finetuner_protocol::NdArray;
-    ///
-    /// assert_eq!(NdArray::from_f32(&[1.5], &[1]).to_f32(), Some(vec![1.5]));
-    /// ```
     #[must_use]
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         macro_rules! read {

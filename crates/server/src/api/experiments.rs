@@ -10,7 +10,6 @@ use axum::{
 };
 use finetuner_protocol::{ExperimentInfo, check_name};
 use serde::Deserialize;
-use serde_json::Map;
 
 use super::{
     auth::{User, Writer},
@@ -162,11 +161,8 @@ pub(super) async fn find(app: &App, user_id: String, name: String) -> Result<Exp
 }
 
 fn info(row: ExperimentRow) -> ExperimentInfo {
-    ExperimentInfo {
-        name: row.name,
-        description: row.description,
-        status: "ACTIVE".to_owned(),
-        created_at: row.created_at,
-        extra: Map::new(),
-    }
+    let mut info = ExperimentInfo::new(row.name);
+    info.description = row.description;
+    info.created_at = row.created_at;
+    info
 }

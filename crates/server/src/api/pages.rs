@@ -45,13 +45,7 @@ impl PageQuery {
     /// The answer: a page, or a plain list. A page past the end is empty.
     pub(crate) fn answer<T: Serialize>(&self, items: Vec<T>, total: u64) -> Response {
         match self.page_and_size() {
-            Some((page, size)) => Json(Page {
-                items,
-                total,
-                page,
-                size,
-            })
-            .into_response(),
+            Some((page, size)) => Json(Page::new(items, total, page, size)).into_response(),
             None => Json(items).into_response(),
         }
     }

@@ -11,7 +11,9 @@ use axum::{
 use finetuner_protocol::{
     Callback, CheckpointInfo, Config, Data, Event, ExamplesInfo, HyperParameters, MAX_POINTS,
     MetricPoint, MetricsInfo, Model, NewRun, RunConfig, RunTask, Stage, Status, StatusInfo,
-    SynthesisConfig, check_name, text::cut,
+    SynthesisConfig, check_name,
+    text::cut,
+    time::{self, Timestamp},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -316,10 +318,8 @@ pub(crate) async fn status_of(app: &App, run: &RunRow) -> Result<StatusInfo> {
         _ => 0,
     };
     let waits = app.waits.of(run.id);
-    Ok(StatusInfo {
-        status,
-        details: run.details(ahead, waits.as_deref()),
-    })
+    let details = run.details(ahead, waits.as_deref());
+    Ok(StatusInfo::new(status, details))
 }
 
 pub(crate) async fn metrics(
@@ -389,10 +389,9 @@ async fn points(
         .database
         .events(run.id, kinds, first, MAX_POINTS)
         .await?;
-    let point = |stored: StoredEvent| MetricPoint {
-        number: stored.number,
-        at: stored.at,
-        event: stored.event,
+    let point = |stored: StoredEvent| {
+        let at = Timestamp::from_millisecond(stored.at as i64).unwrap_or_default();
+        MetricPoint::new(stored.number, at, stored.event)
     };
     Ok(Json(events.into_iter().map(point).collect()))
 }
@@ -416,13 +415,15 @@ pub(crate) async fn checkpoints(
 ) -> Result<Json<Vec<CheckpointInfo>>> {
     let run = find(&app, user.id, path).await?;
     let checkpoints = app.database.checkpoints(run.id).await?;
-    let info = |row: CheckpointRow| CheckpointInfo {
-        number: row.number,
-        epoch: row.epoch,
-        step: row.step,
-        size: row.size,
-        sha256: row.content,
-        created_at: row.created_at,
+    let info = |row: CheckpointRow| {
+        let created_at = time::parse(&row.created_at);
+        CheckpointInfo::new(
+            row.number,
+            (row.epoch, row.step),
+            row.size,
+            row.content,
+            created_at,
+        )
     };
     Ok(Json(checkpoints.into_iter().map(info).collect()))
 }

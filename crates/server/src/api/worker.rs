@@ -12,8 +12,8 @@ use axum::{
     response::IntoResponse,
 };
 use finetuner_protocol::{
-    Device, Event, EventBatch, Job, LAST_CHECKPOINT, Level, Outcome, RunTask, Status, WorkContent,
-    WorkRules, WorkerOrders,
+    Device, Event, Level, RunTask, Status,
+    worker::{EventBatch, Job, LAST_CHECKPOINT, Outcome, WorkContent, WorkRules, WorkerOrders},
 };
 use futures_util::StreamExt;
 use serde::Deserialize;

@@ -429,11 +429,11 @@ pub(super) fn data_of(db: &Connection, run_id: i64) -> rusqlite::Result<Vec<Stri
 /// How far a run is, as its worker's events tell.
 struct State {
     received: u64,
-    epoch: usize,
-    epochs: usize,
-    step: usize,
-    steps: usize,
-    epochs_done: usize,
+    epoch: u64,
+    epochs: u64,
+    step: u64,
+    steps: u64,
+    epochs_done: u64,
     pace: Option<(i64, i64)>,
     metrics: Value,
 }

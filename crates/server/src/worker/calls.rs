@@ -7,7 +7,7 @@
 
 use std::{fmt, path::Path, time::Duration};
 
-use finetuner_protocol::WorkContent;
+use finetuner_protocol::worker::WorkContent;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, header};
 use sha2::{Digest, Sha256};
 use tokio::{io::AsyncWriteExt, time::Instant};

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use finetuner_protocol::WorkContent;
+use finetuner_protocol::worker::WorkContent;
 use reqwest::{Client, redirect::Policy};
 
 use super::{

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use finetuner_protocol::{Event, EventBatch, Level, Outcome, WorkerOrders};
+use finetuner_protocol::{
+    Event, Level,
+    worker::{EventBatch, Outcome, WorkerOrders},
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
@@ -183,7 +186,6 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::{requests::Authorities, worker::examples::EVENT_BYTES};
     use crate::{
         api,
         app::App,
@@ -193,6 +195,7 @@ mod tests {
         space::Space,
         store::Store,
     };
+    use crate::{requests::Authorities, worker::examples::EVENT_BYTES};
 
     fn examples(queries: usize, matches: usize, length: usize) -> Event {
         let query = |n: usize| format!("query {n:05}");
@@ -201,19 +204,20 @@ mod tests {
             (0..matches).map(text).collect()
         };
         let places = |_| (0..matches as u64).collect();
+        let mut found = FoundDocuments::new(
+            "train",
+            (0..queries).map(|n| (query(n), places(n))).collect(),
+        );
+        found.hits = (0..queries)
+            .map(|n| (query(n), vec![n % 2 == 0; matches]))
+            .collect();
+        found.distances = (0..queries)
+            .map(|n| (query(n), vec![0.5; matches]))
+            .collect();
         Event::Examples {
             stage: Stage::After,
             examples: (0..queries).map(|n| (query(n), texts(n))).collect(),
-            found: Some(FoundDocuments {
-                data: "train".into(),
-                places: (0..queries).map(|n| (query(n), places(n))).collect(),
-                hits: (0..queries)
-                    .map(|n| (query(n), vec![n % 2 == 0; matches]))
-                    .collect(),
-                distances: (0..queries)
-                    .map(|n| (query(n), vec![0.5; matches]))
-                    .collect(),
-            }),
+            found: Some(found),
         }
     }
 

@@ -21,7 +21,7 @@ pub(super) enum Closed {
 
 #[cfg(not(target_os = "linux"))]
 pub(super) fn close_in(
-    _: &finetuner_protocol::LocalModels,
+    _: &finetuner_protocol::worker::LocalModels,
     _: &std::path::Path,
     _: &[&std::path::Path],
 ) -> Closed {
@@ -32,7 +32,7 @@ pub(super) fn close_in(
 mod linux {
     use std::path::{Path, PathBuf};
 
-    use finetuner_protocol::LocalModels;
+    use finetuner_protocol::worker::LocalModels;
     use landlock::{
         ABI, Access, AccessFs, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
         RulesetStatus, path_beneath_rules,
@@ -98,7 +98,7 @@ mod linux {
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
-    use finetuner_protocol::LocalModels;
+    use finetuner_protocol::worker::LocalModels;
 
     use super::*;
 

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use finetuner_protocol::WorkRules;
+use finetuner_protocol::worker::WorkRules;
 
 /// Limits of memory and of temporary files.
 pub(super) struct Limits {

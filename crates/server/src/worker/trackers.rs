@@ -49,7 +49,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
     /// Steps since the start of the training.
-    step: usize,
+    step: u64,
     /// Seconds since 1970.
     time: f64,
     values: Vec<(String, f64)>,
@@ -148,7 +148,7 @@ struct Task {
 pub(super) struct Trackers {
     tasks: Vec<Task>,
     /// Number of finished steps.
-    done: usize,
+    done: u64,
 }
 
 /// Writes a line of the run's log.

@@ -113,7 +113,8 @@ async fn a_run_goes_on_from_another_ones_checkpoint() {
     assert_eq!(epochs, [(2, 0), (3, 0)]);
 
     let longer = short
-        .go_on_from(kept[0].number, "longer", Some(5))
+        .go_on_from(kept[0].number, "longer")
+        .epochs(5)
         .await
         .unwrap();
     longer.wait().await.unwrap();
@@ -128,10 +129,10 @@ async fn a_run_goes_on_from_another_ones_checkpoint() {
         "{log}"
     );
 
-    let error = short.go_on_from(99, "none", None).await.unwrap_err();
+    let error = short.go_on_from(99, "none").await.unwrap_err();
     assert!(error.is_not_found(), "{error}");
     let error = short
-        .go_on_from(kept[0].number, "longer", None)
+        .go_on_from(kept[0].number, "longer")
         .await
         .unwrap_err();
     assert!(error.is_conflict(), "{error}");

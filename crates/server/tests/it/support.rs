@@ -219,7 +219,7 @@ pub(crate) async fn reach(run: &Run, step: u64) {
 }
 
 /// The loss of every step, in order.
-pub(crate) async fn losses(run: &Run) -> Vec<(usize, usize, f64)> {
+pub(crate) async fn losses(run: &Run) -> Vec<(u64, u64, f64)> {
     let points = run.metric_history(None).await.unwrap();
     let loss = |event: Event| match event {
         Event::Step {

@@ -34,7 +34,7 @@ async fn a_server_with_a_certificate_of_its_own_is_trusted_when_that_is_said() {
             .retry(retry)
     };
     let finetuner = builder()
-        .root_certificate(pem.clone())
+        .add_root_certificate(pem.clone())
         .login()
         .await
         .unwrap();
@@ -49,7 +49,10 @@ async fn a_server_with_a_certificate_of_its_own_is_trusted_when_that_is_said() {
     let error = builder().login().await.err().unwrap();
     assert!(error.is_connect(), "nobody vouches for it: {error}");
     let other = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
-    let error = builder().root_certificate(other.cert.pem()).login().await;
+    let error = builder()
+        .add_root_certificate(other.cert.pem())
+        .login()
+        .await;
     assert!(error.err().unwrap().is_connect());
 
     // Both versions of HTTP are spoken.

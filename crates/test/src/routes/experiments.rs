@@ -11,7 +11,6 @@ use axum::{
 use bytes::Bytes;
 use finetuner_protocol::{ExperimentInfo, check_name};
 use serde::Deserialize;
-use serde_json::Map;
 
 use super::{PageQuery, read};
 use crate::{
@@ -50,13 +49,9 @@ pub(super) async fn create(
                 ))),
             };
         }
-        let info = ExperimentInfo {
-            name: new.name,
-            description: new.description.unwrap_or_default(),
-            status: "ACTIVE".to_owned(),
-            created_at: CREATED_AT.to_owned(),
-            extra: Map::new(),
-        };
+        let mut info = ExperimentInfo::new(new.name);
+        info.description = new.description.unwrap_or_default();
+        info.created_at = CREATED_AT.to_owned();
         let answer = Json(info.clone());
         state.experiments.push(Experiment { info, key });
         Ok((StatusCode::CREATED, answer))

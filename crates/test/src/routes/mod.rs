@@ -122,13 +122,7 @@ impl PageQuery {
         let size = self.size.unwrap_or(50).clamp(1, 100);
         let total = items.len() as u64;
         let items = part(items, page, size);
-        Json(Page {
-            items,
-            total,
-            page,
-            size,
-        })
-        .into_response()
+        Json(Page::new(items, total, page, size)).into_response()
     }
 }
 

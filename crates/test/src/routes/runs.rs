@@ -11,7 +11,7 @@ use axum::{
 use bytes::Bytes;
 use finetuner_protocol::{
     CheckpointInfo, Config, Event, ExamplesInfo, MAX_POINTS, MetricPoint, MetricsInfo, Status,
-    StatusInfo, Task, listed_task,
+    StatusInfo, Task, listed_task, time::Timestamp,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -176,10 +176,7 @@ pub(super) async fn list(
 }
 
 fn status_of(run: &RunRecord) -> StatusInfo {
-    StatusInfo {
-        status: run.status.clone(),
-        details: run.details.clone(),
-    }
+    StatusInfo::new(run.status.clone(), run.details.clone())
 }
 
 pub(super) async fn status(
@@ -224,10 +221,9 @@ pub(super) async fn history(
         let events = (0..).zip(&run.events);
         let new = events
             .filter(|(number, event)| is_point(event) && after.is_none_or(|after| *number > after));
-        let point = |(number, event): (u64, &Event)| MetricPoint {
-            number,
-            at: number * 1000,
-            event: event.clone(),
+        let point = |(number, event): (u64, &Event)| {
+            let at = Timestamp::from_second(number as i64).unwrap_or_default();
+            MetricPoint::new(number, at, event.clone())
         };
         new.map(point).take(MAX_POINTS).collect()
     })

@@ -38,7 +38,7 @@ fn line(text: &str) -> Event {
     }
 }
 
-fn step(epoch: usize, step: usize) -> Event {
+fn step(epoch: u64, step: u64) -> Event {
     Event::Step {
         epoch,
         epochs: 2,

@@ -43,7 +43,7 @@ pub(super) struct MlFlow {
     run_id: String,
     /// The last step of each metric that the server already had at the start. A run
     /// that continues repeats some steps.
-    known: HashMap<String, usize>,
+    known: HashMap<String, u64>,
 }
 
 impl MlFlow {
@@ -137,7 +137,7 @@ impl MlFlow {
                 let step = metric["step"]
                     .as_u64()
                     .or_else(|| metric["step"].as_str()?.parse().ok())?;
-                Some((text(&metric["key"])?, step as usize))
+                Some((text(&metric["key"])?, step))
             });
             self.known = known.collect();
             let goes_on = json!({"run_id": self.run_id, "status": "RUNNING"});

@@ -292,12 +292,11 @@ mod tests {
     use super::*;
 
     fn config(callback: impl Into<Callback>) -> RunConfig {
-        RunConfig {
-            run_name: "shoes".to_owned(),
-            experiment_name: "fashion".to_owned(),
-            callbacks: vec![callback.into()],
-            ..RunConfig::default()
-        }
+        let mut config = RunConfig::default();
+        config.run_name = "shoes".to_owned();
+        config.experiment_name = "fashion".to_owned();
+        config.callbacks = vec![callback.into()];
+        config
     }
 
     fn tracked(config: &RunConfig, private: bool) -> Tracked<'_> {

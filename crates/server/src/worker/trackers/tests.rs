@@ -72,7 +72,7 @@ impl StandIn {
 
 /// A run of two epochs of two steps, from step `from` on, with its trackers; gives
 /// the lines of its log.
-async fn run(callback: impl Into<Callback>, environment: &Environment, from: usize) -> Vec<String> {
+async fn run(callback: impl Into<Callback>, environment: &Environment, from: u64) -> Vec<String> {
     run_until(End::Finished, callback, environment, from).await
 }
 
@@ -81,14 +81,12 @@ async fn run_until(
     end: End,
     callback: impl Into<Callback>,
     environment: &Environment,
-    from: usize,
+    from: u64,
 ) -> Vec<String> {
-    let config = RunConfig {
-        run_name: "shoes".to_owned(),
-        experiment_name: "fashion".to_owned(),
-        callbacks: vec![callback.into()],
-        ..RunConfig::default()
-    };
+    let mut config = RunConfig::default();
+    config.run_name = "shoes".to_owned();
+    config.experiment_name = "fashion".to_owned();
+    config.callbacks = vec![callback.into()];
     let tracked = Tracked {
         config: &config,
         run: "0123456789abcdef",

@@ -48,7 +48,7 @@ pub(super) struct WandB {
     /// History lines that the server has.
     lines: usize,
     /// The last step that the server had at the start.
-    known: Option<usize>,
+    known: Option<u64>,
     started: Option<f64>,
     summary: Map<String, Value>,
 }
@@ -134,7 +134,7 @@ impl WandB {
                 .last()
                 .and_then(|line| serde_json::from_str(line).ok())
                 .unwrap_or_default();
-            self.known = last["_step"].as_u64().map(|step| step as usize);
+            self.known = last["_step"].as_u64();
         }
         let shown = match self.address.host_str() {
             Some("api.wandb.ai") => "https://wandb.ai".to_owned(),

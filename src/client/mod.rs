@@ -1,0 +1,13 @@
+//! The way in: settings, the login, the client that comes of them, the account.
+
+mod account;
+mod builder;
+mod finetuner;
+mod login;
+mod user;
+
+pub use account::{CreateToken, PersonalToken};
+pub use builder::Builder;
+pub use finetuner::Finetuner;
+pub use login::Login;
+pub use user::User;

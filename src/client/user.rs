@@ -1,0 +1,36 @@
+//! Users of a backend.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::Result,
+    transport::{Call, Transport},
+};
+
+/// Somebody with an account.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let user = finetuner.whoami().await?;
+/// println!("{} ({})", user.name, user.id);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct User {
+    /// The account's id.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// The account's name.
+    pub name: String,
+    /// What the user wants to be called.
+    #[serde(default)]
+    pub nickname: Option<String>,
+}
+
+/// Asks the backend whose token it is.
+pub(crate) async fn whoami(transport: &Transport) -> Result<User> {
+    let call = Call::rpc("user.identity.whoami").repeatable();
+    transport.rpc(call).await
+}

@@ -1,0 +1,163 @@
+//! What a backend knows about artifacts: data and models.
+
+use finetuner_protocol::{Page, time::Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    client::Finetuner,
+    error::Result,
+    transport::{Call, List},
+};
+
+impl Finetuner {
+    /// The data that was pushed, the newest last.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// for data in finetuner.list_documents().await? {
+    ///     println!("{:?}: {:?} documents", data.name, data.length());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn list_documents(&self) -> List<ArtifactInfo> {
+        self.list_artifacts("documentArray")
+    }
+
+    /// All artifacts of a kind, the newest last: `documentArray` is data that
+    /// was pushed, `model` what runs have made.
+    pub fn list_artifacts(&self, kind: impl Into<String>) -> List<ArtifactInfo> {
+        let (transport, kind) = (self.transport.clone(), kind.into());
+        List::new(move |page, size| {
+            let (transport, kind) = (transport.clone(), kind.clone());
+            async move {
+                #[derive(Deserialize)]
+                struct Answer {
+                    data: Vec<ArtifactInfo>,
+                    #[serde(default)]
+                    meta: Meta,
+                }
+                #[derive(Default, Deserialize)]
+                struct Meta {
+                    total: Option<u64>,
+                }
+                let call = Call::rpc("artifact.list")
+                    .json(json!({
+                        "filter": {"type": kind},
+                        "sort": {"createdAt": 1},
+                        "pageIndex": page,
+                        "pageSize": size,
+                    }))
+                    .repeatable();
+                let answer: Answer = transport.json(call).await?;
+                let items = answer.data;
+                let total = answer.meta.total.unwrap_or(items.len() as u64);
+                Ok(Page::new(items, total, page, size))
+            }
+        })
+    }
+
+    /// What is known about data, by its name.
+    ///
+    /// ```no_run
+    /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+    /// let data = finetuner.describe_documents("clip-fashion-train-data").await?;
+    /// println!("{:?}", data.length());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    pub async fn describe_documents(&self, name: &str) -> Result<ArtifactInfo> {
+        self.artifact("artifact.getDetail", "name", name).await
+    }
+
+    /// What is known about an artifact, by its id.
+    ///
+    /// # Errors
+    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    pub async fn describe_artifact(&self, id: &str) -> Result<ArtifactInfo> {
+        self.artifact("artifact.getDetail", "id", id).await
+    }
+
+    /// Deletes data, by its name.
+    ///
+    /// # Errors
+    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    pub async fn delete_documents(&self, name: &str) -> Result<()> {
+        self.delete_by("name", name).await
+    }
+
+    /// Deletes an artifact, by its id.
+    ///
+    /// # Errors
+    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    pub async fn delete_artifact(&self, id: &str) -> Result<()> {
+        self.delete_by("id", id).await
+    }
+
+    async fn delete_by(&self, by: &'static str, which: &str) -> Result<()> {
+        let form = vec![(by, which.to_owned())];
+        let call = Call::rpc("artifact.delete").form(form).deleting();
+        self.transport.done(call).await
+    }
+
+    async fn artifact<T: serde::de::DeserializeOwned>(
+        &self,
+        method: &'static str,
+        by: &'static str,
+        which: &str,
+    ) -> Result<T> {
+        let form = vec![(by, which.to_owned())];
+        self.transport
+            .rpc(Call::rpc(method).form(form).repeatable())
+            .await
+    }
+}
+
+/// What a backend knows about an artifact.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let data = finetuner.describe_documents("clip-fashion-train-data").await?;
+/// println!("{} was pushed {:?}", data.id, data.updated_at);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ArtifactInfo {
+    /// Its id.
+    #[serde(rename = "_id")]
+    pub id: String,
+    /// Its name, where it has one.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// What was sent along: docarray's summary among other things.
+    #[serde(default, rename = "metaData")]
+    pub meta_data: Value,
+    /// `public` or `private`.
+    #[serde(default)]
+    pub visibility: Option<String>,
+    /// When it was first pushed.
+    #[serde(default, rename = "createdAt", with = "finetuner_protocol::time")]
+    pub created_at: Option<Timestamp>,
+    /// When it was last pushed.
+    #[serde(default, rename = "updatedAt", with = "finetuner_protocol::time")]
+    pub updated_at: Option<Timestamp>,
+    /// Members that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl ArtifactInfo {
+    /// How many documents it has, where the summary says so.
+    #[must_use]
+    pub fn length(&self) -> Option<u64> {
+        let summary = self.meta_data["summary"].as_array()?;
+        let length = summary.iter().find(|item| item["name"] == "Length")?;
+        length["value"].as_u64()
+    }
+}

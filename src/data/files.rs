@@ -1,0 +1,65 @@
+//! Files of documents.
+
+use std::path::Path;
+
+use finetuner_protocol::DocumentArray;
+
+use super::thread::blocking;
+use crate::error::{Error, Result};
+
+/// Reads a binary file of docarray 0.x, with or without compression. Pickled
+/// arrays, docarray's default, can't be read safely; save the array in Python
+/// with `protocol="protobuf"`.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let documents = finetuner::load_documents("train.da").await?;
+/// finetuner.push("train", documents).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::is_file`] where the file can't be read, [`Error::is_data`] where it
+/// holds no documents.
+pub async fn load_documents(path: impl AsRef<Path>) -> Result<DocumentArray> {
+    let path = path.as_ref().to_owned();
+    blocking(move || {
+        let bytes = std::fs::read(&path).map_err(|e| Error::file(&path, e))?;
+        Ok(DocumentArray::from_file_bytes(&bytes)?)
+    })
+    .await
+}
+
+/// Writes documents as a binary file, which docarray 0.x reads with
+/// `DocumentArray.load_binary(path, protocol="protobuf", compress="gzip")` and
+/// [`load_documents`] as well. The file appears whole or not at all.
+///
+/// ```no_run
+/// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
+/// let documents = finetuner.pull("train").await?;
+/// finetuner::save_documents("train.da", documents).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// [`Error::is_file`] where it can't be written.
+pub async fn save_documents(path: impl AsRef<Path>, documents: DocumentArray) -> Result<()> {
+    let path = path.as_ref().to_owned();
+    blocking(move || {
+        let failed = |e| Error::file(&path, e);
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new()
+            .prefix(".finetuner-")
+            .tempfile_in(folder)
+            .map_err(failed)?;
+        let mut out = std::io::BufWriter::new(file);
+        documents.write(&mut out)?;
+        let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+        file.persist(&path).map_err(|e| failed(e.error))?;
+        Ok(())
+    })
+    .await
+}

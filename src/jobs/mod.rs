@@ -1,0 +1,16 @@
+//! Jobs as builders: they are described, their data is pushed, and a run is
+//! created.
+
+mod base_model;
+mod callbacks;
+mod fit;
+mod models;
+mod names;
+mod submit;
+mod synthesize;
+
+pub use base_model::BaseModel;
+pub use callbacks::{EvaluationCallback, FitCallback, list_callbacks};
+pub use fit::Fit;
+pub use models::{ModelTable, describe_models, list_model_options, list_models};
+pub use synthesize::{SynthesisModels, Synthesize};

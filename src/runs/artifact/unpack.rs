@@ -1,0 +1,151 @@
+//! Unpacking a zip that comes from outside. Nothing is written outside of the
+//! target, no link is created, and sizes are counted, not believed.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Seek, SeekFrom},
+    path::Path,
+};
+
+use sha2::{Digest, Sha256};
+use zip::{ZipArchive, result::ZipError};
+
+use super::{
+    disk::Disk,
+    manifest::{MANIFEST, SavedFile},
+};
+use crate::{
+    error::{Error, Result, is_web_page, start_of},
+    transport::hex,
+};
+
+/// The most that an artifact may unpack to by default.
+pub(crate) const MAX_UNPACKED: u64 = 64 << 30;
+/// The most files of an artifact.
+const MAX_FILES: usize = 10_000;
+/// Bytes copied at once.
+const PIECE: usize = 256 << 10;
+
+/// Writes the files of a zip below `target`, without the one folder that holds
+/// them all, and returns what was written. Errors name `shown`, the folder that
+/// the user knows.
+pub(crate) fn unpack_zip(
+    file: &mut File,
+    target: &Path,
+    shown: &Path,
+    limit: u64,
+    disk: &dyn Disk,
+) -> Result<Vec<SavedFile>> {
+    let mut zip = open(file)?;
+    if zip.is_empty() {
+        return Err(Error::artifact("the zip holds no files"));
+    }
+    if zip.len() > MAX_FILES {
+        let reason = format!("it has {} files, {MAX_FILES} are allowed", zip.len());
+        return Err(Error::artifact(reason));
+    }
+    let mut left = limit;
+    let mut files = Vec::new();
+    for i in 0..zip.len() {
+        let mut entry = zip.by_index(i).map_err(Error::artifact)?;
+        if entry.is_dir() {
+            continue;
+        }
+        if entry.is_symlink() {
+            return Err(Error::artifact(format!("entry {i} is a link")));
+        }
+        let name = entry.name().map_err(Error::artifact)?;
+        let inner = inner_path(&name)
+            .ok_or_else(|| Error::artifact(format!("entry {i} leads out of it")))?;
+        if inner == MANIFEST {
+            return Err(Error::artifact(format!("entry {i} is called {MANIFEST}")));
+        }
+        let path = target.join(&inner);
+        let failed = |error| Error::file(&shown.join(&inner), error);
+        let place = path.parent().unwrap_or(target);
+        fs::create_dir_all(place).map_err(failed)?;
+        let mut out = disk.create(&path).map_err(|error| match error.kind() {
+            // The same name, or the same but for capitals.
+            io::ErrorKind::AlreadyExists => {
+                Error::artifact(format!("two of its files are called `{inner}`"))
+            }
+            _ => failed(error),
+        })?;
+        let mut hasher = Sha256::new();
+        let mut size = 0;
+        let mut piece = vec![0; PIECE];
+        loop {
+            let count = match entry.read(&mut piece) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // The zip is in a file of ours: what fails is its content.
+                Err(error) => return Err(Error::artifact(format!("`{inner}`: {error}"))),
+            };
+            left = left.checked_sub(count as u64).ok_or_else(|| {
+                Error::artifact(format!(
+                    "it unpacks to more than {limit} bytes; allow more with `max_unpacked`"
+                ))
+            })?;
+            size += count as u64;
+            hasher.update(&piece[..count]);
+            out.write_all(&piece[..count]).map_err(failed)?;
+        }
+        out.sync().map_err(failed)?;
+        files.push(SavedFile {
+            path: inner,
+            size,
+            sha256: hex(&hasher.finalize()),
+        });
+    }
+    Ok(files)
+}
+
+/// Opens a zip, or says what the file is instead.
+fn open(file: &mut File) -> Result<ZipArchive<&mut File>> {
+    let mut head = Vec::new();
+    let read = |file: &mut File, head: &mut Vec<u8>| {
+        file.seek(SeekFrom::Start(0))?;
+        Read::by_ref(file).take(512).read_to_end(head)?;
+        file.seek(SeekFrom::End(0))
+    };
+    let length = read(file, &mut head).map_err(Error::artifact)?;
+    ZipArchive::new(file).map_err(|error| {
+        Error::artifact(match (head.as_slice(), error) {
+            ([], _) => "the file has no bytes".to_owned(),
+            (head, _) if is_web_page(head) => {
+                format!("it is a web page and not a zip: {}", start_of(head))
+            }
+            ([b'P', b'K', 3, 4, ..], ZipError::InvalidArchive(_)) => format!(
+                "the zip is cut off: {length} bytes are there, and the list of files at its end \
+                 is missing"
+            ),
+            (_, ZipError::InvalidArchive(_)) => "it is not a zip file".to_owned(),
+            (_, error) => error.to_string(),
+        })
+    })
+}
+
+/// The path of an entry without the folder that holds all files of the zip;
+/// none if it leads out of the target. Some programs write `\` between parts.
+fn inner_path(name: &str) -> Option<String> {
+    if name.starts_with(['/', '\\']) || name.contains('\0') {
+        return None;
+    }
+    let parts: Vec<&str> = name
+        .split(['/', '\\'])
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
+    // `C:` is another disk on Windows.
+    if parts.is_empty()
+        || parts.iter().any(|part| {
+            *part == ".." || part.ends_with(':') || (cfg!(windows) && part.contains(':'))
+        })
+    {
+        return None;
+    }
+    Some(match parts.as_slice() {
+        [_, inner @ ..] if !inner.is_empty() => inner.join("/"),
+        all => all.join("/"),
+    })
+}

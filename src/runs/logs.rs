@@ -1,0 +1,238 @@
+//! A run's log as it is written.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use finetuner_protocol::Status;
+use futures_util::{Stream, StreamExt, stream};
+use reqwest::Method;
+use tokio::time::Instant;
+
+use super::run::Run;
+use crate::{
+    error::{Error, Result},
+    transport::{Outage, Parser},
+};
+
+/// A connection that brought something for this long was a good one, even if
+/// that was no line.
+const GOOD_WHILE: Duration = Duration::from_secs(10);
+
+impl Run {
+    /// The log, line by line as it is written, until the run has ended. A run
+    /// that waits is waited for.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// let mut lines = run.stream_logs();
+    /// while let Some(line) = lines.next().await {
+    ///     println!("{}", line?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "a stream does nothing until it is read"]
+    pub fn stream_logs(&self) -> LogStream {
+        LogStream::new(self.clone())
+    }
+}
+
+/// Lines of a run's log, from [`Run::stream_logs`].
+///
+/// A connection that breaks is made again, and the stream goes on behind the
+/// last line that came. A backend that does not answer is waited for, up to
+/// [`Builder::outage_limit`](crate::Builder::outage_limit). The stream ends when
+/// the run has finished; if the run has failed, the last item is an error with
+/// [`Error::is_run_failed`]. A line above 1 MiB is cut, and ends with `[cut: ...]`.
+///
+/// It is a [`Stream`]; with [`LogStream::next`] nothing has to be imported.
+///
+/// # Cancel safety
+/// [`LogStream::next`] may be dropped before it is ready, as in
+/// `tokio::select!`: no line is lost, and the connection stays.
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// let mut lines = run.stream_logs();
+/// loop {
+///     tokio::select! {
+///         line = lines.next() => match line {
+///             Some(line) => println!("{}", line?),
+///             None => break,
+///         },
+///         _ = tokio::time::sleep(std::time::Duration::from_secs(60)) => println!("..."),
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct LogStream(Pin<Box<dyn Stream<Item = Result<String>> + Send>>);
+
+impl LogStream {
+    pub(crate) fn new(run: Run) -> Self {
+        // Connections are repeated by the rules of an outage.
+        let run = run.with_calls_made_once();
+        let reader = Reader {
+            outage: run.transport.outage(),
+            run,
+            connection: None,
+            parser: Parser::default(),
+            lines: VecDeque::new(),
+            last_id: None,
+            seen_before: None,
+            opened: Instant::now(),
+            ended: false,
+        };
+        let lines = stream::unfold(reader, |mut reader| async {
+            let line = reader.next().await?;
+            // After an error nothing comes any more.
+            reader.ended |= line.is_err();
+            Some((line, reader))
+        });
+        Self(Box::pin(lines))
+    }
+
+    /// The next line; none after the last.
+    pub async fn next(&mut self) -> Option<Result<String>> {
+        self.0.next().await
+    }
+}
+
+impl std::fmt::Debug for LogStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogStream").finish_non_exhaustive()
+    }
+}
+
+impl Stream for LogStream {
+    type Item = Result<String>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(context)
+    }
+}
+
+type Connection = Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>;
+
+struct Reader {
+    run: Run,
+    connection: Option<Connection>,
+    parser: Parser,
+    /// Lines of the last event.
+    lines: VecDeque<String>,
+    last_id: Option<u64>,
+    /// The last id of the connections before this one.
+    seen_before: Option<u64>,
+    opened: Instant,
+    outage: Outage,
+    ended: bool,
+}
+
+impl Reader {
+    async fn next(&mut self) -> Option<Result<String>> {
+        while !self.ended {
+            if let Some(line) = self.lines.pop_front() {
+                return Some(Ok(line));
+            }
+            while let Some((id, text)) = self.parser.ready.pop_front() {
+                // A server that can't resume sends all from the start again.
+                if let Some(id) = id {
+                    if self.seen_before.is_some_and(|last| id <= last) {
+                        continue;
+                    }
+                    self.last_id = Some(id);
+                }
+                self.outage.over();
+                self.lines.extend(text.split('\n').map(str::to_owned));
+                if let Some(line) = self.lines.pop_front() {
+                    return Some(Ok(line));
+                }
+            }
+            match self.read_more().await {
+                Ok(true) => {}
+                Ok(false) => match self.end().await {
+                    Ok(()) => {}
+                    Err(error) => return Some(Err(error)),
+                },
+                Err(error) => {
+                    if let Err(error) = self.pause(error).await {
+                        return Some(Err(error));
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Takes what the connection brings; false at its end.
+    async fn read_more(&mut self) -> Result<bool> {
+        let idle = self.run.transport.idle_timeout();
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => {
+                let route = "experiments/{experiment}/runs/{run}/logstream";
+                let mut call = self
+                    .run
+                    .call(Method::GET, route)
+                    .header("accept", "text/event-stream")
+                    .streaming();
+                if let Some(id) = self.last_id {
+                    call = call.header("last-event-id", &id.to_string());
+                }
+                let answer = self.run.transport.open(call).await?;
+                self.parser = Parser::default();
+                self.seen_before = self.last_id;
+                self.opened = Instant::now();
+                self.connection.insert(Box::pin(answer.bytes_stream()))
+            }
+        };
+        let next = tokio::time::timeout(idle, connection.next()).await;
+        match next.map_err(|_| Error::timeout(idle))? {
+            Some(bytes) => {
+                let bytes = bytes.map_err(|e| Error::transport(e, idle))?;
+                self.parser.feed(&bytes);
+                if self.opened.elapsed() > GOOD_WHILE {
+                    // A comment is a sign of life too.
+                    self.outage.over();
+                }
+                Ok(true)
+            }
+            None => Ok(false),
+        }
+    }
+
+    /// The server has closed the stream: has the run ended, or only the
+    /// connection?
+    async fn end(&mut self) -> Result<()> {
+        let status = match self.run.status().await {
+            Ok(status) => status,
+            Err(error) => return self.pause(error).await,
+        };
+        match status.status {
+            Status::Finished => self.ended = true,
+            Status::Failed => return Err(Error::run_failed(self.run.name(), &status.details)),
+            _ => self.pause(early_end()).await?,
+        }
+        Ok(())
+    }
+
+    /// Waits before the next connection, or gives the error back if there is
+    /// none.
+    async fn pause(&mut self, error: Error) -> Result<()> {
+        let was_open = self.connection.take().is_some();
+        // Silence alone is not an outage: a run may wait for hours.
+        if was_open && error.is_timeout() && self.run.status().await.is_ok() {
+            self.outage.over();
+        }
+        self.outage.wait(error).await
+    }
+}
+
+fn early_end() -> Error {
+    Error::broken_off("the log stream ended before the run did")
+}

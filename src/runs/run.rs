@@ -1,0 +1,237 @@
+//! A job and what can be asked about it.
+
+use finetuner_protocol::{
+    Config, MAX_POINTS, MetricPoint, RunInfo, RunTask, Status, StatusInfo,
+    time::{self, Timestamp},
+};
+use reqwest::Method;
+
+use crate::{
+    error::{Error, Result},
+    transport::{Call, Transport},
+};
+
+/// A handle on a run. Clones are cheap, and dropping one does not stop the run:
+/// it goes on without anybody looking, and is found again by its name.
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// println!("{}/{}: {}", run.experiment(), run.name(), run.status().await?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Run {
+    pub(crate) transport: Transport,
+    experiment: String,
+    info: std::sync::Arc<RunInfo>,
+}
+
+impl Run {
+    pub(crate) fn new(transport: Transport, experiment: &str, info: RunInfo) -> Self {
+        Self {
+            transport,
+            experiment: experiment.to_owned(),
+            info: std::sync::Arc::new(info),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.info.name
+    }
+
+    /// The name of its experiment.
+    #[must_use]
+    pub fn experiment(&self) -> &str {
+        &self.experiment
+    }
+
+    /// The text that was given about it.
+    #[must_use]
+    pub fn description(&self) -> &str {
+        &self.info.description
+    }
+
+    /// Whether it fine-tunes a model or makes training data.
+    #[must_use]
+    pub fn task(&self) -> &RunTask {
+        &self.info.task
+    }
+
+    /// What was submitted.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.info.config
+    }
+
+    /// When it was created, if the backend has said it.
+    #[must_use]
+    pub fn created_at(&self) -> Option<Timestamp> {
+        time::parse(&self.info.created_at)
+    }
+
+    /// The id of the artifact that the run has filled.
+    ///
+    /// # Errors
+    /// [`Error::is_run_in_progress`] before the run has finished,
+    /// [`Error::is_run_failed`] where it has failed.
+    pub async fn artifact_id(&self) -> Result<&str> {
+        self.check_finished("get the artifact id").await?;
+        self.known_artifact()
+    }
+
+    pub(crate) fn known_artifact(&self) -> Result<&str> {
+        let id = self.info.artifact_id.as_deref();
+        id.ok_or_else(|| Error::artifact("the backend gave the run none"))
+    }
+
+    /// The same run, whose calls are not repeated.
+    pub(crate) fn with_calls_made_once(&self) -> Self {
+        Self {
+            transport: self.transport.once(),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn call(&self, method: Method, route: &'static str) -> Call {
+        Call::api(method, route, &[&self.experiment, &self.info.name])
+    }
+
+    /// Where the run stands.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// use finetuner::Status;
+    ///
+    /// let status = run.status().await?;
+    /// if status.status == Status::Started {
+    ///     println!("{}", status.details);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Where the call fails.
+    pub async fn status(&self) -> Result<StatusInfo> {
+        let route = "experiments/{experiment}/runs/{run}/status";
+        self.transport.json(self.call(Method::GET, route)).await
+    }
+
+    /// The log so far.
+    ///
+    /// # Errors
+    /// [`Error::is_run_preparing`] before the run has started.
+    pub async fn logs(&self) -> Result<String> {
+        if self.status().await?.status == Status::Created {
+            return Err(Error::preparing());
+        }
+        let route = "experiments/{experiment}/runs/{run}/logs";
+        self.transport.text(self.call(Method::GET, route)).await
+    }
+
+    /// The run's curves so far: steps, epochs and evaluations in their order.
+    /// `after` skips the points up to that number.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// let points = run.metric_history(None).await?;
+    /// println!("{} points", points.len());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::is_unsupported`] where the backend keeps none.
+    pub async fn metric_history(&self, after: Option<u64>) -> Result<Vec<MetricPoint>> {
+        let route = "experiments/{experiment}/runs/{run}/history";
+        let mut points: Vec<MetricPoint> = Vec::new();
+        loop {
+            let mut call = self.call(Method::GET, route);
+            if let Some(number) = points.last().map(|point| point.number).or(after) {
+                call = call.query("after", number);
+            }
+            let answer = self.transport.json(call).await;
+            let more: Vec<MetricPoint> = self.optional(answer, "give a run's history").await?;
+            let is_last = more.len() < MAX_POINTS;
+            points.extend(more);
+            if is_last {
+                return Ok(points);
+            }
+        }
+    }
+
+    /// Ends the run without a model; its status is then `FAILED`. A run that has
+    /// ended stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::is_unsupported`] where the backend can't.
+    pub async fn cancel(&self) -> Result<()> {
+        let route = "experiments/{experiment}/runs/{run}/cancel";
+        let call = self.call(Method::POST, route).repeatable();
+        self.optional(self.transport.done(call).await, "cancel a run")
+            .await
+    }
+
+    /// An answer to a call that not every backend knows. That there is no such
+    /// call is told from that there is no such run.
+    pub(super) async fn optional<T>(&self, answer: Result<T>, what: &'static str) -> Result<T> {
+        match answer {
+            Err(error) if matches!(error.status(), Some(404 | 405 | 501)) => {
+                self.status().await?;
+                Err(Error::unsupported(what))
+            }
+            answer => answer,
+        }
+    }
+
+    /// The name of the data that a synthesis run has made.
+    ///
+    /// # Errors
+    /// As for [`Run::artifact_id`], and where the run makes no data.
+    pub async fn train_data(&self) -> Result<String> {
+        if self.info.task != RunTask::Generation {
+            return Err(Error::setup(format!(
+                "{} run does not produce data.",
+                self.info.task
+            )));
+        }
+        self.check_finished("get the data").await?;
+        if let Some(name) = &self.info.train_data {
+            return Ok(name.clone());
+        }
+        let route = "experiments/{experiment}/runs/{run}";
+        let info: RunInfo = self.transport.json(self.call(Method::GET, route)).await?;
+        let missing = || Error::artifact(format!("run {} has no train_data.", self.name()));
+        info.train_data.ok_or_else(missing)
+    }
+
+    /// Deletes the run and the model it has made. A run in progress ends.
+    ///
+    /// # Errors
+    /// Where the call fails.
+    pub async fn delete(self) -> Result<()> {
+        let route = "experiments/{experiment}/runs/{run}";
+        self.transport.done(self.call(Method::DELETE, route)).await
+    }
+
+    pub(crate) async fn check_finished(&self, purpose: &'static str) -> Result<()> {
+        let status = self.status().await?;
+        match status.status {
+            Status::Finished => Ok(()),
+            Status::Failed => Err(Error::run_failed(self.name(), &status.details)),
+            _ => Err(Error::in_progress(purpose)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Run")
+            .field("experiment", &self.experiment)
+            .field("name", &self.info.name)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,340 @@
+//! Following a run to its end.
+
+use std::{
+    collections::VecDeque,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use finetuner_protocol::{Event, MetricPoint, Status, StatusInfo};
+use futures_util::{Stream, StreamExt, stream};
+
+use super::run::Run;
+use crate::{
+    error::{Error, Result},
+    transport::Outage,
+};
+
+/// Pauses between looks grow from the first to the second, and begin again when
+/// something has happened.
+const POLL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+
+impl Run {
+    /// Waits until the run has finished. Waiting can be given up at any time.
+    /// A backend that restarts is waited for; see
+    /// [`Builder::outage_limit`](crate::Builder::outage_limit).
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// run.wait().await?;
+    /// run.save_model("clip-model").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::is_run_failed`] where the run fails.
+    pub async fn wait(&self) -> Result<StatusInfo> {
+        self.watch().await
+    }
+
+    /// Follows the run: awaited, it gives the end; read as a stream, what
+    /// happens until then. See [`Watch`].
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// use finetuner::Update;
+    ///
+    /// let mut watch = run.watch();
+    /// while let Some(update) = watch.next().await {
+    ///     if let Update::Progress(progress) = update? {
+    ///         println!("step {} of {}", progress.step, progress.steps);
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn watch(&self) -> Watch {
+        Watch::new(self.clone())
+    }
+}
+
+/// What happened in a run.
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// use finetuner::Update;
+///
+/// let mut watch = run.watch();
+/// while let Some(update) = watch.next().await {
+///     match update? {
+///         Update::Status(status) => println!("{status}"),
+///         Update::Point(point) => println!("{:?}", point.event),
+///         _ => {}
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Update {
+    /// Its status changed.
+    Status(StatusInfo),
+    /// The training advanced.
+    Progress(RunProgress),
+    /// A new point of its curves.
+    Point(MetricPoint),
+}
+
+/// The progress of a training.
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// use finetuner::Update;
+///
+/// let mut watch = run.watch();
+/// while let Some(update) = watch.next().await {
+///     if let Update::Progress(progress) = update? {
+///         println!("{:.0} %", 100.0 * progress.step as f64 / progress.steps as f64);
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct RunProgress {
+    /// Steps that are done, of all epochs.
+    pub step: u64,
+    /// Steps of all epochs.
+    pub steps: u64,
+    /// The epoch, counted from 1.
+    pub epoch: u64,
+    /// All epochs.
+    pub epochs: u64,
+}
+
+impl RunProgress {
+    /// Progress as a watched run reports it, for tests of code that shows it.
+    #[must_use]
+    pub fn new(step: u64, steps: u64, epoch: u64, epochs: u64) -> Self {
+        Self {
+            step,
+            steps,
+            epoch,
+            epochs,
+        }
+    }
+}
+
+/// A run that is followed, from [`Run::watch`]: awaited, it returns the final
+/// status; as a [`Stream`], it gives the updates until then. Dropping it does not
+/// stop the run.
+///
+/// ```no_run
+/// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+/// use finetuner::Update;
+///
+/// let mut watch = run.watch();
+/// while let Some(update) = watch.next().await {
+///     match update? {
+///         Update::Progress(p) => println!("step {} of {}", p.step, p.steps),
+///         Update::Status(status) => println!("{status}"),
+///         _ => {}
+///     }
+/// }
+/// // Or only the end, with an error where the run fails:
+/// run.watch().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Progress and points come from backends that keep a run's history; others
+/// give changes of the status alone. The stream ends behind the last status.
+///
+/// A backend that does not answer for a while (it restarts, or the network is
+/// down) is waited for, up to
+/// [`Builder::outage_limit`](crate::Builder::outage_limit). Any other error ends
+/// the stream.
+///
+/// # Cancel safety
+/// [`Watch::next`] may be dropped before it is ready, as in `tokio::select!`: no
+/// update is lost.
+#[must_use = "a run is followed when it is awaited or read"]
+pub struct Watch {
+    run: Run,
+    updates: Pin<Box<dyn Stream<Item = Result<Update>> + Send>>,
+}
+
+impl Watch {
+    pub(crate) fn new(run: Run) -> Self {
+        // Failed looks are repeated by the rules of an outage.
+        let run = run.with_calls_made_once();
+        let looker = Looker {
+            outage: run.transport.outage(),
+            run: run.clone(),
+            ready: VecDeque::new(),
+            last: None,
+            seen: None,
+            keeps_history: true,
+            pause: None,
+            ended: false,
+        };
+        let updates = stream::unfold(looker, |mut looker| async {
+            let update = looker.next().await?;
+            looker.ended |= update.is_err();
+            Some((update, looker))
+        });
+        Self {
+            run,
+            updates: Box::pin(updates),
+        }
+    }
+
+    /// What happens next; nothing once the run has ended.
+    ///
+    /// ```no_run
+    /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
+    /// let mut watch = run.watch();
+    /// let first = watch.next().await.transpose()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn next(&mut self) -> Option<Result<Update>> {
+        self.updates.next().await
+    }
+
+    async fn end(self) -> Result<StatusInfo> {
+        let mut pause = POLL.0;
+        let mut outage = self.run.transport.outage();
+        loop {
+            let status = match self.run.status().await {
+                Ok(status) => status,
+                Err(error) => {
+                    outage.wait(error).await?;
+                    continue;
+                }
+            };
+            outage.over();
+            match status.status {
+                Status::Finished => return Ok(status),
+                Status::Failed => {
+                    return Err(Error::run_failed(self.run.name(), &status.details));
+                }
+                _ => tokio::time::sleep(pause).await,
+            }
+            pause = (pause * 2).min(POLL.1);
+        }
+    }
+}
+
+impl Stream for Watch {
+    type Item = Result<Update>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.updates.poll_next_unpin(context)
+    }
+}
+
+impl IntoFuture for Watch {
+    type Output = Result<StatusInfo>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.end())
+    }
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch")
+            .field("run", &self.run)
+            .finish_non_exhaustive()
+    }
+}
+
+struct Looker {
+    run: Run,
+    outage: Outage,
+    ready: VecDeque<Update>,
+    last: Option<StatusInfo>,
+    /// The last point that was given out.
+    seen: Option<u64>,
+    keeps_history: bool,
+    /// How long to wait before the next look; none before the first.
+    pause: Option<Duration>,
+    ended: bool,
+}
+
+impl Looker {
+    async fn next(&mut self) -> Option<Result<Update>> {
+        loop {
+            if let Some(update) = self.ready.pop_front() {
+                return Some(Ok(update));
+            }
+            if self.ended {
+                return None;
+            }
+            if let Some(pause) = self.pause {
+                tokio::time::sleep(pause).await;
+            }
+            match self.look().await {
+                Ok(()) => self.outage.over(),
+                Err(error) => match self.outage.wait(error).await {
+                    Ok(()) => {
+                        self.pause = None;
+                        continue;
+                    }
+                    Err(error) => return Some(Err(error)),
+                },
+            }
+            self.pause = Some(match self.pause {
+                Some(pause) if self.ready.is_empty() => (pause * 2).min(POLL.1),
+                _ => POLL.0,
+            });
+        }
+    }
+
+    /// Fetches the status before the points, so that no point is missed if the run
+    /// ends in between.
+    async fn look(&mut self) -> Result<()> {
+        let status = self.run.status().await?;
+        if self.keeps_history {
+            match self.run.metric_history(self.seen).await {
+                Ok(points) => points.into_iter().for_each(|point| self.take(point)),
+                Err(error) if error.is_unsupported() => self.keeps_history = false,
+                Err(error) => return Err(error),
+            }
+        }
+        self.ended = status.status.is_final();
+        if self.last.as_ref() != Some(&status) {
+            self.last = Some(status.clone());
+            self.ready.push_back(Update::Status(status));
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, point: MetricPoint) {
+        self.seen = Some(point.number);
+        if let Event::Step {
+            epoch,
+            epochs,
+            step,
+            steps,
+            ..
+        } = &point.event
+        {
+            let (epoch, epochs, step, steps) = (*epoch, *epochs, *step, *steps);
+            self.ready.push_back(Update::Progress(RunProgress {
+                step: epoch.saturating_sub(1) * steps + step,
+                steps: epochs * steps,
+                epoch,
+                epochs,
+            }));
+        }
+        self.ready.push_back(Update::Point(point));
+    }
+}

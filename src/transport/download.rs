@@ -1,0 +1,235 @@
+//! Downloads that go on where they broke, and are compared at their end with
+//! the length and the SHA-256 that the server announced.
+
+use std::pin::Pin;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use reqwest::{Method, Response, StatusCode, header};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use url::Url;
+
+use super::{
+    call::Call,
+    progress::ProgressSink,
+    retry::{Tries, may_repeat},
+    send::Transport,
+    sha256::hex,
+};
+use crate::error::{Error, Result};
+
+/// What is wanted.
+#[derive(Clone, Debug)]
+pub(crate) enum Expected {
+    /// An artifact by its id.
+    Id(String),
+    /// Data by its name.
+    Name(String),
+}
+
+impl Expected {
+    /// Asks for the address.
+    async fn address(&self, transport: &Transport) -> Result<Url> {
+        #[derive(Deserialize)]
+        struct Answer {
+            download: String,
+        }
+        // The Python clients ask in these two ways.
+        let call = Call::rpc("artifact.getDownloadUrl").repeatable();
+        let call = match self {
+            Self::Id(id) => call.form(vec![("id", id.clone())]),
+            Self::Name(name) => call.method(Method::GET).query("name", name),
+        };
+        let Answer { download } = transport.rpc(call).await?;
+        transport.given_address(&download)
+    }
+}
+
+/// Starts a download; none where the content is still `known`, the SHA-256 of
+/// what the caller has.
+pub(crate) async fn download(
+    transport: &Transport,
+    expected: Expected,
+    known: Option<&str>,
+    progress: ProgressSink,
+) -> Result<Option<Download>> {
+    let url = expected.address(transport).await?;
+    let mut call = Call::download(url.clone());
+    if let Some(known) = known {
+        call = call.header("if-none-match", &format!("\"{known}\""));
+    }
+    let answer = transport.open(call).await?;
+    if answer.status() == StatusCode::NOT_MODIFIED {
+        return Ok(None);
+    }
+    let length = text(&answer, header::CONTENT_LENGTH).and_then(|n| n.parse().ok());
+    let tag = text(&answer, header::ETAG);
+    Ok(Some(Download {
+        tries: Tries::new(transport.retry()),
+        transport: transport.once(),
+        expected,
+        url,
+        length,
+        tag,
+        received: 0,
+        skip: 0,
+        hasher: Sha256::new(),
+        stream: Some(Box::pin(answer.bytes_stream())),
+        progress,
+    }))
+}
+
+fn text(answer: &Response, name: header::HeaderName) -> Option<String> {
+    let value = answer.headers().get(name)?.to_str().ok()?;
+    Some(value.to_owned())
+}
+
+/// A download in progress.
+pub(crate) struct Download {
+    /// Makes each call once: `tries` counts them.
+    transport: Transport,
+    tries: Tries,
+    expected: Expected,
+    url: Url,
+    length: Option<u64>,
+    tag: Option<String>,
+    received: u64,
+    /// Bytes of the connection that came before, where it had to begin again.
+    skip: u64,
+    hasher: Sha256,
+    stream: Option<Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>>,
+    progress: ProgressSink,
+}
+
+impl Download {
+    /// The SHA-256 that the server announced, where it did.
+    pub(crate) fn announced_hash(&self) -> Option<&str> {
+        let hash = self.tag.as_deref()?.trim_matches('"');
+        let is_hash = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_hash.then_some(hash)
+    }
+
+    /// The next bytes; none once all have come and are what was announced.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            match self.read().await {
+                Ok(Some(bytes)) => {
+                    let bytes = self.unseen(bytes);
+                    if bytes.is_empty() {
+                        continue;
+                    }
+                    self.tries.progressed();
+                    self.received += bytes.len() as u64;
+                    self.hasher.update(&bytes);
+                    self.progress
+                        .report(self.received, self.length, self.received);
+                    return Ok(Some(bytes));
+                }
+                Ok(None) if self.length.is_some_and(|length| self.received < length) => {
+                    let reason = format!(
+                        "{} of {} bytes arrived; download it again",
+                        self.received,
+                        self.length.unwrap_or_default()
+                    );
+                    let error = Error::artifact(reason).at(&self.url);
+                    self.again(error, true).await?;
+                }
+                Ok(None) => {
+                    self.verify()?;
+                    return Ok(None);
+                }
+                Err(error) => {
+                    let allowed = may_repeat(&error, true);
+                    self.again(error, allowed).await?;
+                }
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>> {
+        if self.stream.is_none() {
+            self.reconnect().await?;
+        }
+        let Some(stream) = &mut self.stream else {
+            return Ok(None);
+        };
+        let limit = self.transport.idle_timeout();
+        match tokio::time::timeout(limit, stream.next()).await {
+            Err(_) => Err(Error::timeout(limit).at(&self.url)),
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(bytes))) => Ok(Some(bytes)),
+            Ok(Some(Err(error))) => Err(Error::transport(error, limit).at(&self.url)),
+        }
+    }
+
+    /// Asks for the rest.
+    async fn reconnect(&mut self) -> Result<()> {
+        let mut rest = self.rest(self.url.clone());
+        let answer = match self.transport.open(rest).await {
+            // The address has run out.
+            Err(error) if matches!(error.status(), Some(403 | 404 | 410)) => {
+                self.url = self.expected.address(&self.transport).await?;
+                rest = self.rest(self.url.clone());
+                self.transport.open(rest).await?
+            }
+            answer => answer?,
+        };
+        if text(&answer, header::ETAG) != self.tag {
+            return Err(changed().at(&self.url));
+        }
+        self.skip = match answer.status() {
+            StatusCode::PARTIAL_CONTENT => 0,
+            // The server sends all of it again.
+            _ => self.received,
+        };
+        self.stream = Some(Box::pin(answer.bytes_stream()));
+        Ok(())
+    }
+
+    /// The call for what has not come yet.
+    fn rest(&self, url: Url) -> Call {
+        let mut call = Call::download(url);
+        if self.received > 0 {
+            call = call.header("range", &format!("bytes={}-", self.received));
+            if let Some(tag) = &self.tag {
+                call = call.header("if-range", tag);
+            }
+        }
+        call
+    }
+
+    /// The part of the bytes that has not come before.
+    fn unseen(&mut self, mut bytes: Bytes) -> Bytes {
+        let seen = self.skip.min(bytes.len() as u64);
+        self.skip -= seen;
+        bytes.split_off(seen as usize)
+    }
+
+    /// Waits before the next connection, or gives the error back if there is
+    /// none.
+    async fn again(&mut self, error: Error, allowed: bool) -> Result<()> {
+        self.stream = None;
+        self.tries.again(error, allowed).await
+    }
+
+    fn verify(&self) -> Result<()> {
+        if let Some(length) = self.length.filter(|length| self.received > *length) {
+            let reason = format!("{} bytes arrived, {length} were announced", self.received);
+            return Err(Error::artifact(reason).at(&self.url));
+        }
+        let found = hex(&self.hasher.clone().finalize());
+        if self
+            .announced_hash()
+            .is_some_and(|hash| !hash.eq_ignore_ascii_case(&found))
+        {
+            let reason = "its SHA-256 is not the one that the server announced; download it again";
+            return Err(Error::artifact(reason).at(&self.url));
+        }
+        Ok(())
+    }
+}
+
+fn changed() -> Error {
+    Error::artifact("it changed while it was downloaded; download it again")
+}

@@ -1,0 +1,152 @@
+//! Server-sent events:
+//! <https://html.spec.whatwg.org/multipage/server-sent-events.html>.
+
+use std::collections::VecDeque;
+
+use finetuner_protocol::text::cut;
+
+/// The most bytes of a line; the rest is cut, and the line says so.
+const MAX_LINE: usize = 1 << 20;
+/// The end of a line that was cut.
+const CUT: &str = " [cut: the line has more than 1 MiB]";
+
+/// Takes the bytes of a stream, in whatever pieces they come.
+#[derive(Default)]
+pub(crate) struct Parser {
+    buffer: Vec<u8>,
+    /// Whether the line in the buffer has more bytes than are kept.
+    is_cut: bool,
+    id: Option<u64>,
+    data: Option<Data>,
+    pub(crate) ready: VecDeque<(Option<u64>, String)>,
+}
+
+/// The data of an event, of which no more than [`MAX_LINE`] bytes are kept.
+#[derive(Default)]
+struct Data {
+    text: String,
+    is_cut: bool,
+}
+
+impl Data {
+    fn add(&mut self, line: &str, is_cut: bool) {
+        if !self.text.is_empty() && self.text.len() < MAX_LINE {
+            self.text.push('\n');
+        }
+        let room = MAX_LINE.saturating_sub(self.text.len());
+        let kept = cut(line, room);
+        self.text.push_str(kept);
+        self.is_cut |= is_cut || kept.len() < line.len();
+    }
+}
+
+impl Parser {
+    pub(crate) fn feed(&mut self, bytes: &[u8]) {
+        let mut lines = bytes.split(|byte| *byte == b'\n');
+        // What follows the last line feed is the start of a line.
+        let rest = lines.next_back().unwrap_or_default();
+        for line in lines {
+            self.append(line);
+            self.end_line();
+        }
+        self.append(rest);
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        // Room for the name of the field.
+        let room = (MAX_LINE + 64).saturating_sub(self.buffer.len());
+        self.is_cut |= bytes.len() > room;
+        self.buffer
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn end_line(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        let is_cut = std::mem::take(&mut self.is_cut);
+        let line = String::from_utf8_lossy(&buffer);
+        self.line(line.trim_end_matches('\r'), is_cut);
+    }
+
+    fn line(&mut self, line: &str, is_cut: bool) {
+        if line.is_empty() {
+            if let Some(mut data) = self.data.take() {
+                if data.is_cut {
+                    tracing::warn!("a line of the log was cut: it has more than 1 MiB");
+                    data.text.push_str(CUT);
+                }
+                self.ready.push_back((self.id, data.text));
+            }
+            return;
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "data" => self.data.get_or_insert_default().add(value, is_cut),
+            "id" => self.id = value.parse().ok(),
+            // Comments keep the connection alive; other fields say nothing here.
+            _ => {}
+        }
+    }
+}
+
+/// All that is read out of a stream that comes in these parts.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn parse_all<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Vec<(Option<u64>, String)> {
+    let mut parser = Parser::default();
+    parts.for_each(|part| parser.feed(part));
+    parser.ready.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_however_they_are_cut() {
+        let text = ": ping\n\nid: 3\ndata: one\n\nid: 4\r\ndata: [1] two: 2 ✨\r\n\r\ndata:a\ndata: b\n\ndata: half";
+        for size in [1, 2, 3, 7, 100] {
+            let ready = parse_all(text.as_bytes().chunks(size));
+            assert_eq!(
+                ready,
+                [
+                    (Some(3), "one".to_owned()),
+                    (Some(4), "[1] two: 2 ✨".to_owned()),
+                    (Some(4), "a\nb".to_owned()),
+                ],
+                "in parts of {size}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_cut_and_says_so() {
+        let long = "x".repeat(MAX_LINE + 100);
+        let text = format!("id: 1\ndata: {long}\n\nid: 2\ndata: short\n\n");
+        for size in [1000, 1 << 16, text.len()] {
+            let ready = parse_all(text.as_bytes().chunks(size));
+            assert_eq!(ready.len(), 2, "in parts of {size}");
+            let (id, line) = &ready[0];
+            assert_eq!(*id, Some(1));
+            assert!(line.starts_with("xxx") && line.ends_with(CUT));
+            assert_eq!(line.len(), MAX_LINE + CUT.len());
+            assert_eq!(ready[1], (Some(2), "short".to_owned()));
+        }
+        // As many lines of one event.
+        let lines = format!("data: {}\n", "ä".repeat(1000)).repeat(1000) + "\n";
+        let ready = parse_all(lines.as_bytes().chunks(1 << 16));
+        let (_, line) = &ready[0];
+        assert!(line.ends_with(CUT) && line.len() <= MAX_LINE + 1000 + CUT.len());
+        // A comment without an end needs no memory.
+        let mut parser = Parser::default();
+        for _ in 0..40 {
+            parser.feed(&vec![b':'; 1 << 16]);
+        }
+        assert!(parser.buffer.len() <= MAX_LINE + 64);
+    }
+
+    #[test]
+    fn lines_of_one_event_are_all_given_out() {
+        let text = "id: 7\ndata: one\n\nid: 7\ndata: two\n\n";
+        assert_eq!(parse_all([text.as_bytes()].into_iter()).len(), 2);
+    }
+}
