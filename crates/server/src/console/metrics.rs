@@ -86,10 +86,7 @@ pub(super) fn named(metrics: &str, config: &str) -> MetricsInfo {
             .map(|(name, value)| (with_k(&name, &evaluations), value))
             .collect()
     };
-    MetricsInfo {
-        before: named(metrics.before),
-        after: named(metrics.after),
-    }
+    MetricsInfo::new(named(metrics.before), named(metrics.after))
 }
 
 /// The name that pages give to a metric of a run with this configuration.
@@ -261,10 +258,7 @@ mod tests {
             let named = values.iter();
             named.map(|one| (one.0.to_owned(), value(one))).collect()
         };
-        MetricsInfo {
-            before: map(|one| one.1),
-            after: map(|one| one.2),
-        }
+        MetricsInfo::new(map(|one| one.1), map(|one| one.2))
     }
 
     #[test]

@@ -112,11 +112,11 @@ impl Parts {
     }
 
     fn end_part(&mut self) {
-        let found = std::mem::take(&mut self.found);
-        let found = self
-            .data
-            .clone()
-            .map(|data| FoundDocuments { data, ..found });
+        let mut found = std::mem::take(&mut self.found);
+        let found = self.data.clone().map(|data| {
+            found.data = data;
+            found
+        });
         self.done.push(Event::Examples {
             stage: self.stage,
             examples: std::mem::take(&mut self.examples),

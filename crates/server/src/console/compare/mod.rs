@@ -246,16 +246,17 @@ fn is_best(runs: &[MetricsInfo], metric: &str, value: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     #[test]
     fn the_best_value_of_a_metric_is_known_by_its_direction() {
-        let run = |values: &[(&str, f64)]| MetricsInfo {
-            after: values
+        let run = |values: &[(&str, f64)]| {
+            let after = values
                 .iter()
-                .map(|(name, value)| ((*name).to_owned(), *value))
-                .collect(),
-            ..MetricsInfo::default()
+                .map(|(name, value)| ((*name).to_owned(), *value));
+            MetricsInfo::new(BTreeMap::new(), after.collect())
         };
         let runs = [
             run(&[

@@ -127,7 +127,7 @@ pub(in crate::console) async fn of(
 }
 
 /// Over all epochs, counted from 1.
-fn step_number(epoch: usize, step: usize, steps: usize) -> f64 {
+fn step_number(epoch: u64, step: u64, steps: u64) -> f64 {
     (epoch.saturating_sub(1) * steps + step) as f64
 }
 
