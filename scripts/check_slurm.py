@@ -60,6 +60,8 @@ SchedulerParameters=sched_interval=3,bf_interval=3
 ReturnToService=2
 SlurmdTimeout=10
 KillWait=10
+# The login shell of a job takes its time where this machine is busy.
+BatchStartTimeout=120
 MinJobAge=300
 MpiDefault=none
 PreemptType=preempt/partition_prio
