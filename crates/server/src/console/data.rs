@@ -271,7 +271,7 @@ pub(super) fn shown_document(
         .collect::<Vec<_>>()
         .join(".");
     html! {
-        @if let Some(modality) = &document.modality { span .modality { (shown_name(&modality.to_string())) } " " }
+        @if let Some(modality) = &document.modality { span .modality { (shown_name(modality.as_ref())) } " " }
         @match &document.content {
             Some(Content::Text(text)) => { span .text { (shown_name(&cut(text))) } }
             Some(Content::Blob(blob)) if image_kind(blob).is_some() => {

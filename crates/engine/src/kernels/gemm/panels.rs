@@ -114,7 +114,7 @@ pub(crate) struct Places<'a> {
 
 impl<'a> Places<'a> {
     /// The elements from a row on.
-    fn from_row(&self, row: usize) -> &'a [f32] {
+    fn elements_from(&self, row: usize) -> &'a [f32] {
         let (line, column) = (row / self.across, row % self.across);
         let (picture, line) = (line / self.lines, line % self.lines);
         let start = picture * self.picture + line * self.down + column * self.layout.stride;
@@ -235,7 +235,7 @@ fn share(left: Left<'_>, blocks: Vec<Range<usize>>, products: &mut [Product<'_>]
             let panels = factor.outputs().div_ceil(COLS);
             for first in (0..panels).step_by(per_part) {
                 tasks.push(Task {
-                    factor: *factor,
+                    factor,
                     end: *end,
                     rows: rows.clone(),
                     panels: first..(first + per_part).min(panels),
@@ -303,7 +303,7 @@ impl Task<'_> {
                             part,
                             parts,
                         };
-                        let x = left.places.from_row(rows.start);
+                        let x = left.places.elements_from(rows.start);
                         let layout = left.places.layout;
                         factor.tile(x, layout, rows.len(), panel, next, &mut sums[0]);
                         self.finish(panel, rows, &mut sums);
