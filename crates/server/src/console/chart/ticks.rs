@@ -110,6 +110,10 @@ fn decades(low: f64, high: f64) -> Vec<f64> {
 /// The text of a tick, with as many digits as its distance to the next wants.
 pub(super) fn text(value: f64, step: f64) -> String {
     let size = value.abs();
+    // A zero that was reckoned is not quite one.
+    if size < step * 1e-9 {
+        return "0".to_owned();
+    }
     if step == 0.0 || size >= 1e6 || (size != 0.0 && size < 1e-3) {
         return number(value);
     }
@@ -120,15 +124,7 @@ pub(super) fn text(value: f64, step: f64) -> String {
         (scaled - scaled.round()).abs() < 1e-6
     };
     let digits = if is_round(digits) { digits } else { digits + 1 };
-    let text = format!("{value:.digits$}");
-    match text
-        .trim_start_matches('-')
-        .chars()
-        .all(|c| "0.".contains(c))
-    {
-        true => "0".to_owned(),
-        false => text,
-    }
+    format!("{value:.digits$}")
 }
 
 #[cfg(test)]
