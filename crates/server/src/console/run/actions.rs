@@ -34,7 +34,7 @@ fn ask(session: &Session, run: &RunRow, question: &Question<'_>) -> Page {
     let content = html! {
         (crumbs(run))
         h1 { (question.title) }
-        p { "Run " b { (name(&run.name)) } ". " (question.consequence) }
+        p { "Run " strong { (name(&run.name)) } ". " (question.consequence) }
         form .row method="post" action={ (here) "/" (question.action) } {
             button .danger type="submit" { (question.button) }
             a .button .quiet href=(here) { "Back" }
