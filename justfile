@@ -66,7 +66,7 @@ compare:
 
 # How much fine-tuning improves the search, over three seeds.
 quality:
-    cargo run --release -p finetuner-engine --example fashion_quality
+    cargo run --release -p finetuner-engine --example quality -- fashion
 
 # Train the small CLIP that ships with the engine again, into target/.
 pretrain:

@@ -82,7 +82,13 @@ pub fn open_artifact(zip: &Path, folder: &Path) -> Result<()> {
             std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
         }
         let mut out = std::fs::File::create(&to).map_err(|e| Error::io(&to, e))?;
-        std::io::copy(&mut entry, &mut out).map_err(|e| Error::io(&to, e))?;
+        // A zip may hold more than it says.
+        let size = entry.size();
+        let mut entry = entry.take(size + 1);
+        let copied = std::io::copy(&mut entry, &mut out).map_err(|e| Error::io(&to, e))?;
+        if copied > size {
+            return Err(bad(&format!("`{name}` has more bytes than it says")));
+        }
     }
     if folder.join("config.json").is_file() {
         Ok(())

@@ -138,7 +138,7 @@ for (const live of document.querySelectorAll("[data-live]")) {
   };
   setTimeout(again, pause);
   document.addEventListener("visibilitychange", () => {
-    if (!document.hidden) refresh(live).catch(() => connected(false));
+    if (!document.hidden && live.dataset.live !== undefined) refresh(live).catch(() => connected(false));
   });
 }
 

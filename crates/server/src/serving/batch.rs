@@ -34,6 +34,16 @@ pub(crate) enum Item {
     Picture(Bytes),
 }
 
+impl Item {
+    /// Bytes of the text or the picture.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Picture(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// Why something could not be embedded.
 #[derive(Debug)]
 pub(crate) struct Refused {

@@ -20,6 +20,8 @@ use crate::error::{ApiError, Result};
 pub(crate) struct Cache<T> {
     /// What the values are, for errors.
     what: &'static str,
+    /// What helps if one is larger than all may be.
+    remedy: &'static str,
     /// The most bytes of all values.
     limit: u64,
     counters: CacheCounters,
@@ -68,9 +70,14 @@ impl<T> Deref for Held<T> {
 }
 
 impl<T: Send + Sync + 'static> Cache<T> {
-    pub(crate) fn new(what: &'static str, limit: u64, counters: CacheCounters) -> Arc<Self> {
+    pub(crate) fn new(
+        (what, remedy): (&'static str, &'static str),
+        limit: u64,
+        counters: CacheCounters,
+    ) -> Arc<Self> {
         Arc::new(Self {
             what,
+            remedy,
             limit,
             counters,
             state: Mutex::new(State {
@@ -166,9 +173,10 @@ impl<T: Send + Sync + 'static> Room<T> {
         if bytes > limit {
             return Err(ApiError::unprocessable(format!(
                 "{what}: this one takes {} MiB of memory, and the server keeps {} MiB for all: \
-                 ask the operator for a higher `--max-loaded`",
+                 {}",
                 bytes.div_ceil(1 << 20),
-                limit >> 20
+                limit >> 20,
+                cache.remedy
             )));
         }
         let mut gone = Vec::new();
@@ -246,7 +254,7 @@ mod tests {
     use super::*;
 
     fn cache(limit: u64) -> Arc<Cache<u64>> {
-        Cache::new("models", limit, CacheCounters::default())
+        Cache::new(("models", "ask for more"), limit, CacheCounters::default())
     }
 
     async fn get(cache: &Arc<Cache<u64>>, key: &str, bytes: u64) -> Result<Held<u64>> {

@@ -10,6 +10,7 @@ use finetuner_engine::{
     Error as EngineError, evaluation::Distance, infer::Embeddings, models::ModelKind,
 };
 use finetuner_protocol::{Content, Document, DocumentError, DocumentReader};
+use sha2::{Digest, Sha256};
 
 use super::batch::Item;
 
@@ -17,6 +18,11 @@ use super::batch::Item;
 pub(crate) const MOST: usize = 5000;
 /// Texts or pictures that are handed on together.
 const CHUNK: usize = 64;
+/// Bytes of texts and pictures that are handed on together, if not one alone has
+/// more.
+const CHUNK_BYTES: usize = 16 << 20;
+/// The most bytes of a text or a picture that is searched. Larger ones are left out.
+const MAX_ITEM: usize = 8 << 20;
 /// Characters of a text that are kept to be shown.
 const TEXT: usize = 400;
 /// How deep parts of documents are looked at.
@@ -137,6 +143,7 @@ pub(crate) fn gather(
     let mut reader = DocumentReader::new(bytes)?;
     let total = reader.count_announced();
     let (mut texts, mut chunk, mut count) = (HashSet::new(), Vec::new(), 0);
+    let mut size = 0;
     let mut pictures = None;
     let mut number = 0;
     while count < MOST
@@ -150,14 +157,21 @@ pub(crate) fn gather(
         });
         for (shown, item) in items_of(&document, number, pictures) {
             if let Item::Text(text) = &item
-                && !texts.insert(text.clone())
+                && !texts.insert(<[u8; 32]>::from(Sha256::digest(text)))
             {
                 continue;
             }
+            size += item.size();
             chunk.push((shown, item));
             count += 1;
-            if chunk.len() == CHUNK && !take(std::mem::take(&mut chunk)) {
-                return Ok(total);
+            if chunk.len() == CHUNK || size >= CHUNK_BYTES {
+                size = 0;
+                if !take(std::mem::take(&mut chunk)) {
+                    return Ok(total);
+                }
+            }
+            if count == MOST {
+                break;
             }
         }
         number += 1;
@@ -197,11 +211,11 @@ fn items_of(document: &Document, number: u64, pictures: bool) -> Vec<(Shown, Ite
     let items = leaves
         .iter()
         .filter_map(|(part, leaf)| match &leaf.content {
-            Some(Content::Blob(bytes)) if pictures => Some((
+            Some(Content::Blob(bytes)) if pictures && bytes.len() <= MAX_ITEM => Some((
                 shown(part, caption.unwrap_or_default(), true),
                 Item::Picture(bytes.clone().into()),
             )),
-            Some(Content::Text(text)) if !pictures => {
+            Some(Content::Text(text)) if !pictures && text.len() <= MAX_ITEM => {
                 passed += 1;
                 let is_query = texts > 1 && passed == 1;
                 let item = Item::Text(text.clone());

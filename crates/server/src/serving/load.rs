@@ -39,6 +39,8 @@ pub(super) async fn artifact(
     let load = move || {
         let _hold = hold;
         let opened = folder.path().join("model");
+        // Nothing is unpacked that would not be kept.
+        room.take(2 * unpacked_bytes(&zip)? + BESIDE_WEIGHTS)?;
         let open = || {
             open_artifact(&zip, &opened)?;
             // Only the unpacked files are needed.
@@ -51,6 +53,19 @@ pub(super) async fn artifact(
     tokio::task::spawn_blocking(load)
         .await
         .map_err(|e| ApiError::internal(&e))?
+}
+
+/// The bytes of all files in a zip, by its directory.
+fn unpacked_bytes(zip: &Path) -> Result<u64> {
+    let bad = |error: zip::result::ZipError| {
+        ApiError::unprocessable(format!("the model can't be opened: it is no zip: {error}"))
+    };
+    let mut archive = zip::ZipArchive::new(std::fs::File::open(zip)?).map_err(bad)?;
+    let mut all = 0_u64;
+    for i in 0..archive.len() {
+        all = all.saturating_add(archive.by_index_raw(i).map_err(bad)?.size());
+    }
+    Ok(all.min(u64::MAX / 4))
 }
 
 /// Opens a backbone.

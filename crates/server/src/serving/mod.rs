@@ -53,8 +53,19 @@ impl Serving {
     pub(crate) fn new(store: Store, max_loaded: u64, counters: ServingCounters) -> Self {
         Self {
             store,
-            models: Cache::new("loaded models", max_loaded, counters.models.clone()),
-            indexes: Cache::new("embedded data", INDEX_BYTES, counters.indexes.clone()),
+            models: Cache::new(
+                (
+                    "loaded models",
+                    "ask the operator for a higher `--max-loaded`",
+                ),
+                max_loaded,
+                counters.models.clone(),
+            ),
+            indexes: Cache::new(
+                ("embedded data", "search a smaller dataset"),
+                INDEX_BYTES,
+                counters.indexes.clone(),
+            ),
             progress: Progress::default(),
             batches: Batches::new(BATCHES, counters.clone()),
             loads: Arc::new(Semaphore::new(LOADS)),

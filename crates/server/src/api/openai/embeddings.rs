@@ -1,8 +1,9 @@
 //! `POST /v1/embeddings`: texts and pictures to vectors, by a finished model.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
+    body::{Body, Bytes},
     extract::{FromRequest, Request, State},
     http::header,
     response::{IntoResponse, Response},
@@ -13,6 +14,7 @@ use finetuner_engine::{
     infer::{Embeddings, Encoder},
     models::ModelKind,
 };
+use futures_util::stream;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -30,6 +32,8 @@ use crate::{
 
 /// The most bytes of a request.
 pub(crate) const MAX_BODY: usize = 16 << 20;
+/// Bytes of an answer that are sent at once.
+const PIECE: usize = 64 << 10;
 
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
@@ -80,11 +84,21 @@ pub(crate) async fn create(
         let answer = Answer::new(served.label, &found, encoding, tokens);
         // It is made of texts and numbers alone.
         let bytes = serde_json::to_vec(&answer).map_err(|e| ApiError::internal(&e))?;
-        drop(turn);
         Ok(bytes)
     });
-    let kind = [(header::CONTENT_TYPE, "application/json")];
-    Ok((kind, answer.await?).into_response())
+    let headers = [(header::CONTENT_TYPE, "application/json")];
+    let answer = Bytes::from(answer.await?);
+    let length = answer.len();
+    // The answer is in memory until its last piece is sent: so long it has its turn.
+    let pieces = stream::unfold((answer, turn), |(mut rest, turn): (Bytes, _)| {
+        let piece = rest.split_to(rest.len().min(PIECE));
+        let next = (!piece.is_empty()).then(|| (Ok::<_, Infallible>(piece), (rest, turn)));
+        std::future::ready(next)
+    });
+    let mut answer = (headers, Body::from_stream(pieces)).into_response();
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    Ok(answer)
 }
 
 /// Does work that takes a while in a thread that may block.
@@ -141,17 +155,20 @@ fn no_inputs(what: &str) -> OpenAiError {
 
 /// The tokens of all texts. Pictures have none.
 fn count_tokens(encoder: &Encoder, items: &[Item]) -> Result<usize> {
-    let texts = items.iter().filter_map(|item| match item {
-        Item::Text(text) => Some(text.as_str()),
+    let texts = items.iter().enumerate().filter_map(|(i, item)| match item {
+        Item::Text(text) => Some((i, text.as_str())),
         Item::Picture(_) => None,
     });
-    let texts: Vec<&str> = texts.collect();
+    let (places, texts): (Vec<usize>, Vec<&str>) = texts.unzip();
     if texts.is_empty() {
         return Ok(0);
     }
     let counts = encoder.count_tokens(&texts).map_err(|error| match error {
-        // Its place is among the texts, which the batch tells again by the input.
-        EngineError::Item { reason, .. } => OpenAiError::invalid("input", reason),
+        // Its place is one among the texts.
+        EngineError::Item { place, reason, .. } => match places.get(place) {
+            Some(place) => at(*place, reason),
+            None => OpenAiError::invalid("input", reason),
+        },
         error => ApiError::engine(&error).into(),
     })?;
     Ok(counts.iter().sum())

@@ -99,7 +99,7 @@ pub(crate) async fn page(
         Ok(conditions) => (conditions, None),
         Err(reason) => (Conditions::default(), Some(reason)),
     };
-    let (runs, total) = read(&app, found.id, &listed, conditions).await?;
+    let (runs, total) = read(&app, &session.user.id, found.id, &listed, conditions).await?;
     let last = pages(total, PAGE);
     if listed.number > last {
         let to = listed.with(&[("page", &*last.to_string())]);
@@ -128,6 +128,7 @@ pub(crate) async fn page(
 /// The runs of a page, and how many there are on all.
 async fn read(
     app: &App,
+    user_id: &str,
     experiment: i64,
     listed: &Listed,
     conditions: Conditions,
@@ -157,6 +158,8 @@ async fn read(
     if conditions.is_empty() && listed.order.newest_first().is_some() {
         return Ok(app.database.runs(experiment, filter).await?);
     }
+    // The configurations of all runs are in memory for a moment.
+    let _turn = app.gates.previews.enter(user_id).await?;
     let outlines = app.database.outlines(experiment, filter).await?;
     let order = listed.order.clone();
     let ids = tokio::task::spawn_blocking(move || search::ids(&outlines, &conditions, &order));

@@ -36,7 +36,7 @@ fn everything() -> (WorkOrder, KubernetesSettings) {
     (order, settings)
 }
 
-/// `scripts/check_manifests.py` compares the file with the schema of Kubernetes.
+/// `scripts/check_deploy.py` compares the file with the schema of Kubernetes.
 const MANIFESTS: &str = include_str!("../manifests.json");
 
 #[test]
