@@ -65,7 +65,7 @@ pub fn open_artifact(zip: &Path, folder: &Path) -> Result<()> {
         HEAD_FILE,
     ];
     for i in 0..archive.len() {
-        let mut entry = archive.by_index(i).map_err(|e| bad(&e))?;
+        let entry = archive.by_index(i).map_err(|e| bad(&e))?;
         // Every file lies in a folder with the run's name.
         let name = entry.name().map_err(|e| bad(&e))?.into_owned();
         let name = name.split_once('/').map(|(_, name)| name);
