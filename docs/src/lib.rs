@@ -55,6 +55,7 @@ pages! {
     command_line "command-line",
     testing "testing",
     server "server",
+    serving "serving",
     cluster "cluster",
     training "training",
     cross_encoders "cross-encoders",
