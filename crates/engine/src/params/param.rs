@@ -84,7 +84,7 @@ impl Param {
         self.grad.is_some()
     }
 
-    /// The gradient added up since the last [`Params::zero_grad`], where it is
+    /// The gradient added up since the last [`Params::zero_grad`](super::Params::zero_grad), where it is
     /// kept in host memory; `None` for a frozen parameter, and for one whose
     /// gradient is kept on a device: see [`Param::gradient`].
     #[must_use]
@@ -93,7 +93,7 @@ impl Param {
         grad.map(Gradient::floats)
     }
 
-    /// A copy of the gradient added up since the last [`Params::zero_grad`],
+    /// A copy of the gradient added up since the last [`Params::zero_grad`](super::Params::zero_grad),
     /// wherever it is kept; `None` for a frozen parameter.
     ///
     /// # Errors

@@ -85,7 +85,7 @@ async fn a_finished_run_is_tried_with_a_text_and_a_picture() {
     let (status, page) = browser.post(path, form(&title, b"", &data), own).await;
     assert_eq!(status, StatusCode::OK, "{page}");
     assert!(
-        page.contains("This run") && page.contains("Before: clip-small"),
+        page.contains("This run") && page.contains("Before: <bdi>clip-small</bdi>"),
         "{page}"
     );
     assert_eq!(
