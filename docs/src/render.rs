@@ -53,7 +53,7 @@ pub(crate) fn html(markdown: &str) -> String {
         // A table's alignment would be an inline style, which the console's
         // policy forbids. A wide table scrolls in its own box.
         Event::Start(Tag::Table(columns)) => vec![
-            Event::Html("<div class=\"scroll\">".into()),
+            Event::Html("<div class=\"scroll\" tabindex=\"0\">".into()),
             Event::Start(Tag::Table(vec![
                 pulldown_cmark::Alignment::None;
                 columns.len()
@@ -68,7 +68,8 @@ pub(crate) fn html(markdown: &str) -> String {
     });
     let mut text = String::with_capacity(markdown.len() * 3 / 2);
     push_html(&mut text, events);
-    text
+    // The keyboard reaches what scrolls. The text of pages is escaped: this is markup.
+    text.replace("<pre>", "<pre tabindex=\"0\">")
 }
 
 /// Code without the lines that rustdoc compiles and does not show.
@@ -183,6 +184,9 @@ mod tests {
         assert!(html.contains("&lt;script&gt;"), "{html}");
         assert!(html.contains("&lt;b&gt;"), "{html}");
         assert!(!html.contains("style="), "{html}");
-        assert!(html.contains("<div class=\"scroll\"><table>"), "{html}");
+        assert!(
+            html.contains("<div class=\"scroll\" tabindex=\"0\"><table>"),
+            "{html}"
+        );
     }
 }

@@ -15,8 +15,9 @@ use self::options::Options;
 use crate::{
     Server, accounts, backup, check,
     database::{Database, Scope},
+    folder::attach_database,
     restore,
-    server::{FIRST_USER, attach_database},
+    server::FIRST_USER,
     settings_file::{LogFormat, SettingsFile},
     worker::{self, ANY_FOLDER, Place, Signals, WORKER_FOLDER, WORKER_URL},
 };

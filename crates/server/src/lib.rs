@@ -35,6 +35,7 @@ mod counters;
 mod database;
 mod documents;
 mod error;
+mod folder;
 mod gate;
 mod http;
 pub mod launcher;

@@ -16,14 +16,13 @@ use crate::{
     app::App,
     database::{self, Database, Scope},
     error::StartError,
+    folder::{attach_database, bad_folder, lock, open, open_database},
     http,
     launcher::{self, Home, Launcher, LauncherSettings, Threads},
-    private::private_folder,
     queue::{self, Engine},
     reach,
     settings::Settings,
     space::Space,
-    store::Store,
     upkeep,
 };
 
@@ -264,20 +263,6 @@ async fn bind_for_workers(database: &Database) -> Result<(TcpListener, bool), St
     Ok((listener, last.is_some()))
 }
 
-/// Keeps other servers from the folder as long as the file is open.
-pub(crate) fn lock(folder: &Path) -> Result<File, StartError> {
-    let path = folder.join("server.lock");
-    let file = File::create(&path).map_err(|e| bad_folder(folder, e))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(bad_folder(
-            folder,
-            "another server has it; stop that one, or choose another folder with `--data`",
-        )),
-        Err(std::fs::TryLockError::Error(error)) => Err(bad_folder(folder, error)),
-    }
-}
-
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Server")
@@ -306,58 +291,12 @@ pub async fn create_token(folder: &Path, user: &str, name: &str) -> Result<Strin
     made.await.map_err(|e| bad_folder(folder, e))
 }
 
-/// Opens the database of a folder beside a server that may run. Its schema stays
-/// as it is.
-pub(crate) fn attach_database(folder: &Path) -> Result<Database, StartError> {
-    let file = database::file(folder);
-    if !file.is_file() {
-        return Err(bad_folder(folder, "it holds no data of a server"));
-    }
-    Database::attach(&file).map_err(|e| bad_folder(folder, e))
-}
-
-/// Opens the database of a folder that nobody else has, or creates it.
-fn open_database(folder: &Path) -> Result<Database, StartError> {
-    std::fs::create_dir_all(folder).map_err(|e| bad_folder(folder, e))?;
-    private_folder(folder).map_err(|e| bad_folder(folder, e))?;
-    Database::open(&database::file(folder)).map_err(|e| bad_folder(folder, e))
-}
-
-/// The store at an address, or in the folder where there is none.
-pub(crate) fn open_store(folder: &Path, address: Option<&str>) -> Result<Store, StartError> {
-    if let Some(address) = address {
-        let bad = |reason: &dyn std::fmt::Display| StartError::Setting {
-            setting: "store",
-            reason: reason.to_string(),
-        };
-        let address = url::Url::parse(address).map_err(|e| bad(&e))?;
-        if address.scheme() != "s3" {
-            return Err(bad(&"an address such as s3://bucket/folder is wanted"));
-        }
-        return Store::at(&address).map_err(|e| bad(&e));
-    }
-    let objects = folder.join("store");
-    std::fs::create_dir_all(&objects).map_err(|e| bad_folder(folder, e))?;
-    Store::in_folder(&objects).map_err(|e| bad_folder(folder, e))
-}
-
-fn open(folder: &Path, store: Option<&str>) -> Result<(Database, Store), StartError> {
-    Ok((open_database(folder)?, open_store(folder, store)?))
-}
-
 async fn first_token(database: &Database) -> rusqlite::Result<Option<String>> {
     if !database.has_no_users().await? {
         return Ok(None);
     }
     let token = database.create_token(FIRST_USER.to_owned(), "first".to_owned(), Scope::All);
     token.await.map(Some)
-}
-
-pub(crate) fn bad_folder(folder: &Path, reason: impl std::fmt::Display) -> StartError {
-    StartError::Folder {
-        folder: folder.display().to_string(),
-        reason: reason.to_string(),
-    }
 }
 
 /// The address under which this machine reaches itself.

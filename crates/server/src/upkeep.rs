@@ -9,8 +9,8 @@ use crate::{
     app::App,
     database::{self, Database},
     error::StartError,
+    folder::{attach_database, bad_folder, lock, open_store},
     private::private_folder,
-    server::{attach_database, bad_folder, lock, open_store},
     store::Store,
 };
 

@@ -48,7 +48,7 @@ impl Items {
         };
         match items.len() {
             0 => Err(Failure::usage(format!(
-                "`{option} {}`: there is no text and no picture in it",
+                "`{option} {}` holds neither texts nor pictures",
                 path.display()
             ))),
             _ => Ok(items),
@@ -182,8 +182,8 @@ fn cells(
             place.ok_or_else(|| {
                 let names: Vec<&str> = names.iter().collect();
                 bad(format!(
-                    "there is no column `{name}` in the first row: it has {}. Give `--column` one \
-                     of these, or a number from 1 on",
+                    "the first row has no column `{name}`: it has {}. Give `--column` one of \
+                     these, or a number from 1 on",
                     names.join(", ")
                 ))
             })?
@@ -208,8 +208,8 @@ pub(super) fn open(model: &str) -> Result<Encoder> {
     match finetuner::list_model_options(model) {
         Some(_) => Ok(local::build_model(model)?),
         None => Err(Failure::usage(format!(
-            "`MODEL {model}`: there is no such folder or zip, and no model of that name in \
-             `finetuner models`. `finetuner save RUN` makes the folder"
+            "`MODEL {model}` is neither a folder or zip nor a model that `finetuner models` lists. \
+             `finetuner save RUN` makes the folder"
         ))),
     }
 }

@@ -31,7 +31,7 @@ impl Models {
             if matches!(task, Task::Other(_)) {
                 let known: Vec<&str> = Task::KNOWN.iter().map(Task::as_str).collect();
                 return Err(Failure::usage(format!(
-                    "`--task {name}`: there is no such task. Use one of {}",
+                    "`--task {name}` is not a task. Use one of {}",
                     known.join(", ")
                 )));
             }
@@ -68,7 +68,7 @@ impl Models {
 fn options(model: &str, output: &Output) -> Result {
     let options = list_model_options(model).ok_or_else(|| {
         Failure::not_found(format!(
-            "there is no model `{model}` in the list; `finetuner models` shows it. A model of the \
+            "the list has no model `{model}`; `finetuner models` shows it. A model of the \
              Hugging Face hub that is not in the list can be fine-tuned by its name"
         ))
     })?;

@@ -55,8 +55,7 @@ async fn find(session: &Session, experiment: &str, run: &str) -> Result<Run> {
     let found = finetuner.experiment(experiment).get_run(run).await;
     found.map_err(|error| match error.is_not_found() {
         true => Failure::not_found(format!(
-            "there is no run `{run}` in the experiment `{experiment}`; `finetuner runs` lists all \
-             runs"
+            "the experiment `{experiment}` has no run `{run}`; `finetuner runs` lists all runs"
         )),
         false => error.into(),
     })
@@ -110,7 +109,7 @@ impl Runs {
         let experiments: Vec<Experiment> = match &self.experiment {
             Some(name) => vec![finetuner.get_experiment(name).await.map_err(|error| {
                 match error.is_not_found() {
-                    true => Failure::not_found(format!("there is no experiment `{name}`")),
+                    true => Failure::not_found(format!("no experiment is called `{name}`")),
                     false => error.into(),
                 }
             })?],

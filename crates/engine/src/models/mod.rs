@@ -20,6 +20,7 @@ mod export;
 mod gemma3;
 mod head;
 mod input;
+mod kind;
 mod mlp;
 mod modernbert;
 mod mpnet;
@@ -41,7 +42,6 @@ mod vit;
 use std::{collections::HashMap, sync::Arc};
 
 use candle_core::{Device, Tensor};
-use finetuner_protocol::Task;
 use serde_json::Value;
 
 pub(crate) use crate::modules::PREFIX as MODULE_PREFIX;
@@ -53,6 +53,7 @@ pub(crate) use export::{no_onnx, output_name};
 pub use head::HeadConfig;
 pub(crate) use head::{FoldedLayer, PREFIX as HEAD_PREFIX};
 pub use input::Input;
+pub use kind::ModelKind;
 pub use mlp::MlpConfig;
 pub(crate) use two_towers::{
     FIRST_LOGIT_SCALE, TEXT as TEXT_TOWER, TWO_TOWERS, VISION as VISION_TOWER, new_projections,
@@ -72,50 +73,6 @@ use crate::{
 const LOGIT_SCALE: &str = "logit_scale";
 /// The addend of similarities in a loss.
 const LOGIT_BIAS: &str = "logit_bias";
-
-/// The kind of data that a model embeds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ModelKind {
-    /// Texts and pictures, into one space.
-    TextImage,
-    /// Texts.
-    Text,
-    /// Pictures.
-    Image,
-    /// Features: lists of numbers.
-    Features,
-    /// Point clouds: lists of places in space.
-    PointCloud,
-    /// Pairs of texts, which it scores in place of embedding them: a
-    /// cross-encoder.
-    TextPairs,
-}
-
-impl ModelKind {
-    /// The kind of model that compares this.
-    #[must_use]
-    pub fn of_task(task: &Task) -> Self {
-        match task {
-            Task::TextToImage => Self::TextImage,
-            Task::ImageToImage => Self::Image,
-            Task::TextToText => Self::Text,
-            Task::MeshToMesh => Self::PointCloud,
-            _ => Self::Features,
-        }
-    }
-
-    /// Returns the task of a model of this kind: the items that it compares.
-    #[must_use]
-    pub fn task(self) -> Task {
-        match self {
-            Self::TextImage => Task::TextToImage,
-            Self::Image => Task::ImageToImage,
-            Self::Text | Self::TextPairs => Task::TextToText,
-            Self::PointCloud => Task::MeshToMesh,
-            Self::Features => Task::Any,
-        }
-    }
-}
 
 /// A network's shapes, read from its `config.json`.
 #[derive(Clone, Debug)]
@@ -578,26 +535,4 @@ impl Model {
 fn apply(layers: &[Layer], pass: &Pass, x: Tensor) -> Result<Tensor> {
     let mut layers = layers.iter();
     layers.try_fold(x, |x, layer| layer.forward(pass, &x))
-}
-
-impl ModelKind {
-    /// The kind of the network alone: that of a sequence classifier reads texts.
-    pub(crate) fn of_network(self) -> Self {
-        match self {
-            Self::TextPairs => Self::Text,
-            other => other,
-        }
-    }
-
-    /// What it embeds, in words.
-    pub(crate) fn inputs(self) -> &'static str {
-        match self {
-            Self::TextImage => "texts and pictures",
-            Self::Text => "texts",
-            Self::Image => "pictures",
-            Self::Features => "features",
-            Self::PointCloud => "point clouds",
-            Self::TextPairs => "pairs of texts",
-        }
-    }
 }

@@ -214,7 +214,7 @@ pub(super) fn value(value: Option<f64>) -> String {
 
 /// All metrics of a run.
 pub(super) fn table(metrics: &MetricsInfo) -> Markup {
-    html! { div .scroll tabindex="0" role="region" aria-label="Metrics" { table .metrics {
+    html! { div .scroll tabindex="0" role="region" aria-label="Table of metrics" { table .metrics {
         thead { tr {
             th scope="col" { "Metric" } th scope="col" .number { "Before" }
             th scope="col" .number { "After" } th scope="col" .number { "Change" }

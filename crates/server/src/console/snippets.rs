@@ -55,10 +55,6 @@ fn for_shell(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn model_name(run: &RunRow) -> String {
-    format!("{}/{}", run.experiment, run.name)
-}
-
 /// What the examples embed.
 fn input(kind: ModelKind) -> &'static str {
     match kind {
@@ -68,7 +64,7 @@ fn input(kind: ModelKind) -> &'static str {
 }
 
 fn curl(run: &RunRow, kind: ModelKind, address: &str) -> Snippet {
-    let body = json!({"model": model_name(run), "input": [input(kind)]});
+    let body = json!({"model": run.label(), "input": [input(kind)]});
     Snippet {
         title: "curl",
         note: "JINA_AUTH_TOKEN is one of your tokens.",
@@ -81,7 +77,7 @@ fn curl(run: &RunRow, kind: ModelKind, address: &str) -> Snippet {
 }
 
 fn openai(run: &RunRow, kind: ModelKind, address: &str) -> Snippet {
-    let (model, base) = (quoted(&model_name(run)), quoted(&format!("{address}/v1")));
+    let (model, base) = (quoted(&run.label()), quoted(&format!("{address}/v1")));
     let input = match kind {
         ModelKind::Text => format!("[{}]", quoted(input(kind))),
         ModelKind::Image => "[picture]".to_owned(),
@@ -128,7 +124,7 @@ fn rust(run: &RunRow, kind: ModelKind) -> Snippet {
 
 /// The command that saves the model as a folder.
 fn save(run: &RunRow, more: &str) -> String {
-    let name = for_shell(&model_name(run));
+    let name = for_shell(&run.label());
     format!("# finetuner save {name} --output model{more}\n")
 }
 

@@ -105,6 +105,12 @@ fn about(duration: Duration) -> String {
 }
 
 impl RunRow {
+    /// The names of its experiment and of the run, by which people and
+    /// `/v1/embeddings` know it.
+    pub(crate) fn label(&self) -> String {
+        format!("{}/{}", self.experiment, self.name)
+    }
+
     /// Where the run stands.
     pub(crate) fn status(&self) -> Status {
         Status::from(self.status.as_str())

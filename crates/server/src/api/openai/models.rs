@@ -55,7 +55,7 @@ pub(super) async fn find(app: &App, user_id: &str, name: &str) -> Result<Served>
     if named.len() > 1 {
         let names: Vec<String> = named
             .iter()
-            .map(|run| format!("`{}`", label(run)))
+            .map(|run| format!("`{}`", run.label()))
             .collect();
         let reason = format!(
             "you have several runs `{name}`: name one of {}",
@@ -66,7 +66,7 @@ pub(super) async fn find(app: &App, user_id: &str, name: &str) -> Result<Served>
     let (label, id) = match named.pop() {
         Some(run) => {
             check_finished(&run)?;
-            (label(&run), run.artifact_id)
+            (run.label(), run.artifact_id)
         }
         None => (name.to_owned(), name.to_owned()),
     };
@@ -82,11 +82,6 @@ pub(super) async fn find(app: &App, user_id: &str, name: &str) -> Result<Served>
     }
 }
 
-/// How a run is named in answers.
-fn label(run: &RunRow) -> String {
-    format!("{}/{}", run.experiment, run.name)
-}
-
 fn check_finished(run: &RunRow) -> Result<()> {
     let status = run.status();
     let reason = if run.task != RunTask::Training.as_str() {
@@ -98,7 +93,7 @@ fn check_finished(run: &RunRow) -> Result<()> {
     } else {
         format!("its status is {status}: its model can be used when it is FINISHED")
     };
-    let error = ApiError::bad_request(format!("`model`: run `{}`: {reason}", label(run)));
+    let error = ApiError::bad_request(format!("`model`: run `{}`: {reason}", run.label()));
     Err(OpenAiError::model(error, Some("model_not_ready")))
 }
 

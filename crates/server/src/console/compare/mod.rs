@@ -171,7 +171,7 @@ fn results(runs: &[RunRow]) -> Markup {
         .collect();
     let now = now_ms();
     html! {
-        div .scroll tabindex="0" role="region" aria-label="Results" { table .cards {
+        div .scroll tabindex="0" role="region" aria-label="Table of results" { table .cards {
             thead { tr {
                 th scope="col" { "Run" } th scope="col" { "State" }
                 @for name in &names { th scope="col" .number { (visible(name)) } }
@@ -211,7 +211,7 @@ fn differences(runs: &[RunRow]) -> Markup {
     if fields.is_empty() {
         return html! { p { "These runs have the same model, data and settings." } };
     }
-    html! { div .scroll tabindex="0" role="region" aria-label="Differences" { table .cards {
+    html! { div .scroll tabindex="0" role="region" aria-label="Table of differences" { table .cards {
         thead { tr {
             th scope="col" { "Run" }
             @for field in &fields { th scope="col" { (visible(&field.label)) } }

@@ -59,6 +59,16 @@ fn problem(text: Option<&str>) -> Markup {
 }
 
 /// The fields that all of these forms have.
+/// The end of a form that starts a run.
+fn buttons(back: &str) -> Markup {
+    html! {
+        div .row {
+            button type="submit" { "Start the run" }
+            a .button .quiet href=(back) { "Back" }
+        }
+    }
+}
+
 fn names(typed: &Typed) -> Markup {
     html! {
         label for="name" { "Name" }
@@ -96,10 +106,7 @@ fn clone_page(session: &Session, run: &RunRow, typed: &Typed, wrong: Option<&str
                         inputmode=(if is_whole { "numeric" } else { "decimal" });
                 }
             }
-            div .row {
-                button type="submit" { "Start the run" }
-                a .button .quiet href=(here) { "Back" }
-            }
+            (buttons(&here))
         }
     };
     framed(session, "Experiments", "Clone a run", &content)
@@ -226,10 +233,7 @@ fn continue_page(
             }
             label for="epochs" { "Epochs in all, with those that are done" }
             input #epochs name="epochs" value=(typed.epochs) inputmode="numeric" required;
-            div .row {
-                button type="submit" { "Start the run" }
-                a .button .quiet href=(here) { "Back" }
-            }
+            (buttons(&here))
         }
     };
     framed(session, "Experiments", "Continue a run", &content)

@@ -86,7 +86,7 @@ fn head(listed: &Listed, label: &str, field: &str, number: bool) -> Markup {
 }
 
 fn row(run: &RunRow, metric: Option<&str>, now: i64) -> Markup {
-    let id = format!("{}/{}", run.experiment, run.name);
+    let id = run.label();
     let config = config_of(run);
     let all = metrics::changes(&metrics::of(run));
     let own = metric.and_then(|metric| all.iter().find(|change| change.name == metric));
