@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn bad_files_are_named() {
         for (name, content, column, words) in [
-            ("a.txt", "\n", None, "no text and no picture"),
+            ("a.txt", "\n", None, "neither texts nor pictures"),
             ("a.csv", "x\n1\n", Some("y"), "it has x"),
             ("a.jsonl", "{}\n", None, "line 1: it has no text `text`"),
             ("a.jsonl", "{", None, "line 1: it is no JSON"),
