@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use reqwest::header::HeaderValue;
+
 use super::service::HttpService;
 use crate::{
     error::{Error, Result},
@@ -10,6 +12,9 @@ use crate::{
 
 /// Allows plain http to other machines where it is `1` or `true`.
 pub const PLAIN_HTTP_VARIABLE: &str = "FINETUNER_ALLOW_PLAIN_HTTP";
+
+/// The project whose runs, data and models are used.
+pub const PROJECT_VARIABLE: &str = "FINETUNER_PROJECT";
 
 /// How a connection is made.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +25,8 @@ pub(crate) struct HttpSettings {
     pub(crate) root_certificates: Vec<Vec<u8>>,
     pub(crate) allow_plain_http: bool,
     pub(crate) user_agent: Option<String>,
+    /// The name of the project that calls are about.
+    pub(crate) project: Option<String>,
     /// Sends requests in the place of our own client.
     pub(crate) service: Option<HttpService>,
 }
@@ -41,6 +48,21 @@ impl HttpSettings {
             _ => Ok(()),
         }
     }
+}
+
+/// The header that names the project; without it, the user's personal one.
+pub(super) fn project_header(settings: &HttpSettings) -> Result<Option<HeaderValue>> {
+    let Some(project) = &settings.project else {
+        return Ok(None);
+    };
+    let header = HeaderValue::from_str(project).ok();
+    let header = header.filter(|_| !project.trim().is_empty() && project.is_ascii());
+    header.map(Some).ok_or_else(|| {
+        Error::setup(format!(
+            "`project` is `{project}`: give the name of a project, of letters, digits, `-`, `_` \
+             and `.`, or leave it out for your personal one"
+        ))
+    })
 }
 
 /// What the program and this client call themselves.
