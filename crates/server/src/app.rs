@@ -427,8 +427,8 @@ pub(crate) async fn to_the_end<T: Send + 'static>(
 /// Refuses what is too much for its user.
 pub(crate) fn over_quota(stored: u64, most: u64) -> ApiError {
     ApiError::forbidden(format!(
-        "stored bytes: the project's data, models and checkpoints would take {} MiB, and the limit is {} \
-         MiB: delete some, or ask the operator for a higher `--max-stored`",
+        "stored bytes: the project's data, models and checkpoints would take {} MiB, and the \
+         limit is {} MiB: delete some, or ask the operator for a higher `--max-stored`",
         stored.div_ceil(1 << 20),
         most >> 20
     ))
