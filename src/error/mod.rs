@@ -269,7 +269,7 @@ impl Error {
 
     pub(crate) fn at(mut self, url: &Url) -> Self {
         let mut url = url.clone();
-        // Addresses may carry credentials, and download addresses a key.
+        // Addresses may contain credentials, and download addresses a key.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         url.set_query(None);

@@ -1,4 +1,4 @@
-//! How connections are made.
+//! Settings of connections.
 
 use std::time::Duration;
 
@@ -8,25 +8,25 @@ use crate::{
     secret::Secret,
 };
 
-/// Allows plain http to other machines where it is `1` or `true`.
+/// Environment variable that allows plain http to other machines (`1` or `true`).
 pub const PLAIN_HTTP_VARIABLE: &str = "FINETUNER_ALLOW_PLAIN_HTTP";
 
-/// How a connection is made.
+/// Settings of connections.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HttpSettings {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) proxy: Option<Secret>,
-    /// PEM, each with one certificate or more.
+    /// PEM files, each with at least one certificate.
     pub(crate) root_certificates: Vec<Vec<u8>>,
     pub(crate) allow_plain_http: bool,
     pub(crate) user_agent: Option<String>,
-    /// Sends requests in the place of our own client.
+    /// Sends requests instead of the built-in client.
     pub(crate) service: Option<HttpService>,
 }
 
 impl HttpSettings {
-    /// Refuses settings of our own client that a service of the program's would
-    /// not know.
+    /// Refuses settings of the built-in client that the program's own service would
+    /// ignore.
     pub(crate) fn check_service(&self) -> Result<()> {
         let unused = [
             ("connect_timeout", self.connect_timeout.is_some()),
@@ -35,15 +35,15 @@ impl HttpSettings {
         ];
         match unused.iter().find(|(_, is_set)| *is_set) {
             Some((setting, _)) if self.service.is_some() => Err(Error::setup(format!(
-                "`{setting}` has no effect together with `http_service`, which makes connections \
-                 itself: set it there, and leave it out here"
+                "`{setting}` has no effect together with `http_service`, which makes its own \
+                 connections: configure the service instead, and remove `{setting}`"
             ))),
             _ => Ok(()),
         }
     }
 }
 
-/// What the program and this client call themselves.
+/// Returns the value of the `User-Agent` header: the program's name and ours.
 pub(super) fn user_agent(settings: &HttpSettings) -> String {
     let ours = concat!("finetuner-rs/", env!("CARGO_PKG_VERSION"));
     match &settings.user_agent {
