@@ -1,5 +1,5 @@
-//! Training data: where it comes from, what is wrong with it, its way to the
-//! backend and back.
+//! Training data: its sources, its validation, and its transfer to the backend and
+//! back.
 
 mod artifacts;
 mod cache;
