@@ -1,4 +1,4 @@
-//! Runs and the experiments they belong to: finding, following and saving them.
+//! Runs and experiments: finding, following and saving them.
 
 mod artifact;
 mod checkpoints;
