@@ -22,7 +22,7 @@ async fn main() -> support::Fallible<()> {
         pair("running-shoe.png", "a running shoe"),
         pair("crown.png", "a golden crown"),
     ]);
-    println!("{}\n", Summary::of(&documents));
+    println!("{}\n", Summary::from(&documents));
 
     // Pictures in files are read while they are sent.
     finetuner.push("example-documents", &documents).await?;

@@ -25,7 +25,7 @@ pub fn documents(bytes: &[u8]) {
             let again = again.map(|again| format!("{again:?}")).ok();
             assert_eq!(again, Some(format!("{array:?}")));
         }
-        let _ = crate::Summary::of(&array).to_string();
+        let _ = crate::Summary::from(&array).to_string();
     }
 }
 

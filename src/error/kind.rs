@@ -9,7 +9,7 @@ use std::fmt;
 /// ```
 /// use finetuner::{Error, ErrorKind};
 ///
-/// let error = Error::of_answer(409, r#"{"detail": "there is such a run"}"#);
+/// let error = Error::from_response(409, r#"{"detail": "there is such a run"}"#);
 /// match error.kind() {
 ///     ErrorKind::Conflict => println!("the name is taken"),
 ///     kind => println!("{kind}: {error}"),

@@ -13,12 +13,12 @@ impl Error {
     /// ```
     /// use finetuner::Error;
     ///
-    /// let error = Error::of_answer(409, r#"{"detail": "there is such a run"}"#);
+    /// let error = Error::from_response(409, r#"{"detail": "there is such a run"}"#);
     /// assert!(error.is_conflict());
     /// assert_eq!(error.server_message(), Some("there is such a run"));
     /// ```
     #[must_use]
-    pub fn of_answer(status: u16, body: impl AsRef<[u8]>) -> Self {
+    pub fn from_response(status: u16, body: impl AsRef<[u8]>) -> Self {
         let body = body.as_ref();
         match StatusCode::from_u16(status) {
             Ok(status) => Self::status_of(status, body),
@@ -35,11 +35,11 @@ impl Error {
     ///
     /// use finetuner::Error;
     ///
-    /// let error = Error::of_connection(io::Error::from(ErrorKind::ConnectionRefused));
+    /// let error = Error::from_connection(io::Error::from(ErrorKind::ConnectionRefused));
     /// assert!(error.is_connect() && error.is_retryable());
     /// ```
     #[must_use]
-    pub fn of_connection(error: io::Error) -> Self {
+    pub fn from_connection(error: io::Error) -> Self {
         Self::service(error.into(), Duration::ZERO)
     }
 
@@ -47,11 +47,11 @@ impl Error {
     /// errors.
     ///
     /// ```
-    /// let error = finetuner::Error::of_failed_run("shoes", "out of memory");
+    /// let error = finetuner::Error::from_failed_run("shoes", "out of memory");
     /// assert!(error.is_run_failed());
     /// ```
     #[must_use]
-    pub fn of_failed_run(name: &str, details: &str) -> Self {
+    pub fn from_failed_run(name: &str, details: &str) -> Self {
         Self::run_failed(name, details)
     }
 }

@@ -200,7 +200,7 @@ impl Synthesize {
 
     /// Sets the device; [`Device::Gpu`] by default, as in Python (`cuda`).
     pub fn device(mut self, device: impl Into<Device>) -> Self {
-        self.device = device.into().from_python();
+        self.device = device.into().canonical();
         self
     }
 

@@ -29,20 +29,20 @@ impl Run {
 
     /// Describes a run that continues from a checkpoint, by its number.
     ///
-    /// Awaiting the returned value starts the run. See [`GoOnFrom`].
+    /// Awaiting the returned value starts the run. See [`ResumeFrom`].
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
     /// // The metrics were still improving after 5 epochs.
     /// if let Some(last) = run.checkpoints().await?.last() {
-    ///     let longer = run.go_on_from(last.number, "longer").epochs(10).await?;
+    ///     let longer = run.resume_from(last.number, "longer").epochs(10).await?;
     ///     longer.wait().await?;
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn go_on_from(&self, checkpoint: u64, run_name: impl Into<String>) -> GoOnFrom {
-        GoOnFrom {
+    pub fn resume_from(&self, checkpoint: u64, run_name: impl Into<String>) -> ResumeFrom {
+        ResumeFrom {
             run: self.clone(),
             checkpoint,
             run_name: run_name.into(),
@@ -51,7 +51,7 @@ impl Run {
     }
 }
 
-/// A run that continues from a checkpoint of another run, from [`Run::go_on_from`].
+/// A run that continues from a checkpoint of another run, from [`Run::resume_from`].
 ///
 /// It has the configuration of that run. Awaiting it starts the run.
 ///
@@ -61,14 +61,14 @@ impl Run {
 /// already has a run of that name.
 #[derive(Clone, Debug)]
 #[must_use = "a run starts when it is awaited"]
-pub struct GoOnFrom {
+pub struct ResumeFrom {
     run: Run,
     checkpoint: u64,
     run_name: String,
     epochs: Option<u64>,
 }
 
-impl GoOnFrom {
+impl ResumeFrom {
     /// Sets the total number of epochs, including those that are done.
     ///
     /// By default, it is that of the other run.
@@ -104,7 +104,7 @@ impl GoOnFrom {
     }
 }
 
-impl IntoFuture for GoOnFrom {
+impl IntoFuture for ResumeFrom {
     type Output = Result<Run>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 

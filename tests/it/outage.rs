@@ -157,11 +157,11 @@ fn send_run(connection: &mut TcpStream) {
 #[tokio::test]
 async fn waiting_outlives_a_restart_and_says_so() {
     let (backend, _, run) = tested_run().await;
-    backend.go_away().await;
+    backend.disconnect().await;
     let (_guard, mut lines) = logged();
     let waiting = tokio::spawn(async move { run.wait().await });
     wait_for(&mut lines, "does not answer").await;
-    backend.come_back().await.unwrap();
+    backend.reconnect().await.unwrap();
     waiting.await.unwrap().unwrap();
     wait_for(&mut lines, "answers again").await;
 }

@@ -155,7 +155,7 @@ async fn what_a_backend_can_not_do_is_told_from_what_is_not_there() {
         run.checkpoints().await.err().unwrap(),
         run.metric_history(None).await.err().unwrap(),
         run.cancel().await.err().unwrap(),
-        run.go_on_from(1, "next").await.err().unwrap(),
+        run.resume_from(1, "next").await.err().unwrap(),
     ];
     for error in errors {
         assert!(error.is_unsupported(), "{error}");

@@ -212,8 +212,8 @@ impl TestBackend {
     }
 
     /// Breaks all connections and refuses new ones, until
-    /// [`TestBackend::come_back`].
-    pub async fn go_away(&self) {
+    /// [`TestBackend::reconnect`].
+    pub async fn disconnect(&self) {
         self.shared.set_away(true);
         self.socket.lock().await.close().await;
     }
@@ -222,7 +222,7 @@ impl TestBackend {
     ///
     /// # Errors
     /// If another program has taken the port.
-    pub async fn come_back(&self) -> io::Result<()> {
+    pub async fn reconnect(&self) -> io::Result<()> {
         let mut socket = self.socket.lock().await;
         socket.open_again(self.service()).await?;
         self.shared.set_away(false);

@@ -30,7 +30,7 @@
 //! | --- | --- |
 //! | start a backend, or put one into the client without a socket | [`TestBackend::start`], [`TestBackend::service`] |
 //! | decide what a run does | [`TestBackend::run`], [`TestRun`] |
-//! | let calls fail | [`TestBackend::fault`], [`Fault`], [`TestBackend::go_away`] |
+//! | let calls fail | [`TestBackend::fault`], [`Fault`], [`TestBackend::disconnect`] |
 //! | read what the program sent | [`TestBackend::submitted`], [`TestBackend::pushed`], [`TestBackend::received`] |
 //!
 //! Errors of calls that the SDK repeats come after its pauses. Tests of them are

@@ -184,7 +184,7 @@ async fn a_run_does_what_the_test_says() {
     assert_eq!(points, 2);
     assert_eq!(run.metrics().await.unwrap().after["recall_at_k"], 0.75);
     let checkpoint = run.checkpoints().await.unwrap()[0].number;
-    let next = run.go_on_from(checkpoint, "next").epochs(5).await.unwrap();
+    let next = run.resume_from(checkpoint, "next").epochs(5).await.unwrap();
     let submitted = backend.submitted();
     let config = submitted[1].training().unwrap();
     assert_eq!((next.name(), config.hyper_parameters.epochs), ("next", 5));
@@ -341,7 +341,7 @@ async fn a_backend_that_is_away_refuses_connections_and_comes_back() {
     let (backend, finetuner) = over_a_socket().await;
     let run = held(&backend, &finetuner).await;
     let once = builder(&backend).retry(RetryPolicy::never());
-    backend.go_away().await;
+    backend.disconnect().await;
     let error = once.clone().login().await.unwrap_err();
     assert!(error.is_connect(), "{error:?}");
     let service = once.clone().http_service(backend.service());
@@ -349,7 +349,7 @@ async fn a_backend_that_is_away_refuses_connections_and_comes_back() {
     assert!(error.is_connect(), "{error:?}");
     let waiting = tokio::spawn(async move { run.wait().await });
     backend.run("r").finish();
-    backend.come_back().await.unwrap();
+    backend.reconnect().await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap().status, Status::Finished);
     once.login().await.unwrap();
 }

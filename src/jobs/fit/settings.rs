@@ -232,7 +232,7 @@ impl Fit {
     ///
     /// A backend without a GPU trains on the CPU and logs a warning in the run.
     pub fn device(mut self, device: impl Into<Device>) -> Self {
-        self.device = Some(device.into().from_python());
+        self.device = Some(device.into().canonical());
         self
     }
 
