@@ -1,4 +1,4 @@
-//! `/v2/rpc/artifact.*Upload*`: data in one form, or in parts.
+//! `/v2/rpc/artifact.*Upload*`: uploads in one form or in parts.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use crate::{
     state::Shared,
 };
 
-/// The bytes of a part but the last.
+/// Size of all parts but the last, in bytes.
 const PART_BYTES: usize = 8 << 20;
 
 fn broken(error: &MultipartError) -> Refusal {
-    Refusal::bad_request(format!("the form is broken off: {error}"))
+    Refusal::bad_request(format!("the form ends early: {error}"))
 }
 
 pub(super) async fn whole(
@@ -77,7 +77,7 @@ pub(super) async fn begin(State(shared): State<Arc<Shared>>, body: Bytes) -> Res
 }
 
 fn missing(id: &str) -> Refusal {
-    Refusal::not_found(format!("there is no upload `{id}`, or it has run out"))
+    Refusal::not_found(format!("there is no upload `{id}`, or it has expired"))
 }
 
 #[derive(Deserialize)]
@@ -87,7 +87,7 @@ pub(super) struct Part {
     offset: usize,
 }
 
-/// Takes a part in. One that came before is taken as done.
+/// Stores a part. A repeated part is accepted without effect.
 pub(super) async fn part(
     State(shared): State<Arc<Shared>>,
     Query(Part { upload_id, offset }): Query<Part>,
@@ -153,7 +153,7 @@ struct Abort {
     upload_id: String,
 }
 
-/// Drops an upload that its client has given up.
+/// Drops an upload.
 pub(super) async fn abort(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Json<Value>> {
     let Abort { upload_id } = read(&body)?;
     shared.change(|state| state.uploads.remove(&upload_id));
