@@ -4,9 +4,9 @@
 //! cargo run --release --example search -- [FOLDER] [QUERY ...]
 //! ```
 //!
-//! `FOLDER` is what `save_model` wrote, such as the `clip-model` of the example
-//! `text_to_image`, or a zip of `save_artifact`; without one, the small CLIP as
-//! it was before fine-tuning is used.
+//! `FOLDER` is a folder that `save_model` wrote, such as `clip-model` of the example
+//! `text_to_image`, or a zip of `save_artifact`. The default is the small CLIP before
+//! fine-tuning.
 
 use finetuner::local::{build_model, cos_sim, get_model};
 

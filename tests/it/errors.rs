@@ -1,4 +1,4 @@
-//! What errors tell: their kind, and the rest as data.
+//! The kinds and details of errors.
 
 use std::{error::Error as _, io, time::Duration};
 
