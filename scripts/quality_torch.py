@@ -1,5 +1,5 @@
-"""How well a small CLIP searches that PyTorch has trained from random weights: the same shape, data
-and settings as `quality` takes for `unseen-drawings` and `unseen-concepts`, without augmentation.
+"""Measures the search with a small CLIP that PyTorch trains from random weights: the same shape, data
+and settings that `quality` uses for `unseen-drawings` and `unseen-concepts`, without augmentation.
 
     pip install torch transformers pillow
     cargo run --release -p finetuner-engine --example quality -- TASK --write-blank FOLDER
