@@ -32,7 +32,7 @@ async fn main() -> support::Fallible<()> {
         .loss(Loss::Matryoshka)
         .loss_options(
             Options::new()
-                .around(Loss::MultipleNegativeRanking, Options::new())
+                .inner_loss(Loss::MultipleNegativeRanking, Options::new())
                 .matryoshka_dims([384, 128, 64]),
         )
         .learning_rate(1e-4)

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn empty_documents_are_found_wherever_they_are() {
-        let empty = Document::with_id("e");
+        let empty = Document::new().with_id("e");
         assert!(check_document(&empty).is_err());
         let parent = Document::new()
             .with_chunk(Document::text("a"))

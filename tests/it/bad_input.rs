@@ -96,10 +96,10 @@ async fn documents_that_are_no_pairs() {
     let text_only = || Document::text("red shoe").with_modality("text");
     let cases: [(Document, &[&str]); 4] = [
         (
-            Document::with_id("lonely").with_chunk(text_only()),
+            Document::new().with_id("lonely").with_chunk(text_only()),
             &["lonely", "image"],
         ),
-        (Document::with_id("bare"), &["bare"]),
+        (Document::new().with_id("bare"), &["bare"]),
         (
             pair(b"\x89PNG\r\n\x1a\nbroken".to_vec(), "red shoe"),
             &["picture"],

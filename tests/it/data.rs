@@ -37,7 +37,7 @@ fn noisy_documents(count: u64, bytes: usize) -> impl Iterator<Item = Document> {
             state as u8
         });
         let blob = [b"\x89PNG".to_vec(), noise.collect()].concat();
-        let mut document = Document::with_id(format!("{n:032x}"));
+        let mut document = Document::new().with_id(format!("{n:032x}"));
         document.content = Some(finetuner::Content::Blob(blob));
         document
     })

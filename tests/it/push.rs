@@ -30,7 +30,7 @@ fn blob(n: u64, bytes: usize) -> Document {
         state ^= state << 17;
         state as u8
     });
-    let mut document = Document::with_id(format!("{n:032x}"));
+    let mut document = Document::new().with_id(format!("{n:032x}"));
     document.content = Some(Content::Blob(
         [b"\x89PNG".to_vec(), noise.collect()].concat(),
     ));

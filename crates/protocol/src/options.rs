@@ -91,7 +91,7 @@ impl Options {
     ///
     /// Wrapper losses are `MatryoshkaLoss`, `AdaptiveLayerLoss` and `Matryoshka2dLoss`.
     #[must_use]
-    pub fn around(self, loss: impl Into<Loss>, options: impl Into<Self>) -> Self {
+    pub fn inner_loss(self, loss: impl Into<Loss>, options: impl Into<Self>) -> Self {
         let name = loss.into().as_str().to_owned();
         let options: Self = options.into();
         self.with("loss", name).with("loss_options", options.0)

@@ -140,17 +140,11 @@ impl Default for Document {
 }
 
 impl Document {
-    /// Creates an empty document with a new id.
+    /// Creates an empty document with a random id.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_id(random_id())
-    }
-
-    /// Creates an empty document with this id.
-    #[must_use]
-    pub fn with_id(id: impl Into<String>) -> Self {
         Self {
-            id: id.into(),
+            id: random_id(),
             content: None,
             uri: String::new(),
             modality: None,
@@ -202,6 +196,13 @@ impl Document {
             content: Some(Content::Tensor(NdArray::from_f32(values, shape))),
             ..Self::new()
         }
+    }
+
+    /// Sets [`Document::id`], instead of the random one.
+    #[must_use]
+    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
+        self
     }
 
     /// Sets [`Document::modality`].
