@@ -20,7 +20,6 @@ const MAX_RELATIONS: u64 = 1000;
 #[non_exhaustive]
 pub struct SynthesisConfig {
     /// Whether other users may read the training data.
-    /// Whether other users may read the training data.
     pub public: bool,
     /// Name of the run.
     pub run_name: String,
