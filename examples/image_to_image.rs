@@ -1,4 +1,4 @@
-//! Image-to-image search: fine-tunes a picture encoder on drawings of the same
+//! Image-to-image search: fine-tunes an image encoder on drawings of the same
 //! objects by several artists, and finds an object by another drawing of it.
 //!
 //! ```sh
@@ -27,7 +27,7 @@ async fn main() -> support::Fallible<()> {
     let model = model.as_deref().unwrap_or("efficientnet-small");
     let (backend, finetuner) = support::connect().await?;
 
-    // Each row has a picture and a label. Pictures with the same label show the same
+    // Each row has an image and a label. Images with the same label show the same
     // object.
     let folder = support::data_folder();
     let labelled = |list: &str, options: CsvOptions| {

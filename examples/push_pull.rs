@@ -24,7 +24,7 @@ async fn main() -> support::Fallible<()> {
     ]);
     println!("{}\n", Summary::from(&documents));
 
-    // Pictures in files are read while they are sent.
+    // Images in files are read while they are sent.
     finetuner.push("example-documents", &documents).await?;
     let pulled = finetuner.pull("example-documents").await?;
     for document in &pulled {

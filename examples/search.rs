@@ -33,7 +33,7 @@ fn main() -> support::Fallible<()> {
     let texts: Vec<&str> = queries.iter().map(String::as_str).collect();
     let asked = model.encode_texts(&texts)?;
 
-    println!("Searched {} pictures:", index.len());
+    println!("Searched {} images:", index.len());
     for (query, embedding) in queries.iter().zip(asked.iter()) {
         let mut found: Vec<(f32, usize)> = index
             .iter()

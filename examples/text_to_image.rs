@@ -1,4 +1,4 @@
-//! Text-to-image search: fine-tunes a model on pictures of clothes and their
+//! Text-to-image search: fine-tunes a model on images of clothes and their
 //! titles, and searches with it.
 //!
 //! ```sh
@@ -36,10 +36,10 @@ const TOWERS: &str = "two-towers-small";
 const SMALL_CLIP: &str = "clip-small";
 /// Queries for the trained model.
 const QUERIES: [&str; 5] = ["sunglasses", "running shoe", "kimono", "crown", "backpack"];
-/// Number of pictures shown per query.
+/// Number of images shown per query.
 const SHOWN: usize = 3;
 
-/// Fine-tune a text-to-image model on pictures of clothes, and search with it.
+/// Fine-tune a text-to-image model on images of clothes, and search with it.
 #[derive(Parser)]
 struct Options {
     /// Backbone, name of a CLIP model on the Hugging Face hub, or folder with one in
@@ -82,7 +82,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("{}\n", describe_models());
 
-    // Each document has a picture and its title.
+    // Each document has an image and its title.
     let folder = support::data_folder();
     for (name, file) in [
         (TRAIN_DATA, "fashion/train.csv"),
@@ -129,7 +129,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let metrics = run.metrics().await?;
     println!(
-        "\nThe evaluation looks for 47 clothes by their names among 47 pictures, one of each. They are\n\
+        "\nThe evaluation looks for 47 clothes by their names among 47 images, one of each. They are\n\
          drawn in a style of which no clothes were trained on. The best epoch is chosen by them too."
     );
     println!("\n{:<22} {:>8} {:>8}", "metric", "before", "after");
@@ -149,7 +149,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reads rows of `picture,title`. Paths of pictures are relative to `folder`.
+/// Reads rows of `picture,title`. Paths of images are relative to `folder`.
 fn read_rows(folder: &Path, file: &str) -> Result<Vec<(PathBuf, String)>, Box<dyn Error>> {
     let path = folder.join(file);
     let text =
@@ -174,7 +174,7 @@ fn read_pairs(folder: &Path, file: &str) -> Result<DocumentArray, Box<dyn Error>
     Ok(documents)
 }
 
-/// Encodes the evaluation pictures with a saved model, and searches them for some
+/// Encodes the evaluation images with a saved model, and searches them for some
 /// queries.
 fn search(model: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
     let encoder = Encoder::from_folder(model)?;
@@ -187,7 +187,7 @@ fn search(model: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
     let pictures = encoder.encode_images(&pictures)?;
     let queries = encoder.encode_texts(&QUERIES)?;
 
-    println!("\nSearch among {} pictures:", index.len());
+    println!("\nSearch among {} images:", index.len());
     for (query, embedding) in QUERIES.iter().zip(queries.iter()) {
         println!("  {query}");
         for (score, i) in most_similar(embedding, &pictures) {

@@ -43,7 +43,7 @@
 //! | run a complete example | the example `text_to_image` | `first-run` |
 //! | choose a backend, log in | [`Finetuner`], [`Builder`], [`Login`] | `first-run`, `settings` |
 //! | choose a model and a loss | [`describe_models`], [`list_models`], [`list_model_options`], [`Loss`] | `choose` |
-//! | provide data | [`DataSource`]: [`Document`]s, [`Csv`] files, [`Dataset`]s of JSON Lines, Parquet and pictures, [`DocumentSource`]s; [`Finetuner::push`] | `data` |
+//! | provide data | [`DataSource`]: [`Document`]s, [`Csv`] files, [`Dataset`]s of JSON Lines, Parquet and images, [`DocumentSource`]s; [`Finetuner::push`] | `data` |
 //! | train | [`Finetuner::fit`], [`Fit`], [`Synthesize`] | `training`, `cross-encoders` |
 //! | compare the model before and after | [`EvaluationCallback`], [`Run::metrics`], [`Run::display_examples`] | `evaluate` |
 //! | follow a run, save the model | [`Run`], [`Watch`], [`LogStream`] | |

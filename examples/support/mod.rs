@@ -42,7 +42,7 @@ pub(crate) fn datasets() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("datasets")
 }
 
-/// Returns the folder of the bundled pictures.
+/// Returns the folder of the bundled images.
 pub(crate) fn data_folder() -> PathBuf {
     datasets().join("emoji-clip")
 }
@@ -70,7 +70,7 @@ pub(crate) fn rows(path: &Path) -> Fallible<Vec<(String, String)>> {
     Ok(text.lines().filter_map(row).collect())
 }
 
-/// Returns pictures of clothes with their titles: a CSV file with paths relative to the
+/// Returns images of clothes with their titles: a CSV file with paths relative to the
 /// data's folder.
 pub(crate) fn fashion(list: &str) -> Csv {
     let folder = data_folder();

@@ -52,7 +52,7 @@ impl Finetuner {
 /// Upload of data, from [`Finetuner::push`](crate::Finetuner::push).
 ///
 /// Awaiting it uploads the data. All documents are checked before anything is sent,
-/// and all problems are reported together. Pictures that documents name by path are
+/// and all problems are reported together. Images that documents name by path are
 /// read while they are sent.
 ///
 /// ```no_run

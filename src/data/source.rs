@@ -36,7 +36,7 @@ pub enum DataSource {
     Documents(Arc<DocumentArray>),
     /// A CSV file.
     Csv(Csv),
-    /// JSON Lines, Parquet, or a folder of pictures.
+    /// JSON Lines, Parquet, or a folder of images.
     Dataset(Dataset),
     /// Documents that are produced while they are sent, so that they are never in
     /// memory together.

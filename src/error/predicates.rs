@@ -117,7 +117,7 @@ impl Error {
     /// Returns whether the upload was larger than the backend accepts.
     ///
     /// # Troubleshooting
-    /// The limit for an upload is 4 GiB. Split the data, or make its pictures
+    /// The limit for an upload is 4 GiB. Split the data, or make its images
     /// smaller: models use 224 pixels a side.
     #[must_use]
     pub fn is_too_large(&self) -> bool {

@@ -35,7 +35,7 @@ fn data_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/emoji-clip")
 }
 
-/// Returns the first pictures of a list of the fashion data, with their titles.
+/// Returns the first images of a list of the fashion data, with their titles.
 pub(crate) fn rows(list: &str, count: usize) -> Vec<(Vec<u8>, String)> {
     let csv = std::fs::read_to_string(data_folder().join(format!("fashion/{list}.csv"))).unwrap();
     let row = |line: &str| {

@@ -22,7 +22,7 @@ use crate::{
     mock::{TOKEN, agreeable, count, impatient},
 };
 
-/// Returns documents of the size of a small picture that can't be compressed.
+/// Returns documents of the size of a small image that can't be compressed.
 fn noisy(count: u64, bytes: usize) -> DocumentSource {
     DocumentSource::new(move || noisy_documents(count, bytes))
 }

@@ -85,10 +85,10 @@ pub(crate) enum Command {
     Delete(commands::runs::Delete),
     /// Save the model of a run in a folder
     Save(commands::save::Save),
-    /// Search texts or pictures with a model on this machine
+    /// Search texts or images with a model on this machine
     #[cfg(feature = "local")]
     Search(commands::search::Search),
-    /// Compute embeddings of texts or pictures with a model on this machine
+    /// Compute embeddings of texts or images with a model on this machine
     #[cfg(feature = "local")]
     Encode(commands::encode::Encode),
     /// Create training data from queries and a corpus without labels

@@ -1,4 +1,4 @@
-//! Data of an option: a file, a folder of pictures, standard input, or the name of
+//! Data of an option: a file, a folder of images, standard input, or the name of
 //! data at the backend.
 
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use finetuner::{
 
 use crate::failure::{Failure, Result};
 
-/// Extensions of picture files.
+/// Extensions of image files.
 const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "gif", "webp", "bmp"];
 
 /// Options for reading files of rows.
@@ -30,7 +30,7 @@ pub(crate) struct Reading {
     /// Probability of reading each row, from 0 to 1
     #[arg(long, value_name = "PART")]
     sampling_rate: Option<f64>,
-    /// Base folder of relative picture paths in the file [default: the current
+    /// Base folder of relative image paths in the file [default: the current
     /// one]
     #[arg(long, value_name = "DIR")]
     base_folder: Option<PathBuf>,
@@ -179,7 +179,7 @@ impl Reading {
         }
     }
 
-    /// Reads pictures with a metadata file, or in one folder per class.
+    /// Reads images with a metadata file, or in one folder per class.
     fn folder(&self, option: &str, folder: &Path) -> Result<DataSource> {
         let has_list = ["metadata.csv", "metadata.jsonl"]
             .iter()
@@ -216,7 +216,7 @@ pub(crate) fn extension(path: &Path) -> String {
     extension.to_string_lossy().to_ascii_lowercase()
 }
 
-/// Lists the pictures in the subfolders of a folder, each with its subfolder's name.
+/// Lists the images in the subfolders of a folder, each with its subfolder's name.
 fn classes(folder: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -232,7 +232,7 @@ fn classes(folder: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
-/// Lists the pictures in a folder, sorted by name.
+/// Lists the images in a folder, sorted by name.
 pub(crate) fn pictures(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -245,7 +245,7 @@ pub(crate) fn pictures(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a file has the extension of a picture.
+/// Whether a file has the extension of an image.
 pub(crate) fn is_picture(path: &Path) -> bool {
     PICTURES.contains(&extension(path).as_str())
 }

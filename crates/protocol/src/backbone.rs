@@ -19,7 +19,7 @@ pub struct Backbone {
     pub aliases: &'static [&'static str],
     /// Task of the model.
     pub task: Task,
-    /// Width in the Python client's table. For CLIP it is the width of the picture
+    /// Width in the Python client's table. For CLIP it is the width of the image
     /// tower; the embeddings have 512 values.
     pub output_dim: usize,
     /// Kind of network.
@@ -111,7 +111,7 @@ const TOWERS: &[ModelOption] = &[
     },
     ModelOption {
         name: "image_model",
-        kind: "name of a picture model",
+        kind: "name of an image model",
         default: None,
     },
     COLLATE,
@@ -151,7 +151,7 @@ pub const CLIP_SMALL: &str = "clip-small";
 /// Name of the small text model that ships with the backend.
 pub const MINILM_SMALL: &str = "minilm-small";
 
-/// Name of the small picture model that ships with the backend.
+/// Name of the small image model that ships with the backend.
 pub const EFFICIENTNET_SMALL: &str = "efficientnet-small";
 
 /// Name of the small two-tower model that ships with the backend: [`MINILM_SMALL`]
@@ -324,7 +324,7 @@ pub const BACKBONES: &[Backbone] = &[
         task: Task::TextToImage,
         output_dim: 1024,
         architecture: "transformer",
-        description: "CLIP with a large picture tower by OpenAI",
+        description: "CLIP with a large image tower by OpenAI",
         options: CLIP,
         trainable: true,
         onnx: true,
@@ -426,7 +426,7 @@ pub const BACKBONES: &[Backbone] = &[
         task: Task::TextToImage,
         output_dim: 512,
         architecture: "two towers",
-        description: "A text model and a picture model of your choice",
+        description: "A text model and an image model of your choice",
         options: TOWERS,
         trainable: true,
         onnx: true,

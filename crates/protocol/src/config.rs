@@ -109,7 +109,7 @@ pub struct Data {
     pub sampler: Sampler,
     /// Number of documents of each class in a batch.
     pub num_items_per_class: u64,
-    /// Modality of pictures; `image` by default.
+    /// Modality of images; `image` by default.
     pub image_modality: Option<Modality>,
     /// Modality of texts; `text` by default.
     pub text_modality: Option<Modality>,

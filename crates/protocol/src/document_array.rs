@@ -47,7 +47,7 @@ pub enum DocumentError {
     Malformed(String),
     /// A document is larger than [`MAX_DOCUMENT_BYTES`].
     #[error(
-        "document {number} is larger than {} MiB: split it, or make its picture smaller",
+        "document {number} is larger than {} MiB: split it, or make its image smaller",
         MAX_DOCUMENT_BYTES >> 20
     )]
     TooLarge {
@@ -197,7 +197,7 @@ pub fn stream_head(count: u64) -> [u8; 9] {
 
 /// Returns a document as encoded in a stream: its length and a gzip member.
 ///
-/// Documents that are already compressed, such as pictures, are wrapped without
+/// Documents that are already compressed, such as images, are wrapped without
 /// compression. `number` is the document's number in errors, counted from 1.
 ///
 /// # Errors

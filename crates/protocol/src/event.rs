@@ -58,7 +58,7 @@ pub enum Event {
     Examples {
         /// Before or after training.
         stage: Stage,
-        /// Matches by query, the best first: a text, or the name of a picture.
+        /// Matches by query, the best first: a text, or the name of an image.
         examples: BTreeMap<String, Vec<serde_json::Value>>,
         /// Positions of the matches in the data.
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -400,9 +400,9 @@ open_enum! {
     pub enum Task {
         /// Texts with texts.
         TextToText => "text-to-text",
-        /// Texts with pictures.
+        /// Texts with images.
         TextToImage => "text-to-image",
-        /// Pictures with pictures.
+        /// Images with images.
         ImageToImage => "image-to-image",
         /// 3D meshes with 3D meshes.
         MeshToMesh => "mesh-to-mesh",
@@ -428,7 +428,7 @@ open_enum! {
     pub enum Modality {
         /// A text.
         Text => "text",
-        /// A picture.
+        /// An image.
         Image => "image",
         /// A 3D mesh or a point cloud.
         Mesh => "mesh",

@@ -306,7 +306,7 @@ pub fn greater_is_better(metric: &str) -> Option<bool> {
 
 /// Results of example queries before and after training, by query.
 ///
-/// A match is what the backend shows of it: a text, or the name of a picture.
+/// A match is what the backend shows of it: a text, or the name of an image.
 ///
 /// ```
 /// let examples: finetuner_protocol::ExamplesInfo =

@@ -62,14 +62,14 @@ pub struct Job {
     pub rules: WorkRules,
 }
 
-/// What the operator allows workers.
+/// Limits that the operator sets for workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkRules {
     /// Folders of the worker's machine from which models may be loaded.
     pub local_models: LocalModels,
     /// Maximum size of a model from the hub, in bytes.
     pub max_hub_download: Option<u64>,
-    /// Whether pictures may be fetched from private addresses, and runs may be
+    /// Whether images may be fetched from private addresses, and runs may be
     /// reported to trackers there.
     pub private_addresses: bool,
     /// Seconds between two checkpoints.

@@ -1,5 +1,5 @@
-//! What docarray 0.21 wrote is read as it was meant. The fixtures are made by
-//! `fixtures/make_documents.py`, which also compares the other way round.
+//! Reads documents that docarray 0.21 wrote. `fixtures/make_documents.py` writes the
+//! fixtures, and can check that docarray reads documents written here.
 
 #![allow(clippy::unwrap_used)]
 

@@ -64,32 +64,32 @@ impl UploadFields {
     }
 }
 
-/// What the client meant to send.
+/// Hash and number of documents that the client announced.
 #[derive(Default)]
-pub(crate) struct Told {
+pub(crate) struct Announced {
     pub(crate) sha256: Option<String>,
     pub(crate) documents: Option<u64>,
 }
 
-impl Told {
+impl Announced {
     /// Refuses content that differs from what the client sent, as the server does.
     pub(crate) fn compare(&self, bytes: &[u8]) -> Result<()> {
         let found = sha256(bytes);
-        if let Some(told) = &self.sha256
-            && !told.eq_ignore_ascii_case(&found)
+        if let Some(expected) = &self.sha256
+            && !expected.eq_ignore_ascii_case(&found)
         {
             return Err(Refusal::unprocessable(format!(
                 "`sha256`: {} bytes arrived with another SHA-256: send the data again",
                 bytes.len()
             )));
         }
-        let announced = match bytes.first_chunk::<HEAD>() {
+        let arrived = match bytes.first_chunk::<HEAD>() {
             Some([1, count @ ..]) => u64::from_be_bytes(*count),
             _ => 0,
         };
         match self.documents {
-            Some(told) if told != announced => Err(Refusal::unprocessable(format!(
-                "`documents` is {told}, but {announced} documents arrived: send the data again"
+            Some(announced) if announced != arrived => Err(Refusal::unprocessable(format!(
+                "`documents` is {announced}, but {arrived} documents arrived: send the data again"
             ))),
             _ => Ok(()),
         }

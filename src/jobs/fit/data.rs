@@ -86,7 +86,7 @@ impl Fit {
         self
     }
 
-    /// Sets the modality of chunks with pictures; `image` by default.
+    /// Sets the modality of chunks with images; `image` by default.
     pub fn image_modality(mut self, modality: impl Into<Modality>) -> Self {
         self.config.data.image_modality = Some(modality.into());
         self

@@ -23,11 +23,11 @@ use crate::{
 pub(crate) struct Push {
     /// Name to store the data under; existing data is replaced
     name: String,
-    /// A CSV, JSON Lines or Parquet file, a folder of pictures, a file of
+    /// A CSV, JSON Lines or Parquet file, a folder of images, a file of
     /// documents, or - for JSON Lines on standard input
     file: String,
     /// Model that the data is for, which decides the meaning of a file's columns
-    /// [default: a model for texts and pictures]
+    /// [default: a model for texts and images]
     #[arg(long)]
     model: Option<String>,
     /// Allow others to read the data

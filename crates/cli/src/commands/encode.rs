@@ -1,4 +1,4 @@
-//! `encode`: writes the embeddings of texts or pictures to a file.
+//! `encode`: writes the embeddings of texts or images to a file.
 
 use std::{
     io::Write,
@@ -23,7 +23,7 @@ pub(crate) struct Encode {
     /// Saved model: the folder of `save`, the zip of `save --zip`, or a model
     /// from `finetuner models`
     model: String,
-    /// Folder of pictures, file of texts (one per line, .csv or .jsonl), or - for
+    /// Folder of images, file of texts (one per line, .csv or .jsonl), or - for
     /// texts on standard input
     items: PathBuf,
     /// File to write: .npy for numpy, or .jsonl [default: JSON Lines on standard

@@ -20,7 +20,7 @@ use settings::Settings;
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Fit {
-    /// Training data: a CSV, JSON Lines or Parquet file, a folder of pictures, a
+    /// Training data: a CSV, JSON Lines or Parquet file, a folder of images, a
     /// file of documents, - for JSON Lines on standard input, or the name of
     /// data that was pushed
     #[arg(value_name = "DATA")]

@@ -1,4 +1,4 @@
-//! Texts and pictures on this machine, and the model that embeds them.
+//! Texts and images on this machine, and the model that embeds them.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -27,7 +27,7 @@ pub(super) enum Items {
 }
 
 impl Items {
-    /// Reads a file of texts, a picture, a folder of pictures, or texts on standard
+    /// Reads a file of texts, an image, a folder of images, or texts on standard
     /// input (`-`). Errors call the option `option`.
     pub(super) fn read(option: &str, path: &Path, column: Option<&str>) -> Result<Self> {
         let failed = |e: std::io::Error| Failure::file(option, path, &e);
@@ -48,7 +48,7 @@ impl Items {
         };
         match items.len() {
             0 => Err(Failure::usage(format!(
-                "`{option} {}` contains neither texts nor pictures",
+                "`{option} {}` contains neither texts nor images",
                 path.display()
             ))),
             _ => Ok(items),
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn bad_files_are_named() {
         for (name, content, column, words) in [
-            ("a.txt", "\n", None, "neither texts nor pictures"),
+            ("a.txt", "\n", None, "neither texts nor images"),
             ("a.csv", "x\n1\n", Some("y"), "it has x"),
             ("a.jsonl", "{}\n", None, "line 1: it has no text `text`"),
             ("a.jsonl", "{", None, "line 1: it is not JSON"),

@@ -18,13 +18,13 @@ pub(crate) struct Search {
     /// Saved model: the folder of `save`, the zip of `save --zip`, or a model
     /// from `finetuner models`
     model: String,
-    /// Items to search in: a folder of pictures, a file of texts (one per line,
+    /// Items to search in: a folder of images, a file of texts (one per line,
     /// .csv or .jsonl), or - for texts on standard input
     items: PathBuf,
     /// Text to search for
     #[arg(value_name = "QUERY")]
     queries: Vec<String>,
-    /// Picture to search for; may be given several times
+    /// Image to search for; may be given several times
     #[arg(long, value_name = "FILE")]
     picture: Vec<PathBuf>,
     /// Number of matches per query

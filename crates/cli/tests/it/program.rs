@@ -132,7 +132,7 @@ impl Machine {
     }
 
     /// Returns the first rows of a list of the fashion data, with absolute paths of
-    /// pictures.
+    /// images.
     pub(crate) fn fashion(&self, name: &str, list: &str, count: usize) {
         let folder = emoji();
         let csv = std::fs::read_to_string(folder.join(format!("fashion/{list}.csv"))).unwrap();
@@ -185,7 +185,7 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Returns the folder of the bundled pictures.
+/// Returns the folder of the bundled images.
 pub(crate) fn emoji() -> PathBuf {
     root().join("datasets/emoji-clip").canonicalize().unwrap()
 }

@@ -17,7 +17,7 @@ use crate::{Distance, Generation, InvalidField};
 #[serde(default)]
 #[non_exhaustive]
 pub struct EvaluationCallback {
-    /// Name of the query data. Pairs of a text and a picture serve as queries and
+    /// Name of the query data. Pairs of a text and an image serve as queries and
     /// index.
     pub query_data: String,
     /// Name of the data to search in; the query data by default.

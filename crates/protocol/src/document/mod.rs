@@ -1,4 +1,4 @@
-//! Documents, the form in which data is transferred: a text or picture with an id,
+//! Documents, the form in which data is transferred: a text or image with an id,
 //! tags and chunks.
 
 mod nd_array;
@@ -94,7 +94,7 @@ pub struct Other {
 pub enum Content {
     /// Text.
     Text(String),
-    /// Bytes, such as an encoded picture.
+    /// Bytes, such as an encoded image.
     Blob(Vec<u8>),
     /// Array of numbers.
     Tensor(NdArray),
@@ -292,7 +292,7 @@ impl Document {
     }
 
     /// Whether most of the document's `size` bytes are already compressed, such as a
-    /// picture, so that compressing them again does not help.
+    /// image, so that compressing them again does not help.
     pub(crate) fn is_mostly_compressed(&self, size: usize) -> bool {
         fn compressed(document: &Document) -> usize {
             let own = match &document.content {

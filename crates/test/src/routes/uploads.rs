@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::read;
 use crate::{
     answer::{Refusal, Result, success},
-    artifact::{Told, Upload, UploadFields},
+    artifact::{Announced, Upload, UploadFields},
     state::Shared,
 };
 
@@ -29,7 +29,7 @@ pub(super) async fn whole(
     mut form: Multipart,
 ) -> Result<Json<Value>> {
     let mut fields = UploadFields::default();
-    let mut told = Told::default();
+    let mut announced = Announced::default();
     let mut file = None;
     while let Some(field) = form.next_field().await.map_err(|e| broken(&e))? {
         let name = field.name().unwrap_or_default().to_owned();
@@ -43,19 +43,19 @@ pub(super) async fn whole(
             "type" => fields.kind = Some(text),
             "public" => fields.public = text,
             "metaData" => fields.meta_data = text,
-            "sha256" => told.sha256 = Some(text),
+            "sha256" => announced.sha256 = Some(text),
             "documents" => {
                 let number = text.parse().map_err(|_| {
                     Refusal::unprocessable(format!("`documents` is `{text}`, not a whole number"))
                 })?;
-                told.documents = Some(number);
+                announced.documents = Some(number);
             }
             _ => {}
         }
     }
     let file = file.ok_or_else(|| Refusal::bad_request("the form has no `file`"))?;
     fields.check()?;
-    told.compare(&file)?;
+    announced.compare(&file)?;
     let name = fields.name.clone();
     let id = shared.change(|state| state.put_artifact(None, fields, file));
     Ok(success(json!({"_id": id, "name": name})))
@@ -124,7 +124,7 @@ struct Finish {
 /// Finishes an upload. A repeated call gets the first answer.
 pub(super) async fn finish(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Json<Value>> {
     let finish: Finish = read(&body)?;
-    let told = Told {
+    let announced = Announced {
         sha256: Some(finish.sha256),
         documents: finish.documents,
     };
@@ -136,7 +136,7 @@ pub(super) async fn finish(State(shared): State<Arc<Shared>>, body: Bytes) -> Re
         }
         let bytes = std::mem::take(&mut upload.bytes).freeze();
         let fields = upload.fields.clone();
-        told.compare(&bytes)?;
+        announced.compare(&bytes)?;
         let name = fields.name.clone();
         let id = state.put_artifact(None, fields, bytes);
         let Json(answer) = success(json!({"_id": id, "name": name}));

@@ -126,7 +126,7 @@ struct DataSettings {
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     num_workers: Option<u64>,
-    /// Modality of the chunks with pictures [default: image]
+    /// Modality of the chunks with images [default: image]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     image_modality: Option<String>,
@@ -160,7 +160,7 @@ struct TrainingSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     learning_rate: Option<f64>,
     /// Loss [default: TripletMarginLoss]; CLIPLoss for models for texts and
-    /// pictures
+    /// images
     #[arg(long, value_name = "NAME", value_parser = names!(Loss), hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     loss: Option<String>,
