@@ -117,7 +117,7 @@ pub use jobs::{
     describe_models, list_callbacks, list_model_options, list_models,
 };
 pub use runs::{
-    ExamplesTable, Experiment, ResumeFrom, ListAllRuns, LogStream, MetricsTable, Run, RunProgress,
+    ExamplesTable, Experiment, ListAllRuns, LogStream, MetricsTable, ResumeFrom, Run, RunProgress,
     SaveArtifact, Update, Watch,
 };
 pub use secret::Secret;

@@ -62,8 +62,9 @@ pub(crate) async fn browser_login(transport: &Transport, show: &Link) -> Result<
             }
         }
         // The last line may lack a line break.
-        handle(&buffer, show)?
-            .ok_or_else(|| Error::login("the server closed the connection before the user logged in"))
+        handle(&buffer, show)?.ok_or_else(|| {
+            Error::login("the server closed the connection before the user logged in")
+        })
     };
     let data = match tokio::time::timeout(PATIENCE, authorized).await {
         Ok(data) => data?,

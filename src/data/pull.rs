@@ -144,7 +144,9 @@ impl Pull {
                 let file = File::open(&path).map_err(|e| Error::file(&path, e))?;
                 Ok(DocumentStream::of_reader(BufReader::new(file)))
             }
-            (None, None) => Err(Error::artifact("the server answered 304 without a cached copy")),
+            (None, None) => Err(Error::artifact(
+                "the server answered 304 without a cached copy",
+            )),
         }
     }
 

@@ -53,7 +53,7 @@ impl Parser {
     }
 
     fn append(&mut self, bytes: &[u8]) {
-            // Room for the name of the field.
+        // Room for the name of the field.
         let room = (MAX_LINE + 64).saturating_sub(self.buffer.len());
         self.is_cut |= bytes.len() > room;
         self.buffer

@@ -410,8 +410,10 @@ impl Transport {
             .header(header::ACCEPT_CHARSET, "utf-8")
             .header("x-request-id", &seen.request_id);
         if let Some(token) = self.0.token.as_ref().filter(|_| call.with_token()) {
-            let mut value = HeaderValue::from_str(&format!("token {}", token.expose()))
-                .map_err(|_| Error::setup("the token contains characters that are not allowed in a header"))?;
+            let mut value =
+                HeaderValue::from_str(&format!("token {}", token.expose())).map_err(|_| {
+                    Error::setup("the token contains characters that are not allowed in a header")
+                })?;
             value.set_sensitive(true);
             request = request
                 .header(header::AUTHORIZATION, value)

@@ -160,7 +160,7 @@ async fn send_parts(
 ) -> Result<()> {
     let id = upload.upload_id.clone();
     let sent = send_each_part(transport, upload, start, packed).await;
-        // A backend that no longer knows them or can't be reached drops them itself.
+    // A backend that no longer knows them or can't be reached drops them itself.
     if let Err(error) = &sent
         && !(error.is_not_found() || error.is_connect())
     {
@@ -194,7 +194,7 @@ async fn send_each_part(
             // Minimum speed of an upload: 64 KiB/s.
             .timeout(Duration::from_secs(60 + length / (64 << 10)))
             .repeatable();
-            // Packs the next part while this one is sent.
+        // Packs the next part while this one is sent.
         let (sent, next) = tokio::join!(transport.done(call), parts.next(size));
         sent?;
         part = next?;

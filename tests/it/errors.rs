@@ -29,7 +29,10 @@ fn a_status_has_a_kind() {
     let error = Error::from_connection(io::ErrorKind::ConnectionRefused.into());
     assert_eq!(error.kind(), ErrorKind::Connect);
     assert_eq!(error.io_kind(), Some(io::ErrorKind::ConnectionRefused));
-    assert_eq!(Error::from_failed_run("r", "x").kind(), ErrorKind::RunFailed);
+    assert_eq!(
+        Error::from_failed_run("r", "x").kind(),
+        ErrorKind::RunFailed
+    );
 }
 
 #[tokio::test]

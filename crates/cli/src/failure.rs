@@ -140,9 +140,7 @@ impl From<finetuner::local::Error> for Failure {
 #[cfg(feature = "embedded")]
 impl From<finetuner_server::StartError> for Failure {
     fn from(error: finetuner_server::StartError) -> Self {
-        Self::failed(format!(
-            "the embedded backend can't start: {error}"
-        ))
+        Self::failed(format!("the embedded backend can't start: {error}"))
     }
 }
 

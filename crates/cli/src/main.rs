@@ -53,9 +53,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return output.report(&Failure::failed(format!(
-                "can't start threads: {error}"
-            )));
+            return output.report(&Failure::failed(format!("can't start threads: {error}")));
         }
     };
     let ended = runtime.block_on(run(cli, &output));

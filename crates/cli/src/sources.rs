@@ -60,7 +60,8 @@ fn column(text: &str) -> Result<(Role, String), String> {
     let (role, name) = text
         .split_once('=')
         .ok_or_else(|| format!("there is no `=` in it: {remedy}"))?;
-    let role = Role::from_str(role, true).map_err(|_| format!("`{role}` is not a role: {remedy}"))?;
+    let role =
+        Role::from_str(role, true).map_err(|_| format!("`{role}` is not a role: {remedy}"))?;
     Ok((role, name.to_owned()))
 }
 

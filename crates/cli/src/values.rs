@@ -125,7 +125,9 @@ pub(crate) fn weighted(text: &str) -> Result<Value, String> {
         Some((name, weight)) => {
             let number = weight.trim().parse::<f64>().ok().filter(|w| w.is_finite());
             let number = number.ok_or_else(|| {
-                format!("`{weight}` is not a number: write DATA or DATA=WEIGHT, such as more.csv=0.5")
+                format!(
+                    "`{weight}` is not a number: write DATA or DATA=WEIGHT, such as more.csv=0.5"
+                )
             })?;
             (name, number)
         }

@@ -169,7 +169,9 @@ impl DocumentArray {
                     )));
                 }
                 if unpacked.starts_with(&[0x1f, 0x8b]) {
-                    return Err(DocumentError::Malformed("it is compressed twice".to_owned()));
+                    return Err(DocumentError::Malformed(
+                        "it is compressed twice".to_owned(),
+                    ));
                 }
                 Self::from_file_bytes(&unpacked)
             }

@@ -76,7 +76,11 @@ pub fn check_name(field: &str, name: &str) -> Result<(), InvalidField> {
         ));
     }
     if name == "." || name == ".." {
-        return Err(InvalidField::new(field, quoted, "this is not allowed as a name"));
+        return Err(InvalidField::new(
+            field,
+            quoted,
+            "this is not allowed as a name",
+        ));
     }
     if name.contains(['/', '\\']) || name.chars().any(char::is_control) {
         return Err(InvalidField::new(

@@ -91,7 +91,8 @@ fn every_kind_of_document_that_docarray_writes_is_read() {
     }
     // Granularity and parents too, where the builders set them.
     let parent = &documents[8];
-    let built = Document::new().with_id("parent")
+    let built = Document::new()
+        .with_id("parent")
         .with_score(0.75)
         .with_chunk({
             let mut red = Document::text("red").with_modality("text");

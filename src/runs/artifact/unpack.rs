@@ -40,7 +40,10 @@ pub(crate) fn unpack_zip(
         return Err(Error::artifact("the zip contains no files"));
     }
     if zip.len() > MAX_FILES {
-        let reason = format!("it has {} files, but only {MAX_FILES} are allowed", zip.len());
+        let reason = format!(
+            "it has {} files, but only {MAX_FILES} are allowed",
+            zip.len()
+        );
         return Err(Error::artifact(reason));
     }
     let mut left = limit;

@@ -34,9 +34,8 @@ impl Metrics {
         }
         let metrics = run.metrics().await?;
         if !output.is_json() && metrics.before.is_empty() && metrics.after.is_empty() {
-            output.note(
-                "The run has no metrics: run `fit` with evaluation data, `--evaluate DATA`",
-            );
+            output
+                .note("The run has no metrics: run `fit` with evaluation data, `--evaluate DATA`");
             return Ok(());
         }
         output.either(&metrics, || metrics_table(&metrics))

@@ -59,7 +59,10 @@ impl Token {
                             .map_or_else(|| "never".to_owned(), |at| at.to_string()),
                     ]
                 });
-                output.line(&output::table(&["name", "type", "created", "expires"], rows))
+                output.line(&output::table(
+                    &["name", "type", "created", "expires"],
+                    rows,
+                ))
             }
             Self::Create { name, days } => {
                 let mut create = finetuner.create_token(&name);
