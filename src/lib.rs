@@ -1,7 +1,7 @@
 //! Client for fine-tuning embedding models as jobs on a backend.
 //!
 //! Log in, call `fit`, watch the run, save the model. Names and meanings are those
-//! of Jina AI's Python Finetuner. In place of the hosted service, your own
+//! of Jina AI's Python Finetuner. Instead of the hosted service, your own
 //! `finetuner-server` trains the models: on this machine, on a team's server, or
 //! inside your program.
 //!

@@ -28,7 +28,7 @@ pub(crate) fn local_path(uri: &str) -> Option<std::path::PathBuf> {
     if uri.is_empty() || uri.starts_with("data:") {
         return None;
     }
-    // A text may contain an address further behind, and a drive letter looks like
+    // A text may contain a URL in its middle, and a drive letter looks like
     // a scheme of one letter.
     let is_scheme = |scheme: &str| {
         scheme.len() > 1

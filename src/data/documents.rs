@@ -39,7 +39,7 @@ pub(crate) type Items = Box<dyn Iterator<Item = Item> + Send>;
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
 /// use finetuner::{Document, DocumentSource};
 ///
-/// // Pictures are read from their files while they are sent.
+/// // Images are read from their files while they are sent.
 /// let source = DocumentSource::new(|| {
 ///     (0..100_000).map(|n| {
 ///         Document::new()
@@ -59,7 +59,7 @@ pub struct DocumentSource {
     name: Option<Arc<str>>,
 }
 
-/// Which documents may have their local files read.
+/// Whose local files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Files {
     /// Documents that this program created.

@@ -1,4 +1,4 @@
-//! Errors that a program makes itself, to test what it does with them.
+//! Errors that a program creates itself, to test its error handling.
 
 use std::{io, time::Duration};
 
@@ -7,8 +7,8 @@ use reqwest::StatusCode;
 use super::Error;
 
 impl Error {
-    /// The error of an answer with this status and body, for tests of code that
-    /// handles errors.
+    /// Creates the error of an answer with this status and body, for tests of code
+    /// that handles errors.
     ///
     /// ```
     /// use finetuner::Error;
@@ -26,9 +26,11 @@ impl Error {
         }
     }
 
-    /// The error of a call whose connection failed, for tests of code that
-    /// handles errors. The kind `ConnectionRefused` gives one with
-    /// [`Error::is_connect`], the kind `TimedOut` one with [`Error::is_timeout`].
+    /// Creates the error of a call whose connection failed, for tests of code that
+    /// handles errors.
+    ///
+    /// The kind `ConnectionRefused` gives an error with [`Error::is_connect`], the
+    /// kind `TimedOut` one with [`Error::is_timeout`].
     ///
     /// ```
     /// use std::io::{self, ErrorKind};
@@ -43,8 +45,8 @@ impl Error {
         Self::service(error.into(), Duration::ZERO)
     }
 
-    /// The error of waiting for a run that failed, for tests of code that handles
-    /// errors.
+    /// Creates the error of waiting for a run that failed, for tests of code that
+    /// handles errors.
     ///
     /// ```
     /// let error = finetuner::Error::from_failed_run("shoes", "out of memory");

@@ -14,7 +14,7 @@ use crate::data::DataSource;
 /// ```
 /// use finetuner::EvaluationCallback;
 ///
-/// // Pairs of a text and a picture serve as queries and index:
+/// // Pairs of a text and an image serve as queries and index:
 /// let evaluation = EvaluationCallback::new("clip-fashion-eval-data");
 /// // Labelled queries and a labelled index:
 /// let evaluation = EvaluationCallback::new("queries")

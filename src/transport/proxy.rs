@@ -201,7 +201,7 @@ struct Exception {
 
 enum Hosts {
     All,
-    /// Addresses with this prefix of so many bits.
+    /// Addresses that share this many leading bits with this one.
     Network(IpAddr, u32),
     /// A host name and its subdomains.
     Domain(String),

@@ -43,7 +43,7 @@ impl HttpSettings {
     }
 }
 
-/// Returns the value of the `User-Agent` header: the program's name and ours.
+/// Returns the value of the `User-Agent` header: the program's name, then this client's.
 pub(super) fn user_agent(settings: &HttpSettings) -> String {
     let ours = concat!("finetuner-rs/", env!("CARGO_PKG_VERSION"));
     match &settings.user_agent {

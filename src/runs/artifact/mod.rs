@@ -36,7 +36,7 @@ impl Run {
     /// `transformers` opens the folder, which also has the run's configuration and
     /// metrics. Awaiting the returned value gives the path of the folder.
     ///
-    /// The folder is created. It may contain a model that was saved before, which is
+    /// The folder is created if necessary. A model that was saved in it before is
     /// replaced; `.finetuner-files.json` lists its files. If the folder contains any
     /// other file, or a file that was changed, the call fails with its name and
     /// changes nothing.
