@@ -291,7 +291,7 @@ impl Document {
         }
     }
 
-    /// Whether most of the document's `size` bytes are already compressed, such as a
+    /// Whether most of the document's `size` bytes are already compressed, such as an
     /// image, so that compressing them again does not help.
     pub(crate) fn is_mostly_compressed(&self, size: usize) -> bool {
         fn compressed(document: &Document) -> usize {
