@@ -1,4 +1,4 @@
-//! Documents: creating, summarising, pushing, pulling, and storing them in files.
+//! Documents: creating, summarizing, pushing, pulling, and storing them in files.
 //!
 //! ```sh
 //! cargo run --example push_pull

@@ -182,7 +182,7 @@ impl DocumentSource {
         (self.make)()
     }
 
-    /// Reads all documents once, collects their problems, and summarises them.
+    /// Reads all documents once, collects their problems, and summarizes them.
     pub(crate) fn check(&self, data: &str) -> Result<Checked> {
         let mut checked = Checked::default();
         let mut problems = Problems::new(self.name.as_deref().unwrap_or(data));

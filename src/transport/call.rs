@@ -89,7 +89,7 @@ impl Call {
     }
 
     /// Creates a download from an address that the server returned. The address
-    /// authorises the download, so no token is sent.
+    /// authorizes the download, so no token is sent.
     pub(crate) fn download(url: Url) -> Self {
         Self::new(Method::GET, Target::Given(url)).streaming()
     }

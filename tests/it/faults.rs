@@ -360,7 +360,7 @@ async fn what_was_created_is_not_created_again_when_the_answer_is_lost() {
             .await
             .unwrap()
     };
-    // A run: repeated under its key, and recognised by the server.
+    // A run: repeated under its key, and recognized by the server.
     let finetuner = through("POST /api/v1/experiments/default/runs ").await;
     let run = crate::backend::short_fit(&finetuner, "once").await.unwrap();
     assert_eq!(direct.list_runs().await.unwrap().len(), 1);

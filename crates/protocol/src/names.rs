@@ -205,9 +205,9 @@ open_enum! {
         NPairs => "NPairsLoss",
         /// Neighbourhood components analysis.
         Nca => "NCALoss",
-        /// Cross-entropy over normalised weights per class.
+        /// Cross-entropy over normalized weights per class.
         NormalizedSoftmax => "NormalizedSoftmaxLoss",
-        /// Normalised temperature-scaled cross-entropy.
+        /// Normalized temperature-scaled cross-entropy.
         NtXent => "NTXentLoss",
         /// [`Loss::NtXent`] as the Python client's documentation misspells it.
         NtXentMisspelled => "NTXLoss",
@@ -221,7 +221,7 @@ open_enum! {
         SigLip => "SigLIPLoss",
         /// Several weights per class.
         SoftTriple => "SoftTripleLoss",
-        /// Multiplicative angular margin over normalised weights.
+        /// Multiplicative angular margin over normalized weights.
         SphereFace => "SphereFaceLoss",
         /// Supervised contrastive loss.
         SupCon => "SupConLoss",

@@ -44,7 +44,7 @@ impl Staging {
             match lock.try_lock() {
                 // Another process considers it abandoned.
                 Err(TryLockError::WouldBlock) => continue,
-                // Without locks, abandoned folders are not recognised.
+                // Without locks, abandoned folders are not recognized.
                 Err(TryLockError::Error(_)) | Ok(()) => {}
             }
             if lock_path.exists() {
