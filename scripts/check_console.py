@@ -328,6 +328,17 @@ def check(server, browser):
     browser.wait("it to go", lambda: "laptop" not in browser.text())
     browser.look("password", "/console/password", "New password")
 
+    # A shared project, from its creation to its deletion.
+    browser.look("projects", "/console/projects", "Create project")
+    browser.find("#name").send_keys("team", Keys.ENTER)
+    browser.wait("the project", lambda: browser.find("h1").text == "Project team")
+    browser.look("project", "/console/project", "Add member")
+    browser.open("/console/")
+    browser.says("There are no experiments yet")
+    browser.look("project-delete", "/console/project/delete", "Delete this project?")
+    browser.find("main form button").click()
+    browser.wait("the list", lambda: "Create project" in browser.text() and "team" not in browser.find("tbody").text)
+
     # A program asks for authorization.
     granted = {}
     stream = requests.get(f"{server.url}/v2/rpc/user.identity.proxiedAuthorize", stream=True, timeout=120)

@@ -9,8 +9,8 @@ use crate::{
     error::{Error, Result},
     secret::Secret,
     transport::{
-        Addresses, HttpService, HttpSettings, PLAIN_HTTP_VARIABLE, RequestBody, RetryPolicy,
-        Timeouts, Transport,
+        Addresses, HttpService, HttpSettings, PLAIN_HTTP_VARIABLE, PROJECT_VARIABLE, RequestBody,
+        RetryPolicy, Timeouts, Transport,
     },
 };
 
@@ -157,6 +157,15 @@ impl Builder {
         self
     }
 
+    /// Sets the project whose runs, data and models are used, such as `search-team`.
+    ///
+    /// The default is the project that `FINETUNER_PROJECT` names, otherwise the user's
+    /// personal project.
+    pub fn project(mut self, name: impl Into<String>) -> Self {
+        self.http.project = Some(name.into());
+        self
+    }
+
     /// Sets the program's name for the backend's log, such as `my-app/1.2`.
     pub fn user_agent(mut self, name: impl Into<String>) -> Self {
         self.http.user_agent = Some(name.into());
@@ -228,6 +237,9 @@ impl Builder {
         let addresses = Addresses::choose(registry, hubble, environment)?;
         if let Some(value) = set(PLAIN_HTTP_VARIABLE) {
             self.http.allow_plain_http |= value == "1" || value.eq_ignore_ascii_case("true");
+        }
+        if self.http.project.is_none() {
+            self.http.project = set(PROJECT_VARIABLE);
         }
         let vault = Vault::new(
             self.storage,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use reqwest::header::HeaderValue;
+
 use super::service::HttpService;
 use crate::{
     error::{Error, Result},
@@ -10,6 +12,9 @@ use crate::{
 
 /// Environment variable that allows plain http to other machines (`1` or `true`).
 pub const PLAIN_HTTP_VARIABLE: &str = "FINETUNER_ALLOW_PLAIN_HTTP";
+
+/// Environment variable with the project whose runs, data and models are used.
+pub const PROJECT_VARIABLE: &str = "FINETUNER_PROJECT";
 
 /// Settings of connections.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +25,8 @@ pub(crate) struct HttpSettings {
     pub(crate) root_certificates: Vec<Vec<u8>>,
     pub(crate) allow_plain_http: bool,
     pub(crate) user_agent: Option<String>,
+    /// Name of the project; the personal one by default.
+    pub(crate) project: Option<String>,
     /// Sends requests instead of the built-in client.
     pub(crate) service: Option<HttpService>,
 }
@@ -41,6 +48,22 @@ impl HttpSettings {
             _ => Ok(()),
         }
     }
+}
+
+/// Returns the value of the header that selects the project; `None` for the user's
+/// personal project.
+pub(super) fn project_header(settings: &HttpSettings) -> Result<Option<HeaderValue>> {
+    let Some(project) = &settings.project else {
+        return Ok(None);
+    };
+    let header = HeaderValue::from_str(project).ok();
+    let header = header.filter(|_| !project.trim().is_empty() && project.is_ascii());
+    header.map(Some).ok_or_else(|| {
+        Error::setup(format!(
+            "`project` is `{project}`: give the name of a project, of letters, digits, `-`, `_` \
+             and `.`, or leave it out for your personal one"
+        ))
+    })
 }
 
 /// Returns the value of the `User-Agent` header: the program's name, then this client's.

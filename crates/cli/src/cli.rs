@@ -21,6 +21,7 @@ const ENVIRONMENT: &str = "\
 Environment:
   JINA_FINETUNER_REGISTRY  the address of the backend, as `--url`
   JINA_AUTH_TOKEN          the token; takes precedence over a stored one
+  FINETUNER_PROJECT        the project, as `--project`
   JINA_HUB_ROOT            the folder of the stored token, instead of ~/.jina
   FINETUNER_CACHE          the folder of pulled data, instead of the user's cache folder
   NO_COLOR                 no colours, as `--no-color`

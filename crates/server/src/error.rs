@@ -11,6 +11,8 @@ use finetuner_engine::Error as EngineError;
 use rusqlite::ErrorCode;
 use serde_json::json;
 
+use crate::database::Refusal;
+
 /// The most characters of a message that is sent.
 const MAX_MESSAGE: usize = 8000;
 
@@ -151,6 +153,23 @@ impl ApiError {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, message)
     }
 
+    /// What a transaction of the database refused.
+    fn refused(error: &rusqlite::Error) -> Self {
+        match Refusal::of(error) {
+            Some(refusal) => Self::new(
+                match refusal {
+                    Refusal::NotMember { .. } | Refusal::Missing(_) => StatusCode::NOT_FOUND,
+                    Refusal::Role { .. } | Refusal::NotOwn { .. } | Refusal::Limit(_) => {
+                        StatusCode::FORBIDDEN
+                    }
+                    Refusal::Conflict(_) => StatusCode::CONFLICT,
+                },
+                refusal.to_string(),
+            ),
+            None => Self::internal(error),
+        }
+    }
+
     /// The server's own fault: the cause goes to its log, not to the client.
     pub(crate) fn internal(cause: &dyn std::fmt::Display) -> Self {
         tracing::error!("{cause}");
@@ -257,6 +276,7 @@ impl From<rusqlite::Error> for ApiError {
     fn from(error: rusqlite::Error) -> Self {
         match error {
             rusqlite::Error::QueryReturnedNoRows => Self::not_found("it is not there"),
+            error if Refusal::of(&error).is_some() => Self::refused(&error),
             error => match error.sqlite_error_code() {
                 Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
                     tracing::warn!("The database is busy: {error}");

@@ -58,8 +58,10 @@ pub struct Settings {
     pub max_open_runs: Option<u64>,
     /// Uploads of one user that may be in progress at a time; 16 by default.
     pub max_uploads: usize,
-    /// The bytes that one user's data, models and checkpoints may take; without
-    /// limit by default.
+    /// Shared projects that one user may own; 16 by default.
+    pub max_projects: Option<u64>,
+    /// The bytes that the data, models and checkpoints of one project may take, as
+    /// of the personal project of a user; without limit by default.
     pub max_stored: Option<u64>,
     /// The bytes of memory that finished models may take which are used over
     /// `/v1/embeddings` and tried in the console; 2 GiB by default. The least
@@ -154,6 +156,7 @@ impl Default for Settings {
             max_run_disk: None,
             max_open_runs: None,
             max_uploads: 16,
+            max_projects: Some(16),
             max_stored: None,
             max_loaded: 2 << 30,
             disk_reserve: None,

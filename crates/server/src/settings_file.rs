@@ -150,8 +150,11 @@ pub(crate) struct UsersGroup {
     /// The most uploads of one user that are in progress at a time. (`--max-uploads`,
     /// FINETUNER_MAX_UPLOADS)
     pub(crate) max_uploads: NonZeroU16,
-    /// The most MiB of data, models and checkpoints that one user may store.
-    /// (`--max-stored`, FINETUNER_MAX_STORED)
+    /// The most shared projects that one user may own. (`--max-projects`,
+    /// FINETUNER_MAX_PROJECTS)
+    pub(crate) max_projects: NonZeroU16,
+    /// The most MiB of data, models and checkpoints that one project may store, as
+    /// the personal project of a user. (`--max-stored`, FINETUNER_MAX_STORED)
     pub(crate) max_stored: Option<u64>,
 }
 
@@ -163,6 +166,7 @@ impl Default for UsersGroup {
                 .ok()
                 .and_then(NonZeroU16::new)
                 .unwrap_or(NonZeroU16::MIN),
+            max_projects: NonZeroU16::new(16).unwrap_or(NonZeroU16::MIN),
             max_stored: None,
         }
     }
@@ -329,6 +333,7 @@ impl SettingsFile {
             max_run_disk: bytes(runs.max_disk),
             max_open_runs: users.max_open_runs.map(Into::into),
             max_uploads: users.max_uploads.get().into(),
+            max_projects: Some(users.max_projects.get().into()),
             max_stored: bytes(users.max_stored),
             max_loaded: server.max_loaded.saturating_mul(1 << 20),
             disk_reserve: bytes(server.disk_reserve),

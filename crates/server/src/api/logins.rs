@@ -30,7 +30,7 @@ use super::{address, fields::Fields, identity::success};
 use crate::{
     app::App,
     attempts::network,
-    database::{NewToken, Scope},
+    database::{NewToken, Scope, Wanted},
     error::{ApiError, Result},
     peer::Peer,
     secret,
@@ -337,10 +337,10 @@ pub(crate) async fn grant(
     };
     let token = app.database.add_token(user_id, new).await?;
     let token = token.ok_or_else(|| ApiError::internal(&"a random name is taken"))?;
-    let user = super::auth::by_token(&app, &token).await?;
+    let user = super::auth::by_token(&app, &token, Wanted::Personal, None).await?;
     Ok(success(json!({
         "token": token,
-        "user": {"_id": user.id, "name": user.name, "nickname": user.name},
+        "user": {"_id": user.person, "name": user.name, "nickname": user.name},
     })))
 }
 

@@ -96,7 +96,11 @@ pub(super) struct Options {
     /// The most uploads of one user that are in progress at a time; 16 by default.
     #[arg(long, env = "FINETUNER_MAX_UPLOADS")]
     max_uploads: Option<NonZeroU16>,
-    /// The most MiB of data, models and checkpoints that one user may store.
+    /// The most shared projects that one user may own; 16 by default.
+    #[arg(long, env = "FINETUNER_MAX_PROJECTS")]
+    max_projects: Option<NonZeroU16>,
+    /// The most MiB of data, models and checkpoints that one project may store, as
+    /// the personal project of a user.
     #[arg(long, env = "FINETUNER_MAX_STORED")]
     max_stored: Option<u64>,
     /// The most MiB of memory of the finished models that are used over
@@ -168,6 +172,7 @@ impl Options {
         let users = &mut all.users;
         put_some(&mut users.max_open_runs, self.max_open_runs);
         put(&mut users.max_uploads, self.max_uploads);
+        put(&mut users.max_projects, self.max_projects);
         put_some(&mut users.max_stored, self.max_stored);
         let processes = &mut all.launcher.processes;
         put_all(&mut processes.environment, self.worker_env);

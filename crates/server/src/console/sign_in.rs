@@ -21,7 +21,7 @@ use crate::{
     api::by_token,
     app::App,
     attempts::Candidate,
-    database::{NewToken, Scope},
+    database::{NewToken, Scope, Wanted},
     error::ApiError,
     peer::Peer,
     secret,
@@ -113,12 +113,12 @@ pub(crate) async fn sign_in(
     if name.is_empty() {
         // A token is too long to be guessed: the wrong ones of others must not
         // keep out a good one.
-        match by_token(&app, password).await {
+        match by_token(&app, password, Wanted::Personal, peer.0).await {
             Ok(user) if user.scope == Scope::Read => {
                 // The browser goes on with the token itself: no more is allowed.
                 return Ok(with_cookie(&headers, password, Redirect::to(next)));
             }
-            Ok(user) => return open(&app, &headers, user.id, next).await,
+            Ok(user) => return open(&app, &headers, user.person, next).await,
             Err(error) if error.status() == StatusCode::UNAUTHORIZED => {}
             Err(error) => return Err(error.into()),
         }
@@ -223,7 +223,7 @@ fn password_form(session: &Session, problem: Option<&str>) -> Markup {
 }
 
 pub(crate) async fn password(session: Session) -> Page {
-    session.may_write()?;
+    session.must_be_full()?;
     Ok(password_form(&session, None))
 }
 
@@ -237,7 +237,7 @@ pub(crate) async fn set_password(
     session: Session,
     Form(NewPassword { password }): Form<NewPassword>,
 ) -> Page<Response> {
-    session.may_write()?;
+    session.must_be_full()?;
     let hash = move || accounts::hash_password(&password);
     let hash = match app.gates.passwords.run("", hash).await? {
         Ok(hash) => hash,
@@ -262,7 +262,7 @@ pub(crate) async fn consent(
     session: Session,
     Query(Asked { request }): Query<Asked>,
 ) -> Page<Response> {
-    session.may_write()?;
+    session.must_be_full()?;
     let program = app.logins.program(&request).ok_or_else(ended)?;
     let content = html! {
         h1 { "Authorize this program?" }
@@ -310,9 +310,9 @@ pub(crate) async fn answer(
     session: Session,
     Form(Answered { request, answer }): Form<Answered>,
 ) -> Page<Response> {
-    session.may_write()?;
+    session.must_be_full()?;
     let program = app.logins.program(&request).ok_or_else(ended)?;
-    let agreed = (answer == "yes").then(|| session.user.id.clone());
+    let agreed = (answer == "yes").then(|| session.user.person.clone());
     let code = app.logins.answer(&request, agreed);
     let content = match (code, program.redirect) {
         (None, _) => html! { h1 { "Denied" } p { "The program gets no access." } },

@@ -2,17 +2,11 @@
 
 use rusqlite::{OptionalExtension, Row, params};
 
-use super::{Database, NOW};
+use super::{
+    Database, NOW,
+    projects::{check_name_is_free, check_owns_none_alone},
+};
 use crate::secret;
-
-/// Somebody who may use the server.
-#[derive(Clone, Debug)]
-pub(crate) struct UserRow {
-    pub(crate) id: String,
-    pub(crate) name: String,
-    /// What the token that was shown is good for.
-    pub(crate) scope: Scope,
-}
 
 /// What a token is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,16 +67,6 @@ fn token(row: &Row<'_>) -> rusqlite::Result<TokenRow> {
     })
 }
 
-fn user(row: &Row<'_>) -> rusqlite::Result<UserRow> {
-    let scope: String = row.get(2)?;
-    Ok(UserRow {
-        id: row.get(0)?,
-        name: row.get(1)?,
-        // One that is not known is good for little.
-        scope: Scope::parse(&scope).unwrap_or(Scope::Read),
-    })
-}
-
 impl Database {
     /// Whether there is no user yet.
     pub(crate) async fn has_no_users(&self) -> rusqlite::Result<bool> {
@@ -100,6 +84,7 @@ impl Database {
         self.write(move |db| {
             let token = secret::new_token();
             let transaction = db.transaction()?;
+            check_name_is_free(&transaction, &user)?;
             transaction.execute(
                 &format!(
                     "INSERT INTO users (id, name, created_at) VALUES (?1, ?2, {NOW})
@@ -123,22 +108,29 @@ impl Database {
     /// Makes a user. Says whether the name was free.
     pub(crate) async fn add_user(&self, name: String) -> rusqlite::Result<bool> {
         self.write(move |db| {
-            let added = db.execute(
+            let transaction = db.transaction()?;
+            check_name_is_free(&transaction, &name)?;
+            let added = transaction.execute(
                 &format!(
                     "INSERT INTO users (id, name, created_at) VALUES (?1, ?2, {NOW})
                      ON CONFLICT (name) DO NOTHING"
                 ),
                 params![secret::new_id(), name],
             )?;
+            transaction.commit()?;
             Ok(added == 1)
         })
         .await
     }
 
-    /// Deletes a user with all that is theirs. Says whether there was one.
+    /// Deletes a user with the personal project; what they added to others stays.
+    /// Says whether there was one.
     pub(crate) async fn delete_user(&self, name: String) -> rusqlite::Result<bool> {
         self.write(move |db| {
-            let deleted = db.execute("DELETE FROM users WHERE name = ?1", [name])?;
+            let transaction = db.transaction()?;
+            check_owns_none_alone(&transaction, &name)?;
+            let deleted = transaction.execute("DELETE FROM users WHERE name = ?1", [name])?;
+            transaction.commit()?;
             Ok(deleted == 1)
         })
         .await
@@ -276,20 +268,6 @@ impl Database {
         .await
     }
 
-    /// Whose token this is, by its hash.
-    pub(crate) async fn user_of_token(&self, hash: Vec<u8>) -> rusqlite::Result<Option<UserRow>> {
-        self.read(move |db| {
-            db.prepare_cached(
-                "SELECT users.id, users.name, scope FROM tokens JOIN users ON users.id = user_id
-                 WHERE hash = ?1 AND (expires_at IS NULL
-                     OR expires_at > strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))",
-            )?
-            .query_row([hash], user)
-            .optional()
-        })
-        .await
-    }
-
     /// Notes that tokens were used just now.
     pub(crate) async fn touch_tokens(&self, hashes: Vec<Vec<u8>>) -> rusqlite::Result<()> {
         self.write(move |db| {
@@ -318,7 +296,7 @@ impl Database {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::in_memory;
+    use crate::database::{Wanted, in_memory};
 
     #[tokio::test]
     async fn tokens_end_have_scopes_and_are_known_by_their_hash_alone() {
@@ -329,26 +307,27 @@ mod tests {
             create(Scope::Read).await.unwrap(),
         );
         let scope = async |token: &str| {
-            let user = db.user_of_token(secret::hash(token)).await.unwrap();
-            user.map(|user| user.scope)
+            let user = db.identify(secret::hash(token), Wanted::Personal, None);
+            user.await.unwrap().map(|user| user.scope)
         };
         assert_eq!(scope(&all).await, Some(Scope::All));
         assert_eq!(scope(&read).await, Some(Scope::Read));
         assert_eq!(scope("ft_other").await, None);
-        let user = db.user_of_token(secret::hash(&all)).await.unwrap().unwrap();
+        let user = db.identify(secret::hash(&all), Wanted::Personal, None);
+        let person = user.await.unwrap().unwrap().person;
         let new = NewToken {
             name: "short".into(),
             kind: "session",
             scope: Scope::All,
             days: Some(1),
         };
-        let token = db.add_token(user.id.clone(), new.clone()).await.unwrap();
+        let token = db.add_token(person.clone(), new.clone()).await.unwrap();
         let token = token.unwrap();
-        let again = db.add_token(user.id.clone(), new).await.unwrap();
+        let again = db.add_token(person.clone(), new).await.unwrap();
         assert!(again.is_none(), "the name is taken");
         assert_eq!(scope(&token).await, Some(Scope::All));
         db.touch_tokens(vec![secret::hash(&token)]).await.unwrap();
-        let used = db.tokens(user.id.clone()).await.unwrap();
+        let used = db.tokens(person.clone()).await.unwrap();
         let used = used.iter().filter(|t| t.last_used_at.is_some());
         assert_eq!(used.count(), 1);
         let ended = db.write(|db| {
@@ -360,7 +339,7 @@ mod tests {
         ended.await.unwrap();
         assert_eq!(scope(&token).await, None);
         db.drop_expired_tokens().await.unwrap();
-        assert_eq!(db.tokens(user.id).await.unwrap().len(), 2);
+        assert_eq!(db.tokens(person).await.unwrap().len(), 2);
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ mod isolation;
 mod limits;
 mod logins;
 mod openapi;
+mod projects;
 mod queue;
 mod security;
 mod serving;

@@ -167,6 +167,25 @@ async fn every_route_answers_as_the_description_says() {
     call!(POST format!("{r}/cancel"));
     call!(POST format!("{r}/checkpoints/1/runs"), json(&json!({"name": "n"})));
 
+    // Projects.
+    let p = "/api/v1/projects";
+    call!(POST p, json(&json!({"name": "team"})));
+    call!(POST p, json(&json!({"name": "team"})));
+    call!(POST p, json(&json!({"name": "no name"})));
+    call!(GET p);
+    call!(GET format!("{p}?all=true"));
+    call!(GET format!("{p}/team"));
+    call!(GET format!("{p}/none"));
+    backend.server.create_token("bob", "laptop").await.unwrap();
+    let bob = format!("{p}/team/members/bob");
+    call!(PUT bob, json(&json!({"role": "member"})));
+    call!(PUT bob, json(&json!({"role": "king"})));
+    call!(DELETE bob);
+    call!(DELETE bob);
+    call!(GET e, header("x-finetuner-project", "team"));
+    call!(GET e, header("x-finetuner-project", "none"));
+    call!(DELETE format!("{p}/team"));
+
     // Finished models.
     let input = json!({"model": "default/r", "input": ["x", "y"], "dimensions": 4});
     call!(POST "/v1/embeddings", json(&input));

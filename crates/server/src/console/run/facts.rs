@@ -145,7 +145,9 @@ async fn model(
         return Ok(name(&own));
     };
     let artifacts = vec![artifact.to_owned()];
-    let makers = app.database.makers(session.user.id.clone(), artifacts);
+    let makers = app
+        .database
+        .makers(session.user.namespace.clone(), artifacts);
     let makers = makers.await?;
     Ok(match makers.get(artifact) {
         Some((experiment, maker)) => {
@@ -162,7 +164,7 @@ async fn datasets(app: &App, session: &Session, names: &[String]) -> Result<Mark
     for one in names {
         let found = app
             .database
-            .artifact_by_name(session.user.id.clone(), one.clone())
+            .artifact_by_name(session.user.namespace.clone(), one.clone())
             .await?;
         all.push(match found {
             Some(found) => html! { a href=(path(&["data", &found.id])) { (name(one)) } },
