@@ -226,7 +226,7 @@ class Program:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--case", choices=list(REPEAT), help="this case alone")
+    parser.add_argument("--case", choices=list(REPEAT), help="only this case")
     parser.add_argument("--model")
     parser.add_argument("--picture-model")
     parser.add_argument("--binary", default=str(ROOT / "target/release/examples/encode_speed"))

@@ -175,10 +175,10 @@ def main():
                     print(f"  {name:<11} {rate:8.0f} a second   p50 {p50:6.2f} ms   p99 {p99:6.2f} ms")
                 give_to_worker(data, runs)
                 rate, p50, worst, sent = write_points(server, options.seconds)
-                print(f"  points      {rate:8.0f} a second   p50 {p50:6.2f} ms   most {worst:6.2f} ms a batch of 256")
+                print(f"  points      {rate:8.0f} per second   p50 {p50:6.2f} ms   max {worst:6.2f} ms per batch of 256")
                 took, memory = asyncio.run(follow(server, runs, sent))
                 print(f"  {FOLLOWERS} followers have a line after {took * 1e3:.0f} ms; {memory:.0f} MB")
-                print(f"  memory at most {server.memory('VmHWM'):.0f} MB")
+                print(f"  peak memory {server.memory('VmHWM'):.0f} MB")
             finally:
                 server.stop()
 

@@ -141,7 +141,7 @@ def compare(name, case, args, folder):
     for _ in range(args.rounds):
         for engine, command in engines.items():
             results[engine].append(run(command))
-    what = "embedding alone" if args.encode else "training"
+    what = "only embedding" if args.encode else "training"
     what += " in bfloat16" if args.bfloat16 else ""
     print(f"\n{case['title']}, {what}, {THREADS} threads, median of {args.rounds}")
     print(f"{'':20} {'ex./s':>8} {'ratio':>6} {'forward':>8} {'backward':>8} {'AdamW':>8}"

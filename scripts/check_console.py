@@ -148,7 +148,7 @@ class Browser:
         """Opens a page and checks that it contains some texts, in light and dark mode and in all widths."""
         self.open(path)
         for text in wanted:
-            assert text in self.driver.page_source, f"{name}: `{text}` is not there"
+            assert text in self.driver.page_source, f"{name}: `{text}` is missing"
         for size, how in ((WIDE, "wide"), (NARROW, "narrow")):
             self.size(size)
             for dark in (False, True):
@@ -160,9 +160,9 @@ class Browser:
             assert self.contrast() >= 4.5, f"{name}: the contrast is {self.contrast()}"
         self.size(WIDE)
         self.dark(False)
-        assert len(self.all("h1")) == 1, f"{name}: one title is wanted"
+        assert len(self.all("h1")) == 1, f"{name}: there must be exactly one h1"
         for image in self.all("img"):
-            assert image.get_attribute("alt"), f"{name}: a picture has no words"
+            assert image.get_attribute("alt"), f"{name}: an image has no alt text"
         for field in self.all("input:not([type=hidden]), select"):
             label = field.get_attribute("aria-label") or self.driver.execute_script(
                 "return arguments[0].labels.length > 0", field)
@@ -201,7 +201,7 @@ def check(server, browser):
     browser.find("#name").send_keys("nobody")
     browser.find("#password").send_keys("wrong", Keys.ENTER)
     browser.says("password is wrong")
-    assert browser.find("#name").get_attribute("value") == "nobody", "what was typed is lost"
+    assert browser.find("#name").get_attribute("value") == "nobody", "the typed name is lost"
     browser.find("#name").clear()
     driver.get_log("browser")
     browser.open("/console/data")
@@ -219,7 +219,7 @@ def check(server, browser):
     lines = lambda: browser.find("#lines").text.count("\n")
     before = lines()
     browser.wait("new lines", lambda: lines() > before)
-    assert driver.execute_script("return window.untouched"), "the page was loaded anew"
+    assert driver.execute_script("return window.untouched"), "the page was reloaded"
     chosen = driver.execute_script("return String(getSelection())")
     assert chosen.strip() == "clip-small", f"the selection became `{chosen}`"
     driver.execute_script("getSelection().empty()")
@@ -227,7 +227,7 @@ def check(server, browser):
     finished = lambda: "Finished" in browser.find("#top").text and "Download" in browser.text()
     browser.wait("the end", finished)
     log = browser.find("#lines").text
-    assert log.count("Finished") == 1, "lines came twice"
+    assert log.count("Finished") == 1, "log lines are repeated"
     # Lists are live as well.
     browser.open(LIST)
     for epochs, name in ((2, "second"), (3, "third")):

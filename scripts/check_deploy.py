@@ -79,7 +79,7 @@ def main():
     if hadolint := tool("hadolint"):
         run(hadolint, "deploy/Dockerfile")
     else:
-        print("left out: hadolint")
+        print("skipped: hadolint")
     has_compose = shutil.which("docker") and subprocess.run(
         ["docker", "compose", "version"], capture_output=True).returncode == 0
     if has_compose:
@@ -87,7 +87,7 @@ def main():
             S3_KEY="key", S3_SECRET="secret")
     else:
         yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-        print("left out: docker compose; compose.yaml was only read as YAML")
+        print("skipped: docker compose; compose.yaml was only parsed as YAML")
     if systemd := shutil.which("systemd-analyze"):
         # Check a copy, because the program may not be installed here.
         unit = (DEPLOY / "finetuner-server.service").read_text()
@@ -102,7 +102,7 @@ def main():
             shutil.rmtree(copy.parent)
         print("$ systemd-analyze verify")
     else:
-        print("left out: systemd-analyze")
+        print("skipped: systemd-analyze")
 
 
 if __name__ == "__main__":

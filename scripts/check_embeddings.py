@@ -117,7 +117,7 @@ def with_llama_index(server):
     try:
         from llama_index.embeddings.openai import OpenAIEmbedding
     except ImportError:
-        print("LlamaIndex is not installed: left out")
+        print("skipped: LlamaIndex is not installed")
         return
     model = OpenAIEmbedding(model_name="default/texts", api_base=server.base, api_key=server.token)
     texts = server.expected["texts"]

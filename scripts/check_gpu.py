@@ -193,7 +193,7 @@ def exactness(args, case, config, on_gpu):
     parts = {name: found[name] for name in LIMITS}
     passed = all(parts[name] < limit for name, limit in LIMITS.items())
     told = ", ".join(f"{name} {value:.1e}" for name, value in parts.items())
-    print(f"  exactness, batch {few['batch']}, float32, beside the CPU: {told}; the worst gradient"
+    print(f"  exactness, batch {few['batch']}, float32, compared with the CPU: {told}; the worst gradient"
           f" {found['worst_gradient']:.1e}: {'passed' if passed else 'FAILED'}", flush=True)
     return passed
 
@@ -228,7 +228,7 @@ def main():
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     parser.add_argument("--binary", default=target / "release/examples/device_check")
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
-    parser.add_argument("--small", action="store_true", help="tiny models, to try the script")
+    parser.add_argument("--small", action="store_true", help="tiny models, to test the script")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--no-torch", action="store_true")
@@ -245,7 +245,7 @@ def main():
         device = "cuda" if args.device == "gpu" else "cpu"
         return torch_side(cases[args.torch], device, args.steps)
     if not Path(args.binary).exists():
-        sys.exit(f"{args.binary} is missing: build it as the first lines of this script say")
+        sys.exit(f"{args.binary} is missing: the first lines of this script say how to build it")
 
     on_gpu = args.device == "gpu"
     if on_gpu:

@@ -208,12 +208,12 @@ def into_the_queue(slurm, options, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", type=Path, help="finetuner-server; built in debug mode where it is not given")
+    parser.add_argument("--binary", type=Path, help="finetuner-server; built in debug mode by default")
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--places", type=int, default=16, help="runs that the cluster has room for")
+    parser.add_argument("--places", type=int, default=16, help="number of runs that the cluster can run at once")
     options = parser.parse_args()
     if os.geteuid() != 0:
-        raise SystemExit("root is needed, for nodes in namespaces of their own")
+        raise SystemExit("the script needs root, for nodes in separate namespaces")
     if options.binary is None:
         subprocess.run(["cargo", "build", "-p", "finetuner-server", "--bins"], check=True, cwd=ROOT)
         options.binary = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/finetuner-server"

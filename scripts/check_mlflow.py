@@ -65,14 +65,14 @@ def main():
         for (_, step, loss), metric in zip(printed, sorted(steps, key=lambda m: m.step)):
             assert int(step) == metric.step and abs(float(loss) - metric.value) < 1e-6, (step, loss, metric)
         assert len(epochs) == 2, epochs
-        print(f"MLflow has {len(steps)} steps and {len(epochs)} epochs of the run, as they were")
+        print(f"MLflow has {len(steps)} steps and {len(epochs)} epochs of the run, unchanged")
     finally:
         server.terminate()
         server.wait()
     nobody = {**os.environ, "MLFLOW_TRACKING_URI": address}
     told = subprocess.run([program, address], env=nobody, check=True, capture_output=True, text=True).stdout
     assert "MLflow can't be reached" in told, told
-    print("A run finishes where nobody answers, and its log says so")
+    print("A run finishes if the server does not answer, and its log says so")
 
 
 if __name__ == "__main__":

@@ -212,7 +212,7 @@ class Trial:
             wait_for("/readyz tells it", lambda: b"has not answered" in server.call("GET", "/readyz"), 60)
             time.sleep(self.options.away)
             if any(server.losses(run) for run in later):
-                raise Failure("a run began though the engine was away")
+                raise Failure("a run began although the engine did not answer")
         told = self.end(server, runs, known)
         return f"{told}; submitted meanwhile: {self.end(server, later)}; {self.options.away:g} s away"
 
@@ -308,23 +308,23 @@ class Trial:
 
 def main(cluster_type, description, quick):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", type=Path, help="finetuner-server; built in debug mode where it is not given")
+    parser.add_argument("--binary", type=Path, help="finetuner-server; built in debug mode by default")
     parser.add_argument("--quick", action="store_true", help=f"one run without a fault, and one with `{quick}`")
     parser.add_argument("--fault", dest="faults", choices=["none", "example", *cluster_type.faults], action="append",
-                        help="all by default, but for `example`")
+                        help="all by default, except `example`")
     parser.add_argument("--rounds", type=int, default=1, help="of each fault")
-    parser.add_argument("--runs", type=int, default=1, help="that are submitted before each fault")
-    parser.add_argument("--places", type=int, help="runs that the cluster has room for; all by default")
+    parser.add_argument("--runs", type=int, default=1, help="number of runs that are submitted before each fault")
+    parser.add_argument("--places", type=int, help="number of runs that the cluster can run at once; all by default")
     parser.add_argument("--epochs", type=int, default=12, help="of each run")
     parser.add_argument("--away", type=float, default=120, help="seconds for which the engine does not answer")
     parser.add_argument("--pending", type=float, default=LEASE + 5, help="seconds for which jobs wait")
     parser.add_argument("--example", type=Path, help="the program text_to_image, for the fault `example`")
-    parser.add_argument("--log", type=Path, help="a file for a line of each run")
-    parser.add_argument("--keep", action="store_true", help="keep all logs, and say where")
+    parser.add_argument("--log", type=Path, help="file for a line about each run")
+    parser.add_argument("--keep", action="store_true", help="keep all logs, and print their folder")
     cluster_type.add_options(parser)
     options = parser.parse_args()
     if os.geteuid() != 0:
-        raise SystemExit("root is needed, for nodes in namespaces of their own")
+        raise SystemExit("the script needs root, for nodes in separate namespaces")
     options.places = options.places or options.runs
     options.faults = ["none", quick] if options.quick else options.faults or ["none", *cluster_type.faults]
     if options.binary is None:

@@ -29,7 +29,7 @@ def own_address():
         except OSError:
             found = subprocess.run(["hostname", "-I"], capture_output=True, text=True).stdout.split()
             if not found:
-                raise SystemExit("this machine has no address but the loopback's")
+                raise SystemExit("this machine has only a loopback address")
             return found[0]
 
 

@@ -568,13 +568,13 @@ def settings(name, folder):
             if not isinstance(found, str) and difference(found, expected) > LIMIT:
                 good = False
                 print(f"{name}: `{field_name}` {new}: {difference(found, expected):.1e}", flush=True)
-    print(f"{name}: {changes} changes that the library opens", flush=True)
+    print(f"{name}: {changes} changes that the library accepts", flush=True)
     return good
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", help="parts of the names of the kinds to compare; all where none is given")
+    parser.add_argument("kinds", nargs="*", help="parts of the names of the kinds to compare; all by default")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--settings", action="store_true")
     options = parser.parse_args()

@@ -176,7 +176,7 @@ def search(folder, data):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ways", nargs="*", help="parts of the names of the ways to train; all where none is given")
+    parser.add_argument("ways", nargs="*", help="parts of the names of the training methods; all by default")
     parser.add_argument("--model")
     parser.add_argument("--data", default="fashion-glossary")
     parser.add_argument("--seeds", type=int, default=3)

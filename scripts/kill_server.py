@@ -145,7 +145,7 @@ class Server:
 
     def interrupt(self):
         os.killpg(self.process.pid, signal.SIGINT)
-        assert self.process.wait() == 0, "it does not end in order"
+        assert self.process.wait() == 0, "it does not exit cleanly"
         self.start()
 
     def stop(self):
@@ -323,7 +323,7 @@ def disturb(server, disturbance, rounds, draw):
     done.set()
     worker.join()
     (disturbance.folder / "moved").write_text("0")
-    assert answered, "who works has failed"
+    assert answered, "a client failed"
     uploads, runs = answered[0]
     for run in runs:
         while not server.has_ended(run):
@@ -379,7 +379,7 @@ class Wave:
 
     def end(self):
         listed = [r["name"] for r in self.server.json("GET", "/api/v1/experiments/e/runs")]
-        assert sorted(listed) == sorted(self.runs), "a run is there twice, or one is lost"
+        assert sorted(listed) == sorted(self.runs), "a run is listed twice, or is lost"
         verify(self.server, self.uploads, [], self.expected)
         self.server.stop()
         store = [option for option in self.server.options if option.startswith("s3://")]
@@ -398,7 +398,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7, help="of each kind")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=KINDS, action="append")
-    parser.add_argument("--binary", type=Path, help="the server; built in release mode where it is not given")
+    parser.add_argument("--binary", type=Path, help="the server; built in release mode by default")
     options = parser.parse_args()
     if "KILL_SERVER_NAMESPACE" not in os.environ:
         os.environ["KILL_SERVER_NAMESPACE"] = "1"

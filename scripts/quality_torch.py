@@ -85,7 +85,7 @@ def main():
     parser.add_argument("task", choices=EPOCHS)
     parser.add_argument("folder")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--by-name", action="store_true", help="ask by names, not by captions")
+    parser.add_argument("--by-name", action="store_true", help="search for names instead of captions")
     args = parser.parse_args()
     torch.set_num_threads(2)
     found = []
