@@ -339,6 +339,12 @@ def check(server, browser):
     browser.find("main form button").click()
     browser.wait("the list", lambda: "Create project" in browser.text() and "team" not in browser.find("tbody").text)
 
+    # The pages of an admin.
+    for name, path, wanted in (("admin", "", "Version"), ("admin-users", "/users", "Add user"),
+                               ("admin-change", "/users/change?user=finetuner&action=sessions", "End all sessions"),
+                               ("admin-storage", "/storage", "Stored"), ("admin-audit", "/audit", "run.start")):
+        browser.look(name, f"/console/admin{path}", wanted)
+
     # A program asks for authorization.
     granted = {}
     stream = requests.get(f"{server.url}/v2/rpc/user.identity.proxiedAuthorize", stream=True, timeout=120)

@@ -74,3 +74,24 @@ pub(super) fn user_agent(settings: &HttpSettings) -> String {
         None => ours.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_must_fit_into_a_header() {
+        let header = |project: Option<&str>| {
+            project_header(&HttpSettings {
+                project: project.map(str::to_owned),
+                ..HttpSettings::default()
+            })
+        };
+        assert_eq!(header(None).unwrap(), None);
+        assert_eq!(header(Some("team-1")).unwrap().unwrap(), "team-1");
+        for bad in ["", " ", "a\nb", "\u{e4}"] {
+            let error = header(Some(bad)).unwrap_err();
+            assert!(error.to_string().contains("`project` is"), "{error}");
+        }
+    }
+}

@@ -19,7 +19,8 @@ use crate::{
     clock::Clock,
     counters::Counters,
     database::{
-        CANCELLED, Database, End, Identity, NewArtifact, Put, RunRow, Usage, Which, now_ms,
+        AccountChange, CANCELLED, Database, End, Identity, Manager, NewArtifact, Put, RunRow,
+        Usage, Which, now_ms,
     },
     error::{ApiError, Result},
     gate::Gates,
@@ -374,6 +375,22 @@ impl App {
         .await
     }
 
+    /// Changes a user, and ends what a disabled one follows.
+    pub(crate) async fn change_account(
+        self: &Arc<Self>,
+        by: Manager,
+        name: String,
+        change: AccountChange,
+    ) -> Result<()> {
+        let app = Arc::clone(self);
+        to_the_end(async move {
+            app.database.change_account(by, name, change).await?;
+            app.changes.notify_all();
+            Ok(())
+        })
+        .await
+    }
+
     /// A token was used.
     pub(crate) fn note_use(&self, hash: Vec<u8>) {
         let mut used = self
@@ -392,6 +409,9 @@ impl App {
             self.write_uses().await;
             if let Err(error) = self.database.drop_expired_tokens().await {
                 tracing::warn!("ended tokens could not be removed: {error}");
+            }
+            if let Err(error) = self.database.prune_audit(self.settings.audit_days).await {
+                tracing::warn!("old entries of the audit log could not be removed: {error}");
             }
             self.uploads.forget();
             self.logins.forget();

@@ -159,9 +159,10 @@ impl ApiError {
             Some(refusal) => Self::new(
                 match refusal {
                     Refusal::NotMember { .. } | Refusal::Missing(_) => StatusCode::NOT_FOUND,
-                    Refusal::Role { .. } | Refusal::NotOwn { .. } | Refusal::Limit(_) => {
-                        StatusCode::FORBIDDEN
-                    }
+                    Refusal::Role { .. }
+                    | Refusal::NotOwn { .. }
+                    | Refusal::NoAdmin
+                    | Refusal::Limit(_) => StatusCode::FORBIDDEN,
                     Refusal::Conflict(_) => StatusCode::CONFLICT,
                 },
                 refusal.to_string(),

@@ -60,6 +60,8 @@ pub struct Settings {
     pub max_uploads: usize,
     /// Shared projects that one user may own; 16 by default.
     pub max_projects: Option<u64>,
+    /// Days that entries of the audit log are kept; 365 by default.
+    pub audit_days: u32,
     /// The bytes that the data, models and checkpoints of one project may take, as
     /// of the personal project of a user; without limit by default.
     pub max_stored: Option<u64>,
@@ -157,6 +159,7 @@ impl Default for Settings {
             max_open_runs: None,
             max_uploads: 16,
             max_projects: Some(16),
+            audit_days: 365,
             max_stored: None,
             max_loaded: 2 << 30,
             disk_reserve: None,

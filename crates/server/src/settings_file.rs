@@ -153,6 +153,9 @@ pub(crate) struct UsersGroup {
     /// The most shared projects that one user may own. (`--max-projects`,
     /// FINETUNER_MAX_PROJECTS)
     pub(crate) max_projects: NonZeroU16,
+    /// Days that entries of the audit log are kept. (`--audit-days`,
+    /// FINETUNER_AUDIT_DAYS)
+    pub(crate) audit_days: NonZeroU16,
     /// The most MiB of data, models and checkpoints that one project may store, as
     /// the personal project of a user. (`--max-stored`, FINETUNER_MAX_STORED)
     pub(crate) max_stored: Option<u64>,
@@ -167,6 +170,7 @@ impl Default for UsersGroup {
                 .and_then(NonZeroU16::new)
                 .unwrap_or(NonZeroU16::MIN),
             max_projects: NonZeroU16::new(16).unwrap_or(NonZeroU16::MIN),
+            audit_days: NonZeroU16::new(365).unwrap_or(NonZeroU16::MIN),
             max_stored: None,
         }
     }
@@ -334,6 +338,7 @@ impl SettingsFile {
             max_open_runs: users.max_open_runs.map(Into::into),
             max_uploads: users.max_uploads.get().into(),
             max_projects: Some(users.max_projects.get().into()),
+            audit_days: users.audit_days.get().into(),
             max_stored: bytes(users.max_stored),
             max_loaded: server.max_loaded.saturating_mul(1 << 20),
             disk_reserve: bytes(server.disk_reserve),

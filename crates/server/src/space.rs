@@ -47,6 +47,11 @@ impl Space {
         }
     }
 
+    /// The disk of the data folder, if the system tells.
+    pub(crate) fn disk(&self) -> Option<Disk> {
+        (self.look)(&self.folder)
+    }
+
     /// Refuses something new of so many bytes if it would use the reserve.
     pub(crate) fn check(&self, what: &str, bytes: u64) -> Result<()> {
         let Some(disk) = (self.look)(&self.folder) else {

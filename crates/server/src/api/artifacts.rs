@@ -242,13 +242,15 @@ async fn download_url(
     headers: &HeaderMap,
     asked: Asked,
 ) -> Result<Json<Value>> {
-    let artifact = asked.find(&app, user.namespace).await?;
-    let key = app.signer.download(Download::of(&artifact));
+    let artifact = asked.find(&app, user.namespace.clone()).await?;
+    let download = Download::of(&artifact).for_member(&artifact, &user);
+    let key = app.signer.download(download);
     let url = format!("{}/v2/download/{key}", address(headers)?);
     Ok(success(json!({"download": url})))
 }
 
-/// The bytes of an artifact. The key in the address is all that is needed. A
+/// The bytes of an artifact. The key in the address is all that is needed, while
+/// the user it was made for is a member of the artifact's project. A
 /// download that broke goes on with `Range: bytes=N-`; one whose content is
 /// known by its `If-None-Match` is not made.
 pub(crate) async fn download(
@@ -259,6 +261,13 @@ pub(crate) async fn download(
     let ticket = app.signer.redeem(&key).ok_or_else(|| {
         ApiError::not_found("this download has expired: ask for its address again")
     })?;
+    if let Some((project, person)) = ticket.member
+        && !app.database.is_member(project, person).await?
+    {
+        let reason = "this download is for members of its project: the user it was made for is \
+                      not one any more";
+        return Err(ApiError::not_found(reason));
+    }
     let tag = format!("\"{}\"", ticket.content);
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     if text(header::IF_NONE_MATCH) == Some(&tag) {

@@ -32,6 +32,9 @@ pub(crate) struct Person(pub(crate) Identity);
 /// As [`Person`], with a token that is good for changes.
 pub(crate) struct PersonWriter(pub(crate) Identity);
 
+/// An admin of the server.
+pub(crate) struct Admin(pub(crate) Identity);
+
 impl FromRequestParts<Arc<App>> for User {
     type Rejection = ApiError;
 
@@ -95,6 +98,20 @@ impl FromRequestParts<Arc<App>> for Writer {
         let user = check_scope(user)?;
         user.may(Role::Member)?;
         Ok(Self(user))
+    }
+}
+
+impl FromRequestParts<Arc<App>> for Admin {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let PersonWriter(user) = PersonWriter::from_request_parts(parts, app).await?;
+        match user.is_admin {
+            true => Ok(Self(user)),
+            false => Err(ApiError::forbidden(
+                "only admins of the server may do this: ask one of them",
+            )),
+        }
     }
 }
 

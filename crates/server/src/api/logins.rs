@@ -323,6 +323,7 @@ pub(crate) struct GivenCode {
 /// generation: a token for a code.
 pub(crate) async fn grant(
     State(app): State<Arc<App>>,
+    peer: Peer,
     Fields(GivenCode { code, state }): Fields<GivenCode>,
 ) -> Result<Json<Value>> {
     let user_id = app.logins.redeem(&Code { code, state });
@@ -334,6 +335,7 @@ pub(crate) async fn grant(
         kind: "session",
         scope: Scope::All,
         days: Some(TOKEN_DAYS),
+        address: peer.0,
     };
     let token = app.database.add_token(user_id, new).await?;
     let token = token.ok_or_else(|| ApiError::internal(&"a random name is taken"))?;

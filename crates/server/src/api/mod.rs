@@ -3,6 +3,7 @@
 //! Both generations of the Python client are served: every route answers with
 //! and without a slash at its end.
 
+mod admin;
 mod artifacts;
 mod auth;
 mod dry_run;
@@ -106,6 +107,18 @@ fn routes() -> Vec<(String, MethodRouter<Arc<App>>)> {
         (format!("{run}/logs"), get(logs::logs)),
         (format!("{run}/logstream"), get(logs::stream)),
         ("/api/v1/models".into(), get(models::task)),
+        (
+            "/api/v1/admin/users".into(),
+            get(admin::users).post(admin::add_user),
+        ),
+        ("/api/v1/admin/users/{user}".into(), put(admin::change_user)),
+        ("/api/v1/admin/storage".into(), get(admin::storage)),
+        (
+            "/api/v1/admin/storage/{project}".into(),
+            put(admin::set_storage),
+        ),
+        ("/api/v1/admin/runs".into(), get(admin::runs)),
+        ("/api/v1/admin/audit".into(), get(admin::audit)),
         (
             "/api/v1/projects".into(),
             get(projects::list).post(projects::create),

@@ -578,6 +578,7 @@ fn info(run: RunRow) -> Value {
         "description": run.description,
         "config": config,
         "created_at": run.created_at,
+        "started_by": run.starter,
         "task": run.task,
         "train_data": is_made.then(|| train_data_name(&run)),
         "artifact_id": run.artifact_id,

@@ -57,6 +57,7 @@ pub(crate) async fn create(
         kind: "personal",
         scope,
         days: new.expiration_days,
+        address: user.address,
     };
     let created = app.database.add_token(user.person, new).await?;
     let token = created.ok_or_else(|| {
@@ -97,7 +98,7 @@ pub(crate) async fn delete(
     PersonWriter(user): PersonWriter,
     Form(TokenName { name }): Form<TokenName>,
 ) -> Result<Json<Value>> {
-    if !app.database.delete_token(user.person, name.clone()).await? {
+    if !app.database.delete_token(user, name.clone()).await? {
         return Err(ApiError::not_found(format!("there is no token `{name}`")));
     }
     Ok(success(json!({})))
@@ -129,10 +130,12 @@ pub(crate) async fn session(
 pub(crate) async fn dismiss(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
-    Person(_): Person,
+    Person(user): Person,
 ) -> Result<Json<Value>> {
     if let Some(token) = auth::token(&headers) {
-        app.database.end_session(secret::hash(token)).await?;
+        app.database
+            .end_session(secret::hash(token), user.address)
+            .await?;
     }
     Ok(success(json!({})))
 }

@@ -99,6 +99,9 @@ pub(super) struct Options {
     /// The most shared projects that one user may own; 16 by default.
     #[arg(long, env = "FINETUNER_MAX_PROJECTS")]
     max_projects: Option<NonZeroU16>,
+    /// Days that entries of the audit log are kept; 365 by default.
+    #[arg(long, env = "FINETUNER_AUDIT_DAYS")]
+    audit_days: Option<NonZeroU16>,
     /// The most MiB of data, models and checkpoints that one project may store, as
     /// the personal project of a user.
     #[arg(long, env = "FINETUNER_MAX_STORED")]
@@ -173,6 +176,7 @@ impl Options {
         put_some(&mut users.max_open_runs, self.max_open_runs);
         put(&mut users.max_uploads, self.max_uploads);
         put(&mut users.max_projects, self.max_projects);
+        put(&mut users.audit_days, self.audit_days);
         put_some(&mut users.max_stored, self.max_stored);
         let processes = &mut all.launcher.processes;
         put_all(&mut processes.environment, self.worker_env);

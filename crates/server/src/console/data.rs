@@ -102,7 +102,7 @@ pub(crate) async fn list(
                 td { (kind_name(&artifact.kind)) }
                 td .number { (length_of(artifact).map_or(String::new(), |n| n.to_string())) }
                 td .number { (bytes(artifact.size)) }
-                td { (if artifact.public { "everybody" } else { "you" }) }
+                td { (audience(&session, artifact)) }
                 td { (time(&artifact.updated_at)) }
             } } }
         } }
@@ -133,6 +133,15 @@ fn title_of(artifact: &ArtifactRow, maker: Option<&(String, String)>) -> String 
         (Some(name), _) => name.clone(),
         (None, Some((_, run))) => format!("Model of run {run}"),
         (None, None) => artifact.id.clone(),
+    }
+}
+
+/// Who may read an artifact.
+fn audience(session: &Session, artifact: &ArtifactRow) -> &'static str {
+    match (artifact.public, session.user.is_personal) {
+        (true, _) => "everybody",
+        (false, true) => "you",
+        (false, false) => "members of the project",
     }
 }
 
@@ -210,7 +219,7 @@ pub(crate) async fn page(
             dt { "Kind" } dd { (kind_name(&artifact.kind)) }
             dt { "Size" } dd { (bytes(artifact.size)) }
             dt { "Updated" } dd { (time(&artifact.updated_at)) }
-            dt { "Visible to" } dd { (if artifact.public { "everybody" } else { "you" }) }
+            dt { "Visible to" } dd { (audience(&session, &artifact)) }
             dt { "ID" } dd { code .long { (artifact.id) } }
             dt { "SHA-256" } dd { code .long { (artifact.content) } }
         }
@@ -368,7 +377,8 @@ pub(crate) async fn download(
     Path(id): Path<String>,
 ) -> Page<Redirect> {
     let artifact = find(&app, &session, id).await?;
-    let key = app.signer.download(Download::of(&artifact));
+    let download = Download::of(&artifact).for_member(&artifact, &session.user);
+    let key = app.signer.download(download);
     Ok(Redirect::to(&format!("/v2/download/{key}")))
 }
 

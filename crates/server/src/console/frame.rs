@@ -103,6 +103,7 @@ pub(super) fn page(session: &Session, here: &str, title: &str, content: &Markup)
                 (part("Projects", "/console/projects"))
                 (part("Tokens", "/console/tokens"))
                 (part("Guides", "/docs/"))
+                @if session.user.is_admin { (part("Admin", "/console/admin")) }
             }
             form method="post" action="/console/signout" {
                 @if !session.is_full() { span .tag { "read-only" } }

@@ -3,6 +3,7 @@
 //! what is live. Nothing comes from another host.
 
 mod account;
+mod admin;
 mod chart;
 mod compare;
 mod data;
@@ -132,6 +133,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router<Arc<App>> {
             asset("image/svg+xml", include_str!("icon.svg")),
         )
         .merge(guides::router())
+        .merge(admin::router())
         .route("/console/{*rest}", any(nothing_here))
         .method_not_allowed_fallback(async || Failure::from(ApiError::method_not_allowed()))
         .layer(middleware::from_fn_with_state(Arc::clone(app), guarded))

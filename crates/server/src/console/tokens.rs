@@ -133,6 +133,7 @@ fn read(typed: &Typed) -> Result<NewToken, ApiError> {
         kind: "personal",
         scope,
         days,
+        address: None,
     })
 }
 
@@ -148,7 +149,10 @@ pub(crate) async fn create(
         Ok::<_, Failure>((status, page).into_response())
     };
     let new = match read(&typed) {
-        Ok(new) => new,
+        Ok(new) => NewToken {
+            address: session.user.address,
+            ..new
+        },
         Err(error) => return refused(error.status(), error.message()).await,
     };
     let made = app
@@ -180,6 +184,6 @@ pub(crate) async fn delete(
     Form(Unwanted { name }): Form<Unwanted>,
 ) -> Page<Redirect> {
     session.must_be_full()?;
-    app.database.delete_token(session.user.person, name).await?;
+    app.database.delete_token(session.user, name).await?;
     Ok(Redirect::to("/console/tokens"))
 }

@@ -6,7 +6,7 @@ use std::{fmt, net::IpAddr};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Database, NOW, accounts::Scope};
+use super::{Actor, Database, accounts::Scope};
 
 /// What a member of a project may do; each role includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,6 +78,8 @@ pub(crate) enum Refusal {
     },
     /// A member asks to change what somebody else added.
     NotOwn { project: String },
+    /// The user is not an admin of the server, or not any more.
+    NoAdmin,
     /// It can't be done as things are.
     Conflict(String),
     /// A limit is reached.
@@ -110,6 +112,7 @@ impl fmt::Display for Refusal {
                 "somebody else added this to project `{project}`: members change and delete what \
                  they added themselves, so ask an owner of the project, or use another name"
             ),
+            Self::NoAdmin => f.write_str("only admins of the server may do this: ask one of them"),
             Self::Conflict(reason) | Self::Limit(reason) | Self::Missing(reason) => {
                 f.write_str(reason)
             }
@@ -135,14 +138,17 @@ impl Refusal {
     }
 }
 
-/// The role of a user in a project.
+/// The role of a user in a project; none for a disabled user.
 pub(super) fn role_of(
     db: &Connection,
     project: &str,
     person: &str,
 ) -> rusqlite::Result<Option<Role>> {
     let role: Option<String> = db
-        .prepare_cached("SELECT role FROM members WHERE project_id = ?1 AND user_id = ?2")?
+        .prepare_cached(
+            "SELECT role FROM members JOIN users ON users.id = user_id
+             WHERE project_id = ?1 AND user_id = ?2 AND NOT disabled",
+        )?
         .query_row([project, person], |row| row.get(0))
         .optional()?;
     Ok(role.as_deref().and_then(Role::parse))
@@ -204,18 +210,7 @@ impl Identity {
         action: &'static str,
         object: &str,
     ) -> rusqlite::Result<()> {
-        db.prepare_cached(&format!(
-            "INSERT INTO audit (at, person, project, action, object, address)
-             VALUES ({NOW}, ?1, ?2, ?3, ?4, ?5)"
-        ))?
-        .execute(params![
-            self.name,
-            self.project,
-            action,
-            object,
-            self.address.map(|address| address.to_string())
-        ])
-        .map(drop)
+        Actor::from(self).note(db, action, object)
     }
 }
 

@@ -1,9 +1,13 @@
 //! Users, their passwords and tokens.
 
+use std::net::IpAddr;
+
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::{
-    Database, NOW,
+    Actor, Database, Identity, Manager, NOW,
+    access::Refusal,
+    admin::check_not_last_admin,
     projects::{check_name_is_free, check_owns_none_alone},
 };
 use crate::secret;
@@ -52,6 +56,8 @@ pub(crate) struct NewToken {
     pub(crate) scope: Scope,
     /// When it ends; never, where there is none.
     pub(crate) days: Option<u32>,
+    /// Where the request came from.
+    pub(crate) address: Option<IpAddr>,
 }
 
 const TOKEN: &str = "name, kind, scope, created_at, expires_at, last_used_at";
@@ -99,16 +105,19 @@ impl Database {
                 ),
                 params![secret::hash(&token), token_name, user, scope.as_str()],
             )?;
+            let object = format!("{user}: {token_name}");
+            Actor::operator().note(&transaction, "token.create", &object)?;
             transaction.commit()?;
             Ok(token)
         })
         .await
     }
 
-    /// Makes a user. Says whether the name was free.
-    pub(crate) async fn add_user(&self, name: String) -> rusqlite::Result<bool> {
+    /// Makes a user. Returns the user's first token.
+    pub(crate) async fn add_user(&self, by: Manager, name: String) -> rusqlite::Result<String> {
         self.write(move |db| {
             let transaction = db.transaction()?;
+            let actor = by.check(&transaction)?;
             check_name_is_free(&transaction, &name)?;
             let added = transaction.execute(
                 &format!(
@@ -117,8 +126,21 @@ impl Database {
                 ),
                 params![secret::new_id(), name],
             )?;
+            if added == 0 {
+                let reason = format!("there is a user `{name}` already: choose another name");
+                return Err(Refusal::Conflict(reason).into());
+            }
+            let token = secret::new_token();
+            transaction.execute(
+                &format!(
+                    "INSERT INTO tokens (hash, user_id, name, created_at)
+                     SELECT ?1, id, 'first', {NOW} FROM users WHERE name = ?2"
+                ),
+                params![secret::hash(&token), name],
+            )?;
+            actor.note(&transaction, "user.add", &name)?;
             transaction.commit()?;
-            Ok(added == 1)
+            Ok(token)
         })
         .await
     }
@@ -129,27 +151,31 @@ impl Database {
         self.write(move |db| {
             let transaction = db.transaction()?;
             check_owns_none_alone(&transaction, &name)?;
-            let deleted = transaction.execute("DELETE FROM users WHERE name = ?1", [name])?;
+            check_not_last_admin(&transaction, &name)?;
+            let deleted = transaction.execute("DELETE FROM users WHERE name = ?1", [&name])?;
+            if deleted == 1 {
+                Actor::operator().note(&transaction, "user.delete", &name)?;
+            }
             transaction.commit()?;
             Ok(deleted == 1)
         })
         .await
     }
 
-    /// The names of all users, and whether each has a password.
-    pub(crate) async fn users(&self) -> rusqlite::Result<Vec<(String, bool)>> {
-        self.read(|db| {
-            db.prepare("SELECT name, password IS NOT NULL FROM users ORDER BY name")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
-                .collect()
+    /// Whether there is a user of that name.
+    pub(crate) async fn has_user(&self, name: String) -> rusqlite::Result<bool> {
+        self.read(move |db| {
+            let query = "SELECT EXISTS (SELECT 1 FROM users WHERE name = ?1)";
+            db.query_row(query, [name], |row| row.get(0))
         })
         .await
     }
 
-    /// Sets a user's password, as argon2 writes it, and ends their sessions.
-    /// Says whether there is such a user.
+    /// Sets a user's password, as argon2 writes it, and ends all sessions of the
+    /// user. Says whether there is such a user.
     pub(crate) async fn set_password(
         &self,
+        by: Actor,
         user: String,
         password: String,
     ) -> rusqlite::Result<bool> {
@@ -162,22 +188,25 @@ impl Database {
             transaction.execute(
                 "DELETE FROM tokens WHERE kind = 'session'
                  AND user_id = (SELECT id FROM users WHERE name = ?1)",
-                [user],
+                [&user],
             )?;
+            if changed == 1 {
+                by.note(&transaction, "user.password", &user)?;
+            }
             transaction.commit()?;
             Ok(changed == 1)
         })
         .await
     }
 
-    /// A user's id, and their password as argon2 wrote it.
+    /// The id of a user who is not disabled, and the password as argon2 wrote it.
     pub(crate) async fn password(
         &self,
         user: String,
     ) -> rusqlite::Result<Option<(String, Option<String>)>> {
         self.read(move |db| {
             db.query_row(
-                "SELECT id, password FROM users WHERE name = ?1",
+                "SELECT id, password FROM users WHERE name = ?1 AND NOT disabled",
                 [user],
                 |row| Ok((row.get(0)?, row.get(1)?)),
             )
@@ -193,9 +222,10 @@ impl Database {
         new: NewToken,
     ) -> rusqlite::Result<Option<String>> {
         self.write(move |db| {
+            let transaction = db.transaction()?;
             let token = secret::new_token();
             let ends = new.days.map(|days| format!("+{days} days"));
-            let created = db.execute(
+            let created = transaction.execute(
                 &format!(
                     "INSERT INTO tokens (hash, user_id, name, kind, scope, created_at, expires_at)
                      SELECT ?1, ?2, ?3, ?4, ?5, {NOW},
@@ -213,7 +243,21 @@ impl Database {
                     ends
                 ],
             )?;
-            Ok((created == 1).then_some(token))
+            if created == 0 {
+                return Ok(None);
+            }
+            let person: String = transaction.query_row(
+                "SELECT name FROM users WHERE id = ?1",
+                [&user_id],
+                |row| row.get(0),
+            )?;
+            let action = match new.kind {
+                "session" => "signin",
+                _ => "token.create",
+            };
+            Actor::user(&person, new.address).note(&transaction, action, &new.name)?;
+            transaction.commit()?;
+            Ok(Some(token))
         })
         .await
     }
@@ -241,29 +285,42 @@ impl Database {
     }
 
     /// Makes a user's token of that name void. Says whether there was one.
-    pub(crate) async fn delete_token(
-        &self,
-        user_id: String,
-        name: String,
-    ) -> rusqlite::Result<bool> {
+    pub(crate) async fn delete_token(&self, by: Identity, name: String) -> rusqlite::Result<bool> {
         self.write(move |db| {
-            let deleted = db.execute(
+            let transaction = db.transaction()?;
+            let deleted = transaction.execute(
                 "DELETE FROM tokens WHERE user_id = ?1 AND name = ?2",
-                params![user_id, name],
+                params![by.person, name],
             )?;
+            if deleted > 0 {
+                Actor::user(&by.name, by.address).note(&transaction, "token.delete", &name)?;
+            }
+            transaction.commit()?;
             Ok(deleted > 0)
         })
         .await
     }
 
     /// Makes the token with this hash void, where it is a session's.
-    pub(crate) async fn end_session(&self, hash: Vec<u8>) -> rusqlite::Result<()> {
+    pub(crate) async fn end_session(
+        &self,
+        hash: Vec<u8>,
+        address: Option<IpAddr>,
+    ) -> rusqlite::Result<()> {
         self.write(move |db| {
-            db.execute(
-                "DELETE FROM tokens WHERE hash = ?1 AND kind = 'session'",
-                [hash],
-            )
-            .map(drop)
+            let transaction = db.transaction()?;
+            let ended: Option<(String, String)> = transaction
+                .query_row(
+                    "DELETE FROM tokens WHERE hash = ?1 AND kind = 'session'
+                     RETURNING name, (SELECT name FROM users WHERE id = user_id)",
+                    [hash],
+                    |row| Ok((row.get(0)?, row.get(1)?)),
+                )
+                .optional()?;
+            if let Some((name, person)) = ended {
+                Actor::user(&person, address).note(&transaction, "signout", &name)?;
+            }
+            transaction.commit()
         })
         .await
     }
@@ -320,6 +377,7 @@ mod tests {
             kind: "session",
             scope: Scope::All,
             days: Some(1),
+            address: None,
         };
         let token = db.add_token(person.clone(), new.clone()).await.unwrap();
         let token = token.unwrap();
@@ -345,8 +403,9 @@ mod tests {
     #[tokio::test]
     async fn a_new_password_ends_sessions() {
         let db = in_memory();
-        assert!(db.add_user("ada".into()).await.unwrap());
-        assert!(!db.add_user("ada".into()).await.unwrap());
+        let add = || db.add_user(Manager::Operator, "ada".into());
+        add().await.unwrap();
+        assert!(add().await.is_err(), "the name is taken");
         let (id, password) = db.password("ada".into()).await.unwrap().unwrap();
         assert_eq!(password, None);
         let new = NewToken {
@@ -354,11 +413,22 @@ mod tests {
             kind: "session",
             scope: Scope::All,
             days: None,
+            address: None,
         };
         db.add_token(id.clone(), new).await.unwrap().unwrap();
-        assert!(db.set_password("ada".into(), "hash".into()).await.unwrap());
-        assert!(!db.set_password("bob".into(), "hash".into()).await.unwrap());
-        assert!(db.tokens(id).await.unwrap().is_empty());
-        assert_eq!(db.users().await.unwrap(), [("ada".to_owned(), true)]);
+        assert!(
+            db.set_password(Actor::operator(), "ada".into(), "hash".into())
+                .await
+                .unwrap()
+        );
+        assert!(
+            !db.set_password(Actor::operator(), "bob".into(), "hash".into())
+                .await
+                .unwrap()
+        );
+        let left = db.tokens(id).await.unwrap();
+        assert_eq!((left.len(), left[0].kind.as_str()), (1, "personal"));
+        let (users, _) = db.accounts((0, 9)).await.unwrap();
+        assert!(users.len() == 1 && users[0].has_password);
     }
 }

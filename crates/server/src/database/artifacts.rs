@@ -339,6 +339,12 @@ impl Database {
             let transaction = db.transaction()?;
             by.check(&transaction, Role::Member)?;
             check_owner(&transaction, &by, Some(&id), None)?;
+            let was_public: bool = transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM artifacts
+                     WHERE project_id = ?1 AND id = ?2 AND public)",
+                [&by.namespace, &id],
+                |row| row.get(0),
+            )?;
             let changed = transaction.execute(
                 &format!(
                     "UPDATE artifacts SET name = coalesce(?3, name),
@@ -349,7 +355,7 @@ impl Database {
                 params![by.namespace, id, name, meta_data, public],
             )?;
             if changed == 1
-                && let Some(public) = public
+                && let Some(public) = public.filter(|public| *public != was_public)
             {
                 let action = if public {
                     "data.publish"

@@ -3,7 +3,9 @@
 
 mod access;
 mod accounts;
+mod admin;
 mod artifacts;
+mod audit;
 mod checkpoints;
 mod connections;
 mod events;
@@ -27,7 +29,9 @@ use connections::{BUSY, Connections, READERS};
 
 pub(crate) use access::{Identity, Refusal, Role, Wanted};
 pub(crate) use accounts::{NewToken, Scope, TokenRow};
+pub(crate) use admin::{AccountChange, AccountRow, Manager, OpenRun, StorageRow};
 pub(crate) use artifacts::{ArtifactList, ArtifactRow, NewArtifact, Put, Which};
+pub(crate) use audit::{Actor, AuditFilter, Entry, csv};
 pub(crate) use checkpoints::CheckpointRow;
 pub(crate) use events::StoredEvent;
 pub(crate) use experiments::ExperimentRow;

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::{
     Database, Identity, NOW,
     access::{Refusal, Role, role_of},
+    admin::is_admin,
 };
 use crate::secret;
 
@@ -75,15 +76,6 @@ fn find(db: &Connection, by: &Identity, name: &str) -> rusqlite::Result<Found> {
             role,
         }),
     }
-}
-
-/// Whether `by` is an admin now.
-fn is_admin(db: &Connection, by: &Identity) -> rusqlite::Result<bool> {
-    let admin: Option<bool> = db
-        .prepare_cached("SELECT admin FROM users WHERE id = ?1 AND NOT disabled")?
-        .query_row([&by.person], |row| row.get(0))
-        .optional()?;
-    Ok(admin.unwrap_or_default())
 }
 
 /// A shared project whose members `by` manages, as an owner or an admin.
@@ -385,7 +377,7 @@ impl Database {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::in_memory;
+    use crate::database::{Manager, in_memory};
 
     fn reason(result: rusqlite::Result<()>) -> Refusal {
         Refusal::of(&result.unwrap_err()).unwrap().clone()
@@ -460,7 +452,10 @@ mod tests {
             let again = db.create_project(ada.clone(), name.into(), None).await;
             assert!(matches!(reason(again), Refusal::Conflict(_)), "{name}");
         }
-        let error = db.add_user("team".into()).await.unwrap_err();
+        let error = db
+            .add_user(Manager::Operator, "team".into())
+            .await
+            .unwrap_err();
         assert!(error.to_string().contains("name of a project"), "{error}");
         let personal = db.set_member(ada.clone(), "ada".into(), "ada".into(), Role::Viewer, None);
         assert!(matches!(reason(personal.await), Refusal::Conflict(_)));

@@ -22,8 +22,10 @@ pub(crate) struct RunRow {
     pub(crate) id: i64,
     pub(crate) experiment: String,
     pub(crate) project_id: String,
-    /// Who started it; none if the user was deleted.
+    /// The id of the user who started it; none if the user was deleted.
     pub(crate) created_by: Option<String>,
+    /// The user's name.
+    pub(crate) starter: Option<String>,
     pub(crate) name: String,
     pub(crate) description: String,
     /// JSON, as the client sent it.
@@ -180,7 +182,7 @@ pub(super) const SELECT: &str =
     config, device, task, status, details, runs.created_at, artifact_id, runs.idempotency_key,
     attempts, worker_token IS NOT NULL, started_at, ended_at, epoch, epochs, step, steps,
     pace_step, pace_at, metrics, data, launches, job IS NOT NULL, cpus, gpus,
-    created_by
+    created_by, (SELECT users.name FROM users WHERE users.id = created_by)
     FROM runs JOIN experiments ON experiments.id = experiment_id";
 
 pub(super) fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
@@ -216,6 +218,7 @@ pub(super) fn run(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         cpus: row.get(27)?,
         gpus: row.get(28)?,
         created_by: row.get(29)?,
+        starter: row.get(30)?,
     })
 }
 

@@ -50,16 +50,18 @@ pub(super) fn max_stored(
     Ok(own.flatten().or(most))
 }
 
+/// The bytes of project `?1`, as SQL.
+pub(super) const STORED: &str =
+    "(SELECT coalesce(sum(size), 0) FROM artifacts WHERE project_id = ?1)
+     + (SELECT coalesce(sum(checkpoints.size), 0) FROM checkpoints
+         JOIN runs ON runs.id = run_id
+         JOIN experiments ON experiments.id = experiment_id WHERE project_id = ?1)";
+
 /// The bytes of a project's artifacts and checkpoints. A content that is stored
 /// under two names counts twice.
 pub(super) fn stored(db: &Connection, project: &str) -> rusqlite::Result<u64> {
-    db.prepare_cached(
-        "SELECT (SELECT coalesce(sum(size), 0) FROM artifacts WHERE project_id = ?1)
-         + (SELECT coalesce(sum(checkpoints.size), 0) FROM checkpoints
-             JOIN runs ON runs.id = run_id
-             JOIN experiments ON experiments.id = experiment_id WHERE project_id = ?1)",
-    )?
-    .query_row([project], |row| row.get(0))
+    db.prepare_cached(&format!("SELECT {STORED}"))?
+        .query_row([project], |row| row.get(0))
 }
 
 impl Database {

@@ -1,6 +1,7 @@
 //! The server as its users meet it: over HTTP, in a browser, as a process.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod admin;
 mod cache;
 mod command;
 mod console;

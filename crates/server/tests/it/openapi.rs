@@ -186,6 +186,20 @@ async fn every_route_answers_as_the_description_says() {
     call!(GET e, header("x-finetuner-project", "none"));
     call!(DELETE format!("{p}/team"));
 
+    // For admins.
+    let a = "/api/v1/admin";
+    call!(POST format!("{a}/users"), json(&json!({"name": "carol"})));
+    call!(POST format!("{a}/users"), json(&json!({"name": "carol"})));
+    call!(GET format!("{a}/users?limit=1"));
+    call!(GET format!("{a}/users?limit=0"));
+    call!(PUT format!("{a}/users/carol"), json(&json!({"disabled": true, "max_open_runs": null})));
+    call!(PUT format!("{a}/users/none"), json(&json!({"disabled": true})));
+    call!(GET format!("{a}/storage"));
+    call!(PUT format!("{a}/storage/carol"), json(&json!({"max_stored": 1048576})));
+    call!(PUT format!("{a}/storage/none"), json(&json!({"max_stored": null})));
+    call!(GET format!("{a}/runs"));
+    call!(GET format!("{a}/audit?limit=5&action=run"));
+
     // Finished models.
     let input = json!({"model": "default/r", "input": ["x", "y"], "dimensions": 4});
     call!(POST "/v1/embeddings", json(&input));

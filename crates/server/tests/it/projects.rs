@@ -87,6 +87,16 @@ async fn each_role_may_do_its_part_on_every_route_and_others_see_nothing() {
         };
         assert_eq!(status, expected, "bob: {place}: {body}");
     }
+    let (_, told) = send(
+        &bob,
+        (
+            Method::GET,
+            "/api/v1/experiments/default/runs/mine".to_owned(),
+            Body::None,
+        ),
+    )
+    .await;
+    assert_eq!(told["started_by"], "finetuner");
     // Pushing over somebody else's data would delete it.
     let upload = |http: &Http, name: &'static str| {
         let file = reqwest::multipart::Part::bytes(pairs(1).to_bytes().unwrap());
@@ -138,6 +148,13 @@ async fn a_removed_member_loses_access_at_once_and_streams_end() {
     assert_eq!(stream.status(), StatusCode::OK);
     let mut stream = stream.bytes_stream();
     reach(&run, 1).await;
+    let asked = bob.get("/v2/rpc/artifact.getDownloadUrl?name=train");
+    let told: Value = asked.send().await.unwrap().json().await.unwrap();
+    let address = told["data"]["download"].as_str().unwrap();
+    let key = address.strip_prefix(&backend.server.url()).unwrap();
+    let anybody = backend.http.with_token(None);
+    let download = || anybody.get(key).send();
+    assert_eq!(download().await.unwrap().status(), StatusCode::OK);
     assert!(stream.next().await.unwrap().is_ok(), "it has begun");
     let removed = call(
         &backend.http,
@@ -157,6 +174,7 @@ async fn a_removed_member_loses_access_at_once_and_streams_end() {
         bob.get(path).send().await.unwrap().status(),
         StatusCode::NOT_FOUND
     );
+    assert_eq!(download().await.unwrap().status(), StatusCode::NOT_FOUND);
     run.cancel().await.unwrap();
 }
 

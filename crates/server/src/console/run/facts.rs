@@ -68,6 +68,9 @@ pub(super) async fn list(app: &App, session: &Session, run: &RunRow) -> Result<M
             (own)
             (fact("Device", &run.device))
             dt { "Created" } dd { (time(&run.created_at)) }
+            @if !session.user.is_personal {
+                dt { "Started by" } dd { (run.starter.as_deref().map_or(html! { "a deleted user" }, name)) }
+            }
             @if let Some(started) = run.started_at {
                 @let label = if run.ended_at.is_some() { "Duration" } else { "Running for" };
                 dt { (label) } dd { (seconds(run.ended_at.unwrap_or_else(now_ms) - started)) }
