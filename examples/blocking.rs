@@ -1,4 +1,4 @@
-//! The same calls without `async`.
+//! Blocking calls, without `async`.
 //!
 //! ```sh
 //! cargo run --release --example blocking
@@ -9,7 +9,7 @@ use finetuner::blocking::{Wait, WaitIter};
 mod support;
 
 fn main() -> support::Fallible<()> {
-    // The embedded backend needs a runtime of its own; a client does not.
+    // The embedded backend needs a runtime; a client does not.
     let runtime = tokio::runtime::Runtime::new()?;
     let (backend, finetuner) = runtime.block_on(support::connect())?;
 

@@ -1,12 +1,12 @@
-//! Reranking: trains a cross-encoder on terms of fashion and their definitions,
-//! and ranks definitions for a query with it.
+//! Reranking: trains a cross-encoder on fashion terms and their definitions, and
+//! ranks definitions for a query.
 //!
 //! ```sh
 //! cargo run --release --example cross_encoder
 //! ```
 //!
-//! It needs nothing else: a backend is started inside the program, and the small
-//! model comes with it. A larger one is named as the first argument, such as
+//! The program starts its own backend and includes a small model. The first argument
+//! may name a larger one, such as
 //! `cross-encoder/ms-marco-MiniLM-L6-v2`, or a folder that begins with `./`.
 
 use finetuner::{
@@ -16,15 +16,15 @@ use finetuner::{
 
 mod support;
 
-/// Training allocates and frees large buffers all the time, which this
-/// allocator is much faster at than the system's.
+/// Training allocates and frees large buffers continuously. This allocator is much
+/// faster at that than the system's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Wrong definitions for each right one.
+/// Number of wrong definitions for each correct one.
 const WRONG: usize = 3;
 
-/// Pairs of a term and a definition; those that belong together have the score 1.
+/// Returns pairs of a term and a definition, with the score 1 for correct pairs.
 fn pairs(rows: &[(String, String)]) -> DocumentArray {
     let mut pairs = DocumentArray::new();
     for (number, (term, _)) in rows.iter().enumerate() {
@@ -50,7 +50,7 @@ async fn main() -> support::Fallible<()> {
     let train = support::rows(&folder.join("train.csv"))?;
     let kept = support::rows(&folder.join("eval.csv"))?;
     let evaluation = EvaluationCallback::new(pairs(&kept));
-    // A model that is no classifier gets a new classification head.
+    // A model without a classification head gets a new one.
     let run = finetuner
         .fit(model, pairs(&train))
         .run_name(format!("cross-encoder-{}", std::process::id()))
@@ -64,7 +64,7 @@ async fn main() -> support::Fallible<()> {
         .await?;
     support::follow(&run).await?;
 
-    // The saved folder opens with CrossEncoder of sentence-transformers as well.
+    // CrossEncoder of sentence-transformers opens the saved folder as well.
     let saved = tempfile::tempdir()?;
     let folder = run.save_model(saved.path().join("model")).await?;
     let model = CrossEncoder::from_folder(folder)?;

@@ -1,4 +1,4 @@
-//! CSV files as data: what is wrong with one, and a run on one that is right.
+//! CSV files as data: the problems of a bad file, and a run on a good one.
 //!
 //! ```sh
 //! cargo run --release --example csv
@@ -12,7 +12,7 @@ mod support;
 async fn main() -> support::Fallible<()> {
     let (backend, finetuner) = support::connect().await?;
 
-    // All bad rows are told at once, and nothing was sent.
+    // The error lists all bad rows, and nothing was sent.
     let bad =
         "picture,title\nimages/noto/crown.png,crown\nno-such.png,hat\nimages/noto/kimono.png\n";
     let options = CsvOptions::new()

@@ -1,4 +1,4 @@
-//! What there is to fine-tune.
+//! Lists models, their options, and callbacks.
 //!
 //! ```sh
 //! cargo run --example describe_models

@@ -1,4 +1,4 @@
-//! Experiments hold runs that belong together.
+//! Experiments group related runs.
 //!
 //! ```sh
 //! cargo run --release --example experiments
@@ -14,7 +14,7 @@ async fn main() -> support::Fallible<()> {
     let name = format!("learning-rates-{}", std::process::id());
     let experiment = finetuner.create_experiment(&name).await?;
 
-    // Two runs that differ in one thing.
+    // Two runs that differ in one setting.
     for rate in [1e-4, 1e-3] {
         let fit = support::short_fit(&finetuner, &format!("rate-{rate}"));
         fit.experiment_name(&name)

@@ -1,12 +1,12 @@
-//! Hard negatives: finds documents that a model takes for answers and that are
-//! none, on this machine; then trains with such negatives in a run.
+//! Hard negatives: finds wrong documents that a model considers similar to a query,
+//! first on this machine, then as part of a run.
 //!
 //! ```sh
 //! cargo run --release --example hard_negatives
 //! ```
 //!
-//! It needs nothing else. A larger model is named as the first argument, such as
-//! `sentence-transformers/all-MiniLM-L6-v2`.
+//! The program includes a small model. The first argument may name a larger one, such
+//! as `sentence-transformers/all-MiniLM-L6-v2`.
 
 use finetuner::{
     Csv, CsvOptions, Document, EvaluationCallback, HardNegatives, Loss,
@@ -15,8 +15,8 @@ use finetuner::{
 
 mod support;
 
-/// Training allocates and frees large buffers all the time, which this
-/// allocator is much faster at than the system's.
+/// Training allocates and frees large buffers continuously. This allocator is much
+/// faster at that than the system's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -26,7 +26,7 @@ async fn main() -> support::Fallible<()> {
     let model = model.as_deref().unwrap_or("minilm-small").to_owned();
     let folder = support::datasets().join("fashion-glossary");
 
-    // As a function: pairs in, triplets out.
+    // As a function: from pairs to triplets.
     let definitions = support::first_column(&folder.join("index.csv"))?;
     let name = model.clone();
     let triplets =
@@ -56,7 +56,7 @@ async fn main() -> support::Fallible<()> {
         println!("{}", texts.join(" | "));
     }
 
-    // As a step of a run, which mines with the model that it starts from.
+    // As a step of a run, which mines with its starting model.
     let (backend, finetuner) = support::connect().await?;
     let labelled = |list: &str| {
         Csv::path(folder.join(format!("{list}.csv"))).options(CsvOptions::new().is_labeled(true))

@@ -1,12 +1,12 @@
-//! Image-to-image search: fine-tunes a picture encoder on drawings of the same
-//! things by several hands, and finds a thing by another drawing of it.
+//! Image-to-image search: fine-tunes an image encoder on drawings of the same
+//! objects by several artists, and finds an object by another drawing of it.
 //!
 //! ```sh
 //! cargo run --release --example image_to_image
 //! ```
 //!
-//! It needs nothing else: a backend is started inside the program, and the small
-//! model comes with it. Another one is named as the first argument, such as
+//! The program starts its own backend and includes a small model. The first argument
+//! may name another one, such as
 //! `resnet50`, or a folder that begins with `./`.
 
 use finetuner::{
@@ -16,8 +16,8 @@ use finetuner::{
 
 mod support;
 
-/// Training allocates and frees large buffers all the time, which this
-/// allocator is much faster at than the system's.
+/// Training allocates and frees large buffers continuously. This allocator is much
+/// faster at that than the system's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -27,7 +27,8 @@ async fn main() -> support::Fallible<()> {
     let model = model.as_deref().unwrap_or("efficientnet-small");
     let (backend, finetuner) = support::connect().await?;
 
-    // Rows of a picture and a label: those of one label show the same thing.
+    // Each row has an image and a label. Images with the same label show the same
+    // object.
     let folder = support::data_folder();
     let labelled = |list: &str, options: CsvOptions| {
         let options = options.is_labeled(true).base_folder(&folder);
@@ -36,11 +37,11 @@ async fn main() -> support::Fallible<()> {
     let all = |list: &str| labelled(list, CsvOptions::new());
     let evaluation = EvaluationCallback::new(all("queries")).index_data(all("index"));
     let run = finetuner
-        // 600 of the 1,877 drawings, so that it takes seconds.
+        // 600 of the 1,877 drawings, to keep it to seconds.
         .fit(model, labelled("train", CsvOptions::new().size(600)))
         .run_name(format!("image-to-image-{}", std::process::id()))
         .loss(Loss::NtXent)
-        // The network stays as it is; a new head on top of it learns.
+        // The network is frozen; only a new head is trained.
         .freeze(true)
         .optimizer(Optimizer::AdamW)
         .learning_rate(3e-4)

@@ -1,4 +1,4 @@
-//! JSON Lines as data: rows with hard negatives, which train a sentence encoder.
+//! JSON Lines as data: trains a sentence encoder on rows with hard negatives.
 //!
 //! ```sh
 //! cargo run --release --example jsonl
@@ -14,8 +14,8 @@ mod support;
 async fn main() -> support::Fallible<()> {
     let (backend, finetuner) = support::connect().await?;
 
-    // A row holds a term, its definition and the definition of another term. Good
-    // negatives are hard ones: texts that look right and are not.
+    // Each row has a term, its definition, and the definition of another term. The
+    // best negatives are hard ones: texts that look correct but are not.
     let folder = support::datasets().join("fashion-glossary");
     let pairs = support::rows(&folder.join("train.csv"))?;
     let definitions = support::first_column(&folder.join("index.csv"))?;

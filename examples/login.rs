@@ -1,4 +1,4 @@
-//! Logging in, tokens for programs, logging out.
+//! Login, access tokens for programs, logout.
 //!
 //! ```sh
 //! cargo run --example login
@@ -14,17 +14,17 @@ async fn main() -> support::Fallible<()> {
     let user = finetuner.whoami().await?;
     println!("Logged in as {} ({})", user.name, user.id);
 
-    // A token for a program that runs elsewhere, for a week.
+    // A token for a program on another machine, valid for a week.
     let name = format!("example-{}", std::process::id());
     let token = finetuner.create_token(&name).expires_in_days(7).await?;
     for token in finetuner.list_tokens().await? {
         let end = token.expires_at;
         let end = end.map_or_else(|| "never".to_owned(), |end| end.to_string());
-        println!("  token {:<20} ends {end}", token.name);
+        println!("  token {:<20} expires {end}", token.name);
     }
 
-    // What that program does. `TokenStorage::Auto` would keep a pasted token in
-    // the keyring, or in ~/.jina/config.json, for the next program.
+    // The code of that program. `TokenStorage::Auto` would store a pasted token in the
+    // keyring or in ~/.jina/config.json.
     if let Some(backend) = &backend {
         let other = Finetuner::builder()
             .registry(backend.url())
@@ -36,14 +36,14 @@ async fn main() -> support::Fallible<()> {
         finetuner.delete_token(&name).await?;
         let refused = other.whoami().await.map(drop).err();
         println!(
-            "A deleted token is void: {}",
+            "A deleted token is refused: {}",
             refused.map_or(String::new(), |e| e.to_string())
         );
     } else {
         finetuner.delete_token(&name).await?;
     }
 
-    // `finetuner.logout()` would end the session and clear every store.
+    // `finetuner.logout()` would end the session and delete the token from every store.
     if let Some(backend) = backend {
         backend.stop().await;
     }

@@ -1,22 +1,21 @@
-//! LoRA: fine-tunes a sentence encoder by training low-rank adapters in place of
-//! its weights. The run saves the merged model, and the adapter for PEFT beside
-//! it.
+//! LoRA: fine-tunes a sentence encoder by training low-rank adapters instead of its
+//! weights. The run saves the merged model, and the adapter for PEFT beside it.
 //!
 //! ```sh
 //! cargo run --release --example lora
 //! ```
 //!
-//! It needs nothing else: a backend is started inside the program, and the small
-//! model comes with it. A larger one is named as the first argument, such as
-//! `sentence-transformers/all-MiniLM-L6-v2`, or a folder that begins with `./`. A
-//! second argument names the folder to save to.
+//! The program starts its own backend and includes a small model. The first argument
+//! may name a larger one, such as
+//! `sentence-transformers/all-MiniLM-L6-v2`, or a folder that begins with `./`. The
+//! second argument is the folder to save to.
 
 use finetuner::{Csv, CsvOptions, EvaluationCallback, Lora, Loss, Optimizer, local::get_model};
 
 mod support;
 
-/// Training allocates and frees large buffers all the time, which this
-/// allocator is much faster at than the system's.
+/// Training allocates and frees large buffers continuously. This allocator is much
+/// faster at that than the system's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -32,7 +31,7 @@ async fn main() -> support::Fallible<()> {
     };
     let (backend, finetuner) = support::connect().await?;
 
-    // Rows of a term and its definition: what is in one row belongs together.
+    // Each row has a term and its definition, which form a positive pair.
     let data = support::datasets().join("fashion-glossary");
     let labelled = |list: &str| {
         Csv::path(data.join(format!("{list}.csv"))).options(CsvOptions::new().is_labeled(true))
@@ -44,7 +43,7 @@ async fn main() -> support::Fallible<()> {
         .fit(model, Csv::path(data.join("train.csv")))
         .run_name(format!("lora-{}", std::process::id()))
         .loss(Loss::MultipleNegativeRanking)
-        // Adapters need a higher learning rate than the weights do.
+        // Adapters need a higher learning rate than weights.
         .lora(Lora::new().r(16).lora_alpha(32.0).all_linear())
         .learning_rate(1e-3)
         .optimizer(Optimizer::AdamW)
@@ -63,7 +62,7 @@ async fn main() -> support::Fallible<()> {
             file.metadata()?.len()
         );
     }
-    // The folder itself holds the merged model.
+    // The folder itself has the merged model.
     let model = get_model(saved)?;
     support::search_definitions(&model, &data.join("index.csv"))?;
     if let Some(backend) = backend {

@@ -1,12 +1,11 @@
-//! Matryoshka: trains a sentence encoder whose first 128 and 64 values are
-//! embeddings too, and searches with each length.
+//! Matryoshka: trains a sentence encoder whose embeddings can be truncated to 128 and
+//! 64 dimensions, and searches with each.
 //!
 //! ```sh
 //! cargo run --release --example matryoshka
 //! ```
 //!
-//! It needs nothing else: a backend is started inside the program, and the small
-//! model comes with it.
+//! The program starts its own backend and includes a small model.
 
 use finetuner::{
     Csv, Loss, Optimizer, Options,
@@ -15,8 +14,8 @@ use finetuner::{
 
 mod support;
 
-/// Training allocates and frees large buffers all the time, which this
-/// allocator is much faster at than the system's.
+/// Training allocates and frees large buffers continuously. This allocator is much
+/// faster at that than the system's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -25,7 +24,7 @@ async fn main() -> support::Fallible<()> {
     let temporary = tempfile::tempdir()?;
     let (backend, finetuner) = support::connect().await?;
 
-    // Rows of a term and its definition: what is in one row belongs together.
+    // Each row has a term and its definition, which form a positive pair.
     let data = support::datasets().join("fashion-glossary");
     let run = finetuner
         .fit("minilm-small", Csv::path(data.join("train.csv")))
@@ -33,7 +32,7 @@ async fn main() -> support::Fallible<()> {
         .loss(Loss::Matryoshka)
         .loss_options(
             Options::new()
-                .around(Loss::MultipleNegativeRanking, Options::new())
+                .inner_loss(Loss::MultipleNegativeRanking, Options::new())
                 .matryoshka_dims([384, 128, 64]),
         )
         .learning_rate(1e-4)
@@ -58,8 +57,8 @@ async fn main() -> support::Fallible<()> {
     Ok(())
 }
 
-/// The share of queries that find a definition with their label among the first
-/// ten. Queries and definitions are rows of a text and its label.
+/// Returns the fraction of queries that find a definition with their label among the
+/// first ten. Queries and definitions are rows of a text and its label.
 fn recall_at_10(
     model: &Encoder,
     queries: &[(String, String)],

@@ -1,4 +1,4 @@
-//! Documents: making, looking at, pushing, pulling, keeping in files.
+//! Documents: creating, summarizing, pushing, pulling, and storing them in files.
 //!
 //! ```sh
 //! cargo run --example push_pull
@@ -22,9 +22,9 @@ async fn main() -> support::Fallible<()> {
         pair("running-shoe.png", "a running shoe"),
         pair("crown.png", "a golden crown"),
     ]);
-    println!("{}\n", Summary::of(&documents));
+    println!("{}\n", Summary::from(&documents));
 
-    // Pictures in files are read while they are sent.
+    // Images in files are read while they are sent.
     finetuner.push("example-documents", &documents).await?;
     let pulled = finetuner.pull("example-documents").await?;
     for document in &pulled {
@@ -33,7 +33,7 @@ async fn main() -> support::Fallible<()> {
         println!("{title}: {} bytes", picture.len());
     }
 
-    // Many documents are made as they are sent, and read as they come.
+    // Many documents can be produced while they are sent, and read while they arrive.
     let many = DocumentSource::new(|| (0..10_000).map(|n| Document::text(format!("text {n}"))));
     finetuner
         .push("example-many", many)
@@ -45,7 +45,7 @@ async fn main() -> support::Fallible<()> {
         document?;
         count += 1;
     }
-    println!("{count} documents came one after the other");
+    println!("{count} documents arrived one at a time");
 
     let file = std::env::temp_dir().join("example-documents.da");
     save_documents(&file, pulled).await?;

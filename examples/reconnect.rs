@@ -1,5 +1,5 @@
-//! A run belongs to the backend: a program submits it and forgets it, another
-//! finds it again by its name and follows it.
+//! A run belongs to the backend: one program submits it and ends, another finds it by
+//! name and follows it.
 //!
 //! ```sh
 //! cargo run --release --example reconnect
@@ -14,7 +14,7 @@ async fn main() -> support::Fallible<()> {
     let (backend, finetuner) = support::connect().await?;
     let name = format!("reconnect-{}", std::process::id());
     drop(support::short_fit(&finetuner, &name).await?);
-    println!("Submitted {name}, and let go of it");
+    println!("Submitted {name}, and dropped its handle");
 
     let run = finetuner.get_run(&name).await?;
     let mut watch = run.watch();

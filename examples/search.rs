@@ -4,9 +4,9 @@
 //! cargo run --release --example search -- [FOLDER] [QUERY ...]
 //! ```
 //!
-//! `FOLDER` is what `save_model` wrote, such as the `clip-model` of the example
-//! `text_to_image`, or a zip of `save_artifact`; without one, the small CLIP as
-//! it was before fine-tuning is used.
+//! `FOLDER` is a folder that `save_model` wrote, such as `clip-model` of the example
+//! `text_to_image`, or a zip of `save_artifact`. The default is the small CLIP before
+//! fine-tuning.
 
 use finetuner::local::{build_model, cos_sim, get_model};
 
@@ -33,7 +33,7 @@ fn main() -> support::Fallible<()> {
     let texts: Vec<&str> = queries.iter().map(String::as_str).collect();
     let asked = model.encode_texts(&texts)?;
 
-    println!("Searched {} pictures:", index.len());
+    println!("Searched {} images:", index.len());
     for (query, embedding) in queries.iter().zip(asked.iter()) {
         let mut found: Vec<(f32, usize)> = index
             .iter()

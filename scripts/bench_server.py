@@ -1,12 +1,13 @@
-"""How much a server bears while nothing trains: reads in a second and how long
-they take, among 100 runs and among 100,000; points of curves that workers
-write; 1,000 followers of one log; memory and the time of a start.
+"""Measures the server under load while nothing trains: requests per second and
+their latency, with 100 runs and with 100,000; points of curves that workers
+write; 1,000 followers of one log; memory and startup time.
 
     apt-get install wrk
     python scripts/bench_server.py [--seconds 5] [--runs 100000]
 
-Client and server share the machine. Rows are put into the database between two
-starts of the server, since nobody has the patience to submit 100,000 runs.
+Client and server run on the same machine. The script inserts the runs into the
+database between two starts of the server, because submitting 100,000 runs takes
+too long.
 """
 
 import argparse
@@ -57,7 +58,7 @@ class Server:
 
 
 def fill(data, runs):
-    """An experiment `e` with so many finished runs."""
+    """Inserts an experiment `e` with this number of finished runs."""
     db = sqlite3.connect(Path(data) / "finetuner.sqlite")
     user = db.execute("SELECT id FROM users").fetchone()[0]
     db.execute("INSERT INTO experiments (id, user_id, name, description, created_at) "
@@ -73,8 +74,8 @@ def fill(data, runs):
 
 
 def give_to_worker(data, run):
-    """Lets a run be a worker's, while the server goes on: as it starts, it takes runs from workers that it does not
-    know."""
+    """Assigns a run to a worker while the server is running. At startup, the server takes runs away from workers
+    that it does not know."""
     db = sqlite3.connect(Path(data) / "finetuner.sqlite", timeout=10)
     db.execute("UPDATE runs SET status = 'STARTED', job = 'bench', worker_token = ?, attempts = 1, launches = 1"
                " WHERE id = ?",
@@ -101,7 +102,7 @@ def wrk(server, path, seconds, method="GET", connections=16):
 
 
 def write_points(server, seconds):
-    """One worker that reports as fast as it is answered."""
+    """Simulates one worker that reports as fast as the server answers."""
     connection = http.client.HTTPConnection(server.host)
     sent, times, began = 0, [], time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -120,7 +121,7 @@ def write_points(server, seconds):
 
 
 async def follow(server, runs, first):
-    """Opens the log for many, then has a line written: until all have it."""
+    """Opens the log for many followers and has a line written. Measures until all of them have it."""
     path = f"/api/v1/experiments/e/runs/run-{runs}/logstream"
     head = f"GET {path} HTTP/1.1\r\nHost: {server.host}\r\nAuthorization: token {server.token}\r\n\r\n"
     address, port = server.host.split(":")
@@ -174,10 +175,10 @@ def main():
                     print(f"  {name:<11} {rate:8.0f} a second   p50 {p50:6.2f} ms   p99 {p99:6.2f} ms")
                 give_to_worker(data, runs)
                 rate, p50, worst, sent = write_points(server, options.seconds)
-                print(f"  points      {rate:8.0f} a second   p50 {p50:6.2f} ms   most {worst:6.2f} ms a batch of 256")
+                print(f"  points      {rate:8.0f} per second   p50 {p50:6.2f} ms   max {worst:6.2f} ms per batch of 256")
                 took, memory = asyncio.run(follow(server, runs, sent))
                 print(f"  {FOLLOWERS} followers have a line after {took * 1e3:.0f} ms; {memory:.0f} MB")
-                print(f"  memory at most {server.memory('VmHWM'):.0f} MB")
+                print(f"  peak memory {server.memory('VmHWM'):.0f} MB")
             finally:
                 server.stop()
 

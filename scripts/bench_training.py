@@ -1,14 +1,14 @@
-"""Speed beside PyTorch: the same shapes, batches and optimizer, two threads each, in turns, so that
-both meet the same moods of the machine.
+"""Compares training speed with PyTorch: the same shapes, batches and optimizer, two threads each. The
+programs alternate, so that changes in the machine's load affect both.
 
     pip install torch transformers pytorch-metric-learning
     python scripts/bench_training.py [--rounds 3] [--case NAME] [--encode | --bfloat16]
 
-Prints examples per second (the median of the rounds), the ratio, and the peak of the memory. PyTorch
-runs as most people run it: `transformers` with its default attention and `torch.optim.AdamW`
-("stock"), and with the fused AdamW. With `--encode`, examples are embedded and nothing is trained; with
-`--bfloat16`, ours train with `precision` bfloat16 and PyTorch under `torch.autocast`.
-The loss of a CLIP is its own, that of other models NTXentLoss with two examples a class.
+Prints examples per second (median of the rounds), the ratio, and the peak memory. PyTorch runs as most
+people run it: `transformers` with its default attention and `torch.optim.AdamW` ("stock"), and with the
+fused AdamW. With `--encode`, both embed examples without training. With `--bfloat16`, the engine trains
+with `precision` bfloat16 and PyTorch under `torch.autocast`. A CLIP uses its own loss, other models use
+NTXentLoss with two examples per class.
 """
 
 import argparse
@@ -42,7 +42,7 @@ THREADS = 2
 
 
 def torch_model(case):
-    """A model with random weights, its inputs, and what gives embeddings."""
+    """Returns a model with random weights, its inputs, and a function that computes embeddings."""
     import torch
     import transformers as t
 
@@ -57,7 +57,7 @@ def torch_model(case):
         pixels = torch.randn(batch, 3, vision.image_size, vision.image_size)
         return model, dict(input_ids=ids, pixel_values=pixels), None
     if kind == "bert":
-        # Without dropout, as here.
+        # Without dropout, like the engine.
         model = t.BertModel._from_config(t.BertConfig(
             **rest, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
         ids = torch.randint(3, 30000, (batch, case["tokens"]))
@@ -115,7 +115,7 @@ def torch_step_times(case, fused, encode, bfloat16):
 
 
 def run(command):
-    # The second is how the server starts its workers.
+    # The second environment is that of the server's workers.
     environment = dict(os.environ, RAYON_NUM_THREADS=str(THREADS), MIMALLOC_PURGE_DELAY="-1")
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
@@ -141,7 +141,7 @@ def compare(name, case, args, folder):
     for _ in range(args.rounds):
         for engine, command in engines.items():
             results[engine].append(run(command))
-    what = "embedding alone" if args.encode else "training"
+    what = "only embedding" if args.encode else "training"
     what += " in bfloat16" if args.bfloat16 else ""
     print(f"\n{case['title']}, {what}, {THREADS} threads, median of {args.rounds}")
     print(f"{'':20} {'ex./s':>8} {'ratio':>6} {'forward':>8} {'backward':>8} {'AdamW':>8}"

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Opens the adapter that a run with LoRA has saved with PEFT, and compares its vectors with those of the merged model.
+"""Opens an adapter that a run with LoRA saved, with PEFT, and compares its vectors with those of the merged model.
 
     pip install torch transformers peft sentence-transformers
     cargo run --release --example lora -- BASE SAVED
     python scripts/check_adapter.py BASE SAVED
 
-BASE is the folder of a model of sentence-transformers. The adapter on it, the merged model in transformers and the whole
-saved model in sentence-transformers must agree.
+BASE is the folder of a sentence-transformers model. The adapter applied to it, the merged model in transformers and
+the whole saved model in sentence-transformers must give the same vectors.
 """
 import json
 import sys

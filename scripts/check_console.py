@@ -1,15 +1,15 @@
-"""The console in a real browser: signs in, looks at every page, follows a live
-run to its end, compares, clones, downloads, authorizes a program. Light and dark,
-wide and as narrow as a phone, with the keyboard alone and without JavaScript.
+"""Tests the console in a real browser: signs in, opens every page, follows a live
+run to its end, compares, clones, downloads, authorizes a program. Uses light and
+dark mode, wide and phone-sized windows, only the keyboard, and no JavaScript.
 
     apt-get install chromium chromium-driver
     pip install selenium requests
     npm pack axe-core && tar xzf axe-core-*.tgz package/axe.min.js
     python scripts/check_console.py [--shots FOLDER] [--axe package/axe.min.js] [--profile release]
 
-Ends with an error where a page is not as it should be, where it is wider than a
-phone, or where the browser complains of anything. `--shots` keeps a picture of
-each page, `--axe` checks each for what keeps people out.
+Fails if a page differs from what is expected, is wider than a phone, or causes an
+error or warning in the browser. `--shots` saves a screenshot of each page, `--axe`
+checks the accessibility of each page.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 ROOT = Path(__file__).resolve().parent.parent
 WIDE, NARROW = (1400, 900), (390, 844)
 LIST, RUNS = "/console/experiments/default", "/console/experiments/default/runs"
-# How long anything may take that is waited for.
+# Time limit for everything that the script waits for.
 PATIENCE = 300
 
 
@@ -105,8 +105,8 @@ class Browser:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def wait(self, what, condition):
-        # A page may be loaded anew under the condition's hands: after a click, or a live one
-        # when its run's state changes.
+        # The page may be reloaded while a condition is checked: after a click, or when the
+        # state of the run on a live page changes.
         WebDriverWait(self.driver, PATIENCE, 0.2, ignored_exceptions=[WebDriverException]).until(
             lambda _: condition() or False, what)
 
@@ -114,7 +114,7 @@ class Browser:
         return self.find("main").text
 
     def photograph(self, name):
-        """A picture of the whole page, however long."""
+        """Saves a screenshot of the whole page, even if it is longer than the window."""
         if self.shots:
             height = self.driver.execute_script("return document.documentElement.scrollHeight")
             width = self.driver.execute_script("return innerWidth")
@@ -124,7 +124,7 @@ class Browser:
             (self.shots / f"{name}.png").write_bytes(base64.b64decode(picture["data"]))
 
     def barriers(self, name):
-        """What keeps people out, as axe-core finds it."""
+        """Returns the accessibility problems that axe-core finds."""
         if self.axe:
             self.driver.execute_script(self.axe)
             found = self.driver.execute_async_script(
@@ -133,21 +133,22 @@ class Browser:
             assert not told, f"{name}: {told}"
 
     def says(self, text, what=None):
-        """Waits until a page says something."""
+        """Waits until the page contains a text."""
         self.wait(what or f"`{text}`", lambda: text in self.text())
 
     def clean(self, page):
-        """Whether the browser complained. A page that says what is wrong is itself answered with an error."""
+        """Checks that the browser reports no errors or warnings. An error page is itself sent with an error status, which
+        does not count."""
         complaints = [e["message"] for e in self.driver.get_log("browser") if e["level"] in ("SEVERE", "WARNING")]
         own = f"{self.driver.current_url} - Failed to load resource: the server responded with a status of 4"
         complaints = [text for text in complaints if not text.startswith(own)]
         assert not complaints, f"{page}: {complaints}"
 
     def look(self, name, path, *wanted):
-        """A page in all its looks."""
+        """Opens a page and checks that it contains some texts, in light and dark mode and in all widths."""
         self.open(path)
         for text in wanted:
-            assert text in self.driver.page_source, f"{name}: `{text}` is not there"
+            assert text in self.driver.page_source, f"{name}: `{text}` is missing"
         for size, how in ((WIDE, "wide"), (NARROW, "narrow")):
             self.size(size)
             for dark in (False, True):
@@ -159,9 +160,9 @@ class Browser:
             assert self.contrast() >= 4.5, f"{name}: the contrast is {self.contrast()}"
         self.size(WIDE)
         self.dark(False)
-        assert len(self.all("h1")) == 1, f"{name}: one title is wanted"
+        assert len(self.all("h1")) == 1, f"{name}: there must be exactly one h1"
         for image in self.all("img"):
-            assert image.get_attribute("alt"), f"{name}: a picture has no words"
+            assert image.get_attribute("alt"), f"{name}: an image has no alt text"
         for field in self.all("input:not([type=hidden]), select"):
             label = field.get_attribute("aria-label") or self.driver.execute_script(
                 "return arguments[0].labels.length > 0", field)
@@ -170,7 +171,7 @@ class Browser:
         self.seen.append(name)
 
     def contrast(self):
-        """Of the text and what is behind it."""
+        """Returns the contrast between the text and its background."""
         colours = self.driver.execute_script(
             "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]")
         def light(colour):
@@ -189,7 +190,7 @@ def pictures_are_there(browser):
 
 def check(server, browser):
     driver = browser.driver
-    # Signing in: with the link, and with a token; a wrong one is told.
+    # Sign-in with the link, and with a token. A wrong token gives an error message.
     driver.get(server.link)
     browser.says("Experiments")
     browser.find("header form button").click()
@@ -200,15 +201,15 @@ def check(server, browser):
     browser.find("#name").send_keys("nobody")
     browser.find("#password").send_keys("wrong", Keys.ENTER)
     browser.says("password is wrong")
-    assert browser.find("#name").get_attribute("value") == "nobody", "what was typed is lost"
+    assert browser.find("#name").get_attribute("value") == "nobody", "the typed name is lost"
     browser.find("#name").clear()
     driver.get_log("browser")
     browser.open("/console/data")
     browser.find("#password").send_keys(server.token, Keys.ENTER)
     browser.wait("the page that was wanted", lambda: driver.current_url.endswith("/console/data"))
 
-    # A live run: its log grows, its curves are drawn and its state changes
-    # while nobody touches the page, and what is selected stays so.
+    # A live run: its log grows, its curves are drawn and its state changes without
+    # any input, and a text selection is kept.
     server.fit("live", 12)
     browser.open(f"{RUNS}/live")
     driver.execute_script("window.untouched = true")
@@ -218,7 +219,7 @@ def check(server, browser):
     lines = lambda: browser.find("#lines").text.count("\n")
     before = lines()
     browser.wait("new lines", lambda: lines() > before)
-    assert driver.execute_script("return window.untouched"), "the page was loaded anew"
+    assert driver.execute_script("return window.untouched"), "the page was reloaded"
     chosen = driver.execute_script("return String(getSelection())")
     assert chosen.strip() == "clip-small", f"the selection became `{chosen}`"
     driver.execute_script("getSelection().empty()")
@@ -226,8 +227,8 @@ def check(server, browser):
     finished = lambda: "Finished" in browser.find("#top").text and "Download" in browser.text()
     browser.wait("the end", finished)
     log = browser.find("#lines").text
-    assert log.count("Finished") == 1, "lines came twice"
-    # A list is live as well.
+    assert log.count("Finished") == 1, "log lines are repeated"
+    # Lists are live as well.
     browser.open(LIST)
     for epochs, name in ((2, "second"), (3, "third")):
         server.fit(name, epochs, learning_rate=2e-4)
@@ -244,7 +245,7 @@ def check(server, browser):
     for tab in ("configuration", "checkpoints", "files"):
         browser.look(f"run-{tab}", f"{RUNS}/live?tab={tab}#details")
 
-    # Values of curves under the pointer and at the arrow keys.
+    # Values of curves, shown at the pointer and with the arrow keys.
     browser.open(f"{RUNS}/live")
     chart = browser.find(".chart")
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", chart)
@@ -269,7 +270,7 @@ def check(server, browser):
     assert "x=time" in driver.current_url and driver.execute_script("return window.untouched")
     browser.look("run-view", driver.current_url[len(server.url):], "logarithmic")
 
-    # Filters, the order, and comparing.
+    # Filters, sorting and comparison.
     browser.open(LIST)
     browser.find("#q").send_keys("sec", Keys.ENTER)
     browser.wait("the filtered list", lambda: "1 run" == browser.find("caption").text)
@@ -286,11 +287,11 @@ def check(server, browser):
         box.click()
     browser.find("form[action='/console/compare'] button").click()
     browser.wait("all three", lambda: "Compare 3 runs" in browser.text())
-    # The example's run has no values between the steps.
+    # The run of the example has no values between steps.
     browser.look("compare", driver.current_url[len(server.url):], "Differences", "epochs", "Validation loss")
     browser.look("compare-none", "/console/compare?experiment=default", "0 runs")
 
-    # A run with another's settings.
+    # A new run with the settings of another one.
     browser.open(f"{RUNS}/second")
     [button] = [a for a in browser.all(".actions a") if a.text == "Clone"]
     button.click()
@@ -300,7 +301,7 @@ def check(server, browser):
     browser.find("main form button").click()
     browser.wait("the new run", lambda: driver.current_url.endswith("/second-2") and finished())
 
-    # What is downloaded is what the page says.
+    # The downloaded file contains what the page shows.
     browser.open(f"{RUNS}/live?tab=files")
     wanted = browser.find("#sha256").text
     link = browser.find("a.button").get_attribute("href")
@@ -327,7 +328,7 @@ def check(server, browser):
     browser.wait("it to go", lambda: "laptop" not in browser.text())
     browser.look("password", "/console/password", "New password")
 
-    # A project of several people, from its creation to its end.
+    # A shared project, from its creation to its deletion.
     browser.look("projects", "/console/projects", "Create project")
     browser.find("#name").send_keys("team", Keys.ENTER)
     browser.wait("the project", lambda: browser.find("h1").text == "Project team")
@@ -338,13 +339,13 @@ def check(server, browser):
     browser.find("main form button").click()
     browser.wait("the list", lambda: "Create project" in browser.text() and "team" not in browser.find("tbody").text)
 
-    # What an admin sees.
+    # The pages of an admin.
     for name, path, wanted in (("admin", "", "Version"), ("admin-users", "/users", "Add user"),
                                ("admin-change", "/users/change?user=finetuner&action=sessions", "End all sessions"),
                                ("admin-storage", "/storage", "Stored"), ("admin-audit", "/audit", "run.start")):
         browser.look(name, f"/console/admin{path}", wanted)
 
-    # A program asks to be let in.
+    # A program asks for authorization.
     granted = {}
     stream = requests.get(f"{server.url}/v2/rpc/user.identity.proxiedAuthorize", stream=True, timeout=120)
     events = (json.loads(line) for line in stream.iter_lines() if line.strip())
@@ -359,11 +360,11 @@ def check(server, browser):
     waiting.join(30)
     assert granted["event"] == "authorize" and granted["data"]["code"]
 
-    # The guides, among them the one with the widest tables.
+    # The guides, including the one with the widest tables.
     browser.look("guides", "/docs/", "First run")
     browser.look("guide", "/docs/training.html", "Losses, miners")
 
-    # With the keyboard alone: the first stop leads to the content.
+    # With only the keyboard: the first tab stop skips to the content.
     browser.open("/console/")
     webdriver.ActionChains(driver).send_keys(Keys.TAB).perform()
     assert driver.switch_to.active_element.text == "Skip to content"
@@ -372,7 +373,7 @@ def check(server, browser):
     webdriver.ActionChains(driver).send_keys(Keys.ENTER).perform()
     browser.wait("the list", lambda: "default" in browser.find("h1").text)
 
-    # Without JavaScript everything is there to read.
+    # Without JavaScript everything is readable.
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     browser.open(f"{RUNS}/live")
     for text in ("Finished", "Metrics", "Curves", "Training [12/12]", "Apply"):
@@ -383,7 +384,7 @@ def check(server, browser):
     browser.says("Delete this run?")
     driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
-    # Cancelling and deleting.
+    # Cancellation and deletion.
     server.fit("cancelled", 49)
     browser.open(f"{RUNS}/cancelled")
     browser.wait("the run to start", lambda: "Running" in browser.find("#top").text)
@@ -398,7 +399,7 @@ def check(server, browser):
     browser.wait("the list", lambda: driver.current_url.endswith(LIST) and "cancelled" not in browser.find("tbody").text)
     browser.look("error", "/console/nothing")
 
-    # How heavy and how slow a page is.
+    # Size and load time of pages.
     session = requests.Session()
     for cookie in driver.get_cookies():
         session.cookies.set(cookie["name"], cookie["value"])
@@ -407,7 +408,7 @@ def check(server, browser):
         print(f"{path}: {len(answer.content) / 1024:.0f} KiB in {answer.elapsed.total_seconds() * 1000:.0f} ms")
     driver.get_log("browser")
 
-    # A server that is down: a page that is open says so.
+    # An open page says when the server is down.
     browser.open(LIST)
     server.process.terminate()
     browser.wait("what is said of it", lambda: "has not answered since" in browser.find("#connection").text)
@@ -423,7 +424,7 @@ def main():
     if options.shots:
         options.shots.mkdir(parents=True, exist_ok=True)
     release = ["--release"] if options.profile == "release" else []
-    # With the examples and features of the tests, so that what they have built is used.
+    # With the examples and features of the tests, to reuse their build.
     build = ["cargo", "build", "--quiet", *release, "--workspace", "--bins", "--examples",
              "--features", "finetuner-server/kubernetes"]
     subprocess.run(build, check=True, cwd=ROOT)
@@ -432,7 +433,7 @@ def main():
         server = Server(target / "finetuner-server", str(Path(folder) / "data"))
         browser = None
         try:
-            # The example brings the data, and a first run.
+            # The example pushes the data and starts a first run.
             environment = {**os.environ, "JINA_FINETUNER_REGISTRY": server.url,
                            "JINA_HUBBLE_REGISTRY": server.url, "JINA_AUTH_TOKEN": server.token}
             subprocess.run(

@@ -1,11 +1,11 @@
-"""Compares cross-encoders of the engine with CrossEncoder of sentence-transformers: its scores of folders that either has
-saved, and the scores of the ONNX models that it writes, in onnxruntime. Without folders the fixtures are compared.
-Ends with an error if scores differ by more than 1e-5, those of 8 bits by more than 0.05.
+"""Compares cross-encoders of the engine with CrossEncoder of sentence-transformers: the scores of folders that either
+has saved, and the scores of the engine's ONNX models in onnxruntime. Without folders it compares the fixtures. Fails if
+scores differ by more than 1e-5, or by more than 0.05 in 8 bits.
 
     pip install sentence-transformers==6.2.0 transformers==5.24.0 torch==2.15.0 onnxruntime
     python scripts/check_cross_encoders.py [FOLDER ...]
 
-A folder that a run has saved is opened by both: `Run::save_model` wrote it.
+Both can open a folder that `Run::save_model` wrote.
 """
 import json
 import os
@@ -27,7 +27,7 @@ LIMITS = {"float32": 1e-5, "int8": 0.05}
 
 
 def build():
-    """Returns the program; built already where `CHECK_SCORES` names it."""
+    """Returns the program. `CHECK_SCORES` can name one that is already built."""
     if "CHECK_SCORES" in os.environ:
         return os.environ["CHECK_SCORES"]
     subprocess.run(["cargo", "build", "--release", "-p", "finetuner-engine", "--example", "cross_encoder_scores"],
@@ -36,7 +36,7 @@ def build():
 
 
 def by_onnx(model, file):
-    """The scores of an ONNX model behind the activation of the Python model."""
+    """Returns the scores of an ONNX model after the activation of the Python model."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     features = model.tokenizer([QUERY] * len(TEXTS), TEXTS, padding=True, truncation="longest_first", return_tensors="np")
     wanted = [given.name for given in session.get_inputs()]

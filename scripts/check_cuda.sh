@@ -1,8 +1,8 @@
 #!/bin/sh
-# Compiles the engine's CUDA code on a machine without a GPU and without CUDA: NVIDIA's
+# Compiles the engine's CUDA code on a machine without a GPU and without CUDA. NVIDIA's
 # compiler and headers come from PyPI. Nothing is run.
 #
-#   scripts/check_cuda.sh [FOLDER]     # a folder for the Python environment, which is kept
+#   scripts/check_cuda.sh [FOLDER]     # folder for the Python environment, which is kept
 set -eu
 cd "$(dirname "$0")/.."
 venv=${1:-target/cuda-venv}
@@ -13,7 +13,7 @@ venv=${1:-target/cuda-venv}
 
 CUDA_HOME=$(cd "$venv"/lib/python3*/site-packages/nvidia/cu13 && pwd)
 export CUDA_HOME
-# No GPU says which kind to compile for: 9.0 is Hopper. cudarc is told the version of the
-# headers, since there is no driver to ask.
+# Without a GPU, the compute capability must be given: 9.0 is Hopper. Without a driver, cudarc
+# must be told the version of the headers.
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}" CUDARC_CUDA_VERSION="${CUDARC_CUDA_VERSION:-13000}"
 PATH="$CUDA_HOME/bin:$PATH" cargo check --locked -p finetuner-engine --features cuda

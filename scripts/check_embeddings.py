@@ -1,13 +1,13 @@
-"""Uses finished models over `/v1/embeddings` with the clients that people have: openai-python, LangChain and
-LlamaIndex. Compares every vector with that of `local` for the same saved model, and measures requests.
+"""Tests finished models over `/v1/embeddings` with common clients: openai-python, LangChain and LlamaIndex. Compares
+every vector with that of `local` for the same saved model, and measures requests.
 
     pip install openai langchain-openai llama-index-embeddings-openai numpy
     python scripts/check_embeddings.py [--profile debug] [--clients 1 8 32] [--seconds 10]
 
-Ends with an error where a value differs by more than 1e-6, or an error does not name what is wrong. The server is the
-example `served_models` of the server, with `minilm-small` and `clip-small` after one epoch. Requests are measured with
-openai-python's asynchronous client, one short text each, in a process of its own for each four clients, since one Python
-process is slower than the server.
+Fails if a value differs by more than 1e-6, or if an error does not name its cause. The server is the example
+`served_models` of the server crate, with `minilm-small` and `clip-small` after one epoch. Requests are measured with
+openai-python's asynchronous client, one short text each. One Python process is slower than the server, so every four
+clients run in a separate process.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import openai
 
 ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 1e-6
-# Clients of one process.
+# Clients per process.
 TOGETHER = 4
 
 
@@ -117,7 +117,7 @@ def with_llama_index(server):
     try:
         from llama_index.embeddings.openai import OpenAIEmbedding
     except ImportError:
-        print("LlamaIndex is not installed: left out")
+        print("skipped: LlamaIndex is not installed")
         return
     model = OpenAIEmbedding(model_name="default/texts", api_base=server.base, api_key=server.token)
     texts = server.expected["texts"]
@@ -125,7 +125,7 @@ def with_llama_index(server):
 
 
 async def ask(base, token, texts, until, count):
-    """The seconds of each request of some clients."""
+    """Returns the seconds of each request of some clients."""
     took = []
     async with openai.AsyncOpenAI(base_url=base, api_key=token, max_retries=0) as client:
         async def one(first):

@@ -1,12 +1,12 @@
-"""Compares the engine with transformers on the full size of
+"""Compares the engine with transformers at the full size of
 `openai/clip-vit-base-patch32`, with random weights: embeddings, loss, every
 gradient, and the losses of ten AdamW steps.
 
     pip install torch transformers safetensors numpy
     python scripts/check_full_size.py
 
-Needs about 6 GB of memory and a few minutes; ends with an error where a
-difference is too large.
+Needs about 6 GB of memory and a few minutes. Fails if a difference is too
+large.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
 BATCH, TOKENS, STEPS, RATE = 4, 77, 10, 1e-5
-# What is compared, and the relative difference that is allowed.
+# Compared values, and the relative difference that is allowed.
 LIMITS = {"image_embeds": 1e-4, "text_embeds": 1e-4, "loss": 1e-5, "grad": 1e-3, "losses": 1e-3}
 
 
@@ -30,7 +30,7 @@ def relative(found, expected):
 def main():
     torch.manual_seed(0)
     model = CLIPModel._from_config(CLIPConfig(), attn_implementation="eager")
-    with torch.no_grad():  # Biases of zero and norms of one would hide mistakes.
+    with torch.no_grad():  # With biases of zero and norms of one, errors could remain hidden.
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.02)
@@ -73,7 +73,7 @@ def main():
         losses.append(loss.item())
     expected["losses"] = torch.tensor(losses)
 
-    # Attention does not change with the bias of the keys: its gradient is noise.
+    # The bias of the keys does not change attention, so its gradient is noise.
     names = [name for name in expected if not name.endswith("k_proj.bias")]
     worst = {}
     for name in names:

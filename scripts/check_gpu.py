@@ -1,18 +1,17 @@
-"""A GPU beside its CPU and beside PyTorch on the same GPU: exactness, examples per second and memory
-for CLIP ViT-B/32, BERT-base, MiniLM-L6 and ResNet-50, all with random weights.
+"""Compares a GPU with the CPU of the same machine and with PyTorch on the same GPU: exactness, examples per second and
+memory for CLIP ViT-B/32, BERT-base, MiniLM-L6 and ResNet-50, all with random weights.
 
-    cargo build --release -p finetuner-engine --features cuda --example device_check   # where nvcc is
+    cargo build --release -p finetuner-engine --features cuda --example device_check   # on a machine with nvcc
     pip install torch transformers                                                     # on the GPU machine
     python scripts/check_gpu.py --binary target/release/examples/device_check
 
-The binary needs NVIDIA's driver and the CUDA libraries (cuBLAS and cuRAND; those that PyTorch brings are
-found by this script). The whole table takes less than ten minutes on a recent GPU. PyTorch trains under
-`torch.autocast` in bfloat16 with its fused AdamW and scaled dot-product attention. Both sides see texts of
-the same lengths, PyTorch with padding.
+The binary needs NVIDIA's driver and the CUDA libraries cuBLAS and cuRAND; the script finds those of PyTorch. The whole
+table takes less than ten minutes on a recent GPU. PyTorch trains under `torch.autocast` in bfloat16 with its fused
+AdamW and scaled dot-product attention. Both sides get texts of the same lengths, PyTorch with padding.
 
-    python scripts/check_gpu.py --device cpu --small    # tries the script itself, on any machine
+    python scripts/check_gpu.py --device cpu --small    # tests the script itself, on any machine
 
-The last line says whether every check of exactness passed, and so does the exit code.
+The last line and the exit code say whether all exactness checks passed.
 """
 
 import argparse
@@ -47,21 +46,21 @@ SMALL = {
     "minilm": dict(BERT, **TINY, vocab_size=100),
     "resnet": dict(model_type="resnet", embedding_size=8, hidden_sizes=[16, 32], depths=[1, 1]),
 }
-# How far embeddings, the loss and all gradients together may be from those of the CPU in 32 bits, as a part of
-# their length. Batch normalisation takes digits away.
+# Allowed difference of embeddings, the loss and all gradients together from those of the CPU in 32 bits, relative to
+# their length. Batch normalization loses digits.
 LIMITS = {"embeddings": 1e-4, "loss": 1e-4, "gradients": 1e-3}
 PRECISIONS = ["float32", "tf32", "bfloat16"]
 
 
 def environment():
-    """With the CUDA libraries that pip has brought along with PyTorch."""
+    """Returns the environment with the CUDA libraries that pip installed with PyTorch."""
     folders = [path for site in sys.path for path in glob.glob(f"{site}/nvidia/*/lib")]
     known = os.environ.get("LD_LIBRARY_PATH")
     return dict(os.environ, LD_LIBRARY_PATH=":".join([*folders, *([known] if known else [])]))
 
 
 class Memory:
-    """The most memory of the GPU that is in use while a command runs, less what was before."""
+    """Measures the peak GPU memory in use while a command runs, minus the memory in use before."""
 
     def __init__(self, on_gpu):
         self.on_gpu, self.most, self.ended = on_gpu, 0, threading.Event()
@@ -92,7 +91,7 @@ class Memory:
 
 
 def run(command, on_gpu, timeout):
-    """The last line of a command's output, with the peak of the GPU's memory; or why it failed."""
+    """Returns the last line of a command's output and the peak GPU memory, or the reason of its failure."""
     with Memory(on_gpu) as memory:
         try:
             done = subprocess.run([str(part) for part in command], capture_output=True, text=True,
@@ -109,12 +108,12 @@ def run(command, on_gpu, timeout):
 
 
 def lengths(batch, number, longest):
-    """As in `device_check`: from a half to the whole."""
+    """Returns a length between half and the whole, as in `device_check`."""
     return [longest - (i * 37 + number) % max(longest // 2, 1) for i in range(batch)]
 
 
 def torch_side(case, device, steps):
-    """What the binary does, by PyTorch: prints the time of a step, as the binary does."""
+    """Does the same as the binary in PyTorch, and prints the time of a step in the same format."""
     import torch
     import transformers as t
     from torch.nn.functional import cross_entropy, normalize
@@ -194,7 +193,7 @@ def exactness(args, case, config, on_gpu):
     parts = {name: found[name] for name in LIMITS}
     passed = all(parts[name] < limit for name, limit in LIMITS.items())
     told = ", ".join(f"{name} {value:.1e}" for name, value in parts.items())
-    print(f"  exactness, batch {few['batch']}, float32, beside the CPU: {told}; the worst gradient"
+    print(f"  exactness, batch {few['batch']}, float32, compared with the CPU: {told}; the worst gradient"
           f" {found['worst_gradient']:.1e}: {'passed' if passed else 'FAILED'}", flush=True)
     return passed
 
@@ -229,7 +228,7 @@ def main():
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     parser.add_argument("--binary", default=target / "release/examples/device_check")
     parser.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
-    parser.add_argument("--small", action="store_true", help="tiny models, to try the script")
+    parser.add_argument("--small", action="store_true", help="tiny models, to test the script")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--case", choices=CASES)
     parser.add_argument("--no-torch", action="store_true")
@@ -246,7 +245,7 @@ def main():
         device = "cuda" if args.device == "gpu" else "cpu"
         return torch_side(cases[args.torch], device, args.steps)
     if not Path(args.binary).exists():
-        sys.exit(f"{args.binary} is missing: build it as the first lines of this script say")
+        sys.exit(f"{args.binary} is missing: the first lines of this script say how to build it")
 
     on_gpu = args.device == "gpu"
     if on_gpu:

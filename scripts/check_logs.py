@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Reads the logs that a run has written into its artifact with the programs that they are for.
+"""Reads the logs that a run wrote into its artifact with the programs that they are meant for.
 
-    pip install "tensorboard<2.19" "wandb==0.19.11" mlflow-skinny    # later ones of wandb read no files from Python
+    pip install "tensorboard<2.19" "wandb==0.19.11" mlflow-skinny    # later versions of wandb can't read files from Python
     cargo run --release -p finetuner-engine --example quality -- fashion-glossary --seeds 1 --keep run.zip
     python scripts/check_logs.py run.zip
 
-Ends with an error where one of them can't read its part, or reads other values than the others.
+Fails if one of them can't read its part, or reads other values than the others.
 """
 import json
 import os

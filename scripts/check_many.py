@@ -1,18 +1,19 @@
-"""A thousand runs of two users over the two nodes of a real Slurm on this machine:
+"""Runs a thousand runs of two users on the two nodes of a real Slurm on this machine:
 
-    over the nodes    `at_once` is the cluster's size, and the server keeps the rest:
-                      how long a free place stays empty, whether the users get equal
-                      shares though one of them came first, and how busy the server is
-    into the queue    `at_once` is larger than the number of runs, and the cluster is
-                      full: how fast the server submits all jobs, and what else it can
-                      do meanwhile
+    over the nodes    `at_once` is the size of the cluster, and the server queues the rest.
+                      Measures how long a free place stays empty, whether the users get
+                      equal shares although one of them came first, and how busy the
+                      server is
+    into the queue    `at_once` is larger than the number of runs, and the cluster is full.
+                      Measures how fast the server submits all jobs, and how responsive it
+                      stays meanwhile
 
-Each run trains a perceptron for one step: most of its time is the start of a worker.
+Each run trains a perceptron for one step, so it mostly consists of the start of a worker.
 
     apt-get install slurm-wlm munge
     python scripts/check_many.py [--runs 1000] [--places 16] [--binary PATH]
 
-Root is needed.
+The script needs root.
 """
 
 import argparse
@@ -41,7 +42,7 @@ DOCUMENTS = 8
 
 
 def documents():
-    """Features of two labels."""
+    """Returns features with two labels."""
     frames = b""
     for n in range(DOCUMENTS):
         values = [float((n * 7 + i * 3) % 11) for i in range(FEATURES)]
@@ -70,7 +71,7 @@ class ManyServer(ClusterServer):
         return made.stdout.strip()
 
     def submit_many(self, user, count):
-        """Submits runs one after the other. Returns how long each call took."""
+        """Submits runs one after the other. Returns the duration of each call."""
         config = {
             "model": {"name": "mlp", "options": {"input_size": FEATURES, "hidden_sizes": [4]}},
             "data": {"train_data": "train"},
@@ -95,7 +96,7 @@ class ManyServer(ClusterServer):
         return dict(self.rows("SELECT status, count(*) FROM runs GROUP BY status"))
 
     def used(self):
-        """Seconds of the processor, and MiB of memory."""
+        """Returns CPU seconds and memory in MiB."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         ticks = int(fields[11]) + int(fields[12])
@@ -103,7 +104,7 @@ class ManyServer(ClusterServer):
 
 
 class Watch(threading.Thread):
-    """Asks a server again and again how it is, and writes down how long that took."""
+    """Polls a server and records the response times."""
 
     def __init__(self, server):
         super().__init__(daemon=True)
@@ -132,7 +133,7 @@ class Watch(threading.Thread):
 
 
 def spread(seconds):
-    """The median, the 99th percentile and the most of times, in milliseconds."""
+    """Returns the median, the 99th percentile and the maximum of times, in milliseconds."""
     ordered = sorted(seconds)
     if not ordered:
         return "none"
@@ -163,7 +164,7 @@ def over_the_nodes(slurm, options, folder):
         ends = sorted(at / 1000 for _, _, at in events)
         gaps = [begin - end for begin, end in zip(begins[options.places:], ends)]
         row("a free place stays empty", f"{statistics.median(gaps):.1f} s (median), {max(gaps):.1f} s (most)")
-        # From when both had runs that waited until one of them had none.
+        # From the moment when both users had waiting runs until one of them had none.
         both = [user for user, at, _ in events if at / 1000 > second + 10]
         last = min(max(i for i, user in enumerate(both) if user == name) for name in ("anna", "ben"))
         both = both[:last + 1]
@@ -207,12 +208,12 @@ def into_the_queue(slurm, options, folder):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", type=Path, help="finetuner-server; built in debug mode where it is not given")
+    parser.add_argument("--binary", type=Path, help="finetuner-server; built in debug mode by default")
     parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--places", type=int, default=16, help="runs that the cluster has room for")
+    parser.add_argument("--places", type=int, default=16, help="number of runs that the cluster can run at once")
     options = parser.parse_args()
     if os.geteuid() != 0:
-        raise SystemExit("root is needed, for nodes in namespaces of their own")
+        raise SystemExit("the script needs root, for nodes in separate namespaces")
     if options.binary is None:
         subprocess.run(["cargo", "build", "-p", "finetuner-server", "--bins"], check=True, cwd=ROOT)
         options.binary = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/finetuner-server"

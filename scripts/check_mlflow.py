@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Trains a small model with a real MLflow server listening, and compares what MLflow has with the run's own files.
+"""Trains a small model while a real MLflow server listens, and compares MLflow's data with the run's own files.
 
     python -m venv mlflow && mlflow/bin/pip install mlflow
     cargo build --release -p finetuner-server --example tracked_run
     mlflow/bin/python scripts/check_mlflow.py target/release/examples/tracked_run
 
-The program is run twice: with the server up, and with nobody at its address. The second run must finish as well.
-Ends with an error where parameters, metrics or the status differ.
+The script runs the program twice: with the server up, and with nothing listening at its address. The second run must
+also finish. Fails if parameters, metrics or the status differ.
 """
 import os
 import socket
@@ -44,7 +44,7 @@ def main():
         stdout=open(folder / "server.log", "w"), stderr=subprocess.STDOUT)
     try:
         wait_for(address)
-        # The address is the operator's, so that a run may name it.
+        # The operator sets the address, so a run may use it.
         environment = {**os.environ, "MLFLOW_TRACKING_URI": address}
         told = subprocess.run([program, address], env=environment, check=True, capture_output=True, text=True).stdout
         print(told)
@@ -65,14 +65,14 @@ def main():
         for (_, step, loss), metric in zip(printed, sorted(steps, key=lambda m: m.step)):
             assert int(step) == metric.step and abs(float(loss) - metric.value) < 1e-6, (step, loss, metric)
         assert len(epochs) == 2, epochs
-        print(f"MLflow has {len(steps)} steps and {len(epochs)} epochs of the run, as they were")
+        print(f"MLflow has {len(steps)} steps and {len(epochs)} epochs of the run, unchanged")
     finally:
         server.terminate()
         server.wait()
     nobody = {**os.environ, "MLFLOW_TRACKING_URI": address}
     told = subprocess.run([program, address], env=nobody, check=True, capture_output=True, text=True).stdout
     assert "MLflow can't be reached" in told, told
-    print("A run finishes where nobody answers, and its log says so")
+    print("A run finishes if the server does not answer, and its log says so")
 
 
 if __name__ == "__main__":

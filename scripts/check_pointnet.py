@@ -1,12 +1,12 @@
-"""Compares `pointnet-base` with the network of the Python Finetuner at full size, with random weights: embeddings in
+"""Compares `pointnet-base` at full size and with random weights with the network of the Python Finetuner: embeddings in
 training, and the gradient of every parameter.
 
     python -m venv commons && commons/bin/pip install "numpy<2" torch safetensors "transformers==4.30.2"
     commons/bin/pip install --no-deps "finetuner-commons==0.13.10"
     commons/bin/python scripts/check_pointnet.py
 
-Differences are those from Python in double precision, since normalising takes digits away. The script ends with an error
-where the engine's are more than twice those of PyTorch in single precision.
+The reference is Python in double precision, because normalization loses digits. Fails if the differences of the engine
+are more than twice those of PyTorch in single precision.
 """
 
 import argparse
@@ -22,12 +22,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 CLOUDS, POINTS = 4, 2048
-# A multiple of PyTorch's own difference between single and double precision.
+# Allowed multiple of PyTorch's own difference between single and double precision.
 LIMIT = 2.0
 
 
 def network():
-    """The class of the network, without the rest of its package, which wants more than it needs."""
+    """Loads the class of the network without the rest of its package and its dependencies."""
     spec = importlib.util.find_spec("_finetuner")
     folder = Path(next(iter(spec.submodule_search_locations))) / "models/nn/pointnet.py"
     module = types.ModuleType("pointnet")
@@ -55,7 +55,7 @@ def main():
     options = parser.parse_args()
     torch.manual_seed(0)
     model = network()
-    with torch.no_grad():  # Biases of zero and norms of one would hide mistakes.
+    with torch.no_grad():  # With biases of zero and norms of one, errors could remain hidden.
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -80,7 +80,7 @@ def main():
     bad = False
     for kind in ["cloud_embeds", "grad"]:
         names = [name for name in expected if name.startswith(kind)]
-        # A shift of all clouds changes nothing behind the next normalisation: its gradient is rounding.
+        # The next normalization removes a shift of all clouds, so its gradient is rounding noise.
         shortest = 1e-3 * max(expected[name].norm() for name in names)
 
         def worst(values):
@@ -93,13 +93,13 @@ def main():
 
 
 def computed(model, points, cotangent):
-    """Embeddings in training, and gradients."""
+    """Returns embeddings in training, and gradients."""
     model.train().zero_grad()
     embeddings = model(points)
     (embeddings * cotangent).mean().backward()
     values = {"cloud_embeds": embeddings.detach()}
     for name, parameter in model.named_parameters():
-        # The classifier is not used, and a normalisation takes the bias before it out again.
+        # The classifier is not used, and these biases are removed by a normalization.
         if parameter.grad is not None and not ("mlp_convs" in name and name.endswith("bias")):
             values[f"grad.{name.removeprefix('_point_encoder.')}"] = parameter.grad.clone()
     return values

@@ -1,5 +1,5 @@
-"""Fetches a run's data from S3 by a signed address, through a real server, a real worker
-and a stand-in for S3; and through the server where S3 refuses the address.
+"""Fetches a run's data from S3 with a presigned URL, with a real server, a real worker and
+a simulated S3; and through the server if S3 refuses the URL.
 
     cargo build -p finetuner-server
     python scripts/check_presigned.py [--binary target/debug/finetuner-server]

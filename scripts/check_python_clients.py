@@ -1,7 +1,7 @@
-"""The Python clients of both generations, unchanged, against a server of ours:
-they log in, push, fit, follow, list, fetch and delete, and the fine-tuning is
-real. One row for each block of their documentation; the rows are in
-`python_clients/late.py` and `early.py`. Ends with an error if a row is bad.
+"""Runs the Python clients of both generations, unchanged, against the server:
+they log in, push, fit, follow, list, fetch and delete, with real fine-tuning.
+There is one row for each code block of their documentation; the rows are in
+`python_clients/late.py` and `early.py`. Fails if a row fails.
 
 Each generation needs a Python environment of its own:
 
@@ -15,21 +15,21 @@ Each generation needs a Python environment of its own:
 
     python scripts/check_python_clients.py --late late/bin/python --early early/bin/python
 
-`--no-deps` since some of what they were pinned to is no longer to be had:
-finetuner 0.8.1 wants a commons package whose tokenizers can't be built with a
-Python of today, and jina-hubble-sdk 0.5.1 an aiohttp that can't.
+`--no-deps` because some of their pinned dependencies are no longer available:
+finetuner 0.8.1 requires a commons package whose tokenizers can't be built with a
+current Python, and jina-hubble-sdk 0.5.1 an aiohttp that can't.
 
-The clients know the names of their own models alone, which come from a hub. So
-that no network is needed, first runs make small ones, which are put into the
-hub's local cache under those names.
+The clients only know the names of their own models, which come from a hub. To
+work without the network, the script first trains small models and puts them into
+the local cache of the hub under these names.
 
-Opening models in Python needs what `finetuner[full]` brings, in newer versions
-than it is pinned to; without it the rows of `get_model` are left out:
+To open models in Python, the packages of `finetuner[full]` are needed, in newer
+versions than the pinned ones. Without them the rows of `get_model` are skipped:
 
     late/bin/pip install torch torchvision onnx onnxruntime "transformers==4.30.2" ftfy
     late/bin/pip install --no-deps "finetuner-commons==0.13.10" "open-clip-torch==2.20.0" timm sentencepiece
 
-`CHECK_ONLY=text` runs the rows whose names hold the text, with those that log in.
+`CHECK_ONLY=text` runs the rows whose names contain the text, and those that log in.
 """
 
 import argparse
@@ -47,13 +47,13 @@ RELEASE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
 
 
 def build():
-    """Builds the server, and returns its program."""
+    """Builds the server and returns the path of its program."""
     subprocess.run(["cargo", "build", "--release", "-p", "finetuner-server", "--bins"], check=True, cwd=ROOT)
     return RELEASE / "finetuner-server"
 
 
 def build_embed():
-    """Builds the program that embeds with the engine itself, and returns it."""
+    """Builds the program that embeds with the engine itself, and returns its path."""
     command = ["cargo", "build", "--release", "-p", "finetuner-engine", "--example", "embed"]
     subprocess.run(command, check=True, cwd=ROOT)
     return RELEASE / "examples/embed"
@@ -66,8 +66,8 @@ def main():
     parser.add_argument("--server", help="a finetuner-server; built from here by default")
     parser.add_argument("--embed", help="the engine's example `embed`; built from here by default")
     options = parser.parse_args()
-    # The programs run in other folders. A link is kept: it is what makes a
-    # Python that of its environment.
+    # The programs run in other folders. Don't resolve links: a Python finds its
+    # environment by the path of the link.
     absolute = lambda path: os.path.abspath(path) if path else None
     pythons = {"late": absolute(options.late), "early": absolute(options.early)}
     if not any(pythons.values()):
@@ -97,7 +97,7 @@ def main():
                     "JINA_HUB_ROOT": str(home / ".jina"), "HOME": str(home), "USER_TOKEN": token,
                     "OTHER_TOKEN": other.stdout.split()[-1], "CHECK_HUB": str(hub),
                     "CHECK_EMBED": str(embed), "HF_HOME": str(hub), "HF_HUB_OFFLINE": "1",
-                    # The user's browser; `&` has it run beside the client.
+                    # Simulates the user's browser. `&` makes it run in the background.
                     "BROWSER": f"{python} {ROWS / 'browser.py'} %s &",
                 }
                 environment.pop("JINA_AUTH_TOKEN", None)

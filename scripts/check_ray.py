@@ -1,25 +1,25 @@
 """Runs a server against a real Ray on this machine, with a head and a worker node
-in process namespaces of their own, and disturbs it:
+in separate process namespaces, and injects faults:
 
     node            the node of training runs is killed with its processes
     head            the head is killed and a new one started: Ray forgets its jobs
     server          the server is killed and started again
     stopped_server  the server is stopped in order and started again
-    away            the dashboard stands still (2 minutes, see --away)
+    away            the dashboard hangs (2 minutes, see --away)
     pending         jobs wait for longer than a lease (see --pending)
     stopped_job     somebody stops the jobs: SIGTERM
     cancel          runs are deleted, while one trains and while one waits
     two             two servers share the cluster, and one of them is killed
 
-With --runs 20, twenty runs are under way or wait at each fault. Each must end once, with
-the losses of a run in a child process to the bit. The cluster asks for a token.
+With --runs 20, twenty runs are training or waiting at each fault. Each must end once,
+with losses identical to those of a run in a child process. The cluster requires a token.
 
     python -m venv /tmp/ray && /tmp/ray/bin/pip install "ray[default]"
     python scripts/check_ray.py --ray /tmp/ray/bin/ray [--quick] [--fault node] [--runs 1] [--rounds 1]
         [--binary PATH]
     python scripts/check_ray.py --ray /tmp/ray/bin/ray --record crates/server/src/launcher/ray/recorded.json
 
-Root is needed. The second form writes Ray's answers down for the tests of the
+The script needs root. The second form records Ray's answers for the tests of the
 launcher.
 """
 
@@ -69,10 +69,10 @@ class Ray:
                 one.bind(("127.0.0.1", 0))
             self.port, self.dashboard = (one.getsockname()[1] for one in sockets)
         self.head = self.node = None
-        # Whatever this machine has.
+        # Independent of the cores of this machine.
         self.cores = max(2, options.places)
         self.fillers = 0
-        # Paths of Ray's sockets must be short.
+        # Ray limits the length of the paths of its sockets.
         self.temporary = tempfile.mkdtemp(prefix="ray-")
 
     def begin(self, log, *options):
@@ -82,7 +82,7 @@ class Ray:
         return Namespace(command, self.folder / log, environment)
 
     def start_head(self):
-        # It has no cores, so that all jobs are on the worker node.
+        # The head has no cores, so all jobs run on the worker node.
         self.head = self.begin(
             "head.log", "--head", f"--port={self.port}", "--num-cpus=0", f"--node-ip-address={HEAD}",
             "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}", "--include-dashboard=true",
@@ -142,7 +142,7 @@ stop_seconds = 20
         return self.jobs("PENDING", "RUNNING")
 
     def shown(self):
-        """All that Ray shows of the jobs, and the files of their packages that are left."""
+        """Returns everything that Ray shows of the jobs, and the remaining files of their packages."""
         job = self.jobs("RUNNING")[0]
         paths = ["/api/jobs/", "/api/v0/jobs?detail=1", "/api/v0/actors?detail=1", "/api/v0/runtime_envs?detail=1",
                  f"/api/jobs/{job['submission_id']}/logs"]
@@ -158,8 +158,8 @@ stop_seconds = 20
         self.head.kill()
         time.sleep(2)
         self.start_head()
-        # Nodes of the old head end by themselves after a minute; an operator, or a
-        # service manager, starts them anew.
+        # Nodes of the old head end by themselves after a minute. An operator or a
+        # service manager would restart them.
         killed = time.time()
         self.node.kill()
         self.start_node()
@@ -208,12 +208,12 @@ stop_seconds = 20
         shutil.rmtree(self.temporary, ignore_errors=True)
 
     def record(self):
-        """Answers of Ray to all calls of the launcher."""
+        """Records Ray's answers to all calls of the launcher."""
         answers = {}
 
         def note(what, answer):
             status, text = answer
-            # Not where this machine has its Python.
+            # Without the paths of this machine's Python.
             text = re.sub(r"/[^\s\"']*/(?=(site-packages|asyncio)/)", "/", text)
             answers[what] = {"status": status, "body": text}
 

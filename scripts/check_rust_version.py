@@ -1,9 +1,9 @@
-"""Whether every dependency supports the Rust version that the workspace promises.
+"""Checks that every dependency supports the Rust version that the workspace promises.
 
     python scripts/check_rust_version.py
 
-Reads the `rust-version` of each package of Cargo.lock, those for other systems
-included. Clippy's `incompatible_msrv` does the same for the standard library.
+Reads the `rust-version` of each package in Cargo.lock, including those for other
+systems. Clippy's `incompatible_msrv` does the same for the standard library.
 """
 
 import json

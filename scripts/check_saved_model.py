@@ -1,14 +1,13 @@
-"""Opens models that a run has saved with `transformers` (a CLIP or SigLIP) or sentence-transformers (a text model), and
-compares what they make of some pictures and texts with what the engine makes of them.
+"""Opens models that a run saved with `transformers` (a CLIP or SigLIP) or sentence-transformers (a text model), and
+compares their embeddings of some images and texts with those of the engine.
 
     pip install torch transformers sentence-transformers safetensors numpy pillow
     python scripts/check_saved_model.py clip-model [another-model ...]
     python scripts/check_saved_model.py --sweep
 
 `--sweep` trains small text models in every combination of modules, pooler, projection head and freezing, and
-checks each saved folder. Ends with an error where embeddings differ by more than 1e-4 (pictures) or 1e-5 (texts).
-The tensors that the comparison runs on are made by transformers' own tokenizer and picture processor; the engine
-starts from the texts and the files.
+checks each saved folder. Fails if embeddings differ by more than 1e-4 (images) or 1e-5 (texts). For the comparison,
+transformers' own tokenizer and image processor prepare the tensors; the engine starts from the texts and the files.
 """
 
 import itertools
@@ -30,14 +29,14 @@ DATA = ROOT / "datasets/emoji-clip"
 FIXTURES = ROOT / "crates/engine/tests/fixtures/sentence"
 LIMITS = {"text_embeds": 1e-5, "image_embeds": 1e-4}
 CLIP_LIMIT = 1e-4
-# Models of the fixture with what lies behind their pooling.
+# Models of the fixture with the modules after their pooling.
 BASES = ["pooling-two", "normalize", "chain", "prompt-left-out-mean"]
 POOLERS = [None, "mean", "max", "cls", "weightedmean", "GeM"]
 BUILT = set()
 
 
 def example(name, *arguments):
-    """Runs an example of the engine, built before its first use."""
+    """Runs an example of the engine, which is built before its first use."""
     profile = os.environ.get("PROFILE", "release")
     program = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / profile / "examples" / name
     if name not in BUILT:
@@ -70,7 +69,7 @@ def siglip(folder, texts, pictures):
 
     model = SiglipModel.from_pretrained(folder).eval()
     length = model.config.text_config.max_position_embeddings
-    # As it was trained: padding is read, so no mask goes in.
+        # As in training: the model reads the padding, so there is no mask.
     tokens = AutoTokenizer.from_pretrained(folder)(
         texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
@@ -89,7 +88,7 @@ def text_model(folder, texts):
 
 
 def differences(folder):
-    """The largest relative difference of each kind of embedding."""
+    """Returns the largest relative difference of each kind of embedding."""
     rows = [line.split(",") for line in (DATA / "fashion/eval.csv").read_text().splitlines()]
     pictures = [DATA / picture for picture, _ in rows]
     texts = [text for _, text in rows]
@@ -118,7 +117,7 @@ def differences(folder):
 
 
 def check(folder, shown):
-    """Whether a folder gives the same embeddings in both."""
+    """Checks that a folder gives the same embeddings in both."""
     good = True
     for name, rows, difference, limit in differences(folder):
         good &= difference <= limit
@@ -131,7 +130,7 @@ def sweep():
     combinations = itertools.product(BASES, POOLERS, [None, 5], [False, True])
     for base, pooler, dim, freeze in combinations:
         if base == "chain" and pooler:
-            # Its Dense takes what two poolers give.
+            # Its Dense takes the output of two poolers.
             continue
         shown = f"{base}, pooler {pooler}, output_dim {dim}, freeze {freeze}"
         with tempfile.TemporaryDirectory() as temporary:

@@ -1,27 +1,27 @@
 """Runs a server against a real Slurm on this machine, with a controller and two
-nodes, and disturbs it:
+nodes, and injects faults:
 
     node            the nodes of training runs are killed with their processes
     head            slurmctld is killed and started again
     restart         slurmctld is stopped in order and started again
     server          the server is killed and started again
     stopped_server  the server is stopped in order and started again
-    away            slurmctld stands still (2 minutes, see --away)
+    away            slurmctld hangs (2 minutes, see --away)
     pending         jobs wait for longer than a lease (see --pending)
     stopped_job     somebody cancels the jobs: SIGTERM
     preempt         jobs of a higher partition take the nodes
-    time_limit      the jobs come near their time limit
+    time_limit      the jobs reach their time limit
     cancel          runs are deleted, while one trains and while one waits
     two             two servers share the cluster, and one of them is killed
 
-With --runs 20, twenty runs are under way or wait at each fault. Each must end once, with
-the losses of a run in a child process to the bit.
+With --runs 20, twenty runs are training or waiting at each fault. Each must end once,
+with losses identical to those of a run in a child process.
 
     apt-get install slurm-wlm munge
     python scripts/check_slurm.py [--quick] [--fault node] [--runs 1] [--places 1] [--rounds 1]
         [--binary PATH]
 
-Root is needed. Nothing of the machine's own configuration is touched.
+The script needs root. It does not change the machine's own configuration.
 """
 
 import contextlib
@@ -88,7 +88,7 @@ class Slurm:
         if missing:
             raise SystemExit(f"{', '.join(missing)} not found: apt-get install slurm-wlm munge")
         self.options, self.folder = options, folder / "slurm"
-        # Of each node: as many as runs may need, whatever this machine has.
+        # Cores of each node: as many as the runs may need, independent of this machine.
         self.cores = (options.places + 1) // 2
         self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf")}
         self.controller = self.munge = None
@@ -157,7 +157,7 @@ folder = "{self.folder}"
         return self.jobs("PENDING,RUNNING,SUSPENDED,COMPLETING,CONFIGURING")
 
     def shown(self):
-        """All that Slurm shows of the jobs to a user who does not own them."""
+        """Returns everything that Slurm shows of the jobs to a user who does not own them."""
         job = self.jobs()[0][0]
         script = self.say("runuser", "-u", "nobody", "--", "scontrol", "write", "batch_script", job, "-")
         return self.say("runuser", "-u", "nobody", "--", "scontrol", "-dd", "show", "job") + script
@@ -166,7 +166,7 @@ folder = "{self.folder}"
         killed = {node for _, _, node in self.jobs()}
         for node in killed:
             self.nodes[node].kill()
-        # Slurm must see it before they are there again, as with machines that boot.
+        # Slurm must notice the failure before the nodes are back, as with machines that reboot.
         wait_for("slurmctld sees it", lambda: not self.jobs(), 60)
         for node in killed:
             self.start_node(node)

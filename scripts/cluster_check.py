@@ -1,5 +1,5 @@
-"""What check_ray.py and check_slurm.py have in common: faults, and the proof that
-each run ended once, with the losses of a run in a child process to the bit."""
+"""The common part of check_ray.py and check_slurm.py: faults, and the check that each run
+ended once, with losses identical to those of a run in a child process."""
 
 import argparse
 import json
@@ -18,12 +18,12 @@ from cluster_server import BATCH, LEASE, ClusterServer, Failure, read, wait_for
 from kill_server import PAIRS
 
 ROOT = Path(__file__).resolve().parent.parent
-# How long a worker's death may go unnoticed.
+# Time within which the server must notice a worker's death.
 NOTICED_WITHIN = 30
 
 
 class Trial:
-    """A cluster, a server, and what an undisturbed run measures."""
+    """A cluster, a server, and the losses of an undisturbed run."""
 
     def __init__(self, cluster, options, folder):
         self.cluster, self.options, self.folder = cluster, options, folder
@@ -34,7 +34,7 @@ class Trial:
         print(f"{what:<24} {seconds:6.1f} s   {told}", flush=True)
 
     def note(self, line):
-        """Writes a line of a run into the log of all runs."""
+        """Appends a line about a run to the log of all runs."""
         if self.options.log:
             with open(self.options.log, "a") as log:
                 print(self.cluster.name, line, file=log)
@@ -46,7 +46,7 @@ class Trial:
         return server
 
     def reference(self):
-        """The losses of a run in a child process."""
+        """Returns the losses of a run in a child process."""
         begun = time.monotonic()
         server = self.server("processes", '[launcher]\nkind = "processes"')
         try:
@@ -90,7 +90,7 @@ class Trial:
             told = getattr(self, f"fault_{kind}")(server, runs)
         except Failure as failure:
             self.failed, told = True, f"FAILED: {failure}"
-            # What is left of this round must not disturb the next one.
+            # Clean up, so that this round does not disturb the next one.
             for run in runs:
                 try:
                     server.call("DELETE", f"/api/v1/experiments/e/runs/{run}")
@@ -114,9 +114,9 @@ class Trial:
             [(server, runs)] = groups
             self.submit(server, runs)
             return [server.wait_for_training(runs, 1, 3)]
-        # They begin together: the first would have ended before the last began.
+        # All runs are submitted before any starts. Otherwise the first could end before the last begins.
         with self.cluster.full():
-            # In turns: Slurm takes the jobs in their order.
+            # One after the other: Slurm takes the jobs in this order.
             for together in zip_longest(*[[(server, run) for run in runs] for server, runs in groups]):
                 for server, run in filter(None, together):
                     server.submit(run, self.options.epochs)
@@ -125,9 +125,9 @@ class Trial:
         return [server.wait_for_training(runs, n, 1) for (server, runs), n in zip(groups, each)]
 
     def end(self, server, runs, acknowledged=None, killed=None, resumed=False):
-        """Waits for runs and proves that each ended well, once. `killed` is when their
-        workers died. `resumed`: the fault is one that ends workers, so runs that had
-        not finished by then go on from a checkpoint."""
+        """Waits for runs and checks that each finished, once. `killed` is the time at which
+        their workers died. `resumed`: the fault ends workers, so runs that had not
+        finished by then resume from a checkpoint."""
         server.wait_for_end(runs)
         lost = resumptions = hit = 0
         noticed = []
@@ -157,7 +157,7 @@ class Trial:
         return told
 
     def fault_none(self, server, runs):
-        """No fault: nothing that others see holds a token."""
+        """No fault: checks that nothing that others can see contains a token."""
         self.begin(server, runs)
         arguments = [read(path) for path in Path("/proc").glob("[0-9]*/cmdline")]
         shown = self.cluster.shown() + "".join(arguments)
@@ -168,26 +168,26 @@ class Trial:
         return f"{self.end(server, runs)}; no token in {len(shown)} bytes that others see"
 
     def fault_node(self, server, runs):
-        """All nodes with jobs are killed with their processes."""
+        """Kills all nodes with jobs, with their processes."""
         known = self.begin(server, runs)
         killed = time.time()
         nodes = self.cluster.kill_nodes()
         return f"{self.end(server, runs, known, killed, resumed=True)}; {nodes} nodes killed"
 
     def fault_head(self, server, runs):
-        """The engine's head is killed and started again."""
+        """Kills the engine's head and starts it again."""
         known = self.begin(server, runs)
         told, killed = self.cluster.restart_head()
         return f"{self.end(server, runs, known, killed)}; {told}"
 
     def fault_restart(self, server, runs):
-        """The engine's controller is stopped in order and started again."""
+        """Stops the engine's controller in order and starts it again."""
         known = self.begin(server, runs)
         told, _ = self.cluster.restart_head(in_order=True)
         return f"{self.end(server, runs, known)}; {told}"
 
     def fault_server(self, server, runs):
-        """The server is killed, and started again after a while."""
+        """Kills the server and starts it again after a while."""
         known = self.begin(server, runs)
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
@@ -196,7 +196,7 @@ class Trial:
         return self.end(server, runs, known)
 
     def fault_stopped_server(self, server, runs):
-        """The server is told to stop, and started again."""
+        """Tells the server to stop, and starts it again."""
         known = self.begin(server, runs)
         server.process.send_signal(signal.SIGTERM)
         server.process.wait()
@@ -204,7 +204,7 @@ class Trial:
         return self.end(server, runs, known)
 
     def fault_away(self, server, runs):
-        """The engine does not answer; runs train, and others are submitted."""
+        """The engine does not answer while runs train and others are submitted."""
         known = self.begin(server, runs)
         later = [f"{run}-later" for run in runs[:max(1, len(runs) // 5)]]
         with self.cluster.away():
@@ -212,12 +212,12 @@ class Trial:
             wait_for("/readyz tells it", lambda: b"has not answered" in server.call("GET", "/readyz"), 60)
             time.sleep(self.options.away)
             if any(server.losses(run) for run in later):
-                raise Failure("a run began though the engine was away")
+                raise Failure("a run began although the engine did not answer")
         told = self.end(server, runs, known)
         return f"{told}; submitted meanwhile: {self.end(server, later)}; {self.options.away:g} s away"
 
     def fault_pending(self, server, runs):
-        """Jobs wait, because others fill the cluster."""
+        """Jobs wait because others fill the cluster."""
         with self.cluster.full():
             self.submit(server, runs)
             words = [wait_for("it is told where the run waits", lambda run=run: self.waits(server, run), 120)
@@ -234,25 +234,25 @@ class Trial:
         return found and found.group()
 
     def fault_stopped_job(self, server, runs):
-        """Somebody stops the jobs by the engine's own means."""
+        """Somebody stops the jobs with the engine's own commands."""
         known = self.begin(server, runs)
         self.cluster.stop_jobs()
         return self.end(server, runs, known, resumed=True)
 
     def fault_preempt(self, server, runs):
-        """The engine needs the machines for something more urgent."""
+        """The engine needs the machines for more urgent jobs."""
         known = self.begin(server, runs)
         self.cluster.preempt()
         return self.end(server, runs, known, resumed=True)
 
     def fault_time_limit(self, server, runs):
-        """The jobs come near the end of their time."""
+        """The jobs reach their time limit."""
         known = self.begin(server, runs)
         self.cluster.limit_time()
         return self.end(server, runs, known, resumed=True)
 
     def fault_cancel(self, server, runs):
-        """A run is deleted while it trains, and another while it waits."""
+        """Deletes a run while it trains, and another while it waits."""
         self.begin(server, runs)
         for run in runs:
             server.call("DELETE", f"/api/v1/experiments/e/runs/{run}")
@@ -267,7 +267,7 @@ class Trial:
         return f"{2 * len(runs)} jobs ended"
 
     def fault_two(self, server, runs):
-        """Two servers have runs on one cluster; one of them is killed for a while."""
+        """Two servers have runs on one cluster, and one of them is killed for a while."""
         other = self.server(f"other-{self.number}")
         half = (len(runs) + 1) // 2
         ours, theirs = runs[:half], runs[half:] or runs
@@ -283,7 +283,7 @@ class Trial:
             other.stop()
 
     def fault_example(self, server, runs):
-        """The program of the guide, unchanged, on each launcher."""
+        """Runs the program of the guide, unchanged, on each launcher."""
         kinds = {kind: f'[launcher]\nkind = "{kind}"' for kind in ("threads", "processes")}
         kinds[self.cluster.name] = self.cluster.settings()
         measured = {}
@@ -308,23 +308,23 @@ class Trial:
 
 def main(cluster_type, description, quick):
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--binary", type=Path, help="finetuner-server; built in debug mode where it is not given")
+    parser.add_argument("--binary", type=Path, help="finetuner-server; built in debug mode by default")
     parser.add_argument("--quick", action="store_true", help=f"one run without a fault, and one with `{quick}`")
     parser.add_argument("--fault", dest="faults", choices=["none", "example", *cluster_type.faults], action="append",
-                        help="all by default, but for `example`")
+                        help="all by default, except `example`")
     parser.add_argument("--rounds", type=int, default=1, help="of each fault")
-    parser.add_argument("--runs", type=int, default=1, help="that are submitted before each fault")
-    parser.add_argument("--places", type=int, help="runs that the cluster has room for; all by default")
+    parser.add_argument("--runs", type=int, default=1, help="number of runs that are submitted before each fault")
+    parser.add_argument("--places", type=int, help="number of runs that the cluster can run at once; all by default")
     parser.add_argument("--epochs", type=int, default=12, help="of each run")
     parser.add_argument("--away", type=float, default=120, help="seconds for which the engine does not answer")
     parser.add_argument("--pending", type=float, default=LEASE + 5, help="seconds for which jobs wait")
     parser.add_argument("--example", type=Path, help="the program text_to_image, for the fault `example`")
-    parser.add_argument("--log", type=Path, help="a file for a line of each run")
-    parser.add_argument("--keep", action="store_true", help="keep all logs, and say where")
+    parser.add_argument("--log", type=Path, help="file for a line about each run")
+    parser.add_argument("--keep", action="store_true", help="keep all logs, and print their folder")
     cluster_type.add_options(parser)
     options = parser.parse_args()
     if os.geteuid() != 0:
-        raise SystemExit("root is needed, for nodes in namespaces of their own")
+        raise SystemExit("the script needs root, for nodes in separate namespaces")
     options.places = options.places or options.runs
     options.faults = ["none", quick] if options.quick else options.faults or ["none", *cluster_type.faults]
     if options.binary is None:
@@ -332,7 +332,7 @@ def main(cluster_type, description, quick):
         options.binary = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug/finetuner-server"
     options.binary = options.binary.resolve()
     folder = Path(tempfile.mkdtemp(prefix="finetuner-cluster-"))
-    # Another user must find the cluster's configuration.
+    # Another user must be able to find the cluster's configuration.
     folder.chmod(0o711)
     begun = time.monotonic()
     good = False

@@ -1,5 +1,5 @@
-"""A server whose runs are jobs of an engine, and machines of which this one stands
-in for several."""
+"""A server whose runs are jobs of a cluster engine, and namespaces that simulate several
+machines on this one."""
 
 import json
 import os
@@ -14,22 +14,22 @@ from pathlib import Path
 from kill_server import PAIRS, Server, documents
 
 BATCH = 4
-# As a server has it by default.
+# The server's default.
 LEASE = 30
 
 
 def own_address():
-    """The address of this machine that is not the loopback's: workers are never
-    given a loopback address."""
+    """Returns an address of this machine other than loopback: workers are never given
+    a loopback address."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            # Nothing is sent: the system only chooses a way.
+            # Nothing is sent: the system only chooses a route.
             probe.connect(("192.0.2.1", 9))
             return probe.getsockname()[0]
         except OSError:
             found = subprocess.run(["hostname", "-I"], capture_output=True, text=True).stdout.split()
             if not found:
-                raise SystemExit("this machine has no address but the loopback's")
+                raise SystemExit("this machine has only a loopback address")
             return found[0]
 
 
@@ -67,9 +67,9 @@ class ClusterServer(Server):
         with socket.socket() as free:
             free.bind((host, 0))
             port = free.getsockname()[1]
-        # As workers reach it.
+        # For workers.
         self.url = f"http://{host}:{port}"
-        # As a program on this machine does, without TLS.
+        # For programs on this machine, without TLS.
         self.local_url = f"http://127.0.0.1:{port}"
         (self.folder / "settings.toml").write_text(f"""
 [server]
@@ -123,8 +123,8 @@ first_call = 120
         return self.call("GET", f"/api/v1/experiments/e/runs/{run}/logs").decode()
 
     def wait_for_training(self, runs, count, steps, seconds=300):
-        """Waits until `count` of these runs train. Returns the losses that the server
-        has acknowledged by then of all that have not ended."""
+        """Waits until `count` of these runs train. Returns the losses that the server has
+        acknowledged so far, for all runs that have not ended."""
         losses = {run: [] for run in runs}
 
         def train():
@@ -148,8 +148,8 @@ first_call = 120
         wait_for(f"runs end: {left}", end, seconds, pause=1)
 
     def verify(self, run, expected, acknowledged=()):
-        """A run that has ended once, with the losses that are expected, and has lost
-        nothing that the server had acknowledged. Returns how often it was lost, and
+        """Checks that a run ended once, with the expected losses, and lost nothing that the
+        server had acknowledged. Returns how often it was lost, and how often it was
         resumed."""
         status, log, losses = self.status(run), self.log_of(run), self.losses(run)
         if status["status"] != "FINISHED" or log.count("Finished 🚀") != 1:
@@ -165,8 +165,8 @@ first_call = 120
         return log.count("The worker was lost"), log.count("Going on from a checkpoint")
 
     def noticed(self, run, since):
-        """When the server noticed first that the run's worker was lost, in seconds
-        after a moment of the wall clock. None if it did not."""
+        """Returns when the server first noticed that the run's worker was lost, in seconds
+        after a wall-clock time. Returns None if it did not."""
         with sqlite3.connect(f"file:{self.data}/finetuner.sqlite?mode=ro", uri=True, timeout=20) as database:
             [[number]] = database.execute("SELECT id FROM runs WHERE name = ?", [run]).fetchall()
         for line in read(self.folder / "log").splitlines():
@@ -178,7 +178,7 @@ first_call = 120
         return None
 
     def all_losses(self):
-        """The losses of all runs, in the order in which the server lists them."""
+        """Returns the losses of all runs, in the order in which the server lists them."""
         found = []
         for experiment in self.json("GET", "/api/v1/experiments"):
             of = f"/api/v1/experiments/{experiment['name']}/runs"
@@ -188,7 +188,7 @@ first_call = 120
         return found
 
     def check(self):
-        """Compares all that the stopped server keeps with its SHA-256."""
+        """Compares everything that the stopped server stores with its SHA-256."""
         checked = subprocess.run([self.binary, "check", "--data", self.data], capture_output=True, text=True)
         if checked.returncode:
             raise Failure(f"`check` finds faults: {checked.stderr}")
@@ -196,8 +196,8 @@ first_call = 120
 
 
 class Namespace:
-    """A program with all that it starts, as if it had a machine of its own:
-    killing it leaves nothing."""
+    """Starts a program in its own namespace, like on a separate machine: killing it also
+    kills everything that it started."""
 
     def __init__(self, command, log, environment=None):
         self.process = subprocess.Popen(
@@ -212,7 +212,7 @@ class Namespace:
 
 
 def children(pid):
-    """All processes below a process, by their ids."""
+    """Returns the ids of all processes below a process."""
     parents = {}
     for entry in Path("/proc").iterdir():
         try:

@@ -1,20 +1,20 @@
-"""Compares what a model's folder means here and in its own library, kind by kind of folder.
+"""Compares the embeddings of a model folder here and in its own library, for every kind of folder.
 
     pip install torch transformers sentence-transformers open_clip_torch safetensors numpy pillow
     python scripts/compare_model_folders.py [--model NAME=FOLDER ...] [--settings] [KIND ...]
 
-Small models of every kind are made with the libraries themselves; `--model` adds folders of real ones. The table
-has the largest difference of an embedding, relative to its length:
+The script writes small models of every kind with the original libraries; `--model` adds folders of real ones. The
+table has the largest difference of an embedding, relative to its length:
 
 - `local`: `finetuner::local` and the library, both with the folder;
-- `start`: the folder after a training with the smallest learning rate, opened here, and the library with the folder
-  as it was. Training begins with the right model only where this is small;
-- `saved`: the folder after a training, opened here and in the library.
+- `start`: the folder after training with the smallest learning rate, opened here, and the library with the original
+  folder. If this is small, training starts with the correct weights;
+- `saved`: the folder after training, opened here and in the library.
 
-With `--settings` every field of the `config.json` of each network is changed in turn, and the embeddings of both are
-compared: a field that is passed over here is printed.
+With `--settings` the script changes every field in the `config.json` of each network, one at a time, and compares the
+embeddings of both: fields that are ignored here are printed.
 
-`PROFILE=debug` runs the engine's examples of the debug build. Ends with an error where a difference is above 1e-5.
+`PROFILE=debug` uses the debug build of the engine's examples. Fails if a difference is above 1e-5.
 """
 
 import argparse
@@ -42,7 +42,7 @@ ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "crates/engine/tests/fixtures"
 NETWORK = FIXTURES / "sentence/network"
 TEXTS = ["a long red dress", "White running SHOE", "the blue boat, on a lake of the north", "7 Kleider"]
-# No JPEG: two decoders may differ by a level.
+# No JPEG, because two decoders may differ by one level.
 PICTURES = [FIXTURES / "pictures" / name for name in ("wide.png", "tall.png", "exact.png")]
 LIMIT = 1e-5
 KINDS = {}
@@ -70,7 +70,7 @@ def edit(path, **fields):
 
 
 def example(name, *arguments):
-    """Runs an example of the engine, built before its first use."""
+    """Runs an example of the engine, which is built before its first use."""
     profile = os.environ.get("PROFILE", "release")
     program = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / profile / "examples" / name
     if name not in BUILT:
@@ -85,7 +85,7 @@ def example(name, *arguments):
 # ---- Folders ----
 
 def sentence(folder, base="pooling-mean"):
-    """A small BERT of sentence-transformers."""
+    """Writes a small BERT of sentence-transformers."""
     shutil.copytree(NETWORK, folder, dirs_exist_ok=True)
     shutil.copytree(FIXTURES / "sentence" / base, folder, dirs_exist_ok=True)
 
@@ -210,7 +210,7 @@ def architecture(name, config, model):
         sentence(folder)
         torch.manual_seed(0)
         network = model(config()).eval()
-        with torch.no_grad():  # Biases of zero and norms of one would hide mistakes.
+        with torch.no_grad():  # With biases of zero and norms of one, errors could remain hidden.
             for parameter in network.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.1)
         for file in ("config.json", "model.safetensors"):
@@ -239,7 +239,7 @@ architecture("Gemma 3", lambda: tf.Gemma3TextConfig(**SIZES, **IDS, head_dim=16,
 
 
 def clip(folder):
-    """A small CLIP with the tokenizer of the fixtures."""
+    """Writes a small CLIP with the tokenizer of the fixtures."""
     torch.manual_seed(0)
     sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, projection_dim=16)
     end = ROWS - 1
@@ -292,7 +292,7 @@ def _(folder):
         shutil.copy(FIXTURES / "open-clip" / file, folder / file)
     rows = read(folder / "open_clip_config.json")["model_cfg"]["text_cfg"]["vocab_size"]
     words = sorted({word for text in TEXTS for word in text.replace(",", " , ").split()})
-    # As for every CLIP, the end of a text is the highest token.
+    # As in every CLIP, the end of a text is the highest token.
     ids = {"[UNK]": 0, **{word: number for number, word in enumerate(words, 1)}, "<start>": rows - 2, "<end>": rows - 1}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -303,7 +303,7 @@ def _(folder):
 
 
 def spread(model):
-    """Biases of zero and norms of one would hide mistakes."""
+    """Fills biases and norms with random values: with zeros and ones, errors could remain hidden."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim():
@@ -325,7 +325,7 @@ def pictures_alone(name, config, model, processor):
 
 pictures_alone("ViT", lambda: tf.ViTConfig(**VISION, intermediate_size=48), tf.ViTModel,
                {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}})
-# Smaller pictures than its positions are for, as the published ones.
+# Smaller images than the positions allow, as with the published models.
 pictures_alone("DINOv2", lambda: tf.Dinov2Config(**{**VISION, "image_size": 48}, mlp_ratio=2), tf.Dinov2Model,
                {"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 36}, "resample": 3,
                 "crop_size": {"height": 32, "width": 32}, "image_mean": [0.485, 0.456, 0.406],
@@ -380,7 +380,7 @@ def vision_alone(folder):
 
 def siglip(folder):
     model = tf.SiglipModel.from_pretrained(folder).float().eval()
-    # As it was trained: padding is read, so no mask goes in.
+        # As in training: the model reads the padding, so there is no mask.
     ids = tf.AutoTokenizer.from_pretrained(folder)(TEXTS, padding="max_length", truncation=True, return_tensors="pt",
                                                    max_length=model.config.text_config.max_position_embeddings).input_ids
     with torch.no_grad():
@@ -401,7 +401,7 @@ LIBRARIES = {"vit": vision_alone, "dinov2": vision_alone, "siglip": siglip, "vis
 
 
 def theirs(folder):
-    """The embeddings of the folder's own library."""
+    """Returns the embeddings of the folder's own library."""
     config = read(folder / "config.json") if (folder / "config.json").exists() else {}
     if (folder / "open_clip_config.json").exists():
         return open_clip(folder)
@@ -458,14 +458,14 @@ def ours(folder):
 
 
 def field(number, data):
-    """A field of protobuf that holds bytes."""
+    """Encodes a protobuf field of bytes."""
     def varint(n):
         return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
 def documents(rows):
-    """Texts with labels as docarray 0.x writes them, by hand."""
+    """Encodes texts with labels in the format of docarray 0.x."""
     out = b"\x01" + struct.pack(">Q", len(rows))
     for text, label in rows:
         tag = field(1, b"finetuner_label") + field(2, field(3, label.encode()))
@@ -475,7 +475,7 @@ def documents(rows):
 
 
 def train(folder, to, rate):
-    """Trains for one epoch, and unpacks what was saved into `to`."""
+    """Trains for one epoch and unpacks the saved model into `to`."""
     saved = to / "saved.zip"
     hyper = {"learning_rate": rate, "batch_size": 4, "epochs": 1, "loss": "TripletMarginLoss", "optimizer": "Adam"}
     if has_pictures(folder):
@@ -511,16 +511,16 @@ def compare(folder):
     expected = theirs(folder)
     local = difference(ours(folder), expected)
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
-        # The smallest rate that is allowed: the weights stay as they are.
+        # The smallest allowed rate: the weights do not change.
         start = difference(ours(train(folder, Path(first), 1e-12)), expected)
         saved = train(folder, Path(second), 1e-3)
         after = difference(ours(saved), theirs(saved))
     return local, start, after
 
 
-# Fields that say nothing of the network, or whose change no library opens.
+# Fields that do not describe the network, or that no library accepts with another value.
 NOT_CHANGED = {"architectures", "transformers_version", "model_type", "dtype", "id2label", "label2id", "vocab_size"}
-# Fields that a config.json may have though the library does not write them.
+# Fields that a config.json may contain although the library does not write them.
 FURTHER = {"is_decoder": False, "is_causal": None, "add_cross_attention": False, "use_bidirectional_attention": None,
            "tie_word_embeddings": True, "sliding_window": None, "attn_logit_softcapping": None, "hidden_act": "gelu"}
 CHANGED = {"position_embedding_type": ["relative_key"], "rope_scaling": [{"rope_type": "linear", "factor": 2.0}],
@@ -553,7 +553,7 @@ def attempt(embed, folder):
 
 
 def settings(name, folder):
-    """Whether no change of a field gives other embeddings here than there."""
+    """Checks that every change of a field gives the same embeddings in both."""
     written = read(folder / "config.json")
     every = FURTHER | dict.fromkeys(CHANGED) | tf.AutoConfig.from_pretrained(folder).to_dict() | written
     good, changes = True, 0
@@ -568,13 +568,13 @@ def settings(name, folder):
             if not isinstance(found, str) and difference(found, expected) > LIMIT:
                 good = False
                 print(f"{name}: `{field_name}` {new}: {difference(found, expected):.1e}", flush=True)
-    print(f"{name}: {changes} changes that the library opens", flush=True)
+    print(f"{name}: {changes} changes that the library accepts", flush=True)
     return good
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kinds", nargs="*", help="parts of the names of the kinds to compare; all where none is given")
+    parser.add_argument("kinds", nargs="*", help="parts of the names of the kinds to compare; all by default")
     parser.add_argument("--model", action="append", default=[], metavar="NAME=FOLDER")
     parser.add_argument("--settings", action="store_true")
     options = parser.parse_args()

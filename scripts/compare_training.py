@@ -1,14 +1,14 @@
-"""What each way of training brings to a search, here and in sentence-transformers, with the same settings.
+"""Compares what each training method brings to a search, here and in sentence-transformers, with the same settings.
 
     pip install torch sentence-transformers peft datasets
     python scripts/compare_training.py --model FOLDER [--data fashion-glossary] [--seeds 3] [NAME ...]
 
-FOLDER is a model of sentence-transformers, such as all-MiniLM-L6-v2. Each row is one way of training, each run a process
-of its own: its time and peak of memory are those of the whole process, from reading the data to the saved model. The
-saved models of both are opened in sentence-transformers and search the same queries. The last two columns are searches
-with the first 128 and 64 dimensions of the embeddings alone.
+FOLDER is a sentence-transformers model, such as all-MiniLM-L6-v2. Each row is one training method. Each run is a
+separate process, and its time and peak memory are those of the whole process, from reading the data to the saved model.
+Both saved models are opened in sentence-transformers and search with the same queries. The last two columns are searches
+with only the first 128 and 64 dimensions of the embeddings.
 
-`PROFILE=debug` runs the engine's example of the debug build.
+`PROFILE=debug` uses the debug build of the engine's example.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 EPOCHS, BATCH, RATE = 2, 64, 5e-5
-# Each way changes something of these settings.
+# Each method changes some of these settings.
 WAYS = {
     "batches at random": dict(duplicates=True),
     "no duplicates": {},
@@ -49,14 +49,14 @@ def read_rows(path):
 # ---- Ours ----
 
 def field(number, data):
-    """A field of protobuf that holds bytes."""
+    """Encodes a protobuf field of bytes."""
     def varint(n):
         return bytes([n]) if n < 128 else bytes([n & 127 | 128]) + varint(n >> 7)
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
 def write_pairs(pairs, path):
-    """Documents of two texts as docarray 0.x writes them, by hand."""
+    """Encodes documents of two texts in the format of docarray 0.x."""
     out = b"\x01" + struct.pack(">Q", len(pairs))
     for pair in pairs:
         document = gzip.compress(b"".join(field(14, field(4, text.encode())) for text in pair))
@@ -105,7 +105,7 @@ def train_there(way, model, pairs, seed, to, dim):
 
 
 def train_by_library(job):
-    """One run of sentence-transformers, in a process of its own."""
+    """Trains once with sentence-transformers, in a separate process."""
     import torch
     from datasets import Dataset
     from sentence_transformers import (SentenceTransformer, SentenceTransformerTrainer,
@@ -147,7 +147,7 @@ def train_by_library(job):
 # ---- Both ----
 
 def run(command):
-    """Seconds and peak MB of a process."""
+    """Returns seconds and peak MB of a process."""
     started = time.monotonic()
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     errors = process.stderr.read()
@@ -158,7 +158,7 @@ def run(command):
 
 
 def search(folder, data):
-    """Recall of the queries' own labels, with all dimensions and with the first ones."""
+    """Returns the recall of the queries' own labels, with all dimensions and with the first ones."""
     from sentence_transformers import SentenceTransformer
 
     queries, index = read_rows(data / "queries.csv"), read_rows(data / "index.csv")
@@ -176,7 +176,7 @@ def search(folder, data):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("ways", nargs="*", help="parts of the names of the ways to train; all where none is given")
+    parser.add_argument("ways", nargs="*", help="parts of the names of the training methods; all by default")
     parser.add_argument("--model")
     parser.add_argument("--data", default="fashion-glossary")
     parser.add_argument("--seeds", type=int, default=3)

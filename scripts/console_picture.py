@@ -1,11 +1,11 @@
-"""The picture of the README: the page of a run in the console.
+"""Takes the screenshot in the README: the page of a run in the console.
 
     apt-get install chromium chromium-driver
     pip install selenium requests pillow
     cargo build --workspace --bins --examples
     python scripts/console_picture.py docs/console.png [--profile release]
 
-Runs the example `text_to_image` on a server of its own and takes a picture of
+Runs the example `text_to_image` on a separate server and takes a screenshot of
 its run.
 """
 
@@ -48,7 +48,7 @@ def main():
                 browser.driver.quit()
             server.process.terminate()
             server.process.wait()
-    # Text and lines need few colours.
+    # Text and lines need few colors.
     Image.open(options.picture).convert("RGB").quantize(64).save(options.picture, optimize=True)
     size = options.picture.stat().st_size
     assert size <= LARGEST, f"{options.picture} has {size} bytes"

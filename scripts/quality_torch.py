@@ -1,5 +1,5 @@
-"""How well a small CLIP searches that PyTorch has trained from random weights: the same shape, data
-and settings as `quality` takes for `unseen-drawings` and `unseen-concepts`, without augmentation.
+"""Measures the search with a small CLIP that PyTorch trains from random weights: the same shape, data
+and settings that `quality` uses for `unseen-drawings` and `unseen-concepts`, without augmentation.
 
     pip install torch transformers pillow
     cargo run --release -p finetuner-engine --example quality -- TASK --write-blank FOLDER
@@ -85,7 +85,7 @@ def main():
     parser.add_argument("task", choices=EPOCHS)
     parser.add_argument("folder")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--by-name", action="store_true", help="ask by names, not by captions")
+    parser.add_argument("--by-name", action="store_true", help="search for names instead of captions")
     args = parser.parse_args()
     torch.set_num_threads(2)
     found = []

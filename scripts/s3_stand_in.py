@@ -1,11 +1,11 @@
-"""A small S3 in memory that stalls and resets connections when it is told to.
+"""A small simulated S3 in memory that stalls and resets connections on demand.
 
-It knows what the server asks of S3: objects, ranges, lists, copies, uploads in
-parts and bulk deletion. Signatures are not checked.
+Supports what the server asks of S3: objects, ranges, lists, copies, multipart
+uploads and bulk deletion. Does not check signatures.
 
     with StandIn() as s3:
         s3.url, s3.environment      # for the server
-        s3.faults = 0.3             # of the requests fail from now on
+        s3.faults = 0.3             # share of requests that fail from now on
 """
 
 import hashlib
@@ -24,7 +24,7 @@ class StandIn:
     def __init__(self, seed=1):
         self.objects, self.uploads, self.lock = {}, {}, threading.Lock()
         self.faults, self.stalled, self.resets = 0.0, 0, 0
-        # Requests with a signed address, as (key, headers), and whether they are refused.
+        # Requests with a presigned URL, as (key, headers), and whether they are refused.
         self.presigned, self.refuse_presigned = [], False
         self.draw = random.Random(seed)
         stand_in = self
@@ -55,7 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def fault(self):
-        """Stalls, or resets the connection; before or after the work is done."""
+        """Stalls, or resets the connection, before or after the request is processed."""
         with self.s3.lock:
             is_due = self.s3.draw.random() < self.s3.faults
             kind = self.s3.draw.choice(["stall", "reset"])
@@ -66,7 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
             time.sleep(1.5)
             return False
         self.s3.resets += 1
-        # No time to linger: the other side gets a reset.
+        # Without lingering, so that the other side gets a reset.
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         self.connection.close()
@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.command == "POST" and "uploadId" in query:
             wanted = [int(n) for n in re.findall(rb"<PartNumber>(\d+)</PartNumber>", body)]
             with lock:
-                # S3 answers a repeated completion as it answered the first.
+                # S3 gives a repeated completion the same answer as the first one.
                 parts = uploads.get(query["uploadId"][0])
                 if parts is not None:
                     objects[key] = b"".join(parts[n] for n in wanted)

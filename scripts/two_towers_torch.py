@@ -1,5 +1,5 @@
-"""How well two linear layers search that PyTorch trains over the frozen towers of `two-towers-small`, with the data and
-settings that `quality` takes for two towers.
+"""Measures the search with two linear layers that PyTorch trains on the frozen towers of `two-towers-small`, with the
+data and settings that `quality` uses for two towers.
 
     pip install torch transformers pillow safetensors
     python scripts/two_towers_torch.py unseen-concepts --epochs 20 --dim 256
@@ -31,7 +31,7 @@ def rows(path):
 
 
 class Lite:
-    """EfficientNet-Lite0, which transformers has not."""
+    """EfficientNet-Lite0, which transformers does not contain."""
 
     def __init__(self):
         file = MODELS / "efficientnet-small/files/model.safetensors"
@@ -88,7 +88,7 @@ def text_tower():
 
 @torch.no_grad()
 def embed(paths, texts):
-    """The outputs of both towers, by path and by text."""
+    """Returns the outputs of both towers, by path and by text."""
     lite, (bert, tokenizer) = Lite(), text_tower()
     found = {}
     for start in range(0, len(paths), 32):

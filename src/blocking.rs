@@ -1,7 +1,7 @@
-//! The same calls for programs without `async`.
+//! Blocking calls for programs without `async`.
 //!
-//! Everything that can be awaited has [`Wait::wait`], and everything that is a
-//! stream has [`WaitIter::wait_iter`]; there is no second set of types to learn.
+//! [`Wait::wait`] works on everything that can be awaited, and
+//! [`WaitIter::wait_iter`] on every stream. There are no separate blocking types.
 //!
 //! ```no_run
 //! use finetuner::{Finetuner, blocking::{Wait, WaitIter}};
@@ -17,16 +17,15 @@
 //! # }
 //! ```
 //!
-//! The work is done on threads of its own, so that these calls may also be made
-//! from within a program's own async runtime, where they block the thread that
-//! makes them.
+//! The calls run on a thread of this crate. They may therefore also be made inside
+//! another async runtime, where they block the calling thread.
 
 use std::{future::IntoFuture, pin::Pin, sync::OnceLock, thread};
 
 use futures_util::{Stream, StreamExt};
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// Waits for something that can be awaited.
+/// Blocking wait for anything that can be awaited.
 ///
 /// ```no_run
 /// # fn example() -> finetuner::Result<()> {
@@ -37,7 +36,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 /// # }
 /// ```
 pub trait Wait: IntoFuture<IntoFuture: Send, Output: Send> + Send + Sized {
-    /// Blocks the thread until it is done.
+    /// Blocks the current thread until the result is available.
     ///
     /// ```no_run
     /// # fn example() -> finetuner::Result<()> {
@@ -49,8 +48,8 @@ pub trait Wait: IntoFuture<IntoFuture: Send, Output: Send> + Send + Sized {
     /// ```
     fn wait(self) -> Self::Output {
         let future = self.into_future();
-        // A runtime must not be entered from within another, so that this thread
-        // lets another do it.
+        // A runtime can't be entered from within another one, so a fresh thread
+        // enters it.
         thread::scope(|scope| {
             let done = scope.spawn(|| runtime().block_on(future)).join();
             done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -60,7 +59,7 @@ pub trait Wait: IntoFuture<IntoFuture: Send, Output: Send> + Send + Sized {
 
 impl<T: IntoFuture<IntoFuture: Send, Output: Send> + Send> Wait for T {}
 
-/// Waits for each item of a stream.
+/// Blocking iteration over the items of a stream.
 ///
 /// ```no_run
 /// # fn example() -> finetuner::Result<()> {
@@ -74,7 +73,7 @@ impl<T: IntoFuture<IntoFuture: Send, Output: Send> + Send> Wait for T {}
 /// # }
 /// ```
 pub trait WaitIter: Stream<Item: Send> + Send + Sized + 'static {
-    /// The items one after the other, each waited for.
+    /// Returns an iterator that blocks until the next item is available.
     ///
     /// ```no_run
     /// # fn example() -> finetuner::Result<()> {
@@ -92,7 +91,7 @@ pub trait WaitIter: Stream<Item: Send> + Send + Sized + 'static {
 
 impl<T: Stream<Item: Send> + Send + 'static> WaitIter for T {}
 
-/// Items of a stream, from [`WaitIter::wait_iter`].
+/// Blocking iterator over a stream, from [`WaitIter::wait_iter`].
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -119,8 +118,8 @@ impl<T> std::fmt::Debug for Iter<T> {
     }
 }
 
-/// One runtime for all calls, which lives as long as the program: connections
-/// stay open between calls.
+/// Returns the runtime of all blocking calls. It lives as long as the program, so
+/// connections stay open between calls.
 fn runtime() -> &'static Handle {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME
@@ -130,7 +129,7 @@ fn runtime() -> &'static Handle {
                 .thread_name("finetuner")
                 .enable_all()
                 .build();
-            // Without threads or file descriptors no program can go on.
+            // No program can continue without threads or file descriptors.
             #[allow(clippy::expect_used)]
             built.expect("a thread for network calls can be started")
         })

@@ -1,16 +1,15 @@
-//! Variables of the environment. A blank one counts as unset.
+//! Environment variables. A blank variable counts as unset.
 
-/// Reads a variable of this process.
+/// Reads an environment variable; logs a warning if it is not UTF-8.
 pub(crate) fn process(name: &str) -> Option<String> {
     let value = std::env::var_os(name)?.into_string();
     if value.is_err() {
-        tracing::warn!("the variable {name} is not UTF-8 and is not used");
+        tracing::warn!("ignoring the environment variable {name}: its value is not UTF-8");
     }
     value.ok()
 }
 
-/// Returns a variable's value without the white space around it, or none where
-/// it is unset or blank.
+/// Returns a variable's trimmed value, or `None` if it is unset or blank.
 pub(crate) fn variable(environment: impl Fn(&str) -> Option<String>, name: &str) -> Option<String> {
     let value = environment(name)?.trim().to_owned();
     (!value.is_empty()).then_some(value)

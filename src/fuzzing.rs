@@ -1,4 +1,4 @@
-//! What fuzzers call: everything that reads what comes from outside.
+//! Entry points of the fuzzers: every reader of untrusted input.
 
 pub use finetuner_data::fuzzing::csv;
 use finetuner_protocol::{
@@ -13,8 +13,8 @@ use crate::{
     error::Error,
 };
 
-/// Documents and files of them. What was read is written, and read again is the
-/// same.
+/// Reads documents and document files, and checks that writing and reading them
+/// again changes nothing.
 pub fn documents(bytes: &[u8]) {
     for read in [DocumentArray::from_bytes, DocumentArray::from_file_bytes] {
         let Ok(array) = read(bytes) else { continue };
@@ -22,15 +22,15 @@ pub fn documents(bytes: &[u8]) {
             .to_bytes()
             .map(|bytes| DocumentArray::from_bytes(&bytes));
         if let Ok(again) = written {
-            // NaN is not equal to itself, its text is.
+            // Compares texts, because NaN is not equal to itself.
             let again = again.map(|again| format!("{again:?}")).ok();
             assert_eq!(again, Some(format!("{array:?}")));
         }
-        let _ = crate::Summary::of(&array).to_string();
+        let _ = crate::Summary::from(&array).to_string();
     }
 }
 
-/// Answers of a server.
+/// Reads answers of a server.
 pub fn answers(bytes: &[u8]) {
     fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
         let mut json = serde_json::Deserializer::from_slice(bytes);
@@ -42,7 +42,7 @@ pub fn answers(bytes: &[u8]) {
             }
         }
     }
-    // What is read and sent back is understood again.
+    // A value that was read can be written and read again.
     fn round_trip<T: DeserializeOwned + Serialize>(bytes: &[u8]) {
         if let Some(value) = read::<T>(bytes)
             && let Ok(text) = serde_json::to_vec(&value)
@@ -68,13 +68,13 @@ pub fn answers(bytes: &[u8]) {
             let _ = format!("{error} {error:?}");
         }
     }
-    // However a log stream is cut, it says the same.
+    // The result does not depend on how a log stream is split.
     let lines = crate::transport::parse_all([bytes].into_iter());
     let cut = crate::transport::parse_all(bytes.chunks(3));
     assert_eq!(lines, cut);
 }
 
-/// Zips of models.
+/// Reads zip files of models.
 pub fn artifact(bytes: &[u8]) {
     let Ok(folder) = tempfile::tempdir() else {
         return;

@@ -1,9 +1,9 @@
-//! Fine-tune embedding models for your own search, as jobs: log in, `fit`,
-//! watch the run, save the model.
+//! Client for fine-tuning embedding models as jobs on a backend.
 //!
-//! The names are those of Jina AI's Python Finetuner. What the hosted service
-//! did for it, a `finetuner-server` of your own does here: on this machine, on
-//! a team's server, or inside a program.
+//! Log in, call `fit`, watch the run, save the model. Names and meanings are those
+//! of Jina AI's Python Finetuner. Instead of the hosted service, your own
+//! `finetuner-server` trains the models: on this machine, on a team's server, or
+//! inside your program.
 //!
 //! ```no_run
 //! use finetuner::{BestModelCheckpoint, EvaluationCallback, Finetuner, Loss};
@@ -38,38 +38,38 @@
 //! # }
 //! ```
 //!
-//! | to do this | look at | guide |
+//! | task | start here | guide |
 //! | --- | --- | --- |
-//! | see it work | the example `text_to_image` | `first-run` |
+//! | run a complete example | the example `text_to_image` | `first-run` |
 //! | choose a backend, log in | [`Finetuner`], [`Builder`], [`Login`] | `first-run`, `settings` |
 //! | choose a model and a loss | [`describe_models`], [`list_models`], [`list_model_options`], [`Loss`] | `choose` |
-//! | bring data | [`DataSource`]: [`Document`]s, [`Csv`] files, [`Dataset`]s of JSON Lines, Parquet and pictures, [`DocumentSource`]s; [`Finetuner::push`] | `data` |
+//! | provide data | [`DataSource`]: [`Document`]s, [`Csv`] files, [`Dataset`]s of JSON Lines, Parquet and images, [`DocumentSource`]s; [`Finetuner::push`] | `data` |
 //! | train | [`Finetuner::fit`], [`Fit`], [`Synthesize`] | `training`, `cross-encoders` |
-//! | know whether the model is better | [`EvaluationCallback`], [`Run::metrics`], [`Run::display_examples`] | `evaluate` |
-//! | follow and save | [`Run`], [`Watch`], [`LogStream`] | |
-//! | find things again | [`Finetuner::get_run`], [`Experiment`], [`List`] | |
-//! | know what went wrong | [`Error`] | `troubleshooting` |
+//! | compare the model before and after | [`EvaluationCallback`], [`Run::metrics`], [`Run::display_examples`] | `evaluate` |
+//! | follow a run, save the model | [`Run`], [`Watch`], [`LogStream`] | |
+//! | find earlier runs | [`Finetuner::get_run`], [`Experiment`], [`List`] | |
+//! | handle errors | [`Error`] | `troubleshooting` |
 //! | test your own code | the crate `finetuner-test`, [`Builder::http_service`] | `testing` |
-//! | run a server, or use a cluster | the crate `finetuner-server` | `server`, `cluster` |
-//! | come from Python | | `python-and-rust` |
+//! | operate a server, use a cluster | the crate `finetuner-server` | `server`, `cluster` |
+//! | migrate from Python | | `python-and-rust` |
 //!
-//! The guides are the files of these names in `docs/` of the source, the crate
-//! `finetuner-docs`, and pages of every server at `/docs/`.
+//! The guides are Markdown files in `docs/` of the source. The crate
+//! `finetuner-docs` contains them, and every server shows them at `/docs/`.
 //!
-//! Handles ([`Experiment`], [`Run`]) are cheap to clone, and dropping one stops
-//! nothing: a run goes on without anybody looking.
+//! Handles ([`Experiment`], [`Run`]) are cheap to clone. Dropping a handle stops
+//! nothing: the run continues on the server.
 //!
 //! # Features
 //!
-//! | feature | what it brings |
+//! | feature | effect |
 //! | --- | --- |
 //! | `rustls` (default) | https, without a system package |
-//! | `native-tls` | https by the system's own TLS, where `rustls` is off |
+//! | `native-tls` | https with the system's TLS library, if `rustls` is disabled |
 //! | `keyring` (default) | tokens in the keyring of the operating system |
-//! | `progress` (default) | bars for uploads and downloads |
+//! | `progress` (default) | progress bars for uploads and downloads |
 //! | `blocking` | the same calls for programs without `async` |
-//! | `local` | using models on this machine |
-//! | `bundled-models` (default) | with `local`: the small models that need no download, 24 MB of them |
+//! | `local` | inference with models on this machine |
+//! | `bundled-models` (default) | with `local`: the small models that need no download, 24 MB |
 //! | `parquet` | Parquet files as training data |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -121,7 +121,7 @@ pub use jobs::{
     describe_models, list_callbacks, list_model_options, list_models,
 };
 pub use runs::{
-    ExamplesTable, Experiment, GoOnFrom, ListAllRuns, LogStream, MetricsTable, Run, RunProgress,
+    ExamplesTable, Experiment, ListAllRuns, LogStream, MetricsTable, ResumeFrom, Run, RunProgress,
     SaveArtifact, Update, Watch,
 };
 pub use secret::Secret;
@@ -130,9 +130,8 @@ pub use transport::{
     Progress, REGISTRY_VARIABLE, RequestBody, RetryPolicy,
 };
 
-/// What travels between a client and its backend, as far as programs see it:
-/// the parts of run configurations, the callbacks as they are sent, and what
-/// happens in a run.
+/// Less common parts of the wire format: parts of run configurations, callbacks
+/// as sent, and the events of a run.
 pub mod protocol {
     #[doc(inline)]
     pub use finetuner_protocol::{

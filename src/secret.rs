@@ -1,11 +1,12 @@
-//! A token that can't be printed by accident.
+//! A secret that can't be printed by accident.
 
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
 
-/// A secret text. It prints as `[redacted]`, and its memory is overwritten when it
-/// is dropped.
+/// A secret text, such as a token.
+///
+/// It prints as `[redacted]`, and its memory is overwritten when it is dropped.
 ///
 /// ```
 /// let token = finetuner::Secret::from("a-token");
@@ -16,7 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// The secret itself.
+    /// Returns the secret text.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()

@@ -1,8 +1,9 @@
-//! The guides of Finetuner: the pages of `docs/`, for the server to show.
+//! The guides of Finetuner, which the server shows: the pages of `docs/`.
 //!
-//! `SUMMARY.md` gives the order and the titles, in the form that mdBook reads.
-//! [`contents`] is that table, [`page`] finds a page, and [`Page::html`] renders
-//! one. Links between pages keep working below any address.
+//! `SUMMARY.md` gives the order and the titles, in the format of mdBook.
+//! [`contents`] returns its parts, [`page`] finds a page, and [`Page::html`]
+//! renders it. Links between pages are relative, so the pages can be served at any
+//! path.
 //!
 //! ```
 //! let page = finetuner_docs::page("data").ok_or("no such page")?;
@@ -23,21 +24,21 @@ mod render;
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Page {
-    /// The name of its file without `.md`, and of its address without `.html`.
+    /// Name of the page: its file without `.md`, its URL without `.html`.
     pub name: &'static str,
-    /// Its text.
+    /// Text of the page, in Markdown.
     pub markdown: &'static str,
 }
 
 macro_rules! pages {
     ($($module:ident $name:literal,)*) => {
-        /// All pages, in the order of the book.
+        /// All pages, in the order of the table of contents.
         pub const PAGES: &[Page] = &[$(Page {
             name: $name,
             markdown: include_str!(concat!("../", $name, ".md")),
         }),*];
 
-        // The code of each page, compiled as tests.
+        // The code blocks of each page, compiled as doctests.
         $(
             #[cfg(doctest)]
             #[doc = include_str!(concat!("../", $name, ".md"))]
@@ -68,16 +69,16 @@ pages! {
     add_an_architecture "add-an-architecture",
 }
 
-/// The table of contents, in the form of mdBook.
+/// Table of contents, in the format of mdBook.
 const SUMMARY: &str = include_str!("../SUMMARY.md");
 
 /// A part of the table of contents.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Part {
-    /// Its title; empty for the pages before the first part.
+    /// Title of the part. Empty for the pages before the first titled part.
     pub title: &'static str,
-    /// Its pages.
+    /// Pages of the part, in order.
     pub pages: Vec<&'static Page>,
 }
 
@@ -112,7 +113,7 @@ pub fn contents() -> Vec<Part> {
     parts
 }
 
-/// Returns the page of this name.
+/// Returns the page with this name.
 ///
 /// ```
 /// assert!(finetuner_docs::page("first-run").is_some());
@@ -122,7 +123,7 @@ pub fn page(name: &str) -> Option<&'static Page> {
     PAGES.iter().find(|page| page.name == name)
 }
 
-/// The title and the page's name in a line of the summary.
+/// Returns the title and the page name from a line of the summary.
 fn entry(line: &'static str) -> Option<(&'static str, &'static str)> {
     let line = line.trim_start_matches("- ").strip_prefix('[')?;
     let (title, file) = line.strip_suffix(".md)")?.split_once("](")?;
@@ -130,7 +131,7 @@ fn entry(line: &'static str) -> Option<(&'static str, &'static str)> {
 }
 
 impl Page {
-    /// Returns the title that the table of contents gives it.
+    /// Returns the title of the page in the table of contents.
     ///
     /// ```
     /// let page = finetuner_docs::page("first-run").ok_or("no such page")?;
@@ -143,8 +144,9 @@ impl Page {
         found.map_or(self.name, |(title, _)| title)
     }
 
-    /// Renders the page as HTML without a frame. Links to other pages end in
-    /// `.html`, headings have an `id`, and nothing is fetched from elsewhere.
+    /// Renders the page as an HTML fragment, without `<html>` and `<body>`. Links to
+    /// other pages end in `.html`, headings have an `id`, and nothing is loaded from
+    /// other sites.
     ///
     /// ```
     /// let page = finetuner_docs::page("index").ok_or("no such page")?;
@@ -155,7 +157,7 @@ impl Page {
         render::html(self.markdown)
     }
 
-    /// Returns the headings of the second level: their `id` and their text.
+    /// Returns the second-level headings: `id` and text of each.
     ///
     /// ```
     /// let page = finetuner_docs::page("settings").ok_or("no such page")?;
@@ -169,8 +171,7 @@ impl Page {
             .collect()
     }
 
-    /// Returns the addresses of all links as they are written, and the `id`s of
-    /// all headings.
+    /// Returns the targets of all links as written, and the `id`s of all headings.
     #[doc(hidden)]
     pub fn links_and_ids(&self) -> (Vec<String>, Vec<String>) {
         let ids = render::headings(self.markdown).into_iter();

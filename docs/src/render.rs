@@ -1,8 +1,8 @@
-//! Markdown to HTML, with the `id`s and the links of mdBook.
+//! Renders Markdown as HTML, with the heading `id`s and links of mdBook.
 
 use pulldown_cmark::{CodeBlockKind, CowStr, Event, Options, Parser, Tag, TagEnd, html::push_html};
 
-/// A heading of a page.
+/// Heading of a page.
 pub(crate) struct Heading {
     pub(crate) level: usize,
     pub(crate) id: String,
@@ -50,8 +50,8 @@ pub(crate) fn html(markdown: &str) -> String {
             vec![Event::End(TagEnd::CodeBlock)]
         }
         Event::Text(text) if in_rust => vec![Event::Text(shown(&text).into())],
-        // A table's alignment would be an inline style, which the console's
-        // policy forbids. A wide table scrolls in its own box.
+        // Tables have no alignment: it would be an inline style, which the console's
+        // Content-Security-Policy forbids. A wide table scrolls in its own box.
         Event::Start(Tag::Table(columns)) => vec![
             Event::Html("<div class=\"scroll\" tabindex=\"0\">".into()),
             Event::Start(Tag::Table(vec![
@@ -62,17 +62,17 @@ pub(crate) fn html(markdown: &str) -> String {
         Event::End(TagEnd::Table) => {
             vec![Event::End(TagEnd::Table), Event::Html("</div>\n".into())]
         }
-        // The pages have no HTML of their own: what looks like it is text.
+        // The pages contain no HTML, so text that looks like HTML is escaped.
         Event::Html(text) | Event::InlineHtml(text) => vec![Event::Text(text)],
         event => vec![event],
     });
     let mut text = String::with_capacity(markdown.len() * 3 / 2);
     push_html(&mut text, events);
-    // The keyboard reaches what scrolls. The text of pages is escaped: this is markup.
+    // Makes scrolling boxes reachable by keyboard. The text of pages is escaped, so these matches are markup.
     text.replace("<pre>", "<pre tabindex=\"0\">")
 }
 
-/// Code without the lines that rustdoc compiles and does not show.
+/// Returns code without the lines that rustdoc hides.
 fn shown(code: &str) -> String {
     let hidden = |line: &str| line.trim_end() == "#" || line.starts_with("# ");
     code.split_inclusive('\n')
@@ -80,7 +80,7 @@ fn shown(code: &str) -> String {
         .collect()
 }
 
-/// The address of a link in HTML: pages end in `.html`.
+/// Returns the target of a link in HTML, where pages end in `.html`.
 fn address(link: &str) -> String {
     if link.contains("://") {
         return link.to_owned();
@@ -95,7 +95,7 @@ fn address(link: &str) -> String {
     }
 }
 
-/// The headings in their order. Equal ones get a number, as in mdBook.
+/// Returns the headings in order. The `id`s of equal headings get a number, as in mdBook.
 pub(crate) fn headings(markdown: &str) -> Vec<Heading> {
     let mut all: Vec<Heading> = Vec::new();
     let mut open: Option<(usize, String)> = None;
@@ -135,7 +135,7 @@ fn id(text: &str) -> String {
     kept.collect()
 }
 
-/// The addresses of all links and pictures, as they are written.
+/// Returns the targets of all links and images, as written.
 pub(crate) fn links(markdown: &str) -> Vec<String> {
     let links = parse(markdown).filter_map(|event| match event {
         Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {

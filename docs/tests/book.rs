@@ -1,4 +1,4 @@
-//! The book is whole: its table names every page, and its links lead somewhere.
+//! The book is complete: the table of contents names every page, and all links have a target.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
@@ -56,7 +56,7 @@ fn links_lead_to_a_page_and_to_a_heading() {
     assert!(count > 50, "{count} links");
 }
 
-/// The files beside the book whose links lead into it.
+/// Files outside the book with links into it.
 #[test]
 fn links_of_the_files_at_the_root_lead_to_files() -> Fallible {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
@@ -88,7 +88,7 @@ fn links_of_the_files_at_the_root_lead_to_files() -> Fallible {
     Ok(())
 }
 
-/// The relative links of a Markdown text.
+/// Returns the relative links in a Markdown text.
 fn links(text: &str) -> Vec<String> {
     let after = text.split("](").skip(1);
     after
@@ -134,7 +134,7 @@ fn a_page_begins_with_its_title() {
     }
 }
 
-/// Variables that the server sets for its workers, and those of tests.
+/// Environment variables that no guide describes: those that the server sets for its workers, and those of tests.
 const INTERNAL: [&str; 4] = [
     "FINETUNER_WORKER_URL",
     "FINETUNER_WORKER_START",

@@ -1,6 +1,6 @@
-//! What all examples need: a backend, and a client that is logged in there.
+//! Shared code of the examples: a backend, and a client logged in to it.
 
-// Each example uses a part of it.
+// Each example uses only a part of this module.
 #![allow(dead_code)]
 
 use std::{
@@ -14,11 +14,11 @@ use finetuner::{
 };
 use finetuner_server::{RunningServer, Server};
 
-/// What an example may fail with.
+/// Error of an example.
 pub(crate) type Fallible<T> = Result<T, Box<dyn Error>>;
 
-/// The backend that the environment names, or one inside this program, which
-/// ends with what is returned first.
+/// Connects to the backend that the environment names, or to a new one inside this
+/// program. The new backend stops when the first value is dropped.
 pub(crate) async fn connect() -> Fallible<(Option<RunningServer>, Finetuner)> {
     let elsewhere = [REGISTRY_VARIABLE, HUBBLE_VARIABLE]
         .iter()
@@ -37,17 +37,17 @@ pub(crate) async fn connect() -> Fallible<(Option<RunningServer>, Finetuner)> {
     Ok((Some(backend), finetuner))
 }
 
-/// The folder of the bundled data.
+/// Returns the folder of the bundled data.
 pub(crate) fn datasets() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("datasets")
 }
 
-/// The folder of the bundled pictures.
+/// Returns the folder of the bundled images.
 pub(crate) fn data_folder() -> PathBuf {
     datasets().join("emoji-clip")
 }
 
-/// The first field of each row of a CSV file of two.
+/// Reads the first column of a CSV file with two columns.
 pub(crate) fn first_column(path: &Path) -> Fallible<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let first = text.lines().filter_map(|line| line.rsplit_once(','));
@@ -56,7 +56,7 @@ pub(crate) fn first_column(path: &Path) -> Fallible<Vec<String>> {
         .collect())
 }
 
-/// The rows of a CSV file of two columns.
+/// Reads the rows of a CSV file with two columns.
 pub(crate) fn rows(path: &Path) -> Fallible<Vec<(String, String)>> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let plain = |cell: &str| cell.trim_matches('"').replace("\"\"", "\"");
@@ -70,7 +70,7 @@ pub(crate) fn rows(path: &Path) -> Fallible<Vec<(String, String)>> {
     Ok(text.lines().filter_map(row).collect())
 }
 
-/// Pictures of clothes with their titles: a CSV file whose paths begin at the
+/// Returns images of clothes with their titles: a CSV file with paths relative to the
 /// data's folder.
 pub(crate) fn fashion(list: &str) -> Csv {
     let folder = data_folder();
@@ -78,7 +78,7 @@ pub(crate) fn fashion(list: &str) -> Csv {
         .options(CsvOptions::new().base_folder(folder))
 }
 
-/// A short run on the small CLIP that ships with the backend.
+/// Describes a short run on the small CLIP that ships with the backend.
 pub(crate) fn short_fit(finetuner: &Finetuner, run_name: &str) -> finetuner::Fit {
     finetuner
         .fit("clip-small", fashion("train"))
@@ -90,14 +90,14 @@ pub(crate) fn short_fit(finetuner: &Finetuner, run_name: &str) -> finetuner::Fit
         .loss(finetuner::Loss::Clip)
 }
 
-/// Shows a run's log until it has ended, and its metrics.
+/// Prints a run's log until it has ended, and its metrics.
 pub(crate) async fn follow(run: &Run) -> Fallible<()> {
     println!("Created run {}", run.name());
     let mut lines = run.stream_logs();
     while let Some(line) = lines.next().await {
         println!("  {}", line?);
     }
-    // Says why, where it has failed.
+    // Returns the reason if the run has failed.
     run.wait().await?;
     println!("\n{}", run.display_metrics().await?);
     Ok(())

@@ -1,5 +1,5 @@
-"""What a user does in the browser when a program wants to log in: signs in at
-the console and agrees. `webbrowser` starts it, since `BROWSER` names it."""
+"""Simulates a user in the browser when a program wants to log in: signs in at the
+console and agrees. `webbrowser` starts this script because `BROWSER` names it."""
 
 import os
 import sys
@@ -18,7 +18,7 @@ def main(page):
                           data={"request": page.split("request=")[1], "answer": "yes"})
     if 'action="http://localhost' not in agreed.text:
         return
-    # The earlier client waits at an address of its own, soon.
+    # The earlier client waits at its own address, a moment later.
     value = lambda name: agreed.text.split(f'name="{name}" value="')[1].split('"')[0]
     action = agreed.text.split('action="http://localhost')[1].split('"')[0]
     for _ in range(100):

@@ -1,5 +1,5 @@
-"""The blocks of the text-to-image guide of finetuner-client 0.2.2, and the rest
-of what that version can do."""
+"""The code blocks of the text-to-image guide of finetuner-client 0.2.2, and the
+other functions of that version."""
 
 import os
 import sys

@@ -1,5 +1,5 @@
-"""The blocks of the documentation of finetuner 0.8.1 (docs/ of its repository at
-v0.8.1), on small data. Pages are named by their paths below docs/."""
+"""The code blocks of the documentation of finetuner 0.8.1 (docs/ of its repository
+at v0.8.1), on small data. Page names are paths below docs/."""
 
 import importlib.util
 import io
@@ -26,7 +26,7 @@ from rows import FASHION, refused, row, run_all
 URL = os.environ["JINA_FINETUNER_REGISTRY"]
 HUB = Path(os.environ["CHECK_HUB"])
 CONFIG = Path(os.environ["JINA_HUB_ROOT"]) / "config.json"
-# What all runs have in common; `device` is 'cuda' in the documentation.
+# Common to all runs. The documentation uses the device 'cuda'.
 SMALL = dict(epochs=1, batch_size=8, device="cpu")
 
 TITLES = [line.split(",", 1) for line in (FASHION / "fashion/train.csv").read_text().splitlines()][:32]
@@ -146,7 +146,7 @@ def _():
     refused(lambda: client.delete_artifact(name="b"), "no artifact `b`")
 
 
-# -- The models' own checkpoints, which no network brings -------------------
+# -- The models' own checkpoints, without the network -----------------------
 
 @row("get-started", "models in the hub's cache, made by runs of the small ones", always=True)
 def _():
@@ -298,13 +298,13 @@ def _():
 
 # -- walkthrough/basic-concepts, walkthrough/run-job ------------------------
 
-# The page says `efficientnet_b0`, which this version of the client no longer knows.
+# The page uses `efficientnet_b0`, which this version of the client no longer knows.
 JOB = "walkthrough/run-job"
 
 
 @row("walkthrough/basic-concepts", "experiment_name of an experiment that is not there")
 def _():
-    # run-job makes it with `create_experiment` first.
+    # run-job first creates it with `create_experiment`.
     return refused(lambda: finetuner.fit("bert-base-en", texts(), experiment_name="quora-qa-finetune"),
                    "quora-qa-finetune", "create_experiment")
 
@@ -408,13 +408,13 @@ assert run.status()["status"] == "FINISHED", run.status()
 # -- walkthrough/inference --------------------------------------------------
 
 INFERENCE = "walkthrough/using-python"
-# What `finetuner[full]` brings; its commons package is pinned to versions of
-# torch and transformers that a Python of today can't install.
+# The packages of `finetuner[full]`. Its commons package pins versions of torch
+# and transformers that a current Python can't install.
 FULL = all(importlib.util.find_spec(name) for name in ("torch", "onnxruntime", "transformers", "open_clip"))
 
 
 def ours(artifact, **items):
-    """What the engine itself makes of texts and pictures."""
+    """Embeds texts and images with the engine itself."""
     with tempfile.TemporaryDirectory() as folder:
         zipfile.ZipFile(artifact).extractall(folder)
         (model,) = Path(folder).iterdir()
@@ -433,7 +433,7 @@ def ours(artifact, **items):
 
 
 def opened(run, expected, data, is_onnx=True, **options):
-    """Opens a run's model from its id, its zip and its folder, and compares."""
+    """Opens a run's model from its id, its zip and its folder, and compares them."""
     name = f"opened-{run.name}"
     artifact = run.save_artifact(name)
     zipfile.ZipFile(artifact).extractall(name)
@@ -458,8 +458,8 @@ def needs_full(check):
 
 
 def rgb_files(count=5):
-    """Pictures without a palette: the client scales those with one before it
-    looks their colours up, by the nearest pixel."""
+    """Returns images without a palette. The client scales images with a palette
+    before it looks up their colors, with the nearest pixel."""
     from PIL import Image
 
     files = []
@@ -490,7 +490,7 @@ def _():
 
 
 def both_towers(model):
-    """Texts and pictures through the parts of a text-to-image model."""
+    """Embeds texts and images with the parts of a text-to-image model."""
     run = fit(model=model, train_data=pairs(), loss="CLIPLoss", to_onnx=True)
     files = rgb_files()
     expected = ours(run.save_artifact(model), text=QUERIES, picture=files)
@@ -543,11 +543,11 @@ def _():
     run = fit(model="bert-base-en", train_data=texts(), model_options={"torch": True, "pooler": "cls"})
     said.append(opened(run, ours(run.save_artifact("t-bert"), text=QUERIES)["text_embeds"], QUERIES, is_onnx=False))
     run = fit(model="clip-base-en", train_data=pairs(), loss="CLIPLoss", model_options={"torch": True})
-    # The small CLIP's end token is not the highest, which the client takes for it.
+    # The end token of the small CLIP is not the highest one, which the client assumes.
     assert "can't build `clip-text`" in run.logs()
     expected = ours(run.save_artifact("t-clip"), picture=files)
     said.append(opened(run, expected["image_embeds"], paths, is_onnx=False))
-    # A network of the real size, which the client builds by its name.
+    # A network of full size, which the client builds by its name.
     place = HUB / "hub/models--microsoft--resnet-50/snapshots/local"
     place.rename(place.with_name("small"))
     try:
@@ -697,7 +697,7 @@ def _():
     assert run.example_results()["after"]
     run.display_metrics()
     run.display_examples(k=1)
-    # Without an evaluation there is nothing to show, and no error.
+    # Without an evaluation there is nothing to show, but no error either.
     other = finetuner.get_run("clip-fashion-early")
     other.display_metrics()
     other.display_examples()
@@ -722,7 +722,7 @@ def _():
     fit(model="sbert-base-en", train_data=run.train_data, loss="MarginMSELoss")
 
 
-# -- What the client documents and its server had to make out ---------------
+# -- Endpoints that the client uses and does not document -------------------
 
 @row("README", "fit on CLIP without a loss: CLIPLoss is taken, and the log says so")
 def _():
@@ -819,7 +819,7 @@ def _():
     assert finetuner.list_runs("default", page=9, size=100) == []
     assert len(finetuner.list_runs()) > len(runs)
     assert finetuner.list_experiments(page=9) == []
-    # `Experiment.list_runs` begins at page 50 where no page is given.
+    # `Experiment.list_runs` starts at page 50 if no page is given.
     assert finetuner.get_experiment("default").list_runs() == []
     for run in finetuner.list_runs("default", page=1, size=3):
         run.metrics(), run.example_results()

@@ -1,4 +1,4 @@
-"""A table of checks: one row for each block of the clients' documentation."""
+"""A table of checks, with one row for each code block of the clients' documentation."""
 
 import traceback
 from pathlib import Path
@@ -10,8 +10,8 @@ _rows = []
 
 
 def row(page, block, always=False):
-    """Makes a function a row. It runs in the order of the file, and is good if
-    it does not raise; what it returns is shown beside it. `always`: the other
+    """Makes a function a row. Rows run in the order of the file, and pass if they
+    do not raise. The return value is shown next to the row. `always`: the other
     rows need it."""
     def add(check):
         _rows.append((page, block, check, always))
@@ -20,7 +20,7 @@ def row(page, block, always=False):
 
 
 def refused(call, *words):
-    """Expects an error with these words, and returns its message."""
+    """Expects an error that contains these words, and returns its message."""
     try:
         call()
     except Exception as error:
@@ -33,7 +33,7 @@ def refused(call, *words):
 
 
 def run_all(only=None):
-    """Runs the rows and prints the table. Returns how many were bad."""
+    """Runs the rows and prints the table. Returns the number of failed rows."""
     bad = 0
     for page, block, check, always in _rows:
         name = f"{page} | {block}"

@@ -2,7 +2,7 @@
 
 use crate::transport::{Addresses, is_jina};
 
-/// The backend that a token belongs to.
+/// Identity of the backend that a token belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Backend {
     key: String,
@@ -10,8 +10,8 @@ pub(crate) struct Backend {
 }
 
 impl Backend {
-    /// Returns the backend at these addresses: a token is sent to both of them,
-    /// so another pair is another backend.
+    /// Returns the backend at these addresses. The token is sent to both, so a
+    /// different pair is a different backend.
     pub(crate) fn of(addresses: &Addresses) -> Self {
         let origins = [&addresses.hubble, &addresses.finetuner];
         let [hubble, finetuner] = origins.map(|url| url.origin().ascii_serialization());
@@ -28,8 +28,8 @@ impl Backend {
         &self.key
     }
 
-    /// Whether these are the addresses for which the Python client stores its
-    /// token without an origin.
+    /// Whether these are the addresses of Jina AI, for which the Python client
+    /// stores its token without an origin.
     pub(super) fn is_jina(&self) -> bool {
         self.is_jina
     }
@@ -59,7 +59,7 @@ mod tests {
             .1
         );
         assert!(key(jina, jina).1);
-        // It must not be sent to whoever is named beside Jina AI.
+        // Jina AI's token must not be sent to another server named beside it.
         assert!(!key("https://evil.example", jina).1);
         assert!(!key("http://127.0.0.1:8642", jina).1);
         assert!(!key(jina, "http://127.0.0.1:8642").1);

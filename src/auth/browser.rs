@@ -1,6 +1,8 @@
-//! Logging in through a browser: the backend sends the address of a page, then,
-//! once the user has logged in there, what to exchange for a token. Both come
-//! as lines of JSON on one connection.
+//! Login through a browser.
+//!
+//! The backend sends the address of a login page, and once the user has logged in
+//! there, data to exchange for a token. Both arrive as lines of JSON on one
+//! connection.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,12 +18,12 @@ use crate::{
     transport::{Call, Transport},
 };
 
-/// How long the user may take.
+/// Time limit for the user.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// The most that a line may have.
+/// Maximum length of a line in bytes.
 const MAX_LINE: usize = 64 << 10;
 
-/// Is told the page to log in at.
+/// Callback that shows the login page to the user.
 pub(crate) type Link = Arc<dyn Fn(&Url) + Send + Sync>;
 
 #[derive(Deserialize)]
@@ -31,7 +33,7 @@ struct Event {
     data: Value,
 }
 
-/// Gets a token for whoever logs in at the page that `show` is told.
+/// Returns a token for the user who logs in at the page that `show` gets.
 pub(crate) async fn browser_login(transport: &Transport, show: &Link) -> Result<Secret> {
     let call = Call::rpc("user.identity.proxiedAuthorize")
         .method(Method::GET)
@@ -39,7 +41,7 @@ pub(crate) async fn browser_login(transport: &Transport, show: &Link) -> Result<
         .repeatable()
         .streaming();
     let answer = match transport.open(call).await {
-        // The page where users log in is something that not every backend has.
+        // Not every backend has a login page.
         Err(error) if error.is_not_found() => return Err(Error::not_logged_in()),
         answer => answer?,
     };
@@ -59,9 +61,10 @@ pub(crate) async fn browser_login(transport: &Transport, show: &Link) -> Result<
                 return Err(Error::decode("a line without an end", &buffer));
             }
         }
-        // The last line may have no end.
-        handle(&buffer, show)?
-            .ok_or_else(|| Error::login("the server ended it before the user did"))
+        // The last line may lack a line break.
+        handle(&buffer, show)?.ok_or_else(|| {
+            Error::login("the server closed the connection before the user logged in")
+        })
     };
     let data = match tokio::time::timeout(PATIENCE, authorized).await {
         Ok(data) => data?,
@@ -72,13 +75,13 @@ pub(crate) async fn browser_login(transport: &Transport, show: &Link) -> Result<
     struct Grant {
         token: String,
     }
-    // What was given can be exchanged once.
+    // The data can be exchanged only once, so this call is not repeated.
     let call = Call::rpc("user.identity.grant.auto").json(data);
     let Grant { token } = transport.rpc(call).await?;
     Ok(token.into())
 }
 
-/// What to exchange for a token, where the line is that.
+/// Handles a line; returns the data to exchange for a token if the line has it.
 fn handle(line: &[u8], show: &Link) -> Result<Option<Value>> {
     if line.iter().all(u8::is_ascii_whitespace) {
         return Ok(None);
@@ -105,10 +108,10 @@ fn handle(line: &[u8], show: &Link) -> Result<Option<Value>> {
     }
 }
 
-/// Opens the page in the user's browser and prints its address, in case that
-/// does not work or the browser is elsewhere.
+/// Opens the page in the user's browser, and prints its address in case no
+/// browser opens or the user prefers another one.
 pub(crate) fn open_and_print(page: &Url) {
-    eprintln!("Log in at this page to go on:\n  {page}");
+    eprintln!("Log in at this page to continue:\n  {page}");
     if let Err(error) = open::that_detached(page.as_str()) {
         tracing::debug!("no browser could be opened: {error}");
     }

@@ -1,11 +1,11 @@
-//! Why a keyring was of no use.
+//! Failures of the keyring.
 
 use crate::error::Error;
 
-/// Why the keyring did not do what was asked.
+/// Why the keyring did not execute a request.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// This session has none; otherwise it refused, or did not answer.
+    /// Whether this session has no keyring. Otherwise it refused or timed out.
     pub(super) is_absent: bool,
     pub(super) reason: String,
 }

@@ -1,13 +1,12 @@
 //! The keyring of the operating system: Keychain, Credential Manager, or a
 //! Secret Service such as GNOME's or KDE's.
 //!
-//! Its calls may block for as long as a dialog is open or a bus is silent, so
-//! each has a thread of its own and three seconds. A keyring that did not
-//! answer is not asked again by this program.
+//! Its calls may block as long as a dialog is open or a bus is silent. Each call
+//! therefore has its own thread and a limit of three seconds. A keyring that timed
+//! out is not used again in this process.
 //!
-//! The store behind `keyring_core` belongs to the whole program. Where the
-//! program has chosen one, that is used; only where it has chosen none,
-//! `keyring` is let to choose, once.
+//! The store behind `keyring_core` is global to the process. If the program has
+//! set one, it is used; otherwise `keyring` selects one, once.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -19,27 +18,27 @@ use keyring_core::{Entry, Error as KeyringError};
 use super::failure::Failure;
 use crate::secret::Secret;
 
-/// How long the keyring may take.
+/// Time limit for a call.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// The name under which keyrings show what is ours.
+/// Service name under which keyrings show the entries.
 const SERVICE: &str = "finetuner";
 
 static SILENT: AtomicBool = AtomicBool::new(false);
 
-/// Does something with the entry of a backend's token.
+/// Runs `work` on the entry of a backend's token.
 pub(super) async fn run<T: Send + 'static>(
     backend: String,
     work: impl FnOnce(&Entry) -> keyring_core::Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
     if SILENT.load(Ordering::Relaxed) {
-        return Err(failed("it has not answered before"));
+        return Err(failed("it did not answer an earlier call"));
     }
     let (send, receive) = tokio::sync::oneshot::channel();
     let spawned = std::thread::Builder::new()
         .name("finetuner-keyring".to_owned())
         .spawn(move || {
-            // Nobody listens any more once the limit has passed.
+            // After the limit, nobody receives the result.
             let done = entry(&backend)
                 .and_then(|entry| work(&entry).map_err(|error| failed(describe(&error))));
             let _ = send.send(done);
@@ -87,11 +86,11 @@ fn entry(backend: &str) -> Result<Entry, Failure> {
     Entry::new(SERVICE, backend).map_err(|error| failed(describe(&error)))
 }
 
-/// What went wrong, without what a keyring may have given back.
+/// Describes an error without any value that the keyring returned.
 fn describe(error: &KeyringError) -> String {
     match error {
-        KeyringError::BadEncoding(_) => "it holds something else than a token".to_owned(),
-        KeyringError::BadDataFormat(_, reason) => format!("it holds no token: {reason}"),
+        KeyringError::BadEncoding(_) => "its entry is not a token".to_owned(),
+        KeyringError::BadDataFormat(_, reason) => format!("its entry is not a token: {reason}"),
         other => other.to_string(),
     }
 }
@@ -109,8 +108,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_program_that_has_no_keyring_goes_on() {
-        // With a keyring on the machine the token comes back, without one there
-        // is an error in time.
+        // On a machine with a keyring, the token is read back. Without one, there
+        // is an error within the time limit.
         let token = Secret::from("kept");
         let backend = format!("test-{}", std::process::id());
         let kept = token.clone();

@@ -1,8 +1,8 @@
-//! Where the token comes from, and where it is kept.
+//! Sources and storage of tokens.
 //!
-//! The first one found wins: given in code, `JINA_AUTH_TOKEN`, the keyring of
-//! the operating system, the token file. A stored token belongs to the backend
-//! that it was stored for and is sent to no other.
+//! The first token found is used, in this order: code, `JINA_AUTH_TOKEN`, the
+//! keyring of the operating system, the token file. A stored token belongs to the
+//! backend that it was stored for and is sent to no other.
 
 mod backend;
 mod browser;

@@ -1,17 +1,17 @@
-//! The token file: `config.json` of the Python client, which holds other
-//! settings as well.
+//! The token file: `config.json` of the Python client, which also has other
+//! settings.
 //!
-//! The Python client keeps one token, under `auth_token`, and doesn't note
-//! which server it is for. Its own default is Jina AI, so that token is used
-//! for Jina AI's servers alone. The tokens of all other backends are kept
-//! beside it, under `auth_tokens`, each under the origin of its backend:
+//! The Python client stores one token under `auth_token`, without its server. Its
+//! default server is Jina AI, so this client sends that token to Jina AI's servers
+//! only. Tokens of all other backends are stored beside it under `auth_tokens`, by
+//! the origin of the backend:
 //!
 //! ```json
 //! {"auth_token": "...", "auth_tokens": {"http://127.0.0.1:8642": "..."}}
 //! ```
 //!
-//! The file is written whole or not at all, and only its owner can read it. A
-//! lock beside it keeps two programs from losing each other's tokens.
+//! The file is replaced atomically, and only its owner can read it. A lock file
+//! beside it keeps two programs from losing each other's tokens.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -30,21 +30,21 @@ use crate::{
     secret::Secret,
 };
 
-/// The folder of `config.json`, in place of `.jina` in the home folder.
+/// Environment variable with the folder of `config.json`; `~/.jina` by default.
 pub const FOLDER_VARIABLE: &str = "JINA_HUB_ROOT";
 
-/// The Python client's token.
+/// Key of the Python client's token.
 const PYTHON_TOKEN: &str = "auth_token";
-/// Tokens by the origin of their backend.
+/// Key of the tokens by origin of their backend.
 const TOKENS: &str = "auth_tokens";
 
-/// The most bytes that a token file may have.
+/// Maximum size of a token file in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Links that are followed to the file.
+/// Maximum number of symbolic links to follow.
 const MAX_LINKS: usize = 16;
 
-/// How often the lock is tried, and the pause after each try.
+/// Attempts to take the lock, with a pause after each: ten seconds in all.
 const LOCK_TRIES: u32 = 1000;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
@@ -54,7 +54,7 @@ pub(super) struct TokenFile {
     backend: Backend,
 }
 
-/// What a token file holds for a backend.
+/// Content of a token file for one backend.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stored {
     Token(Secret),
@@ -64,7 +64,7 @@ pub(super) enum Stored {
 }
 
 impl TokenFile {
-    /// Returns the file that the environment names; none without a home folder.
+    /// Returns the token file for this environment; `None` without a home folder.
     pub(super) fn of(
         backend: &Backend,
         environment: impl Fn(&str) -> Option<String>,
@@ -84,8 +84,8 @@ impl TokenFile {
         &self.path
     }
 
-    /// Returns the backend's token. A file that others may read is closed to
-    /// them.
+    /// Returns the backend's token. Removes other users' access to a file that has
+    /// one.
     pub(super) fn read(&self) -> Result<Stored> {
         let config = self.config(&self.path)?;
         let text = |value: Option<&Value>| -> Option<Secret> {
@@ -122,7 +122,7 @@ impl TokenFile {
                 .entry(TOKENS)
                 .or_insert_with(|| Value::Object(Map::new()));
             let Value::Object(all) = all else {
-                let reason = format!("`{TOKENS}` is no JSON object: mend or remove it");
+                let reason = format!("`{TOKENS}` is not a JSON object: repair or remove it");
                 return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
             };
             all.insert(self.backend.key().to_owned(), token);
@@ -130,7 +130,7 @@ impl TokenFile {
         })
     }
 
-    /// Takes the backend's token out; the rest stays.
+    /// Removes the backend's token and keeps everything else.
     pub(super) fn clear(&self) -> Result<()> {
         if !matches!(self.read()?, Stored::Token(_)) {
             return Ok(());
@@ -150,7 +150,7 @@ impl TokenFile {
         })
     }
 
-    /// Changes the file under a lock, where `change` says that it has to be.
+    /// Changes the file under a lock. `change` returns whether to write it.
     fn change(
         &self,
         change: impl FnOnce(&mut Map<String, Value>) -> io::Result<bool>,
@@ -164,7 +164,7 @@ impl TokenFile {
             return Ok(());
         }
         let text = serde_json::to_vec_pretty(&config).map_err(Error::setup)?;
-        // A temporary file is its owner's alone from the start.
+        // A temporary file is readable only by its owner from the start.
         let mut file = NamedTempFile::new_in(folder).map_err(|e| self.failed(e))?;
         file.write_all(&text)
             .and_then(|()| file.as_file().sync_all())
@@ -173,7 +173,7 @@ impl TokenFile {
         Ok(())
     }
 
-    /// Returns the file that links lead to, so that they stay links.
+    /// Returns the target of symbolic links, so that the links are preserved.
     fn behind_links(&self) -> io::Result<PathBuf> {
         let mut path = self.path.clone();
         for _ in 0..MAX_LINKS {
@@ -187,16 +187,16 @@ impl TokenFile {
                 Err(error) => return Err(error),
             }
         }
-        let reason = format!("more than {MAX_LINKS} links lead on from it");
+        let reason = format!("more than {MAX_LINKS} symbolic links in a row");
         Err(io::Error::other(reason))
     }
 
-    /// Keeps other programs from changing the file at the same time.
+    /// Locks the file against other programs.
     fn lock(&self, folder: &Path) -> Result<File> {
         let path = folder.join(".config.json.lock");
         let mut options = File::options();
         let file = options.create(true).truncate(false).write(true).open(&path);
-        // One that another user made can be locked without writing to it.
+        // A lock file of another user can be locked without write access.
         let file = file.or_else(|error| match error.kind() {
             io::ErrorKind::PermissionDenied => File::open(&path),
             _ => Err(error),
@@ -214,12 +214,12 @@ impl TokenFile {
         Err(self.failed(io::Error::new(io::ErrorKind::ResourceBusy, reason)))
     }
 
-    /// Reads the settings; none where there is no file. A file that is broken
-    /// is an error: replacing it would lose what else was in it.
+    /// Reads the settings; empty if there is no file. A broken file is an error,
+    /// because replacing it would lose its other settings.
     fn config(&self, path: &Path) -> Result<Map<String, Value>> {
         let text = match fs::metadata(path) {
             Ok(about) if about.len() > MAX_BYTES => {
-                let reason = format!("more than {} KiB: no token file", MAX_BYTES >> 10);
+                let reason = format!("larger than {} KiB, so not a token file", MAX_BYTES >> 10);
                 return Err(self.failed(io::Error::other(reason)));
             }
             Ok(_) => fs::read(path).map_err(|e| self.failed(e))?,
@@ -231,9 +231,9 @@ impl TokenFile {
             return Ok(Map::new());
         }
         serde_json::from_slice(text).map_err(|error| {
-            // serde_json's words may repeat a part of the file.
+            // serde_json's message may quote a part of the file.
             let reason = format!(
-                "no JSON object (line {}, column {}): mend or remove it",
+                "not a JSON object (line {}, column {}): repair or remove it",
                 error.line(),
                 error.column()
             );
@@ -249,10 +249,10 @@ impl TokenFile {
         if about.permissions().mode() & 0o077 == 0 {
             return Ok(());
         }
-        // On a file system without modes, or in a file of somebody else's, the
-        // token can still be used.
+        // On a file system without modes, or in another user's file, the token can
+        // still be used.
         if let Err(error) = fs::set_permissions(&self.path, fs::Permissions::from_mode(0o600)) {
-            tracing::warn!("others may read {}: {error}", self.path.display());
+            tracing::warn!("other users may read {}: {error}", self.path.display());
         }
         Ok(())
     }
@@ -267,7 +267,7 @@ impl TokenFile {
     }
 }
 
-/// Replaces a `~` at the start by the home folder; none where there is no home.
+/// Replaces a leading `~` by the home folder; `None` if there is none.
 fn expanded(folder: String, home: Option<PathBuf>) -> Option<PathBuf> {
     match folder.strip_prefix('~') {
         Some("") => home,
@@ -407,7 +407,7 @@ mod tests {
         fs::create_dir(&dotfiles).unwrap();
         let target = dotfiles.join("jina.json");
         std::os::unix::fs::symlink("../dotfiles/jina.json", &file.path).unwrap();
-        // The link may lead nowhere yet.
+        // The target need not exist.
         file.write(&"t1".into()).unwrap();
         file.write(&"t2".into()).unwrap();
         assert_eq!(
@@ -417,7 +417,7 @@ mod tests {
         file.clear().unwrap();
         assert_eq!(content(&target), json!({}));
         assert!(fs::symlink_metadata(&file.path).unwrap().is_symlink());
-        // Links in circles are told.
+        // Circular links are reported.
         fs::remove_file(&target).unwrap();
         std::os::unix::fs::symlink("jina.json", &target).unwrap();
         assert!(file.write(&"t".into()).unwrap_err().is_file());

@@ -1,4 +1,4 @@
-//! The stores of tokens, one after the other.
+//! The stores of tokens, in the order in which they are searched.
 
 use std::{
     path::PathBuf,
@@ -18,15 +18,16 @@ use crate::{
     transport::Addresses,
 };
 
-/// Holds the token where nothing else does.
+/// Environment variable with the token.
 pub const TOKEN_VARIABLE: &str = "JINA_AUTH_TOKEN";
-/// Where a token is kept from one program to the next.
+
+/// Where tokens are stored between programs.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
 /// use finetuner::{Finetuner, TokenStorage};
 ///
-/// // Nothing is kept on this machine.
+/// // Store nothing on this machine.
 /// let finetuner = Finetuner::builder().token_storage(TokenStorage::Memory).login().await?;
 /// # Ok(())
 /// # }
@@ -34,18 +35,18 @@ pub const TOKEN_VARIABLE: &str = "JINA_AUTH_TOKEN";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TokenStorage {
-    /// The keyring where there is one, else the file, with a warning.
+    /// The keyring if there is one, otherwise the file, with a warning.
     #[default]
     Auto,
     /// The keyring of the operating system.
     Keyring,
-    /// The file that the Python client uses, `~/.jina/config.json` or
-    /// `config.json` in the folder that `JINA_HUB_ROOT` names, for its owner
-    /// alone. Other settings in it are kept, and each backend's token is kept
-    /// under its origin. The Python client's own token has no origin and is
-    /// used for Jina AI's servers only.
+    /// The Python client's file: `config.json` in `~/.jina` or `JINA_HUB_ROOT`.
+    ///
+    /// Only its owner can read it. Other settings in it are kept, and each
+    /// backend's token is stored under its origin. The Python client's own token
+    /// has no origin and is used for Jina AI's servers only.
     File,
-    /// Nowhere: what is stored is neither read nor changed.
+    /// No store: stored tokens are neither read nor changed.
     Memory,
 }
 
@@ -62,17 +63,17 @@ pub(crate) enum TokenOrigin {
     File,
 }
 
-/// The places where tokens of one backend are kept.
+/// The token stores of one backend.
 #[derive(Clone, Debug)]
 pub(crate) struct Vault {
     storage: TokenStorage,
-    /// None where there is no home folder.
+    /// `None` if there is no home folder.
     file: Option<TokenFile>,
     backend: Backend,
 }
 
 impl Vault {
-    /// `home` is the user's home folder, if there is one.
+    /// Creates the stores. `home` is the user's home folder, if there is one.
     pub(crate) fn new(
         storage: TokenStorage,
         addresses: &Addresses,
@@ -87,8 +88,8 @@ impl Vault {
         }
     }
 
-    /// The same for a program that was given its token: nothing that is stored
-    /// is read or changed.
+    /// Returns a vault that reads and changes nothing, for a program that was given
+    /// its token.
     pub(crate) fn untouched(self) -> Self {
         Self {
             storage: TokenStorage::Memory,
@@ -111,8 +112,8 @@ impl Vault {
             match self.with_file(TokenFile::read).await? {
                 Some(Stored::Token(token)) => return Ok(Some((token, TokenOrigin::File))),
                 Some(Stored::PythonTokenOnly) => tracing::warn!(
-                    "{} holds a token of the Python client, which does not note its server: it is \
-                     sent to Jina AI only. Set {TOKEN_VARIABLE} to use it for {}",
+                    "{} contains a token of the Python client, which does not record its server: it \
+                     is sent to Jina AI only. Set {TOKEN_VARIABLE} to use it for {}",
                     self.path(),
                     self.backend.key()
                 ),
@@ -120,13 +121,13 @@ impl Vault {
             }
         }
         if let Some(failure) = keyring_failed {
-            tracing::debug!("no token was found, and {failure}");
+            tracing::debug!("no token found, and {failure}");
         }
         Ok(None)
     }
 
-    /// Keeps a token for the next program. With [`TokenStorage::Auto`], a token
-    /// that can't be kept is no error: it is good for this program.
+    /// Stores a token. With [`TokenStorage::Auto`], failing to do so is only a
+    /// warning, because the token still works for this program.
     pub(crate) async fn save(&self, token: &Secret) -> Result<()> {
         if self.uses_keyring() {
             match self.keyring_set(token.clone()).await {
@@ -149,8 +150,8 @@ impl Vault {
         match saved {
             Err(error) if self.storage == TokenStorage::Auto => {
                 tracing::warn!(
-                    "logged in, but the token can't be kept for the next program: {error}. \
-                     {TOKEN_VARIABLE} can hold one instead"
+                    "logged in, but the token can't be stored for the next program: {error}. \
+                     Set {TOKEN_VARIABLE} instead"
                 );
                 Ok(())
             }
@@ -158,18 +159,18 @@ impl Vault {
         }
     }
 
-    /// Forgets the backend's token in every store. The error names the stores
-    /// that may still hold it.
+    /// Deletes the backend's token from every store. The error names the stores
+    /// that may still contain it.
     pub(crate) async fn clear(&self) -> Result<()> {
         let mut failed = Vec::new();
         if self.uses_keyring() {
             match self.keyring_delete().await {
                 Ok(()) => {}
-                // Nothing was kept there in this session.
+                // Nothing was stored there in this session.
                 Err(failure) if failure.is_absent && self.storage == TokenStorage::Auto => {
                     tracing::warn!(
-                        "there is no keyring to remove the token from ({}). One that was stored \
-                         in another session is still there",
+                        "there is no keyring to delete the token from ({}). A token that was \
+                         stored in another session is still there",
                         failure.reason
                     );
                 }
@@ -206,8 +207,8 @@ impl Vault {
         path.map_or_else(String::new, |path| path.display().to_string())
     }
 
-    /// Does something with the file, off the async threads; nothing where there
-    /// is no place for one.
+    /// Runs `work` on the file in a blocking thread; `None` if there is no home
+    /// folder.
     async fn with_file<T: Send + 'static>(
         &self,
         work: impl FnOnce(&TokenFile) -> Result<T> + Send + 'static,
@@ -261,11 +262,11 @@ impl Vault {
     }
 }
 
-/// Says once for the program that tokens go into the file.
+/// Warns once per process that tokens are stored in the file.
 fn warn_once(reason: &Error) {
     static WARNED: AtomicBool = AtomicBool::new(false);
     if !WARNED.swap(true, Ordering::Relaxed) {
-        tracing::warn!("the token is kept in the token file: {reason}");
+        tracing::warn!("the token is stored in the token file: {reason}");
     }
 }
 

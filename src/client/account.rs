@@ -1,4 +1,4 @@
-//! The account: who is logged in, and tokens for programs.
+//! The user's account: identity, logout, personal access tokens.
 
 use std::{
     future::{Future, IntoFuture},
@@ -18,42 +18,42 @@ use crate::{
     transport::{Call, Transport},
 };
 
-/// A personal access token, as a list shows it: without the token itself.
+/// A personal access token as listed, without the token itself.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
 /// let tokens = finetuner.list_tokens().await?;
 /// let lasting = tokens.iter().filter(|token| token.expires_at.is_none());
-/// println!("{} never end", lasting.count());
+/// println!("{} never expire", lasting.count());
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PersonalToken {
-    /// Its name, unique for its owner.
+    /// Name, unique per user.
     pub name: String,
-    /// `personal`, or `session` for what a login made.
+    /// `personal`, or `session` for a token that a login created.
     #[serde(default, rename = "type")]
     pub kind: Option<String>,
-    /// When it was created.
+    /// Time of creation.
     #[serde(default, rename = "createdAt", with = "finetuner_protocol::time")]
     pub created_at: Option<Timestamp>,
-    /// When it ends; none if it never does.
+    /// Time of expiry; `None` if the token never expires.
     #[serde(default, rename = "expireAt", with = "finetuner_protocol::time")]
     pub expires_at: Option<Timestamp>,
 }
 
 impl Finetuner {
-    /// Asks the backend who is logged in.
+    /// Asks the backend for the user of the token.
     ///
     /// # Errors
-    /// [`Error::is_unauthorized`] where the token is no longer accepted.
+    /// [`Error::is_unauthorized`] if the token is no longer accepted.
     pub async fn whoami(&self) -> Result<User> {
         whoami(&self.transport).await
     }
 
-    /// The token that calls are made with.
+    /// Returns the token that authenticates the calls.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -68,20 +68,21 @@ impl Finetuner {
         self.transport.token()
     }
 
-    /// Ends the session, and forgets the token everywhere it is stored. A token
-    /// that the program was given, in code or in `JINA_AUTH_TOKEN`, stays where
-    /// it is, and no store is changed then.
+    /// Ends the session and deletes the token from every store.
+    ///
+    /// A token that the program got in code or in `JINA_AUTH_TOKEN` stays where it
+    /// is, and no store is changed.
     ///
     /// # Errors
-    /// Where the backend can't be reached, or a store can't be cleared; the
-    /// message names the store. Every store is tried, even where the backend
-    /// can't be reached.
+    /// If the backend can't be reached or a store can't be cleared; the message
+    /// names the store. Every store is tried, even if the backend can't be
+    /// reached.
     pub async fn logout(self) -> Result<()> {
         let call = Call::rpc("user.session.dismiss").repeatable();
         let dismissed = self.transport.done(call).await;
         let cleared = self.vault.clear().await;
         match (dismissed, cleared) {
-            // Logged out already, or a backend without sessions.
+            // Already logged out, or a backend without sessions.
             (Err(error), cleared) if matches!(error.status(), Some(401 | 404)) => cleared,
             (Err(ended), Err(cleared)) => Err(Error::setup(format!(
                 "{cleared}; and the session could not be ended: {ended}"
@@ -90,8 +91,9 @@ impl Finetuner {
         }
     }
 
-    /// Creates a personal access token; awaiting it gives the token, which is
-    /// shown this once.
+    /// Creates a personal access token.
+    ///
+    /// Awaiting the returned value gives the token. It is not shown again.
     pub fn create_token(&self, name: impl Into<String>) -> CreateToken {
         CreateToken {
             transport: self.transport.clone(),
@@ -100,19 +102,19 @@ impl Finetuner {
         }
     }
 
-    /// All personal access tokens, without the tokens themselves.
+    /// Lists all personal access tokens, without the tokens themselves.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
     /// for token in finetuner.list_tokens().await? {
-    ///     println!("{} ends {:?}", token.name, token.expires_at);
+    ///     println!("{} expires {:?}", token.name, token.expires_at);
     /// }
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
-    /// Where the call fails.
+    /// If the call fails.
     pub async fn list_tokens(&self) -> Result<Vec<PersonalToken>> {
         #[derive(Deserialize)]
         struct Tokens {
@@ -123,10 +125,10 @@ impl Finetuner {
         Ok(tokens.personal_access_tokens)
     }
 
-    /// Makes a personal access token void.
+    /// Revokes a personal access token.
     ///
     /// # Errors
-    /// [`Error::is_not_found`] where there is none of that name.
+    /// [`Error::is_not_found`] if there is no token with this name.
     pub async fn delete_token(&self, name: &str) -> Result<()> {
         let form = vec![("name", name.to_owned())];
         self.transport
@@ -135,7 +137,7 @@ impl Finetuner {
     }
 }
 
-/// A personal access token in the making, from [`Finetuner::create_token`].
+/// Request for a personal access token, from [`Finetuner::create_token`].
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -146,7 +148,7 @@ impl Finetuner {
 /// ```
 ///
 /// # Errors
-/// Awaiting it gives [`Error::is_conflict`] where there is a token of that name.
+/// Awaiting it gives [`Error::is_conflict`] if a token with this name exists.
 #[derive(Clone)]
 #[must_use = "a token is created when it is awaited"]
 pub struct CreateToken {
@@ -156,7 +158,7 @@ pub struct CreateToken {
 }
 
 impl CreateToken {
-    /// The token ends after so many days; without it, the backend decides.
+    /// Sets the lifetime in days. By default, the backend decides.
     pub fn expires_in_days(mut self, days: u32) -> Self {
         self.days = Some(days);
         self

@@ -1,4 +1,4 @@
-//! Settings of a client, and the way from them to one that is logged in.
+//! Settings of a client.
 
 use std::time::Duration;
 
@@ -14,11 +14,12 @@ use crate::{
     },
 };
 
-/// Settings of a client. Defaults come from the environment, as for the Python
-/// client: the address from `JINA_FINETUNER_REGISTRY` and
-/// `JINA_HUBBLE_REGISTRY`, the token from `JINA_AUTH_TOKEN`, the keyring or
-/// `~/.jina/config.json`. A stored token is sent only to the backend that it was
-/// stored for.
+/// Settings of a client.
+///
+/// Defaults come from the environment, as in the Python client: the address from
+/// `JINA_FINETUNER_REGISTRY` and `JINA_HUBBLE_REGISTRY`, the token from
+/// `JINA_AUTH_TOKEN`, the keyring or `~/.jina/config.json`. A stored token is sent
+/// only to the backend that it was stored for.
 ///
 /// ```no_run
 /// # #[tokio::main(flavor = "current_thread")]
@@ -43,7 +44,7 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 #[must_use = "settings do nothing until `login`"]
 pub struct Builder {
-    /// Addresses may hold a password.
+    /// Secret, because an address may contain a password.
     registry: Option<Secret>,
     hubble_registry: Option<Secret>,
     token: Option<Secret>,
@@ -54,122 +55,134 @@ pub struct Builder {
 }
 
 impl Finetuner {
-    /// Settings to log in with.
+    /// Returns the default settings, to be changed before logging in.
     pub fn builder() -> Builder {
         Builder::default()
     }
 }
 
 impl Builder {
-    /// The address of the backend.
+    /// Sets the address of the backend.
     pub fn registry(mut self, address: impl Into<Secret>) -> Self {
         self.registry = Some(address.into());
         self
     }
 
-    /// The address of accounts and artifacts, if it is another one.
+    /// Sets the address for accounts and artifacts, if it differs.
     pub fn hubble_registry(mut self, address: impl Into<Secret>) -> Self {
         self.hubble_registry = Some(address.into());
         self
     }
 
-    /// The token. It comes before any that is stored, and is not stored; with
-    /// it, no file of the home folder and no keyring is read or changed.
+    /// Sets the token.
+    ///
+    /// It takes precedence over stored tokens and is not stored. The client then
+    /// neither reads nor changes the token file and the keyring.
     pub fn token(mut self, token: impl Into<Secret>) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// Where tokens are looked for and kept; [`TokenStorage::Auto`] by default.
+    /// Sets where tokens are stored; [`TokenStorage::Auto`] by default.
     pub fn token_storage(mut self, storage: TokenStorage) -> Self {
         self.storage = storage;
         self
     }
 
-    /// When and how often calls are repeated.
+    /// Sets when and how often calls are repeated.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self
     }
 
-    /// How long an answer may take; 30 seconds by default. Uploads, downloads
-    /// and log streams may take longer, see [`Builder::idle_timeout`], and so
-    /// may the submission of a run, whose data the backend checks.
+    /// Sets the time limit for an answer; 30 seconds by default.
+    ///
+    /// It does not apply to uploads, downloads and log streams (see
+    /// [`Builder::idle_timeout`]), nor to the submission of a run, for which the
+    /// backend checks the data.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeouts.request = Some(limit);
         self
     }
 
-    /// How long an upload, a download or a log stream may stand still; 60
-    /// seconds by default.
+    /// Sets how long an upload, download or log stream may make no progress.
+    ///
+    /// The default is 60 seconds.
     pub fn idle_timeout(mut self, limit: Duration) -> Self {
         self.timeouts.idle = Some(limit);
         self
     }
 
-    /// How long [`Run::wait`](crate::Run::wait), [`Run::watch`](crate::Run::watch)
-    /// and [`Run::stream_logs`](crate::Run::stream_logs) go on while the backend
-    /// does not answer: it refuses connections, times out or answers with a
-    /// server error. 30 minutes by default. A warning is logged meanwhile.
+    /// Sets how long following a run tolerates an outage of the backend.
+    ///
+    /// It applies to [`Run::wait`](crate::Run::wait),
+    /// [`Run::watch`](crate::Run::watch) and
+    /// [`Run::stream_logs`](crate::Run::stream_logs). An outage means refused
+    /// connections, time-outs or server errors. The default is 30 minutes; the
+    /// client logs warnings during the outage.
     pub fn outage_limit(mut self, limit: Duration) -> Self {
         self.timeouts.outage = Some(limit);
         self
     }
 
-    /// How long it may take to reach the server; 10 seconds by default.
+    /// Sets the time limit for connecting; 10 seconds by default.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.http.connect_timeout = Some(limit);
         self
     }
 
-    /// A proxy for all calls, such as `http://proxy:3128` or
-    /// `socks5h://user:password@proxy`. Without one, `HTTP_PROXY`,
-    /// `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are read as curl and Go read
-    /// them, and where none is set the system's proxy is used; none of these is
-    /// used for a backend on this machine.
+    /// Sets a proxy for all calls.
+    ///
+    /// Examples are `http://proxy:3128` and `socks5h://user:password@proxy`. By
+    /// default, `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are read as
+    /// curl and Go read them; if none is set, the system's proxy is used. Neither
+    /// is used for a backend on this machine.
     pub fn proxy(mut self, address: impl Into<Secret>) -> Self {
         self.http.proxy = Some(address.into());
         self
     }
 
-    /// Trusts these certificates, in PEM form, beside those that the system
-    /// trusts.
+    /// Trusts certificates in PEM format, in addition to the system's.
     pub fn add_root_certificate(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.http.root_certificates.push(pem.into());
         self
     }
 
-    /// Whether to use plain http for a backend on another machine, so that
-    /// everybody on the way can read the token and the data; off by default. `FINETUNER_ALLOW_PLAIN_HTTP=1` allows it as well.
+    /// Allows plain http to a backend on another machine; off by default.
+    ///
+    /// Everybody on the network path can then read the token and the data.
+    /// `FINETUNER_ALLOW_PLAIN_HTTP=1` allows it as well.
     pub fn allow_plain_http(mut self, allow: bool) -> Self {
         self.http.allow_plain_http = allow;
         self
     }
 
-    /// The project whose runs, data and models are used, such as `search-team`. By
-    /// default it is the one of `FINETUNER_PROJECT`, and without that the user's
+    /// Sets the project whose runs, data and models are used, such as `search-team`.
+    ///
+    /// The default is the project that `FINETUNER_PROJECT` names, otherwise the user's
     /// personal project.
     pub fn project(mut self, name: impl Into<String>) -> Self {
         self.http.project = Some(name.into());
         self
     }
 
-    /// The name of the program for the backend's log, such as `my-app/1.2`.
+    /// Sets the program's name for the backend's log, such as `my-app/1.2`.
     pub fn user_agent(mut self, name: impl Into<String>) -> Self {
         self.http.user_agent = Some(name.into());
         self
     }
 
-    /// Sends all requests through this service in place of the SDK's own HTTP
-    /// client: a client with middleware, a connection of another kind, or a
-    /// backend in the same process for tests.
+    /// Sends all requests through this service instead of the built-in HTTP client.
     ///
-    /// Time-outs, retries and the rules of [`Builder::outage_limit`] stay the
-    /// SDK's own. The service makes connections, so TLS, proxies and redirects
-    /// are its part; [`Builder::proxy`], [`Builder::add_root_certificate`] and
-    /// [`Builder::connect_timeout`] are refused together with it. A cause of its
-    /// errors that is an [`std::io::Error`] of the kind `ConnectionRefused` or
-    /// `TimedOut` makes [`Error::is_connect`] or [`Error::is_timeout`] true.
+    /// It may be a client with middleware, another kind of connection, or a backend
+    /// in the same process for tests. Time-outs, retries and
+    /// [`Builder::outage_limit`] still apply.
+    ///
+    /// The service is responsible for connections, TLS, proxies and redirects;
+    /// combining it with [`Builder::proxy`], [`Builder::add_root_certificate`] or
+    /// [`Builder::connect_timeout`] is an error. If the cause of an error is an
+    /// [`std::io::Error`] of the kind `ConnectionRefused` or `TimedOut`,
+    /// [`Error::is_connect`] or [`Error::is_timeout`] is true.
     ///
     /// ```no_run
     /// use finetuner::{Finetuner, RequestBody};
@@ -193,8 +206,9 @@ impl Builder {
         self
     }
 
-    /// Creates a client with the token that is found, without asking the backend
-    /// whether it accepts it. [`Finetuner::user`] is none then.
+    /// Creates a client with the token at hand, without asking the backend.
+    ///
+    /// The token is not verified, and [`Finetuner::user`] returns `None`.
     ///
     /// # Errors
     /// [`Error::is_unauthorized`] if there is no token.
@@ -210,8 +224,8 @@ impl Builder {
         Ok(Finetuner::new(transport.with_token(token), vault, None))
     }
 
-    /// The connection, where tokens are kept, and the token that comes before
-    /// those.
+    /// Returns the connection, the token stores, and the token from the program or
+    /// the environment, which takes precedence over stored ones.
     #[allow(clippy::type_complexity)]
     pub(super) fn parts(
         mut self,
@@ -243,7 +257,7 @@ impl Builder {
     }
 }
 
-/// A token that was given, without the white space around it.
+/// Trims a token that the program was given, and refuses a blank one.
 pub(super) fn trimmed(token: &Secret, field: &str) -> Result<Secret> {
     match token.expose().trim() {
         "" => Err(Error::setup(format!(

@@ -1,9 +1,9 @@
-//! A client that is logged in.
+//! The logged-in client.
 
 use super::user::User;
 use crate::{auth::Vault, transport::Transport};
 
-/// A client of one backend. Clones share connections and are cheap.
+/// A client of one backend. Cloning is cheap; clones share connections.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -28,7 +28,10 @@ impl Finetuner {
         }
     }
 
-    /// Who logged in; none after [`Builder::connect`](crate::Builder::connect), which does not ask.
+    /// Returns the user who logged in.
+    ///
+    /// It is `None` after [`Builder::connect`](crate::Builder::connect), which
+    /// does not ask the backend.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {

@@ -1,4 +1,4 @@
-//! Logging in: the token that is there, or a browser.
+//! Logging in with an existing token or through a browser.
 
 use std::{
     future::{Future, IntoFuture},
@@ -23,14 +23,14 @@ use crate::{
 };
 
 impl Finetuner {
-    /// Logs in with what the environment says; see [`Login`] and [`Builder`].
+    /// Logs in with the settings of the environment; see [`Login`] and [`Builder`].
     pub fn login() -> Login {
         Self::builder().login()
     }
 }
 
 impl Builder {
-    /// Logs in; see [`Login`].
+    /// Logs in with these settings; see [`Login`].
     pub fn login(self) -> Login {
         Login {
             builder: self,
@@ -42,12 +42,11 @@ impl Builder {
     }
 }
 
-/// A login in the making, from [`Finetuner::login`] or [`Builder::login`].
-/// Awaiting it gives a [`Finetuner`].
+/// A login, from [`Finetuner::login`] or [`Builder::login`].
 ///
-/// A token that is found is shown to the backend, which says whose it is. Where
-/// there is none, or a stored one is no longer good, and somebody sits at the
-/// terminal, they log in through a browser, and the new token is stored.
+/// Awaiting it gives a [`Finetuner`]. The backend verifies the token that was
+/// found. If there is none, or if a stored one is no longer valid, and the program
+/// has a terminal, the user logs in through a browser and the new token is stored.
 ///
 /// ```no_run
 /// # #[tokio::main(flavor = "current_thread")]
@@ -55,15 +54,15 @@ impl Builder {
 /// use finetuner::Finetuner;
 ///
 /// let finetuner = Finetuner::login().await?;
-/// // As another user, even though there is a good token:
+/// // As another user, even if a stored token is valid:
 /// let finetuner = Finetuner::login().force(true).await?;
 /// # Ok(())
 /// # }
 /// ```
 ///
 /// # Errors
-/// Awaiting it gives [`Error::is_unauthorized`] where there is no token that
-/// the backend accepts, [`Error::is_connect`] where nobody answers.
+/// Awaiting it gives [`Error::is_unauthorized`] if there is no token that the
+/// backend accepts, and [`Error::is_connect`] if the backend does not answer.
 #[derive(Clone)]
 #[must_use = "a login happens when it is awaited"]
 pub struct Login {
@@ -75,28 +74,31 @@ pub struct Login {
 }
 
 impl Login {
-    /// Whether to log in anew even where there is a good token.
+    /// Logs in again even if there is a valid token.
     pub fn force(mut self, force: bool) -> Self {
         self.force = force;
         self
     }
 
-    /// Whether somebody is there to log in through a browser. By default that
-    /// is so where the program has a terminal.
+    /// Sets whether a user can log in through a browser.
+    ///
+    /// By default, this is the case if the program has a terminal.
     pub fn interactive(mut self, interactive: bool) -> Self {
         self.interactive = Some(interactive);
         self
     }
 
-    /// A token that the user has pasted, such as a personal access token. It is
-    /// stored once the backend has accepted it.
+    /// Sets a token that the user has pasted, such as a personal access token.
+    ///
+    /// It is stored once the backend has accepted it.
     pub fn paste(mut self, token: impl Into<Secret>) -> Self {
         self.pasted = Some(token.into());
         self
     }
 
-    /// What to do with the page at which the user logs in. By default it is
-    /// opened in a browser, and its address printed to standard error.
+    /// Sets what happens with the address of the login page.
+    ///
+    /// By default, it is opened in a browser and printed to standard error.
     pub fn on_link(mut self, show: impl Fn(&Url) + Send + Sync + 'static) -> Self {
         self.link = Arc::new(show);
         self
@@ -133,7 +135,7 @@ impl Login {
                         };
                         return Ok(Finetuner::new(transport, vault, Some(user)));
                     }
-                    // Another token would not be looked at next time.
+                    // The next login would use the token from the code again.
                     Err(error) if matches!(origin, TokenOrigin::Code) => return Err(error),
                     Err(error) if error.status() == Some(401) => refused = Some(error),
                     Err(error) => return Err(error),
@@ -151,8 +153,8 @@ impl Login {
         vault.save(&token).await?;
         if variable(environment, TOKEN_VARIABLE).is_some() {
             tracing::warn!(
-                "logged in as {}, but {TOKEN_VARIABLE} holds another token, which the next program \
-                 will use: unset it",
+                "logged in as {}, but {TOKEN_VARIABLE} contains another token, which the next \
+                 program will use: unset it",
                 user.name
             );
         }

@@ -1,4 +1,4 @@
-//! The way in: settings, the login, the client that comes of them, the account.
+//! Settings, login, the logged-in client, and the user's account.
 
 mod account;
 mod builder;

@@ -7,7 +7,7 @@ use crate::{
     transport::{Call, Transport},
 };
 
-/// Somebody with an account.
+/// A user of the backend.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -24,12 +24,12 @@ pub struct User {
     pub id: String,
     /// The account's name.
     pub name: String,
-    /// What the user wants to be called.
+    /// Display name that the user has chosen.
     #[serde(default)]
     pub nickname: Option<String>,
 }
 
-/// Asks the backend whose token it is.
+/// Asks the backend for the user that the token belongs to.
 pub(crate) async fn whoami(transport: &Transport) -> Result<User> {
     let call = Call::rpc("user.identity.whoami").repeatable();
     transport.rpc(call).await

@@ -1,4 +1,4 @@
-//! What a backend knows about artifacts: data and models.
+//! Information about artifacts at the backend: data and models.
 
 use finetuner_protocol::{Page, time::Timestamp};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Finetuner {
-    /// The data that was pushed, the newest last.
+    /// Lists the data sets that were pushed, the newest last.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -25,8 +25,10 @@ impl Finetuner {
         self.list_artifacts("documentArray")
     }
 
-    /// All artifacts of a kind, the newest last: `documentArray` is data that
-    /// was pushed, `model` what runs have made.
+    /// Lists all artifacts of a kind, the newest last.
+    ///
+    /// The kind `documentArray` is data that was pushed, `model` the result of a
+    /// run.
     pub fn list_artifacts(&self, kind: impl Into<String>) -> List<ArtifactInfo> {
         let (transport, kind) = (self.transport.clone(), kind.into());
         List::new(move |page, size| {
@@ -58,7 +60,7 @@ impl Finetuner {
         })
     }
 
-    /// What is known about data, by its name.
+    /// Returns information about a data set, by its name.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -69,23 +71,23 @@ impl Finetuner {
     /// ```
     ///
     /// # Errors
-    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    /// [`Error::is_not_found`](crate::Error::is_not_found) if it does not exist.
     pub async fn describe_documents(&self, name: &str) -> Result<ArtifactInfo> {
         self.artifact("artifact.getDetail", "name", name).await
     }
 
-    /// What is known about an artifact, by its id.
+    /// Returns information about an artifact, by its id.
     ///
     /// # Errors
-    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    /// [`Error::is_not_found`](crate::Error::is_not_found) if it does not exist.
     pub async fn describe_artifact(&self, id: &str) -> Result<ArtifactInfo> {
         self.artifact("artifact.getDetail", "id", id).await
     }
 
-    /// Deletes data, by its name.
+    /// Deletes a data set, by its name.
     ///
     /// # Errors
-    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    /// [`Error::is_not_found`](crate::Error::is_not_found) if it does not exist.
     pub async fn delete_documents(&self, name: &str) -> Result<()> {
         self.delete_by("name", name).await
     }
@@ -93,7 +95,7 @@ impl Finetuner {
     /// Deletes an artifact, by its id.
     ///
     /// # Errors
-    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    /// [`Error::is_not_found`](crate::Error::is_not_found) if it does not exist.
     pub async fn delete_artifact(&self, id: &str) -> Result<()> {
         self.delete_by("id", id).await
     }
@@ -117,7 +119,7 @@ impl Finetuner {
     }
 }
 
-/// What a backend knows about an artifact.
+/// Information about an artifact.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -129,31 +131,31 @@ impl Finetuner {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ArtifactInfo {
-    /// Its id.
+    /// Unique id.
     #[serde(rename = "_id")]
     pub id: String,
-    /// Its name, where it has one.
+    /// Name, if it has one.
     #[serde(default)]
     pub name: Option<String>,
-    /// What was sent along: docarray's summary among other things.
+    /// Metadata of the upload, including docarray's summary.
     #[serde(default, rename = "metaData")]
     pub meta_data: Value,
     /// `public` or `private`.
     #[serde(default)]
     pub visibility: Option<String>,
-    /// When it was first pushed.
+    /// Time of the first push.
     #[serde(default, rename = "createdAt", with = "finetuner_protocol::time")]
     pub created_at: Option<Timestamp>,
-    /// When it was last pushed.
+    /// Time of the last push.
     #[serde(default, rename = "updatedAt", with = "finetuner_protocol::time")]
     pub updated_at: Option<Timestamp>,
-    /// Members that are not known here.
+    /// Other fields of the answer.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
 
 impl ArtifactInfo {
-    /// How many documents it has, where the summary says so.
+    /// Returns the number of documents, if the metadata contains it.
     #[must_use]
     pub fn length(&self) -> Option<u64> {
         let summary = self.meta_data["summary"].as_array()?;

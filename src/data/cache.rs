@@ -1,7 +1,8 @@
-//! Data that was pulled before, on this machine. A file's name says which data
-//! it is and what its content's SHA-256 is, so that one request tells whether
-//! it is still good. The files have a limit together: the one that was not used
-//! for longest goes first.
+//! Local cache of pulled data.
+//!
+//! A file's name contains a hash of the data set's name and the SHA-256 of its
+//! content, so one request tells whether it is up to date. The files share a size
+//! limit; the least recently used file is removed first.
 
 use std::{
     fs::{self, File},
@@ -19,18 +20,18 @@ use crate::{
     transport::{hash_of, hex},
 };
 
-/// The most bytes of all files by default.
+/// Default limit for all files together, in bytes.
 pub(super) const CACHE_SIZE: u64 = 16 << 30;
-/// Downloads of programs that were killed are removed after this long.
+/// Age at which unfinished downloads of killed programs are removed.
 const ABANDONED: Duration = Duration::from_secs(24 * 3600);
-/// How the names of unfinished downloads begin.
+/// Prefix of the names of unfinished downloads.
 const UNFINISHED: &str = ".finetuner-";
 
-/// The folder for what was pulled, in place of `finetuner` in the user's cache
-/// folder.
+/// Environment variable with the folder of the cache; `finetuner` in the user's
+/// cache folder by default.
 const FOLDER_VARIABLE: &str = "FINETUNER_CACHE";
 
-/// The folder for what was pulled, where the program names none.
+/// Returns the folder of the cache for programs that set none.
 pub(super) fn default_folder() -> Option<PathBuf> {
     let named = std::env::var_os(FOLDER_VARIABLE).filter(|value| !value.is_empty());
     named.map(PathBuf::from).or_else(|| {
@@ -39,18 +40,17 @@ pub(super) fn default_folder() -> Option<PathBuf> {
     })
 }
 
-/// Where one data set is kept.
+/// Cache entry of one data set.
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
     folder: PathBuf,
     stem: String,
-    /// The most bytes of all files in the folder.
+    /// Limit for all files of the folder together, in bytes.
     limit: u64,
 }
 
 impl Slot {
-    /// The place in a cache folder of the data of that name, as a user of a
-    /// backend sees it.
+    /// Returns the entry for `key`: backend, user, name of the data.
     pub(super) fn within(folder: &Path, key: [&str; 3], limit: u64) -> Self {
         let mut stem = hex(&Sha256::digest(key.join("\n")));
         stem.truncate(32);
@@ -61,24 +61,24 @@ impl Slot {
         }
     }
 
-    /// As [`Slot::find`], where the file is what its name says; one that was
-    /// damaged is taken away. Blocks.
+    /// Like [`Slot::find`], but verifies the SHA-256 and removes a damaged file.
+    /// Blocks.
     pub(super) fn find_whole(&self) -> Option<(String, PathBuf)> {
         let (hash, path) = self.find()?;
         if hash_of(&path).is_ok_and(|found| found == hash) {
-            // Noted as used. On a file system that is read-only, nothing is evicted.
+            // Marks it as used. On a read-only file system, nothing is evicted.
             let _ = File::options()
                 .append(true)
                 .open(&path)
                 .and_then(|file| file.set_modified(SystemTime::now()));
             return Some((hash, path));
         }
-        // Where it can't be removed, the next download takes its place.
+        // If it can't be removed, the next download replaces it.
         let _ = fs::remove_file(path);
         None
     }
 
-    /// The content's SHA-256, and the file that has it.
+    /// Returns the content's SHA-256 and the path of the file.
     fn find(&self) -> Option<(String, PathBuf)> {
         let entries = fs::read_dir(&self.folder).ok()?;
         entries.flatten().find_map(|entry| {
@@ -89,7 +89,7 @@ impl Slot {
         })
     }
 
-    /// A file to take a download in.
+    /// Creates a temporary file for a download.
     pub(super) fn begin(&self) -> Result<NamedTempFile> {
         let failed = |e| Error::file(&self.folder, e);
         fs::create_dir_all(&self.folder).map_err(failed)?;
@@ -99,7 +99,7 @@ impl Slot {
             .map_err(failed)
     }
 
-    /// Puts a whole download in its place, and takes an older one away. Blocks.
+    /// Moves a complete download into place and removes an older one. Blocks.
     pub(super) fn keep(&self, mut file: NamedTempFile, hash: &str) -> Result<()> {
         let failed = |e| Error::file(&self.folder, e);
         file.flush().map_err(failed)?;
@@ -107,15 +107,15 @@ impl Slot {
         let path = self.folder.join(format!("{}-{hash}.da", self.stem));
         file.persist(&path).map_err(|e| failed(e.error))?;
         if let Some((_, old)) = before.filter(|(_, old)| *old != path) {
-            // Somebody else may have been faster.
+            // Another program may have removed it already.
             let _ = fs::remove_file(old);
         }
         self.evict(&path);
         Ok(())
     }
 
-    /// Removes what was not used for longest until the limit is kept, and what
-    /// killed programs have left. The file `newest` goes last.
+    /// Removes the least recently used files until the limit holds, and downloads
+    /// that killed programs left behind. The file `newest` is removed last.
     fn evict(&self, newest: &Path) {
         let mut files = Vec::new();
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
@@ -139,7 +139,7 @@ impl Slot {
             if sum <= self.limit {
                 break;
             }
-            // Somebody else may be faster; one that is open stays readable.
+            // Another program may remove it first; an open file stays readable.
             let _ = fs::remove_file(path);
             sum -= length;
         }
@@ -191,7 +191,7 @@ mod tests {
         };
         keep("a", 300);
         keep("b", 200);
-        // Reading it counts as use.
+        // Reading counts as use.
         slot("a").find_whole().unwrap();
         let abandoned = folder.path().join("documents/.finetuner-old");
         fs::write(&abandoned, "x").unwrap();

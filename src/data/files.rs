@@ -7,9 +7,10 @@ use finetuner_protocol::DocumentArray;
 use super::thread::blocking;
 use crate::error::{Error, Result};
 
-/// Reads a binary file of docarray 0.x, with or without compression. Pickled
-/// arrays, docarray's default, can't be read safely; save the array in Python
-/// with `protocol="protobuf"`.
+/// Reads a binary file of docarray 0.x, compressed or not.
+///
+/// Pickled arrays, docarray's default, can't be read safely: save the array in
+/// Python with `protocol="protobuf"`.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -20,8 +21,8 @@ use crate::error::{Error, Result};
 /// ```
 ///
 /// # Errors
-/// [`Error::is_file`] where the file can't be read, [`Error::is_data`] where it
-/// holds no documents.
+/// [`Error::is_file`] if the file can't be read, [`Error::is_data`] if it contains
+/// no documents.
 pub async fn load_documents(path: impl AsRef<Path>) -> Result<DocumentArray> {
     let path = path.as_ref().to_owned();
     blocking(move || {
@@ -31,9 +32,11 @@ pub async fn load_documents(path: impl AsRef<Path>) -> Result<DocumentArray> {
     .await
 }
 
-/// Writes documents as a binary file, which docarray 0.x reads with
-/// `DocumentArray.load_binary(path, protocol="protobuf", compress="gzip")` and
-/// [`load_documents`] as well. The file appears whole or not at all.
+/// Writes documents to a binary file of docarray 0.x.
+///
+/// docarray reads it with `DocumentArray.load_binary(path, protocol="protobuf",
+/// compress="gzip")`, and so does [`load_documents`]. A file is never left half
+/// written.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -44,7 +47,7 @@ pub async fn load_documents(path: impl AsRef<Path>) -> Result<DocumentArray> {
 /// ```
 ///
 /// # Errors
-/// [`Error::is_file`] where it can't be written.
+/// [`Error::is_file`] if it can't be written.
 pub async fn save_documents(path: impl AsRef<Path>, documents: DocumentArray) -> Result<()> {
     let path = path.as_ref().to_owned();
     blocking(move || {

@@ -1,5 +1,5 @@
-//! Training data on its way to the backend and back. The crate `finetuner-data`
-//! reads and checks it.
+//! Transfer of training data to the backend and back. The crate `finetuner-data`
+//! reads and validates it.
 
 mod artifacts;
 mod cache;

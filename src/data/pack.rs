@@ -1,8 +1,8 @@
-//! Documents as a stream of bytes. A thread packs them as they are sent, a few
-//! at a time, so that memory does not grow with their number.
+//! Packs documents into a stream of bytes. A thread packs a few at a time while
+//! they are sent, so memory use does not grow with their number.
 //!
-//! The stream ends cleanly only where every document is in it: a panic or an
-//! error of the thread breaks it.
+//! The stream ends without an error only if it contains every document: a panic or
+//! an error in the thread breaks it.
 
 use std::{
     io,
@@ -22,18 +22,18 @@ use crate::{
     transport::{Packed, ProgressSink, Seal, hex},
 };
 
-/// Bytes handed over at once.
+/// Size of a chunk in bytes.
 const CHUNK: usize = 256 << 10;
-/// Chunks that wait for the network.
+/// Maximum number of packed chunks that wait for the network.
 const AHEAD: usize = 8;
 
-/// Packs a source, anew for every attempt to send it.
+/// Packs a source again for every attempt to send it.
 #[derive(Clone)]
 pub(super) struct Packing(Arc<Inner>);
 
 struct Inner {
     source: DocumentSource,
-    /// How many documents the source had when it was checked.
+    /// Number of documents when the source was checked.
     count: u64,
     progress: ProgressSink,
     failure: Mutex<Option<Error>>,
@@ -80,7 +80,7 @@ impl Packing {
     }
 }
 
-/// A stream that is being packed.
+/// A stream in progress.
 struct State {
     packing: Packing,
     receive: mpsc::Receiver<Bytes>,
@@ -93,7 +93,7 @@ impl State {
         if let Some(bytes) = self.receive.recv().await {
             return Some(Ok(bytes));
         }
-        // The thread has ended: how, only its result says.
+        // The thread has ended; its result says whether it succeeded.
         let error = match self.thread.take()?.await.map_err(ended).flatten() {
             Ok(seal) => {
                 let _ = self.seal.set(seal?);
@@ -113,7 +113,7 @@ impl State {
 }
 
 impl Inner {
-    /// Sends all bytes. Returns nothing where nobody takes them any more.
+    /// Sends all bytes. Returns `None` if the receiver has gone.
     fn run(&self, send: &mpsc::Sender<Bytes>) -> Result<Option<Seal>> {
         let mut buffer = stream_head(self.count).to_vec();
         let (mut number, mut bytes) = (0, 0);
@@ -135,7 +135,7 @@ impl Inner {
         }
         if number != self.count {
             return Err(Error::setup(format!(
-                "the data changed while it was sent: {number} documents came, {} were announced",
+                "the data changed while it was sent: there are {number} documents, but {} were announced",
                 self.count
             )));
         }

@@ -1,4 +1,4 @@
-//! Data on its way back. Documents are unpacked as they come.
+//! Download of documents, unpacked while they arrive.
 
 use std::{
     fs::File,
@@ -25,22 +25,26 @@ use crate::{
     transport::{Download, Expected, ProgressSink, Transport, download, progress_methods},
 };
 
-/// Chunks that wait to be unpacked, and documents that wait to be taken.
+/// Maximum number of chunks waiting to be unpacked, and of documents waiting to be
+/// read.
 const AHEAD: usize = 32;
 
 impl Finetuner {
-    /// Fetches documents by their name: your own, or `owner/name` for somebody
-    /// else's that are public. Awaiting it gives them all; see [`Pull`] for one
-    /// after the other.
+    /// Downloads documents, by name.
+    ///
+    /// The name is that of your own data, or `owner/name` for public data of another
+    /// user. Awaiting the returned value gives all documents; see [`Pull`] for a
+    /// stream.
     pub fn pull(&self, name: impl Into<String>) -> Pull {
         let user = self.user().map(|user| user.id.clone());
         Pull::new(self.transport.clone(), user, name.into())
     }
 }
 
-/// Data on its way back, from [`Finetuner::pull`](crate::Finetuner::pull).
-/// Awaiting it gives all documents; [`Pull::stream`] gives one after the other
-/// and needs memory for a few.
+/// Download of documents, from [`Finetuner::pull`](crate::Finetuner::pull).
+///
+/// Awaiting it gives all documents. [`Pull::stream`] gives them one at a time and
+/// keeps only a few in memory.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -55,13 +59,13 @@ impl Finetuner {
 /// ```
 ///
 /// # Errors
-/// Awaiting it gives [`Error::is_not_found`] where there is no such data, and
-/// [`Error::is_artifact`] where it is not what the server announced.
+/// Awaiting it gives [`Error::is_not_found`] if the data does not exist, and
+/// [`Error::is_artifact`] if the download differs from what the server announced.
 #[derive(Clone, Debug)]
 #[must_use = "data is fetched when it is awaited"]
 pub struct Pull {
     transport: Transport,
-    /// The user's id, if the client has asked for it.
+    /// The user's id, if the client knows it.
     user: Option<String>,
     name: String,
     local_cache: bool,
@@ -83,23 +87,25 @@ impl Pull {
         }
     }
 
-    /// Whether a copy is kept on this machine, so that data that has not changed
-    /// is not fetched again; not by default. Copies are in `finetuner` in the
-    /// user's cache folder, or where `FINETUNER_CACHE` says.
+    /// Keeps a local copy, so that unchanged data is not downloaded again.
+    ///
+    /// Off by default. Copies are in `finetuner` in the user's cache folder, or in
+    /// the folder that `FINETUNER_CACHE` names.
     pub fn local_cache(mut self, cache: bool) -> Self {
         self.local_cache = cache;
         self
     }
 
-    /// Keeps a copy in this folder; see [`Pull::local_cache`].
+    /// Keeps a local copy in this folder; see [`Pull::local_cache`].
     pub fn cache_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.local_cache = true;
         self.cache_folder = Some(folder.into());
         self
     }
 
-    /// Sets how many bytes the copies may have together; 16 GiB by default.
-    /// Those that were not used for longest make room.
+    /// Sets the limit for all copies together, in bytes; 16 GiB by default.
+    ///
+    /// The least recently used copies are removed first.
     pub fn cache_size(mut self, bytes: u64) -> Self {
         self.cache_size = bytes;
         self
@@ -110,7 +116,7 @@ impl Pull {
         pull.name
     ));
 
-    /// The documents one after the other.
+    /// Starts the download and returns a stream of the documents.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -123,8 +129,8 @@ impl Pull {
     /// ```
     ///
     /// # Errors
-    /// As for awaiting it, where the download can't begin; what goes wrong later
-    /// is the stream's last item.
+    /// The same as for awaiting it, if the download can't begin. Later errors are
+    /// the last item of the stream.
     pub async fn stream(self) -> Result<DocumentStream> {
         let slot = self.local_cache.then(|| self.slot()).flatten();
         let searched = slot.clone();
@@ -138,14 +144,16 @@ impl Pull {
                 let file = File::open(&path).map_err(|e| Error::file(&path, e))?;
                 Ok(DocumentStream::of_reader(BufReader::new(file)))
             }
-            (None, None) => Err(Error::artifact("the server says that it has not changed")),
+            (None, None) => Err(Error::artifact(
+                "the server answered 304 without a cached copy",
+            )),
         }
     }
 
     fn slot(&self) -> Option<Slot> {
         let backend = self.transport.addresses().hubble.origin();
-        // Two users of a machine's account have data of the same name. The server
-        // says whether a copy is good: one of another user's is never taken.
+        // Two users may have data of the same name. The server verifies whether a
+        // copy is up to date, so another user's copy is never used.
         let user = self.user.as_deref().unwrap_or_default();
         let folder = self.cache_folder.clone().or_else(default_folder)?;
         let backend = backend.ascii_serialization();
@@ -168,12 +176,13 @@ impl IntoFuture for Pull {
     }
 }
 
-/// Documents one after the other, from [`Pull::stream`]. It is a [`Stream`]; with
-/// [`DocumentStream::next`] nothing has to be imported.
+/// Stream of documents, from [`Pull::stream`].
+///
+/// It implements [`Stream`]; [`DocumentStream::next`] needs no import.
 ///
 /// # Cancel safety
 /// [`DocumentStream::next`] may be dropped before it is ready, as in
-/// `tokio::select!`: no document is lost, and the download goes on.
+/// `tokio::select!`: no document is lost, and the download continues.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -185,7 +194,7 @@ impl IntoFuture for Pull {
 pub struct DocumentStream(Pin<Box<dyn Stream<Item = Result<Document>> + Send>>);
 
 impl DocumentStream {
-    /// The next document; none after the last.
+    /// Returns the next document; `None` after the last.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -213,7 +222,7 @@ impl DocumentStream {
             if let Some(Ok(document)) = item {
                 return Some((Ok(document), (documents, fetch)));
             }
-            // A fault of the download explains why documents end early.
+            // An error of the download explains why the documents end early.
             let ended = match fetch.take()?.await {
                 Ok(ended) => ended,
                 Err(error) => Err(Error::setup(error)),
@@ -246,14 +255,14 @@ impl std::fmt::Debug for DocumentStream {
     }
 }
 
-/// Hands on what a download brings, and keeps a copy of it.
+/// Passes on the downloaded bytes and keeps a copy of them.
 async fn fetch(
     mut download: Download,
     slot: Option<Slot>,
     send: mpsc::Sender<Bytes>,
 ) -> Result<()> {
     let hash = download.announced_hash().map(str::to_owned);
-    // Without a hash nobody could tell later whether the copy is still good.
+    // Without a hash, the copy could not be verified later.
     let mut copy = match (slot, hash) {
         (Some(slot), Some(hash)) => Some((slot.begin()?, slot, hash)),
         _ => None,
@@ -263,7 +272,7 @@ async fn fetch(
             write(file, &bytes)?;
         }
         if send.send(bytes).await.is_err() {
-            // Nobody wants more.
+            // The receiver has gone.
             return Ok(());
         }
     }
@@ -278,7 +287,7 @@ fn write(file: &mut NamedTempFile, bytes: &[u8]) -> Result<()> {
     written.map_err(|e| Error::file(file.path(), e))
 }
 
-/// Unpacks documents in a thread of its own.
+/// Unpacks documents in a separate thread.
 fn unpack(
     reader: impl Read + Send + 'static,
 ) -> impl Stream<Item = Result<Document>> + Send + 'static {
@@ -297,7 +306,7 @@ fn unpack(
                 return;
             }
         }
-        // To the end, so that the download is seen to be whole.
+        // Reads to the end, so that the whole download is verified.
         let mut rest = reader.into_inner();
         match io::copy(&mut rest, &mut io::sink()) {
             Ok(0) | Err(_) => {}
@@ -313,7 +322,7 @@ fn unpack(
     })
 }
 
-/// Reads what comes through a channel, in a thread that may block.
+/// Blocking reader of a channel.
 struct Chunks {
     receive: mpsc::Receiver<Bytes>,
     current: Bytes,

@@ -1,4 +1,4 @@
-//! Data on its way to the backend: checked as a whole, then sent.
+//! Upload of data: checked as a whole, then sent.
 
 use std::{
     future::{Future, IntoFuture},
@@ -19,8 +19,10 @@ use crate::{
 };
 
 impl Finetuner {
-    /// Stores data under a name, for `fit` or for [`Finetuner::pull`]; awaiting
-    /// it does so. What had that name before is overwritten. See [`Push`].
+    /// Uploads data under a name, for `fit` or for [`Finetuner::pull`].
+    ///
+    /// Awaiting the returned value uploads it and replaces earlier data of that
+    /// name. See [`Push`].
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> Result<(), Box<dyn std::error::Error>> {
@@ -42,12 +44,11 @@ impl Finetuner {
     }
 }
 
-/// Data on its way to the backend, from
-/// [`Finetuner::push`](crate::Finetuner::push). Awaiting it sends it.
+/// Upload of data, from [`Finetuner::push`](crate::Finetuner::push).
 ///
-/// Before anything is sent, all documents are looked at, and all that can't be
-/// used are reported together. Pictures that documents name by path are read as
-/// they are sent.
+/// Awaiting it uploads the data. All documents are checked before anything is sent,
+/// and all problems are reported together. Images that documents name by path are
+/// read while they are sent.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -60,8 +61,8 @@ impl Finetuner {
 /// ```
 ///
 /// # Errors
-/// Awaiting it gives [`Error::is_data`] where documents can't be used, and
-/// [`Error::is_invalid`] where the name can't be one.
+/// Awaiting it gives [`Error::is_data`] if documents can't be used, and
+/// [`Error::is_invalid`] if the name is not allowed.
 #[derive(Clone, Debug)]
 #[must_use = "data is sent when it is awaited"]
 pub struct Push {
@@ -85,15 +86,16 @@ impl Push {
         }
     }
 
-    /// Whether everybody who knows its name may pull it; not by default.
+    /// Sets whether everybody who knows the name may pull it; off by default.
     pub fn public(mut self, public: bool) -> Self {
         self.public = public;
         self
     }
 
-    /// The model that a CSV file is for, which decides what its columns are: one of
-    /// the list, or one that the backend knows. Without one, columns are taken as
-    /// for CLIP.
+    /// Sets the model that a CSV file is for.
+    ///
+    /// It decides the meaning of the columns, and is either in the list of models or
+    /// known to the backend. By default, columns are read as for CLIP.
     pub fn model(mut self, model: impl Into<String>) -> Self {
         self.model = Some(model.into());
         self
@@ -109,8 +111,8 @@ impl Push {
         let source = match self.data {
             DataSource::Name(name) => {
                 return Err(Error::setup(format!(
-                    "`{}` is the name of data that was pushed before: give documents or a CSV \
-                     file to push",
+                    "`{}` is the name of existing data: pass documents, a CSV file or a data set \
+                     to push",
                     start_of(&name)
                 )));
             }
@@ -136,8 +138,8 @@ impl Push {
     }
 }
 
-/// Returns the layout of a CSV file's columns for a model. If the model is not in
-/// the list of backbones, this asks the backend.
+/// Returns the layout of a CSV file's columns for a model. Asks the backend if the
+/// model is not in the list of backbones.
 async fn layout(transport: &Transport, model: Option<&str>) -> Result<Layout> {
     #[derive(Deserialize)]
     struct Model {
@@ -153,8 +155,8 @@ async fn layout(transport: &Transport, model: Option<&str>) -> Result<Layout> {
     match transport.json(call).await {
         Ok(Model { task }) => Ok(Layout::of_task(&task)?),
         Err(error) if error.is_not_found() => Err(Error::setup(format!(
-            "this backend does not say what the model `{}` embeds, and so what the columns of the \
-             CSV file are: name a model of the list that it is like",
+            "the backend can't tell what the model `{}` embeds, so the columns of the CSV file have \
+             no meaning: name a similar model of the list",
             start_of(name)
         ))),
         Err(error) => Err(error),
@@ -170,14 +172,14 @@ impl IntoFuture for Push {
     }
 }
 
-/// How data is stored.
+/// How to store data.
 pub(crate) struct Upload {
     pub(crate) name: String,
     pub(crate) public: bool,
     pub(crate) progress: ProgressSink,
 }
 
-/// Sends documents that were checked. Returns what they were.
+/// Sends documents that were checked. Returns their summary.
 pub(crate) async fn send_documents(
     transport: &Transport,
     source: DocumentSource,
@@ -198,8 +200,8 @@ pub(crate) async fn send_documents(
     let packing = Packing::new(source, summary.length, stored.progress);
     let packed = packing.clone();
     let sent = upload(transport, Arc::new(move || packed.pack()), fields).await;
-    // What went wrong with the data is told, rather than the connection that
-    // broke because of it.
+    // Reports the problem of the data rather than the broken connection that it
+    // caused.
     match packing.failure() {
         Some(error) => Err(error),
         None => sent.map(|()| summary),

@@ -1,4 +1,4 @@
-//! Sources of data: a name, documents, a file of rows, a program's own iterator.
+//! Sources of data: a name, documents, files, an iterator of the program.
 
 use std::{
     path::{Path, PathBuf},
@@ -8,37 +8,39 @@ use std::{
 use finetuner_data::{Csv, Dataset, DocumentSource};
 use finetuner_protocol::DocumentArray;
 
-/// Data for a run, or to push. What is not a name is pushed first.
+/// Data for a run or for [`Finetuner::push`](crate::Finetuner::push).
+///
+/// Everything except a name is uploaded first.
 ///
 /// ```
 /// use finetuner::{Csv, CsvOptions, DataSource, Document, DocumentArray};
 ///
-/// // Data that was pushed before, by its name.
+/// // Data that was pushed earlier, by its name.
 /// let named = DataSource::from("clip-fashion-train-data");
-/// // Documents. The same array, given twice, is pushed once.
+/// // Documents. An array that is passed twice is uploaded once.
 /// let documents = DataSource::from(DocumentArray::from(vec![Document::text("a shoe")]));
-/// // A CSV file; its layout depends on the model that is fine-tuned.
+/// // A CSV file; the meaning of its columns depends on the model.
 /// let file = DataSource::from(Csv::path("train.csv").options(CsvOptions::new().is_labeled(true)));
 /// # let _ = (named, documents, file);
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum DataSource {
-    /// Data that was pushed before.
+    /// Data that was pushed earlier.
     Name(String),
     /// Documents.
     Documents(Arc<DocumentArray>),
     /// A CSV file.
     Csv(Csv),
-    /// JSON Lines, Parquet, or a folder of pictures.
+    /// JSON Lines, Parquet, or a folder of images.
     Dataset(Dataset),
-    /// Documents that are made as they are sent, so that they never need to be
-    /// in memory together.
+    /// Documents that are produced while they are sent, so that they are never in
+    /// memory together.
     Stream(DocumentSource),
 }
 
 impl DataSource {
-    /// Whether both are the same data, which is then pushed once.
+    /// Whether both are the same data, which is then uploaded once.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Documents(a), Self::Documents(b)) => Arc::ptr_eq(a, b) || a == b,

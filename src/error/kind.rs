@@ -1,14 +1,15 @@
-//! The kinds of failures.
+//! Kinds of failures.
 
 use std::fmt;
 
 /// The kind of an [`Error`](crate::Error), from [`Error::kind`](crate::Error::kind).
-/// Each kind has a predicate on [`Error`](crate::Error), which says what to do.
+///
+/// Each kind has a predicate on [`Error`](crate::Error), which explains the remedy.
 ///
 /// ```
 /// use finetuner::{Error, ErrorKind};
 ///
-/// let error = Error::of_answer(409, r#"{"detail": "there is such a run"}"#);
+/// let error = Error::from_response(409, r#"{"detail": "there is such a run"}"#);
 /// match error.kind() {
 ///     ErrorKind::Conflict => println!("the name is taken"),
 ///     kind => println!("{kind}: {error}"),
@@ -20,7 +21,7 @@ use std::fmt;
 pub enum ErrorKind {
     /// The backend can't be reached.
     Connect,
-    /// An answer, or the next part of it, took too long.
+    /// An answer, or the next part of one, took too long.
     Timeout,
     /// The connection broke, or a stream ended early.
     Broken,
@@ -30,17 +31,17 @@ pub enum ErrorKind {
     Forbidden,
     /// Nothing has that name.
     NotFound,
-    /// Something has that name already.
+    /// The name is already taken.
     Conflict,
-    /// More was sent than the backend takes.
+    /// The upload is larger than the backend accepts.
     TooLarge,
     /// Too many calls in too short a time.
     RateLimited,
-    /// The backend, or a proxy before it, failed.
+    /// The backend, or a proxy in front of it, failed.
     Server,
-    /// Any other status than those above.
+    /// Any other HTTP status.
     Status,
-    /// The answer is not what the API promises.
+    /// The answer does not follow the API.
     Decode,
     /// An argument can't be used.
     Invalid,
@@ -54,17 +55,17 @@ pub enum ErrorKind {
     RunFailed,
     /// The backend does not know this call.
     Unsupported,
-    /// A download is not what was announced, or holds no model.
+    /// A download is corrupt, or contains no model.
     Artifact,
-    /// A file or folder of this machine can't be read or written.
+    /// A local file or folder can't be read or written.
     File,
-    /// The program's own setup: addresses, tokens, features, arguments that
-    /// exclude each other.
+    /// The program's own setup: addresses, tokens, features, arguments that exclude
+    /// each other.
     Setup,
 }
 
 impl ErrorKind {
-    /// Returns the name of the kind in lower case, such as `not found`.
+    /// Returns a lower-case description of the kind, such as `not found`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! What can go wrong, and how to tell.
+//! The error type of the crate.
 
 mod kind;
 mod made;
@@ -19,14 +19,14 @@ use words::{innermost, io_kind, not_made, not_understood, words};
 /// An error of any type.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The result of a call.
+/// Result of a call.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a call failed. [`Error::kind`] and the predicates (`is_..`) tell failures
-/// apart; each predicate says what to do.
+/// Why a call failed.
 ///
-/// The message is complete: it includes the causes, and what the backend said.
-/// No token is ever part of an error.
+/// [`Error::kind`] and the predicates (`is_..`) distinguish failures; each
+/// predicate explains the remedy. The message is complete: it includes the causes
+/// and the backend's message. An error never contains a token.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -42,16 +42,16 @@ pub struct Error(Box<Inner>);
 
 struct Inner {
     reason: Reason,
-    /// Tries made, and how long they took together.
+    /// Number of attempts, and the total time they took.
     attempts: u32,
     elapsed: Duration,
     url: Option<Url>,
-    /// The proxy that the call went to, without its password.
+    /// Proxy of the call, without its password.
     proxy: Option<String>,
     request_id: Option<String>,
-    /// How long the server asks to wait.
+    /// How long the server asks the client to wait.
     retry_after: Option<Duration>,
-    /// Whether an earlier try may have had its effect.
+    /// Whether an earlier attempt may have taken effect.
     maybe_done: bool,
 }
 
@@ -128,7 +128,7 @@ impl Error {
         if let Some(reason) = not_made(&error) {
             return Self::setup(reason);
         }
-        // A connection that takes too long was never there.
+        // A connection that takes too long was never established.
         Self::new(if error.is_connect() {
             Reason::Connect(error.into())
         } else if error.is_timeout() {
@@ -140,7 +140,7 @@ impl Error {
         })
     }
 
-    /// What went wrong in an HTTP service of the program's own.
+    /// Converts an error of the program's own HTTP service.
     pub(crate) fn service(error: BoxError, limit: Duration) -> Self {
         let error = match error.downcast::<reqwest::Error>() {
             Ok(error) => return Self::transport(*error, limit),
@@ -160,13 +160,13 @@ impl Error {
         Self::new(Reason::Timeout(limit))
     }
 
-    /// A stream that ended before it was complete.
+    /// Creates the error of a stream that ended early.
     pub(crate) fn broken_off(reason: &'static str) -> Self {
         Self::new(Reason::BrokenOff(reason))
     }
 
-    /// An answer that is not a success. The server's words are looked for in
-    /// the body, but whatever the body is, the status is what counts.
+    /// Creates the error of an answer that is not a success. The body may contain
+    /// a message of the server, but the status alone decides the kind.
     pub(crate) fn status_of(status: StatusCode, body: &[u8]) -> Self {
         let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
         let message = ["detail", "readableMessage", "message"]
@@ -232,14 +232,14 @@ impl Error {
         Self::new(Reason::Setup(reason.to_string()))
     }
 
-    /// A setting that can't be used.
+    /// Creates the error of a setting that can't be used.
     pub(crate) fn invalid(field: &str, value: impl fmt::Display, limit: &str) -> Self {
         InvalidField::new(field, value, limit).into()
     }
 
     pub(crate) fn at(mut self, url: &Url) -> Self {
         let mut url = url.clone();
-        // Addresses may carry credentials, and download addresses a key.
+        // Addresses may contain credentials, and download addresses a key.
         let _ = url.set_username("");
         let _ = url.set_password(None);
         url.set_query(None);
@@ -250,25 +250,25 @@ impl Error {
         self
     }
 
-    /// Notes the proxy that the call went to.
+    /// Records the proxy of the call.
     pub(crate) fn through(mut self, proxy: Option<String>) -> Self {
         self.0.proxy = proxy;
         self
     }
 
-    /// Notes the request's name, where the server has not given it another.
+    /// Records the request's id, unless the server assigned another.
     pub(crate) fn request(mut self, id: &str) -> Self {
         self.0.request_id.get_or_insert_with(|| id.to_owned());
         self
     }
 
-    /// Notes how long the server asks to wait.
+    /// Records how long the server asks the client to wait.
     pub(crate) fn asking_to_wait(mut self, pause: Option<Duration>) -> Self {
         self.0.retry_after = pause;
         self
     }
 
-    /// Notes whether an earlier try may have had its effect.
+    /// Records whether an earlier attempt may have taken effect.
     pub(crate) fn maybe_done(mut self, maybe: bool) -> Self {
         self.0.maybe_done = maybe;
         self
@@ -287,7 +287,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Where the server had its say, its address says nothing new.
+        // If the server sent a message, its address adds nothing.
         if let Some(url) = self
             .0
             .url
@@ -299,8 +299,8 @@ impl fmt::Display for Error {
         match (&self.0.reason, &self.0.proxy) {
             (Reason::Connect(cause), Some(proxy)) => write!(
                 f,
-                "not reached through the proxy {proxy} ({}). Is it the right proxy, and does it \
-                 run? NO_PROXY lists the hosts that are reached without one",
+                "not reached through the proxy {proxy} ({}). Check the proxy's address and that it \
+                 is running. NO_PROXY lists hosts that are reached without a proxy",
                 innermost(cause.as_ref())
             )?,
             (kind, _) => kind.fmt(f)?,

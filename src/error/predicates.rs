@@ -1,4 +1,4 @@
-//! Telling errors apart, and what to do about each.
+//! The predicates of an error, each with its remedy.
 
 use std::{io, time::Duration};
 
@@ -7,8 +7,8 @@ use finetuner_protocol::{DocumentError, InvalidField};
 use super::{Error, Problems, Reason, kind::ErrorKind, words::is_passing};
 
 impl Error {
-    /// Returns the kind of failure. An error has one kind; the predicates below
-    /// may overlap.
+    /// Returns the kind of failure. An error has one kind, but several predicates
+    /// may be true.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match &self.0.reason {
@@ -44,25 +44,25 @@ impl Error {
     /// Returns whether the backend could not be reached.
     ///
     /// # Troubleshooting
-    /// Is the backend started (`finetuner-server serve`), and is
-    /// `JINA_FINETUNER_REGISTRY` its address? From another machine it must
-    /// listen on more than loopback (`--address 0.0.0.0:8642`), and a firewall
-    /// or a proxy (`HTTPS_PROXY`, `NO_PROXY`) may stand between; the message
-    /// names the proxy that was used. A name that can't be resolved and a
-    /// certificate that is not trusted count too; the message ends with the
-    /// cause. The call was never sent, so repeating it is safe.
+    /// Check that the backend is running (`finetuner-server serve`) and that
+    /// `JINA_FINETUNER_REGISTRY` is its address. For other machines it must listen
+    /// on more than loopback (`--address 0.0.0.0:8642`). A firewall or a proxy
+    /// (`HTTPS_PROXY`, `NO_PROXY`) may block the connection; the message names the
+    /// proxy that was used. Host names that can't be resolved and untrusted
+    /// certificates also count; the message ends with the cause. The call was never
+    /// sent, so it is safe to repeat it.
     #[must_use]
     pub fn is_connect(&self) -> bool {
         self.kind() == ErrorKind::Connect
     }
 
-    /// Returns whether an answer, or the next part of it, took too long.
+    /// Returns whether an answer, or the next part of one, took too long.
     ///
     /// # Troubleshooting
-    /// The backend is busy, or the connection slow. Limits are set with
+    /// The backend is busy, or the connection slow. Change the limits with
     /// [`Builder::timeout`](crate::Builder::timeout) and
-    /// [`Builder::idle_timeout`](crate::Builder::idle_timeout). A call that
-    /// creates something may have had its effect: look before repeating it.
+    /// [`Builder::idle_timeout`](crate::Builder::idle_timeout). A call that creates
+    /// something may have taken effect: check before repeating it.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.kind() == ErrorKind::Timeout
@@ -71,12 +71,12 @@ impl Error {
     /// Returns whether there is no token, or the backend does not accept it.
     ///
     /// # Troubleshooting
-    /// Tokens are looked for in code, `JINA_AUTH_TOKEN`, the keyring and
-    /// `~/.jina/config.json`, in this order, and the first one found is used: an
-    /// old `JINA_AUTH_TOKEN` hides a good stored one. A stored token is used for
-    /// the backend that it was stored for and for no other, and the Python
-    /// client's `auth_token` for Jina AI only. Tokens may have an end date.
-    /// `Finetuner::login().force(true)` gets a new one.
+    /// The client looks for a token in code, `JINA_AUTH_TOKEN`, the keyring and
+    /// `~/.jina/config.json`, in this order, and uses the first one: an old
+    /// `JINA_AUTH_TOKEN` hides a valid stored token. A stored token is used only for
+    /// the backend that it was stored for, and the Python client's `auth_token` only
+    /// for Jina AI. Tokens may expire. `Finetuner::login().force(true)` gets a new
+    /// one.
     #[must_use]
     pub fn is_unauthorized(&self) -> bool {
         self.kind() == ErrorKind::Unauthorized
@@ -85,20 +85,20 @@ impl Error {
     /// Returns whether the token does not allow this call.
     ///
     /// # Troubleshooting
-    /// The run, data or artifact belongs to another user who has not made it
-    /// public, or the token is for reading only.
+    /// The run, data or artifact belongs to another user who has not published it,
+    /// or the token is read-only.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         self.kind() == ErrorKind::Forbidden
     }
 
-    /// Returns whether there is no experiment, run or data of that name.
+    /// Returns whether no experiment, run or data has that name.
     ///
     /// # Troubleshooting
-    /// Names are case-sensitive, and each user's own: the data of another user
-    /// is `owner/name`. Runs are looked for in the experiment `default` unless
-    /// another is named. `list_runs`, `list_experiments` and `list_documents`
-    /// show what there is.
+    /// Names are case-sensitive and belong to a user; the data of another user is
+    /// `owner/name`. Runs are looked up in the experiment `default` unless you name
+    /// another one. `list_runs`, `list_experiments` and `list_documents` show what
+    /// exists.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         self.kind() == ErrorKind::NotFound
@@ -107,40 +107,40 @@ impl Error {
     /// Returns whether the name is taken.
     ///
     /// # Troubleshooting
-    /// Choose another name, leave it out to have one made up, or delete what
-    /// has it (`delete_run`, `delete_experiment`).
+    /// Choose another name, omit it to get a generated one, or delete the existing
+    /// item (`delete_run`, `delete_experiment`).
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         self.kind() == ErrorKind::Conflict
     }
 
-    /// Returns whether more was sent than the backend takes.
+    /// Returns whether the upload was larger than the backend accepts.
     ///
     /// # Troubleshooting
-    /// An upload may have 4 GiB: split the data, or make its pictures smaller;
-    /// models look at 224 pixels a side.
+    /// The limit for an upload is 4 GiB. Split the data, or make its images
+    /// smaller: models use 224 pixels a side.
     #[must_use]
     pub fn is_too_large(&self) -> bool {
         self.kind() == ErrorKind::TooLarge
     }
 
-    /// Returns whether too many calls came in too short a time.
+    /// Returns whether there were too many calls in too short a time.
     ///
     /// # Troubleshooting
-    /// The client waits as long as the backend asks for, within the limits of its
-    /// [`RetryPolicy`](crate::RetryPolicy). Call less often, or allow longer
-    /// pauses with [`RetryPolicy::pause_limit`](crate::RetryPolicy::pause_limit).
-    /// [`Error::retry_after`] says how long the backend asked to wait.
+    /// The client waits as long as the backend asks, within the limits of its
+    /// [`RetryPolicy`](crate::RetryPolicy). Call less often, or allow longer pauses
+    /// with [`RetryPolicy::pause_limit`](crate::RetryPolicy::pause_limit).
+    /// [`Error::retry_after`] returns the requested pause.
     #[must_use]
     pub fn is_rate_limited(&self) -> bool {
         self.kind() == ErrorKind::RateLimited
     }
 
-    /// Returns whether the backend, or a proxy before it, failed.
+    /// Returns whether the backend, or a proxy in front of it, failed.
     ///
     /// # Troubleshooting
-    /// Its operator finds the call in the log under [`Error::request_id`].
-    /// [`Error::body`] is the start of what came in place of an answer.
+    /// The backend's operator finds the call in the log under
+    /// [`Error::request_id`]. [`Error::body`] is the start of the answer.
     #[must_use]
     pub fn is_server(&self) -> bool {
         self.kind() == ErrorKind::Server
@@ -150,9 +150,9 @@ impl Error {
     /// created.
     ///
     /// # Troubleshooting
-    /// The message names the argument, its value and what is allowed;
-    /// [`Error::invalid_field`] has them as data. [`Error::is_data`] tells data
-    /// from arguments.
+    /// The message names the argument, its value and the limit;
+    /// [`Error::invalid_field`] returns them separately. [`Error::is_data`]
+    /// distinguishes data from arguments.
     #[must_use]
     pub fn is_invalid(&self) -> bool {
         self.kind() == ErrorKind::Invalid || self.is_data()
@@ -171,7 +171,7 @@ impl Error {
     /// Returns whether the run must finish first.
     ///
     /// # Troubleshooting
-    /// `run.wait().await` returns when it has.
+    /// `run.wait().await` returns when the run has finished.
     #[must_use]
     pub fn is_run_in_progress(&self) -> bool {
         self.kind() == ErrorKind::RunInProgress
@@ -180,7 +180,7 @@ impl Error {
     /// Returns whether the run must start first.
     ///
     /// # Troubleshooting
-    /// The run waits for others before it. `stream_logs` waits with it.
+    /// The run is queued behind others. `stream_logs` waits for its start.
     #[must_use]
     pub fn is_run_preparing(&self) -> bool {
         self.kind() == ErrorKind::RunPreparing
@@ -189,8 +189,8 @@ impl Error {
     /// Returns whether the run failed.
     ///
     /// # Troubleshooting
-    /// The message ends with the reason, and `run.logs()` shows what led there.
-    /// A failed run is not repeated: submit it again under another name.
+    /// The message ends with the reason, and `run.logs()` shows the details. The
+    /// backend does not repeat a failed run: submit it again under another name.
     #[must_use]
     pub fn is_run_failed(&self) -> bool {
         self.kind() == ErrorKind::RunFailed
@@ -199,47 +199,48 @@ impl Error {
     /// Returns whether the backend does not know this call.
     ///
     /// # Troubleshooting
-    /// Backends older than this client, and other implementations of the same
-    /// API, know fewer calls. Use a newer `finetuner-server`.
+    /// Backends older than this client, and other implementations of the API,
+    /// support fewer calls. Use a newer `finetuner-server`.
     #[must_use]
     pub fn is_unsupported(&self) -> bool {
         self.kind() == ErrorKind::Unsupported
     }
 
-    /// Returns whether the answer was not what the API promises.
+    /// Returns whether the answer does not follow the API.
     ///
     /// # Troubleshooting
-    /// Is the address that of a Finetuner backend? A login page of a proxy or
-    /// another web server answers too. [`Error::body`] is the start of what
-    /// came.
+    /// Check that the address belongs to a Finetuner backend: the login page of a
+    /// proxy or another web server may have answered. [`Error::body`] is the start
+    /// of the answer.
     #[must_use]
     pub fn is_decode(&self) -> bool {
         self.kind() == ErrorKind::Decode
     }
 
-    /// Returns whether a download is not what was announced, or holds no model.
+    /// Returns whether a download is corrupt, or contains no model.
     ///
     /// # Troubleshooting
-    /// Nothing was written. Download it again; where that fails too, the
-    /// backend's storage is damaged.
+    /// Nothing was written. Download it again. If that fails too, the backend's
+    /// storage is damaged.
     #[must_use]
     pub fn is_artifact(&self) -> bool {
         self.kind() == ErrorKind::Artifact
     }
 
-    /// Returns whether a file or folder of this machine can't be read or written.
+    /// Returns whether a local file or folder can't be read or written.
     ///
     /// # Troubleshooting
-    /// The message begins with the path and ends with the system's reason, whose
-    /// kind is [`Error::io_kind`]. Nothing half-written is left.
+    /// The message begins with the path and ends with the system's reason, which
+    /// [`Error::io_kind`] returns as a kind. No partially written file remains.
     #[must_use]
     pub fn is_file(&self) -> bool {
         self.kind() == ErrorKind::File
     }
 
-    /// Returns whether the same call may succeed later. The client has already
-    /// repeated it within its [`RetryPolicy`](crate::RetryPolicy), so wait longer
-    /// than that.
+    /// Returns whether the same call may succeed later.
+    ///
+    /// The client has already repeated it within its
+    /// [`RetryPolicy`](crate::RetryPolicy), so wait longer than that.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match &self.0.reason {
@@ -251,7 +252,7 @@ impl Error {
         }
     }
 
-    /// Returns the argument that can't be used, its value, and what is allowed.
+    /// Returns the argument that can't be used, its value and the limit.
     ///
     /// ```
     /// # async fn example(finetuner: finetuner::Finetuner) {
@@ -271,7 +272,7 @@ impl Error {
         }
     }
 
-    /// Returns what is wrong with the data, row by row or document by document.
+    /// Returns the problems of the data by row or document.
     #[must_use]
     pub fn problems(&self) -> Option<&Problems> {
         match &self.0.reason {
@@ -289,7 +290,7 @@ impl Error {
         }
     }
 
-    /// Returns the backend's own message.
+    /// Returns the message that the backend sent.
     #[must_use]
     pub fn server_message(&self) -> Option<&str> {
         match &self.0.reason {
@@ -298,7 +299,7 @@ impl Error {
         }
     }
 
-    /// Returns the start of an answer that was an error or was not understood.
+    /// Returns the start of an answer that was an error or could not be decoded.
     #[must_use]
     pub fn body(&self) -> Option<&str> {
         match &self.0.reason {
@@ -307,27 +308,25 @@ impl Error {
         }
     }
 
-    /// Returns the id of the request, for the backend's operator.
+    /// Returns the id of the request, which the backend also logs.
     #[must_use]
     pub fn request_id(&self) -> Option<&str> {
         self.0.request_id.as_deref()
     }
 
-    /// Returns how often the call was made.
+    /// Returns the number of attempts.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.0.attempts
     }
 
-    /// Returns how long the backend asked to wait before the next call
-    /// (`Retry-After`).
+    /// Returns the pause that the backend asked for (`Retry-After`).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
     }
 
-    /// Returns the kind of the I/O error underneath, of a file or of a
-    /// connection.
+    /// Returns the kind of the underlying I/O error, of a file or a connection.
     #[must_use]
     pub fn io_kind(&self) -> Option<io::ErrorKind> {
         match &self.0.reason {
@@ -338,12 +337,12 @@ impl Error {
         }
     }
 
-    /// Returns the error underneath, such as one of the program's own
+    /// Returns the underlying error, such as one of the program's own
     /// [`Builder::http_service`](crate::Builder::http_service).
     ///
-    /// The message of this error includes its message, so
-    /// [`source`](std::error::Error::source) does not return it: a report that
-    /// prints all sources prints each cause once.
+    /// The message of this error already includes it, so
+    /// [`source`](std::error::Error::source) does not return it. A report that
+    /// prints the chain of sources therefore prints each cause once.
     #[must_use]
     pub fn get_ref(&self) -> Option<&(dyn std::error::Error + Send + Sync + 'static)> {
         match &self.0.reason {

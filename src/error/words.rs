@@ -1,20 +1,20 @@
-//! What errors say of answers and of causes.
+//! Error messages for answers and causes.
 
 use std::{borrow::Cow, io};
 
 use reqwest::StatusCode;
 
-/// The reason why the bytes of an upload could not be made. Sending it again
-/// would not help.
+/// Why the bytes of an upload could not be produced. Repeating the upload would
+/// not help.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct NotMade(pub(crate) String);
 
-/// The most of an answer's body that an error keeps.
+/// Maximum length of an answer's body in an error, in characters.
 const BODY_START: usize = 500;
 
-/// Statuses that go away by themselves. Those from 520 on are a proxy's, of a
-/// server behind it that does not answer.
+/// Whether a status is temporary. Statuses from 520 on come from a proxy whose
+/// server does not answer.
 pub(crate) fn is_passing(status: StatusCode) -> bool {
     matches!(
         status.as_u16(),
@@ -22,11 +22,11 @@ pub(crate) fn is_passing(status: StatusCode) -> bool {
     )
 }
 
-/// Returns why the body of a request could not be made, where that broke it.
+/// Returns why the body of a request could not be produced, if that is the cause.
 pub(super) fn not_made(error: &(dyn std::error::Error + 'static)) -> Option<String> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
-        // An `io::Error` is not the source of itself.
+        // `source` of an `io::Error` skips the error that it wraps.
         let inner = error
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref);
@@ -39,7 +39,7 @@ pub(super) fn not_made(error: &(dyn std::error::Error + 'static)) -> Option<Stri
     None
 }
 
-/// The kind of the first I/O error among an error and its causes.
+/// Returns the kind of the first I/O error in the chain of causes.
 pub(super) fn io_kind(error: &(dyn std::error::Error + 'static)) -> Option<io::ErrorKind> {
     let mut causes = std::iter::successors(Some(error), |error| error.source());
     causes.find_map(|cause| Some(cause.downcast_ref::<io::Error>()?.kind()))
@@ -54,26 +54,26 @@ pub(crate) fn is_web_page(body: &[u8]) -> bool {
         .any(is_page)
 }
 
-/// What an answer says that is not a success.
+/// Returns the message for an answer that is not a success.
 pub(super) fn words<'a>(status: StatusCode, message: &'a str, body: &'a str) -> Cow<'a, str> {
     match (message, status.is_server_error()) {
         ("", true) if is_web_page(body.as_bytes()) => format!(
-            "this is not a Finetuner backend, or a proxy whose backend does not answer; a web \
-             page came: {body}"
+            "this is not a Finetuner backend, or it is a proxy whose backend does not answer. The \
+             answer was a web page: {body}"
         )
         .into(),
         ("", false) if is_web_page(body.as_bytes()) => {
-            format!("this is not a Finetuner backend; a web page came: {body}").into()
+            format!("this is not a Finetuner backend. The answer was a web page: {body}").into()
         }
         ("", _) => body.into(),
         (message, _) => message.into(),
     }
 }
 
-/// What an answer is that makes no sense.
+/// Returns the message for an answer that can't be decoded.
 pub(super) fn not_understood(reason: &str, body: &str) -> String {
     match is_web_page(body.as_bytes()) {
-        true => format!("this is not a Finetuner backend; a web page came: {body}"),
+        true => format!("this is not a Finetuner backend. The answer was a web page: {body}"),
         false => format!("the answer can't be understood: {reason}: {body}"),
     }
 }
@@ -83,7 +83,7 @@ pub(crate) fn start_of(body: &[u8]) -> String {
     text.chars().take(BODY_START).collect()
 }
 
-/// The cause that says what happened; those around it say that something did.
+/// Returns the innermost cause; the outer errors only say that something failed.
 pub(super) fn innermost(error: &dyn std::error::Error) -> String {
     let mut cause = error;
     while let Some(next) = cause.source() {

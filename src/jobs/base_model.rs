@@ -1,7 +1,6 @@
-//! The model that a job starts from.
+//! The base model of a job.
 
-/// The model that a job starts from: a backbone by its name, or the artifact of
-/// an earlier run.
+/// The model that a job starts from: a backbone, or the artifact of an earlier run.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -9,7 +8,7 @@
 ///
 /// let first = finetuner.fit("clip-small", "spring").await?;
 /// first.wait().await?;
-/// // Goes on with other data.
+/// // Continue training with other data.
 /// let model = BaseModel::artifact(first.artifact_id().await?);
 /// let second = finetuner.fit(model, "summer").await?;
 /// # Ok(())
@@ -18,16 +17,16 @@
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BaseModel {
-    /// A name of [`list_models`](crate::list_models), the name of another model
-    /// on the Hugging Face hub (`owner/name`), or, if the backend allows it, a
-    /// folder of its machine.
+    /// A name from [`list_models`](crate::list_models), another model of the Hugging
+    /// Face hub (`owner/name`), or, if the backend allows it, a folder on the
+    /// backend's machine.
     Name(String),
     /// The id of an artifact.
     Artifact(String),
 }
 
 impl BaseModel {
-    /// The artifact of an earlier run, by its id.
+    /// Selects the artifact of an earlier run, by its id.
     #[must_use]
     pub fn artifact(id: impl Into<String>) -> Self {
         Self::Artifact(id.into())

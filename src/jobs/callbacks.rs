@@ -1,5 +1,5 @@
-//! Callbacks of `fit`. Most are the protocol's own; one that evaluates may also
-//! be given its data.
+//! Callbacks of `fit`. Most are defined by the protocol; [`EvaluationCallback`]
+//! also accepts data that has not been pushed.
 
 use finetuner_protocol::{Callback, Distance, callback};
 use serde_json::{Map, Value};
@@ -7,15 +7,16 @@ use serde_json::{Map, Value};
 use super::submit::Pushing;
 use crate::data::DataSource;
 
-/// Measures how well queries find their documents, before and after the
-/// training. Its data is a name, documents or a CSV file, as for `fit`.
+/// Measures retrieval before and after training.
+///
+/// Its data is a name, documents or a file, as for `fit`.
 ///
 /// ```
 /// use finetuner::EvaluationCallback;
 ///
-/// // Pairs of a text and a picture are queries and index at once:
+/// // Pairs of a text and an image serve as queries and index:
 /// let evaluation = EvaluationCallback::new("clip-fashion-eval-data");
-/// // Labelled queries, searched for in a labelled index:
+/// // Labelled queries and a labelled index:
 /// let evaluation = EvaluationCallback::new("queries")
 ///     .index_data("index")
 ///     .distance("euclidean")
@@ -44,7 +45,7 @@ macro_rules! options {
 }
 
 impl EvaluationCallback {
-    /// Evaluates with this query data.
+    /// Creates an evaluation with this query data.
     pub fn new(query_data: impl Into<DataSource>) -> Self {
         Self {
             query_data: query_data.into(),
@@ -54,38 +55,38 @@ impl EvaluationCallback {
         }
     }
 
-    /// The data to search in; the query data by default.
+    /// Sets the data to search in; the query data by default.
     pub fn index_data(mut self, data: impl Into<DataSource>) -> Self {
         self.index_data = Some(data.into());
         self
     }
 
-    /// The data to search with, in place of that given to
-    /// [`EvaluationCallback::new`].
+    /// Replaces the query data.
     pub fn query_data(mut self, data: impl Into<DataSource>) -> Self {
         self.query_data = data.into();
         self
     }
 
-    /// Documents embedded at once, at least 1; 32 by default, as in the last
-    /// Python client (8 as in that of the guide).
+    /// Sets the number of documents embedded at once, at least 1.
+    ///
+    /// The default is 32, or 8 with [`Generation::V0_2`](crate::Generation::V0_2).
     pub fn batch_size(mut self, value: u64) -> Self {
         self.batch_size = Some(value);
         self
     }
 
-    /// The metrics to measure in place of docarray's nine: some of those by
-    /// name, and the metrics of information retrieval at a rank, in whose names
-    /// `k` is any number: `accuracy@k`, `map@k`, `mrr@k`, `ndcg@k`, `precision@k`
-    /// and `recall@k`. These count all relevant documents, found or not.
+    /// Sets the metrics to measure instead of docarray's nine.
     ///
-    /// If the query data are pairs with a score, or documents of an anchor, a match
-    /// and negatives, other metrics are measured, each for `cosine` (the default),
-    /// `dot`, `euclidean` and `manhattan`: `spearman_cosine` and `pearson_cosine` of
-    /// scored pairs; `cosine_accuracy` of triplets; and of pairs with the score 1 or
-    /// 0 `cosine_accuracy`, `cosine_f1`, `cosine_precision`, `cosine_recall`,
-    /// `cosine_ap`, `cosine_mcc`, `cosine_accuracy_threshold` and
-    /// `cosine_f1_threshold`.
+    /// They may be a selection of these, or metrics at any rank `k`: `accuracy@k`,
+    /// `map@k`, `mrr@k`, `ndcg@k`, `precision@k` and `recall@k`. The latter count all
+    /// relevant documents, found or not.
+    ///
+    /// For pairs with a score or triplets as query data, there are other metrics,
+    /// each for `cosine` (the default), `dot`, `euclidean` and `manhattan`. Scored
+    /// pairs have `spearman_cosine` and `pearson_cosine`, triplets
+    /// `cosine_accuracy`. Pairs with the scores 1 and 0 have `cosine_accuracy`,
+    /// `cosine_f1`, `cosine_precision`, `cosine_recall`, `cosine_ap`, `cosine_mcc`,
+    /// `cosine_accuracy_threshold` and `cosine_f1_threshold`.
     pub fn metrics<I: IntoIterator<Item: Into<String>>>(mut self, names: I) -> Self {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
         self.options
@@ -95,40 +96,42 @@ impl EvaluationCallback {
     }
 
     options! {
-        /// How many documents a query finds, at least 1; 20 by default.
+        /// Sets the number of documents retrieved per query, at least 1; 20 by
+        /// default.
         limit: u64,
-        /// How documents are compared; [`Distance::Cosine`] by default.
+        /// Sets the distance between documents; [`Distance::Cosine`] by default.
         distance: impl Into<Distance>,
-        /// Whether a document must not find itself where queries and index are
-        /// one; yes by default.
+        /// Sets whether a document is removed from its own results if queries and
+        /// index are the same; on by default.
         exclude_self: bool,
-        /// Which part of the model embeds the queries, such as `clip-text`.
+        /// Sets the part of the model that embeds the queries, such as `clip-text`.
         model: impl Into<String>,
-        /// Which part of the model embeds the index, such as `clip-vision`.
+        /// Sets the part of the model that embeds the index, such as `clip-vision`.
         index_model: impl Into<String>,
-        /// Whether documents have parts of several kinds; not by default.
+        /// Sets whether documents have chunks of several modalities; off by default.
         multi_modal: bool,
-        /// Evaluates every so many steps as well.
+        /// Sets the number of steps after which to evaluate as well.
         steps_per_interval: u64,
-        /// Whether some queries are kept with what they found, for
-        /// [`Run::example_results`](crate::Run::example_results); not by default.
+        /// Sets whether some queries are kept with their results, for
+        /// [`Run::example_results`](crate::Run::example_results); off by default.
         gather_examples: bool,
-        /// How many queries are kept; 5 by default.
+        /// Sets the number of queries to keep; 5 by default.
         num_example_queries: u64,
-        /// Threads that match queries and documents; 8 by default.
+        /// Sets the number of threads that match queries and documents; 8 by
+        /// default.
         num_workers: u64,
-        /// What the names of the metrics begin with, to tell them from another
-        /// evaluation's.
+        /// Sets a prefix for the names of the metrics, to distinguish several
+        /// evaluations.
         caption: impl Into<String>,
-        /// Whether the names of the metrics begin with the model's; not by
+        /// Sets whether the names of the metrics begin with the model's; off by
         /// default.
         output_model_names: bool,
-        /// How many queries are drawn from the query data; all by default.
+        /// Sets the number of queries sampled from the query data; all by default.
         query_sample_size: u64,
     }
 }
 
-/// The callback of a run configuration, whose data has names.
+/// Converts the callback of a run configuration, which refers to data by name.
 impl From<callback::EvaluationCallback> for EvaluationCallback {
     fn from(options: callback::EvaluationCallback) -> Self {
         Self {
@@ -140,8 +143,8 @@ impl From<callback::EvaluationCallback> for EvaluationCallback {
     }
 }
 
-/// What `fit` takes as a callback: any of the callbacks here, or any other by
-/// its name.
+/// A callback for [`Fit::callback`](crate::Fit::callback): a known type, or any
+/// other by its name.
 ///
 /// ```
 /// use finetuner::{BestModelCheckpoint, FitCallback};
@@ -162,7 +165,7 @@ enum Inner {
 }
 
 impl FitCallback {
-    /// A callback that this client does not know, by its name.
+    /// Creates a callback that this client does not know, by its name.
     pub fn other<K: Into<String>, V: Into<Value>>(
         name: impl Into<String>,
         options: impl IntoIterator<Item = (K, V)>,
@@ -174,7 +177,7 @@ impl FitCallback {
         })))
     }
 
-    /// The callback as it travels, its data having names.
+    /// Returns the callback as sent, with names in place of data.
     pub(crate) fn resolve(self, pushing: &mut Pushing) -> Callback {
         match self.0 {
             Inner::Ready(callback) => *callback,
@@ -222,7 +225,7 @@ ready!(
     MLFlowLogger
 );
 
-/// The names of all callbacks that have types of their own here.
+/// Returns the names of all callbacks with their own type.
 #[must_use]
 pub fn list_callbacks() -> &'static [&'static str] {
     callback::CALLBACKS

@@ -1,5 +1,4 @@
-//! Jobs as builders: they are described, their data is pushed, and a run is
-//! created.
+//! Builders for jobs: they collect settings, upload the data, and create a run.
 
 mod base_model;
 mod callbacks;

@@ -1,4 +1,4 @@
-//! The catalogue of backbones, for people.
+//! The list of backbones as a table.
 
 use std::fmt;
 
@@ -9,14 +9,13 @@ use crate::runs::{Align, Table};
 const TITLE: &str = "Finetuner backbones";
 const COLUMNS: [&str; 5] = ["model", "task", "output_dim", "architecture", "description"];
 
-/// The names of all backbones.
+/// Returns the names of all backbones.
 #[must_use]
 pub fn list_models() -> Vec<&'static str> {
     BACKBONES.iter().map(|backbone| backbone.name).collect()
 }
 
-/// The options that `model_options` may hold for a model; none where there is no
-/// such model.
+/// Returns the `model_options` of a backbone; `None` if there is no such backbone.
 ///
 /// ```
 /// let options = finetuner::list_model_options("bert-base-en").unwrap();
@@ -27,7 +26,7 @@ pub fn list_model_options(model: &str) -> Option<&'static [ModelOption]> {
     find_backbone(model).map(|backbone| backbone.options)
 }
 
-/// All backbones as a table to print.
+/// Returns all backbones as a printable table.
 ///
 /// ```
 /// use finetuner::Task;
@@ -42,7 +41,7 @@ pub fn describe_models() -> ModelTable {
     }
 }
 
-/// The backbones; prints as a table.
+/// Table of backbones, from [`describe_models`].
 ///
 /// ```no_run
 /// println!("{}", finetuner::describe_models());
@@ -55,14 +54,14 @@ pub struct ModelTable {
 }
 
 impl ModelTable {
-    /// Only those for one task.
+    /// Keeps only the backbones for one task.
     pub fn task(mut self, task: &Task) -> Self {
         self.backbones.retain(|backbone| backbone.task == *task);
         self.task = Some(task.clone());
         self
     }
 
-    /// The backbones, in the table's order.
+    /// Returns the backbones in the order of the table.
     ///
     /// ```no_run
     /// for backbone in finetuner::describe_models().backbones() {

@@ -1,4 +1,4 @@
-//! Names for runs that were given none.
+//! Random names for runs.
 
 const FIRST: [&str; 24] = [
     "amber", "brave", "calm", "clever", "crisp", "eager", "fair", "gentle", "golden", "keen",
@@ -33,7 +33,7 @@ const SECOND: [&str; 24] = [
     "wu",
 ];
 
-/// A name such as `nimble-noether-4f1c`.
+/// Returns a name such as `nimble-noether-4f1c`.
 pub(crate) fn random() -> String {
     let number: u64 = rand::random();
     let pick = |words: &[&'static str; 24], bits: u64| words[(bits % 24) as usize];

@@ -1,5 +1,4 @@
-//! From a described job to a run: the backend is asked, the data is pushed, the
-//! run is created.
+//! Submits a job: asks the backend, uploads the data, creates the run.
 
 use std::time::Duration;
 
@@ -18,28 +17,28 @@ use crate::{
     transport::{self, Call, ProgressSink},
 };
 
-/// The version of the wire's schema that later clients speak.
+/// Version of the wire schema that later Python clients use.
 const SCHEMA_VERSION: &str = "0.13.10";
 
-/// How long the backend may take to look at the data before it says yes.
+/// Time limit for creating a run, during which the backend checks the data.
 const SUBMIT_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// Bytes of a data set's name that come from the names of experiment and run.
+/// Maximum number of bytes that experiment and run contribute to a data set's name.
 const MAX_NAME: usize = 180;
 
-/// The data of a run that is not at the backend yet.
+/// The data of a run that is still to be uploaded.
 ///
-/// Each submission pushes it under names of its own, which end with a random
-/// number: `a-b` and `c` give the same name as `a` and `b-c`, and a run that is
-/// refused must not have replaced the data of another.
+/// Each submission uploads under its own names, which end with a random number:
+/// `a-b` and `c` give the same name as `a` and `b-c`, and a refused run must not
+/// have replaced another run's data.
 pub(crate) struct Pushing {
     generation: Generation,
-    /// What comes before the purpose in the names under which data is pushed.
+    /// Start of the names, before the purpose.
     prefix: String,
-    /// The text after the table.
+    /// End of the names.
     suffix: String,
     csv_options: Option<CsvOptions>,
-    /// Name, argument, data.
+    /// Name, argument and data of each source.
     sources: Vec<(String, &'static str, DataSource)>,
 }
 
@@ -66,7 +65,7 @@ impl Pushing {
         }
     }
 
-    /// Documents that an evaluation embeds at once where nothing else is said.
+    /// Returns an evaluation's default number of documents embedded at once.
     pub(crate) fn batch_size(&self) -> u64 {
         match self.generation {
             Generation::V0_2 => 8,
@@ -74,7 +73,7 @@ impl Pushing {
         }
     }
 
-    /// The name that data has or will have.
+    /// Returns the name of the data, and schedules the upload of unnamed data.
     pub(crate) fn name_of(
         &mut self,
         data: DataSource,
@@ -93,7 +92,7 @@ impl Pushing {
         {
             return name.clone();
         }
-        // Two callbacks may have query data of their own.
+        // Several callbacks may each have query data.
         let taken = |name: &String| self.sources.iter().any(|(known, ..)| known == name);
         let named = |purpose: &str| format!("{}{purpose}{}", self.prefix, self.suffix);
         let name = std::iter::once(named(purpose))
@@ -111,8 +110,8 @@ impl Pushing {
         }
     }
 
-    /// Checks everything, then pushes it. `pushed` gets the names of what is at
-    /// the backend.
+    /// Checks all data, then uploads it. Appends the names of uploaded data to
+    /// `pushed`.
     async fn push_all(
         self,
         finetuner: &Finetuner,
@@ -128,7 +127,7 @@ impl Pushing {
                 DataSource::Documents(documents) => DocumentSource::from(documents),
                 DataSource::Stream(source) => source,
                 DataSource::Csv(csv) => {
-                    // It matters only where there is a CSV file.
+                    // The layout is required only for files.
                     let layout = columns.layout()?;
                     data::blocking(move || Ok(csv.documents(layout)?)).await?
                 }
@@ -150,7 +149,7 @@ impl Pushing {
             .await?;
             sources.push((name, argument, source, checked));
         }
-        // Evaluation by labels that are written differently finds nothing.
+        // An evaluation finds nothing if its labels are written differently.
         let (train, others): (Vec<_>, Vec<_>) = sources
             .iter()
             .partition(|(_, argument, ..)| *argument == "train_data");
@@ -170,7 +169,7 @@ impl Pushing {
                 public,
                 progress: progress.clone(),
             };
-            // Noted first: the answer of an upload may be lost.
+            // Recorded before the upload, because its answer may be lost.
             pushed.push(name);
             send_documents(&finetuner.transport, source, checked.summary, upload).await?;
         }
@@ -178,12 +177,12 @@ impl Pushing {
     }
 }
 
-/// The source of the column layout of a run's CSV files.
+/// Where the column layout of a run's files comes from.
 pub(crate) enum Columns {
     /// The layout is known.
     Known(Layout),
-    /// The backend's answer about the model, or the entry with this name in the
-    /// list of backbones. `None` if the run continues from an artifact.
+    /// The backend's answer about the model, or the list entry of that name. `None`
+    /// if the run continues from an artifact.
     OfModel(Option<String>),
     /// The task of the model.
     OfTask(Task),
@@ -197,9 +196,9 @@ impl Columns {
             Self::OfModel(name) => match name.as_deref().and_then(listed_task) {
                 Some(task) => Ok(Layout::of_task(&task)?),
                 None => Err(Error::setup(
-                    "this backend does not say what the model embeds, and so what the columns of a \
-                     CSV file are: give documents, or push the file before with the `model` of the \
-                     list that it is like",
+                    "the backend can't tell what the model embeds, so the columns of the file have \
+                     no meaning: pass documents, or push the file first with `model` set to a similar \
+                     model of the list",
                 )),
             },
         }
@@ -211,7 +210,7 @@ pub(crate) struct Submission {
     pub(crate) experiment: String,
     pub(crate) name: String,
     pub(crate) config: Config,
-    /// None for clients up to 0.7.6.
+    /// `None` for clients up to 0.7.6.
     pub(crate) task: Option<RunTask>,
     pub(crate) device: Device,
     pub(crate) cpus: u64,
@@ -232,8 +231,8 @@ impl Submission {
     }
 }
 
-/// Pushes the data of a run and creates the run. The backend is asked first
-/// whether it would take the run, so that no upload is in vain.
+/// Uploads the data of a run and creates the run. Asks the backend first whether it
+/// would accept the run, to avoid a useless upload.
 pub(crate) async fn push_and_submit(
     finetuner: &Finetuner,
     pushing: Pushing,
@@ -258,8 +257,8 @@ pub(crate) async fn push_and_submit(
         submit(finetuner, &experiment, body).await
     };
     let created = created.await;
-    // Nobody else knows the data of a run that was not created. If an answer
-    // was lost, the run may be there, and its data stays.
+    // The data of a run that was not created is useless. After a lost answer, the
+    // run may exist, so its data is kept.
     if let Err(error) = &created
         && (!submitted || is_refusal(error))
     {
@@ -282,8 +281,8 @@ fn is_refusal(error: &Error) -> bool {
 }
 
 /// Asks whether a run would be accepted. Returns the task of its model, if the
-/// backend tells it. A backend that does not know the question answers with an
-/// error status, and the run is submitted without the check.
+/// backend returns it. A backend without this call answers with an error status,
+/// and the run is submitted without the check.
 async fn ask(
     finetuner: &Finetuner,
     experiment: &str,
@@ -311,9 +310,9 @@ async fn ask(
     }
 }
 
-/// The request that creates a run. One key for all attempts, so that a lost
-/// answer never makes two runs. Its time-out is long enough for any data: after
-/// it, the user decides.
+/// Returns the call that creates a run. All attempts have the same idempotency key,
+/// so that a lost answer never creates two runs. It is not repeated after its long
+/// time-out: the user decides then.
 fn creation(experiment: &str, body: Value) -> Call {
     Call::api(Method::POST, "experiments/{experiment}/runs", &[experiment])
         .json(body)
@@ -323,15 +322,15 @@ fn creation(experiment: &str, body: Value) -> Call {
         .once_if_slow()
 }
 
-/// Creates a run, and its experiment where that is not there.
+/// Creates a run, and its experiment if that does not exist.
 async fn submit(finetuner: &Finetuner, experiment: &str, body: Value) -> Result<Run> {
     let call = creation(experiment, body);
     let transport = &finetuner.transport;
     let info = match transport.json(call.clone()).await {
-        // Most often the experiment is there, and one request is enough.
+        // Usually the experiment exists, and one request is enough.
         Err(error) if error.is_not_found() => {
             match finetuner.create_experiment(experiment).await {
-                // Something else was not found, or somebody was faster.
+                // Something else was not found, or another program created it.
                 Err(error) if error.is_conflict() => {}
                 created => drop(created?),
             }

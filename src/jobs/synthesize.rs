@@ -1,4 +1,4 @@
-//! A data synthesis job in the making.
+//! Builder for data synthesis jobs.
 
 use std::{
     future::{Future, IntoFuture},
@@ -21,8 +21,9 @@ use crate::{
 };
 
 impl Finetuner {
-    /// Describes a job that makes training data out of queries and a corpus;
-    /// awaiting it submits the job. See [`Synthesize`].
+    /// Describes a job that creates training data from queries and a corpus.
+    ///
+    /// Awaiting the returned value submits the job. See [`Synthesize`].
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -44,7 +45,7 @@ impl Finetuner {
     }
 }
 
-/// Models that make training data.
+/// The models of a data synthesis job.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -60,28 +61,30 @@ impl Finetuner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SynthesisModels {
-    /// Those that find documents for a query.
+    /// Models that find documents for a query.
     pub relation_miner: Vec<String>,
-    /// The one that says how well a document fits.
+    /// Model that scores how well a document fits.
     pub cross_encoder: String,
 }
 
 impl SynthesisModels {
-    /// For English (`synthesis_model_en` in Python): `sbert-base-en` and
-    /// `crossencoder-base-en`.
+    /// Returns the models for English: `sbert-base-en` and `crossencoder-base-en`.
+    ///
+    /// Python calls them `synthesis_model_en`.
     #[must_use]
     pub fn english() -> Self {
         Self::new(["sbert-base-en"], "crossencoder-base-en")
     }
 
-    /// For many languages (`synthesis_model_multi` in Python):
-    /// `distiluse-base-multi` and `crossencoder-base-ml`.
+    /// Returns multilingual models: `distiluse-base-multi`, `crossencoder-base-ml`.
+    ///
+    /// Python calls them `synthesis_model_multi`.
     #[must_use]
     pub fn multilingual() -> Self {
         Self::new(["distiluse-base-multi"], "crossencoder-base-ml")
     }
 
-    /// Any others.
+    /// Selects any other models.
     pub fn new<I: IntoIterator<Item: Into<String>>>(
         relation_miner: I,
         cross_encoder: impl Into<String>,
@@ -93,9 +96,10 @@ impl SynthesisModels {
     }
 }
 
-/// A data synthesis job, from [`Finetuner::synthesize`]. It finds the texts of a
-/// corpus that are most like each query, scores them, and makes training data for
-/// `MarginMSELoss`. Awaiting it submits the job.
+/// A data synthesis job, from [`Finetuner::synthesize`].
+///
+/// It finds the texts of a corpus that are most similar to each query, scores them,
+/// and creates training data for `MarginMSELoss`. Awaiting it submits the job.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -113,7 +117,7 @@ impl SynthesisModels {
 /// ```
 ///
 /// # Errors
-/// As for [`Fit`](crate::Fit).
+/// The same as for [`Fit`](crate::Fit).
 #[derive(Clone, Debug)]
 #[must_use = "a job is submitted when it is awaited"]
 pub struct Synthesize {
@@ -157,63 +161,63 @@ impl Synthesize {
         }
     }
 
-    /// The models; those for English by default.
+    /// Sets the models; [`SynthesisModels::english`] by default.
     pub fn models(mut self, models: SynthesisModels) -> Self {
         self.models = models;
         self
     }
 
-    /// Texts of the corpus for each query, its match among them; 10 by default. Each
-    /// of the others makes one training example: 2 to 1000 are allowed.
+    /// Sets the number of texts per query, including its match; 10 by default.
+    ///
+    /// 2 to 1000 are allowed. Each text except the match gives one training example.
     pub fn num_relations(mut self, count: u64) -> Self {
         self.num_relations = count;
         self
     }
 
-    /// The most documents to make.
+    /// Sets the maximum number of documents to create.
     pub fn max_num_docs(mut self, count: u64) -> Self {
         self.max_num_docs = Some(count);
         self
     }
 
-    /// The run's name, unique in its experiment; one is made up by default.
+    /// Sets the run's name, unique in its experiment; a random one by default.
     pub fn run_name(mut self, name: impl Into<String>) -> Self {
         self.run_name = Some(name.into());
         self
     }
 
-    /// A text about the run.
+    /// Sets a description of the run.
     pub fn description(mut self, text: impl Into<String>) -> Self {
         self.description = Some(text.into());
         self
     }
 
-    /// The run's experiment, which is created where it is not there; `default`
-    /// by default.
+    /// Sets the experiment; `default` by default. It is created if necessary.
     pub fn experiment_name(mut self, name: impl Into<String>) -> Self {
         self.experiment_name = name.into();
         self
     }
 
-    /// The processor; [`Device::Gpu`] by default, as in Python (`cuda`).
+    /// Sets the device; [`Device::Gpu`] by default, as in Python (`cuda`).
     pub fn device(mut self, device: impl Into<Device>) -> Self {
-        self.device = device.into().from_python();
+        self.device = device.into().canonical();
         self
     }
 
-    /// Threads that load data, at least 1; 4 by default.
+    /// Sets the number of threads that load data, at least 1; 4 by default.
     pub fn num_workers(mut self, count: u64) -> Self {
         self.num_workers = count;
         self
     }
 
-    /// Default options for CSV files.
+    /// Sets default options for CSV files.
     pub fn csv_options(mut self, options: CsvOptions) -> Self {
         self.csv_options = Some(options);
         self
     }
 
-    /// Whether others may read what the run makes; not by default.
+    /// Sets whether others may read the created data; off by default.
     pub fn public(mut self, public: bool) -> Self {
         self.public = public;
         self

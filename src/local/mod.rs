@@ -1,5 +1,6 @@
-//! Using a model on this machine, without a backend: a saved run's, or a
-//! backbone as it was before fine-tuning.
+//! Inference on this machine, without a backend.
+//!
+//! A model is the saved model of a run, or a backbone before fine-tuning.
 //!
 //! ```no_run
 //! use finetuner::local::{cos_sim, get_model};
@@ -16,8 +17,8 @@
 //!
 //! [`Encoder::save_onnx`] writes a model for onnxruntime and other programs.
 //!
-//! A model of sentence-transformers is applied whole: pooling, every module
-//! behind it, and its default prompt. Another prompt is chosen by its name:
+//! A model of sentence-transformers is applied with all its modules, its pooling
+//! and its default prompt. Other prompts are selected by name:
 //!
 //! ```no_run
 //! # fn main() -> finetuner::local::Result<()> {
@@ -29,8 +30,8 @@
 //! # }
 //! ```
 //!
-//! A model of point clouds embeds points of meshes, which [`point_cloud`] draws as
-//! the client does for a CSV file that names meshes:
+//! A point cloud model embeds points of meshes. [`point_cloud`] samples them like the
+//! client does for a CSV file that names meshes:
 //!
 //! ```no_run
 //! use finetuner::local::{get_model, point_cloud};
@@ -43,8 +44,8 @@
 //! # }
 //! ```
 //!
-//! A cross-encoder scores pairs of texts, and ranks again the documents that a
-//! search has found:
+//! A cross-encoder scores pairs of texts, and reranks the documents that a search has
+//! found:
 //!
 //! ```no_run
 //! use finetuner::local::CrossEncoder;
@@ -61,32 +62,31 @@
 //! # }
 //! ```
 //!
-//! Embeddings can be made cheaper to compute and to keep:
+//! Embeddings can be made cheaper to compute and to store:
 //!
 //! ```no_run
 //! use finetuner::local::{Ranges, get_model};
 //!
 //! # fn main() -> finetuner::local::Result<()> {
-//! // Products of 8-bit numbers, and the first 128 dimensions alone.
+//! // 8-bit arithmetic, and only the first 128 dimensions.
 //! let model = get_model("text-model")?.quantized().truncate_dim(128)?;
 //! let index = model.encode_texts(&["a long red dress", "white sneakers"])?;
 //! let queries = model.encode_texts(&["shoes"])?;
-//! // One bit for each dimension: 32 times less memory.
+//! // One bit per dimension: 32 times less memory.
 //! let found = index.to_binary().search(&queries, 1, 4)?;
-//! // 8 bits, in ranges computed from the index.
+//! // 8 bits per dimension, with ranges computed from the index.
 //! let ranges = Ranges::calibrate(&index)?;
 //! let found_too = ranges.to_int8(&index)?.search(&queries, 1, 4)?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Pairs get hard negatives, which a model finds similar to their queries:
-//! [`mine_hard_negatives`].
+//! [`mine_hard_negatives`] finds hard negatives for pairs: documents that a model
+//! finds similar to their queries.
 //!
-//! The names are the Python client's: `get_model` opens what `save_model` or
-//! `save_artifact` wrote, `build_model` a backbone. Training and tokenizing
-//! happen in the engine; the calls here block, so that async programs make them
-//! on a thread for that (`tokio::task::spawn_blocking`).
+//! Names are the Python client's: `get_model` opens what `save_model` or
+//! `save_artifact` wrote, `build_model` opens a backbone. All calls block, so async
+//! programs make them in `tokio::task::spawn_blocking`.
 
 mod negatives;
 
@@ -112,8 +112,9 @@ use crate::{
     transport::{Expected, download},
 };
 
-/// Draws points from the surface of a mesh in an OFF, OBJ or STL file. The same
-/// file gives the same points each time.
+/// Samples points from the surface of a mesh in an OFF, OBJ or STL file.
+///
+/// The same file always gives the same points.
 ///
 /// ```no_run
 /// # fn example() -> finetuner::local::Result<()> {
@@ -124,23 +125,25 @@ use crate::{
 /// ```
 ///
 /// # Errors
-/// [`Error::Data`] where the file can't be read, or holds no mesh.
+/// [`Error::Data`] if the file can't be read or contains no mesh.
 pub fn point_cloud(mesh: impl AsRef<Path>, points: u32) -> Result<Vec<[f32; 3]>> {
     finetuner_data::points_of(mesh.as_ref(), points).map_err(Error::Data)
 }
 
-/// Opens a saved model: a folder that [`Run::save_model`](crate::Run::save_model)
-/// wrote, or a zip of [`Run::save_artifact`](crate::Run::save_artifact).
+/// Opens a saved model.
+///
+/// `artifact` is a folder of [`Run::save_model`](crate::Run::save_model), or a zip of
+/// [`Run::save_artifact`](crate::Run::save_artifact).
 ///
 /// # Errors
-/// Where there is no model in Hugging Face layout.
+/// If there is no model in Hugging Face layout.
 pub fn get_model(artifact: impl AsRef<Path>) -> Result<Encoder> {
     let path = artifact.as_ref();
     let failed = |reason: &dyn std::fmt::Display| {
         Error::model(path.display().to_string(), reason.to_string())
     };
     if !path.is_file() {
-        // A program that was killed while saving may have left work to do.
+        // A program that was killed while saving may have left unfinished work.
         let folder = std::path::absolute(path).map_err(|e| failed(&e))?;
         crate::runs::recover(&folder).map_err(|e| failed(&e))?;
         return Encoder::from_folder(path);
@@ -149,21 +152,21 @@ pub fn get_model(artifact: impl AsRef<Path>) -> Result<Encoder> {
     open_zip(file, path).map_err(|e| failed(&e))
 }
 
-/// Opens the model in a zip, which errors call `shown`.
+/// Opens the model in a zip; errors call it `shown`.
 fn open_zip(file: std::fs::File, shown: &Path) -> crate::Result<Encoder> {
     let folder = crate::runs::unpack_temporarily(file, shown)?;
     let temporary = folder.path().display().to_string();
     Encoder::from_folder(folder.path()).map_err(|error| {
-        // The temporary folder says nothing to the user.
+        // The temporary folder means nothing to the user.
         let reason = error.to_string();
         crate::Error::artifact(reason.replace(&temporary, &shown.display().to_string()))
     })
 }
 
 impl Finetuner {
-    /// Fetches the artifact with this id, which
-    /// [`Run::artifact_id`](crate::Run::artifact_id) gives, and opens the model
-    /// in it.
+    /// Downloads an artifact and opens the model in it.
+    ///
+    /// [`Run::artifact_id`](crate::Run::artifact_id) returns the id.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -174,9 +177,9 @@ impl Finetuner {
     /// ```
     ///
     /// # Errors
-    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is no
-    /// such artifact, [`Error::is_artifact`](crate::Error::is_artifact) where it
-    /// holds no model.
+    /// [`Error::is_not_found`](crate::Error::is_not_found) if the artifact does not
+    /// exist, [`Error::is_artifact`](crate::Error::is_artifact) if it contains no
+    /// model.
     pub async fn get_model(&self, artifact_id: &str) -> crate::Result<Encoder> {
         let failed = |e| crate::Error::file(&std::env::temp_dir(), e);
         let id = Expected::Id(artifact_id.to_owned());
@@ -195,10 +198,10 @@ impl Finetuner {
     }
 }
 
-/// Opens a backbone as it was before fine-tuning, by its name.
+/// Opens a backbone before fine-tuning, by its name.
 ///
 /// # Errors
-/// Where there is no such backbone, or it can't be had.
+/// If there is no such backbone, or it can't be loaded.
 pub fn build_model(name: &str) -> Result<Encoder> {
     Encoder::from_backbone(name)
 }

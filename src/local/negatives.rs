@@ -11,17 +11,19 @@ use finetuner_engine::{
 
 use crate::{Document, HardNegatives};
 
-/// Finds hard negatives for pairs: documents that `model` finds similar to a
-/// pair's query and that don't belong to it. Equal to `mine_hard_negatives` of
+/// Finds hard negatives for pairs, with a model on this machine.
+///
+/// A hard negative is a document that `model` finds similar to a pair's query and
+/// that does not belong to it. The result is that of `mine_hard_negatives` of
 /// sentence-transformers.
 ///
-/// A pair is a document of two chunks, a query and its match; or pairs are made
-/// of documents that share a label, as for training. A query may stand in
-/// several pairs, and none of its matches becomes its negative. Negatives come
-/// from the matches of all pairs, and from [`MineHardNegatives::corpus`].
+/// A pair is a document with two chunks, a query and its match. As for training,
+/// documents that share a label also form pairs. A query may occur in several pairs;
+/// none of its matches becomes its negative. Candidates are the matches of all
+/// pairs, and the documents of [`MineHardNegatives::corpus`].
 ///
-/// The corpus is compared block by block: beside the items themselves, memory
-/// holds the embeddings of the queries and the best documents of each.
+/// The corpus is compared in blocks. Besides the items themselves, memory holds the
+/// embeddings of the queries and the best documents of each.
 ///
 /// ```no_run
 /// use finetuner::{
@@ -56,7 +58,7 @@ where
     }
 }
 
-/// Hard negatives to be mined, from [`mine_hard_negatives`].
+/// Mining of hard negatives, from [`mine_hard_negatives`].
 ///
 /// ```no_run
 /// # fn example(model: &finetuner::local::Encoder, pairs: finetuner::DocumentArray) -> finetuner::local::Result<()> {
@@ -86,8 +88,9 @@ impl fmt::Debug for MineHardNegatives<'_> {
 }
 
 impl<'a> MineHardNegatives<'a> {
-    /// Documents to choose from, beside the matches of all pairs. Each is one
-    /// item, or each of its chunks is. They are read once.
+    /// Adds documents to choose from, besides the matches of all pairs.
+    ///
+    /// Each document is one item, or each of its chunks is. They are read once.
     pub fn corpus<C>(mut self, documents: C) -> Self
     where
         C: IntoIterator<Item = Document, IntoIter: 'static>,
@@ -96,35 +99,40 @@ impl<'a> MineHardNegatives<'a> {
         self
     }
 
-    /// Sets the options. `corpus` of theirs names data of a backend and is
-    /// refused here.
+    /// Sets the options.
+    ///
+    /// The option `corpus` names data of a backend and is refused here.
     pub fn options(mut self, options: HardNegatives) -> Self {
         self.options = options;
         self
     }
 
-    /// Sets the model's prompt for queries. By default that is `query`, where
-    /// the model has one, else its default prompt.
+    /// Sets the model's prompt for queries.
+    ///
+    /// By default, it is `query` if the model has one, otherwise the model's default
+    /// prompt.
     pub fn query_prompt_name(mut self, name: impl Into<String>) -> Self {
         self.prompts.query = Some(name.into());
         self
     }
 
-    /// Sets the model's prompt for documents. By default that is `document`,
-    /// `passage` or `corpus`, where the model has one, else its default prompt.
+    /// Sets the model's prompt for documents.
+    ///
+    /// By default, it is `document`, `passage` or `corpus` if the model has one,
+    /// otherwise the model's default prompt.
     pub fn corpus_prompt_name(mut self, name: impl Into<String>) -> Self {
         self.prompts.corpus = Some(name.into());
         self
     }
 
-    /// Calls `each` with the number of documents that have been compared, and
-    /// how many there are.
+    /// Calls `each` with the number of documents compared so far, and their total
+    /// number.
     pub fn on_progress(mut self, each: impl FnMut(usize, usize) + 'a) -> Self {
         self.progress = Box::new(each);
         self
     }
 
-    /// Mines. It blocks: async programs call it on a thread for that.
+    /// Mines the negatives. Blocks the thread.
     ///
     /// # Errors
     /// [`Error::Config`](super::Error::Config) names the option that can't be

@@ -1,4 +1,4 @@
-//! The states of a training that a backend keeps, and runs that go on from them.
+//! Checkpoints of a run, and runs that continue from them.
 
 use std::{
     future::{Future, IntoFuture},
@@ -13,34 +13,36 @@ use super::run::Run;
 use crate::{error::Result, transport::Call};
 
 impl Run {
-    /// The states of the training that the backend has kept, oldest first: the
-    /// last one while the run goes on or when it has failed, and as many as
-    /// [`TrainingCheckpoint`](crate::TrainingCheckpoint) wants.
+    /// Lists the checkpoints that the backend has kept, oldest first.
+    ///
+    /// These are the last one while the run is in progress or if it has failed, and
+    /// as many as [`TrainingCheckpoint`](crate::TrainingCheckpoint) asks for.
     ///
     /// # Errors
     /// [`Error::is_unsupported`](crate::Error::is_unsupported) if the backend keeps
-    /// none.
+    /// no checkpoints.
     pub async fn checkpoints(&self) -> Result<Vec<CheckpointInfo>> {
         let route = "experiments/{experiment}/runs/{run}/checkpoints";
         let answer = self.transport.json(self.call(Method::GET, route)).await;
         self.optional(answer, "list a run's checkpoints").await
     }
 
-    /// Describes a run that goes on from one of this run's checkpoints, by its
-    /// number; awaiting it starts the run. See [`GoOnFrom`].
+    /// Describes a run that continues from a checkpoint, by its number.
+    ///
+    /// Awaiting the returned value starts the run. See [`ResumeFrom`].
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
-    /// // It was still getting better after its 5 epochs.
+    /// // The metrics were still improving after 5 epochs.
     /// if let Some(last) = run.checkpoints().await?.last() {
-    ///     let longer = run.go_on_from(last.number, "longer").epochs(10).await?;
+    ///     let longer = run.resume_from(last.number, "longer").epochs(10).await?;
     ///     longer.wait().await?;
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn go_on_from(&self, checkpoint: u64, run_name: impl Into<String>) -> GoOnFrom {
-        GoOnFrom {
+    pub fn resume_from(&self, checkpoint: u64, run_name: impl Into<String>) -> ResumeFrom {
+        ResumeFrom {
             run: self.clone(),
             checkpoint,
             run_name: run_name.into(),
@@ -49,26 +51,27 @@ impl Run {
     }
 }
 
-/// A run that goes on from a checkpoint of another run, from
-/// [`Run::go_on_from`], with the configuration of that run. Awaiting it starts the
-/// run.
+/// A run that continues from a checkpoint of another run, from [`Run::resume_from`].
+///
+/// It has the configuration of that run. Awaiting it starts the run.
 ///
 /// # Errors
-/// [`Error::is_unsupported`](crate::Error::is_unsupported) if the backend can't,
-/// [`Error::is_conflict`](crate::Error::is_conflict) if the experiment has a run of
-/// that name.
+/// [`Error::is_unsupported`](crate::Error::is_unsupported) if the backend does not
+/// support this, [`Error::is_conflict`](crate::Error::is_conflict) if the experiment
+/// already has a run of that name.
 #[derive(Clone, Debug)]
 #[must_use = "a run starts when it is awaited"]
-pub struct GoOnFrom {
+pub struct ResumeFrom {
     run: Run,
     checkpoint: u64,
     run_name: String,
     epochs: Option<u64>,
 }
 
-impl GoOnFrom {
-    /// Number of epochs in all, including those that are done; as many as the
-    /// other run's by default.
+impl ResumeFrom {
+    /// Sets the total number of epochs, including those that are done.
+    ///
+    /// By default, it is that of the other run.
     pub fn epochs(mut self, epochs: u64) -> Self {
         self.epochs = Some(epochs);
         self
@@ -90,7 +93,7 @@ impl GoOnFrom {
         .keyed()
         .repeatable();
         let answer = match run.transport.json(call).await {
-            // A checkpoint that is not there is told from a backend without any.
+            // Distinguishes a missing checkpoint from a backend without checkpoints.
             Err(error) if error.is_not_found() => {
                 run.checkpoints().await?;
                 Err(error)
@@ -101,7 +104,7 @@ impl GoOnFrom {
     }
 }
 
-impl IntoFuture for GoOnFrom {
+impl IntoFuture for ResumeFrom {
     type Output = Result<Run>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 

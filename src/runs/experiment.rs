@@ -1,4 +1,4 @@
-//! A group of runs.
+//! Experiments, which are groups of runs.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
     transport::{Call, List, Transport},
 };
 
-/// A handle on an experiment. Clones are cheap.
+/// Handle of an experiment. Cloning is cheap.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -26,13 +26,13 @@ use crate::{
 /// # }
 /// ```
 ///
-/// A handle from [`Finetuner::experiment`](crate::Finetuner::experiment) has a name
-/// and nothing else, since it asks nothing; the others know what the backend said.
+/// A handle from [`Finetuner::experiment`](crate::Finetuner::experiment) knows only
+/// its name, because no request was made. Other handles have the backend's answer.
 #[derive(Clone)]
 pub struct Experiment {
     transport: Transport,
     name: Arc<str>,
-    /// The backend's answer, unless it was not asked.
+    /// The backend's answer, unless no request was made.
     info: Option<Arc<ExperimentInfo>>,
 }
 
@@ -53,36 +53,36 @@ impl Experiment {
         }
     }
 
-    /// Its name.
+    /// Returns the name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// A text about it, if the backend has said one.
+    /// Returns the description, if the backend has returned one.
     #[must_use]
     pub fn description(&self) -> Option<&str> {
         let text = self.info.as_ref()?.description.as_str();
         (!text.is_empty()).then_some(text)
     }
 
-    /// Its status, such as `ACTIVE`, if the backend has said it.
+    /// Returns the status, such as `ACTIVE`, if the backend has returned it.
     #[must_use]
     pub fn status(&self) -> Option<&str> {
         let status = self.info.as_ref()?.status.as_str();
         (!status.is_empty()).then_some(status)
     }
 
-    /// When it was created, if the backend has said it.
+    /// Returns the time of creation, if the backend has returned it.
     #[must_use]
     pub fn created_at(&self) -> Option<Timestamp> {
         time::parse(&self.info.as_ref()?.created_at)
     }
 
-    /// A run, by its name.
+    /// Finds a run by its name.
     ///
     /// # Errors
-    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    /// [`Error::is_not_found`](crate::Error::is_not_found) if it does not exist.
     pub async fn get_run(&self, name: &str) -> Result<Run> {
         check_name("run_name", name)?;
         let call = Call::api(
@@ -94,7 +94,7 @@ impl Experiment {
         Ok(Run::new(self.transport.clone(), self.name(), info))
     }
 
-    /// All its runs, oldest first.
+    /// Lists all runs, oldest first.
     ///
     /// ```no_run
     /// # async fn example(experiment: finetuner::Experiment) -> finetuner::Result<()> {
@@ -118,10 +118,10 @@ impl Experiment {
         })
     }
 
-    /// Deletes a run, and the model it has made. A run in progress ends.
+    /// Deletes a run and its model. A run in progress is stopped.
     ///
     /// # Errors
-    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    /// [`Error::is_not_found`](crate::Error::is_not_found) if it does not exist.
     pub async fn delete_run(&self, name: &str) -> Result<()> {
         check_name("run_name", name)?;
         let call = Call::api(
@@ -132,10 +132,10 @@ impl Experiment {
         self.transport.done(call).await
     }
 
-    /// Deletes all its runs.
+    /// Deletes all runs of the experiment.
     ///
     /// # Errors
-    /// Where the call fails.
+    /// If the call fails.
     pub async fn delete_runs(&self) -> Result<()> {
         let call = Call::api(
             Method::DELETE,

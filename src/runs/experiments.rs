@@ -1,4 +1,4 @@
-//! Experiments and runs by their names.
+//! Finds, lists, creates and deletes experiments and runs.
 
 use std::{
     future::{Future, IntoFuture},
@@ -17,11 +17,11 @@ use crate::{
     transport::{Call, List, ListStream},
 };
 
-/// The experiment of runs that were given none.
+/// Experiment of runs that name none.
 pub(crate) const DEFAULT_EXPERIMENT: &str = "default";
 
 impl Finetuner {
-    /// A run of the default experiment, by its name.
+    /// Finds a run of the experiment `default`, by its name.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -32,13 +32,14 @@ impl Finetuner {
     /// ```
     ///
     /// # Errors
-    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    /// [`Error::is_not_found`](crate::Error::is_not_found) if it does not exist.
     pub async fn get_run(&self, name: &str) -> Result<Run> {
         self.experiment(DEFAULT_EXPERIMENT).get_run(name).await
     }
 
-    /// All runs of all experiments, oldest first in each. A page is one of the
-    /// default experiment's; [`Experiment::list_runs`] has those of others.
+    /// Lists the runs of all experiments, oldest first in each.
+    ///
+    /// [`Experiment::list_runs`] lists those of one experiment, also page by page.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -52,18 +53,18 @@ impl Finetuner {
         ListAllRuns(self.clone())
     }
 
-    /// Deletes a run of the default experiment, and the model it has made.
+    /// Deletes a run of the experiment `default`, and its model.
     ///
     /// # Errors
-    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    /// [`Error::is_not_found`](crate::Error::is_not_found) if it does not exist.
     pub async fn delete_run(&self, name: &str) -> Result<()> {
         self.experiment(DEFAULT_EXPERIMENT).delete_run(name).await
     }
 
-    /// Deletes all runs of the default experiment.
+    /// Deletes all runs of the experiment `default`.
     ///
     /// # Errors
-    /// Where the call fails.
+    /// If the call fails.
     pub async fn delete_runs(&self) -> Result<()> {
         self.experiment(DEFAULT_EXPERIMENT).delete_runs().await
     }
@@ -71,9 +72,8 @@ impl Finetuner {
     /// Creates an experiment.
     ///
     /// # Errors
-    /// [`Error::is_conflict`](crate::Error::is_conflict) where there is one of
-    /// that name, [`Error::is_invalid`](crate::Error::is_invalid) where it can't
-    /// be a name.
+    /// [`Error::is_conflict`](crate::Error::is_conflict) if the name is taken,
+    /// [`Error::is_invalid`](crate::Error::is_invalid) if it is not allowed.
     pub async fn create_experiment(&self, name: &str) -> Result<Experiment> {
         finetuner_protocol::check_name("name", name)?;
         let call = Call::api(Method::POST, "experiments/", &[])
@@ -83,7 +83,7 @@ impl Finetuner {
         Ok(Experiment::new(self.transport.clone(), info))
     }
 
-    /// An experiment, by its name.
+    /// Finds an experiment by its name.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -94,7 +94,7 @@ impl Finetuner {
     /// ```
     ///
     /// # Errors
-    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    /// [`Error::is_not_found`](crate::Error::is_not_found) if it does not exist.
     pub async fn get_experiment(&self, name: &str) -> Result<Experiment> {
         finetuner_protocol::check_name("name", name)?;
         let call = Call::api(Method::GET, "experiments/{experiment}", &[name]);
@@ -102,7 +102,7 @@ impl Finetuner {
         Ok(Experiment::new(self.transport.clone(), info))
     }
 
-    /// All experiments, oldest first.
+    /// Lists all experiments, oldest first.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -126,16 +126,16 @@ impl Finetuner {
         })
     }
 
-    /// Deletes an experiment with all its runs, and returns what it was.
+    /// Deletes an experiment with all its runs, and returns its last state.
     ///
     /// # Errors
-    /// [`Error::is_not_found`](crate::Error::is_not_found) where there is none.
+    /// [`Error::is_not_found`](crate::Error::is_not_found) if it does not exist.
     pub async fn delete_experiment(&self, name: &str) -> Result<Experiment> {
         finetuner_protocol::check_name("name", name)?;
         let call = Call::api(Method::DELETE, "experiments/{experiment}", &[name]);
         match self.transport.json(call).await {
             Ok(info) => Ok(Experiment::new(self.transport.clone(), info)),
-            // An earlier try deleted it, and its answer was lost.
+            // An earlier attempt deleted it, but its answer was lost.
             Err(error) if error.is_not_found() && error.is_maybe_done() => {
                 Ok(self.experiment(name))
             }
@@ -143,18 +143,18 @@ impl Finetuner {
         }
     }
 
-    /// Deletes all experiments with all their runs, and returns what they were.
+    /// Deletes all experiments with all their runs, and returns their last state.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
     /// let deleted = finetuner.delete_experiments().await?;
-    /// println!("{} experiments are gone", deleted.len());
+    /// println!("deleted {} experiments", deleted.len());
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
-    /// Where the call fails.
+    /// If the call fails.
     pub async fn delete_experiments(&self) -> Result<Vec<Experiment>> {
         let call = Call::api(Method::DELETE, "experiments/", &[]);
         let infos: Vec<ExperimentInfo> = self.transport.json(call).await?;
@@ -162,15 +162,16 @@ impl Finetuner {
         Ok(infos.into_iter().map(experiment).collect())
     }
 
-    /// A handle without looking whether the experiment is there.
+    /// Returns a handle without asking whether the experiment exists.
     #[must_use]
     pub fn experiment(&self, name: &str) -> Experiment {
         Experiment::named(self.transport.clone(), name)
     }
 }
 
-/// All runs of all experiments, from [`Finetuner::list_runs`]. Awaiting it
-/// reads them all.
+/// List of the runs of all experiments, from [`Finetuner::list_runs`].
+///
+/// Awaiting it fetches all runs.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -184,7 +185,9 @@ impl Finetuner {
 pub struct ListAllRuns(Finetuner);
 
 impl ListAllRuns {
-    /// The runs, fetched as they are needed. The first error ends the stream.
+    /// Returns a stream that fetches the runs as they are needed.
+    ///
+    /// The first error ends the stream.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {

@@ -1,4 +1,4 @@
-//! A run's log as it is written.
+//! Streaming of a run's log.
 
 use std::{
     collections::VecDeque,
@@ -19,13 +19,14 @@ use crate::{
     transport::{Outage, Parser},
 };
 
-/// A connection that brought something for this long was a good one, even if
-/// that was no line.
+/// Time after which a connection counts as working if it received anything, even
+/// if no line.
 const GOOD_WHILE: Duration = Duration::from_secs(10);
 
 impl Run {
-    /// The log, line by line as it is written, until the run has ended. A run
-    /// that waits is waited for.
+    /// Streams the log line by line until the run has ended.
+    ///
+    /// If the run has not started, the stream waits for its start.
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -44,13 +45,13 @@ impl Run {
 
 /// Lines of a run's log, from [`Run::stream_logs`].
 ///
-/// A connection that breaks is made again, and the stream goes on behind the
-/// last line that came. A backend that does not answer is waited for, up to
-/// [`Builder::outage_limit`](crate::Builder::outage_limit). The stream ends when
-/// the run has finished; if the run has failed, the last item is an error with
-/// [`Error::is_run_failed`]. A line above 1 MiB is cut, and ends with `[cut: ...]`.
+/// After a broken connection, the stream reconnects and resumes after the last line
+/// that it received. An outage of the backend is tolerated up to
+/// [`Builder::outage_limit`](crate::Builder::outage_limit). The stream ends when the
+/// run has finished; if the run has failed, the last item is an error with
+/// [`Error::is_run_failed`]. A line above 1 MiB is cut and ends with `[cut: ...]`.
 ///
-/// It is a [`Stream`]; with [`LogStream::next`] nothing has to be imported.
+/// It implements [`Stream`]; [`LogStream::next`] needs no import.
 ///
 /// # Cancel safety
 /// [`LogStream::next`] may be dropped before it is ready, as in
@@ -75,7 +76,7 @@ pub struct LogStream(Pin<Box<dyn Stream<Item = Result<String>> + Send>>);
 
 impl LogStream {
     pub(crate) fn new(run: Run) -> Self {
-        // Connections are repeated by the rules of an outage.
+        // `Outage` decides about retries, not the transport.
         let run = run.with_calls_made_once();
         let reader = Reader {
             outage: run.transport.outage(),
@@ -90,14 +91,14 @@ impl LogStream {
         };
         let lines = stream::unfold(reader, |mut reader| async {
             let line = reader.next().await?;
-            // After an error nothing comes any more.
+            // Nothing follows an error.
             reader.ended |= line.is_err();
             Some((line, reader))
         });
         Self(Box::pin(lines))
     }
 
-    /// The next line; none after the last.
+    /// Returns the next line; `None` after the last.
     pub async fn next(&mut self) -> Option<Result<String>> {
         self.0.next().await
     }
@@ -123,10 +124,10 @@ struct Reader {
     run: Run,
     connection: Option<Connection>,
     parser: Parser,
-    /// Lines of the last event.
+    /// Lines of the last event that are still to be returned.
     lines: VecDeque<String>,
     last_id: Option<u64>,
-    /// The last id of the connections before this one.
+    /// Last id of the earlier connections.
     seen_before: Option<u64>,
     opened: Instant,
     outage: Outage,
@@ -140,7 +141,7 @@ impl Reader {
                 return Some(Ok(line));
             }
             while let Some((id, text)) = self.parser.ready.pop_front() {
-                // A server that can't resume sends all from the start again.
+                // A server that can't resume sends everything again.
                 if let Some(id) = id {
                     if self.seen_before.is_some_and(|last| id <= last) {
                         continue;
@@ -169,7 +170,7 @@ impl Reader {
         None
     }
 
-    /// Takes what the connection brings; false at its end.
+    /// Reads from the connection; returns `false` at its end.
     async fn read_more(&mut self) -> Result<bool> {
         let idle = self.run.transport.idle_timeout();
         let connection = match &mut self.connection {
@@ -206,8 +207,8 @@ impl Reader {
         }
     }
 
-    /// The server has closed the stream: has the run ended, or only the
-    /// connection?
+    /// Handles the end of a connection: either the run has ended, or only the
+    /// connection.
     async fn end(&mut self) -> Result<()> {
         let status = match self.run.status().await {
             Ok(status) => status,
@@ -221,11 +222,10 @@ impl Reader {
         Ok(())
     }
 
-    /// Waits before the next connection, or gives the error back if there is
-    /// none.
+    /// Waits before the next connection, or returns the error if there is none.
     async fn pause(&mut self, error: Error) -> Result<()> {
         let was_open = self.connection.take().is_some();
-        // Silence alone is not an outage: a run may wait for hours.
+        // A quiet stream is not an outage: a run may wait for hours.
         if was_open && error.is_timeout() && self.run.status().await.is_ok() {
             self.outage.over();
         }

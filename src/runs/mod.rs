@@ -1,4 +1,4 @@
-//! Runs and the experiments they belong to: finding, following and saving them.
+//! Runs and experiments: finding, following and saving them.
 
 mod artifact;
 mod checkpoints;
@@ -15,7 +15,7 @@ pub use artifact::SaveArtifact;
 pub(crate) use artifact::unpack_bytes;
 #[cfg(feature = "local")]
 pub(crate) use artifact::{recover, unpack_temporarily};
-pub use checkpoints::GoOnFrom;
+pub use checkpoints::ResumeFrom;
 pub use experiment::Experiment;
 pub(crate) use experiments::DEFAULT_EXPERIMENT;
 pub use experiments::ListAllRuns;

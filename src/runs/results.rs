@@ -1,4 +1,4 @@
-//! What an evaluation found, as tables to print.
+//! Results of an evaluation, as data and as printable tables.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -13,8 +13,9 @@ use super::{
 use crate::error::Result;
 
 impl Run {
-    /// Retrieval metrics before and after the training, from the run's
-    /// `EvaluationCallback`.
+    /// Returns the retrieval metrics before and after training.
+    ///
+    /// They come from the run's [`EvaluationCallback`](crate::EvaluationCallback).
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -27,23 +28,25 @@ impl Run {
     /// ```
     ///
     /// # Errors
-    /// As for [`Run::artifact_id`].
+    /// The same as for [`Run::artifact_id`].
     pub async fn metrics(&self) -> Result<MetricsInfo> {
         self.check_finished("get the metrics").await?;
         let route = "experiments/{experiment}/runs/{run}/metrics";
         self.transport.json(self.call(Method::GET, route)).await
     }
 
-    /// [`Run::metrics`] as tables to print.
+    /// Returns [`Run::metrics`] as printable tables.
     ///
     /// # Errors
-    /// As for [`Run::artifact_id`].
+    /// The same as for [`Run::artifact_id`].
     pub async fn display_metrics(&self) -> Result<MetricsTable> {
         self.metrics().await.map(MetricsTable)
     }
 
-    /// What example queries found before and after the training, where an
-    /// `EvaluationCallback` gathered examples.
+    /// Returns the results of example queries before and after training.
+    ///
+    /// They exist if an [`EvaluationCallback`](crate::EvaluationCallback) gathers
+    /// examples.
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -55,26 +58,28 @@ impl Run {
     /// ```
     ///
     /// # Errors
-    /// As for [`Run::artifact_id`].
+    /// The same as for [`Run::artifact_id`].
     pub async fn example_results(&self) -> Result<ExamplesInfo> {
         self.check_finished("get the example results").await?;
         let route = "experiments/{experiment}/runs/{run}/examples";
         self.transport.json(self.call(Method::GET, route)).await
     }
 
-    /// [`Run::example_results`] as tables to print, with `k` matches of each
-    /// query at most.
+    /// Returns [`Run::example_results`] as printable tables.
+    ///
+    /// They have at most `k` matches per query.
     ///
     /// # Errors
-    /// As for [`Run::artifact_id`].
+    /// The same as for [`Run::artifact_id`].
     pub async fn display_examples(&self, k: u64) -> Result<ExamplesTable> {
         let examples = self.example_results().await?;
         Ok(ExamplesTable { examples, k })
     }
 }
 
-/// Retrieval metrics before and after the training; prints as two tables. From
-/// [`Run::display_metrics`](crate::Run::display_metrics).
+/// Retrieval metrics before and after training, printable as two tables.
+///
+/// [`Run::display_metrics`](crate::Run::display_metrics) returns them.
 ///
 /// ```no_run
 /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -85,8 +90,9 @@ impl Run {
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricsTable(pub(crate) MetricsInfo);
 
-/// What example queries found before and after the training; prints as two
-/// tables. From [`Run::display_examples`](crate::Run::display_examples).
+/// Results of example queries before and after training, printable as two tables.
+///
+/// [`Run::display_examples`](crate::Run::display_examples) returns them.
 ///
 /// ```no_run
 /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -107,7 +113,7 @@ impl From<MetricsInfo> for MetricsTable {
 }
 
 impl ExamplesTable {
-    /// The table of these examples, with `k` matches of each query.
+    /// Creates the table of these examples with at most `k` matches per query.
     ///
     /// ```
     /// use finetuner::{ExamplesInfo, ExamplesTable};

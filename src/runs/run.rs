@@ -1,4 +1,4 @@
-//! A job and what can be asked about it.
+//! The handle of a run.
 
 use finetuner_protocol::{
     Config, MAX_POINTS, MetricPoint, RunInfo, RunTask, Status, StatusInfo,
@@ -11,8 +11,10 @@ use crate::{
     transport::{Call, Transport},
 };
 
-/// A handle on a run. Clones are cheap, and dropping one does not stop the run:
-/// it goes on without anybody looking, and is found again by its name.
+/// Handle of a run. Cloning is cheap.
+///
+/// Dropping it does not stop the run, which continues on the server and can be found
+/// again by its name.
 ///
 /// ```no_run
 /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -36,47 +38,47 @@ impl Run {
         }
     }
 
-    /// Its name.
+    /// Returns the name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.info.name
     }
 
-    /// The name of its experiment.
+    /// Returns the name of the experiment.
     #[must_use]
     pub fn experiment(&self) -> &str {
         &self.experiment
     }
 
-    /// The text that was given about it.
+    /// Returns the description; empty if there is none.
     #[must_use]
     pub fn description(&self) -> &str {
         &self.info.description
     }
 
-    /// Whether it fine-tunes a model or makes training data.
+    /// Returns whether the run fine-tunes a model or creates training data.
     #[must_use]
     pub fn task(&self) -> &RunTask {
         &self.info.task
     }
 
-    /// What was submitted.
+    /// Returns the submitted configuration.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.info.config
     }
 
-    /// When it was created, if the backend has said it.
+    /// Returns the time of creation, if the backend has returned it.
     #[must_use]
     pub fn created_at(&self) -> Option<Timestamp> {
         time::parse(&self.info.created_at)
     }
 
-    /// The id of the artifact that the run has filled.
+    /// Returns the id of the run's artifact.
     ///
     /// # Errors
     /// [`Error::is_run_in_progress`] before the run has finished,
-    /// [`Error::is_run_failed`] where it has failed.
+    /// [`Error::is_run_failed`] if it has failed.
     pub async fn artifact_id(&self) -> Result<&str> {
         self.check_finished("get the artifact id").await?;
         self.known_artifact()
@@ -84,10 +86,10 @@ impl Run {
 
     pub(crate) fn known_artifact(&self) -> Result<&str> {
         let id = self.info.artifact_id.as_deref();
-        id.ok_or_else(|| Error::artifact("the backend gave the run none"))
+        id.ok_or_else(|| Error::artifact("the backend returned no id of the run's artifact"))
     }
 
-    /// The same run, whose calls are not repeated.
+    /// Returns the same handle without retries.
     pub(crate) fn with_calls_made_once(&self) -> Self {
         Self {
             transport: self.transport.once(),
@@ -99,7 +101,7 @@ impl Run {
         Call::api(method, route, &[&self.experiment, &self.info.name])
     }
 
-    /// Where the run stands.
+    /// Fetches the current status.
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -114,13 +116,13 @@ impl Run {
     /// ```
     ///
     /// # Errors
-    /// Where the call fails.
+    /// If the call fails.
     pub async fn status(&self) -> Result<StatusInfo> {
         let route = "experiments/{experiment}/runs/{run}/status";
         self.transport.json(self.call(Method::GET, route)).await
     }
 
-    /// The log so far.
+    /// Fetches the log so far.
     ///
     /// # Errors
     /// [`Error::is_run_preparing`] before the run has started.
@@ -132,8 +134,9 @@ impl Run {
         self.transport.text(self.call(Method::GET, route)).await
     }
 
-    /// The run's curves so far: steps, epochs and evaluations in their order.
-    /// `after` skips the points up to that number.
+    /// Fetches the metric points so far: steps, epochs and evaluations, in order.
+    ///
+    /// With `after`, points up to that number are skipped.
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -144,7 +147,7 @@ impl Run {
     /// ```
     ///
     /// # Errors
-    /// [`Error::is_unsupported`] where the backend keeps none.
+    /// [`Error::is_unsupported`] if the backend keeps no history.
     pub async fn metric_history(&self, after: Option<u64>) -> Result<Vec<MetricPoint>> {
         let route = "experiments/{experiment}/runs/{run}/history";
         let mut points: Vec<MetricPoint> = Vec::new();
@@ -163,11 +166,12 @@ impl Run {
         }
     }
 
-    /// Ends the run without a model; its status is then `FAILED`. A run that has
-    /// ended stays as it is.
+    /// Stops the run without a model; its status becomes `FAILED`.
+    ///
+    /// A run that has ended is not changed.
     ///
     /// # Errors
-    /// [`Error::is_unsupported`] where the backend can't.
+    /// [`Error::is_unsupported`] if the backend does not support this.
     pub async fn cancel(&self) -> Result<()> {
         let route = "experiments/{experiment}/runs/{run}/cancel";
         let call = self.call(Method::POST, route).repeatable();
@@ -175,8 +179,8 @@ impl Run {
             .await
     }
 
-    /// An answer to a call that not every backend knows. That there is no such
-    /// call is told from that there is no such run.
+    /// Handles the answer to a call that not every backend supports: distinguishes
+    /// a missing call from a missing run.
     pub(super) async fn optional<T>(&self, answer: Result<T>, what: &'static str) -> Result<T> {
         match answer {
             Err(error) if matches!(error.status(), Some(404 | 405 | 501)) => {
@@ -187,10 +191,10 @@ impl Run {
         }
     }
 
-    /// The name of the data that a synthesis run has made.
+    /// Returns the name of the data that a synthesis run has created.
     ///
     /// # Errors
-    /// As for [`Run::artifact_id`], and where the run makes no data.
+    /// The same as for [`Run::artifact_id`]; also if the run creates no data.
     pub async fn train_data(&self) -> Result<String> {
         if self.info.task != RunTask::Generation {
             return Err(Error::setup(format!(
@@ -208,10 +212,10 @@ impl Run {
         info.train_data.ok_or_else(missing)
     }
 
-    /// Deletes the run and the model it has made. A run in progress ends.
+    /// Deletes the run and its model. A run in progress is stopped.
     ///
     /// # Errors
-    /// Where the call fails.
+    /// If the call fails.
     pub async fn delete(self) -> Result<()> {
         let route = "experiments/{experiment}/runs/{run}";
         self.transport.done(self.call(Method::DELETE, route)).await

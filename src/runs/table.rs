@@ -1,17 +1,17 @@
-//! Tables for terminals, drawn with boxes as the Python client's are.
+//! Tables for terminals, with the box drawing of the Python client.
 
 use std::fmt;
 
 use unicode_width::UnicodeWidthStr;
 
-/// On which side the cells of a table stand.
+/// Alignment of the cells of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Align {
     Left,
     Right,
 }
 
-/// A table that is to be printed.
+/// A printable table.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     pub(crate) title: String,

@@ -17,14 +17,15 @@ use crate::{
     transport::Outage,
 };
 
-/// Pauses between looks grow from the first to the second, and begin again when
-/// something has happened.
+/// First and longest pause between two polls. A change resets the pause to the
+/// first.
 const POLL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 impl Run {
-    /// Waits until the run has finished. Waiting can be given up at any time.
-    /// A backend that restarts is waited for; see
-    /// [`Builder::outage_limit`](crate::Builder::outage_limit).
+    /// Waits until the run has finished.
+    ///
+    /// The future may be dropped at any time. An outage of the backend is tolerated
+    /// up to [`Builder::outage_limit`](crate::Builder::outage_limit).
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -35,13 +36,15 @@ impl Run {
     /// ```
     ///
     /// # Errors
-    /// [`Error::is_run_failed`] where the run fails.
+    /// [`Error::is_run_failed`] if the run fails.
     pub async fn wait(&self) -> Result<StatusInfo> {
         self.watch().await
     }
 
-    /// Follows the run: awaited, it gives the end; read as a stream, what
-    /// happens until then. See [`Watch`].
+    /// Follows the run.
+    ///
+    /// Awaiting the returned value gives the final status; as a stream, it gives
+    /// the updates until then. See [`Watch`].
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -61,7 +64,7 @@ impl Run {
     }
 }
 
-/// What happened in a run.
+/// An update of a run, from [`Watch`].
 ///
 /// ```no_run
 /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -81,15 +84,15 @@ impl Run {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Update {
-    /// Its status changed.
+    /// The status changed.
     Status(StatusInfo),
     /// The training advanced.
     Progress(RunProgress),
-    /// A new point of its curves.
+    /// A new metric point.
     Point(MetricPoint),
 }
 
-/// The progress of a training.
+/// Progress of a training.
 ///
 /// ```no_run
 /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -107,18 +110,18 @@ pub enum Update {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct RunProgress {
-    /// Steps that are done, of all epochs.
+    /// Completed steps, over all epochs.
     pub step: u64,
-    /// Steps of all epochs.
+    /// Steps in total, over all epochs.
     pub steps: u64,
-    /// The epoch, counted from 1.
+    /// Current epoch, counted from 1.
     pub epoch: u64,
-    /// All epochs.
+    /// Number of epochs.
     pub epochs: u64,
 }
 
 impl RunProgress {
-    /// Progress as a watched run reports it, for tests of code that shows it.
+    /// Creates a progress value, for tests of code that displays it.
     #[must_use]
     pub fn new(step: u64, steps: u64, epoch: u64, epochs: u64) -> Self {
         Self {
@@ -130,9 +133,10 @@ impl RunProgress {
     }
 }
 
-/// A run that is followed, from [`Run::watch`]: awaited, it returns the final
-/// status; as a [`Stream`], it gives the updates until then. Dropping it does not
-/// stop the run.
+/// A run that is followed, from [`Run::watch`].
+///
+/// Awaiting it gives the final status; as a [`Stream`], it gives the updates until
+/// then. Dropping it does not stop the run.
 ///
 /// ```no_run
 /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -146,19 +150,18 @@ impl RunProgress {
 ///         _ => {}
 ///     }
 /// }
-/// // Or only the end, with an error where the run fails:
+/// // Or wait for the end only, with an error if the run fails:
 /// run.watch().await?;
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// Progress and points come from backends that keep a run's history; others
-/// give changes of the status alone. The stream ends behind the last status.
+/// Progress and points require a backend that keeps the history of runs; others
+/// give only changes of the status. The stream ends after the final status.
 ///
-/// A backend that does not answer for a while (it restarts, or the network is
-/// down) is waited for, up to
-/// [`Builder::outage_limit`](crate::Builder::outage_limit). Any other error ends
-/// the stream.
+/// An outage of the backend (a restart or a network failure) is tolerated up to
+/// [`Builder::outage_limit`](crate::Builder::outage_limit). Any other error ends the
+/// stream.
 ///
 /// # Cancel safety
 /// [`Watch::next`] may be dropped before it is ready, as in `tokio::select!`: no
@@ -171,7 +174,7 @@ pub struct Watch {
 
 impl Watch {
     pub(crate) fn new(run: Run) -> Self {
-        // Failed looks are repeated by the rules of an outage.
+        // `Outage` decides about retries, not the transport.
         let run = run.with_calls_made_once();
         let looker = Looker {
             outage: run.transport.outage(),
@@ -194,7 +197,7 @@ impl Watch {
         }
     }
 
-    /// What happens next; nothing once the run has ended.
+    /// Returns the next update; `None` after the final status.
     ///
     /// ```no_run
     /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -261,10 +264,10 @@ struct Looker {
     outage: Outage,
     ready: VecDeque<Update>,
     last: Option<StatusInfo>,
-    /// The last point that was given out.
+    /// Number of the last point that was returned.
     seen: Option<u64>,
     keeps_history: bool,
-    /// How long to wait before the next look; none before the first.
+    /// Pause before the next poll; `None` before the first.
     pause: Option<Duration>,
     ended: bool,
 }

@@ -1,4 +1,4 @@
-//! Where the backend is.
+//! The addresses of the backend.
 
 use url::Url;
 
@@ -7,14 +7,14 @@ use crate::{
     error::{Error, Result},
 };
 
-/// The address of the Finetuner API.
+/// Environment variable with the address of the Finetuner API.
 pub const REGISTRY_VARIABLE: &str = "JINA_FINETUNER_REGISTRY";
-/// The address of accounts and artifacts.
+/// Environment variable with the address for accounts and artifacts.
 pub const HUBBLE_VARIABLE: &str = "JINA_HUBBLE_REGISTRY";
-/// Where a `finetuner-server` listens if nothing else was said.
+/// Default address of `finetuner-server`.
 pub const DEFAULT_ADDRESS: &str = "http://127.0.0.1:8642";
 
-/// The two halves of a backend. Our server is both.
+/// The addresses of the two APIs of a backend. `finetuner-server` serves both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Addresses {
     pub(crate) finetuner: Url,
@@ -22,9 +22,9 @@ pub(crate) struct Addresses {
 }
 
 impl Addresses {
-    /// What was given in code comes first, then the environment, then the
-    /// default. Where one half has an address and the other has none, one
-    /// server is both.
+    /// Chooses the addresses: code takes precedence over the environment, and the
+    /// environment over the default. If only one address is given, it serves both
+    /// APIs.
     pub(crate) fn choose(
         finetuner: Option<String>,
         hubble: Option<String>,
@@ -46,36 +46,36 @@ impl Addresses {
         })
     }
 
-    /// Whether nothing leaves this machine, so that no proxy is wanted.
+    /// Whether both addresses are on this machine, so that no proxy is used.
     pub(crate) fn are_local(&self) -> bool {
         is_loopback(&self.finetuner) && is_loopback(&self.hubble)
     }
 
-    /// The Finetuner API's host and port, without anything secret.
+    /// Returns scheme, host and port of the Finetuner API, without credentials.
     pub(crate) fn finetuner_host(&self) -> String {
         self.finetuner.origin().ascii_serialization()
     }
 
-    /// The address of a Finetuner call: `parts` are percent-encoded.
+    /// Returns the URL of a Finetuner call; percent-encodes `parts`.
     pub(crate) fn api(&self, parts: &[&str]) -> Url {
         extend(&self.finetuner, &["api", "v1"], parts)
     }
 
-    /// The address of a Hubble call.
+    /// Returns the URL of a Hubble call.
     pub(crate) fn rpc(&self, method: &str) -> Url {
         extend(&self.hubble, &["v2", "rpc"], &[method])
     }
 }
 
-/// The addresses that the Python client uses where it is told no others; the
-/// second host of the API is that of older versions.
+/// Default addresses of the Python client. Older versions use the second host of
+/// the Finetuner API.
 const JINA_HUBBLE: &str = "https://api.hubble.jina.ai";
 const JINA_FINETUNER: [&str; 2] = [
     "https://api.compute.finetuner.fit",
     "https://api.finetuner.fit",
 ];
 
-/// Whether calls go to Jina AI's servers alone.
+/// Whether both addresses belong to Jina AI.
 pub(crate) fn is_jina(addresses: &Addresses) -> bool {
     let is_hubble = |url: &Url| url.origin().ascii_serialization() == JINA_HUBBLE;
     let finetuner = addresses.finetuner.origin().ascii_serialization();
@@ -83,7 +83,7 @@ pub(crate) fn is_jina(addresses: &Addresses) -> bool {
         && (is_hubble(&addresses.finetuner) || JINA_FINETUNER.contains(&finetuner.as_str()))
 }
 
-/// Whether an address is one of this machine that no other can reach.
+/// Whether an address is a loopback address of this machine.
 pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
@@ -95,9 +95,9 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
 
 fn parse(address: &str) -> Result<Url> {
     let bad = |reason: &str| {
-        // The address itself may hold credentials.
+        // The address itself may contain credentials.
         Error::setup(format!(
-            "the backend's address can't be used: {reason}; it looks like {DEFAULT_ADDRESS}"
+            "the backend's address can't be used: {reason}; an example is {DEFAULT_ADDRESS}"
         ))
     };
     let url = Url::parse(address.trim()).map_err(|e| bad(&e.to_string()))?;

@@ -1,4 +1,5 @@
-//! A call before it is sent: where to, with what, and how often it may be.
+//! A call before it is sent: its target, its content, and whether it may be
+//! repeated.
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -14,22 +15,22 @@ use url::Url;
 use super::{addresses::Addresses, id::random_id, retry};
 use crate::error::{Error, Result};
 
-/// Bytes of an upload, as they are made.
+/// Bytes of an upload, produced while it is sent.
 pub(crate) type ByteStream = BoxStream<'static, io::Result<Bytes>>;
 
-/// A text field of an upload that is known only once the file was read.
+/// Text field of an upload whose value is known only after the file was read.
 pub(crate) type LateText = BoxFuture<'static, io::Result<String>>;
 
-/// A file of an upload as it is made, and the fields that follow it.
+/// The file of an upload, and the fields that follow it.
 pub(crate) struct Outgoing {
     pub(crate) file: ByteStream,
     pub(crate) trailing: Vec<(&'static str, LateText)>,
 }
 
-/// Makes the file of an upload, anew for every attempt.
+/// Produces the file of an upload again for every attempt.
 pub(crate) type MakeFile = Arc<dyn Fn() -> Outgoing + Send + Sync>;
 
-/// What is sent with a call.
+/// The body of a call.
 #[derive(Clone)]
 pub(crate) enum Body {
     Empty,
@@ -40,22 +41,22 @@ pub(crate) enum Body {
         file: MakeFile,
         fields: Vec<(&'static str, String)>,
     },
-    /// Bytes as they are.
+    /// Raw bytes.
     Bytes(Bytes),
 }
 
-/// Where a call goes. The route is what logs show of it: names of runs and
-/// data are not their business.
+/// The target of a call. Logs show only its route, because names of runs and data
+/// are private.
 #[derive(Clone, Debug)]
 enum Target {
-    /// A path of the Finetuner API, `{..}` standing for a value.
+    /// Path of the Finetuner API; `{..}` is a placeholder for a value.
     Api {
         route: &'static str,
         values: Vec<String>,
     },
-    /// A method of the Hubble API.
+    /// Method of the Hubble API.
     Rpc(&'static str),
-    /// An address that the server gave.
+    /// Address that the server returned.
     Given(Url),
 }
 
@@ -69,33 +70,33 @@ pub(crate) struct Call {
     pub(super) headers: HeaderMap,
     repeatable: bool,
     pub(super) timeout: Option<Duration>,
-    /// Whether the call is repeated when its answer took too long.
+    /// Whether to repeat the call if its answer took too long.
     repeats_slow: bool,
     pub(super) streaming: bool,
     pub(super) deletes: bool,
 }
 
 impl Call {
-    /// A call of the Finetuner API, such as `experiments/{experiment}`.
+    /// Creates a call of the Finetuner API, such as `experiments/{experiment}`.
     pub(crate) fn api(method: Method, route: &'static str, values: &[&str]) -> Self {
         let values = values.iter().map(|value| (*value).to_owned()).collect();
         Self::new(method, Target::Api { route, values })
     }
 
-    /// A call of the Hubble API.
+    /// Creates a call of the Hubble API.
     pub(crate) fn rpc(method: &'static str) -> Self {
         Self::new(Method::POST, Target::Rpc(method))
     }
 
-    /// A download from an address that the server gave. The address itself says
-    /// that we may, so no token goes with it.
+    /// Creates a download from an address that the server returned. The address
+    /// authorizes the download, so no token is sent.
     pub(crate) fn download(url: Url) -> Self {
         Self::new(Method::GET, Target::Given(url)).streaming()
     }
 
     fn new(method: Method, target: Target) -> Self {
         Self {
-            // Reading and deleting twice is the same as doing it once.
+            // Repeating a read or a deletion has no further effect.
             repeatable: method != Method::POST,
             deletes: method == Method::DELETE,
             method,
@@ -134,21 +135,20 @@ impl Call {
         self
     }
 
-    /// Doing it twice is the same as doing it once.
+    /// Marks a call that has the same effect when it is repeated.
     pub(crate) fn repeatable(mut self) -> Self {
         self.repeatable = true;
         self
     }
 
-    /// Deletes something: if an earlier try may have done it, `not found` is a
-    /// success. `DELETE` says so by itself.
+    /// Marks a call that deletes: `not found` is a success if an earlier attempt may
+    /// have deleted it. Calls with the method `DELETE` are marked already.
     pub(crate) fn deleting(mut self) -> Self {
         self.deletes = true;
         self.repeatable()
     }
 
-    /// Marks a creating call with a key by which a server knows it again. It is
-    /// the same for all attempts.
+    /// Adds an idempotency key to a creating call, the same for all attempts.
     pub(crate) fn keyed(self) -> Self {
         let key = random_id();
         self.header("idempotency-key", &key)
@@ -161,26 +161,25 @@ impl Call {
         self
     }
 
-    /// The answer may take this long, where that is longer than usual.
+    /// Sets the time limit for the answer if it is longer than the default.
     pub(crate) fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// The answer has taken longer than anybody should wait twice: a call that
-    /// timed out is not repeated.
+    /// Excludes time-outs from retries, for calls with a long time limit.
     pub(crate) fn once_if_slow(mut self) -> Self {
         self.repeats_slow = false;
         self
     }
 
-    /// The answer may take as long as it wants, as long as something comes.
+    /// Marks a call whose answer has no time limit while it makes progress.
     pub(crate) fn streaming(mut self) -> Self {
         self.streaming = true;
         self
     }
 
-    /// Whether the call may be made again after this error.
+    /// Whether the call may be repeated after this error.
     pub(crate) fn may_repeat(&self, error: &Error) -> bool {
         retry::may_repeat(error, self.repeatable) && (self.repeats_slow || !error.is_timeout())
     }
@@ -193,7 +192,7 @@ impl Call {
         matches!(self.body, Body::Multipart { .. } | Body::Bytes(_))
     }
 
-    /// The call's path without the values in it.
+    /// Returns the path of the call with placeholders.
     pub(crate) fn route(&self) -> &'static str {
         match self.target {
             Target::Api { route, .. } => route,
@@ -202,8 +201,8 @@ impl Call {
         }
     }
 
-    /// Refuses a name that would drop out of the path: the rest of it may be the
-    /// address of everything.
+    /// Refuses names that would vanish from the path: `DELETE experiments/` with an
+    /// empty name would address all experiments.
     pub(super) fn check_names(&self) -> Result<()> {
         let Target::Api { route, values } = &self.target else {
             return Ok(());
@@ -215,7 +214,7 @@ impl Call {
         for (field, value) in fields.zip(values) {
             if value.trim().is_empty() || matches!(value.as_str(), "." | "..") {
                 let quoted = format!("`{value}`");
-                return Err(Error::invalid(field, quoted, "a name is wanted"));
+                return Err(Error::invalid(field, quoted, "a name is required"));
             }
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! Downloads that go on where they broke, and are compared at their end with
-//! the length and the SHA-256 that the server announced.
+//! Downloads that resume after an interruption. At the end, length and SHA-256 are
+//! compared with those that the server announced.
 
 use std::pin::Pin;
 
@@ -19,23 +19,23 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// What is wanted.
+/// The content to download.
 #[derive(Clone, Debug)]
 pub(crate) enum Expected {
-    /// An artifact by its id.
+    /// An artifact, by id.
     Id(String),
-    /// Data by its name.
+    /// Data, by name.
     Name(String),
 }
 
 impl Expected {
-    /// Asks for the address.
+    /// Requests the download address.
     async fn address(&self, transport: &Transport) -> Result<Url> {
         #[derive(Deserialize)]
         struct Answer {
             download: String,
         }
-        // The Python clients ask in these two ways.
+        // The Python clients use these two forms.
         let call = Call::rpc("artifact.getDownloadUrl").repeatable();
         let call = match self {
             Self::Id(id) => call.form(vec![("id", id.clone())]),
@@ -46,8 +46,8 @@ impl Expected {
     }
 }
 
-/// Starts a download; none where the content is still `known`, the SHA-256 of
-/// what the caller has.
+/// Starts a download. `known` is the SHA-256 of the caller's copy; returns `None`
+/// if the content has not changed.
 pub(crate) async fn download(
     transport: &Transport,
     expected: Expected,
@@ -87,7 +87,7 @@ fn text(answer: &Response, name: header::HeaderName) -> Option<String> {
 
 /// A download in progress.
 pub(crate) struct Download {
-    /// Makes each call once: `tries` counts them.
+    /// Makes each call once, because `tries` counts the attempts.
     transport: Transport,
     tries: Tries,
     expected: Expected,
@@ -95,7 +95,7 @@ pub(crate) struct Download {
     length: Option<u64>,
     tag: Option<String>,
     received: u64,
-    /// Bytes of the connection that came before, where it had to begin again.
+    /// Bytes to skip on this connection, because they arrived on an earlier one.
     skip: u64,
     hasher: Sha256,
     stream: Option<Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>>,
@@ -103,14 +103,14 @@ pub(crate) struct Download {
 }
 
 impl Download {
-    /// The SHA-256 that the server announced, where it did.
+    /// Returns the SHA-256 that the server announced, if any.
     pub(crate) fn announced_hash(&self) -> Option<&str> {
         let hash = self.tag.as_deref()?.trim_matches('"');
         let is_hash = hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
         is_hash.then_some(hash)
     }
 
-    /// The next bytes; none once all have come and are what was announced.
+    /// Returns the next bytes; `None` once all have arrived and were verified.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
             match self.read().await {
@@ -163,11 +163,11 @@ impl Download {
         }
     }
 
-    /// Asks for the rest.
+    /// Requests the remaining bytes.
     async fn reconnect(&mut self) -> Result<()> {
         let mut rest = self.rest(self.url.clone());
         let answer = match self.transport.open(rest).await {
-            // The address has run out.
+            // The address has expired.
             Err(error) if matches!(error.status(), Some(403 | 404 | 410)) => {
                 self.url = self.expected.address(&self.transport).await?;
                 rest = self.rest(self.url.clone());
@@ -180,14 +180,14 @@ impl Download {
         }
         self.skip = match answer.status() {
             StatusCode::PARTIAL_CONTENT => 0,
-            // The server sends all of it again.
+            // The server sends everything again.
             _ => self.received,
         };
         self.stream = Some(Box::pin(answer.bytes_stream()));
         Ok(())
     }
 
-    /// The call for what has not come yet.
+    /// Returns the call for the bytes that are still missing.
     fn rest(&self, url: Url) -> Call {
         let mut call = Call::download(url);
         if self.received > 0 {
@@ -199,15 +199,14 @@ impl Download {
         call
     }
 
-    /// The part of the bytes that has not come before.
+    /// Removes bytes that arrived on an earlier connection.
     fn unseen(&mut self, mut bytes: Bytes) -> Bytes {
         let seen = self.skip.min(bytes.len() as u64);
         self.skip -= seen;
         bytes.split_off(seen as usize)
     }
 
-    /// Waits before the next connection, or gives the error back if there is
-    /// none.
+    /// Waits before the next attempt, or returns the error if there is none.
     async fn again(&mut self, error: Error, allowed: bool) -> Result<()> {
         self.stream = None;
         self.tries.again(error, allowed).await
@@ -231,5 +230,5 @@ impl Download {
 }
 
 fn changed() -> Error {
-    Error::artifact("it changed while it was downloaded; download it again")
+    Error::artifact("it changed during the download; download it again")
 }

@@ -5,23 +5,23 @@ use std::collections::VecDeque;
 
 use finetuner_protocol::text::cut;
 
-/// The most bytes of a line; the rest is cut, and the line says so.
+/// Maximum length of a line in bytes. A longer line is cut and marked.
 const MAX_LINE: usize = 1 << 20;
-/// The end of a line that was cut.
+/// Mark at the end of a line that was cut.
 const CUT: &str = " [cut: the line has more than 1 MiB]";
 
-/// Takes the bytes of a stream, in whatever pieces they come.
+/// Parser of an event stream that arrives in arbitrary pieces.
 #[derive(Default)]
 pub(crate) struct Parser {
     buffer: Vec<u8>,
-    /// Whether the line in the buffer has more bytes than are kept.
+    /// Whether the line in the buffer was longer than the limit.
     is_cut: bool,
     id: Option<u64>,
     data: Option<Data>,
     pub(crate) ready: VecDeque<(Option<u64>, String)>,
 }
 
-/// The data of an event, of which no more than [`MAX_LINE`] bytes are kept.
+/// Data of an event, limited to [`MAX_LINE`] bytes.
 #[derive(Default)]
 struct Data {
     text: String,
@@ -43,7 +43,7 @@ impl Data {
 impl Parser {
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         let mut lines = bytes.split(|byte| *byte == b'\n');
-        // What follows the last line feed is the start of a line.
+        // The rest after the last line feed is the start of the next line.
         let rest = lines.next_back().unwrap_or_default();
         for line in lines {
             self.append(line);
@@ -71,7 +71,7 @@ impl Parser {
         if line.is_empty() {
             if let Some(mut data) = self.data.take() {
                 if data.is_cut {
-                    tracing::warn!("a line of the log was cut: it has more than 1 MiB");
+                    tracing::warn!("cut a line of the log that has more than 1 MiB");
                     data.text.push_str(CUT);
                 }
                 self.ready.push_back((self.id, data.text));
@@ -83,13 +83,13 @@ impl Parser {
         match field {
             "data" => self.data.get_or_insert_default().add(value, is_cut),
             "id" => self.id = value.parse().ok(),
-            // Comments keep the connection alive; other fields say nothing here.
+            // Comments keep the connection alive; other fields have no meaning here.
             _ => {}
         }
     }
 }
 
-/// All that is read out of a stream that comes in these parts.
+/// Parses a whole stream that arrives in these pieces.
 #[cfg(any(test, fuzzing))]
 pub(crate) fn parse_all<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Vec<(Option<u64>, String)> {
     let mut parser = Parser::default();
@@ -131,12 +131,12 @@ mod tests {
             assert_eq!(line.len(), MAX_LINE + CUT.len());
             assert_eq!(ready[1], (Some(2), "short".to_owned()));
         }
-        // As many lines of one event.
+        // An event with as many lines.
         let lines = format!("data: {}\n", "ä".repeat(1000)).repeat(1000) + "\n";
         let ready = parse_all(lines.as_bytes().chunks(1 << 16));
         let (_, line) = &ready[0];
         assert!(line.ends_with(CUT) && line.len() <= MAX_LINE + 1000 + CUT.len());
-        // A comment without an end needs no memory.
+        // A comment without an end uses no memory.
         let mut parser = Parser::default();
         for _ in 0..40 {
             parser.feed(&vec![b':'; 1 << 16]);

@@ -1,4 +1,4 @@
-//! The HTTP client under it all: TLS, proxies, redirects.
+//! The built-in HTTP client: TLS, proxies, redirects.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// Redirects followed for one call.
+/// Maximum number of redirects per call.
 const MAX_REDIRECTS: usize = 5;
 
-/// How long it may take to reach the server.
+/// Default time limit for connecting.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn client(settings: &HttpSettings, proxies: &Proxies) -> Result<Client> {
@@ -30,8 +30,8 @@ pub(crate) fn client(settings: &HttpSettings, proxies: &Proxies) -> Result<Clien
         .map_err(|e| Error::setup(format!("no HTTP client: {e}")))
 }
 
-/// reqwest takes the token away where a redirect leads to another host, port or
-/// scheme. Here is what else is not followed.
+/// Returns the redirect policy. reqwest itself removes the token if a redirect
+/// leads to another host, port or scheme.
 fn redirects(allow_plain_http: bool) -> redirect::Policy {
     redirect::Policy::custom(move |attempt| {
         match refused(attempt.previous(), attempt.url(), allow_plain_http) {
@@ -41,20 +41,20 @@ fn redirects(allow_plain_http: bool) -> redirect::Policy {
     })
 }
 
-/// Why a redirect is not followed, if it is not.
+/// Returns why a redirect is not followed; `None` if it is.
 fn refused(previous: &[Url], next: &Url, allow_plain_http: bool) -> Option<&'static str> {
     if previous.len() > MAX_REDIRECTS {
-        return Some("the server redirects in circles");
+        return Some("the server redirects too often");
     }
     let was_secret = previous.iter().any(|url| url.scheme() == "https");
-    // From https not even to this machine: a server must not choose what is asked here.
+    // Nor from https to this machine: a server must not choose what is requested here.
     if next.scheme() == "http" && !allow_plain_http && (was_secret || is_open(next)) {
         return Some("the server redirects to plain http, where others can read what is sent");
     }
     None
 }
 
-/// Whether others on the way can read what goes there.
+/// Whether others on the network path can read the traffic to this address.
 pub(crate) fn is_open(url: &Url) -> bool {
     url.scheme() == "http" && !is_loopback(url)
 }

@@ -1,6 +1,6 @@
-//! Names of requests, keys of calls.
+//! Request ids and idempotency keys.
 
-/// 32 hex digits that nobody has drawn before.
+/// Returns 32 random hex digits.
 pub(crate) fn random_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }

@@ -1,4 +1,4 @@
-//! Lists, whole, page by page, or as a stream.
+//! Lists: as a whole, page by page, or as a stream.
 
 use std::{
     future::{Future, IntoFuture},
@@ -12,14 +12,15 @@ use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result};
 
-/// Items that a page has where nothing else is said; the most a backend gives.
+/// Default and maximum size of a page.
 const PAGE_SIZE: u64 = 100;
 
 type FetchPage<T> =
     Arc<dyn Fn(u64, u64) -> Pin<Box<dyn Future<Output = Result<Page<T>>> + Send>> + Send + Sync>;
 
-/// Items of a list one after the other, from [`List::stream`]. It is a [`Stream`];
-/// with [`ListStream::next`] nothing has to be imported.
+/// Stream of the items of a list, from [`List::stream`].
+///
+/// It implements [`Stream`]; [`ListStream::next`] needs no import.
 ///
 /// # Cancel safety
 /// [`ListStream::next`] may be dropped before it is ready, as in
@@ -32,7 +33,7 @@ impl<T> ListStream<T> {
         Self(Box::pin(items))
     }
 
-    /// The next item; none after the last, or after an error.
+    /// Returns the next item; `None` after the last one or after an error.
     pub async fn next(&mut self) -> Option<Result<T>> {
         self.0.next().await
     }
@@ -52,7 +53,7 @@ impl<T> std::fmt::Debug for ListStream<T> {
     }
 }
 
-/// A list of things at the backend. Awaiting it reads it to its end.
+/// A list at the backend. Awaiting it fetches all items.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -60,7 +61,7 @@ impl<T> std::fmt::Debug for ListStream<T> {
 /// let second_page = finetuner.list_experiments().page(2, 10).await?;
 /// println!("{} of {}", second_page.items.len(), second_page.total);
 ///
-/// // Pages are fetched as they are needed:
+/// // Fetch pages as they are needed:
 /// let mut runs = finetuner.list_runs().stream();
 /// while let Some(run) = runs.next().await {
 ///     println!("{}", run?.name());
@@ -83,8 +84,10 @@ impl<T: Send + 'static> List<T> {
         }
     }
 
-    /// One page. Pages are counted from 1 and have `size` items, 1 to 100; a
-    /// page past the end is empty.
+    /// Fetches one page.
+    ///
+    /// Pages are counted from 1 and have `size` items, 1 to 100. A page past the end
+    /// is empty.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -95,13 +98,14 @@ impl<T: Send + 'static> List<T> {
     /// ```
     ///
     /// # Errors
-    /// Where the call fails.
+    /// If the call fails.
     pub async fn page(&self, page: u64, size: u64) -> Result<Page<T>> {
         (self.fetch)(page.max(1), size.clamp(1, PAGE_SIZE)).await
     }
 
-    /// The items, whose pages are fetched as they are needed. The first error
-    /// ends the stream.
+    /// Returns a stream that fetches pages as they are needed.
+    ///
+    /// The first error ends the stream.
     pub fn stream(self) -> ListStream<T> {
         let pages = stream::try_unfold(Some((1, 0)), move |next| {
             let fetch = Arc::clone(&self.fetch);

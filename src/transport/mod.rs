@@ -1,14 +1,15 @@
-//! The one way to a backend and back.
+//! The only path to a backend.
 //!
 //! ```text
 //! call ──► send ──► service (our own client, or the program's)
 //!           │ ▲
-//!           ▼ │ retry: where repeating is safe and may help
+//!           ▼ │ retry: if repeating is safe and may help
 //!         answer ──► download, events, list
 //! ```
 //!
-//! `addresses` says where a backend is, `http` with `settings`, `proxy` and
-//! `tls` how it is reached, `outage` how long following a run outlives it.
+//! `addresses` has the backend's addresses; `http` with `settings`, `proxy` and
+//! `tls` makes the connections; `outage` decides how long following a run tolerates
+//! an unreachable backend.
 
 mod addresses;
 mod call;

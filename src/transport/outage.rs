@@ -1,5 +1,5 @@
-//! How long following a run outlives a backend that does not answer: a restart,
-//! an update, a broken network. Runs last for hours, and go on meanwhile.
+//! Tolerance for outages while following a run, such as a restart, an update or a
+//! broken network. The run itself lasts for hours and continues meanwhile.
 
 use std::time::Duration;
 
@@ -8,24 +8,24 @@ use tokio::time::Instant;
 use super::retry::{RetryPolicy, back_off};
 use crate::error::{Error, Result};
 
-/// How long a backend may be away by default.
+/// Default limit of an outage.
 pub(crate) const OUTAGE_LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// The longest pause between looks at a backend that is away, unless the retry
-/// policy has longer ones.
+/// Maximum pause between attempts during an outage, unless the retry policy has
+/// longer ones.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// The longest pause that a server may ask for.
+/// Maximum pause that a server may ask for.
 const LONGEST_ASKED: Duration = Duration::from_secs(60);
-/// How often an outage is reported.
+/// Interval of warnings during an outage.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 
-/// Whether the backend answers, as somebody sees who follows a run.
+/// State of the backend while a run is followed.
 #[derive(Debug)]
 pub(crate) struct Outage {
     limit: Duration,
-    /// The first and the longest pause.
+    /// First and longest pause.
     pauses: (Duration, Duration),
-    /// The first of the failures in a row.
+    /// Time of the first failure in a row.
     since: Option<Instant>,
     reported: Option<Instant>,
     failures: u32,
@@ -43,7 +43,7 @@ impl Outage {
         }
     }
 
-    /// Notes that the backend answers.
+    /// Records that the backend answers.
     pub(crate) fn over(&mut self) {
         if let (Some(since), Some(_)) = (self.since, self.reported) {
             tracing::info!(
@@ -54,8 +54,8 @@ impl Outage {
         (self.since, self.reported, self.failures) = (None, None, 0);
     }
 
-    /// Waits before the next look, or gives the error back if it does not go
-    /// away by itself or has lasted too long.
+    /// Waits before the next attempt, or returns the error if it is permanent or has
+    /// lasted too long.
     pub(crate) async fn wait(&mut self, error: Error) -> Result<()> {
         let since = *self.since.get_or_insert_with(Instant::now);
         let elapsed = since.elapsed();
@@ -66,13 +66,13 @@ impl Outage {
         self.report(&error, elapsed);
         let asked = error.retry_after().unwrap_or_default().min(LONGEST_ASKED);
         let pause = back_off(self.failures, self.pauses.0, self.pauses.1).max(asked);
-        // The last look is at the very end.
+        // The last attempt is exactly at the limit.
         tokio::time::sleep(pause.min(self.limit - elapsed)).await;
         Ok(())
     }
 
-    /// Tells of an outage at its second failure, and each minute: connections
-    /// that break once are nothing special.
+    /// Logs an outage at its second failure and then every minute. A single broken
+    /// connection is not worth a warning.
     fn report(&mut self, error: &Error, elapsed: Duration) {
         let is_due = match self.reported {
             None => self.failures > 1,
@@ -85,16 +85,16 @@ impl Outage {
                 status = error.status(),
                 seconds = elapsed.as_secs(),
                 limit_seconds = self.limit.as_secs(),
-                "the backend does not answer; following the run goes on until the limit \
+                "the backend does not answer; following the run continues until the limit \
                  (`Builder::outage_limit`)"
             );
         }
     }
 }
 
-/// Whether an error is what a backend looks like that is away for a while.
+/// Whether an error may mean that the backend is temporarily unavailable.
 fn is_outage(error: &Error) -> bool {
-    // A call or a version that the server does not know stays so.
+    // 501 and 505 are permanent: the server does not know the call or the version.
     let is_passing_fault = |status| status >= 500 && !matches!(status, 501 | 505);
     error.is_retryable() || error.status().is_some_and(is_passing_fault)
 }

@@ -1,8 +1,8 @@
-//! How far an upload or a download is: data first, drawn second.
+//! Progress of uploads and downloads, as data and as a bar.
 
 use std::sync::Arc;
 
-/// How far an upload or a download is.
+/// Progress of an upload or a download.
 ///
 /// ```no_run
 /// # async fn example(run: finetuner::Run) -> finetuner::Result<()> {
@@ -15,16 +15,16 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Progress {
-    /// Documents, or bytes of a model, that have gone over the wire.
+    /// Number of documents, or of bytes of a model, transferred so far.
     pub done: u64,
-    /// How many there are in all; none where that is not known.
+    /// Number in total, if known.
     pub total: Option<u64>,
-    /// Bytes that have gone over the wire.
+    /// Number of bytes transferred so far.
     pub bytes: u64,
 }
 
 impl Progress {
-    /// Progress as a transfer reports it, for tests of code that shows it.
+    /// Creates a progress value, for tests of code that displays it.
     ///
     /// ```
     /// let half = finetuner::Progress::new(5, Some(10), 4096);
@@ -36,8 +36,8 @@ impl Progress {
     }
 }
 
-/// The two ways to follow a transfer, for a builder with a field `progress`;
-/// `$what` is what is counted, `$title` stands beside the bar.
+/// Defines the two methods for following a transfer, for a builder with a field
+/// `progress`. `$what` is the thing counted, `$title` the label of the bar.
 macro_rules! progress_methods {
     ($what:literal, |$self:ident| $title:expr) => {
         #[doc = concat!("Calls `watch` with the progress of the ", $what, ". It must not block.")]
@@ -65,8 +65,8 @@ macro_rules! progress_methods {
 
 pub(crate) use progress_methods;
 
-/// A watcher of a transfer, called from the thread that does the work. After a
-/// broken connection the numbers begin again.
+/// Receiver of progress, called from the thread that does the work. The numbers
+/// start over after a broken connection.
 #[derive(Clone, Default)]
 pub(crate) struct ProgressSink(Option<Arc<dyn Fn(Progress) + Send + Sync>>);
 
@@ -85,7 +85,7 @@ impl ProgressSink {
         }
     }
 
-    /// A bar on standard error; nothing where that is no terminal.
+    /// Draws a bar on standard error if that is a terminal.
     #[cfg(feature = "progress")]
     pub(crate) fn bar(title: String) -> Self {
         use indicatif::{HumanBytes, ProgressBar, ProgressStyle};

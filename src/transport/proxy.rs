@@ -1,11 +1,11 @@
-//! Which proxy a request goes through.
+//! Chooses the proxy of a request.
 //!
-//! A proxy given in code is used for every request. Without one, the variables
-//! are read as curl and Go read them: `HTTP_PROXY`, `HTTPS_PROXY` and
-//! `ALL_PROXY`, except for this machine and for the hosts in `NO_PROXY`. Where
-//! none of them is set, the operating system's setting holds.
+//! A proxy set in code is used for every request. Otherwise the variables
+//! `HTTP_PROXY`, `HTTPS_PROXY` and `ALL_PROXY` are read as curl and Go read them,
+//! except for this machine and the hosts in `NO_PROXY`. If none of them is set, the
+//! operating system's setting applies.
 //!
-//! A proxy's address may hold a password, so nothing here prints it.
+//! A proxy's address may contain a password, so nothing here prints it.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -27,12 +27,12 @@ use crate::{
 pub(crate) struct Proxies(Arc<Rules>);
 
 enum Rules {
-    /// For every request.
+    /// The same proxy for every request.
     Given(Proxy),
     Environment(Variables),
-    /// What the operating system says, which is not known here.
+    /// The setting of the operating system, which is unknown here.
     System {
-        /// Both halves of the backend are on this machine.
+        /// Whether both APIs of the backend are on this machine.
         local: bool,
     },
 }
@@ -43,7 +43,7 @@ struct Variables {
     exceptions: Exceptions,
 }
 
-/// One proxy, and the setting that it comes from.
+/// A proxy, and the setting that it comes from.
 #[derive(Clone)]
 struct Proxy {
     url: Url,
@@ -51,8 +51,8 @@ struct Proxy {
 }
 
 impl Proxies {
-    /// Reads the settings. A proxy that can't be used is an error where a call
-    /// to the backend would go through it.
+    /// Reads the settings. An invalid proxy is an error if calls to the backend
+    /// would use it.
     pub(crate) fn new(
         given: Option<&Secret>,
         addresses: &Addresses,
@@ -74,7 +74,7 @@ impl Proxies {
         Ok(Self(Arc::new(Rules::Environment(variables))))
     }
 
-    /// Has a client follow these rules.
+    /// Applies these rules to an HTTP client.
     pub(crate) fn apply(&self, builder: ClientBuilder) -> Result<ClientBuilder> {
         Ok(match &*self.0 {
             Rules::Given(proxy) => {
@@ -92,7 +92,7 @@ impl Proxies {
         })
     }
 
-    /// Names the proxy of a request, without its password.
+    /// Returns the proxy of a request for messages, without its password.
     pub(crate) fn name(&self, url: &Url) -> Option<String> {
         let proxy = self.choose(url)?;
         let (scheme, host) = (proxy.url.scheme(), proxy.url.host_str()?);
@@ -103,7 +103,7 @@ impl Proxies {
     fn choose(&self, url: &Url) -> Option<&Proxy> {
         match &*self.0 {
             Rules::Given(proxy) => Some(proxy),
-            // One that can't be used was told when it was read.
+            // An invalid proxy was reported when it was read.
             Rules::Environment(variables) => variables.choose(url)?.ok(),
             Rules::System { .. } => None,
         }
@@ -111,7 +111,7 @@ impl Proxies {
 }
 
 impl Variables {
-    /// Reads the variables; none where there is no proxy in them.
+    /// Reads the variables; `None` if they name no proxy.
     fn read(environment: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let first = |names: &[&'static str]| {
             names
@@ -119,7 +119,7 @@ impl Variables {
                 .find_map(|name| Some((variable(&environment, name)?, *name)))
         };
         let all = first(&["ALL_PROXY", "all_proxy"]);
-        // In a CGI program `HTTP_PROXY` is the header `Proxy` of whoever asks.
+        // In a CGI program, `HTTP_PROXY` is the header `Proxy` of the request.
         let http = match variable(&environment, "REQUEST_METHOD") {
             Some(_) => first(&["http_proxy"]),
             None => first(&["HTTP_PROXY", "http_proxy"]),
@@ -177,32 +177,33 @@ impl Proxy {
             return Err(unusable(setting, "it names no host"));
         }
         if url.scheme().starts_with("socks") && url.port().is_none() {
-            // It has a host, so that it can have a port.
+            // A URL with a host can have a port, so this can't fail.
             let _ = url.set_port(Some(1080));
         }
         Ok(Self { url, setting })
     }
 }
 
-/// Tells that a setting is no proxy. The setting itself may hold a password.
+/// Formats the error of an invalid proxy, without its value, which may have a
+/// password.
 fn unusable(setting: &str, reason: impl std::fmt::Display) -> String {
-    format!("`{setting}` is not the address of a proxy: {reason}; it looks like http://proxy:3128")
+    format!("`{setting}` is not the address of a proxy: {reason}; an example is http://proxy:3128")
 }
 
-/// The hosts that are asked without a proxy, from `NO_PROXY`.
+/// Hosts that are reached without a proxy, from `NO_PROXY`.
 struct Exceptions(Vec<Exception>);
 
 struct Exception {
     hosts: Hosts,
-    /// This port alone.
+    /// Only this port, if set.
     port: Option<u16>,
 }
 
 enum Hosts {
     All,
-    /// Addresses that begin with these bits.
+    /// Addresses that share this many leading bits with this one.
     Network(IpAddr, u32),
-    /// This name, and those that end with it after a dot.
+    /// A host name and its subdomains.
     Domain(String),
 }
 
@@ -245,7 +246,7 @@ impl Exception {
             let hosts = Hosts::Network(address, bits);
             return Some(Self { hosts, port: None });
         }
-        // Without brackets, the colons of an IPv6 address are no port's.
+        // Without brackets, the colons of an IPv6 address are not a port separator.
         if let Ok(address) = entry.parse::<IpAddr>() {
             let hosts = Hosts::Network(address, width(address));
             return Some(Self { hosts, port: None });
@@ -288,7 +289,7 @@ impl Hosts {
     }
 }
 
-/// Bits of an address.
+/// Number of bits of an address.
 fn width(ip: IpAddr) -> u32 {
     match ip {
         IpAddr::V4(_) => 32,
@@ -296,7 +297,7 @@ fn width(ip: IpAddr) -> u32 {
     }
 }
 
-/// Whether the first bits of two addresses are the same.
+/// Whether the first `bits` of two addresses are equal.
 fn same_start(a: IpAddr, b: IpAddr, bits: u32) -> bool {
     let differ = match (a, b) {
         (IpAddr::V4(a), IpAddr::V4(b)) => u128::from(a.to_bits() ^ b.to_bits()) << 96,
@@ -321,7 +322,7 @@ mod tests {
         })
     }
 
-    /// Whether `NO_PROXY` has a backend asked directly.
+    /// Whether `NO_PROXY` exempts a backend from the proxy.
     fn is_direct(backend: &str, list: &'static str) -> bool {
         let addresses = Addresses::choose(Some(backend.to_owned()), None, |_| None).unwrap();
         let proxies = Proxies::new(None, &addresses, |name| match name {
@@ -418,7 +419,7 @@ mod tests {
         for local in ["http://127.0.0.1:1", "http://localhost:1", "http://[::1]:1"] {
             let proxies = proxies(local, &[("ALL_PROXY", "http://p:1")]).unwrap();
             assert_eq!(proxies.name(&Url::parse(local).unwrap()), None);
-            // What lies elsewhere is.
+            // Other hosts are reached through the proxy.
             let elsewhere = Url::parse("https://storage.example/x").unwrap();
             assert!(proxies.name(&elsewhere).is_some());
         }
@@ -450,7 +451,7 @@ mod tests {
                 .unwrap();
             assert!(error.to_string().contains("`proxy`"), "{error}");
         }
-        // Nobody goes through this one.
+        // No request uses this proxy.
         assert!(proxies("https://a.example", &[("HTTP_PROXY", "ftp://x")]).is_ok());
         assert!(proxies("http://127.0.0.1:1", &[("HTTP_PROXY", "ftp://x")]).is_ok());
     }

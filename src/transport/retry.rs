@@ -1,4 +1,4 @@
-//! When a call is made again, and after how long.
+//! Whether and when a call is repeated.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,12 +7,11 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Result, is_passing};
 
-/// How hard calls try before they fail. Three limits count, each on its own:
-/// the number of tries that bring nothing new, the pauses between them, and,
-/// where it is set, the time of the whole.
+/// When and how often calls are repeated.
 ///
-/// How long a single try may take is set by
-/// [`Builder::timeout`](crate::Builder::timeout) and
+/// Three separate limits apply: the number of attempts without progress, the sum
+/// of the pauses, and, if set, the total time. The time for a single attempt is set
+/// with [`Builder::timeout`](crate::Builder::timeout) and
 /// [`Builder::idle_timeout`](crate::Builder::idle_timeout).
 ///
 /// ```
@@ -36,9 +35,9 @@ pub struct RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// Four tries. The pauses grow from a quarter of a second to eight seconds;
-    /// longer ones, which a server asks for by `Retry-After`, may have five
-    /// minutes together.
+    /// Four attempts, with pauses that grow from 0.25 to 8 seconds. If the server
+    /// asks for longer ones with `Retry-After`, the pauses may last five minutes in
+    /// total.
     fn default() -> Self {
         Self {
             attempts: 4,
@@ -51,53 +50,56 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Makes every call once.
+    /// Creates a policy that never repeats a call.
     pub fn never() -> Self {
         Self::default().attempts(1)
     }
 
-    /// Sets how often a call is made at most, the first time included. A
-    /// download that brings new bytes begins to count anew.
+    /// Sets the maximum number of attempts, including the first one.
+    ///
+    /// A download that receives new bytes starts counting again.
     pub fn attempts(mut self, attempts: u32) -> Self {
         self.attempts = attempts.max(1);
         self
     }
 
-    /// Sets the limit of the whole: no try begins later than this after the
-    /// first. Without it, a transfer may take as long as it moves.
+    /// Sets the limit for the total time of a call.
+    ///
+    /// No attempt begins after it. By default, there is none: a transfer may take as
+    /// long as it makes progress.
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = Some(limit);
         self
     }
 
-    /// Sets how long all pauses of a call may be together; five minutes by
-    /// default. A server that asks to wait longer (`Retry-After`) is not asked
-    /// again.
+    /// Sets the limit for the sum of a call's pauses; five minutes by default.
+    ///
+    /// If a server asks for a longer pause (`Retry-After`), the call fails.
     pub fn pause_limit(mut self, limit: Duration) -> Self {
         self.pause_limit = limit;
         self
     }
 
-    /// Sets the pause before the second try; each further one is twice as long.
+    /// Sets the pause before the second attempt; the pause doubles each time.
     pub fn first_pause(mut self, pause: Duration) -> Self {
         self.first_pause = pause;
         self
     }
 
-    /// Sets what the pauses grow to; eight seconds by default.
+    /// Sets the maximum pause; eight seconds by default.
     pub fn longest_pause(mut self, pause: Duration) -> Self {
         self.longest_pause = pause;
         self
     }
 
-    /// The first pause, and what the pauses grow to.
+    /// Returns the first and the maximum pause.
     pub(super) fn pauses(&self) -> (Duration, Duration) {
         (self.first_pause, self.longest_pause)
     }
 }
 
-/// A pause that doubles with each failure up to `longest`. It is between half
-/// and all of that, so that many clients don't come at once.
+/// Returns a pause that doubles with each failure up to `longest`, times a random
+/// factor from 0.5 to 1, so that many clients don't call at the same time.
 pub(super) fn back_off(failures: u32, first: Duration, longest: Duration) -> Duration {
     let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(16));
     doubled
@@ -105,16 +107,16 @@ pub(super) fn back_off(failures: u32, first: Duration, longest: Duration) -> Dur
         .mul_f64(0.5 + 0.5 * rand::random::<f64>())
 }
 
-/// The tries of one call, or of one download that resumes: the one place that
-/// decides whether there is another.
+/// The attempts of one call or of one resuming download. Only this type decides
+/// whether there is another attempt.
 #[derive(Debug)]
 pub(crate) struct Tries {
     policy: RetryPolicy,
     started: Instant,
-    /// Failures in a row that brought nothing.
+    /// Failures in a row without progress.
     failures: u32,
     paused: Duration,
-    /// Whether a try may have had its effect although it failed.
+    /// Whether a failed attempt may have taken effect.
     maybe_done: bool,
 }
 
@@ -129,18 +131,18 @@ impl Tries {
         }
     }
 
-    /// The number of the current try, counted from 1.
+    /// Returns the number of the current attempt, counted from 1.
     pub(crate) fn number(&self) -> u32 {
         self.failures + 1
     }
 
-    /// Notes that something arrived: earlier failures count no longer.
+    /// Records that data arrived: earlier failures no longer count.
     pub(crate) fn progressed(&mut self) {
         self.failures = 0;
         self.paused = Duration::ZERO;
     }
 
-    /// Waits before the next try, or gives the error back if there is none.
+    /// Waits before the next attempt, or returns the error if there is none.
     pub(crate) async fn again(&mut self, error: Error, allowed: bool) -> Result<()> {
         self.failures += 1;
         let elapsed = self.started.elapsed();
@@ -156,8 +158,8 @@ impl Tries {
         Ok(())
     }
 
-    /// How long to wait after a failure, if there is to be another try. `asked`
-    /// is what the server asked for.
+    /// Returns the pause after a failure, or `None` if there is no further attempt.
+    /// `asked` is the pause that the server asked for.
     fn pause(&self, elapsed: Duration, asked: Option<Duration>) -> Option<Duration> {
         let policy = &self.policy;
         if self.failures >= policy.attempts {
@@ -172,25 +174,24 @@ impl Tries {
     }
 }
 
-/// Whether a failed call may be made again. A call that never reached the
-/// server always may; one that may have had its effect only if it is
-/// `repeatable`.
+/// Whether a failed call may be repeated. A call that never reached the server
+/// always may; one that may have taken effect only if it is `repeatable`.
 pub(crate) fn may_repeat(error: &Error, repeatable: bool) -> bool {
     never_done(error) || (repeatable && error.is_retryable())
 }
 
-/// Whether the server has not seen the call, or has refused to look at it.
+/// Whether the server did not get the call, or refused to process it.
 fn never_done(error: &Error) -> bool {
     error.is_connect() || error.status() == Some(StatusCode::TOO_MANY_REQUESTS.as_u16())
 }
 
-/// Whether the call may have had its effect, and the answer was lost.
+/// Whether the call may have taken effect although its answer was lost.
 fn may_have_worked(error: &Error) -> bool {
     let refused = error.status() == Some(StatusCode::SERVICE_UNAVAILABLE.as_u16());
     error.is_retryable() && !never_done(error) && !refused
 }
 
-/// How long the server asks us to wait: `Retry-After` in seconds or as a date.
+/// Returns the pause that the server asks for: `Retry-After`, in seconds or as a date.
 pub(crate) fn retry_after(status: StatusCode, headers: &HeaderMap) -> Option<Duration> {
     if !is_passing(status) {
         return None;

@@ -1,9 +1,9 @@
-//! The one way from a call to its answer: headers, time-outs, retries.
+//! Sends calls: headers, time-outs, retries.
 //!
 //! ```text
 //! Call ──► request ──► attempt ──► read ──► answer
 //!             ▲            │
-//!             └── pause ◄──┘  where repeating is safe and may help
+//!             └── pause ◄──┘  if repeating is safe and may help
 //! ```
 
 use std::{
@@ -44,19 +44,19 @@ use crate::{
     secret::Secret,
 };
 
-/// How long most answers may take.
+/// Default time limit for an answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a download, an upload or a log stream may stand still. The server
+/// Default time limit for a transfer or log stream without progress. The server
 /// sends something every ten seconds.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// The most bytes of an answer that is held in memory.
+/// Maximum size of an answer in memory, in bytes.
 const MAX_ANSWER: usize = 1 << 30;
-/// The most bytes of an error page that are looked at.
+/// Maximum number of bytes read from an error page.
 const MAX_ERROR_PAGE: usize = 64 << 10;
-/// Bytes of an upload that are handed over at once, so that progress is seen.
+/// Size in bytes of the pieces of an upload; progress is counted in these.
 const PIECE: usize = 64 << 10;
 
-/// How long things may take. What is not set has its default.
+/// Time limits; `None` selects the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Timeouts {
     pub(crate) request: Option<Duration>,
@@ -70,7 +70,7 @@ pub(crate) struct Transport(Arc<Shared>);
 
 #[derive(Clone)]
 struct Shared {
-    /// Makes requests, and sends them unless the program has a service for that.
+    /// Builds requests, and sends them unless the program has its own service.
     client: Client,
     sender: Sender,
     proxies: Proxies,
@@ -117,7 +117,7 @@ impl Transport {
             }
         }
         http.check_service()?;
-        // A service of the program's own connects as it wants.
+        // The program's own service decides how it connects.
         let environment = |name: &str| match http.service {
             Some(_) => None,
             None => environment(name),
@@ -137,15 +137,15 @@ impl Transport {
         })))
     }
 
-    /// The same connections, with a token.
+    /// Returns the same connections with a token.
     pub(crate) fn with_token(&self, token: Secret) -> Self {
         let mut shared = Shared::clone(&self.0);
         shared.token = Some(token);
         Self(Arc::new(shared))
     }
 
-    /// The same connections; each call is made once. For those who repeat
-    /// calls by rules of their own.
+    /// Returns the same connections without retries, for callers with their own
+    /// retry rules.
     pub(crate) fn once(&self) -> Self {
         let mut shared = Shared::clone(&self.0);
         shared.retry = shared.retry.attempts(1);
@@ -164,14 +164,14 @@ impl Transport {
         &self.0.retry
     }
 
-    /// How long a backend may be away while somebody follows a run.
+    /// Returns a fresh outage counter for following a run.
     pub(crate) fn outage(&self) -> Outage {
         let limit = self.0.timeouts.outage.unwrap_or(OUTAGE_LIMIT);
         Outage::new(limit, &self.0.retry)
     }
 
-    /// Reads an address that the server gave: relative ones are meant from the
-    /// backend's own, and none may send what was private in the open.
+    /// Parses an address that the server returned, relative to the backend's own.
+    /// Refuses plain http to other machines unless the user allows it.
     pub(crate) fn given_address(&self, text: &str) -> Result<Url> {
         let bad =
             |reason: &str| Error::decode(format!("the address that the server gave {reason}"), b"");
@@ -194,13 +194,12 @@ impl Transport {
         Ok(url)
     }
 
-    /// How long a stream may be silent.
+    /// Returns the time limit for a stream without data.
     pub(crate) fn idle_timeout(&self) -> Duration {
         self.0.timeouts.idle.unwrap_or(IDLE_TIMEOUT)
     }
 
-    /// Sends a call, again where that is safe and may help, and reads the JSON
-    /// of the answer.
+    /// Sends a call, with retries, and parses the JSON of the answer.
     pub(crate) async fn json<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
         let (body, seen) = self.bytes(&call).await?;
         let mut json = serde_json::Deserializer::from_slice(&body);
@@ -208,7 +207,7 @@ impl Transport {
             .map_err(|e| seen.mark(Error::decode(e, &self.redacted(&body))))
     }
 
-    /// As [`Transport::json`], for the `data` of a Hubble answer.
+    /// Like [`Transport::json`], for the `data` of a Hubble answer.
     pub(crate) async fn rpc<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
         #[derive(serde::Deserialize)]
         struct Envelope<T> {
@@ -217,8 +216,8 @@ impl Transport {
         Ok(self.json::<Envelope<T>>(call).await?.data)
     }
 
-    /// As [`Transport::json`], where nothing of the answer is wanted. What was
-    /// deleted by a try whose answer was lost counts as deleted.
+    /// Like [`Transport::json`], but ignores the answer. A deletion that finds
+    /// nothing succeeds if an earlier attempt may have deleted it.
     pub(crate) async fn done(&self, call: Call) -> Result<()> {
         match self.bytes(&call).await {
             Err(error) if call.deletes && error.is_not_found() && error.is_maybe_done() => Ok(()),
@@ -226,7 +225,7 @@ impl Transport {
         }
     }
 
-    /// As [`Transport::json`], for an answer that is a text.
+    /// Like [`Transport::json`], for a text answer.
     pub(crate) async fn text(&self, call: Call) -> Result<String> {
         let (body, _) = self.bytes(&call).await?;
         Ok(String::from_utf8_lossy(&body).into_owned())
@@ -250,7 +249,7 @@ impl Transport {
         .await
     }
 
-    /// Sends a call and returns as soon as the head of the answer is there.
+    /// Sends a call and returns as soon as the head of the answer has arrived.
     pub(crate) async fn open(&self, call: Call) -> Result<Response> {
         self.attempt(&call, async |answer, _, _| Ok(answer)).await
     }
@@ -287,8 +286,8 @@ impl Transport {
         }
     }
 
-    /// Sends a call once, and reads its answer. Each step has a limit: the head
-    /// of the answer, the body of an error, and the body that is read whole.
+    /// Sends a call once and reads its answer. Separate limits apply to the head of
+    /// the answer, the body of an error, and a body that is read as a whole.
     async fn try_once<T>(
         &self,
         call: &Call,
@@ -301,7 +300,7 @@ impl Transport {
             let answer = self.send(call, seen, limit).await?;
             let status = answer.status();
             tracing::Span::current().record("status", status.as_u16());
-            // An upload takes as long as it moves; its answer has a limit.
+            // An upload may take as long as it makes progress; only its answer is limited.
             let started = match call.is_upload() {
                 true => Instant::now(),
                 false => started,
@@ -319,19 +318,19 @@ impl Transport {
             }
         };
         answered.await.map_err(|error| {
-            // Not the error itself, which names runs and data.
+            // The error itself would name runs and data.
             tracing::debug!(kind = error.kind().as_str(), "the call failed");
             seen.mark(error)
         })
     }
 
-    /// How long an answer may take. Calls that need longer than others say so.
+    /// Returns the time limit for an answer; some calls need longer than others.
     fn limit_of(&self, call: &Call) -> Duration {
         let usual = self.0.timeouts.request.unwrap_or(REQUEST_TIMEOUT);
         call.timeout.map_or(usual, |longer| longer.max(usual))
     }
 
-    /// Sends a call, and waits for the head of the answer.
+    /// Sends a call and waits for the head of the answer.
     async fn send(&self, call: &Call, seen: &Seen, limit: Duration) -> Result<Response> {
         let sent = Arc::new(AtomicU64::new(0));
         let request = self.request(call, seen, &sent)?.build();
@@ -348,10 +347,10 @@ impl Transport {
         }
     }
 
-    /// Ends once nothing of an upload has gone out for too long; returns how
-    /// long that was.
+    /// Completes when an upload has made no progress for too long; returns that
+    /// time limit.
     async fn stands_still(&self, sent: &AtomicU64, limit: Duration) -> Duration {
-        // After the last byte the server may take as long as for other answers.
+        // After the last byte, the server may take as long as for other answers.
         let limit = limit.max(self.idle_timeout());
         let mut before = sent.load(Ordering::Relaxed);
         loop {
@@ -364,13 +363,13 @@ impl Transport {
         }
     }
 
-    /// What an answer says that is not a success, or not one of a backend.
+    /// Creates the error of an answer that is not a success or not from a backend.
     async fn failure(&self, mut answer: Response, limit: Duration) -> Error {
         let status = answer.status();
         let asked = retry::retry_after(status, answer.headers());
         let request_id = answer.headers().get("x-request-id");
         let request_id = request_id.and_then(|id| id.to_str().ok().map(str::to_owned));
-        // An error page that breaks off or stalls is still an error page.
+        // An incomplete error page is still an error page.
         let mut body = Vec::new();
         let read = async {
             while let Ok(Some(bytes)) = answer.chunk().await {
@@ -393,7 +392,7 @@ impl Transport {
         }
     }
 
-    /// A body as errors may show it: some servers repeat what they were sent.
+    /// Removes the token from a body, because some servers echo requests.
     fn redacted<'a>(&self, body: &'a [u8]) -> Cow<'a, [u8]> {
         let Some(token) = self.0.token.as_ref().map(Secret::expose) else {
             return body.into();
@@ -414,8 +413,10 @@ impl Transport {
             .header(header::ACCEPT_CHARSET, "utf-8")
             .header("x-request-id", &seen.request_id);
         if let Some(token) = self.0.token.as_ref().filter(|_| call.with_token()) {
-            let mut value = HeaderValue::from_str(&format!("token {}", token.expose()))
-                .map_err(|_| Error::setup("the token holds characters that no token has"))?;
+            let mut value =
+                HeaderValue::from_str(&format!("token {}", token.expose())).map_err(|_| {
+                    Error::setup("the token contains characters that are not allowed in a header")
+                })?;
             value.set_sensitive(true);
             request = request
                 .header(header::AUTHORIZATION, value)
@@ -448,7 +449,7 @@ impl Transport {
     }
 }
 
-/// Whether an answer is a web page. No call of either API has one.
+/// Whether an answer is a web page. Neither API returns one.
 fn is_html(answer: &Response) -> bool {
     let kind = answer.headers().get(header::CONTENT_TYPE);
     let kind = kind.and_then(|kind| kind.to_str().ok()).unwrap_or_default();
@@ -457,7 +458,7 @@ fn is_html(answer: &Response) -> bool {
         .starts_with("text/html")
 }
 
-/// Bytes in memory, handed over piece by piece.
+/// Splits bytes in memory into pieces.
 fn in_pieces(mut bytes: Bytes) -> ByteStream {
     let pieces = std::iter::from_fn(move || {
         let length = bytes.len().min(PIECE);
@@ -466,7 +467,7 @@ fn in_pieces(mut bytes: Bytes) -> ByteStream {
     Box::pin(futures_util::stream::iter(pieces))
 }
 
-/// A body that notes how much of it has gone out.
+/// Returns a body that counts the bytes sent.
 fn counted(bytes: ByteStream, sent: &Arc<AtomicU64>) -> reqwest::Body {
     let sent = Arc::clone(sent);
     reqwest::Body::wrap_stream(bytes.inspect_ok(move |bytes| {
@@ -474,7 +475,7 @@ fn counted(bytes: ByteStream, sent: &Arc<AtomicU64>) -> reqwest::Body {
     }))
 }
 
-/// Which request an answer belongs to.
+/// Identifies the request that an answer belongs to.
 #[derive(Clone)]
 pub(crate) struct Seen {
     url: Url,

@@ -1,5 +1,5 @@
-//! What carries a request to the server: our own HTTP client, or an HTTP
-//! service of the program's.
+//! Sends requests with the built-in HTTP client or with the program's own HTTP
+//! service.
 
 use std::{
     fmt,
@@ -19,9 +19,9 @@ use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
 use crate::error::{BoxError, Error, Result};
 
-/// The body of a request that is handed to the service of
-/// [`Builder::http_service`](crate::Builder::http_service). It is an
-/// `http_body::Body`.
+/// Request body, as passed to [`Builder::http_service`](crate::Builder::http_service).
+///
+/// It implements `http_body::Body`.
 ///
 /// ```
 /// use finetuner::RequestBody;
@@ -58,7 +58,7 @@ impl fmt::Debug for RequestBody {
     }
 }
 
-/// An HTTP service of the program's.
+/// HTTP service of the program.
 #[derive(Clone)]
 pub(crate) struct HttpService(BoxCloneSyncService<http::Request<RequestBody>, Response, BoxError>);
 
@@ -77,7 +77,7 @@ impl HttpService {
     }
 }
 
-/// The answer in the form in which our own client gives it.
+/// Converts an answer into the type that the built-in client returns.
 fn read_by_us<B>(answer: http::Response<B>) -> Response
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -96,12 +96,12 @@ impl fmt::Debug for HttpService {
 /// Sends requests.
 #[derive(Clone)]
 pub(super) enum Sender {
-    /// The client that also makes requests.
+    /// The built-in client, which also builds requests.
     Own,
     /// The program's own service.
     Service {
         service: HttpService,
-        /// reqwest adds it only to what it sends itself.
+        /// reqwest adds it only to requests that it sends itself.
         user_agent: Option<HeaderValue>,
     },
 }
@@ -117,7 +117,7 @@ impl Sender {
         }
     }
 
-    /// Sends a request, and waits for the head of the answer.
+    /// Sends a request and waits for the head of the answer.
     pub(super) async fn send(
         &self,
         client: &Client,

@@ -1,4 +1,4 @@
-//! How connections are made.
+//! Settings of connections.
 
 use std::time::Duration;
 
@@ -10,30 +10,30 @@ use crate::{
     secret::Secret,
 };
 
-/// Allows plain http to other machines where it is `1` or `true`.
+/// Environment variable that allows plain http to other machines (`1` or `true`).
 pub const PLAIN_HTTP_VARIABLE: &str = "FINETUNER_ALLOW_PLAIN_HTTP";
 
-/// The project whose runs, data and models are used.
+/// Environment variable with the project whose runs, data and models are used.
 pub const PROJECT_VARIABLE: &str = "FINETUNER_PROJECT";
 
-/// How a connection is made.
+/// Settings of connections.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HttpSettings {
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) proxy: Option<Secret>,
-    /// PEM, each with one certificate or more.
+    /// PEM files, each with at least one certificate.
     pub(crate) root_certificates: Vec<Vec<u8>>,
     pub(crate) allow_plain_http: bool,
     pub(crate) user_agent: Option<String>,
-    /// The name of the project that calls are about.
+    /// Name of the project; the personal one by default.
     pub(crate) project: Option<String>,
-    /// Sends requests in the place of our own client.
+    /// Sends requests instead of the built-in client.
     pub(crate) service: Option<HttpService>,
 }
 
 impl HttpSettings {
-    /// Refuses settings of our own client that a service of the program's would
-    /// not know.
+    /// Refuses settings of the built-in client that the program's own service would
+    /// ignore.
     pub(crate) fn check_service(&self) -> Result<()> {
         let unused = [
             ("connect_timeout", self.connect_timeout.is_some()),
@@ -42,15 +42,16 @@ impl HttpSettings {
         ];
         match unused.iter().find(|(_, is_set)| *is_set) {
             Some((setting, _)) if self.service.is_some() => Err(Error::setup(format!(
-                "`{setting}` has no effect together with `http_service`, which makes connections \
-                 itself: set it there, and leave it out here"
+                "`{setting}` has no effect together with `http_service`, which makes its own \
+                 connections: configure the service instead, and remove `{setting}`"
             ))),
             _ => Ok(()),
         }
     }
 }
 
-/// The header that names the project; without it, the user's personal one.
+/// Returns the value of the header that selects the project; `None` for the user's
+/// personal project.
 pub(super) fn project_header(settings: &HttpSettings) -> Result<Option<HeaderValue>> {
     let Some(project) = &settings.project else {
         return Ok(None);
@@ -65,7 +66,7 @@ pub(super) fn project_header(settings: &HttpSettings) -> Result<Option<HeaderVal
     })
 }
 
-/// What the program and this client call themselves.
+/// Returns the value of the `User-Agent` header: the program's name, then this client's.
 pub(super) fn user_agent(settings: &HttpSettings) -> String {
     let ours = concat!("finetuner-rs/", env!("CARGO_PKG_VERSION"));
     match &settings.user_agent {

@@ -1,4 +1,4 @@
-//! SHA-256 of files, and its text.
+//! SHA-256 of files.
 
 use std::{
     fs::File,
@@ -8,12 +8,12 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-/// Bytes as hex digits.
+/// Formats bytes as hex digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The SHA-256 of a file, as hex digits. Blocks.
+/// Returns the SHA-256 of a file as hex digits. Blocks.
 pub(crate) fn hash_of(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let mut hasher = Sha256::new();

@@ -1,4 +1,4 @@
-//! TLS of the features `rustls` and `native-tls`.
+//! TLS configuration for the features `rustls` and `native-tls`.
 
 #[cfg(feature = "rustls")]
 mod backend {
@@ -13,8 +13,8 @@ mod backend {
 
     use crate::error::{Error, Result};
 
-    /// TLS of our own, so that a program around us keeps the choice of its own.
-    /// Where the machine has no root certificates, plain HTTP still works.
+    /// Uses its own crypto provider, so that the program can choose another one
+    /// for itself. On a machine without root certificates, plain http still works.
     pub(in crate::transport) fn configure(
         builder: ClientBuilder,
         roots: &[Vec<u8>],
@@ -27,7 +27,7 @@ mod backend {
                 extra.push(certificate.map_err(|e| bad_certificate(&e))?);
             }
             if extra.len() == before {
-                return Err(bad_certificate(&"it holds none"));
+                return Err(bad_certificate(&"it contains none"));
             }
         }
         let with = |provider: Arc<CryptoProvider>| {
@@ -59,7 +59,7 @@ mod backend {
 
     fn bad_certificate(reason: &dyn std::fmt::Display) -> Error {
         Error::setup(format!(
-            "`add_root_certificate` is no certificate in PEM form: {reason}"
+            "`add_root_certificate`: not a certificate in PEM format: {reason}"
         ))
     }
 }
@@ -70,7 +70,7 @@ mod backend {
 
     use crate::error::{Error, Result};
 
-    /// The system's own TLS.
+    /// Uses the system's TLS library.
     pub(in crate::transport) fn configure(
         builder: ClientBuilder,
         roots: &[Vec<u8>],
@@ -79,7 +79,7 @@ mod backend {
         for pem in roots {
             certificates.extend(Certificate::from_pem_bundle(pem).map_err(|e| {
                 Error::setup(format!(
-                    "`add_root_certificate` is no certificate in PEM form: {e}"
+                    "`add_root_certificate`: not a certificate in PEM format: {e}"
                 ))
             })?);
         }
@@ -93,7 +93,7 @@ mod backend {
 
     use crate::error::{Error, Result};
 
-    /// Without either feature there is plain HTTP alone.
+    /// Without either feature, only plain http is available.
     pub(in crate::transport) fn configure(
         builder: ClientBuilder,
         roots: &[Vec<u8>],
@@ -107,7 +107,7 @@ mod backend {
     }
 }
 
-/// Whether https can be spoken.
+/// Whether https is available.
 pub(crate) const HAS_TLS: bool = cfg!(any(feature = "rustls", feature = "native-tls"));
 
 pub(super) use backend::configure;

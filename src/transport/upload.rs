@@ -1,6 +1,6 @@
-//! Sending an artifact: in one request, as every backend takes it, or, where
-//! there is much and the backend offers it, in parts, each of which can be sent
-//! again after the connection broke.
+//! Uploads of artifacts: in one request, which every backend supports, or in parts
+//! if the artifact is large and the backend offers it. Each part can be repeated
+//! after a broken connection.
 
 use std::{
     io,
@@ -20,12 +20,12 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// From how many bytes on parts are used.
+/// Minimum size in bytes for an upload in parts.
 const PARTS_FROM: usize = 16 << 20;
-/// The most bytes of a part, whatever a backend may offer.
+/// Maximum size of a part in bytes, whatever the backend offers.
 const MAX_PART: usize = 64 << 20;
 
-/// What was packed, known once all of it was.
+/// Summary of the packed data, known after the last byte.
 #[derive(Clone, Debug)]
 pub(crate) struct Seal {
     pub(crate) documents: u64,
@@ -33,16 +33,16 @@ pub(crate) struct Seal {
     pub(crate) sha256: String,
 }
 
-/// Bytes as they are packed, and the seal that is there behind the last of them.
+/// Bytes as they are packed, and the seal that is set after the last one.
 pub(crate) struct Packed {
     pub(crate) bytes: ByteStream,
     pub(crate) seal: Arc<OnceLock<Seal>>,
 }
 
-/// Makes packed bytes, anew for every attempt.
+/// Packs the bytes again for every attempt.
 pub(crate) type Pack = Arc<dyn Fn() -> Packed + Send + Sync>;
 
-/// Sends an artifact.
+/// Uploads an artifact.
 pub(crate) async fn send(
     transport: &Transport,
     pack: Pack,
@@ -53,7 +53,7 @@ pub(crate) async fn send(
     while start.len() < PARTS_FROM {
         match bytes.next().await {
             Some(bytes) => start.extend_from_slice(&bytes.map_err(failed)?),
-            // All of it is here, so that it need not be made again.
+            // Everything is in memory, so it need not be packed again.
             None => return send_whole(transport, in_memory(start.freeze(), seal), fields).await,
         }
     }
@@ -63,7 +63,7 @@ pub(crate) async fn send(
     };
     let packed = Packed { bytes, seal };
     match send_parts(transport, upload, start, packed).await {
-        // A backend that was started anew has forgotten what had come.
+        // A restarted backend no longer knows the parts.
         Err(error) if error.is_not_found() => {
             let upload = begin(transport, &fields).await?.ok_or(error)?;
             send_parts(transport, upload, BytesMut::new(), pack()).await
@@ -72,8 +72,9 @@ pub(crate) async fn send(
     }
 }
 
-/// Sends all in one form. Behind the file, it says what the file must be: our
-/// backend compares that, others pass over such fields.
+/// Sends everything in one form. Fields after the file have its expected number of
+/// documents and SHA-256: `finetuner-server` verifies them, other backends ignore
+/// them.
 async fn send_whole(
     transport: &Transport,
     pack: Pack,
@@ -100,18 +101,18 @@ async fn send_whole(
             trailing,
         }
     });
-    // The name is overwritten, so a second upload does no harm.
+    // The upload overwrites the name, so repeating it has no further effect.
     let call = Call::rpc("artifact.upload")
         .body(Body::Multipart { file, fields })
         .repeatable();
     transport.rpc::<Value>(call).await?;
-    // A server may answer before it has read all.
+    // A server may answer before it has read everything.
     let last = last.lock().unwrap_or_else(PoisonError::into_inner);
     last.get().map(drop).ok_or_else(|| failed(unsealed()))
 }
 
 fn unsealed() -> io::Error {
-    io::Error::other("the server answered before all data was sent: nobody knows what it has kept")
+    io::Error::other("the server answered before all data was sent: it may have stored only a part")
 }
 
 fn in_memory(bytes: Bytes, seal: Arc<OnceLock<Seal>>) -> Pack {
@@ -124,7 +125,7 @@ fn in_memory(bytes: Bytes, seal: Arc<OnceLock<Seal>>) -> Pack {
     })
 }
 
-/// An upload in parts, as the backend offers it.
+/// Upload in parts that the backend has begun.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Upload {
@@ -132,13 +133,13 @@ struct Upload {
     part_size: usize,
 }
 
-/// Asks for an upload in parts; none where the backend does not know them.
+/// Begins an upload in parts; `None` if the backend does not support them.
 async fn begin(transport: &Transport, fields: &[(&'static str, String)]) -> Result<Option<Upload>> {
     let fields: Map<String, Value> = fields
         .iter()
         .map(|(name, value)| ((*name).to_owned(), value.as_str().into()))
         .collect();
-    // One that nothing follows is forgotten by the backend.
+    // The backend drops an upload without parts, so a repeated call does no harm.
     let call = Call::rpc("artifact.beginUpload")
         .json(fields.into())
         .keyed()
@@ -150,7 +151,7 @@ async fn begin(transport: &Transport, fields: &[(&'static str, String)]) -> Resu
     }
 }
 
-/// Sends all parts. Where that fails, the backend is told to drop them.
+/// Sends all parts. After a failure, asks the backend to drop them.
 async fn send_parts(
     transport: &Transport,
     upload: Upload,
@@ -159,7 +160,7 @@ async fn send_parts(
 ) -> Result<()> {
     let id = upload.upload_id.clone();
     let sent = send_each_part(transport, upload, start, packed).await;
-    // One that has forgotten them, or can't be reached, drops them by itself.
+    // A backend that no longer knows them or can't be reached drops them itself.
     if let Err(error) = &sent
         && !(error.is_not_found() || error.is_connect())
     {
@@ -190,10 +191,10 @@ async fn send_each_part(
             .query("uploadId", &upload.upload_id)
             .query("offset", offset)
             .body(Body::Bytes(part))
-            // The slowest line that an upload must get through on: 64 KiB/s.
+            // Minimum speed of an upload: 64 KiB/s.
             .timeout(Duration::from_secs(60 + length / (64 << 10)))
             .repeatable();
-        // The next part is gathered while this one is on its way.
+        // Packs the next part while this one is sent.
         let (sent, next) = tokio::join!(transport.done(call), parts.next(size));
         sent?;
         part = next?;
@@ -212,7 +213,7 @@ async fn send_each_part(
     transport.rpc::<Value>(call).await.map(drop)
 }
 
-/// What is still to be sent.
+/// The data that is still to be sent.
 struct Parts {
     stream: ByteStream,
     buffer: BytesMut,
@@ -220,7 +221,7 @@ struct Parts {
 }
 
 impl Parts {
-    /// The next bytes, `size` of them where there are as many.
+    /// Returns the next `size` bytes, or fewer at the end.
     async fn next(&mut self, size: usize) -> Result<Bytes> {
         while self.buffer.len() < size && !self.ended {
             match self.stream.next().await {

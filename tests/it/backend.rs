@@ -1,4 +1,4 @@
-//! The real backend inside the test, and real data for it.
+//! The real backend inside the test process, with real data.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use finetuner_server::{RunningServer, Server};
 pub(crate) const TRAIN_DATA: &str = "clip-fashion-train-data";
 pub(crate) const EVAL_DATA: &str = "clip-fashion-eval-data";
 
-/// A backend and a client of its.
+/// Starts a backend, and a client logged in to it.
 pub(crate) async fn start() -> (RunningServer, Finetuner) {
     let server = Server::embedded().start().await.unwrap();
     let finetuner = login(&server).await;
@@ -21,8 +21,8 @@ pub(crate) async fn login(server: &RunningServer) -> Finetuner {
     builder.login().await.unwrap()
 }
 
-/// As [`start`], with `count` pairs of the fashion data pushed for training
-/// and eight to evaluate with.
+/// Like [`start`], with `count` pairs of the fashion data pushed for training and
+/// eight for evaluation.
 pub(crate) async fn with_data(count: usize) -> (RunningServer, Finetuner) {
     let (server, finetuner) = start().await;
     let (train, eval) = (pairs("train", count), pairs("eval", 8));
@@ -35,7 +35,7 @@ fn data_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/emoji-clip")
 }
 
-/// The first pictures of a list of the fashion data, with their titles.
+/// Returns the first images of a list of the fashion data, with their titles.
 pub(crate) fn rows(list: &str, count: usize) -> Vec<(Vec<u8>, String)> {
     let csv = std::fs::read_to_string(data_folder().join(format!("fashion/{list}.csv"))).unwrap();
     let row = |line: &str| {
@@ -46,7 +46,7 @@ pub(crate) fn rows(list: &str, count: usize) -> Vec<(Vec<u8>, String)> {
     csv.lines().take(count).map(row).collect()
 }
 
-/// As [`rows`], as documents.
+/// Like [`rows`], as documents.
 pub(crate) fn pairs(list: &str, count: usize) -> DocumentArray {
     let mut documents = DocumentArray::new();
     for (picture, title) in rows(list, count) {
@@ -61,7 +61,7 @@ pub(crate) fn pair(picture: Vec<u8>, title: &str) -> Document {
         .with_chunk(Document::text(title).with_modality("text"))
 }
 
-/// One short epoch on the small model with an evaluation.
+/// Describes a run of one short epoch on the small model with an evaluation.
 pub(crate) fn short_fit(finetuner: &Finetuner, run_name: &str) -> Fit {
     finetuner
         .fit("clip-small", TRAIN_DATA)

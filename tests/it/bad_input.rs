@@ -1,5 +1,4 @@
-//! Everything that can be wrong with a job is said before there is one, with
-//! the name of what is wrong.
+//! Bad settings and data are refused by name before a run is created.
 
 use finetuner::{
     BestModelCheckpoint, Document, DocumentArray, EvaluationCallback, Finetuner, Fit, FitCallback,
@@ -7,7 +6,7 @@ use finetuner::{
 
 use crate::backend::{self, TRAIN_DATA, pair, pairs, short_fit, with_data};
 
-/// Submits and gives what was wrong; afterwards there is no run.
+/// Submits a job and returns its error; checks that no run was created.
 async fn refused(finetuner: &Finetuner, fit: Fit) -> String {
     let error = match fit.await {
         Err(error) => error,
@@ -97,10 +96,10 @@ async fn documents_that_are_no_pairs() {
     let text_only = || Document::text("red shoe").with_modality("text");
     let cases: [(Document, &[&str]); 4] = [
         (
-            Document::with_id("lonely").with_chunk(text_only()),
+            Document::new().with_id("lonely").with_chunk(text_only()),
             &["lonely", "image"],
         ),
-        (Document::with_id("bare"), &["bare"]),
+        (Document::new().with_id("bare"), &["bare"]),
         (
             pair(b"\x89PNG\r\n\x1a\nbroken".to_vec(), "red shoe"),
             &["picture"],

@@ -2,7 +2,7 @@
 
 use finetuner::describe_models;
 
-/// The guide's picture of the table. Its rows are the first of ours.
+/// The table in the Python client's guide. Its rows are the first ones of ours.
 const GUIDE: &str = "
 ┃                                            model ┃           task ┃ output_dim ┃ architecture ┃                                          description ┃
 │                                         resnet50 │ image-to-image │       2048 │          CNN │                               Pretrained on ImageNet │

@@ -1,4 +1,4 @@
-//! Runs that are described by a whole configuration.
+//! Runs described by a complete configuration.
 
 use finetuner::{RunConfig, protocol::callback};
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! Data on its way to a backend and back: against the real one, and against
-//! connections that break.
+//! Uploads and downloads of data: with the real backend, and with connections that
+//! break.
 
 use std::{
     collections::BTreeSet,
@@ -22,8 +22,7 @@ use crate::{
     mock::{TOKEN, agreeable, count, impatient},
 };
 
-/// Documents of which each is as large as a small picture and can't be
-/// compressed.
+/// Returns documents of the size of a small image that can't be compressed.
 fn noisy(count: u64, bytes: usize) -> DocumentSource {
     DocumentSource::new(move || noisy_documents(count, bytes))
 }
@@ -38,7 +37,7 @@ fn noisy_documents(count: u64, bytes: usize) -> impl Iterator<Item = Document> {
             state as u8
         });
         let blob = [b"\x89PNG".to_vec(), noise.collect()].concat();
-        let mut document = Document::with_id(format!("{n:032x}"));
+        let mut document = Document::new().with_id(format!("{n:032x}"));
         document.content = Some(finetuner::Content::Blob(blob));
         document
     })
@@ -47,7 +46,7 @@ fn noisy_documents(count: u64, bytes: usize) -> impl Iterator<Item = Document> {
 #[tokio::test]
 async fn large_data_goes_in_parts_and_comes_back_as_it_went() {
     let (_server, finetuner) = backend::start().await;
-    // More than one part, and more than is sent in one request.
+    // More than one part, so more than is sent in one request.
     let (count, bytes) = (100, 400_000);
     let seen: Arc<Mutex<Vec<Progress>>> = Arc::default();
     let watch = Arc::clone(&seen);
@@ -90,7 +89,7 @@ async fn data_is_listed_described_replaced_and_deleted() {
     assert_eq!(names, BTreeSet::from(["a", "b"]));
     assert_eq!(finetuner.pull("a").await.unwrap().len(), 4);
 
-    // Public data is somebody else's under its owner's name.
+    // Other users read public data as `owner/name`.
     let token = server.create_token("bob", "laptop").await.unwrap();
     let bob = Finetuner::builder().registry(server.url()).token(token);
     let bob = bob.login().await.unwrap();
@@ -110,7 +109,7 @@ async fn data_is_listed_described_replaced_and_deleted() {
 async fn data_that_has_not_changed_is_not_fetched_again() {
     let (_server, finetuner) = backend::start().await;
     let folder = tempfile::tempdir().unwrap();
-    // The documents, and how many bytes came over the wire for them.
+    // The documents, and the number of bytes transferred for them.
     let pull = async || {
         let received = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&received);
@@ -128,11 +127,11 @@ async fn data_that_has_not_changed_is_not_fetched_again() {
     let whole = first.to_bytes().unwrap().len() as u64;
     assert_eq!(pull().await, (first.clone(), whole));
     assert_eq!(pull().await, (first.clone(), 0));
-    // A copy that was damaged is not believed.
+    // A damaged copy is not used.
     let [copy] = copies().try_into().unwrap();
     std::fs::write(&copy, "damaged").unwrap();
     assert_eq!(pull().await, (first, whole));
-    // What has changed comes anew, in place of the old.
+    // Changed data is downloaded again and replaces the copy.
     finetuner.push("train", &second).await.unwrap();
     let whole = second.to_bytes().unwrap().len() as u64;
     assert_eq!(pull().await, (second.clone(), whole));
@@ -180,7 +179,7 @@ async fn pictures_in_files_are_read_as_they_are_sent() {
         assert_eq!(document.chunks[1].as_text(), Some(title.as_str()));
     }
 
-    // A CSV file is data for a run as well, and the same file is pushed once.
+    // A run can use a CSV file; the same file is uploaded once.
     let csv = || Csv::text(&lines).options(CsvOptions::new().base_folder(folder.path()));
     let run = finetuner
         .fit("clip-small", csv())
@@ -245,11 +244,11 @@ async fn files_of_documents_are_saved_and_loaded() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
-/// What a server below HTTP was asked for.
+/// Requests that a raw server received.
 type Asked = Arc<Mutex<Vec<String>>>;
 
-/// A server that answers each request with what `answer` makes of its number
-/// and its head. Connections are closed behind each answer.
+/// Starts a server that answers each request with `answer(number, head)`, and closes
+/// the connection after each answer.
 fn raw(answer: impl Fn(usize, &str, &mut TcpStream) + Send + 'static) -> (String, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -284,7 +283,7 @@ fn json(connection: &mut TcpStream, body: &str) {
     );
 }
 
-/// Serves a download of which each connection brings a third at most.
+/// Serves a download of which each connection transfers at most a third.
 fn breaking_download(honours_ranges: bool) -> (String, Asked, DocumentArray) {
     let documents = pairs("train", 40);
     let bytes = documents.to_bytes().unwrap();
@@ -318,7 +317,7 @@ fn breaking_download(honours_ranges: bool) -> (String, Asked, DocumentArray) {
         let third = bytes.len() / 3 + 1;
         let end = match honours_ranges {
             true => third.min(rest.len()),
-            // Each connection gets a little further.
+            // Each connection advances a little.
             false => {
                 let round = given.fetch_add(1, Ordering::SeqCst) as usize + 1;
                 (round * third).min(rest.len())
@@ -395,8 +394,8 @@ async fn a_part_that_was_lost_is_sent_again() {
     assert_eq!(finetuner.pull("large").await.unwrap().len(), 100);
 }
 
-/// Passes bytes on in both directions, but cuts the first connection that sends
-/// a part behind the first two.
+/// Forwards bytes in both directions, but cuts the first connection that sends a part
+/// after the first two.
 fn forward(mut client: TcpStream, target: &str, cuts: &AtomicU64) {
     let Ok(mut server) = TcpStream::connect(target) else {
         return;

@@ -1,4 +1,4 @@
-//! What errors tell: their kind, and the rest as data.
+//! The kinds and details of errors.
 
 use std::{error::Error as _, io, time::Duration};
 
@@ -23,13 +23,16 @@ fn a_status_has_a_kind() {
         (599, ErrorKind::Server),
     ];
     for (status, kind) in kinds {
-        let error = Error::of_answer(status, "");
+        let error = Error::from_response(status, "");
         assert_eq!((error.kind(), error.status()), (kind, Some(status)));
     }
-    let error = Error::of_connection(io::ErrorKind::ConnectionRefused.into());
+    let error = Error::from_connection(io::ErrorKind::ConnectionRefused.into());
     assert_eq!(error.kind(), ErrorKind::Connect);
     assert_eq!(error.io_kind(), Some(io::ErrorKind::ConnectionRefused));
-    assert_eq!(Error::of_failed_run("r", "x").kind(), ErrorKind::RunFailed);
+    assert_eq!(
+        Error::from_failed_run("r", "x").kind(),
+        ErrorKind::RunFailed
+    );
 }
 
 #[tokio::test]
@@ -38,8 +41,8 @@ async fn a_report_of_all_sources_names_each_cause_once() {
     let missing = finetuner::load_documents("no/such/file.da").await;
     let broken = io::Error::new(io::ErrorKind::BrokenPipe, "pipe of clay");
     let errors = [
-        (Error::of_connection(refused), "nobody at home"),
-        (Error::of_connection(broken), "pipe of clay"),
+        (Error::from_connection(refused), "nobody at home"),
+        (Error::from_connection(broken), "pipe of clay"),
         (missing.unwrap_err(), "no/such/file.da"),
     ];
     for (error, cause) in errors {

@@ -1,4 +1,4 @@
-//! What happens when the wire or the other side fails.
+//! Failures of the network and of the backend.
 
 use std::{
     io::{Read, Write},
@@ -28,7 +28,7 @@ fn good_status() -> ResponseTemplate {
 
 #[tokio::test]
 async fn nobody_there_is_said_together_with_how_to_start_somebody() {
-    // Taken and freed again, so that nobody listens there.
+    // A port that was free a moment ago, so nobody listens on it.
     let free = TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
@@ -150,7 +150,7 @@ async fn a_connection_that_is_closed_without_an_answer_is_an_error_in_the_end() 
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_never_comes_is_given_up() {
-    // The clock jumps ahead whenever everything waits.
+    // The paused clock advances whenever all tasks wait.
     let url = raw_server(|_, connection| {
         let _ = connection.read(&mut [0; 1]);
     });
@@ -202,8 +202,7 @@ async fn creating_an_experiment_is_not_repeated_blindly() {
 
 #[tokio::test]
 async fn a_log_stream_goes_on_where_it_broke() {
-    // The second connection begins with what was already there, as from a
-    // server that can't resume.
+    // The second connection starts over, as from a server that can't resume.
     let first = "id: 1\ndata: one\n\nid: 2\ndata: two\n\nid: 3\nda";
     let second = "id: 2\ndata: two\n\nid: 3\ndata: three\n\n";
     let stream = |text: &str| status(200).set_body_raw(text, "text/event-stream");
@@ -253,7 +252,7 @@ async fn a_download_that_is_not_what_was_announced_leaves_nothing_behind() {
     assert!(text.contains("SHA-256") && !text.contains("key"), "{text}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 
-    // A download address is its own permission.
+    // A download address needs no token.
     let requests = server.received_requests().await.unwrap();
     let download = requests
         .iter()
@@ -297,7 +296,7 @@ async fn what_a_newer_server_says_is_kept() {
         status_now.status,
         finetuner::Status::Other("PAUSED".to_owned())
     );
-    // Neither the end nor a failure.
+    // The run has neither finished nor failed.
     assert!(run.artifact_id().await.unwrap_err().is_run_in_progress());
     let (server, _) = agreeable().await;
     let newer = json!({
@@ -318,7 +317,7 @@ async fn a_body_that_is_reset_in_the_middle_is_asked_for_again() {
         0 | 1 => {
             let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"cod\r\n";
             let _ = connection.write_all(head.as_bytes());
-            // Unread bytes make the system answer with a reset.
+            // Unread bytes make the system send a reset.
             let _ = connection.shutdown(std::net::Shutdown::Both);
         }
         _ => send(connection, WHOAMI),
@@ -361,12 +360,12 @@ async fn what_was_created_is_not_created_again_when_the_answer_is_lost() {
             .await
             .unwrap()
     };
-    // A run: sent again under its key, and known again by the server.
+    // A run: repeated under its key, and recognized by the server.
     let finetuner = through("POST /api/v1/experiments/default/runs ").await;
     let run = crate::backend::short_fit(&finetuner, "once").await.unwrap();
     assert_eq!(direct.list_runs().await.unwrap().len(), 1);
     run.wait().await.unwrap();
-    // An experiment: not sent again, since not every server knows the key.
+    // An experiment: not repeated, because not every server supports the key.
     let finetuner = through("POST /api/v1/experiments/ ").await;
     let error = finetuner.create_experiment("shoes").await.unwrap_err();
     assert_eq!(error.attempts(), 1, "{error}");

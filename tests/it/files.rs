@@ -1,10 +1,10 @@
-//! Files of rows, from their columns to a trained model.
+//! Training on files of rows.
 
 use finetuner::{Columns, Csv, CsvOptions, Dataset, Fit, Loss, Prompts};
 
 use crate::backend::{rows, start};
 
-/// The log of a short run.
+/// Returns the log of a short run.
 async fn trained(fit: Fit, name: &str) -> String {
     let fit = fit.run_name(name).epochs(1).batch_size(3);
     let run = fit.learning_rate(1e-5).await.unwrap();

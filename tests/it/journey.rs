@@ -63,7 +63,7 @@ async fn the_guide_from_login_to_a_saved_model() {
         "the device's warning is not in\n{log}"
     );
 
-    // From another program, as it were.
+    // As another program would.
     let finetuner = backend::login(&server).await;
     let run = finetuner.get_run("clip-fashion-1").await.unwrap();
     assert_eq!(run.wait().await.unwrap().status, Status::Finished);
@@ -85,7 +85,7 @@ async fn the_guide_from_login_to_a_saved_model() {
     let again = run.save_model(&model).await.unwrap();
     assert_eq!(model, again, "a saved model may be replaced");
 
-    // It has learned: what it was trained on, it finds.
+    // The model finds its training data, so it has learned.
     let trained_on = rows("train", 8);
     let pictures: Vec<&[u8]> = trained_on.iter().map(|(p, _)| p.as_slice()).collect();
     let titles: Vec<&str> = trained_on.iter().map(|(_, t)| t.as_str()).collect();
@@ -103,13 +103,13 @@ async fn the_guide_from_login_to_a_saved_model() {
     assert!(after > before + 0.1, "{before} before, {after} after");
 }
 
-/// Documents come back as they went.
+/// Checks that pulled documents equal the pushed ones.
 async fn pulls_what_was_pushed(finetuner: &Finetuner, count: usize) {
     let pulled = finetuner.pull(TRAIN_DATA).await.unwrap();
     let pushed = pairs("train", count);
     assert_eq!(pulled.len(), pushed.len());
     for (a, b) in pulled.iter().zip(pushed.iter()) {
-        // Ids are made up for each document.
+        // Ids are random.
         assert_eq!(a.chunks[0].as_blob(), b.chunks[0].as_blob());
         assert_eq!(a.chunks[1].as_text(), b.chunks[1].as_text());
     }
@@ -170,7 +170,7 @@ async fn users_do_not_see_each_others_things() {
             .is_not_found()
     );
     assert!(bob.pull(TRAIN_DATA).await.unwrap_err().is_not_found());
-    // Names are each one's own.
+    // Names belong to their user.
     bob.push(TRAIN_DATA, pairs("train", 2)).await.unwrap();
     assert_eq!(ada.pull(TRAIN_DATA).await.unwrap().len(), 8);
 }

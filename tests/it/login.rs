@@ -1,4 +1,4 @@
-//! Logging in and out, through every door.
+//! All ways of logging in and out.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +14,7 @@ use crate::{
 const WHOAMI: &str = "/v2/rpc/user.identity.whoami";
 const AUTHORIZE: &str = "/v2/rpc/user.identity.proxiedAuthorize";
 
-/// Accepts the token `good`, and whoever logs in through a browser gets it.
+/// Starts a server that accepts the token `good` and returns it to browser logins.
 async fn server_with_login_page(events: &str) -> MockServer {
     let server = MockServer::start().await;
     Mock::given(path(WHOAMI))
@@ -49,7 +49,7 @@ async fn server_with_login_page(events: &str) -> MockServer {
 fn good_events() -> String {
     let redirect = json!({"event": "redirect", "data": {"redirectTo": "https://login.example/x"}});
     let authorize = json!({"event": "authorize", "data": {"code": "c", "state": "s"}});
-    // A server that waits sends white space, so that its connection stays open.
+    // A waiting server sends white space to keep the connection open.
     format!("  {redirect}\n   {authorize}\n")
 }
 
@@ -102,7 +102,7 @@ async fn a_login_that_is_refused_says_why() {
         let error = login.await.unwrap_err();
         assert!(error.to_string().contains(words), "{error}");
     }
-    // A page that is no page is never opened.
+    // An address that is not a web page is never opened.
     let evil = json!({"event": "redirect", "data": {"redirectTo": "file:///etc/passwd"}});
     let server = server_with_login_page(&evil.to_string()).await;
     let login = builder(&server)

@@ -1,5 +1,5 @@
-//! What a user does with the SDK: against a mock server, where the wire itself
-//! is in question, and against the real backend.
+//! Tests of the SDK: with a mock server for details of the wire format, and with the
+//! real backend.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

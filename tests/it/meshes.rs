@@ -1,4 +1,4 @@
-//! Meshes, from files to embeddings, by the real backend.
+//! Training on meshes with the real backend.
 
 use std::{fmt::Write, path::Path};
 
@@ -9,7 +9,7 @@ use finetuner::{
 
 use crate::backend::start;
 
-/// The sides of a pyramid with so many corners, as an OFF file.
+/// Returns the sides of a pyramid with this number of corners, as an OFF file.
 fn pyramid(corners: usize, height: f64) -> String {
     let mut file = format!("OFF\n{} {corners} 0\n0 {height} 0\n", corners + 1);
     for corner in 0..corners {
@@ -23,7 +23,7 @@ fn pyramid(corners: usize, height: f64) -> String {
     file
 }
 
-/// A CSV file that names flat and steep pyramids.
+/// Returns a CSV file that names flat and steep pyramids.
 fn write_meshes(folder: &Path) -> String {
     let mut csv = String::new();
     for i in 0..8 {

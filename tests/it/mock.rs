@@ -1,4 +1,4 @@
-//! A server that answers what it is told to, and remembers what it was asked.
+//! A mock server with scripted answers that records requests.
 
 use finetuner::{DocumentArray, Finetuner, RetryPolicy, Run};
 use finetuner_test::TestBackend;
@@ -16,7 +16,7 @@ use wiremock::{
 pub(crate) const TOKEN: &str = "secret-token";
 pub(crate) const ARTIFACT: &str = "62972acb5de25a53fdbfcecc";
 
-/// Retries without long pauses.
+/// Returns a retry policy without long pauses.
 pub(crate) fn impatient() -> RetryPolicy {
     RetryPolicy::default().first_pause(Duration::from_millis(1))
 }
@@ -30,7 +30,7 @@ pub(crate) async fn login(server: &MockServer) -> finetuner::Result<Finetuner> {
         .await
 }
 
-/// A server that accepts everything, and a client that is logged in there.
+/// Starts a server that accepts everything, and a client logged in to it.
 pub(crate) async fn agreeable() -> (MockServer, Finetuner) {
     let server = MockServer::start().await;
     Mock::given(any())
@@ -95,7 +95,7 @@ fn run() -> Value {
         "artifact_id": ARTIFACT})
 }
 
-/// A client, a run of its and the server, which answers `path` as given.
+/// Returns a client, one of its runs, and the server, which answers `path` as given.
 pub(crate) async fn with_run(
     path_end: &str,
     answer: impl Respond + 'static,
@@ -110,7 +110,7 @@ pub(crate) async fn with_run(
     (server, finetuner, run)
 }
 
-/// Answers one path of a server.
+/// Sets the answer of one path.
 pub(crate) async fn on(server: &MockServer, verb: &str, at: &str, answer: impl Respond + 'static) {
     Mock::given(method(verb))
         .and(path(at))
@@ -120,7 +120,7 @@ pub(crate) async fn on(server: &MockServer, verb: &str, at: &str, answer: impl R
         .await;
 }
 
-/// Gives one answer after the other, the last one again and again.
+/// Gives the answers in order, and repeats the last one.
 pub(crate) struct Sequence {
     answers: Vec<ResponseTemplate>,
     given: std::sync::atomic::AtomicUsize,
@@ -142,15 +142,15 @@ impl Respond for Sequence {
     }
 }
 
-/// How often a path was asked for.
+/// Returns the number of requests of a path.
 pub(crate) async fn count(server: &MockServer, path_end: &str) -> usize {
     let requests = server.received_requests().await.unwrap();
     let asked = |r: &&Request| r.url.path().ends_with(path_end);
     requests.iter().filter(asked).count()
 }
 
-/// A server below HTTP: each connection is answered by `answer`, which is told
-/// its number and has read the request.
+/// Starts a raw server: `answer` handles each connection, given its number, after the
+/// request was read.
 pub(crate) fn raw_server(answer: impl Fn(usize, &mut TcpStream) + Send + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -179,7 +179,7 @@ pub(crate) fn send(connection: &mut TcpStream, body: &str) {
 pub(crate) const WHOAMI: &str =
     r#"{"code": 200, "status": 20000, "data": {"_id": "u", "name": "ada"}}"#;
 
-/// A request with its body; empty where the client went away.
+/// Reads a request with its body; empty if the client disconnected.
 fn read_request(client: &mut TcpStream) -> String {
     let mut request = Vec::new();
     let mut buffer = [0; 65536];
@@ -202,8 +202,8 @@ fn read_request(client: &mut TcpStream) -> String {
     }
 }
 
-/// Passes bytes to a server and back; answers to requests that begin with
-/// `lost` never arrive the first time.
+/// Forwards bytes to a server and back. The first answer to requests that begin with
+/// `lost` is dropped.
 pub(crate) fn proxy_that_loses(target: String, lost: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -215,7 +215,7 @@ pub(crate) fn proxy_that_loses(target: String, lost: &'static str) -> String {
                 let request = read_request(&mut client);
                 let is_lost = request.starts_with(lost)
                     && losses.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 0;
-                // One request a connection, so that an answer ends with it.
+                // One request per connection, so the answer ends with the connection.
                 let request = request.replacen("\r\n", "\r\nconnection: close\r\n", 1);
                 let mut answer = Vec::new();
                 if !request.is_empty() {
@@ -233,7 +233,7 @@ pub(crate) fn proxy_that_loses(target: String, lost: &'static str) -> String {
     url
 }
 
-/// A test backend, and a client that is logged in there.
+/// Starts a test backend, and a client logged in to it.
 pub(crate) async fn tested() -> (TestBackend, Finetuner) {
     let backend = TestBackend::start().await.unwrap();
     backend.accept_any_data();
@@ -246,7 +246,7 @@ pub(crate) async fn tested() -> (TestBackend, Finetuner) {
     (backend, finetuner)
 }
 
-/// As [`tested`], with a run `r` that has finished.
+/// Like [`tested`], with a finished run `r`.
 pub(crate) async fn tested_run() -> (TestBackend, Finetuner, Run) {
     let (backend, finetuner) = tested().await;
     let run = finetuner.fit("minilm-small", "t").run_name("r");

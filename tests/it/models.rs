@@ -1,4 +1,4 @@
-//! Models of every kind, trained by the real backend.
+//! Training of models of every kind with the real backend.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use finetuner::{
 
 use crate::backend::start;
 
-/// Sentences about three things.
+/// Returns sentences about three topics.
 fn sentences() -> DocumentArray {
     let rows = [
         ("how do I sew on a button", 0),
@@ -52,7 +52,7 @@ async fn a_text_model_is_trained_saved_searched_with_and_gone_on_from() {
     let metrics = run.metrics().await.unwrap();
     assert!(metrics.after["hit_at_k"] >= metrics.before["hit_at_k"]);
 
-    // By the artifact's id, without a folder.
+    // Opens the model by the artifact's id, without a folder.
     let id = run.artifact_id().await.unwrap().to_owned();
     let model = finetuner.get_model(&id).await.unwrap();
     let index = model
@@ -132,7 +132,7 @@ what is a lifetime,how long a reference may be used
     server.stop().await;
 }
 
-/// A text model in a folder of another name.
+/// Writes a text model to a folder with another name.
 fn text_model(named: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let model = folder.path().join(named);
@@ -161,7 +161,7 @@ async fn a_models_files_say_what_the_columns_of_a_csv_file_are() {
     let texts: Vec<_> = pulled.iter().filter_map(Document::as_text).collect();
     assert_eq!(texts[..2], ["what is a borrow", "a reference"]);
     assert_eq!(texts.len(), 4);
-    // The backend is asked whether it takes the run, and answers for what model.
+    // The check of the run returns the model's task.
     let fit = finetuner.fit(&model, Csv::text(rows));
     fit.loss(Loss::MultipleNegativeRanking).await.unwrap();
     let unknown = finetuner.push("pairs", Csv::text(rows)).model("none");

@@ -1,4 +1,4 @@
-//! Following a run while its backend is away.
+//! Following a run during an outage of the backend.
 
 use std::{
     io::{Read, Write},
@@ -17,7 +17,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::mock::{ARTIFACT, TOKEN, impatient, raw_server, send, tested_run};
 
-/// More failures of looking at a run than a call has tries.
+/// More failed polls of a run than a call has attempts.
 fn let_fail(backend: &TestBackend) {
     for status in [502, 503, 500, 520, 504, 502, 502] {
         backend.fault(Fault::status(status).on("/status"));
@@ -36,7 +36,7 @@ async fn waiting_outlives_more_failures_than_a_call() {
 async fn watching_outlives_more_failures_than_a_call() {
     let (backend, _, run) = tested_run().await;
     let_fail(&backend);
-    // An old server has no curves.
+    // An old server has no history.
     backend.fault(Fault::status(404).on("/history").always());
     let mut watch = run.watch();
     let mut seen = Vec::new();
@@ -56,7 +56,7 @@ async fn what_is_no_outage_ends_the_waiting() {
     assert_eq!(backend.count("/status"), 2);
 }
 
-/// Lines that are logged, as they come.
+/// Collects log lines.
 #[derive(Clone)]
 struct Lines(UnboundedSender<String>);
 
@@ -71,7 +71,7 @@ impl Write for Lines {
     }
 }
 
-/// What this thread logs from now on.
+/// Captures the log lines of this thread.
 fn logged() -> (tracing::subscriber::DefaultGuard, UnboundedReceiver<String>) {
     let (send, receive) = unbounded_channel();
     let subscriber = tracing_subscriber::fmt()
@@ -86,8 +86,8 @@ async fn wait_for(lines: &mut UnboundedReceiver<String>, text: &str) {
     while !lines.recv().await.unwrap().contains(text) {}
 }
 
-/// Answers one connection after the other at an address, each as `answer` says,
-/// until that is false. Then it gives the address back.
+/// Answers connections at an address with `answer` until it returns `false`, and then
+/// frees the address.
 fn serve_until(
     listener: TcpListener,
     answer: impl Fn(&str, &mut TcpStream) -> bool + Send + 'static,
@@ -108,8 +108,8 @@ fn serve_until(
     })
 }
 
-/// A backend that is away: its address ends each connection unanswered. The
-/// address itself stays taken, so that no other test can get it.
+/// A backend during an outage: each connection ends without an answer. The address
+/// stays in use, so no other test can take it.
 struct Away {
     back: Arc<AtomicBool>,
     thread: std::thread::JoinHandle<TcpListener>,
@@ -132,7 +132,7 @@ impl Away {
 
     fn end(self, address: SocketAddr) -> TcpListener {
         self.back.store(true, Ordering::SeqCst);
-        // Wakes the thread, where no client does.
+        // Wakes the thread if no client does.
         drop(TcpStream::connect(address).unwrap());
         self.thread.join().unwrap()
     }
@@ -157,11 +157,11 @@ fn send_run(connection: &mut TcpStream) {
 #[tokio::test]
 async fn waiting_outlives_a_restart_and_says_so() {
     let (backend, _, run) = tested_run().await;
-    backend.go_away().await;
+    backend.disconnect().await;
     let (_guard, mut lines) = logged();
     let waiting = tokio::spawn(async move { run.wait().await });
     wait_for(&mut lines, "does not answer").await;
-    backend.come_back().await.unwrap();
+    backend.reconnect().await.unwrap();
     waiting.await.unwrap().unwrap();
     wait_for(&mut lines, "answers again").await;
 }
@@ -200,7 +200,7 @@ async fn a_log_stream_outlives_a_restart_without_gap_or_repeat() {
     let second = serve_until(away.end(address), move |request, connection| {
         if request.contains("/logstream") {
             *asked.lock().unwrap() = request.to_owned();
-            // An event of two lines, and another one of the same number.
+            // An event with two lines, and another one with the same number.
             let events = "id: 2\ndata: two\ndata: three\n\nid: 2\ndata: four\n\n";
             let _ = write!(connection, "{HEAD}{events}");
             return true;
@@ -237,7 +237,7 @@ async fn a_log_stream_that_falls_silent_is_opened_again() {
     let run = finetuner.get_run("r").await.unwrap();
     let mut lines = run.stream_logs();
     assert_eq!(lines.next().await.unwrap().unwrap(), "one");
-    // What comes again is dropped: nothing new comes until the limit.
+    // Repeated lines are dropped, and no new ones arrive before the limit.
     let error = lines.next().await.unwrap().unwrap_err();
     assert!(error.is_timeout(), "{error}");
     assert!(lines.next().await.is_none(), "an error ends the stream");

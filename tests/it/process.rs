@@ -1,12 +1,12 @@
-//! Tests that run in a process of their own, with other variables.
+//! Runs tests in a separate process with other environment variables.
 
 use std::process::Command;
 
-/// Tells a process that it is the one with the variables.
+/// Marks the process that has the variables.
 const CHILD: &str = "FINETUNER_TEST_CHILD";
 
-/// Runs a test, `module::name`, again in a process with these variables and a
-/// new folder as `HOME`, and returns true; false in that process.
+/// Runs the test `module::name` again in a process with these variables and a new
+/// folder as `HOME`, and returns `true`. Returns `false` in that process.
 pub(crate) fn elsewhere(test: &str, variables: &[(&str, &str)]) -> bool {
     if std::env::var_os(CHILD).is_some() {
         return false;

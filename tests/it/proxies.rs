@@ -11,7 +11,7 @@ use crate::{
     process::elsewhere,
 };
 
-/// A backend that only a proxy can reach.
+/// Address of a backend that only a proxy can reach.
 const BACKEND: &str = "http://backend.example:8642";
 
 fn through(proxy: &str) -> finetuner::Builder {
@@ -23,8 +23,8 @@ fn through(proxy: &str) -> finetuner::Builder {
         .retry(impatient())
 }
 
-/// Speaks SOCKS5 with one client: takes `user` and `pass`, and leads to
-/// `target` whatever name is asked for. Returns the name.
+/// SOCKS5 proxy for one client: accepts `user` and `pass`, and connects to `target`
+/// whatever name is requested. Returns the name.
 async fn socks(listener: TcpListener, target: String) -> String {
     let (mut client, _) = listener.accept().await.unwrap();
     let mut head = [0; 2];
@@ -49,7 +49,7 @@ async fn socks(listener: TcpListener, target: String) -> String {
         .await
         .unwrap();
     let mut server = TcpStream::connect(target).await.unwrap();
-    // The client closes the connection when it is done.
+    // The client closes the connection at the end.
     let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
     String::from_utf8(name).unwrap()
 }

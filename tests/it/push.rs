@@ -1,5 +1,5 @@
-//! An upload is whole or it fails, whatever the program's own code does; and it
-//! holds no file that the program did not mean to send.
+//! An upload is complete or fails, whatever the program's code does, and contains no
+//! file that the program did not mean to send.
 
 use std::sync::{
     Arc,
@@ -19,7 +19,7 @@ use crate::{
     mock::{agreeable, count, on},
 };
 
-/// Sizes of data sets that go in one request, and in parts.
+/// Sizes of data sets that are sent in one request and in parts.
 const SIZES: [(u64, usize); 2] = [(20, 1000), (60, 400_000)];
 
 fn blob(n: u64, bytes: usize) -> Document {
@@ -30,15 +30,15 @@ fn blob(n: u64, bytes: usize) -> Document {
         state ^= state << 17;
         state as u8
     });
-    let mut document = Document::with_id(format!("{n:032x}"));
+    let mut document = Document::new().with_id(format!("{n:032x}"));
     document.content = Some(Content::Blob(
         [b"\x89PNG".to_vec(), noise.collect()].concat(),
     ));
     document
 }
 
-/// A source that is good when it is checked. When it is sent, `spoil` is called
-/// with the number of each document.
+/// Returns a source that passes the check. When it is sent, `spoil` is called with the
+/// number of each document.
 fn spoiled(
     (documents, bytes): (u64, usize),
     spoil: impl Fn(u64) -> Result<(), String> + Clone + Send + Sync + 'static,
@@ -93,7 +93,7 @@ async fn an_error_of_a_users_iterator_ends_the_push_and_nothing_is_kept() {
         assert_eq!(error.problems().unwrap().problems[0].number, size.0 - 2);
         assert_nothing_is_kept(&finetuner).await;
     }
-    // One that fails at once is told before anything is sent.
+    // An immediate failure is reported before anything is sent.
     let source = DocumentSource::try_new(|| {
         (0..9).map(|n| match n < 4 {
             true => Ok(Document::text(format!("text {n}"))),
@@ -161,11 +161,11 @@ async fn data_that_the_program_can_not_make_is_not_sent_again() {
     });
     let error = finetuner.push("cut", source).await.unwrap_err();
     assert_says(&error, "the tape broke");
-    // Packed once to see how much there is, once for the single request.
+    // Packed once to measure its size, and once for the single request.
     assert_eq!(made.load(Ordering::SeqCst), 2);
 }
 
-/// A value of a form field, and the bytes of its file.
+/// Returns the value of a form field and the bytes of the file.
 fn field<'a>(body: &'a [u8], name: &str) -> &'a [u8] {
     let find = |from: &[u8], what: &[u8]| from.windows(what.len()).position(|w| w == what);
     let start = find(body, format!("name=\"{name}\"").as_bytes()).unwrap();
@@ -202,7 +202,7 @@ async fn received_documents_do_not_make_a_push_read_local_files() {
     let secret = folder.path().join("id_ed25519");
     std::fs::write(&secret, "a private key").unwrap();
     let names_it = || Document::uri(secret.to_string_lossy());
-    // Somebody shares documents that name a file of whoever uses them.
+    // Shared documents name a local file of their user.
     let chunk = Document::new()
         .with_chunk(Document::text("key"))
         .with_chunk(names_it());
@@ -236,21 +236,21 @@ async fn received_documents_do_not_make_a_push_read_local_files() {
         let names = finetuner.list_documents().await.unwrap();
         assert_eq!(names.len(), 1, "nothing else was stored: {names:?}");
 
-        // Who wants it says so.
+        // The program can allow it.
         let allowed = DocumentSource::from(received).reads_files(true);
         finetuner.push("allowed", allowed).await.unwrap();
         let allowed = finetuner.pull("allowed").await.unwrap();
         assert_eq!(allowed[0].as_blob(), Some(&b"a private key"[..]));
         finetuner.delete_documents("allowed").await.unwrap();
     }
-    // The program's own documents name files as before.
+    // The program's own documents may name files.
     finetuner
         .push("own", DocumentArray::from(vec![names_it()]))
         .await
         .unwrap();
     let own = finetuner.pull("own").await.unwrap();
     assert_eq!(own[0].as_blob(), Some(&b"a private key"[..]));
-    // Addresses, and content that is there, go as they are.
+    // Addresses and existing content are sent unchanged.
     let good = DocumentArray::from(vec![
         Document::uri("https://example.com/a.png"),
         blob(1, 10),
@@ -284,7 +284,7 @@ async fn a_run_that_would_be_refused_uploads_nothing() {
         assert!(error.is_invalid(), "{error:?}");
         assert_eq!(finetuner.list_documents().await.unwrap().len(), before);
     }
-    // The experiment need not be there, and is not made by asking.
+    // The check neither requires nor creates the experiment.
     let fit_elsewhere = with_data().experiment_name("new").loss("MagicLoss");
     assert!(fit_elsewhere.await.unwrap_err().is_invalid());
     assert!(

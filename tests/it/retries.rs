@@ -1,5 +1,4 @@
-//! How often a call is made, how long it may take, and what a repeated call
-//! means.
+//! Retries, time-outs, and the effects of repeated calls.
 
 use std::{
     io::{Read, Write},
@@ -30,7 +29,7 @@ async fn connect(url: String, policy: RetryPolicy) -> Finetuner {
     builder.retry(policy).connect().await.unwrap()
 }
 
-/// For servers that never answer.
+/// Time limit for servers that never answer.
 async fn connect_for_a_moment(url: String, policy: RetryPolicy) -> Finetuner {
     Finetuner::builder()
         .registry(url)
@@ -44,11 +43,11 @@ async fn connect_for_a_moment(url: String, policy: RetryPolicy) -> Finetuner {
         .unwrap()
 }
 
-/// What a fault looks like to the user, and how often the call was made.
+/// Error of a fault, and the number of calls made.
 struct Seen {
     fault: &'static str,
     answer: ResponseTemplate,
-    /// Calls of `status` (reading) and of `create_experiment` (creating).
+    /// Number of calls of `status` (reads) and `create_experiment` (creates).
     attempts: (usize, usize),
     is: fn(&finetuner::Error) -> bool,
 }
@@ -95,7 +94,7 @@ async fn every_status_is_repeated_as_is_safe_and_told_as_what_it_is() {
             is: finetuner::Error::is_too_large,
         },
         Seen {
-            // Refused before anything was done, so that creating is safe too.
+            // Refused before execution, so repeating a creation is safe too.
             fault: "429 with seconds",
             answer: detail(429).insert_header("retry-after", "0"),
             attempts: (4, 4),
@@ -204,7 +203,7 @@ async fn a_deletion_whose_answer_was_lost_is_a_success() {
         assert_eq!(finetuner.delete_experiment("e").await.unwrap().name(), "e");
         finetuner.delete_documents("d").await.unwrap();
     }
-    // Nothing was done before: the run was never there.
+    // No earlier attempt took effect: the run never existed.
     for refused in [429, 503] {
         let server = MockServer::start().await;
         on(
@@ -251,7 +250,7 @@ async fn what_was_deleted_stays_deleted_when_the_answer_is_lost() {
 
 #[tokio::test]
 async fn an_error_page_that_never_ends_is_not_waited_for() {
-    // A stream and an upload, whose whole may take long.
+    // A stream and an upload, which may take long in total.
     let url = raw_server(|n, connection| {
         let run = json!({"name": "r", "config": {}, "artifact_id": ARTIFACT}).to_string();
         if n == 0 {
@@ -259,7 +258,7 @@ async fn an_error_page_that_never_ends_is_not_waited_for() {
         }
         let head = "HTTP/1.1 507 Insufficient Storage\r\ncontent-length: 900\r\n\r\n";
         let _ = write!(connection, "{head}the disk is full");
-        // Until the client goes away.
+        // Until the client disconnects.
         let _ = connection.read_to_end(&mut Vec::new());
     });
     let finetuner = connect_for_a_moment(url, impatient()).await;
@@ -344,7 +343,7 @@ async fn a_server_that_redirects_in_circles_is_left_at_once() {
     .await;
     let error = run.status().await.unwrap_err();
     assert!(error.is_decode() && !error.is_retryable(), "{error:?}");
-    assert!(error.to_string().contains("in circles"), "{error}");
+    assert!(error.to_string().contains("too often"), "{error}");
     assert_eq!(error.attempts(), 1);
     assert_eq!(count(&server, "/status").await, 6);
 }
@@ -362,7 +361,7 @@ async fn another_web_server_is_told_from_a_backend() {
         assert!(text.contains("Log in to the hotel"), "{text}");
         assert_eq!(error.attempts(), attempts, "{code}");
     }
-    // Not a log, either.
+    // Nor does a log.
     let answer = status(200).set_body_raw(page, "text/html");
     let (_server, _, run) = with_run("/logs", answer).await;
     assert!(run.logs().await.unwrap_err().is_decode());

@@ -138,7 +138,7 @@ async fn a_run_that_is_cancelled_ends_and_makes_room_for_the_next() {
         assert!(error.to_string().contains("cancelled"), "{error}");
     }
     next.wait().await.unwrap();
-    // Once it has ended, nothing changes any more.
+    // A run that has ended does not change.
     next.cancel().await.unwrap();
     assert_eq!(next.status().await.unwrap().status, Status::Finished);
     assert_eq!(next.checkpoints().await.unwrap(), []);
@@ -155,7 +155,7 @@ async fn what_a_backend_can_not_do_is_told_from_what_is_not_there() {
         run.checkpoints().await.err().unwrap(),
         run.metric_history(None).await.err().unwrap(),
         run.cancel().await.err().unwrap(),
-        run.go_on_from(1, "next").await.err().unwrap(),
+        run.resume_from(1, "next").await.err().unwrap(),
     ];
     for error in errors {
         assert!(error.is_unsupported(), "{error}");
@@ -216,7 +216,7 @@ fn the_same_calls_are_there_without_async() {
     let lines: Result<Vec<String>, Error> = run.stream_logs().wait_iter().collect();
     assert!(lines.unwrap().len() > 3);
     assert_eq!(run.status().wait().unwrap().status, Status::Finished);
-    // Also from within a runtime.
+    // Also inside a runtime.
     outside.block_on(async {
         assert_eq!(finetuner.list_runs().wait().unwrap().len(), 1);
     });

@@ -1,4 +1,4 @@
-//! Saving what a run has made, from backends that are not as they should be.
+//! Saving artifacts from faulty backends.
 
 use finetuner::Run;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::mock::{ARTIFACT, agreeable, count, login, on};
 
 const GET_ADDRESS: &str = "/v2/rpc/artifact.getDownloadUrl";
 
-/// A finished run, whose artifact is `content` at the address `download`.
+/// Returns a finished run whose artifact is `content` at the address `download`.
 async fn finished(download: &str, content: &[u8]) -> (MockServer, Run) {
     let (server, finetuner) = agreeable().await;
     let data = json!({"code": 200, "status": 20000, "data": {"download": download}});
@@ -99,7 +99,7 @@ async fn an_address_for_a_download_is_as_private_as_the_backends() {
             "{error:?}"
         );
     }
-    // Relative ones are the backend's own.
+    // Relative addresses belong to the backend.
     let (_server, run) = finished("/v2/download/key", b"zip").await;
     let root = tempfile::tempdir().unwrap();
     let zip = run.save_artifact(root.path()).await.unwrap();

@@ -1,4 +1,4 @@
-//! No token is shown by anything that can be printed, and none is in an address.
+//! Tokens appear in no printed text and in no address.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,10 +11,10 @@ use crate::{
     process::elsewhere,
 };
 
-/// The token of the test backend.
+/// Token of the test backend.
 const TOKEN: &str = "test-token";
 
-/// A place for what the program logs.
+/// Collects what the program logs.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -31,8 +31,7 @@ impl std::io::Write for Log {
 
 #[tokio::test]
 async fn nothing_that_is_printed_shows_a_token() {
-    // Which events are logged is decided for the whole process, and other tests
-    // log as well.
+    // The log level applies to the whole process, and other tests log as well.
     if elsewhere("secrets::nothing_that_is_printed_shows_a_token", &[]) {
         return;
     }
@@ -46,7 +45,7 @@ async fn nothing_that_is_printed_shows_a_token() {
 
     let (backend, finetuner, run) = tested_run().await;
     assert_eq!(backend.token(), TOKEN);
-    // A server that repeats what it was sent, as some proxies do.
+    // A server that echoes requests, as some proxies do.
     let echo = json!({"detail": format!("bad header: token {TOKEN}")}).to_string();
     backend.fault(Fault::status(400).body(echo).on("/experiments/echo"));
     let page = format!("<html>{TOKEN}</html>");
@@ -152,7 +151,7 @@ async fn a_redirect_to_another_host_does_not_take_the_token_along() {
     let followed = there.last().unwrap();
     assert_eq!(followed.path, "/api/v1/experiments/moved");
     assert_eq!(followed.header("authorization"), None);
-    // On the same host it goes along.
+    // The same host gets the token.
     finetuner.get_experiment("near").await.unwrap();
     let here = backend.received();
     let followed = here.last().unwrap();

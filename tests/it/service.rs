@@ -1,4 +1,4 @@
-//! Requests through an HTTP service of the program's own.
+//! Requests through the program's own HTTP service.
 
 use std::{
     io,
@@ -31,7 +31,7 @@ async fn a_service_sends_all_requests_with_their_headers_and_bodies() {
         let mut inner = inner.clone();
         async move { tower::Service::call(&mut inner, request).await }
     });
-    // Nobody listens at the address.
+    // Nobody listens at this address.
     let finetuner = builder()
         .token(backend.token())
         .user_agent("my-app/1.2")

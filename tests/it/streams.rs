@@ -1,11 +1,11 @@
-//! Streams that are read in a `select!`: a wait that is given up loses nothing.
+//! Cancel safety: streams in a `select!` lose no items.
 
 use std::{future::Future, time::Duration};
 
 use finetuner::{Document, DocumentArray, Finetuner, Run, RunProgress, Update};
 use finetuner_test::{TestBackend, TestRun};
 
-/// A client without a socket, for a paused clock.
+/// Returns a client without a socket, for a paused clock.
 async fn connected() -> (TestBackend, Finetuner) {
     let backend = TestBackend::start().await.unwrap();
     let builder = Finetuner::builder()
@@ -23,7 +23,7 @@ async fn held_run(backend: &TestBackend, finetuner: &Finetuner) -> (Run, TestRun
     (run.unwrap(), backend.run("r"))
 }
 
-/// Waits for a millisecond; none if that was not enough.
+/// Waits for a millisecond; `None` if the future is not ready by then.
 async fn briefly<F: Future>(next: F) -> Option<F::Output> {
     tokio::time::timeout(Duration::from_millis(1), next)
         .await
@@ -39,7 +39,7 @@ async fn no_line_of_a_log_is_lost() {
     let mut read = Vec::new();
     let mut waits = 0;
     for number in 0..5 {
-        // Given up before there is anything to read.
+        // Dropped before there is anything to read.
         waits += u32::from(briefly(lines.next()).await.is_none());
         told.log(format!("line {number}"));
         let line = loop {
@@ -96,7 +96,7 @@ async fn no_document_is_lost() {
     let mut stream = finetuner.pull("texts").stream().await.unwrap();
     let mut read = Vec::new();
     loop {
-        // A future that is dropped after one look at it.
+        // A future that is dropped after one poll.
         let next = tokio::select! {
             biased;
             next = stream.next() => Some(next),

@@ -1,4 +1,4 @@
-//! Training data out of queries and a corpus, by the real backend.
+//! Data synthesis with the real backend.
 
 use std::path::Path;
 
@@ -13,13 +13,13 @@ const CORPUS: [&str; 8] = [
     "use a needle and thread to fasten buttons",
     "dogs like to walk",
     "a red hat",
-    // The query itself, and a text that is there twice.
+    // The query itself, and a duplicate text.
     "how far is the moon",
     "a red hat",
     "the sun is a star",
 ];
 
-/// A small cross-encoder with random weights.
+/// Writes a small cross-encoder with random weights.
 fn cross_encoder() -> String {
     let fixtures = "crates/engine/tests/fixtures/cross-encoders/bert";
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(fixtures);
@@ -95,7 +95,7 @@ async fn synthesized_data_has_margins_of_the_cross_encoder_and_trains() {
         .loss(Loss::MarginMse);
     let fit = fit.epochs(1).batch_size(4).device("cpu").await.unwrap();
     fit.wait().await.unwrap();
-    // Deleting the run deletes what it has made.
+    // Deleting the run deletes its data.
     finetuner.delete_run("made").await.unwrap();
     assert!(finetuner.pull(&name).await.is_err());
 }

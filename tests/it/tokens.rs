@@ -1,5 +1,5 @@
-//! Where tokens are kept, and whom they are sent to. Each test runs in a process
-//! of its own, which has a home folder of its own.
+//! Token storage, and which backend gets a token. Each test runs in its own process
+//! with its own home folder.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ fn config(folder: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap()
 }
 
-/// A server that lets everybody in.
+/// Starts a server that accepts every token.
 async fn server() -> MockServer {
     let server = MockServer::start().await;
     let user = json!({"code": 200, "status": 20000, "data": {"_id": "u", "name": "ada"}});
@@ -127,7 +127,7 @@ async fn a_blank_variable_counts_as_unset() {
     at(&server).login().paste("stored").await.unwrap();
     let finetuner = at(&server).connect().await.unwrap();
     assert_eq!(finetuner.get_token().unwrap().expose(), "stored");
-    // `~` is the home folder in a variable as well.
+    // `~` in a variable means the home folder as well.
     let stored = config(&home().join("jina"));
     assert_eq!(stored["auth_tokens"][server.uri()], "stored");
 }

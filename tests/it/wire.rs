@@ -1,5 +1,5 @@
-//! What the SDK sends equals what the recorded Python clients sent, whose
-//! requests are in `tests/fixtures`: method, path, query, headers and body.
+//! The SDK's requests equal the recorded requests of the Python clients in
+//! `tests/fixtures`: method, path, query, headers and body.
 
 use finetuner::{
     BaseModel, BestModelCheckpoint, Csv, Document, DocumentArray, EarlyStopping,
@@ -15,7 +15,7 @@ use crate::mock::{ARTIFACT, agreeable, on};
 const V0_2: &str = include_str!("../fixtures/python-client-0.2.2.jsonl");
 const V0_8: &str = include_str!("../fixtures/python-client-0.8.1.jsonl");
 
-/// Recorded requests that have no equal here, and why.
+/// Recorded requests without an equivalent, with the reason.
 const NOT_SENT: [(&str, &str, &str); 3] = [
     (
         "GET",
@@ -34,8 +34,8 @@ const NOT_SENT: [(&str, &str, &str); 3] = [
     ),
 ];
 
-/// Fields of a form that the Python clients did not send, and why. They follow
-/// all of theirs, and backends pass over fields that they do not know.
+/// Form fields that the Python clients did not send, with the reason. They follow all
+/// others, and backends ignore unknown fields.
 const ADDED: [(&str, &str); 2] = [
     (
         "documents",
@@ -47,8 +47,8 @@ const ADDED: [(&str, &str); 2] = [
     ),
 ];
 
-/// Names of data that is pushed for a run end with 12 random digits, so that it
-/// never replaces the data of another run. The Python clients had no such end.
+/// Names of uploaded data end with 12 random digits, so that a run never replaces
+/// another run's data. The Python clients have no such suffix.
 const PUSHED: &str = "finetuner-dastorage-";
 const RANDOM_DIGITS: usize = 12;
 
@@ -59,7 +59,7 @@ fn recorded(recording: &str) -> Vec<Value> {
         .collect()
 }
 
-/// The documents that the recorded client uploaded under this name.
+/// Returns the documents that the recorded client uploaded under this name.
 fn uploaded(name: &str) -> DocumentArray {
     let requests = recorded(V0_8);
     let upload = requests
@@ -96,8 +96,7 @@ fn base64(text: &str) -> Vec<u8> {
     out
 }
 
-/// A request in the form of the recording: what both have, without what is
-/// random or names a version.
+/// A request in the format of the recording, without random values and versions.
 fn normalised(request: &Value) -> Value {
     let mut request = request.clone();
     forget_random_ends(&mut request);
@@ -127,7 +126,7 @@ fn normalised(request: &Value) -> Value {
         "accept-charset",
         "content-type",
     ] {
-        // A session's id is random, and so is what separates the parts of a form.
+        // Session ids and form boundaries are random.
         if let Some(headers) = request["headers"].as_object_mut() {
             if volatile != "content-type" {
                 headers.remove(volatile);
@@ -139,7 +138,7 @@ fn normalised(request: &Value) -> Value {
     request
 }
 
-/// Takes the random digits from the names of data that was pushed for a run.
+/// Removes the random digits from the names of uploaded data.
 fn forget_random_ends(value: &mut Value) {
     match value {
         Value::String(text) if text.starts_with(PUSHED) => {
@@ -156,7 +155,7 @@ fn forget_random_ends(value: &mut Value) {
     }
 }
 
-/// Ids that were not given are random.
+/// Removes random ids.
 fn forget_ids(document: &mut Document) {
     let random = |id: &String| id.len() == 32;
     if random(&document.id) {
@@ -168,7 +167,7 @@ fn forget_ids(document: &mut Document) {
     document.chunks.iter_mut().for_each(forget_ids);
 }
 
-/// What the server got, in the form of the recording.
+/// Returns the received requests in the format of the recording.
 async fn sent(server: &MockServer) -> Vec<Value> {
     let mut all = Vec::new();
     for request in server.received_requests().await.unwrap() {
@@ -211,7 +210,7 @@ fn record(request: &Request) -> Value {
     line
 }
 
-/// The parts of a form, files as base64.
+/// Returns the parts of a form, with files as base64.
 fn parts(body: &[u8], boundary: &str) -> Vec<Value> {
     let delimiter = format!("--{boundary}");
     let find = |from: usize, what: &[u8]| {
@@ -235,7 +234,7 @@ fn parts(body: &[u8], boundary: &str) -> Vec<Value> {
             Some(_) => encode(content),
             None => String::from_utf8_lossy(content).into_owned(),
         };
-        // `filename` holds `name` too.
+        // `filename` contains `name` too.
         let name = attribute("; name").unwrap();
         found.push(json!({"name": name, "filename": filename, "value": value}));
         at = end + 2 + delimiter.len() + 2;
@@ -258,7 +257,7 @@ fn encode(bytes: &[u8]) -> String {
     out
 }
 
-/// Every recorded request has an equal among those that were sent, or a reason.
+/// Checks that every recorded request has an equivalent, or a reason to have none.
 async fn assert_all_sent(server: &MockServer, recording: &str) {
     let sent = sent(server).await;
     let mut missing = Vec::new();
@@ -371,7 +370,7 @@ async fn trainings(finetuner: &Finetuner) {
 }
 
 async fn data_runs(finetuner: &Finetuner) {
-    // The same array three times, pushed once.
+    // The same array three times, uploaded once.
     let documents = uploaded("finetuner-dastorage-fashion-pushed-train");
     let evaluation = EvaluationCallback::new(&documents).index_data(&documents);
     finetuner
@@ -415,7 +414,7 @@ async fn run_calls(finetuner: &Finetuner) {
     fashion.list_runs().page(1, 5).await.unwrap();
     let default = finetuner.experiment("default");
     default.list_runs().page(1, 5).await.unwrap();
-    // The server calls every run `r`, so that its handle has that name.
+    // The server names every run `r`, so the handle has that name.
     let run = finetuner
         .fit("m", "t")
         .run_name("clip-fashion-1")
@@ -546,7 +545,7 @@ async fn the_experiment_is_created_where_it_is_not_there() {
 #[tokio::test]
 async fn calls_go_through_a_proxy_that_was_given() {
     let (proxy, _) = agreeable().await;
-    // Nobody is at the address itself, which only the proxy is told.
+    // Only the proxy can reach this address.
     let finetuner = Finetuner::builder()
         .registry("http://finetuner.invalid:8642")
         .allow_plain_http(true)

@@ -1,4 +1,5 @@
-//! The program with its commands, each of which a file of `commands` carries out.
+//! The command line: global options and commands. The files of `commands` implement
+//! the commands.
 
 use clap::{CommandFactory, Parser, Subcommand, builder::styling};
 
@@ -19,12 +20,12 @@ const STYLES: styling::Styles = styling::Styles::styled()
 const ENVIRONMENT: &str = "\
 Environment:
   JINA_FINETUNER_REGISTRY  the address of the backend, as `--url`
-  JINA_AUTH_TOKEN          the token, before any that `login` has stored
+  JINA_AUTH_TOKEN          the token; takes precedence over a stored one
   FINETUNER_PROJECT        the project, as `--project`
-  JINA_HUB_ROOT            the folder of the stored token, in place of ~/.jina
-  FINETUNER_CACHE          the folder of pulled data, in place of the user's cache folder
+  JINA_HUB_ROOT            the folder of the stored token, instead of ~/.jina
+  FINETUNER_CACHE          the folder of pulled data, instead of the user's cache folder
   NO_COLOR                 no colours, as `--no-color`
-  RUST_LOG                 which log lines to show; `warn` by default";
+  RUST_LOG                 the log lines to show; `warn` by default";
 
 /// Fine-tune embedding models for your own search: log in, fit, watch, save.
 #[derive(Debug, Parser)]
@@ -49,11 +50,11 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Log in, in a browser or with a token
     Login(commands::account::Login),
-    /// End the session, and forget the stored token
+    /// End the session and delete the stored token
     Logout,
     /// Show who is logged in
     Whoami,
-    /// Personal access tokens, for programs
+    /// Manage personal access tokens
     #[command(subcommand)]
     Token(commands::token::Token),
     /// List the models that can be fine-tuned, and their options
@@ -62,7 +63,7 @@ pub(crate) enum Command {
     Push(commands::data::Push),
     /// Fetch data from the backend into a file
     Pull(commands::data::Pull),
-    /// Data that was pushed
+    /// List, show and delete data that was pushed
     #[command(subcommand)]
     Data(commands::data::Data),
     /// Fine-tune a model
@@ -79,28 +80,28 @@ pub(crate) enum Command {
     Metrics(commands::results::Metrics),
     /// Show what example queries found, before and after the training
     Examples(commands::results::Examples),
-    /// End a run without a model
+    /// Stop a run without a model
     Cancel(commands::runs::Named),
     /// Delete runs with their models
     Delete(commands::runs::Delete),
     /// Save the model of a run in a folder
     Save(commands::save::Save),
-    /// Search texts or pictures with a model on this machine
+    /// Search texts or images with a model on this machine
     #[cfg(feature = "local")]
     Search(commands::search::Search),
-    /// Write the embeddings of texts or pictures, with a model on this machine
+    /// Compute embeddings of texts or images with a model on this machine
     #[cfg(feature = "local")]
     Encode(commands::encode::Encode),
-    /// Make training data of queries and a corpus without labels
+    /// Create training data from queries and a corpus without labels
     Synthesize(commands::synthesize::Synthesize),
     /// Start a backend for other machines and programs
     #[cfg(feature = "embedded")]
     Serve(commands::serve::Serve),
-    /// Carry out one run; `serve` starts this itself
+    /// Execute one run; started by `serve`
     #[cfg(feature = "embedded")]
     #[command(hide = true)]
     Worker {
-        /// The job's name, for people who list processes
+        /// Name of the job, shown in process lists
         name: Option<String>,
     },
     /// Print the completions of a shell
@@ -110,7 +111,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Carries out the command.
+    /// Runs the command.
     pub(crate) async fn run(self, session: &Session, output: &Output) -> Result {
         match self {
             Self::Login(options) => options.run(session, output).await,
@@ -136,7 +137,7 @@ impl Command {
             #[cfg(feature = "local")]
             Self::Encode(options) => options.run(output).await,
             Self::Synthesize(options) => options.run(session, output).await,
-            // `main` starts these, which have a runtime and a log of their own.
+            // `main` starts these, because they have their own runtime and log.
             #[cfg(feature = "embedded")]
             Self::Serve(_) | Self::Worker { .. } => Ok(()),
             Self::Completions(options) => options.run(Cli::command(), output),

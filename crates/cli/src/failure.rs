@@ -1,18 +1,18 @@
-//! Errors as one plain sentence, with the exit code that belongs to it.
+//! Errors as one sentence with an exit code.
 
 use std::{fmt, io, process::ExitCode};
 
-/// The exit codes, as `--help` lists them.
+/// The exit codes as `--help` shows them.
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0    done
-  1    the run has failed, or another error
+  1    the run failed, or another error
   2    an option, its value or the data behind it can't be used
   3    there is no run, experiment, data or token of that name
   4    not logged in, or the token is not accepted
   130  interrupted by Ctrl-C";
 
-/// Why a command did not do what was asked.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     message: String,
@@ -20,7 +20,7 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// An error that has no code of its own.
+    /// Creates an error without a specific exit code.
     pub(crate) fn failed(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -28,7 +28,7 @@ impl Failure {
         }
     }
 
-    /// An option, or what it names, can't be used.
+    /// Creates the error of an option, or of the file or data that it names.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -36,7 +36,7 @@ impl Failure {
         }
     }
 
-    /// There is nothing of that name.
+    /// Creates the error of a name that does not exist.
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -44,7 +44,7 @@ impl Failure {
         }
     }
 
-    /// Ctrl-C was pressed; `hint` says how to go on.
+    /// Creates the error after Ctrl-C; `hint` says how to continue.
     pub(crate) fn interrupted(hint: Option<String>) -> Self {
         Self {
             message: match hint {
@@ -55,7 +55,7 @@ impl Failure {
         }
     }
 
-    /// Nobody reads the output any more, as behind `| head`. That is no error.
+    /// Creates the silent success of a closed output, such as after `| head`.
     fn unread() -> Self {
         Self {
             message: String::new(),
@@ -63,12 +63,12 @@ impl Failure {
         }
     }
 
-    /// A file that can't be read or written.
+    /// Creates the error of a file that can't be read or written.
     pub(crate) fn file(option: &str, path: &std::path::Path, error: &io::Error) -> Self {
         Self::usage(format!("`{option} {}`: {error}", path.display()))
     }
 
-    /// Whether there is anything to say.
+    /// Whether nothing is printed.
     pub(crate) fn is_silent(&self) -> bool {
         self.message.is_empty()
     }
@@ -84,7 +84,7 @@ impl fmt::Display for Failure {
     }
 }
 
-/// A failed write to standard output.
+/// Converts a failed write to standard output.
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         match error.kind() {
@@ -99,7 +99,7 @@ impl From<finetuner::Error> for Failure {
         if error.is_unauthorized() {
             return Self {
                 message: match error.status() {
-                    // The SDK's words are for programs.
+                    // The SDK's message is for programs.
                     None if error.to_string().contains("there is no token") => {
                         "you are not logged in. Run `finetuner login`, or set JINA_AUTH_TOKEN"
                             .to_owned()
@@ -140,18 +140,16 @@ impl From<finetuner::local::Error> for Failure {
 #[cfg(feature = "embedded")]
 impl From<finetuner_server::StartError> for Failure {
     fn from(error: finetuner_server::StartError) -> Self {
-        Self::failed(format!(
-            "the backend inside the program can't start: {error}"
-        ))
+        Self::failed(format!("the embedded backend can't start: {error}"))
     }
 }
 
-/// A thread that ended without a result.
+/// Converts the end of a thread without a result.
 impl From<tokio::task::JoinError> for Failure {
     fn from(error: tokio::task::JoinError) -> Self {
         Self::failed(format!("a thread ended early: {error}"))
     }
 }
 
-/// The result of a command.
+/// Result of a command.
 pub(crate) type Result<T = (), E = Failure> = std::result::Result<T, E>;

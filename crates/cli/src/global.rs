@@ -14,16 +14,16 @@ pub(crate) struct Global {
     /// your personal project]
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) project: Option<String>,
-    /// Write JSON on standard output: one value, or one value on each line
+    /// Write JSON to standard output: one value, or one value per line
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Write no notes, bars and warnings on standard error, only errors
+    /// Write only errors to standard error: no notes, bars or warnings
     #[arg(long, short, global = true)]
     pub(crate) quiet: bool,
     /// Write no colours
     #[arg(long, global = true)]
     pub(crate) no_color: bool,
-    /// The most seconds to wait for an answer of the backend [default: 30]
+    /// Maximum seconds to wait for an answer of the backend [default: 30]
     #[arg(long, global = true, value_name = "SECONDS",
           value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: Option<u64>,

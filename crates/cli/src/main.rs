@@ -1,10 +1,10 @@
-//! `finetuner`: fine-tuning, from the data to the saved model, without a program.
+//! `finetuner`: fine-tuning from the command line, from the data to the saved model.
 //!
-//! | module | what it is for |
+//! | module | content |
 //! | --- | --- |
-//! | `cli` | the options that all commands share, and the list of commands |
-//! | `commands` | one file for each group of commands |
-//! | `session` | the client of the chosen backend, and the backend inside the program |
+//! | `cli` | global options and the list of commands |
+//! | `commands` | one file per group of commands |
+//! | `session` | the client of the selected backend, and the embedded backend |
 //! | `output`, `progress` | tables and JSON on standard output, bars on standard error |
 //! | `values`, `sources` | values of options, and files as data |
 //! | `failure` | errors as one sentence, and exit codes |
@@ -29,13 +29,13 @@ use failure::Failure;
 use output::Output;
 use session::Session;
 
-// Training frees and takes large buffers all the time.
+// Training allocates and frees large buffers continuously.
 #[cfg(feature = "embedded")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    // Looked for before parsing, for the colours of `--help` and of usage errors.
+    // Searched before parsing, because `--help` and usage errors have colours too.
     if std::env::args_os().any(|argument| argument == "--no-color") {
         anstream::ColorChoice::Never.write_global();
     }
@@ -53,13 +53,11 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            return output.report(&Failure::failed(format!(
-                "no threads can be started: {error}"
-            )));
+            return output.report(&Failure::failed(format!("can't start threads: {error}")));
         }
     };
     let ended = runtime.block_on(run(cli, &output));
-    // A thread that still computes must not keep the program.
+    // A thread that is still computing must not delay the exit.
     runtime.shutdown_background();
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -67,21 +65,21 @@ fn main() -> ExitCode {
     }
 }
 
-/// Carries out the command, until it is done or Ctrl-C is pressed.
+/// Runs the command until it is done or Ctrl-C is pressed.
 async fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
     let session = Session::new(cli.global);
     let ended = tokio::select! {
         ended = cli.command.run(&session, output) => ended,
         () = interrupted() => {
             if session.is_embedded() {
-                output.note("Stopping. Ctrl-C once more ends the program at once");
+                output.note("Stopping. Press Ctrl-C again to exit immediately");
             }
             Err(Failure::interrupted(session.hint()))
         }
     };
     tokio::select! {
         () = session.close() => ended,
-        // Pressed once more while the backend inside the program stops.
+        // Ctrl-C was pressed again while the embedded backend stops.
         () = interrupted() => ended.and(Err(Failure::interrupted(None))),
     }
 }
@@ -89,12 +87,12 @@ async fn run(cli: Cli, output: &Output) -> Result<(), Failure> {
 /// Waits for Ctrl-C.
 async fn interrupted() {
     if tokio::signal::ctrl_c().await.is_err() {
-        // Without signals, Ctrl-C ends the program by itself.
+        // Without signal handling, Ctrl-C ends the program directly.
         std::future::pending::<()>().await;
     }
 }
 
-/// Warnings of the SDK and of the backend inside the program, on standard error.
+/// Logs warnings of the SDK and the embedded backend to standard error.
 fn begin_log(quiet: bool) {
     let level = if quiet { "error" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));

@@ -1,4 +1,4 @@
-//! Standard output: tables and texts for people, or JSON alone. Notes go to
+//! Output: tables and texts for people, or only JSON, on standard output; notes on
 //! standard error.
 
 use std::{
@@ -20,14 +20,14 @@ const RED: Style = AnsiColor::Red.on_default().bold();
 const GREEN: Style = AnsiColor::Green.on_default();
 const YELLOW: Style = AnsiColor::Yellow.on_default();
 
-/// How results are written.
+/// Format of the output.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     json: bool,
     quiet: bool,
 }
 
-/// Whether colours are wanted on standard error: a terminal, no `NO_COLOR`, no
+/// Whether standard error has colours: it is a terminal, without `NO_COLOR` and
 /// `--no-color`.
 pub(crate) fn colours_on_standard_error() -> bool {
     anstream::AutoStream::choice(&std::io::stderr()) != anstream::ColorChoice::Never
@@ -51,14 +51,14 @@ impl Output {
         !self.quiet && std::io::stderr().is_terminal()
     }
 
-    /// One JSON value on a line of its own.
+    /// Writes a JSON value as one line.
     pub(crate) fn value(&self, value: &impl Serialize) -> Result {
         let text = serde_json::to_string(value)
             .map_err(|e| Failure::failed(format!("the result can't be written as JSON: {e}")))?;
         self.line(&text)
     }
 
-    /// The value where JSON is wanted, else the text.
+    /// Writes the value with `--json`, and the text otherwise.
     pub(crate) fn either(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result {
         match self.json {
             true => self.value(value),
@@ -66,7 +66,7 @@ impl Output {
         }
     }
 
-    /// A line or more. Colours are left out where they are not wanted.
+    /// Writes one or more lines, without colours if they are disabled.
     pub(crate) fn line(&self, text: &str) -> Result {
         let mut out = anstream::stdout().lock();
         writeln!(out, "{text}")?;
@@ -74,15 +74,15 @@ impl Output {
         Ok(())
     }
 
-    /// A note for people on standard error; none with `--quiet`.
+    /// Writes a note to standard error, unless `--quiet` is set.
     pub(crate) fn note(&self, text: &str) {
         if !self.quiet {
-            // Without standard error there is nobody to tell.
+            // If standard error is closed, the note is lost.
             let _ = writeln!(anstream::stderr().lock(), "{text}");
         }
     }
 
-    /// Tells why the command failed, and returns its exit code.
+    /// Writes why the command failed, and returns its exit code.
     pub(crate) fn report(&self, failure: &Failure) -> ExitCode {
         if !failure.is_silent() {
             let _ = writeln!(
@@ -95,14 +95,14 @@ impl Output {
     }
 }
 
-/// Text of a server or a file without the control characters that a terminal
-/// would obey; line feeds and tabs stay.
+/// Removes control characters from text of a server or a file, because a terminal
+/// would execute them. Line feeds and tabs stay.
 pub(crate) fn without_controls(text: &str) -> String {
     let is_kept = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
     text.chars().filter(is_kept).collect()
 }
 
-/// A table for people: the first line holds the names of the columns.
+/// Formats a table with column names in the first line.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -116,7 +116,7 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     for row in rows {
         table.add_row(row.iter().map(|cell| without_controls(cell)));
     }
-    // No space at either end of a line.
+    // No space at the ends of a line.
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -131,7 +131,7 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     text
 }
 
-/// A status in its colour.
+/// Formats a status in its colour.
 pub(crate) fn status(status: &str) -> String {
     let style = match status {
         "FINISHED" => GREEN,
@@ -142,7 +142,7 @@ pub(crate) fn status(status: &str) -> String {
     format!("{style}{status}{style:#}")
 }
 
-/// A text in bold.
+/// Formats text in bold.
 pub(crate) fn bold(text: &str) -> String {
     format!("{BOLD}{text}{BOLD:#}")
 }

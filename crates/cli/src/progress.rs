@@ -1,4 +1,4 @@
-//! Following a run: a bar on standard error for people, JSON lines for programs.
+//! Follows a run: with a bar on standard error, or with JSON lines.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::{
     output::{self, Output},
 };
 
-/// Follows a run to its end. A run that fails is an error.
+/// Follows a run to its end; fails if the run fails.
 pub(crate) async fn follow(run: &Run, output: &Output) -> Result<StatusInfo> {
     let mut view = View::new(*output);
     let mut last = None;
@@ -27,21 +27,21 @@ pub(crate) async fn follow(run: &Run, output: &Output) -> Result<StatusInfo> {
     view.bar.finish_and_clear();
     match last {
         Some(status) if status.status == Status::Failed => Err(Failure::failed(format!(
-            "the run `{}` has failed: {}",
+            "the run `{}` failed: {}",
             run.name(),
             output::without_controls(&status.details)
         ))),
         Some(status) => Ok(status),
-        None => Err(Failure::failed("the backend told no status of the run")),
+        None => Err(Failure::failed("the backend returned no status of the run")),
     }
 }
 
-/// A bar on standard error for an upload or a download, which is gone when this
-/// is dropped. It is hidden where standard error is no terminal.
+/// Bar of an upload or download on standard error. It is removed when dropped, and
+/// hidden if standard error is not a terminal.
 pub(crate) struct Transfer(ProgressBar);
 
 impl Transfer {
-    /// A bar with a title, for things that are counted or for bytes.
+    /// Creates a bar with a title.
     pub(crate) fn new(output: Output, title: &str) -> Self {
         let bar = ProgressBar::with_draw_target(None, target(output));
         style(&bar, "{prefix} {wide_bar} {pos}/{len} {msg} {elapsed}");
@@ -49,7 +49,7 @@ impl Transfer {
         Self(bar)
     }
 
-    /// What is to be told how far the transfer is.
+    /// Returns a callback for the progress of the transfer.
     pub(crate) fn watcher(&self) -> impl Fn(Progress) + Send + Sync + 'static {
         let bar = self.0.clone();
         move |progress| {
@@ -66,7 +66,7 @@ impl Drop for Transfer {
     }
 }
 
-/// Where bars are drawn.
+/// Returns the target of bars.
 pub(crate) fn target(output: Output) -> ProgressDrawTarget {
     match output.has_bars() {
         true => ProgressDrawTarget::stderr(),
@@ -80,12 +80,12 @@ fn style(bar: &ProgressBar, template: &str) {
     }
 }
 
-/// What people and programs see of a run.
+/// Display of a run's updates.
 struct View {
     output: Output,
-    /// Hidden before the first step, and where standard error is no terminal.
+    /// Hidden before the first step, and if standard error is not a terminal.
     bar: ProgressBar,
-    /// The last status, of which notes tell changes alone.
+    /// Last status, because notes show only changes.
     status: Option<Status>,
 }
 
@@ -100,7 +100,7 @@ impl View {
         }
     }
 
-    /// Shows an update and gives it back.
+    /// Shows an update and returns it.
     fn show(&mut self, update: Update) -> Result<Update> {
         match &update {
             Update::Status(status) => self.status(status)?,
@@ -123,7 +123,7 @@ impl View {
         }
         self.status = Some(status.status.clone());
         let mut line = output::status(status.status.as_str());
-        // The reason of a failure is the error that follows.
+        // The error that follows has the reason of a failure.
         if !status.details.is_empty() && !status.status.is_final() {
             line.push_str(&format!(" {}", output::without_controls(&status.details)));
         }
@@ -190,7 +190,7 @@ impl View {
         Ok(())
     }
 
-    /// A line above the bar.
+    /// Writes a line above the bar.
     fn note(&self, line: &str) {
         self.bar.suspend(|| self.output.note(line));
     }
@@ -203,7 +203,7 @@ fn stage_words(stage: Stage) -> &'static str {
     }
 }
 
-/// The first metrics of an evaluation; `metrics` shows all.
+/// Formats the first metrics of an evaluation; the command `metrics` shows all.
 fn few_metrics(metrics: &BTreeMap<String, f64>) -> String {
     let first = metrics.iter().take(4);
     let words: Vec<String> = first

@@ -1,4 +1,4 @@
-//! The client of the chosen backend, and the backend inside the program.
+//! The client of the selected backend, and the embedded backend.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -9,11 +9,10 @@ use crate::{failure::Result, global::Global};
 #[cfg(feature = "embedded")]
 mod embedded;
 
-/// What a command needs beside its own options. The backend is reached when a
-/// command asks for it.
+/// Context of a command. The backend is contacted only when a command needs it.
 pub(crate) struct Session {
     global: Global,
-    /// How to go on after Ctrl-C.
+    /// Message after Ctrl-C that says how to continue.
     hint: Mutex<Option<String>>,
     #[cfg(feature = "embedded")]
     server: tokio::sync::OnceCell<embedded::Embedded>,
@@ -29,8 +28,7 @@ impl Session {
         }
     }
 
-    /// A client with the token that is found; the backend is not asked whether
-    /// it is good.
+    /// Returns a client with the token that was found, without verifying it.
     pub(crate) async fn connect(&self) -> Result<Finetuner> {
         #[cfg(feature = "embedded")]
         if self.is_embedded() {
@@ -42,7 +40,7 @@ impl Session {
         Ok(self.builder().connect().await?)
     }
 
-    /// Settings of the client, without those of a backend inside the program.
+    /// Returns the client's settings, without those of an embedded backend.
     pub(crate) fn builder(&self) -> Builder {
         let mut builder =
             Finetuner::builder().user_agent(concat!("finetuner-cli/", env!("CARGO_PKG_VERSION")));
@@ -58,7 +56,7 @@ impl Session {
         builder
     }
 
-    /// Whether the backend is inside the program.
+    /// Whether the backend is embedded.
     pub(crate) fn is_embedded(&self) -> bool {
         #[cfg(feature = "embedded")]
         {
@@ -70,11 +68,11 @@ impl Session {
         }
     }
 
-    /// The options that name the backend, for a command line that is shown.
+    /// Returns the options that select the backend, for a suggested command line.
     pub(crate) fn backend_options(&self) -> String {
         let mut options = String::new();
         if let Some(url) = &self.global.url {
-            // An address may hold a password.
+            // An address may contain a password.
             match url.contains('@') {
                 true => options.push_str(" --url ..."),
                 false => options.push_str(&format!(" --url {url}")),
@@ -93,20 +91,20 @@ impl Session {
         options
     }
 
-    /// Says how to go on, should Ctrl-C be pressed from now on.
+    /// Sets the message that says how to continue after Ctrl-C.
     pub(crate) fn set_hint(&self, hint: String) {
         if let Ok(mut place) = self.hint.lock() {
             *place = Some(hint);
         }
     }
 
-    /// How to go on after Ctrl-C.
+    /// Returns the message that says how to continue after Ctrl-C.
     pub(crate) fn hint(&self) -> Option<String> {
         self.hint.lock().ok()?.clone()
     }
 
-    /// Stops the backend inside the program, if there is one. Its runs make a
-    /// checkpoint and pause.
+    /// Stops the embedded backend, if there is one. Its runs write a checkpoint and
+    /// pause.
     pub(crate) async fn close(self) {
         #[cfg(feature = "embedded")]
         if let Some(server) = self.server.into_inner() {

@@ -1,5 +1,5 @@
-//! Data that an option names: a file, a folder of pictures, standard input, or a
-//! name at the backend.
+//! Data of an option: a file, a folder of images, standard input, or the name of
+//! data at the backend.
 
 use std::path::{Path, PathBuf};
 
@@ -10,40 +10,39 @@ use finetuner::{
 
 use crate::failure::{Failure, Result};
 
-/// What the names of pictures end with.
+/// Extensions of image files.
 const PICTURES: [&str; 6] = ["png", "jpg", "jpeg", "gif", "webp", "bmp"];
 
-/// How files of rows are read.
+/// Options for reading files of rows.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Reading files")]
 pub(crate) struct Reading {
-    /// The meaning of a column that has a name: anchor, positive, negative,
-    /// text, image, label or score, such as anchor=title; may be given several
-    /// times
+    /// Meaning of a named column: anchor, positive, negative, text, image, label or
+    /// score, such as anchor=title; may be given several times
     #[arg(long = "column", value_name = "ROLE=NAME", value_parser = column)]
     columns: Vec<(Role, String)>,
-    /// CSV: the last column holds labels
+    /// CSV: the last column contains labels
     #[arg(long)]
     labeled: bool,
-    /// The most rows to take of each file, from its start
+    /// Maximum number of rows to read from each file
     #[arg(long, value_name = "N")]
     rows: Option<u64>,
-    /// Take each row with this probability, from 0 to 1
+    /// Probability of reading each row, from 0 to 1
     #[arg(long, value_name = "PART")]
     sampling_rate: Option<f64>,
-    /// Folder that paths of pictures in the file begin at [default: the current
+    /// Base folder of relative image paths in the file [default: the current
     /// one]
     #[arg(long, value_name = "DIR")]
     base_folder: Option<PathBuf>,
-    /// CSV: the encoding, such as windows-1252 [default: recognised]
+    /// CSV: the encoding, such as windows-1252 [default: detected]
     #[arg(long, value_name = "NAME")]
     encoding: Option<String>,
-    /// CSV: the delimiter, one character [default: recognised]
+    /// CSV: the delimiter, one character [default: detected]
     #[arg(long, value_name = "CHAR", value_parser = delimiter)]
     delimiter: Option<u8>,
 }
 
-/// The meaning of a column.
+/// Meaning of a column.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Role {
     Anchor,
@@ -61,7 +60,8 @@ fn column(text: &str) -> Result<(Role, String), String> {
     let (role, name) = text
         .split_once('=')
         .ok_or_else(|| format!("there is no `=` in it: {remedy}"))?;
-    let role = Role::from_str(role, true).map_err(|_| format!("`{role}` is no role: {remedy}"))?;
+    let role =
+        Role::from_str(role, true).map_err(|_| format!("`{role}` is not a role: {remedy}"))?;
     Ok((role, name.to_owned()))
 }
 
@@ -134,11 +134,10 @@ impl Reading {
         rows
     }
 
-    /// The data that an option gives. `option` is what errors call it.
+    /// Returns the data of an option; errors call the option `option`.
     ///
-    /// A path of this machine is a file or a folder; `-` is JSON Lines on
-    /// standard input; `name:` before it, and any other text, is a name at the
-    /// backend.
+    /// An existing path is a file or folder, and `-` is JSON Lines on standard input.
+    /// Any other text, and any text after `name:`, is the name of data at the backend.
     pub(crate) async fn source(&self, option: &str, text: &str) -> Result<DataSource> {
         if let Some(name) = text.strip_prefix("name:") {
             return Ok(name.into());
@@ -182,7 +181,7 @@ impl Reading {
         }
     }
 
-    /// Pictures with a list beside them, or in one folder for each class.
+    /// Reads images with a metadata file, or in one folder per class.
     fn folder(&self, option: &str, folder: &Path) -> Result<DataSource> {
         let has_list = ["metadata.csv", "metadata.jsonl"]
             .iter()
@@ -208,18 +207,18 @@ impl Reading {
     }
 }
 
-/// The ends of names that are known to be files.
+/// Extensions of data files.
 const FILES: [&str; 10] = [
     "csv", "tsv", "txt", "jsonl", "ndjson", "parquet", "da", "bin", "docs", "protobuf",
 ];
 
-/// The end of a file's name, in small letters.
+/// Returns the extension of a file in lower case.
 pub(crate) fn extension(path: &Path) -> String {
     let extension = path.extension().unwrap_or_default();
     extension.to_string_lossy().to_ascii_lowercase()
 }
 
-/// The pictures of the folders in a folder, each with the name of its own.
+/// Lists the images in the subfolders of a folder, each with its subfolder's name.
 fn classes(folder: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -235,7 +234,7 @@ fn classes(folder: &Path) -> std::io::Result<Vec<(String, PathBuf)>> {
     Ok(found)
 }
 
-/// The pictures in a folder, in the order of their names.
+/// Lists the images in a folder, sorted by name.
 pub(crate) fn pictures(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder)? {
@@ -248,7 +247,7 @@ pub(crate) fn pictures(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Whether a file's name is that of a picture.
+/// Whether a file has the extension of an image.
 pub(crate) fn is_picture(path: &Path) -> bool {
     PICTURES.contains(&extension(path).as_str())
 }

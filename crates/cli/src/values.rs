@@ -1,8 +1,8 @@
-//! Values of options: `key=value` pairs and callbacks.
+//! Parsers of option values: `key=value` pairs, callbacks, weighted data.
 
 use serde_json::{Map, Value};
 
-/// A setting by its name. Dots lead into objects: `distance.name`.
+/// A setting by name. Dots in the name select members of objects: `distance.name`.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Pair {
     key: String,
@@ -10,13 +10,13 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// Puts the value into an object.
+    /// Sets the value in an object.
     pub(crate) fn put_into(&self, object: &mut Map<String, Value>) {
         set(object, &self.key, self.value.clone());
     }
 }
 
-/// Reads `KEY=VALUE`. A value that is JSON is taken as such, any other as text.
+/// Parses `KEY=VALUE`. The value is JSON if it can be parsed as JSON, else text.
 pub(crate) fn pair(text: &str) -> Result<Pair, String> {
     let (key, value) = text
         .split_once('=')
@@ -24,7 +24,7 @@ pub(crate) fn pair(text: &str) -> Result<Pair, String> {
     let key = key.trim();
     if key.split('.').any(str::is_empty) {
         return Err(format!(
-            "`{key}` is no name: write KEY=VALUE, such as margin=0.3"
+            "`{key}` is not a name: write KEY=VALUE, such as margin=0.3"
         ));
     }
     Ok(Pair {
@@ -33,12 +33,12 @@ pub(crate) fn pair(text: &str) -> Result<Pair, String> {
     })
 }
 
-/// JSON where the text is JSON, else the text itself.
+/// Parses JSON; any other text becomes a JSON string.
 fn json_or_text(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| text.into())
 }
 
-/// Pairs as an object.
+/// Converts pairs to an object.
 pub(crate) fn object(pairs: &[Pair]) -> Map<String, Value> {
     let mut object = Map::new();
     for pair in pairs {
@@ -47,8 +47,7 @@ pub(crate) fn object(pairs: &[Pair]) -> Map<String, Value> {
     object
 }
 
-/// Sets the member at a path whose parts are joined by dots. An object is
-/// merged into one that is there.
+/// Sets the member at a path with dots. An object is merged into an existing one.
 pub(crate) fn set(object: &mut Map<String, Value>, path: &str, value: Value) {
     match path.split_once('.') {
         Some((first, rest)) => {
@@ -71,7 +70,7 @@ pub(crate) fn set(object: &mut Map<String, Value>, path: &str, value: Value) {
     }
 }
 
-/// As [`set`], for a name that may hold dots.
+/// Like [`set`], for a name that may contain dots.
 fn set_member(object: &mut Map<String, Value>, key: String, value: Value) {
     match (object.get_mut(&key), value) {
         (Some(Value::Object(old)), Value::Object(new)) => {
@@ -83,7 +82,7 @@ fn set_member(object: &mut Map<String, Value>, key: String, value: Value) {
     }
 }
 
-/// Reads a callback: `NAME`, `NAME:KEY=VALUE,KEY=VALUE` or `NAME:{JSON}`.
+/// Parses a callback: `NAME`, `NAME:KEY=VALUE,KEY=VALUE` or `NAME:{JSON}`.
 pub(crate) fn callback(text: &str) -> Result<Value, String> {
     let (name, options) = text.split_once(':').unwrap_or((text, ""));
     if name.trim().is_empty() {
@@ -91,7 +90,7 @@ pub(crate) fn callback(text: &str) -> Result<Value, String> {
     }
     let options = match options.trim() {
         json if json.starts_with('{') => serde_json::from_str(json)
-            .map_err(|e| format!("the options are no JSON object: {e}"))?,
+            .map_err(|e| format!("the options are not a JSON object: {e}"))?,
         list => {
             let pairs = parts(list).into_iter().map(pair);
             object(&pairs.collect::<Result<Vec<_>, _>>()?)
@@ -100,7 +99,7 @@ pub(crate) fn callback(text: &str) -> Result<Value, String> {
     Ok(serde_json::json!({"name": name.trim(), "options": options}))
 }
 
-/// Splits at commas that stand in no brackets and no quotes.
+/// Splits at commas outside brackets and quotes.
 fn parts(text: &str) -> Vec<&str> {
     let (mut parts, mut start, mut depth, mut quoted) = (Vec::new(), 0, 0_i32, false);
     for (place, c) in text.char_indices() {
@@ -120,13 +119,15 @@ fn parts(text: &str) -> Vec<&str> {
     parts
 }
 
-/// A data set and how often an epoch goes through it: `DATA` or `DATA=WEIGHT`.
+/// Parses a data set with an optional weight: `DATA` or `DATA=WEIGHT`.
 pub(crate) fn weighted(text: &str) -> Result<Value, String> {
     let (name, weight) = match text.rsplit_once('=') {
         Some((name, weight)) => {
             let number = weight.trim().parse::<f64>().ok().filter(|w| w.is_finite());
             let number = number.ok_or_else(|| {
-                format!("`{weight}` is no number: write DATA or DATA=WEIGHT, such as more.csv=0.5")
+                format!(
+                    "`{weight}` is not a number: write DATA or DATA=WEIGHT, such as more.csv=0.5"
+                )
             })?;
             (name, number)
         }

@@ -1,9 +1,9 @@
-//! What is wrong with data, before anything of it is sent: not just the first
-//! fault, but all of them up to a limit.
+//! Validation of documents before anything is sent.
 
 use finetuner_protocol::{Content, Document};
 
-/// What no backend can use, in a document or one of its parts.
+/// Refuses documents that no backend can use: empty ones, and those with empty
+/// chunks.
 pub(crate) fn check_document(document: &Document) -> Result<(), String> {
     let has_parts = !document.chunks.is_empty() || !document.matches.is_empty();
     let is_empty = match &document.content {
@@ -23,13 +23,13 @@ pub(crate) fn check_document(document: &Document) -> Result<(), String> {
     Ok(())
 }
 
-/// Returns the path of a uri that names a local file; none for an address.
+/// Returns the path of a URI that names a local file; `None` for other URIs.
 pub(crate) fn local_path(uri: &str) -> Option<std::path::PathBuf> {
     if uri.is_empty() || uri.starts_with("data:") {
         return None;
     }
-    // A text may hold an address further behind, and a drive letter reads as a
-    // scheme of one letter.
+    // A text may contain a URL in its middle, and a drive letter looks like
+    // a scheme of one letter.
     let is_scheme = |scheme: &str| {
         scheme.len() > 1
             && scheme.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -39,7 +39,7 @@ pub(crate) fn local_path(uri: &str) -> Option<std::path::PathBuf> {
     };
     match uri.split_once("://") {
         Some((scheme, _)) if is_scheme(scheme) => match url::Url::parse(uri) {
-            // A file of another machine is no file here.
+            // A file of another machine is not a local file.
             Ok(url) if url.scheme() == "file" => {
                 Some(url.to_file_path().unwrap_or_else(|()| uri.into()))
             }
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn empty_documents_are_found_wherever_they_are() {
-        let empty = Document::with_id("e");
+        let empty = Document::new().with_id("e");
         assert!(check_document(&empty).is_err());
         let parent = Document::new()
             .with_chunk(Document::text("a"))

@@ -1,20 +1,21 @@
-//! Whether the labels of data can teach or measure anything.
+//! Checks whether labels are usable for training and evaluation.
 
 use std::collections::BTreeSet;
 
 use finetuner_protocol::{Document, text::start_of};
 
-/// Labels that are compared between data sets.
+/// Maximum number of different labels that are kept for the comparison.
 const MAX_KEPT: usize = 1000;
 
-/// The labels of documents without parts, which are trained on by their labels
-/// alone.
+/// The labels of documents without chunks, which are trained on by their labels
+/// only.
 #[derive(Debug, Default)]
 pub struct Labels {
     documents: u64,
-    /// The first [`MAX_KEPT`] different ones.
+    /// The first [`MAX_KEPT`] different labels.
     kept: BTreeSet<String>,
-    /// Whether a document has parts or no label, or there are more labels.
+    /// Whether `kept` is incomplete: a document has chunks or no label, or there are
+    /// more labels.
     is_partial: bool,
 }
 
@@ -31,10 +32,10 @@ impl Labels {
         }
     }
 
-    /// Checks that the labels tell documents apart.
+    /// Refuses data in which all documents have the same label.
     ///
     /// # Errors
-    /// Returns why nothing can be learned: all documents have one label.
+    /// Returns why nothing can be learned from it.
     pub fn check(&self) -> Result<(), String> {
         match self.kept.first() {
             Some(label) if !self.is_partial && self.kept.len() == 1 => Err(format!(
@@ -46,12 +47,11 @@ impl Labels {
         }
     }
 
-    /// Compares the labels of evaluation data with those of training data.
+    /// Refuses labels that can't match those of `other`.
     ///
     /// # Errors
-    /// Returns why nothing can be found by these labels in data with `other`
-    /// labels: none of them is the same, but some are the same numbers, written
-    /// differently.
+    /// Returns the reason if none of them is equal, but some are the same number in
+    /// another notation.
     pub fn compare(&self, other: &Self) -> Result<(), String> {
         if self.is_partial || other.is_partial || !self.kept.is_disjoint(&other.kept) {
             return Ok(());
@@ -62,7 +62,7 @@ impl Labels {
                 |theirs: &&String| number(label).is_some() && number(theirs) == number(label);
             if let Some(theirs) = other.kept.iter().find(same) {
                 return Err(format!(
-                    "none of its labels is one of `train_data`, but `{}` and `{}` are the same \
+                    "none of its labels occurs in `train_data`, but `{}` and `{}` are the same \
                      number: write labels the same way in both",
                     start_of(label),
                     start_of(theirs)
@@ -105,7 +105,7 @@ mod tests {
         let train = labels(&["1", "1", "2", "2"]);
         let told = labels(&["1.0", "2.0"]).compare(&train).unwrap_err();
         assert!(told.contains("`1.0` and `1`"), "{told}");
-        // Other classes are what evaluation is about.
+        // An evaluation may contain other classes than the training data.
         assert_eq!(labels(&["3.0", "4.0"]).compare(&train), Ok(()));
         assert_eq!(labels(&["1", "3.0"]).compare(&train), Ok(()));
         let many: Vec<String> = (0..2000).map(|n| n.to_string()).collect();

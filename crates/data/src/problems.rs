@@ -1,11 +1,11 @@
-//! Everything that is wrong with some data.
+//! Problems in data, collected before they are reported.
 
 use std::fmt;
 
-/// The most problems that are reported at once.
+/// Maximum number of problems in one error.
 pub const MAX_PROBLEMS: usize = 20;
 
-/// Everything that is wrong with some data.
+/// All problems of some data.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -24,15 +24,15 @@ pub const MAX_PROBLEMS: usize = 20;
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Problems {
-    /// What the data was given as: an argument, a name or a file.
+    /// The data, as the program named it: an argument, a name or a file.
     pub data: String,
-    /// The first of them, [`MAX_PROBLEMS`] at most.
+    /// The first problems, at most [`MAX_PROBLEMS`].
     pub problems: Vec<Problem>,
-    /// How many there are in all.
+    /// Number of all problems.
     pub total: u64,
 }
 
-/// What is wrong with one row or document.
+/// Problem of one row or document.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -46,9 +46,9 @@ pub struct Problems {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Problem {
-    /// The row of a CSV file or the document of an array, counted from 1.
+    /// Row of a CSV file or document of an array, counted from 1; 0 for the whole.
     pub number: u64,
-    /// What is wrong with it.
+    /// Reason why it can't be used.
     pub reason: String,
 }
 
@@ -76,7 +76,7 @@ impl Problems {
         }
     }
 
-    /// Nothing, where nothing is wrong.
+    /// Returns an error if there are any problems.
     pub(crate) fn into_result(self) -> Result<(), Self> {
         if self.total == 0 { Ok(()) } else { Err(self) }
     }

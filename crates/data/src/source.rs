@@ -1,4 +1,4 @@
-//! Documents one after the other: checked first, then made again to be sent.
+//! Streams of documents: read once to check them, and again to send them.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -11,34 +11,36 @@ use crate::{
     problems::{Problem, Problems},
 };
 
-/// A document, with the row or the place in its source that errors name.
+/// A document with its row or position in the source, for errors.
 #[derive(Debug)]
 pub(crate) struct Numbered {
     pub(crate) number: u64,
     pub(crate) document: Document,
 }
 
-/// Why a source gives no document.
+/// Why a source does not return a document.
 #[derive(Debug)]
 pub(crate) enum Fault {
     /// This row can't be used. Others may follow.
     Row(Problem),
-    /// The source can't go on.
+    /// The source can't continue.
     End(Error),
 }
 
-/// What a source gives.
+/// An item of a source.
 pub(crate) type Item = Result<Numbered, Fault>;
 pub(crate) type Items = Box<dyn Iterator<Item = Item> + Send>;
 
-/// Documents that are made one after the other, as often as they are asked for:
-/// once to check them, once for each attempt to send them.
+/// Documents that are produced one at a time.
+///
+/// They are produced repeatedly: once to check them, and once for each attempt to
+/// send them.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
 /// use finetuner::{Document, DocumentSource};
 ///
-/// // Pictures are read from their files as they are sent.
+/// // Images are read from their files while they are sent.
 /// let source = DocumentSource::new(|| {
 ///     (0..100_000).map(|n| {
 ///         Document::new()
@@ -58,18 +60,19 @@ pub struct DocumentSource {
     name: Option<Arc<str>>,
 }
 
-/// Of which documents the local files are read.
+/// Whose local files are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Files {
-    /// Of those that this program created.
+    /// Documents that this program created.
     Own,
     All,
     None,
 }
 
 impl DocumentSource {
-    /// Creates a source of the documents that `make` makes. It must make the
-    /// same ones each time.
+    /// Creates a source from a function that returns an iterator.
+    ///
+    /// `make` must return the same documents each time.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -91,8 +94,10 @@ impl DocumentSource {
         })
     }
 
-    /// As [`DocumentSource::new`], for documents whose making may fail. The
-    /// first error ends the push, and nothing is stored.
+    /// Creates a source from an iterator of results.
+    ///
+    /// It is like [`DocumentSource::new`], but the first error ends the push, and
+    /// nothing is stored.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -100,7 +105,7 @@ impl DocumentSource {
     ///
     /// use finetuner::{Document, DocumentSource};
     ///
-    /// // An error of opening the file is the only item; else there is one a line.
+    /// // If the file can't be opened, the error is the only item.
     /// let source = DocumentSource::try_new(|| {
     ///     let file = std::fs::File::open("titles.txt");
     ///     let (lines, error) = match file {
@@ -126,7 +131,7 @@ impl DocumentSource {
         })
     }
 
-    /// A source of documents and faults.
+    /// Creates a source of documents and faults.
     pub(crate) fn of_items<I>(make: impl Fn() -> I + Send + Sync + 'static) -> Self
     where
         I: Iterator<Item = Item> + Send + 'static,
@@ -138,28 +143,26 @@ impl DocumentSource {
         }
     }
 
-    /// Sets whether local files that documents name are read into them as they
-    /// are sent.
+    /// Sets whether local files that documents name are read and sent.
     ///
     /// By default, this is done for documents that the program has created. A
-    /// document that was pulled or read from a file may come from somebody else:
-    /// one that names a local file is refused, so that nobody can make a program
-    /// upload files by sharing data. `true` reads the files of all documents,
-    /// `false` those of none.
+    /// document that was pulled or read from a file may come from somebody else, so
+    /// it is refused if it names a local file: otherwise, shared data could make a
+    /// program upload its files. `true` reads the files of all documents, `false`
+    /// reads none.
     #[must_use]
     pub fn reads_files(mut self, read: bool) -> Self {
         self.files = if read { Files::All } else { Files::None };
         self
     }
 
-    /// Reads local files where `read` is set, of documents that this program
-    /// created.
+    /// Sets whether local files are read, for documents that this program created.
     pub(crate) fn reads_own_files(mut self, read: bool) -> Self {
         self.files = if read { Files::Own } else { Files::None };
         self
     }
 
-    /// Names the file that the documents are read from.
+    /// Sets the file name for errors.
     pub(crate) fn named(mut self, name: String) -> Self {
         self.name = Some(name.into());
         self
@@ -175,8 +178,9 @@ impl DocumentSource {
         (self.make)()
     }
 
-    /// Reads all documents once and counts them. `data` names them in errors.
-    /// Blocks.
+    /// Reads all documents once, collects their problems, and summarizes them.
+    ///
+    /// `data` names them in errors. Blocks.
     ///
     /// # Errors
     /// Returns [`Error::Data`] with every document that can't be used.
@@ -223,10 +227,10 @@ impl DocumentSource {
     }
 }
 
-/// A summary of documents that can be used.
+/// Summary of valid documents.
 #[derive(Debug)]
 pub struct Checked {
-    /// How many documents there are, and of which kinds.
+    /// Their number and kinds.
     pub summary: Summary,
     /// Their labels.
     pub labels: Labels,
@@ -253,7 +257,7 @@ impl std::fmt::Debug for DocumentSource {
     }
 }
 
-/// The local file whose content a document wants, where it may be read.
+/// Returns the local file to read for a document, if any and if allowed.
 fn file_of(document: &Document, files: Files) -> Result<Option<PathBuf>, String> {
     if document.content.is_some() || document.embedding.is_some() || files == Files::None {
         return Ok(None);
@@ -264,13 +268,13 @@ fn file_of(document: &Document, files: Files) -> Result<Option<PathBuf>, String>
     if files == Files::All || !document.other.origin.is_received() {
         return Ok(Some(path));
     }
-    // Of a document with parts, only the parts are trained on.
+    // For a document with chunks, only the chunks are used.
     if !document.chunks.is_empty() {
         return Ok(None);
     }
     Err(format!(
-        "document `{}` names the local file `{}`, but was pulled or read from a file, and may be \
-         somebody else's: allow it with `DocumentSource::from(documents).reads_files(true)`",
+        "document `{}` names the local file `{}`, but was pulled or read from a file, so it may \
+         come from somebody else: allow it with `DocumentSource::from(documents).reads_files(true)`",
         document.id,
         finetuner_protocol::text::start_of(&document.uri)
     ))
@@ -310,7 +314,7 @@ enum LoadFault {
     File(Error),
 }
 
-/// Reads the files that a document and its parts name into them.
+/// Reads the files that a document and its chunks name into their content.
 fn load_files(document: &mut Document, files: Files) -> Result<(), LoadFault> {
     if let Some(path) = file_of(document, files).map_err(LoadFault::Refused)? {
         let bytes = std::fs::read(&path).map_err(|e| LoadFault::File(Error::file(&path, e)))?;

@@ -11,9 +11,9 @@ use finetuner_protocol::DocumentArray;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut paths = std::env::args().skip(1);
     let (Some(from), Some(to)) = (paths.next(), paths.next()) else {
-        return Err("two paths are wanted".into());
+        return Err("usage: rewrite_documents FROM TO".into());
     };
-    let documents = DocumentArray::read(BufReader::new(File::open(from)?))?;
+    let documents = DocumentArray::from_reader(BufReader::new(File::open(from)?))?;
     documents.write(BufWriter::new(File::create(to)?))?;
     Ok(())
 }

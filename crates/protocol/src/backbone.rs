@@ -1,8 +1,8 @@
-//! The catalogue of backbones: what `fit` can start from.
+//! The list of backbones, the models that `fit` can start from.
 
 use crate::{Task, open_clip};
 
-/// A model to start from.
+/// A model that runs can start from.
 ///
 /// ```
 /// for backbone in finetuner_protocol::BACKBONES.iter() {
@@ -14,29 +14,29 @@ use crate::{Task, open_clip};
 pub struct Backbone {
     /// The name for `fit`.
     pub name: &'static str,
-    /// Other names of the same model: what the last Python client showed, or
+    /// Other names of the same model: the one in the last Python client's table, or
     /// the name on the hub.
     pub aliases: &'static [&'static str],
-    /// What it compares.
+    /// Task of the model.
     pub task: Task,
-    /// The width that the Python client's table shows. For CLIP that is the
-    /// width of the picture tower; its embeddings have 512 values.
+    /// Width in the Python client's table. For CLIP it is the width of the image
+    /// tower; the embeddings have 512 values.
     pub output_dim: usize,
-    /// The kind of network.
+    /// Kind of network.
     pub architecture: &'static str,
-    /// What it was trained on before.
+    /// Data that the model was trained on.
     pub description: &'static str,
-    /// Options that `model_options` may hold.
+    /// Options allowed in `model_options`.
     pub options: &'static [ModelOption],
-    /// Whether the backend of this version can fine-tune it.
+    /// Whether `finetuner-server` of this version can fine-tune it.
     pub trainable: bool,
-    /// Whether its kind can be exported to ONNX.
+    /// Whether it can be exported to ONNX.
     pub onnx: bool,
 }
 
 impl Backbone {
-    /// The model's name on the Hugging Face hub, or its name here where it has
-    /// none there.
+    /// Returns the name on the Hugging Face hub, or the name here if the hub does
+    /// not have the model.
     #[must_use]
     pub fn hub_name(&self) -> &'static str {
         let names = std::iter::once(&self.name).chain(self.aliases);
@@ -59,11 +59,11 @@ impl Backbone {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ModelOption {
-    /// Its name.
+    /// Name of the option.
     pub name: &'static str,
-    /// What kind of value it has.
+    /// Kind of value.
     pub kind: &'static str,
-    /// The value where none is given, as JSON; none where one must be.
+    /// Default value as JSON; `None` if the option is required.
     pub default: Option<&'static str>,
 }
 
@@ -111,7 +111,7 @@ const TOWERS: &[ModelOption] = &[
     },
     ModelOption {
         name: "image_model",
-        kind: "name of a picture model",
+        kind: "name of an image model",
         default: None,
     },
     COLLATE,
@@ -145,21 +145,21 @@ const POINTNET: &[ModelOption] = &[
     PRECISION,
 ];
 
-/// The name of the small CLIP that ships with the backend.
+/// Name of the small CLIP that ships with the backend.
 pub const CLIP_SMALL: &str = "clip-small";
 
-/// The name of the small text model that ships with the backend.
+/// Name of the small text model that ships with the backend.
 pub const MINILM_SMALL: &str = "minilm-small";
 
-/// The name of the small picture model that ships with the backend.
+/// Name of the small image model that ships with the backend.
 pub const EFFICIENTNET_SMALL: &str = "efficientnet-small";
 
-/// The name of the small model of two towers that ships with the backend:
-/// [`MINILM_SMALL`] and [`EFFICIENTNET_SMALL`] under two projections.
+/// Name of the small two-tower model that ships with the backend: [`MINILM_SMALL`]
+/// and [`EFFICIENTNET_SMALL`] with a projection each.
 pub const TWO_TOWERS_SMALL: &str = "two-towers-small";
 
-/// All backbones: those of the Python client's guide in its order, then those
-/// that its last version added, then ours.
+/// All backbones: first those of the Python client's guide in its order, then those
+/// of its last version, then our own.
 pub const BACKBONES: &[Backbone] = &[
     Backbone {
         name: "resnet50",
@@ -324,7 +324,7 @@ pub const BACKBONES: &[Backbone] = &[
         task: Task::TextToImage,
         output_dim: 1024,
         architecture: "transformer",
-        description: "CLIP with a large picture tower by OpenAI",
+        description: "CLIP with a large image tower by OpenAI",
         options: CLIP,
         trainable: true,
         onnx: true,
@@ -426,19 +426,19 @@ pub const BACKBONES: &[Backbone] = &[
         task: Task::TextToImage,
         output_dim: 512,
         architecture: "two towers",
-        description: "A text model and a picture model of your choice",
+        description: "A text model and an image model of your choice",
         options: TOWERS,
         trainable: true,
         onnx: true,
     },
 ];
 
-/// The backbone of that name or alias.
+/// Returns the backbone with this name or alias.
 ///
 /// ```
 /// use finetuner_protocol::find_backbone;
 ///
-/// // By its name or by the name that tables show.
+/// // By alias.
 /// let clip = find_backbone("clip-base-en").map(|backbone| backbone.name);
 /// assert_eq!(clip, Some("openai/clip-vit-base-patch32"));
 /// ```
@@ -449,8 +449,8 @@ pub fn find_backbone(name: &str) -> Option<&'static Backbone> {
         .find(|backbone| backbone.name == name || backbone.aliases.contains(&name))
 }
 
-/// The cross-encoders that the Python client names for data synthesis, with
-/// their names on the hub.
+/// Cross-encoders that the Python client names for data synthesis, with their names
+/// on the hub.
 const CROSS_ENCODERS: [(&str, &str); 2] = [
     (
         "crossencoder-base-en",
@@ -462,7 +462,7 @@ const CROSS_ENCODERS: [(&str, &str); 2] = [
     ),
 ];
 
-/// Returns the name on the hub of a cross-encoder that the Python client names.
+/// Returns the hub name of a cross-encoder that the Python client names.
 ///
 /// ```
 /// use finetuner_protocol::cross_encoder_hub_name;
@@ -476,9 +476,10 @@ pub fn cross_encoder_hub_name(name: &str) -> Option<&'static str> {
     found.map(|(_, hub)| *hub)
 }
 
-/// Returns the task of a model in the list of backbones, or of one of open_clip,
-/// by any of its names, with or without `@revision`. Other models state their task
-/// in their files.
+/// Returns the task of a model in the list of backbones or of open_clip.
+///
+/// Any of the model's names is accepted, with or without `@revision`. Other models
+/// state their task in their files.
 ///
 /// ```
 /// use finetuner_protocol::{Task, listed_task};

@@ -1,7 +1,7 @@
-//! The configuration of a run: what `fit` serializes and a backend obeys.
+//! The configuration of a run.
 //!
-//! Two generations of the Python client shape it differently. [`RunConfig`] is
-//! what both mean; it reads either and writes the one it is told to.
+//! The two generations of the Python client write it differently. [`RunConfig`] reads
+//! either form and writes the form of its [`Generation`].
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::{Map, Value, json};
@@ -11,7 +11,7 @@ use crate::{
     Options, Prompts, Sampler, Scheduler, SchedulerStep, callback::merged, hard_negatives,
 };
 
-/// Which generation of the Python client a request looks like.
+/// Generation of the Python client whose format is used.
 ///
 /// ```
 /// use finetuner_protocol::Generation;
@@ -39,82 +39,81 @@ pub enum Generation {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct RunConfig {
-    /// How the configuration is written.
+    /// Format of the configuration.
     pub generation: Generation,
     /// Whether others may read the artifact.
     pub public: bool,
-    /// The run's name.
+    /// Name of the run.
     pub run_name: String,
-    /// The experiment that the run belongs to.
+    /// Name of the experiment.
     pub experiment_name: String,
-    /// What is trained.
+    /// Model to train.
     pub model: Model,
-    /// What it is trained on.
+    /// Training and validation data.
     pub data: Data,
-    /// What happens beside.
+    /// Callbacks, in the order in which they are called.
     pub callbacks: Vec<Callback>,
-    /// How it is trained.
+    /// Training settings.
     pub hyper_parameters: HyperParameters,
-    /// Members that are not known here.
+    /// Other members, kept as received.
     pub extra: Map<String, Value>,
 }
 
-/// What is trained.
+/// Model to train.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Model {
-    /// The backbone's name.
+    /// Name of the backbone.
     pub name: Option<String>,
-    /// The artifact of an earlier run to go on from, in place of a name.
+    /// Artifact of an earlier run to continue from, instead of a name.
     pub artifact: Option<String>,
     /// Whether only a new last layer is trained.
     pub freeze: bool,
-    /// The length of the embeddings, where it shall be another.
+    /// Embedding dimension, if different from the backbone's.
     pub output_dim: Option<u64>,
-    /// Options of the model's kind.
+    /// Options of the model.
     pub options: Option<Options>,
-    /// Whether the artifact also holds the model as ONNX.
+    /// Whether the artifact also contains the model as ONNX.
     pub to_onnx: bool,
     /// Whether the model has two towers. Sent by clients up to 0.2.2.
     pub multi_modal: Option<bool>,
-    /// Members that are not known here.
+    /// Other members, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
 
-/// What a model is trained on.
+/// Training and validation data of a run.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Data {
-    /// The name of the training data.
+    /// Name of the training data.
     pub train_data: String,
-    /// How often an epoch goes through `train_data`, in a run with
-    /// `more_train_data`; once by default.
+    /// Number of times that an epoch goes through `train_data`, in a run with
+    /// `more_train_data`; 1 by default.
     pub train_data_weight: Option<f64>,
     /// Further data to train on. Each batch comes from one data set.
     pub more_train_data: Vec<MoreData>,
     /// The order of batches of several data sets; `proportional` by default.
     pub multi_dataset_batch_sampler: Option<MultiDatasetBatchSampler>,
-    /// The name of the data for the validation loss.
+    /// Name of the data for the validation loss.
     pub eval_data: Option<String>,
-    /// The part of the training data to validate with where there is no
-    /// `eval_data`.
+    /// Fraction of the training data to validate with if there is no `eval_data`.
     pub val_split: f64,
     /// Written by client 0.8.1; without effect.
     pub evaluate: bool,
     /// Threads that load data.
     pub num_workers: u64,
-    /// How batches are put together.
+    /// How batches are formed.
     pub sampler: Sampler,
-    /// Documents of one class in a batch.
+    /// Number of documents of each class in a batch.
     pub num_items_per_class: u64,
-    /// The modality of pictures; `image` where it is not given.
+    /// Modality of images; `image` by default.
     pub image_modality: Option<Modality>,
-    /// The modality of texts; `text` where it is not given.
+    /// Modality of texts; `text` by default.
     pub text_modality: Option<Modality>,
-    /// Members that are not known here.
+    /// Other members, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -139,7 +138,7 @@ impl Default for Data {
     }
 }
 
-/// How a model is trained.
+/// Training settings of a run.
 ///
 /// ```
 /// let defaults = finetuner_protocol::HyperParameters::default();
@@ -149,42 +148,42 @@ impl Default for Data {
 #[serde(default)]
 #[non_exhaustive]
 pub struct HyperParameters {
-    /// The optimizer.
+    /// Optimizer.
     pub optimizer: Optimizer,
-    /// Its options.
+    /// Options of the optimizer.
     pub optimizer_options: Option<Options>,
-    /// The loss.
+    /// Loss.
     pub loss: Loss,
-    /// Its options.
+    /// Options of the loss.
     pub loss_options: Option<Options>,
-    /// The optimizer of the loss's own weights.
+    /// Optimizer for the weights of the loss.
     pub loss_optimizer: Option<Optimizer>,
-    /// Its options.
+    /// Options of the optimizer for the weights of the loss.
     pub loss_optimizer_options: Option<Options>,
-    /// What chooses pairs or triplets from a batch.
+    /// Miner, which selects pairs or triplets from a batch.
     pub miner: Option<Miner>,
-    /// Its options.
+    /// Options of the miner.
     pub miner_options: Option<Options>,
-    /// How the learning rate changes.
+    /// Learning rate schedule.
     pub scheduler: Option<Scheduler>,
-    /// Its options.
+    /// Options of the schedule.
     pub scheduler_options: Option<SchedulerOptions>,
     /// `batch` or `epoch`, where clients up to 0.7.1 put it.
     pub scheduler_step: Option<SchedulerStep>,
-    /// Gives the pairs of the training data hard negatives before the training.
+    /// Options for mining hard negatives before training.
     pub mine_hard_negatives: Option<HardNegatives>,
-    /// Examples in a step; the backend chooses where there is none.
+    /// Number of examples per batch; the backend chooses by default.
     pub batch_size: Option<u64>,
-    /// Batches of one step of the optimizer, whose gradients are averaged; 1 by
+    /// Number of batches per optimizer step, whose gradients are averaged; 1 by
     /// default.
     pub gradient_accumulation_steps: Option<u64>,
-    /// The learning rate; the optimizer's default where there is none.
+    /// Learning rate; the optimizer's default by default.
     pub learning_rate: Option<f64>,
     /// Prompts before the texts of each column.
     pub prompts: Option<Prompts>,
-    /// Times that the data is gone through.
+    /// Number of epochs.
     pub epochs: u64,
-    /// Members that are not known here.
+    /// Other members, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -214,7 +213,7 @@ impl Default for HyperParameters {
     }
 }
 
-/// Options of a scheduler.
+/// Options of a learning rate schedule.
 ///
 /// ```
 /// use finetuner_protocol::SchedulerOptions;
@@ -225,13 +224,13 @@ impl Default for HyperParameters {
 #[serde(default)]
 #[non_exhaustive]
 pub struct SchedulerOptions {
-    /// Steps over which the learning rate rises from zero.
+    /// Number of steps over which the learning rate rises from zero.
     pub num_warmup_steps: u64,
-    /// Steps in all, or `"auto"`.
+    /// Total number of steps, or `"auto"`.
     pub num_training_steps: Value,
     /// Whether the learning rate changes by `batch` or by `epoch`.
     pub scheduler_step: SchedulerStep,
-    /// Members that are not known here.
+    /// Other members, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -271,9 +270,9 @@ impl SchedulerOptions {
 }
 
 impl RunConfig {
-    /// Returns the members that are not known here and are not null, by their
-    /// paths. A backend that passed over one would do something else than it is
-    /// asked for.
+    /// Returns the paths of unknown members that are not null.
+    ///
+    /// A backend refuses them, because ignoring a setting would change the result.
     ///
     /// ```
     /// let config = serde_json::json!({"hyper_parameters": {"learning_rat": 1e-4}});
@@ -434,7 +433,7 @@ impl<'de> Deserialize<'de> for RunConfig {
             extra: Map<String, Value>,
         }
         let value = Value::deserialize(deserializer)?;
-        // Old servers wrap the object into a text.
+        // Old servers encode the object as a string.
         let value = match value {
             Value::String(text) => serde_json::from_str(&text).map_err(de::Error::custom)?,
             other => other,

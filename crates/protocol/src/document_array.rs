@@ -1,7 +1,8 @@
-//! Arrays of documents, and the byte stream in which they travel: the byte
-//! `0x01`, the number of documents as 64 bits big-endian, then for each its
-//! length as 32 bits big-endian and that many bytes, a gzip member with one
-//! protobuf message.
+//! Arrays of documents, and their byte stream.
+//!
+//! The stream consists of the byte `0x01`, the number of documents (64 bits
+//! big-endian), and for each document its length (32 bits big-endian) and a gzip
+//! member with one protobuf message.
 
 use std::{
     io::{Read, Write},
@@ -16,13 +17,13 @@ use flate2::{
 
 use crate::Document;
 
-/// The first byte of a stream.
+/// First byte of a stream.
 const VERSION: u8 = 1;
 
-/// The most that one document may have, compressed or not.
+/// Maximum size of a document in bytes, compressed or uncompressed.
 pub const MAX_DOCUMENT_BYTES: u64 = 256 << 20;
 
-/// Why bytes are not an array of documents, or can't be written as one.
+/// Why bytes can't be read or written as an array of documents.
 ///
 /// ```
 /// use finetuner_protocol::{DocumentArray, DocumentError};
@@ -33,24 +34,24 @@ pub const MAX_DOCUMENT_BYTES: u64 = 256 << 20;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DocumentError {
-    /// The stream ends before all documents have come.
-    #[error("the stream of documents ends early: document {number} of {count} is not whole")]
+    /// The stream ends before all documents have arrived.
+    #[error("the stream of documents ends early: document {number} of {count} is incomplete")]
     Truncated {
-        /// Which document, counted from 1.
+        /// Number of the document, counted from 1.
         number: u64,
-        /// How many were announced.
+        /// Number of documents announced.
         count: u64,
     },
-    /// It is not a stream of documents, or one with a fault inside.
+    /// The bytes are not a stream of documents, or it contains an error.
     #[error("not a stream of documents: {0}")]
     Malformed(String),
-    /// A document that is larger than [`MAX_DOCUMENT_BYTES`].
+    /// A document is larger than [`MAX_DOCUMENT_BYTES`].
     #[error(
-        "document {number} is larger than {} MiB: split it, or make its picture smaller",
+        "document {number} is larger than {} MiB: split it, or make its image smaller",
         MAX_DOCUMENT_BYTES >> 20
     )]
     TooLarge {
-        /// Which document, counted from 1.
+        /// Number of the document, counted from 1.
         number: u64,
     },
     /// Reading or writing failed.
@@ -58,7 +59,7 @@ pub enum DocumentError {
     Io(std::io::Error),
 }
 
-// The message includes the cause, so that it is not a source as well.
+// The message includes the cause, so `source` does not return it.
 impl From<std::io::Error> for DocumentError {
     fn from(error: std::io::Error) -> Self {
         Self::Io(error)
@@ -80,16 +81,16 @@ impl From<std::io::Error> for DocumentError {
 pub struct DocumentArray(Vec<Document>);
 
 impl DocumentArray {
-    /// An empty array.
+    /// Creates an empty array.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Writes the stream.
+    /// Writes the byte stream.
     ///
     /// # Errors
-    /// Where `out` fails, or a document is larger than [`MAX_DOCUMENT_BYTES`].
+    /// If `out` fails, or a document is larger than [`MAX_DOCUMENT_BYTES`].
     pub fn write(&self, mut out: impl Write) -> Result<(), DocumentError> {
         out.write_all(&stream_head(self.len() as u64))?;
         for (i, document) in self.iter().enumerate() {
@@ -98,33 +99,33 @@ impl DocumentArray {
         Ok(out.flush()?)
     }
 
-    /// Reads a stream to its last document; see [`DocumentReader`].
+    /// Reads a byte stream up to its last document; see [`DocumentReader`].
     ///
     /// ```
     /// use finetuner_protocol::DocumentArray;
     ///
     /// let bytes = DocumentArray::new().to_bytes()?;
-    /// assert!(DocumentArray::read(bytes.as_slice())?.is_empty());
+    /// assert!(DocumentArray::from_reader(bytes.as_slice())?.is_empty());
     /// # Ok::<(), finetuner_protocol::DocumentError>(())
     /// ```
     ///
     /// # Errors
-    /// [`DocumentError`] says what is wrong with which document.
-    pub fn read(from: impl Read) -> Result<Self, DocumentError> {
+    /// [`DocumentError`] names the document and the reason.
+    pub fn from_reader(from: impl Read) -> Result<Self, DocumentError> {
         DocumentReader::new(from)?.collect()
     }
 
-    /// The stream as bytes.
+    /// Returns the byte stream.
     ///
     /// # Errors
-    /// As for [`DocumentArray::write`].
+    /// The same as for [`DocumentArray::write`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, DocumentError> {
         let mut bytes = Vec::new();
         self.write(&mut bytes)?;
         Ok(bytes)
     }
 
-    /// Reads a stream, which must end with its last document.
+    /// Reads a byte stream, which must end after its last document.
     ///
     /// ```
     /// use finetuner_protocol::{Document, DocumentArray};
@@ -135,22 +136,23 @@ impl DocumentArray {
     /// ```
     ///
     /// # Errors
-    /// As for [`DocumentArray::read`].
+    /// The same as for [`DocumentArray::from_reader`].
     pub fn from_bytes(mut bytes: &[u8]) -> Result<Self, DocumentError> {
-        let array = Self::read(&mut bytes)?;
+        let array = Self::from_reader(&mut bytes)?;
         if !bytes.is_empty() {
             return Err(trailing(bytes.len()));
         }
         Ok(array)
     }
 
-    /// Reads a binary file of docarray 0.x, whichever of these it is: the
-    /// stream (`protocol="protobuf"`), one message (`"protobuf-array"`), either
-    /// of them compressed as a whole with gzip.
+    /// Reads a binary file of docarray 0.x.
+    ///
+    /// The file is a stream (`protocol="protobuf"`) or one message
+    /// (`"protobuf-array"`), optionally compressed as a whole with gzip.
     ///
     /// # Errors
-    /// As for [`DocumentArray::read`]; pickled arrays (docarray's default) are
-    /// refused, since reading one runs code.
+    /// The same as for [`DocumentArray::from_reader`]. Pickled arrays (docarray's
+    /// default) are refused, because reading one runs code.
     pub fn from_file_bytes(bytes: &[u8]) -> Result<Self, DocumentError> {
         match bytes {
             [] => Err(DocumentError::Malformed("the file is empty".to_owned())),
@@ -167,7 +169,9 @@ impl DocumentArray {
                     )));
                 }
                 if unpacked.starts_with(&[0x1f, 0x8b]) {
-                    return Err(DocumentError::Malformed("it is packed twice".to_owned()));
+                    return Err(DocumentError::Malformed(
+                        "it is compressed twice".to_owned(),
+                    ));
                 }
                 Self::from_file_bytes(&unpacked)
             }
@@ -182,10 +186,10 @@ impl DocumentArray {
     }
 }
 
-/// The most that a compressed file may unpack to.
+/// Maximum size of an unpacked file in bytes.
 const MAX_FILE_BYTES: u64 = 4 << 30;
 
-/// The first bytes of a stream of that many documents.
+/// Returns the first bytes of a stream of `count` documents.
 #[must_use]
 pub fn stream_head(count: u64) -> [u8; 9] {
     let mut head = [VERSION; 9];
@@ -193,12 +197,13 @@ pub fn stream_head(count: u64) -> [u8; 9] {
     head
 }
 
-/// A document as it stands in a stream: its length, then a gzip member. What is
-/// compressed already, as pictures are, is only wrapped.
+/// Returns a document as encoded in a stream: its length and a gzip member.
+///
+/// Documents that are already compressed, such as images, are wrapped without
+/// compression. `number` is the document's number in errors, counted from 1.
 ///
 /// # Errors
-/// [`DocumentError::TooLarge`] above [`MAX_DOCUMENT_BYTES`]; `number` counts
-/// from 1.
+/// [`DocumentError::TooLarge`] above [`MAX_DOCUMENT_BYTES`].
 pub fn stream_frame(document: &Document, number: u64) -> Result<Vec<u8>, DocumentError> {
     let message = document.to_bytes();
     if message.len() as u64 > MAX_DOCUMENT_BYTES {
@@ -219,7 +224,7 @@ pub fn stream_frame(document: &Document, number: u64) -> Result<Vec<u8>, Documen
     Ok(frame)
 }
 
-/// Reads a stream one document after the other, with memory for one.
+/// Reads a stream one document at a time; keeps only one in memory.
 ///
 /// ```
 /// use finetuner_protocol::{Document, DocumentArray, DocumentReader};
@@ -257,7 +262,7 @@ impl<R: Read> DocumentReader<R> {
     /// ```
     ///
     /// # Errors
-    /// [`DocumentError::Malformed`] where it is none.
+    /// [`DocumentError::Malformed`] if the bytes are not the head of a stream.
     pub fn new(mut from: R) -> Result<Self, DocumentError> {
         let mut head = [0; 9];
         from.read_exact(&mut head)
@@ -279,7 +284,7 @@ impl<R: Read> DocumentReader<R> {
         })
     }
 
-    /// The bytes of all documents that were read so far, unpacked.
+    /// Returns the uncompressed size of all documents read so far, in bytes.
     ///
     /// ```
     /// use finetuner_protocol::{Document, DocumentArray, DocumentReader};
@@ -294,8 +299,7 @@ impl<R: Read> DocumentReader<R> {
         self.unpacked
     }
 
-    /// Leaves out the next documents, as many as there are up to `count`,
-    /// without unpacking them.
+    /// Skips the next `count` documents, or fewer at the end, without unpacking them.
     ///
     /// ```
     /// use finetuner_protocol::{Document, DocumentArray, DocumentReader};
@@ -309,7 +313,7 @@ impl<R: Read> DocumentReader<R> {
     /// ```
     ///
     /// # Errors
-    /// [`DocumentError::Truncated`] where the stream ends within one.
+    /// [`DocumentError::Truncated`] if the stream ends within a document.
     pub fn skip_documents(&mut self, count: u64) -> Result<(), DocumentError> {
         for _ in 0..count.min(self.count.saturating_sub(self.read)) {
             self.read_packed()?;
@@ -318,12 +322,12 @@ impl<R: Read> DocumentReader<R> {
         Ok(())
     }
 
-    /// How many documents the stream says it has.
+    /// Returns the number of documents that the stream announced.
     pub fn count_announced(&self) -> u64 {
         self.count
     }
 
-    /// Takes the next document in as it is packed.
+    /// Reads the next document in packed form.
     fn read_packed(&mut self) -> Result<(), DocumentError> {
         let (number, count) = (self.read + 1, self.count);
         let truncated = |e: std::io::Error| match e.kind() {
@@ -336,7 +340,7 @@ impl<R: Read> DocumentReader<R> {
         if length > MAX_DOCUMENT_BYTES {
             return Err(DocumentError::TooLarge { number });
         }
-        // Memory is taken as bytes come, not as they are promised.
+        // Allocates as bytes arrive, not by the announced length.
         self.packed.clear();
         (&mut self.from)
             .take(length)
@@ -352,7 +356,7 @@ impl<R: Read> DocumentReader<R> {
         let number = self.read + 1;
         let malformed =
             |e: &dyn std::fmt::Display| DocumentError::Malformed(format!("document {number}: {e}"));
-        // Files that docarray saves hold messages as they are.
+        // Files saved by docarray contain uncompressed messages.
         let message = if self.packed.starts_with(&[0x1f, 0x8b]) {
             self.message.clear();
             GzDecoder::new(self.packed.as_slice())
@@ -386,7 +390,7 @@ impl<R: Read> Iterator for DocumentReader<R> {
 }
 
 impl<R> DocumentReader<R> {
-    /// What the stream was read from, for what comes behind its last document.
+    /// Returns the reader, to read what follows the last document.
     ///
     /// ```
     /// use finetuner_protocol::{DocumentArray, DocumentReader};

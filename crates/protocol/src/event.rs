@@ -1,5 +1,5 @@
-//! What happens in a run, in order. A worker sends events, a server stores and
-//! numbers them; logs, metrics and examples are views of them.
+//! Events of a run, in order. A worker sends them, the server stores and numbers them.
+//! Logs, metrics and examples are derived from them.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -7,27 +7,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
-/// One thing that happened in a run.
+/// An event of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event {
-    /// A line for people.
+    /// A log line.
     Log {
-        /// How important it is.
+        /// Severity.
         level: Level,
-        /// The line.
+        /// Text of the line.
         message: String,
     },
-    /// A training step is done.
+    /// A training step was completed.
     Step {
-        /// The epoch, counted from 1.
+        /// Epoch, counted from 1.
         epoch: u64,
-        /// All epochs.
+        /// Number of epochs.
         epochs: u64,
-        /// The step in its epoch, counted from 1.
+        /// Step in its epoch, counted from 1.
         step: u64,
-        /// Steps of an epoch.
+        /// Number of steps per epoch.
         steps: u64,
         /// Loss of the step.
         loss: f64,
@@ -36,54 +36,54 @@ pub enum Event {
         /// Learning rate of the step.
         learning_rate: f64,
     },
-    /// An epoch is done.
+    /// An epoch was completed.
     Epoch {
-        /// The epoch, counted from 1.
+        /// Epoch, counted from 1.
         epoch: u64,
-        /// All epochs.
+        /// Number of epochs.
         epochs: u64,
         /// Mean loss over the training data.
         train_loss: f64,
         /// Mean loss over the evaluation data.
         val_loss: Option<f64>,
     },
-    /// Retrieval was measured.
+    /// An evaluation was completed.
     Evaluation {
-        /// When.
+        /// Before or after training.
         stage: Stage,
         /// Values by metric.
         metrics: BTreeMap<String, f64>,
     },
-    /// What example queries found.
+    /// Results of example queries.
     Examples {
-        /// When.
+        /// Before or after training.
         stage: Stage,
-        /// By query, the best match first: a text, or the name of a picture.
+        /// Matches by query, the best first: a text, or the name of an image.
         examples: BTreeMap<String, Vec<serde_json::Value>>,
-        /// Where the matches lie.
+        /// Positions of the matches in the data.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         found: Option<FoundDocuments>,
     },
 }
 
-/// Where the matches of example queries lie.
+/// Positions of the matches of example queries in the searched data.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FoundDocuments {
-    /// The name of the data that was searched.
+    /// Name of the data that was searched.
     pub data: String,
-    /// By query, the number of each match in it, counted from 0.
+    /// Position of each match by query, counted from 0.
     pub places: BTreeMap<String, Vec<u64>>,
-    /// By query, whether each match belongs to it.
+    /// Whether each match is relevant, by query.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub hits: BTreeMap<String, Vec<bool>>,
-    /// By query, how far each match is from it.
+    /// Distance of each match, by query.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub distances: BTreeMap<String, Vec<f32>>,
 }
 
 impl FoundDocuments {
-    /// Matches in the data of this name.
+    /// Creates the positions in the data of this name.
     #[must_use]
     pub fn new(data: impl Into<String>, places: BTreeMap<String, Vec<u64>>) -> Self {
         Self {
@@ -94,17 +94,17 @@ impl FoundDocuments {
     }
 }
 
-/// How important a log line is.
+/// Severity of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Level {
-    /// Details.
+    /// Details for debugging.
     Debug,
-    /// The course of things.
+    /// Normal progress.
     Info,
-    /// Something that may surprise.
+    /// Something unexpected that does not stop the run.
     Warning,
-    /// What ended the run.
+    /// The reason why the run failed.
     Error,
 }
 
@@ -119,11 +119,11 @@ impl fmt::Display for Level {
     }
 }
 
-/// Before or after the training.
+/// Before or after training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// The backbone as it was.
+    /// The backbone before training.
     Before,
     /// The fine-tuned model.
     After,
@@ -141,23 +141,23 @@ pub enum Stage {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct CheckpointInfo {
-    /// Its number in the run, counted from 1.
+    /// Number within the run, counted from 1.
     pub number: u64,
-    /// Whole epochs behind it.
+    /// Number of completed epochs.
     pub epoch: u64,
-    /// Steps of the next epoch that are done.
+    /// Number of completed steps of the next epoch.
     pub step: u64,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Its SHA-256, as hex digits.
+    /// SHA-256 as hex digits.
     pub sha256: String,
-    /// When it was created.
+    /// Time of creation.
     #[serde(default, with = "crate::time")]
     pub created_at: Option<Timestamp>,
 }
 
 impl CheckpointInfo {
-    /// A checkpoint behind `epoch` whole epochs and `step` steps of the next one.
+    /// Creates a checkpoint after `epoch` epochs and `step` steps of the next one.
     #[must_use]
     pub fn new(
         number: u64,

@@ -1,24 +1,24 @@
-//! Mining of hard negatives: which documents of a corpus a pair gets.
+//! Options for mining hard negatives from a corpus.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{InvalidField, NegativesFormat, SamplingStrategy, check_name};
 
-/// The field of a configuration that holds [`HardNegatives`].
+/// Configuration field of [`HardNegatives`].
 pub(crate) const FIELD: &str = "mine_hard_negatives";
 
-/// The most negatives of a pair. More are hardly ever hard.
+/// Maximum number of negatives of a pair. Later ones are hardly ever hard.
 const MAX_NEGATIVES: u64 = 1000;
-/// The largest rank at which a negative is looked for.
+/// Maximum rank of a candidate.
 const MAX_RANK: u64 = 100_000;
 
-/// How hard negatives are mined: names, defaults and meaning are those of
-/// `mine_hard_negatives` in sentence-transformers.
+/// Options for mining hard negatives.
 ///
-/// A negative is a document of the corpus that is similar to a pair's query and
-/// does not belong to it. The corpus is made of the second members of all pairs
-/// and of further documents, where some are given.
+/// Names, defaults and meaning are those of `mine_hard_negatives` in
+/// sentence-transformers. A negative is a document of the corpus that is similar to a
+/// pair's query and does not belong to it. The corpus consists of the second members
+/// of all pairs, and of [`HardNegatives::corpus`].
 ///
 /// ```
 /// use finetuner_protocol::HardNegatives;
@@ -34,54 +34,55 @@ const MAX_RANK: u64 = 100_000;
 #[serde(default)]
 #[non_exhaustive]
 pub struct HardNegatives {
-    /// The name of data to mine from, beside the second members of the pairs.
+    /// Name of further data to mine from, besides the second members of the pairs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub corpus: Option<String>,
-    /// Ranks that are skipped: 10 leaves out the ten most similar documents. 0
-    /// by default.
+    /// Number of top ranks to skip: 10 skips the ten most similar documents. 0 by
+    /// default.
     pub range_min: u64,
-    /// The last rank at which a negative is looked for. By default
-    /// `range_min` and `num_negatives` (ten times that under a limit of scores)
-    /// and the most matches of one query, all added up.
+    /// Last rank of a candidate. The default is the sum of `range_min`,
+    /// `num_negatives` (ten times that with a limit on scores) and the largest number
+    /// of matches of one query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range_max: Option<u64>,
-    /// The highest score of a negative.
+    /// Maximum score of a negative.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_score: Option<f64>,
-    /// The lowest score of a negative.
+    /// Minimum score of a negative.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_score: Option<f64>,
-    /// By how much the score of a negative must be below that of the query's
-    /// worst match.
+    /// Minimum difference between the score of the query's worst match and that of
+    /// a negative.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub absolute_margin: Option<f64>,
-    /// The same as a part of that match's score: with 0.05, a negative has at
-    /// most 95 % of it.
+    /// The same relative to that match's score: with 0.05, a negative has at most
+    /// 95 % of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relative_margin: Option<f64>,
-    /// Negatives of each query; 3 by default.
+    /// Number of negatives per query; 3 by default.
     pub num_negatives: u64,
-    /// `top`, the default, takes the most similar ones; `random` draws from all
-    /// that are left.
+    /// `top` (the default) selects the most similar candidates, `random` samples from
+    /// all of them.
     pub sampling_strategy: SamplingStrategy,
-    /// Whether the query's own matches count as candidates, which shows how a
-    /// model ranks them. The format is `n-tuple` then.
+    /// Whether the query's own matches are candidates too, which shows how a model
+    /// ranks them. The format is `n-tuple` then.
     pub include_positives: bool,
-    /// `triplet`, the default: a query, its match and one negative in each
-    /// document. `n-tuple`: a query, its match and all negatives.
-    /// `labeled-pair`: a query and a document, with the score 1 or 0.
-    /// `labeled-list`: a query, its match and the negatives that were found,
-    /// with the tag `labels`.
+    /// Format of the documents.
+    ///
+    /// `triplet`, the default: a query, its match and one negative per document.
+    /// `n-tuple`: a query, its match and all negatives. `labeled-pair`: a query and
+    /// a document, with the score 1 or 0. `labeled-list`: a query, its match and the
+    /// negatives found, with the tag `labels`.
     pub output_format: NegativesFormat,
-    /// Whether documents get the similarities: in the tag `scores`, or as the
+    /// Whether documents contain the similarities: in the tag `scores`, or as the
     /// score of a `labeled-pair`.
     pub output_scores: bool,
-    /// Documents embedded at once; 32 by default.
+    /// Number of documents embedded at once; 32 by default.
     pub batch_size: u64,
-    /// Decides what `random` draws. By default the seed of the run, or 0.
+    /// Seed for `random`; the seed of the run by default, or 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// Options that are not known here.
+    /// Other options, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -108,7 +109,7 @@ impl Default for HardNegatives {
     }
 }
 
-/// A method that sets a field of [`HardNegatives`].
+/// Defines a method that sets a field of [`HardNegatives`].
 macro_rules! setter {
     ($name:ident, $type:ty, $value:ident => $stored:expr) => {
         #[doc = concat!("Sets [`HardNegatives::", stringify!($name), "`].")]
@@ -121,7 +122,7 @@ macro_rules! setter {
 }
 
 impl HardNegatives {
-    /// The default options.
+    /// Returns the default options.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -145,7 +146,7 @@ impl HardNegatives {
     /// Finds the first option that can't be used.
     ///
     /// # Errors
-    /// [`InvalidField`] names the option, its value and what is possible.
+    /// [`InvalidField`] names the option, its value and the limit.
     pub fn check(&self) -> Result<(), InvalidField> {
         let bad = |name: &str, value: String, limit: &str| {
             Err(InvalidField::new(&format!("{FIELD}.{name}"), value, limit))
@@ -164,7 +165,7 @@ impl HardNegatives {
         ];
         for (name, number) in numbers {
             if let Some(number) = number.filter(|number| !(-1e6..=1e6).contains(number)) {
-                let limit = "a number from -1000000 to 1000000 is wanted";
+                let limit = "it must be a number from -1000000 to 1000000";
                 return bad(name, number.to_string(), limit);
             }
         }
@@ -182,7 +183,7 @@ impl HardNegatives {
         ];
         for (name, word, known) in words {
             if !known.contains(&word) {
-                let limit = format!("it is one of {}", known.join(", "));
+                let limit = format!("it must be one of {}", known.join(", "));
                 return bad(name, format!("`{word}`"), &limit);
             }
         }
@@ -194,7 +195,7 @@ impl HardNegatives {
         ];
         for (name, count, low, high) in counts {
             if !(low..=high).contains(&count) {
-                let limit = format!("a whole number from {low} to {high} is wanted");
+                let limit = format!("it must be a whole number from {low} to {high}");
                 return bad(name, count.to_string(), &limit);
             }
         }
@@ -202,8 +203,8 @@ impl HardNegatives {
             && last < self.range_min.saturating_add(self.num_negatives)
         {
             let limit = format!(
-                "behind the first {} ranks (`range_min`) there must be room for {} negatives \
-                 (`num_negatives`)",
+                "there must be room for {1} negatives (`num_negatives`) after the first {0} ranks \
+                 (`range_min`)",
                 self.range_min, self.num_negatives
             );
             return bad("range_max", last.to_string(), &limit);

@@ -1,28 +1,27 @@
-//! What travels between a Finetuner client and its backend.
+//! Wire types that a Finetuner client and its backend exchange.
 //!
-//! Types and their forms on the wire, for both generations of the Python
-//! client, and nothing that does any input or output of its own:
+//! The crate defines types and their serialization, for both generations of the
+//! Python client. It does no I/O.
 //!
-//! | module | what it defines |
+//! | module | content |
 //! | --- | --- |
 //! | [`config`], [`synthesis`] | the configuration of a run |
-//! | [`hard_negatives`] | how negatives are mined from a corpus |
-//! | [`limits`] | what settings may be |
-//! | [`options`], [`lora`] | options of losses, optimizers, models and so on |
-//! | [`callback`] | what happens beside the training |
+//! | [`hard_negatives`] | options for mining negatives from a corpus |
+//! | [`limits`] | limits of settings |
+//! | [`options`], [`lora`] | options of losses, optimizers, models and others |
+//! | [`callback`] | callbacks: evaluation, checkpoints, early stopping, logging |
 //! | [`names`] | losses, optimizers, statuses: names that may be unknown |
 //! | [`run`] | experiments, runs, their status and metrics |
-//! | [`event`] | what happens in a run |
-//! | [`backbone`] | the models to start from |
-//! | [`mod@open_clip`] | models of open_clip by their names |
-//! | [`document`], [`document_array`], [`summary`] | training data, its byte stream, and a short account of it |
+//! | [`event`] | the events of a run |
+//! | [`backbone`] | models that runs can start from |
+//! | [`mod@open_clip`] | models of open_clip by name |
+//! | [`document`], [`document_array`], [`summary`] | training data, its byte stream and its summary |
 //! | [`origin`] | whether a document was received or created by this program |
-//! | `worker` (feature `worker`) | what only a server and its workers say to each other |
-//! | [`time`] | moments, as backends write them |
-//! | [`text`] | texts that show nothing, and the start of a text for errors |
+//! | `worker` (feature `worker`) | messages between a server and its workers |
+//! | [`time`] | timestamps in the formats of backends |
+//! | [`text`] | blank and missing texts, and shortened texts for errors |
 //!
-//! Reading never fails on a member or a name that is new; both are kept and
-//! written back.
+//! Unknown members and names are not errors: they are kept and written back.
 
 pub mod backbone;
 pub mod callback;

@@ -1,5 +1,4 @@
-//! The limits of settings: what can be known to be wrong before anything is sent
-//! or looked at.
+//! Limits of settings that can be checked without any data.
 
 use serde_json::Value;
 
@@ -8,34 +7,34 @@ use crate::{
     SchedulerStep, backbone::find_backbone, text::start_of,
 };
 
-/// The most epochs that a run may have; it must be below the 50 of the wire.
+/// Maximum number of epochs; the wire format requires fewer than 50.
 pub const MAX_EPOCHS: u64 = 49;
 
-/// The smallest learning rate. A step of a smaller one is lost in the rounding of
-/// any weight above 1e-5.
+/// Minimum learning rate. The steps of a smaller one are lost in the rounding of any
+/// weight above 1e-5.
 pub const MIN_LEARNING_RATE: f64 = 1e-12;
 
-/// The most batches of one step of the optimizer.
+/// Maximum number of batches per optimizer step.
 const MAX_ACCUMULATION_STEPS: u64 = 1 << 16;
 
-/// The most bytes of the name of a model, a loss and the like.
+/// Maximum length in bytes of the name of a model, a loss and the like.
 const MAX_NAME: usize = 1000;
 
-/// A setting that can be known to be wrong without looking at any data.
+/// A setting outside its limits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` is {value}: {limit}")]
 #[non_exhaustive]
 pub struct InvalidField {
-    /// The argument of `fit`, as Python names it, or the path of an option.
+    /// Argument of `fit`, as Python names it, or path of an option.
     pub field: String,
-    /// Its value, cut where it is long.
+    /// Value, cut if it is long.
     pub value: String,
-    /// What is allowed.
+    /// Allowed values.
     pub limit: String,
 }
 
 impl InvalidField {
-    /// Names an argument, its value and what is allowed.
+    /// Creates the error of an argument, with its value and the allowed values.
     ///
     /// ```
     /// let error = finetuner_protocol::InvalidField::new("epochs", 50, "1 to 49 are allowed");
@@ -61,7 +60,7 @@ impl InvalidField {
 /// ```
 ///
 /// # Errors
-/// Where the name is empty or blank, longer than 255 bytes, `.` or `..`, or holds a
+/// If the name is empty or blank, longer than 255 bytes, `.` or `..`, or contains a
 /// slash, a backslash or a control character.
 pub fn check_name(field: &str, name: &str) -> Result<(), InvalidField> {
     let quoted = format!("`{name}`");
@@ -77,7 +76,11 @@ pub fn check_name(field: &str, name: &str) -> Result<(), InvalidField> {
         ));
     }
     if name == "." || name == ".." {
-        return Err(InvalidField::new(field, quoted, "that is not a name"));
+        return Err(InvalidField::new(
+            field,
+            quoted,
+            "this is not allowed as a name",
+        ));
     }
     if name.contains(['/', '\\']) || name.chars().any(char::is_control) {
         return Err(InvalidField::new(
@@ -92,7 +95,7 @@ pub fn check_name(field: &str, name: &str) -> Result<(), InvalidField> {
 /// Checks the number of threads that load data.
 ///
 /// # Errors
-/// Where it is 0.
+/// If it is 0.
 pub fn check_workers(num_workers: u64) -> Result<(), InvalidField> {
     if num_workers == 0 {
         return Err(InvalidField::new("num_workers", 0, "at least 1 is needed"));
@@ -100,14 +103,14 @@ pub fn check_workers(num_workers: u64) -> Result<(), InvalidField> {
     Ok(())
 }
 
-/// Finds null in the value of an option.
+/// Refuses null in the value of an option.
 fn check_value(field: &str, value: &Value) -> Result<(), InvalidField> {
     match value {
         Value::Null => Err(InvalidField::new(
             field,
             "null",
-            "NaN and infinite numbers become null, and a backend would take the default in its \
-             place; give a finite number, or leave the option out",
+            "NaN and infinite numbers become null, for which a backend would use the default: give \
+             a finite number, or leave the option out",
         )),
         Value::Array(values) => values
             .iter()
@@ -119,9 +122,9 @@ fn check_value(field: &str, value: &Value) -> Result<(), InvalidField> {
     }
 }
 
-/// The most data sets that a run trains on.
+/// Maximum number of data sets of a run.
 const MAX_DATA_SETS: usize = 32;
-/// The most often that an epoch goes through a data set.
+/// Maximum weight of a data set.
 const MAX_WEIGHT: f64 = 1000.0;
 
 impl Data {
@@ -129,7 +132,7 @@ impl Data {
     fn check_mix(&self) -> Result<(), InvalidField> {
         let more = &self.more_train_data;
         if more.len() >= MAX_DATA_SETS {
-            let allowed = "a run trains on 32 data sets at most: join some of them";
+            let allowed = "a run can use at most 32 data sets: join some of them";
             return Err(InvalidField::new("more_train_data", more.len(), allowed));
         }
         let weight_of_first = self.train_data_weight.map(|w| ("train_data_weight", w));
@@ -138,16 +141,16 @@ impl Data {
             weight_of_first.into_iter().chain(weights).collect();
         for (field, weight) in &weights {
             if !(*weight > 0.0 && *weight <= MAX_WEIGHT) {
-                let allowed = "a weight is above 0, up to 1000";
+                let allowed = "a weight must be above 0 and at most 1000";
                 return Err(InvalidField::new(field, weight, allowed));
             }
         }
         if let (Some(weight), true) = (self.train_data_weight, more.is_empty()) {
-            let allowed = "it is for runs with `more_train_data`";
+            let allowed = "it requires `more_train_data`";
             return Err(InvalidField::new("train_data_weight", weight, allowed));
         }
         if let (Some(sampler), true) = (&self.multi_dataset_batch_sampler, more.is_empty()) {
-            let allowed = "it is for runs with `more_train_data`";
+            let allowed = "it requires `more_train_data`";
             let given = start_of(sampler.as_str());
             let field = "multi_dataset_batch_sampler";
             return Err(InvalidField::new(field, given, allowed));
@@ -159,7 +162,7 @@ impl Data {
                 .any(|name| *name == data.name);
             if twice || data.name.is_empty() {
                 let allowed =
-                    "each data set has a name of its own; give it a `weight` to use it more";
+                    "each data set must have its own name; use `weight` to train on it more often";
                 return Err(InvalidField::new(
                     "more_train_data",
                     start_of(&data.name),
@@ -175,15 +178,15 @@ impl Data {
                     Some(_) => Err(InvalidField::new(
                         "multi_dataset_batch_sampler",
                         "round_robin",
-                        "it takes as many batches of each data set: leave the weights out, or \
-                         choose `proportional`",
+                        "it takes the same number of batches of each data set: leave the weights \
+                         out, or choose `proportional`",
                     )),
                 }
             }
             Some(other) => Err(InvalidField::new(
                 "multi_dataset_batch_sampler",
                 start_of(other.as_str()),
-                "`proportional` and `round_robin` are possible",
+                "it must be `proportional` or `round_robin`",
             )),
         }
     }
@@ -199,7 +202,7 @@ impl RunConfig {
     /// ```
     ///
     /// # Errors
-    /// [`InvalidField`] names the argument, its value and its limits.
+    /// [`InvalidField`] names the argument, its value and the limit.
     pub fn check(&self) -> Result<(), InvalidField> {
         let hyper = &self.hyper_parameters;
         check_name("run_name", &self.run_name)?;
@@ -209,7 +212,7 @@ impl RunConfig {
                 return Err(InvalidField::new(
                     "model",
                     "empty",
-                    "name a backbone, or give a `model_artifact`",
+                    "name a backbone, or set `model_artifact`",
                 ));
             }
             (Some(name), None) if name.is_empty() => {
@@ -218,8 +221,8 @@ impl RunConfig {
             (Some(_), Some(_)) => {
                 return Err(InvalidField::new(
                     "model_artifact",
-                    "given beside a model's name",
-                    "a run starts from one of them",
+                    "given in addition to a model's name",
+                    "a run starts from one of them: leave the other out",
                 ));
             }
             _ => {}
@@ -235,7 +238,7 @@ impl RunConfig {
             return Err(InvalidField::new(
                 "val_split",
                 self.data.val_split,
-                "from 0 up to, but not, 1 is allowed",
+                "it must be at least 0 and less than 1",
             ));
         }
         self.data.check_mix()?;
@@ -252,7 +255,7 @@ impl RunConfig {
             return Err(InvalidField::new(
                 "sampler",
                 format!("`{}`", self.data.sampler),
-                "it is one of auto, class, random",
+                "it must be one of auto, class, random",
             ));
         }
         if self.model.output_dim == Some(0) {
@@ -272,7 +275,7 @@ impl RunConfig {
             return Err(InvalidField::new(
                 "batch_size",
                 0,
-                "at least 1 is needed; leave it out to have it chosen",
+                "at least 1 is needed; leave it out to let the backend choose",
             ));
         }
         if let Some(steps) = hyper.gradient_accumulation_steps
@@ -290,7 +293,7 @@ impl RunConfig {
             return Err(InvalidField::new(
                 "learning_rate",
                 rate,
-                "it must be at least 1e-12, since a smaller one changes nothing, and less than 1",
+                "it must be at least 1e-12, because a smaller one changes nothing, and less than 1",
             ));
         }
         let steps = [
@@ -302,7 +305,7 @@ impl RunConfig {
                 return Err(InvalidField::new(
                     "scheduler_step",
                     format!("`{step}`"),
-                    "it is `batch` or `epoch`",
+                    "it must be `batch` or `epoch`",
                 ));
             }
         }
@@ -312,7 +315,7 @@ impl RunConfig {
                 return Err(InvalidField::new(
                     "num_training_steps",
                     steps,
-                    "it is a whole number, or `auto`",
+                    "it must be a whole number or `auto`",
                 ));
             }
         }
@@ -327,11 +330,11 @@ impl RunConfig {
         self.callbacks.iter().try_for_each(Callback::check)
     }
 
-    /// Finds the first option that was set to no value.
+    /// Finds the first option whose value became null.
     ///
-    /// JSON has no NaN and no infinite numbers: [`crate::Options`] turns them into
-    /// null, which a backend takes for an option that was left out. A client
-    /// calls this before it sends the configuration.
+    /// JSON has no NaN and no infinite numbers: [`crate::Options`] turns them into null,
+    /// which a backend treats like an option that was left out. A client calls this
+    /// before it sends the configuration.
     ///
     /// ```
     /// use finetuner_protocol::{Options, RunConfig};
@@ -367,7 +370,7 @@ impl RunConfig {
         Ok(())
     }
 
-    /// Refuses names that can't be names. Errors would repeat them.
+    /// Refuses names that are too long, because errors would repeat them.
     fn check_lengths(&self) -> Result<(), InvalidField> {
         let hyper = &self.hyper_parameters;
         let names = [
@@ -401,7 +404,7 @@ impl RunConfig {
         for (field, options) in options {
             let mut names = options.iter().flat_map(|options| options.keys());
             if let Some(name) = names.find(|name| name.len() > MAX_NAME) {
-                let limit = format!("the name of an option, of which {MAX_NAME} bytes are allowed");
+                let limit = format!("the name of an option may have at most {MAX_NAME} bytes");
                 return Err(InvalidField::new(field, format!("`{name}`"), &limit));
             }
         }

@@ -1,15 +1,14 @@
-//! Settings of low-rank adapters (LoRA).
+//! Options of low-rank adapters (LoRA).
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::Options;
 
-/// Trains small low-rank adapters in place of a model's weights (LoRA, Hu et al.
-/// 2021): the option `lora` of a model.
+/// Trains low-rank adapters instead of a model's weights (LoRA, Hu et al. 2021).
 ///
-/// Names, defaults and meaning are those of `LoraConfig` of PEFT, for the task
-/// `FEATURE_EXTRACTION`. Options that are not set have these defaults.
+/// It is the option `lora` of a model. Names, defaults and meaning are those of
+/// PEFT's `LoraConfig` for the task `FEATURE_EXTRACTION`.
 ///
 /// ```
 /// use finetuner_protocol::Lora;
@@ -23,32 +22,30 @@ pub struct Lora {
     /// The rank of the adapters; 8 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r: Option<u64>,
-    /// The adapters' output is multiplied by this, divided by the rank; 8 by
-    /// default.
+    /// Scale of the adapters' output, which is multiplied by this and divided by the
+    /// rank; 8 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora_alpha: Option<f64>,
-    /// The part of the adapters' inputs that is dropped in training; 0 by
-    /// default.
+    /// Dropout rate of the adapters' inputs in training; 0 by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora_dropout: Option<f64>,
     /// The layers that get adapters: a list of names, or `all-linear`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub target_modules: Option<Value>,
-    /// Modules that are trained and saved whole.
+    /// Modules that are trained and saved in full.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub modules_to_save: Option<Vec<String>>,
-    /// Whether to divide by the root of the rank; false by default.
+    /// Whether to divide by the square root of the rank; off by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub use_rslora: Option<bool>,
-    /// Members that are not known here.
+    /// Other members, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
 
 impl Lora {
-    /// PEFT's defaults: rank 8, and adapters for the layers that PEFT chooses for
-    /// the type of the model. Models that PEFT has no choice for get adapters in
-    /// all linear layers.
+    /// Returns PEFT's defaults: rank 8, and the layers that PEFT adapts in this type
+    /// of model. If PEFT does not know the type, all linear layers get adapters.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -61,22 +58,21 @@ impl Lora {
         self
     }
 
-    /// Sets the factor of the adapters' output, which is divided by the rank.
+    /// Sets the scale of the adapters' output, which is also divided by the rank.
     #[must_use]
     pub fn lora_alpha(mut self, alpha: f64) -> Self {
         self.lora_alpha = Some(alpha);
         self
     }
 
-    /// Sets the part of the adapters' inputs that is dropped in training.
+    /// Sets the dropout rate of the adapters' inputs in training.
     #[must_use]
     pub fn lora_dropout(mut self, part: f64) -> Self {
         self.lora_dropout = Some(part);
         self
     }
 
-    /// Gives adapters to the layers with these names, or whose names end with
-    /// them.
+    /// Selects the layers with these names, or whose names end with them.
     #[must_use]
     pub fn target_modules<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
         let names: Vec<String> = names.into_iter().map(Into::into).collect();
@@ -84,21 +80,21 @@ impl Lora {
         self
     }
 
-    /// Gives adapters to all linear layers of the network.
+    /// Selects all linear layers of the network.
     #[must_use]
     pub fn all_linear(mut self) -> Self {
         self.target_modules = Some("all-linear".into());
         self
     }
 
-    /// Trains and saves these modules whole.
+    /// Trains and saves these modules in full.
     #[must_use]
     pub fn modules_to_save<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
         self.modules_to_save = Some(names.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Divides by the root of the rank, which keeps large ranks effective
+    /// Divides by the square root of the rank, which keeps large ranks effective
     /// (Kalajdzievski 2023).
     #[must_use]
     pub fn use_rslora(mut self, use_rslora: bool) -> Self {
@@ -109,13 +105,13 @@ impl Lora {
 
 impl From<Lora> for Value {
     fn from(lora: Lora) -> Self {
-        // Numbers that are not finite become null, and count as not given.
+        // Numbers that are not finite become null, which counts as not set.
         serde_json::to_value(lora).unwrap_or_default()
     }
 }
 
 impl Options {
-    /// Sets the adapters of a model; see [`Lora`].
+    /// Sets the low-rank adapters of a model; see [`Lora`].
     #[must_use]
     pub fn lora(self, lora: Lora) -> Self {
         self.with("lora", lora)

@@ -1,9 +1,9 @@
-//! Further data sets of a run.
+//! Further training data sets of a run.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// A data set that is trained on beside `train_data`.
+/// A further training data set, besides `train_data`.
 ///
 /// ```
 /// let more = finetuner_protocol::MoreData::new("questions").weight(0.5);
@@ -13,12 +13,12 @@ use serde_json::{Map, Value};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MoreData {
-    /// Its name.
+    /// Name of the data.
     pub name: String,
-    /// How often an epoch goes through it.
+    /// Number of times that an epoch goes through it.
     #[serde(default = "once")]
     pub weight: f64,
-    /// Members that are not known here.
+    /// Other members, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -28,7 +28,7 @@ fn once() -> f64 {
 }
 
 impl MoreData {
-    /// A data set that each epoch goes through once.
+    /// Creates a data set with the weight 1.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {

@@ -1,13 +1,12 @@
-//! Names on the wire, as enums that also hold names they don't know: a newer
-//! server may send a name that an older client does not know, and the client sends
-//! it back as it came.
+//! Names on the wire, as enums that also accept unknown names. A newer server may
+//! send a name that an older client does not know; the client sends it back unchanged.
 //!
 //! ```
 //! use finetuner_protocol::Loss;
 //!
 //! assert_eq!(Loss::from("CLIPLoss"), Loss::Clip);
 //! assert_eq!(Loss::Clip, "CLIPLoss");
-//! // A name that is not known is kept.
+//! // An unknown name is kept.
 //! let next: Loss = "NextLoss".parse().unwrap();
 //! assert_eq!(next.to_string(), "NextLoss");
 //! ```
@@ -29,10 +28,10 @@ macro_rules! open_enum {
         }
 
         impl $name {
-            /// The values that have names of their own here.
+            /// All values except [`Self::Other`].
             pub const KNOWN: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// The name on the wire.
+            /// Returns the name on the wire.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 match self {
@@ -119,153 +118,151 @@ macro_rules! open_enum {
 }
 
 open_enum! {
-    /// What training makes smaller. Most names are those of
-    /// pytorch-metric-learning.
+    /// Loss to minimize. Most names are those of pytorch-metric-learning.
     pub enum Loss {
         /// Symmetric cross-entropy over the text-image pairs of a batch.
         Clip => "CLIPLoss",
-        /// Triplets of an anchor, its match and a negative, given as such.
+        /// Margin between positive and negative distance, for given triplets.
         Triplet => "TripletLoss",
-        /// Distance to a positive against distance to a negative, with a margin.
+        /// Margin between positive and negative distance, for triplets of a batch.
         TripletMargin => "TripletMarginLoss",
-        /// Another loss over the output of earlier layers too.
+        /// Applies another loss to the output of earlier layers too.
         AdaptiveLayer => "AdaptiveLayerLoss",
-        /// A bound on the angle at the negative of a triplet.
+        /// Limit on the angle at the negative of a triplet.
         Angular => "AngularLoss",
         /// Additive angular margin with weights per class.
         ArcFace => "ArcFaceLoss",
-        /// Cross-entropy of a cross-encoder's score for a pair and whether its
+        /// Cross-entropy between a cross-encoder's score for a pair and whether its
         /// texts belong together.
         BinaryCrossEntropy => "BinaryCrossEntropyLoss",
-        /// The base class of pytorch-metric-learning's losses; listed by the Python client.
+        /// Base class of pytorch-metric-learning's losses; listed by the Python client.
         BaseMetricLossFunction => "BaseMetricLossFunction",
-        /// The order of scored pairs by the angle between complex numbers.
+        /// Order of scored pairs by the angle between complex numbers.
         AnglE => "AnglELoss",
-        /// All triplets of a batch that cost something.
+        /// All triplets of a batch with a positive loss.
         BatchAllTriplet => "BatchAllTripletLoss",
-        /// [`Loss::BatchHardTriplet`] without a margin, by `softplus`.
+        /// [`Loss::BatchHardTriplet`] with `softplus` instead of a margin.
         BatchHardSoftMarginTriplet => "BatchHardSoftMarginTripletLoss",
-        /// The farthest positive and the nearest negative of each sample.
+        /// Farthest positive and nearest negative of each sample.
         BatchHardTriplet => "BatchHardTripletLoss",
-        /// The nearest negative that is farther than each positive.
+        /// Nearest negative that is farther away than each positive.
         BatchSemiHardTriplet => "BatchSemiHardTripletLoss",
-        /// [`Loss::MultipleNegativeRanking`] with a `mini_batch_size`, 32 by default, under the
-        /// name that sentence-transformers gives it.
+        /// [`Loss::MultipleNegativeRanking`] with a `mini_batch_size`, 32 by default,
+        /// under the name in sentence-transformers.
         CachedMultipleNegativesRanking => "CachedMultipleNegativesRankingLoss",
-        /// Triplets of a sample and the centroids of classes.
+        /// Triplets of a sample and class centroids.
         CentroidTriplet => "CentroidTripletLoss",
-        /// Pair weights by how far each similarity is from its optimum.
+        /// Pairs weighted by the distance of each similarity from its optimum.
         Circle => "CircleLoss",
         /// Positives nearer than one margin, negatives farther than another.
         Contrastive => "ContrastiveLoss",
         /// Large margin cosine with weights per class.
         CosFace => "CosFaceLoss",
-        /// The order of scored pairs by their cosine similarities.
+        /// Order of scored pairs by their cosine similarities.
         CoSent => "CoSENTLoss",
-        /// Cosine similarity against a given score.
+        /// Difference between cosine similarity and a given score.
         CosineSimilarity => "CosineSimilarityLoss",
-        /// Another loss over embeddings of earlier batches as well.
+        /// Applies another loss to embeddings of earlier batches too.
         CrossBatchMemory => "CrossBatchMemory",
         /// Divergence of a query's similarities from those of a teacher.
         DistillKlDiv => "DistillKLDivLoss",
-        /// Embeddings against those of a teacher.
+        /// Difference between embeddings and those of a teacher.
         EmbedDistill => "EmbedDistillLoss",
-        /// A helper class of pytorch-metric-learning; listed by the Python client.
+        /// Helper class of pytorch-metric-learning; listed by the Python client.
         EmbeddingRegularizerMixin => "EmbeddingRegularizerMixin",
         /// Average precision by histogram binning.
         FastAp => "FastAPLoss",
         /// Log-sum-exp over all pairs of a sample.
         GeneralizedLiftedStructure => "GeneralizedLiftedStructureLoss",
-        /// The base class of pair losses; listed by the Python client.
+        /// Base class of pair losses; listed by the Python client.
         GenericPair => "GenericPairLoss",
-        /// [`Loss::MultipleNegativeRanking`] without the negatives that a guide takes for matches.
+        /// [`Loss::MultipleNegativeRanking`] without false negatives that a guide detects.
         Gist => "GISTEmbedLoss",
         /// Variance of pair similarities.
         IntraPairVariance => "IntraPairVarianceLoss",
         /// Multiplicative angular margin with weights per class.
         LargeMarginSoftmax => "LargeMarginSoftmaxLoss",
-        /// Every positive pair against all negatives of both.
+        /// Every positive pair against all negatives of both members.
         LiftedStructure => "LiftedStructureLoss",
         /// Distances against a learned boundary.
         Margin => "MarginLoss",
-        /// Margins between similarities against those of a cross-encoder.
+        /// Difference between score margins and those of a cross-encoder.
         MarginMse => "MarginMSELoss",
-        /// Another loss over embeddings that are cut to several lengths.
+        /// Applies another loss to embeddings truncated to several dimensions.
         Matryoshka => "MatryoshkaLoss",
-        /// [`Loss::AdaptiveLayer`] and [`Loss::Matryoshka`] together.
+        /// Combines [`Loss::AdaptiveLayer`] and [`Loss::Matryoshka`].
         Matryoshka2d => "Matryoshka2dLoss",
-        /// Squared difference between a cross-encoder's score for a pair and the
-        /// given one.
+        /// Squared difference between a cross-encoder's score for a pair and the given
+        /// one.
         Mse => "MSELoss",
         /// Soft weights for self, negative and positive similarities.
         MultiSimilarity => "MultiSimilarityLoss",
-        /// A weighted sum of losses.
+        /// Weighted sum of losses.
         MultipleLosses => "MultipleLosses",
-        /// Every other pair of the batch as a negative.
+        /// All other pairs of the batch are negatives.
         MultipleNegativeRanking => "MultipleNegativeRankingLoss",
         /// One positive against the positives of all other classes.
         NPairs => "NPairsLoss",
         /// Neighbourhood components analysis.
         Nca => "NCALoss",
-        /// Cross-entropy over normalised weights per class.
+        /// Cross-entropy over normalized weights per class.
         NormalizedSoftmax => "NormalizedSoftmaxLoss",
-        /// Normalised temperature-scaled cross-entropy.
+        /// Normalized temperature-scaled cross-entropy.
         NtXent => "NTXentLoss",
-        /// [`Loss::NtXent`] as the Python client's documentation spelled it.
+        /// [`Loss::NtXent`] as the Python client's documentation misspells it.
         NtXentMisspelled => "NTXLoss",
-        /// Proxies as anchors for all samples of a batch.
+        /// Proxies are anchors for all samples of a batch.
         ProxyAnchor => "ProxyAnchorLoss",
-        /// NCA with a proxy for each class.
+        /// NCA with a proxy per class.
         ProxyNca => "ProxyNCALoss",
-        /// Contrastive, with the signal-to-noise ratio as distance.
+        /// Contrastive loss with the signal-to-noise ratio as distance.
         SignalToNoiseRatioContrastive => "SignalToNoiseRatioContrastiveLoss",
-        /// Each text-image pair of a batch classified for itself, as SigLIP is
-        /// trained.
+        /// Sigmoid loss over each text-image pair of a batch, as in SigLIP.
         SigLip => "SigLIPLoss",
-        /// Several weights for each class.
+        /// Several weights per class.
         SoftTriple => "SoftTripleLoss",
-        /// Multiplicative angular margin over normalised weights.
+        /// Multiplicative angular margin over normalized weights.
         SphereFace => "SphereFaceLoss",
-        /// Supervised contrastive.
+        /// Supervised contrastive loss.
         SupCon => "SupConLoss",
         /// One positive against many negatives, with an angular margin.
         TupletMargin => "TupletMarginLoss",
         /// Variance, invariance, covariance.
         VicReg => "VICRegLoss",
-        /// A helper class of pytorch-metric-learning; listed by the Python client.
+        /// Helper class of pytorch-metric-learning; listed by the Python client.
         WeightRegularizerMixin => "WeightRegularizerMixin",
     }
 }
 
 open_enum! {
-    /// What chooses pairs or triplets from a batch. The names are those of
+    /// Selects pairs or triplets from a batch. The names are those of
     /// pytorch-metric-learning.
     pub enum Miner {
         /// Triplets with an angle above a limit.
         Angular => "AngularMiner",
-        /// The base class; listed by the Python client.
+        /// Base class; listed by the Python client.
         Base => "BaseMiner",
-        /// The base class of miners that choose samples; listed by the Python client.
+        /// Base class of miners that select samples; listed by the Python client.
         BaseSubsetBatch => "BaseSubsetBatchMiner",
-        /// The base class of miners that choose tuples; listed by the Python client.
+        /// Base class of miners that select tuples; listed by the Python client.
         BaseTuple => "BaseTupleMiner",
-        /// Easy or hard pairs, positives and negatives by strategies of their own.
+        /// Easy or hard pairs, with separate strategies for positives and negatives.
         BatchEasyHard => "BatchEasyHardMiner",
-        /// The hardest positive and the hardest negative of each sample.
+        /// Hardest positive and hardest negative of each sample.
         BatchHard => "BatchHardMiner",
         /// Negatives spread evenly over distances.
         DistanceWeighted => "DistanceWeightedMiner",
-        /// The hardest share of all pairs.
+        /// Hardest fraction of all pairs.
         Hdc => "HDCMiner",
-        /// Batches that are triplets in order.
+        /// Batches that already consist of triplets.
         EmbeddingsAlreadyPackagedAsTriplets => "EmbeddingsAlreadyPackagedAsTriplets",
-        /// Samples with the greatest loss.
+        /// Samples with the largest loss.
         MaximumLoss => "MaximumLossMiner",
-        /// Pairs that break a margin.
+        /// Pairs that violate a margin.
         PairMargin => "PairMarginMiner",
-        /// Negatives harder than the easiest positive, and the reverse.
+        /// Negatives harder than the easiest positive, and vice versa.
         MultiSimilarity => "MultiSimilarityMiner",
-        /// Triplets that break a margin: all, easy, semihard or hard ones.
+        /// Triplets that violate a margin: all, easy, semihard or hard ones.
         TripletMargin => "TripletMarginMiner",
         /// Pairs spread evenly over distances.
         UniformHistogram => "UniformHistogramMiner",
@@ -273,7 +270,7 @@ open_enum! {
 }
 
 open_enum! {
-    /// How gradients change the weights. The names are those of `torch.optim`.
+    /// Updates the weights from gradients. The names are those of `torch.optim`.
     pub enum Optimizer {
         /// Steps scaled by running averages of gradients and updates.
         Adadelta => "Adadelta",
@@ -297,7 +294,7 @@ open_enum! {
         RAdam => "RAdam",
         /// Steps scaled by a running average of squared gradients.
         RmsProp => "RMSprop",
-        /// Steps by the signs of gradients.
+        /// Steps that use only the signs of gradients.
         Rprop => "Rprop",
         /// Stochastic gradient descent.
         Sgd => "SGD",
@@ -305,62 +302,62 @@ open_enum! {
 }
 
 open_enum! {
-    /// How the learning rate changes. The names are those of `transformers`.
+    /// Learning rate schedule. The names are those of `transformers`.
     pub enum Scheduler {
-        /// Down to zero on a line.
+        /// Linear decay to zero.
         Linear => "linear",
-        /// Down to zero along half a cosine.
+        /// Decay to zero along half a cosine.
         Cosine => "cosine",
-        /// Down along cosines, with hard restarts.
+        /// Decay along cosines with hard restarts.
         CosineWithRestarts => "cosine_with_restarts",
-        /// Down along a polynomial.
+        /// Polynomial decay.
         Polynomial => "polynomial",
-        /// Always the same.
+        /// Constant.
         Constant => "constant",
-        /// Always the same once it has risen.
+        /// Constant after warmup.
         ConstantWithWarmup => "constant_with_warmup",
     }
 }
 
 open_enum! {
-    /// How batches are put together.
+    /// How batches are formed.
     pub enum Sampler {
-        /// Random for losses with weights per class, by class for all others.
+        /// `random` for losses with weights per class, `class` for all others.
         Auto => "auto",
         /// Several items of each class in a batch.
         Class => "class",
-        /// Any items.
+        /// Random items.
         Random => "random",
     }
 }
 
 open_enum! {
-    /// How batches of several data sets follow each other. The names are those of
+    /// Order of the batches of several data sets. The names are those of
     /// sentence-transformers.
     pub enum MultiDatasetBatchSampler {
-        /// Every batch of every data set comes once in an epoch, in a random order.
+        /// Every batch of every data set once per epoch, in random order.
         Proportional => "proportional",
-        /// One batch of each data set in turn, until one data set is used up.
+        /// One batch of each data set in turn, until one data set is exhausted.
         RoundRobin => "round_robin",
     }
 }
 
 open_enum! {
-    /// Where a run stands.
+    /// Status of a run.
     pub enum Status {
-        /// It waits to be started.
+        /// The run waits in the queue.
         Created => "CREATED",
-        /// It is running.
+        /// The run is in progress.
         Started => "STARTED",
-        /// It has ended well; there is an artifact.
+        /// The run has ended successfully and has an artifact.
         Finished => "FINISHED",
-        /// It has ended without an artifact.
+        /// The run has ended without an artifact.
         Failed => "FAILED",
     }
 }
 
 impl Status {
-    /// Whether nothing more will happen.
+    /// Returns whether the run has ended.
     #[must_use]
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Finished | Self::Failed)
@@ -368,19 +365,19 @@ impl Status {
 }
 
 open_enum! {
-    /// Which processor a run asks for.
+    /// Device that a run requests.
     pub enum Device {
-        /// The main processor.
+        /// The CPU.
         Cpu => "cpu",
-        /// A graphics processor. The Python client calls it `cuda`.
+        /// A GPU. The Python client calls it `cuda`.
         Gpu => "gpu",
     }
 }
 
 impl Device {
-    /// What the Python client makes of its argument: `cuda` is `gpu`.
+    /// Returns the name on the wire: the Python client's `cuda` becomes `gpu`.
     #[must_use]
-    pub fn from_python(self) -> Self {
+    pub fn canonical(self) -> Self {
         match self {
             Self::Other(name) if name == "cuda" => Self::Gpu,
             device => device,
@@ -389,23 +386,23 @@ impl Device {
 }
 
 open_enum! {
-    /// What kind of run it is.
+    /// Kind of run.
     pub enum RunTask {
         /// Fine-tuning a model.
         Training => "training",
-        /// Making training data.
+        /// Creating training data.
         Generation => "generation",
     }
 }
 
 open_enum! {
-    /// What kinds of things a model compares.
+    /// Task of a model: the modalities that it compares.
     pub enum Task {
         /// Texts with texts.
         TextToText => "text-to-text",
-        /// Texts with pictures.
+        /// Texts with images.
         TextToImage => "text-to-image",
-        /// Pictures with pictures.
+        /// Images with images.
         ImageToImage => "image-to-image",
         /// 3D meshes with 3D meshes.
         MeshToMesh => "mesh-to-mesh",
@@ -415,23 +412,23 @@ open_enum! {
 }
 
 open_enum! {
-    /// How an evaluation compares embeddings.
+    /// Distance between embeddings in an evaluation.
     pub enum Distance {
-        /// One minus the cosine of the angle.
+        /// One minus the cosine similarity.
         Cosine => "cosine",
-        /// The length of the difference.
+        /// Euclidean distance.
         Euclidean => "euclidean",
-        /// The square of the length of the difference.
+        /// Squared Euclidean distance.
         SqEuclidean => "sqeuclidean",
     }
 }
 
 open_enum! {
-    /// What a document is, which decides the part of a model that embeds it.
+    /// Modality of a document, which selects the part of a model that embeds it.
     pub enum Modality {
         /// A text.
         Text => "text",
-        /// A picture.
+        /// An image.
         Image => "image",
         /// A 3D mesh or a point cloud.
         Mesh => "mesh",
@@ -439,7 +436,7 @@ open_enum! {
 }
 
 open_enum! {
-    /// How often a scheduler changes the learning rate.
+    /// How often a schedule changes the learning rate.
     pub enum SchedulerStep {
         /// After each batch.
         Batch => "batch",
@@ -449,29 +446,29 @@ open_enum! {
 }
 
 open_enum! {
-    /// Which values of a monitored metric are better.
+    /// Direction in which a monitored metric improves.
     pub enum MonitorMode {
-        /// Smaller ones for losses, greater ones for everything else.
+        /// Down for losses, up for all other metrics.
         Auto => "auto",
-        /// Smaller ones.
+        /// Down.
         Min => "min",
-        /// Greater ones.
+        /// Up.
         Max => "max",
     }
 }
 
 open_enum! {
-    /// Which of the candidates become hard negatives.
+    /// Which candidates become hard negatives.
     pub enum SamplingStrategy {
         /// The most similar ones.
         Top => "top",
-        /// Any of them.
+        /// A random sample.
         Random => "random",
     }
 }
 
 open_enum! {
-    /// The documents that mining of hard negatives makes.
+    /// Format of the documents that mining of hard negatives creates.
     pub enum NegativesFormat {
         /// A query, its match and one negative.
         Triplet => "triplet",

@@ -1,8 +1,8 @@
-//! Models of open_clip by the names that the Python Finetuner gave them,
-//! `NAME::PRETRAINED`, and where the hub has their weights.
+//! Models of open_clip by the names of the Python Finetuner, `NAME::PRETRAINED`, and
+//! their repositories on the hub.
 
-/// Name, tag of the weights, and repository: in the layout of `transformers`
-/// where the same weights exist in it.
+/// Name, tag of the weights, and repository. The repository is in the layout of
+/// `transformers` if the same weights exist in it.
 const MODELS: [(&str, &str, &str); 20] = [
     ("ViT-B-32", "openai", "openai/clip-vit-base-patch32"),
     (
@@ -94,7 +94,7 @@ const MODELS: [(&str, &str, &str); 20] = [
     ),
 ];
 
-/// The meaning of one of open_clip's names.
+/// Meaning of an open_clip name.
 ///
 /// ```
 /// use finetuner_protocol::{OpenClip, open_clip};
@@ -109,12 +109,14 @@ const MODELS: [(&str, &str, &str); 20] = [
 pub enum OpenClip {
     /// The model's name on the Hugging Face hub.
     Hub(&'static str),
-    /// It has such a name, but no model here has it.
+    /// The name has open_clip's form, but the model is not supported.
     Unsupported,
 }
 
-/// Looks up `NAME::PRETRAINED`, or `NAME#PRETRAINED` as it was written before
-/// version 0.6.4 of the Python Finetuner.
+/// Looks up an open_clip name, `NAME::PRETRAINED`.
+///
+/// `NAME#PRETRAINED` is also accepted, the form before version 0.6.4 of the Python
+/// Finetuner.
 #[must_use]
 pub fn open_clip(name: &str) -> Option<OpenClip> {
     let (network, weights) = name.split_once("::").or(name.split_once('#'))?;
@@ -124,13 +126,13 @@ pub fn open_clip(name: &str) -> Option<OpenClip> {
     Some(found.map_or(OpenClip::Unsupported, |model| OpenClip::Hub(model.2)))
 }
 
-/// Whether a model is in the list, by its name or that of its repository.
+/// Whether a model is in the list, by its name or its repository.
 pub(crate) fn is_listed(name: &str) -> bool {
     let is_hub = MODELS.iter().any(|(.., hub)| *hub == name);
     is_hub || matches!(open_clip(name), Some(OpenClip::Hub(_)))
 }
 
-/// All names, as `NAME::PRETRAINED`.
+/// Returns all names, as `NAME::PRETRAINED`.
 pub fn open_clip_names() -> impl Iterator<Item = String> {
     MODELS
         .iter()

@@ -1,4 +1,4 @@
-//! Options of losses, miners, optimizers and models: values by name.
+//! Options of losses, miners, optimizers and models: JSON values by name.
 
 use std::ops::{Deref, DerefMut};
 
@@ -7,8 +7,9 @@ use serde_json::{Map, Value, json};
 
 use crate::Loss;
 
-/// Values by name, as JSON has them. Any name may be set; the methods set
-/// those that most people need.
+/// Options of a loss, miner, optimizer or model: JSON values by name.
+///
+/// Any name may be set; the methods set common ones.
 ///
 /// ```
 /// use finetuner_protocol::Options;
@@ -23,7 +24,7 @@ use crate::Loss;
 pub struct Options(Map<String, Value>);
 
 impl Options {
-    /// No options.
+    /// Creates an empty set of options.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -36,123 +37,137 @@ impl Options {
         self
     }
 
-    /// How much nearer a positive must be than a negative; of
-    /// `TripletMarginLoss` (0.05 there by default) and most miners (0.2).
+    /// Sets the margin between a positive and a negative.
+    ///
+    /// It is an option of `TripletMarginLoss` (0.05 by default) and most miners (0.2).
     #[must_use]
     pub fn margin(self, margin: f64) -> Self {
         self.with("margin", margin)
     }
 
-    /// Which triplets `TripletMarginMiner` keeps: `all` (its default), `easy`,
-    /// `semihard` or `hard`.
+    /// Sets the triplets that `TripletMarginMiner` keeps.
+    ///
+    /// These are `all` (the default), `easy`, `semihard` or `hard`.
     #[must_use]
     pub fn type_of_triplets(self, kind: &str) -> Self {
         self.with("type_of_triplets", kind)
     }
 
-    /// What is multiplied with a similarity's inverse, above 0; of losses such
-    /// as `NTXentLoss` (0.07 there by default).
+    /// Sets the temperature, above 0: similarities are divided by it.
+    ///
+    /// It is an option of losses such as `NTXentLoss` (0.07 by default).
     #[must_use]
     pub fn temperature(self, temperature: f64) -> Self {
         self.with("temperature", temperature)
     }
 
-    /// Number of examples of a batch that are embedded together; an option of
-    /// `CLIPLoss`, `SigLIPLoss` and `MultipleNegativeRankingLoss`. It saves memory in
-    /// large batches: the gradients of the embeddings are cached, and every example is
-    /// embedded twice.
+    /// Sets the number of examples of a batch that are embedded together.
+    ///
+    /// It is an option of `CLIPLoss`, `SigLIPLoss` and
+    /// `MultipleNegativeRankingLoss`. It saves memory in large batches: the gradients of
+    /// the embeddings are cached, and every example is embedded twice.
     #[must_use]
     pub fn mini_batch_size(self, size: u64) -> Self {
         self.with("mini_batch_size", size)
     }
 
-    /// How a loss or a miner of pytorch-metric-learning compares embeddings:
-    /// `CosineSimilarity`, `DotProductSimilarity`, `LpDistance` or `SNRDistance`.
+    /// Sets the distance of a loss or miner of pytorch-metric-learning.
+    ///
+    /// It is `CosineSimilarity`, `DotProductSimilarity`, `LpDistance` or `SNRDistance`.
     #[must_use]
     pub fn distance(self, distance: impl Into<Class>) -> Self {
         self.with("distance", distance.into())
     }
 
-    /// How a loss of pytorch-metric-learning makes one number of those of pairs,
-    /// triplets or examples, such as `SumReducer`.
+    /// Sets the reducer of a loss of pytorch-metric-learning, such as `SumReducer`.
+    ///
+    /// It reduces the losses of pairs, triplets or examples to one number.
     #[must_use]
     pub fn reducer(self, reducer: impl Into<Class>) -> Self {
         self.with("reducer", reducer.into())
     }
 
-    /// The loss that `MatryoshkaLoss`, `AdaptiveLayerLoss` or `Matryoshka2dLoss`
-    /// is around, and its options.
+    /// Sets the inner loss of a wrapper loss, and its options.
+    ///
+    /// Wrapper losses are `MatryoshkaLoss`, `AdaptiveLayerLoss` and `Matryoshka2dLoss`.
     #[must_use]
-    pub fn around(self, loss: impl Into<Loss>, options: impl Into<Self>) -> Self {
+    pub fn inner_loss(self, loss: impl Into<Loss>, options: impl Into<Self>) -> Self {
         let name = loss.into().as_str().to_owned();
         let options: Self = options.into();
         self.with("loss", name).with("loss_options", options.0)
     }
 
-    /// The lengths that `MatryoshkaLoss` and `Matryoshka2dLoss` cut embeddings
-    /// to.
+    /// Sets the dimensions to which `MatryoshkaLoss` truncates embeddings.
+    ///
+    /// `Matryoshka2dLoss` has the same option.
     #[must_use]
     pub fn matryoshka_dims(self, dims: impl IntoIterator<Item = u32>) -> Self {
         let dims: Vec<u32> = dims.into_iter().collect();
         self.with("matryoshka_dims", dims)
     }
 
-    /// The model that `GISTEmbedLoss` asks which examples are no negatives: any
-    /// name that a model can be trained from.
+    /// Sets the guide of `GISTEmbedLoss`, a model that detects false negatives.
+    ///
+    /// It is any name that a model can be trained from.
     #[must_use]
     pub fn guide(self, model: impl Into<String>) -> Self {
         self.with("guide", model.into())
     }
 
-    /// The model that `EmbedDistillLoss` and `DistillKLDivLoss` learn from: any
-    /// name that a model can be trained from.
+    /// Sets the teacher model of `EmbedDistillLoss` and `DistillKLDivLoss`.
+    ///
+    /// It is any name that a model can be trained from.
     #[must_use]
     pub fn teacher(self, model: impl Into<String>) -> Self {
         self.with("teacher", model.into())
     }
 
-    /// How strongly an optimizer pulls weights to zero; 0 by default, 0.01 for
-    /// `AdamW`.
+    /// Sets the weight decay of an optimizer; 0 by default, 0.01 for `AdamW`.
     #[must_use]
     pub fn weight_decay(self, decay: f64) -> Self {
         self.with("weight_decay", decay)
     }
 
-    /// How slowly an `Adam`'s two averages change; 0.9 and 0.999 by default.
+    /// Sets the decay rates of `Adam`'s two moments; 0.9 and 0.999 by default.
     #[must_use]
     pub fn betas(self, first: f64, second: f64) -> Self {
         self.with("betas", vec![first, second])
     }
 
-    /// How much of the last step `SGD` takes again; 0 by default.
+    /// Sets the momentum of `SGD`; 0 by default.
     #[must_use]
     pub fn momentum(self, momentum: f64) -> Self {
         self.with("momentum", momentum)
     }
 
-    /// Lower learning rates for earlier layers: each has this times that of the
-    /// layer behind it, such as 0.98. An option of all optimizers.
+    /// Lowers the learning rate layer by layer towards the input.
+    ///
+    /// Each layer has `factor` times the rate of the next one, such as 0.98. It is an
+    /// option of all optimizers.
     #[must_use]
     pub fn layer_wise_lr_decay(self, factor: f64) -> Self {
         self.with("layer_wise_lr_decay", factor)
     }
 
-    /// Whether to train with the dropout of the model's `config.json`
-    /// (`hidden_dropout_prob` and the like); an option of the model.
+    /// Sets whether to train with the dropout of the model's `config.json`.
+    ///
+    /// It is an option of the model and applies `hidden_dropout_prob` and similar
+    /// fields.
     #[must_use]
     pub fn dropout(self, dropout: bool) -> Self {
         self.with("dropout", dropout)
     }
 
-    /// How a model makes one vector of many: `mean`, `max`, `cls` or `GeM`.
+    /// Sets the pooling of a model, such as `mean`, `max`, `cls` or `GeM`.
     #[must_use]
     pub fn pooler(self, pooler: &str) -> Self {
         self.with("pooler", pooler)
     }
 }
 
-/// A class of a library by its name, with options of its own: a distance or a
-/// reducer of pytorch-metric-learning.
+/// A class of pytorch-metric-learning by name, with options.
+///
+/// It is a distance or a reducer.
 ///
 /// ```
 /// use finetuner_protocol::{Class, Options};
@@ -169,7 +184,7 @@ pub struct Class {
 }
 
 impl Class {
-    /// A class with the defaults of its options.
+    /// Creates a class with default options.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {

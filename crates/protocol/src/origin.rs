@@ -1,14 +1,13 @@
-//! Where a document came from. It decides whether a client may read the local
-//! file that the document names.
+//! Origin of a document, which decides whether a client may read the local file that
+//! the document names.
 
-/// Where a document came from: this program, or bytes that were received.
+/// Origin of a document: this program, or received bytes.
 ///
 /// A received document (pulled, or read from a file) may have been written by
-/// somebody else. A client must not upload the local files that it names,
-/// unless the user allows it.
+/// somebody else. A client must not upload the local files that it names, unless the
+/// user allows it.
 ///
-/// The origin does not travel, and two documents that differ in it alone are
-/// equal.
+/// The origin is not serialized, and documents that differ only in it are equal.
 ///
 /// ```
 /// use finetuner_protocol::{Document, origin::Origin};
@@ -27,14 +26,14 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// The origin of a document that was read from bytes.
+    /// Returns the origin of a document that was read from bytes.
     #[must_use]
     pub const fn received() -> Self {
         Self { received: true }
     }
 
-    /// Returns whether the document was read from bytes, rather than created
-    /// by this program.
+    /// Returns whether the document was read from bytes instead of created by this
+    /// program.
     #[must_use]
     pub const fn is_received(self) -> bool {
         self.received
@@ -48,7 +47,7 @@ impl PartialEq for Origin {
 }
 
 impl std::fmt::Debug for Origin {
-    // The same for equal documents, as their `PartialEq` is.
+    // Prints the same for equal documents.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Origin").finish_non_exhaustive()
     }

@@ -1,9 +1,11 @@
-//! Prompts: texts that go before the texts of a run.
+//! Prompts, which are put before the texts of a run.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// Prompts for the columns of the data, as `prompts` of the training arguments of
+/// Prompts for the columns of the data.
+///
+/// They have the meaning of `prompts` in the training arguments of
 /// sentence-transformers.
 ///
 /// ```
@@ -20,9 +22,9 @@ use serde_json::{Map, Value};
 pub enum Prompts {
     /// One prompt for all texts.
     All(String),
-    /// One prompt for each column that is named.
+    /// One prompt per column.
     ByColumn(Map<String, Value>),
-    /// Anything else.
+    /// Any other value.
     Other(Value),
 }
 
@@ -45,32 +47,33 @@ impl From<String> for Prompts {
 }
 
 impl Prompts {
-    /// No prompts.
+    /// Creates an empty set of prompts.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The prompt of anchors: queries, questions, first sentences.
+    /// Sets the prompt of anchors: queries, questions, first sentences.
     #[must_use]
     pub fn anchor(self, prompt: impl Into<String>) -> Self {
         self.column("anchor", prompt)
     }
 
-    /// The prompt of the anchors' matches.
+    /// Sets the prompt of the anchors' matches.
     #[must_use]
     pub fn positive(self, prompt: impl Into<String>) -> Self {
         self.column("positive", prompt)
     }
 
-    /// The prompt of negatives.
+    /// Sets the prompt of negatives.
     #[must_use]
     pub fn negative(self, prompt: impl Into<String>) -> Self {
         self.column("negative", prompt)
     }
 
-    /// The prompt of a column: `anchor`, `positive` and `negative`, or `text` of
-    /// labelled texts.
+    /// Sets the prompt of a column.
+    ///
+    /// Columns are `anchor`, `positive` and `negative`, or `text` for labelled texts.
     #[must_use]
     pub fn column(self, name: impl Into<String>, prompt: impl Into<String>) -> Self {
         let mut columns = match self {

@@ -1,6 +1,6 @@
-//! The protobuf messages of docarray 0.x (package `docarray`), field by field.
+//! The protobuf messages of docarray 0.x (package `docarray`).
 //!
-//! Only [`crate::document`] uses them; users meet [`crate::Document`].
+//! Only [`crate::document`] uses them; the public type is [`crate::Document`].
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Experiments and runs as the API shows them.
+//! Experiments and runs in the API.
 
 use std::collections::BTreeMap;
 
@@ -11,24 +11,24 @@ use crate::{Device, RunConfig, RunTask, Status, SynthesisConfig, time::Timestamp
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ExperimentInfo {
-    /// Its name, unique for its owner.
+    /// Name, unique per user.
     pub name: String,
-    /// Free text.
+    /// Description.
     #[serde(default)]
     pub description: String,
     /// `ACTIVE`.
     #[serde(default)]
     pub status: String,
-    /// When it was created, in UTC.
+    /// Time of creation in UTC.
     #[serde(default)]
     pub created_at: String,
-    /// Members that are not known here.
+    /// Other members, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
 
 impl ExperimentInfo {
-    /// An active experiment of this name.
+    /// Creates an active experiment with this name.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -41,31 +41,31 @@ impl ExperimentInfo {
     }
 }
 
-/// A run.
+/// Information about a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RunInfo {
-    /// Its name, unique in its experiment.
+    /// Name, unique in the experiment.
     pub name: String,
-    /// Free text.
+    /// Description.
     #[serde(default)]
     pub description: String,
-    /// Its configuration.
+    /// Submitted configuration.
     #[serde(default)]
     pub config: Config,
-    /// When it was created, in UTC.
+    /// Time of creation in UTC.
     #[serde(default)]
     pub created_at: String,
     /// Fine-tuning or data synthesis.
     #[serde(default = "training")]
     pub task: RunTask,
-    /// The artifact that the run fills when it ends well.
+    /// Id of the artifact that a finished run has.
     #[serde(default)]
     pub artifact_id: Option<String>,
-    /// What a synthesis run has made.
+    /// Name of the data that a synthesis run has created.
     #[serde(default)]
     pub train_data: Option<String>,
-    /// Members that are not known here.
+    /// Other members, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -84,16 +84,16 @@ pub struct RunInfo {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Config {
-    /// Of a run that fine-tunes a model.
+    /// Configuration of a run that fine-tunes a model.
     Training(Box<RunConfig>),
-    /// Of a run that makes training data.
+    /// Configuration of a run that creates training data.
     Synthesis(Box<SynthesisConfig>),
-    /// Of a run of a kind that is not known here, as JSON.
+    /// Configuration of an unknown kind of run, as JSON.
     Other(Value),
 }
 
 impl Config {
-    /// The settings of a training run.
+    /// Returns the settings of a training run.
     #[must_use]
     pub fn training(&self) -> Option<&RunConfig> {
         match self {
@@ -102,7 +102,7 @@ impl Config {
         }
     }
 
-    /// The settings of a synthesis run.
+    /// Returns the settings of a synthesis run.
     #[must_use]
     pub fn synthesis(&self) -> Option<&SynthesisConfig> {
         match self {
@@ -143,7 +143,7 @@ impl Serialize for Config {
 impl<'de> Deserialize<'de> for Config {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let value = Value::deserialize(deserializer)?;
-        // Old servers wrap the object into a text.
+        // Old servers encode the object as a string.
         let value = match value {
             Value::String(text) => serde_json::from_str(&text).unwrap_or(Value::String(text)),
             other => other,
@@ -159,7 +159,7 @@ impl<'de> Deserialize<'de> for Config {
                 Self::Other(value.clone())
             })
         };
-        // A newer server's configuration is no reason to lose the run.
+        // A configuration of a newer server must not make the run unreadable.
         Ok(read(&value).unwrap_or(Self::Other(value)))
     }
 }
@@ -168,37 +168,37 @@ fn training() -> RunTask {
     RunTask::Training
 }
 
-/// What a client sends to create a run.
+/// Request that creates a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NewRun {
-    /// The run's name.
+    /// Name of the run.
     pub name: String,
-    /// Its configuration.
+    /// Configuration of the run.
     pub config: Config,
-    /// Fine-tuning or data synthesis. Clients up to 0.7.6 don't say.
+    /// Fine-tuning or data synthesis. Clients up to 0.7.6 don't send it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<RunTask>,
-    /// The version of the schema that the client was made for.
+    /// Version of the schema that the client uses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finetuner_version: Option<String>,
-    /// The processor to run on.
+    /// Device to run on.
     #[serde(default = "cpu")]
     pub device: Device,
-    /// Cores to ask for, which are the threads that load data. Every client names
-    /// a number.
+    /// Number of cores to request, which equals the threads that load data. Every
+    /// client sends a number.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpus: Option<u64>,
-    /// Graphics processors to ask for, where `device` is one; every client says 1.
+    /// Number of GPUs to request if `device` is a GPU; every client sends 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpus: Option<u64>,
-    /// Free text.
+    /// Description.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
 }
 
 impl NewRun {
-    /// A run on the main processor.
+    /// Creates the request for a run on the CPU.
     #[must_use]
     pub fn new(name: impl Into<String>, config: impl Into<Config>) -> Self {
         Self {
@@ -218,7 +218,7 @@ fn cpu() -> Device {
     Device::Cpu
 }
 
-/// Where a run stands, and why.
+/// Status of a run, with details.
 ///
 /// ```
 /// let status: finetuner_protocol::StatusInfo =
@@ -229,15 +229,15 @@ fn cpu() -> Device {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StatusInfo {
-    /// Where it stands.
+    /// The status.
     pub status: Status,
-    /// More about it, for people.
+    /// Details for people.
     #[serde(default)]
     pub details: String,
 }
 
 impl StatusInfo {
-    /// A status, and more about it.
+    /// Creates a status with details.
     #[must_use]
     pub fn new(status: impl Into<Status>, details: impl Into<String>) -> Self {
         Self {
@@ -248,7 +248,7 @@ impl StatusInfo {
 }
 
 impl std::fmt::Display for StatusInfo {
-    /// As Python prints the answer.
+    /// Formats the status as Python prints the answer.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
@@ -258,7 +258,7 @@ impl std::fmt::Display for StatusInfo {
     }
 }
 
-/// Metrics before and after the training, by name.
+/// Metrics before and after training, by name.
 ///
 /// ```
 /// let metrics: finetuner_protocol::MetricsInfo =
@@ -269,24 +269,25 @@ impl std::fmt::Display for StatusInfo {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MetricsInfo {
-    /// Of the backbone as it was.
+    /// Metrics of the backbone before training.
     #[serde(default)]
     pub before: BTreeMap<String, f64>,
-    /// Of the fine-tuned model.
+    /// Metrics of the fine-tuned model.
     #[serde(default)]
     pub after: BTreeMap<String, f64>,
 }
 
 impl MetricsInfo {
-    /// Metrics of the backbone and of the fine-tuned model.
+    /// Creates the metrics of the backbone and of the fine-tuned model.
     #[must_use]
     pub fn new(before: BTreeMap<String, f64>, after: BTreeMap<String, f64>) -> Self {
         Self { before, after }
     }
 }
 
-/// Whether greater values of a metric are better; `None` for one that is neither
-/// better nor worse, such as a threshold.
+/// Returns whether greater values of a metric are better.
+///
+/// It is `None` for metrics that are neither better nor worse, such as a threshold.
 ///
 /// ```
 /// use finetuner_protocol::greater_is_better;
@@ -303,8 +304,9 @@ pub fn greater_is_better(metric: &str) -> Option<bool> {
     }
 }
 
-/// What example queries found before and after the training, by query. A
-/// match is what the backend shows of it: a text, or the name of a picture.
+/// Results of example queries before and after training, by query.
+///
+/// A match is what the backend shows of it: a text, or the name of an image.
 ///
 /// ```
 /// let examples: finetuner_protocol::ExamplesInfo =
@@ -315,26 +317,26 @@ pub fn greater_is_better(metric: &str) -> Option<bool> {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ExamplesInfo {
-    /// With the backbone as it was.
+    /// Results of the backbone before training.
     #[serde(default)]
     pub before: BTreeMap<String, Vec<Value>>,
-    /// With the fine-tuned model.
+    /// Results of the fine-tuned model.
     #[serde(default)]
     pub after: BTreeMap<String, Vec<Value>>,
 }
 
 impl ExamplesInfo {
-    /// What the backbone and the fine-tuned model found.
+    /// Creates the results of the backbone and of the fine-tuned model.
     #[must_use]
     pub fn new(before: BTreeMap<String, Vec<Value>>, after: BTreeMap<String, Vec<Value>>) -> Self {
         Self { before, after }
     }
 }
 
-/// The most points of a run's curves in one answer.
+/// Maximum number of metric points in one answer.
 pub const MAX_POINTS: usize = 10_000;
 
-/// A point of a run's curves.
+/// A metric point of a run.
 ///
 /// ```
 /// use finetuner_protocol::{Event, MetricPoint};
@@ -348,26 +350,28 @@ pub const MAX_POINTS: usize = 10_000;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct MetricPoint {
-    /// Its number in the run; later points have greater ones.
+    /// Number within the run; later points have greater numbers.
     pub number: u64,
-    /// When; milliseconds since 1970 on the wire.
+    /// Time of the event; milliseconds since 1970 on the wire.
     #[serde(with = "crate::time::milliseconds")]
     pub at: Timestamp,
-    /// What happened: a step, an epoch or an evaluation.
+    /// The event: a step, an epoch or an evaluation.
     #[serde(flatten)]
     pub event: crate::Event,
 }
 
 impl MetricPoint {
-    /// A point with its number in the run.
+    /// Creates a point with its number in the run.
     #[must_use]
     pub fn new(number: u64, at: Timestamp, event: crate::Event) -> Self {
         Self { number, at, event }
     }
 }
 
-/// One page of a list. Servers of clients up to 0.6 answer with the bare list,
-/// which is read as the only page.
+/// One page of a list.
+///
+/// Servers of clients up to 0.6 answer with a plain list, which is read as the only
+/// page.
 ///
 /// ```
 /// let page: finetuner_protocol::Page<u32> =
@@ -378,18 +382,18 @@ impl MetricPoint {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Page<T> {
-    /// The items of the page.
+    /// Items of the page.
     pub items: Vec<T>,
-    /// Items on all pages.
+    /// Number of items on all pages.
     pub total: u64,
-    /// Which page, counted from 1.
+    /// Number of the page, counted from 1.
     pub page: u64,
-    /// Items that a page may have.
+    /// Maximum number of items per page.
     pub size: u64,
 }
 
 impl<T> Page<T> {
-    /// A page of `size` items at most, out of `total` on all pages.
+    /// Creates a page of at most `size` items, out of `total` on all pages.
     #[must_use]
     pub fn new(items: Vec<T>, total: u64, page: u64, size: u64) -> Self {
         Self {
@@ -400,7 +404,7 @@ impl<T> Page<T> {
         }
     }
 
-    /// The page with something else in the place of each item.
+    /// Applies a function to each item.
     ///
     /// ```
     /// let page: finetuner_protocol::Page<u32> = serde_json::from_str("[1, 2]")?;

@@ -1,4 +1,4 @@
-//! A short account of an array of documents: how many there are, and of what.
+//! Summary of an array of documents.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,13 +9,13 @@ use serde_json::{Value, json};
 
 use crate::{Content, Document, DocumentArray, LABEL_TAG};
 
-/// What an array of documents consists of; prints as a short text.
+/// Summary of an array of documents, printable as a short text.
 ///
 /// ```
 /// use finetuner_protocol::{Document, DocumentArray, Summary};
 ///
 /// let array = DocumentArray::from(vec![Document::text("a red shoe").with_label("shoe")]);
-/// let summary = Summary::of(&array);
+/// let summary = Summary::from(&array);
 /// assert_eq!(summary.length, 1);
 /// assert_eq!(summary.labels, 1);
 /// println!("{summary}");
@@ -23,36 +23,19 @@ use crate::{Content, Document, DocumentArray, LABEL_TAG};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Summary {
-    /// How many documents there are.
+    /// Number of documents.
     pub length: u64,
-    /// Which fields documents have, and how many documents have just those; the
-    /// most frequent first.
+    /// Sets of fields, and the number of documents with exactly these fields, the most
+    /// frequent first.
     pub attributes: Vec<(Vec<&'static str>, u64)>,
-    /// How many different labels documents and their parts have.
+    /// Number of different labels of documents and chunks.
     pub labels: u64,
-    /// How many parts there are of each modality.
+    /// Number of documents and chunks per modality.
     pub modalities: BTreeMap<String, u64>,
 }
 
 impl Summary {
-    /// Counts what is in an array.
-    ///
-    /// ```
-    /// use finetuner_protocol::{Document, DocumentArray, Summary};
-    ///
-    /// let array = DocumentArray::from(vec![Document::text("a")]);
-    /// assert_eq!(Summary::of(&array).length, 1);
-    /// ```
-    #[must_use]
-    pub fn of(array: &DocumentArray) -> Self {
-        let mut counter = SummaryCounter::default();
-        for document in array {
-            counter.add(document);
-        }
-        counter.finish()
-    }
-
-    /// The summary in the form in which docarray sends it along with an upload.
+    /// Returns the summary as docarray sends it with an upload.
     #[must_use]
     pub fn to_meta_data(&self) -> Value {
         let item = |name: &str, value: Value, description: &str| {
@@ -119,7 +102,17 @@ impl Summary {
     }
 }
 
-/// Documents with the same fields, as docarray words it.
+impl From<&DocumentArray> for Summary {
+    fn from(array: &DocumentArray) -> Self {
+        let mut counter = SummaryCounter::default();
+        for document in array {
+            counter.add(document);
+        }
+        counter.finish()
+    }
+}
+
+/// Formats a group of documents with the same fields as docarray does.
 fn group((names, count): &(Vec<&'static str>, u64)) -> Value {
     let documents = match count {
         1 => "1 Document has".to_owned(),
@@ -138,18 +131,18 @@ fn group((names, count): &(Vec<&'static str>, u64)) -> Value {
     json!({"name": format!("{documents} {attributes}"), "value": tuple, "description": ""})
 }
 
-/// Makes a [`Summary`] out of documents that come one after the other.
+/// Builds a [`Summary`] from documents one at a time.
 #[derive(Clone, Debug, Default)]
 pub struct SummaryCounter {
     length: u64,
-    /// In the order in which they were first seen.
+    /// In order of first occurrence.
     attributes: Vec<(Vec<&'static str>, u64)>,
     labels: BTreeSet<String>,
     modalities: BTreeMap<String, u64>,
 }
 
 impl SummaryCounter {
-    /// Takes a document into account.
+    /// Counts a document.
     pub fn add(&mut self, document: &Document) {
         self.length += 1;
         let names = attributes(document);
@@ -168,7 +161,7 @@ impl SummaryCounter {
         }
     }
 
-    /// The summary of all documents.
+    /// Returns the summary of all documents.
     #[must_use]
     pub fn finish(mut self) -> Summary {
         self.attributes
@@ -182,7 +175,7 @@ impl SummaryCounter {
     }
 }
 
-/// The fields that hold something, in docarray's order.
+/// Returns the fields that are set, in docarray's order.
 fn attributes(document: &Document) -> Vec<&'static str> {
     let holds = |kind: fn(&Content) -> bool| document.content.as_ref().is_some_and(kind);
     [
@@ -234,7 +227,7 @@ mod tests {
         let array: DocumentArray = [Document::text("alone").with_label(7), pair("a"), pair("b")]
             .into_iter()
             .collect();
-        let summary = Summary::of(&array);
+        let summary = Summary::from(&array);
         assert_eq!((summary.length, summary.labels), (3, 1));
         assert_eq!(summary.attributes[0], (vec!["id", "chunks"], 2));
         assert_eq!(summary.modalities["image"], 2);

@@ -1,12 +1,12 @@
-//! The configuration of a synthesis run, as `synthesize` serializes it. Such a run
-//! makes training data out of queries and a corpus without labels.
+//! The configuration of a synthesis run, which creates training data from queries
+//! and a corpus without labels.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{InvalidField, check_name, config::unknown_members};
 
-/// The most texts for each query.
+/// Maximum number of texts per query.
 const MAX_RELATIONS: u64 = 1000;
 
 /// All settings of a synthesis run.
@@ -21,19 +21,19 @@ const MAX_RELATIONS: u64 = 1000;
 pub struct SynthesisConfig {
     /// Whether other users may read the training data.
     pub public: bool,
-    /// The run's name.
+    /// Name of the run.
     pub run_name: String,
-    /// The experiment that the run belongs to.
+    /// Name of the experiment.
     pub experiment_name: String,
-    /// The data to make training data from.
+    /// Names of the queries and the corpus.
     pub data: SynthesisData,
-    /// Settings of the search for texts that are like a query.
+    /// Settings of the search for texts similar to a query.
     pub relation_mining: RelationMining,
-    /// The model that scores pairs.
+    /// Model that scores pairs.
     pub cross_encoder: String,
-    /// The most documents to make.
+    /// Maximum number of documents to create.
     pub max_num_docs: Option<u64>,
-    /// Members that are not known here.
+    /// Other members, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -43,26 +43,25 @@ pub struct SynthesisConfig {
 #[serde(default)]
 #[non_exhaustive]
 pub struct SynthesisData {
-    /// Queries.
+    /// Name of the queries.
     pub queries: String,
-    /// Documents to find for them.
+    /// Name of the corpus.
     pub corpus: String,
-    /// Members that are not known here.
+    /// Other members, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
 
-/// Settings of the search for texts that are like a query.
+/// Settings of the search for texts similar to a query.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct RelationMining {
     /// Models that embed queries and documents.
     pub models: Vec<String>,
-    /// Texts of the corpus for each query, its match among them, up to 1000; 10 by
-    /// default.
+    /// Number of texts per query, including its match, up to 1000; 10 by default.
     pub num_relations: u64,
-    /// Members that are not known here.
+    /// Other members, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -78,9 +77,9 @@ impl Default for RelationMining {
 }
 
 impl SynthesisConfig {
-    /// Returns the members that are not known here and are not null, by their
-    /// paths, as [`RunConfig::unknown_members`](crate::RunConfig::unknown_members)
-    /// does.
+    /// Returns the paths of unknown members that are not null.
+    ///
+    /// See [`RunConfig::unknown_members`](crate::RunConfig::unknown_members).
     #[must_use]
     pub fn unknown_members(&self) -> Vec<String> {
         unknown_members(&[
@@ -93,7 +92,7 @@ impl SynthesisConfig {
     /// Finds the first setting that no backend can accept.
     ///
     /// # Errors
-    /// [`InvalidField`] names the argument, its value and its limits.
+    /// [`InvalidField`] names the argument, its value and the limit.
     pub fn check(&self) -> Result<(), InvalidField> {
         check_name("run_name", &self.run_name)?;
         check_name("experiment_name", &self.experiment_name)?;

@@ -1,10 +1,12 @@
-//! What errors and checks need to know about texts.
+//! Shortened texts for errors, and checks for blank and missing texts.
 
-/// Characters of a text that an error shows.
+/// Maximum number of characters of a text in an error.
 const SHOWN: usize = 80;
 
-/// Returns the start of a text, for use in errors: control characters are
-/// escaped, and a long text is cut with its length.
+/// Returns the start of a text, for use in errors.
+///
+/// Control characters are escaped. A text that is too long is cut, and its length is
+/// added.
 ///
 /// ```
 /// use finetuner_protocol::text::start_of;
@@ -28,7 +30,7 @@ pub fn start_of(text: &str) -> String {
     }
 }
 
-/// Returns as many whole characters of a text as fit into `bytes`.
+/// Returns the longest prefix of a text that fits into `bytes`, in whole characters.
 ///
 /// ```
 /// use finetuner_protocol::text::cut;
@@ -44,8 +46,10 @@ pub fn cut(text: &str, bytes: usize) -> &str {
     &text[..end.unwrap_or(0)]
 }
 
-/// Returns whether a text shows nothing: it is empty, or holds only white
-/// space, control characters and characters of no width.
+/// Returns whether a text has no visible characters.
+///
+/// It is empty, or consists of white space, control characters and characters
+/// without width.
 ///
 /// ```
 /// use finetuner_protocol::text::is_blank;
@@ -58,7 +62,7 @@ pub fn is_blank(text: &str) -> bool {
     text.chars().all(is_invisible)
 }
 
-/// Returns whether a text is a missing value, as pandas writes it.
+/// Returns whether a text is a missing value as pandas writes it.
 ///
 /// ```
 /// use finetuner_protocol::text::is_missing;
@@ -72,8 +76,10 @@ pub fn is_missing(text: &str) -> bool {
     text.eq_ignore_ascii_case("nan") || matches!(text, "<NA>" | "NaT")
 }
 
-/// Returns whether a text may be a missing value: spreadsheets, databases and
-/// programs write it so, but it can also be meant.
+/// Returns whether a text may be a missing value.
+///
+/// Spreadsheets, databases and programs use these words for missing values, but they
+/// may also be real values.
 ///
 /// ```
 /// use finetuner_protocol::text::may_be_missing;
@@ -88,8 +94,8 @@ pub fn may_be_missing(text: &str) -> bool {
     WORDS.iter().any(|word| text.eq_ignore_ascii_case(word))
 }
 
-/// White space, control and format characters, fillers, variation selectors
-/// and tags (Unicode's `Default_Ignorable_Code_Point`, with white space).
+/// Whether a character is invisible: white space, control and format characters,
+/// fillers, variation selectors and tags (Unicode's `Default_Ignorable_Code_Point`).
 fn is_invisible(c: char) -> bool {
     c.is_whitespace()
         || c.is_control()

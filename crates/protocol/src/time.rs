@@ -1,9 +1,9 @@
-//! Moments, as backends write them: RFC 3339, a date and a time in UTC without an
+//! Timestamps in the formats of backends: RFC 3339, a date and time in UTC without an
 //! offset (Python's `isoformat`), or milliseconds since 1970.
 //!
 //! [`serialize`] and [`deserialize`] are for `#[serde(with = "..")]` on an
-//! `Option<Timestamp>`. A moment that can't be read is none: a newer backend's
-//! format is no reason to lose the rest of an answer.
+//! `Option<Timestamp>`. A timestamp that can't be read becomes `None`, so that a new
+//! format does not invalidate the rest of an answer.
 
 use jiff::{civil::DateTime, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serializer};
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 pub use jiff::Timestamp;
 
-/// Reads a moment.
+/// Parses a timestamp.
 ///
 /// ```
 /// use finetuner_protocol::time::parse;
@@ -30,11 +30,12 @@ pub fn parse(text: &str) -> Option<Timestamp> {
     Some(utc.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
-/// Writes a moment as RFC 3339 in UTC with milliseconds, as `finetuner-server`
-/// keeps it.
+/// Serializes a timestamp as RFC 3339 in UTC with milliseconds.
+///
+/// `finetuner-server` uses this format.
 ///
 /// # Errors
-/// Where the serializer fails.
+/// If the serializer fails.
 pub fn serialize<S: Serializer>(
     moment: &Option<Timestamp>,
     serializer: S,
@@ -45,10 +46,10 @@ pub fn serialize<S: Serializer>(
     }
 }
 
-/// Reads a moment in any of its forms.
+/// Deserializes a timestamp in any of the formats.
 ///
 /// # Errors
-/// Where the deserializer fails.
+/// If the deserializer fails.
 pub fn deserialize<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Timestamp>, D::Error> {
@@ -62,7 +63,7 @@ pub fn deserialize<'de, D: Deserializer<'de>>(
     })
 }
 
-/// A moment as whole milliseconds since 1970.
+/// Serialization as whole milliseconds since 1970.
 pub(crate) mod milliseconds {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de};

@@ -1,5 +1,4 @@
-//! What a server and its workers say to each other, for those two alone
-//! (feature `worker`).
+//! Messages between a server and its workers (feature `worker`).
 
 use std::{fmt, path::PathBuf};
 
@@ -7,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Device, Event};
 
-/// The name under which a worker asks for the artifact that its run goes on
-/// from. No data set can have it: names hold no slash.
+/// Name under which a worker requests the artifact that its run continues from.
+///
+/// No data set can have it, because names contain no slash.
 ///
 /// ```
 /// let name = finetuner_protocol::worker::MODEL_ARTIFACT;
@@ -16,26 +16,25 @@ use crate::{Device, Event};
 /// ```
 pub const MODEL_ARTIFACT: &str = "/model_artifact";
 
-/// The name under which a worker asks for the checkpoint that its run goes on
-/// from.
+/// Name under which a worker requests the checkpoint that its run continues from.
 pub const LAST_CHECKPOINT: &str = "/checkpoint";
 
-/// What a worker is told about a content before it fetches it.
+/// Description of a content, which a worker gets before it fetches the content.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct WorkContent {
-    /// SHA-256 of its bytes, as hex digits.
+    /// SHA-256 as hex digits.
     pub sha256: String,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// An address of the store that gives the bytes without a token, for a few
-    /// minutes. The server gives them, too.
+    /// Address in the store that is valid for a few minutes without a token. The
+    /// server provides the content too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }
 
 impl fmt::Debug for WorkContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Whoever has the address can read the content.
+        // Anyone with the address can read the content.
         f.debug_struct("WorkContent")
             .field("sha256", &self.sha256)
             .field("size", &self.size)
@@ -43,92 +42,91 @@ impl fmt::Debug for WorkContent {
     }
 }
 
-/// What a worker asks for first: the run that it was started for.
+/// The run that a worker was started for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Job {
-    /// The configuration, a [`RunConfig`](crate::RunConfig): as it was sent, since
-    /// one that was read and written again would be of one generation of clients,
-    /// and lose what that one does not know.
+    /// The configuration, a [`RunConfig`](crate::RunConfig), exactly as the client
+    /// sent it. Parsing and serializing it would convert it to one generation and
+    /// lose members that the other has.
     pub config: serde_json::Value,
-    /// A name that no other run has, for trackers.
+    /// Unique name of the run, for trackers.
     #[serde(default)]
     pub run: String,
-    /// The processor asked for.
+    /// Requested device.
     pub device: Device,
-    /// Which worker of the run it is, counted from 1.
+    /// Number of the run's attempt, counted from 1.
     pub attempt: u32,
-    /// Whether there is a checkpoint to go on from.
+    /// Whether there is a checkpoint to continue from.
     pub has_checkpoint: bool,
-    /// What the worker may do.
+    /// Rules for the worker.
     pub rules: WorkRules,
 }
 
-/// What an operator allows workers.
+/// Limits that the operator sets for workers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkRules {
-    /// From which folders of the worker's machine models may be loaded.
+    /// Folders of the worker's machine from which models may be loaded.
     pub local_models: LocalModels,
-    /// The most bytes of a model of the hub that may be fetched.
+    /// Maximum size of a model from the hub, in bytes.
     pub max_hub_download: Option<u64>,
-    /// Whether pictures may be fetched from private addresses, and trackers be
-    /// told there.
+    /// Whether images may be fetched from private addresses, and runs may be
+    /// reported to trackers there.
     pub private_addresses: bool,
     /// Seconds between two checkpoints.
     pub checkpoint_seconds: f64,
-    /// Seconds between two signs of life, at most.
+    /// Maximum seconds between two heartbeats.
     pub heartbeat_seconds: f64,
-    /// Bytes of memory that the worker's process may have.
+    /// Memory limit of the worker's process, in bytes.
     pub max_memory: Option<u64>,
-    /// Bytes that its temporary files may have.
+    /// Limit for its temporary files, in bytes.
     pub max_disk: Option<u64>,
 }
 
-/// From which folders of a machine models may be loaded.
+/// Folders of a machine from which models may be loaded.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LocalModels {
-    /// From none.
+    /// No folder.
     #[default]
     Nowhere,
-    /// From these, and from folders inside of them.
+    /// These folders and their subfolders.
     In(Vec<PathBuf>),
-    /// From every folder of the machine.
+    /// Every folder of the machine.
     Anywhere,
 }
 
-/// Events that a worker reports, in order.
+/// Events reported by a worker, in order.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EventBatch {
-    /// The number of the first event, counted from 0 over all that this worker
-    /// reports. Events that the server already has are skipped, so a batch may
-    /// be sent again.
+    /// Number of the first event, counted from 0 over all events of this worker.
+    /// The server skips events that it already has, so a batch may be repeated.
     pub first: u64,
     /// The events.
     pub events: Vec<Event>,
 }
 
-/// What a worker is told in answer to events.
+/// The server's answer to events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerOrders {
-    /// To go on.
+    /// Continue.
     #[default]
     GoOn,
-    /// To make a checkpoint and end: another worker will go on from it.
+    /// Write a checkpoint and end; another worker will continue from it.
     Pause,
 }
 
-/// How a worker has ended.
+/// How a worker ended.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
-    /// The artifact is uploaded.
+    /// The run finished and its artifact is uploaded.
     Finished,
-    /// It has paused, as it was told: the run goes on from its checkpoint.
+    /// The worker paused as requested; the run continues from its checkpoint.
     Paused,
-    /// The run went wrong.
+    /// The run failed.
     Failed {
-        /// What went wrong, and what to do.
+        /// What went wrong, and how to fix it.
         reason: String,
     },
 }

@@ -1,5 +1,5 @@
-//! What docarray 0.21 wrote is read as it was meant. The fixtures are made by
-//! `fixtures/make_documents.py`, which also compares the other way round.
+//! Reads documents that docarray 0.21 wrote. `fixtures/make_documents.py` writes the
+//! fixtures, and can check that docarray reads documents written here.
 
 #![allow(clippy::unwrap_used)]
 
@@ -91,7 +91,8 @@ fn every_kind_of_document_that_docarray_writes_is_read() {
     }
     // Granularity and parents too, where the builders set them.
     let parent = &documents[8];
-    let built = Document::with_id("parent")
+    let built = Document::new()
+        .with_id("parent")
         .with_score(0.75)
         .with_chunk({
             let mut red = Document::text("red").with_modality("text");

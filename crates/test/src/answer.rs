@@ -1,4 +1,4 @@
-//! Answers in the forms of both APIs.
+//! Answers in the formats of both APIs.
 
 use axum::{
     Json,
@@ -7,10 +7,10 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-/// The answer to a call.
+/// Answer to a call.
 pub(crate) type Result<T> = std::result::Result<T, Refusal>;
 
-/// An answer that is not a success.
+/// Answer that is not a success.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     status: StatusCode,
@@ -46,8 +46,7 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// The body of a refusal: the Finetuner API's `detail`, and the envelope of
-/// Hubble.
+/// Returns the body of a refusal: the Finetuner API's `detail` and Hubble's envelope.
 pub(crate) fn refusal(status: StatusCode, message: &str) -> Value {
     let status = status.as_u16();
     json!({
@@ -60,7 +59,7 @@ pub(crate) fn refusal(status: StatusCode, message: &str) -> Value {
     })
 }
 
-/// A Hubble answer that all went well.
+/// Returns a successful Hubble answer.
 pub(crate) fn success(data: Value) -> Json<Value> {
     Json(json!({"code": 200, "status": 20000, "data": data}))
 }

@@ -1,4 +1,4 @@
-//! Data that was pushed, models that runs made, and uploads in parts.
+//! Artifacts: pushed data, models of runs, and uploads in parts.
 
 use bytes::{Bytes, BytesMut};
 use finetuner_protocol::check_name;
@@ -11,11 +11,11 @@ use crate::{
     state::{CREATED_AT, State},
 };
 
-/// The kind of data for training and evaluation.
+/// Type of training and evaluation data.
 pub(crate) const DOCUMENTS: &str = "documentArray";
-/// The kind of what a training run makes.
+/// Type of the result of a training run.
 pub(crate) const MODEL: &str = "model";
-/// Bytes before the documents of a stream: a version, then their number.
+/// Length of a stream's head in bytes: a version, then the number of documents.
 const HEAD: usize = 9;
 
 pub(crate) struct Artifact {
@@ -44,7 +44,7 @@ impl Artifact {
     }
 }
 
-/// The fields of an upload beside its file.
+/// Fields of an upload besides its file.
 #[derive(Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct UploadFields {
@@ -64,32 +64,32 @@ impl UploadFields {
     }
 }
 
-/// What the client says that it sent.
+/// Hash and number of documents that the client announced.
 #[derive(Default)]
-pub(crate) struct Told {
+pub(crate) struct Announced {
     pub(crate) sha256: Option<String>,
     pub(crate) documents: Option<u64>,
 }
 
-impl Told {
-    /// Refuses content that is not what the client sent, as the server does.
+impl Announced {
+    /// Refuses content that differs from what the client sent, as the server does.
     pub(crate) fn compare(&self, bytes: &[u8]) -> Result<()> {
         let found = sha256(bytes);
-        if let Some(told) = &self.sha256
-            && !told.eq_ignore_ascii_case(&found)
+        if let Some(expected) = &self.sha256
+            && !expected.eq_ignore_ascii_case(&found)
         {
             return Err(Refusal::unprocessable(format!(
-                "`sha256`: {} bytes have come, and they have another SHA-256: send the data again",
+                "`sha256`: {} bytes arrived with another SHA-256: send the data again",
                 bytes.len()
             )));
         }
-        let announced = match bytes.first_chunk::<HEAD>() {
+        let arrived = match bytes.first_chunk::<HEAD>() {
             Some([1, count @ ..]) => u64::from_be_bytes(*count),
             _ => 0,
         };
         match self.documents {
-            Some(told) if told != announced => Err(Refusal::unprocessable(format!(
-                "`documents` is {told}, but {announced} documents have come: send the data again"
+            Some(announced) if announced != arrived => Err(Refusal::unprocessable(format!(
+                "`documents` is {announced}, but {arrived} documents arrived: send the data again"
             ))),
             _ => Ok(()),
         }
@@ -101,11 +101,11 @@ impl Told {
 pub(crate) struct Upload {
     pub(crate) fields: UploadFields,
     pub(crate) bytes: BytesMut,
-    /// The answer to `finish`, for when it is repeated.
+    /// Answer to `finish`, in case the call is repeated.
     pub(crate) done: Option<Value>,
 }
 
-/// An artifact by its id or its name.
+/// Request for an artifact by id or name.
 #[derive(Deserialize)]
 pub(crate) struct Asked {
     pub(crate) id: Option<String>,
@@ -113,8 +113,8 @@ pub(crate) struct Asked {
 }
 
 impl State {
-    /// Stores content. Content with a name replaces what had the name, under its
-    /// id. Returns the id.
+    /// Stores content and returns its id. Content with a name replaces earlier content
+    /// of that name and keeps the id.
     pub(crate) fn put_artifact(
         &mut self,
         id: Option<String>,
@@ -161,7 +161,7 @@ impl State {
         Ok(())
     }
 
-    /// Whether there is data with this name.
+    /// Whether data with this name exists.
     pub(crate) fn has_data(&self, name: &str) -> bool {
         self.artifacts
             .iter()

@@ -1,4 +1,4 @@
-//! The backend as a test sees it.
+//! The backend's interface for tests.
 
 use std::{io, sync::Arc};
 
@@ -12,16 +12,16 @@ use crate::{
     state::{Shared, State},
 };
 
-/// The token that is there from the start.
+/// Token that exists from the start.
 const TOKEN: &str = "test-token";
-/// The experiment of runs that name no other.
+/// Experiment of runs that name none.
 const DEFAULT_EXPERIMENT: &str = "default";
 
-/// A Finetuner backend in memory. Dropping it closes its connections.
+/// An in-memory Finetuner backend. Dropping it closes its connections.
 ///
-/// It needs a runtime of tokio, as `#[tokio::test]` provides. A program without
-/// `async` runs in such a test on a thread of its own
-/// (`tokio::task::spawn_blocking`), with the flavor `multi_thread`.
+/// It requires a tokio runtime, such as that of `#[tokio::test]`. To test a program
+/// without `async`, use the flavor `multi_thread` and run the program in
+/// `tokio::task::spawn_blocking`.
 pub struct TestBackend {
     shared: Arc<Shared>,
     url: String,
@@ -29,7 +29,7 @@ pub struct TestBackend {
 }
 
 impl TestBackend {
-    /// Starts a backend at a free port of this machine.
+    /// Starts a backend on a free port of this machine.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -53,23 +53,27 @@ impl TestBackend {
         })
     }
 
-    /// The address for `Finetuner::builder().registry(..)` or
+    /// Returns the address.
+    ///
+    /// Pass it to `Finetuner::builder().registry(..)`, or set
     /// `JINA_FINETUNER_REGISTRY`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// A token that the backend accepts. Others are refused with 401, except for
-    /// those that the program creates.
+    /// Returns a token that the backend accepts.
+    ///
+    /// Other tokens are refused with 401, except those that the program creates.
     #[must_use]
     pub fn token(&self) -> &str {
         TOKEN
     }
 
-    /// The backend as a service for `Finetuner::builder().http_service(..)`: the
-    /// same backend without sockets. With it, a paused clock of tokio
-    /// (`#[tokio::test(start_paused = true)]`) skips all pauses of the client.
+    /// Returns the backend as a service for `Finetuner::builder().http_service(..)`.
+    ///
+    /// It is the same backend without sockets. With tokio's paused clock
+    /// (`#[tokio::test(start_paused = true)]`), all pauses of the client are skipped.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -90,8 +94,9 @@ impl TestBackend {
         TestService::new(Arc::clone(&self.shared))
     }
 
-    /// A run of the default experiment. From this call on it does what the test
-    /// says, and nothing by itself.
+    /// Returns a run of the experiment `default`, for the test to control.
+    ///
+    /// From this call on, the run does only what the test says.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -106,33 +111,36 @@ impl TestBackend {
         self.run_in(DEFAULT_EXPERIMENT, name)
     }
 
-    /// A run of an experiment; as [`TestBackend::run`].
+    /// Returns a run of another experiment; see [`TestBackend::run`].
     pub fn run_in(&self, experiment: &str, name: &str) -> TestRun {
         TestRun::new(Arc::clone(&self.shared), experiment, name)
     }
 
-    /// Lets runs wait that are submitted from now on. Otherwise a run finishes at
-    /// once, unless [`TestBackend::run`] was called for it.
+    /// Keeps new runs waiting.
+    ///
+    /// By default, a run finishes immediately unless [`TestBackend::run`] was called
+    /// for it.
     pub fn hold_runs(&self) {
         self.shared.change(|state| state.holds_runs = true);
     }
 
-    /// Accepts runs whose data was never pushed. Otherwise they are refused, as
-    /// the server refuses them.
+    /// Accepts runs whose data was never pushed.
+    ///
+    /// By default, they are refused, as the server refuses them.
     pub fn accept_any_data(&self) {
         self.shared.change(|state| state.accepts_any_data = true);
     }
 
-    /// Adds a model that is not in the list of backbones, and what it is for.
+    /// Adds a model that is not in the list of backbones, with its task.
     pub fn add_model(&self, name: impl Into<String>, task: Task) {
         let name = name.into();
         self.shared.change(|state| state.models.insert(name, task));
     }
 
-    /// Stores data as if somebody had pushed it.
+    /// Stores data as if it had been pushed.
     ///
     /// # Errors
-    /// If the documents can't be written: one of them is too large.
+    /// If a document is too large.
     pub fn put_data(
         &self,
         name: impl Into<String>,
@@ -150,10 +158,10 @@ impl TestBackend {
         Ok(())
     }
 
-    /// The documents of data that was pushed; none if there is no such data.
+    /// Returns the documents that were pushed under a name; `None` without any.
     ///
     /// # Errors
-    /// If what was pushed are not documents.
+    /// If the pushed bytes are not documents.
     pub fn pushed(&self, name: &str) -> Result<Option<DocumentArray>, DocumentError> {
         let asked = Asked {
             id: None,
@@ -165,7 +173,7 @@ impl TestBackend {
         bytes.map(|b| DocumentArray::from_bytes(&b)).transpose()
     }
 
-    /// The names of all data, the newest last.
+    /// Returns the names of all data, the newest last.
     #[must_use]
     pub fn data_names(&self) -> Vec<String> {
         let is_data = |artifact: &&Artifact| artifact.kind == DOCUMENTS;
@@ -176,7 +184,7 @@ impl TestBackend {
         self.shared.look(names)
     }
 
-    /// The runs that were submitted and not deleted, in order.
+    /// Returns the runs that were submitted and not deleted, in order.
     #[must_use]
     pub fn submitted(&self) -> Vec<Submission> {
         let runs = |state: &State| {
@@ -186,13 +194,13 @@ impl TestBackend {
         self.shared.look(runs)
     }
 
-    /// All requests that came, in order.
+    /// Returns all requests, in order.
     #[must_use]
     pub fn received(&self) -> Vec<Received> {
         self.shared.look(|state| state.received.clone())
     }
 
-    /// How many requests came whose path contains this text.
+    /// Returns the number of requests whose path contains this text.
     #[must_use]
     pub fn count(&self, path: &str) -> usize {
         let is_meant = |received: &&Received| received.path.contains(path);
@@ -200,29 +208,30 @@ impl TestBackend {
             .look(|state| state.received.iter().filter(is_meant).count())
     }
 
-    /// Lets calls go wrong. Of several faults that a call could have, it has the
-    /// one that was given first.
+    /// Adds a fault to future calls.
+    ///
+    /// If several faults match a call, the one added first occurs.
     pub fn fault(&self, fault: Fault) {
         self.shared.change(|state| state.faults.push(fault));
     }
 
-    /// Forgets the faults that did not happen yet.
+    /// Removes all faults that have not occurred.
     pub fn clear_faults(&self) {
         self.shared.change(|state| state.faults.clear());
     }
 
-    /// Breaks all connections and refuses new ones, until
-    /// [`TestBackend::come_back`].
-    pub async fn go_away(&self) {
+    /// Closes all connections and refuses new ones until
+    /// [`TestBackend::reconnect`].
+    pub async fn disconnect(&self) {
         self.shared.set_away(true);
         self.socket.lock().await.close().await;
     }
 
-    /// Accepts connections again, at the same address.
+    /// Accepts connections again at the same address.
     ///
     /// # Errors
     /// If another program has taken the port.
-    pub async fn come_back(&self) -> io::Result<()> {
+    pub async fn reconnect(&self) -> io::Result<()> {
         let mut socket = self.socket.lock().await;
         socket.open_again(self.service()).await?;
         self.shared.set_away(false);

@@ -1,4 +1,4 @@
-//! Calls that go wrong.
+//! Faults of calls.
 
 use std::{io, time::Duration};
 
@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 
 use crate::answer::refusal;
 
-/// A call that goes wrong; for [`TestBackend::fault`](crate::TestBackend::fault).
+/// A fault of a call, for [`TestBackend::fault`](crate::TestBackend::fault).
 ///
 /// ```
 /// use std::time::Duration;
@@ -23,13 +23,13 @@ use crate::answer::refusal;
 /// # drop(busy);
 /// ```
 #[derive(Clone, Debug)]
-#[must_use = "a fault happens once `TestBackend::fault` has it"]
+#[must_use = "a fault occurs only after `TestBackend::fault`"]
 pub struct Fault {
     kind: Kind,
-    /// A part of the path.
+    /// Text that the path must contain.
     on: String,
     method: Option<String>,
-    /// How often it is still to happen; for ever without it.
+    /// Remaining number of occurrences; unlimited if `None`.
     left: Option<u32>,
     headers: HeaderMap,
     body: Option<Bytes>,
@@ -45,7 +45,7 @@ enum Kind {
     Lost,
 }
 
-/// What a fault does before the call is carried out.
+/// What a fault does before the call is executed.
 pub(crate) enum Before {
     Answer(Response),
     Break,
@@ -64,8 +64,9 @@ impl Fault {
         }
     }
 
-    /// Answers with this status in place of carrying the call out. What is not
-    /// an HTTP status counts as 500.
+    /// Answers with this status instead of executing the call.
+    ///
+    /// An invalid HTTP status becomes 500.
     pub fn status(status: u16) -> Self {
         let status = StatusCode::from_u16(status);
         Self::new(Kind::Status(
@@ -73,35 +74,36 @@ impl Fault {
         ))
     }
 
-    /// Answers with 200 and this body, such as broken JSON or a web page, in
-    /// place of carrying the call out.
+    /// Answers with 200 and this body instead of executing the call.
+    ///
+    /// Examples are broken JSON and a web page.
     pub fn garbage(body: impl Into<Bytes>) -> Self {
         Self::new(Kind::Garbage).body(body)
     }
 
-    /// Carries the call out after this time. `Duration::MAX` is never.
+    /// Executes the call after this pause; never, for `Duration::MAX`.
     pub fn slow(pause: Duration) -> Self {
         Self::new(Kind::Slow(pause))
     }
 
-    /// Carries the call out, and breaks the connection after so many bytes of the
-    /// answer's body. A shorter body comes whole.
+    /// Executes the call, and breaks the connection within the answer's body.
+    ///
+    /// `bytes` are sent before; a shorter body is sent completely.
     pub fn cut_after(bytes: usize) -> Self {
         Self::new(Kind::Cut(bytes))
     }
 
-    /// Breaks the connection in place of carrying the call out.
+    /// Breaks the connection instead of executing the call.
     pub fn dropped() -> Self {
         Self::new(Kind::Dropped)
     }
 
-    /// Carries the call out, and breaks the connection in place of answering.
+    /// Executes the call, and breaks the connection instead of answering.
     pub fn lost() -> Self {
         Self::new(Kind::Lost)
     }
 
-    /// Asks the client to wait before it tries again. Parts of a second count as
-    /// a whole one.
+    /// Adds a `Retry-After` header, rounded up to whole seconds.
     pub fn retry_after(mut self, pause: Duration) -> Self {
         let seconds = pause.as_secs() + u64::from(pause.subsec_nanos() > 0);
         self.headers
@@ -109,8 +111,9 @@ impl Fault {
         self
     }
 
-    /// Adds a header to the answer, for a fault with a status. What is not a
-    /// header is left out.
+    /// Adds a header to the answer of a fault with a status.
+    ///
+    /// An invalid header is ignored.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
             self.headers.insert(name, value);
@@ -118,38 +121,38 @@ impl Fault {
         self
     }
 
-    /// Sets the body of the answer, for a fault with a status.
+    /// Sets the body of the answer of a fault with a status.
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = Some(body.into());
         self
     }
 
-    /// Sets how many calls go wrong; one by default.
+    /// Sets how often the fault occurs; once by default.
     pub fn times(mut self, times: u32) -> Self {
         self.left = Some(times);
         self
     }
 
-    /// Lets all such calls go wrong, until
+    /// Lets the fault occur until
     /// [`TestBackend::clear_faults`](crate::TestBackend::clear_faults).
     pub fn always(mut self) -> Self {
         self.left = None;
         self
     }
 
-    /// Lets only calls go wrong whose path contains this text; all by default.
+    /// Restricts the fault to paths that contain this text.
     pub fn on(mut self, path: impl Into<String>) -> Self {
         self.on = path.into();
         self
     }
 
-    /// Lets only calls with this method go wrong, such as `POST`; all by default.
+    /// Restricts the fault to calls with this method, such as `POST`.
     pub fn method(mut self, method: impl Into<String>) -> Self {
         self.method = Some(method.into());
         self
     }
 
-    /// Takes the fault of a call out of the list: the first that is meant.
+    /// Returns the first fault that matches a call, and counts its occurrence.
     pub(crate) fn take(faults: &mut Vec<Self>, method: &str, path: &str) -> Option<Self> {
         let is_meant = |fault: &Self| {
             let same = |wanted: &String| wanted.eq_ignore_ascii_case(method);
@@ -164,7 +167,7 @@ impl Fault {
         Some(found)
     }
 
-    /// What happens before the call is carried out.
+    /// Applies the fault before the call is executed.
     pub(crate) async fn before(&self) -> Before {
         match self.kind {
             Kind::Status(status) => {
@@ -189,7 +192,7 @@ impl Fault {
         }
     }
 
-    /// What becomes of the answer; none if the connection breaks.
+    /// Applies the fault to the answer; `None` if the connection breaks.
     pub(crate) fn after(&self, answer: Response) -> Option<Response> {
         match self.kind {
             Kind::Lost => None,
@@ -206,12 +209,12 @@ fn content_type(body: &[u8]) -> &'static str {
     }
 }
 
-/// The first bytes of a body, then an error.
+/// Returns a body that ends with an error after `left` bytes.
 fn cut(body: Body, left: usize) -> Body {
     let pieces = stream::unfold(Some((body.into_data_stream(), left)), |state| async move {
         let (mut body, left) = state?;
         if left == 0 {
-            // Lets the server send what it has before the connection breaks.
+            // Lets the server send its data before the connection breaks.
             tokio::task::yield_now().await;
             let error = io::Error::from(io::ErrorKind::ConnectionReset);
             return Some((Err(axum::Error::new(error)), None));

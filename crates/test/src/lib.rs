@@ -1,7 +1,8 @@
-//! A Finetuner backend in memory, for tests of programs that use the crate
-//! `finetuner`. It answers what a real backend answers, trains nothing, and does
-//! what the test tells it: a run finishes or fails, a call is refused, a
-//! connection breaks.
+//! An in-memory Finetuner backend for tests of programs that use the crate
+//! `finetuner`.
+//!
+//! It answers like a real backend, but trains nothing and follows the test's script:
+//! a run finishes or fails, a call is refused, a connection breaks.
 //!
 //! ```
 //! use finetuner_test::TestBackend;
@@ -17,7 +18,7 @@
 //!     .login()
 //!     .await?;
 //!
-//! // Runs finish at once unless the test says something else.
+//! // Runs finish immediately unless the test decides otherwise.
 //! backend.run("shoes").fail("out of memory");
 //! let run = finetuner.fit("clip-small", "train").run_name("shoes").await?;
 //! assert!(run.wait().await.unwrap_err().is_run_failed());
@@ -26,16 +27,16 @@
 //! # }
 //! ```
 //!
-//! | to do this | look at |
+//! | task | start here |
 //! | --- | --- |
-//! | start a backend, or put one into the client without a socket | [`TestBackend::start`], [`TestBackend::service`] |
-//! | decide what a run does | [`TestBackend::run`], [`TestRun`] |
-//! | let calls fail | [`TestBackend::fault`], [`Fault`], [`TestBackend::go_away`] |
-//! | read what the program sent | [`TestBackend::submitted`], [`TestBackend::pushed`], [`TestBackend::received`] |
+//! | start a backend, or connect one to the client without a socket | [`TestBackend::start`], [`TestBackend::service`] |
+//! | script a run | [`TestBackend::run`], [`TestRun`] |
+//! | make calls fail | [`TestBackend::fault`], [`Fault`], [`TestBackend::disconnect`] |
+//! | inspect what the program sent | [`TestBackend::submitted`], [`TestBackend::pushed`], [`TestBackend::received`] |
 //!
-//! Errors of calls that the SDK repeats come after its pauses. Tests of them are
-//! fast with `RetryPolicy::default().first_pause(..)` of a millisecond, or with
-//! [`TestBackend::service`] and a paused clock of tokio, which skips pauses.
+//! The SDK retries some calls, with pauses, before it returns an error. To keep such
+//! tests fast, use `RetryPolicy::default().first_pause(..)` with a millisecond, or
+//! [`TestBackend::service`] with tokio's paused clock, which skips pauses.
 
 mod answer;
 mod artifact;

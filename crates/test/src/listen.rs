@@ -1,4 +1,4 @@
-//! The socket. It can be closed and opened again at the same address.
+//! The socket, which can be closed and opened again at the same address.
 
 use std::{io, net::SocketAddr};
 
@@ -14,14 +14,14 @@ use tokio::{
 
 use crate::TestService;
 
-/// An address, and who listens there.
+/// An address, and the task that listens there.
 pub(crate) struct Socket {
     pub(crate) address: SocketAddr,
     task: Option<JoinHandle<()>>,
 }
 
 impl Socket {
-    /// Listens at a free port.
+    /// Listens on a free port.
     pub(crate) async fn open(service: TestService) -> io::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         Ok(Self {
@@ -39,7 +39,7 @@ impl Socket {
         }
     }
 
-    /// Listens at the same port again.
+    /// Listens on the same port again.
     pub(crate) async fn open_again(&mut self, service: TestService) -> io::Result<()> {
         if self.task.is_none() {
             let listener = TcpListener::bind(self.address).await?;

@@ -1,14 +1,13 @@
-//! The artifact of a run that trained nothing.
+//! The default artifact of a run.
 
 use std::io::{Cursor, Write};
 
 use zip::{ZipWriter, result::ZipError, write::SimpleFileOptions};
 
-/// The bytes of a safetensors file without tensors: the length of its header,
-/// then the header.
+/// A safetensors file without tensors: the length of its header, then the header.
 const NO_TENSORS: &[u8] = b"\x02\0\0\0\0\0\0\0{}";
 
-/// The zip of a model folder without weights.
+/// Returns the zip of a model folder without weights.
 pub(crate) fn empty_model() -> Vec<u8> {
     let files = [
         ("config.json", &b"{\"model_type\": \"test\"}\n"[..]),
@@ -18,7 +17,7 @@ pub(crate) fn empty_model() -> Vec<u8> {
     zip_of(&files).unwrap_or_default()
 }
 
-/// A zip with these files in one folder, as artifacts have it.
+/// Returns a zip with these files in one folder, like an artifact.
 pub(crate) fn zip_of<N: AsRef<str>, B: AsRef<[u8]>>(files: &[(N, B)]) -> Result<Vec<u8>, ZipError> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
     for (name, content) in files {

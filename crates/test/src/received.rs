@@ -1,10 +1,10 @@
-//! Requests as they came.
+//! Requests that the backend received.
 
 use axum::http::HeaderMap;
 use bytes::Bytes;
 use serde_json::Value;
 
-/// A request that the backend received.
+/// A received request.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Received {
@@ -12,7 +12,7 @@ pub struct Received {
     pub method: String,
     /// The path, such as `/api/v1/experiments/default/runs`.
     pub path: String,
-    /// What follows the `?` of the address; empty without one.
+    /// The query string without `?`; empty if there is none.
     pub query: String,
     /// The headers. The token is marked as sensitive and not shown by `Debug`.
     pub headers: HeaderMap,
@@ -21,13 +21,13 @@ pub struct Received {
 }
 
 impl Received {
-    /// The value of a header, if it is a text.
+    /// Returns the value of a header if it is text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// The body as JSON; `null` if it is not JSON.
+    /// Returns the body as JSON; `null` if it is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What a test lets a run do.
+//! Test-controlled runs.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,14 +14,14 @@ use crate::{
     state::{CREATED_AT, Shared},
 };
 
-/// A run, as the test controls it; from [`TestBackend::run`].
+/// A run that the test controls, from [`TestBackend::run`].
 ///
-/// It may be prepared before the program submits it: what was logged, measured
-/// and ended before is there at once. A run that has ended stays as it is.
+/// It may be prepared before the program submits it: earlier log lines, metrics and
+/// its end take effect at submission. A run that has ended does not change.
 ///
 /// [`TestBackend::run`]: crate::TestBackend::run
 #[derive(Clone)]
-#[must_use = "a run does what it is told to"]
+#[must_use = "a run does only what the test tells it"]
 pub struct TestRun {
     shared: Arc<Shared>,
     experiment: String,
@@ -30,7 +30,7 @@ pub struct TestRun {
 
 impl TestRun {
     pub(crate) fn new(shared: Arc<Shared>, experiment: &str, name: &str) -> Self {
-        // From now on the run waits for the test.
+        // From now on, the run waits for the test.
         shared.change(|state| {
             state.prepared(experiment, name);
         });
@@ -59,18 +59,18 @@ impl TestRun {
         self.log_at(Level::Info, line)
     }
 
-    /// Writes a line to the log.
+    /// Writes a line to the log at this level.
     pub fn log_at(&self, level: Level, line: impl Into<String>) -> &Self {
         let message = line.into();
         self.event(Event::Log { level, message })
     }
 
-    /// Adds an event, such as a step or an epoch: a point of the run's curves.
+    /// Adds an event, such as a step or an epoch, to the log and the metric points.
     pub fn event(&self, event: Event) -> &Self {
         self.change(|run| run.events.push(event))
     }
 
-    /// Adds a training step. Steps and epochs count from 1.
+    /// Adds a training step. Steps and epochs are counted from 1.
     pub fn step(&self, (epoch, epochs): (u64, u64), (step, steps): (u64, u64), loss: f64) -> &Self {
         self.event(Event::Step {
             epoch,
@@ -83,7 +83,7 @@ impl TestRun {
         })
     }
 
-    /// Adds the end of an epoch, which counts from 1.
+    /// Adds the end of an epoch, counted from 1.
     pub fn epoch(
         &self,
         (epoch, epochs): (u64, u64),
@@ -105,19 +105,19 @@ impl TestRun {
         })
     }
 
-    /// Sets a metric of the model as it was before the training.
+    /// Sets a metric of the model before training.
     pub fn metric_before(&self, name: impl Into<String>, value: f64) -> &Self {
         self.change(|run| {
             run.metrics.before.insert(name.into(), value);
         })
     }
 
-    /// Sets what example queries found.
+    /// Sets the results of example queries.
     pub fn examples(&self, examples: ExamplesInfo) -> &Self {
         self.change(|run| run.examples = examples)
     }
 
-    /// Adds a checkpoint after so many epochs.
+    /// Adds a checkpoint after this number of epochs.
     pub fn checkpoint(&self, epochs: u64) -> &Self {
         self.change(|run| {
             let number = run.checkpoints.len() as u64 + 1;
@@ -127,33 +127,36 @@ impl TestRun {
         })
     }
 
-    /// Sets the bytes of the artifact, in place of a model without weights. They
-    /// need not be a zip.
+    /// Sets the bytes of the artifact, which need not be a zip.
+    ///
+    /// The default is a model without weights.
     pub fn artifact(&self, bytes: impl Into<Vec<u8>>) -> &Self {
         self.change(|run| run.model = Some(bytes.into()))
     }
 
-    /// Sets the files of the model, in place of one without weights.
+    /// Sets the files of the model.
+    ///
+    /// The default is a model without weights.
     pub fn model<N: AsRef<str>, B: AsRef<[u8]>>(&self, files: &[(N, B)]) -> &Self {
-        // Names that a zip can't have are left to `artifact`.
+        // `artifact` can set names that a zip can't have.
         self.artifact(zip_of(files).unwrap_or_default())
     }
 
-    /// Sets the documents that a synthesis run makes; none otherwise.
+    /// Sets the documents that a synthesis run creates; none by default.
     ///
     /// # Errors
-    /// If the documents can't be written.
+    /// If a document is too large.
     pub fn data(&self, documents: &DocumentArray) -> Result<&Self, DocumentError> {
         let bytes = documents.to_bytes()?;
         Ok(self.change(|run| run.data = Some(bytes)))
     }
 
-    /// Ends the run well.
+    /// Finishes the run.
     pub fn finish(&self) -> &Self {
         self.change(RunRecord::finish)
     }
 
-    /// Ends the run well, with these metrics of the fine-tuned model.
+    /// Finishes the run with these metrics of the fine-tuned model.
     pub fn finish_with<N: Into<String>>(
         &self,
         metrics: impl IntoIterator<Item = (N, f64)>,
@@ -168,25 +171,25 @@ impl TestRun {
         })
     }
 
-    /// Ends the run with a failure.
+    /// Fails the run with this reason.
     pub fn fail(&self, reason: impl Into<String>) -> &Self {
         let reason = reason.into();
         self.change(|run| run.set_status(Status::Failed, reason))
     }
 
-    /// Cancels the run, as somebody else would.
+    /// Cancels the run, as another user would.
     pub fn cancel(&self) -> &Self {
         self.fail(CANCELLED)
     }
 
-    /// The run's status.
+    /// Returns the status.
     #[must_use]
     pub fn status(&self) -> Status {
         self.shared
             .change(|state| state.prepared(&self.experiment, &self.name).status.clone())
     }
 
-    /// The run's metrics.
+    /// Returns the metrics.
     #[must_use]
     pub fn metrics(&self) -> MetricsInfo {
         self.shared
@@ -199,7 +202,7 @@ impl TestRun {
         self.until(find).await
     }
 
-    /// Waits until the run has ended, such as by the program's cancelling it.
+    /// Waits until the run has ended, for example because the program cancels it.
     pub async fn ended(&self) -> Status {
         let find = |run: &RunRecord| run.status.is_final().then(|| run.status.clone());
         self.until(find).await
@@ -213,7 +216,7 @@ impl TestRun {
     }
 }
 
-/// Why a cancelled run failed.
+/// Reason in the status of a cancelled run.
 pub(crate) const CANCELLED: &str = "Run cancelled by tester";
 
 impl std::fmt::Debug for TestRun {

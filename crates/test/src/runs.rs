@@ -1,4 +1,4 @@
-//! Runs as the backend knows them.
+//! The backend's runs.
 
 use std::collections::BTreeSet;
 
@@ -15,9 +15,9 @@ use crate::{
     state::{CREATED_AT, Experiment, State},
 };
 
-/// The status of a run that waits, for people.
+/// Status details of a waiting run.
 const WAITS: &str = "Run submitted and awaits execution";
-/// The status of a run that ended well, for people.
+/// Status details of a finished run.
 const FINISHED: &str = "Run finished";
 
 /// A run that the program under test submitted.
@@ -32,23 +32,23 @@ pub struct Submission {
     pub description: String,
     /// The configuration.
     pub config: Config,
-    /// The request's body as it came.
+    /// The body of the request.
     pub body: Value,
 }
 
 impl Submission {
-    /// The configuration of a run that fine-tunes a model.
+    /// Returns the configuration of a training run.
     #[must_use]
     pub fn training(&self) -> Option<&RunConfig> {
         self.config.training()
     }
 
-    /// Reads a submission, and checks what can be checked without the data.
+    /// Parses a submission and checks everything except its data.
     pub(crate) fn read(experiment: &str, body: Value) -> Result<Self> {
         let mut new: NewRun = serde_json::from_value(body.clone())
             .map_err(|e| Refusal::unprocessable(e.to_string()))?;
         check_name("run_name", &new.name).map_err(|e| Refusal::unprocessable(e.to_string()))?;
-        // The address and the name beside the configuration decide.
+        // The address and the request's `name` take precedence over the configuration.
         match &mut new.config {
             Config::Training(config) => {
                 config.run_name.clone_from(&new.name);
@@ -74,7 +74,7 @@ impl Submission {
         })
     }
 
-    /// The names of the data that the run reads, with their fields.
+    /// Returns the names of the run's data with their fields.
     fn data(&self) -> Vec<(&'static str, &str)> {
         match &self.config {
             Config::Training(config) => {
@@ -91,7 +91,7 @@ impl Submission {
         }
     }
 
-    /// The configuration as it was sent.
+    /// Returns the configuration as sent.
     pub(crate) fn sent_config(&self) -> &Value {
         &self.body["config"]
     }
@@ -108,16 +108,16 @@ pub(crate) struct RunRecord {
     pub(crate) status: Status,
     pub(crate) details: String,
     pub(crate) submission: Option<Submission>,
-    /// The idempotency key of the request that created it.
+    /// Idempotency key of the creating request.
     pub(crate) key: Option<String>,
     pub(crate) events: Vec<Event>,
     pub(crate) metrics: MetricsInfo,
     pub(crate) examples: ExamplesInfo,
     pub(crate) checkpoints: Vec<CheckpointInfo>,
     pub(crate) artifact_id: String,
-    /// The zip of the model, if the test gave one.
+    /// Zip of the model, if the test has set one.
     pub(crate) model: Option<Vec<u8>>,
-    /// The stream of documents that a synthesis run made, if the test gave one.
+    /// Document stream of a synthesis run, if the test has set one.
     pub(crate) data: Option<Vec<u8>>,
     /// Whether the results are stored.
     is_kept: bool,
@@ -143,7 +143,7 @@ impl RunRecord {
         }
     }
 
-    /// Changes the status. A run that has ended stays as it is.
+    /// Changes the status, unless the run has ended.
     pub(crate) fn set_status(&mut self, status: Status, details: impl Into<String>) {
         if !self.status.is_final() {
             self.status = status;
@@ -161,7 +161,7 @@ impl RunRecord {
             .is_some_and(Submission::is_synthesis)
     }
 
-    /// The name of the data that a synthesis run makes.
+    /// Returns the name of the data that a synthesis run creates.
     fn train_data(&self) -> String {
         format!(
             "finetuner-synthesis-{}-{}-{}",
@@ -169,14 +169,14 @@ impl RunRecord {
         )
     }
 
-    /// The lines of the log, each with the number of its event.
+    /// Returns the lines of the log with the numbers of their events.
     pub(crate) fn lines(&self, from: usize) -> impl Iterator<Item = (usize, String)> {
         let events = self.events.iter().enumerate().skip(from);
         events.filter_map(|(number, event)| {
             let Event::Log { level, message } = event else {
                 return None;
             };
-            // One event a second.
+            // One event per second.
             let (h, m, s) = (number / 3600 % 24, number / 60 % 60, number % 60);
             let line = |line| format!("[{h:02}:{m:02}:{s:02}] {level:<8} {line}");
             let lines: Vec<String> = message.lines().map(line).collect();
@@ -184,7 +184,7 @@ impl RunRecord {
         })
     }
 
-    /// The run with the fields that any generation of the client reads.
+    /// Returns the run with the fields that either generation of the client reads.
     pub(crate) fn info(&self) -> Value {
         let is_made = self.is_synthesis() && self.status == Status::Finished;
         let submission = self.submission.as_ref();
@@ -211,7 +211,7 @@ impl State {
         self.runs.iter().position(same)
     }
 
-    /// A run, which need not be submitted yet.
+    /// Returns a run, and creates it if the test has not prepared it.
     pub(crate) fn prepared(&mut self, experiment: &str, name: &str) -> &mut RunRecord {
         let at = self.run_place(experiment, name).unwrap_or_else(|| {
             let id = self.new_id();
@@ -241,12 +241,12 @@ impl State {
         let found = experiments.find(|experiment| experiment.info.name == name);
         found.ok_or_else(|| {
             Refusal::not_found(format!(
-                "there is no experiment `{name}`; `create_experiment` makes it"
+                "there is no experiment `{name}`; create it with `create_experiment`"
             ))
         })
     }
 
-    /// Refuses a run that reads data which is neither here nor about to be pushed.
+    /// Refuses a run whose data neither exists nor is about to be pushed.
     pub(crate) fn check_data(&self, run: &Submission, pushing: &BTreeSet<String>) -> Result<()> {
         if self.accepts_any_data {
             return Ok(());
@@ -260,7 +260,7 @@ impl State {
         }
     }
 
-    /// Takes a run in. Returns it, and whether it is new.
+    /// Stores a submission. Returns the run, and whether it is new.
     pub(crate) fn submit(&mut self, run: Submission, key: Option<String>) -> Result<(Value, bool)> {
         self.experiment(&run.experiment)?;
         if let Ok(existing) = self.submitted_run(&run.experiment, &run.name) {
@@ -285,7 +285,7 @@ impl State {
         Ok((self.prepared(&experiment, &name).info(), true))
     }
 
-    /// Stores what a run made, once it is submitted and has finished.
+    /// Stores the results of a run that is submitted and has finished.
     pub(crate) fn keep_results(&mut self, experiment: &str, name: &str) {
         let run = self.prepared(experiment, name);
         if run.status != Status::Finished || run.submission.is_none() || run.is_kept {
@@ -314,7 +314,7 @@ impl State {
         self.put_artifact(id, fields, bytes.into());
     }
 
-    /// Deletes a run and its model. Returns the run.
+    /// Deletes a run and its model, and returns the run.
     pub(crate) fn delete_run(&mut self, experiment: &str, name: &str) -> Result<Value> {
         let run = self.submitted_run(experiment, name)?;
         let (info, id) = (run.info(), run.artifact_id.clone());
@@ -322,7 +322,7 @@ impl State {
             id: Some(id),
             name: None,
         };
-        // A run that made nothing has none.
+        // Only a finished run has a model.
         let _ = self.remove_artifact(&model);
         self.runs
             .retain(|run| run.experiment != experiment || run.name != name);

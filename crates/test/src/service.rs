@@ -1,4 +1,4 @@
-//! The backend as an HTTP service: one request in, one answer out.
+//! The backend as an HTTP service.
 
 use std::{
     convert::Infallible,
@@ -23,19 +23,19 @@ use crate::{Fault, Received, answer::Refusal, fault::Before, state::Shared};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How the address of a download begins. It is its own permission.
+/// Prefix of download addresses, which need no token.
 pub(crate) const DOWNLOADS: &str = "/v2/download/";
 
-/// The backend as an HTTP service, from
-/// [`TestBackend::service`](crate::TestBackend::service); for
-/// `Finetuner::builder().http_service(..)`.
+/// The backend as an HTTP service for `Finetuner::builder().http_service(..)`.
+///
+/// [`TestBackend::service`](crate::TestBackend::service) returns it.
 #[derive(Clone)]
 pub struct TestService {
     shared: Arc<Shared>,
     router: Router,
 }
 
-/// A connection that broke before an answer came.
+/// Error of a connection that broke before the answer.
 #[derive(Debug)]
 pub struct TestError(BoxError);
 
@@ -96,7 +96,7 @@ impl TestService {
         answer.ok_or_else(|| TestError::of(io::ErrorKind::ConnectionReset))
     }
 
-    /// Notes a request, and finds its fault.
+    /// Records a request and returns its fault.
     fn note(&self, parts: &Parts, body: &Bytes) -> Option<Fault> {
         let mut headers = parts.headers.clone();
         if let Some(token) = headers.get_mut(header::AUTHORIZATION) {
@@ -123,7 +123,7 @@ impl TestService {
     }
 }
 
-/// The token of a request.
+/// Returns the token of a request.
 fn token(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     value.strip_prefix("token ")

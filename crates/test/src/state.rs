@@ -1,4 +1,4 @@
-//! Everything that the backend knows, behind one lock.
+//! The backend's state, behind one lock.
 
 use std::{
     collections::BTreeMap,
@@ -17,19 +17,19 @@ use crate::{
     runs::RunRecord,
 };
 
-/// When everything happened: the same in every test.
+/// Time of everything, constant for reproducible tests.
 pub(crate) const CREATED_AT: &str = "2026-01-01T00:00:00";
 
-/// What the backend knows.
+/// State of the backend.
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) experiments: Vec<Experiment>,
     pub(crate) runs: Vec<RunRecord>,
     pub(crate) artifacts: Vec<Artifact>,
     pub(crate) uploads: BTreeMap<String, Upload>,
-    /// Names of tokens with their secrets.
+    /// Tokens by name.
     pub(crate) tokens: BTreeMap<String, String>,
-    /// Models that the catalogue does not list.
+    /// Models that are not in the list of backbones.
     pub(crate) models: BTreeMap<String, Task>,
     pub(crate) faults: Vec<Fault>,
     pub(crate) received: Vec<Received>,
@@ -42,19 +42,19 @@ pub(crate) struct State {
 
 pub(crate) struct Experiment {
     pub(crate) info: ExperimentInfo,
-    /// The idempotency key of the request that created it.
+    /// Idempotency key of the creating request.
     pub(crate) key: Option<String>,
 }
 
 impl State {
-    /// 24 hex digits that no other call returned.
+    /// Returns a unique id of 24 hex digits.
     pub(crate) fn new_id(&mut self) -> String {
         self.ids += 1;
         format!("{:024x}", self.ids)
     }
 }
 
-/// The state, and who waits for a change of it.
+/// The state, with a notification of changes.
 pub(crate) struct Shared {
     state: Mutex<State>,
     /// Counts changes.
@@ -85,14 +85,14 @@ impl Shared {
         changed
     }
 
-    /// Waits until there is something to return.
+    /// Waits until `look` returns a value.
     pub(crate) async fn until<T>(&self, look: impl Fn(&State) -> Option<T>) -> T {
         let mut changes = self.changes.subscribe();
         loop {
             if let Some(found) = self.look(&look) {
                 return found;
             }
-            // The sender lives as long as `self`, so this is no busy loop.
+            // The sender lives as long as `self`, so waiting never fails.
             let _ = changes.changed().await;
         }
     }

@@ -16,14 +16,14 @@ fn builder(backend: &TestBackend) -> finetuner::Builder {
         .retry(RetryPolicy::default().first_pause(Duration::from_millis(1)))
 }
 
-/// A backend, and a client that reaches it over a socket.
+/// Starts a backend, and a client that reaches it over a socket.
 async fn over_a_socket() -> (TestBackend, Finetuner) {
     let backend = TestBackend::start().await.unwrap();
     let finetuner = builder(&backend).login().await.unwrap();
     (backend, finetuner)
 }
 
-/// A backend, and a client without a socket, for a paused clock.
+/// Starts a backend, and a client without a socket, for a paused clock.
 async fn without_a_socket() -> (TestBackend, Finetuner) {
     let backend = TestBackend::start().await.unwrap();
     let service = builder(&backend).http_service(backend.service());
@@ -40,7 +40,7 @@ fn words(documents: &DocumentArray) -> Vec<&str> {
     documents.iter().filter_map(Document::as_text).collect()
 }
 
-/// A run that the test controls.
+/// Returns a run that the test controls.
 async fn held(backend: &TestBackend, finetuner: &Finetuner) -> Run {
     backend.accept_any_data();
     backend.hold_runs();
@@ -116,7 +116,7 @@ async fn data_is_pushed_pulled_listed_and_deleted() {
 #[tokio::test]
 async fn much_data_comes_in_parts() {
     let (backend, finetuner) = over_a_socket().await;
-    // Bytes that no compression makes fewer.
+    // Incompressible bytes.
     let mut state = 1_u32;
     let noise = std::iter::repeat_with(|| {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -184,11 +184,11 @@ async fn a_run_does_what_the_test_says() {
     assert_eq!(points, 2);
     assert_eq!(run.metrics().await.unwrap().after["recall_at_k"], 0.75);
     let checkpoint = run.checkpoints().await.unwrap()[0].number;
-    let next = run.go_on_from(checkpoint, "next").epochs(5).await.unwrap();
+    let next = run.resume_from(checkpoint, "next").epochs(5).await.unwrap();
     let submitted = backend.submitted();
     let config = submitted[1].training().unwrap();
     assert_eq!((next.name(), config.hyper_parameters.epochs), ("next", 5));
-    // What has ended stays as it is.
+    // A run that has ended does not change.
     control.fail("too late");
     assert_eq!(control.status(), Status::Finished);
 }
@@ -257,7 +257,7 @@ async fn a_synthesis_makes_data() {
     assert!(backend.submitted()[0].config.synthesis().is_some());
 }
 
-/// The fault of one call of `status`, and how often that call was made.
+/// Returns the error of one call of `status`, and the number of calls made.
 async fn status_with(fault: Fault) -> (Result<Status, Error>, usize) {
     let (backend, finetuner) = over_a_socket().await;
     let run = held(&backend, &finetuner).await;
@@ -341,7 +341,7 @@ async fn a_backend_that_is_away_refuses_connections_and_comes_back() {
     let (backend, finetuner) = over_a_socket().await;
     let run = held(&backend, &finetuner).await;
     let once = builder(&backend).retry(RetryPolicy::never());
-    backend.go_away().await;
+    backend.disconnect().await;
     let error = once.clone().login().await.unwrap_err();
     assert!(error.is_connect(), "{error:?}");
     let service = once.clone().http_service(backend.service());
@@ -349,7 +349,7 @@ async fn a_backend_that_is_away_refuses_connections_and_comes_back() {
     assert!(error.is_connect(), "{error:?}");
     let waiting = tokio::spawn(async move { run.wait().await });
     backend.run("r").finish();
-    backend.come_back().await.unwrap();
+    backend.reconnect().await.unwrap();
     assert_eq!(waiting.await.unwrap().unwrap().status, Status::Finished);
     once.login().await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! A fine-tuning job in the making.
+//! Builder for fine-tuning jobs.
 
 mod data;
 mod negatives;
@@ -27,12 +27,13 @@ use crate::{
 };
 
 impl Finetuner {
-    /// Describes a fine-tuning job; awaiting it submits the job and gives a
-    /// [`Run`]. See [`Fit`].
+    /// Describes a fine-tuning job.
     ///
-    /// `model` is the name of a model, or [`BaseModel::artifact`]. `train_data` is
-    /// the name of data that was pushed, or documents or a file, which are
-    /// pushed first.
+    /// Awaiting the returned value submits the job and gives a [`Run`]. See [`Fit`].
+    ///
+    /// `model` is the name of a model, or [`BaseModel::artifact`]. `train_data` is the
+    /// name of data that was pushed, or documents or a file, which are uploaded
+    /// first.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -52,12 +53,14 @@ impl Finetuner {
         Fit::new(self.clone(), model.into(), train_data.into())
     }
 
-    /// Describes a fine-tuning job by a run configuration, such as one that a file
-    /// holds. Its data has names. Later settings replace parts of it.
+    /// Describes a fine-tuning job with a run configuration.
+    ///
+    /// The configuration may come from a file or an earlier run, and refers to data by
+    /// name. Settings made later replace parts of it.
     ///
     /// ```no_run
     /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
-    /// // The same training again, with more epochs.
+    /// // Repeat a training with more epochs.
     /// let before = finetuner.get_run("clip-fashion-1").await?;
     /// if let Some(config) = before.config().training() {
     ///     let fit = finetuner.fit_config(config.clone());
@@ -74,16 +77,14 @@ impl Finetuner {
 
 /// A fine-tuning job, from [`Finetuner::fit`]. Awaiting it submits the job.
 ///
-/// Defaults are those of the last Python client: 5 epochs, `Adam`,
-/// `TripletMarginLoss`, learning rate and batch size left to the backend, and
-/// a graphics processor where the backend has one. Every setting has the name
-/// of the Python argument.
+/// Every setting has the name of the Python argument. Defaults are those of the last
+/// Python client: 5 epochs, `Adam`, `TripletMarginLoss`, learning rate and batch
+/// size chosen by the backend, and a GPU if the backend has one.
 ///
-/// Data that is not given by name is checked and pushed first, under names such as
-/// `finetuner-dastorage-{experiment}-{run}-train-{number}`; the number is random,
-/// so that no run replaces the data of another. The same data in two places is
-/// pushed once. Before the upload, the backend is asked whether it would accept
-/// the run.
+/// Data that is not given by name is checked and uploaded first, under names such as
+/// `finetuner-dastorage-{experiment}-{run}-train-{number}`. The number is random, so
+/// no run replaces another run's data. Data that is used twice is uploaded once.
+/// Before the upload, the backend is asked whether it would accept the run.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -110,15 +111,15 @@ impl Finetuner {
 /// ```
 ///
 /// # Errors
-/// [`Error::is_invalid`](crate::Error::is_invalid) if a setting or the data can't
-/// be used: the message names the argument, its value and what is allowed, and no
-/// run is created. [`Error::is_conflict`](crate::Error::is_conflict) if the
-/// experiment has a run of that name.
+/// [`Error::is_invalid`](crate::Error::is_invalid) if a setting or the data can't be
+/// used. The message names the argument, its value and the limit, and no run is
+/// created. [`Error::is_conflict`](crate::Error::is_conflict) if the experiment
+/// already has a run of that name.
 #[derive(Clone, Debug)]
 #[must_use = "a job is submitted when it is awaited"]
 pub struct Fit {
     finetuner: Finetuner,
-    /// The name that was given, which tells the columns of CSV files.
+    /// The name that was passed in, which determines the columns of CSV files.
     model: Option<String>,
     config: RunConfig,
     device: Option<Device>,
@@ -128,7 +129,7 @@ pub struct Fit {
     /// Further data, each with its weight.
     more_train_data: Vec<(DataSource, f64)>,
     eval_data: Option<DataSource>,
-    /// The source of hard negatives.
+    /// Further documents for mining hard negatives.
     corpus: Option<DataSource>,
     csv_options: Option<CsvOptions>,
     callbacks: Vec<FitCallback>,
@@ -214,7 +215,7 @@ impl Fit {
             .into_iter()
             .map(|callback| callback.resolve(&mut pushing))
             .collect();
-        // What no backend would accept is refused before anything is sent.
+        // Refuses what no backend would accept before anything is sent.
         config.check()?;
         config.check_numbers()?;
         let public = config.public;

@@ -1,5 +1,5 @@
-//! What saving a model needs of a file system. Writing operations are behind a
-//! trait, so that tests can make each of them fail or kill the process there.
+//! File system operations for saving a model. Writing operations are behind a
+//! trait, so that tests can make each of them fail or kill the process.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -8,8 +8,7 @@ use std::{
     time::Duration,
 };
 
-/// How long a saver waits for another that moves files in the same folder, in
-/// steps of a tenth of a second.
+/// Attempts to lock a folder, each followed by a pause of a tenth of a second.
 const LOCK_TRIES: usize = 600;
 
 /// Writing operations of a file system.
@@ -24,7 +23,7 @@ pub(crate) trait Disk {
         fs::rename(from, to)
     }
 
-    /// Swaps two folders in one step. Not every system can.
+    /// Swaps two folders atomically. Not every system supports this.
     fn exchange(&self, one: &Path, other: &Path) -> io::Result<()> {
         exchange(one, other)
     }
@@ -59,15 +58,15 @@ fn exchange(_: &Path, _: &Path) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Flushes the entries of a folder to the disk, where the system can.
+/// Flushes the entries of a folder to the disk, if the system supports this.
 pub(super) fn sync_folder(folder: &Path) {
-    // Without it, a power failure may undo the last rename, but never halve it.
+    // Otherwise a power failure may undo the last rename, but not half of it.
     if let Ok(folder) = File::open(folder) {
         let _ = folder.sync_all();
     }
 }
 
-/// Tells a folder from another that takes its place.
+/// Returns a folder's identity, which changes if another folder replaces it.
 pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
     let found = fs::metadata(path).ok()?;
     #[cfg(unix)]
@@ -79,9 +78,9 @@ pub(super) fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((0, found.len()))
 }
 
-/// Lets one saver at a time move files in a folder.
+/// Locks a folder, so that only one process moves files in it.
 pub(super) fn lock_folder(folder: &Path) -> io::Result<Option<File>> {
-    // Not every system opens folders, or locks them.
+    // Not every system can open folders or lock them.
     let Ok(file) = File::open(folder) else {
         return Ok(None);
     };
@@ -94,11 +93,11 @@ pub(super) fn lock_folder(folder: &Path) -> io::Result<Option<File>> {
     }
     Err(io::Error::new(
         io::ErrorKind::ResourceBusy,
-        "another program saves a model here and does not end",
+        "another program has been saving a model here for a minute",
     ))
 }
 
-/// The path without links at its end, and absolute.
+/// Returns the absolute path, with symbolic links resolved.
 pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
     let is_link = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => false,
@@ -108,9 +107,9 @@ pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => match is_link {
             true => Err(io::Error::new(
                 error.kind(),
-                "it is a link to something that is not there",
+                "it is a symbolic link to a path that does not exist",
             )),
-            // Nothing is there, or another saver has just moved it.
+            // It does not exist, or another process has just moved it.
             false => std::path::absolute(path),
         },
         found => found,
@@ -137,7 +136,7 @@ pub(super) fn must_stay_in_place(target: &Path, parent: &Path) -> bool {
     target == parent || holds_current_folder(target)
 }
 
-/// Whether this program works in the folder: a swap would move it away.
+/// Whether this process works in the folder: a swap would move it away.
 fn holds_current_folder(target: &Path) -> bool {
     std::env::current_dir().is_ok_and(|current| current.starts_with(target))
 }
@@ -149,7 +148,7 @@ pub(super) fn is_read_only(error: &io::Error) -> bool {
     )
 }
 
-/// Whether a rename failed because its target is there and not empty.
+/// Whether a rename failed because its target exists and is not empty.
 pub(super) fn is_taken(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -157,7 +156,7 @@ pub(super) fn is_taken(error: &io::Error) -> bool {
     )
 }
 
-/// Whether a folder can't be renamed because of where it is.
+/// Whether a folder can't be renamed because of its location.
 pub(super) fn is_immovable(error: &io::Error) -> bool {
     is_read_only(error)
         || matches!(

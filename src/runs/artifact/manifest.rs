@@ -1,5 +1,4 @@
-//! The list of the files that a saved model consists of. Saving again replaces
-//! these files and no others.
+//! The list of the files of a saved model. Saving again replaces only these files.
 
 use std::{
     fs, io,
@@ -11,16 +10,16 @@ use serde::{Deserialize, Serialize};
 use super::disk::Disk;
 use crate::transport::hash_of;
 
-/// The name of the list within a saved model.
+/// Name of the list within a saved model.
 pub(super) const MANIFEST: &str = ".finetuner-files.json";
 
-/// How the names of folders begin in which models are prepared.
+/// Prefix of the names of staging folders.
 pub(super) const STAGING: &str = ".finetuner-save-";
 
-/// The newest form of the list that this version reads.
+/// Newest version of the list that this code reads.
 const VERSION: u32 = 1;
 
-/// Foreign files that an error names.
+/// Maximum number of foreign files in an error.
 const SHOWN: usize = 5;
 
 /// The files of a saved model.
@@ -54,7 +53,7 @@ impl Manifest {
         }
     }
 
-    /// Reads a folder's list; none if it has none.
+    /// Reads a folder's list; `None` if it has none.
     pub(super) fn read(folder: &Path) -> io::Result<Option<Self>> {
         let bytes = match fs::read(folder.join(MANIFEST)) {
             Ok(bytes) => bytes,
@@ -69,7 +68,7 @@ impl Manifest {
         if manifest.version > VERSION {
             return Err(bad("a newer version of finetuner wrote it".to_owned()));
         }
-        // The folder may come from anywhere: no path may lead out of it.
+        // The folder may come from anywhere, so no path may lead out of it.
         for file in &manifest.files {
             let mut parts = Path::new(&file.path).components();
             if file.path.is_empty() || !parts.all(|part| matches!(part, Component::Normal(_))) {
@@ -100,8 +99,8 @@ impl Manifest {
     }
 }
 
-/// Refuses a folder that holds anything but what was saved in it before. A
-/// folder that is not there is free.
+/// Refuses a folder that contains anything but the files saved in it before. A
+/// folder that does not exist is accepted.
 pub(super) fn check_free(folder: &Path, compare: Compare) -> io::Result<()> {
     let foreign = foreign(folder, compare)?;
     if foreign.is_empty() {
@@ -127,14 +126,14 @@ pub(super) fn check_free(folder: &Path, compare: Compare) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::AlreadyExists, reason))
 }
 
-/// Whether a folder holds a model as versions saved it that wrote no list. Other
-/// files may be among its files, so that it is not replaced.
+/// Whether a folder contains a model of a version that wrote no list. It is not
+/// replaced, because other files may be among the model's.
 fn is_unlisted_model(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();
     has("config.json") && has("model.safetensors") && !has(MANIFEST)
 }
 
-/// The files and folders that saving a model would lose.
+/// Returns the files and folders that saving a model would lose.
 fn foreign(folder: &Path, compare: Compare) -> io::Result<Vec<String>> {
     if !folder.exists() {
         return Ok(Vec::new());
@@ -169,7 +168,7 @@ fn foreign(folder: &Path, compare: Compare) -> io::Result<Vec<String>> {
     Ok(foreign)
 }
 
-/// Whether a file is still what was saved.
+/// Whether a file is unchanged since it was saved.
 pub(super) fn is_same(folder: &Path, file: &SavedFile, compare: Compare) -> io::Result<bool> {
     let path = folder.join(&file.path);
     let found = fs::symlink_metadata(&path)?;
@@ -184,13 +183,13 @@ struct Entry {
     kind: fs::FileType,
 }
 
-/// Lists what is below a folder. Links are listed and not followed.
+/// Lists everything below a folder. Links are listed, but not followed.
 fn walk(folder: &Path, prefix: &str, found: &mut Vec<Entry>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
         let kind = entry.file_type()?;
-        // The file system's own folder at the root of a disk.
+        // The file system creates this folder at the root of a disk.
         let is_system = prefix.is_empty() && kind.is_dir() && name == "lost+found";
         if is_system || (prefix.is_empty() && kind.is_dir() && name.starts_with(STAGING)) {
             continue;

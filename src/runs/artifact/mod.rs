@@ -1,6 +1,5 @@
-//! Saving what a run has made. What arrives is checked, and appears whole or
-//! not at all. Saving again replaces the files that were saved before and no
-//! others.
+//! Saving artifacts. A download is verified and never appears half written. Saving
+//! again replaces only files that were saved before.
 
 mod disk;
 mod manifest;
@@ -32,42 +31,48 @@ pub(crate) use place::recover;
 use unpack::MAX_UNPACKED;
 
 impl Run {
-    /// Saves the fine-tuned model as a folder in Hugging Face layout, which
-    /// `transformers` opens, beside the run's configuration and metrics.
-    /// Awaiting it returns the folder.
+    /// Saves the fine-tuned model as a folder in Hugging Face layout.
     ///
-    /// The folder is created. A model that was saved there before is replaced;
-    /// `.finetuner-files.json` lists its files. If the folder holds any other
-    /// file, or one that was changed since, the call fails, names it, and
-    /// changes nothing. The download resumes after a broken connection and is
-    /// verified. If the disk fills up, the old model stays. If the program is
-    /// killed, the folder holds the old model or the new one. On a mount point,
-    /// and where the system can't swap folders, it may be incomplete until the
-    /// next `save_model` or `local::get_model` repairs it.
+    /// `transformers` opens the folder, which also has the run's configuration and
+    /// metrics. Awaiting the returned value gives the path of the folder.
+    ///
+    /// The folder is created if necessary. A model that was saved in it before is
+    /// replaced; `.finetuner-files.json` lists its files. If the folder contains any
+    /// other file, or a file that was changed, the call fails with its name and
+    /// changes nothing.
+    ///
+    /// The download resumes after a broken connection and is verified. If the disk
+    /// is full, the old model stays. If the program is killed, the folder contains
+    /// either the old or the new model. Only on a mount point, or if the system can't
+    /// swap folders, it may be incomplete until the next `save_model` or
+    /// `local::get_model` repairs it.
     pub fn save_model(&self, folder: impl AsRef<Path>) -> SaveArtifact {
         let saved = Saved::Unpacked(folder.as_ref().to_owned());
         SaveArtifact::new(self.clone(), saved)
     }
 
-    /// Saves the artifact as it is, `{run}.zip` in this directory, which is
-    /// created. A file of that name is replaced. Awaiting it returns the file.
+    /// Saves the artifact as a zip file, `{run}.zip`, in this directory.
+    ///
+    /// The directory is created, and an existing file of that name is replaced.
+    /// Awaiting the returned value gives the path of the file.
     pub fn save_artifact(&self, directory: impl AsRef<Path>) -> SaveArtifact {
         let saved = Saved::Zip(directory.as_ref().to_owned());
         SaveArtifact::new(self.clone(), saved)
     }
 }
 
-/// Where an artifact is saved, and in which form.
+/// Target and format of an artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Saved {
-    /// The model, as this folder.
+    /// The unpacked model, as this folder.
     Unpacked(PathBuf),
-    /// The zip, in this folder.
+    /// The zip file, in this folder.
     Zip(PathBuf),
 }
 
-/// An artifact on its way to this machine, from
-/// [`Run::save_model`] or [`Run::save_artifact`]. Awaiting it returns the path.
+/// Download of an artifact, from [`Run::save_model`] or [`Run::save_artifact`].
+///
+/// Awaiting it gives the path.
 ///
 /// ```no_run
 /// # async fn example(finetuner: finetuner::Finetuner) -> finetuner::Result<()> {
@@ -80,9 +85,9 @@ pub(crate) enum Saved {
 ///
 /// # Errors
 /// Awaiting it gives [`Error::is_run_in_progress`] before the run has finished,
-/// [`Error::is_run_failed`] where it has failed, [`Error::is_artifact`] where
-/// what arrives is not what was announced, and [`Error::is_file`] where the
-/// place can't be written or holds something else.
+/// [`Error::is_run_failed`] if it has failed, [`Error::is_artifact`] if the download
+/// is corrupt, and [`Error::is_file`] if the target can't be written or contains
+/// other files.
 #[derive(Clone, Debug)]
 #[must_use = "an artifact is saved when it is awaited"]
 pub struct SaveArtifact {
@@ -102,7 +107,7 @@ impl SaveArtifact {
         }
     }
 
-    /// The most bytes that the artifact may unpack to; 64 GiB by default.
+    /// Sets the limit for the unpacked artifact in bytes; 64 GiB by default.
     pub fn max_unpacked(mut self, bytes: u64) -> Self {
         self.max_unpacked = bytes;
         self
@@ -151,23 +156,22 @@ impl SaveArtifact {
     }
 }
 
-/// The path of a run's zip. The name comes from the server, and must not lead
-/// anywhere else.
+/// Returns the path of a run's zip file. The run's name comes from the server and
+/// must not lead out of the folder.
 fn zip_path(folder: &Path, name: &str) -> Result<PathBuf> {
     let is_plain = finetuner_protocol::check_name("run_name", name).is_ok()
         && !(cfg!(windows) && name.contains(':'));
     if !is_plain {
         return Err(Error::artifact(format!(
-            "the backend calls the run `{}`, which can't be the name of a file; `save_model` \
-             takes a folder of any name",
+            "the backend calls the run `{}`, which is not allowed as a file name: use `save_model`, \
+             which takes a folder of any name",
             name.escape_debug()
         )));
     }
     Ok(folder.join(format!("{name}.zip")))
 }
 
-/// Opens the files of a zip in a temporary folder; `shown` is what errors call
-/// it. Blocks.
+/// Unpacks a zip into a temporary folder; errors call it `shown`. Blocks.
 #[cfg(feature = "local")]
 pub(crate) fn unpack_temporarily(
     mut zip: std::fs::File,
@@ -179,7 +183,7 @@ pub(crate) fn unpack_temporarily(
     Ok(folder)
 }
 
-/// Opens the files of a zip in a folder that is there.
+/// Unpacks a zip into an existing folder.
 #[cfg(fuzzing)]
 pub(crate) fn unpack_bytes(zip: &[u8], folder: &Path, limit: u64) -> Result<()> {
     use std::io::{Seek, Write};

@@ -1,21 +1,21 @@
-//! Putting a saved model in its place, so that a folder holds the old model or
-//! the new one and never a part of either, whatever fails in between.
+//! Moves a saved model into place. Whatever fails in between, a folder contains
+//! either the old model or the new one, never a part of either.
 //!
 //! A model is written into a staging folder first:
 //!
 //! ```text
 //! .finetuner-save-NAME-RANDOM/   beside the target, on the same disk
-//!     lock                       locked as long as its saver lives
+//!     lock                       locked as long as its process lives
 //!     download.zip
 //!     new/                       the new model; after the swap, the old one
-//!     old/                       the old model, where folders can't be swapped
+//!     old/                       the old model, if folders can't be swapped
 //!     moving                     exists from the first step that touches the target
 //! ```
 //!
-//! Then it is swapped with the target. A target that can't be renamed (a mount
-//! point, or a folder whose parent is read-only) has the staging folder inside,
-//! and its files are moved one by one. [`recover`] finishes or takes back what
-//! a killed process has left.
+//! Then it is swapped with the target. If the target can't be renamed (a mount point,
+//! or a folder whose parent is read-only), the staging folder is inside it, and its
+//! files are moved one by one. [`recover`] completes or undoes the work of a killed
+//! process.
 
 use std::{
     fs::{self, File},
@@ -34,15 +34,15 @@ use super::{
 };
 use crate::error::{Error, Result};
 
-/// Savers that may come in between before one gives up.
+/// Maximum number of retries because other processes saved in between.
 const RACES: usize = 100;
 
-/// Where a model or a zip is saved.
+/// Target of a model or a zip.
 #[derive(Debug)]
 pub(super) struct Place {
-    /// The path as errors show it.
+    /// The path in errors.
     shown: PathBuf,
-    /// The same without links.
+    /// The path with symbolic links resolved.
     target: PathBuf,
     pub(super) staging: Staging,
     /// Whether the staging folder is within the target.
@@ -50,7 +50,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Prepares a place for a model; refuses a folder with anything else in it.
+    /// Prepares the target of a model; refuses a folder with any other file.
     pub(super) fn for_model(path: &Path) -> Result<Self> {
         let failed = |e| Error::file(path, e);
         let target = resolve(path).map_err(failed)?;
@@ -78,7 +78,7 @@ impl Place {
         })
     }
 
-    /// Prepares a place for a zip.
+    /// Prepares the target of a zip.
     pub(super) fn for_zip(path: &Path) -> Result<Self> {
         let parent = parent_of(path);
         let failed = |e| Error::file(parent, e);
@@ -94,7 +94,7 @@ impl Place {
         })
     }
 
-    /// Puts the downloaded zip in its place as it is.
+    /// Moves the downloaded zip into place.
     pub(super) fn keep_zip(self, disk: &dyn Disk) -> Result<()> {
         let failed = |e| Error::file(&self.shown, e);
         disk.rename(&self.staging.download(), &self.target)
@@ -103,7 +103,7 @@ impl Place {
         Ok(())
     }
 
-    /// Unpacks the downloaded zip, and puts the model in its place.
+    /// Unpacks the downloaded zip and moves the model into place.
     pub(super) fn unpack(self, limit: u64, disk: &dyn Disk) -> Result<()> {
         let failed = |e| Error::file(&self.shown, e);
         let mut zip = File::open(self.staging.download()).map_err(failed)?;
@@ -113,7 +113,7 @@ impl Place {
             false => self.replace_beside(disk),
         };
         match placed {
-            // A mount point can't be renamed, nor moved from.
+            // A mount point can't be renamed.
             Err(error) if !self.inside && is_immovable(&error) => {
                 let staging = Staging::create(&self.target, &self.target).map_err(failed)?;
                 self.write_new(&staging, &mut zip, limit, disk)?;
@@ -144,7 +144,7 @@ impl Place {
         Ok(())
     }
 
-    /// Swaps the new model with what is in its place.
+    /// Swaps the new model with the target.
     fn replace_beside(&self, disk: &dyn Disk) -> io::Result<()> {
         for _ in 0..RACES {
             if self.try_replace(disk)? {
@@ -155,11 +155,11 @@ impl Place {
         self.staging.settle()?;
         Err(io::Error::new(
             io::ErrorKind::ResourceBusy,
-            "other programs save here all the time",
+            "other programs keep saving to this folder: save to another one, or try again later",
         ))
     }
 
-    /// As [`Place::replace_beside`]; false if another saver was faster.
+    /// Like [`Place::replace_beside`]; returns `false` if another process was faster.
     fn try_replace(&self, disk: &dyn Disk) -> io::Result<bool> {
         let (new, old) = (self.staging.new_model(), self.staging.old_model());
         if !self.target.exists() {
@@ -171,7 +171,7 @@ impl Place {
         self.staging.mark_moving()?;
         match disk.exchange(&new, &self.target) {
             Ok(()) => {
-                // Nobody else writes to the old model any more: what is it?
+                // Nobody else writes to the old model now, so its files can be checked.
                 if let Err(error) = check_free(&new, Compare::Contents) {
                     disk.exchange(&new, &self.target)?;
                     self.staging.settle()?;
@@ -184,7 +184,7 @@ impl Place {
                 self.staging.settle()?;
                 return Err(error);
             }
-            // Folders can't be swapped here.
+            // The file system can't swap folders.
             Err(_) => {}
         }
         match disk.rename(&self.target, &old) {
@@ -208,7 +208,7 @@ impl Place {
                     false => Err(error),
                 }
             }
-            // Another saver was faster; it would have replaced this model.
+            // Another process was faster; it would have replaced this model anyway.
             Err(taken) if is_taken(&taken) => {
                 discard(&old);
                 match old.exists() {
@@ -220,13 +220,13 @@ impl Place {
         }
     }
 
-    /// Moves the files of the old model out of the target, and those of the new
-    /// one in; its list last.
+    /// Moves the old model's files out of the target and the new model's files in;
+    /// the list of files last.
     fn replace_inside(&self, staging: &Staging, disk: &dyn Disk) -> io::Result<()> {
         let _one_at_a_time = lock_folder(&self.target)?;
         check_free(&self.target, Compare::Contents)?;
         let (new, old) = (staging.new_model(), staging.old_model());
-        let missing = || io::Error::other("the list of files is gone");
+        let missing = || io::Error::other("the list of files has disappeared");
         let files = Manifest::read(&new)?.ok_or_else(missing)?;
         staging.mark_moving()?;
         let moved = (|| {
@@ -245,7 +245,7 @@ impl Place {
     }
 }
 
-/// Moves a model's files, and their list last.
+/// Moves a model's files, and then their list.
 fn move_files(from: &Path, to: &Path, files: &Manifest, disk: &dyn Disk) -> io::Result<()> {
     let paths = files.files.iter().map(|file| file.path.as_str());
     for path in paths.chain([MANIFEST]) {
@@ -258,11 +258,11 @@ fn move_files(from: &Path, to: &Path, files: &Manifest, disk: &dyn Disk) -> io::
     Ok(())
 }
 
-/// Undoes [`Place::replace_inside`], from wherever it has stopped. May itself
-/// be stopped and begun again.
+/// Undoes [`Place::replace_inside`], wherever it has stopped. It may itself be
+/// interrupted and repeated.
 fn take_back(staging: &Staging, target: &Path, disk: &dyn Disk) -> io::Result<()> {
     let (new, old) = (staging.new_model(), staging.old_model());
-    // The list is moved last: without it, all was done.
+    // The list is moved last, so without it the move was complete.
     let Some(files) = Manifest::read(&new)? else {
         return Ok(());
     };
@@ -274,9 +274,9 @@ fn take_back(staging: &Staging, target: &Path, disk: &dyn Disk) -> io::Result<()
     }
     remove_empty(target, &files);
     let before = match Manifest::read(&old)? {
-        // All of it was moved.
+        // The old model was moved out completely.
         Some(before) => before,
-        // A part, and the list is still in the target.
+        // Only a part was moved out, and its list is still in the target.
         None => match Manifest::read(target)? {
             Some(before) => before,
             None => return Ok(()),
@@ -299,8 +299,8 @@ fn take_back(staging: &Staging, target: &Path, disk: &dyn Disk) -> io::Result<()
     Ok(())
 }
 
-/// Finishes or takes back what processes that died while saving have left
-/// beside or within `target`. Blocks.
+/// Completes or undoes the work of processes that died while saving to `target`.
+/// Blocks.
 pub(crate) fn recover(target: &Path) -> io::Result<()> {
     let real = fs::canonicalize(target);
     let target = real.as_deref().unwrap_or(target);
@@ -333,14 +333,14 @@ pub(crate) fn recover(target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether all files of the new model are in the target: its list, which is
-/// moved last, is no longer here.
+/// Whether all files of the new model are in the target. Its list is moved last, so
+/// it is no longer in the staging folder.
 fn is_complete(staging: &Staging) -> io::Result<bool> {
     Ok(Manifest::read(&staging.new_model())?.is_none())
 }
 
-/// Refuses a folder that is not free, before anything is downloaded. Contents
-/// are compared later, when nobody else writes to the folder.
+/// Refuses a folder that is not free, before the download. Contents are compared
+/// later, when nobody else writes to the folder.
 fn check_early(target: &Path) -> io::Result<()> {
     for _ in 0..RACES {
         let _one_at_a_time = match target.is_dir() {
@@ -349,8 +349,8 @@ fn check_early(target: &Path) -> io::Result<()> {
         };
         let before = identity(target);
         let checked = check_free(target, Compare::Sizes);
-        // Another saver may have replaced the folder meanwhile, or may just be
-        // about to.
+        // Another process may have replaced the folder meanwhile, or may be about
+        // to.
         let is_gone = matches!(&checked, Err(error) if error.kind() == io::ErrorKind::NotFound);
         if !is_gone && before == identity(target) {
             return checked;

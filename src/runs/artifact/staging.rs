@@ -1,5 +1,5 @@
-//! Folders in which a model is prepared before it takes its place, and what to
-//! remove of them later. See [`place`](super::place) for what is in them.
+//! Staging folders, in which a model is prepared, and their cleanup. See
+//! [`place`](super::place) for their content.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -15,25 +15,25 @@ use super::{
 };
 use crate::transport::hex;
 
-/// The file that says that the target may have been touched.
+/// File that marks that the target may have been touched.
 const MOVING: &str = "moving";
 
-/// A folder that a model is written into before it takes its place.
+/// A folder in which a model is prepared.
 #[derive(Debug)]
 pub(super) struct Staging {
     path: PathBuf,
-    /// Held, not read: the system lets go of it when the process dies.
+    /// Keeps the lock, which the system releases when the process dies.
     _lock: File,
 }
 
 impl Staging {
-    /// Creates a folder for `target`, in `parent`.
+    /// Creates a staging folder for `target` in `parent`.
     pub(super) fn create(parent: &Path, target: &Path) -> io::Result<Self> {
         loop {
             let mut builder = tempfile::Builder::new();
             let prefix = prefix_for(target);
             builder.prefix(&prefix);
-            // As readable for others as any new folder.
+            // With the permissions of any other new folder.
             #[cfg(unix)]
             builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o777));
             let path = builder.tempdir_in(parent)?.keep();
@@ -42,9 +42,9 @@ impl Staging {
                 let _ = fs::remove_dir(&path);
             })?;
             match lock.try_lock() {
-                // Another process takes it for one that was left behind.
+                // Another process considers it abandoned.
                 Err(TryLockError::WouldBlock) => continue,
-                // Without locks, nothing that is left behind is recognised.
+                // Without locks, abandoned folders are not recognized.
                 Err(TryLockError::Error(_)) | Ok(()) => {}
             }
             if lock_path.exists() {
@@ -53,15 +53,15 @@ impl Staging {
         }
     }
 
-    /// The folders of this name that dead processes have left, locked.
+    /// Locks and returns the target's staging folders that dead processes left.
     pub(super) fn left_behind(parent: &Path, target: &Path) -> io::Result<Vec<Self>> {
         use io::ErrorKind::{NotFound, PermissionDenied};
 
         let prefix = prefix_for(target);
         let mut left = Vec::new();
         let entries = match fs::read_dir(parent) {
-            // A folder that can't be listed can still have readable models, and
-            // another saver may just have moved this one.
+            // A folder that can't be listed may still have readable models, and
+            // another process may just have moved this one.
             Err(error) if matches!(error.kind(), PermissionDenied | NotFound) => return Ok(left),
             entries => entries?,
         };
@@ -92,7 +92,7 @@ impl Staging {
         self.path.join("old")
     }
 
-    /// Says that the folder may hold what was in the target.
+    /// Marks that the folder may contain files of the target.
     pub(super) fn mark_moving(&self) -> io::Result<()> {
         File::create(self.path.join(MOVING))?.sync_all()?;
         sync_folder(&self.path);
@@ -103,7 +103,7 @@ impl Staging {
         self.path.join(MOVING).exists()
     }
 
-    /// Says that the target has again what it had, so that all here may go.
+    /// Marks that the target has its files again, so that the folder can be removed.
     pub(super) fn settle(&self) -> io::Result<()> {
         match fs::remove_file(self.path.join(MOVING)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -111,8 +111,8 @@ impl Staging {
         }
     }
 
-    /// Removes the model that was replaced: the files that its list names.
-    /// Files that somebody else put there stay.
+    /// Removes the replaced model: the files that its list names. Files that
+    /// somebody else put there are kept.
     pub(super) fn clean(self) {
         if self.is_moving() {
             for folder in [self.new_model(), self.old_model()] {
@@ -120,7 +120,7 @@ impl Staging {
                 if folder.exists() {
                     tracing::warn!(
                         folder = %folder.display(),
-                        "files that `save_model` did not write are kept here"
+                        "keeping files that `save_model` did not write in this folder"
                     );
                     return;
                 }
@@ -131,7 +131,7 @@ impl Staging {
 }
 
 impl Drop for Staging {
-    /// Removes what was written, unless it may be somebody else's: that is left
+    /// Removes the folder, unless it may contain files of the user, which are left
     /// to `place::recover`.
     fn drop(&mut self) {
         if !self.is_moving() {
@@ -140,7 +140,7 @@ impl Drop for Staging {
     }
 }
 
-/// Removes the files of a model that its list names, and what is empty then.
+/// Removes the listed files of a model, and folders that are empty then.
 pub(super) fn discard(folder: &Path) {
     let Ok(Some(manifest)) = Manifest::read(folder) else {
         // All files were moved out of it.
@@ -156,11 +156,11 @@ pub(super) fn discard(folder: &Path) {
     if fs::read_dir(folder).is_ok_and(|rest| rest.count() == 1) {
         let _ = fs::remove_file(folder.join(MANIFEST));
     }
-    // One that holds something stays.
+    // Fails if it still contains files, which are kept.
     let _ = fs::remove_dir(folder);
 }
 
-/// Removes folders that hold nothing but such folders.
+/// Removes folders that contain no files.
 fn remove_empty_tree(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -170,7 +170,7 @@ fn remove_empty_tree(folder: &Path) {
     let _ = fs::remove_dir(folder);
 }
 
-/// Removes the folders of a model that are empty, the innermost first.
+/// Removes the empty folders of a model, the innermost first.
 pub(super) fn remove_empty(folder: &Path, manifest: &Manifest) {
     let mut inner: Vec<&Path> = manifest
         .files
@@ -181,12 +181,12 @@ pub(super) fn remove_empty(folder: &Path, manifest: &Manifest) {
     inner.sort_by_key(|path| std::cmp::Reverse(path.components().count()));
     inner.dedup();
     for path in inner {
-        // One that holds something stays.
+        // Fails if it still contains files, which are kept.
         let _ = fs::remove_dir(folder.join(path));
     }
 }
 
-/// The beginning of the names of the target's staging folders.
+/// Returns the prefix of the names of the target's staging folders.
 fn prefix_for(target: &Path) -> String {
     let name = target.file_name().unwrap_or_default();
     let hash = hex(&Sha256::digest(name.as_encoded_bytes()));

@@ -404,7 +404,7 @@ fn what_is_no_whole_zip_is_refused_by_what_it_is() {
         (b"<html>login</html>", "a web page"),
         (&whole[..whole.len() / 2], "cut off"),
         (b"PICKLE", "not a zip"),
-        (&zip_of(&[]), "holds no files"),
+        (&zip_of(&[]), "contains no files"),
     ];
     for (bytes, expected) in cases {
         let error = unpack_bytes(bytes).1.unwrap_err();

@@ -1,5 +1,5 @@
-//! Unpacking a zip that comes from outside. Nothing is written outside of the
-//! target, no link is created, and sizes are counted, not believed.
+//! Unpacks untrusted zip files. Nothing is written outside the target, no link is
+//! created, and actual sizes are counted.
 
 use std::{
     fs::{self, File},
@@ -19,16 +19,15 @@ use crate::{
     transport::hex,
 };
 
-/// The most that an artifact may unpack to by default.
+/// Default limit for an unpacked artifact in bytes.
 pub(crate) const MAX_UNPACKED: u64 = 64 << 30;
-/// The most files of an artifact.
+/// Maximum number of files of an artifact.
 const MAX_FILES: usize = 10_000;
-/// Bytes copied at once.
+/// Bytes copied at a time.
 const PIECE: usize = 256 << 10;
 
-/// Writes the files of a zip below `target`, without the one folder that holds
-/// them all, and returns what was written. Errors name `shown`, the folder that
-/// the user knows.
+/// Writes the files of a zip below `target`, without a common top folder, and
+/// returns the files written. Errors name `shown`, the folder that the user knows.
 pub(crate) fn unpack_zip(
     file: &mut File,
     target: &Path,
@@ -38,10 +37,13 @@ pub(crate) fn unpack_zip(
 ) -> Result<Vec<SavedFile>> {
     let mut zip = open(file)?;
     if zip.is_empty() {
-        return Err(Error::artifact("the zip holds no files"));
+        return Err(Error::artifact("the zip contains no files"));
     }
     if zip.len() > MAX_FILES {
-        let reason = format!("it has {} files, {MAX_FILES} are allowed", zip.len());
+        let reason = format!(
+            "it has {} files, but only {MAX_FILES} are allowed",
+            zip.len()
+        );
         return Err(Error::artifact(reason));
     }
     let mut left = limit;
@@ -65,7 +67,7 @@ pub(crate) fn unpack_zip(
         let place = path.parent().unwrap_or(target);
         fs::create_dir_all(place).map_err(failed)?;
         let mut out = disk.create(&path).map_err(|error| match error.kind() {
-            // The same name, or the same but for capitals.
+            // The same name, or the same except for upper and lower case.
             io::ErrorKind::AlreadyExists => {
                 Error::artifact(format!("two of its files are called `{inner}`"))
             }
@@ -79,12 +81,12 @@ pub(crate) fn unpack_zip(
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // The zip is in a file of ours: what fails is its content.
+                // The zip is a local file, so its content is at fault.
                 Err(error) => return Err(Error::artifact(format!("`{inner}`: {error}"))),
             };
             left = left.checked_sub(count as u64).ok_or_else(|| {
                 Error::artifact(format!(
-                    "it unpacks to more than {limit} bytes; allow more with `max_unpacked`"
+                    "it unpacks to more than {limit} bytes: raise the limit with `max_unpacked`"
                 ))
             })?;
             size += count as u64;
@@ -101,7 +103,7 @@ pub(crate) fn unpack_zip(
     Ok(files)
 }
 
-/// Opens a zip, or says what the file is instead.
+/// Opens a zip; the error says what the file is instead.
 fn open(file: &mut File) -> Result<ZipArchive<&mut File>> {
     let mut head = Vec::new();
     let read = |file: &mut File, head: &mut Vec<u8>| {
@@ -112,13 +114,12 @@ fn open(file: &mut File) -> Result<ZipArchive<&mut File>> {
     let length = read(file, &mut head).map_err(Error::artifact)?;
     ZipArchive::new(file).map_err(|error| {
         Error::artifact(match (head.as_slice(), error) {
-            ([], _) => "the file has no bytes".to_owned(),
+            ([], _) => "the file is empty".to_owned(),
             (head, _) if is_web_page(head) => {
-                format!("it is a web page and not a zip: {}", start_of(head))
+                format!("it is a web page, not a zip: {}", start_of(head))
             }
             ([b'P', b'K', 3, 4, ..], ZipError::InvalidArchive(_)) => format!(
-                "the zip is cut off: {length} bytes are there, and the list of files at its end \
-                 is missing"
+                "the zip is cut off after {length} bytes: the list of files at its end is missing"
             ),
             (_, ZipError::InvalidArchive(_)) => "it is not a zip file".to_owned(),
             (_, error) => error.to_string(),
@@ -126,8 +127,8 @@ fn open(file: &mut File) -> Result<ZipArchive<&mut File>> {
     })
 }
 
-/// The path of an entry without the folder that holds all files of the zip;
-/// none if it leads out of the target. Some programs write `\` between parts.
+/// Returns the path of an entry without the common top folder; `None` if it leads out
+/// of the target. Some programs use `\` as separator.
 fn inner_path(name: &str) -> Option<String> {
     if name.starts_with(['/', '\\']) || name.contains('\0') {
         return None;
@@ -136,7 +137,7 @@ fn inner_path(name: &str) -> Option<String> {
         .split(['/', '\\'])
         .filter(|part| !part.is_empty() && *part != ".")
         .collect();
-    // `C:` is another disk on Windows.
+    // `C:` is another drive on Windows.
     if parts.is_empty()
         || parts.iter().any(|part| {
             *part == ".." || part.ends_with(':') || (cfg!(windows) && part.contains(':'))

@@ -12,19 +12,19 @@ use crate::{
     session::Session,
 };
 
-/// The longest token that is read.
+/// Maximum length of a token in bytes.
 const MAX_TOKEN: u64 = 64 << 10;
 
 /// `login`.
 #[derive(Debug, Args)]
 pub(crate) struct Login {
-    /// Read the token from standard input, in place of the browser
+    /// Read the token from standard input instead of using the browser
     #[arg(long, conflicts_with_all = ["force", "no_browser"])]
     token_stdin: bool,
-    /// Log in anew, even where there is a good token
+    /// Log in again even if there is a valid token
     #[arg(long)]
     force: bool,
-    /// Only print the address of the page to log in at
+    /// Only print the address of the login page
     #[arg(long)]
     no_browser: bool,
 }
@@ -49,13 +49,13 @@ impl Login {
     }
 }
 
-/// The token on standard input. It is not read from an option, since other
-/// programs see options.
+/// Reads the token from standard input. It is not an option, because other programs
+/// can see options.
 async fn read_token() -> Result<String> {
     let read = tokio::task::spawn_blocking(|| {
         let input = std::io::stdin();
         if input.is_terminal() {
-            eprintln!("Paste the token, which is shown, then press Enter and Ctrl-D:");
+            eprintln!("Paste the token (it is visible), then press Enter and Ctrl-D:");
         }
         let mut token = String::new();
         let read = input.lock().take(MAX_TOKEN).read_to_string(&mut token);
@@ -79,7 +79,7 @@ pub(crate) async fn logout(session: &Session, output: &Output) -> Result {
     let is_set = std::env::var_os(finetuner::TOKEN_VARIABLE).is_some_and(|token| !token.is_empty());
     if is_set {
         output.note(
-            "JINA_AUTH_TOKEN still holds the token of the session that has ended. No stored token \
+            "JINA_AUTH_TOKEN still contains the token of the ended session. No stored token \
              was changed",
         );
     }

@@ -21,16 +21,16 @@ use crate::{
 /// `push`.
 #[derive(Debug, Args)]
 pub(crate) struct Push {
-    /// Name to store the data under; what has it before is replaced
+    /// Name to store the data under; existing data is replaced
     name: String,
-    /// A CSV, JSON Lines or Parquet file, a folder of pictures, a file of
+    /// A CSV, JSON Lines or Parquet file, a folder of images, a file of
     /// documents, or - for JSON Lines on standard input
     file: String,
-    /// The model that the data is for, which decides what the columns of a file
-    /// mean [default: one for texts and pictures]
+    /// Model that the data is for, which decides the meaning of a file's columns
+    /// [default: a model for texts and images]
     #[arg(long)]
     model: Option<String>,
-    /// Let others read the data
+    /// Allow others to read the data
     #[arg(long)]
     public: bool,
     #[command(flatten)]
@@ -68,7 +68,7 @@ impl Push {
 /// `pull`.
 #[derive(Debug, Args)]
 pub(crate) struct Pull {
-    /// Name of the data, or OWNER/NAME of data that somebody else made public
+    /// Name of the data, or OWNER/NAME for another user's public data
     name: String,
     /// File to write: .da for docarray and `push`, or .jsonl for people [default:
     /// NAME.da]
@@ -119,7 +119,7 @@ fn write_lines(path: &Path, documents: &DocumentArray) -> Result {
     file.flush().map_err(failed)
 }
 
-/// A document for people: bytes and arrays are told by their size alone.
+/// Converts a document to readable JSON, with only the sizes of bytes and arrays.
 fn document(document: &Document) -> Value {
     let mut value = json!({"id": document.id});
     match &document.content {
@@ -149,9 +149,9 @@ fn document(document: &Document) -> Value {
 pub(crate) enum Data {
     /// List the data that was pushed
     List,
-    /// Show what is known about data
+    /// Show information about data
     Show {
-        /// Its name
+        /// Name of the data
         name: String,
     },
     /// Delete data
@@ -159,7 +159,7 @@ pub(crate) enum Data {
         /// Names of the data
         #[arg(required = true)]
         names: Vec<String>,
-        /// Do not ask
+        /// Delete without asking
         #[arg(long, short)]
         yes: bool,
     },

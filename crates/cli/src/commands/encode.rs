@@ -1,4 +1,4 @@
-//! `encode`: the embeddings of texts or pictures as a file.
+//! `encode`: writes the embeddings of texts or images to a file.
 
 use std::{
     io::Write,
@@ -20,29 +20,29 @@ use crate::{
 /// `encode`.
 #[derive(Debug, Args)]
 pub(crate) struct Encode {
-    /// A saved model: the folder of `save`, the zip of `save --zip`, or a model
-    /// of `finetuner models`
+    /// Saved model: the folder of `save`, the zip of `save --zip`, or a model
+    /// from `finetuner models`
     model: String,
-    /// A folder of pictures, a file of texts (one in a line, .csv or .jsonl), or -
-    /// for texts on standard input
+    /// Folder of images, file of texts (one per line, .csv or .jsonl), or - for
+    /// texts on standard input
     items: PathBuf,
     /// File to write: .npy for numpy, or .jsonl [default: JSON Lines on standard
     /// output]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The column of a CSV file, by name or number, or the member of JSON Lines
+    /// Column of a CSV file, by name or number, or member of JSON Lines
     #[arg(long, value_name = "NAME")]
     column: Option<String>,
-    /// A prompt of the model, by its name, such as query
+    /// Prompt of the model, by name, such as query
     #[arg(long, value_name = "NAME")]
     prompt: Option<String>,
-    /// Keep this many dimensions of each embedding, the first ones
+    /// Keep only the first N dimensions of each embedding
     #[arg(long, value_name = "N")]
     truncate_dim: Option<usize>,
-    /// Things embedded at once
+    /// Number of items embedded at once
     #[arg(long, value_name = "N", default_value_t = 32)]
     batch_size: usize,
-    /// Compute with numbers of 8 bits: faster, a little less exact
+    /// Compute with 8-bit numbers: faster, slightly less accurate
     #[arg(long)]
     quantized: bool,
 }
@@ -107,7 +107,7 @@ fn line<'a>(items: &Items, embeddings: &'a Embeddings, place: usize) -> Line<'a>
     }
 }
 
-/// The file appears whole or not at all.
+/// Writes the file; never leaves a partial one.
 fn write(path: &Path, items: &Items, embeddings: &Embeddings) -> std::io::Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
@@ -131,7 +131,7 @@ fn write_npy(out: &mut impl Write, embeddings: &Embeddings) -> std::io::Result<(
     let shape = format!("({}, {})", embeddings.len(), embeddings.dim);
     let mut header =
         format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}").into_bytes();
-    // Magic, version and length are 10 bytes; all together is a multiple of 64.
+    // Magic, version and length have 10 bytes. The whole header is a multiple of 64.
     let padded = (10 + header.len() + 1).next_multiple_of(64) - 10;
     header.resize(padded - 1, b' ');
     header.push(b'\n');

@@ -1,4 +1,4 @@
-//! `fit`: a run of its options and of a configuration file.
+//! `fit`: submits a run from options and a configuration file.
 
 mod config;
 mod settings;
@@ -20,14 +20,14 @@ use settings::Settings;
 #[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct Fit {
-    /// Training data: a CSV, JSON Lines or Parquet file, a folder of pictures, a
+    /// Training data: a CSV, JSON Lines or Parquet file, a folder of images, a
     /// file of documents, - for JSON Lines on standard input, or the name of
     /// data that was pushed
     #[arg(value_name = "DATA")]
     train_data: Option<String>,
-    /// A run configuration as JSON or TOML: the names of these options with
-    /// underscores, or the configuration of a run as the backend has it. Options
-    /// replace what it says
+    /// Run configuration as JSON or TOML: the names of these options with
+    /// underscores, or the configuration of a run from the backend. Options take
+    /// precedence
     #[arg(long, short, value_name = "FILE")]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -104,7 +104,7 @@ impl Fit {
     }
 }
 
-/// A callback whose data may be files.
+/// Converts a callback whose data may be files.
 async fn with_data(callback: Callback, reading: &Reading) -> Result<FitCallback> {
     let Callback::EvaluationCallback(options) = callback else {
         return Ok(callback.into());

@@ -31,7 +31,7 @@ impl Completions {
 /// `man`.
 #[derive(Debug, Args)]
 pub(crate) struct Man {
-    /// The folder, which is created
+    /// Folder, which is created
     folder: PathBuf,
 }
 

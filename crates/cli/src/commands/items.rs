@@ -1,4 +1,4 @@
-//! Texts and pictures on this machine, and the model that embeds them.
+//! Texts and images on this machine, and the model that embeds them.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -16,10 +16,10 @@ use crate::{
     sources::{extension, is_picture, pictures},
 };
 
-/// Things that are read and embedded at a time.
+/// Number of items read and embedded at a time.
 const CHUNK: usize = 256;
 
-/// The kind of items that a model embeds.
+/// Items to embed.
 #[derive(Debug)]
 pub(super) enum Items {
     Texts(Vec<String>),
@@ -27,8 +27,8 @@ pub(super) enum Items {
 }
 
 impl Items {
-    /// Reads a file of texts, a picture, a folder of pictures, or texts on
-    /// standard input (`-`). `option` is what errors call it.
+    /// Reads a file of texts, an image, a folder of images, or texts on standard
+    /// input (`-`). Errors call the option `option`.
     pub(super) fn read(option: &str, path: &Path, column: Option<&str>) -> Result<Self> {
         let failed = |e: std::io::Error| Failure::file(option, path, &e);
         let items = match extension(path).as_str() {
@@ -48,7 +48,7 @@ impl Items {
         };
         match items.len() {
             0 => Err(Failure::usage(format!(
-                "`{option} {}` holds neither texts nor pictures",
+                "`{option} {}` contains neither texts nor images",
                 path.display()
             ))),
             _ => Ok(items),
@@ -62,7 +62,7 @@ impl Items {
         }
     }
 
-    /// One of them, for people.
+    /// Formats an item as text.
     pub(super) fn shown(&self, place: usize) -> String {
         match self {
             Self::Texts(texts) => texts.get(place).cloned().unwrap_or_default(),
@@ -72,7 +72,7 @@ impl Items {
         }
     }
 
-    /// One of them, for programs.
+    /// Formats an item as JSON.
     pub(super) fn as_json(&self, place: usize) -> Value {
         match self {
             Self::Texts(_) => json!({"text": self.shown(place)}),
@@ -80,7 +80,7 @@ impl Items {
         }
     }
 
-    /// Embeds all of them, with a bar on standard error.
+    /// Embeds all items, with a bar on standard error.
     pub(super) fn embed(&self, model: &Encoder, output: Output) -> Result<Embeddings> {
         let bar = ProgressBar::with_draw_target(Some(self.len() as u64), progress::target(output));
         let mut all = Embeddings {
@@ -114,7 +114,7 @@ impl Items {
         Ok(all)
     }
 
-    /// Names the item that an error is about.
+    /// Adds the item's name to an error.
     fn named(&self, error: local::Error, start: usize) -> Failure {
         match error {
             local::Error::Item { place, reason } => {
@@ -125,7 +125,7 @@ impl Items {
     }
 }
 
-/// Lines that are not blank.
+/// Reads the lines that are not blank.
 fn lines(file: impl Read, failed: impl Fn(std::io::Error) -> Failure) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for line in BufReader::new(file).lines() {
@@ -137,7 +137,7 @@ fn lines(file: impl Read, failed: impl Fn(std::io::Error) -> Failure) -> Result<
     Ok(found)
 }
 
-/// The texts of a member of each line of JSON. A line may be a text itself.
+/// Returns a member of each line of JSON. A line may also be a JSON string.
 fn members(lines: Vec<String>, option: &str, path: &Path, name: &str) -> Result<Vec<String>> {
     let text = |(number, line): (usize, String)| {
         let bad = |reason: String| {
@@ -145,7 +145,7 @@ fn members(lines: Vec<String>, option: &str, path: &Path, name: &str) -> Result<
             Failure::usage(format!("`{option} {path}`: line {number}: {reason}"))
         };
         let value: Value =
-            serde_json::from_str(&line).map_err(|e| bad(format!("it is no JSON: {e}")))?;
+            serde_json::from_str(&line).map_err(|e| bad(format!("it is not JSON: {e}")))?;
         match &value {
             Value::String(text) => Ok(text.clone()),
             value => value[name].as_str().map(str::to_owned).ok_or_else(|| {
@@ -158,8 +158,8 @@ fn members(lines: Vec<String>, option: &str, path: &Path, name: &str) -> Result<
     lines.into_iter().enumerate().map(text).collect()
 }
 
-/// The cells of a column of a CSV file: by its name, where the first row holds
-/// names, or by its number, from 1.
+/// Returns the cells of a column of a CSV file. The column is given by name, if the
+/// first row contains names, or by number, from 1.
 fn cells(
     file: std::fs::File,
     option: &str,
@@ -200,7 +200,7 @@ fn cells(
     Ok(found)
 }
 
-/// Opens a saved model, or a backbone by its name.
+/// Opens a saved model or a backbone.
 pub(super) fn open(model: &str) -> Result<Encoder> {
     if Path::new(model).exists() {
         return Ok(local::get_model(model)?);
@@ -243,10 +243,10 @@ mod tests {
     #[test]
     fn bad_files_are_named() {
         for (name, content, column, words) in [
-            ("a.txt", "\n", None, "neither texts nor pictures"),
+            ("a.txt", "\n", None, "neither texts nor images"),
             ("a.csv", "x\n1\n", Some("y"), "it has x"),
             ("a.jsonl", "{}\n", None, "line 1: it has no text `text`"),
-            ("a.jsonl", "{", None, "line 1: it is no JSON"),
+            ("a.jsonl", "{", None, "line 1: it is not JSON"),
         ] {
             let failure = texts(name, content, column).unwrap_err().to_string();
             assert!(

@@ -1,4 +1,4 @@
-//! The commands, one file for each group.
+//! The commands, one file per group.
 
 pub(crate) mod account;
 pub(crate) mod data;

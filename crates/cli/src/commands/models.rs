@@ -1,4 +1,4 @@
-//! `models`: the catalogue of backbones.
+//! `models`: the list of backbones.
 
 use clap::Args;
 use finetuner::{Task, describe_models, list_model_options};
@@ -87,7 +87,7 @@ fn options(model: &str, output: &Output) -> Result {
         return output.value(&options);
     }
     let rows = options.iter().map(|option| {
-        let default = option.default.unwrap_or("none: it must be given");
+        let default = option.default.unwrap_or("none (required)");
         vec![
             option.name.to_owned(),
             option.kind.to_owned(),

@@ -18,7 +18,7 @@ use crate::{
 pub(crate) struct Metrics {
     #[command(flatten)]
     named: Named,
-    /// Show the points of the curves instead: steps, epochs, evaluations
+    /// Show the metric points instead: steps, epochs, evaluations
     #[arg(long)]
     history: bool,
 }
@@ -34,16 +34,15 @@ impl Metrics {
         }
         let metrics = run.metrics().await?;
         if !output.is_json() && metrics.before.is_empty() && metrics.after.is_empty() {
-            output.note(
-                "The run has measured nothing: give `fit` data to evaluate with, `--evaluate DATA`",
-            );
+            output
+                .note("The run has no metrics: run `fit` with evaluation data, `--evaluate DATA`");
             return Ok(());
         }
         output.either(&metrics, || metrics_table(&metrics))
     }
 }
 
-/// Both stages side by side.
+/// Formats the metrics of both stages side by side.
 pub(crate) fn metrics_table(metrics: &MetricsInfo) -> String {
     let names: BTreeSet<&String> = metrics.before.keys().chain(metrics.after.keys()).collect();
     let rows = names.into_iter().map(|name| {
@@ -68,7 +67,7 @@ pub(crate) fn metrics_table(metrics: &MetricsInfo) -> String {
 pub(crate) struct Examples {
     #[command(flatten)]
     named: Named,
-    /// Matches of each query
+    /// Number of matches per query
     #[arg(short = 'k', long = "matches", default_value_t = 5)]
     matches: usize,
 }
@@ -79,7 +78,7 @@ impl Examples {
         let examples = run.example_results().await?;
         if !output.is_json() && examples.before.is_empty() && examples.after.is_empty() {
             output.note(
-                "The run has gathered no examples: give `fit` the options `--evaluate DATA \
+                "The run has no examples: run `fit` with the options `--evaluate DATA \
                  --evaluate-option gather_examples=true`",
             );
             return Ok(());

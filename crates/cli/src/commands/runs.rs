@@ -13,9 +13,9 @@ use crate::{
     session::Session,
 };
 
-/// The experiment of runs that were given none.
+/// Experiment of runs that name none.
 const DEFAULT_EXPERIMENT: &str = "default";
-/// Statuses that are asked for at a time.
+/// Number of concurrent status requests.
 const AT_ONCE: usize = 8;
 
 /// One run.
@@ -29,19 +29,19 @@ pub(crate) struct Named {
 }
 
 impl Named {
-    /// The run's name as it was given. What a backend calls it may be anything.
+    /// Returns the name as the user wrote it, because a backend may return any text.
     pub(crate) fn name(&self) -> &str {
         split(&self.run, self.experiment.as_deref()).1
     }
 
-    /// Looks for the run.
+    /// Finds the run.
     pub(crate) async fn find(&self, session: &Session) -> Result<Run> {
         let (experiment, run) = split(&self.run, self.experiment.as_deref());
         find(session, experiment, run).await
     }
 }
 
-/// Names hold no slash, so that one can lead from the experiment to the run.
+/// Splits EXPERIMENT/RUN. Names contain no slash, so this is unambiguous.
 fn split<'a>(run: &'a str, experiment: Option<&'a str>) -> (&'a str, &'a str) {
     match (experiment, run.split_once('/')) {
         (Some(experiment), _) => (experiment, run),
@@ -61,8 +61,8 @@ async fn find(session: &Session, experiment: &str, run: &str) -> Result<Run> {
     })
 }
 
-/// The options that name a run, and its backend, for a command line that is
-/// shown.
+/// Returns the options that select a run and its backend, for a suggested command
+/// line.
 pub(crate) fn options_of(run: &Run, session: &Session) -> String {
     let name = match run.experiment() {
         DEFAULT_EXPERIMENT => run.name().to_owned(),
@@ -72,7 +72,7 @@ pub(crate) fn options_of(run: &Run, session: &Session) -> String {
     output::without_controls(&options)
 }
 
-/// A run as `--json` shows it.
+/// Formats a run for `--json`.
 pub(crate) fn as_json(run: &Run, status: Option<&StatusInfo>) -> Value {
     json!({
         "experiment": run.experiment(), "name": run.name(), "task": run.task(),
@@ -91,7 +91,7 @@ pub(crate) struct Runs {
     /// given several times
     #[arg(long, short, value_parser = status_of)]
     status: Vec<Status>,
-    /// The most runs to show, the newest of each experiment
+    /// Maximum number of runs to show, the newest of each experiment
     #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
 }
@@ -109,7 +109,7 @@ impl Runs {
         let experiments: Vec<Experiment> = match &self.experiment {
             Some(name) => vec![finetuner.get_experiment(name).await.map_err(|error| {
                 match error.is_not_found() {
-                    true => Failure::not_found(format!("no experiment is called `{name}`")),
+                    true => Failure::not_found(format!("there is no experiment `{name}`")),
                     false => error.into(),
                 }
             })?],
@@ -121,7 +121,7 @@ impl Runs {
         }
         runs.sort_by_key(Run::created_at);
         let limit = self.limit as usize;
-        // A status is one more request, so only the runs that are shown have theirs asked for.
+        // Each status is another request, so only those of the shown runs are fetched.
         if self.status.is_empty() && runs.len() > limit {
             output.note(&format!(
                 "The newest {limit} of {} runs; `--limit N` shows more",
@@ -179,7 +179,7 @@ pub(crate) async fn status(named: &Named, session: &Session, output: &Output) ->
 pub(crate) struct Logs {
     #[command(flatten)]
     named: Named,
-    /// Go on until the run has ended
+    /// Follow the log until the run has ended
     #[arg(long, short)]
     follow: bool,
 }
@@ -196,7 +196,7 @@ impl Logs {
         }
         let options = options_of(&run, session);
         session.set_hint(format!(
-            "The run goes on. Follow its log with `finetuner logs -f {options}`"
+            "The run continues. Follow its log with `finetuner logs -f {options}`"
         ));
         let mut lines = run.stream_logs();
         while let Some(line) = lines.next().await {
@@ -230,7 +230,7 @@ pub(crate) struct Delete {
     /// Experiment of the runs [default: default]
     #[arg(long, short)]
     experiment: Option<String>,
-    /// Do not ask
+    /// Delete without asking
     #[arg(long, short)]
     yes: bool,
 }
@@ -253,14 +253,14 @@ impl Delete {
     }
 }
 
-/// Asks whether something may be deleted. Without a terminal, `--yes` is needed.
+/// Asks for confirmation before a deletion. Without a terminal, `--yes` is required.
 pub(crate) async fn confirm(yes: bool, what: &str, output: &Output) -> Result {
     if yes {
         return Ok(());
     }
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() || output.is_json() {
         return Err(Failure::usage(format!(
-            "nobody can be asked whether to delete {what}. Give `--yes` if it may be deleted"
+            "deleting {what} requires confirmation, but there is no terminal. Use `--yes` to delete it"
         )));
     }
     eprint!("Delete {what}? [y/N] ");

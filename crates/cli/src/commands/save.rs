@@ -1,4 +1,4 @@
-//! `save`: the model of a run as a folder.
+//! `save`: saves the model of a run as a folder.
 
 use std::path::PathBuf;
 
@@ -13,11 +13,11 @@ use crate::{failure::Result, output::Output, progress::Transfer, session::Sessio
 pub(crate) struct Save {
     #[command(flatten)]
     named: Named,
-    /// The folder, which is created [default: the name of the run]
+    /// Folder, which is created [default: the name of the run]
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
-    /// Save the artifact as it is, RUN.zip in the folder of `--output` [default:
-    /// the current folder]
+    /// Save the artifact as RUN.zip in the folder of `--output` [default: the
+    /// current folder]
     #[arg(long)]
     zip: bool,
     /// Also write the model as ONNX into this folder

@@ -1,4 +1,4 @@
-//! `search`: a search with a model on this machine.
+//! `search`: searches with a model on this machine.
 
 use std::path::PathBuf;
 
@@ -15,25 +15,25 @@ use crate::{
 /// `search`.
 #[derive(Debug, Args)]
 pub(crate) struct Search {
-    /// A saved model: the folder of `save`, the zip of `save --zip`, or a model
-    /// of `finetuner models`
+    /// Saved model: the folder of `save`, the zip of `save --zip`, or a model
+    /// from `finetuner models`
     model: String,
-    /// What to search in: a folder of pictures, a file of texts (one in a line,
+    /// Items to search in: a folder of images, a file of texts (one per line,
     /// .csv or .jsonl), or - for texts on standard input
     items: PathBuf,
-    /// What to search for
+    /// Text to search for
     #[arg(value_name = "QUERY")]
     queries: Vec<String>,
-    /// A picture to search for; may be given several times
+    /// Image to search for; may be given several times
     #[arg(long, value_name = "FILE")]
     picture: Vec<PathBuf>,
-    /// How many to show for each query
+    /// Number of matches per query
     #[arg(short = 'k', long = "matches", default_value_t = 10)]
     matches: usize,
-    /// The column of a CSV file, by name or number, or the member of JSON Lines
+    /// Column of a CSV file, by name or number, or member of JSON Lines
     #[arg(long, value_name = "NAME")]
     column: Option<String>,
-    /// Compute with numbers of 8 bits: faster, a little less exact
+    /// Compute with 8-bit numbers: faster, slightly less accurate
     #[arg(long)]
     quantized: bool,
 }

@@ -1,4 +1,4 @@
-//! `serve`: the same backend as `finetuner-server serve`, with the same options.
+//! `serve`: starts the same backend as `finetuner-server serve`, with the same options.
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -11,7 +11,7 @@ use crate::global::Global;
 #[derive(Debug, Args)]
 #[command(disable_help_flag = true)]
 pub(crate) struct Serve {
-    /// The options of `finetuner-server serve`, such as --address and
+    /// Options of `finetuner-server serve`, such as --address and
     /// --runs-at-once; `finetuner serve --help` lists them
     #[arg(
         trailing_var_arg = true,
@@ -21,10 +21,10 @@ pub(crate) struct Serve {
     options: Vec<OsString>,
 }
 
-/// Serves until Ctrl-C or the signal to end.
+/// Serves until Ctrl-C or SIGTERM.
 pub(crate) fn run(global: &Global, serve: &Serve) -> ExitCode {
     let mut words: Vec<OsString> = vec!["finetuner".into(), "serve".into()];
-    // Before the options of `serve`, it was taken for the one of `--embedded`.
+    // If `--data` precedes the options of `serve`, clap parses it as the global option.
     if let Some(folder) = &global.data {
         words.extend(["--data".into(), folder.into()]);
     }
@@ -32,7 +32,7 @@ pub(crate) fn run(global: &Global, serve: &Serve) -> ExitCode {
     command::Command::parse_from(words).run()
 }
 
-/// Carries out one run, as the backend that started this asks.
+/// Executes one run for the backend that started this process.
 pub(crate) fn worker() -> ExitCode {
     command::Command::parse_from(["finetuner", "worker"]).run()
 }

@@ -1,5 +1,4 @@
-//! What follows a submitted run: a line about it, or watching it and saving its
-//! model.
+//! Reports a submitted run, or follows it and saves its model.
 
 use std::path::PathBuf;
 
@@ -15,7 +14,7 @@ use crate::{
     session::Session,
 };
 
-/// What to do with a run that was submitted.
+/// What to do after the submission.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "After the submission")]
 pub(crate) struct Following {
@@ -27,7 +26,7 @@ pub(crate) struct Following {
     pub(crate) output: Option<PathBuf>,
 }
 
-/// Follows a run where that was asked for, and saves its model.
+/// Reports a submitted run; follows it and saves its model if requested.
 pub(crate) async fn finish(
     run: &Run,
     following: Following,
@@ -35,7 +34,7 @@ pub(crate) async fn finish(
     output: &Output,
 ) -> Result {
     let options = runs::options_of(run, session);
-    // A backend inside this program ends with it.
+    // An embedded backend ends with this program.
     let watch = following.watch || following.output.is_some() || session.is_embedded();
     if !watch {
         let status = run.status().await?;
@@ -47,10 +46,10 @@ pub(crate) async fn finish(
     }
     session.set_hint(match session.is_embedded() {
         true => format!(
-            "The run pauses and goes on with the next command that has `--embedded`. Follow it \
+            "The run pauses and continues with the next command that has `--embedded`. Follow it \
              with `finetuner watch {options}`"
         ),
-        false => format!("The run goes on. Follow it with `finetuner watch {options}`"),
+        false => format!("The run continues. Follow it with `finetuner watch {options}`"),
     });
     if output.is_json() {
         output.value(&json!({
@@ -63,8 +62,8 @@ pub(crate) async fn finish(
     end(run, following.output, &options, output).await
 }
 
-/// Follows a run to its end, and saves its model where a folder is given.
-/// `options` name the run on the command line that is shown.
+/// Follows a run to its end, and saves its model if a folder is given. `options`
+/// select the run in suggested command lines.
 async fn end(run: &Run, folder: Option<PathBuf>, options: &str, output: &Output) -> Result {
     let status = progress::follow(run, output).await?;
     let is_training = *run.task() != RunTask::Generation;

@@ -1,4 +1,4 @@
-//! `synthesize`: training data of queries and a corpus.
+//! `synthesize`: creates training data from queries and a corpus.
 
 use clap::Args;
 use finetuner::SynthesisModels;
@@ -11,41 +11,41 @@ use crate::{
 /// `synthesize`.
 #[derive(Debug, Args)]
 pub(crate) struct Synthesize {
-    /// The queries: a file, or the name of data that was pushed
+    /// Queries: a file, or the name of data that was pushed
     #[arg(value_name = "QUERIES")]
     queries: String,
-    /// The texts to search in: a file, or the name of data that was pushed
+    /// Texts to search in: a file, or the name of data that was pushed
     #[arg(value_name = "CORPUS")]
     corpus: String,
     /// Model that finds texts for a query; may be given several times [default:
     /// sbert-base-en]
     #[arg(long, value_name = "MODEL")]
     relation_miner: Vec<String>,
-    /// Model that scores what was found [default: crossencoder-base-en]
+    /// Model that scores the texts found [default: crossencoder-base-en]
     #[arg(long, value_name = "MODEL")]
     cross_encoder: Option<String>,
-    /// Texts of the corpus for each query [default: 10]
+    /// Number of texts of the corpus per query [default: 10]
     #[arg(long, value_name = "N")]
     num_relations: Option<u64>,
-    /// The most documents to make
+    /// Maximum number of documents to create
     #[arg(long, value_name = "N")]
     max_num_docs: Option<u64>,
-    /// Name of the run, unique in its experiment [default: made up]
+    /// Name of the run, unique in its experiment [default: random]
     #[arg(long, value_name = "NAME")]
     run_name: Option<String>,
     /// Experiment of the run [default: default]
     #[arg(long, short, value_name = "NAME", alias = "experiment")]
     experiment_name: Option<String>,
-    /// A text about the run
+    /// Description of the run
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Processor: cuda, cpu [default: cuda, where the backend has it]
+    /// Device: cuda or cpu [default: cuda, if the backend has it]
     #[arg(long)]
     device: Option<String>,
-    /// Threads that load data [default: 4]
+    /// Number of threads that load data [default: 4]
     #[arg(long, value_name = "N")]
     num_workers: Option<u64>,
-    /// Let others read the data
+    /// Allow others to read the data
     #[arg(long)]
     public: bool,
     #[command(flatten)]

@@ -14,17 +14,17 @@ use crate::{
 pub(crate) enum Token {
     /// List the tokens, without the tokens themselves
     List,
-    /// Create a token and print it; it is shown this once
+    /// Create a token and print it; it is not shown again
     Create {
-        /// A name, to tell it from others
+        /// Name of the token
         name: String,
-        /// Days until it ends [default: the backend decides]
+        /// Days until it expires [default: the backend decides]
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=36_500))]
         days: Option<u32>,
     },
-    /// Make a token void
+    /// Revoke a token
     Revoke {
-        /// Its name
+        /// Name of the token
         name: String,
     },
 }
@@ -59,7 +59,10 @@ impl Token {
                             .map_or_else(|| "never".to_owned(), |at| at.to_string()),
                     ]
                 });
-                output.line(&output::table(&["name", "type", "created", "ends"], rows))
+                output.line(&output::table(
+                    &["name", "type", "created", "expires"],
+                    rows,
+                ))
             }
             Self::Create { name, days } => {
                 let mut create = finetuner.create_token(&name);
@@ -67,7 +70,7 @@ impl Token {
                     create = create.expires_in_days(days);
                 }
                 let token = create.await?;
-                output.note("The token is shown this once:");
+                output.note("The token is not shown again:");
                 let value = json!({"name": name, "token": token.expose()});
                 output.either(&value, || token.expose().to_owned())
             }

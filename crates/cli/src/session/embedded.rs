@@ -1,4 +1,4 @@
-//! The backend inside the program.
+//! The embedded backend.
 
 use std::{
     env,
@@ -11,19 +11,19 @@ use finetuner_server::{FIRST_USER, RunningServer, Server};
 
 use crate::failure::{Failure, Result};
 
-/// What the names of this program's tokens begin with.
+/// Prefix of the names of this program's tokens.
 const TOKEN_NAME: &str = "finetuner-embedded";
 
-/// A backend that ends with the program.
+/// A backend inside this program, which ends with it.
 pub(super) struct Embedded {
     server: RunningServer,
     token: String,
-    /// The name of the token, which is deleted at the end.
+    /// Name of the token, which is deleted at the end.
     token_name: String,
 }
 
 impl Embedded {
-    /// Starts it on a free loopback port, with its data in a folder.
+    /// Starts the backend on a free loopback port, with its data in a folder.
     pub(super) async fn start(folder: Option<&Path>) -> Result<Self> {
         let folder = match folder {
             Some(folder) => folder.to_owned(),
@@ -53,21 +53,21 @@ impl Embedded {
         &self.token
     }
 
-    /// Takes the token back and stops: runs in progress make a checkpoint and
-    /// pause.
+    /// Deletes the token and stops the backend. Runs in progress write a checkpoint
+    /// and pause.
     pub(super) async fn stop(self) {
         let builder = Finetuner::builder()
             .registry(self.url())
             .token(self.token.as_str());
         if let Ok(client) = builder.connect().await {
-            // One that stays is good for nobody who can't read the folder.
+            // A token that remains is useless to anyone who can't read the folder.
             let _ = client.delete_token(&self.token_name).await;
         }
         self.server.stop().await;
     }
 }
 
-/// `finetuner` in the user's data folder.
+/// Returns `finetuner` in the user's data folder.
 fn user_folder() -> Option<PathBuf> {
     let set = |name| {
         env::var_os(name)

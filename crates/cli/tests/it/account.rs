@@ -1,4 +1,4 @@
-//! Logging in, tokens.
+//! Login and tokens.
 
 use std::{io::Write, process::Stdio};
 
@@ -19,7 +19,7 @@ fn nobody_gets_in_without_a_token() {
     assert_eq!(finish(machine.bare(&["login"])).code, Some(4));
 }
 
-// Elsewhere the keyring of the tester would be used.
+// On other systems, the test would use the developer's keyring.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_token_from_standard_input_is_kept_until_the_logout() {

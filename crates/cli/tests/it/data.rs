@@ -1,4 +1,4 @@
-//! Data: files of every kind to the backend and back.
+//! Uploading and downloading files of every kind.
 
 use std::{io::Write, process::Stdio};
 
@@ -59,7 +59,7 @@ fn files_of_every_kind_are_pushed() {
     assert!(machine.text(&["data", "show", "pairs"]).contains("Length"));
     assert_eq!(machine.json(&["data", "show", "few"])["documents"], 2);
 
-    // There and back, as documents and as lines.
+    // Uploaded and downloaded, as documents and as lines.
     machine.text(&["pull", "pairs", "--output", "back.da"]);
     assert_eq!(machine.json(&["push", "again", "back.da"])["documents"], 3);
     let pulled = machine.json(&["pull", "texts", "--output", "back.jsonl"]);
@@ -90,7 +90,7 @@ fn rows_come_through_standard_input() {
     drop(input);
     let output = child.wait_with_output().unwrap();
     let value: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    // Two texts that share a label.
+    // Two texts with the same label.
     assert_eq!(value["documents"], 2);
 }
 

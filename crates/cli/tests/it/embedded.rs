@@ -1,4 +1,4 @@
-//! `--embedded`, a whole tool in one process, and `serve`, a backend of its own.
+//! `--embedded`, with the backend in the same process, and `serve`.
 
 #[cfg(unix)]
 use std::io::{BufRead, BufReader};
@@ -7,7 +7,7 @@ use crate::program::{Machine, finish};
 #[cfg(unix)]
 use crate::program::{interrupt, start};
 
-/// One epoch on `train.csv`.
+/// Options of a run of one epoch on `train.csv`.
 const SHORT_FIT: [&str; 12] = [
     "fit",
     "train.csv",
@@ -60,7 +60,7 @@ fn one_program_trains_saves_and_remembers() {
         "1",
     ]);
     assert_eq!(found.out.lines().count(), 2, "{}", found.out);
-    // Another folder is another backend, and tokens are taken back.
+    // Another folder is another backend, and tokens are deleted at the end.
     let other = run(&["runs", "--embedded", "--data", "other", "--json"]);
     assert_eq!(other.out.trim(), "[]");
     let tokens = run(&["token", "list", "--embedded", "--json"]);
@@ -106,7 +106,7 @@ fn an_interrupted_run_pauses_and_is_found_again() {
     let status = finish(machine.bare(&["status", "long", "--embedded"]));
     let is_open = status.out.starts_with("STARTED") || status.out.starts_with("CREATED");
     assert!(is_open, "{}{}", status.out, status.err);
-    // It goes on with the program, and ends when it is told to.
+    // It serves until it gets the signal to stop.
     let cancelled = finish(machine.bare(&["cancel", "long", "--embedded"]));
     assert_eq!(cancelled.code, Some(0), "{}", cancelled.err);
     let watched = finish(machine.bare(&["watch", "long", "--embedded"]));

@@ -1,4 +1,4 @@
-//! The program `finetuner` as a process, against a real backend in the test.
+//! Tests of the program `finetuner` as a process, with a real backend.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

@@ -106,7 +106,7 @@ fn a_script_of_bash_can_be_loaded() {
     let mut bash = std::process::Command::new("bash");
     bash.args(["-n", "complete.bash"])
         .current_dir(machine.path("."));
-    // Not every machine has it.
+    // Not every machine has this shell.
     if let Ok(checked) = bash.stdout(Stdio::null()).status() {
         assert!(checked.success());
     }

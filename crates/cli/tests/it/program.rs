@@ -1,4 +1,4 @@
-//! The program, its home folder, and the backend that it talks to.
+//! The program under test, its home folder, and its backend.
 
 use std::{
     path::{Path, PathBuf},
@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// The backend of all tests, which lives as long as the test program.
+/// Backend of all tests, which lives as long as the test program.
 static BACKEND: LazyLock<(Runtime, RunningServer)> = LazyLock::new(|| {
     let runtime = Runtime::new().unwrap();
     let settings = Settings {
@@ -33,13 +33,13 @@ pub(crate) fn url() -> String {
     BACKEND.1.url()
 }
 
-/// A user's machine: a home folder, a working folder, and an account of its own.
+/// A user's machine: a home folder, a working folder, and an account.
 pub(crate) struct Machine {
     home: TempDir,
     pub(crate) token: String,
 }
 
-/// What a program did.
+/// Result of a program.
 pub(crate) struct Done {
     pub(crate) code: Option<i32>,
     pub(crate) out: String,
@@ -47,7 +47,7 @@ pub(crate) struct Done {
 }
 
 impl Machine {
-    /// A new user of the backend.
+    /// Creates a new user of the backend.
     pub(crate) fn new(user: &str) -> Self {
         let (runtime, server) = &*BACKEND;
         let token = runtime.block_on(server.create_token(user, "test")).unwrap();
@@ -61,14 +61,14 @@ impl Machine {
         self.home.path().join(name)
     }
 
-    /// Writes a file into the working folder.
+    /// Writes a file to the working folder.
     pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
     }
 
-    /// The program in an environment that holds nothing of the tester's.
+    /// Returns the program in a clean environment.
     pub(crate) fn bare(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_finetuner"));
         command
@@ -86,7 +86,7 @@ impl Machine {
         command
     }
 
-    /// The program of somebody who is logged in.
+    /// Returns the program for a logged-in user.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = self.bare(words);
         command.env("JINA_AUTH_TOKEN", &self.token);
@@ -97,14 +97,14 @@ impl Machine {
         finish(self.command(words))
     }
 
-    /// Standard output of a command that succeeds.
+    /// Runs a command that succeeds, and returns its standard output.
     pub(crate) fn text(&self, words: &[&str]) -> String {
         let done = self.run(words);
         assert_eq!(done.code, Some(0), "{words:?}: {}{}", done.out, done.err);
         done.out
     }
 
-    /// The one JSON value that a command writes.
+    /// Runs a command, and returns its JSON value.
     pub(crate) fn json(&self, words: &[&str]) -> Value {
         let mut all = words.to_vec();
         all.push("--json");
@@ -112,7 +112,7 @@ impl Machine {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{words:?}: {e}: {text}"))
     }
 
-    /// The JSON values that a command writes, one on each line.
+    /// Runs a command, and returns its JSON values, one per line.
     pub(crate) fn json_lines(&self, words: &[&str]) -> Vec<Value> {
         let mut all = words.to_vec();
         all.push("--json");
@@ -121,8 +121,8 @@ impl Machine {
         text.lines().map(value).collect()
     }
 
-    /// Standard error of a command that ends with this code, and writes nothing
-    /// on standard output.
+    /// Runs a command that ends with this code and without standard output, and returns
+    /// its standard error.
     pub(crate) fn error(&self, code: i32, words: &[&str]) -> String {
         let done = self.run(words);
         let shown = format!("{words:?}: {}{}", done.out, done.err);
@@ -131,8 +131,8 @@ impl Machine {
         done.err
     }
 
-    /// The first rows of a list of the fashion data, whose pictures are named by
-    /// their whole path.
+    /// Returns the first rows of a list of the fashion data, with absolute paths of
+    /// images.
     pub(crate) fn fashion(&self, name: &str, list: &str, count: usize) {
         let folder = emoji();
         let csv = std::fs::read_to_string(folder.join(format!("fashion/{list}.csv"))).unwrap();
@@ -144,10 +144,10 @@ impl Machine {
     }
 }
 
-/// The longest that a program may take, so that one that hangs fails its test.
+/// Time limit of a program, so that a program that hangs fails its test.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Waits for a program, and kills it at the limit.
+/// Waits for a program, and kills it at the time limit.
 pub(crate) fn finish(command: Command) -> Done {
     let child = start(command);
     let id = child.id().to_string();
@@ -167,13 +167,13 @@ pub(crate) fn finish(command: Command) -> Done {
     }
 }
 
-/// Starts a program whose output is read as it comes.
+/// Starts a program whose output is read while it runs.
 pub(crate) fn start(mut command: Command) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().unwrap()
 }
 
-/// Presses Ctrl-C.
+/// Sends SIGINT, like Ctrl-C.
 #[cfg(unix)]
 pub(crate) fn interrupt(child: &Child) {
     let id = child.id().to_string();
@@ -185,7 +185,7 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The folder of the bundled pictures.
+/// Returns the folder of the bundled images.
 pub(crate) fn emoji() -> PathBuf {
     root().join("datasets/emoji-clip").canonicalize().unwrap()
 }

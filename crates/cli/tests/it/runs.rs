@@ -1,4 +1,4 @@
-//! A run from the data to the search, and runs that end otherwise.
+//! A complete run from data to search, and runs that fail or are cancelled.
 
 use std::io::{BufRead, BufReader};
 
@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use crate::program::interrupt;
 use crate::program::{Machine, start};
 
-/// The settings of a run that takes a second.
+/// Settings of a run that takes a second.
 const SHORT: &str = r#"
 model = "clip-small"
 loss = "CLIPLoss"
@@ -16,7 +16,7 @@ epochs = 3
 device = "cpu"
 "#;
 
-/// Options of a run that takes longer than anybody waits here.
+/// Options of a run that takes longer than any test waits.
 const LONG: [&str; 6] = [
     "much.csv",
     "--config",
@@ -26,7 +26,7 @@ const LONG: [&str; 6] = [
     "--batch-size=2",
 ];
 
-/// A machine with data and configurations.
+/// Returns a machine with data and configurations.
 fn prepared(user: &str) -> Machine {
     let machine = Machine::new(user);
     machine.fashion("train.csv", "train", 8);
@@ -84,7 +84,7 @@ fn a_run_is_followed_saved_and_searched_with() {
     assert!(last["metrics"]["after"].as_object().unwrap().len() > 3);
     assert_eq!(last["model"], "model");
 
-    // The run, as others see it.
+    // Other commands show the run.
     let status = machine.json(&["status", "clothes/first"]);
     assert_eq!(status["status"], "FINISHED");
     assert_eq!(status["description"], "eight pictures");
@@ -122,7 +122,7 @@ fn a_run_is_followed_saved_and_searched_with() {
             .contains("  1. ")
     );
 
-    // Saved in every form.
+    // Saves the model in every format.
     let saved = machine.json(&["save", "clothes/first", "-o", "again", "--onnx", "onnx"]);
     assert_eq!(saved["path"], "again");
     assert!(machine.path("again/.finetuner-files.json").exists());
@@ -130,7 +130,7 @@ fn a_run_is_followed_saved_and_searched_with() {
     let zip = machine.text(&["save", "clothes/first", "--zip"]);
     assert_eq!(zip.trim(), "./first.zip");
 
-    // Used on this machine.
+    // Uses the model on this machine.
     machine.file("titles.txt", "glasses\na hat\n");
     for name in ["glasses", "kimono", "crown", "backpack"] {
         let picture = crate::program::emoji().join(format!("images/noto/{name}.png"));
@@ -182,7 +182,7 @@ fn a_run_is_followed_saved_and_searched_with() {
     let bytes = std::fs::read(machine.path("titles.npy")).unwrap();
     assert_eq!(bytes.len(), 128 + 2 * 8 * 4);
 
-    // Submitted without watching, then ended and deleted.
+    // Submits without watching, then cancels and deletes the run.
     let name = machine.text(&[&["fit"], &LONG[..]].concat());
     let name = name.trim();
     let runs = machine.json(&["runs"]);
@@ -200,7 +200,7 @@ fn a_run_is_followed_saved_and_searched_with() {
     let done = machine.run(&["watch", name]);
     assert_eq!(done.code, Some(1), "{}", done.out);
     assert!(
-        done.err.contains(&format!("the run `{name}` has failed")),
+        done.err.contains(&format!("the run `{name}` failed")),
         "{}",
         done.err
     );
@@ -221,13 +221,13 @@ fn a_watch_that_is_interrupted_leaves_the_run_going() {
     let started = lines.any(|line| line.unwrap().contains("\"progress\""));
     assert!(started);
     interrupt(&child);
-    // Read to the end, so that the program never waits for its reader.
+    // Reads to the end, so that the program never blocks on its output.
     lines.for_each(drop);
     let output = child.wait_with_output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{error}");
     assert!(
-        error.contains("The run goes on") && error.contains("finetuner watch long"),
+        error.contains("The run continues") && error.contains("finetuner watch long"),
         "{error}"
     );
     assert_eq!(machine.json(&["status", "long"])["status"], "STARTED");

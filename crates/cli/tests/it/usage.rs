@@ -19,7 +19,7 @@ fn bad_input_is_told_in_one_sentence() {
         (&["--loss-option", "margin"], "write KEY=VALUE, such as"),
         (&["--callback", ":a"], "'--callback"),
         (&["--epochs", "many"], "'--epochs <N>'"),
-        (&["--column", "ancor=a"], "`ancor` is no role"),
+        (&["--column", "ancor=a"], "`ancor` is not a role"),
         (
             &["--eval-data", "none.csv"],
             "`--eval-data none.csv`: there is no such file",
@@ -30,7 +30,7 @@ fn bad_input_is_told_in_one_sentence() {
         (&["--set", "model.nmae=x"], "`model.nmae`"),
         (&["--epochs", "0"], "epochs"),
         (&["--nothing"], "--nothing"),
-        // The backend knows what a loss takes.
+        // The backend checks the options of a loss.
         (&["--loss-option", "nothing=1"], "nothing"),
     ] {
         let mut all = fit.to_vec();
@@ -118,7 +118,7 @@ fn help_tells_the_exit_codes_and_the_environment() {
     for words in ["Exit codes:", "130", "JINA_AUTH_TOKEN", "NO_COLOR"] {
         assert!(help.contains(words), "{words}: {help}");
     }
-    // Every command has a help that fits its name.
+    // Every command has a help text.
     let commands = [
         "login",
         "logout",

@@ -60,7 +60,8 @@ impl Writer {
                 part.id = format!("{}-{number}-{place}", self.queries);
                 part
             };
-            let document = Document::with_id(format!("{}-{number}", self.queries))
+            let document = Document::new()
+                .with_id(format!("{}-{number}", self.queries))
                 .with_chunk(part(0, query))
                 .with_chunk(part(1, &matching.text))
                 .with_chunk(part(2, &other.text))

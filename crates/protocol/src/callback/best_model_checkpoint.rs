@@ -1,4 +1,4 @@
-//! `BestModelCheckpoint`: keeping the best weights.
+//! `BestModelCheckpoint`: keeps the best weights.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -6,8 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{Callback, check_monitor, merged};
 use crate::{Generation, InvalidField, MonitorMode};
 
-/// Keeps the weights of the epoch with the best value of a metric, and puts
-/// them into the artifact.
+/// Keeps the weights of the epoch with the best value of a metric for the artifact.
 ///
 /// ```
 /// use finetuner_protocol::callback::BestModelCheckpoint;
@@ -18,17 +17,18 @@ use crate::{Generation, InvalidField, MonitorMode};
 #[serde(default)]
 #[non_exhaustive]
 pub struct BestModelCheckpoint {
-    /// The metric: `train_loss`, `val_loss` or one of an
-    /// [`EvaluationCallback`](super::EvaluationCallback). `val_loss` by default.
+    /// Metric to watch; `val_loss` by default.
+    ///
+    /// It is `train_loss`, `val_loss` or a metric of an
+    /// [`EvaluationCallback`](super::EvaluationCallback).
     pub monitor: String,
-    /// `min`, `max`, or `auto`: the smaller the better for losses, the greater
-    /// for everything else.
+    /// `min`, `max` or `auto`: smaller is better for losses, greater for all others.
     pub mode: MonitorMode,
     /// Sent by clients up to 0.2.2; without effect.
     pub save_dir: String,
     /// Sent by clients up to 0.2.2; without effect.
     pub verbose: bool,
-    /// Options that are not known here.
+    /// Other options, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -47,11 +47,6 @@ impl Default for BestModelCheckpoint {
 
 impl BestModelCheckpoint {
     /// Watches the validation loss.
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::BestModelCheckpoint::new();
-    /// assert_eq!(callback.monitor, "val_loss");
-    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -1,4 +1,4 @@
-//! `EarlyStopping`: ending a training that no longer improves.
+//! `EarlyStopping`: ends a training that no longer improves.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{Callback, check_monitor, check_positive, invalid, merged};
 use crate::{Generation, InvalidField, MonitorMode};
 
-/// Ends the training once a metric has not improved for some epochs.
+/// Ends the training if a metric has not improved for some epochs.
 ///
 /// ```
 /// use finetuner_protocol::callback::EarlyStopping;
@@ -17,22 +17,23 @@ use crate::{Generation, InvalidField, MonitorMode};
 #[serde(default)]
 #[non_exhaustive]
 pub struct EarlyStopping {
-    /// The metric: `train_loss`, `val_loss` or one of an
-    /// [`EvaluationCallback`](super::EvaluationCallback). `val_loss` by default.
+    /// Metric to watch; `val_loss` by default.
+    ///
+    /// It is `train_loss`, `val_loss` or a metric of an
+    /// [`EvaluationCallback`](super::EvaluationCallback).
     pub monitor: String,
-    /// `min`, `max`, or `auto`: the smaller the better for losses, the greater
-    /// for everything else.
+    /// `min`, `max` or `auto`: smaller is better for losses, greater for all others.
     pub mode: MonitorMode,
-    /// Epochs without improvement before the training ends; 2 by default.
+    /// Number of epochs without improvement before the training ends; 2 by default.
     pub patience: u64,
-    /// The least change that is an improvement; 0 by default. A number; clients
-    /// send whole numbers without a decimal point.
+    /// Smallest change that counts as an improvement; 0 by default. A number, kept
+    /// as JSON because clients send whole numbers without a decimal point.
     pub min_delta: Value,
-    /// A value that must be improved on.
+    /// Value that must be improved on.
     pub baseline: Option<f64>,
     /// Sent by clients up to 0.2.2; without effect.
     pub verbose: bool,
-    /// Options that are not known here.
+    /// Other options, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -99,11 +100,11 @@ impl EarlyStopping {
         check_monitor(NAME, &self.monitor, &self.mode)?;
         check_positive(NAME, "patience", self.patience)?;
         if self.min_delta.as_f64().is_none_or(|delta| delta < 0.0) {
-            let limit = "a number from 0 is wanted";
+            let limit = "it must be a number of at least 0";
             return Err(invalid(NAME, "min_delta", &self.min_delta, limit));
         }
         if let Some(baseline) = self.baseline.filter(|value| !value.is_finite()) {
-            let limit = "a finite number is wanted; leave it out to have none";
+            let limit = "it must be a finite number; leave it out to have none";
             return Err(invalid(NAME, "baseline", baseline, limit));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! `EvaluationCallback`: retrieval metrics before and after the training.
+//! `EvaluationCallback`: measures retrieval before and after training.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -6,8 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{Callback, check_name_given, check_positive, invalid, merged};
 use crate::{Distance, Generation, InvalidField};
 
-/// Measures how well queries find their documents, before and after the
-/// training.
+/// Measures retrieval before and after training.
 ///
 /// ```
 /// use finetuner_protocol::callback::EvaluationCallback;
@@ -18,40 +17,41 @@ use crate::{Distance, Generation, InvalidField};
 #[serde(default)]
 #[non_exhaustive]
 pub struct EvaluationCallback {
-    /// The name of the query data. Pairs of a text and a picture are queries
-    /// and index at once.
+    /// Name of the query data. Pairs of a text and an image serve as queries and
+    /// index.
     pub query_data: String,
-    /// The name of the data to search in; the query data where there is none.
+    /// Name of the data to search in; the query data by default.
     pub index_data: Option<String>,
-    /// Documents embedded at once; 32 by default (8 up to client 0.2.2).
+    /// Number of documents embedded at once; 32 by default (8 up to client 0.2.2).
     pub batch_size: u64,
-    /// Whether a document may find itself where queries and index are one.
+    /// Whether a document is removed from its own results if queries and index are
+    /// the same.
     pub exclude_self: bool,
-    /// How many documents a query finds; 20 by default.
+    /// Number of documents retrieved per query; 20 by default.
     pub limit: u64,
     /// `cosine`, `euclidean` or `sqeuclidean`.
     pub distance: Distance,
-    /// Which part of the model embeds the queries.
+    /// Part of the model that embeds the queries.
     pub model: Option<String>,
-    /// Which part of the model embeds the index.
+    /// Part of the model that embeds the index.
     pub index_model: Option<String>,
-    /// Whether queries and index are of two kinds.
+    /// Whether queries and index have different modalities.
     pub multi_modal: bool,
-    /// Evaluate every so many steps as well.
+    /// Number of steps after which to evaluate as well.
     pub steps_per_interval: Option<u64>,
-    /// Whether to keep some queries with what they found.
+    /// Whether to keep some queries with their results.
     pub gather_examples: bool,
-    /// How many queries to keep.
+    /// Number of queries to keep.
     pub num_example_queries: u64,
-    /// Threads that load data.
+    /// Number of threads that load data.
     pub num_workers: u64,
-    /// A note to tell this evaluation from others.
+    /// Prefix of the metric names, to distinguish several evaluations.
     pub caption: Option<String>,
     /// Whether metric names begin with the name of the model.
     pub output_model_names: bool,
-    /// How many queries to draw from the query data; all by default.
+    /// Number of queries sampled from the query data; all by default.
     pub query_sample_size: Option<u64>,
-    /// Options that are not known here.
+    /// Other options, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -81,7 +81,7 @@ impl Default for EvaluationCallback {
 }
 
 impl EvaluationCallback {
-    /// Evaluates with the query data of this name.
+    /// Creates an evaluation with the query data of this name.
     #[must_use]
     pub fn new(query_data: impl Into<String>) -> Self {
         Self {
@@ -215,7 +215,7 @@ impl EvaluationCallback {
                 NAME,
                 "distance",
                 format!("`{}`", self.distance),
-                "it is one of cosine, euclidean, sqeuclidean",
+                "it must be one of cosine, euclidean, sqeuclidean",
             ));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! `MLFlowLogger`: sending metrics to MLflow. Clients up to 0.2.2 had it.
+//! `MLFlowLogger`: sends metrics to MLflow. Clients up to 0.2.2 have it.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -6,8 +6,9 @@ use serde_json::{Map, Value, json};
 use super::{Callback, invalid, merged};
 use crate::{Generation, InvalidField};
 
-/// Sends metrics to an MLflow server while a run goes. Backends of the last Python
-/// client don't know it.
+/// Sends metrics to an MLflow server while a run is in progress.
+///
+/// Backends of the last Python client don't know it.
 ///
 /// ```
 /// use finetuner_protocol::callback::MLFlowLogger;
@@ -18,12 +19,12 @@ use crate::{Generation, InvalidField};
 #[serde(default)]
 #[non_exhaustive]
 pub struct MLFlowLogger {
-    /// The experiment's name.
+    /// Name of the experiment.
     pub experiment: String,
-    /// The address of an MLflow server, which may hold a user name and a password; if
-    /// empty, the backend's own. `Debug` does not print the address.
+    /// Address of an MLflow server, which may contain a user name and a password; if
+    /// empty, the backend's own. `Debug` does not print it.
     pub tracking_uri: String,
-    /// Options that are not known here.
+    /// Other options, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -47,7 +48,7 @@ impl MLFlowLogger {
             true => Err(invalid(
                 "MLFlowLogger",
                 "tracking_uri",
-                "it has control characters",
+                "text with control characters",
                 "give an address such as `http://mlflow.example.org`",
             )),
         }
@@ -63,7 +64,7 @@ impl MLFlowLogger {
 
 impl std::fmt::Debug for MLFlowLogger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The address and unknown options may hold a password.
+        // The address and other options may contain a password.
         f.debug_struct("MLFlowLogger")
             .field("experiment", &self.experiment)
             .finish_non_exhaustive()

@@ -1,5 +1,5 @@
-//! What happens beside the training itself: saving the best model, evaluating,
-//! ending early, logging. Each callback has its own file.
+//! Callbacks: saving the best model, evaluating, stopping early, logging. Each has
+//! its own file.
 
 mod best_model_checkpoint;
 mod early_stopping;
@@ -22,7 +22,7 @@ pub use wise_ft::WiSEFTCallback;
 
 use crate::{Generation, InvalidField, MonitorMode};
 
-/// A callback of a run. The constructors take the Python client's defaults.
+/// A callback of a run. The constructors use the Python client's defaults.
 ///
 /// ```
 /// use finetuner_protocol::callback::{BestModelCheckpoint, Callback, EvaluationCallback};
@@ -52,14 +52,14 @@ pub enum Callback {
     MLFlowLogger(MLFlowLogger),
     /// Any other callback.
     Other {
-        /// Its name.
+        /// Name of the callback.
         name: String,
-        /// Its options.
+        /// Options of the callback.
         options: Map<String, Value>,
     },
 }
 
-/// The names of all callbacks that have types of their own here.
+/// Names of all callbacks with their own type.
 pub const CALLBACKS: &[&str] = &[
     "BestModelCheckpoint",
     "TrainingCheckpoint",
@@ -71,7 +71,7 @@ pub const CALLBACKS: &[&str] = &[
 ];
 
 impl Callback {
-    /// The name on the wire.
+    /// Returns the name on the wire.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -86,7 +86,7 @@ impl Callback {
         }
     }
 
-    /// The callback as the given generation of the client sends it.
+    /// Returns the callback in the format of this generation of the client.
     #[must_use]
     pub fn to_json(&self, generation: Generation) -> Value {
         let options = match self {
@@ -124,10 +124,10 @@ impl Callback {
         }
     }
 
-    /// Reads what a client of either generation sent.
+    /// Reads a callback that a client of either generation sent.
     ///
     /// # Errors
-    /// Where an option has a value of the wrong kind.
+    /// If an option has a value of the wrong type.
     pub fn from_json(value: Value) -> Result<Self, serde_json::Error> {
         #[derive(Deserialize)]
         struct Wire {
@@ -163,7 +163,7 @@ fn invalid(callback: &str, option: &str, value: impl ToString, limit: &str) -> I
 fn check_monitor(callback: &str, monitor: &str, mode: &MonitorMode) -> Result<(), InvalidField> {
     check_name_given(callback, "monitor", monitor)?;
     if matches!(mode, MonitorMode::Other(_)) {
-        let limit = "it is one of auto, min, max";
+        let limit = "it must be one of auto, min, max";
         return Err(invalid(callback, "mode", format!("`{mode}`"), limit));
     }
     Ok(())
@@ -183,7 +183,7 @@ fn check_positive(callback: &str, option: &str, value: u64) -> Result<(), Invali
     Ok(())
 }
 
-/// An object with more members added.
+/// Adds members to an object.
 pub(crate) fn merged(object: Value, extra: &Map<String, Value>) -> Map<String, Value> {
     let mut map = match object {
         Value::Object(map) => map,

@@ -1,4 +1,4 @@
-//! `TrainingCheckpoint`: keeping the state of the last epochs.
+//! `TrainingCheckpoint`: keeps the checkpoints of the last epochs.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{Callback, check_positive, merged};
 use crate::{Generation, InvalidField};
 
-/// Saves the state of the training after each epoch.
+/// Keeps a checkpoint of each of the last epochs.
 ///
 /// ```
 /// let callback = finetuner_protocol::callback::TrainingCheckpoint::new().last_k_epochs(3);
@@ -15,13 +15,13 @@ use crate::{Generation, InvalidField};
 #[serde(default)]
 #[non_exhaustive]
 pub struct TrainingCheckpoint {
-    /// How many epochs to keep, counted from the last; 1 by default.
+    /// Number of epochs to keep, counted from the last; 1 by default.
     pub last_k_epochs: u64,
     /// Sent by clients up to 0.2.2; without effect.
     pub save_dir: String,
     /// Sent by clients up to 0.2.2; without effect.
     pub verbose: bool,
-    /// Options that are not known here.
+    /// Other options, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -39,11 +39,6 @@ impl Default for TrainingCheckpoint {
 
 impl TrainingCheckpoint {
     /// Keeps the last epoch.
-    ///
-    /// ```
-    /// let callback = finetuner_protocol::callback::TrainingCheckpoint::new();
-    /// assert_eq!(callback.last_k_epochs, 1);
-    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -1,4 +1,4 @@
-//! `WandBLogger`: sending metrics to Weights & Biases.
+//! `WandBLogger`: sends metrics to Weights & Biases.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -15,17 +15,17 @@ use crate::{Generation, InvalidField};
 #[serde(default)]
 #[non_exhaustive]
 pub struct WandBLogger {
-    /// `epoch` (the default) or `batch`: how often metrics are sent.
+    /// How often metrics are sent: per `epoch` (the default) or per `batch`.
     pub metrics_logger_step: String,
     /// Arguments of `wandb.init`.
     pub wandb_args: Option<Map<String, Value>>,
-    /// Whether to send the evaluation before the training too; yes by default.
+    /// Whether to send the evaluation before training too; on by default.
     pub log_zero_shot: bool,
-    /// The experiment's name; sent by clients up to 0.2.2.
+    /// Name of the experiment; sent by clients up to 0.2.2.
     pub experiment: String,
-    /// The key of an account; sent by clients up to 0.2.2. It is never printed.
+    /// API key of an account; sent by clients up to 0.2.2. It is never printed.
     pub api_key: Option<String>,
-    /// Options that are not known here.
+    /// Other options, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -94,7 +94,7 @@ impl WandBLogger {
                 "WandBLogger",
                 "metrics_logger_step",
                 format!("`{step}`"),
-                "it is `batch` or `epoch`",
+                "it must be `batch` or `epoch`",
             ));
         }
         Ok(())
@@ -118,7 +118,7 @@ impl WandBLogger {
 
 impl std::fmt::Debug for WandBLogger {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Arguments and unknown options may hold a key as well.
+        // Arguments and other options may contain a key as well.
         f.debug_struct("WandBLogger")
             .field("metrics_logger_step", &self.metrics_logger_step)
             .field("log_zero_shot", &self.log_zero_shot)

@@ -1,4 +1,4 @@
-//! `WiSEFTCallback`: averaging weights before and after fine-tuning.
+//! `WiSEFTCallback`: averages weights before and after fine-tuning.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -6,8 +6,9 @@ use serde_json::{Map, Value, json};
 use super::{Callback, invalid, merged};
 use crate::{Generation, InvalidField};
 
-/// Mixes the fine-tuned weights with those of the backbone, which keeps more of
-/// what the backbone knew (Wortsman et al. 2021,
+/// Averages the fine-tuned weights with those of the backbone.
+///
+/// The result keeps more of the backbone's knowledge (Wortsman et al. 2021,
 /// <https://arxiv.org/abs/2109.01903>).
 ///
 /// ```
@@ -17,10 +18,10 @@ use crate::{Generation, InvalidField};
 #[serde(default)]
 #[non_exhaustive]
 pub struct WiSEFTCallback {
-    /// The share of the fine-tuned weights, from 0 to 1; 0.4 by default. The
-    /// result is `(1 - alpha) * backbone + alpha * fine_tuned`.
+    /// Weight of the fine-tuned model, from 0 to 1; 0.4 by default. The result is
+    /// `(1 - alpha) * backbone + alpha * fine_tuned`.
     pub alpha: f64,
-    /// Options that are not known here.
+    /// Other options, kept as received.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -35,7 +36,7 @@ impl Default for WiSEFTCallback {
 }
 
 impl WiSEFTCallback {
-    /// Takes four parts of ten from the fine-tuned weights.
+    /// Uses 0.4 as `alpha`.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -1,5 +1,5 @@
-//! Documents, the form in which data travels: a text or a picture with an id,
-//! tags, and documents inside it.
+//! Documents, the form in which data is transferred: a text or image with an id,
+//! tags and chunks.
 
 mod nd_array;
 mod wire;
@@ -14,14 +14,13 @@ use crate::{DocumentError, Modality, origin::Origin, proto::DocumentProto};
 pub use nd_array::{NdArray, Opaque};
 pub(crate) use wire::array_from_message;
 
-/// The tag that holds a document's label. Two documents with the same label
-/// are a positive pair.
+/// Tag with a document's label. Documents with the same label are positive pairs.
 pub const LABEL_TAG: &str = "finetuner_label";
 
-/// The tag that holds the similarity of a pair, between 0 and 1.
+/// Tag with the similarity of a pair, between 0 and 1.
 pub const SCORE_TAG: &str = "finetuner_score";
 
-/// One piece of data, as docarray 0.x defines it.
+/// An item of data, as docarray 0.x defines it.
 ///
 /// ```
 /// use finetuner_protocol::Document;
@@ -34,28 +33,27 @@ pub const SCORE_TAG: &str = "finetuner_score";
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Document {
-    /// Unique among the documents of an array: 32 hex digits where it was not
-    /// given.
+    /// Id, unique in an array; 32 random hex digits by default.
     pub id: String,
-    /// What the document holds.
+    /// Content: a text, bytes or a tensor.
     pub content: Option<Content>,
-    /// Where the content can be read, a URL or a path.
+    /// URL or path of the content.
     pub uri: String,
-    /// Which part of a model the document is for.
+    /// Modality, which selects the part of a model that embeds the document.
     pub modality: Option<Modality>,
-    /// The content's media type.
+    /// Media type of the content.
     pub mime_type: String,
-    /// Free values by name. Labels and scores are here.
+    /// Values by name, including labels and scores.
     pub tags: Map<String, Json>,
     /// Parts of this document.
     pub chunks: Vec<Document>,
-    /// Documents that were found for this one.
+    /// Documents that a search found for this one.
     pub matches: Vec<Document>,
-    /// The document as a vector.
+    /// Embedding of the document.
     pub embedding: Option<NdArray>,
-    /// How well this document matches others, by name.
+    /// Scores of this document as a match, by name.
     pub scores: BTreeMap<String, NamedScore>,
-    /// What docarray holds beside the above. It is kept as it came.
+    /// Other fields of docarray, kept unchanged.
     pub other: Other,
 }
 
@@ -67,7 +65,7 @@ pub struct Other {
     pub granularity: u32,
     /// Depth in a chain of matches.
     pub adjacency: u32,
-    /// The document that holds this one.
+    /// Id of the document that contains this one.
     pub parent_id: String,
     /// Importance.
     pub weight: f32,
@@ -79,12 +77,12 @@ pub struct Other {
     pub evaluations: BTreeMap<String, NamedScore>,
     /// Values for docarray's own use.
     pub metadata: Map<String, Json>,
-    /// Whether this program created the document or received it. It does not
-    /// travel.
+    /// Whether this program created the document or received it. It is not
+    /// serialized.
     pub origin: Origin,
 }
 
-/// What a [`Document`] holds.
+/// Content of a [`Document`].
 ///
 /// ```
 /// use finetuner_protocol::{Content, Document};
@@ -94,11 +92,11 @@ pub struct Other {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum Content {
-    /// Words.
+    /// Text.
     Text(String),
-    /// Bytes, such as an encoded picture.
+    /// Bytes, such as an encoded image.
     Blob(Vec<u8>),
-    /// Numbers.
+    /// Array of numbers.
     Tensor(NdArray),
 }
 
@@ -115,16 +113,16 @@ pub enum Content {
 pub struct NamedScore {
     /// The value.
     pub value: f32,
-    /// How it was computed.
+    /// Operation that computed it.
     pub op_name: String,
-    /// More about it.
+    /// Description.
     pub description: String,
-    /// The document it refers to.
+    /// Id of the document that it refers to.
     pub ref_id: String,
 }
 
 impl NamedScore {
-    /// A value, and how it was computed.
+    /// Creates a value with the name of its operation.
     #[must_use]
     pub fn new(value: f32, op_name: impl Into<String>) -> Self {
         Self {
@@ -142,17 +140,11 @@ impl Default for Document {
 }
 
 impl Document {
-    /// An empty document with a new id.
+    /// Creates an empty document with a random id.
     #[must_use]
     pub fn new() -> Self {
-        Self::with_id(random_id())
-    }
-
-    /// An empty document with this id.
-    #[must_use]
-    pub fn with_id(id: impl Into<String>) -> Self {
         Self {
-            id: id.into(),
+            id: random_id(),
             content: None,
             uri: String::new(),
             modality: None,
@@ -166,7 +158,7 @@ impl Document {
         }
     }
 
-    /// A text.
+    /// Creates a text document.
     #[must_use]
     pub fn text(text: impl Into<String>) -> Self {
         Self {
@@ -175,7 +167,7 @@ impl Document {
         }
     }
 
-    /// Bytes, such as a picture as PNG or JPEG.
+    /// Creates a document from bytes, such as a PNG or JPEG.
     #[must_use]
     pub fn blob(bytes: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -184,8 +176,9 @@ impl Document {
         }
     }
 
-    /// Something that can be read at a URL or a path. A picture in a file of this
-    /// machine is read when the document is pushed.
+    /// Creates a document whose content is at a URL or path.
+    ///
+    /// A local file is read when the document is pushed.
     #[must_use]
     pub fn uri(uri: impl Into<String>) -> Self {
         Self {
@@ -194,14 +187,22 @@ impl Document {
         }
     }
 
-    /// Numbers of any shape, such as features for `mlp` or the points of a
-    /// cloud. `shape` says how many there are in each dimension.
+    /// Creates a document from numbers, such as features for `mlp` or a point cloud.
+    ///
+    /// `shape` is the size of each dimension.
     #[must_use]
     pub fn tensor(values: &[f32], shape: &[u32]) -> Self {
         Self {
             content: Some(Content::Tensor(NdArray::from_f32(values, shape))),
             ..Self::new()
         }
+    }
+
+    /// Sets [`Document::id`], instead of the random one.
+    #[must_use]
+    pub fn with_id(mut self, id: impl Into<String>) -> Self {
+        self.id = id.into();
+        self
     }
 
     /// Sets [`Document::modality`].
@@ -225,8 +226,7 @@ impl Document {
         self
     }
 
-    /// Sets the tag [`SCORE_TAG`]: how similar the two parts are, between 0 and
-    /// 1.
+    /// Sets the tag [`SCORE_TAG`], the similarity of the two chunks between 0 and 1.
     #[must_use]
     pub fn with_score(self, score: f64) -> Self {
         self.with_tag(SCORE_TAG, score)
@@ -247,7 +247,7 @@ impl Document {
         self
     }
 
-    /// Adds a part, and notes in it whose part it is.
+    /// Adds a chunk, and sets its parent id and granularity.
     #[must_use]
     pub fn with_chunk(mut self, mut chunk: Self) -> Self {
         chunk.other.parent_id.clone_from(&self.id);
@@ -256,7 +256,7 @@ impl Document {
         self
     }
 
-    /// The text, where the document holds one.
+    /// Returns the text if the document contains one.
     #[must_use]
     pub fn as_text(&self) -> Option<&str> {
         match &self.content {
@@ -265,7 +265,7 @@ impl Document {
         }
     }
 
-    /// The bytes, where the document holds some.
+    /// Returns the bytes if the document contains some.
     #[must_use]
     pub fn as_blob(&self) -> Option<&[u8]> {
         match &self.content {
@@ -274,8 +274,10 @@ impl Document {
         }
     }
 
-    /// The label as a text. Numbers that are whole have no decimals, since
-    /// docarray keeps every number as a double.
+    /// Returns the label as text.
+    ///
+    /// Whole numbers have no decimals, because docarray stores every number as a
+    /// double.
     #[must_use]
     pub fn label(&self) -> Option<String> {
         match self.tags.get(LABEL_TAG)? {
@@ -289,8 +291,8 @@ impl Document {
         }
     }
 
-    /// Whether most of the document's `size` bytes are a picture or the like,
-    /// which does not get smaller by compressing it again.
+    /// Whether most of the document's `size` bytes are already compressed, such as an
+    /// image, so that compressing them again does not help.
     pub(crate) fn is_mostly_compressed(&self, size: usize) -> bool {
         fn compressed(document: &Document) -> usize {
             let own = match &document.content {
@@ -302,16 +304,16 @@ impl Document {
         compressed(self) > size / 2
     }
 
-    /// The document as an encoded protobuf message.
+    /// Returns the document as an encoded protobuf message.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         DocumentProto::from(self.clone()).encode_to_vec()
     }
 
-    /// Reads an encoded protobuf message.
+    /// Parses an encoded protobuf message.
     ///
     /// # Errors
-    /// [`DocumentError::Malformed`] where the bytes are not such a message.
+    /// [`DocumentError::Malformed`] if the bytes are not such a message.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DocumentError> {
         DocumentProto::decode(bytes)
             .map(Into::into)
@@ -319,7 +321,7 @@ impl Document {
     }
 }
 
-/// Whether bytes begin as PNG, JPEG, GIF, WebP or a zip do.
+/// Whether bytes begin like PNG, JPEG, GIF, WebP, zip or gzip.
 fn has_compressed_format(bytes: &[u8]) -> bool {
     const HEADS: [&[u8]; 5] = [
         b"\x89PNG",
@@ -332,7 +334,7 @@ fn has_compressed_format(bytes: &[u8]) -> bool {
         || (bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP"))
 }
 
-/// 32 hex digits that nobody has drawn before.
+/// Returns 32 random hex digits.
 fn random_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }

@@ -1,4 +1,4 @@
-//! Arrays of numbers within documents.
+//! Arrays of numbers in documents.
 
 /// An array of numbers.
 ///
@@ -11,28 +11,29 @@
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum NdArray {
-    /// Every element, row by row.
+    /// Dense array, in row-major order.
     Dense {
-        /// The elements' bytes.
+        /// Bytes of the elements.
         buffer: Vec<u8>,
-        /// The length of each dimension.
+        /// Size of each dimension.
         shape: Vec<u32>,
-        /// The kind of element in numpy's notation, such as `<f4`.
+        /// Type of the elements in numpy's notation, such as `<f4`.
         dtype: String,
-        /// The library it came from, `numpy` by default.
+        /// Library of the array; `numpy` by default.
         class: String,
     },
-    /// A sparse array, kept but not interpreted.
+    /// Sparse array, kept but not interpreted.
     Sparse(Opaque),
 }
 
-/// An encoded part that is kept as it came.
+/// Encoded bytes, kept unchanged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Opaque(pub(super) Vec<u8>);
 
 impl NdArray {
-    /// A dense array of 32-bit numbers, row by row. `shape` says how many there
-    /// are in each dimension.
+    /// Creates a dense array of 32-bit floats in row-major order.
+    ///
+    /// `shape` is the size of each dimension.
     ///
     /// ```
     /// use finetuner_protocol::NdArray;
@@ -50,8 +51,9 @@ impl NdArray {
         }
     }
 
-    /// The values of a dense array as 32-bit numbers, row by row; none where
-    /// the array is sparse or holds no numbers.
+    /// Returns the values of a dense array as 32-bit floats in row-major order.
+    ///
+    /// It is `None` if the array is sparse or its elements are not numbers.
     #[must_use]
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         macro_rules! read {

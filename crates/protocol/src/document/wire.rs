@@ -1,4 +1,4 @@
-//! Documents as messages of protocol buffers, and back.
+//! Conversion between documents and protobuf messages.
 
 use std::collections::BTreeMap;
 
@@ -115,7 +115,7 @@ impl From<NdArray> for NdArrayProto {
                 cls_name: class,
                 parameters: None,
             },
-            // It was encoded from a decoded message, so this can't fail.
+            // The bytes were encoded from a decoded message, so this can't fail.
             NdArray::Sparse(Opaque(bytes)) => {
                 Self::decode(bytes.as_slice()).unwrap_or_else(|_| Self {
                     content: Some(NdArrayContent::Sparse(SparseNdArrayProto::default())),

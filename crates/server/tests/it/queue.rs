@@ -113,7 +113,7 @@ async fn a_run_goes_on_from_another_ones_checkpoint() {
     assert_eq!(epochs, [(2, 0), (3, 0)]);
 
     let longer = short
-        .go_on_from(kept[0].number, "longer")
+        .resume_from(kept[0].number, "longer")
         .epochs(5)
         .await
         .unwrap();
@@ -129,10 +129,10 @@ async fn a_run_goes_on_from_another_ones_checkpoint() {
         "{log}"
     );
 
-    let error = short.go_on_from(99, "none").await.unwrap_err();
+    let error = short.resume_from(99, "none").await.unwrap_err();
     assert!(error.is_not_found(), "{error}");
     let error = short
-        .go_on_from(kept[0].number, "longer")
+        .resume_from(kept[0].number, "longer")
         .await
         .unwrap_err();
     assert!(error.is_conflict(), "{error}");

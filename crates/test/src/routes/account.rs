@@ -1,4 +1,4 @@
-//! `/v2/rpc/user.*`: who is logged in, and tokens.
+//! `/v2/rpc/user.*`: the user and tokens.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ pub(super) async fn delete_token(
     }
 }
 
-/// Personal tokens have no session that could end.
+/// Accepts a logout; personal tokens have no session.
 pub(super) async fn dismiss() -> Json<Value> {
     success(json!({}))
 }

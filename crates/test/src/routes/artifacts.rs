@@ -1,4 +1,4 @@
-//! `/v2/rpc/artifact.*`: what is known about artifacts, and their downloads.
+//! `/v2/rpc/artifact.*`: information about artifacts, and downloads.
 
 use std::sync::Arc;
 
@@ -36,13 +36,12 @@ pub(super) async fn url_by_form(
 
 fn download_url(shared: &Shared, asked: &Asked) -> Result<Json<Value>> {
     let id = shared.look(|state| state.artifact(asked).map(|a| a.id.clone()))?;
-    // Relative to the address of the backend, which has one only with a socket.
+    // A relative address, because a backend without a socket has no absolute one.
     Ok(success(json!({"download": format!("{DOWNLOADS}{id}")})))
 }
 
-/// The bytes of an artifact. A download that broke goes on with
-/// `Range: bytes=N-`; one whose content is known by its `If-None-Match` is not
-/// made.
+/// Returns the bytes of an artifact. `Range: bytes=N-` resumes a download;
+/// `If-None-Match` with the current hash gives 304.
 pub(super) async fn download(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
@@ -82,7 +81,7 @@ pub(super) async fn download(
     }
 }
 
-/// Where a range begins that goes to the end; others are not served.
+/// Returns the start of a range without an end; other ranges are not supported.
 fn range_start(range: &str) -> Option<usize> {
     let range = range.strip_prefix("bytes=")?;
     range.strip_suffix('-')?.parse().ok()

@@ -25,7 +25,7 @@ struct New {
     description: Option<String>,
 }
 
-/// The key by which a creating request is known again.
+/// Returns the idempotency key of a creating request.
 pub(super) fn key(headers: &HeaderMap) -> Option<String> {
     let key = headers.get("idempotency-key")?.to_str().ok()?;
     Some(key.to_owned())

@@ -1,4 +1,4 @@
-//! A run's log, as a text and as a stream of server-sent events.
+//! A run's log as text and as server-sent events.
 
 use std::{convert::Infallible, fmt::Write, sync::Arc};
 
@@ -27,8 +27,8 @@ pub(super) async fn text(
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text))
 }
 
-/// The lines of the log, and new ones as they come, until the run has ended.
-/// `Last-Event-ID` goes on behind the line of that id.
+/// Streams the lines of the log until the run has ended. `Last-Event-ID` resumes after
+/// the line with that id.
 pub(super) async fn stream(
     State(shared): State<Arc<Shared>>,
     Path((experiment, run)): Path<(String, String)>,
@@ -44,7 +44,7 @@ pub(super) async fn stream(
         async move {
             let new = |state: &Backend| match state.submitted_run(&experiment, &run) {
                 Ok(run) => messages(run, next),
-                // A run that was deleted has no more lines.
+                // A deleted run has no more lines.
                 Err(_) => Some(None),
             };
             let (text, next) = shared.until(new).await?;
@@ -55,8 +55,8 @@ pub(super) async fn stream(
     Ok((kind, Body::from_stream(messages)))
 }
 
-/// The messages from an event on, and the number of the event that follows them:
-/// nothing yet, or nothing any more.
+/// Returns the messages from an event on and the number of the next event. The outer
+/// `None` means that there are none yet, the inner that the log has ended.
 fn messages(run: &RunRecord, from: usize) -> Option<Option<(String, usize)>> {
     let mut text = String::new();
     for (number, lines) in run.lines(from) {

@@ -1,5 +1,5 @@
-//! The calls that the SDK makes, one file for each group. Every route answers
-//! with and without a slash at its end.
+//! The calls that the SDK makes, one file per group. Every route accepts a trailing
+//! slash.
 
 mod account;
 mod artifacts;
@@ -101,12 +101,12 @@ async fn nothing_here(address: Uri) -> Refusal {
     Refusal::not_found(format!("the test backend has nothing at `{path}`"))
 }
 
-/// Reads the JSON of a request.
+/// Parses the JSON of a request.
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_slice(body).map_err(|e| Refusal::unprocessable(e.to_string()))
 }
 
-/// The part of a list that is wanted; all without it.
+/// Requested page of a list; `None` requests everything.
 #[derive(Deserialize)]
 struct PageQuery {
     page: Option<u64>,
@@ -126,7 +126,7 @@ impl PageQuery {
     }
 }
 
-/// The items of a page, which counts from 1.
+/// Returns the items of a page, counted from 1.
 fn part<T>(items: Vec<T>, page: u64, size: u64) -> Vec<T> {
     let before = page.saturating_sub(1).saturating_mul(size);
     let before = usize::try_from(before).unwrap_or(usize::MAX);

@@ -25,11 +25,11 @@ use crate::{
     state::{Shared, State as Backend},
 };
 
-/// An experiment and a run.
+/// Names of an experiment and a run.
 type Names = Path<(String, String)>;
 
-/// Whether a run would be accepted, and what its model is for. `pushing` names
-/// data that comes before the run does.
+/// Checks whether a run would be accepted, and returns the task of its model.
+/// `pushing` names data that will be pushed before the run is created.
 pub(super) async fn check(
     State(shared): State<Arc<Shared>>,
     Path(experiment): Path<String>,
@@ -70,7 +70,7 @@ pub(super) struct ModelName {
     name: String,
 }
 
-/// What a model is for.
+/// Returns the task of a model.
 pub(super) async fn model(
     State(shared): State<Arc<Shared>>,
     Query(ModelName { name }): Query<ModelName>,
@@ -99,14 +99,14 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<(StatusCode, Json<Value>)> {
-    // An experiment that is missing comes first: clients create it and ask again.
+    // Reports a missing experiment first: clients create it and try again.
     shared.look(|state| state.experiment(&experiment).map(drop))?;
     let run = Submission::read(&experiment, read(&body)?)?;
     let key = key(&headers);
     shared.change(|state| state.submit(run, key)).map(created)
 }
 
-/// A run that goes on from another one's checkpoint.
+/// Request for a run that continues from another run's checkpoint.
 #[derive(Deserialize)]
 struct Continuation {
     name: String,
@@ -205,7 +205,7 @@ pub(super) struct After {
     after: Option<u64>,
 }
 
-/// The points of a run's curves.
+/// Returns the metric points of a run.
 pub(super) async fn history(
     State(shared): State<Arc<Shared>>,
     Path(names): Names,
@@ -257,7 +257,7 @@ pub(super) async fn delete(
         .map(Json)
 }
 
-/// Deletes all runs of an experiment, and returns what they were.
+/// Deletes all runs of an experiment, and returns them.
 pub(super) fn delete_all_of(state: &mut Backend, experiment: &str) -> Result<Vec<Value>> {
     let runs = state.submitted_runs(experiment);
     let names: Vec<String> = runs.iter().map(|run| run.name.clone()).collect();

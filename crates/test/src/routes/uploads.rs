@@ -1,4 +1,4 @@
-//! `/v2/rpc/artifact.*Upload*`: data in one form, or in parts.
+//! `/v2/rpc/artifact.*Upload*`: uploads in one form or in parts.
 
 use std::sync::Arc;
 
@@ -13,15 +13,15 @@ use serde_json::{Value, json};
 use super::read;
 use crate::{
     answer::{Refusal, Result, success},
-    artifact::{Told, Upload, UploadFields},
+    artifact::{Announced, Upload, UploadFields},
     state::Shared,
 };
 
-/// The bytes of a part but the last.
+/// Size of all parts but the last, in bytes.
 const PART_BYTES: usize = 8 << 20;
 
 fn broken(error: &MultipartError) -> Refusal {
-    Refusal::bad_request(format!("the form is broken off: {error}"))
+    Refusal::bad_request(format!("the form ends early: {error}"))
 }
 
 pub(super) async fn whole(
@@ -29,7 +29,7 @@ pub(super) async fn whole(
     mut form: Multipart,
 ) -> Result<Json<Value>> {
     let mut fields = UploadFields::default();
-    let mut told = Told::default();
+    let mut announced = Announced::default();
     let mut file = None;
     while let Some(field) = form.next_field().await.map_err(|e| broken(&e))? {
         let name = field.name().unwrap_or_default().to_owned();
@@ -43,19 +43,19 @@ pub(super) async fn whole(
             "type" => fields.kind = Some(text),
             "public" => fields.public = text,
             "metaData" => fields.meta_data = text,
-            "sha256" => told.sha256 = Some(text),
+            "sha256" => announced.sha256 = Some(text),
             "documents" => {
                 let number = text.parse().map_err(|_| {
                     Refusal::unprocessable(format!("`documents` is `{text}`, not a whole number"))
                 })?;
-                told.documents = Some(number);
+                announced.documents = Some(number);
             }
             _ => {}
         }
     }
     let file = file.ok_or_else(|| Refusal::bad_request("the form has no `file`"))?;
     fields.check()?;
-    told.compare(&file)?;
+    announced.compare(&file)?;
     let name = fields.name.clone();
     let id = shared.change(|state| state.put_artifact(None, fields, file));
     Ok(success(json!({"_id": id, "name": name})))
@@ -77,7 +77,7 @@ pub(super) async fn begin(State(shared): State<Arc<Shared>>, body: Bytes) -> Res
 }
 
 fn missing(id: &str) -> Refusal {
-    Refusal::not_found(format!("there is no upload `{id}`, or it has run out"))
+    Refusal::not_found(format!("there is no upload `{id}`, or it has expired"))
 }
 
 #[derive(Deserialize)]
@@ -87,7 +87,7 @@ pub(super) struct Part {
     offset: usize,
 }
 
-/// Takes a part in. One that came before is taken as done.
+/// Stores a part. A repeated part is accepted without effect.
 pub(super) async fn part(
     State(shared): State<Arc<Shared>>,
     Query(Part { upload_id, offset }): Query<Part>,
@@ -124,7 +124,7 @@ struct Finish {
 /// Finishes an upload. A repeated call gets the first answer.
 pub(super) async fn finish(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Json<Value>> {
     let finish: Finish = read(&body)?;
-    let told = Told {
+    let announced = Announced {
         sha256: Some(finish.sha256),
         documents: finish.documents,
     };
@@ -136,7 +136,7 @@ pub(super) async fn finish(State(shared): State<Arc<Shared>>, body: Bytes) -> Re
         }
         let bytes = std::mem::take(&mut upload.bytes).freeze();
         let fields = upload.fields.clone();
-        told.compare(&bytes)?;
+        announced.compare(&bytes)?;
         let name = fields.name.clone();
         let id = state.put_artifact(None, fields, bytes);
         let Json(answer) = success(json!({"_id": id, "name": name}));
@@ -153,7 +153,7 @@ struct Abort {
     upload_id: String,
 }
 
-/// Drops an upload that its client has given up.
+/// Drops an upload.
 pub(super) async fn abort(State(shared): State<Arc<Shared>>, body: Bytes) -> Result<Json<Value>> {
     let Abort { upload_id } = read(&body)?;
     shared.change(|state| state.uploads.remove(&upload_id));

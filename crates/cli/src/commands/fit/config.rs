@@ -1,4 +1,4 @@
-//! The run configuration of a file and of the options.
+//! Builds the run configuration from a file and the options.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::{
     values::{self, set},
 };
 
-/// Where the settings stand in a run configuration, by the name of their option.
+/// Paths of settings in a run configuration, by the name of their option.
 const PLACES: [(&str, &str); 42] = [
     ("model", "model.name"),
     ("model_artifact", "model.artifact"),
@@ -74,16 +74,16 @@ const PLACES: [(&str, &str); 42] = [
     ("hyper_parameters", "hyper_parameters"),
 ];
 
-/// A run that was described.
+/// A described run.
 #[derive(Debug)]
 pub(super) struct Described {
     pub(super) config: RunConfig,
-    /// The configuration of a run holds neither of the two.
+    /// These two are not part of the run configuration.
     pub(super) device: Option<String>,
     pub(super) description: Option<String>,
 }
 
-/// The configuration that file and options describe together.
+/// Combines file and options to a configuration.
 pub(super) fn describe(
     file: Option<&Path>,
     settings: &Settings,
@@ -113,7 +113,7 @@ pub(super) fn describe(
     let needed = [
         (
             config.data.train_data.is_empty(),
-            "the training data is missing: give it after `fit`, or as `train_data` in `--config`",
+            "the training data is missing: name it after `fit`, or as `train_data` in `--config`",
         ),
         (
             config.model.name.as_deref().unwrap_or_default().is_empty()
@@ -148,15 +148,15 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
     }
 }
 
-/// The members of a file at their places in a run configuration.
+/// Moves the members of a file to their paths in a run configuration.
 fn placed(option: &str, file: Map<String, Value>) -> Result<Map<String, Value>> {
     let mut config = Map::new();
     place(&mut config, file).map_err(|failure| Failure::usage(format!("`{option}`: {failure}")))?;
     Ok(config)
 }
 
-/// Puts settings at their places. Parts of a run configuration (`model` with
-/// members of its own, `data`, `hyper_parameters`) are there already.
+/// Moves settings to their paths. Parts of a run configuration (`model` as an object,
+/// `data`, `hyper_parameters`) already are at theirs.
 fn place(config: &mut Map<String, Value>, settings: Map<String, Value>) -> Result {
     for (name, value) in settings {
         let place = PLACES.iter().find(|(known, _)| *known == name);
@@ -215,7 +215,7 @@ fn add_pairs(config: &mut Map<String, Value>, settings: &Settings) -> Result {
         if let Some(index) = &options.evaluate_index {
             evaluation.insert("index_data".to_owned(), index.as_str().into());
         }
-        // It measures before others look at what was measured.
+        // It measures before other callbacks read its metrics.
         callbacks.insert(
             0,
             json!({"name": "EvaluationCallback", "options": evaluation}),
@@ -232,13 +232,13 @@ fn add_pairs(config: &mut Map<String, Value>, settings: &Settings) -> Result {
     Ok(())
 }
 
-/// The options of mining, where any are given.
+/// Returns the options of mining, if there are any.
 fn mining(pairs: &[values::Pair]) -> Result<Option<Map<String, Value>>> {
     if pairs.is_empty() {
         return Ok(None);
     }
     let options = values::object(pairs);
-    // An unknown name would be kept and ignored.
+    // `HardNegatives` would keep an unknown name without using it.
     let known = serde_json::to_value(HardNegatives::new()).unwrap_or_default();
     let optional = [
         "corpus",
@@ -260,24 +260,24 @@ fn mining(pairs: &[values::Pair]) -> Result<Option<Map<String, Value>>> {
     Ok(Some(options))
 }
 
-/// Takes a text out of the configuration.
+/// Removes a text from the configuration and returns it.
 fn text(config: &mut Map<String, Value>, name: &str) -> Result<Option<String>> {
     match config.remove(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
         Some(other) => Err(Failure::usage(format!(
-            "`{name}` is {other}: a text is wanted"
+            "`{name}` is {other}: it must be a text"
         ))),
     }
 }
 
-/// Reads the configuration. Members that nobody knows are refused: they are
-/// typing errors more often than not.
+/// Parses the configuration. Refuses unknown members, which are usually typing
+/// errors.
 fn parsed(mut config: Map<String, Value>) -> Result<RunConfig> {
     part::<Model>(&config, "model")?;
     part::<Data>(&config, "data")?;
     part::<HyperParameters>(&config, "hyper_parameters")?;
-    // Configurations without it are read as those of the clients of 2022.
+    // Configurations without `public` are parsed as those of the clients of 2022.
     config.entry("public").or_insert(false.into());
     let config: RunConfig = serde_json::from_value(config.into())
         .map_err(|e| Failure::usage(format!("the run's settings can't be used: {e}")))?;
@@ -291,7 +291,7 @@ fn parsed(mut config: Map<String, Value>) -> Result<RunConfig> {
     }
 }
 
-/// Reads a part of the configuration, so that an error names the member.
+/// Parses a part of the configuration, so that an error names the member.
 fn part<T: DeserializeOwned>(config: &Map<String, Value>, name: &str) -> Result {
     let Some(value) = config.get(name) else {
         return Ok(());

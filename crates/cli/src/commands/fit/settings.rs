@@ -7,14 +7,14 @@ use serde_json::Value;
 
 use crate::values::{Pair, callback, pair, weighted};
 
-/// The names that a kind of setting has.
+/// Parser of the known names of a setting.
 macro_rules! names {
     ($kind:ty) => {
         PossibleValuesParser::new(<$kind>::KNOWN.iter().map(<$kind>::as_str))
     };
 }
 
-/// Settings that stand in the run configuration as they are, by their names.
+/// Settings that have the same value in the run configuration, by name.
 #[derive(Debug, Args, Serialize)]
 pub(super) struct Settings {
     #[command(flatten)]
@@ -37,24 +37,23 @@ pub(super) struct Settings {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Run")]
 struct RunSettings {
-    /// Name of the run, unique in its experiment [default: made up]
+    /// Name of the run, unique in its experiment [default: random]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     run_name: Option<String>,
-    /// Experiment of the run, which is created where it is not there [default:
-    /// default]
+    /// Experiment of the run, which is created if necessary [default: default]
     #[arg(long, short, value_name = "NAME", alias = "experiment")]
     #[serde(skip_serializing_if = "Option::is_none")]
     experiment_name: Option<String>,
-    /// A text about the run
+    /// Description of the run
     #[arg(long, value_name = "TEXT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<String>,
-    /// Processor: cuda, cpu [default: cuda, where the backend has it]
+    /// Device: cuda or cpu [default: cuda, if the backend has it]
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     device: Option<String>,
-    /// Let others read the model
+    /// Allow others to read the model
     #[arg(long)]
     #[serde(skip_serializing_if = "is_off")]
     public: bool,
@@ -63,12 +62,12 @@ struct RunSettings {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Model")]
 struct ModelSettings {
-    /// A model of `finetuner models`, another of the Hugging Face hub, or a
-    /// folder of the backend's machine
+    /// Model from `finetuner models`, another model of the Hugging Face hub, or a
+    /// folder on the backend's machine
     #[arg(long, short)]
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<String>,
-    /// Go on from the artifact of an earlier run, by its id
+    /// Start from the artifact of an earlier run, by its id
     #[arg(long, value_name = "ID", conflicts_with = "model")]
     #[serde(skip_serializing_if = "Option::is_none")]
     model_artifact: Option<String>,
@@ -76,15 +75,15 @@ struct ModelSettings {
     #[arg(long)]
     #[serde(skip_serializing_if = "is_off")]
     freeze: bool,
-    /// Dimension of the embeddings, if not the model's own
+    /// Embedding dimension, if different from the model's
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     output_dim: Option<u64>,
-    /// Put the model as ONNX into the artifact too
+    /// Also add the model as ONNX to the artifact
     #[arg(long)]
     #[serde(skip_serializing_if = "is_off")]
     to_onnx: bool,
-    /// The model has two towers; backends see that by the model
+    /// The model has two towers; backends derive this from the model
     #[arg(long)]
     #[serde(skip_serializing_if = "is_off")]
     multi_modal: bool,
@@ -93,16 +92,16 @@ struct ModelSettings {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Data")]
 struct DataSettings {
-    /// Further training data, and how often an epoch goes through it; may be
-    /// given several times
+    /// Further training data, with the number of passes per epoch as its weight; may
+    /// be given several times
     #[arg(long, value_name = "DATA[=WEIGHT]", value_parser = weighted)]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     more_train_data: Vec<Value>,
-    /// How often an epoch goes through the first data [default: 1]
+    /// Number of passes through the first data per epoch [default: 1]
     #[arg(long, value_name = "WEIGHT")]
     #[serde(skip_serializing_if = "Option::is_none")]
     train_data_weight: Option<f64>,
-    /// How batches of several data sets follow each other
+    /// Order of the batches of several data sets
     #[arg(long, value_name = "NAME", value_parser = names!(MultiDatasetBatchSampler))]
     #[serde(skip_serializing_if = "Option::is_none")]
     multi_dataset_batch_sampler: Option<String>,
@@ -110,24 +109,24 @@ struct DataSettings {
     #[arg(long, value_name = "DATA")]
     #[serde(skip_serializing_if = "Option::is_none")]
     eval_data: Option<String>,
-    /// The part of the training data to validate with, from 0 up to 1, if there
-    /// is no --eval-data
+    /// Fraction of the training data to validate with, at least 0 and less than 1, if
+    /// there is no --eval-data
     #[arg(long, value_name = "PART")]
     #[serde(skip_serializing_if = "Option::is_none")]
     val_split: Option<f64>,
-    /// How batches are put together [default: auto]
+    /// How batches are formed [default: auto]
     #[arg(long, value_name = "NAME", value_parser = names!(Sampler))]
     #[serde(skip_serializing_if = "Option::is_none")]
     sampler: Option<String>,
-    /// Documents of one class in a batch [default: 4]
+    /// Number of documents of each class in a batch [default: 4]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     num_items_per_class: Option<u64>,
-    /// Threads that load data [default: 4]
+    /// Number of threads that load data [default: 4]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     num_workers: Option<u64>,
-    /// Modality of the chunks with pictures [default: image]
+    /// Modality of the chunks with images [default: image]
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     image_modality: Option<String>,
@@ -135,7 +134,7 @@ struct DataSettings {
     #[arg(long, value_name = "NAME")]
     #[serde(skip_serializing_if = "Option::is_none")]
     text_modality: Option<String>,
-    /// Documents to mine hard negatives from, beside the matches of all pairs
+    /// Further documents to mine hard negatives from, besides the matches of all pairs
     #[arg(long, value_name = "DATA")]
     #[serde(skip_serializing_if = "Option::is_none")]
     corpus: Option<String>,
@@ -144,15 +143,15 @@ struct DataSettings {
 #[derive(Debug, Args, Serialize)]
 #[command(next_help_heading = "Training")]
 struct TrainingSettings {
-    /// Passes over the training data [default: 5]
+    /// Number of epochs [default: 5]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     epochs: Option<u64>,
-    /// Pairs in a step [default: the backend chooses]
+    /// Number of examples per batch [default: the backend chooses]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     batch_size: Option<u64>,
-    /// Batches of one step of the optimizer [default: 1]
+    /// Number of batches per optimizer step [default: 1]
     #[arg(long, value_name = "N")]
     #[serde(skip_serializing_if = "Option::is_none")]
     gradient_accumulation_steps: Option<u64>,
@@ -160,16 +159,16 @@ struct TrainingSettings {
     #[arg(long, value_name = "RATE")]
     #[serde(skip_serializing_if = "Option::is_none")]
     learning_rate: Option<f64>,
-    /// Loss [default: TripletMarginLoss]; CLIPLoss for models of texts and
-    /// pictures
+    /// Loss [default: TripletMarginLoss]; CLIPLoss for models for texts and
+    /// images
     #[arg(long, value_name = "NAME", value_parser = names!(Loss), hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     loss: Option<String>,
-    /// Optimizer of the loss's own weights
+    /// Optimizer for the weights of the loss
     #[arg(long, value_name = "NAME", value_parser = names!(Optimizer), hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     loss_optimizer: Option<String>,
-    /// Miner, which chooses pairs or triplets from a batch
+    /// Miner, which selects pairs or triplets from a batch
     #[arg(long, value_name = "NAME", value_parser = names!(Miner), hide_possible_values = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     miner: Option<String>,
@@ -177,11 +176,11 @@ struct TrainingSettings {
     #[arg(long, value_name = "NAME", value_parser = names!(Optimizer))]
     #[serde(skip_serializing_if = "Option::is_none")]
     optimizer: Option<String>,
-    /// How the learning rate changes [default: it stays the same]
+    /// Learning rate schedule [default: constant]
     #[arg(long, value_name = "NAME", value_parser = names!(Scheduler))]
     #[serde(skip_serializing_if = "Option::is_none")]
     scheduler: Option<String>,
-    /// One prompt before all texts; --prompt COLUMN=TEXT for one each
+    /// Prompt before all texts; use --prompt COLUMN=TEXT for single columns
     #[arg(long, value_name = "TEXT", conflicts_with = "prompt")]
     #[serde(skip_serializing_if = "Option::is_none")]
     prompts: Option<String>,
@@ -201,7 +200,7 @@ pub(super) struct OptionPairs {
     /// Option of the loss: margin, temperature, mini_batch_size, ...
     #[arg(long = "loss-option", value_name = "KEY=VALUE", value_parser = pair)]
     pub(super) loss_options: Vec<Pair>,
-    /// Option of the optimizer of the loss's own weights
+    /// Option of the optimizer for the weights of the loss
     #[arg(long = "loss-optimizer-option", value_name = "KEY=VALUE", value_parser = pair)]
     pub(super) loss_optimizer_options: Vec<Pair>,
     /// Option of the miner
@@ -210,7 +209,7 @@ pub(super) struct OptionPairs {
     /// Option of the optimizer: weight_decay, betas, layer_wise_lr_decay, ...
     #[arg(long = "optimizer-option", value_name = "KEY=VALUE", value_parser = pair)]
     pub(super) optimizer_options: Vec<Pair>,
-    /// Option of the scheduler: num_warmup_steps, scheduler_step, ...
+    /// Option of the schedule: num_warmup_steps, scheduler_step, ...
     #[arg(long = "scheduler-option", value_name = "KEY=VALUE", value_parser = pair)]
     pub(super) scheduler_options: Vec<Pair>,
     /// Prompt before the texts of a column: anchor, positive, negative
@@ -223,22 +222,22 @@ pub(super) struct OptionPairs {
     /// Callback: BestModelCheckpoint, EarlyStopping:patience=3, ...
     #[arg(long = "callback", value_name = "NAME[:KEY=VALUE,...]", value_parser = callback)]
     pub(super) callbacks: Vec<Value>,
-    /// Evaluate retrieval with this query data, before and after the training
+    /// Evaluate retrieval with this query data, before and after training
     #[arg(long, value_name = "DATA")]
     pub(super) evaluate: Option<String>,
-    /// The data that the queries of --evaluate search in [default: the queries]
+    /// Data that the queries of --evaluate search in [default: the queries]
     #[arg(long, value_name = "DATA", requires = "evaluate")]
     pub(super) evaluate_index: Option<String>,
     /// Option of --evaluate: limit, metrics, distance, gather_examples, ...
     #[arg(long = "evaluate-option", value_name = "KEY=VALUE", value_parser = pair, requires = "evaluate")]
     pub(super) evaluate_options: Vec<Pair>,
-    /// Any other member of the run configuration, by its path, such as
+    /// Any other member of the run configuration, by path, such as
     /// hyper_parameters.epochs=3
     #[arg(long, value_name = "PATH=VALUE", value_parser = pair)]
     pub(super) set: Vec<Pair>,
 }
 
-/// Whether a flag was not given; the configuration file decides then.
+/// Whether a flag was not set, so that the configuration file decides.
 #[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
 fn is_off(flag: &bool) -> bool {
     !flag
