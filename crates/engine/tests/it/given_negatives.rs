@@ -146,11 +146,11 @@ fn documents_without_what_the_loss_needs_are_refused_by_name() {
     for (found, part) in [
         (
             refused(triplet(), documents(0)),
-            "it has 2 chunks; an anchor, a match and at least one negative are wanted",
+            "it has 2 chunks; an anchor, a match and at least one negative are needed",
         ),
         (
             refused(triplet(), uneven),
-            "it has 3 members, the first of the data set 4",
+            "it has 3 members, but the first of the data set has 4",
         ),
         (refused(triplet(), blank), "its chunk 3: it holds no text"),
         (

@@ -459,7 +459,7 @@ fn data_that_teaches_nothing_is_refused() {
         let refused = run(config(model.clone(), hyper.clone(), json!([])), &data);
         refused.err().unwrap().to_string()
     };
-    assert!(refused(&[1, 1, 1]).contains("all examples have one label"));
+    assert!(refused(&[1, 1, 1]).contains("all examples have the same label"));
     assert!(refused(&[1, 2, 3]).contains("no two examples share a label"));
     assert!(refused(&[1]).contains("at least 2 are needed"));
 }

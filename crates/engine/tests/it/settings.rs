@@ -118,11 +118,11 @@ fn data_that_teaches_nothing_is_refused_before_the_run() {
     for (found, part) in [
         (
             refused(&["a"; 3], "TripletMarginLoss"),
-            "all examples have one label",
+            "all examples have the same label",
         ),
         (
             refused(&["a"; 3], "MultipleNegativeRankingLoss"),
-            "all examples have one label",
+            "all examples have the same label",
         ),
         (
             refused(&["a", "b", "c"], "TripletMarginLoss"),
