@@ -114,7 +114,9 @@ pub(crate) fn check_forms(loaded: &LoadedModel, config: &RunConfig) -> Result<Ve
     }
     let note = |part: &parts::Part| {
         let name = part.name();
-        format!("The Python client can't build `{name}` itself, so the artifact has no {TORCH_FILE} for it")
+        format!(
+            "The Python client can't build `{name}` itself, so the artifact has no {TORCH_FILE} for it"
+        )
     };
     Ok(missing.into_iter().map(note).collect())
 }

@@ -6,7 +6,7 @@ use rand_chacha::rand_core::Rng;
 
 use crate::{
     Error, Result,
-    draw::{Draw, normal},
+    draw::{Draw, normal, sample},
 };
 
 /// Standard deviation of the random shift of points in training, for a cloud of radius
@@ -82,13 +82,7 @@ impl CloudSampler {
         let draw = draw.unwrap_or(&still);
         let mut random = draw.random(0);
         let mut points = cloud.to_vec();
-        let count = self.points.min(points.len());
-        for place in 0..count {
-            let left = (points.len() - place) as u64;
-            let other = place + (random.next_u64() % left) as usize;
-            points.swap(place, other);
-        }
-        points.truncate(count);
+        sample(&mut points, self.points, &mut random);
         normalize(&mut points);
         if draw.augment {
             let angle = f64::from(random.next_u32()) / f64::from(u32::MAX);

@@ -52,6 +52,16 @@ pub(crate) fn generator(seed: u64, epoch: usize) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed ^ (epoch as u64).wrapping_mul(0x9E37_79B9))
 }
 
+/// Keeps `count` random elements of `items`, in random order.
+pub(crate) fn sample<T>(items: &mut Vec<T>, count: usize, rng: &mut impl Rng) {
+    let n = items.len();
+    for i in 0..count.min(n) {
+        let j = i + (rng.next_u64() % (n - i) as u64) as usize;
+        items.swap(i, j);
+    }
+    items.truncate(count);
+}
+
 /// Returns the numbers below `n` in a random order that depends only on `seed` and
 /// `epoch`.
 pub(crate) fn shuffled_order(n: usize, seed: u64, epoch: usize) -> Vec<usize> {

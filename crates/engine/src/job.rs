@@ -539,7 +539,9 @@ impl Progress {
         read_checkpoint(context.trainer, &state)?;
         std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
         if record.callbacks.len() != callbacks.len() {
-            return Err(Error::checkpoint("it belongs to a run with other callbacks"));
+            return Err(Error::checkpoint(
+                "it belongs to a run with other callbacks",
+            ));
         }
         for (callback, state) in callbacks.iter_mut().zip(&record.callbacks) {
             callback.restore(state)?;

@@ -181,7 +181,8 @@ impl LoraSpec {
             }
         }
         if chosen.is_empty() {
-            let reason = "`target_modules` names only layers that `modules_to_save` trains completely";
+            let reason =
+                "`target_modules` names only layers that `modules_to_save` trains completely";
             return Err(Error::config(FIELD, reason));
         }
         Ok(chosen)
@@ -356,10 +357,7 @@ mod tests {
             (json!({"r": 9000}), "at most 8192"),
             (json!({"lora_alpha": 0}), "`lora_alpha` is 0"),
             (json!({"lora_dropout": 1}), "`lora_dropout` is 1"),
-            (
-                json!({"target_modules": "query"}),
-                "a list of layer names",
-            ),
+            (json!({"target_modules": "query"}), "a list of layer names"),
             (json!({"target_modules": []}), "`target_modules` is []"),
             (json!({"modules_to_save": [""]}), "`modules_to_save` is"),
             (json!({"bias": "all"}), "`bias` is \"all\""),
@@ -405,7 +403,10 @@ mod tests {
         let error = choose(json!(["query", "ery"]), "bert")
             .unwrap_err()
             .to_string();
-        assert!(error.contains("names `ery`, but no linear layer"), "{error}");
+        assert!(
+            error.contains("names `ery`, but no linear layer"),
+            "{error}"
+        );
         assert!(error.contains("`attention.query`"), "{error}");
     }
 

@@ -60,8 +60,7 @@ pub(super) fn may_be(options: &EvaluationCallback, kind: ModelKind) -> Result<bo
         )));
     }
     if options.index_data.is_some() {
-        let reason =
-            format!("`{first}` is measured on the query data only: remove `index_data`");
+        let reason = format!("`{first}` is measured on the query data only: remove `index_data`");
         return Err(bad(reason));
     }
     Ok(true)

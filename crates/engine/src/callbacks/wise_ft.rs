@@ -69,7 +69,9 @@ impl TrainingCallback for WiseFt {
             let what = format!("no `{name}` from before the training");
             return Err(Error::checkpoint(what));
         }
-        let message = format!("Interpolated the weights: {take} of those after fine-tuning, {keep} of those before");
+        let message = format!(
+            "Interpolated the weights: {take} of those after fine-tuning, {keep} of those before"
+        );
         context.log(Level::Info, message);
         Ok(())
     }

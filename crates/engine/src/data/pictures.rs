@@ -153,7 +153,10 @@ fn encoded(document: &Document) -> Result<Cow<'_, [u8]>, String> {
 /// Decodes a `data:` URI, in base64 or percent encoding.
 fn from_data_uri(uri: &str) -> Result<Vec<u8>, String> {
     let bad = |reason: &dyn std::fmt::Debug| {
-        format!("its uri `{}` is not a valid data URI: {reason:?}", start_of(uri))
+        format!(
+            "its uri `{}` is not a valid data URI: {reason:?}",
+            start_of(uri)
+        )
     };
     let parsed = data_url::DataUrl::process(uri).map_err(|e| bad(&e))?;
     let (bytes, _) = parsed.decode_to_vec().map_err(|e| bad(&e))?;

@@ -1,12 +1,10 @@
 //! Selects negatives from the best-scoring documents of each query.
 
 use finetuner_protocol::{HardNegatives, SamplingStrategy};
-use rand_chacha::{
-    ChaCha8Rng,
-    rand_core::{Rng, SeedableRng},
-};
+use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
 use super::{rows::Format, top::Top};
+use crate::draw::sample;
 
 /// The options, resolved for the given pairs.
 pub(super) struct Rules {
@@ -181,14 +179,9 @@ impl Rules {
         }
         let seed = self.seed ^ (query as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let n = left.len();
-        let mut places: Vec<usize> = (0..n).collect();
-        for i in 0..self.num_negatives {
-            let j = i + (rng.next_u64() % (n - i) as u64) as usize;
-            places.swap(i, j);
-        }
-        places.truncate(self.num_negatives);
-        places.sort_unstable();
-        *left = places.into_iter().map(|place| left[place]).collect();
+        let mut indices: Vec<usize> = (0..left.len()).collect();
+        sample(&mut indices, self.num_negatives, &mut rng);
+        indices.sort_unstable();
+        *left = indices.into_iter().map(|index| left[index]).collect();
     }
 }

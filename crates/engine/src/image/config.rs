@@ -405,7 +405,9 @@ fn refuse_unknown_steps(fields: &Fields<'_>) -> Result<()> {
         let on = *value == Value::Bool(true);
         let known = known.contains(&name.as_str()) || WITHOUT_EFFECT.contains(&name.as_str());
         if on && !known && name.starts_with("do_") {
-            return Err(bad(format!("`{name}` is true, but this step is not supported")));
+            return Err(bad(format!(
+                "`{name}` is true, but this step is not supported"
+            )));
         }
     }
     // Without `pad_size`, padding has no effect: all pictures have the same size.

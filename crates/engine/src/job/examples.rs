@@ -223,9 +223,11 @@ pub(super) fn read_data(
         }
         warnings.extend(contradictions(&train.examples));
         let labels = train.examples.iter().chain(&validation);
-        warnings.extend(warn_of_variants(labels.map(|example| example.label.as_str())));
+        warnings.extend(warn_of_variants(
+            labels.map(|example| example.label.as_str()),
+        ));
     }
-    if plan.loss.knows_trained_classes_alone() {
+    if plan.loss.is_limited_to_trained_classes() {
         let all = validation.len();
         let mut start = 0;
         for part in &mut held_out {

@@ -8,7 +8,7 @@ use crate::data::label_meaning;
 
 /// Returns a warning if labels differ only in surrounding spaces, invisible characters,
 /// or the notation of a number or an accent. Such labels count as different classes.
-pub(super) fn alike<'a>(labels: impl Iterator<Item = &'a str>) -> Option<String> {
+pub(super) fn warn_of_variants<'a>(labels: impl Iterator<Item = &'a str>) -> Option<String> {
     let mut forms: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let mut seen = std::collections::HashSet::new();
     for label in labels {

@@ -130,7 +130,10 @@ fn choose_dropout(plan: &Plan, model: &Model, data: &Data, notes: &mut Vec<Note>
     // configuration.
     let wanted = plan.dropout.unwrap_or(plan.kind == ModelKind::PointCloud);
     if wanted && has_dropout {
-        note(Level::Info, "Using the dropout rates of the model's config.json");
+        note(
+            Level::Info,
+            "Using the dropout rates of the model's config.json",
+        );
     }
     Ok(wanted && has_dropout)
 }
@@ -227,7 +230,7 @@ pub(super) fn build_trainer(
         return Err(Error::config("loss", reason));
     }
     let criterion = Criterion::new(&plan.loss, data.classes, model.dim(), plan.seed)?;
-    if plan.loss.takes_layers() && model.earlier_layers() == 0 {
+    if plan.loss.uses_layers() && model.earlier_layers() == 0 {
         let reason = format!(
             "`{}` needs a network that is made of layers of one kind; this one is not",
             plan.loss.loss

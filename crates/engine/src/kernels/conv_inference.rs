@@ -25,7 +25,12 @@ const COPIED_PER_TASK: usize = 1 << 16;
 
 /// Returns the product for the outputs `y`, which start at element `first` of the
 /// layer's output.
-fn product<'a>(factor: &'a Factor, end: Epilogue<'a>, first: usize, y: &'a mut [f32]) -> Product<'a> {
+fn product<'a>(
+    factor: &'a Factor,
+    end: Epilogue<'a>,
+    first: usize,
+    y: &'a mut [f32],
+) -> Product<'a> {
     Product {
         scale: Some(end.scale),
         bias: Some(end.shift),
@@ -155,7 +160,13 @@ impl ConvDims {
 
     /// Like [`ConvDims::infer`] for a depthwise convolution, with `weight` as `[kernel
     /// * kernel, channels]`.
-    pub(crate) fn infer_depthwise(&self, x: &[f32], weight: &[f32], end: Epilogue<'_>, y: &mut [f32]) {
+    pub(crate) fn infer_depthwise(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        end: Epilogue<'_>,
+        y: &mut [f32],
+    ) {
         let channels = self.inputs;
         let line = self.out_width * channels;
         y.par_chunks_mut(line).enumerate().for_each_init(

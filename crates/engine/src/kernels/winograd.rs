@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::{
     conv::{ConvDims, Epilogue},
-    gemm::{COLS, Factor, Prefetch, Packed, Part, ROWS, Rows},
+    gemm::{COLS, Factor, Packed, Part, Prefetch, ROWS, Rows},
     pool::Pool,
     simd::{PIXELS, POINTS, TILE, TileLine, winograd_input, winograd_output},
     split_evenly,

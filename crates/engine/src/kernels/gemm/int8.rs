@@ -14,7 +14,7 @@ use std::cell::Cell;
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::tile::{COLS, GROUP, Line, ROWS, Sums, MAX_ROWS, Tile};
+use super::tile::{COLS, GROUP, Line, MAX_ROWS, ROWS, Sums, Tile};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, packed::for_height};
 

@@ -25,7 +25,7 @@ mod tile;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use packed::{Prefetch, Packed, Rows};
+pub(crate) use packed::{Packed, Prefetch, Rows};
 pub(crate) use panels::{Factor, Patches, Product, multiply, multiply_patches};
 pub(crate) use part::Part;
 pub(crate) use tile::{COLS, ROWS};
@@ -105,7 +105,9 @@ impl Precision {
     ///
     /// If so, it takes the same time for transposed factors.
     pub(crate) fn packs(self, rows: usize, inner: usize, cols: usize) -> bool {
-        self == Self::Bfloat16 && rows.min(inner).min(cols) >= MIN_PACKED_SIDE && self.is_available()
+        self == Self::Bfloat16
+            && rows.min(inner).min(cols) >= MIN_PACKED_SIDE
+            && self.is_available()
     }
 
     /// Computes [`matmul`] in this precision.

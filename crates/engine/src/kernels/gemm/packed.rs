@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{
     Mat, MatMut,
-    tile::{COLS, ROWS, MAX_ROWS},
+    tile::{COLS, MAX_ROWS, ROWS},
 };
 
 /// A cache line.
@@ -236,7 +236,14 @@ struct PrefetchLines {
     step: usize,
 }
 
-fn tile(x: &[f32], layout: Rows, rows: usize, panel: &[Line], prefetch: PrefetchLines, sums: &mut [f32]) {
+fn tile(
+    x: &[f32],
+    layout: Rows,
+    rows: usize,
+    panel: &[Line],
+    prefetch: PrefetchLines,
+    sums: &mut [f32],
+) {
     assert!(
         (1..=ROWS).contains(&rows)
             && layout.pieces > 0

@@ -14,9 +14,9 @@ use rayon::prelude::*;
 use super::{
     Threads,
     int8::{Int8, Kernel, QuantizedRows},
-    packed::{Prefetch, Packed, Rows},
+    packed::{Packed, Prefetch, Rows},
     part::Part,
-    tile::{COLS, ROWS, MAX_ROWS, Tile},
+    tile::{COLS, MAX_ROWS, ROWS, Tile},
 };
 use crate::kernels::{
     simd::{self, Activate},
@@ -188,7 +188,12 @@ fn threads_for(rows: usize, products: &[Product<'_>], threads: Threads) -> usize
 }
 
 /// Splits products into tasks by blocks of rows, and runs the tasks.
-fn distribute(left: Left<'_>, blocks: Vec<Range<usize>>, products: &mut [Product<'_>], threads: usize) {
+fn distribute(
+    left: Left<'_>,
+    blocks: Vec<Range<usize>>,
+    products: &mut [Product<'_>],
+    threads: usize,
+) {
     let layout = left.patches.layout;
     let rows = blocks.last().map_or(0, |block| block.end);
     for product in &*products {
