@@ -282,12 +282,9 @@ fn round_row(x: &[f32], out: &mut [u8]) -> Range {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{
-            Threads,
-            panels::{Factor, Product, multiply},
-        },
-        *,
+    use super::super::{
+        Threads,
+        panels::{Factor, Product, multiply},
     };
     use crate::ops::testing::noise;
 
