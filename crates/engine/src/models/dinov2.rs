@@ -1,8 +1,7 @@
-//! DINOv2 (Oquab et al. 2023, arXiv:2304.07193): pictures to vectors, with the
-//! tensor names and the behaviour of `Dinov2Model` of Hugging Face's
-//! `transformers` in evaluation; stochastic depth is left out in training too.
-//! The embedding is the class token behind the last norm, or the mean of the
-//! patches. Pictures may have another size than those it was trained on.
+//! DINOv2 (Oquab et al. 2023, arXiv:2304.07193), an image encoder. Tensor names
+//! and behaviour follow `Dinov2Model` of Hugging Face's `transformers`. The
+//! embedding is the class token after the last norm, or the mean of the
+//! patches. Images may have another size than in pretraining.
 
 use std::sync::Arc;
 
@@ -24,18 +23,18 @@ use crate::{
 
 const LAYERS: &str = "encoder.layer";
 
-/// Shapes of a DINOv2, read from its `config.json`.
+/// Sizes of a DINOv2, read from its `config.json`.
 #[derive(Clone, Debug, Deserialize)]
 struct Dinov2Config {
     #[serde(flatten)]
     fields: VisionFields,
-    /// How much wider an MLP is inside.
+    /// Width inside an MLP, relative to the width of the activations.
     #[serde(default = "mlp_ratio")]
     mlp_ratio: f64,
     /// Whether the MLPs are gated.
     #[serde(default)]
     use_swiglu_ffn: bool,
-    /// Under the root of the layer norms.
+    /// Epsilon of the layer norms.
     #[serde(default = "layer_norm_eps")]
     layer_norm_eps: f32,
 }
@@ -48,18 +47,18 @@ fn layer_norm_eps() -> f32 {
     1e-6
 }
 
-/// Reads a `config.json` of the type `dinov2`.
+/// Parses a `config.json` of the type `dinov2`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let mut config = Dinov2Config::deserialize(json).map_err(bad_config)?;
     config.fields.check()?;
     let mut rates = Rates::bert(json, 0.0)?;
-    // Its blocks drop attention weights and whole halves.
+    // The blocks drop attention weights, and whole branches (stochastic depth).
     rates.blocks.halves = [0.0; 2];
     rates.blocks.path = rate(json, &["drop_path_rate"], 0.0)?;
     config.fields.rates = rates;
     if !(config.mlp_ratio > 0.0 && config.mlp_ratio < 1000.0) || config.hidden() == 0 {
         return Err(bad_config(format!(
-            "`mlp_ratio` is {}; a number above 0 is wanted",
+            "`mlp_ratio` is {}; give a number between 0 and 1000",
             config.mlp_ratio
         )));
     }

@@ -1,8 +1,8 @@
-//! The text network of Gemma 3 (Gemma Team 2025, arXiv:2503.19786), which
-//! EmbeddingGemma is made of: with `use_bidirectional_attention` its places see
-//! both those before and those behind them.
+//! The text network of Gemma 3 (Gemma Team 2025, arXiv:2503.19786), on which
+//! EmbeddingGemma is based. With `use_bidirectional_attention` tokens attend in
+//! both directions.
 //!
-//! Tensor names, shapes and behaviour are those of `Gemma3TextModel` of Hugging
+//! Tensor names, shapes and behaviour follow `Gemma3TextModel` of Hugging
 //! Face's `transformers` in evaluation.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const TOKENS: &str = "embed_tokens.weight";
 const LAST_NORM: &str = "norm";
 const NORM: NormKind = NormKind::RmsPlusOne;
 
-/// The sizes where a `config.json` has none.
+/// Default sizes.
 const SIZES: Sizes = Sizes {
     vocab_size: 262_208,
     hidden_size: 2304,
@@ -49,11 +49,11 @@ struct File {
     hidden_activation: Activation,
     rms_norm_eps: f32,
     attention_bias: bool,
-    /// Scores are divided by the root of this.
+    /// Attention scores are divided by the square root of this.
     query_pre_attn_scalar: f32,
     sliding_window: usize,
     layer_types: Option<Vec<LayerType>>,
-    /// Written by older versions: each layer of so many is global.
+    /// Written by older versions: every n-th layer is global.
     #[serde(alias = "_sliding_window_pattern")]
     sliding_window_pattern: usize,
     use_bidirectional_attention: Option<bool>,
@@ -91,12 +91,12 @@ struct Gemma3 {
     sizes: Sizes,
     file: File,
     types: Vec<LayerType>,
-    /// The base of the rotary embeddings of global and of local layers.
+    /// Base frequencies of the rotary embeddings of global and local layers.
     thetas: [f32; 2],
     rates: Rates,
 }
 
-/// Reads a `config.json` of the type `gemma3_text`.
+/// Parses a `config.json` of the type `gemma3_text`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let file = File::deserialize(json).map_err(bad_config)?;
     let sizes = SIZES.read(json)?;
@@ -108,7 +108,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     ])?;
     if !heads.is_multiple_of(kv_heads) {
         return Err(bad_config(format!(
-            "`num_attention_heads` {heads} can't be shared by {kv_heads} heads of keys"
+            "`num_attention_heads` is {heads}, not a multiple of `num_key_value_heads`, {kv_heads}"
         )));
     }
     if file.query_pre_attn_scalar.is_nan() || file.query_pre_attn_scalar <= 0.0 {
@@ -119,7 +119,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     }
     if let Some(cap) = file.attn_logit_softcapping {
         return Err(bad_config(format!(
-            "`attn_logit_softcapping` is {cap}; only models without it are known"
+            "`attn_logit_softcapping` is {cap}; only models without it are supported"
         )));
     }
     check_head(file.head_dim)?;
@@ -147,8 +147,8 @@ impl Gemma3 {
         self.file.use_bidirectional_attention == Some(true)
     }
 
-    /// How far a local layer sees. The window counts the place itself; of places
-    /// that see both ways, one half lies on each side.
+    /// Returns how many tokens away a local layer attends. The window includes
+    /// the token itself; in bidirectional models half of it lies on each side.
     fn reach(&self) -> usize {
         let window = self.file.sliding_window;
         match self.is_bidirectional() {

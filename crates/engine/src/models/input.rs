@@ -1,4 +1,4 @@
-//! Inputs of models: one batch of one kind of items.
+//! Input batches of models.
 
 use std::ops::Range;
 
@@ -6,22 +6,22 @@ use candle_core::Tensor;
 
 use crate::{Result, cloud::CloudBatch, tokenizer::TokenBatch};
 
-/// What is embedded: one batch of one kind.
+/// A batch of inputs of one kind.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// Token ids.
     Texts(TokenBatch),
-    /// Pictures, `[batch, 3, height, width]`, as
-    /// [`crate::image::ImageProcessor`] prepares them.
+    /// Images, `[batch, 3, height, width]`, as [`crate::image::ImageProcessor`]
+    /// prepares them.
     Images(Tensor),
-    /// Features, `[batch, length]`.
+    /// Feature vectors, `[batch, length]`.
     Features(Tensor),
     /// Point clouds, as [`crate::cloud::CloudSampler`] prepares them.
     PointClouds(CloudBatch),
 }
 
 impl Input {
-    /// The items at these places of the batch, all of which must be there.
+    /// Returns the items in a range of the batch, which must exist.
     pub(crate) fn slice(&self, places: Range<usize>) -> Result<Self> {
         let rows = |x: &Tensor| x.narrow(0, places.start, places.len());
         Ok(match self {
@@ -32,9 +32,9 @@ impl Input {
         })
     }
 
-    /// Whether these items are the texts of examples in which they have the place
-    /// `member`. The features in place of a frozen model's items are texts where
-    /// they come first.
+    /// Returns whether these items are texts. `member` is their position in the
+    /// examples of a batch. Cached outputs of a frozen model, which are
+    /// features, belong to texts if they are the first member.
     pub(crate) fn is_texts(&self, member: usize) -> bool {
         match self {
             Self::Texts(_) => true,

@@ -1,8 +1,9 @@
-//! Qwen3 (Yang et al. 2025, arXiv:2505.09388) as a text model: Qwen3-Embedding. A
-//! decoder, whose places see only those before them.
+//! Qwen3 (Yang et al. 2025, arXiv:2505.09388) as a text encoder:
+//! Qwen3-Embedding. It is a decoder: each token attends only to itself and
+//! earlier ones.
 //!
-//! Tensor names, shapes and behaviour are those of `Qwen3Model` of Hugging
-//! Face's `transformers` in evaluation.
+//! Tensor names, shapes and behaviour follow `Qwen3Model` of Hugging Face's
+//! `transformers` in evaluation.
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ use crate::{
 const TOKENS: &str = "embed_tokens.weight";
 const LAST_NORM: &str = "norm";
 
-/// The sizes where a `config.json` has none.
+/// Default sizes.
 const SIZES: Sizes = Sizes {
     vocab_size: 151_936,
     hidden_size: 4096,
@@ -49,7 +50,7 @@ struct File {
     attention_bias: bool,
     use_sliding_window: bool,
     sliding_window: Option<usize>,
-    /// The first layer that sees a window alone, where there is one.
+    /// The first layer with a sliding window, if the model uses one.
     max_window_layers: usize,
     layer_types: Option<Vec<LayerType>>,
     rope_parameters: Option<Rope>,
@@ -85,7 +86,7 @@ struct Qwen3 {
     rates: Rates,
 }
 
-/// Reads a `config.json` of the type `qwen3`.
+/// Parses a `config.json` of the type `qwen3`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let file = File::deserialize(json).map_err(bad_config)?;
     let sizes = SIZES.read(json)?;
@@ -93,7 +94,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     check_sizes(&[("num_key_value_heads", kv_heads)])?;
     if !heads.is_multiple_of(kv_heads) {
         return Err(bad_config(format!(
-            "`num_attention_heads` {heads} can't be shared by {kv_heads} heads of keys"
+            "`num_attention_heads` is {heads}, not a multiple of `num_key_value_heads`, {kv_heads}"
         )));
     }
     check_head(file.head_dim)?;
@@ -108,7 +109,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     })?;
     if types.contains(&LayerType::Local) && window.is_none_or(|window| window == 0) {
         return Err(bad_config(
-            "`layer_types` names `sliding_attention`, but there is no `sliding_window`",
+            "`layer_types` contains `sliding_attention`, but `sliding_window` is missing or 0",
         ));
     }
     let rope = file.rope_parameters.clone().unwrap_or_default();
@@ -194,7 +195,7 @@ impl Architecture for Qwen3 {
         let block = |(layer, kind): (usize, &LayerType)| {
             let mut form = self.form();
             form.attention.rotary = Some(rotary.clone());
-            // The window counts the place itself.
+            // The window includes the token itself.
             let window = file.sliding_window.filter(|_| *kind == LayerType::Local);
             form.attention.reach = window.map(|window| window - 1);
             self.layers()

@@ -1,7 +1,7 @@
-//! ViT (Dosovitskiy et al. 2021, arXiv:2010.11929): pictures to vectors, with
-//! the tensor names and the behaviour of `ViTModel` of Hugging Face's
-//! `transformers` in evaluation. The embedding is the class token behind the
-//! last norm, or the mean of the patches.
+//! ViT (Dosovitskiy et al. 2021, arXiv:2010.11929), an image encoder. Tensor
+//! names and behaviour follow `ViTModel` of Hugging Face's `transformers` in
+//! evaluation. The embedding is the class token after the last norm, or the
+//! mean of the patches.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::{
 
 const LAYERS: &str = "encoder.layer";
 
-/// Shapes of a ViT, read from its `config.json`.
+/// Sizes of a ViT, read from its `config.json`.
 #[derive(Clone, Debug, Deserialize)]
 struct VitConfig {
     #[serde(flatten)]
@@ -31,10 +31,10 @@ struct VitConfig {
     /// Width inside the MLPs.
     #[serde(default = "intermediate_size")]
     intermediate_size: usize,
-    /// Under the root of the layer norms.
+    /// Epsilon of the layer norms.
     #[serde(default = "layer_norm_eps")]
     layer_norm_eps: f32,
-    /// The curve of the pooler; `tanh` is known.
+    /// The pooler's activation; only `tanh` is supported.
     #[serde(default)]
     pooler_act: Option<String>,
 }
@@ -47,7 +47,7 @@ fn layer_norm_eps() -> f32 {
     1e-12
 }
 
-/// Reads a `config.json` of the type `vit`.
+/// Parses a `config.json` of the type `vit`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let mut config = VitConfig::deserialize(json).map_err(bad_config)?;
     config.fields.check()?;

@@ -27,7 +27,7 @@ pub(crate) use layers::{
     affine_columns, curve, gelu, layer_norm, linear, normalize, token_embeddings,
 };
 pub(crate) use patches::patch_embeddings;
-pub(crate) use pooling::{pool_places, pool_texts};
+pub(crate) use pooling::{pool_map, pool_texts};
 pub(crate) use proto::DataType;
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ fn raised(graph: &mut Graph, x: &Edge, p: f32, eps: f32) -> Edge {
 ///
 /// # Errors
 /// [`Error::Data`] for poolers that count places of a text.
-pub(crate) fn pool_places(graph: &mut Graph, x: &Edge, pooler: Pooler) -> Result<Edge> {
+pub(crate) fn pool_map(graph: &mut Graph, x: &Edge, pooler: Pooler) -> Result<Edge> {
     let pooled = match pooler {
         Pooler::Mean => graph.op("GlobalAveragePool", &[x], &[]),
         Pooler::Max => graph.op("GlobalMaxPool", &[x], &[]),

@@ -1,17 +1,19 @@
-//! One block of a transformer (Vaswani et al. 2017, arXiv:1706.03762), with the
-//! norms before each half as in GPT-2 and CLIP, or behind it as in BERT:
+//! A transformer block (Vaswani et al. 2017, arXiv:1706.03762), with the norms
+//! before each half (pre-norm, as in GPT-2 and CLIP) or after it (post-norm, as
+//! in BERT):
 //!
 //! ```text
-//! before   h = x + out(attention(n))       with n = norm1(x)
-//!          y = h + fc2(act(fc1(norm2(h))))
-//! behind   h = norm1(x + out(attention(x)))
-//!          y = norm2(h + fc2(act(fc1(h))))
+//! pre-norm   h = x + out(attention(n))       with n = norm1(x)
+//!            y = h + fc2(act(fc1(norm2(h))))
+//! post-norm  h = norm1(x + out(attention(x)))
+//!            y = norm2(h + fc2(act(fc1(h))))
 //! ```
 //!
-//! A gated MLP multiplies `act(fc1(h))` with `gate(h)`. A half may end in one
-//! more operation, [`Finish`](super::block_finish::Finish), before it is added.
-//! Training may drop attention weights, the output of each half's last layer
-//! and the input of the MLP's, and whole halves.
+//! A gated MLP multiplies `act(fc1(h))` with `gate(h)`. A half may end in
+//! another operation, [`Finish`](super::block_finish::Finish), before the
+//! residual is added. Training may apply dropout to attention weights, to the
+//! output of each half's last layer and to the input of the MLP's last layer,
+//! and drop whole halves (stochastic depth).
 
 use candle_core::{Tensor, Var};
 
@@ -33,17 +35,17 @@ pub(crate) struct Block {
     pub(crate) params: BlockParams,
     pub(crate) attention: AttentionConfig,
     pub(crate) activation: Activation,
-    /// Whether the norms come before the halves.
+    /// Whether the norms come before the halves (pre-norm).
     pub(crate) norm_first: bool,
-    /// Dropout in training.
+    /// Dropout rates in training.
     pub(crate) rates: BlockRates,
 }
 
 impl Block {
-    /// Runs the block, to `[rows, width]`; where `only` says a place of each
-    /// sequence, to the outputs of these places, `[sequences, width]`. For
-    /// those the other places count as keys and values alone, which saves most
-    /// of a block.
+    /// Runs the block and returns `[rows, width]`. If `only` gives a position
+    /// per sequence, it returns the outputs of these positions, `[sequences,
+    /// width]`. The other positions then serve only as keys and values, which
+    /// saves most of a block's work.
     pub(crate) fn forward(
         &self,
         pass: &Pass,
@@ -54,16 +56,16 @@ impl Block {
         if pass.is_fused() {
             return pass.apply(x, FusedBlock::new(self, pass, segments, only));
         }
-        match pass.training && pass.remakes {
-            true => self.remade(pass, x, segments, only),
+        match pass.training && pass.checkpointing {
+            true => self.checkpointed(pass, x, segments, only),
             false => self.composite(pass, x, segments, only),
         }
     }
 
-    /// As [`Block::composite`], keeping nothing but the input: the way back runs
-    /// the block again (gradient checkpointing; Chen et al. 2016,
+    /// Like [`Block::composite`], but saves only the input: the backward pass
+    /// runs the block again (gradient checkpointing; Chen et al. 2016,
     /// arXiv:1604.06174).
-    fn remade(
+    fn checkpointed(
         &self,
         pass: &Pass,
         x: &Tensor,
@@ -75,7 +77,8 @@ impl Block {
         let (segments, only) = (segments.clone(), only.map(<[usize]>::to_vec));
         node(pass, x, y, move |g, wanted| {
             let leaf = Var::from_tensor(&kept)?;
-            // Operations give no gradient to a variable itself.
+            // Operations pass no gradient to a variable itself, only to
+            // results.
             let input = match wanted {
                 true => leaf.as_tensor().affine(1.0, 0.0)?,
                 false => kept.clone(),
@@ -83,7 +86,7 @@ impl Block {
             let y = block
                 .composite(&own, &input, &segments, only.as_deref())
                 .map_err(candle_core::Error::wrap)?;
-            // Its gradient with respect to `y` is `g`.
+            // The gradient of this sum with respect to `y` is `g`.
             let grads = (y * g)?.sum_all()?.backward()?;
             Ok(grads.get(&leaf).map(Tensor::detach))
         })
@@ -111,7 +114,7 @@ impl Block {
             }
             Ok(x)
         };
-        // For one place of each sequence the others are keys and values alone.
+        // With one position per sequence the others are only keys and values.
         let chosen = |x: &Tensor| match only {
             Some(only) => select_places(pass, x, segments, only),
             None => Ok(x.clone()),
@@ -144,7 +147,7 @@ impl Block {
         }
     }
 
-    /// Attention of the rows `asking` to the rows of `x`.
+    /// Computes attention of the rows `asking` to the rows of `x`.
     fn composite_attention(
         &self,
         pass: &Pass,
@@ -156,7 +159,7 @@ impl Block {
     ) -> Result<Tensor> {
         let config = &self.attention;
         let p = &self.params;
-        // Norms of heads, and what turns rows by their places.
+        // Norms of heads, then rotary embeddings.
         let prepared = |x: Tensor, norm: usize, only: Option<&[usize]>| -> Result<Tensor> {
             let mut x = x;
             if let Some(norms) = &p.head_norms {
@@ -178,8 +181,8 @@ impl Block {
     }
 }
 
-/// Runs `blocks` one after the other; where `only` says a place of each
-/// sequence, the last gives the outputs of these places.
+/// Runs `blocks` in order. If `only` gives a position per sequence, the last
+/// block returns only the outputs of these positions.
 pub(crate) fn run_blocks(
     blocks: &[Block],
     pass: &Pass,
@@ -190,8 +193,8 @@ pub(crate) fn run_blocks(
     run_blocks_from(0, blocks, pass, x, segments, only)
 }
 
-/// The same for blocks of which the first has the number `first` in its network.
-/// The masks of dropout follow from a block's number.
+/// Like [`run_blocks`], for blocks that start at number `first` of their
+/// network. The number selects a block's dropout masks.
 pub(crate) fn run_blocks_from(
     first: usize,
     blocks: &[Block],
@@ -213,7 +216,7 @@ pub(crate) fn run_blocks_from(
     last.forward(&pass.in_block(first + others.len()), &x, segments, only)
 }
 
-/// The row of one place of each sequence.
+/// Selects the row of one position of each sequence.
 pub(super) fn select_places(
     pass: &Pass,
     x: &Tensor,
@@ -252,12 +255,12 @@ mod tests {
         }
     }
 
-    /// Compares both forms of a block, with equal lengths and others, for all
-    /// places and for one of each sequence. `buckets` are the rows of a learned
-    /// position bias.
+    /// Compares both forms of a block, for equal and unequal lengths, and for
+    /// all positions and one per sequence. `buckets` is the number of rows of a
+    /// learned position bias.
     fn check(layers: &BlockLayers, form: &BlockForm, buckets: usize, frozen: &[&str]) {
         check_with(layers, form, buckets, frozen, None);
-        // Everything that can be dropped, and attention weights alone.
+        // All kinds of dropout, then only attention weights.
         let rates = BlockRates {
             attention: 0.2,
             halves: [0.1, 0.3],
@@ -513,7 +516,7 @@ mod tests {
             (found / expected - 1.0).abs() < 0.01,
             "{found} and {expected}"
         );
-        // Without the mask it is another slope.
+        // The slope differs without the mask.
         let without = slope(None);
         assert!(
             (without / expected - 1.0).abs() > 0.1,

@@ -1,4 +1,4 @@
-//! From the vectors of a sequence's places to one vector for the sequence.
+//! Pooling: from the vectors of a sequence's positions to one vector.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,40 +10,39 @@ use super::{
 };
 use crate::{Result, kernels::simd};
 
-/// How the outputs of all places become one embedding. Only the places of a
-/// sequence count, never padding. Formulas and order are those of
-/// sentence-transformers' `Pooling`.
+/// The pooling of a network's outputs into one embedding. Padding is never
+/// included. Formulas and order follow sentence-transformers' `Pooling`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pooler {
-    /// The mean of all places.
+    /// Mean over all positions.
     Mean,
-    /// The largest value of each element.
+    /// Maximum of each element.
     Max,
-    /// The first place: the `[CLS]` token of a BERT.
+    /// The first position: BERT's `[CLS]` token.
     Cls,
-    /// The sum of all places, divided by the square root of their number.
+    /// Sum over all positions, divided by the square root of their number.
     MeanSqrtLength,
-    /// The mean of all places, weighted by their position: 1, 2, 3 and so on.
+    /// Mean over all positions, weighted by position: 1, 2, 3 and so on.
     WeightedMean,
-    /// The last place.
+    /// The last position.
     LastToken,
     /// Generalized mean (Radenovic et al. 2018, arXiv:1711.02512):
     /// `mean(max(x, eps)^p)^(1/p)`.
     GeM {
-        /// The power, 3 by default: 1 is the mean, infinity the maximum.
+        /// The exponent, 3 by default: 1 is the mean, infinity the maximum.
         p: f32,
-        /// Smaller values count as this, 1e-6 by default.
+        /// Lower bound of the values, 1e-6 by default.
         eps: f32,
     },
-    /// Several poolers, their vectors side by side.
+    /// Concatenation of several poolers.
     Concat(Concat),
 }
 
-/// The most poolers that are combined.
+/// Largest number of concatenated poolers.
 const MOST: usize = 6;
 
-/// The poolers that can be combined, with the names that sentence-transformers
-/// gives them, in the order in which its older versions put them side by side.
+/// Poolers that can be concatenated, with their names in sentence-transformers,
+/// in the order in which its older versions concatenate them.
 const BASIC: [(Pooler, &str); MOST] = [
     (Pooler::Cls, "cls"),
     (Pooler::Max, "max"),
@@ -53,10 +52,10 @@ const BASIC: [(Pooler, &str); MOST] = [
     (Pooler::LastToken, "lasttoken"),
 ];
 
-/// Two to six poolers whose vectors are put side by side.
+/// Two to six poolers whose vectors are concatenated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Concat {
-    /// Places in [`BASIC`], of which the first `count` are used.
+    /// Indices into [`BASIC`], of which the first `count` are used.
     places: [u8; MOST],
     count: u8,
 }
@@ -69,10 +68,10 @@ impl Concat {
 }
 
 impl Pooler {
-    /// The pooler of these names, which are those of sentence-transformers.
+    /// Returns the pooler with these names of sentence-transformers.
     ///
     /// # Errors
-    /// Where a name is unknown, or there are none or more than six.
+    /// If a name is unknown, or if there are none or more than six.
     pub fn named(names: &[&str]) -> Result<Self, String> {
         let known = || BASIC.map(|(_, name)| format!("`{name}`")).join(", ");
         let mut places = [0; MOST];
@@ -87,7 +86,7 @@ impl Pooler {
             let found = BASIC.iter().position(|(_, known)| known == name);
             *place = found.ok_or_else(|| {
                 let known = known();
-                format!("the pooling mode `{name}` is unknown; {known} are known")
+                format!("the pooling mode `{name}` is unknown; use one of {known}")
             })? as u8;
         }
         let count = wanted as u8;
@@ -97,8 +96,8 @@ impl Pooler {
         })
     }
 
-    /// The names that sentence-transformers has for it, in their order; `None`
-    /// where it has none.
+    /// Returns the names in sentence-transformers, in order, or `None` if it
+    /// has no such pooler.
     #[must_use]
     pub fn names(self) -> Option<Vec<&'static str>> {
         match self {
@@ -110,7 +109,8 @@ impl Pooler {
         }
     }
 
-    /// Length of an embedding pooled from vectors of `width` elements.
+    /// Returns the dimension of an embedding pooled from vectors of `width`
+    /// elements.
     #[must_use]
     pub fn dim(self, width: usize) -> usize {
         match self {
@@ -119,8 +119,8 @@ impl Pooler {
         }
     }
 
-    /// The one place of each sequence that this pooler takes, if it needs no
-    /// others: the last block then computes these alone.
+    /// Returns the only position of each sequence that this pooler uses, if
+    /// there is just one. The last block then computes only these positions.
     pub(crate) fn only(self, segments: &Segments) -> Option<Vec<usize>> {
         match self {
             Self::Cls => Some(vec![segments.left_out(); segments.count()]),
@@ -136,8 +136,8 @@ impl Pooler {
     }
 }
 
-/// Pools `[rows, width]` to `[sequences, pooler.dim(width)]`. The places that
-/// [`Segments::left_out`] counts at the beginning of each sequence are left out.
+/// Pools `[rows, width]` to `[sequences, pooler.dim(width)]`. Skips the first
+/// [`Segments::left_out`] positions of each sequence.
 pub(crate) fn pool(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     if let Some(only) = pooler.only(segments) {
         return select_places(pass, x, segments, &only);
@@ -159,7 +159,7 @@ pub(crate) fn pool(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler)
     composite(pass, x, segments, pooler)
 }
 
-/// The same on any device.
+/// Pools on any device.
 fn composite(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     match pooler {
         Pooler::Max => {
@@ -191,7 +191,7 @@ fn composite(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler) -> Re
     }
 }
 
-/// The sum of the places of each sequence, each times its weight.
+/// Returns the weighted sum over the positions of each sequence.
 fn weighted(x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let (count, left_out) = (segments.count(), segments.left_out());
@@ -202,7 +202,7 @@ fn weighted(x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
         let sums = x.reshape((count, length, width))?.sum(1)?;
         return Ok(sums.affine(1.0 / f64::from(divisor(pooler, length)), 0.0)?);
     }
-    // A product with a row of weights for each sequence.
+    // As a product with a row of weights per sequence.
     let mut weights = vec![0f32; count * rows];
     let places = pooled_places(segments).zip(weights.chunks_exact_mut(rows.max(1)));
     for ((start, length), row) in places {
@@ -216,10 +216,10 @@ fn weighted(x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     Ok(weights.matmul(x)?)
 }
 
-/// What is added to a place that is not pooled.
+/// Added to positions that the maximum must not choose.
 const BELOW_ALL: f32 = -1e30;
 
-/// The first row and the number of the rows of each sequence that are pooled.
+/// Returns the first row and number of rows of each sequence that are pooled.
 fn pooled_places(segments: &Segments) -> impl Iterator<Item = (usize, usize)> {
     let left_out = segments.left_out();
     segments
@@ -227,7 +227,8 @@ fn pooled_places(segments: &Segments) -> impl Iterator<Item = (usize, usize)> {
         .map(move |(start, length)| (start + left_out, length - left_out))
 }
 
-/// The weights of `length` places behind `left_out` others, which add up to 1.
+/// Returns the weights of `length` positions after `left_out` others, with sum
+/// 1.
 fn position_weights(left_out: usize, length: usize) -> Vec<f32> {
     let positions = left_out + 1..=left_out + length;
     let sum: usize = positions.clone().sum();
@@ -237,8 +238,8 @@ fn position_weights(left_out: usize, length: usize) -> Vec<f32> {
 struct Pool {
     segments: Segments,
     pooler: Pooler,
-    /// The row that each element of the result was taken from, where the
-    /// largest is wanted.
+    /// For the maximum: the row from which each element of the output was
+    /// taken.
     chosen: Mutex<Vec<u32>>,
 }
 
@@ -366,7 +367,7 @@ impl FusedOp for Pool {
     }
 }
 
-/// The number by which the sum of `length` places is divided.
+/// Returns the number by which the sum of `length` positions is divided.
 fn divisor(pooler: Pooler, length: usize) -> f32 {
     match pooler {
         Pooler::MeanSqrtLength => (length as f32).sqrt(),
@@ -403,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn poolers_are_told_by_the_names_of_sentence_transformers() {
+    fn poolers_have_the_names_of_sentence_transformers() {
         for (pooler, name) in BASIC {
             assert_eq!(Pooler::named(&[name]), Ok(pooler));
             assert_eq!(pooler.names(), Some(vec![name]));
