@@ -1,4 +1,4 @@
-//! Writing a model so that sentence-transformers opens it and gives the same
+//! Saves a model so that sentence-transformers loads it with the same
 //! embeddings.
 
 use std::collections::HashMap;
@@ -19,18 +19,18 @@ use crate::{
     python_json,
 };
 
-/// Files by their names.
+/// Files: names and contents.
 pub(crate) type NamedFiles = Vec<(String, Vec<u8>)>;
 
-/// A text model as it is saved.
+/// A text model to save.
 pub(crate) struct Saved<'a> {
     pub(crate) pooling: Pooling,
-    /// Width of the network.
+    /// Width of the network's output.
     pub(crate) width: usize,
     pub(crate) layers: &'a [LayerSpec],
-    /// The layers' tensors; see [`PREFIX`].
+    /// Tensors of the layers; see [`PREFIX`].
     pub(crate) tensors: &'a HashMap<String, RawTensor>,
-    /// A projection head, its normalisations folded into its weights.
+    /// A projection head, with its normalisations merged into its weights.
     pub(crate) head: Option<Vec<FoldedLayer>>,
     pub(crate) prompts: &'a Prompts,
     pub(crate) sentence: &'a SentenceConfig,
@@ -38,22 +38,22 @@ pub(crate) struct Saved<'a> {
     pub(crate) longest: usize,
 }
 
-/// The files of the modules, and what our own file says of them.
+/// Files of the modules, and what `finetuner.json` records about them.
 #[derive(Default)]
 pub(crate) struct Files {
-    /// Name and content.
+    /// Names and contents.
     pub(crate) files: NamedFiles,
-    /// The places of the projection head's layers in the list of modules.
+    /// Positions of the projection head's layers in the module list.
     pub(crate) head: Vec<usize>,
-    /// The list of modules, where sentence-transformers can't open the model:
-    /// then there is no `modules.json`.
+    /// The module list if sentence-transformers can't load the model. Then
+    /// there is no `modules.json`.
     pub(crate) own_list: Option<Value>,
     list: Vec<Value>,
 }
 
 impl Saved<'_> {
-    /// Everything that sentence-transformers needs beside the network and its
-    /// tokenizer.
+    /// Returns all files that sentence-transformers needs besides the network
+    /// and its tokenizer.
     pub(crate) fn files(&self) -> Result<Files> {
         let mut files = Files::default();
         files.module("Transformer", &class("Transformer"));
@@ -124,13 +124,13 @@ impl Saved<'_> {
     }
 }
 
-/// The path of a class that old and new versions know.
+/// Returns a class path that old and new versions accept.
 fn class(name: &str) -> String {
     format!("sentence_transformers.models.{name}")
 }
 
 impl Files {
-    /// Files alone, by name and content.
+    /// Creates a value with only these files.
     pub(crate) fn of(files: NamedFiles) -> Self {
         Self {
             files,

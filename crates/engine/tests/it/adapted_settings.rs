@@ -83,7 +83,7 @@ fn texts_are_cut_where_collate_options_say_so() {
     let refused = |collate: Value| with(collate).err().unwrap().to_string();
     let found = refused(json!({"max_length": 1000}));
     assert!(
-        found.contains("`max_length` is 1000: the model reads 512 tokens"),
+        found.contains("`max_length` is 1000: the model reads at most 512 tokens"),
         "{found}"
     );
     let found = refused(json!({"return_tensors": "pt"}));

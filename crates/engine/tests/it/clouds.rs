@@ -133,7 +133,7 @@ fn networks_that_can_not_be_built_are_refused_by_their_field() {
         (level(|l| l["mlp_list"] = json!([[]])), "`mlp_list` is 0"),
         (
             level(|l| l["mlp_list"] = json!([[8], [8]])),
-            "a value for each scale",
+            "one value",
         ),
         (
             level(|l| {

@@ -289,11 +289,11 @@ fn a_trained_cross_encoder_ranks_better_and_is_opened_again() {
 fn a_model_without_a_classification_head_gets_a_new_one() {
     let plain = fixture("sentence/network");
     let refused = CrossEncoder::from_folder(&plain).err().unwrap().to_string();
-    assert!(refused.contains("no sequence classifier"), "{refused}");
+    assert!(refused.contains("not a sequence classifier"), "{refused}");
     let hyper = json!({"loss": "BinaryCrossEntropyLoss", "epochs": 1, "batch_size": 8});
     let made = run(config(named(&plain), hyper, json!([])), &data()).unwrap();
     assert!(
-        made.logged("classification head of one label"),
+        made.logged("classification head with one label"),
         "{:?}",
         made.log()
     );

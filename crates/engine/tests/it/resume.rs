@@ -307,7 +307,7 @@ fn a_checkpoint_fits_the_model_that_the_run_began_with_alone() {
     assert!(
         error
             .to_string()
-            .contains("the model that it starts from has changed"),
+            .contains("the base model has changed"),
         "{error}"
     );
 }

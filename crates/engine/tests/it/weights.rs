@@ -75,11 +75,11 @@ fn shards_are_read_by_their_index() {
     for (map, wanted) in [
         (
             json!({"weight_map": {"a": "../secret"}}),
-            "`a` names no file of the folder",
+            "`a` does not name a file in the same folder",
         ),
         (
             json!({"weight_map": {"a": 3}}),
-            "`a` names no file of the folder",
+            "`a` does not name a file in the same folder",
         ),
         (json!({}), "no `weight_map`"),
     ] {
@@ -227,13 +227,13 @@ fn files_that_are_no_weights_are_told_as_what_they_are() {
             "no safetensors file",
         ),
         ("pytorch_model.bin", &old, "PyTorch before 1.6"),
-        ("pytorch_model.bin", b"no weights at all", "no zip archive"),
+        ("pytorch_model.bin", b"no weights at all", "not a zip archive"),
         (
             "pytorch_model.bin",
             &plain[..plain.len() / 2],
             "Is it cut short?",
         ),
-        ("tf_model.h5", b"x", "those of TensorFlow alone"),
+        ("tf_model.h5", b"x", "weights only for TensorFlow"),
         ("readme.md", b"x", "it has no model.safetensors"),
     ] {
         let folder = folder(|to, _| std::fs::write(to.join(file), bytes).unwrap());

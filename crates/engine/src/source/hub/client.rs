@@ -1,4 +1,4 @@
-//! Asking the hub for files, again where it is busy.
+//! HTTP client for the hub, with retries if it is busy.
 
 use std::{
     fs::File,
@@ -12,53 +12,53 @@ use ureq::{Agent, Body, config::RedirectAuthHeaders, http::Response};
 
 use super::cache::is_plain;
 
-/// Attempts that bring nothing, before a file is given up.
+/// Attempts without progress before giving up on a file.
 const ATTEMPTS: u32 = 5;
-/// Attempts for a look while somebody waits, and how long an answer may take to
-/// begin.
+/// Attempts of [`Client::for_a_look`], while a user waits, and the time to wait
+/// for the start of a response.
 const LOOK: (u32, Duration) = (2, Duration::from_secs(10));
-/// The most bytes that a look reads.
+/// Largest file that [`Client::read`] accepts, in bytes.
 const LARGEST_LOOK: u64 = 4 << 20;
-/// The first pause between attempts; each is twice the one before.
+/// First pause between attempts; it doubles with each.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long an answer may take to begin.
+/// Time to wait for the start of a response.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest pause, whatever the hub asks for.
+/// Longest pause, even if the hub asks for more.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A file at the hub.
+/// Metadata of a file on the hub.
 pub(super) struct About {
     pub(super) commit: String,
-    /// The SHA-256 of a large file, another hash of a small one.
+    /// SHA-256 of a large file, or another hash of a small one.
     pub(super) etag: String,
     pub(super) size: u64,
 }
 
 pub(super) enum Answer {
     Found(About),
-    /// The commit has no such file; the commit, where the hub names it.
+    /// The commit has no such file. Holds the commit if the hub names it.
     Absent(Option<String>),
 }
 
-/// Why a file could not be had.
+/// The reason why a request failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// No connection: this machine is offline, or meant to be.
+    /// No connection: this machine is offline, or configured to be.
     Unreachable(String),
-    /// It is there, but too slow or overloaded.
+    /// The hub is too slow or overloaded.
     Busy(String),
     NoRepository,
     NoRevision,
     Forbidden(u16),
-    /// An answer that means nothing, or a content that is not the one asked for.
+    /// An invalid response, or corrupt content.
     Wrong(String),
 }
 
-/// The way to the hub.
+/// An HTTP client for the hub.
 pub(super) struct Client {
     agent: Agent,
     endpoint: String,
-    /// The endpoint without user and password, for messages.
+    /// The endpoint without credentials, for messages.
     shown: String,
     token: Option<String>,
     offline: bool,
@@ -67,12 +67,13 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// `HF_ENDPOINT` names another hub, `HF_HUB_OFFLINE` forbids asking.
+    /// Reads `HF_ENDPOINT`, which names another hub, and `HF_HUB_OFFLINE`,
+    /// which disables requests.
     pub(super) fn from_env(token: Option<String>) -> Self {
         Self::with_patience(token, PATIENCE)
     }
 
-    /// As [`Client::from_env`], but soon gives up.
+    /// Like [`Client::from_env`], but gives up sooner.
     pub(super) fn for_a_look(token: Option<String>) -> Self {
         let (attempts, patience) = LOOK;
         Self {
@@ -104,7 +105,7 @@ impl Client {
             .user_agent(concat!("finetuner/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_recv_response(Some(patience))
-            // Bytes received until then are kept, and the rest is requested again.
+            // After the timeout, the download resumes after the received bytes.
             .timeout_recv_body(Some(Duration::from_secs(120)))
             .build();
         let endpoint = endpoint.trim_end_matches('/');
@@ -126,7 +127,7 @@ impl Client {
         }
     }
 
-    /// Asks about a file, without its content.
+    /// Requests the metadata of a file.
     pub(super) fn about(&self, repo: &str, revision: &str, file: &str) -> Result<Answer, Failure> {
         if self.offline {
             return Err(Failure::Unreachable("HF_HUB_OFFLINE is set".to_owned()));
@@ -164,13 +165,13 @@ impl Client {
                 size,
             })),
             _ => Err(Failure::Wrong(
-                "the answer does not name commit, tag and size: it is no model hub's".to_owned(),
+                "the response lacks commit, ETag or size: the server is not a model hub".to_owned(),
             )),
         }
     }
 
-    /// Follows redirects within the hub, such as those of renamed models, and
-    /// stops at one to where the content lies.
+    /// Follows redirects within the hub, for example of renamed models, but not
+    /// the redirect to a file's storage.
     fn head(&self, address: &str) -> Result<Response<Body>, Failure> {
         let mut address = address.to_owned();
         for _ in 0..5 {
@@ -192,11 +193,11 @@ impl Client {
             }
             address = format!("{}{within}", self.endpoint);
         }
-        Err(Failure::Wrong("the hub redirects in circles".to_owned()))
+        Err(Failure::Wrong("the hub redirects more than 5 times".to_owned()))
     }
 
-    /// Fetches a content to `blob`, going on where a connection broke, and
-    /// compares it with its size and its SHA-256.
+    /// Downloads a file to `blob`, resumes after broken connections, and
+    /// verifies size and SHA-256.
     pub(super) fn download(
         &self,
         repo: &str,
@@ -217,7 +218,7 @@ impl Client {
                     let wait = retry_after(&response);
                     match status {
                         200 | 206 => {
-                            // Without ranges the content begins again.
+                            // Without range support the content starts over.
                             have = if status == 206 { have } else { 0 };
                             let to = temporary.as_file_mut();
                             to.seek(SeekFrom::Start(have)).map_err(disk)?;
@@ -238,19 +239,19 @@ impl Client {
             if have >= about.size {
                 break;
             }
-            // Only attempts that bring nothing count.
+            // Only attempts without progress count.
             attempt = if have > before { 1 } else { attempt + 1 };
             self.wait(attempt, failure)?;
         }
         let written = temporary.as_file_mut();
         written.set_len(about.size).map_err(disk)?;
-        // The tag of a large file is the SHA-256 of its content.
+        // The ETag of a large file is its SHA-256.
         if about.etag.len() == 64 {
             written.seek(SeekFrom::Start(0)).map_err(disk)?;
             let found = sha256(written).map_err(disk)?;
             if !found.eq_ignore_ascii_case(&about.etag) {
                 return Err(Failure::Wrong(format!(
-                    "it was damaged on the way: its SHA-256 is {found}, the hub says {}",
+                    "the download is corrupt: its SHA-256 is {found}, the hub's is {}",
                     about.etag
                 )));
             }
@@ -259,7 +260,7 @@ impl Client {
         Ok(())
     }
 
-    /// Reads a small file; `None` where the hub says that there is none.
+    /// Reads a small file; `None` if the hub has no such file.
     pub(super) fn read(
         &self,
         repo: &str,
@@ -284,7 +285,7 @@ impl Client {
                 read.map_err(|e| Failure::Busy(format!("the connection broke: {e}")))?;
                 match bytes.len() as u64 > LARGEST_LOOK {
                     true => Err(Failure::Wrong(format!(
-                        "it has more than {} MiB",
+                        "it is larger than {} MiB",
                         LARGEST_LOOK >> 20
                     ))),
                     false => Ok(Some(bytes)),
@@ -319,7 +320,7 @@ impl Client {
         format!("{}/{repo}/resolve/{revision}/{file}", self.endpoint)
     }
 
-    /// Returns the failure that an attempt without an answer means.
+    /// Classifies the error of a request without a response.
     fn cant(&self, error: &ureq::Error) -> Failure {
         match error {
             ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
@@ -348,7 +349,7 @@ impl Client {
             .map_or(pause, |asked| asked.max(pause))
             .min(LONGEST_PAUSE);
         tracing::warn!(
-            "the model hub: {reason}; attempt {} in {pause:.1?}",
+            "Request to the model hub failed: {reason}. Attempt {} in {pause:.1?}",
             attempt + 1
         );
         std::thread::sleep(pause);
@@ -356,7 +357,7 @@ impl Client {
     }
 }
 
-/// Whether an answer says that the file is there.
+/// Returns whether the hub has the file.
 fn is_there(response: &Response<Body>) -> Result<bool, Failure> {
     let code = response.headers().get("x-error-code");
     let code = code.and_then(|code| code.to_str().ok());
@@ -369,7 +370,7 @@ fn is_there(response: &Response<Body>) -> Result<bool, Failure> {
     }
 }
 
-/// Returns the failure that a status other than success means.
+/// Classifies an error status.
 fn failure_of(status: u16, code: Option<&str>) -> Failure {
     match status {
         401 if code == Some("RepoNotFound") => Failure::NoRepository,
@@ -386,12 +387,12 @@ fn retry_after(response: &Response<Body>) -> Option<Duration> {
 
 struct Copied {
     bytes: u64,
-    /// Why there are not more.
+    /// The reason why the copy ended.
     broke: String,
 }
 
-/// Copies at most `wanted` bytes. Bytes received before a break count. Only a
-/// failure of the disk is an error.
+/// Copies at most `wanted` bytes. If the connection breaks, the received bytes
+/// count. Only disk errors are returned.
 fn copy(response: Response<Body>, to: &mut File, wanted: u64) -> std::io::Result<Copied> {
     let mut from = response.into_body().into_reader().take(wanted);
     let mut buffer = vec![0; 1 << 18];

@@ -1,4 +1,4 @@
-//! A stand-in for the hub, and tests of how its answers are handled.
+//! A fake hub, and tests of how its responses are handled.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -12,7 +12,7 @@ use super::*;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A client's request.
+/// A request from the client.
 #[derive(Clone, Debug, Default)]
 struct Asked {
     method: String,
@@ -21,15 +21,15 @@ struct Asked {
     token: bool,
 }
 
-/// The stand-in's answer.
+/// A response of the fake hub.
 #[derive(Clone, Default)]
 struct Answered {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// Bytes of the body before the connection breaks.
+    /// Number of body bytes before the connection breaks.
     cut: Option<usize>,
-    /// No answer at all, until the test ends.
+    /// Sends no response until the test ends.
     silent: bool,
 }
 
@@ -43,7 +43,7 @@ fn status(status: u16) -> Answered {
 struct StandIn {
     address: String,
     asked: Arc<Mutex<Vec<Asked>>>,
-    /// Silent connections end when it is dropped.
+    /// Dropping it ends silent connections.
     _end: mpsc::Sender<()>,
 }
 
@@ -101,7 +101,7 @@ fn client(address: &str) -> Client {
 }
 
 #[test]
-fn a_password_in_the_hubs_address_is_in_no_error() {
+fn errors_hide_the_password_in_the_hubs_address() {
     let address = nobody().replace("://", "://user:pass-word@");
     let cache = tempfile::tempdir().unwrap();
     let error = refused("me/resnet", &cache, client(&address));
@@ -110,7 +110,7 @@ fn a_password_in_the_hubs_address_is_in_no_error() {
 }
 
 #[test]
-fn a_look_reads_small_files_and_keeps_nothing() {
+fn peeking_reads_small_files_and_stores_nothing() {
     let hub = StandIn::new(|_, asked| match asked.path.as_str() {
         "/a/b/resolve/main/config.json" => Answered {
             body: b"{}".to_vec(),
@@ -129,7 +129,7 @@ fn a_look_reads_small_files_and_keeps_nothing() {
     assert_eq!(look.read("modules.json").unwrap(), None);
     assert_eq!(look.read("config.json").unwrap().unwrap(), b"{}");
     for (file, reason) in [
-        ("large.json", "more than 4 MiB"),
+        ("large.json", "larger than 4 MiB"),
         ("busy.json", "answers 503"),
     ] {
         let error = look.read(file).unwrap_err().to_string();
@@ -174,7 +174,7 @@ fn write(mut connection: TcpStream, asked: &Asked, answered: &Answered) {
         "HEAD" => &[][..],
         _ => &answered.body[..answered.cut.unwrap_or(length)],
     };
-    // The client may have gone.
+    // The client may have disconnected.
     let _ = connection.write_all(format!("{head}\r\n").as_bytes());
     let _ = connection.write_all(body);
 }
@@ -201,7 +201,7 @@ fn sha(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// A hub that works.
+/// The response of a working hub.
 fn works(asked: &Asked) -> Answered {
     let mut parts = asked.path.splitn(6, '/').skip(1);
     let repo = [parts.next(), parts.next()]
@@ -226,7 +226,7 @@ fn works(asked: &Asked) -> Answered {
         return absent;
     };
     let mut headers = vec![commit];
-    // Small files have a hash of git's, large ones their SHA-256.
+    // Small files have a git hash, large ones their SHA-256.
     match file {
         "config.json" => headers.push(("etag", "\"91a3\"".to_owned())),
         _ => {
@@ -243,9 +243,9 @@ fn works(asked: &Asked) -> Answered {
     }
 }
 
-/// No model here is an adapter.
+/// No model in these tests is an adapter.
 fn no_base(name: &str) -> Result<ModelFiles> {
-    Err(Error::model(name, "it is not asked for"))
+    Err(Error::model(name, "these tests have no adapters"))
 }
 
 fn fetch(name: &str, cache: &tempfile::TempDir, client: Client) -> Result<ModelFiles> {
@@ -265,14 +265,14 @@ fn refused(name: &str, cache: &tempfile::TempDir, client: Client) -> String {
         .to_string()
 }
 
-/// The address of a hub that is not there.
+/// The address of a hub that does not exist.
 fn nobody() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
 
 #[test]
-fn files_are_fetched_once_and_found_without_the_hub() {
+fn files_are_downloaded_once_and_then_found_offline() {
     let cache = tempfile::tempdir().unwrap();
     let hub = StandIn::new(|_, asked| works(asked));
     let files = fetch("me/resnet", &cache, hub.client()).unwrap();
@@ -284,14 +284,14 @@ fn files_are_fetched_once_and_found_without_the_hub() {
     assert_eq!(files.origins, std::slice::from_ref(&expected));
     let asked = hub.asked();
     assert!(asked[0].path.contains("/resolve/main/"), "{asked:?}");
-    // The first answer pins the commit of all others.
+    // The first response pins the commit for all others.
     let pinned = |asked: &Asked| asked.path.contains(&format!("/resolve/{COMMIT}/"));
     assert!(asked[1..].iter().all(pinned), "{asked:?}");
     assert!(asked.iter().all(|asked| asked.token));
     let again = fetch("me/resnet", &cache, client(&nobody())).unwrap();
     assert_eq!(again.origins, [expected]);
     assert_eq!(again.tensors.len(), files.tensors.len());
-    // In the layout of the hub's own tools.
+    // The layout of the hub's own tools.
     let model = cache.path().join("models--me--resnet");
     let config = model.join("snapshots").join(COMMIT).join("config.json");
     assert_eq!(std::fs::read(config).unwrap(), fixture("resnet.json"));
@@ -318,7 +318,7 @@ fn a_revision_can_be_pinned() {
         fetch(&name, &cache, client(&nobody())).unwrap();
         // Another revision is not in the cache.
         let error = refused("me/resnet", &cache, client(&nobody()));
-        assert!(error.contains("can't be asked"), "{error}");
+        assert!(error.contains("can't be reached"), "{error}");
     }
     let (cache, hub) = (
         tempfile::tempdir().unwrap(),
@@ -346,7 +346,7 @@ fn a_busy_hub_is_asked_again() {
 }
 
 #[test]
-fn a_hub_that_stays_busy_is_named_and_no_file_counts_as_absent() {
+fn a_busy_hub_is_an_error_and_no_file_counts_as_absent() {
     for (busy, wanted) in [
         (status(429), "the hub answers 429 (after 5 attempts)"),
         (status(503), "the hub answers 503 (after 5 attempts)"),
@@ -376,8 +376,8 @@ fn a_hub_that_stays_busy_is_named_and_no_file_counts_as_absent() {
 }
 
 #[test]
-fn a_refusal_is_not_taken_for_an_absent_file() {
-    for (code, wanted) in [(401, "refuses its"), (403, "(403)"), (418, "answers 418")] {
+fn a_denied_file_does_not_count_as_absent() {
+    for (code, wanted) in [(401, "denies access to its"), (403, "(403)"), (418, "answers 418")] {
         let cache = tempfile::tempdir().unwrap();
         let hub = StandIn::new(
             move |_, asked| match asked.path.ends_with("model.safetensors") {
@@ -391,7 +391,7 @@ fn a_refusal_is_not_taken_for_an_absent_file() {
 }
 
 #[test]
-fn a_download_that_breaks_goes_on_and_one_that_is_damaged_is_refused() {
+fn a_broken_download_resumes_and_a_corrupt_one_is_refused() {
     let cache = tempfile::tempdir().unwrap();
     let hub = StandIn::new(|_, asked| {
         let mut answered = works(asked);
@@ -416,7 +416,7 @@ fn a_download_that_breaks_goes_on_and_one_that_is_damaged_is_refused() {
     });
     let error = refused("me/resnet", &cache, hub.client());
     assert!(
-        error.contains("damaged on the way: its SHA-256 is"),
+        error.contains("the download is corrupt: its SHA-256 is"),
         "{error}"
     );
     let blob = sha(&content("model.safetensors").unwrap());
@@ -430,7 +430,7 @@ fn a_download_that_breaks_goes_on_and_one_that_is_damaged_is_refused() {
 }
 
 #[test]
-fn the_whole_download_is_limited() {
+fn the_total_download_size_is_limited() {
     let (config, weights) = (
         content("config.json").unwrap(),
         content("model.safetensors").unwrap(),
@@ -457,10 +457,10 @@ fn the_whole_download_is_limited() {
 }
 
 #[test]
-fn the_token_stays_with_the_hub() {
+fn the_token_is_sent_only_to_the_hub() {
     let cache = tempfile::tempdir().unwrap();
     let store = StandIn::new(|_, asked| works(asked));
-    // Another host by its name.
+    // Another host name for the same machine.
     let other = store.address.replace("127.0.0.1", "localhost");
     let hub = StandIn::new(move |_, asked| {
         let mut answered = works(asked);
