@@ -121,7 +121,7 @@ pub fn run(
         freeze: plan.freeze,
         lora: plan.lora.clone(),
         seed: plan.seed,
-        cutting: plan.cutting,
+        truncation: plan.truncation,
         top: match plan.kind {
             ModelKind::TextPairs => Top::NewScores,
             _ => Top::Embedding,
@@ -149,7 +149,7 @@ pub fn run(
         );
     }
     if let Some(prompts) = &plan.prompts {
-        loaded.set_prompts(prompts)?;
+        prompts.apply_to(&mut loaded)?;
         log(Level::Info, prompts.describe());
     } else if let Some((name, text)) = loaded.description.prompts.default_prompt() {
         log(
@@ -313,7 +313,7 @@ fn finish(
     log(observer, Level::Info, "Building the artifact ...");
     let logs = folder.join("logs");
     record::write(&logs, history, run.config)?;
-    for line in record::told(run.config) {
+    for line in record::locations(run.config) {
         log(observer, Level::Info, line);
     }
     artifact::write(

@@ -204,7 +204,10 @@ impl ModelSource {
             Self::PointNet(_) => ModelKind::PointCloud,
             Self::Towers(_) => ModelKind::TextImage,
             Self::Artifact(id) => {
-                return Err(Error::model(id.as_str(), "its artifact has not been fetched"));
+                return Err(Error::model(
+                    id.as_str(),
+                    "its artifact has not been fetched",
+                ));
             }
         })
     }
@@ -313,7 +316,10 @@ impl ModelSource {
                 files.modules.notes.push(NO_WEIGHTS.to_owned());
                 Ok(files)
             }
-            Self::Artifact(id) => Err(Error::model(id.as_str(), "its artifact has not been fetched")),
+            Self::Artifact(id) => Err(Error::model(
+                id.as_str(),
+                "its artifact has not been fetched",
+            )),
         }
     }
 
@@ -348,7 +354,8 @@ const NO_WEIGHTS: &str = "`pointnet-base` begins with random weights, since no c
 
 #[cfg(not(feature = "hub"))]
 fn without_hub(name: &str) -> Error {
-    let reason = "this build has no access to the hub: give the path of a folder with the model's files";
+    let reason =
+        "this build has no access to the hub: give the path of a folder with the model's files";
     Error::model(name, reason)
 }
 

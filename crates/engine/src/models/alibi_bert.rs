@@ -150,7 +150,7 @@ impl Architecture for AlibiBert {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["encoder.layer."]
     }
 

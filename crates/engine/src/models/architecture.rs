@@ -62,7 +62,7 @@ pub(crate) trait Architecture: Debug + Send + Sync {
 
     /// Returns the number of token types, such as 2 for pairs of texts; 1 if
     /// the model has none.
-    fn token_kinds(&self) -> usize {
+    fn token_types(&self) -> usize {
         1
     }
 
@@ -132,7 +132,7 @@ pub(crate) trait Architecture: Debug + Send + Sync {
 
     /// Returns the prefixes before a layer number in tensor names, such as
     /// `encoder.layer.`. Empty if the network has no uniform layers.
-    fn layer_marks(&self) -> &[&'static str] {
+    fn layer_prefixes(&self) -> &[&'static str] {
         &[]
     }
 
@@ -180,7 +180,7 @@ pub(crate) trait Architecture: Debug + Send + Sync {
     }
 
     /// Returns whether a model without weights starts with random ones.
-    fn begins_random(&self) -> bool {
+    fn starts_random(&self) -> bool {
         false
     }
 }

@@ -218,8 +218,8 @@ impl Architecture for Classifier {
         self.body.counts_padding()
     }
 
-    fn token_kinds(&self) -> usize {
-        self.body.token_kinds()
+    fn token_types(&self) -> usize {
+        self.body.token_types()
     }
 
     fn vocab_size(&self) -> Option<usize> {
@@ -238,8 +238,8 @@ impl Architecture for Classifier {
         self.body.aliases()
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
-        self.body.layer_marks()
+    fn layer_prefixes(&self) -> &[&'static str] {
+        self.body.layer_prefixes()
     }
 
     /// `freeze` leaves only the head trainable.

@@ -22,7 +22,7 @@ use crate::{
     Error, Result,
     draw::normal,
     image::ImageProcessor,
-    onnx::{self, Attendance, Attribute, DataType, Edge, Graph, Inputs, TextInputs},
+    onnx::{self, AttentionContext, Attribute, DataType, Edge, Graph, Inputs, TextInputs},
     ops::{
         Block, CLIP_BLOCK, LayerNorm, Linear, Pass, Pooler, Positions, TokenTables, layer_norm,
         linear, run_blocks, token_embeddings,
@@ -46,7 +46,7 @@ pub(super) struct ClipConfig {
     /// The text tower.
     #[serde(default)]
     pub text_config: TextConfig,
-    /// The picture tower.
+    /// The image tower.
     #[serde(default)]
     pub vision_config: VisionConfig,
 }
@@ -196,7 +196,7 @@ impl Architecture for ClipConfig {
         self.text_config.rates.any() || self.vision_config.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["encoder.layers."]
     }
 
@@ -405,7 +405,7 @@ impl Clip {
     fn onnx_texts(&self, graph: &mut Graph, texts: &TextInputs) -> Edge {
         let tower = &self.text;
         let mut x = onnx::token_embeddings(graph, &texts.ids, texts.kinds.as_ref(), &tower.tables);
-        let mut seen = Attendance::of_texts(graph, texts);
+        let mut seen = AttentionContext::of_texts(graph, texts);
         for block in &tower.blocks {
             x = onnx::block(graph, &x, block, &mut seen);
         }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Error, Result,
     image::{ImageProcessor, ProcessorClass},
-    onnx::{self, Attendance, Attribute, Edge, Graph, Inputs},
+    onnx::{self, AttentionContext, Attribute, Edge, Graph, Inputs},
     ops::{
         Block, CLIP_BLOCK, LayerNorm, Pass, PatchDims, PatchLayers, Pooler, Segments, layer_norm,
         patch_embeddings, run_blocks,
@@ -143,7 +143,7 @@ impl Architecture for VisionConfig {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
+    fn layer_prefixes(&self) -> &[&'static str] {
         &["encoder.layers."]
     }
 
@@ -188,7 +188,7 @@ impl Architecture for VisionConfig {
     }
 }
 
-/// The network, from pixels to the class token of each picture.
+/// The network, from pixels to the class token of each image.
 pub(super) struct VisionTower {
     dims: PatchDims,
     patches: PatchLayers,
@@ -246,7 +246,7 @@ impl VisionTower {
     pub(super) fn onnx_images(&self, graph: &mut Graph, pixels: &Edge) -> Edge {
         let x = onnx::patch_embeddings(graph, pixels, self.dims, &self.patches);
         let mut x = onnx::layer_norm(graph, &x, &self.pre_norm);
-        let mut seen = Attendance::all();
+        let mut seen = AttentionContext::all();
         for block in &self.blocks {
             x = onnx::block(graph, &x, block, &mut seen);
         }

@@ -147,7 +147,7 @@ impl Architecture for Dinov2Config {
         self.fields.rates.any()
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
+    fn layer_prefixes(&self) -> &[&'static str] {
         &["encoder.layer."]
     }
 

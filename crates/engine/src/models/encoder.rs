@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use super::{Input, Network, rates::Rates};
 use crate::{
     Error, Result,
-    onnx::{self, Attendance, Edge, Graph, Inputs},
+    onnx::{self, AttentionContext, Edge, Graph, Inputs},
     ops::{
         Block, BlockForm, BlockLayers, LayerNorm, Pass, Pooler, Site, TokenTables, dropout,
         layer_norm, pool, run_blocks_from, token_embeddings,
@@ -115,7 +115,7 @@ impl Network for TextEncoder {
             x = graph.op("Mul", &[&x, &scale], &[]);
         }
         let mut x = norm(graph, x, &self.first_norm);
-        let mut seen = Attendance::of_texts(graph, texts);
+        let mut seen = AttentionContext::of_texts(graph, texts);
         for block in &self.blocks {
             x = onnx::block(graph, &x, block, &mut seen);
         }

@@ -96,7 +96,7 @@ impl Model {
                 let length = self.config.architecture().text_length();
                 let length = self.setup.text_length.or(length);
                 let is_pair = matches!(input, OnnxInput::TextPairs(_));
-                let with_kinds = is_pair && self.config.architecture().token_kinds() > 1;
+                let with_kinds = is_pair && self.config.architecture().token_types() > 1;
                 Inputs::Texts(TextInputs::new(&mut graph, kind, length, with_kinds))
             }
             OnnxInput::Images {

@@ -10,6 +10,7 @@ use candle_core::Tensor;
 use crate::{
     Error, Result,
     kernels::simd::Curve,
+    modules::FoldedLayer,
     onnx::{self, Edge, Graph},
     ops::{BatchNorm, ConvKind, ConvNorm, Linear, Padding, Pass, linear},
     params::{Params, RawTensor},
@@ -55,17 +56,6 @@ impl HeadConfig {
         }
         all
     }
-}
-
-/// A layer of a head as a linear map that includes its normalisation.
-pub(crate) struct FoldedLayer {
-    pub(crate) inputs: usize,
-    pub(crate) outputs: usize,
-    /// `[outputs, inputs]`
-    pub(crate) weight: Vec<f32>,
-    pub(crate) bias: Vec<f32>,
-    /// Whether a ReLU follows.
-    pub(crate) relu: bool,
 }
 
 impl HeadConfig {

@@ -97,7 +97,7 @@ impl Architecture for MlpConfig {
         Some(self.input_size)
     }
 
-    fn begins_random(&self) -> bool {
+    fn starts_random(&self) -> bool {
         true
     }
 

@@ -52,7 +52,7 @@ pub(crate) use classifier::{describe_classifier, describe_network, is_classifier
 pub use export::{OnnxFormat, OnnxInput, TokenType};
 pub(crate) use export::{no_onnx, output_name};
 pub use head::HeadConfig;
-pub(crate) use head::{FoldedLayer, PREFIX as HEAD_PREFIX};
+pub(crate) use head::PREFIX as HEAD_PREFIX;
 pub use input::Input;
 pub use kind::ModelKind;
 pub use mlp::MlpConfig;
@@ -64,7 +64,7 @@ use crate::{
     Error, Result,
     kernels::gemm::Precision,
     lora::LoraSpec,
-    modules::{Activation, Layer, LayerSpec, head_place},
+    modules::{Activation, Layer, LayerSpec, head_position},
     ops::{Kernels, Pass, Pooler, Runtime},
     params::{Param, Params, RawTensor},
     random,
@@ -293,7 +293,7 @@ impl Model {
         let layers = setup.modules.iter().enumerate();
         let layers = layers.map(|(place, spec)| Layer::load(spec, place, &params));
         let mut before = layers.collect::<Result<Vec<_>>>()?;
-        let behind = before.split_off(head_place(&setup.modules));
+        let behind = before.split_off(head_position(&setup.modules));
         let heads = setup
             .head
             .map(|head| head::Heads::new(head, towers, &params));

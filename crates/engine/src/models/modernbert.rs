@@ -208,7 +208,7 @@ impl Architecture for ModernBert {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["layers."]
     }
 

@@ -154,7 +154,7 @@ impl Architecture for Mpnet {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["encoder.layer."]
     }
 

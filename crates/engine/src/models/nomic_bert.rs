@@ -99,7 +99,9 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     for (name, known) in &FIXED {
         let given = json.get(*name).unwrap_or(&Value::Null);
         if given != known && !given.is_null() && *given != 0 {
-            return Err(bad_config(format!("`{name}` is {given}; only {known} is supported")));
+            return Err(bad_config(format!(
+                "`{name}` is {given}; only {known} is supported"
+            )));
         }
     }
     let fraction = json.get("rotary_emb_fraction").and_then(Value::as_f64);
@@ -177,7 +179,7 @@ impl Architecture for NomicBert {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["encoder.layers."]
     }
 

@@ -366,7 +366,7 @@ impl Architecture for Config {
         Some(self.num_points)
     }
 
-    fn begins_random(&self) -> bool {
+    fn starts_random(&self) -> bool {
         true
     }
 

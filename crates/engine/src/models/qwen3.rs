@@ -173,7 +173,7 @@ impl Architecture for Qwen3 {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["layers."]
     }
 

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Result,
     image::ImageProcessor,
-    onnx::{self, Attendance, Attribute, Edge, Graph, Inputs},
+    onnx::{self, AttentionContext, Attribute, Edge, Graph, Inputs},
     ops::{
         Block, LayerNorm, Linear, Pass, Pooler, Positions, TokenTables, layer_norm, linear,
         run_blocks, token_embeddings,
@@ -151,7 +151,7 @@ impl Architecture for SiglipConfig {
         self.text_config.blocks.rates.any() || self.vision_config.blocks.rates.any()
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
+    fn layer_prefixes(&self) -> &[&'static str] {
         &["encoder.layers."]
     }
 
@@ -273,7 +273,7 @@ impl TextTower {
     fn onnx(&self, graph: &mut Graph, ids: &Edge) -> Edge {
         let mut x = onnx::token_embeddings(graph, ids, None, &self.tables);
         for block in &self.blocks {
-            x = onnx::block(graph, &x, block, &mut Attendance::all());
+            x = onnx::block(graph, &x, block, &mut AttentionContext::all());
         }
         let last = graph.int(-1);
         let x = graph.op("Gather", &[&x, &last], &[Attribute::Int("axis", 1)]);

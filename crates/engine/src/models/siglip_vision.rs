@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Error, Result,
     image::{ImageProcessor, ProcessorClass},
-    onnx::{self, Attendance, Edge, Graph, Inputs},
+    onnx::{self, AttentionContext, Edge, Graph, Inputs},
     ops::{
         Activation, AttentionConfig, AttentionPool, Block, BlockForm, CLIP_BLOCK, LayerNorm,
         NormKind, Pass, PatchDims, PatchLayers, Pooler, Segments, layer_norm, patch_embeddings,
@@ -207,7 +207,7 @@ impl Architecture for VisionConfig {
         self.blocks.rates.any()
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
+    fn layer_prefixes(&self) -> &[&'static str] {
         &["encoder.layers."]
     }
 
@@ -305,7 +305,7 @@ impl VisionTower {
 
     pub(super) fn onnx_images(&self, graph: &mut Graph, pixels: &Edge) -> Edge {
         let mut x = onnx::patch_embeddings(graph, pixels, self.dims, &self.patches);
-        let mut seen = Attendance::all();
+        let mut seen = AttentionContext::all();
         for block in &self.blocks {
             x = onnx::block(graph, &x, block, &mut seen);
         }

@@ -231,7 +231,7 @@ impl Architecture for T5Config {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["encoder.block."]
     }
 

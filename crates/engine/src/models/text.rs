@@ -237,7 +237,7 @@ impl Architecture for BertConfig {
         self.relative != Relative::Roberta
     }
 
-    fn token_kinds(&self) -> usize {
+    fn token_types(&self) -> usize {
         self.type_vocab_size.max(1)
     }
 
@@ -258,7 +258,7 @@ impl Architecture for BertConfig {
         name.starts_with("pooler.dense.")
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["encoder.layer.", "transformer.layer."]
     }
 

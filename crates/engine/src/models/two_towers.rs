@@ -103,7 +103,7 @@ struct Config {
     vision: Tower,
     projection_dim: usize,
     logit_scale: f32,
-    layer_marks: Vec<&'static str>,
+    layer_prefixes: Vec<&'static str>,
 }
 
 /// One tower.
@@ -271,9 +271,9 @@ pub(super) fn parse(
         None,
     )?;
     let towers = [&text, &vision].into_iter();
-    let marks = towers.flat_map(|tower| tower.architecture.layer_marks().iter().copied());
+    let marks = towers.flat_map(|tower| tower.architecture.layer_prefixes().iter().copied());
     Ok(Arc::new(Config {
-        layer_marks: marks.collect(),
+        layer_prefixes: marks.collect(),
         text,
         vision,
         projection_dim: file.projection_dim,
@@ -338,8 +338,8 @@ impl Architecture for Config {
         towers.any(|tower| tower.architecture.has_dropout())
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
-        &self.layer_marks
+    fn layer_prefixes(&self) -> &[&'static str] {
+        &self.layer_prefixes
     }
 
     fn keeps(&self, name: &str) -> bool {

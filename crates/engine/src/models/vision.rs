@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    onnx::{self, Attendance, Attribute, Edge, Graph, Inputs},
+    onnx::{self, AttentionContext, Attribute, Edge, Graph, Inputs},
     ops::{
         Activation, AttentionConfig, Block, BlockForm, LayerNorm, NormKind, Pass, PatchDims,
         PatchLayers, Pooler, Segments, Site, dropout, layer_norm, patch_embeddings, pool,
@@ -324,7 +324,7 @@ impl Network for VisionEncoder {
             x = graph.op("Add", &[&x, &positions], &[]);
         }
         for block in &self.blocks {
-            x = onnx::block(graph, &x, block, &mut Attendance::all());
+            x = onnx::block(graph, &x, block, &mut AttentionContext::all());
         }
         let x = onnx::layer_norm(graph, &x, &self.norm);
         if self.pooler == Pooler::Cls {

@@ -121,7 +121,7 @@ impl Architecture for VitConfig {
         self.fields.rates.any()
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
+    fn layer_prefixes(&self) -> &[&'static str] {
         &["encoder.layer."]
     }
 

@@ -138,7 +138,7 @@ fn dropout_rate(config: &Value, shown: &str) -> Result<f32> {
 
 /// Returns the position of a projection head among modules: before a final
 /// `Normalize`, so that embeddings remain normalised.
-pub(crate) fn head_place(specs: &[LayerSpec]) -> usize {
+pub(crate) fn head_position(specs: &[LayerSpec]) -> usize {
     let behind = specs.iter().rev().take_while(|spec| spec.has_no_weights());
     specs.len() - behind.count()
 }

@@ -18,11 +18,11 @@ mod sentence;
 pub(crate) use classifier::ClassifierFiles;
 pub use dense::Activation;
 pub use layer::LayerSpec;
-pub(crate) use layer::{Layer, PREFIX, head_place};
+pub(crate) use layer::{Layer, PREFIX, head_position};
 pub(crate) use list::{Found, Reader, is_file, network_folder, read};
 pub(crate) use pooling::Pooling;
 pub use prompts::Prompts;
-pub(crate) use save::{Files, NamedFiles, Saved};
+pub(crate) use save::{Files, FoldedLayer, NamedFiles, Saved};
 pub(crate) use sentence::SentenceConfig;
 
 /// The file with the list of modules.

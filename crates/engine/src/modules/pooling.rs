@@ -41,9 +41,7 @@ impl Pooling {
         let flag = |field: &str, default: bool| match &config[field] {
             Value::Null => Ok(default),
             Value::Bool(flag) => Ok(*flag),
-            other => Err(bad(format!(
-                "`{field}` is {other}; give true or false"
-            ))),
+            other => Err(bad(format!("`{field}` is {other}; give true or false"))),
         };
         let known = |field: &str| {
             let others = [

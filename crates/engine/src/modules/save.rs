@@ -7,20 +7,30 @@ use serde_json::{Value, json};
 
 use super::{
     LIST_FILE,
-    layer::{LayerSpec, PREFIX, head_place},
+    layer::{LayerSpec, PREFIX, head_position},
     pooling::Pooling,
     prompts::{self, Prompts},
     sentence::{self, SentenceConfig},
 };
 use crate::{
     Error, Result,
-    models::FoldedLayer,
     params::{FloatFormat, RawTensor, encode_safetensors},
     python_json,
 };
 
 /// Files: names and contents.
 pub(crate) type NamedFiles = Vec<(String, Vec<u8>)>;
+
+/// A layer of a head as a linear map that includes its normalisation.
+pub(crate) struct FoldedLayer {
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    /// `[outputs, inputs]`
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+    /// Whether a ReLU follows.
+    pub(crate) relu: bool,
+}
 
 /// A text model to save.
 pub(crate) struct Saved<'a> {
@@ -62,7 +72,7 @@ impl Saved<'_> {
             let folder = files.module("Pooling", &class("Pooling"));
             files.json(format!("{folder}/config.json"), config)?;
         }
-        let split = head_place(self.layers);
+        let split = head_position(self.layers);
         for (place, layer) in self.layers[..split].iter().enumerate() {
             self.add_layer(place, layer, &mut files)?;
         }

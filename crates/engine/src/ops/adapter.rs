@@ -10,7 +10,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 
 use super::{
-    Linear, Pass, Step,
+    Pass, Step,
     dropout::{Masks, masked},
     floats,
     map_rows::{Rows, map_rows},
@@ -30,6 +30,15 @@ use crate::{
 pub(crate) const A: &str = ".lora_A.weight";
 /// Suffix of the second factor's name.
 pub(crate) const B: &str = ".lora_B.weight";
+
+/// The sizes of an adapted layer.
+#[derive(Clone, Copy)]
+pub(super) struct LayerDims {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    /// First row of the weight tensor that the layer uses.
+    pub(super) first: usize,
+}
 
 /// A low-rank adapter of one layer.
 #[derive(Clone)]
@@ -112,7 +121,7 @@ impl Adapter {
     }
 
     /// Returns the range of the second factor that belongs to the layer.
-    fn own(&self, layer: &Linear) -> std::ops::Range<usize> {
+    fn own(&self, layer: LayerDims) -> std::ops::Range<usize> {
         let start = layer.first * self.rank;
         start..start + layer.outputs * self.rank
     }
@@ -120,7 +129,7 @@ impl Adapter {
     /// Adds the adapter's output to `y`.
     pub(super) fn forward(
         &self,
-        layer: &Linear,
+        layer: LayerDims,
         step: &Step<'_>,
         x: &[f32],
         y: &mut [f32],
@@ -143,7 +152,7 @@ impl Adapter {
     /// Returns the gradient of the first factor's output.
     fn reduced_gradient(
         &self,
-        layer: &Linear,
+        layer: LayerDims,
         pool: &Pool,
         g: &[f32],
     ) -> candle_core::Result<Buffer> {
@@ -164,7 +173,7 @@ impl Adapter {
     /// Accumulates the gradients of both factors.
     pub(super) fn backward_params(
         &self,
-        layer: &Linear,
+        layer: LayerDims,
         step: &Step<'_>,
         x: &[f32],
         g: &[f32],
@@ -200,7 +209,7 @@ impl Adapter {
     /// Adds the adapter's part of the input gradient to `dx`.
     pub(super) fn backward_input(
         &self,
-        layer: &Linear,
+        layer: LayerDims,
         step: &Step<'_>,
         g: &[f32],
         dx: &mut [f32],
@@ -231,12 +240,17 @@ impl Adapter {
     }
 
     /// Returns the merged weight of layer and adapter, packed for inference.
-    pub(super) fn factor(&self, layer: &Linear, key: FactorKey) -> Result<Arc<Factor>> {
+    /// `weight` returns that of the layer.
+    pub(super) fn factor(
+        &self,
+        layer: LayerDims,
+        key: FactorKey,
+        weight: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<Arc<Factor>> {
         // The second factor holds the cache: it changes whenever the first one
         // does.
         self.b.factor(key, |b| {
-            let weight = layer.weight.to_vec()?;
-            let mut own = weight[layer.own()].to_vec();
+            let mut own = weight()?;
             let a = self.a.to_vec()?;
             add_product(&mut own, &a, &b[self.own(layer)], self.rank, self.scale);
             Ok(Factor::new(&own, layer.inputs, key.int8))
@@ -244,7 +258,7 @@ impl Adapter {
     }
 
     /// Computes the adapter's output on any device.
-    pub(super) fn composite(&self, pass: &Pass, layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn composite(&self, pass: &Pass, layer: LayerDims, x: &Tensor) -> Result<Tensor> {
         let masks = pass
             .adapters
             .and_then(|draws| Masks::of(draws, self.site, self.dropped));
@@ -300,7 +314,7 @@ mod tests {
 
     use super::*;
     use crate::ops::{
-        Draws, linear,
+        Draws, Linear, linear,
         testing::{compare, compare_with, noise, params},
     };
 

@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use super::{
     ConvNorm, Inference, Pass, argument,
-    conv::{InputGradient, Workspace, Saved},
+    conv::{InputGradient, Saved, Workspace},
     conv_tensors, floats,
 };
 use crate::{
@@ -215,7 +215,9 @@ impl FusedLayers {
             _ => None,
         };
         let residual = self.residual(x, made.as_deref(), second);
-        let mut before = self.last.curve_backward(&workspace, &saved.last, residual, g);
+        let mut before = self
+            .last
+            .curve_backward(&workspace, &saved.last, residual, g);
         drop(made);
 
         // The shortcut's part of the input gradient. The layers add theirs.

@@ -51,7 +51,9 @@ fn one(pass: &Pass, layer: &ConvNorm, x: &Tensor, residual: Option<&Tensor>) -> 
         .reshape(dims.out_shape())?;
     if let Some(residual) = residual {
         if residual.dims() != y.dims() {
-            return Err(message("the residual has another size than the layer's output"));
+            return Err(message(
+                "the residual has another size than the layer's output",
+            ));
         }
         y = (y + residual)?;
     }

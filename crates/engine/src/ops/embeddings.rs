@@ -277,7 +277,11 @@ mod tests {
             };
             assert!(kinds(&[0, 1]).unwrap_err().contains("2 token types"));
             if with_kind {
-                assert!(kinds(&[2]).unwrap_err().contains("2 types: remove `token_type_ids`"));
+                assert!(
+                    kinds(&[2])
+                        .unwrap_err()
+                        .contains("2 types: remove `token_type_ids`")
+                );
             }
         }
     }

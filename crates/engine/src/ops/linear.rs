@@ -5,8 +5,8 @@ use std::{ops::Range, sync::Arc};
 use candle_core::Tensor;
 
 use super::{
-    Draws, FusedOp, Inference, Pass,
-    adapter::Adapter,
+    Draws, FusedOp, Inference, Pass, Step,
+    adapter::{Adapter, LayerDims},
     floats,
     map_rows::{Rows, map_rows},
     with_grad,
@@ -25,15 +25,6 @@ use crate::{
 /// product, unless the product packs its factors. Otherwise the product gathers
 /// rows that lie far apart in memory and miss the cache.
 const ROWS_WORTH_TRANSPOSING: usize = 64;
-
-/// Settings and buffers of a training step.
-#[derive(Clone, Copy)]
-pub(crate) struct Step<'a> {
-    pub(crate) precision: Precision,
-    pub(crate) pool: &'a Pool,
-    /// Source of the dropout masks of adapters, if they have dropout.
-    pub(crate) adapters: Option<Draws>,
-}
 
 /// A linear layer: weights `[outputs, inputs]`, and a bias per output.
 #[derive(Clone)]
@@ -74,7 +65,7 @@ impl Linear {
     ) -> Result<Self> {
         let rows = parts * outputs;
         let weight = params.get(&format!("{name}.weight"), &[rows, inputs])?;
-        params.note_linear(&weight);
+        params.record_linear(&weight);
         Ok(Self {
             weight,
             bias: if bias {
@@ -87,6 +78,14 @@ impl Linear {
             first: part * outputs,
             adapter: Adapter::load(params, name, inputs, rows)?,
         })
+    }
+
+    fn dims(&self) -> LayerDims {
+        LayerDims {
+            inputs: self.inputs,
+            outputs: self.outputs,
+            first: self.first,
+        }
     }
 
     /// Returns the range of the weight that belongs to this layer.
@@ -154,7 +153,7 @@ impl Linear {
             Threads::All,
         );
         match &self.adapter {
-            Some(adapter) => adapter.forward(self, step, x, y),
+            Some(adapter) => adapter.forward(self.dims(), step, x, y),
             None => Ok(()),
         }
     }
@@ -168,7 +167,9 @@ impl Linear {
         };
         let pack = |weight: &[f32]| Ok(Factor::new(&weight[self.own()], self.inputs, int8));
         let factor = match &self.adapter {
-            Some(adapter) => adapter.factor(self, key),
+            Some(adapter) => adapter.factor(self.dims(), key, || {
+                Ok(self.weight.to_vec()?[self.own()].to_vec())
+            }),
             None => self.weight.factor(key, pack),
         };
         factor.map_err(candle_core::Error::wrap)
@@ -217,7 +218,7 @@ impl Linear {
             });
         }
         match &self.adapter {
-            Some(adapter) => adapter.backward_params(self, step, x, g),
+            Some(adapter) => adapter.backward_params(self.dims(), step, x, g),
             None => Ok(()),
         }
     }
@@ -241,7 +242,7 @@ impl Linear {
             Threads::All,
         );
         match &self.adapter {
-            Some(adapter) => adapter.backward_input(self, step, g, dx),
+            Some(adapter) => adapter.backward_input(self.dims(), step, g, dx),
             None => Ok(()),
         }
     }
@@ -254,7 +255,7 @@ impl Linear {
         };
         let y = map_rows(pass, x, weight, self.bias.as_ref(), self.outputs)?;
         match &self.adapter {
-            Some(adapter) => Ok((y + adapter.composite(pass, self, x)?)?),
+            Some(adapter) => Ok((y + adapter.composite(pass, self.dims(), x)?)?),
             None => Ok(y),
         }
     }

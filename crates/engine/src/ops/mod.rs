@@ -41,6 +41,7 @@ mod pool;
 mod position;
 mod rows;
 mod segments;
+mod step;
 mod tensors;
 
 use std::{ops::Deref, sync::Arc};
@@ -68,13 +69,14 @@ pub(crate) use conv_pool::{max_pool, scale_channels};
 pub(crate) use dropout::{BlockRates, Draws, Site, dropout, dropout_examples};
 pub(crate) use embeddings::{Positions, TokenTables, token_embeddings};
 pub(crate) use layer_norm::{LayerNorm, NormKind, layer_norm};
-pub(crate) use linear::{Linear, Step, linear};
+pub(crate) use linear::{Linear, linear};
 pub(crate) use loss::{SHORTEST, cross_entropy_of_diagonal, normalize};
 pub(crate) use patches::{PatchDims, PatchLayers, patch_embeddings};
 pub(crate) use pool::pool;
 pub use pool::{Concat, Pooler};
 pub(crate) use position::{PositionBias, Rotary};
 pub(crate) use segments::Segments;
+pub(crate) use step::Step;
 
 use crate::{
     Result,

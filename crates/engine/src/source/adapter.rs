@@ -63,10 +63,7 @@ pub(super) fn read(name: &str, find: &dyn Fn(&str) -> Result<Option<PathBuf>>) -
             return weights::read_file(&path, file);
         }
     }
-    let reason = format!(
-        "it has {ADAPTER_FILE} but no {}",
-        WEIGHT_FILES.join(" or ")
-    );
+    let reason = format!("it has {ADAPTER_FILE} but no {}", WEIGHT_FILES.join(" or "));
     Err(Error::model(name, reason))
 }
 
@@ -151,7 +148,9 @@ pub(super) fn merge(
 fn check(adapter: &Value) -> Result<()> {
     let kind = adapter["peft_type"].as_str().unwrap_or_default();
     if kind != "LORA" {
-        return Err(bad(format!("`peft_type` is `{kind}`; only `LORA` is supported")));
+        return Err(bad(format!(
+            "`peft_type` is `{kind}`; only `LORA` is supported"
+        )));
     }
     let off = [
         "use_dora",
@@ -182,7 +181,9 @@ fn alpha_of(adapter: &Value, layer: &str) -> Result<f64> {
         for (pattern, alpha) in patterns {
             let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
             if !pattern.chars().all(plain) {
-                let reason = format!("`alpha_pattern` has `{pattern}`; only names of layers are supported, no patterns");
+                let reason = format!(
+                    "`alpha_pattern` has `{pattern}`; only names of layers are supported, no patterns"
+                );
                 return Err(bad(reason));
             }
             let before = layer.strip_suffix(pattern.as_str());

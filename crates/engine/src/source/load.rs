@@ -16,9 +16,8 @@ use crate::{
     },
     modules::{Activation, ClassifierFiles, NamedFiles, Prompts, SentenceConfig},
     ops::Pooler,
-    plan::{Cutting, RunPrompts},
     prepare::{Preparer, Prompt},
-    tokenizer::Tokenizer,
+    tokenizer::{Tokenizer, Truncation},
 };
 
 /// Sets the dtype in a `config.json` to 32 bits, in which weights are always
@@ -51,7 +50,7 @@ pub struct LoadOptions {
     /// Seed of new weights.
     pub seed: u64,
     /// Truncation of texts, instead of that in the model's files.
-    pub cutting: Cutting,
+    pub truncation: Truncation,
     /// The output of the model.
     pub top: Top,
 }
@@ -98,28 +97,6 @@ pub struct ModelDescription {
     pub origins: Vec<Origin>,
 }
 
-impl LoadedModel {
-    /// Replaces the model's prompts by those of a run.
-    ///
-    /// # Errors
-    /// If a prompt can't be tokenized.
-    pub(crate) fn set_prompts(&mut self, prompts: &RunPrompts) -> Result<()> {
-        let included = self.description.include_prompt;
-        let Some(tokenizer) = &self.preparer.tokenizer else {
-            return Ok(());
-        };
-        let prompt = |text: &String| match text.is_empty() {
-            true => Ok(None),
-            false => Prompt::new(text, tokenizer, included).map(Some),
-        };
-        self.preparer.member_prompts = prompts.members.iter().map(prompt).collect::<Result<_>>()?;
-        self.preparer.prompt = None;
-        let own = &mut self.description.prompts;
-        *own = own.replaced(prompts.query(), prompts.document())?;
-        Ok(())
-    }
-}
-
 impl ModelDescription {
     /// Returns the files with which sentence-transformers loads a cross-encoder
     /// whose scores have this activation; `None` for other models.
@@ -152,7 +129,8 @@ impl ModelFiles {
         let (tokenizer, longest) = match config.max_tokens() {
             None => (None, None),
             Some(positions) => {
-                let (tokenizer, longest) = self.tokenizer(&config, positions, &options.cutting)?;
+                let (tokenizer, longest) =
+                    self.tokenizer(&config, positions, &options.truncation)?;
                 (Some(Arc::new(tokenizer)), Some(longest))
             }
         };
@@ -172,7 +150,7 @@ impl ModelFiles {
         let features = architecture.features();
         let clouds = architecture.cloud_points();
         let clouds = clouds.map(|points| CloudSampler { points });
-        if architecture.begins_random() && self.tensors.is_empty() {
+        if architecture.starts_random() && self.tensors.is_empty() {
             self.tensors = config.random_weights(options.seed);
         }
         let mut setup = ModelSetup {
@@ -306,20 +284,20 @@ impl ModelFiles {
         &self,
         config: &ModelConfig,
         positions: usize,
-        cutting: &Cutting,
+        truncation: &Truncation,
     ) -> Result<(Tokenizer, usize)> {
         let (mut tokenizer, limit) = Tokenizer::of_model(&self.side_files, &self.config)?;
         if let Some(rows) = config.vocab_size() {
-            tokenizer.fits(rows)?;
+            tokenizer.check_vocabulary(rows)?;
         }
         if config.architecture().counts_padding() {
-            tokenizer.pads_right()?;
+            tokenizer.check_padding_side()?;
         }
         let sentence = &self.modules.sentence;
         if sentence.lowercase {
             tokenizer = tokenizer.lowercase()?;
         }
-        if let Some(wanted) = cutting.max_length
+        if let Some(wanted) = truncation.max_length
             && wanted > positions
         {
             return Err(Error::config(
@@ -328,7 +306,7 @@ impl ModelFiles {
             ));
         }
         let given = [
-            cutting.max_length,
+            truncation.max_length,
             sentence.max_tokens,
             self.extras.max_tokens,
             limit,
@@ -342,11 +320,11 @@ impl ModelFiles {
             limit.max(longest)
         });
         if let Some(length) = padded {
-            tokenizer = tokenizer.fill_up(length)?;
+            tokenizer = tokenizer.pad_to(length)?;
         }
-        let tokenizer = match cutting.refuse_longer {
+        let tokenizer = match truncation.refuse_longer {
             true => tokenizer.refuse_above(padded.unwrap_or(positions)),
-            false => tokenizer.cut_at(longest)?,
+            false => tokenizer.truncate_at(longest)?,
         };
         Ok((tokenizer, longest))
     }

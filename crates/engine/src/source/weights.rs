@@ -150,7 +150,11 @@ fn weight_map(index: &str, path: &Path) -> Result<Vec<(String, String)>> {
         let shard = shard.as_str().filter(|shard| {
             !shard.is_empty() && !shard.starts_with('.') && !shard.contains(['/', '\\'])
         });
-        let shard = shard.ok_or_else(|| bad(&format!("`{tensor}` does not name a file in the same folder")))?;
+        let shard = shard.ok_or_else(|| {
+            bad(&format!(
+                "`{tensor}` does not name a file in the same folder"
+            ))
+        })?;
         Ok((tensor.clone(), shard.to_owned()))
     });
     shards.collect()

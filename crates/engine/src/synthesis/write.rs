@@ -17,7 +17,7 @@ pub(super) struct Writer {
     out: BufWriter<File>,
     written: u64,
     all: u64,
-    /// Number of queries so far, for the ids of documents.
+    /// Number of queries so far, for document IDs.
     queries: u64,
 }
 
@@ -73,7 +73,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the file.
+    /// Completes the file.
     pub(super) fn finish(mut self) -> Result<Synthesized> {
         self.out.flush().map_err(|e| Error::io(&self.path, e))?;
         Ok(Synthesized {

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, ops::Range};
 
 use super::{
     batches::{Batches, Guide},
-    step::{self, Turn},
+    step::{self, BatchSettings},
 };
 use crate::{
     Result,
@@ -26,13 +26,13 @@ const SHARE: f64 = 0.6;
 
 /// Memory use of a step, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Need {
+struct MemoryUse {
     /// Independent of the number of examples.
     fixed: f64,
     each: f64,
 }
 
-impl Need {
+impl MemoryUse {
     /// Estimates memory use from trial steps: numbers of examples, and bytes.
     fn of(tried: &[(usize, u64)]) -> Self {
         let &[(few, small), .., (many, large)] = tried else {
@@ -93,10 +93,7 @@ pub(crate) fn choose_batch_size(
     };
     let memory = Room::of(model.params().device(), limit);
     let (Some(free), Some(before)) = (memory.free(), memory.held()) else {
-        return Ok(chosen(
-            WANTED,
-            "since the free memory is unknown",
-        ));
+        return Ok(chosen(WANTED, "since the free memory is unknown"));
     };
     let weights = (model.params().trained_count() + criterion.params().trained_count()) as f64;
     let left = free as f64 * SHARE - (4 * moments) as f64 * weights;
@@ -104,7 +101,7 @@ pub(crate) fn choose_batch_size(
     let moved = running(model.params())?;
     let mut tried: Vec<(usize, u64)> = Vec::new();
     for count in TRIED.map(|count| count.min(longest.len())) {
-        let known = Need::of(&tried);
+        let known = MemoryUse::of(&tried);
         let is_new = tried.last().is_none_or(|(before, _)| count > *before);
         // Skip a step that may not fit.
         if !is_new || !tried.is_empty() && known.step(count) > left {
@@ -119,15 +116,16 @@ pub(crate) fn choose_batch_size(
             draws: None,
         };
         let batch = batches.prepare(&longest[..count])?;
-        let turn = Turn {
+        let settings = BatchSettings {
             number: 0,
             share: 1.0,
             dropout: None,
             adapters: None,
         };
         let guide_model = guide.map(|guide| &guide.model);
-        let (peak, trained) =
-            memory.peak_of(|| step::train(model, guide_model, &mut criterion, &batch, turn).map(drop));
+        let (peak, trained) = memory.peak_of(|| {
+            step::train(model, guide_model, &mut criterion, &batch, settings).map(drop)
+        });
         // A loss may find nothing to compare among these examples. The memory
         // of the embeddings has been measured nevertheless.
         if let Err(error) = trained {
@@ -139,12 +137,12 @@ pub(crate) fn choose_batch_size(
     for (param, values) in moved {
         param.update(|own| own.copy_from_slice(&values))?;
     }
-    let need = Need::of(&tried);
-    let size = need.fitting(left);
+    let memory_use = MemoryUse::of(&tried);
+    let size = memory_use.fitting(left);
     let megabytes = |bytes: f64| (bytes / 1e6).round();
     let why = format!(
         "which need about {} of {} MB of {}, measured in steps of the longest examples",
-        megabytes(need.step(size)),
+        megabytes(memory_use.step(size)),
         megabytes(free as f64),
         memory.name()
     );
@@ -228,17 +226,17 @@ mod tests {
 
     #[test]
     fn memory_use_follows_from_two_steps() {
-        let need = Need::of(&[(2, 120), (8, 180)]);
-        assert_eq!((need.fixed, need.each), (100.0, 10.0));
-        assert_eq!(need.step(32), 420.0);
-        assert_eq!(need.fitting(420.0), 32);
-        assert_eq!(need.fitting(419.0), 16);
+        let memory_use = MemoryUse::of(&[(2, 120), (8, 180)]);
+        assert_eq!((memory_use.fixed, memory_use.each), (100.0, 10.0));
+        assert_eq!(memory_use.step(32), 420.0);
+        assert_eq!(memory_use.fitting(420.0), 32);
+        assert_eq!(memory_use.fitting(419.0), 16);
         // The smallest batch is a pair.
-        assert_eq!(need.fitting(0.0), 2);
+        assert_eq!(memory_use.fitting(0.0), 2);
         // Without a second step, all memory counts as per example.
-        assert_eq!(Need::of(&[(2, 120)]).step(4), 240.0);
-        assert_eq!(Need::of(&[]).step(4), 0.0);
+        assert_eq!(MemoryUse::of(&[(2, 120)]).step(4), 240.0);
+        assert_eq!(MemoryUse::of(&[]).step(4), 0.0);
         // Memory that was used before is not freed by more examples.
-        assert_eq!(Need::of(&[(2, 120), (8, 110)]).step(32), 120.0);
+        assert_eq!(MemoryUse::of(&[(2, 120), (8, 110)]).step(32), 120.0);
     }
 }

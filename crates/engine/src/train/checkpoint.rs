@@ -143,6 +143,10 @@ pub fn read_checkpoint(trainer: &mut Trainer, path: &Path) -> Result<()> {
 fn put_back(params: &Params, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
     let param = params.find(name).filter(|param| param.changes());
     let param = param.filter(|param| param.tensor().dims() == shape);
-    let param = param.ok_or_else(|| Error::checkpoint(format!("`{name}` is not a trained parameter of this model, or has another shape")))?;
+    let param = param.ok_or_else(|| {
+        Error::checkpoint(format!(
+            "`{name}` is not a trained parameter of this model, or has another shape"
+        ))
+    })?;
     param.update(|own| own.copy_from_slice(values))
 }

@@ -21,13 +21,13 @@ use crate::{
 
 /// The loss of a batch on its device. It is read after the backward pass, so
 /// that the host does not wait for the device earlier.
-struct Seen {
+struct DeviceLoss {
     value: Tensor,
     /// Sum of each member's embeddings. It is finite only if they all are.
     sums: Vec<Tensor>,
 }
 
-impl Seen {
+impl DeviceLoss {
     fn read(self) -> Result<BatchLoss> {
         let sums = self.sums.iter().map(|sum| sum.to_scalar::<f32>());
         let sums = sums.collect::<candle_core::Result<Vec<f32>>>()?;
@@ -63,7 +63,7 @@ impl BatchLoss {
 
 /// A batch's position in the run, and its settings.
 #[derive(Clone, Copy)]
-pub(super) struct Turn {
+pub(super) struct BatchSettings {
     /// Number of the batch over all epochs; it seeds random draws.
     pub(super) number: u64,
     /// Weight of the batch's loss in the step.
@@ -74,7 +74,7 @@ pub(super) struct Turn {
     pub(super) adapters: Option<u64>,
 }
 
-impl Turn {
+impl BatchSettings {
     /// Returns the pass for the member `member` of the examples, from example
     /// number `first` on.
     fn pass(&self, model: &Model, member: usize, first: usize) -> Pass {
@@ -100,8 +100,8 @@ pub(super) fn evaluate(
             guide: &guided,
             layers: &layers,
         };
-        let (_, seen) = loss(model, criterion, &pass, &parts, beside, batch, None)?;
-        return seen.read();
+        let (_, loss_value) = loss(model, criterion, &pass, &parts, beside, batch, None)?;
+        return loss_value.read();
     }
     let slices = slices(criterion, batch);
     let embed = |(member, input): (usize, &Input)| {
@@ -113,8 +113,8 @@ pub(super) fn evaluate(
         guide: &guided,
         layers: &[],
     };
-    let (_, seen) = loss(model, criterion, &pass, &parts, beside, batch, None)?;
-    seen.read()
+    let (_, loss_value) = loss(model, criterion, &pass, &parts, beside, batch, None)?;
+    loss_value.read()
 }
 
 /// Computes the loss of a batch in training, and accumulates the gradients of
@@ -124,15 +124,15 @@ pub(super) fn train(
     guide: Option<&Model>,
     criterion: &mut Criterion,
     batch: &Batch,
-    turn: Turn,
+    settings: BatchSettings,
 ) -> Result<BatchLoss> {
     let guided = guided(guide, batch)?;
     let slices = slices(criterion, batch);
     if slices.len() > 1 {
-        return train_cached(model, &guided, criterion, batch, turn, &slices);
+        return train_cached(model, &guided, criterion, batch, settings, &slices);
     }
-    let layers = criterion.layers_of_step(model.earlier_layers(), turn.number);
-    let pass = |member: usize| turn.pass(model, member, 0);
+    let layers = criterion.layers_of_step(model.earlier_layers(), settings.number);
+    let pass = |member: usize| settings.pass(model, member, 0);
     let (parts, layers) = match layers.is_empty() {
         true => {
             let encode = |(member, input): (usize, &Input)| {
@@ -148,9 +148,17 @@ pub(super) fn train(
         layers: &layers,
     };
     let pass = model.training();
-    let (tensor, seen) = loss(model, criterion, &pass, &parts, beside, batch, Some(turn))?;
+    let (tensor, loss_value) = loss(
+        model,
+        criterion,
+        &pass,
+        &parts,
+        beside,
+        batch,
+        Some(settings),
+    )?;
     collect(model, criterion, &tensor.backward()?)?;
-    seen.read()
+    loss_value.read()
 }
 
 /// Like [`train`], with the graph of one mini-batch at a time.
@@ -159,13 +167,13 @@ fn train_cached(
     guided: &[Tensor],
     criterion: &mut Criterion,
     batch: &Batch,
-    turn: Turn,
+    settings: BatchSettings,
     slices: &[Range<usize>],
 ) -> Result<BatchLoss> {
     let embed = |(member, input): (usize, &Input)| {
         let embedded = embed(
             model,
-            |first| turn.pass(model, member, first),
+            |first| settings.pass(model, member, first),
             input,
             slices,
         )?;
@@ -175,7 +183,7 @@ fn train_cached(
     let finish = |(leaf, (member, input)): (&Var, (usize, &Input))| {
         // Fused operations pass no gradient to a variable itself.
         let x = leaf.as_tensor().affine(1.0, 0.0)?;
-        let pass = turn.pass(model, member, 0);
+        let pass = settings.pass(model, member, 0);
         model.encode_top(&pass, &x, input.is_texts(member))
     };
     let parts = leaves.iter().zip(members(batch)).map(finish);
@@ -185,12 +193,20 @@ fn train_cached(
         layers: &[],
     };
     let pass = model.training();
-    let (tensor, seen) = loss(model, criterion, &pass, &parts, beside, batch, Some(turn))?;
+    let (tensor, loss_value) = loss(
+        model,
+        criterion,
+        &pass,
+        &parts,
+        beside,
+        batch,
+        Some(settings),
+    )?;
     let grads = tensor.backward()?;
     collect(model, criterion, &grads)?;
     drop((parts, tensor));
     if !model.trains_trunk() {
-        return seen.read();
+        return loss_value.read();
     }
     for (leaf, (member, input)) in leaves.iter().zip(members(batch)) {
         let Some(grad) = grads.get(leaf) else {
@@ -198,7 +214,7 @@ fn train_cached(
         };
         for places in slices {
             // The same dropout masks as in the first pass.
-            let pass = turn.pass(model, member, places.start);
+            let pass = settings.pass(model, member, places.start);
             let x = model.encode_trunk(&pass, &input.slice(places.clone())?)?;
             let grad = grad.narrow(0, places.start, places.len())?;
             // The gradient of this sum with respect to `x` is `grad`.
@@ -206,7 +222,7 @@ fn train_cached(
             model.params().collect(&product.backward()?)?;
         }
     }
-    seen.read()
+    loss_value.read()
 }
 
 /// Returns the guide's embeddings, if the loss has a guide.
@@ -276,7 +292,7 @@ fn embed(
     Ok(Tensor::cat(&parts, 0)?)
 }
 
-/// Computes the loss of embeddings; for training if `turn` is given.
+/// Computes the loss of embeddings; for training if `settings` are given.
 fn loss(
     model: &Model,
     criterion: &mut Criterion,
@@ -284,27 +300,27 @@ fn loss(
     parts: &[Tensor],
     beside: Beside<'_>,
     batch: &Batch,
-    turn: Option<Turn>,
-) -> Result<(Tensor, Seen)> {
+    settings: Option<BatchSettings>,
+) -> Result<(Tensor, DeviceLoss)> {
     let sums = parts.iter().map(|part| part.detach().sum_all());
     let sums = sums.collect::<candle_core::Result<_>>()?;
     let target = Target {
         labels: &batch.classes,
         scores: &batch.scores,
     };
-    let number = turn.map_or(0, |turn| turn.number);
-    let training = turn.is_some();
+    let number = settings.map_or(0, |settings| settings.number);
+    let training = settings.is_some();
     let tensor = criterion.loss_beside(model, pass, parts, beside, target, number, training)?;
-    let seen = Seen {
+    let loss_value = DeviceLoss {
         value: tensor.detach(),
         sums,
     };
-    let share = turn.map_or(1.0, |turn| turn.share);
+    let share = settings.map_or(1.0, |settings| settings.share);
     let tensor = match share == 1.0 {
         true => tensor,
         false => tensor.affine(share, 0.0)?,
     };
-    Ok((tensor, seen))
+    Ok((tensor, loss_value))
 }
 
 /// Accumulates the gradients of model and loss.

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use super::{
     batches::{Batches, Guide},
     sampler::Sampling,
-    step::{self, Turn},
+    step::{self, BatchSettings},
 };
 use crate::{
     Error, Result,
@@ -203,14 +203,14 @@ impl Trainer {
                 model.params().zero_grad();
                 criterion.params().zero_grad();
             }
-            let turn = Turn {
+            let settings = BatchSettings {
                 number: (position.total_steps * together + place) as u64,
                 share: 1.0 / of_step as f64,
                 dropout: options.dropout.then_some(options.seed),
                 adapters: model.drops_in_adapters().then_some(options.seed),
             };
             let guide = guide.as_ref().map(|guide| &guide.model);
-            let loss = step::train(model, guide, criterion, &batch, turn)?;
+            let loss = step::train(model, guide, criterion, &batch, settings)?;
             loss.check(epoch + 1, number + 1)?;
             sum.add(loss.value, batch.len());
             if place + 1 < of_step {

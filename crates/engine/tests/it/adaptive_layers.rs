@@ -171,7 +171,7 @@ fn a_model_without_layers_to_train_is_refused() {
             .to_string()
     };
     let pictures = refused(json!({"name": "efficientnet-small"}));
-    assert!(pictures.contains("is for models of texts"), "{pictures}");
+    assert!(pictures.contains("is for text models"), "{pictures}");
     let frozen = refused(json!({"name": "minilm-small", "freeze": true}));
-    assert!(frozen.contains("`freeze` keeps as they are"), "{frozen}");
+    assert!(frozen.contains("`freeze` keeps unchanged"), "{frozen}");
 }

@@ -351,7 +351,7 @@ fn a_run_that_can_not_mine_says_why() {
         ),
         (
             mining(json!({}), json!({"name": "minilm-small", "output_dim": 8})),
-            "begins with random weights",
+            "has random weights",
         ),
         (
             mining(json!({"include_positives": true}), model()),

@@ -335,7 +335,7 @@ fn options_that_make_no_sense_are_refused_by_name() {
             "TripletMarginLoss",
             json!({"margin": "big"}),
             None,
-            "a number from -1000000 to 1000000 is wanted",
+            "give a number from -1000000 to 1000000",
         ),
         (
             "NTXentLoss",

@@ -499,7 +499,7 @@ fn configurations_that_make_no_sense_are_refused_by_field() {
                 json!({}),
                 none(),
             ),
-            "set `freeze` to train projection heads of that length",
+            "set `freeze` to train projection heads of that dimension",
         ),
         (
             refused(with("pooler", json!("best")), json!({}), none()),
@@ -515,7 +515,7 @@ fn configurations_that_make_no_sense_are_refused_by_field() {
         ),
         (
             refused(with("precision", json!("float16")), json!({}), none()),
-            "`precision` is \"float16\": one of float32, bfloat16, tf32 is wanted",
+            "`precision` is \"float16\": give one of float32, bfloat16, tf32",
         ),
         (
             refused(json!({"name": "mlp"}), json!({}), none()),

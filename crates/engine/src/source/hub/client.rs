@@ -193,7 +193,9 @@ impl Client {
             }
             address = format!("{}{within}", self.endpoint);
         }
-        Err(Failure::Wrong("the hub redirects more than 5 times".to_owned()))
+        Err(Failure::Wrong(
+            "the hub redirects more than 5 times".to_owned(),
+        ))
     }
 
     /// Downloads a file to `blob`, resumes after broken connections, and

@@ -377,7 +377,11 @@ fn a_busy_hub_is_an_error_and_no_file_counts_as_absent() {
 
 #[test]
 fn a_denied_file_does_not_count_as_absent() {
-    for (code, wanted) in [(401, "denies access to its"), (403, "(403)"), (418, "answers 418")] {
+    for (code, wanted) in [
+        (401, "denies access to its"),
+        (403, "(403)"),
+        (418, "answers 418"),
+    ] {
         let cache = tempfile::tempdir().unwrap();
         let hub = StandIn::new(
             move |_, asked| match asked.path.ends_with("model.safetensors") {
