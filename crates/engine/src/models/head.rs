@@ -121,8 +121,7 @@ impl Heads {
         })
     }
 
-    /// Returns the text tower's head for texts, and the image tower's or only
-    /// head otherwise.
+    /// Returns the only head, or that of the tower for texts or images.
     pub(crate) fn of(&self, texts: bool) -> &Head {
         match self {
             Self::One(head) => head,

@@ -88,7 +88,8 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let rows = sizes.max_position_embeddings;
     if rows < PADDING as usize + 2 {
         return Err(bad_config(format!(
-            "`max_position_embeddings` is {rows}; at least 3 are needed, since the first two rows are not positions"
+            "`max_position_embeddings` is {rows}; at least 3 are needed, since the first two \
+             rows are not positions"
         )));
     }
     let buckets = file.relative_attention_num_buckets;

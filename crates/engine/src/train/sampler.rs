@@ -297,7 +297,7 @@ fn by_class(
     for (class, members) in members {
         for (number, group) in members.chunks(per_class).enumerate() {
             let mut group = group.to_vec();
-            // First each example of other groups once, then random repeats.
+            // First examples of earlier groups, each once; then random repeats.
             let mut others = members[..number * per_class].iter();
             while group.len() < per_class {
                 let again = || members[(rng.next_u64() % members.len() as u64) as usize];

@@ -39,7 +39,7 @@ pub struct TrainerOptions {
     pub max_grad_norm: Option<f64>,
     /// Seed of the data order and of augmentation.
     pub seed: u64,
-    /// Whether training images are augmented.
+    /// Whether training inputs are augmented.
     pub augment: bool,
     /// Whether dropout is applied, with the rates in the model's files.
     pub dropout: bool,
