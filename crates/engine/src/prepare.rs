@@ -92,13 +92,13 @@ pub struct Preparer {
 }
 
 impl Preparer {
-    /// Returns a preparer with the prompt of the member `place` of examples.
-    pub(crate) fn of_member(&self, place: usize) -> Cow<'_, Self> {
+    /// Returns a preparer with the prompt of a member of the examples.
+    pub(crate) fn of_member(&self, member: usize) -> Cow<'_, Self> {
         let Some(last) = self.member_prompts.len().checked_sub(1) else {
             return Cow::Borrowed(self);
         };
         Cow::Owned(Self {
-            prompt: self.member_prompts[place.min(last)].clone(),
+            prompt: self.member_prompts[member.min(last)].clone(),
             member_prompts: Vec::new(),
             ..self.clone()
         })

@@ -19,7 +19,7 @@ const MARK: &str = "\u{0}float:";
 /// [`Error::Checkpoint`] names the file `name`, line and column.
 pub(crate) fn parse(bytes: &[u8], name: &str) -> Result<Value> {
     serde_json::from_slice(bytes)
-        .or_else(|error| match marked(bytes) {
+        .or_else(|error| match with_markers(bytes) {
             Some(strict) => serde_json::from_slice(&strict),
             None => Err(error),
         })
@@ -50,7 +50,7 @@ pub(crate) fn number(value: &Value) -> Option<f64> {
 }
 
 /// Returns the JSON with such numbers as strings; `None` if there are none.
-fn marked(bytes: &[u8]) -> Option<Vec<u8>> {
+fn with_markers(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len() + 64);
     let (mut in_string, mut found, mut at) = (false, false, 0);
     while let Some(byte) = bytes.get(at) {

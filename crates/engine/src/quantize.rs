@@ -37,11 +37,11 @@ impl Ranges {
         }
         let mut lows = vec![f32::INFINITY; embeddings.dim];
         let mut highs = vec![f32::NEG_INFINITY; embeddings.dim];
-        for (place, row) in embeddings.iter().enumerate() {
+        for (number, row) in embeddings.iter().enumerate() {
             for ((low, high), x) in lows.iter_mut().zip(&mut highs).zip(row) {
                 if !x.is_finite() {
                     return Err(Error::data(format!(
-                        "embedding {place} has the value {x}, which is not finite"
+                        "embedding {number} has the value {x}, which is not finite"
                     )));
                 }
                 (*low, *high) = (low.min(*x), high.max(*x));
@@ -301,8 +301,8 @@ impl BinaryEmbeddings {
         let found = rankings
             .into_par_iter()
             .enumerate()
-            .map(|(place, ranking)| {
-                let query = queries.get(place);
+            .map(|(number, ranking)| {
+                let query = queries.get(number);
                 let score = |index: usize| {
                     let bytes = &self.bytes[index * self.row()..][..self.row()];
                     let bits = bytes.iter().zip(query.chunks(8));

@@ -142,8 +142,8 @@ fn pickle(tensors: &[(String, TorchTensor)]) -> Vec<u8> {
             p.int(0);
             p.tuple(|p| dims.iter().for_each(|n| p.int(*n)));
             p.tuple(|p| {
-                for place in 0..dims.len() {
-                    p.int(dims[place + 1..].iter().product());
+                for axis in 0..dims.len() {
+                    p.int(dims[axis + 1..].iter().product());
                 }
             });
             p.0.push(opcode::FALSE);

@@ -1,4 +1,4 @@
-//! Low-rank adapters of a model: which tensors stay trainable beside them,
+//! Low-rank adapters of a model: which tensors stay trainable besides them,
 //! merging them into the weights, and their names in PEFT files.
 
 use std::collections::HashMap;

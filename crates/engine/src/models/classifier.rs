@@ -122,7 +122,7 @@ pub(crate) fn new_head(
     seed: u64,
 ) -> Vec<String> {
     let mut added = Vec::new();
-    for (place, (name, shape)) in architecture.tensors().into_iter().enumerate() {
+    for (index, (name, shape)) in architecture.tensors().into_iter().enumerate() {
         let saved = architecture.saved_name(&name);
         let is_there = tensors.contains_key(&name) || tensors.contains_key(&saved);
         if !architecture.trains_frozen(&name) || is_there {
@@ -132,7 +132,7 @@ pub(crate) fn new_head(
         let values = match (shape.len(), name.ends_with(".weight")) {
             (1, true) => vec![1.0; count],
             (1, false) => vec![0.0; count],
-            _ => normal_weights(seed.wrapping_add(place as u64), count, SPREAD),
+            _ => normal_weights(seed.wrapping_add(index as u64), count, SPREAD),
         };
         tensors.insert(name.clone(), (shape, values));
         added.push(name);
@@ -150,7 +150,7 @@ struct Classifier {
 impl Classifier {
     /// Returns whether a tensor or layer is outside the network. BERT's pooler
     /// is part of its network.
-    fn is_beside(&self, name: &str) -> bool {
+    fn is_head(&self, name: &str) -> bool {
         let mut own = self.head_tensors().map(|(own, _)| own);
         let is_own = own.any(|own| own == name || own.strip_suffix(".weight") == Some(name));
         is_own && !name.starts_with("pooler.")
@@ -252,7 +252,7 @@ impl Architecture for Classifier {
     }
 
     fn module_name(&self, name: &str) -> String {
-        match self.is_beside(name) {
+        match self.is_head(name) {
             true => name.to_owned(),
             false => format!("{}{}", self.head.prefix, self.body.module_name(name)),
         }
@@ -260,7 +260,7 @@ impl Architecture for Classifier {
 
     /// The network's tensors have the head's prefix.
     fn saved_name(&self, name: &str) -> String {
-        match self.is_beside(name) {
+        match self.is_head(name) {
             true => name.to_owned(),
             false => format!("{}{name}", self.head.prefix),
         }

@@ -129,7 +129,7 @@ pub(super) fn feature_map(pixels: &Tensor) -> Result<Tensor> {
 /// Pools each feature map `[batch, height, width, channels]` into one vector.
 pub(super) fn pool_map(pass: &Pass, x: &Tensor, pooler: Pooler) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
-    let places = height * width;
-    let rows = x.reshape((batch * places, channels))?;
-    pool(pass, &rows, &Segments::uniform(batch, places), pooler)
+    let positions = height * width;
+    let rows = x.reshape((batch * positions, channels))?;
+    pool(pass, &rows, &Segments::uniform(batch, positions), pooler)
 }

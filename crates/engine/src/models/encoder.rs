@@ -54,15 +54,15 @@ impl TextEncoder {
         let mut found = Vec::with_capacity(layers.len() + 1);
         let mut done = 0;
         let mut order: Vec<usize> = (0..layers.len()).collect();
-        order.sort_by_key(|place| layers[*place]);
-        for place in &order {
-            let layer = layers[*place].min(self.blocks.len());
+        order.sort_by_key(|index| layers[*index]);
+        for index in &order {
+            let layer = layers[*index].min(self.blocks.len());
             let blocks = &self.blocks[done..layer];
             x = run_blocks_from(done, blocks, pass, &x, &segments, None)?;
             done = layer;
-            found.push((*place, pool(pass, &x, &segments, self.pooler)?));
+            found.push((*index, pool(pass, &x, &segments, self.pooler)?));
         }
-        found.sort_by_key(|(place, _)| *place);
+        found.sort_by_key(|(index, _)| *index);
         let rest = &self.blocks[done..];
         let x = run_blocks_from(done, rest, pass, &x, &segments, only.as_deref())?;
         let x = norm(x, self.last_norm.as_ref())?;

@@ -134,8 +134,8 @@ impl Model {
             }
             None => x,
         };
-        let behind = self.modules[1].iter();
-        let x = behind.fold(x, |x, layer| layer.onnx(&mut graph, &x));
+        let after = self.modules[1].iter();
+        let x = after.fold(x, |x, layer| layer.onnx(&mut graph, &x));
         graph.output(
             &x,
             output_name(self.kind()),

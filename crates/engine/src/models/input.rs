@@ -22,13 +22,13 @@ pub enum Input {
 
 impl Input {
     /// Returns the items in a range of the batch, which must exist.
-    pub(crate) fn slice(&self, places: Range<usize>) -> Result<Self> {
-        let rows = |x: &Tensor| x.narrow(0, places.start, places.len());
+    pub(crate) fn slice(&self, range: Range<usize>) -> Result<Self> {
+        let rows = |x: &Tensor| x.narrow(0, range.start, range.len());
         Ok(match self {
-            Self::Texts(texts) => Self::Texts(texts.slice(places)),
-            Self::Images(pictures) => Self::Images(rows(pictures)?),
+            Self::Texts(texts) => Self::Texts(texts.slice(range)),
+            Self::Images(pixels) => Self::Images(rows(pixels)?),
             Self::Features(features) => Self::Features(rows(features)?),
-            Self::PointClouds(clouds) => Self::PointClouds(clouds.slice(places)),
+            Self::PointClouds(clouds) => Self::PointClouds(clouds.slice(range)),
         })
     }
 
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slice_has_the_items_at_its_places() {
+    fn a_slice_has_the_items_of_its_range() {
         let mut texts = TokenBatch::new(vec![1, 2, 3, 4, 5, 6], vec![2, 1, 3]);
         texts.left_out = 1;
         let Input::Texts(part) = Input::Texts(texts).slice(1..3).unwrap() else {

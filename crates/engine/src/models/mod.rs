@@ -291,9 +291,9 @@ impl Model {
         }
         let body_dim = setup.body_dim(&config)?;
         let layers = setup.modules.iter().enumerate();
-        let layers = layers.map(|(place, spec)| Layer::load(spec, place, &params));
+        let layers = layers.map(|(index, spec)| Layer::load(spec, index, &params));
         let mut before = layers.collect::<Result<Vec<_>>>()?;
-        let behind = before.split_off(head_position(&setup.modules));
+        let after = before.split_off(head_position(&setup.modules));
         let heads = setup
             .head
             .map(|head| head::Heads::new(head, towers, &params));
@@ -304,7 +304,7 @@ impl Model {
             setup,
             params,
             network,
-            modules: [before, behind],
+            modules: [before, after],
             body_dim,
         })
     }

@@ -271,9 +271,9 @@ pub(super) fn parse(
         None,
     )?;
     let towers = [&text, &vision].into_iter();
-    let marks = towers.flat_map(|tower| tower.architecture.layer_prefixes().iter().copied());
+    let prefixes = towers.flat_map(|tower| tower.architecture.layer_prefixes().iter().copied());
     Ok(Arc::new(Config {
-        layer_prefixes: marks.collect(),
+        layer_prefixes: prefixes.collect(),
         text,
         vision,
         projection_dim: file.projection_dim,
@@ -416,8 +416,8 @@ struct BuiltTower {
 impl BuiltTower {
     fn project(&self, pass: &Pass, pooled: &Tensor) -> Result<Tensor> {
         let mut x = pooled.clone();
-        for (place, layer) in self.projection.iter().enumerate() {
-            if place > 0 {
+        for (index, layer) in self.projection.iter().enumerate() {
+            if index > 0 {
                 x = Activation::Gelu.composite(&x)?;
             }
             x = linear(pass, &x, layer)?;
@@ -444,8 +444,8 @@ impl BuiltTower {
             let before = onnx::linear(graph, &x, dense);
             x = graph.op("Tanh", &[&before], &[]);
         }
-        for (place, layer) in self.projection.iter().enumerate() {
-            if place > 0 {
+        for (index, layer) in self.projection.iter().enumerate() {
+            if index > 0 {
                 x = onnx::gelu(graph, &x);
             }
             x = onnx::linear(graph, &x, layer);

@@ -137,9 +137,9 @@ impl VisionFields {
         let table = table.reshape((side * side + 1, self.hidden_size))?;
         let (down, across) = (cubic_weights(side, rows), cubic_weights(side, columns));
         let mut weights = vec![0.0; rows * columns * side * side];
-        for (place, weights) in weights.chunks_exact_mut(side * side).enumerate() {
-            for (y, wy) in &down[place / columns] {
-                for (x, wx) in &across[place % columns] {
+        for (index, weights) in weights.chunks_exact_mut(side * side).enumerate() {
+            for (y, wy) in &down[index / columns] {
+                for (x, wx) in &across[index % columns] {
                     weights[y * side + x] += wy * wx;
                 }
             }
@@ -284,8 +284,8 @@ fn cubic_weights(from: usize, to: usize) -> Vec<[(usize, f32); 4]> {
     let far = |x: f64| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
     let scale = from as f64 / to as f64;
     (0..to)
-        .map(|place| {
-            let at = (place as f64 + 0.5) * scale - 0.5;
+        .map(|index| {
+            let at = (index as f64 + 0.5) * scale - 0.5;
             let (base, t) = (at.floor(), at - at.floor());
             let weights = [far(1.0 + t), near(t), near(1.0 - t), far(2.0 - t)];
             [0, 1, 2, 3].map(|i| {

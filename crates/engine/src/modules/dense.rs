@@ -228,12 +228,12 @@ impl Dense {
     pub(super) fn onnx(&self, graph: &mut Graph, x: &Edge) -> Edge {
         let y = onnx::linear(graph, x, &self.linear);
         let y = self.activation.onnx(graph, &y);
-        let beside = match &self.residual {
+        let residual = match &self.residual {
             Residual::None => return y,
             Residual::Input => x.clone(),
             Residual::Projected(layer) => onnx::linear(graph, x, layer),
         };
-        graph.op("Add", &[&y, &beside], &[])
+        graph.op("Add", &[&y, &residual], &[])
     }
 }
 

@@ -139,8 +139,8 @@ fn dropout_rate(config: &Value, shown: &str) -> Result<f32> {
 /// Returns the position of a projection head among modules: before a final
 /// `Normalize`, so that embeddings remain normalised.
 pub(crate) fn head_position(specs: &[LayerSpec]) -> usize {
-    let behind = specs.iter().rev().take_while(|spec| spec.has_no_weights());
-    specs.len() - behind.count()
+    let after = specs.iter().rev().take_while(|spec| spec.has_no_weights());
+    specs.len() - after.count()
 }
 
 /// A module with its weights.
@@ -152,9 +152,9 @@ pub(crate) enum Layer {
 }
 
 impl Layer {
-    /// Loads the module at `place`.
-    pub(crate) fn load(spec: &LayerSpec, place: usize, params: &Params) -> Result<Self> {
-        let name = |part: &str| format!("{PREFIX}{place}.{part}");
+    /// Loads the module at `index`.
+    pub(crate) fn load(spec: &LayerSpec, index: usize, params: &Params) -> Result<Self> {
+        let name = |part: &str| format!("{PREFIX}{index}.{part}");
         Ok(match &spec.kind {
             Kind::Dense(dense) => Self::Dense(Dense::load(dense, name, params)?),
             Kind::LayerNorm(dim) => Self::LayerNorm(LayerNorm::load(
@@ -164,7 +164,7 @@ impl Layer {
                 LAYER_NORM_EPS,
             )?),
             Kind::Normalize => Self::Normalize,
-            Kind::Dropout(rate) => Self::Dropout(Site::Module(place), *rate),
+            Kind::Dropout(rate) => Self::Dropout(Site::Module(index), *rate),
         })
     }
 

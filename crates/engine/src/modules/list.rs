@@ -88,8 +88,8 @@ pub(crate) fn read(
     };
     let mut entries = entries(&list)?;
     let number = entries.len();
-    let mut place = 0..number;
-    entries.retain(|_| place.next().is_some_and(|place| !head.contains(&place)));
+    let mut index = 0..number;
+    entries.retain(|_| index.next().is_some_and(|index| !head.contains(&index)));
     let mut entries = entries.into_iter();
     let mut found = Found::default();
     let first = entries.next();
@@ -157,11 +157,11 @@ pub(crate) fn read(
         let spec = LayerSpec::parse(&entry.class, config, &file, &mut found.notes)?;
         let spec = spec.ok_or_else(|| unknown(&entry.class))?;
         if !spec.tensors().is_empty() {
-            let place = found.layers.len();
+            let index = found.layers.len();
             let tensors = reader.weights(&entry.folder)?;
             let named = tensors
                 .into_iter()
-                .map(|(name, tensor)| (format!("{PREFIX}{place}.{name}"), tensor));
+                .map(|(name, tensor)| (format!("{PREFIX}{index}.{name}"), tensor));
             found.tensors.extend(named);
         }
         found.layers.push(spec);
@@ -203,11 +203,11 @@ fn entries(list: &Value) -> Result<Vec<Entry>> {
         .ok_or_else(|| bad("expected a list of modules".to_owned()))?;
     list.iter()
         .enumerate()
-        .map(|(place, entry)| {
+        .map(|(index, entry)| {
             let text = |field: &str| {
                 entry[field].as_str().ok_or_else(|| {
                     bad(format!(
-                        "the `{field}` of module {place} is {}; give a text",
+                        "the `{field}` of module {index} is {}; give a text",
                         entry[field]
                     ))
                 })

@@ -73,8 +73,8 @@ impl Saved<'_> {
             files.json(format!("{folder}/config.json"), config)?;
         }
         let split = head_position(self.layers);
-        for (place, layer) in self.layers[..split].iter().enumerate() {
-            self.add_layer(place, layer, &mut files)?;
+        for (index, layer) in self.layers[..split].iter().enumerate() {
+            self.add_layer(index, layer, &mut files)?;
         }
         for layer in self.head.iter().flatten() {
             files.head.push(files.list.len());
@@ -99,8 +99,8 @@ impl Saved<'_> {
             ]);
             files.weights(&folder, &tensors)?;
         }
-        for (behind, layer) in self.layers[split..].iter().enumerate() {
-            self.add_layer(split + behind, layer, &mut files)?;
+        for (index, layer) in self.layers[split..].iter().enumerate() {
+            self.add_layer(split + index, layer, &mut files)?;
         }
         let list = Value::Array(std::mem::take(&mut files.list));
         match pooling {
@@ -115,13 +115,13 @@ impl Saved<'_> {
         Ok(files)
     }
 
-    fn add_layer(&self, place: usize, layer: &LayerSpec, files: &mut Files) -> Result<()> {
+    fn add_layer(&self, index: usize, layer: &LayerSpec, files: &mut Files) -> Result<()> {
         let folder = files.module(layer.name(), &layer.class);
         if !layer.config.is_null() {
             files.json(format!("{folder}/config.json"), &layer.config)?;
         }
         let tensors = layer.tensors().into_iter().map(|(name, _)| {
-            let full = format!("{PREFIX}{place}.{name}");
+            let full = format!("{PREFIX}{index}.{name}");
             let tensor = self.tensors.get(&full).cloned();
             let missing = || Error::checkpoint(format!("the tensor `{full}` is missing"));
             Ok((name.to_owned(), tensor.ok_or_else(missing)?))

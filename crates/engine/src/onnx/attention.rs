@@ -102,9 +102,9 @@ impl AttentionContext {
         // Distances from query to key, `[length, length]`.
         let needs_distance = config.causal || config.reach.is_some() || config.bias.is_some();
         let distance = needs_distance.then(|| {
-            let places = places(graph, length);
-            let queries = graph.unsqueeze(&places, &[1]);
-            graph.op("Sub", &[&places, &queries], &[])
+            let positions = positions(graph, length);
+            let queries = graph.unsqueeze(&positions, &[1]);
+            graph.op("Sub", &[&positions, &queries], &[])
         });
         if let Some(distance) = &distance {
             if config.causal {
@@ -138,11 +138,11 @@ impl AttentionContext {
             .rotations
             .entry(steps.iter().map(|step| step.to_bits()).collect())
             .or_insert_with(|| {
-                let places = places(graph, length);
-                let places = graph.cast(&places, DataType::Float);
-                let places = graph.unsqueeze(&places, &[1, 2]);
+                let positions = positions(graph, length);
+                let positions = graph.cast(&positions, DataType::Float);
+                let positions = graph.unsqueeze(&positions, &[1, 2]);
                 let steps = graph.table("rotary.steps", vec![steps.len()], steps.to_vec());
-                let angles = graph.op("Mul", &[&places, &steps], &[]);
+                let angles = graph.op("Mul", &[&positions, &steps], &[]);
                 ["Cos", "Sin"].map(|kind| graph.op(kind, &[&angles], &[]))
             })
             .clone();
@@ -161,7 +161,7 @@ impl AttentionContext {
 }
 
 /// Returns the positions of a text, from 0.
-fn places(graph: &mut Graph, length: &Edge) -> Edge {
+fn positions(graph: &mut Graph, length: &Edge) -> Edge {
     let axis = graph.ints(&[0]);
     let length = graph.op("Squeeze", &[length, &axis], &[]);
     let (start, step) = (graph.int(0), graph.int(1));

@@ -71,12 +71,12 @@ fn numbers(graph: &mut Graph, texts: &TextInputs, mask: &Edge) -> Edge {
     let axis = graph.ints(&[0]);
     let length = graph.op("Squeeze", &[&length, &axis], &[]);
     let (zero, step) = (graph.int(0), graph.int(1));
-    let places = graph.op("Range", &[&zero, &length, &step], &[]);
-    let places = graph.op("Add", &[&places, &step], &[]);
-    let places = graph.cast(&places, DataType::Float);
-    let places = graph.unsqueeze(&places, &[0, 2]);
+    let positions = graph.op("Range", &[&zero, &length, &step], &[]);
+    let positions = graph.op("Add", &[&positions, &step], &[]);
+    let positions = graph.cast(&positions, DataType::Float);
+    let positions = graph.unsqueeze(&positions, &[0, 2]);
     let mask = graph.cast(mask, DataType::Float);
-    graph.op("Mul", &[&places, &mask], &[])
+    graph.op("Mul", &[&positions, &mask], &[])
 }
 
 /// Returns the sum over positions, weighted by `[batch, length, 1]`, and the

@@ -25,12 +25,12 @@ pub(super) fn rounded_rows(values: &[f32], rows: usize, transposed: bool) -> Vec
     let mut out = vec![0u8; values.len()];
     for (i, (row, scale)) in values.chunks_exact(width).zip(&scales).enumerate() {
         for (j, x) in row.iter().enumerate() {
-            let place = if transposed {
+            let index = if transposed {
                 j * rows + i
             } else {
                 i * width + j
             };
-            out[place] = ((x / scale).round() as i8).cast_unsigned();
+            out[index] = ((x / scale).round() as i8).cast_unsigned();
         }
     }
     out

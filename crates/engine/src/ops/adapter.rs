@@ -90,8 +90,8 @@ impl Adapter {
     /// Applies dropout to rows of `width` elements, or to their gradient. Rows
     /// are numbered over the whole pass.
     fn drop(masks: &Masks, x: &mut [f32], width: usize) {
-        let places: Vec<(usize, usize)> = (0..x.len() / width).map(|row| (0, row)).collect();
-        masks.apply_rows(&places, width, x);
+        let rows: Vec<(usize, usize)> = (0..x.len() / width).map(|row| (0, row)).collect();
+        masks.apply_rows(&rows, width, x);
     }
 
     /// Returns the adapter's input, if dropout makes it differ from the
@@ -266,8 +266,8 @@ impl Adapter {
             Some(masks) => {
                 let shape = x.shape().clone();
                 let x = x.reshape((x.elem_count() / layer.inputs, layer.inputs))?;
-                let places: Vec<_> = (0..x.dim(0)?).map(|row| (0, row)).collect();
-                Some(masked(&x, &masks, &places)?.reshape(shape)?)
+                let rows: Vec<_> = (0..x.dim(0)?).map(|row| (0, row)).collect();
+                Some(masked(&x, &masks, &rows)?.reshape(shape)?)
             }
             None => None,
         };

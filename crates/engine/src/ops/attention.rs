@@ -97,26 +97,26 @@ impl AttentionConfig {
         self.heads / self.kv_heads
     }
 
-    /// Returns the positions to which the position `place` of a sequence
+    /// Returns the positions to which the position `position` of a sequence
     /// attends.
-    pub(super) fn visible(&self, place: usize, length: usize) -> Range<usize> {
+    pub(super) fn visible(&self, position: usize, length: usize) -> Range<usize> {
         let reach = self.reach.unwrap_or(length);
         let end = if self.causal {
-            place + 1
+            position + 1
         } else {
-            length.min(place + reach + 1)
+            length.min(position + reach + 1)
         };
-        place.saturating_sub(reach)..end
+        position.saturating_sub(reach)..end
     }
 }
 
 impl AttentionConfig {
-    /// Turns the scores of the query at `place` into attention weights.
-    fn weigh(&self, row: &mut [f32], place: usize, bias: Option<&[f32]>) {
+    /// Turns the scores of the query at `position` into attention weights.
+    fn weigh(&self, row: &mut [f32], position: usize, bias: Option<&[f32]>) {
         if let Some(bias) = bias {
             simd::add_assign(row, bias);
         }
-        let visible = self.visible(place, row.len());
+        let visible = self.visible(position, row.len());
         let (before, row) = row.split_at_mut(visible.start);
         before.fill(0.0);
         simd::softmax_row(row, visible.len());
@@ -124,8 +124,8 @@ impl AttentionConfig {
 }
 
 /// Returns the index of a row of attention weights within a sequence.
-pub(super) fn attention_row(head: usize, place: usize) -> u64 {
-    ((head as u64) << 32) | place as u64
+pub(super) fn attention_row(head: usize, position: usize) -> u64 {
+    ((head as u64) << 32) | position as u64
 }
 
 /// Attention over rows of `heads * head` elements. Heads are not copied apart:
@@ -146,20 +146,20 @@ impl Attention<'_> {
     }
 
     /// Returns the position of a query in its sequence.
-    fn place(&self, sequence: usize, query: usize) -> usize {
+    fn position(&self, sequence: usize, query: usize) -> usize {
         self.only.map_or(query, |only| only[sequence])
     }
 
     /// Returns the position of each query in its sequence.
-    pub(crate) fn places(&self) -> Vec<usize> {
+    pub(crate) fn positions(&self) -> Vec<usize> {
         match self.only {
             Some(only) => only.to_vec(),
-            None => self.key_places(),
+            None => self.key_positions(),
         }
     }
 
     /// Returns the position of each key in its sequence.
-    pub(crate) fn key_places(&self) -> Vec<usize> {
+    pub(crate) fn key_positions(&self) -> Vec<usize> {
         let lengths = self.segments.lengths().iter();
         lengths.flat_map(|length| 0..*length).collect()
     }
@@ -206,8 +206,8 @@ impl Attention<'_> {
     fn drop(&self, (sequence, head): (usize, usize), weights: &mut [f32], length: usize) {
         let Some(masks) = &self.masks else { return };
         for (query, row) in weights.chunks_exact_mut(length).enumerate() {
-            let place = self.place(sequence, query);
-            masks.apply(sequence, attention_row(head, place), row);
+            let position = self.position(sequence, query);
+            masks.apply(sequence, attention_row(head, position), row);
         }
     }
 
@@ -265,9 +265,9 @@ impl Attention<'_> {
                             Threads::One,
                         );
                         for (query, row) in weights.chunks_exact_mut(length).enumerate() {
-                            let place = self.place(sequence, query);
-                            let bias = distances.as_ref().map(|d| d.row(head, place, length));
-                            config.weigh(row, place, bias);
+                            let position = self.position(sequence, query);
+                            let bias = distances.as_ref().map(|d| d.row(head, position, length));
+                            config.weigh(row, position, bias);
                         }
                         let weights = self.dropped((sequence, head), weights, length, left);
                         matmul(
@@ -387,9 +387,9 @@ impl Attention<'_> {
         let asking = self.query_view(task.query, head);
         scratch.keys.multiply(scores, asking, config.scale);
         for (query, row) in weights.chunks_exact_mut(length).enumerate() {
-            let place = self.place(task.sequence, task.first + query);
-            let bias = distances.map(|d| d.row(head, place, length));
-            config.weigh(row, place, bias);
+            let position = self.position(task.sequence, task.first + query);
+            let bias = distances.map(|d| d.row(head, position, length));
+            config.weigh(row, position, bias);
         }
         let weights = Mat::new(weights, queries, length);
         scratch.values.multiply(out, weights, 1.0);
@@ -457,8 +457,8 @@ impl Attention<'_> {
                             simd::softmax_backward_row(p, d, config.scale);
                             if let Some(d_bias) = &mut d_bias {
                                 // The bias is added after scaling.
-                                let place = self.place(sequence, query);
-                                let sums = d_bias.row_mut(head, place, length);
+                                let position = self.position(sequence, query);
+                                let sums = d_bias.row_mut(head, position, length);
                                 for (sum, d) in sums.iter_mut().zip(&*d) {
                                     *sum += d / config.scale;
                                 }

@@ -84,8 +84,8 @@ impl Attending {
             false => rows.take(x)?,
         };
         let (count, head) = (bucket.sequences.len(), self.config.head);
-        let places = rows.rows().len() / count.max(1);
-        let x = taken.reshape((count, places, heads, head))?;
+        let positions = rows.rows().len() / count.max(1);
+        let x = taken.reshape((count, positions, heads, head))?;
         x.transpose(1, 2)?.contiguous()
     }
 
@@ -109,9 +109,9 @@ impl Attending {
     /// Inverts [`Attending::split`] except for the order of rows: `[positions
     /// of all sequences, heads * head]`.
     fn joined(x: &Tensor) -> candle_core::Result<Tensor> {
-        let (count, heads, places, head) = x.dims4()?;
+        let (count, heads, positions, head) = x.dims4()?;
         let x = x.transpose(1, 2)?.contiguous()?;
-        x.reshape((count * places, heads * head))
+        x.reshape((count * positions, heads * head))
     }
 
     /// The same for gradients of keys and values, summed over the heads of a
@@ -135,13 +135,13 @@ impl Attending {
         }
         match of_queries && self.only.is_some() {
             true => self.buckets.order.take(&all),
-            false => self.buckets.places.take(&all),
+            false => self.buckets.positions.take(&all),
         }
     }
 
     /// Returns the position of each query of a bucket; only those of one
     /// sequence if all sequences have the same.
-    fn places(&self, bucket: &Bucket) -> Vec<usize> {
+    fn positions(&self, bucket: &Bucket) -> Vec<usize> {
         match &self.only {
             Some(only) => bucket.sequences.iter().map(|s| only[*s]).collect(),
             None => (0..bucket.length).collect(),
@@ -151,9 +151,9 @@ impl Attending {
     /// Returns the distance from each query to each key.
     fn distances(&self, bucket: &Bucket) -> Vec<isize> {
         let keys = 0..bucket.length as isize;
-        let places = self.places(bucket).into_iter();
-        places
-            .flat_map(|place| keys.clone().map(move |key| key - place as isize))
+        let positions = self.positions(bucket).into_iter();
+        positions
+            .flat_map(|position| keys.clone().map(move |key| key - position as isize))
             .collect()
     }
 
@@ -181,8 +181,8 @@ impl Attending {
             scores = scores.broadcast_add(&self.spread(&bias, bucket)?)?;
         }
         if config.causal || config.reach.is_some() {
-            let seen = self.places(bucket).into_iter().flat_map(|place| {
-                let visible = config.visible(place, bucket.length);
+            let seen = self.positions(bucket).into_iter().flat_map(|position| {
+                let visible = config.visible(position, bucket.length);
                 (0..bucket.length).map(move |key| match visible.contains(&key) {
                     true => 0.0,
                     false => NEVER,
@@ -210,13 +210,13 @@ impl Attending {
         for (i, row) in factors.chunks_exact_mut(length).enumerate() {
             let sequence = bucket.sequences[i / (heads * queries)];
             let head = i / queries % heads;
-            let place = match &self.only {
+            let position = match &self.only {
                 Some(only) => only[sequence],
                 None => i % queries,
             };
             // Elements of a row are drawn in order, so the draws for padding
             // don't affect those of the sequence.
-            masks.apply(sequence, attention_row(head, place), row);
+            masks.apply(sequence, attention_row(head, position), row);
         }
         let shape = (count, heads, queries, length);
         Tensor::from_vec(factors, shape, device).map(Some)

@@ -101,22 +101,22 @@ impl Block {
     ) -> Result<Tensor> {
         let p = &self.params;
         let masks = self.rates.masks(pass);
-        let places = segments.places(only);
+        let positions = segments.positions(only);
         let finished = |half: usize, mut x: Tensor| -> Result<Tensor> {
             if let Some(masks) = &masks.halves[half] {
-                x = masked(&x, masks, &places)?;
+                x = masked(&x, masks, &positions)?;
             }
             if let Some(finish) = &p.finish[half] {
                 x = Finish::composite(finish, pass, &x)?;
             }
             if let Some(masks) = &masks.paths[half] {
-                x = x.broadcast_mul(&path_factors(masks, &places, &x)?)?;
+                x = x.broadcast_mul(&path_factors(masks, &positions, &x)?)?;
             }
             Ok(x)
         };
         // With one position per sequence the others are only keys and values.
         let chosen = |x: &Tensor| match only {
-            Some(only) => select_places(pass, x, segments, only),
+            Some(only) => select_positions(pass, x, segments, only),
             None => Ok(x.clone()),
         };
         let attended = |x: &Tensor| -> Result<Tensor> {
@@ -130,7 +130,7 @@ impl Block {
                 active = (active * gate.composite(pass, x)?)?;
             }
             if let Some(masks) = &masks.inner {
-                active = masked(&active, masks, &places)?;
+                active = masked(&active, masks, &positions)?;
             }
             finished(1, p.fc2.composite(pass, &active)?)
         };
@@ -168,9 +168,12 @@ impl Block {
                 x = layer_norm(pass, &heads, &norms[norm])?.reshape(shape)?;
             }
             if let Some(rotary) = &config.rotary {
-                let places = segments.places(only);
-                let places: Vec<usize> = places.into_iter().map(|(_, place)| place).collect();
-                x = rotary.composite(pass, &x, &places)?;
+                let positions = segments.positions(only);
+                let positions: Vec<usize> = positions
+                    .into_iter()
+                    .map(|(_, position)| position)
+                    .collect();
+                x = rotary.composite(pass, &x, &positions)?;
             }
             Ok(x)
         };
@@ -206,18 +209,18 @@ pub(crate) fn run_blocks_from(
     let Some((last, others)) = blocks.split_last() else {
         return match only {
             None => Ok(x.clone()),
-            Some(only) => select_places(pass, x, segments, only),
+            Some(only) => select_positions(pass, x, segments, only),
         };
     };
     let mut x = x.clone();
-    for (place, block) in others.iter().enumerate() {
-        x = block.forward(&pass.in_block(first + place), &x, segments, None)?;
+    for (position, block) in others.iter().enumerate() {
+        x = block.forward(&pass.in_block(first + position), &x, segments, None)?;
     }
     last.forward(&pass.in_block(first + others.len()), &x, segments, only)
 }
 
 /// Selects the row of one position of each sequence.
-pub(super) fn select_places(
+pub(super) fn select_positions(
     pass: &Pass,
     x: &Tensor,
     segments: &Segments,
@@ -304,7 +307,7 @@ mod tests {
             let x = noise(7, segments.rows() * WIDTH);
             let x = Tensor::from_vec(x, (segments.rows(), WIDTH), &Device::Cpu).unwrap();
             let last: Vec<usize> = segments.lengths().iter().map(|length| length - 1).collect();
-            let middle: Vec<usize> = last.iter().map(|place| place / 2).collect();
+            let middle: Vec<usize> = last.iter().map(|position| position / 2).collect();
             for only in [None, Some(&last[..]), Some(&middle)] {
                 compare_with(&params, &x, draws, |pass, x| {
                     block.forward(pass, x, &segments, only)

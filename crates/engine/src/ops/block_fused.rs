@@ -126,8 +126,8 @@ impl FusedBlock {
     /// Applies dropout to output rows.
     fn drop_rows(&self, masks: Option<&Masks>, x: &mut [f32]) {
         if let Some(masks) = masks {
-            let places = self.segments.places(self.only.as_deref());
-            masks.apply_rows(&places, x.len() / places.len().max(1), x);
+            let positions = self.segments.positions(self.only.as_deref());
+            masks.apply_rows(&positions, x.len() / positions.len().max(1), x);
         }
     }
 
@@ -135,9 +135,9 @@ impl FusedBlock {
     /// depth.
     fn scale_path(&self, masks: Option<&Masks>, x: &mut [f32]) {
         if let Some(masks) = masks {
-            let places = self.segments.places(self.only.as_deref());
-            let width = x.len() / places.len().max(1);
-            for (row, (example, _)) in x.chunks_exact_mut(width).zip(places) {
+            let positions = self.segments.positions(self.only.as_deref());
+            let width = x.len() / positions.len().max(1);
+            for (row, (example, _)) in x.chunks_exact_mut(width).zip(positions) {
                 let factor = masks.factor(example);
                 row.iter_mut().for_each(|x| *x *= factor);
             }
@@ -282,9 +282,9 @@ impl FusedBlock {
         let config = &self.block.attention;
         if let Some(rotary) = &config.rotary {
             let attention = self.attention();
-            let (places, key_places) = (attention.places(), attention.key_places());
-            let queries = (q, &places[..], config.width());
-            rotary.rotate([queries, (k, &key_places, config.kv_width())], back);
+            let (positions, key_positions) = (attention.positions(), attention.key_positions());
+            let queries = (q, &positions[..], config.width());
+            rotary.rotate([queries, (k, &key_positions, config.kv_width())], back);
         }
     }
 

@@ -26,7 +26,7 @@ pub(super) struct Bucket {
 pub(super) struct Buckets {
     pub(super) all: Vec<Bucket>,
     /// The position of each row in the concatenated buckets.
-    pub(super) places: Index,
+    pub(super) positions: Index,
     /// The position of each sequence in the concatenated buckets.
     pub(super) order: Index,
     /// Whether the concatenated buckets equal the rows: no padding, and the
@@ -59,8 +59,8 @@ impl Buckets {
             let length = lengths.clone().max().unwrap_or(0);
             let rows = sequences.iter().flat_map(|sequence| {
                 let (start, own) = all[*sequence];
-                (0..length).map(move |place| match place < own {
-                    true => (start + place) as u32,
+                (0..length).map(move |position| match position < own {
+                    true => (start + position) as u32,
                     false => NO_ROW,
                 })
             });
@@ -72,21 +72,21 @@ impl Buckets {
                 length,
             });
         }
-        let mut places = vec![0; segments.rows()];
+        let mut positions = vec![0; segments.rows()];
         let rows = buckets.iter().flat_map(|bucket| bucket.rows.rows());
-        for (place, row) in rows.enumerate() {
+        for (position, row) in rows.enumerate() {
             if *row != NO_ROW {
-                places[*row as usize] = place as u32;
+                positions[*row as usize] = position as u32;
             }
         }
         let mut of_sequence = vec![0; all.len()];
-        for (place, sequence) in order.iter().enumerate() {
-            of_sequence[*sequence] = place as u32;
+        for (position, sequence) in order.iter().enumerate() {
+            of_sequence[*sequence] = position as u32;
         }
         Self {
             is_plain: buckets.len() <= 1 && !buckets.iter().any(|bucket| bucket.is_padded),
             all: buckets,
-            places: Index::new(places),
+            positions: Index::new(positions),
             order: Index::new(of_sequence),
         }
     }
@@ -101,7 +101,7 @@ mod tests {
         let buckets = Buckets::of(&Segments::uniform(3, 5));
         assert!(buckets.is_plain);
         assert_eq!(buckets.all[0].rows.rows(), (0..15).collect::<Vec<u32>>());
-        assert_eq!(buckets.places.rows(), (0..15).collect::<Vec<u32>>());
+        assert_eq!(buckets.positions.rows(), (0..15).collect::<Vec<u32>>());
         assert!(Buckets::of(&Segments::new([])).all.is_empty());
     }
 
@@ -116,8 +116,8 @@ mod tests {
         // Each row can be found again.
         let rows = buckets.all.iter().flat_map(|b| b.rows.rows());
         let all: Vec<u32> = rows.copied().collect();
-        for (row, place) in buckets.places.rows().iter().enumerate() {
-            assert_eq!(all[*place as usize], row as u32);
+        for (row, position) in buckets.positions.rows().iter().enumerate() {
+            assert_eq!(all[*position as usize], row as u32);
         }
         assert!(!buckets.is_plain);
     }

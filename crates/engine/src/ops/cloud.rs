@@ -321,9 +321,9 @@ mod tests {
             .flat_map(|runtime| [true, false].map(|first| (runtime.clone(), first)))
         {
             let input = (x.as_tensor() * 1.0).unwrap();
-            let places: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
-            let places = Tensor::from_vec(places, rows.len(), &Device::Cpu).unwrap();
-            let plain = input.index_select(&places, 0).unwrap();
+            let indices: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
+            let indices = Tensor::from_vec(indices, rows.len(), &Device::Cpu).unwrap();
+            let plain = input.index_select(&indices, 0).unwrap();
             let values: Vec<f32> = coordinates.iter().flatten().copied().collect();
             let given = Tensor::from_vec(values, (rows.len(), 3), &Device::Cpu).unwrap();
             let parts = match coordinates_first {

@@ -108,9 +108,9 @@ impl ConvNorm {
 
     /// Returns the depthwise weight as `[kernel * kernel, channels]`.
     fn depthwise_weight(&self, weight: &[f32]) -> Vec<f32> {
-        let mut turned = vec![0.0; weight.len()];
-        kernels::transpose(weight, self.kernel * self.kernel, &mut turned);
-        turned
+        let mut transposed = vec![0.0; weight.len()];
+        kernels::transpose(weight, self.kernel * self.kernel, &mut transposed);
+        transposed
     }
 
     fn convolve(
@@ -325,9 +325,9 @@ impl ConvNorm {
         if let Some(weight) = &self.weight {
             with_grad(weight, |grad| match self.kind {
                 ConvKind::Depthwise => {
-                    let turned = dims.depthwise_backward_weight(x, &dz);
-                    let mut back = vec![0.0; turned.len()];
-                    kernels::transpose(&turned, width, &mut back);
+                    let transposed = dims.depthwise_backward_weight(x, &dz);
+                    let mut back = vec![0.0; transposed.len()];
+                    kernels::transpose(&transposed, width, &mut back);
                     simd::add_assign(grad, &back);
                 }
                 _ => dims.backward_weight(workspace.precision, x, &dz, grad),

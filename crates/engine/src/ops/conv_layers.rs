@@ -232,18 +232,18 @@ impl FusedLayers {
         }
         let d_second = matches!(self.adds, Adds::Second).then(|| before.du.to_vec());
 
-        let (mut layer, mut behind) = (&self.last, saved.last);
+        let (mut layer, mut after) = (&self.last, saved.last);
         for (next, saved) in self.inner.iter().zip(saved.inner).rev() {
             let input = self.result(next, &saved)?;
             let mut d_input = self.pool.take(input.len());
             let into = InputGradient::Write(&mut d_input);
-            layer.backward(&workspace, behind, before, &input, Some(into))?;
+            layer.backward(&workspace, after, before, &input, Some(into))?;
             drop(input);
             before = next.curve_backward(&workspace, &saved, None, &d_input);
-            (layer, behind) = (next, saved);
+            (layer, after) = (next, saved);
         }
         let into = dx.as_deref_mut().map(InputGradient::Add);
-        layer.backward(&workspace, behind, before, x, into)?;
+        layer.backward(&workspace, after, before, x, into)?;
         Ok((dx, d_second))
     }
 }

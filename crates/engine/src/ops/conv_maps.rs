@@ -44,9 +44,9 @@ impl FeatureMaps {
             .enumerate()
             .with_min_len(MOVED_PER_TASK.div_ceil((width * channels).max(1)))
             .for_each(|(line, to)| {
-                let (picture, y) = (line / height, line % height);
+                let (image, y) = (line / height, line % height);
                 for channel in 0..channels {
-                    let start = ((picture * channels + channel) * height + y) * width;
+                    let start = ((image * channels + channel) * height + y) * width;
                     let to = to[channel..].iter_mut().step_by(channels);
                     for (to, from) in to.zip(&pixels[start..start + width]) {
                         *to = *from;
@@ -104,15 +104,15 @@ impl FeatureMaps {
         let mut y = self.pool.take(batch * out_height * out_width * channels);
         y.par_chunks_exact_mut(out_width * channels)
             .enumerate()
-            .for_each_init(Vec::new, |places, (i, y)| {
-                let (picture, row) = (i / out_height, i % out_height);
+            .for_each_init(Vec::new, |starts, (i, y)| {
+                let (image, row) = (i / out_height, i % out_height);
                 for (column, y) in y.chunks_exact_mut(channels).enumerate() {
-                    places.clear();
+                    starts.clear();
                     for from_y in around(row, height) {
-                        let line = (picture * height + from_y) * width;
-                        places.extend(around(column, width).map(|x| (line + x) * channels));
+                        let line = (image * height + from_y) * width;
+                        starts.extend(around(column, width).map(|x| (line + x) * channels));
                     }
-                    simd::largest(&self.values, places, y);
+                    simd::largest(&self.values, starts, y);
                 }
             });
         Ok(self.with((y, vec![batch, out_height, out_width, channels])))
@@ -147,11 +147,11 @@ mod tests {
             let shape = (2, channels, height, width);
             let pixels = Tensor::from_vec(pixels, shape, &Device::Cpu).unwrap();
             let maps = FeatureMaps::of_images(&pass, &pixels).unwrap().unwrap();
-            let turned = pixels.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
+            let transposed = pixels.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
             let all = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            assert_eq!(all(&maps.to_tensor().unwrap()), all(&turned));
+            assert_eq!(all(&maps.to_tensor().unwrap()), all(&transposed));
             let found = maps.max_pool().unwrap().to_tensor().unwrap();
-            let expected = max_pool(&pass, &turned).unwrap();
+            let expected = max_pool(&pass, &transposed).unwrap();
             assert_eq!(found.dims(), expected.dims());
             assert_eq!(all(&found), all(&expected));
         }

@@ -41,8 +41,8 @@ impl FusedOp for MaxPool {
             .zip(chosen.par_chunks_mut(line))
             .enumerate()
             .for_each(|(i, (y, chosen))| {
-                let (picture, row) = (i / out_height, i % out_height);
-                let picture = &x[picture * height * width * channels..];
+                let (image, row) = (i / out_height, i % out_height);
+                let image = &x[image * height * width * channels..];
                 let columns = y
                     .chunks_exact_mut(channels)
                     .zip(chosen.chunks_exact_mut(channels));
@@ -50,7 +50,7 @@ impl FusedOp for MaxPool {
                     for from_y in (2 * row).saturating_sub(1)..(2 * row + 2).min(height) {
                         for from_x in (2 * column).saturating_sub(1)..(2 * column + 2).min(width) {
                             let at = (from_y * width + from_x) * channels;
-                            let x = &picture[at..at + channels];
+                            let x = &image[at..at + channels];
                             for (c, x) in x.iter().enumerate() {
                                 if *x > y[c] {
                                     y[c] = *x;
@@ -118,10 +118,10 @@ impl CustomOp3 for ScaleChannels {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (x, by) = (argument(x, layout)?, argument(by, by_layout)?);
         let channels = by_layout.dims()[1];
-        let picture = x.len() / by_layout.dims()[0];
+        let image = x.len() / by_layout.dims()[0];
         let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(picture)
-            .zip(x.par_chunks(picture))
+        y.par_chunks_mut(image)
+            .zip(x.par_chunks(image))
             .zip(by.par_chunks(channels))
             .for_each(|((y, x), by)| {
                 for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
@@ -142,16 +142,16 @@ impl CustomOp3 for ScaleChannels {
         let g = g.contiguous()?;
         let (batch, channels) = by.dims2()?;
         let (x_data, by_data, g) = (floats(x)?, floats(by)?, floats(&g)?);
-        let picture = x_data.len() / batch;
+        let image = x_data.len() / batch;
         let (mut dx, mut d_by) = (vec![0.0; x_data.len()], vec![0.0; by_data.len()]);
-        dx.par_chunks_mut(picture)
+        dx.par_chunks_mut(image)
             .zip(d_by.par_chunks_mut(channels))
-            .zip(x_data.par_chunks(picture))
+            .zip(x_data.par_chunks(image))
             .zip(by_data.par_chunks(channels))
-            .zip(g.par_chunks(picture))
+            .zip(g.par_chunks(image))
             .for_each(|((((dx, d_by), x), by), g)| {
-                let places = dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels));
-                for ((dx, x), g) in places.zip(g.chunks_exact(channels)) {
+                let positions = dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels));
+                for ((dx, x), g) in positions.zip(g.chunks_exact(channels)) {
                     simd::multiply_add(dx, g, by);
                     simd::multiply_add(d_by, g, x);
                 }
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_place_is_taken_and_gets_the_gradient() {
+    fn the_largest_value_is_taken_and_gets_the_gradient() {
         for runtime in both() {
             // One channel: the maximum of the top left four is 9.
             let x: Vec<f32> = vec![1.0, 9.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];

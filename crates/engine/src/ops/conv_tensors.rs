@@ -230,10 +230,10 @@ fn full(pass: &Pass, weight: &Arc<Param>, geometry: Geometry, x: &Tensor) -> Res
     let (moves, precision) = (geometry.moves, pass.precision());
     let unfolded = move |x: &Tensor| moves.unfolded(&moves.padded(x, geometry.before, 0.0)?);
     // [outputs, kernel, kernel, inputs], in the order of the windows.
-    let turned =
+    let permuted =
         |weight: &Param, order: [usize; 4]| weight.tensor().detach().permute(order)?.contiguous();
     let (outputs, inputs, kernel, _) = weight.tensor().dims4()?;
-    let matrix = turned(weight, [0, 2, 3, 1])?.reshape((outputs, ()))?;
+    let matrix = permuted(weight, [0, 2, 3, 1])?.reshape((outputs, ()))?;
     let y = product(precision, &unfolded(&x.detach())?, &matrix.t()?)?;
     let (weight, kept) = (Arc::clone(weight), x.detach());
     node(pass, x, y, move |g, wanted| {
@@ -250,7 +250,7 @@ fn full(pass: &Pass, weight: &Arc<Param>, geometry: Geometry, x: &Tensor) -> Res
         let mut windows = moves.windows(&x).collect::<candle_core::Result<Vec<_>>>()?;
         windows.reverse();
         let windows = Tensor::cat(&windows, 1)?;
-        let matrix = turned(&weight, [2, 3, 0, 1])?.reshape(((), inputs))?;
+        let matrix = permuted(&weight, [2, 3, 0, 1])?.reshape(((), inputs))?;
         let dx = product(precision, &windows, &matrix)?;
         let [height, width] = geometry.sides;
         Ok(Some(dx.reshape((geometry.batch, height, width, inputs))?))

@@ -108,10 +108,10 @@ impl Masks {
 
     /// Applies dropout to rows of `width` elements, each given by its example
     /// and its position in it.
-    pub(super) fn apply_rows(&self, places: &[(usize, usize)], width: usize, x: &mut [f32]) {
+    pub(super) fn apply_rows(&self, positions: &[(usize, usize)], width: usize, x: &mut [f32]) {
         x.par_chunks_exact_mut(width)
-            .zip(places)
-            .for_each(|(row, (example, place))| self.apply(*example, *place as u64, row));
+            .zip(positions)
+            .for_each(|(row, (example, position))| self.apply(*example, *position as u64, row));
     }
 
     /// Returns the factor of a whole example: 0 if dropped, else that of kept
@@ -181,13 +181,13 @@ pub(crate) enum Site {
 
 impl Site {
     fn number(self) -> u64 {
-        let (kind, place) = match self {
+        let (kind, position) = match self {
             Self::Embeddings => (1, 0),
             Self::Output => (2, 0),
-            Self::Module(place) => (3, place),
-            Self::Convolution(place) => (4, place),
+            Self::Module(position) => (3, position),
+            Self::Convolution(position) => (4, position),
         };
-        (kind << 32) | place as u64
+        (kind << 32) | position as u64
     }
 }
 
@@ -202,7 +202,7 @@ pub(crate) fn dropout(
 ) -> Result<Tensor> {
     match Masks::new(pass, site.number(), rate) {
         None => Ok(x.clone()),
-        Some(masks) => masked(x, &masks, &segments.places(only)),
+        Some(masks) => masked(x, &masks, &segments.positions(only)),
     }
 }
 
@@ -225,17 +225,21 @@ pub(crate) fn dropout_examples(
 }
 
 /// Applies masks to `x` with candle's operations.
-pub(super) fn masked(x: &Tensor, masks: &Masks, places: &[(usize, usize)]) -> Result<Tensor> {
+pub(super) fn masked(x: &Tensor, masks: &Masks, positions: &[(usize, usize)]) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let mut factors = vec![1.0; rows * width];
-    masks.apply_rows(places, width, &mut factors);
+    masks.apply_rows(positions, width, &mut factors);
     Ok((x * Tensor::from_vec(factors, (rows, width), x.device())?)?)
 }
 
 /// Returns the factor of each row's example, `[rows, 1]`.
-pub(super) fn path_factors(masks: &Masks, places: &[(usize, usize)], x: &Tensor) -> Result<Tensor> {
-    let factors = places.iter().map(|(example, _)| masks.factor(*example));
-    Ok(Tensor::from_iter(factors, x.device())?.reshape((places.len(), 1))?)
+pub(super) fn path_factors(
+    masks: &Masks,
+    positions: &[(usize, usize)],
+    x: &Tensor,
+) -> Result<Tensor> {
+    let factors = positions.iter().map(|(example, _)| masks.factor(*example));
+    Ok(Tensor::from_iter(factors, x.device())?.reshape((positions.len(), 1))?)
 }
 
 #[cfg(test)]

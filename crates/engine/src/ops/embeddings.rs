@@ -106,7 +106,7 @@ pub(crate) fn token_embeddings(
         )));
     }
     check_kinds(kinds, ids.len(), tables)?;
-    let places: Vec<u32> = segments
+    let position_rows: Vec<u32> = segments
         .iter()
         .flat_map(|(start, length)| tables.position.rows(&ids[start..start + length]))
         .collect();
@@ -114,7 +114,7 @@ pub(crate) fn token_embeddings(
         return pass.apply_source(TokenEmbeddings {
             ids: ids.to_vec(),
             kinds: kinds.to_vec(),
-            places,
+            position_rows,
             width,
             tables: tables.clone(),
         });
@@ -122,7 +122,7 @@ pub(crate) fn token_embeddings(
     let rows = |table: &Arc<Param>, rows: &[u32]| look_up(pass, table, rows);
     let mut sum = rows(&tables.token, ids)?;
     if let Some(position) = tables.position.table() {
-        sum = (sum + rows(position, &places)?)?;
+        sum = (sum + rows(position, &position_rows)?)?;
     }
     match &tables.kind {
         None => Ok(sum),
@@ -158,7 +158,7 @@ struct TokenEmbeddings {
     /// The type of each token; empty if all are 0.
     kinds: Vec<u32>,
     /// The row of each token in the position table.
-    places: Vec<u32>,
+    position_rows: Vec<u32>,
     width: usize,
     tables: TokenTables,
 }
@@ -180,20 +180,19 @@ impl FusedOp for TokenEmbeddings {
         let kind = self.tables.kind.as_ref();
         let kind = kind.map(|kind| floats(kind.tensor())).transpose()?;
         let mut y = vec![0.0; self.ids.len() * self.width];
-        let rows = self.ids.par_iter().zip(&self.places).enumerate();
-        rows.zip(y.par_chunks_exact_mut(self.width)).for_each(
-            |((token_place, (&id, &place)), y)| {
+        let rows = self.ids.par_iter().zip(&self.position_rows).enumerate();
+        rows.zip(y.par_chunks_exact_mut(self.width))
+            .for_each(|((token_index, (&id, &row)), y)| {
                 let token = &token[self.row(id)];
                 match &position {
-                    Some(position) => simd::add(token, &position[self.row(place)], y),
+                    Some(position) => simd::add(token, &position[self.row(row)], y),
                     None => y.copy_from_slice(token),
                 }
                 if let Some(kind) = &kind {
-                    let of_token = self.kinds.get(token_place).copied().unwrap_or(0);
+                    let of_token = self.kinds.get(token_index).copied().unwrap_or(0);
                     simd::add_assign(y, &kind[self.row(of_token)]);
                 }
-            },
-        );
+            });
         Ok((y, vec![self.ids.len(), self.width]))
     }
 
@@ -213,7 +212,7 @@ impl FusedOp for TokenEmbeddings {
         };
         add(&self.tables.token, &self.ids);
         if let Some(position) = self.tables.position.table() {
-            add(position, &self.places);
+            add(position, &self.position_rows);
         }
         if let Some(kind) = &self.tables.kind {
             match self.kinds.is_empty() {
@@ -287,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_fused_equal_composite_behind_padding_and_without_positions() {
+    fn tokens_fused_equal_composite_after_padding_and_without_positions() {
         let params = params(&[("position", &[6, 6]), ("token", &[10, 6])], &[]);
         let token = params.get("token", &[10, 6]).unwrap();
         let position = params.get("position", &[6, 6]).unwrap();
@@ -301,10 +300,10 @@ mod tests {
             token_embeddings(pass, &IDS, &[], &segments, &tables)
         };
         let x = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
-        let behind = Positions::AfterPadding(position.clone(), 1);
-        compare(&params, &x, |pass, _| embed(pass, &behind));
+        let after_padding = Positions::AfterPadding(position.clone(), 1);
+        compare(&params, &x, |pass, _| embed(pass, &after_padding));
         // Token 1 is the padding token, here inside a text.
-        assert_eq!(behind.rows(&[9, 1, 1, 3]), [2, 1, 1, 3]);
+        assert_eq!(after_padding.rows(&[9, 1, 1, 3]), [2, 1, 1, 3]);
         let only_tokens = testing::params(&[("token", &[10, 6])], &[]);
         let token = only_tokens.get("token", &[10, 6]).unwrap();
         compare(&only_tokens, &x, |pass, _| {
@@ -316,8 +315,8 @@ mod tests {
             token_embeddings(pass, &IDS, &[], &segments, &tables)
         });
         let pass = crate::ops::Runtime::new(&params).unwrap().inference();
-        let behind = Positions::AfterPadding(position, 2);
-        let refused = embed(&pass, &behind).unwrap_err().to_string();
+        let after_padding = Positions::AfterPadding(position, 2);
+        let refused = embed(&pass, &after_padding).unwrap_err().to_string();
         assert!(refused.contains("a text of 4 tokens"), "{refused}");
         let refused = embed(&pass, &Positions::None { longest: 3 }).unwrap_err();
         assert!(refused.to_string().contains("3 positions"), "{refused}");

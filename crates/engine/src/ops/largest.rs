@@ -14,7 +14,7 @@ pub(super) fn first_largest(pass: &Pass, x: &Tensor) -> Result<Tensor> {
     let y = detached.max(1)?;
     // Finds the first maximum: ranks decrease from `values`, so the first
     // position has the highest.
-    let ranks: Vec<f32> = (0..values).map(|place| (values - place) as f32).collect();
+    let ranks: Vec<f32> = (0..values).map(|index| (values - index) as f32).collect();
     let ranks = Tensor::from_vec(ranks, (1, values, 1), x.device())?;
     let is_largest = detached
         .broadcast_eq(&y.unsqueeze(1)?)?

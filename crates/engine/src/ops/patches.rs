@@ -80,7 +80,7 @@ pub(crate) fn patch_embeddings(
     if [height, wide] != dims.sides {
         let [rows, columns] = dims.sides;
         return Err(Error::data(format!(
-            "this model takes pictures of {rows}x{columns} pixels, not {height}x{wide}"
+            "this model takes images of {rows}x{columns} pixels, not {height}x{wide}"
         )));
     }
     if pass.is_fused() {
@@ -141,14 +141,14 @@ impl PatchEmbeddings {
         let mut rows = vec![0.0; batch * self.tokens() * elements];
         rows.par_chunks_mut(self.tokens() * elements)
             .zip(pixels.par_chunks(3 * height * wide))
-            .for_each(|(rows, picture)| {
+            .for_each(|(rows, image)| {
                 let patches = rows.chunks_exact_mut(elements).skip(self.before());
-                for (place, row) in patches.enumerate() {
-                    let (top, left) = (place / columns * patch, place % columns * patch);
+                for (index, row) in patches.enumerate() {
+                    let (top, left) = (index / columns * patch, index % columns * patch);
                     for (line, out) in row.chunks_exact_mut(patch).enumerate() {
                         let (channel, y) = (line / patch, top + line % patch);
                         let start = (channel * height + y) * wide + left;
-                        out.copy_from_slice(&picture[start..start + patch]);
+                        out.copy_from_slice(&image[start..start + patch]);
                     }
                 }
             });
@@ -165,11 +165,11 @@ impl FusedOp for PatchEmbeddings {
         };
         let (tokens, width) = (self.tokens(), self.dims.width);
         let mut y = vec![0.0; batch * tokens * width];
-        for picture in y.chunks_exact_mut(tokens * width) {
+        for image in y.chunks_exact_mut(tokens * width) {
             if let Some(position) = &self.layers.position {
-                picture.copy_from_slice(&floats(position.tensor())?);
+                image.copy_from_slice(&floats(position.tensor())?);
             }
-            let (first, patches) = picture.split_at_mut(self.before() * width);
+            let (first, patches) = image.split_at_mut(self.before() * width);
             if let Some(class) = &self.layers.class {
                 simd::add_assign(first, &floats(class.tensor())?);
             }
@@ -238,24 +238,24 @@ impl FusedOp for PatchEmbeddings {
                 Threads::All,
             );
         });
-        let pictures = || g.chunks_exact(tokens * width);
+        let images = || g.chunks_exact(tokens * width);
         if let Some(position) = &self.layers.position {
             with_grad(position, |grad| {
-                for picture in pictures() {
-                    simd::add_assign(grad, picture);
+                for image in images() {
+                    simd::add_assign(grad, image);
                 }
             });
         }
         if let Some(class) = &self.layers.class {
             with_grad(class, |grad| {
-                for picture in pictures() {
-                    simd::add_assign(grad, &picture[..first]);
+                for image in images() {
+                    simd::add_assign(grad, &image[..first]);
                 }
             });
         }
         if let Some(bias) = &self.layers.bias {
             with_grad(bias, |grad| {
-                for row in pictures().flat_map(|p| p[first..].chunks_exact(width)) {
+                for row in images().flat_map(|p| p[first..].chunks_exact(width)) {
                     simd::add_assign(grad, row);
                 }
             });

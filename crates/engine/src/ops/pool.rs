@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::Tensor;
 
 use super::{
-    FusedOp, Pass, Segments, block::select_places, largest::first_largest, rows::take_rows,
+    FusedOp, Pass, Segments, block::select_positions, largest::first_largest, rows::take_rows,
     tensors::NO_ROW,
 };
 use crate::{Result, kernels::simd};
@@ -56,14 +56,14 @@ const BASIC: [(Pooler, &str); MOST] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Concat {
     /// Indices into [`BASIC`], of which the first `count` are used.
-    places: [u8; MOST],
+    positions: [u8; MOST],
     count: u8,
 }
 
 impl Concat {
     pub(crate) fn poolers(self) -> impl ExactSizeIterator<Item = (Pooler, &'static str)> {
-        let chosen = self.places.into_iter().take(usize::from(self.count));
-        chosen.map(|place| BASIC[usize::from(place) % MOST])
+        let chosen = self.positions.into_iter().take(usize::from(self.count));
+        chosen.map(|position| BASIC[usize::from(position) % MOST])
     }
 }
 
@@ -74,7 +74,7 @@ impl Pooler {
     /// If a name is unknown, or if there are none or more than six.
     pub fn named(names: &[&str]) -> Result<Self, String> {
         let known = || BASIC.map(|(_, name)| format!("`{name}`")).join(", ");
-        let mut places = [0; MOST];
+        let mut positions = [0; MOST];
         let wanted = names.len();
         if wanted == 0 || wanted > MOST {
             let known = known();
@@ -82,17 +82,17 @@ impl Pooler {
                 "{wanted} pooling modes; 1 to {MOST} of {known} can be combined"
             ));
         }
-        for (place, name) in places.iter_mut().zip(names) {
+        for (position, name) in positions.iter_mut().zip(names) {
             let found = BASIC.iter().position(|(_, known)| known == name);
-            *place = found.ok_or_else(|| {
+            *position = found.ok_or_else(|| {
                 let known = known();
                 format!("the pooling mode `{name}` is unknown; use one of {known}")
             })? as u8;
         }
         let count = wanted as u8;
         Ok(match names.len() {
-            1 => BASIC[usize::from(places[0])].0,
-            _ => Self::Concat(Concat { places, count }),
+            1 => BASIC[usize::from(positions[0])].0,
+            _ => Self::Concat(Concat { positions, count }),
         })
     }
 
@@ -140,7 +140,7 @@ impl Pooler {
 /// [`Segments::left_out`] positions of each sequence.
 pub(crate) fn pool(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     if let Some(only) = pooler.only(segments) {
-        return select_places(pass, x, segments, &only);
+        return select_positions(pass, x, segments, &only);
     }
     if let Pooler::Concat(concat) = pooler {
         let parts = concat
@@ -163,11 +163,11 @@ pub(crate) fn pool(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler)
 fn composite(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     match pooler {
         Pooler::Max => {
-            let longest = pooled_places(segments).map(|(_, length)| length).max();
+            let longest = pooled_rows(segments).map(|(_, length)| length).max();
             let longest = longest.unwrap_or(0);
-            let rows = pooled_places(segments).flat_map(|(start, length)| {
-                (0..longest).map(move |place| match place < length {
-                    true => (start + place) as u32,
+            let rows = pooled_rows(segments).flat_map(|(start, length)| {
+                (0..longest).map(move |position| match position < length {
+                    true => (start + position) as u32,
                     false => NO_ROW,
                 })
             });
@@ -204,8 +204,8 @@ fn weighted(x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     }
     // As a product with a row of weights per sequence.
     let mut weights = vec![0f32; count * rows];
-    let places = pooled_places(segments).zip(weights.chunks_exact_mut(rows.max(1)));
-    for ((start, length), row) in places {
+    let positions = pooled_rows(segments).zip(weights.chunks_exact_mut(rows.max(1)));
+    for ((start, length), row) in positions {
         let own = &mut row[start..start + length];
         match pooler {
             Pooler::WeightedMean => own.copy_from_slice(&position_weights(left_out, length)),
@@ -220,7 +220,7 @@ fn weighted(x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
 const BELOW_ALL: f32 = -1e30;
 
 /// Returns the first row and number of rows of each sequence that are pooled.
-fn pooled_places(segments: &Segments) -> impl Iterator<Item = (usize, usize)> {
+fn pooled_rows(segments: &Segments) -> impl Iterator<Item = (usize, usize)> {
     let left_out = segments.left_out();
     segments
         .iter()
@@ -232,7 +232,9 @@ fn pooled_places(segments: &Segments) -> impl Iterator<Item = (usize, usize)> {
 fn position_weights(left_out: usize, length: usize) -> Vec<f32> {
     let positions = left_out + 1..=left_out + length;
     let sum: usize = positions.clone().sum();
-    positions.map(|place| place as f32 / sum as f32).collect()
+    positions
+        .map(|position| position as f32 / sum as f32)
+        .collect()
 }
 
 struct Pool {
@@ -256,7 +258,7 @@ impl FusedOp for Pool {
         if self.pooler == Pooler::Max {
             chosen = vec![0u32; count * width];
         }
-        for (i, ((start, length), y)) in pooled_places(&self.segments)
+        for (i, ((start, length), y)) in pooled_rows(&self.segments)
             .zip(y.chunks_exact_mut(width))
             .enumerate()
         {
@@ -320,7 +322,7 @@ impl FusedOp for Pool {
             }
             return Ok(Some(dx));
         }
-        for ((start, length), g) in pooled_places(&self.segments).zip(g.chunks_exact(width)) {
+        for ((start, length), g) in pooled_rows(&self.segments).zip(g.chunks_exact(width)) {
             let rows = start * width..(start + length) * width;
             let parts = || x[rows.clone()].chunks_exact(width);
             match self.pooler {

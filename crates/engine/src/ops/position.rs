@@ -35,8 +35,8 @@ impl Rotary {
 
     /// Returns cosine and sine of all angles, `[longest, half]`.
     fn table(&self, longest: usize) -> [Vec<f32>; 2] {
-        let angles =
-            (0..longest).flat_map(|place| self.steps.iter().map(move |step| place as f32 * step));
+        let angles = (0..longest)
+            .flat_map(|position| self.steps.iter().map(move |step| position as f32 * step));
         let (sin, cos) = angles.map(f32::sin_cos).unzip();
         [cos, sin]
     }
@@ -45,15 +45,15 @@ impl Rotary {
     /// inverts the rotation, as gradients need it.
     pub(super) fn rotate(&self, rows: [(&mut [f32], &[usize], usize); 2], back: bool) {
         let half = self.steps.len();
-        let places = rows.iter().flat_map(|(_, places, _)| places.iter());
-        let longest = places.max().map_or(0, |place| place + 1);
+        let positions = rows.iter().flat_map(|(_, positions, _)| positions.iter());
+        let longest = positions.max().map_or(0, |position| position + 1);
         let [cos, sin] = self.table(longest);
         let sign = if back { -1.0 } else { 1.0 };
-        for (rows, places, width) in rows {
+        for (rows, positions, width) in rows {
             rows.par_chunks_exact_mut(width)
-                .zip(places)
-                .for_each(|(row, place)| {
-                    let angles = place * half..(place + 1) * half;
+                .zip(positions)
+                .for_each(|(row, position)| {
+                    let angles = position * half..(position + 1) * half;
                     let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
                     for head in row.chunks_exact_mut(2 * half) {
                         let (a, b) = head.split_at_mut(half);
@@ -67,11 +67,11 @@ impl Rotary {
     }
 
     /// Rotates `[rows, heads * head]` on any device, with a position per row.
-    pub(super) fn composite(&self, pass: &Pass, x: &Tensor, places: &[usize]) -> Result<Tensor> {
-        let longest = places.iter().max().map_or(0, |place| place + 1);
+    pub(super) fn composite(&self, pass: &Pass, x: &Tensor, positions: &[usize]) -> Result<Tensor> {
+        let longest = positions.iter().max().map_or(0, |position| position + 1);
         let half = self.steps.len();
-        let index: Vec<u32> = places.iter().map(|place| *place as u32).collect();
-        let index = Tensor::from_vec(index, places.len(), x.device())?;
+        let index: Vec<u32> = positions.iter().map(|position| *position as u32).collect();
+        let index = Tensor::from_vec(index, positions.len(), x.device())?;
         let tables = self.table(longest).map(|values| {
             let table = Tensor::from_vec(values, (longest, half), x.device())?;
             table.index_select(&index, 0)?.unsqueeze(1)
@@ -128,23 +128,23 @@ impl Distances {
         }
     }
 
-    fn range(&self, head: usize, place: usize, length: usize) -> std::ops::Range<usize> {
-        let start = head * (2 * self.longest - 1) + self.longest - 1 - place;
+    fn range(&self, head: usize, position: usize, length: usize) -> std::ops::Range<usize> {
+        let start = head * (2 * self.longest - 1) + self.longest - 1 - position;
         start..start + length
     }
 
     /// Returns the biases of one query and all keys of its sequence.
-    pub(super) fn row(&self, head: usize, place: usize, length: usize) -> &[f32] {
-        &self.values[self.range(head, place, length)]
+    pub(super) fn row(&self, head: usize, position: usize, length: usize) -> &[f32] {
+        &self.values[self.range(head, position, length)]
     }
 
-    pub(super) fn row_mut(&mut self, head: usize, place: usize, length: usize) -> &mut [f32] {
-        let range = self.range(head, place, length);
+    pub(super) fn row_mut(&mut self, head: usize, position: usize, length: usize) -> &mut [f32] {
+        let range = self.range(head, position, length);
         &mut self.values[range]
     }
 
     /// Returns head and signed distance of each value.
-    fn places(&self) -> impl Iterator<Item = (usize, isize)> + use<> {
+    fn positions(&self) -> impl Iterator<Item = (usize, isize)> + use<> {
         let (longest, each) = (self.longest, (2 * self.longest).saturating_sub(1));
         (0..self.values.len()).map(move |i| {
             let distance = (i % each) as isize - (longest as isize - 1);
@@ -179,10 +179,10 @@ impl PositionBias {
     /// Returns all biases for sequences of up to `longest` positions.
     pub(super) fn distances(&self, heads: usize, longest: usize) -> candle_core::Result<Distances> {
         let mut all = Distances::zeros(heads, longest);
-        let places = all.places();
+        let positions = all.positions();
         match self {
             Self::Slopes(slopes) => {
-                for (value, (head, distance)) in all.values.iter_mut().zip(places) {
+                for (value, (head, distance)) in all.values.iter_mut().zip(positions) {
                     *value = -slopes[head] * distance.unsigned_abs() as f32;
                 }
             }
@@ -192,7 +192,7 @@ impl PositionBias {
             } => {
                 let (count, heads) = table.tensor().dims2()?;
                 let table = floats(table.tensor())?;
-                for (value, (head, distance)) in all.values.iter_mut().zip(places) {
+                for (value, (head, distance)) in all.values.iter_mut().zip(positions) {
                     *value = table[bucket(distance, count, *max_distance) * heads + head];
                 }
             }
@@ -233,7 +233,7 @@ impl PositionBias {
         {
             let (count, heads) = table.tensor().dims2()?;
             with_grad(table, |grad| {
-                for (value, (head, distance)) in all.values.iter().zip(all.places()) {
+                for (value, (head, distance)) in all.values.iter().zip(all.positions()) {
                     grad[bucket(distance, count, *max_distance) * heads + head] += value;
                 }
             });

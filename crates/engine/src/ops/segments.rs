@@ -31,10 +31,10 @@ impl Segments {
 
     /// Sets the number of positions at the start of each sequence that pooling
     /// skips, such as a prompt. At least one position of each sequence remains.
-    pub(crate) fn leaving_out(self, places: usize) -> Self {
+    pub(crate) fn leaving_out(self, positions: usize) -> Self {
         let shortest = self.lengths.iter().min().copied().unwrap_or(1);
         Self {
-            left_out: places.min(shortest.saturating_sub(1)),
+            left_out: positions.min(shortest.saturating_sub(1)),
             ..self
         }
     }
@@ -75,13 +75,15 @@ impl Segments {
 
     /// Returns the sequence and position of each row, or of one row per
     /// sequence at the positions `only`.
-    pub(super) fn places(&self, only: Option<&[usize]>) -> Vec<(usize, usize)> {
+    pub(super) fn positions(&self, only: Option<&[usize]>) -> Vec<(usize, usize)> {
         match only {
             Some(only) => only.iter().copied().enumerate().collect(),
             None => {
                 let lengths = self.lengths.iter().enumerate();
                 lengths
-                    .flat_map(|(sequence, length)| (0..*length).map(move |place| (sequence, place)))
+                    .flat_map(|(sequence, length)| {
+                        (0..*length).map(move |position| (sequence, position))
+                    })
                     .collect()
             }
         }
@@ -90,7 +92,7 @@ impl Segments {
     /// Returns the row of one position of each sequence.
     pub(super) fn rows_of(&self, only: &[usize]) -> impl Iterator<Item = usize> {
         let starts = self.iter().map(|(start, _)| start);
-        starts.zip(only).map(|(start, place)| start + place)
+        starts.zip(only).map(|(start, position)| start + position)
     }
 
     /// Returns the length of all sequences, if they have the same.
@@ -138,8 +140,8 @@ mod tests {
     #[test]
     fn segments_locate_sequences_in_rows() {
         let segments = Segments::new([3, 1, 2]);
-        let places: Vec<_> = segments.iter().collect();
-        assert_eq!(places, [(0, 3), (3, 1), (4, 2)]);
+        let positions: Vec<_> = segments.iter().collect();
+        assert_eq!(positions, [(0, 3), (3, 1), (4, 2)]);
         assert_eq!((segments.count(), segments.rows()), (3, 6));
         assert_eq!(segments.common_length(), None);
         assert_eq!(Segments::uniform(4, 5).common_length(), Some(5));

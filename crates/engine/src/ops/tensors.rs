@@ -100,29 +100,29 @@ pub(super) fn rows_at(x: &Tensor, index: &[u32]) -> candle_core::Result<Tensor> 
 /// takes a logarithmic number of rounds, each with all threads of the device.
 /// candle's own sum adds them one after the other.
 pub(super) fn sums_at(g: &Tensor, targets: &[u32], count: usize) -> candle_core::Result<Tensor> {
-    let mut places: Vec<u32> = (0..targets.len() as u32)
-        .filter(|place| targets[*place as usize] != NO_ROW)
+    let mut sources: Vec<u32> = (0..targets.len() as u32)
+        .filter(|source| targets[*source as usize] != NO_ROW)
         .collect();
-    places.sort_by_key(|place| (targets[*place as usize], *place));
-    let mut owners: Vec<u32> = places.iter().map(|p| targets[*p as usize]).collect();
+    sources.sort_by_key(|source| (targets[*source as usize], *source));
+    let mut owners: Vec<u32> = sources.iter().map(|p| targets[*p as usize]).collect();
     let mut x = g.contiguous()?;
     while owners.windows(2).any(|pair| pair[0] == pair[1]) {
         let (mut left, mut right, mut left_owners) = (Vec::new(), Vec::new(), Vec::new());
         let mut at = 0;
         while at < owners.len() {
             let is_pair = owners.get(at + 1) == Some(&owners[at]);
-            left.push(places[at]);
-            right.push(if is_pair { places[at + 1] } else { NO_ROW });
+            left.push(sources[at]);
+            right.push(if is_pair { sources[at + 1] } else { NO_ROW });
             left_owners.push(owners[at]);
             at += if is_pair { 2 } else { 1 };
         }
         x = (rows_at(&x, &left)? + rows_at(&x, &right)?)?;
-        places = (0..left_owners.len() as u32).collect();
+        sources = (0..left_owners.len() as u32).collect();
         owners = left_owners;
     }
     let mut index = vec![NO_ROW; count];
-    for (owner, place) in owners.iter().zip(&places) {
-        index[*owner as usize] = *place;
+    for (owner, source) in owners.iter().zip(&sources) {
+        index[*owner as usize] = *source;
     }
     rows_at(&x, &index)
 }

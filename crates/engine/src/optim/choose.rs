@@ -253,13 +253,13 @@ pub fn layer_scales<'a>(
     params: impl Iterator<Item = &'a str>,
     decay: f64,
 ) -> HashMap<String, f64> {
-    let marks = config.architecture().layer_prefixes();
-    if marks.is_empty() {
+    let prefixes = config.architecture().layer_prefixes();
+    if prefixes.is_empty() {
         return HashMap::new();
     }
     let layer_of = |name: &str| -> Option<(String, i32)> {
-        for mark in marks {
-            if let Some((tower, rest)) = name.split_once(mark) {
+        for prefix in prefixes {
+            if let Some((tower, rest)) = name.split_once(prefix) {
                 let number = rest.split('.').next()?.parse().ok()?;
                 return Some((tower.to_owned(), number));
             }

@@ -200,7 +200,7 @@ pub(super) fn check_monitors(
         }
         Ok(names)
     };
-    for (place, callback) in config.callbacks.iter().enumerate() {
+    for (index, callback) in config.callbacks.iter().enumerate() {
         let monitor = match callback {
             Callback::BestModelCheckpoint(best) => &best.monitor,
             Callback::EarlyStopping(early) => &early.monitor,
@@ -239,7 +239,7 @@ pub(super) fn check_monitors(
             }
             continue;
         }
-        if measured(&config.callbacks[..place])?
+        if measured(&config.callbacks[..index])?
             .iter()
             .any(|n| n == name)
         {

@@ -113,10 +113,10 @@ pub(super) fn of_run(
     };
     let mut members = vec![None; known.len()];
     for (name, prompt) in columns {
-        let place = usable
+        let member = usable
             .iter()
             .position(|names| names.contains(&name.as_str()));
-        let Some(place) = place else {
+        let Some(member) = member else {
             let names: Vec<&str> = usable.iter().map(|names| names[0]).collect();
             return bad(format!(
                 "`{}` is not a column of this data: {} can have a prompt",
@@ -128,10 +128,10 @@ pub(super) fn of_run(
             let prompt = start_of(&prompt.to_string());
             return bad(format!("`{}` is {prompt}: give a text", start_of(name)));
         };
-        if members[place].replace(prompt.clone()).is_some() {
+        if members[member].replace(prompt.clone()).is_some() {
             return bad(format!(
                 "`{}` is given twice, under two names",
-                known[place][0]
+                known[member][0]
             ));
         }
     }
@@ -188,9 +188,9 @@ mod tests {
             let found = read(prompts, layout).unwrap_err();
             assert!(found.contains(part), "{part} is missing in: {found}");
         }
-        let pictures = of_run(Some(&"a".into()), ModelKind::Image, &pairs);
+        let images = of_run(Some(&"a".into()), ModelKind::Image, &pairs);
         assert!(
-            pictures
+            images
                 .unwrap_err()
                 .to_string()
                 .contains("prompts are for models of texts")

@@ -67,10 +67,10 @@ impl History {
         }
         curve.seen += 1;
         if curve.points.len() > MOST_POINTS {
-            let mut place = 0;
+            let mut index = 0;
             curve.points.retain(|_| {
-                place += 1;
-                place % 2 == 1
+                index += 1;
+                index % 2 == 1
             });
             curve.every = every * 2;
         }

@@ -118,9 +118,9 @@ impl Log {
                 continue;
             }
             let length = rest.len().min(left - HEADER);
-            let (piece, behind) = rest.split_at(length);
+            let (piece, after) = rest.split_at(length);
             // Full, first, middle, last.
-            let kind = match (first, behind.is_empty()) {
+            let kind = match (first, after.is_empty()) {
                 (true, true) => 1u8,
                 (true, false) => 2,
                 (false, false) => 3,
@@ -130,7 +130,7 @@ impl Log {
             self.0.extend(CRC32.checksum(&checked).to_le_bytes());
             self.0.extend((length as u16).to_le_bytes());
             self.0.extend(checked);
-            rest = behind;
+            rest = after;
             first = false;
             if rest.is_empty() {
                 return;

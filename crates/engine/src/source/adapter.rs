@@ -37,7 +37,7 @@ pub(super) fn base_name(name: &str, adapter: &Value) -> Result<String> {
     let base = base.filter(|base| !base.is_empty()).ok_or_else(|| {
         let reason = format!(
             "its {ADAPTER_FILE} has no `base_model_name_or_path`: name the adapter's base model, \
-             or put that model's files beside it"
+             or put that model's files next to it"
         );
         Error::model(name, reason)
     })?;

@@ -106,9 +106,9 @@ impl Extras {
         };
         let head_modules = match &head["modules"] {
             Value::Null => Some(Vec::new()),
-            Value::Array(places) => {
-                let places = places.iter().map(|place| Some(place.as_u64()? as usize));
-                places.collect()
+            Value::Array(indices) => {
+                let indices = indices.iter().map(|index| Some(index.as_u64()? as usize));
+                indices.collect()
             }
             _ => None,
         };

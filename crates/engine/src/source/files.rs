@@ -120,8 +120,8 @@ impl ModelFiles {
         }
         let (mut config, open_clip) = described.ok_or_else(|| missing("config.json"))?;
         modules.notes.extend(untyped::complete(&mut config, &find)?);
-        if let Some(beside) = &open_clip {
-            extras.max_tokens = extras.max_tokens.or(beside.max_tokens);
+        if let Some(companions) = &open_clip {
+            extras.max_tokens = extras.max_tokens.or(companions.max_tokens);
         }
         // Refuse an unsupported model before its weights are fetched.
         let parsed = ModelConfig::parse(&config)?;
@@ -145,7 +145,7 @@ impl ModelFiles {
             config,
             tensors,
             preprocessor: match open_clip {
-                Some(beside) => Some(beside.preprocessor),
+                Some(companions) => Some(companions.preprocessor),
                 None => preprocessor(json("processor_config.json")?, || {
                     json("preprocessor_config.json")
                 })?,
@@ -232,7 +232,7 @@ pub(super) fn config(
 /// library.
 pub(super) fn describe(
     json: &dyn Fn(&str) -> Result<Option<Value>>,
-) -> Result<Option<(Value, Option<open_clip::Beside>)>> {
+) -> Result<Option<(Value, Option<open_clip::Companions>)>> {
     let config = json("config.json")?;
     if let Some(config) = config
         .as_ref()
@@ -242,7 +242,7 @@ pub(super) fn describe(
     }
     if let Some(own) = json(open_clip::CONFIG_FILE)? {
         let described = open_clip::describe(&own, json)?;
-        return Ok(Some((described.config, Some(described.beside))));
+        return Ok(Some((described.config, Some(described.companions))));
     }
     Ok(config.map(|config| (config, None)))
 }

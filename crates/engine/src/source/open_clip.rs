@@ -29,12 +29,12 @@ pub(super) const WEIGHT_FILES: [&str; 3] = [
 pub(super) struct Described {
     /// A `config.json`.
     pub(super) config: Value,
-    pub(super) beside: Beside,
+    pub(super) companions: Companions,
 }
 
 /// The parts of a checkpoint's description other than the sizes.
 #[derive(Debug)]
-pub(super) struct Beside {
+pub(super) struct Companions {
     /// A `preprocessor_config.json`.
     pub(super) preprocessor: Value,
     /// The longest text in tokens, if it is shorter than the network allows.
@@ -192,7 +192,7 @@ pub(super) fn describe(
         }
         return Ok(Described {
             config,
-            beside: Beside {
+            companions: Companions {
                 preprocessor,
                 max_tokens: Some(network.longest as usize),
             },
@@ -216,7 +216,7 @@ pub(super) fn describe(
             "vision_config": vision_config,
             "dtype": "float32",
         }),
-        beside: Beside {
+        companions: Companions {
             preprocessor,
             max_tokens: None,
         },
@@ -449,7 +449,7 @@ mod tests {
         assert_eq!(good.config["vision_config"]["num_attention_heads"], 1);
         assert_eq!(good.config["text_config"]["intermediate_size"], 128);
         assert_eq!(
-            good.beside.preprocessor["size"],
+            good.companions.preprocessor["size"],
             json!({"shortest_edge": 224})
         );
     }

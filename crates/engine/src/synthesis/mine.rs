@@ -111,8 +111,8 @@ fn prompted(model: &Encoder, names: &[&str]) -> Result<Encoder> {
 pub(super) fn merge(lists: Vec<Vec<Candidate>>, count: usize) -> Vec<Candidate> {
     let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
     let mut merged: Vec<Candidate> = Vec::new();
-    for place in 0..longest {
-        for candidate in lists.iter().filter_map(|list| list.get(place)) {
+    for rank in 0..longest {
+        for candidate in lists.iter().filter_map(|list| list.get(rank)) {
             let is_new = merged.iter().all(|known| known.text != candidate.text);
             if is_new && merged.len() < count {
                 merged.push(candidate.clone());

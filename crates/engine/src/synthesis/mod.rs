@@ -238,7 +238,7 @@ impl Run<'_, '_> {
                 all => format!(" by model {} of {all}", number + 1),
             };
             self.log(format!("Mining relations{which} ..."));
-            for (group, places) in queries.chunks(QUERIES).zip(found.chunks_mut(QUERIES)) {
+            for (group, slots) in queries.chunks(QUERIES).zip(found.chunks_mut(QUERIES)) {
                 let documents = (self.setting.read_data)(&plan.corpus)?;
                 let name = plan.data_name(&plan.corpus);
                 let corpus = documents.map(|document| read_text(&document?, name));
@@ -246,8 +246,8 @@ impl Run<'_, '_> {
                     let Progress { seen } = progress;
                     self.step(|| format!("Mining relations{which}: {seen} documents searched"))
                 })?;
-                for (place, found) in places.iter_mut().zip(found) {
-                    place.push(found);
+                for (slot, found) in slots.iter_mut().zip(found) {
+                    slot.push(found);
                 }
             }
         }

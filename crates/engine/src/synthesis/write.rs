@@ -55,9 +55,9 @@ impl Writer {
             if self.is_full() {
                 return Ok(());
             }
-            let part = |place: usize, text: &str| {
+            let part = |index: usize, text: &str| {
                 let mut part = Document::text(text).with_modality("text");
-                part.id = format!("{}-{number}-{place}", self.queries);
+                part.id = format!("{}-{number}-{index}", self.queries);
                 part
             };
             let document = Document::with_id(format!("{}-{number}", self.queries))

@@ -49,9 +49,9 @@ impl TokenBatch {
     }
 
     /// Returns the texts in a range.
-    pub(crate) fn slice(&self, places: Range<usize>) -> Self {
-        let before: usize = self.lengths[..places.start].iter().sum();
-        let lengths = self.lengths[places].to_vec();
+    pub(crate) fn slice(&self, range: Range<usize>) -> Self {
+        let before: usize = self.lengths[..range.start].iter().sum();
+        let lengths = self.lengths[range].to_vec();
         let count: usize = lengths.iter().sum();
         Self {
             ids: self.ids[before..before + count].to_vec(),

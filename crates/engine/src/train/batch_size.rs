@@ -153,8 +153,8 @@ pub(crate) fn choose_batch_size(
 /// first. Since a batch comes from one data set, they are from the set whose
 /// longest examples are largest.
 fn longest(set: &TrainingSet) -> Vec<usize> {
-    let held = |places: &Vec<usize>| -> (usize, usize) {
-        let examples = places.iter().map(|place| &set.examples[*place]);
+    let held = |indices: &Vec<usize>| -> (usize, usize) {
+        let examples = indices.iter().map(|index| &set.examples[*index]);
         let texts = examples.clone().map(|example| length(example).1).sum();
         (texts, examples.map(|example| example.parts.len()).sum())
     };
@@ -165,14 +165,14 @@ fn longest(set: &TrainingSet) -> Vec<usize> {
 /// Returns the indices of the longest examples of one data set.
 fn longest_of(set: &TrainingSet, range: Range<usize>) -> Vec<usize> {
     let most = TRIED[1].min(range.len());
-    let mut places: Vec<usize> = range.collect();
-    let by_length = |place: &usize| (Reverse(length(&set.examples[*place])), *place);
-    if most < places.len() {
-        places.select_nth_unstable_by_key(most, by_length);
-        places.truncate(most);
+    let mut indices: Vec<usize> = range.collect();
+    let by_length = |index: &usize| (Reverse(length(&set.examples[*index])), *index);
+    if most < indices.len() {
+        indices.select_nth_unstable_by_key(most, by_length);
+        indices.truncate(most);
     }
-    places.sort_by_key(by_length);
-    places
+    indices.sort_by_key(by_length);
+    indices
 }
 
 /// Returns the length of an example's longest text, which determines its number

@@ -42,7 +42,7 @@ pub(super) fn batches(
                 .flat_map(|(number, batches)| std::iter::repeat_n(number, batches.len()))
                 .collect();
             let shuffled = shuffled_order(all.len(), seed ^ 0x006D_6978, epoch);
-            shuffled.into_iter().map(|place| all[place]).collect()
+            shuffled.into_iter().map(|index| all[index]).collect()
         }
         Mixing::RoundRobin => {
             let turns = parts.iter().map(Vec::len).min().unwrap_or(0);
@@ -164,10 +164,10 @@ mod tests {
         let mut twice = second[..32].to_vec();
         twice.sort_unstable();
         assert_eq!(twice, (40..56).flat_map(|i| [i, i]).collect::<Vec<_>>());
-        let told = describe(&set, &batches).unwrap();
+        let described = describe(&set, &batches).unwrap();
         assert!(
-            told.contains("16 batches of an epoch, 5 of `set 0` (31 %), 10 of `set 1`"),
-            "{told}"
+            described.contains("16 batches of an epoch, 5 of `set 0` (31 %), 10 of `set 1`"),
+            "{described}"
         );
     }
 

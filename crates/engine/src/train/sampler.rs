@@ -116,7 +116,7 @@ impl Sampling {
             Self::NoDuplicates => {
                 let crowded_of = |range: Range<usize>| {
                     let order = shuffled_order(range.len(), seed, 0);
-                    let order = order.into_iter().map(|place| place + range.start);
+                    let order = order.into_iter().map(|index| index + range.start);
                     without_duplicates(order.collect(), set, batch_size).1
                 };
                 let crowded: usize = set.ranges().into_iter().map(crowded_of).sum();
@@ -168,7 +168,7 @@ impl Sampling {
         let start = range.start;
         let shuffled = || {
             let mut order = shuffled_order(range.len(), seed, epoch);
-            order.iter_mut().for_each(|place| *place += start);
+            order.iter_mut().for_each(|index| *index += start);
             order
         };
         match self {
@@ -180,7 +180,7 @@ impl Sampling {
                 batches
                     .iter_mut()
                     .flatten()
-                    .for_each(|place| *place += start);
+                    .for_each(|index| *index += start);
                 batches
             }
         }
@@ -238,12 +238,12 @@ fn without_duplicates(
     let rest = loop {
         let mut batch = Vec::with_capacity(size);
         let mut held: HashSet<u64> = HashSet::new();
-        let mut take = |place: usize, batch: &mut Vec<usize>| {
-            let keys = &keys[place - start];
+        let mut take = |index: usize, batch: &mut Vec<usize>| {
+            let keys = &keys[index - start];
             let is_free = !keys.iter().any(|key| held.contains(key));
             if is_free {
                 held.extend(keys);
-                batch.push(place);
+                batch.push(index);
             }
             is_free
         };
@@ -251,17 +251,17 @@ fn without_duplicates(
             if batch.len() == size {
                 break;
             }
-            if let Some(place) = put_off.pop_front()
-                && !take(place, &mut batch)
+            if let Some(index) = put_off.pop_front()
+                && !take(index, &mut batch)
             {
-                put_off.push_back(place);
+                put_off.push_back(index);
             }
         }
         while batch.len() < size
-            && let Some(place) = fresh.next()
+            && let Some(index) = fresh.next()
         {
-            if !take(place, &mut batch) {
-                put_off.push_back(place);
+            if !take(index, &mut batch) {
+                put_off.push_back(index);
             }
         }
         if batch.len() < size {
@@ -289,8 +289,8 @@ fn by_class(
     epoch: usize,
 ) -> Vec<Vec<usize>> {
     let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    for place in shuffled_order(classes.len(), seed, epoch) {
-        members.entry(classes[place]).or_default().push(place);
+    for index in shuffled_order(classes.len(), seed, epoch) {
+        members.entry(classes[index]).or_default().push(index);
     }
     let mut groups: Vec<(u32, Vec<usize>)> = Vec::new();
     let mut rng = generator(seed ^ 0x5851_F42D, epoch);
@@ -390,8 +390,8 @@ mod tests {
         assert_eq!(batches.len(), 7);
         for batch in &batches {
             let mut counts = std::collections::BTreeMap::new();
-            for place in batch {
-                *counts.entry(classes[*place]).or_insert(0) += 1;
+            for index in batch {
+                *counts.entry(classes[*index]).or_insert(0) += 1;
             }
             assert!(counts.values().all(|n| *n == 2), "{counts:?}");
         }
@@ -407,10 +407,10 @@ mod tests {
         let classes = set(&[0, 0, 0, 1, 1, 1]);
         let sampling = Sampling::Class { items_per_class: 2 };
         for batch in sampling.batches(&classes, 4, 9, 2) {
-            let mut places = batch.clone();
-            places.sort_unstable();
-            places.dedup();
-            assert_eq!(places.len(), 4, "{batch:?}");
+            let mut indices = batch.clone();
+            indices.sort_unstable();
+            indices.dedup();
+            assert_eq!(indices.len(), 4, "{batch:?}");
         }
     }
 
@@ -429,7 +429,7 @@ mod tests {
             // The last batch takes the rest.
             for batch in &batches[..4] {
                 let mut shared = HashSet::new();
-                let is_new = |place: &usize| keys[*place].iter().all(|key| shared.insert(*key));
+                let is_new = |index: &usize| keys[*index].iter().all(|key| shared.insert(*key));
                 assert!(batch.iter().all(is_new), "{batch:?}");
             }
             let mut all = batches.concat();

@@ -212,11 +212,11 @@ fn train_cached(
         let Some(grad) = grads.get(leaf) else {
             continue;
         };
-        for places in slices {
+        for range in slices {
             // The same dropout masks as in the first pass.
-            let pass = settings.pass(model, member, places.start);
-            let x = model.encode_trunk(&pass, &input.slice(places.clone())?)?;
-            let grad = grad.narrow(0, places.start, places.len())?;
+            let pass = settings.pass(model, member, range.start);
+            let x = model.encode_trunk(&pass, &input.slice(range.clone())?)?;
+            let grad = grad.narrow(0, range.start, range.len())?;
             // The gradient of this sum with respect to `x` is `grad`.
             let product = (x * grad)?.sum_all()?;
             model.params().collect(&product.backward()?)?;
@@ -284,9 +284,9 @@ fn embed(
     if let [_] = slices {
         return Ok(model.encode_trunk(&pass(0), input)?.detach());
     }
-    let parts = slices.iter().map(|places| {
-        let part = input.slice(places.clone())?;
-        Ok(model.encode_trunk(&pass(places.start), &part)?.detach())
+    let parts = slices.iter().map(|range| {
+        let part = input.slice(range.clone())?;
+        Ok(model.encode_trunk(&pass(range.start), &part)?.detach())
     });
     let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
     Ok(Tensor::cat(&parts, 0)?)

@@ -195,16 +195,16 @@ impl Trainer {
         };
         let mut sum = StepSum::default();
         batches.for_each(position.step * together, |number, batch| {
-            let (number, place) = (number / together, number % together);
+            let (number, index) = (number / together, number % together);
             // The last step of an epoch may have fewer batches.
             let of_step = together.min(count - number * together);
-            if place == 0 {
+            if index == 0 {
                 sum = StepSum::default();
                 model.params().zero_grad();
                 criterion.params().zero_grad();
             }
             let settings = BatchSettings {
-                number: (position.total_steps * together + place) as u64,
+                number: (position.total_steps * together + index) as u64,
                 share: 1.0 / of_step as f64,
                 dropout: options.dropout.then_some(options.seed),
                 adapters: model.drops_in_adapters().then_some(options.seed),
@@ -213,7 +213,7 @@ impl Trainer {
             let loss = step::train(model, guide, criterion, &batch, settings)?;
             loss.check(epoch + 1, number + 1)?;
             sum.add(loss.value, batch.len());
-            if place + 1 < of_step {
+            if index + 1 < of_step {
                 return Ok(());
             }
             let learning_rate = (options.learning_rate)(epoch, position.total_steps);

@@ -94,7 +94,7 @@ impl PointNet {
             };
             let chosen = clouds.par_iter().map(|cloud| {
                 let chosen = farthest_points(cloud, centres).into_iter();
-                chosen.map(|place| cloud[place]).collect()
+                chosen.map(|index| cloud[index]).collect()
             });
             let chosen: Vec<Vec<Point>> = chosen.collect();
             let scales = level.scales.iter().map(|scale| {
@@ -162,21 +162,21 @@ impl PointNet {
             .zip(centres)
             .zip(firsts)
             .map(|((cloud, centres), first)| {
-                let mut places = Vec::with_capacity(centres.len() * size);
+                let mut indices = Vec::with_capacity(centres.len() * size);
                 for centre in centres {
                     match self.grouping {
-                        Grouping::Ball => ball(cloud, *centre, scale.radius, size, &mut places),
-                        Grouping::Nearest => nearest(cloud, *centre, size, &mut places),
+                        Grouping::Ball => ball(cloud, *centre, scale.radius, size, &mut indices),
+                        Grouping::Nearest => nearest(cloud, *centre, size, &mut indices),
                     }
                 }
-                let around = places.chunks_exact(size).zip(centres);
-                let coordinates = around.flat_map(|(places, centre)| {
-                    let own = places.iter().map(|place| cloud[*place]);
+                let around = indices.chunks_exact(size).zip(centres);
+                let coordinates = around.flat_map(|(indices, centre)| {
+                    let own = indices.iter().map(|index| cloud[*index]);
                     own.map(|point| [0, 1, 2].map(|i| point[i] - centre[i]))
                 });
                 let coordinates = coordinates.collect();
-                places.iter_mut().for_each(|place| *place += first);
-                (places, coordinates)
+                indices.iter_mut().for_each(|index| *index += first);
+                (indices, coordinates)
             })
             .collect();
         let (rows, coordinates): (Vec<_>, Vec<_>) = found.into_iter().unzip();

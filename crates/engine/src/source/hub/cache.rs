@@ -35,7 +35,7 @@ impl Cache {
         &self.0
     }
 
-    /// Reads the token file beside the cache.
+    /// Reads the token file next to the cache.
     pub(super) fn token(&self) -> Option<String> {
         let token = std::fs::read_to_string(self.0.parent()?.join("token")).ok()?;
         Some(token.trim().to_owned()).filter(|token| !token.is_empty())

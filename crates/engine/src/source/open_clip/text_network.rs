@@ -76,7 +76,7 @@ impl TextNetwork {
             bad(format!(
                 "`text_cfg.hf_model_name` is {name}, which is unknown; supported are \
                  xlm-roberta-base, xlm-roberta-large, roberta-base, and folders with a \
-                 config.json beside this file"
+                 config.json next to this file"
             ))
         };
         let name = name.as_str().ok_or_else(unknown)?;
