@@ -394,7 +394,7 @@ mod tests {
             let rows = if frozen.is_empty() {
                 9
             } else {
-                ROWS_WORTH_TURNING
+                ROWS_WORTH_TRANSPOSING
             };
             let x = noise(3, 2 * rows * 7);
             let x = Tensor::from_vec(x, (2, rows, 7), &Device::Cpu).unwrap();
@@ -415,7 +415,7 @@ mod tests {
             let params = params(&shapes[..1 + usize::from(bias)], &[]);
             let part = |part| Linear::load_part(&params, "l", 7, 11, bias, (part, 3)).unwrap();
             let layers = [part(0), part(1), part(2)];
-            for rows in [9, ROWS_WORTH_TURNING] {
+            for rows in [9, ROWS_WORTH_TRANSPOSING] {
                 let x = Tensor::from_vec(noise(3, rows * 7), (rows, 7), &Device::Cpu).unwrap();
                 compare(&params, &x, |pass, x| {
                     let all: Result<Vec<Tensor>> =

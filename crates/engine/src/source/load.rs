@@ -350,7 +350,7 @@ mod tests {
             "vision_config": null,
             "hidden_size": 4,
         });
-        assert_eq!(in_32_bits(config), expected);
-        assert_eq!(in_32_bits(json!({})), json!({}));
+        assert_eq!(with_float32(config), expected);
+        assert_eq!(with_float32(json!({})), json!({}));
     }
 }
