@@ -31,7 +31,7 @@ use crate::{
     plan::{Allowed, Plan, check_checkpointing, choose_device, choose_precision},
     record::{self, History},
     resume,
-    source::{HubRules, LoadOptions, ModelDescription, ModelSource, Top},
+    source::{HubRules, LoadOptions, ModelDescription, ModelSource, OutputKind},
     train::{Position, Step, Trainer, read_checkpoint, write_checkpoint},
 };
 
@@ -122,9 +122,9 @@ pub fn run(
         lora: plan.lora.clone(),
         seed: plan.seed,
         truncation: plan.truncation,
-        top: match plan.kind {
-            ModelKind::TextPairs => Top::NewScores,
-            _ => Top::Embedding,
+        output: match plan.kind {
+            ModelKind::TextPairs => OutputKind::NewScores,
+            _ => OutputKind::Embedding,
         },
     };
     let files = source.read_with(&setting.hub)?;

@@ -38,7 +38,9 @@ pub(crate) fn fresh(
         let bound = 1.0 / (inputs as f64).sqrt();
         let data = match fixed {
             Some(value) => vec![value; count],
-            None => (0..count).map(|_| even(&mut rng, bound)).collect(),
+            None => (0..count)
+                .map(|_| uniform_within(&mut rng, bound))
+                .collect(),
         };
         (name, (shape, data))
     })
@@ -53,9 +55,11 @@ pub(crate) fn normal_weights(seed: u64, count: usize, spread: f64) -> Vec<f32> {
 /// Draws `count` values uniformly between minus and plus `bound`.
 pub(crate) fn uniform_weights(seed: u64, count: usize, bound: f64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..count).map(|_| even(&mut rng, bound)).collect()
+    (0..count)
+        .map(|_| uniform_within(&mut rng, bound))
+        .collect()
 }
 
-fn even(rng: &mut impl Rng, bound: f64) -> f32 {
+fn uniform_within(rng: &mut impl Rng, bound: f64) -> f32 {
     ((2.0 * uniform(rng) - 1.0) * bound) as f32
 }

@@ -26,7 +26,7 @@ use finetuner_protocol::{
     BACKBONES, OpenClip, Task, backbone::Backbone, cross_encoder_hub_name, find_backbone,
     listed_task, open_clip_names, worker::LocalModels,
 };
-pub use load::{LoadOptions, LoadedModel, ModelDescription, Top};
+pub use load::{LoadOptions, LoadedModel, ModelDescription, OutputKind};
 use serde_json::{Value, json};
 pub use towers::TowerSources;
 
@@ -61,7 +61,7 @@ pub enum ModelSource {
 
 /// Returns the reason why a listed model can't be fine-tuned, with
 /// alternatives. Uses the names that clients of both languages list.
-fn not_yet(backbone: &Backbone) -> String {
+fn not_trainable(backbone: &Backbone) -> String {
     let others: Vec<String> = BACKBONES
         .iter()
         .filter(|other| other.trainable && other.task == backbone.task)
@@ -138,7 +138,9 @@ impl ModelSource {
             None => {}
         }
         match find_backbone(plain) {
-            Some(backbone) if !backbone.trainable => Err(Error::model(name, not_yet(backbone))),
+            Some(backbone) if !backbone.trainable => {
+                Err(Error::model(name, not_trainable(backbone)))
+            }
             Some(backbone) if revision.is_some() && !backbone.hub_name().contains('/') => {
                 let reason = "it is not on the hub and has no revisions: remove the `@` and the text after it";
                 Err(Error::model(name, reason))
@@ -196,7 +198,7 @@ impl ModelSource {
                             return Self::base(&base, None, &LocalModels::Nowhere)?.kind(rules);
                         }
                     };
-                    untyped::assume(&mut config);
+                    untyped::assume_bert(&mut config);
                     ModelConfig::kind_of(&config)?
                 }
             },
@@ -263,13 +265,13 @@ impl ModelSource {
             Self::Folder(folder) => (Some(folder.as_path()), LocalModels::Anywhere),
             _ => (None, LocalModels::Nowhere),
         };
-        self.read_on(rules, &|base| {
+        self.read_with_base(rules, &|base| {
             let nested = |_: &str| Err(Error::model(base, NESTED));
-            Self::base(base, folder, &local)?.read_on(rules, &nested)
+            Self::base(base, folder, &local)?.read_with_base(rules, &nested)
         })
     }
 
-    fn read_on(
+    fn read_with_base(
         &self,
         rules: &HubRules,
         base: &dyn Fn(&str) -> Result<ModelFiles>,

@@ -11,7 +11,7 @@ use crate::{
     models::{Model, OnnxFormat},
     modules::Activation,
     prepare::Preparer,
-    source::{LoadOptions, LoadedModel, ModelFiles, ModelSource, Top},
+    source::{LoadOptions, LoadedModel, ModelFiles, ModelSource, OutputKind},
 };
 
 /// Scores pairs of texts with a sequence classifier: a cross-encoder of
@@ -91,7 +91,7 @@ impl CrossEncoder {
     /// [`Error::Checkpoint`] where they are those of no sequence classifier.
     pub fn load(files: ModelFiles) -> Result<Self> {
         let options = LoadOptions {
-            top: Top::Scores,
+            output: OutputKind::Scores,
             ..LoadOptions::default()
         };
         let loaded = files.load(&options, &Device::Cpu)?;

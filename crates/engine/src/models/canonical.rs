@@ -17,7 +17,7 @@ const WRAPPERS: [&str; 6] = [
 ];
 
 /// Names of layer norm parameters in old checkpoints, with the current ones.
-const OLD: [(&str, &str); 2] = [(".gamma", ".weight"), (".beta", ".bias")];
+const OLD_ENDINGS: [(&str, &str); 2] = [(".gamma", ".weight"), (".beta", ".bias")];
 
 /// Renames tensors to the architecture's names. Other tensors, such as position
 /// buffers and heads of other tasks, are dropped. If several tensors map to one
@@ -142,7 +142,7 @@ fn rename(
         if is_known(rest) {
             return Some((rest.to_owned(), 2 * steps));
         }
-        for (old, new) in OLD {
+        for (old, new) in OLD_ENDINGS {
             let renamed = rest.strip_suffix(old).map(|layer| format!("{layer}{new}"));
             if let Some(renamed) = renamed.filter(|name| is_known(name)) {
                 return Some((renamed, 2 * steps + 1));

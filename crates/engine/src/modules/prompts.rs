@@ -10,7 +10,7 @@ use crate::{Error, Result};
 pub(crate) const FILE: &str = "config_sentence_transformers.json";
 /// Prompts that every sentence-transformers model has. They are empty unless
 /// its file sets them.
-const ALWAYS: [&str; 2] = ["query", "document"];
+const STANDARD: [&str; 2] = ["query", "document"];
 
 /// The prompts of a model by name, and the default prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Prompts {
         let default = match &file["default_prompt_name"] {
             Value::Null => None,
             Value::String(name) if by_name.contains_key(name) => Some(name.clone()),
-            Value::String(name) if ALWAYS.contains(&name.as_str()) => None,
+            Value::String(name) if STANDARD.contains(&name.as_str()) => None,
             other => {
                 let names: Vec<_> = by_name.keys().map(|name| format!("`{name}`")).collect();
                 return Err(bad(format!(
@@ -93,7 +93,7 @@ impl Prompts {
     pub fn get(&self, name: &str) -> Result<&str> {
         match self.by_name.get(name) {
             Some(prompt) => Ok(prompt),
-            None if ALWAYS.contains(&name) && self.file.is_some() => Ok(""),
+            None if STANDARD.contains(&name) && self.file.is_some() => Ok(""),
             None => {
                 let names: Vec<_> = self.names().map(|name| format!("`{name}`")).collect();
                 let known = match names.is_empty() {

@@ -208,7 +208,7 @@ impl FusedBlock {
 
     /// Returns the gradient of a half's last layer from that of the half, if
     /// they differ.
-    fn unfinish(
+    fn finish_backward(
         &self,
         half: usize,
         unfinished: Option<&Buffer>,
@@ -461,7 +461,7 @@ impl FusedOp for FusedBlock {
         }
         let mut hidden = saved.hidden;
         let mut d_hidden = pool.take(hidden.len());
-        let d_out = self.unfinish(1, saved.unfinished[1].as_ref(), &dh)?;
+        let d_out = self.finish_backward(1, saved.unfinished[1].as_ref(), &dh)?;
         let d_out = d_out.as_deref().unwrap_or(&dh);
         p.fc2.backward_input(&step, d_out, &mut d_hidden, false)?;
         self.drop_rows(self.masks.inner.as_ref(), &mut d_hidden);
@@ -494,7 +494,7 @@ impl FusedOp for FusedBlock {
 
         // Attention. `dh` is now the gradient of the sum of input and
         // attention.
-        let d_out = self.unfinish(0, saved.unfinished[0].as_ref(), &dh)?;
+        let d_out = self.finish_backward(0, saved.unfinished[0].as_ref(), &dh)?;
         let d_out = d_out.as_deref().unwrap_or(&dh);
         p.out.backward_params(&step, &saved.mixed, d_out)?;
         let mut d_mixed = pool.take(saved.mixed.len());

@@ -62,7 +62,7 @@ pub fn write_safetensors(
         return stream::write(path, &entries.collect::<Vec<_>>());
     }
     let encoded = encode(tensors, format);
-    safetensors::serialize_to_file(views(&encoded, format)?, Some(note()), path)
+    safetensors::serialize_to_file(views(&encoded, format)?, Some(metadata()), path)
         .map_err(|e| Error::io(path, std::io::Error::other(e)))
 }
 
@@ -72,12 +72,12 @@ pub(crate) fn encode_safetensors(
     format: FloatFormat,
 ) -> Result<Vec<u8>> {
     let encoded = encode(tensors, format);
-    safetensors::serialize(views(&encoded, format)?, Some(note()))
+    safetensors::serialize(views(&encoded, format)?, Some(metadata()))
         .map_err(|e| Error::checkpoint(e.to_string()))
 }
 
 /// `transformers` refuses files without this metadata.
-fn note() -> HashMap<String, String> {
+fn metadata() -> HashMap<String, String> {
     HashMap::from([("format".to_owned(), "pt".to_owned())])
 }
 

@@ -134,7 +134,7 @@ impl ModelFiles {
             }
         }
         let mut tensors = match &open_clip {
-            None => weights::read(name, &weights::WHOLE, &find)?,
+            None => weights::read(name, &weights::SINGLE_FILES, &find)?,
             Some(_) => open_clip::rename(weights::read(name, &open_clip::WEIGHT_FILES, &find)?)?,
         };
         if extras.head.is_some() {

@@ -15,7 +15,7 @@ use std::{
 
 use self::{
     cache::{Cache, RepoCache},
-    client::{About, Answer, Client, Failure},
+    client::{Answer, Client, Failure, FileInfo},
 };
 use super::{HubRules, ModelFiles, Origin};
 use crate::{Error, Result};
@@ -53,7 +53,7 @@ fn gather_from(
             files
         }
         // The hub may have the file that the cache lacks.
-        (Err(Error::Model { .. }), Some(reason)) => return Err(hub.cant_ask(&reason)),
+        (Err(Error::Model { .. }), Some(reason)) => return Err(hub.unreachable(&reason)),
         (gathered, _) => gathered?,
     };
     let commit = hub.commit.take().unwrap_or_default();
@@ -111,11 +111,11 @@ impl<'a> Hub<'a> {
             }
         }
         let revision = commit.as_deref().unwrap_or(self.revision);
-        match self.client.about(self.repo, revision, file) {
-            Ok(Answer::Found(about)) => self.fetch(file, &about).map(Some),
+        match self.client.file_info(self.repo, revision, file) {
+            Ok(Answer::Found(info)) => self.fetch(file, &info).map(Some),
             Ok(Answer::Absent(commit)) => {
                 if let Some(commit) = commit {
-                    self.keep_commit(&commit)?;
+                    self.pin_commit(&commit)?;
                     self.cache.mark_absent(&commit, file)?;
                 }
                 Ok(None)
@@ -128,42 +128,41 @@ impl<'a> Hub<'a> {
         }
     }
 
-    fn fetch(&self, file: &str, about: &About) -> Result<PathBuf> {
-        self.keep_commit(&about.commit)?;
-        let all = self.fetched.get().saturating_add(about.size);
+    fn fetch(&self, file: &str, info: &FileInfo) -> Result<PathBuf> {
+        self.pin_commit(&info.commit)?;
+        let all = self.fetched.get().saturating_add(info.size);
         if let Some(limit) = self.max_bytes.filter(|limit| all > *limit) {
             return Err(Error::model(
                 self.name,
                 format!(
                     "its {file} has {} MiB; this server downloads at most {} MiB per model \
                      (`--max-hub-download`): choose a smaller model",
-                    about.size >> 20,
+                    info.size >> 20,
                     limit >> 20
                 ),
             ));
         }
         self.fetched.set(all);
-        let blob = self.cache.blob(&about.etag)?;
-        if std::fs::metadata(&blob).map_or(0, |found| found.len()) != about.size || about.size == 0
-        {
+        let blob = self.cache.blob(&info.etag)?;
+        if std::fs::metadata(&blob).map_or(0, |found| found.len()) != info.size || info.size == 0 {
             tracing::info!(
                 model = self.repo,
                 file,
-                bytes = about.size,
+                bytes = info.size,
                 "fetching from the model hub"
             );
             self.client
-                .download(self.repo, file, about, &blob)
+                .download(self.repo, file, info, &blob)
                 .map_err(|failure| self.failed(file, &failure))?;
         }
-        self.cache.link(&about.commit, file, &about.etag)
+        self.cache.link(&info.commit, file, &info.etag)
     }
 
     /// Pins the commit of the first response for all files.
-    fn keep_commit(&self, commit: &str) -> Result<()> {
+    fn pin_commit(&self, commit: &str) -> Result<()> {
         let mut known = self.commit.borrow_mut();
         if known.is_none() {
-            self.cache.keep_commit(self.revision, commit)?;
+            self.cache.store_commit(self.revision, commit)?;
             *known = Some(commit.to_owned());
         }
         Ok(())
@@ -171,7 +170,7 @@ impl<'a> Hub<'a> {
 
     fn failed(&self, file: &str, failure: &Failure) -> Error {
         let reason = match failure {
-            Failure::Unreachable(reason) => return self.cant_ask(reason),
+            Failure::Unreachable(reason) => return self.unreachable(reason),
             Failure::NoRepository => {
                 "the hub has no such model, or it is private: log in with `hf auth login` \
                  there"
@@ -193,7 +192,7 @@ impl<'a> Hub<'a> {
         Error::model(self.name, reason)
     }
 
-    fn cant_ask(&self, reason: &str) -> Error {
+    fn unreachable(&self, reason: &str) -> Error {
         Error::model(
             self.name,
             format!(
@@ -212,7 +211,7 @@ pub(super) struct Peek<'a>(Hub<'a>);
 
 impl<'a> Peek<'a> {
     pub(super) fn new(name: &'a str, rules: &HubRules) -> Self {
-        let client = Client::for_a_look(rules.token.clone());
+        let client = Client::for_peeking(rules.token.clone());
         Self(Hub::new(name, Cache::from_env(), client, None))
     }
 

@@ -52,12 +52,12 @@ pub struct LoadOptions {
     /// Truncation of texts, instead of that in the model's files.
     pub truncation: Truncation,
     /// The output of the model.
-    pub top: Top,
+    pub output: OutputKind,
 }
 
 /// The output of a text model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Top {
+pub enum OutputKind {
     /// Embeddings.
     #[default]
     Embedding,
@@ -120,9 +120,9 @@ impl ModelFiles {
     /// [`Error::Checkpoint`] if the files are inconsistent; [`Error::Config`]
     /// if the options don't fit them.
     pub fn load(mut self, options: &LoadOptions, device: &Device) -> Result<LoadedModel> {
-        let config = match options.top {
-            Top::Embedding => self.embeds()?,
-            Top::Scores | Top::NewScores => self.classifies(options)?,
+        let config = match options.output {
+            OutputKind::Embedding => self.embeds()?,
+            OutputKind::Scores | OutputKind::NewScores => self.classifies(options)?,
         };
         let architecture = config.architecture();
         let processor = architecture.processor(self.preprocessor.as_ref())?;
@@ -166,7 +166,7 @@ impl ModelFiles {
             text_length,
             activation: None,
         };
-        let scores = options.top != Top::Embedding;
+        let scores = options.output != OutputKind::Embedding;
         let classifier = match scores {
             false => None,
             true => {
@@ -260,7 +260,7 @@ impl ModelFiles {
         if is_classifier(&self.config) {
             return Ok(config);
         }
-        if options.top == Top::Scores {
+        if options.output == OutputKind::Scores {
             return Err(Error::checkpoint(format!(
                 "`architectures` of config.json is {}, which is not a sequence classifier: the model has no \
                  classification head for scores. Train it with `BinaryCrossEntropyLoss` first",

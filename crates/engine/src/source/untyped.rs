@@ -20,15 +20,15 @@ const TENSOR: &str = "bert.embeddings.token_type_embeddings.weight";
 
 /// Returns whether a `config.json` without a `model_type` has the fields of a
 /// BERT.
-fn may_be(config: &Value) -> bool {
+fn looks_like_bert(config: &Value) -> bool {
     let has = |field: &str| config.get(field).is_some();
     !has("model_type") && FIELDS.iter().all(|field| has(field))
 }
 
 /// Adds the `model_type` of a BERT if the fields match, for a model whose
 /// tensors are checked later.
-pub(super) fn assume(config: &mut Value) {
-    if may_be(config) {
+pub(super) fn assume_bert(config: &mut Value) {
+    if looks_like_bert(config) {
         config["model_type"] = "bert".into();
     }
 }
@@ -39,14 +39,14 @@ pub(super) fn complete(
     config: &mut Value,
     find: &dyn Fn(&str) -> Result<Option<PathBuf>>,
 ) -> Result<Option<String>> {
-    if !may_be(config) {
+    if !looks_like_bert(config) {
         return Ok(None);
     }
-    let names = weights::names(&weights::WHOLE, find)?;
+    let names = weights::names(&weights::SINGLE_FILES, find)?;
     if !names.iter().any(|name| name == TENSOR) {
         return Ok(None);
     }
-    assume(config);
+    assume_bert(config);
     Ok(Some(
         "config.json has no `model_type`; its fields and tensors are those of a `bert`. \
          Add `\"model_type\": \"bert\"` to it, which transformers requires"

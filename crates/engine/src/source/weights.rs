@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Weight files, in the order in which `transformers` tries them.
-pub(super) const WHOLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+pub(super) const SINGLE_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
 /// Weight files of other libraries, for error messages.
 const OTHERS: [(&str, &str); 5] = [

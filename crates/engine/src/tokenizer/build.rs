@@ -168,7 +168,7 @@ pub(super) fn build(files: &HashMap<String, Vec<u8>>, config: &Value) -> Result<
         longest: settings.longest()?,
         truncate_left: match settings.text("truncation_side") {
             Some(side) => side == "left",
-            None => is_left(file.as_ref(), "truncation"),
+            None => is_direction_left(file.as_ref(), "truncation"),
         },
         implied,
     })
@@ -176,7 +176,7 @@ pub(super) fn build(files: &HashMap<String, Vec<u8>>, config: &Value) -> Result<
 
 /// Returns whether the direction of a part of `tokenizer.json` is left, for
 /// settings that `tokenizer_config.json` lacks.
-fn is_left(file: Option<&Value>, part: &str) -> bool {
+fn is_direction_left(file: Option<&Value>, part: &str) -> bool {
     file.is_some_and(|file| file[part]["direction"] == "Left")
 }
 
@@ -186,7 +186,7 @@ fn padding(class: &str, settings: &Settings, file: Option<&Value>) -> Padding {
     let (usual, left) = match class {
         "GemmaTokenizer" | "Siglip2Tokenizer" => (Some("<pad>"), true),
         "SiglipTokenizer" => (Some("</s>"), false),
-        _ => (in_file, is_left(file, "padding")),
+        _ => (in_file, is_direction_left(file, "padding")),
     };
     let token = settings.token("pad_token", usual.unwrap_or_default());
     Padding {

@@ -17,12 +17,12 @@ use crate::{
 };
 
 /// The batch size to use if it fits.
-const WANTED: usize = 32;
+const PREFERRED: usize = 32;
 /// Numbers of examples of two trial steps. Their difference gives the memory
 /// per example, the rest is the memory per step.
-const TRIED: [usize; 2] = [2, 8];
+const TRIAL_SIZES: [usize; 2] = [2, 8];
 /// Share of the free memory that a step may use.
-const SHARE: f64 = 0.6;
+const MEMORY_SHARE: f64 = 0.6;
 
 /// Memory use of a step, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,8 +57,8 @@ impl MemoryUse {
     /// Returns the preferred batch size, or the largest smaller power of two
     /// whose step needs at most `left` bytes.
     fn fitting(self, left: f64) -> usize {
-        let mut size = WANTED;
-        while size > TRIED[0] && self.step(size) > left {
+        let mut size = PREFERRED;
+        while size > TRIAL_SIZES[0] && self.step(size) > left {
             size /= 2;
         }
         size
@@ -93,14 +93,14 @@ pub(crate) fn choose_batch_size(
     };
     let memory = Room::of(model.params().device(), limit);
     let (Some(free), Some(before)) = (memory.free(), memory.held()) else {
-        return Ok(chosen(WANTED, "since the free memory is unknown"));
+        return Ok(chosen(PREFERRED, "since the free memory is unknown"));
     };
     let weights = (model.params().trained_count() + criterion.params().trained_count()) as f64;
-    let left = free as f64 * SHARE - (4 * moments) as f64 * weights;
+    let left = free as f64 * MEMORY_SHARE - (4 * moments) as f64 * weights;
     let longest = longest(set);
     let moved = running(model.params())?;
     let mut tried: Vec<(usize, u64)> = Vec::new();
-    for count in TRIED.map(|count| count.min(longest.len())) {
+    for count in TRIAL_SIZES.map(|count| count.min(longest.len())) {
         let known = MemoryUse::of(&tried);
         let is_new = tried.last().is_none_or(|(before, _)| count > *before);
         // Skip a step that may not fit.
@@ -164,7 +164,7 @@ fn longest(set: &TrainingSet) -> Vec<usize> {
 
 /// Returns the indices of the longest examples of one data set.
 fn longest_of(set: &TrainingSet, range: Range<usize>) -> Vec<usize> {
-    let most = TRIED[1].min(range.len());
+    let most = TRIAL_SIZES[1].min(range.len());
     let mut indices: Vec<usize> = range.collect();
     let by_length = |index: &usize| (Reverse(length(&set.examples[*index])), *index);
     if most < indices.len() {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Number of prepared batches that wait for the training step.
-const AHEAD: usize = 2;
+const PREPARED_AHEAD: usize = 2;
 
 /// A frozen model whose embeddings the loss also uses.
 pub(crate) struct Guide {
@@ -65,7 +65,7 @@ impl Batches<'_> {
         mut each: impl FnMut(usize, Batch) -> Result<()>,
     ) -> Result<()> {
         std::thread::scope(|scope| {
-            let (send, receive) = mpsc::sync_channel(AHEAD);
+            let (send, receive) = mpsc::sync_channel(PREPARED_AHEAD);
             scope.spawn(move || {
                 for (number, chosen) in self.order.iter().enumerate().skip(first) {
                     let batch = self.prepare(chosen);

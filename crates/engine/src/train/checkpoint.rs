@@ -91,10 +91,10 @@ pub fn read_checkpoint(trainer: &mut Trainer, path: &Path) -> Result<()> {
         if name == POSITION {
             numbers = Some(values);
         } else if let Some(name) = name.strip_prefix(MODEL) {
-            put_back(trainer.model.params(), name, &shape, &values)?;
+            restore_value(trainer.model.params(), name, &shape, &values)?;
             of_model += 1;
         } else if let Some(name) = name.strip_prefix(LOSS) {
-            put_back(trainer.criterion.params(), name, &shape, &values)?;
+            restore_value(trainer.criterion.params(), name, &shape, &values)?;
             of_loss += 1;
         } else if let Some(name) = name.strip_prefix(LOSS_STATE) {
             loss_state.insert(name.to_owned(), (shape, values));
@@ -140,7 +140,7 @@ pub fn read_checkpoint(trainer: &mut Trainer, path: &Path) -> Result<()> {
 }
 
 /// Restores the value of a parameter.
-fn put_back(params: &Params, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
+fn restore_value(params: &Params, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
     let param = params.find(name).filter(|param| param.changes());
     let param = param.filter(|param| param.tensor().dims() == shape);
     let param = param.ok_or_else(|| {

@@ -8,7 +8,7 @@ use candle_core::Device;
 use finetuner_engine::{
     infer::{CrossEncoder, Encoder},
     loss::{Criterion, LossSpec, Target},
-    source::{LoadOptions, LoadedModel, ModelSource, Top},
+    source::{LoadOptions, LoadedModel, ModelSource, OutputKind},
 };
 use finetuner_protocol::{Document, DocumentArray, Loss, Options};
 use serde_json::{Value, json};
@@ -108,7 +108,7 @@ fn scores_and_rankings_equal_those_of_the_python_library() {
 
 fn load(folder: &Path) -> LoadedModel {
     let options = LoadOptions {
-        top: Top::Scores,
+        output: OutputKind::Scores,
         ..LoadOptions::default()
     };
     let files = ModelSource::Folder(folder.to_owned()).read().unwrap();

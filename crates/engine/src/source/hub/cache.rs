@@ -62,7 +62,7 @@ impl RepoCache {
         Some(commit.trim().to_owned()).filter(|commit| is_plain(commit))
     }
 
-    pub(super) fn keep_commit(&self, revision: &str, commit: &str) -> Result<()> {
+    pub(super) fn store_commit(&self, revision: &str, commit: &str) -> Result<()> {
         if is_commit(revision) {
             return Ok(());
         }

@@ -14,20 +14,20 @@ use super::cache::is_plain;
 
 /// Attempts without progress before giving up on a file.
 const ATTEMPTS: u32 = 5;
-/// Attempts of [`Client::for_a_look`], while a user waits, and the time to wait
+/// Attempts of [`Client::for_peeking`], while a user waits, and the time to wait
 /// for the start of a response.
-const LOOK: (u32, Duration) = (2, Duration::from_secs(10));
+const PEEKING: (u32, Duration) = (2, Duration::from_secs(10));
 /// Largest file that [`Client::read`] accepts, in bytes.
-const LARGEST_LOOK: u64 = 4 << 20;
+const LARGEST_READ: u64 = 4 << 20;
 /// First pause between attempts; it doubles with each.
-const PAUSE: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Time to wait for the start of a response.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest pause, even if the hub asks for more.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Metadata of a file on the hub.
-pub(super) struct About {
+pub(super) struct FileInfo {
     pub(super) commit: String,
     /// SHA-256 of a large file, or another hash of a small one.
     pub(super) etag: String,
@@ -35,7 +35,7 @@ pub(super) struct About {
 }
 
 pub(super) enum Answer {
-    Found(About),
+    Found(FileInfo),
     /// The commit has no such file. Holds the commit if the hub names it.
     Absent(Option<String>),
 }
@@ -74,8 +74,8 @@ impl Client {
     }
 
     /// Like [`Client::from_env`], but gives up sooner.
-    pub(super) fn for_a_look(token: Option<String>) -> Self {
-        let (attempts, patience) = LOOK;
+    pub(super) fn for_peeking(token: Option<String>) -> Self {
+        let (attempts, patience) = PEEKING;
         Self {
             attempts,
             ..Self::with_patience(token, patience)
@@ -89,7 +89,7 @@ impl Client {
         let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".to_owned());
         let offline = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
         let offline = ["1", "ON", "YES", "TRUE"].contains(&offline.to_uppercase().as_str());
-        Self::new(&endpoint, token, offline, PAUSE, patience)
+        Self::new(&endpoint, token, offline, FIRST_PAUSE, patience)
     }
 
     pub(super) fn new(
@@ -128,14 +128,19 @@ impl Client {
     }
 
     /// Requests the metadata of a file.
-    pub(super) fn about(&self, repo: &str, revision: &str, file: &str) -> Result<Answer, Failure> {
+    pub(super) fn file_info(
+        &self,
+        repo: &str,
+        revision: &str,
+        file: &str,
+    ) -> Result<Answer, Failure> {
         if self.offline {
             return Err(Failure::Unreachable("HF_HUB_OFFLINE is set".to_owned()));
         }
         let mut attempt = 0;
         loop {
             let failure = match self.head(&self.address(repo, revision, file)) {
-                Ok(response) => match self.read_about(&response) {
+                Ok(response) => match self.read_file_info(&response) {
                     Err(Failure::Busy(reason)) => (reason, retry_after(&response)),
                     answer => return answer,
                 },
@@ -147,10 +152,10 @@ impl Client {
         }
     }
 
-    fn read_about(&self, response: &Response<Body>) -> Result<Answer, Failure> {
+    fn read_file_info(&self, response: &Response<Body>) -> Result<Answer, Failure> {
         let header = |name: &str| response.headers().get(name)?.to_str().ok();
         let commit = header("x-repo-commit").filter(|commit| is_plain(commit));
-        if !is_there(response)? {
+        if !file_exists(response)? {
             return Ok(Answer::Absent(commit.map(str::to_owned)));
         }
         let etag = header("x-linked-etag")
@@ -159,7 +164,7 @@ impl Client {
         let etag = etag.trim_start_matches("W/").trim_matches('"');
         let size = header("x-linked-size").or(header("content-length"));
         match (commit, size.and_then(|size| size.parse().ok())) {
-            (Some(commit), Some(size)) if is_plain(etag) => Ok(Answer::Found(About {
+            (Some(commit), Some(size)) if is_plain(etag) => Ok(Answer::Found(FileInfo {
                 commit: commit.to_owned(),
                 etag: etag.to_owned(),
                 size,
@@ -181,7 +186,7 @@ impl Client {
                 .max_redirects(0)
                 .max_redirects_will_error(false)
                 .build();
-            let response = request.call().map_err(|e| self.cant(&e))?;
+            let response = request.call().map_err(|e| self.connection_failure(&e))?;
             let to = response.headers().get("location");
             let to = to.and_then(|to| to.to_str().ok()).unwrap_or_default();
             let within = match to.strip_prefix(&self.endpoint) {
@@ -204,15 +209,15 @@ impl Client {
         &self,
         repo: &str,
         file: &str,
-        about: &About,
+        info: &FileInfo,
         blob: &Path,
     ) -> Result<(), Failure> {
         let disk = |e: std::io::Error| Failure::Wrong(format!("{}: {e}", blob.display()));
         let folder = blob.parent().unwrap_or(blob);
         let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(disk)?;
-        let address = self.address(repo, &about.commit, file);
+        let address = self.address(repo, &info.commit, file);
         let (mut have, mut attempt) = (0, 0);
-        while have < about.size {
+        while have < info.size {
             let before = have;
             let failure = match self.get(&address, have) {
                 Ok(response) => {
@@ -224,7 +229,7 @@ impl Client {
                             have = if status == 206 { have } else { 0 };
                             let to = temporary.as_file_mut();
                             to.seek(SeekFrom::Start(have)).map_err(disk)?;
-                            let wanted = about.size - have;
+                            let wanted = info.size - have;
                             let copied = copy(response, to, wanted).map_err(disk)?;
                             have += copied.bytes;
                             (copied.broke, None)
@@ -238,7 +243,7 @@ impl Client {
                 Err(Failure::Busy(reason) | Failure::Unreachable(reason)) => (reason, None),
                 Err(failure) => return Err(failure),
             };
-            if have >= about.size {
+            if have >= info.size {
                 break;
             }
             // Only attempts without progress count.
@@ -246,15 +251,15 @@ impl Client {
             self.wait(attempt, failure)?;
         }
         let written = temporary.as_file_mut();
-        written.set_len(about.size).map_err(disk)?;
+        written.set_len(info.size).map_err(disk)?;
         // The ETag of a large file is its SHA-256.
-        if about.etag.len() == 64 {
+        if info.etag.len() == 64 {
             written.seek(SeekFrom::Start(0)).map_err(disk)?;
             let found = sha256(written).map_err(disk)?;
-            if !found.eq_ignore_ascii_case(&about.etag) {
+            if !found.eq_ignore_ascii_case(&info.etag) {
                 return Err(Failure::Wrong(format!(
                     "the download is corrupt: its SHA-256 is {found}, the hub's is {}",
-                    about.etag
+                    info.etag
                 )));
             }
         }
@@ -278,17 +283,17 @@ impl Client {
             let mut wait = None;
             let read = self.get(&address, 0).and_then(|response| {
                 wait = retry_after(&response);
-                if !is_there(&response)? {
+                if !file_exists(&response)? {
                     return Ok(None);
                 }
                 let mut bytes = Vec::new();
-                let mut body = response.into_body().into_reader().take(LARGEST_LOOK + 1);
+                let mut body = response.into_body().into_reader().take(LARGEST_READ + 1);
                 let read = body.read_to_end(&mut bytes);
                 read.map_err(|e| Failure::Busy(format!("the connection broke: {e}")))?;
-                match bytes.len() as u64 > LARGEST_LOOK {
+                match bytes.len() as u64 > LARGEST_READ {
                     true => Err(Failure::Wrong(format!(
                         "it is larger than {} MiB",
-                        LARGEST_LOOK >> 20
+                        LARGEST_READ >> 20
                     ))),
                     false => Ok(Some(bytes)),
                 }
@@ -307,7 +312,7 @@ impl Client {
         if from > 0 {
             request = request.header("range", format!("bytes={from}-"));
         }
-        request.call().map_err(|e| self.cant(&e))
+        request.call().map_err(|e| self.connection_failure(&e))
     }
 
     fn authorize<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
@@ -323,7 +328,7 @@ impl Client {
     }
 
     /// Classifies the error of a request without a response.
-    fn cant(&self, error: &ureq::Error) -> Failure {
+    fn connection_failure(&self, error: &ureq::Error) -> Failure {
         match error {
             ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
                 Failure::Unreachable(format!("{}: {error}", self.shown))
@@ -360,7 +365,7 @@ impl Client {
 }
 
 /// Returns whether the hub has the file.
-fn is_there(response: &Response<Body>) -> Result<bool, Failure> {
+fn file_exists(response: &Response<Body>) -> Result<bool, Failure> {
     let code = response.headers().get("x-error-code");
     let code = code.and_then(|code| code.to_str().ok());
     match (response.status().as_u16(), code) {

@@ -14,7 +14,7 @@ const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// A request from the client.
 #[derive(Clone, Debug, Default)]
-struct Asked {
+struct Request {
     method: String,
     path: String,
     range: Option<u64>,
@@ -23,7 +23,7 @@ struct Asked {
 
 /// A response of the fake hub.
 #[derive(Clone, Default)]
-struct Answered {
+struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
@@ -33,22 +33,22 @@ struct Answered {
     silent: bool,
 }
 
-fn status(status: u16) -> Answered {
-    Answered {
+fn status(status: u16) -> Reply {
+    Reply {
         status,
-        ..Answered::default()
+        ..Reply::default()
     }
 }
 
-struct StandIn {
+struct FakeHub {
     address: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<Request>>>,
     /// Dropping it ends silent connections.
     _end: mpsc::Sender<()>,
 }
 
-impl StandIn {
-    fn new(answer: impl Fn(usize, &Asked) -> Answered + Send + 'static) -> Self {
+impl FakeHub {
+    fn new(answer: impl Fn(usize, &Request) -> Reply + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -80,7 +80,7 @@ impl StandIn {
         }
     }
 
-    fn asked(&self) -> Vec<Asked> {
+    fn asked(&self) -> Vec<Request> {
         self.asked.lock().unwrap().clone()
     }
 
@@ -102,7 +102,7 @@ fn client(address: &str) -> Client {
 
 #[test]
 fn errors_hide_the_password_in_the_hubs_address() {
-    let address = nobody().replace("://", "://user:pass-word@");
+    let address = unreachable_address().replace("://", "://user:pass-word@");
     let cache = tempfile::tempdir().unwrap();
     let error = refused("me/resnet", &cache, client(&address));
     assert!(!error.contains("pass-word"), "{error}");
@@ -111,12 +111,12 @@ fn errors_hide_the_password_in_the_hubs_address() {
 
 #[test]
 fn peeking_reads_small_files_and_stores_nothing() {
-    let hub = StandIn::new(|_, asked| match asked.path.as_str() {
-        "/a/b/resolve/main/config.json" => Answered {
+    let hub = FakeHub::new(|_, asked| match asked.path.as_str() {
+        "/a/b/resolve/main/config.json" => Reply {
             body: b"{}".to_vec(),
             ..status(200)
         },
-        "/a/b/resolve/main/large.json" => Answered {
+        "/a/b/resolve/main/large.json" => Reply {
             body: vec![b' '; (4 << 20) + 1],
             ..status(200)
         },
@@ -138,14 +138,14 @@ fn peeking_reads_small_files_and_stores_nothing() {
     assert_eq!(folder.path().read_dir().unwrap().count(), 0);
 }
 
-fn read(connection: &TcpStream) -> Asked {
+fn read(connection: &TcpStream) -> Request {
     let mut lines = BufReader::new(connection).lines().map_while(Result::ok);
     let first = lines.next().unwrap_or_default();
     let mut words = first.split(' ').map(str::to_owned);
-    let mut asked = Asked {
+    let mut asked = Request {
         method: words.next().unwrap_or_default(),
         path: words.next().unwrap_or_default(),
-        ..Asked::default()
+        ..Request::default()
     };
     for line in lines.take_while(|line| !line.is_empty()) {
         let line = line.to_ascii_lowercase();
@@ -157,7 +157,7 @@ fn read(connection: &TcpStream) -> Asked {
     asked
 }
 
-fn write(mut connection: TcpStream, asked: &Asked, answered: &Answered) {
+fn write(mut connection: TcpStream, asked: &Request, answered: &Reply) {
     let length = answered.body.len();
     let mut head = format!("HTTP/1.1 {} x\r\nconnection: close\r\n", answered.status);
     let names_length = answered
@@ -202,14 +202,14 @@ fn sha(bytes: &[u8]) -> String {
 }
 
 /// The response of a working hub.
-fn works(asked: &Asked) -> Answered {
+fn working_hub(asked: &Request) -> Reply {
     let mut parts = asked.path.splitn(6, '/').skip(1);
     let repo = [parts.next(), parts.next()]
         .map(Option::unwrap_or_default)
         .join("/");
     let revision = parts.nth(1).unwrap_or_default().to_owned();
     let file = parts.next().unwrap_or_default();
-    let error = |code: &str| Answered {
+    let error = |code: &str| Reply {
         headers: vec![("x-error-code", code.to_owned())],
         ..status(404)
     };
@@ -235,11 +235,11 @@ fn works(asked: &Asked) -> Answered {
         }
     }
     let from = asked.range.unwrap_or(0) as usize;
-    Answered {
+    Reply {
         status: if from > 0 { 206 } else { 200 },
         headers,
         body: body[from..].to_vec(),
-        ..Answered::default()
+        ..Reply::default()
     }
 }
 
@@ -266,7 +266,7 @@ fn refused(name: &str, cache: &tempfile::TempDir, client: Client) -> String {
 }
 
 /// The address of a hub that does not exist.
-fn nobody() -> String {
+fn unreachable_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
@@ -274,7 +274,7 @@ fn nobody() -> String {
 #[test]
 fn files_are_downloaded_once_and_then_found_offline() {
     let cache = tempfile::tempdir().unwrap();
-    let hub = StandIn::new(|_, asked| works(asked));
+    let hub = FakeHub::new(|_, asked| working_hub(asked));
     let files = fetch("me/resnet", &cache, hub.client()).unwrap();
     let expected = Origin {
         name: "me/resnet".to_owned(),
@@ -285,10 +285,10 @@ fn files_are_downloaded_once_and_then_found_offline() {
     let asked = hub.asked();
     assert!(asked[0].path.contains("/resolve/main/"), "{asked:?}");
     // The first response pins the commit for all others.
-    let pinned = |asked: &Asked| asked.path.contains(&format!("/resolve/{COMMIT}/"));
+    let pinned = |asked: &Request| asked.path.contains(&format!("/resolve/{COMMIT}/"));
     assert!(asked[1..].iter().all(pinned), "{asked:?}");
     assert!(asked.iter().all(|asked| asked.token));
-    let again = fetch("me/resnet", &cache, client(&nobody())).unwrap();
+    let again = fetch("me/resnet", &cache, client(&unreachable_address())).unwrap();
     assert_eq!(again.origins, [expected]);
     assert_eq!(again.tensors.len(), files.tensors.len());
     // The layout of the hub's own tools.
@@ -306,7 +306,7 @@ fn files_are_downloaded_once_and_then_found_offline() {
 fn a_revision_can_be_pinned() {
     for revision in ["v1/best", COMMIT] {
         let cache = tempfile::tempdir().unwrap();
-        let hub = StandIn::new(|_, asked| works(asked));
+        let hub = FakeHub::new(|_, asked| working_hub(asked));
         let name = format!("me/resnet@{revision}");
         let files = fetch(&name, &cache, hub.client()).unwrap();
         let origin = &files.origins[0];
@@ -315,14 +315,14 @@ fn a_revision_can_be_pinned() {
             (revision, COMMIT)
         );
         assert_eq!(origin.name, "me/resnet");
-        fetch(&name, &cache, client(&nobody())).unwrap();
+        fetch(&name, &cache, client(&unreachable_address())).unwrap();
         // Another revision is not in the cache.
-        let error = refused("me/resnet", &cache, client(&nobody()));
+        let error = refused("me/resnet", &cache, client(&unreachable_address()));
         assert!(error.contains("can't be reached"), "{error}");
     }
     let (cache, hub) = (
         tempfile::tempdir().unwrap(),
-        StandIn::new(|_, asked| works(asked)),
+        FakeHub::new(|_, asked| working_hub(asked)),
     );
     let error = refused("me/resnet@v9", &cache, hub.client());
     assert!(error.contains("no revision `v9`"), "{error}");
@@ -333,14 +333,14 @@ fn a_revision_can_be_pinned() {
 #[test]
 fn a_busy_hub_is_asked_again() {
     let cache = tempfile::tempdir().unwrap();
-    let hub = StandIn::new(|count, asked| match count % 4 {
+    let hub = FakeHub::new(|count, asked| match count % 4 {
         0 => status(503),
         1 => status(429),
-        2 => Answered {
+        2 => Reply {
             silent: true,
-            ..Answered::default()
+            ..Reply::default()
         },
-        _ => works(asked),
+        _ => working_hub(asked),
     });
     fetch("me/resnet", &cache, hub.client()).unwrap();
 }
@@ -351,19 +351,19 @@ fn a_busy_hub_is_an_error_and_no_file_counts_as_absent() {
         (status(429), "the hub answers 429 (after 5 attempts)"),
         (status(503), "the hub answers 503 (after 5 attempts)"),
         (
-            Answered {
+            Reply {
                 silent: true,
-                ..Answered::default()
+                ..Reply::default()
             },
             "(after 5 attempts)",
         ),
     ] {
         let cache = tempfile::tempdir().unwrap();
         let hub =
-            StandIn::new(
+            FakeHub::new(
                 move |_, asked| match asked.path.contains("processor_config.json") {
                     true => busy.clone(),
-                    false => works(asked),
+                    false => working_hub(asked),
                 },
             );
         let error = refused("me/resnet", &cache, hub.client());
@@ -383,10 +383,10 @@ fn a_denied_file_does_not_count_as_absent() {
         (418, "answers 418"),
     ] {
         let cache = tempfile::tempdir().unwrap();
-        let hub = StandIn::new(
+        let hub = FakeHub::new(
             move |_, asked| match asked.path.ends_with("model.safetensors") {
                 true => status(code),
-                false => works(asked),
+                false => working_hub(asked),
             },
         );
         let error = refused("me/resnet", &cache, hub.client());
@@ -397,8 +397,8 @@ fn a_denied_file_does_not_count_as_absent() {
 #[test]
 fn a_broken_download_resumes_and_a_corrupt_one_is_refused() {
     let cache = tempfile::tempdir().unwrap();
-    let hub = StandIn::new(|_, asked| {
-        let mut answered = works(asked);
+    let hub = FakeHub::new(|_, asked| {
+        let mut answered = working_hub(asked);
         if asked.method == "GET" && asked.path.ends_with("model.safetensors") {
             answered.cut = Some(answered.body.len().div_ceil(3));
         }
@@ -409,8 +409,8 @@ fn a_broken_download_resumes_and_a_corrupt_one_is_refused() {
     assert!(ranges.len() > 2 && ranges.is_sorted(), "{ranges:?}");
 
     let cache = tempfile::tempdir().unwrap();
-    let hub = StandIn::new(|_, asked| {
-        let mut answered = works(asked);
+    let hub = FakeHub::new(|_, asked| {
+        let mut answered = working_hub(asked);
         if asked.path.ends_with("model.safetensors")
             && let Some(last) = answered.body.last_mut()
         {
@@ -442,7 +442,7 @@ fn the_total_download_size_is_limited() {
     let whole = (config.len() + weights.len()) as u64;
     let with = |limit: u64| {
         let cache = tempfile::tempdir().unwrap();
-        let hub = StandIn::new(|_, asked| works(asked));
+        let hub = FakeHub::new(|_, asked| working_hub(asked));
         let rules = HubRules {
             max_bytes: Some(limit),
             token: None,
@@ -463,11 +463,11 @@ fn the_total_download_size_is_limited() {
 #[test]
 fn the_token_is_sent_only_to_the_hub() {
     let cache = tempfile::tempdir().unwrap();
-    let store = StandIn::new(|_, asked| works(asked));
+    let store = FakeHub::new(|_, asked| working_hub(asked));
     // Another host name for the same machine.
     let other = store.address.replace("127.0.0.1", "localhost");
-    let hub = StandIn::new(move |_, asked| {
-        let mut answered = works(asked);
+    let hub = FakeHub::new(move |_, asked| {
+        let mut answered = working_hub(asked);
         if asked.path.ends_with("model.safetensors") && answered.status == 200 {
             answered.status = 302;
             answered.body.clear();
