@@ -161,7 +161,8 @@ impl BertConfig {
         let rows = config.max_position_embeddings;
         if roberta && rows < config.pad_token_id as usize + 2 {
             return Err(bad_config(format!(
-                "`max_position_embeddings` is {rows}; it must be at least 2 above `pad_token_id`, {}, after which positions start",
+                "`max_position_embeddings` is {rows}; it must be at least 2 above `pad_token_id`, {}, \
+                 after which positions start",
                 config.pad_token_id
             )));
         }

@@ -213,8 +213,8 @@ pub(crate) fn run_blocks_from(
         };
     };
     let mut x = x.clone();
-    for (position, block) in others.iter().enumerate() {
-        x = block.forward(&pass.in_block(first + position), &x, segments, None)?;
+    for (index, block) in others.iter().enumerate() {
+        x = block.forward(&pass.in_block(first + index), &x, segments, None)?;
     }
     last.forward(&pass.in_block(first + others.len()), &x, segments, only)
 }

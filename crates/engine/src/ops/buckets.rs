@@ -80,8 +80,8 @@ impl Buckets {
             }
         }
         let mut of_sequence = vec![0; all.len()];
-        for (position, sequence) in order.iter().enumerate() {
-            of_sequence[*sequence] = position as u32;
+        for (rank, sequence) in order.iter().enumerate() {
+            of_sequence[*sequence] = rank as u32;
         }
         Self {
             is_plain: buckets.len() <= 1 && !buckets.iter().any(|bucket| bucket.is_padded),
