@@ -214,7 +214,7 @@ fn an_unsupported_text_model_is_refused_by_its_field() {
         ),
         (
             json!({"model_type": "qwen3", "num_key_value_heads": 5}),
-            "`num_attention_heads` 32",
+            "`num_attention_heads` is 32",
         ),
         (
             json!({"model_type": "qwen3", "head_dim": 5}),

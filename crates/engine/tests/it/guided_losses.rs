@@ -242,7 +242,7 @@ fn a_model_that_can_not_be_asked_is_refused_by_name() {
     for (config, part) in [
         (
             with("GISTEmbedLoss", json!({}), "train"),
-            "`guide`: `GISTEmbedLoss` wants the name",
+            "`guide`: `GISTEmbedLoss` needs the name",
         ),
         (
             with("EmbedDistillLoss", json!({"teacher": 3}), "texts"),

@@ -347,7 +347,7 @@ fn a_run_that_can_not_mine_says_why() {
     for (config, part) in [
         (
             with_loss("TripletMarginLoss"),
-            "`TripletMarginLoss` takes no negatives",
+            "`TripletMarginLoss` uses no negatives",
         ),
         (
             mining(json!({}), json!({"name": "minilm-small", "output_dim": 8})),
@@ -388,7 +388,7 @@ fn a_run_that_can_not_mine_says_why() {
             from("texts", mining(json!({}), model())),
             "embedded twice under dropout (SimCSE): leave the mining out",
         ),
-        (several, "`more_train_data` names `ready` beside it"),
+        (several, "`more_train_data` also names `ready`"),
     ] {
         let error = run(config, &data()).err().unwrap().to_string();
         assert!(error.contains(part), "{part} is missing in: {error}");

@@ -329,7 +329,7 @@ fn a_run_goes_on_from_the_artifact_of_an_earlier_one() {
     let lost = config(json!({"artifact": "an-id"}), hyper, json!([]));
     let lost = run(lost, &data).err().unwrap().to_string();
     assert!(
-        lost.contains("`model_artifact`: `an-id`: there is no run"),
+        lost.contains("`model_artifact`: `an-id`: no run on this server"),
         "{lost}"
     );
 }
@@ -440,7 +440,7 @@ fn a_batch_size_is_chosen_and_said() {
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1});
     let run = run(config(model, hyper, json!([])), &data).unwrap();
     assert!(
-        run.logged("`batch_size` not given: 32 examples"),
+        run.logged("`batch_size` not given: using 32 examples"),
         "{:?}",
         run.notes.log
     );

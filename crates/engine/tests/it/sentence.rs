@@ -276,7 +276,7 @@ fn unknown_settings_that_change_embeddings_are_refused_by_name() {
     write(folder.path(), "adapter_config.json", &json!({}));
     let error = refused(folder.path());
     assert!(
-        error.contains("it has adapter_config.json, and no"),
+        error.contains("it has adapter_config.json but no"),
         "{error}"
     );
     std::fs::remove_file(folder.path().join("adapter_config.json")).unwrap();

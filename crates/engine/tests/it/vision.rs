@@ -68,7 +68,7 @@ fn a_vit_takes_only_images_of_its_own_size() {
         .unwrap_err();
     let error = error.to_string();
     assert!(
-        error.contains("pictures of 12x12 pixels, not 16x16"),
+        error.contains("images of 12x12 pixels, not 16x16"),
         "{error}"
     );
 }
