@@ -12,23 +12,17 @@ use serde_json::Value;
 
 use super::{
     Architecture, ModelKind, Network,
-    encoder::{TextEncoder, bad_config, check_sizes},
+    encoder::{bad_config, check_sizes},
+    llama::{Llama, check_kv_heads, layers},
     rates::Rates,
     rope::{LayerType, Ropes, check_head, check_scaling, layer_types},
     sizes::{Sizes, text_network},
 };
 use crate::{
     Result,
-    ops::{
-        Activation, AttentionConfig, BlockForm, BlockLayers, FinishNames, LayerName, LayerNorm,
-        NormKind, Pooler, Positions, Rotary, TokenTables,
-    },
+    ops::{Activation, AttentionConfig, BlockForm, FinishNames, NormKind, Pooler, Rotary},
     params::Params,
 };
-
-const TOKENS: &str = "embed_tokens.weight";
-const LAST_NORM: &str = "norm";
-const NORM: NormKind = NormKind::RmsPlusOne;
 
 /// Default sizes.
 const SIZES: Sizes = Sizes {
@@ -106,11 +100,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
         ("sliding_window", file.sliding_window),
         ("sliding_window_pattern", file.sliding_window_pattern),
     ])?;
-    if !heads.is_multiple_of(kv_heads) {
-        return Err(bad_config(format!(
-            "`num_attention_heads` is {heads}, not a multiple of `num_key_value_heads`, {kv_heads}"
-        )));
-    }
+    check_kv_heads(heads, kv_heads)?;
     if file.query_pre_attn_scalar.is_nan() || file.query_pre_attn_scalar <= 0.0 {
         return Err(bad_config(format!(
             "`query_pre_attn_scalar` is {}; it must be above 0",
@@ -157,44 +147,34 @@ impl Gemma3 {
         }
     }
 
-    fn form(&self) -> BlockForm {
+    fn llama(&self) -> Llama<'_> {
         let file = &self.file;
-        let heads = self.sizes.num_attention_heads;
-        BlockForm {
-            width: self.sizes.hidden_size,
-            hidden: self.sizes.intermediate_size,
-            activation: file.hidden_activation,
-            norm: NORM,
-            eps: file.rms_norm_eps,
-            norm_first: true,
-            attention: AttentionConfig {
-                kv_heads: file.num_key_value_heads,
-                scale: 1.0 / file.query_pre_attn_scalar.sqrt(),
-                causal: !self.is_bidirectional(),
-                ..AttentionConfig::new(heads * file.head_dim, heads)
+        let (width, heads) = (self.sizes.hidden_size, self.sizes.num_attention_heads);
+        let finish = FinishNames::Norms(["post_attention_layernorm", "post_feedforward_layernorm"]);
+        Llama {
+            sizes: &self.sizes,
+            layers: layers(
+                file.attention_bias,
+                "pre_feedforward_layernorm",
+                Some(finish),
+            ),
+            form: BlockForm {
+                width,
+                hidden: self.sizes.intermediate_size,
+                activation: file.hidden_activation,
+                norm: NormKind::RmsPlusOne,
+                eps: file.rms_norm_eps,
+                norm_first: true,
+                attention: AttentionConfig {
+                    kv_heads: file.num_key_value_heads,
+                    scale: 1.0 / file.query_pre_attn_scalar.sqrt(),
+                    causal: !self.is_bidirectional(),
+                    ..AttentionConfig::new(heads * file.head_dim, heads)
+                },
+                rates: self.rates.blocks,
             },
-            rates: self.rates.blocks,
-        }
-    }
-
-    fn layers(&self) -> BlockLayers {
-        let attention = |name| LayerName::new(name).with_bias(self.file.attention_bias);
-        let mlp = |name| LayerName::new(name).with_bias(false);
-        BlockLayers {
-            norm1: Some("input_layernorm"),
-            query: attention("self_attn.q_proj"),
-            key: attention("self_attn.k_proj"),
-            value: attention("self_attn.v_proj"),
-            out: attention("self_attn.o_proj"),
-            head_norms: Some(["self_attn.q_norm", "self_attn.k_norm"]),
-            norm2: "pre_feedforward_layernorm",
-            fc1: mlp("mlp.gate_proj"),
-            gate: Some(mlp("mlp.up_proj")),
-            fc2: mlp("mlp.down_proj"),
-            finish: Some(FinishNames::Norms([
-                "post_attention_layernorm",
-                "post_feedforward_layernorm",
-            ])),
+            scale: Some((width as f64).sqrt()),
+            rates: self.rates,
         }
     }
 }
@@ -215,46 +195,18 @@ impl Architecture for Gemma3 {
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let width = self.sizes.hidden_size;
-        let mut all = vec![(TOKENS.to_owned(), vec![self.sizes.vocab_size, width])];
-        let (layers, form) = (self.layers(), self.form());
-        for layer in 0..self.sizes.num_hidden_layers {
-            all.extend(layers.tensors(&format!("layers.{layer}"), &form));
-        }
-        all.extend(NORM.tensors(LAST_NORM, width));
-        all
+        self.llama().tensors()
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        let (file, width) = (&self.file, self.sizes.hidden_size);
-        let longest = self.sizes.max_position_embeddings;
-        let rotary = self.thetas.map(|theta| Rotary::new(theta, file.head_dim));
-        let block = |(layer, kind): (usize, &LayerType)| {
-            let mut form = self.form();
-            let local = *kind == LayerType::Local;
-            form.attention.rotary = Some(rotary[usize::from(local)].clone());
-            form.attention.reach = local.then(|| self.reach());
-            self.layers()
-                .load(params, &format!("layers.{layer}"), &form)
-        };
-        let last_norm = LayerNorm::load_kind(params, LAST_NORM, width, file.rms_norm_eps, NORM)?;
-        Ok(Box::new(TextEncoder {
-            tables: TokenTables {
-                token: params.get(TOKENS, &[self.sizes.vocab_size, width])?,
-                position: Positions::None { longest },
-                kind: None,
-            },
-            scale: Some((width as f64).sqrt()),
-            first_norm: None,
-            blocks: self
-                .types
-                .iter()
-                .enumerate()
-                .map(block)
-                .collect::<Result<_>>()?,
-            last_norm: Some(last_norm),
-            pooler,
-            rates: self.rates,
-        }))
+        let head = self.file.head_dim;
+        let rotary = self.thetas.map(|theta| Rotary::new(theta, head));
+        let types = &self.types;
+        self.llama()
+            .build(params, pooler, types, |kind, attention| {
+                let local = kind == LayerType::Local;
+                attention.rotary = Some(rotary[usize::from(local)].clone());
+                attention.reach = local.then(|| self.reach());
+            })
     }
 }

@@ -21,6 +21,7 @@ mod gemma3;
 mod head;
 mod input;
 mod kind;
+mod llama;
 mod mlp;
 mod modernbert;
 mod mpnet;

@@ -8,19 +8,22 @@ use serde::Deserialize;
 
 use super::{
     Input, Network,
-    encoder::{bad_config, check_heads, check_sizes},
+    encoder::{bad_config, check_heads, check_sizes, load_blocks},
     rates::Rates,
 };
 use crate::{
     Error, Result,
     onnx::{self, AttentionContext, Attribute, Edge, Graph, Inputs},
     ops::{
-        Activation, AttentionConfig, Block, BlockForm, LayerNorm, NormKind, Pass, PatchDims,
-        PatchLayers, Pooler, Segments, Site, dropout, layer_norm, patch_embeddings, pool,
-        run_blocks,
+        Activation, AttentionConfig, Block, BlockForm, BlockLayers, LayerNorm, NormKind, Pass,
+        PatchDims, PatchLayers, Pooler, Segments, Site, dropout, layer_norm, patch_embeddings,
+        pool, run_blocks,
     },
     params::{Param, Params},
 };
+
+const LAYERS: &str = "encoder.layer";
+const LAST_NORM: &str = "layernorm";
 
 /// Fields of the `config.json` of a vision transformer.
 #[derive(Clone, Debug, Deserialize)]
@@ -116,7 +119,7 @@ impl VisionFields {
     }
 
     /// Returns the tensors before the blocks.
-    pub(super) fn embeddings(&self) -> Vec<(String, Vec<usize>)> {
+    fn embeddings(&self) -> Vec<(String, Vec<usize>)> {
         let (width, patch) = (self.hidden_size, self.patch_size);
         let projection = "embeddings.patch_embeddings.projection";
         vec![
@@ -128,6 +131,20 @@ impl VisionFields {
             (format!("{projection}.weight"), vec![width, 3, patch, patch]),
             (format!("{projection}.bias"), vec![width]),
         ]
+    }
+
+    /// Returns all tensors of a network with these blocks.
+    pub(super) fn tensors(
+        &self,
+        layers: &BlockLayers,
+        form: &BlockForm,
+    ) -> Vec<(String, Vec<usize>)> {
+        let mut all = self.embeddings();
+        for layer in 0..self.num_hidden_layers {
+            all.extend(layers.tensors(&format!("{LAYERS}.{layer}"), form));
+        }
+        all.extend(form.norm.tensors(LAST_NORM, self.hidden_size));
+        all
     }
 
     /// Returns the position table `[tokens, width]`, interpolated for another
@@ -148,16 +165,17 @@ impl VisionFields {
         let patches = weights.matmul(&table.narrow(0, 1, side * side)?.contiguous()?)?;
         Ok(Tensor::cat(&[table.narrow(0, 0, 1)?, patches], 0)?)
     }
-    /// Builds the network around its blocks; `eps` is the epsilon of the last
-    /// norm.
+
+    /// Builds the network from its weights. The last norm has the epsilon of
+    /// the blocks' norms.
     pub(super) fn build(
         &self,
         params: &Params,
-        blocks: Vec<Block>,
-        eps: f32,
+        layers: &BlockLayers,
+        form: &BlockForm,
         pooler: Pooler,
-        sizes: Sizes,
-    ) -> Result<VisionEncoder> {
+        sizes: ImageSizes,
+    ) -> Result<Box<dyn Network>> {
         let shapes = self.embeddings();
         let get = |part: usize| {
             let (name, shape) = &shapes[part];
@@ -167,17 +185,17 @@ impl VisionFields {
             let reason = "images can be pooled by mean, cls or GeM";
             return Err(Error::config("model_options.pooler", reason));
         }
-        Ok(VisionEncoder {
+        Ok(Box::new(VisionEncoder {
             fields: self.clone(),
             class: get(0)?,
             position: get(1)?,
             kernel: get(2)?,
             bias: get(3)?,
-            blocks,
-            norm: LayerNorm::load(params, "layernorm", self.hidden_size, eps)?,
+            blocks: load_blocks(params, layers, LAYERS, self.num_hidden_layers, form)?,
+            norm: LayerNorm::load(params, LAST_NORM, self.hidden_size, form.eps)?,
             pooler,
             sizes,
-        })
+        }))
     }
 }
 
@@ -201,7 +219,7 @@ pub(super) fn module_name(name: &str) -> String {
 
 /// The image sizes that a network takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sizes {
+pub(super) enum ImageSizes {
     /// Only the size in its `config.json`.
     Own,
     /// Any. The position table is interpolated bicubically, as in PyTorch's
@@ -210,7 +228,7 @@ pub(super) enum Sizes {
 }
 
 /// An image model, from pixels to one vector per image.
-pub(super) struct VisionEncoder {
+struct VisionEncoder {
     fields: VisionFields,
     class: Arc<Param>,
     position: Arc<Param>,
@@ -219,7 +237,7 @@ pub(super) struct VisionEncoder {
     blocks: Vec<Block>,
     norm: LayerNorm,
     pooler: Pooler,
-    sizes: Sizes,
+    sizes: ImageSizes,
 }
 
 impl VisionEncoder {
@@ -227,7 +245,7 @@ impl VisionEncoder {
     /// whether the position table must be interpolated.
     fn patch_dims(&self, sides: [usize; 2]) -> (PatchDims, bool) {
         let own = [self.fields.image_size; 2];
-        let scaled = self.sizes == Sizes::Any && sides != own;
+        let scaled = self.sizes == ImageSizes::Any && sides != own;
         let dims = PatchDims {
             sides: if scaled { sides } else { own },
             patch: self.fields.patch_size,

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::{
     Architecture, ModelKind, Network,
-    encoder::{bad_config, check_sizes, load_blocks},
+    encoder::{bad_config, check_sizes},
     rates::Rates,
-    vision::{self, Sizes, VisionFields},
+    vision::{self, ImageSizes, VisionFields},
 };
 use crate::{
     Result,
@@ -20,8 +20,6 @@ use crate::{
     ops::{BlockForm, BlockLayers, LayerName, Pooler},
     params::Params,
 };
-
-const LAYERS: &str = "encoder.layer";
 
 /// Sizes of a ViT, read from its `config.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -135,20 +133,12 @@ impl Architecture for VitConfig {
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let mut all = self.fields.embeddings();
-        let (layers, form) = (self.layers(), self.form());
-        for layer in 0..self.fields.num_hidden_layers {
-            all.extend(layers.tensors(&format!("{LAYERS}.{layer}"), &form));
-        }
-        all.extend(form.norm.tensors("layernorm", self.fields.hidden_size));
-        all
+        self.fields.tensors(&self.layers(), &self.form())
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        let (count, form) = (self.fields.num_hidden_layers, self.form());
-        let blocks = load_blocks(params, &self.layers(), LAYERS, count, &form)?;
-        let fields = &self.fields;
-        let network = fields.build(params, blocks, self.layer_norm_eps, pooler, Sizes::Own)?;
-        Ok(Box::new(network))
+        let (layers, form) = (self.layers(), self.form());
+        self.fields
+            .build(params, &layers, &form, pooler, ImageSizes::Own)
     }
 }

@@ -147,17 +147,7 @@ pub(super) fn train(
         guide: &guided,
         layers: &layers,
     };
-    let pass = model.training();
-    let (tensor, loss_value) = loss(
-        model,
-        criterion,
-        &pass,
-        &parts,
-        beside,
-        batch,
-        Some(settings),
-    )?;
-    collect(model, criterion, &tensor.backward()?)?;
+    let (_, loss_value) = backward(model, criterion, &parts, beside, batch, settings)?;
     loss_value.read()
 }
 
@@ -192,19 +182,8 @@ fn train_cached(
         guide: guided,
         layers: &[],
     };
-    let pass = model.training();
-    let (tensor, loss_value) = loss(
-        model,
-        criterion,
-        &pass,
-        &parts,
-        beside,
-        batch,
-        Some(settings),
-    )?;
-    let grads = tensor.backward()?;
-    collect(model, criterion, &grads)?;
-    drop((parts, tensor));
+    let (grads, loss_value) = backward(model, criterion, &parts, beside, batch, settings)?;
+    drop(parts);
     if !model.trains_trunk() {
         return loss_value.read();
     }
@@ -323,8 +302,21 @@ fn loss(
     Ok((tensor, loss_value))
 }
 
-/// Accumulates the gradients of model and loss.
-fn collect(model: &Model, criterion: &Criterion, grads: &GradStore) -> Result<()> {
-    model.params().collect(grads)?;
-    criterion.params().collect(grads)
+/// Computes the loss of embeddings in training, and accumulates the gradients of
+/// model and loss. Returns all gradients.
+fn backward(
+    model: &Model,
+    criterion: &mut Criterion,
+    parts: &[Tensor],
+    beside: Beside<'_>,
+    batch: &Batch,
+    settings: BatchSettings,
+) -> Result<(GradStore, DeviceLoss)> {
+    let pass = model.training();
+    let settings = Some(settings);
+    let (tensor, loss_value) = loss(model, criterion, &pass, parts, beside, batch, settings)?;
+    let grads = tensor.backward()?;
+    model.params().collect(&grads)?;
+    criterion.params().collect(&grads)?;
+    Ok((grads, loss_value))
 }
