@@ -34,7 +34,7 @@ use crate::{
     plan::{Allowed, Plan, check_checkpointing, choose_device, choose_precision},
     record::{self, History},
     resume,
-    source::{HubRules, LoadOptions, ModelDescription, ModelSource, Top},
+    source::{HubRules, LoadOptions, ModelDescription, ModelSource, OutputKind},
     train::Trainer,
 };
 
@@ -127,10 +127,10 @@ pub fn run(
         freeze: plan.freeze,
         lora: plan.lora.clone(),
         seed: plan.seed,
-        cutting: plan.cutting,
-        top: match plan.kind {
-            ModelKind::TextPairs => Top::NewScores,
-            _ => Top::Embedding,
+        truncation: plan.truncation,
+        output: match plan.kind {
+            ModelKind::TextPairs => OutputKind::NewScores,
+            _ => OutputKind::Embedding,
         },
     };
     let files = source.read_with(&setting.hub)?;
@@ -155,7 +155,7 @@ pub fn run(
         );
     }
     if let Some(prompts) = &plan.prompts {
-        loaded.set_prompts(prompts)?;
+        prompts.apply_to(&mut loaded)?;
         log(Level::Info, prompts.describe());
     } else if let Some((name, text)) = loaded.description.prompts.default_prompt() {
         log(
@@ -319,7 +319,7 @@ fn finish(
     log(observer, Level::Info, "Building the artifact ...");
     let logs = folder.join("logs");
     record::write(&logs, history, run.config)?;
-    for line in record::told(run.config) {
+    for line in record::locations(run.config) {
         log(observer, Level::Info, line);
     }
     artifact::write(

@@ -131,7 +131,7 @@ pub(super) fn parts(
         ],
         ModelKind::TextPairs => {
             let mut inputs = texts();
-            if model.config().architecture().token_kinds() > 1 {
+            if model.config().architecture().token_types() > 1 {
                 inputs.names.push("token_type_ids");
             }
             inputs.onnx = Some(OnnxInput::TextPairs(TokenType::Int32));

@@ -11,7 +11,7 @@ use crate::{
     models::{Model, OnnxFormat},
     modules::Activation,
     prepare::Preparer,
-    source::{LoadOptions, LoadedModel, ModelFiles, ModelSource, Top},
+    source::{LoadOptions, LoadedModel, ModelFiles, ModelSource, OutputKind},
 };
 
 /// Scores pairs of texts with a sequence classifier.
@@ -90,7 +90,7 @@ impl CrossEncoder {
     /// [`Error::Checkpoint`] if the files are not those of a sequence classifier.
     pub fn load(files: ModelFiles) -> Result<Self> {
         let options = LoadOptions {
-            top: Top::Scores,
+            output: OutputKind::Scores,
             ..LoadOptions::default()
         };
         let loaded = files.load(&options, &Device::Cpu)?;

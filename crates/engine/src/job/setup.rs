@@ -152,7 +152,7 @@ pub(super) fn load_guide(
     let mut loaded = files.load(&LoadOptions::default(), &device).map_err(bad)?;
     // The guide must see the same texts as the trained model.
     if let Some(prompts) = &plan.prompts {
-        loaded.set_prompts(prompts).map_err(bad)?;
+        prompts.apply_to(&mut loaded).map_err(bad)?;
     }
     let origins: Vec<String> = loaded
         .description
@@ -249,7 +249,7 @@ pub(super) fn build_trainer(
         notes.push((Level::Warning, note.to_owned()));
     }
     let (_, extras) = plan.optimizer.build(Default::default())?;
-    let has_layers = !model.config().architecture().layer_marks().is_empty();
+    let has_layers = !model.config().architecture().layer_prefixes().is_empty();
     if extras.layer_wise_lr_decay.is_some() && !has_layers {
         let note = "`layer_wise_lr_decay` has no effect: only transformers have layers with \
                     learning rates of their own";

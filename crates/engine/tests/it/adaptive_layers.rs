@@ -170,7 +170,7 @@ fn models_without_trainable_layers_are_rejected() {
             .to_string()
     };
     let pictures = refused(json!({"name": "efficientnet-small"}));
-    assert!(pictures.contains("is for models of texts"), "{pictures}");
+    assert!(pictures.contains("is for text models"), "{pictures}");
     let frozen = refused(json!({"name": "minilm-small", "freeze": true}));
-    assert!(frozen.contains("`freeze` keeps as they are"), "{frozen}");
+    assert!(frozen.contains("`freeze` keeps unchanged"), "{frozen}");
 }

@@ -242,7 +242,7 @@ fn unusable_second_models_are_rejected_by_name() {
     for (config, part) in [
         (
             with("GISTEmbedLoss", json!({}), "train"),
-            "`guide`: `GISTEmbedLoss` wants the name",
+            "`guide`: `GISTEmbedLoss` needs the name",
         ),
         (
             with("EmbedDistillLoss", json!({"teacher": 3}), "texts"),

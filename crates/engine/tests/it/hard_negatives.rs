@@ -347,11 +347,11 @@ fn unusable_mining_options_are_rejected_by_name() {
     for (config, part) in [
         (
             with_loss("TripletMarginLoss"),
-            "`TripletMarginLoss` takes no negatives",
+            "`TripletMarginLoss` uses no negatives",
         ),
         (
             mining(json!({}), json!({"name": "minilm-small", "output_dim": 8})),
-            "begins with random weights",
+            "has random weights",
         ),
         (
             mining(json!({"include_positives": true}), model()),
@@ -388,7 +388,7 @@ fn unusable_mining_options_are_rejected_by_name() {
             from("texts", mining(json!({}), model())),
             "embedded twice under dropout (SimCSE). Remove `mine_hard_negatives`",
         ),
-        (several, "`more_train_data` names `ready` beside it"),
+        (several, "`more_train_data` also names `ready`"),
     ] {
         let error = run(config, &data()).err().unwrap().to_string();
         assert!(error.contains(part), "{part} is missing in: {error}");

@@ -335,7 +335,7 @@ fn invalid_options_are_rejected_by_name() {
             "TripletMarginLoss",
             json!({"margin": "big"}),
             None,
-            "a number from -1000000 to 1000000 is wanted",
+            "give a number from -1000000 to 1000000",
         ),
         (
             "NTXentLoss",

@@ -329,7 +329,7 @@ fn a_run_continues_from_the_artifact_of_an_earlier_run() {
     let lost = config(json!({"artifact": "an-id"}), hyper, json!([]));
     let lost = run(lost, &data).err().unwrap().to_string();
     assert!(
-        lost.contains("`model_artifact`: `an-id`: there is no run"),
+        lost.contains("`model_artifact`: `an-id`: no run on this server"),
         "{lost}"
     );
 }
@@ -440,7 +440,7 @@ fn a_default_batch_size_is_chosen_and_logged() {
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1});
     let run = run(config(model, hyper, json!([])), &data).unwrap();
     assert!(
-        run.logged("`batch_size` not given: 32 examples"),
+        run.logged("`batch_size` not given: using 32 examples"),
         "{:?}",
         run.notes.log
     );
@@ -499,7 +499,7 @@ fn invalid_configurations_are_rejected_by_field() {
                 json!({}),
                 none(),
             ),
-            "set `freeze` to train projection heads of that length",
+            "set `freeze` to train projection heads of that dimension",
         ),
         (
             refused(with("pooler", json!("best")), json!({}), none()),
@@ -515,7 +515,7 @@ fn invalid_configurations_are_rejected_by_field() {
         ),
         (
             refused(with("precision", json!("float16")), json!({}), none()),
-            "`precision` is \"float16\": one of float32, bfloat16, tf32 is wanted",
+            "`precision` is \"float16\": give one of float32, bfloat16, tf32",
         ),
         (
             refused(json!({"name": "mlp"}), json!({}), none()),
