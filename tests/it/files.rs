@@ -98,7 +98,7 @@ async fn several_data_sets_train_one_model_with_prompts() {
     assert!(log.contains("5 pairs of 2 data sets to train on"), "{log}");
     assert!(log.contains("(25 %)") && log.contains("(75 %)"), "{log}");
     assert!(
-        log.contains("Before anchors and queries goes `query: `"),
+        log.contains("Prompt of anchors and queries: `query: `"),
         "{log}"
     );
     let refused = fit.train_data_weight(0.0).await.unwrap_err();

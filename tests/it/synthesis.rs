@@ -52,7 +52,7 @@ async fn synthesized_data_has_margins_of_the_cross_encoder_and_trains() {
     for part in [
         "Mining relations",
         "Scoring relations",
-        "6 training examples made",
+        "6 training examples created",
         &name,
     ] {
         assert!(log.contains(part), "{part} is missing in: {log}");

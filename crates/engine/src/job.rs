@@ -1,79 +1,85 @@
-//! A run from its configuration to its artifact.
+//! Carries out a run, from its configuration to its artifact.
 
+mod epochs;
 mod examples;
 mod labels;
 mod negatives;
 mod prepared;
+mod progress;
 mod setup;
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use finetuner_protocol::{Device, Event, Level, RunConfig, worker::LocalModels};
 
 pub use crate::observer::{Interruption, Observer};
+use epochs::train_epochs;
 pub use examples::check_data;
 use examples::read_data;
 use negatives::Mining;
-use prepared::Data;
+use progress::{Progress, file_names};
 use setup::{build_trainer, remember_frozen};
 
 use crate::{
     Error, Result,
     artifact::{self, RunRecord},
-    callbacks::{Context, TrainingCallback},
+    callbacks::Context,
     data::{Documents, Pictures},
     evaluation::Metrics,
     models::{Model, ModelKind},
     plan::{Allowed, Plan, check_checkpointing, choose_device, choose_precision},
     record::{self, History},
     resume,
-    source::{HubRules, LoadOptions, ModelDescription, ModelSource, Top},
-    train::{Position, Step, Trainer, read_checkpoint, write_checkpoint},
+    source::{HubRules, LoadOptions, ModelDescription, ModelSource, OutputKind},
+    train::Trainer,
 };
 
-/// A long epoch says how far it is this often.
+/// Minimum time between two progress lines in the log.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a run is carried out with, beside its configuration.
+/// Inputs of a run other than its configuration.
 pub struct Setting<'a> {
-    /// The processor asked for.
+    /// The device that the run asked for.
     pub device: &'a Device,
-    /// From which folders models may be loaded.
+    /// Folders from which models may be loaded.
     pub local_models: &'a LocalModels,
-    /// Size limit and token for downloads from the model hub.
+    /// Download limit and token for the model hub.
     pub hub: HubRules,
-    /// The folder with the model that `model_artifact` goes on from; see
-    /// [`crate::source::open_artifact`].
+    /// Unpacked model that `model_artifact` continues from.
+    ///
+    /// See [`crate::source::open_artifact`].
     pub earlier: Option<&'a Path>,
-    /// Gives the documents of a name, one after the other.
+    /// Opens a data set by name, as a stream of documents.
     pub read_data: &'a dyn Fn(&str) -> Result<Documents>,
-    /// For the run alone: takes temporary files, checkpoints and the artifact.
+    /// Folder of this run alone, for temporary files, checkpoints and the artifact.
     pub folder: &'a Path,
-    /// A checkpoint that the run goes on from; see [`Observer::checkpoint`].
+    /// Checkpoint to resume from; see [`Observer::checkpoint`].
     pub checkpoint: Option<&'a Path>,
 }
 
-/// What a run has made.
+/// Result of a run.
 #[derive(Debug)]
 pub struct Finished {
-    /// The artifact, a zip.
+    /// Path of the artifact, a zip file.
     pub artifact: PathBuf,
-    /// Metrics of the backbone as it was.
+    /// Metrics before fine-tuning.
     pub before: Metrics,
-    /// Metrics of the fine-tuned model.
+    /// Metrics after fine-tuning.
     pub after: Metrics,
 }
 
-/// Carries out a run. One that goes on from a checkpoint gives the same losses
-/// as one undisturbed, on the same machine.
+/// Carries out a run.
+///
+/// A run that resumes from a checkpoint gives the same losses as an uninterrupted one
+/// on the same machine.
 ///
 /// # Errors
-/// Whatever is wrong with configuration, model or data, and
-/// [`Error::Interrupted`].
+/// Returns an error for a problem in the configuration, the model or the data, and
+/// [`Error::Interrupted`] when the observer ends the run.
 pub fn run(
     config: &RunConfig,
     setting: &Setting<'_>,
@@ -121,10 +127,10 @@ pub fn run(
         freeze: plan.freeze,
         lora: plan.lora.clone(),
         seed: plan.seed,
-        cutting: plan.cutting,
-        top: match plan.kind {
-            ModelKind::TextPairs => Top::NewScores,
-            _ => Top::Embedding,
+        truncation: plan.truncation,
+        output: match plan.kind {
+            ModelKind::TextPairs => OutputKind::NewScores,
+            _ => OutputKind::Embedding,
         },
     };
     let files = source.read_with(&setting.hub)?;
@@ -143,20 +149,20 @@ pub fn run(
     if plan.kind == ModelKind::Text && pooler.is_some_and(|pooler| pooler.names().is_none()) {
         log(
             Level::Info,
-            "sentence-transformers has no pooling `GeM`: the saved folder has no modules.json, and \
-             only this project opens it whole"
+            "sentence-transformers has no `GeM` pooling. The saved folder therefore has no \
+             modules.json, and only this project loads the complete model"
                 .to_owned(),
         );
     }
     if let Some(prompts) = &plan.prompts {
-        loaded.set_prompts(prompts)?;
+        prompts.apply_to(&mut loaded)?;
         log(Level::Info, prompts.describe());
     } else if let Some((name, text)) = loaded.description.prompts.default_prompt() {
         log(
             Level::Info,
             format!(
-                "The model's default prompt `{name}` goes before every text, in training and \
-                 evaluation alike: `{text}`"
+                "The model's default prompt `{name}` is prepended to every text, in training and \
+                 evaluation: `{text}`"
             ),
         );
     }
@@ -181,7 +187,7 @@ pub fn run(
             rayon::current_num_threads()
         ),
     );
-    if let Some(note) = told_of_adapters(&loaded.model) {
+    if let Some(note) = describe_adapters(&loaded.model) {
         log(Level::Info, note);
     }
     let (precision, note) = choose_precision(plan.precision, &device);
@@ -214,7 +220,7 @@ pub fn run(
             Some(guide.0)
         }
     };
-    // A guide reads what a frozen network does not need any more.
+    // A guide reads the original inputs, which `remember_frozen` replaces.
     if plan.freeze && !plan.augment && guide.is_none() {
         remember_frozen(&mut loaded, &mut data)?;
     }
@@ -273,8 +279,8 @@ pub fn run(
     })
 }
 
-/// Says how much of a model with adapters is trained.
-fn told_of_adapters(model: &Model) -> Option<String> {
+/// Describes how many weights of a model with adapters are trained.
+fn describe_adapters(model: &Model) -> Option<String> {
     let lora = model.setup().lora.as_ref()?;
     let (trained, all) = (model.params().trained_count(), model.params().count());
     let whole = match lora.modules_to_save.is_empty() {
@@ -290,7 +296,7 @@ fn told_of_adapters(model: &Model) -> Option<String> {
     ))
 }
 
-/// Says what was found, and writes the artifact.
+/// Logs the results and writes the artifact.
 fn finish(
     trainer: &Trainer,
     description: &ModelDescription,
@@ -299,7 +305,7 @@ fn finish(
     run: &RunRecord<'_>,
     observer: &mut dyn Observer,
 ) -> Result<PathBuf> {
-    let took = format!("Finetuning took {}", in_words(run.duration));
+    let took = format!("Finetuning took {}", format_duration(run.duration));
     log(observer, Level::Debug, took);
     for (name, after) in run.after {
         let message = match run.before.get(name) {
@@ -313,7 +319,7 @@ fn finish(
     log(observer, Level::Info, "Building the artifact ...");
     let logs = folder.join("logs");
     record::write(&logs, history, run.config)?;
-    for line in record::told(run.config) {
+    for line in record::locations(run.config) {
         log(observer, Level::Info, line);
     }
     artifact::write(
@@ -326,245 +332,6 @@ fn finish(
     )
 }
 
-fn train_epochs(
-    plan: &Plan,
-    data: &Data,
-    callbacks: &mut [Box<dyn TrainingCallback>],
-    context: &mut Context<'_>,
-    run: &Progress,
-) -> Result<()> {
-    context.log(Level::Info, "Finetuning ...");
-    while context.trainer.position().epoch < plan.epochs && !context.stop {
-        train_epoch(plan, data, callbacks, context, run)?;
-    }
-    for callback in &mut *callbacks {
-        callback.on_fit_end(context)?;
-    }
-    for callback in &mut *callbacks {
-        callback.after_fit(context)?;
-    }
-    context.log(Level::Info, "Done ✨");
-    Ok(())
-}
-
-/// Why an epoch is left between two of its steps.
-#[derive(Clone, Copy, Default)]
-struct Between {
-    /// A checkpoint is wanted, or an end.
-    pause: bool,
-    /// A callback has something to do.
-    interval: bool,
-}
-
-fn train_epoch(
-    plan: &Plan,
-    data: &Data,
-    callbacks: &mut [Box<dyn TrainingCallback>],
-    context: &mut Context<'_>,
-    run: &Progress,
-) -> Result<()> {
-    let epoch = context.trainer.position().epoch + 1;
-    let started = Instant::now();
-    let steps = context.trainer.steps_per_epoch(&data.train);
-    let progress = |step: usize| {
-        let (epochs, seconds) = (plan.epochs, started.elapsed().as_secs_f64());
-        format!("Training [{epoch}/{epochs}] {step}/{steps} {seconds:.1} s")
-    };
-    let mut last_line = started;
-    let train_loss = loop {
-        let mut between = Between::default();
-        let (observer, history) = (&mut *context.observer, &mut context.history);
-        let watching = &*callbacks;
-        let trained = context.trainer.epoch(&data.train, |step| {
-            report_step(&step, plan.epochs, observer, history);
-            if last_line.elapsed() >= PROGRESS_INTERVAL && step.step < steps {
-                last_line = Instant::now();
-                let done = progress(step.step);
-                let line = format!("{done} • loss: {:.3}", step.mean_loss);
-                log(observer, Level::Info, line);
-            }
-            between = Between {
-                pause: observer.interrupted().is_some() || observer.wants_checkpoint(),
-                interval: watching
-                    .iter()
-                    .any(|callback| callback.wants_interval(&step)),
-            };
-            // The trainer is free for others only between its steps.
-            if between.pause || between.interval {
-                return Err(Error::Interrupted);
-            }
-            Ok(())
-        });
-        match trained {
-            Ok(loss) => break loss,
-            Err(Error::Interrupted) => {}
-            Err(error) => return Err(error),
-        }
-        if between.interval {
-            for callback in &mut *callbacks {
-                callback.on_interval(context)?;
-            }
-        }
-        if between.pause {
-            run.pause(callbacks, context)?;
-        }
-    };
-    let val_loss = if data.validation.is_empty() {
-        None
-    } else {
-        Some(context.trainer.validation_loss(&data.validation)?)
-    };
-    context.observer.event(Event::Epoch {
-        epoch: epoch as u64,
-        epochs: plan.epochs as u64,
-        train_loss,
-        val_loss,
-    });
-    let validated = val_loss.map_or(String::new(), |loss| format!(" • val_loss: {loss:.3}"));
-    let line = format!("{} • loss: {train_loss:.3}{validated}", progress(steps));
-    context.log(Level::Info, line);
-    if epoch == 1 && train_loss == 0.0 {
-        let warning = "The loss of the whole first epoch is 0, so that the model learned nothing: a \
-                       larger `margin`, a higher `batch_size` or no `miner` may help";
-        context.log(Level::Warning, warning.to_owned());
-    }
-    context.metrics = BTreeMap::from([("train_loss".to_owned(), train_loss)]);
-    if let Some(loss) = val_loss {
-        context.metrics.insert("val_loss".to_owned(), loss);
-    }
-    let done = context.trainer.position().total_steps;
-    for (name, value) in &context.metrics {
-        context.history.add(&format!("epoch/{name}"), done, *value);
-    }
-    for callback in &mut *callbacks {
-        callback.on_epoch_end(context)?;
-    }
-    if plan.keep_checkpoints > 0
-        || context.observer.interrupted().is_some()
-        || context.observer.wants_checkpoint()
-    {
-        run.pause(callbacks, context)?;
-    }
-    Ok(())
-}
-
-fn report_step(step: &Step, epochs: usize, observer: &mut dyn Observer, history: &mut History) {
-    let done = (step.epoch - 1) * step.steps + step.step;
-    history.add("step/loss", done, f64::from(step.loss));
-    history.add("step/learning_rate", done, step.learning_rate);
-    observer.event(Event::Step {
-        epoch: step.epoch as u64,
-        epochs: epochs as u64,
-        step: step.step as u64,
-        steps: step.steps as u64,
-        loss: f64::from(step.loss),
-        mean_loss: step.mean_loss,
-        learning_rate: step.learning_rate,
-    });
-}
-
-/// How long a run has been trained, and how it is saved.
-struct Progress {
-    since: Instant,
-    before: Duration,
-}
-
-impl Progress {
-    fn start() -> Self {
-        Self {
-            since: Instant::now(),
-            before: Duration::ZERO,
-        }
-    }
-
-    fn duration(&self) -> Duration {
-        self.before + self.since.elapsed()
-    }
-
-    /// Between two steps: makes the checkpoint that is wanted, and ends the
-    /// run where that is asked for.
-    fn pause(
-        &self,
-        callbacks: &[Box<dyn TrainingCallback>],
-        context: &mut Context<'_>,
-    ) -> Result<()> {
-        let interrupted = context.observer.interrupted();
-        if interrupted != Some(Interruption::Stop) {
-            self.save(callbacks, context)?;
-        }
-        match interrupted {
-            Some(_) => Err(Error::Interrupted),
-            None => Ok(()),
-        }
-    }
-
-    fn save(
-        &self,
-        callbacks: &[Box<dyn TrainingCallback>],
-        context: &mut Context<'_>,
-    ) -> Result<()> {
-        let state = context.folder.join(TRAINER_FILE);
-        write_checkpoint(context.trainer, &state)?;
-        let record = resume::Progress {
-            before: context.before.clone(),
-            callbacks: callbacks.iter().map(|callback| callback.state()).collect(),
-            seconds: self.duration().as_secs_f64(),
-            batch_size: context.trainer.options.batch_size,
-            history: context.history.clone(),
-            stop: context.stop,
-            ..resume::Progress::new()
-        };
-        let file = context.folder.join("checkpoint.zip");
-        resume::pack(&file, &record, context.folder, &file_names(callbacks))?;
-        std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
-        let at = context.trainer.position();
-        if let Err(reason) = context.observer.checkpoint(&file, at) {
-            let message = format!("The checkpoint could not be kept: {reason}");
-            context.log(Level::Warning, message);
-        }
-        std::fs::remove_file(&file).map_err(|e| Error::io(&file, e))
-    }
-
-    fn load(
-        &mut self,
-        record: resume::Progress,
-        callbacks: &mut [Box<dyn TrainingCallback>],
-        context: &mut Context<'_>,
-    ) -> Result<()> {
-        let state = context.folder.join(TRAINER_FILE);
-        read_checkpoint(context.trainer, &state)?;
-        std::fs::remove_file(&state).map_err(|e| Error::io(&state, e))?;
-        if record.callbacks.len() != callbacks.len() {
-            return Err(Error::checkpoint("it is of a run with other callbacks"));
-        }
-        for (callback, state) in callbacks.iter_mut().zip(&record.callbacks) {
-            callback.restore(state)?;
-        }
-        context.before = record.before;
-        context.history = record.history;
-        context.stop = record.stop;
-        self.before = Duration::try_from_secs_f64(record.seconds).unwrap_or_default();
-        let Position { epoch, step, .. } = context.trainer.position();
-        context.log(
-            Level::Info,
-            format!("Going on from a checkpoint: {epoch} epochs and {step} steps are done"),
-        );
-        Ok(())
-    }
-}
-
-/// The trainer's part of a checkpoint.
-const TRAINER_FILE: &str = "trainer.safetensors";
-
-/// All files of a checkpoint.
-fn file_names(callbacks: &[Box<dyn TrainingCallback>]) -> Vec<&'static str> {
-    let own = callbacks.iter().filter_map(|callback| callback.file());
-    [TRAINER_FILE, negatives::FILE]
-        .into_iter()
-        .chain(own)
-        .collect()
-}
-
 fn log(observer: &mut dyn Observer, level: Level, message: impl Into<String>) {
     observer.event(Event::Log {
         level,
@@ -572,8 +339,8 @@ fn log(observer: &mut dyn Observer, level: Level, message: impl Into<String>) {
     });
 }
 
-/// A duration as the Python Finetuner says it.
-fn in_words(duration: Duration) -> String {
+/// Formats a duration in the words of the Python Finetuner.
+fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     format!(
         "{} days, {} hours {} minutes and {} seconds",

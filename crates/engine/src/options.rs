@@ -1,5 +1,5 @@
-//! Reading options: a name and a JSON value each, every one checked, none
-//! overlooked.
+//! Reading of options from JSON. Every option is checked, and unknown ones are
+//! refused.
 
 use std::{cell::RefCell, collections::BTreeSet};
 
@@ -8,13 +8,13 @@ use serde_json::Value;
 
 use crate::{Error, Result};
 
-/// No margin, scale or weight is near this. Losses multiply such numbers, and
+/// Largest magnitude of an option's number. Losses multiply such numbers, and
 /// must stay finite.
 const LARGEST: f64 = 1e6;
 
-/// Options of one thing, such as a loss.
+/// Options of one component, such as a loss.
 pub(crate) struct OptionReader<'a> {
-    /// The field of the configuration that holds them.
+    /// The configuration field that holds them.
     field: &'a str,
     options: Options,
     known: RefCell<BTreeSet<String>>,
@@ -29,25 +29,25 @@ impl<'a> OptionReader<'a> {
         }
     }
 
-    /// The field of the configuration that holds the options.
+    /// Returns the configuration field that holds the options.
     pub(crate) fn field(&self) -> &str {
         self.field
     }
 
-    /// An error about an option.
+    /// Returns an error about an option.
     pub(crate) fn bad(&self, name: &str, wanted: &str) -> Error {
         let value = self.options.get(name).cloned().unwrap_or(Value::Null);
         let value = start_of(&value.to_string());
         Error::config(self.field, format!("`{name}` is {value}: {wanted}"))
     }
 
-    /// The value of an option, nothing where it is absent or null.
+    /// Returns the value of an option, or `None` if it is absent or null.
     pub(crate) fn value(&self, name: &str) -> Option<&Value> {
         self.known.borrow_mut().insert(name.to_owned());
         self.options.get(name).filter(|value| !value.is_null())
     }
 
-    /// A number from `low` to `high`, both allowed.
+    /// Reads a number from `low` to `high`, inclusive.
     pub(crate) fn number(&self, name: &str, default: f64, low: f64, high: f64) -> Result<f64> {
         let Some(value) = self.value(name) else {
             return Ok(default);
@@ -56,36 +56,34 @@ impl<'a> OptionReader<'a> {
         number.ok_or_else(|| {
             let wanted = match (low.is_finite(), high.is_finite()) {
                 (true, true) if low == f64::MIN_POSITIVE => {
-                    format!("a number above 0, up to {high}, is wanted")
+                    format!("give a number above 0, up to {high}")
                 }
-                (true, false) if low == f64::MIN_POSITIVE => {
-                    "a number above 0 is wanted".to_owned()
-                }
-                (true, true) => format!("a number from {low} to {high} is wanted"),
-                (true, false) => format!("a number from {low} on is wanted"),
-                (false, true) => format!("a number up to {high} is wanted"),
-                (false, false) => "a number is wanted".to_owned(),
+                (true, false) if low == f64::MIN_POSITIVE => "give a number above 0".to_owned(),
+                (true, true) => format!("give a number from {low} to {high}"),
+                (true, false) => format!("give a number of at least {low}"),
+                (false, true) => format!("give a number up to {high}"),
+                (false, false) => "give a number".to_owned(),
             };
             self.bad(name, &wanted)
         })
     }
 
-    /// A number of either sign that arithmetic can bear.
+    /// Reads a number of either sign, up to [`LARGEST`] in magnitude.
     pub(crate) fn any_number(&self, name: &str, default: f64) -> Result<f64> {
         self.number(name, default, -LARGEST, LARGEST)
     }
 
-    /// A number above zero.
+    /// Reads a number above zero.
     pub(crate) fn positive(&self, name: &str, default: f64) -> Result<f64> {
         let number = self.number(name, default, 0.0, LARGEST)?;
         if number > 0.0 {
             Ok(number)
         } else {
-            Err(self.bad(name, "a number above 0 is wanted"))
+            Err(self.bad(name, "give a number above 0"))
         }
     }
 
-    /// A whole number from `low` on.
+    /// Reads a whole number of at least `low`.
     pub(crate) fn count(&self, name: &str, default: usize, low: usize) -> Result<usize> {
         let Some(value) = self.value(name) else {
             return Ok(default);
@@ -93,7 +91,7 @@ impl<'a> OptionReader<'a> {
         let number = value.as_u64().and_then(|n| usize::try_from(n).ok());
         number
             .filter(|n| *n >= low && *n < 1 << 32)
-            .ok_or_else(|| self.bad(name, &format!("a whole number from {low} on is wanted")))
+            .ok_or_else(|| self.bad(name, &format!("give a whole number of at least {low}")))
     }
 
     pub(crate) fn flag(&self, name: &str, default: bool) -> Result<bool> {
@@ -101,20 +99,20 @@ impl<'a> OptionReader<'a> {
             None => Ok(default),
             Some(value) => value
                 .as_bool()
-                .ok_or_else(|| self.bad(name, "true or false is wanted")),
+                .ok_or_else(|| self.bad(name, "give true or false")),
         }
     }
 
-    /// One of some words.
+    /// Reads one of some words.
     pub(crate) fn choice(&self, name: &str, default: &str, choices: &[&str]) -> Result<String> {
         match self.value(name).map(Value::as_str) {
             None => Ok(default.to_owned()),
             Some(Some(word)) if choices.contains(&word) => Ok(word.to_owned()),
-            Some(_) => Err(self.bad(name, &format!("one of {} is wanted", choices.join(", ")))),
+            Some(_) => Err(self.bad(name, &format!("give one of {}", choices.join(", ")))),
         }
     }
 
-    /// Two numbers, both from 0 up to 1.
+    /// Reads two numbers from 0 to below 1.
     pub(crate) fn rates(&self, name: &str, default: (f64, f64)) -> Result<(f64, f64)> {
         let Some(value) = self.value(name) else {
             return Ok(default);
@@ -125,19 +123,19 @@ impl<'a> OptionReader<'a> {
             .unwrap_or_default();
         match *numbers {
             [a, b] if (0.0..1.0).contains(&a) && (0.0..1.0).contains(&b) => Ok((a, b)),
-            _ => Err(self.bad(name, "two numbers from 0 up to 1 are wanted")),
+            _ => Err(self.bad(name, "give two numbers from 0 to below 1")),
         }
     }
 
-    /// Refuses options that nothing has asked for.
+    /// Refuses options that were never read.
     pub(crate) fn finish(&self) -> Result<()> {
         let known = self.known.borrow();
         match self.options.keys().find(|name| !known.contains(*name)) {
             None => Ok(()),
-            Some(name) if known.is_empty() => Err(self.bad(name, "there are no options here")),
+            Some(name) if known.is_empty() => Err(self.bad(name, "no options are allowed here")),
             Some(name) => {
                 let names: Vec<&str> = known.iter().map(String::as_str).collect();
-                Err(self.bad(name, &format!("{} are known", names.join(", "))))
+                Err(self.bad(name, &format!("the options are {}", names.join(", "))))
             }
         }
     }
@@ -150,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_option_is_checked_and_none_overlooked() {
+    fn every_option_is_checked_and_unknown_ones_are_refused() {
         let options: Options = [("a", json!(2)), ("b", json!("x")), ("odd", json!(1))]
             .into_iter()
             .collect();
@@ -159,18 +157,15 @@ mod tests {
         assert_eq!(reader.count("absent", 7, 1).unwrap(), 7);
         let message = |r: Result<f64>| r.unwrap_err().to_string();
         let found = message(reader.number("a", 1.0, 0.0, 1.0));
-        assert_eq!(
-            found,
-            "`loss_options`: `a` is 2: a number from 0 to 1 is wanted"
-        );
+        assert_eq!(found, "`loss_options`: `a` is 2: give a number from 0 to 1");
         let found = message(reader.number("b", 1.0, f64::MIN_POSITIVE, f64::INFINITY));
-        assert_eq!(
-            found,
-            "`loss_options`: `b` is \"x\": a number above 0 is wanted"
-        );
+        assert_eq!(found, "`loss_options`: `b` is \"x\": give a number above 0");
         assert!(reader.flag("b", true).is_err());
         assert!(reader.choice("b", "y", &["y", "z"]).is_err());
         let left = reader.finish().unwrap_err().to_string();
-        assert_eq!(left, "`loss_options`: `odd` is 1: a, absent, b are known");
+        assert_eq!(
+            left,
+            "`loss_options`: `odd` is 1: the options are a, absent, b"
+        );
     }
 }

@@ -1,7 +1,7 @@
-//! The parameters of a model: their values, their gradients, their names.
+//! The parameters of a model: names, values and gradients.
 //!
-//! Names and shapes are those of the Hugging Face checkpoint, so that what is
-//! loaded and what is saved can be exchanged with `transformers`.
+//! Names and shapes are those of Hugging Face checkpoints, so that models can
+//! be exchanged with `transformers`.
 
 mod files;
 mod gradient;
@@ -25,29 +25,30 @@ use crate::{Error, Result};
 pub struct Params {
     by_name: BTreeMap<String, Arc<Param>>,
     device: Device,
-    /// Settings that all adapters share, if there are adapters.
+    /// Settings of all adapters, if there are adapters.
     adapter_form: Option<AdapterForm>,
-    /// The names of weights of linear layers, as networks take them.
+    /// Names of the weights of linear layers, collected as networks load them.
     linears: Arc<Mutex<BTreeSet<String>>>,
 }
 
-/// What the adapters of a model have in common.
+/// Settings that all adapters of a model share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AdapterForm {
-    /// Factor of their output.
+    /// Factor of the adapters' output.
     pub(crate) scale: f32,
-    /// The share of their inputs that training drops.
+    /// Dropout rate of the adapters' input.
     pub(crate) dropped: f32,
 }
 
-/// Shape and content of one tensor of a checkpoint.
+/// Shape and values of a checkpoint's tensor.
 pub type RawTensor = (Vec<usize>, Vec<f32>);
 
 impl Params {
-    /// Takes over named tensors; `trainable` says which ones training changes.
+    /// Creates parameters from named tensors; `trainable` selects those that
+    /// training changes.
     ///
     /// # Errors
-    /// Where a tensor's content does not fit its shape.
+    /// If a tensor's values don't fit its shape.
     pub fn new(
         tensors: HashMap<String, RawTensor>,
         device: &Device,
@@ -68,7 +69,7 @@ impl Params {
         })
     }
 
-    /// Parameters that were made one by one, on the CPU.
+    /// Collects parameters that were created individually, on the CPU.
     pub(crate) fn of(params: Vec<Arc<Param>>) -> Self {
         let named = params.into_iter().map(|param| (param.name.clone(), param));
         Self {
@@ -79,10 +80,10 @@ impl Params {
         }
     }
 
-    /// The parameter of that name with that shape.
+    /// Returns the parameter with this name and shape.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where there is none, or it has another shape.
+    /// [`Error::Checkpoint`] if it does not exist, or has another shape.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Arc<Param>> {
         let param = self
             .by_name
@@ -90,17 +91,17 @@ impl Params {
             .ok_or_else(|| Error::checkpoint(format!("the tensor `{name}` is missing")))?;
         if param.tensor().dims() != shape {
             return Err(Error::checkpoint(format!(
-                "the tensor `{name}` has the shape {:?}, but its config.json asks for {shape:?}",
+                "the tensor `{name}` has the shape {:?}, but config.json requires {shape:?}",
                 param.tensor().dims()
             )));
         }
         Ok(param.clone())
     }
 
-    /// The same with the factors of adapters.
+    /// Adds the factors of adapters.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     pub(crate) fn with_adapters(
         mut self,
         factors: impl IntoIterator<Item = (String, RawTensor)>,
@@ -114,30 +115,32 @@ impl Params {
         Ok(self)
     }
 
-    /// Settings that all adapters share, if there are adapters.
+    /// Returns the settings of all adapters, if there are adapters.
     pub(crate) fn adapter_form(&self) -> Option<AdapterForm> {
         self.adapter_form
     }
 
-    /// The rows of the parameter of that name, if there is one.
+    /// Returns the number of rows of a parameter, if it exists.
     pub(crate) fn rows(&self, name: &str) -> Option<usize> {
         let param = self.by_name.get(name)?;
         param.tensor().dims().first().copied()
     }
 
-    /// Notes that a network has a linear layer with this weight.
-    pub(crate) fn note_linear(&self, weight: &Param) {
+    /// Records that a network has a linear layer with this weight.
+    pub(crate) fn record_linear(&self, weight: &Param) {
         let mut linears = self.linears.lock().unwrap_or_else(PoisonError::into_inner);
         linears.insert(weight.name.clone());
     }
 
-    /// The names of weights of linear layers that networks have taken.
+    /// Returns the names of the weights of linear layers that networks have
+    /// loaded.
     pub(crate) fn linears(&self) -> BTreeSet<String> {
         let linears = self.linears.lock().unwrap_or_else(PoisonError::into_inner);
         linears.clone()
     }
 
-    /// Those whose names begin with `prefix`, by the rest of their names.
+    /// Returns the parameters under `prefix`, with the prefix removed from
+    /// their names.
     pub(crate) fn under(&self, prefix: &str) -> Self {
         let own = self.by_name.iter().filter_map(|(name, param)| {
             let name = name.strip_prefix(prefix)?;
@@ -151,60 +154,61 @@ impl Params {
         }
     }
 
-    /// All parameters in the order of their names.
+    /// Iterates over all parameters, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Param>> {
         self.by_name.values()
     }
 
-    /// Where the parameters live.
+    /// Returns the device of the parameters.
     #[must_use]
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The parameter of that name, if there is one.
+    /// Returns the parameter with this name, if it exists.
     pub(crate) fn find(&self, name: &str) -> Option<&Arc<Param>> {
         self.by_name.get(name)
     }
 
-    /// The number of scalar weights.
+    /// Returns the number of scalar weights.
     #[must_use]
     pub fn count(&self) -> usize {
         self.iter().map(|p| p.tensor().elem_count()).sum()
     }
 
-    /// The number of scalar weights that training changes.
+    /// Returns the number of scalar weights that training changes.
     #[must_use]
     pub fn trained_count(&self) -> usize {
         let trained = self.iter().filter(|p| p.is_trainable());
         trained.map(|p| p.tensor().elem_count()).sum()
     }
 
-    /// Forgets all gradients.
+    /// Sets all gradients to zero.
     pub fn zero_grad(&self) {
         for grad in self.iter().filter_map(|param| param.grad.as_ref()) {
             grad.clear();
         }
     }
 
-    /// Keeps gradients as tensors, as on a device other than the CPU. Fused
-    /// operations can't add to them.
+    /// Stores gradients as tensors, as on devices other than the CPU. Fused
+    /// operations can't add to such gradients.
     pub(crate) fn keep_gradients_as_tensors(&self) {
         for grad in self.iter().filter_map(|param| param.grad.as_ref()) {
             grad.keep_as_tensor();
         }
     }
 
-    /// Runs the backward pass from a scalar loss and adds every trainable
-    /// parameter's gradient to its own.
+    /// Runs the backward pass from a scalar loss, and accumulates the gradients
+    /// of trainable parameters.
     ///
     /// # Errors
-    /// Where an operation has no backward pass, or the device fails.
+    /// If an operation has no backward pass, or the device fails.
     pub fn backward(&self, loss: &Tensor) -> Result<()> {
         Self::backward_of([self], loss)
     }
 
-    /// The same for the parameters of several parts, such as a model and its loss.
+    /// Runs the backward pass for the parameters of several parts, such as a
+    /// model and its loss.
     ///
     /// # Errors
     /// As [`Params::backward`].
@@ -213,8 +217,8 @@ impl Params {
         all.iter().try_for_each(|params| params.collect(&grads))
     }
 
-    /// Adds what candle's own operations found; the fused ones have already
-    /// added theirs.
+    /// Accumulates gradients that candle's own operations computed. Fused
+    /// operations have already added theirs.
     pub(crate) fn collect(&self, grads: &GradStore) -> Result<()> {
         for param in self.iter() {
             if let Some(found) = grads.get(&param.value) {
@@ -224,20 +228,20 @@ impl Params {
         Ok(())
     }
 
-    /// A copy of every value.
+    /// Copies all values.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     pub fn snapshot(&self) -> Result<HashMap<String, RawTensor>> {
         self.iter()
             .map(|p| Ok((p.name.clone(), (p.tensor().dims().to_vec(), p.to_vec()?))))
             .collect()
     }
 
-    /// Puts back the values of a [`Params::snapshot`].
+    /// Restores the values of a [`Params::snapshot`].
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where a value is missing or has another size.
+    /// [`Error::Checkpoint`] if a value is missing or has another shape.
     pub fn restore(&self, snapshot: &HashMap<String, RawTensor>) -> Result<()> {
         for param in self.iter() {
             match snapshot.get(&param.name) {
@@ -246,7 +250,7 @@ impl Params {
                 }
                 _ => {
                     return Err(Error::checkpoint(format!(
-                        "no value that fits `{}`",
+                        "the snapshot has no value of the shape of `{}`",
                         param.name
                     )));
                 }
@@ -255,20 +259,19 @@ impl Params {
         Ok(())
     }
 
-    /// Those that training changes: parameters that it trains, and running
-    /// moments.
+    /// Iterates over parameters that training changes: trainable ones and
+    /// running statistics.
     pub(crate) fn changing(&self) -> impl Iterator<Item = &Arc<Param>> {
         self.iter().filter(|param| param.changes())
     }
 
-    /// A number that tells the weights that training leaves as they are from
-    /// others.
+    /// Returns a hash of the weights that training does not change.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     pub(crate) fn fingerprint_of_frozen(&self) -> Result<u64> {
         use rayon::prelude::*;
-        // FNV-1a, by words of 32 bits.
+        // FNV-1a over 32-bit words.
         const START: u64 = 0xCBF2_9CE4_8422_2325;
         let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(0x0100_0000_01B3);
         let frozen: Vec<_> = self.iter().filter(|param| !param.changes()).collect();

@@ -1,4 +1,4 @@
-//! What a run configuration asks for, checked, and in the engine's own terms.
+//! A run's configuration, checked and converted to the engine's types.
 
 mod checks;
 mod inputs;
@@ -13,7 +13,6 @@ use finetuner_protocol::{
     MultiDatasetBatchSampler, Optimizer as OptimizerName, RunConfig, Sampler,
     callback::EvaluationCallback, find_backbone, worker::LocalModels,
 };
-pub use inputs::Cutting;
 use inputs::{adapters, input_options, pooler};
 pub(crate) use processor::check_checkpointing;
 pub use processor::{choose_device, choose_precision};
@@ -31,67 +30,69 @@ use crate::{
     optim::{OptimizerSpec, ScheduleSpec},
     options::OptionReader,
     source::{HubRules, ModelSource, TowerSources},
+    tokenizer::Truncation,
 };
 
-/// Length of the embeddings of two towers where none is given.
+/// Default embedding dimension of two towers.
 const TOWERS_DIM: u64 = 512;
 
-/// A run that can be carried out.
+/// A checked run configuration.
 pub struct Plan {
-    /// Where the model comes from.
+    /// The location of the model.
     pub source: ModelSource,
-    /// What the model embeds.
+    /// The kind of data that the model embeds.
     pub kind: ModelKind,
-    /// Which chunk is what.
+    /// The modalities of chunks.
     pub modalities: Modalities,
-    /// How the training data is laid out.
+    /// The layout of the training data.
     pub layout: Layout,
     /// The name of the training data.
     pub train_data: String,
-    /// How often an epoch goes through it, where there is more.
+    /// Passes over it per epoch, if there is more training data.
     pub train_data_weight: f64,
-    /// Further data to train on.
+    /// Further training data.
     pub more_train_data: Vec<MoreData>,
-    /// How batches of several data sets follow each other.
+    /// The order of batches from several data sets.
     pub mixing: Mixing,
     /// The name of the evaluation data.
     pub eval_data: Option<String>,
-    /// The part of the training data to validate with.
+    /// Fraction of the training data for validation.
     pub val_split: f64,
-    /// Times that the data is gone through.
+    /// Number of epochs.
     pub epochs: usize,
-    /// Examples in a step; chosen from memory where there is none.
+    /// Examples per batch; chosen by the available memory if `None`.
     pub batch_size: Option<usize>,
-    /// Batches of one step of the optimizer; `gradient_accumulation_steps`, 1 by
-    /// default.
+    /// Batches per optimizer step: `gradient_accumulation_steps`, 1 by default.
     pub accumulation_steps: usize,
     /// The learning rate.
     pub learning_rate: f64,
-    /// Decides the order of the data and new weights; `model_options.seed`, 0
-    /// by default.
+    /// Seed of the data order and of new weights: `model_options.seed`, 0 by
+    /// default.
     pub seed: u64,
-    /// Whether pictures are changed at random; `model_options.augmentation`
-    /// is `light`.
+    /// Whether inputs are augmented: `model_options.augmentation` is `light`.
     pub augment: bool,
-    /// Whether training drops what the model's files say; `model_options.dropout`.
+    /// Whether dropout is applied, with the rates in the model's files:
+    /// `model_options.dropout`.
     pub dropout: Option<bool>,
-    /// How exact the products of training shall be; `model_options.precision`,
-    /// `float32` by default. See [`choose_precision`].
+    /// Requested precision of matrix products in training:
+    /// `model_options.precision`, `float32` by default. See
+    /// [`choose_precision`].
     pub precision: Precision,
-    /// Whether training on a GPU keeps the inputs of a transformer's blocks alone
-    /// and runs each again on the way back; `model_options.gradient_checkpointing`.
+    /// Whether training on a GPU saves only the inputs of transformer blocks
+    /// and recomputes them in the backward pass:
+    /// `model_options.gradient_checkpointing`.
     pub gradient_checkpointing: bool,
-    /// Whether training changes a new head alone.
+    /// Whether the network is frozen, so that only a new head is trained.
     pub freeze: bool,
-    /// Adapters to train in place of the network's weights;
+    /// Adapters to train instead of the network's weights:
     /// `model_options.lora`.
     pub lora: Option<LoraSpec>,
-    /// The length of the embeddings, where it shall be another.
+    /// Embedding dimension, if different from the model's.
     pub output_dim: Option<usize>,
-    /// How places become one vector, where that was said.
+    /// Pooling, if the configuration sets it.
     pub pooler: Option<Pooler>,
-    /// How many checkpoints at the ends of epochs are wanted when the run has
-    /// ended: `last_k_epochs` of `TrainingCheckpoint`, 0 without it.
+    /// Number of end-of-epoch checkpoints to keep after the run:
+    /// `last_k_epochs` of `TrainingCheckpoint`, 0 without it.
     pub keep_checkpoints: usize,
     pub(crate) loss: LossSpec,
     pub(crate) optimizer: OptimizerSpec,
@@ -99,27 +100,28 @@ pub struct Plan {
     pub(crate) schedule: ScheduleSpec,
     pub(crate) sampler: Sampler,
     pub(crate) items_per_class: usize,
-    /// How the pairs get hard negatives before the training.
+    /// Settings for mining hard negatives before training.
     pub(crate) mining: Option<HardNegatives>,
-    /// The model that the loss asks beside the one that is trained.
+    /// The model whose embeddings the loss also uses.
     pub(crate) guide: Option<ModelSource>,
     callbacks: Vec<Callback>,
-    /// Texts that go before texts, where the run gives them.
+    /// Prompts, if the run sets them.
     pub(crate) prompts: Option<RunPrompts>,
-    /// How texts are cut: `model_options.collate_options`.
-    pub(crate) cutting: Cutting,
-    /// What the configuration left open and how it was decided, for the log.
+    /// Truncation of texts: `model_options.collate_options`.
+    pub(crate) truncation: Truncation,
+    /// Notes for the log on how open settings were decided.
     pub notes: Vec<String>,
 }
 
-/// What a run may start from, beside the list of backbones.
+/// Base models that a run may use besides the list of backbones.
 #[derive(Clone, Debug, Default)]
 pub struct Allowed {
-    /// From which folders models may be loaded.
+    /// Folders from which models may be loaded.
     pub local_models: LocalModels,
-    /// What the model of the run embeds whose artifact `model_artifact` names.
+    /// The kind of model in the artifact that `model_artifact` names, if it
+    /// exists.
     pub earlier: Option<ModelKind>,
-    /// Rules for asking the model hub about the kind of a model.
+    /// Rules for requests to the model hub.
     pub hub: HubRules,
 }
 
@@ -127,7 +129,7 @@ impl Plan {
     /// Checks a configuration.
     ///
     /// # Errors
-    /// [`Error::Config`] names the field, its value and what is possible;
+    /// [`Error::Config`] names the field, its value and what is allowed;
     /// [`Error::Model`] is about the model's name.
     pub fn new(config: &RunConfig, allowed: Allowed) -> Result<Self> {
         config
@@ -145,8 +147,8 @@ impl Plan {
             && let Some(dim) = model.output_dim
         {
             let reason = format!(
-                "{dim}: a CLIP model keeps the length of its embeddings while its towers are \
-                 trained; leave it out, or set `freeze` to train projection heads of that length"
+                "{dim}: a CLIP model keeps its embedding dimension while its towers are \
+                 trained; omit the field, or set `freeze` to train projection heads of that dimension"
             );
             return Err(Error::config("output_dim", reason));
         }
@@ -154,25 +156,25 @@ impl Plan {
             && let Some(dim) = model.output_dim
         {
             let reason = format!(
-                "{dim}: a cross-encoder gives one score of a pair, and no embeddings; leave it out"
+                "{dim}: a cross-encoder returns one score per pair and no embeddings; omit the field"
             );
             return Err(Error::config("output_dim", reason));
         }
         if model.to_onnx && kind == ModelKind::PointCloud {
-            let reason = "true: networks of point clouds have no ONNX form; leave it out";
+            let reason = "true: networks for point clouds have no ONNX form; omit the field";
             return Err(Error::config("to_onnx", reason));
         }
         if model
             .output_dim
             .is_some_and(|dim| dim == 0 || dim > 1 << 20)
         {
-            let reason = "from 1 to 1048576 is possible";
+            let reason = "give a number from 1 to 1048576";
             return Err(Error::config("output_dim", reason));
         }
         let seed = read.value("seed").map_or(Ok(0), |value| {
             value
                 .as_u64()
-                .ok_or_else(|| read.bad("seed", "a whole number is wanted"))
+                .ok_or_else(|| read.bad("seed", "give a whole number"))
         })?;
         let augment = match kind {
             ModelKind::TextImage | ModelKind::Image | ModelKind::PointCloud => {
@@ -189,7 +191,7 @@ impl Plan {
         let precision = Precision::parse(&precision).unwrap_or_default();
         let gradient_checkpointing = read.flag("gradient_checkpointing", false)?;
         let pooler = pooler(&read, kind)?;
-        let cutting = input_options(&read, kind)?;
+        let truncation = input_options(&read, kind)?;
         let lora = adapters(&read, kind, &source, model.freeze)?;
         read.finish()?;
         let loss = LossSpec {
@@ -208,12 +210,12 @@ impl Plan {
         let mining = mining(config, &source, &loss)?;
         check_layers(config, kind, &loss)?;
         let guide = guide(&loss, kind, &guides)?;
-        // Made with any number of classes, so that every option is looked at.
+        // Built with any number of classes, so that every option is checked.
         let criterion = Criterion::new(&loss, 2, 0, 0)?;
         let listed = model.name.as_deref().and_then(find_backbone);
         let is_cnn = listed.is_some_and(|backbone| backbone.architecture == "CNN");
-        // Whether other networks have batch normalisation is known when the run
-        // begins.
+        // For other networks, batch normalisation is detected when the run
+        // starts.
         if !model.freeze && (is_cnn || kind == ModelKind::PointCloud) {
             criterion.refuse_mini_batches()?;
         }
@@ -272,17 +274,17 @@ impl Plan {
             guide,
             callbacks: config.callbacks.clone(),
             prompts,
-            cutting,
+            truncation,
             notes,
         };
-        // All are checked by being made.
+        // Building them checks all their options.
         plan.optimizer.build(Default::default())?;
         plan.optimizer.check_decay(plan.learning_rate)?;
         let own = plan.loss_optimizer.learning_rate(plan.learning_rate);
         plan.loss_optimizer.build(Default::default())?;
         plan.loss_optimizer.check_decay(own)?;
-        // How many steps there are is not known yet; with very many, only what
-        // is wrong for any number is.
+        // The number of steps is still unknown. With a huge number, only errors
+        // that do not depend on it are found.
         plan.schedule
             .build(plan.epochs, usize::MAX / 64, plan.learning_rate)?;
         plan.callbacks()?;
@@ -290,7 +292,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The names of all data sets that the run reads, each once.
+    /// Returns the names of all data sets that the run reads, without repeats.
     #[must_use]
     pub fn data_names(&self) -> Vec<String> {
         let mut names = self.train_data_names();
@@ -304,8 +306,8 @@ impl Plan {
         names
     }
 
-    /// The names of the data sets that must be laid out as [`Plan::layout`]
-    /// says.
+    /// Returns the names of the data sets that must have the layout
+    /// [`Plan::layout`].
     #[must_use]
     pub fn train_data_names(&self) -> Vec<String> {
         let mut names = vec![self.train_data.clone()];
@@ -315,14 +317,14 @@ impl Plan {
         names
     }
 
-    /// The name of the data that hard negatives are mined from, beside the
-    /// training data.
+    /// Returns the name of the further data set from which hard negatives are
+    /// mined.
     #[must_use]
     pub fn corpus(&self) -> Option<&str> {
         self.mining.as_ref()?.corpus.as_deref()
     }
 
-    /// The evaluations of the run.
+    /// Returns the run's evaluations.
     pub(crate) fn evaluations(&self) -> impl Iterator<Item = &EvaluationCallback> {
         self.callbacks.iter().filter_map(|callback| match callback {
             Callback::EvaluationCallback(evaluation) => Some(evaluation),
@@ -330,16 +332,16 @@ impl Plan {
         })
     }
 
-    /// The metrics other than losses that callbacks watch, each with the name of
-    /// its callback.
+    /// Returns the metrics other than losses that callbacks monitor, each with
+    /// its callback's name.
     pub(crate) fn watched_metrics(&self) -> impl Iterator<Item = (&str, &str)> {
         callbacks::watched_metrics(&self.callbacks)
     }
 
-    /// What an evaluation of the run searches with and in.
+    /// Returns the kinds of queries and indexed items of an evaluation.
     ///
     /// # Errors
-    /// [`Error::Config`] where it names parts that the model doesn't have.
+    /// [`Error::Config`] if it names parts that the model doesn't have.
     pub fn search_kinds(&self, evaluation: &EvaluationCallback) -> Result<SearchKinds> {
         callbacks::search_kinds(evaluation, self.kind)
     }
@@ -374,7 +376,7 @@ fn source(
             };
             if empty && let Some(size) = options["input_size"].as_u64() {
                 notes.push(format!(
-                    "`hidden_sizes` is empty: the perceptron has one layer, of `input_size` ({size})"
+                    "`hidden_sizes` is empty: the perceptron has one layer of size `input_size` ({size})"
                 ));
                 options["hidden_sizes"] = vec![size].into();
             }
@@ -396,13 +398,13 @@ fn source(
     let kind = allowed.earlier.ok_or_else(|| {
         Error::config(
             "model_artifact",
-            format!("`{artifact}`: there is no run here whose artifact it is"),
+            format!("`{artifact}`: no run on this server has this artifact"),
         )
     })?;
     Ok((ModelSource::Artifact(artifact), kind))
 }
 
-/// The `config.json` of a new PointNet++ by the options of the run.
+/// Returns the `config.json` of a new PointNet++ with the run's options.
 fn pointnet(read: &OptionReader<'_>, mut config: Value) -> Result<Value> {
     for name in ["hidden_dim", "embed_dim"] {
         let default = config[name].as_u64().unwrap_or(0) as usize;
@@ -411,28 +413,28 @@ fn pointnet(read: &OptionReader<'_>, mut config: Value) -> Result<Value> {
     config["dropout_rate"] = read.number("dropout_rate", 0.1, 0.0, 0.99)?.into();
     let shape = read.choice("input_shape", "bnc", &["bnc", "bcn"])?;
     if shape != "bnc" {
-        let wanted = "clouds are given as [points, 3], which is `bnc`; turn them before pushing";
+        let wanted = "clouds must be [points, 3], which is `bnc`; transpose them before pushing";
         return Err(read.bad("input_shape", wanted));
     }
     ModelConfig::parse(&config).map_err(|e| Error::config("model_options", e.to_string()))?;
     Ok(config)
 }
 
-/// The models that become the towers of a new text-to-image model.
+/// Resolves the models for the towers of a new text-to-image model.
 fn towers(config: &RunConfig, allowed: &Allowed, read: &OptionReader<'_>) -> Result<TowerSources> {
     let tower = |option: &str, wanted: ModelKind, example: &str| {
         let name = read.value(option).and_then(Value::as_str).ok_or_else(|| {
             let what = wanted.inputs();
             read.bad(
                 option,
-                &format!("the name of a model of {what} is wanted, such as `{example}`"),
+                &format!("give the name of a model of {what}, such as `{example}`"),
             )
         })?;
         let source = ModelSource::resolve(name, &allowed.local_models)?;
         let kind = source.kind(&allowed.hub)?.of_network();
         if kind != wanted {
             let reason = format!(
-                "that model embeds {}, and one of {} is wanted",
+                "that model embeds {}; give a model of {}",
                 kind.inputs(),
                 wanted.inputs()
             );
@@ -444,19 +446,19 @@ fn towers(config: &RunConfig, allowed: &Allowed, read: &OptionReader<'_>) -> Res
         text: tower("text_model", ModelKind::Text, MINILM_SMALL)?,
         image: tower("image_model", ModelKind::Image, EFFICIENTNET_SMALL)?,
         dim: config.model.output_dim.unwrap_or(TOWERS_DIM) as usize,
-        // Checked with the other options.
+        // Checked together with the other options.
         seed: read.value("seed").and_then(Value::as_u64).unwrap_or(0),
     })
 }
 
-/// What data the loss wants of a model.
+/// Returns the data layout that the loss needs for a kind of model.
 fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<Layout> {
     let name = &loss.base();
     Ok(match (kind, loss.kind()) {
         (ModelKind::TextImage, LossKind::Clip) => Layout::TextImage(modalities.clone()),
         (ModelKind::TextImage, _) => {
             let reason = format!(
-                "`{name}`: a text-to-image model is trained with `CLIPLoss` or `SigLIPLoss`; give \
+                "`{name}`: a text-to-image model is trained with `CLIPLoss` or `SigLIPLoss`; use \
                  one of them, without `loss_options` and `miner`"
             );
             return Err(Error::config("loss", reason));
@@ -464,8 +466,8 @@ fn layout(kind: ModelKind, loss: &LossSpec, modalities: &Modalities) -> Result<L
         (ModelKind::TextPairs, _) => Layout::Scored(ModelKind::Text),
         (_, LossKind::Clip) => {
             let reason = format!(
-                "`{name}` is for models that embed texts and pictures; `{}` is the usual loss of \
-                 others",
+                "`{name}` is for models that embed texts and pictures; the usual loss of others \
+                 is `{}`",
                 Loss::TripletMargin
             );
             return Err(Error::config("loss", reason));
@@ -494,11 +496,11 @@ fn loss_optimizer(
     let name = hyper.loss_optimizer.clone().unwrap_or_else(|| {
         if has_weights {
             notes.push(format!(
-                "`loss_optimizer` not given: `{}` for the weights of `{}`",
+                "`loss_optimizer` not given: using `{}` for the weights of `{}`",
                 hyper.optimizer, hyper.loss
             ));
         }
-        // Without weights any will do: it is never asked for a step.
+        // Without weights any optimizer will do, since it never takes a step.
         if has_weights {
             hyper.optimizer.clone()
         } else {

@@ -1,4 +1,5 @@
-//! From texts, pictures, features and point clouds to the tensors that a model takes.
+//! Converts texts, images, features and point clouds to the tensors that a
+//! model takes.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -16,16 +17,16 @@ use crate::{
     tokenizer::Tokenizer,
 };
 
-/// Something to embed, borrowed.
+/// An item to embed, borrowed.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ItemRef<'a> {
     /// A text.
     Text(&'a str),
-    /// A picture as it is stored.
+    /// An image as an encoded file.
     Image(&'a [u8]),
-    /// A picture in a file.
+    /// An image in a file.
     Stored(&'a Stored),
-    /// Features that were made elsewhere.
+    /// Precomputed features.
     Features(Cow<'a, [f32]>),
     /// A point cloud.
     PointCloud(&'a [[f32; 3]]),
@@ -43,16 +44,16 @@ impl<'a> From<&'a Item> for ItemRef<'a> {
     }
 }
 
-/// A text that goes before every text.
+/// A text that is put before every text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
     text: String,
-    /// Tokens that pooling leaves out.
+    /// Number of tokens that pooling skips.
     left_out: usize,
 }
 
 impl Prompt {
-    /// A prompt whose tokens pooling counts if `included` is set.
+    /// Creates a prompt; pooling includes its tokens if `included` is set.
     pub(crate) fn new(text: &str, tokenizer: &Tokenizer, included: bool) -> Result<Self> {
         Ok(Self {
             text: text.to_owned(),
@@ -63,61 +64,61 @@ impl Prompt {
         })
     }
 
-    /// The text.
+    /// Returns the text.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
     }
 }
 
-/// What a model's inputs are made with.
+/// Prepares a model's inputs.
 #[derive(Clone)]
 pub struct Preparer {
-    /// The tokenizer of a model that reads texts.
+    /// The tokenizer, if the model reads texts.
     pub tokenizer: Option<Arc<Tokenizer>>,
-    /// The processor of a model that sees pictures.
+    /// The processor, if the model takes images.
     pub processor: Option<ImageProcessor>,
-    /// Length of the features of a model that takes them.
+    /// The number of features, if the model takes feature vectors.
     pub features: Option<usize>,
-    /// The sampler of a model of point clouds.
+    /// The sampler, if the model takes point clouds.
     pub clouds: Option<CloudSampler>,
-    /// A text that goes before every text.
+    /// A text that is put before every text.
     pub prompt: Option<Prompt>,
-    /// Others in its place, for the members of an example at each place. The last
-    /// one counts for further places.
+    /// Prompts of the members of an example, instead of `prompt`. The last one
+    /// also applies to further members.
     pub member_prompts: Vec<Option<Prompt>>,
-    /// Whether two texts make one input: of a cross-encoder.
+    /// Whether two texts form one input, as for a cross-encoder.
     pub pairs: bool,
 }
 
 impl Preparer {
-    /// The same with the prompt of the members of an example at this place.
-    pub(crate) fn of_member(&self, place: usize) -> Cow<'_, Self> {
+    /// Returns a preparer with the prompt of a member of the examples.
+    pub(crate) fn of_member(&self, member: usize) -> Cow<'_, Self> {
         let Some(last) = self.member_prompts.len().checked_sub(1) else {
             return Cow::Borrowed(self);
         };
         Cow::Owned(Self {
-            prompt: self.member_prompts[place.min(last)].clone(),
+            prompt: self.member_prompts[member.min(last)].clone(),
             member_prompts: Vec::new(),
             ..self.clone()
         })
     }
 
-    /// The input of one batch of a cross-encoder.
+    /// Prepares a batch for a cross-encoder.
     ///
     /// # Errors
-    /// [`Error::Data`] where a text can't be tokenized, [`Error::Item`] where a
-    /// pair is too long and may not be cut.
+    /// [`Error::Data`] if a text can't be tokenized, [`Error::Item`] if a pair
+    /// is too long and may not be truncated.
     pub fn prepare_pairs(&self, pairs: &[[&str; 2]]) -> Result<Input> {
         let tokenizer = self.tokenizer.as_ref().ok_or_else(|| refused("texts"))?;
         Ok(Input::Texts(tokenizer.encode_pairs(pairs)?))
     }
 
-    /// The input of one batch; all items must be of one kind. In training, `draw`
-    /// gives the place in the run of the item at a place of the batch.
+    /// Prepares a batch of items of one kind. In training, `draw` returns the
+    /// random state of the item at a position in the batch.
     ///
     /// # Errors
-    /// [`Error::Item`] names the place of an item that can't be used.
+    /// [`Error::Item`] names the position of an item that can't be used.
     pub fn prepare(
         &self,
         items: &[ItemRef<'_>],
@@ -125,7 +126,7 @@ impl Preparer {
         device: &Device,
     ) -> Result<Input> {
         match items.first() {
-            Some(ItemRef::Image(_) | ItemRef::Stored(_)) => self.pictures(items, draw, device),
+            Some(ItemRef::Image(_) | ItemRef::Stored(_)) => self.images(items, draw, device),
             Some(ItemRef::Features(_)) => self.features(items, device),
             Some(ItemRef::PointCloud(_)) => self.clouds(items, draw),
             _ => self.texts(items),
@@ -150,8 +151,8 @@ impl Preparer {
         let short = batch.lengths.iter().position(|n| *n <= prompt.left_out);
         if let Some(place) = short {
             let reason = format!(
-                "nothing is left to embed: pooling leaves out the {} tokens of the prompt, and \
-                 the text was cut to {}",
+                "nothing is left to embed: pooling skips the {} tokens of the prompt, and \
+                 the text was truncated to {}",
                 prompt.left_out, batch.lengths[place]
             );
             return Err(at(place, &Error::data(reason)));
@@ -159,7 +160,7 @@ impl Preparer {
         Ok(Input::Texts(batch))
     }
 
-    fn pictures(
+    fn images(
         &self,
         items: &[ItemRef<'_>],
         draw: impl Fn(usize) -> Option<Draw> + Sync,
@@ -208,8 +209,8 @@ impl Preparer {
 
     fn features(&self, items: &[ItemRef<'_>], device: &Device) -> Result<Input> {
         let mut length = self.features.ok_or_else(|| refused("features"))?;
-        // Features in place of other items are the output of a frozen network, with
-        // one length for texts and another for pictures.
+        // Features instead of other items are cached outputs of a frozen
+        // network, with different dimensions for texts and images.
         if (self.tokenizer.is_some() || self.processor.is_some() || self.clouds.is_some())
             && let Some(ItemRef::Features(first)) = items.first()
         {
@@ -241,10 +242,13 @@ fn refused(kind: &str) -> Error {
 }
 
 fn mixed(place: usize) -> Error {
-    at(place, &Error::data("it is of another kind than the first"))
+    at(
+        place,
+        &Error::data("it is of another kind than the first item"),
+    )
 }
 
-/// An error about the item at a place.
+/// Returns an error about the item at a position.
 fn at(place: usize, error: &Error) -> Error {
     Error::Item {
         place,

@@ -1,7 +1,8 @@
-//! JSON as Python writes it: `Infinity`, `-Infinity` and `NaN` are numbers there.
+//! JSON as Python writes it, with the numbers `Infinity`, `-Infinity` and
+//! `NaN`.
 //!
-//! A value cannot hold such numbers, so that each is kept as a string with a
-//! mark before it, and written as it was.
+//! A [`Value`] can't hold such numbers, so each becomes a string with a mark
+//! before it, and is written back as a number.
 
 use serde_json::Value;
 
@@ -9,26 +10,26 @@ use crate::{Error, Result};
 
 const TOKENS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
 
-/// Stands before the name of a number that is not finite.
+/// Precedes the name of a number that is not finite.
 const MARK: &str = "\u{0}float:";
 
-/// Reads JSON, Python's too.
+/// Parses JSON, including Python's extensions.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] names the file `name`, line and column.
 pub(crate) fn parse(bytes: &[u8], name: &str) -> Result<Value> {
     serde_json::from_slice(bytes)
-        .or_else(|error| match marked(bytes) {
+        .or_else(|error| match with_markers(bytes) {
             Some(strict) => serde_json::from_slice(&strict),
             None => Err(error),
         })
         .map_err(|e| Error::checkpoint(format!("{name}: {e}")))
 }
 
-/// Writes what [`parse`] has read.
+/// Writes a value that [`parse`] returned.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] where the value can't be written.
+/// [`Error::Checkpoint`] if the value can't be written.
 pub(crate) fn to_bytes(value: &Value) -> Result<Vec<u8>> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|e| Error::checkpoint(format!("JSON can't be written: {e}")))?;
@@ -40,7 +41,7 @@ pub(crate) fn to_bytes(value: &Value) -> Result<Vec<u8>> {
     Ok(text.into_bytes())
 }
 
-/// The number of a value, which may be one that is not finite.
+/// Returns a value's number, which may be infinite or NaN.
 pub(crate) fn number(value: &Value) -> Option<f64> {
     match value.as_str().and_then(|text| text.strip_prefix(MARK)) {
         Some(token) => token.parse().ok(),
@@ -48,8 +49,8 @@ pub(crate) fn number(value: &Value) -> Option<f64> {
     }
 }
 
-/// The JSON with such numbers as strings; `None` where there are none.
-fn marked(bytes: &[u8]) -> Option<Vec<u8>> {
+/// Returns the JSON with such numbers as strings; `None` if there are none.
+fn with_markers(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(bytes.len() + 64);
     let (mut in_string, mut found, mut at) = (false, false, 0);
     while let Some(byte) = bytes.get(at) {
@@ -85,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_of_python_are_read_and_written_as_they_were() {
+    fn pythons_numbers_are_read_and_written_unchanged() {
         let text = br#"{"a": [NaN, -Infinity, 1], "b": Infinity, "c": "Infinity \" NaN", "d": 2}"#;
         let value = parse(text, "config.json").unwrap();
         assert_eq!(value["d"], 2);
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn other_mistakes_are_told_with_their_place() {
+    fn other_errors_have_line_and_column() {
         for bad in [
             "{\"a\": infinity}",
             "{\"a\": Infinit}",

@@ -1,8 +1,8 @@
-//! Smaller embeddings: fewer dimensions, 8 bits, or one bit for each.
+//! Smaller embeddings: fewer dimensions, 8 bits per value, or one bit per
+//! value.
 //!
-//! The numbers are those of `quantize_embeddings` and of the searches with
-//! rescoring in sentence-transformers, so that an index can be built here and
-//! used there.
+//! Values equal those of `quantize_embeddings` and of search with rescoring in
+//! sentence-transformers, so that an index can be built here and used there.
 
 use rayon::prelude::*;
 
@@ -12,8 +12,8 @@ use crate::{
     infer::{Embeddings, check_truncation},
 };
 
-/// The smallest and the largest value of each dimension, between which 256
-/// steps lie.
+/// The minimum and maximum of each dimension, which 256 quantisation levels
+/// span.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ranges {
     lows: Vec<f32>,
@@ -21,12 +21,13 @@ pub struct Ranges {
 }
 
 impl Ranges {
-    /// Ranges of these embeddings. They should be many (100 or more) and
-    /// similar to those that are rounded; values outside are cut.
+    /// Computes the ranges of these embeddings. There should be many (100 or
+    /// more), similar to those to quantise; values outside the ranges are
+    /// clipped.
     ///
     /// # Errors
-    /// [`Error::Data`] for fewer than two embeddings, or if one has a value that
-    /// is not finite.
+    /// [`Error::Data`] for fewer than two embeddings, or if a value is not
+    /// finite.
     pub fn calibrate(embeddings: &Embeddings) -> Result<Self> {
         if embeddings.len() < 2 {
             return Err(Error::data(format!(
@@ -36,10 +37,12 @@ impl Ranges {
         }
         let mut lows = vec![f32::INFINITY; embeddings.dim];
         let mut highs = vec![f32::NEG_INFINITY; embeddings.dim];
-        for (place, row) in embeddings.iter().enumerate() {
+        for (number, row) in embeddings.iter().enumerate() {
             for ((low, high), x) in lows.iter_mut().zip(&mut highs).zip(row) {
                 if !x.is_finite() {
-                    return Err(Error::data(format!("embedding {place} has the value {x}")));
+                    return Err(Error::data(format!(
+                        "embedding {number} has the value {x}, which is not finite"
+                    )));
                 }
                 (*low, *high) = (low.min(*x), high.max(*x));
             }
@@ -47,12 +50,11 @@ impl Ranges {
         Ok(Self { lows, highs })
     }
 
-    /// Ranges that were computed before, one low and one high value for each
-    /// dimension.
+    /// Creates ranges from known minima and maxima per dimension.
     ///
     /// # Errors
-    /// [`Error::Data`] if the lengths differ, or a low value is above its high
-    /// one or not finite.
+    /// [`Error::Data`] if the lengths differ, or if a minimum is above its
+    /// maximum or not finite.
     pub fn new(lows: Vec<f32>, highs: Vec<f32>) -> Result<Self> {
         if lows.len() != highs.len() {
             return Err(Error::data(format!(
@@ -71,26 +73,26 @@ impl Ranges {
         Ok(Self { lows, highs })
     }
 
-    /// The smallest value of each dimension.
+    /// Returns the minimum of each dimension.
     #[must_use]
     pub fn lows(&self) -> &[f32] {
         &self.lows
     }
 
-    /// The largest value of each dimension.
+    /// Returns the maximum of each dimension.
     #[must_use]
     pub fn highs(&self) -> &[f32] {
         &self.highs
     }
 
-    /// The size of a step of each dimension.
+    /// Returns the distance of quantisation levels in each dimension.
     fn steps(&self) -> Vec<f32> {
         let ranges = self.lows.iter().zip(&self.highs);
         let steps = ranges.map(|(low, high)| (high - low) / 255.0);
         steps.map(|s| if s == 0.0 { 1.0 } else { s }).collect()
     }
 
-    /// Rounds embeddings to 8 bits without a sign, 0 for the low end.
+    /// Quantises embeddings to unsigned 8-bit integers, with 0 for the minimum.
     ///
     /// # Errors
     /// [`Error::Data`] if the embeddings have another dimension.
@@ -112,7 +114,8 @@ impl Ranges {
         Ok(values)
     }
 
-    /// Rounds embeddings to 8 bits, -128 for the low end.
+    /// Quantises embeddings to signed 8-bit integers, with -128 for the
+    /// minimum.
     ///
     /// # Errors
     /// [`Error::Data`] if the embeddings have another dimension.
@@ -125,7 +128,7 @@ impl Ranges {
     }
 }
 
-/// Embeddings of 8 bits for each dimension.
+/// Embeddings with 8 bits per dimension.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Int8Embeddings {
     ranges: Ranges,
@@ -133,42 +136,44 @@ pub struct Int8Embeddings {
 }
 
 impl Int8Embeddings {
-    /// Embeddings that were rounded before, with the ranges they have.
+    /// Creates embeddings from quantised values and their ranges.
     ///
     /// # Errors
-    /// [`Error::Data`] if the values are not a multiple of the dimension.
+    /// [`Error::Data`] if the number of values is not a multiple of the
+    /// dimension.
     pub fn new(ranges: Ranges, values: Vec<i8>) -> Result<Self> {
         whole_rows(values.len(), ranges.lows.len(), "values")?;
         Ok(Self { ranges, values })
     }
 
-    /// All values, those of one embedding after those of the other.
+    /// Returns all values, embedding by embedding.
     #[must_use]
     pub fn values(&self) -> &[i8] {
         &self.values
     }
 
-    /// Number of embeddings.
+    /// Returns the number of embeddings.
     #[must_use]
     pub fn len(&self) -> usize {
         self.values.len().checked_div(self.dim()).unwrap_or(0)
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// Dimension of an embedding.
+    /// Returns the dimension of an embedding.
     #[must_use]
     pub fn dim(&self) -> usize {
         self.ranges.lows.len()
     }
 
     /// Finds the `limit` embeddings with the largest inner product with each
-    /// query, the best first: `multiplier` times as many with the query rounded
-    /// to 8 bits too, and the best of those with the query as it is.
+    /// query, best first. First searches `multiplier` times as many candidates
+    /// with the query quantised to 8 bits, then rescores these with the
+    /// original query.
     ///
     /// # Errors
     /// [`Error::Data`] if the queries have another dimension.
@@ -207,7 +212,7 @@ impl Int8Embeddings {
     }
 }
 
-/// Embeddings of one bit for each dimension: whether the value is above zero.
+/// Embeddings with one bit per dimension: whether the value is positive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BinaryEmbeddings {
     dim: usize,
@@ -215,55 +220,55 @@ pub struct BinaryEmbeddings {
 }
 
 impl BinaryEmbeddings {
-    /// Embeddings that were packed before, eight dimensions in a byte, the
-    /// first in its highest bit.
+    /// Creates embeddings from packed bits, eight dimensions per byte, the
+    /// first in the highest bit.
     ///
     /// # Errors
-    /// [`Error::Data`] if the bytes are not a multiple of those of one
-    /// embedding.
+    /// [`Error::Data`] if the number of bytes is not a multiple of an
+    /// embedding's.
     pub fn new(dim: usize, bytes: Vec<u8>) -> Result<Self> {
         whole_rows(bytes.len(), dim.div_ceil(8), "bytes")?;
         Ok(Self { dim, bytes })
     }
 
-    /// The bits, packed: `ubinary` in sentence-transformers.
+    /// Returns the packed bits: `ubinary` in sentence-transformers.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// The bits, packed, each byte less 128: `binary` in
+    /// Returns the packed bits, with 128 subtracted from each byte: `binary` in
     /// sentence-transformers.
     #[must_use]
     pub fn signed(&self) -> Vec<i8> {
         self.bytes.iter().map(|byte| (byte ^ 128) as i8).collect()
     }
 
-    /// Number of embeddings.
+    /// Returns the number of embeddings.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes.len().checked_div(self.row()).unwrap_or(0)
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// Dimension of an embedding.
+    /// Returns the dimension of an embedding.
     #[must_use]
     pub fn dim(&self) -> usize {
         self.dim
     }
 
-    /// Bytes of an embedding.
+    /// Returns the number of bytes of an embedding.
     fn row(&self) -> usize {
         self.dim.div_ceil(8)
     }
 
-    /// The `limit` nearest of these embeddings for each query, by the number
-    /// of bits that differ.
+    /// Returns the `limit` nearest embeddings of each query by Hamming
+    /// distance.
     ///
     /// # Errors
     /// [`Error::Data`] if the queries have another dimension.
@@ -277,9 +282,9 @@ impl BinaryEmbeddings {
         Ok(rankings.collect())
     }
 
-    /// Finds `limit` embeddings for each query, the best first: `multiplier`
-    /// times as many by the number of bits that differ, and the best of those by
-    /// the sum of the query's values at the bits that are set.
+    /// Finds `limit` embeddings for each query, best first. First searches
+    /// `multiplier` times as many candidates by Hamming distance, then rescores
+    /// these by the sum of the query's values at set bits.
     ///
     /// # Errors
     /// [`Error::Data`] if the queries have another dimension.
@@ -296,8 +301,8 @@ impl BinaryEmbeddings {
         let found = rankings
             .into_par_iter()
             .enumerate()
-            .map(|(place, ranking)| {
-                let query = queries.get(place);
+            .map(|(number, ranking)| {
+                let query = queries.get(number);
                 let score = |index: usize| {
                     let bytes = &self.bytes[index * self.row()..][..self.row()];
                     let bits = bytes.iter().zip(query.chunks(8));
@@ -314,17 +319,17 @@ impl BinaryEmbeddings {
     }
 }
 
-/// An embedding that a search with rescoring found.
+/// An embedding found by a search with rescoring.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Found {
-    /// Its place in the index.
+    /// Its position in the index.
     pub index: usize,
-    /// The inner product with the query: higher is better.
+    /// Inner product with the query: higher is better.
     pub score: f32,
 }
 
 impl Embeddings {
-    /// One bit for each dimension: whether the value is above zero.
+    /// Quantises to one bit per dimension: whether the value is positive.
     #[must_use]
     pub fn to_binary(&self) -> BinaryEmbeddings {
         let pack = |values: &[f32]| {
@@ -340,9 +345,8 @@ impl Embeddings {
         }
     }
 
-    /// The first `dim` dimensions, scaled to length 1: for models that were
-    /// trained to put most into the first ones (Kusupati et al. 2022,
-    /// arXiv:2205.13147).
+    /// Returns the first `dim` dimensions, normalised to length 1, for models
+    /// trained with Matryoshka loss (Kusupati et al. 2022, arXiv:2205.13147).
     ///
     /// # Errors
     /// [`Error::Data`] if `dim` is 0 or above the dimension of the embeddings.
@@ -359,8 +363,8 @@ impl Embeddings {
     }
 }
 
-/// A query's weight of one step of each dimension, in 8 bits. The low ends of
-/// the ranges add the same to the products with all embeddings.
+/// Returns a query's weights per quantisation level of each dimension, in 8
+/// bits. The minima of the ranges add the same constant to all products.
 fn round_weights(query: &[f32], steps: &[f32]) -> Vec<i8> {
     let weights: Vec<f32> = query.iter().zip(steps).map(|(x, step)| x * step).collect();
     let largest = weights.iter().fold(0.0f32, |most, w| most.max(w.abs()));
@@ -372,7 +376,7 @@ fn round_weights(query: &[f32], steps: &[f32]) -> Vec<i8> {
 fn same_dim(found: usize, expected: usize) -> Result<()> {
     if found != expected {
         return Err(Error::data(format!(
-            "embeddings of {found} dimensions, where those of the index or ranges have {expected}"
+            "the embeddings have {found} dimensions, but those of the index or ranges {expected}"
         )));
     }
     Ok(())
@@ -387,7 +391,7 @@ fn whole_rows(values: usize, row: usize, what: &str) -> Result<()> {
     Ok(())
 }
 
-/// The bits that differ.
+/// Returns the Hamming distance.
 fn differing_bits(a: &[u8], b: &[u8]) -> u32 {
     let (a, a_rest) = a.as_chunks::<8>();
     let (b, b_rest) = b.as_chunks::<8>();
@@ -399,7 +403,7 @@ fn differing_bits(a: &[u8], b: &[u8]) -> u32 {
     words.sum::<u32>() + rest.map(|(a, b)| (a ^ b).count_ones()).sum::<u32>()
 }
 
-/// The `limit` smallest distances; of two that are equal, the earlier.
+/// Returns the `limit` smallest distances; of equal ones, the earlier first.
 fn nearest(distances: impl Iterator<Item = f32>, limit: usize) -> Ranking {
     let matches = distances.enumerate();
     let mut matches: Ranking = matches
@@ -419,7 +423,7 @@ fn nearest(distances: impl Iterator<Item = f32>, limit: usize) -> Ranking {
     matches
 }
 
-/// The `limit` candidates with the highest scores.
+/// Returns the `limit` candidates with the highest scores.
 fn rescore(candidates: Ranking, score: impl Fn(usize) -> f32, limit: usize) -> Vec<Found> {
     let mut found: Vec<Found> = candidates
         .into_iter()

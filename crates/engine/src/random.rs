@@ -1,4 +1,4 @@
-//! Weights that have not learned anything.
+//! Random initial weights.
 
 use rand_chacha::{
     ChaCha8Rng,
@@ -10,15 +10,16 @@ use crate::{
     params::RawTensor,
 };
 
-/// Random weights of these shapes, drawn as PyTorch draws a new layer's: evenly
-/// between plus and minus one over the root of the inputs. Normalisations begin
-/// as ones and zeros. The same seed gives the same weights.
+/// Draws random weights of these shapes like PyTorch's new layers: uniformly
+/// between plus and minus one over the square root of the inputs.
+/// Normalisations start with ones and zeros. The same seed gives the same
+/// weights.
 pub(crate) fn fresh(
     tensors: Vec<(String, Vec<usize>)>,
     seed: u64,
 ) -> impl Iterator<Item = (String, RawTensor)> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    // The inputs of the layer that was last seen, for its bias.
+    // Inputs of the last layer, for its bias.
     let mut inputs = 1;
     tensors.into_iter().map(move |(name, shape)| {
         let count: usize = shape.iter().product();
@@ -37,24 +38,28 @@ pub(crate) fn fresh(
         let bound = 1.0 / (inputs as f64).sqrt();
         let data = match fixed {
             Some(value) => vec![value; count],
-            None => (0..count).map(|_| even(&mut rng, bound)).collect(),
+            None => (0..count)
+                .map(|_| uniform_within(&mut rng, bound))
+                .collect(),
         };
         (name, (shape, data))
     })
 }
 
-/// `count` draws from a normal distribution around 0.
+/// Draws `count` values from a normal distribution with mean 0.
 pub(crate) fn normal_weights(seed: u64, count: usize, spread: f64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     (0..count).map(|_| normal(&mut rng, spread)).collect()
 }
 
-/// `count` draws, evenly between minus and plus `bound`.
+/// Draws `count` values uniformly between minus and plus `bound`.
 pub(crate) fn uniform_weights(seed: u64, count: usize, bound: f64) -> Vec<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    (0..count).map(|_| even(&mut rng, bound)).collect()
+    (0..count)
+        .map(|_| uniform_within(&mut rng, bound))
+        .collect()
 }
 
-fn even(rng: &mut impl Rng, bound: f64) -> f32 {
+fn uniform_within(rng: &mut impl Rng, bound: f64) -> f32 {
     ((2.0 * uniform(rng) - 1.0) * bound) as f32
 }

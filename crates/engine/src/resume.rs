@@ -1,6 +1,5 @@
-//! What a run is carried on from: the trainer's state, and what the callbacks
-//! and the evaluations before the training have come to. One file, a zip of
-//! stored entries.
+//! Resume files: the trainer's state and the progress of callbacks and
+//! evaluations, in one file, a zip with uncompressed entries.
 
 use std::{
     fs::File,
@@ -14,27 +13,26 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter, write::SimpleFileOptions};
 
 use crate::{Error, Result, evaluation::Metrics, record::History};
 
-/// The entry with a [`Progress`].
+/// The entry with the [`Progress`].
 const PROGRESS: &str = "progress.json";
-/// The form of the file. A file of another form is refused.
+/// Version of the format. Other versions are refused.
 const VERSION: u32 = 3;
 
-/// What a run has come to, beside the files that belong to it.
+/// The progress of a run, besides its files.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Progress {
     pub(crate) version: u32,
-    /// What evaluations found before the training.
+    /// Metrics before training.
     pub(crate) before: Metrics,
-    /// The state of each callback, in their order.
+    /// State of each callback, in order.
     pub(crate) callbacks: Vec<Value>,
-    /// Seconds of training behind it.
+    /// Training time so far, in seconds.
     pub(crate) seconds: f64,
-    /// Examples in a step, which may have been chosen from the memory of the
-    /// machine.
+    /// Examples per batch, which may have been chosen by the machine's memory.
     pub(crate) batch_size: usize,
-    /// All that was measured.
+    /// All measured values.
     pub(crate) history: History,
-    /// Whether a callback has ended the run.
+    /// Whether a callback has stopped the run.
     pub(crate) stop: bool,
 }
 
@@ -47,8 +45,8 @@ impl Progress {
     }
 }
 
-/// Packs `progress` and the files of `folder` with these names, those of them
-/// that are there, into the file `path`.
+/// Packs `progress` and the existing files among `names` in `folder` into the
+/// file `path`.
 pub(crate) fn pack(path: &Path, progress: &Progress, folder: &Path, names: &[&str]) -> Result<()> {
     let failed = |e: std::io::Error| Error::io(path, e);
     let file = File::create(path).map_err(failed)?;
@@ -74,11 +72,11 @@ pub(crate) fn pack(path: &Path, progress: &Progress, folder: &Path, names: &[&st
     zip.finish().map(drop).map_err(|e| failed(e.into()))
 }
 
-/// Unpacks a file that [`pack`] has made: these names, those of them that are
-/// there, into `folder`.
+/// Unpacks a file of [`pack`]: the existing entries among `names` go into
+/// `folder`.
 pub(crate) fn unpack(path: &Path, folder: &Path, names: &[&str]) -> Result<Progress> {
     let bad = |reason: &dyn std::fmt::Display| {
-        Error::checkpoint(format!("{} is none: {reason}", path.display()))
+        Error::checkpoint(format!("{} is not a checkpoint: {reason}", path.display()))
     };
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let mut zip = ZipArchive::new(file).map_err(|e| bad(&e))?;
@@ -89,7 +87,10 @@ pub(crate) fn unpack(path: &Path, folder: &Path, names: &[&str]) -> Result<Progr
         .map_err(|e| bad(&e))?;
     let progress: Progress = serde_json::from_str(&text).map_err(|e| bad(&e))?;
     if progress.version != VERSION {
-        let reason = format!("it is of version {}, {VERSION} is known", progress.version);
+        let reason = format!(
+            "it has version {}, but only {VERSION} is supported",
+            progress.version
+        );
         return Err(bad(&reason));
     }
     for name in names {

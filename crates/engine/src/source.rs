@@ -1,5 +1,6 @@
-//! Where models come from: those that ship with the engine, a folder in Hugging
-//! Face layout, or the Hugging Face hub and its cache on this machine.
+//! Finds and reads models: bundled with the engine, in a folder with Hugging
+//! Face's layout, in an artifact, or on the Hugging Face hub and in its local
+//! cache.
 
 mod adapter;
 mod archive;
@@ -25,7 +26,7 @@ use finetuner_protocol::{
     BACKBONES, OpenClip, Task, backbone::Backbone, cross_encoder_hub_name, find_backbone,
     listed_task, open_clip_names, worker::LocalModels,
 };
-pub use load::{LoadOptions, LoadedModel, ModelDescription, Top};
+pub use load::{LoadOptions, LoadedModel, ModelDescription, OutputKind};
 use serde_json::{Value, json};
 pub use towers::TowerSources;
 
@@ -35,32 +36,32 @@ use crate::{
     modules,
 };
 
-/// Where a model's files are.
+/// The location of a model's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ModelSource {
-    /// A small model that ships with the engine, by its name.
+    /// A small model that ships with the engine, by name.
     Bundled(&'static str),
     /// A folder.
     Folder(PathBuf),
-    /// A repository of the hub, `owner/name`, or `owner/name@revision` for a
-    /// branch, a tag or a commit of it.
+    /// A repository on the hub: `owner/name`, or `owner/name@revision` with a
+    /// branch, tag or commit.
     Hub(String),
-    /// The artifact of an earlier run, by its id; whoever carries out the run
+    /// The artifact of an earlier run, by ID. The job that executes the run
     /// fetches it.
     Artifact(String),
-    /// A text model and a picture model under new projections; a name alone has
-    /// none.
+    /// A text model and an image model under new projections; `None` if only
+    /// the name is known yet.
     Towers(Option<TowerSources>),
-    /// A new perceptron of these shapes; a name alone has none.
+    /// A new multilayer perceptron; `None` if only the name is known yet.
     Mlp(Option<MlpConfig>),
     /// A new PointNet++ with this `config.json`.
     PointNet(Value),
 }
 
-/// Says of a model of the list that it can't be fine-tuned, and what can be in
-/// its place. The names are those that clients of both languages list.
-fn not_yet(backbone: &Backbone) -> String {
+/// Returns the reason why a listed model can't be fine-tuned, with
+/// alternatives. Uses the names that clients of both languages list.
+fn not_trainable(backbone: &Backbone) -> String {
     let others: Vec<String> = BACKBONES
         .iter()
         .filter(|other| other.trainable && other.task == backbone.task)
@@ -81,13 +82,13 @@ fn not_yet(backbone: &Backbone) -> String {
 }
 
 impl ModelSource {
-    /// Decides what the name of a model means, without reading any weights.
+    /// Resolves a model's name without reading its weights.
     ///
-    /// A path counts as a folder where it begins with `/`, `./` or `../`. The
-    /// folder must be one that `local` allows; links are followed first.
+    /// A name that starts with `/`, `./` or `../` is a folder. It must be
+    /// inside a folder that `local` allows, after following links.
     ///
     /// # Errors
-    /// [`Error::Model`] for names that can't be any model here.
+    /// [`Error::Model`] if the name can't denote a model.
     pub fn resolve(name: &str, local: &LocalModels) -> Result<Self> {
         if let Some(bundled) = bundled::find(name)? {
             return Ok(Self::Bundled(bundled));
@@ -102,13 +103,13 @@ impl ModelSource {
                 adapter::ADAPTER_FILE,
             ];
             return if lists.iter().any(|file| path.join(file).is_file()) {
-                // The model of an adapter must be allowed too.
+                // The base model of an adapter must be allowed too.
                 if let Ok(Described::AdapterOf(base)) = describe_folder(path) {
                     Self::base(&base, Some(path), local)?;
                 }
                 Ok(Self::Folder(path.to_owned()))
             } else {
-                Err(Error::model(name, "there is no config.json in that folder"))
+                Err(Error::model(name, "the folder has no config.json"))
             };
         }
         let name = cross_encoder_hub_name(name).unwrap_or(name);
@@ -120,7 +121,7 @@ impl ModelSource {
             None => Ok(Self::Hub(hub.to_owned())),
             Some(revision) if is_revision(revision) => Ok(Self::Hub(format!("{hub}@{revision}"))),
             Some(revision) => {
-                let reason = format!("`{revision}` is no branch, tag or commit of the hub");
+                let reason = format!("`{revision}` can't be a branch, tag or commit of the hub");
                 Err(Error::model(name, reason))
             }
         };
@@ -129,7 +130,7 @@ impl ModelSource {
             Some(_) => {
                 let known: Vec<String> = open_clip_names().collect();
                 let reason = format!(
-                    "this model of open_clip is not supported; these are: {}",
+                    "this model of open_clip is not supported; supported are {}",
                     known.join(", ")
                 );
                 return Err(Error::model(name, reason));
@@ -137,9 +138,11 @@ impl ModelSource {
             None => {}
         }
         match find_backbone(plain) {
-            Some(backbone) if !backbone.trainable => Err(Error::model(name, not_yet(backbone))),
+            Some(backbone) if !backbone.trainable => {
+                Err(Error::model(name, not_trainable(backbone)))
+            }
             Some(backbone) if revision.is_some() && !backbone.hub_name().contains('/') => {
-                let reason = "it is not of the hub and has no revisions: leave out the `@`";
+                let reason = "it is not on the hub and has no revisions: remove the `@` and the text after it";
                 Err(Error::model(name, reason))
             }
             Some(backbone) if backbone.name == "mlp" => Ok(Self::Mlp(None)),
@@ -152,21 +155,21 @@ impl ModelSource {
             None if is_hub_name(plain) => pinned(plain),
             None => Err(Error::model(
                 name,
-                "it is not in the list of backbones. Choose one of it, such as `clip-small`, \
-                 `minilm-small` or `openai/clip-vit-base-patch32`, the hub's name of a model whose \
-                 architecture is known (`owner/name`, or `owner/name@revision`), or a folder that \
-                 begins with `/` or `./`",
+                "it is not in the list of backbones. Choose one from the list, such as `clip-small`, \
+                 `minilm-small` or `openai/clip-vit-base-patch32`; or a model on the hub with a known \
+                 architecture (`owner/name` or `owner/name@revision`); or a folder whose path begins \
+                 with `/` or `./`",
             )),
         }
     }
 
-    /// Returns the kind of items that the model embeds, without reading weights.
-    /// If a model of the hub is neither in the list of backbones nor in the cache,
-    /// this asks the hub for its description and does not keep it.
+    /// Returns the kind of data that the model embeds, without reading weights.
+    /// If a hub model is neither in the list of backbones nor in the cache,
+    /// this downloads its description and does not store it.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where a `config.json` can't be read, or describes no
-    /// model that is known; [`Error::Model`] where the hub can't be asked.
+    /// [`Error::Checkpoint`] if a `config.json` is unreadable or describes an
+    /// unknown model; [`Error::Model`] if the hub can't be reached.
     pub fn kind(&self, rules: &HubRules) -> Result<ModelKind> {
         let listed = |name: &str| listed_task(name).map(|task| ModelKind::of_task(&task));
         Ok(match self {
@@ -195,7 +198,7 @@ impl ModelSource {
                             return Self::base(&base, None, &LocalModels::Nowhere)?.kind(rules);
                         }
                     };
-                    untyped::assume(&mut config);
+                    untyped::assume_bert(&mut config);
                     ModelConfig::kind_of(&config)?
                 }
             },
@@ -203,13 +206,16 @@ impl ModelSource {
             Self::PointNet(_) => ModelKind::PointCloud,
             Self::Towers(_) => ModelKind::TextImage,
             Self::Artifact(id) => {
-                return Err(Error::model(id.as_str(), "it was not fetched"));
+                return Err(Error::model(
+                    id.as_str(),
+                    "its artifact has not been fetched",
+                ));
             }
         })
     }
 
-    /// The model with this name, which an adapter is for. An adapter of the hub may
-    /// name no folder.
+    /// Resolves the base model of an adapter. An adapter from the hub must not
+    /// name a folder.
     fn base(name: &str, folder: Option<&Path>, local: &LocalModels) -> Result<Self> {
         let near = folder.filter(|_| adapter::is_path(name) && Path::new(name).is_relative());
         let base = match near.map(|folder| folder.join(name)) {
@@ -226,7 +232,7 @@ impl ModelSource {
         }
     }
 
-    /// What the files of a model of the hub say of its network.
+    /// Reads the description of a hub model.
     #[cfg(feature = "hub")]
     fn peek(name: &str, rules: &HubRules) -> Result<Described> {
         let hub = hub::Peek::new(name, rules);
@@ -238,35 +244,34 @@ impl ModelSource {
         Err(without_hub(name))
     }
 
-    /// Reads the model's files. Models of the hub are fetched as this user of
-    /// the machine would fetch them, with the user's token.
+    /// Reads the model's files. Models on the hub are downloaded without a size
+    /// limit and with the token of this machine's user.
     ///
     /// # Errors
-    /// [`Error::Model`] where a file can't be had, [`Error::Checkpoint`] where
-    /// one is broken.
+    /// [`Error::Model`] if a file can't be found or downloaded,
+    /// [`Error::Checkpoint`] if one is broken.
     pub fn read(&self) -> Result<ModelFiles> {
         self.read_with(&HubRules::of_this_user())
     }
 
-    /// As [`ModelSource::read`], by other rules for the hub.
+    /// Like [`ModelSource::read`], with other rules for the hub.
     ///
     /// # Errors
-    /// As [`ModelSource::read`]; [`Error::Model`] too where a file of the hub is
-    /// larger than the rules allow.
+    /// As [`ModelSource::read`], and [`Error::Model`] if the files on the hub
+    /// are larger than the rules allow.
     pub fn read_with(&self, rules: &HubRules) -> Result<ModelFiles> {
-        // The folder's own name was checked against the allowed ones, and that of
-        // its base with it.
+        // `resolve` has checked that the folder and its base model are allowed.
         let (folder, local) = match self {
             Self::Folder(folder) => (Some(folder.as_path()), LocalModels::Anywhere),
             _ => (None, LocalModels::Nowhere),
         };
-        self.read_on(rules, &|base| {
+        self.read_with_base(rules, &|base| {
             let nested = |_: &str| Err(Error::model(base, NESTED));
-            Self::base(base, folder, &local)?.read_on(rules, &nested)
+            Self::base(base, folder, &local)?.read_with_base(rules, &nested)
         })
     }
 
-    fn read_on(
+    fn read_with_base(
         &self,
         rules: &HubRules,
         base: &dyn Fn(&str) -> Result<ModelFiles>,
@@ -291,7 +296,7 @@ impl ModelSource {
             ),
             Self::Towers(None) => Err(Error::model(
                 TWO_TOWERS,
-                "its towers are not known: give `text_model` and `image_model`",
+                "its towers are missing: set `text_model` and `image_model`",
             )),
             Self::Mlp(Some(config)) => {
                 let mut config = json!(config);
@@ -303,7 +308,7 @@ impl ModelSource {
             }
             Self::Mlp(None) => Err(Error::model(
                 "mlp",
-                "its shapes are not known: give `input_size` and `hidden_sizes`",
+                "its sizes are missing: set `input_size` and `hidden_sizes`",
             )),
             Self::PointNet(config) => {
                 let mut files = ModelFiles {
@@ -313,27 +318,30 @@ impl ModelSource {
                 files.modules.notes.push(NO_WEIGHTS.to_owned());
                 Ok(files)
             }
-            Self::Artifact(id) => Err(Error::model(id.as_str(), "it was not fetched")),
+            Self::Artifact(id) => Err(Error::model(
+                id.as_str(),
+                "its artifact has not been fetched",
+            )),
         }
     }
 
-    /// Whether the network is a new one with random weights.
+    /// Returns whether the network is new, with random weights.
     pub(crate) fn is_new(&self) -> bool {
         matches!(self, Self::Mlp(_) | Self::PointNet(_))
     }
 }
 
-/// An adapter's model that is no model by itself.
-const NESTED: &str = "an adapter is for this model, which is an adapter itself: merge it in Python \
-                      (`merge_and_unload` of peft), and save that model";
+/// Error if the base model of an adapter is itself an adapter.
+const NESTED: &str = "an adapter's base model, this one, is an adapter itself: merge it in Python \
+                      (`merge_and_unload` of peft) and save the merged model";
 
-/// A file of a folder, if it is there.
+/// Returns the path of a file in a folder, if it exists.
 fn find_in(folder: &Path, file: &str) -> Option<PathBuf> {
     let path = folder.join(file);
     path.is_file().then_some(path)
 }
 
-/// What the files of a folder say of its network.
+/// Reads the description of the model in a folder.
 fn describe_folder(folder: &Path) -> Result<Described> {
     files::config(&folder.display().to_string(), &|file| {
         let read = |path: PathBuf| std::fs::read(&path).map_err(|e| Error::io(&path, e));
@@ -341,25 +349,26 @@ fn describe_folder(folder: &Path) -> Result<Described> {
     })
 }
 
-/// The log's warning about a new PointNet++.
-const NO_WEIGHTS: &str = "`pointnet-base` begins with random weights, since none are published that \
-                          could be loaded: its embeddings say nothing before it is trained. To begin \
-                          with weights of your own, give the folder of such a model in its place";
+/// Warning for the log of a run with a new PointNet++.
+const NO_WEIGHTS: &str = "`pointnet-base` begins with random weights, since no compatible pretrained \
+                          weights are published: its embeddings are meaningless before training. \
+                          To start from your own weights, give the folder of such a model instead";
 
 #[cfg(not(feature = "hub"))]
 fn without_hub(name: &str) -> Error {
-    let reason = "this build can't ask the hub: give the path of a folder with the model's files";
+    let reason =
+        "this build has no access to the hub: give the path of a folder with the model's files";
     Error::model(name, reason)
 }
 
-/// The origin of a model at the model hub.
+/// The origin of a model on the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// `owner/name`.
     pub name: String,
-    /// The branch, tag or commit that was asked for; `main` where none was.
+    /// The requested branch, tag or commit; `main` by default.
     pub revision: String,
-    /// The commit that this revision was.
+    /// The commit to which the revision resolved.
     pub commit: String,
 }
 
@@ -371,23 +380,24 @@ impl std::fmt::Display for Origin {
             commit,
         } = self;
         match revision == commit {
-            true => write!(f, "`{name}` at the commit {commit}"),
-            false => write!(f, "`{name}` at the commit {commit} (`{revision}`)"),
+            true => write!(f, "`{name}` at commit {commit}"),
+            false => write!(f, "`{name}` at commit {commit} (`{revision}`)"),
         }
     }
 }
 
-/// Size limit and token for downloads from the model hub.
+/// Size limit and token for downloads from the hub.
 #[derive(Clone, Default)]
 pub struct HubRules {
-    /// The most bytes of all files of a model; without limit where there is none.
+    /// Largest total size of a model's files in bytes; `None` for no limit.
     pub max_bytes: Option<u64>,
-    /// The token that the hub is asked with.
+    /// The token for requests to the hub.
     pub token: Option<String>,
 }
 
 impl HubRules {
-    /// No limit, and the token that the hub's own tools have kept for this user.
+    /// Returns rules without a size limit, with the token that the hub's own
+    /// tools store for this user.
     #[must_use]
     pub fn of_this_user() -> Self {
         Self {
@@ -409,14 +419,14 @@ impl std::fmt::Debug for HubRules {
     }
 }
 
-/// The folder in which models of the hub are kept on this machine.
+/// Returns the folder in which hub models are cached on this machine.
 #[cfg(feature = "hub")]
 #[must_use]
 pub fn hub_cache() -> PathBuf {
     hub::cache_folder()
 }
 
-/// Whether a model may be loaded from this folder.
+/// Checks that a folder may be loaded from.
 fn check_folder(name: &str, local: &LocalModels) -> Result<()> {
     let folders = match local {
         LocalModels::Anywhere => return Ok(()),
@@ -426,7 +436,7 @@ fn check_folder(name: &str, local: &LocalModels) -> Result<()> {
     if folders.is_empty() {
         return Err(Error::model(
             name,
-            "this server does not load models from folders; folders can be allowed with \
+            "this server does not load models from folders; allow folders with \
              `--local-models FOLDER`",
         ));
     }
@@ -435,7 +445,8 @@ fn check_folder(name: &str, local: &LocalModels) -> Result<()> {
         let mut allowed = folders.iter().filter_map(|folder| real(folder).ok());
         allowed.any(|folder| path.starts_with(folder))
     });
-    // Nothing is said of folders outside, not even whether they exist.
+    // The error reveals nothing about other folders, not even whether they
+    // exist.
     match is_inside {
         true => Ok(()),
         false => {
@@ -451,7 +462,7 @@ fn check_folder(name: &str, local: &LocalModels) -> Result<()> {
     }
 }
 
-/// Whether a text can name a branch, a tag or a commit.
+/// Returns whether a text can name a branch, tag or commit.
 fn is_revision(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
     let part = |part: &str| !part.is_empty() && !part.starts_with('.');
@@ -476,7 +487,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_told_apart() {
+    fn names_resolve_to_their_kind() {
         let resolve = |name: &str| ModelSource::resolve(name, &LocalModels::Anywhere);
         assert_eq!(
             resolve(CLIP_SMALL).unwrap(),
@@ -518,7 +529,7 @@ mod tests {
         ] {
             let source = resolve(name).unwrap();
             assert_eq!(source, hub(expected));
-            // The hub is not asked about models of the list.
+            // The hub is not asked about listed models.
             let found = listed_task(name).map(|task| ModelKind::of_task(&task));
             assert_eq!(found, kind, "{name}");
         }
@@ -527,10 +538,10 @@ mod tests {
             ("../nowhere/clip", "no config.json"),
             ("clip/../../etc", "not in the list"),
             ("a/clip;rm", "not in the list"),
-            ("a/clip@../../x", "no branch, tag or commit"),
-            ("a/clip@", "no branch, tag or commit"),
+            ("a/clip@../../x", "can't be a branch, tag or commit"),
+            ("a/clip@", "can't be a branch, tag or commit"),
             ("RN50::openai", "open_clip is not supported"),
-            ("a/clip@a@b", "no branch, tag or commit"),
+            ("a/clip@a@b", "can't be a branch, tag or commit"),
             ("clip-small@main", "has no revisions"),
             ("mlp@main", "has no revisions"),
             ("", "not in the list"),
@@ -545,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn models_are_loaded_from_named_folders_alone() {
+    fn models_are_loaded_only_from_allowed_folders() {
         let root = tempfile::tempdir().unwrap();
         let (models, other) = (root.path().join("models"), root.path().join("other"));
         for folder in [models.join("one"), other.clone()] {

@@ -1,9 +1,9 @@
-//! A PyTorch file of named tensors: what `torch.save` of a `state_dict` writes,
-//! and `torch.load` reads.
+//! Writes PyTorch files of named tensors, like `torch.save` of a `state_dict`,
+//! for `torch.load`.
 //!
-//! It is a zip. `data.pkl` is a pickle of an `OrderedDict`, which names the
-//! files with the tensors' values; it has no code beyond the functions that
-//! `torch.load` allows for weights.
+//! The file is a zip. `data.pkl` is a pickle of an `OrderedDict` that names the
+//! files with the tensors' values. It calls only functions that `torch.load`
+//! allows for weights.
 
 use std::{fs::File, io::Write, path::Path, sync::Arc};
 
@@ -13,9 +13,9 @@ use crate::{Error, Result, params::Param};
 
 /// A tensor of a state dict.
 pub(crate) enum TorchTensor {
-    /// A parameter's values.
+    /// The values of a parameter.
     Floats(Arc<Param>),
-    /// Whole numbers, in one row.
+    /// Integers in one row.
     Row(Vec<i64>),
 }
 
@@ -41,7 +41,7 @@ impl TorchTensor {
 /// Writes a state dict.
 ///
 /// # Errors
-/// [`Error::Io`] where the file can't be written.
+/// [`Error::Io`] if the file can't be written.
 pub(crate) fn write(path: &Path, tensors: &[(String, TorchTensor)]) -> Result<()> {
     let failed = |e: std::io::Error| Error::io(path, e);
     let mut zip = ZipWriter::new(File::create(path).map_err(failed)?);
@@ -62,7 +62,7 @@ pub(crate) fn write(path: &Path, tensors: &[(String, TorchTensor)]) -> Result<()
     Ok(())
 }
 
-/// The opcodes of pickle's protocol 2 that a state dict needs.
+/// Opcodes of pickle protocol 2 that a state dict needs.
 mod opcode {
     pub(super) const PROTOCOL: [u8; 2] = [0x80, 2];
     pub(super) const GLOBAL: u8 = b'c';
@@ -142,8 +142,8 @@ fn pickle(tensors: &[(String, TorchTensor)]) -> Vec<u8> {
             p.int(0);
             p.tuple(|p| dims.iter().for_each(|n| p.int(*n)));
             p.tuple(|p| {
-                for place in 0..dims.len() {
-                    p.int(dims[place + 1..].iter().product());
+                for axis in 0..dims.len() {
+                    p.int(dims[axis + 1..].iter().product());
                 }
             });
             p.0.push(opcode::FALSE);
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_dict_is_read_back_as_pytorch_writes_it() {
+    fn a_state_dict_is_read_back_like_pytorchs() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.pt");
         let values: Vec<f32> = (0..6).map(|n| n as f32 / 4.0).collect();
@@ -177,7 +177,7 @@ mod tests {
             ("scale".to_owned(), TorchTensor::Floats(scale)),
         ];
         write(&path, &tensors).unwrap();
-        // candle reads the files of PyTorch itself.
+        // candle itself reads PyTorch files.
         let mut read = candle_core::pickle::read_all(&path).unwrap();
         read.sort_by(|a, b| a.0.cmp(&b.0));
         let names: Vec<&str> = read.iter().map(|(name, _)| name.as_str()).collect();

@@ -1,5 +1,5 @@
-//! Low-rank adapters of a model: which of its tensors they leave in training,
-//! their merge into its weights, and their names in files of PEFT.
+//! Low-rank adapters of a model: which tensors stay trainable besides them,
+//! merging them into the weights, and their names in PEFT files.
 
 use std::collections::HashMap;
 
@@ -11,13 +11,13 @@ use crate::{
     params::{AdapterForm, Params, RawTensor},
 };
 
-/// What PEFT puts before the names of a model's layers.
+/// Prefix of layer names in PEFT files.
 pub(crate) const PEFT_PREFIX: &str = "base_model.model.";
-/// The ending of the name of a layer's weight.
+/// Suffix of a layer's weight.
 const WEIGHT: &str = ".weight";
 
-/// Checks the modules that are trained whole, and adds those that begin with
-/// random weights.
+/// Checks `modules_to_save`, and adds to it the modules that start with random
+/// weights.
 pub(super) fn whole_modules(config: &ModelConfig, lora: &mut LoraSpec) -> Result<()> {
     let tensors = config.tensors();
     let names = tensors
@@ -33,14 +33,14 @@ pub(super) fn whole_modules(config: &ModelConfig, lora: &mut LoraSpec) -> Result
     Ok(())
 }
 
-/// Whether training changes a tensor of a model with adapters.
+/// Returns whether training changes a tensor of a model with adapters.
 pub(super) fn is_trained_whole(config: &ModelConfig, lora: &LoraSpec, name: &str) -> bool {
     name.starts_with(HEAD_PREFIX)
         || name.starts_with(MODULE_PREFIX)
         || lora.trains_whole([name, &config.0.module_name(name)])
 }
 
-/// Adds new adapters to the linear layers that a network has taken from `params`.
+/// Adds new adapters to the linear layers that a network took from `params`.
 pub(super) fn add(
     config: &ModelConfig,
     lora: &LoraSpec,
@@ -55,7 +55,7 @@ pub(super) fn add(
     for (number, layer) in chosen.iter().enumerate() {
         let weight = params.find(&format!("{layer}{WEIGHT}"));
         let shape = weight.map_or(&[][..], |weight| weight.tensor().dims());
-        // Each layer draws numbers of its own.
+        // A separate seed per layer.
         let seed = seed.wrapping_add((number as u64 + 1) << 32);
         factors.extend(lora.factors(layer, shape, seed));
     }
@@ -66,31 +66,32 @@ pub(super) fn add(
     params.with_adapters(factors, form)
 }
 
-/// An adapter in the form of PEFT's files.
+/// Adapters as PEFT stores them in files.
 pub(crate) struct SavedAdapter {
-    /// The layers that have adapters, by their names in `transformers`.
+    /// Layers with adapters, by their names in `transformers`.
     pub(crate) layers: Vec<String>,
-    /// Tensors by PEFT's names.
+    /// Tensors by their PEFT names.
     pub(crate) tensors: HashMap<String, RawTensor>,
 }
 
 impl Model {
-    /// Whether training drops inputs of adapters.
+    /// Returns whether training applies dropout to the inputs of adapters.
     pub(crate) fn drops_in_adapters(&self) -> bool {
         let form = self.params.adapter_form();
         form.is_some_and(|form| form.dropped > 0.0)
     }
 
-    /// How many layers have adapters.
+    /// Returns the number of layers with adapters.
     pub(crate) fn adapted_layers(&self) -> usize {
         let factors = self.params.iter();
         factors.filter(|p| p.name().ends_with(ADAPTER_A)).count()
     }
 
-    /// Returns the adapters as PEFT saves them; `None` for a model without.
+    /// Returns the adapters as PEFT saves them, or `None` for a model without
+    /// adapters.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     pub(crate) fn saved_adapter(&self) -> Result<Option<SavedAdapter>> {
         let Some(lora) = &self.setup.lora else {
             return Ok(None);
@@ -118,11 +119,11 @@ impl Model {
         Ok(Some(SavedAdapter { layers, tensors }))
     }
 
-    /// Adds the adapters to the weights of their layers, and sets them to zero:
-    /// the model computes what it did before.
+    /// Adds the adapters to the weights of their layers and sets their second
+    /// factors to zero, so that the model computes the same as before.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     pub(crate) fn merge_adapters(&self) -> Result<()> {
         let Some(AdapterForm { scale, .. }) = self.params.adapter_form() else {
             return Ok(());
@@ -144,7 +145,7 @@ impl Model {
     }
 }
 
-/// Whether a parameter is a factor of an adapter.
+/// Returns whether a parameter is a factor of an adapter.
 pub(crate) fn is_adapter(name: &str) -> bool {
     name.ends_with(ADAPTER_A) || name.ends_with(ADAPTER_B)
 }

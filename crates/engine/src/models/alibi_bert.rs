@@ -1,9 +1,10 @@
-//! The BERT of jina-embeddings-v2 (Günther et al. 2023, arXiv:2310.19923): its
-//! attention knows the distances by ALiBi, its MLPs are gated. Its `config.json`
-//! says `bert` with the `position_embedding_type` `alibi`.
+//! The BERT variant of jina-embeddings-v2 (Günther et al. 2023,
+//! arXiv:2310.19923): ALiBi position biases in the attention, and gated MLPs.
+//! Its `config.json` has the type `bert` and the `position_embedding_type`
+//! `alibi`.
 //!
-//! Tensor names, shapes and behaviour are those of the code that Jina AI
-//! publishes beside the models.
+//! Tensor names, shapes and behaviour follow the code that Jina AI publishes
+//! with the models.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use crate::{
     params::Params,
 };
 
-/// The sizes where a `config.json` has none.
+/// Default sizes.
 const SIZES: Sizes = Sizes {
     vocab_size: 30_522,
     hidden_size: 768,
@@ -62,7 +63,7 @@ struct AlibiBert {
     rates: Rates,
 }
 
-/// Reads a `config.json` of the type `bert` with ALiBi.
+/// Parses a `config.json` of the type `bert` with ALiBi.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let config = AlibiConfig::deserialize(json).map_err(bad_config)?;
     let sizes = SIZES.read(json)?;
@@ -78,7 +79,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
         }
     };
     let mut rates = Rates::bert(json, 0.1)?;
-    // The published code drops inside of the MLP, and nothing behind it.
+    // The published code applies dropout inside the MLP and none after it.
     let [_, hidden] = rates.blocks.halves;
     rates.blocks.halves[1] = 0.0;
     rates.blocks.inner = hidden;
@@ -140,7 +141,7 @@ impl Architecture for AlibiBert {
         &["bert."]
     }
 
-    /// A layer that embeddings don't use.
+    /// The pooler's layer, which embeddings don't use.
     fn keeps(&self, name: &str) -> bool {
         name.starts_with("pooler.dense.")
     }
@@ -149,7 +150,7 @@ impl Architecture for AlibiBert {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["encoder.layer."]
     }
 

@@ -1,12 +1,12 @@
-//! From the names of a checkpoint to those of an architecture.
+//! Maps tensor names of a checkpoint to those of an architecture.
 
 use std::collections::HashMap;
 
 use super::Architecture;
 use crate::{Error, Result, params::RawTensor};
 
-/// Prefixes that programs put before the names of any network: wrappers of
-/// PyTorch, Lightning and sentence-transformers.
+/// Prefixes that wrappers of PyTorch, Lightning and sentence-transformers put
+/// before the names of any network.
 const WRAPPERS: [&str; 6] = [
     "module.",
     "model.",
@@ -16,12 +16,12 @@ const WRAPPERS: [&str; 6] = [
     "0.model.",
 ];
 
-/// Parts of a layer norm as old checkpoints name them.
-const OLD: [(&str, &str); 2] = [(".gamma", ".weight"), (".beta", ".bias")];
+/// Names of layer norm parameters in old checkpoints, with the current ones.
+const OLD_ENDINGS: [(&str, &str); 2] = [(".gamma", ".weight"), (".beta", ".bias")];
 
-/// Tensors by the names that the architecture has. Others, such as buffers of
-/// positions and heads of other tasks, are left out. If a tensor is given twice,
-/// the one with the fewest prefixes is taken.
+/// Renames tensors to the architecture's names. Other tensors, such as position
+/// buffers and heads of other tasks, are dropped. If several tensors map to one
+/// name, the one with the fewest prefixes wins.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] lists the tensors that are missing, and those of
@@ -37,7 +37,7 @@ pub(super) fn canonical(
         .collect();
     let is_known = |name: &str| names.contains_key(name) || architecture.keeps(name);
     let mut found: HashMap<String, (usize, RawTensor)> = HashMap::new();
-    // In one order, so that a choice between two is the same each time.
+    // Sorted, so that a choice between two tensors is always the same.
     let mut tensors: Vec<_> = tensors.into_iter().collect();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     for (name, tensor) in tensors {
@@ -61,7 +61,7 @@ pub(super) fn canonical(
         .into_iter()
         .map(|(name, (_, tensor))| (name, tensor))
         .collect();
-    // One number is a list of one in some checkpoints.
+    // Some checkpoints store a scalar as a list of one element.
     for (name, shape) in &wanted {
         if let Some((given, values)) = found.get_mut(name)
             && values.len() == 1
@@ -98,7 +98,7 @@ pub(super) fn canonical(
     }
 }
 
-/// The known name behind the prefixes of a name.
+/// Returns the known name of a tensor, with prefixes removed.
 pub(super) fn known_name<T>(
     architecture: &dyn Architecture,
     name: &str,
@@ -114,7 +114,7 @@ pub(super) fn known_name<T>(
     Some(found.0)
 }
 
-/// The first ten names, and how many more there are.
+/// Formats the first ten names and the number of the others.
 fn shown(names: &[String]) -> String {
     const SHOWN: usize = 10;
     let listed: Vec<String> = names
@@ -129,8 +129,8 @@ fn shown(names: &[String]) -> String {
     }
 }
 
-/// The known name behind prefixes, old endings and other names, and how many
-/// steps lead there.
+/// Returns the known name of a tensor, and a cost: two per removed prefix, one
+/// for an old suffix or an alias.
 fn rename(
     name: &str,
     prefixes: &[&str],
@@ -142,7 +142,7 @@ fn rename(
         if is_known(rest) {
             return Some((rest.to_owned(), 2 * steps));
         }
-        for (old, new) in OLD {
+        for (old, new) in OLD_ENDINGS {
             let renamed = rest.strip_suffix(old).map(|layer| format!("{layer}{new}"));
             if let Some(renamed) = renamed.filter(|name| is_known(name)) {
                 return Some((renamed, 2 * steps + 1));

@@ -1,10 +1,10 @@
-//! Sequence classifiers: a text network with a classification head, which gives
-//! a score for each label in place of an embedding. Cross-encoders are such
+//! Sequence classifiers: a text network with a classification head, which
+//! returns a score per label instead of an embedding. Cross-encoders are such
 //! models: they read a pair of texts as one sequence.
 //!
-//! An architecture says in [`Architecture::classifier`] what its classifiers
-//! have on top of the network. Names and behaviour are those of the
-//! `...ForSequenceClassification` classes of Hugging Face's `transformers`.
+//! [`Architecture::classifier`] describes the head of an architecture's
+//! classifiers. Names and behaviour follow the `...ForSequenceClassification`
+//! classes of Hugging Face's `transformers`.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,9 +12,10 @@ use candle_core::Tensor;
 use serde_json::{Value, json};
 
 use super::{
-    Architecture, Input, ModelKind, Network, architecture,
+    Architecture, Input, ModelKind, Network,
     classifier_head::{ClassifierHead, HeadLayer},
     encoder::bad_config,
+    registry,
 };
 use crate::{
     Result,
@@ -25,9 +26,9 @@ use crate::{
     random::normal_weights,
 };
 
-/// The end of the names of classes that classify.
+/// Suffix of the names of classifier classes.
 const CLASS: &str = "ForSequenceClassification";
-/// The classes by the `model_type` of a `config.json`.
+/// Prefixes of the class names, by the `model_type` of a `config.json`.
 const CLASSES: [(&str, &str); 7] = [
     ("bert", "Bert"),
     ("camembert", "Camembert"),
@@ -37,21 +38,21 @@ const CLASSES: [(&str, &str); 7] = [
     ("roberta", "Roberta"),
     ("xlm-roberta", "XLMRoberta"),
 ];
-/// Labels of a classifier whose `config.json` names none.
+/// Number of labels if `config.json` has neither `id2label` nor `num_labels`.
 const DEFAULT_LABELS: usize = 2;
-/// The most labels of a classifier.
+/// Largest number of labels.
 const MOST_LABELS: usize = 1 << 16;
-/// Spread of a new head's weights, as in `transformers`.
+/// Standard deviation of a new head's weights, as in `transformers`.
 const SPREAD: f64 = 0.02;
 
-/// Whether a `config.json` describes a sequence classifier.
+/// Returns whether a `config.json` describes a sequence classifier.
 pub(crate) fn is_classifier(json: &Value) -> bool {
     let class = json["architectures"][0].as_str();
     class.is_some_and(|class| class.ends_with(CLASS))
 }
 
-/// The number of labels of a `config.json`, as `transformers` reads it; that of
-/// a new head is 1.
+/// Returns the number of labels in a `config.json`, as `transformers` reads it;
+/// 1 for a new head.
 fn labels(json: &Value) -> Result<usize> {
     if !is_classifier(json) {
         return Ok(1);
@@ -64,19 +65,19 @@ fn labels(json: &Value) -> Result<usize> {
     match (1..=MOST_LABELS).contains(&labels) {
         true => Ok(labels),
         false => Err(bad_config(format!(
-            "`id2label` or `num_labels` gives {labels} labels; 1 to {MOST_LABELS} are possible"
+            "`id2label` or `num_labels` gives {labels} labels; 1 to {MOST_LABELS} are allowed"
         ))),
     }
 }
 
-/// Reads the `config.json` of a classifier.
+/// Parses the `config.json` of a classifier.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
-    let body = architecture::parse(json)?;
+    let body = registry::parse(json)?;
     let head = body.classifier().ok_or_else(|| {
         let known: Vec<&str> = CLASSES.iter().map(|(kind, _)| *kind).collect();
         bad_config(format!(
-            "a model of the type {} has no classification head; cross-encoders of the types {} \
-             are known",
+            "a model of the type {} has no classification head; cross-encoders can have the \
+             types {}",
             json["model_type"],
             known.join(", ")
         ))
@@ -85,7 +86,8 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     Ok(Arc::new(Classifier { body, head, labels }))
 }
 
-/// Describes a classifier with a new head of one label in a `config.json`.
+/// Changes a `config.json` so that it describes a classifier with a new head of
+/// one label.
 pub(crate) fn describe_classifier(config: &mut Value) {
     let kind = config["model_type"].as_str().unwrap_or_default();
     if let Some((_, class)) = CLASSES.iter().find(|(known, _)| *known == kind) {
@@ -98,8 +100,8 @@ pub(crate) fn describe_classifier(config: &mut Value) {
     }
 }
 
-/// Describes the network of a classifier alone in a `config.json`: what is saved
-/// with it has no classification head.
+/// Changes the `config.json` of a classifier so that it describes only the
+/// network, for a model that is saved without its classification head.
 pub(crate) fn describe_network(config: &mut Value) {
     let class = config["architectures"][0].as_str();
     let network = class.and_then(|class| class.strip_suffix(CLASS));
@@ -112,15 +114,15 @@ pub(crate) fn describe_network(config: &mut Value) {
     }
 }
 
-/// Adds new weights for those layers of a head that a checkpoint has not, and
-/// returns their names.
+/// Adds new weights for head layers that a checkpoint lacks, and returns their
+/// names.
 pub(crate) fn new_head(
     architecture: &dyn Architecture,
     tensors: &mut HashMap<String, RawTensor>,
     seed: u64,
 ) -> Vec<String> {
     let mut added = Vec::new();
-    for (place, (name, shape)) in architecture.tensors().into_iter().enumerate() {
+    for (index, (name, shape)) in architecture.tensors().into_iter().enumerate() {
         let saved = architecture.saved_name(&name);
         let is_there = tensors.contains_key(&name) || tensors.contains_key(&saved);
         if !architecture.trains_frozen(&name) || is_there {
@@ -130,7 +132,7 @@ pub(crate) fn new_head(
         let values = match (shape.len(), name.ends_with(".weight")) {
             (1, true) => vec![1.0; count],
             (1, false) => vec![0.0; count],
-            _ => normal_weights(seed.wrapping_add(place as u64), count, SPREAD),
+            _ => normal_weights(seed.wrapping_add(index as u64), count, SPREAD),
         };
         tensors.insert(name.clone(), (shape, values));
         added.push(name);
@@ -146,9 +148,9 @@ struct Classifier {
 }
 
 impl Classifier {
-    /// Whether a tensor, or a layer, lies beside the network and not in it. The
-    /// pooler of a BERT is a part of its network.
-    fn is_beside(&self, name: &str) -> bool {
+    /// Returns whether a tensor or layer is outside the network. BERT's pooler
+    /// is part of its network.
+    fn is_head(&self, name: &str) -> bool {
         let mut own = self.head_tensors().map(|(own, _)| own);
         let is_own = own.any(|own| own == name || own.strip_suffix(".weight") == Some(name));
         is_own && !name.starts_with("pooler.")
@@ -216,8 +218,8 @@ impl Architecture for Classifier {
         self.body.counts_padding()
     }
 
-    fn token_kinds(&self) -> usize {
-        self.body.token_kinds()
+    fn token_types(&self) -> usize {
+        self.body.token_types()
     }
 
     fn vocab_size(&self) -> Option<usize> {
@@ -236,11 +238,11 @@ impl Architecture for Classifier {
         self.body.aliases()
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
-        self.body.layer_marks()
+    fn layer_prefixes(&self) -> &[&'static str] {
+        self.body.layer_prefixes()
     }
 
-    /// Under `freeze` the head alone is trained.
+    /// `freeze` leaves only the head trainable.
     fn trains_frozen(&self, name: &str) -> bool {
         self.head_tensors().any(|(own, _)| own == name)
     }
@@ -250,15 +252,15 @@ impl Architecture for Classifier {
     }
 
     fn module_name(&self, name: &str) -> String {
-        match self.is_beside(name) {
+        match self.is_head(name) {
             true => name.to_owned(),
             false => format!("{}{}", self.head.prefix, self.body.module_name(name)),
         }
     }
 
-    /// The network's tensors have its prefix.
+    /// The network's tensors have the head's prefix.
     fn saved_name(&self, name: &str) -> String {
-        match self.is_beside(name) {
+        match self.is_head(name) {
             true => name.to_owned(),
             false => format!("{}{name}", self.head.prefix),
         }

@@ -1,4 +1,4 @@
-//! Classification heads, as architectures describe them.
+//! Descriptions of classification heads, for architectures to return.
 
 use serde::Deserialize;
 
@@ -10,19 +10,18 @@ use crate::{
 /// The layers of a classifier on top of its network.
 #[derive(Clone, Debug)]
 pub(crate) struct ClassifierHead {
-    /// The prefix of the names of the network's own tensors in a saved
-    /// classifier.
+    /// Prefix of the network's own tensors in a saved classifier.
     pub(super) prefix: &'static str,
-    /// How the places of a text become one vector.
+    /// Combines the tokens of a text into one vector.
     pub(super) pooler: Pooler,
-    /// In their order; the last one gives the scores.
+    /// In order of computation; the last one returns the scores.
     pub(super) layers: Vec<HeadLayer>,
 }
 
 /// A layer of a classification head.
 #[derive(Clone, Debug)]
 pub(crate) enum HeadLayer {
-    /// A linear map and an activation, as wide as the network.
+    /// A linear layer with the network's width, and an activation.
     Dense {
         name: &'static str,
         bias: bool,
@@ -34,7 +33,7 @@ pub(crate) enum HeadLayer {
         kind: NormKind,
         eps: f32,
     },
-    /// A linear map to a score for each label.
+    /// A linear layer with one output per label.
     Scores { name: &'static str },
 }
 
@@ -66,7 +65,7 @@ impl HeadLayer {
 }
 
 impl ClassifierHead {
-    /// The head of a RoBERTa and its relatives.
+    /// Returns the head of RoBERTa and its relatives.
     pub(super) fn of_roberta(prefix: &'static str) -> Self {
         Self {
             prefix,
@@ -79,7 +78,7 @@ impl ClassifierHead {
     }
 }
 
-/// An activation as a `config.json` names it.
+/// An activation, by its name in a `config.json`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(try_from = "String")]
 pub(super) struct HeadActivation(pub(super) Activation);

@@ -1,8 +1,8 @@
-//! CLIP (Radford et al. 2021, arXiv:2103.00020): a picture tower and a text
-//! tower that meet in one space.
+//! CLIP (Radford et al. 2021, arXiv:2103.00020): an image tower and a text
+//! tower with a shared embedding space.
 //!
-//! Tensor names, shapes and behaviour are those of `CLIPModel` of Hugging
-//! Face's `transformers`, so that weights go both ways.
+//! Tensor names, shapes and behaviour follow `CLIPModel` of Hugging Face's
+//! `transformers`, so that weights can be exchanged in both directions.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::{
     Error, Result,
     draw::normal,
     image::ImageProcessor,
-    onnx::{self, Attendance, Attribute, DataType, Edge, Graph, Inputs, TextInputs},
+    onnx::{self, AttentionContext, Attribute, DataType, Edge, Graph, Inputs, TextInputs},
     ops::{
         Block, CLIP_BLOCK, LayerNorm, Linear, Pass, Pooler, Positions, TokenTables, layer_norm,
         linear, run_blocks, token_embeddings,
@@ -31,32 +31,32 @@ use crate::{
     tokenizer::TokenBatch,
 };
 
-/// Before the names of the picture tower's tensors.
+/// Prefix of the image tower's tensors.
 const VISION: &str = "vision_model.";
 
-/// Shapes of a CLIP model, read from its `config.json`.
+/// Sizes of a CLIP model, read from its `config.json`.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct ClipConfig {
-    /// Length of an embedding.
+    /// Dimension of the embeddings.
     #[serde(default = "default::projection_dim")]
     pub projection_dim: usize,
-    /// Where the logarithm of the logit scale starts.
+    /// Initial value of the logarithm of the logit scale.
     #[serde(default = "default::logit_scale")]
     pub logit_scale_init_value: f32,
     /// The text tower.
     #[serde(default)]
     pub text_config: TextConfig,
-    /// The picture tower.
+    /// The image tower.
     #[serde(default)]
     pub vision_config: VisionConfig,
 }
 
-/// Shapes of the text tower. Defaults are those of `transformers`, which
-/// leaves out what equals them.
+/// Sizes of the text tower. `transformers` omits values that equal its
+/// defaults, so the defaults here are the same.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub(super) struct TextConfig {
-    /// Number of tokens.
+    /// Vocabulary size.
     pub vocab_size: usize,
     /// Width of the activations.
     pub hidden_size: usize,
@@ -64,18 +64,18 @@ pub(super) struct TextConfig {
     pub intermediate_size: usize,
     /// Number of blocks.
     pub num_hidden_layers: usize,
-    /// Heads of a block.
+    /// Attention heads of a block.
     pub num_attention_heads: usize,
     /// Longest text in tokens.
     pub max_position_embeddings: usize,
     /// `quick_gelu` or `gelu`.
     pub hidden_act: String,
-    /// Under the root of the layer norms.
+    /// Epsilon of the layer norms.
     pub layer_norm_eps: f32,
-    /// The token whose output is the text's embedding. The value 2, written
-    /// by early checkpoints, stands for "the token with the highest id".
+    /// The token whose output is the text's embedding. Early checkpoints
+    /// contain 2, which means "the token with the highest id".
     pub eos_token_id: u32,
-    /// Rates of dropout in training.
+    /// Dropout rates in training.
     #[serde(skip)]
     rates: Rates,
 }
@@ -108,16 +108,16 @@ impl Default for TextConfig {
 }
 
 impl ClipConfig {
-    /// Reads a `config.json`.
+    /// Parses a `config.json`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it describes another kind of model, or
-    /// shapes that no model can have.
+    /// [`Error::Checkpoint`] if it describes another kind of model, or
+    /// impossible sizes.
     fn parse(json: &Value) -> Result<Self> {
         let mut json = json.clone();
         for tower in ["text_config", "vision_config"] {
-            // The name of 2022. Where it is there, it says all: what it lacks
-            // has its default, whatever the newer name says.
+            // The field's name of 2022. If it is present, it replaces the newer
+            // field completely: what it lacks gets the default.
             let old = json
                 .get(format!("{tower}_dict"))
                 .filter(|old| !old.is_null());
@@ -154,7 +154,7 @@ impl ClipConfig {
     }
 }
 
-/// Reads a `config.json` of the type `clip`.
+/// Parses a `config.json` of the type `clip`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     Ok(Arc::new(ClipConfig::parse(json)?))
 }
@@ -196,7 +196,7 @@ impl Architecture for ClipConfig {
         self.text_config.rates.any() || self.vision_config.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["encoder.layers."]
     }
 
@@ -204,7 +204,8 @@ impl Architecture for ClipConfig {
         Ok(Box::new(Clip::new(self.clone(), params)?))
     }
 
-    /// Weights with the spreads that `transformers` draws a new `CLIPModel` from.
+    /// Draws weights with the standard deviations of a new `CLIPModel` in
+    /// `transformers`.
     fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         self.tensors()
@@ -226,7 +227,7 @@ impl Architecture for ClipConfig {
             .collect()
     }
 
-    /// The order decides which random weights a seed gives.
+    /// The order decides which random weights follow from a seed.
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (text, vision) = (&self.text_config, &self.vision_config);
         let (tw, vw) = (text.hidden_size, vision.hidden_size);
@@ -264,7 +265,7 @@ impl Architecture for ClipConfig {
 }
 
 impl ClipConfig {
-    /// The standard deviation of a new weight.
+    /// Returns the standard deviation of a new weight.
     fn spread(&self, name: &str) -> f64 {
         let (text, vision) = (&self.text_config, &self.vision_config);
         let (width, layers) = if name.starts_with("vis") {
@@ -288,7 +289,7 @@ impl ClipConfig {
     }
 }
 
-/// Both towers, and what their similarities are multiplied with.
+/// Both towers, and the logit scale.
 struct Clip {
     config: ClipConfig,
     vision: VisionTower,
@@ -373,14 +374,14 @@ impl Clip {
         })
     }
 
-    /// Embeddings `[batch, projection_dim]` of pictures `[batch, 3, height,
-    /// width]`, not normalised.
+    /// Returns unnormalised embeddings `[batch, projection_dim]` of images
+    /// `[batch, 3, height, width]`.
     fn encode_images(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let class = self.vision.encode_images(pass, pixels)?;
         linear(pass, &class, &self.visual_projection)
     }
 
-    /// Embeddings `[batch, projection_dim]` of texts, not normalised.
+    /// Returns unnormalised embeddings `[batch, projection_dim]` of texts.
     fn encode_texts(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
         let tower = &self.text;
         let segments = texts.segments();
@@ -394,17 +395,17 @@ impl Clip {
         linear(pass, &x, &tower.projection)
     }
 
-    /// As [`Clip::encode_images`], in a graph.
+    /// Writes [`Clip::encode_images`] as ONNX operators.
     fn onnx_images(&self, graph: &mut Graph, pixels: &Edge) -> Edge {
         let class = self.vision.onnx_images(graph, pixels);
         onnx::linear(graph, &class, &self.visual_projection)
     }
 
-    /// As [`Clip::encode_texts`], in a graph.
+    /// Writes [`Clip::encode_texts`] as ONNX operators.
     fn onnx_texts(&self, graph: &mut Graph, texts: &TextInputs) -> Edge {
         let tower = &self.text;
         let mut x = onnx::token_embeddings(graph, &texts.ids, texts.kinds.as_ref(), &tower.tables);
-        let mut seen = Attendance::of_texts(graph, texts);
+        let mut seen = AttentionContext::of_texts(graph, texts);
         for block in &tower.blocks {
             x = onnx::block(graph, &x, block, &mut seen);
         }
@@ -414,7 +415,8 @@ impl Clip {
         onnx::linear(graph, &x, &tower.projection)
     }
 
-    /// As [`Clip::end_of_text`], in a graph: `[batch, 1]`.
+    /// Writes [`Clip::end_of_text`] as ONNX operators, with the output `[batch,
+    /// 1]`.
     fn onnx_end_of_text(&self, graph: &mut Graph, texts: &TextInputs) -> Edge {
         let score = match self.config.text_config.eos_token_id {
             2 => texts.ids.clone(),
@@ -424,7 +426,7 @@ impl Clip {
                 graph.op("Equal", &[&ids, &id], &[])
             }
         };
-        // Ids are far below 2^24, so that a float holds them.
+        // Ids are below 2^24, so a float represents them exactly.
         let score = graph.cast(&score, DataType::Float);
         let mask = graph.cast(&texts.mask, DataType::Float);
         let score = graph.op("Mul", &[&score, &mask], &[]);
@@ -432,7 +434,7 @@ impl Clip {
         graph.op("ArgMax", &[&score], &given)
     }
 
-    /// The position whose output stands for the text.
+    /// Returns the position whose output represents the text.
     fn end_of_text(&self, ids: &[u32]) -> usize {
         let eos = match self.config.text_config.eos_token_id {
             2 => ids.iter().copied().max().unwrap_or(0),

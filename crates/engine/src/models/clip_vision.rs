@@ -1,6 +1,6 @@
-//! The picture tower of a CLIP, which is also a model of its own: names, shapes
-//! and behaviour of `CLIPVisionModel` of Hugging Face's `transformers`. The
-//! embedding is the class token behind the last norm.
+//! CLIP's image tower, which is also a model of its own. Names, shapes and
+//! behaviour follow `CLIPVisionModel` of Hugging Face's `transformers`. The
+//! embedding is the class token after the last norm.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Error, Result,
     image::{ImageProcessor, ProcessorClass},
-    onnx::{self, Attendance, Attribute, Edge, Graph, Inputs},
+    onnx::{self, AttentionContext, Attribute, Edge, Graph, Inputs},
     ops::{
         Block, CLIP_BLOCK, LayerNorm, Pass, PatchDims, PatchLayers, Pooler, Segments, layer_norm,
         patch_embeddings, run_blocks,
@@ -27,12 +27,12 @@ use crate::{
 
 const LAYERS: &str = "encoder.layers";
 
-/// How many of the first tensors belong to the embeddings, and how many behind
-/// them to the norms.
+/// Number of embedding tensors, which come first, and of norm tensors, which
+/// follow.
 pub(super) const VISION_EMBEDDINGS: usize = 3;
 pub(super) const VISION_NORMS: usize = 4;
 
-/// Shapes of the picture tower, with the defaults of `transformers`.
+/// Sizes of the image tower, with the defaults of `transformers`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub(super) struct VisionConfig {
@@ -42,17 +42,17 @@ pub(super) struct VisionConfig {
     pub intermediate_size: usize,
     /// Number of blocks.
     pub num_hidden_layers: usize,
-    /// Heads of a block.
+    /// Attention heads of a block.
     pub num_attention_heads: usize,
-    /// Height and width of a picture in pixels.
+    /// Height and width of an image in pixels.
     pub image_size: usize,
     /// Height and width of a patch in pixels.
     pub patch_size: usize,
     /// `quick_gelu` or `gelu`.
     pub hidden_act: String,
-    /// Under the root of the layer norms.
+    /// Epsilon of the layer norms.
     pub layer_norm_eps: f32,
-    /// Rates of dropout in training.
+    /// Dropout rates in training.
     #[serde(skip)]
     pub(super) rates: Rates,
 }
@@ -73,7 +73,7 @@ impl Default for VisionConfig {
     }
 }
 
-/// Reads a `config.json` of the type `clip_vision_model`.
+/// Parses a `config.json` of the type `clip_vision_model`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let mut config = VisionConfig::deserialize(json).map_err(bad_config)?;
     config.rates = Rates::attention(json)?;
@@ -82,8 +82,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
 }
 
 impl VisionConfig {
-    /// Refuses shapes that no model can have; `part` stands before the names of
-    /// the fields.
+    /// Refuses impossible sizes. `part` is the prefix of field names in errors.
     pub(super) fn check(&self, part: &str) -> Result<()> {
         let field = |name: &str| format!("{part}{name}");
         check_sizes(&[
@@ -144,7 +143,7 @@ impl Architecture for VisionConfig {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
+    fn layer_prefixes(&self) -> &[&'static str] {
         &["encoder.layers."]
     }
 
@@ -182,14 +181,14 @@ impl Architecture for VisionConfig {
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
         if pooler != Pooler::Cls {
-            let reason = "a CLIP's picture tower gives the class token: `cls` is possible";
+            let reason = "CLIP's image tower returns its class token: only `cls` is possible";
             return Err(Error::config("model_options.pooler", reason));
         }
         Ok(Box::new(VisionTower::load(self, params)?))
     }
 }
 
-/// The network, from pixels to the class token of each picture.
+/// The network, from pixels to the class token of each image.
 pub(super) struct VisionTower {
     dims: PatchDims,
     patches: PatchLayers,
@@ -232,7 +231,7 @@ impl VisionTower {
         })
     }
 
-    /// `[batch, width]` of pictures `[batch, 3, height, width]`.
+    /// Returns `[batch, width]` for images `[batch, 3, height, width]`.
     pub(super) fn encode_images(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let x = patch_embeddings(pass, pixels, self.dims, &self.patches)?;
         let (batch, tokens, width) = x.dims3()?;
@@ -243,11 +242,11 @@ impl VisionTower {
         layer_norm(pass, &class, &self.post_norm)
     }
 
-    /// As [`VisionTower::encode_images`], in a graph.
+    /// Writes [`VisionTower::encode_images`] as ONNX operators.
     pub(super) fn onnx_images(&self, graph: &mut Graph, pixels: &Edge) -> Edge {
         let x = onnx::patch_embeddings(graph, pixels, self.dims, &self.patches);
         let mut x = onnx::layer_norm(graph, &x, &self.pre_norm);
-        let mut seen = Attendance::all();
+        let mut seen = AttentionContext::all();
         for block in &self.blocks {
             x = onnx::block(graph, &x, block, &mut seen);
         }

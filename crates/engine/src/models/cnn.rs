@@ -1,4 +1,4 @@
-//! What convolutional networks have in common.
+//! Code shared by the convolutional networks.
 
 use candle_core::Tensor;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use crate::{
     params::Params,
 };
 
-/// A convolution and its normalisation, as a checkpoint names them.
+/// A convolution and its normalisation, with their names in a checkpoint.
 #[derive(Clone, Debug)]
 pub(super) struct Layer {
     convolution: String,
@@ -25,7 +25,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// `{prefix}.{convolution}` and `{prefix}.{norm}`.
+    /// A layer with the names `{prefix}.{convolution}` and `{prefix}.{norm}`.
     pub(super) fn named(prefix: &str, convolution: &str, norm: &str) -> Self {
         Self {
             convolution: format!("{prefix}.{convolution}"),
@@ -39,20 +39,21 @@ impl Layer {
         }
     }
 
-    /// Every output sees every input.
+    /// Makes it a full convolution: every output channel reads every input
+    /// channel.
     pub(super) fn full(self, inputs: usize, outputs: usize, kernel: usize, stride: usize) -> Self {
         Self {
             inputs,
             outputs,
             kernel,
             stride,
-            // A step of one keeps the size.
+            // Keeps the size if the stride is 1.
             padding: Padding::Both(kernel / 2),
             ..self
         }
     }
 
-    /// Each channel for itself.
+    /// Makes it a depthwise convolution: each channel has its own kernel.
     pub(super) fn depthwise(self, channels: usize, kernel: usize, stride: usize) -> Self {
         Self {
             kind: ConvKind::Depthwise,
@@ -72,7 +73,7 @@ impl Layer {
         vec![self.outputs, inputs, self.kernel, self.kernel]
     }
 
-    /// Name and shape of its tensors.
+    /// Returns the names and shapes of its tensors.
     pub(super) fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let weight = (format!("{}.weight", self.convolution), self.weight_shape());
         std::iter::once(weight)
@@ -81,7 +82,7 @@ impl Layer {
     }
 }
 
-/// Takes a layer's weights.
+/// Loads a layer's weights.
 pub(super) fn load(params: &Params, layer: &Layer, eps: f32, curve: Curve) -> Result<ConvNorm> {
     Ok(ConvNorm {
         kind: layer.kind,
@@ -99,8 +100,8 @@ pub(super) fn load(params: &Params, layer: &Layer, eps: f32, curve: Curve) -> Re
     })
 }
 
-/// The processor of a convolutional network; `file` is its
-/// `preprocessor_config.json`, `class` its class in `transformers`.
+/// Returns the image processor of a convolutional network. `file` is its
+/// `preprocessor_config.json`, `class` the processor's class in `transformers`.
 pub(super) fn cnn_processor(file: Option<&Value>, class: ProcessorClass) -> Result<ImageProcessor> {
     match file {
         Some(json) => ImageProcessor::parse(json, class, None),
@@ -108,7 +109,7 @@ pub(super) fn cnn_processor(file: Option<&Value>, class: ProcessorClass) -> Resu
     }
 }
 
-/// Refuses poolings that a map of features has not.
+/// Refuses poolings that need a class token.
 pub(super) fn check_pooler(pooler: Pooler) -> Result<()> {
     match pooler {
         Pooler::Cls => Err(Error::config(
@@ -119,15 +120,16 @@ pub(super) fn check_pooler(pooler: Pooler) -> Result<()> {
     }
 }
 
-/// Pictures `[batch, 3, height, width]` with their channels last.
+/// Returns images `[batch, 3, height, width]` in the layout `[batch, height,
+/// width, 3]`.
 pub(super) fn feature_map(pixels: &Tensor) -> Result<Tensor> {
     Ok(pixels.permute((0, 2, 3, 1))?.contiguous()?)
 }
 
-/// One vector for each map of features `[batch, height, width, channels]`.
-pub(super) fn pool_places(pass: &Pass, x: &Tensor, pooler: Pooler) -> Result<Tensor> {
+/// Pools each feature map `[batch, height, width, channels]` into one vector.
+pub(super) fn pool_map(pass: &Pass, x: &Tensor, pooler: Pooler) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
-    let places = height * width;
-    let rows = x.reshape((batch * places, channels))?;
-    pool(pass, &rows, &Segments::uniform(batch, places), pooler)
+    let positions = height * width;
+    let rows = x.reshape((batch * positions, channels))?;
+    pool(pass, &rows, &Segments::uniform(batch, positions), pooler)
 }

@@ -1,8 +1,7 @@
-//! DINOv2 (Oquab et al. 2023, arXiv:2304.07193): pictures to vectors, with the
-//! tensor names and the behaviour of `Dinov2Model` of Hugging Face's
-//! `transformers` in evaluation; stochastic depth is left out in training too.
-//! The embedding is the class token behind the last norm, or the mean of the
-//! patches. Pictures may have another size than those it was trained on.
+//! DINOv2 (Oquab et al. 2023, arXiv:2304.07193), an image encoder. Tensor names
+//! and behaviour follow `Dinov2Model` of Hugging Face's `transformers`. The
+//! embedding is the class token after the last norm, or the mean of the
+//! patches. Images may have another size than in pretraining.
 
 use std::sync::Arc;
 
@@ -11,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::{
     Architecture, ModelKind, Network,
-    encoder::{bad_config, load_blocks},
+    encoder::bad_config,
     rates::{Rates, rate},
-    vision::{Sizes, VisionFields},
+    vision::{ImageSizes, VisionFields},
 };
 use crate::{
     Result,
@@ -22,20 +21,18 @@ use crate::{
     params::Params,
 };
 
-const LAYERS: &str = "encoder.layer";
-
-/// Shapes of a DINOv2, read from its `config.json`.
+/// Sizes of a DINOv2, read from its `config.json`.
 #[derive(Clone, Debug, Deserialize)]
 struct Dinov2Config {
     #[serde(flatten)]
     fields: VisionFields,
-    /// How much wider an MLP is inside.
+    /// Width inside an MLP, relative to the width of the activations.
     #[serde(default = "mlp_ratio")]
     mlp_ratio: f64,
     /// Whether the MLPs are gated.
     #[serde(default)]
     use_swiglu_ffn: bool,
-    /// Under the root of the layer norms.
+    /// Epsilon of the layer norms.
     #[serde(default = "layer_norm_eps")]
     layer_norm_eps: f32,
 }
@@ -48,18 +45,18 @@ fn layer_norm_eps() -> f32 {
     1e-6
 }
 
-/// Reads a `config.json` of the type `dinov2`.
+/// Parses a `config.json` of the type `dinov2`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let mut config = Dinov2Config::deserialize(json).map_err(bad_config)?;
     config.fields.check()?;
     let mut rates = Rates::bert(json, 0.0)?;
-    // Its blocks drop attention weights and whole halves.
+    // The blocks drop attention weights, and whole branches (stochastic depth).
     rates.blocks.halves = [0.0; 2];
     rates.blocks.path = rate(json, &["drop_path_rate"], 0.0)?;
     config.fields.rates = rates;
     if !(config.mlp_ratio > 0.0 && config.mlp_ratio < 1000.0) || config.hidden() == 0 {
         return Err(bad_config(format!(
-            "`mlp_ratio` is {}; a number above 0 is wanted",
+            "`mlp_ratio` is {}; give a number between 0 and 1000",
             config.mlp_ratio
         )));
     }
@@ -148,7 +145,7 @@ impl Architecture for Dinov2Config {
         self.fields.rates.any()
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
+    fn layer_prefixes(&self) -> &[&'static str] {
         &["encoder.layer."]
     }
 
@@ -161,20 +158,12 @@ impl Architecture for Dinov2Config {
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let mut all = self.fields.embeddings();
-        let (layers, form) = (self.layers(), self.form());
-        for layer in 0..self.fields.num_hidden_layers {
-            all.extend(layers.tensors(&format!("{LAYERS}.{layer}"), &form));
-        }
-        all.extend(form.norm.tensors("layernorm", self.fields.hidden_size));
-        all
+        self.fields.tensors(&self.layers(), &self.form())
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        let (count, form) = (self.fields.num_hidden_layers, self.form());
-        let blocks = load_blocks(params, &self.layers(), LAYERS, count, &form)?;
-        let fields = &self.fields;
-        let network = fields.build(params, blocks, self.layer_norm_eps, pooler, Sizes::Any)?;
-        Ok(Box::new(network))
+        let (layers, form) = (self.layers(), self.form());
+        self.fields
+            .build(params, &layers, &form, pooler, ImageSizes::Any)
     }
 }

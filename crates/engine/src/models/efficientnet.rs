@@ -1,7 +1,6 @@
-//! EfficientNet (Tan and Le 2019, arXiv:1905.11946), with the tensor names and
-//! the behaviour of `EfficientNetModel` of Hugging Face's `transformers`, and
-//! its Lite form (no squeeze-and-excitation, ReLU6). Stochastic depth is left
-//! out in training, so that runs are exact.
+//! EfficientNet (Tan and Le 2019, arXiv:1905.11946) and its Lite form (no
+//! squeeze-and-excitation, ReLU6). Tensor names and behaviour follow
+//! `EfficientNetModel` of Hugging Face's `transformers`.
 
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, Input, ModelKind, Network,
-    cnn::{Layer, check_pooler, cnn_processor, feature_map, load, pool_places},
+    cnn::{Layer, check_pooler, cnn_processor, feature_map, load, pool_map},
     rates::rate,
 };
 use crate::{
@@ -26,47 +25,50 @@ use crate::{
     params::Params,
 };
 
-/// Shapes of an EfficientNet, read from its `config.json`. Defaults are those
-/// of `transformers`: the B7.
+/// Sizes of an EfficientNet, read from its `config.json`. The defaults are
+/// those of `transformers`, which describe the B7.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 struct EfficientNetConfig {
-    /// Height and width of a picture in pixels.
+    /// Height and width of an image in pixels.
     image_size: usize,
-    /// What channels are multiplied with.
+    /// Factor of the number of channels.
     width_coefficient: f64,
-    /// What the number of blocks is multiplied with.
+    /// Factor of the number of blocks.
     depth_coefficient: f64,
-    /// Channels are multiples of this.
+    /// Numbers of channels are multiples of this.
     depth_divisor: usize,
-    /// Kernel of each stage.
+    /// Kernel size of each stage.
     kernel_sizes: Vec<usize>,
-    /// Channels that come into each stage.
+    /// Input channels of each stage.
     in_channels: Vec<usize>,
-    /// Channels that come out of each stage.
+    /// Output channels of each stage.
     out_channels: Vec<usize>,
-    /// Numbers of blocks that are padded on all sides alike.
+    /// Numbers of the blocks whose depthwise convolution has the same padding
+    /// on all sides.
     depthwise_padding: Vec<usize>,
-    /// Step of the first block of each stage.
+    /// Stride of the first block of each stage.
     strides: Vec<usize>,
-    /// Blocks of each stage.
+    /// Number of blocks of each stage.
     num_block_repeats: Vec<usize>,
-    /// How much wider a block is inside.
+    /// Factor of the channels inside a block, per stage.
     expand_ratios: Vec<usize>,
-    /// How narrow squeeze-and-excitation is; 0 leaves it out.
+    /// Channels inside squeeze-and-excitation, relative to a block's input; 0
+    /// omits it.
     squeeze_expansion_ratio: f64,
     /// `swish` or `relu6`.
     hidden_act: String,
-    /// Channels of the last map, and length of an embedding.
+    /// Channels of the last feature map, which is the dimension of the
+    /// embeddings.
     hidden_dim: usize,
-    /// Under the root of the batch normalisations.
+    /// Epsilon of the batch normalisations.
     batch_norm_eps: f32,
-    /// The share of elements that training drops before the last block's input is
-    /// added; earlier blocks drop less.
+    /// Rate of stochastic depth in the last block. It grows linearly with the
+    /// block number.
     #[serde(skip)]
     drop_connect_rate: f32,
-    /// Whether the first layer and the number of blocks of the first and the
-    /// last stage keep their size, as in the Lite form.
+    /// Whether the coefficients leave the first layer's channels, and the block
+    /// counts of the first and last stage, unchanged, as in the Lite form.
     fixed_ends: bool,
 }
 
@@ -94,7 +96,8 @@ impl Default for EfficientNetConfig {
     }
 }
 
-/// One block: widen, look around, squeeze and excite, narrow.
+/// One block: expansion, depthwise convolution, squeeze-and-excitation,
+/// projection.
 struct BlockLayers {
     expand: Option<Layer>,
     depthwise: Layer,
@@ -112,10 +115,10 @@ struct Squeeze {
 }
 
 impl EfficientNetConfig {
-    /// Reads a `config.json` of the type `efficientnet`.
+    /// Parses a `config.json` of the type `efficientnet`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it describes shapes that no model can have.
+    /// [`Error::Checkpoint`] if it describes impossible sizes.
     fn parse(json: &Value) -> Result<Self> {
         let bad = |reason: String| Error::checkpoint(format!("config.json: {reason}"));
         let mut config = Self::deserialize(json).map_err(|e| bad(e.to_string()))?;
@@ -163,7 +166,8 @@ impl EfficientNetConfig {
         })
     }
 
-    /// Channels, scaled and rounded to a multiple that is not much less.
+    /// Scales a number of channels and rounds it to a multiple of the divisor,
+    /// by at most 10% downwards.
     fn round(&self, channels: usize) -> usize {
         let scaled = channels as f64 * self.width_coefficient;
         let divisor = self.depth_divisor;
@@ -242,7 +246,7 @@ impl EfficientNetConfig {
     }
 }
 
-/// Reads a `config.json` of the type `efficientnet`.
+/// Parses a `config.json` of the type `efficientnet`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     Ok(Arc::new(EfficientNetConfig::parse(json)?))
 }
@@ -305,7 +309,7 @@ impl Architecture for EfficientNetConfig {
     }
 }
 
-/// The network up to its last map of features.
+/// The network, up to its last feature map.
 struct EfficientNet {
     pooler: Pooler,
     stem: ConvNorm,
@@ -320,7 +324,7 @@ struct Block {
     squeeze: Option<[Linear; 2]>,
     project: ConvNorm,
     residual: bool,
-    /// The share of elements that training drops before the input is added.
+    /// Rate of stochastic depth.
     dropped: f32,
 }
 
@@ -329,7 +333,7 @@ impl Network for EfficientNet {
         match input {
             Input::Images(pixels) => {
                 let features = self.features(pass, pixels)?;
-                pool_places(pass, &features, self.pooler).map(Some)
+                pool_map(pass, &features, self.pooler).map(Some)
             }
             _ => Ok(None),
         }
@@ -340,7 +344,7 @@ impl Network for EfficientNet {
             return Ok(None);
         };
         let features = self.onnx_features(graph, pixels)?;
-        onnx::pool_places(graph, &features, self.pooler).map(Some)
+        onnx::pool_map(graph, &features, self.pooler).map(Some)
     }
 }
 
@@ -349,7 +353,7 @@ impl EfficientNet {
         let curve = config.curve()?;
         let build = |layer: &Layer, curve| load(params, layer, config.batch_norm_eps, curve);
         let blocks = config.blocks();
-        // As in `transformers`, which counts from 0.
+        // As in `transformers`, block 0 drops nothing.
         let each = config.drop_connect_rate / blocks.len().max(1) as f32;
         let blocks = blocks.into_iter().enumerate().map(|(number, block)| {
             let squeeze = block.squeeze.map(|s| -> Result<_> {
@@ -379,12 +383,13 @@ impl EfficientNet {
         })
     }
 
-    /// `[batch, height, width, channels]` of pictures `[batch, 3, height,
-    /// width]`.
+    /// Returns `[batch, height, width, channels]` for images `[batch, 3,
+    /// height, width]`.
     fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let mut x = self.stem.forward(pass, &feature_map(pixels)?, None)?;
         for (number, block) in self.blocks.iter().enumerate() {
-            // With dropout the input is added behind the fused operation.
+            // Dropout goes between the block and its shortcut, so the fused
+            // operation can't add the input.
             let site = (Site::Convolution(number), block.dropped);
             let drops = block.residual && block.dropped > 0.0 && pass.has_draws();
             let before = drops.then(|| x.clone());
@@ -412,7 +417,7 @@ impl EfficientNet {
                 &block.depthwise,
                 Shortcut::None,
             )?;
-            let narrow = linear(pass, &pool_places(pass, &wide, Pooler::Mean)?, reduce)?;
+            let narrow = linear(pass, &pool_map(pass, &wide, Pooler::Mean)?, reduce)?;
             let scale = linear(pass, &self.activate(&narrow)?, expand)?;
             let scaled = scale_channels(pass, &wide, &sigmoid(&scale)?)?;
             let residual = (block.residual && !drops).then_some(&x);
@@ -422,7 +427,8 @@ impl EfficientNet {
         self.top.forward(pass, &x, None)
     }
 
-    /// As [`EfficientNet::features`], in a graph, with the channels first.
+    /// Writes [`EfficientNet::features`] as ONNX operators, with the channels
+    /// first.
     fn onnx_features(&self, graph: &mut Graph, pixels: &Edge) -> Result<Edge> {
         let mut x = onnx::conv_norm(graph, pixels, &self.stem, None)?;
         for block in &self.blocks {

@@ -1,12 +1,12 @@
-//! The network that all text encoders share: tables, blocks, norms and pooling.
-//! Architectures differ in the parts that they put into it.
+//! The network shared by all text encoders: embedding tables, blocks, norms and
+//! pooling. Architectures differ in the parts that they supply.
 
 use candle_core::Tensor;
 
 use super::{Input, Network, rates::Rates};
 use crate::{
     Error, Result,
-    onnx::{self, Attendance, Edge, Graph, Inputs},
+    onnx::{self, AttentionContext, Edge, Graph, Inputs},
     ops::{
         Block, BlockForm, BlockLayers, LayerNorm, Pass, Pooler, Site, TokenTables, dropout,
         layer_norm, pool, run_blocks_from, token_embeddings,
@@ -15,22 +15,23 @@ use crate::{
     tokenizer::TokenBatch,
 };
 
-/// A text model, from token ids to one vector for each text.
+/// A text model, from token ids to one vector per text.
 pub(super) struct TextEncoder {
     pub(super) tables: TokenTables,
-    /// Factor of the tables' rows.
+    /// Factor of the token embeddings.
     pub(super) scale: Option<f64>,
-    /// Behind the tables.
+    /// Norm after the embeddings.
     pub(super) first_norm: Option<LayerNorm>,
     pub(super) blocks: Vec<Block>,
-    /// Behind the blocks.
+    /// Norm after the last block.
     pub(super) last_norm: Option<LayerNorm>,
     pub(super) pooler: Pooler,
     pub(super) rates: Rates,
 }
 
 impl TextEncoder {
-    /// The embeddings of these earlier layers, and those of the last one.
+    /// Returns the embeddings of the given earlier layers, then those of the
+    /// last layer.
     fn encode_texts(
         &self,
         pass: &Pass,
@@ -53,15 +54,15 @@ impl TextEncoder {
         let mut found = Vec::with_capacity(layers.len() + 1);
         let mut done = 0;
         let mut order: Vec<usize> = (0..layers.len()).collect();
-        order.sort_by_key(|place| layers[*place]);
-        for place in &order {
-            let layer = layers[*place].min(self.blocks.len());
+        order.sort_by_key(|index| layers[*index]);
+        for index in &order {
+            let layer = layers[*index].min(self.blocks.len());
             let blocks = &self.blocks[done..layer];
             x = run_blocks_from(done, blocks, pass, &x, &segments, None)?;
             done = layer;
-            found.push((*place, pool(pass, &x, &segments, self.pooler)?));
+            found.push((*index, pool(pass, &x, &segments, self.pooler)?));
         }
-        found.sort_by_key(|(place, _)| *place);
+        found.sort_by_key(|(index, _)| *index);
         let rest = &self.blocks[done..];
         let x = run_blocks_from(done, rest, pass, &x, &segments, only.as_deref())?;
         let x = norm(x, self.last_norm.as_ref())?;
@@ -100,7 +101,6 @@ impl Network for TextEncoder {
         }
     }
 
-    /// As `encode`, in a graph, for the parts that have a form there.
     fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
         let Inputs::Texts(texts) = inputs else {
             return Ok(None);
@@ -115,7 +115,7 @@ impl Network for TextEncoder {
             x = graph.op("Mul", &[&x, &scale], &[]);
         }
         let mut x = norm(graph, x, &self.first_norm);
-        let mut seen = Attendance::of_texts(graph, texts);
+        let mut seen = AttentionContext::of_texts(graph, texts);
         for block in &self.blocks {
             x = onnx::block(graph, &x, block, &mut seen);
         }
@@ -124,7 +124,7 @@ impl Network for TextEncoder {
     }
 }
 
-/// The blocks `{name}.0`, `{name}.1` and so on, of one form.
+/// Loads the blocks `{name}.0`, `{name}.1` and so on.
 pub(super) fn load_blocks(
     params: &Params,
     layers: &BlockLayers,
@@ -137,7 +137,7 @@ pub(super) fn load_blocks(
         .collect()
 }
 
-/// An error about a `config.json`.
+/// Returns an error about a `config.json`.
 pub(super) fn bad_config(reason: impl std::fmt::Display) -> Error {
     Error::config_json(reason)
 }
@@ -150,11 +150,11 @@ pub(super) fn check_sizes(sizes: &[(&str, usize)]) -> Result<()> {
     }
 }
 
-/// Refuses a width that can't be split into heads.
+/// Refuses a width that is not a multiple of the number of heads.
 pub(super) fn check_heads(field: &str, width: usize, heads: usize) -> Result<()> {
     if width == 0 || heads == 0 || !width.is_multiple_of(heads) {
         return Err(bad_config(format!(
-            "`{field}` {width} can't be split into {heads} heads"
+            "`{field}` {width} is not a multiple of the number of heads, {heads}"
         )));
     }
     Ok(())

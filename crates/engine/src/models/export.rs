@@ -1,4 +1,5 @@
-//! A model as ONNX: inputs, network, projection head, embedding.
+//! Export of a model as an ONNX graph: inputs, network, projection head,
+//! embedding.
 
 use std::path::Path;
 
@@ -10,11 +11,11 @@ use crate::{
 
 /// The name of an ONNX model's output.
 const OUTPUT: &str = "embedding";
-/// That of a cross-encoder: its scores before their activation, as
-/// `transformers` names them.
+/// The output of a cross-encoder: scores before the activation. `transformers`
+/// uses the same name.
 const SCORES: &str = "logits";
 
-/// The name of the output of a model of this kind.
+/// Returns the output name of models of this kind.
 pub(crate) fn output_name(kind: ModelKind) -> &'static str {
     match kind {
         ModelKind::TextPairs => SCORES,
@@ -22,69 +23,68 @@ pub(crate) fn output_name(kind: ModelKind) -> &'static str {
     }
 }
 
-/// The input that an ONNX model takes.
+/// The input of an ONNX model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum OnnxInput<'a> {
     /// `input_ids` and `attention_mask`, `[batch, length]`, of this type. The
-    /// mask is 0 for padding. A model that reads padding too, as a SigLIP, takes
-    /// texts of one length alone and ignores the mask.
+    /// mask is 0 for padding. A model that attends to padding, such as SigLIP,
+    /// takes only texts of one length and ignores the mask.
     Texts(TokenType),
-    /// The same for a cross-encoder, with `token_type_ids` where the network tells
-    /// the two texts of a pair apart.
+    /// The same for a cross-encoder, with `token_type_ids` if the network has
+    /// token types.
     TextPairs(TokenType),
-    /// Pictures as [`crate::image::ImageProcessor`] prepares them, `[batch, 3,
+    /// Images as [`crate::image::ImageProcessor`] prepares them, `[batch, 3,
     /// height, width]`.
     Images {
         /// The input's name.
         name: &'a str,
         /// Height and width in pixels.
         sides: [usize; 2],
-        /// Factor and summand of each channel, for pictures that come
-        /// normalised in another way.
+        /// Scale and shift of each channel, for images with another
+        /// normalisation.
         affine: Option<([f32; 3], [f32; 3])>,
     },
     /// `features`, `[batch, length]`.
     Features {
-        /// How many numbers an item has.
+        /// Number of features of an item.
         length: usize,
     },
 }
 
-/// The type of token ids.
+/// Integer type of token ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenType {
-    /// 32 bits, as the Python Finetuner gives them.
+    /// 32 bits, as in the Python Finetuner.
     Int32,
-    /// 64 bits, as tokenizers give them.
+    /// 64 bits, as tokenizers produce them.
     Int64,
 }
 
-/// The numbers that an ONNX model computes with.
+/// Number format of an ONNX model's weights and computation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OnnxFormat {
-    /// 32-bit floats: what the engine itself computes, to the last digits.
+    /// 32-bit floats. Results equal the engine's up to rounding.
     #[default]
     Float32,
-    /// 8 bits for the products and the table of tokens of transformers, as
-    /// onnxruntime's dynamic quantisation: a quarter of the size, faster, and a
-    /// little less exact. Convolutions stay as they are.
+    /// 8-bit integers for matrix products and token embeddings of transformers,
+    /// like onnxruntime's dynamic quantisation: a quarter of the size, faster,
+    /// slightly less exact. Convolutions remain in 32 bits.
     Int8,
 }
 
 impl Model {
-    /// Writes the model as ONNX to `path`, from an input to `embedding`, or to
-    /// the `logits` of a cross-encoder. Weights
-    /// of more than 2 GiB go to `{path}.data`.
+    /// Writes the model as ONNX to `path`. Its output is `embedding`, or
+    /// `logits` for a cross-encoder. Weights of more than 2 GiB go to
+    /// `{path}.data`.
     ///
     /// # Errors
-    /// [`Error::Data`] where the model embeds no such inputs, or its
-    /// architecture can't be written as ONNX; [`Error::Io`] where a file can't be
-    /// written.
+    /// [`Error::Data`] if the model does not take this input or its
+    /// architecture has no ONNX form; [`Error::Io`] if a file can't be written.
     pub fn save_onnx(&self, path: &Path, input: OnnxInput<'_>, format: OnnxFormat) -> Result<()> {
         self.onnx(input, format)?.write(path)
     }
 
-    /// The graph from an input to its embedding.
+    /// Builds the graph from an input to its embedding.
     pub(crate) fn onnx(&self, input: OnnxInput<'_>, format: OnnxFormat) -> Result<Graph> {
         let mut graph = Graph::new(format == OnnxFormat::Int8);
         let inputs = match input {
@@ -96,7 +96,7 @@ impl Model {
                 let length = self.config.architecture().text_length();
                 let length = self.setup.text_length.or(length);
                 let is_pair = matches!(input, OnnxInput::TextPairs(_));
-                let with_kinds = is_pair && self.config.architecture().token_kinds() > 1;
+                let with_kinds = is_pair && self.config.architecture().token_types() > 1;
                 Inputs::Texts(TextInputs::new(&mut graph, kind, length, with_kinds))
             }
             OnnxInput::Images {
@@ -134,8 +134,8 @@ impl Model {
             }
             None => x,
         };
-        let behind = self.modules[1].iter();
-        let x = behind.fold(x, |x, layer| layer.onnx(&mut graph, &x));
+        let after = self.modules[1].iter();
+        let x = after.fold(x, |x, layer| layer.onnx(&mut graph, &x));
         graph.output(
             &x,
             output_name(self.kind()),
@@ -145,10 +145,10 @@ impl Model {
     }
 }
 
-/// Says that models of this kind have no ONNX form.
+/// Returns the error for a model whose architecture has no ONNX form.
 pub(crate) fn no_onnx(kind: ModelKind) -> Error {
     let kind = kind.inputs();
     Error::data(format!(
-        "this model of {kind} can't be written as ONNX: its architecture has no ONNX form"
+        "this model of {kind} can't be exported to ONNX: its architecture has no ONNX form"
     ))
 }

@@ -1,8 +1,8 @@
-//! The text network of Gemma 3 (Gemma Team 2025, arXiv:2503.19786), which
-//! EmbeddingGemma is made of: with `use_bidirectional_attention` its places see
-//! both those before and those behind them.
+//! The text network of Gemma 3 (Gemma Team 2025, arXiv:2503.19786), on which
+//! EmbeddingGemma is based. With `use_bidirectional_attention` tokens attend in
+//! both directions.
 //!
-//! Tensor names, shapes and behaviour are those of `Gemma3TextModel` of Hugging
+//! Tensor names, shapes and behaviour follow `Gemma3TextModel` of Hugging
 //! Face's `transformers` in evaluation.
 
 use std::sync::Arc;
@@ -12,25 +12,19 @@ use serde_json::Value;
 
 use super::{
     Architecture, ModelKind, Network,
-    encoder::{TextEncoder, bad_config, check_sizes},
+    encoder::{bad_config, check_sizes},
+    llama::{Llama, check_kv_heads, layers},
     rates::Rates,
     rope::{LayerType, Ropes, check_head, check_scaling, layer_types},
     sizes::{Sizes, text_network},
 };
 use crate::{
     Result,
-    ops::{
-        Activation, AttentionConfig, BlockForm, BlockLayers, FinishNames, LayerName, LayerNorm,
-        NormKind, Pooler, Positions, Rotary, TokenTables,
-    },
+    ops::{Activation, AttentionConfig, BlockForm, FinishNames, NormKind, Pooler, Rotary},
     params::Params,
 };
 
-const TOKENS: &str = "embed_tokens.weight";
-const LAST_NORM: &str = "norm";
-const NORM: NormKind = NormKind::RmsPlusOne;
-
-/// The sizes where a `config.json` has none.
+/// Default sizes.
 const SIZES: Sizes = Sizes {
     vocab_size: 262_208,
     hidden_size: 2304,
@@ -49,11 +43,11 @@ struct File {
     hidden_activation: Activation,
     rms_norm_eps: f32,
     attention_bias: bool,
-    /// Scores are divided by the root of this.
+    /// Attention scores are divided by the square root of this.
     query_pre_attn_scalar: f32,
     sliding_window: usize,
     layer_types: Option<Vec<LayerType>>,
-    /// Written by older versions: each layer of so many is global.
+    /// Written by older versions: every n-th layer is global.
     #[serde(alias = "_sliding_window_pattern")]
     sliding_window_pattern: usize,
     use_bidirectional_attention: Option<bool>,
@@ -91,12 +85,12 @@ struct Gemma3 {
     sizes: Sizes,
     file: File,
     types: Vec<LayerType>,
-    /// The base of the rotary embeddings of global and of local layers.
+    /// Base frequencies of the rotary embeddings of global and local layers.
     thetas: [f32; 2],
     rates: Rates,
 }
 
-/// Reads a `config.json` of the type `gemma3_text`.
+/// Parses a `config.json` of the type `gemma3_text`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let file = File::deserialize(json).map_err(bad_config)?;
     let sizes = SIZES.read(json)?;
@@ -106,11 +100,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
         ("sliding_window", file.sliding_window),
         ("sliding_window_pattern", file.sliding_window_pattern),
     ])?;
-    if !heads.is_multiple_of(kv_heads) {
-        return Err(bad_config(format!(
-            "`num_attention_heads` {heads} can't be shared by {kv_heads} heads of keys"
-        )));
-    }
+    check_kv_heads(heads, kv_heads)?;
     if file.query_pre_attn_scalar.is_nan() || file.query_pre_attn_scalar <= 0.0 {
         return Err(bad_config(format!(
             "`query_pre_attn_scalar` is {}; it must be above 0",
@@ -119,7 +109,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     }
     if let Some(cap) = file.attn_logit_softcapping {
         return Err(bad_config(format!(
-            "`attn_logit_softcapping` is {cap}; only models without it are known"
+            "`attn_logit_softcapping` is {cap}; only models without it are supported"
         )));
     }
     check_head(file.head_dim)?;
@@ -147,8 +137,8 @@ impl Gemma3 {
         self.file.use_bidirectional_attention == Some(true)
     }
 
-    /// How far a local layer sees. The window counts the place itself; of places
-    /// that see both ways, one half lies on each side.
+    /// Returns how many tokens away a local layer attends. The window includes
+    /// the token itself; in bidirectional models half of it lies on each side.
     fn reach(&self) -> usize {
         let window = self.file.sliding_window;
         match self.is_bidirectional() {
@@ -157,44 +147,34 @@ impl Gemma3 {
         }
     }
 
-    fn form(&self) -> BlockForm {
+    fn llama(&self) -> Llama<'_> {
         let file = &self.file;
-        let heads = self.sizes.num_attention_heads;
-        BlockForm {
-            width: self.sizes.hidden_size,
-            hidden: self.sizes.intermediate_size,
-            activation: file.hidden_activation,
-            norm: NORM,
-            eps: file.rms_norm_eps,
-            norm_first: true,
-            attention: AttentionConfig {
-                kv_heads: file.num_key_value_heads,
-                scale: 1.0 / file.query_pre_attn_scalar.sqrt(),
-                causal: !self.is_bidirectional(),
-                ..AttentionConfig::new(heads * file.head_dim, heads)
+        let (width, heads) = (self.sizes.hidden_size, self.sizes.num_attention_heads);
+        let finish = FinishNames::Norms(["post_attention_layernorm", "post_feedforward_layernorm"]);
+        Llama {
+            sizes: &self.sizes,
+            layers: layers(
+                file.attention_bias,
+                "pre_feedforward_layernorm",
+                Some(finish),
+            ),
+            form: BlockForm {
+                width,
+                hidden: self.sizes.intermediate_size,
+                activation: file.hidden_activation,
+                norm: NormKind::RmsPlusOne,
+                eps: file.rms_norm_eps,
+                norm_first: true,
+                attention: AttentionConfig {
+                    kv_heads: file.num_key_value_heads,
+                    scale: 1.0 / file.query_pre_attn_scalar.sqrt(),
+                    causal: !self.is_bidirectional(),
+                    ..AttentionConfig::new(heads * file.head_dim, heads)
+                },
+                rates: self.rates.blocks,
             },
-            rates: self.rates.blocks,
-        }
-    }
-
-    fn layers(&self) -> BlockLayers {
-        let attention = |name| LayerName::new(name).with_bias(self.file.attention_bias);
-        let mlp = |name| LayerName::new(name).with_bias(false);
-        BlockLayers {
-            norm1: Some("input_layernorm"),
-            query: attention("self_attn.q_proj"),
-            key: attention("self_attn.k_proj"),
-            value: attention("self_attn.v_proj"),
-            out: attention("self_attn.o_proj"),
-            head_norms: Some(["self_attn.q_norm", "self_attn.k_norm"]),
-            norm2: "pre_feedforward_layernorm",
-            fc1: mlp("mlp.gate_proj"),
-            gate: Some(mlp("mlp.up_proj")),
-            fc2: mlp("mlp.down_proj"),
-            finish: Some(FinishNames::Norms([
-                "post_attention_layernorm",
-                "post_feedforward_layernorm",
-            ])),
+            scale: Some((width as f64).sqrt()),
+            rates: self.rates,
         }
     }
 }
@@ -210,51 +190,23 @@ impl Architecture for Gemma3 {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["layers."]
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let width = self.sizes.hidden_size;
-        let mut all = vec![(TOKENS.to_owned(), vec![self.sizes.vocab_size, width])];
-        let (layers, form) = (self.layers(), self.form());
-        for layer in 0..self.sizes.num_hidden_layers {
-            all.extend(layers.tensors(&format!("layers.{layer}"), &form));
-        }
-        all.extend(NORM.tensors(LAST_NORM, width));
-        all
+        self.llama().tensors()
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        let (file, width) = (&self.file, self.sizes.hidden_size);
-        let longest = self.sizes.max_position_embeddings;
-        let rotary = self.thetas.map(|theta| Rotary::new(theta, file.head_dim));
-        let block = |(layer, kind): (usize, &LayerType)| {
-            let mut form = self.form();
-            let local = *kind == LayerType::Local;
-            form.attention.rotary = Some(rotary[usize::from(local)].clone());
-            form.attention.reach = local.then(|| self.reach());
-            self.layers()
-                .load(params, &format!("layers.{layer}"), &form)
-        };
-        let last_norm = LayerNorm::load_kind(params, LAST_NORM, width, file.rms_norm_eps, NORM)?;
-        Ok(Box::new(TextEncoder {
-            tables: TokenTables {
-                token: params.get(TOKENS, &[self.sizes.vocab_size, width])?,
-                position: Positions::None { longest },
-                kind: None,
-            },
-            scale: Some((width as f64).sqrt()),
-            first_norm: None,
-            blocks: self
-                .types
-                .iter()
-                .enumerate()
-                .map(block)
-                .collect::<Result<_>>()?,
-            last_norm: Some(last_norm),
-            pooler,
-            rates: self.rates,
-        }))
+        let head = self.file.head_dim;
+        let rotary = self.thetas.map(|theta| Rotary::new(theta, head));
+        let types = &self.types;
+        self.llama()
+            .build(params, pooler, types, |kind, attention| {
+                let local = kind == LayerType::Local;
+                attention.rotary = Some(rotary[usize::from(local)].clone());
+                attention.reach = local.then(|| self.reach());
+            })
     }
 }

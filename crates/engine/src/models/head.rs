@@ -1,7 +1,7 @@
-//! The projection head that goes on top of a backbone where its embeddings
-//! shall have another length, or where the backbone is frozen: two layers with
-//! batch normalisation and a ReLU between them, as in the Python Finetuner. A
-//! CLIP has one for each tower.
+//! The projection head on top of a backbone, for embeddings of another
+//! dimension or for a frozen backbone. It has two linear layers with batch
+//! normalisation, and a ReLU between them, as in the Python Finetuner. A CLIP
+//! has one head per tower.
 
 use std::collections::HashMap;
 
@@ -10,38 +10,40 @@ use candle_core::Tensor;
 use crate::{
     Error, Result,
     kernels::simd::Curve,
+    modules::FoldedLayer,
     onnx::{self, Edge, Graph},
     ops::{BatchNorm, ConvKind, ConvNorm, Linear, Padding, Pass, linear},
     params::{Params, RawTensor},
 };
 
-/// What the names of its tensors begin with.
+/// Prefix of the head's tensor names.
 pub(crate) const PREFIX: &str = "projection_head.";
-/// Where the names of the two heads of a CLIP go on: that of the text tower, and
-/// that of the picture tower. They are named like the parts of the model.
+/// Second part of the prefix for the two heads of a CLIP, of the text tower and
+/// of the image tower. They equal the names of the model's parts.
 const TOWERS: [&str; 2] = ["clip-text.", "clip-vision."];
-/// Under the root of the normalisations.
+/// Epsilon of the normalisations.
 const EPS: f32 = 1e-5;
 
-/// Lengths of what comes in and of the embedding.
+/// Input and output dimensions of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeadConfig {
-    /// Length of the backbone's embeddings.
+    /// Dimension of the backbone's embeddings.
     pub inputs: usize,
-    /// Length of the embeddings that come out.
+    /// Dimension of the head's embeddings.
     pub outputs: usize,
 }
 
 impl HeadConfig {
     fn layers(self) -> [(usize, usize, usize); 2] {
-        // The number of the layer; its normalisation has the next one.
+        // The normalisation has the number after its layer's.
         [
             (0, self.inputs, self.inputs),
             (3, self.inputs, self.outputs),
         ]
     }
 
-    /// Name and shape of the tensors of one head, or of a head for each tower.
+    /// Returns the names and shapes of the tensors of one head, or of a head
+    /// per tower.
     #[must_use]
     pub fn tensors(self, towers: bool) -> Vec<(String, Vec<usize>)> {
         let mut all = Vec::new();
@@ -56,23 +58,12 @@ impl HeadConfig {
     }
 }
 
-/// A layer of a head as a linear map, its normalisation folded into it.
-pub(crate) struct FoldedLayer {
-    pub(crate) inputs: usize,
-    pub(crate) outputs: usize,
-    /// `[outputs, inputs]`
-    pub(crate) weight: Vec<f32>,
-    pub(crate) bias: Vec<f32>,
-    /// Whether a ReLU follows.
-    pub(crate) relu: bool,
-}
-
 impl HeadConfig {
-    /// The layers of the one head in `tensors`, as they work outside of
-    /// training: `gamma (W x - mean) / sqrt(var + eps) + beta`.
+    /// Returns the evaluation form of the layers of a single head: `gamma (W x
+    /// - mean) / sqrt(var + eps) + beta`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where a tensor is missing.
+    /// [`Error::Checkpoint`] if a tensor is missing.
     pub(crate) fn folded(self, tensors: &HashMap<String, RawTensor>) -> Result<Vec<FoldedLayer>> {
         let layers = self.layers().map(|(number, inputs, outputs)| {
             let get = |number: usize, part: &str| {
@@ -111,7 +102,7 @@ fn layer_name(part: &str, number: usize) -> String {
     format!("{PREFIX}{part}head_layers.{number}")
 }
 
-/// The heads of a model: one, or one for each tower of a CLIP.
+/// The heads of a model: one, or one per tower of a CLIP.
 pub(crate) enum Heads {
     One(Head),
     Towers { text: Head, image: Head },
@@ -130,7 +121,7 @@ impl Heads {
         })
     }
 
-    /// The head for texts, or the one for everything else.
+    /// Returns the only head, or that of the tower for texts or images.
     pub(crate) fn of(&self, texts: bool) -> &Head {
         match self {
             Self::One(head) => head,
@@ -184,7 +175,7 @@ impl Head {
         Ok(x)
     }
 
-    /// As [`Head::forward`] in evaluation, in a graph.
+    /// Writes [`Head::forward`] in evaluation as ONNX operators.
     pub(crate) fn onnx(&self, graph: &mut Graph, x: &Edge) -> Result<Edge> {
         let mut x = x.clone();
         for (layer, norm) in &self.layers {

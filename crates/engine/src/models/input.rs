@@ -1,4 +1,4 @@
-//! Inputs of models: one batch of one kind of items.
+//! Input batches of models.
 
 use std::ops::Range;
 
@@ -6,35 +6,35 @@ use candle_core::Tensor;
 
 use crate::{Result, cloud::CloudBatch, tokenizer::TokenBatch};
 
-/// What is embedded: one batch of one kind.
+/// A batch of inputs of one kind.
 #[derive(Clone, Debug)]
 pub enum Input {
     /// Token ids.
     Texts(TokenBatch),
-    /// Pictures, `[batch, 3, height, width]`, as
-    /// [`crate::image::ImageProcessor`] prepares them.
+    /// Images, `[batch, 3, height, width]`, as [`crate::image::ImageProcessor`]
+    /// prepares them.
     Images(Tensor),
-    /// Features, `[batch, length]`.
+    /// Feature vectors, `[batch, length]`.
     Features(Tensor),
     /// Point clouds, as [`crate::cloud::CloudSampler`] prepares them.
     PointClouds(CloudBatch),
 }
 
 impl Input {
-    /// The items at these places of the batch, all of which must be there.
-    pub(crate) fn slice(&self, places: Range<usize>) -> Result<Self> {
-        let rows = |x: &Tensor| x.narrow(0, places.start, places.len());
+    /// Returns the items in a range of the batch, which must exist.
+    pub(crate) fn slice(&self, range: Range<usize>) -> Result<Self> {
+        let rows = |x: &Tensor| x.narrow(0, range.start, range.len());
         Ok(match self {
-            Self::Texts(texts) => Self::Texts(texts.slice(places)),
-            Self::Images(pictures) => Self::Images(rows(pictures)?),
+            Self::Texts(texts) => Self::Texts(texts.slice(range)),
+            Self::Images(pixels) => Self::Images(rows(pixels)?),
             Self::Features(features) => Self::Features(rows(features)?),
-            Self::PointClouds(clouds) => Self::PointClouds(clouds.slice(places)),
+            Self::PointClouds(clouds) => Self::PointClouds(clouds.slice(range)),
         })
     }
 
-    /// Whether these items are the texts of examples in which they have the place
-    /// `member`. The features in place of a frozen model's items are texts where
-    /// they come first.
+    /// Returns whether these items are texts. `member` is their position in the
+    /// examples of a batch. Cached outputs of a frozen model, which are
+    /// features, belong to texts if they are the first member.
     pub(crate) fn is_texts(&self, member: usize) -> bool {
         match self {
             Self::Texts(_) => true,
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slice_has_the_items_at_its_places() {
+    fn a_slice_has_the_items_of_its_range() {
         let mut texts = TokenBatch::new(vec![1, 2, 3, 4, 5, 6], vec![2, 1, 3]);
         texts.left_out = 1;
         let Input::Texts(part) = Input::Texts(texts).slice(1..3).unwrap() else {

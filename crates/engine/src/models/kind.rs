@@ -1,27 +1,27 @@
-//! What a model embeds.
+//! Kinds of data that models embed.
 
 use finetuner_protocol::Task;
 
 /// The kind of data that a model embeds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelKind {
-    /// Texts and pictures, into one space.
+    /// Texts and images, in one embedding space.
     TextImage,
     /// Texts.
     Text,
-    /// Pictures.
+    /// Images.
     Image,
-    /// Features: lists of numbers.
+    /// Feature vectors.
     Features,
-    /// Point clouds: lists of places in space.
+    /// Point clouds: lists of 3D points.
     PointCloud,
-    /// Pairs of texts, which it scores in place of embedding them: a
-    /// cross-encoder.
+    /// Pairs of texts, for a cross-encoder, which scores them instead of
+    /// embedding them.
     TextPairs,
 }
 
 impl ModelKind {
-    /// The kind of model that compares this.
+    /// Returns the kind of model that a task needs.
     #[must_use]
     pub fn of_task(task: &Task) -> Self {
         match task {
@@ -33,7 +33,7 @@ impl ModelKind {
         }
     }
 
-    /// Returns the task of a model of this kind: the items that it compares.
+    /// Returns the task of this kind of model.
     #[must_use]
     pub fn task(self) -> Task {
         match self {
@@ -45,7 +45,8 @@ impl ModelKind {
         }
     }
 
-    /// The kind of the network alone: that of a sequence classifier reads texts.
+    /// Returns the kind without a classification head: a cross-encoder's
+    /// network reads texts.
     pub(crate) fn of_network(self) -> Self {
         match self {
             Self::TextPairs => Self::Text,
@@ -53,7 +54,7 @@ impl ModelKind {
         }
     }
 
-    /// What it embeds, in words.
+    /// Returns the inputs in words, for messages.
     pub(crate) fn inputs(self) -> &'static str {
         match self {
             Self::TextImage => "texts and pictures",

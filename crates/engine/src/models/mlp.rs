@@ -1,4 +1,4 @@
-//! A perceptron with hidden layers: from features that were made elsewhere to
+//! A multilayer perceptron that maps feature vectors from elsewhere to
 //! embeddings.
 
 use std::sync::Arc;
@@ -15,21 +15,21 @@ use crate::{
     params::Params,
 };
 
-/// Shapes of a perceptron.
+/// Sizes of a multilayer perceptron.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MlpConfig {
-    /// Length of the features.
+    /// Number of input features.
     pub input_size: usize,
-    /// Width of each layer; that of the last is the embedding's length.
+    /// Width of each layer. The last one is the embedding dimension.
     #[serde(default)]
     pub hidden_sizes: Vec<usize>,
     /// Whether the layers have biases.
     #[serde(default = "yes")]
     pub bias: bool,
-    /// `relu`, `tanh`, `sigmoid`, or nothing, behind every layer but the last.
+    /// `relu`, `tanh`, `sigmoid` or none, after every layer except the last.
     #[serde(default)]
     pub activation: Option<String>,
-    /// Whether embeddings are given the length 1.
+    /// Whether embeddings are normalised to length 1.
     #[serde(default)]
     pub l2: bool,
 }
@@ -38,21 +38,21 @@ fn yes() -> bool {
     true
 }
 
-/// No layer may be wider than this.
+/// The largest width of a layer.
 const WIDEST: usize = 65_536;
 
 impl MlpConfig {
-    /// Reads `model_options` or a `config.json` of the type `mlp`.
+    /// Parses `model_options`, or a `config.json` of the type `mlp`.
     ///
     /// # Errors
-    /// [`Error::Config`] where a field is missing or has no sense.
+    /// [`Error::Config`] if a field is missing or invalid.
     pub fn parse(json: &Value) -> Result<Self> {
         let bad = |reason: String| Error::config("model_options", reason);
         let config = Self::deserialize(json).map_err(|e| bad(format!("`mlp`: {e}")))?;
         let sizes = std::iter::once(&config.input_size).chain(&config.hidden_sizes);
         if let Some(size) = sizes.into_iter().find(|n| **n == 0 || **n > WIDEST) {
             return Err(bad(format!(
-                "`input_size` and `hidden_sizes`: {size}; from 1 to {WIDEST} are possible"
+                "`input_size` and `hidden_sizes`: {size}; widths range from 1 to {WIDEST}"
             )));
         }
         if config.hidden_sizes.is_empty() {
@@ -75,7 +75,7 @@ impl MlpConfig {
     }
 }
 
-/// Reads a `config.json` of the type `mlp`.
+/// Parses a `config.json` of the type `mlp`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     Ok(Arc::new(MlpConfig::parse(json)?))
 }
@@ -97,7 +97,7 @@ impl Architecture for MlpConfig {
         Some(self.input_size)
     }
 
-    fn begins_random(&self) -> bool {
+    fn starts_random(&self) -> bool {
         true
     }
 
@@ -160,7 +160,7 @@ impl Mlp {
         if self.l2 { normalize(&x) } else { Ok(x) }
     }
 
-    /// As [`Mlp::encode_features`], in a graph.
+    /// Writes [`Mlp::encode_features`] as ONNX operators.
     fn onnx_features(&self, graph: &mut Graph, features: &Edge) -> Edge {
         let mut x = features.clone();
         for (i, layer) in self.layers.iter().enumerate() {

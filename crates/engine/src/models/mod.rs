@@ -1,8 +1,8 @@
-//! The models that can be trained.
+//! Models that can be trained.
 //!
-//! A [`Model`] is a network with its weights, and a projection head where one
-//! was asked for. [`ModelConfig`] is its `config.json`, read. One file describes
-//! one architecture; `architecture` has the list of them.
+//! A [`Model`] is a network with its weights, and optionally a projection head.
+//! A [`ModelConfig`] is its parsed `config.json`. Each architecture has its own
+//! file; `registry` lists them.
 
 mod adapters;
 mod alibi_bert;
@@ -21,6 +21,7 @@ mod gemma3;
 mod head;
 mod input;
 mod kind;
+mod llama;
 mod mlp;
 mod modernbert;
 mod mpnet;
@@ -28,6 +29,7 @@ mod nomic_bert;
 mod pointnet;
 mod qwen3;
 mod rates;
+mod registry;
 mod resnet;
 mod rope;
 mod siglip;
@@ -51,7 +53,7 @@ pub(crate) use classifier::{describe_classifier, describe_network, is_classifier
 pub use export::{OnnxFormat, OnnxInput, TokenType};
 pub(crate) use export::{no_onnx, output_name};
 pub use head::HeadConfig;
-pub(crate) use head::{FoldedLayer, PREFIX as HEAD_PREFIX};
+pub(crate) use head::PREFIX as HEAD_PREFIX;
 pub use input::Input;
 pub use kind::ModelKind;
 pub use mlp::MlpConfig;
@@ -63,33 +65,33 @@ use crate::{
     Error, Result,
     kernels::gemm::Precision,
     lora::LoraSpec,
-    modules::{Activation, Layer, LayerSpec, head_place},
+    modules::{Activation, Layer, LayerSpec, head_position},
     ops::{Kernels, Pass, Pooler, Runtime},
     params::{Param, Params, RawTensor},
     random,
 };
 
-/// The logarithm of the factor of similarities in a loss.
+/// Name of the logarithm of the scale of a loss's similarities.
 const LOGIT_SCALE: &str = "logit_scale";
-/// The addend of similarities in a loss.
+/// Name of the bias of a loss's similarities.
 const LOGIT_BIAS: &str = "logit_bias";
 
-/// A network's shapes, read from its `config.json`.
+/// A network's architecture and sizes, parsed from its `config.json`.
 #[derive(Clone, Debug)]
 pub struct ModelConfig(Arc<dyn Architecture>);
 
 impl ModelConfig {
-    /// Reads a `config.json` by its `model_type`.
+    /// Parses a `config.json` according to its `model_type`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it names no architecture that is known, or
-    /// describes shapes that no model can have.
+    /// [`Error::Checkpoint`] if the architecture is unknown or the sizes are
+    /// impossible.
     pub fn parse(json: &Value) -> Result<Self> {
-        architecture::parse(json).map(Self)
+        registry::parse(json).map(Self)
     }
 
-    /// Returns what the model of a `config.json` takes: pairs of texts where it
-    /// describes a sequence classifier.
+    /// Returns the kind of input of a `config.json`'s model: pairs of texts for
+    /// a sequence classifier.
     ///
     /// # Errors
     /// As [`ModelConfig::parse`].
@@ -103,56 +105,56 @@ impl ModelConfig {
         })
     }
 
-    /// Reads the `config.json` of a cross-encoder: a network of texts with a
-    /// classification head. Where it describes no classifier, the head is a new
+    /// Parses the `config.json` of a cross-encoder: a text network with a
+    /// classification head. If it describes no classifier, the head is a new
     /// one with one label.
     ///
     /// # Errors
-    /// As [`ModelConfig::parse`], and where the architecture has no
-    /// classification head.
+    /// As [`ModelConfig::parse`], and if the architecture has no classification
+    /// head.
     pub fn parse_classifier(json: &Value) -> Result<Self> {
         classifier::parse(json).map(Self)
     }
 
-    /// What it embeds.
+    /// Returns the kind of data that the model embeds.
     #[must_use]
     pub fn kind(&self) -> ModelKind {
         self.0.kind()
     }
 
-    /// Length of the network's embeddings.
+    /// Returns the dimension of the network's embeddings.
     #[must_use]
     pub fn dim(&self) -> usize {
         self.0.dim()
     }
 
-    /// The longest text in tokens, for models that read texts.
+    /// Returns the longest text in tokens, if the model reads texts.
     #[must_use]
     pub fn max_tokens(&self) -> Option<usize> {
         self.0.max_tokens()
     }
 
-    /// Rows of the table of tokens, for models that read texts.
+    /// Returns the vocabulary size, if the model reads texts.
     #[must_use]
     pub fn vocab_size(&self) -> Option<usize> {
         self.0.vocab_size()
     }
 
-    /// Height and width of a picture in pixels, where the network takes one
-    /// size alone.
+    /// Returns the height and width of images in pixels, if the network takes
+    /// only one size.
     #[must_use]
     pub fn image_size(&self) -> Option<usize> {
         self.0.image_size()
     }
 
-    /// Name and shape of every tensor.
+    /// Returns the name and shape of every tensor.
     #[must_use]
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         self.0.tensors()
     }
 
-    /// Random weights of this model's shapes: for measuring, testing, and
-    /// training from nothing. The same seed gives the same weights.
+    /// Returns random weights, for benchmarks, tests and training from scratch.
+    /// The same seed gives the same weights.
     #[must_use]
     pub fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
         self.0.random_weights(seed)
@@ -162,10 +164,12 @@ impl ModelConfig {
         &*self.0
     }
 
-    /// Tensors by the names that [`ModelConfig::tensors`] has, others left out.
+    /// Renames tensors to the names of [`ModelConfig::tensors`] and drops
+    /// others.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] lists those that are missing or of another shape.
+    /// [`Error::Checkpoint`] lists tensors that are missing or have another
+    /// shape.
     pub(crate) fn canonical(
         &self,
         tensors: HashMap<String, RawTensor>,
@@ -173,7 +177,8 @@ impl ModelConfig {
         canonical::canonical(&*self.0, tensors)
     }
 
-    /// The name of each tensor, by itself and by the one in `transformers`.
+    /// Returns each tensor's name, keyed by itself and by its name in
+    /// `transformers`.
     pub(crate) fn module_names(&self) -> HashMap<String, String> {
         let tensors = self.tensors().into_iter();
         let names = tensors.flat_map(|(name, _)| {
@@ -183,41 +188,38 @@ impl ModelConfig {
         names.collect()
     }
 
-    /// The name of `known` behind the prefixes of a tensor's name.
+    /// Returns the name in `known` of a tensor whose name may have prefixes.
     pub(crate) fn known_name<T>(&self, name: &str, known: &HashMap<String, T>) -> Option<String> {
         canonical::known_name(&*self.0, name, known)
     }
 }
 
-/// What a network is built with beside its weights.
+/// Settings of a model besides its sizes and weights.
 #[derive(Clone, Debug, Default)]
 pub struct ModelSetup {
-    /// How a text's or a picture's places become one vector; the mean where
-    /// none is given.
+    /// Combines the tokens of a text, or the patches of an image, into one
+    /// vector; the architecture's own pooling if none is given.
     pub pooler: Option<Pooler>,
-    /// The modules of sentence-transformers behind the pooling.
+    /// The modules of sentence-transformers after the pooling.
     pub modules: Vec<LayerSpec>,
-    /// A projection head. It goes before a `Normalize` at the end of the
-    /// modules, and behind all others.
+    /// A projection head. It goes after all modules except a final `Normalize`.
     pub head: Option<HeadConfig>,
-    /// Whether training leaves the network as it is and changes the head
-    /// alone.
+    /// Whether the network is frozen, so that only the head is trained.
     pub freeze: bool,
-    /// Decides the weights of a new head.
+    /// Seed of a new head's weights.
     pub seed: u64,
-    /// Adapters to train in place of the network's weights.
+    /// Adapters to train instead of the network's weights.
     pub lora: Option<LoraSpec>,
-    /// The number of tokens to which texts are filled up with padding, where a
-    /// model reads the padding too and its tokenizer allows fewer tokens than
-    /// its `config.json`.
+    /// The length in tokens to which texts are padded, if the model attends to
+    /// padding and its tokenizer allows fewer tokens than its `config.json`.
     pub text_length: Option<usize>,
-    /// The activation of a cross-encoder's scores where they are used, which
-    /// training leaves to the loss.
+    /// The activation that a cross-encoder applies to its scores in inference.
+    /// In training the loss applies its own.
     pub activation: Option<Activation>,
 }
 
 impl ModelSetup {
-    /// Length of the embeddings that a head takes: of the pooled ones behind
+    /// Returns the dimension of the head's input: of pooled embeddings after
     /// the modules.
     pub(crate) fn body_dim(&self, config: &ModelConfig) -> Result<usize> {
         let width = config.dim();
@@ -234,20 +236,20 @@ pub struct Model {
     params: Params,
     runtime: Runtime,
     network: Box<dyn Network>,
-    /// The modules before the head, if there is one, and those behind it.
+    /// The modules before the head's position, and those after it.
     modules: [Vec<Layer>; 2],
     heads: Option<head::Heads>,
-    /// Length of the embeddings that a head takes.
+    /// Dimension of the head's input.
     body_dim: usize,
 }
 
 impl Model {
-    /// Puts a model together from the tensors of a checkpoint. A head that is
-    /// not among them begins with random weights.
+    /// Builds a model from the tensors of a checkpoint. A head that the
+    /// checkpoint lacks starts with random weights.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where a tensor is missing or has another shape
-    /// than `config` asks for.
+    /// [`Error::Checkpoint`] if a tensor is missing or has another shape than
+    /// `config` requires.
     pub fn new(
         config: ModelConfig,
         mut tensors: HashMap<String, RawTensor>,
@@ -264,7 +266,7 @@ impl Model {
         }
         let is_module = |name: &String, _: &mut RawTensor| name.starts_with(MODULE_PREFIX);
         head_tensors.extend(tensors.extract_if(is_module));
-        // What the model doesn't use stays out of the optimizer.
+        // Tensors that the model doesn't use must not reach the optimizer.
         let mut tensors = config.canonical(tensors)?;
         tensors.extend(head_tensors);
         if let Some(lora) = &mut setup.lora {
@@ -275,7 +277,8 @@ impl Model {
             if let Some(lora) = &setup.lora {
                 return learned && adapters::is_trained_whole(&config, lora, name);
             }
-            // Scale and bias of a loss belong to no tower.
+            // Scale and bias of a loss are trained although the towers are
+            // frozen.
             let of_towers = !name.starts_with(head::PREFIX)
                 && ![LOGIT_SCALE, LOGIT_BIAS].contains(&name)
                 && !config.0.trains_frozen(name);
@@ -289,9 +292,9 @@ impl Model {
         }
         let body_dim = setup.body_dim(&config)?;
         let layers = setup.modules.iter().enumerate();
-        let layers = layers.map(|(place, spec)| Layer::load(spec, place, &params));
+        let layers = layers.map(|(index, spec)| Layer::load(spec, index, &params));
         let mut before = layers.collect::<Result<Vec<_>>>()?;
-        let behind = before.split_off(head_place(&setup.modules));
+        let after = before.split_off(head_position(&setup.modules));
         let heads = setup
             .head
             .map(|head| head::Heads::new(head, towers, &params));
@@ -302,111 +305,113 @@ impl Model {
             setup,
             params,
             network,
-            modules: [before, behind],
+            modules: [before, after],
             body_dim,
         })
     }
 
-    /// The network's shapes.
+    /// Returns the network's sizes.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// What the network was built with.
+    /// Returns the settings that the model was built with.
     #[must_use]
     pub fn setup(&self) -> &ModelSetup {
         &self.setup
     }
 
-    /// What it embeds.
+    /// Returns the kind of data that the model embeds.
     #[must_use]
     pub fn kind(&self) -> ModelKind {
         self.config.kind()
     }
 
-    /// Length of an embedding.
+    /// Returns the embedding dimension.
     #[must_use]
     pub fn dim(&self) -> usize {
         self.setup.head.map_or(self.body_dim, |head| head.outputs)
     }
 
-    /// The model's parameters.
+    /// Returns the model's parameters.
     #[must_use]
     pub fn params(&self) -> &Params {
         &self.params
     }
 
-    /// The logarithm of what similarities are multiplied with in a CLIP's loss.
+    /// Returns the logarithm of the scale of CLIP loss similarities, if the
+    /// model has one.
     #[must_use]
     pub fn logit_scale(&self) -> Option<&Arc<Param>> {
         self.network.logit_scale()
     }
 
-    /// The addend of similarities in SigLIP's loss, for a model that has one.
+    /// Returns the bias of SigLIP loss similarities, if the model has one.
     #[must_use]
     pub fn logit_bias(&self) -> Option<&Arc<Param>> {
         self.network.logit_bias()
     }
 
-    /// Chooses between fused and composite operations. On the CPU the fused
-    /// ones are the default; other devices have only the composite ones.
+    /// Chooses between fused and composite operations. The CPU uses fused ones
+    /// by default; other devices have only composite ones.
     pub fn set_kernels(&mut self, kernels: Kernels) {
         if self.params.device().is_cpu() {
             self.runtime.kernels = kernels;
         }
     }
 
-    /// Computes on the CPU as on another device: composite operations, and
-    /// gradients as tensors, so that steps of optimizers are those of tensors too.
-    /// It is for tests of what runs on devices that are not at hand.
+    /// Computes on the CPU in the way of other devices: composite operations,
+    /// gradients as tensors, and optimizer steps on tensors. For tests on
+    /// machines without such a device.
     pub fn compute_as_on_a_device(&mut self) {
         self.set_kernels(Kernels::Composite);
         self.params.keep_gradients_as_tensors();
     }
 
-    /// Chooses how exact the products of training steps are;
+    /// Sets the precision of matrix products in training steps;
     /// [`Precision::Float32`] by default.
     pub fn set_precision(&mut self, precision: Precision) {
         self.runtime.precision = precision;
         #[cfg(feature = "cuda")]
         if self.params.device().is_cuda() {
-            // One setting for the process: its other models train so too.
+            // The setting is global: it applies to all models of the process.
             candle_core::cuda::set_gemm_reduced_precision_f32(precision == Precision::Tf32);
         }
     }
 
-    /// Keeps the inputs of the blocks of a transformer alone in training, and runs
-    /// each block again on the way back (gradient checkpointing): less memory for
-    /// a third more time. Fused operations keep what they need in any case.
+    /// Turns gradient checkpointing on or off. With it, training keeps only the
+    /// inputs of transformer blocks and recomputes each block in the backward
+    /// pass, which saves memory for a third more time. Fused operations ignore
+    /// this setting.
     pub fn set_gradient_checkpointing(&mut self, on: bool) {
-        self.runtime.remakes = on;
+        self.runtime.checkpointing = on;
     }
 
-    /// A pass for a training step.
+    /// Returns a pass for a training step.
     #[must_use]
     pub fn training(&self) -> Pass {
         self.runtime.training()
     }
 
-    /// A pass that only computes.
+    /// Returns a pass without gradients.
     #[must_use]
     pub fn inference(&self) -> Pass {
         self.runtime.inference()
     }
 
-    /// Embeddings, `[batch, dim]`. They are normalised where the model's own
-    /// modules end with a `Normalize`.
+    /// Returns embeddings `[batch, dim]`. They are normalised if the model's
+    /// own modules end with a `Normalize`.
     ///
     /// # Errors
-    /// Where the input is of another kind or size than the model's.
+    /// If the model takes another kind or size of input.
     pub fn encode(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
         self.encode_member(pass, input, 0)
     }
 
-    /// Embeddings of one member of each example of a batch. What a frozen CLIP
-    /// made of its inputs before belongs to texts where it is the first member,
-    /// and else to pictures.
+    /// Returns embeddings of one member of each example of a batch. Cached
+    /// outputs of a frozen CLIP belong to texts if they are the first member,
+    /// and to images otherwise.
     pub(crate) fn encode_member(
         &self,
         pass: &Pass,
@@ -417,23 +422,24 @@ impl Model {
         self.encode_top(pass, &x, input.is_texts(member))
     }
 
-    /// The first part of [`Model::encode_member`]: the network and the modules
-    /// before the head. It treats each row by itself, unless
+    /// The first part of [`Model::encode_member`]: the network, and the modules
+    /// before the head. It computes each row independently, unless
     /// [`Model::trunk_compares_rows`].
     pub(crate) fn encode_trunk(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
         match (self.setup.freeze, input) {
-            // What the frozen network made of it before.
+            // Cached output of the frozen network.
             (true, Input::Features(known)) if self.kind() != ModelKind::Features => {
                 Ok(known.clone())
             }
-            // What is frozen needs no way back, and keeps its running moments.
+            // A frozen network needs no backward pass, and its running
+            // statistics stay fixed.
             (true, _) => self.encode_frozen(input),
             (false, _) => self.encode_body(pass, input),
         }
     }
 
-    /// The second part of [`Model::encode_member`]: what training changes of a
-    /// frozen model, and the head with the modules behind it.
+    /// The second part of [`Model::encode_member`]: the trained part of a
+    /// frozen network, the head, and the modules after it.
     pub(crate) fn encode_top(&self, pass: &Pass, x: &Tensor, texts: bool) -> Result<Tensor> {
         let x = match self.setup.freeze {
             true => self.network.finish(pass, x, texts)?,
@@ -446,9 +452,9 @@ impl Model {
         apply(&self.modules[1], pass, x)
     }
 
-    /// How many layers there are before the last one whose output can be
-    /// embedded: the tables and all blocks but one. 0 for a network that is not
-    /// made of such blocks.
+    /// Returns the number of layers before the last whose outputs can be
+    /// embedded: the embedding layer and all blocks but one. 0 if the network
+    /// has no such blocks, or is frozen.
     #[must_use]
     pub fn earlier_layers(&self) -> usize {
         match self.setup.freeze {
@@ -457,11 +463,11 @@ impl Model {
         }
     }
 
-    /// Embeddings of some earlier layers, as if they were the last, and those of
-    /// the last layer behind them. Layer 0 is the output of the tables.
+    /// Returns embeddings of some earlier layers, as if each were the last,
+    /// followed by those of the last layer. Layer 0 is the embedding layer.
     ///
     /// # Errors
-    /// As [`Model::encode`]; and where the network has no such layers.
+    /// As [`Model::encode`], and if the network has no such layers.
     pub fn encode_layers(
         &self,
         pass: &Pass,
@@ -477,33 +483,34 @@ impl Model {
         finished.collect()
     }
 
-    /// Whether a part that is trained drops elements in training, as its files
-    /// say.
+    /// Returns whether a trained part of the model has dropout, according to
+    /// its files.
     pub(crate) fn has_dropout(&self) -> bool {
         let in_modules = self.setup.modules.iter().any(LayerSpec::has_dropout);
         self.trains_trunk() && (self.config.0.has_dropout() || in_modules)
     }
 
-    /// Whether training changes a part of [`Model::encode_trunk`].
+    /// Returns whether training changes a part of [`Model::encode_trunk`].
     pub(crate) fn trains_trunk(&self) -> bool {
         !self.setup.freeze
     }
 
-    /// Whether training embeds a row of [`Model::encode_trunk`] differently among
-    /// other rows: the network has batch normalisation and is not frozen.
+    /// Returns whether a training step's result for a row of
+    /// [`Model::encode_trunk`] depends on other rows: the network has batch
+    /// normalisation and is not frozen.
     pub(crate) fn trunk_compares_rows(&self) -> bool {
         let moments = |name: &str| name.contains(".running_") && !name.starts_with(head::PREFIX);
         self.trains_trunk() && self.params.iter().any(|param| moments(param.name()))
     }
 
-    /// Embeds an input with the network and the modules before the head.
+    /// Encodes an input with the network and the modules before the head.
     fn encode_body(&self, pass: &Pass, input: &Input) -> Result<Tensor> {
         let x = self.network.encode(pass, input)?;
         let x = x.ok_or_else(|| self.refused(input))?;
         apply(&self.modules[0], pass, x)
     }
 
-    /// The output of the part of the model that `freeze` leaves as it is.
+    /// Returns the output of the frozen part of the model.
     pub(crate) fn encode_frozen(&self, input: &Input) -> Result<Tensor> {
         let pass = self.inference();
         let x = self.network.encode_frozen(&pass, input)?;
@@ -511,8 +518,8 @@ impl Model {
         apply(&self.modules[0], &pass, x)
     }
 
-    /// Lengths of what [`Model::encode_frozen`] makes of a text and of a picture,
-    /// or of anything else.
+    /// Returns the dimensions of [`Model::encode_frozen`] for texts and for
+    /// other inputs.
     pub(crate) fn frozen_dims(&self) -> [usize; 2] {
         let own = self.config.0.frozen_dims();
         own.unwrap_or([self.body_dim; 2])

@@ -1,8 +1,8 @@
 //! ModernBERT (Warner et al. 2024, arXiv:2412.13663): rotary embeddings, local
-//! attention in most layers, gated MLPs and no biases. The embedding models of
-//! Nomic, GTE and Granite are ModernBERTs.
+//! attention in most layers, gated MLPs and no biases. Embedding models of
+//! Nomic, GTE and Granite are based on it.
 //!
-//! Tensor names, shapes and behaviour are those of `ModernBertModel` of Hugging
+//! Tensor names, shapes and behaviour follow `ModernBertModel` of Hugging
 //! Face's `transformers` in evaluation.
 
 use std::sync::Arc;
@@ -32,7 +32,7 @@ const TOKENS: &str = "embeddings.tok_embeddings.weight";
 const FIRST_NORM: &str = "embeddings.norm";
 const LAST_NORM: &str = "final_norm";
 
-/// The sizes where a `config.json` has none.
+/// Default sizes.
 const SIZES: Sizes = Sizes {
     vocab_size: 50_368,
     hidden_size: 768,
@@ -51,11 +51,11 @@ struct File {
     norm_bias: bool,
     attention_bias: bool,
     mlp_bias: bool,
-    /// Places that a local layer sees, half of them on each side.
+    /// Window of a local layer in tokens, half of it on each side.
     local_attention: usize,
-    /// Half of `local_attention`, in its place where both are given.
+    /// Half of `local_attention`, which it overrides.
     sliding_window: Option<usize>,
-    /// The kind of each layer; written by newer versions.
+    /// The type of each layer; written by newer versions.
     layer_types: Option<Vec<LayerType>>,
     /// Written by older versions.
     global_attn_every_n_layers: usize,
@@ -68,7 +68,7 @@ struct File {
     classifier_activation: HeadActivation,
 }
 
-/// How a sequence classifier pools.
+/// The pooling of a sequence classifier.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum ClassifierPooling {
@@ -103,14 +103,14 @@ impl Default for File {
 struct ModernBert {
     sizes: Sizes,
     file: File,
-    /// The kind of each layer.
+    /// The type of each layer.
     types: Vec<LayerType>,
-    /// The base of the rotary embeddings of global and of local layers.
+    /// Base frequencies of the rotary embeddings of global and local layers.
     thetas: [f32; 2],
     rates: Rates,
 }
 
-/// Reads a `config.json` of the type `modernbert`.
+/// Parses a `config.json` of the type `modernbert`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let mut file = File::deserialize(json).map_err(bad_config)?;
     let sizes = SIZES.read(json)?;
@@ -176,7 +176,8 @@ impl ModernBert {
         }
     }
 
-    /// The norm behind the embeddings is the first layer's too.
+    /// The norm after the embeddings also serves as the first layer's attention
+    /// norm.
     fn layers(&self, layer: usize) -> BlockLayers {
         let qkv = LayerName::new("attn.Wqkv").with_bias(self.file.attention_bias);
         let wi = LayerName::new("mlp.Wi").with_bias(self.file.mlp_bias);
@@ -207,7 +208,7 @@ impl Architecture for ModernBert {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["layers."]
     }
 

@@ -1,8 +1,8 @@
-//! MPNet (Song et al. 2020, arXiv:2004.09297): a BERT whose attention also knows
-//! the distances. all-mpnet-base-v2 and its relatives are MPNets.
+//! MPNet (Song et al. 2020, arXiv:2004.09297): a BERT with relative position
+//! biases. all-mpnet-base-v2 is one.
 //!
-//! Tensor names, shapes and behaviour are those of `MPNetModel` of Hugging
-//! Face's `transformers` in evaluation.
+//! Tensor names, shapes and behaviour follow `MPNetModel` of Hugging Face's
+//! `transformers` in evaluation.
 
 use std::sync::Arc;
 
@@ -25,9 +25,9 @@ use crate::{
     params::Params,
 };
 
-/// The row of the padding token, in both tables.
+/// The padding token's row in both embedding tables.
 const PADDING: u32 = 1;
-/// `transformers` computes with these, whatever the configuration says.
+/// `transformers` uses these numbers and ignores the configuration.
 const BUCKETS: usize = 32;
 const MAX_DISTANCE: usize = 128;
 const BIAS: &str = "encoder.relative_attention_bias.weight";
@@ -43,8 +43,8 @@ const BLOCK: BlockNames = BlockNames {
     mlp: ["intermediate.dense", "output.dense"],
 };
 
-/// The sizes where a `config.json` has none. The positions are rows of their
-/// table, of which two are no positions.
+/// Default sizes. `max_position_embeddings` counts the rows of the table, two
+/// of which are not positions.
 const SIZES: Sizes = Sizes {
     vocab_size: 30_527,
     hidden_size: 768,
@@ -80,7 +80,7 @@ struct Mpnet {
     rates: Rates,
 }
 
-/// Reads a `config.json` of the type `mpnet`.
+/// Parses a `config.json` of the type `mpnet`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let file = File::deserialize(json).map_err(bad_config)?;
     let sizes = SIZES.read(json)?;
@@ -88,13 +88,14 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let rows = sizes.max_position_embeddings;
     if rows < PADDING as usize + 2 {
         return Err(bad_config(format!(
-            "`max_position_embeddings` is {rows}; the first two are no positions"
+            "`max_position_embeddings` is {rows}; at least 3 are needed, since the first two \
+             rows are not positions"
         )));
     }
     let buckets = file.relative_attention_num_buckets;
     if buckets != BUCKETS {
         return Err(bad_config(format!(
-            "`relative_attention_num_buckets` is {buckets}; {BUCKETS} is known"
+            "`relative_attention_num_buckets` is {buckets}; only {BUCKETS} is supported"
         )));
     }
     let rates = Rates::bert(json, 0.1)?;
@@ -145,7 +146,7 @@ impl Architecture for Mpnet {
         &["mpnet."]
     }
 
-    /// A layer that embeddings don't use.
+    /// The pooler's layer, which embeddings don't use.
     fn keeps(&self, name: &str) -> bool {
         name.starts_with("pooler.dense.")
     }
@@ -154,7 +155,7 @@ impl Architecture for Mpnet {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["encoder.layer."]
     }
 

@@ -1,8 +1,9 @@
 //! NomicBERT (Nussbaum et al. 2024, arXiv:2402.01613): a BERT with rotary
 //! embeddings and gated MLPs, the network of nomic-embed-text.
 //!
-//! Tensor names are those of its checkpoints, which `transformers` reads and
-//! writes too; the behaviour is that of its `NomicBertModel` in evaluation.
+//! Tensor names are those of its checkpoints, which `transformers` also reads
+//! and writes. The behaviour follows the `NomicBertModel` of `transformers` in
+//! evaluation.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use crate::{
     params::Params,
 };
 
-/// The sizes where a `config.json` has none.
+/// Default sizes.
 const SIZES: Sizes = Sizes {
     vocab_size: 30_528,
     hidden_size: 768,
@@ -35,8 +36,8 @@ const SIZES: Sizes = Sizes {
     max_position_embeddings: 2048,
 };
 
-/// The fields of a `config.json` by the names of `transformers`, or by those of
-/// the published checkpoints.
+/// The fields of a `config.json`, with the names of `transformers` or of the
+/// published checkpoints.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 struct File {
@@ -69,8 +70,8 @@ impl Default for File {
     }
 }
 
-/// Fields of published checkpoints that change the network, and the one value of
-/// each that is known.
+/// Fields of published checkpoints that would change the network, with the only
+/// supported value of each.
 const FIXED: [(&str, Value); 7] = [
     ("prenorm", Value::Bool(false)),
     ("parallel_block", Value::Bool(false)),
@@ -90,7 +91,7 @@ struct NomicBert {
     rates: Rates,
 }
 
-/// Reads a `config.json` of the type `nomic_bert`.
+/// Parses a `config.json` of the type `nomic_bert`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let file = File::deserialize(json).map_err(bad_config)?;
     let sizes = SIZES.read(json)?;
@@ -98,13 +99,15 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     for (name, known) in &FIXED {
         let given = json.get(*name).unwrap_or(&Value::Null);
         if given != known && !given.is_null() && *given != 0 {
-            return Err(bad_config(format!("`{name}` is {given}; {known} is known")));
+            return Err(bad_config(format!(
+                "`{name}` is {given}; only {known} is supported"
+            )));
         }
     }
     let fraction = json.get("rotary_emb_fraction").and_then(Value::as_f64);
     if let Some(fraction) = fraction.filter(|fraction| *fraction != 1.0) {
         return Err(bad_config(format!(
-            "`rotary_emb_fraction` is {fraction}; 1 is known"
+            "`rotary_emb_fraction` is {fraction}; only 1 is supported"
         )));
     }
     check_head(sizes.hidden_size / sizes.num_attention_heads)?;
@@ -176,7 +179,7 @@ impl Architecture for NomicBert {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["encoder.layers."]
     }
 

@@ -1,11 +1,11 @@
-//! PointNet++ (Qi et al. 2017, arXiv:1706.02413): from point clouds to
-//! embeddings, with groups of one size (`ssg`) or of several (`msg`).
+//! PointNet++ (Qi et al. 2017, arXiv:1706.02413), an encoder of point clouds,
+//! with single-scale (`ssg`) or multi-scale (`msg`) grouping.
 //!
-//! Sizes and names of tensors are those of the usual PyTorch code
-//! (`pointnet2_cls_ssg` and `pointnet2_cls_msg`), without its classifier. The
-//! network of the Python Finetuner differs in three ways: a group holds the
-//! nearest points in place of those within a radius, the last level is moved to
-//! its mean, and a perceptron of two layers follows.
+//! Sizes and tensor names follow the common PyTorch code (`pointnet2_cls_ssg`
+//! and `pointnet2_cls_msg`) without its classifier. Fields of `config.json`
+//! select the differences of the Python Finetuner's network: a group holds the
+//! nearest points instead of those within a radius, the points of the last
+//! level are centred, and a two-layer perceptron follows.
 
 mod network;
 
@@ -29,9 +29,9 @@ use crate::{
     random,
 };
 
-/// Coordinates of a point.
+/// Number of coordinates of a point.
 const COORDINATES: usize = 3;
-/// No size of a network may be larger.
+/// The largest size in a network.
 const LARGEST: usize = 1 << 16;
 
 /// The fields of `config.json`.
@@ -78,39 +78,39 @@ fn last_mlp() -> Vec<usize> {
     vec![256, 512]
 }
 
-/// The shapes of a network.
+/// Sizes of a network.
 #[derive(Debug)]
 struct Config {
     kind: Kind,
     grouping: Grouping,
-    /// Whether the last level is moved to its mean.
+    /// Whether the points of the last level are centred at their mean.
     center_last: bool,
     levels: Vec<Level>,
-    /// The layers over what is left of a whole cloud.
+    /// Widths of the layers that summarise the whole cloud.
     last: Vec<usize>,
     embed_dim: Option<usize>,
     num_points: usize,
     dropout: f32,
 }
 
-/// One level of grouping.
+/// One set abstraction level.
 #[derive(Debug)]
 struct Level {
     centres: usize,
     scales: Vec<Scale>,
 }
 
-/// Groups of one size around the centres of a level.
+/// A grouping scale of a level: the size of groups, and the layers over them.
 #[derive(Debug)]
 struct Scale {
     radius: f64,
     points: usize,
-    /// Widths of the layers that every point goes through.
+    /// Widths of the layers that are applied to every point.
     widths: Vec<usize>,
 }
 
 impl Kind {
-    /// The levels of the paper's classifiers.
+    /// Returns the levels of the paper's classifiers.
     fn levels(self) -> Vec<Level> {
         let level = |centres, scales: &[(f64, usize, [usize; 3])]| Level {
             centres,
@@ -154,13 +154,13 @@ impl FileLevel {
     fn read(mut self, kind: Kind, grouping: Grouping) -> Result<Level> {
         let count = self.nsample_list.len();
         if grouping == Grouping::Nearest {
-            // It has no radius.
+            // Nearest points need no radius.
             self.radius_list = vec![1.0; count];
         }
         if count == 0 || self.radius_list.len() != count || self.mlp_list.len() != count {
             return Err(bad_config(
-                "`set_abstraction`: `radius_list`, `nsample_list` and `mlp_list` have a value for \
-                 each scale",
+                "`set_abstraction`: `radius_list`, `nsample_list` and `mlp_list` must have one value \
+                 per scale",
             ));
         }
         if kind == Kind::Ssg && count > 1 {
@@ -172,7 +172,7 @@ impl FileLevel {
         let scales = scales.map(|((radius, points), widths)| {
             if !(radius > 0.0 && radius.is_finite()) {
                 return Err(bad_config(format!(
-                    "`radius_list`: {radius}; a positive number is wanted"
+                    "`radius_list`: {radius}; give a positive number"
                 )));
             }
             check_sizes(&[("nsample_list", points), ("mlp_list", widths.len())])?;
@@ -194,24 +194,24 @@ impl FileLevel {
 fn check_widths(name: &str, widths: &[usize]) -> Result<()> {
     match widths.iter().find(|n| **n == 0 || **n > LARGEST) {
         Some(n) => Err(bad_config(format!(
-            "`{name}`: {n}; from 1 to {LARGEST} is possible"
+            "`{name}`: {n}; sizes range from 1 to {LARGEST}"
         ))),
         None => Ok(()),
     }
 }
 
-/// Reads a `config.json` of the type `pointnet2`.
+/// Parses a `config.json` of the type `pointnet2`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let file = File::deserialize(json).map_err(bad_config)?;
     if file.normal_channel {
         return Err(bad_config(
-            "`normal_channel` is true: networks that take normals beside coordinates can't be \
-             used; clouds have three numbers for each point",
+            "`normal_channel` is true: networks that take normals besides coordinates are not \
+             supported; clouds have three numbers per point",
         ));
     }
     if !(0.0..1.0).contains(&file.dropout_rate) {
         return Err(bad_config(format!(
-            "`dropout_rate` is {}; from 0 to below 1 is possible",
+            "`dropout_rate` is {}; give a number from 0 to below 1",
             file.dropout_rate
         )));
     }
@@ -246,9 +246,10 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     }))
 }
 
-/// Layers that every point of a group goes through, by their names.
+/// Names and widths of the layers that are applied to every point of a group.
 struct Layers {
-    /// Names of the convolution and of the normalisation, inputs and outputs.
+    /// Per layer: names of the convolution and of the normalisation, input and
+    /// output width.
     layers: Vec<(String, String, usize, usize)>,
 }
 
@@ -301,7 +302,7 @@ impl Layers {
                     kernel: 1,
                     stride: 1,
                     padding: Padding::Both(0),
-                    norm: norm.behind_bias(bias),
+                    norm: norm.after_bias(bias),
                     curve: Curve::Relu,
                 })
             })
@@ -310,7 +311,8 @@ impl Layers {
 }
 
 impl Config {
-    /// The layers of each scale of each level, and then those over whole clouds.
+    /// Returns the layers of each scale of each level, and those over whole
+    /// clouds.
     fn layers(&self) -> (Vec<Vec<Layers>>, Layers) {
         let mut width = 0;
         let levels = self.levels.iter().enumerate().map(|(number, level)| {
@@ -364,7 +366,7 @@ impl Architecture for Config {
         Some(self.num_points)
     }
 
-    fn begins_random(&self) -> bool {
+    fn starts_random(&self) -> bool {
         true
     }
 
@@ -390,7 +392,7 @@ impl Architecture for Config {
 
     fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
         let mut all: HashMap<_, _> = random::fresh(self.tensors(), seed).collect();
-        // Normalisations begin with zeros.
+        // Biases of normalisations start at zero.
         for (name, (_, values)) in &mut all {
             if name.ends_with(".bias") && (name.contains("_bns.") || name.contains("bn_blocks.")) {
                 values.fill(0.0);

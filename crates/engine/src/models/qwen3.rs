@@ -1,8 +1,9 @@
-//! Qwen3 (Yang et al. 2025, arXiv:2505.09388) as a text model: Qwen3-Embedding. A
-//! decoder, whose places see only those before them.
+//! Qwen3 (Yang et al. 2025, arXiv:2505.09388) as a text encoder:
+//! Qwen3-Embedding. It is a decoder: each token attends only to itself and
+//! earlier ones.
 //!
-//! Tensor names, shapes and behaviour are those of `Qwen3Model` of Hugging
-//! Face's `transformers` in evaluation.
+//! Tensor names, shapes and behaviour follow `Qwen3Model` of Hugging Face's
+//! `transformers` in evaluation.
 
 use std::sync::Arc;
 
@@ -11,24 +12,19 @@ use serde_json::Value;
 
 use super::{
     Architecture, ModelKind, Network,
-    encoder::{TextEncoder, bad_config, check_sizes},
+    encoder::{bad_config, check_sizes},
+    llama::{Llama, check_kv_heads, layers},
     rates::Rates,
     rope::{LayerType, Rope, check_head, check_scaling, layer_types},
     sizes::{Sizes, text_network},
 };
 use crate::{
     Result,
-    ops::{
-        Activation, AttentionConfig, BlockForm, BlockLayers, LayerName, LayerNorm, NormKind,
-        Pooler, Positions, Rotary, TokenTables,
-    },
+    ops::{Activation, AttentionConfig, BlockForm, NormKind, Pooler, Rotary},
     params::Params,
 };
 
-const TOKENS: &str = "embed_tokens.weight";
-const LAST_NORM: &str = "norm";
-
-/// The sizes where a `config.json` has none.
+/// Default sizes.
 const SIZES: Sizes = Sizes {
     vocab_size: 151_936,
     hidden_size: 4096,
@@ -49,7 +45,7 @@ struct File {
     attention_bias: bool,
     use_sliding_window: bool,
     sliding_window: Option<usize>,
-    /// The first layer that sees a window alone, where there is one.
+    /// The first layer with a sliding window, if the model uses one.
     max_window_layers: usize,
     layer_types: Option<Vec<LayerType>>,
     rope_parameters: Option<Rope>,
@@ -85,17 +81,13 @@ struct Qwen3 {
     rates: Rates,
 }
 
-/// Reads a `config.json` of the type `qwen3`.
+/// Parses a `config.json` of the type `qwen3`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let file = File::deserialize(json).map_err(bad_config)?;
     let sizes = SIZES.read(json)?;
     let (heads, kv_heads) = (sizes.num_attention_heads, file.num_key_value_heads);
     check_sizes(&[("num_key_value_heads", kv_heads)])?;
-    if !heads.is_multiple_of(kv_heads) {
-        return Err(bad_config(format!(
-            "`num_attention_heads` {heads} can't be shared by {kv_heads} heads of keys"
-        )));
-    }
+    check_kv_heads(heads, kv_heads)?;
     check_head(file.head_dim)?;
     check_scaling(file.rope_scaling.as_ref())?;
     let window = file.sliding_window.filter(|_| file.use_sliding_window);
@@ -108,7 +100,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     })?;
     if types.contains(&LayerType::Local) && window.is_none_or(|window| window == 0) {
         return Err(bad_config(
-            "`layer_types` names `sliding_attention`, but there is no `sliding_window`",
+            "`layer_types` contains `sliding_attention`, but `sliding_window` is missing or 0",
         ));
     }
     let rope = file.rope_parameters.clone().unwrap_or_default();
@@ -123,40 +115,28 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
 }
 
 impl Qwen3 {
-    fn form(&self) -> BlockForm {
+    fn llama(&self) -> Llama<'_> {
         let file = &self.file;
         let heads = self.sizes.num_attention_heads;
-        BlockForm {
-            width: self.sizes.hidden_size,
-            hidden: self.sizes.intermediate_size,
-            activation: file.hidden_act,
-            norm: NormKind::Rms,
-            eps: file.rms_norm_eps,
-            norm_first: true,
-            attention: AttentionConfig {
-                kv_heads: file.num_key_value_heads,
-                causal: true,
-                ..AttentionConfig::new(heads * file.head_dim, heads)
+        Llama {
+            sizes: &self.sizes,
+            layers: layers(file.attention_bias, "post_attention_layernorm", None),
+            form: BlockForm {
+                width: self.sizes.hidden_size,
+                hidden: self.sizes.intermediate_size,
+                activation: file.hidden_act,
+                norm: NormKind::Rms,
+                eps: file.rms_norm_eps,
+                norm_first: true,
+                attention: AttentionConfig {
+                    kv_heads: file.num_key_value_heads,
+                    causal: true,
+                    ..AttentionConfig::new(heads * file.head_dim, heads)
+                },
+                rates: self.rates.blocks,
             },
-            rates: self.rates.blocks,
-        }
-    }
-
-    fn layers(&self) -> BlockLayers {
-        let attention = |name| LayerName::new(name).with_bias(self.file.attention_bias);
-        let mlp = |name| LayerName::new(name).with_bias(false);
-        BlockLayers {
-            norm1: Some("input_layernorm"),
-            query: attention("self_attn.q_proj"),
-            key: attention("self_attn.k_proj"),
-            value: attention("self_attn.v_proj"),
-            out: attention("self_attn.o_proj"),
-            head_norms: Some(["self_attn.q_norm", "self_attn.k_norm"]),
-            norm2: "post_attention_layernorm",
-            fc1: mlp("mlp.gate_proj"),
-            gate: Some(mlp("mlp.up_proj")),
-            fc2: mlp("mlp.down_proj"),
-            finish: None,
+            scale: None,
+            rates: self.rates,
         }
     }
 }
@@ -172,53 +152,24 @@ impl Architecture for Qwen3 {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["layers."]
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let width = self.sizes.hidden_size;
-        let mut all = vec![(TOKENS.to_owned(), vec![self.sizes.vocab_size, width])];
-        let (layers, form) = (self.layers(), self.form());
-        for layer in 0..self.sizes.num_hidden_layers {
-            all.extend(layers.tensors(&format!("layers.{layer}"), &form));
-        }
-        all.extend(NormKind::Rms.tensors(LAST_NORM, width));
-        all
+        self.llama().tensors()
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        let (file, width) = (&self.file, self.sizes.hidden_size);
-        let longest = self.sizes.max_position_embeddings;
-        let rotary = Rotary::new(self.theta, file.head_dim);
-        let block = |(layer, kind): (usize, &LayerType)| {
-            let mut form = self.form();
-            form.attention.rotary = Some(rotary.clone());
-            // The window counts the place itself.
-            let window = file.sliding_window.filter(|_| *kind == LayerType::Local);
-            form.attention.reach = window.map(|window| window - 1);
-            self.layers()
-                .load(params, &format!("layers.{layer}"), &form)
-        };
-        let last_norm =
-            LayerNorm::load_kind(params, LAST_NORM, width, file.rms_norm_eps, NormKind::Rms)?;
-        Ok(Box::new(TextEncoder {
-            tables: TokenTables {
-                token: params.get(TOKENS, &[self.sizes.vocab_size, width])?,
-                position: Positions::None { longest },
-                kind: None,
-            },
-            scale: None,
-            first_norm: None,
-            blocks: self
-                .types
-                .iter()
-                .enumerate()
-                .map(block)
-                .collect::<Result<_>>()?,
-            last_norm: Some(last_norm),
-            pooler,
-            rates: self.rates,
-        }))
+        let rotary = Rotary::new(self.theta, self.file.head_dim);
+        let types = &self.types;
+        self.llama()
+            .build(params, pooler, types, |kind, attention| {
+                attention.rotary = Some(rotary.clone());
+                // The window includes the token itself.
+                let window = self.file.sliding_window;
+                let window = window.filter(|_| kind == LayerType::Local);
+                attention.reach = window.map(|window| window - 1);
+            })
     }
 }

@@ -1,22 +1,22 @@
-//! Rates of dropout and stochastic depth, as a network's `config.json` has them.
+//! Rates of dropout and stochastic depth, read from a `config.json`.
 
 use serde_json::Value;
 
 use crate::{Error, Result, ops::BlockRates};
 
-/// Shares of elements that training drops.
+/// Probabilities of dropping an element in training.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Rates {
-    /// Of what goes into the blocks.
+    /// Dropout of the embeddings, before the first block.
     pub(super) embeddings: f32,
     pub(super) blocks: BlockRates,
-    /// Of what comes out of the network's last norm.
+    /// Dropout after the network's last norm.
     pub(super) output: f32,
 }
 
 impl Rates {
-    /// The rates of BERT and its relatives: one of attention weights, and one of
-    /// everything else.
+    /// Reads the rates of BERT and its relatives: one for attention weights,
+    /// and one for everything else.
     pub(super) fn bert(json: &Value, default: f32) -> Result<Self> {
         let hidden = rate(json, &["hidden_dropout_prob"], default)?;
         let attention = rate(json, &["attention_probs_dropout_prob"], default)?;
@@ -27,7 +27,8 @@ impl Rates {
         })
     }
 
-    /// Attention weights alone, as in CLIP, SigLIP, Gemma and Qwen.
+    /// Reads a rate of attention weights only, as in CLIP, SigLIP, Gemma and
+    /// Qwen.
     pub(super) fn attention(json: &Value) -> Result<Self> {
         let attention = rate(json, &["attention_dropout"], 0.0)?;
         Ok(Self {
@@ -36,13 +37,13 @@ impl Rates {
         })
     }
 
-    /// Whether anything is dropped.
+    /// Returns whether any rate is above 0.
     pub(super) fn any(&self) -> bool {
         *self != Self::default()
     }
 }
 
-/// A rate under the first of these names that a `config.json` has.
+/// Reads a rate under the first of these names that the `config.json` contains.
 pub(super) fn rate(json: &Value, names: &[&str], default: f32) -> Result<f32> {
     let given = names.iter().find_map(|name| {
         let value = json.get(*name).filter(|value| !value.is_null())?;
@@ -54,7 +55,7 @@ pub(super) fn rate(json: &Value, names: &[&str], default: f32) -> Result<f32> {
     match value.as_f64().filter(|rate| (0.0..1.0).contains(rate)) {
         Some(rate) => Ok(rate as f32),
         None => Err(Error::config_json(format!(
-            "`{name}` is {value}; from 0 to below 1 is possible"
+            "`{name}` is {value}; give a number from 0 to below 1"
         ))),
     }
 }
@@ -78,7 +79,7 @@ mod tests {
         for bad in [json!(1), json!(-0.1), json!("x")] {
             let error = Rates::attention(&json!({"attention_dropout": bad})).unwrap_err();
             let error = error.to_string();
-            let wanted = format!("`attention_dropout` is {bad}; from 0 to below 1");
+            let wanted = format!("`attention_dropout` is {bad}; give a number from 0 to below 1");
             assert!(error.contains(&wanted), "{error}");
         }
     }

@@ -1,5 +1,5 @@
-//! ResNet (He et al. 2016, arXiv:1512.03385), with the tensor names and the
-//! behaviour of `ResNetModel` of Hugging Face's `transformers`.
+//! ResNet (He et al. 2016, arXiv:1512.03385). Tensor names and behaviour follow
+//! `ResNetModel` of Hugging Face's `transformers`.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{
     Architecture, Input, ModelKind, Network,
-    cnn::{Layer, check_pooler, cnn_processor, feature_map, load, pool_places},
+    cnn::{Layer, check_pooler, cnn_processor, feature_map, load, pool_map},
 };
 use crate::{
     Error, Result,
@@ -20,24 +20,25 @@ use crate::{
     params::Params,
 };
 
-/// Shapes of a ResNet, read from its `config.json`. Defaults are those of a
+/// Sizes of a ResNet, read from its `config.json`. The defaults are those of a
 /// ResNet-50.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 struct ResNetConfig {
     /// Channels of the first layer.
     embedding_size: usize,
-    /// Channels of each stage; those of the last are the embedding's length.
+    /// Output channels of each stage. The last one is the embedding dimension.
     hidden_sizes: Vec<usize>,
-    /// Blocks of each stage.
+    /// Number of blocks of each stage.
     depths: Vec<usize>,
     /// `bottleneck` or `basic`.
     layer_type: String,
-    /// The activation; `relu` is what every published one has.
+    /// The activation. All published models use `relu`.
     hidden_act: String,
-    /// Whether the first stage halves the picture as the others do.
+    /// Whether the first stage halves the resolution, as the others do.
     downsample_in_first_stage: bool,
-    /// Whether the first convolution of a bottleneck takes the step.
+    /// Whether the stride is in the first convolution of a bottleneck, instead
+    /// of the second.
     downsample_in_bottleneck: bool,
 }
 
@@ -55,12 +56,12 @@ impl Default for ResNetConfig {
     }
 }
 
-/// How much narrower the middle of a bottleneck is.
+/// Factor by which the middle layers of a bottleneck are narrower.
 const REDUCTION: usize = 4;
-/// Under the root of the batch normalisations.
+/// Epsilon of the batch normalisations.
 const EPS: f32 = 1e-5;
 
-/// The layers of one block: those one after the other, and the shortcut's.
+/// The layers of one block: a sequence, and the shortcut's.
 struct BlockLayers {
     inner: Vec<Layer>,
     last: Layer,
@@ -68,16 +69,16 @@ struct BlockLayers {
 }
 
 impl ResNetConfig {
-    /// Reads a `config.json` of the type `resnet`.
+    /// Parses a `config.json` of the type `resnet`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it describes shapes that no model can have.
+    /// [`Error::Checkpoint`] if it describes impossible sizes.
     fn parse(json: &Value) -> Result<Self> {
         let bad = |reason: String| Error::checkpoint(format!("config.json: {reason}"));
         let config = Self::deserialize(json).map_err(|e| bad(e.to_string()))?;
         if config.hidden_sizes.is_empty() || config.hidden_sizes.len() != config.depths.len() {
             return Err(bad(
-                "`hidden_sizes` and `depths` must be lists of one length".to_owned(),
+                "`hidden_sizes` and `depths` must be non-empty lists of the same length".to_owned(),
             ));
         }
         let smallest = config.hidden_sizes.iter().chain(&config.depths).min();
@@ -158,7 +159,7 @@ impl ResNetConfig {
     }
 }
 
-/// Reads a `config.json` of the type `resnet`.
+/// Parses a `config.json` of the type `resnet`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     Ok(Arc::new(ResNetConfig::parse(json)?))
 }
@@ -200,7 +201,7 @@ impl Architecture for ResNetConfig {
     }
 }
 
-/// The network up to its last map of features.
+/// The network, up to its last feature map.
 struct ResNet {
     pooler: Pooler,
     stem: ConvNorm,
@@ -218,7 +219,7 @@ impl Network for ResNet {
         match input {
             Input::Images(pixels) => {
                 let features = self.features(pass, pixels)?;
-                pool_places(pass, &features, self.pooler).map(Some)
+                pool_map(pass, &features, self.pooler).map(Some)
             }
             _ => Ok(None),
         }
@@ -229,7 +230,7 @@ impl Network for ResNet {
             return Ok(None);
         };
         let features = self.onnx_features(graph, pixels)?;
-        onnx::pool_places(graph, &features, self.pooler).map(Some)
+        onnx::pool_map(graph, &features, self.pooler).map(Some)
     }
 }
 
@@ -253,10 +254,10 @@ impl ResNet {
         })
     }
 
-    /// `[batch, height, width, channels]` of pictures `[batch, 3, height,
-    /// width]`.
+    /// Returns `[batch, height, width, channels]` for images `[batch, 3,
+    /// height, width]`.
     fn features(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
-        if let Some(maps) = FeatureMaps::of_pictures(pass, pixels)? {
+        if let Some(maps) = FeatureMaps::of_images(pass, pixels)? {
             let mut maps = maps.layer(&self.stem)?.max_pool()?;
             for block in &self.blocks {
                 maps = maps.block(&block.inner, &block.last, block.shortcut.as_ref())?;
@@ -273,7 +274,7 @@ impl ResNet {
         Ok(x)
     }
 
-    /// As [`ResNet::features`], in a graph, with the channels first.
+    /// Writes [`ResNet::features`] as ONNX operators, with the channels first.
     fn onnx_features(&self, graph: &mut Graph, pixels: &Edge) -> Result<Edge> {
         let x = onnx::conv_norm(graph, pixels, &self.stem, None)?;
         let given = [

@@ -1,5 +1,5 @@
-//! How a `config.json` describes rotary embeddings, in its newer and older
-//! forms, and the kinds of layers that have their own.
+//! Rotary embeddings in a `config.json`, in the newer and the older form, and
+//! layer types with their own rotary embeddings.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::encoder::bad_config;
 use crate::Result;
 
-/// Which places a layer sees.
+/// The tokens that a layer attends to: all, or a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(super) enum LayerType {
     #[serde(rename = "full_attention")]
@@ -16,14 +16,14 @@ pub(super) enum LayerType {
     Local,
 }
 
-/// The field `rope_parameters`, of one kind of layers.
+/// The field `rope_parameters` for one layer type.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Rope {
     rope_theta: Option<f32>,
     rope_type: Option<String>,
 }
 
-/// The field `rope_parameters`, of both kinds of layers.
+/// The field `rope_parameters` for both layer types.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(super) struct Ropes {
     full_attention: Option<Rope>,
@@ -31,11 +31,11 @@ pub(super) struct Ropes {
 }
 
 impl Rope {
-    /// The base of the angles, or `default` where it isn't given.
+    /// Returns the base frequency, or `default` if the field is missing.
     pub(super) fn theta(&self, default: f32) -> Result<f32> {
         if let Some(kind) = self.rope_type.as_deref().filter(|kind| *kind != "default") {
             return Err(bad_config(format!(
-                "`rope_type` is `{kind}`; `default` is known"
+                "`rope_type` is `{kind}`; only `default` is supported"
             )));
         }
         let theta = self.rope_theta.unwrap_or(default);
@@ -49,7 +49,7 @@ impl Rope {
 }
 
 impl Ropes {
-    /// The bases of global and of local layers.
+    /// Returns the base frequencies of global and local layers.
     pub(super) fn thetas(&self, global: f32, local: f32) -> Result<[f32; 2]> {
         let of = |rope: &Option<Rope>, default| rope.clone().unwrap_or_default().theta(default);
         Ok([
@@ -59,27 +59,28 @@ impl Ropes {
     }
 }
 
-/// Refuses the fields of older versions that scale the angles.
+/// Refuses scaled rotary embeddings in the form of older versions.
 pub(super) fn check_scaling(scaling: Option<&Value>) -> Result<()> {
     match scaling.filter(|scaling| !scaling.is_null()) {
         Some(scaling) => Err(bad_config(format!(
-            "`rope_scaling` is {scaling}; only models without it are known"
+            "`rope_scaling` is {scaling}; only models without it are supported"
         ))),
         None => Ok(()),
     }
 }
 
-/// Refuses heads that rotary embeddings can't turn, as they turn pairs.
+/// Refuses head sizes that rotary embeddings can't rotate: they rotate pairs.
 pub(super) fn check_head(head: usize) -> Result<()> {
     if head == 0 || !head.is_multiple_of(2) {
         return Err(bad_config(format!(
-            "heads of {head} elements; rotary embeddings turn pairs"
+            "attention heads have {head} elements; rotary embeddings need an even number"
         )));
     }
     Ok(())
 }
 
-/// The kind of each layer: as listed, or by `usual`.
+/// Returns the type of each layer: from the list, or by `usual` if there is
+/// none.
 pub(super) fn layer_types(
     listed: Option<&[LayerType]>,
     layers: usize,
@@ -87,7 +88,7 @@ pub(super) fn layer_types(
 ) -> Result<Vec<LayerType>> {
     match listed {
         Some(types) if types.len() != layers => Err(bad_config(format!(
-            "`layer_types` names {} layers, `num_hidden_layers` {layers}",
+            "`layer_types` has {} layers, but `num_hidden_layers` is {layers}",
             types.len()
         ))),
         Some(types) => Ok(types.to_vec()),

@@ -1,11 +1,11 @@
 //! SigLIP (Zhai et al. 2023, arXiv:2303.15343) and SigLIP 2 (Tschannen et al.
-//! 2025, arXiv:2502.14786) for pictures of one size: a text tower and a picture
-//! tower that meet in one space, for the sigmoid loss.
+//! 2025, arXiv:2502.14786) for images of a fixed size: a text tower and an
+//! image tower with a shared embedding space, trained with the sigmoid loss.
 //!
-//! Tensor names, shapes and behaviour are those of `SiglipModel` of Hugging
-//! Face's `transformers`. Texts are filled up with padding, which the tower
-//! attends to, and the last place stands for the text. A learned query looks at
-//! all patches of a picture.
+//! Tensor names, shapes and behaviour follow `SiglipModel` of Hugging Face's
+//! `transformers`. Texts are padded to a fixed length, the tower attends to the
+//! padding, and the last token's output represents the text. Images are pooled
+//! by attention with a learned query.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Result,
     image::ImageProcessor,
-    onnx::{self, Attendance, Attribute, Edge, Graph, Inputs},
+    onnx::{self, AttentionContext, Attribute, Edge, Graph, Inputs},
     ops::{
         Block, LayerNorm, Linear, Pass, Pooler, Positions, TokenTables, layer_norm, linear,
         run_blocks, token_embeddings,
@@ -33,10 +33,10 @@ use crate::{
 };
 
 const TEXT_LAYERS: &str = "text_model.encoder.layers";
-/// Before the names of the picture tower's tensors.
+/// Prefix of the image tower's tensors.
 const VISION: &str = "vision_model.";
 
-/// Shapes of a SigLIP, read from its `config.json`.
+/// Sizes of a SigLIP, read from its `config.json`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct SiglipConfig {
@@ -44,17 +44,17 @@ struct SiglipConfig {
     vision_config: VisionConfig,
 }
 
-/// Shapes of the text tower.
+/// Sizes of the text tower.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 struct TextConfig {
     #[serde(flatten)]
     blocks: Blocks,
-    /// Number of tokens.
+    /// Vocabulary size.
     vocab_size: usize,
-    /// Tokens of a text with its padding.
+    /// Length of a text in tokens, with padding.
     max_position_embeddings: usize,
-    /// Length of an embedding; `hidden_size` where it is not given.
+    /// Embedding dimension; `hidden_size` if not given.
     projection_size: Option<usize>,
 }
 
@@ -75,7 +75,7 @@ impl TextConfig {
     }
 }
 
-/// Reads a `config.json` of the type `siglip`.
+/// Parses a `config.json` of the type `siglip`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let mut config = SiglipConfig::deserialize(json).map_err(bad_config)?;
     config.text_config.blocks.rates = Rates::attention(&json["text_config"])?;
@@ -92,8 +92,8 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     vision.check("vision_config.")?;
     if text.dim() != vision.blocks.hidden_size {
         return Err(bad_config(format!(
-            "embeddings of texts have {} elements (`text_config.projection_size`, or \
-             `hidden_size`), those of pictures {} (`vision_config.hidden_size`); both must be equal",
+            "text embeddings have {} elements (`text_config.projection_size`, or \
+             `hidden_size`), image embeddings {} (`vision_config.hidden_size`); both must be equal",
             text.dim(),
             vision.blocks.hidden_size
         )));
@@ -104,8 +104,8 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
 /// Refuses a `config.json` of the type `siglip2`.
 pub(super) fn parse_naflex(_: &Value) -> Result<Arc<dyn Architecture>> {
     Err(bad_config(
-        "`model_type` is `siglip2`, a SigLIP 2 for pictures of every shape (NaFlex), which is not \
-         supported. Take a SigLIP 2 for one size of pictures, such as \
+        "`model_type` is `siglip2`, a SigLIP 2 for images of any shape (NaFlex), which is not \
+         supported. Use a SigLIP 2 for images of a fixed size, such as \
          `google/siglip2-base-patch16-224`, whose `model_type` is `siglip`",
     ))
 }
@@ -151,7 +151,7 @@ impl Architecture for SiglipConfig {
         self.text_config.blocks.rates.any() || self.vision_config.blocks.rates.any()
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
+    fn layer_prefixes(&self) -> &[&'static str] {
         &["encoder.layers."]
     }
 
@@ -190,7 +190,7 @@ impl Architecture for SiglipConfig {
         }))
     }
 
-    /// Scale and bias begin as in section 3.2 of the paper.
+    /// Scale and bias start as in section 3.2 of the paper.
     fn random_weights(&self, seed: u64) -> HashMap<String, RawTensor> {
         let mut all: HashMap<_, _> = random::fresh(self.tensors(), seed).collect();
         for (name, value) in [(LOGIT_SCALE, 10_f32.ln()), (LOGIT_BIAS, -10.0)] {
@@ -200,7 +200,7 @@ impl Architecture for SiglipConfig {
     }
 }
 
-/// Both towers, and scale and bias of their similarities.
+/// Both towers, and the scale and bias of similarities.
 struct Siglip {
     text: TextTower,
     vision: VisionTower,
@@ -260,7 +260,7 @@ impl TextTower {
         })
     }
 
-    /// Embeddings `[batch, dim]` of texts with their padding.
+    /// Returns embeddings `[batch, dim]` of padded texts.
     fn encode(&self, pass: &Pass, texts: &TokenBatch) -> Result<Tensor> {
         let segments = texts.segments();
         let x = token_embeddings(pass, &texts.ids, &texts.kinds, &segments, &self.tables)?;
@@ -273,7 +273,7 @@ impl TextTower {
     fn onnx(&self, graph: &mut Graph, ids: &Edge) -> Edge {
         let mut x = onnx::token_embeddings(graph, ids, None, &self.tables);
         for block in &self.blocks {
-            x = onnx::block(graph, &x, block, &mut Attendance::all());
+            x = onnx::block(graph, &x, block, &mut AttentionContext::all());
         }
         let last = graph.int(-1);
         let x = graph.op("Gather", &[&x, &last], &[Attribute::Int("axis", 1)]);

@@ -1,6 +1,6 @@
-//! The picture tower of a SigLIP, which is also a model of its own: names, shapes
-//! and behaviour of `SiglipVisionModel` of Hugging Face's `transformers`. A
-//! learned query looks at all patches.
+//! SigLIP's image tower, which is also a model of its own. Names, shapes and
+//! behaviour follow `SiglipVisionModel` of Hugging Face's `transformers`. The
+//! embedding is pooled by attention with a learned query.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Error, Result,
     image::{ImageProcessor, ProcessorClass},
-    onnx::{self, Attendance, Edge, Graph, Inputs},
+    onnx::{self, AttentionContext, Edge, Graph, Inputs},
     ops::{
         Activation, AttentionConfig, AttentionPool, Block, BlockForm, CLIP_BLOCK, LayerNorm,
         NormKind, Pass, PatchDims, PatchLayers, Pooler, Segments, layer_norm, patch_embeddings,
@@ -28,8 +28,8 @@ use crate::{
 const LAYERS: &str = "encoder.layers";
 const HEAD: &str = "head";
 
-/// Shapes of the blocks of a tower. Defaults are those of `transformers`, which
-/// leaves out what equals them.
+/// Sizes of a tower's blocks. `transformers` omits values that equal its
+/// defaults, so the defaults here are the same.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub(super) struct Blocks {
@@ -39,30 +39,30 @@ pub(super) struct Blocks {
     intermediate_size: usize,
     /// Number of blocks.
     num_hidden_layers: usize,
-    /// Heads of a block.
+    /// Attention heads of a block.
     num_attention_heads: usize,
     /// The activation of the MLPs.
     hidden_act: Activation,
-    /// Under the root of the layer norms.
+    /// Epsilon of the layer norms.
     layer_norm_eps: f32,
-    /// Rates of dropout in training.
+    /// Dropout rates in training.
     #[serde(skip)]
     pub(super) rates: Rates,
 }
 
-/// Shapes of the picture tower.
+/// Sizes of the image tower.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub(super) struct VisionConfig {
     #[serde(flatten)]
     pub(super) blocks: Blocks,
-    /// Height and width of a picture in pixels.
+    /// Height and width of an image in pixels.
     image_size: usize,
     /// Height and width of a patch in pixels.
     patch_size: usize,
-    /// Channels of a picture; 3 are known.
+    /// Channels of an image; only 3 is supported.
     num_channels: usize,
-    /// Whether it pools by attention; it must.
+    /// Whether the tower pools by attention; only `true` is supported.
     vision_use_head: bool,
 }
 
@@ -92,7 +92,7 @@ impl Default for VisionConfig {
     }
 }
 
-/// Reads a `config.json` of the type `siglip_vision_model`.
+/// Parses a `config.json` of the type `siglip_vision_model`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let mut config = VisionConfig::deserialize(json).map_err(bad_config)?;
     config.blocks.rates = Rates::attention(json)?;
@@ -101,8 +101,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
 }
 
 impl Blocks {
-    /// Refuses shapes that no model can have; `part` stands before the names of
-    /// the fields.
+    /// Refuses impossible sizes. `part` is the prefix of field names in errors.
     pub(super) fn check(&self, part: &str) -> Result<()> {
         let field = |name: &str| format!("{part}{name}");
         check_sizes(&[(&field("intermediate_size"), self.intermediate_size)])?;
@@ -142,8 +141,7 @@ impl Blocks {
 }
 
 impl VisionConfig {
-    /// Refuses shapes that no model can have; `part` stands before the names of
-    /// the fields.
+    /// Refuses impossible sizes. `part` is the prefix of field names in errors.
     pub(super) fn check(&self, part: &str) -> Result<()> {
         self.blocks.check(part)?;
         check_sizes(&[(&format!("{part}patch_size"), self.patch_size)])?;
@@ -155,14 +153,14 @@ impl VisionConfig {
         }
         if self.num_channels != 3 {
             return Err(bad_config(format!(
-                "`{part}num_channels` is {}; 3 is known",
+                "`{part}num_channels` is {}; only 3 is supported",
                 self.num_channels
             )));
         }
         if !self.vision_use_head {
             return Err(bad_config(format!(
-                "`{part}vision_use_head` is false: without a head the model has no embeddings of \
-                 pictures"
+                "`{part}vision_use_head` is false: without the head the model has no image \
+                 embeddings"
             )));
         }
         Ok(())
@@ -209,11 +207,11 @@ impl Architecture for VisionConfig {
         self.blocks.rates.any()
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
+    fn layer_prefixes(&self) -> &[&'static str] {
         &["encoder.layers."]
     }
 
-    /// Its own pooling stands for the class token of other networks.
+    /// `cls` stands for the network's own attention pooling.
     fn default_pooler(&self) -> Pooler {
         Pooler::Cls
     }
@@ -254,14 +252,14 @@ impl Architecture for VisionConfig {
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
         if pooler != Pooler::Cls {
-            let reason = "a SigLIP pools pictures by its own attention: leave it out";
+            let reason = "SigLIP pools images by its own attention: omit the field";
             return Err(Error::config("model_options.pooler", reason));
         }
         Ok(Box::new(VisionTower::load(self, params)?))
     }
 }
 
-/// The network, from pixels to one vector for each picture.
+/// The network, from pixels to one vector per image.
 pub(super) struct VisionTower {
     dims: PatchDims,
     patches: PatchLayers,
@@ -293,7 +291,8 @@ impl VisionTower {
         })
     }
 
-    /// Embeddings `[batch, width]` of pictures `[batch, 3, height, width]`.
+    /// Returns embeddings `[batch, width]` of images `[batch, 3, height,
+    /// width]`.
     pub(super) fn encode_images(&self, pass: &Pass, pixels: &Tensor) -> Result<Tensor> {
         let x = patch_embeddings(pass, pixels, self.dims, &self.patches)?;
         let (batch, tokens, width) = x.dims3()?;
@@ -306,7 +305,7 @@ impl VisionTower {
 
     pub(super) fn onnx_images(&self, graph: &mut Graph, pixels: &Edge) -> Edge {
         let mut x = onnx::patch_embeddings(graph, pixels, self.dims, &self.patches);
-        let mut seen = Attendance::all();
+        let mut seen = AttentionContext::all();
         for block in &self.blocks {
             x = onnx::block(graph, &x, block, &mut seen);
         }

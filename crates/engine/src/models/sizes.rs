@@ -1,11 +1,11 @@
-//! The sizes that text networks have in common.
+//! Sizes that text networks have in common.
 
 use serde_json::Value;
 
 use super::encoder::bad_config;
 use crate::Result;
 
-/// The sizes of a text network, by the names of `transformers`.
+/// Sizes of a text network, with their names in `transformers`.
 #[derive(Clone, Debug)]
 pub(super) struct Sizes {
     pub(super) vocab_size: usize,
@@ -17,11 +17,11 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
-    /// Reads a `config.json`. `self` has the sizes that it may leave out. Older
-    /// checkpoints have them by the names of GPT-2.
+    /// Reads the sizes in a `config.json`, by their names here or those of
+    /// GPT-2. `self` holds the defaults.
     ///
     /// # Errors
-    /// [`crate::Error::Checkpoint`] where a size is 0 or is not a number.
+    /// [`crate::Error::Checkpoint`] if a size is 0 or not a number.
     pub(super) fn read(self, json: &Value) -> Result<Self> {
         let size = |names: &[&'static str], default: usize| -> Result<usize> {
             let given = names.iter().find_map(|name| {
@@ -33,11 +33,11 @@ impl Sizes {
             };
             let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
             match size {
-                // A network without layers is one.
+                // A network may have no layers.
                 Some(0) if name != "num_hidden_layers" => Err(bad_config(format!("`{name}` is 0"))),
                 Some(size) => Ok(size),
                 None => Err(bad_config(format!(
-                    "`{name}` is {value}; a whole number is wanted"
+                    "`{name}` is {value}; give a whole number"
                 ))),
             }
         };
@@ -58,7 +58,7 @@ impl Sizes {
     }
 }
 
-/// Methods of [`super::Architecture`] that are the same for every text network
+/// Methods of [`super::Architecture`] that are the same for all text networks
 /// with a field `sizes`.
 macro_rules! text_network {
     () => {

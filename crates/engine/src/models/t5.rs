@@ -1,9 +1,8 @@
-//! The encoder of T5 (Raffel et al. 2020, arXiv:1910.10683): sentence-t5, GTR and
-//! the first embedding models of Jina AI.
+//! The encoder of T5 (Raffel et al. 2020, arXiv:1910.10683), used by
+//! sentence-t5, GTR and the first embedding models of Jina AI.
 //!
-//! Tensor names, shapes and behaviour are those of `T5EncoderModel` of Hugging
-//! Face's `transformers` in evaluation. Of a checkpoint of the whole model the
-//! encoder is used alone.
+//! Tensor names, shapes and behaviour follow `T5EncoderModel` of Hugging Face's
+//! `transformers` in evaluation. A checkpoint's decoder is ignored.
 
 use std::sync::Arc;
 
@@ -25,7 +24,7 @@ use crate::{
 };
 
 const TOKENS: &str = "shared.weight";
-/// All blocks share the bias of the first.
+/// All blocks share the first block's position bias.
 const BIAS: &str = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight";
 const LAST_NORM: &str = "encoder.final_layer_norm";
 
@@ -35,7 +34,7 @@ const LAST_NORM: &str = "encoder.final_layer_norm";
 struct T5Config {
     vocab_size: usize,
     d_model: usize,
-    /// Elements of a head.
+    /// Elements of an attention head.
     d_kv: usize,
     d_ff: usize,
     num_layers: usize,
@@ -45,10 +44,10 @@ struct T5Config {
     layer_norm_epsilon: f32,
     feed_forward_proj: FeedForward,
     is_decoder: bool,
-    /// The length that the model was trained with. There is no table of
-    /// positions, so that longer texts can be read.
+    /// Length of the training texts. T5 has no position table, so longer texts
+    /// are possible.
     n_positions: usize,
-    /// Rates of dropout in training.
+    /// Dropout rates in training.
     #[serde(skip)]
     rates: Rates,
 }
@@ -90,7 +89,7 @@ impl TryFrom<String> for FeedForward {
     fn try_from(name: String) -> std::result::Result<Self, String> {
         let gated = name.strip_prefix("gated-");
         let activation = match gated {
-            // The one name that means something else here.
+            // In T5 this name means the tanh approximation.
             Some("gelu") => Activation::GeluTanh,
             Some(gated) => gated.to_owned().try_into()?,
             None => name.clone().try_into()?,
@@ -102,22 +101,23 @@ impl TryFrom<String> for FeedForward {
     }
 }
 
-/// The parts of `feed_forward_proj`.
+/// The parts of `feed_forward_proj` as separate fields.
 #[derive(Deserialize)]
 struct FeedForwardParts {
     dense_act_fn: Option<Activation>,
     is_gated_act: Option<bool>,
 }
 
-/// Reads a `config.json` of the type `t5`.
+/// Parses a `config.json` of the type `t5`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let mut config = T5Config::deserialize(json).map_err(bad_config)?;
     if config.is_decoder {
         return Err(bad_config(
-            "`is_decoder` is true; only encoders, whose places see each other, are known",
+            "`is_decoder` is true; only encoders with bidirectional attention are supported",
         ));
     }
-    // `transformers` writes the parts of `feed_forward_proj` too, and believes them.
+    // `transformers` also writes the parts of `feed_forward_proj`, and they
+    // win.
     let parts = FeedForwardParts::deserialize(json).map_err(bad_config)?;
     if let Some(activation) = parts.dense_act_fn {
         config.feed_forward_proj.activation = activation;
@@ -140,7 +140,7 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     if buckets < 4 || distance <= buckets / 4 {
         return Err(bad_config(format!(
             "`relative_attention_num_buckets` is {buckets} and `relative_attention_max_distance` \
-             {distance}; at least 4 buckets and more than a quarter of them as distance are needed"
+             {distance}; give at least 4 buckets and a distance above a quarter of the buckets"
         )));
     }
     let dropped = rate(json, &["dropout_rate"], 0.1)?;
@@ -165,7 +165,8 @@ impl T5Config {
             eps: self.layer_norm_epsilon,
             norm_first: true,
             attention: AttentionConfig {
-                // The scale is part of the initial weights.
+                // T5 does not scale attention scores: its initial weights
+                // account for that.
                 scale: 1.0,
                 ..AttentionConfig::new(self.num_heads * self.d_kv, self.num_heads)
             },
@@ -230,7 +231,7 @@ impl Architecture for T5Config {
         self.rates.any()
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["encoder.block."]
     }
 

@@ -1,11 +1,11 @@
 //! BERT (Devlin et al. 2019, arXiv:1810.04805), DistilBERT (Sanh et al. 2019,
-//! arXiv:1910.01108), RoBERTa (Liu et al. 2019, arXiv:1907.11692) and XLM-RoBERTa
-//! (Conneau et al. 2020, arXiv:1911.02116): texts to vectors. MiniLM and most
-//! models of sentence-transformers are BERTs; multilingual-e5 and bge-m3 are
+//! arXiv:1910.01108), RoBERTa (Liu et al. 2019, arXiv:1907.11692) and
+//! XLM-RoBERTa (Conneau et al. 2020, arXiv:1911.02116). MiniLM and most models
+//! of sentence-transformers are BERTs; multilingual-e5 and bge-m3 are
 //! XLM-RoBERTas.
 //!
-//! Tensor names, shapes and behaviour are those of `BertModel` and its relatives
-//! of Hugging Face's `transformers`.
+//! Tensor names, shapes and behaviour follow `BertModel` and its relatives in
+//! Hugging Face's `transformers`.
 
 use std::sync::Arc;
 
@@ -32,41 +32,41 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relative {
     Bert,
-    /// Has other tensor names and no token kinds.
+    /// Has other tensor names and no token types.
     DistilBert,
-    /// Counts positions from the row behind the padding token's.
+    /// Counts positions from the row after the padding token's.
     Roberta,
 }
 
-/// Shapes of a BERT or one of its relatives, read from its `config.json`.
+/// Sizes of a BERT or one of its relatives, read from its `config.json`.
 #[derive(Clone, Debug)]
 struct BertConfig {
     relative: Relative,
-    /// Number of tokens.
+    /// Vocabulary size.
     vocab_size: usize,
-    /// Width of the activations, and length of an embedding.
+    /// Width of the activations, which is the embedding dimension.
     hidden_size: usize,
     /// Width inside the MLPs.
     intermediate_size: usize,
     /// Number of blocks.
     num_hidden_layers: usize,
-    /// Heads of a block.
+    /// Attention heads of a block.
     num_attention_heads: usize,
-    /// Rows of the table of positions.
+    /// Rows of the position table.
     max_position_embeddings: usize,
-    /// Rows of the table of token kinds; 0 in a DistilBERT.
+    /// Number of token types; 0 for DistilBERT.
     type_vocab_size: usize,
     /// The id of the padding token.
     pad_token_id: u32,
     /// The activation of the MLPs.
     hidden_act: String,
-    /// Under the root of the layer norms.
+    /// Epsilon of the layer norms.
     layer_norm_eps: f32,
-    /// Rates of dropout in training.
+    /// Dropout rates in training.
     rates: Rates,
 }
 
-/// The fields of all kinds of `config.json`.
+/// The fields of all variants of `config.json`.
 #[derive(Deserialize)]
 struct File {
     vocab_size: Option<usize>,
@@ -89,11 +89,10 @@ struct File {
 }
 
 impl BertConfig {
-    /// Reads a `config.json`.
+    /// Parses a `config.json`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it describes shapes that no model can have,
-    /// or parts that are not known.
+    /// [`Error::Checkpoint`] if it describes impossible sizes or unknown parts.
     fn parse(json: &Value, relative: Relative) -> Result<Self> {
         let file = File::deserialize(json).map_err(bad_config)?;
         let (distilled, roberta) = (
@@ -131,19 +130,19 @@ impl BertConfig {
             .filter(|kind| kind != "absolute")
         {
             return Err(bad_config(format!(
-                "`position_embedding_type` is `{kind}`; `absolute` is known"
+                "`position_embedding_type` is `{kind}`; only `absolute` is supported"
             )));
         }
-        // A DistilBERT has no such switch.
+        // DistilBERT has no such field.
         if file.is_decoder == Some(true) && !distilled {
             return Err(bad_config(
-                "`is_decoder` is true; only encoders, whose places see each other, are known",
+                "`is_decoder` is true; only encoders with bidirectional attention are supported",
             ));
         }
         let (width, heads) = (config.hidden_size, config.num_attention_heads);
         if width == 0 || heads == 0 || !width.is_multiple_of(heads) {
             return Err(bad_config(format!(
-                "`hidden_size` {width} can't be split into {heads} heads"
+                "`hidden_size` {width} is not a multiple of `num_attention_heads`, {heads}"
             )));
         }
         for (name, size) in [
@@ -162,7 +161,8 @@ impl BertConfig {
         let rows = config.max_position_embeddings;
         if roberta && rows < config.pad_token_id as usize + 2 {
             return Err(bad_config(format!(
-                "`max_position_embeddings` is {rows}; positions begin behind `pad_token_id`, {}",
+                "`max_position_embeddings` is {rows}; it must be at least 2 above `pad_token_id`, {}, \
+                 after which positions start",
                 config.pad_token_id
             )));
         }
@@ -177,7 +177,7 @@ impl BertConfig {
     }
 }
 
-/// A DistilBERT drops nothing behind its attention.
+/// DistilBERT has no dropout after its attention.
 fn distilled_rates(json: &Value) -> Result<Rates> {
     let hidden = rate(json, &["dropout"], 0.1)?;
     Ok(Rates {
@@ -190,7 +190,7 @@ fn distilled_rates(json: &Value) -> Result<Rates> {
     })
 }
 
-/// Reads a `config.json` of the type `bert`.
+/// Parses a `config.json` of the type `bert`.
 pub(super) fn parse_bert(json: &Value) -> Result<Arc<dyn Architecture>> {
     if json["position_embedding_type"] == "alibi" {
         return alibi_bert::parse(json);
@@ -198,12 +198,13 @@ pub(super) fn parse_bert(json: &Value) -> Result<Arc<dyn Architecture>> {
     Ok(Arc::new(BertConfig::parse(json, Relative::Bert)?))
 }
 
-/// Reads a `config.json` of the type `distilbert`.
+/// Parses a `config.json` of the type `distilbert`.
 pub(super) fn parse_distilbert(json: &Value) -> Result<Arc<dyn Architecture>> {
     Ok(Arc::new(BertConfig::parse(json, Relative::DistilBert)?))
 }
 
-/// Reads a `config.json` of the type `roberta`, or of one with the same network.
+/// Parses a `config.json` of the type `roberta`, or of a type with the same
+/// network.
 pub(super) fn parse_roberta(json: &Value) -> Result<Arc<dyn Architecture>> {
     Ok(Arc::new(BertConfig::parse(json, Relative::Roberta)?))
 }
@@ -218,7 +219,7 @@ impl Architecture for BertConfig {
     }
 
     fn pooler_output(&self) -> Option<(Pooler, Option<&'static str>)> {
-        // A DistilBERT has none.
+        // DistilBERT has none.
         (self.relative != Relative::DistilBert).then_some((Pooler::Cls, Some("pooler.dense")))
     }
 
@@ -237,7 +238,7 @@ impl Architecture for BertConfig {
         self.relative != Relative::Roberta
     }
 
-    fn token_kinds(&self) -> usize {
+    fn token_types(&self) -> usize {
         self.type_vocab_size.max(1)
     }
 
@@ -253,12 +254,12 @@ impl Architecture for BertConfig {
         self.rates.any()
     }
 
-    /// BERT has one layer for its pretraining alone.
+    /// The pooler's layer, which BERT uses only in pretraining.
     fn keeps(&self, name: &str) -> bool {
         name.starts_with("pooler.dense.")
     }
 
-    fn layer_marks(&self) -> &'static [&'static str] {
+    fn layer_prefixes(&self) -> &'static [&'static str] {
         &["encoder.layer.", "transformer.layer."]
     }
 
@@ -360,7 +361,7 @@ impl Architecture for BertConfig {
     }
 }
 
-/// What the blocks of a transformer have in common.
+/// Sizes and settings that all blocks of a transformer share.
 pub(super) struct BlockShape<'a> {
     pub(super) width: usize,
     pub(super) hidden: usize,
@@ -372,7 +373,7 @@ pub(super) struct BlockShape<'a> {
     pub(super) rates: BlockRates,
 }
 
-/// The blocks `{layers}.0`, `{layers}.1` and so on.
+/// Loads the blocks `{layers}.0`, `{layers}.1` and so on.
 pub(super) fn blocks(
     params: &Params,
     names: &BlockNames,

@@ -1,17 +1,18 @@
-//! Two towers of any kind: a text model and a picture model, each under a
-//! linear projection, that meet in one space.
+//! Two towers of any kind: a text model and an image model, each with a linear
+//! projection into a shared embedding space.
 //!
-//! A `config.json` of the type `vision-text-dual-encoder` is one of
+//! A `config.json` of the type `vision-text-dual-encoder` follows
 //! `VisionTextDualEncoderModel` of Hugging Face's `transformers`, with its
-//! tensor names and its poolings: both towers give their `pooler_output`. The
-//! type `two-towers` is our own, for towers and poolings that `transformers`
-//! does not put together; its fields `text_pooler` and `vision_pooler` name the
-//! poolings, and all else is as in the other type. Its field
-//! `text_projection_hidden` puts a second layer into the text tower's projection,
-//! as open_clip does over models of `transformers`.
+//! tensor names and poolings: both towers return their `pooler_output`.
 //!
-//! Under `freeze` the towers stay as they are and the projections are trained,
-//! as in LiT (Zhai et al. 2022, arXiv:2111.07991).
+//! The type `two-towers` is our own, for towers and poolings that
+//! `transformers` does not combine. Its fields `text_pooler` and
+//! `vision_pooler` name the poolings, and `text_projection_hidden` adds a
+//! second layer to the text tower's projection, as open_clip does with models
+//! of `transformers`. The rest equals the other type.
+//!
+//! `freeze` freezes the towers and trains the projections, as in LiT (Zhai et
+//! al. 2022, arXiv:2111.07991).
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,7 +20,7 @@ use candle_core::Tensor;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Architecture, Input, LOGIT_SCALE, ModelKind, Network, architecture};
+use super::{Architecture, Input, LOGIT_SCALE, ModelKind, Network};
 use crate::{
     Error, Result,
     image::ImageProcessor,
@@ -29,31 +30,32 @@ use crate::{
     random,
 };
 
-/// The type of `transformers`.
+/// The type name in `transformers`.
 pub(super) const DUAL_ENCODER: &str = "vision-text-dual-encoder";
-/// Our own type.
+/// Our own type name.
 pub(crate) const TWO_TOWERS: &str = "two-towers";
 
-/// Before the names of the text tower's tensors.
+/// Prefix of the text tower's tensors.
 pub(crate) const TEXT: &str = "text_model.";
-/// Before the names of the picture tower's tensors.
+/// Prefix of the image tower's tensors.
 pub(crate) const VISION: &str = "vision_model.";
 const TEXT_PROJECTION: &str = "text_projection";
 const VISION_PROJECTION: &str = "visual_projection";
-/// Where the logarithm of the logit scale starts in `transformers`, as in CLIP.
+/// Initial logarithm of the logit scale in `transformers`, as in CLIP.
 const CLIP_LOGIT_SCALE: f32 = 2.6592;
-/// Where it starts under new projections: over frozen towers a softer start finds
-/// more (`--scale` of `scripts/two_towers_torch.py`).
+/// Initial logarithm of the logit scale with new projections. Over frozen
+/// towers a lower start gives better retrieval (`--scale` of
+/// `scripts/two_towers_torch.py`).
 pub(crate) const FIRST_LOGIT_SCALE: f32 = 1.6;
 
-/// How the places of a tower's input become one vector.
+/// Pooling of a tower.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 enum Pooling {
     Mean,
     Max,
     Cls,
-    /// As `transformers` makes the `pooler_output` of that model.
+    /// The model's `pooler_output` in `transformers`.
     PoolerOutput,
 }
 
@@ -78,8 +80,8 @@ fn first_logit_scale() -> f32 {
     CLIP_LOGIT_SCALE
 }
 
-/// New projections of a text tower and a picture tower, from the lengths of
-/// their embeddings to `dim`, and the scale of their similarities.
+/// Returns new projections of a text tower and an image tower, from the towers'
+/// dimensions to `dim`, and the scale of similarities.
 pub(crate) fn new_projections(
     [text, vision]: [usize; 2],
     dim: usize,
@@ -94,14 +96,14 @@ pub(crate) fn new_projections(
     random::fresh(shapes, seed).chain([(LOGIT_SCALE.to_owned(), scale)])
 }
 
-/// Shapes of both towers and of their projections.
+/// Sizes of both towers and of their projections.
 #[derive(Debug)]
 struct Config {
     text: Tower,
     vision: Tower,
     projection_dim: usize,
     logit_scale: f32,
-    layer_marks: Vec<&'static str>,
+    layer_prefixes: Vec<&'static str>,
 }
 
 /// One tower.
@@ -109,12 +111,12 @@ struct Config {
 struct Tower {
     architecture: Arc<dyn Architecture>,
     pooler: Pooler,
-    /// The layer with a tanh behind the pooling, by its name.
+    /// Name of the dense layer with tanh after the pooling.
     dense: Option<&'static str>,
-    /// Before the names of its tensors.
+    /// Prefix of its tensors.
     prefix: &'static str,
     projection: &'static str,
-    /// Width between two layers of the projection, where it has two.
+    /// Width between the projection's two layers, if it has two.
     hidden: Option<usize>,
 }
 
@@ -123,8 +125,8 @@ fn bad(reason: impl std::fmt::Display) -> Error {
 }
 
 impl Tower {
-    fn parse(
-        json: &Value,
+    fn new(
+        parsed: Result<Arc<dyn Architecture>>,
         pooling: Pooling,
         wanted: ModelKind,
         [prefix, projection]: [&'static str; 2],
@@ -134,7 +136,7 @@ impl Tower {
             ModelKind::Text => "text_config",
             _ => "vision_config",
         };
-        let architecture = architecture::parse(json).map_err(|e| match e {
+        let architecture = parsed.map_err(|e| match e {
             Error::Checkpoint(reason) => {
                 let reason = reason.trim_start_matches("config.json");
                 bad(format!(
@@ -147,7 +149,7 @@ impl Tower {
         let kind = architecture.kind();
         if kind != wanted {
             return Err(bad(format!(
-                "`{part}` describes a model of {}, where one of {} is wanted",
+                "`{part}` describes a model of {}; give a model of {}",
                 kind.inputs(),
                 wanted.inputs()
             )));
@@ -158,8 +160,8 @@ impl Tower {
             Pooling::Cls => (Pooler::Cls, None),
             Pooling::PoolerOutput => architecture.pooler_output().ok_or_else(|| {
                 bad(format!(
-                    "`{part}` describes a model without a `pooler_output`; models of the type \
-                     `{TWO_TOWERS}` may name another pooling"
+                    "`{part}` describes a model without a `pooler_output`; use the type \
+                     `{TWO_TOWERS}`, which can name another pooling"
                 ))
             })?,
         };
@@ -207,12 +209,14 @@ impl Tower {
         })
     }
 
-    /// Name, inputs and outputs of the layers of the projection to `dim`.
+    /// Returns name, input and output width of the layers of the projection to
+    /// `dim`.
     fn layers(&self, dim: usize) -> impl Iterator<Item = (String, usize, usize)> {
         let (name, width) = (self.projection, self.dim());
         match self.hidden {
             None => vec![(name.to_owned(), width, dim)],
-            // open_clip counts the curve between them as well.
+            // open_clip's numbers count the activation between the layers as
+            // well.
             Some(hidden) => vec![
                 (format!("{name}.0"), width, hidden),
                 (format!("{name}.2"), hidden, dim),
@@ -222,13 +226,17 @@ impl Tower {
     }
 }
 
-/// Reads a `config.json` of either type.
-pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
+/// Parses a `config.json` of either type. `parse_tower` parses those of the
+/// towers.
+pub(super) fn parse(
+    json: &Value,
+    parse_tower: fn(&Value) -> Result<Arc<dyn Architecture>>,
+) -> Result<Arc<dyn Architecture>> {
     let ours = json["model_type"].as_str() == Some(TWO_TOWERS);
     let file = File::deserialize(json).map_err(bad)?;
     if file.projection_dim == 0 || file.projection_dim > 1 << 20 {
         return Err(bad(format!(
-            "`projection_dim` is {}; from 1 to 1048576 is possible",
+            "`projection_dim` is {}; give a number from 1 to 1048576",
             file.projection_dim
         )));
     }
@@ -237,35 +245,35 @@ pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     }
     if !ours && file.text_projection_hidden.is_some() {
         return Err(bad(format!(
-            "`text_projection_hidden` is for models of the type `{TWO_TOWERS}`; `{DUAL_ENCODER}` \
-             has none"
+            "`text_projection_hidden` needs the type `{TWO_TOWERS}`; `{DUAL_ENCODER}` \
+             has no such field"
         )));
     }
     let pooling = |name: &str, given: Option<Pooling>| match (ours, given) {
         (true, given) => Ok(given.unwrap_or(Pooling::Mean)),
         (false, None) => Ok(Pooling::PoolerOutput),
         (false, Some(_)) => Err(bad(format!(
-            "`{name}` is for models of the type `{TWO_TOWERS}`; `{DUAL_ENCODER}` has none"
+            "`{name}` needs the type `{TWO_TOWERS}`; `{DUAL_ENCODER}` has no such field"
         ))),
     };
-    let text = Tower::parse(
-        &file.text_config,
+    let text = Tower::new(
+        parse_tower(&file.text_config),
         pooling("text_pooler", file.text_pooler)?,
         ModelKind::Text,
         [TEXT, TEXT_PROJECTION],
         file.text_projection_hidden,
     )?;
-    let vision = Tower::parse(
-        &file.vision_config,
+    let vision = Tower::new(
+        parse_tower(&file.vision_config),
         pooling("vision_pooler", file.vision_pooler)?,
         ModelKind::Image,
         [VISION, VISION_PROJECTION],
         None,
     )?;
     let towers = [&text, &vision].into_iter();
-    let marks = towers.flat_map(|tower| tower.architecture.layer_marks().iter().copied());
+    let prefixes = towers.flat_map(|tower| tower.architecture.layer_prefixes().iter().copied());
     Ok(Arc::new(Config {
-        layer_marks: marks.collect(),
+        layer_prefixes: prefixes.collect(),
         text,
         vision,
         projection_dim: file.projection_dim,
@@ -320,7 +328,7 @@ impl Architecture for Config {
         self.vision.architecture.processor(file)
     }
 
-    /// A CLIP's or SigLIP's tower had one more before.
+    /// Towers that come from a CLIP or SigLIP have the prefix twice.
     fn prefixes(&self) -> &'static [&'static str] {
         &[TEXT, VISION]
     }
@@ -330,8 +338,8 @@ impl Architecture for Config {
         towers.any(|tower| tower.architecture.has_dropout())
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
-        &self.layer_marks
+    fn layer_prefixes(&self) -> &[&'static str] {
+        &self.layer_prefixes
     }
 
     fn keeps(&self, name: &str) -> bool {
@@ -391,7 +399,7 @@ impl Architecture for Config {
     }
 }
 
-/// Both towers, and the factor of their similarities.
+/// Both towers, and the logit scale.
 struct TwoTowers {
     text: BuiltTower,
     vision: BuiltTower,
@@ -401,15 +409,15 @@ struct TwoTowers {
 struct BuiltTower {
     network: Box<dyn Network>,
     dense: Option<Linear>,
-    /// One layer, or two with a curve between them.
+    /// One layer, or two with an activation between them.
     projection: Vec<Linear>,
 }
 
 impl BuiltTower {
     fn project(&self, pass: &Pass, pooled: &Tensor) -> Result<Tensor> {
         let mut x = pooled.clone();
-        for (place, layer) in self.projection.iter().enumerate() {
-            if place > 0 {
+        for (index, layer) in self.projection.iter().enumerate() {
+            if index > 0 {
                 x = Activation::Gelu.composite(&x)?;
             }
             x = linear(pass, &x, layer)?;
@@ -417,7 +425,7 @@ impl BuiltTower {
         Ok(x)
     }
 
-    /// The pooled output, before the projection.
+    /// Returns the pooled output, before the projection.
     fn pooled(&self, pass: &Pass, input: &Input) -> Result<Option<Tensor>> {
         let x = self.network.encode(pass, input)?;
         match (x, &self.dense) {
@@ -436,8 +444,8 @@ impl BuiltTower {
             let before = onnx::linear(graph, &x, dense);
             x = graph.op("Tanh", &[&before], &[]);
         }
-        for (place, layer) in self.projection.iter().enumerate() {
-            if place > 0 {
+        for (index, layer) in self.projection.iter().enumerate() {
+            if index > 0 {
                 x = onnx::gelu(graph, &x);
             }
             x = onnx::linear(graph, &x, layer);

@@ -1,4 +1,4 @@
-//! The network that all vision transformers share (Dosovitskiy et al. 2021,
+//! The network shared by all vision transformers (Dosovitskiy et al. 2021,
 //! arXiv:2010.11929): patches with a class token, blocks, a norm, and pooling.
 
 use std::sync::Arc;
@@ -8,43 +8,46 @@ use serde::Deserialize;
 
 use super::{
     Input, Network,
-    encoder::{bad_config, check_heads, check_sizes},
+    encoder::{bad_config, check_heads, check_sizes, load_blocks},
     rates::Rates,
 };
 use crate::{
     Error, Result,
-    onnx::{self, Attendance, Attribute, Edge, Graph, Inputs},
+    onnx::{self, AttentionContext, Attribute, Edge, Graph, Inputs},
     ops::{
-        Activation, AttentionConfig, Block, BlockForm, LayerNorm, NormKind, Pass, PatchDims,
-        PatchLayers, Pooler, Segments, Site, dropout, layer_norm, patch_embeddings, pool,
-        run_blocks,
+        Activation, AttentionConfig, Block, BlockForm, BlockLayers, LayerNorm, NormKind, Pass,
+        PatchDims, PatchLayers, Pooler, Segments, Site, dropout, layer_norm, patch_embeddings,
+        pool, run_blocks,
     },
     params::{Param, Params},
 };
+
+const LAYERS: &str = "encoder.layer";
+const LAST_NORM: &str = "layernorm";
 
 /// Fields of the `config.json` of a vision transformer.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default)]
 pub(super) struct VisionFields {
-    /// Width of the activations, and length of an embedding.
+    /// Width of the activations, which is the embedding dimension.
     pub(super) hidden_size: usize,
     /// Number of blocks.
     pub(super) num_hidden_layers: usize,
-    /// Heads of a block.
+    /// Attention heads of a block.
     pub(super) num_attention_heads: usize,
     /// The activation of the MLPs.
     pub(super) hidden_act: Activation,
-    /// Height and width of a picture in pixels.
+    /// Height and width of an image in pixels.
     pub(super) image_size: usize,
     /// Height and width of a patch in pixels.
     pub(super) patch_size: usize,
-    /// Channels of a picture; 3 are known.
+    /// Channels of an image; only 3 is supported.
     num_channels: usize,
     /// Whether queries, keys and values have biases.
     pub(super) qkv_bias: bool,
-    /// Whether a place sees none behind it; no is known.
+    /// Whether attention is causal; only `false` is supported.
     is_causal: Option<bool>,
-    /// Rates of dropout in training.
+    /// Dropout rates in training.
     #[serde(skip)]
     pub(super) rates: Rates,
 }
@@ -67,7 +70,7 @@ impl Default for VisionFields {
 }
 
 impl VisionFields {
-    /// Refuses shapes that no model can have.
+    /// Refuses impossible sizes.
     pub(super) fn check(&self) -> Result<()> {
         check_heads("hidden_size", self.hidden_size, self.num_attention_heads)?;
         check_sizes(&[
@@ -76,13 +79,13 @@ impl VisionFields {
         ])?;
         if self.num_channels != 3 {
             return Err(bad_config(format!(
-                "`num_channels` is {}; 3 is known",
+                "`num_channels` is {}; only 3 is supported",
                 self.num_channels
             )));
         }
         if self.is_causal == Some(true) {
             return Err(bad_config(
-                "`is_causal` is true; only networks whose places see each other are known",
+                "`is_causal` is true; only networks with bidirectional attention are supported",
             ));
         }
         if self.image_size < self.patch_size {
@@ -94,8 +97,8 @@ impl VisionFields {
         Ok(())
     }
 
-    /// Blocks of this width, with the norms first; `hidden` is the width inside
-    /// the MLPs.
+    /// Returns the form of pre-norm blocks; `hidden` is the width inside the
+    /// MLPs.
     pub(super) fn form(&self, hidden: usize, eps: f32) -> BlockForm {
         BlockForm {
             width: self.hidden_size,
@@ -109,13 +112,14 @@ impl VisionFields {
         }
     }
 
-    /// Tokens of a picture of the model's size, with the class token.
+    /// Returns the number of tokens of an image of the model's size, with the
+    /// class token.
     pub(super) fn tokens(&self) -> usize {
         (self.image_size / self.patch_size).pow(2) + 1
     }
 
-    /// Tensors before the blocks.
-    pub(super) fn embeddings(&self) -> Vec<(String, Vec<usize>)> {
+    /// Returns the tensors before the blocks.
+    fn embeddings(&self) -> Vec<(String, Vec<usize>)> {
         let (width, patch) = (self.hidden_size, self.patch_size);
         let projection = "embeddings.patch_embeddings.projection";
         vec![
@@ -129,16 +133,30 @@ impl VisionFields {
         ]
     }
 
-    /// The table of positions for a grid of patches of another size, `[tokens,
-    /// width]`.
+    /// Returns all tensors of a network with these blocks.
+    pub(super) fn tensors(
+        &self,
+        layers: &BlockLayers,
+        form: &BlockForm,
+    ) -> Vec<(String, Vec<usize>)> {
+        let mut all = self.embeddings();
+        for layer in 0..self.num_hidden_layers {
+            all.extend(layers.tensors(&format!("{LAYERS}.{layer}"), form));
+        }
+        all.extend(form.norm.tensors(LAST_NORM, self.hidden_size));
+        all
+    }
+
+    /// Returns the position table `[tokens, width]`, interpolated for another
+    /// grid of patches.
     fn scaled_positions(&self, table: &Tensor, [rows, columns]: [usize; 2]) -> Result<Tensor> {
         let side = self.image_size / self.patch_size;
         let table = table.reshape((side * side + 1, self.hidden_size))?;
         let (down, across) = (cubic_weights(side, rows), cubic_weights(side, columns));
         let mut weights = vec![0.0; rows * columns * side * side];
-        for (place, weights) in weights.chunks_exact_mut(side * side).enumerate() {
-            for (y, wy) in &down[place / columns] {
-                for (x, wx) in &across[place % columns] {
+        for (index, weights) in weights.chunks_exact_mut(side * side).enumerate() {
+            for (y, wy) in &down[index / columns] {
+                for (x, wx) in &across[index % columns] {
                     weights[y * side + x] += wy * wx;
                 }
             }
@@ -147,40 +165,42 @@ impl VisionFields {
         let patches = weights.matmul(&table.narrow(0, 1, side * side)?.contiguous()?)?;
         Ok(Tensor::cat(&[table.narrow(0, 0, 1)?, patches], 0)?)
     }
-    /// Builds the network over its blocks; `eps` is under the root of the last
-    /// norm.
+
+    /// Builds the network from its weights. The last norm has the epsilon of
+    /// the blocks' norms.
     pub(super) fn build(
         &self,
         params: &Params,
-        blocks: Vec<Block>,
-        eps: f32,
+        layers: &BlockLayers,
+        form: &BlockForm,
         pooler: Pooler,
-        sizes: Sizes,
-    ) -> Result<VisionEncoder> {
+        sizes: ImageSizes,
+    ) -> Result<Box<dyn Network>> {
         let shapes = self.embeddings();
         let get = |part: usize| {
             let (name, shape) = &shapes[part];
             params.get(name, shape)
         };
         if !matches!(pooler, Pooler::Cls | Pooler::Mean | Pooler::GeM { .. }) {
-            let reason = "mean, cls and GeM are possible for pictures";
+            let reason = "images can be pooled by mean, cls or GeM";
             return Err(Error::config("model_options.pooler", reason));
         }
-        Ok(VisionEncoder {
+        Ok(Box::new(VisionEncoder {
             fields: self.clone(),
             class: get(0)?,
             position: get(1)?,
             kernel: get(2)?,
             bias: get(3)?,
-            blocks,
-            norm: LayerNorm::load(params, "layernorm", self.hidden_size, eps)?,
+            blocks: load_blocks(params, layers, LAYERS, self.num_hidden_layers, form)?,
+            norm: LayerNorm::load(params, LAST_NORM, self.hidden_size, form.eps)?,
             pooler,
             sizes,
-        })
+        }))
     }
 }
 
-/// The name of a tensor or layer of a block in `transformers` from version 5 on.
+/// Returns the name of a block's tensor or layer in `transformers` from version
+/// 5 on.
 pub(super) fn module_name(name: &str) -> String {
     const RENAMED: [(&str, &str); 6] = [
         ("attention.attention.query", "attention.q_proj"),
@@ -197,18 +217,18 @@ pub(super) fn module_name(name: &str) -> String {
     }
 }
 
-/// Which sizes of pictures a network takes.
+/// The image sizes that a network takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sizes {
-    /// Its own.
+pub(super) enum ImageSizes {
+    /// Only the size in its `config.json`.
     Own,
-    /// Any: the table of positions is scaled along a cubic curve, as
-    /// `interpolate` of PyTorch does.
+    /// Any. The position table is interpolated bicubically, as in PyTorch's
+    /// `interpolate`.
     Any,
 }
 
-/// A picture model, from pixels to one vector for each picture.
-pub(super) struct VisionEncoder {
+/// An image model, from pixels to one vector per image.
+struct VisionEncoder {
     fields: VisionFields,
     class: Arc<Param>,
     position: Arc<Param>,
@@ -217,15 +237,15 @@ pub(super) struct VisionEncoder {
     blocks: Vec<Block>,
     norm: LayerNorm,
     pooler: Pooler,
-    sizes: Sizes,
+    sizes: ImageSizes,
 }
 
 impl VisionEncoder {
-    /// Shapes of the first layer for pictures of these sides, and whether its
-    /// table of positions is scaled to them.
+    /// Returns the sizes of the patch layer for images of these sides, and
+    /// whether the position table must be interpolated.
     fn patch_dims(&self, sides: [usize; 2]) -> (PatchDims, bool) {
         let own = [self.fields.image_size; 2];
-        let scaled = self.sizes == Sizes::Any && sides != own;
+        let scaled = self.sizes == ImageSizes::Any && sides != own;
         let dims = PatchDims {
             sides: if scaled { sides } else { own },
             patch: self.fields.patch_size,
@@ -264,7 +284,7 @@ impl VisionEncoder {
         if self.pooler == Pooler::Cls {
             return Ok(x);
         }
-        // The class token is no place of the picture.
+        // The class token is not part of the image.
         let patches = x.reshape((batch, tokens, width))?;
         let patches = patches.narrow(1, 1, tokens - 1)?.contiguous()?;
         let rows = patches.reshape((batch * (tokens - 1), width))?;
@@ -273,17 +293,17 @@ impl VisionEncoder {
     }
 }
 
-/// Which of `from` places make each of `to` places, and by how much: cubic
-/// convolution (Keys 1981) with PyTorch's `a` of -0.75, its places at the centres
-/// and repeated beyond the edges.
+/// Returns the source positions and weights of each target position, by cubic
+/// convolution (Keys 1981) with PyTorch's `a` of -0.75. Positions are at pixel
+/// centres, and edge values repeat beyond the edges.
 fn cubic_weights(from: usize, to: usize) -> Vec<[(usize, f32); 4]> {
     const A: f64 = -0.75;
     let near = |x: f64| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
     let far = |x: f64| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
     let scale = from as f64 / to as f64;
     (0..to)
-        .map(|place| {
-            let at = (place as f64 + 0.5) * scale - 0.5;
+        .map(|index| {
+            let at = (index as f64 + 0.5) * scale - 0.5;
             let (base, t) = (at.floor(), at - at.floor());
             let weights = [far(1.0 + t), near(t), near(1.0 - t), far(2.0 - t)];
             [0, 1, 2, 3].map(|i| {
@@ -303,7 +323,7 @@ impl Network for VisionEncoder {
         }
     }
 
-    /// For pictures of the sides that the graph's input has.
+    /// The graph takes images of its input's fixed sides.
     fn onnx(&self, graph: &mut Graph, inputs: &Inputs) -> Result<Option<Edge>> {
         let Inputs::Images(pixels, sides) = inputs else {
             return Ok(None);
@@ -322,7 +342,7 @@ impl Network for VisionEncoder {
             x = graph.op("Add", &[&x, &positions], &[]);
         }
         for block in &self.blocks {
-            x = onnx::block(graph, &x, block, &mut Attendance::all());
+            x = onnx::block(graph, &x, block, &mut AttentionContext::all());
         }
         let x = onnx::layer_norm(graph, &x, &self.norm);
         if self.pooler == Pooler::Cls {
@@ -335,10 +355,11 @@ impl Network for VisionEncoder {
         }
         let (start, end, axis) = (graph.ints(&[1]), graph.ints(&[i64::MAX]), graph.ints(&[1]));
         let patches = graph.op("Slice", &[&x, &start, &end, &axis], &[]);
-        // As a map of features with one row, whose channels come first.
+        // Treats the patches as a feature map with channels first and a width
+        // of 1.
         let map = graph.transpose(&patches, &[0, 2, 1]);
         let map = graph.unsqueeze(&map, &[3]);
-        onnx::pool_places(graph, &map, self.pooler).map(Some)
+        onnx::pool_map(graph, &map, self.pooler).map(Some)
     }
 }
 
@@ -349,7 +370,7 @@ mod tests {
     use crate::models::ModelConfig;
 
     #[test]
-    fn networks_whose_places_do_not_see_each_other_are_refused() {
+    fn causal_networks_are_refused() {
         for kind in ["vit", "dinov2"] {
             let parse = |causal: bool| {
                 let config = json!({"model_type": kind, "is_causal": causal});

@@ -1,7 +1,7 @@
-//! ViT (Dosovitskiy et al. 2021, arXiv:2010.11929): pictures to vectors, with
-//! the tensor names and the behaviour of `ViTModel` of Hugging Face's
-//! `transformers` in evaluation. The embedding is the class token behind the
-//! last norm, or the mean of the patches.
+//! ViT (Dosovitskiy et al. 2021, arXiv:2010.11929), an image encoder. Tensor
+//! names and behaviour follow `ViTModel` of Hugging Face's `transformers` in
+//! evaluation. The embedding is the class token after the last norm, or the
+//! mean of the patches.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::{
     Architecture, ModelKind, Network,
-    encoder::{bad_config, check_sizes, load_blocks},
+    encoder::{bad_config, check_sizes},
     rates::Rates,
-    vision::{self, Sizes, VisionFields},
+    vision::{self, ImageSizes, VisionFields},
 };
 use crate::{
     Result,
@@ -21,9 +21,7 @@ use crate::{
     params::Params,
 };
 
-const LAYERS: &str = "encoder.layer";
-
-/// Shapes of a ViT, read from its `config.json`.
+/// Sizes of a ViT, read from its `config.json`.
 #[derive(Clone, Debug, Deserialize)]
 struct VitConfig {
     #[serde(flatten)]
@@ -31,10 +29,10 @@ struct VitConfig {
     /// Width inside the MLPs.
     #[serde(default = "intermediate_size")]
     intermediate_size: usize,
-    /// Under the root of the layer norms.
+    /// Epsilon of the layer norms.
     #[serde(default = "layer_norm_eps")]
     layer_norm_eps: f32,
-    /// The curve of the pooler; `tanh` is known.
+    /// The pooler's activation; only `tanh` is supported.
     #[serde(default)]
     pooler_act: Option<String>,
 }
@@ -47,7 +45,7 @@ fn layer_norm_eps() -> f32 {
     1e-12
 }
 
-/// Reads a `config.json` of the type `vit`.
+/// Parses a `config.json` of the type `vit`.
 pub(super) fn parse(json: &Value) -> Result<Arc<dyn Architecture>> {
     let mut config = VitConfig::deserialize(json).map_err(bad_config)?;
     config.fields.check()?;
@@ -121,7 +119,7 @@ impl Architecture for VitConfig {
         self.fields.rates.any()
     }
 
-    fn layer_marks(&self) -> &[&'static str] {
+    fn layer_prefixes(&self) -> &[&'static str] {
         &["encoder.layer."]
     }
 
@@ -135,20 +133,12 @@ impl Architecture for VitConfig {
     }
 
     fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let mut all = self.fields.embeddings();
-        let (layers, form) = (self.layers(), self.form());
-        for layer in 0..self.fields.num_hidden_layers {
-            all.extend(layers.tensors(&format!("{LAYERS}.{layer}"), &form));
-        }
-        all.extend(form.norm.tensors("layernorm", self.fields.hidden_size));
-        all
+        self.fields.tensors(&self.layers(), &self.form())
     }
 
     fn build(&self, params: &Params, pooler: Pooler) -> Result<Box<dyn Network>> {
-        let (count, form) = (self.fields.num_hidden_layers, self.form());
-        let blocks = load_blocks(params, &self.layers(), LAYERS, count, &form)?;
-        let fields = &self.fields;
-        let network = fields.build(params, blocks, self.layer_norm_eps, pooler, Sizes::Own)?;
-        Ok(Box::new(network))
+        let (layers, form) = (self.layers(), self.form());
+        self.fields
+            .build(params, &layers, &form, pooler, ImageSizes::Own)
     }
 }

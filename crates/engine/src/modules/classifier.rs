@@ -1,5 +1,5 @@
-//! Cross-encoders as sentence-transformers saves them: a sequence classifier
-//! alone in the list of modules, and the activation of its scores.
+//! Cross-encoders in the layout of sentence-transformers: a single sequence
+//! classifier in the module list, and the activation of its scores.
 
 use serde_json::{Value, json};
 
@@ -11,20 +11,21 @@ use super::{
 };
 use crate::{Error, Result, python_json};
 
-/// The class of the settings' file.
+/// The `model_type` in the settings file.
 const MODEL_TYPE: &str = "CrossEncoder";
 
-/// The file of a cross-encoder beside its network.
+/// The files of a cross-encoder outside its network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ClassifierFiles {
     settings: Option<Value>,
 }
 
 impl ClassifierFiles {
-    /// Reads the settings of a cross-encoder.
+    /// Parses the settings of a cross-encoder.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where they ask for a prompt before each pair.
+    /// [`Error::Checkpoint`] if they set a default prompt, which is not
+    /// supported.
     pub(super) fn parse(settings: Option<Value>) -> Result<Self> {
         let empty = Value::Null;
         let file = settings.as_ref().unwrap_or(&empty);
@@ -42,16 +43,17 @@ impl ClassifierFiles {
         Ok(Self { settings })
     }
 
-    /// Whether settings are those of a cross-encoder.
+    /// Returns whether settings are those of a cross-encoder.
     pub(super) fn are_settings(settings: Option<&Value>) -> bool {
         settings.is_some_and(|file| file["model_type"] == MODEL_TYPE)
     }
 
-    /// The activation of the scores, as these settings or `config.json` name it:
-    /// else a sigmoid for one label, and none for several.
+    /// Returns the activation of the scores that the settings or `config.json`
+    /// name. The default is sigmoid for one label, and the identity for
+    /// several.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it is not supported.
+    /// [`Error::Checkpoint`] if the activation is not supported.
     pub(crate) fn activation(
         &self,
         config: &Value,
@@ -82,16 +84,16 @@ impl ClassifierFiles {
         };
         if !path.starts_with(TORCH) {
             notes.push(format!(
-                "{file}: the activation `{path}` is not one of PyTorch's. The default takes its \
-                 place, as in sentence-transformers"
+                "{file}: the activation `{path}` is not one of PyTorch's. The default is used \
+                 instead, as in sentence-transformers"
             ));
             return Ok(default);
         }
         Activation::of_path(path).map_err(|reason| Error::checkpoint(format!("{file}: {reason}")))
     }
 
-    /// The files with which sentence-transformers opens a classifier whose scores
-    /// have this activation.
+    /// Returns the files with which sentence-transformers loads a classifier
+    /// whose scores have this activation.
     pub(crate) fn files(
         &self,
         activation: Activation,
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_activation_of_scores_is_that_of_the_settings_of_the_config_or_by_the_labels() {
+    fn the_activation_comes_from_settings_config_or_number_of_labels() {
         let nothing = json!({});
         assert_eq!(found(None, &nothing, 1), (Activation::Sigmoid, 0));
         assert_eq!(found(None, &nothing, 3), (Activation::Identity, 0));
@@ -151,7 +153,8 @@ mod tests {
         assert_eq!(found(None, &old, 1), (Activation::Identity, 0));
         let settings = json!({"activation_fn": "torch.nn.modules.activation.ReLU"});
         assert_eq!(found(Some(settings), &tanh, 1), (Activation::Relu, 0));
-        // Programs of others are not run: the default takes its place, with a note.
+        // Code of other packages is never run: the default is used, with a
+        // note.
         assert_eq!(
             found(None, &named("mine.Curve"), 1),
             (Activation::Sigmoid, 1)

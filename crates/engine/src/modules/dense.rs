@@ -1,5 +1,5 @@
-//! `Dense` of sentence-transformers: a linear map and an activation, with a
-//! residual connection where its folder asks for one.
+//! `Dense` of sentence-transformers: a linear layer and an activation,
+//! optionally with a residual connection.
 
 use candle_core::Tensor;
 use serde_json::Value;
@@ -12,10 +12,10 @@ use crate::{
     params::Params,
 };
 
-/// The activations of `torch.nn` that are supported, with their default options.
+/// Supported activations of `torch.nn`, with their default options.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// The value itself.
+    /// Returns its input.
     Identity,
     /// The hyperbolic tangent.
     Tanh,
@@ -27,13 +27,13 @@ pub enum Activation {
     Sigmoid,
     /// `x * sigmoid(x)`
     Silu,
-    /// `max(x, 0)`, and a hundredth of negative values.
+    /// `max(x, 0)`, plus 0.01 times negative values.
     LeakyRelu,
-    /// `x`, and `exp(x) - 1` of negative values.
+    /// `x`, or `exp(x) - 1` for negative values.
     Elu,
 }
 
-/// What the paths of PyTorch's classes begin with.
+/// Prefix of PyTorch's class paths.
 pub(super) const TORCH: &str = "torch.";
 
 const ACTIVATIONS: [(&str, Activation); 8] = [
@@ -48,39 +48,39 @@ const ACTIVATIONS: [(&str, Activation); 8] = [
 ];
 
 impl Activation {
-    /// Reads the path of a class.
+    /// Parses the class path in a `config.json`.
     fn parse(config: &Value, shown: &str, notes: &mut Vec<String>) -> Result<Self> {
         let path = match &config["activation_function"] {
             Value::Null => return Ok(Self::Tanh),
             Value::String(path) => path,
             other => {
                 return Err(Error::checkpoint(format!(
-                    "{shown}: `activation_function` is {other}; the name of a class is wanted"
+                    "{shown}: `activation_function` is {other}; give the path of a class"
                 )));
             }
         };
         if !path.starts_with(TORCH) {
             notes.push(format!(
-                "{shown}: the activation `{path}` is not one of PyTorch's. Tanh takes its place, \
-                 as in sentence-transformers"
+                "{shown}: the activation `{path}` is not one of PyTorch's. Tanh is used \
+                 instead, as in sentence-transformers"
             ));
             return Ok(Self::Tanh);
         }
         Self::of_path(path).map_err(|reason| Error::checkpoint(format!("{shown}: {reason}")))
     }
 
-    /// The activation of a class of PyTorch, such as
+    /// Returns the activation of a PyTorch class, such as
     /// `torch.nn.modules.activation.Sigmoid`.
     pub(crate) fn of_path(path: &str) -> Result<Self, String> {
         let name = path.rsplit('.').next().unwrap_or_default();
         let found = ACTIVATIONS.iter().find(|(known, _)| *known == name);
         found.map(|(_, activation)| *activation).ok_or_else(|| {
             let known = ACTIVATIONS.map(|(name, _)| name).join(", ");
-            format!("the activation `{path}` is not supported; {known} are")
+            format!("the activation `{path}` is not supported; supported are {known}")
         })
     }
 
-    /// The path of its class in PyTorch.
+    /// Returns the path of the activation's class in PyTorch.
     pub(crate) fn path(self) -> String {
         let found = ACTIVATIONS.iter().find(|(_, known)| *known == self);
         let name = found.map_or("Identity", |(name, _)| name);
@@ -119,7 +119,7 @@ impl Activation {
     }
 }
 
-/// Shapes and activation of a `Dense`.
+/// Sizes and activation of a `Dense`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct DenseSpec {
     pub(super) inputs: usize,
@@ -135,7 +135,7 @@ impl DenseSpec {
             let length = config[field].as_u64().filter(|n| (1..1 << 24).contains(n));
             length.map(|n| n as usize).ok_or_else(|| {
                 Error::checkpoint(format!(
-                    "{shown}: `{field}` is {}; a number from 1 to {} is wanted",
+                    "{shown}: `{field}` is {}; give a number from 1 to {}",
                     config[field],
                     (1 << 24) - 1
                 ))
@@ -145,7 +145,7 @@ impl DenseSpec {
             Value::Null => Ok(default),
             Value::Bool(flag) => Ok(*flag),
             other => Err(Error::checkpoint(format!(
-                "{shown}: `{field}` is {other}; true or false is wanted"
+                "{shown}: `{field}` is {other}; give true or false"
             ))),
         };
         only_embeddings(config, shown)?;
@@ -158,7 +158,7 @@ impl DenseSpec {
         })
     }
 
-    /// Whether the residual connection has a weight of its own.
+    /// Returns whether the residual connection has its own weight.
     fn projects(&self) -> bool {
         self.residual && self.inputs != self.outputs
     }
@@ -185,13 +185,13 @@ pub(crate) struct Dense {
 
 enum Residual {
     None,
-    /// The input is added as it is.
+    /// The input is added unchanged.
     Input,
     Projected(Linear),
 }
 
 impl Dense {
-    /// Takes the weights that `name` gives the names of.
+    /// Loads the weights; `name` maps their short names to those in `params`.
     pub(super) fn load(
         spec: &DenseSpec,
         name: impl Fn(&str) -> String,
@@ -224,20 +224,20 @@ impl Dense {
         })
     }
 
-    /// As [`Dense::forward`], in a graph.
+    /// Writes [`Dense::forward`] as ONNX operators.
     pub(super) fn onnx(&self, graph: &mut Graph, x: &Edge) -> Edge {
         let y = onnx::linear(graph, x, &self.linear);
         let y = self.activation.onnx(graph, &y);
-        let beside = match &self.residual {
+        let residual = match &self.residual {
             Residual::None => return y,
             Residual::Input => x.clone(),
             Residual::Projected(layer) => onnx::linear(graph, x, layer),
         };
-        graph.op("Add", &[&y, &beside], &[])
+        graph.op("Add", &[&y, &residual], &[])
     }
 }
 
-/// Refuses modules that work on something else than pooled embeddings.
+/// Refuses modules whose input or output is not the pooled embedding.
 pub(super) fn only_embeddings(config: &Value, shown: &str) -> Result<()> {
     for field in ["module_input_name", "module_output_name"] {
         match &config[field] {
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn an_activation_is_obeyed_replaced_as_in_python_or_refused_by_name() {
+    fn an_activation_is_used_replaced_as_in_python_or_refused_by_name() {
         let (spec, notes) = parse(json!("torch.nn.modules.activation.GELU"));
         assert_eq!(spec.unwrap().activation, Activation::Gelu);
         assert!(notes.is_empty());

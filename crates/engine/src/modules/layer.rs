@@ -1,4 +1,4 @@
-//! A module that works on pooled embeddings.
+//! Modules that transform pooled embeddings.
 
 use candle_core::Tensor;
 use serde_json::Value;
@@ -11,17 +11,17 @@ use crate::{
     params::Params,
 };
 
-/// The names of the modules' tensors begin with this.
+/// Prefix of the modules' tensor names.
 pub(crate) const PREFIX: &str = "modules.";
-/// Under the root of `torch.nn.LayerNorm`.
+/// Epsilon of `torch.nn.LayerNorm`.
 const LAYER_NORM_EPS: f32 = 1e-5;
 
-/// A module as its folder describes it.
+/// A module, as its folder describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerSpec {
-    /// The class of sentence-transformers, as `modules.json` has it.
+    /// The class of sentence-transformers, as in `modules.json`.
     pub(crate) class: String,
-    /// Its `config.json`, which is written again as it is.
+    /// Its `config.json`, which is saved unchanged.
     pub(crate) config: Value,
     kind: Kind,
 }
@@ -31,13 +31,13 @@ enum Kind {
     Dense(DenseSpec),
     LayerNorm(usize),
     Normalize,
-    /// The share of elements that training drops.
+    /// The dropout rate.
     Dropout(f32),
 }
 
 impl LayerSpec {
-    /// Reads the `config.json` of a module of this class, which `shown` names
-    /// in errors; `None` where the class is none of these modules.
+    /// Parses the `config.json` of a module of this class; `None` if it is none
+    /// of these modules. `shown` is the file's name in errors.
     pub(crate) fn parse(
         class: &str,
         config: Value,
@@ -50,7 +50,7 @@ impl LayerSpec {
                 let dim = config["dimension"].as_u64().filter(|n| *n > 0);
                 Kind::LayerNorm(dim.ok_or_else(|| {
                     Error::checkpoint(format!(
-                        "{shown}: `dimension` is {}; a positive number is wanted",
+                        "{shown}: `dimension` is {}; give a positive number",
                         config["dimension"]
                     ))
                 })? as usize)
@@ -69,7 +69,7 @@ impl LayerSpec {
         }))
     }
 
-    /// The folder's name, after its number.
+    /// Returns the name of the module's folder, without its number.
     pub(crate) fn name(&self) -> &'static str {
         match self.kind {
             Kind::Dense(_) => "Dense",
@@ -79,18 +79,18 @@ impl LayerSpec {
         }
     }
 
-    /// Whether it changes nothing that training could learn, and keeps the
-    /// length of embeddings.
+    /// Returns whether the module has no weights and keeps the embedding
+    /// dimension.
     fn has_no_weights(&self) -> bool {
         matches!(self.kind, Kind::Normalize | Kind::Dropout(_))
     }
 
-    /// Whether it drops elements in training.
+    /// Returns whether the module applies dropout in training.
     pub(crate) fn has_dropout(&self) -> bool {
         matches!(self.kind, Kind::Dropout(rate) if rate > 0.0)
     }
 
-    /// Name and shape of its tensors, as its folder has them.
+    /// Returns the names and shapes of its tensors, as in its folder.
     pub(crate) fn tensors(&self) -> Vec<(&'static str, Vec<usize>)> {
         match &self.kind {
             Kind::Dense(dense) => dense.tensors(),
@@ -101,10 +101,10 @@ impl LayerSpec {
         }
     }
 
-    /// Length of the embeddings that it gives for those of length `inputs`.
+    /// Returns the output dimension for embeddings of dimension `inputs`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where it takes another length.
+    /// [`Error::Checkpoint`] if the module takes another dimension.
     pub(crate) fn dim(&self, inputs: usize) -> Result<usize> {
         let (wanted, given) = match &self.kind {
             Kind::Dense(dense) => (dense.inputs, dense.outputs),
@@ -115,14 +115,14 @@ impl LayerSpec {
             return Ok(given);
         }
         Err(Error::checkpoint(format!(
-            "the module `{}` takes embeddings of length {wanted}; those before it have length \
-             {inputs}. Its length and the pooling must fit each other",
+            "the module `{}` takes embeddings of dimension {wanted}, but its input has dimension \
+             {inputs}: its files don't match the pooling or the preceding module",
             self.name()
         )))
     }
 }
 
-/// The rate of a `Dropout`, with the default of sentence-transformers.
+/// Returns the rate of a `Dropout`, with the default of sentence-transformers.
 fn dropout_rate(config: &Value, shown: &str) -> Result<f32> {
     let value = match &config["dropout"] {
         Value::Null => return Ok(0.2),
@@ -131,16 +131,16 @@ fn dropout_rate(config: &Value, shown: &str) -> Result<f32> {
     let rate = value.as_f64().filter(|rate| (0.0..1.0).contains(rate));
     rate.map(|rate| rate as f32).ok_or_else(|| {
         Error::checkpoint(format!(
-            "{shown}: `dropout` is {value}; from 0 to below 1 is possible"
+            "{shown}: `dropout` is {value}; give a number from 0 to below 1"
         ))
     })
 }
 
-/// The place among modules at which a projection head goes: before a
-/// `Normalize` at their end, so that embeddings stay as long as they were.
-pub(crate) fn head_place(specs: &[LayerSpec]) -> usize {
-    let behind = specs.iter().rev().take_while(|spec| spec.has_no_weights());
-    specs.len() - behind.count()
+/// Returns the position of a projection head among modules: before a final
+/// `Normalize`, so that embeddings remain normalised.
+pub(crate) fn head_position(specs: &[LayerSpec]) -> usize {
+    let after = specs.iter().rev().take_while(|spec| spec.has_no_weights());
+    specs.len() - after.count()
 }
 
 /// A module with its weights.
@@ -152,9 +152,9 @@ pub(crate) enum Layer {
 }
 
 impl Layer {
-    /// Takes the weights of the module at `place`.
-    pub(crate) fn load(spec: &LayerSpec, place: usize, params: &Params) -> Result<Self> {
-        let name = |part: &str| format!("{PREFIX}{place}.{part}");
+    /// Loads the module at `index`.
+    pub(crate) fn load(spec: &LayerSpec, index: usize, params: &Params) -> Result<Self> {
+        let name = |part: &str| format!("{PREFIX}{index}.{part}");
         Ok(match &spec.kind {
             Kind::Dense(dense) => Self::Dense(Dense::load(dense, name, params)?),
             Kind::LayerNorm(dim) => Self::LayerNorm(LayerNorm::load(
@@ -164,7 +164,7 @@ impl Layer {
                 LAYER_NORM_EPS,
             )?),
             Kind::Normalize => Self::Normalize,
-            Kind::Dropout(rate) => Self::Dropout(Site::Module(place), *rate),
+            Kind::Dropout(rate) => Self::Dropout(Site::Module(index), *rate),
         })
     }
 
@@ -177,7 +177,7 @@ impl Layer {
         }
     }
 
-    /// As [`Layer::forward`], in a graph.
+    /// Writes [`Layer::forward`] as ONNX operators.
     pub(crate) fn onnx(&self, graph: &mut Graph, x: &Edge) -> Edge {
         match self {
             Self::Dense(dense) => dense.onnx(graph, x),

@@ -1,4 +1,4 @@
-//! Reading `modules.json` and the folders of the modules that it lists.
+//! Reads `modules.json` and the folders of its modules.
 
 use std::{
     collections::HashMap,
@@ -17,37 +17,38 @@ use super::{
 };
 use crate::{Error, Result, params::RawTensor};
 
-/// Modules whose output is one vector for each text or picture: nothing is
-/// pooled behind them.
+/// A module whose output is already one vector per text or image, so that no
+/// pooling follows.
 const WITHOUT_POOLING: &str = "CLIPModel";
 
-/// A model of sentence-transformers, read, except its network.
+/// The contents of a sentence-transformers folder, except for the network.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// The folder of the network, empty or with a slash at its end.
+    /// The folder of the network, empty or with a trailing slash.
     pub(crate) network: String,
-    /// How the network's vectors are pooled, where they are.
+    /// The pooling of the network's output, if it has one.
     pub(crate) pooling: Option<Pooling>,
-    /// The modules behind the pooling.
+    /// The modules after the pooling.
     pub(crate) layers: Vec<LayerSpec>,
-    /// Their tensors, by the names that [`super::Layer`] asks for.
+    /// Their tensors, by the names that [`super::Layer`] uses.
     pub(crate) tensors: HashMap<String, RawTensor>,
     pub(crate) prompts: Prompts,
     pub(crate) sentence: SentenceConfig,
-    /// The files of a cross-encoder beside its network.
+    /// The files of a cross-encoder outside its network.
     pub(crate) classifier: Option<ClassifierFiles>,
-    /// What of it is not as its author may expect, for the log.
+    /// Warnings about files that may not have the effect that their author
+    /// expects.
     pub(crate) notes: Vec<String>,
 }
 
-/// Reads the tensors of the file at a path, by its name in the model.
+/// Reads the tensors of a file, given its path and its name in the model.
 pub(crate) type ReadTensors<'a> = dyn Fn(&Path, &str) -> Result<HashMap<String, RawTensor>> + 'a;
 
-/// How a model's files are read.
+/// Access to a model's files.
 pub(crate) struct Reader<'a> {
-    /// Where a file is, if it is there.
+    /// Returns the path of a file, if it exists.
     pub(crate) find: &'a dyn Fn(&str) -> Result<Option<PathBuf>>,
-    /// Reads a file of JSON, if it is there.
+    /// Reads a JSON file, if it exists.
     pub(crate) json: &'a dyn Fn(&str) -> Result<Option<Value>>,
     pub(crate) tensors: &'a ReadTensors<'a>,
 }
@@ -57,7 +58,7 @@ impl Reader<'_> {
         (self.json)(name)
     }
 
-    /// The tensors of a module's folder.
+    /// Reads the tensors of a module's folder.
     fn weights(&self, folder: &str) -> Result<HashMap<String, RawTensor>> {
         for file in ["model.safetensors", "pytorch_model.bin"] {
             let file = format!("{folder}{file}");
@@ -71,10 +72,10 @@ impl Reader<'_> {
     }
 }
 
-/// Reads the modules of a folder; `None` where it has no `modules.json`.
-/// `own_list` takes its place for models that sentence-transformers can't open.
-/// The modules at the places of `head` are left out: they are a projection head
-/// of ours, which is kept in another form as well.
+/// Reads the modules of a folder; `None` if it has no `modules.json`.
+/// `own_list` replaces that file for models that sentence-transformers can't
+/// load. Modules at the positions `head` are skipped: they are a projection
+/// head, which is also stored in another form.
 pub(crate) fn read(
     reader: &Reader<'_>,
     own_list: Option<&Value>,
@@ -87,8 +88,8 @@ pub(crate) fn read(
     };
     let mut entries = entries(&list)?;
     let number = entries.len();
-    let mut place = 0..number;
-    entries.retain(|_| place.next().is_some_and(|place| !head.contains(&place)));
+    let mut index = 0..number;
+    entries.retain(|_| index.next().is_some_and(|index| !head.contains(&index)));
     let mut entries = entries.into_iter();
     let mut found = Found::default();
     let first = entries.next();
@@ -108,7 +109,7 @@ pub(crate) fn read(
             found.network = first.folder.clone();
             if number > 1 {
                 return Err(Error::checkpoint(format!(
-                    "{LIST_FILE}: modules behind a {WITHOUT_POOLING} are not supported"
+                    "{LIST_FILE}: modules after a {WITHOUT_POOLING} are not supported"
                 )));
             }
             false
@@ -121,8 +122,8 @@ pub(crate) fn read(
     if found.sentence.classifies || ClassifierFiles::are_settings(settings.as_ref()) {
         if let Some(other) = rest.peek() {
             return Err(Error::checkpoint(format!(
-                "{LIST_FILE}: `{}` behind the network of a cross-encoder is not supported; only \
-                 sequence classifiers are, which have a Transformer alone",
+                "{LIST_FILE}: `{}` after the network of a cross-encoder is not supported; a \
+                 sequence classifier must be a single Transformer",
                 other.class
             )));
         }
@@ -138,14 +139,14 @@ pub(crate) fn read(
                 })?;
                 found.pooling = Some(Pooling::parse(&config, &file)?);
             }
-            // Models of ours whose pooling sentence-transformers doesn't have.
+            // A model of ours with a pooling that sentence-transformers lacks.
             None if own_list.is_some() => {}
             None => {
                 let other = rest
                     .peek()
                     .map_or("nothing".to_owned(), |entry| format!("`{}`", entry.class));
                 return Err(Error::checkpoint(format!(
-                    "{LIST_FILE}: a Pooling is wanted behind the Transformer, not {other}"
+                    "{LIST_FILE}: expected a Pooling after the Transformer, not {other}"
                 )));
             }
         }
@@ -156,11 +157,11 @@ pub(crate) fn read(
         let spec = LayerSpec::parse(&entry.class, config, &file, &mut found.notes)?;
         let spec = spec.ok_or_else(|| unknown(&entry.class))?;
         if !spec.tensors().is_empty() {
-            let place = found.layers.len();
+            let index = found.layers.len();
             let tensors = reader.weights(&entry.folder)?;
             let named = tensors
                 .into_iter()
-                .map(|(name, tensor)| (format!("{PREFIX}{place}.{name}"), tensor));
+                .map(|(name, tensor)| (format!("{PREFIX}{index}.{name}"), tensor));
             found.tensors.extend(named);
         }
         found.layers.push(spec);
@@ -173,20 +174,20 @@ pub(crate) fn read(
 
 fn unknown(class: &str) -> Error {
     Error::checkpoint(format!(
-        "{LIST_FILE}: the module `{class}` is not supported; Transformer, CLIPModel, Pooling, \
-         Dense, LayerNorm, Normalize and Dropout of sentence_transformers are"
+        "{LIST_FILE}: the module `{class}` is not supported; supported are Transformer, CLIPModel, \
+         Pooling, Dense, LayerNorm, Normalize and Dropout of sentence_transformers"
     ))
 }
 
-/// One line of the list.
+/// An entry of the list.
 struct Entry {
     class: String,
-    /// Empty, or with a slash at its end.
+    /// Empty, or with a trailing slash.
     folder: String,
 }
 
 impl Entry {
-    /// The name of the class; that of other packages is not looked at.
+    /// Returns the class name; empty for classes of other packages.
     fn name(&self) -> &str {
         match self.class.strip_prefix("sentence_transformers.") {
             Some(path) => path.rsplit('.').next().unwrap_or_default(),
@@ -199,14 +200,14 @@ fn entries(list: &Value) -> Result<Vec<Entry>> {
     let bad = |reason: String| Error::checkpoint(format!("{LIST_FILE}: {reason}"));
     let list = list
         .as_array()
-        .ok_or_else(|| bad("a list of modules is wanted".to_owned()))?;
+        .ok_or_else(|| bad("expected a list of modules".to_owned()))?;
     list.iter()
         .enumerate()
-        .map(|(place, entry)| {
+        .map(|(index, entry)| {
             let text = |field: &str| {
                 entry[field].as_str().ok_or_else(|| {
                     bad(format!(
-                        "the module {place} has the `{field}` {}",
+                        "the `{field}` of module {index} is {}; give a text",
                         entry[field]
                     ))
                 })
@@ -216,7 +217,7 @@ fn entries(list: &Value) -> Result<Vec<Entry>> {
                 .components()
                 .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
             if !inside || path.contains('\\') {
-                return Err(bad(format!("the path `{path}` leads out of the folder")));
+                return Err(bad(format!("the path `{path}` leads outside the folder")));
             }
             let path = path.trim_matches('/');
             Ok(Entry {
@@ -230,17 +231,16 @@ fn entries(list: &Value) -> Result<Vec<Entry>> {
         .collect()
 }
 
-/// The folder of the network that a list names, empty or with a slash at its
-/// end.
+/// Returns the folder of the network, empty or with a trailing slash.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] where the list is none.
+/// [`Error::Checkpoint`] if the list is invalid.
 pub(crate) fn network_folder(list: &Value) -> Result<String> {
     let first = entries(list)?.into_iter().next();
     Ok(first.map_or(String::new(), |entry| entry.folder))
 }
 
-/// Whether a file of this name in an artifact belongs to the modules.
+/// Returns whether a file of this name in an artifact belongs to the modules.
 pub(crate) fn is_file(name: &str) -> bool {
     if [LIST_FILE, prompts::FILE].contains(&name) || sentence::FILES.contains(&name) {
         return true;
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_can_not_be_obeyed_is_refused_by_name() {
+    fn an_unsupported_list_is_refused_by_name() {
         let st = |name: &str| format!("sentence_transformers.models.{name}");
         let transformer = module(&st("Transformer"), "");
         let pooling = module(&st("Pooling"), "1_Pooling");
@@ -346,7 +346,7 @@ mod tests {
             (json!([transformer]), "not nothing"),
             (
                 json!([transformer, module(&st("Normalize"), "1")]),
-                "a Pooling is wanted",
+                "expected a Pooling",
             ),
             (
                 json!([transformer, pooling, module(&st("LSTM"), "2_LSTM")]),

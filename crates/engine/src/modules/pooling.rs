@@ -1,11 +1,11 @@
-//! `Pooling` of sentence-transformers: the file that says how it pools.
+//! The configuration file of sentence-transformers' `Pooling`.
 
 use serde_json::{Map, Value, json};
 
 use crate::{Error, Result, ops::Pooler};
 
-/// The fields of older versions and the modes that they switch on, in the order
-/// in which the modes are put side by side.
+/// Fields of older versions with the modes that they enable, in the order in
+/// which the modes are concatenated.
 const FLAGS: [(&str, &str); 6] = [
     ("pooling_mode_cls_token", "cls"),
     ("pooling_mode_max_tokens", "max"),
@@ -15,11 +15,11 @@ const FLAGS: [(&str, &str); 6] = [
     ("pooling_mode_lasttoken", "lasttoken"),
 ];
 
-/// How a model of sentence-transformers pools.
+/// The pooling of a sentence-transformers model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Pooling {
     pub(crate) pooler: Pooler,
-    /// Whether the tokens of a prompt count.
+    /// Whether pooling includes a prompt's tokens.
     pub(crate) include_prompt: bool,
 }
 
@@ -33,7 +33,7 @@ impl Default for Pooling {
 }
 
 impl Pooling {
-    /// Reads a `config.json`, which `shown` names in errors.
+    /// Parses a `config.json`; `shown` is its name in errors.
     pub(crate) fn parse(config: &Value, shown: &str) -> Result<Self> {
         let bad = |reason: String| Error::checkpoint(format!("{shown}: {reason}"));
         let empty = Map::new();
@@ -41,9 +41,7 @@ impl Pooling {
         let flag = |field: &str, default: bool| match &config[field] {
             Value::Null => Ok(default),
             Value::Bool(flag) => Ok(*flag),
-            other => Err(bad(format!(
-                "`{field}` is {other}; true or false is wanted"
-            ))),
+            other => Err(bad(format!("`{field}` is {other}; give true or false"))),
         };
         let known = |field: &str| {
             let others = [
@@ -88,7 +86,7 @@ impl Pooling {
         })
     }
 
-    /// The `config.json` for a network of this width; `None` where
+    /// Returns the `config.json` for a network of this width; `None` if
     /// sentence-transformers has no such pooling.
     pub(crate) fn to_json(self, width: usize) -> Option<Value> {
         let modes = self.pooler.names()?;
@@ -98,7 +96,7 @@ impl Pooling {
             .filter(|mode| modes.contains(mode))
             .collect();
         if in_order != modes {
-            // Only versions since 5.4 can say this.
+            // Versions before 5.4 can't express another order.
             return Some(json!({
                 "embedding_dimension": width,
                 "pooling_mode": modes,

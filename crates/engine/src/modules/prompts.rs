@@ -1,4 +1,4 @@
-//! The prompts of a model: texts that go before the texts to embed.
+//! The prompts of a model: texts that are put before the texts to embed.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,16 @@ use crate::{Error, Result};
 
 /// The file with the prompts.
 pub(crate) const FILE: &str = "config_sentence_transformers.json";
-/// Prompts that every model of sentence-transformers has, empty if its file
-/// doesn't say more.
-const ALWAYS: [&str; 2] = ["query", "document"];
+/// Prompts that every sentence-transformers model has. They are empty unless
+/// its file sets them.
+const STANDARD: [&str; 2] = ["query", "document"];
 
-/// The prompts of a model, by name, and the one that is used where none is
-/// chosen.
+/// The prompts of a model by name, and the default prompt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prompts {
     by_name: BTreeMap<String, String>,
     default: Option<String>,
-    /// The file, which is written again as it is.
+    /// The file's content, which is saved again.
     file: Option<Value>,
 }
 
@@ -37,7 +36,7 @@ impl Prompts {
         }
         if let Some(dim) = file.get("truncate_dim").filter(|dim| !dim.is_null()) {
             return Err(bad(format!(
-                "`truncate_dim` is {dim}, which is not supported: take it out, and cut the \
+                "`truncate_dim` is {dim}, which is not supported: remove it, and truncate the \
                  embeddings where they are used"
             )));
         }
@@ -51,19 +50,19 @@ impl Prompts {
                         Value::String(prompt) => prompt,
                         other => {
                             return Err(bad(format!(
-                                "the prompt `{name}` is {other}; a text is wanted"
+                                "the prompt `{name}` is {other}; give a text"
                             )));
                         }
                     };
                     by_name.insert(name.clone(), prompt.to_owned());
                 }
             }
-            other => return Err(bad(format!("`prompts` is {other}; an object is wanted"))),
+            other => return Err(bad(format!("`prompts` is {other}; give an object"))),
         }
         let default = match &file["default_prompt_name"] {
             Value::Null => None,
             Value::String(name) if by_name.contains_key(name) => Some(name.clone()),
-            Value::String(name) if ALWAYS.contains(&name.as_str()) => None,
+            Value::String(name) if STANDARD.contains(&name.as_str()) => None,
             other => {
                 let names: Vec<_> = by_name.keys().map(|name| format!("`{name}`")).collect();
                 return Err(bad(format!(
@@ -79,7 +78,7 @@ impl Prompts {
         })
     }
 
-    /// Name and text of the prompt that goes before texts where none is chosen.
+    /// Returns name and text of the default prompt, unless it is empty.
     #[must_use]
     pub fn default_prompt(&self) -> Option<(&str, &str)> {
         let name = self.default.as_deref()?;
@@ -87,14 +86,14 @@ impl Prompts {
         Some((name, prompt))
     }
 
-    /// The prompt of this name; empty where it changes nothing.
+    /// Returns the prompt of this name, which may be empty.
     ///
     /// # Errors
-    /// [`Error::Config`] where there is none, with the names that there are.
+    /// [`Error::Config`] lists the prompts if none has this name.
     pub fn get(&self, name: &str) -> Result<&str> {
         match self.by_name.get(name) {
             Some(prompt) => Ok(prompt),
-            None if ALWAYS.contains(&name) && self.file.is_some() => Ok(""),
+            None if STANDARD.contains(&name) && self.file.is_some() => Ok(""),
             None => {
                 let names: Vec<_> = self.names().map(|name| format!("`{name}`")).collect();
                 let known = match names.is_empty() {
@@ -106,13 +105,13 @@ impl Prompts {
         }
     }
 
-    /// The names of the prompts.
+    /// Returns the names of the prompts.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.by_name.keys().map(String::as_str)
     }
 
-    /// The same with other prompts for queries and documents. If both are alike,
-    /// they go before every text where none is chosen.
+    /// Replaces the prompts for queries and documents. If both are equal, they
+    /// become the default prompt.
     pub(crate) fn replaced(&self, query: &str, document: &str) -> Result<Self> {
         let mut file = self.to_json();
         if !file["prompts"].is_object() {
@@ -127,7 +126,7 @@ impl Prompts {
         Self::parse(file)
     }
 
-    /// The file as it came, or one without prompts.
+    /// Returns the file's content, or one without prompts.
     pub(crate) fn to_json(&self) -> Value {
         self.file.clone().unwrap_or_else(|| {
             json!({

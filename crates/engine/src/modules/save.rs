@@ -1,4 +1,4 @@
-//! Writing a model so that sentence-transformers opens it and gives the same
+//! Saves a model so that sentence-transformers loads it with the same
 //! embeddings.
 
 use std::collections::HashMap;
@@ -7,30 +7,40 @@ use serde_json::{Value, json};
 
 use super::{
     LIST_FILE,
-    layer::{LayerSpec, PREFIX, head_place},
+    layer::{LayerSpec, PREFIX, head_position},
     pooling::Pooling,
     prompts::{self, Prompts},
     sentence::{self, SentenceConfig},
 };
 use crate::{
     Error, Result,
-    models::FoldedLayer,
     params::{FloatFormat, RawTensor, encode_safetensors},
     python_json,
 };
 
-/// Files by their names.
+/// Files: names and contents.
 pub(crate) type NamedFiles = Vec<(String, Vec<u8>)>;
 
-/// A text model as it is saved.
+/// A layer of a head as a linear map that includes its normalisation.
+pub(crate) struct FoldedLayer {
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+    /// `[outputs, inputs]`
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
+    /// Whether a ReLU follows.
+    pub(crate) relu: bool,
+}
+
+/// A text model to save.
 pub(crate) struct Saved<'a> {
     pub(crate) pooling: Pooling,
-    /// Width of the network.
+    /// Width of the network's output.
     pub(crate) width: usize,
     pub(crate) layers: &'a [LayerSpec],
-    /// The layers' tensors; see [`PREFIX`].
+    /// Tensors of the layers; see [`PREFIX`].
     pub(crate) tensors: &'a HashMap<String, RawTensor>,
-    /// A projection head, its normalisations folded into its weights.
+    /// A projection head, with its normalisations merged into its weights.
     pub(crate) head: Option<Vec<FoldedLayer>>,
     pub(crate) prompts: &'a Prompts,
     pub(crate) sentence: &'a SentenceConfig,
@@ -38,22 +48,22 @@ pub(crate) struct Saved<'a> {
     pub(crate) longest: usize,
 }
 
-/// The files of the modules, and what our own file says of them.
+/// Files of the modules, and what `finetuner.json` records about them.
 #[derive(Default)]
 pub(crate) struct Files {
-    /// Name and content.
+    /// Names and contents.
     pub(crate) files: NamedFiles,
-    /// The places of the projection head's layers in the list of modules.
+    /// Positions of the projection head's layers in the module list.
     pub(crate) head: Vec<usize>,
-    /// The list of modules, where sentence-transformers can't open the model:
-    /// then there is no `modules.json`.
+    /// The module list if sentence-transformers can't load the model. Then
+    /// there is no `modules.json`.
     pub(crate) own_list: Option<Value>,
     list: Vec<Value>,
 }
 
 impl Saved<'_> {
-    /// Everything that sentence-transformers needs beside the network and its
-    /// tokenizer.
+    /// Returns all files that sentence-transformers needs besides the network
+    /// and its tokenizer.
     pub(crate) fn files(&self) -> Result<Files> {
         let mut files = Files::default();
         files.module("Transformer", &class("Transformer"));
@@ -62,9 +72,9 @@ impl Saved<'_> {
             let folder = files.module("Pooling", &class("Pooling"));
             files.json(format!("{folder}/config.json"), config)?;
         }
-        let split = head_place(self.layers);
-        for (place, layer) in self.layers[..split].iter().enumerate() {
-            self.add_layer(place, layer, &mut files)?;
+        let split = head_position(self.layers);
+        for (index, layer) in self.layers[..split].iter().enumerate() {
+            self.add_layer(index, layer, &mut files)?;
         }
         for layer in self.head.iter().flatten() {
             files.head.push(files.list.len());
@@ -89,8 +99,8 @@ impl Saved<'_> {
             ]);
             files.weights(&folder, &tensors)?;
         }
-        for (behind, layer) in self.layers[split..].iter().enumerate() {
-            self.add_layer(split + behind, layer, &mut files)?;
+        for (index, layer) in self.layers[split..].iter().enumerate() {
+            self.add_layer(split + index, layer, &mut files)?;
         }
         let list = Value::Array(std::mem::take(&mut files.list));
         match pooling {
@@ -105,13 +115,13 @@ impl Saved<'_> {
         Ok(files)
     }
 
-    fn add_layer(&self, place: usize, layer: &LayerSpec, files: &mut Files) -> Result<()> {
+    fn add_layer(&self, index: usize, layer: &LayerSpec, files: &mut Files) -> Result<()> {
         let folder = files.module(layer.name(), &layer.class);
         if !layer.config.is_null() {
             files.json(format!("{folder}/config.json"), &layer.config)?;
         }
         let tensors = layer.tensors().into_iter().map(|(name, _)| {
-            let full = format!("{PREFIX}{place}.{name}");
+            let full = format!("{PREFIX}{index}.{name}");
             let tensor = self.tensors.get(&full).cloned();
             let missing = || Error::checkpoint(format!("the tensor `{full}` is missing"));
             Ok((name.to_owned(), tensor.ok_or_else(missing)?))
@@ -124,13 +134,13 @@ impl Saved<'_> {
     }
 }
 
-/// The path of a class that old and new versions know.
+/// Returns a class path that old and new versions accept.
 fn class(name: &str) -> String {
     format!("sentence_transformers.models.{name}")
 }
 
 impl Files {
-    /// Files alone, by name and content.
+    /// Creates a value with only these files.
     pub(crate) fn of(files: NamedFiles) -> Self {
         Self {
             files,

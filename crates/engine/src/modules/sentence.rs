@@ -1,11 +1,11 @@
-//! `Transformer` of sentence-transformers: the file that says how texts are cut
-//! and whether they are lowercased.
+//! The configuration file of sentence-transformers' `Transformer`: truncation
+//! and lowercasing of texts.
 
 use serde_json::{Map, Value, json};
 
 use crate::{Error, Result, python_json};
 
-/// The names that the file has had, the first of them today.
+/// Names that the file has had. The first one is current.
 pub(crate) const FILES: [&str; 7] = [
     "sentence_bert_config.json",
     "sentence_roberta_config.json",
@@ -16,7 +16,7 @@ pub(crate) const FILES: [&str; 7] = [
     "sentence_xlnet_config.json",
 ];
 
-/// Arguments for loading that change no embedding of ours.
+/// Loading arguments that don't affect embeddings here.
 const WITHOUT_EFFECT: [&str; 14] = [
     "trust_remote_code",
     "add_pooling_layer",
@@ -34,16 +34,16 @@ const WITHOUT_EFFECT: [&str; 14] = [
     "clean_up_tokenization_spaces",
 ];
 
-/// How texts are cut and written.
+/// Truncation and lowercasing of texts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct SentenceConfig {
-    /// The longest text in tokens, where it is given.
+    /// The longest text in tokens, if given.
     pub(crate) max_tokens: Option<usize>,
-    /// Whether texts are lowercased before they are tokenized.
+    /// Whether texts are lowercased before tokenization.
     pub(crate) lowercase: bool,
-    /// Whether the network is a sequence classifier: a cross-encoder.
+    /// Whether the network is a sequence classifier (cross-encoder).
     pub(crate) classifies: bool,
-    /// The file, which is written again with the limit that was used.
+    /// The file's content, which is saved with the limit in use.
     file: Option<Value>,
 }
 
@@ -55,9 +55,9 @@ impl SentenceConfig {
         let number = |field: &str, value: &Value| match value {
             Value::Null => Ok(None),
             value => match python_json::number(value) {
-                // Python writes "no limit" as 1e30.
+                // Python libraries write "no limit" as 1e30.
                 Some(n) if n >= 1.0 => Ok(Some(n.min(1e9) as usize)),
-                _ => Err(bad(format!("`{field}` is {value}; a number is wanted"))),
+                _ => Err(bad(format!("`{field}` is {value}; give a number"))),
             },
         };
         let mut max_tokens = None;
@@ -73,7 +73,7 @@ impl SentenceConfig {
                         Value::Null => false,
                         Value::Bool(flag) => *flag,
                         _ => {
-                            let reason = format!("`{field}` is {value}; true or false is wanted");
+                            let reason = format!("`{field}` is {value}; give true or false");
                             return Err(bad(reason));
                         }
                     }
@@ -82,7 +82,7 @@ impl SentenceConfig {
                 | "config_args" | "config_kwargs" => {
                     for (name, value) in value.as_object().unwrap_or(&empty) {
                         match name.as_str() {
-                            // It takes precedence over `max_seq_length`.
+                            // Takes precedence over `max_seq_length`.
                             "model_max_length" => {
                                 max_tokens = number(name, value)?.or(max_tokens);
                             }
@@ -100,7 +100,7 @@ impl SentenceConfig {
                 "module_output_name" if value == "token_embeddings" => {}
                 "modality_config" if reads_hidden_states(value) => {}
                 "processing_kwargs" if value.as_object().is_none_or(Map::is_empty) => {}
-                // These concern other kinds of models, or speed alone.
+                // These affect only other kinds of models, or speed.
                 "query_length"
                 | "document_length"
                 | "query_expansion"
@@ -122,7 +122,7 @@ impl SentenceConfig {
         })
     }
 
-    /// The file for a model that reads `longest` tokens.
+    /// Returns the file's content for a model that reads `longest` tokens.
     pub(crate) fn to_json(&self, longest: usize) -> Value {
         let mut file = match &self.file {
             Some(Value::Object(file)) => file.clone(),
@@ -140,8 +140,8 @@ impl SentenceConfig {
     }
 }
 
-/// Whether texts go through the network to its last hidden state, as in every
-/// version before there were other ways.
+/// Returns whether texts are mapped to the network's last hidden state, which
+/// is the default.
 fn reads_hidden_states(modalities: &Value) -> bool {
     let Some(modalities) = modalities.as_object() else {
         return modalities.is_null();
@@ -153,7 +153,7 @@ fn reads_hidden_states(modalities: &Value) -> bool {
     })
 }
 
-/// Whether texts go through a classifier to its scores.
+/// Returns whether texts are mapped to a classifier's scores.
 fn reads_logits(modalities: &Value) -> bool {
     let way = &modalities["text"];
     way["method"] == "forward" && way["method_output_name"] == "logits"

@@ -1,5 +1,4 @@
-//! Texts as inputs, and the blocks of transformers over `[batch, length,
-//! width]`.
+//! Text inputs, and transformer blocks over `[batch, length, width]`.
 
 use std::collections::HashMap;
 
@@ -10,17 +9,17 @@ use super::{
 };
 use crate::ops::{AttentionConfig, AttentionPool, Block, Finish, PositionBias, Rotary};
 
-/// What is added to a score that doesn't count. Its exponential is 0, and a
-/// row of nothing else is still a row of numbers.
+/// Added to masked scores. Its exponential is 0, and a fully masked row remains
+/// finite.
 const NEVER: f32 = -1e30;
 
 /// The inputs of a model.
 pub(crate) enum Inputs {
-    /// Token ids with their mask.
+    /// Token ids and their mask.
     Texts(TextInputs),
-    /// Pictures, `[batch, 3, height, width]`, with height and width.
+    /// Images, `[batch, 3, height, width]`, with height and width in pixels.
     Images(Edge, [usize; 2]),
-    /// Features, `[batch, length]`.
+    /// Feature vectors, `[batch, length]`.
     Features(Edge),
 }
 
@@ -28,15 +27,16 @@ pub(crate) enum Inputs {
 pub(crate) struct TextInputs {
     /// Token ids.
     pub(crate) ids: Edge,
-    /// Whether a place is a token, not padding.
+    /// True for tokens, false for padding.
     pub(crate) mask: Edge,
-    /// The kind of each token; all are of the first where there are none.
+    /// The type of each token; all are 0 if `None`.
     pub(crate) kinds: Option<Edge>,
 }
 
 impl TextInputs {
-    /// Adds `input_ids`, `attention_mask` and, `with_kinds`, `token_type_ids`:
-    /// whole numbers of this type, for texts of any length or of one alone.
+    /// Adds the inputs `input_ids`, `attention_mask` and, if `with_kinds`,
+    /// `token_type_ids`, with integers of this type. Texts may have any length
+    /// unless `length` fixes it.
     pub(crate) fn new(
         graph: &mut Graph,
         kind: DataType,
@@ -52,26 +52,26 @@ impl TextInputs {
     }
 }
 
-/// The places that each place of a batch sees. Values that several blocks need
-/// are in the graph once.
+/// The attention masks and position values of a batch. Values that several
+/// blocks use are in the graph once.
 #[derive(Default)]
-pub(crate) struct Attendance {
-    /// The number of places, and whether each is a token; none where all
-    /// places of pictures are seen.
+pub(crate) struct AttentionContext {
+    /// The length of texts, and their mask; `None` for images, which need no
+    /// mask.
     texts: Option<(Edge, Edge)>,
-    /// Values added to the scores, by causality, reach and position bias.
+    /// Values to add to the scores, by causality, window and position bias.
     biases: HashMap<(bool, Option<usize>, Option<String>), Option<Edge>>,
     /// Cosines and sines of rotary embeddings, by the bits of their steps.
-    turns: HashMap<Vec<u32>, [Edge; 2]>,
+    rotations: HashMap<Vec<u32>, [Edge; 2]>,
 }
 
-impl Attendance {
-    /// Every place sees every other.
+impl AttentionContext {
+    /// All positions attend to all others.
     pub(crate) fn all() -> Self {
         Self::default()
     }
 
-    /// Every place sees every token, as far as a block lets it.
+    /// All positions attend to all tokens, within the limits of each block.
     pub(crate) fn of_texts(graph: &mut Graph, texts: &TextInputs) -> Self {
         let mask = graph.unsqueeze(&texts.mask, &[1, 2]);
         Self {
@@ -80,8 +80,8 @@ impl Attendance {
         }
     }
 
-    /// Returns the values that a block adds to its scores, `[batch or 1, heads or
-    /// 1, length or 1, length]`.
+    /// Returns the values that a block adds to its scores, `[batch or 1, heads
+    /// or 1, length or 1, length]`.
     fn bias(&mut self, graph: &mut Graph, config: &AttentionConfig) -> Option<Edge> {
         let learned = config.bias.as_ref().map(|bias| match bias {
             PositionBias::Slopes(_) => String::new(),
@@ -99,12 +99,12 @@ impl Attendance {
     fn new_bias(&self, graph: &mut Graph, config: &AttentionConfig) -> Option<Edge> {
         let (length, mask) = self.texts.as_ref()?;
         let mut seen = mask.clone();
-        // From query to key, `[length, length]`.
+        // Distances from query to key, `[length, length]`.
         let needs_distance = config.causal || config.reach.is_some() || config.bias.is_some();
         let distance = needs_distance.then(|| {
-            let places = places(graph, length);
-            let queries = graph.unsqueeze(&places, &[1]);
-            graph.op("Sub", &[&places, &queries], &[])
+            let positions = positions(graph, length);
+            let queries = graph.unsqueeze(&positions, &[1]);
+            graph.op("Sub", &[&positions, &queries], &[])
         });
         if let Some(distance) = &distance {
             if config.causal {
@@ -127,22 +127,22 @@ impl Attendance {
         Some(graph.op("Where", &[&seen, &positions, &never], &[]))
     }
 
-    /// Turns heads, `[batch, length, heads, head]`, by their places.
-    fn turned(&mut self, graph: &mut Graph, x: &Edge, rotary: &Rotary) -> Edge {
+    /// Applies rotary embeddings to heads, `[batch, length, heads, head]`.
+    fn rotated(&mut self, graph: &mut Graph, x: &Edge, rotary: &Rotary) -> Edge {
         let Some((length, _)) = &self.texts else {
             return x.clone();
         };
         let steps = rotary.steps();
         let half = steps.len() as i64;
         let [cos, sin] = self
-            .turns
+            .rotations
             .entry(steps.iter().map(|step| step.to_bits()).collect())
             .or_insert_with(|| {
-                let places = places(graph, length);
-                let places = graph.cast(&places, DataType::Float);
-                let places = graph.unsqueeze(&places, &[1, 2]);
+                let positions = positions(graph, length);
+                let positions = graph.cast(&positions, DataType::Float);
+                let positions = graph.unsqueeze(&positions, &[1, 2]);
                 let steps = graph.table("rotary.steps", vec![steps.len()], steps.to_vec());
-                let angles = graph.op("Mul", &[&places, &steps], &[]);
+                let angles = graph.op("Mul", &[&positions, &steps], &[]);
                 ["Cos", "Sin"].map(|kind| graph.op(kind, &[&angles], &[]))
             })
             .clone();
@@ -160,15 +160,15 @@ impl Attendance {
     }
 }
 
-/// The numbers of the places of a text, from 0.
-fn places(graph: &mut Graph, length: &Edge) -> Edge {
+/// Returns the positions of a text, from 0.
+fn positions(graph: &mut Graph, length: &Edge) -> Edge {
     let axis = graph.ints(&[0]);
     let length = graph.op("Squeeze", &[length, &axis], &[]);
     let (start, step) = (graph.int(0), graph.int(1));
     graph.op("Range", &[&start, &length, &step], &[])
 }
 
-/// A number for each head and distance: `[1, heads, length, length]`.
+/// Returns the bias of each head and distance, `[1, heads, length, length]`.
 fn position_bias(graph: &mut Graph, bias: &PositionBias, distance: &Edge) -> Edge {
     let rows = match bias {
         PositionBias::Slopes(slopes) => {
@@ -183,7 +183,7 @@ fn position_bias(graph: &mut Graph, bias: &PositionBias, distance: &Edge) -> Edg
             table,
             max_distance,
         } => {
-            // A row for each distance; from the largest on all are alike.
+            // A row for each distance. Larger ones share the last row.
             let heads = table.tensor().dims().last().copied().unwrap_or(1);
             let dims = vec![2 * max_distance + 1, heads];
             let (name, bias) = (format!("{}.by_distance", table.name()), bias.clone());
@@ -199,8 +199,13 @@ fn position_bias(graph: &mut Graph, bias: &PositionBias, distance: &Edge) -> Edg
     graph.unsqueeze(&rows, &[0])
 }
 
-/// A transformer block on `[batch, length, width]`.
-pub(crate) fn block(graph: &mut Graph, x: &Edge, block: &Block, seen: &mut Attendance) -> Edge {
+/// Writes a transformer block over `[batch, length, width]`.
+pub(crate) fn block(
+    graph: &mut Graph,
+    x: &Edge,
+    block: &Block,
+    seen: &mut AttentionContext,
+) -> Edge {
     let p = &block.params;
     let norm1 = |graph: &mut Graph, x: &Edge| match &p.norm1 {
         Some(norm) => layer_norm(graph, x, norm),
@@ -246,7 +251,7 @@ fn mlp(graph: &mut Graph, x: &Edge, block: &Block) -> Edge {
     finished(graph, y, &p.finish[1])
 }
 
-fn attention(graph: &mut Graph, x: &Edge, block: &Block, seen: &mut Attendance) -> Edge {
+fn attention(graph: &mut Graph, x: &Edge, block: &Block, seen: &mut AttentionContext) -> Edge {
     let (p, config) = (&block.params, &block.attention);
     let head = config.head as i64;
     let split = |graph: &mut Graph, layer, heads: usize| {
@@ -261,11 +266,11 @@ fn attention(graph: &mut Graph, x: &Edge, block: &Block, seen: &mut Attendance) 
         key = layer_norm(graph, &key, of_keys);
     }
     if let Some(rotary) = &config.rotary {
-        query = seen.turned(graph, &query, rotary);
-        key = seen.turned(graph, &key, rotary);
+        query = seen.rotated(graph, &query, rotary);
+        key = seen.rotated(graph, &key, rotary);
     }
     if config.kv_heads != config.heads {
-        // The head of keys and values for each of queries.
+        // The key and value head of each query head.
         let group = config.heads / config.kv_heads;
         let heads: Vec<i64> = (0..config.heads)
             .map(|head| (head / group) as i64)
@@ -295,7 +300,7 @@ fn attention(graph: &mut Graph, x: &Edge, block: &Block, seen: &mut Attendance) 
     finished(graph, y, &p.finish[0])
 }
 
-/// `[batch, width]` of `[batch, length, width]`, pooled by attention.
+/// Writes attention pooling of `[batch, length, width]` to `[batch, width]`.
 pub(crate) fn attention_pool(graph: &mut Graph, x: &Edge, pool: &AttentionPool) -> Edge {
     let AttentionConfig {
         heads, head, scale, ..

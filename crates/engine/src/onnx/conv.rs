@@ -1,4 +1,5 @@
-//! Convolutional layers, channels first: `[batch, channels, height, width]`.
+//! Convolutional layers, with channels first: `[batch, channels, height,
+//! width]`.
 
 use super::{
     graph::{Attribute, Edge, Graph},
@@ -9,8 +10,8 @@ use crate::{
     ops::{ConvKind, ConvNorm, Linear},
 };
 
-/// `curve(norm(conv(x)) + residual)`, with the normalisation's running moments
-/// folded into the convolution.
+/// Writes `curve(norm(conv(x)) + residual)`, with the normalisation's running
+/// statistics merged into the convolution.
 pub(crate) fn conv_norm(
     graph: &mut Graph,
     x: &Edge,
@@ -48,8 +49,8 @@ pub(crate) fn conv_norm(
     Ok(curve(graph, &y, layer.curve))
 }
 
-/// A linear layer over the channels of each place; its weight is stored as a
-/// convolution's, `[outputs, inputs, 1, 1]`.
+/// Writes a linear layer over channels, with its weight as a 1x1 convolution's,
+/// `[outputs, inputs, 1, 1]`.
 pub(crate) fn pointwise(graph: &mut Graph, x: &Edge, layer: &Linear) -> Edge {
     let weight = graph.weight(&layer.weight);
     match &layer.bias {

@@ -16,16 +16,16 @@ use super::{
 };
 use crate::{Result, kernels, params::Param};
 
-/// A value in a graph, by its name.
+/// A value in a graph, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Edge(pub(super) String);
 
-/// One dimension of an input or output.
+/// A dimension of an input or output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dim {
-    /// Always this size.
+    /// A fixed size.
     Fixed(usize),
-    /// Any size, by a name that inputs and outputs share.
+    /// Any size. The name is shared between inputs and outputs.
     Named(&'static str),
 }
 
@@ -34,7 +34,7 @@ pub(crate) const BATCH: Dim = Dim::Named("batch-size");
 /// The number of tokens of the longest text in a batch.
 pub(crate) const SEQUENCE: Dim = Dim::Named("sequence-length");
 
-/// A setting of an operator.
+/// An attribute of an operator.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Attribute {
     Float(&'static str, f32),
@@ -45,19 +45,20 @@ pub(crate) enum Attribute {
 /// Computes a tensor's values when they are written.
 type Compute = Box<dyn Fn() -> Result<Vec<f32>>>;
 
-/// The values of an initializer. Weights stay where they are until they are
-/// written, one after the other.
+/// The values of an initializer. Weights are copied only when they are written,
+/// one tensor at a time.
 pub(super) enum Source {
     Param(Arc<Param>),
-    /// The transposed matrix with that many columns, of these elements.
-    Turned(Arc<Param>, Range<usize>, usize),
+    /// The transpose of a matrix with this number of columns, in this range of
+    /// elements.
+    Transposed(Arc<Param>, Range<usize>, usize),
     Computed(Compute),
-    /// These elements, rounded to 8 bits, row by row, and perhaps transposed.
+    /// These elements in 8 bits, rounded by row, and optionally transposed.
     Int8 {
         param: Arc<Param>,
         own: Range<usize>,
         rows: usize,
-        turned: bool,
+        transposed: bool,
     },
     Floats(Vec<f32>),
     Ints(Vec<i64>),
@@ -79,7 +80,7 @@ impl Initializer {
         }
     }
 
-    /// Bytes of the values.
+    /// Returns the size of the values in bytes.
     pub(super) fn size(&self) -> u64 {
         let count = self.dims.iter().product::<usize>() as u64;
         match self.data_type() {
@@ -89,24 +90,24 @@ impl Initializer {
         }
     }
 
-    /// The values, little-endian.
+    /// Returns the values, little-endian.
     pub(super) fn bytes(&self) -> Result<Vec<u8>> {
         let floats = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect();
         Ok(match &self.source {
             Source::Param(param) => floats(&param.to_vec()?),
-            Source::Turned(param, own, columns) => {
+            Source::Transposed(param, own, columns) => {
                 let values = param.to_vec()?;
-                let mut turned = vec![0.0; own.len()];
-                kernels::transpose(&values[own.clone()], *columns, &mut turned);
-                floats(&turned)
+                let mut transposed = vec![0.0; own.len()];
+                kernels::transpose(&values[own.clone()], *columns, &mut transposed);
+                floats(&transposed)
             }
             Source::Computed(compute) => floats(&compute()?),
             Source::Int8 {
                 param,
                 own,
                 rows,
-                turned,
-            } => rounding::rounded_rows(&param.to_vec()?[own.clone()], *rows, *turned),
+                transposed,
+            } => rounding::rounded_rows(&param.to_vec()?[own.clone()], *rows, *transposed),
             Source::Floats(values) => floats(values),
             Source::Ints(values) => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         })
@@ -120,19 +121,18 @@ pub(crate) struct Graph {
     pub(super) initializers: Vec<Initializer>,
     pub(super) inputs: Vec<ValueInfoProto>,
     pub(super) outputs: Vec<ValueInfoProto>,
-    /// All names of values.
+    /// Names of all values.
     names: HashSet<String>,
     /// Small constants by their content.
     constants: HashMap<String, Edge>,
-    /// Whether large products and tables are in 8 bits.
+    /// Whether large products and tables use 8 bits.
     pub(super) int8: bool,
-    /// Values that were rounded to 8 bits, each with its scale and its zero.
+    /// Values that were rounded to 8 bits, each with its scale and zero point.
     rounded: HashMap<Edge, [Edge; 3]>,
 }
 
 impl Graph {
-    /// A graph whose large products and tables are in 8 bits where `int8` is
-    /// set.
+    /// Creates a graph. If `int8` is set, large products and tables use 8 bits.
     pub(crate) fn new(int8: bool) -> Self {
         Self {
             int8,
@@ -140,7 +140,7 @@ impl Graph {
         }
     }
 
-    /// A name that no other value has.
+    /// Returns a unique name.
     fn fresh(&mut self, wanted: Cow<'_, str>) -> String {
         let mut name = wanted.clone().into_owned();
         let mut number = 1;
@@ -151,21 +151,21 @@ impl Graph {
         name
     }
 
-    /// An input of the model.
+    /// Adds an input of the model.
     pub(crate) fn input(&mut self, name: &str, kind: DataType, dims: &[Dim]) -> Edge {
         let name = self.fresh(name.into());
         self.inputs.push(value_info(&name, kind, dims));
         Edge(name)
     }
 
-    /// Makes a value an output of the model, under this name.
+    /// Makes a value an output of the model with this name.
     pub(crate) fn output(&mut self, value: &Edge, name: &str, dims: &[Dim]) {
         let name = self.fresh(name.into());
         self.push("Identity", &[value], vec![name.clone()], &[]);
         self.outputs.push(value_info(&name, DataType::Float, dims));
     }
 
-    /// Adds an operator with one result.
+    /// Adds an operator with one output.
     pub(crate) fn op(&mut self, kind: &str, inputs: &[&Edge], attributes: &[Attribute]) -> Edge {
         let name = self.fresh(kind.to_lowercase().into());
         self.push(kind, inputs, vec![name.clone()], attributes);
@@ -182,7 +182,7 @@ impl Graph {
         });
     }
 
-    /// A parameter as it is. Each is in the model once.
+    /// Adds a parameter unchanged. Each is in the model once.
     pub(crate) fn weight(&mut self, param: &Arc<Param>) -> Edge {
         let dims = param.tensor().dims().to_vec();
         self.named(param.name().to_owned(), dims, || {
@@ -190,15 +190,22 @@ impl Graph {
         })
     }
 
-    /// A matrix of parameters with that many columns, transposed. It may be a
-    /// part of its tensor's elements.
-    pub(crate) fn turned(&mut self, param: &Arc<Param>, own: Range<usize>, columns: usize) -> Edge {
+    /// Adds the transpose of a parameter's matrix with this number of columns,
+    /// in the range `own` of its elements.
+    pub(crate) fn transposed(
+        &mut self,
+        param: &Arc<Param>,
+        own: Range<usize>,
+        columns: usize,
+    ) -> Edge {
         let name = format!("{}.transposed", part_name(param, &own));
         let dims = vec![columns, own.len() / columns.max(1)];
-        self.named(name, dims, || Source::Turned(param.clone(), own, columns))
+        self.named(name, dims, || {
+            Source::Transposed(param.clone(), own, columns)
+        })
     }
 
-    /// A table of numbers of its own.
+    /// Adds constant values under a new name.
     pub(crate) fn table(&mut self, name: &str, dims: Vec<usize>, values: Vec<f32>) -> Edge {
         let name = self.fresh(name.into());
         self.initializers.push(Initializer {
@@ -209,7 +216,7 @@ impl Graph {
         Edge(name)
     }
 
-    /// A tensor computed from parameters, under a name of its own.
+    /// Adds a tensor that is computed from parameters, under this name.
     pub(crate) fn computed(
         &mut self,
         name: &str,
@@ -221,7 +228,7 @@ impl Graph {
         })
     }
 
-    /// A value rounded to 8 bits, its scale and its zero.
+    /// Rounds a value to 8 bits; returns it with its scale and zero point.
     pub(super) fn rounded(&mut self, value: &Edge) -> [Edge; 3] {
         if let Some(known) = self.rounded.get(value) {
             return known.clone();
@@ -249,7 +256,7 @@ impl Graph {
         Edge(name)
     }
 
-    /// One number.
+    /// Adds a scalar.
     pub(crate) fn scalar(&mut self, value: f32) -> Edge {
         self.constant(
             Vec::new(),
@@ -258,7 +265,7 @@ impl Graph {
         )
     }
 
-    /// One whole number.
+    /// Adds an integer.
     pub(crate) fn int(&mut self, value: i64) -> Edge {
         self.constant(
             Vec::new(),
@@ -267,7 +274,7 @@ impl Graph {
         )
     }
 
-    /// A list of whole numbers: a shape, or axes.
+    /// Adds a list of integers: a shape, or axes.
     pub(crate) fn ints(&mut self, values: &[i64]) -> Edge {
         let key = format!("ints {values:?}");
         self.constant(vec![values.len()], Source::Ints(values.to_vec()), key)
@@ -287,18 +294,18 @@ impl Graph {
         Edge(name)
     }
 
-    /// A value as another type.
+    /// Converts a value to another type.
     pub(crate) fn cast(&mut self, value: &Edge, to: DataType) -> Edge {
         self.op("Cast", &[value], &[Attribute::Int("to", to as i64)])
     }
 
-    /// A value in another shape; 0 keeps a dimension, -1 is what is left.
+    /// Reshapes a value; 0 keeps a dimension, -1 infers it.
     pub(crate) fn reshape(&mut self, value: &Edge, shape: &[i64]) -> Edge {
         let shape = self.ints(shape);
         self.op("Reshape", &[value, &shape], &[])
     }
 
-    /// A value with its dimensions in another order.
+    /// Permutes the dimensions of a value.
     pub(crate) fn transpose(&mut self, value: &Edge, order: &[i64]) -> Edge {
         self.op(
             "Transpose",
@@ -307,21 +314,21 @@ impl Graph {
         )
     }
 
-    /// The size of one dimension of a value, as a list of one number.
+    /// Returns the size of a dimension, as a list of one number.
     pub(crate) fn dimension(&mut self, value: &Edge, axis: i64) -> Edge {
         let shape = self.op("Shape", &[value], &[]);
         let axis = self.ints(&[axis]);
         self.op("Gather", &[&shape, &axis], &[])
     }
 
-    /// A value with more dimensions, of size 1.
+    /// Inserts dimensions of size 1.
     pub(crate) fn unsqueeze(&mut self, value: &Edge, axes: &[i64]) -> Edge {
         let axes = self.ints(axes);
         self.op("Unsqueeze", &[value, &axes], &[])
     }
 }
 
-/// A name for some of a parameter's elements; its own for all of them.
+/// Names a range of a parameter; the whole parameter has its own name.
 pub(super) fn part_name(param: &Param, own: &Range<usize>) -> String {
     match own.len() == param.tensor().elem_count() {
         true => param.name().to_owned(),

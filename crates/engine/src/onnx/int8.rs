@@ -1,6 +1,6 @@
-//! Products in 8 bits, in the form of onnxruntime's `quantize_dynamic`: weights
-//! are rounded once, with a scale for each output, and activations as they
-//! come, with one scale for all. onnxruntime makes one operator of the five.
+//! 8-bit products in the form of onnxruntime's `quantize_dynamic`. Weights are
+//! rounded once, with a scale per output. Activations are rounded at run time,
+//! with one scale. onnxruntime fuses the five operators into one.
 
 use std::{ops::Range, sync::Arc};
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{ops::Linear, params::Param};
 
-/// `x Wᵀ` in 8 bits.
+/// Writes `x Wᵀ` in 8 bits.
 pub(super) fn product(graph: &mut Graph, x: &Edge, layer: &Linear) -> Edge {
     let (param, rows, columns) = (&layer.weight, layer.outputs, layer.inputs);
     let own = layer.own();
@@ -20,7 +20,7 @@ pub(super) fn product(graph: &mut Graph, x: &Edge, layer: &Linear) -> Edge {
         param: param.clone(),
         own: own.clone(),
         rows,
-        turned: true,
+        transposed: true,
     });
     let scale = scales(graph, param, own, rows, vec![rows]);
     let [rounded, x_scale, x_zero] = graph.rounded(x);
@@ -30,7 +30,7 @@ pub(super) fn product(graph: &mut Graph, x: &Edge, layer: &Linear) -> Edge {
     graph.op("Mul", &[&product, &scale], &[])
 }
 
-/// Rows of a table, which is kept in 8 bits with a scale for each row.
+/// Looks up rows of a table that is stored in 8 bits, with a scale per row.
 pub(super) fn lookup(graph: &mut Graph, ids: &Edge, table: &Arc<Param>) -> Edge {
     let dims = table.tensor().dims().to_vec();
     let rows = dims.first().copied().unwrap_or(1);
@@ -41,7 +41,7 @@ pub(super) fn lookup(graph: &mut Graph, ids: &Edge, table: &Arc<Param>) -> Edge 
         param: table.clone(),
         own,
         rows,
-        turned: false,
+        transposed: false,
     });
     let rounded = graph.op("Gather", &[&table, ids], &[]);
     let rounded = graph.cast(&rounded, DataType::Float);

@@ -1,4 +1,4 @@
-//! Layers that work on the last dimension of a value.
+//! Layers over the last dimension of a value.
 
 use std::sync::Arc;
 
@@ -14,12 +14,12 @@ use crate::{
     params::Param,
 };
 
-/// `x Wᵀ + b`
+/// Writes a linear layer, `x Wᵀ + b`.
 pub(crate) fn linear(graph: &mut Graph, x: &Edge, layer: &Linear) -> Edge {
     let y = if graph.int8 {
         int8::product(graph, x, layer)
     } else {
-        let weight = graph.turned(&layer.weight, layer.own(), layer.inputs);
+        let weight = graph.transposed(&layer.weight, layer.own(), layer.inputs);
         graph.op("MatMul", &[x, &weight], &[])
     };
     match &layer.bias {
@@ -31,7 +31,7 @@ pub(crate) fn linear(graph: &mut Graph, x: &Edge, layer: &Linear) -> Edge {
     }
 }
 
-/// A layer's bias, which may be a part of a tensor.
+/// Returns a layer's bias, which may be a range of a tensor.
 fn bias_of(graph: &mut Graph, bias: &Arc<Param>, layer: &Linear) -> Edge {
     let own = layer.own_bias();
     if own.len() == bias.tensor().elem_count() {
@@ -43,8 +43,8 @@ fn bias_of(graph: &mut Graph, bias: &Arc<Param>, layer: &Linear) -> Edge {
     })
 }
 
-/// `x Wᵀ * scale + shift`, a linear layer and the normalisation behind it as
-/// one layer; `affine` gives scale and shift of each output.
+/// Writes a linear layer and the normalisation after it as one layer, `x Wᵀ *
+/// scale + shift`. `affine` holds scale and shift of each output.
 pub(crate) fn affine_columns(
     graph: &mut Graph,
     x: &Edge,
@@ -59,11 +59,11 @@ pub(crate) fn affine_columns(
     });
     let bias_name = format!("{name}.shift");
     let bias = graph.computed(&bias_name, vec![layer.outputs], move || Ok(shift.clone()));
-    let turned = Attribute::Int("transB", 1);
-    graph.op("Gemm", &[x, &weight, &bias], &[turned])
+    let transposed = Attribute::Int("transB", 1);
+    graph.op("Gemm", &[x, &weight, &bias], &[transposed])
 }
 
-/// A weight with each output's row multiplied by a number of its own.
+/// Multiplies each output's row of a weight by its scale.
 pub(super) fn scaled_rows(weight: &Arc<Param>, scale: &[f32]) -> Result<Vec<f32>> {
     let mut values = weight.to_vec()?;
     let width = values.len() / scale.len().max(1);
@@ -73,7 +73,7 @@ pub(super) fn scaled_rows(weight: &Arc<Param>, scale: &[f32]) -> Result<Vec<f32>
     Ok(values)
 }
 
-/// A normalisation of the last dimension.
+/// Writes a normalisation of the last dimension.
 pub(crate) fn layer_norm(graph: &mut Graph, x: &Edge, norm: &LayerNorm) -> Edge {
     let weight = if norm.kind == NormKind::RmsPlusOne {
         let param = norm.weight.clone();
@@ -113,7 +113,7 @@ pub(crate) fn layer_norm(graph: &mut Graph, x: &Edge, norm: &LayerNorm) -> Edge 
     }
 }
 
-/// `x * Phi(x)`
+/// Writes `x * Phi(x)`.
 pub(crate) fn gelu(graph: &mut Graph, x: &Edge) -> Edge {
     let (root, one, half) = (
         graph.scalar(std::f32::consts::SQRT_2),
@@ -127,7 +127,7 @@ pub(crate) fn gelu(graph: &mut Graph, x: &Edge) -> Edge {
     graph.op("Mul", &[&product, &half], &[])
 }
 
-/// The activation of an MLP.
+/// Writes the activation of an MLP.
 pub(super) fn activation(graph: &mut Graph, x: &Edge, kind: Activation) -> Edge {
     match kind {
         Activation::Gelu => gelu(graph, x),
@@ -157,7 +157,7 @@ pub(super) fn activation(graph: &mut Graph, x: &Edge, kind: Activation) -> Edge 
     }
 }
 
-/// The curve of a convolutional layer or a perceptron.
+/// Writes the activation of a convolutional layer or a multilayer perceptron.
 pub(crate) fn curve(graph: &mut Graph, x: &Edge, kind: Curve) -> Edge {
     match kind {
         Curve::Identity => x.clone(),
@@ -173,7 +173,7 @@ pub(crate) fn curve(graph: &mut Graph, x: &Edge, kind: Curve) -> Edge {
     }
 }
 
-/// Rows of the length 1, as `ops::normalize` makes them.
+/// Normalises rows to length 1, like `ops::normalize`.
 pub(crate) fn normalize(graph: &mut Graph, x: &Edge) -> Edge {
     let given = [
         Attribute::Ints("axes", vec![-1]),
@@ -185,8 +185,8 @@ pub(crate) fn normalize(graph: &mut Graph, x: &Edge) -> Edge {
     graph.op("Div", &[x, &length], &[])
 }
 
-/// `token[id] + position[i] + kind[kind]`, `[batch, length, width]` of ids and
-/// kinds `[batch, length]`; without kinds every token is of the first.
+/// Writes `token[id] + position[i] + kind[type]`, `[batch, length, width]`, for
+/// ids and types `[batch, length]`. Without types all tokens have type 0.
 pub(crate) fn token_embeddings(
     graph: &mut Graph,
     ids: &Edge,
@@ -206,7 +206,7 @@ pub(crate) fn token_embeddings(
     embed_tokens(graph, ids, tables)
 }
 
-/// The same with the first row of the table of kinds, where there is one.
+/// Does the same with type 0, if the model has token types.
 fn embed_tokens(graph: &mut Graph, ids: &Edge, tables: &TokenTables) -> Edge {
     let tokens = if graph.int8 {
         int8::lookup(graph, ids, &tables.token)
@@ -243,7 +243,7 @@ fn embed_tokens(graph: &mut Graph, ids: &Edge, tables: &TokenTables) -> Edge {
     graph.op("Add", &[&tokens, &positions], &[])
 }
 
-/// The first row of a table.
+/// Returns the first row of a table.
 fn first_row(graph: &mut Graph, table: &Arc<Param>) -> Edge {
     let width = table.tensor().dims().last().copied().unwrap_or(1);
     let (name, table) = (format!("{}.first", table.name()), table.clone());
@@ -254,7 +254,8 @@ fn first_row(graph: &mut Graph, table: &Arc<Param>) -> Edge {
     })
 }
 
-/// A table of positions, with the first kind of tokens added to each row.
+/// Returns a position table with the embedding of token type 0 added to each
+/// row.
 fn with_kind(graph: &mut Graph, position: &Arc<Param>, kind: Option<&Arc<Param>>) -> Edge {
     let Some(kind) = kind else {
         return graph.weight(position);

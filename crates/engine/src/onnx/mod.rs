@@ -1,13 +1,13 @@
 //! Models as ONNX: a graph of standard operators that onnxruntime and others
-//! run, with tokens or pixels in and finished embeddings out.
+//! run, from tokens or pixels to embeddings.
 //!
-//! [`Graph`] is built node by node. The pieces that architectures are made of
-//! ([`linear`], [`block`], [`pool_texts`], [`conv_norm`] and so on) mirror the
-//! operations in [`crate::ops`] in evaluation; an architecture puts them
-//! together in the order of its `encode`. Pooling, projection head and
-//! normalisation are inside, so that a program needs nothing but a tokenizer
-//! or a picture's pixels. The number of items and the length of texts are free;
-//! padding is left out by `attention_mask`.
+//! [`Graph`] is built node by node. The pieces of architectures ([`linear`],
+//! [`block`], [`pool_texts`], [`conv_norm`] and so on) mirror the operations of
+//! [`crate::ops`] in evaluation. An architecture combines them in the order of
+//! its `encode`. Pooling, projection head and normalisation are part of the
+//! graph, so that a program needs only a tokenizer or an image's pixels. The
+//! batch size and the length of texts are dynamic; `attention_mask` excludes
+//! padding.
 
 mod attention;
 mod conv;
@@ -20,14 +20,14 @@ mod proto;
 mod rounding;
 mod write;
 
-pub(crate) use attention::{Attendance, Inputs, TextInputs, attention_pool, block};
+pub(crate) use attention::{AttentionContext, Inputs, TextInputs, attention_pool, block};
 pub(crate) use conv::{conv_norm, pointwise};
 pub(crate) use graph::{Attribute, BATCH, Dim, Edge, Graph};
 pub(crate) use layers::{
     affine_columns, curve, gelu, layer_norm, linear, normalize, token_embeddings,
 };
 pub(crate) use patches::patch_embeddings;
-pub(crate) use pooling::{pool_places, pool_texts};
+pub(crate) use pooling::{pool_map, pool_texts};
 pub(crate) use proto::DataType;
 
 #[cfg(test)]
@@ -42,7 +42,7 @@ mod tests {
     };
     use crate::params::Param;
 
-    /// `Gemm(x, weight, bias)`, then a sum with a constant.
+    /// `Gemm(x, weight, bias)`, plus a constant.
     fn graph() -> Graph {
         let values: Vec<f32> = (0..6).map(|n| n as f32).collect();
         let weight = Param::trainable("layer.weight", vec![2, 3], values).unwrap();
@@ -50,9 +50,9 @@ mod tests {
         let x = graph.input("x", DataType::Float, &[BATCH, Dim::Fixed(3)]);
         let plain = graph.weight(&weight);
         let y = graph.op("Gemm", &[&x, &plain], &[Attribute::Int("transB", 1)]);
-        let turned = graph.turned(&weight, 0..6, 3);
-        assert_eq!(turned, graph.turned(&weight, 0..6, 3));
-        let z = graph.op("MatMul", &[&x, &turned], &[]);
+        let transposed = graph.transposed(&weight, 0..6, 3);
+        assert_eq!(transposed, graph.transposed(&weight, 0..6, 3));
+        let z = graph.op("MatMul", &[&x, &transposed], &[]);
         let sum = graph.op("Add", &[&y, &z], &[]);
         let two = graph.scalar(2.0);
         assert_eq!(two, graph.scalar(2.0));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_written_model_is_a_whole_message_in_which_every_value_is_defined_once() {
+    fn a_model_is_a_complete_message_that_defines_every_value_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.onnx");
         graph().write(&path).unwrap();
@@ -100,15 +100,15 @@ mod tests {
             (dims, plain),
             (vec![2, 3], vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
         );
-        let (dims, turned) = values("layer.weight.transposed");
+        let (dims, transposed) = values("layer.weight.transposed");
         assert_eq!(
-            (dims, turned),
+            (dims, transposed),
             (vec![3, 2], vec![0.0, 3.0, 1.0, 4.0, 2.0, 5.0])
         );
     }
 
     #[test]
-    fn a_model_that_is_too_large_for_a_message_keeps_its_weights_beside_it() {
+    fn a_large_model_has_its_weights_in_a_second_file() {
         let count = 4096;
         let values: Vec<f32> = (0..count).map(|n| n as f32).collect();
         let weight = Param::trainable("table", vec![count], values.clone()).unwrap();

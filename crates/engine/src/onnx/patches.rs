@@ -1,10 +1,10 @@
-//! The first layer of a vision transformer.
+//! The patch embedding layer of a vision transformer.
 
 use super::graph::{Attribute, Edge, Graph};
 use crate::ops::{PatchDims, PatchLayers};
 
-/// `[class; patches Wᵀ + bias] + position` for pictures of `[batch, 3, height,
-/// width]`, as `[batch, tokens, width]`.
+/// Writes `[class; patches Wᵀ + bias] + position` for images `[batch, 3,
+/// height, width]`, as `[batch, tokens, width]`.
 pub(crate) fn patch_embeddings(
     graph: &mut Graph,
     pixels: &Edge,

@@ -1,4 +1,4 @@
-//! From the vectors of many places to one.
+//! Pooling of many positions into one vector.
 
 use super::{
     attention::TextInputs,
@@ -7,10 +7,10 @@ use super::{
 };
 use crate::{Error, Result, ops::Pooler};
 
-/// Smaller than every value of an embedding.
+/// A value below all those of embeddings.
 const LOWEST: f32 = f32::MIN;
 
-/// `[batch, width]` of `[batch, length, width]`; padding doesn't count.
+/// Pools `[batch, length, width]` to `[batch, width]`, without padding.
 pub(crate) fn pool_texts(graph: &mut Graph, x: &Edge, texts: &TextInputs, pooler: Pooler) -> Edge {
     let mask = graph.unsqueeze(&texts.mask, &[2]);
     match pooler {
@@ -64,22 +64,22 @@ pub(crate) fn pool_texts(graph: &mut Graph, x: &Edge, texts: &TextInputs, pooler
     }
 }
 
-/// The number of each place, from 1 on, and 0 for padding: `[batch, length,
-/// 1]`.
+/// Returns the position of each token, from 1, and 0 for padding: `[batch,
+/// length, 1]`.
 fn numbers(graph: &mut Graph, texts: &TextInputs, mask: &Edge) -> Edge {
     let length = graph.dimension(&texts.ids, 1);
     let axis = graph.ints(&[0]);
     let length = graph.op("Squeeze", &[&length, &axis], &[]);
     let (zero, step) = (graph.int(0), graph.int(1));
-    let places = graph.op("Range", &[&zero, &length, &step], &[]);
-    let places = graph.op("Add", &[&places, &step], &[]);
-    let places = graph.cast(&places, DataType::Float);
-    let places = graph.unsqueeze(&places, &[0, 2]);
+    let positions = graph.op("Range", &[&zero, &length, &step], &[]);
+    let positions = graph.op("Add", &[&positions, &step], &[]);
+    let positions = graph.cast(&positions, DataType::Float);
+    let positions = graph.unsqueeze(&positions, &[0, 2]);
     let mask = graph.cast(mask, DataType::Float);
-    graph.op("Mul", &[&places, &mask], &[])
+    graph.op("Mul", &[&positions, &mask], &[])
 }
 
-/// The sum of the places times their weights (`[batch, length, 1]`), and the
+/// Returns the sum over positions, weighted by `[batch, length, 1]`, and the
 /// sum of the weights.
 fn weighted(graph: &mut Graph, x: &Edge, weights: &Edge) -> (Edge, Edge) {
     let (axis, one) = (graph.ints(&[1]), graph.scalar(1.0));
@@ -89,12 +89,12 @@ fn weighted(graph: &mut Graph, x: &Edge, weights: &Edge) -> (Edge, Edge) {
     let counted = graph.op("Mul", &[x, weights], &[]);
     let total = sum(graph, &counted);
     let weight = sum(graph, weights);
-    // A text without any token gets zeros, not a division by zero.
+    // Avoids a division by zero for a text without tokens.
     let weight = graph.op("Max", &[&weight, &one], &[]);
     (total, weight)
 }
 
-/// The mean of the places that `mask` (`[batch, length, 1]`) counts.
+/// Returns the mean over the positions in `mask` (`[batch, length, 1]`).
 fn mean(graph: &mut Graph, x: &Edge, mask: &Edge) -> Edge {
     let mask = graph.cast(mask, DataType::Float);
     let (total, count) = weighted(graph, x, &mask);
@@ -107,11 +107,12 @@ fn raised(graph: &mut Graph, x: &Edge, p: f32, eps: f32) -> Edge {
     graph.op("Pow", &[&positive, &power], &[])
 }
 
-/// `[batch, channels]` of a map of features `[batch, channels, height, width]`.
+/// Pools a feature map `[batch, channels, height, width]` to `[batch,
+/// channels]`.
 ///
 /// # Errors
-/// [`Error::Data`] for poolers that count places of a text.
-pub(crate) fn pool_places(graph: &mut Graph, x: &Edge, pooler: Pooler) -> Result<Edge> {
+/// [`Error::Data`] for poolers that depend on token positions.
+pub(crate) fn pool_map(graph: &mut Graph, x: &Edge, pooler: Pooler) -> Result<Edge> {
     let pooled = match pooler {
         Pooler::Mean => graph.op("GlobalAveragePool", &[x], &[]),
         Pooler::Max => graph.op("GlobalMaxPool", &[x], &[]),
@@ -128,7 +129,7 @@ pub(crate) fn pool_places(graph: &mut Graph, x: &Edge, pooler: Pooler) -> Result
         }
         other => {
             let names = other.names().unwrap_or_default().join(", ");
-            let reason = format!("pictures pooled by {names} can't be written as ONNX");
+            let reason = format!("images pooled by {names} can't be exported to ONNX");
             return Err(Error::data(reason));
         }
     };

@@ -1,12 +1,12 @@
-//! The messages of ONNX that an exported model uses, with the field numbers of
+//! ONNX messages that exported models use, with the field numbers of
 //! `onnx.proto`.
 
 use prost::Message;
 
-/// IR version 8, of the same release as the operators.
+/// The IR version that was released with the operator set.
 pub(super) const IR_VERSION: i64 = 8;
-/// The operators' version: the oldest one with `LayerNormalization`, so that
-/// onnxruntime 1.12 (2022) and everything newer opens the file.
+/// The operator set: the oldest with `LayerNormalization`. onnxruntime 1.12
+/// (2022) and newer can load it.
 pub(super) const OPSET: i64 = 17;
 
 #[derive(Clone, PartialEq, Message)]
@@ -23,7 +23,7 @@ pub(super) struct ModelProto {
     pub(super) opset_import: Vec<OperatorSetIdProto>,
 }
 
-/// The field of a model that holds its graph.
+/// Number of a model's field with its graph.
 pub(super) const MODEL_GRAPH: u32 = 7;
 
 #[derive(Clone, PartialEq, Message)]
@@ -48,7 +48,7 @@ pub(super) struct GraphProto {
     pub(super) output: Vec<ValueInfoProto>,
 }
 
-/// The field of a graph that holds its initializers.
+/// Number of a graph's field with its initializers.
 pub(super) const GRAPH_INITIALIZER: u32 = 5;
 
 #[derive(Clone, PartialEq, Message)]
@@ -104,7 +104,7 @@ pub(super) struct TensorProto {
     pub(super) data_location: Option<i32>,
 }
 
-/// The field of a tensor that holds its values.
+/// Number of a tensor's field with its values.
 pub(super) const TENSOR_RAW_DATA: u32 = 9;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]

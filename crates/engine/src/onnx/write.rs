@@ -1,5 +1,5 @@
-//! A graph to a file. Weights go into it one after the other, so that memory
-//! never holds a second copy of the model.
+//! Writes a graph to a file, one weight at a time, so that memory never holds a
+//! second copy of the model.
 
 use std::{
     fs::File,
@@ -21,30 +21,29 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// No protobuf message may be longer than this. A larger model keeps its
-/// weights in a file beside it.
+/// Largest protobuf message, in bytes. A larger model has its weights in a
+/// second file.
 const LARGEST_MESSAGE: u64 = i32::MAX as u64;
-/// Smaller tensors stay in the model even then: shapes and axes must be there.
+/// Smaller tensors stay in the model, since shapes and axes must be there.
 const SMALLEST_EXTERNAL: u64 = 1024;
-/// Values in the file beside the model begin at multiples of this, so that they
-/// can be mapped into memory.
+/// Alignment of values in the second file, for memory mapping.
 const ALIGNMENT: u64 = 4096;
 
-/// A tensor's message in pieces: what comes before its values, and how long
-/// they are.
+/// A tensor's message: the part before its values, and their size.
 struct Entry<'a> {
     initializer: &'a Initializer,
     head: Vec<u8>,
-    /// Bytes of the values behind the head; 0 where they are elsewhere.
+    /// Size of the values after the head in bytes; 0 if they are in the second
+    /// file.
     inside: u64,
 }
 
 impl Graph {
-    /// Writes the model to `path`, and its weights to `{path}.data` where they
-    /// are too large for one message.
+    /// Writes the model to `path`, and its weights to `{path}.data` if they are
+    /// too large for one message.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file can't be written.
+    /// [`Error::Io`] if a file can't be written.
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         self.write_with(path, LARGEST_MESSAGE)
     }
@@ -52,7 +51,7 @@ impl Graph {
     pub(super) fn write_with(&self, path: &Path, largest: u64) -> Result<()> {
         let failed = |e| Error::io(path, e);
         let weights: u64 = self.initializers.iter().map(Initializer::size).sum();
-        // The rest of a model is a few hundred kilobytes.
+        // The rest of a model takes a few hundred kilobytes.
         let is_external = weights > largest.saturating_sub(16 << 20);
         let mut data_path = path.as_os_str().to_owned();
         data_path.push(".data");
@@ -81,7 +80,7 @@ impl Graph {
                 version: OPSET,
             }],
         };
-        // Fields of a message may come in any order.
+        // Fields of a message may have any order.
         let graph = graph.encode_to_vec();
         let length = graph.len() as u64 + entries.iter().map(Entry::length).sum::<u64>();
         let mut start = model.encode_to_vec();
@@ -104,7 +103,7 @@ impl Graph {
         file.flush().map_err(failed)
     }
 
-    /// Writes the large initializers to a file of their own.
+    /// Writes large initializers to a second file.
     fn write_external(&self, path: &Path) -> Result<Vec<Entry<'_>>> {
         let failed = |e| Error::io(path, e);
         let location = path.file_name().and_then(|name| name.to_str());
@@ -145,7 +144,7 @@ impl<'a> Entry<'a> {
         proto
     }
 
-    /// A tensor with its values.
+    /// Creates a tensor with its values.
     fn inside(initializer: &'a Initializer) -> Self {
         let mut head = Self::proto(initializer).encode_to_vec();
         let inside = initializer.size();
@@ -160,7 +159,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// A tensor whose values are in another file.
+    /// Creates a tensor with its values in the second file.
     fn outside(initializer: &'a Initializer, notes: [(&str, String); 3]) -> Self {
         let mut proto = Self::proto(initializer);
         proto.set_data_location(DataLocation::External);
@@ -178,12 +177,12 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// Bytes of the message.
+    /// Returns the size of the message in bytes.
     fn message(&self) -> u64 {
         self.head.len() as u64 + self.inside
     }
 
-    /// Bytes of the message with its key and length.
+    /// Returns the size of the message with its key and length in bytes.
     fn length(&self) -> u64 {
         let key = key_len(GRAPH_INITIALIZER) + encoded_len_varint(self.message());
         key as u64 + self.message()

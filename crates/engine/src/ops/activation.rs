@@ -1,4 +1,4 @@
-//! The activation between the two layers of a transformer's MLP.
+//! Activations between the two layers of a transformer's MLP.
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::{Pass, node::node, tensors::sigmoid};
 use crate::{Result, kernels, kernels::simd};
 
-/// The activation between the two layers of the MLP.
+/// An activation between the two layers of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) enum Activation {
@@ -17,7 +17,7 @@ pub(crate) enum Activation {
     QuickGelu,
     /// `x * Phi(x)` (Hendrycks and Gimpel 2016, arXiv:1606.08415)
     Gelu,
-    /// The same by a hyperbolic tangent.
+    /// The tanh approximation of `Gelu`.
     GeluTanh,
     /// `max(x, 0)`
     Relu,
@@ -31,17 +31,17 @@ impl TryFrom<String> for Activation {
     fn try_from(name: String) -> Result<Self, String> {
         Self::parse(&name).ok_or_else(|| {
             let known = Self::KNOWN;
-            format!("the activation `{name}` is not known; known are {known}")
+            format!("the activation `{name}` is unknown; use one of {known}")
         })
     }
 }
 
 impl Activation {
-    /// The names that [`Activation::parse`] knows, for messages.
+    /// The names that [`Activation::parse`] accepts, for messages.
     pub(crate) const KNOWN: &str =
         "quick_gelu, gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, silu and swish";
 
-    /// The name used in a Hugging Face `config.json`.
+    /// Parses a name as in a Hugging Face `config.json`.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         match name {
             "quick_gelu" => Some(Self::QuickGelu),
@@ -67,7 +67,7 @@ impl Activation {
         );
     }
 
-    /// The activation for inference.
+    /// Returns the faster form for inference.
     pub(super) fn inference(self) -> simd::Activate {
         match self {
             Self::QuickGelu => simd::fast_quick_gelu,
@@ -78,7 +78,7 @@ impl Activation {
         }
     }
 
-    /// `g *= act'(x)` and `x = act(x)`.
+    /// Computes `g *= act'(x)` and `x = act(x)`.
     pub(super) fn backward(self, x: &mut [f32], g: &mut [f32]) {
         let kernel = match self {
             Self::QuickGelu => simd::quick_gelu_backward,
@@ -93,7 +93,8 @@ impl Activation {
             .for_each(|(x, g)| kernel(x, g));
     }
 
-    /// On any device. The way back needs the input alone.
+    /// Applies the activation on any device. The backward pass keeps only the
+    /// input.
     pub(super) fn map(self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
         let y = self.composite(&x.detach())?;
         let kept = x.detach();
@@ -103,7 +104,7 @@ impl Activation {
         })
     }
 
-    /// The derivative.
+    /// Returns the derivative.
     fn slope(self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             Self::QuickGelu => {
@@ -137,7 +138,7 @@ impl Activation {
         }
     }
 
-    /// From candle's operations, with candle's way back.
+    /// Applies the activation with candle's operations and their gradients.
     pub(crate) fn composite(self, x: &Tensor) -> candle_core::Result<Tensor> {
         match self {
             // sigmoid(z) = 1 / (1 + exp(-z)); candle's own sigmoid is in candle-nn.

@@ -1,17 +1,16 @@
-//! A low-rank addition to a linear layer (LoRA; Hu et al. 2021,
-//! arXiv:2106.09685): `y = x Wᵀ + b + scale * (drop(x) Aᵀ) Bᵀ`, where training may
-//! drop elements of the input.
+//! Low-rank adapters of linear layers (LoRA; Hu et al. 2021, arXiv:2106.09685):
+//! `y = x Wᵀ + b + scale * (dropout(x) Aᵀ) Bᵀ`.
 //!
-//! Training works on the two small factors, so that the layer's own weight needs
-//! neither a gradient nor a state of the optimizer. Inference multiplies with
-//! the sum of both.
+//! Training updates only the two small factors, so the layer's weight needs
+//! neither a gradient nor optimizer state. Inference multiplies with the merged
+//! weight.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 
 use super::{
-    Linear, Pass, Step,
+    Pass, Step,
     dropout::{Masks, masked},
     floats,
     map_rows::{Rows, map_rows},
@@ -27,29 +26,38 @@ use crate::{
     params::{AdapterForm, FactorKey, Param, Params},
 };
 
-/// The ending of the first factor's name, after the layer's.
+/// Suffix of the first factor's name, after the layer's name.
 pub(crate) const A: &str = ".lora_A.weight";
-/// The ending of the second factor's name.
+/// Suffix of the second factor's name.
 pub(crate) const B: &str = ".lora_B.weight";
 
-/// The low-rank addition to one layer.
+/// The sizes of an adapted layer.
+#[derive(Clone, Copy)]
+pub(super) struct LayerDims {
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    /// First row of the weight tensor that the layer uses.
+    pub(super) first: usize,
+}
+
+/// A low-rank adapter of one layer.
 #[derive(Clone)]
 pub(crate) struct Adapter {
     /// `[rank, inputs]`
     a: Arc<Param>,
-    /// `[rows of the layer's tensor, rank]`
+    /// `[rows of the layer's weight tensor, rank]`
     b: Arc<Param>,
     rank: usize,
     scale: f32,
-    /// The share of the input's elements that training drops.
+    /// Dropout rate of the adapter's input.
     dropped: f32,
-    /// The place in the network, which decides what is dropped.
+    /// Hash of the factor's name, which selects the dropout mask.
     site: u64,
 }
 
 impl Adapter {
-    /// Takes `{name}.lora_A.weight` and `{name}.lora_B.weight`, if the layer has
-    /// them.
+    /// Loads `{name}.lora_A.weight` and `{name}.lora_B.weight`, if the layer
+    /// has them.
     pub(super) fn load(
         params: &Params,
         name: &str,
@@ -73,20 +81,21 @@ impl Adapter {
         }))
     }
 
-    /// The part of its input that a training step drops.
+    /// Returns the dropout masks of this training step, if it has dropout.
     fn masks(&self, step: &Step<'_>) -> Option<Masks> {
         step.adapters
             .and_then(|draws| Masks::of(draws, self.site, self.dropped))
     }
 
-    /// Drops elements of rows of `width` elements, or scales a gradient so. Rows
+    /// Applies dropout to rows of `width` elements, or to their gradient. Rows
     /// are numbered over the whole pass.
     fn drop(masks: &Masks, x: &mut [f32], width: usize) {
-        let places: Vec<(usize, usize)> = (0..x.len() / width).map(|row| (0, row)).collect();
-        masks.apply_rows(&places, width, x);
+        let rows: Vec<(usize, usize)> = (0..x.len() / width).map(|row| (0, row)).collect();
+        masks.apply_rows(&rows, width, x);
     }
 
-    /// The adapter's input, where it differs from the layer's.
+    /// Returns the adapter's input, if dropout makes it differ from the
+    /// layer's.
     fn dropped(&self, step: &Step<'_>, x: &[f32], width: usize) -> Option<Buffer> {
         let masks = self.masks(step)?;
         let mut dropped = step.pool.take(x.len());
@@ -95,7 +104,7 @@ impl Adapter {
         Some(dropped)
     }
 
-    /// The first factor's product with the rows of `x`, `[rows, rank]`.
+    /// Multiplies the rows of `x` with the first factor, to `[rows, rank]`.
     fn reduce(&self, pool: &Pool, x: &[f32], inputs: usize) -> candle_core::Result<Buffer> {
         let rows = x.len() / inputs;
         let mut h = pool.take(rows * self.rank);
@@ -111,16 +120,16 @@ impl Adapter {
         Ok(h)
     }
 
-    /// The elements of the second factor that are the layer's.
-    fn own(&self, layer: &Linear) -> std::ops::Range<usize> {
+    /// Returns the range of the second factor that belongs to the layer.
+    fn own(&self, layer: LayerDims) -> std::ops::Range<usize> {
         let start = layer.first * self.rank;
         start..start + layer.outputs * self.rank
     }
 
-    /// Adds the adapter's part of the output to `y`.
+    /// Adds the adapter's output to `y`.
     pub(super) fn forward(
         &self,
-        layer: &Linear,
+        layer: LayerDims,
         step: &Step<'_>,
         x: &[f32],
         y: &mut [f32],
@@ -140,10 +149,10 @@ impl Adapter {
         Ok(())
     }
 
-    /// The gradient of the first factor's product.
+    /// Returns the gradient of the first factor's output.
     fn reduced_gradient(
         &self,
-        layer: &Linear,
+        layer: LayerDims,
         pool: &Pool,
         g: &[f32],
     ) -> candle_core::Result<Buffer> {
@@ -161,10 +170,10 @@ impl Adapter {
         Ok(dh)
     }
 
-    /// Adds the gradients of both factors to theirs.
+    /// Accumulates the gradients of both factors.
     pub(super) fn backward_params(
         &self,
-        layer: &Linear,
+        layer: LayerDims,
         step: &Step<'_>,
         x: &[f32],
         g: &[f32],
@@ -197,10 +206,10 @@ impl Adapter {
         Ok(())
     }
 
-    /// Adds the adapter's part of the input's gradient to `dx`.
+    /// Adds the adapter's part of the input gradient to `dx`.
     pub(super) fn backward_input(
         &self,
-        layer: &Linear,
+        layer: LayerDims,
         step: &Step<'_>,
         g: &[f32],
         dx: &mut [f32],
@@ -230,22 +239,26 @@ impl Adapter {
         Ok(())
     }
 
-    /// The layer's weight with the adapter's part added, as inference
-    /// multiplies with it.
-    pub(super) fn factor(&self, layer: &Linear, key: FactorKey) -> Result<Arc<Factor>> {
-        // Every change of the first factor comes with one of the second, whose
-        // cache it is.
+    /// Returns the merged weight of layer and adapter, packed for inference.
+    /// `weight` returns that of the layer.
+    pub(super) fn factor(
+        &self,
+        layer: LayerDims,
+        key: FactorKey,
+        weight: impl FnOnce() -> Result<Vec<f32>>,
+    ) -> Result<Arc<Factor>> {
+        // The second factor holds the cache: it changes whenever the first one
+        // does.
         self.b.factor(key, |b| {
-            let weight = layer.weight.to_vec()?;
-            let mut own = weight[layer.own()].to_vec();
+            let mut own = weight()?;
             let a = self.a.to_vec()?;
             add_product(&mut own, &a, &b[self.own(layer)], self.rank, self.scale);
             Ok(Factor::new(&own, layer.inputs, key.int8))
         })
     }
 
-    /// The same addition on any device.
-    pub(super) fn composite(&self, pass: &Pass, layer: &Linear, x: &Tensor) -> Result<Tensor> {
+    /// Computes the adapter's output on any device.
+    pub(super) fn composite(&self, pass: &Pass, layer: LayerDims, x: &Tensor) -> Result<Tensor> {
         let masks = pass
             .adapters
             .and_then(|draws| Masks::of(draws, self.site, self.dropped));
@@ -253,13 +266,14 @@ impl Adapter {
             Some(masks) => {
                 let shape = x.shape().clone();
                 let x = x.reshape((x.elem_count() / layer.inputs, layer.inputs))?;
-                let places: Vec<_> = (0..x.dim(0)?).map(|row| (0, row)).collect();
-                Some(masked(&x, &masks, &places)?.reshape(shape)?)
+                let rows: Vec<_> = (0..x.dim(0)?).map(|row| (0, row)).collect();
+                Some(masked(&x, &masks, &rows)?.reshape(shape)?)
             }
             None => None,
         };
         let x = dropped.as_ref().unwrap_or(x);
-        // The factors are small: they are not rounded, as in the fused form.
+        // The factors are not rounded to the pass's precision, as in the fused
+        // form.
         let pass = &Pass {
             precision: Precision::Float32,
             ..pass.clone()
@@ -274,14 +288,14 @@ impl Adapter {
     }
 }
 
-/// A number for a name, the same everywhere (FNV-1a).
+/// Hashes a name with FNV-1a, which is the same on all platforms.
 fn site(name: &str) -> u64 {
     name.bytes().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3)
     })
 }
 
-/// `weight += scale * b a`, with `a` of `rank` rows.
+/// Computes `weight += scale * b a`, with `a` of `rank` rows.
 pub(crate) fn add_product(weight: &mut [f32], a: &[f32], b: &[f32], rank: usize, scale: f32) {
     let (rows, inputs) = (b.len() / rank, a.len() / rank);
     matmul(
@@ -300,11 +314,11 @@ mod tests {
 
     use super::*;
     use crate::ops::{
-        Draws, linear,
+        Draws, Linear, linear,
         testing::{compare, compare_with, noise, params},
     };
 
-    /// Three layers in one tensor, with an adapter.
+    /// Three layers that share one tensor, with an adapter.
     fn adapted(dropped: f32) -> (Params, [Linear; 3]) {
         let shapes: [(&str, &[usize]); 4] = [
             ("l.weight", &[33, 7]),
@@ -341,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn fused_equals_composite_where_adapters_drop_elements() {
+    fn fused_equals_composite_for_adapters_with_dropout() {
         let (params, layers) = adapted(0.4);
         let draws = Some(Draws::new(7, 3, 0));
         compare_with(&params, &input(9), draws, |pass, x| {

@@ -1,5 +1,5 @@
 //! Scaled dot-product attention (Vaswani et al. 2017, arXiv:1706.03762) over
-//! sequences of different lengths, without padding between them.
+//! sequences of different lengths, packed without padding.
 
 use std::ops::Range;
 
@@ -15,60 +15,59 @@ use crate::kernels::{
     simd,
 };
 
-/// Queries of a sequence that one task takes in inference.
+/// Queries of a sequence that one task processes in inference.
 const QUERIES_PER_TASK: usize = 96;
 
-/// The heads of a single task stay on one thread where each has fewer
-/// multiplications than this for its scores: waking another thread takes longer.
+/// Below this number of multiplications per head for the scores, a single task
+/// keeps its heads on one thread: waking another thread takes longer.
 const WORTH_SHARING: usize = 1 << 15;
 
-/// Values that one thread works with in inference: keys and values of a head,
-/// and the attention weights of some queries.
+/// Buffers of one thread in inference: packed keys and values of a head, and
+/// the attention weights of some queries.
 struct Scratch {
-    /// The sequence and the head that keys and values are of.
+    /// The sequence and the head whose keys and values are packed.
     packed: Option<(usize, usize)>,
     keys: Packed,
     values: Packed,
     weights: Vec<f32>,
 }
 
-/// Some queries of a sequence in inference, with all of its keys and values.
+/// Some queries of a sequence in inference, with all its keys and values.
 #[derive(Clone, Copy)]
 struct Task<'a> {
     sequence: usize,
-    /// The number of the first query in the sequence.
+    /// Index of the first query in the sequence.
     first: usize,
     query: &'a [f32],
     key: &'a [f32],
     value: &'a [f32],
 }
 
-/// How the places of a sequence attend to each other.
+/// Settings of an attention layer.
 #[derive(Clone)]
 pub(crate) struct AttentionConfig {
-    /// Heads of the queries.
+    /// Number of query heads.
     pub(crate) heads: usize,
-    /// Heads of keys and values; each serves equally many heads of the queries
-    /// (Ainslie et al. 2023, arXiv:2305.13245).
+    /// Number of key and value heads, each shared by the same number of query
+    /// heads (grouped-query attention; Ainslie et al. 2023, arXiv:2305.13245).
     pub(crate) kv_heads: usize,
     /// Elements of a head.
     pub(crate) head: usize,
     /// Factor of the scores.
     pub(crate) scale: f32,
-    /// Whether a place sees only itself and those before it.
+    /// Whether each position attends only to itself and earlier positions.
     pub(crate) causal: bool,
-    /// The farthest place that is seen, where not all are (Beltagy et al. 2020,
-    /// arXiv:2004.05150).
+    /// Largest distance of an attended position, in sliding-window attention
+    /// (Beltagy et al. 2020, arXiv:2004.05150).
     pub(crate) reach: Option<usize>,
-    /// Turns queries and keys by their places.
+    /// Rotary embedding of queries and keys.
     pub(crate) rotary: Option<Rotary>,
-    /// Added to the scores.
+    /// Bias of the scores.
     pub(crate) bias: Option<PositionBias>,
 }
 
 impl AttentionConfig {
-    /// Attention of `heads` heads that share `width` elements, by all places to
-    /// all places.
+    /// Returns full attention of `heads` heads that divide `width` elements.
     pub(crate) fn new(width: usize, heads: usize) -> Self {
         let head = width / heads;
         Self {
@@ -83,83 +82,84 @@ impl AttentionConfig {
         }
     }
 
-    /// Elements of a query.
+    /// Returns the number of elements of a query.
     pub(crate) fn width(&self) -> usize {
         self.heads * self.head
     }
 
-    /// Elements of a key, and of a value.
+    /// Returns the number of elements of a key, and of a value.
     pub(crate) fn kv_width(&self) -> usize {
         self.kv_heads * self.head
     }
 
-    /// Heads of the queries that share a head of keys and values.
+    /// Returns the number of query heads that share a head of keys and values.
     pub(super) fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
 
-    /// The places that the place `place` of a sequence sees.
-    pub(super) fn visible(&self, place: usize, length: usize) -> Range<usize> {
+    /// Returns the positions to which the position `position` of a sequence
+    /// attends.
+    pub(super) fn visible(&self, position: usize, length: usize) -> Range<usize> {
         let reach = self.reach.unwrap_or(length);
         let end = if self.causal {
-            place + 1
+            position + 1
         } else {
-            length.min(place + reach + 1)
+            length.min(position + reach + 1)
         };
-        place.saturating_sub(reach)..end
+        position.saturating_sub(reach)..end
     }
 }
 
 impl AttentionConfig {
-    /// Makes attention weights of the scores of the place `place`.
-    fn weigh(&self, row: &mut [f32], place: usize, bias: Option<&[f32]>) {
+    /// Turns the scores of the query at `position` into attention weights.
+    fn weigh(&self, row: &mut [f32], position: usize, bias: Option<&[f32]>) {
         if let Some(bias) = bias {
             simd::add_assign(row, bias);
         }
-        let visible = self.visible(place, row.len());
+        let visible = self.visible(position, row.len());
         let (before, row) = row.split_at_mut(visible.start);
         before.fill(0.0);
         simd::softmax_row(row, visible.len());
     }
 }
 
-/// The number of a row of attention weights among all of a sequence.
-pub(super) fn attention_row(head: usize, place: usize) -> u64 {
-    ((head as u64) << 32) | place as u64
+/// Returns the index of a row of attention weights within a sequence.
+pub(super) fn attention_row(head: usize, position: usize) -> u64 {
+    ((head as u64) << 32) | position as u64
 }
 
-/// Attention over rows of `heads * head` values. Heads are not moved apart:
+/// Attention over rows of `heads * head` elements. Heads are not copied apart:
 /// each is a strided view.
 pub(crate) struct Attention<'a> {
     pub(crate) config: &'a AttentionConfig,
     pub(crate) segments: &'a Segments,
-    /// Where each sequence has one query only, its place in the sequence.
+    /// Position of the single query of each sequence, if there is only one.
     pub(crate) only: Option<&'a [usize]>,
     /// Dropout of the attention weights.
     pub(super) masks: Option<Masks>,
 }
 
 impl Attention<'_> {
-    /// Queries of a sequence of this length.
+    /// Returns the number of queries of a sequence.
     fn queries(&self, length: usize) -> usize {
         if self.only.is_some() { 1 } else { length }
     }
 
-    /// The place of a query in its sequence.
-    fn place(&self, sequence: usize, query: usize) -> usize {
+    /// Returns the position of a query in its sequence.
+    fn position(&self, sequence: usize, query: usize) -> usize {
         self.only.map_or(query, |only| only[sequence])
     }
 
-    /// The place of each query in its sequence.
-    pub(crate) fn places(&self) -> Vec<usize> {
+    /// Returns the position of each query in its sequence.
+    pub(crate) fn positions(&self) -> Vec<usize> {
         match self.only {
             Some(only) => only.to_vec(),
-            None => self.key_places(),
+            None => self.key_positions(),
         }
     }
 
-    /// The place of each key in its sequence.
-    pub(crate) fn key_places(&self) -> Vec<usize> {
+    /// Returns the position of each key in its sequence.
+    pub(crate) fn key_positions(&self) -> Vec<usize> {
         let lengths = self.segments.lengths().iter();
         lengths.flat_map(|length| 0..*length).collect()
     }
@@ -168,23 +168,23 @@ impl Attention<'_> {
         self.segments.lengths().iter().copied().max().unwrap_or(0)
     }
 
-    /// Elements that all attention weights of a sequence take.
+    /// Returns the number of attention weights of a sequence.
     fn weights_of(&self, length: usize) -> usize {
         self.config.heads * self.queries(length) * length
     }
 
-    /// Elements that all attention weights take.
+    /// Returns the number of all attention weights.
     pub(crate) fn weights_len(&self) -> usize {
         let lengths = self.segments.lengths().iter();
         lengths.map(|length| self.weights_of(*length)).sum()
     }
 
-    /// The part of one sequence's queries that belongs to a head.
+    /// Returns a head's part of a sequence's queries.
     fn query_view<'a>(&self, sequence: &'a [f32], head: usize) -> Mat<'a> {
         self.view(sequence, head, self.config.width())
     }
 
-    /// The part of one sequence's keys or values that a head of queries sees.
+    /// Returns the part of a sequence's keys or values that a query head uses.
     fn key_view<'a>(&self, sequence: &'a [f32], head: usize) -> Mat<'a> {
         self.view(sequence, head / self.config.group(), self.config.kv_width())
     }
@@ -201,17 +201,18 @@ impl Attention<'_> {
         MatMut::strided(&mut sequence[head * size..], rows, size, width)
     }
 
-    /// Drops some of the attention weights of a head, or of their gradients.
+    /// Applies dropout to the attention weights of a head, or to their
+    /// gradients.
     fn drop(&self, (sequence, head): (usize, usize), weights: &mut [f32], length: usize) {
         let Some(masks) = &self.masks else { return };
         for (query, row) in weights.chunks_exact_mut(length).enumerate() {
-            let place = self.place(sequence, query);
-            masks.apply(sequence, attention_row(head, place), row);
+            let position = self.position(sequence, query);
+            masks.apply(sequence, attention_row(head, position), row);
         }
     }
 
-    /// What is left of the attention weights of a head, in `left` where some are
-    /// dropped.
+    /// Returns a head's attention weights after dropout. Uses `left` as the
+    /// buffer if there is dropout.
     fn dropped<'a>(
         &self,
         head: (usize, usize),
@@ -264,9 +265,9 @@ impl Attention<'_> {
                             Threads::One,
                         );
                         for (query, row) in weights.chunks_exact_mut(length).enumerate() {
-                            let place = self.place(sequence, query);
-                            let bias = distances.as_ref().map(|d| d.row(head, place, length));
-                            config.weigh(row, place, bias);
+                            let position = self.position(sequence, query);
+                            let bias = distances.as_ref().map(|d| d.row(head, position, length));
+                            config.weigh(row, position, bias);
                         }
                         let weights = self.dropped((sequence, head), weights, length, left);
                         matmul(
@@ -283,8 +284,8 @@ impl Attention<'_> {
         Ok(())
     }
 
-    /// The same in inference: a few queries of a sequence at a time, whose
-    /// weights stay in the cache and are not kept.
+    /// Computes attention in inference, for a few queries of a sequence at a
+    /// time. Their weights stay in the cache and are not saved.
     pub(crate) fn infer(
         &self,
         [q, k, v]: [&[f32]; 3],
@@ -339,7 +340,8 @@ impl Attention<'_> {
                 });
             return Ok(());
         }
-        // The heads of a single text are shared out, if that is worth it.
+        // A single text spreads its heads over threads if they are large
+        // enough.
         for (task, mixed) in tasks {
             let queries = mixed.len() / width;
             let alone = queries * longest * config.head < WORTH_SHARING;
@@ -362,7 +364,7 @@ impl Attention<'_> {
         Ok(())
     }
 
-    /// One head of some queries of a sequence, in inference.
+    /// Computes one head for some queries of a sequence, in inference.
     fn infer_head(
         &self,
         scratch: &mut Scratch,
@@ -385,16 +387,16 @@ impl Attention<'_> {
         let asking = self.query_view(task.query, head);
         scratch.keys.multiply(scores, asking, config.scale);
         for (query, row) in weights.chunks_exact_mut(length).enumerate() {
-            let place = self.place(task.sequence, task.first + query);
-            let bias = distances.map(|d| d.row(head, place, length));
-            config.weigh(row, place, bias);
+            let position = self.position(task.sequence, task.first + query);
+            let bias = distances.map(|d| d.row(head, position, length));
+            config.weigh(row, position, bias);
         }
         let weights = Mat::new(weights, queries, length);
         scratch.values.multiply(out, weights, 1.0);
     }
 
-    /// Writes the gradients of queries, keys and values, and adds the bias's to
-    /// its own.
+    /// Writes the gradients of queries, keys and values, and accumulates the
+    /// bias's.
     pub(crate) fn backward(
         &self,
         [q, k, v]: [&[f32]; 3],
@@ -436,7 +438,8 @@ impl Attention<'_> {
                         let product = |out: MatMut<'_>, a: Mat<'_>, b: Mat<'_>, more: bool| {
                             matmul(out, a, b, 1.0, more, Threads::One);
                         };
-                        // The heads of a group add up in keys and values.
+                        // The gradients of a group's heads add up in keys and
+                        // values.
                         let more = head % config.group() > 0;
                         let (kv, kv_width) = (head / config.group(), config.kv_width());
                         let p = self.dropped((sequence, head), weights, length, left);
@@ -453,9 +456,9 @@ impl Attention<'_> {
                         {
                             simd::softmax_backward_row(p, d, config.scale);
                             if let Some(d_bias) = &mut d_bias {
-                                // The bias is added behind the scale.
-                                let place = self.place(sequence, query);
-                                let sums = d_bias.row_mut(head, place, length);
+                                // The bias is added after scaling.
+                                let position = self.position(sequence, query);
+                                let sums = d_bias.row_mut(head, position, length);
                                 for (sum, d) in sums.iter_mut().zip(&*d) {
                                     *sum += d / config.scale;
                                 }

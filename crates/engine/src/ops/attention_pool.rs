@@ -1,8 +1,8 @@
-//! Pooling by attention: one learned query looks at all places of a sequence
-//! (Lee et al. 2019, arXiv:1810.00825), as in the picture tower of a SigLIP.
+//! Attention pooling: one learned query attends to all positions of a sequence
+//! (Lee et al. 2019, arXiv:1810.00825), as in SigLIP's image tower.
 //!
-//! It runs once for each picture, beside blocks that run for every place, so it
-//! has a composite form alone.
+//! It has only a composite form: it runs once per image, whereas the blocks run
+//! for every position.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
     params::{Param, Params},
 };
 
-/// The layers of a pooling by attention, and how it computes:
+/// The layers of an attention pooling, which computes:
 ///
 /// ```text
 /// h = out(attention(query(probe), key(x), value(x)))
@@ -35,11 +35,11 @@ pub(crate) struct AttentionPool {
 }
 
 impl AttentionPool {
-    /// Takes the layers `{name}.probe`, `{name}.attention` (named as in PyTorch's
-    /// `MultiheadAttention`), `{name}.layernorm` and `{name}.mlp`.
+    /// Loads the layers `{name}.probe`, `{name}.attention` (with the names of
+    /// PyTorch's `MultiheadAttention`), `{name}.layernorm` and `{name}.mlp`.
     ///
     /// # Errors
-    /// Where a tensor is missing or has another shape.
+    /// If a tensor is missing or has another shape.
     pub(crate) fn load(params: &Params, name: &str, form: &BlockForm) -> Result<Self> {
         let (width, hidden) = (form.width, form.hidden);
         let attention = format!("{name}.attention");
@@ -62,8 +62,8 @@ impl AttentionPool {
             key: part(1),
             value: part(2),
             out: Linear {
-                // PyTorch's `MultiheadAttention` reads this weight itself, so
-                // that it is no layer for an adapter.
+                // PyTorch's `MultiheadAttention` reads this weight directly
+                // instead of calling the layer, so PEFT puts no adapter on it.
                 weight: params.get(&format!("{attention}.out_proj.weight"), &[width, width])?,
                 bias: Some(params.get(&format!("{attention}.out_proj.bias"), &[width])?),
                 inputs: width,
@@ -79,11 +79,11 @@ impl AttentionPool {
         })
     }
 
-    /// Pools `[rows, width]`, `batch` sequences of one length, to `[batch,
+    /// Pools `[rows, width]`, `batch` sequences of equal length, to `[batch,
     /// width]`.
     ///
     /// # Errors
-    /// Where the rows can't be shared out among the sequences.
+    /// If the number of rows is not a multiple of the number of sequences.
     pub(crate) fn forward(&self, pass: &Pass, x: &Tensor, batch: usize) -> Result<Tensor> {
         let AttentionConfig { heads, head, .. } = self.attention;
         let (rows, width) = x.dims2()?;

@@ -1,6 +1,6 @@
-//! Attention on any device: sequences of similar lengths are computed together,
-//! filled up with padding that nothing sees. The way back makes the attention
-//! weights again, so that they take memory for one block at a time.
+//! Attention on any device. Sequences of similar lengths are padded and
+//! computed together, with the padding masked. The backward pass recomputes the
+//! attention weights, so they occupy memory for one block at a time.
 
 use std::sync::Arc;
 
@@ -16,23 +16,23 @@ use super::{
 };
 use crate::{Result, kernels::gemm::Precision};
 
-/// What is added to the score of a place that is not seen. Two of them are still
-/// a number.
+/// Added to the scores of masked positions. The sum of two is still finite.
 const NEVER: f32 = -1e30;
 
-/// How a pass attends, beside queries, keys and values.
+/// Settings of an attention operation.
 struct Attending {
     config: AttentionConfig,
     buckets: Arc<Buckets>,
-    /// Where each sequence has one query only, its place in the sequence.
+    /// Position of the single query of each sequence, if there is only one.
     only: Option<Vec<usize>>,
     /// Dropout of the attention weights.
     masks: Option<Masks>,
     precision: Precision,
 }
 
-/// The outputs for queries `[rows, heads * head]`, or `[sequences, heads * head]`
-/// where `only` says the place of the one query of each sequence.
+/// Returns the outputs for queries `[rows, heads * head]`. If `only` gives the
+/// position of a single query per sequence, they are `[sequences, heads *
+/// head]`.
 pub(super) fn attend(
     pass: &Pass,
     config: &AttentionConfig,
@@ -56,7 +56,7 @@ pub(super) fn attend(
 }
 
 impl Attending {
-    /// Queries of each sequence of a bucket.
+    /// Returns the number of queries of each sequence of a bucket.
     fn queries(&self, bucket: &Bucket) -> usize {
         match self.only {
             Some(_) => 1,
@@ -64,7 +64,7 @@ impl Attending {
         }
     }
 
-    /// The rows of the queries of a bucket.
+    /// Returns the rows of a bucket's queries.
     fn query_rows<'a>(&self, bucket: &'a Bucket) -> &'a Index {
         match self.only {
             Some(_) => &bucket.of_sequences,
@@ -72,7 +72,7 @@ impl Attending {
         }
     }
 
-    /// The rows of a bucket as `[sequences, heads, places, head]`.
+    /// Returns the rows of a bucket as `[sequences, heads, positions, head]`.
     fn split(
         &self,
         x: &Tensor,
@@ -84,8 +84,8 @@ impl Attending {
             false => rows.take(x)?,
         };
         let (count, head) = (bucket.sequences.len(), self.config.head);
-        let places = rows.rows().len() / count.max(1);
-        let x = taken.reshape((count, places, heads, head))?;
+        let positions = rows.rows().len() / count.max(1);
+        let x = taken.reshape((count, positions, heads, head))?;
         x.transpose(1, 2)?.contiguous()
     }
 
@@ -93,7 +93,7 @@ impl Attending {
         self.split(x, (bucket, self.query_rows(bucket)), self.config.heads)
     }
 
-    /// Keys or values, a head of them for each head of the queries.
+    /// Returns keys or values, with a head for each query head.
     fn split_keys(&self, x: &Tensor, bucket: &Bucket) -> candle_core::Result<Tensor> {
         let config = &self.config;
         let x = self.split(x, (bucket, &bucket.rows), config.kv_heads)?;
@@ -106,15 +106,16 @@ impl Attending {
         x.contiguous()?.reshape((count, config.heads, length, head))
     }
 
-    /// The way back of [`Attending::split`], without its order: `[places of all
-    /// sequences, heads * head]`.
+    /// Inverts [`Attending::split`] except for the order of rows: `[positions
+    /// of all sequences, heads * head]`.
     fn joined(x: &Tensor) -> candle_core::Result<Tensor> {
-        let (count, heads, places, head) = x.dims4()?;
+        let (count, heads, positions, head) = x.dims4()?;
         let x = x.transpose(1, 2)?.contiguous()?;
-        x.reshape((count * places, heads * head))
+        x.reshape((count * positions, heads * head))
     }
 
-    /// The same for gradients of keys and values, which the heads of a group share.
+    /// The same for gradients of keys and values, summed over the heads of a
+    /// group.
     fn joined_keys(&self, x: Tensor) -> candle_core::Result<Tensor> {
         let config = &self.config;
         if config.group() == 1 {
@@ -125,8 +126,8 @@ impl Attending {
         Self::joined(&x.reshape(shape)?.sum(2)?)
     }
 
-    /// What was computed bucket by bucket, in the order of the rows, or of the
-    /// sequences where it is of queries and each has one.
+    /// Joins the results of all buckets, in the order of rows; results of
+    /// single queries in the order of sequences.
     fn together(&self, parts: Vec<Tensor>, of_queries: bool) -> candle_core::Result<Tensor> {
         let all = Tensor::cat(&parts, 0)?;
         if self.buckets.is_plain {
@@ -134,30 +135,30 @@ impl Attending {
         }
         match of_queries && self.only.is_some() {
             true => self.buckets.order.take(&all),
-            false => self.buckets.places.take(&all),
+            false => self.buckets.positions.take(&all),
         }
     }
 
-    /// The place of each query of a bucket, once for all sequences where they
-    /// agree: the queries of the first, of the second, and so on.
-    fn places(&self, bucket: &Bucket) -> Vec<usize> {
+    /// Returns the position of each query of a bucket; only those of one
+    /// sequence if all sequences have the same.
+    fn positions(&self, bucket: &Bucket) -> Vec<usize> {
         match &self.only {
             Some(only) => bucket.sequences.iter().map(|s| only[*s]).collect(),
             None => (0..bucket.length).collect(),
         }
     }
 
-    /// The distance from each query to each key.
+    /// Returns the distance from each query to each key.
     fn distances(&self, bucket: &Bucket) -> Vec<isize> {
         let keys = 0..bucket.length as isize;
-        let places = self.places(bucket).into_iter();
-        places
-            .flat_map(|place| keys.clone().map(move |key| key - place as isize))
+        let positions = self.positions(bucket).into_iter();
+        positions
+            .flat_map(|position| keys.clone().map(move |key| key - position as isize))
             .collect()
     }
 
-    /// `[1 or sequences, heads or 1, queries, keys]` of numbers for each head, or
-    /// of one for all of them, query and key.
+    /// Reshapes per-head or common values for each query and key to `[1 or
+    /// sequences, heads or 1, queries, keys]`.
     fn spread(&self, x: &Tensor, bucket: &Bucket) -> candle_core::Result<Tensor> {
         let heads = x.dim(0)?;
         match self.only {
@@ -169,7 +170,8 @@ impl Attending {
         }
     }
 
-    /// The attention weights of a bucket, `[sequences, heads, queries, keys]`.
+    /// Returns the attention weights of a bucket, `[sequences, heads, queries,
+    /// keys]`.
     fn weights(&self, q: &Tensor, k: &Tensor, bucket: &Bucket) -> candle_core::Result<Tensor> {
         let (config, device) = (&self.config, q.device());
         let scores = product(self.precision, q, &k.t()?)?;
@@ -179,8 +181,8 @@ impl Attending {
             scores = scores.broadcast_add(&self.spread(&bias, bucket)?)?;
         }
         if config.causal || config.reach.is_some() {
-            let seen = self.places(bucket).into_iter().flat_map(|place| {
-                let visible = config.visible(place, bucket.length);
+            let seen = self.positions(bucket).into_iter().flat_map(|position| {
+                let visible = config.visible(position, bucket.length);
                 (0..bucket.length).map(move |key| match visible.contains(&key) {
                     true => 0.0,
                     false => NEVER,
@@ -197,7 +199,7 @@ impl Attending {
         softmax(&scores)
     }
 
-    /// The factors of the attention weights of a bucket under dropout.
+    /// Returns the dropout factors of a bucket's attention weights.
     fn factors(&self, bucket: &Bucket, device: &Device) -> candle_core::Result<Option<Tensor>> {
         let Some(masks) = &self.masks else {
             return Ok(None);
@@ -208,13 +210,13 @@ impl Attending {
         for (i, row) in factors.chunks_exact_mut(length).enumerate() {
             let sequence = bucket.sequences[i / (heads * queries)];
             let head = i / queries % heads;
-            let place = match &self.only {
+            let position = match &self.only {
                 Some(only) => only[sequence],
                 None => i % queries,
             };
-            // Elements of a row are drawn one after the other: those behind the
-            // sequence's own change nothing.
-            masks.apply(sequence, attention_row(head, place), row);
+            // Elements of a row are drawn in order, so the draws for padding
+            // don't affect those of the sequence.
+            masks.apply(sequence, attention_row(head, position), row);
         }
         let shape = (count, heads, queries, length);
         Tensor::from_vec(factors, shape, device).map(Some)
@@ -234,7 +236,8 @@ impl Attending {
         self.together(parts, true)
     }
 
-    /// The gradients of queries, keys and values; the bias's is added to its own.
+    /// Returns the gradients of queries, keys and values, and accumulates the
+    /// bias's.
     fn backward(&self, [q, k, v]: &[Tensor; 3], g: &Tensor) -> candle_core::Result<[Tensor; 3]> {
         let precision = self.precision;
         let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
@@ -284,8 +287,8 @@ impl Attending {
     }
 }
 
-/// What is added to the scores of keys that are padding, `[sequences, 1, 1,
-/// keys]`.
+/// Returns the mask to add to the scores, `[sequences, 1, 1, keys]`, which
+/// excludes keys that are padding.
 fn padding(bucket: &Bucket, device: &Device) -> candle_core::Result<Tensor> {
     let rows = bucket.rows.rows().iter();
     let values: Vec<f32> = rows

@@ -1,4 +1,4 @@
-//! Batch normalisation of the rows of a matrix.
+//! Batch normalisation of the columns of a matrix.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::{
     params::{Param, Params},
 };
 
-/// Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167): in training
-/// by the moments of the batch, else by the running ones.
+/// Batch normalisation (Ioffe and Szegedy 2015, arXiv:1502.03167): training
+/// uses the mean and variance of the batch, inference the running ones.
 #[derive(Clone)]
 pub(crate) struct BatchNorm {
     pub(super) weight: Arc<Param>,
@@ -21,27 +21,27 @@ pub(crate) struct BatchNorm {
     pub(super) running_mean: Arc<Param>,
     pub(super) running_var: Arc<Param>,
     pub(super) eps: f32,
-    /// The bias of the layer before, which that layer leaves out: in training
-    /// the normalisation would take it out again.
+    /// Bias of the preceding layer. That layer does not add it, since the
+    /// normalisation would subtract it again in training.
     before: Option<Arc<Param>>,
 }
 
-/// What of a new batch goes into the running moments: PyTorch's default.
+/// Momentum of the running mean and variance, PyTorch's default.
 const MOMENTUM: f32 = 0.1;
 
 const TOO_FEW: &str = "batch normalisation needs more than one value of each channel in training";
 
-/// How a normalisation maps values, column by column.
+/// The per-column affine map of a normalisation.
 pub(super) struct Affine {
     pub(super) scale: Vec<f32>,
     pub(super) shift: Vec<f32>,
     pub(super) mean: Vec<f32>,
-    /// One over the standard deviation.
+    /// Inverse standard deviation.
     pub(super) rstd: Vec<f32>,
 }
 
 impl BatchNorm {
-    /// Takes the four tensors of `name`. The running moments must be frozen.
+    /// Loads the four tensors of `name`. The running statistics must be frozen.
     pub(crate) fn load(params: &Params, name: &str, width: usize, eps: f32) -> Result<Self> {
         let get = |part: &str| params.get(&format!("{name}.{part}"), &[width]);
         Ok(Self {
@@ -54,16 +54,16 @@ impl BatchNorm {
         })
     }
 
-    /// The same behind a layer with a bias, which is not added there.
-    pub(crate) fn behind_bias(self, bias: Arc<Param>) -> Self {
+    /// Sets the bias of the preceding layer, which that layer does not add.
+    pub(crate) fn after_bias(self, bias: Arc<Param>) -> Self {
         Self {
             before: Some(bias),
             ..self
         }
     }
 
-    /// A mean of rows with the bias of the layer before them times `sign` added.
-    fn moved(&self, mean: &[f32], sign: f32) -> candle_core::Result<Vec<f32>> {
+    /// Returns a mean plus `sign` times the preceding layer's bias.
+    fn plus_bias(&self, mean: &[f32], sign: f32) -> candle_core::Result<Vec<f32>> {
         let Some(bias) = &self.before else {
             return Ok(mean.to_vec());
         };
@@ -74,15 +74,16 @@ impl BatchNorm {
         both.map_err(candle_core::Error::wrap)
     }
 
-    /// Name and shape of its tensors.
+    /// Returns the names and shapes of its tensors.
     pub(crate) fn tensors(name: &str, width: usize) -> impl Iterator<Item = (String, Vec<usize>)> {
         ["weight", "bias", "running_mean", "running_var"]
             .map(|part| (format!("{name}.{part}"), vec![width]))
             .into_iter()
     }
 
-    /// The moments of the rows of `z`, which also go into the running ones.
-    pub(super) fn learn(&self, z: &[f32]) -> candle_core::Result<Affine> {
+    /// Returns the map by the statistics of the rows of `z`, and updates the
+    /// running ones.
+    pub(super) fn by_batch(&self, z: &[f32]) -> candle_core::Result<Affine> {
         let weight = floats(self.weight.tensor())?;
         let width = weight.len();
         let rows = z.len() / width;
@@ -99,28 +100,28 @@ impl BatchNorm {
                 }
             })
         };
-        let shown = self.moved(&mean, 1.0)?;
+        let shown = self.plus_bias(&mean, 1.0)?;
         keep(&self.running_mean, &shown, 1.0).map_err(candle_core::Error::wrap)?;
         keep(&self.running_var, &var, unbiased).map_err(candle_core::Error::wrap)?;
         self.affine(mean, &var)
     }
 
-    /// Factor and summand of each column by the running moments, for models
-    /// that are written with them folded into the layer before.
+    /// Returns scale and shift of each column by the running statistics, to
+    /// merge them into the preceding layer.
     pub(crate) fn scale_and_shift(&self) -> Result<(Vec<f32>, Vec<f32>)> {
-        let affine = self.settled()?;
+        let affine = self.by_running()?;
         Ok((affine.scale, affine.shift))
     }
 
-    /// By the running moments.
-    pub(super) fn settled(&self) -> candle_core::Result<Affine> {
+    /// Returns the map by the running statistics.
+    pub(super) fn by_running(&self) -> candle_core::Result<Affine> {
         let copy = |param: &Arc<Param>| param.to_vec().map_err(candle_core::Error::wrap);
-        let mean = self.moved(&copy(&self.running_mean)?, -1.0)?;
+        let mean = self.plus_bias(&copy(&self.running_mean)?, -1.0)?;
         self.affine(mean, &copy(&self.running_var)?)
     }
 
     fn affine(&self, mean: Vec<f32>, var: &[f32]) -> candle_core::Result<Affine> {
-        // Copies of a few numbers, on whatever device they are.
+        // Small copies, from whichever device holds the tensors.
         let copy = |param: &Arc<Param>| param.to_vec().map_err(candle_core::Error::wrap);
         let (weight, bias) = (copy(&self.weight)?, copy(&self.bias)?);
         let rstd: Vec<f32> = var.iter().map(|v| 1.0 / (v + self.eps).sqrt()).collect();
@@ -140,8 +141,8 @@ impl BatchNorm {
 }
 
 impl BatchNorm {
-    /// Normalises the rows of `[rows, width]` on any device: in training by their
-    /// moments, which also go into the running ones.
+    /// Normalises the rows of `[rows, width]` on any device. Training uses
+    /// their statistics and updates the running ones.
     pub(super) fn composite(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
         let z = x.detach();
         let eps = f64::from(self.eps);
@@ -185,13 +186,13 @@ impl BatchNorm {
             let inner = g
                 .broadcast_sub(&sum.affine(part, 0.0)?)?
                 .sub(&normal.broadcast_mul(&along.affine(part, 0.0)?)?)?;
-            // The weight of this step: it changes behind it.
+            // Read now: the optimizer changes the weight after this step.
             let scale = (&rstd * own_weight.tensor().detach())?;
             Ok(Some(inner.broadcast_mul(&scale)?))
         })
     }
 
-    /// Moves the running moments towards those of a batch.
+    /// Moves the running statistics towards those of a batch.
     fn follow(&self, mean: &Tensor, var: &Tensor, rows: usize) -> Result<()> {
         let shown = match &self.before {
             Some(before) => (mean + before.tensor().detach())?,
@@ -208,16 +209,16 @@ impl BatchNorm {
     }
 }
 
-/// What is known of the columns of some rows.
+/// Statistics of the columns of some rows.
 struct Moments {
     rows: f32,
     mean: Vec<f32>,
-    /// The sums of squared differences from the mean.
+    /// Sums of squared differences from the mean.
     squares: Vec<f32>,
 }
 
-/// The moments of `z` in one pass over memory: those of parts that stay in the
-/// cache, put together in their order ([Chan et al.
+/// Returns the statistics of `z` in one pass over memory. Chunks that fit into
+/// the cache are computed in parallel and merged in order ([Chan et al.
 /// 1983](https://doi.org/10.1080/00031305.1983.10483115)).
 fn moments(z: &[f32], width: usize) -> Moments {
     let parts: Vec<Moments> = z
@@ -261,7 +262,7 @@ mod tests {
 
     #[test]
     fn moments_of_parts_are_those_of_the_whole() {
-        // Some parts of 64 rows each and an end, far from zero.
+        // Several chunks of 64 rows and a remainder, with a mean far from zero.
         let width = 1024;
         let z = crate::ops::testing::noise(1, 150 * width);
         let z: Vec<f32> = z.iter().map(|z| 100.0 + z).collect();
@@ -287,12 +288,12 @@ mod tests {
         plain.running_var.update(|v| v[0] = 3.0).unwrap();
         let bias = params.get("n.before", &[1]).unwrap();
         bias.update(|b| b[0] = 0.5).unwrap();
-        let norm = plain.clone().behind_bias(bias);
-        // z without the bias is normalised as z with it by a norm of its own.
-        let (found, expected) = (norm.settled().unwrap(), plain.settled().unwrap());
+        let norm = plain.clone().after_bias(bias);
+        // Compares `z` without the bias with `z` with it under a separate norm.
+        let (found, expected) = (norm.by_running().unwrap(), plain.by_running().unwrap());
         let apply = |affine: &Affine, z: f32| affine.scale[0] * z + affine.shift[0];
         assert!((apply(&found, 1.0) - apply(&expected, 1.5)).abs() < 1e-6);
-        norm.learn(&[1.0, 2.0, 3.0, 6.0]).unwrap();
+        norm.by_batch(&[1.0, 2.0, 3.0, 6.0]).unwrap();
         let mean = norm.running_mean.to_vec().unwrap()[0];
         assert!((mean - (2.0 + 0.1 * (3.5 - 2.0))).abs() < 1e-6);
     }
@@ -309,7 +310,7 @@ mod tests {
         let norm = BatchNorm::load(&params, "n", 1, 1e-5).unwrap();
         norm.running_mean.update(|m| m[0] = 2.0).unwrap();
         norm.running_var.update(|v| v[0] = 3.0).unwrap();
-        norm.learn(&[1.0, 2.0, 3.0, 6.0]).unwrap();
+        norm.by_batch(&[1.0, 2.0, 3.0, 6.0]).unwrap();
         let value = |p: &Param| p.to_vec().unwrap()[0];
         // Mean 3, unbiased variance 14 / 3.
         assert!((value(&norm.running_mean) - 2.1).abs() < 1e-6);

@@ -1,17 +1,19 @@
-//! One block of a transformer (Vaswani et al. 2017, arXiv:1706.03762), with the
-//! norms before each half as in GPT-2 and CLIP, or behind it as in BERT:
+//! A transformer block (Vaswani et al. 2017, arXiv:1706.03762), with the norms
+//! before each half (pre-norm, as in GPT-2 and CLIP) or after it (post-norm, as
+//! in BERT):
 //!
 //! ```text
-//! before   h = x + out(attention(n))       with n = norm1(x)
-//!          y = h + fc2(act(fc1(norm2(h))))
-//! behind   h = norm1(x + out(attention(x)))
-//!          y = norm2(h + fc2(act(fc1(h))))
+//! pre-norm   h = x + out(attention(n))       with n = norm1(x)
+//!            y = h + fc2(act(fc1(norm2(h))))
+//! post-norm  h = norm1(x + out(attention(x)))
+//!            y = norm2(h + fc2(act(fc1(h))))
 //! ```
 //!
-//! A gated MLP multiplies `act(fc1(h))` with `gate(h)`. A half may end in one
-//! more operation, [`Finish`](super::block_finish::Finish), before it is added.
-//! Training may drop attention weights, the output of each half's last layer
-//! and the input of the MLP's, and whole halves.
+//! A gated MLP multiplies `act(fc1(h))` with `gate(h)`. A half may end in
+//! another operation, [`Finish`](super::block_finish::Finish), before the
+//! residual is added. Training may apply dropout to attention weights, to the
+//! output of each half's last layer and to the input of the MLP's last layer,
+//! and drop whole halves (stochastic depth).
 
 use candle_core::{Tensor, Var};
 
@@ -33,17 +35,17 @@ pub(crate) struct Block {
     pub(crate) params: BlockParams,
     pub(crate) attention: AttentionConfig,
     pub(crate) activation: Activation,
-    /// Whether the norms come before the halves.
+    /// Whether the norms come before the halves (pre-norm).
     pub(crate) norm_first: bool,
-    /// Dropout in training.
+    /// Dropout rates in training.
     pub(crate) rates: BlockRates,
 }
 
 impl Block {
-    /// Runs the block, to `[rows, width]`; where `only` says a place of each
-    /// sequence, to the outputs of these places, `[sequences, width]`. For
-    /// those the other places count as keys and values alone, which saves most
-    /// of a block.
+    /// Runs the block and returns `[rows, width]`. If `only` gives a position
+    /// per sequence, it returns the outputs of these positions, `[sequences,
+    /// width]`. The other positions then serve only as keys and values, which
+    /// saves most of a block's work.
     pub(crate) fn forward(
         &self,
         pass: &Pass,
@@ -54,16 +56,16 @@ impl Block {
         if pass.is_fused() {
             return pass.apply(x, FusedBlock::new(self, pass, segments, only));
         }
-        match pass.training && pass.remakes {
-            true => self.remade(pass, x, segments, only),
+        match pass.training && pass.checkpointing {
+            true => self.checkpointed(pass, x, segments, only),
             false => self.composite(pass, x, segments, only),
         }
     }
 
-    /// As [`Block::composite`], keeping nothing but the input: the way back runs
-    /// the block again (gradient checkpointing; Chen et al. 2016,
+    /// Like [`Block::composite`], but saves only the input: the backward pass
+    /// runs the block again (gradient checkpointing; Chen et al. 2016,
     /// arXiv:1604.06174).
-    fn remade(
+    fn checkpointed(
         &self,
         pass: &Pass,
         x: &Tensor,
@@ -75,7 +77,8 @@ impl Block {
         let (segments, only) = (segments.clone(), only.map(<[usize]>::to_vec));
         node(pass, x, y, move |g, wanted| {
             let leaf = Var::from_tensor(&kept)?;
-            // Operations give no gradient to a variable itself.
+            // Operations pass no gradient to a variable itself, only to
+            // results.
             let input = match wanted {
                 true => leaf.as_tensor().affine(1.0, 0.0)?,
                 false => kept.clone(),
@@ -83,7 +86,7 @@ impl Block {
             let y = block
                 .composite(&own, &input, &segments, only.as_deref())
                 .map_err(candle_core::Error::wrap)?;
-            // Its gradient with respect to `y` is `g`.
+            // The gradient of this sum with respect to `y` is `g`.
             let grads = (y * g)?.sum_all()?.backward()?;
             Ok(grads.get(&leaf).map(Tensor::detach))
         })
@@ -98,22 +101,22 @@ impl Block {
     ) -> Result<Tensor> {
         let p = &self.params;
         let masks = self.rates.masks(pass);
-        let places = segments.places(only);
+        let positions = segments.positions(only);
         let finished = |half: usize, mut x: Tensor| -> Result<Tensor> {
             if let Some(masks) = &masks.halves[half] {
-                x = masked(&x, masks, &places)?;
+                x = masked(&x, masks, &positions)?;
             }
             if let Some(finish) = &p.finish[half] {
                 x = Finish::composite(finish, pass, &x)?;
             }
             if let Some(masks) = &masks.paths[half] {
-                x = x.broadcast_mul(&path_factors(masks, &places, &x)?)?;
+                x = x.broadcast_mul(&path_factors(masks, &positions, &x)?)?;
             }
             Ok(x)
         };
-        // For one place of each sequence the others are keys and values alone.
+        // With one position per sequence the others are only keys and values.
         let chosen = |x: &Tensor| match only {
-            Some(only) => select_places(pass, x, segments, only),
+            Some(only) => select_positions(pass, x, segments, only),
             None => Ok(x.clone()),
         };
         let attended = |x: &Tensor| -> Result<Tensor> {
@@ -127,7 +130,7 @@ impl Block {
                 active = (active * gate.composite(pass, x)?)?;
             }
             if let Some(masks) = &masks.inner {
-                active = masked(&active, masks, &places)?;
+                active = masked(&active, masks, &positions)?;
             }
             finished(1, p.fc2.composite(pass, &active)?)
         };
@@ -144,7 +147,7 @@ impl Block {
         }
     }
 
-    /// Attention of the rows `asking` to the rows of `x`.
+    /// Computes attention of the rows `asking` to the rows of `x`.
     fn composite_attention(
         &self,
         pass: &Pass,
@@ -156,7 +159,7 @@ impl Block {
     ) -> Result<Tensor> {
         let config = &self.attention;
         let p = &self.params;
-        // Norms of heads, and what turns rows by their places.
+        // Norms of heads, then rotary embeddings.
         let prepared = |x: Tensor, norm: usize, only: Option<&[usize]>| -> Result<Tensor> {
             let mut x = x;
             if let Some(norms) = &p.head_norms {
@@ -165,9 +168,12 @@ impl Block {
                 x = layer_norm(pass, &heads, &norms[norm])?.reshape(shape)?;
             }
             if let Some(rotary) = &config.rotary {
-                let places = segments.places(only);
-                let places: Vec<usize> = places.into_iter().map(|(_, place)| place).collect();
-                x = rotary.composite(pass, &x, &places)?;
+                let positions = segments.positions(only);
+                let positions: Vec<usize> = positions
+                    .into_iter()
+                    .map(|(_, position)| position)
+                    .collect();
+                x = rotary.composite(pass, &x, &positions)?;
             }
             Ok(x)
         };
@@ -178,8 +184,8 @@ impl Block {
     }
 }
 
-/// Runs `blocks` one after the other; where `only` says a place of each
-/// sequence, the last gives the outputs of these places.
+/// Runs `blocks` in order. If `only` gives a position per sequence, the last
+/// block returns only the outputs of these positions.
 pub(crate) fn run_blocks(
     blocks: &[Block],
     pass: &Pass,
@@ -190,8 +196,8 @@ pub(crate) fn run_blocks(
     run_blocks_from(0, blocks, pass, x, segments, only)
 }
 
-/// The same for blocks of which the first has the number `first` in its network.
-/// The masks of dropout follow from a block's number.
+/// Like [`run_blocks`], for blocks that start at number `first` of their
+/// network. The number selects a block's dropout masks.
 pub(crate) fn run_blocks_from(
     first: usize,
     blocks: &[Block],
@@ -203,18 +209,18 @@ pub(crate) fn run_blocks_from(
     let Some((last, others)) = blocks.split_last() else {
         return match only {
             None => Ok(x.clone()),
-            Some(only) => select_places(pass, x, segments, only),
+            Some(only) => select_positions(pass, x, segments, only),
         };
     };
     let mut x = x.clone();
-    for (place, block) in others.iter().enumerate() {
-        x = block.forward(&pass.in_block(first + place), &x, segments, None)?;
+    for (index, block) in others.iter().enumerate() {
+        x = block.forward(&pass.in_block(first + index), &x, segments, None)?;
     }
     last.forward(&pass.in_block(first + others.len()), &x, segments, only)
 }
 
-/// The row of one place of each sequence.
-pub(super) fn select_places(
+/// Selects the row of one position of each sequence.
+pub(super) fn select_positions(
     pass: &Pass,
     x: &Tensor,
     segments: &Segments,
@@ -252,12 +258,12 @@ mod tests {
         }
     }
 
-    /// Compares both forms of a block, with equal lengths and others, for all
-    /// places and for one of each sequence. `buckets` are the rows of a learned
-    /// position bias.
+    /// Compares both forms of a block, for equal and unequal lengths, and for
+    /// all positions and one per sequence. `buckets` is the number of rows of a
+    /// learned position bias.
     fn check(layers: &BlockLayers, form: &BlockForm, buckets: usize, frozen: &[&str]) {
         check_with(layers, form, buckets, frozen, None);
-        // Everything that can be dropped, and attention weights alone.
+        // All kinds of dropout, then only attention weights.
         let rates = BlockRates {
             attention: 0.2,
             halves: [0.1, 0.3],
@@ -301,7 +307,7 @@ mod tests {
             let x = noise(7, segments.rows() * WIDTH);
             let x = Tensor::from_vec(x, (segments.rows(), WIDTH), &Device::Cpu).unwrap();
             let last: Vec<usize> = segments.lengths().iter().map(|length| length - 1).collect();
-            let middle: Vec<usize> = last.iter().map(|place| place / 2).collect();
+            let middle: Vec<usize> = last.iter().map(|position| position / 2).collect();
             for only in [None, Some(&last[..]), Some(&middle)] {
                 compare_with(&params, &x, draws, |pass, x| {
                     block.forward(pass, x, &segments, only)
@@ -513,7 +519,7 @@ mod tests {
             (found / expected - 1.0).abs() < 0.01,
             "{found} and {expected}"
         );
-        // Without the mask it is another slope.
+        // The slope differs without the mask.
         let without = slope(None);
         assert!(
             (without / expected - 1.0).abs() > 0.1,

@@ -1,5 +1,5 @@
-//! What is done to the output of a half of a transformer block before it is
-//! added to the half's input.
+//! The operation on the output of a transformer block's half before the
+//! residual is added.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{Result, kernels::simd, params::Param};
 /// The last operation of a half.
 #[derive(Clone)]
 pub(crate) enum Finish {
-    /// A factor for each element (LayerScale; Touvron et al. 2021,
+    /// A factor per element (LayerScale; Touvron et al. 2021,
     /// arXiv:2103.17239).
     Scale(Arc<Param>),
     /// A norm, as in Gemma.
@@ -19,7 +19,7 @@ pub(crate) enum Finish {
 }
 
 impl Finish {
-    /// `y = residual + finish(x)`
+    /// Computes `y = residual + finish(x)`.
     pub(super) fn forward(
         &self,
         x: &[f32],
@@ -43,8 +43,8 @@ impl Finish {
         Ok(())
     }
 
-    /// Writes the gradient with respect to `x` to `dx`, and adds the
-    /// parameters' to theirs.
+    /// Writes the gradient with respect to `x` to `dx`, and accumulates the
+    /// parameters'.
     pub(super) fn backward(&self, x: &[f32], g: &[f32], dx: &mut [f32]) -> candle_core::Result<()> {
         dx.fill(0.0);
         match self {
@@ -65,7 +65,7 @@ impl Finish {
         }
     }
 
-    /// `finish(x)` on any device.
+    /// Computes `finish(x)` on any device.
     pub(super) fn composite(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
         let scale = match self {
             Self::Scale(scale) => scale,

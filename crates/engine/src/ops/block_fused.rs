@@ -1,8 +1,8 @@
-//! A transformer block as a single node of the graph. It keeps what would be
-//! dear to make again (queries, keys, values, attention weights, the sums that
-//! the norms work on, the inputs of the activation and of the operations that
-//! finish a half) and makes the rest again on the way back: norms and activation
-//! cost one pass over memory each.
+//! A transformer block as a single node of the graph. It saves what is
+//! expensive to recompute: queries, keys, values, attention weights, the inputs
+//! of the norms, of the activation and of the operations that finish a half.
+//! The backward pass recomputes norms and activation, which cost one pass over
+//! memory each.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -18,7 +18,7 @@ use crate::kernels::{
     simd,
 };
 
-/// What the way back needs of the way there.
+/// Values that the forward pass saves for the backward pass.
 struct Saved {
     query: Buffer,
     key: Buffer,
@@ -28,23 +28,22 @@ struct Saved {
     /// Attention weights, `[heads, length, length]` of each sequence.
     weights: Buffer,
     mixed: Buffer,
-    /// The input with the attention's output added.
+    /// The sum of the input and the attention's output.
     attended: Buffer,
-    /// What goes into the activation.
+    /// Input of the activation.
     hidden: Buffer,
-    /// What the activation's output is multiplied with.
+    /// Output of the gate, which multiplies the activation's.
     gate: Option<Buffer>,
-    /// What the operations that finish a half work on.
+    /// Inputs of the operations that finish a half.
     unfinished: [Option<Buffer>; 2],
-    /// What the last norm works on, where that comes behind.
+    /// Input of the last norm, in a post-norm block.
     last: Option<Buffer>,
 }
 
 pub(super) struct FusedBlock {
     pub(super) block: Block,
     segments: Segments,
-    /// The one place of each sequence whose output is wanted, where not all
-    /// are.
+    /// Position of each sequence's single output, if not all are needed.
     only: Option<Vec<usize>>,
     precision: Precision,
     pub(super) pool: Pool,
@@ -55,7 +54,7 @@ pub(super) struct FusedBlock {
     saved: Mutex<Option<Saved>>,
 }
 
-/// `y = norm(x)`, or a copy where there is no norm.
+/// Computes `y = norm(x)`, or copies if there is no norm.
 pub(super) fn normalise(
     norm: Option<&LayerNorm>,
     x: &[f32],
@@ -115,7 +114,7 @@ impl FusedBlock {
         }
     }
 
-    /// How the block's layers compute in training.
+    /// Returns the settings with which the block's layers compute in training.
     fn step(&self) -> Step<'_> {
         Step {
             precision: self.precision,
@@ -124,27 +123,28 @@ impl FusedBlock {
         }
     }
 
-    /// Drops elements of rows that come out.
+    /// Applies dropout to output rows.
     fn drop_rows(&self, masks: Option<&Masks>, x: &mut [f32]) {
         if let Some(masks) = masks {
-            let places = self.segments.places(self.only.as_deref());
-            masks.apply_rows(&places, x.len() / places.len().max(1), x);
+            let positions = self.segments.positions(self.only.as_deref());
+            masks.apply_rows(&positions, x.len() / positions.len().max(1), x);
         }
     }
 
-    /// Multiplies each row that comes out with the factor of its example.
+    /// Multiplies each output row with its example's factor of stochastic
+    /// depth.
     fn scale_path(&self, masks: Option<&Masks>, x: &mut [f32]) {
         if let Some(masks) = masks {
-            let places = self.segments.places(self.only.as_deref());
-            let width = x.len() / places.len().max(1);
-            for (row, (example, _)) in x.chunks_exact_mut(width).zip(places) {
+            let positions = self.segments.positions(self.only.as_deref());
+            let width = x.len() / positions.len().max(1);
+            for (row, (example, _)) in x.chunks_exact_mut(width).zip(positions) {
                 let factor = masks.factor(example);
                 row.iter_mut().for_each(|x| *x *= factor);
             }
         }
     }
 
-    /// How many rows come out.
+    /// Returns the number of output rows.
     pub(super) fn rows_out(&self) -> usize {
         match &self.only {
             Some(only) => only.len(),
@@ -152,7 +152,7 @@ impl FusedBlock {
         }
     }
 
-    /// The norm whose output the MLP works on.
+    /// Returns the norm before the MLP.
     pub(super) fn middle_norm(&self) -> Option<&LayerNorm> {
         if self.block.norm_first {
             Some(&self.block.params.norm2)
@@ -161,15 +161,15 @@ impl FusedBlock {
         }
     }
 
-    /// The output of a layer.
+    /// Returns the output of a layer.
     fn project(&self, layer: &Linear, x: &[f32]) -> candle_core::Result<Buffer> {
         let mut y = self.pool.take(x.len() / layer.inputs * layer.outputs);
         layer.forward(&self.step(), x, None, &mut y)?;
         Ok(y)
     }
 
-    /// The end of a half: `y = residual + finish(layer(x))`, with what training
-    /// drops. Gives the input of `finish` where there is one.
+    /// Computes the end of a half, `y = residual + finish(layer(x))`, with
+    /// dropout. Returns the input of `finish` if the half has one.
     fn end_half(
         &self,
         half: usize,
@@ -206,9 +206,9 @@ impl FusedBlock {
         Ok(finish.is_some().then_some(unfinished))
     }
 
-    /// The gradient of a half's last layer from that of the half, where they
-    /// differ.
-    fn unfinish(
+    /// Returns the gradient of a half's last layer from that of the half, if
+    /// they differ.
+    fn finish_backward(
         &self,
         half: usize,
         unfinished: Option<&Buffer>,
@@ -235,8 +235,8 @@ impl FusedBlock {
         Ok(Some(dx))
     }
 
-    /// Normalises the heads of queries and keys. Gives what they were before,
-    /// where there are such norms.
+    /// Normalises the heads of queries and keys. Returns their previous values
+    /// if the block has such norms.
     pub(super) fn normalise_heads(
         &self,
         query: &mut Buffer,
@@ -256,7 +256,7 @@ impl FusedBlock {
         ]))
     }
 
-    /// The way back through [`FusedBlock::normalise_heads`], for gradients.
+    /// Backward pass of [`FusedBlock::normalise_heads`].
     fn heads_backward(
         &self,
         bare: Option<&[Buffer; 2]>,
@@ -276,18 +276,19 @@ impl FusedBlock {
         Ok(())
     }
 
-    /// Turns queries and keys by their places, or gradients back.
-    pub(super) fn turn(&self, [q, k]: [&mut [f32]; 2], back: bool) {
+    /// Applies rotary embeddings to queries and keys, or inverts them for
+    /// gradients.
+    pub(super) fn rotate(&self, [q, k]: [&mut [f32]; 2], back: bool) {
         let config = &self.block.attention;
         if let Some(rotary) = &config.rotary {
             let attention = self.attention();
-            let (places, key_places) = (attention.places(), attention.key_places());
-            let queries = (q, &places[..], config.width());
-            rotary.turn([queries, (k, &key_places, config.kv_width())], back);
+            let (positions, key_positions) = (attention.positions(), attention.key_positions());
+            let queries = (q, &positions[..], config.width());
+            rotary.rotate([queries, (k, &key_positions, config.kv_width())], back);
         }
     }
 
-    /// The rows whose outputs are wanted, where not all are.
+    /// Returns the rows whose outputs are needed, if not all are.
     pub(super) fn chosen(&self, x: &[f32], width: usize) -> Option<Buffer> {
         let only = self.only.as_deref()?;
         let mut chosen = self.pool.take(only.len() * width);
@@ -300,7 +301,7 @@ impl FusedBlock {
         Some(chosen)
     }
 
-    /// A gradient of the rows whose outputs are wanted as one of all rows.
+    /// Spreads a gradient of the needed rows to all rows.
     fn spread(&self, g: Buffer, width: usize) -> Buffer {
         let Some(only) = &self.only else { return g };
         let mut all = self.pool.take(self.segments.rows() * width);
@@ -311,9 +312,9 @@ impl FusedBlock {
         all
     }
 
-    /// The way back through the activation: the gradient of `act(hidden) * gate`
-    /// becomes that of `hidden`, and `hidden` that product. Gives the gate's
-    /// gradient.
+    /// Backward pass of the activation. Turns the gradient of `act(hidden) *
+    /// gate` into that of `hidden`, replaces `hidden` by that product, and
+    /// returns the gate's gradient.
     fn activation_backward(
         &self,
         hidden: &mut [f32],
@@ -373,7 +374,7 @@ impl FusedOp for FusedBlock {
         let mut key = self.project(&p.key, attend_to)?;
         let value = self.project(&p.value, attend_to)?;
         let bare = self.normalise_heads(&mut query, &mut key)?;
-        self.turn([&mut query, &mut key], false);
+        self.rotate([&mut query, &mut key], false);
         let attention = self.attention();
         let mut weights = pool.take(attention.weights_len());
         let mut mixed = pool.take(query.len());
@@ -388,7 +389,7 @@ impl FusedOp for FusedBlock {
             normed
         };
 
-        // What the MLP works on, and what its output is added to.
+        // `normed` becomes the MLP's input, and its output is added to `base`.
         normalise(self.middle_norm(), &attended, &mut normed)?;
         let base = if norm_first { &attended } else { &normed };
         let hidden = self.project(&p.fc1, &normed)?;
@@ -443,13 +444,13 @@ impl FusedOp for FusedBlock {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let Some(saved) = saved else {
-            candle_core::bail!("a block goes back once for each time it went forward")
+            candle_core::bail!("the backward pass of a block needs its own forward pass")
         };
         let (p, pool, step) = (&self.block.params, &self.pool, self.step());
         let norm_first = self.block.norm_first;
 
-        // The MLP, from its end. `dh` is the gradient of what its output is
-        // added to.
+        // The MLP, from its end. `dh` is the gradient of the value to which its
+        // output is added.
         let mut dh = pool.take(g.len());
         match &saved.last {
             None => dh.copy_from_slice(g),
@@ -460,7 +461,7 @@ impl FusedOp for FusedBlock {
         }
         let mut hidden = saved.hidden;
         let mut d_hidden = pool.take(hidden.len());
-        let d_out = self.unfinish(1, saved.unfinished[1].as_ref(), &dh)?;
+        let d_out = self.finish_backward(1, saved.unfinished[1].as_ref(), &dh)?;
         let d_out = d_out.as_deref().unwrap_or(&dh);
         p.fc2.backward_input(&step, d_out, &mut d_hidden, false)?;
         self.drop_rows(self.masks.inner.as_ref(), &mut d_hidden);
@@ -475,7 +476,7 @@ impl FusedOp for FusedBlock {
         p.fc1.backward_params(&step, &normed, &d_hidden)?;
         let mut d_normed = pool.take(g.len());
         if !norm_first {
-            // What the MLP works on is also what its output is added to.
+            // In a post-norm block the MLP's input is also its residual.
             std::mem::swap(&mut dh, &mut d_normed);
         }
         p.fc1
@@ -491,8 +492,9 @@ impl FusedOp for FusedBlock {
         }
         normalise_backward(norm, &saved.attended, &d_normed, &mut dh)?;
 
-        // Attention. `dh` is now the gradient of input and attention together.
-        let d_out = self.unfinish(0, saved.unfinished[0].as_ref(), &dh)?;
+        // Attention. `dh` is now the gradient of the sum of input and
+        // attention.
+        let d_out = self.finish_backward(0, saved.unfinished[0].as_ref(), &dh)?;
         let d_out = d_out.as_deref().unwrap_or(&dh);
         p.out.backward_params(&step, &saved.mixed, d_out)?;
         let mut d_mixed = pool.take(saved.mixed.len());
@@ -507,7 +509,7 @@ impl FusedOp for FusedBlock {
             [&mut dq, &mut dk, &mut dv],
         )?;
         drop(d_mixed);
-        self.turn([&mut dq, &mut dk], true);
+        self.rotate([&mut dq, &mut dk], true);
         self.heads_backward(saved.bare.as_ref(), &mut dq, &mut dk)?;
         drop(normed);
         let norm1 = p.norm1.as_ref().filter(|_| norm_first);
@@ -525,7 +527,7 @@ impl FusedOp for FusedBlock {
         p.query.backward_params(&step, asking, &dq)?;
         p.key.backward_params(&step, attend_to, &dk)?;
         p.value.backward_params(&step, attend_to, &dv)?;
-        // The norm's own parameters want theirs where the input wants none.
+        // The norm's own parameters need gradients even if the input doesn't.
         if norm1.is_none() && !wanted {
             return Ok(None);
         }

@@ -1,6 +1,6 @@
-//! A transformer block in inference: weights packed once, query, key and value
-//! as one product, and bias, activation and residual applied while a tile of a
-//! product is in the cache. Nothing is kept.
+//! A transformer block in inference. Weights are packed once; query, key and
+//! value are one product; bias, activation and residual are applied while a
+//! tile of a product is in the cache. Nothing is saved.
 
 use rayon::prelude::*;
 
@@ -13,7 +13,7 @@ use super::{
 use crate::kernels::simd;
 
 impl FusedBlock {
-    /// The block's output for `x`, whose rows have `width` elements.
+    /// Returns the block's output for `x`, whose rows have `width` elements.
     pub(super) fn infer(
         &self,
         Inference { int8 }: Inference,
@@ -46,7 +46,7 @@ impl FusedBlock {
         projections.push(Output::new(&p.value, &mut value));
         infer_together(int8, attend_to, &mut projections)?;
         self.normalise_heads(&mut query, &mut key)?;
-        self.turn([&mut query, &mut key], false);
+        self.rotate([&mut query, &mut key], false);
         let mut mixed = pool.take(query.len());
         self.attention().infer([&query, &key, &value], &mut mixed)?;
 
@@ -57,7 +57,7 @@ impl FusedBlock {
         self.end_half_inference(int8, end, &mixed, residual, &mut attended)?;
         let normed = &mut normed[..len_out];
 
-        // `normed` becomes the input of the MLP. Its output is added to `base`.
+        // `normed` becomes the MLP's input, and its output is added to `base`.
         normalise(self.middle_norm(), &attended, normed)?;
         let base = if norm_first { &attended } else { &*normed };
         let mut active = pool.take(rows_out * p.fc1.outputs);
@@ -91,7 +91,7 @@ impl FusedBlock {
         Ok(y)
     }
 
-    /// The end of a half: `y = residual + finish(layer(x))`.
+    /// Computes the end of a half, `y = residual + finish(layer(x))`.
     fn end_half_inference(
         &self,
         int8: bool,

@@ -1,4 +1,4 @@
-//! The layers of a transformer block, and how checkpoints call them.
+//! The layers of a transformer block, and their names in checkpoints.
 
 use super::{
     Activation, AttentionConfig, Block, BlockRates, LayerNorm, Linear, NormKind,
@@ -9,27 +9,26 @@ use crate::{Result, params::Params};
 /// The layers of a block.
 #[derive(Clone)]
 pub(crate) struct BlockParams {
-    /// Absent where another norm comes directly before the block, as before the
-    /// first one of a ModernBERT.
+    /// `None` if another norm directly precedes the block, as in ModernBERT's
+    /// first.
     pub(crate) norm1: Option<LayerNorm>,
     pub(crate) query: Linear,
     pub(crate) key: Linear,
     pub(crate) value: Linear,
     pub(crate) out: Linear,
-    /// Norms of each head of the queries and of the keys, before they are
-    /// turned by their places.
+    /// Norms of each head of queries and keys, before rotary embedding.
     pub(crate) head_norms: Option<[LayerNorm; 2]>,
     pub(crate) norm2: LayerNorm,
     pub(crate) fc1: Linear,
-    /// A second layer beside `fc1`, whose output the activation's is multiplied
-    /// with (Shazeer 2020, arXiv:2002.05202).
+    /// A layer parallel to `fc1` whose output multiplies the activation's
+    /// (Shazeer 2020, arXiv:2002.05202).
     pub(crate) gate: Option<Linear>,
     pub(crate) fc2: Linear,
-    /// What is done to the output of both halves before it is added.
+    /// Operations on the outputs of both halves before the residual is added.
     pub(crate) finish: [Option<Finish>; 2],
 }
 
-/// Shapes of a block, and how it computes.
+/// Sizes and settings of a block.
 #[derive(Clone)]
 pub(crate) struct BlockForm {
     /// Elements of a row.
@@ -39,25 +38,24 @@ pub(crate) struct BlockForm {
     pub(crate) activation: Activation,
     pub(crate) norm: NormKind,
     pub(crate) eps: f32,
-    /// Whether the norms come before the halves.
+    /// Whether the norms come before the halves (pre-norm).
     pub(crate) norm_first: bool,
     pub(crate) attention: AttentionConfig,
-    /// Dropout in training.
+    /// Dropout rates in training.
     pub(crate) rates: BlockRates,
 }
 
-/// The name of a linear layer in a checkpoint, below the block's.
+/// The name of a linear layer in a checkpoint, relative to the block's.
 #[derive(Clone, Copy)]
 pub(crate) struct LayerName {
     name: &'static str,
     bias: bool,
-    /// Its number among the equal layers that share the tensor, and how many
-    /// they are.
+    /// Index and number of the equal layers that share the tensor.
     part: (usize, usize),
 }
 
 impl LayerName {
-    /// A layer with a bias.
+    /// Names a layer with a bias.
     pub(crate) const fn new(name: &'static str) -> Self {
         Self {
             name,
@@ -66,12 +64,12 @@ impl LayerName {
         }
     }
 
-    /// The same with a bias or without.
+    /// Sets whether the layer has a bias.
     pub(crate) const fn with_bias(self, bias: bool) -> Self {
         Self { bias, ..self }
     }
 
-    /// The part `part` of a tensor that holds `parts` layers.
+    /// Selects part `part` of a tensor that holds `parts` layers.
     pub(crate) const fn part(self, part: usize, parts: usize) -> Self {
         Self {
             part: (part, parts),
@@ -79,7 +77,7 @@ impl LayerName {
         }
     }
 
-    /// The tensors of this layer; of a shared tensor the first layer has them.
+    /// Returns the layer's tensors. A shared tensor belongs to its first layer.
     fn tensors(self, block: &str, outputs: usize, inputs: usize) -> Vec<(String, Vec<usize>)> {
         let (part, parts) = self.part;
         if part > 0 {
@@ -101,7 +99,7 @@ impl LayerName {
     }
 }
 
-/// The names of all layers of a block in a checkpoint; see [`BlockParams`].
+/// Names of a block's layers in a checkpoint; see [`BlockParams`].
 #[derive(Clone)]
 pub(crate) struct BlockLayers {
     pub(crate) norm1: Option<&'static str>,
@@ -117,17 +115,17 @@ pub(crate) struct BlockLayers {
     pub(crate) finish: Option<FinishNames>,
 }
 
-/// The names of the operations that finish both halves; see [`Finish`].
+/// Names of the operations that finish both halves; see [`Finish`].
 #[derive(Clone, Copy)]
 pub(crate) enum FinishNames {
-    /// Tensors of a factor for each element, as in DINOv2.
+    /// Tensors with a factor per element, as in DINOv2.
     Scales([&'static str; 2]),
     /// Norms.
     Norms([&'static str; 2]),
 }
 
 impl BlockLayers {
-    /// Name, outputs and inputs of each linear layer.
+    /// Returns name, outputs and inputs of each linear layer.
     fn linear(&self, form: &BlockForm) -> Vec<(LayerName, usize, usize)> {
         let (width, hidden) = (form.width, form.hidden);
         let (inner, kv) = (form.attention.width(), form.attention.kv_width());
@@ -143,7 +141,7 @@ impl BlockLayers {
         all
     }
 
-    /// Name and shape of each tensor of the block `name`.
+    /// Returns the names and shapes of the tensors of the block `name`.
     pub(crate) fn tensors(&self, name: &str, form: &BlockForm) -> Vec<(String, Vec<usize>)> {
         let mut all = Vec::new();
         for norm in self.norm1.into_iter().chain([self.norm2]) {
@@ -171,7 +169,7 @@ impl BlockLayers {
         all
     }
 
-    /// Takes the layers of the block `name`.
+    /// Loads the block `name`.
     pub(crate) fn load(&self, params: &Params, name: &str, form: &BlockForm) -> Result<Block> {
         let (width, hidden) = (form.width, form.hidden);
         let (inner, kv) = (form.attention.width(), form.attention.kv_width());
@@ -224,15 +222,15 @@ impl BlockLayers {
     }
 }
 
-/// How a block whose layers all have biases calls them: both norms, query, key,
-/// value, the attention's output, and the two layers of the MLP.
+/// Names of a block whose layers all have biases: both norms; query, key, value
+/// and output of the attention; both layers of the MLP.
 pub(crate) struct BlockNames {
     pub(crate) norms: [&'static str; 2],
     pub(crate) attention: [&'static str; 4],
     pub(crate) mlp: [&'static str; 2],
 }
 
-/// The names in a CLIP of `transformers`.
+/// Names in CLIP of `transformers`.
 pub(crate) const CLIP_BLOCK: BlockNames = BlockNames {
     norms: ["layer_norm1", "layer_norm2"],
     attention: [
@@ -244,7 +242,7 @@ pub(crate) const CLIP_BLOCK: BlockNames = BlockNames {
     mlp: ["mlp.fc1", "mlp.fc2"],
 };
 
-/// The names in a BERT of `transformers`.
+/// Names in BERT of `transformers`.
 pub(crate) const BERT_BLOCK: BlockNames = BlockNames {
     norms: ["attention.output.LayerNorm", "output.LayerNorm"],
     attention: [
@@ -256,7 +254,7 @@ pub(crate) const BERT_BLOCK: BlockNames = BlockNames {
     mlp: ["intermediate.dense", "output.dense"],
 };
 
-/// The names in a DistilBERT of `transformers`.
+/// Names in DistilBERT of `transformers`.
 pub(crate) const DISTILBERT_BLOCK: BlockNames = BlockNames {
     norms: ["sa_layer_norm", "output_layer_norm"],
     attention: [
@@ -269,7 +267,7 @@ pub(crate) const DISTILBERT_BLOCK: BlockNames = BlockNames {
 };
 
 impl BlockNames {
-    /// The same as the names of single layers.
+    /// Converts them to names of single layers.
     pub(crate) const fn layers(&self) -> BlockLayers {
         let [query, key, value, out] = self.attention;
         BlockLayers {
@@ -287,7 +285,7 @@ impl BlockNames {
         }
     }
 
-    /// Name and shape of each tensor of the block `name`.
+    /// Returns the names and shapes of the tensors of the block `name`.
     pub(crate) fn tensors(
         &self,
         name: &str,

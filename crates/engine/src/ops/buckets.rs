@@ -1,6 +1,5 @@
-//! Sequences of similar lengths side by side, filled up with padding: a device
-//! with thousands of threads computes a few large groups faster than many
-//! sequences one after the other.
+//! Buckets: sequences of similar lengths, padded to one length. A GPU computes
+//! a few large groups faster than many single sequences.
 
 use super::{
     Segments,
@@ -10,35 +9,36 @@ use super::{
 /// Sequences that are computed together.
 #[derive(Debug)]
 pub(super) struct Bucket {
-    /// The numbers of the sequences.
+    /// Numbers of the sequences.
     pub(super) sequences: Vec<usize>,
-    /// The same as an index.
+    /// The same numbers, as an index.
     pub(super) of_sequences: Index,
-    /// Places of each with its padding: as many as the longest has.
+    /// Padded length: that of the longest sequence.
     pub(super) length: usize,
-    /// The row of each place of each sequence; [`NO_ROW`] for padding.
+    /// The row of each position of each sequence; [`NO_ROW`] for padding.
     pub(super) rows: Index,
     /// Whether there is padding.
     pub(super) is_padded: bool,
 }
 
-/// All sequences in groups.
+/// All sequences, in buckets.
 #[derive(Debug)]
 pub(super) struct Buckets {
     pub(super) all: Vec<Bucket>,
-    /// For each row its place among those of all buckets, one after the other.
-    pub(super) places: Index,
-    /// For each sequence its place among those of all buckets.
+    /// The position of each row in the concatenated buckets.
+    pub(super) positions: Index,
+    /// The position of each sequence in the concatenated buckets.
     pub(super) order: Index,
-    /// Whether places are rows: no bucket has padding or another order.
+    /// Whether the concatenated buckets equal the rows: no padding, and the
+    /// same order.
     pub(super) is_plain: bool,
 }
 
-/// The least difference of lengths that counts.
+/// Smallest step between padded lengths.
 const STEP: usize = 8;
 
-/// The longest sequences that are filled up to the same length as this one: up to
-/// a quarter of it is padding.
+/// Returns the longest length that shares a bucket with this one. At most a
+/// quarter of it is padding.
 fn limit(length: usize) -> usize {
     let step = (length.next_power_of_two() / 8).max(STEP);
     length.div_ceil(step) * step
@@ -49,7 +49,7 @@ impl Buckets {
         let all: Vec<(usize, usize)> = segments.iter().collect();
         let mut order: Vec<usize> = (0..all.len()).collect();
         if segments.common_length().is_none() {
-            // Stable, so that each bucket keeps the order.
+            // A stable sort, so that each bucket keeps the order.
             order.sort_by_key(|sequence| limit(all[*sequence].1));
         }
         let mut buckets: Vec<Bucket> = Vec::new();
@@ -59,8 +59,8 @@ impl Buckets {
             let length = lengths.clone().max().unwrap_or(0);
             let rows = sequences.iter().flat_map(|sequence| {
                 let (start, own) = all[*sequence];
-                (0..length).map(move |place| match place < own {
-                    true => (start + place) as u32,
+                (0..length).map(move |position| match position < own {
+                    true => (start + position) as u32,
                     false => NO_ROW,
                 })
             });
@@ -72,21 +72,21 @@ impl Buckets {
                 length,
             });
         }
-        let mut places = vec![0; segments.rows()];
+        let mut positions = vec![0; segments.rows()];
         let rows = buckets.iter().flat_map(|bucket| bucket.rows.rows());
-        for (place, row) in rows.enumerate() {
+        for (position, row) in rows.enumerate() {
             if *row != NO_ROW {
-                places[*row as usize] = place as u32;
+                positions[*row as usize] = position as u32;
             }
         }
         let mut of_sequence = vec![0; all.len()];
-        for (place, sequence) in order.iter().enumerate() {
-            of_sequence[*sequence] = place as u32;
+        for (rank, sequence) in order.iter().enumerate() {
+            of_sequence[*sequence] = rank as u32;
         }
         Self {
             is_plain: buckets.len() <= 1 && !buckets.iter().any(|bucket| bucket.is_padded),
             all: buckets,
-            places: Index::new(places),
+            positions: Index::new(positions),
             order: Index::new(of_sequence),
         }
     }
@@ -97,27 +97,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sequences_of_one_length_stay_as_they_are() {
+    fn sequences_of_one_length_stay_in_order() {
         let buckets = Buckets::of(&Segments::uniform(3, 5));
         assert!(buckets.is_plain);
         assert_eq!(buckets.all[0].rows.rows(), (0..15).collect::<Vec<u32>>());
-        assert_eq!(buckets.places.rows(), (0..15).collect::<Vec<u32>>());
+        assert_eq!(buckets.positions.rows(), (0..15).collect::<Vec<u32>>());
         assert!(Buckets::of(&Segments::new([])).all.is_empty());
     }
 
     #[test]
-    fn sequences_of_similar_lengths_are_filled_up_together() {
+    fn sequences_of_similar_lengths_are_padded_together() {
         let buckets = Buckets::of(&Segments::new([2, 60, 3, 57]));
         let sequences: Vec<_> = buckets.all.iter().map(|b| b.sequences.clone()).collect();
         assert_eq!(sequences, [vec![0, 2], vec![1, 3]]);
         assert_eq!(buckets.all[0].rows.rows(), [0, 1, NO_ROW, 62, 63, 64]);
         assert_eq!(buckets.all[1].length, 60);
         assert_eq!(buckets.order.rows(), [0, 2, 1, 3]);
-        // Each row is found again.
+        // Each row can be found again.
         let rows = buckets.all.iter().flat_map(|b| b.rows.rows());
         let all: Vec<u32> = rows.copied().collect();
-        for (row, place) in buckets.places.rows().iter().enumerate() {
-            assert_eq!(all[*place as usize], row as u32);
+        for (row, position) in buckets.positions.rows().iter().enumerate() {
+            assert_eq!(all[*position as usize], row as u32);
         }
         assert!(!buckets.is_plain);
     }

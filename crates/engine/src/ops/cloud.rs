@@ -1,6 +1,6 @@
 //! Operations on groups of points (PointNet++; Qi et al. 2017,
-//! arXiv:1706.02413): which points are the centres of groups, which belong to
-//! each, and the largest value of each group. Groups are chosen on the CPU.
+//! arXiv:1706.02413): selection of group centres and members, and the maximum
+//! over each group. Selection always runs on the CPU.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,12 +10,12 @@ use rayon::prelude::*;
 use super::{FusedOp, Pass, largest::first_largest, rows::take_rows};
 use crate::Result;
 
-/// A place in space.
+/// A point in space.
 pub(crate) type Point = [f32; 3];
 
-/// Chooses `count` points: the first, and then always the one that is farthest
-/// from those chosen before it. It takes the first of points at the same distance,
-/// and begins again with the first point when none is left.
+/// Chooses `count` points by farthest point sampling: first the first point,
+/// then always the one farthest from all chosen ones. Of equally distant points
+/// it takes the first. After all points are chosen, it repeats the first.
 pub(crate) fn farthest_points(points: &[Point], count: usize) -> Vec<usize> {
     let mut nearest = vec![f32::INFINITY; points.len()];
     let mut next = 0;
@@ -34,8 +34,8 @@ pub(crate) fn farthest_points(points: &[Point], count: usize) -> Vec<usize> {
     chosen
 }
 
-/// Adds `count` places of points within `radius` of `centre`, in the order of
-/// the points. If there are fewer, the first fills the remaining places.
+/// Appends the indices of the first `count` points within `radius` of `centre`.
+/// If there are fewer, the first of them fills the rest.
 pub(crate) fn ball(
     points: &[Point],
     centre: Point,
@@ -54,8 +54,8 @@ pub(crate) fn ball(
     found.resize(end, first);
 }
 
-/// Adds the places of the `count` points nearest to `centre`. If there are fewer
-/// points, the nearest fills the remaining places.
+/// Appends the indices of the `count` points nearest to `centre`. If there are
+/// fewer points, the nearest fills the rest.
 pub(crate) fn nearest(points: &[Point], centre: Point, count: usize, found: &mut Vec<usize>) {
     let end = found.len() + count;
     let distances = points.iter().map(|point| squared_distance(*point, centre));
@@ -79,16 +79,16 @@ fn squared_distance(a: Point, b: Point) -> f32 {
 pub(crate) struct Groups {
     /// `[clouds, groups, points of a group]`
     pub(crate) shape: [usize; 3],
-    /// Coordinates of each point, mostly from its group's centre.
+    /// Coordinates of each point, usually relative to its group's centre.
     pub(crate) coordinates: Vec<Point>,
-    /// The row of features of each point. Those of one cloud lie together.
+    /// The feature row of each point. Rows of one cloud are contiguous.
     pub(crate) rows: Vec<usize>,
-    /// Whether coordinates stand before features, not behind them.
+    /// Whether coordinates come before features.
     pub(crate) coordinates_first: bool,
 }
 
-/// Coordinates and features of the points of groups side by side, `[clouds,
-/// groups, points, 3 + width]` of features `[rows, width]`, which have the same
+/// Concatenates coordinates and features of grouped points, to `[clouds,
+/// groups, points, 3 + width]`. Features are `[rows, width]`, with the same
 /// number of rows for each cloud.
 pub(crate) fn group(pass: &Pass, features: Option<&Tensor>, groups: Groups) -> Result<Tensor> {
     let features = match features {
@@ -178,8 +178,8 @@ impl FusedOp for Group {
     }
 }
 
-/// The largest value of each group, `[clouds * groups, width]` of `[clouds,
-/// groups, points, width]`.
+/// Returns the maximum over each group: `[clouds * groups, width]` for
+/// `[clouds, groups, points, width]`.
 pub(crate) fn max_of_groups(pass: &Pass, x: &Tensor) -> Result<Tensor> {
     if !pass.is_fused() {
         let (clouds, groups, points, width) = x.dims4()?;
@@ -190,7 +190,7 @@ pub(crate) fn max_of_groups(pass: &Pass, x: &Tensor) -> Result<Tensor> {
 
 #[derive(Default)]
 struct MaxOfGroups {
-    /// The point of its group that gave each element.
+    /// The point of its group that each element came from.
     chosen: Mutex<Vec<u32>>,
 }
 
@@ -256,7 +256,7 @@ mod tests {
         testing::{close, noise, params},
     };
 
-    /// A runtime of each form.
+    /// A runtime with fused operations, and one with composite ones.
     fn both() -> [Runtime; 2] {
         [Kernels::Fused, Kernels::Composite].map(|kernels| {
             let mut runtime = Runtime::new(&params(&[], &[])).unwrap();
@@ -277,7 +277,7 @@ mod tests {
     fn centres_are_far_from_each_other() {
         assert_eq!(farthest_points(&LINE, 3), [0, 3, 4]);
         assert_eq!(farthest_points(&LINE, 5), [0, 3, 4, 2, 1]);
-        // None is left.
+        // All points are chosen.
         assert_eq!(farthest_points(&LINE[..2], 4), [0, 1, 0, 0]);
         assert!(farthest_points(&[], 4).is_empty());
     }
@@ -290,7 +290,7 @@ mod tests {
             found
         };
         assert_eq!(find(2), [7, 0, 1]);
-        // The border belongs to it, and the first point fills up.
+        // The border belongs to the ball, and the first point fills the rest.
         assert_eq!(find(6), [7, 0, 1, 2, 4, 0, 0]);
     }
 
@@ -321,9 +321,9 @@ mod tests {
             .flat_map(|runtime| [true, false].map(|first| (runtime.clone(), first)))
         {
             let input = (x.as_tensor() * 1.0).unwrap();
-            let places: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
-            let places = Tensor::from_vec(places, rows.len(), &Device::Cpu).unwrap();
-            let plain = input.index_select(&places, 0).unwrap();
+            let indices: Vec<u32> = rows.iter().map(|row| *row as u32).collect();
+            let indices = Tensor::from_vec(indices, rows.len(), &Device::Cpu).unwrap();
+            let plain = input.index_select(&indices, 0).unwrap();
             let values: Vec<f32> = coordinates.iter().flatten().copied().collect();
             let given = Tensor::from_vec(values, (rows.len(), 3), &Device::Cpu).unwrap();
             let parts = match coordinates_first {

@@ -1,5 +1,5 @@
-//! Layers of convolutional networks, channels last: `[batch, height, width,
-//! channels]`.
+//! Layers of convolutional networks, with the channels last: `[batch, height,
+//! width, channels]`.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{BatchNorm, Pass, Shortcut, batch_norm::Affine, floats, run_layers, w
 use crate::{
     Result, kernels,
     kernels::{
-        conv::{ConvDims, End},
+        conv::{ConvDims, Epilogue},
         gemm::Precision,
         pool::{Buffer, Pool},
         simd::{self, Curve},
@@ -19,23 +19,23 @@ use crate::{
     params::{FactorKey, Param},
 };
 
-/// Which convolution it is.
+/// The kind of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConvKind {
-    /// Every output sees every input.
+    /// Every output channel reads every input channel.
     Full,
-    /// Each channel for itself.
+    /// Each channel has its own kernel.
     Depthwise,
-    /// None: only what comes behind.
+    /// No convolution, only the operations that follow it.
     None,
 }
 
-/// `curve(norm(conv(x)) + residual)`, one node of the graph.
+/// A convolutional layer, `curve(norm(conv(x)) + residual)`, as one node of the
+/// graph.
 #[derive(Clone)]
 pub(crate) struct ConvNorm {
     pub(crate) kind: ConvKind,
-    /// `[outputs, inputs, kernel, kernel]`; the inputs are 1 where it is
-    /// depthwise.
+    /// `[outputs, inputs, kernel, kernel]`, with `inputs` 1 if depthwise.
     pub(crate) weight: Option<Arc<Param>>,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
@@ -46,17 +46,17 @@ pub(crate) struct ConvNorm {
     pub(crate) curve: Curve,
 }
 
-/// Zeros around a picture.
+/// Zero padding around an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Padding {
-    /// As many on each side.
+    /// The same on each side.
     Both(usize),
-    /// Above and left, and below and right.
+    /// Above and left, then below and right.
     Sides(usize, usize),
 }
 
 impl Padding {
-    /// Rows or columns before and after.
+    /// Returns the numbers of rows (or columns) before and after.
     pub(crate) fn sides(self) -> (usize, usize) {
         match self {
             Self::Both(n) => (n, n),
@@ -74,12 +74,12 @@ impl ConvNorm {
         let out = |n: usize| (n + before + after).checked_sub(self.kernel);
         let (Some(out_height), Some(out_width)) = (out(height), out(width)) else {
             candle_core::bail!(
-                "a picture of {height}x{width} is smaller than a kernel of {}",
+                "an image of {height}x{width} pixels is smaller than the kernel, {}",
                 self.kernel
             )
         };
         if inputs != self.inputs {
-            candle_core::bail!("{inputs} channels for a convolution of {}", self.inputs)
+            candle_core::bail!("a convolution of {} channels got {inputs}", self.inputs)
         }
         Ok(ConvDims {
             batch,
@@ -95,7 +95,7 @@ impl ConvNorm {
         })
     }
 
-    /// Runs the layer; `residual` is added before the curve.
+    /// Runs the layer and adds `residual` before the activation.
     pub(crate) fn forward(
         &self,
         pass: &Pass,
@@ -106,11 +106,11 @@ impl ConvNorm {
         run_layers(pass, x, &[], self, shortcut)
     }
 
-    /// The depthwise weight as `[kernel * kernel, channels]`.
+    /// Returns the depthwise weight as `[kernel * kernel, channels]`.
     fn depthwise_weight(&self, weight: &[f32]) -> Vec<f32> {
-        let mut turned = vec![0.0; weight.len()];
-        kernels::transpose(weight, self.kernel * self.kernel, &mut turned);
-        turned
+        let mut transposed = vec![0.0; weight.len()];
+        kernels::transpose(weight, self.kernel * self.kernel, &mut transposed);
+        transposed
     }
 
     fn convolve(
@@ -138,54 +138,53 @@ impl ConvNorm {
     }
 }
 
-/// What the way back of a layer needs of the way there.
+/// Values that a layer's forward pass saves for its backward pass.
 pub(super) struct Saved {
     dims: ConvDims,
-    /// The convolution's result.
+    /// Output of the convolution.
     z: Buffer,
     affine: Affine,
 }
 
-/// What layers of one node share.
-pub(super) struct Means<'a> {
+/// Buffers and precision that the layers of one node share.
+pub(super) struct Workspace<'a> {
     pub(super) pool: &'a Pool,
     pub(super) precision: Precision,
 }
 
-/// Where the gradient of a layer's input goes.
+/// Destination of the gradient of a layer's input.
 pub(super) enum InputGradient<'a> {
-    /// It takes the place of what is there.
+    /// Overwrites the buffer.
     Write(&'a mut [f32]),
-    /// It is added to what is there.
+    /// Adds to the buffer.
     Add(&'a mut [f32]),
 }
 
-/// The gradient of what goes into a layer's curve, and for each channel its sum
-/// and the sum of its products with what the normalisation works on.
-pub(super) struct BeforeCurve {
+/// The gradient of the activation's input. `sum` is its sum per channel, and
+/// `sum_z` the sum of its products with the centred convolution output.
+pub(super) struct CurveGradient {
     pub(super) du: Buffer,
     sum: Vec<f32>,
     sum_z: Vec<f32>,
 }
 
 impl ConvNorm {
-    /// Convolves an input of this shape and takes the moments;
-    /// [`ConvNorm::finish`] makes the layer's result of both.
+    /// Convolves an input of this shape and computes its batch statistics.
+    /// [`ConvNorm::finish`] computes the layer's output from both.
     pub(super) fn begin(
         &self,
-        means: &Means<'_>,
+        workspace: &Workspace<'_>,
         x: &[f32],
         shape: &[usize],
     ) -> candle_core::Result<Saved> {
         let dims = self.dims(shape)?;
-        let mut z = means.pool.take(dims.rows() * self.outputs);
-        self.convolve(&dims, means.precision, x, &mut z)?;
-        let affine = self.norm.learn(&z)?;
+        let mut z = workspace.pool.take(dims.rows() * self.outputs);
+        self.convolve(&dims, workspace.precision, x, &mut z)?;
+        let affine = self.norm.by_batch(&z)?;
         Ok(Saved { dims, z, affine })
     }
 
-    /// The layer's result for an input of this shape, and its shape, in
-    /// inference.
+    /// Returns the layer's output in inference, and its shape.
     pub(super) fn infer(
         &self,
         pool: &Pool,
@@ -196,10 +195,10 @@ impl ConvNorm {
         let dims = self.dims(shape)?;
         let mut y = pool.take(dims.rows() * self.outputs);
         if residual.is_some_and(|r| r.len() != y.len()) {
-            candle_core::bail!("a residual of another size")
+            candle_core::bail!("the residual has another size than the layer's output")
         }
-        let affine = self.norm.settled()?;
-        let end = End {
+        let affine = self.norm.by_running()?;
+        let end = Epilogue {
             scale: &affine.scale,
             shift: &affine.shift,
             residual,
@@ -229,7 +228,7 @@ impl ConvNorm {
         Ok((y, dims.out_shape()))
     }
 
-    /// Writes the layer's result to `y`.
+    /// Writes the layer's output to `y`.
     pub(super) fn finish(
         &self,
         saved: &Saved,
@@ -238,7 +237,7 @@ impl ConvNorm {
     ) -> candle_core::Result<()> {
         let Saved { z, affine, .. } = saved;
         if residual.is_some_and(|r| r.len() != z.len()) {
-            candle_core::bail!("a residual of another size")
+            candle_core::bail!("the residual has another size than the layer's output")
         }
         let size = whole_rows(self.outputs);
         y.par_chunks_mut(size)
@@ -252,17 +251,17 @@ impl ConvNorm {
         Ok(())
     }
 
-    /// The way back through the curve: from the gradient of the result.
-    pub(super) fn undo_curve(
+    /// First part of the backward pass: through the activation.
+    pub(super) fn curve_backward(
         &self,
-        means: &Means<'_>,
+        workspace: &Workspace<'_>,
         saved: &Saved,
         residual: Option<&[f32]>,
         g: &[f32],
-    ) -> BeforeCurve {
+    ) -> CurveGradient {
         let (width, size) = (self.outputs, whole_rows(self.outputs));
         let Saved { z, affine, .. } = saved;
-        let mut du = means.pool.take(z.len());
+        let mut du = workspace.pool.take(z.len());
         let sums: Vec<[Vec<f32>; 2]> = du
             .par_chunks_mut(size)
             .zip(z.par_chunks(size))
@@ -289,21 +288,21 @@ impl ConvNorm {
             simd::add_assign(&mut sum, part);
             simd::add_assign(&mut sum_z, part_z);
         }
-        BeforeCurve { du, sum, sum_z }
+        CurveGradient { du, sum, sum_z }
     }
 
-    /// The rest of the way back: adds the gradients of the weights to theirs,
-    /// and makes that of the input where it is wanted.
-    pub(super) fn undo(
+    /// Second part of the backward pass: accumulates the gradients of the
+    /// weights, and computes that of the input if needed.
+    pub(super) fn backward(
         &self,
-        means: &Means<'_>,
+        workspace: &Workspace<'_>,
         saved: Saved,
-        before: BeforeCurve,
+        before: CurveGradient,
         x: &[f32],
         dx: Option<InputGradient<'_>>,
     ) -> candle_core::Result<()> {
         let Saved { dims, z, affine } = saved;
-        let BeforeCurve { mut du, sum, sum_z } = before;
+        let CurveGradient { mut du, sum, sum_z } = before;
         let (width, size) = (self.outputs, whole_rows(self.outputs));
         let rows = dims.rows() as f32;
         with_grad(&self.norm.bias, |grad| simd::add_assign(grad, &sum));
@@ -326,12 +325,12 @@ impl ConvNorm {
         if let Some(weight) = &self.weight {
             with_grad(weight, |grad| match self.kind {
                 ConvKind::Depthwise => {
-                    let turned = dims.depthwise_backward_weight(x, &dz);
-                    let mut back = vec![0.0; turned.len()];
-                    kernels::transpose(&turned, width, &mut back);
+                    let transposed = dims.depthwise_backward_weight(x, &dz);
+                    let mut back = vec![0.0; transposed.len()];
+                    kernels::transpose(&transposed, width, &mut back);
                     simd::add_assign(grad, &back);
                 }
-                _ => dims.backward_weight(means.precision, x, &dz, grad),
+                _ => dims.backward_weight(workspace.precision, x, &dz, grad),
             });
         }
         let (dx, add) = match dx {
@@ -352,19 +351,20 @@ impl ConvNorm {
             dims.depthwise_backward_input(&self.depthwise_weight(&weight), &dz, dx, add);
         } else {
             let weight = dims.channels_last(&weight);
-            dims.backward_input(means.precision, &weight, &dz, dx, add);
+            dims.backward_input(workspace.precision, &weight, &dz, dx, add);
         }
         Ok(())
     }
 }
 
 impl Saved {
-    /// Elements of the layer's result.
+    /// Returns the number of elements of the layer's output.
     pub(super) fn len(&self) -> usize {
         self.z.len()
     }
 
-    /// `[batch, height, width, channels]` of the layer's result.
+    /// Returns the shape `[batch, height, width, channels]` of the layer's
+    /// output.
     pub(super) fn shape(&self) -> Vec<usize> {
         self.dims.out_shape()
     }
@@ -380,7 +380,7 @@ mod tests {
         testing::{close, noise, params},
     };
 
-    /// The same layer from candle's operations, channels first inside.
+    /// Computes the same layer with candle's operations, with channels first.
     fn primitive(pass: &Pass, layer: &ConvNorm, x: &Tensor, residual: Option<&Tensor>) -> Tensor {
         let x = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
         let z = match (&layer.weight, layer.padding) {
@@ -507,7 +507,8 @@ mod tests {
                 norm,
                 curve,
             };
-            // candle's own way back wants steps that come out even.
+            // The backward pass of candle's convolution needs strides that
+            // divide the size evenly.
             let (before, after) = padding.sides();
             let even = |n: usize| n + (n + before + after - kernel) % stride;
             let (h, w) = (even(8), even(7));
@@ -544,7 +545,7 @@ mod tests {
             let before: Vec<Vec<f32>> = params.iter().map(|p| p.to_vec().unwrap()).collect();
             for form in ["fused", "composite", "primitive"] {
                 params.zero_grad();
-                // Each moves the running moments from the same start.
+                // Each form updates the running statistics from the same start.
                 for (param, value) in params.iter().zip(&before) {
                     param.update(|own| own.copy_from_slice(value)).unwrap();
                 }

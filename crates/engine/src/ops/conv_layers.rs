@@ -1,9 +1,8 @@
-//! Convolutional layers one after the other, with what is added to the last
-//! one's: one node of the graph, as a block of a ResNet (He et al. 2016,
-//! arXiv:1512.03385) is.
+//! A sequence of convolutional layers with a shortcut, as in a ResNet block (He
+//! et al. 2016, arXiv:1512.03385), as one node of the graph.
 //!
-//! The node keeps what each convolution gave. What lies between two layers is
-//! made again from it on the way back, for one pass over memory.
+//! The node saves the output of each convolution. The backward pass recomputes
+//! the values between two layers from it, in one pass over memory.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,7 +10,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Shape, Tensor};
 
 use super::{
     ConvNorm, Inference, Pass, argument,
-    conv::{InputGradient, Means, Saved},
+    conv::{InputGradient, Saved, Workspace},
     conv_tensors, floats,
 };
 use crate::{
@@ -22,21 +21,20 @@ use crate::{
     },
 };
 
-/// What is added before the last layer's curve.
+/// The residual that is added before the last layer's activation.
 #[derive(Clone, Copy)]
 pub(crate) enum Shortcut<'a> {
-    /// Nothing.
+    /// None.
     None,
-    /// What went into the first layer.
+    /// The input of the first layer.
     Input,
-    /// What this layer makes of what went into the first one.
+    /// The output of this layer for the first layer's input.
     Layer(&'a ConvNorm),
-    /// Something else.
+    /// Another tensor.
     Given(&'a Tensor),
 }
 
-/// Runs the layers of `inner` and then `last` on `[batch, height, width,
-/// channels]`.
+/// Runs the layers `inner` and `last` on `[batch, height, width, channels]`.
 pub(crate) fn run_layers(
     pass: &Pass,
     x: &Tensor,
@@ -61,8 +59,8 @@ pub(crate) fn run_layers(
         pool: pass.pool().clone(),
         saved: Mutex::new(None),
     };
-    // candle's operations have up to three arguments: where no second one is
-    // given, the anchor takes its place.
+    // candle's operations have up to three arguments. The anchor takes the
+    // place of a missing second one.
     let second = match shortcut {
         Shortcut::Given(tensor) => Some(tensor),
         _ => None,
@@ -70,7 +68,7 @@ pub(crate) fn run_layers(
     pass.apply3(x, second, op)
 }
 
-/// [`Shortcut`] as the node keeps it.
+/// An owned form of [`Shortcut`].
 enum Adds {
     Nothing,
     Input,
@@ -91,29 +89,29 @@ struct FusedLayers {
 struct SavedLayers {
     inner: Vec<Saved>,
     last: Saved,
-    /// Of the shortcut's layer, where it has one.
+    /// Of the shortcut's layer, if it has one.
     shortcut: Option<Saved>,
 }
 
-/// What an input is changed by, where that is wanted.
+/// The gradient of an input, if needed.
 type Gradient = Option<Vec<f32>>;
 
 impl FusedLayers {
-    fn means(&self) -> Means<'_> {
-        Means {
+    fn workspace(&self) -> Workspace<'_> {
+        Workspace {
             pool: &self.pool,
             precision: self.precision,
         }
     }
 
-    /// What a layer gave, in a buffer.
+    /// Returns a layer's output in a buffer.
     fn result(&self, layer: &ConvNorm, saved: &Saved) -> candle_core::Result<Buffer> {
         let mut result = self.pool.take(saved.len());
         layer.finish(saved, None, &mut result)?;
         Ok(result)
     }
 
-    /// What is added: `made` where a layer makes it.
+    /// Returns the residual; `made` is the output of the shortcut's layer.
     fn residual<'a>(
         &self,
         x: &'a [f32],
@@ -137,10 +135,11 @@ impl FusedLayers {
         if let Some(Inference { int8 }) = self.inference {
             return self.infer(int8, x, shape, second);
         }
-        let means = self.means();
-        // A layer's result, its shape, and what the way back needs.
+        let workspace = self.workspace();
+        // Returns a layer's output, its shape, and the values for the backward
+        // pass.
         let run = |layer: &ConvNorm, x: &[f32], shape: &[usize]| {
-            let saved = layer.begin(&means, x, shape)?;
+            let saved = layer.begin(&workspace, x, shape)?;
             let shape = saved.shape();
             Ok::<_, candle_core::Error>((self.result(layer, &saved)?, shape, saved))
         };
@@ -161,7 +160,7 @@ impl FusedLayers {
         }
         let last = self
             .last
-            .begin(&means, input.as_deref().unwrap_or(x), &shape)?;
+            .begin(&workspace, input.as_deref().unwrap_or(x), &shape)?;
         drop(input);
         let residual = self.residual(x, made.as_deref(), second);
         let mut y = vec![0.0; last.len()];
@@ -176,7 +175,7 @@ impl FusedLayers {
         Ok((y, shape))
     }
 
-    /// The same in inference.
+    /// Computes the forward pass in inference.
     fn infer(
         &self,
         int8: bool,
@@ -184,17 +183,17 @@ impl FusedLayers {
         shape: &[usize],
         second: &[f32],
     ) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
-        let means = (&self.pool, int8);
+        let settings = (&self.pool, int8);
         let made = match &self.adds {
             Adds::Layer(layer) => Some(layer.infer(&self.pool, int8, (x, shape), None)?.0),
             _ => None,
         };
         let residual = self.residual(x, made.as_deref(), second);
-        let (y, shape) = infer_layers(means, (x, shape), &self.inner, &self.last, residual)?;
+        let (y, shape) = infer_layers(settings, (x, shape), &self.inner, &self.last, residual)?;
         Ok((y.to_vec(), shape))
     }
 
-    /// The gradients of `x` and of the second argument, where they are wanted.
+    /// Returns the gradients of `x` and of the second argument, if needed.
     fn backward(
         &self,
         x: &[f32],
@@ -208,47 +207,49 @@ impl FusedLayers {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let Some(saved) = saved else {
-            candle_core::bail!("layers go back once for each time they went forward")
+            candle_core::bail!("the backward pass of layers needs its own forward pass")
         };
-        let means = self.means();
+        let workspace = self.workspace();
         let made = match (&self.adds, &saved.shortcut) {
             (Adds::Layer(layer), Some(saved)) => Some(self.result(layer, saved)?),
             _ => None,
         };
         let residual = self.residual(x, made.as_deref(), second);
-        let mut before = self.last.undo_curve(&means, &saved.last, residual, g);
+        let mut before = self
+            .last
+            .curve_backward(&workspace, &saved.last, residual, g);
         drop(made);
 
-        // What the shortcut brings to the input; the layers add theirs.
+        // The shortcut's part of the input gradient. The layers add theirs.
         let mut dx = wanted.then(|| match self.adds {
             Adds::Input => before.du.to_vec(),
             _ => vec![0.0; x.len()],
         });
         if let (Adds::Layer(layer), Some(saved)) = (&self.adds, saved.shortcut) {
-            let before = layer.undo_curve(&means, &saved, None, &before.du);
+            let before = layer.curve_backward(&workspace, &saved, None, &before.du);
             let dx = dx.as_deref_mut().map(InputGradient::Add);
-            layer.undo(&means, saved, before, x, dx)?;
+            layer.backward(&workspace, saved, before, x, dx)?;
         }
         let d_second = matches!(self.adds, Adds::Second).then(|| before.du.to_vec());
 
-        let (mut layer, mut behind) = (&self.last, saved.last);
+        let (mut layer, mut after) = (&self.last, saved.last);
         for (next, saved) in self.inner.iter().zip(saved.inner).rev() {
             let input = self.result(next, &saved)?;
             let mut d_input = self.pool.take(input.len());
             let into = InputGradient::Write(&mut d_input);
-            layer.undo(&means, behind, before, &input, Some(into))?;
+            layer.backward(&workspace, after, before, &input, Some(into))?;
             drop(input);
-            before = next.undo_curve(&means, &saved, None, &d_input);
-            (layer, behind) = (next, saved);
+            before = next.curve_backward(&workspace, &saved, None, &d_input);
+            (layer, after) = (next, saved);
         }
         let into = dx.as_deref_mut().map(InputGradient::Add);
-        layer.undo(&means, behind, before, x, into)?;
+        layer.backward(&workspace, after, before, x, into)?;
         Ok((dx, d_second))
     }
 }
 
-/// Layers one after the other in inference, `residual` added to the last one's
-/// result before its curve: that and its shape.
+/// Runs layers in inference, with `residual` added before the last activation.
+/// Returns the output and its shape.
 pub(super) fn infer_layers(
     (pool, int8): (&Pool, bool),
     (x, shape): (&[f32], &[usize]),
@@ -334,7 +335,8 @@ mod tests {
         }
     }
 
-    /// A node for each layer, which `conv` holds against candle's operations.
+    /// Runs one node per layer; tests of `conv` compare such nodes with
+    /// candle's operations.
     fn one_by_one(
         pass: &Pass,
         x: &Tensor,

@@ -1,6 +1,6 @@
-//! Maps of features in inference: what layers of convolutional networks pass
-//! on when nothing goes back. They lie in buffers of the pass, which are used
-//! again, where a tensor's memory is new and has to be cleared.
+//! Feature maps in inference: the values between convolutional layers if
+//! nothing needs a gradient. They use pooled buffers, whereas each tensor would
+//! allocate and clear new memory.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// `[batch, height, width, channels]`
+/// Feature maps `[batch, height, width, channels]`.
 pub(crate) struct FeatureMaps {
     values: Buffer,
     shape: Vec<usize>,
@@ -24,13 +24,13 @@ pub(crate) struct FeatureMaps {
     int8: bool,
 }
 
-/// Elements that one task moves.
+/// Elements that one task copies.
 const MOVED_PER_TASK: usize = 1 << 15;
 
 impl FeatureMaps {
-    /// Pictures `[batch, channels, height, width]` as maps, if the pass is one
-    /// of inference on the CPU.
-    pub(crate) fn of_pictures(pass: &Pass, pixels: &Tensor) -> Result<Option<Self>> {
+    /// Converts images `[batch, channels, height, width]`, if the pass is
+    /// inference with fused operations.
+    pub(crate) fn of_images(pass: &Pass, pixels: &Tensor) -> Result<Option<Self>> {
         let (true, Some(Inference { int8 })) = (pass.is_fused(), pass.inference()) else {
             return Ok(None);
         };
@@ -44,9 +44,9 @@ impl FeatureMaps {
             .enumerate()
             .with_min_len(MOVED_PER_TASK.div_ceil((width * channels).max(1)))
             .for_each(|(line, to)| {
-                let (picture, y) = (line / height, line % height);
+                let (image, y) = (line / height, line % height);
                 for channel in 0..channels {
-                    let start = ((picture * channels + channel) * height + y) * width;
+                    let start = ((image * channels + channel) * height + y) * width;
                     let to = to[channel..].iter_mut().step_by(channels);
                     for (to, from) in to.zip(&pixels[start..start + width]) {
                         *to = *from;
@@ -80,8 +80,8 @@ impl FeatureMaps {
         Ok(self.with(found))
     }
 
-    /// Runs the layers of `inner` and then `last`, with what `shortcut` makes of
-    /// these maps added, or the maps themselves where it is `None`.
+    /// Runs the layers `inner` and `last`, with the output of `shortcut` as the
+    /// residual, or these maps if it is `None`.
     pub(crate) fn block(
         self,
         inner: &[ConvNorm],
@@ -95,7 +95,7 @@ impl FeatureMaps {
         Ok(self.with(found))
     }
 
-    /// As [`super::max_pool`].
+    /// Pools like [`super::max_pool`].
     pub(crate) fn max_pool(self) -> Result<Self> {
         let [batch, height, width, channels] = *self.shape else {
             return Ok(self);
@@ -104,28 +104,28 @@ impl FeatureMaps {
         let mut y = self.pool.take(batch * out_height * out_width * channels);
         y.par_chunks_exact_mut(out_width * channels)
             .enumerate()
-            .for_each_init(Vec::new, |places, (i, y)| {
-                let (picture, row) = (i / out_height, i % out_height);
+            .for_each_init(Vec::new, |starts, (i, y)| {
+                let (image, row) = (i / out_height, i % out_height);
                 for (column, y) in y.chunks_exact_mut(channels).enumerate() {
-                    places.clear();
+                    starts.clear();
                     for from_y in around(row, height) {
-                        let line = (picture * height + from_y) * width;
-                        places.extend(around(column, width).map(|x| (line + x) * channels));
+                        let line = (image * height + from_y) * width;
+                        starts.extend(around(column, width).map(|x| (line + x) * channels));
                     }
-                    simd::largest(&self.values, places, y);
+                    simd::largest(&self.values, starts, y);
                 }
             });
         Ok(self.with((y, vec![batch, out_height, out_width, channels])))
     }
 
-    /// The maps as a tensor.
+    /// Copies the maps to a tensor.
     pub(crate) fn to_tensor(&self) -> Result<Tensor> {
         let values = self.values.to_vec();
         Ok(Tensor::from_vec(values, &*self.shape, &Device::Cpu)?)
     }
 }
 
-/// The places from one before the place `2 * i` to one behind it, of `n`.
+/// Returns the positions from `2 * i - 1` to `2 * i + 1` that lie within `n`.
 fn around(i: usize, n: usize) -> Range<usize> {
     (2 * i).saturating_sub(1)..(2 * i + 2).min(n)
 }
@@ -139,24 +139,24 @@ mod tests {
     };
 
     #[test]
-    fn pooling_takes_the_largest_as_the_operation_on_tensors() {
+    fn pooling_equals_the_operation_on_tensors() {
         let runtime = Runtime::new(&params(&[], &[])).unwrap();
         let pass = runtime.inference();
         for (height, width, channels) in [(1, 1, 3), (4, 6, 16), (7, 5, 19)] {
             let pixels = noise(1, 2 * channels * height * width);
             let shape = (2, channels, height, width);
             let pixels = Tensor::from_vec(pixels, shape, &Device::Cpu).unwrap();
-            let maps = FeatureMaps::of_pictures(&pass, &pixels).unwrap().unwrap();
-            let turned = pixels.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
+            let maps = FeatureMaps::of_images(&pass, &pixels).unwrap().unwrap();
+            let transposed = pixels.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
             let all = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            assert_eq!(all(&maps.to_tensor().unwrap()), all(&turned));
+            assert_eq!(all(&maps.to_tensor().unwrap()), all(&transposed));
             let found = maps.max_pool().unwrap().to_tensor().unwrap();
-            let expected = max_pool(&pass, &turned).unwrap();
+            let expected = max_pool(&pass, &transposed).unwrap();
             assert_eq!(found.dims(), expected.dims());
             assert_eq!(all(&found), all(&expected));
         }
         assert!(
-            FeatureMaps::of_pictures(
+            FeatureMaps::of_images(
                 &runtime.training(),
                 &Tensor::zeros((1, 3, 2, 2), candle_core::DType::F32, &Device::Cpu).unwrap()
             )

@@ -1,4 +1,4 @@
-//! Layers of convolutional networks without a convolution.
+//! Operations of convolutional networks other than convolutions.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,8 +8,7 @@ use rayon::prelude::*;
 use super::{FusedOp, Pass, argument, conv_tensors, floats};
 use crate::{Result, kernels::simd};
 
-/// The largest of 3x3 places, every second place across and down, one place
-/// beyond the border.
+/// Max pooling with a 3x3 kernel, stride 2 and padding 1.
 pub(crate) fn max_pool(pass: &Pass, x: &Tensor) -> Result<Tensor> {
     if !pass.is_fused() {
         return conv_tensors::max_pool(pass, x);
@@ -23,7 +22,7 @@ pub(crate) fn max_pool(pass: &Pass, x: &Tensor) -> Result<Tensor> {
 }
 
 struct MaxPool {
-    /// Where each element of the result was found in its picture.
+    /// Index of each output element's source within its image.
     chosen: Mutex<Vec<u32>>,
 }
 
@@ -42,8 +41,8 @@ impl FusedOp for MaxPool {
             .zip(chosen.par_chunks_mut(line))
             .enumerate()
             .for_each(|(i, (y, chosen))| {
-                let (picture, row) = (i / out_height, i % out_height);
-                let picture = &x[picture * height * width * channels..];
+                let (image, row) = (i / out_height, i % out_height);
+                let image = &x[image * height * width * channels..];
                 let columns = y
                     .chunks_exact_mut(channels)
                     .zip(chosen.chunks_exact_mut(channels));
@@ -51,7 +50,7 @@ impl FusedOp for MaxPool {
                     for from_y in (2 * row).saturating_sub(1)..(2 * row + 2).min(height) {
                         for from_x in (2 * column).saturating_sub(1)..(2 * column + 2).min(width) {
                             let at = (from_y * width + from_x) * channels;
-                            let x = &picture[at..at + channels];
+                            let x = &image[at..at + channels];
                             for (c, x) in x.iter().enumerate() {
                                 if *x > y[c] {
                                     y[c] = *x;
@@ -91,8 +90,8 @@ impl FusedOp for MaxPool {
     }
 }
 
-/// Each picture's channels, `[batch, height, width, channels]`, times a number
-/// for each: `[batch, channels]`.
+/// Multiplies each channel of each image, `[batch, height, width, channels]`,
+/// with a factor, `[batch, channels]`.
 pub(crate) fn scale_channels(pass: &Pass, x: &Tensor, by: &Tensor) -> Result<Tensor> {
     if !pass.is_fused() {
         let (batch, channels) = by.dims2()?;
@@ -119,10 +118,10 @@ impl CustomOp3 for ScaleChannels {
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (x, by) = (argument(x, layout)?, argument(by, by_layout)?);
         let channels = by_layout.dims()[1];
-        let picture = x.len() / by_layout.dims()[0];
+        let image = x.len() / by_layout.dims()[0];
         let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(picture)
-            .zip(x.par_chunks(picture))
+        y.par_chunks_mut(image)
+            .zip(x.par_chunks(image))
             .zip(by.par_chunks(channels))
             .for_each(|((y, x), by)| {
                 for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
@@ -143,16 +142,16 @@ impl CustomOp3 for ScaleChannels {
         let g = g.contiguous()?;
         let (batch, channels) = by.dims2()?;
         let (x_data, by_data, g) = (floats(x)?, floats(by)?, floats(&g)?);
-        let picture = x_data.len() / batch;
+        let image = x_data.len() / batch;
         let (mut dx, mut d_by) = (vec![0.0; x_data.len()], vec![0.0; by_data.len()]);
-        dx.par_chunks_mut(picture)
+        dx.par_chunks_mut(image)
             .zip(d_by.par_chunks_mut(channels))
-            .zip(x_data.par_chunks(picture))
+            .zip(x_data.par_chunks(image))
             .zip(by_data.par_chunks(channels))
-            .zip(g.par_chunks(picture))
+            .zip(g.par_chunks(image))
             .for_each(|((((dx, d_by), x), by), g)| {
-                let places = dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels));
-                for ((dx, x), g) in places.zip(g.chunks_exact(channels)) {
+                let positions = dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels));
+                for ((dx, x), g) in positions.zip(g.chunks_exact(channels)) {
                     simd::multiply_add(dx, g, by);
                     simd::multiply_add(d_by, g, x);
                 }
@@ -175,7 +174,7 @@ mod tests {
         testing::{noise, params},
     };
 
-    /// A runtime of each form.
+    /// A runtime with fused operations, and one with composite ones.
     fn both() -> [Runtime; 2] {
         [Kernels::Fused, Kernels::Composite].map(|kernels| {
             let mut runtime = Runtime::new(&params(&[], &[])).unwrap();
@@ -189,9 +188,9 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_place_is_taken_and_gets_the_gradient() {
+    fn the_largest_value_is_taken_and_gets_the_gradient() {
         for runtime in both() {
-            // One channel: the largest of the top left four is 9.
+            // One channel: the maximum of the top left four is 9.
             let x: Vec<f32> = vec![1.0, 9.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0];
             let x = Var::from_vec(x, (1, 3, 3, 1), &Device::Cpu).unwrap();
             let input = (x.as_tensor() * 1.0).unwrap();
@@ -206,11 +205,11 @@ mod tests {
     }
 
     #[test]
-    fn pools_of_pictures_of_any_sides_and_of_equal_places_are_the_same_in_both_forms() {
+    fn both_forms_pool_images_of_any_size_and_equal_values_alike() {
         for (height, width) in [(5, 6), (6, 5), (1, 7), (8, 2)] {
             let [fused, composite] = both().map(|runtime| {
                 let x = noise(1, 2 * height * width * 3);
-                // Many places are equal: the first gets the gradient.
+                // Many values are equal: the first gets the gradient.
                 let x: Vec<f32> = x.iter().map(|x| (x * 2.0).round().max(0.0)).collect();
                 let x = Var::from_vec(x, (2, height, width, 3), &Device::Cpu).unwrap();
                 let input = (x.as_tensor() * 1.0).unwrap();

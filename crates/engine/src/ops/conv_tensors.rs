@@ -1,6 +1,6 @@
-//! Layers of convolutional networks on any device, channels last: products of
-//! the windows under a kernel with its weights. Windows are cut out again on the
-//! way back.
+//! Convolutional layers on any device, with the channels last, as products of
+//! the windows under a kernel (im2col) with its weights. The backward pass
+//! extracts the windows again.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::{
     params::Param,
 };
 
-/// Runs the layers of `inner` and then `last`, and adds the shortcut before the
-/// last one's curve.
+/// Runs the layers `inner` and `last`, and adds the shortcut before the last
+/// activation.
 pub(super) fn run(
     pass: &Pass,
     x: &Tensor,
@@ -41,7 +41,7 @@ pub(super) fn run(
     one(pass, last, &x, residual.as_ref())
 }
 
-/// `curve(norm(conv(x)) + residual)`
+/// Computes `curve(norm(conv(x)) + residual)`.
 fn one(pass: &Pass, layer: &ConvNorm, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
     let dims = layer.dims(x.dims())?;
     let rows = convolved(pass, layer, &dims, x)?;
@@ -51,7 +51,9 @@ fn one(pass: &Pass, layer: &ConvNorm, x: &Tensor, residual: Option<&Tensor>) -> 
         .reshape(dims.out_shape())?;
     if let Some(residual) = residual {
         if residual.dims() != y.dims() {
-            return Err(message("a residual of another size"));
+            return Err(message(
+                "the residual has another size than the layer's output",
+            ));
         }
         y = (y + residual)?;
     }
@@ -62,18 +64,18 @@ fn message(text: &str) -> Error {
     candle_core::Error::Msg(text.to_owned()).into()
 }
 
-/// A kernel that moves over pictures.
+/// Kernel size, stride and output size of a convolution.
 #[derive(Clone, Copy)]
 struct Moves {
     kernel: usize,
     stride: usize,
-    /// Rows and columns of the result.
+    /// Rows and columns of the output.
     out: [usize; 2],
 }
 
 impl Moves {
-    /// Pads a side of a picture by `before`, and behind it so that the last step
-    /// is a whole one.
+    /// Pads a dimension by `before`, and after it so that the last stride is
+    /// complete.
     fn reach(
         self,
         x: &Tensor,
@@ -87,13 +89,13 @@ impl Moves {
         padded(x, dim, (before, after), value)
     }
 
-    /// Both sides of it.
+    /// Pads both dimensions.
     fn padded(self, x: &Tensor, before: usize, value: f32) -> candle_core::Result<Tensor> {
         self.reach(&self.reach(x, 1, before, value)?, 2, before, value)
     }
 
-    /// The places under each element of the kernel, row by row:
-    /// `[batch * rows * columns, channels]` each.
+    /// Returns the values under each element of the kernel, row by row, each
+    /// `[batch * rows * columns, channels]`.
     fn windows(self, x: &Tensor) -> impl Iterator<Item = candle_core::Result<Tensor>> + use<> {
         let Self {
             kernel,
@@ -121,7 +123,8 @@ impl Moves {
         })
     }
 
-    /// `[batch * rows * columns, kernel * kernel * channels]`
+    /// Returns all windows as `[batch * rows * columns, kernel * kernel *
+    /// channels]`.
     fn unfolded(self, x: &Tensor) -> candle_core::Result<Tensor> {
         let windows = self.windows(x).collect::<candle_core::Result<Vec<_>>>()?;
         match &windows[..] {
@@ -130,8 +133,8 @@ impl Moves {
         }
     }
 
-    /// Zeros between the places of a result, so that each stands where the kernel
-    /// began: `[batch, rows * stride, columns * stride, channels]`.
+    /// Inserts zeros between output positions, so that each is at its window's
+    /// start: `[batch, rows * stride, columns * stride, channels]`.
     fn dilated(self, g: &Tensor, batch: usize) -> candle_core::Result<Tensor> {
         let Self {
             stride,
@@ -150,8 +153,8 @@ impl Moves {
     }
 }
 
-/// Takes `size` places of a dimension from `start` on, which may begin before it
-/// and end behind it: there are zeros.
+/// Takes `size` positions of a dimension from `start`, with zeros for those
+/// outside.
 fn cut(x: &Tensor, dim: usize, start: isize, size: usize) -> candle_core::Result<Tensor> {
     let before = (-start).max(0) as usize;
     let first = (start.max(0) as usize).min(x.dim(dim)?);
@@ -160,7 +163,7 @@ fn cut(x: &Tensor, dim: usize, start: isize, size: usize) -> candle_core::Result
     padded(&x, dim, (before, size - before - length), 0.0)
 }
 
-/// A convolution and the sides of its input.
+/// A convolution, with the size of its input.
 #[derive(Clone, Copy)]
 struct Geometry {
     moves: Moves,
@@ -183,9 +186,10 @@ impl Geometry {
         }
     }
 
-    /// The gradient of the result as the input of a convolution with the turned
-    /// kernel, which gives the gradient of the input; and how that kernel moves.
-    fn turned(self, g: &Tensor) -> candle_core::Result<(Tensor, Moves)> {
+    /// Returns the output gradient as the input of a convolution with the
+    /// rotated kernel, which gives the input gradient; and the sizes of that
+    /// convolution.
+    fn transposed(self, g: &Tensor) -> candle_core::Result<(Tensor, Moves)> {
         let kernel = self.moves.kernel;
         let mut x = self.moves.dilated(g, self.batch)?;
         let start = self.before as isize + 1 - kernel as isize;
@@ -197,12 +201,13 @@ impl Geometry {
             stride: 1,
             out: self.sides,
         };
-        // The last step of a window is a whole one there too.
+        // The last stride of a window must be complete there too.
         Ok((moves.padded(&x, 0, 0.0)?, moves))
     }
 }
 
-/// The result of the convolution as `[batch * rows * columns, outputs]`.
+/// Returns the output of the convolution as `[batch * rows * columns,
+/// outputs]`.
 fn convolved(pass: &Pass, layer: &ConvNorm, dims: &ConvDims, x: &Tensor) -> Result<Tensor> {
     let geometry = Geometry::of(dims);
     let (Some(weight), true) = (&layer.weight, layer.kind != ConvKind::None) else {
@@ -220,15 +225,15 @@ fn convolved(pass: &Pass, layer: &ConvNorm, dims: &ConvDims, x: &Tensor) -> Resu
     }
 }
 
-/// Every output sees every input.
+/// A full convolution: every output channel reads every input channel.
 fn full(pass: &Pass, weight: &Arc<Param>, geometry: Geometry, x: &Tensor) -> Result<Tensor> {
     let (moves, precision) = (geometry.moves, pass.precision());
     let unfolded = move |x: &Tensor| moves.unfolded(&moves.padded(x, geometry.before, 0.0)?);
     // [outputs, kernel, kernel, inputs], in the order of the windows.
-    let turned =
+    let permuted =
         |weight: &Param, order: [usize; 4]| weight.tensor().detach().permute(order)?.contiguous();
     let (outputs, inputs, kernel, _) = weight.tensor().dims4()?;
-    let matrix = turned(weight, [0, 2, 3, 1])?.reshape((outputs, ()))?;
+    let matrix = permuted(weight, [0, 2, 3, 1])?.reshape((outputs, ()))?;
     let y = product(precision, &unfolded(&x.detach())?, &matrix.t()?)?;
     let (weight, kept) = (Arc::clone(weight), x.detach());
     node(pass, x, y, move |g, wanted| {
@@ -240,19 +245,19 @@ fn full(pass: &Pass, weight: &Arc<Param>, geometry: Geometry, x: &Tensor) -> Res
         if !wanted {
             return Ok(None);
         }
-        let (x, moves) = geometry.turned(g)?;
-        // The windows of the turned kernel in the order of the kernel's elements.
+        let (x, moves) = geometry.transposed(g)?;
+        // Windows of the rotated kernel, in the order of the kernel's elements.
         let mut windows = moves.windows(&x).collect::<candle_core::Result<Vec<_>>>()?;
         windows.reverse();
         let windows = Tensor::cat(&windows, 1)?;
-        let matrix = turned(&weight, [2, 3, 0, 1])?.reshape(((), inputs))?;
+        let matrix = permuted(&weight, [2, 3, 0, 1])?.reshape(((), inputs))?;
         let dx = product(precision, &windows, &matrix)?;
         let [height, width] = geometry.sides;
         Ok(Some(dx.reshape((geometry.batch, height, width, inputs))?))
     })
 }
 
-/// The sum of `windows`, each column times that of a row of `weights`.
+/// Sums `windows`, with each column multiplied by a row of `weights`.
 fn combined(
     windows: impl Iterator<Item = candle_core::Result<Tensor>>,
     weights: &Tensor,
@@ -267,11 +272,11 @@ fn combined(
     }
     match sum {
         Some(sum) => Ok(sum),
-        None => candle_core::bail!("a kernel of 0 places"),
+        None => candle_core::bail!("a kernel has no elements"),
     }
 }
 
-/// Each channel for itself.
+/// A depthwise convolution: each channel has its own kernel.
 fn depthwise(pass: &Pass, weight: &Arc<Param>, geometry: Geometry, x: &Tensor) -> Result<Tensor> {
     let moves = geometry.moves;
     let windows = move |x: &Tensor| {
@@ -298,7 +303,7 @@ fn depthwise(pass: &Pass, weight: &Arc<Param>, geometry: Geometry, x: &Tensor) -
         if !wanted {
             return Ok(None);
         }
-        let (x, moves) = geometry.turned(g)?;
+        let (x, moves) = geometry.transposed(g)?;
         let mut windows: Vec<_> = moves.windows(&x).collect();
         windows.reverse();
         let dx = combined(windows.into_iter(), &elements(&weight)?)?;
@@ -312,7 +317,7 @@ fn depthwise(pass: &Pass, weight: &Arc<Param>, geometry: Geometry, x: &Tensor) -
     })
 }
 
-/// The activation behind a layer.
+/// Applies the activation of a layer.
 pub(super) fn curved(pass: &Pass, curve: Curve, x: &Tensor) -> Result<Tensor> {
     let kept = x.detach();
     let y = match curve {
@@ -339,11 +344,10 @@ pub(super) fn curved(pass: &Pass, curve: Curve, x: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// Less than every value: what stands beyond the border of a picture.
+/// A value below all others, for padding.
 const BELOW_ALL: f32 = -1e30;
 
-/// The largest of 3x3 places, every second place across and down, one place
-/// beyond the border.
+/// Max pooling with a 3x3 kernel, stride 2 and padding 1.
 pub(super) fn max_pool(pass: &Pass, x: &Tensor) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
     let moves = Moves {
@@ -356,7 +360,7 @@ pub(super) fn max_pool(pass: &Pass, x: &Tensor) -> Result<Tensor> {
     let windows = windows.collect::<candle_core::Result<Vec<_>>>()?;
     let stacked = Tensor::stack(&windows, 1)?;
     let sides = [height, width];
-    // [places, 9, channels], from whose gradient that of the picture is made.
+    // [positions, 9, channels]; its gradient gives that of the image.
     let stacked = node(pass, x, stacked, move |g, wanted| {
         if !wanted {
             return Ok(None);
@@ -366,7 +370,7 @@ pub(super) fn max_pool(pass: &Pass, x: &Tensor) -> Result<Tensor> {
             let part = g.narrow(1, element, 1)?.squeeze(1)?.contiguous()?;
             let mut part = moves.dilated(&part, batch)?;
             for (dim, (side, offset)) in sides.iter().zip([element / 3, element % 3]).enumerate() {
-                // The window began `offset` behind one place before the picture.
+                // The window starts at `offset - 1` relative to the image.
                 part = cut(&part, dim + 1, 1 - offset as isize, *side)?;
             }
             sum = Some(match sum {

@@ -1,11 +1,10 @@
 //! Dropout (Srivastava et al. 2014) and stochastic depth (Huang et al. 2016,
-//! arXiv:1603.09382) with masks that follow from where they are used.
+//! arXiv:1603.09382) with reproducible masks.
 //!
-//! A mask follows from the run's seed, the number of the batch, the place of
-//! the items in their examples, the place in the network, the number of the
-//! example in its batch, and the element. It follows from nothing else. So a
-//! run that goes on has the same masks, and so has the second pass over a
-//! mini-batch.
+//! A mask depends only on the run's seed, the batch number, the member of the
+//! examples, the site in the network, the number of the example in its batch,
+//! and the element. So a resumed run has the same masks, and so has the second
+//! pass over a mini-batch of cached gradients.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -13,36 +12,36 @@ use rayon::prelude::*;
 use super::{Pass, Segments};
 use crate::Result;
 
-/// The fractional part of the golden ratio, which spreads counters over 64 bits.
+/// Fractional part of the golden ratio. It spreads counters over 64 bits.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
-/// Elements that one number of 64 bits decides about.
+/// Elements that share one 64-bit random number.
 const LANES: usize = 4;
 /// Rates are multiples of one part in this many.
 const PARTS: f64 = 65_536.0;
 
-/// The last step of SplitMix64 (Steele et al. 2014): a bijection in which each
-/// bit of the result depends on all bits of `x`.
+/// The output function of SplitMix64 (Steele et al. 2014): a bijection whose
+/// every output bit depends on all bits of `x`.
 fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     x ^ (x >> 31)
 }
 
-/// A key that follows from another and a number.
+/// Derives a key from another one and a number.
 fn then(key: u64, number: u64) -> u64 {
     mix(key.wrapping_add(number.wrapping_add(1).wrapping_mul(GOLDEN)))
 }
 
-/// The masks of a training pass.
+/// The source of all masks of a training pass.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Draws {
     key: u64,
-    /// The number of the pass's first example in its batch.
+    /// Number of the pass's first example in its batch.
     first: usize,
 }
 
 impl Draws {
-    /// Those of a batch, for the items at the place `member` of its examples.
+    /// Returns the masks of a batch, for the member `member` of its examples.
     pub(crate) fn new(seed: u64, batch: u64, member: usize) -> Self {
         Self {
             key: then(then(then(0, seed), batch), member as u64),
@@ -50,12 +49,12 @@ impl Draws {
         }
     }
 
-    /// The same for a pass over the examples from number `first` on.
+    /// Returns the masks of a pass that starts at example `first`.
     pub(crate) fn starting_at(self, first: usize) -> Self {
         Self { first, ..self }
     }
 
-    /// Those of a part of the network.
+    /// Returns the masks of a part of the network.
     pub(super) fn within(self, part: u64) -> Self {
         let key = then(self.key, part);
         Self { key, ..self }
@@ -66,19 +65,21 @@ impl Draws {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Masks {
     draws: Draws,
-    /// Of so many parts, those in which an element is dropped.
+    /// An element is dropped if its 16 bits are below this.
     dropped: u64,
-    /// Factor of an element that is kept.
+    /// Factor of kept elements.
     kept: f32,
 }
 
 impl Masks {
-    /// The masks of the operation `site` of a pass; `None` where it drops nothing.
+    /// Returns the masks of the operation `site` of a pass, or `None` if it
+    /// drops nothing.
     pub(crate) fn new(pass: &Pass, site: u64, rate: f32) -> Option<Self> {
         Self::of(pass.draws()?, site, rate)
     }
 
-    /// The masks of the operation `site`; `None` where it drops nothing.
+    /// Returns the masks of the operation `site`, or `None` if it drops
+    /// nothing.
     pub(super) fn of(draws: Draws, site: u64, rate: f32) -> Option<Self> {
         let dropped = (f64::from(rate) * PARTS).round().clamp(0.0, PARTS - 1.0);
         (dropped > 0.0).then(|| Self {
@@ -88,7 +89,8 @@ impl Masks {
         })
     }
 
-    /// Drops elements of the row `row` of an example, and scales the others.
+    /// Applies dropout to row `row` of an example: zeroes some elements and
+    /// scales the others.
     pub(super) fn apply(&self, example: usize, row: u64, x: &mut [f32]) {
         let example = (self.draws.first + example) as u64;
         let key = then(then(self.draws.key, example), row);
@@ -104,15 +106,16 @@ impl Masks {
         }
     }
 
-    /// Drops elements of rows of `width` elements, each given by its example and
-    /// its place there.
-    pub(super) fn apply_rows(&self, places: &[(usize, usize)], width: usize, x: &mut [f32]) {
+    /// Applies dropout to rows of `width` elements, each given by its example
+    /// and its position in it.
+    pub(super) fn apply_rows(&self, positions: &[(usize, usize)], width: usize, x: &mut [f32]) {
         x.par_chunks_exact_mut(width)
-            .zip(places)
-            .for_each(|(row, (example, place))| self.apply(*example, *place as u64, row));
+            .zip(positions)
+            .for_each(|(row, (example, position))| self.apply(*example, *position as u64, row));
     }
 
-    /// The factor of a whole example: 0, or that of what is kept.
+    /// Returns the factor of a whole example: 0 if dropped, else that of kept
+    /// elements.
     pub(super) fn factor(&self, example: usize) -> f32 {
         let mut factor = [1.0];
         self.apply(example, 0, &mut factor);
@@ -120,16 +123,16 @@ impl Masks {
     }
 }
 
-/// What a block drops in training, as shares of all elements.
+/// Dropout rates of a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct BlockRates {
-    /// Of the attention weights.
+    /// Rate for attention weights.
     pub(crate) attention: f32,
-    /// Of the output of each half's last layer.
+    /// Rate for the output of each half's last layer.
     pub(crate) halves: [f32; 2],
-    /// Of the input of the MLP's last layer.
+    /// Rate for the input of the MLP's last layer.
     pub(crate) inner: f32,
-    /// Of examples for which a half counts nothing (stochastic depth).
+    /// Rate at which an example skips a half (stochastic depth).
     pub(crate) path: f32,
 }
 
@@ -143,7 +146,7 @@ pub(super) struct BlockMasks {
 }
 
 impl BlockRates {
-    /// The rates of a block of BERT: `hidden` behind both halves.
+    /// Returns the rates of a BERT block, with `hidden` after both halves.
     pub(crate) fn new(attention: f32, hidden: f32) -> Self {
         Self {
             attention,
@@ -163,34 +166,33 @@ impl BlockRates {
     }
 }
 
-/// Operations outside of the blocks that drop elements. Blocks have the numbers
-/// from 0 on.
+/// Sites of dropout outside the blocks. Blocks have the numbers from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Site {
-    /// The input of the blocks.
+    /// Input of the first block.
     Embeddings,
-    /// The output of the network.
+    /// Output of the network.
     Output,
-    /// The module of sentence-transformers at this place.
+    /// The module of sentence-transformers with this number.
     Module(usize),
-    /// The block at this place of a convolutional network.
+    /// The block of a convolutional network with this number.
     Convolution(usize),
 }
 
 impl Site {
     fn number(self) -> u64 {
-        let (kind, place) = match self {
+        let (kind, position) = match self {
             Self::Embeddings => (1, 0),
             Self::Output => (2, 0),
-            Self::Module(place) => (3, place),
-            Self::Convolution(place) => (4, place),
+            Self::Module(position) => (3, position),
+            Self::Convolution(position) => (4, position),
         };
-        (kind << 32) | place as u64
+        (kind << 32) | position as u64
     }
 }
 
-/// Drops elements of the rows of several sequences, `[rows, width]`, or of the
-/// rows at one place of each sequence where `only` says these places.
+/// Applies dropout to the rows of several sequences, `[rows, width]`, or to one
+/// row per sequence at the positions `only`.
 pub(crate) fn dropout(
     pass: &Pass,
     x: &Tensor,
@@ -200,11 +202,11 @@ pub(crate) fn dropout(
 ) -> Result<Tensor> {
     match Masks::new(pass, site.number(), rate) {
         None => Ok(x.clone()),
-        Some(masks) => masked(x, &masks, &segments.places(only)),
+        Some(masks) => masked(x, &masks, &segments.positions(only)),
     }
 }
 
-/// Drops elements of whole examples, `[batch, ..]`.
+/// Applies dropout to inputs without positions, `[batch, ..]`.
 pub(crate) fn dropout_examples(
     pass: &Pass,
     x: &Tensor,
@@ -222,18 +224,22 @@ pub(crate) fn dropout_examples(
     Ok(dropped.reshape(x.shape())?)
 }
 
-/// `x` with its masks, from candle's operations.
-pub(super) fn masked(x: &Tensor, masks: &Masks, places: &[(usize, usize)]) -> Result<Tensor> {
+/// Applies masks to `x` with candle's operations.
+pub(super) fn masked(x: &Tensor, masks: &Masks, positions: &[(usize, usize)]) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let mut factors = vec![1.0; rows * width];
-    masks.apply_rows(places, width, &mut factors);
+    masks.apply_rows(positions, width, &mut factors);
     Ok((x * Tensor::from_vec(factors, (rows, width), x.device())?)?)
 }
 
-/// A factor for each row, `[rows, 1]`: that of its example.
-pub(super) fn path_factors(masks: &Masks, places: &[(usize, usize)], x: &Tensor) -> Result<Tensor> {
-    let factors = places.iter().map(|(example, _)| masks.factor(*example));
-    Ok(Tensor::from_iter(factors, x.device())?.reshape((places.len(), 1))?)
+/// Returns the factor of each row's example, `[rows, 1]`.
+pub(super) fn path_factors(
+    masks: &Masks,
+    positions: &[(usize, usize)],
+    x: &Tensor,
+) -> Result<Tensor> {
+    let factors = positions.iter().map(|(example, _)| masks.factor(*example));
+    Ok(Tensor::from_iter(factors, x.device())?.reshape((positions.len(), 1))?)
 }
 
 #[cfg(test)]
@@ -265,7 +271,7 @@ mod tests {
             let mean = values.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
             let squares = values.iter().map(|x| (f64::from(*x) - 1.0).powi(2));
             let variance = squares.sum::<f64>() / count;
-            // Each is 0 with the rate, else 1 / (1 - rate).
+            // Each factor is 0 at the rate, else 1 / (1 - rate).
             let expected = rate / (1.0 - rate);
             assert!(
                 (mean - 1.0).abs() < 5.0 * (expected / count).sqrt(),
@@ -275,7 +281,7 @@ mod tests {
                 (variance / expected - 1.0).abs() < 0.03,
                 "{rate}: {variance}"
             );
-            // Neighbours, in a row and between rows, are independent.
+            // Neighbours in a row and between rows are independent.
             for step in [1, 2, 3, 4, 1000] {
                 let pairs = values.iter().zip(&values[step..]);
                 let products = pairs.map(|(a, b)| f64::from(a - 1.0) * f64::from(b - 1.0));
@@ -303,14 +309,14 @@ mod tests {
             row(&masks(draws, 0.5), 0, 1),
         ];
         for (i, other) in others.iter().enumerate() {
-            // Half of the elements are equal by chance.
+            // Half of the elements agree by chance.
             let equal = first.iter().zip(other).filter(|(a, b)| a == b).count();
             assert!(
                 (400..600).contains(&equal),
                 "{i}: {equal} of 1000 are equal"
             );
         }
-        // A mini-batch that begins at an example goes on with its masks.
+        // A mini-batch that starts at a later example continues with its masks.
         let later = masks(draws.starting_at(5), 0.5);
         assert_eq!(row(&later, 2, 9), row(&masks(draws, 0.5), 7, 9));
     }

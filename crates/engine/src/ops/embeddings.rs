@@ -1,4 +1,4 @@
-//! The first layer of a text transformer: from token ids to sequences of
+//! The embedding layer of a text transformer: from token ids to sequences of
 //! vectors.
 
 use std::sync::Arc;
@@ -9,27 +9,27 @@ use rayon::prelude::*;
 use super::{FusedOp, Pass, Segments, floats, rows::look_up, with_grad};
 use crate::{Error, Result, kernels, kernels::simd, params::Param};
 
-/// The tables that a text transformer begins with.
+/// The embedding tables of a text transformer.
 #[derive(Clone)]
 pub(crate) struct TokenTables {
     /// `[vocabulary, width]`
     pub(crate) token: Arc<Param>,
     pub(crate) position: Positions,
-    /// `[kinds, width]`: the row of a token's kind is added to it, such as the
-    /// first or the second text of a pair.
+    /// `[types, width]`: embeddings of token types, such as the first and
+    /// second text of a pair.
     pub(crate) kind: Option<Arc<Param>>,
 }
 
-/// The table of positions, `[rows, width]`, and the row of each token.
+/// The position table, `[rows, width]`, and the scheme that selects each
+/// token's row.
 #[derive(Clone)]
 pub(crate) enum Positions {
-    /// Rows are counted from the first.
+    /// Rows are counted from 0.
     Table(Arc<Param>),
-    /// Rows are counted from the one behind the padding token's id, as in
-    /// RoBERTa. Padding tokens in a text have the row of their id, and are not
-    /// counted.
+    /// Rows are counted from the padding token's id plus 1, as in RoBERTa.
+    /// Padding tokens have the row of their id and are not counted.
     AfterPadding(Arc<Param>, u32),
-    /// There is no table: attention knows the places. Texts may have up to
+    /// There is no table; the attention encodes positions. Texts may have up to
     /// `longest` tokens.
     None { longest: usize },
 }
@@ -42,7 +42,7 @@ impl Positions {
         }
     }
 
-    /// The most tokens of a text.
+    /// Returns the longest text in tokens.
     fn longest(&self) -> candle_core::Result<usize> {
         Ok(match self {
             Self::Table(table) => table.tensor().dim(0)?,
@@ -54,7 +54,7 @@ impl Positions {
         })
     }
 
-    /// The row of each token of a text.
+    /// Returns the row of each token of a text.
     fn rows(&self, ids: &[u32]) -> Vec<u32> {
         match self {
             Self::Table(_) | Self::None { .. } => (0..ids.len() as u32).collect(),
@@ -73,8 +73,8 @@ impl Positions {
     }
 }
 
-/// `token[id] + position[row] + kind[kind]` for the ids of several texts, `[rows,
-/// width]`. Without `kinds` every token is of the first kind.
+/// Returns `token[id] + position[row] + kind[type]` for the tokens of several
+/// texts, `[rows, width]`. If `kinds` is empty, all tokens have type 0.
 pub(crate) fn token_embeddings(
     pass: &Pass,
     ids: &[u32],
@@ -95,18 +95,18 @@ pub(crate) fn token_embeddings(
         .find(|n| **n == 0 || **n > longest)
     {
         return Err(Error::data(format!(
-            "a text of {length} tokens does not fit the {longest} positions"
+            "a text of {length} tokens exceeds the model's {longest} positions"
         )));
     }
     if segments.rows() != ids.len() {
         return Err(Error::data(format!(
-            "{} token ids for texts of {} in all",
+            "{} token ids for texts of {} tokens in total",
             ids.len(),
             segments.rows()
         )));
     }
     check_kinds(kinds, ids.len(), tables)?;
-    let places: Vec<u32> = segments
+    let position_rows: Vec<u32> = segments
         .iter()
         .flat_map(|(start, length)| tables.position.rows(&ids[start..start + length]))
         .collect();
@@ -114,7 +114,7 @@ pub(crate) fn token_embeddings(
         return pass.apply_source(TokenEmbeddings {
             ids: ids.to_vec(),
             kinds: kinds.to_vec(),
-            places,
+            position_rows,
             width,
             tables: tables.clone(),
         });
@@ -122,7 +122,7 @@ pub(crate) fn token_embeddings(
     let rows = |table: &Arc<Param>, rows: &[u32]| look_up(pass, table, rows);
     let mut sum = rows(&tables.token, ids)?;
     if let Some(position) = tables.position.table() {
-        sum = (sum + rows(position, &places)?)?;
+        sum = (sum + rows(position, &position_rows)?)?;
     }
     match &tables.kind {
         None => Ok(sum),
@@ -131,11 +131,12 @@ pub(crate) fn token_embeddings(
     }
 }
 
-/// Checks that there is a kind for each of `tokens`, and a row for each kind.
+/// Checks that each of `tokens` has a type, and that the table has a row for
+/// it.
 fn check_kinds(kinds: &[u32], tokens: usize, tables: &TokenTables) -> Result<()> {
     if !kinds.is_empty() && kinds.len() != tokens {
         return Err(Error::data(format!(
-            "{} kinds of tokens for {tokens} token ids",
+            "{} token types for {tokens} token ids",
             kinds.len()
         )));
     }
@@ -146,18 +147,18 @@ fn check_kinds(kinds: &[u32], tokens: usize, tables: &TokenTables) -> Result<()>
     match kinds.iter().find(|kind| **kind as usize >= rows) {
         None => Ok(()),
         Some(kind) => Err(Error::data(format!(
-            "a token of the kind {kind} does not fit the model's {rows} kinds: `model_input_names` \
-             of tokenizer_config.json must not list `token_type_ids` for it"
+            "token type {kind} is outside the model's {rows} types: remove `token_type_ids` \
+             from `model_input_names` of tokenizer_config.json",
         ))),
     }
 }
 
 struct TokenEmbeddings {
     ids: Vec<u32>,
-    /// The kind of each token; empty where all are of the first.
+    /// The type of each token; empty if all are 0.
     kinds: Vec<u32>,
-    /// The row of each token in the table of positions.
-    places: Vec<u32>,
+    /// The row of each token in the position table.
+    position_rows: Vec<u32>,
     width: usize,
     tables: TokenTables,
 }
@@ -179,20 +180,19 @@ impl FusedOp for TokenEmbeddings {
         let kind = self.tables.kind.as_ref();
         let kind = kind.map(|kind| floats(kind.tensor())).transpose()?;
         let mut y = vec![0.0; self.ids.len() * self.width];
-        let rows = self.ids.par_iter().zip(&self.places).enumerate();
-        rows.zip(y.par_chunks_exact_mut(self.width)).for_each(
-            |((token_place, (&id, &place)), y)| {
+        let rows = self.ids.par_iter().zip(&self.position_rows).enumerate();
+        rows.zip(y.par_chunks_exact_mut(self.width))
+            .for_each(|((token_index, (&id, &row)), y)| {
                 let token = &token[self.row(id)];
                 match &position {
-                    Some(position) => simd::add(token, &position[self.row(place)], y),
+                    Some(position) => simd::add(token, &position[self.row(row)], y),
                     None => y.copy_from_slice(token),
                 }
                 if let Some(kind) = &kind {
-                    let of_token = self.kinds.get(token_place).copied().unwrap_or(0);
+                    let of_token = self.kinds.get(token_index).copied().unwrap_or(0);
                     simd::add_assign(y, &kind[self.row(of_token)]);
                 }
-            },
-        );
+            });
         Ok((y, vec![self.ids.len(), self.width]))
     }
 
@@ -212,7 +212,7 @@ impl FusedOp for TokenEmbeddings {
         };
         add(&self.tables.token, &self.ids);
         if let Some(position) = self.tables.position.table() {
-            add(position, &self.places);
+            add(position, &self.position_rows);
         }
         if let Some(kind) = &self.tables.kind {
             match self.kinds.is_empty() {
@@ -274,15 +274,19 @@ mod tests {
                 token_embeddings(&pass, &[1], kinds, &segments, &tables)
                     .map_err(|error| error.to_string())
             };
-            assert!(kinds(&[0, 1]).unwrap_err().contains("2 kinds of tokens"));
+            assert!(kinds(&[0, 1]).unwrap_err().contains("2 token types"));
             if with_kind {
-                assert!(kinds(&[2]).unwrap_err().contains("2 kinds: `model_input"));
+                assert!(
+                    kinds(&[2])
+                        .unwrap_err()
+                        .contains("2 types: remove `token_type_ids`")
+                );
             }
         }
     }
 
     #[test]
-    fn tokens_fused_equal_composite_behind_padding_and_without_positions() {
+    fn tokens_fused_equal_composite_after_padding_and_without_positions() {
         let params = params(&[("position", &[6, 6]), ("token", &[10, 6])], &[]);
         let token = params.get("token", &[10, 6]).unwrap();
         let position = params.get("position", &[6, 6]).unwrap();
@@ -296,10 +300,10 @@ mod tests {
             token_embeddings(pass, &IDS, &[], &segments, &tables)
         };
         let x = Tensor::zeros(1, candle_core::DType::F32, &Device::Cpu).unwrap();
-        let behind = Positions::AfterPadding(position.clone(), 1);
-        compare(&params, &x, |pass, _| embed(pass, &behind));
-        // The token 1 counts as padding where it stands in a text.
-        assert_eq!(behind.rows(&[9, 1, 1, 3]), [2, 1, 1, 3]);
+        let after_padding = Positions::AfterPadding(position.clone(), 1);
+        compare(&params, &x, |pass, _| embed(pass, &after_padding));
+        // Token 1 is the padding token, here inside a text.
+        assert_eq!(after_padding.rows(&[9, 1, 1, 3]), [2, 1, 1, 3]);
         let only_tokens = testing::params(&[("token", &[10, 6])], &[]);
         let token = only_tokens.get("token", &[10, 6]).unwrap();
         compare(&only_tokens, &x, |pass, _| {
@@ -311,8 +315,8 @@ mod tests {
             token_embeddings(pass, &IDS, &[], &segments, &tables)
         });
         let pass = crate::ops::Runtime::new(&params).unwrap().inference();
-        let behind = Positions::AfterPadding(position, 2);
-        let refused = embed(&pass, &behind).unwrap_err().to_string();
+        let after_padding = Positions::AfterPadding(position, 2);
+        let refused = embed(&pass, &after_padding).unwrap_err().to_string();
         assert!(refused.contains("a text of 4 tokens"), "{refused}");
         let refused = embed(&pass, &Positions::None { longest: 3 }).unwrap_err();
         assert!(refused.to_string().contains("3 positions"), "{refused}");

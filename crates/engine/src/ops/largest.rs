@@ -1,20 +1,20 @@
-//! The largest of some values on any device. Of equal ones the first gets the
-//! gradient, as in fused operations.
+//! The maximum of several values on any device. If values are equal, the first
+//! gets the gradient, as in the fused operations.
 
 use candle_core::{DType, Tensor};
 
 use super::{Pass, node::node};
 use crate::Result;
 
-/// The largest of the values along dimension 1 of `[count, values, width]`, as
+/// Returns the maximum along dimension 1 of `[count, values, width]`, as
 /// `[count, width]`.
 pub(super) fn first_largest(pass: &Pass, x: &Tensor) -> Result<Tensor> {
     let values = x.dim(1)?;
     let detached = x.detach();
     let y = detached.max(1)?;
-    // The first place whose value is the largest: those before it are counted
-    // down from `values`.
-    let ranks: Vec<f32> = (0..values).map(|place| (values - place) as f32).collect();
+    // Finds the first maximum: ranks decrease from `values`, so the first
+    // position has the highest.
+    let ranks: Vec<f32> = (0..values).map(|index| (values - index) as f32).collect();
     let ranks = Tensor::from_vec(ranks, (1, values, 1), x.device())?;
     let is_largest = detached
         .broadcast_eq(&y.unsqueeze(1)?)?

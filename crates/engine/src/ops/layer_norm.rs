@@ -1,5 +1,5 @@
 //! Layer normalisation (Ba et al. 2016, arXiv:1607.06450) over the last
-//! dimension, with scale and shift, and its relatives without shift or mean.
+//! dimension, and its variants without bias or mean.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -31,7 +31,7 @@ pub(crate) enum NormKind {
     RmsPlusOne,
 }
 
-/// Scale, shift and the small number under the root.
+/// The parameters of a normalisation.
 #[derive(Clone)]
 pub(crate) struct LayerNorm {
     pub(crate) weight: Arc<Param>,
@@ -42,7 +42,7 @@ pub(crate) struct LayerNorm {
 }
 
 impl NormKind {
-    /// Names and shapes of the tensors of a normalisation.
+    /// Returns the names and shapes of the tensors of a normalisation.
     pub(crate) fn tensors(self, name: &str, width: usize) -> Vec<(String, Vec<usize>)> {
         let mut all = vec![(format!("{name}.weight"), vec![width])];
         if self == Self::Layer {
@@ -53,12 +53,12 @@ impl NormKind {
 }
 
 impl LayerNorm {
-    /// Takes `{name}.weight` and `{name}.bias` of `width` elements.
+    /// Loads `{name}.weight` and `{name}.bias` of `width` elements.
     pub(crate) fn load(params: &Params, name: &str, width: usize, eps: f32) -> Result<Self> {
         Self::load_kind(params, name, width, eps, NormKind::Layer)
     }
 
-    /// Takes the tensors of a normalisation of this kind.
+    /// Loads a normalisation of this kind.
     pub(crate) fn load_kind(
         params: &Params,
         name: &str,
@@ -82,7 +82,7 @@ impl LayerNorm {
         matches!(self.kind, NormKind::Rms | NormKind::RmsPlusOne)
     }
 
-    /// The factors of a normalised row.
+    /// Returns the factors of a normalised row.
     fn factors<'a>(&self, weight: &'a [f32]) -> Cow<'a, [f32]> {
         match self.kind {
             NormKind::RmsPlusOne => weight.iter().map(|weight| weight + 1.0).collect(),
@@ -90,8 +90,8 @@ impl LayerNorm {
         }
     }
 
-    /// Adds the gradient with respect to `x` to `dx`, and the parameters' to
-    /// theirs.
+    /// Adds the gradient with respect to `x` to `dx`, and accumulates the
+    /// parameters'.
     pub(crate) fn backward(&self, x: &[f32], g: &[f32], dx: &mut [f32]) -> candle_core::Result<()> {
         let mut dweight = self.weight.grad();
         let dweight = dweight.as_mut().map(|g| g.as_mut_slice());
@@ -133,7 +133,7 @@ pub(crate) fn layer_norm(pass: &Pass, x: &Tensor, norm: &LayerNorm) -> Result<Te
     composite(pass, x, norm)
 }
 
-/// The same on any device. The way back needs the input alone.
+/// Normalises on any device. The backward pass keeps only the input.
 fn composite(pass: &Pass, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
     let width = x.dim(D::Minus1)?;
     let shape = x.shape();
@@ -158,8 +158,8 @@ fn composite(pass: &Pass, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
         if !wanted {
             return Ok(None);
         }
-        // dx = rstd (dn - mean(dn) - n mean(dn n)), dn = g weight, n the
-        // normalised input; without a mean in the norm there is none here.
+        // dx = rstd (dn - mean(dn) - n mean(dn n)), with dn = g weight and n
+        // the normalised input. RMS norms lack the term mean(dn).
         let dn = g.broadcast_mul(&norm.scale()?)?;
         let along = row_means(&(&dn * &normal)?)?;
         let mut dx = (&dn - normal.broadcast_mul(&along)?)?;
@@ -171,10 +171,10 @@ fn composite(pass: &Pass, x: &Tensor, norm: &LayerNorm) -> Result<Tensor> {
     Ok(y.reshape(shape)?)
 }
 
-/// Rows without their mean and spread.
+/// Normalised rows, before scale and shift.
 struct Parts {
     normal: Tensor,
-    /// One over the standard deviation, `[rows, 1]`.
+    /// Inverse standard deviation, `[rows, 1]`.
     rstd: Tensor,
 }
 
@@ -192,7 +192,7 @@ impl LayerNorm {
         })
     }
 
-    /// The factors of a normalised row, as a tensor.
+    /// Returns the factors of a normalised row, as a tensor.
     fn scale(&self) -> candle_core::Result<Tensor> {
         let weight = self.weight.tensor().detach();
         match self.kind {

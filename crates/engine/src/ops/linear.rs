@@ -1,12 +1,12 @@
-//! The affine map `y = x Wᵀ + b`.
+//! Linear layers, `y = x Wᵀ + b`.
 
 use std::{ops::Range, sync::Arc};
 
 use candle_core::Tensor;
 
 use super::{
-    Draws, FusedOp, Inference, Pass,
-    adapter::Adapter,
+    Draws, FusedOp, Inference, Pass, Step,
+    adapter::{Adapter, LayerDims},
     floats,
     map_rows::{Rows, map_rows},
     with_grad,
@@ -21,37 +21,28 @@ use crate::{
     params::{FactorKey, Param, Params},
 };
 
-/// From this many rows on, a product with a transposed weight is faster if the
-/// weight is turned first, unless the product packs its factors: rows of the
-/// weight lie so far apart in memory that the product's own way of gathering
-/// them misses the cache.
-const ROWS_WORTH_TURNING: usize = 64;
+/// From this many rows on, it is faster to transpose the weight before the
+/// product, unless the product packs its factors. Otherwise the product gathers
+/// rows that lie far apart in memory and miss the cache.
+const ROWS_WORTH_TRANSPOSING: usize = 64;
 
-/// How a training step computes.
-#[derive(Clone, Copy)]
-pub(crate) struct Step<'a> {
-    pub(crate) precision: Precision,
-    pub(crate) pool: &'a Pool,
-    /// The source of the masks of adapters, if they drop inputs.
-    pub(crate) adapters: Option<Draws>,
-}
-
-/// Weights of `[outputs, inputs]`, and one bias for each output.
+/// A linear layer: weights `[outputs, inputs]`, and a bias per output.
 #[derive(Clone)]
 pub(crate) struct Linear {
     pub(crate) weight: Arc<Param>,
     pub(crate) bias: Option<Arc<Param>>,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    /// The first row of both that is used. Some checkpoints keep several layers
-    /// in one tensor: query, key and value, or an MLP and its gate.
+    /// First row of weight and bias that this layer uses. Some checkpoints
+    /// store several layers in one tensor: query, key and value, or an MLP and
+    /// its gate.
     pub(crate) first: usize,
-    /// A low-rank addition, which is trained in place of the weight.
+    /// A low-rank adapter, which is trained instead of the weight.
     pub(crate) adapter: Option<Adapter>,
 }
 
 impl Linear {
-    /// Takes `{name}.weight` and, where `bias` is set, `{name}.bias`.
+    /// Loads `{name}.weight` and, if `bias` is set, `{name}.bias`.
     pub(crate) fn load(
         params: &Params,
         name: &str,
@@ -62,8 +53,8 @@ impl Linear {
         Self::load_part(params, name, inputs, outputs, bias, (0, 1))
     }
 
-    /// Takes the layer `part` of `parts` equal ones that a checkpoint keeps one
-    /// below the other in one tensor.
+    /// Loads the layer `part` of `parts` equal ones, which a checkpoint stacks
+    /// in one tensor.
     pub(crate) fn load_part(
         params: &Params,
         name: &str,
@@ -74,7 +65,7 @@ impl Linear {
     ) -> Result<Self> {
         let rows = parts * outputs;
         let weight = params.get(&format!("{name}.weight"), &[rows, inputs])?;
-        params.note_linear(&weight);
+        params.record_linear(&weight);
         Ok(Self {
             weight,
             bias: if bias {
@@ -89,19 +80,26 @@ impl Linear {
         })
     }
 
-    /// The elements of the weight that are this layer's.
+    fn dims(&self) -> LayerDims {
+        LayerDims {
+            inputs: self.inputs,
+            outputs: self.outputs,
+            first: self.first,
+        }
+    }
+
+    /// Returns the range of the weight that belongs to this layer.
     pub(crate) fn own(&self) -> Range<usize> {
         let start = self.first * self.inputs;
         start..start + self.outputs * self.inputs
     }
 
-    /// The elements of the bias that are this layer's.
+    /// Returns the range of the bias that belongs to this layer.
     pub(crate) fn own_bias(&self) -> Range<usize> {
         self.first..self.first + self.outputs
     }
 
-    /// A convolution with a kernel of 1x1, `[outputs, inputs, 1, 1]`, and its
-    /// bias.
+    /// Loads a 1x1 convolution, `[outputs, inputs, 1, 1]`, with its bias.
     pub(crate) fn load_pointwise(
         params: &Params,
         name: &str,
@@ -118,7 +116,7 @@ impl Linear {
         })
     }
 
-    /// `y = x Wᵀ + b`, on top of `residual` where one is given.
+    /// Computes `y = x Wᵀ + b`, plus `residual` if given.
     pub(crate) fn forward(
         &self,
         step: &Step<'_>,
@@ -137,14 +135,14 @@ impl Linear {
         }
         let weight = floats(self.weight.tensor())?;
         let weight = &weight[self.own()];
-        let mut turned = None;
+        let mut transposed = None;
         let packs = precision.packs(rows, self.inputs, self.outputs);
-        let weight = if rows < ROWS_WORTH_TURNING || packs {
+        let weight = if rows < ROWS_WORTH_TRANSPOSING || packs {
             Mat::new(weight, self.outputs, self.inputs).t()
         } else {
-            let turned = turned.insert(step.pool.take(weight.len()));
-            kernels::transpose(weight, self.inputs, turned);
-            Mat::new(turned, self.inputs, self.outputs)
+            let transposed = transposed.insert(step.pool.take(weight.len()));
+            kernels::transpose(weight, self.inputs, transposed);
+            Mat::new(transposed, self.inputs, self.outputs)
         };
         precision.matmul(
             MatMut::new(y, rows, self.outputs),
@@ -155,12 +153,12 @@ impl Linear {
             Threads::All,
         );
         match &self.adapter {
-            Some(adapter) => adapter.forward(self, step, x, y),
+            Some(adapter) => adapter.forward(self.dims(), step, x, y),
             None => Ok(()),
         }
     }
 
-    /// The weight as inference multiplies with it.
+    /// Returns the weight packed for inference.
     fn factor(&self, int8: bool) -> candle_core::Result<Arc<Factor>> {
         let key = FactorKey {
             first: self.first,
@@ -169,13 +167,15 @@ impl Linear {
         };
         let pack = |weight: &[f32]| Ok(Factor::new(&weight[self.own()], self.inputs, int8));
         let factor = match &self.adapter {
-            Some(adapter) => adapter.factor(self, key),
+            Some(adapter) => adapter.factor(self.dims(), key, || {
+                Ok(self.weight.to_vec()?[self.own()].to_vec())
+            }),
             None => self.weight.factor(key, pack),
         };
         factor.map_err(candle_core::Error::wrap)
     }
 
-    /// `y = x Wᵀ + b` for inference, on top of `residual` where one is given.
+    /// Computes `y = x Wᵀ + b` in inference, plus `residual` if given.
     pub(crate) fn infer(
         &self,
         int8: bool,
@@ -193,7 +193,7 @@ impl Linear {
         infer_together(int8, x, &mut [output])
     }
 
-    /// Adds `gᵀ x` to the weight's gradient and the column sums of `g` to the
+    /// Adds `gᵀ x` to the weight's gradient, and the column sums of `g` to the
     /// bias's.
     pub(crate) fn backward_params(
         &self,
@@ -218,12 +218,12 @@ impl Linear {
             });
         }
         match &self.adapter {
-            Some(adapter) => adapter.backward_params(self, step, x, g),
+            Some(adapter) => adapter.backward_params(self.dims(), step, x, g),
             None => Ok(()),
         }
     }
 
-    /// `dx = g W`, or `dx += g W` where `accumulate` is set.
+    /// Computes `dx = g W`, or `dx += g W` if `accumulate` is set.
     pub(crate) fn backward_input(
         &self,
         step: &Step<'_>,
@@ -242,12 +242,12 @@ impl Linear {
             Threads::All,
         );
         match &self.adapter {
-            Some(adapter) => adapter.backward_input(self, step, g, dx),
+            Some(adapter) => adapter.backward_input(self.dims(), step, g, dx),
             None => Ok(()),
         }
     }
 
-    /// The same map on any device.
+    /// Computes the layer on any device.
     pub(crate) fn composite(&self, pass: &Pass, x: &Tensor) -> Result<Tensor> {
         let weight = Rows {
             param: &self.weight,
@@ -255,13 +255,14 @@ impl Linear {
         };
         let y = map_rows(pass, x, weight, self.bias.as_ref(), self.outputs)?;
         match &self.adapter {
-            Some(adapter) => Ok((y + adapter.composite(pass, self, x)?)?),
+            Some(adapter) => Ok((y + adapter.composite(pass, self.dims(), x)?)?),
             None => Ok(y),
         }
     }
 }
 
-/// One of several maps of the same rows: `y = activate(x Wᵀ + b + residual)`.
+/// One of several layers over the same rows: `y = activate(x Wᵀ + b +
+/// residual)`.
 pub(crate) struct Output<'a> {
     pub(crate) layer: &'a Linear,
     pub(crate) residual: Option<&'a [f32]>,
@@ -270,7 +271,7 @@ pub(crate) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// `x Wᵀ + b`
+    /// Returns the output `x Wᵀ + b`.
     pub(crate) fn new(layer: &'a Linear, y: &'a mut [f32]) -> Self {
         Self {
             layer,
@@ -281,7 +282,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Maps the same rows by several layers, for inference.
+/// Applies several layers to the same rows, in inference.
 pub(crate) fn infer_together(
     int8: bool,
     x: &[f32],
@@ -307,7 +308,7 @@ pub(crate) fn infer_together(
     Ok(())
 }
 
-/// `x Wᵀ + b` over the last dimension of `x`.
+/// Applies a linear layer to the last dimension of `x`.
 pub(crate) fn linear(pass: &Pass, x: &Tensor, linear: &Linear) -> Result<Tensor> {
     if pass.is_fused() {
         let op = FusedLinear {
@@ -393,7 +394,7 @@ mod tests {
             let rows = if frozen.is_empty() {
                 9
             } else {
-                ROWS_WORTH_TURNING
+                ROWS_WORTH_TRANSPOSING
             };
             let x = noise(3, 2 * rows * 7);
             let x = Tensor::from_vec(x, (2, rows, 7), &Device::Cpu).unwrap();
@@ -414,7 +415,7 @@ mod tests {
             let params = params(&shapes[..1 + usize::from(bias)], &[]);
             let part = |part| Linear::load_part(&params, "l", 7, 11, bias, (part, 3)).unwrap();
             let layers = [part(0), part(1), part(2)];
-            for rows in [9, ROWS_WORTH_TURNING] {
+            for rows in [9, ROWS_WORTH_TRANSPOSING] {
                 let x = Tensor::from_vec(noise(3, rows * 7), (rows, 7), &Device::Cpu).unwrap();
                 compare(&params, &x, |pass, x| {
                     let all: Result<Vec<Tensor>> =

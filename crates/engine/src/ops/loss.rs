@@ -1,24 +1,24 @@
-//! Small pieces that losses are made of. They work on one batch of
-//! embeddings, so candle's own operations are fast enough.
+//! Building blocks of losses. They work on the embeddings of one batch, so
+//! candle's own operations are fast enough.
 
 use candle_core::{D, DType, Tensor};
 
 use crate::Result;
 
-/// `torch.nn.functional.normalize` divides by no length below this.
+/// Smallest length by which `torch.nn.functional.normalize` divides.
 pub(crate) const SHORTEST: f64 = 1e-12;
 
-/// Each row of `x` divided by its Euclidean length, as
-/// `torch.nn.functional.normalize` does it. A row of zeros stays one.
+/// Divides each row of `x` by its Euclidean length, like
+/// `torch.nn.functional.normalize`. A row of zeros remains zero.
 pub(crate) fn normalize(x: &Tensor) -> Result<Tensor> {
-    // The limit under the root keeps the gradient of a row of zeros finite.
+    // The limit is inside the root to keep the gradient of a zero row finite.
     let squares = x.sqr()?.sum_keepdim(D::Minus1)?;
     let length = squares.maximum(SHORTEST * SHORTEST)?.sqrt()?;
     Ok(x.broadcast_div(&length)?)
 }
 
-/// Mean over the rows of `-log softmax(row)[row index]`: cross-entropy where
-/// row `i` belongs to class `i`.
+/// Returns the mean cross-entropy over rows, where row `i` belongs to class
+/// `i`: `-log softmax(row)[i]`.
 pub(crate) fn cross_entropy_of_diagonal(logits: &Tensor) -> Result<Tensor> {
     let n = logits.dim(0)?;
     let max = logits.max_keepdim(D::Minus1)?.detach();

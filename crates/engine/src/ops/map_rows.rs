@@ -1,4 +1,4 @@
-//! `y = x Wᵀ + b` on any device, with the gradients of all three.
+//! Computes `y = x Wᵀ + b` on any device, with all gradients.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{Result, params::Param};
 
-/// A part of a parameter whose first dimension are rows.
+/// A range of rows of a parameter.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     pub(super) param: &'a Arc<Param>,
@@ -20,14 +20,14 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// From the first row on.
+    /// Selects rows from 0.
     pub(super) fn all(param: &'a Arc<Param>) -> Self {
         Self { param, first: 0 }
     }
 }
 
-/// The last dimension of `x` by `outputs` rows of `weight`, and with the same
-/// rows of `bias`. Further dimensions of the weight count as one.
+/// Multiplies the last dimension of `x` with `outputs` rows of `weight`, and
+/// adds the same rows of `bias`. Further dimensions of the weight count as one.
 pub(super) fn map_rows(
     pass: &Pass,
     x: &Tensor,
@@ -40,7 +40,7 @@ pub(super) fn map_rows(
     let inputs = shape.pop().unwrap_or(1);
     shape.push(outputs);
     let count = x.elem_count() / inputs.max(1);
-    // In two dimensions: the gradient of a weight is one product then.
+    // As a matrix, so that the weight's gradient is a single product.
     let rows = x.reshape((count, inputs))?.contiguous()?;
     let (weight, bias) = (Arc::clone(param), bias.cloned());
     let own = move |param: &Param| {
@@ -54,7 +54,7 @@ pub(super) fn map_rows(
     if let Some(bias) = &bias {
         y = y.broadcast_add(&own(bias)?.reshape(outputs)?)?;
     }
-    // The gradient of all rows, of which others are zero.
+    // Adds a gradient of some rows; that of the others is zero.
     let spread = move |param: &Param, grad: Tensor| {
         let all = param.tensor().dim(0)?;
         param.add_gradient(&grad.pad_with_zeros(0, first, all - first - outputs)?)

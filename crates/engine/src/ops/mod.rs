@@ -1,13 +1,14 @@
-//! Differentiable operations: what models are made of.
+//! Differentiable operations, of which models are built.
 //!
-//! Each exists twice. The *fused* form runs on the CPU: one node of the graph
-//! for what would be dozens, with a backward pass written by hand, all threads
-//! busy, buffers from a pool. Its parameters live inside the operation, and
-//! their gradients are added straight to [`Param::grad`], frozen ones skipped.
-//! The *composite* form is made of candle's primitive operations, runs on any
-//! device, and is what the fused form is tested against. Its costly parts are
-//! nodes of their own too (`node`), whose way back is written by hand with
-//! tensors. Gradients of parameters stay in the memory of the device.
+//! Each has two forms. The *fused* form runs on the CPU: one node of the graph
+//! instead of dozens, with a hand-written backward pass, on all threads, with
+//! pooled buffers. It holds its parameters and adds their gradients directly to
+//! [`Param::grad`], except for frozen ones.
+//!
+//! The *composite* form consists of candle's primitive operations and runs on
+//! any device. Tests compare the fused form with it. Its expensive parts are
+//! nodes of their own (`node`) with hand-written backward passes. Gradients of
+//! parameters stay in the device's memory.
 
 mod activation;
 mod adapter;
@@ -40,6 +41,7 @@ mod pool;
 mod position;
 mod rows;
 mod segments;
+mod step;
 mod tensors;
 
 use std::{ops::Deref, sync::Arc};
@@ -67,13 +69,14 @@ pub(crate) use conv_pool::{max_pool, scale_channels};
 pub(crate) use dropout::{BlockRates, Draws, Site, dropout, dropout_examples};
 pub(crate) use embeddings::{Positions, TokenTables, token_embeddings};
 pub(crate) use layer_norm::{LayerNorm, NormKind, layer_norm};
-pub(crate) use linear::{Linear, Step, linear};
+pub(crate) use linear::{Linear, linear};
 pub(crate) use loss::{SHORTEST, cross_entropy_of_diagonal, normalize};
 pub(crate) use patches::{PatchDims, PatchLayers, patch_embeddings};
 pub(crate) use pool::pool;
 pub use pool::{Concat, Pooler};
 pub(crate) use position::{PositionBias, Rotary};
 pub(crate) use segments::Segments;
+pub(crate) use step::Step;
 
 use crate::{
     Result,
@@ -81,53 +84,53 @@ use crate::{
     params::{Param, Params},
 };
 
-/// One use of a model: what its operations share.
+/// One forward pass of a model: the settings and buffers that its operations
+/// share.
 #[derive(Clone)]
 pub struct Pass {
-    /// candle keeps an operation in its graph only if one of its arguments is
-    /// a variable. Fused operations hold their parameters themselves, so in
-    /// training this variable stands for them.
+    /// candle keeps an operation in its graph only if one of its arguments is a
+    /// variable. Fused operations hold their parameters themselves, so in
+    /// training this variable represents them.
     anchor: Tensor,
     pool: Pool,
     kernels: Kernels,
     precision: Precision,
     int8: bool,
     training: bool,
-    /// The source of dropout masks, in training with dropout.
+    /// Source of dropout masks, in training with dropout.
     draws: Option<Draws>,
-    /// The same for the inputs of adapters.
+    /// Source of the dropout masks of adapters.
     adapters: Option<Draws>,
-    /// Whether composite blocks keep their inputs alone.
-    remakes: bool,
+    /// Whether composite blocks use gradient checkpointing.
+    checkpointing: bool,
 }
 
-/// How a pass that keeps nothing computes.
+/// Settings of a pass without gradients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Inference {
-    /// Whether products are of numbers rounded to 8 bits.
+    /// Whether products round their factors to 8 bits.
     pub(crate) int8: bool,
 }
 
-/// Which form of the operations a pass uses.
+/// The form of operations that a pass uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernels {
-    /// One hand-written operation for many, on the CPU.
+    /// Hand-written operations, on the CPU.
     Fused,
     /// candle's primitive operations, on any device.
     Composite,
 }
 
-/// Buffers and kernels of a model, from which passes are made.
+/// Buffers and settings of a model, from which passes are created.
 #[derive(Clone)]
 pub(crate) struct Runtime {
     pool: Pool,
     anchor: Var,
     pub(crate) kernels: Kernels,
-    /// How exact products are in training.
+    /// Precision of matrix products in training.
     pub(crate) precision: Precision,
-    /// Whether composite blocks keep their inputs alone in training, and make
-    /// the rest again on the way back.
-    pub(crate) remakes: bool,
+    /// Whether composite blocks use gradient checkpointing in training.
+    pub(crate) checkpointing: bool,
 }
 
 impl Runtime {
@@ -141,16 +144,16 @@ impl Runtime {
                 Kernels::Composite
             },
             precision: Precision::Float32,
-            remakes: false,
+            checkpointing: false,
         })
     }
 
-    /// A pass that [`Params::backward`] can follow back.
+    /// Returns a pass that [`Params::backward`] can differentiate.
     pub(crate) fn training(&self) -> Pass {
         self.pass(true)
     }
 
-    /// A pass that keeps nothing.
+    /// Returns a pass that saves nothing for gradients.
     pub(crate) fn inference(&self) -> Pass {
         self.pass(false)
     }
@@ -173,35 +176,34 @@ impl Runtime {
             training,
             draws: None,
             adapters: None,
-            remakes: self.remakes,
+            checkpointing: self.checkpointing,
         }
     }
 }
 
 impl Pass {
-    /// The same pass with the factors of products rounded to 8 bits, or not.
-    /// Only fused operations of a pass without training round them.
+    /// Sets whether products round their factors to 8 bits. Only fused
+    /// operations in inference do so.
     #[must_use]
     pub fn with_int8(self, int8: bool) -> Self {
         Self { int8, ..self }
     }
 
-    /// The same pass with dropout, if it is for training.
+    /// Enables dropout in a training pass.
     #[must_use]
     pub(crate) fn with_draws(self, draws: Option<Draws>) -> Self {
         let draws = draws.filter(|_| self.training);
         Self { draws, ..self }
     }
 
-    /// The same pass with dropout of the inputs of adapters, if it is for
-    /// training.
+    /// Enables dropout of adapter inputs in a training pass.
     #[must_use]
     pub(crate) fn with_adapter_draws(self, draws: Option<Draws>) -> Self {
         let adapters = draws.filter(|_| self.training);
         Self { adapters, ..self }
     }
 
-    /// Whether it drops elements where the network asks for that.
+    /// Returns whether dropout is enabled.
     pub(crate) fn has_draws(&self) -> bool {
         self.draws.is_some()
     }
@@ -210,7 +212,7 @@ impl Pass {
         self.draws
     }
 
-    /// The same pass for the block `number` of a network.
+    /// Returns the pass for the block `number` of a network.
     fn in_block(&self, number: usize) -> Self {
         let draws = self.draws.map(|draws| draws.within(number as u64));
         Self {
@@ -219,8 +221,8 @@ impl Pass {
         }
     }
 
-    /// The same computation, precision and dropout included, of which nothing is
-    /// kept.
+    /// Returns a pass with the same precision and dropout that saves nothing
+    /// for gradients.
     fn without_graph(&self) -> Self {
         Self {
             training: false,
@@ -236,7 +238,7 @@ impl Pass {
         self.precision
     }
 
-    /// How it computes, unless it is for training.
+    /// Returns the inference settings, unless the pass is for training.
     pub(crate) fn inference(&self) -> Option<Inference> {
         (!self.training).then_some(Inference { int8: self.int8 })
     }
@@ -245,7 +247,8 @@ impl Pass {
         self.kernels == Kernels::Fused
     }
 
-    /// A parameter as an argument of composite operations.
+    /// Returns a parameter's tensor for composite operations, detached if it
+    /// needs no gradient.
     pub(crate) fn value(&self, param: &Param) -> Tensor {
         if self.training && param.is_trainable() {
             param.tensor().clone()
@@ -264,7 +267,7 @@ impl Pass {
         })
     }
 
-    /// Runs an operation on `x` and, where there is one, a second input.
+    /// Runs an operation on `x` and an optional second input.
     pub(crate) fn apply3<O: CustomOp3 + Send + Sync + 'static>(
         &self,
         x: &Tensor,
@@ -280,21 +283,21 @@ impl Pass {
         })
     }
 
-    /// Runs a fused operation whose input it holds itself.
+    /// Runs a fused operation that holds its own input.
     pub(crate) fn apply_source<O: FusedOp>(&self, op: O) -> Result<Tensor> {
         self.apply(&self.anchor, op)
     }
 }
 
-/// A CPU operation on one activation, its parameters inside.
+/// A CPU operation on one activation, which holds its parameters.
 pub(crate) trait FusedOp: Send + Sync + 'static {
     const NAME: &'static str;
 
-    /// The result and its shape.
+    /// Returns the output and its shape.
     fn forward(&self, x: &[f32], shape: &[usize]) -> candle_core::Result<(Vec<f32>, Vec<usize>)>;
 
-    /// Adds the gradients of the trainable parameters to theirs, and gives the
-    /// gradient with respect to `x` where `wanted`.
+    /// Accumulates the gradients of trainable parameters, and returns that of
+    /// `x` if `wanted`.
     fn backward(
         &self,
         x: &[f32],
@@ -304,7 +307,7 @@ pub(crate) trait FusedOp: Send + Sync + 'static {
     ) -> candle_core::Result<Option<Vec<f32>>>;
 }
 
-/// A [`FusedOp`] as candle takes it.
+/// Adapts a [`FusedOp`] to candle.
 struct Fused<O>(O);
 
 impl<O: FusedOp> CustomOp2 for Fused<O> {
@@ -342,14 +345,14 @@ impl<O: FusedOp> CustomOp2 for Fused<O> {
     }
 }
 
-/// The elements of an argument of an operation.
+/// Returns the elements of an operation's argument.
 pub(crate) fn argument<'a>(
     storage: &'a CpuStorage,
     layout: &Layout,
 ) -> candle_core::Result<&'a [f32]> {
     match (storage, layout.contiguous_offsets()) {
         (CpuStorage::F32(data), Some((start, end))) => Ok(&data[start..end]),
-        _ => candle_core::bail!("contiguous f32 on the CPU is wanted"),
+        _ => candle_core::bail!("expected a contiguous f32 tensor on the CPU"),
     }
 }
 
@@ -368,7 +371,7 @@ pub(crate) fn floats(tensor: &Tensor) -> candle_core::Result<Floats<'_>> {
             start,
             end,
         }),
-        _ => candle_core::bail!("contiguous f32 on the CPU is wanted"),
+        _ => candle_core::bail!("expected a contiguous f32 tensor on the CPU"),
     }
 }
 
@@ -378,7 +381,7 @@ impl Deref for Floats<'_> {
     fn deref(&self) -> &[f32] {
         match &*self.storage {
             Storage::Cpu(CpuStorage::F32(data)) => &data[self.start..self.end],
-            // `floats` makes no value with another storage.
+            // `floats` accepts no other storage.
             _ => &[],
         }
     }
@@ -393,7 +396,7 @@ pub(crate) fn with_grad(param: &Arc<Param>, add: impl FnOnce(&mut [f32])) {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    //! Compares the fused form of an operation with its composite form.
+    //! Comparison of fused and composite forms.
 
     use std::collections::HashMap;
 
@@ -401,7 +404,7 @@ pub(crate) mod testing {
 
     use super::*;
 
-    /// Numbers without a pattern, the same in every run.
+    /// Returns pseudorandom numbers, the same in every run.
     pub(crate) fn noise(seed: u64, n: usize) -> Vec<f32> {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         (0..n)
@@ -435,8 +438,8 @@ pub(crate) mod testing {
         }
     }
 
-    /// Checks values, input gradient and all parameter gradients of both forms
-    /// of `op` against each other.
+    /// Compares values, input gradients and parameter gradients of both forms
+    /// of `op`.
     pub(crate) fn compare(
         params: &Params,
         x: &Tensor,
@@ -445,7 +448,7 @@ pub(crate) mod testing {
         compare_with(params, x, None, op);
     }
 
-    /// The same with dropout by `draws`.
+    /// The same, with dropout by `draws`.
     pub(crate) fn compare_with(
         params: &Params,
         x: &Tensor,
@@ -458,8 +461,8 @@ pub(crate) mod testing {
             runtime.kernels = kernels;
             params.zero_grad();
             let x = Var::from_tensor(x).unwrap();
-            // An operation before the one under test, so that its input is
-            // tracked as in a model.
+            // A preceding operation, so that the input is tracked as in a
+            // model.
             let input = (x.as_tensor() * 1.0).unwrap();
             let y = op(&runtime.training().with_draws(draws), &input).unwrap();
             let still = op(&runtime.inference().with_draws(draws), &input.detach()).unwrap();

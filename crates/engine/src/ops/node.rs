@@ -1,10 +1,11 @@
-//! Composite operations with a way back written by hand: one node of the graph
-//! for several of candle's primitive operations, on any device.
+//! Nodes: composite operations with hand-written backward passes, which replace
+//! several of candle's primitive operations by one node of the graph, on any
+//! device.
 //!
 //! candle's own graph keeps every intermediate result, and adds each gradient
-//! to zeros first. A node keeps its inputs alone and makes the rest again on
-//! the way back. Parameters live inside the operation, and their gradients are
-//! added straight to theirs, as in fused operations.
+//! to zeros first. A node keeps only its inputs and recomputes the rest in the
+//! backward pass. It holds its parameters and accumulates their gradients
+//! directly, like fused operations.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -16,11 +17,11 @@ use candle_core::{
 use super::Pass;
 use crate::Result;
 
-/// The gradients of up to three inputs.
+/// Gradients of up to three inputs.
 type Gradients = [Option<Tensor>; 3];
 
-/// Puts the result `y` of an operation on `x` into the graph; `back` is given
-/// the gradient of `y`. In a pass without training it is `y` itself.
+/// Adds the output `y` of an operation on `x` to the graph. `back` computes the
+/// input's gradient from that of `y`. Without training it returns `y` itself.
 pub(super) fn node(
     pass: &Pass,
     x: &Tensor,
@@ -32,8 +33,8 @@ pub(super) fn node(
     })
 }
 
-/// The same for an operation on up to three inputs; `back` is told which
-/// gradients are wanted.
+/// Like [`node`], for up to three inputs. `back` is told which gradients are
+/// needed.
 pub(super) fn node_of(
     pass: &Pass,
     inputs: [Option<&Tensor>; 3],
@@ -44,7 +45,7 @@ pub(super) fn node_of(
     if !pass.training {
         return Ok(y);
     }
-    // The way into the graph copies the memory of `y` from its beginning.
+    // candle copies the memory of `y` from its beginning.
     let y = match y.is_contiguous() && y.layout().start_offset() == 0 {
         true => y,
         false => y.force_contiguous()?,
@@ -58,7 +59,7 @@ pub(super) fn node_of(
 }
 
 struct Node<B> {
-    /// The result, until it is in the graph.
+    /// The output, until it is in the graph.
     y: Mutex<Option<Tensor>>,
     back: B,
 }
@@ -70,7 +71,7 @@ impl<B> Node<B> {
     ) -> candle_core::Result<(S, Shape)> {
         let y = self.y.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(y) = y else {
-            candle_core::bail!("a node goes forward once")
+            candle_core::bail!("the forward pass of a node runs once")
         };
         let (storage, layout) = y.storage_and_layout();
         Ok((of(&storage, layout)?, y.shape().clone()))
@@ -96,7 +97,7 @@ where
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         self.give(|storage, layout| match storage {
             Storage::Cpu(storage) => storage.try_clone(layout),
-            _ => candle_core::bail!("inputs on the CPU and a result elsewhere"),
+            _ => candle_core::bail!("inputs are on the CPU, the output is not"),
         })
     }
 
@@ -111,7 +112,7 @@ where
     ) -> candle_core::Result<(CudaStorage, Shape)> {
         self.give(|storage, layout| match storage {
             Storage::Cuda(storage) => storage.try_clone(layout),
-            _ => candle_core::bail!("inputs on a GPU and a result elsewhere"),
+            _ => candle_core::bail!("inputs are on a GPU, the output is not"),
         })
     }
 
@@ -126,7 +127,7 @@ where
     ) -> candle_core::Result<(MetalStorage, Shape)> {
         self.give(|storage, layout| match storage {
             Storage::Metal(storage) => storage.try_clone(layout),
-            _ => candle_core::bail!("inputs on a GPU and a result elsewhere"),
+            _ => candle_core::bail!("inputs are on a GPU, the output is not"),
         })
     }
 

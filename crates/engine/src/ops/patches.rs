@@ -1,5 +1,5 @@
-//! The first layer of a vision transformer (Dosovitskiy et al. 2021,
-//! arXiv:2010.11929): from pictures to sequences of vectors.
+//! The patch embedding layer of a vision transformer (Dosovitskiy et al. 2021,
+//! arXiv:2010.11929): from images to sequences of vectors.
 
 use std::sync::Arc;
 
@@ -20,31 +20,32 @@ use crate::{
     params::{FactorKey, Param},
 };
 
-/// Shapes of the first layer of a vision transformer.
+/// Sizes of a patch embedding layer.
 #[derive(Clone, Copy)]
 pub(crate) struct PatchDims {
-    /// Height and width of a picture in pixels.
+    /// Height and width of an image in pixels.
     pub(crate) sides: [usize; 2],
     /// Height and width of a patch in pixels.
     pub(crate) patch: usize,
-    /// Elements of a vector.
+    /// Elements of an output vector.
     pub(crate) width: usize,
 }
 
-/// The weights of that layer.
+/// Weights of a patch embedding layer.
 #[derive(Clone)]
 pub(crate) struct PatchLayers {
     /// `[width, 3, patch, patch]`
     pub(crate) kernel: Arc<Param>,
     pub(crate) bias: Option<Arc<Param>>,
-    /// A token before the patches.
+    /// The class token, which precedes the patches.
     pub(crate) class: Option<Arc<Param>>,
-    /// A row for each token.
+    /// A row per token.
     pub(crate) position: Option<Arc<Param>>,
 }
 
 impl PatchDims {
-    /// Rows and columns of patches. Pixels left over at the edges are ignored.
+    /// Returns the rows and columns of patches. Remaining pixels at the edges
+    /// are ignored.
     pub(crate) fn grid(self) -> [usize; 2] {
         self.sides.map(|side| side / self.patch)
     }
@@ -54,20 +55,21 @@ impl PatchDims {
         rows * columns
     }
 
-    /// Elements of a patch: three channels of `patch * patch`.
+    /// Returns the number of elements of a patch: three channels of `patch *
+    /// patch`.
     fn elements(self) -> usize {
         3 * self.patch * self.patch
     }
 }
 
-/// `[class; patches Wᵀ + bias] + position` for pictures of `[batch, 3, height,
-/// width]`, as `[batch, tokens, width]`.
+/// Computes `[class; patches Wᵀ + bias] + position` for images `[batch, 3,
+/// height, width]`, as `[batch, tokens, width]`.
 ///
-/// The kernel of the convolution in the checkpoint, `[width, 3, patch, patch]`,
-/// is used as a matrix, since its stride equals its size.
+/// The checkpoint's convolution kernel, `[width, 3, patch, patch]`, serves as a
+/// matrix, since its stride equals its size.
 ///
 /// # Errors
-/// Where the pictures have other sides.
+/// If the images have another size.
 pub(crate) fn patch_embeddings(
     pass: &Pass,
     pixels: &Tensor,
@@ -78,7 +80,7 @@ pub(crate) fn patch_embeddings(
     if [height, wide] != dims.sides {
         let [rows, columns] = dims.sides;
         return Err(Error::data(format!(
-            "this model takes pictures of {rows}x{columns} pixels, not {height}x{wide}"
+            "this model takes images of {rows}x{columns} pixels, not {height}x{wide}"
         )));
     }
     if pass.is_fused() {
@@ -120,7 +122,7 @@ struct PatchEmbeddings {
 }
 
 impl PatchEmbeddings {
-    /// Tokens before the patches.
+    /// Returns the number of tokens before the patches.
     fn before(&self) -> usize {
         usize::from(self.layers.class.is_some())
     }
@@ -129,8 +131,8 @@ impl PatchEmbeddings {
         self.before() + self.dims.patches()
     }
 
-    /// Lays out the pictures as rows of patches, a gap for the class token
-    /// before each picture's own: `[batch, tokens, elements]`.
+    /// Copies images to rows of patches, `[batch, tokens, elements]`, with a
+    /// zero row for the class token before each image's patches.
     fn unfold(&self, pixels: &[f32]) -> Vec<f32> {
         let PatchDims { sides, patch, .. } = self.dims;
         let [height, wide] = sides;
@@ -139,14 +141,14 @@ impl PatchEmbeddings {
         let mut rows = vec![0.0; batch * self.tokens() * elements];
         rows.par_chunks_mut(self.tokens() * elements)
             .zip(pixels.par_chunks(3 * height * wide))
-            .for_each(|(rows, picture)| {
+            .for_each(|(rows, image)| {
                 let patches = rows.chunks_exact_mut(elements).skip(self.before());
-                for (place, row) in patches.enumerate() {
-                    let (top, left) = (place / columns * patch, place % columns * patch);
+                for (index, row) in patches.enumerate() {
+                    let (top, left) = (index / columns * patch, index % columns * patch);
                     for (line, out) in row.chunks_exact_mut(patch).enumerate() {
                         let (channel, y) = (line / patch, top + line % patch);
                         let start = (channel * height + y) * wide + left;
-                        out.copy_from_slice(&picture[start..start + patch]);
+                        out.copy_from_slice(&image[start..start + patch]);
                     }
                 }
             });
@@ -159,15 +161,15 @@ impl FusedOp for PatchEmbeddings {
 
     fn forward(&self, x: &[f32], shape: &[usize]) -> candle_core::Result<(Vec<f32>, Vec<usize>)> {
         let [batch, 3, ..] = *shape else {
-            candle_core::bail!("pictures are [batch, 3, height, width], not {shape:?}")
+            candle_core::bail!("images must be [batch, 3, height, width], not {shape:?}")
         };
         let (tokens, width) = (self.tokens(), self.dims.width);
         let mut y = vec![0.0; batch * tokens * width];
-        for picture in y.chunks_exact_mut(tokens * width) {
+        for image in y.chunks_exact_mut(tokens * width) {
             if let Some(position) = &self.layers.position {
-                picture.copy_from_slice(&floats(position.tensor())?);
+                image.copy_from_slice(&floats(position.tensor())?);
             }
-            let (first, patches) = picture.split_at_mut(self.before() * width);
+            let (first, patches) = image.split_at_mut(self.before() * width);
             if let Some(class) = &self.layers.class {
                 simd::add_assign(first, &floats(class.tensor())?);
             }
@@ -178,7 +180,8 @@ impl FusedOp for PatchEmbeddings {
                 }
             }
         }
-        // The gaps are rows of zeros, which leave the class token as it is.
+        // The rows for class tokens are zero, so the product leaves the tokens
+        // unchanged.
         if let Some(Inference { int8 }) = self.inference {
             let key = FactorKey {
                 first: 0,
@@ -221,7 +224,7 @@ impl FusedOp for PatchEmbeddings {
         wanted: bool,
     ) -> candle_core::Result<Option<Vec<f32>>> {
         if wanted {
-            candle_core::bail!("pictures get no gradient")
+            candle_core::bail!("images have no gradient")
         }
         let (tokens, width) = (self.tokens(), self.dims.width);
         let first = self.before() * width;
@@ -235,24 +238,24 @@ impl FusedOp for PatchEmbeddings {
                 Threads::All,
             );
         });
-        let pictures = || g.chunks_exact(tokens * width);
+        let images = || g.chunks_exact(tokens * width);
         if let Some(position) = &self.layers.position {
             with_grad(position, |grad| {
-                for picture in pictures() {
-                    simd::add_assign(grad, picture);
+                for image in images() {
+                    simd::add_assign(grad, image);
                 }
             });
         }
         if let Some(class) = &self.layers.class {
             with_grad(class, |grad| {
-                for picture in pictures() {
-                    simd::add_assign(grad, &picture[..first]);
+                for image in images() {
+                    simd::add_assign(grad, &image[..first]);
                 }
             });
         }
         if let Some(bias) = &self.layers.bias {
             with_grad(bias, |grad| {
-                for row in pictures().flat_map(|p| p[first..].chunks_exact(width)) {
+                for row in images().flat_map(|p| p[first..].chunks_exact(width)) {
                     simd::add_assign(grad, row);
                 }
             });

@@ -1,49 +1,48 @@
-//! From the vectors of a sequence's places to one vector for the sequence.
+//! Pooling: from the vectors of a sequence's positions to one vector.
 
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::Tensor;
 
 use super::{
-    FusedOp, Pass, Segments, block::select_places, largest::first_largest, rows::take_rows,
+    FusedOp, Pass, Segments, block::select_positions, largest::first_largest, rows::take_rows,
     tensors::NO_ROW,
 };
 use crate::{Result, kernels::simd};
 
-/// How the outputs of all places become one embedding. Only the places of a
-/// sequence count, never padding. Formulas and order are those of
-/// sentence-transformers' `Pooling`.
+/// The pooling of a network's outputs into one embedding. Padding is never
+/// included. Formulas and order follow sentence-transformers' `Pooling`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pooler {
-    /// The mean of all places.
+    /// Mean over all positions.
     Mean,
-    /// The largest value of each element.
+    /// Maximum of each element.
     Max,
-    /// The first place: the `[CLS]` token of a BERT.
+    /// The first position: BERT's `[CLS]` token.
     Cls,
-    /// The sum of all places, divided by the square root of their number.
+    /// Sum over all positions, divided by the square root of their number.
     MeanSqrtLength,
-    /// The mean of all places, weighted by their position: 1, 2, 3 and so on.
+    /// Mean over all positions, weighted by position: 1, 2, 3 and so on.
     WeightedMean,
-    /// The last place.
+    /// The last position.
     LastToken,
     /// Generalized mean (Radenovic et al. 2018, arXiv:1711.02512):
     /// `mean(max(x, eps)^p)^(1/p)`.
     GeM {
-        /// The power, 3 by default: 1 is the mean, infinity the maximum.
+        /// The exponent, 3 by default: 1 is the mean, infinity the maximum.
         p: f32,
-        /// Smaller values count as this, 1e-6 by default.
+        /// Lower bound of the values, 1e-6 by default.
         eps: f32,
     },
-    /// Several poolers, their vectors side by side.
+    /// Concatenation of several poolers.
     Concat(Concat),
 }
 
-/// The most poolers that are combined.
+/// Largest number of concatenated poolers.
 const MOST: usize = 6;
 
-/// The poolers that can be combined, with the names that sentence-transformers
-/// gives them, in the order in which its older versions put them side by side.
+/// Poolers that can be concatenated, with their names in sentence-transformers,
+/// in the order in which its older versions concatenate them.
 const BASIC: [(Pooler, &str); MOST] = [
     (Pooler::Cls, "cls"),
     (Pooler::Max, "max"),
@@ -53,29 +52,29 @@ const BASIC: [(Pooler, &str); MOST] = [
     (Pooler::LastToken, "lasttoken"),
 ];
 
-/// Two to six poolers whose vectors are put side by side.
+/// Two to six poolers whose vectors are concatenated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Concat {
-    /// Places in [`BASIC`], of which the first `count` are used.
-    places: [u8; MOST],
+    /// Indices into [`BASIC`], of which the first `count` are used.
+    positions: [u8; MOST],
     count: u8,
 }
 
 impl Concat {
     pub(crate) fn poolers(self) -> impl ExactSizeIterator<Item = (Pooler, &'static str)> {
-        let chosen = self.places.into_iter().take(usize::from(self.count));
-        chosen.map(|place| BASIC[usize::from(place) % MOST])
+        let chosen = self.positions.into_iter().take(usize::from(self.count));
+        chosen.map(|position| BASIC[usize::from(position) % MOST])
     }
 }
 
 impl Pooler {
-    /// The pooler of these names, which are those of sentence-transformers.
+    /// Returns the pooler with these names of sentence-transformers.
     ///
     /// # Errors
-    /// Where a name is unknown, or there are none or more than six.
+    /// If a name is unknown, or if there are none or more than six.
     pub fn named(names: &[&str]) -> Result<Self, String> {
         let known = || BASIC.map(|(_, name)| format!("`{name}`")).join(", ");
-        let mut places = [0; MOST];
+        let mut positions = [0; MOST];
         let wanted = names.len();
         if wanted == 0 || wanted > MOST {
             let known = known();
@@ -83,22 +82,22 @@ impl Pooler {
                 "{wanted} pooling modes; 1 to {MOST} of {known} can be combined"
             ));
         }
-        for (place, name) in places.iter_mut().zip(names) {
+        for (position, name) in positions.iter_mut().zip(names) {
             let found = BASIC.iter().position(|(_, known)| known == name);
-            *place = found.ok_or_else(|| {
+            *position = found.ok_or_else(|| {
                 let known = known();
-                format!("the pooling mode `{name}` is unknown; {known} are known")
+                format!("the pooling mode `{name}` is unknown; use one of {known}")
             })? as u8;
         }
         let count = wanted as u8;
         Ok(match names.len() {
-            1 => BASIC[usize::from(places[0])].0,
-            _ => Self::Concat(Concat { places, count }),
+            1 => BASIC[usize::from(positions[0])].0,
+            _ => Self::Concat(Concat { positions, count }),
         })
     }
 
-    /// The names that sentence-transformers has for it, in their order; `None`
-    /// where it has none.
+    /// Returns the names in sentence-transformers, in order, or `None` if it
+    /// has no such pooler.
     #[must_use]
     pub fn names(self) -> Option<Vec<&'static str>> {
         match self {
@@ -110,7 +109,8 @@ impl Pooler {
         }
     }
 
-    /// Length of an embedding pooled from vectors of `width` elements.
+    /// Returns the dimension of an embedding pooled from vectors of `width`
+    /// elements.
     #[must_use]
     pub fn dim(self, width: usize) -> usize {
         match self {
@@ -119,8 +119,8 @@ impl Pooler {
         }
     }
 
-    /// The one place of each sequence that this pooler takes, if it needs no
-    /// others: the last block then computes these alone.
+    /// Returns the only position of each sequence that this pooler uses, if
+    /// there is just one. The last block then computes only these positions.
     pub(crate) fn only(self, segments: &Segments) -> Option<Vec<usize>> {
         match self {
             Self::Cls => Some(vec![segments.left_out(); segments.count()]),
@@ -136,11 +136,11 @@ impl Pooler {
     }
 }
 
-/// Pools `[rows, width]` to `[sequences, pooler.dim(width)]`. The places that
-/// [`Segments::left_out`] counts at the beginning of each sequence are left out.
+/// Pools `[rows, width]` to `[sequences, pooler.dim(width)]`. Skips the first
+/// [`Segments::left_out`] positions of each sequence.
 pub(crate) fn pool(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     if let Some(only) = pooler.only(segments) {
-        return select_places(pass, x, segments, &only);
+        return select_positions(pass, x, segments, &only);
     }
     if let Pooler::Concat(concat) = pooler {
         let parts = concat
@@ -159,15 +159,15 @@ pub(crate) fn pool(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler)
     composite(pass, x, segments, pooler)
 }
 
-/// The same on any device.
+/// Pools on any device.
 fn composite(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     match pooler {
         Pooler::Max => {
-            let longest = pooled_places(segments).map(|(_, length)| length).max();
+            let longest = pooled_rows(segments).map(|(_, length)| length).max();
             let longest = longest.unwrap_or(0);
-            let rows = pooled_places(segments).flat_map(|(start, length)| {
-                (0..longest).map(move |place| match place < length {
-                    true => (start + place) as u32,
+            let rows = pooled_rows(segments).flat_map(|(start, length)| {
+                (0..longest).map(move |position| match position < length {
+                    true => (start + position) as u32,
                     false => NO_ROW,
                 })
             });
@@ -191,7 +191,7 @@ fn composite(pass: &Pass, x: &Tensor, segments: &Segments, pooler: Pooler) -> Re
     }
 }
 
-/// The sum of the places of each sequence, each times its weight.
+/// Returns the weighted sum over the positions of each sequence.
 fn weighted(x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let (count, left_out) = (segments.count(), segments.left_out());
@@ -202,10 +202,10 @@ fn weighted(x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
         let sums = x.reshape((count, length, width))?.sum(1)?;
         return Ok(sums.affine(1.0 / f64::from(divisor(pooler, length)), 0.0)?);
     }
-    // A product with a row of weights for each sequence.
+    // As a product with a row of weights per sequence.
     let mut weights = vec![0f32; count * rows];
-    let places = pooled_places(segments).zip(weights.chunks_exact_mut(rows.max(1)));
-    for ((start, length), row) in places {
+    let positions = pooled_rows(segments).zip(weights.chunks_exact_mut(rows.max(1)));
+    for ((start, length), row) in positions {
         let own = &mut row[start..start + length];
         match pooler {
             Pooler::WeightedMean => own.copy_from_slice(&position_weights(left_out, length)),
@@ -216,29 +216,32 @@ fn weighted(x: &Tensor, segments: &Segments, pooler: Pooler) -> Result<Tensor> {
     Ok(weights.matmul(x)?)
 }
 
-/// What is added to a place that is not pooled.
+/// Added to positions that the maximum must not choose.
 const BELOW_ALL: f32 = -1e30;
 
-/// The first row and the number of the rows of each sequence that are pooled.
-fn pooled_places(segments: &Segments) -> impl Iterator<Item = (usize, usize)> {
+/// Returns the first row and number of rows of each sequence that are pooled.
+fn pooled_rows(segments: &Segments) -> impl Iterator<Item = (usize, usize)> {
     let left_out = segments.left_out();
     segments
         .iter()
         .map(move |(start, length)| (start + left_out, length - left_out))
 }
 
-/// The weights of `length` places behind `left_out` others, which add up to 1.
+/// Returns the weights of `length` positions after `left_out` others, with sum
+/// 1.
 fn position_weights(left_out: usize, length: usize) -> Vec<f32> {
     let positions = left_out + 1..=left_out + length;
     let sum: usize = positions.clone().sum();
-    positions.map(|place| place as f32 / sum as f32).collect()
+    positions
+        .map(|position| position as f32 / sum as f32)
+        .collect()
 }
 
 struct Pool {
     segments: Segments,
     pooler: Pooler,
-    /// The row that each element of the result was taken from, where the
-    /// largest is wanted.
+    /// For the maximum: the row from which each element of the output was
+    /// taken.
     chosen: Mutex<Vec<u32>>,
 }
 
@@ -255,7 +258,7 @@ impl FusedOp for Pool {
         if self.pooler == Pooler::Max {
             chosen = vec![0u32; count * width];
         }
-        for (i, ((start, length), y)) in pooled_places(&self.segments)
+        for (i, ((start, length), y)) in pooled_rows(&self.segments)
             .zip(y.chunks_exact_mut(width))
             .enumerate()
         {
@@ -319,7 +322,7 @@ impl FusedOp for Pool {
             }
             return Ok(Some(dx));
         }
-        for ((start, length), g) in pooled_places(&self.segments).zip(g.chunks_exact(width)) {
+        for ((start, length), g) in pooled_rows(&self.segments).zip(g.chunks_exact(width)) {
             let rows = start * width..(start + length) * width;
             let parts = || x[rows.clone()].chunks_exact(width);
             match self.pooler {
@@ -366,7 +369,7 @@ impl FusedOp for Pool {
     }
 }
 
-/// The number by which the sum of `length` places is divided.
+/// Returns the number by which the sum of `length` positions is divided.
 fn divisor(pooler: Pooler, length: usize) -> f32 {
     match pooler {
         Pooler::MeanSqrtLength => (length as f32).sqrt(),
@@ -403,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn poolers_are_told_by_the_names_of_sentence_transformers() {
+    fn poolers_have_the_names_of_sentence_transformers() {
         for (pooler, name) in BASIC {
             assert_eq!(Pooler::named(&[name]), Ok(pooler));
             assert_eq!(pooler.names(), Some(vec![name]));

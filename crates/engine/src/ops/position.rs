@@ -1,5 +1,5 @@
-//! How attention learns where the places of a sequence are, beside a table of
-//! positions: rotated queries and keys, or a bias that depends on the distance.
+//! Relative positions in attention: rotary embedding of queries and keys, or a
+//! bias that depends on the distance.
 
 use std::sync::Arc;
 
@@ -9,17 +9,17 @@ use rayon::prelude::*;
 use super::{Pass, floats, node::node, tensors::rows_at, with_grad};
 use crate::{Result, params::Param};
 
-/// Rotary embeddings (Su et al. 2021, arXiv:2104.09864). Element `i` of a head
-/// and element `i + half` are turned together, as in GPT-NeoX.
+/// Rotary embeddings (Su et al. 2021, arXiv:2104.09864). They rotate elements
+/// `i` and `i + half` of a head as a pair, as in GPT-NeoX.
 #[derive(Clone)]
 pub(crate) struct Rotary {
-    /// The angle of each pair at the first place behind the start.
+    /// Angle of each pair at position 1, in radians.
     steps: Arc<[f32]>,
 }
 
 impl Rotary {
-    /// Embeddings of heads of `head` elements, with the base `theta`, in single
-    /// precision as `transformers` computes them.
+    /// Creates embeddings of heads of `head` elements with the base `theta`, in
+    /// single precision like `transformers`.
     pub(crate) fn new(theta: f32, head: usize) -> Self {
         let step = |i| 1.0 / theta.powf((2 * i) as f32 / head as f32);
         Self {
@@ -27,32 +27,33 @@ impl Rotary {
         }
     }
 
-    /// The angle from one place to the next, of each pair of elements.
+    /// Returns the angle of each pair from one position to the next, in
+    /// radians.
     pub(crate) fn steps(&self) -> &[f32] {
         &self.steps
     }
 
-    /// Cosine and sine of all angles, `[longest, half]`.
+    /// Returns cosine and sine of all angles, `[longest, half]`.
     fn table(&self, longest: usize) -> [Vec<f32>; 2] {
-        let angles =
-            (0..longest).flat_map(|place| self.steps.iter().map(move |step| place as f32 * step));
+        let angles = (0..longest)
+            .flat_map(|position| self.steps.iter().map(move |step| position as f32 * step));
         let (sin, cos) = angles.map(f32::sin_cos).unzip();
         [cos, sin]
     }
 
-    /// Turns each head of queries and keys, whose rows have these places; `back`
-    /// undoes it, which is the way of gradients.
-    pub(super) fn turn(&self, rows: [(&mut [f32], &[usize], usize); 2], back: bool) {
+    /// Rotates each head of queries and keys by its row's position. `back`
+    /// inverts the rotation, as gradients need it.
+    pub(super) fn rotate(&self, rows: [(&mut [f32], &[usize], usize); 2], back: bool) {
         let half = self.steps.len();
-        let places = rows.iter().flat_map(|(_, places, _)| places.iter());
-        let longest = places.max().map_or(0, |place| place + 1);
+        let positions = rows.iter().flat_map(|(_, positions, _)| positions.iter());
+        let longest = positions.max().map_or(0, |position| position + 1);
         let [cos, sin] = self.table(longest);
         let sign = if back { -1.0 } else { 1.0 };
-        for (rows, places, width) in rows {
+        for (rows, positions, width) in rows {
             rows.par_chunks_exact_mut(width)
-                .zip(places)
-                .for_each(|(row, place)| {
-                    let angles = place * half..(place + 1) * half;
+                .zip(positions)
+                .for_each(|(row, position)| {
+                    let angles = position * half..(position + 1) * half;
                     let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
                     for head in row.chunks_exact_mut(2 * half) {
                         let (a, b) = head.split_at_mut(half);
@@ -65,21 +66,20 @@ impl Rotary {
         }
     }
 
-    /// The same on any device, of `[rows, heads * head]`, whose rows have these
-    /// places.
-    pub(super) fn composite(&self, pass: &Pass, x: &Tensor, places: &[usize]) -> Result<Tensor> {
-        let longest = places.iter().max().map_or(0, |place| place + 1);
+    /// Rotates `[rows, heads * head]` on any device, with a position per row.
+    pub(super) fn composite(&self, pass: &Pass, x: &Tensor, positions: &[usize]) -> Result<Tensor> {
+        let longest = positions.iter().max().map_or(0, |position| position + 1);
         let half = self.steps.len();
-        let index: Vec<u32> = places.iter().map(|place| *place as u32).collect();
-        let index = Tensor::from_vec(index, places.len(), x.device())?;
+        let index: Vec<u32> = positions.iter().map(|position| *position as u32).collect();
+        let index = Tensor::from_vec(index, positions.len(), x.device())?;
         let tables = self.table(longest).map(|values| {
             let table = Tensor::from_vec(values, (longest, half), x.device())?;
             table.index_select(&index, 0)?.unsqueeze(1)
         });
         let [cos, sin] = tables;
         let (cos, sin) = (cos?, sin?);
-        // The way of gradients is the turn back.
-        let turn = move |x: &Tensor, back: bool| -> candle_core::Result<Tensor> {
+        // The backward pass is the inverse rotation.
+        let rotate = move |x: &Tensor, back: bool| -> candle_core::Result<Tensor> {
             let (rows, width) = x.dims2()?;
             let x = x.reshape((rows, width / (2 * half).max(1), 2 * half))?;
             let (a, b) = (x.narrow(2, 0, half)?, x.narrow(2, half, half)?);
@@ -91,30 +91,30 @@ impl Rotary {
             };
             Tensor::cat(&halves, 2)?.reshape((rows, width))
         };
-        let y = turn(&x.detach(), false)?;
+        let y = rotate(&x.detach(), false)?;
         node(pass, x, y, move |g, wanted| {
-            wanted.then(|| turn(g, true)).transpose()
+            wanted.then(|| rotate(g, true)).transpose()
         })
     }
 }
 
-/// A number added to the scores of a head, by the distance of key from query.
+/// A bias of attention scores per head, by the distance from query to key.
 #[derive(Clone)]
 pub(crate) enum PositionBias {
-    /// Minus the distance times a number of each head (ALiBi; Press et al. 2022,
-    /// arXiv:2108.12409), the same in both directions.
+    /// Minus the distance times a slope per head (ALiBi; Press et al. 2022,
+    /// arXiv:2108.12409), in both directions.
     Slopes(Arc<[f32]>),
-    /// A learned number for each bucket of distances (T5; Raffel et al. 2020,
+    /// A learned bias per bucket of distances (T5; Raffel et al. 2020,
     /// arXiv:1910.10683).
     Buckets {
         /// `[buckets, heads]`
         table: Arc<Param>,
-        /// The distance from which on all share the last bucket.
+        /// From this distance on, all distances share the last bucket.
         max_distance: usize,
     },
 }
 
-/// A number for each head and distance, `[heads, 2 * longest - 1]`.
+/// A bias per head and distance, `[heads, 2 * longest - 1]`.
 pub(super) struct Distances {
     longest: usize,
     values: Vec<f32>,
@@ -128,23 +128,23 @@ impl Distances {
         }
     }
 
-    fn range(&self, head: usize, place: usize, length: usize) -> std::ops::Range<usize> {
-        let start = head * (2 * self.longest - 1) + self.longest - 1 - place;
+    fn range(&self, head: usize, position: usize, length: usize) -> std::ops::Range<usize> {
+        let start = head * (2 * self.longest - 1) + self.longest - 1 - position;
         start..start + length
     }
 
-    /// Those of one query and all keys of its sequence.
-    pub(super) fn row(&self, head: usize, place: usize, length: usize) -> &[f32] {
-        &self.values[self.range(head, place, length)]
+    /// Returns the biases of one query and all keys of its sequence.
+    pub(super) fn row(&self, head: usize, position: usize, length: usize) -> &[f32] {
+        &self.values[self.range(head, position, length)]
     }
 
-    pub(super) fn row_mut(&mut self, head: usize, place: usize, length: usize) -> &mut [f32] {
-        let range = self.range(head, place, length);
+    pub(super) fn row_mut(&mut self, head: usize, position: usize, length: usize) -> &mut [f32] {
+        let range = self.range(head, position, length);
         &mut self.values[range]
     }
 
-    /// Head and signed distance of each value.
-    fn places(&self) -> impl Iterator<Item = (usize, isize)> + use<> {
+    /// Returns head and signed distance of each value.
+    fn positions(&self) -> impl Iterator<Item = (usize, isize)> + use<> {
         let (longest, each) = (self.longest, (2 * self.longest).saturating_sub(1));
         (0..self.values.len()).map(move |i| {
             let distance = (i % each) as isize - (longest as isize - 1);
@@ -154,9 +154,9 @@ impl Distances {
 }
 
 impl PositionBias {
-    /// The slopes that ALiBi gives to this many heads: powers of a number where
-    /// the heads are a power of two, else those with every other one of the next
-    /// power of two.
+    /// Returns ALiBi's slopes for this many heads. If it is a power of two,
+    /// they are a geometric sequence; else they add every second slope of the
+    /// next power of two to those of the previous one.
     pub(crate) fn alibi(heads: usize) -> Self {
         fn slopes(heads: usize) -> Vec<f64> {
             if heads.is_power_of_two() {
@@ -176,13 +176,13 @@ impl PositionBias {
         )
     }
 
-    /// All numbers for sequences of up to `longest` places.
+    /// Returns all biases for sequences of up to `longest` positions.
     pub(super) fn distances(&self, heads: usize, longest: usize) -> candle_core::Result<Distances> {
         let mut all = Distances::zeros(heads, longest);
-        let places = all.places();
+        let positions = all.positions();
         match self {
             Self::Slopes(slopes) => {
-                for (value, (head, distance)) in all.values.iter_mut().zip(places) {
+                for (value, (head, distance)) in all.values.iter_mut().zip(positions) {
                     *value = -slopes[head] * distance.unsigned_abs() as f32;
                 }
             }
@@ -192,7 +192,7 @@ impl PositionBias {
             } => {
                 let (count, heads) = table.tensor().dims2()?;
                 let table = floats(table.tensor())?;
-                for (value, (head, distance)) in all.values.iter_mut().zip(places) {
+                for (value, (head, distance)) in all.values.iter_mut().zip(positions) {
                     *value = table[bucket(distance, count, *max_distance) * heads + head];
                 }
             }
@@ -200,8 +200,8 @@ impl PositionBias {
         Ok(all)
     }
 
-    /// The rows of the distances from `-max_distance` to `max_distance`, each with
-    /// a number for each head; empty where no table is learned.
+    /// Returns a row for each distance from `-max_distance` to `max_distance`,
+    /// with a bias per head; empty for ALiBi.
     pub(crate) fn by_distance(&self) -> Result<Vec<f32>> {
         let Self::Buckets {
             table,
@@ -219,12 +219,12 @@ impl PositionBias {
         Ok(rows.collect())
     }
 
-    /// Whether training changes it.
+    /// Returns whether training changes the bias.
     pub(super) fn is_trainable(&self) -> bool {
         matches!(self, Self::Buckets { table, .. } if table.is_trainable())
     }
 
-    /// Adds the gradients by distance to the table's.
+    /// Adds gradients by distance to the table's gradient.
     pub(super) fn backward(&self, all: &Distances) -> candle_core::Result<()> {
         if let Self::Buckets {
             table,
@@ -233,7 +233,7 @@ impl PositionBias {
         {
             let (count, heads) = table.tensor().dims2()?;
             with_grad(table, |grad| {
-                for (value, (head, distance)) in all.values.iter().zip(all.places()) {
+                for (value, (head, distance)) in all.values.iter().zip(all.positions()) {
                     grad[bucket(distance, count, *max_distance) * heads + head] += value;
                 }
             });
@@ -241,7 +241,8 @@ impl PositionBias {
         Ok(())
     }
 
-    /// The numbers of these distances on any device, `[heads, distances]`.
+    /// Returns the biases of these distances on any device, `[heads,
+    /// distances]`.
     pub(super) fn at(&self, distances: &[isize], device: &Device) -> candle_core::Result<Tensor> {
         match self {
             Self::Slopes(slopes) => {
@@ -266,7 +267,7 @@ impl PositionBias {
         }
     }
 
-    /// Adds the gradients of [`PositionBias::at`] to the table's.
+    /// Adds the gradients of [`PositionBias::at`] to the table's gradient.
     pub(super) fn add_gradient_at(
         &self,
         distances: &[isize],
@@ -280,7 +281,7 @@ impl PositionBias {
             return Ok(());
         };
         let count = table.tensor().dim(0)?;
-        // A row with a single 1 for each distance: there are few buckets.
+        // A one-hot row for each distance: there are few buckets.
         let mut member = vec![0f32; distances.len() * count];
         for (row, distance) in member.chunks_exact_mut(count).zip(distances) {
             row[bucket(*distance, count, *max_distance)] = 1.0;
@@ -290,9 +291,9 @@ impl PositionBias {
     }
 }
 
-/// The bucket of a distance from query to key, of `count`: half of them for keys
-/// that come later. Of each half, one half is for single distances, and the rest
-/// grow logarithmically up to `max_distance`.
+/// Returns the bucket, of `count`, of a distance from query to key. Half of the
+/// buckets are for later keys. In each half, the first half is for single
+/// distances, and the others grow logarithmically up to `max_distance`.
 fn bucket(distance: isize, count: usize, max_distance: usize) -> usize {
     let half = count / 2;
     let later = if distance > 0 { half } else { 0 };
@@ -301,7 +302,7 @@ fn bucket(distance: isize, count: usize, max_distance: usize) -> usize {
     if distance < exact {
         return later + distance;
     }
-    // In single precision, as `transformers` rounds.
+    // In single precision, to round like `transformers`.
     let part = (distance as f32 / exact as f32).ln() / (max_distance as f32 / exact as f32).ln();
     let more = (part * (half - exact) as f32) as usize;
     later + (exact + more).min(half - 1)

@@ -1,4 +1,4 @@
-//! Rows of a matrix by their numbers, with gradients.
+//! Selection of matrix rows by index, with gradients.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{Result, params::Param};
 
-/// The rows of `[rows, width]` with these numbers; zeros for
+/// Selects rows of `[rows, width]`; a row of zeros for
 /// [`NO_ROW`](super::tensors::NO_ROW).
 pub(super) fn take_rows(pass: &Pass, x: &Tensor, index: Vec<u32>) -> Result<Tensor> {
     if pass.is_fused() {
@@ -25,7 +25,7 @@ pub(super) fn take_rows(pass: &Pass, x: &Tensor, index: Vec<u32>) -> Result<Tens
     })
 }
 
-/// The rows of a table with these numbers.
+/// Looks up rows of a table.
 pub(super) fn look_up(pass: &Pass, table: &Arc<Param>, index: &[u32]) -> Result<Tensor> {
     let values = table.tensor().detach();
     let count = values.dim(0)?;

@@ -1,21 +1,20 @@
-//! Places of sequences among rows.
+//! Sequences packed into consecutive rows.
 
 use std::sync::{Arc, OnceLock};
 
 use super::buckets::Buckets;
 
-/// Where sequences begin and end among rows that follow each other without a
-/// gap.
+/// The lengths of sequences that follow each other without gaps.
 #[derive(Clone, Debug)]
 pub(crate) struct Segments {
     lengths: Arc<[usize]>,
     left_out: usize,
-    /// Made at the first use, for all blocks of a network.
+    /// Computed at the first use, for all blocks of a network.
     buckets: Arc<OnceLock<Arc<Buckets>>>,
 }
 
 impl Segments {
-    /// Sequences of these lengths.
+    /// Creates sequences of these lengths.
     pub(crate) fn new(lengths: impl IntoIterator<Item = usize>) -> Self {
         Self {
             lengths: lengths.into_iter().collect(),
@@ -24,33 +23,34 @@ impl Segments {
         }
     }
 
-    /// The sequences in groups of similar lengths.
+    /// Returns the sequences in buckets of similar lengths.
     pub(super) fn buckets(&self) -> Arc<Buckets> {
         let buckets = self.buckets.get_or_init(|| Arc::new(Buckets::of(self)));
         Arc::clone(buckets)
     }
 
-    /// The same sequences, of which pooling leaves out the first `places`: a
-    /// prompt that shall not count. No sequence may be that short.
-    pub(crate) fn leaving_out(self, places: usize) -> Self {
+    /// Sets the number of positions at the start of each sequence that pooling
+    /// skips, such as a prompt. At least one position of each sequence remains.
+    pub(crate) fn leaving_out(self, positions: usize) -> Self {
         let shortest = self.lengths.iter().min().copied().unwrap_or(1);
         Self {
-            left_out: places.min(shortest.saturating_sub(1)),
+            left_out: positions.min(shortest.saturating_sub(1)),
             ..self
         }
     }
 
-    /// Places at the beginning of each sequence that pooling leaves out.
+    /// Returns the number of positions at the start of each sequence that
+    /// pooling skips.
     pub(crate) fn left_out(&self) -> usize {
         self.left_out
     }
 
-    /// `count` sequences of one length.
+    /// Creates `count` sequences of one length.
     pub(crate) fn uniform(count: usize, length: usize) -> Self {
         Self::new(std::iter::repeat_n(length, count))
     }
 
-    /// How many sequences there are.
+    /// Returns the number of sequences.
     pub(crate) fn count(&self) -> usize {
         self.lengths.len()
     }
@@ -59,12 +59,12 @@ impl Segments {
         &self.lengths
     }
 
-    /// Rows of all sequences.
+    /// Returns the number of rows of all sequences.
     pub(crate) fn rows(&self) -> usize {
         self.lengths.iter().sum()
     }
 
-    /// The first row and the length of each sequence.
+    /// Returns the first row and the length of each sequence.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, usize)> {
         self.lengths.iter().scan(0, |next, &length| {
             let start = *next;
@@ -73,27 +73,29 @@ impl Segments {
         })
     }
 
-    /// The sequence and the place there of each row, or of the rows at one place
-    /// of each sequence.
-    pub(super) fn places(&self, only: Option<&[usize]>) -> Vec<(usize, usize)> {
+    /// Returns the sequence and position of each row, or of one row per
+    /// sequence at the positions `only`.
+    pub(super) fn positions(&self, only: Option<&[usize]>) -> Vec<(usize, usize)> {
         match only {
             Some(only) => only.iter().copied().enumerate().collect(),
             None => {
                 let lengths = self.lengths.iter().enumerate();
                 lengths
-                    .flat_map(|(sequence, length)| (0..*length).map(move |place| (sequence, place)))
+                    .flat_map(|(sequence, length)| {
+                        (0..*length).map(move |position| (sequence, position))
+                    })
                     .collect()
             }
         }
     }
 
-    /// The row of one place of each sequence.
+    /// Returns the row of one position of each sequence.
     pub(super) fn rows_of(&self, only: &[usize]) -> impl Iterator<Item = usize> {
         let starts = self.iter().map(|(start, _)| start);
-        starts.zip(only).map(|(start, place)| start + place)
+        starts.zip(only).map(|(start, position)| start + position)
     }
 
-    /// The one length of all sequences, where they have one.
+    /// Returns the length of all sequences, if they have the same.
     pub(crate) fn common_length(&self) -> Option<usize> {
         let first = *self.lengths.first()?;
         self.lengths
@@ -102,8 +104,8 @@ impl Segments {
             .then_some(first)
     }
 
-    /// Cuts `data` into one part for each sequence of as many elements as
-    /// `size` says for its length.
+    /// Splits `data` into one part per sequence; `size` maps a sequence's
+    /// length to that of its part.
     pub(super) fn parts<'a>(
         &self,
         mut data: &'a [f32],
@@ -136,10 +138,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_know_where_they_lie() {
+    fn segments_locate_sequences_in_rows() {
         let segments = Segments::new([3, 1, 2]);
-        let places: Vec<_> = segments.iter().collect();
-        assert_eq!(places, [(0, 3), (3, 1), (4, 2)]);
+        let positions: Vec<_> = segments.iter().collect();
+        assert_eq!(positions, [(0, 3), (3, 1), (4, 2)]);
         assert_eq!((segments.count(), segments.rows()), (3, 6));
         assert_eq!(segments.common_length(), None);
         assert_eq!(Segments::uniform(4, 5).common_length(), Some(5));

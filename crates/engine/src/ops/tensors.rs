@@ -1,5 +1,5 @@
-//! Arithmetic that composite operations share. Nothing here is in the graph:
-//! arguments are detached.
+//! Arithmetic for composite operations. It is outside the graph: arguments must
+//! be detached.
 
 use std::sync::OnceLock;
 
@@ -7,50 +7,51 @@ use candle_core::{D, DType, Tensor};
 
 use crate::kernels::gemm::Precision;
 
-/// The number of a row that stands for a row of zeros in [`rows_at`].
+/// Index that selects a row of zeros in [`rows_at`].
 pub(super) const NO_ROW: u32 = u32::MAX;
 
-/// `a b`, by factors rounded to bfloat16 where `precision` says so. Sums are
-/// those of 32 bits.
+/// Computes `a b`. With [`Precision::Bfloat16`] it rounds the factors, but sums
+/// in 32 bits.
 pub(super) fn product(precision: Precision, a: &Tensor, b: &Tensor) -> candle_core::Result<Tensor> {
     if precision != Precision::Bfloat16 {
         return a.matmul(b);
     }
     let (a, b) = (a.to_dtype(DType::BF16)?, b.to_dtype(DType::BF16)?);
-    // candle's CPU has no product of numbers of 16 bits.
+    // candle has no 16-bit product on the CPU.
     match a.device().is_cpu() {
         true => a.to_dtype(DType::F32)?.matmul(&b.to_dtype(DType::F32)?),
         false => a.matmul(&b)?.to_dtype(DType::F32),
     }
 }
 
-/// The sum of each column of `[rows, columns]`.
+/// Returns the sum of each column of `[rows, columns]`.
 ///
-/// By a product: candle's own sums over a first dimension read memory across.
+/// Uses a product: candle's own sums over the first dimension read memory with
+/// a stride.
 pub(super) fn column_sums(x: &Tensor) -> candle_core::Result<Tensor> {
     let (rows, columns) = x.dims2()?;
     let ones = Tensor::ones((1, rows), x.dtype(), x.device())?;
     ones.matmul(x)?.reshape(columns)
 }
 
-/// The mean over the last dimension, which stays with the length 1.
+/// Returns the mean over the last dimension, which keeps length 1.
 pub(super) fn row_means(x: &Tensor) -> candle_core::Result<Tensor> {
     x.mean_keepdim(D::Minus1)
 }
 
-/// The softmax of each row.
+/// Returns the softmax of each row.
 pub(super) fn softmax(x: &Tensor) -> candle_core::Result<Tensor> {
     let exp = x.broadcast_sub(&x.max_keepdim(D::Minus1)?)?.exp()?;
     exp.broadcast_div(&exp.sum_keepdim(D::Minus1)?)
 }
 
-/// `1 / (1 + exp(-x))`
+/// Computes `1 / (1 + exp(-x))`.
 pub(super) fn sigmoid(x: &Tensor) -> candle_core::Result<Tensor> {
     x.neg()?.exp()?.affine(1.0, 1.0)?.recip()
 }
 
-/// Numbers of rows that are used again and again, and so brought to their device
-/// once.
+/// Row indices that are used repeatedly, and therefore copied to the device
+/// only once.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     rows: Vec<u32>,
@@ -69,7 +70,7 @@ impl Index {
         &self.rows
     }
 
-    /// The rows of `[rows, width]` with these numbers; zeros for [`NO_ROW`].
+    /// Selects these rows of `[rows, width]`; rows of zeros for [`NO_ROW`].
     pub(super) fn take(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let known = self.tensor.get();
         let known = known.filter(|index| index.device().same_device(x.device()));
@@ -77,7 +78,7 @@ impl Index {
             Some(index) => index.clone(),
             None => {
                 let index = Tensor::from_slice(&self.rows, self.rows.len(), x.device())?;
-                // Another thread may have been faster.
+                // Another thread may have set it first.
                 let _ = self.tensor.set(index.clone());
                 index
             }
@@ -86,47 +87,47 @@ impl Index {
     }
 }
 
-/// The rows of `[rows, width]` with these numbers; zeros for [`NO_ROW`].
+/// Selects rows of `[rows, width]`; rows of zeros for [`NO_ROW`].
 pub(super) fn rows_at(x: &Tensor, index: &[u32]) -> candle_core::Result<Tensor> {
     let index = Tensor::from_slice(index, index.len(), x.device())?;
     x.contiguous()?.index_select(&index, 0)
 }
 
-/// The way back of [`rows_at`]: for each of `count` rows the sum of the rows of
-/// `g` that were taken from it.
+/// Backward pass of [`rows_at`]: for each of `count` rows, sums the rows of `g`
+/// that were selected from it.
 ///
-/// Rows with the same target are added in pairs until each has one left, which
-/// takes as many rounds as the logarithm of the most of them, each with all of
-/// the device's threads. candle's own sum takes them one after the other.
+/// Adds rows with the same target in pairs until one per target remains. That
+/// takes a logarithmic number of rounds, each with all threads of the device.
+/// candle's own sum adds them one after the other.
 pub(super) fn sums_at(g: &Tensor, targets: &[u32], count: usize) -> candle_core::Result<Tensor> {
-    let mut places: Vec<u32> = (0..targets.len() as u32)
-        .filter(|place| targets[*place as usize] != NO_ROW)
+    let mut sources: Vec<u32> = (0..targets.len() as u32)
+        .filter(|source| targets[*source as usize] != NO_ROW)
         .collect();
-    places.sort_by_key(|place| (targets[*place as usize], *place));
-    let mut owners: Vec<u32> = places.iter().map(|p| targets[*p as usize]).collect();
+    sources.sort_by_key(|source| (targets[*source as usize], *source));
+    let mut owners: Vec<u32> = sources.iter().map(|p| targets[*p as usize]).collect();
     let mut x = g.contiguous()?;
     while owners.windows(2).any(|pair| pair[0] == pair[1]) {
         let (mut left, mut right, mut left_owners) = (Vec::new(), Vec::new(), Vec::new());
         let mut at = 0;
         while at < owners.len() {
             let is_pair = owners.get(at + 1) == Some(&owners[at]);
-            left.push(places[at]);
-            right.push(if is_pair { places[at + 1] } else { NO_ROW });
+            left.push(sources[at]);
+            right.push(if is_pair { sources[at + 1] } else { NO_ROW });
             left_owners.push(owners[at]);
             at += if is_pair { 2 } else { 1 };
         }
         x = (rows_at(&x, &left)? + rows_at(&x, &right)?)?;
-        places = (0..left_owners.len() as u32).collect();
+        sources = (0..left_owners.len() as u32).collect();
         owners = left_owners;
     }
     let mut index = vec![NO_ROW; count];
-    for (owner, place) in owners.iter().zip(&places) {
-        index[*owner as usize] = *place;
+    for (owner, source) in owners.iter().zip(&sources) {
+        index[*owner as usize] = *source;
     }
     rows_at(&x, &index)
 }
 
-/// Puts `before` and `after` times `value` around a dimension.
+/// Pads a dimension with `before` and `after` elements of `value`.
 pub(super) fn padded(
     x: &Tensor,
     dim: usize,
@@ -159,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_taken_and_their_gradients_add_up() {
+    fn selected_rows_accumulate_gradients() {
         let x = Tensor::arange(1f32, 9.0, &Device::Cpu).unwrap();
         let x = x.reshape((4, 2)).unwrap();
         let index = [2, NO_ROW, 0, 2, 2, 0, 2];
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn products_in_bfloat16_round_their_factors_alone() {
+    fn products_in_bfloat16_round_only_their_factors() {
         let x = Tensor::new(&[[1.0f32 + 1.0 / 512.0, 3.0]], &Device::Cpu).unwrap();
         let y = Tensor::new(&[[1.0f32], [1.0 / 512.0]], &Device::Cpu).unwrap();
         let of = |precision| {

@@ -1,5 +1,5 @@
-//! Adam (Kingma and Ba 2015, arXiv:1412.6980) and AdamW (Loshchilov and
-//! Hutter 2019, arXiv:1711.05101), step for step as `torch.optim` does them.
+//! Adam (Kingma and Ba 2015, arXiv:1412.6980) and AdamW (Loshchilov and Hutter
+//! 2019, arXiv:1711.05101), with the same steps as `torch.optim`.
 
 use std::collections::HashMap;
 
@@ -24,8 +24,8 @@ impl Default for Adam {
 }
 
 impl Adam {
-    /// `torch.optim.Adam` with its defaults: betas 0.9 and 0.999, eps 1e-8, no
-    /// weight decay.
+    /// Returns `torch.optim.Adam` with its defaults: betas 0.9 and 0.999, eps
+    /// 1e-8, no weight decay.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -38,8 +38,8 @@ impl Adam {
         }
     }
 
-    /// `torch.optim.AdamW` with its defaults: as Adam, and a decoupled weight
-    /// decay of 0.01.
+    /// Returns `torch.optim.AdamW` with its defaults: those of Adam, and
+    /// decoupled weight decay of 0.01.
     #[must_use]
     pub fn adamw() -> Self {
         Self {
@@ -56,7 +56,7 @@ impl Adam {
         self
     }
 
-    /// Sets what keeps the division away from zero.
+    /// Sets the value that is added to the denominator.
     #[must_use]
     pub fn eps(mut self, eps: f64) -> Self {
         self.eps = eps;
@@ -70,21 +70,21 @@ impl Adam {
         self
     }
 
-    /// Divides by the largest second moment so far (Reddi et al. 2018,
-    /// arXiv:1904.09237).
+    /// Sets whether to divide by the largest second moment so far (Reddi et al.
+    /// 2018, arXiv:1904.09237).
     #[must_use]
     pub fn amsgrad(mut self, amsgrad: bool) -> Self {
         self.amsgrad = amsgrad;
         self
     }
 
-    /// The optimizer with these settings.
+    /// Builds the optimizer.
     #[must_use]
     pub fn build(self) -> Box<dyn Optimizer> {
         self.scaled(HashMap::new())
     }
 
-    /// The numbers of a step, counted from 1.
+    /// Returns the coefficients of a step, counted from 1.
     pub(super) fn step(&self, step: u64, learning_rate: f64) -> AdamStep {
         let steps = step as f64;
         let decay = self.weight_decay;

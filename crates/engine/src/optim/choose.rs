@@ -1,4 +1,4 @@
-//! From an optimizer's name and options to the optimizer.
+//! Builds an optimizer from its name and options.
 
 use std::collections::HashMap;
 
@@ -7,32 +7,32 @@ use finetuner_protocol::{Optimizer as Name, Options};
 use super::{Adam, Optimizer, Stepper, rules};
 use crate::{Error, Result, models::ModelConfig, options::OptionReader};
 
-/// Far more than any training needs. What is above takes all weights to zero,
-/// or beyond.
+/// Largest weight decay. Larger values would push all weights to zero or
+/// beyond.
 const MOST_DECAY: f64 = 1e3;
 
-/// An optimizer as a run's configuration names it.
+/// An optimizer, as a run's configuration names it.
 #[derive(Clone, Debug)]
 pub struct OptimizerSpec {
     /// The optimizer.
     pub name: Name,
     /// Its options.
     pub options: Option<Options>,
-    /// The fields of the configuration that hold both, for messages.
+    /// The configuration fields for name and options, for messages.
     pub fields: [&'static str; 2],
 }
 
-/// What an optimizer is set to beside its own options.
+/// Settings that the options of every optimizer accept.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Extras {
-    /// The learning rate of a layer is that of the layer above times this.
+    /// Ratio of a layer's learning rate to that of the layer above.
     pub(crate) layer_wise_lr_decay: Option<f64>,
-    /// Gradients are scaled so that their common length is at most this.
+    /// Largest total norm of the gradients; larger ones are scaled down.
     pub(crate) max_grad_norm: Option<f64>,
 }
 
 impl OptimizerSpec {
-    /// The learning rate that `torch.optim` has as its default.
+    /// Returns the default learning rate of `torch.optim`.
     #[must_use]
     pub fn default_learning_rate(&self) -> f64 {
         match self.name {
@@ -43,15 +43,15 @@ impl OptimizerSpec {
         }
     }
 
-    /// The learning rate of a loss's own weights: `lr` of the options, else that
-    /// of the model.
+    /// Returns the learning rate of a loss's own weights: the option `lr`, or
+    /// else that of the model.
     #[must_use]
     pub(crate) fn learning_rate(&self, of_model: f64) -> f64 {
         let own = self.options.as_ref().and_then(|options| options.get("lr"));
         own.and_then(serde_json::Value::as_f64).unwrap_or(of_model)
     }
 
-    /// Refuses a weight decay that takes weights beyond zero in a step.
+    /// Refuses a weight decay that would flip the sign of weights in one step.
     ///
     /// # Errors
     /// [`Error::Config`] with the value and its limit.
@@ -68,17 +68,17 @@ impl OptimizerSpec {
             self.fields[1],
             format!(
                 "`weight_decay` is {decay}: with a learning rate of {learning_rate} it must be \
-                 less than {limit}; 0.01 is usual"
+                 less than {limit}; a common value is 0.01"
             ),
         ))
     }
 
-    /// Makes the optimizer; `scales` multiply the learning rates of
-    /// parameters.
+    /// Builds the optimizer; `scales` are factors of the parameters' learning
+    /// rates.
     ///
     /// # Errors
-    /// [`Error::Config`] names the option that can't be used, or says why an
-    /// optimizer makes no sense here.
+    /// [`Error::Config`] names an invalid option, or says why an optimizer
+    /// can't be used here.
     pub(crate) fn build(
         &self,
         scales: HashMap<String, f64>,
@@ -157,7 +157,8 @@ impl OptimizerSpec {
                 scales,
             )),
             Name::Asgd => {
-                // From this step on an average is kept that nothing reads.
+                // torch.optim keeps an average from this step on, which nothing
+                // reads.
                 read.any_number("t0", 1e6)?;
                 let rule = rules::Asgd {
                     lambd: read.any_number("lambd", 1e-4)?,
@@ -206,7 +207,7 @@ impl OptimizerSpec {
                         .unwrap_or_default();
                     match *numbers {
                         [a, b] if 0.0 < a && a < b => Ok((a, b)),
-                        _ => Err(read.bad(name, "two rising numbers above 0 are wanted")),
+                        _ => Err(read.bad(name, "give two rising numbers above 0")),
                     }
                 };
                 let rule = rules::Rprop {
@@ -217,16 +218,18 @@ impl OptimizerSpec {
             }
             Name::Lbfgs => {
                 return Err(self.refused(
-                    "it needs the loss of one batch several times in a step, which a run over \
-                     batches doesn't give; take AdamW",
+                    "it evaluates the loss of a batch several times in a step, which training \
+                     over batches doesn't support; use AdamW",
                 ));
             }
             Name::SparseAdam => {
-                return Err(self.refused("gradients are dense here; take Adam"));
+                return Err(self.refused("gradients are dense here; use Adam"));
             }
             _ => {
                 let known: Vec<&str> = Name::KNOWN.iter().map(Name::as_str).collect();
-                return Err(self.refused(&format!("it is not known; {} are", known.join(", "))));
+                return Err(
+                    self.refused(&format!("it is not known; use one of {}", known.join(", ")))
+                );
             }
         };
         read.finish()?;
@@ -238,25 +241,25 @@ impl OptimizerSpec {
     }
 }
 
-/// What the learning rate of each parameter is multiplied with where each
-/// layer's is that of the layer above times `decay` (Howard and Ruder 2018,
-/// arXiv:1801.06146). The embeddings are below the first layer; what is no
-/// layer, such as a projection, learns at the full rate.
+/// Returns factors of the parameters' learning rates for layer-wise decay, in
+/// which each layer's rate is that of the layer above times `decay` (Howard and
+/// Ruder 2018, arXiv:1801.06146). Embeddings are below the first layer.
+/// Parameters outside layers, such as projections, have the full rate.
 ///
-/// Models that are not made of such layers learn at one rate.
+/// Empty for models without uniform layers.
 #[must_use]
 pub fn layer_scales<'a>(
     config: &ModelConfig,
     params: impl Iterator<Item = &'a str>,
     decay: f64,
 ) -> HashMap<String, f64> {
-    let marks = config.architecture().layer_marks();
-    if marks.is_empty() {
+    let prefixes = config.architecture().layer_prefixes();
+    if prefixes.is_empty() {
         return HashMap::new();
     }
     let layer_of = |name: &str| -> Option<(String, i32)> {
-        for mark in marks {
-            if let Some((tower, rest)) = name.split_once(mark) {
+        for prefix in prefixes {
+            if let Some((tower, rest)) = name.split_once(prefix) {
                 let number = rest.split('.').next()?.parse().ok()?;
                 return Some((tower.to_owned(), number));
             }
@@ -340,7 +343,7 @@ mod tests {
         ])
     }
 
-    /// The same with the gradient as on a device.
+    /// Parameters whose gradients are tensors, as on a device.
     fn on_device(start: &[f32]) -> Params {
         let params = params(start);
         params.keep_gradients_as_tensors();
@@ -360,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn twenty_steps_of_every_optimizer_are_those_of_torch() {
+    fn every_optimizer_takes_the_same_twenty_steps_as_torch() {
         let fixture = fixture();
         let mut names = std::collections::BTreeSet::new();
         for (case, params) in fixture
@@ -368,7 +371,7 @@ mod tests {
             .iter()
             .flat_map(|case| [(case, params as fn(&[f32]) -> Params), (case, on_device)])
         {
-            // Stopped in the middle and taken up again, as a checkpoint does.
+            // Saved and restored halfway, like in a checkpoint.
             let build = || {
                 let spec = spec(&case.name, case.options.clone());
                 spec.build(HashMap::new()).unwrap().0
@@ -397,12 +400,12 @@ mod tests {
             }
             names.insert(case.name.clone());
         }
-        // All of torch's that make sense here.
+        // All optimizers of torch that are supported.
         assert_eq!(names.len(), 11);
     }
 
     #[test]
-    fn every_schedule_is_that_of_transformers() {
+    fn every_schedule_equals_that_of_transformers() {
         let fixture = fixture();
         for case in &fixture.schedules {
             let mut options = SchedulerOptions::default().num_warmup_steps(case.warmup);
@@ -432,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_sense_is_refused_with_the_reason() {
+    fn invalid_settings_are_refused_with_the_reason() {
         let refused = |name: &str, options: Value| {
             let options = options.as_object().unwrap().clone();
             let built = spec(name, options).build(HashMap::new());
@@ -441,7 +444,7 @@ mod tests {
         for (name, options, part) in [
             ("LBFGS", json!({}), "several times in a step"),
             ("SparseAdam", json!({}), "gradients are dense"),
-            ("Lion", json!({}), "not known; Adadelta, Adagrad"),
+            ("Lion", json!({}), "not known; use one of Adadelta, Adagrad"),
             ("Adam", json!({"betas": [0.9]}), "two numbers"),
             ("Adam", json!({"beta": 1}), "`beta` is 1: amsgrad, betas"),
             ("SGD", json!({"nesterov": true}), "a `momentum` above 0"),
@@ -485,9 +488,9 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_clipped_to_their_common_length() {
+    fn gradients_are_clipped_by_their_total_norm() {
         let grad = |p: &Params| p.iter().next().unwrap().gradient().unwrap().unwrap();
-        // Those of a model on a device, and of a loss on the CPU.
+        // A model's gradients on a device, and a loss's on the CPU.
         for a in [params(&[0.0; 2]), on_device(&[0.0; 2])] {
             let b = params(&[0.0; 2]);
             set_grad(&a, &[3.0, 0.0]);
@@ -500,11 +503,11 @@ mod tests {
     }
 
     #[test]
-    fn a_gradient_that_is_not_finite_is_found_wherever_it_is() {
+    fn a_gradient_that_is_not_finite_is_found_on_any_device() {
         for params in [params(&[0.0; 2]), on_device(&[0.0; 2])] {
             for (grad, found) in [
                 ([1.0, 2.0], None),
-                // Their squares are too large for 32 bits; they are not.
+                // Their squares overflow 32 bits, though the values are finite.
                 ([1e30, 1.0], None),
                 ([f32::NAN, 1.0], Some("p")),
                 ([1.0, f32::NEG_INFINITY], Some("p")),

@@ -1,5 +1,4 @@
-//! All gradients of a step together: whether they are finite, and how long they
-//! are.
+//! Checks over all gradients of a step: finiteness and total norm.
 
 use std::sync::Arc;
 
@@ -12,16 +11,15 @@ use crate::{
     params::{Param, Params},
 };
 
-/// The sum of the squared elements of each gradient that is kept on a device.
-/// They are read from it at once.
+/// Returns the sum of squares of each gradient on a device, read back at once.
 fn squares_of_tensors<'a>(params: &[&'a Params]) -> Result<Vec<(&'a Arc<Param>, f64)>> {
     let mut found = Vec::new();
     let mut sums = Vec::new();
     for param in params.iter().flat_map(|params| params.iter()) {
         if let Some(grad) = param.tensor_gradient()? {
             let squares = grad.sqr()?;
-            // Row by row first: a sum of all elements takes one of a GPU's
-            // processors alone.
+            // Row by row first: a GPU sums all elements at once on a single
+            // multiprocessor.
             let squares = match squares.rank() {
                 0 | 1 => squares,
                 _ => squares.sum(D::Minus1)?,
@@ -41,20 +39,20 @@ fn squares_of_tensors<'a>(params: &[&'a Params]) -> Result<Vec<(&'a Arc<Param>, 
 }
 
 fn is_finite(part: &[f32]) -> bool {
-    /// Bits of a positive infinity; those of other numbers without their sign that
-    /// are not finite are above.
+    /// Bits of positive infinity. Without the sign, infinities and NaNs are at
+    /// least this.
     const INFINITE: u32 = 0x7F80_0000;
     let bits = part.iter().map(|g| g.to_bits() & 0x7FFF_FFFF);
     bits.fold(0, u32::max) < INFINITE
 }
 
-/// The first parameter whose gradient has a value that is not finite.
+/// Returns the name of the first parameter with a gradient that is not finite.
 ///
 /// # Errors
-/// The device fails.
+/// If the device fails.
 pub(crate) fn not_finite<'a>(params: &[&'a Params]) -> Result<Option<&'a str>> {
     for (param, sum) in squares_of_tensors(params)? {
-        // The squares of finite numbers may be too large.
+        // Squares of finite values can overflow.
         if !sum.is_finite() && !param.gradient()?.is_some_and(|grad| is_finite(&grad)) {
             return Ok(Some(param.name()));
         }
@@ -67,17 +65,18 @@ pub(crate) fn not_finite<'a>(params: &[&'a Params]) -> Result<Option<&'a str>> {
     Ok(bad.map(|param| param.name()))
 }
 
-/// Scales all gradients so that their common length is at most `limit`, as
-/// `torch.nn.utils.clip_grad_norm_` does. Returns the length that they had.
+/// Scales all gradients so that their total norm is at most `limit`, like
+/// `torch.nn.utils.clip_grad_norm_`. Returns the norm before.
 ///
 /// # Errors
-/// The device fails.
+/// If the device fails.
 pub(crate) fn clip_gradients(params: &[&Params], limit: f64) -> Result<f64> {
     let on_device = squares_of_tensors(params)?;
     let mut squares: f64 = on_device.iter().map(|(_, sum)| sum).sum();
     for param in params.iter().flat_map(|params| params.iter()) {
         if let Some(grad) = param.grad() {
-            // Chunk by chunk in their order: the same sum on every run.
+            // Chunks are summed in order, so that the sum is the same in every
+            // run.
             let parts: Vec<f64> = grad
                 .par_chunks(CHUNK)
                 .map(|part| part.iter().map(|g| f64::from(*g) * f64::from(*g)).sum())

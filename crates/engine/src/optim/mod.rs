@@ -1,5 +1,4 @@
-//! Optimizers: how gradients change parameters. Names, formulas, options and
-//! defaults are those of `torch.optim`.
+//! Optimizers. Names, formulas, options and defaults follow `torch.optim`.
 
 mod adam;
 mod choose;
@@ -21,68 +20,67 @@ use tensors::{Step, TensorRule};
 
 use crate::{Error, Result, params::Params};
 
-/// Elements of a parameter handled by one task.
+/// Number of elements of a parameter that one task processes.
 const CHUNK: usize = 1 << 16;
 
-/// Changes parameters along their gradients.
+/// Updates parameters by their gradients.
 pub trait Optimizer: Send {
-    /// One step with the gradients that [`Params::backward`] has left, at the
-    /// given learning rate.
+    /// Updates parameters by the gradients that [`Params::backward`] computed.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     fn step(&mut self, params: &Params, learning_rate: f64) -> Result<()>;
 
-    /// How many numbers are kept for each weight.
+    /// Returns the number of values stored per weight.
     fn moments(&self) -> usize;
 
-    /// All that the next step depends on beside the parameters: lists of numbers
-    /// by name, as the optimizer holds them, or copies of those on a device.
+    /// Returns all state besides the parameters that the next step needs: lists
+    /// of numbers by name. Borrows those in host memory and copies those on a
+    /// device.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     fn state(&self) -> Result<Vec<(String, Cow<'_, [f32]>)>>;
 
-    /// Goes on from a [`Optimizer::state`].
+    /// Restores a [`Optimizer::state`].
     ///
     /// # Errors
-    /// Where the state is not one of this optimizer.
+    /// If the state belongs to another optimizer.
     fn load_state(&mut self, state: HashMap<String, Vec<f32>>) -> Result<()>;
 }
 
-/// A part of a parameter, its gradient, and what the optimizer keeps of it.
+/// A chunk of a parameter, with its gradient and optimizer state.
 pub(crate) struct Part<'a> {
     pub(crate) value: &'a mut [f32],
     pub(crate) grad: &'a [f32],
     pub(crate) slots: Vec<&'a mut [f32]>,
 }
 
-/// An optimizer that treats every element alike: what it keeps, and one step.
+/// An element-wise optimizer: its state per element, and one step.
 pub(crate) trait Rule: TensorRule + Send + Sync {
-    /// The names of what is kept for each element, as in `torch.optim`.
+    /// Returns the names of the state per element, as in `torch.optim`.
     fn slots(&self) -> &'static [&'static str];
 
-    /// What they begin with.
+    /// Returns the initial value of a state.
     fn initial(&self, _slot: &str, _learning_rate: f64) -> f32 {
         0.0
     }
 
-    /// Step number `step`, counted from 1.
+    /// Applies step number `step`, counted from 1.
     fn apply(&self, part: Part<'_>, step: u64, learning_rate: f64);
 }
 
-/// An optimizer made from a rule.
+/// An optimizer that applies a rule.
 pub(crate) struct Stepper<R> {
     rule: R,
     steps: u64,
-    /// What is kept, slot by slot, of each parameter.
+    /// The state of each parameter, slot by slot.
     kept: HashMap<String, Vec<Slot>>,
-    /// What the learning rate of a parameter is multiplied with, where it is
-    /// not 1.
+    /// Factors of the parameters' learning rates, if not 1.
     scales: HashMap<String, f64>,
 }
 
-/// Numbers that an optimizer keeps of a parameter, where its gradient is.
+/// A state of a parameter, in the same memory as its gradient.
 enum Slot {
     Floats(Vec<f32>),
     Tensor(Tensor),
@@ -96,7 +94,7 @@ impl Slot {
         }
     }
 
-    /// The numbers as a tensor like this one.
+    /// Returns the values as a tensor with shape and device of `like`.
     fn tensor(&self, like: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Self::Floats(values) => Tensor::from_slice(values, like.shape(), like.device())?,
@@ -192,7 +190,7 @@ impl<R: Rule> Optimizer for Stepper<R> {
     }
 
     fn state(&self) -> Result<Vec<(String, Cow<'_, [f32]>)>> {
-        // A step count beyond f32's integers would take years to reach.
+        // f32 represents step counts up to 2^24 exactly.
         let steps: Cow<'_, [f32]> = Cow::Owned(vec![self.steps as f32]);
         let mut state = vec![("steps".to_owned(), steps)];
         let mut names: Vec<&String> = self.kept.keys().collect();

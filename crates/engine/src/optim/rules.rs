@@ -1,8 +1,9 @@
-//! The optimizers beside Adam, each as `torch.optim` does it.
+//! Optimizers other than Adam, as in `torch.optim`.
 
 use super::{Part, Rule};
 
-/// Stochastic gradient descent, with momentum (Sutskever et al. 2013).
+/// Stochastic gradient descent, optionally with momentum (Sutskever et al.
+/// 2013).
 pub(super) struct Sgd {
     pub(super) momentum: f64,
     pub(super) dampening: f64,
@@ -21,7 +22,7 @@ impl Rule for Sgd {
 
     fn apply(&self, mut part: Part<'_>, step: u64, learning_rate: f64) {
         let (rate, momentum) = (learning_rate as f32, self.momentum as f32);
-        // The first gradient goes in whole.
+        // The first gradient is not dampened.
         let fresh = if step == 1 {
             1.0
         } else {
@@ -123,8 +124,8 @@ impl Rule for Adamax {
     }
 }
 
-/// Averaged SGD (Polyak and Juditsky 1992). The average itself, which
-/// `torch.optim` keeps beside the parameters and never uses, is left out.
+/// Averaged SGD (Polyak and Juditsky 1992), without the average that
+/// `torch.optim` keeps and never uses.
 pub(super) struct Asgd {
     pub(super) lambd: f64,
     pub(super) alpha: f64,
@@ -147,11 +148,11 @@ impl Rule for Asgd {
     }
 }
 
-/// How a weight decays in a step.
+/// Weight decay in a step.
 enum Decay {
-    /// The weight shrinks by this factor.
+    /// Multiplies the weight by this factor.
     Decoupled(f32),
-    /// This part of the weight is added to its gradient.
+    /// Adds this fraction of the weight to its gradient.
     Coupled(f32),
 }
 
@@ -164,7 +165,7 @@ impl Decay {
         }
     }
 
-    /// Shrinks the weight, or gives the gradient with the decay in it.
+    /// Applies the decay to the weight, or returns the gradient with it.
     fn apply(&self, value: &mut f32, grad: f32) -> f32 {
         match self {
             Self::Decoupled(factor) => {
@@ -190,7 +191,7 @@ impl NAdam {
         self.betas.0 * (1.0 - 0.5 * 0.96f64.powf(step as f64 * self.momentum_decay))
     }
 
-    /// What gradient and mean are multiplied with in a step.
+    /// Returns the factors of gradient and mean in a step.
     pub(super) fn rates(&self, step: u64, learning_rate: f64) -> [f64; 2] {
         let product: f64 = (1..=step).map(|t| self.momentum(t)).product();
         let (now, next) = (self.momentum(step), self.momentum(step + 1));
@@ -232,11 +233,10 @@ pub(super) struct RAdam {
 }
 
 impl RAdam {
-    /// What the variance of the average is put right with, from the step on in
-    /// which it is known.
+    /// Returns the variance rectification, once the variance is tractable.
     pub(super) fn rectification(&self, step: u64) -> Option<f64> {
         let (t, beta2) = (step as f64, self.betas.1);
-        // The length of the average.
+        // Length of the approximated simple moving average.
         let longest = 2.0 / (1.0 - beta2) - 1.0;
         let length = longest - 2.0 * t * beta2.powf(t) / (1.0 - beta2.powf(t));
         (length > 5.0).then(|| {
@@ -338,10 +338,10 @@ impl Rule for Rprop {
         if let [before, size] = &mut part.slots[..] {
             for i in 0..part.grad.len() {
                 let mut g = part.grad[i];
-                let turned = g * before[i];
-                if turned > 0.0 {
+                let agreement = g * before[i];
+                if agreement > 0.0 {
                     size[i] = (size[i] * self.etas.1 as f32).clamp(smallest, largest);
-                } else if turned < 0.0 {
+                } else if agreement < 0.0 {
                     size[i] = (size[i] * self.etas.0 as f32).clamp(smallest, largest);
                     g = 0.0;
                 }

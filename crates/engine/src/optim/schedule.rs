@@ -1,29 +1,29 @@
-//! Schedules: how the learning rate changes over a run. Names and formulas are
-//! those of `transformers.get_scheduler`.
+//! Learning rate schedules. Names and formulas follow
+//! `transformers.get_scheduler`.
 
 use finetuner_protocol::{Scheduler, SchedulerOptions, SchedulerStep};
 use serde_json::Value;
 
 use crate::{Error, Result, options::OptionReader};
 
-/// A schedule as a run's configuration names it.
+/// A schedule, as a run's configuration names it.
 #[derive(Clone, Debug, Default)]
 pub struct ScheduleSpec {
-    /// The schedule; the rate is constant where there is none.
+    /// The schedule; the rate is constant if `None`.
     pub scheduler: Option<Scheduler>,
     /// Its options.
     pub options: Option<SchedulerOptions>,
-    /// `batch` or `epoch`, where clients up to 0.7.1 put it.
+    /// `batch` or `epoch`, in the field of clients up to 0.7.1.
     pub step: Option<SchedulerStep>,
 }
 
-/// What a learning rate is multiplied with at each step.
+/// A learning rate schedule: a factor for each step.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     kind: Kind,
     warmup: f64,
     total: f64,
-    /// Whether it changes from epoch to epoch only.
+    /// Whether the rate changes only between epochs.
     by_epoch: bool,
 }
 
@@ -38,7 +38,7 @@ enum Kind {
     CosineWithRestarts {
         cycles: f64,
     },
-    /// The last rate as a part of the first, and the power.
+    /// The final rate relative to the initial one, and the power.
     Polynomial {
         end: f64,
         power: f64,
@@ -46,8 +46,8 @@ enum Kind {
 }
 
 impl ScheduleSpec {
-    /// Takes back warm-up steps that are more than the steps of training.
-    /// Returns a warning where that was needed.
+    /// Limits warm-up steps to the steps of training. Returns a warning if they
+    /// were more.
     pub(crate) fn limit_warmup(&mut self, epochs: usize, steps_per_epoch: usize) -> Option<String> {
         let total = self.steps(epochs, steps_per_epoch)?;
         let options = self.options.as_mut()?;
@@ -57,13 +57,13 @@ impl ScheduleSpec {
         }
         options.num_warmup_steps = total;
         Some(format!(
-            "`num_warmup_steps` is {asked}, the training has {total} steps: the learning rate \
+            "`num_warmup_steps` is {asked}, but training has {total} steps: the learning rate \
              rises until the last of them"
         ))
     }
 
-    /// The steps that the schedule is made for; nothing where the settings make
-    /// no sense.
+    /// Returns the length of the schedule in steps, or `None` if the settings
+    /// are invalid.
     fn steps(&self, epochs: usize, steps_per_epoch: usize) -> Option<u64> {
         let options = self.options.clone().unwrap_or_default();
         let by = match (&self.step, &options.scheduler_step) {
@@ -78,11 +78,11 @@ impl ScheduleSpec {
         }
     }
 
-    /// Makes the schedule of a run over `epochs` of `steps_per_epoch` each, that
-    /// begins with `learning_rate`.
+    /// Builds the schedule of a run over `epochs` of `steps_per_epoch` each,
+    /// with the initial `learning_rate`.
     ///
     /// # Errors
-    /// [`Error::Config`] names the option that can't be used.
+    /// [`Error::Config`] names an invalid option.
     pub fn build(
         &self,
         epochs: usize,
@@ -104,11 +104,7 @@ impl ScheduleSpec {
             SchedulerStep::Epoch => true,
             SchedulerStep::Batch => false,
             other => {
-                return Err(bad(
-                    "scheduler_step",
-                    &other,
-                    "`batch` or `epoch` is wanted",
-                ));
+                return Err(bad("scheduler_step", &other, "give `batch` or `epoch`"));
             }
         };
         let auto = if by_epoch {
@@ -123,12 +119,12 @@ impl ScheduleSpec {
                 bad(
                     "num_training_steps",
                     value,
-                    "a whole number from 1 on, or `auto`, is wanted",
+                    "give a whole number of at least 1, or `auto`",
                 )
             })?,
         };
         if options.num_warmup_steps > total {
-            let wanted = format!("at most the {total} steps of training are possible; lower it");
+            let wanted = format!("give at most the {total} steps of training");
             return Err(bad("num_warmup_steps", &options.num_warmup_steps, &wanted));
         }
         let extra = finetuner_protocol::Options::from(options.extra.clone());
@@ -146,7 +142,7 @@ impl ScheduleSpec {
             Some(Scheduler::Polynomial) => {
                 let end = read.positive("lr_end", 1e-7)?;
                 if end >= learning_rate {
-                    let wanted = format!("less than the learning rate, {learning_rate}, is wanted");
+                    let wanted = format!("give less than the learning rate, {learning_rate}");
                     return Err(bad("lr_end", &end, &wanted));
                 }
                 Kind::Polynomial {
@@ -156,7 +152,7 @@ impl ScheduleSpec {
             }
             Some(other) => {
                 let known: Vec<&str> = Scheduler::KNOWN.iter().map(Scheduler::as_str).collect();
-                let reason = format!("`{other}` is not known; {} are", known.join(", "));
+                let reason = format!("`{other}` is not known; use one of {}", known.join(", "));
                 return Err(Error::config("scheduler", reason));
             }
         };
@@ -171,8 +167,8 @@ impl ScheduleSpec {
 }
 
 impl Schedule {
-    /// What the learning rate is multiplied with in a step, both counted from
-    /// 0.
+    /// Returns the factor of the learning rate in a step; epoch and step count
+    /// from 0.
     #[must_use]
     pub fn factor(&self, epoch: usize, step: usize) -> f64 {
         let at = if self.by_epoch { epoch } else { step } as f64;

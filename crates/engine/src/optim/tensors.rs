@@ -1,6 +1,5 @@
-//! The rules of the optimizers on tensors: values, gradients and what is kept of
-//! them stay in the memory of their device. Formulas are those of `rules` and
-//! `adam`.
+//! Optimizer rules on tensors: values, gradients and state stay in the memory
+//! of their device. Formulas are those of `rules` and `adam`.
 
 use candle_core::{Result, Tensor};
 
@@ -9,7 +8,7 @@ use super::{Adam, rules};
 /// A step of an optimizer.
 #[derive(Clone, Copy)]
 pub(crate) struct Step {
-    /// Counted from 1.
+    /// Number of the step, from 1.
     pub(crate) number: u64,
     /// The learning rate.
     pub(crate) rate: f64,
@@ -17,8 +16,8 @@ pub(crate) struct Step {
 
 /// A [`Rule`](super::Rule) on tensors.
 pub(crate) trait TensorRule {
-    /// The value behind a step. Slots, in the order of the rule's names, become
-    /// those of the next step.
+    /// Returns the value after a step, and updates the slots, which are in the
+    /// order of the rule's names.
     fn apply_tensors(
         &self,
         value: &Tensor,
@@ -28,7 +27,7 @@ pub(crate) trait TensorRule {
     ) -> Result<Tensor>;
 }
 
-/// The gradient with a part of the value added.
+/// Returns the gradient with coupled weight decay.
 fn coupled(grad: &Tensor, value: &Tensor, decay: f64) -> Result<Tensor> {
     match decay == 0.0 {
         true => Ok(grad.clone()),
@@ -36,7 +35,7 @@ fn coupled(grad: &Tensor, value: &Tensor, decay: f64) -> Result<Tensor> {
     }
 }
 
-/// `mean + (1 - keep) (new - mean)`
+/// Returns `mean + (1 - keep) (new - mean)`.
 fn follow(mean: &Tensor, new: &Tensor, keep: f64) -> Result<Tensor> {
     (mean * keep)? + (new * (1.0 - keep))?
 }
@@ -83,7 +82,7 @@ impl TensorRule for rules::Sgd {
     ) -> Result<Tensor> {
         let mut g = coupled(grad, value, self.weight_decay)?;
         if let Some(buffer) = slots.first_mut() {
-            // The first gradient goes in whole.
+            // The first gradient is not dampened.
             let fresh = match step.number {
                 1 => 1.0,
                 _ => 1.0 - self.dampening,
@@ -172,7 +171,7 @@ impl TensorRule for rules::Asgd {
     }
 }
 
-/// Value and gradient with the weight decay in one of them.
+/// Returns value and gradient, one of them with weight decay.
 fn decayed(
     value: &Tensor,
     grad: &Tensor,
@@ -278,8 +277,8 @@ impl TensorRule for rules::Rprop {
         let [before, size] = slots else {
             return Ok(value.clone());
         };
-        let turned = (grad * &*before)?;
-        let (same, other) = (turned.gt(0f32)?, turned.lt(0f32)?);
+        let agreement = (grad * &*before)?;
+        let (same, other) = (agreement.gt(0f32)?, agreement.lt(0f32)?);
         let (smallest, largest) = (self.step_sizes.0 as f32, self.step_sizes.1 as f32);
         let stepped = |by: f64| (&*size * by)?.clamp(smallest, largest);
         let grown = same.where_cond(&stepped(self.etas.1)?, size)?;

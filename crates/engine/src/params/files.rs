@@ -1,4 +1,4 @@
-//! Files of weights in the safetensors format.
+//! Weight files in the safetensors format.
 
 use std::{
     borrow::Cow,
@@ -14,19 +14,19 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// The format that weights are written in.
+/// Number format of saved weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FloatFormat {
     /// IEEE 754 single precision.
     F32,
-    /// IEEE 754 half precision: half the size, three decimal digits.
+    /// IEEE 754 half precision: half the size, about three decimal digits.
     F16,
 }
 
-/// Reads all floating-point tensors of a safetensors file.
+/// Parses all floating-point tensors of a safetensors file.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] for anything but a whole and valid file.
+/// [`Error::Checkpoint`] if the file is incomplete or invalid.
 pub fn parse_safetensors(bytes: &[u8], origin: &str) -> Result<HashMap<String, RawTensor>> {
     let file = SafeTensors::deserialize(bytes)
         .map_err(|e| Error::checkpoint(format!("{origin} is not a valid safetensors file: {e}")))?;
@@ -39,10 +39,10 @@ pub fn parse_safetensors(bytes: &[u8], origin: &str) -> Result<HashMap<String, R
     Ok(tensors)
 }
 
-/// Writes named tensors as a safetensors file, in the order of their names.
+/// Writes named tensors to a safetensors file, sorted by name.
 ///
 /// # Errors
-/// [`Error::Io`] where the file can't be written.
+/// [`Error::Io`] if the file can't be written.
 pub fn write_safetensors(
     path: &Path,
     tensors: &HashMap<String, RawTensor>,
@@ -62,22 +62,22 @@ pub fn write_safetensors(
         return stream::write(path, &entries.collect::<Vec<_>>());
     }
     let encoded = encode(tensors, format);
-    safetensors::serialize_to_file(views(&encoded, format)?, Some(note()), path)
+    safetensors::serialize_to_file(views(&encoded, format)?, Some(metadata()), path)
         .map_err(|e| Error::io(path, std::io::Error::other(e)))
 }
 
-/// The bytes of a safetensors file with these tensors.
+/// Encodes tensors as a safetensors file.
 pub(crate) fn encode_safetensors(
     tensors: &HashMap<String, RawTensor>,
     format: FloatFormat,
 ) -> Result<Vec<u8>> {
     let encoded = encode(tensors, format);
-    safetensors::serialize(views(&encoded, format)?, Some(note()))
+    safetensors::serialize(views(&encoded, format)?, Some(metadata()))
         .map_err(|e| Error::checkpoint(e.to_string()))
 }
 
-/// `transformers` refuses files without this note.
-fn note() -> HashMap<String, String> {
+/// `transformers` refuses files without this metadata.
+fn metadata() -> HashMap<String, String> {
     HashMap::from([("format".to_owned(), "pt".to_owned())])
 }
 

@@ -1,4 +1,4 @@
-//! Where the gradient of a parameter is added up: in host memory, to which fused
+//! Accumulation of a parameter's gradient: in host memory, where fused
 //! operations add in place, or in the memory of the parameter's device.
 
 use std::sync::{
@@ -12,15 +12,16 @@ use crate::kernels::simd;
 
 /// The gradient of one parameter.
 pub(super) struct Gradient {
-    /// Whether the sum is kept as a tensor. Then `floats` is not used.
+    /// Whether the gradient is a tensor. Then `floats` is unused.
     as_tensor: AtomicBool,
     floats: Mutex<Vec<f32>>,
-    /// `None` for a gradient of zeros.
+    /// `None` for a zero gradient.
     tensor: Mutex<Option<Tensor>>,
 }
 
 impl Gradient {
-    /// A gradient of `count` zeros, as a tensor on a device or in host memory.
+    /// Creates a zero gradient of `count` elements, as a tensor or in host
+    /// memory.
     pub(super) fn zeros(count: usize, as_tensor: bool) -> Self {
         let floats = if as_tensor { 0 } else { count };
         Self {
@@ -30,7 +31,7 @@ impl Gradient {
         }
     }
 
-    /// From here on the sum is a tensor, which begins with zeros.
+    /// Switches to a tensor, with a zero gradient.
     pub(super) fn keep_as_tensor(&self) {
         self.as_tensor.store(true, Ordering::Relaxed);
         *self.floats() = Vec::new();
@@ -49,9 +50,9 @@ impl Gradient {
         self.tensor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds what a backward pass has found.
+    /// Adds the result of a backward pass.
     pub(super) fn add(&self, found: &Tensor) -> candle_core::Result<()> {
-        // Detached, since it may hold on to the graph that it comes from.
+        // Detached, since it may keep its graph alive.
         let found = found.detach();
         if !self.is_tensor() {
             let found: Vec<f32> = found.flatten_all()?.to_vec1()?;
@@ -66,7 +67,7 @@ impl Gradient {
         Ok(())
     }
 
-    /// Forgets what was added up.
+    /// Sets the gradient to zero.
     pub(super) fn clear(&self) {
         use rayon::prelude::*;
         *self.tensor() = None;

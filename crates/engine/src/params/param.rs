@@ -1,4 +1,4 @@
-//! One parameter: its value, its gradient, and what is made of both.
+//! A parameter: its value, its gradient, and packed forms of the value.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -7,33 +7,33 @@ use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Storage, Tensor, Var};
 use super::{RawTensor, gradient::Gradient};
 use crate::{Result, kernels::gemm::Factor};
 
-/// Which factor of products it is that is made of a parameter.
+/// Identifies a packed form of a parameter.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FactorKey {
-    /// The first row that is used.
+    /// First row of the parameter.
     pub(crate) first: usize,
-    /// Columns of the factor.
+    /// Number of columns of the packed factor.
     pub(crate) outputs: usize,
-    /// Whether it is rounded to 8 bits.
+    /// Whether values are rounded to 8 bits.
     pub(crate) int8: bool,
 }
 
-/// One named parameter.
+/// A named parameter.
 pub struct Param {
     pub(super) name: String,
     pub(super) value: Var,
-    /// What backward passes have added up since the last optimizer step;
-    /// `None` for a frozen parameter.
+    /// Gradient accumulated since the last optimizer step; `None` for a frozen
+    /// parameter.
     pub(super) grad: Option<Gradient>,
     factors: RwLock<Factors>,
 }
 
-/// A parameter's value, or parts of it, as inference multiplies with them:
-/// packed at the first use, and dropped when the value changes.
+/// Packed forms of a parameter's value for inference. They are created at the
+/// first use, and dropped when the value changes.
 #[derive(Default)]
 struct Factors {
     packed: Vec<(FactorKey, Arc<Factor>)>,
-    /// How often the value has changed.
+    /// Number of changes of the value.
     changes: u64,
 }
 
@@ -45,7 +45,7 @@ impl Factors {
 }
 
 impl Param {
-    /// A parameter of its own, on the CPU, which training changes.
+    /// Creates a trainable parameter on the CPU that belongs to no checkpoint.
     pub(crate) fn trainable(name: &str, shape: Vec<usize>, data: Vec<f32>) -> Result<Arc<Self>> {
         Self::new(name, (shape, data), &Device::Cpu, true)
     }
@@ -66,38 +66,40 @@ impl Param {
         }))
     }
 
-    /// The name in the checkpoint.
+    /// Returns the name in the checkpoint.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The current value.
+    /// Returns the current value.
     #[must_use]
     pub fn tensor(&self) -> &Tensor {
         self.value.as_tensor()
     }
 
-    /// Whether training changes this parameter.
+    /// Returns whether training updates this parameter by gradients.
     #[must_use]
     pub fn is_trainable(&self) -> bool {
         self.grad.is_some()
     }
 
-    /// The gradient added up since the last [`Params::zero_grad`](super::Params::zero_grad), where it is
-    /// kept in host memory; `None` for a frozen parameter, and for one whose
-    /// gradient is kept on a device: see [`Param::gradient`].
+    /// Returns the gradient since the last
+    /// [`Params::zero_grad`](super::Params::zero_grad), if it is in host
+    /// memory. `None` for a frozen parameter, and for a gradient on a device;
+    /// see [`Param::gradient`].
     #[must_use]
     pub fn grad(&self) -> Option<MutexGuard<'_, Vec<f32>>> {
         let grad = self.grad.as_ref().filter(|grad| !grad.is_tensor());
         grad.map(Gradient::floats)
     }
 
-    /// A copy of the gradient added up since the last [`Params::zero_grad`](super::Params::zero_grad),
-    /// wherever it is kept; `None` for a frozen parameter.
+    /// Copies the gradient since the last
+    /// [`Params::zero_grad`](super::Params::zero_grad), from any memory; `None`
+    /// for a frozen parameter.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     pub fn gradient(&self) -> Result<Option<Vec<f32>>> {
         if let Some(grad) = self.grad() {
             return Ok(Some(grad.clone()));
@@ -106,10 +108,10 @@ impl Param {
         Ok(grad.map(|grad| grad.flatten_all()?.to_vec1()).transpose()?)
     }
 
-    /// The gradient as a tensor beside the value, where it is kept so.
+    /// Returns the gradient as a tensor, if it is stored as one.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     pub(crate) fn tensor_gradient(&self) -> Result<Option<Tensor>> {
         let Some(grad) = self.grad.as_ref().filter(|grad| grad.is_tensor()) else {
             return Ok(None);
@@ -121,10 +123,10 @@ impl Param {
         }))
     }
 
-    /// Multiplies a gradient that is kept as a tensor; zeros stay as they are.
+    /// Scales a gradient that is stored as a tensor.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     pub(crate) fn scale_tensor_gradient(&self, factor: f64) -> Result<()> {
         if let Some(grad) = &self.grad {
             let mut sum = grad.tensor();
@@ -143,23 +145,24 @@ impl Param {
         }
     }
 
-    /// Whether training changes the value, by gradients or as running moments.
+    /// Returns whether training changes the value, by gradients or as running
+    /// statistics.
     pub(crate) fn changes(&self) -> bool {
         self.is_trainable() || self.name.contains(".running_")
     }
 
-    /// The value as a flat list in row-major order.
+    /// Copies the value to a list in row-major order.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     pub fn to_vec(&self) -> Result<Vec<f32>> {
         Ok(self.tensor().flatten_all()?.to_vec1()?)
     }
 
-    /// Calls `read` with the value, without a copy of it on the CPU.
+    /// Calls `read` with the value. On the CPU this makes no copy.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&[f32]) -> T) -> Result<T> {
         let (storage, layout) = self.tensor().storage_and_layout();
         if let (Storage::Cpu(CpuStorage::F32(data)), Some((start, end))) =
@@ -171,8 +174,8 @@ impl Param {
         Ok(read(&self.to_vec()?))
     }
 
-    /// A part of the value as a factor of products, which `pack` makes of the
-    /// whole value at the first use.
+    /// Returns a packed form of the value, which `pack` creates from the whole
+    /// value at the first use.
     pub(crate) fn factor(
         &self,
         key: FactorKey,
@@ -185,8 +188,9 @@ impl Param {
             }
             factors.changes
         };
-        // Without the lock: packing waits for other threads, and meanwhile this
-        // one may begin another inference that needs the same factor.
+        // Don't hold the lock here: packing waits for other threads, and
+        // meanwhile this thread may start another inference that needs the same
+        // factor.
         let factor = Arc::new(pack(&self.to_vec()?)?);
         let mut factors = self.factors.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(factor) = factors.get(key) {
@@ -198,30 +202,30 @@ impl Param {
         Ok(factor)
     }
 
-    /// Lets `change` rewrite the value.
+    /// Changes the value in place by `change`.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     pub fn update(&self, change: impl FnOnce(&mut [f32])) -> Result<()> {
         let changed = self.rewrite(change);
         self.drop_factors();
         changed
     }
 
-    /// Takes another value, without a way through host memory.
+    /// Replaces the value, without a copy through host memory.
     ///
     /// # Errors
-    /// The device fails, or the value has another shape.
+    /// If the device fails, or the value has another shape.
     pub(crate) fn set(&self, value: &Tensor) -> Result<()> {
         let changed = self.value.set(&value.detach());
         self.drop_factors();
         Ok(changed?)
     }
 
-    /// Makes larger values as large as this.
+    /// Limits all elements to at most `largest`.
     ///
     /// # Errors
-    /// The device fails.
+    /// If the device fails.
     pub(crate) fn limit(&self, largest: f32) -> Result<()> {
         if self.tensor().device().is_cpu() {
             return self.update(|value| value.iter_mut().for_each(|v| *v = v.min(largest)));
@@ -229,7 +233,7 @@ impl Param {
         self.set(&self.tensor().detach().minimum(largest)?)
     }
 
-    /// After a change: factors that were packed in between are old.
+    /// Drops factors after a change. Those packed meanwhile are outdated too.
     fn drop_factors(&self) {
         let mut factors = self.factors.write().unwrap_or_else(PoisonError::into_inner);
         factors.packed.clear();
@@ -248,7 +252,7 @@ impl Param {
     }
 }
 
-/// Lends a tensor's memory to a closure.
+/// Gives a closure access to a tensor's memory.
 struct InPlace<F>(Mutex<Option<F>>);
 
 impl<F: FnOnce(&mut [f32])> InplaceOp1 for InPlace<F> {
@@ -263,7 +267,7 @@ impl<F: FnOnce(&mut [f32])> InplaceOp1 for InPlace<F> {
                 change(&mut data[start..end]);
                 Ok(())
             }
-            _ => candle_core::bail!("a parameter is contiguous f32"),
+            _ => candle_core::bail!("a parameter must be a contiguous f32 tensor"),
         }
     }
 }
@@ -288,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_factor_may_be_asked_for_while_it_is_packed() {
+    fn a_factor_may_be_requested_while_it_is_packed() {
         let param = param();
         let mut inner = None;
         let outer = param.factor(KEY, |value| {
@@ -301,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_factor_of_a_value_that_has_changed_is_not_kept() {
+    fn a_factor_of_a_changed_value_is_not_cached() {
         let param = param();
         let change = || param.update(|value| value.fill(2.0)).unwrap();
         let before = param.factor(KEY, pack).unwrap();

@@ -1,5 +1,5 @@
-//! Tensors to a safetensors file and back, one at a time: neither needs a second
-//! copy of them in memory.
+//! Writes and reads safetensors files one tensor at a time, without a second
+//! copy of the tensors in memory.
 
 use std::{
     borrow::Cow,
@@ -14,22 +14,22 @@ use serde_json::{Map, Value, json};
 use super::Param;
 use crate::{Error, Result};
 
-/// No header is longer, as in the library of the format.
+/// Longest header, as in the format's own library.
 const LONGEST_HEADER: u64 = 100_000_000;
-/// Bytes that are turned into numbers, or from them, at once.
+/// Number of bytes converted to or from numbers at once.
 const CHUNK: usize = 1 << 20;
-/// The header is filled up to a multiple of this.
+/// The header is padded to a multiple of this.
 const ALIGNMENT: usize = 8;
 
-/// The numbers of a tensor that is written.
+/// The values of a tensor to write.
 pub(crate) enum Values<'a> {
-    /// Those of a parameter.
+    /// The values of a parameter.
     Param(&'a Param),
-    /// Others.
+    /// Other values.
     Floats(Cow<'a, [f32]>),
 }
 
-/// A tensor that is written, by its name.
+/// A named tensor to write.
 pub(crate) struct Entry<'a> {
     pub(crate) name: String,
     pub(crate) shape: Vec<usize>,
@@ -37,7 +37,7 @@ pub(crate) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// A parameter under `prefix` and its own name.
+    /// Creates an entry for a parameter, with `prefix` before its name.
     pub(crate) fn of_param(prefix: &str, param: &'a Param) -> Self {
         Self {
             name: format!("{prefix}{}", param.name()),
@@ -46,7 +46,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// A list of numbers.
+    /// Creates an entry for a list of numbers.
     pub(crate) fn list(name: String, values: impl Into<Cow<'a, [f32]>>) -> Self {
         let values = values.into();
         Self {
@@ -60,7 +60,7 @@ impl<'a> Entry<'a> {
         self.shape.iter().product()
     }
 
-    /// Calls `each` with the numbers.
+    /// Calls `each` with the values.
     fn read(&self, each: impl FnOnce(&[f32]) -> Result<()>) -> Result<()> {
         match &self.values {
             Values::Param(param) => param.read(each)?,
@@ -69,12 +69,12 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// Writes tensors of 32 bits to a file: under another name first, which gets the
-/// file's own once all is on the disk. A file of this name is as it was until
-/// then.
+/// Writes 32-bit tensors to a file atomically: to a temporary file first, which
+/// is renamed once all data is on disk. Until then an existing file stays
+/// unchanged.
 ///
 /// # Errors
-/// [`Error::Io`] where the file can't be written, such as on a full disk.
+/// [`Error::Io`] if the file can't be written, for example if the disk is full.
 pub(crate) fn write_atomically(path: &Path, entries: &[Entry<'_>]) -> Result<()> {
     let temporary = path.with_extension("tmp");
     let written = write(&temporary, entries)
@@ -85,10 +85,10 @@ pub(crate) fn write_atomically(path: &Path, entries: &[Entry<'_>]) -> Result<()>
     written
 }
 
-/// Writes tensors of 32 bits to a file, which is on the disk when this returns.
+/// Writes 32-bit tensors to a file, and returns once it is on disk.
 ///
 /// # Errors
-/// [`Error::Io`] where the file can't be written.
+/// [`Error::Io`] if the file can't be written.
 pub(crate) fn write(path: &Path, entries: &[Entry<'_>]) -> Result<()> {
     let io = |e| Error::io(path, e);
     let file = File::create(path).map_err(io)?;
@@ -101,7 +101,7 @@ pub(crate) fn write(path: &Path, entries: &[Entry<'_>]) -> Result<()> {
         entry.read(|values| {
             if values.len() != entry.count() {
                 return Err(Error::checkpoint(format!(
-                    "`{}` has another size",
+                    "`{}` has another number of values than its shape",
                     entry.name
                 )));
             }
@@ -118,7 +118,7 @@ pub(crate) fn write(path: &Path, entries: &[Entry<'_>]) -> Result<()> {
 
 fn header(entries: &[Entry<'_>]) -> Value {
     let mut all = Map::new();
-    // `transformers` refuses files without this note.
+    // `transformers` refuses files without this metadata.
     all.insert("__metadata__".to_owned(), json!({"format": "pt"}));
     let mut at = 0;
     for entry in entries {
@@ -130,7 +130,7 @@ fn header(entries: &[Entry<'_>]) -> Value {
     all.into()
 }
 
-/// Opens a safetensors file behind its header, which is read.
+/// Opens a safetensors file, reads its header and stops after it.
 pub(crate) fn open(path: &Path, file: &str) -> Result<(File, Metadata)> {
     let io = |e| Error::io(path, e);
     let bad = |reason: String| Error::checkpoint(format!("{file} {reason}"));
@@ -149,7 +149,7 @@ pub(crate) fn open(path: &Path, file: &str) -> Result<(File, Metadata)> {
     let length = u64::from_le_bytes(length);
     if length > LONGEST_HEADER {
         return Err(bad(
-            "is no safetensors file: its first bytes are no length of a header".to_owned(),
+            "is not a safetensors file: its first bytes are not the length of a header".to_owned(),
         ));
     }
     let start = 8 + length;
@@ -167,12 +167,12 @@ pub(crate) fn open(path: &Path, file: &str) -> Result<(File, Metadata)> {
     Ok((opened, metadata))
 }
 
-/// Calls `each` with name, shape and numbers of all tensors of floating-point
-/// numbers in a safetensors file, in the order of the file.
+/// Calls `each` with name, shape and values of all floating-point tensors in a
+/// safetensors file, in the order of the file.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] where the file is no whole safetensors file, [`Error::Io`]
-/// where it can't be read, and whatever `each` answers.
+/// [`Error::Checkpoint`] if the file is not a complete safetensors file,
+/// [`Error::Io`] if it can't be read, or the error of `each`.
 pub(crate) fn read(
     path: &Path,
     file: &str,
@@ -181,7 +181,7 @@ pub(crate) fn read(
     let io = |e| Error::io(path, e);
     let bad = |reason: String| Error::checkpoint(format!("{file} {reason}"));
     let (mut opened, metadata) = open(path, file)?;
-    // In the order of the file, so that it is read from front to back.
+    // Sorted by offset, to read the file sequentially.
     let mut tensors: Vec<_> = metadata.tensors().into_iter().collect();
     tensors.sort_by_key(|(_, info)| info.data_offsets);
     let mut at = 0;
@@ -190,15 +190,15 @@ pub(crate) fn read(
         let (from, to) = info.data_offsets;
         if from < at || to < from {
             return Err(bad(format!(
-                "is no valid safetensors file: `{name}` overlaps"
+                "is not a valid safetensors file: `{name}` overlaps another tensor"
             )));
         }
         skip(&mut opened, (from - at) as u64).map_err(io)?;
         at = to;
         if !is_float(info.dtype).map_err(|kind| {
             bad(format!(
-                "holds `{name}` as {kind}; float64, float32, float16 and bfloat16 are read. Save the \
-                 model in one of these"
+                "holds `{name}` as {kind}; supported are float64, float32, float16 and bfloat16. Save \
+                 the model in one of these"
             ))
         })? {
             skip(&mut opened, (to - from) as u64).map_err(io)?;
@@ -224,8 +224,8 @@ fn skip(file: &mut File, bytes: u64) -> std::io::Result<()> {
     }
 }
 
-/// Whether a tensor holds numbers that can be read; the name of its type where
-/// it holds others that belong to the model.
+/// Returns whether a tensor has a supported float type. Returns the type's name
+/// as an error if it is unsupported but belongs to the model.
 fn is_float(dtype: Dtype) -> Result<bool, String> {
     match dtype {
         Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16 => Ok(true),
@@ -242,8 +242,8 @@ fn is_float(dtype: Dtype) -> Result<bool, String> {
     }
 }
 
-/// Numbers of a tensor in 32 bits. `None` for tensors of integers, such as the
-/// position ids that older versions of `transformers` saved along.
+/// Converts a tensor's values to 32 bits. `None` for integers, such as the
+/// position IDs that older versions of `transformers` saved.
 pub(crate) fn floats(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     Some(match dtype {
         Dtype::F32 => bytes
@@ -308,15 +308,15 @@ mod tests {
             found["a \"quoted\""],
             (vec![2, 2], vec![7.0, 1.0, f32::MIN, 0.5])
         );
-        // The library of the format reads the same.
+        // The format's own library reads the same.
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(parse_safetensors(&bytes, "state").unwrap(), found);
     }
 
-    /// Each write to `/dev/full` fails as one to a full disk does.
+    /// Each write to `/dev/full` fails like one to a full disk.
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_full_disk_leaves_the_last_file_as_it_was() {
+    fn a_full_disk_leaves_the_previous_file_unchanged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.safetensors");
         write_atomically(&path, &entries(1.0)).unwrap();

@@ -1,4 +1,5 @@
-//! Settings that fit no run together, and the loss where none was chosen.
+//! Checks of settings that contradict each other, and the choice of a default
+//! loss.
 
 use finetuner_protocol::{
     Callback, HardNegatives, Loss, NegativesFormat, RunConfig, Sampler, text::start_of,
@@ -12,8 +13,8 @@ use crate::{
     source::ModelSource,
 };
 
-/// The loss of a run. The Python client sends its default where no loss was
-/// chosen, for every kind of model.
+/// Returns the loss of a run. If the user chose none, the Python client sends
+/// its default for every kind of model.
 pub(super) fn loss_of(config: &RunConfig, kind: ModelKind, notes: &mut Vec<String>) -> Loss {
     let hyper = &config.hyper_parameters;
     let unchanged = hyper.loss == Loss::TripletMargin
@@ -23,14 +24,15 @@ pub(super) fn loss_of(config: &RunConfig, kind: ModelKind, notes: &mut Vec<Strin
         return hyper.loss.clone();
     }
     notes.push(format!(
-        "`loss` is `{}`, the default: a text-to-image model is trained with `{}`",
+        "`loss` is `{}`, the default: a text-to-image model is trained with `{}` instead",
         Loss::TripletMargin,
         Loss::Clip
     ));
     Loss::Clip
 }
 
-/// The mining of hard negatives, if it is asked for and possible.
+/// Returns the settings for mining hard negatives, if they are requested and
+/// possible.
 pub(super) fn mining(
     config: &RunConfig,
     source: &ModelSource,
@@ -44,7 +46,7 @@ pub(super) fn mining(
     let bad = |name: &str, reason: String| Err(Error::config(format!("{FIELD}{name}"), reason));
     if loss.kind() != LossKind::Ranking {
         let reason = format!(
-            "`{}` takes no negatives beside its pairs; `{}` does",
+            "`{}` uses no negatives besides its pairs; `{}` does",
             loss.base(),
             Loss::MultipleNegativeRanking
         );
@@ -52,32 +54,32 @@ pub(super) fn mining(
     }
     if let Some(more) = config.data.more_train_data.first() {
         let reason = format!(
-            "negatives are mined from one data set, and `more_train_data` names `{}` beside it: \
-             leave one of the two out, or mine each data set before \
+            "negatives are mined from one data set, but `more_train_data` also names `{}`: \
+             omit one of the two, or mine each data set beforehand \
              (`local::mine_hard_negatives`)",
             start_of(&more.name)
         );
         return bad("", reason);
     }
     if source.is_new() || config.model.freeze || config.model.output_dim.is_some() {
-        let reason = "a new network or a new projection head begins with random weights, by which \
-                      nothing can be searched: leave out `freeze` and `output_dim`, or mine with \
-                      another model before (`local::mine_hard_negatives`)";
+        let reason = "a new network or a new projection head has random weights, which can't be used \
+                      for search: omit `freeze` and `output_dim`, or mine with another model \
+                      beforehand (`local::mine_hard_negatives`)";
         return bad("", reason.to_owned());
     }
     if options.include_positives {
-        let reason = "true: a run would learn that matches are negatives; it is for \
+        let reason = "true: a run would learn that matches are negatives; it is only for \
                       `local::mine_hard_negatives`";
         return bad(".include_positives", reason.to_owned());
     }
     if options.output_scores {
-        let reason = format!("true: `{}` takes no scores; leave it out", loss.base());
+        let reason = format!("true: `{}` uses no scores; omit the field", loss.base());
         return bad(".output_scores", reason);
     }
     let format = &options.output_format;
     if !matches!(format, NegativesFormat::Triplet | NegativesFormat::NTuple) {
         let reason = format!(
-            "`{format}`: `{}` takes `triplet` or `n-tuple`; the other formats are for \
+            "`{format}`: `{}` needs `triplet` or `n-tuple`; the other formats are for \
              `local::mine_hard_negatives`",
             loss.base()
         );
@@ -86,7 +88,7 @@ pub(super) fn mining(
     Ok(Some(options.clone()))
 }
 
-/// Refuses batches that are too small to teach anything.
+/// Refuses batches that are too small to learn from.
 pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossSpec) -> Result<()> {
     let Some(size) = config.hyper_parameters.batch_size else {
         return Ok(());
@@ -132,7 +134,8 @@ pub(super) fn check_batch_size(config: &RunConfig, kind: ModelKind, loss: &LossS
     ))
 }
 
-/// The further model that the loss asks, which must embed the same items.
+/// Resolves the further model that the loss uses, which must embed the same
+/// kind of data.
 pub(super) fn guide(
     loss: &LossSpec,
     kind: ModelKind,
@@ -144,7 +147,7 @@ pub(super) fn guide(
     let bad = |reason: String| Err(Error::config("loss_options", format!("`{option}`{reason}")));
     let Some(name) = name else {
         return bad(format!(
-            ": `{}` wants the name of a model, such as `sentence-transformers/all-MiniLM-L6-v2`",
+            ": `{}` needs the name of a model, such as `sentence-transformers/all-MiniLM-L6-v2`",
             loss.base()
         ));
     };
@@ -157,31 +160,31 @@ pub(super) fn guide(
     if found != kind {
         let (found, wanted) = (found.inputs(), kind.inputs());
         return bad(format!(
-            " is `{name}`: that model embeds {found}, and the run's {wanted}"
+            " is `{name}`: that model embeds {found}, but the run's model {wanted}"
         ));
     }
     if source.is_new() {
-        return bad(format!(" is `{name}`: it begins with random weights"));
+        return bad(format!(" is `{name}`: it has random weights"));
     }
     Ok(Some(source))
 }
 
-/// Refuses losses over earlier layers of models that have none to train.
+/// Refuses losses over earlier layers for models that can't train them.
 pub(super) fn check_layers(config: &RunConfig, kind: ModelKind, loss: &LossSpec) -> Result<()> {
-    if !loss.takes_layers() {
+    if !loss.uses_layers() {
         return Ok(());
     }
     let bad = |reason: &str| Err(Error::config("loss", format!("`{}` {reason}", loss.loss)));
     if kind != ModelKind::Text {
-        return bad("is for models of texts, which are made of layers of one kind");
+        return bad("is for text models, which have uniform layers");
     }
     if config.model.freeze {
-        return bad("trains earlier layers, which `freeze` keeps as they are");
+        return bad("trains earlier layers, which `freeze` keeps unchanged");
     }
     Ok(())
 }
 
-/// Looks for callbacks that watch what is never measured.
+/// Refuses callbacks that monitor a metric which is never measured.
 pub(super) fn check_monitors(
     config: &RunConfig,
     kind: ModelKind,
@@ -197,7 +200,7 @@ pub(super) fn check_monitors(
         }
         Ok(names)
     };
-    for (place, callback) in config.callbacks.iter().enumerate() {
+    for (index, callback) in config.callbacks.iter().enumerate() {
         let monitor = match callback {
             Callback::BestModelCheckpoint(best) => &best.monitor,
             Callback::EarlyStopping(early) => &early.monitor,
@@ -211,32 +214,32 @@ pub(super) fn check_monitors(
         if name == "train_loss" {
             if name != monitor {
                 notes.push(format!(
-                    "`monitor` of `{}` is `{monitor}`: it watches `{name}`",
+                    "`monitor` of `{}` is `{monitor}`: it monitors `{name}`",
                     callback.name()
                 ));
             }
             continue;
         }
         if name == "val_loss" {
-            // Its default: programs of users leave it so, also without validation.
+            // The default: users' programs keep it, also without validation.
             if !validates && matches!(callback, Callback::BestModelCheckpoint(_)) {
                 notes.push(
-                    "`BestModelCheckpoint` watches `val_loss`, which the run does not measure: the \
-                     model of the last epoch is saved. Give `eval_data` or a `val_split` above 0, \
-                     or watch `train_loss`"
+                    "`BestModelCheckpoint` monitors `val_loss`, which the run does not measure: the \
+                     model of the last epoch is saved. Set `eval_data` or a `val_split` above 0, \
+                     or monitor `train_loss`"
                         .to_owned(),
                 );
                 continue;
             }
             if !validates {
                 return bad(
-                    "the run measures no validation loss; give `eval_data` or a `val_split` above \
-                     0, or watch `train_loss`",
+                    "the run measures no validation loss; set `eval_data` or a `val_split` above \
+                     0, or monitor `train_loss`",
                 );
             }
             continue;
         }
-        if measured(&config.callbacks[..place])?
+        if measured(&config.callbacks[..index])?
             .iter()
             .any(|n| n == name)
         {
@@ -245,23 +248,26 @@ pub(super) fn check_monitors(
         let all = measured(&config.callbacks)?;
         if all.iter().any(|n| n == name) {
             return bad(
-                "callbacks act in their order; put the `EvaluationCallback` that measures it \
+                "callbacks run in order; put the `EvaluationCallback` that measures it \
                  before this one",
             );
         }
         if all.is_empty() {
             return bad(
-                "the run evaluates nothing; add an `EvaluationCallback` before this one, or watch \
+                "the run evaluates nothing; add an `EvaluationCallback` before this one, or monitor \
                  `train_loss`",
             );
         }
-        return bad(&format!("it is not measured; {} are", all.join(", ")));
+        return bad(&format!(
+            "it is not measured; the run measures {}",
+            all.join(", ")
+        ));
     }
     Ok(())
 }
 
-/// What the model of a run is trained as: a cross-encoder by a loss over the
-/// scores of pairs, an embedding model by any other.
+/// Decides whether the run trains a cross-encoder, by a loss over scores of
+/// pairs, or an embedding model, by any other loss.
 pub(super) fn scores_or_embeds(
     config: &RunConfig,
     kind: ModelKind,
@@ -280,8 +286,8 @@ pub(super) fn scores_or_embeds(
         )),
         (ModelKind::TextPairs, false) => {
             notes.push(format!(
-                "The model is a sequence classifier: with `{loss}` its network is trained as an \
-                 embedding model, without the classification head. `{}` and `{}` train it as a \
+                "The model is a sequence classifier: `{loss}` trains its network as an embedding \
+                 model, without the classification head. `{}` and `{}` train it as a \
                  cross-encoder",
                 Loss::BinaryCrossEntropy,
                 Loss::Mse

@@ -1,25 +1,15 @@
-//! Options of a model that say how its inputs are prepared and pooled, and which
-//! of its weights are trained.
+//! Model options on preparation and pooling of inputs, and on the weights to
+//! train.
 
 use finetuner_protocol::Options;
 use serde_json::Value;
 
 use crate::{
     Error, Result, lora::LoraSpec, models::ModelKind, ops::Pooler, options::OptionReader,
-    source::ModelSource,
+    source::ModelSource, tokenizer::Truncation,
 };
 
-/// How long texts are cut.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cutting {
-    /// The longest text in tokens, special ones included; the model's own
-    /// limit where none is given.
-    pub max_length: Option<usize>,
-    /// Whether longer texts are refused rather than cut.
-    pub refuse_longer: bool,
-}
-
-/// `pooler` and `pooler_options` of `model_options`.
+/// Reads `pooler` and `pooler_options` of `model_options`.
 pub(super) fn pooler(read: &OptionReader<'_>, kind: ModelKind) -> Result<Option<Pooler>> {
     let choices: &[&str] = match kind {
         ModelKind::Text => &[
@@ -37,7 +27,7 @@ pub(super) fn pooler(read: &OptionReader<'_>, kind: ModelKind) -> Result<Option<
     let options = object(read, "pooler_options")?;
     if read.value("pooler").is_none() {
         if !options.is_empty() {
-            return Err(read.bad("pooler_options", "give `pooler` with them"));
+            return Err(read.bad("pooler_options", "set `pooler` as well"));
         }
         return Ok(None);
     }
@@ -54,7 +44,7 @@ pub(super) fn pooler(read: &OptionReader<'_>, kind: ModelKind) -> Result<Option<
     Ok(Some(pooler))
 }
 
-/// `lora` of `model_options`.
+/// Reads `lora` of `model_options`.
 pub(super) fn adapters(
     read: &OptionReader<'_>,
     kind: ModelKind,
@@ -66,29 +56,29 @@ pub(super) fn adapters(
     }
     let lora = LoraSpec::parse(&object(read, "lora")?)?;
     if freeze {
-        let reason = "`freeze` leaves the network as it is; leave out one of the two";
+        let reason = "`freeze` keeps the network unchanged; omit one of the two";
         return Err(Error::config("model_options.lora", reason));
     }
     if source.is_new() || kind == ModelKind::PointCloud {
-        let reason = "adapters are for pretrained transformers; leave it out to train the network \
+        let reason = "adapters are for pretrained transformers; omit the option to train the network \
                       itself";
         return Err(Error::config("model_options.lora", reason));
     }
     Ok(Some(lora))
 }
 
-/// An option that is an object, empty where it is not given.
+/// Reads an option that is an object, which is empty if not given.
 fn object(read: &OptionReader<'_>, name: &str) -> Result<Options> {
     let Some(value) = read.value(name) else {
         return Ok(Options::default());
     };
     let options = value.as_object().cloned().map(Options::from);
-    options.ok_or_else(|| read.bad(name, "an object is wanted"))
+    options.ok_or_else(|| read.bad(name, "give an object"))
 }
 
-/// The parts of an option such as `collate_options`, each with its field. The
-/// Python client's form has an object for each kind of input:
-/// `{"text": {"max_length": 16}}`. The names may also stand in it directly.
+/// Returns the parts of an option such as `collate_options`, each with its
+/// field. The Python client sends an object per kind of input, `{"text":
+/// {"max_length": 16}}`. Names may also be at the top level.
 fn by_input(
     read: &OptionReader<'_>,
     name: &str,
@@ -111,7 +101,7 @@ fn by_input(
                 parts.push((format!("{field}.{input}"), Options::from(options)));
             }
             Some(other) => {
-                let reason = format!("{other}: an object is wanted");
+                let reason = format!("it is {other}: give an object");
                 return Err(Error::config(format!("{field}.{input}"), reason));
             }
         }
@@ -120,7 +110,7 @@ fn by_input(
     Ok(parts)
 }
 
-/// Refuses the first option that is not known.
+/// Refuses the first unknown option.
 fn refuse(field: &str, options: &Options, known: &[&str], instead: &str) -> Result<()> {
     let unknown = |name: &&String| !known.contains(&name.as_str());
     match options.keys().find(unknown) {
@@ -132,21 +122,21 @@ fn refuse(field: &str, options: &Options, known: &[&str], instead: &str) -> Resu
     }
 }
 
-/// `collate_options` and `preprocess_options` of `model_options`: how inputs
-/// are prepared.
-pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<Cutting> {
+/// Reads `collate_options` and `preprocess_options` of `model_options`, which
+/// configure the preparation of inputs.
+pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<Truncation> {
     let instead = match kind {
-        ModelKind::Features => "features are taken as they are; prepare them before pushing",
+        ModelKind::Features => "features are used unchanged; prepare them before pushing",
         ModelKind::PointCloud => {
-            "points are drawn, moved around the origin and scaled to the unit sphere; set \
-             `augmentation` to turn and jitter them in training"
+            "points are sampled, centred at the origin and scaled to the unit sphere; set \
+             `augmentation` to rotate and jitter them in training"
         }
         ModelKind::Text | ModelKind::TextPairs => {
-            "texts go to the tokenizer as they are; change them before pushing, and cut them by \
+            "texts go to the tokenizer unchanged; change them before pushing, and truncate them by \
              `collate_options`"
         }
         _ => {
-            "pictures are prepared as the model's `preprocessor_config.json` says; change it in a \
+            "pictures are prepared according to the model's `preprocessor_config.json`; change it in a \
              folder of the model, prepare pictures before pushing, or set `augmentation`"
         }
     };
@@ -161,12 +151,12 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
     for (field, options) in by_input(read, "collate_options", kind)? {
         if !texts || field.ends_with(".image") {
             let instead =
-                "batches of pictures, features and point clouds have nothing to set; leave it out";
+                "batches of pictures, features and point clouds have no options; omit the field";
             refuse(&field, &options, &[], instead)?;
             continue;
         }
-        let instead = "max_length, truncation and padding are known; the tokenizer's other \
-                       settings are those of the model's `tokenizer.json`";
+        let instead = "the options are max_length, truncation and padding; other tokenizer settings \
+                       come from the model's `tokenizer.json`";
         refuse(
             &field,
             &options,
@@ -175,7 +165,7 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
         )?;
         for (name, value) in &*options {
             if collate.insert(name.clone(), value.clone()).is_some() {
-                let reason = format!("`{name}` is given twice, here and below `text`");
+                let reason = format!("`{name}` is given twice, here and under `text`");
                 return Err(Error::config(field, reason));
             }
         }
@@ -187,11 +177,11 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
         Some(Value::String(word)) if on.contains(&word.as_str()) => Ok(true),
         Some(Value::String(word)) if word == off => Ok(false),
         Some(_) => {
-            let wanted = format!("true, false, {} or {off} is wanted", on.join(", "));
+            let wanted = format!("give true, false, {} or {off}", on.join(", "));
             Err(read.bad(name, &wanted))
         }
     };
-    // Texts lie side by side without padding, which changes no embedding.
+    // Texts are packed without padding, which changes no embedding.
     word("padding", &["longest", "max_length"], "do_not_pad")?;
     let on = ["longest_first", "only_first", "only_second"];
     let truncation = word("truncation", &on, "do_not_truncate")?;
@@ -200,7 +190,7 @@ pub(super) fn input_options(read: &OptionReader<'_>, kind: ModelKind) -> Result<
         // Two of them are special tokens.
         Some(_) => Some(read.count("max_length", 0, 3)?),
     };
-    Ok(Cutting {
+    Ok(Truncation {
         max_length: max_length.filter(|_| truncation),
         refuse_longer: !truncation,
     })

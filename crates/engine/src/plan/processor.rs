@@ -1,12 +1,13 @@
-//! The processor and the precision that a run gets, and why not what it asked
-//! for.
+//! Selection of the device and the precision of a run, with reasons if they
+//! differ from the request.
 
 use candle_core::Device;
 use finetuner_protocol::{Device as AskedDevice, Level};
 
 use crate::Precision;
 
-/// The device that a run gets, and a warning where it isn't the one asked for.
+/// Returns the device of a run, and a warning if it differs from the requested
+/// one.
 #[must_use]
 pub fn choose_device(asked: &AskedDevice) -> (Device, Option<String>) {
     if *asked == AskedDevice::Cpu {
@@ -16,15 +17,15 @@ pub fn choose_device(asked: &AskedDevice) -> (Device, Option<String>) {
         Some(device) => (device, None),
         None => {
             let warning = format!(
-                "the device `{asked}` was asked for, but this machine has none: training on the CPU"
+                "the run requests the device `{asked}`, but this machine has none: training on the CPU"
             );
             (Device::Cpu, Some(warning))
         }
     }
 }
 
-/// The precision that a run gets on a device, and what the log says where
-/// another one than [`Precision::Float32`] was asked for.
+/// Returns the precision of a run on a device, and a log entry if the request
+/// is not [`Precision::Float32`].
 #[must_use]
 pub fn choose_precision(asked: Precision, device: &Device) -> (Precision, Option<(Level, String)>) {
     let instead = |why: &str| {
@@ -34,10 +35,10 @@ pub fn choose_precision(asked: Precision, device: &Device) -> (Precision, Option
     };
     match asked {
         Precision::Float32 => (asked, None),
-        Precision::Tf32 if !device.is_cuda() => instead("that is for GPUs of NVIDIA"),
+        Precision::Tf32 if !device.is_cuda() => instead("tf32 is only for NVIDIA GPUs"),
         _ if !device.is_cpu() => {
             let name = asked.name();
-            let note = format!("Products of layers in {name}, everything else in float32");
+            let note = format!("Matrix products of layers use {name}, everything else float32");
             (asked, Some((Level::Info, note)))
         }
         _ if !asked.is_available() => {
@@ -45,11 +46,12 @@ pub fn choose_precision(asked: Precision, device: &Device) -> (Precision, Option
         }
         Precision::Bfloat16 | Precision::Tf32 => {
             let speed = asked.relative_speed();
-            let note = format!("Products in bfloat16 are {speed:.2} times as fast as in float32");
+            let note =
+                format!("Matrix products in bfloat16 are {speed:.2} times as fast as in float32");
             let note = if speed > 1.0 {
                 (Level::Info, note)
             } else {
-                let advice = "on this CPU: leave `precision` out, float32 is also more exact";
+                let advice = "on this CPU: omit `precision`, since float32 is also more exact";
                 (Level::Warning, format!("{note} {advice}"))
             };
             (asked, Some(note))
@@ -57,12 +59,12 @@ pub fn choose_precision(asked: Precision, device: &Device) -> (Precision, Option
     }
 }
 
-/// Says that a setting for GPUs has no effect on the CPU.
+/// Returns a warning if a GPU setting has no effect on the CPU.
 #[must_use]
 pub(crate) fn check_checkpointing(asked: bool, device: &Device) -> Option<(Level, String)> {
     (asked && device.is_cpu()).then(|| {
-        let note = "`gradient_checkpointing` has no effect on the CPU, where blocks keep what is \
-                    dear to make again alone";
+        let note = "`gradient_checkpointing` has no effect on the CPU, where blocks save only \
+                    what is expensive to recompute";
         (Level::Warning, note.to_owned())
     })
 }

@@ -1,31 +1,51 @@
-//! `prompts`: texts that go before the texts of each column.
+//! The field `prompts`: texts that are put before the texts of each column.
 
 use finetuner_protocol::{Prompts, text::start_of};
 use serde_json::Value;
 
-use crate::{Error, Result, data::Layout, models::ModelKind};
+use crate::{Error, Result, data::Layout, models::ModelKind, prepare::Prompt, source::LoadedModel};
 
 /// The prompts of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunPrompts {
-    /// The prompt of the members of an example at each place; the last one counts
-    /// for further places.
-    pub(crate) members: Vec<String>,
+    /// The prompt of each member of an example; the last one also applies to
+    /// further members.
+    members: Vec<String>,
 }
 
 impl RunPrompts {
-    /// The prompt of queries.
-    pub(crate) fn query(&self) -> &str {
+    /// Returns the prompt of queries.
+    fn query(&self) -> &str {
         self.members.first().map_or("", String::as_str)
     }
 
-    /// The prompt of what queries are to find.
-    pub(crate) fn document(&self) -> &str {
+    /// Returns the prompt of documents, which queries search for.
+    fn document(&self) -> &str {
         let second = self.members.get(1).or(self.members.first());
         second.map_or("", String::as_str)
     }
 
-    /// The prompts and their columns, for the log.
+    /// Replaces a model's prompts by these.
+    ///
+    /// # Errors
+    /// If a prompt can't be tokenized.
+    pub(crate) fn apply_to(&self, model: &mut LoadedModel) -> Result<()> {
+        let included = model.description.include_prompt;
+        let Some(tokenizer) = &model.preparer.tokenizer else {
+            return Ok(());
+        };
+        let prompt = |text: &String| match text.is_empty() {
+            true => Ok(None),
+            false => Prompt::new(text, tokenizer, included).map(Some),
+        };
+        model.preparer.member_prompts = self.members.iter().map(prompt).collect::<Result<_>>()?;
+        model.preparer.prompt = None;
+        let own = &mut model.description.prompts;
+        *own = own.replaced(self.query(), self.document())?;
+        Ok(())
+    }
+
+    /// Describes the prompts and their columns, for the log.
     pub(crate) fn describe(&self) -> String {
         let shown = |prompt: &String| match prompt.as_str() {
             "" => "nothing".to_owned(),
@@ -33,14 +53,14 @@ impl RunPrompts {
         };
         match &self.members[..] {
             [anchor, positive, negative] => format!(
-                "Before anchors and queries goes {}, before their matches and the index {}, before \
-                 negatives {}. The model keeps the first two as its prompts `query` and `document`",
+                "Prompt of anchors and queries: {}; of their matches and the index: {}; of \
+                 negatives: {}. The model stores the first two as its prompts `query` and `document`",
                 shown(anchor),
                 shown(positive),
                 shown(negative)
             ),
             members => format!(
-                "Before every text goes {}. The model keeps it as its prompt",
+                "Prompt of all texts: {}. The model stores it as its prompt",
                 members.first().map_or_else(String::new, shown)
             ),
         }
@@ -72,12 +92,12 @@ pub(super) fn of_run(
         other => {
             let given = serde_json::to_string(other).unwrap_or_default();
             return bad(format!(
-                "{}: a text is wanted, or an object with a text for each column",
+                "{}: give a text, or an object with a text per column",
                 start_of(&given)
             ));
         }
     };
-    // Each with the names that data sets for sentence-transformers have.
+    // Columns, with the names that data sets for sentence-transformers use.
     let known: &[&[&str]] = match layout {
         Layout::Labelled(_) => &[&["text", "sentence"]],
         _ => &[
@@ -93,28 +113,25 @@ pub(super) fn of_run(
     };
     let mut members = vec![None; known.len()];
     for (name, prompt) in columns {
-        let place = usable
+        let member = usable
             .iter()
             .position(|names| names.contains(&name.as_str()));
-        let Some(place) = place else {
+        let Some(member) = member else {
             let names: Vec<&str> = usable.iter().map(|names| names[0]).collect();
             return bad(format!(
-                "`{}` is no column of this data: {} can have a prompt",
+                "`{}` is not a column of this data: {} can have a prompt",
                 start_of(name),
                 names.join(", ")
             ));
         };
         let Value::String(prompt) = prompt else {
             let prompt = start_of(&prompt.to_string());
-            return bad(format!(
-                "`{}` is {prompt}: a text is wanted",
-                start_of(name)
-            ));
+            return bad(format!("`{}` is {prompt}: give a text", start_of(name)));
         };
-        if members[place].replace(prompt.clone()).is_some() {
+        if members[member].replace(prompt.clone()).is_some() {
             return bad(format!(
-                "`{}` is named twice, under two names",
-                known[place][0]
+                "`{}` is given twice, under two names",
+                known[member][0]
             ));
         }
     }
@@ -139,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_named_as_data_sets_name_them() {
+    fn columns_have_the_names_of_data_sets() {
         let pairs = Layout::Ranking(ModelKind::Text);
         let labelled = Layout::Labelled(ModelKind::Text);
         assert_eq!(
@@ -152,7 +169,7 @@ mod tests {
             (
                 json!({"title": "x"}),
                 &pairs,
-                "`title` is no column of this data: anchor, positive",
+                "`title` is not a column of this data: anchor, positive",
             ),
             (json!({"anchor": "x"}), &labelled, "text can have a prompt"),
             (
@@ -160,24 +177,20 @@ mod tests {
                 &Layout::Scored(ModelKind::Text),
                 "anchor, positive can have a prompt",
             ),
-            (
-                json!({"anchor": 1}),
-                &pairs,
-                "`anchor` is 1: a text is wanted",
-            ),
+            (json!({"anchor": 1}), &pairs, "`anchor` is 1: give a text"),
             (
                 json!({"anchor": "a", "query": "b"}),
                 &pairs,
-                "`anchor` is named twice",
+                "`anchor` is given twice",
             ),
-            (json!(["a"]), &pairs, "[\"a\"]: a text is wanted"),
+            (json!(["a"]), &pairs, "[\"a\"]: give a text"),
         ] {
             let found = read(prompts, layout).unwrap_err();
             assert!(found.contains(part), "{part} is missing in: {found}");
         }
-        let pictures = of_run(Some(&"a".into()), ModelKind::Image, &pairs);
+        let images = of_run(Some(&"a".into()), ModelKind::Image, &pairs);
         assert!(
-            pictures
+            images
                 .unwrap_err()
                 .to_string()
                 .contains("prompts are for models of texts")

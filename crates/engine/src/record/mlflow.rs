@@ -1,5 +1,5 @@
-//! MLflow's file store: `mlruns/<experiment>/<run>/` with one file a metric.
-//! `mlflow ui --backend-store-uri <folder>` shows it.
+//! MLflow's file store: `mlruns/<experiment>/<run>/` with a file per metric.
+//! Show it with `mlflow ui --backend-store-uri <folder>`.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ pub(super) fn write(
             .collect::<String>()[..count]
             .to_owned()
     };
-    // MLflow's ids: a number for the experiment, 32 hexadecimal digits for the
+    // MLflow's IDs: a number for the experiment, 32 hexadecimal digits for the
     // run.
     let number = u64::from_str_radix(&digits(experiment_name, 14), 16).unwrap_or(1);
     let experiment_id = number.to_string();
@@ -89,8 +89,8 @@ pub(super) fn write(
         }),
     )?;
     write(&run.join("tags/mlflow.runName"), run_name)?;
-    // MLflow knows a run by its folders, and a zip keeps no empty ones.
-    let model = "The model is in the folder that `logs` is in.\n";
+    // MLflow detects a run by its folders, and a zip omits empty ones.
+    let model = "The model is in the parent folder of `logs`.\n";
     write(&run.join("artifacts/model.txt"), model)?;
     let hyper = &config.hyper_parameters;
     let params = [
@@ -107,7 +107,7 @@ pub(super) fn write(
             .iter()
             .map(|p| format!("{} {} {}\n", milliseconds(p.time), p.value, p.step))
             .collect();
-        // A caption may hold what a file's name can't.
+        // A caption may contain characters that a file name can't.
         let name: String = name
             .chars()
             .map(|c| {

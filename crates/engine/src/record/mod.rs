@@ -1,5 +1,5 @@
-//! All that a run has measured, and its form for other programs: TensorBoard
-//! always, Weights & Biases and MLflow where they were asked for.
+//! Records everything that a run measures, and writes it for other programs:
+//! always for TensorBoard, and for Weights & Biases and MLflow on request.
 
 mod mlflow;
 mod tensorboard;
@@ -15,30 +15,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// Points of one curve that are kept; of longer ones every second is dropped
-/// until they fit.
+/// Largest number of points of a curve. Longer curves are thinned by half until
+/// they fit.
 const MOST_POINTS: usize = 20_000;
 
-/// One value of a curve.
+/// A value of a curve.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Point {
-    /// Training steps behind it.
+    /// Number of training steps so far.
     pub(crate) step: usize,
     pub(crate) value: f64,
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     pub(crate) time: f64,
 }
 
-/// A curve, thinned where it is long.
+/// A curve, thinned if it is long.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Curve {
     points: Vec<Point>,
-    /// Every how many of the values are kept, and how many have come.
+    /// Only every n-th value is kept.
     every: usize,
     seen: usize,
 }
 
-/// What was measured at one step.
+/// Values measured at one step.
 struct Row<'a> {
     step: usize,
     time: f64,
@@ -67,23 +67,23 @@ impl History {
         }
         curve.seen += 1;
         if curve.points.len() > MOST_POINTS {
-            let mut place = 0;
+            let mut index = 0;
             curve.points.retain(|_| {
-                place += 1;
-                place % 2 == 1
+                index += 1;
+                index % 2 == 1
             });
             curve.every = every * 2;
         }
     }
 
-    /// Name and points of each curve.
+    /// Returns the name and points of each curve.
     fn curves(&self) -> impl Iterator<Item = (&str, &[Point])> {
         let all = self.0.iter();
         all.map(|(name, curve)| (name.as_str(), &curve.points[..]))
     }
 
-    /// All points in the order of their steps, those of one step in the order
-    /// of the curves.
+    /// Returns all points by step. Points of one step are in the order of the
+    /// curves.
     fn rows(&self) -> Vec<Row<'_>> {
         let mut all: Vec<(usize, usize, &str, Point)> = Vec::new();
         for (order, (name, points)) in self.curves().enumerate() {
@@ -93,7 +93,7 @@ impl History {
         let mut rows: Vec<Row<'_>> = Vec::new();
         for (step, _, name, point) in all {
             match rows.last_mut() {
-                // A name comes once into a row.
+                // Each name is in a row only once.
                 Some(row)
                     if row.step == step && row.values.iter().all(|(known, _)| *known != name) =>
                 {
@@ -110,13 +110,13 @@ impl History {
         rows
     }
 
-    /// Without the values of single steps.
+    /// Removes values of single steps.
     fn by_epoch(&self) -> Self {
         let kept = self.0.iter().filter(|(name, _)| !name.starts_with("step/"));
         Self(kept.cloned().collect())
     }
 
-    /// Without what was measured before the training.
+    /// Removes values measured before training.
     fn without_start(&self) -> Self {
         let mut all = self.clone();
         for (_, curve) in &mut all.0 {
@@ -153,16 +153,17 @@ pub(crate) fn write(folder: &Path, history: &History, config: &RunConfig) -> Res
     Ok(())
 }
 
-/// Says of each logger of a run where its files are: nobody looks into an artifact
-/// without a reason.
-pub(crate) fn told(config: &RunConfig) -> Vec<String> {
+/// Describes the location of each logger's files, since users rarely look into
+/// an artifact.
+pub(crate) fn locations(config: &RunConfig) -> Vec<String> {
     let line = |callback: &Callback| match callback {
         Callback::WandBLogger(_) => Some(
-            "Weights & Biases: the artifact has the run under logs/wandb: to send it from there, \
-             unzip it and run `wandb sync logs/wandb/offline-run-*`",
+            "Weights & Biases: the artifact has the run under logs/wandb. To upload it, \
+             unzip the artifact and run `wandb sync logs/wandb/offline-run-*`",
         ),
         Callback::MLFlowLogger(_) => Some(
-            "MLflow: the artifact has the run under logs/mlruns: to see it there, unzip it and run `mlflow ui --backend-store-uri logs/mlruns`",
+            "MLflow: the artifact has the run under logs/mlruns. To view it, unzip the artifact and run \
+             `mlflow ui --backend-store-uri logs/mlruns`",
         ),
         _ => None,
     };

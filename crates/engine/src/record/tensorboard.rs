@@ -1,5 +1,5 @@
-//! TensorBoard's event file: records of a length, a masked CRC-32C of it, an
-//! `Event` message, and a masked CRC-32C of that.
+//! TensorBoard's event file. Each record has a length, the length's masked
+//! CRC-32C, an `Event` message, and the message's masked CRC-32C.
 //!
 //! Messages and field numbers: `tensorflow/core/util/event.proto` and
 //! `tensorflow/core/framework/summary.proto`.
@@ -12,12 +12,12 @@ use prost::Message;
 use super::{History, Row};
 use crate::{Error, Result};
 
-/// Castagnoli's polynomial.
+/// CRC-32C, with Castagnoli's polynomial.
 const CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
 
 #[derive(Clone, PartialEq, Message)]
 struct Event {
-    /// Seconds since 1970.
+    /// Unix time in seconds.
     #[prost(double, tag = "1")]
     wall_time: f64,
     #[prost(int64, tag = "2")]
@@ -56,7 +56,7 @@ fn record(out: &mut Vec<u8>, event: &Event) {
     out.extend(masked(&event));
 }
 
-/// Writes one event file into `folder`.
+/// Writes an event file into `folder`.
 pub(super) fn write(folder: &Path, history: &History) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     let rows = history.rows();

@@ -1,5 +1,5 @@
-//! The folder of an offline run of Weights & Biases, which `wandb sync` sends:
-//! a file of records in the log format of LevelDB, each a `Record` message.
+//! The folder of an offline run of Weights & Biases for `wandb sync`: a file in
+//! LevelDB's log format, with a `Record` message in each record.
 //!
 //! Messages and field numbers: `wandb/proto/wandb_internal.proto`.
 
@@ -14,15 +14,15 @@ use sha2::{Digest, Sha256};
 use super::{History, Row};
 use crate::{Error, Result};
 
-/// Records are cut so that none crosses the end of a block.
+/// Block size in bytes. Records are split at the ends of blocks.
 const BLOCK: usize = 32 * 1024;
-/// Checksum, length and kind of a piece of a record.
+/// Size of a piece's header: checksum, length and type.
 const HEADER: usize = 7;
 
-/// The file's beginning: a mark, a number, a version.
+/// Start of the file: magic bytes, magic number, version.
 const IDENT: &[u8; HEADER] = b":W&B\xE1\xBE\x00";
 
-/// The checksum of zip files.
+/// CRC-32 as in zip files.
 const CRC32: Crc<u32> = Crc::<u32>::new(&CRC_32_ISO_HDLC);
 
 #[derive(Clone, PartialEq, Message)]
@@ -118,9 +118,9 @@ impl Log {
                 continue;
             }
             let length = rest.len().min(left - HEADER);
-            let (piece, behind) = rest.split_at(length);
-            // Whole, first, middle, last.
-            let kind = match (first, behind.is_empty()) {
+            let (piece, after) = rest.split_at(length);
+            // Full, first, middle, last.
+            let kind = match (first, after.is_empty()) {
                 (true, true) => 1u8,
                 (true, false) => 2,
                 (false, false) => 3,
@@ -130,7 +130,7 @@ impl Log {
             self.0.extend(CRC32.checksum(&checked).to_le_bytes());
             self.0.extend((length as u16).to_le_bytes());
             self.0.extend(checked);
-            rest = behind;
+            rest = after;
             first = false;
             if rest.is_empty() {
                 return;
@@ -232,7 +232,7 @@ pub(super) fn write(
     std::fs::write(&path, log.0).map_err(|e| Error::io(&path, e))
 }
 
-/// `YYYYMMDD_HHMMSS` of a time in seconds since 1970, in UTC.
+/// Formats a Unix time as `YYYYMMDD_HHMMSS` in UTC.
 fn stamp(time: f64) -> String {
     let seconds = time.max(0.0) as u64;
     let (mut days, rest) = (seconds / 86_400, seconds % 86_400);
@@ -266,14 +266,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_as_dates() {
+    fn times_are_formatted_as_dates() {
         assert_eq!(stamp(0.0), "19700101_000000");
         assert_eq!(stamp(951_782_400.0), "20000229_000000");
         assert_eq!(stamp(1_795_700_045.0), "20261126_133405");
     }
 
     #[test]
-    fn records_are_cut_at_the_ends_of_blocks() {
+    fn records_are_split_at_the_ends_of_blocks() {
         let mut log = Log(IDENT.to_vec());
         log.append(&vec![7; BLOCK]);
         log.append(&[8]);

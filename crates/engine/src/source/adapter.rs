@@ -1,4 +1,5 @@
-//! Adapters in PEFT's layout: their base model, and their merge into its weights.
+//! Adapters in PEFT's layout: finding their base model, and merging them into
+//! it.
 
 use std::{
     collections::HashMap,
@@ -16,9 +17,9 @@ use crate::{
     params::RawTensor,
 };
 
-/// Describes an adapter.
+/// The file that describes an adapter.
 pub(super) const ADAPTER_FILE: &str = "adapter_config.json";
-/// The weights of an adapter.
+/// The file with an adapter's weights, in either format.
 const WEIGHT_FILES: [&str; 2] = ["adapter_model.safetensors", "adapter_model.bin"];
 
 type Tensors = HashMap<String, RawTensor>;
@@ -27,16 +28,16 @@ fn bad(reason: impl std::fmt::Display) -> Error {
     Error::checkpoint(format!("{ADAPTER_FILE}: {reason}"))
 }
 
-/// The model that an adapter is for.
+/// Returns the name of an adapter's base model.
 ///
 /// # Errors
-/// [`Error::Model`] where the adapter names none.
+/// [`Error::Model`] if the adapter names none.
 pub(super) fn base_name(name: &str, adapter: &Value) -> Result<String> {
     let base = adapter["base_model_name_or_path"].as_str();
     let base = base.filter(|base| !base.is_empty()).ok_or_else(|| {
         let reason = format!(
-            "its {ADAPTER_FILE} has no `base_model_name_or_path`: name the model that the adapter \
-             is for, or put that model's files beside it"
+            "its {ADAPTER_FILE} has no `base_model_name_or_path`: name the adapter's base model, \
+             or put that model's files next to it"
         );
         Error::model(name, reason)
     })?;
@@ -50,7 +51,7 @@ pub(super) fn base_name(name: &str, adapter: &Value) -> Result<String> {
     })
 }
 
-/// Whether the name of a model is that of a folder.
+/// Returns whether a model's name is a path.
 pub(super) fn is_path(name: &str) -> bool {
     Path::new(name).is_absolute() || name.starts_with("./") || name.starts_with("../")
 }
@@ -62,18 +63,15 @@ pub(super) fn read(name: &str, find: &dyn Fn(&str) -> Result<Option<PathBuf>>) -
             return weights::read_file(&path, file);
         }
     }
-    let reason = format!(
-        "it has {ADAPTER_FILE}, and no {}",
-        WEIGHT_FILES.join(" or ")
-    );
+    let reason = format!("it has {ADAPTER_FILE} but no {}", WEIGHT_FILES.join(" or "));
     Err(Error::model(name, reason))
 }
 
 /// Merges an adapter into the weights of its base model.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] names the setting that is not supported, or the tensor
-/// that belongs to no layer of the model.
+/// [`Error::Checkpoint`] names the unsupported setting, or the tensor that
+/// belongs to no layer of the model.
 pub(super) fn merge(
     config: &ModelConfig,
     base: Tensors,
@@ -121,7 +119,7 @@ pub(super) fn merge(
         let by_root = adapter["use_rslora"].as_bool().unwrap_or(false);
         add_product(values, &a, &b, rank, scale(alpha, rank, by_root));
     }
-    // Modules that were trained whole, and biases.
+    // Modules that were trained in full, and biases.
     for (name, (shape, values)) in factors {
         let plain = name
             .replace(".modules_to_save.default", "")
@@ -132,25 +130,27 @@ pub(super) fn merge(
             Some(own) if own.0 == shape => own.1 = values,
             Some(own) => {
                 return Err(bad(format!(
-                    "`{name}` is {shape:?}; the model's is {:?}",
+                    "`{name}` has the shape {shape:?}, the model's tensor {:?}",
                     own.0
                 )));
             }
-            // A part of the model that embeddings don't need.
+            // Parts of the model that embeddings don't need.
             None if ["pooler.", "classifier.", "score."]
                 .iter()
                 .any(|part| plain.contains(part)) => {}
-            None => return Err(bad(format!("the model has nothing for `{name}`"))),
+            None => return Err(bad(format!("the model has no tensor for `{name}`"))),
         }
     }
     Ok(base)
 }
 
-/// Refuses kinds of adapters that are not known.
+/// Refuses unsupported kinds of adapters.
 fn check(adapter: &Value) -> Result<()> {
     let kind = adapter["peft_type"].as_str().unwrap_or_default();
     if kind != "LORA" {
-        return Err(bad(format!("`peft_type` is `{kind}`; `LORA` is known")));
+        return Err(bad(format!(
+            "`peft_type` is `{kind}`; only `LORA` is supported"
+        )));
     }
     let off = [
         "use_dora",
@@ -167,21 +167,23 @@ fn check(adapter: &Value) -> Result<()> {
         if !(value.is_null() || value == &Value::Bool(false)) {
             return Err(bad(format!(
                 "`{field}` is {value}, which is not supported: merge the adapter in Python \
-                 (`merge_and_unload` of peft), and save that model"
+                 (`merge_and_unload` of peft) and save the merged model"
             )));
         }
     }
     Ok(())
 }
 
-/// `lora_alpha` of a layer.
+/// Returns `lora_alpha` of a layer.
 fn alpha_of(adapter: &Value, layer: &str) -> Result<f64> {
     let mut of_layer = &adapter["lora_alpha"];
     if let Some(patterns) = adapter["alpha_pattern"].as_object() {
         for (pattern, alpha) in patterns {
             let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
             if !pattern.chars().all(plain) {
-                let reason = format!("`alpha_pattern` has `{pattern}`; names of layers are known");
+                let reason = format!(
+                    "`alpha_pattern` has `{pattern}`; only names of layers are supported, no patterns"
+                );
                 return Err(bad(reason));
             }
             let before = layer.strip_suffix(pattern.as_str());
@@ -192,5 +194,5 @@ fn alpha_of(adapter: &Value, layer: &str) -> Result<f64> {
         }
     }
     let alpha = of_layer.as_f64().filter(|alpha| alpha.is_finite());
-    alpha.ok_or_else(|| bad(format!("`lora_alpha` is {of_layer}; a number is wanted")))
+    alpha.ok_or_else(|| bad(format!("`lora_alpha` is {of_layer}; give a number")))
 }

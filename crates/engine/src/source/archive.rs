@@ -1,4 +1,4 @@
-//! The model in the artifact of an earlier run.
+//! Reads models from artifacts of earlier runs.
 
 use std::{
     borrow::Cow,
@@ -13,21 +13,21 @@ use crate::{
     modules, python_json,
 };
 
-/// No file of a model may be larger than this.
+/// Largest size of a model file in bytes.
 const LARGEST_FILE: u64 = 64 << 30;
 
-/// No description of a model is larger than this.
+/// Largest size of a `config.json` in bytes.
 const LARGEST_CONFIG: u64 = 16 << 20;
 
-/// Returns the kind of items that the model in a run's artifact embeds, from its
-/// `config.json`.
+/// Returns the kind of data that the model in an artifact embeds, according to
+/// its `config.json`.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] if the file is not a zip, or holds no known model.
+/// [`Error::Checkpoint`] if the file is not a zip, or contains no known model.
 pub fn kind_of_artifact(zip: impl Read + Seek) -> Result<ModelKind> {
     let bad = |reason: &dyn std::fmt::Display| Error::checkpoint(format!("{reason}"));
     let mut archive = zip::ZipArchive::new(zip).map_err(|e| bad(&e))?;
-    // Every file lies in a folder with the run's name.
+    // All files are in a folder with the run's name.
     let is_config = |name: &Cow<'_, str>| {
         let inner = name.split_once('/');
         inner.is_some_and(|(_, name)| name == "config.json")
@@ -46,14 +46,14 @@ pub fn kind_of_artifact(zip: impl Read + Seek) -> Result<ModelKind> {
     ModelConfig::kind_of(&config)
 }
 
-/// Unpacks the model in the artifact of a run into `folder`. Only files that a
-/// model is made of are taken, by their names.
+/// Unpacks the model of an artifact into `folder`. Skips all files that don't
+/// belong to a model.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] where the zip is none, or holds no model.
+/// [`Error::Checkpoint`] if the file is not a zip, or contains no model.
 pub fn open_artifact(zip: &Path, folder: &Path) -> Result<()> {
     let bad = |reason: &dyn std::fmt::Display| {
-        Error::checkpoint(format!("{} is no artifact: {reason}", zip.display()))
+        Error::checkpoint(format!("{} is not an artifact: {reason}", zip.display()))
     };
     let file = std::fs::File::open(zip).map_err(|e| Error::io(zip, e))?;
     let mut archive = zip::ZipArchive::new(file).map_err(|e| bad(&e))?;
@@ -66,7 +66,7 @@ pub fn open_artifact(zip: &Path, folder: &Path) -> Result<()> {
     ];
     for i in 0..archive.len() {
         let entry = archive.by_index(i).map_err(|e| bad(&e))?;
-        // Every file lies in a folder with the run's name.
+        // All files are in a folder with the run's name.
         let name = entry.name().map_err(|e| bad(&e))?.into_owned();
         let name = name.split_once('/').map(|(_, name)| name);
         let Some(name) = name else { continue };
@@ -75,19 +75,22 @@ pub fn open_artifact(zip: &Path, folder: &Path) -> Result<()> {
             continue;
         }
         if entry.size() > LARGEST_FILE {
-            return Err(bad(&format!("`{name}` has {} bytes", entry.size())));
+            return Err(bad(&format!(
+                "`{name}` has {} bytes, the limit is {LARGEST_FILE}",
+                entry.size()
+            )));
         }
         let to = folder.join(name);
         if let Some(parent) = to.parent() {
             std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
         }
         let mut out = std::fs::File::create(&to).map_err(|e| Error::io(&to, e))?;
-        // A zip may hold more than it says.
+        // An entry may be larger than its header claims.
         let size = entry.size();
         let mut entry = entry.take(size + 1);
         let copied = std::io::copy(&mut entry, &mut out).map_err(|e| Error::io(&to, e))?;
         if copied > size {
-            return Err(bad(&format!("`{name}` has more bytes than it says")));
+            return Err(bad(&format!("`{name}` is larger than its header claims")));
         }
     }
     if folder.join("config.json").is_file() {

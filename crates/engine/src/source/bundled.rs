@@ -1,6 +1,5 @@
-//! The models that ship with the engine and need no hub, each in a crate of
-//! its own behind a feature of its name. The crate's README is the model's
-//! card: origin, licence, training.
+//! Models that ship with the engine, each in a crate behind a feature of its
+//! name. The crate's README is the model card: origin, licence, training.
 
 use std::collections::HashMap;
 
@@ -13,25 +12,25 @@ use crate::{
     python_json,
 };
 
-/// The longest text, as sentence-transformers has it.
+/// File with the longest text, in sentence-transformers' layout.
 const SENTENCE_FILE: &str = "sentence_bert_config.json";
 
 /// A model that ships with the engine.
 struct Bundled {
     name: &'static str,
-    /// Path in the model's folder, and content.
+    /// Paths in the model's folder, and contents.
     files: &'static [(&'static str, &'static [u8])],
 }
 
 /// Defines [`MODELS`] and [`LEFT_OUT`] from pairs of a feature and its crate.
 macro_rules! models {
     ($($feature:literal => $krate:ident,)*) => {
-        /// The models of this build.
+        /// The models in this build.
         const MODELS: &[Bundled] = &[$(
             #[cfg(feature = $feature)]
             Bundled { name: $krate::NAME, files: $krate::FILES },
         )*];
-        /// Models whose feature is off in this build.
+        /// Models whose feature is disabled in this build.
         const LEFT_OUT: &[&str] = &[$(
             #[cfg(not(feature = $feature))]
             $feature,
@@ -46,17 +45,17 @@ models! {
     "two-towers-small" => finetuner_model_two_towers_small,
 }
 
-/// Returns the bundled model's name, if it is one.
+/// Returns the name if it is that of a bundled model.
 ///
 /// # Errors
-/// [`Error::Model`] where this build leaves the model out.
+/// [`Error::Model`] if this build does not contain the model.
 pub(super) fn find(name: &str) -> Result<Option<&'static str>> {
     if LEFT_OUT.contains(&name) {
         return Err(Error::model(
             name,
             format!(
-                "this build leaves it out. Build with the feature `{name}` of `finetuner-engine`, \
-                 or with `bundled-models`, which brings all models that need no download"
+                "this build does not contain it. Enable the feature `{name}` of \
+                 `finetuner-engine`, or `bundled-models` for all bundled models"
             ),
         ));
     }
@@ -67,7 +66,7 @@ pub(super) fn find(name: &str) -> Result<Option<&'static str>> {
 /// Reads a bundled model.
 pub(super) fn read(name: &str) -> Result<ModelFiles> {
     let model = MODELS.iter().find(|model| model.name == name);
-    let model = model.ok_or_else(|| Error::model(name, "this build leaves it out"))?;
+    let model = model.ok_or_else(|| Error::model(name, "this build does not contain it"))?;
     let find = |file: &str| {
         let mut files = model.files.iter();
         files.find(|(name, _)| *name == file).map(|(_, b)| *b)
@@ -84,7 +83,8 @@ pub(super) fn read(name: &str) -> Result<ModelFiles> {
         config["text_model"].as_str(),
         config["image_model"].as_str(),
     ) {
-        // The towers are bundled models themselves: only the projections are here.
+        // The towers are bundled models themselves. This crate has only the
+        // projections.
         let mut files = towers::join(read(text)?, read(image)?, 1, 0)?;
         files.config["projection_dim"] = config["projection_dim"].clone();
         files.tensors.extend(parse_safetensors(weights, name)?);
@@ -99,7 +99,7 @@ pub(super) fn read(name: &str) -> Result<ModelFiles> {
         preprocessor: json("preprocessor_config.json")?,
         side_files: side_files.collect(),
         extras: Extras {
-            // All text models here pool by the mean.
+            // All bundled text models use mean pooling.
             pooler: find(modules::LIST_FILE).map(|_| Pooler::Mean),
             ..Extras::default()
         },
@@ -114,13 +114,13 @@ pub(super) fn read(name: &str) -> Result<ModelFiles> {
     })
 }
 
-/// Values that share a scale.
+/// Number of values that share a scale.
 const BLOCK: usize = 32;
 
-/// Reads a safetensors file, unpacking its matrices of four bits a value:
-/// `{name}.q4` holds two of them a byte, the low half first, 8 standing for
-/// zero, and `{name}.scales` the factor of each 32 of them. The file's metadata
-/// holds the shape of such a matrix under its name.
+/// Reads a safetensors file with 4-bit matrices. `{name}.q4` holds two values
+/// per byte, the low half first, with 8 for zero. `{name}.scales` holds the
+/// scale of each 32 values. The file's metadata holds the matrix's shape under
+/// its name.
 fn unpack(bytes: &[u8], name: &str) -> Result<HashMap<String, RawTensor>> {
     let bad = |what: &str| Error::checkpoint(format!("{name}: {what}"));
     let file = safetensors::SafeTensors::deserialize(bytes).map_err(|e| bad(&e.to_string()))?;
@@ -165,7 +165,7 @@ mod tests {
     use crate::source::LoadOptions;
 
     #[test]
-    fn every_bundled_model_is_whole() {
+    fn every_bundled_model_is_complete() {
         let wanted = [
             (CLIP_SMALL, 3_000_000..3_300_000),
             (MINILM_SMALL, 17_000_000..18_000_000),
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_bundled_model_fits_a_package() {
-        // crates.io takes 10 MiB; the weights hardly get smaller by packing.
+        // crates.io allows 10 MiB, and weights hardly compress.
         for model in MODELS {
             let bytes: usize = model.files.iter().map(|(_, bytes)| bytes.len()).sum();
             assert!(bytes < 10 << 20, "{}: {bytes} bytes", model.name);

@@ -1,25 +1,24 @@
-//! What a saved model is beside its network.
+//! Settings of a saved model that no standard file holds.
 
 use serde_json::{Value, json};
 
 use super::{EXTRAS_FILE, HEAD_FILE};
 use crate::{Error, Result, models::HeadConfig, ops::Pooler};
 
-/// What a saved model is beside its network: how it pools, and whether it has
-/// a projection head.
+/// Settings of a saved model that no standard file holds: pooling and
+/// projection head.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Extras {
     pub(crate) pooler: Option<Pooler>,
     pub(crate) head: Option<HeadConfig>,
-    /// The places of the head's layers in the list of modules, which has them
-    /// for sentence-transformers.
+    /// Positions of the head's layers in the module list, where
+    /// sentence-transformers reads them.
     pub(crate) head_modules: Vec<usize>,
-    /// Longest text in tokens, where no other file says it.
+    /// Longest text in tokens, if no other file has it.
     pub(crate) max_tokens: Option<usize>,
-    /// The list of modules of a model that sentence-transformers can't open.
+    /// The module list of a model that sentence-transformers can't load.
     pub(crate) modules: Option<Value>,
-    /// Whether pooling counts the tokens of a prompt, where no other file says
-    /// it.
+    /// Whether pooling includes a prompt's tokens, if no other file says so.
     pub(crate) include_prompt: bool,
 }
 
@@ -107,9 +106,9 @@ impl Extras {
         };
         let head_modules = match &head["modules"] {
             Value::Null => Some(Vec::new()),
-            Value::Array(places) => {
-                let places = places.iter().map(|place| Some(place.as_u64()? as usize));
-                places.collect()
+            Value::Array(indices) => {
+                let indices = indices.iter().map(|index| Some(index.as_u64()? as usize));
+                indices.collect()
             }
             _ => None,
         };
@@ -136,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_model_is_beside_its_network_is_read_back() {
+    fn settings_are_written_and_parsed() {
         let head = Some(HeadConfig {
             inputs: 8,
             outputs: 3,

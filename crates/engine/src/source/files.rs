@@ -1,4 +1,4 @@
-//! Reading the files of a model, wherever they are.
+//! Reads and describes the files of a model, from any location.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -17,7 +17,7 @@ use crate::{
     python_json,
 };
 
-/// Files that go with a model and are handed on unchanged.
+/// Files that are copied unchanged with a model.
 pub(super) const SIDE_FILES: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -30,12 +30,12 @@ pub(super) const SIDE_FILES: [&str; 9] = [
     "merges.txt",
 ];
 
-/// What a saved model is beside its network: see [`Extras`].
+/// File with a saved model's [`Extras`].
 pub(crate) const EXTRAS_FILE: &str = "finetuner.json";
-/// The weights of a projection head.
+/// File with the weights of a projection head.
 pub(crate) const HEAD_FILE: &str = "projection_head.safetensors";
 
-/// The files of a model, read.
+/// The contents of a model's files.
 #[derive(Default)]
 pub struct ModelFiles {
     pub(super) config: Value,
@@ -44,22 +44,22 @@ pub struct ModelFiles {
     /// By file name.
     pub(super) side_files: HashMap<String, Vec<u8>>,
     pub(super) extras: Extras,
-    /// What sentence-transformers has behind the network.
+    /// The modules of sentence-transformers after the network.
     pub(super) modules: Found,
-    /// Their origin at the hub; one for each of two towers.
+    /// Origin on the hub; one per tower of a two-tower model.
     pub(super) origins: Vec<Origin>,
 }
 
 impl ModelFiles {
-    /// Returns how many bytes the weights take.
+    /// Returns the size of the weights in memory, in bytes.
     #[must_use]
     pub fn weight_bytes(&self) -> u64 {
         let values = self.tensors.values().map(|(_, values)| values.len());
         (values.sum::<usize>() * size_of::<f32>()) as u64
     }
 
-    /// Reads the files that `find` knows. `base` reads the model that an adapter
-    /// without one is for.
+    /// Reads the files that `find` finds. `base` reads the base model of an
+    /// adapter that comes without one.
     pub(super) fn gather(
         name: &str,
         find: impl Fn(&str) -> Result<Option<PathBuf>>,
@@ -93,8 +93,7 @@ impl ModelFiles {
         if let Some(pooling) = modules.pooling {
             extras.pooler = Some(pooling.pooler);
         }
-        // The network of a model of sentence-transformers may have a folder of
-        // its own.
+        // In sentence-transformers' layout the network may have its own folder.
         let network = modules.network.clone();
         let in_folder = |file: &str| format!("{network}{file}");
         let find = |file: &str| find(&in_folder(file));
@@ -121,10 +120,10 @@ impl ModelFiles {
         }
         let (mut config, open_clip) = described.ok_or_else(|| missing("config.json"))?;
         modules.notes.extend(untyped::complete(&mut config, &find)?);
-        if let Some(beside) = &open_clip {
-            extras.max_tokens = extras.max_tokens.or(beside.max_tokens);
+        if let Some(companions) = &open_clip {
+            extras.max_tokens = extras.max_tokens.or(companions.max_tokens);
         }
-        // Fail on a wrong kind of model before its weights are fetched.
+        // Refuse an unsupported model before its weights are fetched.
         let parsed = ModelConfig::parse(&config)?;
         let mut side_files = HashMap::new();
         if parsed.max_tokens().is_some() {
@@ -135,7 +134,7 @@ impl ModelFiles {
             }
         }
         let mut tensors = match &open_clip {
-            None => weights::read(name, &weights::WHOLE, &find)?,
+            None => weights::read(name, &weights::SINGLE_FILES, &find)?,
             Some(_) => open_clip::rename(weights::read(name, &open_clip::WEIGHT_FILES, &find)?)?,
         };
         if extras.head.is_some() {
@@ -146,7 +145,7 @@ impl ModelFiles {
             config,
             tensors,
             preprocessor: match open_clip {
-                Some(beside) => Some(beside.preprocessor),
+                Some(companions) => Some(companions.preprocessor),
                 None => preprocessor(json("processor_config.json")?, || {
                     json("preprocessor_config.json")
                 })?,
@@ -162,7 +161,7 @@ impl ModelFiles {
         Ok(files)
     }
 
-    /// Merges the adapter that `find` knows into the weights.
+    /// Merges the adapter that `find` finds into the weights.
     fn add_adapter(
         &mut self,
         name: &str,
@@ -180,24 +179,24 @@ impl ModelFiles {
         self.tensors = adapter::merge(&config, base, adapter, factors)?;
         self.tensors.extend::<HashMap<_, _>>(head);
         self.modules.notes.push(
-            "its adapter is merged into its weights, and training changes these; \
-             `model_options.lora` trains a new adapter in their place"
+            "its adapter has been merged into its weights, and training updates these; \
+             use `model_options.lora` to train a new adapter instead"
                 .to_owned(),
         );
         Ok(())
     }
 }
 
-/// What the files of a model say of its network.
+/// The description of a model's network.
 pub(super) enum Described {
-    /// The folder of the network, which is empty or ends with a slash, and its
+    /// The network's folder, either empty or ending with a slash, and its
     /// `config.json`.
     Network(String, Value),
-    /// It is that of another model, with an adapter.
+    /// An adapter of another model.
     AdapterOf(String),
 }
 
-/// Reads the description of a model. `read` gives the content of a file.
+/// Reads the description of a model. `read` returns the content of a file.
 pub(super) fn config(
     name: &str,
     read: &dyn Fn(&str) -> Result<Option<Vec<u8>>>,
@@ -227,13 +226,13 @@ pub(super) fn config(
     }
 }
 
-/// Returns the `config.json` of a model, or open_clip's own file translated to
-/// one, with the rest of that file; `None` if the model has neither. A
-/// `config.json` without a `model_type` beside open_clip's file belongs to another
+/// Returns the model's `config.json`, or open_clip's own file converted to one,
+/// with the rest of that file; `None` if the model has neither. If open_clip's
+/// file exists, a `config.json` without a `model_type` belongs to another
 /// library.
 pub(super) fn describe(
     json: &dyn Fn(&str) -> Result<Option<Value>>,
-) -> Result<Option<(Value, Option<open_clip::Beside>)>> {
+) -> Result<Option<(Value, Option<open_clip::Companions>)>> {
     let config = json("config.json")?;
     if let Some(config) = config
         .as_ref()
@@ -243,13 +242,13 @@ pub(super) fn describe(
     }
     if let Some(own) = json(open_clip::CONFIG_FILE)? {
         let described = open_clip::describe(&own, json)?;
-        return Ok(Some((described.config, Some(described.beside))));
+        return Ok(Some((described.config, Some(described.companions))));
     }
     Ok(config.map(|config| (config, None)))
 }
 
-/// How pictures are prepared: `transformers` 5 writes the steps of all
-/// processors of a model into one file, which goes first.
+/// Returns the image preprocessing. `transformers` 5 writes all processors of a
+/// model to one file, which takes precedence.
 fn preprocessor(
     processors: Option<Value>,
     own: impl FnOnce() -> Result<Option<Value>>,

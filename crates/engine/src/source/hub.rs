@@ -1,9 +1,9 @@
-//! The Hugging Face hub and its cache on this machine.
+//! Downloads from the Hugging Face hub, with its local cache.
 //!
-//! Files lie in the cache of the hub's own tools, in their layout, so that both
-//! find what the other has fetched. All files of a model are of one commit. A
-//! file counts as absent only where the hub says so: an overloaded or slow hub
-//! is asked again, and then named in the error.
+//! Files are stored in the cache of the hub's own tools, in their layout, so
+//! that both share downloads. All files of a model come from one commit. A file
+//! counts as absent only if the hub says so. If the hub is slow or overloaded,
+//! requests are repeated, and then the error says so.
 
 mod cache;
 mod client;
@@ -15,16 +15,16 @@ use std::{
 
 use self::{
     cache::{Cache, RepoCache},
-    client::{About, Answer, Client, Failure},
+    client::{Answer, Client, Failure, FileInfo},
 };
 use super::{HubRules, ModelFiles, Origin};
 use crate::{Error, Result};
 
-/// The revision of a model if none is given.
+/// The default revision.
 const MAIN: &str = "main";
 
-/// Finds a model in the hub's cache, and fetches what is missing there. `name`
-/// is `owner/name`, or `owner/name@revision`.
+/// Reads a model from the hub's cache, and downloads missing files. `name` is
+/// `owner/name` or `owner/name@revision`.
 pub(super) fn gather(
     name: &str,
     rules: &HubRules,
@@ -48,12 +48,12 @@ fn gather_from(
         (Ok(files), Some(_)) => {
             tracing::warn!(
                 model = name,
-                "the model hub can't be reached: the files in the cache are taken for all of them"
+                "the model hub can't be reached: using only the files in the cache"
             );
             files
         }
-        // The file that it lacks may well be at the hub.
-        (Err(Error::Model { .. }), Some(reason)) => return Err(hub.cant_ask(&reason)),
+        // The hub may have the file that the cache lacks.
+        (Err(Error::Model { .. }), Some(reason)) => return Err(hub.unreachable(&reason)),
         (gathered, _) => gathered?,
     };
     let commit = hub.commit.take().unwrap_or_default();
@@ -67,7 +67,7 @@ fn gather_from(
     Ok(files)
 }
 
-/// One model at the hub.
+/// A model on the hub.
 struct Hub<'a> {
     name: &'a str,
     repo: &'a str,
@@ -75,10 +75,10 @@ struct Hub<'a> {
     cache: RepoCache,
     client: Client,
     max_bytes: Option<u64>,
-    /// Bytes of the files that were fetched.
+    /// Total size of the downloaded files in bytes.
     fetched: Cell<u64>,
     commit: RefCell<Option<String>>,
-    /// Why the hub could not be asked, where it was not.
+    /// The reason why the hub could not be reached, if it was not.
     unreachable: RefCell<Option<String>>,
 }
 
@@ -102,7 +102,7 @@ impl<'a> Hub<'a> {
     fn find(&self, file: &str) -> Result<Option<PathBuf>> {
         let commit = self.commit.borrow().clone();
         if let Some(commit) = &commit {
-            // Files in the cache are not fetched again.
+            // Cached files are not downloaded again.
             if let Some(path) = self.cache.find(commit, file) {
                 return Ok(Some(path));
             }
@@ -111,11 +111,11 @@ impl<'a> Hub<'a> {
             }
         }
         let revision = commit.as_deref().unwrap_or(self.revision);
-        match self.client.about(self.repo, revision, file) {
-            Ok(Answer::Found(about)) => self.fetch(file, &about).map(Some),
+        match self.client.file_info(self.repo, revision, file) {
+            Ok(Answer::Found(info)) => self.fetch(file, &info).map(Some),
             Ok(Answer::Absent(commit)) => {
                 if let Some(commit) = commit {
-                    self.keep_commit(&commit)?;
+                    self.pin_commit(&commit)?;
                     self.cache.mark_absent(&commit, file)?;
                 }
                 Ok(None)
@@ -128,42 +128,41 @@ impl<'a> Hub<'a> {
         }
     }
 
-    fn fetch(&self, file: &str, about: &About) -> Result<PathBuf> {
-        self.keep_commit(&about.commit)?;
-        let all = self.fetched.get().saturating_add(about.size);
+    fn fetch(&self, file: &str, info: &FileInfo) -> Result<PathBuf> {
+        self.pin_commit(&info.commit)?;
+        let all = self.fetched.get().saturating_add(info.size);
         if let Some(limit) = self.max_bytes.filter(|limit| all > *limit) {
             return Err(Error::model(
                 self.name,
                 format!(
-                    "its {file} has {} MiB; this server fetches {} MiB of a model at most \
+                    "its {file} has {} MiB; this server downloads at most {} MiB per model \
                      (`--max-hub-download`): choose a smaller model",
-                    about.size >> 20,
+                    info.size >> 20,
                     limit >> 20
                 ),
             ));
         }
         self.fetched.set(all);
-        let blob = self.cache.blob(&about.etag)?;
-        if std::fs::metadata(&blob).map_or(0, |found| found.len()) != about.size || about.size == 0
-        {
+        let blob = self.cache.blob(&info.etag)?;
+        if std::fs::metadata(&blob).map_or(0, |found| found.len()) != info.size || info.size == 0 {
             tracing::info!(
                 model = self.repo,
                 file,
-                bytes = about.size,
+                bytes = info.size,
                 "fetching from the model hub"
             );
             self.client
-                .download(self.repo, file, about, &blob)
+                .download(self.repo, file, info, &blob)
                 .map_err(|failure| self.failed(file, &failure))?;
         }
-        self.cache.link(&about.commit, file, &about.etag)
+        self.cache.link(&info.commit, file, &info.etag)
     }
 
-    /// Pins the commit that the first answer names: the others are of the same.
-    fn keep_commit(&self, commit: &str) -> Result<()> {
+    /// Pins the commit of the first response for all files.
+    fn pin_commit(&self, commit: &str) -> Result<()> {
         let mut known = self.commit.borrow_mut();
         if known.is_none() {
-            self.cache.keep_commit(self.revision, commit)?;
+            self.cache.store_commit(self.revision, commit)?;
             *known = Some(commit.to_owned());
         }
         Ok(())
@@ -171,52 +170,52 @@ impl<'a> Hub<'a> {
 
     fn failed(&self, file: &str, failure: &Failure) -> Error {
         let reason = match failure {
-            Failure::Unreachable(reason) => return self.cant_ask(reason),
+            Failure::Unreachable(reason) => return self.unreachable(reason),
             Failure::NoRepository => {
-                "there is no such model at the hub, or it is private: log in with `hf auth login` \
+                "the hub has no such model, or it is private: log in with `hf auth login` \
                  there"
                     .to_owned()
             }
             Failure::NoRevision => {
-                format!("the hub has no revision `{}` of it", self.revision)
+                format!("the hub has no revision `{}` of this model", self.revision)
             }
             Failure::Forbidden(status) => format!(
-                "the hub refuses its {file} ({status}): accept the model's terms on its page, and \
-                 log in with `hf auth login`"
+                "the hub denies access to its {file} ({status}): accept the model's terms on its \
+                 page, and log in with `hf auth login`"
             ),
             Failure::Busy(reason) => format!(
-                "its {file} can't be fetched now: {reason}. Try again later; with HF_HUB_OFFLINE=1 \
-                 the files in the cache are used as they are"
+                "its {file} can't be fetched now: {reason}. Try again later, or set HF_HUB_OFFLINE=1 \
+                 to use the files in the cache"
             ),
             Failure::Wrong(reason) => format!("its {file} can't be fetched: {reason}"),
         };
         Error::model(self.name, reason)
     }
 
-    fn cant_ask(&self, reason: &str) -> Error {
+    fn unreachable(&self, reason: &str) -> Error {
         Error::model(
             self.name,
             format!(
                 "its files are not in the hub's cache on this machine ({}), and the hub can't be \
-                 asked: {reason}. Offline, put config.json, model.safetensors, tokenizer.json and \
-                 preprocessor_config.json into one folder and give that folder's path as the \
-                 model, or fill the cache on a machine that is online",
+                 reached: {reason}. To work offline, put config.json, model.safetensors, \
+                 tokenizer.json and preprocessor_config.json into a folder and give its path as \
+                 the model, or fill the cache on a machine that is online",
                 Cache::from_env().folder().display()
             ),
         )
     }
 }
 
-/// A look at small files of a model, which leaves nothing on this machine.
+/// Reads small files of a model without storing them on this machine.
 pub(super) struct Peek<'a>(Hub<'a>);
 
 impl<'a> Peek<'a> {
     pub(super) fn new(name: &'a str, rules: &HubRules) -> Self {
-        let client = Client::for_a_look(rules.token.clone());
+        let client = Client::for_peeking(rules.token.clone());
         Self(Hub::new(name, Cache::from_env(), client, None))
     }
 
-    /// A file of the cache, else of the hub.
+    /// Reads a file from the cache, or else from the hub.
     pub(super) fn read(&self, file: &str) -> Result<Option<Vec<u8>>> {
         let hub = &self.0;
         let commit = hub.commit.borrow();
@@ -235,7 +234,7 @@ impl<'a> Peek<'a> {
     }
 }
 
-/// The token that the hub's own tools use for this user.
+/// Returns the token that the hub's own tools use for this user.
 pub(super) fn token() -> Option<String> {
     let given = std::env::var("HF_TOKEN").ok();
     let given = given
@@ -244,7 +243,7 @@ pub(super) fn token() -> Option<String> {
     given.or_else(|| Cache::from_env().token())
 }
 
-/// Where models are kept on this machine.
+/// Returns the folder in which models are cached on this machine.
 pub(super) fn cache_folder() -> PathBuf {
     Cache::from_env().folder().to_owned()
 }

@@ -1,4 +1,4 @@
-//! Putting a model together from its files.
+//! Builds a model from its files.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,14 +16,13 @@ use crate::{
     },
     modules::{Activation, ClassifierFiles, NamedFiles, Prompts, SentenceConfig},
     ops::Pooler,
-    plan::{Cutting, RunPrompts},
     prepare::{Preparer, Prompt},
-    tokenizer::Tokenizer,
+    tokenizer::{Tokenizer, Truncation},
 };
 
-/// Notes in a `config.json` that weights are saved in 32 bits, whatever they came
-/// in. `transformers` loads them in the type that it finds there.
-fn in_32_bits(mut config: Value) -> Value {
+/// Sets the dtype in a `config.json` to 32 bits, in which weights are always
+/// saved. `transformers` loads weights in the dtype of this field.
+fn with_float32(mut config: Value) -> Value {
     for field in ["dtype", "torch_dtype"] {
         if let Some(dtype) = config.get_mut(field).filter(|dtype| !dtype.is_null()) {
             *dtype = "float32".into();
@@ -31,96 +30,76 @@ fn in_32_bits(mut config: Value) -> Value {
     }
     for tower in ["text_config", "vision_config"] {
         if let Some(own) = config.get_mut(tower).filter(|own| own.is_object()) {
-            *own = in_32_bits(own.take());
+            *own = with_float32(own.take());
         }
     }
     config
 }
 
-/// How a model is put together.
+/// Options for building a model.
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
-    /// How places become one vector, in place of what the model's files say.
+    /// Pooling, instead of that in the model's files.
     pub pooler: Option<Pooler>,
-    /// Length of the embeddings, where it shall be another.
+    /// Embedding dimension, if different from the model's.
     pub output_dim: Option<usize>,
-    /// Whether training changes a projection head alone.
+    /// Whether the network is frozen, so that only the head is trained.
     pub freeze: bool,
-    /// Adapters to train in place of the network's weights.
+    /// Adapters to train instead of the network's weights.
     pub lora: Option<LoraSpec>,
-    /// Decides new weights.
+    /// Seed of new weights.
     pub seed: u64,
-    /// How long texts are cut, in place of what the model's files say.
-    pub cutting: Cutting,
+    /// Truncation of texts, instead of that in the model's files.
+    pub truncation: Truncation,
     /// The output of the model.
-    pub top: Top,
+    pub output: OutputKind,
 }
 
-/// What a model of texts gives.
+/// The output of a text model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Top {
+pub enum OutputKind {
     /// Embeddings.
     #[default]
     Embedding,
-    /// Scores of pairs of texts, by its own classification head.
+    /// Scores of text pairs, by the model's own classification head.
     Scores,
-    /// The same; a model without a classification head gets a new one.
+    /// Scores of text pairs; a model without a classification head gets a new
+    /// one.
     NewScores,
 }
 
-/// A model, ready to be used.
+/// A model, ready for use.
 pub struct LoadedModel {
     /// The model.
     pub model: Model,
-    /// What its inputs are made with.
+    /// Prepares the model's inputs.
     pub preparer: Preparer,
-    /// Its files beside the weights.
+    /// The model's files other than weights.
     pub description: ModelDescription,
-    /// What of the files has another effect than their author may expect.
+    /// Warnings about files that may not have the effect that their author
+    /// expects.
     pub notes: Vec<String>,
 }
 
-/// What a saved model needs beside its weights.
+/// The parts of a saved model other than weights.
 pub struct ModelDescription {
     pub(crate) config: Value,
     pub(crate) side_files: HashMap<String, Vec<u8>>,
-    /// The longest text in tokens, of a model that reads texts.
+    /// The longest text in tokens, if the model reads texts.
     pub(crate) max_tokens: Option<usize>,
     pub(crate) sentence: SentenceConfig,
     pub(crate) prompts: Prompts,
-    /// Whether pooling counts the tokens of a prompt.
+    /// Whether pooling includes a prompt's tokens.
     pub(crate) include_prompt: bool,
-    /// The files of a cross-encoder beside its network.
+    /// The files of a cross-encoder outside its network.
     pub(crate) classifier: Option<ClassifierFiles>,
-    /// The model's origin at the hub; one for each of two towers.
+    /// The model's origin on the hub; one per tower of a two-tower model.
     pub origins: Vec<Origin>,
 }
 
-impl LoadedModel {
-    /// Puts the prompts of a run in the place of the model's own.
-    ///
-    /// # Errors
-    /// A prompt can't be tokenized.
-    pub(crate) fn set_prompts(&mut self, prompts: &RunPrompts) -> Result<()> {
-        let included = self.description.include_prompt;
-        let Some(tokenizer) = &self.preparer.tokenizer else {
-            return Ok(());
-        };
-        let prompt = |text: &String| match text.is_empty() {
-            true => Ok(None),
-            false => Prompt::new(text, tokenizer, included).map(Some),
-        };
-        self.preparer.member_prompts = prompts.members.iter().map(prompt).collect::<Result<_>>()?;
-        self.preparer.prompt = None;
-        let own = &mut self.description.prompts;
-        *own = own.replaced(prompts.query(), prompts.document())?;
-        Ok(())
-    }
-}
-
 impl ModelDescription {
-    /// The files with which sentence-transformers opens a cross-encoder whose
-    /// scores have this activation; none of other models.
+    /// Returns the files with which sentence-transformers loads a cross-encoder
+    /// whose scores have this activation; `None` for other models.
     pub(crate) fn classifier_files(
         &self,
         activation: Option<Activation>,
@@ -135,22 +114,23 @@ impl ModelDescription {
 }
 
 impl ModelFiles {
-    /// Puts the model together.
+    /// Builds the model.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where the files do not fit each other;
-    /// [`Error::Config`] where the options don't.
+    /// [`Error::Checkpoint`] if the files are inconsistent; [`Error::Config`]
+    /// if the options don't fit them.
     pub fn load(mut self, options: &LoadOptions, device: &Device) -> Result<LoadedModel> {
-        let config = match options.top {
-            Top::Embedding => self.embeds()?,
-            Top::Scores | Top::NewScores => self.classifies(options)?,
+        let config = match options.output {
+            OutputKind::Embedding => self.embeds()?,
+            OutputKind::Scores | OutputKind::NewScores => self.classifies(options)?,
         };
         let architecture = config.architecture();
         let processor = architecture.processor(self.preprocessor.as_ref())?;
         let (tokenizer, longest) = match config.max_tokens() {
             None => (None, None),
             Some(positions) => {
-                let (tokenizer, longest) = self.tokenizer(&config, positions, &options.cutting)?;
+                let (tokenizer, longest) =
+                    self.tokenizer(&config, positions, &options.truncation)?;
                 (Some(Arc::new(tokenizer)), Some(longest))
             }
         };
@@ -170,7 +150,7 @@ impl ModelFiles {
         let features = architecture.features();
         let clouds = architecture.cloud_points();
         let clouds = clouds.map(|points| CloudSampler { points });
-        if architecture.begins_random() && self.tensors.is_empty() {
+        if architecture.starts_random() && self.tensors.is_empty() {
             self.tensors = config.random_weights(options.seed);
         }
         let mut setup = ModelSetup {
@@ -186,7 +166,7 @@ impl ModelFiles {
             text_length,
             activation: None,
         };
-        let scores = options.top != Top::Embedding;
+        let scores = options.output != OutputKind::Embedding;
         let classifier = match scores {
             false => None,
             true => {
@@ -207,14 +187,14 @@ impl ModelFiles {
                 return Err(Error::config(
                     "output_dim",
                     format!(
-                        "{wanted}: the model's projection head gives {}",
+                        "it is {wanted}, but the model's projection head has the dimension {}",
                         head.outputs
                     ),
                 ));
             }
             (None, wanted) => {
                 let outputs = wanted.unwrap_or(dim);
-                // Two towers have projections that are trained under `freeze`.
+                // Two towers have projections that `freeze` does not freeze.
                 let own = architecture.frozen_dims().is_some();
                 let needed = (options.freeze && !own) || outputs != dim;
                 needed.then_some(HeadConfig {
@@ -236,7 +216,7 @@ impl ModelFiles {
                 pairs: scores,
             },
             description: ModelDescription {
-                config: in_32_bits(self.config),
+                config: with_float32(self.config),
                 side_files: self.side_files,
                 max_tokens: longest,
                 sentence: self.modules.sentence,
@@ -249,13 +229,13 @@ impl ModelFiles {
         })
     }
 
-    /// The shapes of a model that embeds.
+    /// Parses the config of an embedding model.
     fn embeds(&mut self) -> Result<ModelConfig> {
         if self.modules.classifier.is_some() {
             return Err(Error::checkpoint(
-                "its files describe a cross-encoder, which scores pairs of texts and gives no \
-                 embeddings. Open it with `CrossEncoder`; train it with `BinaryCrossEntropyLoss` or \
-                 `MSELoss`",
+                "its files describe a cross-encoder, which scores pairs of texts and returns no \
+                 embeddings. Load it with `CrossEncoder`, and train it with \
+                 `BinaryCrossEntropyLoss` or `MSELoss`",
             ));
         }
         let config = ModelConfig::parse(&self.config)?;
@@ -263,14 +243,14 @@ impl ModelFiles {
         Ok(config)
     }
 
-    /// The shapes of a cross-encoder. A model that has no classification head gets
-    /// a new one where the options allow it.
+    /// Parses the config of a cross-encoder. A model without a classification
+    /// head gets a new one if the options allow it.
     fn classifies(&mut self, options: &LoadOptions) -> Result<ModelConfig> {
         let config = ModelConfig::parse_classifier(&self.config)?;
         if self.extras.head.take().is_some() || !self.modules.layers.is_empty() {
             self.modules.notes.push(
-                "The layers behind the network of the embedding model are left out: a \
-                 cross-encoder has a classification head in their place"
+                "The layers after the network of the embedding model are dropped: a \
+                 cross-encoder has a classification head instead"
                     .to_owned(),
             );
         }
@@ -280,16 +260,16 @@ impl ModelFiles {
         if is_classifier(&self.config) {
             return Ok(config);
         }
-        if options.top == Top::Scores {
+        if options.output == OutputKind::Scores {
             return Err(Error::checkpoint(format!(
-                "`architectures` of config.json is {}, no sequence classifier: the model has no \
-                 classification head to score with. Train it with `BinaryCrossEntropyLoss` first",
+                "`architectures` of config.json is {}, which is not a sequence classifier: the model has no \
+                 classification head for scores. Train it with `BinaryCrossEntropyLoss` first",
                 self.config["architectures"]
             )));
         }
         let added = new_head(config.architecture(), &mut self.tensors, options.seed);
         self.modules.notes.push(format!(
-            "The model is no sequence classifier: it gets a classification head of one label, whose \
+            "The model is not a sequence classifier: it gets a classification head with one label, whose \
              new weights are random ({})",
             added.join(", ")
         ));
@@ -297,54 +277,54 @@ impl ModelFiles {
         ModelConfig::parse_classifier(&self.config)
     }
 
-    /// The tokenizer, and the longest text in tokens: by the run's options, else
-    /// by the files of sentence-transformers, else by those of the tokenizer,
-    /// and never more than the network's `positions`.
+    /// Returns the tokenizer, and the longest text in tokens. The latter comes
+    /// from the run's options, or else the files of sentence-transformers, or
+    /// else those of the tokenizer, and is at most the network's `positions`.
     fn tokenizer(
         &self,
         config: &ModelConfig,
         positions: usize,
-        cutting: &Cutting,
+        truncation: &Truncation,
     ) -> Result<(Tokenizer, usize)> {
         let (mut tokenizer, limit) = Tokenizer::of_model(&self.side_files, &self.config)?;
         if let Some(rows) = config.vocab_size() {
-            tokenizer.fits(rows)?;
+            tokenizer.check_vocabulary(rows)?;
         }
         if config.architecture().counts_padding() {
-            tokenizer.pads_right()?;
+            tokenizer.check_padding_side()?;
         }
         let sentence = &self.modules.sentence;
         if sentence.lowercase {
             tokenizer = tokenizer.lowercase()?;
         }
-        if let Some(wanted) = cutting.max_length
+        if let Some(wanted) = truncation.max_length
             && wanted > positions
         {
             return Err(Error::config(
                 "model_options.collate_options",
-                format!("`max_length` is {wanted}: the model reads {positions} tokens"),
+                format!("`max_length` is {wanted}: the model reads at most {positions} tokens"),
             ));
         }
         let given = [
-            cutting.max_length,
+            truncation.max_length,
             sentence.max_tokens,
             self.extras.max_tokens,
             limit,
         ];
         let longest = given.into_iter().flatten().next();
         let longest = longest.map_or(positions, |longest| longest.min(positions));
-        // A model that reads padding reads texts of the length that Python makes:
-        // the tokenizer's limit, where there is one.
-        let filled_up = config.architecture().text_length().map(|length| {
+        // A model that attends to padding needs the length that Python
+        // produces: the tokenizer's limit, if there is one.
+        let padded = config.architecture().text_length().map(|length| {
             let limit = limit.map_or(length, |limit| limit.min(length));
             limit.max(longest)
         });
-        if let Some(length) = filled_up {
-            tokenizer = tokenizer.fill_up(length)?;
+        if let Some(length) = padded {
+            tokenizer = tokenizer.pad_to(length)?;
         }
-        let tokenizer = match cutting.refuse_longer {
-            true => tokenizer.refuse_above(filled_up.unwrap_or(positions)),
-            false => tokenizer.cut_at(longest)?,
+        let tokenizer = match truncation.refuse_longer {
+            true => tokenizer.refuse_above(padded.unwrap_or(positions)),
+            false => tokenizer.truncate_at(longest)?,
         };
         Ok((tokenizer, longest))
     }
@@ -357,7 +337,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_saved_config_names_the_type_that_is_written() {
+    fn a_saved_config_names_the_dtype_of_the_weights() {
         let config = json!({
             "torch_dtype": "float16",
             "text_config": {"dtype": "bfloat16", "torch_dtype": null},
@@ -370,7 +350,7 @@ mod tests {
             "vision_config": null,
             "hidden_size": 4,
         });
-        assert_eq!(in_32_bits(config), expected);
-        assert_eq!(in_32_bits(json!({})), json!({}));
+        assert_eq!(with_float32(config), expected);
+        assert_eq!(with_float32(json!({})), json!({}));
     }
 }

@@ -1,9 +1,9 @@
-//! Checkpoints of open_clip, as the CLIPs of `transformers` that they are.
+//! Converts checkpoints of open_clip to CLIPs of `transformers`.
 //!
-//! `open_clip_config.json` describes the same two towers with other words, and
-//! the tensors have other names. A model is renamed when it is read, and saved
-//! in the layout of `transformers`. One whose text tower is a network of
-//! `transformers` becomes two towers.
+//! `open_clip_config.json` describes the same two towers in other terms, and
+//! tensors have other names. They are renamed on reading, and models are saved
+//! in the layout of `transformers`. A model whose text tower is a network of
+//! `transformers` becomes a two-tower model.
 
 mod text_network;
 
@@ -14,30 +14,30 @@ use serde_json::{Map, Value, json};
 use crate::{Error, Result, models::TWO_TOWERS, params::RawTensor};
 use text_network::TextNetwork;
 
-/// Shapes and steps of a checkpoint.
+/// File with a checkpoint's sizes and preprocessing.
 pub(super) const CONFIG_FILE: &str = "open_clip_config.json";
 
-/// Weights of a checkpoint, in the order in which open_clip looks for them.
+/// Weight files of a checkpoint, in the order in which open_clip tries them.
 pub(super) const WEIGHT_FILES: [&str; 3] = [
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
 ];
 
-/// A checkpoint's description in the words of `transformers`.
+/// A checkpoint's description, converted to that of `transformers`.
 #[derive(Debug)]
 pub(super) struct Described {
     /// A `config.json`.
     pub(super) config: Value,
-    pub(super) beside: Beside,
+    pub(super) companions: Companions,
 }
 
-/// The parts of a checkpoint's description other than the shapes.
+/// The parts of a checkpoint's description other than the sizes.
 #[derive(Debug)]
-pub(super) struct Beside {
+pub(super) struct Companions {
     /// A `preprocessor_config.json`.
     pub(super) preprocessor: Value,
-    /// The longest text in tokens, where it is less than the network reads.
+    /// The longest text in tokens, if it is shorter than the network allows.
     pub(super) max_tokens: Option<usize>,
 }
 
@@ -45,8 +45,8 @@ fn bad(reason: impl std::fmt::Display) -> Error {
     Error::checkpoint(format!("{CONFIG_FILE}: {reason}"))
 }
 
-/// The fields of one part of the file. Each that is not asked for must have its
-/// default, so that none is passed over.
+/// The fields of one part of the file. Fields that the code does not read must
+/// have their defaults, so that none is ignored.
 struct Part<'a> {
     name: &'static str,
     fields: &'a Map<String, Value>,
@@ -71,7 +71,7 @@ impl<'a> Part<'a> {
                 .filter(|n| (1..1 << 24).contains(n))
                 .ok_or_else(|| {
                     bad(format!(
-                        "`{}.{field}` is {value}; a whole number from 1 on is wanted",
+                        "`{}.{field}` is {value}; give a whole number of at least 1",
                         self.name
                     ))
                 }),
@@ -82,7 +82,7 @@ impl<'a> Part<'a> {
         self.get(field).and_then(Value::as_f64).unwrap_or(default)
     }
 
-    /// Refuses fields that are neither `known` nor off nor have their default.
+    /// Refuses fields that are neither `known`, nor off, nor at their default.
     fn refuse_others(&self, known: &[&str], defaults: &[(&str, Value)]) -> Result<()> {
         for (field, value) in self.fields {
             let is_off = value.is_null() || *value == Value::Bool(false) || *value == json!(0.0);
@@ -91,8 +91,8 @@ impl<'a> Part<'a> {
                 .any(|(name, usual)| name == field && value == usual);
             if !known.contains(&field.as_str()) && !is_off && !is_default {
                 return Err(bad(format!(
-                    "`{}.{field}` is {value}, which is not supported; two transformers as of \
-                     `ViT-B-32` are",
+                    "`{}.{field}` is {value}, which is not supported; supported are two transformers \
+                     as in `ViT-B-32`",
                     self.name
                 )));
             }
@@ -101,11 +101,11 @@ impl<'a> Part<'a> {
     }
 }
 
-/// Reads an `open_clip_config.json`; `read` gives another file of the model.
+/// Converts an `open_clip_config.json`; `read` reads another file of the model.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] names the field that asks for another network than two
-/// plain transformers.
+/// [`Error::Checkpoint`] names the field that describes another network than
+/// two plain transformers.
 pub(super) fn describe(
     json: &Value,
     read: &dyn Fn(&str) -> Result<Option<Value>>,
@@ -113,7 +113,7 @@ pub(super) fn describe(
     let model = json
         .get("model_cfg")
         .ok_or_else(|| bad("it has no `model_cfg`"))?;
-    // Other networks have parts beside the two towers.
+    // These parts describe networks other than two towers.
     for part in [
         "multimodal_cfg",
         "audio_cfg",
@@ -123,7 +123,7 @@ pub(super) fn describe(
     ] {
         if model.get(part).is_some_and(|value| !value.is_null()) {
             return Err(bad(format!(
-                "`model_cfg.{part}` is given, which is not supported"
+                "`model_cfg.{part}` is set, which is not supported"
             )));
         }
     }
@@ -145,7 +145,7 @@ pub(super) fn describe(
             ("timm_pool", json!("avg")),
             ("timm_proj", json!("linear")),
             ("block_type", json!("default")),
-            // They change training in open_clip alone.
+            // These fields affect only training in open_clip.
             ("output_tokens", json!(true)),
         ],
     )?;
@@ -192,7 +192,7 @@ pub(super) fn describe(
         }
         return Ok(Described {
             config,
-            beside: Beside {
+            companions: Companions {
                 preprocessor,
                 max_tokens: Some(network.longest as usize),
             },
@@ -204,7 +204,7 @@ pub(super) fn describe(
     text_config["vocab_size"] = tokens.into();
     text_config["max_position_embeddings"] = text.count("context_length", 77)?.into();
     text_config["model_type"] = "clip_text_model".into();
-    // A text's embedding is taken from its highest token, which is the end.
+    // A text's embedding is taken from its highest token id, the end token.
     text_config["eos_token_id"] = (tokens - 1).into();
     text_config["bos_token_id"] = tokens.saturating_sub(2).into();
     Ok(Described {
@@ -216,14 +216,14 @@ pub(super) fn describe(
             "vision_config": vision_config,
             "dtype": "float32",
         }),
-        beside: Beside {
+        companions: Companions {
             preprocessor,
             max_tokens: None,
         },
     })
 }
 
-/// Refuses a text tower of open_clip's own with other parts than a CLIP's.
+/// Refuses a text tower of open_clip's own with other parts than CLIP's.
 fn refuse_other_text(text: &Part<'_>) -> Result<()> {
     text.refuse_others(
         &[
@@ -249,7 +249,7 @@ fn refuse_other_text(text: &Part<'_>) -> Result<()> {
     )
 }
 
-/// The steps of `preprocess_cfg`.
+/// Converts `preprocess_cfg` to a `preprocessor_config.json`.
 fn preprocessor(json: Option<&Value>, model: u64) -> Result<Value> {
     let none = Map::new();
     let fields = json.and_then(Value::as_object).unwrap_or(&none);
@@ -283,7 +283,7 @@ fn preprocessor(json: Option<&Value>, model: u64) -> Result<Value> {
         _ => return Err(wrong("resize_mode")),
     }
     steps["resample"] = match word("interpolation", "bicubic")?.as_str() {
-        // The choice at random is made in training alone.
+        // The random choice applies only to training.
         "bicubic" | "random" => 3.into(),
         "bilinear" => 2.into(),
         _ => return Err(wrong("interpolation")),
@@ -296,7 +296,7 @@ fn preprocessor(json: Option<&Value>, model: u64) -> Result<Value> {
     Ok(steps)
 }
 
-/// Tensors by their names in `transformers`; others keep theirs.
+/// Renames tensors as in `transformers`; unknown ones keep their names.
 pub(super) fn rename(tensors: HashMap<String, RawTensor>) -> Result<HashMap<String, RawTensor>> {
     let mut all = HashMap::with_capacity(tensors.len());
     for (name, tensor) in tensors {
@@ -311,7 +311,7 @@ pub(super) fn rename(tensors: HashMap<String, RawTensor>) -> Result<HashMap<Stri
             all.insert(format!("text_projection.{inner}"), tensor);
             continue;
         }
-        // A text tower of its own has the same names behind `text.`.
+        // A separate text tower has the same names after `text.`.
         let plain = name.strip_prefix("text.").unwrap_or(name);
         let (tower, inner) = match name.strip_prefix("visual.") {
             Some(inner) => ("vision_model", inner),
@@ -355,7 +355,8 @@ pub(super) fn rename(tensors: HashMap<String, RawTensor>) -> Result<HashMap<Stri
     Ok(all)
 }
 
-/// One tensor of a block: `inner` is its number and name.
+/// Adds a tensor of a block; `inner` is the block's number and the tensor's
+/// name.
 fn block(
     all: &mut HashMap<String, RawTensor>,
     layers: &str,
@@ -376,7 +377,7 @@ fn block(
             return Ok(());
         }
     }
-    // Queries, keys and values lie in one matrix.
+    // Queries, keys and values share one matrix.
     if let Some(part) = name.strip_prefix("attn.in_proj_") {
         let third = values.len() / 3;
         let mut shape = shape;
@@ -384,7 +385,7 @@ fn block(
             Some(rows) if *rows % 3 == 0 && third > 0 => *rows /= 3,
             _ => {
                 return Err(Error::checkpoint(format!(
-                    "`{name}` has the shape {shape:?}"
+                    "`{name}` has the shape {shape:?}, whose rows are not a multiple of 3"
                 )));
             }
         }
@@ -404,11 +405,11 @@ fn block(
 fn transposed((shape, values): RawTensor) -> Result<RawTensor> {
     let [rows, columns] = shape[..] else {
         return Err(Error::checkpoint(format!(
-            "a projection has the shape {shape:?}"
+            "a projection has the shape {shape:?} instead of two dimensions"
         )));
     };
-    let turned = (0..rows * columns).map(|i| values[i % rows * columns + i / rows]);
-    Ok((vec![columns, rows], turned.collect()))
+    let values = (0..rows * columns).map(|i| values[i % rows * columns + i / rows]);
+    Ok((vec![columns, rows], values.collect()))
 }
 
 #[cfg(test)]
@@ -416,7 +417,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_that_are_not_two_transformers_are_refused_by_their_field() {
+    fn errors_name_the_field_of_an_unsupported_network() {
         let with = |part: &str, field: &str, value: Value| {
             let mut json = json!({"model_cfg": {
                 "embed_dim": 8,
@@ -448,7 +449,7 @@ mod tests {
         assert_eq!(good.config["vision_config"]["num_attention_heads"], 1);
         assert_eq!(good.config["text_config"]["intermediate_size"], 128);
         assert_eq!(
-            good.beside.preprocessor["size"],
+            good.companions.preprocessor["size"],
             json!({"shortest_edge": 224})
         );
     }

@@ -1,5 +1,5 @@
-//! One model of two: a text model and a picture model as the towers of a
-//! text-to-image model.
+//! Joins a text model and an image model as the towers of a text-to-image
+//! model.
 
 use serde_json::{Value, json};
 
@@ -13,23 +13,23 @@ use crate::{
     ops::Pooler,
 };
 
-/// The models that become towers.
+/// The models of the towers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TowerSources {
     /// The text model.
     pub text: Box<ModelSource>,
-    /// The picture model.
+    /// The image model.
     pub image: Box<ModelSource>,
-    /// Length of the embeddings.
+    /// Embedding dimension.
     pub dim: usize,
-    /// Decides the weights of the new projections.
+    /// Seed of the new projections.
     pub seed: u64,
 }
 
-/// Puts two models under new projections of length `dim`.
+/// Joins two models under new projections to the dimension `dim`.
 ///
 /// # Errors
-/// [`Error::Model`] where a part of a model has no place in a tower.
+/// [`Error::Model`] if a model has a part that a tower can't have.
 pub(super) fn join(
     text: ModelFiles,
     vision: ModelFiles,
@@ -41,15 +41,15 @@ pub(super) fn join(
         let config = ModelConfig::parse(&files.config)?;
         if config.kind() != wanted {
             let reason = format!(
-                "it embeds {}, where a model of {} is wanted",
+                "it embeds {}; give a model of {}",
                 config.kind().inputs(),
                 wanted.inputs()
             );
             return Err(Error::model(option(wanted), reason));
         }
         if files.extras.head.is_some() {
-            let reason = "it has a projection head, which has no place in a tower; take the model \
-                          that it was made from, or one without a head";
+            let reason = "it has a projection head, which a tower can't have; use the model on which \
+                          it is based, or one without a head";
             return Err(Error::model(option(wanted), reason));
         }
         let modules = &files.modules;
@@ -57,8 +57,8 @@ pub(super) fn join(
             || modules.sentence.lowercase
             || modules.prompts.default_prompt().is_some();
         if has_more {
-            let reason = "it has modules behind its pooling, a default prompt or `do_lower_case`, \
-                          which have no place in a tower; take the network that it was made from";
+            let reason = "it has modules after its pooling, a default prompt or `do_lower_case`, \
+                          which a tower can't have; use the network on which it is based";
             return Err(Error::model(option(wanted), reason));
         }
         let own = config.canonical(std::mem::take(&mut files.tensors))?;
@@ -96,7 +96,7 @@ pub(super) fn join(
     })
 }
 
-/// The option that names a tower's model.
+/// Returns the option that names a tower's model.
 fn option(kind: ModelKind) -> &'static str {
     match kind {
         ModelKind::Text => "text_model",
@@ -104,14 +104,14 @@ fn option(kind: ModelKind) -> &'static str {
     }
 }
 
-/// The name of a pooling in a `config.json` of two towers.
+/// Returns the name of a pooling in a two-tower `config.json`.
 fn pooling(pooler: Pooler, kind: ModelKind) -> Result<Value> {
     Ok(match pooler {
         Pooler::Mean => "mean".into(),
         Pooler::Max => "max".into(),
         Pooler::Cls => "cls".into(),
         _ => {
-            let reason = "it pools in a way that a tower can't; mean, max and cls are possible";
+            let reason = "its pooling is not supported in a tower; use mean, max or cls";
             return Err(Error::model(option(kind), reason));
         }
     })

@@ -1,4 +1,4 @@
-//! The `config.json` of BERTs from 2018 and 2019, which names no `model_type`.
+//! Detects BERTs of 2018 and 2019, whose `config.json` has no `model_type`.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::weights;
 use crate::Result;
 
-/// Fields that such a file has, of which no other architecture has all.
+/// Fields of such a file. No other architecture has all of them.
 const FIELDS: [&str; 5] = [
     "hidden_size",
     "intermediate_size",
@@ -15,41 +15,41 @@ const FIELDS: [&str; 5] = [
     "type_vocab_size",
     "vocab_size",
 ];
-/// A tensor that every BERT has; with its prefix no other model has it.
+/// A tensor of every BERT. With this prefix no other model has it.
 const TENSOR: &str = "bert.embeddings.token_type_embeddings.weight";
 
-/// Whether a `config.json` without a `model_type` has the fields of a BERT.
-fn may_be(config: &Value) -> bool {
+/// Returns whether a `config.json` without a `model_type` has the fields of a
+/// BERT.
+fn looks_like_bert(config: &Value) -> bool {
     let has = |field: &str| config.get(field).is_some();
     !has("model_type") && FIELDS.iter().all(|field| has(field))
 }
 
-/// Adds the `model_type` of a BERT where the fields are those of one, for a model
-/// whose tensors are looked at later.
-pub(super) fn assume(config: &mut Value) {
-    if may_be(config) {
+/// Adds the `model_type` of a BERT if the fields match, for a model whose
+/// tensors are checked later.
+pub(super) fn assume_bert(config: &mut Value) {
+    if looks_like_bert(config) {
         config["model_type"] = "bert".into();
     }
 }
 
-/// Adds the `model_type` of a BERT where it is missing and the names of the
-/// tensors leave no doubt, and returns a note about it. `find` says where a file
-/// is.
+/// Adds the `model_type` of a BERT if it is missing and the tensor names
+/// confirm it. Then it returns a note. `find` locates a file.
 pub(super) fn complete(
     config: &mut Value,
     find: &dyn Fn(&str) -> Result<Option<PathBuf>>,
 ) -> Result<Option<String>> {
-    if !may_be(config) {
+    if !looks_like_bert(config) {
         return Ok(None);
     }
-    let names = weights::names(&weights::WHOLE, find)?;
+    let names = weights::names(&weights::SINGLE_FILES, find)?;
     if !names.iter().any(|name| name == TENSOR) {
         return Ok(None);
     }
-    assume(config);
+    assume_bert(config);
     Ok(Some(
-        "config.json has no `model_type`: by its fields and its tensors the model is a `bert`. \
-         Add `\"model_type\": \"bert\"` to it, as transformers wants it"
+        "config.json has no `model_type`; its fields and tensors are those of a `bert`. \
+         Add `\"model_type\": \"bert\"` to it, which transformers requires"
             .to_owned(),
     ))
 }
@@ -64,7 +64,7 @@ mod tests {
     use crate::params::{FloatFormat, write_safetensors};
 
     #[test]
-    fn an_old_bert_is_told_by_its_fields_and_tensors_and_nothing_else_is() {
+    fn only_an_old_bert_is_detected_by_fields_and_tensors() {
         let folder = tempfile::tempdir().unwrap();
         let find = |name: &str| {
             let path = folder.path().join(name);

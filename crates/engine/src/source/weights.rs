@@ -1,8 +1,8 @@
-//! Reading weights: safetensors and PyTorch files, whole or in shards.
+//! Reads weights from safetensors and PyTorch files, single or sharded.
 //!
-//! One tensor at a time is read and turned into 32 bits, so that a model lies in
-//! the memory once. Maps of files into memory would be unsafe: the file may
-//! change under them.
+//! Reads and converts one tensor at a time to 32 bits, so that a model is in
+//! memory only once. Memory-mapped files would be unsafe: another process may
+//! change them.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,10 +20,10 @@ use crate::{
     python_json,
 };
 
-/// Names of the weights' files, in the order in which `transformers` tries them.
-pub(super) const WHOLE: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
+/// Weight files, in the order in which `transformers` tries them.
+pub(super) const SINGLE_FILES: [&str; 2] = ["model.safetensors", "pytorch_model.bin"];
 
-/// Weights of other libraries, and how to get some that can be read.
+/// Weight files of other libraries, for error messages.
 const OTHERS: [(&str, &str); 5] = [
     ("onnx/model.onnx", "ONNX"),
     ("openvino/openvino_model.xml", "OpenVINO"),
@@ -34,8 +34,8 @@ const OTHERS: [(&str, &str); 5] = [
 
 type Tensors = HashMap<String, RawTensor>;
 
-/// Reads the weights of the model `name`, from the first of the files `whole`
-/// that `find` knows, or its shards.
+/// Reads the weights of the model `name` from the first of the files `whole`
+/// that `find` finds, or from its shards.
 pub(super) fn read(
     name: &str,
     whole: &[&str],
@@ -57,8 +57,8 @@ pub(super) fn read(
     for (other, library) in OTHERS {
         if find(other)?.is_some() {
             let reason = format!(
-                "its weights are those of {library} alone (`{other}`), and it has no {looked}: \
-                 open it with transformers in Python and call `save_pretrained`"
+                "it has weights only for {library} (`{other}`), and no {looked}: \
+                 load it with transformers in Python and call `save_pretrained`"
             );
             return Err(Error::model(name, reason));
         }
@@ -66,8 +66,8 @@ pub(super) fn read(
     Err(Error::model(name, format!("it has no {looked}")))
 }
 
-/// The names of the tensors that [`read`] reads for `whole`; none where the model
-/// has no such weights. The tensors themselves are not read.
+/// Returns the names of the tensors that [`read`] would read; empty if the
+/// model has no such weights. Does not read the tensors.
 pub(super) fn names(
     whole: &[&str],
     find: &dyn Fn(&str) -> Result<Option<PathBuf>>,
@@ -95,7 +95,7 @@ pub(super) fn names(
     Ok(Vec::new())
 }
 
-/// The first bytes of a file, which are those of weights.
+/// Reads a file's first bytes, and checks that they can be those of weights.
 fn head(path: &Path, file: &str) -> Result<Vec<u8>> {
     let mut head = Vec::new();
     let opened = File::open(path).map_err(|e| Error::io(path, e))?;
@@ -112,7 +112,7 @@ fn head(path: &Path, file: &str) -> Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Reads one file of weights by its name's ending.
+/// Reads a weight file; its extension selects the format.
 pub(super) fn read_file(path: &Path, file: &str) -> Result<Tensors> {
     let head = head(path, file)?;
     match file.ends_with(".safetensors") {
@@ -121,7 +121,7 @@ pub(super) fn read_file(path: &Path, file: &str) -> Result<Tensors> {
     }
 }
 
-/// Refuses the text that git-lfs leaves in place of a file.
+/// Refuses a git-lfs pointer that is stored instead of the file.
 pub(super) fn refuse_pointer(bytes: &[u8], file: &str) -> Result<()> {
     if !bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
         return Ok(());
@@ -137,7 +137,7 @@ pub(super) fn refuse_pointer(bytes: &[u8], file: &str) -> Result<()> {
     )))
 }
 
-/// The names of an index's tensors, each with the file that holds it.
+/// Returns the tensor names of an index, each with the file that holds it.
 fn weight_map(index: &str, path: &Path) -> Result<Vec<(String, String)>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     refuse_pointer(&bytes, index)?;
@@ -146,17 +146,21 @@ fn weight_map(index: &str, path: &Path) -> Result<Vec<(String, String)>> {
     let map = json.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| bad("it has no `weight_map`"))?;
     let shards = map.iter().map(|(tensor, shard)| {
-        // A shard lies beside its index.
+        // Shards must be in the same folder as their index.
         let shard = shard.as_str().filter(|shard| {
             !shard.is_empty() && !shard.starts_with('.') && !shard.contains(['/', '\\'])
         });
-        let shard = shard.ok_or_else(|| bad(&format!("`{tensor}` names no file of the folder")))?;
+        let shard = shard.ok_or_else(|| {
+            bad(&format!(
+                "`{tensor}` does not name a file in the same folder"
+            ))
+        })?;
         Ok((tensor.clone(), shard.to_owned()))
     });
     shards.collect()
 }
 
-/// Reads the shards that an index names.
+/// Reads the shards of an index.
 fn read_shards(
     name: &str,
     index: &str,
@@ -165,7 +169,7 @@ fn read_shards(
 ) -> Result<Tensors> {
     let map = weight_map(index, path)?;
     let shards: BTreeSet<&str> = map.iter().map(|(_, shard)| shard.as_str()).collect();
-    // Before gigabytes are read.
+    // Fail before reading gigabytes.
     let count = shards.len();
     let mut paths = Vec::new();
     let mut absent = Vec::new();
@@ -192,7 +196,7 @@ fn read_shards(
     Ok(all)
 }
 
-/// Reads all tensors of floating-point numbers in a safetensors file.
+/// Reads all floating-point tensors of a safetensors file.
 fn read_safetensors(path: &Path, file: &str) -> Result<Tensors> {
     let mut all = Tensors::new();
     stream::read(path, file, |name, shape, values| {
@@ -202,8 +206,8 @@ fn read_safetensors(path: &Path, file: &str) -> Result<Tensors> {
     Ok(all)
 }
 
-/// Reads the tensors of a PyTorch file. The pickle in it is interpreted as
-/// data; nothing that it names is run.
+/// Reads the tensors of a PyTorch file. The pickle is interpreted as data; it
+/// can't execute code.
 fn read_pytorch(path: &Path, file: &str, head: &[u8]) -> Result<Tensors> {
     let found = open_pytorch(path, file, head)?;
     let mut all = Tensors::new();
@@ -231,21 +235,21 @@ fn cut_pytorch(file: &str, e: candle_core::Error) -> Error {
     Error::checkpoint(format!("{file} can't be read: {reason}. Is it cut short?"))
 }
 
-/// Opens a PyTorch file: names and shapes are read.
+/// Opens a PyTorch file and reads its names and shapes.
 fn open_pytorch(path: &Path, file: &str, head: &[u8]) -> Result<PthTensors> {
     if !head.starts_with(b"PK") {
-        // The magic number of the format before zip, as a pickle.
+        // Magic number of the format before zip, as a pickle.
         let old = head.starts_with(b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19");
         return Err(Error::checkpoint(match old {
             true => format!(
-                "{file} is in the format of PyTorch before 1.6, which is not read. Save it again: \
+                "{file} is in the format of PyTorch before 1.6, which is not supported. Convert it: \
                  python -c \"import torch; torch.save(torch.load('{file}', map_location='cpu'), \
                  '{file}')\""
             ),
-            false => format!("{file} is no file of PyTorch's: it is no zip archive"),
+            false => format!("{file} is not a PyTorch file: it is not a zip archive"),
         }));
     }
-    // Training programs put the weights beside other things.
+    // Training programs often nest the weights in one of these keys.
     let mut found = PthTensors::new(path, None).map_err(|e| cut_pytorch(file, e))?;
     for key in ["state_dict", "model_state_dict", "model"] {
         if found.tensor_infos().is_empty() {
@@ -263,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tensors_of_pytorch_are_read_however_they_lie_in_their_storage() {
+    fn pytorch_tensors_are_read_with_any_storage_layout() {
         // Written by `tests/fixtures/make_weights.py`.
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/weights");
         let base: Vec<f32> = (0..24u8).map(f32::from).collect();

@@ -1,4 +1,4 @@
-//! Search for the texts of a corpus that are most like queries, block by block.
+//! Searches a corpus for the texts most similar to queries, block by block.
 
 use std::{
     collections::HashSet,
@@ -15,9 +15,9 @@ use crate::{
 /// Settings of the search.
 #[derive(Clone, Copy)]
 pub(super) struct Search {
-    /// Texts to find for each query.
+    /// Number of texts to find for each query.
     pub(super) count: usize,
-    /// Texts of the corpus that are embedded and searched together.
+    /// Number of corpus texts that are embedded and searched together.
     pub(super) block: usize,
 }
 
@@ -34,9 +34,9 @@ pub(super) struct Progress {
     pub(super) seen: usize,
 }
 
-/// Returns the texts of the corpus nearest to each query, the nearest first. A text
-/// that equals the query is left out, and a text that the corpus holds several times
-/// counts once. `report` is called after each block of queries and of the corpus.
+/// Returns the corpus texts nearest to each query, nearest first. Skips texts
+/// equal to the query, and counts repeated corpus texts once. `report` is
+/// called after each block of queries and of the corpus.
 pub(super) fn candidates(
     model: &Encoder,
     queries: &[Arc<str>],
@@ -78,7 +78,7 @@ pub(super) fn candidates(
                 text: new[near.index].clone(),
                 distance: near.distance,
             }));
-            // Stable: the earlier of two equally near texts stays first.
+            // A stable sort: of equally near texts the earlier stays first.
             found.sort_by(|a, b| a.distance.total_cmp(&b.distance));
             found.truncate(count);
         }
@@ -106,13 +106,13 @@ fn prompted(model: &Encoder, names: &[&str]) -> Result<Encoder> {
     }
 }
 
-/// Merges the lists of several models: the best of each in turn, every text once, up
-/// to `count`.
+/// Merges the lists of several models: takes the best of each in turn, every
+/// text once, up to `count`.
 pub(super) fn merge(lists: Vec<Vec<Candidate>>, count: usize) -> Vec<Candidate> {
     let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
     let mut merged: Vec<Candidate> = Vec::new();
-    for place in 0..longest {
-        for candidate in lists.iter().filter_map(|list| list.get(place)) {
+    for rank in 0..longest {
+        for candidate in lists.iter().filter_map(|list| list.get(rank)) {
             let is_new = merged.iter().all(|known| known.text != candidate.text);
             if is_new && merged.len() < count {
                 merged.push(candidate.clone());

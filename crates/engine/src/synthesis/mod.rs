@@ -1,15 +1,15 @@
-//! Data synthesis: training data for `MarginMSELoss` out of queries and a corpus
-//! without labels.
+//! Data synthesis: training data for `MarginMSELoss` from unlabelled queries
+//! and a corpus.
 //!
-//! Models of texts, the relation miners, find the texts of the corpus that are
-//! most like each query. The most similar text counts as the query's match. A
-//! cross-encoder scores it and the others. Each document that is made has three
-//! chunks, the query, the match and one of the others, and the tag
-//! `finetuner_score`: the score of the match less that of the other.
+//! Text models, the relation miners, find the corpus texts most similar to each
+//! query. The most similar text counts as the query's match. A cross-encoder
+//! scores it and the others. Each document has three chunks, the query, the
+//! match and one of the others, and the tag `finetuner_score`: the score of the
+//! match minus that of the other.
 //!
-//! The corpus is embedded and searched block by block, and the queries in groups.
-//! Memory holds the queries with the texts found for them, and a hash of 8 bytes
-//! for each text of the corpus.
+//! The corpus is embedded and searched block by block, and the queries in
+//! groups. Memory holds the queries with the texts found for them, and a hash
+//! of 8 bytes per corpus text.
 
 mod mine;
 mod write;
@@ -34,16 +34,16 @@ use crate::{
     source::{HubRules, ModelSource},
 };
 
-/// Texts of the corpus that are searched together.
+/// Number of corpus texts that are searched together.
 const BLOCK: usize = 4096;
-/// Queries that are searched for together.
+/// Number of queries that are searched together.
 const QUERIES: usize = 32_768;
-/// Queries whose candidates are scored together.
+/// Number of queries whose candidates are scored together.
 const SCORED: usize = 128;
-/// Interval between two lines of the log about the progress of a long step.
+/// Interval between log lines on the progress of a long step.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A synthesis run whose configuration was checked.
+/// A synthesis run with a checked configuration.
 pub struct SynthesisPlan {
     /// The name of the queries.
     pub queries: String,
@@ -51,9 +51,9 @@ pub struct SynthesisPlan {
     pub corpus: String,
     miners: Vec<ModelSource>,
     cross_encoder: ModelSource,
-    /// Texts for each query, the match among them.
+    /// Number of texts per query, including the match.
     relations: usize,
-    /// The most documents to make.
+    /// Largest number of documents to create.
     most: usize,
 }
 
@@ -70,8 +70,8 @@ impl SynthesisPlan {
     /// Checks a configuration.
     ///
     /// # Errors
-    /// [`Error::Config`] names the field, its value and what is possible;
-    /// [`Error::Model`] is about the name of a model.
+    /// [`Error::Config`] names the field, its value and what is allowed;
+    /// [`Error::Model`] is about a model's name.
     pub fn new(config: &SynthesisConfig, local: &LocalModels, hub: &HubRules) -> Result<Self> {
         config
             .check()
@@ -88,7 +88,7 @@ impl SynthesisPlan {
                 other => Err(Error::config(
                     "relation_miner",
                     format!(
-                        "`{name}` is a model of {}; one that embeds texts is wanted",
+                        "`{name}` is a model of {}; give a model that embeds texts",
                         other.inputs()
                     ),
                 )),
@@ -99,7 +99,7 @@ impl SynthesisPlan {
         let kind = cross_encoder.kind(hub)?;
         if kind != ModelKind::TextPairs {
             let reason = format!(
-                "`{name}` is a model of {}; a cross-encoder is wanted, whose config.json names a \
+                "`{name}` is a model of {}; give a cross-encoder, whose config.json names a \
                  sequence classifier under `architectures`",
                 kind.inputs()
             );
@@ -116,7 +116,7 @@ impl SynthesisPlan {
         })
     }
 
-    /// The names of all data sets that the run reads, each once.
+    /// Returns the names of all data sets that the run reads, without repeats.
     #[must_use]
     pub fn data_names(&self) -> Vec<String> {
         let mut names = vec![self.queries.clone(), self.corpus.clone()];
@@ -124,7 +124,7 @@ impl SynthesisPlan {
         names
     }
 
-    /// The field of the data set of this name.
+    /// Returns the configuration field of a data set.
     #[must_use]
     pub fn data_name<'a>(&self, name: &'a str) -> DataName<'a> {
         let field = match name == self.queries {
@@ -134,7 +134,8 @@ impl SynthesisPlan {
         DataName { field, name }
     }
 
-    /// Checks that every document of the data is a text, without keeping any.
+    /// Checks that every document of the data is a text, without keeping any in
+    /// memory.
     ///
     /// # Errors
     /// [`Error::Data`] names the documents at fault.
@@ -146,7 +147,7 @@ impl SynthesisPlan {
     }
 }
 
-/// Carries out a synthesis run.
+/// Runs a data synthesis.
 ///
 /// # Errors
 /// Errors of models and data, and [`Error::Interrupted`].
@@ -164,7 +165,7 @@ pub fn synthesize(
     run.log("Starting data synthesis run ...".to_owned());
     if *setting.device != Device::Cpu {
         let message = format!(
-            "the device `{}` was asked for, but data is synthesized on the CPU",
+            "the run requests the device `{}`, but data is synthesized on the CPU",
             setting.device
         );
         run.note(Level::Warning, message);
@@ -185,7 +186,7 @@ pub fn synthesize(
     }
     if lonely > 0 {
         let message = format!(
-            "{lonely} queries are left out: fewer than 2 texts of the corpus were found for each"
+            "{lonely} queries are skipped: fewer than 2 texts of the corpus were found for each"
         );
         run.note(Level::Warning, message);
     }
@@ -197,7 +198,7 @@ struct Run<'a, 'b> {
     plan: &'a SynthesisPlan,
     setting: &'a Setting<'b>,
     observer: &'a mut dyn Observer,
-    /// Time of the last line about the progress.
+    /// Time of the last log line on progress.
     last: Instant,
 }
 
@@ -210,7 +211,7 @@ impl Run<'_, '_> {
         self.note(Level::Info, message);
     }
 
-    /// Ends the run if it was interrupted, and logs the progress from time to time.
+    /// Stops the run if it was interrupted, and logs the progress at intervals.
     fn step(&mut self, message: impl FnOnce() -> String) -> Result<()> {
         if self.observer.interrupted().is_some() {
             return Err(Error::Interrupted);
@@ -222,7 +223,7 @@ impl Run<'_, '_> {
         Ok(())
     }
 
-    /// Returns the texts of the corpus that are most like each query, by all miners.
+    /// Returns the corpus texts most similar to each query, from all miners.
     fn mine(&mut self, queries: &[Arc<str>]) -> Result<Vec<Vec<Candidate>>> {
         let plan = self.plan;
         let search = Search {
@@ -237,7 +238,7 @@ impl Run<'_, '_> {
                 all => format!(" by model {} of {all}", number + 1),
             };
             self.log(format!("Mining relations{which} ..."));
-            for (group, places) in queries.chunks(QUERIES).zip(found.chunks_mut(QUERIES)) {
+            for (group, slots) in queries.chunks(QUERIES).zip(found.chunks_mut(QUERIES)) {
                 let documents = (self.setting.read_data)(&plan.corpus)?;
                 let name = plan.data_name(&plan.corpus);
                 let corpus = documents.map(|document| read_text(&document?, name));
@@ -245,8 +246,8 @@ impl Run<'_, '_> {
                     let Progress { seen } = progress;
                     self.step(|| format!("Mining relations{which}: {seen} documents searched"))
                 })?;
-                for (place, found) in places.iter_mut().zip(found) {
-                    place.push(found);
+                for (slot, found) in slots.iter_mut().zip(found) {
+                    slot.push(found);
                 }
             }
         }
@@ -261,7 +262,7 @@ impl Run<'_, '_> {
         let model = CrossEncoder::load(self.plan.cross_encoder.read_with(&self.setting.hub)?)?;
         if model.labels() != 1 {
             let reason = format!(
-                "the model gives {} scores for a pair; one with a single label is wanted",
+                "the model returns {} scores per pair; give a model with a single label",
                 model.labels()
             );
             return Err(Error::config("cross_encoder", reason));
@@ -286,7 +287,7 @@ impl Run<'_, '_> {
             });
             let scores = model.predict(&pairs.collect::<Vec<_>>())?.values;
             if let Some(score) = scores.iter().find(|score| !score.is_finite()) {
-                let reason = format!("the model gives the score {score}: its weights are broken");
+                let reason = format!("the model returns the score {score}: its weights are broken");
                 return Err(Error::config("cross_encoder", reason));
             }
             let mut scores = scores.as_slice();
@@ -297,7 +298,7 @@ impl Run<'_, '_> {
             }
         }
         let made = writer.finish()?;
-        self.log(format!("{} training examples made", made.documents));
+        self.log(format!("{} training examples created", made.documents));
         self.log("Done ✨".to_owned());
         Ok(made)
     }

@@ -17,7 +17,7 @@ pub(super) struct Writer {
     out: BufWriter<File>,
     written: u64,
     all: u64,
-    /// Number of queries so far, for the ids of documents.
+    /// Number of queries so far, for document IDs.
     queries: u64,
 }
 
@@ -55,9 +55,9 @@ impl Writer {
             if self.is_full() {
                 return Ok(());
             }
-            let part = |place: usize, text: &str| {
+            let part = |index: usize, text: &str| {
                 let mut part = Document::text(text).with_modality("text");
-                part.id = format!("{}-{number}-{place}", self.queries);
+                part.id = format!("{}-{number}-{index}", self.queries);
                 part
             };
             let document = Document::new()
@@ -74,7 +74,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Ends the file.
+    /// Completes the file.
     pub(super) fn finish(mut self) -> Result<Synthesized> {
         self.out.flush().map_err(|e| Error::io(&self.path, e))?;
         Ok(Synthesized {

@@ -1,10 +1,10 @@
-//! The tokenizer that transformers makes of a model's files.
+//! Builds the tokenizer that transformers would create from a model's files.
 //!
 //! For the classes of BERT, MPNet, RoBERTa and CLIP, transformers takes the
-//! vocabulary from `tokenizer.json`, or from older files where there is none,
-//! and everything else from `tokenizer_config.json`. This module writes the
-//! `tokenizer.json` that has this meaning. Tokenizers of other classes are used
-//! as their `tokenizer.json` says.
+//! vocabulary from `tokenizer.json`, or from older files if there is none, and
+//! everything else from `tokenizer_config.json`. This module writes the
+//! equivalent `tokenizer.json`. Tokenizers of other classes use their own
+//! `tokenizer.json` unchanged.
 
 use std::collections::HashMap;
 
@@ -13,14 +13,14 @@ use serde_json::{Map, Value, json};
 use super::{Padding, config::Settings};
 use crate::{Error, Result, python_json};
 
-/// The classes of transformers that are rebuilt from a vocabulary.
+/// Tokenizer classes of transformers that are rebuilt from a vocabulary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
     Bert,
     MpNet,
     Roberta,
     Clip,
-    /// `tokenizer.json` as it is.
+    /// The `tokenizer.json` is used unchanged.
     File,
 }
 
@@ -43,7 +43,7 @@ impl Class {
         }
     }
 
-    /// The class of a `model_type`, where the files name none.
+    /// Returns the class for a `model_type`, if the files name none.
     fn of_model(model_type: &str) -> Self {
         match model_type {
             "bert" | "distilbert" | "electra" | "nomic_bert" => Self::Bert,
@@ -54,7 +54,7 @@ impl Class {
         }
     }
 
-    /// Its special tokens.
+    /// Returns the class's special tokens.
     fn specials(self) -> Vec<(&'static str, Value)> {
         let plain: &[(&str, &str)] = match self {
             Self::Bert => &[
@@ -91,7 +91,7 @@ impl Class {
             Self::File => &[],
         };
         let with_settings = |(name, token): &(&'static str, &str)| {
-            // MPNet's mask takes the space before it along.
+            // MPNet's mask token includes the space before it.
             let value = match (self, *name) {
                 (Self::MpNet, "mask_token") => {
                     json!({"content": token, "lstrip": true, "normalized": true})
@@ -105,27 +105,27 @@ impl Class {
     }
 }
 
-/// A `tokenizer.json` and what else a model's files say of its tokenizer.
+/// A `tokenizer.json`, and the settings in a model's other files.
 pub(super) struct Built {
     pub(super) json: Vec<u8>,
-    /// The longest text in tokens, where `tokenizer_config.json` limits it.
+    /// The longest text in tokens, if `tokenizer_config.json` limits it.
     pub(super) longest: Option<usize>,
-    /// Whether too long texts lose their beginning.
-    pub(super) cut_left: bool,
-    /// Special tokens that the class adds, though no file lists them.
+    /// Whether long texts are truncated on the left.
+    pub(super) truncate_left: bool,
+    /// Special tokens that the class adds although no file lists them.
     pub(super) implied: Vec<String>,
     pub(super) padding: Padding,
-    /// Whether the class lowercases texts, whatever `tokenizer.json` says.
+    /// Whether the class lowercases texts, regardless of `tokenizer.json`.
     pub(super) lowercase: bool,
 }
 
-/// Whether the class that the files name doesn't count for such models, as
+/// Returns whether the class in the files is ignored for such models, as
 /// transformers decides it.
 fn names_wrong_class(model_type: &str) -> bool {
     ["modernbert", "modernbert-decoder", "siglip2", "qwen2"].contains(&model_type)
 }
 
-/// Makes the tokenizer of a model whose `config.json` is `config`.
+/// Builds the tokenizer of a model whose `config.json` is `config`.
 pub(super) fn build(files: &HashMap<String, Vec<u8>>, config: &Value) -> Result<Built> {
     let settings = Settings::parse(files)?;
     let model_type = config["model_type"].as_str().unwrap_or_default();
@@ -166,27 +166,27 @@ pub(super) fn build(files: &HashMap<String, Vec<u8>>, config: &Value) -> Result<
         padding: padding(named, &settings, file.as_ref()),
         lowercase: named == "Siglip2Tokenizer",
         longest: settings.longest()?,
-        cut_left: match settings.text("truncation_side") {
+        truncate_left: match settings.text("truncation_side") {
             Some(side) => side == "left",
-            None => is_left(file.as_ref(), "truncation"),
+            None => is_direction_left(file.as_ref(), "truncation"),
         },
         implied,
     })
 }
 
-/// Whether the direction of a part of `tokenizer.json` is to the left, where
-/// `tokenizer_config.json` does not say it.
-fn is_left(file: Option<&Value>, part: &str) -> bool {
+/// Returns whether the direction of a part of `tokenizer.json` is left, for
+/// settings that `tokenizer_config.json` lacks.
+fn is_direction_left(file: Option<&Value>, part: &str) -> bool {
     file.is_some_and(|file| file[part]["direction"] == "Left")
 }
 
-/// How a tokenizer of this class fills texts up.
+/// Returns the padding of a tokenizer of this class.
 fn padding(class: &str, settings: &Settings, file: Option<&Value>) -> Padding {
     let in_file = file.and_then(|file| file["padding"]["pad_token"].as_str());
     let (usual, left) = match class {
         "GemmaTokenizer" | "Siglip2Tokenizer" => (Some("<pad>"), true),
         "SiglipTokenizer" => (Some("</s>"), false),
-        _ => (in_file, is_left(file, "padding")),
+        _ => (in_file, is_direction_left(file, "padding")),
     };
     let token = settings.token("pad_token", usual.unwrap_or_default());
     Padding {
@@ -197,32 +197,32 @@ fn padding(class: &str, settings: &Settings, file: Option<&Value>) -> Padding {
     }
 }
 
-/// Says which files a tokenizer could be made of.
+/// Returns an error with the files from which the tokenizer could be built.
 fn missing(class: Class, files: &HashMap<String, Vec<u8>>) -> Error {
     let other = match class {
-        Class::Bert | Class::MpNet => ", nor the vocab.txt that it could be made of",
-        Class::Roberta | Class::Clip => {
-            ", nor the vocab.json and merges.txt that it could be made of"
-        }
+        Class::Bert | Class::MpNet => ", nor a vocab.txt from which to build it",
+        Class::Roberta | Class::Clip => ", nor vocab.json and merges.txt from which to build it",
         Class::File => "",
     };
     let binary = files.keys().find(|name| name.ends_with(".model"));
-    let binary = binary.map_or(String::new(), |name| format!(" ({name} alone is not read)"));
+    let binary = binary.map_or(String::new(), |name| {
+        format!(" ({name} alone is not supported)")
+    });
     Error::checkpoint(format!(
         "there is no tokenizer.json{other}{binary}. In Python, \
-         `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` makes it"
+         `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` creates it"
     ))
 }
 
-/// A vocabulary, and the merges of a byte-level one.
+/// A vocabulary, with the merges of a byte-level one.
 struct Vocabulary {
     tokens: Value,
     merges: Value,
 }
 
 impl Vocabulary {
-    /// The vocabulary of a tokenizer that is rebuilt; `None` where its
-    /// `tokenizer.json` is used as it is.
+    /// Returns the vocabulary of a tokenizer to rebuild; `None` if its
+    /// `tokenizer.json` is used unchanged.
     fn find(
         class: Class,
         files: &HashMap<String, Vec<u8>>,
@@ -235,7 +235,7 @@ impl Vocabulary {
         };
         if let Some(file) = file {
             let model = &file["model"];
-            // Older files don't name the kind.
+            // Older files don't name the type.
             let kind = model["type"].as_str().unwrap_or(wanted);
             let rebuilt = kind == wanted && model["vocab"].is_object() && class != Class::Clip;
             return Ok(rebuilt.then(|| Self {
@@ -272,7 +272,7 @@ impl Vocabulary {
             .map(|(number, line)| match line.trim_end().split_once(' ') {
                 Some((first, second)) => Ok(json!([first, second])),
                 None => Err(Error::checkpoint(format!(
-                    "merges.txt: line {} is no pair: `{line}`",
+                    "merges.txt: line {} is not a pair: `{line}`",
                     number + 1
                 ))),
             });
@@ -282,8 +282,8 @@ impl Vocabulary {
         }))
     }
 
-    /// The number of a token, which comes from the vocabulary or is one of those
-    /// that are added behind it.
+    /// Returns the ID of a token in the vocabulary, or among the tokens that
+    /// are added after it.
     fn id_of(&self, token: &str, added: &[Value]) -> Result<u64> {
         let words = self.tokens.as_object();
         if let Some(id) = words.and_then(|words| words.get(token)?.as_u64()) {
@@ -304,7 +304,7 @@ impl Vocabulary {
         )))
     }
 
-    /// The whole `tokenizer.json`.
+    /// Returns the whole `tokenizer.json`.
     fn tokenizer(&self, class: Class, settings: &Settings, added: Vec<Value>) -> Result<Value> {
         let special = |name: &str| {
             let specials = class.specials();
@@ -443,7 +443,7 @@ impl Vocabulary {
     }
 }
 
-/// The words that CLIP's tokenizer splits a text into.
+/// Pattern of the words into which CLIP's tokenizer splits a text.
 const CLIP_WORDS: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
@@ -454,7 +454,7 @@ mod tests {
     use super::*;
     use crate::tokenizer::Tokenizer;
 
-    /// The files of one case of `fixtures/make_tokenizers.py`.
+    /// The files of a case of `fixtures/make_tokenizers.py`.
     fn files(name: &str) -> HashMap<String, Vec<u8>> {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
             .join("tests/fixtures/tokenizers")
@@ -472,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_old_and_new_models_give_the_tokens_of_transformers() {
+    fn old_and_new_files_give_the_tokens_of_transformers() {
         let names = [
             "bert",
             "bert-without-config",
@@ -494,7 +494,7 @@ mod tests {
             let config = take(&mut files, "config.json");
             let (tokenizer, longest) = Tokenizer::of_model(&files, &config).unwrap();
             assert_eq!(json!(longest), expected["longest"], "{name}");
-            let tokenizer = tokenizer.cut_at(longest.unwrap_or(512)).unwrap();
+            let tokenizer = tokenizer.truncate_at(longest.unwrap_or(512)).unwrap();
             let texts = expected["texts"].as_array().unwrap();
             let all = expected["ids"].as_array().unwrap();
             for (text, ids) in texts.iter().zip(all) {
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tokenizer_that_can_not_be_made_is_refused_with_the_files_it_needs() {
+    fn a_missing_tokenizer_is_refused_with_the_files_it_needs() {
         let none = refused(HashMap::clear, "bert");
         assert!(
             none.contains("vocab.txt") && none.contains("save_pretrained"),
@@ -527,7 +527,7 @@ mod tests {
         let binary = refused(binary, "t5");
         assert!(binary.contains("spiece.model"), "{binary}");
         for (file, content, part) in [
-            ("tokenizer_config.json", "[]", "an object is wanted"),
+            ("tokenizer_config.json", "[]", "expected an object"),
             (
                 "tokenizer_config.json",
                 "{\"do_lower_case\": 3}",
@@ -549,13 +549,17 @@ mod tests {
     }
 
     #[test]
-    fn no_room_for_a_text_is_refused() {
+    fn a_limit_without_room_for_text_is_refused() {
         let mut files = files("bert");
         let config = take(&mut files, "config.json");
         let (tokenizer, _) = Tokenizer::of_model(&files, &config).unwrap();
-        let error = tokenizer.cut_at(2).map(|_| ()).unwrap_err().to_string();
+        let error = tokenizer
+            .truncate_at(2)
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
         assert!(
-            error.contains("cut to 2 tokens") && error.contains("at least 3"),
+            error.contains("truncated to 2 tokens") && error.contains("at least 3"),
             "{error}"
         );
     }

@@ -1,5 +1,5 @@
-//! `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json`:
-//! the settings of a tokenizer beside its vocabulary.
+//! Settings of a tokenizer besides its vocabulary: `tokenizer_config.json`,
+//! `special_tokens_map.json` and `added_tokens.json`.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{Error, Result, python_json};
 
-/// The special tokens that have names, in the order in which transformers adds
-/// them.
+/// Named special tokens, in the order in which transformers adds them.
 const NAMED: [&str; 7] = [
     "bos_token",
     "eos_token",
@@ -19,17 +18,17 @@ const NAMED: [&str; 7] = [
     "mask_token",
 ];
 
-/// The settings of a tokenizer.
+/// Settings of a tokenizer.
 #[derive(Debug, Default)]
 pub(super) struct Settings {
     /// All fields of `tokenizer_config.json`, and those of
-    /// `special_tokens_map.json` where older versions put them.
+    /// `special_tokens_map.json`, where older versions stored them.
     fields: serde_json::Map<String, Value>,
-    /// Tokens beside the vocabulary by their number, from the settings' files.
+    /// Tokens outside the vocabulary by ID, from the settings files.
     added: BTreeMap<u64, Value>,
-    /// Whether `added` is all that there is: the list of `tokenizer.json` then
-    /// doesn't count.
-    added_is_whole: bool,
+    /// Whether `added` is complete, so that the list in `tokenizer.json` is
+    /// ignored.
+    added_is_complete: bool,
 }
 
 impl Settings {
@@ -40,7 +39,7 @@ impl Settings {
             };
             match python_json::parse(bytes, name)? {
                 Value::Object(fields) => Ok(fields),
-                _ => Err(Error::checkpoint(format!("{name}: an object is wanted"))),
+                _ => Err(Error::checkpoint(format!("{name}: expected an object"))),
             }
         };
         let mut settings = Self {
@@ -51,13 +50,13 @@ impl Settings {
             for (id, token) in added {
                 let id = id.parse().map_err(|_| {
                     Error::checkpoint(format!(
-                        "tokenizer_config.json: `added_tokens_decoder` has the key `{id}`; a \
-                         number is wanted"
+                        "tokenizer_config.json: `added_tokens_decoder` has the key `{id}`; give a \
+                         number"
                     ))
                 })?;
                 settings.added.insert(id, token.clone());
             }
-            settings.added_is_whole = true;
+            settings.added_is_complete = true;
             return Ok(settings);
         }
         settings.fields.extend(object("special_tokens_map.json")?);
@@ -67,7 +66,9 @@ impl Settings {
             .collect();
         for (token, id) in object("added_tokens.json")? {
             let id = id.as_u64().ok_or_else(|| {
-                Error::checkpoint(format!("added_tokens.json: `{token}` has the number {id}"))
+                Error::checkpoint(format!(
+                    "added_tokens.json: the ID of `{token}` is {id}; give a whole number"
+                ))
             })?;
             let is_special = special.contains(&token);
             settings.added.insert(
@@ -78,23 +79,23 @@ impl Settings {
         Ok(settings)
     }
 
-    /// A text among the settings.
+    /// Returns a text setting.
     pub(super) fn text(&self, field: &str) -> Option<&str> {
         self.fields.get(field).and_then(Value::as_str)
     }
 
-    /// A switch among the settings.
+    /// Returns a boolean setting.
     pub(super) fn flag(&self, field: &str, default: bool) -> Result<bool> {
         match self.fields.get(field) {
             None | Some(Value::Null) => Ok(default),
             Some(Value::Bool(flag)) => Ok(*flag),
             Some(other) => Err(Error::checkpoint(format!(
-                "tokenizer_config.json: `{field}` is {other}; true or false is wanted"
+                "tokenizer_config.json: `{field}` is {other}; give true or false"
             ))),
         }
     }
 
-    /// A switch among the settings that may be left open.
+    /// Returns a boolean setting that may be unset.
     pub(super) fn open_flag(&self, field: &str) -> Result<Option<bool>> {
         match self.fields.get(field) {
             None | Some(Value::Null) => Ok(None),
@@ -102,7 +103,7 @@ impl Settings {
         }
     }
 
-    /// The text of a special token.
+    /// Returns the text of a special token.
     pub(super) fn token(&self, name: &str, default: &str) -> String {
         match self.fields.get(name) {
             None | Some(Value::Null) => default.to_owned(),
@@ -110,7 +111,7 @@ impl Settings {
         }
     }
 
-    /// The longest text in tokens, where the settings limit it.
+    /// Returns the longest text in tokens, if the settings limit it.
     pub(super) fn longest(&self) -> Result<Option<usize>> {
         let fields = ["model_max_length", "max_len"];
         let given = fields.iter().find_map(|field| {
@@ -121,16 +122,17 @@ impl Settings {
             return Ok(None);
         };
         match python_json::number(value) {
-            // Python writes "no limit" as 1e30.
+            // Python libraries write "no limit" as 1e30.
             Some(n) if n > 1e20 => Ok(None),
             Some(n) if n >= 1.0 => Ok(Some(n as usize)),
             _ => Err(Error::checkpoint(format!(
-                "tokenizer_config.json: `{field}` is {value}; a positive number is wanted"
+                "tokenizer_config.json: `{field}` is {value}; give a positive number"
             ))),
         }
     }
 
-    /// Special tokens with their names, and further ones.
+    /// Iterates over special tokens: named ones with their names, then further
+    /// ones.
     fn special(&self) -> impl Iterator<Item = (&str, Value)> {
         let named = NAMED.iter().filter_map(|name| {
             let token = self.fields.get(*name).filter(|token| !token.is_null())?;
@@ -147,17 +149,17 @@ impl Settings {
         named.chain(further.into_iter().flatten().map(|token| ("", token)))
     }
 
-    /// All tokens beside the vocabulary, in the form and the order of
+    /// Returns all tokens outside the vocabulary, in the form and order of
     /// `tokenizer.json`. `listed` are those of that file; `defaults` are the
-    /// special tokens that the class of the tokenizer has. Also returns the
-    /// texts of those that no list of tokens has.
+    /// class's special tokens. Also returns the texts of tokens that are in no
+    /// list.
     pub(super) fn added_tokens(
         &self,
         listed: &Value,
         defaults: &[(&str, Value)],
     ) -> (Vec<Value>, Vec<String>) {
         let mut by_id = self.added.clone();
-        if !self.added_is_whole {
+        if !self.added_is_complete {
             for token in listed.as_array().into_iter().flatten() {
                 if let Some(id) = token["id"].as_u64() {
                     by_id.insert(id, token.clone());
@@ -202,7 +204,7 @@ impl Settings {
     }
 }
 
-/// The text of a token, which is given alone or with its settings.
+/// Returns the text of a token, which may be an object with settings.
 fn content(token: &Value) -> String {
     let text = token.as_str().or_else(|| token["content"].as_str());
     text.unwrap_or_default().to_owned()

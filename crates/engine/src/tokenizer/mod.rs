@@ -1,4 +1,4 @@
-//! Text to token ids, by the tokenizer files of a model.
+//! Tokenization of texts, by the tokenizer files of a model.
 
 mod build;
 mod config;
@@ -14,23 +14,23 @@ use tokenizers::{
 
 use crate::{Error, Result, ops::Segments, python_json};
 
-/// Token ids of several texts, one after the other, without padding.
+/// Token IDs of several texts, packed without padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenBatch {
-    /// The ids of all texts.
+    /// The IDs of all texts.
     pub ids: Vec<u32>,
-    /// How many of them each text has.
+    /// The number of tokens of each text.
     pub lengths: Vec<usize>,
-    /// The kind of each token, such as the first or the second text of a pair;
-    /// empty where all are of the first.
+    /// The type of each token, such as the first or second text of a pair;
+    /// empty if all are 0.
     pub kinds: Vec<u32>,
-    /// Tokens at the beginning of each text that pooling leaves out: those of a
-    /// prompt, in models of sentence-transformers that say so. 0 elsewhere.
+    /// Number of tokens at the start of each text that pooling skips: those of
+    /// a prompt, if the model's files say so. Otherwise 0.
     pub left_out: usize,
 }
 
 impl TokenBatch {
-    /// Texts of these lengths, one behind the other.
+    /// Creates a batch of packed texts of these lengths.
     #[must_use]
     pub fn new(ids: Vec<u32>, lengths: Vec<usize>) -> Self {
         Self {
@@ -41,17 +41,17 @@ impl TokenBatch {
         }
     }
 
-    /// Texts of one length, row by row.
+    /// Creates a batch of texts of one length, row by row.
     #[must_use]
     pub fn uniform(ids: Vec<u32>, length: usize) -> Self {
         let count = ids.len() / length.max(1);
         Self::new(ids, vec![length; count])
     }
 
-    /// The texts at these places.
-    pub(crate) fn slice(&self, places: Range<usize>) -> Self {
-        let before: usize = self.lengths[..places.start].iter().sum();
-        let lengths = self.lengths[places].to_vec();
+    /// Returns the texts in a range.
+    pub(crate) fn slice(&self, range: Range<usize>) -> Self {
+        let before: usize = self.lengths[..range.start].iter().sum();
+        let lengths = self.lengths[range].to_vec();
         let count: usize = lengths.iter().sum();
         Self {
             ids: self.ids[before..before + count].to_vec(),
@@ -69,58 +69,69 @@ impl TokenBatch {
     }
 }
 
-/// A tokenizer with the limit of its model.
-pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
-    /// The longest text in tokens, where longer ones are not cut.
-    limit: Option<usize>,
-    /// Whether too long texts lose their beginning.
-    cut_left: bool,
-    /// Special tokens that no file lists: they may lie behind the model's table.
-    implied: Vec<String>,
-    padding: Padding,
-    /// Whether the model is told which text of a pair a token belongs to.
-    tells_kinds: bool,
-    /// Length of every text with its padding, and the padding's id, for a model
-    /// that reads it.
-    filled_up: Option<(usize, u32)>,
+/// Truncation of texts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Truncation {
+    /// The longest text in tokens, including special ones; the model's own
+    /// limit if `None`.
+    pub max_length: Option<usize>,
+    /// Whether longer texts are refused instead of truncated.
+    pub refuse_longer: bool,
 }
 
-/// How texts are filled up, for models that read the padding.
+/// A tokenizer with its model's limit.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// The longest text in tokens, if longer ones are refused.
+    limit: Option<usize>,
+    /// Whether long texts are truncated on the left.
+    truncate_left: bool,
+    /// Special tokens that no file lists. Their IDs may exceed the model's
+    /// vocabulary.
+    implied: Vec<String>,
+    padding: Padding,
+    /// Whether the model gets token types.
+    passes_token_types: bool,
+    /// Length of padded texts and ID of the padding token, for a model that
+    /// attends to padding.
+    padded: Option<(usize, u32)>,
+}
+
+/// Padding, for models that attend to it.
 #[derive(Clone, Debug, Default)]
 struct Padding {
-    /// The token that stands for nothing, where the files name one.
+    /// The padding token, if the files name one.
     token: Option<String>,
-    /// Whether it comes before the text.
+    /// Whether padding precedes the text.
     left: bool,
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`; texts are cut to `max_tokens`, special tokens
-    /// included.
+    /// Parses a `tokenizer.json`. Texts are truncated to `max_tokens`,
+    /// including special tokens.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where the file is not a tokenizer.
+    /// [`Error::Checkpoint`] if the file is not a tokenizer.
     pub fn parse(json: &[u8], max_tokens: usize) -> Result<Self> {
-        Self::read(json)?.cut_at(max_tokens)
+        Self::read(json)?.truncate_at(max_tokens)
     }
 
-    /// Makes the tokenizer of a model of transformers from its files, and
-    /// returns it with the longest text in tokens that they allow, if they say
-    /// so. `config` is the model's `config.json`.
+    /// Builds the tokenizer of a transformers model from its files. Also
+    /// returns the longest text in tokens, if the files limit it. `config` is
+    /// the model's `config.json`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where files are missing or broken.
+    /// [`Error::Checkpoint`] if files are missing or broken.
     pub(crate) fn of_model(
         files: &HashMap<String, Vec<u8>>,
         config: &Value,
     ) -> Result<(Self, Option<usize>)> {
         let built = build::build(files, config)?;
         let tokenizer = Self {
-            cut_left: built.cut_left,
+            truncate_left: built.truncate_left,
             implied: built.implied,
             padding: built.padding,
-            tells_kinds: tells_kinds(files)?,
+            passes_token_types: passes_token_types(files)?,
             ..Self::read(&built.json)?
         };
         let tokenizer = match built.lowercase {
@@ -138,15 +149,15 @@ impl Tokenizer {
         Ok(Self {
             inner,
             limit: None,
-            cut_left: false,
+            truncate_left: false,
             implied: Vec::new(),
             padding: Padding::default(),
-            tells_kinds: true,
-            filled_up: None,
+            passes_token_types: true,
+            padded: None,
         })
     }
 
-    /// Texts are lowercased before anything else.
+    /// Lowercases texts before all other steps.
     pub(crate) fn lowercase(mut self) -> Result<Self> {
         let is_lowercase =
             |part: &NormalizerWrapper| matches!(part, NormalizerWrapper::Lowercase(_));
@@ -164,18 +175,18 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// Texts are cut to `max_tokens`, special tokens included.
-    pub(crate) fn cut_at(mut self, max_tokens: usize) -> Result<Self> {
+    /// Truncates texts to `max_tokens`, including special tokens.
+    pub(crate) fn truncate_at(mut self, max_tokens: usize) -> Result<Self> {
         let special = self.inner.get_post_processor();
         let special = special.map_or(0, |post| post.added_tokens(false));
         if max_tokens <= special {
             return Err(Error::checkpoint(format!(
-                "texts are cut to {max_tokens} tokens, {special} of which are special: no room is \
-                 left for a text. Raise the limit to at least {}",
+                "texts are truncated to {max_tokens} tokens, {special} of which are special: no room is \
+                 left for text. Raise the limit to at least {}",
                 special + 1
             )));
         }
-        let direction = match self.cut_left {
+        let direction = match self.truncate_left {
             true => TruncationDirection::Left,
             false => TruncationDirection::Right,
         };
@@ -193,7 +204,7 @@ impl Tokenizer {
         })
     }
 
-    /// Texts of more than `max_tokens` are refused.
+    /// Refuses texts of more than `max_tokens`.
     pub(crate) fn refuse_above(self, max_tokens: usize) -> Self {
         Self {
             limit: Some(max_tokens),
@@ -201,11 +212,11 @@ impl Tokenizer {
         }
     }
 
-    /// Texts are filled up to `length` tokens with padding.
+    /// Pads texts to `length` tokens.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where no file names the token for it.
-    pub(crate) fn fill_up(self, length: usize) -> Result<Self> {
+    /// [`Error::Checkpoint`] if no file names the padding token.
+    pub(crate) fn pad_to(self, length: usize) -> Result<Self> {
         let token = self.padding.token.as_deref();
         let id = token.and_then(|token| self.inner.token_to_id(token));
         let id = id.ok_or_else(|| {
@@ -216,42 +227,43 @@ impl Tokenizer {
                 None => "no file names a `pad_token`".to_owned(),
             };
             Error::checkpoint(format!(
-                "{found}: this model reads texts of {length} tokens, and shorter ones are filled \
-                 up with it. Name it in tokenizer_config.json"
+                "{found}: this model reads texts of {length} tokens, and needs it to pad shorter \
+                 ones. Name it in tokenizer_config.json"
             ))
         })?;
         Ok(Self {
-            filled_up: Some((length, id)),
+            padded: Some((length, id)),
             ..self
         })
     }
 
-    /// Length of every text with its padding, where texts are filled up.
+    /// Returns the length of padded texts, if texts are padded.
     pub(crate) fn text_length(&self) -> Option<usize> {
-        self.filled_up.map(|(length, _)| length)
+        self.padded.map(|(length, _)| length)
     }
 
-    /// Checks that texts are padded behind their end.
+    /// Checks that texts are padded on the right.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] names the settings of the side.
-    pub(crate) fn pads_right(&self) -> Result<()> {
+    /// [`Error::Checkpoint`] names the settings of the padding side.
+    pub(crate) fn check_padding_side(&self) -> Result<()> {
         match self.padding.left {
             false => Ok(()),
             true => Err(Error::checkpoint(
-                "tokenizer_config.json: `padding_side`, or else `padding.direction` of \
-                 tokenizer.json, is left. This network counts positions from the padding on, so \
-                 that in Python the embedding of a text depends on the longest text beside it. Set \
+                "tokenizer_config.json: `padding_side`, or otherwise `padding.direction` of \
+                 tokenizer.json, is left. This network counts positions from the first padding token, so \
+                 in Python the embedding of a text depends on the longest text in its batch. Set \
                  it to right",
             )),
         }
     }
 
-    /// Checks that the model has a row for every token of its vocabulary.
+    /// Checks that the model has an embedding for every token of the
+    /// vocabulary.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] where a token has none, with both numbers.
-    pub(crate) fn fits(&self, rows: usize) -> Result<()> {
+    /// [`Error::Checkpoint`] names the first token without one, or both sizes.
+    pub(crate) fn check_vocabulary(&self, rows: usize) -> Result<()> {
         let added = self.inner.get_added_tokens_decoder();
         let beyond = added
             .iter()
@@ -259,24 +271,24 @@ impl Tokenizer {
         let first = beyond.min_by_key(|(id, _)| **id);
         let words = self.inner.get_model().get_vocab_size();
         let shown = match first {
-            Some((id, token)) => format!("`{}` has the number {id}", token.content),
+            Some((id, token)) => format!("`{}` has the ID {id}", token.content),
             None if words > rows => format!("its vocabulary alone has {words}"),
             None => return Ok(()),
         };
         Err(Error::checkpoint(format!(
-            "the tokenizer has {} tokens, the model {rows} ({shown}). Make the model's table \
-             larger in Python: `model.resize_token_embeddings(len(tokenizer))`, then save both, \
-             and train the new rows",
+            "the tokenizer has {} tokens, the model {rows} ({shown}). In Python, enlarge the model's \
+             table with `model.resize_token_embeddings(len(tokenizer))`, save both, and train the \
+             new rows",
             self.inner.get_vocab_size(true)
         )))
     }
 
-    /// Number of the tokens at the beginning of a text that begins with
-    /// `prompt`, as sentence-transformers counts them: those of the prompt alone,
-    /// without a special one at its end.
+    /// Returns the number of tokens of a prompt at the start of a text, counted
+    /// as in sentence-transformers: the tokens of the prompt alone, without a
+    /// special one at its end.
     ///
     /// # Errors
-    /// [`Error::Data`] where it can't be tokenized.
+    /// [`Error::Data`] if it can't be tokenized.
     pub(crate) fn prompt_length(&self, prompt: &str) -> Result<usize> {
         let batch = self.encode(&[prompt])?;
         let last = batch.ids.last().and_then(|id| self.inner.id_to_token(*id));
@@ -285,11 +297,11 @@ impl Tokenizer {
         Ok(batch.ids.len() - usize::from(is_special))
     }
 
-    /// Token ids of `texts`.
+    /// Tokenizes texts.
     ///
     /// # Errors
-    /// [`Error::Data`] where a text can't be tokenized, [`Error::Item`] where one
-    /// is too long and may not be cut.
+    /// [`Error::Data`] if a text can't be tokenized, [`Error::Item`] if one is
+    /// too long and may not be truncated.
     pub fn encode(&self, texts: &[&str]) -> Result<TokenBatch> {
         let encoded = self
             .inner
@@ -298,7 +310,8 @@ impl Tokenizer {
         self.batch(&encoded, |place| texts[place])
     }
 
-    /// Token ids of pairs of texts, which are cut together, the longer one first.
+    /// Tokenizes pairs of texts, which are truncated together, the longer one
+    /// first.
     ///
     /// # Errors
     /// As [`Tokenizer::encode`].
@@ -309,8 +322,8 @@ impl Tokenizer {
             && cut.max_length < special
         {
             return Err(Error::data(format!(
-                "pairs are cut to {} tokens, and {special} of a pair are special: raise the limit \
-                 to more than that",
+                "pairs are truncated to {} tokens, but {special} of a pair are special: raise the limit \
+                 above that",
                 cut.max_length
             )));
         }
@@ -320,14 +333,14 @@ impl Tokenizer {
             .encode_batch_fast(given, true)
             .map_err(|e| Error::data(format!("a pair can't be tokenized: {e}")))?;
         let mut batch = self.batch(&encoded, |place| pairs[place][0])?;
-        if self.tells_kinds && self.filled_up.is_none() {
+        if self.passes_token_types && self.padded.is_none() {
             let kinds = encoded.iter().flat_map(|e| e.get_type_ids());
             batch.kinds = kinds.copied().collect();
         }
         Ok(batch)
     }
 
-    /// The tokens of several texts. `shown` gives the beginning of one.
+    /// Collects the tokens of several texts. `shown` returns a text for errors.
     fn batch<'a>(
         &self,
         encoded: &[Encoding],
@@ -349,7 +362,7 @@ impl Tokenizer {
             );
             return Err(Error::Item { place, reason });
         }
-        let Some((length, padding)) = self.filled_up else {
+        let Some((length, padding)) = self.padded else {
             let ids = encoded.iter().flat_map(|e| e.get_ids()).copied().collect();
             return Ok(TokenBatch::new(ids, lengths));
         };
@@ -366,8 +379,9 @@ impl Tokenizer {
     }
 }
 
-/// Whether the tokenizer of `transformers` tells the model the kinds of tokens.
-fn tells_kinds(files: &HashMap<String, Vec<u8>>) -> Result<bool> {
+/// Returns whether the tokenizer in `transformers` passes token types to the
+/// model.
+fn passes_token_types(files: &HashMap<String, Vec<u8>>) -> Result<bool> {
     const FILE: &str = "tokenizer_config.json";
     let Some(bytes) = files.get(FILE) else {
         return Ok(true);

@@ -1,39 +1,39 @@
-//! Choosing a batch size that fits into memory.
+//! Choice of a batch size that fits into memory.
 
 use std::{cmp::Reverse, ops::Range};
 
 use super::{
     batches::{Batches, Guide},
-    step::{self, Turn},
+    step::{self, BatchSettings},
 };
 use crate::{
     Result,
     data::{Example, Item, TrainingSet},
     loss::Criterion,
-    memory::Room,
+    memory::StepMemory,
     models::Model,
     params::Params,
     prepare::Preparer,
 };
 
-/// The batch size that is taken where it fits.
-const WANTED: usize = 32;
-/// Examples of the two steps that are tried. The difference says what an example
-/// needs, the rest what a step needs beside them.
-const TRIED: [usize; 2] = [2, 8];
-/// The part of the free memory that a step may take.
-const SHARE: f64 = 0.6;
+/// The batch size to use if it fits.
+const PREFERRED: usize = 32;
+/// Numbers of examples of two trial steps. Their difference gives the memory
+/// per example, the rest is the memory per step.
+const TRIAL_SIZES: [usize; 2] = [2, 8];
+/// Share of the free memory that a step may use.
+const MEMORY_SHARE: f64 = 0.6;
 
-/// What a step of a number of examples needs, in bytes.
+/// Memory use of a step, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Need {
-    /// However many examples it has.
+struct MemoryUse {
+    /// Independent of the number of examples.
     fixed: f64,
     each: f64,
 }
 
-impl Need {
-    /// By the bytes that steps of some numbers of examples took.
+impl MemoryUse {
+    /// Estimates memory use from trial steps: numbers of examples, and bytes.
     fn of(tried: &[(usize, u64)]) -> Self {
         let &[(few, small), .., (many, large)] = tried else {
             let (count, bytes) = tried.first().copied().unwrap_or((1, 0));
@@ -54,27 +54,27 @@ impl Need {
         self.fixed + self.each * examples as f64
     }
 
-    /// The batch size that is wanted, or the largest smaller power of two whose
-    /// step needs no more than `left`.
+    /// Returns the preferred batch size, or the largest smaller power of two
+    /// whose step needs at most `left` bytes.
     fn fitting(self, left: f64) -> usize {
-        let mut size = WANTED;
-        while size > TRIED[0] && self.step(size) > left {
+        let mut size = PREFERRED;
+        while size > TRIAL_SIZES[0] && self.step(size) > left {
             size /= 2;
         }
         size
     }
 }
 
-/// A batch size where none was given: 32, or the largest smaller power of two
-/// whose step fits into the free memory. Whole steps of the longest examples are
-/// tried for it, with the loss and the way back; the model stays as it was. Also
-/// says in words what was chosen and why.
+/// Chooses a batch size if the user gave none: 32, or the largest smaller power
+/// of two whose step fits into the free memory. To measure it, runs whole
+/// training steps on the longest examples and then restores the model. Also
+/// returns a note on the choice and its reason.
 ///
-/// `moments` are the numbers that the optimizer keeps for each weight in training,
-/// and `limit` the most bytes that the process may hold.
+/// `moments` is the number of values that the optimizer stores per weight, and
+/// `limit` the process's memory limit in bytes.
 ///
 /// # Errors
-/// Where the examples can't be read.
+/// If the examples can't be read.
 pub(crate) fn choose_batch_size(
     model: &Model,
     mut criterion: Criterion,
@@ -86,27 +86,24 @@ pub(crate) fn choose_batch_size(
 ) -> Result<(usize, String)> {
     let chosen = |size: usize, why: &str| {
         let note = format!(
-            "`batch_size` not given: {size} examples, {why}. A loss that compares the examples of \
-             a batch depends on it: give it to have the same elsewhere"
+            "`batch_size` not given: using {size} examples, {why}. If the loss compares the examples of \
+             a batch, results depend on it: set it to reproduce them on other machines"
         );
         (size, note)
     };
-    let memory = Room::of(model.params().device(), limit);
+    let memory = StepMemory::of(model.params().device(), limit);
     let (Some(free), Some(before)) = (memory.free(), memory.held()) else {
-        return Ok(chosen(
-            WANTED,
-            "since it is not known how much memory is free",
-        ));
+        return Ok(chosen(PREFERRED, "since the free memory is unknown"));
     };
     let weights = (model.params().trained_count() + criterion.params().trained_count()) as f64;
-    let left = free as f64 * SHARE - (4 * moments) as f64 * weights;
+    let left = free as f64 * MEMORY_SHARE - (4 * moments) as f64 * weights;
     let longest = longest(set);
     let moved = running(model.params())?;
     let mut tried: Vec<(usize, u64)> = Vec::new();
-    for count in TRIED.map(|count| count.min(longest.len())) {
-        let known = Need::of(&tried);
+    for count in TRIAL_SIZES.map(|count| count.min(longest.len())) {
+        let known = MemoryUse::of(&tried);
         let is_new = tried.last().is_none_or(|(before, _)| count > *before);
-        // A step that may not fit is not tried.
+        // Skip a step that may not fit.
         if !is_new || !tried.is_empty() && known.step(count) > left {
             continue;
         }
@@ -119,17 +116,18 @@ pub(crate) fn choose_batch_size(
             draws: None,
         };
         let batch = batches.prepare(&longest[..count])?;
-        let turn = Turn {
+        let settings = BatchSettings {
             number: 0,
             share: 1.0,
             dropout: None,
             adapters: None,
         };
-        let asked = guide.map(|guide| &guide.model);
-        let (peak, trained) =
-            memory.peak_of(|| step::train(model, asked, &mut criterion, &batch, turn).map(drop));
-        // A loss may find nothing to compare among these examples; what the
-        // embeddings need was seen.
+        let guide_model = guide.map(|guide| &guide.model);
+        let (peak, trained) = memory.peak_of(|| {
+            step::train(model, guide_model, &mut criterion, &batch, settings).map(drop)
+        });
+        // A loss may find nothing to compare among these examples. The memory
+        // of the embeddings has been measured nevertheless.
         if let Err(error) = trained {
             tracing::debug!("trying a step of {count} examples: {error}");
         }
@@ -139,24 +137,24 @@ pub(crate) fn choose_batch_size(
     for (param, values) in moved {
         param.update(|own| own.copy_from_slice(&values))?;
     }
-    let need = Need::of(&tried);
-    let size = need.fitting(left);
+    let memory_use = MemoryUse::of(&tried);
+    let size = memory_use.fitting(left);
     let megabytes = |bytes: f64| (bytes / 1e6).round();
     let why = format!(
-        "which need about {} of {} MB of {}, as steps of the longest examples say",
-        megabytes(need.step(size)),
+        "which need about {} of {} MB of {}, measured in steps of the longest examples",
+        megabytes(memory_use.step(size)),
         megabytes(free as f64),
         memory.name()
     );
     Ok(chosen(size, &why))
 }
 
-/// The places of the longest examples, as many as are tried, the longest first. A
-/// batch is of one data set: of several, they are those of the one whose longest
-/// examples hold most.
+/// Returns the indices of the longest examples for the trial steps, longest
+/// first. Since a batch comes from one data set, they are from the set whose
+/// longest examples are largest.
 fn longest(set: &TrainingSet) -> Vec<usize> {
-    let held = |places: &Vec<usize>| -> (usize, usize) {
-        let examples = places.iter().map(|place| &set.examples[*place]);
+    let held = |indices: &Vec<usize>| -> (usize, usize) {
+        let examples = indices.iter().map(|index| &set.examples[*index]);
         let texts = examples.clone().map(|example| length(example).1).sum();
         (texts, examples.map(|example| example.parts.len()).sum())
     };
@@ -164,22 +162,22 @@ fn longest(set: &TrainingSet) -> Vec<usize> {
     of_sets.max_by_key(held).unwrap_or_default()
 }
 
-/// The same of one data set.
+/// Returns the indices of the longest examples of one data set.
 fn longest_of(set: &TrainingSet, range: Range<usize>) -> Vec<usize> {
-    let most = TRIED[1].min(range.len());
-    let mut places: Vec<usize> = range.collect();
-    let by_length = |place: &usize| (Reverse(length(&set.examples[*place])), *place);
-    if most < places.len() {
-        places.select_nth_unstable_by_key(most, by_length);
-        places.truncate(most);
+    let most = TRIAL_SIZES[1].min(range.len());
+    let mut indices: Vec<usize> = range.collect();
+    let by_length = |index: &usize| (Reverse(length(&set.examples[*index])), *index);
+    if most < indices.len() {
+        indices.select_nth_unstable_by_key(most, by_length);
+        indices.truncate(most);
     }
-    places.sort_by_key(by_length);
-    places
+    indices.sort_by_key(by_length);
+    indices
 }
 
-/// The length of an example's items: of its longest text, which decides how many
-/// tokens it has, and of all of them. Pictures and features of a set have one size
-/// once they are prepared.
+/// Returns the length of an example's longest text, which determines its number
+/// of tokens, and the total length of its texts. Prepared images and features
+/// all have one size.
 fn length(example: &Example) -> (usize, usize) {
     let lengths = example.parts.iter().map(|part| match part {
         Item::Text(text) => text.len(),
@@ -188,7 +186,8 @@ fn length(example: &Example) -> (usize, usize) {
     (lengths.clone().max().unwrap_or(0), lengths.sum())
 }
 
-/// The running moments of normalisations, which every pass in training moves.
+/// Returns the running statistics of normalisations, which every training pass
+/// changes.
 fn running(params: &Params) -> Result<Vec<(&crate::params::Param, Vec<f32>)>> {
     let running = params.changing().filter(|param| !param.is_trainable());
     running
@@ -202,7 +201,7 @@ mod tests {
     use crate::data::Part;
 
     #[test]
-    fn the_examples_that_are_tried_are_of_one_data_set() {
+    fn trial_examples_are_from_one_data_set() {
         let example = |(i, (parts, length)): (usize, (usize, usize))| Example {
             id: i.to_string(),
             parts: vec![Item::Text("x".repeat(length).into()); parts],
@@ -214,7 +213,7 @@ mod tests {
             len,
             weight: 1.0,
         };
-        // The first has the longest text, the second more texts.
+        // The first set has the longest text, the second more texts.
         let rows = [(2, 9), (2, 1), (4, 7), (4, 8), (4, 6)];
         let set = TrainingSet {
             examples: rows.into_iter().enumerate().map(example).collect(),
@@ -226,18 +225,18 @@ mod tests {
     }
 
     #[test]
-    fn what_a_step_needs_follows_from_two_of_them() {
-        let need = Need::of(&[(2, 120), (8, 180)]);
-        assert_eq!((need.fixed, need.each), (100.0, 10.0));
-        assert_eq!(need.step(32), 420.0);
-        assert_eq!(need.fitting(420.0), 32);
-        assert_eq!(need.fitting(419.0), 16);
-        // No batch is smaller than a pair.
-        assert_eq!(need.fitting(0.0), 2);
-        // Where a second step was not tried, all counts as the examples' own.
-        assert_eq!(Need::of(&[(2, 120)]).step(4), 240.0);
-        assert_eq!(Need::of(&[]).step(4), 0.0);
-        // Memory that was held before is not freed by more examples.
-        assert_eq!(Need::of(&[(2, 120), (8, 110)]).step(32), 120.0);
+    fn memory_use_follows_from_two_steps() {
+        let memory_use = MemoryUse::of(&[(2, 120), (8, 180)]);
+        assert_eq!((memory_use.fixed, memory_use.each), (100.0, 10.0));
+        assert_eq!(memory_use.step(32), 420.0);
+        assert_eq!(memory_use.fitting(420.0), 32);
+        assert_eq!(memory_use.fitting(419.0), 16);
+        // The smallest batch is a pair.
+        assert_eq!(memory_use.fitting(0.0), 2);
+        // Without a second step, all memory counts as per example.
+        assert_eq!(MemoryUse::of(&[(2, 120)]).step(4), 240.0);
+        assert_eq!(MemoryUse::of(&[]).step(4), 0.0);
+        // Memory that was used before is not freed by more examples.
+        assert_eq!(MemoryUse::of(&[(2, 120), (8, 110)]).step(32), 120.0);
     }
 }

@@ -1,5 +1,5 @@
-//! From examples to batches of tensors, prepared ahead of the training step by
-//! a thread of their own.
+//! Prepares batches of tensors from examples, on a separate thread ahead of the
+//! training step.
 
 use std::sync::{Arc, mpsc};
 
@@ -13,10 +13,10 @@ use crate::{
     prepare::{ItemRef, Preparer},
 };
 
-/// Batches that wait, ready, for the training step.
-const AHEAD: usize = 2;
+/// Number of prepared batches that wait for the training step.
+const PREPARED_AHEAD: usize = 2;
 
-/// A frozen model that a loss asks beside the one that is trained.
+/// A frozen model whose embeddings the loss also uses.
 pub(crate) struct Guide {
     pub(crate) model: Model,
     pub(crate) preparer: Preparer,
@@ -24,12 +24,12 @@ pub(crate) struct Guide {
 
 /// The examples of one step.
 pub(crate) struct Batch {
-    /// One input for each place of the examples' members.
+    /// One input per member of the examples.
     pub(crate) inputs: Vec<Input>,
-    /// The same for the model that the loss asks, if there is one.
+    /// The guide's inputs, if the loss has a guide.
     pub(crate) guide: Vec<Input>,
     pub(crate) classes: Vec<u32>,
-    /// As many for each example.
+    /// Scores of all examples, with the same number for each.
     pub(crate) scores: Vec<f32>,
 }
 
@@ -39,38 +39,38 @@ impl Batch {
     }
 }
 
-/// One way through a set of examples.
+/// One pass over a set of examples.
 pub(crate) struct Batches<'a> {
     pub(crate) set: &'a TrainingSet,
-    /// The places of each batch's examples.
+    /// Indices of each batch's examples.
     pub(crate) order: Arc<Vec<Vec<usize>>>,
     pub(crate) preparer: &'a Preparer,
-    /// Makes the inputs of the model that the loss asks.
+    /// The model whose embeddings the loss also uses.
     pub(crate) guide: Option<&'a Guide>,
     pub(crate) device: Device,
-    /// In training, seed, epoch, and whether examples are changed at random.
+    /// In training: seed, epoch, and whether augmentation is on.
     pub(crate) draws: Option<(u64, usize, bool)>,
 }
 
 impl Batches<'_> {
-    /// Calls `each` with the batches from number `first` on, while the next
-    /// ones are being prepared.
+    /// Calls `each` with the batches from number `first` on, and meanwhile
+    /// prepares the next ones.
     ///
     /// # Errors
-    /// [`Error::Data`] for an example that can't be read, naming its document;
-    /// and whatever `each` answers.
+    /// [`Error::Data`] names the document of an example that can't be read.
+    /// Errors of `each` are passed on.
     pub(crate) fn for_each(
         &self,
         first: usize,
         mut each: impl FnMut(usize, Batch) -> Result<()>,
     ) -> Result<()> {
         std::thread::scope(|scope| {
-            let (send, receive) = mpsc::sync_channel(AHEAD);
+            let (send, receive) = mpsc::sync_channel(PREPARED_AHEAD);
             scope.spawn(move || {
                 for (number, chosen) in self.order.iter().enumerate().skip(first) {
                     let batch = self.prepare(chosen);
                     let failed = batch.is_err();
-                    // The receiver is gone once `each` has failed.
+                    // The receiver is gone if `each` has failed.
                     if send.send((number, batch)).is_err() || failed {
                         return;
                     }
@@ -83,7 +83,7 @@ impl Batches<'_> {
         })
     }
 
-    /// The batch of these examples.
+    /// Prepares the batch of these examples.
     pub(crate) fn prepare(&self, chosen: &[usize]) -> Result<Batch> {
         let examples: Vec<&Example> = chosen.iter().map(|i| &self.set.examples[*i]).collect();
         let inputs = match self.preparer.pairs {
@@ -118,12 +118,13 @@ impl Batches<'_> {
         })
     }
 
-    /// The input of a cross-encoder, which reads both texts of a pair at once.
+    /// Prepares the input of a cross-encoder, which reads both texts of a pair
+    /// together.
     fn pairs(&self, examples: &[&Example]) -> Result<Input> {
         let texts = examples.iter().map(|example| match &example.parts[..] {
             [Item::Text(first), Item::Text(second)] => Ok([&**first, &**second]),
             _ => Err(Error::data(format!(
-                "document `{}`: it does not hold two texts",
+                "document `{}`: it must hold two texts",
                 example.id
             ))),
         });
@@ -133,7 +134,7 @@ impl Batches<'_> {
     }
 }
 
-/// An error about the example at a place of a batch, by the id of its document.
+/// Adds the document's ID to an error about an item of a batch.
 fn of_document(error: Error, examples: &[&Example]) -> Error {
     match error {
         Error::Item { place, reason } => {
@@ -143,7 +144,7 @@ fn of_document(error: Error, examples: &[&Example]) -> Error {
     }
 }
 
-/// One input for each place of the examples' members.
+/// Prepares one input per member of the examples.
 fn member_inputs(
     examples: &[&Example],
     preparer: &Preparer,

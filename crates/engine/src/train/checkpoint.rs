@@ -1,12 +1,13 @@
-//! All that the rest of a run depends on, in one file.
+//! Checkpoints: everything on which the rest of a run depends, in one file.
 //!
-//! A run stopped at a checkpoint and taken up again gives the same losses as
-//! one undisturbed: order and changes of the data follow from seed, epoch and
-//! number, so position, what training changes and optimizer state are
-//! everything. Weights that training leaves as they are come from the model that
-//! the run begins with; a number tells whether they are the same.
+//! A run that resumes from a checkpoint has the same losses as an uninterrupted
+//! one. Order and augmentation of the data follow from seed, epoch and step, so
+//! a checkpoint holds the position, the trained weights and the optimizer
+//! state. Frozen weights come from the run's base model; a fingerprint verifies
+//! that they are the same.
 //!
-//! Tensors are written from where they are, one after the other, and read back
+//! Tensors are written and read one at a time, so a checkpoint needs no second
+//! copy of them in memory.
 //! so: a checkpoint needs no second copy of them.
 
 use std::{collections::HashMap, path::Path};
@@ -25,16 +26,16 @@ const OPTIMIZER: &str = "optimizer/";
 const LOSS: &str = "loss/";
 const LOSS_STATE: &str = "loss_state/";
 const LOSS_OPTIMIZER: &str = "loss_optimizer/";
-/// Position, and the fingerprint of what training leaves as it is.
+/// Name of the tensor with the position and the fingerprint of frozen weights.
 const POSITION: &str = "position";
-/// Numbers of 64 bits in it.
+/// Number of 64-bit values in it.
 const NUMBERS: usize = 6;
 
-/// Writes the state of `trainer` to `path`: to a temporary name first, so that a
-/// crash or a full disk leaves the file before.
+/// Writes the state of `trainer` to `path`. It writes a temporary file first,
+/// so that a crash or a full disk leaves the previous file intact.
 ///
 /// # Errors
-/// [`Error::Io`] where the file can't be written.
+/// [`Error::Io`] if the file can't be written.
 pub fn write_checkpoint(trainer: &Trainer, path: &Path) -> Result<()> {
     let Position {
         epoch,
@@ -44,8 +45,8 @@ pub fn write_checkpoint(trainer: &Trainer, path: &Path) -> Result<()> {
         examples,
     } = trainer.position;
     let (model, loss) = (trainer.model.params(), trainer.criterion.params());
-    // Counts as pairs of 16-bit halves, and the sum by its bits, so that single
-    // precision holds them exactly.
+    // All values are split into 16-bit parts, which single precision represents
+    // exactly. The sum is stored by its bits.
     let halves = |bits: u64| (0..4).map(move |i| ((bits >> (16 * i)) & 0xFFFF) as f32);
     let numbers: [u64; NUMBERS] = [
         epoch as u64,
@@ -76,11 +77,11 @@ pub fn write_checkpoint(trainer: &Trainer, path: &Path) -> Result<()> {
     stream::write_atomically(path, &entries)
 }
 
-/// Puts `trainer` into the state that [`write_checkpoint`] wrote.
+/// Restores the state of `trainer` that [`write_checkpoint`] wrote.
 ///
 /// # Errors
-/// [`Error::Io`] where the file can't be read; [`Error::Checkpoint`] where it is no
-/// whole checkpoint, or one of another model. The trainer can't be used then.
+/// [`Error::Io`] if the file can't be read; [`Error::Checkpoint`] if it is
+/// incomplete or of another model. Then the trainer must not be used any more.
 pub fn read_checkpoint(trainer: &mut Trainer, path: &Path) -> Result<()> {
     let mut numbers = None;
     let mut loss_state: HashMap<String, RawTensor> = HashMap::new();
@@ -90,10 +91,10 @@ pub fn read_checkpoint(trainer: &mut Trainer, path: &Path) -> Result<()> {
         if name == POSITION {
             numbers = Some(values);
         } else if let Some(name) = name.strip_prefix(MODEL) {
-            put_back(trainer.model.params(), name, &shape, &values)?;
+            restore_value(trainer.model.params(), name, &shape, &values)?;
             of_model += 1;
         } else if let Some(name) = name.strip_prefix(LOSS) {
-            put_back(trainer.criterion.params(), name, &shape, &values)?;
+            restore_value(trainer.criterion.params(), name, &shape, &values)?;
             of_loss += 1;
         } else if let Some(name) = name.strip_prefix(LOSS_STATE) {
             loss_state.insert(name.to_owned(), (shape, values));
@@ -119,8 +120,8 @@ pub fn read_checkpoint(trainer: &mut Trainer, path: &Path) -> Result<()> {
     }
     if number(5) != model.fingerprint_of_frozen()? {
         return Err(Error::checkpoint(
-            "the weights that the run doesn't train are others than those that it began with: the \
-             model that it starts from has changed. Start the run anew",
+            "the frozen weights differ from those at the start of the run: the base model has \
+             changed. Start the run anew",
         ));
     }
     trainer.optimizer.load_state(optimizer)?;
@@ -138,10 +139,14 @@ pub fn read_checkpoint(trainer: &mut Trainer, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Gives a parameter its value back.
-fn put_back(params: &Params, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
+/// Restores the value of a parameter.
+fn restore_value(params: &Params, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
     let param = params.find(name).filter(|param| param.changes());
     let param = param.filter(|param| param.tensor().dims() == shape);
-    let param = param.ok_or_else(|| Error::checkpoint(format!("no value that fits `{name}`")))?;
+    let param = param.ok_or_else(|| {
+        Error::checkpoint(format!(
+            "`{name}` is not a trained parameter of this model, or has another shape"
+        ))
+    })?;
     param.update(|own| own.copy_from_slice(values))
 }

@@ -1,4 +1,4 @@
-//! Batches of several data sets, each of one of them.
+//! Batches from several data sets, each batch from one of them.
 
 use std::ops::Range;
 
@@ -7,34 +7,34 @@ use crate::{
     draw::shuffled_order,
 };
 
-/// The batches of an epoch. `of` gives those of one way through a range of examples,
-/// for a seed. They depend on `seed` and `epoch` alone.
+/// Returns the batches of an epoch. `of` returns those of one pass over a range
+/// of examples with a given seed. They depend only on `seed` and `epoch`.
 pub(super) fn batches(
     set: &TrainingSet,
     seed: u64,
     epoch: usize,
     of: impl Fn(Range<usize>, u64) -> Vec<Vec<usize>>,
 ) -> Vec<Vec<usize>> {
-    let ways = |(number, range): (usize, Range<usize>)| {
+    let passes = |(number, range): (usize, Range<usize>)| {
         let weight = set.parts.get(number).map_or(1.0, |part| part.weight);
-        let way = |way: u64| {
-            let own = (number as u64) << 32 | way;
+        let pass = |pass: u64| {
+            let own = (number as u64) << 32 | pass;
             of(
                 range.clone(),
                 seed ^ own.wrapping_mul(0xA24B_AED4_963E_E407),
             )
         };
-        let mut found = way(0);
+        let mut found = pass(0);
         let wanted = ((found.len() as f64 * weight).round() as usize).max(1);
         let mut next = 1;
         while found.len() < wanted && !range.is_empty() {
-            found.extend(way(next));
+            found.extend(pass(next));
             next += 1;
         }
         found.truncate(wanted);
         found
     };
-    let parts: Vec<Vec<Vec<usize>>> = set.ranges().into_iter().enumerate().map(ways).collect();
+    let parts: Vec<Vec<Vec<usize>>> = set.ranges().into_iter().enumerate().map(passes).collect();
     let order: Vec<usize> = match set.mixing {
         Mixing::Proportional => {
             let numbers = parts.iter().enumerate();
@@ -42,7 +42,7 @@ pub(super) fn batches(
                 .flat_map(|(number, batches)| std::iter::repeat_n(number, batches.len()))
                 .collect();
             let shuffled = shuffled_order(all.len(), seed ^ 0x006D_6978, epoch);
-            shuffled.into_iter().map(|place| all[place]).collect()
+            shuffled.into_iter().map(|index| all[index]).collect()
         }
         Mixing::RoundRobin => {
             let turns = parts.iter().map(Vec::len).min().unwrap_or(0);
@@ -56,8 +56,8 @@ pub(super) fn batches(
         .collect()
 }
 
-/// Says how many batches of an epoch are of each data set; nothing where there is a
-/// single one.
+/// Describes how many batches of an epoch come from each data set; `None` if
+/// there is only one.
 pub(crate) fn describe(set: &TrainingSet, batches: &[Vec<usize>]) -> Option<String> {
     if set.parts.len() < 2 {
         return None;
@@ -74,7 +74,7 @@ pub(crate) fn describe(set: &TrainingSet, batches: &[Vec<usize>]) -> Option<Stri
         });
     let shares: Vec<String> = shares.collect();
     Some(format!(
-        "Each batch is of one data set. Of the {} batches of an epoch, {}",
+        "Each batch comes from one data set. Of the {} batches of an epoch, {}",
         batches.len(),
         shares.join(", ")
     ))
@@ -109,7 +109,7 @@ mod tests {
         }
     }
 
-    /// Which data set each batch is of.
+    /// Returns the data set of each batch.
     fn of_batches(set: &TrainingSet, batches: &[Vec<usize>]) -> Vec<usize> {
         let ranges = set.ranges();
         let of = |batch: &Vec<usize>| {
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn every_batch_is_of_one_data_set_and_the_same_each_time() {
+    fn every_batch_comes_from_one_data_set_reproducibly() {
         for sampling in [
             Sampling::Random,
             Sampling::NoDuplicates,
@@ -148,13 +148,13 @@ mod tests {
     }
 
     #[test]
-    fn weights_say_how_often_an_epoch_goes_through_a_data_set() {
+    fn weights_set_the_passes_over_a_data_set_per_epoch() {
         let set = set(&[(40, 0.5), (16, 2.5), (4, 0.01)], Mixing::Proportional);
         let batches = Sampling::Random.batches(&set, 4, 7, 0);
         let of = of_batches(&set, &batches);
         let counts = [0, 1, 2].map(|wanted| of.iter().filter(|n| **n == wanted).count());
         assert_eq!(counts, [5, 10, 1]);
-        // Each way through a data set has an order of its own.
+        // Each pass over a data set has its own order.
         let second: Vec<usize> = batches
             .concat()
             .into_iter()
@@ -164,10 +164,10 @@ mod tests {
         let mut twice = second[..32].to_vec();
         twice.sort_unstable();
         assert_eq!(twice, (40..56).flat_map(|i| [i, i]).collect::<Vec<_>>());
-        let told = describe(&set, &batches).unwrap();
+        let described = describe(&set, &batches).unwrap();
         assert!(
-            told.contains("16 batches of an epoch, 5 of `set 0` (31 %), 10 of `set 1`"),
-            "{told}"
+            described.contains("16 batches of an epoch, 5 of `set 0` (31 %), 10 of `set 1`"),
+            "{described}"
         );
     }
 

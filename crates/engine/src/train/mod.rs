@@ -1,4 +1,4 @@
-//! Training: batches in, better parameters out.
+//! Training of models.
 
 mod batch_size;
 mod batches;

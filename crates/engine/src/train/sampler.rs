@@ -1,4 +1,4 @@
-//! Samplers: which examples of an epoch come together in a batch.
+//! Samplers: the choice of examples for each batch of an epoch.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
@@ -14,30 +14,29 @@ use crate::{
     draw::{generator, shuffled_order},
 };
 
-/// Examples that were put off are tried again for a batch of `n`, this many
-/// times `n` of them at most.
+/// Postponed examples are tried again for later batches, at most this many
+/// times the batch size per batch.
 const TRIES: usize = 16;
 
-/// How batches are put together.
+/// The choice of examples for batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sampling {
-    /// In a random order.
+    /// Random order.
     Random,
-    /// In a random order, but examples that share a label, a text or a picture
-    /// come into different batches: in one they would count as each other's
-    /// negatives. Examples that share too much for that come in the last batches.
+    /// Random order, but examples that share a label, a text or an image are in
+    /// different batches, where they would count as each other's negatives.
+    /// Examples for which that is impossible are in the last batches.
     NoDuplicates,
-    /// With as many examples of each class that is in a batch.
+    /// The same number of examples of each class in a batch.
     Class {
-        /// Examples of one class in a batch.
+        /// Number of examples per class in a batch.
         items_per_class: usize,
     },
 }
 
 impl Sampling {
-    /// Decides how batches are put together, and says what of the settings was
-    /// changed and why. `needs_pairs` is whether the loss compares the examples
-    /// of a batch.
+    /// Chooses a sampler, and returns notes on settings that it changed.
+    /// `needs_pairs` tells whether the loss compares the examples of a batch.
     #[must_use]
     pub fn choose(
         asked: &SamplerName,
@@ -51,8 +50,8 @@ impl Sampling {
             SamplerName::Class => true,
             SamplerName::Random if needs_pairs => {
                 notes.push(
-                    "`sampler` is `random`: batches may hold no two examples of one class, which \
-                     teach this loss nothing"
+                    "`sampler` is `random`: a batch without two examples of one class teaches this \
+                     loss nothing"
                         .to_owned(),
                 );
                 false
@@ -67,7 +66,7 @@ impl Sampling {
         if !by_class || distinct.is_empty() {
             return (Self::Random, notes);
         }
-        // A batch of one class has nothing to tell it from.
+        // A batch of one class has no negatives.
         let most = (batch_size / 2).max(2);
         let mut per_class = items_per_class.max(1);
         if per_class > most {
@@ -85,7 +84,7 @@ impl Sampling {
             let fits = fits.unwrap_or(1).max(2.min(batch_size));
             notes.push(format!(
                 "`num_items_per_class` is {fits}, not {per_class}: a batch of {batch_size} \
-                 can't be split into classes of {per_class}"
+                 can't be divided into classes of {per_class}"
             ));
             per_class = fits;
         }
@@ -105,7 +104,7 @@ impl Sampling {
         (class, notes)
     }
 
-    /// Says how batches are put together, unless that is at random.
+    /// Describes how batches are sampled, unless at random.
     pub(crate) fn describe(
         self,
         set: &TrainingSet,
@@ -117,18 +116,18 @@ impl Sampling {
             Self::NoDuplicates => {
                 let crowded_of = |range: Range<usize>| {
                     let order = shuffled_order(range.len(), seed, 0);
-                    let order = order.into_iter().map(|place| place + range.start);
+                    let order = order.into_iter().map(|index| index + range.start);
                     without_duplicates(order.collect(), set, batch_size).1
                 };
                 let crowded: usize = set.ranges().into_iter().map(crowded_of).sum();
                 let mut text = format!(
-                    "Batches of {batch_size} hold no two examples that share a text, a picture or \
+                    "Batches of {batch_size} hold no two examples that share a text, an image or \
                      a label"
                 );
                 if crowded > 0 {
                     text += &format!(
-                        ", except for {crowded} of {} examples at the end of an epoch: too much of \
-                         the data is alike",
+                        ", except for {crowded} of {} examples at the end of an epoch: the data has too \
+                         many duplicates",
                         set.len()
                     );
                 }
@@ -140,8 +139,8 @@ impl Sampling {
         }
     }
 
-    /// The batches of an epoch, each a list of places. They depend on `seed`
-    /// and `epoch` alone.
+    /// Returns the batches of an epoch as lists of indices. They depend only on
+    /// `seed` and `epoch`.
     #[must_use]
     pub fn batches(
         self,
@@ -157,7 +156,7 @@ impl Sampling {
         }
     }
 
-    /// The batches of the examples in a range.
+    /// Returns the batches of the examples in a range.
     fn batches_of(
         self,
         set: &TrainingSet,
@@ -169,7 +168,7 @@ impl Sampling {
         let start = range.start;
         let shuffled = || {
             let mut order = shuffled_order(range.len(), seed, epoch);
-            order.iter_mut().for_each(|place| *place += start);
+            order.iter_mut().for_each(|index| *index += start);
             order
         };
         match self {
@@ -181,14 +180,14 @@ impl Sampling {
                 batches
                     .iter_mut()
                     .flatten()
-                    .for_each(|place| *place += start);
+                    .for_each(|index| *index += start);
                 batches
             }
         }
     }
 
-    /// The batches of a whole set in its own order, as far as the way in which
-    /// they are put together allows. They are always the same.
+    /// Returns the batches of a whole set in its own order, as far as the
+    /// sampling allows. They are always the same.
     #[must_use]
     pub(crate) fn fixed_batches(self, set: &TrainingSet, batch_size: usize) -> Vec<Vec<usize>> {
         let of = |range: Range<usize>| match self {
@@ -200,8 +199,8 @@ impl Sampling {
     }
 }
 
-/// Batches of `size`, one after the other. A last batch of a single example
-/// would teach a contrastive loss nothing, so that it joins the batch before.
+/// Splits examples into batches of `size`. A last batch of a single example
+/// joins the batch before it, since it would teach a contrastive loss nothing.
 pub(crate) fn cut(order: Vec<usize>, size: usize) -> Vec<Vec<usize>> {
     join_last(
         order.chunks(size.max(1)).map(<[usize]>::to_vec).collect(),
@@ -222,15 +221,15 @@ fn join_last(mut batches: Vec<Vec<usize>>, size: usize) -> Vec<Vec<usize>> {
     batches
 }
 
-/// The batches of [`Sampling::NoDuplicates`], as many as [`cut`] makes, and how
-/// many examples could not be kept from those that they share something with.
+/// Returns the batches of [`Sampling::NoDuplicates`], as many as [`cut`] makes,
+/// and the number of examples that share a batch with a duplicate.
 fn without_duplicates(
     order: Vec<usize>,
     set: &TrainingSet,
     size: usize,
 ) -> (Vec<Vec<usize>>, usize) {
     let size = size.max(1);
-    // The order is one of neighbours.
+    // The examples are a contiguous range.
     let start = order.iter().copied().min().unwrap_or(0);
     let keys = set.shared_keys(start..start + order.len());
     let mut fresh = order.into_iter();
@@ -239,12 +238,12 @@ fn without_duplicates(
     let rest = loop {
         let mut batch = Vec::with_capacity(size);
         let mut held: HashSet<u64> = HashSet::new();
-        let mut take = |place: usize, batch: &mut Vec<usize>| {
-            let keys = &keys[place - start];
+        let mut take = |index: usize, batch: &mut Vec<usize>| {
+            let keys = &keys[index - start];
             let is_free = !keys.iter().any(|key| held.contains(key));
             if is_free {
                 held.extend(keys);
-                batch.push(place);
+                batch.push(index);
             }
             is_free
         };
@@ -252,17 +251,17 @@ fn without_duplicates(
             if batch.len() == size {
                 break;
             }
-            if let Some(place) = put_off.pop_front()
-                && !take(place, &mut batch)
+            if let Some(index) = put_off.pop_front()
+                && !take(index, &mut batch)
             {
-                put_off.push_back(place);
+                put_off.push_back(index);
             }
         }
         while batch.len() < size
-            && let Some(place) = fresh.next()
+            && let Some(index) = fresh.next()
         {
-            if !take(place, &mut batch) {
-                put_off.push_back(place);
+            if !take(index, &mut batch) {
+                put_off.push_back(index);
             }
         }
         if batch.len() < size {
@@ -270,7 +269,8 @@ fn without_duplicates(
         }
         batches.push(batch);
     };
-    // The last batch holds what is left, and more batches where much is alike.
+    // The last batch holds the rest. If there are many duplicates, it becomes
+    // several.
     let (mut last, put_off) = rest;
     let crowded = put_off.len();
     last.extend(put_off);
@@ -278,10 +278,9 @@ fn without_duplicates(
     (join_last(batches, size), crowded)
 }
 
-/// Groups of `per_class` examples of one class, shuffled, so many in a batch
-/// that it is full. A class that ends with a smaller group is topped up with
-/// others of its own; a last batch that is not full is left out, unless it is
-/// the only one.
+/// Groups `per_class` examples of one class, shuffles the groups, and fills
+/// batches with them. An incomplete group gets further examples of its class.
+/// An incomplete last batch is dropped unless it is the only one.
 fn by_class(
     classes: &[u32],
     batch_size: usize,
@@ -290,15 +289,15 @@ fn by_class(
     epoch: usize,
 ) -> Vec<Vec<usize>> {
     let mut members: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    for place in shuffled_order(classes.len(), seed, epoch) {
-        members.entry(classes[place]).or_default().push(place);
+    for index in shuffled_order(classes.len(), seed, epoch) {
+        members.entry(classes[index]).or_default().push(index);
     }
     let mut groups: Vec<(u32, Vec<usize>)> = Vec::new();
     let mut rng = generator(seed ^ 0x5851_F42D, epoch);
     for (class, members) in members {
         for (number, group) in members.chunks(per_class).enumerate() {
             let mut group = group.to_vec();
-            // Others first, each once; then the same again.
+            // First examples of earlier groups, each once; then random repeats.
             let mut others = members[..number * per_class].iter();
             while group.len() < per_class {
                 let again = || members[(rng.next_u64() % members.len() as u64) as usize];
@@ -311,7 +310,7 @@ fn by_class(
         let j = (rng.next_u64() % (i as u64 + 1)) as usize;
         groups.swap(i, j);
     }
-    // The groups of each class in their order, and the class of the first of each.
+    // The groups of each class in order, and the first group of each class.
     let mut queues: BTreeMap<u32, VecDeque<(usize, Vec<usize>)>> = BTreeMap::new();
     for (number, (class, group)) in groups.into_iter().enumerate() {
         queues.entry(class).or_default().push_back((number, group));
@@ -327,7 +326,7 @@ fn by_class(
     let mut batches: Vec<Vec<usize>> = Vec::new();
     while !firsts.is_empty() {
         let (mut batch, mut count) = (Vec::new(), 0);
-        // A class comes once into a batch where others are left.
+        // A class is in a batch only once while other classes remain.
         while count < wanted && !firsts.is_empty() {
             let mut used = Vec::new();
             while count < wanted
@@ -382,7 +381,7 @@ mod tests {
 
     #[test]
     fn class_batches_hold_as_many_of_each_class_and_every_example() {
-        // Ten classes of four, and one of a single example.
+        // Ten classes of four examples, and one of a single example.
         let mut classes: Vec<u32> = (0..40).map(|i| i / 4).collect();
         classes.push(10);
         let sampling = Sampling::Class { items_per_class: 2 };
@@ -391,8 +390,8 @@ mod tests {
         assert_eq!(batches.len(), 7);
         for batch in &batches {
             let mut counts = std::collections::BTreeMap::new();
-            for place in batch {
-                *counts.entry(classes[*place]).or_insert(0) += 1;
+            for index in batch {
+                *counts.entry(classes[*index]).or_insert(0) += 1;
             }
             assert!(counts.values().all(|n| *n == 2), "{counts:?}");
         }
@@ -408,15 +407,15 @@ mod tests {
         let classes = set(&[0, 0, 0, 1, 1, 1]);
         let sampling = Sampling::Class { items_per_class: 2 };
         for batch in sampling.batches(&classes, 4, 9, 2) {
-            let mut places = batch.clone();
-            places.sort_unstable();
-            places.dedup();
-            assert_eq!(places.len(), 4, "{batch:?}");
+            let mut indices = batch.clone();
+            indices.sort_unstable();
+            indices.dedup();
+            assert_eq!(indices.len(), 4, "{batch:?}");
         }
     }
 
     #[test]
-    fn examples_that_share_something_come_into_different_batches() {
+    fn duplicates_are_in_different_batches() {
         // Each class twice, and the first ten texts twice.
         let mut set = set(&(0..40).map(|i| i / 2).collect::<Vec<u32>>());
         for i in 0..10 {
@@ -427,10 +426,10 @@ mod tests {
         for seed in 0..20 {
             let batches = sampling.batches(&set, 8, seed, 0);
             assert_eq!(batches.len(), 5);
-            // The last batch takes what is left.
+            // The last batch takes the rest.
             for batch in &batches[..4] {
                 let mut shared = HashSet::new();
-                let is_new = |place: &usize| keys[*place].iter().all(|key| shared.insert(*key));
+                let is_new = |index: &usize| keys[*index].iter().all(|key| shared.insert(*key));
                 assert!(batch.iter().all(is_new), "{batch:?}");
             }
             let mut all = batches.concat();
@@ -445,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn examples_that_are_all_alike_are_trained_on_all_the_same() {
+    fn identical_examples_are_still_trained_on() {
         let set = set(&[7; 21]);
         let (batches, crowded) = without_duplicates((0..21).collect(), &set, 4);
         assert_eq!(
@@ -469,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_do_not_fit_are_changed_and_said() {
+    fn impossible_settings_are_changed_with_a_note() {
         let classes: Vec<u32> = (0..100).map(|i| i / 10).collect();
         let choose = |asked: SamplerName, needs, batch, per| {
             Sampling::choose(&asked, needs, batch, per, &classes)

@@ -1,11 +1,11 @@
-//! One batch of a training step: its loss, and the gradients that it gives.
+//! One training step on a batch: its loss and gradients.
 //!
-//! A batch that a loss splits into mini-batches is trained on with cached
-//! gradients (Gao et al. 2021, arXiv:2101.06983). All mini-batches are embedded
-//! first, and their graphs dropped. The loss of the whole batch gives the
-//! gradients of the embeddings. Then each mini-batch is embedded again and goes
-//! back from its part of them. The memory is that of one mini-batch, and the
-//! gradients are those of the whole batch.
+//! If the loss splits a batch into mini-batches, gradients are cached (Gao et
+//! al. 2021, arXiv:2101.06983). First all mini-batches are embedded without
+//! keeping their graphs. The loss of the whole batch gives the gradients of the
+//! embeddings. Then each mini-batch is embedded again and backpropagates its
+//! part of these. Memory use is that of one mini-batch, and the gradients are
+//! those of the whole batch.
 
 use std::ops::Range;
 
@@ -19,15 +19,15 @@ use crate::{
     ops::{Draws, Pass},
 };
 
-/// The loss of a batch on its device. It is read behind the way back, so that a
-/// device is not waited for before.
-struct Seen {
+/// The loss of a batch on its device. It is read after the backward pass, so
+/// that the host does not wait for the device earlier.
+struct DeviceLoss {
     value: Tensor,
-    /// The sum of the embeddings of each member, which is finite where all are.
+    /// Sum of each member's embeddings. It is finite only if they all are.
     sums: Vec<Tensor>,
 }
 
-impl Seen {
+impl DeviceLoss {
     fn read(self) -> Result<BatchLoss> {
         let sums = self.sums.iter().map(|sum| sum.to_scalar::<f32>());
         let sums = sums.collect::<candle_core::Result<Vec<f32>>>()?;
@@ -41,13 +41,13 @@ impl Seen {
 /// The loss of a batch.
 pub(super) struct BatchLoss {
     pub(super) value: f32,
-    /// Whether all embeddings of the batch are finite. Distances that are not
-    /// numbers may count as no loss.
+    /// Whether all embeddings are finite. Needed since NaN distances may count
+    /// as zero loss.
     finite: bool,
 }
 
 impl BatchLoss {
-    /// Ends a run that has diverged.
+    /// Returns an error if the run has diverged.
     pub(super) fn check(&self, epoch: usize, step: usize) -> Result<()> {
         if !self.value.is_finite() {
             let loss = self.value;
@@ -61,22 +61,21 @@ impl BatchLoss {
     }
 }
 
-/// How a batch counts in its run.
+/// A batch's position in the run, and its settings.
 #[derive(Clone, Copy)]
-pub(super) struct Turn {
-    /// The number of the batch over all epochs, which decides what is drawn at
-    /// random.
+pub(super) struct BatchSettings {
+    /// Number of the batch over all epochs; it seeds random draws.
     pub(super) number: u64,
-    /// The share of its loss in that of the step.
+    /// Weight of the batch's loss in the step.
     pub(super) share: f64,
-    /// The run's seed, where training drops elements.
+    /// The run's seed, if training uses dropout.
     pub(super) dropout: Option<u64>,
-    /// The same for inputs of adapters.
+    /// The run's seed, if adapters use dropout.
     pub(super) adapters: Option<u64>,
 }
 
-impl Turn {
-    /// A pass over the items at the place `member` of the examples, from example
+impl BatchSettings {
+    /// Returns the pass for the member `member` of the examples, from example
     /// number `first` on.
     fn pass(&self, model: &Model, member: usize, first: usize) -> Pass {
         let draws = |seed| Draws::new(seed, self.number, member).starting_at(first);
@@ -85,7 +84,7 @@ impl Turn {
     }
 }
 
-/// The loss of a batch without training.
+/// Computes the loss of a batch without training.
 pub(super) fn evaluate(
     model: &Model,
     guide: Option<&Model>,
@@ -101,8 +100,8 @@ pub(super) fn evaluate(
             guide: &guided,
             layers: &layers,
         };
-        let (_, seen) = loss(model, criterion, &pass, &parts, beside, batch, None)?;
-        return seen.read();
+        let (_, loss_value) = loss(model, criterion, &pass, &parts, beside, batch, None)?;
+        return loss_value.read();
     }
     let slices = slices(criterion, batch);
     let embed = |(member, input): (usize, &Input)| {
@@ -114,26 +113,26 @@ pub(super) fn evaluate(
         guide: &guided,
         layers: &[],
     };
-    let (_, seen) = loss(model, criterion, &pass, &parts, beside, batch, None)?;
-    seen.read()
+    let (_, loss_value) = loss(model, criterion, &pass, &parts, beside, batch, None)?;
+    loss_value.read()
 }
 
-/// The loss of a batch in training. Its gradients are added to those of the
-/// parameters of model and loss.
+/// Computes the loss of a batch in training, and accumulates the gradients of
+/// model and loss.
 pub(super) fn train(
     model: &Model,
     guide: Option<&Model>,
     criterion: &mut Criterion,
     batch: &Batch,
-    turn: Turn,
+    settings: BatchSettings,
 ) -> Result<BatchLoss> {
     let guided = guided(guide, batch)?;
     let slices = slices(criterion, batch);
     if slices.len() > 1 {
-        return train_cached(model, &guided, criterion, batch, turn, &slices);
+        return train_cached(model, &guided, criterion, batch, settings, &slices);
     }
-    let layers = criterion.layers_of_step(model.earlier_layers(), turn.number);
-    let pass = |member: usize| turn.pass(model, member, 0);
+    let layers = criterion.layers_of_step(model.earlier_layers(), settings.number);
+    let pass = |member: usize| settings.pass(model, member, 0);
     let (parts, layers) = match layers.is_empty() {
         true => {
             let encode = |(member, input): (usize, &Input)| {
@@ -148,25 +147,23 @@ pub(super) fn train(
         guide: &guided,
         layers: &layers,
     };
-    let pass = model.training();
-    let (tensor, seen) = loss(model, criterion, &pass, &parts, beside, batch, Some(turn))?;
-    collect(model, criterion, &tensor.backward()?)?;
-    seen.read()
+    let (_, loss_value) = backward(model, criterion, &parts, beside, batch, settings)?;
+    loss_value.read()
 }
 
-/// As [`train`], with the graph of one mini-batch at a time.
+/// Like [`train`], with the graph of one mini-batch at a time.
 fn train_cached(
     model: &Model,
     guided: &[Tensor],
     criterion: &mut Criterion,
     batch: &Batch,
-    turn: Turn,
+    settings: BatchSettings,
     slices: &[Range<usize>],
 ) -> Result<BatchLoss> {
     let embed = |(member, input): (usize, &Input)| {
         let embedded = embed(
             model,
-            |first| turn.pass(model, member, first),
+            |first| settings.pass(model, member, first),
             input,
             slices,
         )?;
@@ -174,9 +171,9 @@ fn train_cached(
     };
     let leaves: Vec<Var> = members(batch).map(embed).collect::<Result<_>>()?;
     let finish = |(leaf, (member, input)): (&Var, (usize, &Input))| {
-        // Fused operations give no gradient to a variable itself.
+        // Fused operations pass no gradient to a variable itself.
         let x = leaf.as_tensor().affine(1.0, 0.0)?;
-        let pass = turn.pass(model, member, 0);
+        let pass = settings.pass(model, member, 0);
         model.encode_top(&pass, &x, input.is_texts(member))
     };
     let parts = leaves.iter().zip(members(batch)).map(finish);
@@ -185,32 +182,29 @@ fn train_cached(
         guide: guided,
         layers: &[],
     };
-    let pass = model.training();
-    let (tensor, seen) = loss(model, criterion, &pass, &parts, beside, batch, Some(turn))?;
-    let grads = tensor.backward()?;
-    collect(model, criterion, &grads)?;
-    drop((parts, tensor));
+    let (grads, loss_value) = backward(model, criterion, &parts, beside, batch, settings)?;
+    drop(parts);
     if !model.trains_trunk() {
-        return seen.read();
+        return loss_value.read();
     }
     for (leaf, (member, input)) in leaves.iter().zip(members(batch)) {
         let Some(grad) = grads.get(leaf) else {
             continue;
         };
-        for places in slices {
-            // The same masks as before.
-            let pass = turn.pass(model, member, places.start);
-            let x = model.encode_trunk(&pass, &input.slice(places.clone())?)?;
-            let grad = grad.narrow(0, places.start, places.len())?;
-            // Its gradient with respect to `x` is `grad`.
+        for range in slices {
+            // The same dropout masks as in the first pass.
+            let pass = settings.pass(model, member, range.start);
+            let x = model.encode_trunk(&pass, &input.slice(range.clone())?)?;
+            let grad = grad.narrow(0, range.start, range.len())?;
+            // The gradient of this sum with respect to `x` is `grad`.
             let product = (x * grad)?.sum_all()?;
             model.params().collect(&product.backward()?)?;
         }
     }
-    seen.read()
+    loss_value.read()
 }
 
-/// The embeddings of the model that a loss asks, if there is one.
+/// Returns the guide's embeddings, if the loss has a guide.
 fn guided(guide: Option<&Model>, batch: &Batch) -> Result<Vec<Tensor>> {
     let Some(guide) = guide else {
         return Ok(Vec::new());
@@ -220,12 +214,12 @@ fn guided(guide: Option<&Model>, batch: &Batch) -> Result<Vec<Tensor>> {
     batch.guide.iter().map(embed).collect()
 }
 
-/// The embeddings of the last layer, and those of some earlier layers with their
+/// Embeddings of the last layer, and those of earlier layers with their
 /// numbers.
 type Layers = (Vec<Tensor>, Vec<(usize, Vec<Tensor>)>);
 
 /// Embeds each member of a batch by the last layer and by earlier ones. `pass`
-/// gives the pass for the members at a place.
+/// returns the pass for a member.
 fn embed_layers(
     model: &Model,
     pass: impl Fn(usize) -> Pass,
@@ -245,12 +239,12 @@ fn embed_layers(
     Ok((last, earlier))
 }
 
-/// The inputs of a batch with their places in the examples.
+/// Returns the inputs of a batch with their member numbers.
 fn members(batch: &Batch) -> impl Iterator<Item = (usize, &Input)> {
     batch.inputs.iter().enumerate()
 }
 
-/// The places of each mini-batch.
+/// Returns the range of each mini-batch.
 fn slices(criterion: &Criterion, batch: &Batch) -> Vec<Range<usize>> {
     let count = batch.len();
     let size = criterion.mini_batch().unwrap_or(count).max(1);
@@ -258,8 +252,8 @@ fn slices(criterion: &Criterion, batch: &Batch) -> Vec<Range<usize>> {
     starts.map(|start| start..count.min(start + size)).collect()
 }
 
-/// The output of the trunk of the model, without a way back. `pass` gives the
-/// pass for the mini-batch that begins at an example.
+/// Returns the output of the model's trunk without gradients. `pass` returns
+/// the pass for the mini-batch that starts at an example.
 fn embed(
     model: &Model,
     pass: impl Fn(usize) -> Pass,
@@ -269,15 +263,15 @@ fn embed(
     if let [_] = slices {
         return Ok(model.encode_trunk(&pass(0), input)?.detach());
     }
-    let parts = slices.iter().map(|places| {
-        let part = input.slice(places.clone())?;
-        Ok(model.encode_trunk(&pass(places.start), &part)?.detach())
+    let parts = slices.iter().map(|range| {
+        let part = input.slice(range.clone())?;
+        Ok(model.encode_trunk(&pass(range.start), &part)?.detach())
     });
     let parts: Vec<Tensor> = parts.collect::<Result<_>>()?;
     Ok(Tensor::cat(&parts, 0)?)
 }
 
-/// The loss of embeddings, in training where `turn` is given.
+/// Computes the loss of embeddings; for training if `settings` are given.
 fn loss(
     model: &Model,
     criterion: &mut Criterion,
@@ -285,31 +279,44 @@ fn loss(
     parts: &[Tensor],
     beside: Beside<'_>,
     batch: &Batch,
-    turn: Option<Turn>,
-) -> Result<(Tensor, Seen)> {
+    settings: Option<BatchSettings>,
+) -> Result<(Tensor, DeviceLoss)> {
     let sums = parts.iter().map(|part| part.detach().sum_all());
     let sums = sums.collect::<candle_core::Result<_>>()?;
     let target = Target {
         labels: &batch.classes,
         scores: &batch.scores,
     };
-    let number = turn.map_or(0, |turn| turn.number);
-    let training = turn.is_some();
+    let number = settings.map_or(0, |settings| settings.number);
+    let training = settings.is_some();
     let tensor = criterion.loss_beside(model, pass, parts, beside, target, number, training)?;
-    let seen = Seen {
+    let loss_value = DeviceLoss {
         value: tensor.detach(),
         sums,
     };
-    let share = turn.map_or(1.0, |turn| turn.share);
+    let share = settings.map_or(1.0, |settings| settings.share);
     let tensor = match share == 1.0 {
         true => tensor,
         false => tensor.affine(share, 0.0)?,
     };
-    Ok((tensor, seen))
+    Ok((tensor, loss_value))
 }
 
-/// Adds gradients to those of the parameters of model and loss.
-fn collect(model: &Model, criterion: &Criterion, grads: &GradStore) -> Result<()> {
-    model.params().collect(grads)?;
-    criterion.params().collect(grads)
+/// Computes the loss of embeddings in training, and accumulates the gradients of
+/// model and loss. Returns all gradients.
+fn backward(
+    model: &Model,
+    criterion: &mut Criterion,
+    parts: &[Tensor],
+    beside: Beside<'_>,
+    batch: &Batch,
+    settings: BatchSettings,
+) -> Result<(GradStore, DeviceLoss)> {
+    let pass = model.training();
+    let settings = Some(settings);
+    let (tensor, loss_value) = loss(model, criterion, &pass, parts, beside, batch, settings)?;
+    let grads = tensor.backward()?;
+    model.params().collect(&grads)?;
+    criterion.params().collect(&grads)?;
+    Ok((grads, loss_value))
 }

@@ -1,4 +1,4 @@
-//! The training loop: one epoch at a time, so that whoever drives it can
+//! The training loop. It runs one epoch at a time, so that the caller can
 //! evaluate, save or stop in between.
 
 use std::{sync::Arc, time::Instant};
@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use super::{
     batches::{Batches, Guide},
     sampler::Sampling,
-    step::{self, Turn},
+    step::{self, BatchSettings},
 };
 use crate::{
     Error, Result,
@@ -17,41 +17,42 @@ use crate::{
     prepare::Preparer,
 };
 
-/// What the learning rate is in a step: its epoch and its number over all
-/// epochs, both counted from 0.
+/// Maps an epoch and a step number over all epochs, both from 0, to the
+/// learning rate.
 pub type LearningRate = Box<dyn Fn(usize, usize) -> f64 + Send + Sync>;
 
-/// What a training run depends on beside model, data, loss and optimizer.
+/// Training settings other than model, data, loss and optimizer.
 pub struct TrainerOptions {
-    /// Examples of one batch.
+    /// Examples per batch.
     pub batch_size: usize,
-    /// Batches of one step of the optimizer, at least 1; the last step of an epoch
-    /// may have fewer.
+    /// Batches per optimizer step, at least 1 (gradient accumulation). The last
+    /// step of an epoch may have fewer.
     pub accumulation_steps: usize,
-    /// How batches are put together.
+    /// The choice of examples for batches.
     pub sampling: Sampling,
     /// Learning rate of the model.
     pub learning_rate: LearningRate,
     /// Learning rate of the loss's own weights.
     pub loss_learning_rate: f64,
-    /// Gradients are scaled so that their common length is at most this.
+    /// Largest total norm of the gradients; larger ones are scaled down
+    /// (gradient clipping).
     pub max_grad_norm: Option<f64>,
-    /// Decides the order of the data and the changes to pictures.
+    /// Seed of the data order and of augmentation.
     pub seed: u64,
-    /// Whether training pictures are changed at random.
+    /// Whether training inputs are augmented.
     pub augment: bool,
-    /// Whether training drops what the model's files say.
+    /// Whether dropout is applied, with the rates in the model's files.
     pub dropout: bool,
 }
 
-/// What is known after one step.
+/// The state after one step.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
-    /// The epoch, counted from 1.
+    /// The epoch, from 1.
     pub epoch: usize,
-    /// The step in its epoch, counted from 1.
+    /// The step within its epoch, from 1.
     pub step: usize,
-    /// Steps of an epoch.
+    /// Steps per epoch.
     pub steps: usize,
     /// Mean loss of this step's batches.
     pub loss: f32,
@@ -59,22 +60,22 @@ pub struct Step {
     pub mean_loss: f64,
     /// The learning rate of this step.
     pub learning_rate: f64,
-    /// Examples trained on in a second, over the epoch so far.
+    /// Training speed over the epoch so far, in examples per second.
     pub examples_per_second: f64,
 }
 
-/// Where a run stands.
+/// The position of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Position {
-    /// Whole epochs behind it.
+    /// Completed epochs.
     pub epoch: usize,
-    /// Steps done in the epoch that has begun.
+    /// Completed steps of the current epoch.
     pub step: usize,
-    /// Steps done in all.
+    /// Completed steps in total.
     pub total_steps: usize,
-    /// Sum over the examples of the begun epoch of their step's loss.
+    /// Sum over the examples of the current epoch of their step's loss.
     pub loss_sum: f64,
-    /// Examples of the begun epoch.
+    /// Examples so far in the current epoch.
     pub examples: usize,
 }
 
@@ -82,24 +83,24 @@ pub struct Position {
 pub struct Trainer {
     /// The model.
     pub model: Model,
-    /// What its inputs are made with.
+    /// Prepares the model's inputs.
     pub preparer: Preparer,
     /// The loss.
     pub criterion: Criterion,
     pub(crate) optimizer: Box<dyn Optimizer>,
-    /// Of the loss's own weights.
+    /// Optimizer of the loss's own weights.
     pub(crate) loss_optimizer: Option<Box<dyn Optimizer>>,
-    /// The model that the loss asks beside.
+    /// The model whose embeddings the loss also uses.
     pub(crate) guide: Option<Guide>,
     pub(crate) options: TrainerOptions,
     pub(crate) position: Position,
-    /// The batches of an epoch.
+    /// The epoch's number and batches, once they are known.
     order: Option<(usize, Arc<Vec<Vec<usize>>>)>,
 }
 
 impl Trainer {
-    /// A trainer at the start of its run. `loss_optimizer` is for the weights of
-    /// the loss, where it has some.
+    /// Creates a trainer at the start of its run. `loss_optimizer` is for the
+    /// weights of the loss, if it has any.
     #[must_use]
     pub fn new(
         model: Model,
@@ -122,19 +123,19 @@ impl Trainer {
         }
     }
 
-    /// The same with the batches of its first epoch, where they are known.
+    /// Sets the batches of the first epoch, which the caller already computed.
     pub(crate) fn with_first_epoch(mut self, batches: Vec<Vec<usize>>) -> Self {
         self.order = Some((0, Arc::new(batches)));
         self
     }
 
-    /// Where the run stands.
+    /// Returns the run's position.
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// The batches of the epoch that has begun.
+    /// Returns the batches of the current epoch.
     fn order(&mut self, set: &TrainingSet) -> Arc<Vec<Vec<usize>>> {
         let (epoch, options) = (self.position.epoch, &self.options);
         match &self.order {
@@ -148,21 +149,21 @@ impl Trainer {
         }
     }
 
-    /// Steps of the epoch that has begun, over `set`.
+    /// Returns the number of steps of the current epoch over `set`.
     #[must_use]
     pub fn steps_per_epoch(&mut self, set: &TrainingSet) -> usize {
         let batches = self.order(set).len();
         batches.div_ceil(self.options.accumulation_steps.max(1))
     }
 
-    /// Trains to the end of the epoch that has begun, and gives its mean loss.
-    /// `after_step` is called after each step, and ends the epoch early with
-    /// an error; the position then is that of the last whole step.
+    /// Trains to the end of the current epoch, and returns its mean loss. Calls
+    /// `after_step` after each step. An error from it ends the epoch early,
+    /// with the position after the last complete step.
     ///
     /// # Errors
-    /// [`Error::Diverged`] where the loss is not a number any more,
-    /// [`Error::Data`] for examples that can't be read, or what `after_step`
-    /// gave.
+    /// [`Error::Diverged`] if the loss is no longer finite,
+    /// [`Error::NotFinite`] if an embedding or gradient isn't, [`Error::Data`]
+    /// if an example can't be read, or the error of `after_step`.
     pub fn epoch(
         &mut self,
         set: &TrainingSet,
@@ -194,25 +195,25 @@ impl Trainer {
         };
         let mut sum = StepSum::default();
         batches.for_each(position.step * together, |number, batch| {
-            let (number, place) = (number / together, number % together);
+            let (number, index) = (number / together, number % together);
             // The last step of an epoch may have fewer batches.
             let of_step = together.min(count - number * together);
-            if place == 0 {
+            if index == 0 {
                 sum = StepSum::default();
                 model.params().zero_grad();
                 criterion.params().zero_grad();
             }
-            let turn = Turn {
-                number: (position.total_steps * together + place) as u64,
+            let settings = BatchSettings {
+                number: (position.total_steps * together + index) as u64,
                 share: 1.0 / of_step as f64,
                 dropout: options.dropout.then_some(options.seed),
                 adapters: model.drops_in_adapters().then_some(options.seed),
             };
             let guide = guide.as_ref().map(|guide| &guide.model);
-            let loss = step::train(model, guide, criterion, &batch, turn)?;
+            let loss = step::train(model, guide, criterion, &batch, settings)?;
             loss.check(epoch + 1, number + 1)?;
             sum.add(loss.value, batch.len());
-            if place + 1 < of_step {
+            if index + 1 < of_step {
                 return Ok(());
             }
             let learning_rate = (options.learning_rate)(epoch, position.total_steps);
@@ -258,11 +259,12 @@ impl Trainer {
         Ok(mean)
     }
 
-    /// Mean loss over `set`, without training on it. Batches are put together
-    /// as in training, the same each time.
+    /// Returns the mean loss over `set` without training. Batches are sampled
+    /// as in training, but are always the same.
     ///
     /// # Errors
-    /// [`Error::Data`] for examples that can't be read.
+    /// [`Error::Data`] if an example can't be read; errors as in
+    /// [`Trainer::epoch`] if the loss or an embedding is not finite.
     pub fn validation_loss(&mut self, set: &TrainingSet) -> Result<f64> {
         let options = &self.options;
         let order = options.sampling.fixed_batches(set, options.batch_size);
@@ -290,11 +292,11 @@ impl Trainer {
     }
 }
 
-/// The losses of the batches of one step.
+/// Losses of the batches of one step.
 #[derive(Default)]
 struct StepSum {
     losses: f64,
-    /// Each loss times the examples of its batch.
+    /// Sum of the losses, weighted by their batches' sizes.
     weighted: f64,
     examples: usize,
 }

@@ -1,4 +1,4 @@
-//! Settings that are adapted with a line in the log, and what they change.
+//! Settings that a run adapts with a log line, and their effects.
 
 use std::{collections::HashMap, io::Read};
 
@@ -35,7 +35,7 @@ fn the_default_loss_of_a_clip_is_clip_loss() {
 }
 
 #[test]
-fn settings_of_the_python_client_are_adapted_with_a_line_in_the_log() {
+fn settings_of_the_python_client_are_adapted_with_a_log_line() {
     let data = HashMap::from([("train", features())]);
     let model = json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": []}});
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 2, "batch_size": 12,
@@ -44,10 +44,10 @@ fn settings_of_the_python_client_are_adapted_with_a_line_in_the_log() {
     let callbacks = json!([{"name": "EarlyStopping", "options": {"monitor": "loss"}}]);
     let run = run(config(model, hyper, callbacks), &data).unwrap();
     for line in [
-        "`hidden_sizes` is empty: the perceptron has one layer, of `input_size` (5)",
+        "`hidden_sizes` is empty: the perceptron has one layer of size `input_size` (5)",
         "`layer_wise_lr_decay` has no effect",
-        "`num_warmup_steps` is 100, the training has 4 steps",
-        "`monitor` of `EarlyStopping` is `loss`: it watches `train_loss`",
+        "`num_warmup_steps` is 100, but training has 4 steps",
+        "`monitor` of `EarlyStopping` is `loss`: it monitors `train_loss`",
         "Model improved from inf",
     ] {
         assert!(run.logged(line), "{line}");
@@ -56,7 +56,7 @@ fn settings_of_the_python_client_are_adapted_with_a_line_in_the_log() {
 }
 
 #[test]
-fn texts_are_cut_where_collate_options_say_so() {
+fn collate_options_truncate_texts() {
     let data = HashMap::from([("train", texts())]);
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 9,
         "learning_rate": 1e-12});
@@ -65,9 +65,10 @@ fn texts_are_cut_where_collate_options_say_so() {
         run(config(model, hyper.clone(), json!([])), &data)
     };
     let cut = with(json!({"max_length": 4, "truncation": true, "padding": true})).unwrap();
-    // The Python client has an object for each kind of input.
+    // The Python client sends an object for each kind of input.
     let nested = with(json!({"text": {"max_length": 4, "truncation": true}})).unwrap();
-    // The saved model cuts them as well, and so does one that goes on from it.
+    // The saved model truncates them as well, and so does a run that continues
+    // from it.
     for cut in [cut, nested] {
         let encoder = cut.encoder();
         let embedded = encoder
@@ -83,12 +84,12 @@ fn texts_are_cut_where_collate_options_say_so() {
     let refused = |collate: Value| with(collate).err().unwrap().to_string();
     let found = refused(json!({"max_length": 1000}));
     assert!(
-        found.contains("`max_length` is 1000: the model reads 512 tokens"),
+        found.contains("`max_length` is 1000: the model reads at most 512 tokens"),
         "{found}"
     );
     let found = refused(json!({"return_tensors": "pt"}));
     assert!(
-        found.contains("`return_tensors` is \"pt\": max_length, truncation"),
+        found.contains("`return_tensors` is \"pt\": the options are max_length, truncation"),
         "{found}"
     );
     let found = refused(json!({"text": {"name": "bert-base-cased"}}));
@@ -108,20 +109,20 @@ fn texts_are_cut_where_collate_options_say_so() {
         .err()
         .unwrap()
         .to_string();
-    assert!(found.contains("give `pooler` with them"), "{found}");
+    assert!(found.contains("set `pooler` as well"), "{found}");
     let model = json!({"name": "minilm-small", "options": {"preprocess_options": {"lower": true}}});
     let found = run(config(model, hyper.clone(), json!([])), &data)
         .err()
         .unwrap()
         .to_string();
     assert!(
-        found.contains("`lower` is true: texts go to the tokenizer as they are"),
+        found.contains("`lower` is true: texts go to the tokenizer unchanged"),
         "{found}"
     );
 }
 
 #[test]
-fn texts_that_may_not_be_cut_are_refused_by_document() {
+fn texts_that_may_not_be_truncated_are_refused_by_document() {
     let mut all = texts();
     let mut long = Document::text("cat ".repeat(600)).with_label(1);
     long.id = "long".to_owned();
@@ -141,7 +142,7 @@ fn texts_that_may_not_be_cut_are_refused_by_document() {
 }
 
 #[test]
-fn a_frozen_clip_learns_heads_that_are_saved_and_gone_on_from() {
+fn a_frozen_clip_learns_heads_that_later_runs_continue_from() {
     let data = HashMap::from([("train", pairs())]);
     let model = json!({"name": "clip-small", "freeze": true, "output_dim": 16,
         "options": {"collate_options": {"max_length": 8}}});
@@ -157,8 +158,8 @@ fn a_frozen_clip_learns_heads_that_are_saved_and_gone_on_from() {
     ];
     assert_eq!([found[0].dim, found[1].dim], [16, 16]);
 
-    // The backbone is that of the start, to the bit, and the folder says what is
-    // on top of it.
+    // The backbone's weights are unchanged, bit by bit, and the folder
+    // describes the head on top of it.
     let untouched = Encoder::from_backbone("clip-small").unwrap();
     let opened = tempfile::tempdir().unwrap();
     open_artifact(&first.finished.artifact, opened.path()).unwrap();
@@ -187,7 +188,7 @@ fn a_frozen_clip_learns_heads_that_are_saved_and_gone_on_from() {
     let second = run_from(second, &data, Some(opened.path())).unwrap();
     let again = second.encoder().encode_texts(&text).unwrap();
     assert_eq!(again.dim, 16);
-    // The running moments of the normalisation have moved on, nothing else.
+    // Only the running statistics of the normalisation changed.
     let cosine = again
         .values
         .iter()
@@ -200,7 +201,7 @@ fn a_frozen_clip_learns_heads_that_are_saved_and_gone_on_from() {
 }
 
 #[test]
-fn the_tokenizer_in_an_artifact_is_the_file_that_came() {
+fn an_artifact_contains_the_original_tokenizer_file() {
     let data = HashMap::from([("train", texts())]);
     let opened = tempfile::tempdir().unwrap();
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 9});
@@ -209,7 +210,7 @@ fn the_tokenizer_in_an_artifact_is_the_file_that_came() {
         &data,
     );
     open_artifact(&first.unwrap().finished.artifact, opened.path()).unwrap();
-    // Spaces that no program would write.
+    // Whitespace that no program would write.
     let path = opened.path().join("tokenizer.json");
     let mut came = std::fs::read(&path).unwrap();
     came.extend(b"\n \n");
@@ -217,8 +218,8 @@ fn the_tokenizer_in_an_artifact_is_the_file_that_came() {
     let model = json!({"name": opened.path()});
     let second = run(config(model, hyper, json!([])), &data).unwrap();
     assert_eq!(file_of(&second, "tokenizer.json").unwrap(), came);
-    // Merges as texts are read by every version of `tokenizers`, pairs only by
-    // those from 0.20 on.
+    // All versions of `tokenizers` read merges as texts; only 0.20 and newer
+    // read pairs.
     let path = format!(
         "{}/../models/clip-small/files/tokenizer.json",
         env!("CARGO_MANIFEST_DIR")

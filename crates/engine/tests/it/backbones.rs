@@ -1,6 +1,6 @@
-//! Every kind of backbone against transformers, by `fixtures/make_backbones.py`
-//! and `fixtures/make_text_backbones.py`: embeddings of each pooler, and the
-//! gradient of every parameter.
+//! Compares every kind of backbone with transformers, by
+//! `fixtures/make_backbones.py` and `fixtures/make_text_backbones.py`:
+//! embeddings with each pooler, and the gradients of all parameters.
 
 use finetuner_engine::{
     Kernels, Pooler,
@@ -45,7 +45,7 @@ fn load(name: &str, pooler: Pooler) -> (Model, Tensors) {
     (model(&config, weights, setup), values)
 }
 
-/// The texts of a fixture, without their padding.
+/// Returns the texts of a fixture, without their padding.
 fn unpadded(values: &Tensors) -> Input {
     let (shape, ids) = &values["input_ids"];
     let lengths: Vec<usize> = values["lengths"].1.iter().map(|n| *n as usize).collect();
@@ -64,9 +64,9 @@ fn poolers() -> [(&'static str, Pooler); 4] {
     ]
 }
 
-/// Every trainable parameter's gradient, of the sum of the embeddings times
-/// fixed numbers. `noise` are parameters that change nothing, whose gradient is
-/// rounding.
+/// Compares the gradients of all trainable parameters, for the sum of the
+/// embeddings times fixed numbers. `noise` lists parameters without an effect,
+/// whose gradients are only rounding errors.
 pub(crate) fn check_gradients(
     name: &str,
     model: &Model,
@@ -107,7 +107,7 @@ pub(crate) fn check_gradients(
 }
 
 #[test]
-fn texts_are_embedded_as_by_transformers_with_every_pooler() {
+fn text_embeddings_equal_those_of_transformers_with_every_pooler() {
     for name in TEXT {
         for (pooler_name, pooler) in poolers() {
             for kernels in [Kernels::Fused, Kernels::Composite] {
@@ -124,7 +124,7 @@ fn texts_are_embedded_as_by_transformers_with_every_pooler() {
 }
 
 #[test]
-fn a_long_text_is_embedded_as_by_transformers() {
+fn the_embedding_of_a_long_text_equals_that_of_transformers() {
     let mut compared = 0;
     for name in TEXT {
         for kernels in [Kernels::Fused, Kernels::Composite] {
@@ -146,7 +146,7 @@ fn a_long_text_is_embedded_as_by_transformers() {
 }
 
 #[test]
-fn a_text_model_that_is_not_known_is_refused_by_its_field() {
+fn an_unsupported_text_model_is_refused_by_its_field() {
     for (config, part) in [
         (
             json!({"model_type": "bert", "position_embedding_type": "relative_key"}),
@@ -170,7 +170,7 @@ fn a_text_model_that_is_not_known_is_refused_by_its_field() {
         ),
         (
             json!({"model_type": "mpnet", "hidden_act": "mish"}),
-            "the activation `mish` is not known",
+            "the activation `mish` is unknown",
         ),
         (
             json!({"model_type": "t5", "feed_forward_proj": "gated-mish"}),
@@ -182,7 +182,7 @@ fn a_text_model_that_is_not_known_is_refused_by_its_field() {
         ),
         (
             json!({"model_type": "modernbert", "layer_types": ["full_attention"]}),
-            "`layer_types` names 1 layers",
+            "`layer_types` has 1 layers",
         ),
         (
             json!({"model_type": "modernbert", "rope_scaling": {"type": "linear"}}),
@@ -214,11 +214,11 @@ fn a_text_model_that_is_not_known_is_refused_by_its_field() {
         ),
         (
             json!({"model_type": "qwen3", "num_key_value_heads": 5}),
-            "`num_attention_heads` 32",
+            "`num_attention_heads` is 32",
         ),
         (
             json!({"model_type": "qwen3", "head_dim": 5}),
-            "heads of 5 elements",
+            "attention heads have 5 elements",
         ),
         (
             json!({"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}),
@@ -235,7 +235,7 @@ fn a_text_model_that_is_not_known_is_refused_by_its_field() {
 }
 
 #[test]
-fn the_parts_of_a_feed_forward_field_go_before_the_field() {
+fn the_parts_of_a_feed_forward_field_override_it() {
     let names = |config: Value| {
         let tensors = ModelConfig::parse(&config).unwrap().tensors();
         tensors
@@ -278,7 +278,7 @@ fn tables_with_a_row_for_padding_hold_fewer_positions() {
 }
 
 #[test]
-fn every_parameter_of_a_text_model_gets_the_gradient_of_pytorch() {
+fn gradients_of_text_models_equal_those_of_pytorch() {
     for name in TEXT {
         let (model, values) = load(name, Pooler::Mean);
         let noise = ["key.bias", "k_lin.bias", "attn.k.bias"];
@@ -287,7 +287,7 @@ fn every_parameter_of_a_text_model_gets_the_gradient_of_pytorch() {
 }
 
 #[test]
-fn pictures_are_embedded_as_by_transformers() {
+fn image_embeddings_equal_those_of_transformers() {
     for name in PICTURES {
         for (pooler_name, pooler) in poolers() {
             if ["max", "cls"].contains(&pooler_name) {
@@ -302,16 +302,16 @@ fn pictures_are_embedded_as_by_transformers() {
 }
 
 #[test]
-fn every_parameter_of_a_convolutional_network_gets_the_gradient_of_pytorch() {
+fn gradients_of_convolutional_networks_equal_those_of_pytorch() {
     for name in PICTURES {
         let (model, values) = load(name, Pooler::Mean);
         let trained = model.encode(&model.training(), &pixels(&values)).unwrap();
         let error = relative_error(&flat(&trained), &values["trained"].1);
         assert!(error < 1e-4, "{name}: {error}");
         let (model, values) = load(name, Pooler::Mean);
-        // A shift of what the next normalisation works on changes nothing.
-        // Normalising by a handful of values takes digits away: PyTorch itself
-        // is 1e-2 away from its own double precision, which the fixture has.
+        // A shift before the next normalisation has no effect.
+        // Normalising over a handful of values loses digits: PyTorch itself
+        // differs by 1e-2 from its own double precision, which the fixture has.
         let (noise, limit): (&[&str], f32) = match name.starts_with("efficientnet") {
             true => (&["project_bn.bias"], 1e-3),
             false => (&[], 1e-4),

@@ -1,5 +1,5 @@
-//! Steps over mini-batches with cached gradients, and steps over several
-//! batches, against plain steps over one large batch.
+//! Compares steps over mini-batches with cached gradients, and steps over
+//! several batches, with steps over one large batch.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::{
     support::{Tensors, fixture, json as fixture_json, norm},
 };
 
-/// Three pairs of texts; each has so many negatives too.
+/// Returns `count` text pairs, each with this number of negatives.
 pub(crate) fn pairs(count: usize, negatives: usize) -> DocumentArray {
     let words = [
         "a long red dress",
@@ -33,7 +33,7 @@ pub(crate) fn pairs(count: usize, negatives: usize) -> DocumentArray {
     (0..count).map(row).collect()
 }
 
-/// Pictures with the texts of `pairs`.
+/// Images with the texts of `pairs`.
 pub(crate) fn text_images() -> DocumentArray {
     let texts = pairs(6, 0);
     let with_picture = |(text, picture): (Document, Document)| {
@@ -48,7 +48,7 @@ pub(crate) fn text_images() -> DocumentArray {
         .collect()
 }
 
-/// The weights that a run has ended with.
+/// Returns the final weights of a run.
 fn weights(run: &Run) -> Tensors {
     let opened = run.opened();
     let mut all = Tensors::new();
@@ -74,8 +74,8 @@ fn weights(run: &Run) -> Tensors {
     all
 }
 
-/// Checks that two runs had the same losses and changed the weights alike, by
-/// much more than they differ.
+/// Checks that two runs have the same losses and weights, and that the weights
+/// moved by much more than they differ.
 fn same(what: &str, plain: &Run, other: &Run, untrained: &Run) {
     assert_eq!(plain.losses().len(), other.losses().len(), "{what}");
     for (a, b) in plain.losses().iter().zip(other.losses()) {
@@ -102,12 +102,13 @@ fn same(what: &str, plain: &Run, other: &Run, untrained: &Run) {
     );
 }
 
-/// Trains with each of these losses, the first of which is plain.
+/// Trains with each of these losses; the first one is plain.
 fn compare(what: &str, model: &Value, data: &DocumentArray, losses: &[Value]) {
     compare_at(0.05, what, model, data, losses);
 }
 
-/// The same at a learning rate. A high one lets rounding grow from step to step.
+/// Like [`compare`], at a learning rate. A high one lets rounding errors grow
+/// from step to step.
 fn compare_at(rate: f64, what: &str, model: &Value, data: &DocumentArray, losses: &[Value]) {
     let data = Data::from([("train", data.clone())]);
     let train = |loss: &Value, rate: f64| {
@@ -138,7 +139,7 @@ fn mini_batches_of_text_pairs_train_as_the_whole_batch() {
     let network = folder("chain");
     let ranking =
         |options: Value| json!({"loss": "MultipleNegativeRankingLoss", "loss_options": options});
-    // The last mini-batch is smaller; so is the last batch.
+    // The last mini-batch is smaller, and so is the last batch.
     let losses = [
         ranking(json!({})),
         ranking(json!({"mini_batch_size": 4})),
@@ -151,7 +152,7 @@ fn mini_batches_of_text_pairs_train_as_the_whole_batch() {
     compare("pairs", &model, &pairs(8, 0), &losses);
     compare("negatives", &model, &pairs(8, 2), &losses[..2]);
 
-    // Both passes have the masks of the whole batch.
+    // Both passes use the masks of the whole batch.
     let dropped = json!({"name": path(network.path()), "options": {"dropout": true}});
     compare("dropout", &dropped, &pairs(8, 0), &losses[..4]);
 
@@ -249,7 +250,7 @@ fn mini_batches_are_refused_where_they_change_the_embeddings() {
     let zero = json!({"loss": ranking, "loss_options": {"mini_batch_size": 0}});
     let error = refused(model.clone(), zero, pairs(4, 0));
     assert!(
-        error.contains("`mini_batch_size` is 0: a whole number from 1 on"),
+        error.contains("`mini_batch_size` is 0: give a whole number of at least 1"),
         "{error}"
     );
     let error = refused(model, cached("TripletMarginLoss"), texts());
@@ -284,7 +285,7 @@ fn several_batches_of_a_step_train_as_one_large_batch() {
         let data = Data::from([("train", scored(count))]);
         run(config(model, hyper, json!([])), &data).unwrap()
     };
-    // Clipping, warm-up and schedule count steps of the optimizer.
+    // Clipping, warm-up and schedule count optimizer steps.
     let (plain, untrained) = (train(6, 1, 0.5, 12), train(6, 1, 1e-12, 12));
     assert_eq!(plain.losses().len(), 4);
     for (batch, steps) in [(3, 2), (2, 3), (1, 6)] {
@@ -297,7 +298,7 @@ fn several_batches_of_a_step_train_as_one_large_batch() {
         );
         assert_eq!(found.rates(), plain.rates());
     }
-    // The last step of each epoch has 2 batches in place of 3, and their mean.
+    // The last step of each epoch averages 2 batches instead of 3.
     let (plain, untrained) = (train(6, 1, 0.5, 10), train(6, 1, 1e-12, 10));
     same("a last step", &plain, &train(2, 3, 0.5, 10), &untrained);
 }

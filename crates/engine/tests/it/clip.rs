@@ -1,5 +1,5 @@
-//! The CLIP model, its loss, the optimizers and the picture processor against
-//! PyTorch and transformers, by the fixtures of `fixtures/make_clip.py`.
+//! Compares the CLIP model, its loss, the optimizers and the image processor
+//! with PyTorch and transformers, by the fixtures of `fixtures/make_clip.py`.
 
 use finetuner_engine::{
     Kernels,
@@ -14,7 +14,7 @@ use crate::support::{
     Tensors, fixture, flat, json, model, norm, pixels, relative_error, tensors, texts,
 };
 
-/// The tiny CLIP, with a `config.json` that `change` has rewritten.
+/// Returns the tiny CLIP, with a `config.json` changed by `change`.
 fn tiny_clip(kernels: Kernels, change: impl Fn(&mut Value)) -> Model {
     let mut json = json("tiny-clip/config.json");
     change(&mut json);
@@ -27,7 +27,7 @@ fn tiny_clip(kernels: Kernels, change: impl Fn(&mut Value)) -> Model {
 const BOTH: [Kernels; 2] = [Kernels::Fused, Kernels::Composite];
 
 #[test]
-fn embeddings_loss_and_gradients_are_those_of_transformers() {
+fn embeddings_loss_and_gradients_equal_those_of_transformers() {
     let given = tensors("clip-quick-gelu.safetensors");
     for activation in ["quick_gelu", "gelu"] {
         let expected = tensors(&format!(
@@ -55,7 +55,7 @@ fn embeddings_loss_and_gradients_are_those_of_transformers() {
             for param in model.params().iter() {
                 let expected = &expected[&format!("grad.{}", param.name())].1;
                 let found = param.grad().unwrap();
-                // Attention does not change with the bias of the keys, whose
+                // The bias of the keys has no effect on attention, so its
                 // gradient is rounding noise on both sides.
                 if param.name().ends_with("k_proj.bias") {
                     assert!(norm(found.iter().copied()) < 1e-6);
@@ -76,7 +76,7 @@ fn embeddings_loss_and_gradients_are_those_of_transformers() {
 }
 
 #[test]
-fn the_token_2_as_end_of_text_stands_for_the_highest_id() {
+fn the_end_of_text_token_2_means_the_highest_id() {
     let expected = tensors("clip-legacy-eos.safetensors");
     let model = tiny_clip(Kernels::Fused, |json| {
         json["text_config"]["eos_token_id"] = 2.into();
@@ -87,7 +87,7 @@ fn the_token_2_as_end_of_text_stands_for_the_highest_id() {
 }
 
 #[test]
-fn ten_steps_lose_what_pytorch_loses() {
+fn ten_steps_have_the_losses_of_pytorch() {
     let expected = tensors("clip-quick-gelu.safetensors");
     let optimizers = [
         ("adam", Adam::new().build()),
@@ -125,7 +125,7 @@ fn step(model: &Model, optimizer: &mut dyn Optimizer, batch: &Tensors) -> f32 {
 }
 
 #[test]
-fn pictures_become_what_the_clip_processor_makes_of_them() {
+fn images_are_prepared_like_by_the_clip_processor() {
     let processor = ImageProcessor::clip(24);
     let expected = tensors("pixels.safetensors");
     assert_eq!(expected.len(), 8);
@@ -142,7 +142,7 @@ fn pictures_become_what_the_clip_processor_makes_of_them() {
             .collect();
         let worst = off.iter().copied().fold(0.0, f32::max);
         let mean = off.iter().sum::<f32>() / off.len() as f32;
-        // Decoders of JPEG round differently; all else is equal.
+        // JPEG decoders round differently; everything else is equal.
         let (most, usual) = if name.ends_with("jpg") {
             (2.1, 0.4)
         } else {
@@ -153,7 +153,7 @@ fn pictures_become_what_the_clip_processor_makes_of_them() {
 }
 
 #[test]
-fn shapes_under_the_names_of_2022_are_those_of_transformers() {
+fn the_field_names_of_2022_are_read_as_in_transformers() {
     let given = tensors("clip-quick-gelu.safetensors");
     let expected = tiny_clip(Kernels::Fused, |_| {});
     let expected = flat(
@@ -171,7 +171,8 @@ fn shapes_under_the_names_of_2022_are_those_of_transformers() {
         json["text_config"]["num_attention_heads"] = 1.into();
         json["vision_config_dict"] = Value::Null;
     };
-    // A field that the old name lacks has its default, whatever the new one says.
+    // A field that the old name lacks has its default, whatever the new name
+    // says.
     let default = |json: &mut Value| {
         json["text_config_dict"] = json["text_config"].clone();
         json["text_config"]["hidden_act"] = "gelu".into();

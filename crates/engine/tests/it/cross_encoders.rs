@@ -1,6 +1,6 @@
-//! Cross-encoders against sentence-transformers, by
-//! `fixtures/make_cross_encoders.py`: scores, rankings, losses, the gradient of
-//! every parameter, metrics, and what a run saves.
+//! Compares cross-encoders with sentence-transformers, by
+//! `fixtures/make_cross_encoders.py`: scores, rankings, losses, gradients of
+//! all parameters, metrics, and the files that a run saves.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use candle_core::Device;
 use finetuner_engine::{
     infer::{CrossEncoder, Encoder},
     loss::{Criterion, LossSpec, Target},
-    source::{LoadOptions, LoadedModel, ModelSource, Top},
+    source::{LoadOptions, LoadedModel, ModelSource, OutputKind},
 };
 use finetuner_protocol::{Document, DocumentArray, Loss, Options};
 use serde_json::{Value, json};
@@ -28,7 +28,7 @@ const MODELS: [&str; 7] = [
     "xlm-roberta",
 ];
 
-/// What `transformers` puts before the names of a network's tensors.
+/// Prefix of a network's tensors in `transformers`.
 const PREFIXES: [&str; 6] = ["", "bert.", "distilbert.", "model.", "mpnet.", "roberta."];
 
 fn expected() -> Value {
@@ -39,7 +39,7 @@ fn folder(name: &str) -> std::path::PathBuf {
     fixture(&format!("cross-encoders/{name}"))
 }
 
-/// The numbers of a list, or of a list of lists.
+/// Returns the numbers of a list, or of a list of lists.
 fn numbers(json: &Value) -> Vec<f32> {
     match json {
         Value::Array(list) => list.iter().flat_map(numbers).collect(),
@@ -63,12 +63,12 @@ fn assert_near(case: &str, found: &[f32], expected: &[f32], limit: f32) {
 }
 
 #[test]
-fn scores_and_rankings_are_those_of_the_python_library() {
+fn scores_and_rankings_equal_those_of_the_python_library() {
     let all = expected();
     let pairs = pairs(&all["pairs"]);
     for name in MODELS.iter().chain(&["bert-labels", "bert-identity"]) {
         let case = &all[name];
-        // Batches of two sort and pad pairs anew.
+        // Batches of two sort and pad the pairs differently.
         let model = CrossEncoder::from_folder(folder(name))
             .unwrap()
             .batch_size(2);
@@ -108,7 +108,7 @@ fn scores_and_rankings_are_those_of_the_python_library() {
 
 fn load(folder: &Path) -> LoadedModel {
     let options = LoadOptions {
-        top: Top::Scores,
+        output: OutputKind::Scores,
         ..LoadOptions::default()
     };
     let files = ModelSource::Folder(folder.to_owned()).read().unwrap();
@@ -116,7 +116,7 @@ fn load(folder: &Path) -> LoadedModel {
 }
 
 #[test]
-fn losses_and_the_gradient_of_every_parameter_are_those_of_the_python_library() {
+fn losses_and_gradients_equal_those_of_the_python_library() {
     let all = expected();
     let pairs = pairs(&all["pairs"]);
     let scores = numbers(&all["labels"]);
@@ -178,7 +178,7 @@ fn compare_gradients(
         let (_, grad) = names.iter().find_map(|name| gradients.get(name)).unwrap();
         let found = param.grad().unwrap();
         let difference = norm(found.iter().zip(grad).map(|(a, b)| a - b));
-        // Biases of keys change nothing: their gradient is rounding.
+        // Biases of keys have no effect: their gradient is rounding error.
         let error = difference / norm(grad.iter().copied()).max(1e-3 * largest);
         assert!(error < 1e-4, "{case}: {} {error}", param.name());
         (compared, worst) = (compared + 1, worst.max(error));
@@ -197,7 +197,7 @@ fn scored(pairs: &[[&str; 2]], scores: &[f32]) -> DocumentArray {
     documents.collect::<Vec<_>>().into()
 }
 
-/// The pairs of the evaluation, to train on and to evaluate with.
+/// The pairs of the evaluation, as training and evaluation data.
 fn data() -> Data {
     let all = expected();
     let evaluation = &all["evaluation"];
@@ -217,7 +217,7 @@ fn named(folder: &Path) -> Value {
 }
 
 #[test]
-fn metrics_of_reranking_and_correlation_are_those_of_the_python_library() {
+fn metrics_of_reranking_and_correlation_equal_those_of_the_python_library() {
     let metrics = json!(["map", "mrr@3", "ndcg@3", "pearson", "spearman"]);
     let callbacks = evaluation(json!({"query_data": "eval", "metrics": metrics}));
     let hyper = json!({"loss": "BinaryCrossEntropyLoss", "epochs": 1, "batch_size": 8});
@@ -231,7 +231,7 @@ fn metrics_of_reranking_and_correlation_are_those_of_the_python_library() {
     assert_eq!(made.finished.before.len(), 5);
 }
 
-/// A run that learns to rank.
+/// Runs a training that learns to rank.
 fn learn(model: Value, loss: &str) -> Run {
     let hyper = json!({
         "loss": loss, "epochs": 40, "batch_size": 6, "learning_rate": 0.01,
@@ -242,7 +242,7 @@ fn learn(model: Value, loss: &str) -> Run {
 }
 
 #[test]
-fn a_trained_cross_encoder_ranks_better_and_is_opened_again() {
+fn a_trained_cross_encoder_ranks_better_and_loads_again() {
     for (name, loss) in [("bert", "BinaryCrossEntropyLoss"), ("roberta", "MSELoss")] {
         let made = learn(named(&folder(name)), loss);
         let metric = |metrics: &finetuner_engine::evaluation::Metrics| metrics["ranks_map"];
@@ -272,7 +272,7 @@ fn a_trained_cross_encoder_ranks_better_and_is_opened_again() {
             chosen.iter().sum::<f32>() / chosen.len() as f32
         };
         assert!(mean(true) > mean(false), "{name}");
-        // It goes on as any model does.
+        // Later runs continue from it as from any model.
         let hyper = json!({"loss": loss, "epochs": 1, "batch_size": 6});
         let mut again = config(json!({"artifact": "earlier"}), hyper, json!([]));
         again["model"]["name"] = Value::Null;
@@ -289,11 +289,11 @@ fn a_trained_cross_encoder_ranks_better_and_is_opened_again() {
 fn a_model_without_a_classification_head_gets_a_new_one() {
     let plain = fixture("sentence/network");
     let refused = CrossEncoder::from_folder(&plain).err().unwrap().to_string();
-    assert!(refused.contains("no sequence classifier"), "{refused}");
+    assert!(refused.contains("not a sequence classifier"), "{refused}");
     let hyper = json!({"loss": "BinaryCrossEntropyLoss", "epochs": 1, "batch_size": 8});
     let made = run(config(named(&plain), hyper, json!([])), &data()).unwrap();
     assert!(
-        made.logged("classification head of one label"),
+        made.logged("classification head with one label"),
         "{:?}",
         made.log()
     );
@@ -302,7 +302,7 @@ fn a_model_without_a_classification_head_gets_a_new_one() {
 }
 
 #[test]
-fn a_frozen_network_trains_its_classification_head_alone() {
+fn a_frozen_network_trains_only_its_classification_head() {
     let model = folder("bert");
     let before = load(&model);
     let hyper = json!({"loss": "BinaryCrossEntropyLoss", "epochs": 1, "batch_size": 8});
@@ -326,7 +326,7 @@ fn a_frozen_network_trains_its_classification_head_alone() {
 }
 
 #[test]
-fn what_no_cross_encoder_can_learn_from_is_refused_by_name() {
+fn unusable_settings_of_cross_encoders_are_refused_by_name() {
     let refused = |name: &str, hyper: Value, callbacks: Value, data: &Data| {
         let config = config(named(&folder(name)), hyper, callbacks);
         run(config, data).err().unwrap().to_string()
@@ -344,7 +344,7 @@ fn what_no_cross_encoder_can_learn_from_is_refused_by_name() {
     );
     let index = evaluation(json!({"query_data": "eval", "index_data": "eval"}));
     let message = refused("bert", binary(), index, &good);
-    assert!(message.contains("searches no index"), "{message}");
+    assert!(message.contains("does not search an index"), "{message}");
     let unknown = evaluation(json!({"query_data": "eval", "metrics": ["hit_at_k"]}));
     let message = refused("bert", binary(), unknown, &good);
     assert!(message.contains("map, pearson, spearman"), "{message}");

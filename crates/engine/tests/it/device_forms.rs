@@ -1,7 +1,7 @@
-//! What runs on a device other than the CPU (composite operations, gradients as
-//! tensors, optimizers on tensors) beside what runs on the CPU: every
-//! architecture and every loss. No such device is needed: the same operations run
-//! here on the CPU.
+//! Compares the computation on devices other than the CPU (composite
+//! operations, gradients as tensors, optimizers on tensors) with that on the
+//! CPU, for every architecture and every loss. No such device is needed: the
+//! same operations run here on the CPU.
 
 use std::collections::BTreeSet;
 
@@ -23,22 +23,22 @@ use crate::{
     support::{Tensors, fixture, flat, json as fixture_json, norm, relative_error, tensors},
 };
 
-/// How far embeddings, a loss and all gradients together may be apart, as a part of
-/// their length.
+/// Largest difference of embeddings, a loss and all gradients together,
+/// relative to their norm.
 const CLOSE: f32 = 2e-5;
-/// How far a gradient may be apart, as a part of its length or, where it is smaller,
-/// of a thousandth of the longest.
+/// Largest difference of a gradient, relative to its norm or, if that is
+/// smaller, to a thousandth of the largest one.
 const CLOSE_GRADIENT: f32 = 1e-4;
-/// How far all gradients together may be apart, as a part of their length.
+/// Largest difference of all gradients together, relative to their norm.
 const CLOSE_TOGETHER: f32 = 1e-3;
-/// How far a gradient may be apart that a loss gives: a distance between similar
-/// embeddings is the difference of larger numbers.
+/// Largest difference of a gradient from a loss: distances between similar
+/// embeddings are differences of larger numbers.
 const CLOSE_UNDER_A_LOSS: f32 = 5e-4;
-/// How far weights may be apart after some steps, as a part of the way that they
-/// have gone.
+/// Largest difference of weights after some steps, relative to the distance
+/// that they moved.
 const CLOSE_WEIGHTS: f32 = 1e-3;
 
-/// `n` numbers without a pattern that matters, from -1 to 1.
+/// Returns `n` pseudorandom numbers from -1 to 1.
 fn numbers(n: usize, step: usize) -> Vec<f32> {
     let number = |i: usize| (i * step % 997) as f32 / 498.0 - 1.0;
     (0..n).map(number).collect()
@@ -49,10 +49,10 @@ fn tensor(shape: &[usize], step: usize) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }
 
-/// A `config.json`, and its weights where there are some.
+/// A `config.json`, and its weights if there are any.
 type Case = (String, Value, Option<Tensors>);
 
-/// A small model of every architecture.
+/// Returns a small model of every architecture.
 fn cases() -> Vec<Case> {
     let mut all: Vec<Case> = Vec::new();
     let mut names: Vec<String> = std::fs::read_dir(fixture("backbones"))
@@ -96,14 +96,15 @@ fn model(config: &Value, weights: Option<&Tensors>, setup: ModelSetup) -> Model 
     Model::new(config, weights, setup, &Device::Cpu).unwrap()
 }
 
-/// A batch of each kind of items that a model takes. Texts are of several lengths.
+/// Returns a batch of each kind of input of a model. Texts have several
+/// lengths.
 fn inputs(model: &Model, json: &Value) -> Vec<Input> {
     let config = model.config();
     let mut all = Vec::new();
     if let (Some(longest), Some(vocabulary)) = (config.max_tokens(), config.vocab_size()) {
         let lengths = [5, 2, 12, 3, 11, 4, 1, 12].map(|n: usize| n.min(longest));
         let lengths = match model.kind() {
-            // A SigLIP reads texts with their padding.
+            // SigLIP reads padded texts.
             ModelKind::TextImage if json["model_type"] == "siglip" => vec![longest; 8],
             _ => lengths.to_vec(),
         };
@@ -133,14 +134,14 @@ fn inputs(model: &Model, json: &Value) -> Vec<Input> {
     all
 }
 
-/// What one step finds: embeddings, the loss, and gradients by name.
+/// The results of one step: embeddings, the loss, and gradients by name.
 struct Found {
     embeddings: Vec<Vec<f32>>,
     loss: f32,
     gradients: Vec<(String, Vec<f32>)>,
 }
 
-/// The embeddings times fixed numbers, and all gradients of their sum.
+/// Returns the embeddings times fixed numbers, and all gradients of their sum.
 fn step(model: &Model, inputs: &[Input]) -> Found {
     model.params().zero_grad();
     let pass = model.training();
@@ -197,8 +198,8 @@ fn weights(model: &Model) -> Vec<f32> {
     values.flatten().collect()
 }
 
-/// Steps of AdamW that leave out what rounding alone says: a weight whose gradient
-/// is far below `eps` hardly moves.
+/// Trains with AdamW and a large `eps`, so that weights whose gradients are
+/// only rounding errors hardly move.
 fn train(model: &Model, inputs: &[Input]) -> Vec<f32> {
     let mut optimizer = Adam::adamw().eps(1e-2).build();
     for _ in 0..4 {
@@ -209,7 +210,7 @@ fn train(model: &Model, inputs: &[Input]) -> Vec<f32> {
 }
 
 #[test]
-fn every_architecture_computes_and_learns_on_a_device_as_on_the_cpu() {
+fn every_architecture_computes_and_learns_alike_on_devices() {
     let mut seen = BTreeSet::new();
     for (name, config, tensors) in cases() {
         let load = || model(&config, tensors.as_ref(), ModelSetup::default());
@@ -221,8 +222,8 @@ fn every_architecture_computes_and_learns_on_a_device_as_on_the_cpu() {
             let error = relative_error(&of(&composite), &of(&fused));
             assert!(error < CLOSE, "{name}: embeddings {error}");
         }
-        // Normalising by a handful of values takes digits away: PyTorch itself is
-        // 1e-2 away from its own double precision for an EfficientNet.
+        // Normalising over a handful of values loses digits: PyTorch itself
+        // differs by 1e-2 from its own double precision for an EfficientNet.
         let (close, limit) = match config["model_type"].as_str() {
             Some("efficientnet") => (2e-4, 5e-3),
             Some("resnet" | "pointnet2") => (2e-4, 1e-3),
@@ -254,7 +255,7 @@ fn every_architecture_computes_and_learns_on_a_device_as_on_the_cpu() {
     let unknown = unknown.to_string();
     let known = unknown.split("; ").nth(1).unwrap();
     for name in known.trim_end_matches(" are known").split(", ") {
-        // It is known to be refused.
+        // Refused as an unsupported type.
         assert!(
             seen.contains(name) || name == "siglip2",
             "{name} is missing"
@@ -263,7 +264,7 @@ fn every_architecture_computes_and_learns_on_a_device_as_on_the_cpu() {
 }
 
 #[test]
-fn gradient_checkpointing_changes_memory_and_no_gradient() {
+fn gradient_checkpointing_changes_no_gradient() {
     for name in ["bert", "modernbert", "gemma3", "t5", "dinov2", "siglip"] {
         let config = fixture_json(&format!("backbones/{name}.json"));
         let weights = tensors(&format!("backbones/{name}.safetensors"));
@@ -280,7 +281,7 @@ fn gradient_checkpointing_changes_memory_and_no_gradient() {
 }
 
 #[test]
-fn bfloat16_on_a_device_is_as_near_to_32_bits_as_its_rounding() {
+fn bfloat16_on_a_device_differs_from_32_bits_by_its_rounding() {
     let config = fixture_json("backbones/bert.json");
     let weights = tensors("backbones/bert.safetensors");
     let of = |precision| {
@@ -292,7 +293,7 @@ fn bfloat16_on_a_device_is_as_near_to_32_bits_as_its_rounding() {
         (still, step(&model, &inputs))
     };
     let (exact, mixed) = (of(Precision::Float32), of(Precision::Bfloat16));
-    // A model is used in 32 bits, whatever it is trained in.
+    // Inference uses 32 bits, whatever the training precision.
     assert_eq!(exact.0, mixed.0);
     let all = |found: &Found| {
         let gradients = found.gradients.iter().flat_map(|(_, grad)| grad.clone());
@@ -302,18 +303,18 @@ fn bfloat16_on_a_device_is_as_near_to_32_bits_as_its_rounding() {
     assert!(error > 1e-4 && error < 5e-2, "{error}");
 }
 
-/// The layout of the examples that a loss is for.
+/// The layout of the examples of a loss.
 #[derive(Clone, Copy, PartialEq)]
 enum Layout {
     /// Examples with labels.
     Labels,
-    /// So many members, with as many scores for each example.
+    /// Numbers of members and of scores per example.
     Members(usize, usize),
-    /// Pairs that a cross-encoder scores itself.
+    /// Pairs that a cross-encoder scores.
     Scored,
 }
 
-/// A loss of the table: its options, its examples, and whether it asks a guide.
+/// Returns a loss's options and examples, and whether it needs a guide.
 fn row(loss: &Loss) -> (Value, Layout, bool) {
     let none = json!({});
     match loss {
@@ -349,7 +350,7 @@ fn row(loss: &Loss) -> (Value, Layout, bool) {
     }
 }
 
-/// A model of texts, or of texts and pictures for the losses of pairs of both.
+/// Returns a text model, or a text-to-image model for the losses that need one.
 fn of_loss(loss: &Loss) -> Model {
     match loss {
         Loss::Clip | Loss::SigLip => {
@@ -365,7 +366,7 @@ fn of_loss(loss: &Loss) -> Model {
     }
 }
 
-/// Texts of a member of eight examples.
+/// Returns the texts of a member of eight examples.
 fn member(model: &Model, number: usize) -> Input {
     let lengths = vec![5, 2, 12, 3, 11, 4, 1, 12];
     let count: usize = lengths.iter().sum();
@@ -374,8 +375,8 @@ fn member(model: &Model, number: usize) -> Input {
     Input::Texts(TokenBatch::new((0..count).map(id).collect(), lengths))
 }
 
-/// Some steps with a loss: the value and the gradients of the first, and the
-/// weights behind the last.
+/// Takes some steps with a loss: returns the value and gradients of the first,
+/// and the weights after the last.
 fn with_loss(loss: &Loss, spec: &LossSpec, as_on_a_device: bool) -> (f64, Found, Vec<f32>) {
     let (_, layout, guided) = row(loss);
     let mut model = of_loss(loss);
@@ -424,7 +425,7 @@ fn with_loss(loss: &Loss, spec: &LossSpec, as_on_a_device: bool) -> (f64, Found,
                 continue;
             }
             let part = model.encode(&pass, input).unwrap();
-            // The scores of a cross-encoder are one number each.
+            // A cross-encoder has one score per pair.
             parts.push(match layout {
                 Layout::Scored => part.narrow(1, 0, 1).unwrap(),
                 _ => part,
@@ -471,7 +472,7 @@ fn with_loss(loss: &Loss, spec: &LossSpec, as_on_a_device: bool) -> (f64, Found,
 }
 
 #[test]
-fn every_loss_is_the_same_on_a_device_as_on_the_cpu() {
+fn every_loss_is_the_same_on_devices_and_on_the_cpu() {
     let mut compared = 0;
     for loss in Loss::KNOWN {
         let (options, ..) = row(loss);

@@ -1,5 +1,5 @@
-//! Dropout in whole runs: where it acts and where it doesn't, texts that are
-//! embedded twice, and gradients that are not finite.
+//! Dropout in whole runs: where it is applied, texts that are embedded twice,
+//! and gradients that are not finite.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ fn texts(count: usize) -> DocumentArray {
         .collect()
 }
 
-/// The picture networks of the fixtures, their rates changed.
+/// Copies an image network of the fixtures with other rates.
 pub(crate) fn network(name: &str, rates: Value) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut json = fixture_json(&format!("backbones/{name}.json"));
@@ -44,7 +44,7 @@ pub(crate) fn network(name: &str, rates: Value) -> tempfile::TempDir {
     std::fs::write(folder.path().join("config.json"), json.to_string()).unwrap();
     let from = fixture(&format!("backbones/{name}.safetensors"));
     std::fs::copy(from, folder.path().join("model.safetensors")).unwrap();
-    // Small pictures, where the network takes any.
+    // Small images, if the network takes any size.
     if name != "vit" {
         let side = json!({"height": 16, "width": 16});
         let class = if name == "dinov2" {
@@ -94,9 +94,9 @@ fn training_drops_and_validation_does_not() {
         assert_eq!(on.losses(), again.losses(), "{what}");
         assert_ne!(on.losses(), other.losses(), "{what}");
         assert_ne!(on.losses()[0], plain.losses()[0], "{what}");
-        // The weights are as they were, and so is what validation finds.
+        // The weights are unchanged, and so is the validation loss.
         for (a, b) in on.validated().iter().zip(plain.validated()) {
-            // Moments of batch normalisation move with what is dropped.
+            // Statistics of batch normalisation depend on dropout.
             let allowed = if std::ptr::eq(folder, &efficientnet) {
                 0.5
             } else {
@@ -110,7 +110,7 @@ fn training_drops_and_validation_does_not() {
 }
 
 #[test]
-fn dropout_of_a_model_without_any_is_told() {
+fn dropout_without_an_effect_is_logged() {
     let model = json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [4],
         "dropout": true}});
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 12});
@@ -119,7 +119,7 @@ fn dropout_of_a_model_without_any_is_told() {
 }
 
 #[test]
-fn texts_alone_are_embedded_twice_and_tell_themselves_apart() {
+fn single_texts_are_embedded_twice_with_dropout() {
     let network = folder("pooling-mean");
     let hyper = json!({"loss": "MultipleNegativeRankingLoss", "epochs": 30, "batch_size": 8,
         "learning_rate": 1e-2});
@@ -154,14 +154,14 @@ fn texts_alone_are_embedded_twice_and_tell_themselves_apart() {
     json["attention_probs_dropout_prob"] = 0.into();
     std::fs::write(&path, json.to_string()).unwrap();
     let error = refused(json!({"name": name(still.path())}), texts(8));
-    assert!(error.contains("the model drops nothing"), "{error}");
+    assert!(error.contains("the model applies no dropout"), "{error}");
     let mixed: DocumentArray = texts(3).into_iter().chain(pairs(5, 0)).collect();
     let error = refused(model, mixed);
     assert!(error.contains("3 of the 8 examples"), "{error}");
 }
 
 #[test]
-fn texts_alone_beside_a_data_set_of_pairs_are_dropped_from_too() {
+fn single_texts_use_dropout_beside_a_data_set_of_pairs() {
     let network = folder("pooling-mean");
     let hyper = json!({"loss": "MultipleNegativeRankingLoss", "epochs": 1, "batch_size": 4});
     let mut mixed = config(json!({"name": name(network.path())}), hyper, json!([]));
@@ -170,7 +170,7 @@ fn texts_alone_beside_a_data_set_of_pairs_are_dropped_from_too() {
     let data = Data::from([("train", pairs(8, 0)), ("more", texts(8))]);
     let made = run(mixed.clone(), &data).unwrap();
     assert!(made.logged("(SimCSE)"), "{:?}", made.log());
-    assert!(made.logged("Without dropout each finds itself"));
+    assert!(made.logged("Without dropout, each text matches itself"));
     mixed["model"]["options"] = json!({"dropout": false});
     let error = run(mixed, &data).err().unwrap().to_string();
     assert!(error.contains("`dropout` is false"), "{error}");
@@ -178,8 +178,8 @@ fn texts_alone_beside_a_data_set_of_pairs_are_dropped_from_too() {
 
 #[test]
 fn a_gradient_that_is_not_finite_ends_the_run() {
-    // Loss and embeddings are finite. The gradients of both equal members are
-    // beyond the largest number, and cancel to none.
+    // Loss and embeddings are finite. The gradients of two equal members
+    // overflow and cancel to NaN.
     let row = |i: usize| {
         let query = Document::tensor(&[1e11_f32 + i as f32, 1e11], &[2]);
         let other = Document::tensor(&[1e11_f32, 1e11], &[2]);

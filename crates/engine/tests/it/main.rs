@@ -1,4 +1,5 @@
-//! The engine against the field's own code, by fixtures, and whole runs.
+//! Tests of the engine: comparisons with reference implementations by fixtures,
+//! and whole runs.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod adapted_settings;

@@ -1,5 +1,5 @@
-//! Models as ONNX: which files there are. `scripts/check_onnx.py` runs them in
-//! onnxruntime and compares.
+//! The files of models exported to ONNX. `scripts/check_onnx.py` runs them in
+//! onnxruntime and compares the results.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::runs::{Data, config, features, run, texts};
 
-/// The files of an artifact, without the folder that they lie in.
+/// Returns the files of an artifact, by their paths inside its folder.
 fn files(artifact: &std::path::Path) -> HashMap<String, Vec<u8>> {
     let mut zip = zip::ZipArchive::new(File::open(artifact).unwrap()).unwrap();
     let mut files = HashMap::new();
@@ -27,18 +27,18 @@ fn files(artifact: &std::path::Path) -> HashMap<String, Vec<u8>> {
 }
 
 #[test]
-fn a_run_with_to_onnx_leaves_a_model_that_the_python_client_opens() {
+fn a_run_with_to_onnx_saves_a_model_for_the_python_client() {
     let data = Data::from([("train", texts())]);
     let hyper = json!({"epochs": 1, "batch_size": 6, "loss": "TripletMarginLoss"});
     let model = json!({"name": "minilm-small", "to_onnx": true, "output_dim": 16});
     let run = run(config(model, hyper, json!([])), &data).unwrap();
     let files = files(&run.finished.artifact);
     let model = &files["models/minilm-small/model.onnx"];
-    // It holds the weights.
+    // It contains the weights.
     assert!(model.len() > files["model.safetensors"].len());
     let metadata: Value =
         serde_saphyr::from_slice(&files["models/minilm-small/metadata.yml"]).unwrap();
-    // The keys that the client refuses to do without.
+    // Keys that the client requires.
     for key in [
         "name",
         "builder",
@@ -62,12 +62,12 @@ fn a_run_with_to_onnx_leaves_a_model_that_the_python_client_opens() {
     }
     assert_eq!(metadata["output_shape"], json!(["batch-size", 16]));
     assert_eq!(metadata["collate_options"]["text"]["max_length"], 128);
-    // Not from the hub: tokenizer and all are in the artifact's own folder.
+    // Not from the hub: the tokenizer and everything else are in the artifact.
     assert_eq!(metadata["collate_options"]["text"]["name"], "r");
 }
 
 #[test]
-fn a_run_without_to_onnx_leaves_none() {
+fn a_run_without_to_onnx_saves_no_onnx_model() {
     let data = Data::from([("train", features())]);
     let hyper = json!({"epochs": 1, "batch_size": 6, "loss": "TripletMarginLoss"});
     let options = json!({"input_size": 5, "hidden_sizes": [4]});
@@ -79,7 +79,7 @@ fn a_run_without_to_onnx_leaves_none() {
 }
 
 #[test]
-fn a_run_with_torch_leaves_weights_under_the_names_of_the_python_client() {
+fn a_run_with_torch_saves_weights_with_the_names_of_the_python_client() {
     let data = Data::from([("train", texts())]);
     let hyper = json!({"epochs": 1, "batch_size": 6, "loss": "TripletMarginLoss"});
     let options = json!({"torch": true});
@@ -105,7 +105,7 @@ fn a_run_with_torch_leaves_weights_under_the_names_of_the_python_client() {
 }
 
 #[test]
-fn a_model_of_both_kinds_is_saved_as_two_with_what_makes_their_inputs() {
+fn a_text_to_image_model_is_exported_as_two_models_with_their_processors() {
     let folder = tempfile::tempdir().unwrap();
     let encoder = Encoder::from_backbone("clip-small").unwrap();
     let (full, small) = (folder.path().join("full"), folder.path().join("small"));

@@ -1,4 +1,5 @@
-//! Checkpoints of open_clip against open_clip, by `fixtures/make_open_clip.py`.
+//! Compares checkpoints of open_clip with open_clip, by
+//! `fixtures/make_open_clip.py`.
 
 use candle_core::{Device, Tensor};
 use finetuner_engine::{
@@ -14,7 +15,7 @@ use crate::support::{
     tensors, texts,
 };
 
-/// A folder as open_clip saves it, with a tokenizer of two words.
+/// Writes a folder in open_clip's layout, with a tokenizer of two words.
 fn folder(change: impl Fn(&mut Value)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let mut config = json("open-clip/open_clip_config.json");
@@ -23,7 +24,7 @@ fn folder(change: impl Fn(&mut Value)) -> tempfile::TempDir {
         std::fs::write(folder.path().join(name), content.to_string()).unwrap();
     };
     write("open_clip_config.json", config);
-    // The file that timm writes beside it says nothing about texts.
+    // The file that timm writes has no text settings.
     write(
         "config.json",
         json!({"architecture": "vit_base_patch32_clip_224"}),
@@ -57,7 +58,7 @@ fn load(folder: &tempfile::TempDir) -> finetuner_engine::Result<LoadedModel> {
 }
 
 #[test]
-fn embeddings_are_those_of_open_clip() {
+fn embeddings_equal_those_of_open_clip() {
     let values = tensors("open-clip/values.safetensors");
     for (name, quick) in [("quick", true), ("plain", false)] {
         let loaded = load(&folder(|json| {
@@ -78,7 +79,7 @@ fn embeddings_are_those_of_open_clip() {
 }
 
 #[test]
-fn pictures_are_prepared_as_by_open_clip() {
+fn images_are_prepared_like_by_open_clip() {
     let (_, expected) = &tensors("open-clip/values.safetensors")["pixels"];
     let processor = load(&folder(|_| {})).unwrap().preparer.processor.unwrap();
     let picture = std::fs::read(fixture("open-clip/picture.png")).unwrap();
@@ -102,7 +103,7 @@ fn a_resnet_tower_is_refused_by_its_field() {
 /// The layout of open_clip's `xlm-roberta-base-ViT-B-32`, by
 /// `fixtures/make_open_clip_multi.py`.
 #[test]
-fn a_text_network_of_transformers_embeds_and_learns_as_in_open_clip() {
+fn a_text_network_of_transformers_embeds_and_learns_like_in_open_clip() {
     let expected = tensors("open-clip-multi/expected.safetensors");
     let name = fixture("open-clip-multi").to_str().unwrap().to_owned();
     let source = ModelSource::resolve(&name, &LocalModels::Anywhere).unwrap();
@@ -112,7 +113,7 @@ fn a_text_network_of_transformers_embeds_and_learns_as_in_open_clip() {
     let loaded = files.load(&LoadOptions::default(), &Device::Cpu).unwrap();
     let items = [
         "a red dress",
-        // Cut to the context of 10 tokens.
+        // Truncated to the context of 10 tokens.
         "ein rotes Kleid mit einem Hut und noch einem Hut",
         "boat",
     ]

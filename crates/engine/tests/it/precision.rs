@@ -1,4 +1,4 @@
-//! Training in bfloat16 beside training in 32 bits.
+//! Compares training in bfloat16 with training in 32 bits.
 
 use candle_core::{Device, Tensor};
 use finetuner_engine::{
@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::support::{flat, json, model, relative_error};
 
-/// `n` numbers without a pattern that matters, from -1 to 1.
+/// Returns `n` pseudorandom numbers from -1 to 1.
 fn numbers(n: usize) -> Vec<f32> {
     (0..n).map(|i| (i * 31 % 101) as f32 / 50.0 - 1.0).collect()
 }
@@ -26,7 +26,7 @@ fn pictures(batch: usize, side: usize) -> Input {
 /// The `eos_token_id` of `clip-small`.
 const END_OF_TEXT: u32 = 1;
 
-/// `clip-small`, with the batch of `fixtures/make_precision.py`.
+/// Returns `clip-small` and the batch of `fixtures/make_precision.py`.
 fn clip() -> (Model, [Input; 2]) {
     let files = ModelSource::Bundled("clip-small").read().unwrap();
     let loaded = files.load(&Default::default(), &Device::Cpu).unwrap();
@@ -42,7 +42,7 @@ fn clip() -> (Model, [Input; 2]) {
     (loaded.model, inputs)
 }
 
-/// The loss of a step in a precision, and all gradients.
+/// Returns the loss and all gradients of a step in a precision.
 fn step(
     model: &mut Model,
     precision: Precision,
@@ -57,9 +57,9 @@ fn step(
     (loss.to_scalar().unwrap(), gradients)
 }
 
-/// Checks that the loss in 32 bits is that of the fixture, and that gradients in
-/// bfloat16 are as near to those in 32 bits as PyTorch's, or the same where the
-/// CPU has no instructions for it.
+/// Checks that the loss in 32 bits equals that of the fixture, and that
+/// gradients in bfloat16 differ from those in 32 bits as little as PyTorch's,
+/// or not at all if the CPU lacks the instructions.
 fn compare(model: &mut Model, name: &str, loss: impl Fn(&Model) -> Tensor) {
     let fixture = json("precision.json");
     let expected = |part: &str| fixture[name][part].as_f64().unwrap() as f32;
@@ -76,7 +76,7 @@ fn compare(model: &mut Model, name: &str, loss: impl Fn(&Model) -> Tensor) {
 }
 
 #[test]
-fn gradients_of_a_clip_in_bfloat16_are_as_near_as_those_of_autocast() {
+fn bfloat16_gradients_of_a_clip_are_as_accurate_as_those_of_autocast() {
     let (mut model, [texts, images]) = clip();
     compare(&mut model, "clip", |model| {
         let pass = model.training();
@@ -87,12 +87,13 @@ fn gradients_of_a_clip_in_bfloat16_are_as_near_as_those_of_autocast() {
 }
 
 #[test]
-fn gradients_of_a_convolutional_network_in_bfloat16_are_as_near_as_those_of_autocast() {
+fn bfloat16_gradients_of_a_resnet_are_as_accurate_as_those_of_autocast() {
     let config = json!({
         "model_type": "resnet", "embedding_size": 64, "hidden_sizes": [64], "depths": [1],
         "layer_type": "basic",
     });
-    // Norms begin as they are; the kernels are those of the fixture's model.
+    // Norms have their initial weights; the kernels are those of the fixture's
+    // model.
     let mut weights = ModelConfig::parse(&config).unwrap().random_weights(0);
     for (shape, data) in weights.values_mut().filter(|(shape, _)| shape.len() == 4) {
         let scale = 1.0 / (data.len() as f32 / shape[0] as f32).sqrt();
@@ -107,7 +108,7 @@ fn gradients_of_a_convolutional_network_in_bfloat16_are_as_near_as_those_of_auto
 }
 
 #[test]
-fn a_model_is_used_in_32_bits_whatever_it_is_trained_in() {
+fn inference_uses_32_bits_whatever_the_training_precision() {
     let (mut model, [texts, _]) = clip();
     let mut embed = |precision| {
         model.set_precision(precision);

@@ -1,4 +1,4 @@
-//! Prompts of the columns of a run, by `fixtures/make_prompts.py`: the loss of
+//! Prompts per column, by `fixtures/make_prompts.py`: the loss of
 //! sentence-transformers' trainer, and the prompts of the saved model.
 
 use std::collections::HashMap;
@@ -30,7 +30,7 @@ struct Case {
 }
 
 #[test]
-fn prompts_of_columns_are_those_of_sentence_transformers() {
+fn prompts_per_column_equal_those_of_sentence_transformers() {
     let fixture: Fixture = serde_json::from_str(include_str!("../fixtures/prompts.json")).unwrap();
     let document = |row: &[String; 3]| {
         let chunks = row.iter().map(Document::text);
@@ -42,7 +42,7 @@ fn prompts_of_columns_are_those_of_sentence_transformers() {
         let what = format!("{} {}", case.prompts, case.model);
         let folder = folder(&case.model);
         let name = folder.path().to_str().unwrap();
-        // So small a step changes nothing that is compared.
+        // Such a small step changes nothing that is compared.
         let hyper = json!({"loss": "MultipleNegativeRankingLoss", "epochs": 1, "batch_size": 3,
             "learning_rate": 1e-12, "prompts": case.prompts});
         let run = run(config(json!({"name": name}), hyper, json!([])), &data).unwrap();
@@ -64,7 +64,7 @@ fn prompts_of_columns_are_those_of_sentence_transformers() {
             let error = relative_error(&found.values[..expected.len()], expected);
             assert!(error < 1e-4, "{what} {prompt}: {error}");
         }
-        // One prompt for all is the model's own.
+        // A single prompt becomes the model's own.
         let default = encoder
             .prompts()
             .default_prompt()
@@ -102,7 +102,7 @@ fn evaluation_and_frozen_models_use_the_prompts_too() {
 }
 
 #[test]
-fn prompts_that_can_not_be_are_refused_at_submission() {
+fn impossible_prompts_are_refused_at_submission() {
     let data = HashMap::from([("train", texts())]);
     let refused = |prompts: Value| {
         let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "prompts": prompts});
@@ -111,9 +111,9 @@ fn prompts_that_can_not_be_are_refused_at_submission() {
     };
     let found = refused(json!({"anchor": "query: "}));
     assert!(
-        found.contains("`prompts`: `anchor` is no column of this data: text"),
+        found.contains("`prompts`: `anchor` is not a column of this data: text"),
         "{found}"
     );
-    assert!(refused(json!(7)).contains("`prompts`: 7: a text is wanted"));
+    assert!(refused(json!(7)).contains("`prompts`: 7: give a text"));
     assert_eq!(refused(json!("query: ")), "");
 }

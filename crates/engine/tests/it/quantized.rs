@@ -1,5 +1,5 @@
-//! Rounded and truncated embeddings against sentence-transformers, and what is
-//! refused.
+//! Compares quantised and truncated embeddings with sentence-transformers, and
+//! checks refused inputs.
 
 use finetuner_engine::{
     infer::Embeddings,
@@ -55,7 +55,7 @@ fn embeddings_of_8_bits_equal_those_of_sentence_transformers() {
     let known = Ranges::new(fixture.lows, fixture.highs).unwrap();
     assert_eq!(ranges, known);
     assert_eq!(ranges.to_uint8(&corpus).unwrap(), fixture.uint8);
-    // Values outside of the ranges are cut.
+    // Values outside the ranges are clipped.
     assert_eq!(ranges.to_uint8(&queries).unwrap(), fixture.uint8_queries);
     let int8 = ranges.to_int8(&corpus).unwrap();
     assert_eq!(int8.values(), fixture.int8);
@@ -65,7 +65,7 @@ fn embeddings_of_8_bits_equal_those_of_sentence_transformers() {
 }
 
 #[test]
-fn candidates_are_found_among_values_of_one_sign_and_of_very_different_ranges() {
+fn values_of_one_sign_and_very_different_ranges_are_searched() {
     const DIM: usize = 24;
     let value = |i: usize| {
         let noise = (i * 7919 + i / DIM * 104_729) % 1009;
@@ -110,7 +110,7 @@ fn truncated_embeddings_equal_those_of_sentence_transformers() {
 }
 
 #[test]
-fn bits_that_differ_are_counted_over_any_number_of_bytes() {
+fn hamming_distances_work_for_any_number_of_bytes() {
     for dim in [1, 8, 63, 64, 65, 200] {
         let row = |step: usize| (0..dim).map(move |i| if i % step == 0 { 1.0 } else { -1.0 });
         let embeddings = Embeddings {
@@ -132,7 +132,7 @@ fn bits_that_differ_are_counted_over_any_number_of_bytes() {
 }
 
 #[test]
-fn what_does_not_fit_is_refused_by_its_numbers() {
+fn wrong_dimensions_and_lengths_are_refused_with_their_numbers() {
     let (_, corpus, _) = fixture();
     let ranges = Ranges::calibrate(&corpus).unwrap();
     let other = Embeddings {

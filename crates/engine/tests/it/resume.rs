@@ -1,4 +1,4 @@
-//! A run that is stopped and carried on, beside one that is not.
+//! Compares runs that are stopped and resumed with uninterrupted ones.
 
 use std::{
     cell::Cell,
@@ -42,7 +42,7 @@ fn documents(name: &str) -> DocumentArray {
     documents.into()
 }
 
-/// A run that is stopped.
+/// A run to stop and resume.
 pub(crate) struct Case {
     pub(crate) config: RunConfig,
     pub(crate) documents: fn(&str) -> DocumentArray,
@@ -65,8 +65,8 @@ fn pairs() -> Case {
     Case { config, documents }
 }
 
-/// Point clouds, which are drawn, turned and jittered anew in each epoch, under
-/// dropout.
+/// Point clouds, which are sampled, rotated and jittered anew in each epoch,
+/// with dropout.
 fn clouds(model: &Path) -> Case {
     let config = serde_json::from_value(json!({
         "run_name": "resumed",
@@ -87,7 +87,7 @@ fn clouds(model: &Path) -> Case {
     }
 }
 
-/// Two data sets, one of them gone through once and a half in each epoch.
+/// Two data sets, one with 1.5 passes per epoch.
 fn two_data_sets() -> Case {
     let config = serde_json::from_value(json!({
         "run_name": "resumed",
@@ -112,7 +112,7 @@ fn two_data_sets() -> Case {
     }
 }
 
-/// Pairs of texts that get hard negatives first, drawn at random.
+/// Text pairs for which hard negatives are drawn at random before training.
 fn mined() -> Case {
     let config = serde_json::from_value(json!({
         "run_name": "resumed",
@@ -142,7 +142,7 @@ fn mined() -> Case {
     }
 }
 
-/// Pairs for a CLIP whose two towers are trained by adapters.
+/// Pairs for a CLIP whose towers are trained by adapters.
 fn adapters() -> Case {
     let mut case = pairs();
     let lora = json!({"r": 4, "lora_alpha": 8, "modules_to_save": ["text_model.final_layer_norm"]});
@@ -151,12 +151,12 @@ fn adapters() -> Case {
     case
 }
 
-/// Notes what it is told, and stops the run after so many steps.
+/// Records all events, and stops the run after some steps.
 pub(crate) struct Watcher {
     pub(crate) steps: Vec<(u64, u64, f64, f64)>,
     pub(crate) epochs: Vec<(u64, f64, Option<f64>)>,
     stop_after: Option<(usize, Interruption)>,
-    /// Where checkpoints are kept.
+    /// Folder of the checkpoints.
     folder: PathBuf,
     pub(crate) kept: Option<(PathBuf, Position)>,
     asked: Cell<bool>,
@@ -174,7 +174,7 @@ impl Watcher {
         }
     }
 
-    /// One that asks for no checkpoint on the way.
+    /// An observer that requests no checkpoint within an epoch.
     pub(crate) fn quiet(folder: &Path, stop_after: Option<usize>) -> Self {
         let watcher = Self::new(folder, stop_after.map(|steps| (steps, Interruption::Pause)));
         watcher.asked.set(true);
@@ -207,7 +207,7 @@ impl Observer for Watcher {
         (self.steps.len() >= steps).then_some(how)
     }
 
-    /// Once in each run, so that going on within it is tried too.
+    /// Once per run, so that resuming within an epoch is tested too.
     fn wants_checkpoint(&self) -> bool {
         self.steps.len() >= 2 && !self.asked.replace(true)
     }
@@ -223,7 +223,7 @@ impl Observer for Watcher {
 pub(crate) struct Outcome {
     after: Metrics,
     before: Metrics,
-    /// All files with weights, in the order of their names.
+    /// All weight files, sorted by name.
     pub(crate) weights: BTreeMap<String, Vec<u8>>,
 }
 
@@ -267,17 +267,17 @@ pub(crate) fn run(
 }
 
 #[test]
-fn a_run_that_was_stopped_ends_as_one_that_was_not() {
+fn a_resumed_run_equals_an_uninterrupted_one() {
     stop_and_go_on(&pairs());
 }
 
 #[test]
-fn a_run_with_adapters_that_was_stopped_ends_as_one_that_was_not() {
+fn a_resumed_run_with_adapters_equals_an_uninterrupted_one() {
     stop_and_go_on(&adapters());
 }
 
 #[test]
-fn a_checkpoint_of_a_run_with_adapters_holds_what_is_trained_alone() {
+fn a_checkpoint_with_adapters_holds_only_trained_weights() {
     let size = |case: &Case| {
         let folder = tempfile::tempdir().unwrap();
         let mut watcher = Watcher::new(folder.path(), Some((1, Interruption::Pause)));
@@ -287,16 +287,16 @@ fn a_checkpoint_of_a_run_with_adapters_holds_what_is_trained_alone() {
         ));
         std::fs::metadata(watcher.kept.unwrap().0).unwrap().len()
     };
-    // Weights and the two moments of Adam, beside adapters of rank 4.
+    // Weights and Adam's two moments, for adapters of rank 4.
     assert!(size(&adapters()) * 10 < size(&pairs()));
 }
 
 #[test]
-fn a_checkpoint_fits_the_model_that_the_run_began_with_alone() {
+fn a_checkpoint_fits_only_the_runs_own_base_model() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = Watcher::new(folder.path(), Some((1, Interruption::Pause)));
     assert!(run(&adapters(), None, &mut first).is_err());
-    // The model behind the run's name is another one.
+    // Another model under the same name.
     let changed = tempfile::tempdir().unwrap();
     let mut other = adapters();
     other.config.model.name = Some(changed.path().display().to_string());
@@ -305,14 +305,12 @@ fn a_checkpoint_fits_the_model_that_the_run_began_with_alone() {
     let mut second = Watcher::new(folder.path(), None);
     let error = run(&other, Some(&checkpoint), &mut second).err().unwrap();
     assert!(
-        error
-            .to_string()
-            .contains("the model that it starts from has changed"),
+        error.to_string().contains("the base model has changed"),
         "{error}"
     );
 }
 
-/// A copy of `clip-small` with one weight of another value, as a run saves it.
+/// Saves a copy of `clip-small` with one changed weight.
 fn other_clip(folder: &Path) {
     let mut case = pairs();
     case.config.hyper_parameters.epochs = 1;
@@ -337,19 +335,19 @@ fn other_clip(folder: &Path) {
 }
 
 #[test]
-fn a_run_that_mined_negatives_goes_on_with_the_same_ones() {
+fn a_resumed_run_keeps_its_mined_negatives() {
     stop_and_go_on(&mined());
 }
 
 #[test]
-fn a_run_on_point_clouds_that_was_stopped_ends_as_one_that_was_not() {
+fn a_resumed_run_on_point_clouds_equals_an_uninterrupted_one() {
     let model = tempfile::tempdir().unwrap();
     small_network(model.path());
     stop_and_go_on(&clouds(model.path()));
 }
 
 #[test]
-fn a_run_on_two_data_sets_that_was_stopped_ends_as_one_that_was_not() {
+fn a_resumed_run_on_two_data_sets_equals_an_uninterrupted_one() {
     stop_and_go_on(&two_data_sets());
 }
 
@@ -383,7 +381,7 @@ fn stop_and_go_on(case: &Case) {
 }
 
 #[test]
-fn a_run_that_is_ended_for_good_leaves_no_checkpoint() {
+fn a_cancelled_run_leaves_no_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let mut watcher = Watcher::new(folder.path(), Some((1, Interruption::Stop)));
     watcher.asked.set(true);
@@ -396,7 +394,7 @@ fn a_run_that_is_ended_for_good_leaves_no_checkpoint() {
 }
 
 #[test]
-fn what_is_no_checkpoint_is_told() {
+fn a_file_that_is_not_a_checkpoint_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("none.zip");
     std::fs::write(&path, "no zip").unwrap();
@@ -410,7 +408,7 @@ fn what_is_no_checkpoint_is_told() {
     assert!(error.to_string().contains("none.zip"), "{error}");
 }
 
-/// Scored pairs of a cross-encoder.
+/// Scored pairs for a cross-encoder.
 fn scored_pairs(model: &Path) -> Case {
     let config = serde_json::from_value(json!({
         "run_name": "resumed",
@@ -444,6 +442,6 @@ fn scored_pairs(model: &Path) -> Case {
 }
 
 #[test]
-fn a_run_of_a_cross_encoder_that_was_stopped_ends_as_one_that_was_not() {
+fn a_resumed_run_of_a_cross_encoder_equals_an_uninterrupted_one() {
     stop_and_go_on(&scored_pairs(&fixture("cross-encoders/bert")));
 }

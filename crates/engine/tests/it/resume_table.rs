@@ -1,5 +1,5 @@
-//! Runs of every kind that are stopped in the middle and carried on: they end
-//! with the same bits as runs that were not stopped.
+//! Stops and resumes runs of every kind: their weights equal those of
+//! uninterrupted runs, bit by bit.
 
 use std::path::{Path, PathBuf};
 
@@ -31,7 +31,7 @@ impl Models {
     }
 }
 
-/// What the runs of one part of the table have in common.
+/// Settings that the runs of one part of the table share.
 #[derive(Clone)]
 struct Base {
     model: Value,
@@ -69,8 +69,8 @@ fn merge(into: &mut Value, from: Value) {
     into.as_object_mut().unwrap().extend(from);
 }
 
-/// A row of the table: a name, what it changes of the model, the settings of the
-/// training and the data.
+/// A row of the table: a name, and changes to the training settings, the data
+/// and the model.
 type Row = (String, Base, Value);
 
 fn rows(models: &Models) -> Vec<Row> {
@@ -152,7 +152,7 @@ fn rows(models: &Models) -> Vec<Row> {
             );
         }
     }
-    // Losses with weights, with a memory, and with draws.
+    // Losses with weights, with a memory, and with random draws.
     for (loss, options) in [
         ("ArcFaceLoss", json!({})),
         ("CosFaceLoss", json!({})),
@@ -199,7 +199,7 @@ fn rows(models: &Models) -> Vec<Row> {
         none(),
     );
 
-    // Heads, dropout, cached gradients, steps of several batches, and all of them.
+    // Heads, dropout, cached gradients, gradient accumulation, and all of them.
     let head = json!({"output_dim": 8});
     let frozen = json!({"output_dim": 8, "freeze": true});
     let dropout = |on: bool| json!({"options": {"dropout": on, "seed": 3}});
@@ -316,7 +316,7 @@ fn rows(models: &Models) -> Vec<Row> {
 }
 
 #[test]
-fn every_kind_of_run_that_was_stopped_ends_with_the_same_bits() {
+fn every_kind_of_resumed_run_ends_with_the_same_bits() {
     let models = Models::new();
     let folder = tempfile::tempdir().unwrap();
     let rows = rows(&models);

@@ -1,5 +1,5 @@
-//! Models of sentence-transformers against that library, by
-//! `fixtures/make_sentence_transformers.py`: every kind of module, prompts,
+//! Compares models of sentence-transformers with that library, by
+//! `fixtures/make_sentence_transformers.py`: all kinds of modules, prompts,
 //! limits, gradients, and the folder that a run saves.
 
 use std::path::Path;
@@ -40,7 +40,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// The folder of one model of the fixture.
+/// Copies the folder of a fixture's model.
 pub(crate) fn folder(name: &str) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     copy(&fixture("sentence/network"), folder.path());
@@ -66,7 +66,7 @@ fn read(folder: &Path, name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(folder.join(name)).unwrap()).unwrap()
 }
 
-/// Why a folder can't be opened.
+/// Returns the error of loading a folder.
 fn refused(folder: &Path) -> String {
     match Encoder::from_folder(folder) {
         Ok(_) => panic!("it was opened"),
@@ -75,7 +75,7 @@ fn refused(folder: &Path) -> String {
 }
 
 #[test]
-fn every_module_gives_the_embeddings_of_sentence_transformers() {
+fn embeddings_with_every_module_equal_those_of_sentence_transformers() {
     let expected = fixture_json("sentence/expected.json");
     for (name, answer) in expected.as_object().unwrap() {
         let folder = folder(name);
@@ -91,7 +91,7 @@ fn every_module_gives_the_embeddings_of_sentence_transformers() {
 }
 
 #[test]
-fn a_prompt_is_chosen_by_its_name_or_left_out() {
+fn a_prompt_is_chosen_by_name_or_omitted() {
     let folder = folder("prompts");
     let encoder = Encoder::from_folder(folder.path()).unwrap();
     let names: Vec<&str> = encoder.prompts().names().collect();
@@ -121,7 +121,7 @@ fn load(folder: &Path) -> LoadedModel {
 /// The layout of `distiluse-base-multilingual-cased-v1`, by
 /// `fixtures/make_distiluse.py`.
 #[test]
-fn a_distilbert_with_a_dense_module_embeds_and_learns_as_in_sentence_transformers() {
+fn a_distilbert_with_a_dense_module_embeds_and_learns_like_in_sentence_transformers() {
     let texts = [
         "a long Red dress",
         "white running shoe",
@@ -144,7 +144,7 @@ fn a_distilbert_with_a_dense_module_embeds_and_learns_as_in_sentence_transformer
 }
 
 #[test]
-fn weights_of_modules_and_network_get_the_gradients_of_pytorch() {
+fn gradients_of_modules_and_network_equal_those_of_pytorch() {
     let folder = folder("chain");
     let values = tensors("sentence/chain/gradients.safetensors");
     let loaded = load(folder.path());
@@ -176,7 +176,7 @@ fn weights_of_modules_and_network_get_the_gradients_of_pytorch() {
 }
 
 #[test]
-fn a_network_in_a_folder_of_its_own_is_found() {
+fn a_network_in_its_own_folder_is_found() {
     let plain = folder("pooling-mean");
     let moved = tempfile::tempdir().unwrap();
     copy(&fixture("sentence/network"), &moved.path().join("0_BERT"));
@@ -199,7 +199,7 @@ fn a_network_in_a_folder_of_its_own_is_found() {
 }
 
 #[test]
-fn a_normalize_whose_folder_is_lost_still_normalises() {
+fn a_normalize_without_its_folder_still_normalises() {
     let folder = folder("normalize");
     std::fs::remove_dir_all(folder.path().join("2_Normalize")).unwrap_or_default();
     let found = Encoder::from_folder(folder.path()).unwrap();
@@ -209,7 +209,7 @@ fn a_normalize_whose_folder_is_lost_still_normalises() {
 }
 
 #[test]
-fn texts_are_lowercased_where_the_folder_says_so() {
+fn texts_are_lowercased_if_the_folder_says_so() {
     let folder = folder("pooling-mean");
     let settings = json!({"tokenizer_class": "BertTokenizer", "do_lower_case": false});
     write(folder.path(), "tokenizer_config.json", &settings);
@@ -248,7 +248,7 @@ fn more_tokens_than_rows_are_refused_when_the_model_is_loaded() {
 }
 
 #[test]
-fn settings_that_are_not_known_and_change_embeddings_are_refused_by_name() {
+fn unknown_settings_that_change_embeddings_are_refused_by_name() {
     for (file, field, value) in [
         ("config.json", "is_decoder", json!(true)),
         ("config.json", "quantization_config", json!({"bits": 4})),
@@ -276,7 +276,7 @@ fn settings_that_are_not_known_and_change_embeddings_are_refused_by_name() {
     write(folder.path(), "adapter_config.json", &json!({}));
     let error = refused(folder.path());
     assert!(
-        error.contains("it has adapter_config.json, and no"),
+        error.contains("it has adapter_config.json but no"),
         "{error}"
     );
     std::fs::remove_file(folder.path().join("adapter_config.json")).unwrap();
@@ -303,12 +303,12 @@ fn a_pooler_that_does_not_fit_the_modules_is_refused() {
     let error = files.load(&options, &Device::Cpu).map(|_| ()).unwrap_err();
     let error = error.to_string();
     assert!(
-        error.contains("length 32") && error.contains("length 16"),
+        error.contains("dimension 32") && error.contains("dimension 16"),
         "{error}"
     );
 }
 
-/// A run of two epochs on a folder.
+/// Trains on a folder for two epochs.
 fn trained(folder: &Path, options: Value) -> Run {
     let data = Data::from([("train", texts())]);
     let model = json!({"name": folder.to_str().unwrap(), "options": options["model"],
@@ -319,7 +319,8 @@ fn trained(folder: &Path, options: Value) -> Run {
     run(config(model, hyper, json!([])), &data).unwrap()
 }
 
-/// The saved folder as it is, and as sentence-transformers sees it.
+/// Unpacks the saved folder, once complete and once without this project's own
+/// files, as sentence-transformers reads it.
 fn opened(run: &Run) -> (TempDir, TempDir) {
     let (ours, theirs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     open_artifact(&run.finished.artifact, ours.path()).unwrap();
@@ -331,7 +332,7 @@ fn opened(run: &Run) -> (TempDir, TempDir) {
 }
 
 #[test]
-fn a_saved_model_holds_all_modules_prompts_and_files_again() {
+fn a_saved_model_contains_all_modules_prompts_and_files() {
     for name in [
         "chain",
         "prompts",
@@ -392,7 +393,7 @@ fn a_head_is_saved_as_dense_modules_before_the_normalize() {
             }
             let error = relative_error(&embedded(&theirs), &embedded(&ours));
             assert!(error < 1e-5, "{name} {freeze} {dim:?}: {error}");
-            // The head goes on learning with its normalisations.
+            // The head continues training with its own normalisations.
             let again = trained(folder.path(), json!({}));
             let (again, _) = opened(&again);
             assert_eq!(read(again.path(), "modules.json"), list);
@@ -401,13 +402,13 @@ fn a_head_is_saved_as_dense_modules_before_the_normalize() {
 }
 
 #[test]
-fn a_pooler_without_a_counterpart_leaves_no_list_of_modules_and_says_so() {
+fn a_pooler_that_sentence_transformers_lacks_is_saved_without_module_list() {
     let folder = folder("prompts");
     let run = trained(
         folder.path(),
         json!({"model": {"pooler": "GeM", "collate_options": {"max_length": 7}}}),
     );
-    assert!(run.logged("sentence-transformers has no pooling `GeM`"));
+    assert!(run.logged("sentence-transformers has no `GeM` pooling"));
     let (ours, _) = opened(&run);
     assert!(!ours.path().join("modules.json").exists());
     let encoder = Encoder::from_folder(ours.path()).unwrap();

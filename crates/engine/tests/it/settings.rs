@@ -1,5 +1,5 @@
-//! Settings and data that teach or measure nothing: refused before a run begins, or
-//! told in its log.
+//! Settings and data from which nothing can be learned or measured are refused
+//! before a run, or logged.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ fn mlp() -> Value {
     json!({"name": "mlp", "options": {"input_size": 5, "hidden_sizes": [4]}})
 }
 
-/// Pictures, each with a text of its own.
+/// Images, each with its own text.
 pub(crate) fn pairs() -> DocumentArray {
     let pictures = pictures().into_iter().enumerate();
     pictures
@@ -31,7 +31,7 @@ pub(crate) fn pairs() -> DocumentArray {
         .collect()
 }
 
-/// What the check of a submission says.
+/// Returns the result of checking a submission.
 pub(crate) fn checked(config: Value, data: &Data) -> Result<(), String> {
     let config: RunConfig = serde_json::from_value(config).unwrap();
     let plan = Plan::new(&config, Allowed::default()).map_err(|e| e.to_string())?;
@@ -43,7 +43,7 @@ pub(crate) fn checked(config: Value, data: &Data) -> Result<(), String> {
 }
 
 #[test]
-fn batches_that_teach_nothing_are_refused_before_the_run() {
+fn batches_that_are_too_small_are_refused_before_the_run() {
     let data = HashMap::from([("train", features())]);
     let refused = |model: Value, loss: &str, size: u64| {
         let hyper = json!({"loss": loss, "epochs": 1, "batch_size": size});
@@ -78,7 +78,7 @@ fn batches_that_teach_nothing_are_refused_before_the_run() {
 }
 
 #[test]
-fn a_batch_of_one_in_front_of_a_head_is_refused_without_a_stack_trace() {
+fn a_batch_of_one_for_a_head_is_refused_without_a_stack_trace() {
     let data = HashMap::from([("train", features())]);
     let mut model = mlp();
     model["output_dim"] = 2.into();
@@ -88,7 +88,7 @@ fn a_batch_of_one_in_front_of_a_head_is_refused_without_a_stack_trace() {
         found.contains("`output_dim` train a projection head"),
         "{found}"
     );
-    // A head that an artifact brings is known when the model is read.
+    // A head in an artifact is found only when the model is read.
     let first = run(config(model, hyper(2), json!([])), &data).unwrap();
     let opened = tempfile::tempdir().unwrap();
     open_artifact(&first.finished.artifact, opened.path()).unwrap();
@@ -104,7 +104,7 @@ fn a_batch_of_one_in_front_of_a_head_is_refused_without_a_stack_trace() {
 }
 
 #[test]
-fn data_that_teaches_nothing_is_refused_before_the_run() {
+fn data_without_positives_or_negatives_is_refused_before_the_run() {
     let hyper = |loss: &str| json!({"loss": loss, "epochs": 1, "batch_size": 4});
     let refused = |labels: &[&str], loss: &str| {
         let train = labels
@@ -118,11 +118,11 @@ fn data_that_teaches_nothing_is_refused_before_the_run() {
     for (found, part) in [
         (
             refused(&["a"; 3], "TripletMarginLoss"),
-            "all examples have one label",
+            "all examples have the same label",
         ),
         (
             refused(&["a"; 3], "MultipleNegativeRankingLoss"),
-            "all examples have one label",
+            "all examples have the same label",
         ),
         (
             refused(&["a", "b", "c"], "TripletMarginLoss"),
@@ -204,13 +204,13 @@ fn a_split_that_leaves_nothing_is_refused_with_its_numbers() {
     let found = refused(4, 0.1);
     assert!(
         found.contains(
-            "`val_split`: 0.1: of the 4 examples of `train_data` (`train`) it leaves 4 to train on and 0"
+            "`val_split`: 0.1: this splits the 4 examples of `train_data` (`train`) into 4 for training and 0"
         ),
         "{found}"
     );
     let found = refused(3, 0.99);
     assert!(
-        found.contains("it leaves 0 to train on and 3 to validate with"),
+        found.contains("into 0 for training and 3 for validation"),
         "{found}"
     );
     assert_eq!(refused(24, 0.1), "");
@@ -232,12 +232,12 @@ fn validation_data_that_measures_nothing_is_refused() {
         checked(config, &data).err().unwrap_or_default()
     };
     for (eval, part) in [
-        (&[0, 1][..], "all have one label"),
+        (&[0, 1][..], "all have the same label"),
         (&[2, 3], "no two share a label"),
     ] {
         let found = refused(eval, "TripletMarginLoss");
         assert!(
-            found.contains("`eval_data`: of the 2 examples of `eval_data` (`eval`)")
+            found.contains("`eval_data`: of the 2 validation examples of `eval_data` (`eval`)")
                 && found.contains(part),
             "{found}"
         );
@@ -248,7 +248,7 @@ fn validation_data_that_measures_nothing_is_refused() {
 }
 
 #[test]
-fn a_boundary_of_each_class_is_for_the_classes_of_training_alone() {
+fn boundaries_per_class_apply_only_to_classes_of_the_training_data() {
     let all: Vec<Document> = features().into_iter().collect();
     let label = |document: &Document| format!("new {}", document.label().unwrap_or_default());
     let other = |document: &Document| document.clone().with_label(label(document));
@@ -266,7 +266,7 @@ fn a_boundary_of_each_class_is_for_the_classes_of_training_alone() {
 }
 
 #[test]
-fn a_text_with_several_labels_is_told() {
+fn a_text_with_several_labels_is_logged() {
     let mut all = texts();
     let data = HashMap::from([("train", all.clone())]);
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1, "batch_size": 10});
@@ -280,7 +280,7 @@ fn a_text_with_several_labels_is_told() {
 }
 
 #[test]
-fn a_loss_that_begins_at_zero_is_told() {
+fn a_loss_that_starts_at_zero_is_logged() {
     let data = HashMap::from([("train", features())]);
     let hyper = json!({"loss": "TripletMarginLoss", "loss_options": {"margin": -5}, "epochs": 2});
     let run = run(config(mlp(), hyper, json!([])), &data).unwrap();
@@ -288,7 +288,7 @@ fn a_loss_that_begins_at_zero_is_told() {
 }
 
 #[test]
-fn callbacks_that_wait_for_what_never_comes_are_refused() {
+fn callbacks_that_monitor_unmeasured_metrics_are_refused() {
     let data = HashMap::from([("train", features())]);
     let refused = |callbacks: Value| {
         let hyper = json!({"loss": "TripletMarginLoss", "epochs": 1});
@@ -302,7 +302,7 @@ fn callbacks_that_wait_for_what_never_comes_are_refused() {
     for (found, part) in [
         (
             refused(json!([watch("val_loss")])),
-            "measures no validation loss; give `eval_data`",
+            "measures no validation loss; set `eval_data`",
         ),
         (
             refused(json!([watch("recall_at_k")])),
@@ -314,13 +314,13 @@ fn callbacks_that_wait_for_what_never_comes_are_refused() {
         ),
         (
             refused(json!([evaluate, watch("recall_at_k")])),
-            "it is not measured; mine_",
+            "it is not measured; the run measures mine_",
         ),
     ] {
         assert!(found.contains(part), "{part} is missing in: {found}");
     }
     assert_eq!(refused(json!([evaluate, watch("mine_recall_at_k")])), "");
-    // Its default; the log says that the last epoch's model is saved.
+    // The default. The log says that the last epoch's model is saved.
     assert_eq!(refused(json!([{"name": "BestModelCheckpoint"}])), "");
 }
 
@@ -343,17 +343,17 @@ fn evaluations_that_can_find_nothing_are_refused_and_others_warn() {
     ]);
     let found = checked(config(mlp(), hyper(), callbacks()), &data).unwrap_err();
     assert!(
-        found.contains("2 of 2 queries of `query_data` (`query`) can find nothing")
-            && found.contains("`1.0` is not `1`"),
+        found.contains("2 of 2 queries of `query_data` (`query`) have no relevant document")
+            && found.contains("`1.0` differs from `1`"),
         "{found}"
     );
     let data = HashMap::from([("train", train), ("query", labelled(&["1.0", "2"]))]);
     let run = run(config(mlp(), hyper(), callbacks()), &data).unwrap();
-    assert!(run.logged("1 of 2 queries of `query_data` (`query`) can find nothing"));
+    assert!(run.logged("1 of 2 queries of `query_data` (`query`) have no relevant document"));
 }
 
 #[test]
-fn validation_data_with_other_classes_is_told() {
+fn validation_data_with_other_classes_is_logged() {
     let labelled = |labels: &[&str]| -> DocumentArray {
         let all = features().into_iter().zip(labels);
         all.map(|(document, label)| document.with_label(*label))
@@ -373,26 +373,26 @@ fn validation_data_with_other_classes_is_told() {
     let (found, _) = with(&["c", "d"]);
     let found = found.unwrap_err();
     assert!(
-        found.contains("`eval_data`: 2 of the 2 examples of `eval_data` (`eval`)"),
+        found.contains("`eval_data`: 2 of the 2 validation examples of `eval_data` (`eval`)"),
         "{found}"
     );
     let (found, run) = with(&["a", "d"]);
     assert_eq!(found, Ok(()));
     assert!(
         run.unwrap()
-            .logged("1 of the 2 examples of `eval_data` (`eval`)")
+            .logged("1 of the 2 validation examples of `eval_data` (`eval`)")
     );
 }
 
 #[test]
-fn warm_up_steps_beyond_the_training_are_refused_where_the_steps_are_known() {
+fn too_many_warm_up_steps_are_refused_if_the_steps_are_known() {
     let data = HashMap::from([("train", features())]);
     let hyper = json!({"loss": "TripletMarginLoss", "epochs": 2, "batch_size": 12,
         "scheduler": "linear", "scheduler_options": {"num_warmup_steps": 5}});
     let mut config = config(mlp(), hyper, json!([]));
     let found = checked(config.clone(), &data).unwrap_err();
     assert!(
-        found.contains("`num_warmup_steps` is 5: at most the 4 steps of training"),
+        found.contains("`num_warmup_steps` is 5: give at most the 4 steps of training"),
         "{found}"
     );
     config["hyper_parameters"]["batch_size"] = Value::Null;
@@ -400,7 +400,7 @@ fn warm_up_steps_beyond_the_training_are_refused_where_the_steps_are_known() {
 }
 
 #[test]
-fn absurd_numbers_are_refused_and_what_diverges_is_not_stored() {
+fn absurd_numbers_are_refused_and_diverged_models_are_not_saved() {
     let data = HashMap::from([("train", features())]);
     let with = |hyper: Value| {
         let mut all = json!({"loss": "TripletMarginLoss", "epochs": 3, "batch_size": 12});
@@ -415,7 +415,7 @@ fn absurd_numbers_are_refused_and_what_diverges_is_not_stored() {
     for (hyper, part) in [
         (
             json!({"optimizer": "AdamW", "optimizer_options": {"weight_decay": 1e30}}),
-            "`weight_decay` is 1e+30: a number from 0 to 1000 is wanted",
+            "`weight_decay` is 1e+30: give a number from 0 to 1000",
         ),
         (
             json!({"optimizer": "AdamW", "learning_rate": 0.5,
@@ -424,7 +424,7 @@ fn absurd_numbers_are_refused_and_what_diverges_is_not_stored() {
         ),
         (
             json!({"loss_options": {"margin": 1e30}}),
-            "`margin` is 1e+30: a number from -1000000 to 1000000 is wanted",
+            "`margin` is 1e+30: give a number from -1000000 to 1000000",
         ),
         (
             json!({"loss_options": {"margin": "NaN"}}),
@@ -434,7 +434,7 @@ fn absurd_numbers_are_refused_and_what_diverges_is_not_stored() {
         let found = with(hyper);
         assert!(found.contains(part), "{part} is missing in: {found}");
     }
-    // Features that overflow: distances of what is not a number count as none.
+    // Features that overflow: NaN distances count as zero loss.
     let huge = features().into_iter().enumerate().map(|(i, document)| {
         let label = document.label().unwrap();
         Document::tensor(&[if i % 2 == 0 { 3e38 } else { -3e38 }; 5], &[5]).with_label(label)
@@ -449,7 +449,7 @@ fn absurd_numbers_are_refused_and_what_diverges_is_not_stored() {
 }
 
 #[test]
-fn captions_that_repeat_are_told() {
+fn repeated_captions_are_logged() {
     let mut repeated = pairs();
     for document in repeated.iter_mut().take(3) {
         let text = document

@@ -1,5 +1,5 @@
-//! SigLIP against transformers, by `fixtures/make_siglip.py`: embeddings, loss,
-//! gradients, and whole folders with a tokenizer that fills texts up.
+//! Compares SigLIP with transformers, by `fixtures/make_siglip.py`: embeddings,
+//! loss, gradients, and whole folders with a tokenizer that pads texts.
 
 use std::{collections::HashMap, path::Path};
 
@@ -27,7 +27,7 @@ const TEXTS: [&str; 3] = [
 ];
 
 #[test]
-fn embeddings_loss_and_gradients_are_those_of_transformers() {
+fn embeddings_loss_and_gradients_equal_those_of_transformers() {
     let values = tensors("backbones/siglip-values.safetensors");
     for kernels in [Kernels::Fused, Kernels::Composite] {
         let config = fixture_json("backbones/siglip.json");
@@ -54,12 +54,12 @@ fn embeddings_loss_and_gradients_are_those_of_transformers() {
         let loss = loss.unwrap();
         let error = relative_error(&flat(&loss), &values["loss"].1);
         assert!(error < 1e-5, "{kernels:?}: loss {error}");
-        // The model's own scale and bias among them.
+        // Including the model's own scale and bias.
         gradients_agree(&format!("siglip {kernels:?}"), &model, &loss, &values);
     }
 }
 
-/// The folder of the fixture, its `tokenizer_config.json` changed.
+/// Copies the fixture's folder, with changes to `tokenizer_config.json`.
 fn folder(changed: &Value) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(fixture("siglip")).unwrap() {
@@ -84,7 +84,7 @@ fn embedded(folder: &Path) -> Vec<f32> {
 }
 
 #[test]
-fn texts_are_filled_up_as_the_tokenizer_of_the_folder_says() {
+fn texts_are_padded_as_the_folders_tokenizer_says() {
     let expected = tensors("siglip/expected.safetensors");
     let cases = fixture_json("siglip/cases.json");
     for (name, changed) in cases.as_object().unwrap() {
@@ -93,7 +93,7 @@ fn texts_are_filled_up_as_the_tokenizer_of_the_folder_says() {
         let error = relative_error(&found, &expected[&format!("text.{name}")].1);
         assert!(error < 1e-5, "{name}: {error}");
     }
-    // A text has the same embedding alone as among others.
+    // A text has the same embedding alone and among others.
     let encoder = Encoder::from_folder(fixture("siglip")).unwrap();
     let alone = encoder.encode_texts(&TEXTS[1..2]).unwrap().values;
     let dim = alone.len();
@@ -106,7 +106,7 @@ fn texts_are_filled_up_as_the_tokenizer_of_the_folder_says() {
 }
 
 #[test]
-fn a_tokenizer_that_can_not_fill_texts_up_is_refused() {
+fn a_tokenizer_that_can_not_pad_texts_is_refused() {
     let refused = |token: Value, said: &str| {
         let class = "PreTrainedTokenizerFast";
         let folder = folder(&json!({"pad_token": token, "tokenizer_class": class}));
@@ -119,7 +119,7 @@ fn a_tokenizer_that_can_not_fill_texts_up_is_refused() {
 }
 
 #[test]
-fn a_run_trains_it_and_saves_a_folder_that_gives_the_same() {
+fn a_run_trains_it_and_saves_a_folder_with_the_same_embeddings() {
     let picture = |name: &str| {
         let bytes = std::fs::read(fixture(&format!("pictures/{name}"))).unwrap();
         Document::blob(bytes).with_modality("image")
@@ -144,7 +144,7 @@ fn a_run_trains_it_and_saves_a_folder_that_gives_the_same() {
     let losses = trained.losses();
     assert!(losses[19] < 0.9 * losses[0], "{losses:?}");
 
-    // Nearly untouched, the saved folder has the embeddings that it came with.
+    // Almost untrained, the saved folder has the original embeddings.
     let saved = train(1e-12, 1).opened();
     let expected = tensors("siglip/expected.safetensors");
     let error = relative_error(&embedded(saved.path()), &expected["text.gemma"].1);
@@ -159,7 +159,7 @@ fn a_run_trains_it_and_saves_a_folder_that_gives_the_same() {
 }
 
 #[test]
-fn a_siglip_that_is_not_known_is_refused_by_its_field() {
+fn an_unsupported_siglip_is_refused_by_its_field() {
     for (change, part) in [
         (json!({"model_type": "siglip2"}), "NaFlex"),
         (
@@ -168,7 +168,7 @@ fn a_siglip_that_is_not_known_is_refused_by_its_field() {
         ),
         (
             json!({"text_config": {"projection_size": 512}}),
-            "embeddings of texts have 512 elements",
+            "text embeddings have 512 elements",
         ),
         (
             json!({"text_config": {"hidden_size": 10}}),

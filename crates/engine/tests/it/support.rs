@@ -1,4 +1,4 @@
-//! Fixtures, and how far two lists of numbers are apart.
+//! Fixtures, and comparisons of lists of numbers.
 
 use std::{collections::HashMap, path::PathBuf};
 
@@ -26,7 +26,7 @@ pub(crate) fn json(name: &str) -> Value {
     serde_json::from_slice(&std::fs::read(fixture(name)).unwrap()).unwrap()
 }
 
-/// A model with these weights.
+/// Builds a model with these weights.
 pub(crate) fn model(config: &Value, tensors: Tensors, setup: ModelSetup) -> Model {
     let config = ModelConfig::parse(config).unwrap();
     Model::new(config, tensors, setup, &Device::Cpu).unwrap()
@@ -54,22 +54,22 @@ pub(crate) fn norm(values: impl Iterator<Item = f32>) -> f32 {
     values.map(|x| x * x).sum::<f32>().sqrt()
 }
 
-/// The length of the difference, as a part of the length that is expected.
+/// Returns the norm of the difference, relative to the expected norm.
 pub(crate) fn relative_error(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     let difference = found.iter().zip(expected).map(|(a, b)| a - b);
     norm(difference) / norm(expected.iter().copied()).max(f32::MIN_POSITIVE)
 }
 
-/// Checks that embeddings are those of the fixture, and prints the difference:
-/// `docs/measurements.md` has them.
+/// Checks that embeddings equal those of the fixture, and prints the difference
+/// for `docs/measurements.md`.
 pub(crate) fn embeddings_agree(case: &str, found: &Tensor, expected: &[f32]) {
     let error = relative_error(&flat(found), expected);
     println!("{case}: embeddings differ by {error:.1e}");
     assert!(error < 1e-5, "{case}: {error}");
 }
 
-/// Compares the gradient that `loss` gives every parameter with `grad.{name}` of
+/// Compares the gradients of `loss` for all parameters with `grad.{name}` of
 /// the fixture, and prints the largest difference.
 pub(crate) fn gradients_agree(case: &str, model: &Model, loss: &Tensor, values: &Tensors) {
     model.params().zero_grad();
@@ -81,13 +81,13 @@ pub(crate) fn gradients_agree(case: &str, model: &Model, loss: &Tensor, values: 
     let (mut compared, mut worst) = (0, 0.0_f32);
     for param in model.params().iter().filter(|p| p.is_trainable()) {
         let Some(expected) = of_fixture(param.name()) else {
-            // The scale is a part of the loss alone.
+            // The scale belongs only to the loss.
             assert_eq!(param.name(), "logit_scale", "{case}");
             continue;
         };
         let found = param.grad().unwrap();
         let difference = found.iter().zip(expected).map(|(a, b)| a - b);
-        // The bias of the keys changes nothing: its gradient is rounding.
+        // The bias of the keys has no effect: its gradient is rounding error.
         let length = norm(expected.iter().copied()).max(1e-3 * largest);
         let error = norm(difference) / length;
         assert!(error < 1e-4, "{case}: {} {error}", param.name());

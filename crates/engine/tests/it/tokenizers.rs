@@ -1,5 +1,5 @@
-//! Tokenizers that come from sentencepiece against sentencepiece itself, by
-//! `fixtures/make_sentencepiece.py`, and models that have them.
+//! Compares tokenizers from sentencepiece models with sentencepiece itself, by
+//! `fixtures/make_sentencepiece.py`, and trains models that have them.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[test]
-fn sentencepiece_models_give_the_ids_of_sentencepiece() {
+fn token_ids_equal_those_of_sentencepiece() {
     let expected = json("sentencepiece/expected.json");
     let texts: Vec<&str> = expected["texts"]
         .as_array()
@@ -35,7 +35,7 @@ fn sentencepiece_models_give_the_ids_of_sentencepiece() {
             let expected: Vec<u64> = expected.map(|id| id.as_u64().unwrap()).collect();
             assert_eq!(found, expected, "{name}: {:?}", texts[i]);
         }
-        // A text that is cut still ends in the special token.
+        // A truncated text still ends in the special token.
         let tokenizer = Tokenizer::parse(&file, 4).unwrap();
         let cut = tokenizer.encode(&texts[..1]).unwrap().ids;
         let whole = expected[name][0].as_array().unwrap();
@@ -45,7 +45,7 @@ fn sentencepiece_models_give_the_ids_of_sentencepiece() {
 }
 
 #[test]
-fn a_model_with_a_sentencepiece_tokenizer_is_trained_from_a_folder_and_opened_again() {
+fn a_model_with_a_sentencepiece_tokenizer_is_trained_and_loads_again() {
     for (backbone, tokenizer) in [("t5", "t5"), ("xlm-roberta", "xlm-roberta")] {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);

@@ -1,5 +1,5 @@
-//! Two towers: embeddings of their poolings and projections, what `freeze`
-//! leaves as it is, and the sigmoid loss against transformers.
+//! Two towers: embeddings with their poolings and projections, the effect of
+//! `freeze`, and the sigmoid loss compared with transformers.
 
 use std::collections::HashMap;
 
@@ -22,13 +22,13 @@ use crate::{
 
 const DIM: usize = 8;
 
-/// Numbers without a pattern, from -0.5 to 0.5.
+/// Returns pseudorandom numbers from -0.5 to 0.5.
 fn numbers(count: usize, step: usize) -> Vec<f32> {
     let numbers = (0..count).map(|i| ((i * step) % 101) as f32 / 101.0 - 0.5);
     numbers.collect()
 }
 
-/// The tiny BERT and the tiny EfficientNet of `backbones/` as towers.
+/// Returns the tiny BERT and the tiny EfficientNet of `backbones/` as towers.
 fn tiny(change: impl Fn(&mut Value)) -> (Value, Tensors) {
     let of = |name: &str| {
         let config = fixture_json(&format!("backbones/{name}.json"));
@@ -58,7 +58,7 @@ fn tiny_model(setup: ModelSetup) -> Model {
     model(&config, tensors, setup)
 }
 
-/// The texts of a fixture, without their padding.
+/// Returns the texts of a fixture, without their padding.
 pub(crate) fn unpadded(values: &Tensors) -> Input {
     let (shape, ids) = &values["input_ids"];
     let lengths: Vec<usize> = values["lengths"].1.iter().map(|n| *n as usize).collect();
@@ -67,7 +67,7 @@ pub(crate) fn unpadded(values: &Tensors) -> Input {
     Input::Texts(TokenBatch::new(ids.collect(), lengths))
 }
 
-/// The rows of `x` times the transposed `weight`.
+/// Multiplies the rows of `x` with the transposed `weight`.
 fn projected(
     (shape, x): &(Vec<usize>, Vec<f32>),
     (_, weight): &(Vec<usize>, Vec<f32>),
@@ -80,7 +80,7 @@ fn projected(
 }
 
 #[test]
-fn a_tower_is_its_own_model_under_a_projection() {
+fn a_tower_equals_its_model_with_a_projection() {
     let (_, weights) = tiny(|_| {});
     let texts = tensors("backbones/bert-values.safetensors");
     let images = tensors("backbones/efficientnet-values.safetensors");
@@ -109,7 +109,7 @@ fn a_tower_is_its_own_model_under_a_projection() {
 }
 
 #[test]
-fn under_freeze_the_projections_and_the_scale_are_trained() {
+fn freeze_trains_the_projections_and_the_scale() {
     let model = tiny_model(ModelSetup {
         freeze: true,
         ..ModelSetup::default()
@@ -125,7 +125,7 @@ fn under_freeze_the_projections_and_the_scale_are_trained() {
 }
 
 #[test]
-fn towers_that_do_not_fit_are_refused_by_name() {
+fn unsuitable_towers_are_refused_by_name() {
     let refused = |change: &dyn Fn(&mut Value), said: &str| {
         let (config, _) = tiny(change);
         let error = finetuner_engine::models::ModelConfig::parse(&config);
@@ -153,7 +153,7 @@ fn towers_that_do_not_fit_are_refused_by_name() {
 }
 
 #[test]
-fn the_sigmoid_loss_and_its_gradients_are_those_of_transformers() {
+fn the_sigmoid_loss_and_its_gradients_equal_those_of_transformers() {
     let expected = tensors("sigmoid-loss.safetensors");
     let (config, mut weights) = tiny(|_| {});
     weights.insert(
@@ -208,7 +208,7 @@ fn pairs() -> DocumentArray {
 }
 
 #[test]
-fn two_models_become_towers_whose_projections_are_saved_and_gone_on_from() {
+fn two_models_become_towers_that_later_runs_continue_from() {
     let data: Data = HashMap::from([("train", pairs())]);
     let towers = json!({"name": "two-towers", "freeze": true, "output_dim": 12,
         "options": {"text_model": "minilm-small", "image_model": "efficientnet-small"}});
@@ -225,7 +225,7 @@ fn two_models_become_towers_whose_projections_are_saved_and_gone_on_from() {
         (12, 12)
     );
 
-    // Another run goes on from it, with the other loss.
+    // Another run continues from it, with the other loss.
     let opened = first.opened();
     let next = config(
         json!({"artifact": "an-id", "freeze": true}),
@@ -239,7 +239,7 @@ fn two_models_become_towers_whose_projections_are_saved_and_gone_on_from() {
 }
 
 #[test]
-fn models_that_can_be_no_towers_are_refused_before_the_run() {
+fn models_that_can_not_be_towers_are_refused_before_the_run() {
     let data: Data = HashMap::from([("train", pairs())]);
     let refused = |options: Value, said: &str| {
         let model = json!({"name": "two-towers", "options": options});
@@ -250,7 +250,7 @@ fn models_that_can_be_no_towers_are_refused_before_the_run() {
     };
     refused(
         json!({"image_model": "efficientnet-small"}),
-        "`text_model` is null: the name of a model of texts is wanted",
+        "`text_model` is null: give the name of a model of texts",
     );
     refused(
         json!({"text_model": "clip-small", "image_model": "efficientnet-small"}),
@@ -263,7 +263,7 @@ fn models_that_can_be_no_towers_are_refused_before_the_run() {
 }
 
 #[test]
-fn the_bundled_towers_embed_texts_and_pictures() {
+fn the_bundled_towers_embed_texts_and_images() {
     let encoder = Encoder::from_backbone("two-towers-small").unwrap();
     let picture = pictures()[0].as_blob().unwrap().to_vec();
     let found = encoder.encode_images(&[&picture]).unwrap();

@@ -1,5 +1,6 @@
-//! Vision transformers, and two towers as transformers puts them together, by
-//! `fixtures/make_vision.py`: embeddings and the gradient of every parameter.
+//! Compares vision transformers, and two-tower models of transformers, with
+//! that library, by `fixtures/make_vision.py`: embeddings and the gradients of
+//! all parameters.
 
 use candle_core::Tensor;
 use finetuner_engine::{
@@ -19,7 +20,7 @@ use crate::{
 const BOTH: [Kernels; 2] = [Kernels::Fused, Kernels::Composite];
 
 fn load(name: &str, pooler: Option<Pooler>, kernels: Kernels) -> (Model, Tensors) {
-    // Pictures of another size than the model's own.
+    // Images of another size than the model's own.
     let weights = name.trim_end_matches("-scaled");
     let setup = ModelSetup {
         pooler,
@@ -42,7 +43,7 @@ fn check_gradients(name: &str, model: &Model, found: Tensor, values: &Tensors) {
 }
 
 #[test]
-fn vision_transformers_embed_and_learn_as_in_transformers() {
+fn vision_transformers_embed_and_learn_like_in_transformers() {
     for name in ["vit", "dinov2", "dinov2-scaled", "dinov2-swiglu"] {
         for kernels in BOTH {
             for (expected, pooler) in [("mean", Some(Pooler::Mean)), ("cls", None)] {
@@ -59,7 +60,7 @@ fn vision_transformers_embed_and_learn_as_in_transformers() {
 }
 
 #[test]
-fn a_vit_takes_pictures_of_its_own_size_alone() {
+fn a_vit_takes_only_images_of_its_own_size() {
     let (model, _) = load("vit", None, Kernels::Fused);
     let (_, values) = load("dinov2", None, Kernels::Fused);
     let error = model
@@ -67,13 +68,13 @@ fn a_vit_takes_pictures_of_its_own_size_alone() {
         .unwrap_err();
     let error = error.to_string();
     assert!(
-        error.contains("pictures of 12x12 pixels, not 16x16"),
+        error.contains("images of 12x12 pixels, not 16x16"),
         "{error}"
     );
 }
 
 #[test]
-fn two_towers_of_transformers_embed_and_learn_as_there() {
+fn two_towers_of_transformers_embed_and_learn_like_there() {
     let names = ["", "-clip", "-dinov2", "-siglip"].map(|end| format!("dual-encoder{end}"));
     for (name, kernels) in names
         .iter()
@@ -96,7 +97,7 @@ fn two_towers_of_transformers_embed_and_learn_as_there() {
 }
 
 #[test]
-fn a_tower_of_an_older_checkpoint_is_found_by_its_longer_names() {
+fn a_tower_of_an_older_checkpoint_is_found_by_its_longer_tensor_names() {
     let config = json("backbones/dual-encoder-clip.json");
     let weights = tensors("backbones/dual-encoder-clip.safetensors").into_iter();
     let longer = weights.map(|(name, tensor)| match name.strip_prefix("vision_model.") {

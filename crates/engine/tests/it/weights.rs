@@ -1,5 +1,5 @@
-//! Weights in every form that libraries save them in: shards, half precision,
-//! prefixes, PyTorch's files; and files that are no weights.
+//! Weights in all forms in which libraries save them: shards, half precision,
+//! prefixes, PyTorch files; and files that are not weights.
 
 use std::{collections::HashMap, path::Path};
 
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Tensors, fixture, json, tensors};
 
-/// A folder with a ResNet: a network without a tokenizer.
+/// Writes a folder with a ResNet, a network without a tokenizer.
 fn folder(weights: impl FnOnce(&Path, Tensors)) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let config = json("backbones/resnet.json");
@@ -39,7 +39,7 @@ fn whole() -> HashMap<String, RawTensor> {
     load(folder(|to, all| save(&to.join("model.safetensors"), &all)).path()).unwrap()
 }
 
-/// Two shards and their index.
+/// Writes two shards and their index.
 fn sharded(to: &Path, all: Tensors) {
     let mut map = serde_json::Map::new();
     let mut shards = [Tensors::new(), Tensors::new()];
@@ -75,11 +75,11 @@ fn shards_are_read_by_their_index() {
     for (map, wanted) in [
         (
             json!({"weight_map": {"a": "../secret"}}),
-            "`a` names no file of the folder",
+            "`a` does not name a file in the same folder",
         ),
         (
             json!({"weight_map": {"a": 3}}),
-            "`a` names no file of the folder",
+            "`a` does not name a file in the same folder",
         ),
         (json!({}), "no `weight_map`"),
     ] {
@@ -94,7 +94,7 @@ fn shards_are_read_by_their_index() {
 type Rounding = fn(f32) -> f32;
 
 #[test]
-fn half_precision_is_read_as_the_numbers_that_it_holds() {
+fn half_precision_is_read_exactly() {
     use safetensors::{Dtype, tensor::TensorView};
     type Bits = fn(f32) -> [u8; 2];
     let kinds: [(Dtype, Bits, Rounding); 2] = [
@@ -154,7 +154,8 @@ fn names_of_wrappers_and_tensors_of_other_heads_make_no_difference() {
         let folder = folder(|to, all| {
             let mut renamed = Tensors::new();
             for (name, tensor) in all {
-                // Given twice, once more wrapped: the plainer name is taken.
+                // Stored twice, once with a prefix: the name without prefix is
+                // used.
                 let worse = (tensor.0.clone(), vec![0.5; tensor.1.len()]);
                 renamed.insert(format!("module.{prefix}{name}"), worse);
                 renamed.insert(format!("{prefix}{name}"), tensor);
@@ -168,7 +169,7 @@ fn names_of_wrappers_and_tensors_of_other_heads_make_no_difference() {
 }
 
 #[test]
-fn all_tensors_that_are_missing_or_of_another_shape_are_told_at_once() {
+fn all_missing_or_misshapen_tensors_are_listed_together() {
     let all = folder(|to, mut all| {
         let mut names: Vec<String> = all.keys().cloned().collect();
         names.sort();
@@ -199,7 +200,7 @@ fn all_tensors_that_are_missing_or_of_another_shape_are_told_at_once() {
 }
 
 #[test]
-fn files_that_are_no_weights_are_told_as_what_they_are() {
+fn files_that_are_not_weights_are_refused_by_their_kind() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 440449768\n";
     let whole = {
         let folder = folder(|to, all| save(&to.join("model.safetensors"), &all));
@@ -224,16 +225,20 @@ fn files_that_are_no_weights_are_told_as_what_they_are() {
         (
             "model.safetensors",
             b"no weights at all",
-            "no safetensors file",
+            "not a safetensors file",
         ),
         ("pytorch_model.bin", &old, "PyTorch before 1.6"),
-        ("pytorch_model.bin", b"no weights at all", "no zip archive"),
+        (
+            "pytorch_model.bin",
+            b"no weights at all",
+            "not a zip archive",
+        ),
         (
             "pytorch_model.bin",
             &plain[..plain.len() / 2],
             "Is it cut short?",
         ),
-        ("tf_model.h5", b"x", "those of TensorFlow alone"),
+        ("tf_model.h5", b"x", "weights only for TensorFlow"),
         ("readme.md", b"x", "it has no model.safetensors"),
     ] {
         let folder = folder(|to, _| std::fs::write(to.join(file), bytes).unwrap());
@@ -241,7 +246,7 @@ fn files_that_are_no_weights_are_told_as_what_they_are() {
         assert!(found.contains(wanted), "{file}: {wanted}: {found}");
         assert!(found.lines().count() == 1, "{found}");
     }
-    // No cut is a panic.
+    // No truncated file causes a panic.
     for length in 0..300 {
         let bytes = &whole[..length];
         error(folder(|to, _| std::fs::write(to.join("model.safetensors"), bytes).unwrap()).path());
@@ -249,7 +254,7 @@ fn files_that_are_no_weights_are_told_as_what_they_are() {
 }
 
 #[test]
-fn numbers_that_only_python_writes_are_no_reason_to_refuse_a_config() {
+fn numbers_that_only_python_writes_are_accepted_in_a_config() {
     let folder = folder(|to, all| {
         save(&to.join("model.safetensors"), &all);
         let config = to.join("config.json");

@@ -1,4 +1,4 @@
-//! The computation of a PointNet++.
+//! The forward pass of a PointNet++.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -16,18 +16,18 @@ use crate::{
     params::Params,
 };
 
-/// Under the root of the normalisations: PyTorch's default.
+/// Epsilon of the normalisations, PyTorch's default.
 pub(super) const EPS: f32 = 1e-5;
-/// The hidden layer of the perceptron is so many times as wide as its input.
+/// Width of the perceptron's hidden layer, relative to its input.
 pub(super) const PROJECTOR_GROWTH: usize = 4;
-/// The names of the perceptron's layers and of its normalisation.
+/// Names of the perceptron's first layer, normalisation and second layer.
 pub(super) const PROJECTOR: [&str; 3] = [
     "_projector.model.0",
     "_projector.model.1",
     "_projector.model.3",
 ];
 
-/// Whether points are grouped at one scale or at several.
+/// Whether points are grouped at one scale (`ssg`) or several (`msg`).
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Kind {
@@ -36,14 +36,14 @@ pub(super) enum Kind {
     Msg,
 }
 
-/// Which points belong to a group.
+/// The points that belong to a group.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Grouping {
-    /// The points within a radius.
+    /// Points within a radius.
     #[default]
     Ball,
-    /// The nearest ones.
+    /// The nearest points.
     Nearest,
 }
 
@@ -58,20 +58,20 @@ pub(super) struct PointNet {
     pub(super) dropout: f32,
 }
 
-/// A level of grouping.
+/// A set abstraction level with its weights.
 pub(super) struct BuiltLevel {
     pub(super) centres: usize,
     pub(super) scales: Vec<BuiltScale>,
 }
 
-/// Groups of one size around the centres of a level.
+/// A grouping scale of a level, with its weights.
 pub(super) struct BuiltScale {
     pub(super) radius: f64,
     pub(super) points: usize,
     pub(super) layers: Vec<ConvNorm>,
 }
 
-/// The largest outputs of `layers` over the points of each group.
+/// Applies `layers` to every point and takes the maximum over each group.
 fn pooled(pass: &Pass, x: &Tensor, layers: &[ConvNorm]) -> Result<Tensor> {
     let x = match layers.split_last() {
         Some((last, inner)) => run_layers(pass, x, inner, last, Shortcut::None)?,
@@ -85,8 +85,8 @@ impl PointNet {
         let mut clouds: Vec<Vec<Point>> = batch.clouds().map(<[Point]>::to_vec).collect();
         let mut features: Option<Tensor> = None;
         for level in &self.levels {
-            // A cloud with fewer points gives some of them twice. Within a radius
-            // that changes no largest value.
+            // In a smaller cloud some centres repeat, so that all clouds have
+            // the same count. With `Ball` that does not change the maximum.
             let most = clouds.iter().map(Vec::len).max().unwrap_or(0);
             let centres = match self.grouping {
                 Grouping::Ball => level.centres.min(most),
@@ -94,7 +94,7 @@ impl PointNet {
             };
             let chosen = clouds.par_iter().map(|cloud| {
                 let chosen = farthest_points(cloud, centres).into_iter();
-                chosen.map(|place| cloud[place]).collect()
+                chosen.map(|index| cloud[index]).collect()
             });
             let chosen: Vec<Vec<Point>> = chosen.collect();
             let scales = level.scales.iter().map(|scale| {
@@ -129,7 +129,7 @@ impl PointNet {
     }
 }
 
-/// Moves the mean of points to the origin.
+/// Moves points so that their mean is the origin.
 fn center(points: &mut [Point]) {
     let count = points.len() as f32;
     let mean = [0, 1, 2].map(|i| points.iter().map(|point| point[i]).sum::<f32>() / count);
@@ -139,7 +139,7 @@ fn center(points: &mut [Point]) {
 }
 
 impl PointNet {
-    /// The groups around `count` centres of each cloud.
+    /// Returns the groups around `count` centres of each cloud.
     fn groups(
         &self,
         scale: &BuiltScale,
@@ -162,21 +162,21 @@ impl PointNet {
             .zip(centres)
             .zip(firsts)
             .map(|((cloud, centres), first)| {
-                let mut places = Vec::with_capacity(centres.len() * size);
+                let mut indices = Vec::with_capacity(centres.len() * size);
                 for centre in centres {
                     match self.grouping {
-                        Grouping::Ball => ball(cloud, *centre, scale.radius, size, &mut places),
-                        Grouping::Nearest => nearest(cloud, *centre, size, &mut places),
+                        Grouping::Ball => ball(cloud, *centre, scale.radius, size, &mut indices),
+                        Grouping::Nearest => nearest(cloud, *centre, size, &mut indices),
                     }
                 }
-                let around = places.chunks_exact(size).zip(centres);
-                let coordinates = around.flat_map(|(places, centre)| {
-                    let own = places.iter().map(|place| cloud[*place]);
+                let around = indices.chunks_exact(size).zip(centres);
+                let coordinates = around.flat_map(|(indices, centre)| {
+                    let own = indices.iter().map(|index| cloud[*index]);
                     own.map(|point| [0, 1, 2].map(|i| point[i] - centre[i]))
                 });
                 let coordinates = coordinates.collect();
-                places.iter_mut().for_each(|place| *place += first);
-                (places, coordinates)
+                indices.iter_mut().for_each(|index| *index += first);
+                (indices, coordinates)
             })
             .collect();
         let (rows, coordinates): (Vec<_>, Vec<_>) = found.into_iter().unzip();

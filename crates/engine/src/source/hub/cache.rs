@@ -1,6 +1,6 @@
-//! The cache of the hub's own tools: `blobs` under their tags, `snapshots` of
-//! commits that link to them, `refs` from revisions to commits, and notes of
-//! files that a commit does not have.
+//! The cache of the hub's own tools: `blobs` by their ETags, `snapshots` of
+//! commits with links to blobs, `refs` from revisions to commits, and markers
+//! of files that a commit lacks.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,8 @@ use crate::{Error, Result};
 pub(super) struct Cache(PathBuf);
 
 impl Cache {
-    /// `HF_HUB_CACHE`, else `hub` in `HF_HOME`, else in the user's cache.
+    /// Returns `HF_HUB_CACHE`, or `hub` in `HF_HOME`, or the user's default
+    /// cache.
     pub(super) fn from_env() -> Self {
         let given = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         if let Some(cache) = given("HF_HUB_CACHE") {
@@ -21,7 +22,7 @@ impl Cache {
             let user = std::env::home_dir()?;
             Some(user.join(".cache").join("huggingface"))
         });
-        // Without a home there is no cache yet, and the current folder takes it.
+        // Without a home folder, the cache is in the current folder.
         Self(home.unwrap_or_default().join("hub"))
     }
 
@@ -34,13 +35,13 @@ impl Cache {
         &self.0
     }
 
-    /// The token beside the cache.
+    /// Reads the token file next to the cache.
     pub(super) fn token(&self) -> Option<String> {
         let token = std::fs::read_to_string(self.0.parent()?.join("token")).ok()?;
         Some(token.trim().to_owned()).filter(|token| !token.is_empty())
     }
 
-    /// The part of one model, `owner/name`.
+    /// Returns the cache of one model, `owner/name`.
     pub(super) fn repo(&self, name: &str) -> RepoCache {
         let folder = format!("models--{}", name.replace('/', "--"));
         RepoCache(self.0.join(folder))
@@ -51,8 +52,8 @@ impl Cache {
 pub(super) struct RepoCache(PathBuf);
 
 impl RepoCache {
-    /// The commit of a revision, as it was when it was fetched. A commit is its
-    /// own revision.
+    /// Returns the commit of a revision at the time of its download. A commit
+    /// is its own revision.
     pub(super) fn commit(&self, revision: &str) -> Option<String> {
         if is_commit(revision) {
             return Some(revision.to_owned());
@@ -61,7 +62,7 @@ impl RepoCache {
         Some(commit.trim().to_owned()).filter(|commit| is_plain(commit))
     }
 
-    pub(super) fn keep_commit(&self, revision: &str, commit: &str) -> Result<()> {
+    pub(super) fn store_commit(&self, revision: &str, commit: &str) -> Result<()> {
         if is_commit(revision) {
             return Ok(());
         }
@@ -77,7 +78,7 @@ impl RepoCache {
         self.0.join(".no_exist").join(commit).join(file)
     }
 
-    /// Whether the hub has said that a commit lacks a file.
+    /// Returns whether the hub reported that a commit lacks a file.
     pub(super) fn is_absent(&self, commit: &str, file: &str) -> bool {
         self.absent(commit, file).is_file()
     }
@@ -86,23 +87,24 @@ impl RepoCache {
         write(&self.absent(commit, file), b"")
     }
 
-    /// Returns the path for the content with this tag, which may not exist yet.
+    /// Returns the path for the content with this ETag. The file may not exist
+    /// yet.
     pub(super) fn blob(&self, etag: &str) -> Result<PathBuf> {
         let folder = self.0.join("blobs");
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         Ok(folder.join(etag))
     }
 
-    /// Gives a content its name in a commit.
+    /// Links a blob under its name in a commit.
     pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<PathBuf> {
         let path = self.0.join("snapshots").join(commit).join(file);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
         }
-        // Out of the folders of the file, its commit and the snapshots.
+        // Up from the file's folders, the commit and `snapshots`.
         let up = "../".repeat(2 + file.matches('/').count());
         let target = format!("{up}blobs/{etag}");
-        // Another process may have made it, and is as right.
+        // If another process created the link, it is equally correct.
         let _ = std::fs::remove_file(&path);
         #[cfg(unix)]
         let linked = std::os::unix::fs::symlink(target, &path);
@@ -115,18 +117,18 @@ impl RepoCache {
     }
 }
 
-/// Whether a revision is a commit's whole hash.
+/// Returns whether a revision is a full commit hash.
 fn is_commit(revision: &str) -> bool {
     revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether a commit or a tag of the hub can be a file's name.
+/// Returns whether a commit or ETag from the hub is safe as a file name.
 pub(super) fn is_plain(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     (1..=128).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-/// Writes a file as a whole.
+/// Writes a file atomically.
 fn write(path: &Path, content: &[u8]) -> Result<()> {
     let io = |e| Error::io(path, e);
     let folder = path.parent().unwrap_or(path);

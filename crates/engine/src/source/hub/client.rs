@@ -1,4 +1,4 @@
-//! Asking the hub for files, again where it is busy.
+//! HTTP client for the hub, with retries if it is busy.
 
 use std::{
     fs::File,
@@ -12,53 +12,53 @@ use ureq::{Agent, Body, config::RedirectAuthHeaders, http::Response};
 
 use super::cache::is_plain;
 
-/// Attempts that bring nothing, before a file is given up.
+/// Attempts without progress before giving up on a file.
 const ATTEMPTS: u32 = 5;
-/// Attempts for a look while somebody waits, and how long an answer may take to
-/// begin.
-const LOOK: (u32, Duration) = (2, Duration::from_secs(10));
-/// The most bytes that a look reads.
-const LARGEST_LOOK: u64 = 4 << 20;
-/// The first pause between attempts; each is twice the one before.
-const PAUSE: Duration = Duration::from_secs(1);
-/// How long an answer may take to begin.
+/// Attempts of [`Client::for_peeking`], while a user waits, and the time to wait
+/// for the start of a response.
+const PEEKING: (u32, Duration) = (2, Duration::from_secs(10));
+/// Largest file that [`Client::read`] accepts, in bytes.
+const LARGEST_READ: u64 = 4 << 20;
+/// First pause between attempts; it doubles with each.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Time to wait for the start of a response.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The longest pause, whatever the hub asks for.
+/// Longest pause, even if the hub asks for more.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// A file at the hub.
-pub(super) struct About {
+/// Metadata of a file on the hub.
+pub(super) struct FileInfo {
     pub(super) commit: String,
-    /// The SHA-256 of a large file, another hash of a small one.
+    /// SHA-256 of a large file, or another hash of a small one.
     pub(super) etag: String,
     pub(super) size: u64,
 }
 
 pub(super) enum Answer {
-    Found(About),
-    /// The commit has no such file; the commit, where the hub names it.
+    Found(FileInfo),
+    /// The commit has no such file. Holds the commit if the hub names it.
     Absent(Option<String>),
 }
 
-/// Why a file could not be had.
+/// The reason why a request failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// No connection: this machine is offline, or meant to be.
+    /// No connection: this machine is offline, or configured to be.
     Unreachable(String),
-    /// It is there, but too slow or overloaded.
+    /// The hub is too slow or overloaded.
     Busy(String),
     NoRepository,
     NoRevision,
     Forbidden(u16),
-    /// An answer that means nothing, or a content that is not the one asked for.
+    /// An invalid response, or corrupt content.
     Wrong(String),
 }
 
-/// The way to the hub.
+/// An HTTP client for the hub.
 pub(super) struct Client {
     agent: Agent,
     endpoint: String,
-    /// The endpoint without user and password, for messages.
+    /// The endpoint without credentials, for messages.
     shown: String,
     token: Option<String>,
     offline: bool,
@@ -67,14 +67,15 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// `HF_ENDPOINT` names another hub, `HF_HUB_OFFLINE` forbids asking.
+    /// Reads `HF_ENDPOINT`, which names another hub, and `HF_HUB_OFFLINE`,
+    /// which disables requests.
     pub(super) fn from_env(token: Option<String>) -> Self {
         Self::with_patience(token, PATIENCE)
     }
 
-    /// As [`Client::from_env`], but soon gives up.
-    pub(super) fn for_a_look(token: Option<String>) -> Self {
-        let (attempts, patience) = LOOK;
+    /// Like [`Client::from_env`], but gives up sooner.
+    pub(super) fn for_peeking(token: Option<String>) -> Self {
+        let (attempts, patience) = PEEKING;
         Self {
             attempts,
             ..Self::with_patience(token, patience)
@@ -88,7 +89,7 @@ impl Client {
         let endpoint = endpoint.unwrap_or_else(|| "https://huggingface.co".to_owned());
         let offline = std::env::var("HF_HUB_OFFLINE").unwrap_or_default();
         let offline = ["1", "ON", "YES", "TRUE"].contains(&offline.to_uppercase().as_str());
-        Self::new(&endpoint, token, offline, PAUSE, patience)
+        Self::new(&endpoint, token, offline, FIRST_PAUSE, patience)
     }
 
     pub(super) fn new(
@@ -104,7 +105,7 @@ impl Client {
             .user_agent(concat!("finetuner/", env!("CARGO_PKG_VERSION")))
             .timeout_connect(Some(Duration::from_secs(20)))
             .timeout_recv_response(Some(patience))
-            // Bytes received until then are kept, and the rest is requested again.
+            // After the timeout, the download resumes after the received bytes.
             .timeout_recv_body(Some(Duration::from_secs(120)))
             .build();
         let endpoint = endpoint.trim_end_matches('/');
@@ -126,15 +127,20 @@ impl Client {
         }
     }
 
-    /// Asks about a file, without its content.
-    pub(super) fn about(&self, repo: &str, revision: &str, file: &str) -> Result<Answer, Failure> {
+    /// Requests the metadata of a file.
+    pub(super) fn file_info(
+        &self,
+        repo: &str,
+        revision: &str,
+        file: &str,
+    ) -> Result<Answer, Failure> {
         if self.offline {
             return Err(Failure::Unreachable("HF_HUB_OFFLINE is set".to_owned()));
         }
         let mut attempt = 0;
         loop {
             let failure = match self.head(&self.address(repo, revision, file)) {
-                Ok(response) => match self.read_about(&response) {
+                Ok(response) => match self.read_file_info(&response) {
                     Err(Failure::Busy(reason)) => (reason, retry_after(&response)),
                     answer => return answer,
                 },
@@ -146,10 +152,10 @@ impl Client {
         }
     }
 
-    fn read_about(&self, response: &Response<Body>) -> Result<Answer, Failure> {
+    fn read_file_info(&self, response: &Response<Body>) -> Result<Answer, Failure> {
         let header = |name: &str| response.headers().get(name)?.to_str().ok();
         let commit = header("x-repo-commit").filter(|commit| is_plain(commit));
-        if !is_there(response)? {
+        if !file_exists(response)? {
             return Ok(Answer::Absent(commit.map(str::to_owned)));
         }
         let etag = header("x-linked-etag")
@@ -158,19 +164,19 @@ impl Client {
         let etag = etag.trim_start_matches("W/").trim_matches('"');
         let size = header("x-linked-size").or(header("content-length"));
         match (commit, size.and_then(|size| size.parse().ok())) {
-            (Some(commit), Some(size)) if is_plain(etag) => Ok(Answer::Found(About {
+            (Some(commit), Some(size)) if is_plain(etag) => Ok(Answer::Found(FileInfo {
                 commit: commit.to_owned(),
                 etag: etag.to_owned(),
                 size,
             })),
             _ => Err(Failure::Wrong(
-                "the answer does not name commit, tag and size: it is no model hub's".to_owned(),
+                "the response lacks commit, ETag or size: the server is not a model hub".to_owned(),
             )),
         }
     }
 
-    /// Follows redirects within the hub, such as those of renamed models, and
-    /// stops at one to where the content lies.
+    /// Follows redirects within the hub, for example of renamed models, but not
+    /// the redirect to a file's storage.
     fn head(&self, address: &str) -> Result<Response<Body>, Failure> {
         let mut address = address.to_owned();
         for _ in 0..5 {
@@ -180,7 +186,7 @@ impl Client {
                 .max_redirects(0)
                 .max_redirects_will_error(false)
                 .build();
-            let response = request.call().map_err(|e| self.cant(&e))?;
+            let response = request.call().map_err(|e| self.connection_failure(&e))?;
             let to = response.headers().get("location");
             let to = to.and_then(|to| to.to_str().ok()).unwrap_or_default();
             let within = match to.strip_prefix(&self.endpoint) {
@@ -192,24 +198,26 @@ impl Client {
             }
             address = format!("{}{within}", self.endpoint);
         }
-        Err(Failure::Wrong("the hub redirects in circles".to_owned()))
+        Err(Failure::Wrong(
+            "the hub redirects more than 5 times".to_owned(),
+        ))
     }
 
-    /// Fetches a content to `blob`, going on where a connection broke, and
-    /// compares it with its size and its SHA-256.
+    /// Downloads a file to `blob`, resumes after broken connections, and
+    /// verifies size and SHA-256.
     pub(super) fn download(
         &self,
         repo: &str,
         file: &str,
-        about: &About,
+        info: &FileInfo,
         blob: &Path,
     ) -> Result<(), Failure> {
         let disk = |e: std::io::Error| Failure::Wrong(format!("{}: {e}", blob.display()));
         let folder = blob.parent().unwrap_or(blob);
         let mut temporary = tempfile::NamedTempFile::new_in(folder).map_err(disk)?;
-        let address = self.address(repo, &about.commit, file);
+        let address = self.address(repo, &info.commit, file);
         let (mut have, mut attempt) = (0, 0);
-        while have < about.size {
+        while have < info.size {
             let before = have;
             let failure = match self.get(&address, have) {
                 Ok(response) => {
@@ -217,11 +225,11 @@ impl Client {
                     let wait = retry_after(&response);
                     match status {
                         200 | 206 => {
-                            // Without ranges the content begins again.
+                            // Without range support the content starts over.
                             have = if status == 206 { have } else { 0 };
                             let to = temporary.as_file_mut();
                             to.seek(SeekFrom::Start(have)).map_err(disk)?;
-                            let wanted = about.size - have;
+                            let wanted = info.size - have;
                             let copied = copy(response, to, wanted).map_err(disk)?;
                             have += copied.bytes;
                             (copied.broke, None)
@@ -235,23 +243,23 @@ impl Client {
                 Err(Failure::Busy(reason) | Failure::Unreachable(reason)) => (reason, None),
                 Err(failure) => return Err(failure),
             };
-            if have >= about.size {
+            if have >= info.size {
                 break;
             }
-            // Only attempts that bring nothing count.
+            // Only attempts without progress count.
             attempt = if have > before { 1 } else { attempt + 1 };
             self.wait(attempt, failure)?;
         }
         let written = temporary.as_file_mut();
-        written.set_len(about.size).map_err(disk)?;
-        // The tag of a large file is the SHA-256 of its content.
-        if about.etag.len() == 64 {
+        written.set_len(info.size).map_err(disk)?;
+        // The ETag of a large file is its SHA-256.
+        if info.etag.len() == 64 {
             written.seek(SeekFrom::Start(0)).map_err(disk)?;
             let found = sha256(written).map_err(disk)?;
-            if !found.eq_ignore_ascii_case(&about.etag) {
+            if !found.eq_ignore_ascii_case(&info.etag) {
                 return Err(Failure::Wrong(format!(
-                    "it was damaged on the way: its SHA-256 is {found}, the hub says {}",
-                    about.etag
+                    "the download is corrupt: its SHA-256 is {found}, the hub's is {}",
+                    info.etag
                 )));
             }
         }
@@ -259,7 +267,7 @@ impl Client {
         Ok(())
     }
 
-    /// Reads a small file; `None` where the hub says that there is none.
+    /// Reads a small file; `None` if the hub has no such file.
     pub(super) fn read(
         &self,
         repo: &str,
@@ -275,17 +283,17 @@ impl Client {
             let mut wait = None;
             let read = self.get(&address, 0).and_then(|response| {
                 wait = retry_after(&response);
-                if !is_there(&response)? {
+                if !file_exists(&response)? {
                     return Ok(None);
                 }
                 let mut bytes = Vec::new();
-                let mut body = response.into_body().into_reader().take(LARGEST_LOOK + 1);
+                let mut body = response.into_body().into_reader().take(LARGEST_READ + 1);
                 let read = body.read_to_end(&mut bytes);
                 read.map_err(|e| Failure::Busy(format!("the connection broke: {e}")))?;
-                match bytes.len() as u64 > LARGEST_LOOK {
+                match bytes.len() as u64 > LARGEST_READ {
                     true => Err(Failure::Wrong(format!(
-                        "it has more than {} MiB",
-                        LARGEST_LOOK >> 20
+                        "it is larger than {} MiB",
+                        LARGEST_READ >> 20
                     ))),
                     false => Ok(Some(bytes)),
                 }
@@ -304,7 +312,7 @@ impl Client {
         if from > 0 {
             request = request.header("range", format!("bytes={from}-"));
         }
-        request.call().map_err(|e| self.cant(&e))
+        request.call().map_err(|e| self.connection_failure(&e))
     }
 
     fn authorize<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
@@ -319,8 +327,8 @@ impl Client {
         format!("{}/{repo}/resolve/{revision}/{file}", self.endpoint)
     }
 
-    /// Returns the failure that an attempt without an answer means.
-    fn cant(&self, error: &ureq::Error) -> Failure {
+    /// Classifies the error of a request without a response.
+    fn connection_failure(&self, error: &ureq::Error) -> Failure {
         match error {
             ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
                 Failure::Unreachable(format!("{}: {error}", self.shown))
@@ -348,7 +356,7 @@ impl Client {
             .map_or(pause, |asked| asked.max(pause))
             .min(LONGEST_PAUSE);
         tracing::warn!(
-            "the model hub: {reason}; attempt {} in {pause:.1?}",
+            "Request to the model hub failed: {reason}. Attempt {} in {pause:.1?}",
             attempt + 1
         );
         std::thread::sleep(pause);
@@ -356,8 +364,8 @@ impl Client {
     }
 }
 
-/// Whether an answer says that the file is there.
-fn is_there(response: &Response<Body>) -> Result<bool, Failure> {
+/// Returns whether the hub has the file.
+fn file_exists(response: &Response<Body>) -> Result<bool, Failure> {
     let code = response.headers().get("x-error-code");
     let code = code.and_then(|code| code.to_str().ok());
     match (response.status().as_u16(), code) {
@@ -369,7 +377,7 @@ fn is_there(response: &Response<Body>) -> Result<bool, Failure> {
     }
 }
 
-/// Returns the failure that a status other than success means.
+/// Classifies an error status.
 fn failure_of(status: u16, code: Option<&str>) -> Failure {
     match status {
         401 if code == Some("RepoNotFound") => Failure::NoRepository,
@@ -386,12 +394,12 @@ fn retry_after(response: &Response<Body>) -> Option<Duration> {
 
 struct Copied {
     bytes: u64,
-    /// Why there are not more.
+    /// The reason why the copy ended.
     broke: String,
 }
 
-/// Copies at most `wanted` bytes. Bytes received before a break count. Only a
-/// failure of the disk is an error.
+/// Copies at most `wanted` bytes. If the connection breaks, the received bytes
+/// count. Only disk errors are returned.
 fn copy(response: Response<Body>, to: &mut File, wanted: u64) -> std::io::Result<Copied> {
     let mut from = response.into_body().into_reader().take(wanted);
     let mut buffer = vec![0; 1 << 18];

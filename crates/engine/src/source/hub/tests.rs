@@ -1,4 +1,4 @@
-//! A stand-in for the hub, and tests of how its answers are handled.
+//! A fake hub, and tests of how its responses are handled.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -12,43 +12,43 @@ use super::*;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// A client's request.
+/// A request from the client.
 #[derive(Clone, Debug, Default)]
-struct Asked {
+struct Request {
     method: String,
     path: String,
     range: Option<u64>,
     token: bool,
 }
 
-/// The stand-in's answer.
+/// A response of the fake hub.
 #[derive(Clone, Default)]
-struct Answered {
+struct Reply {
     status: u16,
     headers: Vec<(&'static str, String)>,
     body: Vec<u8>,
-    /// Bytes of the body before the connection breaks.
+    /// Number of body bytes before the connection breaks.
     cut: Option<usize>,
-    /// No answer at all, until the test ends.
+    /// Sends no response until the test ends.
     silent: bool,
 }
 
-fn status(status: u16) -> Answered {
-    Answered {
+fn status(status: u16) -> Reply {
+    Reply {
         status,
-        ..Answered::default()
+        ..Reply::default()
     }
 }
 
-struct StandIn {
+struct FakeHub {
     address: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
-    /// Silent connections end when it is dropped.
+    asked: Arc<Mutex<Vec<Request>>>,
+    /// Dropping it ends silent connections.
     _end: mpsc::Sender<()>,
 }
 
-impl StandIn {
-    fn new(answer: impl Fn(usize, &Asked) -> Answered + Send + 'static) -> Self {
+impl FakeHub {
+    fn new(answer: impl Fn(usize, &Request) -> Reply + Send + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -80,7 +80,7 @@ impl StandIn {
         }
     }
 
-    fn asked(&self) -> Vec<Asked> {
+    fn asked(&self) -> Vec<Request> {
         self.asked.lock().unwrap().clone()
     }
 
@@ -101,8 +101,8 @@ fn client(address: &str) -> Client {
 }
 
 #[test]
-fn a_password_in_the_hubs_address_is_in_no_error() {
-    let address = nobody().replace("://", "://user:pass-word@");
+fn errors_hide_the_password_in_the_hubs_address() {
+    let address = unreachable_address().replace("://", "://user:pass-word@");
     let cache = tempfile::tempdir().unwrap();
     let error = refused("me/resnet", &cache, client(&address));
     assert!(!error.contains("pass-word"), "{error}");
@@ -110,13 +110,13 @@ fn a_password_in_the_hubs_address_is_in_no_error() {
 }
 
 #[test]
-fn a_look_reads_small_files_and_keeps_nothing() {
-    let hub = StandIn::new(|_, asked| match asked.path.as_str() {
-        "/a/b/resolve/main/config.json" => Answered {
+fn peeking_reads_small_files_and_stores_nothing() {
+    let hub = FakeHub::new(|_, asked| match asked.path.as_str() {
+        "/a/b/resolve/main/config.json" => Reply {
             body: b"{}".to_vec(),
             ..status(200)
         },
-        "/a/b/resolve/main/large.json" => Answered {
+        "/a/b/resolve/main/large.json" => Reply {
             body: vec![b' '; (4 << 20) + 1],
             ..status(200)
         },
@@ -129,7 +129,7 @@ fn a_look_reads_small_files_and_keeps_nothing() {
     assert_eq!(look.read("modules.json").unwrap(), None);
     assert_eq!(look.read("config.json").unwrap().unwrap(), b"{}");
     for (file, reason) in [
-        ("large.json", "more than 4 MiB"),
+        ("large.json", "larger than 4 MiB"),
         ("busy.json", "answers 503"),
     ] {
         let error = look.read(file).unwrap_err().to_string();
@@ -138,14 +138,14 @@ fn a_look_reads_small_files_and_keeps_nothing() {
     assert_eq!(folder.path().read_dir().unwrap().count(), 0);
 }
 
-fn read(connection: &TcpStream) -> Asked {
+fn read(connection: &TcpStream) -> Request {
     let mut lines = BufReader::new(connection).lines().map_while(Result::ok);
     let first = lines.next().unwrap_or_default();
     let mut words = first.split(' ').map(str::to_owned);
-    let mut asked = Asked {
+    let mut asked = Request {
         method: words.next().unwrap_or_default(),
         path: words.next().unwrap_or_default(),
-        ..Asked::default()
+        ..Request::default()
     };
     for line in lines.take_while(|line| !line.is_empty()) {
         let line = line.to_ascii_lowercase();
@@ -157,7 +157,7 @@ fn read(connection: &TcpStream) -> Asked {
     asked
 }
 
-fn write(mut connection: TcpStream, asked: &Asked, answered: &Answered) {
+fn write(mut connection: TcpStream, asked: &Request, answered: &Reply) {
     let length = answered.body.len();
     let mut head = format!("HTTP/1.1 {} x\r\nconnection: close\r\n", answered.status);
     let names_length = answered
@@ -174,7 +174,7 @@ fn write(mut connection: TcpStream, asked: &Asked, answered: &Answered) {
         "HEAD" => &[][..],
         _ => &answered.body[..answered.cut.unwrap_or(length)],
     };
-    // The client may have gone.
+    // The client may have disconnected.
     let _ = connection.write_all(format!("{head}\r\n").as_bytes());
     let _ = connection.write_all(body);
 }
@@ -201,15 +201,15 @@ fn sha(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// A hub that works.
-fn works(asked: &Asked) -> Answered {
+/// The response of a working hub.
+fn working_hub(asked: &Request) -> Reply {
     let mut parts = asked.path.splitn(6, '/').skip(1);
     let repo = [parts.next(), parts.next()]
         .map(Option::unwrap_or_default)
         .join("/");
     let revision = parts.nth(1).unwrap_or_default().to_owned();
     let file = parts.next().unwrap_or_default();
-    let error = |code: &str| Answered {
+    let error = |code: &str| Reply {
         headers: vec![("x-error-code", code.to_owned())],
         ..status(404)
     };
@@ -226,7 +226,7 @@ fn works(asked: &Asked) -> Answered {
         return absent;
     };
     let mut headers = vec![commit];
-    // Small files have a hash of git's, large ones their SHA-256.
+    // Small files have a git hash, large ones their SHA-256.
     match file {
         "config.json" => headers.push(("etag", "\"91a3\"".to_owned())),
         _ => {
@@ -235,17 +235,17 @@ fn works(asked: &Asked) -> Answered {
         }
     }
     let from = asked.range.unwrap_or(0) as usize;
-    Answered {
+    Reply {
         status: if from > 0 { 206 } else { 200 },
         headers,
         body: body[from..].to_vec(),
-        ..Answered::default()
+        ..Reply::default()
     }
 }
 
-/// No model here is an adapter.
+/// No model in these tests is an adapter.
 fn no_base(name: &str) -> Result<ModelFiles> {
-    Err(Error::model(name, "it is not asked for"))
+    Err(Error::model(name, "these tests have no adapters"))
 }
 
 fn fetch(name: &str, cache: &tempfile::TempDir, client: Client) -> Result<ModelFiles> {
@@ -265,16 +265,16 @@ fn refused(name: &str, cache: &tempfile::TempDir, client: Client) -> String {
         .to_string()
 }
 
-/// The address of a hub that is not there.
-fn nobody() -> String {
+/// The address of a hub that does not exist.
+fn unreachable_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
 }
 
 #[test]
-fn files_are_fetched_once_and_found_without_the_hub() {
+fn files_are_downloaded_once_and_then_found_offline() {
     let cache = tempfile::tempdir().unwrap();
-    let hub = StandIn::new(|_, asked| works(asked));
+    let hub = FakeHub::new(|_, asked| working_hub(asked));
     let files = fetch("me/resnet", &cache, hub.client()).unwrap();
     let expected = Origin {
         name: "me/resnet".to_owned(),
@@ -284,14 +284,14 @@ fn files_are_fetched_once_and_found_without_the_hub() {
     assert_eq!(files.origins, std::slice::from_ref(&expected));
     let asked = hub.asked();
     assert!(asked[0].path.contains("/resolve/main/"), "{asked:?}");
-    // The first answer pins the commit of all others.
-    let pinned = |asked: &Asked| asked.path.contains(&format!("/resolve/{COMMIT}/"));
+    // The first response pins the commit for all others.
+    let pinned = |asked: &Request| asked.path.contains(&format!("/resolve/{COMMIT}/"));
     assert!(asked[1..].iter().all(pinned), "{asked:?}");
     assert!(asked.iter().all(|asked| asked.token));
-    let again = fetch("me/resnet", &cache, client(&nobody())).unwrap();
+    let again = fetch("me/resnet", &cache, client(&unreachable_address())).unwrap();
     assert_eq!(again.origins, [expected]);
     assert_eq!(again.tensors.len(), files.tensors.len());
-    // In the layout of the hub's own tools.
+    // The layout of the hub's own tools.
     let model = cache.path().join("models--me--resnet");
     let config = model.join("snapshots").join(COMMIT).join("config.json");
     assert_eq!(std::fs::read(config).unwrap(), fixture("resnet.json"));
@@ -306,7 +306,7 @@ fn files_are_fetched_once_and_found_without_the_hub() {
 fn a_revision_can_be_pinned() {
     for revision in ["v1/best", COMMIT] {
         let cache = tempfile::tempdir().unwrap();
-        let hub = StandIn::new(|_, asked| works(asked));
+        let hub = FakeHub::new(|_, asked| working_hub(asked));
         let name = format!("me/resnet@{revision}");
         let files = fetch(&name, &cache, hub.client()).unwrap();
         let origin = &files.origins[0];
@@ -315,14 +315,14 @@ fn a_revision_can_be_pinned() {
             (revision, COMMIT)
         );
         assert_eq!(origin.name, "me/resnet");
-        fetch(&name, &cache, client(&nobody())).unwrap();
+        fetch(&name, &cache, client(&unreachable_address())).unwrap();
         // Another revision is not in the cache.
-        let error = refused("me/resnet", &cache, client(&nobody()));
-        assert!(error.contains("can't be asked"), "{error}");
+        let error = refused("me/resnet", &cache, client(&unreachable_address()));
+        assert!(error.contains("can't be reached"), "{error}");
     }
     let (cache, hub) = (
         tempfile::tempdir().unwrap(),
-        StandIn::new(|_, asked| works(asked)),
+        FakeHub::new(|_, asked| working_hub(asked)),
     );
     let error = refused("me/resnet@v9", &cache, hub.client());
     assert!(error.contains("no revision `v9`"), "{error}");
@@ -333,37 +333,37 @@ fn a_revision_can_be_pinned() {
 #[test]
 fn a_busy_hub_is_asked_again() {
     let cache = tempfile::tempdir().unwrap();
-    let hub = StandIn::new(|count, asked| match count % 4 {
+    let hub = FakeHub::new(|count, asked| match count % 4 {
         0 => status(503),
         1 => status(429),
-        2 => Answered {
+        2 => Reply {
             silent: true,
-            ..Answered::default()
+            ..Reply::default()
         },
-        _ => works(asked),
+        _ => working_hub(asked),
     });
     fetch("me/resnet", &cache, hub.client()).unwrap();
 }
 
 #[test]
-fn a_hub_that_stays_busy_is_named_and_no_file_counts_as_absent() {
+fn a_busy_hub_is_an_error_and_no_file_counts_as_absent() {
     for (busy, wanted) in [
         (status(429), "the hub answers 429 (after 5 attempts)"),
         (status(503), "the hub answers 503 (after 5 attempts)"),
         (
-            Answered {
+            Reply {
                 silent: true,
-                ..Answered::default()
+                ..Reply::default()
             },
             "(after 5 attempts)",
         ),
     ] {
         let cache = tempfile::tempdir().unwrap();
         let hub =
-            StandIn::new(
+            FakeHub::new(
                 move |_, asked| match asked.path.contains("processor_config.json") {
                     true => busy.clone(),
-                    false => works(asked),
+                    false => working_hub(asked),
                 },
             );
         let error = refused("me/resnet", &cache, hub.client());
@@ -376,13 +376,17 @@ fn a_hub_that_stays_busy_is_named_and_no_file_counts_as_absent() {
 }
 
 #[test]
-fn a_refusal_is_not_taken_for_an_absent_file() {
-    for (code, wanted) in [(401, "refuses its"), (403, "(403)"), (418, "answers 418")] {
+fn a_denied_file_does_not_count_as_absent() {
+    for (code, wanted) in [
+        (401, "denies access to its"),
+        (403, "(403)"),
+        (418, "answers 418"),
+    ] {
         let cache = tempfile::tempdir().unwrap();
-        let hub = StandIn::new(
+        let hub = FakeHub::new(
             move |_, asked| match asked.path.ends_with("model.safetensors") {
                 true => status(code),
-                false => works(asked),
+                false => working_hub(asked),
             },
         );
         let error = refused("me/resnet", &cache, hub.client());
@@ -391,10 +395,10 @@ fn a_refusal_is_not_taken_for_an_absent_file() {
 }
 
 #[test]
-fn a_download_that_breaks_goes_on_and_one_that_is_damaged_is_refused() {
+fn a_broken_download_resumes_and_a_corrupt_one_is_refused() {
     let cache = tempfile::tempdir().unwrap();
-    let hub = StandIn::new(|_, asked| {
-        let mut answered = works(asked);
+    let hub = FakeHub::new(|_, asked| {
+        let mut answered = working_hub(asked);
         if asked.method == "GET" && asked.path.ends_with("model.safetensors") {
             answered.cut = Some(answered.body.len().div_ceil(3));
         }
@@ -405,8 +409,8 @@ fn a_download_that_breaks_goes_on_and_one_that_is_damaged_is_refused() {
     assert!(ranges.len() > 2 && ranges.is_sorted(), "{ranges:?}");
 
     let cache = tempfile::tempdir().unwrap();
-    let hub = StandIn::new(|_, asked| {
-        let mut answered = works(asked);
+    let hub = FakeHub::new(|_, asked| {
+        let mut answered = working_hub(asked);
         if asked.path.ends_with("model.safetensors")
             && let Some(last) = answered.body.last_mut()
         {
@@ -416,7 +420,7 @@ fn a_download_that_breaks_goes_on_and_one_that_is_damaged_is_refused() {
     });
     let error = refused("me/resnet", &cache, hub.client());
     assert!(
-        error.contains("damaged on the way: its SHA-256 is"),
+        error.contains("the download is corrupt: its SHA-256 is"),
         "{error}"
     );
     let blob = sha(&content("model.safetensors").unwrap());
@@ -430,7 +434,7 @@ fn a_download_that_breaks_goes_on_and_one_that_is_damaged_is_refused() {
 }
 
 #[test]
-fn the_whole_download_is_limited() {
+fn the_total_download_size_is_limited() {
     let (config, weights) = (
         content("config.json").unwrap(),
         content("model.safetensors").unwrap(),
@@ -438,7 +442,7 @@ fn the_whole_download_is_limited() {
     let whole = (config.len() + weights.len()) as u64;
     let with = |limit: u64| {
         let cache = tempfile::tempdir().unwrap();
-        let hub = StandIn::new(|_, asked| works(asked));
+        let hub = FakeHub::new(|_, asked| working_hub(asked));
         let rules = HubRules {
             max_bytes: Some(limit),
             token: None,
@@ -457,13 +461,13 @@ fn the_whole_download_is_limited() {
 }
 
 #[test]
-fn the_token_stays_with_the_hub() {
+fn the_token_is_sent_only_to_the_hub() {
     let cache = tempfile::tempdir().unwrap();
-    let store = StandIn::new(|_, asked| works(asked));
-    // Another host by its name.
+    let store = FakeHub::new(|_, asked| working_hub(asked));
+    // Another host name for the same machine.
     let other = store.address.replace("127.0.0.1", "localhost");
-    let hub = StandIn::new(move |_, asked| {
-        let mut answered = works(asked);
+    let hub = FakeHub::new(move |_, asked| {
+        let mut answered = working_hub(asked);
         if asked.path.ends_with("model.safetensors") && answered.status == 200 {
             answered.status = 302;
             answered.body.clear();

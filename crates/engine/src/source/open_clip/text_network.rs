@@ -1,8 +1,8 @@
-//! Text networks of `transformers` in models of open_clip, such as the
-//! XLM-RoBERTa of `xlm-roberta-base-ViT-B-32`.
+//! Text networks of `transformers` in open_clip models, such as the XLM-RoBERTa
+//! in `xlm-roberta-base-ViT-B-32`.
 //!
-//! The checkpoint has its weights, but names its shapes alone: they are those
-//! of a model on the hub.
+//! The checkpoint holds the network's weights, but only names a model on the
+//! hub for its sizes.
 
 use std::path::{Component, Path};
 
@@ -11,19 +11,19 @@ use serde_json::{Value, json};
 use super::{Part, bad};
 use crate::Result;
 
-/// The text part of a `config.json` of two towers.
+/// The text tower of a two-tower `config.json`.
 pub(super) struct TextNetwork {
     /// The network's own `config.json`.
     pub(super) config: Value,
-    /// How its places become one vector.
+    /// Pooling of the tokens.
     pub(super) pooler: &'static str,
-    /// Width between the two layers of its projection, where it has two.
+    /// Width between the projection's two layers, if it has two.
     pub(super) hidden: Option<u64>,
     /// The longest text in tokens.
     pub(super) longest: u64,
 }
 
-/// Networks that are known by their names.
+/// Returns the `config.json` of a network that is known by name.
 fn known(name: &str) -> Option<Value> {
     let roberta = |kind: &str, tokens: u64, width: u64, layers: u64| {
         json!({
@@ -48,9 +48,9 @@ fn known(name: &str) -> Option<Value> {
 }
 
 impl TextNetwork {
-    /// Reads `text_cfg` where it names a model of `transformers`; `None` where it
-    /// does not. `read` gives a file of the model, and `embedding` is the length
-    /// of the embeddings.
+    /// Reads `text_cfg` if it names a model of `transformers`, and returns
+    /// `None` otherwise. `read` reads a file of the model; `embedding` is the
+    /// embedding dimension.
     pub(super) fn of(
         text: &Part<'_>,
         embedding: u64,
@@ -59,7 +59,7 @@ impl TextNetwork {
         let Some(name) = text.get("hf_model_name") else {
             return Ok(None);
         };
-        // Those of open_clip's own text tower have no effect here.
+        // These describe open_clip's own text tower and have no effect here.
         let own = ["width", "heads", "layers", "mlp_ratio", "vocab_size"];
         let mut fields = vec![
             "hf_model_name",
@@ -74,9 +74,9 @@ impl TextNetwork {
         text.refuse_others(&fields, &[])?;
         let unknown = || {
             bad(format!(
-                "`text_cfg.hf_model_name` is {name}, a network that is not known; \
+                "`text_cfg.hf_model_name` is {name}, which is unknown; supported are \
                  xlm-roberta-base, xlm-roberta-large, roberta-base, and folders with a \
-                 config.json beside this file are"
+                 config.json next to this file"
             ))
         };
         let name = name.as_str().ok_or_else(unknown)?;
@@ -102,7 +102,7 @@ impl TextNetwork {
             other => {
                 return Err(bad(format!(
                     "`text_cfg.hf_pooler_type` is `{other}`; mean_pooler, max_pooler, cls_pooler \
-                     and cls_last_hidden_state_pooler are known"
+                     and cls_last_hidden_state_pooler are supported"
                 )));
             }
         };
@@ -112,7 +112,7 @@ impl TextNetwork {
             "linear" => None,
             other => {
                 return Err(bad(format!(
-                    "`text_cfg.hf_proj_type` is `{other}`; mlp and linear are known"
+                    "`text_cfg.hf_proj_type` is `{other}`; mlp and linear are supported"
                 )));
             }
         };
